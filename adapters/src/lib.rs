@@ -1,0 +1,1 @@
+//! WebSocket, SSE, gRPC-Web and HTTP over the services.

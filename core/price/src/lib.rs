@@ -1,0 +1,1 @@
+//! Venues, aggregation, market overview, record and replay.

@@ -1,0 +1,1 @@
+//! The tidewire.v1 services over the engines.

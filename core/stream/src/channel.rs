@@ -1,0 +1,153 @@
+//! Channel names: what they look like and which namespace they belong to.
+//!
+//! Whether a namespace exists and what it allows is decided in
+//! [`namespace`](crate::namespace); whether a name makes sense to an engine
+//! (a symbol that is not configured) is the engine's own check.
+
+use std::{borrow::Borrow, fmt, sync::Arc};
+
+/// The longest channel name, in bytes.
+pub const MAX_CHANNEL_BYTES: usize = 255;
+
+/// A validated channel name, `namespace:rest`. Cheap to clone.
+///
+/// The namespace is lower-case ASCII letters, digits, `-` and `_`, starting with
+/// a letter. The rest is at least one printable ASCII character other than
+/// space, `,`, `"` and `\`; so a name needs no escaping in JSON and no list of
+/// names is ambiguous.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelName(Arc<str>);
+
+/// Why a channel name is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelNameError {
+    /// Nothing was given.
+    #[error("channel name is empty, expected `namespace:name`")]
+    Empty,
+    /// Longer than [`MAX_CHANNEL_BYTES`].
+    #[error("channel name is {0} bytes long, expected at most {MAX_CHANNEL_BYTES}")]
+    TooLong(usize),
+    /// There is no colon, or nothing around it.
+    #[error("channel name {0:?} has no namespace, expected `namespace:name`")]
+    NoNamespace(String),
+    /// The part before the colon is malformed.
+    #[error(
+        "namespace {0:?} is malformed, expected a lower-case letter and then lower-case letters, digits, `-` or `_`"
+    )]
+    BadNamespace(String),
+    /// A character that a name may not have.
+    #[error("channel name holds {0:?}, expected printable ASCII other than space, `,`, `\"` and `\\`")]
+    BadCharacter(char),
+}
+
+impl ChannelName {
+    /// Checks `name` and takes it over as it is.
+    ///
+    /// # Errors
+    /// States the rule that `name` breaks.
+    pub fn parse(name: &str) -> Result<Self, ChannelNameError> {
+        if name.is_empty() {
+            return Err(ChannelNameError::Empty);
+        }
+        if name.len() > MAX_CHANNEL_BYTES {
+            return Err(ChannelNameError::TooLong(name.len()));
+        }
+        if let Some(bad) = name.chars().find(|c| !is_allowed(*c)) {
+            return Err(ChannelNameError::BadCharacter(bad));
+        }
+        let (namespace, rest) =
+            name.split_once(':').ok_or_else(|| ChannelNameError::NoNamespace(name.to_owned()))?;
+        if namespace.is_empty() || rest.is_empty() {
+            return Err(ChannelNameError::NoNamespace(name.to_owned()));
+        }
+        if !is_namespace(namespace) {
+            return Err(ChannelNameError::BadNamespace(namespace.to_owned()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The channel of a user's own messages.
+    ///
+    /// # Errors
+    /// The user id holds a character that a channel name may not have, or is too long.
+    pub fn user(user: &str) -> Result<Self, ChannelNameError> {
+        Self::parse(&format!("user:{user}"))
+    }
+
+    /// The whole name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part before the first colon.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.0.split_once(':').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The part after the first colon.
+    #[must_use]
+    pub fn rest(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, rest)| rest)
+    }
+}
+
+/// Whether `text` can be a namespace.
+#[must_use]
+pub fn is_namespace(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_ascii_lowercase())
+        && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
+}
+
+fn is_allowed(c: char) -> bool {
+    c.is_ascii_graphic() && !matches!(c, ',' | '"' | '\\')
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_parts() {
+        let name = ChannelName::parse("prices:BTC-USD@binance").unwrap();
+        assert_eq!(name.namespace(), "prices");
+        assert_eq!(name.rest(), "BTC-USD@binance");
+        assert_eq!(ChannelName::parse("events:1:{a}").unwrap().rest(), "1:{a}");
+    }
+
+    #[test]
+    fn each_rule_has_its_error() {
+        use ChannelNameError as E;
+        let parse = |name: &str| ChannelName::parse(name).unwrap_err();
+        assert_eq!(parse(""), E::Empty);
+        assert_eq!(parse(&format!("a:{}", "x".repeat(254))), E::TooLong(256));
+        assert_eq!(parse("prices"), E::NoNamespace("prices".into()));
+        assert_eq!(parse(":x"), E::NoNamespace(":x".into()));
+        assert_eq!(parse("x:"), E::NoNamespace("x:".into()));
+        assert_eq!(parse("Prices:x"), E::BadNamespace("Prices".into()));
+        assert_eq!(parse("a:b c"), E::BadCharacter(' '));
+        assert_eq!(parse("a:b,c"), E::BadCharacter(','));
+        assert_eq!(parse("a:é"), E::BadCharacter('é'));
+        assert_eq!(parse("a:\n"), E::BadCharacter('\n'));
+    }
+}
