@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("tidewire_descriptor.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .bytes(".")
+        // The generated `connect` constructor would clash with the `Connect` RPC.
+        .build_transport(false)
         .compile_well_known_types(false)
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

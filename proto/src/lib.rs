@@ -2,6 +2,6 @@
 
 /// Version 1 of the protocol.
 pub mod v1 {
-    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
     tonic::include_proto!("tidewire.v1");
 }
