@@ -1,24 +1,38 @@
-//! Generates the message types and services of `tidewire.v1`.
+//! Generates what `tidewire/v1/*.proto` describes: the message types, the clients
+//! and servers of the services, and the JSON form of every message.
 
-use std::{env, path::PathBuf};
+#[path = "build/json.rs"]
+mod json;
+#[path = "build/names.rs"]
+mod names;
+#[path = "build/services.rs"]
+mod services;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+use std::{env, error::Error, fs, path::PathBuf};
+
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=tidewire");
+    println!("cargo:rerun-if-changed=build");
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(root.join("tidewire/v1"))?
+    let mut files: Vec<PathBuf> = fs::read_dir(root.join("tidewire/v1"))?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     files.sort();
     let mut compiler = protox::Compiler::new([&root])?;
     compiler.include_source_info(true).include_imports(true);
     compiler.open_files(&files)?;
-    std::fs::write(out.join("tidewire_descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .bytes(".")
+        // The servers are generated below, so that streams can share encoded bytes.
+        .build_server(false)
         // The generated `connect` constructor would clash with the `Connect` RPC.
         .build_transport(false)
-        .compile_well_known_types(false)
         .compile_fds(compiler.file_descriptor_set())?;
+    let pool = compiler.descriptor_pool();
+    services::servers(&pool);
+    fs::write(out.join("rpc.rs"), services::json_calls(&pool))?;
+    fs::write(out.join("json.rs"), json::generate(&pool)?)?;
     Ok(())
 }

@@ -1,1 +1,14 @@
-//! The tidewire.v1 services over the engines.
+//! The `tidewire.v1` services over the engines, and the router that answers the
+//! messages of a session.
+//!
+//! Adapters know this crate and the streaming core, never an engine.
+
+mod price;
+mod router;
+mod status;
+mod stream;
+
+pub use price::PriceRpc;
+pub use router::Router;
+pub use status::{from_status, identity_of, status_of};
+pub use stream::StreamRpc;

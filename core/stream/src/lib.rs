@@ -1,12 +1,26 @@
 //! The streaming core: channels, publications, history and recovery, sessions.
 //!
-//! Engines publish through [`Publisher`]; adapters open sessions. Nothing here
-//! knows an engine or a transport.
+//! Engines publish through [`Publisher`]; adapters open a [`Connection`] and take
+//! what it has to send. Nothing here knows an engine or a transport.
 
+pub mod auth;
+pub mod broker;
 pub mod channel;
 pub mod clock;
+pub mod error;
+pub mod hub;
+pub mod identity;
+pub mod namespace;
 pub mod publication;
+pub mod session;
+pub mod stream;
 
+pub use auth::{AnonymousPolicy, Authenticator, Claims};
 pub use channel::{ChannelName, ChannelNameError};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
-pub use publication::{Event, Publisher};
+pub use error::StreamError;
+pub use identity::{Identity, Scope, UserId};
+pub use namespace::{Access, Class, Namespace, Namespaces, PublishRight};
+pub use publication::{Epoch, Event, FrameKind, Position, Publication, Publisher};
+pub use session::{Arrival, CloseReason, Connection, Encoding, Outgoing, Session};
+pub use stream::{Stream, StreamOptions, StreamStats, Transport};

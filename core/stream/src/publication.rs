@@ -1,13 +1,296 @@
-//! Publications: what was said on a channel.
+//! Publications: what was said on a channel, encoded at most once per format.
+//!
+//! A publication is shared by everyone who gets it. Its JSON and protobuf forms,
+//! and the frames that adapters make of them, are made on first use and shared
+//! from then on. The part that says only `data` can be had alone, so that frames
+//! of several publications are joined without encoding anything again.
+
+use std::{
+    fmt,
+    io::Write as _,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use prost::encoding::{WireType, encode_key, encode_varint};
+use tidewire_proto::{json, v1};
 
 use crate::ChannelName;
 
 /// What a publication says: the `type` and `data` of a server message.
-pub type Event = tidewire_proto::v1::server_message::Data;
+pub type Event = v1::server_message::Data;
 
 /// Takes what engines have to say.
 pub trait Publisher: Send + Sync + 'static {
     /// Publishes `event` on `channel`. Never blocks: on one channel, events keep
     /// their order.
     fn publish(&self, channel: &ChannelName, event: Event);
+}
+
+/// The history that a channel's numbers count in. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch(Arc<str>);
+
+impl Epoch {
+    /// Takes an epoch over.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// An epoch that was never used before.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!("{:012x}", rand::random::<u64>() >> 16).into())
+    }
+
+    /// The epoch as it is sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The number of a publication on its channel: 1, 2, 3 …; 0 is before the first.
+pub type Seq = u64;
+
+/// A place in a channel's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The history that `seq` counts in.
+    pub epoch: Epoch,
+    /// The publication at this place, 0 for the place before the first.
+    pub seq: Seq,
+}
+
+impl From<v1::Position> for Position {
+    fn from(position: v1::Position) -> Self {
+        Self { epoch: Epoch::new(&position.epoch), seq: position.seq }
+    }
+}
+
+/// The frames that adapters make of a publication and share between clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum FrameKind {
+    /// A WebSocket text frame that holds the JSON form.
+    WebSocketText,
+    /// A WebSocket binary frame that holds the protobuf form.
+    WebSocketBinary,
+    /// A Server-Sent Event without its id.
+    Sse,
+}
+
+const FRAME_KINDS: usize = 3;
+
+/// An encoding and where its `data` part lies.
+#[derive(Debug)]
+struct Encoded {
+    bytes: Bytes,
+    data: Range<usize>,
+}
+
+/// What was said on a channel.
+#[derive(Debug)]
+pub struct Publication {
+    channel: ChannelName,
+    position: Position,
+    time_ms: i64,
+    event: Event,
+    json: OnceLock<Encoded>,
+    proto: OnceLock<Encoded>,
+    frames: [OnceLock<Bytes>; FRAME_KINDS],
+}
+
+impl Publication {
+    /// A publication that took `position` on `channel` at `time_ms`, in
+    /// milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn new(channel: ChannelName, position: Position, time_ms: i64, event: Event) -> Arc<Self> {
+        Arc::new(Self {
+            channel,
+            position,
+            time_ms,
+            event,
+            json: OnceLock::new(),
+            proto: OnceLock::new(),
+            frames: [const { OnceLock::new() }; FRAME_KINDS],
+        })
+    }
+
+    /// Where it was said.
+    #[must_use]
+    pub fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// Its place in the channel's history.
+    #[must_use]
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn seq(&self) -> Seq {
+        self.position.seq
+    }
+
+    /// When it was said, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn time_ms(&self) -> i64 {
+        self.time_ms
+    }
+
+    /// What was said.
+    #[must_use]
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+
+    /// The `type` of its message.
+    #[must_use]
+    pub fn event_type(&self) -> &'static str {
+        json::data_type(&self.event)
+    }
+
+    /// The message as JSON.
+    #[must_use]
+    pub fn json(&self) -> Bytes {
+        self.json_encoded().bytes.clone()
+    }
+
+    /// The `data` of the message as JSON.
+    #[must_use]
+    pub fn json_data(&self) -> Bytes {
+        let encoded = self.json_encoded();
+        encoded.bytes.slice(encoded.data.clone())
+    }
+
+    /// The message as protobuf.
+    #[must_use]
+    pub fn proto(&self) -> Bytes {
+        self.proto_encoded().bytes.clone()
+    }
+
+    /// The `data` of the message as protobuf, without its field's key and length.
+    #[must_use]
+    pub fn proto_data(&self) -> Bytes {
+        let encoded = self.proto_encoded();
+        encoded.bytes.slice(encoded.data.clone())
+    }
+
+    /// A frame of the message: `make` is called on first use only.
+    pub fn frame(&self, kind: FrameKind, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        self.frames[kind as usize].get_or_init(|| make(self)).clone()
+    }
+
+    /// The message as a value, for those that need more than its bytes.
+    #[must_use]
+    pub fn to_message(&self) -> v1::ServerMessage {
+        v1::ServerMessage {
+            id: None,
+            channel: Some(self.channel.as_str().to_owned()),
+            seq: Some(self.position.seq),
+            timestamp: Some(self.time_ms),
+            data: Some(self.event.clone()),
+        }
+    }
+
+    /// About how much memory it takes, encodings included, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let frames: usize = self.frames.iter().filter_map(OnceLock::get).map(Bytes::len).sum();
+        let encodings = [&self.json, &self.proto];
+        let encodings: usize = encodings.iter().filter_map(|e| e.get()).map(|e| e.bytes.len()).sum();
+        size_of::<Self>() + json_size_hint(&self.event) + encodings + frames
+    }
+
+    fn json_encoded(&self) -> &Encoded {
+        self.json.get_or_init(|| {
+            let data = json::fragment(&self.event);
+            let mut out = Vec::with_capacity(data.len() + self.channel.as_str().len() + 96);
+            // Types and channel names hold nothing that JSON escapes.
+            let head = write!(
+                out,
+                r#"{{"type":"{}","channel":"{}","seq":{},"data":"#,
+                self.event_type(),
+                self.channel,
+                self.position.seq
+            );
+            debug_assert!(head.is_ok(), "writing to a vector does not fail");
+            let start = out.len();
+            out.extend_from_slice(&data);
+            let end = out.len();
+            let tail = write!(out, r#","timestamp":{}}}"#, self.time_ms);
+            debug_assert!(tail.is_ok(), "writing to a vector does not fail");
+            Encoded { bytes: out.into(), data: start..end }
+        })
+    }
+
+    fn proto_encoded(&self) -> &Encoded {
+        self.proto.get_or_init(|| {
+            let (field, data) = json::proto_fragment(&self.event);
+            let mut out = Vec::with_capacity(data.len() + self.channel.as_str().len() + 32);
+            prost::encoding::string::encode(2, &self.channel.as_str().to_owned(), &mut out);
+            prost::encoding::uint64::encode(3, &self.position.seq, &mut out);
+            prost::encoding::int64::encode(4, &self.time_ms, &mut out);
+            encode_key(field, WireType::LengthDelimited, &mut out);
+            encode_varint(data.len() as u64, &mut out);
+            let start = out.len();
+            out.extend_from_slice(&data);
+            let end = out.len();
+            Encoded { bytes: out.into(), data: start..end }
+        })
+    }
+}
+
+/// What an event holds on the heap; only what clients send can be large.
+fn json_size_hint(event: &Event) -> usize {
+    match event {
+        Event::Message(bytes) => bytes.len(),
+        Event::Notification(notification) => notification.body.len() + notification.data.len(),
+        _ => 256,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn assembled_encodings_equal_those_of_the_message() {
+        let publication = Publication::new(
+            ChannelName::parse("demo:hello").unwrap(),
+            Position { epoch: Epoch::new("e"), seq: 7 },
+            1_700_000_000_000,
+            Event::Message(Bytes::from_static(br#"{"a":1.50,"b":"\n"}"#)),
+        );
+        assert_eq!(publication.proto(), publication.to_message().encode_to_vec());
+        assert_eq!(publication.json(), json::to_vec(&publication.to_message()));
+        assert_eq!(publication.json_data(), &br#"{"a":1.50,"b":"\n"}"#[..]);
+        assert_eq!(publication.proto_data(), &br#"{"a":1.50,"b":"\n"}"#[..]);
+    }
+
+    #[test]
+    fn frames_are_made_once() {
+        let publication = Publication::new(
+            ChannelName::parse("demo:hello").unwrap(),
+            Position { epoch: Epoch::new("e"), seq: 1 },
+            0,
+            Event::Message(Bytes::from_static(b"1")),
+        );
+        let first = publication.frame(FrameKind::Sse, |_| Bytes::from_static(b"x"));
+        let again = publication.frame(FrameKind::Sse, |_| unreachable!("made before"));
+        assert_eq!(first, again);
+    }
 }

@@ -1,0 +1,112 @@
+//! What all adapters share, and the routes of the one port.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    Router as Routes,
+    routing::{get, post},
+};
+use tidewire_service::{PriceRpc, Router, StreamRpc};
+use tidewire_stream::{Stream, Transport};
+use tokio_util::task::TaskTracker;
+
+use crate::{OriginPolicy, grpc, http, sse, websocket};
+
+/// What the operator decides about the adapters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatewayOptions {
+    /// The largest message of a client, in bytes.
+    pub frame_bytes: usize,
+    /// Who may read `/metrics`.
+    pub admin: AdminAccess,
+}
+
+/// Who may do what is for operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminAccess {
+    /// Everyone: the server listens on loopback only.
+    Everyone,
+    /// Tokens with the `admin` scope.
+    Scope,
+}
+
+impl AdminAccess {
+    /// What fits a server that listens on `address`.
+    #[must_use]
+    pub fn for_listener(address: IpAddr) -> Self {
+        if address.is_loopback() { Self::Everyone } else { Self::Scope }
+    }
+}
+
+/// What the server says of itself.
+pub trait Probes: Send + Sync + 'static {
+    /// Whether clients should be sent here, and if not, why.
+    ///
+    /// # Errors
+    /// The reason.
+    fn ready(&self) -> Result<(), String>;
+
+    /// The metrics in the text format of Prometheus.
+    fn metrics(&self) -> String;
+}
+
+/// What all adapters share. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) router: Router,
+    pub(crate) stream_rpc: StreamRpc,
+    pub(crate) price_rpc: PriceRpc,
+    pub(crate) origins: Arc<OriginPolicy>,
+    pub(crate) options: GatewayOptions,
+    pub(crate) probes: Arc<dyn Probes>,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// A gateway to these services. Its connections run in `tasks`.
+    #[must_use]
+    pub fn new(
+        stream: Arc<Stream>,
+        stream_rpc: StreamRpc,
+        price_rpc: PriceRpc,
+        origins: OriginPolicy,
+        options: GatewayOptions,
+        probes: Arc<dyn Probes>,
+        tasks: TaskTracker,
+    ) -> Self {
+        let router = Router::new(stream_rpc.clone(), price_rpc.clone());
+        stream_rpc.route_with(router.clone());
+        Self { stream, router, stream_rpc, price_rpc, origins: Arc::new(origins), options, probes, tasks }
+    }
+
+    /// The routes of the one port.
+    pub fn routes(&self) -> Routes {
+        let http = Routes::new()
+            .route("/", get(http::console::page))
+            .route("/healthz", get(http::health::healthz))
+            .route("/readyz", get(http::health::readyz))
+            .route("/metrics", get(http::health::metrics))
+            .route("/v1/ws", get(websocket::upgrade))
+            .route("/v1/sse", get(sse::stream))
+            .route("/v1/sse/{connection}", post(sse::command))
+            .route("/v1/rpc/{service}/{method}", post(http::rpc::call))
+            .fallback(http::reply::not_found)
+            .method_not_allowed_fallback(http::reply::method_not_allowed)
+            .with_state(self.clone());
+        grpc::routes(self).fallback_service(http).layer(http::cors::layer(self.origins.clone()))
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        let stats = self.stream.stats();
+        Transport::ALL.iter().map(|transport| stats.connections[*transport as usize]).sum()
+    }
+}

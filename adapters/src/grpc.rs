@@ -1,0 +1,66 @@
+//! Native gRPC and gRPC-Web, with health and reflection.
+
+use axum::Router as Routes;
+use tidewire_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{price_service_server::PriceServiceServer, stream_service_server::StreamServiceServer},
+};
+use tidewire_service::status_of;
+use tidewire_stream::Stream;
+use tonic::{Request, Status, service::interceptor::InterceptedService};
+use tonic_web::GrpcWebLayer;
+use tower::Layer as _;
+
+use crate::{Gateway, access};
+
+/// Routes to all services. What no service answers is for the fallback.
+pub(crate) fn routes(gateway: &Gateway) -> Routes {
+    let stream = gateway.stream.clone();
+    let identify = move |request: Request<()>| identify(&stream, request);
+    let limit = gateway.options.frame_bytes;
+    let streams = StreamServiceServer::new(gateway.stream_rpc.clone()).max_decoding_message_size(limit);
+    let prices = PriceServiceServer::new(gateway.price_rpc.clone()).max_decoding_message_size(limit);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    gateway.tasks.spawn(async move {
+        health.set_serving::<StreamServiceServer<tidewire_service::StreamRpc>>().await;
+        health.set_serving::<PriceServiceServer<tidewire_service::PriceRpc>>().await;
+    });
+    let web = GrpcWebLayer::new();
+    let mut routes = Routes::new()
+        .route_service(
+            "/tidewire.v1.StreamService/{*method}",
+            web.layer(InterceptedService::new(streams, identify.clone())),
+        )
+        .route_service("/tidewire.v1.PriceService/{*method}", web.layer(InterceptedService::new(prices, identify)))
+        .route_service("/grpc.health.v1.Health/{*method}", web.layer(health_service));
+    for service in ["WatchService", "NotifyService", "AlertService", "AdminService"] {
+        routes = routes.route(
+            &format!("/tidewire.v1.{service}/{{*method}}"),
+            axum::routing::any(move || async move {
+                Status::unimplemented(format!("{service} is not built yet")).into_http::<axum::body::Body>()
+            }),
+        );
+    }
+    let reflection = |builder: tonic_reflection::server::Builder<'static>| {
+        builder
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match reflection(tonic_reflection::server::Builder::configure()).build_v1() {
+        Ok(service) => routes = routes.route_service("/grpc.reflection.v1.ServerReflection/{*method}", service),
+        Err(error) => tracing::error!(%error, "reflection is not served"),
+    }
+    match reflection(tonic_reflection::server::Builder::configure()).build_v1alpha() {
+        Ok(service) => routes = routes.route_service("/grpc.reflection.v1alpha.ServerReflection/{*method}", service),
+        Err(error) => tracing::error!(%error, "reflection is not served in its older version"),
+    }
+    routes
+}
+
+#[expect(clippy::result_large_err, reason = "tonic's interceptors return a status")]
+fn identify(stream: &Stream, mut request: Request<()>) -> Result<Request<()>, Status> {
+    let headers = request.metadata().clone().into_headers();
+    let identity = access::identify(stream, &headers, None).map_err(|error| status_of(&error))?;
+    request.extensions_mut().insert(identity);
+    Ok(request)
+}

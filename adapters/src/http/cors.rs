@@ -1,0 +1,28 @@
+//! CORS: what browsers ask before a page of another origin may call.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, Method, header};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::OriginPolicy;
+
+/// Answers by the same list as everything else.
+pub(crate) fn layer(origins: Arc<OriginPolicy>) -> CorsLayer {
+    let exposed = ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, parts| {
+            origins.allows_origin(origin, parts.headers.get(header::HOST))
+        }))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("x-grpc-web"),
+            HeaderName::from_static("x-user-agent"),
+            HeaderName::from_static("grpc-timeout"),
+        ])
+        .expose_headers(exposed)
+        .max_age(Duration::from_secs(600))
+}

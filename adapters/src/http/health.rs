@@ -1,0 +1,32 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use axum::{extract::State, response::Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tidewire_proto::v1::ErrorCode;
+use tidewire_stream::{Scope, StreamError};
+
+use super::reply::HttpError;
+use crate::{AdminAccess, Gateway, access};
+
+/// The process lives.
+pub(crate) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Clients may be sent here.
+pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Result<&'static str, HttpError> {
+    gateway.probes.ready().map(|()| "ready\n").map_err(|reason| {
+        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, StreamError::new(ErrorCode::Unavailable, reason))
+    })
+}
+
+/// The metrics for Prometheus.
+pub(crate) async fn metrics(State(gateway): State<Gateway>, headers: HeaderMap) -> Result<Response, HttpError> {
+    if gateway.options.admin == AdminAccess::Scope {
+        access::identify(&gateway.stream, &headers, None)?.require(Scope::Admin)?;
+    }
+    let mut response = Response::new(gateway.probes.metrics().into());
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}

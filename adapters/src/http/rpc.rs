@@ -1,0 +1,53 @@
+//! `POST /v1/rpc/{Service}/{Method}`: every unary RPC as JSON.
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{Path, State},
+    response::Response,
+};
+use http::{Request, StatusCode};
+use tidewire_proto::{rpc, v1::ErrorCode};
+use tidewire_service::from_status;
+use tidewire_stream::StreamError;
+
+use super::reply::{HttpError, json_response};
+use crate::{Gateway, access};
+
+/// Services of the protocol that this version does not have.
+const NOT_BUILT: [&str; 4] = ["WatchService", "NotifyService", "AlertService", "AdminService"];
+
+/// Calls an RPC.
+pub(crate) async fn call(
+    State(gateway): State<Gateway>,
+    Path((service, method)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Result<Response, HttpError> {
+    gateway.origins.admit(request.headers())?;
+    let identity = access::identify(&gateway.stream, request.headers(), None)?;
+    let limit = gateway.options.frame_bytes;
+    let body = to_bytes(request.into_body(), limit).await.map_err(|_| {
+        HttpError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("the body cannot be read, expected at most {limit} bytes"),
+            ),
+        )
+    })?;
+    let mut asked = tonic::Request::new(body);
+    asked.extensions_mut().insert(identity);
+    // Services may be named with their package.
+    let answer = match service.strip_prefix("tidewire.v1.").unwrap_or(&service) {
+        "StreamService" => rpc::stream_service(&gateway.stream_rpc, &method, asked).await,
+        "PriceService" => rpc::price_service(&gateway.price_rpc, &method, asked).await,
+        known if NOT_BUILT.contains(&known) => Err(tonic::Status::unimplemented(format!("{known} is not built yet"))),
+        unknown => Err(tonic::Status::not_found(format!(
+            "there is no service {unknown:?}, expected one of StreamService, PriceService, {}",
+            NOT_BUILT.join(", ")
+        ))),
+    };
+    match answer {
+        Ok(answer) => Ok(json_response(StatusCode::OK, answer.into_inner())),
+        Err(status) => Err(from_status(&status).into()),
+    }
+}

@@ -1,0 +1,100 @@
+//! Which browser pages may talk to the server.
+//!
+//! The same origin, requests without `Origin` (not from a browser), and what the
+//! operator allows; on a server that listens on loopback only, any page from
+//! loopback.
+
+use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use tidewire_proto::v1::ErrorCode;
+use tidewire_stream::StreamError;
+
+use crate::http::reply::HttpError;
+
+/// Where the server listens, as far as origins care.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginPolicy {
+    allowed: Vec<String>,
+    reach: Reach,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Loopback,
+    Network,
+}
+
+impl OriginPolicy {
+    /// Allows these origins, for example `https://app.example.com`; `*` allows all.
+    #[must_use]
+    pub fn new(allowed: Vec<String>, listen: std::net::IpAddr) -> Self {
+        let reach = if listen.is_loopback() { Reach::Loopback } else { Reach::Network };
+        Self { allowed, reach }
+    }
+
+    /// Whether a request with these headers may be answered.
+    #[must_use]
+    pub fn allows(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(header::ORIGIN) else { return true };
+        self.allows_origin(origin, headers.get(header::HOST))
+    }
+
+    /// Whether a page of `origin` may talk to the server it knows as `host`.
+    #[must_use]
+    pub fn allows_origin(&self, origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+        let Ok(origin) = origin.to_str() else { return false };
+        if self.allowed.iter().any(|allowed| allowed == "*" || allowed.trim_end_matches('/') == origin) {
+            return true;
+        }
+        let Ok(uri) = origin.parse::<Uri>() else { return false };
+        let Some(authority) = uri.authority() else { return false };
+        if host.is_some_and(|host| host.as_bytes() == authority.as_str().as_bytes()) {
+            return true;
+        }
+        self.reach == Reach::Loopback && is_loopback(authority.host())
+    }
+
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), HttpError> {
+        if self.allows(headers) {
+            return Ok(());
+        }
+        Err(HttpError::new(
+            StatusCode::FORBIDDEN,
+            StreamError::new(
+                ErrorCode::PermissionDenied,
+                "pages of this origin may not connect: name it in `server.allowed_origins`",
+            ),
+        ))
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows(policy: &OriginPolicy, origin: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ORIGIN, origin.parse().unwrap());
+        headers.insert(header::HOST, "example.com:8080".parse().unwrap());
+        policy.allows(&headers)
+    }
+
+    #[test]
+    fn origins_are_held_against_the_list() {
+        let network = OriginPolicy::new(vec!["https://app.example.com".into()], [10, 0, 0, 1].into());
+        assert!(network.allows(&HeaderMap::new()));
+        assert!(allows(&network, "http://example.com:8080"));
+        assert!(allows(&network, "https://app.example.com"));
+        assert!(!allows(&network, "https://evil.example.com"));
+        assert!(!allows(&network, "http://localhost:3000"));
+        assert!(!allows(&network, "null"));
+        let loopback = OriginPolicy::new(Vec::new(), [127, 0, 0, 1].into());
+        assert!(allows(&loopback, "http://localhost:3000"));
+        assert!(allows(&loopback, "http://[::1]:3000"));
+        assert!(!allows(&loopback, "http://localhost.evil.com"));
+    }
+}

@@ -1,0 +1,166 @@
+//! The SSE adapter: `GET /v1/sse` and the way back, `POST /v1/sse/{connectionId}`.
+
+mod cursor;
+mod events;
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{
+    body::{Body, to_bytes},
+    extract::{ConnectInfo, Path, Query, Request, State},
+    response::Response,
+};
+pub use cursor::{Cursor, CursorError};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tidewire_proto::{
+    json,
+    v1::{ChannelSubscription, ClientMessage, ErrorCode, Position, client_message},
+};
+use tidewire_stream::{Arrival, Connection, Encoding, StreamError, Transport};
+
+use crate::{
+    Gateway, access,
+    http::reply::{HttpError, json_response},
+    websocket::refusal,
+};
+
+/// The longest silence a client can ask for.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StreamQuery {
+    channels: Option<String>,
+    token: Option<String>,
+    last_event_id: Option<String>,
+    heartbeat_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+pub(crate) struct CommandQuery {
+    key: Option<String>,
+    token: Option<String>,
+}
+
+/// Answers `GET /v1/sse`.
+pub(crate) async fn stream(
+    State(gateway): State<Gateway>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Query(query): Query<StreamQuery>,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    gateway.origins.admit(&headers)?;
+    let identity = access::identify(&gateway.stream, &headers, query.token.as_deref())?;
+    identity.known()?;
+    let cursor = resume_from(&headers, query.last_event_id.as_deref())?;
+    let heartbeat = query.heartbeat_ms.map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
+    let arrival = Arrival {
+        identity,
+        transport: Transport::Sse,
+        encoding: Encoding::Json,
+        address: Some(address.ip()),
+        heartbeat,
+    };
+    let connection = Connection::open(gateway.stream.clone(), arrival).await;
+    let channels = wanted(query.channels.as_deref().unwrap_or_default(), &cursor);
+    if !channels.is_empty() {
+        let asked = client_message::Data::Subscribe(tidewire_proto::v1::SubscribeRequest { channels });
+        let reply = gateway.router.answer(&connection, ClientMessage { id: None, data: Some(asked) }).await;
+        connection.say(reply);
+        connection.resume();
+    }
+    let mut response = Response::new(Body::from_stream(events::events(connection)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    // Tells nginx not to gather events.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// The cursor that the client gave; the header, which a browser sends by itself on
+/// reconnect, is newer than the query.
+fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpError> {
+    let header = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("\u{fffd}"));
+    match header.or(query).filter(|text| !text.is_empty()) {
+        None => Ok(Cursor::default()),
+        Some(text) => Cursor::decode(text).map_err(|error| {
+            StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("`Last-Event-ID` is not a cursor of this server: {error}"),
+            )
+            .into()
+        }),
+    }
+}
+
+/// The channels of the query, each from where the cursor stands. The cursor's
+/// other channels (the user's own) are resumed too.
+fn wanted(channels: &str, cursor: &Cursor) -> Vec<ChannelSubscription> {
+    let named: Vec<&str> = channels.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let further = cursor.iter().map(|(channel, _)| channel).filter(|channel| {
+        channel.namespace() == "user" && !named.contains(&channel.as_str())
+    });
+    let further: Vec<&str> = further.map(|channel| channel.as_str()).collect();
+    named
+        .into_iter()
+        .chain(further)
+        .map(|name| ChannelSubscription {
+            channel: name.to_owned(),
+            since: cursor.get(name).map(|position| Position {
+                epoch: position.epoch.as_str().to_owned(),
+                seq: position.seq,
+            }),
+            min_interval_ms: None,
+        })
+        .collect()
+}
+
+/// Answers `POST /v1/sse/{connectionId}`: one message of the client, answered in
+/// the body.
+pub(crate) async fn command(
+    State(gateway): State<Gateway>,
+    Path(connection): Path<String>,
+    Query(query): Query<CommandQuery>,
+    request: Request,
+) -> Result<Response, HttpError> {
+    gateway.origins.admit(request.headers())?;
+    let session = gateway.stream.session(&connection).filter(|session| session.post_key().is_some());
+    let Some(session) = session else {
+        return Err(StreamError::new(ErrorCode::NotFound, "there is no such SSE connection here").into());
+    };
+    let has_key = query.key.is_some() && query.key.as_deref() == session.post_key();
+    if !has_key {
+        // Without the key it takes the token of the same user.
+        let identity = access::identify(&gateway.stream, request.headers(), query.token.as_deref())?;
+        let is_same = identity.user().is_some() && identity.user() == session.identity().user();
+        if !is_same {
+            return Err(StreamError::new(
+                ErrorCode::PermissionDenied,
+                "this connection is another's: give its `postKey` as `?key=`, or the same user's token",
+            )
+            .into());
+        }
+    }
+    let limit = gateway.options.frame_bytes;
+    let body = to_bytes(request.into_body(), limit).await.map_err(|_| {
+        HttpError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("the body cannot be read, expected at most {limit} bytes"),
+            ),
+        )
+    })?;
+    let reply = match json::parse_client(&body) {
+        Ok(message) => gateway.router.answer(&session, message).await,
+        Err(error) => {
+            let (id, error) = refusal(error);
+            let message = crate::websocket::error_reply(id, error);
+            return Ok(json_response(StatusCode::BAD_REQUEST, json::to_vec(&message)));
+        }
+    };
+    // What the command set free flows on the stream once the answer is on its way.
+    session.resume();
+    Ok(json_response(StatusCode::OK, json::to_vec(&reply)))
+}

@@ -1,0 +1,290 @@
+//! The broker of a server that runs alone: histories in memory, bounded by
+//! number, age and, over all channels, bytes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::{Mutex, RwLock};
+use tidewire_proto::v1::ErrorCode;
+
+use super::{
+    Broker, BrokerFuture, History, Page, Reach,
+    idempotency::{IdempotencyKeys, fingerprint},
+};
+use crate::{
+    ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock, StreamError, hub::Hub,
+    namespace::METADATA_TTL,
+};
+
+/// How much a server that runs alone may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Channels that were published to and are not forgotten yet.
+    pub channels: usize,
+    /// Bytes of all histories together.
+    pub history_bytes: usize,
+}
+
+impl Default for MemoryLimits {
+    fn default() -> Self {
+        Self { channels: 1_000_000, history_bytes: 512 << 20 }
+    }
+}
+
+/// Keeps histories in memory.
+#[derive(Debug)]
+pub struct MemoryBroker {
+    namespaces: Arc<Namespaces>,
+    hub: Arc<Hub>,
+    clock: SharedClock,
+    limits: MemoryLimits,
+    channels: RwLock<HashMap<ChannelName, Arc<Mutex<Channel>>>>,
+    /// The epoch of channels that were never published to. Another one after a
+    /// channel was forgotten, so that no position is ever given twice.
+    fresh_epoch: RwLock<Epoch>,
+    keys: Mutex<IdempotencyKeys>,
+    bytes: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Channel {
+    epoch: Epoch,
+    seq: u64,
+    log: VecDeque<(usize, Arc<Publication>)>,
+    bytes: usize,
+    used_ms: i64,
+    /// Set when the channel is taken off the map: whoever still holds it looks again.
+    forgotten: bool,
+}
+
+impl MemoryBroker {
+    /// A broker without any history.
+    #[must_use]
+    pub fn new(
+        namespaces: Arc<Namespaces>,
+        hub: Arc<Hub>,
+        clock: SharedClock,
+        limits: MemoryLimits,
+    ) -> Self {
+        Self {
+            namespaces,
+            hub,
+            clock,
+            limits,
+            channels: RwLock::default(),
+            fresh_epoch: RwLock::new(Epoch::random()),
+            keys: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    fn publish_now(&self, name: &ChannelName, event: Event) -> Result<Position, StreamError> {
+        loop {
+            let channel = self.channel(name)?;
+            let mut channel = channel.lock();
+            if channel.forgotten {
+                continue;
+            }
+            return Ok(self.append(name, &mut channel, event));
+        }
+    }
+
+    /// Appends under the channel's lock and delivers under it too, so that
+    /// everyone sees a channel in its order.
+    fn append(&self, name: &ChannelName, channel: &mut Channel, event: Event) -> Position {
+        let now_ms = self.clock.now_ms();
+        channel.seq += 1;
+        channel.used_ms = now_ms;
+        let position = Position { epoch: channel.epoch.clone(), seq: channel.seq };
+        let publication = Publication::new(name.clone(), position.clone(), now_ms, event);
+        self.hub.deliver(&publication);
+        // The size is taken after the delivery, when the encodings exist.
+        let size = publication.size();
+        channel.log.push_back((size, publication));
+        channel.bytes += size;
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        self.trim(name, channel, now_ms);
+        position
+    }
+
+    fn channel(&self, name: &ChannelName) -> Result<Arc<Mutex<Channel>>, StreamError> {
+        if let Some(channel) = self.channels.read().get(name) {
+            return Ok(channel.clone());
+        }
+        let mut channels = self.channels.write();
+        if let Some(channel) = channels.get(name) {
+            return Ok(channel.clone());
+        }
+        if channels.len() >= self.limits.channels {
+            return Err(StreamError::new(
+                ErrorCode::ResourceExhausted,
+                format!("there are {} channels already, and no room for another", channels.len()),
+            ));
+        }
+        let channel = Arc::new(Mutex::new(Channel {
+            epoch: self.fresh_epoch.read().clone(),
+            seq: 0,
+            log: VecDeque::new(),
+            bytes: 0,
+            used_ms: self.clock.now_ms(),
+            forgotten: false,
+        }));
+        channels.insert(name.clone(), channel.clone());
+        Ok(channel)
+    }
+
+    fn trim(&self, name: &ChannelName, channel: &mut Channel, now_ms: i64) {
+        let Some(namespace) = self.namespaces.get(name) else { return };
+        let (size, ttl_ms) = match namespace.class {
+            Class::History => (namespace.history_size, namespace.history_ttl.as_millis()),
+            Class::Latest => (1, METADATA_TTL.as_millis()),
+        };
+        let oldest_ms = now_ms.saturating_sub(i64::try_from(ttl_ms).unwrap_or(i64::MAX));
+        while channel.log.len() > size
+            || channel.log.front().is_some_and(|(_, publication)| publication.time_ms() < oldest_ms)
+        {
+            self.drop_oldest(channel);
+        }
+    }
+
+    fn drop_oldest(&self, channel: &mut Channel) {
+        if let Some((size, _)) = channel.log.pop_front() {
+            channel.bytes -= size;
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+    }
+
+    fn history_now(&self, name: &ChannelName, since: Option<&Position>, page: Page) -> History {
+        let Some(channel) = self.channels.read().get(name).cloned() else {
+            let top = Position { epoch: self.fresh_epoch.read().clone(), seq: 0 };
+            let reach = if since.is_none_or(|since| *since == top) { Reach::Complete } else { Reach::Lost };
+            return History { top, publications: Vec::new(), reach };
+        };
+        let mut channel = channel.lock();
+        self.trim(name, &mut channel, self.clock.now_ms());
+        channel.read(since, page)
+    }
+
+    /// Drops the histories that were not used for the longest time.
+    fn free_memory(&self) {
+        let used = self.bytes.load(Ordering::Relaxed);
+        if used <= self.limits.history_bytes {
+            return;
+        }
+        let mut channels: Vec<_> = self.channels.read().values().cloned().collect();
+        channels.sort_by_cached_key(|channel| channel.lock().used_ms);
+        for channel in channels {
+            if self.bytes.load(Ordering::Relaxed) <= self.limits.history_bytes {
+                return;
+            }
+            let mut channel = channel.lock();
+            while !channel.log.is_empty() {
+                self.drop_oldest(&mut channel);
+            }
+        }
+    }
+}
+
+impl Channel {
+    fn read(&self, since: Option<&Position>, page: Page) -> History {
+        let top = Position { epoch: self.epoch.clone(), seq: self.seq };
+        let first = self.seq + 1 - self.log.len() as u64;
+        let (skip, reach) = match since {
+            None => (self.log.len().saturating_sub(page.items), Reach::Complete),
+            Some(since) if since.epoch != self.epoch || since.seq > self.seq || since.seq + 1 < first => {
+                return History { top, publications: Vec::new(), reach: Reach::Lost };
+            }
+            // At most the log's length, as `since` is not before the log.
+            Some(since) => ((since.seq + 1 - first) as usize, Reach::Complete),
+        };
+        let mut bytes = 0;
+        let publications = self
+            .log
+            .iter()
+            .skip(skip)
+            .take(page.items)
+            .take_while(|(size, _)| {
+                let fits = bytes == 0 || bytes + size <= page.bytes;
+                bytes += size;
+                fits
+            })
+            .map(|(_, publication)| publication.clone())
+            .collect();
+        History { top, publications, reach }
+    }
+}
+
+impl Broker for MemoryBroker {
+    fn offer(&self, channel: &ChannelName, event: Event) {
+        if let Err(error) = self.publish_now(channel, event) {
+            tracing::error!(%channel, %error, "an engine's publication is lost");
+        }
+    }
+
+    fn publish<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        event: Event,
+        idempotency_key: Option<&'a str>,
+    ) -> BrokerFuture<'a, Position> {
+        Box::pin(async move {
+            let Some(key) = idempotency_key else { return self.publish_now(channel, event) };
+            // Held while publishing, so that two at once do not both publish.
+            let mut keys = self.keys.lock();
+            let now_ms = self.clock.now_ms();
+            if let Some(position) = keys.find(channel, key, &event, now_ms)? {
+                return Ok(position);
+            }
+            let body = fingerprint(&event);
+            let position = self.publish_now(channel, event)?;
+            keys.remember(channel, key, body, position.clone(), now_ms);
+            Ok(position)
+        })
+    }
+
+    fn history<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        since: Option<&'a Position>,
+        page: Page,
+    ) -> BrokerFuture<'a, History> {
+        Box::pin(async move { Ok(self.history_now(channel, since, page)) })
+    }
+
+    fn sweep(&self) {
+        let now_ms = self.clock.now_ms();
+        let idle_ms = i64::try_from(METADATA_TTL.as_millis()).unwrap_or(i64::MAX);
+        let all: Vec<_> =
+            self.channels.read().iter().map(|(name, channel)| (name.clone(), channel.clone())).collect();
+        let mut idle = Vec::new();
+        for (name, channel) in all {
+            let mut channel = channel.lock();
+            self.trim(&name, &mut channel, now_ms);
+            if channel.used_ms.saturating_add(idle_ms) < now_ms {
+                idle.push(name.clone());
+            }
+        }
+        if !idle.is_empty() {
+            *self.fresh_epoch.write() = Epoch::random();
+        }
+        for name in idle {
+            let mut channels = self.channels.write();
+            let Some(channel) = channels.get(&name).cloned() else { continue };
+            let mut channel = channel.lock();
+            if channel.used_ms.saturating_add(idle_ms) >= now_ms {
+                continue;
+            }
+            while !channel.log.is_empty() {
+                self.drop_oldest(&mut channel);
+            }
+            channel.forgotten = true;
+            channels.remove(&name);
+        }
+        self.free_memory();
+    }
+}

@@ -1,0 +1,44 @@
+//! What can go wrong, in the words of the wire contract.
+
+use tidewire_proto::v1::{self, ErrorCode};
+
+use crate::ChannelNameError;
+
+/// A refusal, with its code and what was expected instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StreamError {
+    code: ErrorCode,
+    message: String,
+}
+
+impl StreamError {
+    /// An error of this kind.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// The kind of the error.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// What was wrong and what was expected.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl From<ChannelNameError> for StreamError {
+    fn from(error: ChannelNameError) -> Self {
+        Self::new(ErrorCode::InvalidArgument, error.to_string())
+    }
+}
+
+impl From<StreamError> for v1::Error {
+    fn from(error: StreamError) -> Self {
+        Self { code: error.code.into(), message: error.message, retry_after_ms: None }
+    }
+}

@@ -1,0 +1,228 @@
+//! Namespaces: what the part before a channel's colon decides.
+//!
+//! A namespace gives its channels their class, how much history they keep, who
+//! may read them and who may publish. Which namespaces exist is fixed when the
+//! server starts; a channel in an unknown namespace is refused.
+
+use std::{collections::HashMap, time::Duration};
+
+use tidewire_proto::v1::ErrorCode;
+
+use crate::{ChannelName, StreamError, channel};
+
+/// Whether every message of a channel counts, or only the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Ordered, without gaps, resumable by position.
+    History,
+    /// Only the newest value counts; older ones may be left out.
+    Latest,
+}
+
+/// Who may read a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Everyone.
+    Public,
+    /// Everyone with a valid token.
+    Authenticated,
+    /// The user whose id is the rest of the name.
+    Owner,
+}
+
+/// Who may publish to a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PublishRight {
+    /// The server's own engines, nobody else.
+    #[serde(skip)]
+    Engine,
+    /// Tokens with the `service` scope.
+    Service,
+    /// Everyone with a valid token.
+    Authenticated,
+    /// Everyone.
+    Public,
+}
+
+/// What the channels of a namespace are like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// The part before the colon.
+    pub name: String,
+    /// Whether every message counts.
+    pub class: Class,
+    /// How many publications are kept. A latest channel keeps one at least.
+    pub history_size: usize,
+    /// How long they are kept.
+    pub history_ttl: Duration,
+    /// Who may read.
+    pub access: Access,
+    /// Who may publish.
+    pub publish: PublishRight,
+}
+
+impl Namespace {
+    /// A history namespace that everyone may read and back ends publish to,
+    /// with 1,000 messages kept for ten minutes.
+    #[must_use]
+    pub fn history(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            class: Class::History,
+            history_size: 1_000,
+            history_ttl: Duration::from_secs(600),
+            access: Access::Public,
+            publish: PublishRight::Service,
+        }
+    }
+
+    /// A latest namespace that everyone may read and only engines publish to.
+    #[must_use]
+    pub fn latest(name: &str) -> Self {
+        Self {
+            class: Class::Latest,
+            history_size: 1,
+            history_ttl: METADATA_TTL,
+            publish: PublishRight::Engine,
+            ..Self::history(name)
+        }
+    }
+}
+
+/// A channel's position is remembered for so long after its last publication.
+pub const METADATA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Says whether the rest of a channel's name makes sense to the engine behind it.
+pub type ChannelCheck = Box<dyn Fn(&str) -> Result<(), StreamError> + Send + Sync>;
+
+/// All namespaces of a server.
+#[derive(Default)]
+pub struct Namespaces {
+    by_name: HashMap<String, Namespace>,
+    checks: HashMap<String, ChannelCheck>,
+}
+
+impl std::fmt::Debug for Namespaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Namespaces").field("by_name", &self.by_name).finish_non_exhaustive()
+    }
+}
+
+impl Namespaces {
+    /// The namespaces that every server has: `prices`, `market`, `blocks`, `tx`,
+    /// `wallet`, `events` and `user`.
+    #[must_use]
+    pub fn built_in() -> Self {
+        let mut all = Self::default();
+        for name in ["prices", "market"] {
+            all.put(Namespace::latest(name));
+        }
+        for name in ["blocks", "tx", "wallet", "events"] {
+            all.put(Namespace { publish: PublishRight::Engine, ..Namespace::history(name) });
+        }
+        all.put(Namespace { access: Access::Owner, ..Namespace::history("user") });
+        all
+    }
+
+    /// Adds a namespace of the operator's.
+    ///
+    /// # Errors
+    /// The name is malformed, or taken.
+    pub fn add(&mut self, namespace: Namespace) -> Result<(), StreamError> {
+        if !channel::is_namespace(&namespace.name) {
+            return Err(channel::ChannelNameError::BadNamespace(namespace.name).into());
+        }
+        if self.by_name.contains_key(&namespace.name) {
+            return Err(StreamError::new(
+                ErrorCode::AlreadyExists,
+                format!("namespace {:?} is built in or named twice", namespace.name),
+            ));
+        }
+        self.put(namespace);
+        Ok(())
+    }
+
+    /// Has `check` judge the channels of a namespace before anyone follows them.
+    pub fn check_with(&mut self, namespace: &str, check: ChannelCheck) {
+        self.checks.insert(namespace.to_owned(), check);
+    }
+
+    fn put(&mut self, namespace: Namespace) {
+        self.by_name.insert(namespace.name.clone(), namespace);
+    }
+
+    /// The namespace of `channel`.
+    #[must_use]
+    pub fn get(&self, channel: &ChannelName) -> Option<&Namespace> {
+        self.by_name.get(channel.namespace())
+    }
+
+    /// Parses a channel name into its canonical form and finds its namespace.
+    ///
+    /// # Errors
+    /// The name is malformed, its namespace is unknown, or its engine does not
+    /// know the rest.
+    pub fn resolve(&self, name: &str) -> Result<(ChannelName, &Namespace), StreamError> {
+        let channel = canonical(ChannelName::parse(name)?);
+        let namespace = self.get(&channel).ok_or_else(|| self.unknown(channel.namespace()))?;
+        if let Some(check) = self.checks.get(&namespace.name) {
+            check(channel.rest())?;
+        }
+        Ok((channel, namespace))
+    }
+
+    fn unknown(&self, name: &str) -> StreamError {
+        let mut known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        StreamError::new(
+            ErrorCode::NotFound,
+            format!("there is no namespace {name:?}, expected one of {}", known.join(", ")),
+        )
+    }
+}
+
+/// Addresses and hashes are known by their lower-case form.
+fn canonical(channel: ChannelName) -> ChannelName {
+    let folds = matches!(channel.namespace(), "wallet" | "tx")
+        && channel.as_str().contains(|c: char| c.is_ascii_uppercase());
+    if !folds {
+        return channel;
+    }
+    ChannelName::parse(&channel.as_str().to_ascii_lowercase()).unwrap_or(channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_resolve_to_their_namespace() {
+        let mut all = Namespaces::built_in();
+        all.add(Namespace::history("orders")).unwrap();
+        assert_eq!(all.resolve("orders:1").unwrap().1.class, Class::History);
+        assert_eq!(all.resolve("prices:BTC-USD").unwrap().1.class, Class::Latest);
+        assert_eq!(all.resolve("wallet:0xAb").unwrap().0.as_str(), "wallet:0xab");
+        assert_eq!(all.resolve("user:Ada").unwrap().0.as_str(), "user:Ada");
+        assert_eq!(all.resolve("nope:1").unwrap_err().code(), ErrorCode::NotFound);
+        assert_eq!(all.resolve("nope").unwrap_err().code(), ErrorCode::InvalidArgument);
+        assert!(all.add(Namespace::history("prices")).is_err());
+        assert!(all.add(Namespace::history("No")).is_err());
+    }
+
+    #[test]
+    fn an_engine_can_refuse_a_name() {
+        let mut all = Namespaces::built_in();
+        all.check_with(
+            "prices",
+            Box::new(|rest| match rest {
+                "BTC-USD" => Ok(()),
+                _ => Err(StreamError::new(ErrorCode::NotFound, "no such symbol")),
+            }),
+        );
+        assert!(all.resolve("prices:BTC-USD").is_ok());
+        assert_eq!(all.resolve("prices:X").unwrap_err().code(), ErrorCode::NotFound);
+    }
+}

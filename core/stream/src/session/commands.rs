@@ -1,0 +1,350 @@
+//! What a client can ask of its session.
+
+use std::{sync::Arc, time::Duration};
+
+use tidewire_proto::v1::{
+    Authenticated, ChannelSubscription, Error, ErrorCode, ServerMessage, SubscribeRequest, Subscribed,
+    SubscriptionResult, UnsubscribeRequest, Unsubscribed, Visibility, VisibilityState, Welcome, server_message::Data,
+};
+use tokio::time::Instant;
+
+use super::{
+    Session,
+    state::Slot,
+    subscription::{Flow, HeldUntil, Queued, Subscription, Wish},
+};
+use crate::{
+    ChannelName, Class, Epoch, Identity, Namespace, Position, StreamError,
+    broker::{History, Page, Reach},
+};
+
+impl Session {
+    /// Follows channels. What they say flows after [`resume`](Self::resume), so
+    /// that the reply comes first.
+    ///
+    /// # Errors
+    /// Nothing was asked for, or the client must give a token first. What is wrong
+    /// with one channel is said in its result.
+    pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscribed, StreamError> {
+        self.identity().known()?;
+        if request.channels.is_empty() {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                "`channels` is empty, expected one channel at least",
+            ));
+        }
+        let mut channels = Vec::with_capacity(request.channels.len());
+        for wanted in request.channels {
+            let name = wanted.channel.clone();
+            channels.push(match self.subscribe_one(wanted).await {
+                Ok(result) => result,
+                Err(error) => {
+                    SubscriptionResult { channel: name, error: Some(error.into()), ..SubscriptionResult::default() }
+                }
+            });
+        }
+        Ok(Subscribed { channels })
+    }
+
+    async fn subscribe_one(&self, wanted: ChannelSubscription) -> Result<SubscriptionResult, StreamError> {
+        let stream = self.core().stream.clone();
+        let (channel, namespace) = stream.namespaces().resolve(&wanted.channel)?;
+        self.identity().may_read(&channel, namespace)?;
+        let wish = Wish {
+            since: wanted.since.map(Position::from),
+            min_interval: wanted.min_interval_ms.map(|ms| Duration::from_millis(ms.into())),
+        };
+        if wish.min_interval.is_some() && namespace.class == Class::History {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("`minIntervalMs` is for latest channels, and {channel} is a history channel"),
+            ));
+        }
+        self.follow(channel, namespace, wish).await
+    }
+
+    /// Takes its place in the hub, then reads the position: so nothing is missed
+    /// between the two.
+    async fn follow(
+        &self,
+        channel: ChannelName,
+        namespace: &Namespace,
+        wish: Wish,
+    ) -> Result<SubscriptionResult, StreamError> {
+        let replaces = wish.since.is_some() || wish.min_interval.is_some();
+        let slot = self.enlist(&channel, namespace, wish.min_interval, replaces)?;
+        let (since, page) = match namespace.class {
+            Class::Latest => (None, Page { items: 1, bytes: usize::MAX }),
+            Class::History if wish.since.is_none() => (None, Page { items: 0, bytes: 0 }),
+            Class::History => {
+                let bytes = self.core().stream.options().outbox_bytes;
+                (wish.since.as_ref(), Page { items: usize::MAX, bytes })
+            }
+        };
+        let history = match self.core().stream.broker().history(&channel, since, page).await {
+            Ok(history) => history,
+            Err(error) => {
+                self.unfollow(&channel);
+                return Err(error);
+            }
+        };
+        let recovered = namespace.class == Class::History && wish.since.is_some() && history.reach == Reach::Complete;
+        let top = history.top.clone();
+        if let Some(slot) = slot {
+            self.place(slot, wish.since.filter(|_| recovered), history);
+        }
+        Ok(SubscriptionResult {
+            channel: channel.as_str().to_owned(),
+            epoch: top.epoch.as_str().to_owned(),
+            seq: top.seq,
+            recovered,
+            error: None,
+        })
+    }
+
+    /// Takes a place in the hub, held back. None if the session follows the
+    /// channel already and that may stay so.
+    fn enlist(
+        &self,
+        channel: &ChannelName,
+        namespace: &Namespace,
+        min_interval: Option<Duration>,
+        replaces: bool,
+    ) -> Result<Option<Slot>, StreamError> {
+        if replaces {
+            self.unfollow(channel);
+        }
+        let slot = {
+            let mut state = self.core().state.lock();
+            if state.by_channel.contains_key(channel) {
+                return Ok(None);
+            }
+            let limit = self.core().stream.options().channels_per_connection;
+            if limit > 0 && state.subscriptions.len() >= limit {
+                return Err(StreamError::new(
+                    ErrorCode::ResourceExhausted,
+                    format!("this connection follows {limit} channels already, and may not follow more"),
+                ));
+            }
+            // The real position is known when the history was read.
+            let nowhere = Position { epoch: Epoch::new(""), seq: 0 };
+            state.insert(Subscription {
+                channel: channel.clone(),
+                class: namespace.class,
+                hub_key: None,
+                generation: 0,
+                position: nowhere.clone(),
+                taken: nowhere.clone(),
+                flow: Flow::held(HeldUntil::Subscribed, nowhere),
+                pending: None,
+                queued: Queued::No,
+                min_interval,
+                last_sent: None,
+            })
+        };
+        let key = self.core().stream.hub().add(channel, Arc::clone(&self.0), slot.index);
+        let is_gone = match self.core().state.lock().get(slot) {
+            Some(subscription) => {
+                subscription.hub_key = Some(key);
+                false
+            }
+            // The session ended meanwhile.
+            None => true,
+        };
+        if is_gone {
+            self.core().stream.hub().remove(channel, key);
+            return Ok(None);
+        }
+        Ok(Some(slot))
+    }
+
+    /// Sets a new subscription to its position.
+    fn place(&self, slot: Slot, since: Option<Position>, history: History) {
+        let mut state = self.core().state.lock();
+        let Some(subscription) = state.get(slot) else { return };
+        subscription.position = since.unwrap_or_else(|| history.top.clone());
+        subscription.taken = subscription.position.clone();
+        if subscription.class == Class::Latest {
+            let newest = history.publications.into_iter().next_back();
+            subscription.pending = subscription.pending.take().or(newest);
+            return;
+        }
+        let Flow::Held(hold) = &mut subscription.flow else { return };
+        let was_noted = !hold.top.epoch.as_str().is_empty();
+        if !was_noted || (hold.top.epoch == history.top.epoch && hold.top.seq < history.top.seq) {
+            hold.top = history.top;
+        }
+        hold.prefill(history.publications);
+    }
+
+    /// Lets flow what was held back until the reply was said.
+    pub fn resume(&self) {
+        let now = Instant::now();
+        let mut state = self.core().state.lock();
+        let is_background = state.visibility == Visibility::Background;
+        let waiting: Vec<_> = state
+            .subscriptions
+            .iter()
+            .filter(|(_, subscription)| {
+                matches!(&subscription.flow, Flow::Held(hold) if hold.until == HeldUntil::Subscribed)
+            })
+            .map(|(index, subscription)| {
+                (Slot { index, generation: subscription.generation }, subscription.class)
+            })
+            .collect();
+        for (slot, class) in waiting {
+            let Some(subscription) = state.get(slot) else { continue };
+            match (class, is_background && pauses_unseen(&subscription.channel), &mut subscription.flow) {
+                (Class::Latest, _, flow) => {
+                    *flow = Flow::Live;
+                    if !is_background {
+                        state.queue_latest(slot, now);
+                    }
+                }
+                (Class::History, true, Flow::Held(hold)) => hold.until = HeldUntil::Visible,
+                (Class::History, _, _) => state.release(slot),
+            }
+        }
+        drop(state);
+        self.core().wake.notify_one();
+    }
+
+    /// Stops following channels. What waits of them is not sent any more.
+    ///
+    /// # Errors
+    /// A name is malformed.
+    pub fn unsubscribe(&self, request: &UnsubscribeRequest) -> Result<Unsubscribed, StreamError> {
+        let mut channels = Vec::with_capacity(request.channels.len());
+        for name in &request.channels {
+            // A channel that its engine knows no more can still be left.
+            let channel = match self.core().stream.namespaces().resolve(name) {
+                Ok((channel, _)) => channel,
+                Err(_) => ChannelName::parse(name)?,
+            };
+            self.unfollow(&channel);
+            channels.push(channel.as_str().to_owned());
+        }
+        Ok(Unsubscribed { channels })
+    }
+
+    fn unfollow(&self, channel: &ChannelName) {
+        let removed = self.core().state.lock().remove(channel);
+        if let Some(key) = removed.and_then(|subscription| subscription.hub_key) {
+            self.core().stream.hub().remove(channel, key);
+        }
+    }
+
+    /// Takes a token: the first, or a fresh one of the same user.
+    ///
+    /// # Errors
+    /// The token is not valid, or another user's.
+    pub async fn authenticate(&self, token: &str) -> Result<Authenticated, StreamError> {
+        let identity = self.core().stream.authenticator().verify(token)?;
+        let (Some(user), Some(expires_at)) = (identity.user().cloned(), identity.expires_at_ms()) else {
+            return Err(StreamError::new(ErrorCode::Unauthenticated, "the token names no user"));
+        };
+        {
+            let mut state = self.core().state.lock();
+            if state.identity.user().is_some_and(|current| *current != user) {
+                return Err(StreamError::new(
+                    ErrorCode::PermissionDenied,
+                    "the token is another user's: open another connection for it",
+                ));
+            }
+            state.identity = identity;
+        }
+        self.follow_own_channel().await;
+        Ok(Authenticated {
+            user_id: user.as_str().to_owned(),
+            expires_at,
+            subscriptions: self.subscriptions(),
+        })
+    }
+
+    /// Subscribes a known user to its own channel.
+    pub(super) async fn follow_own_channel(&self) {
+        let Identity::User(identity) = self.identity() else { return };
+        let followed = async {
+            let channel = ChannelName::user(identity.user.as_str())?;
+            let stream = self.core().stream.clone();
+            let (channel, namespace) = stream.namespaces().resolve(channel.as_str())?;
+            self.follow(channel, namespace, Wish::default()).await
+        };
+        if let Err(error) = followed.await {
+            tracing::warn!(user = identity.user.as_str(), %error, "a user's own channel cannot be followed");
+        }
+    }
+
+    /// Says `welcome`.
+    pub(super) fn say_welcome(&self) {
+        let identity = self.identity();
+        let clock = self.core().stream.clock();
+        let welcome = Welcome {
+            connection_id: self.id().as_str().to_owned(),
+            user_id: identity.user().map(|user| user.as_str().to_owned()),
+            heartbeat_ms: self.heartbeat_ms(),
+            server_time: clock.now_ms(),
+            expires_at: identity.expires_at_ms(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            subscriptions: self.subscriptions(),
+            post_key: self.post_key().map(str::to_owned),
+        };
+        self.say(ServerMessage { data: Some(Data::Welcome(welcome)), ..ServerMessage::default() });
+    }
+
+    /// After this much silence the client should ask for a sign of life, in
+    /// milliseconds.
+    #[must_use]
+    pub fn heartbeat_ms(&self) -> u32 {
+        let options = self.core().stream.options();
+        let heartbeat = match self.core().state.lock().visibility {
+            Visibility::Background => options.heartbeat_background,
+            Visibility::Active | Visibility::Unspecified => {
+                self.arrival().heartbeat.unwrap_or(options.heartbeat).max(options.heartbeat)
+            }
+        };
+        u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// Notes whether anyone is looking. Unseen, latest values wait, and history
+    /// channels pause, but for the user's own and transactions.
+    ///
+    /// # Errors
+    /// The state is not one of the two.
+    pub fn set_visibility(&self, visibility: Visibility) -> Result<VisibilityState, StreamError> {
+        if visibility == Visibility::Unspecified {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                "`state` is missing, expected \"active\" or \"background\"",
+            ));
+        }
+        let now = Instant::now();
+        {
+            let mut state = self.core().state.lock();
+            state.visibility = visibility;
+            let slots: Vec<_> = state
+                .subscriptions
+                .iter()
+                .map(|(index, subscription)| Slot { index, generation: subscription.generation })
+                .collect();
+            for slot in slots {
+                match visibility {
+                    Visibility::Background => state.pause(slot),
+                    _ => state.wake(slot, now),
+                }
+            }
+        }
+        self.core().wake.notify_one();
+        Ok(VisibilityState { state: visibility.into(), heartbeat_ms: self.heartbeat_ms() })
+    }
+
+    /// An error that answers no message, or the message with this id.
+    pub fn say_error(&self, id: Option<String>, error: Error) {
+        self.say(ServerMessage { id, data: Some(Data::Error(error)), ..ServerMessage::default() });
+    }
+}
+
+/// Whether a history channel waits while nobody looks.
+pub(super) fn pauses_unseen(channel: &ChannelName) -> bool {
+    !matches!(channel.namespace(), "user" | "tx")
+}

@@ -1,0 +1,441 @@
+//! Sessions: one client's conversation, whatever the transport.
+//!
+//! A [`Session`] is what commands act on; a [`Connection`] is the transport's own
+//! handle, which takes what is to be sent and ends the session when it is dropped.
+//! The state behind the lock lives in `state`, the way a flow is held and released
+//! in `subscription`, the commands in `commands`.
+
+mod commands;
+mod outgoing;
+mod state;
+mod subscription;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tidewire_proto::v1::{ActiveSubscription, Error, ErrorCode, ServerMessage, TokenExpiring, server_message::Data};
+use tokio::{sync::Notify, time::Instant};
+
+pub use outgoing::Outgoing;
+use state::{Due, Slot, State};
+use subscription::Flow;
+
+use crate::{ChannelName, Class, Identity, Position, Publication, Stream, broker::{Page, Reach}, stream::Transport};
+
+/// How a client wants its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// As JSON text.
+    Json,
+    /// As protobuf.
+    Proto,
+}
+
+/// Why a session ends. The numbers are the WebSocket close codes of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client reads too slowly.
+    SlowConsumer,
+    /// The client gave no sign of life.
+    HeartbeatMissed,
+    /// The server is about to stop.
+    Draining,
+    /// The token expired.
+    TokenExpired,
+    /// No token was given in time, or a bad one.
+    Unauthenticated,
+    /// The client broke the protocol.
+    ProtocolViolation,
+}
+
+impl CloseReason {
+    /// The WebSocket close code.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::SlowConsumer => 4001,
+            Self::HeartbeatMissed => 4002,
+            Self::Draining => 4003,
+            Self::TokenExpired => 4005,
+            Self::Unauthenticated => 4500,
+            Self::ProtocolViolation => 4502,
+        }
+    }
+
+    /// The reason in words.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::SlowConsumer => "slow consumer",
+            Self::HeartbeatMissed => "heartbeat missed",
+            Self::Draining => "draining",
+            Self::TokenExpired => "token expired",
+            Self::Unauthenticated => "not authenticated",
+            Self::ProtocolViolation => "protocol violation",
+        }
+    }
+}
+
+/// A connection's id, and the proof that one may speak for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConnectionId(Arc<str>);
+
+impl ConnectionId {
+    fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()).into())
+    }
+
+    /// The id as it is sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for ConnectionId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a transport says of a client when it comes.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Who it is.
+    pub identity: Identity,
+    /// How it is connected.
+    pub transport: Transport,
+    /// How it wants its messages.
+    pub encoding: Encoding,
+    /// Where it comes from.
+    pub address: Option<IpAddr>,
+    /// How much silence it asked for before a sign of life, if it asked.
+    pub heartbeat: Option<Duration>,
+}
+
+/// What a session is to the hub.
+pub(crate) struct SessionCore {
+    id: ConnectionId,
+    post_key: Option<String>,
+    arrival: Arrival,
+    stream: Arc<Stream>,
+    state: Mutex<State>,
+    wake: Notify,
+    /// Wakes whoever waits for the client to read its replies.
+    drained: Notify,
+}
+
+impl SessionCore {
+    /// Takes a publication from the hub.
+    pub(crate) fn deliver(&self, slot: usize, publication: &Arc<Publication>) {
+        let needs_transport = self.state.lock().deliver(slot, publication, Instant::now());
+        if needs_transport {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// One client's conversation: what its commands act on. Cheap to clone.
+#[derive(Clone)]
+pub struct Session(Arc<SessionCore>);
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Session").field(&self.0.id.as_str()).finish()
+    }
+}
+
+/// The transport's handle of a session, which ends with it.
+#[derive(Debug)]
+pub struct Connection(Session);
+
+impl Connection {
+    /// Opens a session. The first thing it says is `welcome`; a known user is
+    /// subscribed to its own channel.
+    pub async fn open(stream: Arc<Stream>, arrival: Arrival) -> Self {
+        let options = *stream.options();
+        let state =
+            State::new(arrival.identity.clone(), arrival.encoding, options.outbox_bytes, options.batch_interval);
+        let post_key = (arrival.transport == Transport::Sse).then(|| format!("{:032x}", rand::random::<u128>()));
+        let session = Session(Arc::new(SessionCore {
+            id: ConnectionId::random(),
+            post_key,
+            arrival,
+            stream: stream.clone(),
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            drained: Notify::new(),
+        }));
+        stream.register(&session);
+        let connection = Self(session);
+        connection.follow_own_channel().await;
+        connection.say_welcome();
+        connection.resume();
+        connection
+    }
+
+    /// Waits until there is something to send, and takes up to about `budget`
+    /// bytes of it.
+    ///
+    /// # Errors
+    /// The session is over, and everything was taken: close with this reason.
+    pub async fn next(&self, budget: usize, out: &mut Vec<Outgoing>) -> Result<(), CloseReason> {
+        loop {
+            match self.step(budget, out) {
+                Step::Take(count) => {
+                    self.core().stream.count_deliveries(self.core().arrival.transport, count);
+                    self.core().drained.notify_waiters();
+                    return Ok(());
+                }
+                Step::Read(slot) => self.read_history(slot).await,
+                Step::Close(reason) => return Err(reason),
+                Step::Wait(None) => self.core().wake.notified().await,
+                Step::Wait(Some(due)) => {
+                    // Woken or due, the next step finds out.
+                    tokio::select! {
+                        () = self.core().wake.notified() => {}
+                        () = tokio::time::sleep_until(due) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn step(&self, budget: usize, out: &mut Vec<Outgoing>) -> Step {
+        let now = Instant::now();
+        let now_ms = self.core().stream.clock().now_ms();
+        let mut state = self.core().state.lock();
+        let expiry = self.watch_expiry(&mut state, now, now_ms);
+        if state.closing.is_none()
+            && let Some(slot) = state.next_to_read()
+        {
+            return Step::Read(slot);
+        }
+        match state.due(now) {
+            Due::Now => {
+                state.take(now, now_ms, budget, out);
+                if !out.is_empty() {
+                    return Step::Take(out.len());
+                }
+                drop(state);
+                self.step(budget, out)
+            }
+            _ if state.closing.is_some() => Step::Close(state.closing.unwrap_or(CloseReason::Draining)),
+            Due::At(due) => Step::Wait(Some(expiry.map_or(due, |expiry| expiry.min(due)))),
+            Due::Never => Step::Wait(expiry),
+        }
+    }
+
+    /// Tells of a token that expires soon, and ends the session when it has.
+    fn watch_expiry(&self, state: &mut State, now: Instant, now_ms: i64) -> Option<Instant> {
+        let expires_at_ms = state.identity.expires_at_ms()?;
+        if state.closing.is_some() {
+            return None;
+        }
+        let left_ms = u64::try_from(expires_at_ms.saturating_sub(now_ms)).unwrap_or(0);
+        if left_ms == 0 {
+            state.say(message(Data::Error(Error {
+                code: ErrorCode::Unauthenticated.into(),
+                message: "the token has expired".to_owned(),
+                retry_after_ms: None,
+            })));
+            state.closing = Some(CloseReason::TokenExpired);
+            return None;
+        }
+        if left_ms > EXPIRY_NOTICE_MS {
+            return Some(now + Duration::from_millis(left_ms - EXPIRY_NOTICE_MS));
+        }
+        if state.expiry_told != Some(expires_at_ms) {
+            state.expiry_told = Some(expires_at_ms);
+            state.say(message(Data::TokenExpiring(TokenExpiring { expires_at: expires_at_ms })));
+        }
+        Some(now + Duration::from_millis(left_ms))
+    }
+
+    /// Reads what a held flow misses, as far as there is room for it.
+    async fn read_history(&self, slot: Slot) {
+        let core = self.core();
+        let (channel, since) = {
+            let mut state = core.state.lock();
+            state.drain_gate(slot);
+            let Some(subscription) = state.get(slot) else { return };
+            if matches!(subscription.flow, Flow::Live) {
+                return;
+            }
+            (subscription.channel.clone(), subscription.position.clone())
+        };
+        let page = Page { items: usize::MAX, bytes: core.stream.options().outbox_bytes };
+        let history = match core.stream.broker().history(&channel, Some(&since), page).await {
+            Ok(history) => history,
+            Err(error) => {
+                tracing::warn!(%channel, %error, "a history cannot be read, the client is told of a gap");
+                let mut state = core.state.lock();
+                if let Some(Flow::Held(hold)) = state.get(slot).map(|subscription| &subscription.flow) {
+                    let top = hold.top.clone();
+                    state.gap(slot, top);
+                }
+                return;
+            }
+        };
+        let mut state = core.state.lock();
+        let is_where_it_was = state.get(slot).is_some_and(|subscription| subscription.position == since);
+        if !is_where_it_was {
+            return;
+        }
+        if history.reach == Reach::Lost {
+            state.gap(slot, history.top);
+            state.drain_gate(slot);
+            return;
+        }
+        for publication in history.publications {
+            let size = state.size_of(&publication);
+            if !state.has_room(size) {
+                return;
+            }
+            state.push(slot, publication, size);
+        }
+        state.drain_gate(slot);
+    }
+}
+
+impl std::ops::Deref for Connection {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A token's end is told so long before, in milliseconds.
+const EXPIRY_NOTICE_MS: u64 = 30_000;
+
+enum Step {
+    Take(usize),
+    Read(Slot),
+    Wait(Option<Instant>),
+    Close(CloseReason),
+}
+
+fn message(data: Data) -> ServerMessage {
+    ServerMessage { data: Some(data), ..ServerMessage::default() }
+}
+
+impl Session {
+    fn core(&self) -> &SessionCore {
+        &self.0
+    }
+
+    /// The connection's id.
+    #[must_use]
+    pub fn id(&self) -> &ConnectionId {
+        &self.0.id
+    }
+
+    /// The key that a POST must give to speak for this connection.
+    #[must_use]
+    pub fn post_key(&self) -> Option<&str> {
+        self.0.post_key.as_deref()
+    }
+
+    /// The server's clock, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.0.stream.clock().now_ms()
+    }
+
+    /// Who the client is now.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.0.state.lock().identity.clone()
+    }
+
+    /// How the client came.
+    #[must_use]
+    pub fn arrival(&self) -> &Arrival {
+        &self.0.arrival
+    }
+
+    /// What the session is subscribed to.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<ActiveSubscription> {
+        let state = self.0.state.lock();
+        let subscriptions = state.subscriptions.iter().map(|(_, subscription)| ActiveSubscription {
+            channel: subscription.channel.as_str().to_owned(),
+            epoch: subscription.position.epoch.as_str().to_owned(),
+            seq: subscription.position.seq,
+        });
+        subscriptions.collect()
+    }
+
+    /// How far the transport has taken each history channel.
+    #[must_use]
+    pub fn taken(&self) -> Vec<(ChannelName, Position)> {
+        let state = self.0.state.lock();
+        let history = state.subscriptions.iter().filter(|(_, subscription)| subscription.class == Class::History);
+        history.map(|(_, subscription)| (subscription.channel.clone(), subscription.taken.clone())).collect()
+    }
+
+    /// How many channels the session follows.
+    #[must_use]
+    pub fn subscription_count(&self) -> usize {
+        self.0.state.lock().subscriptions.len()
+    }
+
+    /// Bytes that wait to be sent.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.0.state.lock().queued_bytes()
+    }
+
+    /// Sends a message to the client, before what is published.
+    pub fn say(&self, message: ServerMessage) {
+        self.0.state.lock().say(message);
+        self.0.wake.notify_one();
+    }
+
+    /// Ends the session when all that waits was taken.
+    pub fn close(&self, reason: CloseReason) {
+        self.0.state.lock().closing.get_or_insert(reason);
+        self.0.wake.notify_one();
+        self.0.drained.notify_waiters();
+    }
+
+    /// Waits while the client has too many replies to read.
+    pub async fn ready_for_command(&self) {
+        loop {
+            let drained = self.0.drained.notified();
+            let mut drained = std::pin::pin!(drained);
+            drained.as_mut().enable();
+            {
+                let state = self.0.state.lock();
+                if !state.is_talked_out() || state.closing.is_some() {
+                    return;
+                }
+            }
+            drained.await;
+        }
+    }
+
+    /// Takes the session off the hub and the register.
+    fn end(&self) {
+        let subscriptions = {
+            let mut state = self.0.state.lock();
+            state.closing.get_or_insert(CloseReason::Draining);
+            state.by_channel.clear();
+            std::mem::take(&mut state.subscriptions)
+        };
+        for (_, subscription) in subscriptions {
+            if let Some(key) = subscription.hub_key {
+                self.0.stream.hub().remove(&subscription.channel, key);
+            }
+        }
+        self.0.stream.unregister(self);
+        self.0.drained.notify_waiters();
+    }
+}

@@ -1,0 +1,448 @@
+//! The state of a session behind its lock: subscriptions and outbox.
+//!
+//! Everything here is synchronous and knows no hub and no broker. The outbox is
+//! bounded: replies make the client's next command wait, latest values replace
+//! each other in place, and a history channel that does not fit is held back and
+//! read from its history when there is room again.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use slab::Slab;
+use tidewire_proto::v1::{Gap, ServerMessage, Visibility, server_message::Data};
+use tokio::time::Instant;
+
+use super::{
+    CloseReason, Encoding, Outgoing,
+    commands::pauses_unseen,
+    subscription::{Flow, HeldUntil, Queued, Subscription},
+};
+use crate::{ChannelName, Class, Identity, Position, Publication};
+
+/// Names a subscription in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) index: usize,
+    pub(super) generation: u64,
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+enum Entry {
+    /// A publication of a history channel, and its size.
+    Publication(Slot, Arc<Publication>, usize),
+    /// Whatever is the newest value of a latest channel then.
+    Latest(Slot),
+    /// The word that something of a history channel is lost, in its order.
+    Gap(Slot, Position, Arc<ServerMessage>),
+}
+
+/// What a session keeps behind its lock.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) identity: Identity,
+    pub(super) visibility: Visibility,
+    pub(super) closing: Option<CloseReason>,
+    pub(super) subscriptions: Slab<Subscription>,
+    pub(super) by_channel: HashMap<ChannelName, usize>,
+    generation: u64,
+    encoding: Encoding,
+    limit: usize,
+    batch_interval: Duration,
+    /// Replies and words of the session: first out.
+    control: VecDeque<(Arc<ServerMessage>, usize)>,
+    control_bytes: usize,
+    queue: VecDeque<Entry>,
+    queue_bytes: usize,
+    /// Latest values that wait for their `min_interval`.
+    deferred: Vec<(Instant, Slot)>,
+    /// Prices that are told together.
+    batch: Vec<Slot>,
+    batch_sent: Option<Instant>,
+    prices: usize,
+    /// Whether a flow may wait for its history to be read.
+    may_read: bool,
+    /// The expiry that the client was told of.
+    pub(super) expiry_told: Option<i64>,
+}
+
+/// When the transport should look again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    Now,
+    At(Instant),
+    Never,
+}
+
+impl State {
+    pub(super) fn new(identity: Identity, encoding: Encoding, limit: usize, batch_interval: Duration) -> Self {
+        Self {
+            identity,
+            visibility: Visibility::Active,
+            closing: None,
+            subscriptions: Slab::new(),
+            by_channel: HashMap::new(),
+            generation: 0,
+            encoding,
+            limit,
+            batch_interval,
+            control: VecDeque::new(),
+            control_bytes: 0,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            deferred: Vec::new(),
+            batch: Vec::new(),
+            batch_sent: None,
+            prices: 0,
+            may_read: false,
+            expiry_told: None,
+        }
+    }
+
+    /// Bytes that wait to be sent.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.control_bytes + self.queue_bytes
+    }
+
+    /// Whether replies wait that a client should read before it asks for more.
+    pub(super) fn is_talked_out(&self) -> bool {
+        self.control_bytes > self.limit / 2
+    }
+
+    pub(super) fn insert(&mut self, mut subscription: Subscription) -> Slot {
+        self.generation += 1;
+        subscription.generation = self.generation;
+        if is_price(&subscription.channel) {
+            self.prices += 1;
+        }
+        let channel = subscription.channel.clone();
+        let index = self.subscriptions.insert(subscription);
+        self.by_channel.insert(channel, index);
+        Slot { index, generation: self.generation }
+    }
+
+    pub(super) fn remove(&mut self, channel: &ChannelName) -> Option<Subscription> {
+        let index = self.by_channel.remove(channel)?;
+        let subscription = self.subscriptions.try_remove(index)?;
+        if is_price(channel) {
+            self.prices -= 1;
+        }
+        Some(subscription)
+    }
+
+    pub(super) fn get(&mut self, slot: Slot) -> Option<&mut Subscription> {
+        self.subscriptions
+            .get_mut(slot.index)
+            .filter(|subscription| subscription.generation == slot.generation)
+    }
+
+    /// Puts a reply or a word of the session first in line.
+    pub(super) fn say(&mut self, message: ServerMessage) {
+        let message = Arc::new(message);
+        let size = Outgoing::Direct(message.clone()).size(self.encoding);
+        self.control_bytes += size;
+        self.control.push_back((message, size));
+    }
+
+    /// Takes a publication of a channel that the session follows. True if the
+    /// transport has to look.
+    pub(super) fn deliver(&mut self, index: usize, publication: &Arc<Publication>, now: Instant) -> bool {
+        let Some(subscription) = self.subscriptions.get(index) else { return false };
+        if subscription.channel != *publication.channel() {
+            return false;
+        }
+        let slot = Slot { index, generation: subscription.generation };
+        match subscription.class {
+            Class::Latest => self.deliver_latest(slot, publication, now),
+            Class::History => self.deliver_history(slot, publication),
+        }
+    }
+
+    fn deliver_history(&mut self, slot: Slot, publication: &Arc<Publication>) -> bool {
+        let (used, limit, encoding) = (self.queued_bytes(), self.limit, self.encoding);
+        let Some(subscription) = self.get(slot) else { return false };
+        if let Flow::Held(hold) = &mut subscription.flow {
+            hold.note(publication);
+            return hold.until == HeldUntil::Drained && used == 0;
+        }
+        let size = publication_size(publication, encoding);
+        let follows = publication.position().epoch == subscription.position.epoch
+            && publication.seq() == subscription.position.seq + 1;
+        if !follows || (used > 0 && used + size > limit) {
+            // What does not fit, or has a hole before it, is read from the history.
+            subscription.flow = Flow::held(HeldUntil::Drained, publication.position().clone());
+            if let Flow::Held(hold) = &mut subscription.flow {
+                hold.note(publication);
+            }
+            self.may_read = true;
+            return used == 0;
+        }
+        self.push(slot, publication.clone(), size);
+        true
+    }
+
+    /// Puts a publication in the queue and moves the position on.
+    pub(super) fn push(&mut self, slot: Slot, publication: Arc<Publication>, size: usize) {
+        let Some(subscription) = self.get(slot) else { return };
+        subscription.position = publication.position().clone();
+        self.queue_bytes += size;
+        self.queue.push_back(Entry::Publication(slot, publication, size));
+    }
+
+    /// Whether another publication of this size has room.
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        let used = self.queued_bytes();
+        used == 0 || used + size <= self.limit
+    }
+
+    pub(super) fn size_of(&self, publication: &Publication) -> usize {
+        publication_size(publication, self.encoding)
+    }
+
+    /// Tells the client that something is lost, and goes on from `top`.
+    pub(super) fn gap(&mut self, slot: Slot, top: Position) {
+        let Some(subscription) = self.get(slot) else { return };
+        let channel = subscription.channel.as_str().to_owned();
+        subscription.position = top.clone();
+        let gap = Gap { channel: channel.clone(), epoch: top.epoch.as_str().to_owned(), seq: top.seq };
+        let word =
+            ServerMessage { channel: Some(channel), data: Some(Data::Gap(gap)), ..ServerMessage::default() };
+        self.queue.push_back(Entry::Gap(slot, top, Arc::new(word)));
+    }
+
+    fn deliver_latest(&mut self, slot: Slot, publication: &Arc<Publication>, now: Instant) -> bool {
+        let is_background = self.visibility == Visibility::Background;
+        let Some(subscription) = self.get(slot) else { return false };
+        subscription.pending = Some(publication.clone());
+        if is_background || subscription.queued == Queued::Yes || matches!(subscription.flow, Flow::Held(_)) {
+            return false;
+        }
+        self.queue_latest(slot, now)
+    }
+
+    /// Gives a latest value that waits its place: in the queue, in the batch of
+    /// prices, or among those whose time has not come.
+    pub(super) fn queue_latest(&mut self, slot: Slot, now: Instant) -> bool {
+        let batches = self.prices > 1;
+        let Some(subscription) = self.get(slot) else { return false };
+        if subscription.pending.is_none() || subscription.queued == Queued::Yes {
+            return false;
+        }
+        subscription.queued = Queued::Yes;
+        let due = subscription.min_interval.zip(subscription.last_sent).map(|(interval, sent)| sent + interval);
+        let joins_batch = batches && is_price(&subscription.channel);
+        if let Some(due) = due.filter(|due| *due > now) {
+            self.deferred.push((due, slot));
+            return true;
+        }
+        if !joins_batch {
+            self.queue.push_back(Entry::Latest(slot));
+            return true;
+        }
+        self.batch.push(slot);
+        self.batch.len() == 1
+    }
+
+    /// When there is something to take.
+    pub(super) fn due(&self, now: Instant) -> Due {
+        if !self.control.is_empty() || !self.queue.is_empty() {
+            return Due::Now;
+        }
+        let batch = (!self.batch.is_empty())
+            .then(|| self.batch_sent.map_or(now, |sent| sent + self.batch_interval));
+        let deferred = self.deferred.iter().map(|(due, _)| *due).min();
+        match [batch, deferred].into_iter().flatten().min() {
+            None => Due::Never,
+            Some(due) if due <= now => Due::Now,
+            Some(due) => Due::At(due),
+        }
+    }
+
+    /// Takes what waits, up to about `budget` bytes.
+    pub(super) fn take(&mut self, now: Instant, now_ms: i64, budget: usize, out: &mut Vec<Outgoing>) {
+        let mut taken = 0;
+        while taken < budget
+            && let Some((message, size)) = self.control.pop_front()
+        {
+            self.control_bytes -= size;
+            taken += size;
+            out.push(Outgoing::Direct(message));
+        }
+        self.release_deferred(now);
+        while taken < budget
+            && let Some(entry) = self.queue.pop_front()
+        {
+            taken += self.take_entry(entry, now, out);
+        }
+        let batch_is_due = self.batch_sent.is_none_or(|sent| sent + self.batch_interval <= now);
+        if taken < budget && batch_is_due && !self.batch.is_empty() {
+            self.take_batch(now, now_ms, out);
+        }
+        // A burst does not keep its memory.
+        if self.queue.is_empty() && self.queue.capacity() > 256 {
+            self.queue = VecDeque::new();
+        }
+    }
+
+    fn take_entry(&mut self, entry: Entry, now: Instant, out: &mut Vec<Outgoing>) -> usize {
+        match entry {
+            Entry::Publication(slot, publication, size) => {
+                self.queue_bytes -= size;
+                if let Some(subscription) = self.get(slot) {
+                    subscription.taken = publication.position().clone();
+                    out.push(Outgoing::Publication(publication));
+                }
+                size
+            }
+            Entry::Latest(slot) => {
+                let Some(publication) = self.take_latest(slot, now) else { return 0 };
+                let size = self.size_of(&publication);
+                out.push(Outgoing::Publication(publication));
+                size
+            }
+            Entry::Gap(slot, top, message) => {
+                if let Some(subscription) = self.get(slot) {
+                    subscription.taken = top;
+                    out.push(Outgoing::Direct(message));
+                }
+                0
+            }
+        }
+    }
+
+    fn take_latest(&mut self, slot: Slot, now: Instant) -> Option<Arc<Publication>> {
+        let is_background = self.visibility == Visibility::Background;
+        let subscription = self.get(slot)?;
+        subscription.queued = Queued::No;
+        if is_background {
+            // It stays pending until someone looks.
+            return None;
+        }
+        let publication = subscription.pending.take()?;
+        subscription.position = publication.position().clone();
+        subscription.last_sent = Some(now);
+        Some(publication)
+    }
+
+    fn take_batch(&mut self, now: Instant, now_ms: i64, out: &mut Vec<Outgoing>) {
+        let slots = std::mem::take(&mut self.batch);
+        let mut updates: Vec<_> = slots.iter().filter_map(|slot| self.take_latest(*slot, now)).collect();
+        match updates.len() {
+            0 => return,
+            1 => out.extend(updates.pop().map(Outgoing::Publication)),
+            _ => out.push(Outgoing::Prices { updates, time_ms: now_ms }),
+        }
+        self.batch_sent = Some(now);
+    }
+
+    fn release_deferred(&mut self, now: Instant) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        let (due, later) = std::mem::take(&mut self.deferred).into_iter().partition(|(due, _)| *due <= now);
+        self.deferred = later;
+        let due: Vec<(Instant, Slot)> = due;
+        for (_, slot) in due {
+            if let Some(subscription) = self.get(slot) {
+                subscription.queued = Queued::No;
+                self.queue_latest(slot, now);
+            }
+        }
+    }
+
+    /// Holds back a channel that may wait while nobody looks.
+    pub(super) fn pause(&mut self, slot: Slot) {
+        let Some(subscription) = self.get(slot) else { return };
+        if subscription.class == Class::Latest || !pauses_unseen(&subscription.channel) {
+            return;
+        }
+        match &mut subscription.flow {
+            Flow::Live => {
+                subscription.flow = Flow::held(HeldUntil::Visible, subscription.position.clone());
+            }
+            Flow::Held(hold) if hold.until == HeldUntil::Drained => hold.until = HeldUntil::Visible,
+            Flow::Held(_) => {}
+        }
+    }
+
+    /// Goes on with a channel when someone looks again.
+    pub(super) fn wake(&mut self, slot: Slot, now: Instant) {
+        let Some(subscription) = self.get(slot) else { return };
+        match &subscription.flow {
+            Flow::Live => {
+                self.queue_latest(slot, now);
+            }
+            Flow::Held(hold) if hold.until == HeldUntil::Visible => self.release(slot),
+            Flow::Held(_) => {}
+        }
+    }
+
+    /// Lets a held flow go on as soon as there is room.
+    pub(super) fn release(&mut self, slot: Slot) {
+        let Some(subscription) = self.get(slot) else { return };
+        if let Flow::Held(hold) = &mut subscription.flow {
+            hold.until = HeldUntil::Drained;
+            self.may_read = true;
+            self.drain_gate(slot);
+        }
+    }
+
+    /// Moves what the gate holds next into the queue. The flow is live when
+    /// nothing is missing any more.
+    pub(super) fn drain_gate(&mut self, slot: Slot) {
+        loop {
+            let (used, limit, encoding) = (self.queued_bytes(), self.limit, self.encoding);
+            let Some(subscription) = self.get(slot) else { return };
+            let Flow::Held(hold) = &mut subscription.flow else { return };
+            if hold.top.epoch == subscription.position.epoch && hold.top.seq <= subscription.position.seq {
+                subscription.flow = Flow::Live;
+                return;
+            }
+            let Some(next) = hold.next_after(&subscription.position) else { return };
+            let size = publication_size(&next, encoding);
+            if used > 0 && used + size > limit {
+                hold.gate.push_front(next);
+                return;
+            }
+            self.push(slot, next, size);
+        }
+    }
+
+    /// A subscription whose history has to be read now, if the queue has room.
+    pub(super) fn next_to_read(&mut self) -> Option<Slot> {
+        if !self.may_read || self.queued_bytes() > self.limit / 2 {
+            return None;
+        }
+        let ready = self
+            .subscriptions
+            .iter()
+            .find(|(_, subscription)| subscription.flow.is_ready())
+            .map(|(index, subscription)| Slot { index, generation: subscription.generation });
+        self.may_read = ready.is_some();
+        ready
+    }
+}
+
+impl Outgoing {
+    /// Its length on the wire, about.
+    fn size(&self, encoding: Encoding) -> usize {
+        match encoding {
+            Encoding::Json => self.json().len(),
+            Encoding::Proto => self.proto().len(),
+        }
+    }
+}
+
+fn publication_size(publication: &Publication, encoding: Encoding) -> usize {
+    match encoding {
+        Encoding::Json => publication.json().len(),
+        Encoding::Proto => publication.proto().len(),
+    }
+}
+
+fn is_price(channel: &ChannelName) -> bool {
+    channel.namespace() == "prices"
+}

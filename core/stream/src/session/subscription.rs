@@ -1,0 +1,127 @@
+//! One subscription of a session: where it stands and how it flows.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{ChannelName, Class, Position, Publication, hub::HubKey};
+
+/// How many publications are held back by reference while a history is read; a
+/// longer burst is read from the history again.
+const GATE: usize = 128;
+
+/// What a subscription wants beside the channel.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wish {
+    pub(super) since: Option<Position>,
+    pub(super) min_interval: Option<Duration>,
+}
+
+/// A subscription.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) channel: ChannelName,
+    pub(super) class: Class,
+    pub(super) hub_key: Option<HubKey>,
+    /// Tells this subscription from an earlier one in the same slot.
+    pub(super) generation: u64,
+    /// What the client has got, or will get from the queue.
+    pub(super) position: Position,
+    /// What the transport has taken.
+    pub(super) taken: Position,
+    pub(super) flow: Flow,
+    /// On a latest channel: the value that waits to be sent.
+    pub(super) pending: Option<Arc<Publication>>,
+    /// Whether a place in a queue waits for `pending`.
+    pub(super) queued: Queued,
+    pub(super) min_interval: Option<Duration>,
+    pub(super) last_sent: Option<Instant>,
+}
+
+/// Whether a latest value has its place in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queued {
+    No,
+    Yes,
+}
+
+/// How publications flow to the client.
+#[derive(Debug)]
+pub(super) enum Flow {
+    /// Straight to the queue.
+    Live,
+    /// Past the queue, until what is missing was read from the history.
+    Held(Hold),
+}
+
+/// A flow that is held back.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) until: HeldUntil,
+    /// The newest publication there is.
+    pub(super) top: Position,
+    /// Publications that need not be read from the history, oldest first.
+    pub(super) gate: VecDeque<Arc<Publication>>,
+}
+
+/// What a held flow waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeldUntil {
+    /// The reply to `subscribe`.
+    Subscribed,
+    /// Someone to look.
+    Visible,
+    /// Room in the outbox, and nothing else.
+    Drained,
+}
+
+impl Flow {
+    /// A flow held from `top` on.
+    pub(super) fn held(until: HeldUntil, top: Position) -> Self {
+        Self::Held(Hold { until, top, gate: VecDeque::new() })
+    }
+
+    /// Whether only room in the outbox is waited for.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self, Self::Held(hold) if hold.until == HeldUntil::Drained)
+    }
+}
+
+impl Hold {
+    /// Notes a publication that cannot flow yet.
+    pub(super) fn note(&mut self, publication: &Arc<Publication>) {
+        if publication.position().epoch != self.top.epoch {
+            self.gate.clear();
+        }
+        self.top = publication.position().clone();
+        if self.until == HeldUntil::Visible {
+            return;
+        }
+        // Past the bound the newest are left to the history, so that what the
+        // gate holds first is what is needed first.
+        if self.gate.len() < GATE {
+            self.gate.push_back(publication.clone());
+        }
+    }
+
+    /// Puts what was read from the history before what came since.
+    pub(super) fn prefill(&mut self, publications: Vec<Arc<Publication>>) {
+        let Some(last) = publications.last().map(|publication| publication.position().clone()) else { return };
+        self.gate.retain(|noted| noted.position().epoch == last.epoch && noted.seq() > last.seq);
+        for publication in publications.into_iter().rev() {
+            self.gate.push_front(publication);
+        }
+    }
+
+    /// Takes the publication that follows `position`, if the gate has it.
+    pub(super) fn next_after(&mut self, position: &Position) -> Option<Arc<Publication>> {
+        let is_behind = |publication: &Arc<Publication>| {
+            publication.position().epoch != position.epoch || publication.seq() <= position.seq
+        };
+        while self.gate.front().is_some_and(is_behind) {
+            self.gate.pop_front();
+        }
+        let is_next = self.gate.front().is_some_and(|publication| publication.seq() == position.seq + 1);
+        if is_next { self.gate.pop_front() } else { None }
+    }
+}

@@ -1,0 +1,325 @@
+//! The streaming core as one thing: what engines publish to, what adapters open
+//! sessions on, and the register of who is connected.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use metrics::Counter;
+use parking_lot::RwLock;
+use tidewire_proto::v1::{ErrorCode, Reconnect, ServerMessage, server_message::Data};
+
+use crate::{
+    Authenticator, ChannelName, Class, Clock, CloseReason, Epoch, Event, Identity, Namespaces, Position, Publisher,
+    SharedClock, StreamError,
+    broker::{Broker, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
+    hub::Hub,
+    session::{ConnectionId, Session},
+};
+
+/// How a client is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Transport {
+    /// A WebSocket.
+    WebSocket,
+    /// Server-Sent Events.
+    Sse,
+    /// A gRPC or gRPC-Web stream.
+    Grpc,
+}
+
+impl Transport {
+    /// All transports.
+    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Sse, Self::Grpc];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Sse => "sse",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// What the operator decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// How much may wait for one client, in bytes.
+    pub outbox_bytes: usize,
+    /// How many channels one connection may follow, 0 for any number.
+    pub channels_per_connection: usize,
+    /// For how long prices are gathered into one frame.
+    pub batch_interval: Duration,
+    /// After this much silence an active client asks for a sign of life.
+    pub heartbeat: Duration,
+    /// The same while nobody looks.
+    pub heartbeat_background: Duration,
+    /// The largest document that can be published, in bytes.
+    pub publication_bytes: usize,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self {
+            outbox_bytes: 256 << 10,
+            channels_per_connection: 1_000,
+            batch_interval: Duration::from_millis(50),
+            heartbeat: Duration::from_secs(2),
+            heartbeat_background: Duration::from_secs(30),
+            publication_bytes: 64 << 10,
+        }
+    }
+}
+
+/// The streaming core.
+pub struct Stream {
+    namespaces: Arc<Namespaces>,
+    hub: Arc<Hub>,
+    broker: Arc<dyn Broker>,
+    authenticator: Authenticator,
+    clock: SharedClock,
+    options: StreamOptions,
+    sessions: RwLock<HashMap<ConnectionId, Session>>,
+    meters: Meters,
+}
+
+struct Meters {
+    publications: Counter,
+    deliveries: [Counter; Transport::ALL.len()],
+    connects: [Counter; Transport::ALL.len()],
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("hub", &self.hub).finish_non_exhaustive()
+    }
+}
+
+/// How much is going on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Open connections, by transport.
+    pub connections: [usize; Transport::ALL.len()],
+    /// Subscriptions of all connections together.
+    pub subscriptions: usize,
+    /// Channels that somebody follows.
+    pub channels: usize,
+    /// Bytes that wait for clients.
+    pub queued_bytes: usize,
+    /// The most that waits for one client, in bytes.
+    pub queued_bytes_max: usize,
+}
+
+impl Stream {
+    /// A streaming core that keeps its histories in memory.
+    #[must_use]
+    pub fn in_memory(
+        namespaces: Namespaces,
+        authenticator: Authenticator,
+        clock: SharedClock,
+        options: StreamOptions,
+    ) -> Arc<Self> {
+        let namespaces = Arc::new(namespaces);
+        let hub = Arc::new(Hub::new());
+        let broker = MemoryBroker::new(namespaces.clone(), hub.clone(), clock.clone(), MemoryLimits::default());
+        let per_transport = |name: &'static str| {
+            Transport::ALL.map(|transport| metrics::counter!(name, "transport" => transport.name()))
+        };
+        Arc::new(Self {
+            namespaces,
+            hub,
+            broker: Arc::new(broker),
+            authenticator,
+            clock,
+            options,
+            sessions: RwLock::default(),
+            meters: Meters {
+                publications: metrics::counter!("tidewire_publications_total"),
+                deliveries: per_transport("tidewire_deliveries_total"),
+                connects: per_transport("tidewire_connects_total"),
+            },
+        })
+    }
+
+    /// The namespaces.
+    #[must_use]
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// Judges tokens.
+    #[must_use]
+    pub fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    /// What the operator decided.
+    #[must_use]
+    pub fn options(&self) -> &StreamOptions {
+        &self.options
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// Who follows which channel.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    pub(crate) fn broker(&self) -> &dyn Broker {
+        &*self.broker
+    }
+
+    /// Publishes a client's JSON document.
+    ///
+    /// # Errors
+    /// The client may not, or the name, the document or the key is wrong.
+    pub async fn publish_as(
+        &self,
+        identity: &Identity,
+        channel: &str,
+        data: Bytes,
+        idempotency_key: Option<&str>,
+    ) -> Result<(ChannelName, Position), StreamError> {
+        let (channel, namespace) = self.namespaces.resolve(channel)?;
+        identity.may_publish(&channel, namespace)?;
+        self.check_document(&data)?;
+        self.meters.publications.increment(1);
+        let position = self.broker.publish(&channel, Event::Message(data), idempotency_key).await?;
+        Ok((channel, position))
+    }
+
+    /// A document is checked once, here, and is raw bytes from then on.
+    fn check_document(&self, data: &[u8]) -> Result<(), StreamError> {
+        let limit = self.options.publication_bytes;
+        if data.len() > limit {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("`data` is {} bytes long, expected at most {limit}", data.len()),
+            ));
+        }
+        serde_json::from_slice::<serde::de::IgnoredAny>(data).map(drop).map_err(|error| {
+            StreamError::new(ErrorCode::InvalidArgument, format!("`data` is not a JSON document: {error}"))
+        })
+    }
+
+    /// Reads the history of a channel for a client: with `since` the oldest after
+    /// it, else the newest.
+    ///
+    /// # Errors
+    /// The client may not, the name is wrong, or the history does not reach back
+    /// to `since`.
+    pub async fn history_as(
+        &self,
+        identity: &Identity,
+        channel: &str,
+        since: Option<Position>,
+        limit: usize,
+    ) -> Result<(ChannelName, History), StreamError> {
+        let (channel, namespace) = self.namespaces.resolve(channel)?;
+        identity.may_read(&channel, namespace)?;
+        if since.is_some() && namespace.class == Class::Latest {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("`since` is for history channels, and {channel} keeps its newest value only"),
+            ));
+        }
+        let page = Page { items: limit, bytes: HISTORY_PAGE_BYTES };
+        let history = self.broker.history(&channel, since.as_ref(), page).await?;
+        if history.reach == Reach::Lost {
+            return Err(StreamError::new(
+                ErrorCode::FailedPrecondition,
+                format!(
+                    "the history of {channel} does not reach back to `since`: it stands at seq {} of epoch {}",
+                    history.top.seq,
+                    history.top.epoch.as_str()
+                ),
+            ));
+        }
+        Ok((channel, history))
+    }
+
+    /// Forgets what is too old. Called about once a second.
+    pub fn sweep(&self) {
+        self.broker.sweep();
+    }
+
+    pub(crate) fn register(&self, session: &Session) {
+        self.meters.connects[session.arrival().transport as usize].increment(1);
+        self.sessions.write().insert(session.id().clone(), session.clone());
+    }
+
+    pub(crate) fn unregister(&self, session: &Session) {
+        self.sessions.write().remove(session.id());
+    }
+
+    pub(crate) fn count_deliveries(&self, transport: Transport, count: usize) {
+        self.meters.deliveries[transport as usize].increment(count as u64);
+    }
+
+    /// The session of a connection.
+    #[must_use]
+    pub fn session(&self, id: &str) -> Option<Session> {
+        self.sessions.read().get(id).cloned()
+    }
+
+    /// How much is going on.
+    #[must_use]
+    pub fn stats(&self) -> StreamStats {
+        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
+        let mut stats = StreamStats { channels: self.hub.channels(), ..StreamStats::default() };
+        for session in sessions {
+            let queued = session.queued_bytes();
+            stats.connections[session.arrival().transport as usize] += 1;
+            stats.subscriptions += session.subscription_count();
+            stats.queued_bytes += queued;
+            stats.queued_bytes_max = stats.queued_bytes_max.max(queued);
+        }
+        stats
+    }
+
+    /// Sends everyone away, spread over `window`: each is told to come back after
+    /// a time of its own, then closed.
+    pub async fn drain(&self, window: Duration) {
+        const STEPS: u32 = 20;
+        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
+        let a_step = sessions.len().div_ceil(STEPS as usize).max(1);
+        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
+        for group in sessions.chunks(a_step) {
+            for session in group {
+                let after_ms = rand::random_range(0..window_ms);
+                let reconnect = Reconnect { reason: "the server is about to stop".to_owned(), after_ms };
+                session.say(ServerMessage { data: Some(Data::Reconnect(reconnect)), ..ServerMessage::default() });
+                session.close(CloseReason::Draining);
+            }
+            if sessions.len() > a_step {
+                tokio::time::sleep(window / 2 / STEPS).await;
+            }
+        }
+    }
+}
+
+/// One page of history is about so long at most, in bytes.
+const HISTORY_PAGE_BYTES: usize = 1 << 20;
+
+impl Publisher for Stream {
+    fn publish(&self, channel: &ChannelName, event: Event) {
+        self.meters.publications.increment(1);
+        self.broker.offer(channel, event);
+    }
+}
+
+impl Position {
+    /// The place before the first publication of an epoch.
+    #[must_use]
+    pub fn start(epoch: Epoch) -> Self {
+        Self { epoch, seq: 0 }
+    }
+}

@@ -1,0 +1,80 @@
+//! The servers of the services, and the calls of their unary RPCs with JSON.
+
+use std::fmt::Write as _;
+
+use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
+use tonic_build::manual::{Builder, Method, Service};
+
+use crate::names;
+
+/// The message that is encoded once and shared by all streams that carry it.
+const SHARED: &str = "tidewire.v1.ServerMessage";
+
+fn ours(pool: &DescriptorPool) -> impl Iterator<Item = ServiceDescriptor> {
+    pool.services().filter(|service| service.parent_file().package_name() == "tidewire.v1")
+}
+
+fn rust_type(message: &MessageDescriptor) -> String {
+    format!("crate::v1::{}", message.name())
+}
+
+/// Writes the server of each service.
+pub(crate) fn servers(pool: &DescriptorPool) {
+    for service in ours(pool) {
+        let mut builder = Service::builder().name(service.name()).package("tidewire.v1");
+        for method in service.methods() {
+            builder = builder.method(server_method(&method));
+        }
+        Builder::new().build_client(false).compile(&[builder.build()]);
+    }
+}
+
+fn server_method(method: &MethodDescriptor) -> Method {
+    let input = rust_type(&method.input());
+    let is_shared = method.output().full_name() == SHARED;
+    let (output, codec) = if is_shared {
+        ("crate::EncodedMessage".to_owned(), format!("crate::codec::SharedCodec::<{input}>"))
+    } else {
+        (rust_type(&method.output()), "tonic_prost::ProstCodec".to_owned())
+    };
+    let mut builder = Method::builder()
+        .name(names::snake(method.name()))
+        .route_name(method.name())
+        .input_type(input)
+        .output_type(output)
+        .codec_path(codec);
+    if method.is_client_streaming() {
+        builder = builder.client_streaming();
+    }
+    if method.is_server_streaming() {
+        builder = builder.server_streaming();
+    }
+    builder.build()
+}
+
+/// A function for each service that calls a unary RPC by name.
+pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
+    let mut out = String::new();
+    for service in ours(pool) {
+        let (name, module) = (service.name(), names::snake(service.name()));
+        let streams: Vec<_> = service.methods().filter(MethodDescriptor::is_server_streaming).collect();
+        let unary: Vec<_> = service.methods().filter(|method| !method.is_server_streaming()).collect();
+        let list = unary.iter().map(MethodDescriptor::name).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(
+            out,
+            "/// Calls a unary RPC of `{name}` by name, with JSON in and out.\n///\n/// # Errors\n\
+             /// The RPC's own, `invalid_argument` for bad JSON, `unimplemented` for a method that there is not.\n\
+             pub async fn {module}<S>(service: &S, method: &str, request: Request<Bytes>) -> Result<Response<Vec<u8>>, Status>\n\
+             where S: v1::{module}_server::{name} {{\n    match method {{"
+        );
+        for method in &unary {
+            let call = names::snake(method.name());
+            let _ = writeln!(out, "        {:?} => answer(service.{call}(parse(request)?).await),", method.name());
+        }
+        for method in &streams {
+            let _ = writeln!(out, "        {:?} => Err(is_a_stream(method)),", method.name());
+        }
+        let _ = writeln!(out, "        _ => Err(no_method({name:?}, method, {list:?})),\n    }}\n}}");
+    }
+    out
+}

@@ -1,0 +1,98 @@
+//! Exact decimals in one canonical notation.
+
+use crate::v1::Decimal;
+
+/// The most digits that a number may have, before and after the point together.
+const MAX_DIGITS: usize = 256;
+
+/// Why a text is no decimal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecimalError(String);
+
+impl std::fmt::Display for DecimalError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} is not a decimal number of at most {MAX_DIGITS} digits", self.0)
+    }
+}
+
+impl std::error::Error for DecimalError {}
+
+impl Decimal {
+    /// Reads a number and writes it in its one canonical way: no exponent, no
+    /// needless zeros, no `-0`; so equal numbers have equal text.
+    ///
+    /// # Errors
+    /// The text is not a number in JSON's notation (leading zeros and a leading
+    /// `+` are let pass), or has too many digits.
+    pub fn parse(text: &str) -> Result<Self, DecimalError> {
+        canonical(text)
+            .map(|value| Self { value })
+            .ok_or_else(|| DecimalError(text.chars().take(64).collect()))
+    }
+}
+
+fn canonical(text: &str) -> Option<String> {
+    let (negative, rest) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let (number, exponent) = match rest.split_once(['e', 'E']) {
+        Some((number, exponent)) => (number, exponent.parse::<i32>().ok()?),
+        None => (rest, 0),
+    };
+    let (whole, fraction) = match number.split_once('.') {
+        Some((_, "")) => return None,
+        Some((whole, fraction)) => (whole, fraction),
+        None => (number, ""),
+    };
+    let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !is_digits(whole) || !is_digits(fraction) {
+        return None;
+    }
+    if whole.len() + fraction.len() > MAX_DIGITS || exponent.unsigned_abs() as usize > MAX_DIGITS {
+        return None;
+    }
+    // The digits without a point, and where the point belongs.
+    let mut digits = format!("{whole}{fraction}");
+    let mut point = i64::try_from(whole.len()).ok()? + i64::from(exponent);
+    if point < 0 {
+        digits.insert_str(0, &"0".repeat(usize::try_from(-point).ok()?));
+        point = 0;
+    }
+    let point = usize::try_from(point).ok()?;
+    if point > digits.len() {
+        digits.push_str(&"0".repeat(point - digits.len()));
+    }
+    let (whole, fraction) = digits.split_at(point);
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let sign = if negative && (whole != "0" || !fraction.is_empty()) { "-" } else { "" };
+    Some(match fraction {
+        "" => format!("{sign}{whole}"),
+        fraction => format!("{sign}{whole}.{fraction}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_numbers_have_equal_text() {
+        let cases = [
+            ("0", "0"), ("-0.00", "0"), ("1.50", "1.5"), ("007", "7"), ("61837.63000000", "61837.63"),
+            ("1e3", "1000"), ("1.25E-2", "0.0125"), ("-12.5e+1", "-125"), ("0.000", "0"), ("100", "100"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Decimal::parse(text).unwrap().value, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for text in ["", "-", ".5", "1.", "1e", "NaN", "1,5", "0x1", " 1", "1e999999999", &"9".repeat(300)] {
+            assert!(Decimal::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Scalars, enums and embedded documents.
+
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::JsonError;
+
+/// Something that has a JSON form.
+pub trait JsonValue: Sized {
+    /// Writes the JSON form.
+    fn write_value(&self, out: &mut Vec<u8>);
+
+    /// Reads it; `depth` counts the objects around.
+    ///
+    /// # Errors
+    /// Says what was expected instead of `raw`.
+    fn read_value(raw: &RawValue, depth: u32) -> Result<Self, JsonError>;
+}
+
+/// Writes what serde_json knows how to write; it fails for none of these types.
+fn write(value: impl serde::Serialize, out: &mut Vec<u8>) {
+    let written = serde_json::to_writer(out, &value);
+    debug_assert!(written.is_ok(), "a scalar can be written to a vector");
+}
+
+macro_rules! scalar {
+    ($type:ty, $expected:literal) => {
+        impl JsonValue for $type {
+            fn write_value(&self, out: &mut Vec<u8>) {
+                write(self, out);
+            }
+
+            fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
+                serde_json::from_str(raw.get()).map_err(|_| JsonError::expected($expected, raw))
+            }
+        }
+    };
+}
+
+scalar!(String, "a string");
+scalar!(bool, "true or false");
+scalar!(u32, "an integer from 0 to 4294967295");
+scalar!(u64, "an integer from 0 to 18446744073709551615");
+scalar!(i64, "an integer");
+// NaN and infinities are written as null, as serde_json does.
+scalar!(f64, "a number");
+
+/// An enum and its names.
+pub(super) trait JsonEnum {
+    /// Number and name of each value but the unspecified one.
+    const NAMES: &'static [(i32, &'static str)];
+}
+
+/// An enum's number, shown by its name. What is not specified is null.
+pub(super) struct EnumName<T>(pub(super) i32, PhantomData<T>);
+
+impl<T> EnumName<T> {
+    pub(super) fn new(number: i32) -> Self {
+        Self(number, PhantomData)
+    }
+}
+
+impl<T> Default for EnumName<T> {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl<T: JsonEnum> JsonValue for EnumName<T> {
+    fn write_value(&self, out: &mut Vec<u8>) {
+        match T::NAMES.iter().find(|(number, _)| *number == self.0) {
+            Some((_, name)) => write(name, out),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+
+    fn read_value(raw: &RawValue, depth: u32) -> Result<Self, JsonError> {
+        let names = || T::NAMES.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+        let found = String::read_value(raw, depth)
+            .map_err(|_| JsonError::expected(&format!("one of {}", names()), raw))?;
+        let known = T::NAMES.iter().find(|(_, name)| *name == found);
+        known
+            .map(|(number, _)| Self::new(*number))
+            .ok_or_else(|| JsonError::expected(&format!("one of {}", names()), raw))
+    }
+}
+
+/// A JSON document, embedded as it is. No bytes at all are null.
+#[derive(Default)]
+pub(super) struct RawJson(pub(super) Bytes);
+
+impl JsonValue for RawJson {
+    fn write_value(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(if self.0.is_empty() { b"null" } else { &self.0 });
+    }
+
+    fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
+        Ok(Self(Bytes::copy_from_slice(raw.get().as_bytes())))
+    }
+}

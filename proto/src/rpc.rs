@@ -1,0 +1,32 @@
+//! Unary RPCs called by name, with JSON in and out: one generated function for
+//! each service.
+
+use bytes::Bytes;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    json::{self, JsonValue},
+    v1,
+};
+
+include!(concat!(env!("OUT_DIR"), "/rpc.rs"));
+
+/// An empty body asks with all defaults.
+fn parse<T: JsonValue>(request: Request<Bytes>) -> Result<Request<T>, Status> {
+    let (metadata, extensions, body) = request.into_parts();
+    let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
+    let message = json::from_slice(&body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok(Request::from_parts(metadata, extensions, message))
+}
+
+fn answer<T: JsonValue>(response: Result<Response<T>, Status>) -> Result<Response<Vec<u8>>, Status> {
+    response.map(|response| response.map(|message| json::to_vec(&message)))
+}
+
+fn is_a_stream(method: &str) -> Status {
+    Status::unimplemented(format!("{method} is a stream: use gRPC, /v1/ws or /v1/sse"))
+}
+
+fn no_method(service: &str, method: &str, expected: &str) -> Status {
+    Status::unimplemented(format!("there is no method {method:?} in {service}, expected one of {expected}"))
+}
