@@ -1,7 +1,7 @@
 //! Generates what `tidewire/v1/*.proto` describes: the message types, the clients
 //! and servers of the services, and the JSON form of every message.
 
-#[path = "build/json.rs"]
+#[path = "build/json/mod.rs"]
 mod json;
 #[path = "build/names.rs"]
 mod names;
@@ -19,10 +19,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     files.sort();
-    let mut compiler = protox::Compiler::new([&root])?;
-    compiler.include_source_info(true).include_imports(true);
-    compiler.open_files(&files)?;
-    fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    let compile = |with_comments: bool| -> Result<protox::Compiler, protox::Error> {
+        let mut compiler = protox::Compiler::new([&root])?;
+        compiler
+            .include_source_info(with_comments)
+            .include_imports(true);
+        compiler.open_files(&files)?;
+        Ok(compiler)
+    };
+    // Reflection carries no comments: they are most of the bytes.
+    let descriptors = compile(false)?.encode_file_descriptor_set();
+    fs::write(out.join("descriptor.bin"), descriptors)?;
+    let compiler = compile(true)?;
     tonic_prost_build::configure()
         .bytes(".")
         // The servers are generated below, so that streams can share encoded bytes.
@@ -34,5 +42,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     services::servers(&pool);
     fs::write(out.join("rpc.rs"), services::json_calls(&pool))?;
     fs::write(out.join("json.rs"), json::generate(&pool)?)?;
+    fs::write(out.join("messages.rs"), json::registry(&pool))?;
     Ok(())
 }

@@ -11,7 +11,8 @@ use crate::names;
 const SHARED: &str = "tidewire.v1.ServerMessage";
 
 fn ours(pool: &DescriptorPool) -> impl Iterator<Item = ServiceDescriptor> {
-    pool.services().filter(|service| service.parent_file().package_name() == "tidewire.v1")
+    pool.services()
+        .filter(|service| service.parent_file().package_name() == "tidewire.v1")
 }
 
 fn rust_type(message: &MessageDescriptor) -> String {
@@ -21,11 +22,15 @@ fn rust_type(message: &MessageDescriptor) -> String {
 /// Writes the server of each service.
 pub(crate) fn servers(pool: &DescriptorPool) {
     for service in ours(pool) {
-        let mut builder = Service::builder().name(service.name()).package("tidewire.v1");
+        let mut builder = Service::builder()
+            .name(service.name())
+            .package("tidewire.v1");
         for method in service.methods() {
             builder = builder.method(server_method(&method));
         }
-        Builder::new().build_client(false).compile(&[builder.build()]);
+        Builder::new()
+            .build_client(false)
+            .compile(&[builder.build()]);
     }
 }
 
@@ -33,9 +38,15 @@ fn server_method(method: &MethodDescriptor) -> Method {
     let input = rust_type(&method.input());
     let is_shared = method.output().full_name() == SHARED;
     let (output, codec) = if is_shared {
-        ("crate::EncodedMessage".to_owned(), format!("crate::codec::SharedCodec::<{input}>"))
+        (
+            "crate::EncodedMessage".to_owned(),
+            format!("crate::codec::SharedCodec::<{input}>"),
+        )
     } else {
-        (rust_type(&method.output()), "tonic_prost::ProstCodec".to_owned())
+        (
+            rust_type(&method.output()),
+            "crate::codec::MessageCodec".to_owned(),
+        )
     };
     let mut builder = Method::builder()
         .name(names::snake(method.name()))
@@ -57,9 +68,19 @@ pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
     let mut out = String::new();
     for service in ours(pool) {
         let (name, module) = (service.name(), names::snake(service.name()));
-        let streams: Vec<_> = service.methods().filter(MethodDescriptor::is_server_streaming).collect();
-        let unary: Vec<_> = service.methods().filter(|method| !method.is_server_streaming()).collect();
-        let list = unary.iter().map(MethodDescriptor::name).collect::<Vec<_>>().join(", ");
+        let streams: Vec<_> = service
+            .methods()
+            .filter(MethodDescriptor::is_server_streaming)
+            .collect();
+        let unary: Vec<_> = service
+            .methods()
+            .filter(|method| !method.is_server_streaming())
+            .collect();
+        let list = unary
+            .iter()
+            .map(MethodDescriptor::name)
+            .collect::<Vec<_>>()
+            .join(", ");
         let _ = writeln!(
             out,
             "/// Calls a unary RPC of `{name}` by name, with JSON in and out.\n///\n/// # Errors\n\
@@ -69,12 +90,23 @@ pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
         );
         for method in &unary {
             let call = names::snake(method.name());
-            let _ = writeln!(out, "        {:?} => answer(service.{call}(parse(request)?).await),", method.name());
+            let _ = writeln!(
+                out,
+                "        {:?} => answer(service.{call}(parse(request)?).await),",
+                method.name()
+            );
         }
         for method in &streams {
-            let _ = writeln!(out, "        {:?} => Err(is_a_stream(method)),", method.name());
+            let _ = writeln!(
+                out,
+                "        {:?} => Err(is_a_stream(method)),",
+                method.name()
+            );
         }
-        let _ = writeln!(out, "        _ => Err(no_method({name:?}, method, {list:?})),\n    }}\n}}");
+        let _ = writeln!(
+            out,
+            "        _ => Err(no_method({name:?}, method, {list:?})),\n    }}\n}}"
+        );
     }
     out
 }

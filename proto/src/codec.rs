@@ -1,4 +1,5 @@
-//! A gRPC codec for messages that were encoded before: the bytes go out as they are.
+//! The gRPC codecs of the servers: one for messages that were encoded before, whose
+//! bytes go out as they are, and one for all others. Both hold small buffers.
 
 use std::marker::PhantomData;
 
@@ -6,16 +7,44 @@ use bytes::{BufMut as _, Bytes};
 use prost::Message;
 use tonic::{
     Status,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, Codec, EncodeBuf, Encoder},
 };
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use crate::v1::ServerMessage;
 
+/// A stream's buffer begins at so many bytes; tonic's own default is 8 KiB, more than
+/// an idle stream needs.
+const BUFFER: usize = 1 << 10;
+
+/// So many bytes are gathered before they are sent.
+const GATHER: usize = 32 << 10;
+
+fn buffer() -> BufferSettings {
+    BufferSettings::new(BUFFER, GATHER)
+}
+
 /// A [`ServerMessage`] in its protobuf encoding, shared by all that send it.
+///
+/// ```
+/// use tidewire_proto::{EncodedMessage, prost::Message, v1::ServerMessage};
+/// let message = ServerMessage { seq: Some(7), ..Default::default() };
+/// let encoded = EncodedMessage::from(&message);
+/// assert_eq!(ServerMessage::decode(encoded.into_bytes()), Ok(message));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedMessage(Bytes);
 
+impl EncodedMessage {
+    /// The encoding.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
 impl From<Bytes> for EncodedMessage {
+    /// Takes bytes for what they are said to be: the encoding of a message.
     fn from(bytes: Bytes) -> Self {
         Self(bytes)
     }
@@ -37,22 +66,18 @@ impl<T> Default for SharedCodec<T> {
     }
 }
 
-/// A stream's buffer begins at so many bytes, and what has gathered beyond is sent.
-/// Tonic's own default of 8 KiB a stream is more than an idle one needs.
-const BUFFER: BufferSettings = BufferSettings::new(1 << 10, 32 << 10);
-
 impl<T: Message + Default + Send + 'static> Codec for SharedCodec<T> {
     type Encode = EncodedMessage;
     type Decode = T;
     type Encoder = SharedEncoder;
-    type Decoder = PlainDecoder<T>;
+    type Decoder = ProstDecoder<T>;
 
     fn encoder(&mut self) -> Self::Encoder {
         SharedEncoder
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        PlainDecoder(PhantomData)
+        ProstCodec::<T, T>::raw_decoder(buffer())
     }
 }
 
@@ -70,25 +95,35 @@ impl Encoder for SharedEncoder {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BUFFER
+        buffer()
     }
 }
 
-/// Decodes protobuf.
+/// Sends messages of type `T`, receives messages of type `U`.
 #[derive(Debug)]
-pub struct PlainDecoder<T>(PhantomData<T>);
+pub struct MessageCodec<T, U>(PhantomData<(T, U)>);
 
-impl<T: Message + Default> Decoder for PlainDecoder<T> {
-    type Item = T;
-    type Error = Status;
+impl<T, U> Default for MessageCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
 
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
-        T::decode(bytes)
-            .map(Some)
-            .map_err(|error| Status::invalid_argument(format!("the message cannot be decoded: {error}")))
+impl<T, U> Codec for MessageCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::raw_encoder(buffer())
     }
 
-    fn buffer_settings(&self) -> BufferSettings {
-        BUFFER
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, U>::raw_decoder(buffer())
     }
 }

@@ -6,16 +6,9 @@ use crate::v1::Decimal;
 const MAX_DIGITS: usize = 256;
 
 /// Why a text is no decimal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a decimal number of at most {MAX_DIGITS} digits")]
 pub struct DecimalError(String);
-
-impl std::fmt::Display for DecimalError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} is not a decimal number of at most {MAX_DIGITS} digits", self.0)
-    }
-}
-
-impl std::error::Error for DecimalError {}
 
 impl Decimal {
     /// Reads a number and writes it in its one canonical way: no exponent, no
@@ -24,6 +17,11 @@ impl Decimal {
     /// # Errors
     /// The text is not a number in JSON's notation (leading zeros and a leading
     /// `+` are let pass), or has too many digits.
+    ///
+    /// ```
+    /// use tidewire_proto::v1::Decimal;
+    /// assert_eq!(Decimal::parse("61837.6300").unwrap(), Decimal::parse("6.183763e4").unwrap());
+    /// ```
     pub fn parse(text: &str) -> Result<Self, DecimalError> {
         canonical(text)
             .map(|value| Self { value })
@@ -65,9 +63,19 @@ fn canonical(text: &str) -> Option<String> {
         digits.push_str(&"0".repeat(point - digits.len()));
     }
     let (whole, fraction) = digits.split_at(point);
-    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    let (whole, fraction) = (
+        whole.trim_start_matches('0'),
+        fraction.trim_end_matches('0'),
+    );
+    if whole.len() + fraction.len() > MAX_DIGITS {
+        return None;
+    }
     let whole = if whole.is_empty() { "0" } else { whole };
-    let sign = if negative && (whole != "0" || !fraction.is_empty()) { "-" } else { "" };
+    let sign = if negative && (whole != "0" || !fraction.is_empty()) {
+        "-"
+    } else {
+        ""
+    };
     Some(match fraction {
         "" => format!("{sign}{whole}"),
         fraction => format!("{sign}{whole}.{fraction}"),
@@ -81,8 +89,16 @@ mod tests {
     #[test]
     fn equal_numbers_have_equal_text() {
         let cases = [
-            ("0", "0"), ("-0.00", "0"), ("1.50", "1.5"), ("007", "7"), ("61837.63000000", "61837.63"),
-            ("1e3", "1000"), ("1.25E-2", "0.0125"), ("-12.5e+1", "-125"), ("0.000", "0"), ("100", "100"),
+            ("0", "0"),
+            ("-0.00", "0"),
+            ("1.50", "1.5"),
+            ("007", "7"),
+            ("61837.63000000", "61837.63"),
+            ("1e3", "1000"),
+            ("1.25E-2", "0.0125"),
+            ("-12.5e+1", "-125"),
+            ("0.000", "0"),
+            ("100", "100"),
         ];
         for (text, expected) in cases {
             assert_eq!(Decimal::parse(text).unwrap().value, expected, "{text}");
@@ -91,7 +107,19 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for text in ["", "-", ".5", "1.", "1e", "NaN", "1,5", "0x1", " 1", "1e999999999", &"9".repeat(300)] {
+        for text in [
+            "",
+            "-",
+            ".5",
+            "1.",
+            "1e",
+            "NaN",
+            "1,5",
+            "0x1",
+            " 1",
+            "1e999999999",
+            &"9".repeat(300),
+        ] {
             assert!(Decimal::parse(text).is_err(), "{text}");
         }
     }

@@ -20,9 +20,8 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// Version 1 of the protocol.
 pub mod v1 {
-    // What is generated follows the generators' taste; the comments of the protos
-    // are its docs, and oneofs' modules have none.
-    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+    // The generators write full paths everywhere.
+    #![allow(unused_qualifications)]
     tonic::include_proto!("tidewire.v1");
     include!(concat!(env!("OUT_DIR"), "/tidewire.v1.StreamService.rs"));
     include!(concat!(env!("OUT_DIR"), "/tidewire.v1.PriceService.rs"));

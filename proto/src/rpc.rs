@@ -14,12 +14,19 @@ include!(concat!(env!("OUT_DIR"), "/rpc.rs"));
 /// An empty body asks with all defaults.
 fn parse<T: JsonValue>(request: Request<Bytes>) -> Result<Request<T>, Status> {
     let (metadata, extensions, body) = request.into_parts();
-    let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
-    let message = json::from_slice(&body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let body = if body.is_empty() {
+        Bytes::from_static(b"{}")
+    } else {
+        body
+    };
+    let message =
+        json::from_slice(&body).map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok(Request::from_parts(metadata, extensions, message))
 }
 
-fn answer<T: JsonValue>(response: Result<Response<T>, Status>) -> Result<Response<Vec<u8>>, Status> {
+fn answer<T: JsonValue>(
+    response: Result<Response<T>, Status>,
+) -> Result<Response<Vec<u8>>, Status> {
     response.map(|response| response.map(|message| json::to_vec(&message)))
 }
 
@@ -28,5 +35,7 @@ fn is_a_stream(method: &str) -> Status {
 }
 
 fn no_method(service: &str, method: &str, expected: &str) -> Status {
-    Status::unimplemented(format!("there is no method {method:?} in {service}, expected one of {expected}"))
+    Status::unimplemented(format!(
+        "there is no method {method:?} in {service}, expected one of {expected}"
+    ))
 }

@@ -136,7 +136,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Flow::On
     }
 
-    async fn answer_json(&self, text: &[u8]) {
+    async fn answer_json(&mut self, text: &[u8]) {
         self.session.ready_for_command().await;
         match json::parse_client(text) {
             Ok(message) => self.answer(message).await,
@@ -147,7 +147,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    async fn answer_proto(&self, bytes: Bytes) {
+    async fn answer_proto(&mut self, bytes: Bytes) {
         self.session.ready_for_command().await;
         match ClientMessage::decode(bytes) {
             Ok(message) => self.answer(message).await,
@@ -162,13 +162,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    async fn answer(&self, message: ClientMessage) {
+    async fn answer(&mut self, message: ClientMessage) {
         let reply: ServerMessage = self.router.answer(&self.session, message).await;
         self.session.say(reply);
         self.session.resume();
     }
 
-    async fn close(&self, reason: CloseReason) {
+    async fn close(&mut self, reason: CloseReason) {
         let _ = self.control.send(Control::Close(reason.code(), reason.text())).await;
     }
 }

@@ -3,27 +3,30 @@
 use serde_json::value::RawValue;
 
 use super::{
-    JsonError, JsonValue as _,
+    JsonError,
     object::{JsonFields as _, Object},
 };
 use crate::v1::ClientMessage;
 
 /// Why a client's text is no message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// Not a JSON object with a type.
+    /// Not a JSON object.
+    #[error("{message}")]
     Malformed {
         /// What was wrong and what was expected.
         message: String,
     },
     /// A type that the protocol does not have.
+    #[error("there is no message type {kind:?}")]
     UnknownType {
         /// The message's id.
         id: Option<String>,
         /// Its type.
         kind: String,
     },
-    /// A field of a known message is wrong.
+    /// A field of a message is wrong, or its type is missing.
+    #[error("{message}")]
     Invalid {
         /// The message's id.
         id: Option<String>,
@@ -32,30 +35,38 @@ pub enum ClientError {
     },
 }
 
-/// Reads a client's message.
+/// Reads a client's message. Without `data`, or with null, it asks with all defaults.
 ///
 /// # Errors
 /// Says what was wrong, with the message's id wherever it could be read.
 pub fn parse_client(text: &[u8]) -> Result<ClientMessage, ClientError> {
-    let malformed = |message: String| ClientError::Malformed { message };
+    let malformed = |error: JsonError| ClientError::Malformed {
+        message: format!("the message is {error}"),
+    };
     let raw: &RawValue =
-        serde_json::from_slice(text).map_err(|error| malformed(format!("the message is not JSON: {error}")))?;
-    let mut object = Object::read(raw, 0).map_err(|error| malformed(format!("the message: {error}")))?;
-    let id = match object.take_some::<String>("id") {
-        Ok(id) => id,
-        Err(error) => return Err(ClientError::Invalid { id: None, message: error.to_string() }),
+        serde_json::from_slice(text).map_err(|error| malformed(JsonError::syntax(&error)))?;
+    let object = Object::read(raw, 0).map_err(|error| ClientError::Malformed {
+        message: format!("the message is wrong: {error}"),
+    })?;
+    let id = object
+        .some::<String>("id")
+        .map_err(|error| ClientError::Invalid {
+            id: None,
+            message: error.to_string(),
+        })?;
+    let invalid = |message: String| ClientError::Invalid {
+        id: id.clone(),
+        message,
     };
-    let invalid = |error: JsonError| ClientError::Invalid { id: id.clone(), message: error.to_string() };
-    let Some(kind) = object.take_tag("type").map_err(invalid)? else {
-        let message = "`type` is missing, expected the type of the message".to_owned();
-        return Err(ClientError::Invalid { id, message });
-    };
-    ClientMessage::read_fields(&mut object).map_err(|error| {
-        if error == JsonError::unknown_tag("type", &kind) {
-            return ClientError::UnknownType { id: id.clone(), kind: kind.clone() };
-        }
-        ClientError::Invalid { id: id.clone(), message: error.to_string() }
-    })
+    let kind = object
+        .some::<String>("type")
+        .map_err(|error| invalid(error.to_string()))?
+        .ok_or_else(|| invalid("`type` is missing, expected the message's type".to_owned()))?;
+    match ClientMessage::read_fields(&object) {
+        Ok(message) => Ok(message),
+        Err(error) if error.is_unknown_type() => Err(ClientError::UnknownType { id, kind }),
+        Err(error) => Err(invalid(error.to_string())),
+    }
 }
 
 #[cfg(test)]
@@ -80,13 +91,28 @@ mod tests {
         assert!(matches!(parse("[]"), Err(ClientError::Malformed { .. })));
         assert_eq!(
             parse(r#"{"type":"nope","id":"7"}"#),
-            Err(ClientError::UnknownType { id: Some("7".into()), kind: "nope".into() })
+            Err(ClientError::UnknownType {
+                id: Some("7".into()),
+                kind: "nope".into()
+            })
         );
         let text = r#"{"id":"8","data":{"channels":["a:b",{"channel":"a:c","since":{"epoch":"e","seq":"x"}}]},"type":"subscribe"}"#;
         let message = "`data.channels[1].since.seq`: expected an integer from 0 to 18446744073709551615, found \"x\"";
-        assert_eq!(parse(text), Err(ClientError::Invalid { id: Some("8".into()), message: message.into() }));
-        assert!(matches!(parse(r#"{"id":"9"}"#), Err(ClientError::Invalid { id: Some(_), .. })));
-        assert!(matches!(parse(r#"{"id":9,"type":"ping"}"#), Err(ClientError::Invalid { id: None, .. })));
+        assert_eq!(
+            parse(text),
+            Err(ClientError::Invalid {
+                id: Some("8".into()),
+                message: message.into()
+            })
+        );
+        assert!(matches!(
+            parse(r#"{"id":"9"}"#),
+            Err(ClientError::Invalid { id: Some(_), .. })
+        ));
+        assert!(matches!(
+            parse(r#"{"id":9,"type":"ping"}"#),
+            Err(ClientError::Invalid { id: None, .. })
+        ));
     }
 
     #[test]
@@ -97,6 +123,8 @@ mod tests {
             r#"{"kind":"all","conditions":["#.repeat(10_000),
             "]}".repeat(10_000)
         ) + "}}";
-        assert!(matches!(parse(&deep), Err(ClientError::Invalid { message, .. }) if message.contains("nested deeper")));
+        assert!(
+            matches!(parse(&deep), Err(ClientError::Invalid { message, .. }) if message.contains("nested deeper"))
+        );
     }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::{JsonError, JsonValue, MAX_DEPTH};
+use super::{JsonError, JsonValue, MAX_DEPTH, value::write_name};
 
 /// The fields of a message.
 pub(super) trait JsonFields: Sized {
     fn write_fields(&self, o: &mut FieldWriter<'_>);
-    fn read_fields(o: &mut Object<'_>) -> Result<Self, JsonError>;
+    fn read_fields(o: &Object<'_>) -> Result<Self, JsonError>;
 }
 
 /// An object being read.
@@ -21,41 +21,52 @@ pub(super) struct Object<'a> {
 impl<'a> Object<'a> {
     pub(super) fn read(raw: &'a RawValue, depth: u32) -> Result<Self, JsonError> {
         if depth >= MAX_DEPTH {
-            return Err(JsonError::new(format!("nested deeper than {MAX_DEPTH} levels")));
+            return Err(JsonError::new(format!(
+                "nested deeper than {MAX_DEPTH} levels"
+            )));
         }
-        let fields = serde_json::from_str(raw.get()).map_err(|_| JsonError::expected("an object", raw))?;
-        Ok(Self { fields, depth: depth + 1 })
+        let fields =
+            serde_json::from_str(raw.get()).map_err(|_| JsonError::expected("an object", raw))?;
+        Ok(Self {
+            fields,
+            depth: depth + 1,
+        })
     }
 
     fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.fields.get(name).copied().filter(|raw| raw.get() != "null")
+        self.fields
+            .get(name)
+            .copied()
+            .filter(|raw| raw.get() != "null")
     }
 
     /// A field that has a default.
-    pub(super) fn take<T: JsonValue + Default>(&mut self, name: &str) -> Result<T, JsonError> {
-        self.take_some(name).map(Option::unwrap_or_default)
+    pub(super) fn value<T: JsonValue + Default>(&self, name: &str) -> Result<T, JsonError> {
+        self.some(name).map(Option::unwrap_or_default)
     }
 
     /// A field that may be missing; null is missing.
-    pub(super) fn take_some<T: JsonValue>(&mut self, name: &str) -> Result<Option<T>, JsonError> {
-        let Some(raw) = self.get(name) else { return Ok(None) };
-        T::read_value(raw, self.depth).map(Some).map_err(|error| error.within(name))
+    pub(super) fn some<T: JsonValue>(&self, name: &str) -> Result<Option<T>, JsonError> {
+        let Some(raw) = self.get(name) else {
+            return Ok(None);
+        };
+        T::read_value(raw, self.depth)
+            .map(Some)
+            .map_err(|error| error.within(name))
     }
 
     /// A list; a missing one is empty.
-    pub(super) fn take_list<T: JsonValue>(&mut self, name: &str) -> Result<Vec<T>, JsonError> {
-        let Some(raw) = self.get(name) else { return Ok(Vec::new()) };
-        let items: Vec<&RawValue> =
-            serde_json::from_str(raw.get()).map_err(|_| JsonError::expected("a list", raw).within(name))?;
+    pub(super) fn list<T: JsonValue>(&self, name: &str) -> Result<Vec<T>, JsonError> {
+        let Some(raw) = self.get(name) else {
+            return Ok(Vec::new());
+        };
+        let items: Vec<&RawValue> = serde_json::from_str(raw.get())
+            .map_err(|_| JsonError::expected("a list", raw).within(name))?;
         let item = |(index, raw): (usize, &RawValue)| {
-            T::read_value(raw, self.depth).map_err(|error| error.within(&format!("[{index}]")).within(name))
+            T::read_value(raw, self.depth)
+                .map_err(|error| error.within(&format!("[{index}]")).within(name))
         };
         items.into_iter().enumerate().map(item).collect()
-    }
-
-    /// The tag of a union.
-    pub(super) fn take_tag(&mut self, name: &str) -> Result<Option<String>, JsonError> {
-        self.take_some(name)
     }
 
     /// Whether all these fields are there.
@@ -64,7 +75,7 @@ impl<'a> Object<'a> {
     }
 
     /// The error for a second case of a union.
-    pub(super) fn two_cases(&self, name: &str) -> JsonError {
+    pub(super) fn second_case(name: &str) -> JsonError {
         JsonError::new("given beside another field that excludes it").within(name)
     }
 }
@@ -94,7 +105,10 @@ impl FieldWriter<'_> {
     /// Writes an object.
     pub(super) fn object(out: &mut Vec<u8>, fields: impl FnOnce(&mut FieldWriter<'_>)) {
         out.push(b'{');
-        fields(&mut FieldWriter { out, is_first: true });
+        fields(&mut FieldWriter {
+            out,
+            is_first: true,
+        });
         out.push(b'}');
     }
 
@@ -112,6 +126,19 @@ impl FieldWriter<'_> {
     pub(super) fn put<T: JsonValue>(&mut self, name: &str, value: &T) {
         self.name(name);
         value.write_value(self.out);
+    }
+
+    /// The name of a union's case: ours as well.
+    pub(super) fn put_tag(&mut self, tag: &str, case: &str) {
+        self.name(tag);
+        write_name(case, self.out);
+    }
+
+    /// Shown only when it is true.
+    pub(super) fn put_true(&mut self, name: &str, value: bool) {
+        if value {
+            self.put(name, &true);
+        }
     }
 
     pub(super) fn put_some<T: JsonValue>(&mut self, name: &str, value: Option<&T>) {

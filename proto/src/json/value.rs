@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::JsonError;
+use super::{JsonError, document::check_depth};
 
 /// Something that has a JSON form.
 pub trait JsonValue: Sized {
@@ -44,8 +44,27 @@ scalar!(bool, "true or false");
 scalar!(u32, "an integer from 0 to 4294967295");
 scalar!(u64, "an integer from 0 to 18446744073709551615");
 scalar!(i64, "an integer");
-// NaN and infinities are written as null, as serde_json does.
-scalar!(f64, "a number");
+
+impl JsonValue for f64 {
+    /// NaN and infinities are null, as JSON has none. Whole numbers go without `.0`.
+    fn write_value(&self, out: &mut Vec<u8>) {
+        write(self, out);
+        if out.ends_with(b".0") {
+            out.truncate(out.len() - 2);
+        }
+    }
+
+    fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
+        serde_json::from_str(raw.get()).map_err(|_| JsonError::expected("a number", raw))
+    }
+}
+
+/// Writes a name of ours, which holds nothing that JSON escapes.
+pub(super) fn write_name(name: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'"');
+}
 
 /// An enum and its names.
 pub(super) trait JsonEnum {
@@ -71,19 +90,23 @@ impl<T> Default for EnumName<T> {
 impl<T: JsonEnum> JsonValue for EnumName<T> {
     fn write_value(&self, out: &mut Vec<u8>) {
         match T::NAMES.iter().find(|(number, _)| *number == self.0) {
-            Some((_, name)) => write(name, out),
+            Some((_, name)) => write_name(name, out),
             None => out.extend_from_slice(b"null"),
         }
     }
 
-    fn read_value(raw: &RawValue, depth: u32) -> Result<Self, JsonError> {
-        let names = || T::NAMES.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
-        let found = String::read_value(raw, depth)
-            .map_err(|_| JsonError::expected(&format!("one of {}", names()), raw))?;
-        let known = T::NAMES.iter().find(|(_, name)| *name == found);
-        known
-            .map(|(number, _)| Self::new(*number))
-            .ok_or_else(|| JsonError::expected(&format!("one of {}", names()), raw))
+    fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
+        if raw.get() == "null" {
+            return Ok(Self::new(0));
+        }
+        let found: Option<String> = serde_json::from_str(raw.get()).ok();
+        let known = T::NAMES
+            .iter()
+            .find(|(_, name)| found.as_deref() == Some(*name));
+        known.map(|(number, _)| Self::new(*number)).ok_or_else(|| {
+            let names: Vec<_> = T::NAMES.iter().map(|(_, name)| *name).collect();
+            JsonError::expected(&format!("one of {}", names.join(", ")), raw)
+        })
     }
 }
 
@@ -97,6 +120,7 @@ impl JsonValue for RawJson {
     }
 
     fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
+        check_depth(raw)?;
         Ok(Self(Bytes::copy_from_slice(raw.get().as_bytes())))
     }
 }

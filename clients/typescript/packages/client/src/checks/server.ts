@@ -1,0 +1,327 @@
+/** The shape of everything the server says, by its type. */
+import type { ServerData, ServerType } from "../messages.ts";
+import type { AlertCondition, AlertRepeat, AlertRule } from "../types/alert.ts";
+import type { ErrorData } from "../types/common.ts";
+import type { Notification, Preferences } from "../types/notify.ts";
+import type { MarketCoverage, PriceSource, PriceUpdate, RecentTrade, SourceDetail, TopMover } from "../types/price.ts";
+import type { ActiveSubscription, HistoryItem, SubscriptionResult } from "../types/session.ts";
+import type {
+  Approval,
+  BalanceChange,
+  EventFilter,
+  NftTransfer,
+  TransactionStatus,
+  WalletTransaction,
+  WalletUpdate,
+} from "../types/watch.ts";
+import { anyOf, type Check, count, flag, isRecord, json, list, millis, nullable, number, object, optional, tagged, text } from "./check.ts";
+
+const error = object<ErrorData>({ code: text, message: text, retryAfterMs: optional(count) });
+
+const position = { epoch: text, seq: count };
+const subscription = object<ActiveSubscription>({ channel: text, ...position });
+
+const sourceDetail = object<SourceDetail>({
+  source: text,
+  price: nullable(number),
+  ageMs: nullable(count),
+  weight: number,
+  state: text,
+  reason: optional(text),
+  trades: count,
+  min: nullable(number),
+  max: nullable(number),
+});
+
+const price = object<PriceUpdate>({
+  symbol: text,
+  price: nullable(number),
+  change24h: nullable(number),
+  volume24h: nullable(number),
+  timestamp: millis,
+  source: text,
+  confidence: nullable(number),
+  sources: count,
+  stale: flag,
+  twap: nullable(number),
+  sourceDetails: optional(list(sourceDetail)),
+  method: optional(text),
+  windowMs: optional(count),
+  coveredMs: optional(count),
+  sample: optional(flag),
+});
+
+const transaction = object<TransactionStatus>({
+  chain: count,
+  hash: text,
+  state: text,
+  confirmations: count,
+  required: count,
+  from: optional(text),
+  nonce: optional(count),
+  blockNumber: optional(count),
+  blockHash: optional(text),
+  gasUsed: optional(count),
+  effectiveGasPrice: optional(text),
+  replacedBy: optional(text),
+  reason: optional(text),
+  reorged: optional(flag),
+  timestamp: millis,
+});
+
+/** A wallet update with this `data`; `type` chose it already. */
+function walletUpdate(data: Check<WalletUpdate["data"]>): Check<WalletUpdate> {
+  return object<Omit<WalletUpdate, "data"> & { readonly data: WalletUpdate["data"] }>({
+    type: text as Check<WalletUpdate["type"]>,
+    address: text,
+    chain: count,
+    timestamp: millis,
+    removed: optional(flag),
+    data,
+  }) as Check<WalletUpdate>;
+}
+
+const notification = object<Notification>({
+  id: text,
+  type: text,
+  title: text,
+  body: text,
+  data: json,
+  priority: text,
+  timestamp: millis,
+  read: flag,
+  seen: optional(flag),
+  collapseKey: optional(text),
+  actions: optional(list(object({ label: text, url: text }))),
+  expiresAt: optional(millis),
+});
+
+const symbol = { kind: text as Check<never>, symbol: text };
+const threshold = object({ ...symbol, threshold: number });
+const portfolio = object({
+  kind: text as Check<never>,
+  portfolio: text,
+  threshold: optional(number),
+  percent: optional(number),
+  windowMs: optional(count),
+});
+const gas = object({ kind: text as Check<never>, chain: count, gwei: number });
+const several = object({ kind: text as Check<never>, conditions: list<AlertCondition>((value) => condition(value)) });
+const condition: Check<AlertCondition> = tagged<AlertCondition>("kind", {
+  price_above: threshold,
+  price_below: threshold,
+  price_crosses: object({ ...symbol, threshold: number, direction: text, hysteresis: optional(number) }) as Check<AlertCondition>,
+  price_channel: object({ ...symbol, low: number, high: number, on: text }),
+  percent_change: object({ ...symbol, percent: number, windowMs: count }),
+  moving_average_cross: object({ ...symbol, fastMs: count, slowMs: count, direction: text }),
+  volume_spike: object({ ...symbol, multiple: number, windowMs: count }),
+  price_stale: object({ ...symbol, afterMs: count }),
+  portfolio_above: portfolio as Check<AlertCondition>,
+  portfolio_below: portfolio as Check<AlertCondition>,
+  portfolio_change: portfolio as Check<AlertCondition>,
+  portfolio_drawdown: portfolio as Check<AlertCondition>,
+  gas_above: gas,
+  gas_below: gas,
+  transaction_state: object({ kind: text as Check<never>, chain: count, txHash: text, state: text }),
+  all: several,
+  any: several,
+});
+
+const rule = object<AlertRule>({
+  id: text,
+  name: optional(text),
+  condition,
+  repeat: optional(anyOf<AlertRepeat>(object({ times: count }), text as Check<"once">)),
+  cooldownMs: optional(count),
+  expiresAt: optional(millis),
+  snoozedUntil: optional(millis),
+  priority: optional(text),
+  enabled: flag,
+  state: text,
+});
+
+const preferences = object<Preferences>({
+  minPriority: optional(text),
+  mutedTypes: optional(list(text)),
+  quietHours: optional(object({ start: text, end: text, timeZone: text })),
+});
+
+/** A check for the data of every type of server message. */
+export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]> } = {
+  welcome: object<ServerData["welcome"]>({
+    connectionId: text,
+    userId: optional(text),
+    heartbeatMs: count,
+    serverTime: millis,
+    expiresAt: optional(millis),
+    version: text,
+    subscriptions: list(subscription),
+    postKey: optional(text),
+  }),
+  authenticated: object({ userId: text, expiresAt: millis, subscriptions: list(subscription) }),
+  subscribed: object({
+    channels: list(object<SubscriptionResult>({ channel: text, ...position, recovered: flag, error: optional(error) })),
+  }),
+  unsubscribed: object({ channels: list(text) }),
+  history: object<ServerData["history"]>({
+    channel: text,
+    ...position,
+    messages: list(object<HistoryItem>({ seq: count, type: text, data: json, timestamp: millis })),
+  }),
+  published: subscription,
+  watching: (value) => (isRecord(value) && "channel" in value ? object({ channel: text })(value) : transaction(value)),
+  unwatched: object<ServerData["unwatched"]>({
+    chain: count,
+    txHash: optional(text),
+    events: optional(object<EventFilter>({ addresses: list(text), topics: optional(list(text)), abi: optional(list(text)) })),
+  }),
+  price,
+  price_batch: object({ updates: list(price), timestamp: millis }),
+  market_overview: object<ServerData["market_overview"]>({
+    totalMarketCap: nullable(number),
+    totalVolume: nullable(number),
+    btcDominance: nullable(number),
+    topMovers: list(object<TopMover>({ symbol: text, price: nullable(number), change24h: number })),
+    recentTrades: list(
+      object<RecentTrade>({ symbol: text, price: number, size: number, side: nullable(text), source: text, timestamp: millis }),
+    ),
+    timestamp: millis,
+    coverage: optional(object<MarketCoverage>({ symbols: count, live: count, withSupply: count, withVolume: count })),
+  }),
+  block: object<ServerData["block"]>({
+    chain: count,
+    number: count,
+    hash: text,
+    parentHash: text,
+    timestamp: millis,
+    transactions: count,
+    baseFeePerGas: optional(text),
+    reorged: optional(list(text)),
+  }),
+  event_log: object<ServerData["event_log"]>({
+    chain: count,
+    address: text,
+    event: optional(text),
+    args: optional(json),
+    topics: list(text),
+    data: text,
+    blockNumber: count,
+    blockHash: text,
+    txHash: text,
+    logIndex: count,
+    removed: flag,
+  }),
+  transaction,
+  wallet_update: tagged<WalletUpdate>("type", {
+    balance: walletUpdate(
+      object<BalanceChange>({
+        token: optional(text),
+        symbol: optional(text),
+        decimals: optional(count),
+        previous: optional(text),
+        current: text,
+        delta: text,
+        blockNumber: count,
+        how: text,
+      }),
+    ),
+    transaction: walletUpdate(
+      object<WalletTransaction>({
+        hash: text,
+        from: text,
+        to: nullable(text),
+        value: text,
+        direction: text,
+        status: text,
+        blockNumber: optional(count),
+      }),
+    ),
+    approval: walletUpdate(
+      object<Approval>({
+        token: text,
+        owner: text,
+        spender: text,
+        amount: optional(text),
+        tokenId: optional(text),
+        approvedAll: optional(flag),
+        unlimited: flag,
+        standard: text,
+        txHash: text,
+        blockNumber: count,
+      }),
+    ),
+    nft: walletUpdate(
+      object<NftTransfer>({
+        contract: text,
+        standard: text,
+        tokenId: text,
+        amount: text,
+        from: text,
+        to: text,
+        txHash: text,
+        blockNumber: count,
+      }),
+    ),
+  }),
+  notification,
+  notification_batch: object({ items: list(notification), unreadCount: count }),
+  notifications: object<ServerData["notifications"]>({ items: list(notification), unreadCount: count, next: optional(text) }),
+  read: object<ServerData["read"]>({ ids: optional(list(text)), all: optional(flag), unreadCount: count }),
+  dismissed: object({ ids: list(text), unreadCount: count }),
+  unread_count: object({ unreadCount: count }),
+  preferences,
+  alert: object<ServerData["alert"]>({
+    alertId: text,
+    rule: optional(rule),
+    value: nullable(number),
+    previous: nullable(number),
+    sources: list(text),
+    timestamp: millis,
+  }),
+  alert_registered: rule,
+  alert_updated: rule,
+  alerts: object({ items: list(rule) }),
+  alert_deleted: object({ id: text }),
+  alert_explained: object<ServerData["alert_explained"]>({
+    rule: optional(rule),
+    value: nullable(number),
+    holds: flag,
+    reason: text,
+  }),
+  visibility: object({ state: text, heartbeatMs: count }),
+  pong: object<ServerData["pong"]>({
+    t: optional(number),
+    serverTime: millis,
+    heartbeatMs: count,
+    rttMs: optional(number),
+    jitterMs: optional(number),
+  }),
+  message: json,
+  token_expiring: object({ expiresAt: millis }),
+  reconnect: object({ reason: text, afterMs: count }),
+  gap: subscription,
+  status: object<ServerData["status"]>({ state: text, reason: optional(text) }),
+  error,
+  cursor: object({ cursor: text }),
+  ping: object({ serverTime: millis }),
+};
+
+/** The answer of `PriceService/ListSources`. */
+export const sourceList: Check<{ readonly sources: readonly PriceSource[] }> = object({
+  sources: list(
+    object<PriceSource>({
+      name: text,
+      kind: text,
+      url: text,
+      state: text,
+      symbols: list(text),
+      frames: count,
+      badFrames: count,
+      trades: count,
+      connects: count,
+      ageMs: nullable(count),
+      lastError: optional(text),
+      sample: optional(flag),
+    }),
+  ),
+});

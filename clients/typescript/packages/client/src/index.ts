@@ -1,0 +1,30 @@
+/** The public face of `@tidewire/client`. */
+export { judgeClose, type Verdict } from "./backoff.ts";
+export {
+  type ClientEvents,
+  type ClientOptions,
+  type ClientState,
+  TidewireClient,
+  type TokenSource,
+} from "./client.ts";
+export type { Clock, Environment, Page, Timer, WebSocketConstructor, WebSocketLike } from "./environment.ts";
+export { TidewireError } from "./errors.ts";
+export type { LinkEnd } from "./link.ts";
+export type {
+  ClientMessage,
+  ReplyOf,
+  Requests,
+  RequestType,
+  ServerData,
+  ServerMessage,
+  ServerMessageOf,
+  ServerType,
+} from "./messages.ts";
+export { checkServerMessage, isPriceUpdate, isSourceList, type Parsed, parseServerMessage } from "./parse.ts";
+export type { ChannelHandler, ChannelMessage, SubscribeOptions } from "./subscriptions.ts";
+export type * from "./types/alert.ts";
+export type * from "./types/common.ts";
+export type * from "./types/notify.ts";
+export type * from "./types/price.ts";
+export type * from "./types/session.ts";
+export type * from "./types/watch.ts";

@@ -1,0 +1,139 @@
+/**
+ * The conversation on a WebSocket: what a client says, what the server says.
+ * The shapes follow `proto/tidewire/v1`; reading them from text is `parse.ts`.
+ */
+import type { AlertDraft, AlertEvent, AlertExplanation, AlertRule } from "./types/alert.ts";
+import type { ErrorData, Json, Millis } from "./types/common.ts";
+import type {
+  Dismissed,
+  Notification,
+  NotificationBatch,
+  NotificationIds,
+  NotificationPage,
+  NotificationQuery,
+  Preferences,
+  ReadReceipt,
+} from "./types/notify.ts";
+import type { MarketOverview, PriceBatch, PriceUpdate } from "./types/price.ts";
+import type {
+  ActiveSubscription,
+  Authenticated,
+  ChannelNames,
+  ChannelSubscription,
+  Gap,
+  History,
+  HistoryRequest,
+  Pong,
+  PublishRequest,
+  Reconnect,
+  ServerStatus,
+  Subscribed,
+  TokenExpiring,
+  Visibility,
+  VisibilityState,
+  Welcome,
+} from "./types/session.ts";
+import type { Block, EventLog, TransactionStatus, WalletUpdate, Watching, WatchRequest } from "./types/watch.ts";
+
+type Empty = Readonly<Record<string, never>>;
+
+/** Each request: its data, and the type and data of its reply. */
+export interface Requests {
+  auth: { data: { readonly token: string }; reply: "authenticated" };
+  subscribe: { data: { readonly channels: readonly (string | ChannelSubscription)[] }; reply: "subscribed" };
+  unsubscribe: { data: ChannelNames; reply: "unsubscribed" };
+  history: { data: HistoryRequest; reply: "history" };
+  publish: { data: PublishRequest; reply: "published" };
+  watch: { data: WatchRequest; reply: "watching" };
+  unwatch: { data: WatchRequest; reply: "unwatched" };
+  get_price: { data: { readonly symbol: string }; reply: "price" };
+  get_block: { data: { readonly chain: number }; reply: "block" };
+  notifications: { data: NotificationQuery; reply: "notifications" };
+  mark_read: { data: NotificationIds; reply: "read" };
+  dismiss: { data: NotificationIds; reply: "dismissed" };
+  mark_all_read: { data: Empty; reply: "read" };
+  unread_count: { data: Empty; reply: "unread_count" };
+  preferences: { data: Preferences; reply: "preferences" };
+  alert_register: { data: AlertDraft; reply: "alert_registered" };
+  alert_update: { data: AlertDraft & { readonly id: string }; reply: "alert_updated" };
+  alerts: { data: Empty; reply: "alerts" };
+  alert_delete: { data: { readonly id: string }; reply: "alert_deleted" };
+  alert_explain: { data: { readonly id: string }; reply: "alert_explained" };
+  visibility: { data: { readonly state: Visibility }; reply: "visibility" };
+  ping: { data: { readonly t?: number }; reply: "pong" };
+}
+
+/** The data of each thing the server says, by its type. */
+export interface ServerData {
+  welcome: Welcome;
+  authenticated: Authenticated;
+  subscribed: Subscribed;
+  unsubscribed: ChannelNames;
+  history: History;
+  published: ActiveSubscription;
+  watching: Watching;
+  unwatched: WatchRequest;
+  price: PriceUpdate;
+  price_batch: PriceBatch;
+  market_overview: MarketOverview;
+  block: Block;
+  event_log: EventLog;
+  transaction: TransactionStatus;
+  wallet_update: WalletUpdate;
+  notification: Notification;
+  notification_batch: NotificationBatch;
+  notifications: NotificationPage;
+  read: ReadReceipt;
+  dismissed: Dismissed;
+  unread_count: { readonly unreadCount: number };
+  preferences: Preferences;
+  alert: AlertEvent;
+  alert_registered: AlertRule;
+  alert_updated: AlertRule;
+  alerts: { readonly items: readonly AlertRule[] };
+  alert_deleted: { readonly id: string };
+  alert_explained: AlertExplanation;
+  visibility: VisibilityState;
+  pong: Pong;
+  message: Json;
+  token_expiring: TokenExpiring;
+  reconnect: Reconnect;
+  gap: Gap;
+  status: ServerStatus;
+  error: ErrorData;
+  /** On Server-Sent Events only: where to resume. */
+  cursor: { readonly cursor: string };
+  /** On Server-Sent Events only: a sign of life. */
+  ping: { readonly serverTime: Millis };
+}
+
+/** The name of something a client says. */
+export type RequestType = keyof Requests;
+
+/** The name of something the server says. */
+export type ServerType = keyof ServerData;
+
+/** What a client says; a message with an `id` gets exactly one reply that carries it. */
+export type ClientMessage = {
+  [Type in RequestType]: { readonly type: Type; readonly id?: string; readonly data?: Requests[Type]["data"] };
+}[RequestType];
+
+/** One thing the server says. */
+export interface ServerMessageOf<Type extends ServerType> {
+  readonly type: Type;
+  /** The client message that this answers. */
+  readonly id?: string;
+  /** The channel that this was published on. */
+  readonly channel?: string;
+  /** Its number on that channel. */
+  readonly seq?: number;
+  readonly data: ServerData[Type];
+  /** When it was published. */
+  readonly timestamp?: Millis;
+}
+
+/** What the server says: a reply, or a push. */
+export type ServerMessage = { [Type in ServerType]: ServerMessageOf<Type> }[ServerType];
+
+/** What a request resolves to. */
+export type ReplyOf<Type extends RequestType> = ServerData[Requests[Type]["reply"]];

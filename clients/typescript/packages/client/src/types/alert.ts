@@ -1,0 +1,95 @@
+/** Alerts: rules over prices, portfolios, gas and transactions. */
+import type { Millis, Open } from "./common.ts";
+import type { Priority } from "./notify.ts";
+import type { TransactionState } from "./watch.ts";
+
+/** What makes an alert fire. */
+export type AlertCondition =
+  | { readonly kind: "price_above" | "price_below"; readonly symbol: string; readonly threshold: number }
+  | {
+      readonly kind: "price_crosses";
+      readonly symbol: string;
+      readonly threshold: number;
+      readonly direction: CrossDirection;
+      /** How far back the price must go before it can cross again. */
+      readonly hysteresis?: number;
+    }
+  | {
+      readonly kind: "price_channel";
+      readonly symbol: string;
+      readonly low: number;
+      readonly high: number;
+      readonly on: Open<"enter" | "exit">;
+    }
+  | { readonly kind: "percent_change"; readonly symbol: string; readonly percent: number; readonly windowMs: number }
+  | {
+      readonly kind: "moving_average_cross";
+      readonly symbol: string;
+      readonly fastMs: number;
+      readonly slowMs: number;
+      readonly direction: CrossDirection;
+    }
+  | { readonly kind: "volume_spike"; readonly symbol: string; readonly multiple: number; readonly windowMs: number }
+  | { readonly kind: "price_stale"; readonly symbol: string; readonly afterMs: number }
+  | {
+      readonly kind: "portfolio_above" | "portfolio_below" | "portfolio_change" | "portfolio_drawdown";
+      readonly portfolio: string;
+      readonly threshold?: number;
+      readonly percent?: number;
+      readonly windowMs?: number;
+    }
+  | { readonly kind: "gas_above" | "gas_below"; readonly chain: number; readonly gwei: number }
+  | {
+      readonly kind: "transaction_state";
+      readonly chain: number;
+      readonly txHash: string;
+      readonly state: TransactionState;
+    }
+  | { readonly kind: "all" | "any"; readonly conditions: readonly AlertCondition[] };
+
+/** Which way a threshold is passed. */
+export type CrossDirection = Open<"up" | "down" | "either">;
+
+/** How often an alert may fire. */
+export type AlertRepeat = "once" | "recurring" | { readonly times: number };
+
+/** Where an alert stands. */
+export type AlertState = Open<"armed" | "cooling" | "snoozed" | "done" | "expired">;
+
+/** An alert as a client describes it. */
+export interface AlertDraft {
+  readonly name?: string;
+  readonly condition: AlertCondition;
+  readonly repeat?: AlertRepeat;
+  readonly cooldownMs?: number;
+  readonly expiresAt?: Millis;
+  readonly snoozedUntil?: Millis;
+  readonly priority?: Priority;
+  readonly enabled?: boolean;
+}
+
+/** An alert as the server keeps it. */
+export interface AlertRule extends AlertDraft {
+  readonly id: string;
+  readonly enabled: boolean;
+  readonly state: AlertState;
+}
+
+/** An alert fired. */
+export interface AlertEvent {
+  readonly alertId: string;
+  /** The rule as it was. */
+  readonly rule?: AlertRule;
+  readonly value: number | null;
+  readonly previous: number | null;
+  readonly sources: readonly string[];
+  readonly timestamp: Millis;
+}
+
+/** Why a rule did or did not fire. */
+export interface AlertExplanation {
+  readonly rule?: AlertRule;
+  readonly value: number | null;
+  readonly holds: boolean;
+  readonly reason: string;
+}

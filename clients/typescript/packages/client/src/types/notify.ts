@@ -1,0 +1,88 @@
+/** Notifications: inbox, receipts, preferences. */
+import type { Json, Millis, Open } from "./common.ts";
+
+/** What a notification is about. */
+export type NotificationType = Open<
+  | "price_alert"
+  | "transaction_confirmed"
+  | "transaction_failed"
+  | "subscription_renewal"
+  | "payment_received"
+  | "security_warning"
+  | "system_announcement"
+  | "marketplace_update"
+>;
+
+/** How soon a notification must be there. */
+export type Priority = Open<"low" | "medium" | "high" | "urgent">;
+
+/** Something to press. */
+export interface NotificationAction {
+  readonly label: string;
+  readonly url: string;
+}
+
+/** A notification. */
+export interface Notification {
+  readonly id: string;
+  readonly type: NotificationType;
+  readonly title: string;
+  readonly body: string;
+  readonly data: Json;
+  readonly priority: Priority;
+  readonly timestamp: Millis;
+  readonly read: boolean;
+  readonly seen?: boolean;
+  /** A newer one with the same key takes its place. */
+  readonly collapseKey?: string;
+  readonly actions?: readonly NotificationAction[];
+  readonly expiresAt?: Millis;
+}
+
+/** Several notifications in one frame, oldest first. */
+export interface NotificationBatch {
+  readonly items: readonly Notification[];
+  readonly unreadCount: number;
+}
+
+/** A page of notifications, newest first. */
+export interface NotificationPage {
+  readonly items: readonly Notification[];
+  readonly unreadCount: number;
+  /** The `before` of the next page. */
+  readonly next?: string;
+}
+
+/** Which notifications to list. */
+export interface NotificationQuery {
+  readonly limit?: number;
+  readonly before?: string;
+  readonly unreadOnly?: boolean;
+  readonly types?: readonly NotificationType[];
+  readonly priorities?: readonly Priority[];
+}
+
+/** Notifications by id. */
+export interface NotificationIds {
+  readonly ids: readonly string[];
+}
+
+/** Notifications were read: these, or all. */
+export interface ReadReceipt {
+  readonly ids?: readonly string[];
+  readonly all?: boolean;
+  readonly unreadCount: number;
+}
+
+/** Notifications were removed. */
+export interface Dismissed extends NotificationIds {
+  readonly unreadCount: number;
+}
+
+/** What a user wants to hear of. */
+export interface Preferences {
+  readonly minPriority?: Priority;
+  readonly mutedTypes?: readonly NotificationType[];
+  /** From and to as `HH:MM`, and an IANA time zone. */
+  readonly quietHours?: { readonly start: string; readonly end: string; readonly timeZone: string };
+}

@@ -1,0 +1,7 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  resolve: { conditions: ["tidewire:source"] },
+  ssr: { resolve: { conditions: ["tidewire:source"] } },
+  test: { include: ["packages/*/src/**/*.test.ts"] },
+});

@@ -1,0 +1,218 @@
+//! What the operator decides about prices: `[prices]`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::{Symbol, VenueKind, symbol::nearest};
+
+/// The symbols that a server has when none are named.
+pub const DEFAULT_SYMBOLS: [&str; 18] = [
+    "BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "ADA-USD", "DOGE-USD", "AVAX-USD", "LINK-USD", "LTC-USD", "DOT-USD",
+    "BCH-USD", "UNI-USD", "AAVE-USD", "XLM-USD", "BTC-USDT", "ETH-USDT", "SOL-USDT", "XRP-USDT",
+];
+
+/// `[prices]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PriceConfig {
+    /// The symbols, `BASE-QUOTE`.
+    pub symbols: Vec<String>,
+    /// How the sources of a symbol are put together.
+    pub method: Method,
+    /// A source that says nothing of a symbol for so long counts no more, in milliseconds.
+    pub stale_after_ms: u64,
+    /// A connection without any data for so long is set up anew, in milliseconds.
+    pub watchdog_ms: u64,
+    /// The sources. Without any, all venues that are built in.
+    pub source: Vec<SourceConfig>,
+    /// What a symbol has of its own, by its name.
+    pub symbol: BTreeMap<String, SymbolConfig>,
+    /// How many coins there are, by base, for the market cap.
+    pub supply: BTreeMap<String, f64>,
+}
+
+impl Default for PriceConfig {
+    fn default() -> Self {
+        Self {
+            symbols: DEFAULT_SYMBOLS.map(str::to_owned).to_vec(),
+            method: Method::Median,
+            stale_after_ms: 30_000,
+            watchdog_ms: 20_000,
+            source: Vec::new(),
+            symbol: BTreeMap::new(),
+            supply: BTreeMap::new(),
+        }
+    }
+}
+
+/// `[[prices.source]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// The protocol that it speaks.
+    pub kind: VenueKind,
+    /// Its name, the kind's if none is given.
+    pub name: Option<String>,
+    /// Where it is, the venue's own address if none is given.
+    pub url: Option<String>,
+    /// Which clock stamps its prices.
+    #[serde(default)]
+    pub clock: SourceClock,
+}
+
+/// `[prices.symbol."BTC-USD"]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SymbolConfig {
+    /// How its sources are put together.
+    pub method: Option<Method>,
+    /// When a source counts no more, in milliseconds.
+    pub stale_after_ms: Option<u64>,
+}
+
+/// How the sources of a symbol are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The middle of the live prices; the mean of the middle two of an even number.
+    Median,
+}
+
+impl Method {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Median => "median",
+        }
+    }
+}
+
+/// Which clock stamps a source's prices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceClock {
+    /// The venue's, where it gives a time.
+    #[default]
+    Venue,
+    /// This server's, when the data arrives.
+    Arrival,
+}
+
+/// What is wrong with `[prices]`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A symbol is malformed.
+    #[error("prices.symbols: {0}")]
+    Symbol(#[from] crate::SymbolError),
+    /// A table is for a symbol that is not configured.
+    #[error("prices.symbol.{0:?}: this symbol is not in `prices.symbols`{1}")]
+    UnknownSymbol(String, String),
+    /// Two sources have one name.
+    #[error("prices.source: two sources are named {0:?}, expected different names: set `name`")]
+    SourceTwice(String),
+    /// A source's name cannot be part of a channel's.
+    #[error("prices.source: the name {0:?} cannot name a channel, expected lower-case letters, digits, `-` and `_`")]
+    SourceName(String),
+    /// A source's address is not one.
+    #[error("prices.source {0:?}: the url {1:?} is not a WebSocket address, expected ws://… or wss://…")]
+    SourceUrl(String, String),
+    /// A duration must be above zero.
+    #[error("prices.{0} is 0, expected milliseconds above zero")]
+    Zero(&'static str),
+}
+
+/// A source, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceSpec {
+    /// Its name.
+    pub name: String,
+    /// The protocol that it speaks.
+    pub kind: VenueKind,
+    /// Where it is.
+    pub url: String,
+    /// Which clock stamps its prices.
+    pub clock: SourceClock,
+}
+
+/// A symbol, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SymbolSpec {
+    /// The symbol.
+    pub symbol: Symbol,
+    /// How its sources are put together.
+    pub method: Method,
+    /// When a source counts no more, in milliseconds.
+    pub stale_after_ms: i64,
+}
+
+impl PriceConfig {
+    /// The symbols, checked.
+    ///
+    /// # Errors
+    /// Names the key and what was expected.
+    pub fn symbols(&self) -> Result<Vec<SymbolSpec>, ConfigError> {
+        if self.stale_after_ms == 0 {
+            return Err(ConfigError::Zero("stale_after_ms"));
+        }
+        if self.watchdog_ms == 0 {
+            return Err(ConfigError::Zero("watchdog_ms"));
+        }
+        for name in self.symbol.keys() {
+            if !self.symbols.contains(name) {
+                let near = nearest(name, self.symbols.iter().map(String::as_str));
+                let hint = near.map(|near| format!(", did you mean {near:?}?")).unwrap_or_default();
+                return Err(ConfigError::UnknownSymbol(name.clone(), hint));
+            }
+        }
+        let mut specs: Vec<SymbolSpec> = Vec::with_capacity(self.symbols.len());
+        for name in &self.symbols {
+            let own = self.symbol.get(name);
+            let stale_after_ms = own.and_then(|own| own.stale_after_ms).unwrap_or(self.stale_after_ms);
+            let symbol = Symbol::parse(name)?;
+            if specs.iter().all(|spec| spec.symbol != symbol) {
+                specs.push(SymbolSpec {
+                    symbol,
+                    method: own.and_then(|own| own.method).unwrap_or(self.method),
+                    stale_after_ms: i64::try_from(stale_after_ms).unwrap_or(i64::MAX),
+                });
+            }
+        }
+        Ok(specs)
+    }
+
+    /// The sources, checked.
+    ///
+    /// # Errors
+    /// Names the source and what was expected.
+    pub fn sources(&self) -> Result<Vec<SourceSpec>, ConfigError> {
+        if self.source.is_empty() {
+            let all = VenueKind::ALL.map(|kind| SourceSpec {
+                name: kind.name().to_owned(),
+                kind,
+                url: kind.url().to_owned(),
+                clock: SourceClock::default(),
+            });
+            return Ok(all.to_vec());
+        }
+        let mut specs: Vec<SourceSpec> = Vec::with_capacity(self.source.len());
+        for source in &self.source {
+            let name = source.name.clone().unwrap_or_else(|| source.kind.name().to_owned());
+            let is_name = !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+            if !is_name {
+                return Err(ConfigError::SourceName(name));
+            }
+            if specs.iter().any(|spec| spec.name == name) {
+                return Err(ConfigError::SourceTwice(name));
+            }
+            let url = source.url.clone().unwrap_or_else(|| source.kind.url().to_owned());
+            if !url.starts_with("ws://") && !url.starts_with("wss://") {
+                return Err(ConfigError::SourceUrl(name, url));
+            }
+            specs.push(SourceSpec { name, kind: source.kind, url, clock: source.clock });
+        }
+        Ok(specs)
+    }
+}

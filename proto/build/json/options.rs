@@ -1,0 +1,88 @@
+//! The options that shape the JSON form, read from the descriptors.
+
+use std::error::Error;
+
+use prost_reflect::{DescriptorPool, ExtensionDescriptor, FieldDescriptor, MessageDescriptor};
+
+/// The extensions that `options.proto` declares.
+pub(super) struct Options {
+    union: ExtensionDescriptor,
+    pub(super) shorthand: ExtensionDescriptor,
+    pub(super) number: ExtensionDescriptor,
+    nullable: ExtensionDescriptor,
+    raw: ExtensionDescriptor,
+    omit_default: ExtensionDescriptor,
+}
+
+/// How a message's oneof appears.
+#[derive(PartialEq, Eq)]
+pub(super) enum Union {
+    Plain,
+    TypeData,
+    Kind,
+    NameOrObject,
+    Merged,
+}
+
+impl Options {
+    pub(super) fn new(pool: &DescriptorPool) -> Result<Self, Box<dyn Error>> {
+        let find = |name: &str| {
+            let full = format!("{}.{name}", super::PACKAGE);
+            pool.get_extension_by_name(&full)
+                .ok_or_else(|| format!("{full} is not declared"))
+        };
+        Ok(Self {
+            union: find("json_union")?,
+            shorthand: find("json_shorthand")?,
+            number: find("json_number")?,
+            nullable: find("json_nullable")?,
+            raw: find("json_raw")?,
+            omit_default: find("json_omit_default")?,
+        })
+    }
+
+    pub(super) fn union(&self, message: &MessageDescriptor) -> Union {
+        let option = message.options();
+        match option.get_extension(&self.union).as_enum_number() {
+            Some(1) => Union::TypeData,
+            Some(2) => Union::Kind,
+            Some(3) => Union::NameOrObject,
+            Some(4) => Union::Merged,
+            _ => Union::Plain,
+        }
+    }
+
+    pub(super) fn text(
+        message: &MessageDescriptor,
+        option: &ExtensionDescriptor,
+    ) -> Option<String> {
+        let options = message.options();
+        let value = options.get_extension(option).as_str().map(str::to_owned);
+        value.filter(|text| !text.is_empty())
+    }
+
+    /// Shown as null when it is not set.
+    pub(super) fn is_nullable(&self, field: &FieldDescriptor) -> bool {
+        Self::flag(field, &self.nullable)
+    }
+
+    /// Bytes that are a JSON document.
+    pub(super) fn is_raw(&self, field: &FieldDescriptor) -> bool {
+        Self::flag(field, &self.raw)
+    }
+
+    /// Left out when it has its default value.
+    pub(super) fn omits_default(&self, field: &FieldDescriptor) -> bool {
+        Self::flag(field, &self.omit_default)
+    }
+
+    /// Whether output has the field whatever its value is.
+    pub(super) fn is_always_shown(&self, field: &FieldDescriptor) -> bool {
+        !self.omits_default(field) && (!super::is_option(field) || self.is_nullable(field))
+    }
+
+    fn flag(field: &FieldDescriptor, option: &ExtensionDescriptor) -> bool {
+        let options = field.options();
+        options.get_extension(option).as_bool().unwrap_or(false)
+    }
+}

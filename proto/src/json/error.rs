@@ -1,0 +1,91 @@
+//! What is wrong with a text, and where.
+
+use serde_json::value::RawValue;
+
+/// So much of a wrong value is shown, in characters.
+const SHOWN: usize = 40;
+
+/// Why a text is not the JSON form of a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}{}{message}", if path.is_empty() { "" } else { "`" }, path, if path.is_empty() { "" } else { "`: " })]
+pub struct JsonError {
+    /// Where, from the outside in: `data.channels[0].since.seq`.
+    path: String,
+    message: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Syntax,
+    Value,
+    UnknownTag,
+}
+
+impl JsonError {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        let (path, message) = (String::new(), message.into());
+        Self {
+            path,
+            message,
+            kind: Kind::Value,
+        }
+    }
+
+    /// The text is not JSON at all.
+    pub(super) fn syntax(error: &serde_json::Error) -> Self {
+        Self {
+            kind: Kind::Syntax,
+            ..Self::new(format!("not JSON: {error}"))
+        }
+    }
+
+    /// Something else than `raw` was expected.
+    pub(super) fn expected(what: &str, raw: &RawValue) -> Self {
+        let text = raw.get();
+        let found: String = text.chars().take(SHOWN).collect();
+        let more = if found.len() < text.len() { "…" } else { "" };
+        Self::new(format!("expected {what}, found {found}{more}"))
+    }
+
+    /// The tag of a union names none of its cases.
+    pub(super) fn unknown_tag(tag: &str, found: &str, expected: &str) -> Self {
+        let found: String = found.chars().take(SHOWN).collect();
+        Self {
+            kind: Kind::UnknownTag,
+            ..Self::new(format!(
+                "there is no `{tag}` {found:?}, expected one of {expected}"
+            ))
+        }
+    }
+
+    /// The same error, seen from outside of `name`.
+    pub(super) fn within(mut self, name: &str) -> Self {
+        let joint = if self.path.is_empty() || self.path.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
+        self.path = format!("{name}{joint}{}", self.path);
+        self
+    }
+
+    /// The text is not JSON at all.
+    #[must_use]
+    pub fn is_syntax(&self) -> bool {
+        self.kind == Kind::Syntax
+    }
+
+    /// The text is a message of a type that this version does not have: a newer
+    /// peer may send one.
+    #[must_use]
+    pub fn is_unknown_type(&self) -> bool {
+        self.kind == Kind::UnknownTag && self.path.is_empty()
+    }
+
+    /// Where it is wrong, from the outside in; empty for the whole.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}

@@ -1,0 +1,325 @@
+//! The configuration: one TOML file, overridden by the environment.
+//!
+//! Every key of the documented configuration is accepted. Those whose part of the
+//! server is not built yet are refused or reported by name, never passed over.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::bail;
+use figment::{
+    Figment,
+    error::Kind,
+    providers::{Env, Format as _, Toml},
+};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use tidewire_price::PriceConfig;
+use tidewire_stream::{Access, Class, Namespace, PublishRight, StreamOptions};
+
+/// All of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) server: ServerConfig,
+    pub(crate) auth: AuthConfig,
+    pub(crate) broker: BrokerConfig,
+    pub(crate) store: StoreConfig,
+    pub(crate) stream: StreamConfig,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) namespace: Vec<NamespaceConfig>,
+    pub(crate) prices: PriceConfig,
+    pub(crate) chain: Vec<ChainConfig>,
+    pub(crate) log: LogConfig,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ServerConfig {
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) allowed_origins: Vec<String>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) drain: Duration,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin_listen: None,
+            allowed_origins: Vec::new(),
+            drain: Duration::from_secs(10),
+            tls_cert: None,
+            tls_key: None,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AuthConfig {
+    pub(crate) anonymous: bool,
+    pub(crate) hmac_secret: Option<String>,
+    pub(crate) jwks_url: Option<String>,
+    pub(crate) public_key_file: Option<PathBuf>,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self { anonymous: true, hmac_secret: None, jwks_url: None, public_key_file: None }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct BrokerConfig {
+    pub(crate) kind: BrokerKind,
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BrokerKind {
+    #[default]
+    Memory,
+    Redis,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct StoreConfig {
+    pub(crate) kind: StoreKind,
+    pub(crate) path: PathBuf,
+    pub(crate) url: Option<String>,
+    pub(crate) inbox_items: u32,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { kind: StoreKind::Embedded, path: "tidewire-data".into(), url: None, inbox_items: 10_000 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StoreKind {
+    Embedded,
+    Redis,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct StreamConfig {
+    pub(crate) batch_interval_ms: u64,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self { batch_interval_ms: 50 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LimitsConfig {
+    pub(crate) connections_per_ip: u32,
+    pub(crate) connections_per_user: u32,
+    pub(crate) channels_per_connection: usize,
+    pub(crate) messages_per_second: u32,
+    pub(crate) bytes_per_second: u32,
+    pub(crate) handshakes_per_second: u32,
+    pub(crate) frame_bytes: usize,
+    pub(crate) outbox_bytes: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections_per_ip: 1_000,
+            connections_per_user: 0,
+            channels_per_connection: 1_000,
+            messages_per_second: 0,
+            bytes_per_second: 0,
+            handshakes_per_second: 0,
+            frame_bytes: 64 << 10,
+            outbox_bytes: 256 << 10,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NamespaceConfig {
+    name: String,
+    class: Option<Class>,
+    history_size: Option<usize>,
+    #[serde(default, deserialize_with = "some_duration")]
+    history_ttl: Option<Duration>,
+    access: Option<Access>,
+    publish: Option<PublishRight>,
+}
+
+impl NamespaceConfig {
+    pub(crate) fn namespace(&self) -> Namespace {
+        let default = Namespace::history(&self.name);
+        Namespace {
+            class: self.class.unwrap_or(default.class),
+            history_size: self.history_size.unwrap_or(default.history_size),
+            history_ttl: self.history_ttl.unwrap_or(default.history_ttl),
+            access: self.access.unwrap_or(default.access),
+            publish: self.publish.unwrap_or(default.publish),
+            name: default.name,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "accepted and reported until the chain engine is there")]
+pub(crate) struct ChainConfig {
+    id: u64,
+    name: Option<String>,
+    #[serde(default)]
+    endpoints: Vec<String>,
+    confirmations: Option<u32>,
+    finality: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    pub(crate) format: LogFormat,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and the environment.
+    pub(crate) fn load(file: Option<&PathBuf>) -> anyhow::Result<Self> {
+        let mut figment = Figment::new();
+        if let Some(file) = file {
+            if !file.is_file() {
+                bail!("there is no configuration file {}", file.display());
+            }
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        figment = figment.merge(Env::prefixed("TIDEWIRE_").ignore(&["log"]).split("__"));
+        let config: Self = figment.extract().map_err(|errors| {
+            let texts: Vec<_> = errors.into_iter().map(|error| explain(&error)).collect();
+            anyhow::anyhow!(texts.join("\n"))
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What can be known to be wrong without starting.
+    fn check(&self) -> anyhow::Result<()> {
+        if self.broker.kind == BrokerKind::Redis || self.broker.url.is_some() {
+            bail!("broker.kind = \"redis\" is not built yet, expected \"memory\"");
+        }
+        if self.store.kind == StoreKind::Redis || self.store.url.is_some() {
+            bail!("store.kind = \"redis\" is not built yet, expected \"embedded\"");
+        }
+        if self.auth.jwks_url.is_some() || self.auth.public_key_file.is_some() {
+            bail!("auth.jwks_url and auth.public_key_file are not built yet, expected auth.hmac_secret");
+        }
+        if self.server.tls_cert.is_some() || self.server.tls_key.is_some() {
+            bail!("server.tls_cert and server.tls_key are not built yet: put a proxy with TLS before the server");
+        }
+        if self.server.admin_listen.is_some() {
+            bail!("server.admin_listen is not built yet");
+        }
+        if self.auth.hmac_secret.is_none() && !self.server.listen.ip().is_loopback() {
+            bail!("auth.hmac_secret is missing, expected a secret of 32 bytes at least on a server that is not on loopback");
+        }
+        if self.limits.frame_bytes < 1_024 {
+            bail!("limits.frame_bytes is {}, expected 1024 at least", self.limits.frame_bytes);
+        }
+        if self.limits.outbox_bytes < 4_096 {
+            bail!("limits.outbox_bytes is {}, expected 4096 at least", self.limits.outbox_bytes);
+        }
+        self.prices.symbols()?;
+        self.prices.sources()?;
+        Ok(())
+    }
+
+    /// What is set and does nothing yet.
+    pub(crate) fn not_built(&self) -> Vec<&'static str> {
+        let defaults = LimitsConfig::default();
+        let set = [
+            (!self.chain.is_empty(), "chain"),
+            (self.limits.connections_per_ip != defaults.connections_per_ip, "limits.connections_per_ip"),
+            (self.limits.connections_per_user != 0, "limits.connections_per_user"),
+            (self.limits.messages_per_second != 0, "limits.messages_per_second"),
+            (self.limits.bytes_per_second != 0, "limits.bytes_per_second"),
+            (self.limits.handshakes_per_second != 0, "limits.handshakes_per_second"),
+            (self.store.inbox_items != StoreConfig::default().inbox_items, "store.inbox_items"),
+        ];
+        set.into_iter().filter(|(is_set, _)| *is_set).map(|(_, key)| key).collect()
+    }
+
+    pub(crate) fn stream_options(&self) -> StreamOptions {
+        StreamOptions {
+            outbox_bytes: self.limits.outbox_bytes,
+            channels_per_connection: self.limits.channels_per_connection,
+            batch_interval: Duration::from_millis(self.stream.batch_interval_ms),
+            publication_bytes: self.limits.frame_bytes,
+            ..StreamOptions::default()
+        }
+    }
+}
+
+/// An error with the key, and for an unknown key the nearest known one.
+fn explain(error: &figment::Error) -> String {
+    let path = error.path.join(".");
+    let place = error.metadata.as_ref().map(|metadata| format!(" ({})", metadata.name)).unwrap_or_default();
+    match &error.kind {
+        Kind::UnknownField(name, known) => {
+            let key = if path.is_empty() || path.ends_with(name.as_str()) { path.clone() } else { format!("{path}.{name}") };
+            let key = if key.is_empty() { name.clone() } else { key };
+            let near = known
+                .iter()
+                .map(|known| (strsim::jaro_winkler(name, known), known))
+                .filter(|(score, _)| *score > 0.7)
+                .max_by(|a, b| a.0.total_cmp(&b.0));
+            let hint = match near {
+                Some((_, near)) => format!("did you mean `{near}`?"),
+                None => format!("expected one of {}", known.join(", ")),
+            };
+            format!("unknown key `{key}`{place}: {hint}")
+        }
+        kind if path.is_empty() => format!("{kind}{place}"),
+        kind => format!("`{path}`: {kind}{place}"),
+    }
+}
+
+/// A duration such as `500ms`, `10s`, `5m` or `24h`.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds)) {
+        Some(total) if milliseconds > 0 => Ok(Duration::from_millis(total)),
+        _ => Err(D::Error::custom(format!(
+            "{text:?} is not a duration, expected a number and ms, s, m or h, for example \"10s\""
+        ))),
+    }
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}

@@ -1,0 +1,211 @@
+//! The wiring: engines to the streaming core, the core to the adapters, and the
+//! life of the server from start to drain.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tidewire_adapters::{AdminAccess, Gateway, GatewayOptions, OriginPolicy};
+use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
+use tidewire_proto::v1::ErrorCode;
+use tidewire_service::{PriceRpc, StreamRpc};
+use tidewire_stream::{
+    AnonymousPolicy, Authenticator, ChannelName, Event, Namespace, Namespaces, PublishRight, Publisher, SharedClock,
+    Stream, StreamError, SystemClock,
+};
+use tokio::{net::TcpListener, signal::unix::SignalKind, sync::OnceCell};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{config::Config, secret, telemetry};
+
+/// How often old histories are forgotten.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Where prices come from.
+pub(crate) enum Feed {
+    /// The venues.
+    Live,
+    /// A recording, over and over if asked for.
+    Replay { open: Box<dyn Fn() -> anyhow::Result<Recording> + Send>, speed: ReplaySpeed, repeat: Repeat },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    Once,
+    Forever,
+}
+
+/// Runs the server until SIGTERM or SIGINT.
+pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
+    let handle = telemetry::init_metrics()?;
+    for key in config.not_built() {
+        tracing::warn!(key, "this key is set, and its part of the server is not built yet");
+    }
+    let clock: SharedClock = Arc::new(SystemClock);
+    let (tasks, stop, halt) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+
+    let publisher = Arc::new(LatePublisher::default());
+    let (price_config, first) = match &feed {
+        Feed::Live => (config.prices.clone(), None),
+        Feed::Replay { open, .. } => {
+            let recording = open()?;
+            (PriceEngine::replay_config(config.prices.clone(), &recording), Some(recording))
+        }
+    };
+    let prices = PriceEngine::new(&price_config, publisher.clone(), clock.clone())?;
+    let authenticator = authenticator(&config, clock.clone())?;
+    let namespaces = namespaces(&config, &prices)?;
+    let stream = Stream::in_memory(namespaces, authenticator, clock, config.stream_options());
+    publisher.connect(stream.clone());
+
+    let listener = TcpListener::bind(config.server.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.server.listen))?;
+    let address = listener.local_addr()?;
+    let gateway = Gateway::new(
+        stream.clone(),
+        StreamRpc::new(stream.clone()),
+        PriceRpc::new(prices.clone()),
+        OriginPolicy::new(config.server.allowed_origins.clone(), address.ip()),
+        GatewayOptions {
+            frame_bytes: config.limits.frame_bytes,
+            admin: AdminAccess::for_listener(address.ip()),
+        },
+        Arc::new(telemetry::ServerProbes {
+            handle,
+            stream: stream.clone(),
+            prices: prices.clone(),
+            stopping: stop.clone(),
+        }),
+        tasks.clone(),
+    );
+    tracing::info!("Tidewire {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
+
+    start_feed(feed, first, &prices, &tasks, &halt);
+    tasks.spawn(sweep(stream.clone(), halt.clone()));
+    let serving = tokio::spawn(tidewire_adapters::serve(listener, gateway.routes(), tasks.clone(), stop.clone()));
+
+    wait_for_signal().await?;
+    tracing::info!(connections = gateway.connections(), "stopping: clients are sent away");
+    stop.cancel();
+    stream.drain(config.server.drain).await;
+    halt.cancel();
+    tasks.close();
+    if tokio::time::timeout(config.server.drain, tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = tasks.len(), "some connections did not end in time and are cut");
+    }
+    serving.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn start_feed(
+    feed: Feed,
+    first: Option<Recording>,
+    prices: &PriceEngine,
+    tasks: &TaskTracker,
+    halt: &CancellationToken,
+) {
+    let (open, speed, repeat) = match feed {
+        Feed::Live => return prices.connect(tasks, halt),
+        Feed::Replay { open, speed, repeat } => (open, speed, repeat),
+    };
+    prices.run_clock(tasks, halt);
+    let (prices, halt) = (prices.clone(), halt.clone());
+    tasks.spawn(async move {
+        let mut next = first;
+        while let Some(recording) = next.take() {
+            let sample = recording.head().sample;
+            if sample {
+                tracing::warn!("replaying sample data: these are not market prices");
+            }
+            let frames = prices.replay(recording, speed, &halt).await;
+            tracing::info!(frames, "the replay has ended");
+            if repeat == Repeat::Forever && !halt.is_cancelled() && frames > 0 {
+                next = open().inspect_err(|error| tracing::error!(%error, "the recording cannot be read again")).ok();
+            }
+        }
+    });
+}
+
+async fn sweep(stream: Arc<Stream>, halt: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => stream.sweep(),
+            () = halt.cancelled() => return,
+        }
+    }
+}
+
+pub(crate) async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(())
+}
+
+/// Judges tokens by the configured secret, or on loopback by one of the server's own.
+pub(crate) fn authenticator(config: &Config, clock: SharedClock) -> anyhow::Result<Authenticator> {
+    let secret = match &config.auth.hmac_secret {
+        Some(secret) => secret.clone(),
+        None => secret::own_secret(&config.store.path)?,
+    };
+    let anonymous = if config.auth.anonymous { AnonymousPolicy::Read } else { AnonymousPolicy::Refuse };
+    Authenticator::hs256(secret.as_bytes(), anonymous, clock).context("auth.hmac_secret")
+}
+
+fn namespaces(config: &Config, prices: &PriceEngine) -> anyhow::Result<Namespaces> {
+    let mut all = Namespaces::built_in();
+    for namespace in &config.namespace {
+        all.add(namespace.namespace()).context("namespace")?;
+    }
+    if config.server.listen.ip().is_loopback() && config.namespace.iter().all(|own| own.namespace().name != "demo") {
+        all.add(Namespace { publish: PublishRight::Public, ..Namespace::history("demo") })?;
+    }
+    let prices = prices.clone();
+    all.check_with(
+        "prices",
+        Box::new(move |rest| {
+            prices
+                .check_channel(rest)
+                .map_err(|error| StreamError::new(ErrorCode::NotFound, error.to_string()))
+        }),
+    );
+    all.check_with(
+        "market",
+        Box::new(|rest| match rest {
+            "overview" => Ok(()),
+            _ => Err(StreamError::new(ErrorCode::NotFound, "there is no such channel, expected market:overview")),
+        }),
+    );
+    for chain in ["blocks", "tx", "wallet", "events"] {
+        all.check_with(
+            chain,
+            Box::new(move |_| {
+                Err(StreamError::new(ErrorCode::Unimplemented, format!("`{chain}` channels are not built yet")))
+            }),
+        );
+    }
+    Ok(all)
+}
+
+/// Engines exist before what they publish to, which asks them what they know.
+#[derive(Default)]
+struct LatePublisher(OnceCell<Arc<Stream>>);
+
+impl LatePublisher {
+    fn connect(&self, stream: Arc<Stream>) {
+        // Called once; engines say nothing before they are started.
+        let _ = self.0.set(stream);
+    }
+}
+
+impl Publisher for LatePublisher {
+    fn publish(&self, channel: &ChannelName, event: Event) {
+        if let Some(stream) = self.0.get() {
+            stream.publish(channel, event);
+        }
+    }
+}
