@@ -1,6 +1,11 @@
 //! The command line.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
@@ -82,7 +87,10 @@ pub(crate) fn run() -> ExitCode {
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
     // Two TLS backends at once would make rustls panic: this is the one.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         bail!("another TLS backend is installed already");
     }
     let config = Config::load(cli.config.config.as_ref())?;
@@ -91,25 +99,37 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Token { user, scope, ttl } => token(&config, user, scope, ttl),
         Command::CheckConfig => {
             for key in config.not_built() {
-                complain(&format!("`{key}` is set, and its part of the server is not built yet"));
+                complain(&format!(
+                    "`{key}` is set, and its part of the server is not built yet"
+                ));
             }
             say("the configuration is good");
             Ok(())
         }
-        Command::Record { file } => record(config, file),
+        Command::Record { file } => record(&config, &file),
         Command::Replay { file, speed, again } => {
             let open = move || match &file {
                 Some(file) => Ok(Recording::open(file)?),
                 None => Ok(Recording::sample()?),
             };
             let repeat = if again { Repeat::Forever } else { Repeat::Once };
-            start(config, Feed::Replay { open: Box::new(open), speed, repeat })
+            start(
+                config,
+                Feed::Replay {
+                    open: Box::new(open),
+                    speed,
+                    repeat,
+                },
+            )
         }
     }
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 fn start(config: Config, feed: Feed) -> anyhow::Result<()> {
@@ -117,7 +137,12 @@ fn start(config: Config, feed: Feed) -> anyhow::Result<()> {
     runtime()?.block_on(serve::run(config, feed))
 }
 
-fn token(config: &Config, user: String, scope: Option<String>, ttl: Duration) -> anyhow::Result<()> {
+fn token(
+    config: &Config,
+    user: String,
+    scope: Option<String>,
+    ttl: Duration,
+) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock);
     let now_ms = clock.now_ms();
     let ttl = i64::try_from(ttl.as_secs()).context("--ttl is too long")?;
@@ -130,12 +155,14 @@ fn token(config: &Config, user: String, scope: Option<String>, ttl: Duration) ->
     };
     let authenticator = serve::authenticator(config, clock)?;
     let token = authenticator.sign(&claims)?;
-    authenticator.verify(&token).context("such a token would be refused")?;
+    authenticator
+        .verify(&token)
+        .context("such a token would be refused")?;
     say(&token);
     Ok(())
 }
 
-fn record(config: Config, file: PathBuf) -> anyhow::Result<()> {
+fn record(config: &Config, file: &Path) -> anyhow::Result<()> {
     telemetry::init_logs(config.log.format);
     runtime()?.block_on(async {
         let engine = PriceEngine::new(&config.prices, Arc::new(Nowhere), Arc::new(SystemClock))?;
@@ -149,7 +176,7 @@ fn record(config: Config, file: PathBuf) -> anyhow::Result<()> {
             }
         });
         tracing::info!(file = %file.display(), "recording; interrupt to end");
-        let frames = engine.record(&file, cancel).await?;
+        let frames = engine.record(file, cancel).await?;
         tracing::info!(frames, "the recording has ended");
         Ok(())
     })
@@ -163,7 +190,9 @@ impl tidewire_stream::Publisher for Nowhere {
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {
         "s" => 1,
@@ -172,8 +201,13 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err("expected a number and s, m, h or d, for example 1h".to_owned()),
     };
-    let number: u64 = number.parse().map_err(|_| "expected a number before the unit".to_owned())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "it is too long".to_owned())
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "expected a number before the unit".to_owned())?;
+    number
+        .checked_mul(seconds)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "it is too long".to_owned())
 }
 
 fn parse_speed(text: &str) -> Result<ReplaySpeed, String> {
@@ -186,12 +220,18 @@ fn parse_speed(text: &str) -> Result<ReplaySpeed, String> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what a command was asked for goes to stdout")]
+#[expect(
+    clippy::print_stdout,
+    reason = "what a command was asked for goes to stdout"
+)]
 fn say(text: &str) {
     println!("{text}");
 }
 
-#[expect(clippy::print_stderr, reason = "before logs are set up, and for commands, errors go to stderr")]
+#[expect(
+    clippy::print_stderr,
+    reason = "before logs are set up, and for commands, errors go to stderr"
+)]
 fn complain(text: &str) {
     eprintln!("{text}");
 }

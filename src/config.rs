@@ -67,7 +67,12 @@ pub(crate) struct AuthConfig {
 
 impl Default for AuthConfig {
     fn default() -> Self {
-        Self { anonymous: true, hmac_secret: None, jwks_url: None, public_key_file: None }
+        Self {
+            anonymous: true,
+            hmac_secret: None,
+            jwks_url: None,
+            public_key_file: None,
+        }
     }
 }
 
@@ -97,7 +102,12 @@ pub(crate) struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { kind: StoreKind::Embedded, path: "tidewire-data".into(), url: None, inbox_items: 10_000 }
+        Self {
+            kind: StoreKind::Embedded,
+            path: "tidewire-data".into(),
+            url: None,
+            inbox_items: 10_000,
+        }
     }
 }
 
@@ -116,7 +126,9 @@ pub(crate) struct StreamConfig {
 
 impl Default for StreamConfig {
     fn default() -> Self {
-        Self { batch_interval_ms: 50 }
+        Self {
+            batch_interval_ms: 50,
+        }
     }
 }
 
@@ -176,7 +188,10 @@ impl NamespaceConfig {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "accepted and reported until the chain engine is there")]
+#[expect(
+    dead_code,
+    reason = "accepted and reported until the chain engine is there"
+)]
 pub(crate) struct ChainConfig {
     id: u64,
     name: Option<String>,
@@ -228,22 +243,34 @@ impl Config {
             bail!("store.kind = \"redis\" is not built yet, expected \"embedded\"");
         }
         if self.auth.jwks_url.is_some() || self.auth.public_key_file.is_some() {
-            bail!("auth.jwks_url and auth.public_key_file are not built yet, expected auth.hmac_secret");
+            bail!(
+                "auth.jwks_url and auth.public_key_file are not built yet, expected auth.hmac_secret"
+            );
         }
         if self.server.tls_cert.is_some() || self.server.tls_key.is_some() {
-            bail!("server.tls_cert and server.tls_key are not built yet: put a proxy with TLS before the server");
+            bail!(
+                "server.tls_cert and server.tls_key are not built yet: put a proxy with TLS before the server"
+            );
         }
         if self.server.admin_listen.is_some() {
             bail!("server.admin_listen is not built yet");
         }
         if self.auth.hmac_secret.is_none() && !self.server.listen.ip().is_loopback() {
-            bail!("auth.hmac_secret is missing, expected a secret of 32 bytes at least on a server that is not on loopback");
+            bail!(
+                "auth.hmac_secret is missing, expected a secret of 32 bytes at least on a server that is not on loopback"
+            );
         }
         if self.limits.frame_bytes < 1_024 {
-            bail!("limits.frame_bytes is {}, expected 1024 at least", self.limits.frame_bytes);
+            bail!(
+                "limits.frame_bytes is {}, expected 1024 at least",
+                self.limits.frame_bytes
+            );
         }
         if self.limits.outbox_bytes < 4_096 {
-            bail!("limits.outbox_bytes is {}, expected 4096 at least", self.limits.outbox_bytes);
+            bail!(
+                "limits.outbox_bytes is {}, expected 4096 at least",
+                self.limits.outbox_bytes
+            );
         }
         self.prices.symbols()?;
         self.prices.sources()?;
@@ -255,14 +282,32 @@ impl Config {
         let defaults = LimitsConfig::default();
         let set = [
             (!self.chain.is_empty(), "chain"),
-            (self.limits.connections_per_ip != defaults.connections_per_ip, "limits.connections_per_ip"),
-            (self.limits.connections_per_user != 0, "limits.connections_per_user"),
-            (self.limits.messages_per_second != 0, "limits.messages_per_second"),
+            (
+                self.limits.connections_per_ip != defaults.connections_per_ip,
+                "limits.connections_per_ip",
+            ),
+            (
+                self.limits.connections_per_user != 0,
+                "limits.connections_per_user",
+            ),
+            (
+                self.limits.messages_per_second != 0,
+                "limits.messages_per_second",
+            ),
             (self.limits.bytes_per_second != 0, "limits.bytes_per_second"),
-            (self.limits.handshakes_per_second != 0, "limits.handshakes_per_second"),
-            (self.store.inbox_items != StoreConfig::default().inbox_items, "store.inbox_items"),
+            (
+                self.limits.handshakes_per_second != 0,
+                "limits.handshakes_per_second",
+            ),
+            (
+                self.store.inbox_items != StoreConfig::default().inbox_items,
+                "store.inbox_items",
+            ),
         ];
-        set.into_iter().filter(|(is_set, _)| *is_set).map(|(_, key)| key).collect()
+        set.into_iter()
+            .filter(|(is_set, _)| *is_set)
+            .map(|(_, key)| key)
+            .collect()
     }
 
     pub(crate) fn stream_options(&self) -> StreamOptions {
@@ -279,10 +324,18 @@ impl Config {
 /// An error with the key, and for an unknown key the nearest known one.
 fn explain(error: &figment::Error) -> String {
     let path = error.path.join(".");
-    let place = error.metadata.as_ref().map(|metadata| format!(" ({})", metadata.name)).unwrap_or_default();
+    let place = error
+        .metadata
+        .as_ref()
+        .map(|metadata| format!(" ({})", metadata.name))
+        .unwrap_or_default();
     match &error.kind {
         Kind::UnknownField(name, known) => {
-            let key = if path.is_empty() || path.ends_with(name.as_str()) { path.clone() } else { format!("{path}.{name}") };
+            let key = if path.is_empty() || path.ends_with(name.as_str()) {
+                path
+            } else {
+                format!("{path}.{name}")
+            };
             let key = if key.is_empty() { name.clone() } else { key };
             let near = known
                 .iter()
@@ -303,7 +356,9 @@ fn explain(error: &figment::Error) -> String {
 /// A duration such as `500ms`, `10s`, `5m` or `24h`.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let milliseconds = match unit {
         "ms" => 1,
@@ -312,7 +367,11 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         "h" => 3_600_000,
         _ => 0,
     };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds)) {
+    match number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(milliseconds))
+    {
         Some(total) if milliseconds > 0 => Ok(Duration::from_millis(total)),
         _ => Err(D::Error::custom(format!(
             "{text:?} is not a duration, expected a number and ms, s, m or h, for example \"10s\""

@@ -9,8 +9,8 @@ use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_service::{PriceRpc, StreamRpc};
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, ChannelName, Event, Namespace, Namespaces, PublishRight, Publisher, SharedClock,
-    Stream, StreamError, SystemClock,
+    AnonymousPolicy, Authenticator, ChannelName, Event, Namespace, Namespaces, PublishRight,
+    Publisher, SharedClock, Stream, StreamError, SystemClock,
 };
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,7 +25,11 @@ pub(crate) enum Feed {
     /// The venues.
     Live,
     /// A recording, over and over if asked for.
-    Replay { open: Box<dyn Fn() -> anyhow::Result<Recording> + Send>, speed: ReplaySpeed, repeat: Repeat },
+    Replay {
+        open: Box<dyn Fn() -> anyhow::Result<Recording> + Send>,
+        speed: ReplaySpeed,
+        repeat: Repeat,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,17 +42,27 @@ pub(crate) enum Repeat {
 pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let handle = telemetry::init_metrics()?;
     for key in config.not_built() {
-        tracing::warn!(key, "this key is set, and its part of the server is not built yet");
+        tracing::warn!(
+            key,
+            "this key is set, and its part of the server is not built yet"
+        );
     }
     let clock: SharedClock = Arc::new(SystemClock);
-    let (tasks, stop, halt) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    let (tasks, stop, halt) = (
+        TaskTracker::new(),
+        CancellationToken::new(),
+        CancellationToken::new(),
+    );
 
     let publisher = Arc::new(LatePublisher::default());
     let (price_config, first) = match &feed {
         Feed::Live => (config.prices.clone(), None),
         Feed::Replay { open, .. } => {
             let recording = open()?;
-            (PriceEngine::replay_config(config.prices.clone(), &recording), Some(recording))
+            (
+                PriceEngine::replay_config(config.prices.clone(), &recording),
+                Some(recording),
+            )
         }
     };
     let prices = PriceEngine::new(&price_config, publisher.clone(), clock.clone())?;
@@ -78,20 +92,37 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         }),
         tasks.clone(),
     );
-    tracing::info!("Tidewire {} listens on http://{address}", env!("CARGO_PKG_VERSION"));
+    tracing::info!(
+        "Tidewire {} listens on http://{address}",
+        env!("CARGO_PKG_VERSION")
+    );
 
     start_feed(feed, first, &prices, &tasks, &halt);
     tasks.spawn(sweep(stream.clone(), halt.clone()));
-    let serving = tokio::spawn(tidewire_adapters::serve(listener, gateway.routes(), tasks.clone(), stop.clone()));
+    let serving = tokio::spawn(tidewire_adapters::serve(
+        listener,
+        gateway.routes(),
+        tasks.clone(),
+        stop.clone(),
+    ));
 
     wait_for_signal().await?;
-    tracing::info!(connections = gateway.connections(), "stopping: clients are sent away");
+    tracing::info!(
+        connections = gateway.connections(),
+        "stopping: clients are sent away"
+    );
     stop.cancel();
     stream.drain(config.server.drain).await;
     halt.cancel();
     tasks.close();
-    if tokio::time::timeout(config.server.drain, tasks.wait()).await.is_err() {
-        tracing::warn!(tasks = tasks.len(), "some connections did not end in time and are cut");
+    if tokio::time::timeout(config.server.drain, tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            tasks = tasks.len(),
+            "some connections did not end in time and are cut"
+        );
     }
     serving.abort();
     tracing::info!("stopped");
@@ -107,7 +138,11 @@ fn start_feed(
 ) {
     let (open, speed, repeat) = match feed {
         Feed::Live => return prices.connect(tasks, halt),
-        Feed::Replay { open, speed, repeat } => (open, speed, repeat),
+        Feed::Replay {
+            open,
+            speed,
+            repeat,
+        } => (open, speed, repeat),
     };
     prices.run_clock(tasks, halt);
     let (prices, halt) = (prices.clone(), halt.clone());
@@ -121,7 +156,11 @@ fn start_feed(
             let frames = prices.replay(recording, speed, &halt).await;
             tracing::info!(frames, "the replay has ended");
             if repeat == Repeat::Forever && !halt.is_cancelled() && frames > 0 {
-                next = open().inspect_err(|error| tracing::error!(%error, "the recording cannot be read again")).ok();
+                next = open()
+                    .inspect_err(
+                        |error| tracing::error!(%error, "the recording cannot be read again"),
+                    )
+                    .ok();
             }
         }
     });
@@ -152,7 +191,11 @@ pub(crate) fn authenticator(config: &Config, clock: SharedClock) -> anyhow::Resu
         Some(secret) => secret.clone(),
         None => secret::own_secret(&config.store.path)?,
     };
-    let anonymous = if config.auth.anonymous { AnonymousPolicy::Read } else { AnonymousPolicy::Refuse };
+    let anonymous = if config.auth.anonymous {
+        AnonymousPolicy::Read
+    } else {
+        AnonymousPolicy::Refuse
+    };
     Authenticator::hs256(secret.as_bytes(), anonymous, clock).context("auth.hmac_secret")
 }
 
@@ -161,8 +204,16 @@ fn namespaces(config: &Config, prices: &PriceEngine) -> anyhow::Result<Namespace
     for namespace in &config.namespace {
         all.add(namespace.namespace()).context("namespace")?;
     }
-    if config.server.listen.ip().is_loopback() && config.namespace.iter().all(|own| own.namespace().name != "demo") {
-        all.add(Namespace { publish: PublishRight::Public, ..Namespace::history("demo") })?;
+    if config.server.listen.ip().is_loopback()
+        && config
+            .namespace
+            .iter()
+            .all(|own| own.namespace().name != "demo")
+    {
+        all.add(Namespace {
+            publish: PublishRight::Public,
+            ..Namespace::history("demo")
+        })?;
     }
     let prices = prices.clone();
     all.check_with(
@@ -177,14 +228,20 @@ fn namespaces(config: &Config, prices: &PriceEngine) -> anyhow::Result<Namespace
         "market",
         Box::new(|rest| match rest {
             "overview" => Ok(()),
-            _ => Err(StreamError::new(ErrorCode::NotFound, "there is no such channel, expected market:overview")),
+            _ => Err(StreamError::new(
+                ErrorCode::NotFound,
+                "there is no such channel, expected market:overview",
+            )),
         }),
     );
     for chain in ["blocks", "tx", "wallet", "events"] {
         all.check_with(
             chain,
             Box::new(move |_| {
-                Err(StreamError::new(ErrorCode::Unimplemented, format!("`{chain}` channels are not built yet")))
+                Err(StreamError::new(
+                    ErrorCode::Unimplemented,
+                    format!("`{chain}` channels are not built yet"),
+                ))
             }),
         );
     }

@@ -13,9 +13,14 @@ use crate::config::LogFormat;
 /// Sends logs to stderr, for people or for machines.
 pub(crate) fn init_logs(format: LogFormat) {
     let filter = EnvFilter::try_from_env("TIDEWIRE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
-        LogFormat::Human => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Human => builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .init(),
         LogFormat::Json => builder.json().init(),
     }
 }
@@ -23,20 +28,41 @@ pub(crate) fn init_logs(format: LogFormat) {
 /// Gathers metrics. Called once, before anything counts.
 pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new().install_recorder()?;
-    metrics::describe_counter!("tidewire_publications_total", "Publications on all channels.");
+    metrics::describe_counter!(
+        "tidewire_publications_total",
+        "Publications on all channels."
+    );
     metrics::describe_counter!("tidewire_deliveries_total", "Messages handed to clients.");
     metrics::describe_counter!("tidewire_connects_total", "Connections opened.");
     metrics::describe_counter!("tidewire_venue_frames_total", "Frames from venues.");
-    metrics::describe_counter!("tidewire_venue_bad_frames_total", "Frames from venues that could not be used.");
+    metrics::describe_counter!(
+        "tidewire_venue_bad_frames_total",
+        "Frames from venues that could not be used."
+    );
     metrics::describe_counter!("tidewire_venue_trades_total", "Trades from venues.");
-    metrics::describe_counter!("tidewire_venue_connects_total", "Connections made to venues.");
+    metrics::describe_counter!(
+        "tidewire_venue_connects_total",
+        "Connections made to venues."
+    );
     metrics::describe_gauge!("tidewire_venue_live", "Whether a venue sends data.");
     metrics::describe_gauge!("tidewire_connections", "Open connections.");
-    metrics::describe_gauge!("tidewire_subscriptions", "Subscriptions of all connections.");
-    metrics::describe_gauge!("tidewire_channels_followed", "Channels that somebody follows.");
+    metrics::describe_gauge!(
+        "tidewire_subscriptions",
+        "Subscriptions of all connections."
+    );
+    metrics::describe_gauge!(
+        "tidewire_channels_followed",
+        "Channels that somebody follows."
+    );
     metrics::describe_gauge!("tidewire_outbox_bytes", "Bytes that wait for clients.");
-    metrics::describe_gauge!("tidewire_outbox_bytes_max", "The most bytes that wait for one client.");
-    metrics::describe_gauge!("tidewire_price_age_seconds", "The age of each symbol's newest data.");
+    metrics::describe_gauge!(
+        "tidewire_outbox_bytes_max",
+        "The most bytes that wait for one client."
+    );
+    metrics::describe_gauge!(
+        "tidewire_price_age_seconds",
+        "The age of each symbol's newest data."
+    );
     Ok(handle)
 }
 
@@ -50,21 +76,27 @@ pub(crate) struct ServerProbes {
 
 impl Probes for ServerProbes {
     fn ready(&self) -> Result<(), String> {
-        if self.stopping.is_cancelled() { Err("the server is about to stop".to_owned()) } else { Ok(()) }
+        if self.stopping.is_cancelled() {
+            Err("the server is about to stop".to_owned())
+        } else {
+            Ok(())
+        }
     }
 
     fn metrics(&self) -> String {
         let stats = self.stream.stats();
         for transport in Transport::ALL {
             let count = stats.connections[transport as usize];
-            metrics::gauge!("tidewire_connections", "transport" => transport.name()).set(count as f64);
+            metrics::gauge!("tidewire_connections", "transport" => transport.name())
+                .set(count as f64);
         }
         metrics::gauge!("tidewire_subscriptions").set(stats.subscriptions as f64);
         metrics::gauge!("tidewire_channels_followed").set(stats.channels as f64);
         metrics::gauge!("tidewire_outbox_bytes").set(stats.queued_bytes as f64);
         metrics::gauge!("tidewire_outbox_bytes_max").set(stats.queued_bytes_max as f64);
         for (symbol, age_ms) in self.prices.ages_ms() {
-            metrics::gauge!("tidewire_price_age_seconds", "symbol" => symbol).set(age_ms as f64 / 1_000.0);
+            metrics::gauge!("tidewire_price_age_seconds", "symbol" => symbol)
+                .set(age_ms as f64 / 1_000.0);
         }
         self.handle.render()
     }

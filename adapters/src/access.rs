@@ -23,7 +23,10 @@ pub(crate) fn identify(
 /// The offered subprotocols.
 pub(crate) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, StreamError> {
@@ -35,6 +38,9 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, StreamError> {
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
     token.map(Some).ok_or_else(|| {
-        StreamError::new(ErrorCode::Unauthenticated, "`Authorization` is not understood, expected `Bearer TOKEN`")
+        StreamError::new(
+            ErrorCode::Unauthenticated,
+            "`Authorization` is not understood, expected `Bearer TOKEN`",
+        )
     })
 }

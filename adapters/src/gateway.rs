@@ -34,7 +34,11 @@ impl AdminAccess {
     /// What fits a server that listens on `address`.
     #[must_use]
     pub fn for_listener(address: IpAddr) -> Self {
-        if address.is_loopback() { Self::Everyone } else { Self::Scope }
+        if address.is_loopback() {
+            Self::Everyone
+        } else {
+            Self::Scope
+        }
     }
 }
 
@@ -65,7 +69,9 @@ pub struct Gateway {
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gateway").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Gateway")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +89,16 @@ impl Gateway {
     ) -> Self {
         let router = Router::new(stream_rpc.clone(), price_rpc.clone());
         stream_rpc.route_with(router.clone());
-        Self { stream, router, stream_rpc, price_rpc, origins: Arc::new(origins), options, probes, tasks }
+        Self {
+            stream,
+            router,
+            stream_rpc,
+            price_rpc,
+            origins: Arc::new(origins),
+            options,
+            probes,
+            tasks,
+        }
     }
 
     /// The routes of the one port.
@@ -100,13 +115,18 @@ impl Gateway {
             .fallback(http::reply::not_found)
             .method_not_allowed_fallback(http::reply::method_not_allowed)
             .with_state(self.clone());
-        grpc::routes(self).fallback_service(http).layer(http::cors::layer(self.origins.clone()))
+        grpc::routes(self)
+            .fallback_service(http)
+            .layer(http::cors::layer(self.origins.clone()))
     }
 
     /// How many connections are open.
     #[must_use]
     pub fn connections(&self) -> usize {
         let stats = self.stream.stats();
-        Transport::ALL.iter().map(|transport| stats.connections[*transport as usize]).sum()
+        Transport::ALL
+            .iter()
+            .map(|transport| stats.connections[*transport as usize])
+            .sum()
     }
 }

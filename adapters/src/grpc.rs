@@ -18,12 +18,18 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
     let stream = gateway.stream.clone();
     let identify = move |request: Request<()>| identify(&stream, request);
     let limit = gateway.options.frame_bytes;
-    let streams = StreamServiceServer::new(gateway.stream_rpc.clone()).max_decoding_message_size(limit);
-    let prices = PriceServiceServer::new(gateway.price_rpc.clone()).max_decoding_message_size(limit);
+    let streams =
+        StreamServiceServer::new(gateway.stream_rpc.clone()).max_decoding_message_size(limit);
+    let prices =
+        PriceServiceServer::new(gateway.price_rpc.clone()).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     gateway.tasks.spawn(async move {
-        health.set_serving::<StreamServiceServer<tidewire_service::StreamRpc>>().await;
-        health.set_serving::<PriceServiceServer<tidewire_service::PriceRpc>>().await;
+        health
+            .set_serving::<StreamServiceServer<tidewire_service::StreamRpc>>()
+            .await;
+        health
+            .set_serving::<PriceServiceServer<tidewire_service::PriceRpc>>()
+            .await;
     });
     let web = GrpcWebLayer::new();
     let mut routes = Routes::new()
@@ -31,13 +37,25 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
             "/tidewire.v1.StreamService/{*method}",
             web.layer(InterceptedService::new(streams, identify.clone())),
         )
-        .route_service("/tidewire.v1.PriceService/{*method}", web.layer(InterceptedService::new(prices, identify)))
-        .route_service("/grpc.health.v1.Health/{*method}", web.layer(health_service));
-    for service in ["WatchService", "NotifyService", "AlertService", "AdminService"] {
+        .route_service(
+            "/tidewire.v1.PriceService/{*method}",
+            web.layer(InterceptedService::new(prices, identify)),
+        )
+        .route_service(
+            "/grpc.health.v1.Health/{*method}",
+            web.layer(health_service),
+        );
+    for service in [
+        "WatchService",
+        "NotifyService",
+        "AlertService",
+        "AdminService",
+    ] {
         routes = routes.route(
             &format!("/tidewire.v1.{service}/{{*method}}"),
             axum::routing::any(move || async move {
-                Status::unimplemented(format!("{service} is not built yet")).into_http::<axum::body::Body>()
+                Status::unimplemented(format!("{service} is not built yet"))
+                    .into_http::<axum::body::Body>()
             }),
         );
     }
@@ -47,17 +65,23 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     match reflection(tonic_reflection::server::Builder::configure()).build_v1() {
-        Ok(service) => routes = routes.route_service("/grpc.reflection.v1.ServerReflection/{*method}", service),
+        Ok(service) => {
+            routes = routes.route_service("/grpc.reflection.v1.ServerReflection/{*method}", service)
+        }
         Err(error) => tracing::error!(%error, "reflection is not served"),
     }
     match reflection(tonic_reflection::server::Builder::configure()).build_v1alpha() {
-        Ok(service) => routes = routes.route_service("/grpc.reflection.v1alpha.ServerReflection/{*method}", service),
+        Ok(service) => {
+            routes = routes.route_service(
+                "/grpc.reflection.v1alpha.ServerReflection/{*method}",
+                service,
+            )
+        }
         Err(error) => tracing::error!(%error, "reflection is not served in its older version"),
     }
     routes
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's interceptors return a status")]
 fn identify(stream: &Stream, mut request: Request<()>) -> Result<Request<()>, Status> {
     let headers = request.metadata().clone().into_headers();
     let identity = access::identify(stream, &headers, None).map_err(|error| status_of(&error))?;

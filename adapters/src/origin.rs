@@ -27,26 +27,42 @@ impl OriginPolicy {
     /// Allows these origins, for example `https://app.example.com`; `*` allows all.
     #[must_use]
     pub fn new(allowed: Vec<String>, listen: std::net::IpAddr) -> Self {
-        let reach = if listen.is_loopback() { Reach::Loopback } else { Reach::Network };
+        let reach = if listen.is_loopback() {
+            Reach::Loopback
+        } else {
+            Reach::Network
+        };
         Self { allowed, reach }
     }
 
     /// Whether a request with these headers may be answered.
     #[must_use]
     pub fn allows(&self, headers: &HeaderMap) -> bool {
-        let Some(origin) = headers.get(header::ORIGIN) else { return true };
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return true;
+        };
         self.allows_origin(origin, headers.get(header::HOST))
     }
 
     /// Whether a page of `origin` may talk to the server it knows as `host`.
     #[must_use]
     pub fn allows_origin(&self, origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
-        let Ok(origin) = origin.to_str() else { return false };
-        if self.allowed.iter().any(|allowed| allowed == "*" || allowed.trim_end_matches('/') == origin) {
+        let Ok(origin) = origin.to_str() else {
+            return false;
+        };
+        if self
+            .allowed
+            .iter()
+            .any(|allowed| allowed == "*" || allowed.trim_end_matches('/') == origin)
+        {
             return true;
         }
-        let Ok(uri) = origin.parse::<Uri>() else { return false };
-        let Some(authority) = uri.authority() else { return false };
+        let Ok(uri) = origin.parse::<Uri>() else {
+            return false;
+        };
+        let Some(authority) = uri.authority() else {
+            return false;
+        };
         if host.is_some_and(|host| host.as_bytes() == authority.as_str().as_bytes()) {
             return true;
         }
@@ -69,7 +85,10 @@ impl OriginPolicy {
 
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -85,7 +104,8 @@ mod tests {
 
     #[test]
     fn origins_are_held_against_the_list() {
-        let network = OriginPolicy::new(vec!["https://app.example.com".into()], [10, 0, 0, 1].into());
+        let network =
+            OriginPolicy::new(vec!["https://app.example.com".into()], [10, 0, 0, 1].into());
         assert!(network.allows(&HeaderMap::new()));
         assert!(allows(&network, "http://example.com:8080"));
         assert!(allows(&network, "https://app.example.com"));

@@ -30,7 +30,12 @@ const HEAD_BUFFER_BYTES: usize = 16 << 10;
 
 /// Serves `routes` until `stop` is cancelled. Connections run in `tasks`; after
 /// `stop` they finish what they do, and idle ones close.
-pub async fn serve(listener: TcpListener, routes: Routes, tasks: TaskTracker, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -38,7 +43,12 @@ pub async fn serve(listener: TcpListener, routes: Routes, tasks: TaskTracker, st
         };
         match accepted {
             Ok((stream, address)) => {
-                tasks.spawn(serve_connection(stream, address, routes.clone(), stop.clone()));
+                tasks.spawn(serve_connection(
+                    stream,
+                    address,
+                    routes.clone(),
+                    stop.clone(),
+                ));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: those that close make room.
@@ -49,16 +59,23 @@ pub async fn serve(listener: TcpListener, routes: Routes, tasks: TaskTracker, st
     }
 }
 
-async fn serve_connection(stream: TcpStream, address: SocketAddr, routes: Routes, stop: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    routes: Routes,
+    stop: CancellationToken,
+) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "a socket cannot be tuned");
     }
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        request.extensions_mut().insert(tonic::transport::server::TcpConnectInfo {
-            local_addr: None,
-            remote_addr: Some(address),
-        });
+        request
+            .extensions_mut()
+            .insert(tonic::transport::server::TcpConnectInfo {
+                local_addr: None,
+                remote_addr: Some(address),
+            });
         routes.clone().oneshot(request.map(axum::body::Body::new))
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

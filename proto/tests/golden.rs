@@ -3,6 +3,8 @@
 //! too. The JSON in them is written by hand after the wire contract; with
 //! `TIDEWIRE_UPDATE_VECTORS=1` set, the test fills in the `proto` of new cases.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::{collections::BTreeSet, env, fs, path::PathBuf};

@@ -17,18 +17,28 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; \
          connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
-    HeaderValue::from_str(&policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
+    HeaderValue::from_str(&policy)
+        .unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 });
 
 /// The page.
 pub(crate) async fn page() -> Response {
     let mut response = Response::new(PAGE.into());
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
     response
 }
 
@@ -37,13 +47,21 @@ fn script_hashes(page: &str) -> String {
     let mut hashes = Vec::new();
     let mut rest = page;
     while let Some((_, after)) = rest.split_once("<script") {
-        let Some((_, body)) = after.split_once('>') else { break };
-        let Some((script, after)) = body.split_once("</script>") else { break };
+        let Some((_, body)) = after.split_once('>') else {
+            break;
+        };
+        let Some((script, after)) = body.split_once("</script>") else {
+            break;
+        };
         let hash = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(script));
         hashes.push(format!("'sha256-{hash}'"));
         rest = after;
     }
-    if hashes.is_empty() { "'none'".to_owned() } else { hashes.join(" ") }
+    if hashes.is_empty() {
+        "'none'".to_owned()
+    } else {
+        hashes.join(" ")
+    }
 }
 
 #[cfg(test)]

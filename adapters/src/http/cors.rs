@@ -9,7 +9,8 @@ use crate::OriginPolicy;
 
 /// Answers by the same list as everything else.
 pub(crate) fn layer(origins: Arc<OriginPolicy>) -> CorsLayer {
-    let exposed = ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);
+    let exposed =
+        ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, parts| {
             origins.allows_origin(origin, parts.headers.get(header::HOST))

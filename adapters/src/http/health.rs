@@ -15,13 +15,23 @@ pub(crate) async fn healthz() -> &'static str {
 
 /// Clients may be sent here.
 pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Result<&'static str, HttpError> {
-    gateway.probes.ready().map(|()| "ready\n").map_err(|reason| {
-        HttpError::new(StatusCode::SERVICE_UNAVAILABLE, StreamError::new(ErrorCode::Unavailable, reason))
-    })
+    gateway
+        .probes
+        .ready()
+        .map(|()| "ready\n")
+        .map_err(|reason| {
+            HttpError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                StreamError::new(ErrorCode::Unavailable, reason),
+            )
+        })
 }
 
 /// The metrics for Prometheus.
-pub(crate) async fn metrics(State(gateway): State<Gateway>, headers: HeaderMap) -> Result<Response, HttpError> {
+pub(crate) async fn metrics(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
     if gateway.options.admin == AdminAccess::Scope {
         access::identify(&gateway.stream, &headers, None)?.require(Scope::Admin)?;
     }

@@ -21,13 +21,19 @@ pub(crate) struct HttpError {
 impl HttpError {
     /// An error with a status of its own.
     pub(crate) fn new(status: StatusCode, error: StreamError) -> Self {
-        Self { status, error: error.into() }
+        Self {
+            status,
+            error: error.into(),
+        }
     }
 }
 
 impl From<Error> for HttpError {
     fn from(error: Error) -> Self {
-        Self { status: status_of(error.code()), error }
+        Self {
+            status: status_of(error.code()),
+            error,
+        }
     }
 }
 
@@ -47,7 +53,10 @@ impl IntoResponse for HttpError {
 pub(crate) fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 
@@ -63,19 +72,28 @@ fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::Unimplemented => StatusCode::NOT_IMPLEMENTED,
         ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        ErrorCode::Unspecified | ErrorCode::Cancelled | ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorCode::Unspecified | ErrorCode::Cancelled | ErrorCode::Internal => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 
 /// There is nothing at this path.
 pub(crate) async fn not_found(uri: Uri) -> HttpError {
-    StreamError::new(ErrorCode::NotFound, format!("there is nothing at {}", uri.path())).into()
+    StreamError::new(
+        ErrorCode::NotFound,
+        format!("there is nothing at {}", uri.path()),
+    )
+    .into()
 }
 
 /// The path is right and the method is not.
 pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> HttpError {
     HttpError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        StreamError::new(ErrorCode::Unimplemented, format!("{} does not take {method}", uri.path())),
+        StreamError::new(
+            ErrorCode::Unimplemented,
+            format!("{} does not take {method}", uri.path()),
+        ),
     )
 }

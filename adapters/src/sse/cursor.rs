@@ -43,9 +43,15 @@ impl Cursor {
         if text.len() > MAX_BYTES {
             return Err(CursorError::TooLong);
         }
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError::NotBase64)?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| CursorError::NotBase64)?;
         let lines = std::str::from_utf8(&bytes).map_err(|_| CursorError::NotPositions)?;
-        lines.lines().map(|line| position(line).ok_or(CursorError::NotPositions)).collect::<Result<_, _>>().map(Self)
+        lines
+            .lines()
+            .map(|line| position(line).ok_or(CursorError::NotPositions))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// The cursor as it is sent.
@@ -54,7 +60,9 @@ impl Cursor {
         let lines: Vec<_> = self
             .0
             .iter()
-            .map(|(channel, position)| format!("{} {} {channel}", position.epoch.as_str(), position.seq))
+            .map(|(channel, position)| {
+                format!("{} {} {channel}", position.epoch.as_str(), position.seq)
+            })
             .collect();
         URL_SAFE_NO_PAD.encode(lines.join("\n"))
     }
@@ -85,10 +93,18 @@ impl Cursor {
 
 fn position(line: &str) -> Option<(ChannelName, Position)> {
     let mut parts = line.splitn(3, ' ');
-    let epoch = parts.next().filter(|epoch| !epoch.is_empty() && epoch.len() <= 64)?;
+    let epoch = parts
+        .next()
+        .filter(|epoch| !epoch.is_empty() && epoch.len() <= 64)?;
     let seq = parts.next()?.parse().ok()?;
     let channel = ChannelName::parse(parts.next()?).ok()?;
-    Some((channel, Position { epoch: Epoch::new(epoch), seq }))
+    Some((
+        channel,
+        Position {
+            epoch: Epoch::new(epoch),
+            seq,
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -101,7 +117,10 @@ mod tests {
     fn what_is_no_cursor_is_refused() {
         assert_eq!(Cursor::decode("%"), Err(CursorError::NotBase64));
         assert_eq!(Cursor::decode("aGVsbG8"), Err(CursorError::NotPositions));
-        assert_eq!(Cursor::decode(&"A".repeat(70_000)), Err(CursorError::TooLong));
+        assert_eq!(
+            Cursor::decode(&"A".repeat(70_000)),
+            Err(CursorError::TooLong)
+        );
         assert_eq!(Cursor::decode(""), Ok(Cursor::default()));
     }
 

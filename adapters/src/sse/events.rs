@@ -17,8 +17,14 @@ const TAKE_BYTES: usize = 64 << 10;
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All that the session has to say, as events. Ends with the session.
-pub(super) fn events(connection: Connection) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    let events = Events { connection, told: None, told_at: Instant::now() };
+pub(super) fn events(
+    connection: Connection,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    let events = Events {
+        connection,
+        told: None,
+        told_at: Instant::now(),
+    };
     stream::unfold(Some(events), |events| async move {
         let mut events = events?;
         let (bytes, goes_on) = events.next().await;
@@ -39,7 +45,10 @@ impl Events {
     async fn next(&mut self) -> (Bytes, bool) {
         let heartbeat = Duration::from_millis(self.connection.heartbeat_ms().into());
         let mut taken = Vec::new();
-        let next = timeout(self.wait(heartbeat), self.connection.next(TAKE_BYTES, &mut taken));
+        let next = timeout(
+            self.wait(heartbeat),
+            self.connection.next(TAKE_BYTES, &mut taken),
+        );
         let mut out = BytesMut::new();
         match next.await {
             Ok(Ok(())) => {
@@ -51,7 +60,11 @@ impl Events {
                 self.tell_cursor(&mut out);
                 if out.is_empty() {
                     let now = self.connection.now_ms();
-                    write_message(&mut out, None, &message(Data::Ping(Heartbeat { server_time: now })));
+                    write_message(
+                        &mut out,
+                        None,
+                        &message(Data::Ping(Heartbeat { server_time: now })),
+                    );
                 }
             }
         }
@@ -112,7 +125,13 @@ impl Events {
             return;
         }
         self.told_at = Instant::now();
-        write_message(out, Some(&cursor), &message(Data::Cursor(v1::Cursor { cursor: cursor.clone() })));
+        write_message(
+            out,
+            Some(&cursor),
+            &message(Data::Cursor(v1::Cursor {
+                cursor: cursor.clone(),
+            })),
+        );
         self.told = Some(cursor);
     }
 }
@@ -122,7 +141,10 @@ fn encode(channel: ChannelName, position: Position) -> String {
 }
 
 fn message(data: Data) -> ServerMessage {
-    ServerMessage { data: Some(data), ..ServerMessage::default() }
+    ServerMessage {
+        data: Some(data),
+        ..ServerMessage::default()
+    }
 }
 
 fn write_message(out: &mut BytesMut, id: Option<&str>, message: &ServerMessage) {
@@ -160,6 +182,9 @@ mod tests {
 
     #[test]
     fn an_event_keeps_its_lines_together() {
-        assert_eq!(event("message", b"{\"a\":\r\n1}"), &b"event: message\ndata: {\"a\":\ndata: 1}\n\n"[..]);
+        assert_eq!(
+            event("message", b"{\"a\":\r\n1}"),
+            &b"event: message\ndata: {\"a\":\ndata: 1}\n\n"[..]
+        );
     }
 }

@@ -53,7 +53,9 @@ pub(crate) async fn stream(
     let identity = access::identify(&gateway.stream, &headers, query.token.as_deref())?;
     identity.known()?;
     let cursor = resume_from(&headers, query.last_event_id.as_deref())?;
-    let heartbeat = query.heartbeat_ms.map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
+    let heartbeat = query
+        .heartbeat_ms
+        .map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
     let arrival = Arrival {
         identity,
         transport: Transport::Sse,
@@ -64,15 +66,31 @@ pub(crate) async fn stream(
     let connection = Connection::open(gateway.stream.clone(), arrival).await;
     let channels = wanted(query.channels.as_deref().unwrap_or_default(), &cursor);
     if !channels.is_empty() {
-        let asked = client_message::Data::Subscribe(tidewire_proto::v1::SubscribeRequest { channels });
-        let reply = gateway.router.answer(&connection, ClientMessage { id: None, data: Some(asked) }).await;
+        let asked =
+            client_message::Data::Subscribe(tidewire_proto::v1::SubscribeRequest { channels });
+        let reply = gateway
+            .router
+            .answer(
+                &connection,
+                ClientMessage {
+                    id: None,
+                    data: Some(asked),
+                },
+            )
+            .await;
         connection.say(reply);
         connection.resume();
     }
     let mut response = Response::new(Body::from_stream(events::events(connection)));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
     // Tells nginx not to gather events.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
@@ -81,7 +99,9 @@ pub(crate) async fn stream(
 /// The cursor that the client gave; the header, which a browser sends by itself on
 /// reconnect, is newer than the query.
 fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpError> {
-    let header = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("\u{fffd}"));
+    let header = headers
+        .get("last-event-id")
+        .map(|value| value.to_str().unwrap_or("\u{fffd}"));
     match header.or(query).filter(|text| !text.is_empty()) {
         None => Ok(Cursor::default()),
         Some(text) => Cursor::decode(text).map_err(|error| {
@@ -97,10 +117,15 @@ fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpE
 /// The channels of the query, each from where the cursor stands. The cursor's
 /// other channels (the user's own) are resumed too.
 fn wanted(channels: &str, cursor: &Cursor) -> Vec<ChannelSubscription> {
-    let named: Vec<&str> = channels.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    let further = cursor.iter().map(|(channel, _)| channel).filter(|channel| {
-        channel.namespace() == "user" && !named.contains(&channel.as_str())
-    });
+    let named: Vec<&str> = channels
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let further = cursor
+        .iter()
+        .map(|(channel, _)| channel)
+        .filter(|channel| channel.namespace() == "user" && !named.contains(&channel.as_str()));
     let further: Vec<&str> = further.map(|channel| channel.as_str()).collect();
     named
         .into_iter()
@@ -125,14 +150,20 @@ pub(crate) async fn command(
     request: Request,
 ) -> Result<Response, HttpError> {
     gateway.origins.admit(request.headers())?;
-    let session = gateway.stream.session(&connection).filter(|session| session.post_key().is_some());
+    let session = gateway
+        .stream
+        .session(&connection)
+        .filter(|session| session.post_key().is_some());
     let Some(session) = session else {
-        return Err(StreamError::new(ErrorCode::NotFound, "there is no such SSE connection here").into());
+        return Err(
+            StreamError::new(ErrorCode::NotFound, "there is no such SSE connection here").into(),
+        );
     };
     let has_key = query.key.is_some() && query.key.as_deref() == session.post_key();
     if !has_key {
         // Without the key it takes the token of the same user.
-        let identity = access::identify(&gateway.stream, request.headers(), query.token.as_deref())?;
+        let identity =
+            access::identify(&gateway.stream, request.headers(), query.token.as_deref())?;
         let is_same = identity.user().is_some() && identity.user() == session.identity().user();
         if !is_same {
             return Err(StreamError::new(
@@ -157,7 +188,10 @@ pub(crate) async fn command(
         Err(error) => {
             let (id, error) = refusal(error);
             let message = crate::websocket::error_reply(id, error);
-            return Ok(json_response(StatusCode::BAD_REQUEST, json::to_vec(&message)));
+            return Ok(json_response(
+                StatusCode::BAD_REQUEST,
+                json::to_vec(&message),
+            ));
         }
     };
     // What the command set free flows on the stream once the answer is on its way.

@@ -10,7 +10,9 @@ use tidewire_proto::{
     v1::{ClientMessage, Error, ErrorCode, ServerMessage, server_message::Data},
 };
 use tidewire_service::Router;
-use tidewire_stream::{CloseReason, Connection, Encoding, FrameKind, Outgoing, Publication, Session};
+use tidewire_stream::{
+    CloseReason, Connection, Encoding, FrameKind, Outgoing, Publication, Session,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
@@ -55,11 +57,21 @@ where
     let (control, controls) = mpsc::channel(CONTROL_FRAMES);
     let session = Session::clone(&connection);
     let reader = async {
-        let mut reader = Reader { read, session, router, control, frames: FrameReader::new(frame_bytes) };
+        let mut reader = Reader {
+            read,
+            session,
+            router,
+            control,
+            frames: FrameReader::new(frame_bytes),
+        };
         reader.run().await;
     };
     let writer = async {
-        let mut writer = Writer { write, connection: Arc::new(connection), controls };
+        let mut writer = Writer {
+            write,
+            connection: Arc::new(connection),
+            controls,
+        };
         writer.run().await;
     };
     let mut reader = std::pin::pin!(reader);
@@ -95,7 +107,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 }
             }
             loop {
-                match self.frames.next() {
+                match self.frames.next_message() {
                     Ok(None) => break,
                     Ok(Some(incoming)) => {
                         if self.take(incoming).await == Flow::End {
@@ -104,7 +116,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "a client broke the WebSocket protocol");
-                        let _ = self.control.send(Control::Close(error.close_code(), "")).await;
+                        let _ = self
+                            .control
+                            .send(Control::Close(error.close_code(), ""))
+                            .await;
                         return;
                     }
                 }
@@ -117,11 +132,17 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             (Incoming::Text(text), Encoding::Json) => self.answer_json(&text).await,
             (Incoming::Binary(bytes), Encoding::Proto) => self.answer_proto(bytes).await,
             (Incoming::Binary(_), Encoding::Json) => {
-                let _ = self.control.send(Control::Close(1003, "this subprotocol is text")).await;
+                let _ = self
+                    .control
+                    .send(Control::Close(1003, "this subprotocol is text"))
+                    .await;
                 return Flow::End;
             }
             (Incoming::Text(_), Encoding::Proto) => {
-                let _ = self.control.send(Control::Close(1003, "this subprotocol is binary")).await;
+                let _ = self
+                    .control
+                    .send(Control::Close(1003, "this subprotocol is binary"))
+                    .await;
                 return Flow::End;
             }
             (Incoming::Ping(payload), _) => {
@@ -129,7 +150,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             (Incoming::Pong(_), _) => {}
             (Incoming::Close(code), _) => {
-                let _ = self.control.send(Control::Close(code.unwrap_or(1000), "")).await;
+                let _ = self
+                    .control
+                    .send(Control::Close(code.unwrap_or(1000), ""))
+                    .await;
                 return Flow::End;
             }
         }
@@ -169,7 +193,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn close(&mut self, reason: CloseReason) {
-        let _ = self.control.send(Control::Close(reason.code(), reason.text())).await;
+        let _ = self
+            .control
+            .send(Control::Close(reason.code(), reason.text()))
+            .await;
     }
 }
 
@@ -183,12 +210,21 @@ enum Flow {
 pub(crate) fn refusal(error: ClientError) -> (Option<String>, Error) {
     let (id, code, message) = match error {
         ClientError::Malformed { message } => (None, ErrorCode::InvalidArgument, message),
-        ClientError::UnknownType { id, kind } => {
-            (id, ErrorCode::Unimplemented, format!("there is no message type {kind:?}"))
-        }
+        ClientError::UnknownType { id, kind } => (
+            id,
+            ErrorCode::Unimplemented,
+            format!("there is no message type {kind:?}"),
+        ),
         ClientError::Invalid { id, message } => (id, ErrorCode::InvalidArgument, message),
     };
-    (id, Error { code: code.into(), message, retry_after_ms: None })
+    (
+        id,
+        Error {
+            code: code.into(),
+            message,
+            retry_after_ms: None,
+        },
+    )
 }
 
 struct Writer<W> {
@@ -232,12 +268,20 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// Several frames leave in one write. False if the peer does not take them.
     async fn send(&mut self, frames: &mut VecDeque<Bytes>) -> bool {
         while !frames.is_empty() {
-            let slices: Vec<_> = frames.iter().take(MAX_SLICES).map(|frame| IoSlice::new(frame)).collect();
-            let mut written = match timeout(WRITE_TIMEOUT, self.write.write_vectored(&slices)).await {
+            let slices: Vec<_> = frames
+                .iter()
+                .take(MAX_SLICES)
+                .map(|frame| IoSlice::new(frame))
+                .collect();
+            let mut written = match timeout(WRITE_TIMEOUT, self.write.write_vectored(&slices)).await
+            {
                 Ok(Ok(written)) if written > 0 => written,
                 Ok(_) => return false,
                 Err(_) => {
-                    tracing::debug!(connection = self.connection.id().as_str(), "a client does not read");
+                    tracing::debug!(
+                        connection = self.connection.id().as_str(),
+                        "a client does not read"
+                    );
                     self.connection.close(CloseReason::SlowConsumer);
                     return false;
                 }
@@ -266,14 +310,22 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 }
 
 fn text_frame(publication: &Publication) -> Bytes {
-    publication.frame(FrameKind::WebSocketText, |publication| frame(Opcode::Text, &publication.json()))
+    publication.frame(FrameKind::WebSocketText, |publication| {
+        frame(Opcode::Text, &publication.json())
+    })
 }
 
 fn binary_frame(publication: &Publication) -> Bytes {
-    publication.frame(FrameKind::WebSocketBinary, |publication| frame(Opcode::Binary, &publication.proto()))
+    publication.frame(FrameKind::WebSocketBinary, |publication| {
+        frame(Opcode::Binary, &publication.proto())
+    })
 }
 
 /// The error that answers a message.
 pub(crate) fn error_reply(id: Option<String>, error: Error) -> ServerMessage {
-    ServerMessage { id, data: Some(Data::Error(error)), ..ServerMessage::default() }
+    ServerMessage {
+        id,
+        data: Some(Data::Error(error)),
+        ..ServerMessage::default()
+    }
 }

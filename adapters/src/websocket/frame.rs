@@ -104,7 +104,11 @@ impl FrameReader {
     /// A reader of messages up to `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), message: None, limit }
+        Self {
+            buffer: BytesMut::new(),
+            message: None,
+            limit,
+        }
     }
 
     /// Where bytes from the socket are to be appended.
@@ -116,12 +120,15 @@ impl FrameReader {
     ///
     /// # Errors
     /// The client broke the protocol; the reader is of no more use.
-    pub fn next(&mut self) -> Result<Option<Incoming>, FrameError> {
+    pub fn next_message(&mut self) -> Result<Option<Incoming>, FrameError> {
         loop {
-            let Some(head) = self.head()? else { return Ok(None) };
+            let Some(head) = self.head()? else {
+                return Ok(None);
+            };
             if self.buffer.len() < head.head_length + head.length {
                 // At most the limit, which the head was held against.
-                self.buffer.reserve(head.head_length + head.length - self.buffer.len());
+                self.buffer
+                    .reserve(head.head_length + head.length - self.buffer.len());
                 return Ok(None);
             }
             self.buffer.advance(head.head_length);
@@ -135,28 +142,38 @@ impl FrameReader {
 
     fn head(&self) -> Result<Option<Head>, FrameError> {
         let bytes = &self.buffer[..];
-        let [first, second, ..] = *bytes else { return Ok(None) };
+        let [first, second, ..] = *bytes else {
+            return Ok(None);
+        };
         let opcode = Opcode::parse(first & 0x0f)?;
         let is_final = first & 0x80 != 0;
         if first & 0x70 != 0 {
-            return Err(FrameError::Protocol("a reserved bit is set, and no extension was agreed on"));
+            return Err(FrameError::Protocol(
+                "a reserved bit is set, and no extension was agreed on",
+            ));
         }
         if second & 0x80 == 0 {
             return Err(FrameError::Protocol("the frame is not masked"));
         }
         let (length, length_bytes) = match second & 0x7f {
             126 => {
-                let Some(&[a, b]) = bytes.get(2..4).and_then(|b| b.first_chunk()) else { return Ok(None) };
+                let Some(&[a, b]) = bytes.get(2..4).and_then(|b| b.first_chunk()) else {
+                    return Ok(None);
+                };
                 (u64::from(u16::from_be_bytes([a, b])), 2)
             }
             127 => {
-                let Some(length) = bytes.get(2..10).and_then(|b| b.first_chunk::<8>()) else { return Ok(None) };
+                let Some(length) = bytes.get(2..10).and_then(|b| b.first_chunk::<8>()) else {
+                    return Ok(None);
+                };
                 (u64::from_be_bytes(*length), 8)
             }
             short => (u64::from(short), 0),
         };
         if opcode.is_control() && (length > 125 || !is_final) {
-            return Err(FrameError::Protocol("a control frame is long or fragmented"));
+            return Err(FrameError::Protocol(
+                "a control frame is long or fragmented",
+            ));
         }
         let so_far = self.message.as_ref().map_or(0, |(_, parts)| parts.len());
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -164,10 +181,19 @@ impl FrameReader {
             return Err(FrameError::TooBig(self.limit));
         }
         let head_length = 2 + length_bytes + 4;
-        let Some(mask) = bytes.get(head_length - 4..head_length).and_then(|b| b.first_chunk::<4>()) else {
+        let Some(mask) = bytes
+            .get(head_length - 4..head_length)
+            .and_then(|b| b.first_chunk::<4>())
+        else {
             return Ok(None);
         };
-        Ok(Some(Head { is_final, opcode, mask: *mask, length, head_length }))
+        Ok(Some(Head {
+            is_final,
+            opcode,
+            mask: *mask,
+            length,
+            head_length,
+        }))
     }
 
     fn take(&mut self, head: &Head, payload: BytesMut) -> Result<Option<Incoming>, FrameError> {
@@ -177,19 +203,26 @@ impl FrameReader {
             Opcode::Close => close_code(&payload).map(|code| Some(Incoming::Close(code))),
             Opcode::Continuation => {
                 let Some((opcode, mut parts)) = self.message.take() else {
-                    return Err(FrameError::Protocol("a continuation has nothing to continue"));
+                    return Err(FrameError::Protocol(
+                        "a continuation has nothing to continue",
+                    ));
                 };
                 parts.extend_from_slice(&payload);
                 self.part(head.is_final, opcode, parts)
             }
-            Opcode::Text | Opcode::Binary if self.message.is_some() => {
-                Err(FrameError::Protocol("a message begins before the last one ended"))
-            }
+            Opcode::Text | Opcode::Binary if self.message.is_some() => Err(FrameError::Protocol(
+                "a message begins before the last one ended",
+            )),
             Opcode::Text | Opcode::Binary => self.part(head.is_final, head.opcode, payload),
         }
     }
 
-    fn part(&mut self, is_final: bool, opcode: Opcode, parts: BytesMut) -> Result<Option<Incoming>, FrameError> {
+    fn part(
+        &mut self,
+        is_final: bool,
+        opcode: Opcode,
+        parts: BytesMut,
+    ) -> Result<Option<Incoming>, FrameError> {
         if !is_final {
             self.message = Some((opcode, parts));
             return Ok(None);
@@ -205,7 +238,9 @@ impl FrameReader {
 }
 
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
-    let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
+    let wide = u64::from_ne_bytes([
+        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
+    ]);
     let (chunks, rest) = payload.as_chunks_mut::<8>();
     for chunk in chunks {
         *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
@@ -219,11 +254,17 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 fn close_code(payload: &[u8]) -> Result<Option<u16>, FrameError> {
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
         let is_empty = payload.is_empty();
-        return if is_empty { Ok(None) } else { Err(FrameError::Protocol("a close frame has half a code")) };
+        return if is_empty {
+            Ok(None)
+        } else {
+            Err(FrameError::Protocol("a close frame has half a code"))
+        };
     };
     let code = u16::from_be_bytes(*code);
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(FrameError::Protocol("a close frame has a code that may not be sent"));
+        return Err(FrameError::Protocol(
+            "a close frame has a code that may not be sent",
+        ));
     }
     if std::str::from_utf8(reason).is_err() {
         return Err(FrameError::NotUtf8);
@@ -283,7 +324,12 @@ mod tests {
             }
         }
         out.extend(mask);
-        out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        out.extend(
+            payload
+                .iter()
+                .zip(mask.iter().cycle())
+                .map(|(byte, mask)| byte ^ mask),
+        );
         out
     }
 
@@ -291,7 +337,7 @@ mod tests {
         let mut reader = FrameReader::new(100_000);
         reader.buffer().extend_from_slice(bytes);
         let mut all = Vec::new();
-        while let Some(incoming) = reader.next()? {
+        while let Some(incoming) = reader.next_message()? {
             all.push(incoming);
         }
         Ok(all)
@@ -308,16 +354,30 @@ mod tests {
 
     #[test]
     fn fragments_are_joined_around_control_frames() {
-        let bytes = [masked(0x01, b"ab"), masked(0x89, b"?"), masked(0x00, b"c"), masked(0x80, b"d")].concat();
+        let bytes = [
+            masked(0x01, b"ab"),
+            masked(0x89, b"?"),
+            masked(0x00, b"c"),
+            masked(0x80, b"d"),
+        ]
+        .concat();
         assert_eq!(
             read(&bytes).unwrap(),
-            [Incoming::Ping(Bytes::from_static(b"?")), Incoming::Text(Bytes::from_static(b"abcd"))]
+            [
+                Incoming::Ping(Bytes::from_static(b"?")),
+                Incoming::Text(Bytes::from_static(b"abcd"))
+            ]
         );
     }
 
     #[test]
     fn what_the_protocol_forbids_is_refused() {
-        let protocol = |bytes: &[u8]| assert!(matches!(read(bytes), Err(FrameError::Protocol(_))), "{bytes:?}");
+        let protocol = |bytes: &[u8]| {
+            assert!(
+                matches!(read(bytes), Err(FrameError::Protocol(_))),
+                "{bytes:?}"
+            )
+        };
         protocol(&masked(0xc1, b"rsv"));
         protocol(&masked(0x83, b"reserved opcode"));
         protocol(&[0x81, 0x01, b'x']);
@@ -328,10 +388,16 @@ mod tests {
         protocol(&masked(0x88, &[3]));
         protocol(&masked(0x88, &1005_u16.to_be_bytes()));
         assert_eq!(read(&masked(0x81, &[0xff])), Err(FrameError::NotUtf8));
-        assert_eq!(read(&masked(0x81, &[b'x'; 100_001])), Err(FrameError::TooBig(100_000)));
+        assert_eq!(
+            read(&masked(0x81, &[b'x'; 100_001])),
+            Err(FrameError::TooBig(100_000))
+        );
         let parts = [masked(0x01, &[b'x'; 60_000]), masked(0x80, &[b'x'; 60_000])].concat();
         assert_eq!(read(&parts), Err(FrameError::TooBig(100_000)));
-        assert_eq!(read(&masked(0x88, &4003_u16.to_be_bytes())).unwrap(), [Incoming::Close(Some(4003))]);
+        assert_eq!(
+            read(&masked(0x88, &4003_u16.to_be_bytes())).unwrap(),
+            [Incoming::Close(Some(4003))]
+        );
     }
 
     proptest! {
@@ -345,7 +411,7 @@ mod tests {
             let mut all = Vec::new();
             for part in bytes.chunks(cut) {
                 reader.buffer().extend_from_slice(part);
-                while let Some(incoming) = reader.next().unwrap() {
+                while let Some(incoming) = reader.next_message().unwrap() {
                     all.push(incoming);
                 }
             }

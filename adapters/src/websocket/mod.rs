@@ -16,7 +16,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{Arrival, CloseReason, Connection, Encoding, Identity, Session, StreamError, Transport};
+use tidewire_stream::{
+    Arrival, CloseReason, Connection, Encoding, Identity, Session, StreamError, Transport,
+};
 use tokio::net::TcpStream;
 
 pub(crate) use connection::{error_reply, refusal};
@@ -54,7 +56,9 @@ pub(crate) async fn upgrade(
         address: Some(address.ip()),
         heartbeat: None,
     };
-    gateway.tasks.spawn(serve(gateway.clone(), upgrade, arrival));
+    gateway
+        .tasks
+        .spawn(serve(gateway.clone(), upgrade, arrival));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -62,7 +66,10 @@ pub(crate) async fn upgrade(
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept_key(&key));
     if let Some(protocol) = protocol {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        headers.insert(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(protocol),
+        );
     }
     Ok(response)
 }
@@ -77,7 +84,10 @@ async fn serve(gateway: Gateway, upgrade: OnUpgrade, arrival: Arrival) {
     // smaller and faster.
     match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
         Ok(parts) => {
-            let io = Rewound { head: parts.read_buf, io: parts.io.into_inner() };
+            let io = Rewound {
+                head: parts.read_buf,
+                io: parts.io.into_inner(),
+            };
             connection::run(io, connection, router, limit).await;
         }
         Err(upgraded) => connection::run(TokioIo::new(upgraded), connection, router, limit).await,
@@ -100,25 +110,41 @@ fn watch_authentication(gateway: &Gateway, connection: &Connection) {
 
 fn websocket_key(headers: &HeaderMap) -> Result<HeaderValue, HttpError> {
     let is = |name, wanted: &str| {
-        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|token| token.trim().eq_ignore_ascii_case(wanted))
-        })
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| {
+                value
+                    .split(',')
+                    .any(|token| token.trim().eq_ignore_ascii_case(wanted))
+            })
     };
     if !is(header::UPGRADE, "websocket") || !is(header::CONNECTION, "upgrade") {
         return Err(HttpError::new(
             StatusCode::UPGRADE_REQUIRED,
-            StreamError::new(ErrorCode::InvalidArgument, "this path is a WebSocket: send an upgrade request"),
+            StreamError::new(
+                ErrorCode::InvalidArgument,
+                "this path is a WebSocket: send an upgrade request",
+            ),
         ));
     }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+    if headers
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
         return Err(bad_request("the WebSocket version is not 13"));
     }
-    headers.get(header::SEC_WEBSOCKET_KEY).cloned().ok_or_else(|| bad_request("`Sec-WebSocket-Key` is missing"))
+    headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .cloned()
+        .ok_or_else(|| bad_request("`Sec-WebSocket-Key` is missing"))
 }
 
 /// The first subprotocol that the server knows; JSON if none is offered.
 fn subprotocol(headers: &HeaderMap) -> Result<(Encoding, Option<&'static str>), HttpError> {
-    let mut offers = access::subprotocols(headers).filter(|offer| !offer.starts_with(access::BEARER_SUBPROTOCOL));
+    let mut offers = access::subprotocols(headers)
+        .filter(|offer| !offer.starts_with(access::BEARER_SUBPROTOCOL));
     let mut offered = false;
     let known = offers.find_map(|offer| {
         offered = true;
@@ -130,13 +156,18 @@ fn subprotocol(headers: &HeaderMap) -> Result<(Encoding, Option<&'static str>), 
     });
     match known {
         Some(known) => Ok(known),
-        None if offered => Err(bad_request("no subprotocol is known, expected tidewire.v1.json or tidewire.v1.proto")),
+        None if offered => Err(bad_request(
+            "no subprotocol is known, expected tidewire.v1.json or tidewire.v1.proto",
+        )),
         None => Ok((Encoding::Json, None)),
     }
 }
 
 fn bad_request(message: &str) -> HttpError {
-    HttpError::new(StatusCode::BAD_REQUEST, StreamError::new(ErrorCode::InvalidArgument, message))
+    HttpError::new(
+        StatusCode::BAD_REQUEST,
+        StreamError::new(ErrorCode::InvalidArgument, message),
+    )
 }
 
 /// RFC 6455, section 4.2.2.
@@ -168,7 +199,11 @@ mod rewound {
     }
 
     impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
-        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
             if self.head.is_empty() {
                 return Pin::new(&mut self.io).poll_read(cx, buf);
             }
@@ -180,7 +215,11 @@ mod rewound {
     }
 
     impl<I: AsyncWrite + Unpin> AsyncWrite for Rewound<I> {
-        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
             Pin::new(&mut self.io).poll_write(cx, buf)
         }
 

@@ -9,7 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use tidewire_proto::v1::{PriceUpdate, SourceDetail, SourceState as DetailState, server_message::Data};
+use tidewire_proto::v1::{
+    PriceUpdate, SourceDetail, SourceState as DetailState, server_message::Data,
+};
 use tidewire_stream::{ChannelName, Publisher};
 
 use crate::{
@@ -48,7 +50,10 @@ pub(crate) struct SymbolBook {
 }
 
 impl Book {
-    pub(crate) fn new(config: &PriceConfig, publisher: Arc<dyn Publisher>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(
+        config: &PriceConfig,
+        publisher: Arc<dyn Publisher>,
+    ) -> Result<Self, ConfigError> {
         let (specs, sources) = (config.symbols()?, config.sources()?);
         let mut records: Vec<_> = sources.into_iter().map(SourceRecord::new).collect();
         let mut symbols = Vec::with_capacity(specs.len());
@@ -59,12 +64,24 @@ impl Book {
                 if let Some(name) = record.spec.kind.venue_name(&spec.symbol) {
                     record.names.insert(name, (index, quotes.len()));
                     record.symbols.push(spec.symbol.clone());
-                    quotes.push(Quote::new(source, self::channel(&format!("{}@{}", spec.symbol, record.spec.name))?));
+                    quotes.push(Quote::new(
+                        source,
+                        self::channel(&format!("{}@{}", spec.symbol, record.spec.name))?,
+                    ));
                 }
             }
-            symbols.push(SymbolBook { spec, channel, quotes, last: None });
+            symbols.push(SymbolBook {
+                spec,
+                channel,
+                quotes,
+                last: None,
+            });
         }
-        let by_name = symbols.iter().enumerate().map(|(index, book)| (book.spec.symbol.clone(), index)).collect();
+        let by_name = symbols
+            .iter()
+            .enumerate()
+            .map(|(index, book)| (book.spec.symbol.clone(), index))
+            .collect();
         Ok(Self {
             symbols,
             by_name,
@@ -81,7 +98,12 @@ impl Book {
     }
 
     /// Takes a frame of a source. Gives what the connection has to know.
-    pub(crate) fn take_frame(&mut self, source: usize, frame: &str, arrival_ms: i64) -> FrameOutcome {
+    pub(crate) fn take_frame(
+        &mut self,
+        source: usize,
+        frame: &str,
+        arrival_ms: i64,
+    ) -> FrameOutcome {
         let mut events = Vec::new();
         self.sources[source].frames.count();
         let parsed = self.sources[source].spec.kind.parse(frame, &mut events);
@@ -95,7 +117,12 @@ impl Book {
         outcome
     }
 
-    fn take_event(&mut self, source: usize, event: &VenueEvent<'_>, arrival_ms: i64) -> FrameOutcome {
+    fn take_event(
+        &mut self,
+        source: usize,
+        event: &VenueEvent<'_>,
+        arrival_ms: i64,
+    ) -> FrameOutcome {
         match event {
             VenueEvent::Trade(trade) => self.take_trade(source, trade, arrival_ms),
             VenueEvent::Ticker(ticker) => self.take_ticker(source, ticker, arrival_ms),
@@ -112,26 +139,34 @@ impl Book {
         let place = self.sources[source].names.get(name).copied();
         if place.is_none() {
             let detail = format!("{name:?} was not asked for");
-            self.sources[source].fault(&ParseError { kind: FaultKind::UnknownSymbol, detail });
+            self.sources[source].fault(&ParseError {
+                kind: FaultKind::UnknownSymbol,
+                detail,
+            });
         }
         place
     }
 
     fn take_trade(&mut self, source: usize, trade: &Trade<'_>, arrival_ms: i64) -> FrameOutcome {
-        let Some((symbol, place)) = self.find(source, &trade.name) else { return FrameOutcome::Nothing };
+        let Some((symbol, place)) = self.find(source, &trade.name) else {
+            return FrameOutcome::Nothing;
+        };
         if !self.symbols[symbol].quotes[place].take_trade(trade) {
             return FrameOutcome::Data;
         }
         let record = &mut self.sources[source];
         record.trades.count();
         let name = self.symbols[symbol].spec.symbol.as_str();
-        self.overview.take_trade(name, &record.spec.name, trade, arrival_ms);
+        self.overview
+            .take_trade(name, &record.spec.name, trade, arrival_ms);
         self.quoted(symbol, place, trade.time_ms, arrival_ms);
         FrameOutcome::Data
     }
 
     fn take_ticker(&mut self, source: usize, ticker: &Ticker<'_>, arrival_ms: i64) -> FrameOutcome {
-        let Some((symbol, place)) = self.find(source, &ticker.name) else { return FrameOutcome::Nothing };
+        let Some((symbol, place)) = self.find(source, &ticker.name) else {
+            return FrameOutcome::Nothing;
+        };
         self.symbols[symbol].quotes[place].take_ticker(ticker);
         self.quoted(symbol, place, ticker.time_ms, arrival_ms);
         FrameOutcome::Data
@@ -151,7 +186,11 @@ impl Book {
         quote.life = Life::Live;
         if !quote.is_watched {
             quote.is_watched = true;
-            self.deadlines.push(Reverse((arrival_ms.saturating_add(book.spec.stale_after_ms), symbol, place)));
+            self.deadlines.push(Reverse((
+                arrival_ms.saturating_add(book.spec.stale_after_ms),
+                symbol,
+                place,
+            )));
         }
         let stamp_ms = quote.stamp_ms;
         if let Some(price) = quote.price {
@@ -177,7 +216,11 @@ impl Book {
         let aggregate = match book.spec.method {
             Method::Median => median(&book.quotes),
         };
-        let live = book.quotes.iter().filter(|quote| quote.live_price().is_some()).count();
+        let live = book
+            .quotes
+            .iter()
+            .filter(|quote| quote.live_price().is_some())
+            .count();
         let update = match (aggregate, &book.last) {
             (Some(aggregate), _) => PriceUpdate {
                 symbol: book.spec.symbol.as_str().to_owned(),
@@ -193,7 +236,12 @@ impl Book {
                 ..PriceUpdate::default()
             },
             // The last live source went: the last price, said to be stale.
-            (None, Some(last)) => PriceUpdate { sources: 0, stale: true, timestamp: stamp_ms, ..last.clone() },
+            (None, Some(last)) => PriceUpdate {
+                sources: 0,
+                stale: true,
+                timestamp: stamp_ms,
+                ..last.clone()
+            },
             (None, None) => return,
         };
         self.overview.touch();
@@ -205,7 +253,10 @@ impl Book {
     pub(crate) fn connected(&mut self, source: usize) {
         self.sources[source].connected();
         for book in &mut self.symbols {
-            book.quotes.iter_mut().filter(|quote| quote.source == source).for_each(Quote::forget_ids);
+            book.quotes
+                .iter_mut()
+                .filter(|quote| quote.source == source)
+                .for_each(Quote::forget_ids);
         }
     }
 
@@ -237,7 +288,8 @@ impl Book {
         if let Some(overview) = self.overview.renew(&self.symbols, now_ms)
             && let Ok(channel) = ChannelName::parse("market:overview")
         {
-            self.publisher.publish(&channel, Data::MarketOverview(overview));
+            self.publisher
+                .publish(&channel, Data::MarketOverview(overview));
         }
     }
 
@@ -250,7 +302,9 @@ impl Book {
             }
             for symbol in 0..self.symbols.len() {
                 let quotes = &mut self.symbols[symbol].quotes;
-                let quote = quotes.iter_mut().find(|quote| quote.source == source && quote.life == Life::Live);
+                let quote = quotes
+                    .iter_mut()
+                    .find(|quote| quote.source == source && quote.life == Life::Live);
                 if let Some(quote) = quote {
                     quote.life = Life::Lost;
                     self.tell(symbol, now_ms);
@@ -261,7 +315,11 @@ impl Book {
 
     /// The price of a symbol, with how it came about.
     pub(crate) fn explain(&self, book: &SymbolBook, now_ms: i64) -> PriceUpdate {
-        let live = book.quotes.iter().filter(|quote| quote.live_price().is_some()).count();
+        let live = book
+            .quotes
+            .iter()
+            .filter(|quote| quote.live_price().is_some())
+            .count();
         let details = book.quotes.iter().map(|quote| {
             let (state, reason) = match quote.life {
                 Life::Live => (DetailState::Live, None),
@@ -274,7 +332,11 @@ impl Book {
                 price: quote.price.map(decimal),
                 age_ms: (quote.life != Life::Waiting)
                     .then(|| u64::try_from(now_ms.saturating_sub(quote.arrival_ms)).unwrap_or(0)),
-                weight: if quote.live_price().is_some() { 1.0 / live as f64 } else { 0.0 },
+                weight: if quote.live_price().is_some() {
+                    1.0 / live as f64
+                } else {
+                    0.0
+                },
                 state: state.into(),
                 reason: reason.map(str::to_owned),
                 trades: quote.trades,
@@ -315,5 +377,6 @@ impl FrameOutcome {
 }
 
 fn channel(rest: &str) -> Result<ChannelName, ConfigError> {
-    ChannelName::parse(&format!("prices:{rest}")).map_err(|_| ConfigError::SourceName(rest.to_owned()))
+    ChannelName::parse(&format!("prices:{rest}"))
+        .map_err(|_| ConfigError::SourceName(rest.to_owned()))
 }

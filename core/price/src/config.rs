@@ -8,8 +8,9 @@ use crate::{Symbol, VenueKind, symbol::nearest};
 
 /// The symbols that a server has when none are named.
 pub const DEFAULT_SYMBOLS: [&str; 18] = [
-    "BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "ADA-USD", "DOGE-USD", "AVAX-USD", "LINK-USD", "LTC-USD", "DOT-USD",
-    "BCH-USD", "UNI-USD", "AAVE-USD", "XLM-USD", "BTC-USDT", "ETH-USDT", "SOL-USDT", "XRP-USDT",
+    "BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "ADA-USD", "DOGE-USD", "AVAX-USD", "LINK-USD",
+    "LTC-USD", "DOT-USD", "BCH-USD", "UNI-USD", "AAVE-USD", "XLM-USD", "BTC-USDT", "ETH-USDT",
+    "SOL-USDT", "XRP-USDT",
 ];
 
 /// `[prices]`.
@@ -113,10 +114,14 @@ pub enum ConfigError {
     #[error("prices.source: two sources are named {0:?}, expected different names: set `name`")]
     SourceTwice(String),
     /// A source's name cannot be part of a channel's.
-    #[error("prices.source: the name {0:?} cannot name a channel, expected lower-case letters, digits, `-` and `_`")]
+    #[error(
+        "prices.source: the name {0:?} cannot name a channel, expected lower-case letters, digits, `-` and `_`"
+    )]
     SourceName(String),
     /// A source's address is not one.
-    #[error("prices.source {0:?}: the url {1:?} is not a WebSocket address, expected ws://… or wss://…")]
+    #[error(
+        "prices.source {0:?}: the url {1:?} is not a WebSocket address, expected ws://… or wss://…"
+    )]
     SourceUrl(String, String),
     /// A duration must be above zero.
     #[error("prices.{0} is 0, expected milliseconds above zero")]
@@ -162,14 +167,18 @@ impl PriceConfig {
         for name in self.symbol.keys() {
             if !self.symbols.contains(name) {
                 let near = nearest(name, self.symbols.iter().map(String::as_str));
-                let hint = near.map(|near| format!(", did you mean {near:?}?")).unwrap_or_default();
+                let hint = near
+                    .map(|near| format!(", did you mean {near:?}?"))
+                    .unwrap_or_default();
                 return Err(ConfigError::UnknownSymbol(name.clone(), hint));
             }
         }
         let mut specs: Vec<SymbolSpec> = Vec::with_capacity(self.symbols.len());
         for name in &self.symbols {
             let own = self.symbol.get(name);
-            let stale_after_ms = own.and_then(|own| own.stale_after_ms).unwrap_or(self.stale_after_ms);
+            let stale_after_ms = own
+                .and_then(|own| own.stale_after_ms)
+                .unwrap_or(self.stale_after_ms);
             let symbol = Symbol::parse(name)?;
             if specs.iter().all(|spec| spec.symbol != symbol) {
                 specs.push(SymbolSpec {
@@ -198,20 +207,33 @@ impl PriceConfig {
         }
         let mut specs: Vec<SourceSpec> = Vec::with_capacity(self.source.len());
         for source in &self.source {
-            let name = source.name.clone().unwrap_or_else(|| source.kind.name().to_owned());
+            let name = source
+                .name
+                .clone()
+                .unwrap_or_else(|| source.kind.name().to_owned());
             let is_name = !name.is_empty()
-                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+                && name.bytes().all(|b| {
+                    b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_'
+                });
             if !is_name {
                 return Err(ConfigError::SourceName(name));
             }
             if specs.iter().any(|spec| spec.name == name) {
                 return Err(ConfigError::SourceTwice(name));
             }
-            let url = source.url.clone().unwrap_or_else(|| source.kind.url().to_owned());
+            let url = source
+                .url
+                .clone()
+                .unwrap_or_else(|| source.kind.url().to_owned());
             if !url.starts_with("ws://") && !url.starts_with("wss://") {
                 return Err(ConfigError::SourceUrl(name, url));
             }
-            specs.push(SourceSpec { name, kind: source.kind, url, clock: source.clock });
+            specs.push(SourceSpec {
+                name,
+                kind: source.kind,
+                url,
+                clock: source.clock,
+            });
         }
         Ok(specs)
     }

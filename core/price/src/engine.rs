@@ -12,11 +12,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    ConfigError, PriceConfig, Recording, RecordingError, RecordingWriter, Symbol, SymbolError, VenueKind,
-    book::Book,
-    config::SourceConfig,
-    recording::RecordedSource,
-    source::SourceTask,
+    ConfigError, PriceConfig, Recording, RecordingError, RecordingWriter, Symbol, SymbolError,
+    VenueKind, book::Book, config::SourceConfig, recording::RecordedSource, source::SourceTask,
     symbol::nearest,
 };
 
@@ -86,7 +83,11 @@ impl PriceEngine {
         clock: SharedClock,
     ) -> Result<Self, ConfigError> {
         let book = Arc::new(Mutex::new(Book::new(config, publisher)?));
-        Ok(Self { book, clock, watchdog: Duration::from_millis(config.watchdog_ms) })
+        Ok(Self {
+            book,
+            clock,
+            watchdog: Duration::from_millis(config.watchdog_ms),
+        })
     }
 
     /// Connects to all sources and lets time pass, in `tasks`, until cancelled.
@@ -99,7 +100,11 @@ impl PriceEngine {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub async fn record(&self, path: &Path, cancel: CancellationToken) -> Result<u64, RecordingError> {
+    pub async fn record(
+        &self,
+        path: &Path,
+        cancel: CancellationToken,
+    ) -> Result<u64, RecordingError> {
         let sources = {
             let book = self.book.lock();
             let sources = book.sources.iter().map(|record| RecordedSource {
@@ -111,7 +116,8 @@ impl PriceEngine {
         let mut writer = RecordingWriter::create(path, sources, false)?;
         let (recorder, mut lines) = mpsc::channel(RECORDER_QUEUE);
         let tasks = TaskTracker::new();
-        self.spawn_sources(&tasks, &cancel, Some(recorder));
+        self.spawn_sources(&tasks, &cancel, Some(&recorder));
+        drop(recorder);
         tasks.close();
         let mut count = 0;
         let mut flush = interval(Duration::from_secs(1));
@@ -136,14 +142,17 @@ impl PriceEngine {
         &self,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
-        recorder: Option<mpsc::Sender<crate::Line>>,
+        recorder: Option<&mpsc::Sender<crate::Line>>,
     ) {
         let book = self.book.lock();
         for (index, record) in book.sources.iter().enumerate() {
             let mut names: Vec<_> = record.names.keys().cloned().collect();
             names.sort_unstable();
             if names.is_empty() {
-                tracing::warn!(source = record.spec.name, "no configured symbol is traded there");
+                tracing::warn!(
+                    source = record.spec.name,
+                    "no configured symbol is traded there"
+                );
                 continue;
             }
             let task = SourceTask {
@@ -153,7 +162,7 @@ impl PriceEngine {
                 book: self.book.clone(),
                 clock: self.clock.clone(),
                 watchdog: self.watchdog,
-                recorder: recorder.clone(),
+                recorder: recorder.cloned(),
             };
             tasks.spawn(task.run(cancel.clone()));
         }
@@ -193,7 +202,12 @@ impl PriceEngine {
     /// Plays a recording into the engine, which must have been made with
     /// [`replay_config`](Self::replay_config). Times are moved so that it begins
     /// now. Gives the number of frames.
-    pub async fn replay(&self, recording: Recording, speed: ReplaySpeed, cancel: &CancellationToken) -> u64 {
+    pub async fn replay(
+        &self,
+        recording: Recording,
+        speed: ReplaySpeed,
+        cancel: &CancellationToken,
+    ) -> u64 {
         let (started, started_ms) = (Instant::now(), self.clock.now_ms());
         let mut begins_ms = None;
         let mut count = 0;
@@ -206,9 +220,13 @@ impl PriceEngine {
             }
         }
         for line in recording {
-            let offset_ms = line.time_ms.saturating_sub(*begins_ms.get_or_insert(line.time_ms)).max(0);
+            let offset_ms = line
+                .time_ms
+                .saturating_sub(*begins_ms.get_or_insert(line.time_ms))
+                .max(0);
             if let ReplaySpeed::Times(times) = speed {
-                let offset = Duration::from_millis(u64::try_from(offset_ms).unwrap_or(0)).div_f64(times);
+                let offset =
+                    Duration::from_millis(u64::try_from(offset_ms).unwrap_or(0)).div_f64(times);
                 tokio::select! {
                     () = sleep_until(started + offset) => {}
                     () = cancel.cancelled() => return count,
@@ -218,7 +236,9 @@ impl PriceEngine {
                 ReplaySpeed::Times(_) => self.clock.now_ms(),
                 ReplaySpeed::Maximum => started_ms.saturating_add(offset_ms),
             };
-            self.book.lock().take_frame(line.source, &line.frame, arrival_ms);
+            self.book
+                .lock()
+                .take_frame(line.source, &line.frame, arrival_ms);
             count += 1;
             if count % 1_000 == 0 {
                 // Others want to run too.
@@ -243,7 +263,9 @@ impl PriceEngine {
     pub fn get_price(&self, symbol: &str) -> Result<PriceUpdate, PriceError> {
         let book = self.book.lock();
         let parsed = Symbol::parse(symbol)?;
-        let found = book.symbol(&parsed).ok_or_else(|| unknown_symbol(&book, symbol))?;
+        let found = book
+            .symbol(&parsed)
+            .ok_or_else(|| unknown_symbol(&book, symbol))?;
         Ok(book.explain(found, self.clock.now_ms()))
     }
 
@@ -259,7 +281,10 @@ impl PriceEngine {
     pub fn sources(&self) -> Vec<Source> {
         let book = self.book.lock();
         let now_ms = self.clock.now_ms();
-        book.sources.iter().map(|record| record.show(now_ms, book.is_sample)).collect()
+        book.sources
+            .iter()
+            .map(|record| record.show(now_ms, book.is_sample))
+            .collect()
     }
 
     /// The age of each symbol's newest data, in milliseconds.
@@ -268,8 +293,16 @@ impl PriceEngine {
         let book = self.book.lock();
         let now_ms = self.clock.now_ms();
         let newest = book.symbols.iter().filter_map(|symbol| {
-            let arrival = symbol.quotes.iter().map(|quote| quote.arrival_ms).max().filter(|arrival| *arrival > 0)?;
-            Some((symbol.spec.symbol.as_str().to_owned(), now_ms.saturating_sub(arrival)))
+            let arrival = symbol
+                .quotes
+                .iter()
+                .map(|quote| quote.arrival_ms)
+                .max()
+                .filter(|arrival| *arrival > 0)?;
+            Some((
+                symbol.spec.symbol.as_str().to_owned(),
+                now_ms.saturating_sub(arrival),
+            ))
         });
         newest.collect()
     }
@@ -286,10 +319,15 @@ impl PriceEngine {
             None => (rest, None),
         };
         let parsed = Symbol::parse(symbol)?;
-        let found = book.symbol(&parsed).ok_or_else(|| unknown_symbol(&book, symbol))?;
+        let found = book
+            .symbol(&parsed)
+            .ok_or_else(|| unknown_symbol(&book, symbol))?;
         let Some(source) = source else { return Ok(()) };
-        let names: Vec<_> =
-            found.quotes.iter().map(|quote| book.sources[quote.source].spec.name.as_str()).collect();
+        let names: Vec<_> = found
+            .quotes
+            .iter()
+            .map(|quote| book.sources[quote.source].spec.name.as_str())
+            .collect();
         if names.contains(&source) {
             return Ok(());
         }
@@ -302,7 +340,15 @@ impl PriceEngine {
 }
 
 fn unknown_symbol(book: &Book, name: &str) -> PriceError {
-    let known = book.symbols.iter().map(|symbol| symbol.spec.symbol.as_str());
-    let hint = nearest(name, known).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
-    PriceError::UnknownSymbol { name: name.to_owned(), hint }
+    let known = book
+        .symbols
+        .iter()
+        .map(|symbol| symbol.spec.symbol.as_str());
+    let hint = nearest(name, known)
+        .map(|near| format!(", did you mean {near}?"))
+        .unwrap_or_default();
+    PriceError::UnknownSymbol {
+        name: name.to_owned(),
+        hint,
+    }
 }

@@ -31,10 +31,21 @@ pub(crate) struct Overview {
 
 impl Overview {
     pub(crate) fn new(supply: BTreeMap<String, f64>) -> Self {
-        Self { supply, trades: VecDeque::new(), told_ms: 0, has_changed: false }
+        Self {
+            supply,
+            trades: VecDeque::new(),
+            told_ms: 0,
+            has_changed: false,
+        }
     }
 
-    pub(crate) fn take_trade(&mut self, symbol: &str, source: &str, trade: &Trade<'_>, arrival_ms: i64) {
+    pub(crate) fn take_trade(
+        &mut self,
+        symbol: &str,
+        source: &str,
+        trade: &Trade<'_>,
+        arrival_ms: i64,
+    ) {
         self.trades.truncate(RECENT_TRADES - 1);
         self.trades.push_front(RecentTrade {
             symbol: symbol.to_owned(),
@@ -64,11 +75,16 @@ impl Overview {
 
     /// The overview now.
     pub(crate) fn show(&self, symbols: &[SymbolBook], now_ms: i64) -> MarketOverview {
-        let mut coverage = MarketCoverage { symbols: count(symbols.len()), ..MarketCoverage::default() };
+        let mut coverage = MarketCoverage {
+            symbols: count(symbols.len()),
+            ..MarketCoverage::default()
+        };
         let (mut cap, mut btc_cap, mut volume) = (None, None, None);
         let mut movers = Vec::new();
         for book in symbols {
-            let Some(aggregate) = median(&book.quotes) else { continue };
+            let Some(aggregate) = median(&book.quotes) else {
+                continue;
+            };
             coverage.live += 1;
             if let Some(change_24h) = median_change(&book.quotes) {
                 movers.push(TopMover {

@@ -114,7 +114,10 @@ pub(crate) fn median(quotes: &[Quote]) -> Option<Aggregate> {
     } else {
         prices[middle]
     };
-    let half = |low: Decimal, high: Decimal| high.checked_sub(low).map(|width| width.abs() / Decimal::TWO);
+    let half = |low: Decimal, high: Decimal| {
+        high.checked_sub(low)
+            .map(|width| width.abs() / Decimal::TWO)
+    };
     let confidence = if prices.len() > 1 {
         half(first, last)
     } else {
@@ -148,12 +151,15 @@ pub(crate) fn median_change(quotes: &[Quote]) -> Option<f64> {
 /// The volume of all live sources together.
 pub(crate) fn total_volume(quotes: &[Quote]) -> Option<f64> {
     let live = quotes.iter().filter(|quote| quote.life == Life::Live);
-    live.filter_map(|quote| quote.volume_quote).reduce(|a, b| a + b)
+    live.filter_map(|quote| quote.volume_quote)
+        .reduce(|a, b| a + b)
 }
 
 /// A price as the protocol carries it.
 pub(crate) fn decimal(value: Decimal) -> v1::Decimal {
-    v1::Decimal { value: value.normalize().to_string() }
+    v1::Decimal {
+        value: value.normalize().to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -164,12 +170,20 @@ mod tests {
 
     fn quote(price: i64, life: Life) -> Quote {
         let channel = ChannelName::parse("prices:BTC-USD@x").unwrap();
-        Quote { price: Some(Decimal::new(price, 2)), life, ..Quote::new(0, channel) }
+        Quote {
+            price: Some(Decimal::new(price, 2)),
+            life,
+            ..Quote::new(0, channel)
+        }
     }
 
     #[test]
     fn an_even_number_has_the_mean_of_the_middle() {
-        let quotes = [quote(100, Life::Live), quote(103, Life::Live), quote(900, Life::Silent)];
+        let quotes = [
+            quote(100, Life::Live),
+            quote(103, Life::Live),
+            quote(900, Life::Silent),
+        ];
         let aggregate = median(&quotes).unwrap();
         assert_eq!(decimal(aggregate.price).value, "1.015");
         assert_eq!(decimal(aggregate.confidence.unwrap()).value, "0.015");

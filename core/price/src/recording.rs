@@ -86,7 +86,9 @@ pub struct Recording {
 
 impl std::fmt::Debug for Recording {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recording").field("head", &self.head).finish_non_exhaustive()
+        f.debug_struct("Recording")
+            .field("head", &self.head)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +99,10 @@ impl Recording {
     /// The file cannot be read, or is something else.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| RecordingError::Io { path: name.clone(), error })?;
+        let file = File::open(path).map_err(|error| RecordingError::Io {
+            path: name.clone(),
+            error,
+        })?;
         Self::read(file, &name)
     }
 
@@ -110,21 +115,33 @@ impl Recording {
     }
 
     fn read(source: impl Read + Send + 'static, name: &str) -> Result<Self, RecordingError> {
-        let format = |reason: String| RecordingError::Format { path: name.to_owned(), reason };
+        let format = |reason: String| RecordingError::Format {
+            path: name.to_owned(),
+            reason,
+        };
         let mut lines = BufReader::with_capacity(1 << 16, MultiGzDecoder::new(source));
         let mut first = String::new();
-        (&mut lines).take(MAX_LINE).read_line(&mut first).map_err(|error| format(error.to_string()))?;
-        let head: RecordingHead =
-            serde_json::from_str(&first).map_err(|error| format(format!("its first line: {error}")))?;
+        (&mut lines)
+            .take(MAX_LINE)
+            .read_line(&mut first)
+            .map_err(|error| format(error.to_string()))?;
+        let head: RecordingHead = serde_json::from_str(&first)
+            .map_err(|error| format(format!("its first line: {error}")))?;
         if head.format != FORMAT || head.version != VERSION {
-            return Err(format(format!("it is {} {}, expected {FORMAT} {VERSION}", head.format, head.version)));
+            return Err(format(format!(
+                "it is {} {}, expected {FORMAT} {VERSION}",
+                head.format, head.version
+            )));
         }
         for source in &head.sources {
             if VenueKind::from_name(&source.kind).is_none() {
                 return Err(format(format!("there is no venue {:?}", source.kind)));
             }
         }
-        Ok(Self { head, lines: Box::new(lines) })
+        Ok(Self {
+            head,
+            lines: Box::new(lines),
+        })
     }
 
     /// What it holds.
@@ -148,8 +165,16 @@ impl Iterator for Recording {
             let mut parts = text.trim_end_matches('\n').splitn(3, ' ');
             let line = (|| {
                 let time_ms = parts.next()?.parse().ok()?;
-                let source = parts.next()?.parse().ok().filter(|source| *source < self.head.sources.len())?;
-                Some(Line { time_ms, source, frame: parts.next()?.to_owned() })
+                let source = parts
+                    .next()?
+                    .parse()
+                    .ok()
+                    .filter(|source| *source < self.head.sources.len())?;
+                Some(Line {
+                    time_ms,
+                    source,
+                    frame: parts.next()?.to_owned(),
+                })
             })();
             if line.is_some() {
                 return line;
@@ -166,7 +191,9 @@ pub struct RecordingWriter {
 
 impl std::fmt::Debug for RecordingWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RecordingWriter").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("RecordingWriter")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -175,11 +202,26 @@ impl RecordingWriter {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn create(path: &Path, sources: Vec<RecordedSource>, sample: bool) -> Result<Self, RecordingError> {
+    pub fn create(
+        path: &Path,
+        sources: Vec<RecordedSource>,
+        sample: bool,
+    ) -> Result<Self, RecordingError> {
         let name = path.display().to_string();
-        let file = File::create(path).map_err(|error| RecordingError::Io { path: name.clone(), error })?;
-        let mut writer = Self { out: GzEncoder::new(file, Compression::default()), path: name };
-        let head = RecordingHead { format: FORMAT.to_owned(), version: VERSION, sources, sample };
+        let file = File::create(path).map_err(|error| RecordingError::Io {
+            path: name.clone(),
+            error,
+        })?;
+        let mut writer = Self {
+            out: GzEncoder::new(file, Compression::default()),
+            path: name,
+        };
+        let head = RecordingHead {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            sources,
+            sample,
+        };
         let head = serde_json::to_string(&head).unwrap_or_default();
         writer.put(&format!("{head}\n"))?;
         Ok(writer)
@@ -200,7 +242,10 @@ impl RecordingWriter {
     /// # Errors
     /// The file cannot be written.
     pub fn flush(&mut self) -> Result<(), RecordingError> {
-        self.out.flush().map_err(|error| RecordingError::Io { path: self.path.clone(), error })
+        self.out.flush().map_err(|error| RecordingError::Io {
+            path: self.path.clone(),
+            error,
+        })
     }
 
     /// Ends the recording.
@@ -209,10 +254,18 @@ impl RecordingWriter {
     /// The file cannot be written.
     pub fn finish(self) -> Result<(), RecordingError> {
         let path = self.path;
-        self.out.finish().map(drop).map_err(|error| RecordingError::Io { path, error })
+        self.out
+            .finish()
+            .map(drop)
+            .map_err(|error| RecordingError::Io { path, error })
     }
 
     fn put(&mut self, text: &str) -> Result<(), RecordingError> {
-        self.out.write_all(text.as_bytes()).map_err(|error| RecordingError::Io { path: self.path.clone(), error })
+        self.out
+            .write_all(text.as_bytes())
+            .map_err(|error| RecordingError::Io {
+                path: self.path.clone(),
+                error,
+            })
     }
 }

@@ -72,7 +72,8 @@ pub(crate) struct SourceRecord {
 
 impl SourceRecord {
     pub(crate) fn new(spec: SourceSpec) -> Self {
-        let tally = |name: &'static str| Tally::new(metrics::counter!(name, "source" => spec.name.clone()));
+        let tally =
+            |name: &'static str| Tally::new(metrics::counter!(name, "source" => spec.name.clone()));
         Self {
             names: HashMap::new(),
             symbols: Vec::new(),
@@ -92,7 +93,10 @@ impl SourceRecord {
     pub(crate) fn fault(&mut self, error: &ParseError) {
         let count = self.faults.entry(error.kind).or_default();
         *count += 1;
-        let labels = [("source", self.spec.name.clone()), ("kind", error.kind.name().to_owned())];
+        let labels = [
+            ("source", self.spec.name.clone()),
+            ("kind", error.kind.name().to_owned()),
+        ];
         metrics::counter!("tidewire_venue_bad_frames_total", &labels).increment(1);
         if *count == 1 {
             tracing::warn!(
@@ -104,7 +108,11 @@ impl SourceRecord {
     }
 
     pub(crate) fn refused(&mut self, reason: &str) {
-        tracing::warn!(source = self.spec.name, reason, "the venue refuses a subscription");
+        tracing::warn!(
+            source = self.spec.name,
+            reason,
+            "the venue refuses a subscription"
+        );
         self.last_error = Some(format!("refused: {reason}"));
     }
 
@@ -122,7 +130,11 @@ impl SourceRecord {
 
     pub(crate) fn set_state(&mut self, state: ConnectionState) {
         self.state = state;
-        let is_live = if state == ConnectionState::Live { 1.0 } else { 0.0 };
+        let is_live = if state == ConnectionState::Live {
+            1.0
+        } else {
+            0.0
+        };
         metrics::gauge!("tidewire_venue_live", "source" => self.spec.name.clone()).set(is_live);
     }
 
@@ -133,12 +145,18 @@ impl SourceRecord {
             kind: self.spec.kind.name().to_owned(),
             url: self.spec.url.clone(),
             state: self.state.into(),
-            symbols: self.symbols.iter().map(|symbol| symbol.as_str().to_owned()).collect(),
+            symbols: self
+                .symbols
+                .iter()
+                .map(|symbol| symbol.as_str().to_owned())
+                .collect(),
             frames: self.frames.count,
             bad_frames: self.faults.values().sum(),
             trades: self.trades.count,
             connects: self.connects.count,
-            age_ms: self.arrival_ms.map(|arrival| u64::try_from(now_ms.saturating_sub(arrival)).unwrap_or(0)),
+            age_ms: self
+                .arrival_ms
+                .map(|arrival| u64::try_from(now_ms.saturating_sub(arrival)).unwrap_or(0)),
             last_error: self.last_error.clone(),
             sample: is_sample,
         }
@@ -186,7 +204,9 @@ impl SourceTask {
             failures = failures.saturating_add(1);
             let pause = backoff(failures);
             self.tell_failure(failures, &reason, pause);
-            self.book.lock().disconnected(self.index, &reason, self.clock.now_ms());
+            self.book
+                .lock()
+                .disconnected(self.index, &reason, self.clock.now_ms());
             tokio::select! {
                 () = sleep(pause) => {}
                 () = cancel.cancelled() => return,
@@ -199,7 +219,11 @@ impl SourceTask {
         let (source, url, pause_ms) = (&self.spec.name, &self.spec.url, pause.as_millis());
         if failures.is_power_of_two() {
             tracing::warn!(
-                source, url, reason, failures, pause_ms,
+                source,
+                url,
+                reason,
+                failures,
+                pause_ms,
                 "cannot reach {source} at {url}; it keeps trying, and prices from it are missing until then"
             );
         } else {
@@ -208,17 +232,26 @@ impl SourceTask {
     }
 
     async fn connect(&self) -> Result<Socket, String> {
-        let config =
-            WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
         let connect = connect_async_with_config(&self.spec.url, Some(config), true);
         let connected = timeout(CONNECT_TIMEOUT, connect).await;
         let mut socket = match connected {
             Ok(Ok((socket, _))) => socket,
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())),
+            Err(_) => {
+                return Err(format!(
+                    "no connection within {} s",
+                    CONNECT_TIMEOUT.as_secs()
+                ));
+            }
         };
         for request in self.spec.kind.subscribe(&self.names) {
-            socket.send(Message::text(request)).await.map_err(|error| error.to_string())?;
+            socket
+                .send(Message::text(request))
+                .await
+                .map_err(|error| error.to_string())?;
         }
         Ok(socket)
     }
@@ -229,7 +262,8 @@ impl SourceTask {
         let mut data_at = Instant::now();
         let mut had_data = false;
         let keep_alive = self.spec.kind.keep_alive();
-        let mut ping_at = Instant::now() + keep_alive.map_or(Duration::MAX / 4, |(interval, _)| interval);
+        let mut ping_at =
+            Instant::now() + keep_alive.map_or(Duration::MAX / 4, |(interval, _)| interval);
         loop {
             let message = tokio::select! {
                 message = socket.next() => message,
@@ -249,7 +283,9 @@ impl SourceTask {
             let text = match message {
                 Some(Ok(Message::Text(text))) => text,
                 // Pings are answered by the library; binary frames are not spoken here.
-                Some(Ok(Message::Close(_))) | None => return ("the venue closed the connection".to_owned(), had_data),
+                Some(Ok(Message::Close(_))) | None => {
+                    return ("the venue closed the connection".to_owned(), had_data);
+                }
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => return (error.to_string(), had_data),
             };
@@ -262,7 +298,9 @@ impl SourceTask {
                         self.book.lock().sources[self.index].set_state(ConnectionState::Live);
                     }
                 }
-                FrameOutcome::Reconnect => return ("the venue announced its end".to_owned(), had_data),
+                FrameOutcome::Reconnect => {
+                    return ("the venue announced its end".to_owned(), had_data);
+                }
             }
         }
     }
@@ -270,7 +308,11 @@ impl SourceTask {
     async fn take(&self, frame: &str) -> FrameOutcome {
         let arrival_ms = self.clock.now_ms();
         if let Some(recorder) = &self.recorder {
-            let line = Line { time_ms: arrival_ms, source: self.index, frame: frame.to_owned() };
+            let line = Line {
+                time_ms: arrival_ms,
+                source: self.index,
+                frame: frame.to_owned(),
+            };
             // The recorder has ended: so will this task.
             let _ = recorder.send(line).await;
         }
@@ -281,5 +323,7 @@ impl SourceTask {
 /// Doubled with each failure, and spread so that many servers do not come at once.
 fn backoff(failures: u32) -> Duration {
     let doubled = BACKOFF_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(BACKOFF_LAST).mul_f64(rand::random_range(0.5..1.0))
+    doubled
+        .min(BACKOFF_LAST)
+        .mul_f64(rand::random_range(0.5..1.0))
 }

@@ -8,7 +8,9 @@ pub struct Symbol(Arc<str>);
 
 /// Why a text is no symbol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a symbol, expected `BASE-QUOTE` in upper-case letters and digits, for example BTC-USD")]
+#[error(
+    "{0:?} is not a symbol, expected `BASE-QUOTE` in upper-case letters and digits, for example BTC-USD"
+)]
 pub struct SymbolError(String);
 
 impl Symbol {
@@ -18,7 +20,10 @@ impl Symbol {
     /// The text is not `BASE-QUOTE` in upper-case letters and digits.
     pub fn parse(text: &str) -> Result<Self, SymbolError> {
         let is_asset = |part: &str| {
-            (1..=16).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+            (1..=16).contains(&part.len())
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
         };
         match text.split_once('-') {
             Some((base, quote)) if is_asset(base) && is_asset(quote) => Ok(Self(text.into())),
@@ -60,6 +65,13 @@ impl fmt::Debug for Symbol {
 /// The known name nearest to `name`, if any is near.
 #[must_use]
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let near = known.map(|known| (strsim::jaro_winkler(&name.to_ascii_uppercase(), &known.to_ascii_uppercase()), known));
-    near.filter(|(score, _)| *score > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+    let near = known.map(|known| {
+        (
+            strsim::jaro_winkler(&name.to_ascii_uppercase(), &known.to_ascii_uppercase()),
+            known,
+        )
+    });
+    near.filter(|(score, _)| *score > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
 }

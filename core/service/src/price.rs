@@ -2,9 +2,9 @@
 
 use tidewire_price::PriceEngine;
 use tidewire_proto::v1::{
-    AddSourceRequest, AddSourceResponse, GetMarketOverviewRequest, GetPriceRequest, ListSourcesRequest,
-    ListSourcesResponse, MarketOverview, PriceUpdate, RemoveSourceRequest, RemoveSourceResponse,
-    price_service_server::PriceService,
+    AddSourceRequest, AddSourceResponse, GetMarketOverviewRequest, GetPriceRequest,
+    ListSourcesRequest, ListSourcesResponse, MarketOverview, PriceUpdate, RemoveSourceRequest,
+    RemoveSourceResponse, price_service_server::PriceService,
 };
 use tonic::{Request, Response, Status};
 
@@ -26,15 +26,22 @@ impl PriceRpc {
 
 /// Prices are public, on a server that knows its callers.
 fn admit<T>(request: &Request<T>) -> Result<(), Status> {
-    identity_of(request).known().map_err(|error| status_of(&error))
+    identity_of(request)
+        .known()
+        .map_err(|error| status_of(&error))
 }
 
 #[tonic::async_trait]
 impl PriceService for PriceRpc {
-    async fn get_price(&self, request: Request<GetPriceRequest>) -> Result<Response<PriceUpdate>, Status> {
+    async fn get_price(
+        &self,
+        request: Request<GetPriceRequest>,
+    ) -> Result<Response<PriceUpdate>, Status> {
         admit(&request)?;
         let price = self.engine.get_price(&request.get_ref().symbol);
-        price.map(Response::new).map_err(|error| Status::not_found(error.to_string()))
+        price
+            .map(Response::new)
+            .map_err(|error| Status::not_found(error.to_string()))
     }
 
     async fn get_market_overview(
@@ -50,17 +57,26 @@ impl PriceService for PriceRpc {
         request: Request<ListSourcesRequest>,
     ) -> Result<Response<ListSourcesResponse>, Status> {
         admit(&request)?;
-        Ok(Response::new(ListSourcesResponse { sources: self.engine.sources() }))
+        Ok(Response::new(ListSourcesResponse {
+            sources: self.engine.sources(),
+        }))
     }
 
-    async fn add_source(&self, _request: Request<AddSourceRequest>) -> Result<Response<AddSourceResponse>, Status> {
-        Err(Status::unimplemented("AddSource is not built yet: name the source in the configuration"))
+    async fn add_source(
+        &self,
+        _request: Request<AddSourceRequest>,
+    ) -> Result<Response<AddSourceResponse>, Status> {
+        Err(Status::unimplemented(
+            "AddSource is not built yet: name the source in the configuration",
+        ))
     }
 
     async fn remove_source(
         &self,
         _request: Request<RemoveSourceRequest>,
     ) -> Result<Response<RemoveSourceResponse>, Status> {
-        Err(Status::unimplemented("RemoveSource is not built yet: leave the source out of the configuration"))
+        Err(Status::unimplemented(
+            "RemoveSource is not built yet: leave the source out of the configuration",
+        ))
     }
 }

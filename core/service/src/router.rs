@@ -6,9 +6,9 @@
 use tidewire_proto::{
     json,
     v1::{
-        ClientMessage, Error, ErrorCode, PingRequest, Pong, ServerMessage, Visibility, VisibilityRequest,
-        client_message::Data as Asked, server_message::Data, stream_service_server::StreamService as _,
-        price_service_server::PriceService as _,
+        ClientMessage, Error, ErrorCode, PingRequest, Pong, ServerMessage, Visibility,
+        VisibilityRequest, client_message::Data as Asked, price_service_server::PriceService as _,
+        server_message::Data, stream_service_server::StreamService as _,
     },
 };
 use tidewire_stream::{CloseReason, Identity, Session, StreamError};
@@ -41,7 +41,11 @@ impl Router {
                 retry_after_ms: None,
             }),
         };
-        ServerMessage { id, data: Some(data.unwrap_or_else(Data::Error)), ..ServerMessage::default() }
+        ServerMessage {
+            id,
+            data: Some(data.unwrap_or_else(Data::Error)),
+            ..ServerMessage::default()
+        }
     }
 
     async fn handle(&self, session: &Session, asked: Asked) -> Result<Data, Error> {
@@ -51,15 +55,18 @@ impl Router {
             Asked::Unsubscribe(request) => said(session.unsubscribe(&request), Data::Unsubscribed),
             Asked::Visibility(request) => visibility(session, &request),
             Asked::Ping(request) => Ok(Data::Pong(self.pong(session, &request))),
-            Asked::History(request) => {
-                answered(self.stream.get_history(asking(session, request)).await, Data::History)
-            }
-            Asked::Publish(request) => {
-                answered(self.stream.publish(asking(session, request)).await, Data::Published)
-            }
-            Asked::GetPrice(request) => {
-                answered(self.price.get_price(asking(session, request)).await, Data::Price)
-            }
+            Asked::History(request) => answered(
+                self.stream.get_history(asking(session, request)).await,
+                Data::History,
+            ),
+            Asked::Publish(request) => answered(
+                self.stream.publish(asking(session, request)).await,
+                Data::Published,
+            ),
+            Asked::GetPrice(request) => answered(
+                self.price.get_price(asking(session, request)).await,
+                Data::Price,
+            ),
             later => Err(not_built(json::client_data_type(&later))),
         }
     }
@@ -99,7 +106,10 @@ fn said<T>(result: Result<T, StreamError>, wrap: impl FnOnce(T) -> Data) -> Resu
     result.map(wrap).map_err(Error::from)
 }
 
-fn answered<T>(result: Result<Response<T>, Status>, wrap: impl FnOnce(T) -> Data) -> Result<Data, Error> {
+fn answered<T>(
+    result: Result<Response<T>, Status>,
+    wrap: impl FnOnce(T) -> Data,
+) -> Result<Data, Error> {
     match result {
         Ok(response) => Ok(wrap(response.into_inner())),
         Err(status) => Err(from_status(&status)),

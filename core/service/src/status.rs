@@ -15,12 +15,20 @@ pub fn status_of(error: &StreamError) -> Status {
 #[must_use]
 pub fn from_status(status: &Status) -> Error {
     let code = ErrorCode::try_from(status.code() as i32).unwrap_or(ErrorCode::Internal);
-    Error { code: code.into(), message: status.message().to_owned(), retry_after_ms: None }
+    Error {
+        code: code.into(),
+        message: status.message().to_owned(),
+        retry_after_ms: None,
+    }
 }
 
 /// Who calls. The adapter puts the identity into the request's extensions; without
 /// one the caller is unknown and may do nothing.
 #[must_use]
 pub fn identity_of<T>(request: &Request<T>) -> Identity {
-    request.extensions().get::<Identity>().cloned().unwrap_or(Identity::Unknown)
+    request
+        .extensions()
+        .get::<Identity>()
+        .cloned()
+        .unwrap_or(Identity::Unknown)
 }

@@ -6,13 +6,15 @@ use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use tidewire_proto::{
     EncodedMessage,
     v1::{
-        ClientMessage, GetHistoryRequest, GetHistoryResponse, GetPresenceRequest, GetPresenceResponse,
-        PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse, PublishResult, SendToUserRequest,
-        SendToUserResponse, SubscribeRequest, client_message, publish_result, stream_service_server::StreamService,
+        ClientMessage, GetHistoryRequest, GetHistoryResponse, GetPresenceRequest,
+        GetPresenceResponse, PublishBatchRequest, PublishBatchResponse, PublishRequest,
+        PublishResponse, PublishResult, SendToUserRequest, SendToUserResponse, SubscribeRequest,
+        client_message, publish_result, stream_service_server::StreamService,
     },
 };
 use tidewire_stream::{
-    Arrival, ChannelName, CloseReason, Connection, Encoding, Identity, Position, Scope, Session, Stream, StreamError, Transport,
+    Arrival, ChannelName, CloseReason, Connection, Encoding, Identity, Position, Scope, Session,
+    Stream, StreamError, Transport,
 };
 use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status, Streaming};
@@ -49,7 +51,10 @@ impl StreamRpc {
     /// The service over this core.
     #[must_use]
     pub fn new(stream: Arc<Stream>) -> Self {
-        Self { stream, router: Arc::default() }
+        Self {
+            stream,
+            router: Arc::default(),
+        }
     }
 
     /// Has this router answer the messages of `Connect` streams.
@@ -63,9 +68,16 @@ impl StreamRpc {
         self.stream.clock().now_ms()
     }
 
-    async fn publish_one(&self, identity: &Identity, request: PublishRequest) -> Result<PublishResponse, StreamError> {
+    async fn publish_one(
+        &self,
+        identity: &Identity,
+        request: PublishRequest,
+    ) -> Result<PublishResponse, StreamError> {
         let key = request.idempotency_key.as_deref();
-        let (channel, position) = self.stream.publish_as(identity, &request.channel, request.data, key).await?;
+        let (channel, position) = self
+            .stream
+            .publish_as(identity, &request.channel, request.data, key)
+            .await?;
         Ok(published(&channel, &position))
     }
 
@@ -81,7 +93,9 @@ impl StreamRpc {
     }
 
     async fn answer(&self, session: &Session, message: ClientMessage) {
-        let Some(router) = self.router.get() else { return };
+        let Some(router) = self.router.get() else {
+            return;
+        };
         session.ready_for_command().await;
         let reply = router.answer(session, message).await;
         session.say(reply);
@@ -98,13 +112,18 @@ fn published(channel: &ChannelName, position: &Position) -> PublishResponse {
 }
 
 /// What a connection has to send, as it comes. Ends with the session.
-fn outgoing(connection: Arc<Connection>) -> impl FuturesStream<Item = Result<EncodedMessage, Status>> + Send {
+fn outgoing(
+    connection: Arc<Connection>,
+) -> impl FuturesStream<Item = Result<EncodedMessage, Status>> + Send {
     let takes = stream::unfold(Some(connection), |connection| async move {
         let connection = connection?;
         let mut out = Vec::new();
         match connection.next(TAKE_BYTES, &mut out).await {
             Ok(()) => {
-                let messages: Vec<_> = out.iter().map(|message| Ok(message.proto().into())).collect();
+                let messages: Vec<_> = out
+                    .iter()
+                    .map(|message| Ok(message.proto().into()))
+                    .collect();
                 Some((messages, Some(connection)))
             }
             Err(reason) => {
@@ -125,15 +144,31 @@ impl StreamService for StreamRpc {
     type SubscribeStream = Messages;
     type ConnectStream = Messages;
 
-    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Messages>, Status> {
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Messages>, Status> {
         let connection = self.open(&request).await;
-        connection.identity().known().map_err(|error| status_of(&error))?;
+        connection
+            .identity()
+            .known()
+            .map_err(|error| status_of(&error))?;
         let asked = client_message::Data::Subscribe(request.into_inner());
-        self.answer(&connection, ClientMessage { id: None, data: Some(asked) }).await;
+        self.answer(
+            &connection,
+            ClientMessage {
+                id: None,
+                data: Some(asked),
+            },
+        )
+        .await;
         Ok(Response::new(Box::pin(outgoing(Arc::new(connection)))))
     }
 
-    async fn connect(&self, request: Request<Streaming<ClientMessage>>) -> Result<Response<Messages>, Status> {
+    async fn connect(
+        &self,
+        request: Request<Streaming<ClientMessage>>,
+    ) -> Result<Response<Messages>, Status> {
         let connection = Arc::new(self.open(&request).await);
         let (this, session) = (self.clone(), Session::clone(&connection));
         let mut asked = request.into_inner();
@@ -147,13 +182,21 @@ impl StreamService for StreamRpc {
             session.close(CloseReason::Draining);
         });
         let commands = commands.filter_map(|()| std::future::ready(None));
-        Ok(Response::new(Box::pin(stream::select(commands, outgoing(connection)))))
+        Ok(Response::new(Box::pin(stream::select(
+            commands,
+            outgoing(connection),
+        ))))
     }
 
-    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+    async fn publish(
+        &self,
+        request: Request<PublishRequest>,
+    ) -> Result<Response<PublishResponse>, Status> {
         let identity = identity_of(&request);
         let response = self.publish_one(&identity, request.into_inner()).await;
-        response.map(Response::new).map_err(|error| status_of(&error))
+        response
+            .map(Response::new)
+            .map_err(|error| status_of(&error))
     }
 
     async fn publish_batch(
@@ -174,7 +217,9 @@ impl StreamService for StreamRpc {
                 Ok(published) => publish_result::Result::Published(published),
                 Err(error) => publish_result::Result::Error(error.into()),
             };
-            results.push(PublishResult { result: Some(result) });
+            results.push(PublishResult {
+                result: Some(result),
+            });
         }
         Ok(Response::new(PublishBatchResponse { results }))
     }
@@ -184,11 +229,17 @@ impl StreamService for StreamRpc {
         request: Request<SendToUserRequest>,
     ) -> Result<Response<SendToUserResponse>, Status> {
         let identity = identity_of(&request);
-        identity.require(Scope::Service).map_err(|error| status_of(&error))?;
+        identity
+            .require(Scope::Service)
+            .map_err(|error| status_of(&error))?;
         let SendToUserRequest { user, data } = request.into_inner();
-        let channel = ChannelName::user(&user)
-            .map_err(|error| Status::invalid_argument(format!("`user` cannot name a channel: {error}")))?;
-        let sent = self.stream.publish_as(&identity, channel.as_str(), data, None).await;
+        let channel = ChannelName::user(&user).map_err(|error| {
+            Status::invalid_argument(format!("`user` cannot name a channel: {error}"))
+        })?;
+        let sent = self
+            .stream
+            .publish_as(&identity, channel.as_str(), data, None)
+            .await;
         let (channel, position) = sent.map_err(|error| status_of(&error))?;
         Ok(Response::new(SendToUserResponse {
             channel: channel.as_str().to_owned(),
@@ -197,14 +248,31 @@ impl StreamService for StreamRpc {
         }))
     }
 
-    async fn get_history(&self, request: Request<GetHistoryRequest>) -> Result<Response<GetHistoryResponse>, Status> {
+    async fn get_history(
+        &self,
+        request: Request<GetHistoryRequest>,
+    ) -> Result<Response<GetHistoryResponse>, Status> {
         let identity = identity_of(&request);
-        let GetHistoryRequest { channel, since, limit } = request.into_inner();
+        let GetHistoryRequest {
+            channel,
+            since,
+            limit,
+        } = request.into_inner();
         let limit = limit.unwrap_or(HISTORY_LIMIT);
         if limit > MAX_HISTORY_LIMIT {
-            return Err(Status::invalid_argument(format!("`limit` is {limit}, expected at most {MAX_HISTORY_LIMIT}")));
+            return Err(Status::invalid_argument(format!(
+                "`limit` is {limit}, expected at most {MAX_HISTORY_LIMIT}"
+            )));
         }
-        let read = self.stream.history_as(&identity, &channel, since.map(Position::from), limit as usize).await;
+        let read = self
+            .stream
+            .history_as(
+                &identity,
+                &channel,
+                since.map(Position::from),
+                limit as usize,
+            )
+            .await;
         let (channel, history) = read.map_err(|error| status_of(&error))?;
         let messages = history.publications.iter().map(|publication| {
             let mut message = publication.to_message();

@@ -61,7 +61,9 @@ pub struct Authenticator {
 
 impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authenticator").field("anonymous", &self.anonymous).finish_non_exhaustive()
+        f.debug_struct("Authenticator")
+            .field("anonymous", &self.anonymous)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,11 +72,18 @@ impl Authenticator {
     ///
     /// # Errors
     /// The secret is shorter than [`MIN_SECRET_BYTES`].
-    pub fn hs256(secret: &[u8], anonymous: AnonymousPolicy, clock: SharedClock) -> Result<Self, StreamError> {
+    pub fn hs256(
+        secret: &[u8],
+        anonymous: AnonymousPolicy,
+        clock: SharedClock,
+    ) -> Result<Self, StreamError> {
         if secret.len() < MIN_SECRET_BYTES {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,
-                format!("the secret is {} bytes long, expected at least {MIN_SECRET_BYTES}", secret.len()),
+                format!(
+                    "the secret is {} bytes long, expected at least {MIN_SECRET_BYTES}",
+                    secret.len()
+                ),
             ));
         }
         Ok(Self {
@@ -112,11 +121,17 @@ impl Authenticator {
         if expires_at_ms <= now_ms {
             return Err(unauthenticated("the token has expired"));
         }
-        if claims.nbf.is_some_and(|nbf| nbf.saturating_mul(1_000) > now_ms) {
+        if claims
+            .nbf
+            .is_some_and(|nbf| nbf.saturating_mul(1_000) > now_ms)
+        {
             return Err(unauthenticated("the token is not valid yet"));
         }
-        crate::ChannelName::user(&claims.sub)
-            .map_err(|error| unauthenticated(format!("the token's subject cannot name a channel: {error}")))?;
+        crate::ChannelName::user(&claims.sub).map_err(|error| {
+            unauthenticated(format!(
+                "the token's subject cannot name a channel: {error}"
+            ))
+        })?;
         Ok(Identity::User(UserIdentity {
             user: UserId::new(&claims.sub),
             expires_at_ms,
@@ -131,8 +146,9 @@ impl Authenticator {
     /// # Errors
     /// The claims cannot be written as JSON.
     pub fn sign(&self, claims: &Claims) -> Result<String, StreamError> {
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding)
-            .map_err(|error| StreamError::new(ErrorCode::Internal, format!("cannot sign a token: {error}")))
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding).map_err(
+            |error| StreamError::new(ErrorCode::Internal, format!("cannot sign a token: {error}")),
+        )
     }
 }
 
@@ -163,7 +179,12 @@ mod tests {
     }
 
     fn claims() -> Claims {
-        Claims { sub: "ada".into(), exp: 100, scope: Some("service x".into()), ..Claims::default() }
+        Claims {
+            sub: "ada".into(),
+            exp: 100,
+            scope: Some("service x".into()),
+            ..Claims::default()
+        }
     }
 
     #[test]
@@ -172,21 +193,39 @@ mod tests {
         let identity = judge(99_999).verify(&token).unwrap();
         assert_eq!(identity.user().unwrap().as_str(), "ada");
         assert!(identity.has(Scope::Service) && !identity.has(Scope::Admin));
-        assert_eq!(judge(100_000).verify(&token).unwrap_err().message(), "the token has expired");
+        assert_eq!(
+            judge(100_000).verify(&token).unwrap_err().message(),
+            "the token has expired"
+        );
     }
 
     #[test]
     fn bad_tokens_are_refused() {
-        let early = judge(0).sign(&Claims { nbf: Some(50), ..claims() }).unwrap();
+        let early = judge(0)
+            .sign(&Claims {
+                nbf: Some(50),
+                ..claims()
+            })
+            .unwrap();
         assert!(judge(49_000).verify(&early).is_err());
         assert!(judge(50_000).verify(&early).is_ok());
-        let strange = judge(0).sign(&Claims { sub: "a b".into(), ..claims() }).unwrap();
+        let strange = judge(0)
+            .sign(&Claims {
+                sub: "a b".into(),
+                ..claims()
+            })
+            .unwrap();
         assert!(judge(0).verify(&strange).is_err());
-        let other = Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, ManualClock::at(0)).unwrap();
+        let other =
+            Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, ManualClock::at(0)).unwrap();
         assert!(judge(0).verify(&other.sign(&claims()).unwrap()).is_err());
         assert!(judge(0).verify("").is_err());
         // An unsigned token: {"alg":"none"} and the claims above.
-        assert!(judge(0).verify("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZGEiLCJleHAiOjEwMH0.").is_err());
+        assert!(
+            judge(0)
+                .verify("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZGEiLCJleHAiOjEwMH0.")
+                .is_err()
+        );
         assert!(Authenticator::hs256(b"short", AnonymousPolicy::Read, ManualClock::at(0)).is_err());
     }
 }

@@ -36,7 +36,9 @@ pub enum ChannelNameError {
     )]
     BadNamespace(String),
     /// A character that a name may not have.
-    #[error("channel name holds {0:?}, expected printable ASCII other than space, `,`, `\"` and `\\`")]
+    #[error(
+        "channel name holds {0:?}, expected printable ASCII other than space, `,`, `\"` and `\\`"
+    )]
     BadCharacter(char),
 }
 
@@ -55,8 +57,9 @@ impl ChannelName {
         if let Some(bad) = name.chars().find(|c| !is_allowed(*c)) {
             return Err(ChannelNameError::BadCharacter(bad));
         }
-        let (namespace, rest) =
-            name.split_once(':').ok_or_else(|| ChannelNameError::NoNamespace(name.to_owned()))?;
+        let (namespace, rest) = name
+            .split_once(':')
+            .ok_or_else(|| ChannelNameError::NoNamespace(name.to_owned()))?;
         if namespace.is_empty() || rest.is_empty() {
             return Err(ChannelNameError::NoNamespace(name.to_owned()));
         }
@@ -83,7 +86,9 @@ impl ChannelName {
     /// The part before the first colon.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.0.split_once(':').map_or("", |(namespace, _)| namespace)
+        self.0
+            .split_once(':')
+            .map_or("", |(namespace, _)| namespace)
     }
 
     /// The part after the first colon.

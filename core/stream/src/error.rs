@@ -15,7 +15,10 @@ pub struct StreamError {
 impl StreamError {
     /// An error of this kind.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 
     /// The kind of the error.
@@ -39,6 +42,10 @@ impl From<ChannelNameError> for StreamError {
 
 impl From<StreamError> for v1::Error {
     fn from(error: StreamError) -> Self {
-        Self { code: error.code.into(), message: error.message, retry_after_ms: None }
+        Self {
+            code: error.code.into(),
+            message: error.message,
+            retry_after_ms: None,
+        }
     }
 }

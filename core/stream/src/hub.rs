@@ -31,7 +31,9 @@ pub struct Hub {
 
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hub").field("channels", &self.channels.read().len()).finish()
+        f.debug_struct("Hub")
+            .field("channels", &self.channels.read().len())
+            .finish()
     }
 }
 
@@ -45,14 +47,21 @@ impl Hub {
     /// Hands a publication to everyone who follows its channel. Called in the
     /// order of the channel.
     pub fn deliver(&self, publication: &Arc<Publication>) {
-        let Some(subscribers) = self.channels.read().get(publication.channel()).cloned() else { return };
+        let Some(subscribers) = self.channels.read().get(publication.channel()).cloned() else {
+            return;
+        };
         for (_, subscriber) in subscribers.lock().iter() {
             subscriber.session.deliver(subscriber.slot, publication);
         }
     }
 
     /// Adds a subscription of a session.
-    pub(crate) fn add(&self, channel: &ChannelName, session: Arc<SessionCore>, slot: usize) -> HubKey {
+    pub(crate) fn add(
+        &self,
+        channel: &ChannelName,
+        session: Arc<SessionCore>,
+        slot: usize,
+    ) -> HubKey {
         // The entry is taken under the map's lock: an empty list may be on its way out.
         let mut channels = self.channels.write();
         let subscribers = channels.entry(channel.clone()).or_default();
@@ -63,7 +72,9 @@ impl Hub {
     /// Takes a subscription out. Nothing is delivered to it afterwards.
     pub(crate) fn remove(&self, channel: &ChannelName, key: HubKey) {
         let mut channels = self.channels.write();
-        let Some(subscribers) = channels.get(channel) else { return };
+        let Some(subscribers) = channels.get(channel) else {
+            return;
+        };
         let is_empty = {
             let mut subscribers = subscribers.lock();
             subscribers.try_remove(key.0);
@@ -77,7 +88,10 @@ impl Hub {
     /// How many connections follow `channel`.
     #[must_use]
     pub fn followers(&self, channel: &ChannelName) -> usize {
-        self.channels.read().get(channel).map_or(0, |subscribers| subscribers.lock().len())
+        self.channels
+            .read()
+            .get(channel)
+            .map_or(0, |subscribers| subscribers.lock().len())
     }
 
     /// How many channels are followed.

@@ -119,19 +119,27 @@ impl Identity {
     ///
     /// # Errors
     /// Says what it would take.
-    pub fn may_read(&self, channel: &ChannelName, namespace: &Namespace) -> Result<(), StreamError> {
+    pub fn may_read(
+        &self,
+        channel: &ChannelName,
+        namespace: &Namespace,
+    ) -> Result<(), StreamError> {
         self.known()?;
         let allowed = match namespace.access {
             Access::Public => true,
             Access::Authenticated => self.user().is_some(),
-            Access::Owner => self.user().is_some_and(|user| user.as_str() == channel.rest()),
+            Access::Owner => self
+                .user()
+                .is_some_and(|user| user.as_str() == channel.rest()),
         };
         if allowed || self.is_granted(channel) {
             return Ok(());
         }
         Err(self.refusal(match namespace.access {
             Access::Owner => format!("{channel} is readable by its owner only"),
-            Access::Public | Access::Authenticated => format!("{channel} is readable with a valid token only"),
+            Access::Public | Access::Authenticated => {
+                format!("{channel} is readable with a valid token only")
+            }
         }))
     }
 
@@ -139,7 +147,11 @@ impl Identity {
     ///
     /// # Errors
     /// Says what it would take.
-    pub fn may_publish(&self, channel: &ChannelName, namespace: &Namespace) -> Result<(), StreamError> {
+    pub fn may_publish(
+        &self,
+        channel: &ChannelName,
+        namespace: &Namespace,
+    ) -> Result<(), StreamError> {
         self.known()?;
         match namespace.publish {
             PublishRight::Public => Ok(()),
@@ -156,11 +168,16 @@ impl Identity {
     }
 
     fn is_granted(&self, channel: &ChannelName) -> bool {
-        let Self::User(identity) = self else { return false };
-        identity.channels.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => channel.as_str().starts_with(prefix),
-            None => pattern == channel.as_str(),
-        })
+        let Self::User(identity) = self else {
+            return false;
+        };
+        identity
+            .channels
+            .iter()
+            .any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => channel.as_str().starts_with(prefix),
+                None => pattern == channel.as_str(),
+            })
     }
 
     /// Without a token the way out is to get one; with one there is none.

@@ -107,7 +107,9 @@ pub struct Namespaces {
 
 impl std::fmt::Debug for Namespaces {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Namespaces").field("by_name", &self.by_name).finish_non_exhaustive()
+        f.debug_struct("Namespaces")
+            .field("by_name", &self.by_name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -121,9 +123,15 @@ impl Namespaces {
             all.put(Namespace::latest(name));
         }
         for name in ["blocks", "tx", "wallet", "events"] {
-            all.put(Namespace { publish: PublishRight::Engine, ..Namespace::history(name) });
+            all.put(Namespace {
+                publish: PublishRight::Engine,
+                ..Namespace::history(name)
+            });
         }
-        all.put(Namespace { access: Access::Owner, ..Namespace::history("user") });
+        all.put(Namespace {
+            access: Access::Owner,
+            ..Namespace::history("user")
+        });
         all
     }
 
@@ -167,7 +175,9 @@ impl Namespaces {
     /// know the rest.
     pub fn resolve(&self, name: &str) -> Result<(ChannelName, &Namespace), StreamError> {
         let channel = canonical(ChannelName::parse(name)?);
-        let namespace = self.get(&channel).ok_or_else(|| self.unknown(channel.namespace()))?;
+        let namespace = self
+            .get(&channel)
+            .ok_or_else(|| self.unknown(channel.namespace()))?;
         if let Some(check) = self.checks.get(&namespace.name) {
             check(channel.rest())?;
         }
@@ -179,7 +189,10 @@ impl Namespaces {
         known.sort_unstable();
         StreamError::new(
             ErrorCode::NotFound,
-            format!("there is no namespace {name:?}, expected one of {}", known.join(", ")),
+            format!(
+                "there is no namespace {name:?}, expected one of {}",
+                known.join(", ")
+            ),
         )
     }
 }
@@ -203,11 +216,23 @@ mod tests {
         let mut all = Namespaces::built_in();
         all.add(Namespace::history("orders")).unwrap();
         assert_eq!(all.resolve("orders:1").unwrap().1.class, Class::History);
-        assert_eq!(all.resolve("prices:BTC-USD").unwrap().1.class, Class::Latest);
-        assert_eq!(all.resolve("wallet:0xAb").unwrap().0.as_str(), "wallet:0xab");
+        assert_eq!(
+            all.resolve("prices:BTC-USD").unwrap().1.class,
+            Class::Latest
+        );
+        assert_eq!(
+            all.resolve("wallet:0xAb").unwrap().0.as_str(),
+            "wallet:0xab"
+        );
         assert_eq!(all.resolve("user:Ada").unwrap().0.as_str(), "user:Ada");
-        assert_eq!(all.resolve("nope:1").unwrap_err().code(), ErrorCode::NotFound);
-        assert_eq!(all.resolve("nope").unwrap_err().code(), ErrorCode::InvalidArgument);
+        assert_eq!(
+            all.resolve("nope:1").unwrap_err().code(),
+            ErrorCode::NotFound
+        );
+        assert_eq!(
+            all.resolve("nope").unwrap_err().code(),
+            ErrorCode::InvalidArgument
+        );
         assert!(all.add(Namespace::history("prices")).is_err());
         assert!(all.add(Namespace::history("No")).is_err());
     }
@@ -223,6 +248,9 @@ mod tests {
             }),
         );
         assert!(all.resolve("prices:BTC-USD").is_ok());
-        assert_eq!(all.resolve("prices:X").unwrap_err().code(), ErrorCode::NotFound);
+        assert_eq!(
+            all.resolve("prices:X").unwrap_err().code(),
+            ErrorCode::NotFound
+        );
     }
 }

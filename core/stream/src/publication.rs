@@ -72,7 +72,10 @@ pub struct Position {
 
 impl From<v1::Position> for Position {
     fn from(position: v1::Position) -> Self {
-        Self { epoch: Epoch::new(&position.epoch), seq: position.seq }
+        Self {
+            epoch: Epoch::new(&position.epoch),
+            seq: position.seq,
+        }
     }
 }
 
@@ -189,7 +192,9 @@ impl Publication {
 
     /// A frame of the message: `make` is called on first use only.
     pub fn frame(&self, kind: FrameKind, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
-        self.frames[kind as usize].get_or_init(|| make(self)).clone()
+        self.frames[kind as usize]
+            .get_or_init(|| make(self))
+            .clone()
     }
 
     /// The message as a value, for those that need more than its bytes.
@@ -207,9 +212,18 @@ impl Publication {
     /// About how much memory it takes, encodings included, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        let frames: usize = self.frames.iter().filter_map(OnceLock::get).map(Bytes::len).sum();
+        let frames: usize = self
+            .frames
+            .iter()
+            .filter_map(OnceLock::get)
+            .map(Bytes::len)
+            .sum();
         let encodings = [&self.json, &self.proto];
-        let encodings: usize = encodings.iter().filter_map(|e| e.get()).map(|e| e.bytes.len()).sum();
+        let encodings: usize = encodings
+            .iter()
+            .filter_map(|e| e.get())
+            .map(|e| e.bytes.len())
+            .sum();
         size_of::<Self>() + json_size_hint(&self.event) + encodings + frames
     }
 
@@ -231,7 +245,10 @@ impl Publication {
             let end = out.len();
             let tail = write!(out, r#","timestamp":{}}}"#, self.time_ms);
             debug_assert!(tail.is_ok(), "writing to a vector does not fail");
-            Encoded { bytes: out.into(), data: start..end }
+            Encoded {
+                bytes: out.into(),
+                data: start..end,
+            }
         })
     }
 
@@ -247,7 +264,10 @@ impl Publication {
             let start = out.len();
             out.extend_from_slice(&data);
             let end = out.len();
-            Encoded { bytes: out.into(), data: start..end }
+            Encoded {
+                bytes: out.into(),
+                data: start..end,
+            }
         })
     }
 }
@@ -271,11 +291,17 @@ mod tests {
     fn assembled_encodings_equal_those_of_the_message() {
         let publication = Publication::new(
             ChannelName::parse("demo:hello").unwrap(),
-            Position { epoch: Epoch::new("e"), seq: 7 },
+            Position {
+                epoch: Epoch::new("e"),
+                seq: 7,
+            },
             1_700_000_000_000,
             Event::Message(Bytes::from_static(br#"{"a":1.50,"b":"\n"}"#)),
         );
-        assert_eq!(publication.proto(), publication.to_message().encode_to_vec());
+        assert_eq!(
+            publication.proto(),
+            publication.to_message().encode_to_vec()
+        );
         assert_eq!(publication.json(), json::to_vec(&publication.to_message()));
         assert_eq!(publication.json_data(), &br#"{"a":1.50,"b":"\n"}"#[..]);
         assert_eq!(publication.proto_data(), &br#"{"a":1.50,"b":"\n"}"#[..]);
@@ -285,7 +311,10 @@ mod tests {
     fn frames_are_made_once() {
         let publication = Publication::new(
             ChannelName::parse("demo:hello").unwrap(),
-            Position { epoch: Epoch::new("e"), seq: 1 },
+            Position {
+                epoch: Epoch::new("e"),
+                seq: 1,
+            },
             0,
             Event::Message(Bytes::from_static(b"1")),
         );

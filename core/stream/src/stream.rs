@@ -9,8 +9,8 @@ use parking_lot::RwLock;
 use tidewire_proto::v1::{ErrorCode, Reconnect, ServerMessage, server_message::Data};
 
 use crate::{
-    Authenticator, ChannelName, Class, Clock, CloseReason, Epoch, Event, Identity, Namespaces, Position, Publisher,
-    SharedClock, StreamError,
+    Authenticator, ChannelName, Class, Clock, CloseReason, Epoch, Event, Identity, Namespaces,
+    Position, Publisher, SharedClock, StreamError,
     broker::{Broker, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
     hub::Hub,
     session::{ConnectionId, Session},
@@ -93,7 +93,9 @@ struct Meters {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("hub", &self.hub).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("hub", &self.hub)
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,7 +125,12 @@ impl Stream {
     ) -> Arc<Self> {
         let namespaces = Arc::new(namespaces);
         let hub = Arc::new(Hub::new());
-        let broker = MemoryBroker::new(namespaces.clone(), hub.clone(), clock.clone(), MemoryLimits::default());
+        let broker = MemoryBroker::new(
+            namespaces.clone(),
+            hub.clone(),
+            clock.clone(),
+            MemoryLimits::default(),
+        );
         let per_transport = |name: &'static str| {
             Transport::ALL.map(|transport| metrics::counter!(name, "transport" => transport.name()))
         };
@@ -192,7 +199,10 @@ impl Stream {
         identity.may_publish(&channel, namespace)?;
         self.check_document(&data)?;
         self.meters.publications.increment(1);
-        let position = self.broker.publish(&channel, Event::Message(data), idempotency_key).await?;
+        let position = self
+            .broker
+            .publish(&channel, Event::Message(data), idempotency_key)
+            .await?;
         Ok((channel, position))
     }
 
@@ -202,12 +212,20 @@ impl Stream {
         if data.len() > limit {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,
-                format!("`data` is {} bytes long, expected at most {limit}", data.len()),
+                format!(
+                    "`data` is {} bytes long, expected at most {limit}",
+                    data.len()
+                ),
             ));
         }
-        serde_json::from_slice::<serde::de::IgnoredAny>(data).map(drop).map_err(|error| {
-            StreamError::new(ErrorCode::InvalidArgument, format!("`data` is not a JSON document: {error}"))
-        })
+        serde_json::from_slice::<serde::de::IgnoredAny>(data)
+            .map(drop)
+            .map_err(|error| {
+                StreamError::new(
+                    ErrorCode::InvalidArgument,
+                    format!("`data` is not a JSON document: {error}"),
+                )
+            })
     }
 
     /// Reads the history of a channel for a client: with `since` the oldest after
@@ -228,10 +246,15 @@ impl Stream {
         if since.is_some() && namespace.class == Class::Latest {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,
-                format!("`since` is for history channels, and {channel} keeps its newest value only"),
+                format!(
+                    "`since` is for history channels, and {channel} keeps its newest value only"
+                ),
             ));
         }
-        let page = Page { items: limit, bytes: HISTORY_PAGE_BYTES };
+        let page = Page {
+            items: limit,
+            bytes: HISTORY_PAGE_BYTES,
+        };
         let history = self.broker.history(&channel, since.as_ref(), page).await?;
         if history.reach == Reach::Lost {
             return Err(StreamError::new(
@@ -253,7 +276,9 @@ impl Stream {
 
     pub(crate) fn register(&self, session: &Session) {
         self.meters.connects[session.arrival().transport as usize].increment(1);
-        self.sessions.write().insert(session.id().clone(), session.clone());
+        self.sessions
+            .write()
+            .insert(session.id().clone(), session.clone());
     }
 
     pub(crate) fn unregister(&self, session: &Session) {
@@ -274,7 +299,10 @@ impl Stream {
     #[must_use]
     pub fn stats(&self) -> StreamStats {
         let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
-        let mut stats = StreamStats { channels: self.hub.channels(), ..StreamStats::default() };
+        let mut stats = StreamStats {
+            channels: self.hub.channels(),
+            ..StreamStats::default()
+        };
         for session in sessions {
             let queued = session.queued_bytes();
             stats.connections[session.arrival().transport as usize] += 1;
@@ -295,8 +323,14 @@ impl Stream {
         for group in sessions.chunks(a_step) {
             for session in group {
                 let after_ms = rand::random_range(0..window_ms);
-                let reconnect = Reconnect { reason: "the server is about to stop".to_owned(), after_ms };
-                session.say(ServerMessage { data: Some(Data::Reconnect(reconnect)), ..ServerMessage::default() });
+                let reconnect = Reconnect {
+                    reason: "the server is about to stop".to_owned(),
+                    after_ms,
+                };
+                session.say(ServerMessage {
+                    data: Some(Data::Reconnect(reconnect)),
+                    ..ServerMessage::default()
+                });
                 session.close(CloseReason::Draining);
             }
             if sessions.len() > a_step {

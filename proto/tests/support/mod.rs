@@ -1,6 +1,6 @@
 //! What the tests of the JSON form share: all messages by name, and their descriptors.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod exact;
 

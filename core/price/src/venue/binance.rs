@@ -80,13 +80,17 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
     let requests = streams.chunks(STREAMS_A_REQUEST).enumerate();
     requests
         .map(|(index, params)| {
-            serde_json::json!({"method": "SUBSCRIBE", "params": params, "id": index + 1}).to_string()
+            serde_json::json!({"method": "SUBSCRIBE", "params": params, "id": index + 1})
+                .to_string()
         })
         .collect()
 }
 
 /// What a frame says.
-pub(super) fn parse<'a>(frame: &'a str, events: &mut Vec<VenueEvent<'a>>) -> Result<(), ParseError> {
+pub(super) fn parse<'a>(
+    frame: &'a str,
+    events: &mut Vec<VenueEvent<'a>>,
+) -> Result<(), ParseError> {
     let envelope: Envelope<'a> = serde_json::from_str(frame)?;
     if let Some(error) = envelope.error {
         events.push(VenueEvent::Refused(error.get().to_owned()));
@@ -117,7 +121,11 @@ fn trade(event: &str) -> Result<VenueEvent<'_>, ParseError> {
         id: frame.t,
         price: positive("p", &frame.p)?,
         size: positive("q", &frame.q)?,
-        side: if frame.m { TradeSide::Sell } else { TradeSide::Buy },
+        side: if frame.m {
+            TradeSide::Sell
+        } else {
+            TradeSide::Buy
+        },
         time_ms: Some(frame.time),
         name: frame.s,
     }))
@@ -158,37 +166,78 @@ mod tests {
 
     #[test]
     fn trades_keep_their_exact_price() {
-        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else { panic!("no trade") };
-        assert_eq!((trade.name.as_ref(), trade.id, trade.side), ("BTCUSDT", 12345, TradeSide::Sell));
+        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else {
+            panic!("no trade")
+        };
+        assert_eq!(
+            (trade.name.as_ref(), trade.id, trade.side),
+            ("BTCUSDT", 12345, TradeSide::Sell)
+        );
         assert_eq!(trade.price.normalize().to_string(), "61837.64");
         assert_eq!(trade.time_ms, Some(1_700_000_000_009));
         let bare = r#"{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1","q":"2","f":1,"l":2,"T":3,"m":false,"M":true}"#;
-        assert!(matches!(one(bare), Ok(VenueEvent::Trade(Trade { id: 7, side: TradeSide::Buy, .. }))));
+        assert!(matches!(
+            one(bare),
+            Ok(VenueEvent::Trade(Trade {
+                id: 7,
+                side: TradeSide::Buy,
+                ..
+            }))
+        ));
     }
 
     #[test]
     fn tickers_have_their_units() {
         let frame = r#"{"stream":"btcusdt@ticker","data":{"e":"24hrTicker","E":5,"s":"BTCUSDT","p":"1","P":"2.5","w":"1","c":"100.5","Q":"1","b":"100.4","B":"1","a":"100.6","A":"1","o":"98","h":"1","l":"1","v":"10","q":"1005","O":1,"C":5,"F":1,"L":2,"n":2}}"#;
-        let Ok(VenueEvent::Ticker(ticker)) = one(frame) else { panic!("no ticker") };
-        assert_eq!((ticker.change_percent, ticker.volume_quote), (Some(2.5), Some(1005.0)));
+        let Ok(VenueEvent::Ticker(ticker)) = one(frame) else {
+            panic!("no ticker")
+        };
+        assert_eq!(
+            (ticker.change_percent, ticker.volume_quote),
+            (Some(2.5), Some(1005.0))
+        );
     }
 
     #[test]
     fn answers_and_other_streams_are_told_apart() {
         assert_eq!(one(r#"{"result":null,"id":1}"#), Ok(VenueEvent::Accepted));
-        assert!(matches!(one(r#"{"error":{"code":2,"msg":"x"},"id":1}"#), Ok(VenueEvent::Refused(_))));
-        assert_eq!(one(r#"{"stream":"x@depth","data":{"e":"depthUpdate"}}"#), Ok(VenueEvent::Nothing));
-        assert_eq!(one(r#"{"stream":"x@bookTicker","data":{"u":1,"s":"X","b":"1"}}"#), Ok(VenueEvent::Nothing));
-        assert_eq!(one(r#"{"lastUpdateId":1,"bids":[],"asks":[]}"#), Ok(VenueEvent::Nothing));
+        assert!(matches!(
+            one(r#"{"error":{"code":2,"msg":"x"},"id":1}"#),
+            Ok(VenueEvent::Refused(_))
+        ));
+        assert_eq!(
+            one(r#"{"stream":"x@depth","data":{"e":"depthUpdate"}}"#),
+            Ok(VenueEvent::Nothing)
+        );
+        assert_eq!(
+            one(r#"{"stream":"x@bookTicker","data":{"u":1,"s":"X","b":"1"}}"#),
+            Ok(VenueEvent::Nothing)
+        );
+        assert_eq!(
+            one(r#"{"lastUpdateId":1,"bids":[],"asks":[]}"#),
+            Ok(VenueEvent::Nothing)
+        );
     }
 
     #[test]
     fn faults_have_their_kind() {
         let kind = |frame: &str| one(frame).unwrap_err().kind;
         assert_eq!(kind(&TRADE[..80]), FaultKind::Malformed);
-        assert_eq!(kind(&TRADE.replace("\"61837.64000000\"", "61837.64")), FaultKind::WrongType);
-        assert_eq!(kind(&TRADE.replace("61837.64000000", "0.0")), FaultKind::BadValue);
-        assert_eq!(kind(&TRADE.replace("61837.64000000", "NaN")), FaultKind::BadValue);
-        assert_eq!(kind(&TRADE.replace("61837.64000000", "-1")), FaultKind::BadValue);
+        assert_eq!(
+            kind(&TRADE.replace("\"61837.64000000\"", "61837.64")),
+            FaultKind::WrongType
+        );
+        assert_eq!(
+            kind(&TRADE.replace("61837.64000000", "0.0")),
+            FaultKind::BadValue
+        );
+        assert_eq!(
+            kind(&TRADE.replace("61837.64000000", "NaN")),
+            FaultKind::BadValue
+        );
+        assert_eq!(
+            kind(&TRADE.replace("61837.64000000", "-1")),
+            FaultKind::BadValue
+        );
     }
 }

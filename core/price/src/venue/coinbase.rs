@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use tidewire_proto::v1::TradeSide;
 
-use super::{FaultKind, ParseError, Ticker, Trade, VenueEvent, maybe_positive, number, positive, rfc3339_ms};
+use super::{
+    FaultKind, ParseError, Ticker, Trade, VenueEvent, maybe_positive, number, positive, rfc3339_ms,
+};
 
 #[derive(Deserialize)]
 struct Frame<'a> {
@@ -50,7 +52,10 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
 }
 
 /// What a frame says.
-pub(super) fn parse<'a>(frame: &'a str, events: &mut Vec<VenueEvent<'a>>) -> Result<(), ParseError> {
+pub(super) fn parse<'a>(
+    frame: &'a str,
+    events: &mut Vec<VenueEvent<'a>>,
+) -> Result<(), ParseError> {
     let frame: Frame<'a> = serde_json::from_str(frame)?;
     events.push(match frame.kind.as_ref() {
         "match" => trade(frame)?,
@@ -71,7 +76,10 @@ fn needed<'a>(field: &str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, 
 }
 
 fn missing(field: &str) -> ParseError {
-    ParseError { kind: FaultKind::WrongType, detail: format!("`{field}` is missing") }
+    ParseError {
+        kind: FaultKind::WrongType,
+        detail: format!("`{field}` is missing"),
+    }
 }
 
 fn trade(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
@@ -100,7 +108,9 @@ fn ticker(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
         last: Some(last),
         bid: maybe_positive(frame.best_bid.as_deref()),
         ask: maybe_positive(frame.best_ask.as_deref()),
-        change_percent: price.zip(open).map(|(price, open)| (price / open - 1.0) * 100.0),
+        change_percent: price
+            .zip(open)
+            .map(|(price, open)| (price / open - 1.0) * 100.0),
         // The volume is in base.
         volume_quote: price.zip(volume).map(|(price, volume)| price * volume),
         time_ms: frame.time.as_deref().and_then(rfc3339_ms),
@@ -122,25 +132,51 @@ mod tests {
 
     #[test]
     fn a_match_is_a_trade_of_the_taker() {
-        let Ok(VenueEvent::Trade(trade)) = one(MATCH) else { panic!("no trade") };
-        assert_eq!((trade.side, trade.id, trade.time_ms), (TradeSide::Buy, 42, Some(1_723_161_257_102)));
-        assert_eq!(one(&MATCH.replace("\"match\"", "\"last_match\"")), Ok(VenueEvent::Nothing));
+        let Ok(VenueEvent::Trade(trade)) = one(MATCH) else {
+            panic!("no trade")
+        };
+        assert_eq!(
+            (trade.side, trade.id, trade.time_ms),
+            (TradeSide::Buy, 42, Some(1_723_161_257_102))
+        );
+        assert_eq!(
+            one(&MATCH.replace("\"match\"", "\"last_match\"")),
+            Ok(VenueEvent::Nothing)
+        );
     }
 
     #[test]
     fn the_ticker_gives_change_and_volume_in_quote() {
         let frame = r#"{"type":"ticker","sequence":1,"product_id":"BTC-USD","price":"110","open_24h":"100","volume_24h":"3","low_24h":"1","high_24h":"2","volume_30d":"4","best_bid":"109.9","best_bid_size":"1","best_ask":"110.1","best_ask_size":"1","side":"buy","time":"2024-08-08T23:54:17.1Z","trade_id":5,"last_size":"1"}"#;
-        let Ok(VenueEvent::Ticker(ticker)) = one(frame) else { panic!("no ticker") };
+        let Ok(VenueEvent::Ticker(ticker)) = one(frame) else {
+            panic!("no ticker")
+        };
         assert!((ticker.change_percent.unwrap() - 10.0).abs() < 1e-9);
         assert_eq!(ticker.volume_quote, Some(330.0));
     }
 
     #[test]
     fn answers_and_faults_are_told_apart() {
-        assert_eq!(one(r#"{"type":"subscriptions","channels":[]}"#), Ok(VenueEvent::Accepted));
-        assert!(matches!(one(r#"{"type":"error","message":"no","reason":"x"}"#), Ok(VenueEvent::Refused(_))));
-        assert_eq!(one(&MATCH.replace("\"61838.01\"", "61838.01")).unwrap_err().kind, FaultKind::WrongType);
-        assert_eq!(one(&MATCH.replace("\"price\"", "\"cost\"")).unwrap_err().kind, FaultKind::WrongType);
+        assert_eq!(
+            one(r#"{"type":"subscriptions","channels":[]}"#),
+            Ok(VenueEvent::Accepted)
+        );
+        assert!(matches!(
+            one(r#"{"type":"error","message":"no","reason":"x"}"#),
+            Ok(VenueEvent::Refused(_))
+        ));
+        assert_eq!(
+            one(&MATCH.replace("\"61838.01\"", "61838.01"))
+                .unwrap_err()
+                .kind,
+            FaultKind::WrongType
+        );
+        assert_eq!(
+            one(&MATCH.replace("\"price\"", "\"cost\""))
+                .unwrap_err()
+                .kind,
+            FaultKind::WrongType
+        );
         assert_eq!(one("[]").unwrap_err().kind, FaultKind::WrongType);
         assert_eq!(one("{").unwrap_err().kind, FaultKind::Malformed);
     }

@@ -70,7 +70,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Number<'a> {
         if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
             return Ok(Self(text));
         }
-        Err(serde::de::Error::custom(format_args!("expected a number, found {text}")))
+        Err(serde::de::Error::custom(format_args!(
+            "expected a number, found {text}"
+        )))
     }
 }
 
@@ -81,11 +83,17 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
         params[extra.0] = extra.1;
         serde_json::json!({"method": "subscribe", "params": params, "req_id": id}).to_string()
     };
-    vec![request("ticker", 1, ("event_trigger", "trades".into())), request("trade", 2, ("snapshot", false.into()))]
+    vec![
+        request("ticker", 1, ("event_trigger", "trades".into())),
+        request("trade", 2, ("snapshot", false.into())),
+    ]
 }
 
 /// What a frame says.
-pub(super) fn parse<'a>(frame: &'a str, events: &mut Vec<VenueEvent<'a>>) -> Result<(), ParseError> {
+pub(super) fn parse<'a>(
+    frame: &'a str,
+    events: &mut Vec<VenueEvent<'a>>,
+) -> Result<(), ParseError> {
     let frame: Frame<'a> = serde_json::from_str(frame)?;
     if frame.method.as_deref() == Some("subscribe") {
         events.push(match frame.success {
@@ -135,7 +143,9 @@ fn ticker(frame: TickerFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
         ask: maybe_positive(text(&frame.ask).as_deref()),
         change_percent: stat(&frame.change_pct),
         // The volume is in base, and traded at the average price.
-        volume_quote: stat(&frame.volume).zip(stat(&frame.vwap)).map(|(volume, vwap)| volume * vwap),
+        volume_quote: stat(&frame.volume)
+            .zip(stat(&frame.vwap))
+            .map(|(volume, vwap)| volume * vwap),
         time_ms: frame.timestamp.as_deref().and_then(rfc3339_ms),
         name: frame.symbol,
     }))
@@ -157,27 +167,52 @@ mod tests {
     #[test]
     fn numbers_are_taken_from_their_text() {
         let events = all(TRADES).unwrap();
-        let [VenueEvent::Trade(first), VenueEvent::Trade(second)] = &events[..] else { panic!("{events:?}") };
+        let [VenueEvent::Trade(first), VenueEvent::Trade(second)] = &events[..] else {
+            panic!("{events:?}")
+        };
         assert_eq!(first.size.to_string(), "0.00012345678901");
         assert_eq!((second.id, second.side), (8, TradeSide::Buy));
-        assert_eq!(all(&TRADES.replace("\"update\"", "\"snapshot\"")).unwrap(), [VenueEvent::Nothing]);
+        assert_eq!(
+            all(&TRADES.replace("\"update\"", "\"snapshot\"")).unwrap(),
+            [VenueEvent::Nothing]
+        );
     }
 
     #[test]
     fn the_ticker_gives_change_and_volume_in_quote() {
         let frame = r#"{"channel":"ticker","type":"snapshot","data":[{"symbol":"BTC/USD","bid":1.0,"bid_qty":1,"ask":1.2,"ask_qty":1,"last":1.1,"volume":10,"vwap":2,"low":1,"high":3,"change":0.1,"change_pct":-1.5}]}"#;
         let events = all(frame).unwrap();
-        let [VenueEvent::Ticker(ticker)] = &events[..] else { panic!("{events:?}") };
-        assert_eq!((ticker.change_percent, ticker.volume_quote), (Some(-1.5), Some(20.0)));
+        let [VenueEvent::Ticker(ticker)] = &events[..] else {
+            panic!("{events:?}")
+        };
+        assert_eq!(
+            (ticker.change_percent, ticker.volume_quote),
+            (Some(-1.5), Some(20.0))
+        );
     }
 
     #[test]
     fn answers_and_faults_are_told_apart() {
-        assert_eq!(all(r#"{"method":"subscribe","result":{},"success":true}"#).unwrap(), [VenueEvent::Accepted]);
-        let refused = all(r#"{"method":"subscribe","success":false,"error":"Currency pair not supported"}"#);
+        assert_eq!(
+            all(r#"{"method":"subscribe","result":{},"success":true}"#).unwrap(),
+            [VenueEvent::Accepted]
+        );
+        let refused =
+            all(r#"{"method":"subscribe","success":false,"error":"Currency pair not supported"}"#);
         assert!(matches!(refused.unwrap()[..], [VenueEvent::Refused(_)]));
-        assert_eq!(all(r#"{"channel":"heartbeat"}"#).unwrap(), [VenueEvent::Nothing]);
-        assert_eq!(all(&TRADES.replace("61838.10", "\"61838.10\"")).unwrap_err().kind, FaultKind::WrongType);
-        assert_eq!(all(&TRADES.replace("61838.10", "-1")).unwrap_err().kind, FaultKind::BadValue);
+        assert_eq!(
+            all(r#"{"channel":"heartbeat"}"#).unwrap(),
+            [VenueEvent::Nothing]
+        );
+        assert_eq!(
+            all(&TRADES.replace("61838.10", "\"61838.10\""))
+                .unwrap_err()
+                .kind,
+            FaultKind::WrongType
+        );
+        assert_eq!(
+            all(&TRADES.replace("61838.10", "-1")).unwrap_err().kind,
+            FaultKind::BadValue
+        );
     }
 }

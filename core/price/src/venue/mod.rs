@@ -123,8 +123,15 @@ impl std::fmt::Display for FaultKind {
 
 impl From<serde_json::Error> for ParseError {
     fn from(error: serde_json::Error) -> Self {
-        let kind = if error.is_data() { FaultKind::WrongType } else { FaultKind::Malformed };
-        Self { kind, detail: error.to_string() }
+        let kind = if error.is_data() {
+            FaultKind::WrongType
+        } else {
+            FaultKind::Malformed
+        };
+        Self {
+            kind,
+            detail: error.to_string(),
+        }
     }
 }
 
@@ -166,7 +173,9 @@ impl VenueKind {
         match self {
             // Binance has no US dollars; Tether is another currency.
             Self::Binance => (quote != "USD").then(|| format!("{base}{quote}")),
-            Self::Coinbase => matches!(quote, "USD" | "EUR" | "GBP" | "BTC").then(|| symbol.as_str().to_owned()),
+            Self::Coinbase => {
+                matches!(quote, "USD" | "EUR" | "GBP" | "BTC").then(|| symbol.as_str().to_owned())
+            }
             Self::Kraken => matches!(quote, "USD" | "EUR" | "GBP" | "BTC" | "USDT" | "USDC")
                 .then(|| format!("{base}/{quote}")),
         }
@@ -196,7 +205,11 @@ impl VenueKind {
     ///
     /// # Errors
     /// The frame is not what the venue documents.
-    pub fn parse<'a>(self, frame: &'a str, events: &mut Vec<VenueEvent<'a>>) -> Result<(), ParseError> {
+    pub fn parse<'a>(
+        self,
+        frame: &'a str,
+        events: &mut Vec<VenueEvent<'a>>,
+    ) -> Result<(), ParseError> {
         match self {
             Self::Binance => binance::parse(frame, events),
             Self::Coinbase => coinbase::parse(frame, events),
@@ -216,7 +229,11 @@ fn positive(field: &str, text: &str) -> Result<Decimal, ParseError> {
     } else {
         text.parse().map_err(|_| bad())?
     };
-    if value > Decimal::ZERO { Ok(value) } else { Err(bad()) }
+    if value > Decimal::ZERO {
+        Ok(value)
+    } else {
+        Err(bad())
+    }
 }
 
 /// A number in text, where the venue gives one that makes sense.
@@ -226,7 +243,8 @@ fn maybe_positive(text: Option<&str>) -> Option<Decimal> {
 
 /// A statistic in text.
 fn number(text: Option<&str>) -> Option<f64> {
-    text.and_then(|text| text.parse().ok()).filter(|number: &f64| number.is_finite())
+    text.and_then(|text| text.parse().ok())
+        .filter(|number: &f64| number.is_finite())
 }
 
 /// Milliseconds since the Unix epoch of an RFC 3339 time in UTC, as Coinbase and
@@ -265,9 +283,21 @@ mod tests {
     #[test]
     fn times_are_read() {
         assert_eq!(rfc3339_ms("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(rfc3339_ms("2024-08-08T23:54:17.102938Z"), Some(1_723_161_257_102));
-        assert_eq!(rfc3339_ms("2024-02-29T12:00:00.5Z"), Some(1_709_208_000_500));
-        for bad in ["", "2024-08-08", "2024-13-08T00:00:00Z", "2024-08-08T00:00:00.xZ", "x-08-08T00:00:00Z"] {
+        assert_eq!(
+            rfc3339_ms("2024-08-08T23:54:17.102938Z"),
+            Some(1_723_161_257_102)
+        );
+        assert_eq!(
+            rfc3339_ms("2024-02-29T12:00:00.5Z"),
+            Some(1_709_208_000_500)
+        );
+        for bad in [
+            "",
+            "2024-08-08",
+            "2024-13-08T00:00:00Z",
+            "2024-08-08T00:00:00.xZ",
+            "x-08-08T00:00:00Z",
+        ] {
             assert_eq!(rfc3339_ms(bad), None, "{bad}");
         }
     }

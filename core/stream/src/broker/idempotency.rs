@@ -48,11 +48,16 @@ impl IdempotencyKeys {
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,
-                format!("the idempotency key is {} bytes long, expected 1 to {MAX_KEY_BYTES}", key.len()),
+                format!(
+                    "the idempotency key is {} bytes long, expected 1 to {MAX_KEY_BYTES}",
+                    key.len()
+                ),
             ));
         }
         self.forget_before(now_ms.saturating_sub(WINDOW_MS));
-        let Some(seen) = self.seen.get(&(channel.clone(), key.into())) else { return Ok(None) };
+        let Some(seen) = self.seen.get(&(channel.clone(), key.into())) else {
+            return Ok(None);
+        };
         if seen.body != fingerprint(event) {
             return Err(StreamError::new(
                 ErrorCode::FailedPrecondition,
@@ -80,7 +85,11 @@ impl IdempotencyKeys {
     }
 
     fn forget_before(&mut self, limit_ms: i64) {
-        while self.order.front().is_some_and(|(time_ms, _)| *time_ms < limit_ms) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(time_ms, _)| *time_ms < limit_ms)
+        {
             self.forget_oldest();
         }
     }

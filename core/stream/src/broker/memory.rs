@@ -17,8 +17,8 @@ use super::{
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
-    ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock, StreamError, hub::Hub,
-    namespace::METADATA_TTL,
+    ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock, StreamError,
+    hub::Hub, namespace::METADATA_TTL,
 };
 
 /// How much a server that runs alone may keep.
@@ -32,7 +32,10 @@ pub struct MemoryLimits {
 
 impl Default for MemoryLimits {
     fn default() -> Self {
-        Self { channels: 1_000_000, history_bytes: 512 << 20 }
+        Self {
+            channels: 1_000_000,
+            history_bytes: 512 << 20,
+        }
     }
 }
 
@@ -100,7 +103,10 @@ impl MemoryBroker {
         let now_ms = self.clock.now_ms();
         channel.seq += 1;
         channel.used_ms = now_ms;
-        let position = Position { epoch: channel.epoch.clone(), seq: channel.seq };
+        let position = Position {
+            epoch: channel.epoch.clone(),
+            seq: channel.seq,
+        };
         let publication = Publication::new(name.clone(), position.clone(), now_ms, event);
         self.hub.deliver(&publication);
         // The size is taken after the delivery, when the encodings exist.
@@ -123,7 +129,10 @@ impl MemoryBroker {
         if channels.len() >= self.limits.channels {
             return Err(StreamError::new(
                 ErrorCode::ResourceExhausted,
-                format!("there are {} channels already, and no room for another", channels.len()),
+                format!(
+                    "there are {} channels already, and no room for another",
+                    channels.len()
+                ),
             ));
         }
         let channel = Arc::new(Mutex::new(Channel {
@@ -139,14 +148,19 @@ impl MemoryBroker {
     }
 
     fn trim(&self, name: &ChannelName, channel: &mut Channel, now_ms: i64) {
-        let Some(namespace) = self.namespaces.get(name) else { return };
+        let Some(namespace) = self.namespaces.get(name) else {
+            return;
+        };
         let (size, ttl_ms) = match namespace.class {
             Class::History => (namespace.history_size, namespace.history_ttl.as_millis()),
             Class::Latest => (1, METADATA_TTL.as_millis()),
         };
         let oldest_ms = now_ms.saturating_sub(i64::try_from(ttl_ms).unwrap_or(i64::MAX));
         while channel.log.len() > size
-            || channel.log.front().is_some_and(|(_, publication)| publication.time_ms() < oldest_ms)
+            || channel
+                .log
+                .front()
+                .is_some_and(|(_, publication)| publication.time_ms() < oldest_ms)
         {
             self.drop_oldest(channel);
         }
@@ -161,9 +175,20 @@ impl MemoryBroker {
 
     fn history_now(&self, name: &ChannelName, since: Option<&Position>, page: Page) -> History {
         let Some(channel) = self.channels.read().get(name).cloned() else {
-            let top = Position { epoch: self.fresh_epoch.read().clone(), seq: 0 };
-            let reach = if since.is_none_or(|since| *since == top) { Reach::Complete } else { Reach::Lost };
-            return History { top, publications: Vec::new(), reach };
+            let top = Position {
+                epoch: self.fresh_epoch.read().clone(),
+                seq: 0,
+            };
+            let reach = if since.is_none_or(|since| *since == top) {
+                Reach::Complete
+            } else {
+                Reach::Lost
+            };
+            return History {
+                top,
+                publications: Vec::new(),
+                reach,
+            };
         };
         let mut channel = channel.lock();
         self.trim(name, &mut channel, self.clock.now_ms());
@@ -192,12 +217,21 @@ impl MemoryBroker {
 
 impl Channel {
     fn read(&self, since: Option<&Position>, page: Page) -> History {
-        let top = Position { epoch: self.epoch.clone(), seq: self.seq };
+        let top = Position {
+            epoch: self.epoch.clone(),
+            seq: self.seq,
+        };
         let first = self.seq + 1 - self.log.len() as u64;
         let (skip, reach) = match since {
             None => (self.log.len().saturating_sub(page.items), Reach::Complete),
-            Some(since) if since.epoch != self.epoch || since.seq > self.seq || since.seq + 1 < first => {
-                return History { top, publications: Vec::new(), reach: Reach::Lost };
+            Some(since)
+                if since.epoch != self.epoch || since.seq > self.seq || since.seq + 1 < first =>
+            {
+                return History {
+                    top,
+                    publications: Vec::new(),
+                    reach: Reach::Lost,
+                };
             }
             // At most the log's length, as `since` is not before the log.
             Some(since) => ((since.seq + 1 - first) as usize, Reach::Complete),
@@ -215,7 +249,11 @@ impl Channel {
             })
             .map(|(_, publication)| publication.clone())
             .collect();
-        History { top, publications, reach }
+        History {
+            top,
+            publications,
+            reach,
+        }
     }
 }
 
@@ -233,7 +271,9 @@ impl Broker for MemoryBroker {
         idempotency_key: Option<&'a str>,
     ) -> BrokerFuture<'a, Position> {
         Box::pin(async move {
-            let Some(key) = idempotency_key else { return self.publish_now(channel, event) };
+            let Some(key) = idempotency_key else {
+                return self.publish_now(channel, event);
+            };
             // Held while publishing, so that two at once do not both publish.
             let mut keys = self.keys.lock();
             let now_ms = self.clock.now_ms();
@@ -259,8 +299,12 @@ impl Broker for MemoryBroker {
     fn sweep(&self) {
         let now_ms = self.clock.now_ms();
         let idle_ms = i64::try_from(METADATA_TTL.as_millis()).unwrap_or(i64::MAX);
-        let all: Vec<_> =
-            self.channels.read().iter().map(|(name, channel)| (name.clone(), channel.clone())).collect();
+        let all: Vec<_> = self
+            .channels
+            .read()
+            .iter()
+            .map(|(name, channel)| (name.clone(), channel.clone()))
+            .collect();
         let mut idle = Vec::new();
         for (name, channel) in all {
             let mut channel = channel.lock();
@@ -274,7 +318,9 @@ impl Broker for MemoryBroker {
         }
         for name in idle {
             let mut channels = self.channels.write();
-            let Some(channel) = channels.get(&name).cloned() else { continue };
+            let Some(channel) = channels.get(&name).cloned() else {
+                continue;
+            };
             let mut channel = channel.lock();
             if channel.used_ms.saturating_add(idle_ms) >= now_ms {
                 continue;

@@ -34,7 +34,10 @@ pub struct Page {
 
 impl Page {
     /// Everything there is.
-    pub const ALL: Self = Self { items: usize::MAX, bytes: usize::MAX };
+    pub const ALL: Self = Self {
+        items: usize::MAX,
+        bytes: usize::MAX,
+    };
 }
 
 /// A part of a channel's history.

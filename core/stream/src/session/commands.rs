@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use tidewire_proto::v1::{
-    Authenticated, ChannelSubscription, Error, ErrorCode, ServerMessage, SubscribeRequest, Subscribed,
-    SubscriptionResult, UnsubscribeRequest, Unsubscribed, Visibility, VisibilityState, Welcome, server_message::Data,
+    Authenticated, ChannelSubscription, Error, ErrorCode, ServerMessage, SubscribeRequest,
+    Subscribed, SubscriptionResult, UnsubscribeRequest, Unsubscribed, Visibility, VisibilityState,
+    Welcome, server_message::Data,
 };
 use tokio::time::Instant;
 
@@ -38,26 +39,35 @@ impl Session {
             let name = wanted.channel.clone();
             channels.push(match self.subscribe_one(wanted).await {
                 Ok(result) => result,
-                Err(error) => {
-                    SubscriptionResult { channel: name, error: Some(error.into()), ..SubscriptionResult::default() }
-                }
+                Err(error) => SubscriptionResult {
+                    channel: name,
+                    error: Some(error.into()),
+                    ..SubscriptionResult::default()
+                },
             });
         }
         Ok(Subscribed { channels })
     }
 
-    async fn subscribe_one(&self, wanted: ChannelSubscription) -> Result<SubscriptionResult, StreamError> {
+    async fn subscribe_one(
+        &self,
+        wanted: ChannelSubscription,
+    ) -> Result<SubscriptionResult, StreamError> {
         let stream = self.core().stream.clone();
         let (channel, namespace) = stream.namespaces().resolve(&wanted.channel)?;
         self.identity().may_read(&channel, namespace)?;
         let wish = Wish {
             since: wanted.since.map(Position::from),
-            min_interval: wanted.min_interval_ms.map(|ms| Duration::from_millis(ms.into())),
+            min_interval: wanted
+                .min_interval_ms
+                .map(|ms| Duration::from_millis(ms.into())),
         };
         if wish.min_interval.is_some() && namespace.class == Class::History {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,
-                format!("`minIntervalMs` is for latest channels, and {channel} is a history channel"),
+                format!(
+                    "`minIntervalMs` is for latest channels, and {channel} is a history channel"
+                ),
             ));
         }
         self.follow(channel, namespace, wish).await
@@ -74,21 +84,41 @@ impl Session {
         let replaces = wish.since.is_some() || wish.min_interval.is_some();
         let slot = self.enlist(&channel, namespace, wish.min_interval, replaces)?;
         let (since, page) = match namespace.class {
-            Class::Latest => (None, Page { items: 1, bytes: usize::MAX }),
+            Class::Latest => (
+                None,
+                Page {
+                    items: 1,
+                    bytes: usize::MAX,
+                },
+            ),
             Class::History if wish.since.is_none() => (None, Page { items: 0, bytes: 0 }),
             Class::History => {
                 let bytes = self.core().stream.options().outbox_bytes;
-                (wish.since.as_ref(), Page { items: usize::MAX, bytes })
+                (
+                    wish.since.as_ref(),
+                    Page {
+                        items: usize::MAX,
+                        bytes,
+                    },
+                )
             }
         };
-        let history = match self.core().stream.broker().history(&channel, since, page).await {
+        let history = match self
+            .core()
+            .stream
+            .broker()
+            .history(&channel, since, page)
+            .await
+        {
             Ok(history) => history,
             Err(error) => {
                 self.unfollow(&channel);
                 return Err(error);
             }
         };
-        let recovered = namespace.class == Class::History && wish.since.is_some() && history.reach == Reach::Complete;
+        let recovered = namespace.class == Class::History
+            && wish.since.is_some()
+            && history.reach == Reach::Complete;
         let top = history.top.clone();
         if let Some(slot) = slot {
             self.place(slot, wish.since.filter(|_| recovered), history);
@@ -123,11 +153,16 @@ impl Session {
             if limit > 0 && state.subscriptions.len() >= limit {
                 return Err(StreamError::new(
                     ErrorCode::ResourceExhausted,
-                    format!("this connection follows {limit} channels already, and may not follow more"),
+                    format!(
+                        "this connection follows {limit} channels already, and may not follow more"
+                    ),
                 ));
             }
             // The real position is known when the history was read.
-            let nowhere = Position { epoch: Epoch::new(""), seq: 0 };
+            let nowhere = Position {
+                epoch: Epoch::new(""),
+                seq: 0,
+            };
             state.insert(Subscription {
                 channel: channel.clone(),
                 class: namespace.class,
@@ -142,7 +177,11 @@ impl Session {
                 last_sent: None,
             })
         };
-        let key = self.core().stream.hub().add(channel, Arc::clone(&self.0), slot.index);
+        let key = self
+            .core()
+            .stream
+            .hub()
+            .add(channel, Arc::clone(&self.0), slot.index);
         let is_gone = match self.core().state.lock().get(slot) {
             Some(subscription) => {
                 subscription.hub_key = Some(key);
@@ -161,7 +200,9 @@ impl Session {
     /// Sets a new subscription to its position.
     fn place(&self, slot: Slot, since: Option<Position>, history: History) {
         let mut state = self.core().state.lock();
-        let Some(subscription) = state.get(slot) else { return };
+        let Some(subscription) = state.get(slot) else {
+            return;
+        };
         subscription.position = since.unwrap_or_else(|| history.top.clone());
         subscription.taken = subscription.position.clone();
         if subscription.class == Class::Latest {
@@ -169,7 +210,9 @@ impl Session {
             subscription.pending = subscription.pending.take().or(newest);
             return;
         }
-        let Flow::Held(hold) = &mut subscription.flow else { return };
+        let Flow::Held(hold) = &mut subscription.flow else {
+            return;
+        };
         let was_noted = !hold.top.epoch.as_str().is_empty();
         if !was_noted || (hold.top.epoch == history.top.epoch && hold.top.seq < history.top.seq) {
             hold.top = history.top;
@@ -193,8 +236,14 @@ impl Session {
             })
             .collect();
         for (slot, class) in waiting {
-            let Some(subscription) = state.get(slot) else { continue };
-            match (class, is_background && pauses_unseen(&subscription.channel), &mut subscription.flow) {
+            let Some(subscription) = state.get(slot) else {
+                continue;
+            };
+            match (
+                class,
+                is_background && pauses_unseen(&subscription.channel),
+                &mut subscription.flow,
+            ) {
                 (Class::Latest, _, flow) => {
                     *flow = Flow::Live;
                     if !is_background {
@@ -240,12 +289,20 @@ impl Session {
     /// The token is not valid, or another user's.
     pub async fn authenticate(&self, token: &str) -> Result<Authenticated, StreamError> {
         let identity = self.core().stream.authenticator().verify(token)?;
-        let (Some(user), Some(expires_at)) = (identity.user().cloned(), identity.expires_at_ms()) else {
-            return Err(StreamError::new(ErrorCode::Unauthenticated, "the token names no user"));
+        let (Some(user), Some(expires_at)) = (identity.user().cloned(), identity.expires_at_ms())
+        else {
+            return Err(StreamError::new(
+                ErrorCode::Unauthenticated,
+                "the token names no user",
+            ));
         };
         {
             let mut state = self.core().state.lock();
-            if state.identity.user().is_some_and(|current| *current != user) {
+            if state
+                .identity
+                .user()
+                .is_some_and(|current| *current != user)
+            {
                 return Err(StreamError::new(
                     ErrorCode::PermissionDenied,
                     "the token is another user's: open another connection for it",
@@ -263,7 +320,9 @@ impl Session {
 
     /// Subscribes a known user to its own channel.
     pub(super) async fn follow_own_channel(&self) {
-        let Identity::User(identity) = self.identity() else { return };
+        let Identity::User(identity) = self.identity() else {
+            return;
+        };
         let followed = async {
             let channel = ChannelName::user(identity.user.as_str())?;
             let stream = self.core().stream.clone();
@@ -289,7 +348,10 @@ impl Session {
             subscriptions: self.subscriptions(),
             post_key: self.post_key().map(str::to_owned),
         };
-        self.say(ServerMessage { data: Some(Data::Welcome(welcome)), ..ServerMessage::default() });
+        self.say(ServerMessage {
+            data: Some(Data::Welcome(welcome)),
+            ..ServerMessage::default()
+        });
     }
 
     /// After this much silence the client should ask for a sign of life, in
@@ -299,9 +361,11 @@ impl Session {
         let options = self.core().stream.options();
         let heartbeat = match self.core().state.lock().visibility {
             Visibility::Background => options.heartbeat_background,
-            Visibility::Active | Visibility::Unspecified => {
-                self.arrival().heartbeat.unwrap_or(options.heartbeat).max(options.heartbeat)
-            }
+            Visibility::Active | Visibility::Unspecified => self
+                .arrival()
+                .heartbeat
+                .unwrap_or(options.heartbeat)
+                .max(options.heartbeat),
         };
         u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX)
     }
@@ -325,7 +389,10 @@ impl Session {
             let slots: Vec<_> = state
                 .subscriptions
                 .iter()
-                .map(|(index, subscription)| Slot { index, generation: subscription.generation })
+                .map(|(index, subscription)| Slot {
+                    index,
+                    generation: subscription.generation,
+                })
                 .collect();
             for slot in slots {
                 match visibility {
@@ -335,12 +402,19 @@ impl Session {
             }
         }
         self.core().wake.notify_one();
-        Ok(VisibilityState { state: visibility.into(), heartbeat_ms: self.heartbeat_ms() })
+        Ok(VisibilityState {
+            state: visibility.into(),
+            heartbeat_ms: self.heartbeat_ms(),
+        })
     }
 
     /// An error that answers no message, or the message with this id.
     pub fn say_error(&self, id: Option<String>, error: Error) {
-        self.say(ServerMessage { id, data: Some(Data::Error(error)), ..ServerMessage::default() });
+        self.say(ServerMessage {
+            id,
+            data: Some(Data::Error(error)),
+            ..ServerMessage::default()
+        });
     }
 }
 

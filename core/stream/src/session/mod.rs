@@ -13,14 +13,20 @@ mod subscription;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tidewire_proto::v1::{ActiveSubscription, Error, ErrorCode, ServerMessage, TokenExpiring, server_message::Data};
+use tidewire_proto::v1::{
+    ActiveSubscription, Error, ErrorCode, ServerMessage, TokenExpiring, server_message::Data,
+};
 use tokio::{sync::Notify, time::Instant};
 
 pub use outgoing::Outgoing;
 use state::{Due, Slot, State};
 use subscription::Flow;
 
-use crate::{ChannelName, Class, Identity, Position, Publication, Stream, broker::{Page, Reach}, stream::Transport};
+use crate::{
+    ChannelName, Class, Identity, Position, Publication, Stream,
+    broker::{Page, Reach},
+    stream::Transport,
+};
 
 /// How a client wants its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,9 +160,14 @@ impl Connection {
     /// subscribed to its own channel.
     pub async fn open(stream: Arc<Stream>, arrival: Arrival) -> Self {
         let options = *stream.options();
-        let state =
-            State::new(arrival.identity.clone(), arrival.encoding, options.outbox_bytes, options.batch_interval);
-        let post_key = (arrival.transport == Transport::Sse).then(|| format!("{:032x}", rand::random::<u128>()));
+        let state = State::new(
+            arrival.identity.clone(),
+            arrival.encoding,
+            options.outbox_bytes,
+            options.batch_interval,
+        );
+        let post_key = (arrival.transport == Transport::Sse)
+            .then(|| format!("{:032x}", rand::random::<u128>()));
         let session = Session(Arc::new(SessionCore {
             id: ConnectionId::random(),
             post_key,
@@ -183,7 +194,9 @@ impl Connection {
         loop {
             match self.step(budget, out) {
                 Step::Take(count) => {
-                    self.core().stream.count_deliveries(self.core().arrival.transport, count);
+                    self.core()
+                        .stream
+                        .count_deliveries(self.core().arrival.transport, count);
                     self.core().drained.notify_waiters();
                     return Ok(());
                 }
@@ -220,7 +233,9 @@ impl Connection {
                 drop(state);
                 self.step(budget, out)
             }
-            _ if state.closing.is_some() => Step::Close(state.closing.unwrap_or(CloseReason::Draining)),
+            _ if state.closing.is_some() => {
+                Step::Close(state.closing.unwrap_or(CloseReason::Draining))
+            }
             Due::At(due) => Step::Wait(Some(expiry.map_or(due, |expiry| expiry.min(due)))),
             Due::Never => Step::Wait(expiry),
         }
@@ -247,7 +262,9 @@ impl Connection {
         }
         if state.expiry_told != Some(expires_at_ms) {
             state.expiry_told = Some(expires_at_ms);
-            state.say(message(Data::TokenExpiring(TokenExpiring { expires_at: expires_at_ms })));
+            state.say(message(Data::TokenExpiring(TokenExpiring {
+                expires_at: expires_at_ms,
+            })));
         }
         Some(now + Duration::from_millis(left_ms))
     }
@@ -258,19 +275,31 @@ impl Connection {
         let (channel, since) = {
             let mut state = core.state.lock();
             state.drain_gate(slot);
-            let Some(subscription) = state.get(slot) else { return };
+            let Some(subscription) = state.get(slot) else {
+                return;
+            };
             if matches!(subscription.flow, Flow::Live) {
                 return;
             }
             (subscription.channel.clone(), subscription.position.clone())
         };
-        let page = Page { items: usize::MAX, bytes: core.stream.options().outbox_bytes };
-        let history = match core.stream.broker().history(&channel, Some(&since), page).await {
+        let page = Page {
+            items: usize::MAX,
+            bytes: core.stream.options().outbox_bytes,
+        };
+        let history = match core
+            .stream
+            .broker()
+            .history(&channel, Some(&since), page)
+            .await
+        {
             Ok(history) => history,
             Err(error) => {
                 tracing::warn!(%channel, %error, "a history cannot be read, the client is told of a gap");
                 let mut state = core.state.lock();
-                if let Some(Flow::Held(hold)) = state.get(slot).map(|subscription| &subscription.flow) {
+                if let Some(Flow::Held(hold)) =
+                    state.get(slot).map(|subscription| &subscription.flow)
+                {
                     let top = hold.top.clone();
                     state.gap(slot, top);
                 }
@@ -278,7 +307,9 @@ impl Connection {
             }
         };
         let mut state = core.state.lock();
-        let is_where_it_was = state.get(slot).is_some_and(|subscription| subscription.position == since);
+        let is_where_it_was = state
+            .get(slot)
+            .is_some_and(|subscription| subscription.position == since);
         if !is_where_it_was {
             return;
         }
@@ -323,7 +354,10 @@ enum Step {
 }
 
 fn message(data: Data) -> ServerMessage {
-    ServerMessage { data: Some(data), ..ServerMessage::default() }
+    ServerMessage {
+        data: Some(data),
+        ..ServerMessage::default()
+    }
 }
 
 impl Session {
@@ -365,11 +399,15 @@ impl Session {
     #[must_use]
     pub fn subscriptions(&self) -> Vec<ActiveSubscription> {
         let state = self.0.state.lock();
-        let subscriptions = state.subscriptions.iter().map(|(_, subscription)| ActiveSubscription {
-            channel: subscription.channel.as_str().to_owned(),
-            epoch: subscription.position.epoch.as_str().to_owned(),
-            seq: subscription.position.seq,
-        });
+        let subscriptions =
+            state
+                .subscriptions
+                .iter()
+                .map(|(_, subscription)| ActiveSubscription {
+                    channel: subscription.channel.as_str().to_owned(),
+                    epoch: subscription.position.epoch.as_str().to_owned(),
+                    seq: subscription.position.seq,
+                });
         subscriptions.collect()
     }
 
@@ -377,8 +415,13 @@ impl Session {
     #[must_use]
     pub fn taken(&self) -> Vec<(ChannelName, Position)> {
         let state = self.0.state.lock();
-        let history = state.subscriptions.iter().filter(|(_, subscription)| subscription.class == Class::History);
-        history.map(|(_, subscription)| (subscription.channel.clone(), subscription.taken.clone())).collect()
+        let history = state
+            .subscriptions
+            .iter()
+            .filter(|(_, subscription)| subscription.class == Class::History);
+        history
+            .map(|(_, subscription)| (subscription.channel.clone(), subscription.taken.clone()))
+            .collect()
     }
 
     /// How many channels the session follows.

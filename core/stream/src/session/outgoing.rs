@@ -70,7 +70,8 @@ impl Outgoing {
 
 fn price_batch_json(updates: &[Arc<Publication>], time_ms: i64) -> Bytes {
     let parts: Vec<_> = updates.iter().map(|update| update.json_data()).collect();
-    let mut out = BytesMut::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>() + 128);
+    let mut out =
+        BytesMut::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>() + 128);
     out.put_slice(br#"{"type":"price_batch","data":{"updates":["#);
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
@@ -84,14 +85,25 @@ fn price_batch_json(updates: &[Arc<Publication>], time_ms: i64) -> Bytes {
 
 fn price_batch_proto(updates: &[Arc<Publication>], time_ms: i64) -> Bytes {
     let parts: Vec<_> = updates.iter().map(|update| update.proto_data()).collect();
-    let batch_len = parts.iter().map(|part| 1 + encoded_len_varint(part.len() as u64) + part.len()).sum::<usize>()
+    let batch_len = parts
+        .iter()
+        .map(|part| 1 + encoded_len_varint(part.len() as u64) + part.len())
+        .sum::<usize>()
         + prost::encoding::int64::encoded_len(field::PRICE_BATCH_TIMESTAMP, &time_ms);
     let mut out = BytesMut::with_capacity(batch_len + 32);
     prost::encoding::int64::encode(field::SERVER_MESSAGE_TIMESTAMP, &time_ms, &mut out);
-    encode_key(field::SERVER_MESSAGE_PRICE_BATCH, WireType::LengthDelimited, &mut out);
+    encode_key(
+        field::SERVER_MESSAGE_PRICE_BATCH,
+        WireType::LengthDelimited,
+        &mut out,
+    );
     encode_varint(batch_len as u64, &mut out);
     for part in &parts {
-        encode_key(field::PRICE_BATCH_UPDATES, WireType::LengthDelimited, &mut out);
+        encode_key(
+            field::PRICE_BATCH_UPDATES,
+            WireType::LengthDelimited,
+            &mut out,
+        );
         encode_varint(part.len() as u64, &mut out);
         out.put_slice(part);
     }
@@ -110,7 +122,9 @@ mod tests {
     fn a_joined_batch_equals_an_encoded_one() {
         let update = |symbol: &str, price: &str| PriceUpdate {
             symbol: symbol.into(),
-            price: Some(Decimal { value: price.into() }),
+            price: Some(Decimal {
+                value: price.into(),
+            }),
             timestamp: 5,
             source: "aggregate".into(),
             ..PriceUpdate::default()
@@ -119,15 +133,24 @@ mod tests {
         let publications = updates.iter().map(|update| {
             Publication::new(
                 ChannelName::parse(&format!("prices:{}", update.symbol)).unwrap(),
-                Position { epoch: Epoch::new("e"), seq: 1 },
+                Position {
+                    epoch: Epoch::new("e"),
+                    seq: 1,
+                },
                 5,
                 Data::Price(update.clone()),
             )
         });
-        let joined = Outgoing::Prices { updates: publications.collect(), time_ms: 9 };
+        let joined = Outgoing::Prices {
+            updates: publications.collect(),
+            time_ms: 9,
+        };
         let whole = ServerMessage {
             timestamp: Some(9),
-            data: Some(Data::PriceBatch(PriceBatch { updates: updates.to_vec(), timestamp: 9 })),
+            data: Some(Data::PriceBatch(PriceBatch {
+                updates: updates.to_vec(),
+                timestamp: 9,
+            })),
             ..ServerMessage::default()
         };
         assert_eq!(joined.json(), json::to_vec(&whole));

@@ -78,7 +78,12 @@ pub(super) enum Due {
 }
 
 impl State {
-    pub(super) fn new(identity: Identity, encoding: Encoding, limit: usize, batch_interval: Duration) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        encoding: Encoding,
+        limit: usize,
+        batch_interval: Duration,
+    ) -> Self {
         Self {
             identity,
             visibility: Visibility::Active,
@@ -121,7 +126,10 @@ impl State {
         let channel = subscription.channel.clone();
         let index = self.subscriptions.insert(subscription);
         self.by_channel.insert(channel, index);
-        Slot { index, generation: self.generation }
+        Slot {
+            index,
+            generation: self.generation,
+        }
     }
 
     pub(super) fn remove(&mut self, channel: &ChannelName) -> Option<Subscription> {
@@ -149,12 +157,22 @@ impl State {
 
     /// Takes a publication of a channel that the session follows. True if the
     /// transport has to look.
-    pub(super) fn deliver(&mut self, index: usize, publication: &Arc<Publication>, now: Instant) -> bool {
-        let Some(subscription) = self.subscriptions.get(index) else { return false };
+    pub(super) fn deliver(
+        &mut self,
+        index: usize,
+        publication: &Arc<Publication>,
+        now: Instant,
+    ) -> bool {
+        let Some(subscription) = self.subscriptions.get(index) else {
+            return false;
+        };
         if subscription.channel != *publication.channel() {
             return false;
         }
-        let slot = Slot { index, generation: subscription.generation };
+        let slot = Slot {
+            index,
+            generation: subscription.generation,
+        };
         match subscription.class {
             Class::Latest => self.deliver_latest(slot, publication, now),
             Class::History => self.deliver_history(slot, publication),
@@ -163,7 +181,9 @@ impl State {
 
     fn deliver_history(&mut self, slot: Slot, publication: &Arc<Publication>) -> bool {
         let (used, limit, encoding) = (self.queued_bytes(), self.limit, self.encoding);
-        let Some(subscription) = self.get(slot) else { return false };
+        let Some(subscription) = self.get(slot) else {
+            return false;
+        };
         if let Flow::Held(hold) = &mut subscription.flow {
             hold.note(publication);
             return hold.until == HeldUntil::Drained && used == 0;
@@ -186,10 +206,13 @@ impl State {
 
     /// Puts a publication in the queue and moves the position on.
     pub(super) fn push(&mut self, slot: Slot, publication: Arc<Publication>, size: usize) {
-        let Some(subscription) = self.get(slot) else { return };
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
         subscription.position = publication.position().clone();
         self.queue_bytes += size;
-        self.queue.push_back(Entry::Publication(slot, publication, size));
+        self.queue
+            .push_back(Entry::Publication(slot, publication, size));
     }
 
     /// Whether another publication of this size has room.
@@ -204,20 +227,34 @@ impl State {
 
     /// Tells the client that something is lost, and goes on from `top`.
     pub(super) fn gap(&mut self, slot: Slot, top: Position) {
-        let Some(subscription) = self.get(slot) else { return };
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
         let channel = subscription.channel.as_str().to_owned();
         subscription.position = top.clone();
-        let gap = Gap { channel: channel.clone(), epoch: top.epoch.as_str().to_owned(), seq: top.seq };
-        let word =
-            ServerMessage { channel: Some(channel), data: Some(Data::Gap(gap)), ..ServerMessage::default() };
+        let gap = Gap {
+            channel: channel.clone(),
+            epoch: top.epoch.as_str().to_owned(),
+            seq: top.seq,
+        };
+        let word = ServerMessage {
+            channel: Some(channel),
+            data: Some(Data::Gap(gap)),
+            ..ServerMessage::default()
+        };
         self.queue.push_back(Entry::Gap(slot, top, Arc::new(word)));
     }
 
     fn deliver_latest(&mut self, slot: Slot, publication: &Arc<Publication>, now: Instant) -> bool {
         let is_background = self.visibility == Visibility::Background;
-        let Some(subscription) = self.get(slot) else { return false };
+        let Some(subscription) = self.get(slot) else {
+            return false;
+        };
         subscription.pending = Some(publication.clone());
-        if is_background || subscription.queued == Queued::Yes || matches!(subscription.flow, Flow::Held(_)) {
+        if is_background
+            || subscription.queued == Queued::Yes
+            || matches!(subscription.flow, Flow::Held(_))
+        {
             return false;
         }
         self.queue_latest(slot, now)
@@ -227,12 +264,17 @@ impl State {
     /// prices, or among those whose time has not come.
     pub(super) fn queue_latest(&mut self, slot: Slot, now: Instant) -> bool {
         let batches = self.prices > 1;
-        let Some(subscription) = self.get(slot) else { return false };
+        let Some(subscription) = self.get(slot) else {
+            return false;
+        };
         if subscription.pending.is_none() || subscription.queued == Queued::Yes {
             return false;
         }
         subscription.queued = Queued::Yes;
-        let due = subscription.min_interval.zip(subscription.last_sent).map(|(interval, sent)| sent + interval);
+        let due = subscription
+            .min_interval
+            .zip(subscription.last_sent)
+            .map(|(interval, sent)| sent + interval);
         let joins_batch = batches && is_price(&subscription.channel);
         if let Some(due) = due.filter(|due| *due > now) {
             self.deferred.push((due, slot));
@@ -251,8 +293,10 @@ impl State {
         if !self.control.is_empty() || !self.queue.is_empty() {
             return Due::Now;
         }
-        let batch = (!self.batch.is_empty())
-            .then(|| self.batch_sent.map_or(now, |sent| sent + self.batch_interval));
+        let batch = (!self.batch.is_empty()).then(|| {
+            self.batch_sent
+                .map_or(now, |sent| sent + self.batch_interval)
+        });
         let deferred = self.deferred.iter().map(|(due, _)| *due).min();
         match [batch, deferred].into_iter().flatten().min() {
             None => Due::Never,
@@ -262,7 +306,13 @@ impl State {
     }
 
     /// Takes what waits, up to about `budget` bytes.
-    pub(super) fn take(&mut self, now: Instant, now_ms: i64, budget: usize, out: &mut Vec<Outgoing>) {
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        now_ms: i64,
+        budget: usize,
+        out: &mut Vec<Outgoing>,
+    ) {
         let mut taken = 0;
         while taken < budget
             && let Some((message, size)) = self.control.pop_front()
@@ -277,7 +327,9 @@ impl State {
         {
             taken += self.take_entry(entry, now, out);
         }
-        let batch_is_due = self.batch_sent.is_none_or(|sent| sent + self.batch_interval <= now);
+        let batch_is_due = self
+            .batch_sent
+            .is_none_or(|sent| sent + self.batch_interval <= now);
         if taken < budget && batch_is_due && !self.batch.is_empty() {
             self.take_batch(now, now_ms, out);
         }
@@ -298,7 +350,9 @@ impl State {
                 size
             }
             Entry::Latest(slot) => {
-                let Some(publication) = self.take_latest(slot, now) else { return 0 };
+                let Some(publication) = self.take_latest(slot, now) else {
+                    return 0;
+                };
                 let size = self.size_of(&publication);
                 out.push(Outgoing::Publication(publication));
                 size
@@ -329,11 +383,17 @@ impl State {
 
     fn take_batch(&mut self, now: Instant, now_ms: i64, out: &mut Vec<Outgoing>) {
         let slots = std::mem::take(&mut self.batch);
-        let mut updates: Vec<_> = slots.iter().filter_map(|slot| self.take_latest(*slot, now)).collect();
+        let mut updates: Vec<_> = slots
+            .iter()
+            .filter_map(|slot| self.take_latest(*slot, now))
+            .collect();
         match updates.len() {
             0 => return,
             1 => out.extend(updates.pop().map(Outgoing::Publication)),
-            _ => out.push(Outgoing::Prices { updates, time_ms: now_ms }),
+            _ => out.push(Outgoing::Prices {
+                updates,
+                time_ms: now_ms,
+            }),
         }
         self.batch_sent = Some(now);
     }
@@ -342,7 +402,9 @@ impl State {
         if self.deferred.is_empty() {
             return;
         }
-        let (due, later) = std::mem::take(&mut self.deferred).into_iter().partition(|(due, _)| *due <= now);
+        let (due, later) = std::mem::take(&mut self.deferred)
+            .into_iter()
+            .partition(|(due, _)| *due <= now);
         self.deferred = later;
         let due: Vec<(Instant, Slot)> = due;
         for (_, slot) in due {
@@ -355,7 +417,9 @@ impl State {
 
     /// Holds back a channel that may wait while nobody looks.
     pub(super) fn pause(&mut self, slot: Slot) {
-        let Some(subscription) = self.get(slot) else { return };
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
         if subscription.class == Class::Latest || !pauses_unseen(&subscription.channel) {
             return;
         }
@@ -370,7 +434,9 @@ impl State {
 
     /// Goes on with a channel when someone looks again.
     pub(super) fn wake(&mut self, slot: Slot, now: Instant) {
-        let Some(subscription) = self.get(slot) else { return };
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
         match &subscription.flow {
             Flow::Live => {
                 self.queue_latest(slot, now);
@@ -382,7 +448,9 @@ impl State {
 
     /// Lets a held flow go on as soon as there is room.
     pub(super) fn release(&mut self, slot: Slot) {
-        let Some(subscription) = self.get(slot) else { return };
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
         if let Flow::Held(hold) = &mut subscription.flow {
             hold.until = HeldUntil::Drained;
             self.may_read = true;
@@ -395,13 +463,21 @@ impl State {
     pub(super) fn drain_gate(&mut self, slot: Slot) {
         loop {
             let (used, limit, encoding) = (self.queued_bytes(), self.limit, self.encoding);
-            let Some(subscription) = self.get(slot) else { return };
-            let Flow::Held(hold) = &mut subscription.flow else { return };
-            if hold.top.epoch == subscription.position.epoch && hold.top.seq <= subscription.position.seq {
+            let Some(subscription) = self.get(slot) else {
+                return;
+            };
+            let Flow::Held(hold) = &mut subscription.flow else {
+                return;
+            };
+            if hold.top.epoch == subscription.position.epoch
+                && hold.top.seq <= subscription.position.seq
+            {
                 subscription.flow = Flow::Live;
                 return;
             }
-            let Some(next) = hold.next_after(&subscription.position) else { return };
+            let Some(next) = hold.next_after(&subscription.position) else {
+                return;
+            };
             let size = publication_size(&next, encoding);
             if used > 0 && used + size > limit {
                 hold.gate.push_front(next);
@@ -420,7 +496,10 @@ impl State {
             .subscriptions
             .iter()
             .find(|(_, subscription)| subscription.flow.is_ready())
-            .map(|(index, subscription)| Slot { index, generation: subscription.generation });
+            .map(|(index, subscription)| Slot {
+                index,
+                generation: subscription.generation,
+            });
         self.may_read = ready.is_some();
         ready
     }

@@ -78,7 +78,11 @@ pub(super) enum HeldUntil {
 impl Flow {
     /// A flow held from `top` on.
     pub(super) fn held(until: HeldUntil, top: Position) -> Self {
-        Self::Held(Hold { until, top, gate: VecDeque::new() })
+        Self::Held(Hold {
+            until,
+            top,
+            gate: VecDeque::new(),
+        })
     }
 
     /// Whether only room in the outbox is waited for.
@@ -106,8 +110,14 @@ impl Hold {
 
     /// Puts what was read from the history before what came since.
     pub(super) fn prefill(&mut self, publications: Vec<Arc<Publication>>) {
-        let Some(last) = publications.last().map(|publication| publication.position().clone()) else { return };
-        self.gate.retain(|noted| noted.position().epoch == last.epoch && noted.seq() > last.seq);
+        let Some(last) = publications
+            .last()
+            .map(|publication| publication.position().clone())
+        else {
+            return;
+        };
+        self.gate
+            .retain(|noted| noted.position().epoch == last.epoch && noted.seq() > last.seq);
         for publication in publications.into_iter().rev() {
             self.gate.push_front(publication);
         }
@@ -121,7 +131,10 @@ impl Hold {
         while self.gate.front().is_some_and(is_behind) {
             self.gate.pop_front();
         }
-        let is_next = self.gate.front().is_some_and(|publication| publication.seq() == position.seq + 1);
+        let is_next = self
+            .gate
+            .front()
+            .is_some_and(|publication| publication.seq() == position.seq + 1);
         if is_next { self.gate.pop_front() } else { None }
     }
 }

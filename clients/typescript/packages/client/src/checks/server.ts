@@ -110,7 +110,7 @@ const several = object({ kind: text as Check<never>, conditions: list<AlertCondi
 const condition: Check<AlertCondition> = tagged<AlertCondition>("kind", {
   price_above: threshold,
   price_below: threshold,
-  price_crosses: object({ ...symbol, threshold: number, direction: text, hysteresis: optional(number) }) as Check<AlertCondition>,
+  price_crosses: object({ ...symbol, threshold: number, direction: text, hysteresis: optional(number) }),
   price_channel: object({ ...symbol, low: number, high: number, on: text }),
   percent_change: object({ ...symbol, percent: number, windowMs: count }),
   moving_average_cross: object({ ...symbol, fastMs: count, slowMs: count, direction: text }),
