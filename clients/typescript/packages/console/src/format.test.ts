@@ -24,6 +24,6 @@ describe("snippets", () => {
     for (const kind of ["curl", "JavaScript", "Rust"] as const) {
       expect(snippet(kind, "http://h:1", ["prices:BTC-USD", "demo:a"])).toContain("prices:BTC-USD");
     }
-    expect(snippet("curl", "http://h:1", ["a:b"])).toBe("curl -N 'http://h:1/v1/sse?channels=a%3Ab'");
+    expect(snippet("curl", "http://h:1", ["a:b", "c:&"])).toBe("curl -N 'http://h:1/v1/sse?channels=a:b,c:%26'");
   });
 });

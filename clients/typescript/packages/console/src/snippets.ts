@@ -10,7 +10,7 @@ export function snippet(kind: Kind, origin: string, channels: readonly string[])
   const subscribe = JSON.stringify({ type: "subscribe", id: "1", data: { channels } });
   switch (kind) {
     case "curl":
-      return `curl -N '${origin}/v1/sse?channels=${channels.map(encodeURIComponent).join(",")}'`;
+      return `curl -N '${origin}/v1/sse?channels=${channels.map(inQuery).join(",")}'`;
     case "JavaScript":
       return `const socket = new WebSocket("${socket}", "tidewire.v1.json");
 socket.onopen = () => socket.send(JSON.stringify(${subscribe}));
@@ -32,4 +32,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 `;
   }
+}
+
+/** Escaped for a query; the colon and the at sign of channel names may stand there. */
+function inQuery(channel: string): string {
+  return encodeURIComponent(channel).replaceAll("%3A", ":").replaceAll("%40", "@");
 }
