@@ -55,7 +55,13 @@ impl JsonValue for f64 {
     }
 
     fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
-        serde_json::from_str(raw.get()).map_err(|_| JsonError::expected("a number", raw))
+        // Not through serde_json, which by default may be one bit off.
+        let number = raw
+            .get()
+            .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite());
+        number.ok_or_else(|| JsonError::expected("a finite number", raw))
     }
 }
 

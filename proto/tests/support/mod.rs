@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod arbitrary;
 pub mod exact;
 
 use std::sync::LazyLock;
@@ -14,14 +15,20 @@ pub struct Entry {
     pub name: &'static str,
     pub to_proto: fn(&[u8]) -> Result<Vec<u8>, String>,
     pub to_json: fn(&[u8]) -> Result<String, String>,
+    /// Decoded and encoded again, as prost does it.
+    pub to_canonical: fn(&[u8]) -> Result<Vec<u8>, String>,
     /// JSON to JSON through serde.
     pub serde: fn(&str) -> Result<String, String>,
 }
 
 impl Entry {
     pub fn descriptor(&self) -> MessageDescriptor {
-        pool().get_message_by_name(self.name).unwrap()
+        message(self.name)
     }
+}
+
+pub fn message(name: &str) -> MessageDescriptor {
+    pool().get_message_by_name(name).unwrap()
 }
 
 fn entry<T>(name: &'static str) -> Entry
@@ -37,6 +44,10 @@ where
         to_json: |bytes| {
             let message = T::decode(bytes).map_err(|error| error.to_string())?;
             String::from_utf8(json::to_vec(&message)).map_err(|error| error.to_string())
+        },
+        to_canonical: |bytes| {
+            let message = T::decode(bytes).map_err(|error| error.to_string())?;
+            Ok(message.encode_to_vec())
         },
         serde: |text| {
             let message: T = serde_json::from_str(text).map_err(|error| error.to_string())?;
