@@ -1,5 +1,7 @@
 //! What is refused, and how the error says where and why.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use tidewire_proto::{
     json::{self, JsonValue},
     v1,

@@ -1,5 +1,7 @@
 //! Arbitrary messages of every type keep all they say on the way to JSON and back.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};

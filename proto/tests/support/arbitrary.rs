@@ -120,7 +120,7 @@ impl Supply<'_> {
             let cases: Vec<_> = oneof.fields().collect();
             // A repeat without a case has no JSON form but null.
             let must_be = descriptor.name() == "AlertRepeat";
-            if must_be || (depth < DEPTH && self.byte() % 8 != 0) {
+            if must_be || (depth < DEPTH && !self.byte().is_multiple_of(8)) {
                 let case = &cases[self.byte() % cases.len()];
                 let value = self.value(case, depth);
                 message.set_field(case, value);
@@ -131,7 +131,7 @@ impl Supply<'_> {
 
     fn field(&mut self, message: &mut DynamicMessage, field: &FieldDescriptor, depth: u32) {
         let is_message = matches!(field.kind(), Kind::Message(_));
-        if is_message && (depth >= DEPTH || self.byte() % 3 == 0) {
+        if is_message && (depth >= DEPTH || self.byte().is_multiple_of(3)) {
             return;
         }
         let value = match field.is_list() {
@@ -171,7 +171,7 @@ impl Supply<'_> {
     }
 
     fn decimal(&mut self) -> String {
-        if self.byte() % 2 == 0 {
+        if self.byte().is_multiple_of(2) {
             return self.one_of(DECIMALS).to_owned();
         }
         let text = format!(
