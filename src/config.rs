@@ -225,7 +225,10 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(file));
         }
-        figment = figment.merge(Env::prefixed("TIDEWIRE_").ignore(&["log"]).split("__"));
+        // Every key is in a table, so its variable has `__`. Others of the prefix, such
+        // as `TIDEWIRE_LOG`, are not about the configuration.
+        let variables = Env::prefixed("TIDEWIRE_").filter(|name| name.as_str().contains("__"));
+        figment = figment.merge(variables.split("__"));
         let config: Self = figment.extract().map_err(|errors| {
             let texts: Vec<_> = errors.into_iter().map(|error| explain(&error)).collect();
             anyhow::anyhow!(texts.join("\n"))
