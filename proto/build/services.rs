@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
+use prost_reflect::{
+    DescriptorPool, FileDescriptor, MessageDescriptor, MethodDescriptor, ServiceDescriptor,
+};
 use tonic_build::manual::{Builder, Method, Service};
 
 use crate::names;
@@ -25,6 +27,9 @@ pub(crate) fn servers(pool: &DescriptorPool) {
         let mut builder = Service::builder()
             .name(service.name())
             .package("tidewire.v1");
+        for line in comment(&service.parent_file(), service.path()) {
+            builder = builder.comment(line);
+        }
         for method in service.methods() {
             builder = builder.method(server_method(&method));
         }
@@ -32,6 +37,19 @@ pub(crate) fn servers(pool: &DescriptorPool) {
             .build_client(false)
             .compile(&[builder.build()]);
     }
+}
+
+/// The lines before a declaration, without what is said to the linter.
+fn comment(file: &FileDescriptor, path: &[i32]) -> Vec<String> {
+    let info = file.file_descriptor_proto().source_code_info.as_ref();
+    let locations = info.map_or(&[][..], |info| &info.location);
+    let location = locations.iter().find(|location| location.path == path);
+    location
+        .map_or("", |location| location.leading_comments())
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("buf:"))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn server_method(method: &MethodDescriptor) -> Method {
@@ -54,6 +72,9 @@ fn server_method(method: &MethodDescriptor) -> Method {
         .input_type(input)
         .output_type(output)
         .codec_path(codec);
+    for line in comment(&method.parent_file(), method.path()) {
+        builder = builder.comment(line);
+    }
     if method.is_client_streaming() {
         builder = builder.client_streaming();
     }
@@ -63,18 +84,19 @@ fn server_method(method: &MethodDescriptor) -> Method {
     builder.build()
 }
 
+fn is_stream(method: &MethodDescriptor) -> bool {
+    method.is_server_streaming() || method.is_client_streaming()
+}
+
 /// A function for each service that calls a unary RPC by name.
 pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
     let mut out = String::new();
     for service in ours(pool) {
         let (name, module) = (service.name(), names::snake(service.name()));
-        let streams: Vec<_> = service
-            .methods()
-            .filter(MethodDescriptor::is_server_streaming)
-            .collect();
+        let streams: Vec<_> = service.methods().filter(is_stream).collect();
         let unary: Vec<_> = service
             .methods()
-            .filter(|method| !method.is_server_streaming())
+            .filter(|method| !is_stream(method))
             .collect();
         let list = unary
             .iter()

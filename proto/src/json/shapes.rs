@@ -62,9 +62,8 @@ macro_rules! number_value {
             fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
                 let text = raw.get();
                 let quoted = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-                <$message>::parse(quoted.unwrap_or(text)).map_err(|_| {
-                    JsonError::expected("a number of at most 256 digits without exponent", raw)
-                })
+                <$message>::parse(quoted.unwrap_or(text))
+                    .map_err(|_| JsonError::expected("a number of at most 256 digits", raw))
             }
         }
     };
