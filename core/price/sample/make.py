@@ -71,7 +71,8 @@ def tickers(ms, base):
             "e": "24hrTicker", "E": ms, "s": name, "p": text(value - open_), "P": f"{(value / open_ - 1) * 100:.3f}",
             "w": text(value), "c": f"{value:.8f}", "Q": "1", "b": f"{value - spread:.8f}", "B": "1",
             "a": f"{value + spread:.8f}", "A": "1", "o": f"{open_:.8f}", "h": text(value), "l": text(open_),
-            "v": f"{volume:.4f}", "q": f"{volume * value:.2f}", "O": ms - 86400000, "C": ms, "F": 1, "L": 2, "n": 2}})
+            "v": f"{volume:.4f}", "q": f"{volume * value:.2f}", "O": ms - 86400000, "C": ms, "F": 1,
+            "L": ids.get((0, base), 1), "n": 2}})
     sequence += 1
     put(ms, 1, {"type": "ticker", "sequence": sequence, "product_id": base + "-USD", "price": text(value),
                 "open_24h": text(open_), "volume_24h": f"{volume / 4:.8f}", "low_24h": text(open_),
@@ -96,9 +97,9 @@ for base in USD:
 plan, lines = sorted(lines, key=lambda line: line[0]), []
 for at, kind, base in plan:
     trade(at, base) if kind else tickers(at, base)
-head = {"format": "tidewire-recording", "version": 1, "sample": True,
+head = {"format": "tidewire-recording", "version": 2, "sample": True,
         "sources": [{"name": kind, "kind": kind} for kind in ("binance", "coinbase", "kraken")]}
-body = json.dumps(head) + "\n" + "".join(f"{ms} {source} {frame}\n" for ms, source, frame in lines)
+body = json.dumps(head) + "\n" + "".join(f"{ms * 1000} {source} {frame}\n" for ms, source, frame in lines)
 out = pathlib.Path(__file__).with_name("sample.rec.gz")
 out.write_bytes(gzip.compress(body.encode(), 9, mtime=0))
 print(f"{len(lines)} frames, {out.stat().st_size} bytes")

@@ -78,6 +78,14 @@ pub struct SymbolConfig {
 pub enum Method {
     /// The middle of the live prices; the mean of the middle two of an even number.
     Median,
+    /// The mean of the live prices. Not built yet.
+    Mean,
+    /// The median, each source weighted by its volume. Not built yet.
+    WeightedMedian,
+    /// The mean, each trade weighted by its volume. Not built yet.
+    Vwap,
+    /// The mean over a window of time. Not built yet.
+    Twap,
 }
 
 impl Method {
@@ -86,6 +94,18 @@ impl Method {
     pub fn name(self) -> &'static str {
         match self {
             Self::Median => "median",
+            Self::Mean => "mean",
+            Self::WeightedMedian => "weighted_median",
+            Self::Vwap => "vwap",
+            Self::Twap => "twap",
+        }
+    }
+
+    /// Refuses what is not built: another method's prices would be wrong.
+    fn built(self, key: &str) -> Result<Self, ConfigError> {
+        match self {
+            Self::Median => Ok(self),
+            _ => Err(ConfigError::MethodNotBuilt(key.to_owned(), self.name())),
         }
     }
 }
@@ -102,7 +122,7 @@ pub enum SourceClock {
 }
 
 /// What is wrong with `[prices]`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// A symbol is malformed.
     #[error("prices.symbols: {0}")]
@@ -123,9 +143,27 @@ pub enum ConfigError {
         "prices.source {0:?}: the url {1:?} is not a WebSocket address, expected ws://… or wss://…"
     )]
     SourceUrl(String, String),
+    /// A venue's connection does not carry so many symbols.
+    #[error(
+        "prices.symbols: {count} of them are traded at source {name:?}, expected at most {most}: a connection to it carries no more"
+    )]
+    TooManySymbols {
+        /// The source.
+        name: String,
+        /// How many symbols it would be asked for.
+        count: usize,
+        /// How many it carries.
+        most: usize,
+    },
+    /// A method is known and not built yet.
+    #[error("{0} is {1:?}, which is not built yet, expected \"median\"")]
+    MethodNotBuilt(String, &'static str),
+    /// A supply is not a number of coins.
+    #[error("prices.supply.{0} is {1}, expected a number of coins above zero")]
+    Supply(String, f64),
     /// A duration must be above zero.
-    #[error("prices.{0} is 0, expected milliseconds above zero")]
-    Zero(&'static str),
+    #[error("{0} is 0, expected milliseconds above zero")]
+    Zero(String),
 }
 
 /// A source, checked.
@@ -153,17 +191,39 @@ pub struct SymbolSpec {
 }
 
 impl PriceConfig {
+    /// Judges everything.
+    ///
+    /// # Errors
+    /// Names the key and what was expected.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (symbols, sources) = (self.symbols()?, self.sources()?);
+        for source in sources {
+            let served = |spec: &&SymbolSpec| source.kind.venue_name(&spec.symbol).is_some();
+            let count = symbols.iter().filter(served).count();
+            if let Some(most) = source.kind.limits().symbols
+                && count > most
+            {
+                return Err(ConfigError::TooManySymbols {
+                    name: source.name,
+                    count,
+                    most,
+                });
+            }
+        }
+        let is_supply = |supply: f64| supply.is_finite() && supply > 0.0;
+        match self.supply.iter().find(|(_, supply)| !is_supply(**supply)) {
+            Some((base, supply)) => Err(ConfigError::Supply(base.clone(), *supply)),
+            None => above_zero("prices.watchdog_ms", self.watchdog_ms).map(drop),
+        }
+    }
+
     /// The symbols, checked.
     ///
     /// # Errors
     /// Names the key and what was expected.
     pub fn symbols(&self) -> Result<Vec<SymbolSpec>, ConfigError> {
-        if self.stale_after_ms == 0 {
-            return Err(ConfigError::Zero("stale_after_ms"));
-        }
-        if self.watchdog_ms == 0 {
-            return Err(ConfigError::Zero("watchdog_ms"));
-        }
+        let method = self.method.built("prices.method")?;
+        let stale_after_ms = above_zero("prices.stale_after_ms", self.stale_after_ms)?;
         for name in self.symbol.keys() {
             if !self.symbols.contains(name) {
                 let near = nearest(name, self.symbols.iter().map(String::as_str));
@@ -175,18 +235,23 @@ impl PriceConfig {
         }
         let mut specs: Vec<SymbolSpec> = Vec::with_capacity(self.symbols.len());
         for name in &self.symbols {
-            let own = self.symbol.get(name);
-            let stale_after_ms = own
-                .and_then(|own| own.stale_after_ms)
-                .unwrap_or(self.stale_after_ms);
             let symbol = Symbol::parse(name)?;
-            if specs.iter().all(|spec| spec.symbol != symbol) {
-                specs.push(SymbolSpec {
-                    symbol,
-                    method: own.and_then(|own| own.method).unwrap_or(self.method),
-                    stale_after_ms: i64::try_from(stale_after_ms).unwrap_or(i64::MAX),
-                });
+            if specs.iter().any(|spec| spec.symbol == symbol) {
+                continue;
             }
+            let own = self.symbol.get(name).cloned().unwrap_or_default();
+            let key = |key: &str| format!("prices.symbol.{name:?}.{key}");
+            specs.push(SymbolSpec {
+                symbol,
+                method: match own.method {
+                    Some(own) => own.built(&key("method"))?,
+                    None => method,
+                },
+                stale_after_ms: match own.stale_after_ms {
+                    Some(own) => above_zero(&key("stale_after_ms"), own)?,
+                    None => stale_after_ms,
+                },
+            });
         }
         Ok(specs)
     }
@@ -225,7 +290,7 @@ impl PriceConfig {
                 .url
                 .clone()
                 .unwrap_or_else(|| source.kind.url().to_owned());
-            if !url.starts_with("ws://") && !url.starts_with("wss://") {
+            if !is_websocket_url(&url) {
                 return Err(ConfigError::SourceUrl(name, url));
             }
             specs.push(SourceSpec {
@@ -237,4 +302,21 @@ impl PriceConfig {
         }
         Ok(specs)
     }
+}
+
+fn above_zero(key: &str, ms: u64) -> Result<i64, ConfigError> {
+    match i64::try_from(ms) {
+        Ok(0) => Err(ConfigError::Zero(key.to_owned())),
+        // For ever, near enough.
+        Err(_) => Ok(i64::MAX),
+        Ok(ms) => Ok(ms),
+    }
+}
+
+fn is_websocket_url(url: &str) -> bool {
+    let is_good = |uri: http::Uri| {
+        matches!(uri.scheme_str(), Some("ws" | "wss"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+    };
+    url.parse().is_ok_and(is_good)
 }

@@ -1,21 +1,26 @@
 //! The price engine: venues, aggregation, market overview, record and replay.
 //!
 //! [`PriceEngine`] is the whole of it. The venues' protocols are pure parsers in
-//! [`venue`]; `book` is the deterministic state that their events drive; `source`
-//! keeps the connections; [`recording`] writes and reads what venues said.
+//! [`venue`]; [`aggregate`] is the deterministic machine that their events drive;
+//! `source` keeps the connections; [`recording`] writes and reads what venues said.
 
-mod book;
+pub mod aggregate;
+mod clock;
 pub mod config;
 mod engine;
-mod overview;
-mod quote;
+mod error;
 pub mod recording;
+mod replay;
 mod source;
 mod symbol;
 pub mod venue;
 
+pub use aggregate::{Aggregator, SourceId};
 pub use config::{ConfigError, PriceConfig, SourceClock};
-pub use engine::{PriceEngine, PriceError, ReplaySpeed};
+pub use engine::PriceEngine;
+pub use error::PriceError;
 pub use recording::{Line, RecordedSource, Recording, RecordingError, RecordingWriter};
+pub use replay::ReplaySpeed;
+pub use source::LinkState;
 pub use symbol::{Symbol, SymbolError};
 pub use venue::VenueKind;

@@ -1,45 +1,85 @@
 //! Binance spot: `wss://stream.binance.com:9443/stream`.
 //!
 //! Source: Binance's "WebSocket Streams" documentation. Combined-stream frames wrap
-//! the event as `{"stream", "data"}`; bare events are understood too.
+//! the event as `{"stream", "data"}`; bare events are understood too, and so are
+//! the events of its futures, which differ in a few fields.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
+use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
-use super::{ParseError, Ticker, Trade, VenueEvent, maybe_positive, number, positive};
+use super::{
+    Events, FaultKind, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    field::{
+        Text, change_percent, epoch_us, excerpt, maybe_positive, missing, positive, statistic,
+    },
+};
+use crate::Symbol;
 
-/// Streams in one request; a connection carries 1,024.
+pub(super) const URL: &str = "wss://stream.binance.com:9443/stream";
+
+/// Five messages a second, pongs among them; 1,024 streams, two for each symbol.
+pub(super) const LIMITS: Limits = Limits {
+    request_spacing: Duration::from_millis(250),
+    symbols: Some(512),
+};
+
+/// Streams in one request, so that requests stay short.
 const STREAMS_A_REQUEST: usize = 200;
 
+/// The name, if Binance trades against that quote. It has no US dollars; Tether is
+/// another currency.
+pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
+    (symbol.quote() != "USD").then(|| format!("{}{}", symbol.base(), symbol.quote()))
+}
+
+/// Asks for trades and tickers.
+pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+    let streams: Vec<_> = names
+        .iter()
+        .map(|name| name.to_ascii_lowercase())
+        .flat_map(|name| [format!("{name}@trade"), format!("{name}@ticker")])
+        .collect();
+    let requests = streams.chunks(STREAMS_A_REQUEST).zip(1..);
+    requests
+        .map(|(params, id): (_, u32)| {
+            serde_json::json!({"method": "SUBSCRIBE", "params": params, "id": id}).to_string()
+        })
+        .collect()
+}
+
+/// The outermost object: a wrapped event, a bare one, or an answer.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
-    stream: Option<Cow<'a, str>>,
-    #[serde(borrow)]
     data: Option<&'a RawValue>,
-    id: Option<u64>,
+    id: Option<IgnoredAny>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
     #[serde(borrow)]
-    e: Option<Cow<'a, str>>,
+    msg: Option<Text<'a>>,
+    #[serde(borrow)]
+    e: Option<Text<'a>>,
+    u: Option<IgnoredAny>,
 }
 
+/// What tells the events apart.
 #[derive(Deserialize)]
 struct Kind<'a> {
     #[serde(borrow)]
-    e: Option<Cow<'a, str>>,
+    e: Option<Text<'a>>,
+    u: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
 struct TradeFrame<'a> {
     #[serde(borrow)]
     s: Cow<'a, str>,
-    /// The trade's id, or an aggregate trade's.
-    #[serde(alias = "a")]
-    t: u64,
+    /// The number of a single trade.
+    t: Option<u64>,
     #[serde(borrow)]
     p: Cow<'a, str>,
     #[serde(borrow)]
@@ -48,6 +88,15 @@ struct TradeFrame<'a> {
     time: i64,
     /// Whether the buyer was the maker, so that the seller took.
     m: bool,
+    /// Futures: how it came about.
+    #[serde(rename = "X", borrow)]
+    origin: Option<Text<'a>>,
+}
+
+/// The number of an aggregate trade. In older single trades `a` is an order.
+#[derive(Deserialize)]
+struct AggregateId {
+    a: u64,
 }
 
 #[derive(Deserialize)]
@@ -61,64 +110,87 @@ struct TickerFrame<'a> {
     #[serde(borrow)]
     q: Cow<'a, str>,
     #[serde(rename = "P", borrow)]
-    change_percent: Option<Cow<'a, str>>,
+    change_percent: Option<Text<'a>>,
     #[serde(borrow)]
-    b: Option<Cow<'a, str>>,
+    b: Option<Text<'a>>,
     #[serde(borrow)]
-    a: Option<Cow<'a, str>>,
+    a: Option<Text<'a>>,
     #[serde(rename = "E")]
     time: i64,
+    #[serde(rename = "L")]
+    last_id: Option<u64>,
 }
 
-/// Asks for trades and tickers.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
-    let streams: Vec<_> = names
-        .iter()
-        .map(|name| name.to_ascii_lowercase())
-        .flat_map(|name| [format!("{name}@trade"), format!("{name}@ticker")])
-        .collect();
-    let requests = streams.chunks(STREAMS_A_REQUEST).enumerate();
-    requests
-        .map(|(index, params)| {
-            serde_json::json!({"method": "SUBSCRIBE", "params": params, "id": index + 1})
-                .to_string()
-        })
-        .collect()
+#[derive(Deserialize)]
+struct BookTickerFrame<'a> {
+    #[serde(borrow)]
+    s: Cow<'a, str>,
+    #[serde(borrow)]
+    b: Cow<'a, str>,
+    #[serde(borrow)]
+    a: Cow<'a, str>,
+    /// Futures only.
+    #[serde(rename = "E")]
+    time: Option<i64>,
 }
 
 /// What a frame says.
-pub(super) fn parse<'a>(
-    frame: &'a str,
-    events: &mut Vec<VenueEvent<'a>>,
-) -> Result<(), ParseError> {
-    let envelope: Envelope<'a> = serde_json::from_str(frame)?;
-    if let Some(error) = envelope.error {
-        events.push(VenueEvent::Refused(error.get().to_owned()));
-        return Ok(());
+pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
+    let envelope: Envelope<'_> = serde_json::from_slice(frame)?;
+    if let Some(data) = envelope.data {
+        let kind: Kind<'_> = serde_json::from_str(data.get())?;
+        return Ok(smallvec![event(&kind, data.get().as_bytes())?]);
     }
-    if envelope.id.is_some() {
-        events.push(VenueEvent::Accepted);
-        return Ok(());
+    if let Some(answer) = answer(&envelope) {
+        return Ok(smallvec![answer]);
     }
-    let (kind, event) = match envelope.data {
-        Some(data) => (serde_json::from_str::<Kind<'a>>(data.get())?.e, data.get()),
-        None => (envelope.e, frame),
+    let kind = Kind {
+        e: envelope.e,
+        u: envelope.u,
     };
-    drop(envelope.stream);
-    events.push(match kind.as_deref() {
-        Some("trade" | "aggTrade") => trade(event)?,
-        Some("24hrTicker" | "24hrMiniTicker") => ticker(event)?,
-        Some("serverShutdown") => VenueEvent::Closing,
-        // Depth and book tickers are not asked for, and harmless.
-        _ => VenueEvent::Nothing,
-    });
-    Ok(())
+    Ok(smallvec![event(&kind, frame)?])
 }
 
-fn trade(event: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TradeFrame<'_> = serde_json::from_str(event)?;
+fn answer(envelope: &Envelope<'_>) -> Option<VenueEvent<'static>> {
+    if let Some(error) = envelope.error {
+        return Some(VenueEvent::Error(excerpt(error.get())));
+    }
+    if envelope.e.is_some() {
+        return None;
+    }
+    if let Some(reason) = &envelope.msg {
+        return Some(VenueEvent::Error(excerpt(reason)));
+    }
+    envelope.id.is_some().then_some(VenueEvent::Ack)
+}
+
+fn event<'a>(kind: &Kind<'_>, event: &'a [u8]) -> Result<VenueEvent<'a>, ParseError> {
+    match kind.e.as_deref() {
+        Some("trade") => trade(event, None),
+        Some("aggTrade") => trade(event, Some(serde_json::from_slice(event)?)),
+        Some("24hrTicker" | "24hrMiniTicker") => ticker(event),
+        Some("bookTicker") => book_ticker(event),
+        // Spot's book ticker is the only event with an update id and no name.
+        None if kind.u.is_some() => book_ticker(event),
+        Some("serverShutdown") => Ok(VenueEvent::Shutdown),
+        // Depth and candles are not asked for, and harmless.
+        _ => Ok(VenueEvent::Ignored),
+    }
+}
+
+fn trade(event: &[u8], aggregate: Option<AggregateId>) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TradeFrame<'_> = serde_json::from_slice(event)?;
+    if frame.origin.as_deref() == Some("NA") {
+        return Err(ParseError {
+            kind: FaultKind::BadValue,
+            detail: "`X` is \"NA\": this is no trade of the market".to_owned(),
+        });
+    }
     Ok(VenueEvent::Trade(Trade {
-        id: frame.t,
+        id: match aggregate {
+            Some(id) => TradeId::Aggregate(id.a),
+            None => TradeId::Single(frame.t.ok_or_else(|| missing("t"))?),
+        },
         price: positive("p", &frame.p)?,
         size: positive("q", &frame.q)?,
         side: if frame.m {
@@ -126,38 +198,44 @@ fn trade(event: &str) -> Result<VenueEvent<'_>, ParseError> {
         } else {
             TradeSide::Buy
         },
-        time_ms: Some(frame.time),
+        venue_time_us: epoch_us(frame.time),
         name: frame.s,
     }))
 }
 
-fn ticker(event: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TickerFrame<'_> = serde_json::from_str(event)?;
-    let last = positive("c", &frame.c)?;
+fn ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TickerFrame<'_> = serde_json::from_slice(event)?;
     // The mini ticker has no change: it follows from the price 24 hours ago.
-    let from_open = || {
-        let open = number(Some(&frame.o)).filter(|open| *open > 0.0)?;
-        number(Some(&frame.c)).map(|last| (last / open - 1.0) * 100.0)
-    };
+    let from_open = || change_percent(statistic(Some(&frame.o)), statistic(Some(&frame.c)));
     Ok(VenueEvent::Ticker(Ticker {
-        last: Some(last),
+        last: Some(positive("c", &frame.c)?),
+        last_id: frame.last_id,
         bid: maybe_positive(frame.b.as_deref()),
         ask: maybe_positive(frame.a.as_deref()),
-        change_percent: number(frame.change_percent.as_deref()).or_else(from_open),
-        volume_quote: number(Some(&frame.q)),
-        time_ms: Some(frame.time),
+        change_percent: statistic(frame.change_percent.as_deref()).or_else(from_open),
+        volume_quote: statistic(Some(&frame.q)),
+        venue_time_us: epoch_us(frame.time),
         name: frame.s,
+    }))
+}
+
+fn book_ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: BookTickerFrame<'_> = serde_json::from_slice(event)?;
+    Ok(VenueEvent::Ticker(Ticker {
+        bid: maybe_positive(Some(&frame.b)),
+        ask: maybe_positive(Some(&frame.a)),
+        venue_time_us: frame.time.and_then(epoch_us),
+        name: frame.s,
+        ..Ticker::default()
     }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::venue::FaultKind;
 
     fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
-        let mut events = Vec::new();
-        parse(frame, &mut events)?;
+        let mut events = parse(frame.as_bytes())?;
         assert_eq!(events.len(), 1);
         Ok(events.remove(0))
     }
@@ -171,19 +249,29 @@ mod tests {
         };
         assert_eq!(
             (trade.name.as_ref(), trade.id, trade.side),
-            ("BTCUSDT", 12345, TradeSide::Sell)
+            ("BTCUSDT", TradeId::Single(12345), TradeSide::Sell)
         );
+        assert!(matches!(trade.name, Cow::Borrowed(_)));
         assert_eq!(trade.price.normalize().to_string(), "61837.64");
-        assert_eq!(trade.time_ms, Some(1_700_000_000_009));
-        let bare = r#"{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1","q":"2","f":1,"l":2,"T":3,"m":false,"M":true}"#;
-        assert!(matches!(
-            one(bare),
-            Ok(VenueEvent::Trade(Trade {
-                id: 7,
-                side: TradeSide::Buy,
-                ..
-            }))
-        ));
+        assert_eq!(trade.venue_time_us, Some(1_700_000_000_009_000));
+    }
+
+    #[test]
+    fn bare_aggregate_and_older_trades_are_understood() {
+        let aggregate = r#"{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1","q":"2","f":1,"l":2,"T":3,"m":false,"M":true}"#;
+        let Ok(VenueEvent::Trade(trade)) = one(aggregate) else {
+            panic!("no trade")
+        };
+        assert_eq!(
+            (trade.id, trade.side),
+            (TradeId::Aggregate(7), TradeSide::Buy)
+        );
+        // Earlier, trades named the orders too.
+        let older = TRADE.replace(r#""T":"#, r#""b":88,"a":50,"T":"#);
+        let Ok(VenueEvent::Trade(trade)) = one(&older) else {
+            panic!("no trade")
+        };
+        assert_eq!(trade.id, TradeId::Single(12345));
     }
 
     #[test]
@@ -193,29 +281,49 @@ mod tests {
             panic!("no ticker")
         };
         assert_eq!(
-            (ticker.change_percent, ticker.volume_quote),
-            (Some(2.5), Some(1005.0))
+            (ticker.change_percent, ticker.volume_quote, ticker.last_id),
+            (Some(2.5), Some(1005.0), Some(2))
         );
+        let mini = r#"{"e":"24hrMiniTicker","E":5,"s":"BTCUSDT","c":"110","o":"100","h":"1","l":"1","v":"10","q":"1005"}"#;
+        let Ok(VenueEvent::Ticker(ticker)) = one(mini) else {
+            panic!("no ticker")
+        };
+        assert!((ticker.change_percent.unwrap() - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_book_ticker_has_offers_and_no_price() {
+        let spot = r#"{"stream":"btcusdt@bookTicker","data":{"u":1,"s":"BTCUSDT","b":"1.0","B":"2","a":"1.1","A":"3"}}"#;
+        let futures = r#"{"u":1,"e":"bookTicker","s":"BTCUSDT","b":"1.0","B":"2","a":"1.1","A":"3","T":5,"E":5}"#;
+        for frame in [spot, futures] {
+            let Ok(VenueEvent::Ticker(ticker)) = one(frame) else {
+                panic!("no ticker")
+            };
+            assert!(ticker.last.is_none() && ticker.bid.is_some() && ticker.ask.is_some());
+        }
     }
 
     #[test]
     fn answers_and_other_streams_are_told_apart() {
-        assert_eq!(one(r#"{"result":null,"id":1}"#), Ok(VenueEvent::Accepted));
-        assert!(matches!(
-            one(r#"{"error":{"code":2,"msg":"x"},"id":1}"#),
-            Ok(VenueEvent::Refused(_))
-        ));
+        for ack in [r#"{"result":null,"id":1}"#, r#"{"result":null,"id":"a"}"#] {
+            assert_eq!(one(ack), Ok(VenueEvent::Ack));
+        }
+        for error in [
+            r#"{"error":{"code":2,"msg":"x"},"id":1}"#,
+            r#"{"code":2,"msg":"Invalid request","id":1}"#,
+        ] {
+            assert!(matches!(one(error), Ok(VenueEvent::Error(_))));
+        }
+        for ignored in [
+            r#"{"stream":"x@depth","data":{"e":"depthUpdate","U":1,"u":2,"b":[["1","2"]],"a":[]}}"#,
+            r#"{"lastUpdateId":1,"bids":[],"asks":[]}"#,
+            "{}",
+        ] {
+            assert_eq!(one(ignored), Ok(VenueEvent::Ignored));
+        }
         assert_eq!(
-            one(r#"{"stream":"x@depth","data":{"e":"depthUpdate"}}"#),
-            Ok(VenueEvent::Nothing)
-        );
-        assert_eq!(
-            one(r#"{"stream":"x@bookTicker","data":{"u":1,"s":"X","b":"1"}}"#),
-            Ok(VenueEvent::Nothing)
-        );
-        assert_eq!(
-            one(r#"{"lastUpdateId":1,"bids":[],"asks":[]}"#),
-            Ok(VenueEvent::Nothing)
+            one(r#"{"e":"serverShutdown","E":1}"#),
+            Ok(VenueEvent::Shutdown)
         );
     }
 
@@ -223,21 +331,35 @@ mod tests {
     fn faults_have_their_kind() {
         let kind = |frame: &str| one(frame).unwrap_err().kind;
         assert_eq!(kind(&TRADE[..80]), FaultKind::Malformed);
+        let price = "\"61837.64000000\"";
         assert_eq!(
-            kind(&TRADE.replace("\"61837.64000000\"", "61837.64")),
+            kind(&TRADE.replace(price, "61837.64")),
             FaultKind::WrongType
         );
         assert_eq!(
-            kind(&TRADE.replace("61837.64000000", "0.0")),
+            kind(&TRADE.replace("\"t\":12345,", "")),
+            FaultKind::WrongType
+        );
+        for bad in ["0.0", "NaN", "-1", ""] {
+            let frame = TRADE.replace(price, &format!("\"{bad}\""));
+            assert_eq!(kind(&frame), FaultKind::BadValue, "{bad}");
+        }
+        assert_eq!(
+            kind(&TRADE.replace("0.00100000", "0.00000000")),
             FaultKind::BadValue
         );
         assert_eq!(
-            kind(&TRADE.replace("61837.64000000", "NaN")),
+            kind(&TRADE.replace(r#""M":true"#, r#""X":"NA""#)),
             FaultKind::BadValue
         );
-        assert_eq!(
-            kind(&TRADE.replace("61837.64000000", "-1")),
-            FaultKind::BadValue
-        );
+        assert_eq!(parse(b"\xff{}").unwrap_err().kind, FaultKind::Malformed);
+    }
+
+    #[test]
+    fn requests_keep_within_their_size() {
+        let names: Vec<_> = (0..150).map(|n| format!("C{n}USDT")).collect();
+        let requests = subscribe(&names);
+        assert_eq!(requests.len(), 2);
+        assert!(requests[0].contains("\"c0usdt@trade\"") && requests[1].contains("\"id\":2"));
     }
 }

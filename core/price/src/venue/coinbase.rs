@@ -1,44 +1,35 @@
 //! Coinbase Exchange: `wss://ws-feed.exchange.coinbase.com`.
 //!
 //! Source: Coinbase's "WebSocket Channels" documentation. Trades are `match`
-//! messages; `last_match` repeats an old one, and the ticker a match.
+//! messages; `last_match` repeats an old one. A ticker repeats the price of a match
+//! and names it.
 
-use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::Deserialize;
+use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    FaultKind, ParseError, Ticker, Trade, VenueEvent, maybe_positive, number, positive, rfc3339_ms,
+    Events, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    field::{
+        Text, change_percent, excerpt, maybe_positive, missing, positive, rfc3339_us, statistic,
+    },
+};
+use crate::Symbol;
+
+pub(super) const URL: &str = "wss://ws-feed.exchange.coinbase.com";
+
+/// Eight requests a second.
+pub(super) const LIMITS: Limits = Limits {
+    request_spacing: Duration::from_millis(150),
+    symbols: None,
 };
 
-#[derive(Deserialize)]
-struct Frame<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    product_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    price: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    size: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    side: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    time: Option<Cow<'a, str>>,
-    trade_id: Option<u64>,
-    #[serde(borrow)]
-    open_24h: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    volume_24h: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    best_bid: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    best_ask: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    message: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    reason: Option<Cow<'a, str>>,
+/// The name, if Coinbase trades against that quote.
+pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
+    matches!(symbol.quote(), "USD" | "USDT" | "EUR" | "GBP" | "BTC")
+        .then(|| symbol.as_str().to_owned())
 }
 
 /// Asks for trades and tickers, and for heartbeats that keep the connection.
@@ -51,40 +42,75 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
     vec![request.to_string()]
 }
 
-/// What a frame says.
-pub(super) fn parse<'a>(
-    frame: &'a str,
-    events: &mut Vec<VenueEvent<'a>>,
-) -> Result<(), ParseError> {
-    let frame: Frame<'a> = serde_json::from_str(frame)?;
-    events.push(match frame.kind.as_ref() {
-        "match" => trade(frame)?,
-        "ticker" => ticker(frame)?,
-        "subscriptions" => VenueEvent::Accepted,
-        "error" => VenueEvent::Refused(format!(
-            "{} {}",
-            frame.message.unwrap_or_default(),
-            frame.reason.unwrap_or_default()
-        )),
-        _ => VenueEvent::Nothing,
-    });
-    Ok(())
+/// One product that does not exist has the whole request refused: `BTC-XYZ is not a
+/// valid product`.
+pub(super) fn subscribe_again(names: &mut Vec<String>, refusal: &str) -> Vec<String> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let count = names.len();
+    names.retain(|name| refusal.split(|c| !is_word(c)).all(|word| word != name));
+    if names.len() == count || names.is_empty() {
+        return Vec::new();
+    }
+    subscribe(names)
 }
 
-fn needed<'a>(field: &str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, ParseError> {
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Text<'a>,
+    #[serde(borrow)]
+    product_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    price: Option<Text<'a>>,
+    #[serde(borrow)]
+    size: Option<Text<'a>>,
+    #[serde(borrow)]
+    side: Option<Text<'a>>,
+    #[serde(borrow)]
+    time: Option<Text<'a>>,
+    trade_id: Option<u64>,
+    #[serde(borrow)]
+    open_24h: Option<Text<'a>>,
+    #[serde(borrow)]
+    volume_24h: Option<Text<'a>>,
+    #[serde(borrow)]
+    best_bid: Option<Text<'a>>,
+    #[serde(borrow)]
+    best_ask: Option<Text<'a>>,
+    #[serde(borrow)]
+    message: Option<Text<'a>>,
+    #[serde(borrow)]
+    reason: Option<Text<'a>>,
+}
+
+/// What a frame says.
+pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
+    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let event = match &*frame.kind {
+        "match" => trade(frame)?,
+        "ticker" => ticker(frame)?,
+        "heartbeat" => VenueEvent::Heartbeat,
+        "subscriptions" => VenueEvent::Ack,
+        "error" => VenueEvent::Error(refusal(&frame)),
+        _ => VenueEvent::Ignored,
+    };
+    Ok(smallvec![event])
+}
+
+fn refusal(frame: &Frame<'_>) -> String {
+    let parts = [frame.message.as_deref(), frame.reason.as_deref()];
+    let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
+    parts.join(": ")
+}
+
+fn needed<'a>(field: &str, value: Option<Text<'a>>) -> Result<Text<'a>, ParseError> {
     value.ok_or_else(|| missing(field))
 }
 
-fn missing(field: &str) -> ParseError {
-    ParseError {
-        kind: FaultKind::WrongType,
-        detail: format!("`{field}` is missing"),
-    }
-}
-
 fn trade(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
+    let id = frame.trade_id.ok_or_else(|| missing("trade_id"))?;
     Ok(VenueEvent::Trade(Trade {
-        id: frame.trade_id.ok_or_else(|| missing("trade_id"))?,
+        id: TradeId::Single(id),
         price: positive("price", &needed("price", frame.price)?)?,
         size: positive("size", &needed("size", frame.size)?)?,
         // The side is the maker's: the taker did the opposite.
@@ -93,39 +119,35 @@ fn trade(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
             Some("sell") => TradeSide::Buy,
             _ => TradeSide::Unspecified,
         },
-        time_ms: frame.time.as_deref().and_then(rfc3339_ms),
-        name: needed("product_id", frame.product_id)?,
+        venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
+        name: needed("product_id", frame.product_id)?.0,
     }))
 }
 
 fn ticker(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
-    let text = needed("price", frame.price)?;
-    let last = positive("price", &text)?;
-    let price = number(Some(&text));
-    let open = number(frame.open_24h.as_deref()).filter(|open| *open > 0.0);
-    let volume = number(frame.volume_24h.as_deref());
+    let last = needed("price", frame.price)?;
+    let price = statistic(Some(&last));
+    let volume = statistic(frame.volume_24h.as_deref());
     Ok(VenueEvent::Ticker(Ticker {
-        last: Some(last),
+        last: Some(positive("price", &last)?),
+        last_id: frame.trade_id,
         bid: maybe_positive(frame.best_bid.as_deref()),
         ask: maybe_positive(frame.best_ask.as_deref()),
-        change_percent: price
-            .zip(open)
-            .map(|(price, open)| (price / open - 1.0) * 100.0),
-        // The volume is in base.
+        change_percent: change_percent(statistic(frame.open_24h.as_deref()), price),
+        // The volume is in base; at the last price it is about this in quote.
         volume_quote: price.zip(volume).map(|(price, volume)| price * volume),
-        time_ms: frame.time.as_deref().and_then(rfc3339_ms),
-        name: needed("product_id", frame.product_id)?,
+        venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
+        name: needed("product_id", frame.product_id)?.0,
     }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::venue::FaultKind;
 
     fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
-        let mut events = Vec::new();
-        parse(frame, &mut events)?;
-        Ok(events.remove(0))
+        Ok(parse(frame.as_bytes())?.remove(0))
     }
 
     const MATCH: &str = r#"{"type":"match","trade_id":42,"maker_order_id":"a","taker_order_id":"b","side":"sell","size":"0.5","price":"61838.01","product_id":"BTC-USD","sequence":9,"time":"2024-08-08T23:54:17.102938Z"}"#;
@@ -136,12 +158,13 @@ mod tests {
             panic!("no trade")
         };
         assert_eq!(
-            (trade.side, trade.id, trade.time_ms),
-            (TradeSide::Buy, 42, Some(1_723_161_257_102))
+            (trade.side, trade.id),
+            (TradeSide::Buy, TradeId::Single(42))
         );
+        assert_eq!(trade.venue_time_us, Some(1_723_161_257_102_938));
         assert_eq!(
             one(&MATCH.replace("\"match\"", "\"last_match\"")),
-            Ok(VenueEvent::Nothing)
+            Ok(VenueEvent::Ignored)
         );
     }
 
@@ -152,32 +175,46 @@ mod tests {
             panic!("no ticker")
         };
         assert!((ticker.change_percent.unwrap() - 10.0).abs() < 1e-9);
-        assert_eq!(ticker.volume_quote, Some(330.0));
+        assert_eq!(
+            (ticker.volume_quote, ticker.last_id),
+            (Some(330.0), Some(5))
+        );
     }
 
     #[test]
     fn answers_and_faults_are_told_apart() {
         assert_eq!(
             one(r#"{"type":"subscriptions","channels":[]}"#),
-            Ok(VenueEvent::Accepted)
+            Ok(VenueEvent::Ack)
         );
-        assert!(matches!(
-            one(r#"{"type":"error","message":"no","reason":"x"}"#),
-            Ok(VenueEvent::Refused(_))
-        ));
+        let heartbeat = r#"{"type":"heartbeat","sequence":90,"last_trade_id":20,"product_id":"BTC-USD","time":"2014-11-07T08:19:28.464459Z"}"#;
+        assert_eq!(one(heartbeat), Ok(VenueEvent::Heartbeat));
+        let kind = |frame: &str| one(frame).unwrap_err().kind;
         assert_eq!(
-            one(&MATCH.replace("\"61838.01\"", "61838.01"))
-                .unwrap_err()
-                .kind,
+            kind(&MATCH.replace("\"61838.01\"", "61838.01")),
             FaultKind::WrongType
         );
         assert_eq!(
-            one(&MATCH.replace("\"price\"", "\"cost\""))
-                .unwrap_err()
-                .kind,
+            kind(&MATCH.replace("\"price\"", "\"cost\"")),
             FaultKind::WrongType
         );
-        assert_eq!(one("[]").unwrap_err().kind, FaultKind::WrongType);
-        assert_eq!(one("{").unwrap_err().kind, FaultKind::Malformed);
+        assert_eq!(kind("[]"), FaultKind::WrongType);
+        assert_eq!(kind("{"), FaultKind::Malformed);
+    }
+
+    #[test]
+    fn after_a_refusal_the_rest_is_asked_for() {
+        let refused = one(
+            r#"{"type":"error","message":"Failed to subscribe","reason":"FOO-USD is not a valid product"}"#,
+        );
+        let Ok(VenueEvent::Error(reason)) = refused else {
+            panic!("{refused:?}")
+        };
+        let mut names = vec!["BTC-USD".to_owned(), "FOO-USD".to_owned()];
+        let again = subscribe_again(&mut names, &reason);
+        assert_eq!(names, ["BTC-USD"]);
+        assert!(again[0].contains("BTC-USD") && !again[0].contains("FOO-USD"));
+        assert!(subscribe_again(&mut names, &reason).is_empty());
+        assert!(subscribe_again(&mut names, "BTC-USD").is_empty());
     }
 }

@@ -1,27 +1,72 @@
 //! Kraken, version 2: `wss://ws.kraken.com/v2`.
 //!
 //! Source: Kraken's "WebSocket API v2" documentation. Numbers are JSON numbers and
-//! are taken from their text.
+//! are taken from their text. A frame may hold several trades.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
-use super::{ParseError, Ticker, Trade, VenueEvent, maybe_positive, number, positive, rfc3339_ms};
+use super::{
+    Events, KeepAlive, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    field::{Number, Text, excerpt, maybe_positive, positive, rfc3339_us, statistic},
+};
+use crate::Symbol;
+
+pub(super) const URL: &str = "wss://ws.kraken.com/v2";
+
+/// Kraken names no figure for public requests; two go out for each connection.
+pub(super) const LIMITS: Limits = Limits {
+    request_spacing: Duration::from_millis(100),
+    symbols: None,
+};
+
+pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(30),
+    frame: r#"{"method":"ping"}"#,
+};
+
+/// The name, if Kraken trades against that quote.
+pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
+    matches!(
+        symbol.quote(),
+        "USD" | "EUR" | "GBP" | "BTC" | "USDT" | "USDC"
+    )
+    .then(|| format!("{}/{}", symbol.base(), symbol.quote()))
+}
+
+/// Asks for trades and tickers.
+pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+    let ticker = serde_json::json!({
+        "method": "subscribe",
+        "params": {"channel": "ticker", "symbol": names, "event_trigger": "trades", "snapshot": true},
+        "req_id": 1,
+    });
+    // A snapshot of trades would be history.
+    let trade = serde_json::json!({
+        "method": "subscribe",
+        "params": {"channel": "trade", "symbol": names, "snapshot": false},
+        "req_id": 2,
+    });
+    vec![ticker.to_string(), trade.to_string()]
+}
 
 #[derive(Deserialize)]
 struct Frame<'a> {
     #[serde(borrow)]
-    method: Option<Cow<'a, str>>,
+    method: Option<Text<'a>>,
     success: Option<bool>,
     #[serde(borrow)]
-    error: Option<Cow<'a, str>>,
+    error: Option<Text<'a>>,
     #[serde(borrow)]
-    channel: Option<Cow<'a, str>>,
+    symbol: Option<Text<'a>>,
+    #[serde(borrow)]
+    channel: Option<Text<'a>>,
     #[serde(rename = "type", borrow)]
-    kind: Option<Cow<'a, str>>,
+    kind: Option<Text<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -58,95 +103,77 @@ struct TickerFrame<'a> {
     #[serde(borrow)]
     change_pct: Option<Number<'a>>,
     #[serde(borrow)]
-    timestamp: Option<Cow<'a, str>>,
-}
-
-/// The text of a JSON number.
-struct Number<'a>(&'a str);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Number<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&RawValue>::deserialize(deserializer)?.get();
-        if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
-            return Ok(Self(text));
-        }
-        Err(serde::de::Error::custom(format_args!(
-            "expected a number, found {text}"
-        )))
-    }
-}
-
-/// Asks for trades and tickers.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
-    let request = |channel: &str, id: u32, extra: (&str, serde_json::Value)| {
-        let mut params = serde_json::json!({"channel": channel, "symbol": names, "snapshot": channel == "ticker"});
-        params[extra.0] = extra.1;
-        serde_json::json!({"method": "subscribe", "params": params, "req_id": id}).to_string()
-    };
-    vec![
-        request("ticker", 1, ("event_trigger", "trades".into())),
-        request("trade", 2, ("snapshot", false.into())),
-    ]
+    timestamp: Option<Text<'a>>,
 }
 
 /// What a frame says.
-pub(super) fn parse<'a>(
-    frame: &'a str,
-    events: &mut Vec<VenueEvent<'a>>,
-) -> Result<(), ParseError> {
-    let frame: Frame<'a> = serde_json::from_str(frame)?;
-    if frame.method.as_deref() == Some("subscribe") {
-        events.push(match frame.success {
-            Some(true) => VenueEvent::Accepted,
-            _ => VenueEvent::Refused(frame.error.unwrap_or_default().into_owned()),
-        });
-        return Ok(());
+pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
+    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    if let Some(method) = &frame.method {
+        return Ok(smallvec![answer(method, &frame)]);
     }
     match (frame.channel.as_deref(), frame.kind.as_deref(), frame.data) {
-        // A snapshot of trades is history.
-        (Some("trade"), Some("update"), Some(data)) => {
-            for trade in serde_json::from_str::<Vec<TradeFrame<'a>>>(data.get())? {
-                events.push(self::trade(trade)?);
-            }
-        }
-        (Some("ticker"), _, Some(data)) => {
-            for ticker in serde_json::from_str::<Vec<TickerFrame<'a>>>(data.get())? {
-                events.push(self::ticker(ticker)?);
-            }
-        }
-        _ => events.push(VenueEvent::Nothing),
+        (Some("trade"), Some("update"), Some(data)) => entries(data, trade),
+        (Some("ticker"), _, Some(data)) => entries(data, ticker),
+        (Some("heartbeat"), _, _) => Ok(smallvec![VenueEvent::Heartbeat]),
+        // The state of the venue; snapshots of trades, which are history.
+        _ => Ok(smallvec![VenueEvent::Ignored]),
     }
-    Ok(())
 }
 
-fn trade(frame: TradeFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
+fn answer(method: &str, frame: &Frame<'_>) -> VenueEvent<'static> {
+    match (method, frame.success) {
+        ("pong", _) => VenueEvent::Heartbeat,
+        ("subscribe", Some(true)) => VenueEvent::Ack,
+        _ => {
+            let parts = [frame.error.as_deref(), frame.symbol.as_deref()];
+            let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
+            VenueEvent::Error(parts.join(": "))
+        }
+    }
+}
+
+/// Reads each entry for itself, so that a bad one does not take the others along.
+fn entries<'a>(
+    data: &'a RawValue,
+    read: impl Fn(&'a str) -> Result<VenueEvent<'a>, ParseError>,
+) -> Result<Events<'a>, ParseError> {
+    let entries: Vec<&'a RawValue> = serde_json::from_str(data.get())?;
+    let read = |entry: &'a RawValue| read(entry.get()).unwrap_or_else(VenueEvent::Fault);
+    Ok(entries.into_iter().map(read).collect())
+}
+
+fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
     Ok(VenueEvent::Trade(Trade {
-        id: frame.trade_id,
-        price: positive("price", frame.price.0)?,
-        size: positive("qty", frame.qty.0)?,
+        id: TradeId::Single(frame.trade_id),
+        price: positive("price", frame.price.text())?,
+        size: positive("qty", frame.qty.text())?,
         side: match frame.side.as_ref() {
             "buy" => TradeSide::Buy,
             "sell" => TradeSide::Sell,
             _ => TradeSide::Unspecified,
         },
-        time_ms: rfc3339_ms(&frame.timestamp),
+        venue_time_us: rfc3339_us(&frame.timestamp),
         name: frame.symbol,
     }))
 }
 
-fn ticker(frame: TickerFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
-    let text = |number: &Option<Number<'_>>| number.as_ref().map(|number| number.0.to_owned());
-    let stat = |value: &Option<Number<'_>>| number(text(value).as_deref());
+fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TickerFrame<'_> = serde_json::from_str(entry)?;
+    let volume = statistic(frame.volume.map(Number::text));
+    let average = statistic(frame.vwap.map(Number::text));
     Ok(VenueEvent::Ticker(Ticker {
-        last: Some(positive("last", frame.last.0)?),
-        bid: maybe_positive(text(&frame.bid).as_deref()),
-        ask: maybe_positive(text(&frame.ask).as_deref()),
-        change_percent: stat(&frame.change_pct),
-        // The volume is in base, and traded at the average price.
-        volume_quote: stat(&frame.volume)
-            .zip(stat(&frame.vwap))
-            .map(|(volume, vwap)| volume * vwap),
-        time_ms: frame.timestamp.as_deref().and_then(rfc3339_ms),
+        last: Some(positive("last", frame.last.text())?),
+        last_id: None,
+        bid: maybe_positive(frame.bid.map(Number::text)),
+        ask: maybe_positive(frame.ask.map(Number::text)),
+        change_percent: statistic(frame.change_pct.map(Number::text)),
+        // The volume is in base, and was traded at this average.
+        volume_quote: volume
+            .zip(average)
+            .map(|(volume, average)| volume * average),
+        venue_time_us: frame.timestamp.as_deref().and_then(rfc3339_us),
         name: frame.symbol,
     }))
 }
@@ -156,32 +183,51 @@ mod tests {
     use super::*;
     use crate::venue::FaultKind;
 
-    fn all(frame: &str) -> Result<Vec<VenueEvent<'_>>, ParseError> {
-        let mut events = Vec::new();
-        parse(frame, &mut events)?;
-        Ok(events)
+    fn all(frame: &str) -> Vec<VenueEvent<'_>> {
+        parse(frame.as_bytes()).unwrap().into_vec()
     }
 
     const TRADES: &str = r#"{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":61838.10,"qty":0.00012345678901,"ord_type":"market","trade_id":7,"timestamp":"2024-08-08T23:54:17.102938Z"},{"symbol":"BTC/USD","side":"buy","price":61838.2,"qty":1,"ord_type":"limit","trade_id":8,"timestamp":"2024-08-08T23:54:17.2Z"}]}"#;
 
     #[test]
     fn numbers_are_taken_from_their_text() {
-        let events = all(TRADES).unwrap();
+        let events = all(TRADES);
         let [VenueEvent::Trade(first), VenueEvent::Trade(second)] = &events[..] else {
             panic!("{events:?}")
         };
+        assert_eq!(first.price.to_string(), "61838.10");
         assert_eq!(first.size.to_string(), "0.00012345678901");
-        assert_eq!((second.id, second.side), (8, TradeSide::Buy));
         assert_eq!(
-            all(&TRADES.replace("\"update\"", "\"snapshot\"")).unwrap(),
-            [VenueEvent::Nothing]
+            (second.id, second.side),
+            (TradeId::Single(8), TradeSide::Buy)
         );
+        assert_eq!(
+            all(&TRADES.replace("\"update\"", "\"snapshot\"")),
+            [VenueEvent::Ignored]
+        );
+    }
+
+    #[test]
+    fn a_bad_entry_leaves_the_others() {
+        for (bad, kind) in [
+            ("\"61838.10\"", FaultKind::WrongType),
+            ("-1", FaultKind::BadValue),
+            ("0", FaultKind::BadValue),
+            ("null", FaultKind::WrongType),
+        ] {
+            let frame = TRADES.replace("61838.10", bad);
+            let events = all(&frame);
+            let [VenueEvent::Fault(error), VenueEvent::Trade(_)] = &events[..] else {
+                panic!("{events:?}")
+            };
+            assert_eq!(error.kind, kind, "{bad}");
+        }
     }
 
     #[test]
     fn the_ticker_gives_change_and_volume_in_quote() {
         let frame = r#"{"channel":"ticker","type":"snapshot","data":[{"symbol":"BTC/USD","bid":1.0,"bid_qty":1,"ask":1.2,"ask_qty":1,"last":1.1,"volume":10,"vwap":2,"low":1,"high":3,"change":0.1,"change_pct":-1.5}]}"#;
-        let events = all(frame).unwrap();
+        let events = all(frame);
         let [VenueEvent::Ticker(ticker)] = &events[..] else {
             panic!("{events:?}")
         };
@@ -194,25 +240,33 @@ mod tests {
     #[test]
     fn answers_and_faults_are_told_apart() {
         assert_eq!(
-            all(r#"{"method":"subscribe","result":{},"success":true}"#).unwrap(),
-            [VenueEvent::Accepted]
+            all(r#"{"method":"subscribe","result":{"channel":"trade"},"success":true,"req_id":2}"#),
+            [VenueEvent::Ack]
         );
-        let refused =
-            all(r#"{"method":"subscribe","success":false,"error":"Currency pair not supported"}"#);
-        assert!(matches!(refused.unwrap()[..], [VenueEvent::Refused(_)]));
+        let refusal = r#"{"error":"Currency pair not supported","method":"subscribe","req_id":1,"success":false,"symbol":"FOO/USD"}"#;
         assert_eq!(
-            all(r#"{"channel":"heartbeat"}"#).unwrap(),
-            [VenueEvent::Nothing]
+            all(refusal),
+            [VenueEvent::Error(
+                "Currency pair not supported: FOO/USD".to_owned()
+            )]
         );
-        assert_eq!(
-            all(&TRADES.replace("61838.10", "\"61838.10\""))
-                .unwrap_err()
-                .kind,
-            FaultKind::WrongType
-        );
-        assert_eq!(
-            all(&TRADES.replace("61838.10", "-1")).unwrap_err().kind,
-            FaultKind::BadValue
-        );
+        for heartbeat in [
+            r#"{"channel":"heartbeat"}"#,
+            r#"{"method":"pong","req_id":1}"#,
+        ] {
+            assert_eq!(all(heartbeat), [VenueEvent::Heartbeat]);
+        }
+        let status = r#"{"channel":"status","type":"update","data":[{"system":"online"}]}"#;
+        assert_eq!(all(status), [VenueEvent::Ignored]);
+        for (frame, kind) in [
+            (
+                r#"{"channel":"trade","type":"update","data":{}}"#,
+                FaultKind::WrongType,
+            ),
+            (r#"{"channel":5}"#, FaultKind::WrongType),
+            (&TRADES[..90], FaultKind::Malformed),
+        ] {
+            assert_eq!(parse(frame.as_bytes()).unwrap_err().kind, kind, "{frame}");
+        }
     }
 }

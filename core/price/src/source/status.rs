@@ -1,0 +1,179 @@
+//! What is known of a source: how its connection does, and what it said.
+
+use metrics::{Counter, Gauge};
+use tidewire_proto::v1::{ConnectionState, Source};
+
+use crate::{
+    Symbol,
+    aggregate::Provenance,
+    config::SourceSpec,
+    venue::{FaultKind, ParseError},
+};
+
+/// How the connection to a source does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkState {
+    /// It is being set up.
+    Connecting,
+    /// It stands, and no data came yet.
+    Connected,
+    /// It stands, and data comes.
+    Live,
+    /// It ended or did not come about, for this reason. The next try is due.
+    Lost(String),
+}
+
+/// A counter that can be read, and is a metric too.
+pub(crate) struct Tally {
+    count: u64,
+    metric: Counter,
+}
+
+impl Tally {
+    fn new(metric: Counter) -> Self {
+        Self { count: 0, metric }
+    }
+
+    pub(crate) fn count(&mut self) {
+        self.count += 1;
+        self.metric.increment(1);
+    }
+}
+
+/// What is known of a source.
+pub(crate) struct SourceStatus {
+    pub(crate) spec: SourceSpec,
+    /// What it is asked for.
+    pub(crate) symbols: Vec<Symbol>,
+    pub(crate) frames: Tally,
+    pub(crate) trades: Tally,
+    /// When data last came, in microseconds since the Unix epoch.
+    pub(crate) heard_us: Option<i64>,
+    /// Since when the connection is lost, likewise.
+    pub(crate) lost_us: Option<i64>,
+    state: LinkState,
+    connects: u64,
+    reconnects: Counter,
+    refusals: Tally,
+    faults: [Tally; FaultKind::ALL.len()],
+    connected: Gauge,
+    last_error: Option<String>,
+}
+
+impl std::fmt::Debug for SourceStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceStatus")
+            .field("spec", &self.spec)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SourceStatus {
+    pub(crate) fn new(spec: SourceSpec) -> Self {
+        let source = [("source", spec.name.clone())];
+        let fault = |kind: FaultKind| {
+            let labels = [
+                ("source", spec.name.clone()),
+                ("kind", kind.name().to_owned()),
+            ];
+            Tally::new(metrics::counter!(
+                "tidewire_venue_bad_frames_total",
+                &labels
+            ))
+        };
+        Self {
+            symbols: Vec::new(),
+            frames: Tally::new(metrics::counter!("tidewire_venue_frames_total", &source)),
+            trades: Tally::new(metrics::counter!("tidewire_venue_trades_total", &source)),
+            heard_us: None,
+            lost_us: None,
+            state: LinkState::Connecting,
+            connects: 0,
+            reconnects: metrics::counter!("tidewire_venue_reconnects_total", &source),
+            refusals: Tally::new(metrics::counter!("tidewire_venue_refusals_total", &source)),
+            faults: FaultKind::ALL.map(fault),
+            connected: metrics::gauge!("tidewire_venue_connected", &source),
+            last_error: None,
+            spec,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Counts a frame that cannot be used; each kind is logged once.
+    pub(crate) fn fault(&mut self, error: &ParseError) {
+        let tally = &mut self.faults[error.kind as usize];
+        tally.count();
+        if tally.count == 1 {
+            tracing::warn!(
+                source = self.spec.name,
+                kind = %error.kind,
+                detail = error.detail,
+                "a frame cannot be used; further ones of this kind are counted only"
+            );
+        }
+        self.last_error = Some(error.to_string());
+    }
+
+    /// Counts a request that the venue refuses; a reason is logged until another comes.
+    pub(crate) fn refused(&mut self, reason: &str) {
+        self.refusals.count();
+        let error = format!("the venue refuses: {reason}");
+        if self.last_error.as_ref() != Some(&error) {
+            tracing::warn!(
+                source = self.spec.name,
+                reason,
+                "the venue refuses a request"
+            );
+        }
+        self.last_error = Some(error);
+    }
+
+    pub(crate) fn link(&mut self, state: &LinkState, now_us: i64) {
+        match state {
+            LinkState::Connecting | LinkState::Live => {}
+            LinkState::Connected => {
+                self.lost_us = None;
+                if self.connects > 0 {
+                    self.reconnects.increment(1);
+                }
+                self.connects += 1;
+                self.connected.set(1.0);
+            }
+            LinkState::Lost(reason) => {
+                self.lost_us.get_or_insert(now_us);
+                self.last_error = Some(reason.clone());
+                self.connected.set(0.0);
+            }
+        }
+        self.state = state.clone();
+    }
+
+    /// As ListSources shows it.
+    pub(crate) fn show(&self, now_us: i64, provenance: Provenance) -> Source {
+        let age_ms = |heard_us: i64| now_us.saturating_sub(heard_us).max(0).unsigned_abs() / 1_000;
+        let state = match self.state {
+            LinkState::Connecting => ConnectionState::Connecting,
+            LinkState::Connected => ConnectionState::Mute,
+            LinkState::Live => ConnectionState::Live,
+            LinkState::Lost(_) => ConnectionState::Waiting,
+        };
+        Source {
+            name: self.spec.name.clone(),
+            kind: self.spec.kind.name().to_owned(),
+            url: self.spec.url.clone(),
+            state: state.into(),
+            symbols: self.symbols.iter().map(Symbol::to_string).collect(),
+            frames: self.frames.count,
+            bad_frames: self.faults.iter().map(|tally| tally.count).sum(),
+            trades: self.trades.count,
+            connects: self.connects,
+            age_ms: self.heard_us.map(age_ms),
+            last_error: self.last_error.clone(),
+            sample: provenance.is_sample(),
+        }
+    }
+}

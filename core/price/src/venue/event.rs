@@ -1,0 +1,153 @@
+//! What venues say, in one vocabulary, and why a frame cannot be used.
+
+use std::{borrow::Cow, fmt};
+
+use rust_decimal::Decimal;
+use smallvec::SmallVec;
+use tidewire_proto::v1::TradeSide;
+
+/// What one frame says. Most say one thing.
+pub type Events<'a> = SmallVec<[VenueEvent<'a>; 1]>;
+
+/// Something that a venue says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VenueEvent<'a> {
+    /// A trade.
+    Trade(Trade<'a>),
+    /// A summary of the market.
+    Ticker(Ticker<'a>),
+    /// A subscription is accepted.
+    Ack,
+    /// A sign of life without data.
+    Heartbeat,
+    /// The venue refuses a request, with its reason.
+    Error(String),
+    /// One entry of a frame cannot be used; the others can.
+    Fault(ParseError),
+    /// Understood, and not used.
+    Ignored,
+    /// The venue closes the connection soon.
+    Shutdown,
+}
+
+impl VenueEvent<'_> {
+    /// Whether it says something of a market. Heartbeats and answers do not.
+    #[must_use]
+    pub fn is_data(&self) -> bool {
+        matches!(self, Self::Trade(_) | Self::Ticker(_))
+    }
+}
+
+/// The venue's number of a trade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TradeId {
+    /// Of a single trade.
+    Single(u64),
+    /// Of several trades of one taker at one price, told as one. These numbers
+    /// count apart from those of single trades.
+    Aggregate(u64),
+}
+
+/// A trade.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trade<'a> {
+    /// The venue's name of the symbol.
+    pub name: Cow<'a, str>,
+    /// Its number.
+    pub id: TradeId,
+    /// The price of one base in quote, above zero.
+    pub price: Decimal,
+    /// How much, in base, above zero.
+    pub size: Decimal,
+    /// The taker's side.
+    pub side: TradeSide,
+    /// The venue's time, in microseconds since the Unix epoch.
+    pub venue_time_us: Option<i64>,
+}
+
+/// A summary of the market. What the venue does not say is `None`, and what was
+/// said before holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Ticker<'a> {
+    /// The venue's name of the symbol.
+    pub name: Cow<'a, str>,
+    /// The price of the last trade, above zero.
+    pub last: Option<Decimal>,
+    /// The number of that trade.
+    pub last_id: Option<u64>,
+    /// The best offer to buy.
+    pub bid: Option<Decimal>,
+    /// The best offer to sell.
+    pub ask: Option<Decimal>,
+    /// The change over 24 hours, in percent.
+    pub change_percent: Option<f64>,
+    /// The volume of 24 hours, in quote.
+    pub volume_quote: Option<f64>,
+    /// The venue's time, in microseconds since the Unix epoch.
+    pub venue_time_us: Option<i64>,
+}
+
+/// Why a frame cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {detail}")]
+pub struct ParseError {
+    /// The kind of fault; there are few, so that they can be counted.
+    pub kind: FaultKind,
+    /// What was wrong.
+    pub detail: String,
+}
+
+/// The kinds of faults in frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum FaultKind {
+    /// Not JSON.
+    Malformed,
+    /// A field has another type than documented, or is missing.
+    WrongType,
+    /// A price or size that cannot be.
+    BadValue,
+    /// A symbol that was not asked for.
+    UnknownSymbol,
+}
+
+impl FaultKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 4] = [
+        Self::Malformed,
+        Self::WrongType,
+        Self::BadValue,
+        Self::UnknownSymbol,
+    ];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::WrongType => "wrong_type",
+            Self::BadValue => "bad_value",
+            Self::UnknownSymbol => "unknown_symbol",
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl From<serde_json::Error> for ParseError {
+    fn from(error: serde_json::Error) -> Self {
+        let kind = if error.is_data() {
+            FaultKind::WrongType
+        } else {
+            FaultKind::Malformed
+        };
+        Self {
+            kind,
+            detail: error.to_string(),
+        }
+    }
+}

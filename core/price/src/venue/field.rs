@@ -1,0 +1,212 @@
+//! Fields of frames: texts and numbers as venues write them, times, prices.
+//!
+//! Texts are borrowed from the frame. Prices never pass through a float.
+
+use std::borrow::Cow;
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::value::RawValue;
+
+use super::{FaultKind, ParseError};
+
+/// A JSON string, borrowed unless it holds escapes. (Serde would copy an
+/// `Option<Cow<str>>`.)
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The digits of a JSON number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Number<'a>(&'a str);
+
+impl<'a> Number<'a> {
+    pub(super) fn text(self) -> &'a str {
+        self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Number<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+            return Ok(Self(text));
+        }
+        Err(D::Error::custom(format_args!(
+            "expected a number, found {text}"
+        )))
+    }
+}
+
+/// A price or size: a number above zero, exactly as it is written.
+pub(super) fn positive(field: &str, text: &str) -> Result<Decimal, ParseError> {
+    exact(text)
+        .filter(|value| *value > Decimal::ZERO)
+        .ok_or_else(|| ParseError {
+            kind: FaultKind::BadValue,
+            detail: format!(
+                "`{field}` is {:?}, expected a number above zero",
+                excerpt(text)
+            ),
+        })
+}
+
+/// A price that a venue may leave out, or put zero for.
+pub(super) fn maybe_positive(text: Option<&str>) -> Option<Decimal> {
+    text.and_then(exact).filter(|value| *value > Decimal::ZERO)
+}
+
+fn exact(text: &str) -> Option<Decimal> {
+    if text.contains(['e', 'E']) {
+        return Decimal::from_scientific(text).ok();
+    }
+    Decimal::from_str_exact(text).ok()
+}
+
+/// A statistic; these are approximate by nature.
+pub(super) fn statistic(text: Option<&str>) -> Option<f64> {
+    text.and_then(|text| text.parse().ok())
+        .filter(|number: &f64| number.is_finite())
+}
+
+/// The change from `open` to `last`, in percent.
+pub(super) fn change_percent(open: Option<f64>, last: Option<f64>) -> Option<f64> {
+    let open = open.filter(|open| *open > 0.0)?;
+    Some((last? / open - 1.0) * 100.0)
+}
+
+/// What is missing.
+pub(super) fn missing(field: &str) -> ParseError {
+    ParseError {
+        kind: FaultKind::WrongType,
+        detail: format!("`{field}` is missing"),
+    }
+}
+
+/// The beginning of a text, for messages.
+pub(super) fn excerpt(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// Microseconds of an epoch time in milliseconds or microseconds. Counted in
+/// milliseconds, 10^14 is the year 5138; in microseconds, 1973.
+pub(super) fn epoch_us(time: i64) -> Option<i64> {
+    const MICROSECONDS_FROM: i64 = 100_000_000_000_000;
+    if time <= 0 {
+        return None;
+    }
+    Some(if time < MICROSECONDS_FROM {
+        time * 1_000
+    } else {
+        time
+    })
+}
+
+/// Microseconds since the Unix epoch of an RFC 3339 time in UTC, as Coinbase and
+/// Kraken write it: `2024-08-08T23:54:17.102938Z`.
+pub(super) fn rfc3339_us(text: &str) -> Option<i64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let [year, month, day] = integers(date, '-')?;
+    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
+    let [hour, minute, second] = integers(clock, ':')?;
+    let in_range = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && (0..24).contains(&hour)
+        && (0..60).contains(&minute)
+        && (0..=60).contains(&second);
+    if !in_range || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let micros = fraction
+        .bytes()
+        .chain(std::iter::repeat(b'0'))
+        .take(6)
+        .fold(0, |micros, digit| micros * 10 + i64::from(digit - b'0'));
+    let seconds = ((days_from_civil(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
+    Some(seconds * 1_000_000 + micros)
+}
+
+fn integers(text: &str, separator: char) -> Option<[i64; 3]> {
+    let mut parts = text.split(separator).map(|part| {
+        let is_digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        part.parse().ok().filter(|_| is_digits)
+    });
+    let numbers = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(numbers)
+}
+
+/// Days since 1970-01-01, after Howard Hinnant's "chrono-Compatible Low-Level Date
+/// Algorithms".
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let era = shifted / 400;
+    let year_of_era = shifted - era * 400;
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let cases = [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2024-08-08T23:54:17.102938Z", 1_723_161_257_102_938),
+            ("2024-02-29T12:00:00.5Z", 1_709_208_000_500_000),
+            ("2024-02-29T12:00:00.123456789Z", 1_709_208_000_123_456),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(rfc3339_us(text), Some(expected), "{text}");
+        }
+        for bad in [
+            "",
+            "2024-08-08",
+            "2024-13-08T00:00:00Z",
+            "2024-08-08T00:00:00.xZ",
+            "2024-08-08T00:00:00.1é5Z",
+            "x-08-08T00:00:00Z",
+            "+024-08-08T00:00:00Z",
+            "2024-08-08T00:00:00:00Z",
+        ] {
+            assert_eq!(rfc3339_us(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn epoch_times_have_their_unit() {
+        assert_eq!(epoch_us(1_723_161_257_102), Some(1_723_161_257_102_000));
+        assert_eq!(epoch_us(1_723_161_257_102_938), Some(1_723_161_257_102_938));
+        assert_eq!(epoch_us(0), None);
+        assert_eq!(epoch_us(-1), None);
+    }
+
+    #[test]
+    fn numbers_are_exact_or_refused() {
+        assert_eq!(
+            positive("p", "0.00012345678901").unwrap().to_string(),
+            "0.00012345678901"
+        );
+        assert_eq!(positive("p", "1e-8").unwrap().to_string(), "0.00000001");
+        // One digit more than can be held: not rounded.
+        let long = format!("0.{}1", "0".repeat(28));
+        for bad in ["0", "-1", "", "NaN", "1e999", "1,5", &long] {
+            assert_eq!(
+                positive("p", bad).unwrap_err().kind,
+                FaultKind::BadValue,
+                "{bad}"
+            );
+        }
+    }
+}

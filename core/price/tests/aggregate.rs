@@ -1,0 +1,424 @@
+//! From venue frames to publications, and the aggregate against a naive model.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use rust_decimal::Decimal;
+use support::{
+    Journal, NOW_US, binance_trade, coinbase_match, coinbase_ticker, config, kraken_trade, price,
+};
+use tidewire_price::{
+    Aggregator, LinkState, VenueKind,
+    venue::{Ticker, Trade, TradeId, VenueEvent},
+};
+use tidewire_proto::v1::{SourceState, TradeSide};
+
+const SECOND_US: i64 = 1_000_000;
+
+/// An aggregator that is fed with frames.
+struct Bench {
+    aggregator: Aggregator,
+    journal: Arc<Journal>,
+}
+
+impl Bench {
+    fn new(text: &str) -> Self {
+        let journal = Journal::new();
+        let aggregator = Aggregator::new(&config(text), journal.clone()).unwrap();
+        Self {
+            aggregator,
+            journal,
+        }
+    }
+
+    fn say(&mut self, venue: &str, frame: &str, at_us: i64) {
+        let source = self.aggregator.source(venue).unwrap();
+        let kind = VenueKind::from_name(venue).unwrap();
+        self.aggregator
+            .apply_frame(source, &kind.parse(frame.as_bytes()), at_us);
+    }
+
+    fn prices(&self, channel: &str) -> Vec<(String, u32, bool)> {
+        let updates = self.journal.prices(channel);
+        let shown = |update: &tidewire_proto::v1::PriceUpdate| {
+            (price(update).to_owned(), update.sources, update.stale)
+        };
+        updates.iter().map(shown).collect()
+    }
+}
+
+fn shown(price: &str, sources: u32, stale: bool) -> (String, u32, bool) {
+    (price.to_owned(), sources, stale)
+}
+
+#[test]
+fn venues_become_one_price_and_keep_their_own() {
+    let mut bench = Bench::new(r#"symbols = ["BTC-USD", "BTC-USDT"]"#);
+    bench.say("coinbase", &coinbase_match(1, "BTC-USD", "100.10"), NOW_US);
+    bench.say("kraken", &kraken_trade(7, "BTC/USD", "100.3"), NOW_US + 1);
+    bench.say(
+        "binance",
+        &binance_trade(9, "BTCUSDT", "100.20"),
+        NOW_US + 2,
+    );
+    assert_eq!(
+        bench.prices("prices:BTC-USD"),
+        [shown("100.1", 1, false), shown("100.2", 2, false)]
+    );
+    assert_eq!(
+        bench.prices("prices:BTC-USD@kraken"),
+        [shown("100.3", 1, false)]
+    );
+    // Tether is not the dollar.
+    assert_eq!(bench.prices("prices:BTC-USDT"), [shown("100.2", 1, false)]);
+    let answer = bench.aggregator.price("BTC-USD", NOW_US + 5_000).unwrap();
+    assert_eq!(answer.confidence.unwrap().value, "0.1");
+    assert_eq!(answer.method.as_deref(), Some("median"));
+    let [coinbase, kraken] = &answer.source_details[..] else {
+        panic!("{:?}", answer.source_details)
+    };
+    assert_eq!(
+        (coinbase.source.as_str(), coinbase.weight, coinbase.age_ms),
+        ("coinbase", 0.5, Some(5))
+    );
+    assert_eq!((kraken.state(), kraken.trades), (SourceState::Live, 1));
+}
+
+#[test]
+fn a_trade_counts_once_and_a_ticker_gives_its_price_if_it_is_newer() {
+    let mut bench = Bench::new(r#"symbols = ["BTC-USD"]"#);
+    let at = NOW_US;
+    let last_match = coinbase_match(9, "BTC-USD", "90").replace("match\"", "last_match\"");
+    bench.say("coinbase", &last_match, at);
+    bench.say("coinbase", &coinbase_match(10, "BTC-USD", "101"), at);
+    bench.say("coinbase", &coinbase_match(10, "BTC-USD", "101"), at);
+    // The ticker of that trade, and of the one before.
+    bench.say("coinbase", &coinbase_ticker(10, "BTC-USD", "101"), at);
+    bench.say("coinbase", &coinbase_ticker(9, "BTC-USD", "90"), at);
+    let answer = bench.aggregator.price("BTC-USD", at).unwrap();
+    assert_eq!(
+        (price(&answer), answer.source_details[0].trades),
+        ("101", 1)
+    );
+    assert_eq!(answer.volume_24h, Some(180.0));
+    // A lone source is known to half of the distance between its offers.
+    assert_eq!(answer.confidence.unwrap().value, "1");
+    bench.say("coinbase", &coinbase_ticker(11, "BTC-USD", "102"), at);
+    bench.say("coinbase", &coinbase_match(12, "BTC-USD", "99.5"), at);
+    let answer = bench.aggregator.price("BTC-USD", at).unwrap();
+    let detail = &answer.source_details[0];
+    let bounds = [&detail.min, &detail.max].map(|bound| bound.clone().unwrap().value);
+    assert_eq!((price(&answer), detail.trades), ("99.5", 2));
+    // Of trades alone.
+    assert_eq!(bounds, ["99.5", "101"]);
+    let sources = bench.aggregator.sources(at);
+    let coinbase = sources.iter().find(|s| s.name == "coinbase").unwrap();
+    assert_eq!((coinbase.frames, coinbase.trades), (7, 2));
+}
+
+#[test]
+fn bad_frames_are_counted_and_the_rest_goes_on() {
+    let mut bench = Bench::new(r#"symbols = ["BTC-USD"]"#);
+    let bad = coinbase_match(1, "BTC-USD", "0");
+    for frame in ["{", "[]", &bad, &coinbase_match(1, "XYZ-USD", "5")] {
+        bench.say("coinbase", frame, NOW_US);
+    }
+    bench.say("coinbase", &coinbase_match(1, "BTC-USD", "7"), NOW_US);
+    let sources = bench.aggregator.sources(NOW_US);
+    let coinbase = sources.iter().find(|s| s.name == "coinbase").unwrap();
+    assert_eq!(
+        (coinbase.frames, coinbase.bad_frames, coinbase.trades),
+        (5, 4, 1)
+    );
+    assert_eq!(bench.prices("prices:BTC-USD"), [shown("7", 1, false)]);
+}
+
+#[test]
+fn the_last_source_to_go_leaves_one_stale_price_and_data_brings_it_back() {
+    let mut bench = Bench::new(
+        "symbols = [\"BTC-USD\", \"ETH-USD\"]\nstale_after_ms = 1000\n[symbol.\"ETH-USD\"]\nstale_after_ms = 5000",
+    );
+    bench.say("coinbase", &coinbase_match(1, "BTC-USD", "10"), NOW_US);
+    bench.say("coinbase", &coinbase_match(1, "ETH-USD", "2"), NOW_US);
+    let half = NOW_US + SECOND_US / 2;
+    bench.say("kraken", &kraken_trade(1, "BTC/USD", "12"), half);
+    for step in 0..40 {
+        bench.aggregator.tick(NOW_US + step * SECOND_US / 10);
+    }
+    let back = NOW_US + 4 * SECOND_US;
+    bench.say("coinbase", &coinbase_match(2, "BTC-USD", "12"), back);
+    assert_eq!(
+        bench.prices("prices:BTC-USD"),
+        [
+            shown("10", 1, false),
+            shown("11", 2, false),
+            shown("12", 1, false),
+            shown("12", 0, true),
+            shown("12", 1, false)
+        ]
+    );
+    assert_eq!(
+        bench.prices("prices:BTC-USD@kraken"),
+        [shown("12", 1, false), shown("12", 0, true)]
+    );
+    assert_eq!(bench.prices("prices:ETH-USD"), [shown("2", 1, false)]);
+    // The price is as old as it is.
+    let stale = &bench.journal.prices("prices:BTC-USD")[3];
+    assert_eq!(stale.timestamp, NOW_US / 1_000);
+}
+
+#[test]
+fn a_lost_connection_counts_no_more_after_a_grace() {
+    let mut bench = Bench::new(r#"symbols = ["BTC-USD"]"#);
+    bench.say("coinbase", &coinbase_match(1, "BTC-USD", "10"), NOW_US);
+    let source = bench.aggregator.source("coinbase").unwrap();
+    let lost = LinkState::Lost("gone".to_owned());
+    // It comes back in time.
+    bench.aggregator.link(source, &lost, NOW_US);
+    bench.aggregator.tick(NOW_US + SECOND_US);
+    bench
+        .aggregator
+        .link(source, &LinkState::Connected, NOW_US + SECOND_US);
+    bench.aggregator.tick(NOW_US + 5 * SECOND_US);
+    assert_eq!(bench.prices("prices:BTC-USD"), [shown("10", 1, false)]);
+    // It does not.
+    bench.aggregator.link(source, &lost, NOW_US + 5 * SECOND_US);
+    bench.aggregator.tick(NOW_US + 6 * SECOND_US);
+    bench.aggregator.tick(NOW_US + 7 * SECOND_US);
+    bench.aggregator.tick(NOW_US + 8 * SECOND_US);
+    assert_eq!(
+        bench.prices("prices:BTC-USD"),
+        [shown("10", 1, false), shown("10", 0, true)]
+    );
+    let answer = bench.aggregator.price("BTC-USD", NOW_US).unwrap();
+    assert_eq!(
+        answer.source_details[0].reason.as_deref(),
+        Some("the connection is lost")
+    );
+}
+
+#[test]
+fn only_what_clients_see_is_told_and_a_quiet_market_once_a_second() {
+    let mut bench =
+        Bench::new("symbols = [\"BTC-USD\"]\n[[source]]\nkind = \"coinbase\"\nclock = \"arrival\"");
+    for step in 0..25_u32 {
+        let at = NOW_US + i64::from(step) * SECOND_US / 10;
+        bench.say(
+            "coinbase",
+            &coinbase_match(u64::from(step), "BTC-USD", "10"),
+            at,
+        );
+    }
+    let stamps: Vec<_> = bench
+        .journal
+        .prices("prices:BTC-USD")
+        .iter()
+        .map(|update| update.timestamp - NOW_US / 1_000)
+        .collect();
+    assert_eq!(stamps, [0, 1_000, 2_000]);
+    let newest = bench.aggregator.price("BTC-USD", NOW_US).unwrap();
+    assert_eq!(newest.timestamp, NOW_US / 1_000 + 2_400);
+}
+
+#[test]
+fn stamps_are_the_venues_when_sane_and_of_the_arrival_if_asked_for() {
+    let stamp = |clock: &str, at_us: i64| {
+        let mut bench = Bench::new(&format!(
+            "symbols = [\"BTC-USD\"]\n[[source]]\nkind = \"coinbase\"\nclock = \"{clock}\""
+        ));
+        bench.say("coinbase", &coinbase_match(1, "BTC-USD", "10"), at_us);
+        bench.journal.prices("prices:BTC-USD")[0].timestamp
+    };
+    // The frame says 1,750,000,000,000.
+    assert_eq!(stamp("venue", NOW_US + 900_000), 1_750_000_000_000);
+    assert_eq!(stamp("arrival", NOW_US + 900_000), 1_750_000_000_900);
+    assert_eq!(
+        stamp("venue", NOW_US + 3_600 * SECOND_US),
+        1_750_003_600_000
+    );
+    assert_eq!(stamp("venue", NOW_US - 60 * SECOND_US), 1_749_999_940_000);
+}
+
+#[test]
+fn the_overview_adds_what_is_known_and_says_what_it_covers() {
+    let mut bench = Bench::new(
+        "symbols = [\"BTC-USD\", \"ETH-USD\", \"BTC-USDT\", \"SOL-USD\"]\n[supply]\nBTC = 20\nETH = 100",
+    );
+    bench.aggregator.tick(NOW_US);
+    assert!(bench.journal.overviews().is_empty());
+    bench.say("coinbase", &coinbase_ticker(1, "BTC-USD", "110"), NOW_US);
+    bench.say("coinbase", &coinbase_ticker(1, "ETH-USD", "22"), NOW_US);
+    bench.say("coinbase", &coinbase_ticker(1, "BTC-USDT", "105"), NOW_US);
+    for id in 1..=25 {
+        let frame = kraken_trade(id, "BTC/USD", "110");
+        bench.say("kraken", &frame, NOW_US + 1);
+    }
+    for step in 0..30 {
+        bench.aggregator.tick(NOW_US + step * SECOND_US / 10);
+    }
+    // Once; nothing changed after.
+    let [overview] = &bench.journal.overviews()[..] else {
+        panic!("told more than once")
+    };
+    assert_eq!(overview.total_market_cap, Some(4_400.0));
+    assert_eq!(overview.btc_dominance, Some(50.0));
+    assert_eq!(overview.total_volume, Some(264.0));
+    let movers: Vec<_> = overview
+        .top_movers
+        .iter()
+        .map(|m| m.symbol.as_str())
+        .collect();
+    assert_eq!(movers, ["ETH-USD", "BTC-USD", "BTC-USDT"]);
+    assert_eq!(overview.recent_trades.len(), 20);
+    let coverage = overview.coverage.unwrap();
+    assert_eq!(
+        (
+            coverage.symbols,
+            coverage.live,
+            coverage.with_supply,
+            coverage.with_volume
+        ),
+        (4, 3, 2, 2)
+    );
+    let unknown = Bench::new(r#"symbols = ["BTC-USD"]"#)
+        .aggregator
+        .overview(NOW_US);
+    assert_eq!(
+        (
+            unknown.total_market_cap,
+            unknown.total_volume,
+            unknown.btc_dominance
+        ),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn who_asks_for_what_is_not_there_is_told_the_nearest() {
+    let bench = Bench::new(r#"symbols = ["BTC-USD", "ETH-USD"]"#);
+    let error = |name: &str| bench.aggregator.price(name, 0).unwrap_err().to_string();
+    assert_eq!(
+        error("BTC-USB"),
+        r#"there is no symbol "BTC-USB", did you mean BTC-USD?"#
+    );
+    assert!(error("btc").contains("expected `BASE-QUOTE`"));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Trade { source: usize, cents: i64 },
+    Ticker { source: usize, cents: i64 },
+    Lose(usize),
+    Connect(usize),
+    Pass { ms: i64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let source = 0..3_usize;
+    let step = prop_oneof![
+        6 => (source.clone(), 1..100_000_i64).prop_map(|(source, cents)| Step::Trade { source, cents }),
+        3 => (source.clone(), 1..100_000_i64).prop_map(|(source, cents)| Step::Ticker { source, cents }),
+        1 => source.clone().prop_map(Step::Lose),
+        1 => source.prop_map(Step::Connect),
+        4 => (1..4_000_i64).prop_map(|ms| Step::Pass { ms }),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// One source as the rules state it, without any cleverness.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    price: Option<Decimal>,
+    heard_us: i64,
+    lost_us: Option<i64>,
+    live: bool,
+    trades: Vec<Decimal>,
+}
+
+fn naive_median(model: &[Model]) -> Option<Decimal> {
+    let live = model.iter().filter(|source| source.live);
+    let mut prices: Vec<_> = live.filter_map(|source| source.price).collect();
+    prices.sort();
+    match prices.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(prices[odd / 2]),
+        even => Some((prices[even / 2 - 1] + prices[even / 2]) / Decimal::TWO),
+    }
+}
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+proptest! {
+    #[test]
+    fn the_aggregate_is_that_of_the_rules(steps in steps()) {
+        let mut bench = Bench::new("symbols = [\"BTC-USD\"]\nstale_after_ms = 5000\n[[source]]\nkind = \"kraken\"\nname = \"a\"\n[[source]]\nkind = \"kraken\"\nname = \"b\"\n[[source]]\nkind = \"kraken\"\nname = \"c\"");
+        let mut model = vec![Model::default(); NAMES.len()];
+        let mut now = NOW_US;
+        let mut last: Option<Decimal> = None;
+        for (number, step) in steps.into_iter().enumerate() {
+            let id = |source: usize| bench.aggregator.source(NAMES[source]).unwrap();
+            match step {
+                Step::Trade { source, cents } => {
+                    let price = Decimal::new(cents, 2);
+                    let trade = Trade {
+                        name: "BTC/USD".into(), id: TradeId::Single(number as u64), price, size: price,
+                        side: TradeSide::Unspecified, venue_time_us: None,
+                    };
+                    let id = id(source);
+                    bench.aggregator.apply(id, &VenueEvent::Trade(trade), now);
+                    let model = &mut model[source];
+                    model.trades.push(price);
+                    (model.price, model.heard_us, model.live) = (Some(price), now, true);
+                }
+                Step::Ticker { source, cents } => {
+                    let price = Decimal::new(cents, 2);
+                    let ticker = Ticker { name: "BTC/USD".into(), last: Some(price), ..Ticker::default() };
+                    let id = id(source);
+                    bench.aggregator.apply(id, &VenueEvent::Ticker(ticker), now);
+                    let model = &mut model[source];
+                    (model.price, model.heard_us, model.live) = (Some(price), now, true);
+                }
+                Step::Lose(source) => {
+                    let id = id(source);
+                    bench.aggregator.link(id, &LinkState::Lost(String::new()), now);
+                    model[source].lost_us.get_or_insert(now);
+                }
+                Step::Connect(source) => {
+                    let id = id(source);
+                    bench.aggregator.link(id, &LinkState::Connected, now);
+                    model[source].lost_us = None;
+                }
+                Step::Pass { ms } => {
+                    now += ms * 1_000;
+                    bench.aggregator.tick(now);
+                    for source in &mut model {
+                        if source.lost_us.is_some_and(|lost| lost + 2 * SECOND_US <= now) {
+                            (source.lost_us, source.live) = (None, false);
+                        }
+                        source.live &= source.heard_us + 5 * SECOND_US > now;
+                    }
+                }
+            }
+            let live = naive_median(&model);
+            last = live.or(last);
+            let answer = bench.aggregator.price("BTC-USD", now).unwrap();
+            let expected = last.map_or("null".to_owned(), |price| price.normalize().to_string());
+            prop_assert_eq!(price(&answer), expected);
+            prop_assert_eq!(answer.stale, live.is_none());
+            prop_assert_eq!(answer.sources as usize, model.iter().filter(|source| source.live).count());
+            for (detail, source) in answer.source_details.iter().zip(&model) {
+                prop_assert_eq!(detail.trades as usize, source.trades.len());
+                let text = |price: Option<&Decimal>| price.map(|price| price.normalize().to_string());
+                prop_assert_eq!(detail.min.clone().map(|min| min.value), text(source.trades.iter().min()));
+                prop_assert_eq!(detail.max.clone().map(|max| max.value), text(source.trades.iter().max()));
+            }
+            // Whoever only listens knows the same.
+            if let Some(told) = bench.journal.prices("prices:BTC-USD").last() {
+                prop_assert_eq!((price(told), told.sources, told.stale), (price(&answer), answer.sources, answer.stale));
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What is wrong with `[prices]` is named, with what was expected.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use support::{config, read_config};
+
+fn error(text: &str) -> String {
+    config(text).check().unwrap_err().to_string()
+}
+
+#[test]
+fn without_any_keys_everything_has_its_default() {
+    let config = config("");
+    config.check().unwrap();
+    assert_eq!(config.sources().unwrap().len(), 3);
+    assert_eq!(config.symbols().unwrap().len(), 18);
+}
+
+#[test]
+fn all_keys_are_understood() {
+    let config = config(
+        r#"
+        symbols = ["BTC-USD", "ETH-USDT"]
+        method = "median"
+        stale_after_ms = 1000
+        watchdog_ms = 2000
+        supply = { BTC = 19_700_000, ETH = 120_000_000.5 }
+        [[source]]
+        kind = "binance"
+        name = "spare"
+        url = "ws://127.0.0.1:9/stream"
+        clock = "arrival"
+        [symbol."BTC-USD"]
+        method = "median"
+        stale_after_ms = 3000
+        "#,
+    );
+    config.check().unwrap();
+    let symbols = config.symbols().unwrap();
+    assert_eq!(
+        (symbols[0].stale_after_ms, symbols[1].stale_after_ms),
+        (3000, 1000)
+    );
+    assert_eq!(config.sources().unwrap()[0].name, "spare");
+}
+
+#[test]
+fn unknown_keys_are_refused() {
+    for text in [
+        "symbls = []",
+        "[[source]]\nkind = \"binance\"\nulr = \"x\"",
+        "method = \"mode\"",
+    ] {
+        assert!(read_config(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn faults_name_their_key_and_what_was_expected() {
+    let cases = [
+        (
+            "symbols = [\"btcusd\"]",
+            "prices.symbols: \"btcusd\" is not a symbol, expected",
+        ),
+        ("stale_after_ms = 0", "prices.stale_after_ms is 0, expected"),
+        ("watchdog_ms = 0", "prices.watchdog_ms is 0, expected"),
+        (
+            "[symbol.\"BTC-USD\"]\nstale_after_ms = 0",
+            "prices.symbol.\"BTC-USD\".stale_after_ms is 0",
+        ),
+        ("[symbol.\"BTC-UDS\"]", "did you mean \"BTC-USD\"?"),
+        ("[supply]\nBTC = -1", "prices.supply.BTC is -1, expected"),
+        (
+            "[[source]]\nkind = \"kraken\"\nurl = \"http://x\"",
+            "expected ws://",
+        ),
+        (
+            "[[source]]\nkind = \"kraken\"\nurl = \"ws://\"",
+            "expected ws://",
+        ),
+        (
+            "[[source]]\nkind = \"kraken\"\nname = \"A b\"",
+            "expected lower-case letters",
+        ),
+        (
+            "[[source]]\nkind = \"kraken\"\n[[source]]\nkind = \"kraken\"",
+            "set `name`",
+        ),
+    ];
+    for (text, expected) in cases {
+        let error = error(text);
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn methods_that_are_not_built_say_so() {
+    assert_eq!(
+        error("method = \"twap\""),
+        "prices.method is \"twap\", which is not built yet, expected \"median\""
+    );
+    assert!(
+        error("[symbol.\"BTC-USD\"]\nmethod = \"vwap\"")
+            .starts_with("prices.symbol.\"BTC-USD\".method is \"vwap\"")
+    );
+}
+
+#[test]
+fn a_venue_is_not_asked_for_more_than_it_carries() {
+    let symbols: Vec<_> = (0..513).map(|n| format!("\"C{n}-USDT\"")).collect();
+    let error = error(&format!("symbols = [{}]", symbols.join(",")));
+    assert!(
+        error.contains("513") && error.contains("at most 512"),
+        "{error}"
+    );
+}

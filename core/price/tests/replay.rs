@@ -1,0 +1,155 @@
+//! Recordings: what is written is read, and replayed to the same publications.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::{fs, path::Path, sync::Arc};
+
+use support::{Journal, NOW_US, coinbase_match};
+use tidewire_price::{
+    Line, PriceConfig, PriceEngine, RecordedSource, Recording, RecordingWriter, ReplaySpeed,
+};
+use tidewire_proto::v1::MarketOverview;
+use tidewire_stream::{Event, ManualClock};
+use tokio_util::sync::CancellationToken;
+
+async fn replay(recording: Recording, speed: ReplaySpeed) -> (u64, PriceEngine, Arc<Journal>) {
+    let journal = Journal::new();
+    let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
+    let clock = ManualClock::at(NOW_US / 1_000);
+    let engine = PriceEngine::new(&config, journal.clone(), clock).unwrap();
+    let frames = engine
+        .replay(recording, speed, &CancellationToken::new())
+        .await;
+    (frames, engine, journal)
+}
+
+fn write(path: &Path, frames: &[&str]) -> RecordingWriter {
+    let source = RecordedSource {
+        name: "cb".to_owned(),
+        kind: "coinbase".to_owned(),
+    };
+    let mut writer = RecordingWriter::create(path, vec![source]).unwrap();
+    for (number, frame) in (0..).zip(frames) {
+        let line = Line {
+            time_us: NOW_US + number,
+            source: 0,
+            frame: frame.as_bytes().to_vec(),
+        };
+        writer.write(&line).unwrap();
+    }
+    writer
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_recording_gives_the_same_publications() {
+    let (frames, engine, first) = replay(Recording::sample().unwrap(), ReplaySpeed::Maximum).await;
+    let (_, _, second) = replay(Recording::sample().unwrap(), ReplaySpeed::Maximum).await;
+    assert_eq!(frames, 1_758);
+    assert_eq!(first.all(), second.all());
+    // Overviews at least a second apart, the last of them with the last frames.
+    let overviews = first.overviews();
+    let is_apart = |pair: &[MarketOverview]| pair[1].timestamp - pair[0].timestamp >= 1_000;
+    assert!(overviews.len() > 50 && overviews.windows(2).all(is_apart));
+    let (last, now) = (overviews.last().unwrap(), engine.overview());
+    assert_eq!(
+        (&last.recent_trades, &last.top_movers),
+        (&now.recent_trades, &now.top_movers)
+    );
+    // The sample says everywhere that it is one, has no faults and all symbols.
+    let is_sample = |(_, event): &(String, Event)| match event {
+        Event::Price(update) => update.sample,
+        _ => true,
+    };
+    assert!(first.all().iter().all(is_sample));
+    for source in engine.sources() {
+        assert!(source.sample && source.bad_frames == 0, "{source:?}");
+    }
+    assert_eq!(engine.overview().coverage.unwrap().live, 18);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paced_replay_ends_with_the_same_prices() {
+    let (_, fast, _) = replay(Recording::sample().unwrap(), ReplaySpeed::Maximum).await;
+    let (_, paced, _) = replay(Recording::sample().unwrap(), ReplaySpeed::Times(1.0)).await;
+    for symbol in ["BTC-USD", "XLM-USD", "BTC-USDT"] {
+        let (fast, paced) = (
+            fast.get_price(symbol).unwrap(),
+            paced.get_price(symbol).unwrap(),
+        );
+        assert_eq!((fast.price, fast.sources), (paced.price, paced.sources));
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_is_read_up_to_where_the_file_was_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let frames: Vec<_> = (1..=500)
+        .map(|id| coinbase_match(id, "BTC-USD", &format!("{id}.25")))
+        .collect();
+    let frames: Vec<_> = frames.iter().map(String::as_str).collect();
+    let mut writer = write(&path, &frames);
+    writer.flush().unwrap();
+    // As if killed now: everything until the last flush is there.
+    let killed = folder.path().join("killed.rec.gz");
+    fs::copy(&path, &killed).unwrap();
+    assert_eq!(Recording::open(&killed).unwrap().count(), 500);
+    writer.finish().unwrap();
+    let whole: Vec<_> = Recording::open(&path).unwrap().collect();
+    assert_eq!(whole.len(), 500);
+    assert_eq!(whole[499].frame, frames[499].as_bytes());
+    assert_eq!(whole[499].time_us, NOW_US + 499);
+    let cut = folder.path().join("cut.rec.gz");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let some: Vec<_> = Recording::open(&cut).unwrap().collect();
+    assert!(!some.is_empty() && some.len() < 500);
+    assert_eq!(some[..], whole[..some.len()]);
+}
+
+#[tokio::test]
+async fn line_breaks_in_frames_do_not_break_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let spread = coinbase_match(1, "BTC-USD", "5").replace(',', ",\r\n");
+    write(&path, &[&spread, "not json", ""]).finish().unwrap();
+    let (frames, engine, _) = replay(Recording::open(&path).unwrap(), ReplaySpeed::Maximum).await;
+    assert_eq!(frames, 3);
+    let source = &engine.sources()[0];
+    assert_eq!((source.trades, source.bad_frames), (1, 2));
+    assert_eq!(
+        engine.get_price("BTC-USD").unwrap().price.unwrap().value,
+        "5"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn gaps_and_times_that_run_backward_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let mut writer = write(&path, &[]);
+    for (id, time_us) in [(1, NOW_US), (2, i64::MAX), (3, i64::MIN), (4, NOW_US)] {
+        let frame = coinbase_match(id, "BTC-USD", "5").into_bytes();
+        let line = Line {
+            time_us,
+            source: 0,
+            frame,
+        };
+        writer.write(&line).unwrap();
+    }
+    writer.finish().unwrap();
+    let recording = Recording::open(&path).unwrap();
+    let (frames, engine, _) = replay(recording, ReplaySpeed::Maximum).await;
+    assert_eq!((frames, engine.sources()[0].trades), (4, 4));
+}
+
+#[test]
+fn other_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other");
+    assert!(Recording::open(&path).is_err());
+    fs::write(&path, "text").unwrap();
+    let error = Recording::open(&path).unwrap_err().to_string();
+    assert!(error.contains("this is not a recording"), "{error}");
+}
