@@ -1,0 +1,92 @@
+//! The gRPC stream `Connect`, by the generated client.
+
+use futures::{FutureExt as _, future::BoxFuture};
+use tidewire_proto::{
+    json,
+    v1::{ClientMessage, ServerMessage, stream_service_client::StreamServiceClient},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming, transport::Channel};
+
+use super::{Incoming, Outgoing, Refusal, Wire};
+use crate::{Close, Message, Server};
+
+/// A channel to the server.
+///
+/// # Panics
+/// The server cannot be reached.
+pub async fn channel(server: &Server) -> Channel {
+    let endpoint = Channel::from_shared(server.url("")).expect("a URL");
+    endpoint.connect().await.expect("the server is there")
+}
+
+/// A request with a token.
+///
+/// # Panics
+/// The token cannot be a header.
+#[must_use]
+pub fn request<T>(message: T, token: Option<&str>) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(token) = token {
+        let value = format!("Bearer {token}").parse().expect("a header value");
+        request.metadata_mut().insert("authorization", value);
+    }
+    request
+}
+
+pub(super) async fn open(server: &Server, token: Option<&str>) -> Result<(Wire, Message), Refusal> {
+    let mut client = StreamServiceClient::new(channel(server).await);
+    let (messages, asked) = mpsc::channel(16);
+    let refusal = |status: Status| Refusal::Grpc(status.code(), status.message().to_owned());
+    let connected = client
+        .connect(request(ReceiverStream::new(asked), token))
+        .await;
+    let mut stream = connected.map_err(refusal)?.into_inner();
+    let welcome = stream
+        .message()
+        .await
+        .map_err(refusal)?
+        .expect("the stream begins");
+    let (sender, incoming) = mpsc::unbounded_channel();
+    let reader = tokio::spawn(listen(stream, sender)).abort_handle();
+    let wire = Wire {
+        incoming,
+        outgoing: Box::new(Side(messages)),
+        reader,
+    };
+    Ok((wire, Message::from_proto(&welcome)))
+}
+
+struct Side(mpsc::Sender<ClientMessage>);
+
+impl Outgoing for Side {
+    fn send(&mut self, text: String) -> BoxFuture<'_, Option<Message>> {
+        let message = json::parse_client(text.as_bytes())
+            .unwrap_or_else(|error| panic!("{text} has no protobuf form: {error}"));
+        async move {
+            self.0.send(message).await.expect("the stream stands");
+            None
+        }
+        .boxed()
+    }
+}
+
+async fn listen(mut stream: Streaming<ServerMessage>, sender: mpsc::UnboundedSender<Incoming>) {
+    loop {
+        let incoming = match stream.message().await {
+            Ok(Some(message)) => Incoming::Message(Message::from_proto(&message)),
+            Ok(None) => Incoming::Close(Close::Broken(
+                "the stream ended without a status".to_owned(),
+            )),
+            Err(status) => Incoming::Close(Close::Grpc {
+                code: status.code(),
+                message: status.message().to_owned(),
+            }),
+        };
+        let is_over = matches!(incoming, Incoming::Close(_));
+        if sender.send(incoming).is_err() || is_over {
+            return;
+        }
+    }
+}

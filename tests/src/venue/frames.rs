@@ -1,0 +1,111 @@
+//! Frames of venues, made after their documentation.
+
+use serde_json::json;
+
+use super::VenueKind;
+
+/// The time in the frames: what it is does not matter, only that it is one.
+const TIME_MS: u64 = 1_723_161_257_102;
+const TIME: &str = "2024-08-08T23:54:17.102000Z";
+
+/// A trade.
+#[derive(Debug, Clone, Copy)]
+pub struct Trade<'a> {
+    /// `BASE-QUOTE`.
+    pub symbol: &'a str,
+    /// The venue's number of it, counting up.
+    pub id: u64,
+    /// The price, as the venue writes it.
+    pub price: &'a str,
+}
+
+impl Trade<'_> {
+    /// The trade as this venue says it.
+    #[must_use]
+    pub fn frame(&self, kind: VenueKind) -> String {
+        let Self { id, price, .. } = self;
+        let symbol = kind.symbol(self.symbol);
+        match kind {
+            VenueKind::Binance => {
+                let stream = format!("{}@trade", symbol.to_ascii_lowercase());
+                let data = json!({
+                    "e": "trade", "E": TIME_MS, "s": symbol, "t": id, "p": price, "q": "0.50000000",
+                    "T": TIME_MS, "m": true, "M": true,
+                });
+                json!({"stream": stream, "data": data}).to_string()
+            }
+            VenueKind::Coinbase => json!({
+                "type": "match", "trade_id": id, "sequence": id, "maker_order_id": "m",
+                "taker_order_id": "t", "time": TIME, "product_id": symbol, "size": "0.5",
+                "price": price, "side": "buy",
+            })
+            .to_string(),
+            // The price is a number, with the digits it is given.
+            VenueKind::Kraken => format!(
+                concat!(
+                    r#"{{"channel":"trade","type":"update","data":[{{"symbol":"{}","side":"sell","#,
+                    r#""price":{},"qty":0.5,"ord_type":"market","trade_id":{},"timestamp":"{}"}}]}}"#
+                ),
+                symbol, price, id, TIME
+            ),
+        }
+    }
+}
+
+/// A summary of the market.
+#[derive(Debug, Clone, Copy)]
+pub struct Ticker<'a> {
+    /// `BASE-QUOTE`.
+    pub symbol: &'a str,
+    /// The last price.
+    pub last: &'a str,
+    /// The price 24 hours ago.
+    pub open: &'a str,
+    /// The volume of 24 hours, in base.
+    pub volume: &'a str,
+}
+
+impl Ticker<'_> {
+    /// The summary as this venue says it.
+    ///
+    /// # Panics
+    /// A number is none.
+    #[must_use]
+    pub fn frame(&self, kind: VenueKind) -> String {
+        let Self {
+            last, open, volume, ..
+        } = self;
+        let symbol = kind.symbol(self.symbol);
+        let number = |text: &str| text.parse::<f64>().expect("a number");
+        let change = number(last) - number(open);
+        let percent = change / number(open) * 100.0;
+        match kind {
+            VenueKind::Binance => {
+                let stream = format!("{}@ticker", symbol.to_ascii_lowercase());
+                let data = json!({
+                    "e": "24hrTicker", "E": TIME_MS, "s": symbol, "p": change.to_string(),
+                    "P": percent.to_string(), "w": last, "x": open, "c": last, "Q": "1", "b": last,
+                    "B": "1", "a": last, "A": "1", "o": open, "h": last, "l": open, "v": volume,
+                    "q": (number(volume) * number(last)).to_string(), "O": TIME_MS - 86_400_000,
+                    "C": TIME_MS, "F": 1, "L": 2, "n": 2,
+                });
+                json!({"stream": stream, "data": data}).to_string()
+            }
+            VenueKind::Coinbase => json!({
+                "type": "ticker", "sequence": 1, "product_id": symbol, "price": last,
+                "open_24h": open, "volume_24h": volume, "low_24h": open, "high_24h": last,
+                "volume_30d": volume, "best_bid": last, "best_bid_size": "1", "best_ask": last,
+                "best_ask_size": "1", "side": "buy", "time": TIME, "trade_id": 1, "last_size": "1",
+            })
+            .to_string(),
+            VenueKind::Kraken => format!(
+                concat!(
+                    r#"{{"channel":"ticker","type":"update","data":[{{"symbol":"{}","bid":{},"bid_qty":1,"#,
+                    r#""ask":{},"ask_qty":1,"last":{},"volume":{},"vwap":{},"low":{},"high":{},"#,
+                    r#""change":{},"change_pct":{}}}]}}"#
+                ),
+                symbol, last, last, last, volume, last, open, last, change, percent
+            ),
+        }
+    }
+}

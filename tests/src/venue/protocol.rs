@@ -1,0 +1,213 @@
+//! How venues answer requests, after their documentation.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+/// A venue whose protocol a stand-in speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum VenueKind {
+    /// Binance spot.
+    Binance,
+    /// Coinbase Exchange.
+    Coinbase,
+    /// Kraken, version 2 of its WebSocket.
+    Kraken,
+}
+
+impl VenueKind {
+    /// All venues.
+    pub const ALL: [Self; 3] = [Self::Binance, Self::Coinbase, Self::Kraken];
+
+    /// Its name in the server's configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Binance => "binance",
+            Self::Coinbase => "coinbase",
+            Self::Kraken => "kraken",
+        }
+    }
+
+    /// The venue's name of a symbol `BASE-QUOTE`.
+    #[must_use]
+    pub fn symbol(self, symbol: &str) -> String {
+        match self {
+            Self::Binance => symbol.replace('-', ""),
+            Self::Coinbase => symbol.to_owned(),
+            Self::Kraken => symbol.replace('-', "/"),
+        }
+    }
+}
+
+/// What a peer has subscribed to: pairs of a channel and a symbol, as the venue
+/// spells them.
+#[derive(Debug)]
+pub(super) struct Subscriptions {
+    kind: VenueKind,
+    pairs: BTreeSet<(String, String)>,
+    channels: BTreeSet<String>,
+}
+
+impl Subscriptions {
+    pub(super) fn new(kind: VenueKind) -> Self {
+        Self {
+            kind,
+            pairs: BTreeSet::new(),
+            channels: BTreeSet::new(),
+        }
+    }
+
+    /// Whether all was asked for that a client of this venue asks for.
+    pub(super) fn is_complete(&self) -> bool {
+        match self.kind {
+            VenueKind::Binance | VenueKind::Coinbase => !self.channels.is_empty(),
+            // It takes one channel a request.
+            VenueKind::Kraken => {
+                let has = |name: &str| self.channels.contains(name);
+                has("trade") && has("ticker")
+            }
+        }
+    }
+
+    /// Takes a request. Gives the answers.
+    pub(super) fn answer(&mut self, request: &str) -> Vec<String> {
+        let Ok(request) = serde_json::from_str::<Value>(request) else {
+            return Vec::new();
+        };
+        let answers = match self.kind {
+            VenueKind::Binance => self.answer_binance(&request),
+            VenueKind::Coinbase => self.answer_coinbase(&request),
+            VenueKind::Kraken => self.answer_kraken(&request),
+        };
+        answers.iter().map(Value::to_string).collect()
+    }
+
+    fn add(&mut self, channel: &str, symbol: &str) {
+        self.channels.insert(channel.to_owned());
+        self.pairs.insert((channel.to_owned(), symbol.to_owned()));
+    }
+
+    fn answer_binance(&mut self, request: &Value) -> Vec<Value> {
+        if request["method"] != "SUBSCRIBE" {
+            let error = json!({"code": 2, "msg": "Invalid request: unknown variant"});
+            return vec![json!({"error": error, "id": request["id"]})];
+        }
+        for stream in strings(&request["params"]) {
+            let (symbol, channel) = stream.split_once('@').unwrap_or((stream, ""));
+            self.add(channel, &symbol.to_ascii_uppercase());
+        }
+        vec![json!({"result": null, "id": request["id"]})]
+    }
+
+    fn answer_coinbase(&mut self, request: &Value) -> Vec<Value> {
+        if request["type"] != "subscribe" {
+            return vec![json!({"type": "error", "message": "Malformed JSON"})];
+        }
+        for channel in strings(&request["channels"]) {
+            for product in strings(&request["product_ids"]) {
+                self.add(channel, product);
+            }
+        }
+        let channels: Vec<_> = strings(&request["channels"])
+            .map(|name| json!({"name": name, "product_ids": request["product_ids"]}))
+            .collect();
+        vec![json!({"type": "subscriptions", "channels": channels})]
+    }
+
+    fn answer_kraken(&mut self, request: &Value) -> Vec<Value> {
+        let times = ("2024-08-08T23:54:17.000000Z", "2024-08-08T23:54:17.000100Z");
+        if request["method"] == "ping" {
+            return vec![json!({"method": "pong", "time_in": times.0, "time_out": times.1})];
+        }
+        if request["method"] != "subscribe" {
+            return vec![json!({"error": "Unknown method", "success": false})];
+        }
+        let params = &request["params"];
+        let channel = params["channel"].as_str().unwrap_or_default();
+        let answers = strings(&params["symbol"]).map(|symbol| {
+            json!({
+                "method": "subscribe",
+                "req_id": request["req_id"],
+                "result": {"channel": channel, "snapshot": params["snapshot"], "symbol": symbol},
+                "success": true,
+                "time_in": times.0,
+                "time_out": times.1,
+            })
+        });
+        let answers = answers.collect();
+        for symbol in strings(&params["symbol"]) {
+            self.add(channel, symbol);
+        }
+        answers
+    }
+
+    /// Whether a recorded frame is one that the venue would send this peer.
+    pub(super) fn wants(&self, frame: &str) -> bool {
+        let Ok(frame) = serde_json::from_str::<Value>(frame) else {
+            return false;
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let pair = match self.kind {
+            VenueKind::Binance => {
+                let stream = text(&frame["stream"]);
+                let Some((symbol, channel)) = stream.split_once('@') else {
+                    return false;
+                };
+                (channel.to_owned(), symbol.to_ascii_uppercase())
+            }
+            VenueKind::Coinbase => {
+                let channel = match frame["type"].as_str() {
+                    Some("match" | "last_match") => "matches",
+                    Some("ticker") => "ticker",
+                    Some("heartbeat") => "heartbeat",
+                    _ => return false,
+                };
+                (channel.to_owned(), text(&frame["product_id"]))
+            }
+            VenueKind::Kraken => (text(&frame["channel"]), text(&frame["data"][0]["symbol"])),
+        };
+        self.pairs.contains(&pair)
+    }
+}
+
+fn strings(list: &Value) -> impl Iterator<Item = &str> {
+    let items = list.as_array().into_iter().flatten();
+    items.filter_map(Value::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_asked_for_is_sent() {
+        let mut binance = Subscriptions::new(VenueKind::Binance);
+        let request = r#"{"method":"SUBSCRIBE","params":["btcusdt@trade"],"id":1}"#;
+        assert_eq!(binance.answer(request), [r#"{"id":1,"result":null}"#]);
+        assert!(binance.wants(r#"{"stream":"btcusdt@trade","data":{}}"#));
+        assert!(!binance.wants(r#"{"stream":"btcusdt@bookTicker","data":{}}"#));
+        assert!(!binance.wants(r#"{"lastUpdateId":1}"#));
+
+        let mut coinbase = Subscriptions::new(VenueKind::Coinbase);
+        coinbase.answer(r#"{"type":"subscribe","product_ids":["BTC-USD"],"channels":["matches"]}"#);
+        assert!(coinbase.wants(r#"{"type":"match","product_id":"BTC-USD"}"#));
+        assert!(!coinbase.wants(r#"{"type":"match","product_id":"ETH-USD"}"#));
+        assert!(!coinbase.wants(r#"{"type":"ticker","product_id":"BTC-USD"}"#));
+    }
+
+    #[test]
+    fn kraken_acknowledges_each_symbol() {
+        let mut kraken = Subscriptions::new(VenueKind::Kraken);
+        let request = |channel: &str| {
+            let params = json!({"channel": channel, "symbol": ["BTC/USD", "ETH/USD"]});
+            json!({"method": "subscribe", "params": params, "req_id": 1}).to_string()
+        };
+        assert_eq!(kraken.answer(&request("ticker")).len(), 2);
+        assert!(!kraken.is_complete());
+        kraken.answer(&request("trade"));
+        assert!(kraken.is_complete());
+        assert!(kraken.wants(r#"{"channel":"trade","data":[{"symbol":"ETH/USD"}]}"#));
+        assert!(!kraken.wants(r#"{"channel":"heartbeat"}"#));
+    }
+}

@@ -1,0 +1,321 @@
+//! What clients should not send, and what they are told.
+
+use bytes::Bytes;
+use serde_json::json;
+use tidewire_tests::{
+    Client, Refusal, Server, Transport,
+    client::{RawSocket, SocketRequest},
+};
+use tokio_tungstenite::tungstenite::{
+    Message as Frame,
+    protocol::frame::{
+        Frame as RawFrame,
+        coding::{Data, OpCode},
+    },
+};
+
+async fn json_socket(server: &Server) -> RawSocket {
+    let (mut socket, _) = SocketRequest::default().open(server).await.unwrap();
+    let _ = socket.next().await.expect("welcome");
+    socket
+}
+
+async fn proto_socket(server: &Server) -> RawSocket {
+    let request = SocketRequest::offering("tidewire.v1.proto");
+    let (mut socket, _) = request.open(server).await.unwrap();
+    let _ = socket.next().await.expect("welcome");
+    socket
+}
+
+#[tokio::test]
+async fn malformed_text_is_answered_and_the_connection_stays() {
+    let server = Server::start().await;
+    let mut socket = json_socket(&server).await;
+    for text in [
+        "{",
+        "",
+        "nonsense",
+        "[]",
+        "42",
+        "{\"type\":\"ping\"} x",
+        "\"ping\"",
+    ] {
+        socket.send(Frame::text(text)).await;
+        let reply = socket.next().await;
+        assert_eq!(reply.error_code(), "invalid_argument", "{text}");
+        assert_eq!(reply.id, None, "{text}");
+        assert!(!reply.error_message().is_empty());
+    }
+    socket
+        .send(Frame::text(r#"{"type":"ping","id":"1"}"#))
+        .await;
+    assert_eq!(socket.next().await.expect("pong").id.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn an_unknown_type_is_unimplemented() {
+    let server = Server::start().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client
+        .send(&json!({"type": "nope", "id": "7", "data": {}}))
+        .await;
+    let reply = client.reply("7").await;
+    assert_eq!(reply.error_code(), "unimplemented");
+    assert!(reply.error_message().contains("nope"), "{}", reply.text);
+    client.send(&json!({"type": "nope"})).await;
+    assert_eq!(client.next().await.error_code(), "unimplemented");
+    client.settle().await;
+}
+
+#[tokio::test]
+async fn a_wrong_field_is_named() {
+    let server = Server::start().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let since = |epoch, seq| json!({"channels": [{"channel": "demo:a", "since": {"epoch": epoch, "seq": seq}}]});
+    let cases = [
+        ("subscribe", json!({"channels": "demo:a"}), "channels"),
+        ("subscribe", json!({"channels": [1]}), "channels[0]"),
+        (
+            "subscribe",
+            since(json!("e"), json!("1")),
+            "channels[0].since.seq",
+        ),
+        (
+            "subscribe",
+            since(json!("e"), json!(-1)),
+            "channels[0].since.seq",
+        ),
+        (
+            "subscribe",
+            since(json!(1), json!(1)),
+            "channels[0].since.epoch",
+        ),
+        ("publish", json!({"channel": 1, "data": 1}), "channel"),
+        (
+            "history",
+            json!({"channel": "demo:a", "limit": 1.5}),
+            "limit",
+        ),
+        ("visibility", json!({"state": "asleep"}), "state"),
+        ("ping", json!({"t": "now"}), "t"),
+        ("auth", json!({"token": {}}), "token"),
+    ];
+    for (kind, data, field) in cases {
+        let reply = client.request(kind, data.clone()).await;
+        assert_eq!(reply.error_code(), "invalid_argument", "{kind} {data}");
+        assert!(
+            reply.error_message().contains(field),
+            "{field} is not in {}",
+            reply.text
+        );
+    }
+    // Whatever else a message holds is for later versions.
+    client
+        .send(&json!({"type": "ping", "id": "x", "data": {"later": 1}, "further": []}))
+        .await;
+    let _ = client.reply("x").await.expect("pong");
+}
+
+#[tokio::test]
+async fn an_id_is_text_and_a_type_is_there() {
+    let server = Server::start().await;
+    let mut socket = json_socket(&server).await;
+    for text in [
+        r#"{"type":"ping","id":7}"#,
+        r#"{"id":"7"}"#,
+        r#"{"type":5,"id":"7"}"#,
+    ] {
+        socket.send(Frame::text(text)).await;
+        assert_eq!(
+            socket.next().await.error_code(),
+            "invalid_argument",
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_built_says_so() {
+    let server = Server::start().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    // Whatever is built of these may answer otherwise; it answers with its id.
+    for kind in ["unread_count", "alerts", "get_block", "preferences"] {
+        let reply = client.request(kind, json!({})).await;
+        if reply.kind == "error" {
+            assert!(!reply.error_message().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn too_long_a_message_closes_with_1009() {
+    let server = Server::builder()
+        .set("limits", "frame_bytes = 2048")
+        .start()
+        .await;
+    let fits = json!({"type": "ping", "id": "1", "data": {"filler": "x".repeat(1_900)}});
+    let mut socket = json_socket(&server).await;
+    socket.send(Frame::text(fits.to_string())).await;
+    assert_eq!(socket.next().await.expect("pong").id.as_deref(), Some("1"));
+    socket.send(Frame::text("x".repeat(2_049))).await;
+    assert_eq!(socket.close_code().await, 1009);
+
+    let mut socket = proto_socket(&server).await;
+    socket.send(Frame::Binary(vec![0; 2_049].into())).await;
+    assert_eq!(socket.close_code().await, 1009);
+}
+
+#[tokio::test]
+async fn too_long_a_message_in_parts_closes_with_1009() {
+    let server = Server::builder()
+        .set("limits", "frame_bytes = 2048")
+        .start()
+        .await;
+    let mut socket = json_socket(&server).await;
+    let part = |opcode, text: &str, is_last| {
+        Frame::Frame(RawFrame::message(
+            Bytes::from(text.to_owned()),
+            OpCode::Data(opcode),
+            is_last,
+        ))
+    };
+    socket
+        .send(part(Data::Text, &" ".repeat(1_500), false))
+        .await;
+    socket
+        .send(part(Data::Continue, &" ".repeat(1_500), true))
+        .await;
+    assert_eq!(socket.close_code().await, 1009);
+}
+
+#[tokio::test]
+async fn messages_may_come_in_parts() {
+    let server = Server::start().await;
+    let mut socket = json_socket(&server).await;
+    let part = |opcode, text: &'static [u8], is_last| {
+        Frame::Frame(RawFrame::message(
+            Bytes::from_static(text),
+            OpCode::Data(opcode),
+            is_last,
+        ))
+    };
+    socket.send(part(Data::Text, b"{\"type\":", false)).await;
+    socket
+        .send(Frame::Ping(Bytes::from_static(b"between")))
+        .await;
+    socket.send(part(Data::Continue, b"\"ping\",", false)).await;
+    socket
+        .send(part(Data::Continue, b"\"id\":\"1\"}", true))
+        .await;
+    // The answer to the ping may overtake the reply, or the other way round.
+    let mut frames = [socket.frame().await, socket.frame().await];
+    frames.sort_by_key(Frame::is_text);
+    assert_eq!(frames[0], Frame::Pong(Bytes::from_static(b"between")));
+    let reply = frames[1].to_text().unwrap();
+    assert!(reply.contains("\"id\":\"1\""), "{reply}");
+}
+
+#[tokio::test]
+async fn text_that_is_not_utf8_closes_with_1007() {
+    let server = Server::start().await;
+    let mut socket = json_socket(&server).await;
+    let bytes = Bytes::from_static(b"{\"type\":\"\xff\"}");
+    socket
+        .send(Frame::Frame(RawFrame::message(
+            bytes,
+            OpCode::Data(Data::Text),
+            true,
+        )))
+        .await;
+    assert_eq!(socket.close_code().await, 1007);
+}
+
+#[tokio::test]
+async fn the_wrong_kind_of_frame_closes_with_1003() {
+    let server = Server::start().await;
+    let mut socket = json_socket(&server).await;
+    socket.send(Frame::Binary(Bytes::from_static(b"{}"))).await;
+    assert_eq!(socket.close_code().await, 1003);
+    let mut socket = proto_socket(&server).await;
+    socket.send(Frame::text("{}")).await;
+    assert_eq!(socket.close_code().await, 1003);
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_message_are_answered() {
+    let server = Server::start().await;
+    let mut socket = proto_socket(&server).await;
+    socket
+        .send(Frame::Binary(Bytes::from_static(b"\xff\xff\xff")))
+        .await;
+    assert_eq!(socket.next().await.error_code(), "invalid_argument");
+    // A message of a later version says nothing to this one.
+    socket.send(Frame::Binary(Bytes::new())).await;
+    assert_eq!(socket.next().await.error_code(), "unimplemented");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_is_answered() {
+    let server = Server::start().await;
+    let mut socket = json_socket(&server).await;
+    socket.send(Frame::Close(None)).await;
+    assert!(matches!(socket.frame().await, Frame::Close(_)));
+}
+
+#[tokio::test]
+async fn a_subprotocol_must_be_known() {
+    let server = Server::start().await;
+    let refused = SocketRequest::offering("tidewire.v9")
+        .open(&server)
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Refusal::Http(400, _)), "{refused:?}");
+    let mut request = SocketRequest::offering("tidewire.v9");
+    request.protocols.push("tidewire.v1.json".to_owned());
+    let (_, chosen) = request.open(&server).await.unwrap();
+    assert_eq!(chosen.as_deref(), Some("tidewire.v1.json"));
+    let (_, chosen) = SocketRequest::default().open(&server).await.unwrap();
+    assert_eq!(chosen, None);
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused() {
+    let server = Server::builder()
+        .set("server", "allowed_origins = [\"https://app.example.com\"]")
+        .start()
+        .await;
+    let open = async |origin: &str| {
+        let request = SocketRequest {
+            origin: Some(origin.to_owned()),
+            ..SocketRequest::default()
+        };
+        request.open(&server).await.map(drop)
+    };
+    assert_eq!(open("https://app.example.com").await, Ok(()));
+    assert_eq!(open("http://localhost:3000").await, Ok(()));
+    assert!(matches!(
+        open("https://evil.example.com").await,
+        Err(Refusal::Http(403, _))
+    ));
+    assert!(matches!(open("null").await, Err(Refusal::Http(403, _))));
+}
+
+#[tokio::test]
+async fn a_document_is_checked_once_and_whole() {
+    let server = Server::start().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client
+        .send_text(
+            r#"{"type":"publish","id":"1","data":{"channel":"demo:a","data":{"a":}}}"#.to_owned(),
+        )
+        .await;
+    assert_eq!(client.next().await.error_code(), "invalid_argument");
+    let deep = format!("{}1{}", "[".repeat(5_000), "]".repeat(5_000));
+    client
+        .send_text(format!(
+            r#"{{"type":"publish","id":"2","data":{{"channel":"demo:a","data":{deep}}}}}"#
+        ))
+        .await;
+    assert_eq!(client.next().await.error_code(), "invalid_argument");
+    client.settle().await;
+}

@@ -1,0 +1,401 @@
+//! Native gRPC and gRPC-Web: unary calls, streams, health, reflection.
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use futures::{FutureExt as _, StreamExt as _};
+use serde_json::json;
+use tidewire_proto::{
+    prost::Message as _,
+    v1::{
+        ChannelSubscription, GetHistoryRequest, GetLatestBlockRequest, GetMarketOverviewRequest,
+        GetPresenceRequest, GetPriceRequest, ListAlertsRequest, ListConnectionsRequest,
+        ListSourcesRequest, ListSourcesResponse, Position, PublishBatchRequest, PublishRequest,
+        ServerMessage, SubscribeRequest, admin_service_client::AdminServiceClient,
+        alert_service_client::AlertServiceClient, price_service_client::PriceServiceClient,
+        publish_result, server_message::Data, stream_service_client::StreamServiceClient,
+        watch_service_client::WatchServiceClient,
+    },
+};
+use tidewire_tests::{
+    Message, Server, Token,
+    client::grpc::{channel, request},
+    within,
+};
+use tonic::{Code, Streaming};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+fn publication(channel: &str, data: &'static str) -> PublishRequest {
+    PublishRequest {
+        channel: channel.to_owned(),
+        data: Bytes::from_static(data.as_bytes()),
+        idempotency_key: None,
+    }
+}
+
+#[tokio::test]
+async fn the_stream_service_answers() {
+    let server = Server::builder()
+        .namespace("orders", "publish = \"service\"")
+        .start()
+        .await;
+    let mut client = StreamServiceClient::new(channel(&server).await);
+    let published = client
+        .publish(publication("demo:a", "{\"n\":1}"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((published.channel.as_str(), published.seq), ("demo:a", 1));
+    let batch = PublishBatchRequest {
+        publications: vec![
+            publication("demo:a", "2"),
+            publication("nope:a", "3"),
+            publication("demo:a", "{not json"),
+            publication("orders:a", "4"),
+        ],
+    };
+    let results = client
+        .publish_batch(batch)
+        .await
+        .unwrap()
+        .into_inner()
+        .results;
+    let codes: Vec<_> = results
+        .iter()
+        .map(|result| match result.result.as_ref().unwrap() {
+            publish_result::Result::Published(published) => format!("seq {}", published.seq),
+            publish_result::Result::Error(error) => format!("{:?}", error.code()),
+        })
+        .collect();
+    assert_eq!(
+        codes,
+        ["seq 2", "NotFound", "InvalidArgument", "PermissionDenied"]
+    );
+    let order = request(publication("orders:a", "4"), Some(&Token::service()));
+    assert_eq!(client.publish(order).await.unwrap().into_inner().seq, 1);
+    let refused = client
+        .publish(publication("orders:a", "4"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+
+    let since = Some(Position {
+        epoch: published.epoch.clone(),
+        seq: 1,
+    });
+    let asked = GetHistoryRequest {
+        channel: "demo:a".to_owned(),
+        since,
+        limit: None,
+    };
+    let history = client.get_history(asked).await.unwrap().into_inner();
+    assert_eq!((history.seq, history.messages.len()), (2, 1));
+    assert_eq!(
+        history.messages[0].data,
+        Some(Data::Message(Bytes::from_static(b"2")))
+    );
+}
+
+#[tokio::test]
+async fn the_price_service_answers() {
+    let server = Server::builder()
+        .set("prices", "symbols = [\"BTC-USD\"]")
+        .source("coinbase", "coinbase", "ws://127.0.0.1:1")
+        .start()
+        .await;
+    let mut client = PriceServiceClient::new(channel(&server).await);
+    let btc = GetPriceRequest {
+        symbol: "BTC-USD".to_owned(),
+    };
+    let price = client.get_price(btc).await.unwrap().into_inner();
+    // Nothing came yet: nothing is made up.
+    assert_eq!(
+        (price.price.is_none(), price.stale, price.sources),
+        (true, true, 0)
+    );
+    assert_eq!(price.source_details.len(), 1);
+    let typo = GetPriceRequest {
+        symbol: "BTC-USB".to_owned(),
+    };
+    let unknown = client.get_price(typo).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert!(
+        unknown.message().contains("BTC-USD"),
+        "{}",
+        unknown.message()
+    );
+    let overview = client
+        .get_market_overview(GetMarketOverviewRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(overview.coverage.unwrap().symbols, 1);
+    let sources = client
+        .list_sources(ListSourcesRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .sources;
+    assert_eq!(sources[0].url, "ws://127.0.0.1:1");
+}
+
+#[tokio::test]
+async fn subscribe_begins_with_welcome_and_recovers() {
+    let server = Server::start().await;
+    let epoch = server.publish("demo:a", json!(1)).await["epoch"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for number in 2..=5 {
+        server.publish("demo:a", json!(number)).await;
+    }
+    let mut client = StreamServiceClient::new(channel(&server).await);
+    let wanted = SubscribeRequest {
+        channels: vec![ChannelSubscription {
+            channel: "demo:a".to_owned(),
+            since: Some(Position { epoch, seq: 3 }),
+            min_interval_ms: None,
+        }],
+    };
+    let mut stream = client.subscribe(wanted).await.unwrap().into_inner();
+    assert_eq!(next(&mut stream).await.kind, "welcome");
+    let subscribed = next(&mut stream).await.expect("subscribed");
+    assert_eq!(subscribed.data["channels"][0]["recovered"], true);
+    server.publish("demo:a", json!(6)).await;
+    for number in 4..=6 {
+        let message = next(&mut stream).await;
+        assert_eq!((message.seq, &message.data), (Some(number), &json!(number)));
+    }
+}
+
+async fn next(stream: &mut Streaming<ServerMessage>) -> Message {
+    let message = within("a message", stream.message())
+        .await
+        .unwrap()
+        .expect("a message");
+    Message::from_proto(&message)
+}
+
+#[tokio::test]
+async fn what_is_not_built_is_unimplemented() {
+    let server = Server::start().await;
+    let channel = channel(&server).await;
+    let token = Token::of("operator").scope("admin service").sign();
+    let token = Some(token.as_str());
+    // Each may be built one day, and then answers something else; it never breaks.
+    let chain = GetLatestBlockRequest::default();
+    let presence = GetPresenceRequest {
+        channel: "demo:a".to_owned(),
+    };
+    let statuses = [
+        WatchServiceClient::new(channel.clone())
+            .get_latest_block(request(chain, token))
+            .await
+            .err(),
+        AlertServiceClient::new(channel.clone())
+            .list_alerts(request(ListAlertsRequest::default(), token))
+            .await
+            .err(),
+        AdminServiceClient::new(channel.clone())
+            .list_connections(request(ListConnectionsRequest::default(), token))
+            .await
+            .err(),
+        StreamServiceClient::new(channel)
+            .get_presence(request(presence, token))
+            .await
+            .err(),
+    ];
+    for status in statuses.into_iter().flatten() {
+        let is_an_answer = matches!(
+            status.code(),
+            Code::Unimplemented | Code::InvalidArgument | Code::NotFound
+        );
+        assert!(is_an_answer, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_method_is_unimplemented() {
+    let server = Server::start().await;
+    for path in [
+        "/tidewire.v1.StreamService/NoSuch",
+        "/tidewire.v1.WatchService/NoSuch",
+    ] {
+        let response = web(&server, path, &[]).await;
+        assert_eq!(response.status, Some(Code::Unimplemented as i32), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn health_knows_the_services() {
+    let server = Server::start().await;
+    let mut client = HealthClient::new(channel(&server).await);
+    for service in ["", "tidewire.v1.StreamService", "tidewire.v1.PriceService"] {
+        let asked = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = client.check(asked).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let asked = HealthCheckRequest {
+        service: "no.such.Service".to_owned(),
+    };
+    assert_eq!(
+        client.check(asked).await.unwrap_err().code(),
+        Code::NotFound
+    );
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    let server = Server::start().await;
+    let mut client = ServerReflectionClient::new(channel(&server).await);
+    let asked = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let asked = futures::stream::once(async { asked });
+    let mut answers = client
+        .server_reflection_info(asked)
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = within("an answer", answers.message())
+        .await
+        .unwrap()
+        .unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}")
+    };
+    let names: Vec<_> = list
+        .service
+        .iter()
+        .map(|service| service.name.as_str())
+        .collect();
+    for service in ["Stream", "Price", "Watch", "Notify", "Alert", "Admin"] {
+        let name = format!("tidewire.v1.{service}Service");
+        assert!(names.contains(&name.as_str()), "{name} is not in {names:?}");
+    }
+}
+
+/// An answer over gRPC-Web.
+#[derive(Debug)]
+struct WebAnswer {
+    messages: Vec<Bytes>,
+    status: Option<i32>,
+}
+
+impl WebAnswer {
+    /// Takes the frames that are whole: a flag, a length, and a message or trailers.
+    fn read(&mut self, buffer: &mut BytesMut) {
+        while buffer.len() >= 5 {
+            let length = u32::from_be_bytes(buffer[1..5].try_into().unwrap()) as usize;
+            if buffer.len() < 5 + length {
+                return;
+            }
+            let is_trailer = buffer[0] & 0x80 != 0;
+            buffer.advance(5);
+            let frame = buffer.split_to(length).freeze();
+            if !is_trailer {
+                self.messages.push(frame);
+                continue;
+            }
+            let trailers = String::from_utf8(frame.to_vec()).unwrap();
+            let status = trailers
+                .lines()
+                .find_map(|line| line.strip_prefix("grpc-status:"));
+            self.status = status.map(|status| status.trim().parse().unwrap());
+        }
+    }
+}
+
+/// Begins a call over gRPC-Web on HTTP/1.1.
+async fn begin(server: &Server, path: &str, message: &[u8]) -> reqwest::Response {
+    let mut body = BytesMut::new();
+    body.put_u8(0);
+    body.put_u32(u32::try_from(message.len()).unwrap());
+    body.put_slice(message);
+    let request = server.http().post(server.url(path));
+    let request = request
+        .header("content-type", "application/grpc-web+proto")
+        .header("x-grpc-web", "1")
+        .header("origin", "http://localhost:3000");
+    let response = within("an answer", request.body(body.freeze()).send())
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let allowed = &response.headers()["access-control-allow-origin"];
+    assert_eq!(allowed, "http://localhost:3000");
+    response
+}
+
+/// Calls over gRPC-Web and reads to the end.
+async fn web(server: &Server, path: &str, message: &[u8]) -> WebAnswer {
+    let response = begin(server, path, message).await;
+    let header = response.headers().get("grpc-status");
+    let status = header.map(|status| status.to_str().unwrap().parse().unwrap());
+    let mut answer = WebAnswer {
+        messages: Vec::new(),
+        status,
+    };
+    let mut body = BytesMut::from(&within("the body", response.bytes()).await.unwrap()[..]);
+    answer.read(&mut body);
+    assert!(body.is_empty(), "a frame is cut off");
+    answer
+}
+
+#[tokio::test]
+async fn browsers_call_over_grpc_web() {
+    let server = Server::start().await;
+    let asked = publication("demo:a", "1").encode_to_vec();
+    let answer = web(&server, "/tidewire.v1.StreamService/Publish", &asked).await;
+    assert_eq!((answer.messages.len(), answer.status), (1, Some(0)));
+    let answer = web(&server, "/tidewire.v1.PriceService/ListSources", &[]).await;
+    ListSourcesResponse::decode(answer.messages[0].clone()).unwrap();
+    let unknown = GetPriceRequest {
+        symbol: "NO-SUCH".to_owned(),
+    }
+    .encode_to_vec();
+    let answer = web(&server, "/tidewire.v1.PriceService/GetPrice", &unknown).await;
+    assert_eq!(
+        (answer.messages.len(), answer.status),
+        (0, Some(Code::NotFound as i32))
+    );
+}
+
+#[tokio::test]
+async fn browsers_follow_channels_over_grpc_web() {
+    let server = Server::start().await;
+    let wanted = SubscribeRequest {
+        channels: vec![ChannelSubscription {
+            channel: "demo:a".to_owned(),
+            ..ChannelSubscription::default()
+        }],
+    };
+    let path = "/tidewire.v1.StreamService/Subscribe";
+    let response = begin(&server, path, &wanted.encode_to_vec()).await;
+    let mut chunks = response.bytes_stream();
+    let mut buffer = BytesMut::new();
+    let mut answer = WebAnswer {
+        messages: Vec::new(),
+        status: None,
+    };
+    let mut read = async |count: usize| {
+        while answer.messages.len() < count {
+            let chunk = within("a chunk", chunks.next()).await.unwrap().unwrap();
+            buffer.extend_from_slice(&chunk);
+            answer.read(&mut buffer);
+        }
+        Message::decode(&answer.messages[count - 1])
+    };
+    assert_eq!(read(1).boxed().await.kind, "welcome");
+    assert_eq!(read(2).boxed().await.kind, "subscribed");
+    for number in 1..=3 {
+        server.publish("demo:a", json!(number)).await;
+        assert_eq!(read(2 + number).boxed().await.data, number);
+    }
+}

@@ -1,0 +1,331 @@
+//! Who a client is, how it proves that, and what it may do then.
+
+use serde_json::{Value, json};
+use tidewire_tests::{
+    Client, Close, Refusal, SECRET, Server, Token, Transport,
+    client::{SocketRequest, SseStream},
+};
+
+on_every_transport!(
+    publishing_needs_the_right_scope,
+    reading_needs_the_right_token,
+    a_user_has_a_channel_of_its_own,
+    a_token_can_come_later,
+    a_bad_token_is_refused_at_the_door,
+    a_bad_token_later_changes_nothing,
+    a_token_ends,
+    a_fresh_token_goes_on,
+    a_server_can_want_a_token,
+);
+
+async fn publishing_needs_the_right_scope(transport: Transport) {
+    let server = Server::builder()
+        .namespace("orders", "publish = \"service\"")
+        .namespace("chat", "publish = \"authenticated\"")
+        .start()
+        .await;
+    let ada = Token::of("ada").sign();
+    let service = Token::service();
+    // Who publishes, where, and the error.
+    let cases = [
+        (None, "orders:1", Some("permission_denied")),
+        (None, "chat:1", Some("permission_denied")),
+        (None, "prices:BTC-USD", Some("not_found")),
+        (None, "demo:1", None),
+        (Some(&ada), "orders:1", Some("permission_denied")),
+        (Some(&ada), "chat:1", None),
+        (Some(&ada), "market:overview", Some("permission_denied")),
+        (Some(&service), "orders:1", None),
+        (Some(&service), "market:overview", Some("permission_denied")),
+    ];
+    for (token, channel, error) in cases {
+        let token = token.map(String::as_str);
+        let mut client = Client::connect_as(transport, &server, token).await;
+        let reply = client
+            .request("publish", json!({"channel": channel, "data": 1}))
+            .await;
+        match error {
+            Some(code) => assert_eq!(reply.error_code(), code, "{channel}: {}", reply.text),
+            None => assert_eq!(reply.kind, "published", "{channel}: {}", reply.text),
+        }
+    }
+}
+
+async fn reading_needs_the_right_token(transport: Transport) {
+    let server = Server::builder()
+        .namespace("members", "access = \"authenticated\"")
+        .namespace("vault", "access = \"owner\"")
+        .start()
+        .await;
+    let code = async |token: Option<String>, channel: &str| {
+        let mut client = Client::connect_as(transport, &server, token.as_deref()).await;
+        let result = client.subscribe(channel).await;
+        result["error"]["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let ada = || Token::of("ada");
+    assert_eq!(code(None, "members:1").await, "permission_denied");
+    assert_eq!(code(Some(ada().sign()), "members:1").await, "");
+    assert_eq!(code(None, "user:ada").await, "permission_denied");
+    assert_eq!(
+        code(Some(Token::of("bob").sign()), "user:ada").await,
+        "permission_denied"
+    );
+    assert_eq!(code(Some(ada().sign()), "user:ada").await, "");
+    assert_eq!(code(Some(ada().sign()), "vault:ada").await, "");
+    assert_eq!(
+        code(Some(ada().sign()), "vault:bob").await,
+        "permission_denied"
+    );
+    let granted = Token::of("ada").channels(&["vault:b*"]).sign();
+    assert_eq!(code(Some(granted), "vault:bob").await, "");
+}
+
+/// Sends a message to a user, as a back end.
+async fn send_to_user(server: &Server, user: &str, data: Value) {
+    let body = json!({"user": user, "data": data});
+    let answer = server
+        .call("StreamService/SendToUser", Some(&Token::service()), &body)
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["channel"], format!("user:{user}"));
+}
+
+/// The channels of an `authenticated` or a `welcome`.
+fn channels(data: &Value) -> Vec<&str> {
+    let subscriptions = data["subscriptions"].as_array().unwrap();
+    subscriptions
+        .iter()
+        .map(|subscription| subscription["channel"].as_str().unwrap())
+        .collect()
+}
+
+async fn a_user_has_a_channel_of_its_own(transport: Transport) {
+    let server = Server::start().await;
+    let ada = Token::of("ada").sign();
+    let mut first = Client::connect_as(transport, &server, Some(&ada)).await;
+    let mut second = Client::connect_as(transport, &server, Some(&ada)).await;
+    let bob = Token::of("bob").sign();
+    let mut other = Client::connect_as(transport, &server, Some(&bob)).await;
+    assert_eq!(first.welcome().data["userId"], "ada");
+    assert!(first.welcome().data["expiresAt"].as_i64().unwrap() > 1_700_000_000_000);
+    assert_eq!(channels(&first.welcome().data), ["user:ada"]);
+    send_to_user(&server, "ada", json!({"hello": "ada"})).await;
+    send_to_user(&server, "bob", json!({"hello": "bob"})).await;
+    for client in [&mut first, &mut second] {
+        let message = client.next().await.expect("message");
+        assert_eq!(message.channel.as_deref(), Some("user:ada"));
+        assert_eq!(
+            (message.seq, &message.data),
+            (Some(1), &json!({"hello": "ada"}))
+        );
+    }
+    assert_eq!(other.next().await.data, json!({"hello": "bob"}));
+    // A back end it must be.
+    let body = json!({"user": "bob", "data": 1});
+    let refused = server
+        .call("StreamService/SendToUser", Some(&ada), &body)
+        .await;
+    assert_eq!(
+        (refused.status, &refused.json()["code"]),
+        (403, &json!("permission_denied"))
+    );
+}
+
+async fn a_token_can_come_later(transport: Transport) {
+    let server = Server::start().await;
+    let mut client = Client::connect(transport, &server).await;
+    let token = Token::of("ada").sign();
+    let reply = client
+        .request("auth", json!({"token": token}))
+        .await
+        .expect("authenticated");
+    assert_eq!(reply.data["userId"], "ada");
+    assert!(reply.data["expiresAt"].as_i64().unwrap() > 1_700_000_000_000);
+    assert_eq!(channels(&reply.data), ["user:ada"]);
+    send_to_user(&server, "ada", json!(1)).await;
+    assert_eq!(client.next_on("user:ada").await.data, 1);
+}
+
+async fn a_bad_token_is_refused_at_the_door(transport: Transport) {
+    let server = Server::start().await;
+    let bad = [
+        "no token at all".to_owned(),
+        Token::of("ada").sign_with("another secret, also 32 bytes or more"),
+        Token::of("ada").expires_in(-5).sign(),
+    ];
+    for token in bad {
+        match Client::open(transport, &server, Some(&token))
+            .await
+            .unwrap_err()
+        {
+            Refusal::Http(status, body) => {
+                assert_eq!(status, 401, "{body}");
+                let body: Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(body["code"], "unauthenticated");
+            }
+            Refusal::Grpc(code, _) => assert_eq!(code, tonic::Code::Unauthenticated),
+        }
+    }
+}
+
+async fn a_bad_token_later_changes_nothing(transport: Transport) {
+    let server = Server::start().await;
+    let mut client = Client::connect(transport, &server).await;
+    let refused = client.request("auth", json!({"token": "nonsense"})).await;
+    assert_eq!(refused.error_code(), "unauthenticated");
+    client.settle().await;
+    let ada = json!({"token": Token::of("ada").sign()});
+    let _ = client.request("auth", ada).await.expect("authenticated");
+    // Another user's token is for another connection.
+    let bob = json!({"token": Token::of("bob").sign()});
+    assert_eq!(
+        client.request("auth", bob).await.error_code(),
+        "permission_denied"
+    );
+    send_to_user(&server, "ada", json!("still ada")).await;
+    assert_eq!(client.next_on("user:ada").await.data, "still ada");
+}
+
+async fn a_token_ends(transport: Transport) {
+    let server = Server::start().await;
+    let token = Token::of("ada").expires_in(2).sign();
+    let mut client = Client::connect_as(transport, &server, Some(&token)).await;
+    let told = client.next_of("token_expiring").await;
+    assert_eq!(told.data["expiresAt"], client.welcome().data["expiresAt"]);
+    let (last, close) = client.drain().await;
+    let last = last.last().expect("the end is told");
+    assert_eq!(last.error_code(), "unauthenticated");
+    match close {
+        Close::WebSocket { code, .. } => assert_eq!(code, 4005),
+        Close::Sse => {}
+        Close::Grpc { code, .. } => assert_eq!(code, tonic::Code::Unauthenticated),
+        Close::Broken(reason) => panic!("{reason}"),
+    }
+}
+
+async fn a_fresh_token_goes_on(transport: Transport) {
+    let server = Server::start().await;
+    let token = Token::of("ada").expires_in(3).sign();
+    let mut client = Client::connect_as(transport, &server, Some(&token)).await;
+    let _ = client.next_of("token_expiring").await;
+    let fresh = json!({"token": Token::of("ada").sign()});
+    let renewed = client.request("auth", fresh).await.expect("authenticated");
+    let ends = |data: &Value| data["expiresAt"].as_i64().unwrap();
+    assert!(ends(&renewed.data) > ends(&client.welcome().data));
+    // Someone whose token ends at the same time: when that one is gone, this one stays.
+    let mut other = Client::connect_as(transport, &server, Some(&token)).await;
+    other.closed().await;
+    send_to_user(&server, "ada", json!("still here")).await;
+    assert_eq!(client.next_on("user:ada").await.data, "still here");
+}
+
+async fn a_server_can_want_a_token(transport: Transport) {
+    let server = Server::builder()
+        .set("auth", "anonymous = false")
+        .start()
+        .await;
+    let token = Token::of("ada").sign();
+    if transport == Transport::Sse {
+        // There is nothing to say on a stream that has no way back yet.
+        let refused = Client::open(transport, &server, None).await.unwrap_err();
+        assert!(matches!(refused, Refusal::Http(401, _)), "{refused:?}");
+        Client::connect_as(transport, &server, Some(&token)).await;
+        return;
+    }
+    let mut client = Client::connect(transport, &server).await;
+    assert_eq!(client.welcome().data["userId"], Value::Null);
+    for (kind, data) in [
+        ("subscribe", json!({"channels": ["demo:a"]})),
+        ("publish", json!({"channel": "demo:a", "data": 1})),
+        ("history", json!({"channel": "demo:a"})),
+        ("get_price", json!({"symbol": "BTC-USD"})),
+    ] {
+        let refused = client.request(kind, data).await;
+        assert_eq!(refused.error_code(), "unauthenticated", "{kind}");
+    }
+    let reply = client
+        .request("auth", json!({"token": token}))
+        .await
+        .expect("authenticated");
+    assert_eq!(reply.data["userId"], "ada");
+    assert_eq!(client.subscribe("demo:a").await["error"], Value::Null);
+
+    let mut client = Client::connect(transport, &server).await;
+    client
+        .send(&json!({"type": "auth", "id": "a", "data": {"token": "nonsense"}}))
+        .await;
+    match client.closed().await {
+        Close::WebSocket { code, .. } => assert_eq!(code, 4500),
+        Close::Grpc { code, .. } => assert_eq!(code, tonic::Code::Unauthenticated),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_browser_gives_its_token_as_a_subprotocol() {
+    let server = Server::start().await;
+    let bearer = format!("tidewire.bearer.{}", Token::of("ada").sign());
+    for protocol in ["tidewire.v1.json", "tidewire.v1.proto"] {
+        let mut request = SocketRequest::offering(protocol);
+        request.protocols.push(bearer.clone());
+        let (mut socket, chosen) = request.open(&server).await.unwrap();
+        // The token is never said back.
+        assert_eq!(chosen.as_deref(), Some(protocol));
+        assert_eq!(socket.next().await.expect("welcome").data["userId"], "ada");
+    }
+    let mut request = SocketRequest::offering("tidewire.v1.json");
+    request
+        .protocols
+        .push("tidewire.bearer.nonsense".to_owned());
+    assert!(matches!(
+        request.open(&server).await,
+        Err(Refusal::Http(401, _))
+    ));
+}
+
+#[tokio::test]
+async fn an_event_source_gives_its_token_in_the_query() {
+    let server = Server::start().await;
+    let query = format!("?token={}", Token::of("ada").sign());
+    let mut stream = SseStream::open(&server, &query, &[]).await.unwrap();
+    let welcome = stream.next().await.unwrap().message().expect("welcome");
+    assert_eq!(welcome.data["userId"], "ada");
+    let refused = SseStream::open(&server, "?token=nonsense", &[])
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Refusal::Http(401, _)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn unary_calls_know_their_caller() {
+    let server = Server::builder()
+        .set("auth", "anonymous = false")
+        .namespace("orders", "publish = \"service\"")
+        .start()
+        .await;
+    let body = json!({"channel": "orders:1", "data": 1});
+    let call = async |token: Option<&str>| {
+        let answer = server.call("StreamService/Publish", token, &body).await;
+        (
+            answer.status,
+            answer.json()["code"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        )
+    };
+    assert_eq!(call(None).await, (401, "unauthenticated".to_owned()));
+    assert_eq!(
+        call(Some("nonsense")).await,
+        (401, "unauthenticated".to_owned())
+    );
+    assert_eq!(call(Some(&Token::of("ada").sign())).await.0, 403);
+    assert_eq!(call(Some(&Token::service())).await.0, 200);
+    let forged = Token::of("ada")
+        .scope("service")
+        .sign_with(&SECRET.to_uppercase());
+    assert_eq!(call(Some(&forged)).await.0, 401);
+}

@@ -1,0 +1,225 @@
+//! Venues that die, come back, fall silent or talk nonsense.
+
+use serde_json::{Value, json};
+use tidewire_tests::{
+    Client, Server, Transport, VenueKind, VenueStandIn,
+    venue::{Manner, Trade},
+};
+
+use crate::prices::{all_subscribed, get_price, price_until, say_prices, server_of, venues};
+
+/// How a source does, as the server sees it.
+async fn source(server: &Server, name: &str) -> Value {
+    let answer = server
+        .call("PriceService/ListSources", None, &json!({}))
+        .await
+        .json();
+    let sources = answer["sources"].as_array().unwrap();
+    sources
+        .iter()
+        .find(|source| source["name"] == name)
+        .unwrap()
+        .clone()
+}
+
+#[tokio::test]
+async fn a_price_outlives_its_venues_and_says_so() {
+    let mut venues = venues().await;
+    let server = server_of(&venues, &["ETH-BTC"]).start().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("prices:ETH-BTC").await;
+    all_subscribed(&venues).await;
+    say_prices(&venues, 1).await;
+    price_until(&mut client, |update| update["sources"] == 3).await;
+
+    // One goes: the price of the other two.
+    venues[0].stop().await;
+    let update = price_until(&mut client, |update| update["sources"] != 3).await;
+    assert_eq!(
+        (&update["sources"], &update["stale"]),
+        (&json!(2), &json!(false))
+    );
+    assert_eq!(update["price"], 0.0525);
+
+    // All go: the last price, once, and said to be stale.
+    venues[1].stop().await;
+    venues[2].stop().await;
+    let update = price_until(&mut client, |update| update["stale"] == true).await;
+    assert_eq!(update["sources"], 0);
+    let last = update["price"].clone();
+    assert!(last.is_number());
+    let price = get_price(&server, "ETH-BTC").await;
+    assert_eq!((&price["stale"], &price["price"]), (&json!(true), &last));
+    for detail in price["sourceDetails"].as_array().unwrap() {
+        assert_eq!(detail["state"], "stale");
+        assert!(!detail["reason"].as_str().unwrap().is_empty());
+    }
+    client.settle().await;
+    assert!(client.unread().is_empty(), "{:?}", client.unread());
+
+    // They come back, and with them the price, by itself.
+    for venue in &mut venues {
+        venue.restart().await;
+    }
+    all_subscribed(&venues).await;
+    say_prices(&venues, 2).await;
+    let update = price_until(&mut client, |update| update["sources"] == 3).await;
+    assert_eq!(
+        (&update["stale"], &update["price"]),
+        (&json!(false), &json!(0.052))
+    );
+    for venue in &venues {
+        let name = venue.kind().name();
+        let source = source(&server, name).await;
+        assert_eq!(
+            (&source["state"], &source["connects"]),
+            (&json!("live"), &json!(2))
+        );
+        assert_eq!(source["trades"], 2);
+    }
+}
+
+#[tokio::test]
+async fn a_short_break_changes_nothing_that_is_seen() {
+    let venue = VenueStandIn::start(VenueKind::Coinbase).await;
+    let server = server_of(std::slice::from_ref(&venue), &["BTC-USD"])
+        .start()
+        .await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("prices:BTC-USD").await;
+    venue.subscribed().await;
+    venue.trade(&Trade {
+        symbol: "BTC-USD",
+        id: 1,
+        price: "100",
+    });
+    price_until(&mut client, |update| update["price"] == 100).await;
+    venue.cut();
+    venue.wait_accepted(2).await;
+    venue.subscribed().await;
+    venue.trade(&Trade {
+        symbol: "BTC-USD",
+        id: 2,
+        price: "101",
+    });
+    let update = client.next_of("price").await;
+    assert_eq!(
+        (&update.data["price"], &update.data["stale"]),
+        (&json!(101), &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn a_silent_venue_grows_stale_and_is_set_up_anew() {
+    let venue = VenueStandIn::start(VenueKind::Kraken).await;
+    let server = server_of(std::slice::from_ref(&venue), &["BTC-USD"])
+        .set("prices", "stale_after_ms = 300")
+        .set("prices", "watchdog_ms = 600")
+        .start()
+        .await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("prices:BTC-USD").await;
+    venue.subscribed().await;
+    venue.trade(&Trade {
+        symbol: "BTC-USD",
+        id: 1,
+        price: "100",
+    });
+    price_until(&mut client, |update| update["stale"] == false).await;
+    // It stays connected; heartbeats are no data.
+    venue.say(r#"{"channel":"heartbeat"}"#);
+    price_until(&mut client, |update| update["stale"] == true).await;
+    venue.wait_accepted(2).await;
+    venue.set_manner(Manner::Mute);
+    venue.wait_accepted(4).await;
+    venue.set_manner(Manner::Polite);
+    venue.subscribed().await;
+    venue.trade(&Trade {
+        symbol: "BTC-USD",
+        id: 2,
+        price: "101",
+    });
+    let update = price_until(&mut client, |update| update["stale"] == false).await;
+    assert_eq!(update["price"], 101);
+}
+
+#[tokio::test]
+async fn nonsense_is_counted_and_all_goes_on() {
+    let venues = venues().await;
+    let server = server_of(&venues, &["ETH-BTC"]).start().await;
+    all_subscribed(&venues).await;
+    say_prices(&venues, 1).await;
+    let nonsense = ["{", "", "null", "[]", "\u{1f30a}", "{\"data\":", "42"];
+    for venue in &venues {
+        for frame in nonsense {
+            venue.say(frame);
+        }
+        // Right in form, and impossible.
+        venue.trade(&Trade {
+            symbol: "ETH-BTC",
+            id: 2,
+            price: "-1",
+        });
+        venue.trade(&Trade {
+            symbol: "ETH-BTC",
+            id: 3,
+            price: "0",
+        });
+        venue.trade(&Trade {
+            symbol: "DOGE-BTC",
+            id: 4,
+            price: "1",
+        });
+        venue.heard().await;
+    }
+    let price = get_price(&server, "ETH-BTC").await;
+    assert_eq!(
+        (&price["price"], &price["sources"]),
+        (&json!(0.052), &json!(3))
+    );
+    for venue in &venues {
+        let name = venue.kind().name();
+        let label = format!("source=\"{name}\"");
+        // The frames that are no JSON at all, the impossible prices and the symbol.
+        let bad = server
+            .metric("tidewire_venue_bad_frames_total", &label)
+            .await;
+        assert!(bad >= 6.0, "{name}: {bad}");
+        assert_eq!(
+            server.metric("tidewire_venue_trades_total", &label).await,
+            1.0,
+            "{name}"
+        );
+        let source = source(&server, name).await;
+        assert_eq!(source["badFrames"], json!(bad as u64), "{name}");
+        assert!(source["lastError"].is_string(), "{name}");
+    }
+    say_prices(&venues, 5).await;
+    let details = get_price(&server, "ETH-BTC").await["sourceDetails"].clone();
+    for detail in details.as_array().unwrap() {
+        assert_eq!(detail["trades"], 2);
+    }
+}
+
+#[tokio::test]
+async fn a_trade_that_comes_twice_counts_once() {
+    let venue = VenueStandIn::start(VenueKind::Binance).await;
+    let server = server_of(std::slice::from_ref(&venue), &["BTC-USDT"])
+        .start()
+        .await;
+    venue.subscribed().await;
+    for (id, price) in [(1, "10"), (2, "30"), (2, "99"), (1, "1"), (3, "20")] {
+        venue.trade(&Trade {
+            symbol: "BTC-USDT",
+            id,
+            price,
+        });
+    }
+    venue.heard().await;
+    let detail = get_price(&server, "BTC-USDT").await["sourceDetails"][0].clone();
+    assert_eq!(
+        (&detail["trades"], &detail["price"]),
+        (&json!(3), &json!(20))
+    );
+    assert_eq!((&detail["min"], &detail["max"]), (&json!(10), &json!(30)));
+}

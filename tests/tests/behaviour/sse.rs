@@ -1,0 +1,287 @@
+//! What only Server-Sent Events have: the cursor, the POST side, heartbeats.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tidewire_tests::{Answer, Client, Refusal, Server, Token, Transport, client::SseStream};
+
+#[tokio::test]
+async fn channels_of_the_query_are_followed() {
+    let server = Server::start().await;
+    let mut stream = SseStream::open(&server, "?channels=demo:a,nope:a", &[])
+        .await
+        .unwrap();
+    assert_eq!(stream.next().await.unwrap().kind, "welcome");
+    let subscribed = stream.next().await.unwrap().message().expect("subscribed");
+    assert_eq!(subscribed.data["channels"][0]["channel"], "demo:a");
+    assert_eq!(subscribed.data["channels"][1]["error"]["code"], "not_found");
+    server.publish("demo:a", json!({"n": 1})).await;
+    let event = stream.next_of("message").await;
+    let message = event.message();
+    assert_eq!(
+        (message.channel.as_deref(), message.seq),
+        (Some("demo:a"), Some(1))
+    );
+    assert!(event.has_id);
+}
+
+#[tokio::test]
+async fn a_document_with_line_breaks_arrives_whole() {
+    let server = Server::start().await;
+    let mut stream = SseStream::open(&server, "?channels=demo:a", &[])
+        .await
+        .unwrap();
+    let _ = stream.next_of("subscribed").await;
+    let body = "{\"channel\":\"demo:a\",\"data\":{\n  \"a\":\r\n [1,\r2]\n}}";
+    let publish = server
+        .http()
+        .post(server.url("/v1/rpc/StreamService/Publish"));
+    assert_eq!(server.send(publish.body(body)).await.status, 200);
+    assert_eq!(
+        stream.next_of("message").await.message().data,
+        json!({"a": [1, 2]})
+    );
+}
+
+#[tokio::test]
+async fn one_channel_goes_on_after_its_last_event_id() {
+    let server = Server::start().await;
+    let mut stream = SseStream::open(&server, "?channels=demo:a", &[])
+        .await
+        .unwrap();
+    let _ = stream.next_of("subscribed").await;
+    for number in 1..=3 {
+        server.publish("demo:a", json!(number)).await;
+    }
+    let mut last_id = None;
+    for number in 1..=2 {
+        let event = stream.next_of("message").await;
+        assert!(event.has_id);
+        assert_eq!(event.message().data, number);
+        last_id = event.last_id;
+    }
+    drop(stream);
+    for number in 4..=5 {
+        server.publish("demo:a", json!(number)).await;
+    }
+    let last_id = last_id.unwrap();
+    let query = format!("?channels=demo:a&lastEventId={last_id}");
+    let headers = [("last-event-id", last_id.as_str())];
+    for (query, headers) in [("?channels=demo:a", &headers[..]), (&query, &[])] {
+        let mut stream = SseStream::open(&server, query, headers).await.unwrap();
+        let subscribed = stream.next_of("subscribed").await.message();
+        assert_eq!(subscribed.data["channels"][0]["recovered"], true);
+        for number in 3..=5 {
+            assert_eq!(stream.next_of("message").await.message().data, number);
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_channels_go_on_after_their_cursor() {
+    let server = Server::start().await;
+    let channels = "?channels=demo:a,demo:b,demo:c";
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    let mut cursor: Option<String> = None;
+    let mut published = 0;
+    for _ in 0..5 {
+        let headers: Vec<_> = cursor
+            .iter()
+            .map(|cursor| ("last-event-id", cursor.as_str()))
+            .collect();
+        let mut stream = SseStream::open(&server, channels, &headers).await.unwrap();
+        let subscribed = stream.next_of("subscribed").await.message();
+        if cursor.is_some() {
+            for result in subscribed.data["channels"].as_array().unwrap() {
+                assert_eq!(result["recovered"], true, "{result}");
+            }
+        }
+        for _ in 0..4 {
+            published += 1;
+            for channel in ["demo:a", "demo:b", "demo:c"] {
+                server.publish(channel, json!(published)).await;
+            }
+        }
+        // Until a cursor came after the newest was seen: what follows it may come again.
+        let mut last_cursor = None;
+        while seen.len() < 3
+            || seen.values().any(|seq| *seq < published - 1)
+            || last_cursor.is_none()
+        {
+            let event = stream.next().await.unwrap();
+            match event.kind.as_str() {
+                "cursor" => last_cursor = event.last_id,
+                "message" => {
+                    let message = event.message();
+                    let seq = message.seq.unwrap();
+                    let last = seen.entry(message.channel.unwrap()).or_default();
+                    assert!(seq <= *last + 1, "{} was lost", *last + 1);
+                    assert_eq!(message.data, seq);
+                    *last = seq.max(*last);
+                }
+                _ => {}
+            }
+        }
+        cursor = last_cursor;
+    }
+    assert_eq!(seen.len(), 3);
+}
+
+#[tokio::test]
+async fn a_user_goes_on_where_it_was() {
+    let server = Server::start().await;
+    let bearer = format!("Bearer {}", Token::of("ada").sign());
+    let authorization = ("authorization", bearer.as_str());
+    let send = async |number: u64| {
+        let body = json!({"user": "ada", "data": number});
+        server
+            .call("StreamService/SendToUser", Some(&Token::service()), &body)
+            .await
+    };
+    let mut stream = SseStream::open(&server, "", &[authorization])
+        .await
+        .unwrap();
+    let _ = stream.next_of("welcome").await;
+    send(1).await;
+    let event = stream.next_of("message").await;
+    drop(stream);
+    send(2).await;
+    let last_id = event.last_id.unwrap();
+    let headers = [authorization, ("last-event-id", &last_id)];
+    let mut stream = SseStream::open(&server, "", &headers).await.unwrap();
+    assert_eq!(stream.next_of("message").await.message().data, 2);
+}
+
+#[tokio::test]
+async fn a_bad_cursor_is_refused() {
+    let server = Server::start().await;
+    for cursor in ["%25", "nonsense", "aGVsbG8", &"A".repeat(100)] {
+        let query = format!("?channels=demo:a&lastEventId={cursor}");
+        match SseStream::open(&server, &query, &[]).await.unwrap_err() {
+            Refusal::Http(status, body) => {
+                assert_eq!(status, 400);
+                let body: Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(body["code"], "invalid_argument");
+                let message = body["message"].as_str().unwrap();
+                assert!(message.contains("Last-Event-ID"), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn silence_is_broken_by_a_ping() {
+    let server = Server::start().await;
+    let mut stream = SseStream::open(&server, "", &[]).await.unwrap();
+    let _ = stream.next_of("welcome").await;
+    let ping = stream.next().await.unwrap();
+    assert_eq!(ping.kind, "ping");
+    assert!(ping.message().data["serverTime"].is_i64());
+    assert!(!ping.has_id);
+}
+
+#[tokio::test]
+async fn a_longer_heartbeat_can_be_asked_for() {
+    let server = Server::start().await;
+    let mut stream = SseStream::open(&server, "?heartbeatMs=15000", &[])
+        .await
+        .unwrap();
+    let welcome = stream.next_of("welcome").await.message();
+    assert_eq!(welcome.data["heartbeatMs"], 15_000);
+}
+
+/// POSTs a ping to a connection.
+async fn post(server: &Server, connection: &str, query: &str, token: Option<&str>) -> Answer {
+    let url = server.url(&format!("/v1/sse/{connection}{query}"));
+    let mut request = server
+        .http()
+        .post(url)
+        .json(&json!({"type": "ping", "id": "1"}));
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    server.send(request).await
+}
+
+#[tokio::test]
+async fn only_its_owner_speaks_for_a_connection() {
+    let server = Server::start().await;
+    let ada = Token::of("ada").sign();
+    let client = Client::connect_as(Transport::Sse, &server, Some(&ada)).await;
+    let text = |name: &str| client.welcome().data[name].as_str().unwrap().to_owned();
+    let (connection, key) = (text("connectionId"), text("postKey"));
+    let good = post(&server, &connection, &format!("?key={key}"), None).await;
+    assert_eq!(
+        (good.status, good.content_type.as_str()),
+        (200, "application/json")
+    );
+    assert_eq!(good.json()["type"], "pong");
+    assert_eq!(good.json()["id"], "1");
+    assert_eq!(post(&server, &connection, "", Some(&ada)).await.status, 200);
+
+    let bob = Token::of("bob").sign();
+    let refused = [
+        post(&server, &connection, "", None).await,
+        post(&server, &connection, "?key=", None).await,
+        post(&server, &connection, "?key=wrong", None).await,
+        post(&server, &connection, "", Some(&bob)).await,
+        post(&server, &connection, "?key=wrong", Some(&bob)).await,
+    ];
+    for answer in refused {
+        assert_eq!(
+            (answer.status, &answer.json()["code"]),
+            (403, &json!("permission_denied"))
+        );
+    }
+    let gone = post(&server, "nobody", &format!("?key={key}"), None).await;
+    assert_eq!(
+        (gone.status, &gone.json()["code"]),
+        (404, &json!("not_found"))
+    );
+    // A WebSocket has no POST side.
+    let other = Client::connect(Transport::WebSocketJson, &server).await;
+    let id = other.welcome().data["connectionId"].as_str().unwrap();
+    assert_eq!(
+        post(&server, id, &format!("?key={key}"), None).await.status,
+        404
+    );
+}
+
+#[tokio::test]
+async fn an_anonymous_connection_is_not_everybodys() {
+    let server = Server::start().await;
+    let client = Client::connect(Transport::Sse, &server).await;
+    let connection = client.welcome().data["connectionId"].as_str().unwrap();
+    assert_eq!(post(&server, connection, "", None).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_bad_post_is_answered_in_its_body() {
+    let server = Server::start().await;
+    let client = Client::connect(Transport::Sse, &server).await;
+    let text = |name: &str| client.welcome().data[name].as_str().unwrap().to_owned();
+    let url = server.url(&format!(
+        "/v1/sse/{}?key={}",
+        text("connectionId"),
+        text("postKey")
+    ));
+    let cases = [
+        ("{", "invalid_argument", Value::Null),
+        (r#"{"type":"nope","id":"1"}"#, "unimplemented", json!("1")),
+        (
+            r#"{"type":"subscribe","id":"2","data":{"channels":7}}"#,
+            "invalid_argument",
+            json!("2"),
+        ),
+    ];
+    for (body, code, id) in cases {
+        let answer = server.send(server.http().post(&url).body(body)).await;
+        let reply = answer.json();
+        assert_eq!(
+            (&reply["type"], &reply["data"]["code"]),
+            (&json!("error"), &json!(code))
+        );
+        assert_eq!(reply["id"], id);
+    }
+}

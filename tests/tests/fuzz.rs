@@ -1,0 +1,407 @@
+//! Fuzz targets: whatever comes from outside is parsed without a panic, and what
+//! is accepted keeps the promises of its type.
+//!
+//! Inputs are valid examples with random edits, and random bytes. Each target runs
+//! `TIDEWIRE_FUZZ_ITERATIONS` times, 2,000 if not set.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+use std::env;
+
+use bolero::TypeGenerator;
+use tidewire_adapters::{
+    sse::Cursor,
+    websocket::frame::{FrameError, FrameReader, Incoming},
+};
+use tidewire_price::{VenueKind, venue::VenueEvent};
+use tidewire_proto::{
+    json,
+    prost::Message as _,
+    v1::{ClientMessage, ServerMessage},
+};
+use tidewire_stream::ChannelName;
+
+/// How often a target runs.
+fn iterations() -> usize {
+    let set = env::var("TIDEWIRE_FUZZ_ITERATIONS").ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(2_000)
+}
+
+/// A valid example, and what is done to it.
+#[derive(Debug, Clone, TypeGenerator)]
+struct Case {
+    seed: u8,
+    edits: Vec<Edit>,
+}
+
+/// An edit. Places are taken modulo the length.
+#[derive(Debug, Clone, TypeGenerator)]
+enum Edit {
+    Flip { at: u16, bits: u8 },
+    Insert { at: u16, byte: u8 },
+    Remove { at: u16, length: u8 },
+    Repeat { at: u16, length: u8, times: u8 },
+    Token { at: u16, which: u8 },
+    Cut { at: u16 },
+}
+
+/// What breaks parsers.
+const TOKENS: [&[u8]; 18] = [
+    b"null",
+    b"-1",
+    b"0",
+    b"1e999",
+    b"18446744073709551616",
+    b"NaN",
+    b"\"\"",
+    b"[]",
+    b"{}",
+    b"\\u0000",
+    b"\\ud800",
+    b"\xff",
+    b",",
+    b":",
+    b"\"",
+    b"[[[[[[[[",
+    b"{\"type\":",
+    b"\x00",
+];
+
+impl Case {
+    /// The bytes: no edits give a valid example, now and then.
+    fn bytes(&self, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = seeds[usize::from(self.seed) % seeds.len()].clone();
+        for edit in self.edits.iter().take(8) {
+            edit.apply(&mut bytes);
+        }
+        bytes
+    }
+}
+
+impl Edit {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let place = |at: u16, length: usize| usize::from(at) % (length + 1);
+        let range = |at: u16, length: u8, of: usize| {
+            let start = place(at, of);
+            start..of.min(start + usize::from(length))
+        };
+        let total = bytes.len();
+        match *self {
+            Self::Flip { at, bits } => {
+                if let Some(byte) = bytes.get_mut(place(at, total)) {
+                    *byte ^= bits;
+                }
+            }
+            Self::Insert { at, byte } => bytes.insert(place(at, total), byte),
+            Self::Remove { at, length } => drop(bytes.drain(range(at, length, total))),
+            Self::Repeat { at, length, times } => {
+                let range = range(at, length, total);
+                let part = bytes[range.clone()].repeat(usize::from(times));
+                bytes.splice(range, part);
+            }
+            Self::Token { at, which } => {
+                let at = place(at, total);
+                let token = TOKENS[usize::from(which) % TOKENS.len()];
+                bytes.splice(at..at, token.iter().copied());
+            }
+            Self::Cut { at } => bytes.truncate(place(at, total)),
+        }
+    }
+}
+
+fn texts(seeds: &[&str]) -> Vec<Vec<u8>> {
+    seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
+}
+
+/// Runs a target on edited examples and on bytes without any sense.
+fn fuzz(seeds: &[Vec<u8>], target: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
+    // The examples as they are come first: a target that refuses them finds nothing.
+    for seed in seeds {
+        target(seed);
+    }
+    bolero::check!()
+        .with_iterations(iterations())
+        .with_type::<Case>()
+        .for_each(|case| target(&case.bytes(seeds)));
+    bolero::check!()
+        .with_iterations(iterations() / 4)
+        .with_type::<Vec<u8>>()
+        .for_each(|bytes| target(bytes));
+}
+
+const CLIENT_MESSAGES: [&str; 8] = [
+    r#"{"type":"subscribe","id":"1","data":{"channels":["demo:a",{"channel":"demo:b","since":{"epoch":"e","seq":7}},{"channel":"prices:BTC-USD","minIntervalMs":250}]}}"#,
+    r#"{"type":"publish","id":"2","data":{"channel":"demo:a","data":{"a":[1.50,"\u00e9",null]},"idempotencyKey":"k"}}"#,
+    r#"{"type":"history","data":{"channel":"demo:a","since":{"epoch":"e","seq":0},"limit":10}}"#,
+    r#"{"type":"auth","data":{"token":"a.b.c"}}"#,
+    r#"{"type":"visibility","id":"3","data":{"state":"background"}}"#,
+    r#"{"type":"ping","id":"4","data":{"t":17.25}}"#,
+    r#"{"type":"watch","data":{"chain":1,"events":{"addresses":["0xab"],"topics":["0x01","0x02"],"abi":["event A(uint256)"]}}}"#,
+    r#"{"type":"alert_register","data":{"condition":{"kind":"all","conditions":[{"kind":"price_above","symbol":"BTC-USD","threshold":1.5}]},"repeat":{"times":3},"enabled":true}}"#,
+];
+
+#[test]
+fn client_messages() {
+    for text in CLIENT_MESSAGES {
+        json::parse_client(text.as_bytes()).unwrap();
+    }
+    fuzz(&texts(&CLIENT_MESSAGES), |bytes| {
+        let Ok(message) = json::parse_client(bytes) else {
+            return;
+        };
+        // What is understood is understood again, in both of its forms.
+        let text = json::to_vec(&message);
+        assert_eq!(json::parse_client(&text).as_ref(), Ok(&message));
+        assert_eq!(
+            ClientMessage::decode(&message.encode_to_vec()[..]).as_ref(),
+            Ok(&message)
+        );
+    });
+}
+
+#[test]
+fn binary_client_messages() {
+    let seeds: Vec<_> = CLIENT_MESSAGES
+        .iter()
+        .map(|text| json::parse_client(text.as_bytes()).unwrap().encode_to_vec())
+        .collect();
+    fuzz(&seeds, |bytes| {
+        let Ok(message) = ClientMessage::decode(bytes) else {
+            return;
+        };
+        assert_eq!(
+            ClientMessage::decode(&message.encode_to_vec()[..]).as_ref(),
+            Ok(&message)
+        );
+    });
+}
+
+#[test]
+fn server_messages() {
+    let seeds = texts(&[
+        r#"{"type":"price","channel":"prices:BTC-USD","seq":1,"data":{"symbol":"BTC-USD","price":61837.63,"change24h":null,"volume24h":1e9,"timestamp":1,"source":"aggregate","confidence":0.5,"sources":3,"stale":false,"twap":null},"timestamp":1}"#,
+        r#"{"type":"subscribed","id":"1","data":{"channels":[{"channel":"demo:a","epoch":"e","seq":9,"recovered":true}]}}"#,
+        r#"{"type":"message","channel":"demo:a","seq":1,"data":{"a":[1.50]},"timestamp":1}"#,
+        r#"{"type":"error","id":"1","data":{"code":"invalid_argument","message":"no","retryAfterMs":5}}"#,
+    ]);
+    fuzz(&seeds, |bytes| {
+        let Ok(message) = json::from_slice::<ServerMessage>(bytes) else {
+            return;
+        };
+        let text = json::to_vec(&message);
+        assert_eq!(
+            json::from_slice::<ServerMessage>(&text).as_ref(),
+            Ok(&message)
+        );
+    });
+}
+
+#[test]
+fn channel_names() {
+    let seeds = texts(&[
+        "demo:a",
+        "prices:BTC-USD@kraken",
+        "user:ada",
+        "events:1:{a}",
+        "my-name_1:~",
+    ]);
+    fuzz(&seeds, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let Ok(name) = ChannelName::parse(&text) else {
+            return;
+        };
+        assert_eq!(name.as_str(), text);
+        assert_eq!(format!("{}:{}", name.namespace(), name.rest()), text);
+        // A list of names is never ambiguous, and JSON needs no escape.
+        assert!(!text.contains([',', '"', '\\', ' ']));
+        assert_eq!(
+            serde_json::to_string(name.as_str()).unwrap(),
+            format!("\"{text}\"")
+        );
+    });
+}
+
+#[test]
+fn cursors() {
+    // `e 7 demo:a`, and two lines of it.
+    let seeds = texts(&["ZSA3IGRlbW86YQ", "ZSA3IGRlbW86YQplIDggZGVtbzpi", ""]);
+    for seed in &seeds {
+        Cursor::decode(std::str::from_utf8(seed).unwrap()).unwrap();
+    }
+    fuzz(&seeds, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let Ok(cursor) = Cursor::decode(&text) else {
+            return;
+        };
+        assert_eq!(Cursor::decode(&cursor.encode()).as_ref(), Ok(&cursor));
+        assert!(
+            cursor
+                .iter()
+                .all(|(channel, position)| cursor.get(channel.as_str()) == Some(position))
+        );
+    });
+}
+
+/// The longest message in the fuzzed frames.
+const LIMIT: usize = 200;
+
+/// All that a reader makes of bytes that come in pieces of this length.
+fn read_frames(bytes: &[u8], piece: usize) -> (Vec<Incoming>, Option<FrameError>) {
+    let mut reader = FrameReader::new(LIMIT);
+    let mut read = Vec::new();
+    for piece in bytes.chunks(piece) {
+        reader.buffer().extend_from_slice(piece);
+        loop {
+            match reader.next_message() {
+                Ok(Some(incoming)) => read.push(incoming),
+                Ok(None) => break,
+                Err(error) => return (read, Some(error)),
+            }
+        }
+    }
+    (read, None)
+}
+
+/// A masked frame, as a client sends it.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [7_u8, 77, 177, 251];
+    let mut frame = vec![first];
+    match u8::try_from(payload.len()) {
+        Ok(length) if length < 126 => frame.push(0x80 | length),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        }
+    }
+    frame.extend(mask);
+    frame.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
+    frame
+}
+
+#[test]
+fn websocket_frames() {
+    let text = masked(0x81, b"{\"type\":\"ping\"}");
+    let parts = [
+        masked(0x01, b"{\"ty"),
+        masked(0x89, b"are you there"),
+        masked(0x80, b"pe\":1}"),
+    ]
+    .concat();
+    let long = masked(0x82, &[0xff; 150]);
+    let control = [
+        masked(0x8a, b""),
+        masked(0x88, &[0x03, 0xe8, b'b', b'y', b'e']),
+    ]
+    .concat();
+    let seeds = [
+        text.clone(),
+        parts,
+        long.clone(),
+        control,
+        [text, long].concat(),
+    ];
+    for seed in &seeds {
+        assert_eq!(read_frames(seed, usize::MAX).1, None);
+    }
+    fuzz(&seeds, |bytes| {
+        let (read, error) = read_frames(bytes, usize::MAX);
+        // How the bytes are cut into pieces changes nothing.
+        assert_eq!(read_frames(bytes, 1), (read.clone(), error));
+        assert_eq!(read_frames(bytes, 7), (read.clone(), error));
+        for incoming in read {
+            match incoming {
+                Incoming::Text(text) => {
+                    assert!(text.len() <= LIMIT);
+                    std::str::from_utf8(&text).unwrap();
+                }
+                Incoming::Binary(bytes) => assert!(bytes.len() <= LIMIT),
+                Incoming::Ping(bytes) | Incoming::Pong(bytes) => assert!(bytes.len() <= 125),
+                Incoming::Close(_) => {}
+            }
+        }
+    });
+}
+
+/// What a venue's frame says; nothing when it is refused as a whole.
+fn events(kind: VenueKind, frame: &[u8]) -> Vec<VenueEvent<'_>> {
+    kind.parse(frame)
+        .map_or_else(|_| Vec::new(), |events| events.into_iter().collect())
+}
+
+/// Parses frames of a venue. What it takes for a trade or a price is one.
+fn fuzz_venue(kind: VenueKind, seeds: &[&str]) {
+    for seed in seeds {
+        assert!(!events(kind, seed.as_bytes()).is_empty(), "{seed}");
+    }
+    fuzz(&texts(seeds), |bytes| {
+        let events = events(kind, bytes);
+        for event in events {
+            match event {
+                VenueEvent::Trade(trade) => {
+                    assert!(trade.price > Default::default() && trade.size > Default::default());
+                }
+                VenueEvent::Ticker(ticker) => {
+                    let prices = [ticker.last, ticker.bid, ticker.ask];
+                    assert!(
+                        prices
+                            .into_iter()
+                            .flatten()
+                            .all(|price| price > Default::default())
+                    );
+                    let figures = [ticker.change_percent, ticker.volume_quote];
+                    assert!(figures.into_iter().flatten().all(f64::is_finite));
+                }
+                _ => {}
+            }
+        }
+    });
+}
+
+#[test]
+fn binance_frames() {
+    fuzz_venue(
+        VenueKind::Binance,
+        &[
+            r#"{"stream":"btcusdt@trade","data":{"e":"trade","E":1700000000010,"s":"BTCUSDT","t":12345,"p":"61837.64000000","q":"0.00100000","T":1700000000009,"m":true,"M":true}}"#,
+            r#"{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1","q":"2","f":1,"l":2,"T":3,"m":false,"M":true}"#,
+            r#"{"stream":"btcusdt@ticker","data":{"e":"24hrTicker","E":5,"s":"BTCUSDT","p":"1","P":"2.5","w":"1","c":"100.5","Q":"1","b":"100.4","B":"1","a":"100.6","A":"1","o":"98","h":"1","l":"1","v":"10","q":"1005","O":1,"C":5,"F":1,"L":2,"n":2}}"#,
+            r#"{"result":null,"id":1}"#,
+            r#"{"error":{"code":2,"msg":"x"},"id":1}"#,
+        ],
+    );
+}
+
+#[test]
+fn coinbase_frames() {
+    fuzz_venue(
+        VenueKind::Coinbase,
+        &[
+            r#"{"type":"match","trade_id":42,"maker_order_id":"a","taker_order_id":"b","side":"sell","size":"0.5","price":"61838.01","product_id":"BTC-USD","sequence":9,"time":"2024-08-08T23:54:17.102938Z"}"#,
+            r#"{"type":"ticker","sequence":1,"product_id":"BTC-USD","price":"110","open_24h":"100","volume_24h":"3","low_24h":"1","high_24h":"2","volume_30d":"4","best_bid":"109.9","best_bid_size":"1","best_ask":"110.1","best_ask_size":"1","side":"buy","time":"2024-08-08T23:54:17.1Z","trade_id":5,"last_size":"1"}"#,
+            r#"{"type":"subscriptions","channels":[]}"#,
+            r#"{"type":"error","message":"no","reason":"x"}"#,
+        ],
+    );
+}
+
+#[test]
+fn kraken_frames() {
+    fuzz_venue(
+        VenueKind::Kraken,
+        &[
+            r#"{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":61838.10,"qty":0.00012345678901,"ord_type":"market","trade_id":7,"timestamp":"2024-08-08T23:54:17.102938Z"},{"symbol":"BTC/USD","side":"buy","price":61838.2,"qty":1,"ord_type":"limit","trade_id":8,"timestamp":"2024-08-08T23:54:17.2Z"}]}"#,
+            r#"{"channel":"ticker","type":"snapshot","data":[{"symbol":"BTC/USD","bid":1.0,"bid_qty":1,"ask":1.2,"ask_qty":1,"last":1.1,"volume":10,"vwap":2,"low":1,"high":3,"change":0.1,"change_pct":-1.5}]}"#,
+            r#"{"method":"subscribe","result":{},"success":true}"#,
+            r#"{"channel":"heartbeat"}"#,
+        ],
+    );
+}
