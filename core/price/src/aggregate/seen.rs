@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use rust_decimal::Decimal;
-
 use crate::venue::{Trade, TradeId};
 
 /// How many trades are remembered.
@@ -12,13 +10,14 @@ const REMEMBERED: usize = 256;
 /// The trades that came last on a connection.
 ///
 /// Trades usually come with rising numbers, and then nothing is searched. A number
-/// that does not rise is a repetition if that very trade is remembered; else it came
-/// late, or the venue counts anew.
+/// that does not rise is a repetition if it is remembered; else the trade came late, or
+/// the venue counts anew. A venue gives a number once, so one that comes back with
+/// another price is a fault of the venue, and the first word stands.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     series: Option<Series>,
     newest: u64,
-    recent: VecDeque<(u64, Decimal, Decimal)>,
+    recent: VecDeque<u64>,
 }
 
 /// Which kind of numbers a connection counts by.
@@ -45,11 +44,10 @@ impl Seen {
         if *self.series.get_or_insert(series) != series {
             return Novelty::Repeated;
         }
-        let entry = (id, trade.price, trade.size);
-        if id <= self.newest && self.recent.contains(&entry) {
+        if id <= self.newest && self.recent.contains(&id) {
             return Novelty::Repeated;
         }
-        self.recent.push_back(entry);
+        self.recent.push_back(id);
         self.newest = self.newest.max(id);
         if self.recent.len() > REMEMBERED {
             self.forget_oldest();
@@ -60,8 +58,8 @@ impl Seen {
     fn forget_oldest(&mut self) {
         let oldest = self.recent.pop_front();
         // Only where the venue counts anew is the oldest the highest.
-        if oldest.is_some_and(|(id, ..)| id == self.newest) {
-            self.newest = self.recent.iter().map(|(id, ..)| *id).max().unwrap_or(0);
+        if oldest == Some(self.newest) {
+            self.newest = self.recent.iter().copied().max().unwrap_or(0);
         }
     }
 
@@ -79,6 +77,8 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
+    use rust_decimal::Decimal;
+
     use super::*;
 
     fn trade(id: TradeId, price: i64) -> Trade<'static> {
@@ -102,8 +102,8 @@ mod tests {
     fn each_trade_is_new_once() {
         let mut seen = Seen::default();
         assert_eq!(count(&mut seen, [5, 5, 6, 5, 9, 8, 8, 9]), 4);
-        // The same number with another price is another trade.
-        assert_eq!(seen.take(&trade(TradeId::Single(5), 2)), Novelty::New);
+        // Also with another price.
+        assert_eq!(seen.take(&trade(TradeId::Single(5), 2)), Novelty::Repeated);
         seen.forget();
         assert_eq!(count(&mut seen, [5, 6]), 2);
     }
