@@ -6,7 +6,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use metrics::Counter;
 use parking_lot::RwLock;
-use tidewire_proto::v1::{ErrorCode, Reconnect, ServerMessage, server_message::Data};
+use tidewire_proto::{
+    json,
+    v1::{ErrorCode, Reconnect, ServerMessage, server_message::Data},
+};
 
 use crate::{
     Authenticator, ChannelName, Class, Clock, CloseReason, Epoch, Event, Identity, Namespaces,
@@ -218,14 +221,12 @@ impl Stream {
                 ),
             ));
         }
-        serde_json::from_slice::<serde::de::IgnoredAny>(data)
-            .map(drop)
-            .map_err(|error| {
-                StreamError::new(
-                    ErrorCode::InvalidArgument,
-                    format!("`data` is not a JSON document: {error}"),
-                )
-            })
+        json::check_document(data).map_err(|error| {
+            StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("`data` is not a document that can be published: {error}"),
+            )
+        })
     }
 
     /// Reads the history of a channel for a client: with `since` the oldest after

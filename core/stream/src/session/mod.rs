@@ -436,6 +436,12 @@ impl Session {
         self.0.state.lock().queued_bytes()
     }
 
+    /// How many publications wait for their turn.
+    #[must_use]
+    pub fn queued_places(&self) -> usize {
+        self.0.state.lock().queued_places()
+    }
+
     /// Sends a message to the client, before what is published.
     pub fn say(&self, message: ServerMessage) {
         self.0.state.lock().say(message);

@@ -5,6 +5,8 @@
 //! each other in place, and a history channel that does not fit is held back and
 //! read from its history when there is room again.
 
+mod flow;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -17,7 +19,6 @@ use tokio::time::Instant;
 
 use super::{
     CloseReason, Encoding, Outgoing,
-    commands::pauses_unseen,
     subscription::{Flow, HeldUntil, Queued, Subscription},
 };
 use crate::{ChannelName, Class, Identity, Position, Publication};
@@ -112,6 +113,11 @@ impl State {
         self.control_bytes + self.queue_bytes
     }
 
+    /// Places in the queue, in the batch and among what is deferred.
+    pub(super) fn queued_places(&self) -> usize {
+        self.queue.len() + self.batch.len() + self.deferred.len()
+    }
+
     /// Whether replies wait that a client should read before it asks for more.
     pub(super) fn is_talked_out(&self) -> bool {
         self.control_bytes > self.limit / 2
@@ -135,10 +141,31 @@ impl State {
     pub(super) fn remove(&mut self, channel: &ChannelName) -> Option<Subscription> {
         let index = self.by_channel.remove(channel)?;
         let subscription = self.subscriptions.try_remove(index)?;
+        self.forget_queued(Slot {
+            index,
+            generation: subscription.generation,
+        });
         if is_price(channel) {
             self.prices -= 1;
         }
         Some(subscription)
+    }
+
+    /// Drops what waits of a subscription that has ended: whoever follows and leaves
+    /// again and again without reading leaves nothing behind.
+    fn forget_queued(&mut self, gone: Slot) {
+        let mut freed = 0;
+        self.queue.retain(|entry| match entry {
+            Entry::Publication(slot, _, size) if *slot == gone => {
+                freed += size;
+                false
+            }
+            Entry::Latest(slot) | Entry::Gap(slot, ..) => *slot != gone,
+            Entry::Publication(..) => true,
+        });
+        self.queue_bytes -= freed;
+        self.deferred.retain(|(_, slot)| *slot != gone);
+        self.batch.retain(|slot| *slot != gone);
     }
 
     pub(super) fn get(&mut self, slot: Slot) -> Option<&mut Subscription> {
@@ -413,95 +440,6 @@ impl State {
                 self.queue_latest(slot, now);
             }
         }
-    }
-
-    /// Holds back a channel that may wait while nobody looks.
-    pub(super) fn pause(&mut self, slot: Slot) {
-        let Some(subscription) = self.get(slot) else {
-            return;
-        };
-        if subscription.class == Class::Latest || !pauses_unseen(&subscription.channel) {
-            return;
-        }
-        match &mut subscription.flow {
-            Flow::Live => {
-                subscription.flow = Flow::held(HeldUntil::Visible, subscription.position.clone());
-            }
-            Flow::Held(hold) if hold.until == HeldUntil::Drained => hold.until = HeldUntil::Visible,
-            Flow::Held(_) => {}
-        }
-    }
-
-    /// Goes on with a channel when someone looks again.
-    pub(super) fn wake(&mut self, slot: Slot, now: Instant) {
-        let Some(subscription) = self.get(slot) else {
-            return;
-        };
-        match &subscription.flow {
-            Flow::Live => {
-                self.queue_latest(slot, now);
-            }
-            Flow::Held(hold) if hold.until == HeldUntil::Visible => self.release(slot),
-            Flow::Held(_) => {}
-        }
-    }
-
-    /// Lets a held flow go on as soon as there is room.
-    pub(super) fn release(&mut self, slot: Slot) {
-        let Some(subscription) = self.get(slot) else {
-            return;
-        };
-        if let Flow::Held(hold) = &mut subscription.flow {
-            hold.until = HeldUntil::Drained;
-            self.may_read = true;
-            self.drain_gate(slot);
-        }
-    }
-
-    /// Moves what the gate holds next into the queue. The flow is live when
-    /// nothing is missing any more.
-    pub(super) fn drain_gate(&mut self, slot: Slot) {
-        loop {
-            let (used, limit, encoding) = (self.queued_bytes(), self.limit, self.encoding);
-            let Some(subscription) = self.get(slot) else {
-                return;
-            };
-            let Flow::Held(hold) = &mut subscription.flow else {
-                return;
-            };
-            if hold.top.epoch == subscription.position.epoch
-                && hold.top.seq <= subscription.position.seq
-            {
-                subscription.flow = Flow::Live;
-                return;
-            }
-            let Some(next) = hold.next_after(&subscription.position) else {
-                return;
-            };
-            let size = publication_size(&next, encoding);
-            if used > 0 && used + size > limit {
-                hold.gate.push_front(next);
-                return;
-            }
-            self.push(slot, next, size);
-        }
-    }
-
-    /// A subscription whose history has to be read now, if the queue has room.
-    pub(super) fn next_to_read(&mut self) -> Option<Slot> {
-        if !self.may_read || self.queued_bytes() > self.limit / 2 {
-            return None;
-        }
-        let ready = self
-            .subscriptions
-            .iter()
-            .find(|(_, subscription)| subscription.flow.is_ready())
-            .map(|(index, subscription)| Slot {
-                index,
-                generation: subscription.generation,
-            });
-        self.may_read = ready.is_some();
-        ready
     }
 }
 

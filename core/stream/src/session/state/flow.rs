@@ -1,0 +1,107 @@
+//! How the flow of a subscription is held back and let go again.
+//!
+//! A new subscription, one that resumes, one whose client reads too slowly and one
+//! that nobody looks at are all held in the same way, and go on in the same way:
+//! from the gate if it has what comes next, else from the history.
+
+use tokio::time::Instant;
+
+use super::{Slot, State, publication_size};
+use crate::{
+    Class,
+    session::{
+        commands::pauses_unseen,
+        subscription::{Flow, HeldUntil},
+    },
+};
+
+impl State {
+    /// Holds back a channel that may wait while nobody looks.
+    pub(in crate::session) fn pause(&mut self, slot: Slot) {
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
+        if subscription.class == Class::Latest || !pauses_unseen(&subscription.channel) {
+            return;
+        }
+        match &mut subscription.flow {
+            Flow::Live => {
+                subscription.flow = Flow::held(HeldUntil::Visible, subscription.position.clone());
+            }
+            Flow::Held(hold) if hold.until == HeldUntil::Drained => hold.until = HeldUntil::Visible,
+            Flow::Held(_) => {}
+        }
+    }
+
+    /// Goes on with a channel when someone looks again.
+    pub(in crate::session) fn wake(&mut self, slot: Slot, now: Instant) {
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
+        match &subscription.flow {
+            Flow::Live => {
+                self.queue_latest(slot, now);
+            }
+            Flow::Held(hold) if hold.until == HeldUntil::Visible => self.release(slot),
+            Flow::Held(_) => {}
+        }
+    }
+
+    /// Lets a held flow go on as soon as there is room.
+    pub(in crate::session) fn release(&mut self, slot: Slot) {
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
+        if let Flow::Held(hold) = &mut subscription.flow {
+            hold.until = HeldUntil::Drained;
+            self.may_read = true;
+            self.drain_gate(slot);
+        }
+    }
+
+    /// Moves what the gate holds next into the queue. The flow is live when
+    /// nothing is missing any more.
+    pub(in crate::session) fn drain_gate(&mut self, slot: Slot) {
+        loop {
+            let (used, limit, encoding) = (self.queued_bytes(), self.limit, self.encoding);
+            let Some(subscription) = self.get(slot) else {
+                return;
+            };
+            let Flow::Held(hold) = &mut subscription.flow else {
+                return;
+            };
+            if hold.top.epoch == subscription.position.epoch
+                && hold.top.seq <= subscription.position.seq
+            {
+                subscription.flow = Flow::Live;
+                return;
+            }
+            let Some(next) = hold.next_after(&subscription.position) else {
+                return;
+            };
+            let size = publication_size(&next, encoding);
+            if used > 0 && used + size > limit {
+                hold.gate.push_front(next);
+                return;
+            }
+            self.push(slot, next, size);
+        }
+    }
+
+    /// A subscription whose history has to be read now, if the queue has room.
+    pub(in crate::session) fn next_to_read(&mut self) -> Option<Slot> {
+        if !self.may_read || self.queued_bytes() > self.limit / 2 {
+            return None;
+        }
+        let ready = self
+            .subscriptions
+            .iter()
+            .find(|(_, subscription)| subscription.flow.is_ready())
+            .map(|(index, subscription)| Slot {
+                index,
+                generation: subscription.generation,
+            });
+        self.may_read = ready.is_some();
+        ready
+    }
+}

@@ -1,0 +1,282 @@
+//! Recovery against a model: whatever happens in whatever order, a client gets every
+//! publication once and in order, or is told that something is lost.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use proptest::prelude::*;
+use tidewire_proto::v1::{
+    self, ChannelSubscription, SubscribeRequest, UnsubscribeRequest, Visibility,
+    server_message::Data,
+};
+use tidewire_stream::{
+    AnonymousPolicy, Arrival, Authenticator, Connection, Encoding, Identity, ManualClock,
+    Namespace, Namespaces, Outgoing, PublishRight, Stream, StreamOptions, Transport,
+};
+
+const HISTORY: usize = 40;
+const CHANNEL: &str = "orders:1";
+
+fn stream(outbox_bytes: usize) -> Arc<Stream> {
+    let clock = ManualClock::at(1_000_000);
+    let mut namespaces = Namespaces::built_in();
+    let orders = Namespace {
+        history_size: HISTORY,
+        publish: PublishRight::Public,
+        ..Namespace::history("orders")
+    };
+    namespaces.add(orders).unwrap();
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    let options = StreamOptions {
+        outbox_bytes,
+        ..StreamOptions::default()
+    };
+    Stream::in_memory(namespaces, authenticator, clock, options)
+}
+
+async fn connect(stream: &Arc<Stream>) -> Connection {
+    let arrival = Arrival {
+        identity: Identity::Anonymous,
+        transport: Transport::WebSocket,
+        encoding: Encoding::Json,
+        address: None,
+        heartbeat: None,
+    };
+    Connection::open(stream.clone(), arrival).await
+}
+
+/// A client, and what it may rely on.
+struct Client {
+    connection: Connection,
+    /// The last publication that it has, or was told it cannot have.
+    seen: u64,
+    epoch: String,
+    /// What the last `subscribed` promised to replay up to.
+    owed: u64,
+    follows: bool,
+}
+
+impl Client {
+    async fn subscribe(
+        stream: &Arc<Stream>,
+        connection: Connection,
+        since: Option<(String, u64)>,
+    ) -> Self {
+        let position = since
+            .clone()
+            .map(|(epoch, seq)| v1::Position { epoch, seq });
+        let channels = vec![ChannelSubscription {
+            channel: CHANNEL.into(),
+            since: position,
+            min_interval_ms: None,
+        }];
+        let result = connection
+            .subscribe(SubscribeRequest { channels })
+            .await
+            .unwrap()
+            .channels
+            .remove(0);
+        assert!(result.error.is_none());
+        let missed = since.map(|(_, seq)| result.seq - seq);
+        // Complete or refused, by what the history holds.
+        assert_eq!(
+            result.recovered,
+            missed.is_some_and(|missed| missed <= HISTORY as u64)
+        );
+        let seen = if result.recovered {
+            result.seq - missed.unwrap()
+        } else {
+            result.seq
+        };
+        let _ = stream;
+        connection.resume();
+        Self {
+            connection,
+            seen,
+            epoch: result.epoch,
+            owed: result.seq,
+            follows: true,
+        }
+    }
+
+    /// Reads once, up to about `budget` bytes. False if there was nothing.
+    fn read(&mut self, budget: usize) -> bool {
+        let mut out = Vec::new();
+        // The memory broker never waits: what is there is there at once.
+        let Some(taken) = self.connection.next(budget, &mut out).now_or_never() else {
+            return false;
+        };
+        taken.unwrap();
+        for message in out {
+            match message {
+                Outgoing::Publication(publication) => {
+                    assert!(self.follows, "nothing comes after leaving");
+                    assert_eq!(publication.seq(), self.seen + 1, "each once, in order");
+                    self.seen = publication.seq();
+                }
+                Outgoing::Direct(message) => {
+                    if let Some(Data::Gap(gap)) = &message.data {
+                        assert!(gap.seq > self.seen, "a gap is a loss");
+                        self.seen = gap.seq;
+                    }
+                }
+                Outgoing::Prices { .. } => unreachable!("there are no prices"),
+            }
+        }
+        true
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(u8),
+    Read(usize),
+    Reconnect,
+    Resubscribe,
+    Leave,
+    Look(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1_u8..30).prop_map(Step::Publish),
+        4 => (1_usize..4_000).prop_map(Step::Read),
+        1 => Just(Step::Reconnect),
+        1 => Just(Step::Resubscribe),
+        1 => Just(Step::Leave),
+        1 => any::<bool>().prop_map(Step::Look),
+    ]
+}
+
+async fn run(steps: Vec<Step>, outbox: usize) {
+    let stream = stream(outbox);
+    let mut top = 0;
+    let mut client = Client::subscribe(&stream, connect(&stream).await, None).await;
+    for step in steps {
+        match step {
+            Step::Publish(count) => {
+                for _ in 0..count {
+                    top += 1;
+                    let data = Bytes::from(format!("{{\"n\":{top}}}"));
+                    let (_, at) = stream
+                        .publish_as(&Identity::Anonymous, CHANNEL, data, None)
+                        .await
+                        .unwrap();
+                    assert_eq!(at.seq, top);
+                }
+            }
+            Step::Read(budget) => {
+                client.read(budget);
+            }
+            Step::Reconnect => {
+                let since = (client.epoch.clone(), client.seen);
+                drop(client);
+                client = Client::subscribe(&stream, connect(&stream).await, Some(since)).await;
+            }
+            Step::Resubscribe => {
+                let since = (client.epoch.clone(), client.seen);
+                client = Client::subscribe(&stream, client.connection, Some(since)).await;
+            }
+            Step::Leave => {
+                let channels = vec![CHANNEL.to_owned()];
+                client
+                    .connection
+                    .unsubscribe(&UnsubscribeRequest { channels })
+                    .unwrap();
+                client.follows = false;
+                while client.read(usize::MAX) {}
+                assert_eq!(
+                    client.connection.queued_bytes(),
+                    0,
+                    "nothing is left behind"
+                );
+                let since = (client.epoch.clone(), client.seen);
+                client = Client::subscribe(&stream, client.connection, Some(since)).await;
+            }
+            Step::Look(is_seen) => {
+                let state = if is_seen {
+                    Visibility::Active
+                } else {
+                    Visibility::Background
+                };
+                client.connection.set_visibility(state).unwrap();
+            }
+        }
+        let one_message = 200;
+        assert!(
+            client.connection.queued_bytes() <= outbox + one_message,
+            "the outbox is bounded"
+        );
+    }
+    // In the end everything was had or told of.
+    client
+        .connection
+        .set_visibility(Visibility::Active)
+        .unwrap();
+    while client.read(usize::MAX) {}
+    assert_eq!(client.seen, top);
+    assert!(client.seen >= client.owed);
+    drop(client);
+    assert_eq!(stream.hub().channels(), 0, "nobody is left in the hub");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_lost_doubled_or_reordered_in_silence(
+        steps in prop::collection::vec(step(), 1..120),
+        outbox in 300_usize..6_000,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(run(steps, outbox));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn following_and_leaving_unread_leaves_nothing_behind() {
+    let mut namespaces = Namespaces::built_in();
+    let ticks = Namespace {
+        publish: PublishRight::Public,
+        ..Namespace::latest("ticks")
+    };
+    namespaces.add(ticks).unwrap();
+    let clock = ManualClock::at(0);
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    let stream = Stream::in_memory(namespaces, authenticator, clock, StreamOptions::default());
+    stream
+        .publish_as(
+            &Identity::Anonymous,
+            "ticks:a",
+            Bytes::from_static(b"1"),
+            None,
+        )
+        .await
+        .unwrap();
+    let connection = connect(&stream).await;
+    for _ in 0..1_000 {
+        let channels = vec![ChannelSubscription {
+            channel: "ticks:a".into(),
+            ..ChannelSubscription::default()
+        }];
+        connection
+            .subscribe(SubscribeRequest { channels })
+            .await
+            .unwrap();
+        connection.resume();
+        connection
+            .unsubscribe(&UnsubscribeRequest {
+                channels: vec!["ticks:a".into()],
+            })
+            .unwrap();
+    }
+    assert_eq!(connection.queued_places(), 0);
+}
