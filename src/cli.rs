@@ -168,12 +168,10 @@ fn record(config: &Config, file: &Path) -> anyhow::Result<()> {
         let engine = PriceEngine::new(&config.prices, Arc::new(Nowhere), Arc::new(SystemClock))?;
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
+        let signal = serve::StopSignal::new()?;
         tokio::spawn(async move {
-            // Without a signal handler the recording runs until it is killed, and
-            // reads up to there.
-            if serve::wait_for_signal().await.is_ok() {
-                stop.cancel();
-            }
+            signal.received().await;
+            stop.cancel();
         });
         tracing::info!(file = %file.display(), "recording; interrupt to end");
         let frames = engine.record(file, cancel).await?;

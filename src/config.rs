@@ -13,7 +13,9 @@ use figment::{
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tidewire_price::PriceConfig;
-use tidewire_stream::{Access, Class, Namespace, PublishRight, StreamOptions};
+use tidewire_stream::{
+    Access, Class, Namespace, PublishRight, StreamOptions, auth::MIN_SECRET_BYTES,
+};
 
 /// All of it.
 #[derive(Debug, Default, Deserialize)]
@@ -261,6 +263,14 @@ impl Config {
         if self.auth.hmac_secret.is_none() && !self.server.listen.ip().is_loopback() {
             bail!(
                 "auth.hmac_secret is missing, expected a secret of 32 bytes at least on a server that is not on loopback"
+            );
+        }
+        if let Some(secret) = &self.auth.hmac_secret
+            && secret.len() < MIN_SECRET_BYTES
+        {
+            bail!(
+                "auth.hmac_secret is {} bytes long, expected {MIN_SECRET_BYTES} at least",
+                secret.len()
             );
         }
         if self.limits.frame_bytes < 1_024 {

@@ -12,7 +12,11 @@ use tidewire_stream::{
     AnonymousPolicy, Authenticator, ChannelName, Event, Namespace, Namespaces, PublishRight,
     Publisher, SharedClock, Stream, StreamError, SystemClock,
 };
-use tokio::{net::TcpListener, signal::unix::SignalKind, sync::OnceCell};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::OnceCell,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{config::Config, secret, telemetry};
@@ -71,6 +75,8 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let stream = Stream::in_memory(namespaces, authenticator, clock, config.stream_options());
     publisher.connect(stream.clone());
 
+    // Before the server says that it listens: from then on it can be asked to stop.
+    let stop_signal = StopSignal::new()?;
     let listener = TcpListener::bind(config.server.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.server.listen))?;
@@ -106,7 +112,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         stop.clone(),
     ));
 
-    wait_for_signal().await?;
+    stop_signal.received().await;
     tracing::info!(
         connections = gateway.connections(),
         "stopping: clients are sent away"
@@ -176,13 +182,26 @@ async fn sweep(stream: Arc<Stream>, halt: CancellationToken) {
     }
 }
 
-pub(crate) async fn wait_for_signal() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+/// SIGTERM and SIGINT, from the moment it exists.
+pub(crate) struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignal {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    pub(crate) async fn received(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Judges tokens by the configured secret, or on loopback by one of the server's own.

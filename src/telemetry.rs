@@ -41,10 +41,14 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     );
     metrics::describe_counter!("tidewire_venue_trades_total", "Trades from venues.");
     metrics::describe_counter!(
-        "tidewire_venue_connects_total",
-        "Connections made to venues."
+        "tidewire_venue_reconnects_total",
+        "Connections to venues that had to be made again."
     );
-    metrics::describe_gauge!("tidewire_venue_live", "Whether a venue sends data.");
+    metrics::describe_counter!(
+        "tidewire_venue_refusals_total",
+        "Subscriptions that venues refused."
+    );
+    metrics::describe_gauge!("tidewire_venue_connected", "Whether a venue is connected.");
     metrics::describe_gauge!("tidewire_connections", "Open connections.");
     metrics::describe_gauge!(
         "tidewire_subscriptions",

@@ -397,28 +397,8 @@ impl Server {
     ///
     /// # Panics
     /// It has ended.
-    pub async fn terminate(&self) {
-        within(
-            "the server to listen for signals",
-            self.listens_for_signals(),
-        )
-        .await;
+    pub fn terminate(&self) {
         kill_process(self.pid(), Signal::TERM).expect("a signal can be sent");
-    }
-
-    /// Waits until SIGTERM has a handler: the server may be ready a little earlier.
-    /// Where the system does not tell, it is taken to have one.
-    async fn listens_for_signals(&self) {
-        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
-        let bit = 1_u64 << (Signal::TERM.as_raw() - 1);
-        while let Ok(status) = tokio::fs::read_to_string(&path).await {
-            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-            let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-            if caught.is_none_or(|mask| mask & bit != 0) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
     }
 
     /// Waits for its end.

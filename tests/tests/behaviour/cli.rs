@@ -232,7 +232,6 @@ async fn a_short_secret_is_refused() {
 }
 
 #[tokio::test]
-#[ignore = "`check-config` does not look at the length of the secret yet; starting does"]
 async fn a_short_secret_is_found_by_the_check() {
     let folder = folder_with(SHORT_SECRET);
     let output = run(

@@ -14,7 +14,7 @@ async fn everybody_is_told_to_come_back(transport: Transport) {
         clients.push(client);
     }
     server.publish("demo:a", json!("the last word")).await;
-    server.terminate().await;
+    server.terminate();
     for client in &mut clients {
         let (messages, close) = client.drain().await;
         // What was published before is not lost; the word may overtake it.
@@ -41,7 +41,7 @@ async fn a_server_without_clients_stops_at_once() {
         .set("server", "drain = \"1h\"")
         .start()
         .await;
-    server.terminate().await;
+    server.terminate();
     assert_eq!(server.ended().await.code(), Some(0));
 }
 
@@ -54,7 +54,7 @@ async fn a_client_that_does_not_go_is_cut() {
     // A stream that is open and not read.
     let request = server.http().get(server.url("/v1/sse?channels=demo:a"));
     let response = request.send().await.unwrap();
-    server.terminate().await;
+    server.terminate();
     assert_eq!(server.ended().await.code(), Some(0));
     drop(response);
 }
