@@ -1,5 +1,6 @@
 //! Plain HTTP: JSON for unary RPCs, the console page, health and metrics.
 
+pub(crate) mod body;
 pub(crate) mod console;
 pub(crate) mod cors;
 pub(crate) mod health;

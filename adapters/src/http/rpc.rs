@@ -1,16 +1,18 @@
 //! `POST /v1/rpc/{Service}/{Method}`: every unary RPC as JSON.
 
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Path, State},
     response::Response,
 };
 use http::{Request, StatusCode};
-use tidewire_proto::{rpc, v1::ErrorCode};
+use tidewire_proto::rpc;
 use tidewire_service::from_status;
-use tidewire_stream::StreamError;
 
-use super::reply::{HttpError, json_response};
+use super::{
+    body,
+    reply::{HttpError, json_response},
+};
 use crate::{Gateway, access};
 
 /// Services of the protocol that this version does not have.
@@ -29,16 +31,7 @@ pub(crate) async fn call(
 ) -> Result<Response, HttpError> {
     gateway.origins.admit(request.headers())?;
     let identity = access::identify(&gateway.stream, request.headers(), None)?;
-    let limit = gateway.options.frame_bytes;
-    let body = to_bytes(request.into_body(), limit).await.map_err(|_| {
-        HttpError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            StreamError::new(
-                ErrorCode::InvalidArgument,
-                format!("the body cannot be read, expected at most {limit} bytes"),
-            ),
-        )
-    })?;
+    let body = body::read(request.into_body(), gateway.options.frame_bytes).await?;
     let mut asked = tonic::Request::new(body);
     asked.extensions_mut().insert(identity);
     // Services may be named with their package.

@@ -6,7 +6,7 @@ mod events;
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{ConnectInfo, Path, Query, Request, State},
     response::Response,
 };
@@ -20,7 +20,10 @@ use tidewire_stream::{Arrival, Connection, Encoding, StreamError, Transport};
 
 use crate::{
     Gateway, access,
-    http::reply::{HttpError, json_response},
+    http::{
+        body,
+        reply::{HttpError, json_response},
+    },
     websocket::refusal,
 };
 
@@ -173,16 +176,7 @@ pub(crate) async fn command(
             .into());
         }
     }
-    let limit = gateway.options.frame_bytes;
-    let body = to_bytes(request.into_body(), limit).await.map_err(|_| {
-        HttpError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            StreamError::new(
-                ErrorCode::InvalidArgument,
-                format!("the body cannot be read, expected at most {limit} bytes"),
-            ),
-        )
-    })?;
+    let body = body::read(request.into_body(), gateway.options.frame_bytes).await?;
     let reply = match json::parse_client(&body) {
         Ok(message) => gateway.router.answer(&session, message).await,
         Err(error) => {
