@@ -3,7 +3,7 @@
 //! Every key of the documented configuration is accepted. Those whose part of the
 //! server is not built yet are refused or reported by name, never passed over.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use figment::{
@@ -43,6 +43,17 @@ pub(crate) struct ServerConfig {
     pub(crate) drain: Duration,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) threads: usize,
+}
+
+impl ServerConfig {
+    /// One shard for each core that this process may use, or as many as configured.
+    fn shards(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            threads => threads,
+        }
+    }
 }
 
 impl Default for ServerConfig {
@@ -54,6 +65,7 @@ impl Default for ServerConfig {
             drain: Duration::from_secs(10),
             tls_cert: None,
             tls_key: None,
+            threads: 0,
         }
     }
 }
@@ -329,6 +341,7 @@ impl Config {
             channels_per_connection: self.limits.channels_per_connection,
             batch_interval: Duration::from_millis(self.stream.batch_interval_ms),
             publication_bytes: self.limits.frame_bytes,
+            shards: self.server.shards(),
             ..StreamOptions::default()
         }
     }

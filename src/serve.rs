@@ -13,7 +13,6 @@ use tidewire_stream::{
     Publisher, SharedClock, Stream, StreamError, SystemClock,
 };
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::OnceCell,
 };
@@ -77,8 +76,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
 
     // Before the server says that it listens: from then on it can be asked to stop.
     let stop_signal = StopSignal::new()?;
-    let listener = TcpListener::bind(config.server.listen)
-        .await
+    let listener = std::net::TcpListener::bind(config.server.listen)
         .with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let address = listener.local_addr()?;
     let gateway = Gateway::new(
@@ -105,12 +103,8 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
 
     start_feed(feed, first, &prices, &tasks, &halt);
     tasks.spawn(sweep(stream.clone(), halt.clone()));
-    let serving = tokio::spawn(tidewire_adapters::serve(
-        listener,
-        gateway.routes(),
-        tasks.clone(),
-        stop.clone(),
-    ));
+    let threads = tidewire_adapters::serve(listener, &gateway.routes(), &stream, &tasks, &stop)
+        .context("the server's threads cannot start")?;
 
     stop_signal.received().await;
     tracing::info!(
@@ -130,7 +124,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
             "some connections did not end in time and are cut"
         );
     }
-    serving.abort();
+    threads.end();
     tracing::info!("stopped");
     Ok(())
 }

@@ -14,4 +14,4 @@ pub mod websocket;
 
 pub use gateway::{AdminAccess, Gateway, GatewayOptions, Probes};
 pub use origin::OriginPolicy;
-pub use server::serve;
+pub use server::{ShardThreads, serve};

@@ -1,6 +1,6 @@
 //! The listener: HTTP/1.1 with upgrades and HTTP/2 on one port.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router as Routes, extract::ConnectInfo};
 use hyper::{body::Incoming, service::service_fn};
@@ -8,6 +8,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use tidewire_stream::{ShardId, Stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
@@ -26,34 +27,106 @@ const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(20);
 const SEND_BUFFER_BYTES: usize = 128 << 10;
 
 /// Buffers of a request's head, in bytes.
-const HEAD_BUFFER_BYTES: usize = 16 << 10;
+const HEAD_BUFFER_BYTES: usize = 8 << 10;
 
-/// Serves `routes` until `stop` is cancelled. Connections run in `tasks`; after
-/// `stop` they finish what they do, and idle ones close.
-pub async fn serve(
-    listener: TcpListener,
+/// Serves `routes` until `stop` is cancelled, on one thread for each shard of the
+/// streaming core. A connection stays on the thread that accepted it. Connections run
+/// in `tasks`; after `stop` they finish what they do, and idle ones close.
+///
+/// # Errors
+/// A thread cannot be started, or the listener cannot be shared between them.
+pub fn serve(
+    listener: std::net::TcpListener,
+    routes: &Routes,
+    stream: &Arc<Stream>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> io::Result<ShardThreads> {
+    listener.set_nonblocking(true)?;
+    let (end, mut threads) = (CancellationToken::new(), Vec::new());
+    for shard in stream.hub().shards() {
+        let acceptor = Acceptor {
+            shard,
+            listener: listener.try_clone()?,
+            routes: routes.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stream, end) = (stream.clone(), end.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("tidewire-{shard}"))
+            .spawn(move || {
+                runtime.block_on(end.run_until_cancelled(async {
+                    tokio::spawn(acceptor.run());
+                    stream.hub().shard(shard).run().await;
+                }));
+            })?;
+        threads.push(thread);
+    }
+    Ok(ShardThreads { end, threads })
+}
+
+/// The threads of the shards.
+#[derive(Debug)]
+pub struct ShardThreads {
+    end: CancellationToken,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl ShardThreads {
+    /// Ends the threads, and the connections that still live on them.
+    pub fn end(self) {
+        self.end.cancel();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a shard's thread panicked");
+            }
+        }
+    }
+}
+
+/// Accepts connections for one shard. The listener is shared: whoever has time for
+/// it takes the next one.
+struct Acceptor {
+    shard: ShardId,
+    listener: std::net::TcpListener,
     routes: Routes,
     tasks: TaskTracker,
     stop: CancellationToken,
-) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                tasks.spawn(serve_connection(
-                    stream,
-                    address,
-                    routes.clone(),
-                    stop.clone(),
-                ));
-            }
+}
+
+impl Acceptor {
+    async fn run(self) {
+        let listener = match TcpListener::from_std(self.listener) {
+            Ok(listener) => listener,
             Err(error) => {
-                // Out of file descriptors, most likely: those that close make room.
-                tracing::warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tracing::error!(%error, "a shard cannot listen");
+                return;
+            }
+        };
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    self.tasks.spawn(serve_connection(
+                        stream,
+                        address,
+                        self.shard,
+                        self.routes.clone(),
+                        self.stop.clone(),
+                    ));
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: those that close make room.
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
         }
     }
@@ -62,6 +135,7 @@ pub async fn serve(
 async fn serve_connection(
     stream: TcpStream,
     address: SocketAddr,
+    shard: ShardId,
     routes: Routes,
     stop: CancellationToken,
 ) {
@@ -70,6 +144,7 @@ async fn serve_connection(
     }
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
+        request.extensions_mut().insert(shard);
         request
             .extensions_mut()
             .insert(tonic::transport::server::TcpConnectInfo {

@@ -94,7 +94,7 @@ impl Events {
                         let cursor = encode(publication.channel().clone(), position);
                         write_id(out, &cursor);
                     }
-                    out.put_slice(&publication.frame(FrameKind::Sse, |publication| {
+                    out.put_slice(publication.frame(FrameKind::Sse, |publication| {
                         event(publication.event_type(), &publication.json())
                     }));
                 }

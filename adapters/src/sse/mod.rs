@@ -6,6 +6,7 @@ mod events;
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{ConnectInfo, Path, Query, Request, State},
     response::Response,
@@ -16,7 +17,7 @@ use tidewire_proto::{
     json,
     v1::{ChannelSubscription, ClientMessage, ErrorCode, Position, client_message},
 };
-use tidewire_stream::{Arrival, Connection, Encoding, StreamError, Transport};
+use tidewire_stream::{Arrival, Connection, Encoding, ShardId, StreamError, Transport};
 
 use crate::{
     Gateway, access,
@@ -49,6 +50,7 @@ pub(crate) struct CommandQuery {
 pub(crate) async fn stream(
     State(gateway): State<Gateway>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Extension(shard): Extension<ShardId>,
     Query(query): Query<StreamQuery>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
@@ -65,6 +67,7 @@ pub(crate) async fn stream(
         encoding: Encoding::Json,
         address: Some(address.ip()),
         heartbeat,
+        shard,
     };
     let connection = Connection::open(gateway.stream.clone(), arrival).await;
     let channels = wanted(query.channels.as_deref().unwrap_or_default(), &cursor);
@@ -81,8 +84,7 @@ pub(crate) async fn stream(
                 },
             )
             .await;
-        connection.say(reply);
-        connection.resume();
+        connection.answer(reply);
     }
     let mut response = Response::new(Body::from_stream(events::events(connection)));
     let headers = response.headers_mut();

@@ -4,7 +4,7 @@
 //! the protocol demands. The writer puts a header before bytes that many clients
 //! share. Connections and their commands live in `connection`.
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 /// A message or control frame of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -275,21 +275,26 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, FrameError> {
 /// A whole, unmasked frame.
 #[must_use]
 pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(payload.len() + 10);
-    out.put_u8(0x80 | opcode as u8);
+    let mut out = Vec::with_capacity(payload.len() + 10);
+    put_frame(&mut out, opcode, payload);
+    out.into()
+}
+
+/// Appends a whole, unmasked frame.
+pub fn put_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+    out.push(0x80 | opcode as u8);
     match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
-        (Ok(length @ 0..=125), _) => out.put_u8(length),
+        (Ok(length @ 0..=125), _) => out.push(length),
         (_, Ok(length)) => {
-            out.put_u8(126);
-            out.put_u16(length);
+            out.push(126);
+            out.extend_from_slice(&length.to_be_bytes());
         }
         _ => {
-            out.put_u8(127);
-            out.put_u64(payload.len() as u64);
+            out.push(127);
+            out.extend_from_slice(&(payload.len() as u64).to_be_bytes());
         }
     }
-    out.put_slice(payload);
-    out.freeze()
+    out.extend_from_slice(payload);
 }
 
 /// A close frame.

@@ -2,22 +2,26 @@
 
 mod connection;
 pub mod frame;
+mod io;
+mod socket;
 
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{ConnectInfo, Request, State},
     response::Response,
 };
 use base64::Engine as _;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    Arrival, CloseReason, Connection, Encoding, Identity, Session, StreamError, Transport,
+    Arrival, CloseReason, Connection, Encoding, Identity, Session, ShardId, StreamError, Transport,
 };
 use tokio::net::TcpStream;
 
@@ -38,6 +42,7 @@ const PROTO: &str = "tidewire.v1.proto";
 pub(crate) async fn upgrade(
     State(gateway): State<Gateway>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Extension(shard): Extension<ShardId>,
     mut request: Request,
 ) -> Result<Response, HttpError> {
     let headers = request.headers();
@@ -55,6 +60,7 @@ pub(crate) async fn upgrade(
         encoding,
         address: Some(address.ip()),
         heartbeat: None,
+        shard,
     };
     gateway
         .tasks
@@ -82,16 +88,12 @@ async fn serve(gateway: Gateway, upgrade: OnUpgrade, arrival: Arrival) {
     let router = gateway.router.clone();
     // The bare socket, if that is what lies below: without hyper's layers it is
     // smaller and faster.
-    match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
-        Ok(parts) => {
-            let io = Rewound {
-                head: parts.read_buf,
-                io: parts.io.into_inner(),
-            };
-            connection::run(io, connection, router, limit).await;
-        }
-        Err(upgraded) => connection::run(TokioIo::new(upgraded), connection, router, limit).await,
-    }
+    let (ends, head) =
+        match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
+            Ok(parts) => (io::tcp(parts.io.into_inner()), parts.read_buf),
+            Err(upgraded) => (io::other(TokioIo::new(upgraded)), Bytes::new()),
+        };
+    connection::run(ends, head, connection, router, limit).await;
 }
 
 /// Sends away who gives no token in time.
@@ -178,69 +180,4 @@ fn accept_key(key: &HeaderValue) -> HeaderValue {
     let accept = base64::engine::general_purpose::STANDARD.encode(hash.finalize());
     // Base64 is always a valid header value.
     HeaderValue::from_str(&accept).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-use rewound::Rewound;
-
-/// A socket of which some bytes were read already.
-mod rewound {
-    use std::{
-        io,
-        pin::Pin,
-        task::{Context, Poll},
-    };
-
-    use bytes::{Buf as _, Bytes};
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    pub(super) struct Rewound<I> {
-        pub(super) head: Bytes,
-        pub(super) io: I,
-    }
-
-    impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            if self.head.is_empty() {
-                return Pin::new(&mut self.io).poll_read(cx, buf);
-            }
-            let part = self.head.len().min(buf.remaining());
-            buf.put_slice(&self.head[..part]);
-            self.head.advance(part);
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl<I: AsyncWrite + Unpin> AsyncWrite for Rewound<I> {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.io).poll_write(cx, buf)
-        }
-
-        fn poll_write_vectored(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bufs: &[io::IoSlice<'_>],
-        ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-        }
-
-        fn is_write_vectored(&self) -> bool {
-            self.io.is_write_vectored()
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.io).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.io).poll_shutdown(cx)
-        }
-    }
 }

@@ -14,7 +14,7 @@ use tidewire_proto::{
 };
 use tidewire_stream::{
     Arrival, ChannelName, CloseReason, Connection, Encoding, Identity, Position, Scope, Session,
-    Stream, StreamError, Transport,
+    ShardId, Stream, StreamError, Transport,
 };
 use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status, Streaming};
@@ -88,6 +88,12 @@ impl StreamRpc {
             encoding: Encoding::Proto,
             address: request.remote_addr().map(|address| address.ip()),
             heartbeat: None,
+            // Without a listener that says where, whoever publishes delivers.
+            shard: request
+                .extensions()
+                .get()
+                .copied()
+                .unwrap_or(ShardId::CALLER),
         };
         Connection::open(self.stream.clone(), arrival).await
     }
@@ -98,8 +104,7 @@ impl StreamRpc {
         };
         session.ready_for_command().await;
         let reply = router.answer(session, message).await;
-        session.say(reply);
-        session.resume();
+        session.answer(reply);
     }
 }
 

@@ -70,6 +70,17 @@ pub struct Position {
     pub seq: Seq,
 }
 
+impl Position {
+    /// Moves on to `to`.
+    pub(crate) fn advance(&mut self, to: &Self) {
+        // Nearly always only the number changes.
+        if self.epoch != to.epoch {
+            self.epoch = to.epoch.clone();
+        }
+        self.seq = to.seq;
+    }
+}
+
 impl From<v1::Position> for Position {
     fn from(position: v1::Position) -> Self {
         Self {
@@ -191,10 +202,8 @@ impl Publication {
     }
 
     /// A frame of the message: `make` is called on first use only.
-    pub fn frame(&self, kind: FrameKind, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
-        self.frames[kind as usize]
-            .get_or_init(|| make(self))
-            .clone()
+    pub fn frame(&self, kind: FrameKind, make: impl FnOnce(&Self) -> Bytes) -> &Bytes {
+        self.frames[kind as usize].get_or_init(|| make(self))
     }
 
     /// The message as a value, for those that need more than its bytes.

@@ -61,6 +61,8 @@ pub struct StreamOptions {
     pub heartbeat_background: Duration,
     /// The largest document that can be published, in bytes.
     pub publication_bytes: usize,
+    /// How many shards there are. Each wants a thread that runs it.
+    pub shards: usize,
 }
 
 impl Default for StreamOptions {
@@ -72,6 +74,7 @@ impl Default for StreamOptions {
             heartbeat: Duration::from_secs(2),
             heartbeat_background: Duration::from_secs(30),
             publication_bytes: 64 << 10,
+            shards: 0,
         }
     }
 }
@@ -127,7 +130,7 @@ impl Stream {
         options: StreamOptions,
     ) -> Arc<Self> {
         let namespaces = Arc::new(namespaces);
-        let hub = Arc::new(Hub::new());
+        let hub = Arc::new(Hub::new(options.shards));
         let broker = MemoryBroker::new(
             namespaces.clone(),
             hub.clone(),

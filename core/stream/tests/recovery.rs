@@ -13,7 +13,7 @@ use tidewire_proto::v1::{
 };
 use tidewire_stream::{
     AnonymousPolicy, Arrival, Authenticator, Connection, Encoding, Identity, ManualClock,
-    Namespace, Namespaces, Outgoing, PublishRight, Stream, StreamOptions, Transport,
+    Namespace, Namespaces, Outgoing, PublishRight, ShardId, Stream, StreamOptions, Transport,
 };
 
 const HISTORY: usize = 40;
@@ -44,6 +44,7 @@ async fn connect(stream: &Arc<Stream>) -> Connection {
         encoding: Encoding::Json,
         address: None,
         heartbeat: None,
+        shard: ShardId::CALLER,
     };
     Connection::open(stream.clone(), arrival).await
 }

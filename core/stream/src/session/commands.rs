@@ -17,6 +17,7 @@ use super::{
 use crate::{
     ChannelName, Class, Epoch, Identity, Namespace, Position, StreamError,
     broker::{History, Page, Reach},
+    hub::HubKey,
 };
 
 impl Session {
@@ -181,7 +182,7 @@ impl Session {
             .core()
             .stream
             .hub()
-            .add(channel, Arc::clone(&self.0), slot.index);
+            .add(channel, Arc::clone(&self.0), slot);
         let is_gone = match self.core().state.lock().get(slot) {
             Some(subscription) => {
                 subscription.hub_key = Some(key);
@@ -191,7 +192,7 @@ impl Session {
             None => true,
         };
         if is_gone {
-            self.core().stream.hub().remove(channel, key);
+            self.remove_from_hub(channel, key);
             return Ok(None);
         }
         Ok(Some(slot))
@@ -206,56 +207,28 @@ impl Session {
         subscription.position = since.unwrap_or_else(|| history.top.clone());
         subscription.taken = subscription.position.clone();
         if subscription.class == Class::Latest {
+            // What came meanwhile is newer, unless it was under way before.
             let newest = history.publications.into_iter().next_back();
-            subscription.pending = subscription.pending.take().or(newest);
+            let noted = subscription.pending.take().filter(|noted| {
+                noted.position().epoch != history.top.epoch || noted.seq() > history.top.seq
+            });
+            subscription.pending = noted.or(newest);
             return;
         }
         let Flow::Held(hold) = &mut subscription.flow else {
             return;
         };
         let was_noted = !hold.top.epoch.as_str().is_empty();
-        if !was_noted || (hold.top.epoch == history.top.epoch && hold.top.seq < history.top.seq) {
-            hold.top = history.top;
+        if !was_noted || hold.top.epoch == history.top.epoch {
+            hold.note_top(&history.top);
         }
         hold.prefill(history.publications);
     }
 
     /// Lets flow what was held back until the reply was said.
     pub fn resume(&self) {
-        let now = Instant::now();
-        let mut state = self.core().state.lock();
-        let is_background = state.visibility == Visibility::Background;
-        let waiting: Vec<_> = state
-            .subscriptions
-            .iter()
-            .filter(|(_, subscription)| {
-                matches!(&subscription.flow, Flow::Held(hold) if hold.until == HeldUntil::Subscribed)
-            })
-            .map(|(index, subscription)| {
-                (Slot { index, generation: subscription.generation }, subscription.class)
-            })
-            .collect();
-        for (slot, class) in waiting {
-            let Some(subscription) = state.get(slot) else {
-                continue;
-            };
-            match (
-                class,
-                is_background && pauses_unseen(&subscription.channel),
-                &mut subscription.flow,
-            ) {
-                (Class::Latest, _, flow) => {
-                    *flow = Flow::Live;
-                    if !is_background {
-                        state.queue_latest(slot, now);
-                    }
-                }
-                (Class::History, true, Flow::Held(hold)) => hold.until = HeldUntil::Visible,
-                (Class::History, _, _) => state.release(slot),
-            }
-        }
-        drop(state);
-        self.core().wake.notify_one();
+        self.core().state.lock().resume(Instant::now());
+        self.0.mark();
     }
 
     /// Stops following channels. What waits of them is not sent any more.
@@ -276,10 +249,15 @@ impl Session {
         Ok(Unsubscribed { channels })
     }
 
+    fn remove_from_hub(&self, channel: &ChannelName, key: HubKey) {
+        let core = self.core();
+        core.stream.hub().remove(channel, core.shard_id(), key);
+    }
+
     fn unfollow(&self, channel: &ChannelName) {
         let removed = self.core().state.lock().remove(channel);
         if let Some(key) = removed.and_then(|subscription| subscription.hub_key) {
-            self.core().stream.hub().remove(channel, key);
+            self.remove_from_hub(channel, key);
         }
     }
 
@@ -401,7 +379,7 @@ impl Session {
                 }
             }
         }
-        self.core().wake.notify_one();
+        self.0.mark();
         Ok(VisibilityState {
             state: visibility.into(),
             heartbeat_ms: self.heartbeat_ms(),

@@ -10,7 +10,14 @@ mod outgoing;
 mod state;
 mod subscription;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tidewire_proto::v1::{
@@ -19,12 +26,14 @@ use tidewire_proto::v1::{
 use tokio::{sync::Notify, time::Instant};
 
 pub use outgoing::Outgoing;
-use state::{Due, Slot, State};
+pub(crate) use state::Slot;
+use state::{Due, State};
 use subscription::Flow;
 
 use crate::{
     ChannelName, Class, Identity, Position, Publication, Stream,
     broker::{Page, Reach},
+    hub::shard::{ShardId, Sink},
     stream::Transport,
 };
 
@@ -117,6 +126,8 @@ pub struct Arrival {
     pub address: Option<IpAddr>,
     /// How much silence it asked for before a sign of life, if it asked.
     pub heartbeat: Option<Duration>,
+    /// The shard that its connection lives on.
+    pub shard: ShardId,
 }
 
 /// What a session is to the hub.
@@ -126,18 +137,75 @@ pub(crate) struct SessionCore {
     arrival: Arrival,
     stream: Arc<Stream>,
     state: Mutex<State>,
+    /// Whether the session waits for its flush already.
+    marked: AtomicBool,
+    /// Who writes for the session; without one, whoever takes from it is woken.
+    sink: OnceLock<Weak<dyn Sink>>,
     wake: Notify,
     /// Wakes whoever waits for the client to read its replies.
     drained: Notify,
 }
 
+impl std::fmt::Debug for SessionCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SessionCore")
+            .field(&self.id.as_str())
+            .finish()
+    }
+}
+
 impl SessionCore {
-    /// Takes a publication from the hub.
-    pub(crate) fn deliver(&self, slot: usize, publication: &Arc<Publication>) {
-        let needs_transport = self.state.lock().deliver(slot, publication, Instant::now());
-        if needs_transport {
+    /// The shard that the session lives on.
+    pub(crate) fn shard_id(&self) -> ShardId {
+        self.arrival.shard
+    }
+
+    /// Takes publications of one channel from the hub, in order. True if the
+    /// transport has to look.
+    pub(crate) fn deliver(
+        &self,
+        slot: Slot,
+        publications: &[Arc<Publication>],
+        now: Instant,
+    ) -> bool {
+        self.state.lock().deliver(slot, publications, now)
+    }
+
+    /// True for the one who has to see to the next flush.
+    pub(crate) fn claim(&self) -> bool {
+        !self.marked.swap(true, Ordering::AcqRel)
+    }
+
+    /// Sees to it that what waits is sent soon.
+    pub(crate) fn mark(self: &Arc<Self>) {
+        if self.sink.get().is_none() || self.shard_id() == ShardId::CALLER {
             self.wake.notify_one();
+        } else if self.claim() {
+            self.stream.hub().shard(self.shard_id()).mark(self.clone());
         }
+    }
+
+    /// Has what waits sent.
+    pub(crate) fn flush(&self, now: Instant) {
+        self.marked.store(false, Ordering::Release);
+        match self.sink.get() {
+            Some(sink) => {
+                if let Some(sink) = sink.upgrade() {
+                    sink.flush(now);
+                }
+            }
+            None => self.wake.notify_one(),
+        }
+    }
+
+    /// True if the session was armed for this time.
+    pub(crate) fn disarm(&self, at: Instant) -> bool {
+        let mut state = self.state.lock();
+        let is_armed = state.armed == Some(at);
+        if is_armed {
+            state.armed = None;
+        }
+        is_armed
     }
 }
 
@@ -174,6 +242,8 @@ impl Connection {
             arrival,
             stream: stream.clone(),
             state: Mutex::new(state),
+            marked: AtomicBool::new(false),
+            sink: OnceLock::new(),
             wake: Notify::new(),
             drained: Notify::new(),
         }));
@@ -213,6 +283,82 @@ impl Connection {
             }
         }
     }
+}
+
+impl std::ops::Deref for Connection {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// What a sink took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Something, and there may be more.
+    Some,
+    /// There is nothing to send now.
+    Nothing,
+    /// The session is over: close with this reason.
+    Close(CloseReason),
+}
+
+/// A token's end is told so long before, in milliseconds.
+const EXPIRY_NOTICE_MS: u64 = 30_000;
+
+enum Step {
+    Take(usize),
+    Read(Slot),
+    Wait(Option<Instant>),
+    Close(CloseReason),
+}
+
+fn message(data: Data) -> ServerMessage {
+    ServerMessage {
+        data: Some(data),
+        ..ServerMessage::default()
+    }
+}
+
+impl Session {
+    fn core(&self) -> &SessionCore {
+        &self.0
+    }
+
+    /// Has `sink` write for this connection from now on, on the connection's shard.
+    pub fn attach(&self, sink: Weak<dyn Sink>) {
+        // A second sink changes nothing: the first one writes already.
+        let _ = self.core().sink.set(sink);
+    }
+
+    /// Takes up to about `budget` bytes of what is to be sent now, for a sink. The
+    /// sink is called again when there is more, and at `again_at` in any case.
+    pub fn take(&self, budget: usize, out: &mut Vec<Outgoing>, again_at: Instant) -> Taken {
+        loop {
+            match self.step(budget, out) {
+                Step::Take(count) => {
+                    let core = self.core();
+                    core.stream.count_deliveries(core.arrival.transport, count);
+                    core.drained.notify_waiters();
+                    return Taken::Some;
+                }
+                // What waits already goes on meanwhile.
+                Step::Read(slot) => self.catch_up(slot),
+                Step::Close(reason) => return Taken::Close(reason),
+                Step::Wait(due) => {
+                    self.arm(due.map_or(again_at, |due| due.min(again_at)));
+                    return Taken::Nothing;
+                }
+            }
+        }
+    }
 
     fn step(&self, budget: usize, out: &mut Vec<Outgoing>) -> Step {
         let now = Instant::now();
@@ -220,6 +366,7 @@ impl Connection {
         let mut state = self.core().state.lock();
         let expiry = self.watch_expiry(&mut state, now, now_ms);
         if state.closing.is_none()
+            && !state.is_reading
             && let Some(slot) = state.next_to_read()
         {
             return Step::Read(slot);
@@ -313,6 +460,7 @@ impl Connection {
         if !is_where_it_was {
             return;
         }
+        state.note_top(slot, &history.top);
         if history.reach == Reach::Lost {
             state.gap(slot, history.top);
             state.drain_gate(slot);
@@ -327,42 +475,29 @@ impl Connection {
         }
         state.drain_gate(slot);
     }
-}
 
-impl std::ops::Deref for Connection {
-    type Target = Session;
-
-    fn deref(&self) -> &Session {
-        &self.0
+    /// Reads a history beside the sink's work, which never waits.
+    fn catch_up(&self, slot: Slot) {
+        self.core().state.lock().is_reading = true;
+        let session = self.clone();
+        tokio::spawn(async move {
+            session.read_history(slot).await;
+            session.core().state.lock().is_reading = false;
+            session.0.mark();
+        });
     }
-}
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
-/// A token's end is told so long before, in milliseconds.
-const EXPIRY_NOTICE_MS: u64 = 30_000;
-
-enum Step {
-    Take(usize),
-    Read(Slot),
-    Wait(Option<Instant>),
-    Close(CloseReason),
-}
-
-fn message(data: Data) -> ServerMessage {
-    ServerMessage {
-        data: Some(data),
-        ..ServerMessage::default()
-    }
-}
-
-impl Session {
-    fn core(&self) -> &SessionCore {
-        &self.0
+    /// Has the shard come back at `due`.
+    fn arm(&self, due: Instant) {
+        {
+            let mut state = self.core().state.lock();
+            if state.armed.is_some_and(|armed| armed <= due) {
+                return;
+            }
+            state.armed = Some(due);
+        }
+        let shard = self.core().stream.hub().shard(self.core().shard_id());
+        shard.arm(due, &self.0);
     }
 
     /// The connection's id.
@@ -445,13 +580,33 @@ impl Session {
     /// Sends a message to the client, before what is published.
     pub fn say(&self, message: ServerMessage) {
         self.0.state.lock().say(message);
-        self.0.wake.notify_one();
+        self.0.mark();
+    }
+
+    /// Sends the reply to a command, and lets flow what was held back until it was
+    /// said. Where a sink writes, whoever answers has it flushed.
+    pub fn answer(&self, reply: ServerMessage) {
+        {
+            let mut state = self.0.state.lock();
+            state.say(reply);
+            state.resume(Instant::now());
+        }
+        if self.0.sink.get().is_none() {
+            self.0.mark();
+        }
+    }
+
+    /// Whether so many replies wait that the client should read some before it asks
+    /// for more.
+    #[must_use]
+    pub fn is_talked_out(&self) -> bool {
+        self.0.state.lock().is_talked_out()
     }
 
     /// Ends the session when all that waits was taken.
     pub fn close(&self, reason: CloseReason) {
         self.0.state.lock().closing.get_or_insert(reason);
-        self.0.wake.notify_one();
+        self.0.mark();
         self.0.drained.notify_waiters();
     }
 
@@ -481,7 +636,8 @@ impl Session {
         };
         for (_, subscription) in subscriptions {
             if let Some(key) = subscription.hub_key {
-                self.0.stream.hub().remove(&subscription.channel, key);
+                let hub = self.0.stream.hub();
+                hub.remove(&subscription.channel, self.0.shard_id(), key);
             }
         }
         self.0.stream.unregister(self);

@@ -25,7 +25,7 @@ use crate::{ChannelName, Class, Identity, Position, Publication};
 
 /// Names a subscription in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     pub(super) index: usize,
     pub(super) generation: u64,
 }
@@ -66,6 +66,12 @@ pub(super) struct State {
     prices: usize,
     /// Whether a flow may wait for its history to be read.
     may_read: bool,
+    /// Whether a subscription may wait for its reply to be said.
+    has_new: bool,
+    /// Whether a history is being read beside the transport.
+    pub(super) is_reading: bool,
+    /// When the shard comes back by itself.
+    pub(super) armed: Option<Instant>,
     /// The expiry that the client was told of.
     pub(super) expiry_told: Option<i64>,
 }
@@ -104,6 +110,9 @@ impl State {
             batch_sent: None,
             prices: 0,
             may_read: false,
+            has_new: false,
+            is_reading: false,
+            armed: None,
             expiry_told: None,
         }
     }
@@ -124,6 +133,7 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, mut subscription: Subscription) -> Slot {
+        self.has_new = true;
         self.generation += 1;
         subscription.generation = self.generation;
         if is_price(&subscription.channel) {
@@ -182,27 +192,27 @@ impl State {
         self.control.push_back((message, size));
     }
 
-    /// Takes a publication of a channel that the session follows. True if the
-    /// transport has to look.
+    /// Takes publications of a channel that the session follows, in order. True if
+    /// the transport has to look.
     pub(super) fn deliver(
         &mut self,
-        index: usize,
-        publication: &Arc<Publication>,
+        slot: Slot,
+        publications: &[Arc<Publication>],
         now: Instant,
     ) -> bool {
-        let Some(subscription) = self.subscriptions.get(index) else {
+        let Some(subscription) = self.get(slot) else {
             return false;
         };
-        if subscription.channel != *publication.channel() {
-            return false;
-        }
-        let slot = Slot {
-            index,
-            generation: subscription.generation,
-        };
-        match subscription.class {
-            Class::Latest => self.deliver_latest(slot, publication, now),
-            Class::History => self.deliver_history(slot, publication),
+        match (subscription.class, publications) {
+            (Class::Latest, [.., newest]) => self.deliver_latest(slot, newest, now),
+            (Class::Latest, []) => false,
+            (Class::History, publications) => {
+                let mut has_work = false;
+                for publication in publications {
+                    has_work |= self.deliver_history(slot, publication);
+                }
+                has_work
+            }
         }
     }
 
@@ -215,12 +225,17 @@ impl State {
             hold.note(publication);
             return hold.until == HeldUntil::Drained && used == 0;
         }
+        let (at, position) = (publication.position(), &subscription.position);
+        let is_same_epoch = at.epoch == position.epoch;
+        if is_same_epoch && at.seq <= position.seq {
+            // It was under way to the shard when the history gave it.
+            return false;
+        }
         let size = publication_size(publication, encoding);
-        let follows = publication.position().epoch == subscription.position.epoch
-            && publication.seq() == subscription.position.seq + 1;
+        let follows = is_same_epoch && at.seq == position.seq + 1;
         if !follows || (used > 0 && used + size > limit) {
             // What does not fit, or has a hole before it, is read from the history.
-            subscription.flow = Flow::held(HeldUntil::Drained, publication.position().clone());
+            subscription.flow = Flow::held(HeldUntil::Drained, at.clone());
             if let Flow::Held(hold) = &mut subscription.flow {
                 hold.note(publication);
             }
@@ -236,7 +251,7 @@ impl State {
         let Some(subscription) = self.get(slot) else {
             return;
         };
-        subscription.position = publication.position().clone();
+        subscription.position.advance(publication.position());
         self.queue_bytes += size;
         self.queue
             .push_back(Entry::Publication(slot, publication, size));
@@ -277,6 +292,11 @@ impl State {
         let Some(subscription) = self.get(slot) else {
             return false;
         };
+        let (at, position) = (publication.position(), &subscription.position);
+        if at.epoch == position.epoch && at.seq <= position.seq {
+            // It was under way to the shard when a newer one was read.
+            return false;
+        }
         subscription.pending = Some(publication.clone());
         if is_background
             || subscription.queued == Queued::Yes
@@ -371,7 +391,7 @@ impl State {
             Entry::Publication(slot, publication, size) => {
                 self.queue_bytes -= size;
                 if let Some(subscription) = self.get(slot) {
-                    subscription.taken = publication.position().clone();
+                    subscription.taken.advance(publication.position());
                     out.push(Outgoing::Publication(publication));
                 }
                 size
@@ -403,7 +423,7 @@ impl State {
             return None;
         }
         let publication = subscription.pending.take()?;
-        subscription.position = publication.position().clone();
+        subscription.position.advance(publication.position());
         subscription.last_sent = Some(now);
         Some(publication)
     }

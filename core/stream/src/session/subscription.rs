@@ -97,7 +97,7 @@ impl Hold {
         if publication.position().epoch != self.top.epoch {
             self.gate.clear();
         }
-        self.top = publication.position().clone();
+        self.note_top(publication.position());
         if self.until == HeldUntil::Visible {
             return;
         }
@@ -105,6 +105,14 @@ impl Hold {
         // gate holds first is what is needed first.
         if self.gate.len() < GATE {
             self.gate.push_back(publication.clone());
+        }
+    }
+
+    /// Notes that the channel has come to `top`. What is still under way from before
+    /// a history was read does not take it back.
+    pub(super) fn note_top(&mut self, top: &Position) {
+        if self.top.epoch != top.epoch || self.top.seq < top.seq {
+            self.top = top.clone();
         }
     }
 

@@ -4,11 +4,12 @@
 //! that nobody looks at are all held in the same way, and go on in the same way:
 //! from the gate if it has what comes next, else from the history.
 
+use tidewire_proto::v1::Visibility;
 use tokio::time::Instant;
 
 use super::{Slot, State, publication_size};
 use crate::{
-    Class,
+    Class, Position,
     session::{
         commands::pauses_unseen,
         subscription::{Flow, HeldUntil},
@@ -16,6 +17,40 @@ use crate::{
 };
 
 impl State {
+    /// Lets flow what was held back until the reply to `subscribe` was said.
+    pub(in crate::session) fn resume(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.has_new) {
+            return;
+        }
+        let is_background = self.visibility == Visibility::Background;
+        let new: Vec<_> = self
+            .subscriptions
+            .iter()
+            .filter(|(_, subscription)| {
+                matches!(&subscription.flow, Flow::Held(hold) if hold.until == HeldUntil::Subscribed)
+            })
+            .map(|(index, subscription)| {
+                (Slot { index, generation: subscription.generation }, subscription.class)
+            })
+            .collect();
+        for (slot, class) in new {
+            let Some(subscription) = self.get(slot) else {
+                continue;
+            };
+            let pauses = is_background && pauses_unseen(&subscription.channel);
+            match (class, pauses, &mut subscription.flow) {
+                (Class::Latest, _, flow) => {
+                    *flow = Flow::Live;
+                    if !is_background {
+                        self.queue_latest(slot, now);
+                    }
+                }
+                (Class::History, true, Flow::Held(hold)) => hold.until = HeldUntil::Visible,
+                (Class::History, _, _) => self.release(slot),
+            }
+        }
+    }
+
     /// Holds back a channel that may wait while nobody looks.
     pub(in crate::session) fn pause(&mut self, slot: Slot) {
         let Some(subscription) = self.get(slot) else {
@@ -56,6 +91,16 @@ impl State {
             hold.until = HeldUntil::Drained;
             self.may_read = true;
             self.drain_gate(slot);
+        }
+    }
+
+    /// Notes what the history says of the newest publication of a held channel: it
+    /// knows best.
+    pub(in crate::session) fn note_top(&mut self, slot: Slot, top: &Position) {
+        if let Some(subscription) = self.get(slot)
+            && let Flow::Held(hold) = &mut subscription.flow
+        {
+            hold.note_top(top);
         }
     }
 

@@ -1,0 +1,281 @@
+//! The writing end of a WebSocket: takes what its session has and writes it without
+//! ever waiting.
+//!
+//! The shard flushes a socket once a turn; whoever answers a command flushes it right
+//! after. All that waits leaves in one write. What the peer does not take is kept, at
+//! most [`TAKE_BYTES`] and a frame, and only then is there a task that waits for the
+//! socket; meanwhile everything else waits in the session, which bounds it.
+//! Reading and commands live in `connection`.
+
+use std::{
+    cell::RefCell,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tidewire_stream::{CloseReason, Encoding, FrameKind, Outgoing, Session, Sink, Taken};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use super::{
+    frame::{Opcode, close_frame, frame, put_frame},
+    io::WriteEnd,
+};
+
+/// What is taken from the session for one write, in bytes.
+const TAKE_BYTES: usize = 64 << 10;
+
+/// A peer that takes nothing for so long does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A peer that was silent for so long is asked for a sign of life.
+const PING_AFTER: Duration = Duration::from_secs(20);
+
+/// It then has so long to give one.
+const PONG_WAIT: Duration = Duration::from_secs(20);
+
+/// Control frames that wait may take so many bytes; more are not answered, as RFC
+/// 6455 allows (section 5.5.3).
+const CONTROL_BYTES: usize = 2_048;
+
+/// The writing end.
+pub(super) struct Socket {
+    this: Weak<Self>,
+    session: Session,
+    io: WriteEnd,
+    write: Mutex<Write>,
+    /// Told when nothing is written any more.
+    ended: Notify,
+}
+
+struct Write {
+    state: State,
+    /// Whether a task waits for the peer to take what it did not take at once.
+    is_blocked: bool,
+    /// Control frames, which go before what the session has.
+    control: Vec<u8>,
+    /// When the peer gave its last sign of life.
+    heard: Instant,
+    /// Whether it was asked for one since.
+    is_asked: bool,
+    next_check: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The close frame is written, or waits to be.
+    Closing,
+    /// Nothing is written any more.
+    Ended,
+}
+
+thread_local! {
+    /// What one write takes along. One for each shard's thread: between two flushes
+    /// there is nothing in it.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    bytes: Vec<u8>,
+    taken: Vec<Outgoing>,
+}
+
+impl Sink for Socket {
+    fn flush(&self, now: Instant) {
+        let mut write = self.write.lock();
+        if write.is_blocked {
+            return;
+        }
+        write.check_peer(now);
+        SCRATCH.with_borrow_mut(|scratch| {
+            while write.state != State::Ended && self.write_once(&mut write, scratch) {}
+            // A burst does not keep its memory.
+            if scratch.bytes.capacity() > 4 * TAKE_BYTES {
+                *scratch = Scratch::default();
+            }
+        });
+    }
+}
+
+impl Socket {
+    /// The writing end of a session's connection: it writes what the session has
+    /// from now on.
+    pub(super) fn attach(session: Session, io: WriteEnd) -> Arc<Self> {
+        let now = Instant::now();
+        let socket = Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
+            session,
+            io,
+            write: Mutex::new(Write {
+                state: State::Open,
+                is_blocked: false,
+                control: Vec::new(),
+                heard: now,
+                is_asked: false,
+                next_check: now + PING_AFTER,
+            }),
+            ended: Notify::new(),
+        });
+        let sink: Weak<Self> = Arc::downgrade(&socket);
+        socket.session.attach(sink);
+        socket.flush(now);
+        socket
+    }
+
+    /// Notes a sign of life.
+    pub(super) fn heard(&self, now: Instant) {
+        let mut write = self.write.lock();
+        write.heard = now;
+        write.is_asked = false;
+    }
+
+    /// Answers a ping at the next flush.
+    pub(super) fn pong(&self, payload: &[u8]) {
+        let mut write = self.write.lock();
+        if write.state == State::Open && write.control.len() + payload.len() < CONTROL_BYTES {
+            put_frame(&mut write.control, Opcode::Pong, payload);
+        }
+    }
+
+    /// Sends a close frame, the last one.
+    pub(super) fn close(&self, code: u16, reason: &str) {
+        self.write.lock().close(code, reason);
+        self.flush(Instant::now());
+    }
+
+    /// Waits until nothing is written any more.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    /// Writes what waits, in one go. True if there may be more.
+    fn write_once(&self, write: &mut Write, scratch: &mut Scratch) -> bool {
+        self.fill(write, scratch);
+        if scratch.bytes.is_empty() {
+            if write.state == State::Closing {
+                self.end(write);
+            }
+            return false;
+        }
+        match self.io.try_write(&scratch.bytes) {
+            Ok(written) if written == scratch.bytes.len() => true,
+            Ok(written) => {
+                write.is_blocked = true;
+                // Lives as long as its reader, at least.
+                if let Some(this) = self.this.upgrade() {
+                    tokio::spawn(this.write_rest(scratch.bytes[written..].to_vec()));
+                }
+                false
+            }
+            Err(_) => {
+                self.end(write);
+                false
+            }
+        }
+    }
+
+    /// Gathers what leaves in the next write.
+    fn fill(&self, write: &mut Write, scratch: &mut Scratch) {
+        scratch.bytes.clear();
+        scratch.bytes.append(&mut write.control);
+        write.control = Vec::new();
+        if write.state != State::Open {
+            return;
+        }
+        let taken = self
+            .session
+            .take(TAKE_BYTES, &mut scratch.taken, write.next_check);
+        match taken {
+            Taken::Some => {
+                let encoding = self.session.arrival().encoding;
+                for message in scratch.taken.drain(..) {
+                    put_message(&mut scratch.bytes, encoding, &message);
+                }
+            }
+            Taken::Nothing => {}
+            Taken::Close(reason) => {
+                write.close(reason.code(), reason.text());
+                scratch.bytes.append(&mut write.control);
+            }
+        }
+    }
+
+    /// Writes what the peer did not take at once, as it takes it.
+    async fn write_rest(self: Arc<Self>, rest: Vec<u8>) {
+        let written = timeout(WRITE_TIMEOUT, self.io.write_all(&rest)).await;
+        {
+            let mut write = self.write.lock();
+            write.is_blocked = false;
+            match written {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => self.end(&mut write),
+                Err(_) => {
+                    tracing::debug!(
+                        connection = self.session.id().as_str(),
+                        "a client does not read"
+                    );
+                    self.session.close(CloseReason::SlowConsumer);
+                    self.end(&mut write);
+                }
+            }
+        }
+        self.flush(Instant::now());
+    }
+
+    fn end(&self, write: &mut Write) {
+        write.state = State::Ended;
+        self.io.shut_down();
+        self.ended.notify_one();
+    }
+}
+
+impl Write {
+    fn close(&mut self, code: u16, reason: &str) {
+        if self.state == State::Open {
+            self.state = State::Closing;
+            self.control.extend_from_slice(&close_frame(code, reason));
+        }
+    }
+
+    /// Asks a silent peer for a sign of life, and gives up one that gives none.
+    fn check_peer(&mut self, now: Instant) {
+        if now < self.next_check {
+            return;
+        }
+        if self.is_asked {
+            let reason = CloseReason::HeartbeatMissed;
+            self.close(reason.code(), reason.text());
+            return;
+        }
+        self.next_check = self.heard + PING_AFTER;
+        if self.next_check <= now {
+            put_frame(&mut self.control, Opcode::Ping, b"");
+            self.is_asked = true;
+            self.next_check = now + PONG_WAIT;
+        }
+    }
+}
+
+fn put_message(out: &mut Vec<u8>, encoding: Encoding, message: &Outgoing) {
+    match (encoding, message) {
+        (Encoding::Json, Outgoing::Publication(publication)) => {
+            out.extend_from_slice(publication.frame(FrameKind::WebSocketText, |publication| {
+                frame(Opcode::Text, &publication.json())
+            }));
+        }
+        (Encoding::Proto, Outgoing::Publication(publication)) => {
+            out.extend_from_slice(
+                publication.frame(FrameKind::WebSocketBinary, |publication| {
+                    frame(Opcode::Binary, &publication.proto())
+                }),
+            );
+        }
+        (Encoding::Json, message) => put_frame(out, Opcode::Text, &message.json()),
+        (Encoding::Proto, message) => put_frame(out, Opcode::Binary, &message.proto()),
+    }
+}

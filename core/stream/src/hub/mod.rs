@@ -1,0 +1,121 @@
+//! The hub: who follows which channel on this server, and on which shard.
+//!
+//! Connections belong to shards, one for each core. A publication enters a shard
+//! once, however many of its connections follow the channel, under the channel's
+//! lock and so in the channel's order; the shard hands it to them in its next turn
+//! (see [`shard`]). Sessions without a shard of their own ([`ShardId::CALLER`]) get
+//! it at once, from whoever publishes.
+//!
+//! Locks are taken in the order broker channel, hub, shard, session; a session never
+//! calls the hub while it holds its own.
+
+pub mod shard;
+mod timers;
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+pub use shard::{Shard, ShardId};
+
+use crate::{
+    ChannelName, Publication,
+    session::{SessionCore, Slot},
+};
+
+/// Where a subscriber stands in its channel's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HubKey(usize);
+
+/// Who follows which channel.
+#[derive(Debug)]
+pub struct Hub {
+    shards: Box<[Arc<Shard>]>,
+    /// How many follow a channel, by shard.
+    followers: RwLock<HashMap<ChannelName, Box<[usize]>>>,
+}
+
+impl Hub {
+    /// A hub of `shards` shards that nobody follows anything on.
+    #[must_use]
+    pub fn new(shards: usize) -> Self {
+        Self {
+            shards: (0..=shards).map(|_| Arc::default()).collect(),
+            followers: RwLock::default(),
+        }
+    }
+
+    /// All shards that have a thread of their own.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (1..self.shards.len()).map(ShardId)
+    }
+
+    /// A shard.
+    #[must_use]
+    pub fn shard(&self, id: ShardId) -> &Arc<Shard> {
+        &self.shards[id.0]
+    }
+
+    /// Hands a publication to everyone who follows its channel. Called in the
+    /// order of the channel.
+    pub fn deliver(&self, publication: &Arc<Publication>) {
+        let followers = self.followers.read();
+        let Some(by_shard) = followers.get(publication.channel()) else {
+            return;
+        };
+        for (index, shard) in self.shards.iter().enumerate() {
+            match (by_shard[index], ShardId(index)) {
+                (0, _) => {}
+                (_, ShardId::CALLER) => {
+                    shard.deliver_now(std::slice::from_ref(publication), Instant::now());
+                }
+                _ => shard.accept(publication.clone()),
+            }
+        }
+    }
+
+    /// Adds a subscription of a session.
+    pub(crate) fn add(
+        &self,
+        channel: &ChannelName,
+        session: Arc<SessionCore>,
+        slot: Slot,
+    ) -> HubKey {
+        let shard = session.shard_id();
+        let key = self.shards[shard.0].add(channel, session, slot);
+        let mut followers = self.followers.write();
+        let nobody = || vec![0; self.shards.len()].into_boxed_slice();
+        followers.entry(channel.clone()).or_insert_with(nobody)[shard.0] += 1;
+        HubKey(key)
+    }
+
+    /// Takes a subscription out. Nothing is delivered to it afterwards.
+    pub(crate) fn remove(&self, channel: &ChannelName, shard: ShardId, key: HubKey) {
+        if !self.shards[shard.0].remove(channel, key.0) {
+            return;
+        }
+        let mut followers = self.followers.write();
+        if let Some(by_shard) = followers.get_mut(channel) {
+            by_shard[shard.0] -= 1;
+            if by_shard.iter().all(|count| *count == 0) {
+                followers.remove(channel);
+            }
+        }
+    }
+
+    /// How many connections follow `channel`.
+    #[must_use]
+    pub fn followers(&self, channel: &ChannelName) -> usize {
+        let followers = self.followers.read();
+        followers
+            .get(channel)
+            .map_or(0, |by_shard| by_shard.iter().sum())
+    }
+
+    /// How many channels are followed.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.followers.read().len()
+    }
+}
