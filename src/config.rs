@@ -136,12 +136,14 @@ pub(crate) enum StoreKind {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StreamConfig {
     pub(crate) batch_interval_ms: u64,
+    pub(crate) gather_ms: u64,
 }
 
 impl Default for StreamConfig {
     fn default() -> Self {
         Self {
             batch_interval_ms: 50,
+            gather_ms: 15,
         }
     }
 }
@@ -342,6 +344,7 @@ impl Config {
             batch_interval: Duration::from_millis(self.stream.batch_interval_ms),
             publication_bytes: self.limits.frame_bytes,
             shards: self.server.shards(),
+            longest_pause: Duration::from_millis(self.stream.gather_ms),
             ..StreamOptions::default()
         }
     }

@@ -61,7 +61,8 @@ pub fn serve(
             .spawn(move || {
                 runtime.block_on(end.run_until_cancelled(async {
                     tokio::spawn(acceptor.run());
-                    stream.hub().shard(shard).run().await;
+                    let pause = stream.options().longest_pause;
+                    stream.hub().shard(shard).run(pause).await;
                 }));
             })?;
         threads.push(thread);

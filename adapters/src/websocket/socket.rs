@@ -93,7 +93,7 @@ impl Sink for Socket {
         }
         write.check_peer(now);
         SCRATCH.with_borrow_mut(|scratch| {
-            while write.state != State::Ended && self.write_once(&mut write, scratch) {}
+            while write.state != State::Ended && self.write_once(&mut write, now, scratch) {}
             // A burst does not keep its memory.
             if scratch.bytes.capacity() > 4 * TAKE_BYTES {
                 *scratch = Scratch::default();
@@ -154,8 +154,8 @@ impl Socket {
     }
 
     /// Writes what waits, in one go. True if there may be more.
-    fn write_once(&self, write: &mut Write, scratch: &mut Scratch) -> bool {
-        self.fill(write, scratch);
+    fn write_once(&self, write: &mut Write, now: Instant, scratch: &mut Scratch) -> bool {
+        let may_have_more = self.fill(write, now, scratch);
         if scratch.bytes.is_empty() {
             if write.state == State::Closing {
                 self.end(write);
@@ -163,7 +163,7 @@ impl Socket {
             return false;
         }
         match self.io.try_write(&scratch.bytes) {
-            Ok(written) if written == scratch.bytes.len() => true,
+            Ok(written) if written == scratch.bytes.len() => may_have_more,
             Ok(written) => {
                 write.is_blocked = true;
                 // Lives as long as its reader, at least.
@@ -179,28 +179,32 @@ impl Socket {
         }
     }
 
-    /// Gathers what leaves in the next write.
-    fn fill(&self, write: &mut Write, scratch: &mut Scratch) {
+    /// Gathers what leaves in the next write. True if there may be more.
+    fn fill(&self, write: &mut Write, now: Instant, scratch: &mut Scratch) -> bool {
         scratch.bytes.clear();
-        scratch.bytes.append(&mut write.control);
-        write.control = Vec::new();
-        if write.state != State::Open {
-            return;
+        if !write.control.is_empty() {
+            scratch
+                .bytes
+                .append(&mut std::mem::take(&mut write.control));
         }
+        if write.state != State::Open {
+            return true;
+        }
+        let next_check = write.next_check;
         let taken = self
             .session
-            .take(TAKE_BYTES, &mut scratch.taken, write.next_check);
+            .take(now, TAKE_BYTES, &mut scratch.taken, next_check);
+        let encoding = self.session.arrival().encoding;
+        for message in scratch.taken.drain(..) {
+            put_message(&mut scratch.bytes, encoding, &message);
+        }
         match taken {
-            Taken::Some => {
-                let encoding = self.session.arrival().encoding;
-                for message in scratch.taken.drain(..) {
-                    put_message(&mut scratch.bytes, encoding, &message);
-                }
-            }
-            Taken::Nothing => {}
+            Taken::Some => true,
+            Taken::All | Taken::Nothing => false,
             Taken::Close(reason) => {
                 write.close(reason.code(), reason.text());
                 scratch.bytes.append(&mut write.control);
+                true
             }
         }
     }

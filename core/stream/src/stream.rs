@@ -63,6 +63,8 @@ pub struct StreamOptions {
     pub publication_bytes: usize,
     /// How many shards there are. Each wants a thread that runs it.
     pub shards: usize,
+    /// How long a shard waits at most for more that shares its writes.
+    pub longest_pause: Duration,
 }
 
 impl Default for StreamOptions {
@@ -75,6 +77,7 @@ impl Default for StreamOptions {
             heartbeat_background: Duration::from_secs(30),
             publication_bytes: 64 << 10,
             shards: 0,
+            longest_pause: Duration::from_millis(15),
         }
     }
 }

@@ -80,8 +80,8 @@ impl Sink for Socket {
         while state.room > 0 && !state.is_closed {
             let mut out = Vec::new();
             let later = now + Duration::from_secs(3_600);
-            match self.session.take(state.room, &mut out, later) {
-                Taken::Some => {
+            match self.session.take(now, state.room, &mut out, later) {
+                Taken::Some | Taken::All => {
                     let size: usize = out.iter().map(|message| message.json().len()).sum();
                     state.room = state.room.saturating_sub(size);
                     state.got.append(&mut out);
@@ -250,7 +250,7 @@ async fn walk(seed: u64) {
     for shard in stream.hub().shards() {
         homes.push(shard);
         let shard = stream.hub().shard(shard).clone();
-        tokio::spawn(async move { shard.run().await });
+        tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
     }
     let mut clients = Vec::new();
     for index in 0..CLIENTS {

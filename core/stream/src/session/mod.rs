@@ -262,14 +262,8 @@ impl Connection {
     /// The session is over, and everything was taken: close with this reason.
     pub async fn next(&self, budget: usize, out: &mut Vec<Outgoing>) -> Result<(), CloseReason> {
         loop {
-            match self.step(budget, out) {
-                Step::Take(count) => {
-                    self.core()
-                        .stream
-                        .count_deliveries(self.core().arrival.transport, count);
-                    self.core().drained.notify_waiters();
-                    return Ok(());
-                }
+            match self.step(Instant::now(), budget, out) {
+                Step::Take(_) => return Ok(()),
                 Step::Read(slot) => self.read_history(slot).await,
                 Step::Close(reason) => return Err(reason),
                 Step::Wait(None) => self.core().wake.notified().await,
@@ -304,6 +298,8 @@ impl Drop for Connection {
 pub enum Taken {
     /// Something, and there may be more.
     Some,
+    /// All that is to be sent now.
+    All,
     /// There is nothing to send now.
     Nothing,
     /// The session is over: close with this reason.
@@ -314,10 +310,16 @@ pub enum Taken {
 const EXPIRY_NOTICE_MS: u64 = 30_000;
 
 enum Step {
-    Take(usize),
+    Take(Next),
     Read(Slot),
     Wait(Option<Instant>),
     Close(CloseReason),
+}
+
+/// When there is more to take.
+enum Next {
+    Now,
+    At(Option<Instant>),
 }
 
 fn message(data: Data) -> ServerMessage {
@@ -340,14 +342,19 @@ impl Session {
 
     /// Takes up to about `budget` bytes of what is to be sent now, for a sink. The
     /// sink is called again when there is more, and at `again_at` in any case.
-    pub fn take(&self, budget: usize, out: &mut Vec<Outgoing>, again_at: Instant) -> Taken {
+    pub fn take(
+        &self,
+        now: Instant,
+        budget: usize,
+        out: &mut Vec<Outgoing>,
+        again_at: Instant,
+    ) -> Taken {
         loop {
-            match self.step(budget, out) {
-                Step::Take(count) => {
-                    let core = self.core();
-                    core.stream.count_deliveries(core.arrival.transport, count);
-                    core.drained.notify_waiters();
-                    return Taken::Some;
+            match self.step(now, budget, out) {
+                Step::Take(Next::Now) => return Taken::Some,
+                Step::Take(Next::At(due)) => {
+                    self.arm(due.map_or(again_at, |due| due.min(again_at)));
+                    return Taken::All;
                 }
                 // What waits already goes on meanwhile.
                 Step::Read(slot) => self.catch_up(slot),
@@ -360,40 +367,47 @@ impl Session {
         }
     }
 
-    fn step(&self, budget: usize, out: &mut Vec<Outgoing>) -> Step {
-        let now = Instant::now();
-        let now_ms = self.core().stream.clock().now_ms();
-        let mut state = self.core().state.lock();
-        let expiry = self.watch_expiry(&mut state, now, now_ms);
-        if state.closing.is_none()
-            && !state.is_reading
-            && let Some(slot) = state.next_to_read()
-        {
-            return Step::Read(slot);
-        }
-        match state.due(now) {
-            Due::Now => {
-                state.take(now, now_ms, budget, out);
-                if !out.is_empty() {
-                    return Step::Take(out.len());
+    fn step(&self, now: Instant, budget: usize, out: &mut Vec<Outgoing>) -> Step {
+        let core = self.core();
+        let mut state = core.state.lock();
+        let expiry = self.watch_expiry(&mut state, now);
+        loop {
+            if let Some(slot) = state.next_to_read() {
+                return Step::Read(slot);
+            }
+            match state.due(now) {
+                Due::Now => {}
+                _ if state.closing.is_some() => {
+                    return Step::Close(state.closing.unwrap_or(CloseReason::Draining));
                 }
-                drop(state);
-                self.step(budget, out)
+                due => return Step::Wait(due.earliest(expiry)),
             }
-            _ if state.closing.is_some() => {
-                Step::Close(state.closing.unwrap_or(CloseReason::Draining))
+            state.take(now, core.stream.clock(), budget, out);
+            if !out.is_empty() {
+                break;
             }
-            Due::At(due) => Step::Wait(Some(expiry.map_or(due, |expiry| expiry.min(due)))),
-            Due::Never => Step::Wait(expiry),
         }
+        let next = match state.due(now) {
+            due @ (Due::At(_) | Due::Never) if !state.has_more() => Next::At(due.earliest(expiry)),
+            _ => Next::Now,
+        };
+        let is_awaited = std::mem::take(&mut state.is_awaited);
+        drop(state);
+        if is_awaited {
+            core.drained.notify_waiters();
+        }
+        core.stream
+            .count_deliveries(core.arrival.transport, out.len());
+        Step::Take(next)
     }
 
     /// Tells of a token that expires soon, and ends the session when it has.
-    fn watch_expiry(&self, state: &mut State, now: Instant, now_ms: i64) -> Option<Instant> {
+    fn watch_expiry(&self, state: &mut State, now: Instant) -> Option<Instant> {
         let expires_at_ms = state.identity.expires_at_ms()?;
         if state.closing.is_some() {
             return None;
         }
+        let now_ms = self.core().stream.clock().now_ms();
         let left_ms = u64::try_from(expires_at_ms.saturating_sub(now_ms)).unwrap_or(0);
         if left_ms == 0 {
             state.say(message(Data::Error(Error {
@@ -617,10 +631,11 @@ impl Session {
             let mut drained = std::pin::pin!(drained);
             drained.as_mut().enable();
             {
-                let state = self.0.state.lock();
+                let mut state = self.0.state.lock();
                 if !state.is_talked_out() || state.closing.is_some() {
                     return;
                 }
+                state.is_awaited = true;
             }
             drained.await;
         }

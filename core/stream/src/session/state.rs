@@ -21,7 +21,7 @@ use super::{
     CloseReason, Encoding, Outgoing,
     subscription::{Flow, HeldUntil, Queued, Subscription},
 };
-use crate::{ChannelName, Class, Identity, Position, Publication};
+use crate::{ChannelName, Class, Clock, Identity, Position, Publication};
 
 /// Names a subscription in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub(super) struct State {
     has_new: bool,
     /// Whether a history is being read beside the transport.
     pub(super) is_reading: bool,
+    /// Whether someone waits for the client to read its replies.
+    pub(super) is_awaited: bool,
     /// When the shard comes back by itself.
     pub(super) armed: Option<Instant>,
     /// The expiry that the client was told of.
@@ -82,6 +84,16 @@ pub(super) enum Due {
     Now,
     At(Instant),
     Never,
+}
+
+impl Due {
+    /// The earlier of this and `other`.
+    pub(super) fn earliest(self, other: Option<Instant>) -> Option<Instant> {
+        match self {
+            Self::At(due) => Some(other.map_or(due, |other| other.min(due))),
+            Self::Now | Self::Never => other,
+        }
+    }
 }
 
 impl State {
@@ -112,6 +124,7 @@ impl State {
             may_read: false,
             has_new: false,
             is_reading: false,
+            is_awaited: false,
             armed: None,
             expiry_told: None,
         }
@@ -352,11 +365,16 @@ impl State {
         }
     }
 
+    /// Whether there is more to do than to wait for a time.
+    pub(super) fn has_more(&self) -> bool {
+        self.closing.is_some() || (self.may_read && !self.is_reading)
+    }
+
     /// Takes what waits, up to about `budget` bytes.
     pub(super) fn take(
         &mut self,
         now: Instant,
-        now_ms: i64,
+        clock: &dyn Clock,
         budget: usize,
         out: &mut Vec<Outgoing>,
     ) {
@@ -378,7 +396,7 @@ impl State {
             .batch_sent
             .is_none_or(|sent| sent + self.batch_interval <= now);
         if taken < budget && batch_is_due && !self.batch.is_empty() {
-            self.take_batch(now, now_ms, out);
+            self.take_batch(now, clock, out);
         }
         // A burst does not keep its memory.
         if self.queue.is_empty() && self.queue.capacity() > 256 {
@@ -428,7 +446,7 @@ impl State {
         Some(publication)
     }
 
-    fn take_batch(&mut self, now: Instant, now_ms: i64, out: &mut Vec<Outgoing>) {
+    fn take_batch(&mut self, now: Instant, clock: &dyn Clock, out: &mut Vec<Outgoing>) {
         let slots = std::mem::take(&mut self.batch);
         let mut updates: Vec<_> = slots
             .iter()
@@ -439,7 +457,7 @@ impl State {
             1 => out.extend(updates.pop().map(Outgoing::Publication)),
             _ => out.push(Outgoing::Prices {
                 updates,
-                time_ms: now_ms,
+                time_ms: clock.now_ms(),
             }),
         }
         self.batch_sent = Some(now);

@@ -135,7 +135,8 @@ impl State {
 
     /// A subscription whose history has to be read now, if the queue has room.
     pub(in crate::session) fn next_to_read(&mut self) -> Option<Slot> {
-        if !self.may_read || self.queued_bytes() > self.limit / 2 {
+        let may_read = self.may_read && !self.is_reading && self.closing.is_none();
+        if !may_read || self.queued_bytes() > self.limit / 2 {
             return None;
         }
         let ready = self
