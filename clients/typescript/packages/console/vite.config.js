@@ -1,24 +1,33 @@
-// Builds one self-contained page: the script is inlined, so that the server embeds
-// and serves a single file.
+// Builds one self-contained page: script and style are inlined, so that the server
+// embeds and serves a single file.
 import { defineConfig } from "vite";
 
-const inlineScript = {
-  name: "inline-script",
+const inlineAll = {
+  name: "inline-all",
   enforce: "post",
   generateBundle(_options, bundle) {
-    const page = Object.values(bundle).find((file) => file.fileName === "index.html");
-    const scripts = Object.values(bundle).filter((file) => file.type === "chunk");
-    for (const script of scripts) {
-      page.source = page.source.replace(/<script type="module"[^>]*src="[^"]*"[^>]*><\/script>/, "");
-      const code = script.code.trim().replaceAll("</script", "<\\/script");
-      page.source = page.source.replace("</body>", () => `<script type="module">${code}</script>\n</body>`);
-      delete bundle[script.fileName];
+    const page = bundle["index.html"];
+    for (const file of Object.values(bundle)) {
+      if (file.type === "chunk") {
+        page.source = page.source.replace(/<script type="module"[^>]*src="[^"]*"[^>]*><\/script>/, "");
+        const code = file.code.trim().replaceAll("</script", "<\\/script");
+        page.source = page.source.replace("</body>", () => `<script type="module">${code}</script>\n</body>`);
+      } else if (file.fileName.endsWith(".css")) {
+        page.source = page.source.replace(/<link rel="stylesheet"[^>]*>/, () => `<style>${String(file.source).trim()}</style>`);
+      } else {
+        continue;
+      }
+      delete bundle[file.fileName];
     }
   },
 };
 
+// `npm run dev` shows the page as it is edited, on the data of a server at its usual address.
+const proxy = { "/v1": { target: "http://127.0.0.1:8080", ws: true } };
+
 export default defineConfig({
   resolve: { conditions: ["tidewire:source"] },
   build: { modulePreload: false, target: "es2022" },
-  plugins: [inlineScript],
+  server: { proxy },
+  plugins: [inlineAll],
 });

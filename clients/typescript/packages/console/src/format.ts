@@ -8,7 +8,7 @@ export function price(value: number | null | undefined): string {
   if (value === null || value === undefined) {
     return UNKNOWN;
   }
-  const digits = value >= 100 ? 2 : value >= 1 ? 4 : 6;
+  const digits = Math.abs(value) >= 100 ? 2 : Math.abs(value) >= 1 ? 4 : 6;
   return value.toLocaleString("en-US", { minimumFractionDigits: Math.min(digits, 2), maximumFractionDigits: digits });
 }
 
@@ -17,7 +17,21 @@ export function percent(value: number | null | undefined): string {
   if (value === null || value === undefined) {
     return UNKNOWN;
   }
-  return `${value > 0 ? "+" : ""}${value.toFixed(2)} %`;
+  return `${value > 0 ? "+" : ""}${share(value)}`.replace("-", "−");
+}
+
+/** A part of a whole in percent. */
+export function share(value: number | null | undefined): string {
+  return value === null || value === undefined ? UNKNOWN : `${value.toFixed(2)} %`;
+}
+
+/** How far a price is from another, in hundredths of a percent ("basis points"). */
+export function distance(value: number | null, from: number | null): string {
+  if (value === null || from === null || from === 0) {
+    return UNKNOWN;
+  }
+  const points = (value / from - 1) * 10_000;
+  return `${points > 0.05 ? "+" : ""}${points.toFixed(1)} bp`.replace("-", "−");
 }
 
 /** A large amount, shortened. */
@@ -28,13 +42,27 @@ export function amount(value: number | null | undefined): string {
   return value.toLocaleString("en-US", { notation: "compact", maximumFractionDigits: 2 });
 }
 
+/** The size of a trade. */
+export function size(value: number): string {
+  return value.toLocaleString("en-US", { maximumSignificantDigits: 4 });
+}
+
 /** How long ago, from milliseconds. */
 export function age(milliseconds: number | null | undefined): string {
   if (milliseconds === null || milliseconds === undefined) {
     return UNKNOWN;
   }
   const seconds = Math.max(0, Math.round(milliseconds / 1_000));
-  return seconds < 120 ? `${String(seconds)} s` : `${String(Math.round(seconds / 60))} min`;
+  if (seconds < 120) {
+    return `${String(seconds)} s`;
+  }
+  const minutes = Math.round(seconds / 60);
+  return minutes < 120 ? `${String(minutes)} min` : `${String(Math.round(minutes / 60))} h`;
+}
+
+/** A time of day on this machine's clock, from milliseconds since the Unix epoch. */
+export function timeOfDay(timestamp: number): string {
+  return new Date(timestamp).toLocaleTimeString("en-GB");
 }
 
 /** The points of a sparkline in a box. */

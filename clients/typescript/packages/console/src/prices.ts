@@ -1,114 +1,91 @@
 /** The table of prices. */
+import type { PriceUpdate, TidewireClient } from "@tidewire/client";
+import { byId } from "./dom.ts";
+import { PriceRow } from "./price-row.ts";
+import { SourcesPanel } from "./sources.ts";
 
-import type { PriceUpdate } from "@tidewire/client";
-import { byId, draw } from "./dom.ts";
-import { age, amount, percent, price, sparkline } from "./format.ts";
+const COLUMNS = 8;
 
-const POINTS = 120;
-
-/** One symbol's row. */
-class PriceRow {
-  readonly element = document.createElement("tr");
-  readonly #cells: HTMLTableCellElement[] = [];
-  readonly #tag = document.createElement("span");
-  readonly #line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-  readonly #values: number[] = [];
-  #update: PriceUpdate | undefined;
-  #seenAt = 0;
-  readonly #paint = (): void => {
-    this.#draw();
-  };
-
-  constructor(symbol: string) {
-    for (const kind of ["", "price", "", "wide", "wide", "wide", "", ""]) {
-      const cell = this.element.insertCell();
-      cell.className = kind;
-      this.#cells.push(cell);
-    }
-    this.#tag.className = "tag";
-    this.#tag.textContent = "STALE";
-    this.#tag.hidden = true;
-    this.#cells[0]?.append(symbol, this.#tag);
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", "0 0 110 24");
-    svg.setAttribute("aria-hidden", "true");
-    svg.append(this.#line);
-    this.#cells[6]?.append(svg);
-  }
-
-  take(update: PriceUpdate): void {
-    const before = this.#values.at(-1);
-    if (typeof update.price === "number" && !update.stale) {
-      this.#values.push(update.price);
-      if (this.#values.length > POINTS) {
-        this.#values.shift();
-      }
-      if (before !== undefined && before !== update.price) {
-        this.#cells[1]?.classList.toggle("up", update.price > before);
-        this.#cells[1]?.classList.toggle("down", update.price < before);
-      }
-    }
-    this.#update = update;
-    this.#seenAt = Date.now();
-    draw(this.#paint);
-  }
-
-  tick(): void {
-    const cell = this.#cells[7];
-    if (cell !== undefined && this.#update !== undefined) {
-      cell.textContent = age(Date.now() - this.#seenAt);
-    }
-  }
-
-  #draw(): void {
-    const update = this.#update;
-    if (update === undefined) {
-      return;
-    }
-    const texts = [price(update.price), percent(update.change24h), amount(update.volume24h), price(update.confidence), String(update.sources)];
-    texts.forEach((text, index) => {
-      const cell = this.#cells[index + 1];
-      if (cell !== undefined && cell.textContent !== text) {
-        cell.textContent = text;
-      }
-    });
-    this.#cells[2]?.classList.toggle("up", (update.change24h ?? 0) > 0);
-    this.#cells[2]?.classList.toggle("down", (update.change24h ?? 0) < 0);
-    this.element.classList.toggle("stale", update.stale);
-    this.#tag.hidden = !update.stale;
-    this.#line.setAttribute("points", sparkline(this.#values, 110, 24));
-    this.tick();
-  }
-}
-
-/** All prices that came. */
+/** All prices that came, in the order in which the symbols were followed. */
 export class PriceTable {
-  readonly #rows = new Map<string, PriceRow>();
+  readonly #client: TidewireClient;
+  /** `undefined` until the first price. */
+  readonly #rows = new Map<string, PriceRow | undefined>();
+  readonly #open = new Map<string, SourcesPanel>();
   readonly #body = byId("prices", HTMLTableSectionElement);
-  readonly #note = byId("prices-note", HTMLElement);
-  readonly #sample = byId("sample", HTMLElement);
+  readonly #waiting = byId("prices-note", HTMLElement);
+
+  constructor(client: TidewireClient) {
+    this.#client = client;
+  }
 
   /** The symbols shown. */
   get symbols(): string[] {
-    return [...this.#rows.keys()];
+    return this.#shown().map((row) => row.symbol);
   }
 
-  take(update: PriceUpdate): void {
-    let shown = this.#rows.get(update.symbol);
-    if (shown === undefined) {
-      shown = new PriceRow(update.symbol);
-      shown.element.dataset["symbol"] = update.symbol;
-      this.#rows.set(update.symbol, shown);
-      this.#body.append(shown.element);
-      this.#note.hidden = true;
+  /** Follows a symbol, once. */
+  follow(symbol: string): void {
+    if (this.#rows.has(symbol)) {
+      return;
     }
-    this.#sample.hidden = update.sample !== true;
-    shown.take(update);
+    this.#rows.set(symbol, undefined);
+    this.#client.subscribe(`prices:${symbol}`, (message) => {
+      if (message.type === "price") {
+        this.#take(symbol, message.data);
+      }
+    });
   }
 
+  /** Time passed. */
   tick(): void {
-    for (const shown of this.#rows.values()) {
-      shown.tick();
+    for (const row of this.#shown()) {
+      row.tick();
     }
+    for (const panel of this.#open.values()) {
+      void panel.refresh();
+    }
+  }
+
+  #take(symbol: string, update: PriceUpdate): void {
+    const row = this.#rows.get(symbol) ?? this.#add(symbol);
+    row.take(update);
+  }
+
+  #add(symbol: string): PriceRow {
+    const row = new PriceRow(symbol, () => Date.now() + this.#client.clockOffsetMs);
+    const place = [...this.#rows.keys()].indexOf(symbol);
+    const after = [...this.#rows.values()].slice(place).find((other) => other !== undefined);
+    this.#body.insertBefore(row.element, after?.element ?? null);
+    this.#rows.set(symbol, row);
+    this.#waiting.hidden = true;
+    row.element.addEventListener("click", () => {
+      // A click that selects text opens nothing.
+      if (document.getSelection()?.isCollapsed !== false) {
+        this.#toggle(row);
+      }
+    });
+    return row;
+  }
+
+  #toggle(row: PriceRow): void {
+    const open = this.#open.get(row.symbol);
+    row.toggle.setAttribute("aria-expanded", String(open === undefined));
+    row.element.classList.toggle("open", open === undefined);
+    if (open !== undefined) {
+      this.#open.delete(row.symbol);
+      row.toggle.removeAttribute("aria-controls");
+      open.element.remove();
+      return;
+    }
+    const panel = new SourcesPanel(this.#client, row.symbol, COLUMNS);
+    this.#open.set(row.symbol, panel);
+    row.toggle.setAttribute("aria-controls", panel.element.id);
+    row.element.after(panel.element);
+    void panel.refresh();
+  }
+
+  #shown(): PriceRow[] {
+    return [...this.#rows.values()].filter((row) => row !== undefined);
   }
 }
