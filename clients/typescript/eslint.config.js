@@ -3,7 +3,10 @@ import js from "@eslint/js";
 import { defineConfig, globalIgnores } from "eslint/config";
 import tseslint from "typescript-eslint";
 
-const nodeGlobals = { console: "readonly", process: "readonly", URL: "readonly", fetch: "readonly", setTimeout: "readonly" };
+const globals = (...names) => Object.fromEntries(names.map((name) => [name, "readonly"]));
+const nodeGlobals = globals("clearTimeout", "console", "fetch", "process", "setTimeout", "TextDecoderStream", "URL", "WebSocket");
+/** What the browser test hands to the page. */
+const pageGlobals = globals("document", "navigator", "window");
 
 export default defineConfig(
   globalIgnores(["**/dist/", "**/node_modules/"]),
@@ -37,5 +40,6 @@ export default defineConfig(
     },
   },
   { files: ["**/*.mjs", "**/*.js"], languageOptions: { globals: nodeGlobals } },
+  { files: ["packages/console/e2e/*.mjs"], languageOptions: { globals: pageGlobals } },
   { files: ["**/*.config.ts", "**/*.config.js"], rules: { "no-restricted-syntax": "off" }, },
 );
