@@ -49,6 +49,18 @@ describe("connecting", () => {
     expect(withToken.clockOffsetMs).toBe(500);
   });
 
+  it("says at once that there is no WebSocket", () => {
+    const { WebSocket } = globalThis;
+    Reflect.deleteProperty(globalThis, "WebSocket");
+    try {
+      expect(() => new TidewireClient({ url: "ws://test/v1/ws" })).toThrow("no global WebSocket");
+      // One that is handed in is enough.
+      expect(new TidewireClient({ url: "ws://test/v1/ws", environment: world.environment }).state.status).toBe("idle");
+    } finally {
+      Object.assign(globalThis, { WebSocket });
+    }
+  });
+
   it("gives up a server that never says welcome, and tries again", async () => {
     client.connect();
     await world.clock.advance(10_000);
@@ -333,6 +345,18 @@ describe("channels", () => {
     answer("blocks:1", "e1", 9, false);
     message("blocks:1", 9);
     expect(got).toHaveLength(1);
+  });
+
+  it("are asked for before anyone hears that the client is live", async () => {
+    follow("demo:a");
+    client.on("state", ({ status }) => {
+      if (status === "live") {
+        client.publish("demo:a", 1).catch(() => undefined);
+      }
+    });
+    await goLive();
+    // So the publication comes back on the channel.
+    expect(world.socket.sent.map(({ type }) => type).slice(0, 2)).toEqual(["subscribe", "publish"]);
   });
 
   it("split a batch of prices, and give a later handler the newest value", async () => {

@@ -5,7 +5,7 @@
  */
 import { judgeClose, retryDelay } from "./backoff.ts";
 import { callSafely } from "./call.ts";
-import { defaultEnvironment, type Environment, type Timer } from "./environment.ts";
+import { type Environment, environmentWith, type Timer } from "./environment.ts";
 import type { TidewireError } from "./errors.ts";
 import { Link, type LinkEnd } from "./link.ts";
 import type { ReplyOf, RequestType, Requests, ServerMessage } from "./messages.ts";
@@ -103,7 +103,7 @@ export class TidewireClient {
 
   constructor(options: ClientOptions) {
     this.#options = options;
-    this.#environment = { ...defaultEnvironment(), ...options.environment };
+    this.#environment = environmentWith(options.environment);
     this.#requests = new PendingRequests(this.#environment.clock);
   }
 
@@ -331,14 +331,16 @@ export class TidewireClient {
     this.#liveSince = clock.now();
     this.#clockOffsetMs = welcome.serverTime - clock.wallTime();
     this.#subscriptions.note(welcome.subscriptions);
-    this.#setState({ status: "live", welcome, heartbeatMs: welcome.heartbeatMs });
+    this.#state = { status: "live", welcome, heartbeatMs: welcome.heartbeatMs };
     if (!this.#visible) {
       this.#ask("visibility", { state: "background" });
     }
     for (const subscription of this.#subscriptions.all()) {
       this.#toAsk.add(subscription);
     }
+    // Before anyone hears of it: who publishes as soon as we are live is heard on the channels followed.
     this.#askNow();
+    this.#emit("state", this.#state);
     this.#measure();
   }
 

@@ -47,9 +47,20 @@ export interface Environment {
   readonly random: () => number;
 }
 
-/** The environment of a browser, of Node 22 and up, of Deno and Bun. */
-export function defaultEnvironment(): Environment {
-  return { clock: systemClock, webSocket: globalThis.WebSocket, page: documentPage(), random: Math.random };
+/**
+ * What is given, and for the rest the environment of a browser, of Node 22 and up, of
+ * Deno and Bun. Throws where there is no WebSocket: no number of tries would help.
+ */
+export function environmentWith(given: Partial<Environment> = {}): Environment {
+  return { clock: systemClock, page: documentPage(), random: Math.random, ...given, webSocket: given.webSocket ?? globalWebSocket() };
+}
+
+function globalWebSocket(): WebSocketConstructor {
+  const { WebSocket: found } = globalThis as { readonly WebSocket?: WebSocketConstructor };
+  if (found === undefined) {
+    throw new TypeError("there is no global WebSocket here, expected one as `environment.webSocket`, for example that of the package `ws`");
+  }
+  return found;
 }
 
 const systemClock: Clock = {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { age, amount, distance, percent, price, share, size, sparkline } from "./format.ts";
+import { age, amount, certainty, count, distance, percent, price, share, size, sparkline } from "./format.ts";
 
 describe("format", () => {
   it("shows what is not known as a dash, never as zero", () => {
@@ -9,6 +9,14 @@ describe("format", () => {
 
   it("gives a price the digits that it needs", () => {
     expect([price(61837.634), price(2.5), price(0.105)]).toEqual(["61,837.63", "2.50", "0.105"]);
+  });
+
+  it("shows a confidence with the digits of its price", () => {
+    expect([certainty(1.37, 61802.34), certainty(0.000045, 0.36), certainty(null, 1)]).toEqual(["± 1.37", "± 0.000045", "—"]);
+  });
+
+  it("counts", () => {
+    expect([count(0, "frame"), count(1, "frame"), count(2, "frame")]).toEqual(["0 frames", "1 frame", "2 frames"]);
   });
 
   it("gives a change its sign, and a part of a whole none", () => {

@@ -3,13 +3,24 @@
 /** What is not known. */
 export const UNKNOWN = "—";
 
-/** A price with as many digits as it needs. */
-export function price(value: number | null | undefined): string {
+/** A price with as many digits as it needs, or as a price `like` it does. */
+export function price(value: number | null | undefined, like: number | null | undefined = value): string {
   if (value === null || value === undefined) {
     return UNKNOWN;
   }
-  const digits = Math.abs(value) >= 100 ? 2 : Math.abs(value) >= 1 ? 4 : 6;
+  const magnitude = Math.abs(like ?? value);
+  const digits = magnitude >= 100 ? 2 : magnitude >= 1 ? 4 : 6;
   return value.toLocaleString("en-US", { minimumFractionDigits: Math.min(digits, 2), maximumFractionDigits: digits });
+}
+
+/** What the price is known to. */
+export function certainty(confidence: number | null, of: number | null): string {
+  return confidence === null ? UNKNOWN : `± ${price(confidence, of)}`;
+}
+
+/** A number of things. */
+export function count(number: number, thing: string): string {
+  return `${String(number)} ${thing}${number === 1 ? "" : "s"}`;
 }
 
 /** A change in percent, with its sign. */

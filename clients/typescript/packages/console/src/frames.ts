@@ -1,7 +1,7 @@
 /** A bounded list of frames, newest first, that can be held still. */
 import type { ServerMessage } from "@tidewire/client";
 import { byId, draw, make, setText } from "./dom.ts";
-import { timeOfDay } from "./format.ts";
+import { count, timeOfDay } from "./format.ts";
 
 /** So many frames are kept, and so many characters of one. */
 const FRAMES = 200;
@@ -68,7 +68,7 @@ export class FrameList {
     const waiting = this.#isPaused ? this.#frames.filter((frame) => frame.number > this.#shown).length : 0;
     setText(this.#pause, this.#isPaused ? (waiting > 0 ? `Resume (${String(waiting)} new)` : "Resume") : "Pause");
     const kept = this.#total > this.#frames.length ? `, the last ${String(FRAMES)} kept` : "";
-    setText(this.#count, `${String(this.#total)} ${this.#total === 1 ? "frame" : "frames"}${kept}`);
+    setText(this.#count, `${count(this.#total, "frame")}${kept}`);
     this.#empty.hidden = this.#total > 0;
     if (this.#isPaused) {
       return;

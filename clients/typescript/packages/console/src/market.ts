@@ -3,8 +3,8 @@ import type { MarketOverview, RecentTrade, TidewireClient, TopMover } from "@tid
 import { byId, draw, make, setTrend } from "./dom.ts";
 import { amount, percent, price, share, size, timeOfDay, UNKNOWN } from "./format.ts";
 
-const MOVERS = 5;
-const TRADES = 8;
+const MOVERS = 6;
+const TRADES = 14;
 
 /** Follows the overview and shows it. */
 export class MarketView {
@@ -30,19 +30,22 @@ export class MarketView {
   #draw(overview: MarketOverview): void {
     const { coverage } = overview;
     const live = coverage === undefined ? UNKNOWN : `${String(coverage.live)} of ${String(coverage.symbols)}`;
+    const needs = coverage?.withSupply === 0 ? "needs [prices.supply]" : "";
     this.#facts.replaceChildren(
-      fact("Market cap", amount(overview.totalMarketCap), "In USD, of the symbols whose supply is configured"),
-      fact("Volume 24 h", amount(overview.totalVolume), "In USD"),
-      fact("BTC dominance", share(overview.btcDominance), "Bitcoin's part of the market cap"),
-      fact("Live symbols", live, "Symbols with a live source"),
+      fact("Market cap, USD", amount(overview.totalMarketCap), needs),
+      fact("Volume 24 h, USD", amount(overview.totalVolume)),
+      fact("BTC dominance", share(overview.btcDominance), needs),
+      fact("Live symbols", live),
     );
     fill(this.#movers, overview.topMovers.slice(0, MOVERS).map(moverRow), "No symbol has moved yet");
     fill(this.#trades, overview.recentTrades.slice(0, TRADES).map(tradeRow), "No trades yet");
   }
 }
 
-function fact(name: string, value: string, title: string): HTMLElement {
-  return make("div", { attributes: { title } }, make("dt", { text: name }), make("dd", { text: value }));
+/** A figure; `needs` says what an unknown one is for want of. */
+function fact(name: string, value: string, needs = ""): HTMLElement {
+  const hint = value === UNKNOWN && needs !== "" ? [make("span", { class: "hint", text: needs })] : [];
+  return make("div", {}, make("dt", { text: name }), make("dd", { text: value }, ...hint));
 }
 
 function fill(body: HTMLTableSectionElement, rows: readonly HTMLTableRowElement[], otherwise: string): void {
@@ -56,15 +59,17 @@ function moverRow(mover: TopMover): HTMLTableRowElement {
 }
 
 function tradeRow(trade: RecentTrade): HTMLTableRowElement {
-  const paid = make("td", { text: price(trade.price) });
-  setTrend(paid, trade.side === "buy" ? 1 : trade.side === "sell" ? -1 : 0);
+  const { side } = trade;
+  const arrow = make("span", { text: side === "buy" ? "▲ " : side === "sell" ? "▼ " : "", attributes: { "aria-hidden": "true" } });
+  const paid = make("td", {}, arrow, make("span", { class: "hidden", text: side ?? "" }), price(trade.price));
+  setTrend(paid, side === "buy" ? 1 : side === "sell" ? -1 : 0);
   return make(
     "tr",
-    { attributes: { title: `${trade.side ?? "trade"} on ${trade.source}` } },
+    { attributes: { title: `${side ?? "trade"} on ${trade.source}` } },
     make("td", { class: "time", text: timeOfDay(trade.timestamp) }),
     make("th", { text: trade.symbol, attributes: { scope: "row" } }),
     paid,
     make("td", { text: size(trade.size) }),
-    make("td", { class: "soft", text: trade.source }),
+    make("td", { class: "soft wide", text: trade.source }),
   );
 }

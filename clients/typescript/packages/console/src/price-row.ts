@@ -1,7 +1,7 @@
 /** One symbol's row in the table of prices. */
 import type { PriceUpdate } from "@tidewire/client";
 import { draw, make, makeSvg, setText, setTrend } from "./dom.ts";
-import { age, amount, percent, price, sparkline } from "./format.ts";
+import { age, amount, certainty, count, percent, price, sparkline } from "./format.ts";
 
 /** The sparkline holds so many points, one for each step: a minute and a half. */
 const POINTS = 120;
@@ -72,7 +72,7 @@ export class PriceRow {
     }
     const passed = age(this.#now() - this.#update.timestamp);
     setText(this.#age, passed);
-    setText(this.#brief, this.#update.stale ? passed : `${passed} · ${String(this.#update.sources)} sources`);
+    setText(this.#brief, this.#update.stale ? passed : `${passed} · ${count(this.#update.sources, "source")}`);
   }
 
   /** Prices of one step become one point, the last of them. */
@@ -101,7 +101,7 @@ export class PriceRow {
       setTrend(cell, update.change24h);
     }
     setText(this.#volume, amount(update.volume24h));
-    setText(this.#confidence, update.confidence === null ? price(null) : `± ${price(update.confidence)}`);
+    setText(this.#confidence, certainty(update.confidence, update.price));
     setText(this.#sources, String(update.sources));
     this.element.classList.toggle("stale", update.stale);
     this.#tag.hidden = !update.stale;

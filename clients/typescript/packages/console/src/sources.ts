@@ -2,7 +2,7 @@
 import { type PriceUpdate, type SourceDetail, type TidewireClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { make, setText } from "./dom.ts";
-import { age, amount, distance, price } from "./format.ts";
+import { age, amount, certainty, distance, price } from "./format.ts";
 
 const COLUMNS: readonly (readonly [string, string])[] = [
   ["Source", ""],
@@ -77,9 +77,9 @@ function sourceRow(detail: SourceDetail, from: number | null): HTMLTableRowEleme
   );
 }
 
-function summary({ method, confidence, stale }: PriceUpdate, details: readonly SourceDetail[]): string {
+function summary({ method, price: value, confidence, stale }: PriceUpdate, details: readonly SourceDetail[]): string {
   const live = details.filter((detail) => detail.state === "live").length;
   const how = `${method ?? "Aggregate"} of ${String(live)} live of ${String(details.length)} sources`;
-  const certainty = confidence === null ? "" : `, ± ${price(confidence)}`;
-  return `${how.charAt(0).toUpperCase()}${how.slice(1)}${certainty}${stale ? "; no source is live, this is the last price known" : ""}`;
+  const known = confidence === null ? "" : `, ${certainty(confidence, value)}`;
+  return `${how.charAt(0).toUpperCase()}${how.slice(1)}${known}${stale ? "; no source is live, this is the last price known" : ""}`;
 }

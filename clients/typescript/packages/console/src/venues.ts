@@ -12,7 +12,9 @@ export async function showVenues(): Promise<readonly string[] | undefined> {
   }
   byId("venues", HTMLTableSectionElement).replaceChildren(...sources.map(venueRow));
   byId("sample", HTMLElement).hidden = !sources.some((source) => source.sample === true);
-  return [...new Set(sources.flatMap((source) => source.symbols))];
+  const symbols = [...new Set(sources.flatMap((source) => source.symbols))];
+  // Dollars first; apart from that in the order of the configuration.
+  return symbols.sort((a, b) => Number(b.endsWith("-USD")) - Number(a.endsWith("-USD")));
 }
 
 async function ask(): Promise<readonly PriceSource[] | undefined> {
