@@ -103,7 +103,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
 
     start_feed(feed, first, &prices, &tasks, &halt);
     tasks.spawn(sweep(stream.clone(), halt.clone()));
-    let threads = tidewire_adapters::serve(listener, &gateway.routes(), &stream, &tasks, &stop)
+    let threads = tidewire_adapters::serve(listener, &gateway, &stop)
         .context("the server's threads cannot start")?;
 
     stop_signal.received().await;

@@ -4,6 +4,7 @@
 //! knows no engine. [`Gateway`] is what they share, [`serve`] the listener.
 
 mod access;
+mod front;
 mod gateway;
 mod grpc;
 pub mod http;

@@ -8,10 +8,16 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tidewire_stream::{ShardId, Stream};
+use tidewire_stream::ShardId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use crate::{
+    Gateway,
+    front::{self, First, Rewound},
+    websocket,
+};
 
 /// A client has so long to send the head of its request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,27 +35,29 @@ const SEND_BUFFER_BYTES: usize = 128 << 10;
 /// Buffers of a request's head, in bytes.
 const HEAD_BUFFER_BYTES: usize = 8 << 10;
 
-/// Serves `routes` until `stop` is cancelled, on one thread for each shard of the
+/// Serves the gateway until `stop` is cancelled, on one thread for each shard of the
 /// streaming core. A connection stays on the thread that accepted it. Connections run
-/// in `tasks`; after `stop` they finish what they do, and idle ones close.
+/// in the gateway's tasks; after `stop` they finish what they do, and idle ones close.
 ///
 /// # Errors
 /// A thread cannot be started, or the listener cannot be shared between them.
 pub fn serve(
     listener: std::net::TcpListener,
-    routes: &Routes,
-    stream: &Arc<Stream>,
-    tasks: &TaskTracker,
+    gateway: &Gateway,
     stop: &CancellationToken,
 ) -> io::Result<ShardThreads> {
     listener.set_nonblocking(true)?;
+    let stream = &gateway.stream;
+    let site = Arc::new(Site {
+        gateway: gateway.clone(),
+        routes: gateway.routes(),
+    });
     let (end, mut threads) = (CancellationToken::new(), Vec::new());
     for shard in stream.hub().shards() {
         let acceptor = Acceptor {
             shard,
             listener: listener.try_clone()?,
-            routes: routes.clone(),
-            tasks: tasks.clone(),
+            site: site.clone(),
             stop: stop.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,9 +102,14 @@ impl ShardThreads {
 struct Acceptor {
     shard: ShardId,
     listener: std::net::TcpListener,
-    routes: Routes,
-    tasks: TaskTracker,
+    site: Arc<Site>,
     stop: CancellationToken,
+}
+
+/// What all connections are served from.
+struct Site {
+    gateway: Gateway,
+    routes: Routes,
 }
 
 impl Acceptor {
@@ -115,11 +128,14 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, address)) => {
-                    self.tasks.spawn(serve_connection(
-                        stream,
+                    let place = Place {
                         address,
-                        self.shard,
-                        self.routes.clone(),
+                        shard: self.shard,
+                    };
+                    self.site.gateway.tasks.spawn(serve_connection(
+                        stream,
+                        place,
+                        self.site.clone(),
                         self.stop.clone(),
                     ));
                 }
@@ -133,19 +149,57 @@ impl Acceptor {
     }
 }
 
+/// Where a connection comes from, and where it is served.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) address: SocketAddr,
+    pub(crate) shard: ShardId,
+}
+
 async fn serve_connection(
-    stream: TcpStream,
-    address: SocketAddr,
-    shard: ShardId,
-    routes: Routes,
+    mut stream: TcpStream,
+    place: Place,
+    site: Arc<Site>,
     stop: CancellationToken,
 ) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "a socket cannot be tuned");
     }
+    let read = match front::first(&mut stream, HEADER_TIMEOUT).await {
+        Ok(First::WebSocket(upgrade)) => {
+            let accepted = websocket::accept(&site.gateway, upgrade.request.headers(), place);
+            if let Ok(accepted) = accepted {
+                let rest = &upgrade.read[upgrade.head..];
+                let head = front::head_bytes(&accepted.response);
+                let ends = websocket::tcp_ends(stream);
+                return websocket::serve(&site.gateway, ends, head, rest, accepted.arrival).await;
+            }
+            // hyper says why not.
+            upgrade.read
+        }
+        Ok(First::Other(read)) => read,
+        Err(error) => {
+            tracing::debug!(%error, address = %place.address, "a connection asked for nothing");
+            return;
+        }
+    };
+    // Boxed, so that a WebSocket does not hold the room for an HTTP connection.
+    Box::pin(serve_http(Rewound::new(read, stream), place, site, stop)).await;
+}
+
+async fn serve_http(
+    stream: Rewound<TcpStream>,
+    place: Place,
+    site: Arc<Site>,
+    stop: CancellationToken,
+) {
+    let address = place.address;
+    let routes = site.routes.clone();
+    drop(site);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        request.extensions_mut().insert(shard);
+        request.extensions_mut().insert(place);
+        request.extensions_mut().insert(place.shard);
         request
             .extensions_mut()
             .insert(tonic::transport::server::TcpConnectInfo {

@@ -15,41 +15,47 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     frame::{FrameReader, Incoming},
-    io::{ReadEnd, WriteEnd},
+    io::{Ends, ReadEnd},
     socket::Socket,
 };
 
 /// How long a peer has to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs a connection until either side ends it. `head` was read already.
-pub(super) async fn run(
-    (read, write): (ReadEnd, WriteEnd),
-    head: Bytes,
+/// Runs a connection until either side ends it: `head` is sent first, `rest` was read
+/// already.
+///
+/// What stays for as long as the connection is kept small: the parts that only serve
+/// to answer or to end are boxed while they run.
+pub(super) fn run(
+    (read, write): Ends,
+    head: Vec<u8>,
+    rest: &[u8],
     connection: Connection,
     router: Router,
     frame_bytes: usize,
-) {
+) -> impl Future<Output = ()> + Send + use<> {
     let session = Session::clone(&connection);
     let mut frames = FrameReader::new(frame_bytes);
-    frames.buffer().extend_from_slice(&head);
-    drop(head);
-    let mut reader = Reader {
+    frames.buffer().extend_from_slice(rest);
+    let mut reader = Box::new(Reader {
         read,
-        socket: Socket::attach(session.clone(), write),
+        socket: Socket::attach(session.clone(), write, head),
         session,
         router,
         frames,
-    };
-    let socket = reader.socket.clone();
-    let end = tokio::select! {
-        end = reader.run() => end,
-        () = socket.ended() => End::Closed,
-    };
-    // The session ends before the peer has answered.
-    drop(connection);
-    if end == End::Closed {
-        let _ = timeout(CLOSE_TIMEOUT, reader.discard()).await;
+    });
+    async move {
+        let socket = reader.socket.clone();
+        let end = tokio::select! {
+            end = reader.run() => end,
+            () = socket.ended() => End::Closed,
+        };
+        // The session ends before the peer has answered.
+        drop(connection);
+        if end == End::Closed {
+            let _ = Box::pin(timeout(CLOSE_TIMEOUT, reader.discard())).await;
+        }
     }
 }
 
@@ -73,7 +79,9 @@ enum End {
 impl Reader {
     async fn run(&mut self) -> End {
         loop {
-            if let ControlFlow::Break(end) = self.answer_all().await {
+            if !self.frames.buffer().is_empty()
+                && let ControlFlow::Break(end) = Box::pin(self.answer_all()).await
+            {
                 return end;
             }
             match self.read.read(self.frames.buffer()).await {

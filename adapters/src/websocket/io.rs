@@ -23,7 +23,7 @@ use tokio::{
 const READ_BYTES: usize = 64 << 10;
 
 /// A duplex stream of bytes.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
@@ -32,24 +32,27 @@ thread_local! {
     static INBOUND: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-pub(super) enum ReadEnd {
+/// Both ends.
+pub(crate) type Ends = (ReadEnd, WriteEnd);
+
+pub(crate) enum ReadEnd {
     Tcp(OwnedReadHalf),
     Other(ReadHalf<Box<dyn Duplex>>),
 }
 
-pub(super) enum WriteEnd {
+pub(crate) enum WriteEnd {
     Tcp(OwnedWriteHalf),
     Other(Mutex<WriteHalf<Box<dyn Duplex>>>),
 }
 
 /// The ends of a bare socket.
-pub(super) fn tcp(stream: TcpStream) -> (ReadEnd, WriteEnd) {
+pub(crate) fn tcp(stream: TcpStream) -> Ends {
     let (read, write) = stream.into_split();
     (ReadEnd::Tcp(read), WriteEnd::Tcp(write))
 }
 
 /// The ends of anything else.
-pub(super) fn other(stream: impl Duplex + 'static) -> (ReadEnd, WriteEnd) {
+pub(super) fn other(stream: impl Duplex + 'static) -> Ends {
     let (read, write) = tokio::io::split(Box::new(stream) as Box<dyn Duplex>);
     (ReadEnd::Other(read), WriteEnd::Other(Mutex::new(write)))
 }

@@ -5,29 +5,28 @@ pub mod frame;
 mod io;
 mod socket;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Extension,
     body::Body,
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     response::Response,
 };
 use base64::Engine as _;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    Arrival, CloseReason, Connection, Encoding, Identity, Session, ShardId, StreamError, Transport,
+    Arrival, CloseReason, Connection, Encoding, Identity, Session, StreamError, Transport,
 };
-use tokio::net::TcpStream;
 
 pub(crate) use connection::{error_reply, refusal};
+pub(crate) use io::tcp as tcp_ends;
 
-use crate::{Gateway, access, http::reply::HttpError};
+use crate::{Gateway, access, http::reply::HttpError, server::Place};
 
 /// A client that must give a token has so long for it.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,33 +37,32 @@ const JSON: &str = "tidewire.v1.json";
 /// The subprotocol of binary frames.
 const PROTO: &str = "tidewire.v1.proto";
 
-/// Answers `GET /v1/ws`.
-pub(crate) async fn upgrade(
-    State(gateway): State<Gateway>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
-    Extension(shard): Extension<ShardId>,
-    mut request: Request,
-) -> Result<Response, HttpError> {
-    let headers = request.headers();
+/// An upgrade that is granted.
+pub(crate) struct Accepted {
+    /// The answer, without a body.
+    pub(crate) response: Response,
+    /// Who arrives.
+    pub(crate) arrival: Arrival,
+}
+
+/// Judges an upgrade by the head of its request.
+pub(crate) fn accept(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    place: Place,
+) -> Result<Accepted, HttpError> {
     gateway.origins.admit(headers)?;
     let key = websocket_key(headers)?;
     let (encoding, protocol) = subprotocol(headers)?;
     let identity = access::identify(&gateway.stream, headers, None)?;
-    let upgrade = request
-        .extensions_mut()
-        .remove::<OnUpgrade>()
-        .ok_or_else(|| bad_request("this connection cannot be upgraded: use HTTP/1.1"))?;
     let arrival = Arrival {
         identity,
         transport: Transport::WebSocket,
         encoding,
-        address: Some(address.ip()),
+        address: Some(place.address.ip()),
         heartbeat: None,
-        shard,
+        shard: place.shard,
     };
-    gateway
-        .tasks
-        .spawn(serve(gateway.clone(), upgrade, arrival));
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -77,23 +75,45 @@ pub(crate) async fn upgrade(
             HeaderValue::from_static(protocol),
         );
     }
+    Ok(Accepted { response, arrival })
+}
+
+/// Answers `GET /v1/ws` where the front door left it to hyper: upgrades that come
+/// after another request on the same connection, and those that are refused.
+pub(crate) async fn upgrade(
+    State(gateway): State<Gateway>,
+    Extension(place): Extension<Place>,
+    mut request: Request,
+) -> Result<Response, HttpError> {
+    let Accepted { response, arrival } = accept(&gateway, request.headers(), place)?;
+    let upgrade = request
+        .extensions_mut()
+        .remove::<OnUpgrade>()
+        .ok_or_else(|| bad_request("this connection cannot be upgraded: use HTTP/1.1"))?;
+    let tasks = gateway.tasks.clone();
+    tasks.spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let ends = io::other(TokioIo::new(upgraded));
+        serve(&gateway, ends, Vec::new(), &[], arrival).await;
+    });
     Ok(response)
 }
 
-async fn serve(gateway: Gateway, upgrade: OnUpgrade, arrival: Arrival) {
-    let Ok(upgraded) = upgrade.await else { return };
+/// Serves an upgraded connection in a task of its own: `head` is sent first, `rest` was
+/// read already.
+pub(crate) async fn serve(
+    gateway: &Gateway,
+    ends: io::Ends,
+    head: Vec<u8>,
+    rest: &[u8],
+    arrival: Arrival,
+) {
     let connection = Connection::open(gateway.stream.clone(), arrival).await;
-    watch_authentication(&gateway, &connection);
+    watch_authentication(gateway, &connection);
     let limit = gateway.options.frame_bytes;
     let router = gateway.router.clone();
-    // The bare socket, if that is what lies below: without hyper's layers it is
-    // smaller and faster.
-    let (ends, head) =
-        match hyper_util::server::conn::auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
-            Ok(parts) => (io::tcp(parts.io.into_inner()), parts.read_buf),
-            Err(upgraded) => (io::other(TokioIo::new(upgraded)), Bytes::new()),
-        };
-    connection::run(ends, head, connection, router, limit).await;
+    let run = connection::run(ends, head, rest, connection, router, limit);
+    gateway.tasks.spawn(run);
 }
 
 /// Sends away who gives no token in time.

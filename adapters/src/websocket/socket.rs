@@ -103,9 +103,9 @@ impl Sink for Socket {
 }
 
 impl Socket {
-    /// The writing end of a session's connection: it writes what the session has
-    /// from now on.
-    pub(super) fn attach(session: Session, io: WriteEnd) -> Arc<Self> {
+    /// The writing end of a session's connection: it writes `head`, and what the
+    /// session has from now on.
+    pub(super) fn attach(session: Session, io: WriteEnd, head: Vec<u8>) -> Arc<Self> {
         let now = Instant::now();
         let socket = Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
@@ -114,7 +114,7 @@ impl Socket {
             write: Mutex::new(Write {
                 state: State::Open,
                 is_blocked: false,
-                control: Vec::new(),
+                control: head,
                 heard: now,
                 is_asked: false,
                 next_check: now + PING_AFTER,
