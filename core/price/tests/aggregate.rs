@@ -120,6 +120,56 @@ fn a_trade_counts_once_and_a_ticker_gives_its_price_if_it_is_newer() {
 }
 
 #[test]
+fn a_trade_that_comes_late_counts_and_is_not_the_last_price() {
+    let mut bench = Bench::new(r#"symbols = ["BTC-USD"]"#);
+    let trade = |id: u64, price: i64, seconds: i64| {
+        let (price, time_us) = (Decimal::from(price), NOW_US + seconds * SECOND_US);
+        VenueEvent::Trade(Trade {
+            name: "BTC-USD".into(),
+            id: TradeId::Single(id),
+            price,
+            size: price,
+            side: TradeSide::Unspecified,
+            venue_time_us: Some(time_us),
+        })
+    };
+    let coinbase = bench.aggregator.source("coinbase").unwrap();
+    let mut price_after = |event: VenueEvent<'_>| {
+        bench.aggregator.apply(coinbase, &event, NOW_US);
+        price(&bench.aggregator.price("BTC-USD", NOW_US).unwrap()).to_owned()
+    };
+    assert_eq!(price_after(trade(10, 100, 10)), "100");
+    assert_eq!(price_after(trade(12, 102, 12)), "102");
+    assert_eq!(price_after(trade(11, 90, 11)), "102");
+    // One of a wrong time does not hold the price.
+    assert_eq!(price_after(trade(13, 103, 9_999)), "103");
+    assert_eq!(price_after(trade(14, 104, 14)), "104");
+    // The venue counts anew.
+    assert_eq!(price_after(trade(1, 105, 15)), "105");
+    let answer = bench.aggregator.price("BTC-USD", NOW_US).unwrap();
+    let detail = &answer.source_details[0];
+    assert_eq!(detail.trades, 6);
+    assert_eq!(detail.min.as_ref().unwrap().value, "90");
+}
+
+#[test]
+fn what_is_told_of_a_bad_frame_is_short() {
+    let mut bench = Bench::new(r#"symbols = ["BTC-USD"]"#);
+    let long = "X".repeat(100_000);
+    for frame in [
+        coinbase_match(1, &long, "1"),
+        format!(r#"{{"type":"match","trade_id":{long:?}}}"#),
+        coinbase_match(1, "BTC-USD", &long),
+    ] {
+        bench.say("coinbase", &frame, NOW_US);
+        let sources = bench.aggregator.sources(NOW_US);
+        let coinbase = sources.iter().find(|s| s.name == "coinbase").unwrap();
+        let error = coinbase.last_error.as_ref().unwrap();
+        assert!(error.len() < 300, "{} bytes", error.len());
+    }
+}
+
+#[test]
 fn bad_frames_are_counted_and_the_rest_goes_on() {
     let mut bench = Bench::new(r#"symbols = ["BTC-USD"]"#);
     let bad = coinbase_match(1, "BTC-USD", "0");
@@ -197,6 +247,14 @@ fn a_lost_connection_counts_no_more_after_a_grace() {
     assert_eq!(
         answer.source_details[0].reason.as_deref(),
         Some("the connection is lost")
+    );
+    // Back again, and nothing is said yet.
+    let back = NOW_US + 9 * SECOND_US;
+    bench.aggregator.link(source, &LinkState::Connected, back);
+    let answer = bench.aggregator.price("BTC-USD", back).unwrap();
+    assert_eq!(
+        (answer.stale, answer.source_details[0].reason.as_deref()),
+        (true, Some("silent for too long"))
     );
 }
 

@@ -34,7 +34,7 @@ use crate::{
     config::{PriceConfig, SourceClock, SourceSpec},
     error::{unknown_source, unknown_symbol},
     source::{LinkState, SourceStatus},
-    venue::{Events, FaultKind, ParseError, Ticker, Trade, VenueEvent},
+    venue::{Events, FaultKind, ParseError, Ticker, Trade, VenueEvent, excerpt},
 };
 
 /// A lost connection may come back for so long before its prices count no more, in
@@ -214,7 +214,7 @@ impl Aggregator {
         if place.is_none() {
             self.sources[source.0].fault(&ParseError {
                 kind: FaultKind::UnknownSymbol,
-                detail: format!("{name:?} was not asked for"),
+                detail: format!("{:?} was not asked for", excerpt(name)),
             });
         }
         place
@@ -284,7 +284,7 @@ impl Aggregator {
                 .quotes
                 .iter_mut()
                 .filter(own)
-                .for_each(Quote::forget_trades);
+                .for_each(Quote::connected);
         }
     }
 

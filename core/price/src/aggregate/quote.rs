@@ -86,15 +86,26 @@ impl Quote {
     }
 
     pub(super) fn take_trade(&mut self, trade: &Trade<'_>) -> Novelty {
+        let is_late = self.is_late(trade);
         if self.seen.take(trade) == Novelty::Repeated {
             return Novelty::Repeated;
         }
         self.trades += 1;
-        self.last_trade_us = trade.venue_time_us;
-        self.price = Some(trade.price);
         self.min = Some(self.min.map_or(trade.price, |min| min.min(trade.price)));
         self.max = Some(self.max.map_or(trade.price, |max| max.max(trade.price)));
+        if !is_late {
+            self.last_trade_us = trade.venue_time_us;
+            self.price = Some(trade.price);
+        }
         Novelty::New
+    }
+
+    /// Whether a later trade came before this one: it counts, and is not the last
+    /// price. Both its number and its time must say so: a venue that counts anew has
+    /// lower numbers at later times, and one wrong time must not hold the price.
+    fn is_late(&self, trade: &Trade<'_>) -> bool {
+        let times = trade.venue_time_us.zip(self.last_trade_us);
+        self.seen.is_overtaken(trade.id) && times.is_some_and(|(own, last)| own < last)
     }
 
     pub(super) fn take_ticker(&mut self, ticker: &Ticker<'_>) {
@@ -115,10 +126,14 @@ impl Quote {
         by_id.or_else(by_time).unwrap_or(true)
     }
 
-    /// A new connection: numbers and times of the old one say nothing of it.
-    pub(super) fn forget_trades(&mut self) {
+    /// A new connection: numbers and times of the old one say nothing of it, and
+    /// what does not count yet waits for data, no more for a connection.
+    pub(super) fn connected(&mut self) {
         self.seen.forget();
         self.last_trade_us = None;
+        if self.life == Life::Lost {
+            self.life = Life::Silent;
+        }
     }
 
     /// What its own channel shows.

@@ -63,6 +63,12 @@ impl Seen {
         }
     }
 
+    /// Whether a trade with a higher number came before this one.
+    pub(super) fn is_overtaken(&self, id: TradeId) -> bool {
+        let (TradeId::Single(id) | TradeId::Aggregate(id)) = id;
+        id < self.newest
+    }
+
     /// Whether the trade of this number is newer than all that came. `None` where
     /// that cannot be told.
     pub(super) fn is_newer(&self, id: u64) -> Option<bool> {

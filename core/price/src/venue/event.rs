@@ -6,6 +6,8 @@ use rust_decimal::Decimal;
 use smallvec::SmallVec;
 use tidewire_proto::v1::TradeSide;
 
+use super::field::excerpt;
+
 /// What one frame says. Most say one thing.
 pub type Events<'a> = SmallVec<[VenueEvent<'a>; 1]>;
 
@@ -147,7 +149,8 @@ impl From<serde_json::Error> for ParseError {
         };
         Self {
             kind,
-            detail: error.to_string(),
+            // It quotes the value that it met.
+            detail: excerpt(&error.to_string()),
         }
     }
 }

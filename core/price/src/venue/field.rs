@@ -91,8 +91,8 @@ pub(super) fn missing(field: &str) -> ParseError {
     }
 }
 
-/// The beginning of a text, for messages.
-pub(super) fn excerpt(text: &str) -> String {
+/// The beginning of a text, for messages: what a venue sends is as long as it likes.
+pub(crate) fn excerpt(text: &str) -> String {
     text.chars().take(80).collect()
 }
 

@@ -109,8 +109,9 @@ struct TickerFrame<'a> {
 /// What a frame says.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     let frame: Frame<'_> = serde_json::from_slice(frame)?;
-    if let Some(method) = &frame.method {
-        return Ok(smallvec![answer(method, &frame)]);
+    // What it cannot read at all, it refuses without naming the method.
+    if frame.method.is_some() || frame.error.is_some() {
+        return Ok(smallvec![answer(&frame)]);
     }
     match (frame.channel.as_deref(), frame.kind.as_deref(), frame.data) {
         (Some("trade"), Some("update"), Some(data)) => entries(data, trade),
@@ -121,10 +122,10 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     }
 }
 
-fn answer(method: &str, frame: &Frame<'_>) -> VenueEvent<'static> {
-    match (method, frame.success) {
-        ("pong", _) => VenueEvent::Heartbeat,
-        ("subscribe", Some(true)) => VenueEvent::Ack,
+fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
+    match (frame.method.as_deref(), frame.success) {
+        (Some("pong"), _) => VenueEvent::Heartbeat,
+        (Some("subscribe"), Some(true)) => VenueEvent::Ack,
         _ => {
             let parts = [frame.error.as_deref(), frame.symbol.as_deref()];
             let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
@@ -249,6 +250,10 @@ mod tests {
             [VenueEvent::Error(
                 "Currency pair not supported: FOO/USD".to_owned()
             )]
+        );
+        assert_eq!(
+            all(r#"{"error":"Malformed request","success":false}"#),
+            [VenueEvent::Error("Malformed request".to_owned())]
         );
         for heartbeat in [
             r#"{"channel":"heartbeat"}"#,

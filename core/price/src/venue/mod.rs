@@ -13,6 +13,7 @@ mod kraken;
 use std::time::Duration;
 
 pub use event::{Events, FaultKind, ParseError, Ticker, Trade, TradeId, VenueEvent};
+pub(crate) use field::excerpt;
 
 use crate::Symbol;
 
