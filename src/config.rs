@@ -299,8 +299,7 @@ impl Config {
                 self.limits.outbox_bytes
             );
         }
-        self.prices.symbols()?;
-        self.prices.sources()?;
+        self.prices.check()?;
         Ok(())
     }
 

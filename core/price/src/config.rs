@@ -1,10 +1,10 @@
 //! What the operator decides about prices: `[prices]`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
-use crate::{Symbol, VenueKind, symbol::nearest};
+use crate::{Symbol, VenueKind, source::tls_config, symbol::nearest};
 
 /// The symbols that a server has when none are named.
 pub const DEFAULT_SYMBOLS: [&str; 18] = [
@@ -25,6 +25,8 @@ pub struct PriceConfig {
     pub stale_after_ms: u64,
     /// A connection without any data for so long is set up anew, in milliseconds.
     pub watchdog_ms: u64,
+    /// A file of certificates that connections to venues trust too, in PEM.
+    pub ca_file: Option<PathBuf>,
     /// The sources. Without any, all venues that are built in.
     pub source: Vec<SourceConfig>,
     /// What a symbol has of its own, by its name.
@@ -40,6 +42,7 @@ impl Default for PriceConfig {
             method: Method::Median,
             stale_after_ms: 30_000,
             watchdog_ms: 20_000,
+            ca_file: None,
             source: Vec::new(),
             symbol: BTreeMap::new(),
             supply: BTreeMap::new(),
@@ -161,6 +164,12 @@ pub enum ConfigError {
     /// A supply is not a number of coins.
     #[error("prices.supply.{0} is {1}, expected a number of coins above zero")]
     Supply(String, f64),
+    /// The file of further certificates cannot be used.
+    #[error("prices.ca_file {0:?}: {1}, expected a file of certificates in PEM")]
+    CaFile(PathBuf, String),
+    /// There can be no encryption.
+    #[error("connections to venues cannot be encrypted: {0}")]
+    Tls(String),
     /// A duration must be above zero.
     #[error("{0} is 0, expected milliseconds above zero")]
     Zero(String),
@@ -213,7 +222,10 @@ impl PriceConfig {
         let is_supply = |supply: f64| supply.is_finite() && supply > 0.0;
         match self.supply.iter().find(|(_, supply)| !is_supply(**supply)) {
             Some((base, supply)) => Err(ConfigError::Supply(base.clone(), *supply)),
-            None => above_zero("prices.watchdog_ms", self.watchdog_ms).map(drop),
+            None => {
+                above_zero("prices.watchdog_ms", self.watchdog_ms)?;
+                tls_config(self.ca_file.as_deref()).map(drop)
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use rustls::ClientConfig;
 use tidewire_proto::v1::{MarketOverview, PriceUpdate, Source};
 use tidewire_stream::{Publisher, SharedClock};
 use tokio::{
@@ -23,7 +24,7 @@ use crate::{
     config::SourceConfig,
     recording::RecordedSource,
     replay::{Replay, ReplaySpeed},
-    source::{Feed, SourceTask},
+    source::{Feed, SourceTask, tls_config},
 };
 
 /// How often time passes in the aggregator.
@@ -41,6 +42,7 @@ pub struct PriceEngine {
     aggregator: Arc<Mutex<Aggregator>>,
     clock: SharedClock,
     watchdog: Duration,
+    tls: Arc<ClientConfig>,
 }
 
 impl std::fmt::Debug for PriceEngine {
@@ -64,6 +66,7 @@ impl PriceEngine {
             aggregator: Arc::new(Mutex::new(aggregator)),
             clock,
             watchdog: Duration::from_millis(config.watchdog_ms),
+            tls: tls_config(config.ca_file.as_deref())?,
         })
     }
 
@@ -114,6 +117,7 @@ impl PriceEngine {
                 spec,
                 names,
                 watchdog: self.watchdog,
+                tls: self.tls.clone(),
                 feed,
             };
             tasks.spawn(task.run(cancel.clone()));

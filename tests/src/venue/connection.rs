@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
@@ -25,8 +25,8 @@ pub(super) enum Command {
     Cut,
 }
 
-pub(super) struct Connection {
-    socket: WebSocketStream<TcpStream>,
+pub(super) struct Connection<S> {
+    socket: WebSocketStream<S>,
     shared: Arc<Shared>,
     subscriptions: Subscriptions,
     pings: VecDeque<oneshot::Sender<()>>,
@@ -42,10 +42,8 @@ enum Flow {
     End,
 }
 
-impl Connection {
-    pub(super) async fn run(stream: TcpStream, shared: Arc<Shared>) {
-        // Trades are small: without this they wait for each other.
-        let _ = stream.set_nodelay(true);
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) async fn run(stream: S, shared: Arc<Shared>) {
         let Ok(socket) = accept_async(stream).await else {
             return;
         };

@@ -5,18 +5,21 @@ mod capture;
 mod connection;
 mod frames;
 mod protocol;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::TlsAcceptor;
 
 pub use capture::{Capture, CaptureError, Pace, Repeat, Script};
 pub use frames::{Ticker, Trade};
 pub use protocol::VenueKind;
+pub use tls::Authority;
 
 use crate::within;
 use connection::{Command, Connection};
@@ -39,10 +42,10 @@ pub struct VenueStandIn {
 }
 
 /// What the connections of a stand-in share.
-#[derive(Debug)]
 struct Shared {
     kind: VenueKind,
     script: Option<Script>,
+    tls: Option<TlsAcceptor>,
     manner: watch::Sender<Manner>,
     /// Connections that have subscribed.
     lives: watch::Sender<Vec<mpsc::UnboundedSender<Command>>>,
@@ -60,6 +63,16 @@ impl VenueStandIn {
         Self::listen(kind, any, None).await.expect("a free port")
     }
 
+    /// Starts on a free port, behind TLS.
+    ///
+    /// # Panics
+    /// There is no free port.
+    pub async fn start_encrypted(kind: VenueKind, authority: &Authority) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let tls = Some(authority.acceptor());
+        Self::open(kind, any, None, tls).await.expect("a free port")
+    }
+
     /// Starts at this address, and plays `script` to everyone who subscribes.
     ///
     /// # Errors
@@ -69,9 +82,19 @@ impl VenueStandIn {
         address: SocketAddr,
         script: Option<Script>,
     ) -> std::io::Result<Self> {
+        Self::open(kind, address, script, None).await
+    }
+
+    async fn open(
+        kind: VenueKind,
+        address: SocketAddr,
+        script: Option<Script>,
+        tls: Option<TlsAcceptor>,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             kind,
             script,
+            tls,
             manner: watch::Sender::new(Manner::Polite),
             lives: watch::Sender::new(Vec::new()),
             accepted: watch::Sender::new(0),
@@ -107,7 +130,10 @@ impl VenueStandIn {
     /// Its URL, for a server's configuration.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("ws://{}", self.address)
+        match self.shared.tls {
+            None => format!("ws://{}", self.address),
+            Some(_) => format!("wss://{}:{}", tls::HOST, self.address.port()),
+        }
     }
 
     /// How many connections it ever took.
@@ -215,12 +241,33 @@ impl Drop for VenueStandIn {
     }
 }
 
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("kind", &self.kind)
+            .field("manner", &self.manner)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Takes connections. Its end ends them all.
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         shared.accepted.send_modify(|accepted| *accepted += 1);
-        connections.spawn(Connection::run(stream, shared.clone()));
+        connections.spawn(welcome(stream, shared.clone()));
         while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
+    // Trades are small: without this they wait for each other.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = &shared.tls else {
+        return Connection::run(stream, shared).await;
+    };
+    // Who does not trust it goes away.
+    if let Ok(stream) = tls.accept(stream).await {
+        Connection::run(stream, shared.clone()).await;
     }
 }

@@ -173,7 +173,7 @@ async fn a_good_configuration_is_good() {
 #[tokio::test]
 async fn a_bad_configuration_names_the_key() {
     // The text, and what the answer must hold.
-    let cases: [(&str, &[&str]); 9] = [
+    let cases: [(&str, &[&str]); 12] = [
         (
             "[server]\nlisten_on = \"127.0.0.1:1\"",
             &["listen_on", "listen"],
@@ -190,6 +190,12 @@ async fn a_bad_configuration_names_the_key() {
         (
             "[[prices.source]]\nkind = \"nasdaq\"",
             &["nasdaq", "kraken"],
+        ),
+        ("[prices]\nwatchdog_ms = 0", &["prices.watchdog_ms"]),
+        ("[prices.supply]\nBTC = -1", &["prices.supply.BTC"]),
+        (
+            "[prices]\nca_file = \"nowhere.pem\"",
+            &["prices.ca_file", "nowhere.pem", "PEM"],
         ),
         ("[server\n", &["line 1"]),
     ];

@@ -1,9 +1,10 @@
 //! Venues that die, come back, fall silent or talk nonsense.
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tidewire_tests::{
     Client, Server, Transport, VenueKind, VenueStandIn,
-    venue::{Manner, Trade},
+    venue::{Authority, Manner, Trade},
 };
 
 use crate::prices::{all_subscribed, get_price, price_until, say_prices, server_of, venues};
@@ -77,6 +78,39 @@ async fn a_price_outlives_its_venues_and_says_so() {
         );
         assert_eq!(source["trades"], 2);
     }
+}
+
+#[tokio::test]
+async fn a_venue_behind_tls_is_believed_if_its_authority_is() {
+    let authority = Authority::new();
+    let venue = VenueStandIn::start_encrypted(VenueKind::Coinbase, &authority).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, authority.pem()).unwrap();
+    let builder = server_of(std::slice::from_ref(&venue), &["BTC-USD"]);
+
+    let stranger = builder.clone().start().await;
+    let line = stranger.log_line("cannot reach coinbase").await;
+    assert!(
+        line.contains(&venue.url()) && line.contains("certificate"),
+        "{line}"
+    );
+    drop(stranger);
+
+    let server = builder
+        .set("prices", &format!("ca_file = {file:?}"))
+        .start()
+        .await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("prices:BTC-USD").await;
+    venue.subscribed().await;
+    venue.trade(&Trade {
+        symbol: "BTC-USD",
+        id: 1,
+        price: "61838.01",
+    });
+    price_until(&mut client, |update| update["price"] == 61838.01).await;
+    assert_eq!(source(&server, "coinbase").await["state"], "live");
 }
 
 #[tokio::test]

@@ -6,6 +6,10 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(250);
 const LAST: Duration = Duration::from_secs(30);
 
+/// A connection that had data for so long went well. One that a venue takes and ends at
+/// once did not: trying again without a pause would break the venue's limits.
+const HELD: Duration = Duration::from_secs(10);
+
 /// Exponential backoff. The pauses are spread over their upper half, so that many
 /// servers do not come back at once.
 #[derive(Debug, Default)]
@@ -22,10 +26,21 @@ impl Backoff {
         pause.mul_f64(rand::random_range(0.5..1.0))
     }
 
-    /// It went well.
-    pub(super) fn reset(&mut self) {
+    /// A connection ended that had data for so long. Gives how that went.
+    pub(super) fn ended(&mut self, live: Duration) -> Held {
+        if live < HELD {
+            return Held::Briefly;
+        }
         self.failures = 0;
+        Held::Well
     }
+}
+
+/// Whether a connection held for some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    Well,
+    Briefly,
 }
 
 #[cfg(test)]
@@ -41,7 +56,9 @@ mod tests {
             assert!((most / 2..=most).contains(&pause), "{pause:?} of {most:?}");
             most = (most * 2).min(LAST);
         }
-        backoff.reset();
+        assert_eq!(backoff.ended(Duration::from_secs(9)), Held::Briefly);
+        assert!(backoff.pause() > FIRST);
+        assert_eq!(backoff.ended(HELD), Held::Well);
         assert!(backoff.pause() <= FIRST);
     }
 }

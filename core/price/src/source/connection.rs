@@ -1,16 +1,17 @@
 //! One connection to a venue, from the handshake to its end.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{SinkExt as _, StreamExt as _};
+use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
     pin, select,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+    tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
 use super::feed::{Feed, Heard};
@@ -35,20 +36,32 @@ pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 pub(super) enum Ending {
     /// The venue said before that it would close it.
     Announced,
+    /// It did not come about.
+    Unreachable(String),
     /// Anything else.
     Failed(String),
 }
 
+impl Ending {
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Announced => "the venue announced the end of the connection",
+            Self::Unreachable(reason) | Self::Failed(reason) => reason,
+        }
+    }
+}
+
 /// Connects.
-pub(super) async fn connect(url: &str) -> Result<Socket, String> {
+pub(super) async fn connect(url: &str, tls: Arc<ClientConfig>) -> Result<Socket, String> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
     // No delay: requests are small. Boxed: the TLS handshake takes 16 KiB, once.
-    let connecting = Box::pin(connect_async_with_config(url, Some(config), true));
+    let tls = Some(Connector::Rustls(tls));
+    let connecting = Box::pin(connect_async_tls_with_config(url, Some(config), true, tls));
     match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok((socket, _))) => Ok(socket),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(error)) => Err(reason(&error)),
         Err(_) => Err(format!(
             "no connection within {} s",
             CONNECT_TIMEOUT.as_secs()
@@ -101,7 +114,7 @@ pub(super) async fn listen(
                 return Ending::Failed(format!("the venue closed the connection{said}"));
             }
             None => return Ending::Failed("the venue closed the connection".to_owned()),
-            Some(Err(error)) => return Ending::Failed(error.to_string()),
+            Some(Err(error)) => return Ending::Failed(reason(&error)),
         };
         match feed.take(&frame).await {
             Heard::Nothing => {}
@@ -184,7 +197,15 @@ impl Agenda {
 
 async fn send(socket: &mut Socket, frame: String) -> Result<(), String> {
     match timeout(SEND_TIMEOUT, socket.send(Message::text(frame))).await {
-        Ok(sent) => sent.map_err(|error| error.to_string()),
+        Ok(sent) => sent.map_err(|error| reason(&error)),
         Err(_) => Err(format!("nothing could be sent for {SEND_TIMEOUT:?}")),
+    }
+}
+
+/// What the system says, where it is the system that says it.
+fn reason(error: &tungstenite::Error) -> String {
+    match error {
+        tungstenite::Error::Io(error) => error.to_string(),
+        error => error.to_string(),
     }
 }

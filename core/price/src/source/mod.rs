@@ -1,25 +1,27 @@
 //! Sources: the connections to the venues, kept for ever.
 //!
 //! A [`SourceTask`] connects, listens, and after the end of a connection connects
-//! again, ever more seldom while it fails. `connection` is one connection, `feed`
-//! where its frames go, `status` what is known of a source.
+//! again, ever more seldom while it fails. `connection` is one connection, `tls` whom
+//! it trusts, `feed` where its frames go, `status` what is known of a source.
 
 mod backoff;
 mod connection;
 mod feed;
 mod status;
+mod tls;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use rustls::ClientConfig;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use self::status::LinkState;
 use self::{
-    backoff::Backoff,
+    backoff::{Backoff, Held},
     connection::{Ending, connect, listen},
 };
-pub(crate) use self::{feed::Feed, status::SourceStatus};
+pub(crate) use self::{feed::Feed, status::SourceStatus, tls::tls_config};
 use crate::config::SourceSpec;
 
 /// Failures are told this often at most.
@@ -32,6 +34,8 @@ pub(crate) struct SourceTask {
     pub(crate) names: Vec<String>,
     /// A connection without data for so long is set up anew.
     pub(crate) watchdog: Duration,
+    /// Whom it trusts, where the address asks for encryption.
+    pub(crate) tls: Arc<ClientConfig>,
     pub(crate) feed: Feed,
 }
 
@@ -47,32 +51,24 @@ impl SourceTask {
         let mut outage = Outage::default();
         loop {
             self.feed.link(&LinkState::Connecting);
-            let ending = self.connect_and_listen().await;
-            if self.feed.is_live() {
-                backoff.reset();
+            let (ending, live) = self.connect_and_listen().await;
+            if backoff.ended(live) == Held::Well {
+                outage = Outage::default();
             }
             let pause = backoff.pause();
-            let reason = match ending {
-                Ending::Announced => {
-                    let reason = "the venue announced the end of the connection";
-                    tracing::info!(source = self.spec.name, reason, "connecting again");
-                    reason.to_owned()
-                }
-                Ending::Failed(reason) => {
-                    outage.tell(&self.spec, &reason, pause);
-                    reason
-                }
-            };
-            self.feed.link(&LinkState::Lost(reason));
+            outage.tell(&self.spec, &ending, pause);
+            self.feed.link(&LinkState::Lost(ending.reason().to_owned()));
             sleep(pause).await;
         }
     }
 
-    async fn connect_and_listen(&self) -> Ending {
-        let socket = match connect(&self.spec.url).await {
+    /// Gives how the connection ended, and for how long it stood if it had data.
+    async fn connect_and_listen(&self) -> (Ending, Duration) {
+        let socket = match connect(&self.spec.url, self.tls.clone()).await {
             Ok(socket) => socket,
-            Err(reason) => return Ending::Failed(reason),
+            Err(reason) => return (Ending::Unreachable(reason), Duration::ZERO),
         };
+        let connected_at = Instant::now();
         self.feed.link(&LinkState::Connected);
         tracing::info!(
             source = self.spec.name,
@@ -80,7 +76,9 @@ impl SourceTask {
             symbols = self.names.len(),
             "connected"
         );
-        listen(socket, &self.names, self.watchdog, &self.feed).await
+        let ending = listen(socket, &self.names, self.watchdog, &self.feed).await;
+        let live = self.feed.is_live().then(|| connected_at.elapsed());
+        (ending, live.unwrap_or_default())
     }
 }
 
@@ -92,18 +90,27 @@ struct Outage {
 }
 
 impl Outage {
-    fn tell(&mut self, spec: &SourceSpec, reason: &str, pause: Duration) {
-        let (source, url) = (&spec.name, &spec.url);
+    fn tell(&mut self, spec: &SourceSpec, ending: &Ending, pause: Duration) {
+        let (source, url, reason) = (&spec.name, &spec.url, ending.reason());
+        let what = match ending {
+            Ending::Announced => {
+                tracing::info!(source, reason, "connecting again");
+                return;
+            }
+            Ending::Unreachable(_) => "cannot reach",
+            Ending::Failed(_) => "lost the connection to",
+        };
         if self.told_at.is_some_and(|at| at.elapsed() < TELL_INTERVAL) {
             self.untold += 1;
-            tracing::debug!(source, url, reason, ?pause, "cannot reach {source}");
+            tracing::debug!(source, url, reason, ?pause, "{what} {source}");
             return;
         }
+        let further = match self.untold {
+            0 => String::new(),
+            untold => format!(" ({untold} more failures since this was last said)"),
+        };
         tracing::warn!(
-            source,
-            url,
-            untold_failures = self.untold,
-            "cannot reach {source} at {url}: {reason}; trying again in {:.1} s, prices from it are missing until then",
+            "{what} {source} at {url}: {reason}{further}; trying again until it answers, next in {:.1} s",
             pause.as_secs_f64()
         );
         *self = Self {
