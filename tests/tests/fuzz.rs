@@ -2,7 +2,8 @@
 //! is accepted keeps the promises of its type.
 //!
 //! Inputs are valid examples with random edits, and random bytes. Each target runs
-//! `TIDEWIRE_FUZZ_ITERATIONS` times, 2,000 if not set.
+//! `TIDEWIRE_FUZZ_ITERATIONS` times, 2,000 if not set. A target that accepts next to
+//! nothing, or refuses next to nothing, tests nothing, and fails.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +11,10 @@
     reason = "a panic is how a test fails"
 )]
 
-use std::env;
+use std::{
+    env,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use bolero::TypeGenerator;
 use tidewire_adapters::{
@@ -35,18 +39,45 @@ fn iterations() -> usize {
 #[derive(Debug, Clone, TypeGenerator)]
 struct Case {
     seed: u8,
-    edits: Vec<Edit>,
+    count: u8,
+    edits: [Edit; MOST_EDITS],
 }
+
+/// More edits than a few leave nothing that a parser would look into.
+const MOST_EDITS: usize = 4;
 
 /// An edit. Places are taken modulo the length.
 #[derive(Debug, Clone, TypeGenerator)]
 enum Edit {
-    Flip { at: u16, bits: u8 },
-    Insert { at: u16, byte: u8 },
-    Remove { at: u16, length: u8 },
-    Repeat { at: u16, length: u8, times: u8 },
-    Token { at: u16, which: u8 },
-    Cut { at: u16 },
+    Flip {
+        at: u16,
+        bits: u8,
+    },
+    Insert {
+        at: u16,
+        byte: u8,
+    },
+    Remove {
+        at: u16,
+        length: u8,
+    },
+    Repeat {
+        at: u16,
+        length: u8,
+        times: u8,
+    },
+    Token {
+        at: u16,
+        which: u8,
+    },
+    /// Another value for a field: what comes out is JSON still.
+    Value {
+        at: u16,
+        which: u8,
+    },
+    Cut {
+        at: u16,
+    },
 }
 
 /// What breaks parsers.
@@ -71,11 +102,32 @@ const TOKENS: [&[u8]; 18] = [
     b"\x00",
 ];
 
+/// What fields can have for a value.
+const VALUES: [&[u8]; 16] = [
+    b"null",
+    b"true",
+    b"0",
+    b"-1",
+    b"1.5",
+    b"1e-7",
+    b"1e999",
+    b"18446744073709551616",
+    b"\"\"",
+    b"\"0\"",
+    b"\"-0.5\"",
+    b"\"1e-30\"",
+    b"\"79228162514264337593543950336\"",
+    b"\"NaN\"",
+    b"[]",
+    b"{}",
+];
+
 impl Case {
     /// The bytes: no edits give a valid example, now and then.
     fn bytes(&self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = seeds[usize::from(self.seed) % seeds.len()].clone();
-        for edit in self.edits.iter().take(8) {
+        let count = usize::from(self.count) % (MOST_EDITS + 1);
+        for edit in &self.edits[..count] {
             edit.apply(&mut bytes);
         }
         bytes
@@ -108,6 +160,18 @@ impl Edit {
                 let token = TOKENS[usize::from(which) % TOKENS.len()];
                 bytes.splice(at..at, token.iter().copied());
             }
+            Self::Value { at, which } => {
+                let begins: Vec<_> = (0..total).filter(|at| bytes[*at] == b':').collect();
+                let Some(begin) = begins.get(usize::from(at) % begins.len().max(1)) else {
+                    return;
+                };
+                let begin = begin + 1;
+                let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']');
+                let length = bytes[begin..].iter().position(is_end);
+                let end = length.map_or(total, |length| begin + length);
+                let value = VALUES[usize::from(which) % VALUES.len()];
+                bytes.splice(begin..end, value.iter().copied());
+            }
             Self::Cut { at } => bytes.truncate(place(at, total)),
         }
     }
@@ -117,20 +181,39 @@ fn texts(seeds: &[&str]) -> Vec<Vec<u8>> {
     seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect()
 }
 
+/// Whether a target took its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Accepted,
+    Refused,
+}
+
 /// Runs a target on edited examples and on bytes without any sense.
-fn fuzz(seeds: &[Vec<u8>], target: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
-    // The examples as they are come first: a target that refuses them finds nothing.
+fn fuzz(seeds: &[Vec<u8>], target: impl Fn(&[u8]) -> Verdict + std::panic::RefUnwindSafe) {
     for seed in seeds {
-        target(seed);
+        let text = String::from_utf8_lossy(seed);
+        assert_eq!(target(seed), Verdict::Accepted, "the example {text}");
     }
+    let counts = [AtomicUsize::new(0), AtomicUsize::new(0)];
     bolero::check!()
         .with_iterations(iterations())
         .with_type::<Case>()
-        .for_each(|case| target(&case.bytes(seeds)));
+        .for_each(|case| {
+            let verdict = target(&case.bytes(seeds));
+            counts[verdict as usize].fetch_add(1, Ordering::Relaxed);
+        });
+    let counts = counts.map(AtomicUsize::into_inner);
+    let few = iterations() / 20;
+    assert!(
+        counts.iter().all(|count| *count > few),
+        "{counts:?} edited examples were accepted and refused, expected more than {few} of each"
+    );
     bolero::check!()
         .with_iterations(iterations() / 4)
         .with_type::<Vec<u8>>()
-        .for_each(|bytes| target(bytes));
+        .for_each(|bytes| {
+            target(bytes);
+        });
 }
 
 const CLIENT_MESSAGES: [&str; 8] = [
@@ -146,12 +229,9 @@ const CLIENT_MESSAGES: [&str; 8] = [
 
 #[test]
 fn client_messages() {
-    for text in CLIENT_MESSAGES {
-        json::parse_client(text.as_bytes()).unwrap();
-    }
     fuzz(&texts(&CLIENT_MESSAGES), |bytes| {
         let Ok(message) = json::parse_client(bytes) else {
-            return;
+            return Verdict::Refused;
         };
         // What is understood is understood again, in both of its forms.
         let text = json::to_vec(&message);
@@ -160,6 +240,7 @@ fn client_messages() {
             ClientMessage::decode(&message.encode_to_vec()[..]).as_ref(),
             Ok(&message)
         );
+        Verdict::Accepted
     });
 }
 
@@ -171,12 +252,13 @@ fn binary_client_messages() {
         .collect();
     fuzz(&seeds, |bytes| {
         let Ok(message) = ClientMessage::decode(bytes) else {
-            return;
+            return Verdict::Refused;
         };
         assert_eq!(
             ClientMessage::decode(&message.encode_to_vec()[..]).as_ref(),
             Ok(&message)
         );
+        Verdict::Accepted
     });
 }
 
@@ -190,13 +272,14 @@ fn server_messages() {
     ]);
     fuzz(&seeds, |bytes| {
         let Ok(message) = json::from_slice::<ServerMessage>(bytes) else {
-            return;
+            return Verdict::Refused;
         };
         let text = json::to_vec(&message);
         assert_eq!(
             json::from_slice::<ServerMessage>(&text).as_ref(),
             Ok(&message)
         );
+        Verdict::Accepted
     });
 }
 
@@ -212,7 +295,7 @@ fn channel_names() {
     fuzz(&seeds, |bytes| {
         let text = String::from_utf8_lossy(bytes);
         let Ok(name) = ChannelName::parse(&text) else {
-            return;
+            return Verdict::Refused;
         };
         assert_eq!(name.as_str(), text);
         assert_eq!(format!("{}:{}", name.namespace(), name.rest()), text);
@@ -222,6 +305,7 @@ fn channel_names() {
             serde_json::to_string(name.as_str()).unwrap(),
             format!("\"{text}\"")
         );
+        Verdict::Accepted
     });
 }
 
@@ -229,13 +313,10 @@ fn channel_names() {
 fn cursors() {
     // `e 7 demo:a`, and two lines of it.
     let seeds = texts(&["ZSA3IGRlbW86YQ", "ZSA3IGRlbW86YQplIDggZGVtbzpi", ""]);
-    for seed in &seeds {
-        Cursor::decode(std::str::from_utf8(seed).unwrap()).unwrap();
-    }
     fuzz(&seeds, |bytes| {
         let text = String::from_utf8_lossy(bytes);
         let Ok(cursor) = Cursor::decode(&text) else {
-            return;
+            return Verdict::Refused;
         };
         assert_eq!(Cursor::decode(&cursor.encode()).as_ref(), Ok(&cursor));
         assert!(
@@ -243,6 +324,7 @@ fn cursors() {
                 .iter()
                 .all(|(channel, position)| cursor.get(channel.as_str()) == Some(position))
         );
+        Verdict::Accepted
     });
 }
 
@@ -309,14 +391,15 @@ fn websocket_frames() {
         control,
         [text, long].concat(),
     ];
-    for seed in &seeds {
-        assert_eq!(read_frames(seed, usize::MAX).1, None);
-    }
     fuzz(&seeds, |bytes| {
         let (read, error) = read_frames(bytes, usize::MAX);
         // How the bytes are cut into pieces changes nothing.
         assert_eq!(read_frames(bytes, 1), (read.clone(), error));
         assert_eq!(read_frames(bytes, 7), (read.clone(), error));
+        let verdict = match error {
+            None => Verdict::Accepted,
+            Some(_) => Verdict::Refused,
+        };
         for incoming in read {
             match incoming {
                 Incoming::Text(text) => {
@@ -328,22 +411,17 @@ fn websocket_frames() {
                 Incoming::Close(_) => {}
             }
         }
+        verdict
     });
-}
-
-/// What a venue's frame says; nothing when it is refused as a whole.
-fn events(kind: VenueKind, frame: &[u8]) -> Vec<VenueEvent<'_>> {
-    kind.parse(frame)
-        .map_or_else(|_| Vec::new(), |events| events.into_iter().collect())
 }
 
 /// Parses frames of a venue. What it takes for a trade or a price is one.
 fn fuzz_venue(kind: VenueKind, seeds: &[&str]) {
-    for seed in seeds {
-        assert!(!events(kind, seed.as_bytes()).is_empty(), "{seed}");
-    }
     fuzz(&texts(seeds), |bytes| {
-        let events = events(kind, bytes);
+        let Ok(events) = kind.parse(bytes) else {
+            return Verdict::Refused;
+        };
+        let mut verdict = Verdict::Accepted;
         for event in events {
             match event {
                 VenueEvent::Trade(trade) => {
@@ -360,9 +438,11 @@ fn fuzz_venue(kind: VenueKind, seeds: &[&str]) {
                     let figures = [ticker.change_percent, ticker.volume_quote];
                     assert!(figures.into_iter().flatten().all(f64::is_finite));
                 }
+                VenueEvent::Fault(_) => verdict = Verdict::Refused,
                 _ => {}
             }
         }
+        verdict
     });
 }
 
@@ -374,6 +454,10 @@ fn binance_frames() {
             r#"{"stream":"btcusdt@trade","data":{"e":"trade","E":1700000000010,"s":"BTCUSDT","t":12345,"p":"61837.64000000","q":"0.00100000","T":1700000000009,"m":true,"M":true}}"#,
             r#"{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1","q":"2","f":1,"l":2,"T":3,"m":false,"M":true}"#,
             r#"{"stream":"btcusdt@ticker","data":{"e":"24hrTicker","E":5,"s":"BTCUSDT","p":"1","P":"2.5","w":"1","c":"100.5","Q":"1","b":"100.4","B":"1","a":"100.6","A":"1","o":"98","h":"1","l":"1","v":"10","q":"1005","O":1,"C":5,"F":1,"L":2,"n":2}}"#,
+            r#"{"stream":"btcusdt@trade","data":{"e":"trade","E":1634052000000,"s":"BTCUSDT","t":12,"p":"5","q":"1","b":88,"a":50,"T":1634052000000,"m":false,"M":true}}"#,
+            r#"{"e":"24hrMiniTicker","E":5,"s":"BTCUSDT","c":"110","o":"100","h":"1","l":"1","v":"10","q":"1005"}"#,
+            r#"{"stream":"btcusdt@bookTicker","data":{"u":1,"s":"BTCUSDT","b":"1.0","B":"2","a":"1.1","A":"3"}}"#,
+            r#"{"e":"serverShutdown","E":1}"#,
             r#"{"result":null,"id":1}"#,
             r#"{"error":{"code":2,"msg":"x"},"id":1}"#,
         ],
@@ -387,6 +471,8 @@ fn coinbase_frames() {
         &[
             r#"{"type":"match","trade_id":42,"maker_order_id":"a","taker_order_id":"b","side":"sell","size":"0.5","price":"61838.01","product_id":"BTC-USD","sequence":9,"time":"2024-08-08T23:54:17.102938Z"}"#,
             r#"{"type":"ticker","sequence":1,"product_id":"BTC-USD","price":"110","open_24h":"100","volume_24h":"3","low_24h":"1","high_24h":"2","volume_30d":"4","best_bid":"109.9","best_bid_size":"1","best_ask":"110.1","best_ask_size":"1","side":"buy","time":"2024-08-08T23:54:17.1Z","trade_id":5,"last_size":"1"}"#,
+            r#"{"type":"last_match","trade_id":41,"side":"buy","size":"1","price":"2","product_id":"BTC-USD","time":"2024-08-08T23:54:17Z"}"#,
+            r#"{"type":"heartbeat","sequence":90,"last_trade_id":20,"product_id":"BTC-USD","time":"2014-11-07T08:19:28.464459Z"}"#,
             r#"{"type":"subscriptions","channels":[]}"#,
             r#"{"type":"error","message":"no","reason":"x"}"#,
         ],
@@ -401,6 +487,9 @@ fn kraken_frames() {
             r#"{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":61838.10,"qty":0.00012345678901,"ord_type":"market","trade_id":7,"timestamp":"2024-08-08T23:54:17.102938Z"},{"symbol":"BTC/USD","side":"buy","price":61838.2,"qty":1,"ord_type":"limit","trade_id":8,"timestamp":"2024-08-08T23:54:17.2Z"}]}"#,
             r#"{"channel":"ticker","type":"snapshot","data":[{"symbol":"BTC/USD","bid":1.0,"bid_qty":1,"ask":1.2,"ask_qty":1,"last":1.1,"volume":10,"vwap":2,"low":1,"high":3,"change":0.1,"change_pct":-1.5}]}"#,
             r#"{"method":"subscribe","result":{},"success":true}"#,
+            r#"{"error":"Currency pair not supported","method":"subscribe","req_id":1,"success":false,"symbol":"FOO/USD"}"#,
+            r#"{"channel":"status","type":"update","data":[{"system":"online"}]}"#,
+            r#"{"method":"pong","req_id":1}"#,
             r#"{"channel":"heartbeat"}"#,
         ],
     );
