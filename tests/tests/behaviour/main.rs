@@ -40,6 +40,7 @@ macro_rules! on_every_transport {
 mod bad_input;
 mod cli;
 mod docs;
+mod examples;
 mod grpc;
 mod http;
 mod identity;
