@@ -1,10 +1,20 @@
 //! WebSocket frames (RFC 6455): the server's own reader and writer.
 //!
-//! The reader takes masked frames from a client, joins fragments and checks what
-//! the protocol demands. The writer puts a header before bytes that many clients
-//! share. Connections and their commands live in `connection`.
+//! The reader takes masked frames from a client, joins fragments, inflates what was
+//! compressed and checks what the protocol demands. The writer, in `writer`, puts a
+//! header before bytes that many clients share. What the client and the server agree
+//! on about compression, and the compression itself, live in [`super::deflate`];
+//! connections and their commands in `connection`.
+
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+
+use super::deflate::{Agreement, InflateError, inflate};
+
+pub use writer::{close_frame, deflated_frame, frame, put_close, put_frame, put_head};
 
 /// A message or control frame of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +37,12 @@ pub enum FrameError {
     /// The message is longer than allowed.
     #[error("the message is longer than {0} bytes")]
     TooBig(usize),
-    /// A text message is not UTF-8.
+    /// A text message, or the reason of a close frame, is not UTF-8.
     #[error("a text message is not UTF-8")]
     NotUtf8,
+    /// A compressed message is not DEFLATE data, or ends within a block.
+    #[error("a compressed message is not valid DEFLATE data")]
+    NotDeflate,
     /// Something else that RFC 6455 forbids.
     #[error("{0}")]
     Protocol(&'static str),
@@ -41,7 +54,7 @@ impl FrameError {
     pub fn close_code(self) -> u16 {
         match self {
             Self::TooBig(_) => 1009,
-            Self::NotUtf8 => 1007,
+            Self::NotUtf8 | Self::NotDeflate => 1007,
             Self::Protocol(_) => 1002,
         }
     }
@@ -84,16 +97,40 @@ impl Opcode {
 }
 
 /// Reads the frames of one client.
+///
+/// It holds what came and is not used up yet, and nothing else: after
+/// [`FrameReader::release`] an idle client's reader has no memory on the heap.
+/// Memory follows what was received, never what a header announces.
+///
+/// ```
+/// use tidewire_adapters::websocket::frame::{FrameReader, Incoming};
+///
+/// let mut reader = FrameReader::new(1_000);
+/// // A masked ping without a payload.
+/// reader.feed(&[0x89, 0x80, 1, 2, 3, 4]);
+/// assert_eq!(reader.next_message(), Ok(Some(Incoming::Ping(Default::default()))));
+/// assert_eq!(reader.next_message(), Ok(None));
+/// reader.release();
+/// ```
 #[derive(Debug)]
 pub struct FrameReader {
     buffer: BytesMut,
-    /// The parts of a message so far.
-    message: Option<(Opcode, BytesMut)>,
+    message: Option<Partial>,
     limit: usize,
+    compression: Compression,
+}
+
+/// What the handshake said about compressed messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Refused,
+    Agreed,
 }
 
 struct Head {
     is_final: bool,
+    /// RSV1: the message is compressed.
+    is_deflated: bool,
     opcode: Opcode,
     mask: [u8; 4],
     length: usize,
@@ -101,19 +138,49 @@ struct Head {
 }
 
 impl FrameReader {
-    /// A reader of messages up to `limit` bytes.
+    /// A reader of messages up to `limit` bytes, none of them compressed.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
             buffer: BytesMut::new(),
             message: None,
             limit,
+            compression: Compression::Refused,
         }
+    }
+
+    /// Takes compressed messages too, if that was agreed on. The limit holds for
+    /// what they are when inflated.
+    #[must_use]
+    pub fn with_deflate(mut self, agreement: Option<Agreement>) -> Self {
+        self.compression = match agreement {
+            Some(_) => Compression::Agreed,
+            None => Compression::Refused,
+        };
+        self
     }
 
     /// Where bytes from the socket are to be appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
+    }
+
+    /// Appends bytes that were read into memory of the caller's, which many readers
+    /// may share.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Gives back the memory that is not in use: to be called when
+    /// [`Self::next_message`] has no more and the socket has nothing to read.
+    ///
+    /// The start of a frame, and the parts of a message, are kept in a buffer of
+    /// about their size.
+    pub fn release(&mut self) {
+        shrink(&mut self.buffer);
+        if let Some(message) = &mut self.message {
+            shrink(&mut message.parts);
+        }
     }
 
     /// The next message or control frame, if it is there as a whole.
@@ -125,10 +192,12 @@ impl FrameReader {
             let Some(head) = self.head()? else {
                 return Ok(None);
             };
-            if self.buffer.len() < head.head_length + head.length {
-                // At most the limit, which the head was held against.
+            let missing = (head.head_length + head.length).saturating_sub(self.buffer.len());
+            if missing > 0 {
+                // Few reads for a long frame, and still no more than a client paid
+                // for with bytes of its own.
                 self.buffer
-                    .reserve(head.head_length + head.length - self.buffer.len());
+                    .reserve(missing.min(self.buffer.len().max(MIN_READ)));
                 return Ok(None);
             }
             self.buffer.advance(head.head_length);
@@ -147,11 +216,9 @@ impl FrameReader {
         };
         let opcode = Opcode::parse(first & 0x0f)?;
         let is_final = first & 0x80 != 0;
-        if first & 0x70 != 0 {
-            return Err(FrameError::Protocol(
-                "a reserved bit is set, and no extension was agreed on",
-            ));
-        }
+        let is_deflated = first & 0x40 != 0;
+        self.check_bits(first, opcode)?;
+        self.check_order(opcode)?;
         if second & 0x80 == 0 {
             return Err(FrameError::Protocol("the frame is not masked"));
         }
@@ -175,10 +242,9 @@ impl FrameReader {
                 "a control frame is long or fragmented",
             ));
         }
-        let so_far = self.message.as_ref().map_or(0, |(_, parts)| parts.len());
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if !opcode.is_control() && length.saturating_add(so_far) > self.limit {
-            return Err(FrameError::TooBig(self.limit));
+        if !opcode.is_control() {
+            self.check_length(is_deflated, length)?;
         }
         let head_length = 2 + length_bytes + 4;
         let Some(mask) = bytes
@@ -189,6 +255,7 @@ impl FrameReader {
         };
         Ok(Some(Head {
             is_final,
+            is_deflated,
             opcode,
             mask: *mask,
             length,
@@ -196,44 +263,152 @@ impl FrameReader {
         }))
     }
 
-    fn take(&mut self, head: &Head, payload: BytesMut) -> Result<Option<Incoming>, FrameError> {
-        match head.opcode {
-            Opcode::Ping => Ok(Some(Incoming::Ping(payload.freeze()))),
-            Opcode::Pong => Ok(Some(Incoming::Pong(payload.freeze()))),
-            Opcode::Close => close_code(&payload).map(|code| Some(Incoming::Close(code))),
-            Opcode::Continuation => {
-                let Some((opcode, mut parts)) = self.message.take() else {
-                    return Err(FrameError::Protocol(
-                        "a continuation has nothing to continue",
-                    ));
-                };
-                parts.extend_from_slice(&payload);
-                self.part(head.is_final, opcode, parts)
-            }
+    /// RFC 6455, section 5.2, and RFC 7692, section 6.
+    fn check_bits(&self, first: u8, opcode: Opcode) -> Result<(), FrameError> {
+        if first & 0x30 != 0 {
+            return Err(FrameError::Protocol(
+                "a reserved bit is set that no extension uses",
+            ));
+        }
+        if first & 0x40 == 0 {
+            return Ok(());
+        }
+        if self.compression == Compression::Refused {
+            return Err(FrameError::Protocol(
+                "a reserved bit is set, and no extension was agreed on",
+            ));
+        }
+        if opcode.is_control() {
+            return Err(FrameError::Protocol("a control frame is compressed"));
+        }
+        if opcode == Opcode::Continuation {
+            return Err(FrameError::Protocol(
+                "a continuation says that it is compressed, which only the first frame may",
+            ));
+        }
+        Ok(())
+    }
+
+    /// RFC 6455, section 5.4. Said before the payload is there.
+    fn check_order(&self, opcode: Opcode) -> Result<(), FrameError> {
+        match opcode {
+            Opcode::Continuation if self.message.is_none() => Err(FrameError::Protocol(
+                "a continuation has nothing to continue",
+            )),
             Opcode::Text | Opcode::Binary if self.message.is_some() => Err(FrameError::Protocol(
                 "a message begins before the last one ended",
             )),
-            Opcode::Text | Opcode::Binary => self.part(head.is_final, head.opcode, payload),
+            _ => Ok(()),
         }
     }
 
-    fn part(
-        &mut self,
-        is_final: bool,
-        opcode: Opcode,
-        parts: BytesMut,
-    ) -> Result<Option<Incoming>, FrameError> {
-        if !is_final {
-            self.message = Some((opcode, parts));
+    /// Holds the message against the limit before any of the frame is kept.
+    fn check_length(&self, is_deflated: bool, length: usize) -> Result<(), FrameError> {
+        let (so_far, is_deflated) = match &self.message {
+            Some(message) => (message.parts.len(), message.is_deflated),
+            None => (0, is_deflated),
+        };
+        let limit = if is_deflated {
+            // What does not compress grows a little.
+            self.limit.saturating_add(self.limit / 16 + 64)
+        } else {
+            self.limit
+        };
+        if length.saturating_add(so_far) > limit {
+            return Err(FrameError::TooBig(self.limit));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, head: &Head, payload: BytesMut) -> Result<Option<Incoming>, FrameError> {
+        let mut message = match (head.opcode, self.message.take()) {
+            (Opcode::Ping, message) => {
+                self.message = message;
+                return Ok(Some(Incoming::Ping(payload.freeze())));
+            }
+            (Opcode::Pong, message) => {
+                self.message = message;
+                return Ok(Some(Incoming::Pong(payload.freeze())));
+            }
+            (Opcode::Close, _) => {
+                return close_code(&payload).map(|code| Some(Incoming::Close(code)));
+            }
+            // The order was checked with the head.
+            (_, Some(mut message)) => {
+                message.parts.extend_from_slice(&payload);
+                message
+            }
+            (opcode, None) => Partial {
+                opcode,
+                is_deflated: head.is_deflated,
+                parts: payload,
+                checked: 0,
+            },
+        };
+        message.check_text()?;
+        if !head.is_final {
+            self.message = Some(message);
             return Ok(None);
         }
-        if opcode == Opcode::Binary {
-            return Ok(Some(Incoming::Binary(parts.freeze())));
+        message.finish(self.limit).map(Some)
+    }
+}
+
+/// The least that is made room for while a frame comes in.
+const MIN_READ: usize = 4 << 10;
+
+/// Replaces a buffer that is much larger than what it holds.
+fn shrink(buffer: &mut BytesMut) {
+    if buffer.is_empty() {
+        *buffer = BytesMut::new();
+    } else if buffer.capacity() > buffer.len() * 2 + 64 {
+        *buffer = BytesMut::from(&buffer[..]);
+    }
+}
+
+/// The frames of a message so far.
+#[derive(Debug)]
+struct Partial {
+    opcode: Opcode,
+    is_deflated: bool,
+    parts: BytesMut,
+    /// So much of a text message is known to be UTF-8.
+    checked: usize,
+}
+
+impl Partial {
+    /// Refuses a text message with the first frame that makes it invalid; a
+    /// character may continue in the next frame. Compressed text is checked at its end.
+    fn check_text(&mut self) -> Result<(), FrameError> {
+        if self.opcode != Opcode::Text || self.is_deflated {
+            return Ok(());
         }
-        if std::str::from_utf8(&parts).is_err() {
-            return Err(FrameError::NotUtf8);
+        match std::str::from_utf8(&self.parts[self.checked..]) {
+            Ok(_) => self.checked = self.parts.len(),
+            Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
+            Err(_) => return Err(FrameError::NotUtf8),
         }
-        Ok(Some(Incoming::Text(parts.freeze())))
+        Ok(())
+    }
+
+    fn finish(self, limit: usize) -> Result<Incoming, FrameError> {
+        let is_text = self.opcode == Opcode::Text;
+        let (message, is_utf8) = if self.is_deflated {
+            let message = inflate(&self.parts, limit).map_err(|error| match error {
+                InflateError::TooBig(limit) => FrameError::TooBig(limit),
+                InflateError::Invalid => FrameError::NotDeflate,
+            })?;
+            let is_utf8 = is_text && std::str::from_utf8(&message).is_ok();
+            (Bytes::from(message), is_utf8)
+        } else {
+            let is_utf8 = self.checked == self.parts.len();
+            (self.parts.freeze(), is_utf8)
+        };
+        match (is_text, is_utf8) {
+            (true, true) => Ok(Incoming::Text(message)),
+            (true, false) => Err(FrameError::NotUtf8),
+            (false, _) => Ok(Incoming::Binary(message)),
+        }
     }
 }
 
@@ -270,163 +445,4 @@ fn close_code(payload: &[u8]) -> Result<Option<u16>, FrameError> {
         return Err(FrameError::NotUtf8);
     }
     Ok(Some(code))
-}
-
-/// A whole, unmasked frame.
-#[must_use]
-pub fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(payload.len() + 10);
-    put_frame(&mut out, opcode, payload);
-    out.into()
-}
-
-/// Appends a whole, unmasked frame.
-pub fn put_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
-    out.push(0x80 | opcode as u8);
-    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
-        (Ok(length @ 0..=125), _) => out.push(length),
-        (_, Ok(length)) => {
-            out.push(126);
-            out.extend_from_slice(&length.to_be_bytes());
-        }
-        _ => {
-            out.push(127);
-            out.extend_from_slice(&(payload.len() as u64).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(payload);
-}
-
-/// A close frame.
-#[must_use]
-pub fn close_frame(code: u16, reason: &str) -> Bytes {
-    let mut payload = Vec::with_capacity(reason.len() + 2);
-    payload.extend_from_slice(&code.to_be_bytes());
-    payload.extend_from_slice(reason.as_bytes());
-    // A control frame holds 125 bytes at most; reasons are short and ASCII.
-    payload.truncate(125);
-    frame(Opcode::Close, &payload)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mask = [1, 2, 3, 4];
-        let mut out = vec![first];
-        match payload.len() {
-            short @ 0..=125 => out.push(0x80 | short as u8),
-            medium @ 126..=65535 => {
-                out.push(0x80 | 126);
-                out.extend((medium as u16).to_be_bytes());
-            }
-            long => {
-                out.push(0x80 | 127);
-                out.extend((long as u64).to_be_bytes());
-            }
-        }
-        out.extend(mask);
-        out.extend(
-            payload
-                .iter()
-                .zip(mask.iter().cycle())
-                .map(|(byte, mask)| byte ^ mask),
-        );
-        out
-    }
-
-    fn read(bytes: &[u8]) -> Result<Vec<Incoming>, FrameError> {
-        let mut reader = FrameReader::new(100_000);
-        reader.buffer().extend_from_slice(bytes);
-        let mut all = Vec::new();
-        while let Some(incoming) = reader.next_message()? {
-            all.push(incoming);
-        }
-        Ok(all)
-    }
-
-    #[test]
-    fn messages_of_all_lengths_are_read() {
-        for length in [0, 1, 7, 8, 125, 126, 65_535, 65_536] {
-            let payload = vec![b'x'; length];
-            let frame = masked(0x81, &payload);
-            assert_eq!(read(&frame).unwrap(), [Incoming::Text(payload.into())]);
-        }
-    }
-
-    #[test]
-    fn fragments_are_joined_around_control_frames() {
-        let bytes = [
-            masked(0x01, b"ab"),
-            masked(0x89, b"?"),
-            masked(0x00, b"c"),
-            masked(0x80, b"d"),
-        ]
-        .concat();
-        assert_eq!(
-            read(&bytes).unwrap(),
-            [
-                Incoming::Ping(Bytes::from_static(b"?")),
-                Incoming::Text(Bytes::from_static(b"abcd"))
-            ]
-        );
-    }
-
-    #[test]
-    fn what_the_protocol_forbids_is_refused() {
-        let protocol = |bytes: &[u8]| {
-            assert!(
-                matches!(read(bytes), Err(FrameError::Protocol(_))),
-                "{bytes:?}"
-            )
-        };
-        protocol(&masked(0xc1, b"rsv"));
-        protocol(&masked(0x83, b"reserved opcode"));
-        protocol(&[0x81, 0x01, b'x']);
-        protocol(&masked(0x09, b"fragmented ping"));
-        protocol(&masked(0x89, &[0; 126]));
-        protocol(&masked(0x80, b"nothing to continue"));
-        protocol(&[masked(0x01, b"a"), masked(0x81, b"b")].concat());
-        protocol(&masked(0x88, &[3]));
-        protocol(&masked(0x88, &1005_u16.to_be_bytes()));
-        assert_eq!(read(&masked(0x81, &[0xff])), Err(FrameError::NotUtf8));
-        assert_eq!(
-            read(&masked(0x81, &[b'x'; 100_001])),
-            Err(FrameError::TooBig(100_000))
-        );
-        let parts = [masked(0x01, &[b'x'; 60_000]), masked(0x80, &[b'x'; 60_000])].concat();
-        assert_eq!(read(&parts), Err(FrameError::TooBig(100_000)));
-        assert_eq!(
-            read(&masked(0x88, &4003_u16.to_be_bytes())).unwrap(),
-            [Incoming::Close(Some(4003))]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn any_split_of_the_bytes_reads_the_same(
-            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..6),
-            cut in 1_usize..50,
-        ) {
-            let bytes: Vec<u8> = payloads.iter().flat_map(|payload| masked(0x82, payload)).collect();
-            let mut reader = FrameReader::new(1_000);
-            let mut all = Vec::new();
-            for part in bytes.chunks(cut) {
-                reader.buffer().extend_from_slice(part);
-                while let Some(incoming) = reader.next_message().unwrap() {
-                    all.push(incoming);
-                }
-            }
-            let expected: Vec<_> = payloads.into_iter().map(|payload| Incoming::Binary(payload.into())).collect();
-            prop_assert_eq!(all, expected);
-        }
-
-        #[test]
-        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let _ = read(&bytes);
-        }
-    }
 }

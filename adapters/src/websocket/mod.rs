@@ -1,6 +1,7 @@
 //! The WebSocket adapter: `/v1/ws`, JSON and protobuf.
 
 mod connection;
+pub mod deflate;
 pub mod frame;
 mod io;
 mod socket;
