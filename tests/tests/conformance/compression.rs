@@ -1,0 +1,333 @@
+//! permessage-deflate: what is negotiated, and compressed messages of all kinds.
+//!
+//! A server may decline any offer. What holds then is checked too: no compressed
+//! frame is sent, and none is taken.
+
+use flate2::{Compress, Compression, FlushCompress};
+use serde_json::json;
+use tidewire_tests::Server;
+
+use crate::{
+    framing::roomy,
+    handshake::upgrade,
+    peer::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, RSV1, TEXT, fragments, frame},
+};
+
+const OFFER: &str = "permessage-deflate";
+
+/// Offers that a server can accept, each of which it may decline.
+const OFFERS: [&str; 12] = [
+    "permessage-deflate",
+    "permessage-deflate; client_max_window_bits",
+    "permessage-deflate; client_no_context_takeover",
+    "permessage-deflate; server_no_context_takeover",
+    "permessage-deflate; client_no_context_takeover; server_no_context_takeover",
+    "permessage-deflate; client_max_window_bits=9",
+    "permessage-deflate; client_max_window_bits=\"15\"",
+    "permessage-deflate; server_max_window_bits=9",
+    "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
+    "permessage-deflate; server_max_window_bits=15; client_max_window_bits",
+    "permessage-deflate; server_max_window_bits=8, permessage-deflate",
+    "x-other; a=1, permessage-deflate; unknown, permessage-deflate",
+];
+
+/// Offers that no server may accept.
+const WRONG_OFFERS: [&str; 8] = [
+    "permessage-deflate; unknown",
+    "permessage-deflate; server_max_window_bits",
+    "permessage-deflate; server_max_window_bits=7",
+    "permessage-deflate; server_max_window_bits=16",
+    "permessage-deflate; client_max_window_bits=010",
+    "permessage-deflate; client_no_context_takeover=1",
+    "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9",
+    "permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+];
+
+/// Holds a response against the offers (RFC 7692, section 7.1).
+fn check_response(response: &str, offers: &str) {
+    let mut parameters = response.split(';').map(str::trim);
+    assert_eq!(parameters.next(), Some(OFFER), "{response}");
+    let mut seen = Vec::new();
+    for parameter in parameters {
+        let (name, value) = match parameter.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(value.trim().trim_matches('"'))),
+            None => (parameter, None),
+        };
+        assert!(!seen.contains(&name), "{name} is there twice: {response}");
+        seen.push(name);
+        let bits = || {
+            let bits: u8 = value.expect(name).parse().expect(name);
+            assert!((8..=15).contains(&bits), "{response}");
+            bits
+        };
+        match name {
+            "server_no_context_takeover" | "client_no_context_takeover" => {
+                assert_eq!(value, None, "{response}");
+            }
+            "server_max_window_bits" => drop(bits()),
+            "client_max_window_bits" => {
+                let _ = bits();
+                assert!(offers.contains(name), "{name} was not offered: {response}");
+            }
+            other => panic!("{other} in {response}"),
+        }
+    }
+    // The server remembers nothing between messages, and says so.
+    assert!(seen.contains(&"server_no_context_takeover"), "{response}");
+}
+
+/// What a client makes of a message, each on its own.
+fn deflated(payload: &[u8], level: u32) -> Vec<u8> {
+    let mut stream = Compress::new(Compression::new(level), false);
+    let mut out = Vec::with_capacity(payload.len() + payload.len() / 100 + 100);
+    stream
+        .compress_vec(payload, &mut out, FlushCompress::Sync)
+        .unwrap();
+    assert_eq!(stream.total_in(), payload.len() as u64);
+    assert!(out.ends_with(&[0x00, 0x00, 0xff, 0xff]));
+    out.truncate(out.len() - 4);
+    out
+}
+
+/// A peer that agreed to compression; none if the server declines.
+async fn agreed(server: &Server) -> Option<Peer> {
+    let peer = Peer::offering(server, &[OFFER]).await;
+    peer.extensions().is_some().then_some(peer)
+}
+
+#[tokio::test]
+async fn offers_are_answered_within_what_they_allow() {
+    let server = Server::start().await;
+    for offer in OFFERS {
+        let mut peer = Peer::offering(&server, &[offer]).await;
+        if let Some(response) = peer.extensions() {
+            check_response(response, offer);
+            if offer.starts_with("permessage-deflate; server_max_window_bits=9") {
+                assert!(response.contains("server_max_window_bits=9"), "{response}");
+            }
+            let text = peer.publish(&json!("in short"));
+            let message = deflated(text.as_bytes(), 6);
+            peer.send(&frame(FIN | RSV1 | TEXT, &message)).await;
+            assert_eq!(peer.echo().await, "in short", "{offer}");
+        }
+        peer.expect_echo(&json!("the same again and again, ".repeat(400)))
+            .await;
+    }
+    // Two lines are one list.
+    let peer = Peer::offering(&server, &["x-other", OFFER]).await;
+    if let Some(response) = peer.extensions() {
+        check_response(response, OFFER);
+    }
+}
+
+#[tokio::test]
+async fn wrong_offers_are_declined() {
+    let server = Server::start().await;
+    for offer in WRONG_OFFERS {
+        let mut peer = Peer::offering(&server, &[offer]).await;
+        assert_eq!(peer.extensions(), None, "{offer}");
+        peer.expect_echo(&json!("plain ".repeat(1_000))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_header_is_refused_or_ignored() {
+    let server = Server::start().await;
+    for line in ["permessage-deflate;", "permessage-deflate; =", "\"", "a b"] {
+        let (_stream, answer) = upgrade(&server, &[("Sec-WebSocket-Extensions", line)]).await;
+        match answer.status {
+            400 => {}
+            101 => assert_eq!(answer.header("sec-websocket-extensions"), None, "{line}"),
+            status => panic!("{status} for {line}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn compressed_messages_of_all_lengths_are_read() {
+    let server = roomy().start().await;
+    let Some(mut peer) = agreed(&server).await else {
+        return;
+    };
+    for length in [
+        0, 16, 64, 256, 1_024, 4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 1_000_000,
+    ] {
+        for (level, what) in [(0, "x"), (1, "{\"price\":1.25},"), (9, "random or not? ")] {
+            let data = json!(what.repeat(length / what.len()));
+            let text = peer.publish(&data);
+            let message = deflated(text.as_bytes(), level);
+            peer.send(&frame(FIN | RSV1 | TEXT, &message)).await;
+            assert_eq!(peer.echo().await, data, "{length} bytes at level {level}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn compressed_messages_come_in_fragments() {
+    let server = roomy().start().await;
+    let Some(mut peer) = agreed(&server).await else {
+        return;
+    };
+    let data = json!("fragments of what is compressed as a whole: ∀x ".repeat(100));
+    for length in [1, 7, 50, 126] {
+        let text = peer.publish(&data);
+        let message = deflated(text.as_bytes(), 6);
+        let frames = fragments(RSV1 | TEXT, &message, length);
+        assert!(frames.len() > 1);
+        for part in &frames[..frames.len() - 1] {
+            peer.send(part).await;
+        }
+        // Control frames are never compressed, and come between.
+        peer.send(&frame(FIN | PING, b"between")).await;
+        assert_eq!(peer.expect(PONG).await, b"between");
+        peer.send(&frames[frames.len() - 1]).await;
+        assert_eq!(peer.echo().await, data, "in fragments of {length}");
+    }
+    // An empty last fragment.
+    let text = peer.publish(&data);
+    let message = deflated(text.as_bytes(), 6);
+    peer.send(&frame(RSV1 | TEXT, &message)).await;
+    peer.send(&frame(FIN | CONTINUATION, b"")).await;
+    assert_eq!(peer.echo().await, data);
+    // The client chooses for each message.
+    peer.expect_echo(&json!("plain")).await;
+}
+
+#[tokio::test]
+async fn blocks_may_be_of_any_kind() {
+    let server = Server::start().await;
+    let Some(mut peer) = agreed(&server).await else {
+        return;
+    };
+    let ping = br#"{"type":"ping","id":"p"}"#;
+    let length = u16::try_from(ping.len()).unwrap();
+    // Not compressed, and the flush after it.
+    let stored = |first: u8| {
+        let lengths = [length.to_le_bytes(), (!length).to_le_bytes()].concat();
+        [&[first][..], &lengths, ping, &[0x00]].concat()
+    };
+    // The second says that it is the last block, which is allowed.
+    for message in [stored(0), stored(1)] {
+        peer.send(&frame(FIN | RSV1 | TEXT, &message)).await;
+        assert_eq!(peer.message().await["type"], "pong");
+    }
+    // No bytes at all.
+    peer.send(&frame(FIN | RSV1 | TEXT, &[0x00])).await;
+    assert_eq!(peer.message().await["type"], "error");
+}
+
+#[tokio::test]
+async fn wrong_compressed_frames_end_the_connection() {
+    let server = Server::start().await;
+    let text = deflated(b"{\"type\":\"ping\"}", 6);
+    let (first, last) = text.split_at(4);
+    let bits = |second: u8| [frame(RSV1 | TEXT, first), frame(second, last)].concat();
+    let cases = [
+        (
+            bits(FIN | RSV1 | CONTINUATION),
+            1002,
+            "RSV1 on a continuation",
+        ),
+        (frame(FIN | RSV1 | PING, b""), 1002, "RSV1 on a ping"),
+        (frame(FIN | RSV1 | PONG, b""), 1002, "RSV1 on a pong"),
+        (
+            frame(FIN | RSV1 | CLOSE, b""),
+            1002,
+            "RSV1 on a close frame",
+        ),
+        (frame(FIN | 0x20 | TEXT, b""), 1002, "RSV2"),
+        (frame(FIN | 0x10 | TEXT, b""), 1002, "RSV3"),
+        (
+            frame(FIN | RSV1 | TEXT, &[0xff; 9]),
+            1007,
+            "not DEFLATE data",
+        ),
+        (frame(FIN | RSV1 | TEXT, first), 1007, "half of a message"),
+        (
+            frame(FIN | RSV1 | TEXT, &deflated(b"\xff\xfe", 6)),
+            1007,
+            "not UTF-8",
+        ),
+        (frame(FIN | RSV1 | BINARY, &text), 1003, "binary"),
+    ];
+    for (bytes, code, why) in cases {
+        let Some(mut peer) = agreed(&server).await else {
+            return;
+        };
+        peer.send(&bytes).await;
+        peer.expect_end(code, why).await;
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_frame_that_nobody_agreed_to_ends_the_connection() {
+    let server = Server::start().await;
+    for offer in [None, Some("permessage-deflate; unknown"), Some(OFFER)] {
+        let mut peer = match offer {
+            Some(offer) => Peer::offering(&server, &[offer]).await,
+            None => Peer::open(&server).await,
+        };
+        if peer.extensions().is_some() {
+            continue;
+        }
+        peer.send(&frame(FIN | RSV1 | TEXT, &deflated(b"{}", 6)))
+            .await;
+        peer.expect_end(1002, &format!("{offer:?}")).await;
+    }
+}
+
+#[tokio::test]
+async fn the_limit_holds_for_the_inflated_message() {
+    let server = Server::builder()
+        .set("limits", "frame_bytes = 10000")
+        .start()
+        .await;
+    let Some(mut peer) = agreed(&server).await else {
+        return;
+    };
+    let padded = |text: String, length| format!("{text}{}", " ".repeat(length - text.len()));
+    let text = padded(peer.publish(&json!(1)), 10_000);
+    peer.send(&frame(FIN | RSV1 | TEXT, &deflated(text.as_bytes(), 6)))
+        .await;
+    assert_eq!(peer.echo().await, 1);
+    let over = padded(peer.publish(&json!(2)), 10_001);
+    peer.send(&frame(FIN | RSV1 | TEXT, &deflated(over.as_bytes(), 6)))
+        .await;
+    peer.expect_end(1009, "one byte over").await;
+}
+
+#[tokio::test]
+async fn a_bomb_is_refused() {
+    let server = Server::start().await;
+    // 32 MiB in 32 KiB.
+    let bomb = deflated(&vec![b' '; 32 << 20], 9);
+    assert!(bomb.len() < 64 << 10, "{}", bomb.len());
+    for length in [usize::MAX, 1_000] {
+        let Some(mut peer) = agreed(&server).await else {
+            return;
+        };
+        let frames = fragments(RSV1 | TEXT, &bomb, length.min(bomb.len()));
+        peer.try_send(&frames.concat()).await;
+        peer.expect_end(1009, "a bomb").await;
+    }
+    // Everyone else is served.
+    Peer::open(&server)
+        .await
+        .expect_echo(&json!("still here"))
+        .await;
+}
+
+#[tokio::test]
+async fn many_compressed_messages_stand_each_on_its_own() {
+    let server = roomy().start().await;
+    let Some(mut peer) = agreed(&server).await else {
+        return;
+    };
+    for round in 0..300 {
+        let data = json!({"round": round, "filler": "over and over ".repeat(round)});
+        let text = peer.publish(&data);
+        let message = deflated(text.as_bytes(), 6);
+        peer.send(&frame(FIN | RSV1 | TEXT, &message)).await;
+        assert_eq!(peer.echo().await, data);
+    }
+}
