@@ -55,12 +55,16 @@ pub enum CloseReason {
     HeartbeatMissed,
     /// The server is about to stop.
     Draining,
+    /// The client went on sending more than it may.
+    RateLimited,
     /// The token expired.
     TokenExpired,
     /// No token was given in time, or a bad one.
     Unauthenticated,
     /// The client broke the protocol.
     ProtocolViolation,
+    /// The token was revoked.
+    Revoked,
 }
 
 impl CloseReason {
@@ -71,9 +75,11 @@ impl CloseReason {
             Self::SlowConsumer => 4001,
             Self::HeartbeatMissed => 4002,
             Self::Draining => 4003,
+            Self::RateLimited => 4004,
             Self::TokenExpired => 4005,
             Self::Unauthenticated => 4500,
             Self::ProtocolViolation => 4502,
+            Self::Revoked => 4504,
         }
     }
 
@@ -84,9 +90,11 @@ impl CloseReason {
             Self::SlowConsumer => "slow consumer",
             Self::HeartbeatMissed => "heartbeat missed",
             Self::Draining => "draining",
+            Self::RateLimited => "rate limited",
             Self::TokenExpired => "token expired",
             Self::Unauthenticated => "not authenticated",
             Self::ProtocolViolation => "protocol violation",
+            Self::Revoked => "revoked",
         }
     }
 }
