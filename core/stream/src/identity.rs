@@ -43,7 +43,7 @@ pub enum Identity {
     /// Nobody in particular, welcome to read what is public.
     Anonymous,
     /// The subject of a valid token.
-    User(UserIdentity),
+    User(Arc<UserIdentity>),
 }
 
 /// What a valid token says.
@@ -53,12 +53,87 @@ pub struct UserIdentity {
     pub user: UserId,
     /// When the token expires, in milliseconds since the Unix epoch.
     pub expires_at_ms: i64,
+    /// When it was issued, in milliseconds since the Unix epoch, if it says so.
+    pub issued_at_ms: Option<i64>,
     /// The token's own id.
     pub token_id: Option<String>,
     /// What it allows.
     pub scopes: BTreeSet<Scope>,
-    /// Further channels that it may read: names, or prefixes that end in `*`.
-    pub channels: Vec<String>,
+    /// Further channels that it may read.
+    pub channels: Vec<ChannelPattern>,
+    /// The user's wallets, in lower case.
+    pub wallets: BTreeSet<String>,
+}
+
+impl UserIdentity {
+    /// A user whose token says nothing else.
+    #[must_use]
+    pub fn new(user: UserId, expires_at_ms: i64) -> Self {
+        Self {
+            user,
+            expires_at_ms,
+            issued_at_ms: None,
+            token_id: None,
+            scopes: BTreeSet::new(),
+            channels: Vec::new(),
+            wallets: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a channel that belongs to someone belongs to this user: by the
+    /// user's id, or in `wallet` by one of its wallets.
+    fn owns(&self, channel: &ChannelName) -> bool {
+        if channel.namespace() == "wallet" {
+            return self.wallets.contains(channel.rest());
+        }
+        self.user.as_str() == channel.rest()
+    }
+}
+
+impl From<UserIdentity> for Identity {
+    fn from(identity: UserIdentity) -> Self {
+        Self::User(Arc::new(identity))
+    }
+}
+
+/// Channel names, in which each `*` stands for any characters or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelPattern(Box<str>);
+
+impl ChannelPattern {
+    /// A pattern. Where channel names have one case, it has no other.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let folds = ["wallet:", "tx:"]
+            .iter()
+            .any(|namespace| text.starts_with(namespace));
+        if folds {
+            return Self(text.to_ascii_lowercase().into());
+        }
+        Self(text.into())
+    }
+
+    /// Whether it stands for this channel. Takes time by the length of the name
+    /// times that of the pattern, at the most.
+    #[must_use]
+    pub fn matches(&self, channel: &ChannelName) -> bool {
+        let mut parts = self.0.split('*');
+        // `split` gives one part at least.
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = channel.as_str().strip_prefix(first) else {
+            return false;
+        };
+        let Some(last) = parts.next_back() else {
+            return rest.is_empty();
+        };
+        for part in parts {
+            let Some(at) = rest.find(part) else {
+                return false;
+            };
+            rest = &rest[at + part.len()..];
+        }
+        rest.ends_with(last)
+    }
 }
 
 impl Identity {
@@ -128,9 +203,7 @@ impl Identity {
         let allowed = match namespace.access {
             Access::Public => true,
             Access::Authenticated => self.user().is_some(),
-            Access::Owner => self
-                .user()
-                .is_some_and(|user| user.as_str() == channel.rest()),
+            Access::Owner => matches!(self, Self::User(identity) if identity.owns(channel)),
         };
         if allowed || self.is_granted(channel) {
             return Ok(());
@@ -168,16 +241,8 @@ impl Identity {
     }
 
     fn is_granted(&self, channel: &ChannelName) -> bool {
-        let Self::User(identity) = self else {
-            return false;
-        };
-        identity
-            .channels
-            .iter()
-            .any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => channel.as_str().starts_with(prefix),
-                None => pattern == channel.as_str(),
-            })
+        matches!(self, Self::User(identity)
+            if identity.channels.iter().any(|pattern| pattern.matches(channel)))
     }
 
     /// Without a token the way out is to get one; with one there is none.
@@ -188,5 +253,86 @@ impl Identity {
             Self::Anonymous => ErrorCode::PermissionDenied,
         };
         StreamError::new(code, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::parse(name).unwrap()
+    }
+
+    fn owned(name: &str) -> Namespace {
+        Namespace {
+            access: Access::Owner,
+            ..Namespace::history(name)
+        }
+    }
+
+    #[test]
+    fn patterns_stand_for_their_channels() {
+        let matches =
+            |pattern: &str, name: &str| ChannelPattern::new(pattern).matches(&channel(name));
+        assert!(matches("orders:1", "orders:1"));
+        assert!(!matches("orders:1", "orders:12"));
+        assert!(matches("orders:*", "orders:12"));
+        assert!(!matches("orders:*", "orders2:1"));
+        assert!(matches("*", "orders:12"));
+        assert!(matches("room:*:admin", "room:7:admin"));
+        assert!(!matches("room:*:admin", "room:7:admins"));
+        assert!(!matches("a:x*x", "a:x"));
+        assert!(matches("a:x*x", "a:xx"));
+        assert!(matches("wallet:0xAB*", "wallet:0xab01"));
+        assert!(!matches("", "a:b"));
+    }
+
+    /// A pattern matched the slow way.
+    fn matches_slowly(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, _) => text.is_empty(),
+            (Some((b'*', rest)), _) => {
+                matches_slowly(rest, text)
+                    || (!text.is_empty() && matches_slowly(pattern, &text[1..]))
+            }
+            (Some((a, pattern)), Some((b, text))) => a == b && matches_slowly(pattern, text),
+            (Some(_), None) => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn patterns_match_as_if_tried_all_ways(
+            pattern in "[ab*]{0,8}",
+            rest in "[ab]{1,10}",
+        ) {
+            let pattern = format!("n:{pattern}");
+            let name = channel(&format!("n:{rest}"));
+            prop_assert_eq!(
+                ChannelPattern::new(&pattern).matches(&name),
+                matches_slowly(pattern.as_bytes(), name.as_str().as_bytes())
+            );
+        }
+    }
+
+    #[test]
+    fn wallets_belong_to_whoever_has_the_claim() {
+        let mut ada = UserIdentity::new(UserId::new("0xab"), 1);
+        ada.wallets.insert("0xcd".to_owned());
+        let ada = Identity::from(ada);
+        let may_read = |name: &str| ada.may_read(&channel(name), &owned("n")).is_ok();
+        assert!(may_read("wallet:0xcd"));
+        // Whoever calls itself like a wallet does not own it.
+        assert!(!may_read("wallet:0xab"));
+        assert!(may_read("user:0xab"));
+        assert!(!may_read("user:0xcd"));
+        assert!(
+            Identity::Anonymous
+                .may_read(&channel("wallet:0xcd"), &owned("n"))
+                .is_err()
+        );
     }
 }

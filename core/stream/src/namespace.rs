@@ -95,6 +95,11 @@ impl Namespace {
 /// A channel's position is remembered for so long after its last publication.
 pub const METADATA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The namespaces that every server has.
+const BUILT_IN: [&str; 7] = [
+    "prices", "market", "blocks", "tx", "wallet", "events", "user",
+];
+
 /// Says whether the rest of a channel's name makes sense to the engine behind it.
 pub type ChannelCheck = Box<dyn Fn(&str) -> Result<(), StreamError> + Send + Sync>;
 
@@ -151,6 +156,31 @@ impl Namespaces {
         }
         self.put(namespace);
         Ok(())
+    }
+
+    /// Says who may read the channels of a built-in namespace. `user` is always its
+    /// owners'.
+    ///
+    /// # Errors
+    /// There is no such namespace, or it is `user`.
+    pub fn restrict(&mut self, name: &str, access: Access) -> Result<(), StreamError> {
+        match self.by_name.get_mut(name) {
+            Some(namespace) if name != "user" => {
+                namespace.access = access;
+                Ok(())
+            }
+            Some(_) => Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                "`user` channels are their owners', and cannot be anything else",
+            )),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// Whether every server has this namespace.
+    #[must_use]
+    pub fn is_built_in(name: &str) -> bool {
+        BUILT_IN.contains(&name)
     }
 
     /// Has `check` judge the channels of a namespace before anyone follows them.
@@ -235,6 +265,15 @@ mod tests {
         );
         assert!(all.add(Namespace::history("prices")).is_err());
         assert!(all.add(Namespace::history("No")).is_err());
+        all.restrict("wallet", Access::Owner).unwrap();
+        assert_eq!(all.resolve("wallet:0xab").unwrap().1.access, Access::Owner);
+        assert!(all.restrict("user", Access::Public).is_err());
+        assert!(all.restrict("nope", Access::Public).is_err());
+        assert!(
+            all.by_name
+                .keys()
+                .all(|name| Namespaces::is_built_in(name) || name == "orders")
+        );
     }
 
     #[test]
