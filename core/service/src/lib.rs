@@ -11,4 +11,4 @@ mod stream;
 pub use price::PriceRpc;
 pub use router::Router;
 pub use status::{from_status, identity_of, status_of};
-pub use stream::StreamRpc;
+pub use stream::{ClientAddress, StreamRpc};

@@ -1,6 +1,6 @@
 //! `StreamService`: subscribe, publish, history.
 
-use std::{pin::Pin, sync::Arc};
+use std::{net::IpAddr, pin::Pin, sync::Arc};
 
 use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use tidewire_proto::{
@@ -38,6 +38,11 @@ pub struct StreamRpc {
     /// The router needs this service too, and is set once both exist.
     router: Arc<OnceCell<Router>>,
 }
+
+/// Where a caller is, as far as that can be trusted. The adapter puts it into the
+/// request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
 
 impl std::fmt::Debug for StreamRpc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,7 +91,10 @@ impl StreamRpc {
             identity: identity_of(request),
             transport: Transport::Grpc,
             encoding: Encoding::Proto,
-            address: request.remote_addr().map(|address| address.ip()),
+            address: request
+                .extensions()
+                .get::<ClientAddress>()
+                .map(|address| address.0),
             heartbeat: None,
             // Without a listener that says where, whoever publishes delivers.
             shard: request
@@ -133,8 +141,8 @@ fn outgoing(
             }
             Err(reason) => {
                 let status = match reason.code() {
-                    4005 | 4500 => Status::unauthenticated(reason.text()),
-                    4001 => Status::resource_exhausted(reason.text()),
+                    4005 | 4500 | 4504 => Status::unauthenticated(reason.text()),
+                    4001 | 4004 => Status::resource_exhausted(reason.text()),
                     _ => Status::unavailable(reason.text()),
                 };
                 Some((vec![Err(status)], None))
