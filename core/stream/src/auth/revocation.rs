@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_user_is_revoked_up_to_now() {
         let clock = ManualClock::at(7_500);
-        let revocations = Revocations::new(clock.clone());
+        let revocations = Revocations::new(clock);
         let told = Arc::new(Mutex::new(Vec::new()));
         let heard = told.clone();
         revocations.on_revoke(move |revocation| heard.lock().push(revocation.clone()));
