@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    security,
     serve::{self, Feed, Repeat},
     telemetry,
 };
@@ -151,9 +152,12 @@ fn token(
         exp: (now_ms / 1_000).saturating_add(ttl),
         jti: Some(format!("{:032x}", rand::random::<u128>())),
         scope,
+        iat: Some(now_ms / 1_000),
+        iss: config.auth.issuer.first().cloned(),
+        aud: config.auth.audience.first().cloned().into_iter().collect(),
         ..Claims::default()
     };
-    let authenticator = serve::authenticator(config, clock)?;
+    let (authenticator, _) = security::authenticator(config, clock)?;
     let token = authenticator.sign(&claims)?;
     authenticator
         .verify(&token)

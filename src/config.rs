@@ -12,10 +12,13 @@ use figment::{
     providers::{Env, Format as _, Toml},
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
+use tidewire_adapters::ProxyHeader;
 use tidewire_price::PriceConfig;
 use tidewire_stream::{
     Access, Class, Namespace, PublishRight, StreamOptions, auth::MIN_SECRET_BYTES,
 };
+
+use crate::security;
 
 /// All of it.
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +47,9 @@ pub(crate) struct ServerConfig {
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) threads: usize,
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    pub(crate) trusted_proxies: Vec<String>,
+    pub(crate) proxy_header: ProxyHeader,
 }
 
 impl ServerConfig {
@@ -66,6 +72,9 @@ impl Default for ServerConfig {
             tls_cert: None,
             tls_key: None,
             threads: 0,
+            tls_client_ca: None,
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::default(),
         }
     }
 }
@@ -76,7 +85,21 @@ pub(crate) struct AuthConfig {
     pub(crate) anonymous: bool,
     pub(crate) hmac_secret: Option<String>,
     pub(crate) jwks_url: Option<String>,
+    pub(crate) jwks_ca: Option<PathBuf>,
     pub(crate) public_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "one_or_many")]
+    pub(crate) audience: Vec<String>,
+    #[serde(deserialize_with = "one_or_many")]
+    pub(crate) issuer: Vec<String>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) leeway: Duration,
+}
+
+impl AuthConfig {
+    /// Whether tokens can be proved without a secret.
+    pub(crate) fn has_public_keys(&self) -> bool {
+        self.jwks_url.is_some() || self.public_key_file.is_some()
+    }
 }
 
 impl Default for AuthConfig {
@@ -85,7 +108,11 @@ impl Default for AuthConfig {
             anonymous: true,
             hmac_secret: None,
             jwks_url: None,
+            jwks_ca: None,
             public_key_file: None,
+            audience: Vec::new(),
+            issuer: Vec::new(),
+            leeway: Duration::ZERO,
         }
     }
 }
@@ -157,6 +184,11 @@ pub(crate) struct LimitsConfig {
     pub(crate) messages_per_second: u32,
     pub(crate) bytes_per_second: u32,
     pub(crate) handshakes_per_second: u32,
+    pub(crate) concurrent_handshakes: usize,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) handshake_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) idle_timeout: Duration,
     pub(crate) frame_bytes: usize,
     pub(crate) outbox_bytes: usize,
 }
@@ -170,6 +202,9 @@ impl Default for LimitsConfig {
             messages_per_second: 0,
             bytes_per_second: 0,
             handshakes_per_second: 0,
+            concurrent_handshakes: 4_096,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
             frame_bytes: 64 << 10,
             outbox_bytes: 256 << 10,
         }
@@ -189,6 +224,19 @@ pub(crate) struct NamespaceConfig {
 }
 
 impl NamespaceConfig {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who may read it, if that is all that is said of it.
+    pub(crate) fn access_alone(&self) -> Option<Access> {
+        let says_more = self.class.is_some()
+            || self.history_size.is_some()
+            || self.history_ttl.is_some()
+            || self.publish.is_some();
+        self.access.filter(|_| !says_more)
+    }
+
     pub(crate) fn namespace(&self) -> Namespace {
         let default = Namespace::history(&self.name);
         Namespace {
@@ -261,22 +309,15 @@ impl Config {
         if self.store.kind == StoreKind::Redis || self.store.url.is_some() {
             bail!("store.kind = \"redis\" is not built yet, expected \"embedded\"");
         }
-        if self.auth.jwks_url.is_some() || self.auth.public_key_file.is_some() {
-            bail!(
-                "auth.jwks_url and auth.public_key_file are not built yet, expected auth.hmac_secret"
-            );
-        }
-        if self.server.tls_cert.is_some() || self.server.tls_key.is_some() {
-            bail!(
-                "server.tls_cert and server.tls_key are not built yet: put a proxy with TLS before the server"
-            );
-        }
+        security::tls_files(&self.server)?;
+        security::trusted_proxies(&self.server)?;
         if self.server.admin_listen.is_some() {
             bail!("server.admin_listen is not built yet");
         }
-        if self.auth.hmac_secret.is_none() && !self.server.listen.ip().is_loopback() {
+        let has_keys = self.auth.hmac_secret.is_some() || self.auth.has_public_keys();
+        if !has_keys && !self.server.listen.ip().is_loopback() {
             bail!(
-                "auth.hmac_secret is missing, expected a secret of 32 bytes at least on a server that is not on loopback"
+                "auth.hmac_secret is missing, expected a secret of 32 bytes at least, or auth.public_key_file or auth.jwks_url, on a server that is not on loopback"
             );
         }
         if let Some(secret) = &self.auth.hmac_secret
@@ -286,6 +327,14 @@ impl Config {
                 "auth.hmac_secret is {} bytes long, expected {MIN_SECRET_BYTES} at least",
                 secret.len()
             );
+        }
+        for (key, value) in [
+            ("limits.handshake_timeout", self.limits.handshake_timeout),
+            ("limits.idle_timeout", self.limits.idle_timeout),
+        ] {
+            if value < Duration::from_millis(100) {
+                bail!("{key} is {value:?}, expected 100ms at least");
+            }
         }
         if self.limits.frame_bytes < 1_024 {
             bail!(
@@ -305,26 +354,8 @@ impl Config {
 
     /// What is set and does nothing yet.
     pub(crate) fn not_built(&self) -> Vec<&'static str> {
-        let defaults = LimitsConfig::default();
         let set = [
             (!self.chain.is_empty(), "chain"),
-            (
-                self.limits.connections_per_ip != defaults.connections_per_ip,
-                "limits.connections_per_ip",
-            ),
-            (
-                self.limits.connections_per_user != 0,
-                "limits.connections_per_user",
-            ),
-            (
-                self.limits.messages_per_second != 0,
-                "limits.messages_per_second",
-            ),
-            (self.limits.bytes_per_second != 0, "limits.bytes_per_second"),
-            (
-                self.limits.handshakes_per_second != 0,
-                "limits.handshakes_per_second",
-            ),
             (
                 self.store.inbox_items != StoreConfig::default().inbox_items,
                 "store.inbox_items",
@@ -405,6 +436,20 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
             "{text:?} is not a duration, expected a number and ms, s, m or h, for example \"10s\""
         ))),
     }
+}
+
+/// A text, or a list of texts.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text or a list of texts")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(text) => vec![text],
+        OneOrMany::Many(texts) => texts,
+    })
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -6,6 +6,7 @@
 mod cli;
 mod config;
 mod secret;
+mod security;
 mod serve;
 mod telemetry;
 

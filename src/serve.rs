@@ -4,13 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tidewire_adapters::{AdminAccess, Gateway, GatewayOptions, OriginPolicy};
+use tidewire_adapters::{AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy};
 use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_service::{PriceRpc, StreamRpc};
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, ChannelName, Event, Namespace, Namespaces, PublishRight,
-    Publisher, SharedClock, Stream, StreamError, SystemClock,
+    ChannelName, Event, Namespace, Namespaces, PublishRight, Publisher, SharedClock, Stream,
+    StreamError, SystemClock,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, secret, telemetry};
+use crate::{config::Config, security, telemetry};
 
 /// How often old histories are forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -69,7 +69,12 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         }
     };
     let prices = PriceEngine::new(&price_config, publisher.clone(), clock.clone())?;
-    let authenticator = authenticator(&config, clock.clone())?;
+    let (authenticator, remote_keys) = security::authenticator(&config, clock.clone())?;
+    if let Some(remote) = remote_keys {
+        security::keep_keys(remote, &tasks, &halt).await;
+    }
+    let admission = security::admission(&config, clock.clone())?;
+    let tls = security::tls(&config.server, &tasks, &halt)?;
     let namespaces = namespaces(&config, &prices)?;
     let stream = Stream::in_memory(namespaces, authenticator, clock, config.stream_options());
     publisher.connect(stream.clone());
@@ -83,7 +88,10 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         stream.clone(),
         StreamRpc::new(stream.clone()),
         PriceRpc::new(prices.clone()),
-        OriginPolicy::new(config.server.allowed_origins.clone(), address.ip()),
+        Doors {
+            origins: OriginPolicy::new(config.server.allowed_origins.clone(), address.ip()),
+            admission: admission.clone(),
+        },
         GatewayOptions {
             frame_bytes: config.limits.frame_bytes,
             admin: AdminAccess::for_listener(address.ip()),
@@ -96,14 +104,15 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         }),
         tasks.clone(),
     );
+    let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!(
-        "Tidewire {} listens on http://{address}",
+        "Tidewire {} listens on {scheme}://{address}",
         env!("CARGO_PKG_VERSION")
     );
 
     start_feed(feed, first, &prices, &tasks, &halt);
     tasks.spawn(sweep(stream.clone(), halt.clone()));
-    let threads = tidewire_adapters::serve(listener, &gateway, &stop)
+    let threads = tidewire_adapters::serve(listener, &gateway, tls, &stop)
         .context("the server's threads cannot start")?;
 
     stop_signal.received().await;
@@ -198,24 +207,21 @@ impl StopSignal {
     }
 }
 
-/// Judges tokens by the configured secret, or on loopback by one of the server's own.
-pub(crate) fn authenticator(config: &Config, clock: SharedClock) -> anyhow::Result<Authenticator> {
-    let secret = match &config.auth.hmac_secret {
-        Some(secret) => secret.clone(),
-        None => secret::own_secret(&config.store.path)?,
-    };
-    let anonymous = if config.auth.anonymous {
-        AnonymousPolicy::Read
-    } else {
-        AnonymousPolicy::Refuse
-    };
-    Authenticator::hs256(secret.as_bytes(), anonymous, clock).context("auth.hmac_secret")
-}
-
 fn namespaces(config: &Config, prices: &PriceEngine) -> anyhow::Result<Namespaces> {
     let mut all = Namespaces::built_in();
     for namespace in &config.namespace {
-        all.add(namespace.namespace()).context("namespace")?;
+        if Namespaces::is_built_in(namespace.name()) {
+            let access = namespace.access_alone().with_context(|| {
+                format!(
+                    "namespace {:?} is built in: only its `access` can be set",
+                    namespace.name()
+                )
+            })?;
+            all.restrict(namespace.name(), access)
+                .context("namespace")?;
+        } else {
+            all.add(namespace.namespace()).context("namespace")?;
+        }
     }
     if config.server.listen.ip().is_loopback()
         && config

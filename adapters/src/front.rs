@@ -10,14 +10,13 @@ use std::{
     io::{self, Write as _},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 /// The path that is taken here.
@@ -50,8 +49,8 @@ pub(crate) struct Upgrade {
 /// Reads the beginning of a connection, as far as it takes to tell.
 ///
 /// # Errors
-/// The peer has gone, or said too little in `within`.
-pub(crate) async fn first<I>(io: &mut I, within: Duration) -> io::Result<First>
+/// The peer has gone, or said too little until `deadline`.
+pub(crate) async fn first<I>(io: &mut I, deadline: Instant) -> io::Result<First>
 where
     I: AsyncRead + Unpin,
 {
@@ -75,7 +74,7 @@ where
             }
         }
     };
-    timeout(within, reading)
+    timeout_at(deadline, reading)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -210,6 +209,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Rewound<I> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -218,7 +219,7 @@ mod tests {
 
     async fn read(parts: &[&[u8]]) -> io::Result<First> {
         let mut io = tokio_test_io(parts);
-        first(&mut io, Duration::from_secs(1)).await
+        first(&mut io, Instant::now() + Duration::from_secs(1)).await
     }
 
     /// Gives each part in a read of its own.
@@ -271,7 +272,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_says_too_little_is_not_waited_for() {
         let (mut io, _peer) = tokio::io::duplex(64);
-        let error = first(&mut io, Duration::from_secs(1)).await.err().unwrap();
+        let error = first(&mut io, Instant::now() + Duration::from_secs(1)).await.err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 

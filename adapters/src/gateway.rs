@@ -10,7 +10,7 @@ use tidewire_service::{PriceRpc, Router, StreamRpc};
 use tidewire_stream::{Stream, Transport};
 use tokio_util::task::TaskTracker;
 
-use crate::{OriginPolicy, grpc, http, sse, websocket};
+use crate::{Admission, OriginPolicy, grpc, http, sse, websocket};
 
 /// What the operator decides about the adapters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,15 @@ pub struct GatewayOptions {
     pub frame_bytes: usize,
     /// Who may read `/metrics`.
     pub admin: AdminAccess,
+}
+
+/// Who is let in.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// Which browser pages.
+    pub origins: OriginPolicy,
+    /// How many clients, and how fast.
+    pub admission: Arc<Admission>,
 }
 
 /// Who may do what is for operators.
@@ -62,6 +71,7 @@ pub struct Gateway {
     pub(crate) stream_rpc: StreamRpc,
     pub(crate) price_rpc: PriceRpc,
     pub(crate) origins: Arc<OriginPolicy>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) options: GatewayOptions,
     pub(crate) probes: Arc<dyn Probes>,
     pub(crate) tasks: TaskTracker,
@@ -82,19 +92,20 @@ impl Gateway {
         stream: Arc<Stream>,
         stream_rpc: StreamRpc,
         price_rpc: PriceRpc,
-        origins: OriginPolicy,
+        doors: Doors,
         options: GatewayOptions,
         probes: Arc<dyn Probes>,
         tasks: TaskTracker,
     ) -> Self {
-        let router = Router::new(stream_rpc.clone(), price_rpc.clone());
+        let router = Router::new(&stream_rpc, &price_rpc);
         stream_rpc.route_with(router.clone());
         Self {
             stream,
             router,
             stream_rpc,
             price_rpc,
-            origins: Arc::new(origins),
+            origins: Arc::new(doors.origins),
+            admission: doors.admission,
             options,
             probes,
             tasks,

@@ -5,18 +5,14 @@ use tidewire_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{price_service_server::PriceServiceServer, stream_service_server::StreamServiceServer},
 };
-use tidewire_service::status_of;
-use tidewire_stream::Stream;
-use tonic::{Request, Status, service::interceptor::InterceptedService};
+use tonic::Status;
 use tonic_web::GrpcWebLayer;
 use tower::Layer as _;
 
-use crate::{Gateway, access};
+use crate::{Gateway, access::Identified};
 
 /// Routes to all services. What no service answers is for the fallback.
 pub(crate) fn routes(gateway: &Gateway) -> Routes {
-    let stream = gateway.stream.clone();
-    let identify = move |request: Request<()>| identify(&stream, request);
     let limit = gateway.options.frame_bytes;
     let streams =
         StreamServiceServer::new(gateway.stream_rpc.clone()).max_decoding_message_size(limit);
@@ -35,11 +31,11 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
     let mut routes = Routes::new()
         .route_service(
             "/tidewire.v1.StreamService/{*method}",
-            web.layer(InterceptedService::new(streams, identify.clone())),
+            web.layer(Identified::new(streams, gateway)),
         )
         .route_service(
             "/tidewire.v1.PriceService/{*method}",
-            web.layer(InterceptedService::new(prices, identify)),
+            web.layer(Identified::new(prices, gateway)),
         )
         .route_service(
             "/grpc.health.v1.Health/{*method}",
@@ -80,11 +76,4 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
         Err(error) => tracing::error!(%error, "reflection is not served in its older version"),
     }
     routes
-}
-
-fn identify(stream: &Stream, mut request: Request<()>) -> Result<Request<()>, Status> {
-    let headers = request.metadata().clone().into_headers();
-    let identity = access::identify(stream, &headers, None).map_err(|error| status_of(&error))?;
-    request.extensions_mut().insert(identity);
-    Ok(request)
 }

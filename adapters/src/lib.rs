@@ -4,15 +4,22 @@
 //! knows no engine. [`Gateway`] is what they share, [`serve`] the listener.
 
 mod access;
+mod admission;
 mod front;
 mod gateway;
 mod grpc;
 pub mod http;
+mod key_set;
 mod origin;
+mod proxy;
 mod server;
 pub mod sse;
+pub mod tls;
 pub mod websocket;
 
-pub use gateway::{AdminAccess, Gateway, GatewayOptions, Probes};
+pub use admission::{Admission, AdmissionOptions, Ticket};
+pub use gateway::{AdminAccess, Doors, Gateway, GatewayOptions, Probes};
+pub use key_set::{KeySetError, KeySetUrl};
 pub use origin::OriginPolicy;
+pub use proxy::{Proxies, ProxyHeader};
 pub use server::{ShardThreads, serve};

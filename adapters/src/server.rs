@@ -1,39 +1,43 @@
-//! The listener: HTTP/1.1 with upgrades and HTTP/2 on one port.
+//! The listener: one port, served by one thread for each shard.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router as Routes, extract::ConnectInfo};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use http::Extensions;
 use tidewire_stream::ShardId;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 
 use crate::{
-    Gateway,
-    front::{self, First, Rewound},
-    websocket,
+    Gateway, Ticket,
+    front::{self, First, Rewound, Upgrade},
+    http::connection,
+    tls::{Acceptor as TlsAcceptor, PeerIdentity},
+    websocket::{self, Ends},
 };
-
-/// A client has so long to send the head of its request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A peer that acknowledges nothing for so long is gone.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// HTTP/2 asks a silent peer for a sign of life after so long.
-const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Who is refused has so long to hear why.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The socket's send buffer, in bytes: what waits in the kernel is out of reach
 /// for conflation and for urgent messages.
 const SEND_BUFFER_BYTES: usize = 128 << 10;
 
-/// Buffers of a request's head, in bytes.
-const HEAD_BUFFER_BYTES: usize = 8 << 10;
+/// What all connections are served from.
+pub(crate) struct Site {
+    pub(crate) gateway: Gateway,
+    pub(crate) routes: Routes,
+    tls: Option<Arc<TlsAcceptor>>,
+    /// Cancelled when the server is about to stop.
+    pub(crate) stop: CancellationToken,
+}
 
 /// Serves the gateway until `stop` is cancelled, on one thread for each shard of the
 /// streaming core. A connection stays on the thread that accepted it. Connections run
@@ -44,6 +48,7 @@ const HEAD_BUFFER_BYTES: usize = 8 << 10;
 pub fn serve(
     listener: std::net::TcpListener,
     gateway: &Gateway,
+    tls: Option<Arc<TlsAcceptor>>,
     stop: &CancellationToken,
 ) -> io::Result<ShardThreads> {
     listener.set_nonblocking(true)?;
@@ -51,6 +56,8 @@ pub fn serve(
     let site = Arc::new(Site {
         gateway: gateway.clone(),
         routes: gateway.routes(),
+        tls,
+        stop: stop.clone(),
     });
     let (end, mut threads) = (CancellationToken::new(), Vec::new());
     for shard in stream.hub().shards() {
@@ -58,7 +65,6 @@ pub fn serve(
             shard,
             listener: listener.try_clone()?,
             site: site.clone(),
-            stop: stop.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -103,13 +109,6 @@ struct Acceptor {
     shard: ShardId,
     listener: std::net::TcpListener,
     site: Arc<Site>,
-    stop: CancellationToken,
-}
-
-/// What all connections are served from.
-struct Site {
-    gateway: Gateway,
-    routes: Routes,
 }
 
 impl Acceptor {
@@ -121,23 +120,25 @@ impl Acceptor {
                 return;
             }
         };
+        let gateway = &self.site.gateway;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return,
+                () = self.site.stop.cancelled() => return,
             };
             match accepted {
                 Ok((stream, address)) => {
-                    let place = Place {
+                    let Some(ticket) = gateway.admission.arrive(address.ip()) else {
+                        continue;
+                    };
+                    let visit = Visit {
                         address,
                         shard: self.shard,
+                        ticket,
+                        peer: None,
                     };
-                    self.site.gateway.tasks.spawn(serve_connection(
-                        stream,
-                        place,
-                        self.site.clone(),
-                        self.stop.clone(),
-                    ));
+                    let welcome = welcome(stream, visit, self.site.clone());
+                    gateway.tasks.spawn(welcome);
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: those that close make room.
@@ -149,87 +150,110 @@ impl Acceptor {
     }
 }
 
-/// Where a connection comes from, and where it is served.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+/// A connection: where it comes from and where it is served.
+#[derive(Debug, Clone)]
+pub(crate) struct Visit {
     pub(crate) address: SocketAddr,
     pub(crate) shard: ShardId,
+    pub(crate) ticket: Arc<Ticket>,
+    /// Whose certificate it came with.
+    peer: Option<PeerIdentity>,
 }
 
-async fn serve_connection(
-    mut stream: TcpStream,
-    place: Place,
-    site: Arc<Site>,
-    stop: CancellationToken,
-) {
+impl Visit {
+    /// Goes along with a request.
+    pub(crate) fn enter(&self, extensions: &mut Extensions) {
+        extensions.insert(ConnectInfo(self.address));
+        extensions.insert(tonic::transport::server::TcpConnectInfo {
+            local_addr: None,
+            remote_addr: Some(self.address),
+        });
+        extensions.insert(self.shard);
+        extensions.insert(self.ticket.clone());
+        if let Some(peer) = &self.peer {
+            extensions.insert(peer.clone());
+        }
+    }
+}
+
+/// Sees a connection through its handshake.
+async fn welcome(stream: TcpStream, mut visit: Visit, site: Arc<Site>) {
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "a socket cannot be tuned");
     }
-    let read = match front::first(&mut stream, HEADER_TIMEOUT).await {
-        Ok(First::WebSocket(upgrade)) => {
-            let accepted = websocket::accept(&site.gateway, upgrade.request.headers(), place);
-            if let Ok(accepted) = accepted {
-                let rest = &upgrade.read[upgrade.head..];
-                let head = front::head_bytes(&accepted.response);
-                let ends = websocket::tcp_ends(stream);
-                return websocket::serve(&site.gateway, ends, head, rest, accepted.arrival).await;
-            }
-            // hyper says why not.
-            upgrade.read
+    let patience = site.gateway.admission.options().handshake_timeout;
+    let patience = if visit.ticket.is_refused() {
+        patience.min(REFUSED_TIMEOUT)
+    } else {
+        patience
+    };
+    let deadline = Instant::now() + patience;
+    let Some(tls) = site.tls.clone() else {
+        return serve_stream(stream, visit, site, deadline, websocket::tcp_ends).await;
+    };
+    let address = visit.address;
+    match Box::pin(timeout_at(deadline, tls.accept(stream))).await {
+        Ok(Ok(stream)) => {
+            visit.peer = PeerIdentity::of(&stream);
+            Box::pin(serve_stream(
+                stream,
+                visit,
+                site,
+                deadline,
+                websocket::other_ends,
+            ))
+            .await;
         }
+        Ok(Err(error)) => tracing::debug!(%error, %address, "no TLS connection"),
+        Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+    }
+}
+
+/// Takes an upgrade itself, and leaves everything else to HTTP.
+async fn serve_stream<I>(
+    mut io: I,
+    visit: Visit,
+    site: Arc<Site>,
+    deadline: Instant,
+    ends: fn(I) -> Ends,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let read = match front::first(&mut io, deadline).await {
+        Ok(First::WebSocket(upgrade)) => match upgrade_by_itself(upgrade, &visit, &site).await {
+            Ok((accepted, rest)) => {
+                let head = front::head_bytes(&accepted.response);
+                return websocket::serve(&site.gateway, ends(io), head, &rest, accepted).await;
+            }
+            Err(read) => read,
+        },
         Ok(First::Other(read)) => read,
         Err(error) => {
-            tracing::debug!(%error, address = %place.address, "a connection asked for nothing");
+            tracing::debug!(%error, address = %visit.address, "a connection asked for nothing");
             return;
         }
     };
     // Boxed, so that a WebSocket does not hold the room for an HTTP connection.
-    Box::pin(serve_http(Rewound::new(read, stream), place, site, stop)).await;
+    let io = Rewound::new(read, io);
+    Box::pin(connection::serve(io, visit, site, deadline)).await;
 }
 
-async fn serve_http(
-    stream: Rewound<TcpStream>,
-    place: Place,
-    site: Arc<Site>,
-    stop: CancellationToken,
-) {
-    let address = place.address;
-    let routes = site.routes.clone();
-    drop(site);
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(address));
-        request.extensions_mut().insert(place);
-        request.extensions_mut().insert(place.shard);
-        request
-            .extensions_mut()
-            .insert(tonic::transport::server::TcpConnectInfo {
-                local_addr: None,
-                remote_addr: Some(address),
-            });
-        routes.clone().oneshot(request.map(axum::body::Body::new))
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEAD_BUFFER_BYTES)
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HTTP2_KEEP_ALIVE)
-        .keep_alive_timeout(HTTP2_KEEP_ALIVE)
-        .max_concurrent_streams(1_000);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, %address, "a connection ended early");
+/// Judges an upgrade. One that is not granted is given back as it was read: HTTP
+/// says why.
+async fn upgrade_by_itself(
+    mut upgrade: Upgrade,
+    visit: &Visit,
+    site: &Site,
+) -> Result<(websocket::Accepted, bytes::Bytes), bytes::Bytes> {
+    if visit.ticket.is_refused() {
+        return Err(upgrade.read);
+    }
+    visit.enter(upgrade.request.extensions_mut());
+    // Its handshake is over.
+    let _in_flight = visit.ticket.begin();
+    match websocket::accept(&site.gateway, &upgrade.request).await {
+        Ok(accepted) => Ok((accepted, upgrade.read.slice(upgrade.head..))),
+        Err(_) => Err(upgrade.read),
     }
 }
 

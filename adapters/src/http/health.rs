@@ -1,7 +1,10 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use axum::{extract::State, response::Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use http::{HeaderValue, StatusCode, header};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{Scope, StreamError};
 
@@ -30,10 +33,13 @@ pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Result<&'static st
 /// The metrics for Prometheus.
 pub(crate) async fn metrics(
     State(gateway): State<Gateway>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, HttpError> {
     if gateway.options.admin == AdminAccess::Scope {
-        access::identify(&gateway.stream, &headers, None)?.require(Scope::Admin)?;
+        let (headers, extensions) = (request.headers(), request.extensions());
+        access::authenticate(&gateway.stream, headers, extensions, None)
+            .await?
+            .require(Scope::Admin)?;
     }
     let mut response = Response::new(gateway.probes.metrics().into());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

@@ -9,7 +9,7 @@ use tidewire_proto::{
     json,
     v1::{Error, ErrorCode},
 };
-use tidewire_stream::StreamError;
+use tidewire_stream::{LimitError, StreamError};
 
 /// An error with the status that fits it.
 #[derive(Debug, Clone)]
@@ -25,6 +25,25 @@ impl HttpError {
             status,
             error: error.into(),
         }
+    }
+}
+
+impl HttpError {
+    /// As [`new`](Self::new), for an error that may be tried again.
+    pub(crate) fn of(status: StatusCode, error: Error) -> Self {
+        Self { status, error }
+    }
+
+    /// The same over gRPC.
+    pub(crate) fn status_in_grpc(self) -> tonic::Status {
+        // The numbers of `ErrorCode` are those of gRPC.
+        tonic::Status::new(tonic::Code::from_i32(self.error.code), self.error.message)
+    }
+}
+
+impl From<LimitError> for HttpError {
+    fn from(error: LimitError) -> Self {
+        Error::from(error).into()
     }
 }
 
@@ -45,7 +64,13 @@ impl From<StreamError> for HttpError {
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        json_response(self.status, json::to_vec(&self.error))
+        let mut response = json_response(self.status, json::to_vec(&self.error));
+        if let Some(retry_after_ms) = self.error.retry_after_ms {
+            // Whole seconds, never too few.
+            let seconds = HeaderValue::from(retry_after_ms.div_ceil(1_000));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
     }
 }
 

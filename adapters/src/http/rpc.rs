@@ -30,7 +30,8 @@ pub(crate) async fn call(
     request: Request<Body>,
 ) -> Result<Response, HttpError> {
     gateway.origins.admit(request.headers())?;
-    let identity = access::identify(&gateway.stream, request.headers(), None)?;
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let identity = access::authenticate(&gateway.stream, headers, extensions, None).await?;
     let body = body::read(request.into_body(), gateway.options.frame_bytes).await?;
     let mut asked = tonic::Request::new(body);
     asked.extensions_mut().insert(identity);

@@ -1,0 +1,185 @@
+//! Gets the key set of an identity provider over HTTP.
+//!
+//! One small GET every few minutes, on hyper and rustls, which the server is built
+//! on anyway: no redirects, no proxies, no cookies, and nothing unbounded.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use tidewire_stream::auth::{Fetched, KeySource};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::tls;
+
+/// The whole exchange takes no longer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A key set is no longer, in bytes.
+const MAX_BYTES: usize = 256 << 10;
+
+/// Why there is no key set at all, ever.
+#[derive(Debug, thiserror::Error)]
+pub enum KeySetError {
+    /// Not a URL that can be asked.
+    #[error("{0:?} is not a URL of a key set, expected http:// or https:// with a host")]
+    Url(String),
+    /// The certificates to trust cannot be used.
+    #[error(transparent)]
+    Roots(#[from] tls::TlsError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A key set behind a URL.
+pub struct KeySetUrl {
+    uri: Uri,
+    host: String,
+    port: u16,
+    tls: Option<TlsConnector>,
+}
+
+impl std::fmt::Debug for KeySetUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.uri, f)
+    }
+}
+
+impl KeySetUrl {
+    /// The key set at `url`. Over https the provider's certificate must be signed
+    /// by one of `roots`, a PEM file, or without it by one that browsers trust.
+    ///
+    /// # Errors
+    /// The URL or the file cannot be used.
+    pub fn new(url: &str, roots: Option<&Path>) -> Result<Self, KeySetError> {
+        let wrong = || KeySetError::Url(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let host = uri
+            .host()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(wrong)?;
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let (tls, default_port) = match uri.scheme_str() {
+            Some("http") => (None, 80),
+            Some("https") => (Some(connector(roots)?), 443),
+            _ => return Err(wrong()),
+        };
+        Ok(Self {
+            port: uri.port_u16().unwrap_or(default_port),
+            host,
+            uri,
+            tls,
+        })
+    }
+
+    async fn get(&self) -> Result<Vec<u8>, String> {
+        let address = (self.host.as_str(), self.port);
+        let stream = TcpStream::connect(address).await.map_err(text)?;
+        match &self.tls {
+            None => self.ask(stream).await,
+            Some(tls) => {
+                let name = ServerName::try_from(self.host.clone()).map_err(text)?;
+                self.ask(tls.connect(name, stream).await.map_err(text)?)
+                    .await
+            }
+        }
+    }
+
+    async fn ask<I>(&self, io: I) -> Result<Vec<u8>, String>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+        let authority = self.uri.authority().map_or("", |host| host.as_str());
+        // Never the user and password that a URL may hold.
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let request = Request::get(path)
+            .header(header::HOST, host)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(text)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(text)?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(text)?;
+            if response.status() != StatusCode::OK {
+                return Err(format!("the answer is {}", response.status()));
+            }
+            let body = Limited::new(response.into_body(), MAX_BYTES);
+            let body = body.collect().await.map_err(text)?;
+            Ok(body.to_bytes().to_vec())
+        };
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            // The answer may end with the connection.
+            _ = connection => answer.await,
+        }
+    }
+}
+
+impl KeySource for KeySetUrl {
+    fn fetch(&self) -> Fetched<'_> {
+        Box::pin(async {
+            tokio::time::timeout(TIMEOUT, self.get())
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
+        })
+    }
+}
+
+fn connector(roots: Option<&Path>) -> Result<TlsConnector, KeySetError> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(path) => {
+            for certificate in tls::certificates(&path.to_path_buf())? {
+                store.add(certificate)?;
+            }
+        }
+        None => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_urls_that_can_be_asked_are_taken() {
+        for url in [
+            "",
+            "x",
+            "ftp://a/",
+            "https:///x",
+            "file:///etc/passwd",
+            "a.example.com/x",
+        ] {
+            assert!(KeySetUrl::new(url, None).is_err(), "{url}");
+        }
+        let url = KeySetUrl::new("https://id.example.com/keys?x=1", None).unwrap();
+        assert_eq!((url.host.as_str(), url.port), ("id.example.com", 443));
+        let url = KeySetUrl::new("http://[::1]:8080/keys", None).unwrap();
+        assert_eq!((url.host.as_str(), url.port), ("::1", 8_080));
+    }
+}

@@ -1,0 +1,168 @@
+//! What the configuration says of identities, limits and TLS, made into the parts
+//! that the server is wired from.
+
+use std::{fs, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use tidewire_adapters::{
+    Admission, AdmissionOptions, KeySetUrl, Proxies,
+    tls::{Acceptor, TlsFiles},
+};
+use tidewire_stream::{
+    AnonymousPolicy, Authenticator, Keys, LimitOptions, RemoteKeys, SharedClock, TokenRules,
+    limit::Network,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{AuthConfig, Config, LimitsConfig, ServerConfig},
+    secret,
+};
+
+/// Judges tokens by the configured keys, or on loopback without any by a secret of
+/// the server's own. The keys of an identity provider are not fetched yet.
+pub(crate) fn authenticator(
+    config: &Config,
+    clock: SharedClock,
+) -> anyhow::Result<(Authenticator, Option<Arc<RemoteKeys>>)> {
+    let AuthConfig {
+        anonymous,
+        hmac_secret,
+        public_key_file,
+        jwks_url,
+        jwks_ca,
+        audience,
+        issuer,
+        leeway,
+    } = &config.auth;
+    let mut keys = Keys::default();
+    if let Some(secret) = hmac_secret {
+        keys = keys.secret(secret.as_bytes()).context("auth.hmac_secret")?;
+    } else if !config.auth.has_public_keys() {
+        let secret = secret::own_secret(&config.store.path)?;
+        keys = keys.secret(secret.as_bytes()).context("hmac_secret")?;
+    }
+    if let Some(path) = public_key_file {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("auth.public_key_file: cannot read {}", path.display()))?;
+        keys = keys
+            .pem(&text)
+            .with_context(|| format!("auth.public_key_file: {}", path.display()))?;
+    }
+    let mut remote = None;
+    if let Some(url) = jwks_url {
+        let source = KeySetUrl::new(url, jwks_ca.as_deref()).context("auth.jwks_url")?;
+        let fetched = RemoteKeys::new(Box::new(source), clock.clone());
+        keys = keys.remote(fetched.clone());
+        remote = Some(fetched);
+    }
+    let anonymous = if *anonymous {
+        AnonymousPolicy::Read
+    } else {
+        AnonymousPolicy::Refuse
+    };
+    let rules = TokenRules {
+        audience: audience.clone(),
+        issuer: issuer.clone(),
+        leeway: *leeway,
+    };
+    Ok((Authenticator::new(keys, rules, anonymous, clock), remote))
+}
+
+/// Fetches the keys of an identity provider, and keeps them fresh until `halt`.
+pub(crate) async fn keep_keys(
+    remote: Arc<RemoteKeys>,
+    tasks: &TaskTracker,
+    halt: &CancellationToken,
+) {
+    // Bounded in time; without an answer the server starts all the same.
+    remote.refresh().await;
+    let halt = halt.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = remote.keep_fresh() => {}
+            () = halt.cancelled() => {}
+        }
+    });
+}
+
+/// Who may connect.
+pub(crate) fn admission(config: &Config, clock: SharedClock) -> anyhow::Result<Arc<Admission>> {
+    let LimitsConfig {
+        connections_per_ip,
+        connections_per_user,
+        messages_per_second,
+        bytes_per_second,
+        handshakes_per_second,
+        concurrent_handshakes,
+        handshake_timeout,
+        idle_timeout,
+        ..
+    } = config.limits;
+    let options = AdmissionOptions {
+        limits: LimitOptions {
+            connections_per_ip,
+            connections_per_user,
+            messages_per_second,
+            bytes_per_second,
+            handshakes_per_second,
+        },
+        concurrent_handshakes,
+        handshake_timeout,
+        idle_timeout,
+    };
+    let proxies = Proxies::new(trusted_proxies(&config.server)?, config.server.proxy_header);
+    Ok(Admission::new(options, proxies, clock))
+}
+
+/// The networks of `server.trusted_proxies`.
+pub(crate) fn trusted_proxies(server: &ServerConfig) -> anyhow::Result<Vec<Network>> {
+    let networks = server.trusted_proxies.iter().map(|text| text.parse());
+    networks
+        .collect::<Result<_, _>>()
+        .context("server.trusted_proxies")
+}
+
+/// TLS, if there is to be any. Its files are read again on SIGHUP and when they
+/// change, until `halt`.
+pub(crate) fn tls(
+    config: &ServerConfig,
+    tasks: &TaskTracker,
+    halt: &CancellationToken,
+) -> anyhow::Result<Option<Arc<Acceptor>>> {
+    let Some(files) = tls_files(config)? else {
+        return Ok(None);
+    };
+    let acceptor = Acceptor::new(files).context("server.tls_cert, server.tls_key")?;
+    let mut hang_ups = signal(SignalKind::hangup())?;
+    let (watched, halt) = (acceptor.clone(), halt.clone());
+    tasks.spawn(async move {
+        let on_signal = async {
+            while hang_ups.recv().await.is_some() {
+                watched.reload_and_tell();
+            }
+        };
+        tokio::select! {
+            () = watched.watch() => {}
+            () = on_signal => {}
+            () = halt.cancelled() => {}
+        }
+    });
+    Ok(Some(acceptor))
+}
+
+/// The files of TLS: all that is needed, or nothing.
+pub(crate) fn tls_files(server: &ServerConfig) -> anyhow::Result<Option<TlsFiles>> {
+    match (&server.tls_cert, &server.tls_key) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: server.tls_client_ca.clone(),
+        })),
+        (None, None) if server.tls_client_ca.is_none() => Ok(None),
+        (None, None) => bail!("server.tls_client_ca needs server.tls_cert and server.tls_key"),
+        (Some(_), None) => bail!("server.tls_cert is set, and server.tls_key is missing"),
+        (None, Some(_)) => bail!("server.tls_key is set, and server.tls_cert is missing"),
+    }
+}
