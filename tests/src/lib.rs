@@ -13,13 +13,16 @@
 pub mod client;
 mod deadline;
 mod message;
+pub mod provider;
 mod server;
+pub mod tls;
 mod token;
 pub mod venue;
 
 pub use client::{Client, Refusal, Transport};
 pub use deadline::within;
 pub use message::{Close, Message};
+pub use provider::KeyProvider;
 pub use server::{Answer, Server, ServerBuilder, binary, command, interrupt};
-pub use token::{SECRET, Token};
+pub use token::{KeyPair, SECRET, Token};
 pub use venue::{VenueKind, VenueStandIn};

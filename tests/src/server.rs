@@ -83,6 +83,7 @@ pub struct ServerBuilder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     without_file: bool,
+    unasked: bool,
 }
 
 impl ServerBuilder {
@@ -93,6 +94,7 @@ impl ServerBuilder {
             arguments: Vec::new(),
             environment: Vec::new(),
             without_file: false,
+            unasked: false,
         };
         builder
             .set("server", "listen = \"127.0.0.1:0\"")
@@ -149,6 +151,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Without asking it whether it is ready: nobody has connected to it then.
+    #[must_use]
+    pub fn unasked(mut self) -> Self {
+        self.unasked = true;
+        self
+    }
+
     /// The configuration file.
     #[must_use]
     pub fn toml(&self) -> String {
@@ -192,13 +201,16 @@ impl ServerBuilder {
             folder,
             http: reqwest::Client::new(),
         };
-        let line = server.log_line("listens on http://").await;
-        let address = line.rsplit("http://").next().unwrap_or_default().trim();
+        let line = server.log_line("listens on http").await;
+        let address = line.rsplit("://").next().unwrap_or_default().trim();
         server.address = address
             .parse()
             .unwrap_or_else(|_| panic!("no address in {line:?}"));
-        let ready = server.get("/readyz").await;
-        assert_eq!(ready.status, 200, "{}", ready.body);
+        // Over TLS it takes a client that trusts it.
+        if line.contains("http://") && !self.unasked {
+            let ready = server.get("/readyz").await;
+            assert_eq!(ready.status, 200, "{}", ready.body);
+        }
         server
     }
 }
@@ -390,6 +402,14 @@ impl Server {
     #[must_use]
     pub fn log(&self) -> String {
         self.log.borrow().join("\n")
+    }
+
+    /// Has it read its certificates again, as an operator would.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub fn hang_up(&self) {
+        kill_process(self.pid(), Signal::HUP).expect("a signal can be sent");
     }
 
     /// Asks it to stop, as an operator would.

@@ -2,8 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// The secret of the servers that tests start.
 pub const SECRET: &str = "a secret of the tests, 32 bytes or more";
@@ -18,6 +19,62 @@ pub struct Token {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     channels: Vec<String>,
     jti: String,
+    #[serde(flatten)]
+    further: Map<String, Value>,
+}
+
+/// A key pair of the tests, known to everyone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPair {
+    /// RSA with 2048 bits, for RS256.
+    Rsa,
+    /// P-256, for ES256.
+    P256,
+    /// Ed25519, for EdDSA.
+    Ed25519,
+}
+
+impl KeyPair {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rsa, Self::P256, Self::Ed25519];
+
+    /// The public half, in PEM.
+    #[must_use]
+    pub fn public(self) -> &'static str {
+        match self {
+            Self::Rsa => include_str!("../keys/rsa.pub.pem"),
+            Self::P256 => include_str!("../keys/p256.pub.pem"),
+            Self::Ed25519 => include_str!("../keys/ed25519.pub.pem"),
+        }
+    }
+
+    fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Rsa => Algorithm::RS256,
+            Self::P256 => Algorithm::ES256,
+            Self::Ed25519 => Algorithm::EdDSA,
+        }
+    }
+
+    fn private(self) -> EncodingKey {
+        match self {
+            Self::Rsa => EncodingKey::from_rsa_pem(include_bytes!("../keys/rsa.pem")),
+            Self::P256 => EncodingKey::from_ec_pem(include_bytes!("../keys/p256.pem")),
+            Self::Ed25519 => EncodingKey::from_ed_pem(include_bytes!("../keys/ed25519.pem")),
+        }
+        .expect("the keys of the tests are keys")
+    }
+
+    /// The public half as a JSON Web Key with this id.
+    ///
+    /// # Panics
+    /// Never: the keys of the tests are keys.
+    #[must_use]
+    pub fn web_key(self, id: &str) -> Value {
+        let mut key = Jwk::from_encoding_key(&self.private(), self.algorithm()).expect("a key");
+        key.common.key_id = Some(id.to_owned());
+        serde_json::to_value(key).expect("a key is JSON")
+    }
 }
 
 impl Token {
@@ -30,6 +87,7 @@ impl Token {
             scope: None,
             channels: Vec::new(),
             jti: format!("{user}-{}", now_seconds()),
+            further: Map::new(),
         }
     }
 
@@ -58,6 +116,24 @@ impl Token {
     pub fn expires_in(mut self, seconds: i64) -> Self {
         self.exp = now_seconds() + seconds;
         self
+    }
+
+    /// With a further claim.
+    #[must_use]
+    pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.further.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Signed with the private half of a key pair, named by this id.
+    ///
+    /// # Panics
+    /// Never: claims are JSON.
+    #[must_use]
+    pub fn sign_as(&self, key: KeyPair, id: Option<&str>) -> String {
+        let mut header = Header::new(key.algorithm());
+        header.kid = id.map(str::to_owned);
+        jsonwebtoken::encode(&header, self, &key.private()).expect("claims are JSON")
     }
 
     /// Signed with the tests' secret.

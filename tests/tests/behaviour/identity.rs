@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, Close, Refusal, SECRET, Server, Token, Transport,
+    Client, Close, KeyPair, KeyProvider, Refusal, SECRET, Server, Token, Transport,
     client::{SocketRequest, SseStream},
 };
 
@@ -16,6 +16,7 @@ on_every_transport!(
     a_token_ends,
     a_fresh_token_goes_on,
     a_server_can_want_a_token,
+    public_keys_prove_tokens,
 );
 
 async fn publishing_needs_the_right_scope(transport: Transport) {
@@ -328,4 +329,118 @@ async fn unary_calls_know_their_caller() {
         .scope("service")
         .sign_with(&SECRET.to_uppercase());
     assert_eq!(call(Some(&forged)).await.0, 401);
+}
+
+/// A server that trusts the public halves of all key pairs, and no secret.
+async fn with_public_keys() -> Server {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("keys.pem");
+    let keys: String = KeyPair::ALL.map(KeyPair::public).concat();
+    std::fs::write(&path, keys).unwrap();
+    Server::builder()
+        .set("auth", &format!("public_key_file = {path:?}"))
+        .set(
+            "auth",
+            "hmac_secret = \"another secret, also 32 bytes or more\"",
+        )
+        .start()
+        .await
+}
+
+async fn public_keys_prove_tokens(transport: Transport) {
+    let server = with_public_keys().await;
+    for key in KeyPair::ALL {
+        let token = Token::of("ada").sign_as(key, None);
+        let mut client = Client::connect_as(transport, &server, Some(&token)).await;
+        assert_eq!(client.welcome().data["userId"], "ada", "{key:?}");
+        // A fresh one may come by another key.
+        let fresh = Token::of("ada").sign_as(KeyPair::Ed25519, Some("any"));
+        let renewed = client.request("auth", json!({"token": fresh})).await;
+        let _ = renewed.expect("authenticated");
+        // The public key, which everyone has, as a secret.
+        let forged = Token::of("ada").sign_with(key.public());
+        assert!(
+            Client::open(transport, &server, Some(&forged))
+                .await
+                .is_err()
+        );
+    }
+}
+
+/// Publishes with this token, and gives the status.
+async fn status_of(server: &Server, token: &str) -> u16 {
+    let body = json!({"channel": "demo:a", "data": 1});
+    let answer = server
+        .call("StreamService/Publish", Some(token), &body)
+        .await;
+    answer.status
+}
+
+#[tokio::test]
+async fn a_provider_rotates_its_keys_and_goes_away() {
+    let provider = KeyProvider::start(&[KeyPair::Rsa.web_key("old")]).await;
+    let server = Server::builder()
+        .set("auth", &format!("jwks_url = {:?}", provider.url()))
+        .start()
+        .await;
+    let old = Token::of("ada").sign_as(KeyPair::Rsa, Some("old"));
+    let new = Token::of("ada").sign_as(KeyPair::P256, Some("new"));
+    assert_eq!(status_of(&server, &old).await, 200);
+    provider.holds(&[KeyPair::Rsa.web_key("old"), KeyPair::P256.web_key("new")]);
+    // A key that is not known yet is asked for, and the token waits.
+    assert_eq!(status_of(&server, &new).await, 200);
+    let mut client = Client::connect_as(Transport::Grpc, &server, Some(&new)).await;
+    client.settle().await;
+    assert_eq!(provider.asked(), 2);
+
+    provider.breaks();
+    let made_up = Token::of("ada").sign_as(KeyPair::Ed25519, Some("made up"));
+    for _ in 0..20 {
+        assert_eq!(status_of(&server, &made_up).await, 401);
+    }
+    assert!(provider.asked() < 10, "{}", provider.asked());
+    server.log_line("the keys at hand stay in force").await;
+    assert_eq!(server.log().matches("the key set cannot be had").count(), 1);
+    assert_eq!(status_of(&server, &old).await, 200);
+    assert_eq!(status_of(&server, &new).await, 200);
+}
+
+#[tokio::test]
+async fn a_server_starts_without_its_provider() {
+    let provider = KeyProvider::start(&[]).await;
+    provider.breaks();
+    let server = Server::builder()
+        .set("auth", &format!("jwks_url = {:?}", provider.url()))
+        .start()
+        .await;
+    server.log_line("the key set cannot be had").await;
+    provider.holds(&[KeyPair::Ed25519.web_key("k")]);
+    let token = Token::of("ada").sign_as(KeyPair::Ed25519, Some("k"));
+    assert_eq!(status_of(&server, &token).await, 200);
+}
+
+#[tokio::test]
+async fn a_token_is_held_to_its_audience_issuer_and_times() {
+    let server = Server::builder()
+        .set("auth", "audience = \"tidewire\"")
+        .set("auth", "issuer = [\"https://id.example.com\", \"other\"]")
+        .set("auth", "leeway = \"20s\"")
+        .start()
+        .await;
+    let good = || {
+        Token::of("ada")
+            .claim("aud", json!(["web", "tidewire"]))
+            .claim("iss", "other")
+    };
+    assert_eq!(status_of(&server, &good().sign()).await, 200);
+    assert_eq!(status_of(&server, &good().expires_in(-5).sign()).await, 200);
+    for bad in [
+        Token::of("ada"),
+        good().claim("aud", "web"),
+        good().claim("iss", "https://id.example.org"),
+        good().claim("nbf", 4_000_000_000_i64),
+        good().expires_in(-60),
+    ] {
+        assert_eq!(status_of(&server, &bad.sign()).await, 401, "{bad:?}");
+    }
 }

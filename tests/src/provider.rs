@@ -1,0 +1,139 @@
+//! A stand-in for an identity provider: an HTTP server that gives one document.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
+    task::AbortHandle,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::tls::Authority;
+
+/// An identity provider.
+#[derive(Debug)]
+pub struct KeyProvider {
+    address: SocketAddr,
+    scheme: &'static str,
+    door: Arc<Door>,
+    task: AbortHandle,
+}
+
+#[derive(Debug, Default)]
+struct Door {
+    /// What it says; None for status 503.
+    document: Mutex<Option<String>>,
+    asked: AtomicUsize,
+}
+
+impl Drop for KeyProvider {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl KeyProvider {
+    /// A provider with these keys.
+    pub async fn start(keys: &[Value]) -> Self {
+        Self::listen(keys, None).await
+    }
+
+    /// A provider with these keys, over TLS.
+    pub async fn start_tls(keys: &[Value], authority: &Authority) -> Self {
+        Self::listen(keys, Some(authority.acceptor())).await
+    }
+
+    async fn listen(keys: &[Value], tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let door = Arc::new(Door::default());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let task = tokio::spawn(serve(listener, tls, door.clone())).abort_handle();
+        let provider = Self {
+            address,
+            scheme,
+            door,
+            task,
+        };
+        provider.holds(keys);
+        provider
+    }
+
+    /// Where its key set is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!(
+            "{}://localhost:{}/keys.json",
+            self.scheme,
+            self.address.port()
+        )
+    }
+
+    /// Gives these keys from now on.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn holds(&self, keys: &[Value]) {
+        *self.door.document.lock().expect("no panics") = Some(json!({"keys": keys}).to_string());
+    }
+
+    /// Is out of order from now on.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn breaks(&self) {
+        *self.door.document.lock().expect("no panics") = None;
+    }
+
+    /// How often it was asked.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.door.asked.load(Ordering::Relaxed)
+    }
+}
+
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, door: Arc<Door>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let door = door.clone();
+        match tls.clone() {
+            None => drop(tokio::spawn(answer(stream, door))),
+            Some(tls) => drop(tokio::spawn(async move {
+                if let Ok(stream) = tls.accept(stream).await {
+                    answer(stream, door).await;
+                }
+            })),
+        }
+    }
+}
+
+/// Answers one request, whatever it asks.
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, door: Arc<Door>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    door.asked.fetch_add(1, Ordering::Relaxed);
+    let document = door.document.lock().expect("no panics").clone();
+    let (status, body) = match document {
+        Some(document) => ("200 OK", document),
+        None => ("503 Service Unavailable", String::new()),
+    };
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // Whoever asked may have gone.
+    let _ = stream.write_all(text.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
