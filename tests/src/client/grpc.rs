@@ -1,6 +1,6 @@
 //! The gRPC stream `Connect`, by the generated client.
 
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::FutureExt as _;
 use tidewire_proto::{
     json,
     v1::{ClientMessage, ServerMessage, stream_service_client::StreamServiceClient},
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
-use super::{Incoming, Outgoing, Refusal, Wire};
+use super::{Incoming, Outgoing, Refusal, Sent, Wire};
 use crate::{Close, Message, Server};
 
 /// A channel to the server.
@@ -61,12 +61,12 @@ pub(super) async fn open(server: &Server, token: Option<&str>) -> Result<(Wire, 
 struct Side(mpsc::Sender<ClientMessage>);
 
 impl Outgoing for Side {
-    fn send(&mut self, text: String) -> BoxFuture<'_, Option<Message>> {
+    fn send(&mut self, text: String) -> Sent<'_> {
         let message = json::parse_client(text.as_bytes())
             .unwrap_or_else(|error| panic!("{text} has no protobuf form: {error}"));
         async move {
-            self.0.send(message).await.expect("the stream stands");
-            None
+            let sent = self.0.send(message).await;
+            sent.map(|()| None).map_err(|error| error.to_string())
         }
         .boxed()
     }

@@ -57,9 +57,13 @@ enum Incoming {
     Close(Close),
 }
 
-/// The way to the server. Gives the replies that come beside the stream.
+/// What a message that is sent comes to: a reply, where replies come beside the
+/// stream, or why it cannot be sent.
+type Sent<'a> = BoxFuture<'a, Result<Option<Message>, String>>;
+
+/// The way to the server.
 trait Outgoing: Send {
-    fn send(&mut self, text: String) -> BoxFuture<'_, Option<Message>>;
+    fn send(&mut self, text: String) -> Sent<'_>;
 }
 
 /// What a transport gives a client.
@@ -165,8 +169,20 @@ impl Client {
     /// # Panics
     /// The connection is broken.
     pub async fn send_text(&mut self, text: String) {
-        let reply = within("a message to leave", self.wire.outgoing.send(text)).await;
-        self.waiting.extend(reply);
+        let sent = within("a message to leave", self.wire.outgoing.send(text)).await;
+        self.waiting.extend(sent.expect("the connection stands"));
+    }
+
+    /// Sends a message over a connection that may have ended. False if it has.
+    pub async fn try_send(&mut self, message: &Value) -> bool {
+        let sending = self.wire.outgoing.send(message.to_string());
+        match within("a message to leave", sending).await {
+            Ok(reply) => {
+                self.waiting.extend(reply);
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// Sends a message with an id of its own and waits for the reply.

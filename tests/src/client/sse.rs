@@ -3,10 +3,10 @@
 use std::{collections::VecDeque, pin::Pin};
 
 use bytes::Bytes;
-use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::{Incoming, Outgoing, Refusal, Wire};
+use super::{Incoming, Outgoing, Refusal, Sent, Wire};
 use crate::{Close, Message, Server, within};
 
 /// An event.
@@ -218,7 +218,7 @@ struct Side {
 }
 
 impl Outgoing for Side {
-    fn send(&mut self, text: String) -> BoxFuture<'_, Option<Message>> {
+    fn send(&mut self, text: String) -> Sent<'_> {
         async move {
             let request = self
                 .http
@@ -229,7 +229,12 @@ impl Outgoing for Side {
                 .send()
                 .await
                 .expect("an answer to the POST");
-            Some(Message::parse(&response.text().await.expect("a body")))
+            let is_gone = response.status() == http::StatusCode::NOT_FOUND;
+            let body = response.text().await.expect("a body");
+            if is_gone {
+                return Err(body);
+            }
+            Ok(Some(Message::parse(&body)))
         }
         .boxed()
     }

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use futures::{
     FutureExt as _, SinkExt as _, StreamExt as _,
-    future::BoxFuture,
     stream::{SplitSink, SplitStream},
 };
 use http::{HeaderValue, header};
@@ -14,7 +13,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message as Frame, client::IntoClientRequest as _},
 };
 
-use super::{Incoming, Outgoing, Refusal, Wire};
+use super::{Incoming, Outgoing, Refusal, Sent, Wire};
 use crate::{Close, Message, Server, within};
 
 pub(super) const JSON: &str = "tidewire.v1.json";
@@ -177,7 +176,7 @@ struct Side {
 }
 
 impl Outgoing for Side {
-    fn send(&mut self, text: String) -> BoxFuture<'_, Option<Message>> {
+    fn send(&mut self, text: String) -> Sent<'_> {
         let frame = if self.is_binary {
             let message = json::parse_client(text.as_bytes())
                 .unwrap_or_else(|error| panic!("{text} has no protobuf form: {error}"));
@@ -186,8 +185,8 @@ impl Outgoing for Side {
             Frame::text(text)
         };
         async move {
-            self.sink.send(frame).await.expect("the connection stands");
-            None
+            let sent = self.sink.send(frame).await;
+            sent.map(|()| None).map_err(|error| error.to_string())
         }
         .boxed()
     }
