@@ -156,7 +156,7 @@ pub struct Ticket {
     _place: Option<Place<NetworkKey>>,
     handshake: Mutex<Option<OwnedSemaphorePermit>>,
     refusal: Option<Refusal>,
-    has_asked: AtomicBool,
+    was_active: AtomicBool,
     in_flight: AtomicUsize,
 }
 
@@ -166,6 +166,7 @@ pub(crate) struct InFlight(Arc<Ticket>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.0.was_active.store(true, Ordering::Relaxed);
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -180,7 +181,7 @@ impl Ticket {
             _place: place,
             handshake: Mutex::new(handshake),
             refusal,
-            has_asked: AtomicBool::new(false),
+            was_active: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
         })
     }
@@ -189,17 +190,16 @@ impl Ticket {
     pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         // Whoever is refused holds its place among the refused until it has gone.
-        if !self.has_asked.swap(true, Ordering::Relaxed) && self.refusal.is_none() {
+        if !self.was_active.swap(true, Ordering::Relaxed) && self.refusal.is_none() {
             self.handshake.lock().take();
         }
         InFlight(self.clone())
     }
 
-    /// Whether it asked for something since the last time that this was asked, or
-    /// is being answered.
+    /// Whether it is being answered, or was since the last time that this was asked.
     pub(crate) fn is_busy(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) > 0
-            || (self.has_asked.swap(false, Ordering::Relaxed) && self.refusal.is_none())
+        let was_active = self.was_active.swap(false, Ordering::Relaxed);
+        self.in_flight.load(Ordering::Relaxed) > 0 || (was_active && !self.is_refused())
     }
 
     /// The answer to each of its requests, if it is refused.
@@ -274,6 +274,7 @@ mod tests {
         assert!(!second.is_refused() && !second.is_busy());
         drop(request);
         // It was busy until a moment ago; then it was not.
+        assert!(first.is_busy());
         assert!(!first.is_busy());
     }
 
