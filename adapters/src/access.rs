@@ -79,18 +79,6 @@ pub(crate) async fn authenticate(
     }
 }
 
-/// As [`authenticate`], by the keys at hand alone.
-pub(crate) fn identify(
-    stream: &Stream,
-    headers: &HeaderMap,
-    query_token: Option<&str>,
-) -> Result<Identity, StreamError> {
-    match bearer(headers)?.or(query_token) {
-        Some(token) => stream.authenticator().verify(token),
-        None => Ok(stream.authenticator().without_token()),
-    }
-}
-
 /// The offered subprotocols.
 pub(crate) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();

@@ -223,7 +223,8 @@ async fn serve_stream<I>(
         Ok(First::WebSocket(upgrade)) => match upgrade_by_itself(upgrade, &visit, &site).await {
             Ok((accepted, rest)) => {
                 let head = front::head_bytes(&accepted.response);
-                return websocket::serve(&site.gateway, ends(io), head, &rest, accepted).await;
+                let arrival = accepted.arrival;
+                return websocket::serve(&site.gateway, ends(io), head, &rest, arrival).await;
             }
             Err(read) => read,
         },

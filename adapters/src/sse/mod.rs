@@ -3,12 +3,12 @@
 mod cursor;
 mod events;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Extension,
     body::Body,
-    extract::{ConnectInfo, Path, Query, Request, State},
+    extract::{Path, Query, Request, State},
     response::Response,
 };
 pub use cursor::{Cursor, CursorError};
@@ -49,24 +49,26 @@ pub(crate) struct CommandQuery {
 /// Answers `GET /v1/sse`.
 pub(crate) async fn stream(
     State(gateway): State<Gateway>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
     Extension(shard): Extension<ShardId>,
     Query(query): Query<StreamQuery>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, HttpError> {
-    gateway.origins.admit(&headers)?;
-    let identity = access::identify(&gateway.stream, &headers, query.token.as_deref())?;
-    identity.known()?;
-    let cursor = resume_from(&headers, query.last_event_id.as_deref())?;
+    let (headers, extensions) = (request.headers(), request.extensions());
+    gateway.origins.admit(headers)?;
+    let cursor = resume_from(headers, query.last_event_id.as_deref())?;
+    let token = query.token.as_deref();
+    let admitted = access::admit(&gateway, headers, extensions, token).await?;
+    admitted.identity.known()?;
     let heartbeat = query
         .heartbeat_ms
         .map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
     let arrival = Arrival {
-        identity,
+        identity: admitted.identity,
         transport: Transport::Sse,
         encoding: Encoding::Json,
-        address: Some(address.ip()),
+        address: admitted.address,
         heartbeat,
+        allowance: Some(admitted.allowance),
         shard,
     };
     let connection = Connection::open(gateway.stream.clone(), arrival).await;
@@ -167,8 +169,9 @@ pub(crate) async fn command(
     let has_key = query.key.is_some() && query.key.as_deref() == session.post_key();
     if !has_key {
         // Without the key it takes the token of the same user.
-        let identity =
-            access::identify(&gateway.stream, request.headers(), query.token.as_deref())?;
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let token = query.token.as_deref();
+        let identity = access::authenticate(&gateway.stream, headers, extensions, token).await?;
         let is_same = identity.user().is_some() && identity.user() == session.identity().user();
         if !is_same {
             return Err(StreamError::new(
@@ -179,11 +182,14 @@ pub(crate) async fn command(
         }
     }
     let body = body::read(request.into_body(), gateway.options.frame_bytes).await?;
+    if let Some(allowance) = session.allowance() {
+        allowance.received(body.len());
+    }
     let reply = match json::parse_client(&body) {
         Ok(message) => gateway.router.answer(&session, message).await,
         Err(error) => {
             let (id, error) = refusal(error);
-            let message = crate::websocket::error_reply(id, error);
+            let message = gateway.router.answer_unreadable(&session, id, error);
             return Ok(json_response(
                 StatusCode::BAD_REQUEST,
                 json::to_vec(&message),

@@ -7,10 +7,12 @@ use bytes::{Bytes, BytesMut};
 use tidewire_proto::{
     json::{self, ClientError},
     prost::Message as _,
-    v1::{ClientMessage, Error, ErrorCode, ServerMessage, server_message::Data},
+    v1::{ClientMessage, Error, ErrorCode},
 };
 use tidewire_service::Router;
-use tidewire_stream::{Connection, Encoding, Session, Sink as _};
+use tidewire_stream::{
+    CloseReason, Connection, Encoding, Session, Sink as _, limit::Verdict,
+};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -120,6 +122,19 @@ impl Reader {
     }
 
     async fn take(&mut self, incoming: Incoming) -> ControlFlow<End> {
+        if let Some(allowance) = self.session.allowance() {
+            allowance.received(incoming.len());
+            // Commands are charged by the router. Nothing answers what else came, so
+            // what is too much of it is passed over.
+            let is_command = matches!(incoming, Incoming::Text(_) | Incoming::Binary(_));
+            if !is_command && !matches!(incoming, Incoming::Close(_)) {
+                match allowance.charge() {
+                    Verdict::Pass => {}
+                    Verdict::Refuse { .. } => return ControlFlow::Continue(()),
+                    Verdict::Close => self.session.close(CloseReason::RateLimited),
+                }
+            }
+        }
         match (incoming, self.session.arrival().encoding) {
             (Incoming::Text(text), Encoding::Json) => self.answer_json(&text).await,
             (Incoming::Binary(bytes), Encoding::Proto) => self.answer_proto(bytes).await,
@@ -142,7 +157,8 @@ impl Reader {
             Ok(message) => self.answer(message).await,
             Err(error) => {
                 let (id, error) = refusal(error);
-                self.session.answer(error_reply(id, error));
+                let reply = self.router.answer_unreadable(&self.session, id, error);
+                self.session.answer(reply);
             }
         }
     }
@@ -157,7 +173,8 @@ impl Reader {
                     message: format!("the frame is not a ClientMessage: {error}"),
                     retry_after_ms: None,
                 };
-                self.session.answer(error_reply(None, error));
+                let reply = self.router.answer_unreadable(&self.session, None, error);
+                self.session.answer(reply);
             }
         }
     }
@@ -213,13 +230,4 @@ pub(crate) fn refusal(error: ClientError) -> (Option<String>, Error) {
             retry_after_ms: None,
         },
     )
-}
-
-/// The error that answers a message.
-pub(crate) fn error_reply(id: Option<String>, error: Error) -> ServerMessage {
-    ServerMessage {
-        id,
-        data: Some(Data::Error(error)),
-        ..ServerMessage::default()
-    }
 }

@@ -31,6 +31,18 @@ pub enum Incoming {
     Close(Option<u16>),
 }
 
+impl Incoming {
+    /// How many bytes it brought.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Text(bytes) | Self::Binary(bytes) | Self::Ping(bytes) | Self::Pong(bytes) => {
+                bytes.len()
+            }
+            Self::Close(_) => 0,
+        }
+    }
+}
+
 /// What a client did wrong. Each ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {

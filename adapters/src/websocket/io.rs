@@ -52,7 +52,7 @@ pub(crate) fn tcp(stream: TcpStream) -> Ends {
 }
 
 /// The ends of anything else.
-pub(super) fn other(stream: impl Duplex + 'static) -> Ends {
+pub(crate) fn other(stream: impl Duplex + 'static) -> Ends {
     let (read, write) = tokio::io::split(Box::new(stream) as Box<dyn Duplex>);
     (ReadEnd::Other(read), WriteEnd::Other(Mutex::new(write)))
 }

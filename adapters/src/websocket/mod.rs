@@ -21,13 +21,13 @@ use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    Arrival, CloseReason, Connection, Encoding, Identity, Session, StreamError, Transport,
+    Arrival, CloseReason, Connection, Encoding, Identity, Session, ShardId, StreamError, Transport,
 };
 
-pub(crate) use connection::{error_reply, refusal};
-pub(crate) use io::tcp as tcp_ends;
+pub(crate) use connection::refusal;
+pub(crate) use io::{Ends, other as other_ends, tcp as tcp_ends};
 
-use crate::{Gateway, access, http::reply::HttpError, server::Place};
+use crate::{Gateway, access, http::reply::HttpError};
 
 /// A client that must give a token has so long for it.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,22 +47,24 @@ pub(crate) struct Accepted {
 }
 
 /// Judges an upgrade by the head of its request.
-pub(crate) fn accept(
+pub(crate) async fn accept<B>(
     gateway: &Gateway,
-    headers: &HeaderMap,
-    place: Place,
+    request: &http::Request<B>,
 ) -> Result<Accepted, HttpError> {
+    let (headers, extensions) = (request.headers(), request.extensions());
     gateway.origins.admit(headers)?;
     let key = websocket_key(headers)?;
     let (encoding, protocol) = subprotocol(headers)?;
-    let identity = access::identify(&gateway.stream, headers, None)?;
+    let admitted = access::admit(gateway, headers, extensions, None).await?;
     let arrival = Arrival {
-        identity,
+        identity: admitted.identity,
         transport: Transport::WebSocket,
         encoding,
-        address: Some(place.address.ip()),
+        address: admitted.address,
         heartbeat: None,
-        shard: place.shard,
+        allowance: Some(admitted.allowance),
+        // The listener says where; without one, whoever publishes delivers.
+        shard: extensions.get().copied().unwrap_or(ShardId::CALLER),
     };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -83,21 +85,20 @@ pub(crate) fn accept(
 /// after another request on the same connection, and those that are refused.
 pub(crate) async fn upgrade(
     State(gateway): State<Gateway>,
-    Extension(place): Extension<Place>,
     mut request: Request,
 ) -> Result<Response, HttpError> {
-    let Accepted { response, arrival } = accept(&gateway, request.headers(), place)?;
-    let upgrade = request
-        .extensions_mut()
-        .remove::<OnUpgrade>()
-        .ok_or_else(|| bad_request("this connection cannot be upgraded: use HTTP/1.1"))?;
+    // The body is not of use, and cannot be shared while it is waited for.
+    let (mut parts, _) = std::mem::take(&mut request).into_parts();
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let accepted = accept(&gateway, &http::Request::from_parts(parts, ())).await?;
+    let upgrade = upgrade.ok_or_else(|| bad_request("this connection cannot be upgraded: use HTTP/1.1"))?;
     let tasks = gateway.tasks.clone();
     tasks.spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let ends = io::other(TokioIo::new(upgraded));
-        serve(&gateway, ends, Vec::new(), &[], arrival).await;
+        serve(&gateway, ends, Vec::new(), &[], accepted.arrival).await;
     });
-    Ok(response)
+    Ok(accepted.response)
 }
 
 /// Serves an upgraded connection in a task of its own: `head` is sent first, `rest` was

@@ -5,6 +5,7 @@ use std::{net::IpAddr, pin::Pin, sync::Arc};
 use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use tidewire_proto::{
     EncodedMessage,
+    prost::Message as _,
     v1::{
         ClientMessage, GetHistoryRequest, GetHistoryResponse, GetPresenceRequest,
         GetPresenceResponse, PublishBatchRequest, PublishBatchResponse, PublishRequest,
@@ -13,7 +14,7 @@ use tidewire_proto::{
     },
 };
 use tidewire_stream::{
-    Arrival, ChannelName, CloseReason, Connection, Encoding, Identity, Position, Scope, Session,
+    Allowance, Arrival, ChannelName, CloseReason, Connection, Encoding, Identity, Position, Scope, Session,
     ShardId, Stream, StreamError, Transport,
 };
 use tokio::sync::OnceCell;
@@ -96,6 +97,7 @@ impl StreamRpc {
                 .get::<ClientAddress>()
                 .map(|address| address.0),
             heartbeat: None,
+            allowance: request.extensions().get::<Allowance>().cloned(),
             // Without a listener that says where, whoever publishes delivers.
             shard: request
                 .extensions()
@@ -110,6 +112,9 @@ impl StreamRpc {
         let Some(router) = self.router.get() else {
             return;
         };
+        if let Some(allowance) = session.allowance() {
+            allowance.received(message.encoded_len());
+        }
         session.ready_for_command().await;
         let reply = router.answer(session, message).await;
         session.answer(reply);

@@ -122,6 +122,7 @@ impl Client {
             encoding: Encoding::Json,
             address: None,
             heartbeat: None,
+            allowance: None,
             shard,
         };
         let connection = Connection::open(stream.clone(), arrival).await;

@@ -44,6 +44,7 @@ async fn connect(stream: &Arc<Stream>) -> Connection {
         encoding: Encoding::Json,
         address: None,
         heartbeat: None,
+        allowance: None,
         shard: ShardId::CALLER,
     };
     Connection::open(stream.clone(), arrival).await

@@ -48,6 +48,7 @@ mod latest;
 mod limits;
 mod outages;
 mod prices;
+mod rates;
 mod recovery;
 mod session;
 mod sse;

@@ -7,10 +7,7 @@
 use std::time::Duration;
 
 use tidewire_proto::v1::{Error, server_message::Data};
-use tidewire_stream::{
-    CloseReason, LimitError, Session,
-    limit::{Limited as _, Verdict},
-};
+use tidewire_stream::{CloseReason, LimitError, Session, limit::Verdict};
 use tokio::time::Instant;
 use tracing::Span;
 

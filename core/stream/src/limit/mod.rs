@@ -8,7 +8,6 @@ mod addresses;
 mod allowance;
 pub mod bucket;
 pub mod count;
-mod limited;
 pub mod network;
 mod sessions;
 
@@ -16,7 +15,6 @@ use tidewire_proto::v1::{self, ErrorCode};
 
 pub use addresses::AddressLimits;
 pub use allowance::{Allowance, Verdict};
-pub use limited::Limited;
 pub use network::{Network, NetworkKey, ParseNetworkError};
 pub use sessions::SessionLimits;
 

@@ -266,7 +266,8 @@ impl Session {
     /// # Errors
     /// The token is not valid, or another user's.
     pub async fn authenticate(&self, token: &str) -> Result<Authenticated, StreamError> {
-        let identity = self.core().stream.authenticator().verify(token)?;
+        let authenticator = self.core().stream.authenticator();
+        let identity = authenticator.authenticate(token).await?;
         let (Some(user), Some(expires_at)) = (identity.user().cloned(), identity.expires_at_ms())
         else {
             return Err(StreamError::new(
@@ -285,6 +286,9 @@ impl Session {
                     ErrorCode::PermissionDenied,
                     "the token is another user's: open another connection for it",
                 ));
+            }
+            if let Some(allowance) = self.allowance() {
+                allowance.assign(&identity)?;
             }
             state.identity = identity;
         }

@@ -31,7 +31,7 @@ use state::{Due, State};
 use subscription::Flow;
 
 use crate::{
-    ChannelName, Class, Identity, Position, Publication, Stream,
+    Allowance, ChannelName, Class, Identity, Position, Publication, Stream,
     broker::{Page, Reach},
     hub::shard::{ShardId, Sink},
     stream::Transport,
@@ -134,6 +134,8 @@ pub struct Arrival {
     pub address: Option<IpAddr>,
     /// How much silence it asked for before a sign of life, if it asked.
     pub heartbeat: Option<Duration>,
+    /// What it may do. None: nothing holds it to a rate.
+    pub allowance: Option<Allowance>,
     /// The shard that its connection lives on.
     pub shard: ShardId,
 }
@@ -546,6 +548,12 @@ impl Session {
         self.0.state.lock().identity.clone()
     }
 
+    /// What the client may do.
+    #[must_use]
+    pub fn allowance(&self) -> Option<&Allowance> {
+        self.0.arrival.allowance.as_ref()
+    }
+
     /// How the client came.
     #[must_use]
     pub fn arrival(&self) -> &Arrival {
@@ -664,6 +672,10 @@ impl Session {
             }
         }
         self.0.stream.unregister(self);
+        // Others may hold the session for a while: its places are free now.
+        if let Some(allowance) = self.allowance() {
+            allowance.release();
+        }
         self.0.drained.notify_waiters();
     }
 }
