@@ -213,6 +213,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     const UPGRADE: &str = "GET /v1/ws?x=1 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -272,7 +274,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_says_too_little_is_not_waited_for() {
         let (mut io, _peer) = tokio::io::duplex(64);
-        let error = first(&mut io, Instant::now() + Duration::from_secs(1)).await.err().unwrap();
+        let error = first(&mut io, Instant::now() + Duration::from_secs(1))
+            .await
+            .err()
+            .unwrap();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 

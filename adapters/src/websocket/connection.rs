@@ -10,9 +10,7 @@ use tidewire_proto::{
     v1::{ClientMessage, Error, ErrorCode},
 };
 use tidewire_service::Router;
-use tidewire_stream::{
-    CloseReason, Connection, Encoding, Session, Sink as _, limit::Verdict,
-};
+use tidewire_stream::{CloseReason, Connection, Encoding, Session, Sink as _, limit::Verdict};
 use tokio::time::{Instant, timeout};
 
 use super::{

@@ -9,7 +9,6 @@ mod socket;
 use std::time::Duration;
 
 use axum::{
-    Extension,
     body::Body,
     extract::{Request, State},
     response::Response,
@@ -91,7 +90,8 @@ pub(crate) async fn upgrade(
     let (mut parts, _) = std::mem::take(&mut request).into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let accepted = accept(&gateway, &http::Request::from_parts(parts, ())).await?;
-    let upgrade = upgrade.ok_or_else(|| bad_request("this connection cannot be upgraded: use HTTP/1.1"))?;
+    let upgrade =
+        upgrade.ok_or_else(|| bad_request("this connection cannot be upgraded: use HTTP/1.1"))?;
     let tasks = gateway.tasks.clone();
     tasks.spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };

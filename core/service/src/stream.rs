@@ -14,8 +14,8 @@ use tidewire_proto::{
     },
 };
 use tidewire_stream::{
-    Allowance, Arrival, ChannelName, CloseReason, Connection, Encoding, Identity, Position, Scope, Session,
-    ShardId, Stream, StreamError, Transport,
+    Allowance, Arrival, ChannelName, CloseReason, Connection, Encoding, Identity, Position, Scope,
+    Session, ShardId, Stream, StreamError, Transport,
 };
 use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status, Streaming};
