@@ -4,7 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tidewire_adapters::{AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy};
+use tidewire_adapters::{
+    AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy, websocket::deflate::Compressor,
+};
 use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_service::{PriceRpc, StreamRpc};
@@ -95,6 +97,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         GatewayOptions {
             frame_bytes: config.limits.frame_bytes,
             admin: AdminAccess::for_listener(address.ip()),
+            compression: config.server.compression.then(Compressor::default),
         },
         Arc::new(telemetry::ServerProbes {
             handle,

@@ -10,7 +10,7 @@ use tidewire_service::{PriceRpc, Router, StreamRpc};
 use tidewire_stream::{Stream, Transport};
 use tokio_util::task::TaskTracker;
 
-use crate::{Admission, OriginPolicy, grpc, http, sse, websocket};
+use crate::{Admission, OriginPolicy, grpc, http, sse, websocket, websocket::deflate::Compressor};
 
 /// What the operator decides about the adapters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,9 @@ pub struct GatewayOptions {
     pub frame_bytes: usize,
     /// Who may read `/metrics`.
     pub admin: AdminAccess,
+    /// How messages are compressed for WebSocket clients that take it; not at all if
+    /// this is none.
+    pub compression: Option<Compressor>,
 }
 
 /// Who is let in.

@@ -222,9 +222,8 @@ async fn serve_stream<I>(
     let read = match front::first(&mut io, deadline).await {
         Ok(First::WebSocket(upgrade)) => match upgrade_by_itself(upgrade, &visit, &site).await {
             Ok((accepted, rest)) => {
-                let head = front::head_bytes(&accepted.response);
-                let arrival = accepted.arrival;
-                return websocket::serve(&site.gateway, ends(io), head, &rest, arrival).await;
+                let gateway = &site.gateway;
+                return websocket::serve_accepted(gateway, ends(io), accepted, &rest).await;
             }
             Err(read) => read,
         },

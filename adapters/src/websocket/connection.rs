@@ -3,7 +3,7 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tidewire_proto::{
     json::{self, ClientError},
     prost::Message as _,
@@ -16,31 +16,45 @@ use tokio::time::{Instant, timeout};
 use super::{
     frame::{FrameReader, Incoming},
     io::{Ends, ReadEnd},
-    socket::Socket,
+    socket::{Deflate, Socket},
 };
 
 /// How long a peer has to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs a connection until either side ends it: `head` is sent first, `rest` was read
-/// already.
+/// How a connection begins.
+pub(super) struct Start<'a> {
+    /// Sent first.
+    pub(super) head: Vec<u8>,
+    /// Read already.
+    pub(super) rest: &'a [u8],
+    /// What was agreed on compression.
+    pub(super) deflate: Option<Deflate>,
+}
+
+/// Runs a connection until either side ends it.
 ///
 /// What stays for as long as the connection is kept small: the parts that only serve
 /// to answer or to end are boxed while they run.
 pub(super) fn run(
     (read, write): Ends,
-    head: Vec<u8>,
-    rest: &[u8],
+    start: Start<'_>,
     connection: Connection,
     router: Router,
     frame_bytes: usize,
 ) -> impl Future<Output = ()> + Send + use<> {
     let session = Session::clone(&connection);
-    let mut frames = FrameReader::new(frame_bytes);
-    frames.buffer().extend_from_slice(rest);
+    let Start {
+        head,
+        rest,
+        deflate,
+    } = start;
+    let agreement = deflate.map(|deflate| deflate.agreement);
+    let mut frames = FrameReader::new(frame_bytes).with_deflate(agreement);
+    frames.feed(rest);
     let mut reader = Box::new(Reader {
         read,
-        socket: Socket::attach(session.clone(), write, head),
+        socket: Socket::attach(session.clone(), write, deflate, head),
         session,
         router,
         frames,
@@ -107,10 +121,8 @@ impl Reader {
                 }
             }
         }
-        if self.frames.buffer().is_empty() {
-            // A silent connection holds no buffer.
-            *self.frames.buffer() = BytesMut::new();
-        }
+        // A silent connection holds no buffer.
+        self.frames.release();
         if has_read {
             self.socket.flush(Instant::now());
             // Who talks without a pause does not keep the others waiting.

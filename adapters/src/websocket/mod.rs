@@ -23,10 +23,12 @@ use tidewire_stream::{
     Arrival, CloseReason, Connection, Encoding, Identity, Session, ShardId, StreamError, Transport,
 };
 
+use connection::Start;
 pub(crate) use connection::refusal;
 pub(crate) use io::{Ends, other as other_ends, tcp as tcp_ends};
+use socket::Deflate;
 
-use crate::{Gateway, access, http::reply::HttpError};
+use crate::{Gateway, access, front, http::reply::HttpError};
 
 /// A client that must give a token has so long for it.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +45,8 @@ pub(crate) struct Accepted {
     pub(crate) response: Response,
     /// Who arrives.
     pub(crate) arrival: Arrival,
+    /// What was agreed on compression.
+    pub(crate) deflate: Option<Deflate>,
 }
 
 /// Judges an upgrade by the head of its request.
@@ -54,6 +58,13 @@ pub(crate) async fn accept<B>(
     gateway.origins.admit(headers)?;
     let key = websocket_key(headers)?;
     let (encoding, protocol) = subprotocol(headers)?;
+    let agreement = deflate::negotiate(headers)
+        .map_err(|error| bad_request(&format!("`Sec-WebSocket-Extensions`: {error}")))?;
+    let deflate = gateway.options.compression.zip(agreement);
+    let deflate = deflate.map(|(compressor, agreement)| Deflate {
+        agreement,
+        compressor,
+    });
     let admitted = access::admit(gateway, headers, extensions, None).await?;
     let arrival = Arrival {
         identity: admitted.identity,
@@ -77,7 +88,15 @@ pub(crate) async fn accept<B>(
             HeaderValue::from_static(protocol),
         );
     }
-    Ok(Accepted { response, arrival })
+    if let Some(deflate) = deflate {
+        let extension = deflate.agreement.response();
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
+    }
+    Ok(Accepted {
+        response,
+        arrival,
+        deflate,
+    })
 }
 
 /// Answers `GET /v1/ws` where the front door left it to hyper: upgrades that come
@@ -96,25 +115,34 @@ pub(crate) async fn upgrade(
     tasks.spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let ends = io::other(TokioIo::new(upgraded));
-        serve(&gateway, ends, Vec::new(), &[], accepted.arrival).await;
+        let start = Start {
+            head: Vec::new(),
+            rest: &[],
+            deflate: accepted.deflate,
+        };
+        serve(&gateway, ends, start, accepted.arrival).await;
     });
     Ok(accepted.response)
 }
 
-/// Serves an upgraded connection in a task of its own: `head` is sent first, `rest` was
-/// read already.
-pub(crate) async fn serve(
-    gateway: &Gateway,
-    ends: io::Ends,
-    head: Vec<u8>,
-    rest: &[u8],
-    arrival: Arrival,
-) {
+/// Serves a connection that was taken at the front door: the answer to its upgrade
+/// leaves with the session's first words, `rest` was read already.
+pub(crate) async fn serve_accepted(gateway: &Gateway, ends: Ends, accepted: Accepted, rest: &[u8]) {
+    let start = Start {
+        head: front::head_bytes(&accepted.response),
+        rest,
+        deflate: accepted.deflate,
+    };
+    serve(gateway, ends, start, accepted.arrival).await;
+}
+
+/// Serves an upgraded connection in a task of its own.
+async fn serve(gateway: &Gateway, ends: Ends, start: Start<'_>, arrival: Arrival) {
     let connection = Connection::open(gateway.stream.clone(), arrival).await;
     watch_authentication(gateway, &connection);
     let limit = gateway.options.frame_bytes;
     let router = gateway.router.clone();
-    let run = connection::run(ends, head, rest, connection, router, limit);
+    let run = connection::run(ends, start, connection, router, limit);
     gateway.tasks.spawn(run);
 }
 

@@ -14,14 +14,17 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tidewire_stream::{CloseReason, Encoding, FrameKind, Outgoing, Session, Sink, Taken};
+use tidewire_stream::{
+    CloseReason, Encoding, FrameKind, Outgoing, Publication, Session, Sink, Taken,
+};
 use tokio::{
     sync::Notify,
     time::{Instant, timeout},
 };
 
 use super::{
-    frame::{Opcode, close_frame, frame, put_frame},
+    deflate::{Agreement, Compressor},
+    frame::{Opcode, deflated_frame, frame, put_close, put_frame},
     io::WriteEnd,
 };
 
@@ -37,15 +40,27 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 /// It then has so long to give one.
 const PONG_WAIT: Duration = Duration::from_secs(20);
 
+/// A reply of this size is compressed for its one reader; smaller ones, and the price
+/// batches that each client has of its own, are not worth the time.
+const DEFLATE_REPLY_BYTES: usize = 1 << 10;
+
 /// Control frames that wait may take so many bytes; more are not answered, as RFC
 /// 6455 allows (section 5.5.3).
 const CONTROL_BYTES: usize = 2_048;
+
+/// What was agreed on compressing messages, and how the server does it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deflate {
+    pub(crate) agreement: Agreement,
+    pub(crate) compressor: Compressor,
+}
 
 /// The writing end.
 pub(super) struct Socket {
     this: Weak<Self>,
     session: Session,
     io: WriteEnd,
+    deflate: Option<Deflate>,
     write: Mutex<Write>,
     /// Told when nothing is written any more.
     ended: Notify,
@@ -105,12 +120,18 @@ impl Sink for Socket {
 impl Socket {
     /// The writing end of a session's connection: it writes `head`, and what the
     /// session has from now on.
-    pub(super) fn attach(session: Session, io: WriteEnd, head: Vec<u8>) -> Arc<Self> {
+    pub(super) fn attach(
+        session: Session,
+        io: WriteEnd,
+        deflate: Option<Deflate>,
+        head: Vec<u8>,
+    ) -> Arc<Self> {
         let now = Instant::now();
         let socket = Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             session,
             io,
+            deflate,
             write: Mutex::new(Write {
                 state: State::Open,
                 is_blocked: false,
@@ -196,7 +217,7 @@ impl Socket {
             .take(now, TAKE_BYTES, &mut scratch.taken, next_check);
         let encoding = self.session.arrival().encoding;
         for message in scratch.taken.drain(..) {
-            put_message(&mut scratch.bytes, encoding, &message);
+            put_message(&mut scratch.bytes, encoding, self.deflate, &message);
         }
         match taken {
             Taken::Some => true,
@@ -242,7 +263,7 @@ impl Write {
     fn close(&mut self, code: u16, reason: &str) {
         if self.state == State::Open {
             self.state = State::Closing;
-            self.control.extend_from_slice(&close_frame(code, reason));
+            put_close(&mut self.control, code, reason);
         }
     }
 
@@ -265,21 +286,59 @@ impl Write {
     }
 }
 
-fn put_message(out: &mut Vec<u8>, encoding: Encoding, message: &Outgoing) {
-    match (encoding, message) {
-        (Encoding::Json, Outgoing::Publication(publication)) => {
-            out.extend_from_slice(publication.frame(FrameKind::WebSocketText, |publication| {
-                frame(Opcode::Text, &publication.json())
-            }));
+fn put_message(
+    out: &mut Vec<u8>,
+    encoding: Encoding,
+    deflate: Option<Deflate>,
+    message: &Outgoing,
+) {
+    let (opcode, plain, deflated) = match encoding {
+        Encoding::Json => (
+            Opcode::Text,
+            FrameKind::WebSocketText,
+            FrameKind::WebSocketTextDeflated,
+        ),
+        Encoding::Proto => (
+            Opcode::Binary,
+            FrameKind::WebSocketBinary,
+            FrameKind::WebSocketBinaryDeflated,
+        ),
+    };
+    let payload = |publication: &Publication| match encoding {
+        Encoding::Json => publication.json(),
+        Encoding::Proto => publication.proto(),
+    };
+    let plain_frame = |publication: &Publication| frame(opcode, &payload(publication));
+    match message {
+        Outgoing::Publication(publication) => {
+            let shared = match deflate {
+                Some(Deflate {
+                    agreement,
+                    compressor,
+                }) if agreement.fits(payload(publication).len()) => {
+                    publication.frame(deflated, |publication| {
+                        deflated_frame(opcode, &payload(publication), compressor)
+                            .unwrap_or_else(|| publication.frame(plain, plain_frame).clone())
+                    })
+                }
+                _ => publication.frame(plain, plain_frame),
+            };
+            out.extend_from_slice(shared);
         }
-        (Encoding::Proto, Outgoing::Publication(publication)) => {
-            out.extend_from_slice(
-                publication.frame(FrameKind::WebSocketBinary, |publication| {
-                    frame(Opcode::Binary, &publication.proto())
-                }),
-            );
+        message => {
+            let bytes = match encoding {
+                Encoding::Json => message.json(),
+                Encoding::Proto => message.proto(),
+            };
+            let is_reply = matches!(message, Outgoing::Direct(_));
+            let deflated = deflate
+                .filter(|_| is_reply && bytes.len() >= DEFLATE_REPLY_BYTES)
+                .filter(|deflate| deflate.agreement.fits(bytes.len()))
+                .and_then(|deflate| deflated_frame(opcode, &bytes, deflate.compressor));
+            match deflated {
+                Some(frame) => out.extend_from_slice(&frame),
+                None => put_frame(out, opcode, &bytes),
+            }
         }
-        (Encoding::Json, message) => put_frame(out, Opcode::Text, &message.json()),
-        (Encoding::Proto, message) => put_frame(out, Opcode::Binary, &message.proto()),
     }
 }

@@ -98,11 +98,15 @@ pub enum FrameKind {
     WebSocketText,
     /// A WebSocket binary frame that holds the protobuf form.
     WebSocketBinary,
+    /// The text frame compressed, or as it is where that is not shorter.
+    WebSocketTextDeflated,
+    /// The binary frame likewise.
+    WebSocketBinaryDeflated,
     /// A Server-Sent Event without its id.
     Sse,
 }
 
-const FRAME_KINDS: usize = 3;
+const FRAME_KINDS: usize = 5;
 
 /// An encoding and where its `data` part lies.
 #[derive(Debug)]
