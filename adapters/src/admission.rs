@@ -155,7 +155,7 @@ struct Refusal {
 pub struct Ticket {
     _place: Option<Place<NetworkKey>>,
     handshake: Mutex<Option<OwnedSemaphorePermit>>,
-    refusal: Option<Refusal>,
+    refusal: Option<Box<Refusal>>,
     was_active: AtomicBool,
     in_flight: AtomicUsize,
 }
@@ -180,7 +180,7 @@ impl Ticket {
         Arc::new(Self {
             _place: place,
             handshake: Mutex::new(handshake),
-            refusal,
+            refusal: refusal.map(Box::new),
             was_active: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
         })
@@ -204,7 +204,7 @@ impl Ticket {
 
     /// The answer to each of its requests, if it is refused.
     pub(crate) fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
-        let Refusal { status, error } = self.refusal.clone()?;
+        let Refusal { status, error } = *self.refusal.clone()?;
         let is_grpc = headers
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));

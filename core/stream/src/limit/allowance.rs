@@ -59,14 +59,14 @@ struct Places {
     /// Held, and given back by being dropped.
     _network: Option<Place<NetworkKey>>,
     user: Option<(UserId, Place<UserId>)>,
-    further: Vec<Arc<dyn Any + Send + Sync>>,
+    connection: Option<Arc<dyn Any + Send + Sync>>,
     is_released: bool,
 }
 
 #[derive(Default)]
 struct Meters {
-    messages: Option<Meter>,
-    bytes: Option<Meter>,
+    messages: Option<Box<Meter>>,
+    bytes: Option<Box<Meter>>,
 }
 
 /// A rate, and how much of what goes beyond it is borne.
@@ -82,15 +82,17 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(per_second: u32, min_patience: u32) -> Option<Self> {
+    fn new(per_second: u32, min_patience: u32) -> Option<Box<Self>> {
         let patience = per_second
             .saturating_mul(PATIENCE_SECONDS)
             .max(min_patience);
-        (per_second > 0).then(|| Self {
-            rate: Rate::per_second(per_second, per_second),
-            bucket: Bucket::default(),
-            patience_rate: Rate::per_second(per_second, patience),
-            patience: Bucket::default(),
+        (per_second > 0).then(|| {
+            Box::new(Self {
+                rate: Rate::per_second(per_second, per_second),
+                bucket: Bucket::default(),
+                patience_rate: Rate::per_second(per_second, patience),
+                patience: Bucket::default(),
+            })
         })
     }
 
@@ -199,11 +201,11 @@ impl Allowance {
         Ok(())
     }
 
-    /// Keeps `place` until the session is over, for example the connection's.
+    /// Keeps the place of the session's connection until the session is over.
     pub fn keep(&self, place: Arc<dyn Any + Send + Sync>) {
         let mut places = self.0.places.lock();
         if !places.is_released {
-            places.further.push(place);
+            places.connection = Some(place);
         }
     }
 

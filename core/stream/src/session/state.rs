@@ -107,7 +107,8 @@ impl State {
             identity,
             visibility: Visibility::Active,
             closing: None,
-            subscriptions: Slab::new(),
+            // Most follow one channel, and a subscription is not small.
+            subscriptions: Slab::with_capacity(1),
             by_channel: HashMap::new(),
             generation: 0,
             encoding,

@@ -51,7 +51,7 @@ pub(super) enum Flow {
     /// Straight to the queue.
     Live,
     /// Past the queue, until what is missing was read from the history.
-    Held(Hold),
+    Held(Box<Hold>),
 }
 
 /// A flow that is held back.
@@ -78,11 +78,11 @@ pub(super) enum HeldUntil {
 impl Flow {
     /// A flow held from `top` on.
     pub(super) fn held(until: HeldUntil, top: Position) -> Self {
-        Self::Held(Hold {
+        Self::Held(Box::new(Hold {
             until,
             top,
             gate: VecDeque::new(),
-        })
+        }))
     }
 
     /// Whether only room in the outbox is waited for.
