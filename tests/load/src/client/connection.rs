@@ -1,0 +1,304 @@
+//! One subscriber: opens, subscribes, then counts what arrives.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::Shutdown,
+};
+
+use mio::net::TcpStream;
+
+use super::{
+    dialect::{Dialect, Framing, Step, Wanted},
+    tail::Tail,
+};
+use crate::{
+    tally::Tally,
+    wire::{
+        http1, http2,
+        websocket::{self, opcode},
+    },
+};
+
+/// How far a subscriber is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waits for the answer's head.
+    Head,
+    /// Waits to be welcomed and subscribed.
+    Subscribing,
+    /// Gets what is published.
+    Ready,
+    /// Is over.
+    Ended,
+}
+
+/// How a subscriber ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The server closed, with this code.
+    Closed(u16),
+    /// Otherwise.
+    Lost(String),
+}
+
+/// What is called with each frame of a connection once it is ready.
+pub(crate) type OnFrame<'a> = Option<&'a mut dyn FnMut(usize, &[u8])>;
+
+/// What the subscribers of a run share.
+pub(crate) struct Around<'a> {
+    pub(crate) dialect: Dialect,
+    pub(crate) tally: &'a mut Tally,
+    pub(crate) on_frame: OnFrame<'a>,
+    pub(crate) now: u64,
+}
+
+/// One subscriber.
+pub(crate) struct Connection {
+    pub(crate) stream: TcpStream,
+    pub(crate) phase: Phase,
+    pub(crate) end: Option<End>,
+    /// Whether the server compresses.
+    pub(crate) is_deflated: bool,
+    wanted: Vec<Wanted>,
+    /// What was read and is not a whole frame yet.
+    left: Vec<u8>,
+    out: Vec<u8>,
+    /// The end of a stream's bytes, where a mark may be cut.
+    tail: Tail,
+    /// What a stream said before it was ready.
+    said: Vec<u8>,
+    /// Bytes since the HTTP/2 window was opened.
+    consumed: u32,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        stream: TcpStream,
+        dialect: Dialect,
+        wanted: Vec<Wanted>,
+        is_deflated: bool,
+    ) -> Self {
+        // HTTP/2 has no head before its frames.
+        let phase = match dialect.framing() {
+            Framing::Http2 => Phase::Subscribing,
+            Framing::WebSocket | Framing::Text => Phase::Head,
+        };
+        Self {
+            stream,
+            phase,
+            end: None,
+            is_deflated: false,
+            out: dialect.hello(&wanted, is_deflated),
+            wanted,
+            left: Vec::new(),
+            tail: Tail::default(),
+            said: Vec::new(),
+            consumed: 0,
+        }
+    }
+
+    /// Writes what waits.
+    pub(crate) fn flush(&mut self) {
+        if self.out.is_empty() || self.phase == Phase::Ended {
+            return;
+        }
+        match self.stream.write(&self.out) {
+            Ok(written) if written == self.out.len() => self.out = Vec::new(),
+            Ok(written) => drop(self.out.drain(..written)),
+            Err(error) if is_for_later(&error) => {}
+            Err(error) => self.lose(error.to_string()),
+        }
+    }
+
+    /// Reads once, or to the end of the stream.
+    pub(crate) fn receive(
+        &mut self,
+        key: usize,
+        to_end: bool,
+        buffer: &mut [u8],
+        around: &mut Around<'_>,
+    ) {
+        while self.phase != Phase::Ended {
+            let kept = self.left.len();
+            buffer[..kept].copy_from_slice(&self.left);
+            let read = match self.stream.read(&mut buffer[kept..]) {
+                Ok(0) => return self.lose("the server ended the stream".to_owned()),
+                Ok(read) => read,
+                Err(error) if is_for_later(&error) => return,
+                Err(error) => return self.lose(error.to_string()),
+            };
+            around.tally.read(read);
+            let whole = &buffer[..kept + read];
+            let done = self.take(key, whole, around);
+            self.left.clear();
+            self.left.extend_from_slice(&whole[done..]);
+            if self.left.is_empty() && self.left.capacity() > 1 << 12 {
+                self.left = Vec::new();
+            }
+            self.flush();
+            if self.left.len() == buffer.len() {
+                return self.lose("a frame is too long".to_owned());
+            }
+            // A socket that gave less than there was room for is empty.
+            if !to_end && kept + read < buffer.len() {
+                return;
+            }
+        }
+    }
+
+    /// Ends it, with a close frame where there is one.
+    pub(crate) fn leave(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        self.phase = Phase::Ended;
+    }
+
+    pub(crate) fn lose(&mut self, why: String) {
+        self.finish(End::Lost(why));
+    }
+
+    fn finish(&mut self, end: End) {
+        self.end.get_or_insert(end);
+        self.leave();
+    }
+
+    /// Gives how many bytes are done with.
+    fn take(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) -> usize {
+        let mut done = 0;
+        if self.phase == Phase::Head {
+            let Some(length) = http1::head_length(bytes) else {
+                return 0;
+            };
+            let expected = match around.dialect.framing() {
+                Framing::WebSocket => 101,
+                Framing::Text | Framing::Http2 => 200,
+            };
+            let status = http1::status(&bytes[..length]);
+            if status != expected {
+                self.lose(format!("HTTP status {status}, expected {expected}"));
+                return bytes.len();
+            }
+            let extensions = http1::header(&bytes[..length], "sec-websocket-extensions");
+            self.is_deflated = extensions.is_some_and(|value| value.contains("permessage-deflate"));
+            self.phase = Phase::Subscribing;
+            done = length;
+        }
+        let rest = &bytes[done..];
+        done + match around.dialect.framing() {
+            Framing::WebSocket => self.take_frames(key, rest, around),
+            Framing::Text => {
+                self.take_stream(key, rest, around);
+                rest.len()
+            }
+            Framing::Http2 => self.take_http2(key, rest, around),
+        }
+    }
+
+    fn take_frames(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) -> usize {
+        let (mut at, mut unscanned) = (0, 0);
+        while let Some(frame) = websocket::frame(&bytes[at..]) {
+            let Some(payload) = bytes[at..].get(frame.payload..frame.end) else {
+                break;
+            };
+            match frame.opcode {
+                opcode::PING => websocket::client(&mut self.out, opcode::PONG, payload),
+                opcode::CLOSE => {
+                    let code = payload
+                        .first_chunk()
+                        .map_or(1005, |code| u16::from_be_bytes(*code));
+                    at += frame.end;
+                    around.tally.scan(key, &bytes[unscanned..at], around.now);
+                    self.finish(End::Closed(code));
+                    return bytes.len();
+                }
+                _ if self.phase == Phase::Subscribing && !frame.is_changed => {
+                    self.advance(around.dialect.step(payload), around.dialect);
+                    unscanned = at + frame.end;
+                }
+                _ => {
+                    if let Some(on_frame) = &mut around.on_frame {
+                        on_frame(key, payload);
+                    }
+                }
+            }
+            if self.phase == Phase::Ended {
+                return bytes.len();
+            }
+            at += frame.end;
+        }
+        // All frames of a read are searched at once: no head looks like a mark.
+        around.tally.scan(key, &bytes[unscanned..at], around.now);
+        at
+    }
+
+    fn take_http2(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) -> usize {
+        let mut at = 0;
+        while let Some(frame) = http2::frame(&bytes[at..]) {
+            at += frame.end;
+            match frame.kind {
+                http2::kind::DATA => {
+                    self.consumed += frame.payload.len() as u32;
+                    if self.consumed >= http2::REOPEN_AFTER {
+                        http2::reopen(&mut self.out, self.consumed);
+                        self.consumed = 0;
+                    }
+                    self.take_stream(key, frame.payload, around);
+                }
+                http2::kind::SETTINGS | http2::kind::PING if frame.flags & http2::ACK == 0 => {
+                    let payload: &[u8] = if frame.kind == http2::kind::PING {
+                        frame.payload
+                    } else {
+                        &[]
+                    };
+                    http2::put(&mut self.out, frame.kind, http2::ACK, 0, payload);
+                }
+                http2::kind::HEADERS if frame.flags & http2::END_STREAM != 0 => {
+                    self.lose("the call ended".to_owned());
+                }
+                http2::kind::RESET | http2::kind::GO_AWAY => {
+                    self.lose(format!("HTTP/2 frame of kind {}", frame.kind));
+                }
+                _ => {}
+            }
+            if self.phase == Phase::Ended {
+                return bytes.len();
+            }
+        }
+        at
+    }
+
+    fn take_stream(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) {
+        if self.phase == Phase::Subscribing {
+            self.said.extend_from_slice(bytes);
+            self.advance(around.dialect.step(&self.said), around.dialect);
+            return;
+        }
+        let Around { tally, now, .. } = around;
+        let mark = tally.mark_length();
+        self.tail
+            .feed(bytes, mark, |bytes| tally.scan(key, bytes, *now));
+    }
+
+    fn advance(&mut self, step: Result<Step, String>, dialect: Dialect) {
+        match step {
+            Ok(Step::Wait) => return,
+            Ok(Step::Subscribed) => self.phase = Phase::Ready,
+            Ok(Step::Welcome) if self.wanted.is_empty() => self.phase = Phase::Ready,
+            Ok(Step::Welcome) => {
+                if let Some(frame) = dialect.subscribe(&self.wanted) {
+                    self.out.extend_from_slice(&frame);
+                }
+                return;
+            }
+            Err(refused) => return self.lose(format!("refused: {refused}")),
+        }
+        self.said = Vec::new();
+        self.wanted = Vec::new();
+    }
+}
+
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::NotConnected
+    )
+}

@@ -1,0 +1,324 @@
+//! The loop: all subscribers and the sender on one thread.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use mio::{Events, Interest, Poll, Token, net::TcpStream};
+use socket2::{Domain, Socket, Type};
+
+use super::{
+    connection::{Around, Connection, End, OnFrame, Phase},
+    dialect::{Dialect, Wanted},
+    sender::Sender,
+};
+use crate::{clock, tally::Tally};
+
+/// One read takes so many bytes at most.
+const READ_BYTES: usize = 1 << 20;
+/// Readiness of so many sockets is taken at once, so that the sender is looked after.
+const EVENTS: usize = 256;
+/// A socket that is never read has a buffer of so many bytes, or the least there is.
+const SLOW_BUFFER: usize = 2_048;
+/// The sender's token. Those of subscribers count from 0.
+const SENDER: Token = Token(usize::MAX - 1);
+
+/// What to open.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) address: SocketAddr,
+    pub(crate) dialect: Dialect,
+    /// What each connection follows.
+    pub(crate) wanted: Vec<Vec<Wanted>>,
+    /// How many are opened at the same time.
+    pub(crate) at_once: usize,
+    /// The connections that never read once they are ready, by number.
+    pub(crate) slow: Vec<usize>,
+    /// Whether compression is asked for.
+    pub(crate) is_deflated: bool,
+}
+
+/// All subscribers and the sender.
+pub(crate) struct Engine {
+    poll: Poll,
+    events: Option<Events>,
+    buffer: Vec<u8>,
+    plan: Plan,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) tally: Tally,
+    pub(crate) sender: Option<Sender>,
+    pending: usize,
+    pub(crate) ready: usize,
+    /// Why the first connection was lost before it was ready.
+    failure: Option<String>,
+    /// How many ended after they were ready.
+    pub(crate) ended: usize,
+    /// Whether the end of the sender's connection is no failure.
+    pub(crate) may_lose_sender: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(plan: Plan, tally: Tally) -> anyhow::Result<Self> {
+        Ok(Self {
+            poll: Poll::new().context("no event queue")?,
+            events: Some(Events::with_capacity(EVENTS)),
+            buffer: vec![0; READ_BYTES],
+            connections: Vec::with_capacity(plan.wanted.len()),
+            plan,
+            tally,
+            sender: None,
+            pending: 0,
+            ready: 0,
+            failure: None,
+            ended: 0,
+            may_lose_sender: false,
+        })
+    }
+
+    /// Takes the sender in.
+    pub(crate) fn add_sender(&mut self, mut sender: Sender) -> anyhow::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut sender.stream, SENDER, interest)?;
+        self.sender = Some(sender);
+        Ok(())
+    }
+
+    /// Opens all connections and gives how long it took, in nanoseconds.
+    ///
+    /// # Errors
+    /// A connection was refused, or not all were ready in time.
+    pub(crate) fn open(&mut self, within: Duration) -> anyhow::Result<u64> {
+        let start = clock::now();
+        let deadline = start + within.as_nanos() as u64;
+        while self.ready + self.ended < self.plan.wanted.len() {
+            while self.pending < self.plan.at_once
+                && self.connections.len() < self.plan.wanted.len()
+            {
+                self.open_next()?;
+            }
+            self.turn(deadline, &mut None)?;
+            if let Some(failure) = &self.failure {
+                anyhow::bail!("a connection was not opened: {failure}");
+            }
+            anyhow::ensure!(
+                clock::now() < deadline,
+                "only {} of {} connections were ready within {within:?}",
+                self.ready,
+                self.plan.wanted.len()
+            );
+        }
+        Ok(clock::now() - start)
+    }
+
+    fn open_next(&mut self) -> anyhow::Result<()> {
+        let key = self.connections.len();
+        let stream = self
+            .connect(key)
+            .with_context(|| format!("connection {key}"))?;
+        let wanted = self.plan.wanted[key].clone();
+        let mut connection =
+            Connection::new(stream, self.plan.dialect, wanted, self.plan.is_deflated);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut connection.stream, Token(key), interest)?;
+        self.connections.push(connection);
+        self.pending += 1;
+        Ok(())
+    }
+
+    fn connect(&self, key: usize) -> io::Result<TcpStream> {
+        if !self.plan.slow.contains(&key) {
+            return TcpStream::connect(self.plan.address);
+        }
+        let socket = Socket::new(Domain::for_address(self.plan.address), Type::STREAM, None)?;
+        socket.set_recv_buffer_size(SLOW_BUFFER)?;
+        socket.connect(&self.plan.address.into())?;
+        socket.set_nonblocking(true)?;
+        Ok(TcpStream::from_std(socket.into()))
+    }
+
+    /// Runs for so long.
+    ///
+    /// # Errors
+    /// The sender's connection broke.
+    pub(crate) fn run_for(&mut self, time: u64) -> anyhow::Result<()> {
+        self.run_until(clock::now() + time, |_| false)
+    }
+
+    /// Runs until `is_enough`, but not longer than `deadline`.
+    ///
+    /// # Errors
+    /// The sender's connection broke.
+    pub(crate) fn run_until(
+        &mut self,
+        deadline: u64,
+        is_enough: impl Fn(&Self) -> bool,
+    ) -> anyhow::Result<()> {
+        while clock::now() < deadline && !is_enough(self) {
+            self.turn(deadline, &mut None)?;
+        }
+        Ok(())
+    }
+
+    /// The same, with each frame of a subscriber handed to `on_frame`.
+    ///
+    /// # Errors
+    /// The sender's connection broke.
+    pub(crate) fn watch_until(
+        &mut self,
+        deadline: u64,
+        mut on_frame: impl FnMut(usize, &[u8]),
+        is_enough: impl Fn(&Self) -> bool,
+    ) -> anyhow::Result<()> {
+        while clock::now() < deadline && !is_enough(self) {
+            self.turn(deadline, &mut Some(&mut on_frame))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing has arrived for 100 ms, at most for `limit`.
+    ///
+    /// # Errors
+    /// The sender's connection broke.
+    pub(crate) fn settle(&mut self, limit: u64) -> anyhow::Result<()> {
+        let deadline = clock::now() + limit;
+        loop {
+            let before = self.tally.counts.ever;
+            self.run_for(100 * clock::MILLISECOND)?;
+            if self.tally.counts.ever == before || clock::now() >= deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for readiness once, at most until `deadline`, and does what there is.
+    fn turn(&mut self, deadline: u64, on_frame: &mut OnFrame<'_>) -> anyhow::Result<()> {
+        let now = clock::now();
+        let due = self.pump(now)?.min(deadline);
+        let wait = Duration::from_nanos(due.saturating_sub(now));
+        // Nothing leaves it empty but this function, which is not entered twice.
+        let mut events = self
+            .events
+            .take()
+            .unwrap_or_else(|| Events::with_capacity(EVENTS));
+        let polled = match self.poll.poll(&mut events, Some(wait)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            polled => polled,
+        };
+        let mut done = polled.map_err(anyhow::Error::from);
+        if done.is_ok() {
+            for event in &events {
+                done = self.event(event, on_frame);
+                if done.is_err() {
+                    break;
+                }
+            }
+        }
+        self.events = Some(events);
+        done
+    }
+
+    /// Sends what is due, and gives when the next message is.
+    fn pump(&mut self, now: u64) -> anyhow::Result<u64> {
+        let Some(sender) = &mut self.sender else {
+            return Ok(u64::MAX);
+        };
+        if sender.due() <= now
+            && let Err(error) = sender.pump(&mut self.tally.ledger)
+        {
+            self.lose_sender(error)?;
+        }
+        Ok(self.sender.as_ref().map_or(u64::MAX, Sender::due))
+    }
+
+    fn lose_sender(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
+        self.sender = None;
+        if self.may_lose_sender {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    }
+
+    fn event(
+        &mut self,
+        event: &mio::event::Event,
+        on_frame: &mut OnFrame<'_>,
+    ) -> anyhow::Result<()> {
+        let now = clock::now();
+        let Token(key) = event.token();
+        if event.token() == SENDER {
+            if let Some(sender) = &mut self.sender {
+                let done = sender
+                    .flush()
+                    .and_then(|()| sender.receive(&mut self.buffer));
+                if let Err(error) = done {
+                    self.lose_sender(error)?;
+                }
+            }
+            return Ok(());
+        }
+        let connection = &mut self.connections[key];
+        let before = connection.phase;
+        if event.is_writable() {
+            connection.flush();
+        }
+        if event.is_readable() || event.is_error() {
+            let mut around = Around {
+                dialect: self.plan.dialect,
+                tally: &mut self.tally,
+                on_frame: match on_frame {
+                    Some(on_frame) => Some(&mut **on_frame),
+                    None => None,
+                },
+                now,
+            };
+            let to_end = event.is_read_closed();
+            connection.receive(key, to_end, &mut self.buffer, &mut around);
+        }
+        let after = connection.phase;
+        if before != after {
+            self.note(key, before, after)?;
+        }
+        self.pump(now)?;
+        Ok(())
+    }
+
+    /// A connection went from one phase to another.
+    fn note(&mut self, key: usize, before: Phase, after: Phase) -> anyhow::Result<()> {
+        let connection = &mut self.connections[key];
+        match after {
+            Phase::Ready => {
+                self.pending -= 1;
+                self.ready += 1;
+                if self.plan.slow.contains(&key) {
+                    self.poll.registry().deregister(&mut connection.stream)?;
+                }
+            }
+            Phase::Ended if before == Phase::Ready => {
+                self.ready -= 1;
+                self.ended += 1;
+            }
+            Phase::Ended => {
+                self.pending -= 1;
+                let end = match &connection.end {
+                    Some(End::Lost(why)) => why.clone(),
+                    Some(End::Closed(code)) => format!("closed with {code}"),
+                    None => "it ended".to_owned(),
+                };
+                self.failure.get_or_insert(end);
+            }
+            Phase::Head | Phase::Subscribing => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the server agreed to compress.
+    pub(crate) fn is_deflated(&self) -> bool {
+        self.connections
+            .iter()
+            .any(|connection| connection.is_deflated)
+    }
+}

@@ -1,0 +1,266 @@
+//! The bare loop: takes WebSockets, makes a frame of each message once and writes it
+//! to each subscriber. No sessions, no history, no heartbeat, no queue: what a socket
+//! does not take at once waits in a buffer of its own. It is what the kernel costs.
+
+use std::{
+    collections::HashMap,
+    io::{self, Read as _, Write as _},
+};
+
+use anyhow::Context as _;
+use mio::{
+    Events, Interest, Poll, Token,
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{
+    machine,
+    wire::{
+        http1,
+        websocket::{self, opcode},
+    },
+};
+
+/// How messages leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// One write for each subscriber and message.
+    Each,
+    /// All messages that came in one read share a write.
+    Gathered,
+}
+
+const LISTENER: Token = Token(usize::MAX - 1);
+/// Any more for one socket, and it is dropped.
+const QUEUE: usize = 16 << 20;
+
+struct Peer {
+    stream: TcpStream,
+    is_open: bool,
+    /// What was read and is not understood yet; it stays empty for subscribers.
+    read: Vec<u8>,
+    /// What the socket did not take.
+    queue: Vec<u8>,
+}
+
+/// Serves until it is killed, and says on stderr where.
+///
+/// # Errors
+/// There is no port.
+pub(crate) fn serve(writes: Writes) -> anyhow::Result<()> {
+    machine::raise_open_files();
+    let mut listener = TcpListener::bind("127.0.0.1:0".parse()?).context("no port")?;
+    let poll = Poll::new()?;
+    poll.registry()
+        .register(&mut listener, LISTENER, Interest::READABLE)?;
+    writeln!(io::stderr(), "listens on http://{}", listener.local_addr()?)?;
+    let mut bare = Bare {
+        poll,
+        listener,
+        writes,
+        peers: Vec::new(),
+        channels: HashMap::new(),
+        buffer: vec![0; 256 << 10],
+    };
+    let mut events = Events::with_capacity(1_024);
+    loop {
+        match bare.poll.poll(&mut events, None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            polled => polled?,
+        }
+        for event in &events {
+            match event.token() {
+                LISTENER => bare.accept()?,
+                Token(key) => {
+                    if event.is_writable() {
+                        bare.flush(key);
+                    }
+                    if event.is_readable() {
+                        bare.read(key);
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Bare {
+    poll: Poll,
+    listener: TcpListener,
+    writes: Writes,
+    /// By token. A place is not used again: a run does not last long.
+    peers: Vec<Option<Peer>>,
+    /// Who follows each channel.
+    channels: HashMap<Vec<u8>, Vec<usize>>,
+    buffer: Vec<u8>,
+}
+
+impl Bare {
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            stream.set_nodelay(true)?;
+            let token = Token(self.peers.len());
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll
+                .registry()
+                .register(&mut stream, token, interest)?;
+            self.peers.push(Some(Peer {
+                stream,
+                is_open: false,
+                read: Vec::new(),
+                queue: Vec::new(),
+            }));
+        }
+    }
+
+    /// Reads all there is and does what it says.
+    fn read(&mut self, key: usize) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        loop {
+            let Some(peer) = &mut self.peers[key] else {
+                break;
+            };
+            match peer.stream.read(&mut buffer) {
+                Ok(count) if count > 0 => {
+                    peer.read.extend_from_slice(&buffer[..count]);
+                    self.take(key);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(_) | Err(_) => self.peers[key] = None,
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    fn take(&mut self, key: usize) {
+        let Some(peer) = &mut self.peers[key] else {
+            return;
+        };
+        if !peer.is_open {
+            let Some(length) = http1::head_length(&peer.read) else {
+                return;
+            };
+            let head: Vec<u8> = peer.read.drain(..length).collect();
+            peer.is_open = true;
+            let mut out = http1::grant(&head);
+            websocket::server(&mut out, opcode::TEXT, b"ready");
+            let names = http1::path(&head)
+                .split_once("?ch=")
+                .map_or("", |(_, names)| names);
+            for name in names.split(',').filter(|name| !name.is_empty()) {
+                self.channels.entry(name.into()).or_default().push(key);
+            }
+            self.send(key, &out);
+        }
+        let Some(peer) = &mut self.peers[key] else {
+            return;
+        };
+        let mut read = std::mem::take(&mut peer.read);
+        let done = self.publish(&mut read);
+        read.drain(..done);
+        if let Some(peer) = &mut self.peers[key] {
+            // A subscriber's buffer goes: it sends hardly anything.
+            peer.read = if read.is_empty() && read.capacity() < 1 << 10 {
+                Vec::new()
+            } else {
+                read
+            };
+        }
+    }
+
+    /// Takes the frames of a publisher, and gives how many bytes they were.
+    fn publish(&mut self, read: &mut [u8]) -> usize {
+        let mut at = 0;
+        let mut gathered: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        while let Some(frame) = websocket::frame(&read[at..]) {
+            let Some(payload) = read[at..].get_mut(frame.payload..frame.end) else {
+                break;
+            };
+            at += frame.end;
+            websocket::unmask(payload, frame.mask.unwrap_or_default());
+            let Some(end) = payload.iter().position(|&byte| byte == b'\n') else {
+                continue;
+            };
+            let (channel, payload) = (&payload[..end], &payload[end + 1..]);
+            if self.writes == Writes::Each {
+                let mut out = Vec::with_capacity(payload.len() + 10);
+                websocket::server(&mut out, opcode::TEXT, payload);
+                self.deliver(channel, &out);
+                continue;
+            }
+            let known = gathered.iter_mut().find(|(name, _)| name == channel);
+            let out = match known {
+                Some((_, out)) => out,
+                None => {
+                    gathered.push((channel.to_vec(), Vec::new()));
+                    // It was pushed just now.
+                    let Some((_, out)) = gathered.last_mut() else {
+                        continue;
+                    };
+                    out
+                }
+            };
+            websocket::server(out, opcode::TEXT, payload);
+        }
+        for (channel, out) in gathered {
+            self.deliver(&channel, &out);
+        }
+        at
+    }
+
+    fn deliver(&mut self, channel: &[u8], out: &[u8]) {
+        let Some(followers) = self.channels.get_mut(channel) else {
+            return;
+        };
+        let followers = std::mem::take(followers);
+        for &key in &followers {
+            self.send(key, out);
+        }
+        if let Some(place) = self.channels.get_mut(channel) {
+            *place = followers;
+        }
+    }
+
+    fn send(&mut self, key: usize, out: &[u8]) {
+        let Some(peer) = &mut self.peers[key] else {
+            return;
+        };
+        let mut written = 0;
+        if peer.queue.is_empty() {
+            written = match peer.stream.write(out) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(_) => {
+                    self.peers[key] = None;
+                    return;
+                }
+            };
+        }
+        peer.queue.extend_from_slice(&out[written..]);
+        if peer.queue.len() > QUEUE {
+            self.peers[key] = None;
+        }
+    }
+
+    fn flush(&mut self, key: usize) {
+        let Some(peer) = &mut self.peers[key] else {
+            return;
+        };
+        while !peer.queue.is_empty() {
+            match peer.stream.write(&peer.queue) {
+                Ok(written) => drop(peer.queue.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.peers[key] = None;
+                    return;
+                }
+            }
+        }
+        peer.queue = Vec::new();
+    }
+}

@@ -1,0 +1,108 @@
+//! The highest rate that is kept up with: doubles the rate until a server falls
+//! behind, then halves what is between.
+
+use super::fanout::beside;
+use crate::{
+    cli::Ramp,
+    lab::Lab,
+    report::Row,
+    rig::{Shape, Subject},
+};
+
+/// A rate is doubled at most so often.
+const DOUBLINGS: usize = 12;
+/// What lies between kept up and not is halved so often.
+const HALVINGS: usize = 3;
+
+/// Measures the binary under test, and who stands beside it.
+///
+/// # Errors
+/// A server could not be measured.
+pub(crate) fn run(lab: &Lab, asked: &Ramp) -> anyhow::Result<()> {
+    let shape = asked.subscribers.shape()?;
+    let subjects = lab.subjects(&asked.subscribers.transport);
+    lab.interleave(&subjects, |subject| {
+        saturate(
+            lab,
+            subject,
+            &beside(subject, &shape),
+            asked.from,
+            asked.seconds,
+        )
+    })
+}
+
+/// The row of the highest rate that was kept up with.
+///
+/// # Errors
+/// The server could not be measured, or did not keep up with the first rate.
+pub(crate) fn saturate(
+    lab: &Lab,
+    subject: Subject,
+    shape: &Shape,
+    from: f64,
+    seconds: f64,
+) -> anyhow::Result<Row> {
+    let mut search = Search {
+        lab,
+        subject,
+        shape,
+        seconds,
+        rig: None,
+        best: None,
+    };
+    let (mut good, mut bad) = (0.0, from);
+    for _ in 0..DOUBLINGS {
+        if !search.keeps_up(bad)? {
+            break;
+        }
+        good = bad;
+        bad *= 2.0;
+    }
+    for _ in 0..HALVINGS {
+        let middle = f64::midpoint(good, bad);
+        if search.keeps_up(middle)? {
+            good = middle;
+        } else {
+            bad = middle;
+        }
+    }
+    search.best.ok_or_else(|| {
+        anyhow::anyhow!(
+            "{} does not even keep up with {bad:.0} messages a second",
+            subject.name()
+        )
+    })
+}
+
+struct Search<'a> {
+    lab: &'a Lab,
+    subject: Subject,
+    shape: &'a Shape,
+    seconds: f64,
+    rig: Option<crate::rig::Rig>,
+    best: Option<Row>,
+}
+
+impl Search<'_> {
+    /// A rate that fails is tried twice: one hiccup of the machine is no limit.
+    fn keeps_up(&mut self, rate: f64) -> anyhow::Result<bool> {
+        for _ in 0..2 {
+            let mut rig = match self.rig.take() {
+                Some(rig) => rig,
+                None => self.lab.rig(self.subject, self.shape)?,
+            };
+            // A server that was overrun begins anew: what it still holds is not counted
+            // against the next rate.
+            let row = rig.window("ramp", rate, self.seconds);
+            if let Ok(row) = row
+                && row.kept_up == Some(true)
+            {
+                self.rig = Some(rig);
+                self.best = Some(row);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
