@@ -135,7 +135,7 @@ pub(crate) struct Ramp {
 #[derive(Debug, Args)]
 pub(crate) struct Idle {
     /// How many connections, all WebSockets.
-    #[arg(long, default_value_t = 9_500)]
+    #[arg(long, default_value_t = 10_000)]
     pub(crate) connections: usize,
     /// Follow nothing, instead of one channel each.
     #[arg(long)]
@@ -211,6 +211,6 @@ pub(crate) struct Bars {
     #[arg(long, default_value_t = 3.0)]
     pub(crate) seconds: f64,
     /// How many idle connections.
-    #[arg(long, default_value_t = 9_500)]
+    #[arg(long, default_value_t = 10_000)]
     pub(crate) idle: usize,
 }

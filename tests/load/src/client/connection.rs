@@ -5,6 +5,7 @@ use std::{
     net::Shutdown,
 };
 
+use memchr::memmem;
 use mio::net::TcpStream;
 
 use super::{
@@ -59,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) end: Option<End>,
     /// Whether the server compresses.
     pub(crate) is_deflated: bool,
+    /// Whether the server gave all that was missed.
+    pub(crate) is_recovered: bool,
     wanted: Vec<Wanted>,
     /// What was read and is not a whole frame yet.
     left: Vec<u8>,
@@ -88,6 +91,7 @@ impl Connection {
             phase,
             end: None,
             is_deflated: false,
+            is_recovered: false,
             out: dialect.hello(&wanted, is_deflated),
             wanted,
             left: Vec::new(),
@@ -211,6 +215,7 @@ impl Connection {
                     return bytes.len();
                 }
                 _ if self.phase == Phase::Subscribing && !frame.is_changed => {
+                    self.is_recovered |= memmem::find(payload, br#""recovered":true"#).is_some();
                     self.advance(around.dialect.step(payload), around.dialect);
                     unscanned = at + frame.end;
                 }

@@ -1,5 +1,5 @@
 //! The highest rate that is kept up with: doubles the rate until a server falls
-//! behind, then halves what is between.
+//! behind, or halves it until it does not, then halves what is between.
 
 use super::fanout::beside;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     rig::{Shape, Subject},
 };
 
-/// A rate is doubled at most so often.
+/// A rate is doubled or halved at most so often.
 const DOUBLINGS: usize = 12;
 /// What lies between kept up and not is halved so often.
 const HALVINGS: usize = 3;
@@ -51,13 +51,23 @@ pub(crate) fn saturate(
         rig: None,
         best: None,
     };
-    let (mut good, mut bad) = (0.0, from);
-    for _ in 0..DOUBLINGS {
-        if !search.keeps_up(bad)? {
-            break;
+    let (mut good, mut bad) = (from, from);
+    if search.keeps_up(from)? {
+        for _ in 0..DOUBLINGS {
+            bad *= 2.0;
+            if !search.keeps_up(bad)? {
+                break;
+            }
+            good = bad;
         }
-        good = bad;
-        bad *= 2.0;
+    } else {
+        for _ in 0..DOUBLINGS {
+            good /= 2.0;
+            if search.keeps_up(good)? {
+                break;
+            }
+            bad = good;
+        }
     }
     for _ in 0..HALVINGS {
         let middle = f64::midpoint(good, bad);

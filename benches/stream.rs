@@ -1,0 +1,282 @@
+//! Micro-benchmarks of the streaming core's public face, in one process and without
+//! sockets: what a publication costs until every session's transport has it, and the
+//! encodings on its way.
+//!
+//! ```text
+//! cargo bench --bench stream                  # times
+//! cargo bench --bench stream -- parse         # only those with this in their name
+//! valgrind --tool=callgrind PATH --fixed      # the same work each time, untimed
+//! ```
+
+use std::{
+    error::Error,
+    hint::black_box,
+    io::{self, Write as _},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tidewire_proto::{
+    json,
+    v1::{ChannelSubscription, Decimal, PriceUpdate, SubscribeRequest},
+};
+use tidewire_stream::{
+    AnonymousPolicy, Arrival, Authenticator, ChannelName, Connection, Encoding, Epoch, Event,
+    Identity, Namespace, Namespaces, Outgoing, Position, Publication, PublishRight, Stream,
+    StreamOptions, SystemClock, Transport,
+};
+use tokio::runtime::Runtime;
+
+/// Sessions that follow the channel.
+const SESSIONS: usize = 1_000;
+/// Publications that wait for a transport when it takes them together.
+const TOGETHER: usize = 8;
+/// Prices in one frame.
+const PRICES: usize = 50;
+/// Samples of each benchmark; the median is shown.
+const SAMPLES: usize = 15;
+/// How long one sample takes, about.
+const SAMPLE: Duration = Duration::from_millis(100);
+const CHANNEL: &str = "orders:1";
+const PAYLOAD: &str = concat!(
+    r#"{"symbol":"BTC-USD","price":61837.64,"change24h":1.84,"volume24h":28400000000,"#,
+    r#""timestamp":1700000000000,"source":"aggregate","confidence":1.5,"sources":3,"stale":false,"#,
+    r#""note":"about two hundred bytes"}"#
+);
+const SUBSCRIBE: &[u8] = br#"{"type":"subscribe","id":"7","data":{"channels":["prices:BTC-USD",{"channel":"orders:1","since":{"epoch":"0123456789ab","seq":42}}]}}"#;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let bench = Bench::from_arguments();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    fan_out(&bench, &runtime)?;
+    encodings(&bench)?;
+    parsing(&bench)
+}
+
+/// A publication until all transports have taken it.
+fn fan_out(bench: &Bench, runtime: &Runtime) -> Result<(), Box<dyn Error>> {
+    for (name, encoding) in [("json", Encoding::Json), ("proto", Encoding::Proto)] {
+        let stream = stream()?;
+        let connections = runtime.block_on(connect(&stream, encoding))?;
+        for together in [1, TOGETHER] {
+            let name = format!("publish {together} to {SESSIONS} sessions, {name}");
+            bench.run(&name, 20, (SESSIONS * together) as u32, || {
+                runtime.block_on(publish_and_take(&stream, &connections, encoding, together))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+async fn publish_and_take(
+    stream: &Stream,
+    connections: &[Connection],
+    encoding: Encoding,
+    together: usize,
+) {
+    for _ in 0..together {
+        let data = Bytes::from_static(PAYLOAD.as_bytes());
+        let published = stream
+            .publish_as(&Identity::Anonymous, CHANNEL, data, None)
+            .await;
+        debug_assert!(published.is_ok(), "anyone may publish here");
+    }
+    let mut out = Vec::with_capacity(together);
+    for connection in connections {
+        // What was published is there: this does not wait.
+        let taken = connection.next(64 << 10, &mut out).await;
+        debug_assert!(
+            taken.is_ok() && out.len() == together,
+            "all is taken at once"
+        );
+        for message in out.drain(..) {
+            black_box(encode(&message, encoding));
+        }
+    }
+}
+
+fn encodings(bench: &Bench) -> Result<(), Box<dyn Error>> {
+    let channel = ChannelName::parse(CHANNEL)?;
+    let message = || Event::Message(Bytes::from_static(PAYLOAD.as_bytes()));
+    let make = |event| Publication::new(channel.clone(), position(), 1_700_000_000_000, event);
+    bench.run("encode a publication, json", 20_000, 1, || {
+        black_box(make(message()).json());
+    })?;
+    bench.run("encode a publication, proto", 20_000, 1, || {
+        black_box(make(message()).proto());
+    })?;
+    bench.run("encode a price, json", 20_000, 1, || {
+        black_box(make(Event::Price(price(1))).json());
+    })?;
+    bench.run("encode a price, proto", 20_000, 1, || {
+        black_box(make(Event::Price(price(1))).proto());
+    })?;
+    let updates: Vec<_> = (0..PRICES)
+        .map(|number| make(Event::Price(price(number))))
+        .collect();
+    let batch = Outgoing::Prices {
+        updates,
+        time_ms: 1_700_000_000_000,
+    };
+    for (name, encoding) in [("json", Encoding::Json), ("proto", Encoding::Proto)] {
+        let name = format!("join {PRICES} prices, {name}");
+        bench.run(&name, 2_000, PRICES as u32, || {
+            black_box(encode(&batch, encoding));
+        })?;
+    }
+    Ok(())
+}
+
+fn parsing(bench: &Bench) -> Result<(), Box<dyn Error>> {
+    let publish =
+        format!(r#"{{"type":"publish","data":{{"channel":"{CHANNEL}","data":{PAYLOAD}}}}}"#);
+    let ping: &[u8] = br#"{"type":"ping","id":"9","data":{"t":1700000000000}}"#;
+    for (name, text) in [
+        ("subscribe", SUBSCRIBE),
+        ("publish", publish.as_bytes()),
+        ("ping", ping),
+    ] {
+        json::parse_client(text).map_err(|error| format!("{name} is refused: {error:?}"))?;
+        bench.run(&format!("parse {name}"), 20_000, 1, || {
+            let _ = black_box(json::parse_client(black_box(text)));
+        })?;
+    }
+    bench.run("check a document", 20_000, 1, || {
+        let _ = black_box(json::check_document(black_box(PAYLOAD.as_bytes())));
+    })?;
+    Ok(())
+}
+
+fn encode(message: &Outgoing, encoding: Encoding) -> Bytes {
+    match encoding {
+        Encoding::Json => message.json(),
+        Encoding::Proto => message.proto(),
+    }
+}
+
+fn position() -> Position {
+    Position {
+        epoch: Epoch::new("0123456789ab"),
+        seq: 123_456,
+    }
+}
+
+fn price(number: usize) -> PriceUpdate {
+    PriceUpdate {
+        symbol: format!("T{number:03}-USD"),
+        price: Some(Decimal {
+            value: "61837.64".to_owned(),
+        }),
+        change_24h: Some(1.84),
+        volume_24h: Some(28_400_000_000.0),
+        timestamp: 1_700_000_000_000,
+        source: "aggregate".to_owned(),
+        confidence: Some(Decimal {
+            value: "1.5".to_owned(),
+        }),
+        sources: 3,
+        ..PriceUpdate::default()
+    }
+}
+
+fn stream() -> Result<Arc<Stream>, Box<dyn Error>> {
+    let clock = Arc::new(SystemClock);
+    let mut namespaces = Namespaces::built_in();
+    namespaces.add(Namespace {
+        publish: PublishRight::Public,
+        ..Namespace::history("orders")
+    })?;
+    let authenticator = Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone())?;
+    Ok(Stream::in_memory(
+        namespaces,
+        authenticator,
+        clock,
+        StreamOptions::default(),
+    ))
+}
+
+/// Sessions that follow the channel and have taken what is said in the beginning.
+async fn connect(
+    stream: &Arc<Stream>,
+    encoding: Encoding,
+) -> Result<Vec<Connection>, Box<dyn Error>> {
+    let mut connections = Vec::with_capacity(SESSIONS);
+    for _ in 0..SESSIONS {
+        let arrival = Arrival {
+            identity: Identity::Anonymous,
+            transport: Transport::WebSocket,
+            encoding,
+            address: None,
+            heartbeat: None,
+        };
+        let connection = Connection::open(stream.clone(), arrival).await;
+        let channels = vec![ChannelSubscription {
+            channel: CHANNEL.to_owned(),
+            ..ChannelSubscription::default()
+        }];
+        connection.subscribe(SubscribeRequest { channels }).await?;
+        connection.resume();
+        let mut out = Vec::new();
+        let taken = connection.next(64 << 10, &mut out).await;
+        taken.map_err(|reason| format!("a session ended: {}", reason.text()))?;
+        connections.push(connection);
+    }
+    Ok(connections)
+}
+
+/// Runs benchmarks and says what they cost.
+struct Bench {
+    filter: String,
+    /// The same number of runs each time, and no times.
+    is_fixed: bool,
+}
+
+impl Bench {
+    fn from_arguments() -> Self {
+        let mut bench = Self {
+            filter: String::new(),
+            is_fixed: false,
+        };
+        for argument in std::env::args().skip(1) {
+            match argument.as_str() {
+                "--fixed" => bench.is_fixed = true,
+                // Cargo says so itself.
+                "--bench" => {}
+                filter => bench.filter = filter.to_owned(),
+            }
+        }
+        bench
+    }
+
+    /// Runs `work`, which does `items` of what is shown, `fixed` times or for as long
+    /// as it takes to know.
+    fn run(&self, name: &str, fixed: u32, items: u32, mut work: impl FnMut()) -> io::Result<()> {
+        if !name.contains(&self.filter) {
+            return Ok(());
+        }
+        if self.is_fixed {
+            (0..fixed).for_each(|_| work());
+            return writeln!(io::stdout(), "{name:<48} {fixed} runs");
+        }
+        let mut time = |runs: u32| {
+            let start = Instant::now();
+            (0..runs).for_each(|_| work());
+            start.elapsed()
+        };
+        let once = (time(3) / 3).max(Duration::from_nanos(1));
+        let runs = (SAMPLE.as_nanos() / once.as_nanos()).clamp(1, 1_000_000) as u32;
+        let per_item =
+            |elapsed: Duration| elapsed.as_nanos() as f64 / f64::from(runs) / f64::from(items);
+        let mut samples: Vec<_> = (0..SAMPLES).map(|_| per_item(time(runs))).collect();
+        samples.sort_by(f64::total_cmp);
+        writeln!(
+            io::stdout(),
+            "{name:<48} {:>9.1} ns each (least {:.1})",
+            samples[SAMPLES / 2],
+            samples[0]
+        )
+    }
+}
