@@ -208,7 +208,7 @@ pub(crate) struct Bytes {
 #[derive(Debug, Args)]
 pub(crate) struct Bars {
     /// How long a window is.
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.5)]
     pub(crate) seconds: f64,
     /// How many idle connections.
     #[arg(long, default_value_t = 10_000)]

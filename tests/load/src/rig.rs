@@ -294,7 +294,7 @@ impl Rig {
             kept_up: Some(kept_up),
             ..self.row(scenario)
         };
-        self.engine.settle(5 * SECOND)?;
+        self.engine.settle(2 * SECOND)?;
         Ok(row)
     }
 

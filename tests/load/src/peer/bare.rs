@@ -121,10 +121,7 @@ impl Bare {
     /// Reads all there is and does what it says.
     fn read(&mut self, key: usize) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let Some(peer) = &mut self.peers[key] else {
-                break;
-            };
+        while let Some(peer) = &mut self.peers[key] {
             match peer.stream.read(&mut buffer) {
                 Ok(count) if count > 0 => {
                     peer.read.extend_from_slice(&buffer[..count]);
