@@ -43,6 +43,9 @@ pub(crate) struct Common {
     /// Measure the binary under test alone.
     #[arg(long, global = true)]
     pub(crate) alone: bool,
+    /// How long what was sent may still arrive after a window, in seconds.
+    #[arg(long, default_value_t = 2.0, global = true)]
+    pub(crate) grace: f64,
     /// How often each is measured; the table shows medians.
     #[arg(long, default_value_t = 3, global = true)]
     pub(crate) reps: usize,

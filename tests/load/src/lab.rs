@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use crate::{
     cli::{Common, Subscribers},
     client::{Order, Transport},
+    clock::SECOND,
     machine,
     report::{self, Row},
     rig::{Rig, Shape, Source, Subject},
@@ -63,6 +64,7 @@ impl Lab {
                 Vec::new()
             },
             own_cpus,
+            grace: (common.grace * SECOND as f64) as u64,
             environment: common.environment.clone(),
         };
         Ok(Self {

@@ -20,8 +20,6 @@ use crate::{
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
 /// So many connections are opened at the same time.
 const AT_ONCE: usize = 64;
-/// What was sent in a window may arrive so long after its end.
-const GRACE: u64 = 2 * SECOND;
 /// A p99 above this is not kept up with, in milliseconds.
 const KEPT_UP_MS: f64 = 100.0;
 
@@ -128,6 +126,8 @@ pub(crate) struct Rig {
     before: Memory,
     /// How long it took until all had come, in nanoseconds.
     opening: u64,
+    /// What was sent in a window may arrive so long after its end.
+    grace: u64,
     /// Keeps the venue's port.
     _venue: Option<Venue>,
 }
@@ -193,6 +193,7 @@ impl Rig {
             shape: shape.clone(),
             before,
             opening,
+            grace: place.grace,
             _venue: venue,
         };
         if let Some(sender) = &mut rig.engine.sender {
@@ -252,7 +253,7 @@ impl Rig {
         let took = (clock::now() - start) as f64;
         let (cpu, own) = (self.server.cpu().since(cpu), clock::own_cpu() - own);
         self.sender()?.stop();
-        let deadline = clock::now() + GRACE;
+        let deadline = clock::now() + self.grace;
         self.engine
             .run_until(deadline, |engine| engine.tally.is_complete())?;
         let tally = &self.engine.tally;

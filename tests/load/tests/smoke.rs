@@ -30,7 +30,7 @@ fn load(arguments: &[&str]) -> Vec<Value> {
     let out = folder.path().join("rows.jsonl");
     let output = Command::new(env!("CARGO_BIN_EXE_tidewire-load"))
         .args(arguments)
-        .args(["--no-pin", "--reps", "1", "--out"])
+        .args(["--no-pin", "--reps", "1", "--grace", "60", "--out"])
         .arg(&out)
         .arg("--server")
         .arg(server())

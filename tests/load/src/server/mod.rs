@@ -49,6 +49,8 @@ pub(crate) struct Place {
     /// Of the server, and of this tool. Empty where nothing is pinned.
     pub(crate) server_cpus: Vec<usize>,
     pub(crate) own_cpus: Vec<usize>,
+    /// What was sent in a window may arrive so long after its end, in nanoseconds.
+    pub(crate) grace: u64,
     /// Further variables of the binary's environment.
     pub(crate) environment: Vec<(String, String)>,
 }
