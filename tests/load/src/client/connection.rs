@@ -150,7 +150,19 @@ impl Connection {
         }
     }
 
-    /// Ends it, with a close frame where there is one.
+    /// How far it is, and what it has not read or written.
+    pub(crate) fn describe(&mut self) -> String {
+        let unread = self.stream.read(&mut [0; 4_096]);
+        format!(
+            "{:?}, {} bytes to write, {} of a frame, {} said, unread {unread:?}",
+            self.phase,
+            self.out.len(),
+            self.left.len(),
+            self.said.len(),
+        )
+    }
+
+    /// Ends it.
     pub(crate) fn leave(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);
         self.phase = Phase::Ended;

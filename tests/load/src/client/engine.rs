@@ -101,14 +101,22 @@ impl Engine {
             if let Some(failure) = &self.failure {
                 anyhow::bail!("a connection was not opened: {failure}");
             }
-            anyhow::ensure!(
-                clock::now() < deadline,
-                "only {} of {} connections were ready within {within:?}",
-                self.ready,
-                self.plan.wanted.len()
-            );
+            if clock::now() >= deadline {
+                let unready = self.unready();
+                let (ready, all) = (self.ready, self.plan.wanted.len());
+                anyhow::bail!(
+                    "only {ready} of {all} connections were ready within {within:?}: {unready}"
+                );
+            }
         }
         Ok(clock::now() - start)
+    }
+
+    /// What a connection that is not ready waits for.
+    fn unready(&mut self) -> String {
+        let mut connections = self.connections.iter_mut();
+        let unready = connections.find(|connection| connection.phase != Phase::Ready);
+        unready.map_or_else(|| "none was opened".to_owned(), Connection::describe)
     }
 
     fn open_next(&mut self) -> anyhow::Result<()> {
