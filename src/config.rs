@@ -166,6 +166,8 @@ pub(crate) enum StoreKind {
 pub(crate) struct StreamConfig {
     pub(crate) batch_interval_ms: u64,
     pub(crate) gather_ms: u64,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) idempotency_window: Duration,
 }
 
 impl Default for StreamConfig {
@@ -173,6 +175,7 @@ impl Default for StreamConfig {
         Self {
             batch_interval_ms: 50,
             gather_ms: 15,
+            idempotency_window: Duration::from_secs(5 * 60),
         }
     }
 }
@@ -201,8 +204,8 @@ impl Default for LimitsConfig {
             connections_per_ip: 1_000,
             connections_per_user: 0,
             channels_per_connection: 1_000,
-            messages_per_second: 0,
-            bytes_per_second: 0,
+            messages_per_second: 1_000,
+            bytes_per_second: 4 << 20,
             handshakes_per_second: 0,
             concurrent_handshakes: 4_096,
             handshake_timeout: Duration::from_secs(10),
@@ -375,6 +378,7 @@ impl Config {
             channels_per_connection: self.limits.channels_per_connection,
             batch_interval: Duration::from_millis(self.stream.batch_interval_ms),
             publication_bytes: self.limits.frame_bytes,
+            idempotency_window: self.stream.idempotency_window,
             shards: self.server.shards(),
             longest_pause: Duration::from_millis(self.stream.gather_ms),
             ..StreamOptions::default()

@@ -61,6 +61,8 @@ pub struct StreamOptions {
     pub heartbeat_background: Duration,
     /// The largest document that can be published, in bytes.
     pub publication_bytes: usize,
+    /// For how long an idempotency key is remembered.
+    pub idempotency_window: Duration,
     /// How many shards there are. Each wants a thread that runs it.
     pub shards: usize,
     /// How long a shard waits at most for more that shares its writes.
@@ -76,6 +78,7 @@ impl Default for StreamOptions {
             heartbeat: Duration::from_secs(2),
             heartbeat_background: Duration::from_secs(30),
             publication_bytes: 64 << 10,
+            idempotency_window: Duration::from_secs(5 * 60),
             shards: 0,
             longest_pause: Duration::from_millis(15),
         }
@@ -138,7 +141,10 @@ impl Stream {
             namespaces.clone(),
             hub.clone(),
             clock.clone(),
-            MemoryLimits::default(),
+            MemoryLimits {
+                idempotency_window: options.idempotency_window,
+                ..MemoryLimits::default()
+            },
         );
         let per_transport = |name: &'static str| {
             Transport::ALL.map(|transport| metrics::counter!(name, "transport" => transport.name()))

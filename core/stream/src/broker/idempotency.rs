@@ -3,14 +3,12 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
 };
 
 use tidewire_proto::v1::ErrorCode;
 
 use crate::{ChannelName, Event, Position, StreamError};
-
-/// For how long a key is remembered, in milliseconds.
-const WINDOW_MS: i64 = 5 * 60 * 1_000;
 
 /// How many keys are remembered at once, the newest ones.
 const MAX_KEYS: usize = 100_000;
@@ -21,8 +19,9 @@ const MAX_KEY_BYTES: usize = 255;
 type Key = (ChannelName, Box<str>);
 
 /// The keys of the last minutes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct IdempotencyKeys {
+    window_ms: i64,
     seen: HashMap<Key, Seen>,
     order: VecDeque<(i64, Key)>,
 }
@@ -34,6 +33,15 @@ struct Seen {
 }
 
 impl IdempotencyKeys {
+    /// Keys that are remembered for `window`.
+    pub(super) fn new(window: Duration) -> Self {
+        Self {
+            window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
+            seen: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
     /// The position that this key got before.
     ///
     /// # Errors
@@ -54,7 +62,7 @@ impl IdempotencyKeys {
                 ),
             ));
         }
-        self.forget_before(now_ms.saturating_sub(WINDOW_MS));
+        self.forget_before(now_ms.saturating_sub(self.window_ms));
         let Some(seen) = self.seen.get(&(channel.clone(), key.into())) else {
             return Ok(None);
         };

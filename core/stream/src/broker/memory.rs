@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -28,6 +29,8 @@ pub struct MemoryLimits {
     pub channels: usize,
     /// Bytes of all histories together.
     pub history_bytes: usize,
+    /// For how long an idempotency key is remembered.
+    pub idempotency_window: Duration,
 }
 
 impl Default for MemoryLimits {
@@ -35,6 +38,7 @@ impl Default for MemoryLimits {
         Self {
             channels: 1_000_000,
             history_bytes: 512 << 20,
+            idempotency_window: Duration::from_secs(5 * 60),
         }
     }
 }
@@ -81,7 +85,7 @@ impl MemoryBroker {
             limits,
             channels: RwLock::default(),
             fresh_epoch: RwLock::new(Epoch::random()),
-            keys: Mutex::default(),
+            keys: Mutex::new(IdempotencyKeys::new(limits.idempotency_window)),
             bytes: AtomicUsize::new(0),
         }
     }
@@ -100,7 +104,8 @@ impl MemoryBroker {
     /// Appends under the channel's lock and delivers under it too, so that
     /// everyone sees a channel in its order.
     fn append(&self, name: &ChannelName, channel: &mut Channel, event: Event) -> Position {
-        let now_ms = self.clock.now_ms();
+        // A clock that is set back does not take the channel's time back.
+        let now_ms = self.clock.now_ms().max(channel.used_ms);
         channel.seq += 1;
         channel.used_ms = now_ms;
         let position = Position {

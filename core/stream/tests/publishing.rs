@@ -1,0 +1,75 @@
+//! Publishing: idempotency keys, and clocks that jump.
+#![allow(clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tidewire_proto::v1::ErrorCode;
+use tidewire_stream::{
+    AnonymousPolicy, Authenticator, Identity, ManualClock, Namespace, Namespaces, PublishRight,
+    Stream, StreamError, StreamOptions,
+};
+
+const START_MS: i64 = 1_000_000;
+
+fn stream() -> (Arc<Stream>, Arc<ManualClock>) {
+    let clock = ManualClock::at(START_MS);
+    let mut namespaces = Namespaces::built_in();
+    let orders = Namespace {
+        publish: PublishRight::Public,
+        ..Namespace::history("orders")
+    };
+    namespaces.add(orders).unwrap();
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    let options = StreamOptions {
+        idempotency_window: Duration::from_secs(60),
+        ..StreamOptions::default()
+    };
+    let stream = Stream::in_memory(namespaces, authenticator, clock.clone(), options);
+    (stream, clock)
+}
+
+async fn publish(
+    stream: &Stream,
+    data: &'static str,
+    key: Option<&str>,
+) -> Result<u64, StreamError> {
+    let data = Bytes::from_static(data.as_bytes());
+    let published = stream.publish_as(&Identity::Anonymous, "orders:1", data, key);
+    published.await.map(|(_, position)| position.seq)
+}
+
+#[tokio::test]
+async fn the_same_key_gives_the_same_place_until_its_window_is_over() {
+    let (stream, clock) = stream();
+    assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
+    assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
+    assert_eq!(publish(&stream, "1", Some("b")).await.unwrap(), 2);
+    let error = publish(&stream, "2", Some("a")).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::FailedPrecondition);
+    clock.advance(60_000);
+    assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
+    clock.advance(1);
+    assert_eq!(publish(&stream, "2", Some("a")).await.unwrap(), 3);
+    let error = publish(&stream, "1", Some("")).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_takes_neither_number_nor_time_back() {
+    let (stream, clock) = stream();
+    publish(&stream, "1", None).await.unwrap();
+    clock.set(START_MS - 500_000);
+    publish(&stream, "2", None).await.unwrap();
+    clock.set(START_MS + 1_000);
+    publish(&stream, "3", None).await.unwrap();
+    let history = stream.history_as(&Identity::Anonymous, "orders:1", None, 10);
+    let (_, history) = history.await.unwrap();
+    let places = history.publications.iter();
+    let places: Vec<_> = places.map(|one| (one.seq(), one.time_ms())).collect();
+    assert_eq!(
+        places,
+        [(1, START_MS), (2, START_MS), (3, START_MS + 1_000)]
+    );
+}
