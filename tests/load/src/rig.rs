@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// All connections are ready within this time.
-const OPEN_LIMIT: Duration = Duration::from_secs(15);
+const OPEN_LIMIT: Duration = Duration::from_secs(60);
 /// So many connections are opened at the same time.
 const AT_ONCE: usize = 64;
 /// A p99 above this is not kept up with, in milliseconds.

@@ -26,8 +26,9 @@ impl Default for ServerConfig {
 }
 
 impl ServerConfig {
-    /// The file. No limits on connections and rates, everything else as it is by
-    /// default.
+    /// The file. No limits on connections and rates; a venue that is silent between
+    /// windows, or while the machine stands still, is not given up; everything else
+    /// as it is by default.
     pub(crate) fn toml(&self) -> String {
         let Self {
             prices,
@@ -57,6 +58,7 @@ access = "public"
 publish = "public"
 [prices]
 symbols = {symbols:?}
+watchdog_ms = 600000
 "#,
             drain.as_millis()
         );
