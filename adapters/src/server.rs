@@ -79,11 +79,14 @@ pub fn serve(
         let thread = std::thread::Builder::new()
             .name(format!("tidewire-{shard}"))
             .spawn(move || {
-                runtime.block_on(end.run_until_cancelled(async {
+                runtime.block_on(async {
                     tokio::spawn(acceptor.run());
-                    let pause = stream.options().longest_pause;
-                    stream.hub().shard(shard).run(pause).await;
-                }));
+                    tokio::spawn(async move {
+                        let pause = stream.options().longest_pause;
+                        stream.hub().shard(shard).run(pause).await;
+                    });
+                    end.cancelled().await;
+                });
             })?;
         threads.push(thread);
     }

@@ -10,6 +10,7 @@ use tidewire_proto::{
     json,
     v1::{ErrorCode, Reconnect, ServerMessage, server_message::Data},
 };
+use tokio::time::Instant;
 
 use crate::{
     Authenticator, ChannelName, Class, Clock, CloseReason, Epoch, Event, Identity, Namespaces,
@@ -95,6 +96,7 @@ pub struct Stream {
     options: StreamOptions,
     sessions: RwLock<HashMap<ConnectionId, Session>>,
     meters: Meters,
+    started: Instant,
 }
 
 struct Meters {
@@ -157,6 +159,7 @@ impl Stream {
             clock,
             options,
             sessions: RwLock::default(),
+            started: Instant::now(),
             meters: Meters {
                 publications: metrics::counter!("tidewire_publications_total"),
                 deliveries: per_transport("tidewire_deliveries_total"),
@@ -181,6 +184,11 @@ impl Stream {
     #[must_use]
     pub fn options(&self) -> &StreamOptions {
         &self.options
+    }
+
+    /// When the core came into being, which the ticks of price batches count from.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
     }
 
     /// The time.

@@ -12,8 +12,8 @@
 //! if it may expect another publication within that time, judged by how many came of
 //! late: what comes meanwhile shares its writes. At 50 publications a second, 20 ms
 //! apart, a wait of 15 ms would gather nothing, and there is none; at 100 a second it
-//! gathers two, at 1,000 a second sixteen and more. A turn for a few sockets is
-//! followed by no pause, and replies to commands are written by whoever answers, so
+//! gathers two. A turn that had sixteen has gathered enough, so that a shard with much
+//! to do never waits. A turn for a few sockets is followed by no pause, and replies to commands are written by whoever answers, so
 //! neither ever waits for one.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -33,6 +33,10 @@ const RATE_WINDOW: Duration = Duration::from_millis(250);
 
 /// So many publications must be expected within a pause to make it.
 const WORTHWHILE: f64 = 1.2;
+
+/// A turn that had so many has gathered enough: its writes are shared already, and a
+/// pause would only cost time.
+const ENOUGH: usize = 16;
 
 /// A turn that wrote to fewer sockets is followed by no pause.
 const MANY: usize = 64;
@@ -185,45 +189,105 @@ impl Shard {
                 },
             }
             let began = Instant::now();
-            let publications = self.gather(&mut turn, began);
+            self.collect(&mut turn, began);
+            let publications = turn.publications.len();
             gather.arrived(publications, began);
-            let count = turn.flush(began).await;
-            if count >= MANY && gather.is_worthwhile() {
+            let flushed = self.hand_out(&mut turn, began).await;
+            if flushed >= MANY && gather.is_worthwhile(publications) {
                 tokio::time::sleep(gather.longest).await;
             }
         }
     }
 
-    /// Delivers what came, and finds all sessions that have something to send. Says
-    /// how many publications there were.
-    fn gather(&self, turn: &mut Turn, now: Instant) -> usize {
+    /// Takes what was published since, and finds the sessions that have something to
+    /// send for another reason.
+    fn collect(&self, turn: &mut Turn, now: Instant) {
         {
             let mut inbox = self.inbox.lock();
             std::mem::swap(&mut inbox.publications, &mut turn.publications);
             turn.sessions.append(&mut inbox.marked);
         }
-        {
-            let mut timers = self.timers.lock();
-            while let Some((at, session)) = timers.pop(now) {
-                if session.disarm(at) && session.claim() {
-                    turn.sessions.push(session);
-                }
+        let mut timers = self.timers.lock();
+        while let Some((at, session)) = timers.pop(now) {
+            if session.disarm(at) && session.claim() {
+                turn.sessions.push(session);
             }
         }
+    }
+
+    /// Delivers what came and flushes each session that has something to send, once.
+    /// Says how many there were.
+    async fn hand_out(&self, turn: &mut Turn, now: Instant) -> usize {
+        let Turn {
+            publications,
+            sessions,
+            part,
+        } = turn;
+        let mut flushed = 0;
         // Publications that follow each other on one channel are handed out together.
         let together =
             |one: &Arc<Publication>, next: &Arc<Publication>| one.channel() == next.channel();
-        for run in turn.publications.chunk_by(together) {
-            self.deliver(run, now, |session| {
-                if session.claim() {
-                    turn.sessions.push(session.clone());
-                }
-            });
+        let mut runs = publications.chunk_by(together).peekable();
+        while let Some(run) = runs.next() {
+            let is_last = runs.peek().is_none();
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let marked = if is_last { &mut *part } else { &mut *sessions };
+                next = self.deliver_part(run, from, now, |session| {
+                    if session.claim() {
+                        marked.push(session.clone());
+                    }
+                });
+                // Nothing more comes to these: they are flushed while what the
+                // delivery touched is still in the cache.
+                flushed += flush(part, now).await;
+            }
         }
-        let count = turn.publications.len();
-        turn.publications.clear();
-        count
+        flushed += flush(sessions, now).await;
+        publications.clear();
+        if sessions.capacity() > KEEP {
+            *sessions = Vec::new();
+        }
+        if publications.capacity() > KEEP {
+            *publications = Vec::new();
+        }
+        flushed
     }
+
+    /// Hands publications of one channel to a part of those who follow it here, from
+    /// the place `from`. Gives the place of the next part, if there may be one. Who
+    /// takes a place meanwhile that was passed already reads the history after it.
+    fn deliver_part(
+        &self,
+        publications: &[Arc<Publication>],
+        from: usize,
+        now: Instant,
+        mut mark: impl FnMut(&Arc<SessionCore>),
+    ) -> Option<usize> {
+        let lists = self.lists.lock();
+        let list = lists.get(publications.first()?.channel())?;
+        let until = from + CHUNK;
+        for key in from..until.min(list.capacity()) {
+            if let Some(Subscriber { session, slot }) = list.get(key)
+                && session.deliver(*slot, publications, now)
+            {
+                mark(session);
+            }
+        }
+        (until < list.capacity()).then_some(until)
+    }
+}
+
+/// Flushes each session once, in chunks, and says how many there were.
+async fn flush(sessions: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
+    let count = sessions.len();
+    for (index, session) in sessions.drain(..).enumerate() {
+        session.flush(now);
+        if index % CHUNK == CHUNK - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    count
 }
 
 /// Judges whether a pause gathers anything.
@@ -253,8 +317,9 @@ impl Gather {
         self.rate = self.rate * (-passed / window).exp() + count as f64 / window;
     }
 
-    fn is_worthwhile(&self) -> bool {
-        self.rate * self.longest.as_secs_f64() >= WORTHWHILE
+    /// Whether to pause after a turn of so many publications.
+    fn is_worthwhile(&self, gathered: usize) -> bool {
+        gathered < ENOUGH && self.rate * self.longest.as_secs_f64() >= WORTHWHILE
     }
 }
 
@@ -262,27 +327,10 @@ impl Gather {
 #[derive(Default)]
 struct Turn {
     publications: Vec<Arc<Publication>>,
+    /// What is flushed in the end.
     sessions: Vec<Arc<SessionCore>>,
-}
-
-impl Turn {
-    /// Flushes each session once, and says how many there were.
-    async fn flush(&mut self, now: Instant) -> usize {
-        let count = self.sessions.len();
-        for (index, session) in self.sessions.drain(..).enumerate() {
-            session.flush(now);
-            if index % CHUNK == CHUNK - 1 {
-                tokio::task::yield_now().await;
-            }
-        }
-        if self.sessions.capacity() > KEEP {
-            self.sessions = Vec::new();
-        }
-        if self.publications.capacity() > KEEP {
-            self.publications = Vec::new();
-        }
-        count
-    }
+    /// What is flushed with its part of a channel's followers.
+    part: Vec<Arc<SessionCore>>,
 }
 
 #[cfg(test)]
@@ -298,7 +346,7 @@ mod tests {
             let at = start + Duration::from_secs(number.into()) / rate;
             gather.arrived(1, at);
         }
-        gather.is_worthwhile()
+        gather.is_worthwhile(1)
     }
 
     #[test]

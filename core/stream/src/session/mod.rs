@@ -243,6 +243,7 @@ impl Connection {
             arrival.encoding,
             options.outbox_bytes,
             options.batch_interval,
+            stream.started(),
         );
         let post_key = (arrival.transport == Transport::Sse)
             .then(|| format!("{:032x}", rand::random::<u128>()));
@@ -272,7 +273,7 @@ impl Connection {
     /// The session is over, and everything was taken: close with this reason.
     pub async fn next(&self, budget: usize, out: &mut Vec<Outgoing>) -> Result<(), CloseReason> {
         loop {
-            match self.step(Instant::now(), budget, out) {
+            match self.step(Instant::now(), budget, out, None) {
                 Step::Take(_) => return Ok(()),
                 Step::Read(slot) => self.read_history(slot).await,
                 Step::Close(reason) => return Err(reason),
@@ -360,24 +361,33 @@ impl Session {
         again_at: Instant,
     ) -> Taken {
         loop {
-            match self.step(now, budget, out) {
+            match self.step(now, budget, out, Some(again_at)) {
                 Step::Take(Next::Now) => return Taken::Some,
                 Step::Take(Next::At(due)) => {
-                    self.arm(due.map_or(again_at, |due| due.min(again_at)));
+                    self.arm(due);
                     return Taken::All;
                 }
                 // What waits already goes on meanwhile.
                 Step::Read(slot) => self.catch_up(slot),
                 Step::Close(reason) => return Taken::Close(reason),
                 Step::Wait(due) => {
-                    self.arm(due.map_or(again_at, |due| due.min(again_at)));
+                    self.arm(due);
                     return Taken::Nothing;
                 }
             }
         }
     }
 
-    fn step(&self, now: Instant, budget: usize, out: &mut Vec<Outgoing>) -> Step {
+    /// Takes what there is, or says what to wait for. A sink gives the time at which
+    /// it is to be called in any case; it is then told of a time only if the shard
+    /// does not come back before.
+    fn step(
+        &self,
+        now: Instant,
+        budget: usize,
+        out: &mut Vec<Outgoing>,
+        again_at: Option<Instant>,
+    ) -> Step {
         let core = self.core();
         let mut state = core.state.lock();
         let expiry = self.watch_expiry(&mut state, now);
@@ -390,7 +400,7 @@ impl Session {
                 _ if state.closing.is_some() => {
                     return Step::Close(state.closing.unwrap_or(CloseReason::Draining));
                 }
-                due => return Step::Wait(due.earliest(expiry)),
+                due => return Step::Wait(state.to_arm(due.earliest(expiry), again_at)),
             }
             state.take(now, core.stream.clock(), budget, out);
             if !out.is_empty() {
@@ -398,7 +408,9 @@ impl Session {
             }
         }
         let next = match state.due(now) {
-            due @ (Due::At(_) | Due::Never) if !state.has_more() => Next::At(due.earliest(expiry)),
+            due @ (Due::At(_) | Due::Never) if !state.has_more() => {
+                Next::At(state.to_arm(due.earliest(expiry), again_at))
+            }
             _ => Next::Now,
         };
         let is_awaited = std::mem::take(&mut state.is_awaited);
@@ -511,15 +523,9 @@ impl Session {
         });
     }
 
-    /// Has the shard come back at `due`.
-    fn arm(&self, due: Instant) {
-        {
-            let mut state = self.core().state.lock();
-            if state.armed.is_some_and(|armed| armed <= due) {
-                return;
-            }
-            state.armed = Some(due);
-        }
+    /// Has the shard come back at `due`, which the state says it was armed for.
+    fn arm(&self, due: Option<Instant>) {
+        let Some(due) = due else { return };
         let shard = self.core().stream.hub().shard(self.core().shard_id());
         shard.arm(due, &self.0);
     }

@@ -53,6 +53,7 @@ pub(super) struct State {
     encoding: Encoding,
     limit: usize,
     batch_interval: Duration,
+    started: Instant,
     /// Replies and words of the session: first out.
     control: VecDeque<(Arc<ServerMessage>, usize)>,
     control_bytes: usize,
@@ -102,6 +103,7 @@ impl State {
         encoding: Encoding,
         limit: usize,
         batch_interval: Duration,
+        started: Instant,
     ) -> Self {
         Self {
             identity,
@@ -114,6 +116,7 @@ impl State {
             encoding,
             limit,
             batch_interval,
+            started,
             control: VecDeque::new(),
             control_bytes: 0,
             queue: VecDeque::new(),
@@ -349,6 +352,17 @@ impl State {
         self.batch.len() == 1
     }
 
+    /// The last of the ticks, one `batch_interval` apart, at which all sessions send
+    /// what they gathered. Together, so that a shard writes to many at once instead of
+    /// to a few at a time.
+    fn tick(&self, now: Instant) -> Instant {
+        let interval = self.batch_interval.as_nanos();
+        let passed = (now - self.started).as_nanos();
+        // Less than an interval, which is some milliseconds.
+        let since = passed.checked_rem(interval).unwrap_or_default();
+        now - Duration::from_nanos(u64::try_from(since).unwrap_or_default())
+    }
+
     /// When there is something to take.
     pub(super) fn due(&self, now: Instant) -> Due {
         if !self.control.is_empty() || !self.queue.is_empty() {
@@ -364,6 +378,24 @@ impl State {
             Some(due) if due <= now => Due::Now,
             Some(due) => Due::At(due),
         }
+    }
+
+    /// The time that the shard is to be armed for: the earlier of the two, unless it
+    /// comes back before. Without a sink, whoever takes waits for `due` by itself.
+    pub(super) fn to_arm(
+        &mut self,
+        due: Option<Instant>,
+        again_at: Option<Instant>,
+    ) -> Option<Instant> {
+        let Some(again_at) = again_at else {
+            return due;
+        };
+        let at = due.map_or(again_at, |due| due.min(again_at));
+        if self.armed.is_some_and(|armed| armed <= at) {
+            return None;
+        }
+        self.armed = Some(at);
+        Some(at)
     }
 
     /// Whether there is more to do than to wait for a time.
@@ -461,7 +493,7 @@ impl State {
                 time_ms: clock.now_ms(),
             }),
         }
-        self.batch_sent = Some(now);
+        self.batch_sent = Some(self.tick(now));
     }
 
     fn release_deferred(&mut self, now: Instant) {
