@@ -1,11 +1,10 @@
-//! The streaming core as one thing: what engines publish to, what adapters open
-//! sessions on, and the register of who is connected.
+//! The streaming core as one thing: what engines publish to, and what adapters open
+//! sessions on. What operators do with it is in `operator`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use metrics::Counter;
-use parking_lot::RwLock;
 use tidewire_proto::{
     json,
     v1::{ErrorCode, Reconnect, ServerMessage, server_message::Data},
@@ -17,7 +16,8 @@ use crate::{
     Position, Publisher, SharedClock, StreamError,
     broker::{Broker, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
     hub::Hub,
-    session::{ConnectionId, Session},
+    registry::{Registered, Registry},
+    session::Session,
 };
 
 /// How a client is connected.
@@ -94,7 +94,7 @@ pub struct Stream {
     authenticator: Authenticator,
     clock: SharedClock,
     options: StreamOptions,
-    sessions: RwLock<HashMap<ConnectionId, Session>>,
+    registry: Registry,
     meters: Meters,
     started: Instant,
 }
@@ -151,21 +151,28 @@ impl Stream {
         let per_transport = |name: &'static str| {
             Transport::ALL.map(|transport| metrics::counter!(name, "transport" => transport.name()))
         };
-        Arc::new(Self {
+        let stream = Arc::new(Self {
             namespaces,
             hub,
             broker: Arc::new(broker),
             authenticator,
             clock,
             options,
-            sessions: RwLock::default(),
             started: Instant::now(),
+            registry: Registry::default(),
             meters: Meters {
                 publications: metrics::counter!("tidewire_publications_total"),
                 deliveries: per_transport("tidewire_deliveries_total"),
                 connects: per_transport("tidewire_connects_total"),
             },
-        })
+        });
+        let this = Arc::downgrade(&stream);
+        let revocations = stream.authenticator.revocations();
+        revocations.on_revoke(move |revocation| {
+            this.upgrade()
+                .map_or(0, |stream| stream.close_revoked(revocation))
+        });
+        stream
     }
 
     /// The namespaces.
@@ -297,13 +304,17 @@ impl Stream {
 
     pub(crate) fn register(&self, session: &Session) {
         self.meters.connects[session.arrival().transport as usize].increment(1);
-        self.sessions
-            .write()
-            .insert(session.id().clone(), session.clone());
+        self.registry.add(session);
+        // A session whose token was revoked on the way ends by itself.
+        let _ = self.identify(session);
     }
 
     pub(crate) fn unregister(&self, session: &Session) {
-        self.sessions.write().remove(session.id());
+        self.registry.remove(session);
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub(crate) fn count_deliveries(&self, transport: Transport, count: usize) {
@@ -313,13 +324,19 @@ impl Stream {
     /// The session of a connection.
     #[must_use]
     pub fn session(&self, id: &str) -> Option<Session> {
-        self.sessions.read().get(id).cloned()
+        self.registry.get(id)
+    }
+
+    /// How much the register of connections holds. For tests of what is left.
+    #[must_use]
+    pub fn registered(&self) -> Registered {
+        self.registry.registered()
     }
 
     /// How much is going on.
     #[must_use]
     pub fn stats(&self) -> StreamStats {
-        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
+        let sessions = self.registry.all();
         let mut stats = StreamStats {
             channels: self.hub.channels(),
             ..StreamStats::default()
@@ -338,7 +355,7 @@ impl Stream {
     /// a time of its own, then closed.
     pub async fn drain(&self, window: Duration) {
         const STEPS: u32 = 20;
-        let sessions: Vec<_> = self.sessions.read().values().cloned().collect();
+        let sessions = self.registry.all();
         let a_step = sessions.len().div_ceil(STEPS as usize).max(1);
         let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
         for group in sessions.chunks(a_step) {

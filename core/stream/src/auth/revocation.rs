@@ -50,8 +50,8 @@ fn is_issued_by(identity: &UserIdentity, until_ms: i64) -> bool {
         .is_none_or(|issued_at_ms| issued_at_ms <= until_ms)
 }
 
-/// Told of each revocation.
-type Listener = Box<dyn Fn(&Revocation) + Send + Sync>;
+/// Told of each revocation; says how many connections it closed.
+type Listener = Box<dyn Fn(&Revocation) -> usize + Send + Sync>;
 
 /// The revocations in force.
 pub struct Revocations {
@@ -89,16 +89,17 @@ impl Revocations {
 
     /// Has `listener` told of each revocation from now on, before
     /// [`revoke_token`](Self::revoke_token) or [`revoke_user`](Self::revoke_user)
-    /// returns. It must not block.
-    pub fn on_revoke(&self, listener: impl Fn(&Revocation) + Send + Sync + 'static) {
+    /// returns. It must not block, and says how many connections it closed.
+    pub fn on_revoke(&self, listener: impl Fn(&Revocation) -> usize + Send + Sync + 'static) {
         self.listeners.write().push(Box::new(listener));
     }
 
-    /// Revokes one token, kept until it expires if that is known.
+    /// Revokes one token, kept until it expires if that is known. Says how many
+    /// connections that closed.
     ///
     /// # Errors
     /// There is no room for it.
-    pub fn revoke_token(&self, id: &str, expires_at_ms: Option<i64>) -> Result<(), StreamError> {
+    pub fn revoke_token(&self, id: &str, expires_at_ms: Option<i64>) -> Result<usize, StreamError> {
         let now_ms = self.clock.now_ms();
         let latest = now_ms.saturating_add(MAX_AGE_MS);
         let kept_until = expires_at_ms.unwrap_or(latest);
@@ -109,15 +110,15 @@ impl Revocations {
             .entry(id.to_owned())
             .and_modify(|kept| *kept = kept_until.max(*kept))
             .or_insert(kept_until);
-        self.tell(&Revocation::Token(id.to_owned()));
-        Ok(())
+        Ok(self.tell(&Revocation::Token(id.to_owned())))
     }
 
-    /// Revokes all tokens that were issued to a user until now.
+    /// Revokes all tokens that were issued to a user until now. Says how many
+    /// connections that closed.
     ///
     /// # Errors
     /// There is no room for it.
-    pub fn revoke_user(&self, user: &UserId) -> Result<(), StreamError> {
+    pub fn revoke_user(&self, user: &UserId) -> Result<usize, StreamError> {
         let now_ms = self.clock.now_ms();
         self.make_room(now_ms)?;
         let kept_until = now_ms.saturating_add(MAX_AGE_MS);
@@ -125,8 +126,7 @@ impl Revocations {
             .lock()
             .users
             .insert(user.clone(), (now_ms, kept_until));
-        self.tell(&Revocation::User(user.clone(), now_ms));
-        Ok(())
+        Ok(self.tell(&Revocation::User(user.clone(), now_ms)))
     }
 
     /// Refuses an identity whose token was revoked.
@@ -190,10 +190,9 @@ impl Revocations {
         ))
     }
 
-    fn tell(&self, revocation: &Revocation) {
-        for listener in self.listeners.read().iter() {
-            listener(revocation);
-        }
+    fn tell(&self, revocation: &Revocation) -> usize {
+        let listeners = self.listeners.read();
+        listeners.iter().map(|listener| listener(revocation)).sum()
     }
 }
 
@@ -234,8 +233,11 @@ mod tests {
         let revocations = Revocations::new(clock);
         let told = Arc::new(Mutex::new(Vec::new()));
         let heard = told.clone();
-        revocations.on_revoke(move |revocation| heard.lock().push(revocation.clone()));
-        revocations.revoke_user(&UserId::new("ada")).unwrap();
+        revocations.on_revoke(move |revocation| {
+            heard.lock().push(revocation.clone());
+            2
+        });
+        assert_eq!(revocations.revoke_user(&UserId::new("ada")), Ok(2));
         assert!(
             revocations
                 .check(&identity("ada", None, Some(7_000)))

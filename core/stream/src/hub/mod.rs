@@ -28,6 +28,13 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HubKey(usize);
 
+/// How far one has come in looking at all who follow a channel.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Walk {
+    shard: usize,
+    from: usize,
+}
+
 /// Who follows which channel.
 #[derive(Debug)]
 pub struct Hub {
@@ -102,6 +109,29 @@ impl Hub {
                 followers.remove(channel);
             }
         }
+    }
+
+    /// Shows `look` a part of those who follow `channel`. False when that was the
+    /// last part. Who comes or goes meanwhile may be missed.
+    pub(crate) fn look(
+        &self,
+        channel: &ChannelName,
+        walk: &mut Walk,
+        mut look: impl FnMut(&Arc<SessionCore>),
+    ) -> bool {
+        let Some(shard) = self.shards.get(walk.shard) else {
+            return false;
+        };
+        match shard.look(channel, walk.from, &mut look) {
+            Some(from) => walk.from = from,
+            None => {
+                *walk = Walk {
+                    shard: walk.shard + 1,
+                    from: 0,
+                }
+            }
+        }
+        walk.shard < self.shards.len()
     }
 
     /// How many connections follow `channel`.

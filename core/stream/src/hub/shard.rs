@@ -44,6 +44,9 @@ const MANY: usize = 64;
 /// So many sockets are written to before other tasks have their turn.
 const CHUNK: usize = 64;
 
+/// So many subscribers are looked at before others may have the lists.
+const PART: usize = 1_024;
+
 /// Buffers of a turn that grew past this many entries are given back.
 const KEEP: usize = 16_384;
 
@@ -143,6 +146,31 @@ impl Shard {
             lists.remove(channel);
         }
         removed
+    }
+
+    /// Shows `look` a part of those who follow a channel here, from the place `from`.
+    /// Gives the place of the next part, if there may be one.
+    pub(super) fn look(
+        &self,
+        channel: &ChannelName,
+        from: usize,
+        look: &mut impl FnMut(&Arc<SessionCore>),
+    ) -> Option<usize> {
+        let lists = self.lists.lock();
+        let list = lists.get(channel)?;
+        let until = from + PART;
+        for key in from..until.min(list.capacity()) {
+            if let Some(subscriber) = list.get(key) {
+                look(&subscriber.session);
+            }
+        }
+        (until < list.capacity()).then_some(until)
+    }
+
+    /// How many channels are followed here, and how many times wait to come.
+    #[must_use]
+    pub fn held(&self) -> (usize, usize) {
+        (self.lists.lock().len(), self.timers.lock().len())
     }
 
     /// Hands publications of one channel to those who follow it here.

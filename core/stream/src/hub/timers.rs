@@ -10,11 +10,28 @@ use tokio::time::Instant;
 
 use crate::session::SessionCore;
 
+/// So many entries are never looked through.
+const FEW: usize = 1_024;
+
 /// The times of a shard's sessions, the next one first. A session that has ended, or
-/// was armed for an earlier time since, leaves its entry until its time comes.
-#[derive(Debug, Default)]
+/// was armed for an earlier time since, leaves its entry until its time comes, or
+/// until there are twice as many entries as sessions that wait: then all that no
+/// session waits for go. So there are never more than twice as many as sessions, or
+/// [`FEW`], and an entry costs the same however many there are.
+#[derive(Debug)]
 pub(super) struct Timers {
     heap: BinaryHeap<Timer>,
+    /// With so many entries it is time to look through them.
+    most: usize,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+            most: FEW,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -26,10 +43,27 @@ struct Timer {
 impl Timers {
     /// Adds a time. True if none is earlier.
     pub(super) fn add(&mut self, at: Instant, session: &Arc<SessionCore>) -> bool {
+        if self.heap.len() >= self.most {
+            self.forget_idle();
+        }
         let is_next = self.next().is_none_or(|next| at < next);
         let session = Arc::downgrade(session);
         self.heap.push(Timer { at, session });
         is_next
+    }
+
+    fn forget_idle(&mut self) {
+        self.heap.retain(|timer| {
+            let session = timer.session.upgrade();
+            session.is_some_and(|session| session.is_armed(timer.at))
+        });
+        self.most = (2 * self.heap.len()).max(FEW);
+        self.heap.shrink_to(self.most);
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
     }
 
     /// The earliest time.

@@ -74,16 +74,31 @@ impl Session {
         self.follow(channel, namespace, wish).await
     }
 
-    /// Takes its place in the hub, then reads the position: so nothing is missed
-    /// between the two.
     async fn follow(
         &self,
         channel: ChannelName,
         namespace: &Namespace,
         wish: Wish,
     ) -> Result<SubscriptionResult, StreamError> {
-        let replaces = wish.since.is_some() || wish.min_interval.is_some();
-        let slot = self.enlist(&channel, namespace, wish.min_interval, replaces)?;
+        let until = HeldUntil::Subscribed;
+        let (_, result) = self.follow_until(until, channel, namespace, wish).await?;
+        Ok(result)
+    }
+
+    /// Takes its place in the hub, then reads the position: so nothing is missed
+    /// between the two. The flow is held until then; there is no slot if the session
+    /// follows the channel already.
+    pub(super) async fn follow_until(
+        &self,
+        until: HeldUntil,
+        channel: ChannelName,
+        namespace: &Namespace,
+        wish: Wish,
+    ) -> Result<(Option<Slot>, SubscriptionResult), StreamError> {
+        if wish.since.is_some() || wish.min_interval.is_some() {
+            self.unfollow(&channel);
+        }
+        let slot = self.enlist(&channel, namespace, wish.min_interval, until)?;
         let (since, page) = match namespace.class {
             Class::Latest => (
                 None,
@@ -124,30 +139,28 @@ impl Session {
         if let Some(slot) = slot {
             self.place(slot, wish.since.filter(|_| recovered), history);
         }
-        Ok(SubscriptionResult {
+        let result = SubscriptionResult {
             channel: channel.as_str().to_owned(),
             epoch: top.epoch.as_str().to_owned(),
             seq: top.seq,
             recovered,
             error: None,
-        })
+        };
+        Ok((slot, result))
     }
 
     /// Takes a place in the hub, held back. None if the session follows the
-    /// channel already and that may stay so.
+    /// channel already, or is about to end: it would leave the place behind.
     fn enlist(
         &self,
         channel: &ChannelName,
         namespace: &Namespace,
         min_interval: Option<Duration>,
-        replaces: bool,
+        until: HeldUntil,
     ) -> Result<Option<Slot>, StreamError> {
-        if replaces {
-            self.unfollow(channel);
-        }
         let slot = {
             let mut state = self.core().state.lock();
-            if state.by_channel.contains_key(channel) {
+            if state.closing.is_some() || state.by_channel.contains_key(channel) {
                 return Ok(None);
             }
             let limit = self.core().stream.options().channels_per_connection;
@@ -171,7 +184,7 @@ impl Session {
                 generation: 0,
                 position: nowhere.clone(),
                 taken: nowhere.clone(),
-                flow: Flow::held(HeldUntil::Subscribed, nowhere),
+                flow: Flow::held(until, nowhere),
                 pending: None,
                 queued: Queued::No,
                 min_interval,
@@ -249,16 +262,20 @@ impl Session {
         Ok(Unsubscribed { channels })
     }
 
-    fn remove_from_hub(&self, channel: &ChannelName, key: HubKey) {
+    pub(super) fn remove_from_hub(&self, channel: &ChannelName, key: HubKey) {
         let core = self.core();
         core.stream.hub().remove(channel, core.shard_id(), key);
     }
 
-    fn unfollow(&self, channel: &ChannelName) {
-        let removed = self.core().state.lock().remove(channel);
-        if let Some(key) = removed.and_then(|subscription| subscription.hub_key) {
+    /// True if the session followed the channel.
+    pub(super) fn unfollow(&self, channel: &ChannelName) -> bool {
+        let Some(removed) = self.core().state.lock().remove(channel) else {
+            return false;
+        };
+        if let Some(key) = removed.hub_key {
             self.remove_from_hub(channel, key);
         }
+        true
     }
 
     /// Takes a token: the first, or a fresh one of the same user.
@@ -292,6 +309,7 @@ impl Session {
             }
             state.identity = identity;
         }
+        self.core().stream.identify(self)?;
         self.follow_own_channel().await;
         Ok(Authenticated {
             user_id: user.as_str().to_owned(),

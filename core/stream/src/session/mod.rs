@@ -3,10 +3,13 @@
 //! A [`Session`] is what commands act on; a [`Connection`] is the transport's own
 //! handle, which takes what is to be sent and ends the session when it is dropped.
 //! The state behind the lock lives in `state`, the way a flow is held and released
-//! in `subscription`, the commands in `commands`.
+//! in `subscription`, the commands in `commands`, what an operator does to it in
+//! `operated`.
 
 mod commands;
+mod operated;
 mod outgoing;
+mod quality;
 mod state;
 mod subscription;
 
@@ -26,6 +29,7 @@ use tidewire_proto::v1::{
 use tokio::{sync::Notify, time::Instant};
 
 pub use outgoing::Outgoing;
+pub use quality::Quality;
 pub(crate) use state::Slot;
 use state::{Due, State};
 use subscription::Flow;
@@ -63,6 +67,8 @@ pub enum CloseReason {
     Unauthenticated,
     /// The client broke the protocol.
     ProtocolViolation,
+    /// An operator disconnected the client.
+    Disconnected,
     /// The token was revoked.
     Revoked,
 }
@@ -79,6 +85,7 @@ impl CloseReason {
             Self::TokenExpired => 4005,
             Self::Unauthenticated => 4500,
             Self::ProtocolViolation => 4502,
+            Self::Disconnected => 4503,
             Self::Revoked => 4504,
         }
     }
@@ -94,13 +101,14 @@ impl CloseReason {
             Self::TokenExpired => "token expired",
             Self::Unauthenticated => "not authenticated",
             Self::ProtocolViolation => "protocol violation",
+            Self::Disconnected => "disconnected by an operator",
             Self::Revoked => "revoked",
         }
     }
 }
 
 /// A connection's id, and the proof that one may speak for it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(Arc<str>);
 
 impl ConnectionId {
@@ -144,6 +152,7 @@ pub struct Arrival {
 pub(crate) struct SessionCore {
     id: ConnectionId,
     post_key: Option<String>,
+    opened_at_ms: i64,
     arrival: Arrival,
     stream: Arc<Stream>,
     state: Mutex<State>,
@@ -208,6 +217,11 @@ impl SessionCore {
         }
     }
 
+    /// Whether the session waits for this time.
+    pub(crate) fn is_armed(&self, at: Instant) -> bool {
+        self.state.lock().armed == Some(at)
+    }
+
     /// True if the session was armed for this time.
     pub(crate) fn disarm(&self, at: Instant) -> bool {
         let mut state = self.state.lock();
@@ -226,6 +240,12 @@ pub struct Session(Arc<SessionCore>);
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Session").field(&self.0.id.as_str()).finish()
+    }
+}
+
+impl From<Arc<SessionCore>> for Session {
+    fn from(core: Arc<SessionCore>) -> Self {
+        Self(core)
     }
 }
 
@@ -250,6 +270,7 @@ impl Connection {
         let session = Session(Arc::new(SessionCore {
             id: ConnectionId::random(),
             post_key,
+            opened_at_ms: stream.clock().now_ms(),
             arrival,
             stream: stream.clone(),
             state: Mutex::new(state),
@@ -665,18 +686,10 @@ impl Session {
 
     /// Takes the session off the hub and the register.
     fn end(&self) {
-        let subscriptions = {
-            let mut state = self.0.state.lock();
-            state.closing.get_or_insert(CloseReason::Draining);
-            state.by_channel.clear();
-            std::mem::take(&mut state.subscriptions)
-        };
-        for (_, subscription) in subscriptions {
-            if let Some(key) = subscription.hub_key {
-                let hub = self.0.stream.hub();
-                hub.remove(&subscription.channel, self.0.shard_id(), key);
-            }
-        }
+        let mut state = self.0.state.lock();
+        state.closing.get_or_insert(CloseReason::Draining);
+        drop(state);
+        self.leave_all();
         self.0.stream.unregister(self);
         // Others may hold the session for a while: its places are free now.
         if let Some(allowance) = self.allowance() {

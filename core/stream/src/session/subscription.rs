@@ -69,6 +69,8 @@ pub(super) struct Hold {
 pub(super) enum HeldUntil {
     /// The reply to `subscribe`.
     Subscribed,
+    /// The word that somebody else subscribed the session.
+    Announced,
     /// Someone to look.
     Visible,
     /// Room in the outbox, and nothing else.

@@ -22,32 +22,38 @@ impl State {
         if !std::mem::take(&mut self.has_new) {
             return;
         }
-        let is_background = self.visibility == Visibility::Background;
         let new: Vec<_> = self
             .subscriptions
             .iter()
             .filter(|(_, subscription)| {
                 matches!(&subscription.flow, Flow::Held(hold) if hold.until == HeldUntil::Subscribed)
             })
-            .map(|(index, subscription)| {
-                (Slot { index, generation: subscription.generation }, subscription.class)
+            .map(|(index, subscription)| Slot {
+                index,
+                generation: subscription.generation,
             })
             .collect();
-        for (slot, class) in new {
-            let Some(subscription) = self.get(slot) else {
-                continue;
-            };
-            let pauses = is_background && pauses_unseen(&subscription.channel);
-            match (class, pauses, &mut subscription.flow) {
-                (Class::Latest, _, flow) => {
-                    *flow = Flow::Live;
-                    if !is_background {
-                        self.queue_latest(slot, now);
-                    }
+        for slot in new {
+            self.begin(slot, now);
+        }
+    }
+
+    /// Lets a new subscription flow.
+    pub(in crate::session) fn begin(&mut self, slot: Slot, now: Instant) {
+        let is_background = self.visibility == Visibility::Background;
+        let Some(subscription) = self.get(slot) else {
+            return;
+        };
+        let pauses = is_background && pauses_unseen(&subscription.channel);
+        match (subscription.class, pauses, &mut subscription.flow) {
+            (Class::Latest, _, flow) => {
+                *flow = Flow::Live;
+                if !is_background {
+                    self.queue_latest(slot, now);
                 }
-                (Class::History, true, Flow::Held(hold)) => hold.until = HeldUntil::Visible,
-                (Class::History, _, _) => self.release(slot),
             }
+            (Class::History, true, Flow::Held(hold)) => hold.until = HeldUntil::Visible,
+            (Class::History, _, _) => self.release(slot),
         }
     }
 

@@ -1,0 +1,242 @@
+//! What an operator sees of the connections, and does to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidewire_proto::v1::ErrorCode;
+
+use crate::{
+    ChannelName, CloseReason, Identity, Stream, StreamError, UserId,
+    auth::Revocation,
+    hub::Walk,
+    session::{ConnectionId, Session},
+};
+
+/// So many users of a channel are named.
+const MAX_NAMED: usize = 10_000;
+
+/// Whom an operator means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// The connection with this id.
+    Connection(&'a str),
+    /// All connections of this user.
+    User(&'a str),
+}
+
+/// Which connections an operator wants to see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConnectionFilter<'a> {
+    /// Only those of this user.
+    pub user: Option<&'a str>,
+    /// Only those on this channel.
+    pub channel: Option<&'a str>,
+    /// Only those whose ids come after this one.
+    pub after: &'a str,
+}
+
+/// Who is on a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// The channel, in its canonical form.
+    pub channel: ChannelName,
+    /// How many connections follow it.
+    pub connections: usize,
+    /// The users among them, 10,000 at the most.
+    pub users: BTreeSet<UserId>,
+}
+
+impl Stream {
+    /// The first `limit` connections that pass the filter, in the order of their ids.
+    ///
+    /// # Errors
+    /// The channel's name is wrong.
+    pub async fn connections(
+        &self,
+        filter: ConnectionFilter<'_>,
+        limit: usize,
+    ) -> Result<Vec<Session>, StreamError> {
+        let channel = filter
+            .channel
+            .map(|name| self.channel_named(name))
+            .transpose()?;
+        if let Some(user) = filter.user {
+            let mut sessions = self.registry().of_user(&UserId::new(user));
+            sessions.retain(|session| {
+                let is_on = |channel| session.follows(channel);
+                session.id().as_str() > filter.after && channel.as_ref().is_none_or(is_on)
+            });
+            sessions.sort_by(|a, b| a.id().cmp(b.id()));
+            sessions.truncate(limit);
+            return Ok(sessions);
+        }
+        let Some(channel) = channel else {
+            return Ok(self.registry().page(filter.after, limit));
+        };
+        let mut first = BTreeMap::<ConnectionId, Session>::new();
+        self.look_at_followers(&channel, |session| {
+            let id = session.id();
+            let may_be_among = first.len() < limit || first.keys().next_back() > Some(id);
+            if id.as_str() > filter.after && may_be_among {
+                first.insert(id.clone(), session);
+                if first.len() > limit {
+                    first.pop_last();
+                }
+            }
+        })
+        .await;
+        Ok(first.into_values().collect())
+    }
+
+    /// Who is on a channel, for a client that may read it.
+    ///
+    /// # Errors
+    /// The client may not, or the name is wrong.
+    pub async fn presence_as(
+        &self,
+        identity: &Identity,
+        channel: &str,
+    ) -> Result<Presence, StreamError> {
+        let (channel, namespace) = self.namespaces().resolve(channel)?;
+        identity.may_read(&channel, namespace)?;
+        let mut users = BTreeSet::new();
+        self.look_at_followers(&channel, |session| {
+            if users.len() < MAX_NAMED
+                && let Some(user) = session.identity().user()
+            {
+                users.insert(user.clone());
+            }
+        })
+        .await;
+        Ok(Presence {
+            connections: self.hub().followers(&channel),
+            channel,
+            users,
+        })
+    }
+
+    /// Closes connections, and says how many.
+    ///
+    /// # Errors
+    /// There is no such connection.
+    pub fn disconnect(&self, target: Target<'_>) -> Result<usize, StreamError> {
+        let sessions = self.targets(target)?;
+        Ok(dismiss_all(&sessions, CloseReason::Disconnected))
+    }
+
+    /// Subscribes connections to a channel, whatever their clients may read, and says
+    /// how many follow it then.
+    ///
+    /// # Errors
+    /// There is no such connection or no such channel, or none of the connections
+    /// can follow it: the reason of the last.
+    pub async fn subscribe_target(
+        &self,
+        target: Target<'_>,
+        channel: &str,
+    ) -> Result<usize, StreamError> {
+        let (channel, namespace) = self.namespaces().resolve(channel)?;
+        let mut count = 0;
+        let mut failure = None;
+        for session in self.targets(target)? {
+            match session.be_subscribed(channel.clone(), namespace).await {
+                Ok(()) => count += 1,
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if count == 0 => Err(error),
+            _ => Ok(count),
+        }
+    }
+
+    /// Unsubscribes connections from a channel, and says how many followed it.
+    ///
+    /// # Errors
+    /// There is no such connection, or the channel's name is malformed.
+    pub fn unsubscribe_target(
+        &self,
+        target: Target<'_>,
+        channel: &str,
+    ) -> Result<usize, StreamError> {
+        let channel = self.channel_named(channel)?;
+        let sessions = self.targets(target)?;
+        let left = sessions
+            .iter()
+            .filter(|session| session.be_unsubscribed(&channel));
+        Ok(left.count())
+    }
+
+    /// Closes the connections that a revocation covers, and says how many.
+    pub(crate) fn close_revoked(&self, revocation: &Revocation) -> usize {
+        let mut sessions = match revocation {
+            Revocation::Token(id) => self.registry().of_token(id),
+            Revocation::User(user, _) => self.registry().of_user(user),
+        };
+        sessions.retain(|session| match session.identity() {
+            Identity::User(identity) => revocation.covers(&identity),
+            Identity::Unknown | Identity::Anonymous => false,
+        });
+        dismiss_all(&sessions, CloseReason::Revoked)
+    }
+
+    /// Files a session under its user and token, and closes it if they were revoked
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// They were.
+    pub(crate) fn identify(&self, session: &Session) -> Result<(), StreamError> {
+        self.registry().identify(session);
+        let Identity::User(identity) = session.identity() else {
+            return Ok(());
+        };
+        let checked = self.authenticator().revocations().check(&identity);
+        if checked.is_err() {
+            session.dismiss(CloseReason::Revoked);
+        }
+        checked
+    }
+
+    fn targets(&self, target: Target<'_>) -> Result<Vec<Session>, StreamError> {
+        match target {
+            Target::User(user) => Ok(self.registry().of_user(&UserId::new(user))),
+            Target::Connection(id) => match self.session(id) {
+                Some(session) => Ok(vec![session]),
+                None => Err(StreamError::new(
+                    ErrorCode::NotFound,
+                    format!("there is no connection {id:?} here"),
+                )),
+            },
+        }
+    }
+
+    /// A channel in its canonical form, whether or not its engine still knows it.
+    fn channel_named(&self, name: &str) -> Result<ChannelName, StreamError> {
+        match self.namespaces().resolve(name) {
+            Ok((channel, _)) => Ok(channel),
+            Err(_) => Ok(ChannelName::parse(name)?),
+        }
+    }
+
+    /// Looks at all who follow a channel, with breaks for others.
+    async fn look_at_followers(&self, channel: &ChannelName, mut look: impl FnMut(Session)) {
+        let mut walk = Walk::default();
+        loop {
+            let mut part = Vec::new();
+            let goes_on = self
+                .hub()
+                .look(channel, &mut walk, |session| part.push(session.clone()));
+            for session in part {
+                look(Session::from(session));
+            }
+            if !goes_on {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn dismiss_all(sessions: &[Session], reason: CloseReason) -> usize {
+    let dismissed = sessions.iter().filter(|session| session.dismiss(reason));
+    dismissed.count()
+}
