@@ -1,12 +1,12 @@
 //! What all adapters share, and the routes of the one port.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router as Routes,
     routing::{get, post},
 };
-use tidewire_service::{PriceRpc, Router, StreamRpc};
+use tidewire_service::{AdminAccess, AdminRpc, PriceRpc, Router, StreamRpc};
 use tidewire_stream::{Stream, Transport};
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +17,7 @@ use crate::{Admission, OriginPolicy, grpc, http, sse, websocket, websocket::defl
 pub struct GatewayOptions {
     /// The largest message of a client, in bytes.
     pub frame_bytes: usize,
-    /// Who may read `/metrics`.
+    /// Who may read `/metrics` and call `AdminService`.
     pub admin: AdminAccess,
     /// How messages are compressed for WebSocket clients that take it; not at all if
     /// this is none.
@@ -31,27 +31,6 @@ pub struct Doors {
     pub origins: OriginPolicy,
     /// How many clients, and how fast.
     pub admission: Arc<Admission>,
-}
-
-/// Who may do what is for operators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdminAccess {
-    /// Everyone: the server listens on loopback only.
-    Everyone,
-    /// Tokens with the `admin` scope.
-    Scope,
-}
-
-impl AdminAccess {
-    /// What fits a server that listens on `address`.
-    #[must_use]
-    pub fn for_listener(address: IpAddr) -> Self {
-        if address.is_loopback() {
-            Self::Everyone
-        } else {
-            Self::Scope
-        }
-    }
 }
 
 /// What the server says of itself.
@@ -73,6 +52,7 @@ pub struct Gateway {
     pub(crate) router: Router,
     pub(crate) stream_rpc: StreamRpc,
     pub(crate) price_rpc: PriceRpc,
+    pub(crate) admin_rpc: AdminRpc,
     pub(crate) origins: Arc<OriginPolicy>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) options: GatewayOptions,
@@ -103,6 +83,7 @@ impl Gateway {
         let router = Router::new(&stream_rpc, &price_rpc);
         stream_rpc.route_with(router.clone());
         Self {
+            admin_rpc: AdminRpc::new(stream.clone(), options.admin),
             stream,
             router,
             stream_rpc,

@@ -3,7 +3,10 @@
 use axum::Router as Routes;
 use tidewire_proto::{
     FILE_DESCRIPTOR_SET,
-    v1::{price_service_server::PriceServiceServer, stream_service_server::StreamServiceServer},
+    v1::{
+        admin_service_server::AdminServiceServer, price_service_server::PriceServiceServer,
+        stream_service_server::StreamServiceServer,
+    },
 };
 use tonic::Status;
 use tonic_web::GrpcWebLayer;
@@ -18,6 +21,7 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
         StreamServiceServer::new(gateway.stream_rpc.clone()).max_decoding_message_size(limit);
     let prices =
         PriceServiceServer::new(gateway.price_rpc.clone()).max_decoding_message_size(limit);
+    let admin = AdminServiceServer::new(gateway.admin_rpc.clone()).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     gateway.tasks.spawn(async move {
         health
@@ -25,6 +29,9 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
             .await;
         health
             .set_serving::<PriceServiceServer<tidewire_service::PriceRpc>>()
+            .await;
+        health
+            .set_serving::<AdminServiceServer<tidewire_service::AdminRpc>>()
             .await;
     });
     let web = GrpcWebLayer::new();
@@ -38,15 +45,14 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
             web.layer(Identified::new(prices, gateway)),
         )
         .route_service(
+            "/tidewire.v1.AdminService/{*method}",
+            web.layer(Identified::new(admin, gateway)),
+        )
+        .route_service(
             "/grpc.health.v1.Health/{*method}",
             web.layer(health_service),
         );
-    for service in [
-        "WatchService",
-        "NotifyService",
-        "AlertService",
-        "AdminService",
-    ] {
+    for service in ["WatchService", "NotifyService", "AlertService"] {
         routes = routes.route(
             &format!("/tidewire.v1.{service}/{{*method}}"),
             axum::routing::any(move || async move {

@@ -18,8 +18,9 @@ pub mod tls;
 pub mod websocket;
 
 pub use admission::{Admission, AdmissionOptions, Ticket};
-pub use gateway::{AdminAccess, Doors, Gateway, GatewayOptions, Probes};
+pub use gateway::{Doors, Gateway, GatewayOptions, Probes};
 pub use key_set::{KeySetError, KeySetUrl};
 pub use origin::OriginPolicy;
 pub use proxy::{Proxies, ProxyHeader};
 pub use server::{ShardThreads, serve};
+pub use tidewire_service::AdminAccess;

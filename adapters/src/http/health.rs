@@ -6,10 +6,11 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use tidewire_proto::v1::ErrorCode;
+use tidewire_service::AdminAccess;
 use tidewire_stream::{Scope, StreamError};
 
 use super::reply::HttpError;
-use crate::{AdminAccess, Gateway, access};
+use crate::{Gateway, access};
 
 /// The process lives.
 pub(crate) async fn healthz() -> &'static str {

@@ -16,12 +16,7 @@ use super::{
 use crate::{Gateway, access};
 
 /// Services of the protocol that this version does not have.
-const NOT_BUILT: [&str; 4] = [
-    "WatchService",
-    "NotifyService",
-    "AlertService",
-    "AdminService",
-];
+const NOT_BUILT: [&str; 3] = ["WatchService", "NotifyService", "AlertService"];
 
 /// Calls an RPC.
 pub(crate) async fn call(
@@ -39,11 +34,12 @@ pub(crate) async fn call(
     let answer = match service.strip_prefix("tidewire.v1.").unwrap_or(&service) {
         "StreamService" => rpc::stream_service(&gateway.stream_rpc, &method, asked).await,
         "PriceService" => rpc::price_service(&gateway.price_rpc, &method, asked).await,
+        "AdminService" => rpc::admin_service(&gateway.admin_rpc, &method, asked).await,
         known if NOT_BUILT.contains(&known) => Err(tonic::Status::unimplemented(format!(
             "{known} is not built yet"
         ))),
         unknown => Err(tonic::Status::not_found(format!(
-            "there is no service {unknown:?}, expected one of StreamService, PriceService, {}",
+            "there is no service {unknown:?}, expected one of StreamService, PriceService, AdminService, {}",
             NOT_BUILT.join(", ")
         ))),
     };

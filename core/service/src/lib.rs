@@ -3,11 +3,13 @@
 //!
 //! Adapters know this crate and the streaming core, never an engine.
 
+mod admin;
 mod price;
 mod router;
 mod status;
 mod stream;
 
+pub use admin::{AdminAccess, AdminRpc};
 pub use price::PriceRpc;
 pub use router::Router;
 pub use status::{from_status, identity_of, status_of};

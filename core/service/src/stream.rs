@@ -1,4 +1,4 @@
-//! `StreamService`: subscribe, publish, history.
+//! `StreamService`: subscribe, publish, history, presence.
 
 use std::{net::IpAddr, pin::Pin, sync::Arc};
 
@@ -148,6 +148,7 @@ fn outgoing(
                 let status = match reason.code() {
                     4005 | 4500 | 4504 => Status::unauthenticated(reason.text()),
                     4001 | 4004 => Status::resource_exhausted(reason.text()),
+                    4503 => Status::permission_denied(reason.text()),
                     _ => Status::unavailable(reason.text()),
                 };
                 Some((vec![Err(status)], None))
@@ -307,8 +308,17 @@ impl StreamService for StreamRpc {
 
     async fn get_presence(
         &self,
-        _request: Request<GetPresenceRequest>,
+        request: Request<GetPresenceRequest>,
     ) -> Result<Response<GetPresenceResponse>, Status> {
-        Err(Status::unimplemented("GetPresence is not built yet"))
+        let identity = identity_of(&request);
+        let channel = request.into_inner().channel;
+        let read = self.stream.presence_as(&identity, &channel).await;
+        let presence = read.map_err(|error| status_of(&error))?;
+        let users = presence.users.iter();
+        Ok(Response::new(GetPresenceResponse {
+            channel: presence.channel.as_str().to_owned(),
+            connections: u32::try_from(presence.connections).unwrap_or(u32::MAX),
+            users: users.map(|user| user.as_str().to_owned()).collect(),
+        }))
     }
 }
