@@ -97,6 +97,13 @@ impl Token {
         Self::of("backend").scope("service").sign()
     }
 
+    /// With this id.
+    #[must_use]
+    pub fn id(mut self, jti: &str) -> Self {
+        jti.clone_into(&mut self.jti);
+        self
+    }
+
     /// With these scopes.
     #[must_use]
     pub fn scope(mut self, scope: &str) -> Self {

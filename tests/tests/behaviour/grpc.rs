@@ -7,9 +7,8 @@ use tidewire_proto::{
     prost::Message as _,
     v1::{
         ChannelSubscription, GetHistoryRequest, GetLatestBlockRequest, GetMarketOverviewRequest,
-        GetPresenceRequest, GetPriceRequest, ListAlertsRequest, ListConnectionsRequest,
-        ListSourcesRequest, ListSourcesResponse, Position, PublishBatchRequest, PublishRequest,
-        ServerMessage, SubscribeRequest, admin_service_client::AdminServiceClient,
+        GetPriceRequest, ListAlertsRequest, ListSourcesRequest, ListSourcesResponse, Position,
+        PublishBatchRequest, PublishRequest, ServerMessage, SubscribeRequest,
         alert_service_client::AlertServiceClient, price_service_client::PriceServiceClient,
         publish_result, server_message::Data, stream_service_client::StreamServiceClient,
         watch_service_client::WatchServiceClient,
@@ -188,24 +187,13 @@ async fn what_is_not_built_is_unimplemented() {
     let token = Some(token.as_str());
     // Each may be built one day, and then answers something else; it never breaks.
     let chain = GetLatestBlockRequest::default();
-    let presence = GetPresenceRequest {
-        channel: "demo:a".to_owned(),
-    };
     let statuses = [
         WatchServiceClient::new(channel.clone())
             .get_latest_block(request(chain, token))
             .await
             .err(),
-        AlertServiceClient::new(channel.clone())
+        AlertServiceClient::new(channel)
             .list_alerts(request(ListAlertsRequest::default(), token))
-            .await
-            .err(),
-        AdminServiceClient::new(channel.clone())
-            .list_connections(request(ListConnectionsRequest::default(), token))
-            .await
-            .err(),
-        StreamServiceClient::new(channel)
-            .get_presence(request(presence, token))
             .await
             .err(),
     ];

@@ -37,6 +37,7 @@ macro_rules! on_every_transport {
     )*};
 }
 
+mod admin;
 mod bad_input;
 mod cli;
 mod docs;

@@ -1,0 +1,290 @@
+//! The register of connections: nothing of a session is left behind, however it came
+//! and went.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, UnsubscribeRequest};
+use tidewire_stream::{
+    AnonymousPolicy, Arrival, Authenticator, Claims, Connection, Encoding, Identity, LimitOptions,
+    ManualClock, Namespace, Namespaces, PublishRight, Registered, Session, SessionLimits, ShardId,
+    Sink, Stream, StreamOptions, Target, Transport, UserId, session::CloseReason,
+};
+use tokio::time::Instant;
+
+/// How many sessions come and go.
+const SESSIONS: u32 = 100_000;
+
+/// How many of them are there at a time.
+const AT_ONCE: usize = 500;
+
+/// Timers of a shard that nobody waits for are looked through when there are so many.
+const FEW_TIMERS: usize = 1_024;
+
+struct World {
+    stream: Arc<Stream>,
+    limits: SessionLimits,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = ManualClock::at(1_000_000);
+        let mut namespaces = Namespaces::built_in();
+        let rooms = Namespace {
+            publish: PublishRight::Public,
+            ..Namespace::history("room")
+        };
+        namespaces.add(rooms).unwrap();
+        let authenticator =
+            Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+        let options = StreamOptions {
+            shards: 2,
+            ..StreamOptions::default()
+        };
+        let stream = Stream::in_memory(namespaces, authenticator, clock.clone(), options);
+        let limits = LimitOptions {
+            connections_per_ip: 0,
+            connections_per_user: 0,
+            handshakes_per_second: 0,
+            ..LimitOptions::default()
+        };
+        Self {
+            stream,
+            limits: SessionLimits::new(limits, clock),
+        }
+    }
+
+    fn token(&self, number: u32) -> String {
+        let claims = Claims {
+            sub: format!("user{}", number % 1_000),
+            exp: 1_000_000,
+            jti: Some(format!("token{number}")),
+            ..Claims::default()
+        };
+        self.stream.authenticator().sign(&claims).unwrap()
+    }
+
+    async fn open(&self, identity: Identity, shard: ShardId, number: u32) -> Connection {
+        let address = Some(IpAddr::from((number % 5_000).to_be_bytes()));
+        let arrival = Arrival {
+            allowance: Some(self.limits.admit(address, &identity).unwrap()),
+            identity,
+            transport: Transport::ALL[number as usize % Transport::ALL.len()],
+            encoding: Encoding::Json,
+            address,
+            heartbeat: None,
+            shard,
+        };
+        Connection::open(self.stream.clone(), arrival).await
+    }
+
+    /// Nothing of any session is left.
+    fn is_empty(&self) -> bool {
+        let hub = self.stream.hub();
+        let lists = |shard: ShardId| hub.shard(shard).held().0;
+        self.stream.registered() == Registered::default()
+            && hub.channels() == 0
+            && lists(ShardId::CALLER) == 0
+            && hub.shards().map(lists).sum::<usize>() == 0
+            && self.limits.held() == (0, 0)
+    }
+}
+
+/// Takes what there is, and comes back in twenty seconds, as a socket does.
+struct Taker(Session);
+
+impl Sink for Taker {
+    fn flush(&self, now: Instant) {
+        let mut out = Vec::new();
+        let again_at = now + Duration::from_secs(20);
+        while matches!(
+            self.0.take(now, usize::MAX, &mut out, again_at),
+            tidewire_stream::Taken::Some
+        ) {}
+    }
+}
+
+async fn subscribe(session: &Session, channels: &[String]) {
+    let channels = channels
+        .iter()
+        .map(|channel| ChannelSubscription {
+            channel: channel.clone(),
+            ..ChannelSubscription::default()
+        })
+        .collect();
+    session
+        .subscribe(SubscribeRequest { channels })
+        .await
+        .unwrap();
+    session.resume();
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_100_000_sessions() {
+    let world = World::new();
+    let stream = &world.stream;
+    let shards: Vec<_> = stream.hub().shards().collect();
+    for shard in shards.clone() {
+        let shard = stream.hub().shard(shard).clone();
+        tokio::spawn(async move { shard.run(Duration::ZERO).await });
+    }
+    let mut open = Vec::new();
+    let mut timers = 0;
+    for number in 0..SESSIONS {
+        let shard = match number % 3 {
+            0 => ShardId::CALLER,
+            shard => shards[shard as usize - 1],
+        };
+        // Signing and proving are slow: some of them come with a token, or get one.
+        let identity = match number % 4 {
+            0 => stream.authenticator().verify(&world.token(number)).unwrap(),
+            _ => Identity::Anonymous,
+        };
+        let connection = world.open(identity, shard, number).await;
+        let sink = Arc::new(Taker(Session::clone(&connection)));
+        if shard != ShardId::CALLER {
+            let weak: Weak<Taker> = Arc::downgrade(&sink);
+            connection.attach(weak);
+            sink.flush(Instant::now());
+        }
+        if number % 8 == 1 {
+            let token = world.token(number);
+            connection.authenticate(&token).await.unwrap();
+            if number % 16 == 1 {
+                let fresh = world.token(number + 1);
+                let _ = connection.authenticate(&fresh).await;
+                connection.authenticate(&token).await.unwrap();
+            }
+        }
+        let names = [
+            format!("room:{}", number % 700),
+            format!("room:own{number}"),
+            "blocks:1".to_owned(),
+        ];
+        subscribe(&connection, &names).await;
+        if number % 5 == 0 {
+            let user = format!("user{}", number % 1_000);
+            stream
+                .subscribe_target(Target::User(&user), "room:all")
+                .await
+                .unwrap();
+        }
+        if number % 7 == 0 {
+            let channels = names[..1].to_vec();
+            connection
+                .unsubscribe(&UnsubscribeRequest { channels })
+                .unwrap();
+        }
+        open.push((connection, sink));
+        if open.len() == AT_ONCE {
+            end_all(&world, &mut open, number).await;
+            assert!(
+                world.is_empty(),
+                "after {number}: {:?}",
+                stream.registered()
+            );
+            // The shards have their turns, and let go of who waited for one.
+            tokio::task::yield_now().await;
+            let held = shards
+                .iter()
+                .map(|shard| stream.hub().shard(*shard).held().1);
+            timers = timers.max(held.max().unwrap());
+        }
+    }
+    assert!(open.is_empty() && world.is_empty());
+    // Entries wait for their time, no more than twice as many as there were sessions.
+    assert!(timers <= FEW_TIMERS.max(2 * AT_ONCE), "{timers} timers");
+    // Nor does anything hold a session: each holds the stream.
+    while Arc::strong_count(stream) > 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Ends sessions in every way there is.
+async fn end_all(world: &World, open: &mut Vec<(Connection, Arc<Taker>)>, number: u32) {
+    for (index, (connection, _)) in open.iter().enumerate() {
+        let id = connection.id().as_str();
+        match index % 6 {
+            0 => connection.close(CloseReason::Draining),
+            1 => {
+                let closed = world.stream.disconnect(Target::Connection(id));
+                assert_eq!(closed.unwrap(), 1);
+            }
+            2 if index % 5 == 0 => {
+                if let Some(user) = connection.identity().user() {
+                    world
+                        .stream
+                        .disconnect(Target::User(user.as_str()))
+                        .unwrap();
+                }
+            }
+            _ => {}
+        }
+    }
+    let revocations = world.stream.authenticator().revocations();
+    revocations
+        .revoke_token(&format!("token{number}"), Some(1))
+        .unwrap();
+    for (index, (connection, _)) in open.drain(..).enumerate() {
+        let session = Session::clone(&connection);
+        drop(connection);
+        if index % 9 == 0 {
+            // A command that was under way takes no place any more.
+            subscribe(&session, &["room:late".to_owned()]).await;
+            assert_eq!(session.subscription_count(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_opens_with_a_revoked_token_is_closed() {
+    let world = World::new();
+    let authenticator = world.stream.authenticator();
+    // Proved before the revocation, opened after it.
+    let identity = authenticator.verify(&world.token(1)).unwrap();
+    let revocations = authenticator.revocations();
+    assert_eq!(revocations.revoke_user(&UserId::new("user1")), Ok(0));
+    let connection = world.open(identity, ShardId::CALLER, 1).await;
+    let mut out = Vec::new();
+    let mut ended = Ok(());
+    while ended.is_ok() {
+        ended = connection.next(usize::MAX, &mut out).await;
+    }
+    assert_eq!(ended, Err(CloseReason::Revoked));
+    assert_eq!(connection.subscription_count(), 0);
+    assert_eq!(world.stream.registered().users, 1);
+    drop(connection);
+    assert!(world.is_empty());
+}
+
+#[tokio::test]
+async fn a_revoked_session_is_sent_nothing_more() {
+    let world = World::new();
+    let authenticator = world.stream.authenticator();
+    let identity = authenticator.verify(&world.token(1)).unwrap();
+    let connection = world.open(identity.clone(), ShardId::CALLER, 1).await;
+    subscribe(&connection, &["room:1".to_owned()]).await;
+    for _ in 0..3 {
+        let published = world
+            .stream
+            .publish_as(&identity, "room:1", "\"secret\"".into(), None)
+            .await;
+        published.unwrap();
+    }
+    let revoked = authenticator.revocations().revoke_token("token1", None);
+    assert_eq!(revoked, Ok(1));
+    let mut out = Vec::new();
+    while connection.next(usize::MAX, &mut out).await.is_ok() {}
+    let types: Vec<_> = out.iter().map(|message| message.event_type()).collect();
+    assert_eq!(types, ["welcome", "error"]);
+    // Nor is anything done in its name.
+    assert_eq!(connection.identity(), Identity::Unknown);
+}
