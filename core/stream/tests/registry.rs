@@ -86,6 +86,19 @@ impl World {
         Connection::open(self.stream.clone(), arrival).await
     }
 
+    /// Waits until nothing holds a session any more: each holds the stream. The shards
+    /// let go of those who waited for a turn.
+    async fn is_let_go(&self) {
+        for _ in 0..10_000 {
+            if Arc::strong_count(&self.stream) == 1 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        let held = Arc::strong_count(&self.stream) - 1;
+        panic!("{held} sessions are held by something");
+    }
+
     /// Nothing of any session is left.
     fn is_empty(&self) -> bool {
         let hub = self.stream.hub();
@@ -191,8 +204,7 @@ async fn nothing_is_left_of_100_000_sessions() {
                 "after {number}: {:?}",
                 stream.registered()
             );
-            // The shards have their turns, and let go of who waited for one.
-            tokio::task::yield_now().await;
+            world.is_let_go().await;
             let held = shards
                 .iter()
                 .map(|shard| stream.hub().shard(*shard).held().1);
@@ -202,10 +214,6 @@ async fn nothing_is_left_of_100_000_sessions() {
     assert!(open.is_empty() && world.is_empty());
     // Entries wait for their time, no more than twice as many as there were sessions.
     assert!(timers <= FEW_TIMERS.max(2 * AT_ONCE), "{timers} timers");
-    // Nor does anything hold a session: each holds the stream.
-    while Arc::strong_count(stream) > 1 {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// Ends sessions in every way there is.
