@@ -3,15 +3,16 @@
 use serde_json::{Value, json};
 use tidewire_proto::v1::{
     DisconnectRequest, GetPresenceRequest, ListConnectionsRequest, RevokeRequest,
-    SubscribeUserRequest, UnsubscribeUserRequest, admin_service_client::AdminServiceClient,
-    disconnect_request, revoke_request, stream_service_client::StreamServiceClient,
-    subscribe_user_request, unsubscribe_user_request,
+    admin_service_client::AdminServiceClient, disconnect_request, revoke_request,
+    stream_service_client::StreamServiceClient,
 };
 use tidewire_tests::{
-    Client, Close, Refusal, Server, ServerBuilder, Token, Transport,
+    Client, Close, Refusal, Server, Token, Transport,
     client::grpc::{channel, request},
 };
 use tonic::Code;
+
+mod access;
 
 on_every_transport!(
     a_connection_is_ended,
@@ -427,109 +428,4 @@ async fn presence_is_told_to_whoever_may_read() {
     assert_eq!(presence(None, "vault:ada").await.status, 403);
     assert_eq!(presence(Some(&ada), "vault:ada").await.status, 200);
     assert_eq!(presence(None, "nowhere:a").await.status, 404);
-}
-
-/// A server that does not listen on loopback alone.
-fn open_server() -> ServerBuilder {
-    Server::builder().set("server", "listen = \"0.0.0.0:0\"")
-}
-
-#[tokio::test]
-async fn operators_need_the_admin_scope() {
-    let server = open_server().start().await;
-    let ada = Token::of("ada").sign();
-    let mut client = Client::connect_as(Transport::WebSocketJson, &server, Some(&ada)).await;
-    let calls = [
-        ("ListConnections", json!({})),
-        (
-            "SubscribeUser",
-            json!({"user": "ada", "channel": "prices:A-B"}),
-        ),
-        (
-            "UnsubscribeUser",
-            json!({"user": "ada", "channel": "user:ada"}),
-        ),
-        ("Disconnect", json!({"user": "ada"})),
-        ("Revoke", json!({"user": "ada"})),
-    ];
-    for token in [None, Some(ada.as_str()), Some(&Token::service())] {
-        for (method, body) in &calls {
-            let method = format!("AdminService/{method}");
-            assert_eq!(
-                refused(&server, &method, token, body).await,
-                "permission_denied",
-                "{method}"
-            );
-        }
-    }
-    let mut admin = AdminServiceClient::new(channel(&server).await);
-    let user = || "ada".to_owned();
-    let statuses = [
-        admin
-            .list_connections(request(ListConnectionsRequest::default(), Some(&ada)))
-            .await
-            .err(),
-        admin
-            .disconnect(request(
-                DisconnectRequest {
-                    target: Some(disconnect_request::Target::User(user())),
-                },
-                Some(&ada),
-            ))
-            .await
-            .err(),
-        admin
-            .subscribe_user(request(
-                SubscribeUserRequest {
-                    channel: "user:ada".to_owned(),
-                    target: Some(subscribe_user_request::Target::User(user())),
-                },
-                Some(&ada),
-            ))
-            .await
-            .err(),
-        admin
-            .unsubscribe_user(request(
-                UnsubscribeUserRequest {
-                    channel: "user:ada".to_owned(),
-                    target: Some(unsubscribe_user_request::Target::User(user())),
-                },
-                Some(&ada),
-            ))
-            .await
-            .err(),
-        admin
-            .revoke(request(
-                RevokeRequest {
-                    target: Some(revoke_request::Target::User(user())),
-                },
-                Some(&ada),
-            ))
-            .await
-            .err(),
-    ];
-    for status in statuses {
-        assert_eq!(
-            status.map(|status| status.code()),
-            Some(Code::PermissionDenied)
-        );
-    }
-    client.settle().await;
-    assert!(client.unread().is_empty(), "{:?}", client.unread());
-
-    let operator = Token::of("operator").scope("admin").sign();
-    let listed = admin
-        .list_connections(request(ListConnectionsRequest::default(), Some(&operator)))
-        .await
-        .unwrap();
-    assert_eq!(listed.into_inner().connections.len(), 1);
-    let answer = server
-        .call(
-            "AdminService/Disconnect",
-            Some(&operator),
-            &json!({"user": "ada"}),
-        )
-        .await;
-    assert_eq!(answer.json(), json!({"connections": 1}));
-    ends(&mut client, 4503, "permission_denied").await;
 }

@@ -272,9 +272,9 @@ async fn reflection_lists_the_services() {
 
 /// An answer over gRPC-Web.
 #[derive(Debug)]
-struct WebAnswer {
-    messages: Vec<Bytes>,
-    status: Option<i32>,
+pub(crate) struct WebAnswer {
+    pub(crate) messages: Vec<Bytes>,
+    pub(crate) status: Option<i32>,
 }
 
 impl WebAnswer {
@@ -322,7 +322,7 @@ async fn begin(server: &Server, path: &str, message: &[u8]) -> reqwest::Response
 }
 
 /// Calls over gRPC-Web and reads to the end.
-async fn web(server: &Server, path: &str, message: &[u8]) -> WebAnswer {
+pub(crate) async fn web(server: &Server, path: &str, message: &[u8]) -> WebAnswer {
     let response = begin(server, path, message).await;
     let header = response.headers().get("grpc-status");
     let status = header.map(|status| status.to_str().unwrap().parse().unwrap());
