@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tidewire_adapters::{
     AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy, websocket::deflate::Compressor,
 };
@@ -100,7 +101,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
             compression: config.server.compression.then(Compressor::default),
         },
         Arc::new(telemetry::ServerProbes {
-            handle,
+            handle: handle.clone(),
             stream: stream.clone(),
             prices: prices.clone(),
             stopping: stop.clone(),
@@ -114,7 +115,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     );
 
     start_feed(feed, first, &prices, &tasks, &halt);
-    tasks.spawn(sweep(stream.clone(), halt.clone()));
+    tasks.spawn(sweep(stream.clone(), handle, halt.clone()));
     let threads = tidewire_adapters::serve(listener, &gateway, tls, &stop)
         .context("the server's threads cannot start")?;
 
@@ -178,11 +179,16 @@ fn start_feed(
     });
 }
 
-async fn sweep(stream: Arc<Stream>, halt: CancellationToken) {
+/// Forgets what is too old, and has what histograms were given counted: it is kept one
+/// by one till then.
+async fn sweep(stream: Arc<Stream>, metrics: PrometheusHandle, halt: CancellationToken) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
-            _ = ticks.tick() => stream.sweep(),
+            _ = ticks.tick() => {
+                stream.sweep();
+                metrics.run_upkeep();
+            }
             () = halt.cancelled() => return,
         }
     }

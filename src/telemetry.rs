@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal as _, sync::Arc};
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidewire_adapters::Probes;
 use tidewire_price::PriceEngine;
 use tidewire_stream::{Stream, Transport};
@@ -25,15 +25,37 @@ pub(crate) fn init_logs(format: LogFormat) {
     }
 }
 
+/// Where round trips are told apart, in seconds: one machine, one city, one continent,
+/// the world, a bad link.
+const ROUND_TRIP_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
 /// Gathers metrics. Called once, before anything counts.
 pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
-    let handle = PrometheusBuilder::new().install_recorder()?;
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(
+            Matcher::Full("tidewire_round_trip_seconds".to_owned()),
+            &ROUND_TRIP_BUCKETS,
+        )?
+        .install_recorder()?;
     metrics::describe_counter!(
         "tidewire_publications_total",
         "Publications on all channels."
     );
     metrics::describe_counter!("tidewire_deliveries_total", "Messages handed to clients.");
     metrics::describe_counter!("tidewire_connects_total", "Connections opened.");
+    metrics::describe_counter!("tidewire_sent_bytes_total", "Bytes sent to clients.");
+    metrics::describe_counter!(
+        "tidewire_received_bytes_total",
+        "Bytes received from clients."
+    );
+    metrics::describe_histogram!(
+        "tidewire_round_trip_seconds",
+        "From a ping to a WebSocket client to its answer."
+    );
+    metrics::describe_counter!(
+        "tidewire_missed_beats_total",
+        "How often a client gave no sign of life in time."
+    );
     metrics::describe_counter!("tidewire_venue_frames_total", "Frames from venues.");
     metrics::describe_counter!(
         "tidewire_venue_bad_frames_total",
@@ -93,6 +115,15 @@ impl Probes for ServerProbes {
             let count = stats.connections[transport as usize];
             metrics::gauge!("tidewire_connections", "transport" => transport.name())
                 .set(count as f64);
+            let (sent, received) = (
+                stats.bytes_sent[transport as usize],
+                stats.bytes_received[transport as usize],
+            );
+            // Never lower than before: a connection that ends meanwhile may be missed once.
+            metrics::counter!("tidewire_sent_bytes_total", "transport" => transport.name())
+                .absolute(sent);
+            metrics::counter!("tidewire_received_bytes_total", "transport" => transport.name())
+                .absolute(received);
         }
         metrics::gauge!("tidewire_subscriptions").set(stats.subscriptions as f64);
         metrics::gauge!("tidewire_channels_followed").set(stats.channels as f64);

@@ -6,7 +6,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream};
 use tidewire_proto::v1::{self, Heartbeat, ServerMessage, server_message::Data};
 use tidewire_stream::{ChannelName, Connection, FrameKind, Outgoing, publication::Position};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::Cursor;
 
@@ -24,6 +24,8 @@ pub(super) fn events(
         connection,
         told: None,
         told_at: Instant::now(),
+        owes_cursor: false,
+        heard_at: Instant::now(),
     };
     stream::unfold(Some(events), |events| async move {
         let mut events = events?;
@@ -38,45 +40,42 @@ struct Events {
     /// The cursor that the client knows.
     told: Option<String>,
     told_at: Instant,
+    /// Whether there is a newer cursor, which is not due yet.
+    owes_cursor: bool,
+    /// When the client last heard anything.
+    heard_at: Instant,
 }
 
 impl Events {
     /// The next events, and whether more follow.
     async fn next(&mut self) -> (Bytes, bool) {
-        let heartbeat = Duration::from_millis(self.connection.heartbeat_ms().into());
         let mut taken = Vec::new();
-        let next = timeout(
-            self.wait(heartbeat),
-            self.connection.next(TAKE_BYTES, &mut taken),
-        );
+        let (connection, heard_at) = (&self.connection, self.heard_at);
+        let cursor_at = self.owes_cursor.then(|| self.told_at + CURSOR_INTERVAL);
+        // What the heartbeat is can change meanwhile.
+        let quiet_at = || {
+            let ping_at = heard_at + heartbeat(connection);
+            Some(cursor_at.map_or(ping_at, |cursor_at| cursor_at.min(ping_at)))
+        };
+        let next = connection.next_or(quiet_at, TAKE_BYTES, &mut taken);
+        if next.await.is_err() {
+            return (Bytes::new(), false);
+        }
         let mut out = BytesMut::new();
-        match next.await {
-            Ok(Ok(())) => {
-                self.write(&taken, &mut out);
-                self.tell_cursor(&mut out);
-            }
-            Ok(Err(_)) => return (Bytes::new(), false),
-            Err(_) => {
-                self.tell_cursor(&mut out);
-                if out.is_empty() {
-                    let now = self.connection.now_ms();
-                    write_message(
-                        &mut out,
-                        None,
-                        &message(Data::Ping(Heartbeat { server_time: now })),
-                    );
-                }
-            }
+        self.write(&taken, &mut out);
+        self.tell_cursor(&mut out);
+        let now = Instant::now();
+        if out.is_empty() && now >= self.heard_at + heartbeat(&self.connection) {
+            let ping = Heartbeat {
+                server_time: self.connection.now_ms(),
+            };
+            write_message(&mut out, None, &message(Data::Ping(ping)));
+        }
+        if !out.is_empty() {
+            self.heard_at = now;
+            self.connection.sent(out.len());
         }
         (out.freeze(), true)
-    }
-
-    /// Silence lasts until the heartbeat, or until the cursor is due.
-    fn wait(&self, heartbeat: Duration) -> Duration {
-        match self.told {
-            None => heartbeat,
-            Some(_) => heartbeat.min(CURSOR_INTERVAL),
-        }
     }
 
     fn write(&mut self, taken: &[Outgoing], out: &mut BytesMut) {
@@ -113,15 +112,17 @@ impl Events {
     /// With several history channels the cursor has an event of its own.
     fn tell_cursor(&mut self, out: &mut BytesMut) {
         let taken = self.connection.taken();
+        self.owes_cursor = false;
         if taken.len() < 2 {
             self.told = None;
             return;
         }
-        if self.told.is_some() && self.told_at.elapsed() < CURSOR_INTERVAL {
-            return;
-        }
         let cursor = Cursor::new(taken).encode();
         if self.told.as_ref() == Some(&cursor) {
+            return;
+        }
+        if self.told.is_some() && self.told_at.elapsed() < CURSOR_INTERVAL {
+            self.owes_cursor = true;
             return;
         }
         self.told_at = Instant::now();
@@ -134,6 +135,11 @@ impl Events {
         );
         self.told = Some(cursor);
     }
+}
+
+/// What the client was told last.
+fn heartbeat(connection: &Connection) -> Duration {
+    Duration::from_millis(connection.heartbeat_ms().into())
 }
 
 fn encode(channel: ChannelName, position: Position) -> String {

@@ -182,6 +182,7 @@ pub(crate) async fn command(
         }
     }
     let body = body::read(request.into_body(), gateway.options.frame_bytes).await?;
+    session.received(body.len());
     if let Some(allowance) = session.allowance() {
         allowance.received(body.len());
     }

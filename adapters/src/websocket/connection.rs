@@ -100,7 +100,7 @@ impl Reader {
             }
             match self.read.read(self.frames.buffer()).await {
                 Ok(0) | Err(_) => return End::Gone,
-                Ok(_) => self.socket.heard(Instant::now()),
+                Ok(bytes) => self.socket.heard(Instant::now(), bytes),
             }
         }
     }
@@ -124,7 +124,7 @@ impl Reader {
         // A silent connection holds no buffer.
         self.frames.release();
         if has_read {
-            self.socket.flush(Instant::now());
+            self.socket.answered(Instant::now());
             // Who talks without a pause does not keep the others waiting.
             tokio::task::yield_now().await;
         }
@@ -155,7 +155,7 @@ impl Reader {
                 return self.close(1003, "this subprotocol is binary");
             }
             (Incoming::Ping(payload), _) => self.socket.pong(&payload),
-            (Incoming::Pong(_), _) => {}
+            (Incoming::Pong(_), _) => self.socket.ponged(Instant::now()),
             (Incoming::Close(code), _) => return self.close(code.unwrap_or(1000), ""),
         }
         ControlFlow::Continue(())

@@ -4,6 +4,7 @@ mod connection;
 pub mod deflate;
 pub mod frame;
 mod io;
+mod peer;
 mod socket;
 
 use std::time::Duration;

@@ -26,6 +26,7 @@ use super::{
     deflate::{Agreement, Compressor},
     frame::{Opcode, deflated_frame, frame, put_close, put_frame},
     io::WriteEnd,
+    peer::{Check, Peer},
 };
 
 /// What is taken from the session for one write, in bytes.
@@ -33,12 +34,6 @@ const TAKE_BYTES: usize = 64 << 10;
 
 /// A peer that takes nothing for so long does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A peer that was silent for so long is asked for a sign of life.
-const PING_AFTER: Duration = Duration::from_secs(20);
-
-/// It then has so long to give one.
-const PONG_WAIT: Duration = Duration::from_secs(20);
 
 /// A reply of this size is compressed for its one reader; smaller ones, and the price
 /// batches that each client has of its own, are not worth the time.
@@ -72,11 +67,7 @@ struct Write {
     is_blocked: bool,
     /// Control frames, which go before what the session has.
     control: Vec<u8>,
-    /// When the peer gave its last sign of life.
-    heard: Instant,
-    /// Whether it was asked for one since.
-    is_asked: bool,
-    next_check: Instant,
+    peer: Peer,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,7 +97,7 @@ impl Sink for Socket {
         if write.is_blocked {
             return;
         }
-        write.check_peer(now);
+        self.check_peer(&mut write, now);
         SCRATCH.with_borrow_mut(|scratch| {
             while write.state != State::Ended && self.write_once(&mut write, now, scratch) {}
             // A burst does not keep its memory.
@@ -127,6 +118,7 @@ impl Socket {
         head: Vec<u8>,
     ) -> Arc<Self> {
         let now = Instant::now();
+        let peer = Peer::new(now, session.rhythm(now));
         let socket = Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             session,
@@ -136,9 +128,7 @@ impl Socket {
                 state: State::Open,
                 is_blocked: false,
                 control: head,
-                heard: now,
-                is_asked: false,
-                next_check: now + PING_AFTER,
+                peer,
             }),
             ended: Notify::new(),
         });
@@ -148,11 +138,30 @@ impl Socket {
         socket
     }
 
-    /// Notes a sign of life.
-    pub(super) fn heard(&self, now: Instant) {
-        let mut write = self.write.lock();
-        write.heard = now;
-        write.is_asked = false;
+    /// Notes a sign of life, so many bytes of it.
+    pub(super) fn heard(&self, now: Instant, bytes: usize) {
+        self.session.received(bytes);
+        self.write.lock().peer.heard(now);
+    }
+
+    /// Notes the answer to a ping.
+    pub(super) fn ponged(&self, now: Instant) {
+        let round_trip = self.write.lock().peer.answered(now);
+        if let Some(round_trip) = round_trip {
+            self.session.measured(round_trip);
+        }
+    }
+
+    /// Sends what was answered to all that the peer said just now.
+    pub(super) fn answered(&self, now: Instant) {
+        let rhythm = self.session.rhythm(now);
+        {
+            let mut write = self.write.lock();
+            if write.peer.spoke(now, rhythm) {
+                write.ping();
+            }
+        }
+        self.flush(now);
     }
 
     /// Answers a ping at the next flush.
@@ -184,8 +193,13 @@ impl Socket {
             return false;
         }
         match self.io.try_write(&scratch.bytes) {
-            Ok(written) if written == scratch.bytes.len() => may_have_more,
+            Ok(written) if written == scratch.bytes.len() => {
+                self.session.sent(written);
+                may_have_more
+            }
             Ok(written) => {
+                // The rest is on its way, or nothing is any more.
+                self.session.sent(scratch.bytes.len());
                 write.is_blocked = true;
                 // Lives as long as its reader, at least.
                 if let Some(this) = self.this.upgrade() {
@@ -211,10 +225,13 @@ impl Socket {
         if write.state != State::Open {
             return true;
         }
-        let next_check = write.next_check;
+        let next_check = write.peer.next_check();
         let taken = self
             .session
             .take(now, TAKE_BYTES, &mut scratch.taken, next_check);
+        if !scratch.taken.is_empty() {
+            write.peer.wrote(now);
+        }
         let encoding = self.session.arrival().encoding;
         for message in scratch.taken.drain(..) {
             put_message(&mut scratch.bytes, encoding, self.deflate, &message);
@@ -252,6 +269,26 @@ impl Socket {
         self.flush(Instant::now());
     }
 
+    /// Asks a silent peer for a sign of life, and gives up one that gives none.
+    fn check_peer(&self, write: &mut Write, now: Instant) {
+        if now < write.peer.next_check() {
+            return;
+        }
+        match write.peer.check(now, self.session.rhythm(now)) {
+            Check::Wait => {}
+            Check::Ask => write.ping(),
+            Check::AskAgain => {
+                self.session.missed_beat();
+                write.ping();
+            }
+            Check::GiveUp => {
+                self.session.missed_beat();
+                let reason = CloseReason::HeartbeatMissed;
+                write.close(reason.code(), reason.text());
+            }
+        }
+    }
+
     fn end(&self, write: &mut Write) {
         write.state = State::Ended;
         self.io.shut_down();
@@ -267,21 +304,9 @@ impl Write {
         }
     }
 
-    /// Asks a silent peer for a sign of life, and gives up one that gives none.
-    fn check_peer(&mut self, now: Instant) {
-        if now < self.next_check {
-            return;
-        }
-        if self.is_asked {
-            let reason = CloseReason::HeartbeatMissed;
-            self.close(reason.code(), reason.text());
-            return;
-        }
-        self.next_check = self.heard + PING_AFTER;
-        if self.next_check <= now {
+    fn ping(&mut self) {
+        if self.state == State::Open {
             put_frame(&mut self.control, Opcode::Ping, b"");
-            self.is_asked = true;
-            self.next_check = now + PONG_WAIT;
         }
     }
 }

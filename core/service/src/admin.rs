@@ -95,7 +95,7 @@ fn described(session: &Session) -> Connection {
             .unwrap_or_default(),
         connected_at: session.opened_at_ms(),
         subscriptions: count(session.subscription_count()),
-        rtt_ms: quality.rtt.map(ms),
+        rtt_ms: quality.round_trip.map(ms),
         jitter_ms: quality.jitter.map(ms),
         missed_beats: quality.missed_beats,
         bytes_sent: quality.bytes_sent,

@@ -69,11 +69,6 @@ impl StreamRpc {
         let _ = self.router.set(router);
     }
 
-    /// The server's clock, in milliseconds since the Unix epoch.
-    pub(crate) fn now_ms(&self) -> i64 {
-        self.stream.clock().now_ms()
-    }
-
     async fn publish_one(
         &self,
         identity: &Identity,
@@ -112,8 +107,10 @@ impl StreamRpc {
         let Some(router) = self.router.get() else {
             return;
         };
+        let bytes = message.encoded_len();
+        session.received(bytes);
         if let Some(allowance) = session.allowance() {
-            allowance.received(message.encoded_len());
+            allowance.received(bytes);
         }
         session.ready_for_command().await;
         let reply = router.answer(session, message).await;
@@ -138,10 +135,14 @@ fn outgoing(
         let mut out = Vec::new();
         match connection.next(TAKE_BYTES, &mut out).await {
             Ok(()) => {
-                let messages: Vec<_> = out
-                    .iter()
-                    .map(|message| Ok(message.proto().into()))
-                    .collect();
+                let mut messages = Vec::with_capacity(out.len());
+                let mut bytes = 0;
+                for message in &out {
+                    let message = message.proto();
+                    bytes += message.len();
+                    messages.push(Ok(message.into()));
+                }
+                connection.sent(bytes);
                 Some((messages, Some(connection)))
             }
             Err(reason) => {

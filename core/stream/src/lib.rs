@@ -29,5 +29,7 @@ pub use namespace::{Access, Class, Namespace, Namespaces, PublishRight};
 pub use operator::{ConnectionFilter, Presence, Target};
 pub use publication::{Epoch, Event, FrameKind, Position, Publication, Publisher};
 pub use registry::Registered;
-pub use session::{Arrival, CloseReason, Connection, Encoding, Outgoing, Quality, Session, Taken};
+pub use session::{
+    Arrival, CloseReason, Connection, Encoding, Outgoing, Quality, Rhythm, Session, Taken,
+};
 pub use stream::{Stream, StreamOptions, StreamStats, Transport};

@@ -1,10 +1,16 @@
 //! The streaming core as one thing: what engines publish to, and what adapters open
 //! sessions on. What operators do with it is in `operator`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use metrics::Counter;
+use metrics::{Counter, Histogram};
 use tidewire_proto::{
     json,
     v1::{ErrorCode, Reconnect, ServerMessage, server_message::Data},
@@ -103,6 +109,10 @@ struct Meters {
     publications: Counter,
     deliveries: [Counter; Transport::ALL.len()],
     connects: [Counter; Transport::ALL.len()],
+    round_trips: Histogram,
+    missed_beats: Counter,
+    /// Bytes sent to and received from connections that have ended.
+    ended_traffic: [(AtomicU64, AtomicU64); Transport::ALL.len()],
 }
 
 impl std::fmt::Debug for Stream {
@@ -126,6 +136,10 @@ pub struct StreamStats {
     pub queued_bytes: usize,
     /// The most that waits for one client, in bytes.
     pub queued_bytes_max: usize,
+    /// Bytes sent to all connections so far, by transport.
+    pub bytes_sent: [u64; Transport::ALL.len()],
+    /// Bytes received from them.
+    pub bytes_received: [u64; Transport::ALL.len()],
 }
 
 impl Stream {
@@ -164,6 +178,9 @@ impl Stream {
                 publications: metrics::counter!("tidewire_publications_total"),
                 deliveries: per_transport("tidewire_deliveries_total"),
                 connects: per_transport("tidewire_connects_total"),
+                round_trips: metrics::histogram!("tidewire_round_trip_seconds"),
+                missed_beats: metrics::counter!("tidewire_missed_beats_total"),
+                ended_traffic: Default::default(),
             },
         });
         let this = Arc::downgrade(&stream);
@@ -311,10 +328,22 @@ impl Stream {
 
     pub(crate) fn unregister(&self, session: &Session) {
         self.registry.remove(session);
+        let (sent, received) = session.traffic();
+        let ended = &self.meters.ended_traffic[session.arrival().transport as usize];
+        ended.0.fetch_add(sent, Ordering::Relaxed);
+        ended.1.fetch_add(received, Ordering::Relaxed);
     }
 
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    pub(crate) fn note_round_trip(&self, round_trip: Duration) {
+        self.meters.round_trips.record(round_trip);
+    }
+
+    pub(crate) fn note_missed_beat(&self) {
+        self.meters.missed_beats.increment(1);
     }
 
     pub(crate) fn count_deliveries(&self, transport: Transport, count: usize) {
@@ -341,9 +370,17 @@ impl Stream {
             channels: self.hub.channels(),
             ..StreamStats::default()
         };
+        for (index, (sent, received)) in self.meters.ended_traffic.iter().enumerate() {
+            stats.bytes_sent[index] = sent.load(Ordering::Relaxed);
+            stats.bytes_received[index] = received.load(Ordering::Relaxed);
+        }
         for session in sessions {
             let queued = session.queued_bytes();
-            stats.connections[session.arrival().transport as usize] += 1;
+            let transport = session.arrival().transport as usize;
+            let (sent, received) = session.traffic();
+            stats.connections[transport] += 1;
+            stats.bytes_sent[transport] += sent;
+            stats.bytes_received[transport] += received;
             stats.subscriptions += session.subscription_count();
             stats.queued_bytes += queued;
             stats.queued_bytes_max = stats.queued_bytes_max.max(queued);

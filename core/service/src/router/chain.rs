@@ -145,3 +145,16 @@ impl Layer for Permission {
         }
     }
 }
+
+/// Notes that a client asked for something, so that its heartbeat is an active one's.
+/// A sign of life asks for nothing, and whether anyone looks is the session's to judge.
+pub(super) struct Attention;
+
+impl Layer for Attention {
+    fn before(&self, message: &Message<'_>) -> Result<(), Error> {
+        if !matches!(message.kind, "ping" | "visibility") {
+            message.session.asked();
+        }
+        Ok(())
+    }
+}

@@ -1,20 +1,19 @@
 //! The messages that are about the conversation itself.
 
 use tidewire_proto::v1::{
-    AuthRequest, Error, PingRequest, Pong, SubscribeRequest, UnsubscribeRequest, Visibility,
+    AuthRequest, Error, PingRequest, SubscribeRequest, UnsubscribeRequest, Visibility,
     VisibilityRequest, server_message::Data,
 };
 use tidewire_stream::{CloseReason, Identity, Session};
 
 use super::handler::{Handler, Handlers, Needs, answers, said};
-use crate::StreamRpc;
 
-pub(super) fn register(handlers: &mut Handlers, stream: &StreamRpc) {
+pub(super) fn register(handlers: &mut Handlers) {
     handlers.add(Auth);
     handlers.add(Subscribe);
     handlers.add(Unsubscribe);
     handlers.add(SetVisibility);
-    handlers.add(Ping(stream.clone()));
+    handlers.add(Ping);
 }
 
 /// Gives or renews a token.
@@ -74,7 +73,7 @@ impl Handler for SetVisibility {
 }
 
 /// Asks for a sign of life.
-struct Ping(StreamRpc);
+struct Ping;
 
 impl Handler for Ping {
     answers!(Ping(PingRequest));
@@ -82,12 +81,6 @@ impl Handler for Ping {
     const NEEDS: Needs = Needs::Nothing;
 
     async fn answer(&self, session: &Session, request: PingRequest) -> Result<Data, Error> {
-        Ok(Data::Pong(Pong {
-            t: request.t,
-            server_time: self.0.now_ms(),
-            heartbeat_ms: session.heartbeat_ms(),
-            rtt_ms: None,
-            jitter_ms: None,
-        }))
+        Ok(Data::Pong(session.beat(request.t)))
     }
 }

@@ -53,7 +53,7 @@ impl Router {
     #[must_use]
     pub fn new(stream: &StreamRpc, price: &PriceRpc) -> Self {
         let mut handlers = Handlers::default();
-        conversation::register(&mut handlers, stream);
+        conversation::register(&mut handlers);
         stream::register(&mut handlers, stream);
         price::register(&mut handlers, price);
         // The chain, outermost first: what is refused by one is not seen by those
@@ -63,6 +63,7 @@ impl Router {
             Box::new(chain::Metrics::new(handlers.types())),
             Box::new(chain::RateLimit),
             Box::new(chain::Permission),
+            Box::new(chain::Attention),
         ]);
         Self(Arc::new(Inner { handlers, chain }))
     }

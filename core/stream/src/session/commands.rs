@@ -341,7 +341,7 @@ impl Session {
         let welcome = Welcome {
             connection_id: self.id().as_str().to_owned(),
             user_id: identity.user().map(|user| user.as_str().to_owned()),
-            heartbeat_ms: self.heartbeat_ms(),
+            heartbeat_ms: self.tell_heartbeat_ms(),
             server_time: clock.now_ms(),
             expires_at: identity.expires_at_ms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -352,22 +352,6 @@ impl Session {
             data: Some(Data::Welcome(welcome)),
             ..ServerMessage::default()
         });
-    }
-
-    /// After this much silence the client should ask for a sign of life, in
-    /// milliseconds.
-    #[must_use]
-    pub fn heartbeat_ms(&self) -> u32 {
-        let options = self.core().stream.options();
-        let heartbeat = match self.core().state.lock().visibility {
-            Visibility::Background => options.heartbeat_background,
-            Visibility::Active | Visibility::Unspecified => self
-                .arrival()
-                .heartbeat
-                .unwrap_or(options.heartbeat)
-                .max(options.heartbeat),
-        };
-        u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX)
     }
 
     /// Notes whether anyone is looking. Unseen, latest values wait, and history
@@ -386,6 +370,7 @@ impl Session {
         {
             let mut state = self.core().state.lock();
             state.visibility = visibility;
+            state.pulse.woken(now);
             let slots: Vec<_> = state
                 .subscriptions
                 .iter()
@@ -401,10 +386,11 @@ impl Session {
                 }
             }
         }
+        let heartbeat_ms = self.tell_heartbeat_ms();
         self.0.mark();
         Ok(VisibilityState {
             state: visibility.into(),
-            heartbeat_ms: self.heartbeat_ms(),
+            heartbeat_ms,
         })
     }
 

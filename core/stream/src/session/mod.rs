@@ -29,7 +29,8 @@ use tidewire_proto::v1::{
 use tokio::{sync::Notify, time::Instant};
 
 pub use outgoing::Outgoing;
-pub use quality::Quality;
+use quality::Traffic;
+pub use quality::{Quality, Rhythm};
 pub(crate) use state::Slot;
 use state::{Due, State};
 use subscription::Flow;
@@ -163,6 +164,7 @@ pub(crate) struct SessionCore {
     wake: Notify,
     /// Wakes whoever waits for the client to read its replies.
     drained: Notify,
+    traffic: Traffic,
 }
 
 impl std::fmt::Debug for SessionCore {
@@ -278,6 +280,7 @@ impl Connection {
             sink: OnceLock::new(),
             wake: Notify::new(),
             drained: Notify::new(),
+            traffic: Traffic::default(),
         }));
         stream.register(&session);
         let connection = Self(session);
@@ -293,13 +296,38 @@ impl Connection {
     /// # Errors
     /// The session is over, and everything was taken: close with this reason.
     pub async fn next(&self, budget: usize, out: &mut Vec<Outgoing>) -> Result<(), CloseReason> {
+        self.next_or(|| None, budget, out).await
+    }
+
+    /// The same, but comes back with nothing at `quiet_at` if there is nothing till then.
+    /// Whenever the session is woken that is asked anew.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub async fn next_or(
+        &self,
+        quiet_at: impl Fn() -> Option<Instant>,
+        budget: usize,
+        out: &mut Vec<Outgoing>,
+    ) -> Result<(), CloseReason> {
         loop {
-            match self.step(Instant::now(), budget, out, None) {
+            let now = Instant::now();
+            let due = match self.step(now, budget, out, None) {
                 Step::Take(_) => return Ok(()),
-                Step::Read(slot) => self.read_history(slot).await,
+                Step::Read(slot) => {
+                    self.read_history(slot).await;
+                    continue;
+                }
                 Step::Close(reason) => return Err(reason),
-                Step::Wait(None) => self.core().wake.notified().await,
-                Step::Wait(Some(due)) => {
+                Step::Wait(due) => due,
+            };
+            let quiet_at = quiet_at();
+            if quiet_at.is_some_and(|quiet_at| quiet_at <= now) {
+                return Ok(());
+            }
+            match due.into_iter().chain(quiet_at).min() {
+                None => self.core().wake.notified().await,
+                Some(due) => {
                     // Woken or due, the next step finds out.
                     tokio::select! {
                         () = self.core().wake.notified() => {}
@@ -427,6 +455,10 @@ impl Session {
             if !out.is_empty() {
                 break;
             }
+        }
+        // Replies and words of the session come first: what is last tells.
+        if !matches!(out.last(), None | Some(Outgoing::Direct(_))) {
+            core.touch(&mut state, now);
         }
         let next = match state.due(now) {
             due @ (Due::At(_) | Due::Never) if !state.has_more() => {

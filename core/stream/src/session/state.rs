@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::{
     CloseReason, Encoding, Outgoing,
+    quality::Pulse,
     subscription::{Flow, HeldUntil, Queued, Subscription},
 };
 use crate::{ChannelName, Class, Clock, Identity, Position, Publication};
@@ -77,6 +78,7 @@ pub(super) struct State {
     pub(super) armed: Option<Instant>,
     /// The expiry that the client was told of.
     pub(super) expiry_told: Option<i64>,
+    pub(super) pulse: Pulse,
 }
 
 /// When the transport should look again.
@@ -131,6 +133,7 @@ impl State {
             is_awaited: false,
             armed: None,
             expiry_told: None,
+            pulse: Pulse::new(Instant::now()),
         }
     }
 
