@@ -125,13 +125,11 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         "stopping: clients are sent away"
     );
     stop.cancel();
+    let cut_at = tokio::time::Instant::now() + config.server.drain;
     stream.drain(config.server.drain).await;
     halt.cancel();
     tasks.close();
-    if tokio::time::timeout(config.server.drain, tasks.wait())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout_at(cut_at, tasks.wait()).await.is_err() {
         tracing::warn!(
             tasks = tasks.len(),
             "some connections did not end in time and are cut"

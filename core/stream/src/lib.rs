@@ -7,6 +7,7 @@ pub mod auth;
 pub mod broker;
 pub mod channel;
 pub mod clock;
+mod drain;
 pub mod error;
 pub mod hub;
 pub mod identity;

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,15 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use metrics::{Counter, Histogram};
-use tidewire_proto::{
-    json,
-    v1::{ErrorCode, Reconnect, ServerMessage, server_message::Data},
-};
+use tidewire_proto::{json, v1::ErrorCode};
 use tokio::time::Instant;
 
 use crate::{
-    Authenticator, ChannelName, Class, Clock, CloseReason, Epoch, Event, Identity, Namespaces,
-    Position, Publisher, SharedClock, StreamError,
+    Authenticator, ChannelName, Class, Clock, Epoch, Event, Identity, Namespaces, Position,
+    Publisher, SharedClock, StreamError,
     broker::{Broker, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
     hub::Hub,
     registry::{Registered, Registry},
@@ -101,6 +98,8 @@ pub struct Stream {
     clock: SharedClock,
     options: StreamOptions,
     registry: Registry,
+    /// Set once the server is about to stop: the window that clients come back in.
+    pub(crate) draining: OnceLock<Duration>,
     meters: Meters,
     started: Instant,
 }
@@ -174,6 +173,7 @@ impl Stream {
             options,
             started: Instant::now(),
             registry: Registry::default(),
+            draining: OnceLock::new(),
             meters: Meters {
                 publications: metrics::counter!("tidewire_publications_total"),
                 deliveries: per_transport("tidewire_deliveries_total"),
@@ -362,10 +362,15 @@ impl Stream {
         self.registry.registered()
     }
 
+    /// All sessions. The register is not held while they are looked at.
+    pub(crate) fn sessions(&self) -> Vec<Session> {
+        self.registry.all()
+    }
+
     /// How much is going on.
     #[must_use]
     pub fn stats(&self) -> StreamStats {
-        let sessions = self.registry.all();
+        let sessions = self.sessions();
         let mut stats = StreamStats {
             channels: self.hub.channels(),
             ..StreamStats::default()
@@ -386,32 +391,6 @@ impl Stream {
             stats.queued_bytes_max = stats.queued_bytes_max.max(queued);
         }
         stats
-    }
-
-    /// Sends everyone away, spread over `window`: each is told to come back after
-    /// a time of its own, then closed.
-    pub async fn drain(&self, window: Duration) {
-        const STEPS: u32 = 20;
-        let sessions = self.registry.all();
-        let a_step = sessions.len().div_ceil(STEPS as usize).max(1);
-        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
-        for group in sessions.chunks(a_step) {
-            for session in group {
-                let after_ms = rand::random_range(0..window_ms);
-                let reconnect = Reconnect {
-                    reason: "the server is about to stop".to_owned(),
-                    after_ms,
-                };
-                session.say(ServerMessage {
-                    data: Some(Data::Reconnect(reconnect)),
-                    ..ServerMessage::default()
-                });
-                session.close(CloseReason::Draining);
-            }
-            if sessions.len() > a_step {
-                tokio::time::sleep(window / 2 / STEPS).await;
-            }
-        }
     }
 }
 

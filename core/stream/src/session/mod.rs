@@ -287,6 +287,7 @@ impl Connection {
         connection.follow_own_channel().await;
         connection.say_welcome();
         connection.resume();
+        connection.leave_if_draining(&stream);
         connection
     }
 
@@ -695,6 +696,20 @@ impl Session {
     /// Ends the session when all that waits was taken.
     pub fn close(&self, reason: CloseReason) {
         self.0.state.lock().closing.get_or_insert(reason);
+        self.0.mark();
+        self.0.drained.notify_waiters();
+    }
+
+    /// The same, with a last word. A session that ends already is left to it.
+    pub(crate) fn close_with(&self, word: ServerMessage, reason: CloseReason) {
+        {
+            let mut state = self.0.state.lock();
+            if state.closing.is_some() {
+                return;
+            }
+            state.say(word);
+            state.closing = Some(reason);
+        }
         self.0.mark();
         self.0.drained.notify_waiters();
     }

@@ -1,0 +1,322 @@
+//! What a client is spared that nobody looks at, or that asked for fewer values: a
+//! price board in the background, and `minIntervalMs`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use proptest::prelude::*;
+use tidewire_proto::v1::{ChannelSubscription, Decimal, PriceUpdate, SubscribeRequest, Visibility};
+use tidewire_stream::{
+    AnonymousPolicy, Arrival, Authenticator, ChannelName, Class, Connection, Encoding, Event,
+    Identity, ManualClock, Namespace, Namespaces, Outgoing, PublishRight, Publisher as _, ShardId,
+    Stream, StreamOptions, Transport,
+};
+use tokio::time::{Instant, advance};
+
+const SYMBOLS: usize = 50;
+
+fn stream() -> Arc<Stream> {
+    let clock = ManualClock::at(1_000_000);
+    let mut namespaces = Namespaces::built_in();
+    let state = Namespace {
+        class: Class::Latest,
+        publish: PublishRight::Public,
+        ..Namespace::history("state")
+    };
+    namespaces.add(state).unwrap();
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    Stream::in_memory(namespaces, authenticator, clock, StreamOptions::default())
+}
+
+async fn connect(stream: &Arc<Stream>) -> Connection {
+    let arrival = Arrival {
+        identity: Identity::Anonymous,
+        transport: Transport::WebSocket,
+        encoding: Encoding::Json,
+        address: None,
+        heartbeat: None,
+        allowance: None,
+        shard: ShardId::CALLER,
+    };
+    Connection::open(stream.clone(), arrival).await
+}
+
+async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) {
+    let request = SubscribeRequest { channels };
+    let subscribed = connection.subscribe(request).await.unwrap();
+    for channel in subscribed.channels {
+        assert_eq!(channel.error, None);
+    }
+    connection.resume();
+}
+
+/// All that is to be sent now.
+fn take(connection: &Connection) -> Vec<Outgoing> {
+    let mut all = Vec::new();
+    while let Some(Ok(())) = connection.next(usize::MAX, &mut all).now_or_never() {}
+    all
+}
+
+fn symbol(index: usize) -> String {
+    format!("S{index}-USD")
+}
+
+fn channel(index: usize) -> ChannelName {
+    ChannelName::parse(&format!("prices:{}", symbol(index))).unwrap()
+}
+
+/// A client that counts.
+struct Board {
+    connection: Connection,
+    frames: usize,
+    bytes: usize,
+    prices: BTreeMap<String, i64>,
+}
+
+impl Board {
+    async fn open(stream: &Arc<Stream>) -> Self {
+        let connection = connect(stream).await;
+        let channels = (0..SYMBOLS).map(|index| ChannelSubscription {
+            channel: channel(index).as_str().to_owned(),
+            ..ChannelSubscription::default()
+        });
+        subscribe(&connection, channels.collect()).await;
+        let mut board = Self {
+            connection,
+            frames: 0,
+            bytes: 0,
+            prices: BTreeMap::new(),
+        };
+        board.read();
+        (board.frames, board.bytes) = (0, 0);
+        board
+    }
+
+    fn read(&mut self) {
+        for message in take(&self.connection) {
+            self.frames += 1;
+            self.bytes += message.json().len();
+            let updates = match message {
+                Outgoing::Publication(publication) => vec![publication],
+                Outgoing::Prices { updates, .. } => updates,
+                Outgoing::Direct(_) => continue,
+            };
+            for update in updates {
+                let number = i64::try_from(update.seq()).unwrap();
+                let before = self
+                    .prices
+                    .insert(update.channel().as_str().to_owned(), number);
+                assert!(before < Some(number), "never back");
+            }
+        }
+    }
+
+    /// What a client sends and gets for its heartbeat, when nothing else comes.
+    fn beat(&mut self) {
+        let pong = self.connection.beat(None);
+        self.connection.answer(tidewire_proto::v1::ServerMessage {
+            data: Some(tidewire_proto::v1::server_message::Data::Pong(pong)),
+            ..Default::default()
+        });
+        self.read();
+    }
+}
+
+fn move_prices(stream: &Stream, round: i64) {
+    for index in 0..SYMBOLS {
+        let update = PriceUpdate {
+            symbol: symbol(index),
+            price: Some(Decimal {
+                value: format!("{}.25", 1_000 + round),
+            }),
+            change_24h: Some(1.25),
+            volume_24h: Some(1_234_567.5),
+            timestamp: 1_000_000 + round,
+            source: "aggregate".to_owned(),
+            ..PriceUpdate::default()
+        };
+        stream.publish(&channel(index), Event::Price(update.into()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_price_board_in_the_background_costs_a_twentieth_at_most() {
+    const SECONDS: i64 = 60;
+    let stream = stream();
+    move_prices(&stream, 0);
+    let mut active = Board::open(&stream).await;
+    let mut hidden = Board::open(&stream).await;
+    hidden
+        .connection
+        .set_visibility(Visibility::Background)
+        .unwrap();
+    // Every symbol moves ten times a second.
+    for round in 1..=SECONDS * 10 {
+        move_prices(&stream, round);
+        active.read();
+        hidden.read();
+        advance(Duration::from_millis(100)).await;
+        if round * 100 % i64::from(hidden.connection.heartbeat_ms()) == 0 {
+            hidden.beat();
+        }
+    }
+    active.read();
+    assert!(active.frames >= 500, "{}", active.frames);
+    assert!(
+        hidden.frames * 20 <= active.frames,
+        "{} frames in the background, {} otherwise",
+        hidden.frames,
+        active.frames
+    );
+    assert!(
+        hidden.bytes * 20 <= active.bytes,
+        "{} bytes in the background, {} otherwise",
+        hidden.bytes,
+        active.bytes
+    );
+    println!(
+        "in a minute: {} frames and {} bytes active, {} frames and {} bytes in the background",
+        active.frames, active.bytes, hidden.frames, hidden.bytes
+    );
+
+    // Someone looks again: the newest of everything, once.
+    let frames = hidden.frames;
+    hidden
+        .connection
+        .set_visibility(Visibility::Active)
+        .unwrap();
+    hidden.read();
+    assert_eq!(hidden.prices, active.prices);
+    assert_eq!(hidden.frames, frames + 1);
+}
+
+/// What happens to a channel with an interval.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Publish,
+    Pass(u64),
+    Read,
+    Hide,
+    Look,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => Just(Step::Publish),
+        4 => (0_u64..250).prop_map(Step::Pass),
+        4 => Just(Step::Read),
+        1 => Just(Step::Hide),
+        1 => Just(Step::Look),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+struct Follower {
+    connection: Connection,
+    interval: Duration,
+    seen: u64,
+    at: Option<Instant>,
+    hidden: bool,
+}
+
+impl Follower {
+    fn read(&mut self) {
+        let now = Instant::now();
+        for message in take(&self.connection) {
+            let Outgoing::Publication(publication) = message else {
+                continue;
+            };
+            assert!(!self.hidden, "nothing comes unseen");
+            assert!(publication.seq() > self.seen, "never back, never twice");
+            if let Some(at) = self.at {
+                assert!(now - at >= self.interval, "not sooner than asked for");
+            }
+            self.seen = publication.seq();
+            self.at = Some(now);
+        }
+    }
+}
+
+async fn walk(interval_ms: u32, steps: Vec<Step>) {
+    let stream = stream();
+    let connection = connect(&stream).await;
+    let channels = vec![ChannelSubscription {
+        channel: "state:a".into(),
+        since: None,
+        min_interval_ms: Some(interval_ms),
+    }];
+    subscribe(&connection, channels).await;
+    let mut follower = Follower {
+        connection,
+        interval: Duration::from_millis(interval_ms.into()),
+        seen: 0,
+        at: None,
+        hidden: false,
+    };
+    let mut top = 0;
+    for step in steps {
+        match step {
+            Step::Publish => {
+                top += 1;
+                let data = Bytes::from(top.to_string());
+                let published = stream.publish_as(&Identity::Anonymous, "state:a", data, None);
+                assert_eq!(published.await.unwrap().1.seq, top);
+            }
+            Step::Pass(ms) => advance(Duration::from_millis(ms)).await,
+            Step::Read => follower.read(),
+            Step::Hide | Step::Look => {
+                // What is on its way is not taken back.
+                follower.read();
+                follower.hidden = matches!(step, Step::Hide);
+                let visibility = match step {
+                    Step::Hide => Visibility::Background,
+                    _ => Visibility::Active,
+                };
+                follower.connection.set_visibility(visibility).unwrap();
+            }
+        }
+        assert!(
+            follower.connection.queued_places() <= 1,
+            "one channel, one place"
+        );
+    }
+    follower.hidden = false;
+    follower
+        .connection
+        .set_visibility(Visibility::Active)
+        .unwrap();
+    follower.read();
+    // Within one interval the last value is there, if whoever reads waits for it.
+    let mut out = Vec::new();
+    let due = Instant::now() + follower.interval;
+    follower
+        .connection
+        .next_or(|| Some(due), usize::MAX, &mut out)
+        .await
+        .unwrap();
+    let last = match out.pop() {
+        Some(Outgoing::Publication(publication)) => publication.seq(),
+        _ => follower.seen,
+    };
+    assert_eq!(last, top, "the last value always comes");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn an_interval_conflates_and_never_loses_the_last_value(
+        interval_ms in 1_u32..400,
+        steps in steps(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(walk(interval_ms, steps));
+    }
+}

@@ -1,0 +1,191 @@
+//! Sending thousands away: each is told once, at a time of its own, and has got by
+//! then what was published before.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, server_message::Data};
+use tidewire_stream::{
+    AnonymousPolicy, Arrival, Authenticator, CloseReason, Connection, Encoding, Identity,
+    ManualClock, Namespace, Namespaces, Outgoing, PublishRight, ShardId, Stream, StreamOptions,
+    Transport,
+};
+use tokio::time::Instant;
+
+const SESSIONS: usize = 5_000;
+const WINDOW: Duration = Duration::from_secs(10);
+const CHANNEL: &str = "orders:1";
+
+fn stream() -> Arc<Stream> {
+    let clock = ManualClock::at(1_000_000);
+    let mut namespaces = Namespaces::built_in();
+    let orders = Namespace {
+        publish: PublishRight::Public,
+        ..Namespace::history("orders")
+    };
+    namespaces.add(orders).unwrap();
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    Stream::in_memory(namespaces, authenticator, clock, StreamOptions::default())
+}
+
+async fn connect(stream: &Arc<Stream>) -> Connection {
+    let arrival = Arrival {
+        identity: Identity::Anonymous,
+        transport: Transport::WebSocket,
+        encoding: Encoding::Json,
+        address: None,
+        heartbeat: None,
+        allowance: None,
+        shard: ShardId::CALLER,
+    };
+    let connection = Connection::open(stream.clone(), arrival).await;
+    let channels = vec![ChannelSubscription {
+        channel: CHANNEL.into(),
+        ..ChannelSubscription::default()
+    }];
+    let subscribed = connection.subscribe(SubscribeRequest { channels }).await;
+    assert_eq!(subscribed.unwrap().channels[0].error, None);
+    connection.resume();
+    connection
+}
+
+/// A client, until it is sent away.
+struct Client {
+    connection: Option<Connection>,
+    /// Publications that it got.
+    seen: u64,
+    /// When it was told to come back, and after how many milliseconds.
+    told: Option<(Instant, u32)>,
+}
+
+impl Client {
+    /// Reads all there is. The end of the session is the end of the connection.
+    fn read(&mut self) {
+        let Some(connection) = &self.connection else {
+            return;
+        };
+        let mut out = Vec::new();
+        let is_over = loop {
+            match connection.next(usize::MAX, &mut out).now_or_never() {
+                Some(Ok(())) => {}
+                Some(Err(reason)) => {
+                    assert_eq!(reason, CloseReason::Draining);
+                    assert!(self.told.is_some() || !out.is_empty());
+                    break true;
+                }
+                None => break false,
+            }
+        };
+        for message in out {
+            match message {
+                Outgoing::Publication(publication) => {
+                    self.seen += 1;
+                    assert_eq!(publication.seq(), self.seen, "each once, in order");
+                }
+                Outgoing::Direct(message) => {
+                    if let Some(Data::Reconnect(reconnect)) = &message.data {
+                        assert_eq!(self.told, None, "it is told once");
+                        self.told = Some((Instant::now(), reconnect.after_ms));
+                    }
+                }
+                Outgoing::Prices { .. } => unreachable!("there are no prices"),
+            }
+        }
+        if is_over {
+            self.connection = None;
+        }
+    }
+}
+
+async fn publish(stream: &Stream) -> u64 {
+    let data = Bytes::from_static(b"1");
+    let published = stream.publish_as(&Identity::Anonymous, CHANNEL, data, None);
+    published.await.unwrap().1.seq
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_are_sent_away_one_by_one() {
+    let stream = stream();
+    let mut clients = Vec::with_capacity(SESSIONS);
+    for _ in 0..SESSIONS {
+        clients.push(Client {
+            connection: Some(connect(&stream).await),
+            seen: 0,
+            told: None,
+        });
+    }
+    let start = Instant::now();
+    let mut draining = {
+        let stream = stream.clone();
+        tokio::spawn(async move { stream.drain(WINDOW).await })
+    };
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    let mut most_at_once = 0;
+    let mut before_last = 0;
+    loop {
+        tokio::select! {
+            biased;
+            _ = ticks.tick() => {}
+            ended = &mut draining => break ended.unwrap(),
+        }
+        // The drain takes its step, and then something is published.
+        tokio::task::yield_now().await;
+        let connected = |clients: &[Client]| {
+            clients
+                .iter()
+                .filter(|client| client.connection.is_some())
+                .count()
+        };
+        let before = connected(&clients);
+        let top = publish(&stream).await;
+        for client in &mut clients {
+            let was_told = client.told.is_some();
+            client.read();
+            // Whoever is not on its way has it.
+            if client.told.is_none() || !was_told {
+                assert!(client.told.is_some() || client.seen == top);
+            }
+        }
+        most_at_once = most_at_once.max(before - connected(&clients));
+        before_last = before_last.max(top);
+    }
+    for client in &mut clients {
+        client.read();
+    }
+    assert!(start.elapsed() <= WINDOW, "{:?}", start.elapsed());
+    assert!(
+        most_at_once <= SESSIONS / 10,
+        "{most_at_once} left in one moment"
+    );
+    assert!(before_last > 20, "there was something to lose");
+
+    let mut by_tenth = [0; 10];
+    for client in &clients {
+        let (_, after_ms) = client.told.expect("everyone is told");
+        by_tenth[after_ms as usize / 1_000] += 1;
+    }
+    // 500 are expected in each tenth, ± 21: no chance comes this far from it.
+    for count in by_tenth {
+        assert!((300..700).contains(&count), "{by_tenth:?}");
+    }
+    assert_eq!(stream.stats().connections.iter().sum::<usize>(), 0);
+    assert_eq!(stream.hub().channels(), 0, "nobody is left behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_still_comes_is_sent_away_at_once() {
+    let stream = stream();
+    stream.drain(WINDOW).await;
+    let mut late = Client {
+        connection: Some(connect(&stream).await),
+        seen: 0,
+        told: None,
+    };
+    late.read();
+    let (_, after_ms) = late.told.expect("it is told");
+    assert!(u128::from(after_ms) < WINDOW.as_millis());
+    assert!(late.connection.is_none());
+}
