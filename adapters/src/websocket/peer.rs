@@ -110,7 +110,7 @@ impl Peer {
     /// Looks at it, at `next_check` or later.
     pub(super) fn check(&mut self, now: Instant, rhythm: Rhythm) -> Check {
         let is_silent = self.asked.is_some_and(|asked| self.heard <= asked);
-        let (due, missed_beat) = self.due(rhythm);
+        let (due, is_urgent) = self.due(rhythm);
         match self.question {
             Question::Open { .. } if is_silent && now > self.next_check + LATE => {
                 // Its answer may lie here unread.
@@ -119,7 +119,7 @@ impl Peer {
             }
             Question::Open { more: 0 } if is_silent => Check::GiveUp,
             Question::Open { more } if is_silent => {
-                match missed_beat && due <= now {
+                match is_urgent && due <= now {
                     true => self.ask(now, rhythm.beat_patience, 0),
                     false => self.ask(now, rhythm.patience, more - 1),
                 }
@@ -131,7 +131,7 @@ impl Peer {
                 if due > now {
                     return Check::Wait;
                 }
-                match missed_beat {
+                match is_urgent {
                     true => self.ask(now, rhythm.beat_patience, 0),
                     false => self.ask(now, rhythm.patience, 1),
                 }
@@ -146,11 +146,11 @@ impl Peer {
         self.next_check = now + patience;
     }
 
-    /// When its silence is worth a question, and whether it missed a beat then.
+    /// When its silence is worth a question, and whether the answer is urgent then.
     fn due(&self, rhythm: Rhythm) -> (Instant, bool) {
         let silent = self.heard + rhythm.silence;
         match rhythm.beat.map(|beat| self.heard.max(self.wrote) + beat) {
-            Some(beat) if beat <= silent => (beat, true),
+            Some(beat) if beat <= silent => (beat, rhythm.beat_patience < rhythm.patience),
             _ => (silent, false),
         }
     }
@@ -212,6 +212,27 @@ mod tests {
             (3_000, Check::AskAgain)
         );
         assert_eq!(next(&mut peer, start, BEATS, None), (4_500, Check::GiveUp));
+    }
+
+    #[test]
+    fn whoever_sleeps_is_asked_late_and_given_time() {
+        let start = Instant::now();
+        let rhythm = Rhythm {
+            beat: Some(Duration::from_secs(60)),
+            beat_patience: Duration::from_secs(10),
+            silence: Duration::from_secs(60),
+            ..BEATS
+        };
+        let mut peer = Peer::new(start, rhythm);
+        assert_eq!(next(&mut peer, start, rhythm, None), (60_000, Check::Ask));
+        assert_eq!(
+            next(&mut peer, start, rhythm, None),
+            (70_000, Check::AskAgain)
+        );
+        assert_eq!(
+            next(&mut peer, start, rhythm, None),
+            (80_000, Check::GiveUp)
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tidewire_proto::v1::{Reconnect, ServerMessage, server_message::Data};
 
-use crate::{CloseReason, Session, Stream};
+use crate::{Session, Stream};
 
 /// In how many steps they are told.
 const STEPS: u32 = 20;
@@ -53,6 +53,6 @@ impl Session {
             data: Some(Data::Reconnect(reconnect)),
             ..ServerMessage::default()
         };
-        self.close_with(word, CloseReason::Draining);
+        self.close_to_drain(word);
     }
 }

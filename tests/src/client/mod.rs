@@ -197,6 +197,29 @@ impl Client {
         self.reply(&id).await
     }
 
+    /// The same over a connection that may end. None if it does.
+    pub async fn try_request(&mut self, kind: &str, data: Value) -> Option<Message> {
+        self.requests += 1;
+        let id = format!("r{}", self.requests);
+        let message = json!({"type": kind, "id": id, "data": data});
+        if !self.try_send(&message).await {
+            return None;
+        }
+        within(format!("the reply to {id}, or the end"), async {
+            loop {
+                let is_it = |message: &Message| message.id.as_deref() == Some(&*id);
+                if let Some(place) = self.waiting.iter().position(is_it) {
+                    return self.waiting.remove(place);
+                }
+                if self.closed.is_some() {
+                    return None;
+                }
+                self.receive().await;
+            }
+        })
+        .await
+    }
+
     /// Waits for the reply to a message; others are kept for [`next`](Self::next).
     ///
     /// # Panics

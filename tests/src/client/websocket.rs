@@ -116,13 +116,18 @@ impl RawSocket {
         }
     }
 
-    /// The next frame, whatever it is.
+    /// The next frame, pings of the server's own aside.
     ///
     /// # Panics
     /// None comes.
     pub async fn frame(&mut self) -> Frame {
-        let frame = within("a frame", self.0.next()).await;
-        frame.expect("the connection stands").expect("a frame")
+        loop {
+            let frame = within("a frame", self.0.next()).await;
+            let frame = frame.expect("the connection stands").expect("a frame");
+            if !frame.is_ping() {
+                return frame;
+            }
+        }
     }
 
     /// Waits for the close frame.

@@ -1,7 +1,9 @@
 //! A graceful stop: everybody is told to come back, and the server ends well.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
-use tidewire_tests::{Client, Close, Server, Transport};
+use tidewire_tests::{Client, Close, Server, Transport, within};
 
 on_every_transport!(everybody_is_told_to_come_back);
 
@@ -57,4 +59,104 @@ async fn a_client_that_does_not_go_is_cut() {
     server.terminate();
     assert_eq!(server.ended().await.code(), Some(0));
     drop(response);
+}
+
+/// How many there are of each transport.
+const EACH: usize = 60;
+
+/// A client that was sent away: the epoch, and the last that it got.
+struct Gone {
+    transport: Transport,
+    epoch: String,
+    seen: u64,
+}
+
+#[tokio::test]
+async fn hundreds_are_sent_away_while_others_publish() {
+    let mut server = Server::start().await;
+    let mut clients = Vec::new();
+    for transport in Transport::ALL {
+        for _ in 0..EACH {
+            let mut client = Client::connect(transport, &server).await;
+            let subscribed = client.subscribe("demo:a").await;
+            let epoch = subscribed["epoch"].as_str().unwrap().to_owned();
+            clients.push((transport, epoch, client));
+        }
+    }
+    let publisher = Client::connect(Transport::WebSocketJson, &server).await;
+    let (sender, published) = tokio::sync::watch::channel(0);
+    let publishing = tokio::spawn(publish_to_the_end(publisher, sender));
+    wait_for(published.clone(), 20).await;
+    server.terminate();
+
+    let mut returns = BTreeSet::new();
+    let mut gone = Vec::new();
+    for (transport, epoch, mut client) in clients {
+        let (messages, close) = client.drain().await;
+        let told: Vec<_> = messages
+            .iter()
+            .filter(|message| message.kind == "reconnect")
+            .collect();
+        let [told] = told[..] else {
+            panic!("{transport:?} is told once, not {}", told.len());
+        };
+        let after_ms = told.data["afterMs"].as_u64().unwrap();
+        assert!(after_ms < 2_000, "within the window");
+        returns.insert(after_ms);
+        match close {
+            Close::WebSocket { code, .. } => assert_eq!(code, 4003),
+            Close::Sse => {}
+            Close::Grpc { code, .. } => assert_eq!(code, tonic::Code::Unavailable),
+            Close::Broken(reason) => panic!("{transport:?}: {reason}"),
+        }
+        // What came before the end came whole.
+        let seqs: Vec<_> = messages.iter().filter_map(|message| message.seq).collect();
+        let expected: Vec<_> = (1..=seqs.len() as u64).collect();
+        assert_eq!(seqs, expected, "{transport:?}");
+        assert!(
+            seqs.len() >= 20,
+            "{transport:?} has what was published before"
+        );
+        gone.push(Gone {
+            transport,
+            epoch,
+            seen: seqs.len() as u64,
+        });
+    }
+    // Of 240 times within 2,000 ms some coincide.
+    assert!(returns.len() > 2 * EACH, "{} times", returns.len());
+    publishing.await.unwrap();
+    let status = server.ended().await;
+    assert_eq!(status.code(), Some(0), "{}", server.log());
+    assert!(!server.log().contains("are cut"), "{}", server.log());
+
+    // Histories are not kept over a restart: who comes back is told so, and not left to
+    // believe that it missed nothing.
+    let server = Server::start().await;
+    for gone in gone.iter().step_by(EACH) {
+        let mut client = Client::connect(gone.transport, &server).await;
+        let resumed = client.resume("demo:a", &gone.epoch, gone.seen).await;
+        assert_eq!(resumed["recovered"], false, "{resumed}");
+        assert_ne!(resumed["epoch"], gone.epoch.as_str());
+        assert_eq!(resumed["error"], json!(null));
+    }
+}
+
+/// Publishes until it is sent away itself.
+async fn publish_to_the_end(mut client: Client, published: tokio::sync::watch::Sender<u64>) {
+    loop {
+        let data = json!({"channel": "demo:a", "data": "news"});
+        let Some(reply) = client.try_request("publish", data).await else {
+            return;
+        };
+        let seq = reply.expect("published").data["seq"].as_u64().unwrap();
+        published.send_replace(seq);
+        // A hundred a second are plenty.
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+async fn wait_for(mut published: tokio::sync::watch::Receiver<u64>, count: u64) {
+    let reached = published.wait_for(|seq| *seq >= count);
+    let _ = within("publications", reached).await.unwrap();
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tidewire_tests::Server;
 
-use crate::peer::{FIN, PING, PONG, Peer, frame};
+use crate::peer::{FIN, PING, PONG, Peer, TEXT, frame};
 
 #[tokio::test]
 async fn a_ping_is_answered_with_its_payload() {
@@ -66,4 +66,37 @@ async fn many_pings_are_answered_in_order() {
     for payload in &payloads[..10] {
         assert_eq!(peer.expect(PONG).await, payload.as_bytes());
     }
+}
+
+#[tokio::test]
+async fn whoever_beats_and_falls_silent_is_closed_with_4002() {
+    let server = Server::start().await;
+    let mut peer = Peer::open(&server).await;
+    peer.send(&frame(FIN | TEXT, b"{\"type\":\"ping\"}")).await;
+    assert_eq!(peer.message().await["type"], "pong");
+    // The kernel still takes what is sent, and nobody answers.
+    peer.expect_end(4002, "silence").await;
+    assert!(server.metric("tidewire_missed_beats_total", "").await >= 1.0);
+}
+
+#[tokio::test]
+async fn the_round_trip_is_measured_along_with_a_beat() {
+    let server = Server::start().await;
+    let mut peer = Peer::open(&server).await;
+    let beat = frame(FIN | TEXT, b"{\"type\":\"ping\"}");
+    peer.send(&beat).await;
+    let first = peer.message().await;
+    assert_eq!(first["data"]["rttMs"], json!(null));
+    let payload = peer.expect(PING).await;
+    peer.send(&frame(FIN | PONG, &payload)).await;
+    peer.send(&beat).await;
+    let second = peer.message().await;
+    assert!(second["data"]["rttMs"].as_f64().unwrap() > 0.0, "{second}");
+    assert_eq!(second["data"]["jitterMs"], json!(null), "it takes two");
+    let measured = server.metric("tidewire_round_trip_seconds_count", "").await;
+    assert!(measured >= 1.0);
+    let received = server
+        .metric("tidewire_received_bytes_total", "websocket")
+        .await;
+    assert!(received >= (2 * beat.len()) as f64, "{received}");
 }

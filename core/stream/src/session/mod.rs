@@ -700,15 +700,15 @@ impl Session {
         self.0.drained.notify_waiters();
     }
 
-    /// The same, with a last word. A session that ends already is left to it.
-    pub(crate) fn close_with(&self, word: ServerMessage, reason: CloseReason) {
+    /// The same because the server stops, with a last word, which is said once.
+    pub(crate) fn close_to_drain(&self, word: ServerMessage) {
         {
             let mut state = self.0.state.lock();
-            if state.closing.is_some() {
+            if std::mem::replace(&mut state.is_sent_away, true) {
                 return;
             }
             state.say(word);
-            state.closing = Some(reason);
+            state.closing.get_or_insert(CloseReason::Draining);
         }
         self.0.mark();
         self.0.drained.notify_waiters();

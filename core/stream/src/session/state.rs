@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) identity: Identity,
     pub(super) visibility: Visibility,
     pub(super) closing: Option<CloseReason>,
+    /// Whether the client was told to come back.
+    pub(super) is_sent_away: bool,
     pub(super) subscriptions: Slab<Subscription>,
     pub(super) by_channel: HashMap<ChannelName, usize>,
     generation: u64,
@@ -111,6 +113,7 @@ impl State {
             identity,
             visibility: Visibility::Active,
             closing: None,
+            is_sent_away: false,
             // Most follow one channel, and a subscription is not small.
             subscriptions: Slab::with_capacity(1),
             by_channel: HashMap::new(),
