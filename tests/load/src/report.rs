@@ -47,6 +47,8 @@ pub(crate) struct Row {
     /// Connections that ended although nobody wanted it.
     pub(crate) ended: usize,
     pub(crate) kept_up: Option<bool>,
+    /// In how many of the windows that this is the median of.
+    pub(crate) kept_up_in: usize,
     /// Of how many windows this is the median.
     pub(crate) windows: usize,
     pub(crate) load_average: f64,
@@ -55,15 +57,11 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The median of several windows, figure by figure. What was not kept up with
-    /// once was not kept up with.
+    /// The median of several windows, figure by figure. Kept up means in most of them.
     pub(crate) fn median(rows: &[Self]) -> Option<Self> {
         let first = rows.first()?.clone();
         let of = |field: fn(&Self) -> Option<f64>| median(rows.iter().filter_map(field).collect());
-        let kept_up = rows
-            .iter()
-            .map(|row| row.kept_up)
-            .collect::<Option<Vec<_>>>();
+        let kept_up_in = rows.iter().filter(|row| row.kept_up == Some(true)).count();
         Some(Self {
             deliveries: of(|row| row.deliveries),
             cpu_us: of(|row| row.cpu_us),
@@ -86,7 +84,8 @@ impl Row {
             expected: rows.iter().map(|row| row.expected).sum(),
             disorder: rows.iter().map(|row| row.disorder).sum(),
             ended: rows.iter().map(|row| row.ended).sum(),
-            kept_up: kept_up.map(|all| all.into_iter().all(|kept_up| kept_up)),
+            kept_up: first.kept_up.map(|_| kept_up_in * 2 > rows.len()),
+            kept_up_in,
             windows: rows.len(),
             ..first
         })
@@ -141,6 +140,9 @@ const COLUMNS: [Column; 19] = [
     ("RSS MiB", |row| figure(row.rss_mib, 1)),
     ("conns/s", |row| figure(row.connects, 0)),
     ("kept up", |row| match row.kept_up {
+        Some(_) if (1..row.windows).contains(&row.kept_up_in) => {
+            format!("{} of {}", row.kept_up_in, row.windows)
+        }
         Some(true) => "yes".to_owned(),
         Some(false) => "NO".to_owned(),
         None => String::new(),
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn one_window_that_was_not_kept_up_with_counts() {
+    fn most_windows_decide() {
         let row = |kept_up, cpu_us| Row {
             kept_up: Some(kept_up),
             cpu_us: Some(cpu_us),
@@ -221,9 +223,8 @@ mod tests {
         };
         let rows = [row(true, 1.0), row(false, 9.0), row(true, 2.0)];
         let median = Row::median(&rows).unwrap();
-        assert_eq!(
-            (median.kept_up, median.cpu_us, median.windows),
-            (Some(false), Some(2.0), 3)
-        );
+        assert_eq!((median.kept_up, median.kept_up_in), (Some(true), 2));
+        assert_eq!((median.cpu_us, median.windows), (Some(2.0), 3));
+        assert_eq!(Row::median(&rows[..2]).unwrap().kept_up, Some(false));
     }
 }
