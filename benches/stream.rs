@@ -5,7 +5,7 @@
 //! ```text
 //! cargo bench --bench stream                  # times
 //! cargo bench --bench stream -- parse         # only those with this in their name
-//! valgrind --tool=callgrind PATH --fixed      # the same work each time, untimed
+//! valgrind --tool=callgrind PATH --fixed      # the same number of runs each time, untimed
 //! ```
 
 use std::{
