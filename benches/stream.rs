@@ -23,8 +23,8 @@ use tidewire_proto::{
 };
 use tidewire_stream::{
     AnonymousPolicy, Arrival, Authenticator, ChannelName, Connection, Encoding, Epoch, Event,
-    Identity, Namespace, Namespaces, Outgoing, Position, Publication, PublishRight, Stream,
-    StreamOptions, SystemClock, Transport,
+    Identity, Namespace, Namespaces, Outgoing, Position, Publication, PublishRight, ShardId,
+    Stream, StreamOptions, SystemClock, Transport,
 };
 use tokio::runtime::Runtime;
 
@@ -211,6 +211,9 @@ async fn connect(
             encoding,
             address: None,
             heartbeat: None,
+            allowance: None,
+            // Delivered by whoever publishes: what is measured is one thread's work.
+            shard: ShardId::CALLER,
         };
         let connection = Connection::open(stream.clone(), arrival).await;
         let channels = vec![ChannelSubscription {

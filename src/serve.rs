@@ -116,7 +116,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
 
     start_feed(feed, first, &prices, &tasks, &halt);
     tasks.spawn(sweep(stream.clone(), handle, halt.clone()));
-    let threads = tidewire_adapters::serve(listener, &gateway, tls, &stop)
+    let threads = tidewire_adapters::serve(&listener, &gateway, tls, &stop)
         .context("the server's threads cannot start")?;
 
     stop_signal.received().await;

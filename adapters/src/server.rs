@@ -51,13 +51,13 @@ pub(crate) struct Site {
 /// # Errors
 /// A thread cannot be started, or the listener cannot be shared between them.
 pub fn serve(
-    listener: std::net::TcpListener,
+    listener: &std::net::TcpListener,
     gateway: &Gateway,
     tls: Option<Arc<TlsAcceptor>>,
     stop: &CancellationToken,
 ) -> io::Result<ShardThreads> {
     listener.set_nonblocking(true)?;
-    tune(&listener)?;
+    tune(listener)?;
     let stream = &gateway.stream;
     let site = Arc::new(Site {
         gateway: gateway.clone(),

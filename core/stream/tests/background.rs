@@ -138,7 +138,7 @@ fn move_prices(stream: &Stream, round: i64) {
             source: "aggregate".to_owned(),
             ..PriceUpdate::default()
         };
-        stream.publish(&channel(index), Event::Price(update.into()));
+        stream.publish(&channel(index), Event::Price(update));
     }
 }
 

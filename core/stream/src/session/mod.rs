@@ -450,7 +450,7 @@ impl Session {
                 _ if state.closing.is_some() => {
                     return Step::Close(state.closing.unwrap_or(CloseReason::Draining));
                 }
-                due => return Step::Wait(state.to_arm(due.earliest(expiry), again_at)),
+                due => return Step::Wait(state.arm(due.earliest(expiry), again_at)),
             }
             state.take(now, core.stream.clock(), budget, out);
             if !out.is_empty() {
@@ -463,7 +463,7 @@ impl Session {
         }
         let next = match state.due(now) {
             due @ (Due::At(_) | Due::Never) if !state.has_more() => {
-                Next::At(state.to_arm(due.earliest(expiry), again_at))
+                Next::At(state.arm(due.earliest(expiry), again_at))
             }
             _ => Next::Now,
         };

@@ -388,7 +388,7 @@ impl State {
 
     /// The time that the shard is to be armed for: the earlier of the two, unless it
     /// comes back before. Without a sink, whoever takes waits for `due` by itself.
-    pub(super) fn to_arm(
+    pub(super) fn arm(
         &mut self,
         due: Option<Instant>,
         again_at: Option<Instant>,
