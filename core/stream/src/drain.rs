@@ -3,7 +3,8 @@
 //! Each session is told when to come back, a time of its own within the window, and
 //! closed once it has taken all that waits for it. They are told in steps over half of
 //! the window, so that not all ends and all that comes of it fall into one moment. What
-//! is published meanwhile still reaches those who were not told yet.
+//! is published meanwhile still reaches those who were not told yet: the word goes the way
+//! of the publications, through the shard, and overtakes none.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ impl Stream {
         while !sessions.is_empty() {
             let rest = sessions.len().saturating_sub(a_step);
             for session in sessions.drain(rest..) {
-                session.send_away(window);
+                session.send_away(reconnect(window));
             }
             if !sessions.is_empty() {
                 tokio::time::sleep(window / 2 / STEPS).await;
@@ -38,21 +39,20 @@ impl Session {
     /// Sends the client away if the server drains already.
     pub(crate) fn leave_if_draining(&self, stream: &Stream) {
         if let Some(window) = stream.draining.get() {
-            self.send_away(*window);
+            self.send_away(reconnect(*window));
         }
     }
+}
 
-    /// Tells the client to come back, once, and ends the session.
-    fn send_away(&self, window: Duration) {
-        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
-        let reconnect = Reconnect {
-            reason: "the server is about to stop".to_owned(),
-            after_ms: rand::random_range(0..window_ms),
-        };
-        let word = ServerMessage {
-            data: Some(Data::Reconnect(reconnect)),
-            ..ServerMessage::default()
-        };
-        self.close_to_drain(word);
+/// The word to come back after a time within the window.
+fn reconnect(window: Duration) -> ServerMessage {
+    let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
+    let reconnect = Reconnect {
+        reason: "the server is about to stop".to_owned(),
+        after_ms: rand::random_range(0..window_ms),
+    };
+    ServerMessage {
+        data: Some(Data::Reconnect(reconnect)),
+        ..ServerMessage::default()
     }
 }

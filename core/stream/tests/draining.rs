@@ -18,7 +18,7 @@ const SESSIONS: usize = 5_000;
 const WINDOW: Duration = Duration::from_secs(10);
 const CHANNEL: &str = "orders:1";
 
-fn stream() -> Arc<Stream> {
+fn stream(shards: usize) -> Arc<Stream> {
     let clock = ManualClock::at(1_000_000);
     let mut namespaces = Namespaces::built_in();
     let orders = Namespace {
@@ -28,10 +28,14 @@ fn stream() -> Arc<Stream> {
     namespaces.add(orders).unwrap();
     let authenticator =
         Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
-    Stream::in_memory(namespaces, authenticator, clock, StreamOptions::default())
+    let options = StreamOptions {
+        shards,
+        ..StreamOptions::default()
+    };
+    Stream::in_memory(namespaces, authenticator, clock, options)
 }
 
-async fn connect(stream: &Arc<Stream>) -> Connection {
+async fn connect(stream: &Arc<Stream>, shard: ShardId) -> Connection {
     let arrival = Arrival {
         identity: Identity::Anonymous,
         transport: Transport::WebSocket,
@@ -39,7 +43,7 @@ async fn connect(stream: &Arc<Stream>) -> Connection {
         address: None,
         heartbeat: None,
         allowance: None,
-        shard: ShardId::CALLER,
+        shard,
     };
     let connection = Connection::open(stream.clone(), arrival).await;
     let channels = vec![ChannelSubscription {
@@ -108,11 +112,11 @@ async fn publish(stream: &Stream) -> u64 {
 
 #[tokio::test(start_paused = true)]
 async fn thousands_are_sent_away_one_by_one() {
-    let stream = stream();
+    let stream = stream(0);
     let mut clients = Vec::with_capacity(SESSIONS);
     for _ in 0..SESSIONS {
         clients.push(Client {
-            connection: Some(connect(&stream).await),
+            connection: Some(connect(&stream, ShardId::CALLER).await),
             seen: 0,
             told: None,
         });
@@ -177,10 +181,10 @@ async fn thousands_are_sent_away_one_by_one() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_still_comes_is_sent_away_at_once() {
-    let stream = stream();
+    let stream = stream(0);
     stream.drain(WINDOW).await;
     let mut late = Client {
-        connection: Some(connect(&stream).await),
+        connection: Some(connect(&stream, ShardId::CALLER).await),
         seen: 0,
         told: None,
     };
@@ -188,4 +192,27 @@ async fn whoever_still_comes_is_sent_away_at_once() {
     let (_, after_ms) = late.told.expect("it is told");
     assert!(u128::from(after_ms) < WINDOW.as_millis());
     assert!(late.connection.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_word_overtakes_nothing_on_a_shard() {
+    let stream = stream(1);
+    let home = stream.hub().shards().next().unwrap();
+    let mut client = Client {
+        connection: Some(connect(&stream, home).await),
+        seen: 0,
+        told: None,
+    };
+    client.read();
+    // The shard has not had its turn when the drain begins.
+    let top = publish(&stream).await;
+    stream.drain(WINDOW).await;
+    client.read();
+    assert_eq!((client.seen, client.told), (0, None));
+    let shard = stream.hub().shard(home).clone();
+    tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    client.read();
+    assert_eq!(client.seen, top);
+    assert!(client.told.is_some() && client.connection.is_none());
 }

@@ -22,7 +22,9 @@ async fn everybody_is_told_to_come_back(transport: Transport) {
         // What was published before is not lost; the word may overtake it.
         let find = |kind: &str| messages.iter().find(|message| message.kind == kind);
         assert_eq!(find("message").unwrap().data, "the last word");
-        let told = find("reconnect").unwrap();
+        let Some(told) = find("reconnect") else {
+            panic!("{close:?} after {messages:?}, and no word of it");
+        };
         assert_eq!(messages.len(), 2, "{messages:?}");
         assert!(told.data["afterMs"].as_u64().unwrap() < 2_000);
         assert!(!told.data["reason"].as_str().unwrap().is_empty());

@@ -20,6 +20,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use slab::Slab;
+use tidewire_proto::v1::ServerMessage;
 use tokio::{sync::Notify, time::Instant};
 
 use super::timers::Timers;
@@ -88,6 +89,8 @@ struct Inbox {
     publications: Vec<Arc<Publication>>,
     /// Sessions that have something to send for another reason.
     marked: Vec<Arc<SessionCore>>,
+    /// Sessions that end once they were handed what came before, each with a last word.
+    leaving: Vec<(Arc<SessionCore>, ServerMessage)>,
 }
 
 #[derive(Debug)]
@@ -115,6 +118,12 @@ impl Shard {
             drop(inbox);
             self.wake.notify_one();
         }
+    }
+
+    /// Ends a session in the next turn, after what was published until now.
+    pub(crate) fn send_away(&self, session: Arc<SessionCore>, word: ServerMessage) {
+        self.inbox.lock().leaving.push((session, word));
+        self.wake.notify_one();
     }
 
     /// Has a session flushed when its time comes.
@@ -234,6 +243,7 @@ impl Shard {
             let mut inbox = self.inbox.lock();
             std::mem::swap(&mut inbox.publications, &mut turn.publications);
             turn.sessions.append(&mut inbox.marked);
+            turn.leaving.append(&mut inbox.leaving);
         }
         let mut timers = self.timers.lock();
         while let Some((at, session)) = timers.pop(now) {
@@ -250,6 +260,7 @@ impl Shard {
             publications,
             sessions,
             part,
+            leaving,
         } = turn;
         let mut flushed = 0;
         // Publications that follow each other on one channel are handed out together.
@@ -270,6 +281,10 @@ impl Shard {
                 // delivery touched is still in the cache.
                 flushed += flush(part, now).await;
             }
+        }
+        // Who is sent away has got all that was published before.
+        for (session, word) in leaving.drain(..) {
+            session.leave(word);
         }
         flushed += flush(sessions, now).await;
         publications.clear();
@@ -359,6 +374,7 @@ struct Turn {
     sessions: Vec<Arc<SessionCore>>,
     /// What is flushed with its part of a channel's followers.
     part: Vec<Arc<SessionCore>>,
+    leaving: Vec<(Arc<SessionCore>, ServerMessage)>,
 }
 
 #[cfg(test)]

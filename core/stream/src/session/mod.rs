@@ -206,6 +206,20 @@ impl SessionCore {
         }
     }
 
+    /// Says the word that sends the client away, once, and ends the session.
+    pub(crate) fn leave(self: &Arc<Self>, word: ServerMessage) {
+        {
+            let mut state = self.state.lock();
+            if std::mem::replace(&mut state.is_sent_away, true) {
+                return;
+            }
+            state.say(word);
+            state.closing.get_or_insert(CloseReason::Draining);
+        }
+        self.mark();
+        self.drained.notify_waiters();
+    }
+
     /// Has what waits sent.
     pub(crate) fn flush(&self, now: Instant) {
         self.marked.store(false, Ordering::Release);
@@ -700,18 +714,18 @@ impl Session {
         self.0.drained.notify_waiters();
     }
 
-    /// The same because the server stops, with a last word, which is said once.
-    pub(crate) fn close_to_drain(&self, word: ServerMessage) {
-        {
-            let mut state = self.0.state.lock();
-            if std::mem::replace(&mut state.is_sent_away, true) {
-                return;
-            }
-            state.say(word);
-            state.closing.get_or_insert(CloseReason::Draining);
+    /// Ends the session because the server stops, with a last word. What was published
+    /// until now still goes to it.
+    pub(crate) fn send_away(&self, word: ServerMessage) {
+        match self.0.shard_id() {
+            ShardId::CALLER => self.0.leave(word),
+            shard => self
+                .0
+                .stream
+                .hub()
+                .shard(shard)
+                .send_away(self.0.clone(), word),
         }
-        self.0.mark();
-        self.0.drained.notify_waiters();
     }
 
     /// Waits while the client has too many replies to read.
