@@ -6,6 +6,7 @@
 //! read from its history when there is room again.
 
 mod flow;
+mod outbox;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,7 +23,7 @@ use super::{
     quality::Pulse,
     subscription::{Flow, HeldUntil, Queued, Subscription},
 };
-use crate::{ChannelName, Class, Clock, Identity, Position, Publication};
+use crate::{ChannelName, Class, Identity, Position, Publication};
 
 /// Names a subscription in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -356,167 +357,6 @@ impl State {
         }
         self.batch.push(slot);
         self.batch.len() == 1
-    }
-
-    /// The last of the ticks, one `batch_interval` apart, at which all sessions send
-    /// what they gathered. Together, so that a shard writes to many at once instead of
-    /// to a few at a time.
-    fn tick(&self, now: Instant) -> Instant {
-        let interval = self.batch_interval.as_nanos();
-        let passed = (now - self.started).as_nanos();
-        // Less than an interval, which is some milliseconds.
-        let since = passed.checked_rem(interval).unwrap_or_default();
-        now - Duration::from_nanos(u64::try_from(since).unwrap_or_default())
-    }
-
-    /// When there is something to take.
-    pub(super) fn due(&self, now: Instant) -> Due {
-        if !self.control.is_empty() || !self.queue.is_empty() {
-            return Due::Now;
-        }
-        let batch = (!self.batch.is_empty()).then(|| {
-            self.batch_sent
-                .map_or(now, |sent| sent + self.batch_interval)
-        });
-        let deferred = self.deferred.iter().map(|(due, _)| *due).min();
-        match [batch, deferred].into_iter().flatten().min() {
-            None => Due::Never,
-            Some(due) if due <= now => Due::Now,
-            Some(due) => Due::At(due),
-        }
-    }
-
-    /// The time that the shard is to be armed for: the earlier of the two, unless it
-    /// comes back before. Without a sink, whoever takes waits for `due` by itself.
-    pub(super) fn arm(
-        &mut self,
-        due: Option<Instant>,
-        again_at: Option<Instant>,
-    ) -> Option<Instant> {
-        let Some(again_at) = again_at else {
-            return due;
-        };
-        let at = due.map_or(again_at, |due| due.min(again_at));
-        if self.armed.is_some_and(|armed| armed <= at) {
-            return None;
-        }
-        self.armed = Some(at);
-        Some(at)
-    }
-
-    /// Whether there is more to do than to wait for a time.
-    pub(super) fn has_more(&self) -> bool {
-        self.closing.is_some() || (self.may_read && !self.is_reading)
-    }
-
-    /// Takes what waits, up to about `budget` bytes.
-    pub(super) fn take(
-        &mut self,
-        now: Instant,
-        clock: &dyn Clock,
-        budget: usize,
-        out: &mut Vec<Outgoing>,
-    ) {
-        let mut taken = 0;
-        while taken < budget
-            && let Some((message, size)) = self.control.pop_front()
-        {
-            self.control_bytes -= size;
-            taken += size;
-            out.push(Outgoing::Direct(message));
-        }
-        self.release_deferred(now);
-        while taken < budget
-            && let Some(entry) = self.queue.pop_front()
-        {
-            taken += self.take_entry(entry, now, out);
-        }
-        let batch_is_due = self
-            .batch_sent
-            .is_none_or(|sent| sent + self.batch_interval <= now);
-        if taken < budget && batch_is_due && !self.batch.is_empty() {
-            self.take_batch(now, clock, out);
-        }
-        // A burst does not keep its memory.
-        if self.queue.is_empty() && self.queue.capacity() > 256 {
-            self.queue = VecDeque::new();
-        }
-    }
-
-    fn take_entry(&mut self, entry: Entry, now: Instant, out: &mut Vec<Outgoing>) -> usize {
-        match entry {
-            Entry::Publication(slot, publication, size) => {
-                self.queue_bytes -= size;
-                if let Some(subscription) = self.get(slot) {
-                    subscription.taken.advance(publication.position());
-                    out.push(Outgoing::Publication(publication));
-                }
-                size
-            }
-            Entry::Latest(slot) => {
-                let Some(publication) = self.take_latest(slot, now) else {
-                    return 0;
-                };
-                let size = self.size_of(&publication);
-                out.push(Outgoing::Publication(publication));
-                size
-            }
-            Entry::Gap(slot, top, message) => {
-                if let Some(subscription) = self.get(slot) {
-                    subscription.taken = top;
-                    out.push(Outgoing::Direct(message));
-                }
-                0
-            }
-        }
-    }
-
-    fn take_latest(&mut self, slot: Slot, now: Instant) -> Option<Arc<Publication>> {
-        let is_background = self.visibility == Visibility::Background;
-        let subscription = self.get(slot)?;
-        subscription.queued = Queued::No;
-        if is_background {
-            // It stays pending until someone looks.
-            return None;
-        }
-        let publication = subscription.pending.take()?;
-        subscription.position.advance(publication.position());
-        subscription.last_sent = Some(now);
-        Some(publication)
-    }
-
-    fn take_batch(&mut self, now: Instant, clock: &dyn Clock, out: &mut Vec<Outgoing>) {
-        let slots = std::mem::take(&mut self.batch);
-        let mut updates: Vec<_> = slots
-            .iter()
-            .filter_map(|slot| self.take_latest(*slot, now))
-            .collect();
-        match updates.len() {
-            0 => return,
-            1 => out.extend(updates.pop().map(Outgoing::Publication)),
-            _ => out.push(Outgoing::Prices {
-                updates,
-                time_ms: clock.now_ms(),
-            }),
-        }
-        self.batch_sent = Some(self.tick(now));
-    }
-
-    fn release_deferred(&mut self, now: Instant) {
-        if self.deferred.is_empty() {
-            return;
-        }
-        let (due, later) = std::mem::take(&mut self.deferred)
-            .into_iter()
-            .partition(|(due, _)| *due <= now);
-        self.deferred = later;
-        let due: Vec<(Instant, Slot)> = due;
-        for (_, slot) in due {
-            if let Some(subscription) = self.get(slot) {
-                subscription.queued = Queued::No;
-                self.queue_latest(slot, now);
-            }
-        }
     }
 }
 

@@ -1,0 +1,58 @@
+//! Why a session ends.
+
+/// Why a session ends. The numbers are the WebSocket close codes of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client reads too slowly.
+    SlowConsumer,
+    /// The client gave no sign of life.
+    HeartbeatMissed,
+    /// The server is about to stop.
+    Draining,
+    /// The client went on sending more than it may.
+    RateLimited,
+    /// The token expired.
+    TokenExpired,
+    /// No token was given in time, or a bad one.
+    Unauthenticated,
+    /// The client broke the protocol.
+    ProtocolViolation,
+    /// An operator disconnected the client.
+    Disconnected,
+    /// The token was revoked.
+    Revoked,
+}
+
+impl CloseReason {
+    /// The WebSocket close code.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::SlowConsumer => 4001,
+            Self::HeartbeatMissed => 4002,
+            Self::Draining => 4003,
+            Self::RateLimited => 4004,
+            Self::TokenExpired => 4005,
+            Self::Unauthenticated => 4500,
+            Self::ProtocolViolation => 4502,
+            Self::Disconnected => 4503,
+            Self::Revoked => 4504,
+        }
+    }
+
+    /// The reason in words.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::SlowConsumer => "slow consumer",
+            Self::HeartbeatMissed => "heartbeat missed",
+            Self::Draining => "draining",
+            Self::RateLimited => "rate limited",
+            Self::TokenExpired => "token expired",
+            Self::Unauthenticated => "not authenticated",
+            Self::ProtocolViolation => "protocol violation",
+            Self::Disconnected => "disconnected by an operator",
+            Self::Revoked => "revoked",
+        }
+    }
+}
