@@ -205,7 +205,7 @@ impl Default for LimitsConfig {
             connections_per_user: 0,
             channels_per_connection: 1_000,
             messages_per_second: 1_000,
-            bytes_per_second: 4 << 20,
+            bytes_per_second: 16 << 20,
             handshakes_per_second: 0,
             concurrent_handshakes: 4_096,
             handshake_timeout: Duration::from_secs(10),

@@ -15,6 +15,7 @@ pub(crate) fn roomy() -> ServerBuilder {
     Server::builder()
         .set("limits", "frame_bytes = 1048576")
         .set("limits", "outbox_bytes = 4194304")
+        .set("limits", "bytes_per_second = 0")
 }
 
 /// The lengths at which the header changes its form, and those around them.
