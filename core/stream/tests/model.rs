@@ -357,6 +357,33 @@ async fn drain(stream: &Arc<Stream>, mut clients: Vec<Client>) {
     assert_eq!(stream.stats().connections.iter().sum::<usize>(), 0);
 }
 
+/// A shard that takes no turns is bounded too, and nothing is lost in silence.
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_cannot_keep_up_keeps_the_newest_of_each_channel() {
+    const MANY: u64 = 40_000;
+    let stream = stream(1);
+    let home = stream.hub().shards().next().unwrap();
+    let mut client = Client::connect(&stream, home).await;
+    for channel in ["orders:1", "ticks:1"] {
+        client.subscribe(channel, false).await;
+    }
+    for number in 1..=MANY {
+        for channel in ["orders:1", "ticks:1"] {
+            let data = Bytes::from(number.to_string());
+            let published = stream.publish_as(&Identity::Anonymous, channel, data, None);
+            published.await.unwrap();
+        }
+    }
+    let shard = stream.hub().shard(home).clone();
+    assert!(shard.waiting() <= 16_384, "{} wait", shard.waiting());
+    tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
+    let mut clients = [client];
+    settle(&mut clients).await;
+    for (channel, known) in &clients[0].known {
+        assert_eq!(known.seen, MANY, "{channel} is had, or its loss was told");
+    }
+}
+
 #[test]
 fn no_walk_loses_doubles_or_reorders_in_silence() {
     for seed in SEEDS {

@@ -16,7 +16,11 @@
 //! to do never waits. A turn for a few sockets is followed by no pause, and replies to commands are written by whoever answers, so
 //! neither ever waits for one.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use slab::Slab;
@@ -44,6 +48,9 @@ const MANY: usize = 64;
 
 /// So many sockets are written to before other tasks have their turn.
 const CHUNK: usize = 64;
+
+/// So many publications may wait for a turn.
+const INBOX: usize = 16_384;
 
 /// So many subscribers are looked at before others may have the lists.
 const PART: usize = 1_024;
@@ -84,13 +91,46 @@ pub struct Shard {
 }
 
 /// What came since the last turn.
-#[derive(Debug, Default)]
+///
+/// It is bounded: with [`INBOX`] publications, only the newest of each channel is kept.
+/// On a latest channel that is all that counts; on a history channel the sessions find
+/// the hole before it, and read the history or say `gap`. So a shard that cannot keep
+/// up costs the memory of the histories, not of all that was ever published.
+#[derive(Debug)]
 struct Inbox {
     publications: Vec<Arc<Publication>>,
+    /// With so many publications it is time to keep the newest only.
+    most: usize,
     /// Sessions that have something to send for another reason.
     marked: Vec<Arc<SessionCore>>,
     /// Sessions that end once they were handed what came before, each with a last word.
     leaving: Vec<(Arc<SessionCore>, ServerMessage)>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            publications: Vec::new(),
+            most: INBOX,
+            marked: Vec::new(),
+            leaving: Vec::new(),
+        }
+    }
+}
+
+impl Inbox {
+    fn keep_newest(&mut self) {
+        let mut seen = HashSet::new();
+        let mut newest: Vec<_> = std::mem::take(&mut self.publications)
+            .into_iter()
+            .rev()
+            .filter(|publication| seen.insert(publication.channel().clone()))
+            .collect();
+        newest.reverse();
+        self.publications = newest;
+        // With very many channels, not again at once.
+        self.most = (2 * self.publications.len()).max(INBOX);
+    }
 }
 
 #[derive(Debug)]
@@ -103,6 +143,9 @@ impl Shard {
     /// Takes a publication for the next turn.
     pub(super) fn accept(&self, publication: Arc<Publication>) {
         let mut inbox = self.inbox.lock();
+        if inbox.publications.len() >= inbox.most {
+            inbox.keep_newest();
+        }
         inbox.publications.push(publication);
         if inbox.publications.len() == 1 {
             drop(inbox);
@@ -176,6 +219,12 @@ impl Shard {
         (until < list.capacity()).then_some(until)
     }
 
+    /// How many publications wait for the next turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.inbox.lock().publications.len()
+    }
+
     /// How many channels are followed here, and how many times wait to come.
     #[must_use]
     pub fn held(&self) -> (usize, usize) {
@@ -242,6 +291,7 @@ impl Shard {
         {
             let mut inbox = self.inbox.lock();
             std::mem::swap(&mut inbox.publications, &mut turn.publications);
+            inbox.most = INBOX;
             turn.sessions.append(&mut inbox.marked);
             turn.leaving.append(&mut inbox.leaving);
         }
