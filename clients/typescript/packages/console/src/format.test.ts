@@ -9,6 +9,7 @@ describe("format", () => {
 
   it("gives a price the digits that it needs", () => {
     expect([price(61837.634), price(2.5), price(0.105)]).toEqual(["61,837.63", "2.50", "0.105"]);
+    expect([price(0), price(0.00001304), price(1e-18)]).toEqual(["0.00", "0.00001304", "0.000000000000000001"]);
   });
 
   it("shows a confidence with the digits of its price", () => {

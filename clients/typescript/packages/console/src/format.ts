@@ -9,7 +9,7 @@ export function price(value: number | null | undefined, like: number | null | un
     return UNKNOWN;
   }
   const magnitude = Math.abs(like ?? value);
-  const digits = magnitude >= 100 ? 2 : magnitude >= 1 ? 4 : 6;
+  const digits = magnitude >= 100 ? 2 : magnitude >= 1 ? 4 : magnitude >= 0.01 || magnitude === 0 ? 6 : Math.min(3 - Math.floor(Math.log10(magnitude)), 18);
   return value.toLocaleString("en-US", { minimumFractionDigits: Math.min(digits, 2), maximumFractionDigits: digits });
 }
 
