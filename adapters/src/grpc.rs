@@ -9,6 +9,7 @@ use tidewire_proto::{
     },
 };
 use tonic::Status;
+use tonic_reflection::server::Builder;
 use tonic_web::GrpcWebLayer;
 use tower::Layer as _;
 
@@ -61,18 +62,13 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
             }),
         );
     }
-    let reflection = |builder: tonic_reflection::server::Builder<'static>| {
-        builder
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    match reflection(tonic_reflection::server::Builder::configure()).build_v1() {
+    match reflection().build_v1() {
         Ok(service) => {
             routes = routes.route_service("/grpc.reflection.v1.ServerReflection/{*method}", service)
         }
         Err(error) => tracing::error!(%error, "reflection is not served"),
     }
-    match reflection(tonic_reflection::server::Builder::configure()).build_v1alpha() {
+    match reflection().build_v1alpha() {
         Ok(service) => {
             routes = routes.route_service(
                 "/grpc.reflection.v1alpha.ServerReflection/{*method}",
@@ -82,4 +78,15 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
         Err(error) => tracing::error!(%error, "reflection is not served in its older version"),
     }
     routes
+}
+
+/// Describes all that is served.
+///
+/// Not a closure that takes the builder: rustc before 1.97 lets such a closure
+/// change the caller's own copy of an argument (rust-lang/rust#155241), and so
+/// the second builder began where the first had ended, in memory given back.
+fn reflection() -> Builder<'static> {
+    Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
