@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 /// Connections come and go with many small pieces of many sizes: glibc's allocator took
 /// a seventh of the time of a connect.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
