@@ -2,8 +2,9 @@
 //! ever waiting.
 //!
 //! The shard flushes a socket once a turn; whoever answers a command flushes it right
-//! after. All that waits leaves in one write. What the peer does not take is kept, at
-//! most [`TAKE_BYTES`] and a frame, and only then is there a task that waits for the
+//! after. All that waits leaves in one write; a run that is all of it is written from
+//! the bytes that everyone shares. What the peer does not take is kept, at most twice
+//! [`TAKE_BYTES`] or a frame, and only then is there a task that waits for the
 //! socket; meanwhile everything else waits in the session, which bounds it.
 //! Reading and commands live in `connection`.
 
@@ -13,9 +14,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tidewire_stream::{
-    CloseReason, Encoding, FrameKind, Outgoing, Publication, Session, Sink, Taken,
+    CloseReason, Encoding, FrameKind, Outgoing, Parcel, Publication, Run, Session, Sink, Taken,
 };
 use tokio::{
     sync::Notify,
@@ -88,7 +90,9 @@ thread_local! {
 #[derive(Default)]
 struct Scratch {
     bytes: Vec<u8>,
-    taken: Vec<Outgoing>,
+    /// All of what is written, where that is shared with others: `bytes` is empty.
+    shared: Option<Bytes>,
+    taken: Vec<Parcel>,
 }
 
 impl Sink for Socket {
@@ -186,24 +190,29 @@ impl Socket {
     /// Writes what waits, in one go. True if there may be more.
     fn write_once(&self, write: &mut Write, now: Instant, scratch: &mut Scratch) -> bool {
         let may_have_more = self.fill(write, now, scratch);
-        if scratch.bytes.is_empty() {
+        let bytes = scratch.shared.as_deref().unwrap_or(&scratch.bytes);
+        if bytes.is_empty() {
             if write.state == State::Closing {
                 self.end(write);
             }
             return false;
         }
-        match self.io.try_write(&scratch.bytes) {
-            Ok(written) if written == scratch.bytes.len() => {
+        match self.io.try_write(bytes) {
+            Ok(written) if written == bytes.len() => {
                 self.session.sent(written);
                 may_have_more
             }
             Ok(written) => {
                 // The rest is on its way, or nothing is any more.
-                self.session.sent(scratch.bytes.len());
+                self.session.sent(bytes.len());
                 write.is_blocked = true;
                 // Lives as long as its reader, at least.
                 if let Some(this) = self.this.upgrade() {
-                    tokio::spawn(this.write_rest(scratch.bytes[written..].to_vec()));
+                    let rest = match &scratch.shared {
+                        Some(shared) => shared.slice(written..),
+                        None => Bytes::copy_from_slice(&scratch.bytes[written..]),
+                    };
+                    tokio::spawn(this.write_rest(rest));
                 }
                 false
             }
@@ -217,6 +226,7 @@ impl Socket {
     /// Gathers what leaves in the next write. True if there may be more.
     fn fill(&self, write: &mut Write, now: Instant, scratch: &mut Scratch) -> bool {
         scratch.bytes.clear();
+        scratch.shared = None;
         if !write.control.is_empty() {
             scratch
                 .bytes
@@ -233,22 +243,32 @@ impl Socket {
             write.peer.wrote(now);
         }
         let encoding = self.session.arrival().encoding;
-        for message in scratch.taken.drain(..) {
-            put_message(&mut scratch.bytes, encoding, self.deflate, &message);
+        match (scratch.taken.as_slice(), self.deflate) {
+            ([Parcel::Run(run)], None) if scratch.bytes.is_empty() => {
+                scratch.shared = Some(frames(run, encoding).clone());
+                scratch.taken.clear();
+            }
+            _ => {
+                for parcel in scratch.taken.drain(..) {
+                    put_parcel(&mut scratch.bytes, encoding, self.deflate, &parcel);
+                }
+            }
         }
         match taken {
             Taken::Some => true,
             Taken::All | Taken::Nothing => false,
             Taken::Close(reason) => {
                 write.close(reason.code(), reason.text());
-                scratch.bytes.append(&mut write.control);
+                if scratch.shared.is_none() {
+                    scratch.bytes.append(&mut write.control);
+                }
                 true
             }
         }
     }
 
     /// Writes what the peer did not take at once, as it takes it.
-    async fn write_rest(self: Arc<Self>, rest: Vec<u8>) {
+    async fn write_rest(self: Arc<Self>, rest: Bytes) {
         let written = timeout(WRITE_TIMEOUT, self.io.write_all(&rest)).await;
         {
             let mut write = self.write.lock();
@@ -311,46 +331,72 @@ impl Write {
     }
 }
 
-fn put_message(
-    out: &mut Vec<u8>,
-    encoding: Encoding,
-    deflate: Option<Deflate>,
-    message: &Outgoing,
-) {
-    let (opcode, plain, deflated) = match encoding {
-        Encoding::Json => (
-            Opcode::Text,
-            FrameKind::WebSocketText,
-            FrameKind::WebSocketTextDeflated,
-        ),
-        Encoding::Proto => (
-            Opcode::Binary,
-            FrameKind::WebSocketBinary,
-            FrameKind::WebSocketBinaryDeflated,
-        ),
-    };
-    let payload = |publication: &Publication| match encoding {
+fn opcode(encoding: Encoding) -> Opcode {
+    match encoding {
+        Encoding::Json => Opcode::Text,
+        Encoding::Proto => Opcode::Binary,
+    }
+}
+
+fn payload(publication: &Publication, encoding: Encoding) -> Bytes {
+    match encoding {
         Encoding::Json => publication.json(),
         Encoding::Proto => publication.proto(),
+    }
+}
+
+fn plain_kind(encoding: Encoding) -> FrameKind {
+    match encoding {
+        Encoding::Json => FrameKind::WebSocketText,
+        Encoding::Proto => FrameKind::WebSocketBinary,
+    }
+}
+
+/// A publication's frame, made once for all who get it.
+fn framed_once(publication: &Publication, encoding: Encoding) -> &Bytes {
+    publication.frame(plain_kind(encoding), |publication| {
+        frame(opcode(encoding), &payload(publication, encoding))
+    })
+}
+
+/// The frames of a run, joined once for all who get it.
+fn frames(run: &Run, encoding: Encoding) -> &Bytes {
+    run.frames(plain_kind(encoding), |one| framed_once(one, encoding))
+}
+
+/// A publication's compressed frame, made once; as it is where that is not shorter, or
+/// not worth it.
+fn deflated_once(publication: &Publication, encoding: Encoding, deflate: Deflate) -> &Bytes {
+    let payload = payload(publication, encoding);
+    if !deflate.agreement.fits(payload.len()) {
+        return framed_once(publication, encoding);
+    }
+    let kind = match encoding {
+        Encoding::Json => FrameKind::WebSocketTextDeflated,
+        Encoding::Proto => FrameKind::WebSocketBinaryDeflated,
     };
-    let plain_frame = |publication: &Publication| frame(opcode, &payload(publication));
-    match message {
-        Outgoing::Publication(publication) => {
-            let shared = match deflate {
-                Some(Deflate {
-                    agreement,
-                    compressor,
-                }) if agreement.fits(payload(publication).len()) => {
-                    publication.frame(deflated, |publication| {
-                        deflated_frame(opcode, &payload(publication), compressor)
-                            .unwrap_or_else(|| publication.frame(plain, plain_frame).clone())
-                    })
-                }
-                _ => publication.frame(plain, plain_frame),
-            };
-            out.extend_from_slice(shared);
+    publication.frame(kind, |publication| {
+        deflated_frame(opcode(encoding), &payload, deflate.compressor)
+            .unwrap_or_else(|| framed_once(publication, encoding).clone())
+    })
+}
+
+fn put_parcel(out: &mut Vec<u8>, encoding: Encoding, deflate: Option<Deflate>, parcel: &Parcel) {
+    match (parcel, deflate) {
+        (Parcel::Run(run), None) => out.extend_from_slice(frames(run, encoding)),
+        (Parcel::Run(run), Some(deflate)) => {
+            for publication in run.publications() {
+                out.extend_from_slice(deflated_once(publication, encoding, deflate));
+            }
         }
-        message => {
+        (Parcel::One(Outgoing::Publication(publication)), None) => {
+            out.extend_from_slice(framed_once(publication, encoding));
+        }
+        (Parcel::One(Outgoing::Publication(publication)), Some(deflate)) => {
+            out.extend_from_slice(deflated_once(publication, encoding, deflate));
+        }
+        (Parcel::One(message), deflate) => {
+            let opcode = opcode(encoding);
             let bytes = match encoding {
                 Encoding::Json => message.json(),
                 Encoding::Proto => message.proto(),

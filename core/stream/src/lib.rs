@@ -16,6 +16,7 @@ pub mod namespace;
 pub mod operator;
 pub mod publication;
 mod registry;
+mod run;
 pub mod session;
 pub mod stream;
 
@@ -30,7 +31,8 @@ pub use namespace::{Access, Class, Namespace, Namespaces, PublishRight};
 pub use operator::{ConnectionFilter, Presence, Target};
 pub use publication::{Epoch, Event, FrameKind, Position, Publication, Publisher};
 pub use registry::Registered;
+pub use run::Run;
 pub use session::{
-    Arrival, CloseReason, Connection, Encoding, Outgoing, Quality, Rhythm, Session, Taken,
+    Arrival, CloseReason, Connection, Encoding, Outgoing, Parcel, Quality, Rhythm, Session, Taken,
 };
 pub use stream::{Stream, StreamOptions, StreamStats, Transport};

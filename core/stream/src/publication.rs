@@ -106,7 +106,8 @@ pub enum FrameKind {
     Sse,
 }
 
-const FRAME_KINDS: usize = 5;
+/// How many kinds there are.
+pub(crate) const FRAME_KINDS: usize = 5;
 
 /// An encoding and where its `data` part lies.
 #[derive(Debug)]
@@ -238,6 +239,11 @@ impl Publication {
             .map(|e| e.bytes.len())
             .sum();
         size_of::<Self>() + json_size_hint(&self.event) + encodings + frames
+    }
+
+    /// About how long it is on the wire, in bytes, without encoding it.
+    pub(crate) fn encoded_size_hint(&self) -> usize {
+        self.channel.as_str().len() + json_size_hint(&self.event) + 96
     }
 
     fn json_encoded(&self) -> &Encoded {

@@ -8,7 +8,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,8 +25,8 @@ use tidewire_proto::v1::{
 };
 use tidewire_stream::{
     AnonymousPolicy, Arrival, Authenticator, Class, Connection, Encoding, Identity, ManualClock,
-    Namespace, Namespaces, Outgoing, PublishRight, Session, ShardId, Sink, Stream, StreamOptions,
-    Taken, Transport,
+    Namespace, Namespaces, Outgoing, Parcel, PublishRight, Session, ShardId, Sink, Stream,
+    StreamOptions, Taken, Transport,
 };
 use tokio::time::Instant;
 
@@ -82,9 +85,9 @@ impl Sink for Socket {
             let later = now + Duration::from_secs(3_600);
             match self.session.take(now, state.room, &mut out, later) {
                 Taken::Some | Taken::All => {
-                    let size: usize = out.iter().map(|message| message.json().len()).sum();
-                    state.room = state.room.saturating_sub(size);
-                    state.got.append(&mut out);
+                    for parcel in out.drain(..) {
+                        state.take(parcel);
+                    }
                 }
                 Taken::Nothing => return,
                 Taken::Close(_) => state.is_closed = true,
@@ -92,6 +95,25 @@ impl Sink for Socket {
         }
     }
 }
+
+impl SocketState {
+    fn take(&mut self, parcel: Parcel) {
+        let messages = match parcel {
+            Parcel::One(message) => vec![message],
+            Parcel::Run(run) => {
+                RUNS.fetch_add(1, Ordering::Relaxed);
+                let all = run.publications().iter().cloned();
+                all.map(Outgoing::Publication).collect()
+            }
+        };
+        let size: usize = messages.iter().map(|one| one.json().len()).sum();
+        self.room = self.room.saturating_sub(size);
+        self.got.extend(messages);
+    }
+}
+
+/// How many runs sinks were handed: the model means little if there are none.
+static RUNS: AtomicUsize = AtomicUsize::new(0);
 
 enum Reading {
     /// The transport asks for more.
@@ -394,4 +416,9 @@ fn no_walk_loses_doubles_or_reorders_in_silence() {
             .unwrap();
         runtime.block_on(walk(seed));
     }
+    let runs = RUNS.load(Ordering::Relaxed);
+    assert!(
+        runs > 1_000,
+        "{runs} runs were handed out, too few to try them"
+    );
 }

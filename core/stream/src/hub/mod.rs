@@ -75,7 +75,7 @@ impl Hub {
             match (by_shard[index], ShardId(index)) {
                 (0, _) => {}
                 (_, ShardId::CALLER) => {
-                    shard.deliver_now(std::slice::from_ref(publication), Instant::now());
+                    shard.deliver_now(publication, Instant::now());
                 }
                 _ => shard.accept(publication.clone()),
             }

@@ -30,6 +30,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::timers::Timers;
 use crate::{
     ChannelName, Publication,
+    run::{Handout, handouts},
     session::{SessionCore, Slot},
 };
 
@@ -231,29 +232,24 @@ impl Shard {
         (self.lists.lock().len(), self.timers.lock().len())
     }
 
-    /// Hands publications of one channel to those who follow it here.
-    pub(super) fn deliver_now(&self, publications: &[Arc<Publication>], now: Instant) {
-        self.deliver(publications, now, |session| session.mark());
+    /// Hands a publication to those who follow its channel here.
+    pub(super) fn deliver_now(&self, publication: &Arc<Publication>, now: Instant) {
+        let handout = Handout::new(std::slice::from_ref(publication));
+        self.deliver(&handout, now, |session| session.mark());
     }
 
     fn deliver(
         &self,
-        publications: &[Arc<Publication>],
+        handout: &Handout<'_>,
         now: Instant,
         mut mark: impl FnMut(&Arc<SessionCore>),
     ) {
-        let Some(first) = publications.first() else {
-            return;
-        };
         let lists = self.lists.lock();
-        let Some(list) = lists.get(first.channel()) else {
+        let Some(list) = handout.channel().and_then(|channel| lists.get(channel)) else {
             return;
         };
         for (_, subscriber) in list {
-            if subscriber
-                .session
-                .deliver(subscriber.slot, publications, now)
-            {
+            if subscriber.session.deliver(subscriber.slot, handout, now) {
                 mark(&subscriber.session);
             }
         }
@@ -312,31 +308,44 @@ impl Shard {
             part,
             leaving,
         } = turn;
-        let mut flushed = 0;
-        // Publications that follow each other on one channel are handed out together.
-        let together =
-            |one: &Arc<Publication>, next: &Arc<Publication>| one.channel() == next.channel();
-        let mut runs = publications.chunk_by(together).peekable();
-        while let Some(run) = runs.next() {
-            let is_last = runs.peek().is_none();
+        let handouts: Vec<_> = handouts(publications).collect();
+        let is_last =
+            |one: &Handout<'_>| one.channel() == handouts.last().and_then(Handout::channel);
+        let last = handouts
+            .iter()
+            .rposition(|one| !is_last(one))
+            .map_or(0, |at| at + 1);
+        let (others, last) = handouts.split_at(last);
+        for handout in others {
             let mut next = Some(0);
             while let Some(from) = next {
-                let marked = if is_last { &mut *part } else { &mut *sessions };
-                next = self.deliver_part(run, from, now, |session| {
+                next = self.deliver_part(handout, from, now, |session| {
                     if session.claim() {
-                        marked.push(session.clone());
+                        sessions.push(session.clone());
                     }
                 });
-                // Nothing more comes to these: they are flushed while what the
-                // delivery touched is still in the cache.
-                flushed += flush(part, now).await;
             }
+        }
+        let mut flushed = 0;
+        let mut next = (!last.is_empty()).then_some(0);
+        while let Some(from) = next.take() {
+            for handout in last {
+                next = self.deliver_part(handout, from, now, |session| {
+                    if session.claim() {
+                        part.push(session.clone());
+                    }
+                });
+            }
+            // Nothing more comes to these: they are flushed while what the delivery
+            // touched is still in the cache.
+            flushed += flush(part, now).await;
         }
         // Who is sent away has got all that was published before.
         for (session, word) in leaving.drain(..) {
             session.leave(word);
         }
         flushed += flush(sessions, now).await;
+        drop(handouts);
         publications.clear();
         if sessions.capacity() > KEEP {
             *sessions = Vec::new();
@@ -352,17 +361,17 @@ impl Shard {
     /// takes a place meanwhile that was passed already reads the history after it.
     fn deliver_part(
         &self,
-        publications: &[Arc<Publication>],
+        handout: &Handout<'_>,
         from: usize,
         now: Instant,
         mut mark: impl FnMut(&Arc<SessionCore>),
     ) -> Option<usize> {
         let lists = self.lists.lock();
-        let list = lists.get(publications.first()?.channel())?;
+        let list = lists.get(handout.channel()?)?;
         let until = from + CHUNK;
         for key in from..until.min(list.capacity()) {
             if let Some(Subscriber { session, slot }) = list.get(key)
-                && session.deliver(*slot, publications, now)
+                && session.deliver(*slot, handout, now)
             {
                 mark(session);
             }

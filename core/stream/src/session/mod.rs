@@ -29,7 +29,7 @@ use tidewire_proto::v1::{ActiveSubscription, ServerMessage, server_message::Data
 use tokio::{sync::Notify, time::Instant};
 
 pub use close::CloseReason;
-pub use outgoing::Outgoing;
+pub use outgoing::{Outgoing, Parcel};
 use quality::Traffic;
 pub use quality::{Quality, Rhythm};
 pub(crate) use state::Slot;
@@ -37,8 +37,9 @@ use state::State;
 pub use taking::Taken;
 
 use crate::{
-    Allowance, ChannelName, Class, Identity, Position, Publication, Stream,
+    Allowance, ChannelName, Class, Identity, Position, Stream,
     hub::shard::{ShardId, Sink},
+    run::Handout,
     stream::Transport,
 };
 
@@ -129,11 +130,11 @@ impl SessionCore {
     pub(crate) fn deliver(
         self: &Arc<Self>,
         slot: Slot,
-        publications: &[Arc<Publication>],
+        handout: &Handout<'_>,
         now: Instant,
     ) -> bool {
         let mut state = self.state.lock();
-        if !state.deliver(slot, publications, now) {
+        if !state.deliver(slot, handout, now) {
             return false;
         }
         if self.sink.get().is_none() {

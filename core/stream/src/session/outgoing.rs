@@ -9,7 +9,7 @@ use prost::{
 };
 use tidewire_proto::{json, v1::ServerMessage};
 
-use crate::Publication;
+use crate::{Publication, Run};
 
 /// One message to a client.
 #[derive(Debug, Clone)]
@@ -25,6 +25,73 @@ pub enum Outgoing {
         /// When the batch was made, in milliseconds since the Unix epoch.
         time_ms: i64,
     },
+}
+
+/// What a sink takes: a message, or a run of them in one piece.
+#[derive(Debug, Clone)]
+pub enum Parcel {
+    /// One message.
+    One(Outgoing),
+    /// Several that follow each other on one channel.
+    Run(Arc<Run>),
+}
+
+/// What is taken from a session is put here.
+pub(super) trait Taking {
+    /// Takes a message.
+    fn put(&mut self, message: Outgoing);
+    /// Takes a run.
+    fn put_run(&mut self, run: Arc<Run>);
+    /// How many messages were taken.
+    fn count(&self) -> usize;
+    /// Whether anything of a channel was taken: replies and words of the session come
+    /// first, so what is last tells.
+    fn has_published(&self) -> bool;
+}
+
+impl Taking for Vec<Outgoing> {
+    fn put(&mut self, message: Outgoing) {
+        self.push(message);
+    }
+
+    fn put_run(&mut self, run: Arc<Run>) {
+        self.extend(
+            run.publications()
+                .iter()
+                .cloned()
+                .map(Outgoing::Publication),
+        );
+    }
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn has_published(&self) -> bool {
+        !matches!(self.last(), None | Some(Outgoing::Direct(_)))
+    }
+}
+
+impl Taking for Vec<Parcel> {
+    fn put(&mut self, message: Outgoing) {
+        self.push(Parcel::One(message));
+    }
+
+    fn put_run(&mut self, run: Arc<Run>) {
+        self.push(Parcel::Run(run));
+    }
+
+    fn count(&self) -> usize {
+        let count = |parcel: &Parcel| match parcel {
+            Parcel::One(_) => 1,
+            Parcel::Run(run) => run.publications().len(),
+        };
+        self.iter().map(count).sum()
+    }
+
+    fn has_published(&self) -> bool {
+        !matches!(self.last(), None | Some(Parcel::One(Outgoing::Direct(_))))
+    }
 }
 
 /// The field numbers of the messages that are joined from parts. A test holds

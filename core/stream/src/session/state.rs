@@ -23,7 +23,7 @@ use super::{
     quality::Pulse,
     subscription::{Flow, HeldUntil, Queued, Subscription},
 };
-use crate::{ChannelName, Class, Identity, Position, Publication};
+use crate::{ChannelName, Class, Identity, Position, Publication, Run, run::Handout};
 
 /// Names a subscription in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(crate) struct Slot {
 enum Entry {
     /// A publication of a history channel, and its size.
     Publication(Slot, Arc<Publication>, usize),
+    /// Several of them in one piece, and their size.
+    Run(Slot, Arc<Run>, usize),
     /// Whatever is the newest value of a latest channel then.
     Latest(Slot),
     /// The word that something of a history channel is lost, in its order.
@@ -190,12 +192,12 @@ impl State {
     fn forget_queued(&mut self, gone: Slot) {
         let mut freed = 0;
         self.queue.retain(|entry| match entry {
-            Entry::Publication(slot, _, size) if *slot == gone => {
+            Entry::Publication(slot, _, size) | Entry::Run(slot, _, size) if *slot == gone => {
                 freed += size;
                 false
             }
             Entry::Latest(slot) | Entry::Gap(slot, ..) => *slot != gone,
-            Entry::Publication(..) => true,
+            Entry::Publication(..) | Entry::Run(..) => true,
         });
         self.queue_bytes -= freed;
         self.deferred.retain(|(_, slot)| *slot != gone);
@@ -218,18 +220,14 @@ impl State {
 
     /// Takes publications of a channel that the session follows, in order. True if
     /// the transport has to look.
-    pub(super) fn deliver(
-        &mut self,
-        slot: Slot,
-        publications: &[Arc<Publication>],
-        now: Instant,
-    ) -> bool {
+    pub(super) fn deliver(&mut self, slot: Slot, handout: &Handout<'_>, now: Instant) -> bool {
         let Some(subscription) = self.get(slot) else {
             return false;
         };
-        match (subscription.class, publications) {
+        match (subscription.class, handout.publications()) {
             (Class::Latest, [.., newest]) => self.deliver_latest(slot, newest, now),
             (Class::Latest, []) => false,
+            (Class::History, [_, _, ..]) if self.deliver_run(slot, handout) => true,
             (Class::History, publications) => {
                 let mut has_work = false;
                 for publication in publications {
@@ -238,6 +236,34 @@ impl State {
                 has_work
             }
         }
+    }
+
+    /// Takes a whole run, if all of it comes next and has room.
+    fn deliver_run(&mut self, slot: Slot, handout: &Handout<'_>) -> bool {
+        let room = self.limit.saturating_sub(self.queued_bytes());
+        let encoding = self.encoding;
+        let Some(subscription) = self.get(slot) else {
+            return false;
+        };
+        let Some(run) = handout.run() else {
+            return false;
+        };
+        let (first, position) = (run.first(), &mut subscription.position);
+        let follows = first.epoch == position.epoch && first.seq == position.seq + 1;
+        if !follows || !matches!(subscription.flow, Flow::Live) {
+            return false;
+        }
+        let size = match encoding {
+            Encoding::Json => run.json_size(),
+            Encoding::Proto => run.proto_size(),
+        };
+        if size > room {
+            return false;
+        }
+        position.advance(run.last());
+        self.queue_bytes += size;
+        self.queue.push_back(Entry::Run(slot, run.clone(), size));
+        true
     }
 
     fn deliver_history(&mut self, slot: Slot, publication: &Arc<Publication>) -> bool {

@@ -8,7 +8,8 @@ use tidewire_proto::v1::{Error, ErrorCode, TokenExpiring, server_message::Data};
 use tokio::time::Instant;
 
 use super::{
-    CloseReason, Connection, Outgoing, Session, Slot, message,
+    CloseReason, Connection, Outgoing, Parcel, Session, Slot, message,
+    outgoing::Taking,
     state::{Due, State},
     subscription::Flow,
 };
@@ -109,7 +110,7 @@ impl Session {
         &self,
         now: Instant,
         budget: usize,
-        out: &mut Vec<Outgoing>,
+        out: &mut Vec<Parcel>,
         again_at: Instant,
     ) -> Taken {
         loop {
@@ -137,7 +138,7 @@ impl Session {
         &self,
         now: Instant,
         budget: usize,
-        out: &mut Vec<Outgoing>,
+        out: &mut impl Taking,
         again_at: Option<Instant>,
     ) -> Step {
         let core = self.core();
@@ -155,12 +156,11 @@ impl Session {
                 due => return Step::Wait(state.next_look(due.earliest(expiry), again_at)),
             }
             state.take(now, core.stream.clock(), budget, out);
-            if !out.is_empty() {
+            if out.count() > 0 {
                 break;
             }
         }
-        // Replies and words of the session come first: what is last tells.
-        if !matches!(out.last(), None | Some(Outgoing::Direct(_))) {
+        if out.has_published() {
             core.touch(&mut state, now);
         }
         let next = match state.due(now) {
@@ -175,7 +175,7 @@ impl Session {
             core.drained.notify_waiters();
         }
         core.stream
-            .count_deliveries(core.arrival.transport, out.len());
+            .count_deliveries(core.arrival.transport, out.count());
         Step::Take(next)
     }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Due, Entry, Slot, State};
 use crate::{
     Clock, Publication,
-    session::{Outgoing, subscription::Queued},
+    session::{Outgoing, outgoing::Taking, subscription::Queued},
 };
 
 impl State {
@@ -81,7 +81,7 @@ impl State {
         now: Instant,
         clock: &dyn Clock,
         budget: usize,
-        out: &mut Vec<Outgoing>,
+        out: &mut impl Taking,
     ) {
         let mut taken = 0;
         while taken < budget
@@ -89,7 +89,7 @@ impl State {
         {
             self.control_bytes -= size;
             taken += size;
-            out.push(Outgoing::Direct(message));
+            out.put(Outgoing::Direct(message));
         }
         self.release_deferred(now);
         while taken < budget
@@ -109,13 +109,21 @@ impl State {
         }
     }
 
-    fn take_entry(&mut self, entry: Entry, now: Instant, out: &mut Vec<Outgoing>) -> usize {
+    fn take_entry(&mut self, entry: Entry, now: Instant, out: &mut impl Taking) -> usize {
         match entry {
             Entry::Publication(slot, publication, size) => {
                 self.queue_bytes -= size;
                 if let Some(subscription) = self.get(slot) {
                     subscription.taken.advance(publication.position());
-                    out.push(Outgoing::Publication(publication));
+                    out.put(Outgoing::Publication(publication));
+                }
+                size
+            }
+            Entry::Run(slot, run, size) => {
+                self.queue_bytes -= size;
+                if let Some(subscription) = self.get(slot) {
+                    subscription.taken.advance(run.last());
+                    out.put_run(run);
                 }
                 size
             }
@@ -124,13 +132,13 @@ impl State {
                     return 0;
                 };
                 let size = self.size_of(&publication);
-                out.push(Outgoing::Publication(publication));
+                out.put(Outgoing::Publication(publication));
                 size
             }
             Entry::Gap(slot, top, message) => {
                 if let Some(subscription) = self.get(slot) {
                     subscription.taken = top;
-                    out.push(Outgoing::Direct(message));
+                    out.put(Outgoing::Direct(message));
                 }
                 0
             }
@@ -151,7 +159,7 @@ impl State {
         Some(publication)
     }
 
-    fn take_batch(&mut self, now: Instant, clock: &dyn Clock, out: &mut Vec<Outgoing>) {
+    fn take_batch(&mut self, now: Instant, clock: &dyn Clock, out: &mut impl Taking) {
         let slots = std::mem::take(&mut self.batch);
         let mut updates: Vec<_> = slots
             .iter()
@@ -159,8 +167,11 @@ impl State {
             .collect();
         match updates.len() {
             0 => return,
-            1 => out.extend(updates.pop().map(Outgoing::Publication)),
-            _ => out.push(Outgoing::Prices {
+            1 => updates
+                .pop()
+                .into_iter()
+                .for_each(|update| out.put(Outgoing::Publication(update))),
+            _ => out.put(Outgoing::Prices {
                 updates,
                 time_ms: clock.now_ms(),
             }),

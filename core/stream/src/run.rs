@@ -1,0 +1,219 @@
+//! Runs: publications that follow each other on one channel, handed out as one piece.
+//!
+//! In a burst every follower gets the same publications in the same order. So they are
+//! joined once, and each session holds, and each socket writes, the joined bytes: what
+//! a burst costs for a follower does not depend on how many publications it has.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use crate::{
+    ChannelName, Position, Publication,
+    publication::{FRAME_KINDS, FrameKind},
+};
+
+/// A run is about so long at most, encoded, in bytes: what one write takes.
+const LONGEST: usize = 64 << 10;
+
+/// Publications that follow each other without a hole, two at least.
+#[derive(Debug)]
+pub struct Run {
+    publications: Box<[Arc<Publication>]>,
+    first: Position,
+    last: Position,
+    json_size: OnceLock<usize>,
+    proto_size: OnceLock<usize>,
+    frames: [OnceLock<Bytes>; FRAME_KINDS],
+}
+
+impl Run {
+    /// A run of `publications`, if they are one.
+    fn of(publications: &[Arc<Publication>]) -> Option<Arc<Self>> {
+        let follow = |pair: &[Arc<Publication>]| {
+            let [one, next] = pair else { return false };
+            one.position().epoch == next.position().epoch && one.seq() + 1 == next.seq()
+        };
+        let [first, .., last] = publications else {
+            return None;
+        };
+        publications.windows(2).all(follow).then(|| {
+            Arc::new(Self {
+                publications: publications.into(),
+                first: first.position().clone(),
+                last: last.position().clone(),
+                json_size: OnceLock::new(),
+                proto_size: OnceLock::new(),
+                frames: [const { OnceLock::new() }; FRAME_KINDS],
+            })
+        })
+    }
+
+    /// What it joins, in order.
+    #[must_use]
+    pub fn publications(&self) -> &[Arc<Publication>] {
+        &self.publications
+    }
+
+    /// The frames of all, joined: `frame` gives those of one, and is called on the first
+    /// use of `kind` only.
+    pub fn frames(
+        &self,
+        kind: FrameKind,
+        frame: impl for<'a> Fn(&'a Publication) -> &'a Bytes,
+    ) -> &Bytes {
+        self.frames[kind as usize].get_or_init(|| {
+            let frames = self
+                .publications
+                .iter()
+                .map(|publication| frame(publication));
+            let mut joined = Vec::with_capacity(frames.clone().map(Bytes::len).sum());
+            for frame in frames {
+                joined.extend_from_slice(frame);
+            }
+            joined.into()
+        })
+    }
+
+    /// The place of the first one.
+    pub(crate) fn first(&self) -> &Position {
+        &self.first
+    }
+
+    /// The place of the last one.
+    pub(crate) fn last(&self) -> &Position {
+        &self.last
+    }
+
+    /// The length of all as JSON, in bytes.
+    pub(crate) fn json_size(&self) -> usize {
+        *self
+            .json_size
+            .get_or_init(|| self.publications.iter().map(|one| one.json().len()).sum())
+    }
+
+    /// The length of all as protobuf, in bytes.
+    pub(crate) fn proto_size(&self) -> usize {
+        *self
+            .proto_size
+            .get_or_init(|| self.publications.iter().map(|one| one.proto().len()).sum())
+    }
+}
+
+/// What a shard hands to the followers of one channel: publications in order, and the
+/// run that they are, made for the first who wants it.
+#[derive(Debug)]
+pub(crate) struct Handout<'a> {
+    publications: &'a [Arc<Publication>],
+    run: OnceLock<Option<Arc<Run>>>,
+}
+
+impl<'a> Handout<'a> {
+    pub(crate) fn new(publications: &'a [Arc<Publication>]) -> Self {
+        Self {
+            publications,
+            run: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn publications(&self) -> &'a [Arc<Publication>] {
+        self.publications
+    }
+
+    /// The channel of all of them.
+    pub(crate) fn channel(&self) -> Option<&'a ChannelName> {
+        self.publications.first().map(|one| one.channel())
+    }
+
+    pub(crate) fn run(&self) -> Option<&Arc<Run>> {
+        self.run.get_or_init(|| Run::of(self.publications)).as_ref()
+    }
+}
+
+/// Parts what came in a turn where the channel changes, and where a run gets too long.
+pub(crate) fn handouts(mut publications: &[Arc<Publication>]) -> impl Iterator<Item = Handout<'_>> {
+    std::iter::from_fn(move || {
+        let first = publications.first()?;
+        let mut bytes = 0;
+        let length = publications
+            .iter()
+            .take_while(|one| {
+                bytes += one.encoded_size_hint();
+                one.channel() == first.channel() && bytes <= LONGEST
+            })
+            .count();
+        let (part, rest) = publications.split_at(length.max(1));
+        publications = rest;
+        Some(Handout::new(part))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tidewire_proto::v1::server_message::Data;
+
+    use super::*;
+    use crate::Epoch;
+
+    fn publication(channel: &str, epoch: &str, seq: u64, bytes: usize) -> Arc<Publication> {
+        Publication::new(
+            ChannelName::parse(channel).unwrap(),
+            Position {
+                epoch: Epoch::new(epoch),
+                seq,
+            },
+            0,
+            Data::Message(Bytes::from(vec![b'1'; bytes])),
+        )
+    }
+
+    #[test]
+    fn only_what_follows_without_a_hole_is_a_run() {
+        let run = |ends: [(&str, u64); 2]| {
+            let both = ends.map(|(epoch, seq)| publication("demo:a", epoch, seq, 1));
+            Handout::new(&both).run().is_some()
+        };
+        assert!(run([("e", 1), ("e", 2)]));
+        assert!(!run([("e", 1), ("e", 3)]));
+        assert!(!run([("e", 2), ("e", 1)]));
+        assert!(!run([("e", 1), ("f", 2)]));
+        assert!(
+            Handout::new(&[publication("demo:a", "e", 1, 1)])
+                .run()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn handouts_are_parted_by_channel_and_by_length() {
+        let came = [
+            publication("demo:a", "e", 1, 1),
+            publication("demo:a", "e", 2, 1),
+            publication("demo:b", "e", 1, LONGEST / 2),
+            publication("demo:b", "e", 2, LONGEST / 2),
+            publication("demo:b", "e", 3, 2 * LONGEST),
+            publication("demo:b", "e", 4, 1),
+        ];
+        let lengths: Vec<_> = handouts(&came)
+            .map(|one| one.publications().len())
+            .collect();
+        assert_eq!(lengths, [2, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn frames_are_joined_in_order() {
+        let both = [1, 2].map(|seq| publication("demo:a", "e", seq, 1));
+        let handout = Handout::new(&both);
+        let run = handout.run().unwrap();
+        let frame = |one: &Publication| {
+            one.frame(FrameKind::Sse, |one| {
+                Bytes::from(format!("<{}>", one.seq()))
+            });
+        };
+        both.iter().for_each(|one| frame(one));
+        let joined = run.frames(FrameKind::Sse, |one| {
+            one.frame(FrameKind::Sse, |_| unreachable!("made before"))
+        });
+        assert_eq!(joined, "<1><2>");
+    }
+}
