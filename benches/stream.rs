@@ -23,8 +23,8 @@ use tidewire_proto::{
 };
 use tidewire_stream::{
     AnonymousPolicy, Arrival, Authenticator, ChannelName, Connection, Encoding, Epoch, Event,
-    Identity, Namespace, Namespaces, Outgoing, Position, Publication, PublishRight, ShardId,
-    Stream, StreamOptions, SystemClock, Transport,
+    Identity, Namespace, Namespaces, Outgoing, Position, Prices, Publication, PublishRight,
+    ShardId, Stream, StreamOptions, SystemClock, Transport,
 };
 use tokio::runtime::Runtime;
 
@@ -117,10 +117,10 @@ fn encodings(bench: &Bench) -> Result<(), Box<dyn Error>> {
     let updates: Vec<_> = (0..PRICES)
         .map(|number| make(Event::Price(price(number))))
         .collect();
-    let batch = Outgoing::Prices {
+    let batch = Outgoing::Prices(Prices {
         updates,
         time_ms: 1_700_000_000_000,
-    };
+    });
     for (name, encoding) in [("json", Encoding::Json), ("proto", Encoding::Proto)] {
         let name = format!("join {PRICES} prices, {name}");
         bench.run(&name, 2_000, PRICES as u32, || {

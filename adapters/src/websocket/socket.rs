@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     deflate::{Agreement, Compressor},
-    frame::{Opcode, deflated_frame, frame, put_close, put_frame},
+    frame::{Opcode, deflated_frame, frame, put_close, put_frame, put_head},
     io::WriteEnd,
     peer::{Check, Peer},
 };
@@ -395,15 +395,18 @@ fn put_parcel(out: &mut Vec<u8>, encoding: Encoding, deflate: Option<Deflate>, p
         (Parcel::One(Outgoing::Publication(publication)), Some(deflate)) => {
             out.extend_from_slice(deflated_once(publication, encoding, deflate));
         }
+        (Parcel::One(Outgoing::Prices(prices)), _) => {
+            put_head(out, opcode(encoding), prices.len(encoding));
+            prices.put(encoding, out);
+        }
         (Parcel::One(message), deflate) => {
             let opcode = opcode(encoding);
             let bytes = match encoding {
                 Encoding::Json => message.json(),
                 Encoding::Proto => message.proto(),
             };
-            let is_reply = matches!(message, Outgoing::Direct(_));
             let deflated = deflate
-                .filter(|_| is_reply && bytes.len() >= DEFLATE_REPLY_BYTES)
+                .filter(|_| bytes.len() >= DEFLATE_REPLY_BYTES)
                 .filter(|deflate| deflate.agreement.fits(bytes.len()))
                 .and_then(|deflate| deflated_frame(opcode, &bytes, deflate.compressor));
             match deflated {

@@ -33,6 +33,7 @@ pub use publication::{Epoch, Event, FrameKind, Position, Publication, Publisher}
 pub use registry::Registered;
 pub use run::Run;
 pub use session::{
-    Arrival, CloseReason, Connection, Encoding, Outgoing, Parcel, Quality, Rhythm, Session, Taken,
+    Arrival, CloseReason, Connection, Encoding, Outgoing, Parcel, Prices, Quality, Rhythm, Session,
+    Taken,
 };
 pub use stream::{Stream, StreamOptions, StreamStats, Transport};

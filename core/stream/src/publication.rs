@@ -29,8 +29,15 @@ pub trait Publisher: Send + Sync + 'static {
 }
 
 /// The history that a channel's numbers count in. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(Arc<str>);
+
+impl PartialEq for Epoch {
+    fn eq(&self, other: &Self) -> bool {
+        // Nearly always it is the same text: nobody has to read it.
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
 
 impl Epoch {
     /// Takes an epoch over.
@@ -188,9 +195,9 @@ impl Publication {
 
     /// The `data` of the message as JSON.
     #[must_use]
-    pub fn json_data(&self) -> Bytes {
+    pub fn json_data(&self) -> &[u8] {
         let encoded = self.json_encoded();
-        encoded.bytes.slice(encoded.data.clone())
+        &encoded.bytes[encoded.data.clone()]
     }
 
     /// The message as protobuf.
@@ -201,9 +208,9 @@ impl Publication {
 
     /// The `data` of the message as protobuf, without its field's key and length.
     #[must_use]
-    pub fn proto_data(&self) -> Bytes {
+    pub fn proto_data(&self) -> &[u8] {
         let encoded = self.proto_encoded();
-        encoded.bytes.slice(encoded.data.clone())
+        &encoded.bytes[encoded.data.clone()]
     }
 
     /// A frame of the message: `make` is called on first use only.

@@ -101,7 +101,7 @@ impl Board {
             self.bytes += message.json().len();
             let updates = match message {
                 Outgoing::Publication(publication) => vec![publication],
-                Outgoing::Prices { updates, .. } => updates,
+                Outgoing::Prices(prices) => prices.updates,
                 Outgoing::Direct(_) => continue,
             };
             for update in updates {

@@ -95,7 +95,7 @@ impl Client {
                         self.told = Some((Instant::now(), reconnect.after_ms));
                     }
                 }
-                Outgoing::Prices { .. } => unreachable!("there are no prices"),
+                Outgoing::Prices(_) => unreachable!("there are no prices"),
             }
         }
         if is_over {

@@ -256,7 +256,7 @@ impl Client {
                     known.seen = gap.seq;
                 }
             }
-            Outgoing::Prices { .. } => unreachable!("there are no prices"),
+            Outgoing::Prices(_) => unreachable!("there are no prices"),
         }
     }
 }

@@ -125,7 +125,7 @@ impl Client {
                         self.seen = gap.seq;
                     }
                 }
-                Outgoing::Prices { .. } => unreachable!("there are no prices"),
+                Outgoing::Prices(_) => unreachable!("there are no prices"),
             }
         }
         true

@@ -271,7 +271,7 @@ impl Shard {
                 },
             }
             let began = Instant::now();
-            self.collect(&mut turn, began);
+            self.collect(&mut turn);
             let publications = turn.publications.len();
             gather.arrived(publications, began);
             let flushed = self.hand_out(&mut turn, began).await;
@@ -281,22 +281,14 @@ impl Shard {
         }
     }
 
-    /// Takes what was published since, and finds the sessions that have something to
-    /// send for another reason.
-    fn collect(&self, turn: &mut Turn, now: Instant) {
-        {
-            let mut inbox = self.inbox.lock();
-            std::mem::swap(&mut inbox.publications, &mut turn.publications);
-            inbox.most = INBOX;
-            turn.sessions.append(&mut inbox.marked);
-            turn.leaving.append(&mut inbox.leaving);
-        }
-        let mut timers = self.timers.lock();
-        while let Some((at, session)) = timers.pop(now) {
-            if session.disarm(at) && session.claim() {
-                turn.sessions.push(session);
-            }
-        }
+    /// Takes what was published since, and the sessions that have something to send for
+    /// another reason.
+    fn collect(&self, turn: &mut Turn) {
+        let mut inbox = self.inbox.lock();
+        std::mem::swap(&mut inbox.publications, &mut turn.publications);
+        inbox.most = INBOX;
+        turn.sessions.append(&mut inbox.marked);
+        turn.leaving.append(&mut inbox.leaving);
     }
 
     /// Delivers what came and flushes each session that has something to send, once.
@@ -345,6 +337,7 @@ impl Shard {
             session.leave(word);
         }
         flushed += flush(sessions, now).await;
+        flushed += self.flush_due(part, now).await;
         drop(handouts);
         publications.clear();
         if sessions.capacity() > KEEP {
@@ -352,6 +345,31 @@ impl Shard {
         }
         if publications.capacity() > KEEP {
             *publications = Vec::new();
+        }
+        flushed
+    }
+
+    /// Flushes the sessions whose time has come, and says how many there were.
+    async fn flush_due(&self, part: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
+        let mut left = self.timers.lock().len();
+        let mut flushed = 0;
+        while left > 0 {
+            {
+                let mut timers = self.timers.lock();
+                while part.len() < CHUNK
+                    && left > 0
+                    && let Some((at, session)) = timers.pop(now)
+                {
+                    left -= 1;
+                    if session.disarm(at) && session.claim() {
+                        part.push(session);
+                    }
+                }
+            }
+            if part.is_empty() {
+                break;
+            }
+            flushed += flush(part, now).await;
         }
         flushed
     }

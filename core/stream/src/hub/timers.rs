@@ -18,9 +18,16 @@ const FEW: usize = 1_024;
 /// until there are twice as many entries as sessions that wait: then all that no
 /// session waits for go. So there are never more than twice as many as sessions, or
 /// [`FEW`], and an entry costs the same however many there are.
+///
+/// Sessions that gather prices all wait for the same time: these are in a list of their
+/// own.
 #[derive(Debug)]
 pub(super) struct Timers {
     heap: BinaryHeap<Timer>,
+    /// Those that wait for `common`.
+    together: Vec<Weak<SessionCore>>,
+    /// What the last one waits for.
+    common: Option<Instant>,
     /// With so many entries it is time to look through them.
     most: usize,
 }
@@ -29,6 +36,8 @@ impl Default for Timers {
     fn default() -> Self {
         Self {
             heap: BinaryHeap::new(),
+            together: Vec::new(),
+            common: None,
             most: FEW,
         }
     }
@@ -43,37 +52,59 @@ struct Timer {
 impl Timers {
     /// Adds a time. True if none is earlier.
     pub(super) fn add(&mut self, at: Instant, session: &Arc<SessionCore>) -> bool {
-        if self.heap.len() >= self.most {
+        if self.len() >= self.most {
             self.forget_idle();
         }
         let is_next = self.next().is_none_or(|next| at < next);
         let session = Arc::downgrade(session);
-        self.heap.push(Timer { at, session });
+        if self.common == Some(at) {
+            self.together.push(session);
+        } else {
+            if self.together.is_empty() {
+                self.common = Some(at);
+            }
+            self.heap.push(Timer { at, session });
+        }
         is_next
     }
 
     fn forget_idle(&mut self) {
-        self.heap.retain(|timer| {
-            let session = timer.session.upgrade();
-            session.is_some_and(|session| session.is_armed(timer.at))
-        });
-        self.most = (2 * self.heap.len()).max(FEW);
+        let waits = |session: &Weak<SessionCore>, at: Instant| {
+            let session = session.upgrade();
+            session.is_some_and(|session| session.is_armed(at))
+        };
+        self.heap.retain(|timer| waits(&timer.session, timer.at));
+        if let Some(at) = self.common {
+            self.together.retain(|session| waits(session, at));
+        }
+        self.most = (2 * self.len()).max(FEW);
         self.heap.shrink_to(self.most);
+        self.together.shrink_to(self.most);
     }
 
     /// How many entries there are.
     pub(super) fn len(&self) -> usize {
-        self.heap.len()
+        self.heap.len() + self.together.len()
     }
 
     /// The earliest time.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|timer| timer.at)
+        let common = self.common.filter(|_| !self.together.is_empty());
+        let alone = self.heap.peek().map(|timer| timer.at);
+        common.into_iter().chain(alone).min()
     }
 
     /// Takes a session whose time has come, and that time.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(Instant, Arc<SessionCore>)> {
-        while self.next().is_some_and(|at| at <= now) {
+        if let Some(at) = self.common.filter(|at| *at <= now) {
+            while let Some(session) = self.together.pop() {
+                if let Some(session) = session.upgrade() {
+                    return Some((at, session));
+                }
+            }
+            self.common = None;
+        }
+        while self.heap.peek().is_some_and(|timer| timer.at <= now) {
             let timer = self.heap.pop()?;
             if let Some(session) = timer.session.upgrade() {
                 return Some((timer.at, session));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{
     Session,
     state::Slot,
-    subscription::{Flow, HeldUntil, Queued, Subscription, Wish},
+    subscription::{Flow, HeldUntil, Queued, Subscription, Telling, Wish},
 };
 use crate::{
     ChannelName, Class, Epoch, Identity, Namespace, Position, StreamError,
@@ -187,6 +187,7 @@ impl Session {
                 flow: Flow::held(until, nowhere),
                 pending: None,
                 queued: Queued::No,
+                telling: Telling::of(channel),
                 min_interval,
                 last_sent: None,
             })

@@ -10,6 +10,7 @@ mod close;
 mod commands;
 mod operated;
 mod outgoing;
+mod prices;
 mod quality;
 mod state;
 mod subscription;
@@ -30,6 +31,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use close::CloseReason;
 pub use outgoing::{Outgoing, Parcel};
+pub use prices::Prices;
 use quality::Traffic;
 pub use quality::{Quality, Rhythm};
 pub(crate) use state::Slot;

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use prost::{
-    Message as _,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
-};
+use bytes::Bytes;
+use prost::Message as _;
 use tidewire_proto::{json, v1::ServerMessage};
 
+use super::{Encoding, Prices};
 use crate::{Publication, Run};
 
 /// One message to a client.
@@ -19,12 +17,7 @@ pub enum Outgoing {
     /// Something published.
     Publication(Arc<Publication>),
     /// Prices that are told in one `price_batch`.
-    Prices {
-        /// One for each symbol.
-        updates: Vec<Arc<Publication>>,
-        /// When the batch was made, in milliseconds since the Unix epoch.
-        time_ms: i64,
-    },
+    Prices(Prices),
 }
 
 /// What a sink takes: a message, or a run of them in one piece.
@@ -94,15 +87,6 @@ impl Taking for Vec<Parcel> {
     }
 }
 
-/// The field numbers of the messages that are joined from parts. A test holds
-/// them against the messages.
-mod field {
-    pub(super) const SERVER_MESSAGE_TIMESTAMP: u32 = 4;
-    pub(super) const SERVER_MESSAGE_PRICE_BATCH: u32 = 19;
-    pub(super) const PRICE_BATCH_UPDATES: u32 = 1;
-    pub(super) const PRICE_BATCH_TIMESTAMP: u32 = 2;
-}
-
 impl Outgoing {
     /// The `type` of the message.
     #[must_use]
@@ -110,7 +94,7 @@ impl Outgoing {
         match self {
             Self::Direct(message) => message.data.as_ref().map_or("", json::data_type),
             Self::Publication(publication) => publication.event_type(),
-            Self::Prices { .. } => "price_batch",
+            Self::Prices(_) => "price_batch",
         }
     }
 
@@ -120,7 +104,7 @@ impl Outgoing {
         match self {
             Self::Direct(message) => json::to_vec(&**message).into(),
             Self::Publication(publication) => publication.json(),
-            Self::Prices { updates, time_ms } => price_batch_json(updates, *time_ms),
+            Self::Prices(prices) => prices.bytes(Encoding::Json),
         }
     }
 
@@ -130,97 +114,7 @@ impl Outgoing {
         match self {
             Self::Direct(message) => message.encode_to_vec().into(),
             Self::Publication(publication) => publication.proto(),
-            Self::Prices { updates, time_ms } => price_batch_proto(updates, *time_ms),
+            Self::Prices(prices) => prices.bytes(Encoding::Proto),
         }
-    }
-}
-
-fn price_batch_json(updates: &[Arc<Publication>], time_ms: i64) -> Bytes {
-    let parts: Vec<_> = updates.iter().map(|update| update.json_data()).collect();
-    let mut out =
-        BytesMut::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>() + 128);
-    out.put_slice(br#"{"type":"price_batch","data":{"updates":["#);
-    for (index, part) in parts.iter().enumerate() {
-        if index > 0 {
-            out.put_u8(b',');
-        }
-        out.put_slice(part);
-    }
-    out.put_slice(format!(r#"],"timestamp":{time_ms}}},"timestamp":{time_ms}}}"#).as_bytes());
-    out.freeze()
-}
-
-fn price_batch_proto(updates: &[Arc<Publication>], time_ms: i64) -> Bytes {
-    let parts: Vec<_> = updates.iter().map(|update| update.proto_data()).collect();
-    let batch_len = parts
-        .iter()
-        .map(|part| 1 + encoded_len_varint(part.len() as u64) + part.len())
-        .sum::<usize>()
-        + prost::encoding::int64::encoded_len(field::PRICE_BATCH_TIMESTAMP, &time_ms);
-    let mut out = BytesMut::with_capacity(batch_len + 32);
-    prost::encoding::int64::encode(field::SERVER_MESSAGE_TIMESTAMP, &time_ms, &mut out);
-    encode_key(
-        field::SERVER_MESSAGE_PRICE_BATCH,
-        WireType::LengthDelimited,
-        &mut out,
-    );
-    encode_varint(batch_len as u64, &mut out);
-    for part in &parts {
-        encode_key(
-            field::PRICE_BATCH_UPDATES,
-            WireType::LengthDelimited,
-            &mut out,
-        );
-        encode_varint(part.len() as u64, &mut out);
-        out.put_slice(part);
-    }
-    prost::encoding::int64::encode(field::PRICE_BATCH_TIMESTAMP, &time_ms, &mut out);
-    out.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use tidewire_proto::v1::{Decimal, PriceBatch, PriceUpdate, server_message::Data};
-
-    use super::*;
-    use crate::{ChannelName, Epoch, Position};
-
-    #[test]
-    fn a_joined_batch_equals_an_encoded_one() {
-        let update = |symbol: &str, price: &str| PriceUpdate {
-            symbol: symbol.into(),
-            price: Some(Decimal {
-                value: price.into(),
-            }),
-            timestamp: 5,
-            source: "aggregate".into(),
-            ..PriceUpdate::default()
-        };
-        let updates = [update("BTC-USD", "61837.63"), update("ETH-USD", "2683.8")];
-        let publications = updates.iter().map(|update| {
-            Publication::new(
-                ChannelName::parse(&format!("prices:{}", update.symbol)).unwrap(),
-                Position {
-                    epoch: Epoch::new("e"),
-                    seq: 1,
-                },
-                5,
-                Data::Price(update.clone()),
-            )
-        });
-        let joined = Outgoing::Prices {
-            updates: publications.collect(),
-            time_ms: 9,
-        };
-        let whole = ServerMessage {
-            timestamp: Some(9),
-            data: Some(Data::PriceBatch(PriceBatch {
-                updates: updates.to_vec(),
-                timestamp: 9,
-            })),
-            ..ServerMessage::default()
-        };
-        assert_eq!(joined.json(), json::to_vec(&whole));
-        assert_eq!(ServerMessage::decode(joined.proto()).unwrap(), whole);
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{
     CloseReason, Encoding, Outgoing,
     quality::Pulse,
-    subscription::{Flow, HeldUntil, Queued, Subscription},
+    subscription::{Flow, HeldUntil, Queued, Subscription, Telling},
 };
 use crate::{ChannelName, Class, Identity, Position, Publication, Run, run::Handout};
 
@@ -162,7 +162,7 @@ impl State {
         self.has_new = true;
         self.generation += 1;
         subscription.generation = self.generation;
-        if is_price(&subscription.channel) {
+        if subscription.telling == Telling::Together {
             self.prices += 1;
         }
         let channel = subscription.channel.clone();
@@ -181,7 +181,7 @@ impl State {
             index,
             generation: subscription.generation,
         });
-        if is_price(channel) {
+        if subscription.telling == Telling::Together {
             self.prices -= 1;
         }
         Some(subscription)
@@ -372,7 +372,7 @@ impl State {
             .min_interval
             .zip(subscription.last_sent)
             .map(|(interval, sent)| sent + interval);
-        let joins_batch = batches && is_price(&subscription.channel);
+        let joins_batch = batches && subscription.telling == Telling::Together;
         if let Some(due) = due.filter(|due| *due > now) {
             self.deferred.push((due, slot));
             return true;
@@ -401,8 +401,4 @@ fn publication_size(publication: &Publication, encoding: Encoding) -> usize {
         Encoding::Json => publication.json().len(),
         Encoding::Proto => publication.proto().len(),
     }
-}
-
-fn is_price(channel: &ChannelName) -> bool {
-    channel.namespace() == "prices"
 }

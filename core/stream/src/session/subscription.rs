@@ -17,25 +17,48 @@ pub(super) struct Wish {
     pub(super) min_interval: Option<Duration>,
 }
 
-/// A subscription.
+/// A subscription. What every delivery reads is together, on one cache line or two: a
+/// server has more subscriptions than fit in its caches.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Subscription {
-    pub(super) channel: ChannelName,
-    pub(super) class: Class,
-    pub(super) hub_key: Option<HubKey>,
     /// Tells this subscription from an earlier one in the same slot.
     pub(super) generation: u64,
     /// What the client has got, or will get from the queue.
     pub(super) position: Position,
-    /// What the transport has taken.
-    pub(super) taken: Position,
-    pub(super) flow: Flow,
     /// On a latest channel: the value that waits to be sent.
     pub(super) pending: Option<Arc<Publication>>,
+    pub(super) flow: Flow,
+    pub(super) class: Class,
     /// Whether a place in a queue waits for `pending`.
     pub(super) queued: Queued,
+    /// How values are told when there are several.
+    pub(super) telling: Telling,
     pub(super) min_interval: Option<Duration>,
     pub(super) last_sent: Option<Instant>,
+    /// What the transport has taken.
+    pub(super) taken: Position,
+    pub(super) channel: ChannelName,
+    pub(super) hub_key: Option<HubKey>,
+}
+
+/// How the values of a channel are told to a session that follows several such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Telling {
+    /// Each alone.
+    Alone,
+    /// Together, as prices are.
+    Together,
+}
+
+impl Telling {
+    /// How those of `channel` are told.
+    pub(super) fn of(channel: &ChannelName) -> Self {
+        match channel.namespace() {
+            "prices" => Self::Together,
+            _ => Self::Alone,
+        }
+    }
 }
 
 /// Whether a latest value has its place in a queue.

@@ -8,8 +8,11 @@ use tokio::time::Instant;
 use super::{Due, Entry, Slot, State};
 use crate::{
     Clock, Publication,
-    session::{Outgoing, outgoing::Taking, subscription::Queued},
+    session::{Outgoing, Prices, outgoing::Taking, subscription::Queued},
 };
+
+/// The room for so many prices is kept from batch to batch.
+const MANY_PRICES: usize = 64;
 
 impl State {
     /// The last of the ticks, one `batch_interval` apart, at which all sessions send
@@ -160,21 +163,27 @@ impl State {
     }
 
     fn take_batch(&mut self, now: Instant, clock: &dyn Clock, out: &mut impl Taking) {
-        let slots = std::mem::take(&mut self.batch);
-        let mut updates: Vec<_> = slots
-            .iter()
-            .filter_map(|slot| self.take_latest(*slot, now))
-            .collect();
+        let mut slots = std::mem::take(&mut self.batch);
+        let mut updates = Vec::with_capacity(slots.len());
+        updates.extend(
+            slots
+                .drain(..)
+                .filter_map(|slot| self.take_latest(slot, now)),
+        );
+        // The next batch is of about the same size.
+        if slots.capacity() <= MANY_PRICES {
+            self.batch = slots;
+        }
         match updates.len() {
             0 => return,
             1 => updates
                 .pop()
                 .into_iter()
                 .for_each(|update| out.put(Outgoing::Publication(update))),
-            _ => out.put(Outgoing::Prices {
+            _ => out.put(Outgoing::Prices(Prices {
                 updates,
                 time_ms: clock.now_ms(),
-            }),
+            })),
         }
         self.batch_sent = Some(self.tick(now));
     }
