@@ -29,6 +29,7 @@ pub trait Publisher: Send + Sync + 'static {
 }
 
 /// The history that a channel's numbers count in. Cheap to clone.
+#[expect(clippy::derived_hash_with_manual_eq, reason = "both go by the text")]
 #[derive(Clone, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(Arc<str>);
 
