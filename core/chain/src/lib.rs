@@ -1,0 +1,11 @@
+//! The chain engine: blocks that survive reorgs, transactions that settle, wallets.
+//!
+//! What is read of a chain becomes [`Step`]s: in order, without gaps, each with what a
+//! reorg took back. Trackers turn steps into publications, and ask a node through
+//! [`Reader`] for what a step does not hold.
+
+mod block;
+mod reader;
+
+pub use block::{BlockData, BlockRef, Step};
+pub use reader::{Call, ReadError, Reader};
