@@ -1,0 +1,89 @@
+//! Opens the file, and tells apart what can be wrong with it.
+
+use std::{
+    io::ErrorKind,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition};
+
+use crate::StoreError;
+
+/// The file's name in the data folder.
+const FILE: &str = "store.redb";
+
+/// How much of the file is kept in memory.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// The format of what is kept. To be raised when an older version could not read it.
+const FORMAT: u64 = 1;
+
+/// What is said of the file itself.
+const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
+
+/// Opens the file in this folder.
+pub(super) fn open(folder: &Path) -> Result<(PathBuf, Database), StoreError> {
+    let path = folder.join(FILE);
+    let unusable = |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
+    std::fs::create_dir_all(folder).map_err(unusable)?;
+    // What is damaged badly enough makes the library panic.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path)
+            .map_err(|error| explain(&path, error))?;
+        check_format(&path, &database)?;
+        Ok(database)
+    }));
+    let database = opened.unwrap_or_else(|_| {
+        let reason = "it does not hold what it says".to_owned();
+        Err(StoreError::Corrupt(path.clone(), reason))
+    })?;
+    Ok((path, database))
+}
+
+fn explain(path: &Path, error: DatabaseError) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::Taken(path),
+        DatabaseError::UpgradeRequired(version) => {
+            StoreError::Corrupt(path, format!("its file format {version} is too old"))
+        }
+        DatabaseError::Storage(StorageError::Io(error))
+            if error.kind() != ErrorKind::InvalidData =>
+        {
+            StoreError::Unusable(path, error.to_string())
+        }
+        damaged => StoreError::Corrupt(path, damaged.to_string()),
+    }
+}
+
+/// Reads the format, and notes it in a new file.
+fn check_format(path: &Path, database: &Database) -> Result<(), StoreError> {
+    let damaged = |error: String| StoreError::Corrupt(path.to_owned(), error);
+    let read = || -> Result<Option<u64>, redb::Error> {
+        let transaction = database.begin_read()?;
+        match transaction.open_table(ABOUT) {
+            Ok(about) => Ok(about.get("format")?.map(|format| format.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    };
+    match read().map_err(|error| damaged(error.to_string()))? {
+        Some(found) if found > FORMAT => Err(StoreError::Newer {
+            path: path.to_owned(),
+            found,
+            known: FORMAT,
+        }),
+        Some(_) => Ok(()),
+        None => {
+            let note = || -> Result<(), redb::Error> {
+                let transaction = database.begin_write()?;
+                transaction.open_table(ABOUT)?.insert("format", FORMAT)?;
+                Ok(transaction.commit()?)
+            };
+            note().map_err(|error| damaged(error.to_string()))
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What the embedded store keeps, and what it refuses.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+use std::{collections::BTreeMap, path::Path};
+
+use proptest::prelude::*;
+use tidewire_store::{Batch, EmbeddedStore, Store as _, StoreError, Table, Write};
+
+const TABLE: Table = Table("things");
+
+async fn all(store: &EmbeddedStore) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let found = store.scan(TABLE, Vec::new(), None, usize::MAX).await;
+    found.unwrap().into_iter().collect()
+}
+
+fn file(folder: &Path) -> std::path::PathBuf {
+    folder.join("store.redb")
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        assert_eq!(store.get(TABLE, b"a".to_vec()).await.unwrap(), None);
+        let mut batch = Batch::new();
+        batch.put(TABLE, *b"a", *b"1");
+        batch.put(TABLE, *b"b", *b"2");
+        store.commit(batch).await.unwrap();
+        let mut batch = Batch::new();
+        batch.delete(TABLE, *b"a");
+        store.commit(batch).await.unwrap();
+    }
+    // The writer's thread may hold the file for a moment more.
+    let store = loop {
+        match EmbeddedStore::open(folder.path()) {
+            Err(StoreError::Taken(_)) => tokio::task::yield_now().await,
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(store.get(TABLE, b"a".to_vec()).await.unwrap(), None);
+    let value = store.get(TABLE, b"b".to_vec()).await.unwrap();
+    assert_eq!(value.as_deref(), Some(b"2".as_slice()));
+}
+
+#[tokio::test]
+async fn a_scan_gives_what_begins_with_the_prefix_page_by_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    let mut batch = Batch::new();
+    for key in ["a", "b/1", "b/2", "b/3", "c"] {
+        batch.put(TABLE, key, key);
+    }
+    store.commit(batch).await.unwrap();
+    let keys = |found: Vec<(Vec<u8>, Vec<u8>)>| -> Vec<String> {
+        let keys = found.into_iter().map(|(key, _)| key);
+        keys.map(|key| String::from_utf8(key).unwrap()).collect()
+    };
+    let first = store.scan(TABLE, b"b/".to_vec(), None, 2).await.unwrap();
+    assert_eq!(keys(first), ["b/1", "b/2"]);
+    let after = Some(b"b/2".to_vec());
+    let rest = store.scan(TABLE, b"b/".to_vec(), after, 2).await.unwrap();
+    assert_eq!(keys(rest), ["b/3"]);
+    let mut batch = Batch::new();
+    batch.delete_range(TABLE, *b"b/1", *b"b/3");
+    store.commit(batch).await.unwrap();
+    assert_eq!(all(&store).await.len(), 3);
+}
+
+#[tokio::test]
+async fn many_commit_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    let commits = (0..500_u32).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let mut batch = Batch::new();
+            batch.put(TABLE, number.to_be_bytes(), number.to_be_bytes());
+            store.commit(batch).await
+        })
+    });
+    for commit in commits.collect::<Vec<_>>() {
+        commit.await.unwrap().unwrap();
+    }
+    assert_eq!(all(&store).await.len(), 500);
+}
+
+#[tokio::test]
+async fn one_process_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let _store = EmbeddedStore::open(folder.path()).unwrap();
+    let error = EmbeddedStore::open(folder.path()).unwrap_err();
+    assert_eq!(error, StoreError::Taken(file(folder.path())));
+}
+
+#[tokio::test]
+async fn what_is_no_store_is_refused_and_left_as_it_is() {
+    for text in ["", "x", &"no store at all ".repeat(10_000)] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(file(folder.path()), text).unwrap();
+        match EmbeddedStore::open(folder.path()) {
+            // An empty file is a new one.
+            Ok(_) => assert_eq!(text, ""),
+            Err(error) => {
+                assert!(matches!(error, StoreError::Corrupt(..)), "{error:?}");
+                assert!(error.to_string().contains("is damaged"), "{error}");
+                assert_eq!(std::fs::read(file(folder.path())).unwrap(), text.as_bytes());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_or_overwritten_is_refused_or_read_and_never_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let store = EmbeddedStore::open(folder.path()).unwrap();
+        let mut batch = Batch::new();
+        for number in 0..2_000_u32 {
+            batch.put(TABLE, number.to_be_bytes(), vec![7; 100]);
+        }
+        store.commit(batch).await.unwrap();
+    }
+    let whole = std::fs::read(file(folder.path())).unwrap();
+    let try_open = |bytes: &[u8]| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(file(folder.path()), bytes).unwrap();
+        EmbeddedStore::open(folder.path()).map(|_| ())
+    };
+    let mut refused = 0;
+    for cut in [10, 64, 500, 4_096, whole.len() / 2, whole.len() - 1] {
+        refused += usize::from(try_open(&whole[..cut]).is_err());
+    }
+    for place in [0, 20, 100, 200, 300] {
+        let mut bytes = whole.clone();
+        bytes[place..place + 16].fill(0xff);
+        refused += usize::from(try_open(&bytes).is_err());
+    }
+    assert!(refused >= 5, "{refused}");
+}
+
+#[tokio::test]
+async fn what_a_newer_version_wrote_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let database = redb::Database::create(file(folder.path())).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let about = redb::TableDefinition::<&str, u64>::new("about");
+        transaction
+            .open_table(about)
+            .unwrap()
+            .insert("format", 99)
+            .unwrap();
+        transaction.commit().unwrap();
+    }
+    let error = EmbeddedStore::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("format 99, expected at most 1"), "{error}");
+}
+
+/// Some writes to few keys, so that they meet.
+fn batches() -> impl Strategy<Value = Vec<Vec<Write>>> {
+    let key = prop::collection::vec(0_u8..4, 0..3);
+    let write = prop_oneof![
+        (key.clone(), any::<u8>()).prop_map(|(key, value)| Write::Put(TABLE, key, vec![value])),
+        key.clone().prop_map(|key| Write::Delete(TABLE, key)),
+        (key.clone(), key).prop_map(|(a, b)| {
+            let (from, to) = if a <= b { (a, b) } else { (b, a) };
+            Write::DeleteRange(TABLE, from, to)
+        }),
+    ];
+    prop::collection::vec(prop::collection::vec(write, 1..6), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_does_what_a_map_does(batches in batches()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let store = EmbeddedStore::open(folder.path()).unwrap();
+            let mut model = BTreeMap::new();
+            for writes in batches {
+                let mut batch = Batch::new();
+                for write in writes {
+                    match write {
+                        Write::Put(table, key, value) => {
+                            model.insert(key.clone(), value.clone());
+                            batch.put(table, key, value);
+                        }
+                        Write::Delete(table, key) => {
+                            model.remove(&key);
+                            batch.delete(table, key);
+                        }
+                        Write::DeleteRange(table, from, to) => {
+                            model.retain(|key, _| *key < from || *key >= to);
+                            batch.delete_range(table, from, to);
+                        }
+                    }
+                }
+                store.commit(batch).await.unwrap();
+                assert_eq!(all(&store).await, model);
+            }
+        });
+    }
+}
