@@ -6,6 +6,7 @@
 
 mod block;
 mod reader;
+pub mod tree;
 
 pub use block::{BlockData, BlockRef, Step};
 pub use reader::{Call, ReadError, Reader};

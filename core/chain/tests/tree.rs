@@ -1,0 +1,281 @@
+//! The header tree against a model: a stack of blocks over a graph of all there are.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+use std::collections::HashMap;
+
+use alloy::primitives::B256;
+use proptest::prelude::*;
+use tidewire_chain::{
+    BlockRef,
+    tree::{Plan, Standing, Tree},
+};
+
+fn hash(name: u64) -> B256 {
+    B256::left_padding_from(&(name + 1).to_be_bytes())
+}
+
+/// All blocks that ever are. The first has no parent.
+struct Graph {
+    blocks: Vec<BlockRef>,
+    by_hash: HashMap<B256, BlockRef>,
+}
+
+impl Graph {
+    /// Each further block names its parent among those before it.
+    fn of(parents: &[usize]) -> Self {
+        let mut blocks = vec![BlockRef {
+            number: 5,
+            hash: hash(0),
+            parent: B256::ZERO,
+        }];
+        for (index, parent) in parents.iter().enumerate() {
+            let parent = blocks[*parent];
+            blocks.push(BlockRef {
+                number: parent.number + 1,
+                hash: hash(index as u64 + 1),
+                parent: parent.hash,
+            });
+        }
+        let by_hash = blocks.iter().map(|block| (block.hash, *block)).collect();
+        Self { blocks, by_hash }
+    }
+
+    /// From the first block to this one.
+    fn path(&self, mut block: BlockRef) -> Vec<BlockRef> {
+        let mut path = vec![block];
+        while let Some(parent) = self.by_hash.get(&block.parent) {
+            path.push(*parent);
+            block = *parent;
+        }
+        path.reverse();
+        path
+    }
+
+    /// The block of this height before another.
+    fn before(&self, block: BlockRef, number: u64) -> BlockRef {
+        let path = self.path(block);
+        *path.iter().find(|block| block.number == number).unwrap()
+    }
+}
+
+/// Leads the tree to a head, and a stack along with it. True if it got lost.
+fn follow(tree: &mut Tree, stack: &mut Vec<BlockRef>, graph: &Graph, head: BlockRef) -> bool {
+    let mut target = head;
+    loop {
+        match tree.plan(&target) {
+            Plan::Stay if target == head => return false,
+            Plan::Stay => target = head,
+            Plan::Need(hash, number) => {
+                let header = graph.by_hash[&hash];
+                assert_eq!(header.number, number);
+                tree.insert(header);
+            }
+            Plan::Far(number) => {
+                assert!(number < target.number);
+                target = graph.before(target, number);
+            }
+            Plan::Advance(count, block) => {
+                let retracted = tree.advance(block).unwrap();
+                assert_eq!(retracted.len(), count);
+                for block in retracted {
+                    assert_eq!(stack.pop(), Some(block));
+                }
+                if let Some(top) = stack.last() {
+                    assert_eq!((block.parent, block.number), (top.hash, top.number + 1));
+                }
+                stack.push(block);
+            }
+            Plan::Lost => return true,
+            Plan::Nonsense(block) => panic!("{block:?} is well-formed"),
+        }
+    }
+}
+
+/// Parents: mostly the newest block, so that branches are long; heads in any order.
+fn scenario() -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
+    let back = prop_oneof![4 => Just(0_usize), 2 => 1_usize..4, 1 => 0_usize..60];
+    (2_usize..120)
+        .prop_flat_map(move |count| {
+            (
+                prop::collection::vec(back.clone(), count),
+                prop::collection::vec(0..=count, 1..40),
+            )
+        })
+        .prop_map(|(backs, heads)| {
+            let parents = backs.iter().enumerate();
+            let parents = parents.map(|(index, back)| index.saturating_sub(*back));
+            (parents.collect(), heads)
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn steps_lead_to_every_head((parents, heads) in scenario()) {
+        let graph = Graph::of(&parents);
+        let mut tree = Tree::new(1_000);
+        let mut stack = Vec::new();
+        let first = graph.blocks[0];
+        assert!(!follow(&mut tree, &mut stack, &graph, first));
+        for head in heads {
+            let head = graph.blocks[head];
+            let on_chain = stack.contains(&head);
+            assert_eq!(tree.standing(&head) == Standing::Canonical, on_chain);
+            let before = stack.clone();
+            assert!(!follow(&mut tree, &mut stack, &graph, head));
+            if on_chain {
+                // A node that lags is no reorg.
+                assert_eq!(stack, before);
+            } else {
+                assert_eq!(stack, graph.path(head));
+            }
+            assert!(tree.canonical().eq(stack.iter()));
+        }
+    }
+
+    #[test]
+    fn past_the_limit_it_is_lost_and_never_wrong(
+        (parents, heads) in scenario(),
+        limit in 1_usize..6,
+    ) {
+        let graph = Graph::of(&parents);
+        let mut tree = Tree::new(limit);
+        let mut stack = Vec::new();
+        for head in heads {
+            let head = graph.blocks[head];
+            let before = stack.clone();
+            let is_known = tree.canonical().any(|block| *block == head);
+            let lost = follow(&mut tree, &mut stack, &graph, head);
+            if lost {
+                // It may have gone part of a long way before; what it left is linked.
+                let path = graph.path(head);
+                let kept = before.iter().rev().take(limit + 1);
+                let forks_within = kept.clone().count() > limit
+                    && kept.clone().any(|block| path.contains(block));
+                let ends = tree.tip().unwrap();
+                assert!(!forks_within || ends.number + limit as u64 >= head.number);
+                tree.reset();
+                stack.clear();
+                assert!(!follow(&mut tree, &mut stack, &graph, head));
+                assert_eq!(stack, [head]);
+            } else if !is_known {
+                assert_eq!(stack.last(), Some(&head));
+            }
+            assert!(tree.canonical().len() <= limit + 1);
+            assert!(tree.canonical().rev().eq(stack.iter().rev().take(tree.canonical().len())));
+        }
+    }
+
+    #[test]
+    fn it_goes_on_after_a_restart((parents, heads) in scenario(), stop in 0_usize..40) {
+        let graph = Graph::of(&parents);
+        let (mut tree, mut stack) = (Tree::new(1_000), Vec::new());
+        follow(&mut tree, &mut stack, &graph, graph.blocks[0]);
+        for (index, head) in heads.iter().enumerate() {
+            if index == stop {
+                tree = Tree::resume(1_000, stack.iter().copied());
+            }
+            follow(&mut tree, &mut stack, &graph, graph.blocks[*head]);
+        }
+        let resumed = Tree::resume(1_000, stack.iter().copied());
+        assert!(resumed.canonical().eq(tree.canonical()));
+    }
+}
+
+/// The first block and so many on it.
+fn line(count: usize) -> Graph {
+    Graph::of(&(0..count).collect::<Vec<_>>())
+}
+
+fn at(graph: &Graph, limit: usize, head: usize) -> (Tree, Vec<BlockRef>) {
+    let (mut tree, mut stack) = (Tree::new(limit), Vec::new());
+    follow(&mut tree, &mut stack, graph, graph.blocks[0]);
+    follow(&mut tree, &mut stack, graph, graph.blocks[head]);
+    (tree, stack)
+}
+
+#[test]
+fn a_reorg_of_the_whole_limit_is_found_and_one_more_is_not() {
+    // 0 … 6, and on block 1 another branch of as many: 7 … 12.
+    let mut parents: Vec<usize> = (0..6).collect();
+    parents.push(1);
+    parents.extend(7..12);
+    let graph = Graph::of(&parents);
+    let head = graph.blocks[12];
+    let (mut tree, mut stack) = at(&graph, 5, 6);
+    assert!(!follow(&mut tree, &mut stack, &graph, head));
+    assert_eq!(stack, graph.path(head));
+    let (mut tree, mut stack) = at(&graph, 4, 6);
+    assert!(follow(&mut tree, &mut stack, &graph, head));
+}
+
+#[test]
+fn a_block_of_the_same_height_replaces_the_tip() {
+    let graph = Graph::of(&[0, 1, 1]);
+    let (mut tree, mut stack) = at(&graph, 10, 2);
+    let other = graph.blocks[3];
+    assert_eq!(tree.standing(&other), Standing::Level);
+    assert_eq!(tree.plan(&other), Plan::Advance(1, other));
+    follow(&mut tree, &mut stack, &graph, other);
+    assert_eq!(tree.tip(), Some(other));
+    // And back.
+    follow(&mut tree, &mut stack, &graph, graph.blocks[2]);
+    assert_eq!(tree.tip(), Some(graph.blocks[2]));
+}
+
+#[test]
+fn a_lower_branch_is_lower_and_a_lagging_head_canonical() {
+    let graph = Graph::of(&[0, 1, 2, 1]);
+    let (tree, _) = at(&graph, 10, 3);
+    assert_eq!(tree.standing(&graph.blocks[4]), Standing::Lower);
+    assert_eq!(tree.standing(&graph.blocks[1]), Standing::Canonical);
+    assert_eq!(tree.plan(&graph.blocks[1]), Plan::Stay);
+}
+
+#[test]
+fn a_wrong_height_is_nonsense() {
+    let graph = line(3);
+    let (mut tree, _) = at(&graph, 10, 3);
+    let tip = graph.blocks[3];
+    let liar = BlockRef {
+        number: tip.number + 2,
+        hash: hash(70),
+        parent: tip.hash,
+    };
+    assert_eq!(tree.plan(&liar), Plan::Nonsense(liar));
+    assert!(tree.advance(liar).is_err());
+    // Also where the parent is of another branch.
+    let sibling = BlockRef {
+        number: tip.number,
+        hash: hash(71),
+        parent: tip.parent,
+    };
+    tree.insert(sibling);
+    let liar = BlockRef {
+        parent: sibling.hash,
+        ..liar
+    };
+    assert_eq!(tree.plan(&liar), Plan::Nonsense(liar));
+}
+
+#[test]
+fn what_it_keeps_is_bounded() {
+    let graph = line(300);
+    let (mut tree, _) = at(&graph, 8, 300);
+    assert_eq!(tree.canonical().len(), 9);
+    for name in 1_000..2_000 {
+        tree.insert(BlockRef {
+            number: 300,
+            hash: hash(name),
+            parent: hash(name + 5_000),
+        });
+    }
+    let tip = tree.tip().unwrap();
+    assert_eq!(tree.plan(&tip), Plan::Stay);
+}
