@@ -13,6 +13,7 @@ use figment::{
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tidewire_adapters::ProxyHeader;
+use tidewire_chain::ChainConfig;
 use tidewire_price::PriceConfig;
 use tidewire_stream::{
     Access, Class, Namespace, PublishRight, StreamOptions, auth::MIN_SECRET_BYTES,
@@ -250,24 +251,10 @@ impl NamespaceConfig {
             history_ttl: self.history_ttl.unwrap_or(default.history_ttl),
             access: self.access.unwrap_or(default.access),
             publish: self.publish.unwrap_or(default.publish),
+            opening: default.opening,
             name: default.name,
         }
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    dead_code,
-    reason = "accepted and reported until the chain engine is there"
-)]
-pub(crate) struct ChainConfig {
-    id: u64,
-    name: Option<String>,
-    #[serde(default)]
-    endpoints: Vec<String>,
-    confirmations: Option<u32>,
-    finality: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -354,18 +341,16 @@ impl Config {
             );
         }
         self.prices.check()?;
+        ChainConfig::check_all(&self.chain)?;
         Ok(())
     }
 
     /// What is set and does nothing yet.
     pub(crate) fn not_built(&self) -> Vec<&'static str> {
-        let set = [
-            (!self.chain.is_empty(), "chain"),
-            (
-                self.store.inbox_items != StoreConfig::default().inbox_items,
-                "store.inbox_items",
-            ),
-        ];
+        let set = [(
+            self.store.inbox_items != StoreConfig::default().inbox_items,
+            "store.inbox_items",
+        )];
         set.into_iter()
             .filter(|(is_set, _)| *is_set)
             .map(|(_, key)| key)

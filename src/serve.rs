@@ -6,14 +6,16 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tidewire_adapters::{
-    AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy, websocket::deflate::Compressor,
+    AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy, Services,
+    websocket::deflate::Compressor,
 };
+use tidewire_chain::ChainEngine;
 use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
 use tidewire_proto::v1::ErrorCode;
-use tidewire_service::{PriceRpc, StreamRpc};
+use tidewire_service::{PriceRpc, StreamRpc, WatchRpc, chain_error};
 use tidewire_stream::{
-    ChannelName, Event, Namespace, Namespaces, PublishRight, Publisher, SharedClock, Stream,
-    StreamError, SystemClock,
+    ChannelKeeper, ChannelName, Epoch, Event, Kept, Namespace, Namespaces, Position, PublishRight,
+    Publisher, SharedClock, Stream, StreamError, SystemClock, broker::BrokerFuture,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -72,13 +74,14 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         }
     };
     let prices = PriceEngine::new(&price_config, publisher.clone(), clock.clone())?;
+    let chains = ChainEngine::new(&config.chain, publisher.clone())?;
     let (authenticator, remote_keys) = security::authenticator(&config, clock.clone())?;
     if let Some(remote) = remote_keys {
         security::keep_keys(remote, &tasks, &halt).await;
     }
     let admission = security::admission(&config, clock.clone())?;
     let tls = security::tls(&config.server, &tasks, &halt)?;
-    let namespaces = namespaces(&config, &prices)?;
+    let namespaces = namespaces(&config, &prices, &chains)?;
     let stream = Stream::in_memory(namespaces, authenticator, clock, config.stream_options());
     publisher.connect(stream.clone());
 
@@ -89,8 +92,11 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let gateway = Gateway::new(
         stream.clone(),
-        StreamRpc::new(stream.clone()),
-        PriceRpc::new(prices.clone()),
+        Services {
+            stream: StreamRpc::new(stream.clone()),
+            price: PriceRpc::new(prices.clone()),
+            watch: WatchRpc::new(stream.clone(), chains.clone()),
+        },
         Doors {
             origins: OriginPolicy::new(config.server.allowed_origins.clone(), address.ip()),
             admission: admission.clone(),
@@ -115,6 +121,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     );
 
     start_feed(feed, first, &prices, &tasks, &halt);
+    chains.connect(&tasks, &halt);
     tasks.spawn(sweep(stream.clone(), handle, halt.clone()));
     let threads = tidewire_adapters::serve(&listener, &gateway, tls, &stop)
         .context("the server's threads cannot start")?;
@@ -214,7 +221,11 @@ impl StopSignal {
     }
 }
 
-fn namespaces(config: &Config, prices: &PriceEngine) -> anyhow::Result<Namespaces> {
+fn namespaces(
+    config: &Config,
+    prices: &PriceEngine,
+    chains: &ChainEngine,
+) -> anyhow::Result<Namespaces> {
     let mut all = Namespaces::built_in();
     for namespace in &config.namespace {
         if Namespaces::is_built_in(namespace.name()) {
@@ -260,7 +271,15 @@ fn namespaces(config: &Config, prices: &PriceEngine) -> anyhow::Result<Namespace
             )),
         }),
     );
-    for chain in ["blocks", "tx", "wallet", "events"] {
+    let chains = chains.clone();
+    all.check_with(
+        "blocks",
+        Box::new(move |rest| {
+            let checked = chains.check_blocks_channel(rest);
+            checked.map_err(|error| chain_error(&error))
+        }),
+    );
+    for chain in ["tx", "wallet", "events"] {
         all.check_with(
             chain,
             Box::new(move |_| {
@@ -282,6 +301,30 @@ impl LatePublisher {
     fn connect(&self, stream: Arc<Stream>) {
         // Called once; engines say nothing before they are started.
         let _ = self.0.set(stream);
+    }
+
+    fn stream(&self) -> Result<&Arc<Stream>, StreamError> {
+        let missing = || StreamError::new(ErrorCode::Unavailable, "the server is about to start");
+        self.0.get().ok_or_else(missing)
+    }
+}
+
+impl ChannelKeeper for LatePublisher {
+    fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position> {
+        Box::pin(async move { self.stream()?.position(channel).await })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        kept: Vec<Kept>,
+    ) -> BrokerFuture<'a, ()> {
+        Box::pin(async move { self.stream()?.restore(channel, epoch, kept).await })
+    }
+
+    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        Box::pin(async move { self.stream()?.renew(channel).await })
     }
 }
 

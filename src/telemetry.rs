@@ -10,9 +10,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
+/// What is logged unless it is said otherwise. Alloy's transports say as errors what the
+/// chain engine handles and tells in its own words.
+const LOGGED: &str = "info,alloy_pubsub=off,alloy_transport_ws=off,alloy_transport_ipc=off,\
+    alloy_transport_http=off,alloy_rpc_client=off";
+
 /// Sends logs to stderr, for people or for machines.
 pub(crate) fn init_logs(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TIDEWIRE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("TIDEWIRE_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -71,6 +76,7 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "Subscriptions that venues refused."
     );
     metrics::describe_gauge!("tidewire_venue_connected", "Whether a venue is connected.");
+    describe_chain_metrics();
     metrics::describe_gauge!("tidewire_connections", "Open connections.");
     metrics::describe_gauge!(
         "tidewire_subscriptions",
@@ -90,6 +96,49 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "The age of each symbol's newest data."
     );
     Ok(handle)
+}
+
+fn describe_chain_metrics() {
+    metrics::describe_counter!("tidewire_chain_calls_total", "Calls to endpoints.");
+    metrics::describe_counter!(
+        "tidewire_chain_call_failures_total",
+        "Calls to endpoints that failed, and answers that were not believed."
+    );
+    metrics::describe_counter!(
+        "tidewire_chain_connects_total",
+        "Connections to endpoints that were tried."
+    );
+    metrics::describe_histogram!(
+        "tidewire_chain_call_seconds",
+        "How long an endpoint took to answer."
+    );
+    metrics::describe_gauge!(
+        "tidewire_chain_endpoint_score",
+        "The share of calls that an endpoint answered of late."
+    );
+    metrics::describe_gauge!(
+        "tidewire_chain_endpoint_head",
+        "The height of the newest block that an endpoint tells of."
+    );
+    metrics::describe_counter!("tidewire_chain_blocks_total", "Blocks that were read.");
+    metrics::describe_counter!("tidewire_chain_reorgs_total", "Reorgs.");
+    metrics::describe_histogram!(
+        "tidewire_chain_reorg_depth",
+        "How many blocks a reorg took back."
+    );
+    metrics::describe_counter!(
+        "tidewire_chain_resyncs_total",
+        "How often a chain began anew, as it did not link to what was read."
+    );
+    metrics::describe_counter!(
+        "tidewire_chain_load_failures_total",
+        "How often no endpoint could give all of a block."
+    );
+    metrics::describe_gauge!("tidewire_chain_head", "The height of the newest block.");
+    metrics::describe_gauge!(
+        "tidewire_chain_head_timestamp_seconds",
+        "The time of the newest block, since the Unix epoch."
+    );
 }
 
 /// What the server says of itself.

@@ -6,7 +6,7 @@ use axum::{
     Router as Routes,
     routing::{get, post},
 };
-use tidewire_service::{AdminAccess, AdminRpc, PriceRpc, Router, StreamRpc};
+use tidewire_service::{AdminAccess, AdminRpc, PriceRpc, Router, StreamRpc, WatchRpc};
 use tidewire_stream::{Stream, Transport};
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +22,17 @@ pub struct GatewayOptions {
     /// How messages are compressed for WebSocket clients that take it; not at all if
     /// this is none.
     pub compression: Option<Compressor>,
+}
+
+/// The services that clients call.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// Channels.
+    pub stream: StreamRpc,
+    /// Prices.
+    pub price: PriceRpc,
+    /// Chains.
+    pub watch: WatchRpc,
 }
 
 /// Who is let in.
@@ -52,6 +63,7 @@ pub struct Gateway {
     pub(crate) router: Router,
     pub(crate) stream_rpc: StreamRpc,
     pub(crate) price_rpc: PriceRpc,
+    pub(crate) watch_rpc: WatchRpc,
     pub(crate) admin_rpc: AdminRpc,
     pub(crate) origins: Arc<OriginPolicy>,
     pub(crate) admission: Arc<Admission>,
@@ -73,14 +85,18 @@ impl Gateway {
     #[must_use]
     pub fn new(
         stream: Arc<Stream>,
-        stream_rpc: StreamRpc,
-        price_rpc: PriceRpc,
+        services: Services,
         doors: Doors,
         options: GatewayOptions,
         probes: Arc<dyn Probes>,
         tasks: TaskTracker,
     ) -> Self {
-        let router = Router::new(&stream_rpc, &price_rpc);
+        let Services {
+            stream: stream_rpc,
+            price: price_rpc,
+            watch: watch_rpc,
+        } = services;
+        let router = Router::new(&stream_rpc, &price_rpc, &watch_rpc);
         stream_rpc.route_with(router.clone());
         Self {
             admin_rpc: AdminRpc::new(stream.clone(), options.admin),
@@ -88,6 +104,7 @@ impl Gateway {
             router,
             stream_rpc,
             price_rpc,
+            watch_rpc,
             origins: Arc::new(doors.origins),
             admission: doors.admission,
             options,

@@ -5,7 +5,7 @@ use tidewire_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         admin_service_server::AdminServiceServer, price_service_server::PriceServiceServer,
-        stream_service_server::StreamServiceServer,
+        stream_service_server::StreamServiceServer, watch_service_server::WatchServiceServer,
     },
 };
 use tonic::Status;
@@ -22,6 +22,8 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
         StreamServiceServer::new(gateway.stream_rpc.clone()).max_decoding_message_size(limit);
     let prices =
         PriceServiceServer::new(gateway.price_rpc.clone()).max_decoding_message_size(limit);
+    let watches =
+        WatchServiceServer::new(gateway.watch_rpc.clone()).max_decoding_message_size(limit);
     let admin = AdminServiceServer::new(gateway.admin_rpc.clone()).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     gateway.tasks.spawn(async move {
@@ -30,6 +32,9 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
             .await;
         health
             .set_serving::<PriceServiceServer<tidewire_service::PriceRpc>>()
+            .await;
+        health
+            .set_serving::<WatchServiceServer<tidewire_service::WatchRpc>>()
             .await;
         health
             .set_serving::<AdminServiceServer<tidewire_service::AdminRpc>>()
@@ -46,6 +51,10 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
             web.layer(Identified::new(prices, gateway)),
         )
         .route_service(
+            "/tidewire.v1.WatchService/{*method}",
+            web.layer(Identified::new(watches, gateway)),
+        )
+        .route_service(
             "/tidewire.v1.AdminService/{*method}",
             web.layer(Identified::new(admin, gateway)),
         )
@@ -53,7 +62,7 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
             "/grpc.health.v1.Health/{*method}",
             web.layer(health_service),
         );
-    for service in ["WatchService", "NotifyService", "AlertService"] {
+    for service in ["NotifyService", "AlertService"] {
         routes = routes.route(
             &format!("/tidewire.v1.{service}/{{*method}}"),
             axum::routing::any(move || async move {

@@ -18,7 +18,7 @@ pub mod tls;
 pub mod websocket;
 
 pub use admission::{Admission, AdmissionOptions, Ticket};
-pub use gateway::{Doors, Gateway, GatewayOptions, Probes};
+pub use gateway::{Doors, Gateway, GatewayOptions, Probes, Services};
 pub use key_set::{KeySetError, KeySetUrl};
 pub use origin::OriginPolicy;
 pub use proxy::{Proxies, ProxyHeader};

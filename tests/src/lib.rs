@@ -13,6 +13,7 @@
 pub mod client;
 mod deadline;
 mod message;
+pub mod node;
 pub mod provider;
 mod server;
 pub mod tls;
@@ -22,7 +23,20 @@ pub mod venue;
 pub use client::{Client, Refusal, Transport};
 pub use deadline::within;
 pub use message::{Close, Message};
+pub use node::Node;
 pub use provider::KeyProvider;
 pub use server::{Answer, Server, ServerBuilder, binary, command, interrupt};
 pub use token::{KeyPair, SECRET, Token};
 pub use venue::{VenueKind, VenueStandIn};
+
+/// An HTTP client. With TLS in its library, one cannot be made before it is said how
+/// TLS is done.
+///
+/// # Panics
+/// Never: some provider is there then.
+#[must_use]
+pub fn http_client() -> reqwest::Client {
+    // Another test of this process may have come first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}

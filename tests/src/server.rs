@@ -19,7 +19,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{SECRET, within};
+use crate::{SECRET, http_client, within};
 
 /// The binary: `TIDEWIRE_BIN`, or the one that was built beside the tests.
 ///
@@ -120,6 +120,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Adds a table, by its text.
+    #[must_use]
+    pub fn table(mut self, text: &str) -> Self {
+        self.tables.push(text.to_owned());
+        self
+    }
+
     /// Adds a source of prices.
     #[must_use]
     pub fn source(mut self, kind: &str, name: &str, url: &str) -> Self {
@@ -199,7 +206,7 @@ impl ServerBuilder {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
             folder,
-            http: reqwest::Client::new(),
+            http: http_client(),
         };
         let line = server.log_line("listens on http").await;
         let address = line.rsplit("://").next().unwrap_or_default().trim();

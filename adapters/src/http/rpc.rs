@@ -16,7 +16,7 @@ use super::{
 use crate::{Gateway, access};
 
 /// Services of the protocol that this version does not have.
-const NOT_BUILT: [&str; 3] = ["WatchService", "NotifyService", "AlertService"];
+const NOT_BUILT: [&str; 2] = ["NotifyService", "AlertService"];
 
 /// Calls an RPC.
 pub(crate) async fn call(
@@ -34,12 +34,13 @@ pub(crate) async fn call(
     let answer = match service.strip_prefix("tidewire.v1.").unwrap_or(&service) {
         "StreamService" => rpc::stream_service(&gateway.stream_rpc, &method, asked).await,
         "PriceService" => rpc::price_service(&gateway.price_rpc, &method, asked).await,
+        "WatchService" => rpc::watch_service(&gateway.watch_rpc, &method, asked).await,
         "AdminService" => rpc::admin_service(&gateway.admin_rpc, &method, asked).await,
         known if NOT_BUILT.contains(&known) => Err(tonic::Status::unimplemented(format!(
             "{known} is not built yet"
         ))),
         unknown => Err(tonic::Status::not_found(format!(
-            "there is no service {unknown:?}, expected one of StreamService, PriceService, AdminService, {}",
+            "there is no service {unknown:?}, expected one of StreamService, PriceService, WatchService, AdminService, {}",
             NOT_BUILT.join(", ")
         ))),
     };

@@ -4,9 +4,18 @@
 //! reorg took back. Trackers turn steps into publications, and ask a node through
 //! [`Reader`] for what a step does not hold.
 
+mod archive;
 mod block;
+pub mod config;
+pub mod endpoint;
+mod engine;
+mod error;
+mod listener;
 mod reader;
 pub mod tree;
 
 pub use block::{BlockData, BlockRef, Step};
+pub use config::{ChainConfig, ConfigError, Finality};
+pub use engine::ChainEngine;
+pub use error::ChainError;
 pub use reader::{Call, ReadError, Reader};

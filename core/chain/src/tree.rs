@@ -98,6 +98,12 @@ impl Tree {
         tree
     }
 
+    /// How many blocks can be taken back.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The newest canonical block.
     #[must_use]
     pub fn tip(&self) -> Option<BlockRef> {
@@ -174,6 +180,28 @@ impl Tree {
             }
             block = *parent;
         }
+    }
+
+    /// The blocks from the canonical chain to a head that [`plan`](Self::plan) would
+    /// advance to, oldest first, at most `most`. Empty if there is no way yet.
+    #[must_use]
+    pub fn way(&self, head: &BlockRef, most: usize) -> Vec<BlockRef> {
+        let mut way = Vec::new();
+        let mut block = *head;
+        // The tree holds no longer way than this.
+        while way.len() <= self.limit + self.order.len() {
+            way.push(block);
+            if self.canonical.is_empty() || self.parent_place(&block).is_some() {
+                way.reverse();
+                way.truncate(most);
+                return way;
+            }
+            match self.branches.get(&block.parent) {
+                Some(parent) if follows(&block, parent) => block = *parent,
+                _ => break,
+            }
+        }
+        Vec::new()
     }
 
     /// Includes a block, and gives what it takes back, newest first.

@@ -8,9 +8,11 @@ mod price;
 mod router;
 mod status;
 mod stream;
+mod watch;
 
 pub use admin::{AdminAccess, AdminRpc};
 pub use price::PriceRpc;
 pub use router::Router;
 pub use status::{from_status, identity_of, status_of};
 pub use stream::{ClientAddress, StreamRpc};
+pub use watch::{WatchRpc, chain_error};

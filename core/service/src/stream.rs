@@ -83,24 +83,7 @@ impl StreamRpc {
     }
 
     async fn open<T>(&self, request: &Request<T>) -> Connection {
-        let arrival = Arrival {
-            identity: identity_of(request),
-            transport: Transport::Grpc,
-            encoding: Encoding::Proto,
-            address: request
-                .extensions()
-                .get::<ClientAddress>()
-                .map(|address| address.0),
-            heartbeat: None,
-            allowance: request.extensions().get::<Allowance>().cloned(),
-            // Without a listener that says where, whoever publishes delivers.
-            shard: request
-                .extensions()
-                .get()
-                .copied()
-                .unwrap_or(ShardId::CALLER),
-        };
-        Connection::open(self.stream.clone(), arrival).await
+        Connection::open(self.stream.clone(), arrival(request)).await
     }
 
     async fn answer(&self, session: &Session, message: ClientMessage) {
@@ -115,6 +98,37 @@ impl StreamRpc {
         session.ready_for_command().await;
         let reply = router.answer(session, message).await;
         session.answer(reply);
+    }
+}
+
+/// How whoever opens a stream has come.
+pub(crate) fn arrival<T>(request: &Request<T>) -> Arrival {
+    Arrival {
+        identity: identity_of(request),
+        transport: Transport::Grpc,
+        encoding: Encoding::Proto,
+        address: request
+            .extensions()
+            .get::<ClientAddress>()
+            .map(|address| address.0),
+        heartbeat: None,
+        allowance: request.extensions().get::<Allowance>().cloned(),
+        // Without a listener that says where, whoever publishes delivers.
+        shard: request
+            .extensions()
+            .get()
+            .copied()
+            .unwrap_or(ShardId::CALLER),
+    }
+}
+
+/// The status that a stream ends with.
+pub(crate) fn closed(reason: CloseReason) -> Status {
+    match reason.code() {
+        4005 | 4500 | 4504 => Status::unauthenticated(reason.text()),
+        4001 | 4004 => Status::resource_exhausted(reason.text()),
+        4503 => Status::permission_denied(reason.text()),
+        _ => Status::unavailable(reason.text()),
     }
 }
 
@@ -145,15 +159,7 @@ fn outgoing(
                 connection.sent(bytes);
                 Some((messages, Some(connection)))
             }
-            Err(reason) => {
-                let status = match reason.code() {
-                    4005 | 4500 | 4504 => Status::unauthenticated(reason.text()),
-                    4001 | 4004 => Status::resource_exhausted(reason.text()),
-                    4503 => Status::permission_denied(reason.text()),
-                    _ => Status::unavailable(reason.text()),
-                };
-                Some((vec![Err(status)], None))
-            }
+            Err(reason) => Some((vec![Err(closed(reason))], None)),
         }
     });
     takes.flat_map(stream::iter)

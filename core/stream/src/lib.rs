@@ -27,9 +27,11 @@ pub use error::StreamError;
 pub use hub::{Shard, ShardId, shard::Sink};
 pub use identity::{Identity, Scope, UserId};
 pub use limit::{Allowance, LimitError, LimitOptions, SessionLimits};
-pub use namespace::{Access, Class, Namespace, Namespaces, PublishRight};
+pub use namespace::{Access, Class, Namespace, Namespaces, Opening, PublishRight};
 pub use operator::{ConnectionFilter, Presence, Target};
-pub use publication::{Epoch, Event, FrameKind, Position, Publication, Publisher};
+pub use publication::{
+    ChannelKeeper, Epoch, Event, FrameKind, Kept, Position, Publication, Publisher,
+};
 pub use registry::Registered;
 pub use run::Run;
 pub use session::{

@@ -20,6 +20,15 @@ pub enum Class {
     Latest,
 }
 
+/// What a subscription without a position begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Opening {
+    /// What is published next.
+    Next,
+    /// The newest publication, which says how things stand.
+    Newest,
+}
+
 /// Who may read a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,6 +71,9 @@ pub struct Namespace {
     pub access: Access,
     /// Who may publish.
     pub publish: PublishRight,
+    /// What a subscription to a history channel begins with. One to a latest channel
+    /// begins with the newest value.
+    pub opening: Opening,
 }
 
 impl Namespace {
@@ -76,6 +88,7 @@ impl Namespace {
             history_ttl: Duration::from_secs(600),
             access: Access::Public,
             publish: PublishRight::Service,
+            opening: Opening::Next,
         }
     }
 
@@ -130,6 +143,11 @@ impl Namespaces {
         for name in ["blocks", "tx", "wallet", "events"] {
             all.put(Namespace {
                 publish: PublishRight::Engine,
+                opening: if name == "blocks" {
+                    Opening::Newest
+                } else {
+                    Opening::Next
+                },
                 ..Namespace::history(name)
             });
         }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tidewire_proto::{json, v1};
 
-use crate::ChannelName;
+use crate::{ChannelName, broker::BrokerFuture};
 
 /// What a publication says: the `type` and `data` of a server message.
 pub type Event = v1::server_message::Data;
@@ -26,6 +26,43 @@ pub trait Publisher: Send + Sync + 'static {
     /// Publishes `event` on `channel`. Never blocks: on one channel, events keep
     /// their order.
     fn publish(&self, channel: &ChannelName, event: Event);
+}
+
+/// What an engine kept of a channel, to go on with after a restart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// The number that it had.
+    pub seq: Seq,
+    /// When it was published, in milliseconds since the Unix epoch.
+    pub time_ms: i64,
+    /// What was published.
+    pub event: Event,
+}
+
+/// A publisher whose channels outlive the process: an engine that keeps what it
+/// publishes, and is alone on its channels, asks for the place that the next
+/// publication will have, and gives back after a restart what it kept.
+///
+/// # By example
+/// `position` says `(e, 4)`. The engine stores the event as 5 of `e`, then publishes
+/// it. Killed between the two, it gives `(e, 5)` back at the next start, and whoever
+/// resumes after `(e, 4)` gets it.
+pub trait ChannelKeeper: Publisher {
+    /// The newest position of a channel.
+    fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position>;
+
+    /// Goes on with a channel that nothing was published on yet, from these
+    /// publications, whose numbers follow each other.
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        kept: Vec<Kept>,
+    ) -> BrokerFuture<'a, ()>;
+
+    /// Begins a channel anew, under another epoch: whoever follows it is told that
+    /// something is lost.
+    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 }
 
 /// The history that a channel's numbers count in. Cheap to clone.

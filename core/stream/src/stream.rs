@@ -15,9 +15,9 @@ use tidewire_proto::{json, v1::ErrorCode};
 use tokio::time::Instant;
 
 use crate::{
-    Authenticator, ChannelName, Class, Clock, Epoch, Event, Identity, Namespaces, Position,
-    Publisher, SharedClock, StreamError,
-    broker::{Broker, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
+    Authenticator, ChannelKeeper, ChannelName, Class, Clock, Epoch, Event, Identity, Kept,
+    Namespaces, Position, Publisher, SharedClock, StreamError,
+    broker::{Broker, BrokerFuture, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
     hub::Hub,
     registry::{Registered, Registry},
     session::Session,
@@ -401,6 +401,28 @@ impl Publisher for Stream {
     fn publish(&self, channel: &ChannelName, event: Event) {
         self.meters.publications.increment(1);
         self.broker.offer(channel, event);
+    }
+}
+
+impl ChannelKeeper for Stream {
+    fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position> {
+        Box::pin(async move {
+            let page = Page { items: 0, bytes: 0 };
+            Ok(self.broker.history(channel, None, page).await?.top)
+        })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        kept: Vec<Kept>,
+    ) -> BrokerFuture<'a, ()> {
+        self.broker.restore(channel, epoch, kept)
+    }
+
+    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        self.broker.renew(channel)
     }
 }
 

@@ -72,7 +72,7 @@ impl SseStream {
         headers: &[(&str, &str)],
     ) -> Result<Self, Refusal> {
         // A client of its own: dropped, its connection closes with it.
-        let mut request = reqwest::Client::new().get(server.url(&format!("/v1/sse{query}")));
+        let mut request = crate::http_client().get(server.url(&format!("/v1/sse{query}")));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

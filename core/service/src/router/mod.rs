@@ -2,7 +2,7 @@
 //! before and note it after, and gives exactly one reply.
 //!
 //! To add a message type: give it a case in `message.proto` and a [`Handler`]
-//! beside its kin (`conversation`, `stream`, `price`). Nothing here changes; what
+//! beside its kin (`conversation`, `stream`, `price`, `watch`). Nothing here changes; what
 //! has a case and no handler answers `unimplemented`.
 
 mod chain;
@@ -11,6 +11,7 @@ mod handler;
 mod meters;
 mod price;
 mod stream;
+mod watch;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -26,7 +27,7 @@ use self::{
     chain::{Chain, Message},
     handler::{Handlers, Registered},
 };
-use crate::{PriceRpc, StreamRpc};
+use crate::{PriceRpc, StreamRpc, WatchRpc};
 
 /// What a message that could not be read counts as.
 const UNREADABLE: &str = "unreadable";
@@ -51,11 +52,12 @@ impl std::fmt::Debug for Router {
 impl Router {
     /// A router over these services. Each brings its own handlers.
     #[must_use]
-    pub fn new(stream: &StreamRpc, price: &PriceRpc) -> Self {
+    pub fn new(stream: &StreamRpc, price: &PriceRpc, watch: &WatchRpc) -> Self {
         let mut handlers = Handlers::default();
         conversation::register(&mut handlers);
         stream::register(&mut handlers, stream);
         price::register(&mut handlers, price);
+        watch::register(&mut handlers, watch);
         // The chain, outermost first: what is refused by one is not seen by those
         // after it, and noted by those before it.
         let chain = Chain::new(vec![

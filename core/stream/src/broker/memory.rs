@@ -18,8 +18,8 @@ use super::{
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
-    ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock, StreamError,
-    hub::Hub, namespace::METADATA_TTL,
+    ChannelName, Class, Epoch, Event, Kept, Namespaces, Position, Publication, SharedClock,
+    StreamError, hub::Hub, namespace::METADATA_TTL,
 };
 
 /// How much a server that runs alone may keep.
@@ -150,6 +150,46 @@ impl MemoryBroker {
         }));
         channels.insert(name.clone(), channel.clone());
         Ok(channel)
+    }
+
+    /// Works on a channel that is not forgotten.
+    fn with_channel<T>(
+        &self,
+        name: &ChannelName,
+        work: impl Fn(&mut Channel) -> T,
+    ) -> Result<T, StreamError> {
+        loop {
+            let channel = self.channel(name)?;
+            let mut channel = channel.lock();
+            if !channel.forgotten {
+                return Ok(work(&mut channel));
+            }
+        }
+    }
+
+    fn restore_now(&self, name: &ChannelName, channel: &mut Channel, epoch: &Epoch, kept: &[Kept]) {
+        if channel.seq > 0 {
+            return;
+        }
+        channel.epoch = epoch.clone();
+        for Kept {
+            seq,
+            time_ms,
+            event,
+        } in kept
+        {
+            let position = Position {
+                epoch: epoch.clone(),
+                seq: *seq,
+            };
+            let publication = Publication::new(name.clone(), position, *time_ms, event.clone());
+            let size = publication.size();
+            channel.seq = *seq;
+            channel.log.push_back((size, publication));
+            channel.bytes += size;
+            self.bytes.fetch_add(size, Ordering::Relaxed);
+        }
+        self.trim(name, channel, self.clock.now_ms());
     }
 
     fn trim(&self, name: &ChannelName, channel: &mut Channel, now_ms: i64) {
@@ -299,6 +339,31 @@ impl Broker for MemoryBroker {
         page: Page,
     ) -> BrokerFuture<'a, History> {
         Box::pin(async move { Ok(self.history_now(channel, since, page)) })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        kept: Vec<Kept>,
+    ) -> BrokerFuture<'a, ()> {
+        Box::pin(async move {
+            let restore = |held: &mut Channel| self.restore_now(channel, held, &epoch, &kept);
+            self.with_channel(channel, restore)
+        })
+    }
+
+    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        Box::pin(async move {
+            self.with_channel(channel, |held| {
+                while !held.log.is_empty() {
+                    self.drop_oldest(held);
+                }
+                held.epoch = Epoch::random();
+                held.seq = 0;
+                held.used_ms = self.clock.now_ms().max(held.used_ms);
+            })
+        })
     }
 
     fn sweep(&self) {

@@ -18,7 +18,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use memory::MemoryBroker;
 
-use crate::{ChannelName, Event, Position, Publication, StreamError};
+use crate::{ChannelName, Epoch, Event, Kept, Position, Publication, StreamError};
 
 /// A future that a broker returns.
 pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StreamError>> + Send + 'a>>;
@@ -83,6 +83,17 @@ pub trait Broker: Send + Sync + 'static {
         since: Option<&'a Position>,
         page: Page,
     ) -> BrokerFuture<'a, History>;
+
+    /// Sets a channel that nothing was published on to what was kept of it.
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        kept: Vec<Kept>,
+    ) -> BrokerFuture<'a, ()>;
+
+    /// Begins a channel anew, under another epoch.
+    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 
     /// Forgets what is too old. Called every now and then.
     fn sweep(&self);

@@ -15,7 +15,7 @@ use super::{
     subscription::{Flow, HeldUntil, Queued, Subscription, Telling, Wish},
 };
 use crate::{
-    ChannelName, Class, Epoch, Identity, Namespace, Position, StreamError,
+    ChannelName, Class, Epoch, Identity, Namespace, Opening, Position, StreamError,
     broker::{History, Page, Reach},
     hub::HubKey,
 };
@@ -100,15 +100,15 @@ impl Session {
         }
         let slot = self.enlist(&channel, namespace, wish.min_interval, until)?;
         let (since, page) = match namespace.class {
-            Class::Latest => (
+            Class::Latest | Class::History if opens_with_newest(namespace, &wish) => (
                 None,
                 Page {
                     items: 1,
                     bytes: usize::MAX,
                 },
             ),
-            Class::History if wish.since.is_none() => (None, Page { items: 0, bytes: 0 }),
-            Class::History => {
+            _ if wish.since.is_none() => (None, Page { items: 0, bytes: 0 }),
+            _ => {
                 let bytes = self.core().stream.options().outbox_bytes;
                 (
                     wish.since.as_ref(),
@@ -218,7 +218,14 @@ impl Session {
         let Some(subscription) = state.get(slot) else {
             return;
         };
-        subscription.position = since.unwrap_or_else(|| history.top.clone());
+        // With what was read from the history right after it.
+        subscription.position = since.unwrap_or_else(|| Position {
+            seq: match (subscription.class, history.publications.first()) {
+                (Class::History, Some(first)) => first.seq() - 1,
+                _ => history.top.seq,
+            },
+            ..history.top.clone()
+        });
         subscription.taken = subscription.position.clone();
         if subscription.class == Class::Latest {
             // What came meanwhile is newer, unless it was under way before.
@@ -408,4 +415,12 @@ impl Session {
 /// Whether a history channel waits while nobody looks.
 pub(super) fn pauses_unseen(channel: &ChannelName) -> bool {
     !matches!(channel.namespace(), "user" | "tx")
+}
+
+/// Whether a subscription begins with the newest publication.
+fn opens_with_newest(namespace: &Namespace, wish: &Wish) -> bool {
+    match namespace.class {
+        Class::Latest => true,
+        Class::History => wish.since.is_none() && namespace.opening == Opening::Newest,
+    }
 }

@@ -1,0 +1,164 @@
+//! One connection to a node, over alloy's transports.
+//!
+//! Alloy would make a broken connection anew by itself, and lose what came meanwhile
+//! without a word. Here it ends instead, and whoever holds it makes another and reads
+//! what is missing.
+
+use std::{sync::Arc, time::Duration};
+
+use alloy::{
+    primitives::B256,
+    pubsub::{ConnectionHandle, PubSubConnect, RawSubscription},
+    rpc::client::{ClientBuilder, RpcClient},
+    transports::{
+        TransportErrorKind, TransportResult,
+        ipc::IpcConnect,
+        ws::{WebSocketConfig, WsConnect},
+    },
+};
+use futures::future::join_all;
+use serde_json::value::RawValue;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{Address, Failure};
+use crate::Call;
+
+/// A WebSocket that says nothing for so long is asked for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// The largest message of a node, in bytes. Blocks of some chains are long.
+const MESSAGE_BYTES: usize = 128 << 20;
+
+/// How many heads may wait before some are passed over, which is noticed.
+const HEADS: usize = 64;
+
+/// Connects, and does not connect again.
+struct Once<C>(C);
+
+impl<C: PubSubConnect> PubSubConnect for Once<C> {
+    fn is_local(&self) -> bool {
+        self.0.is_local()
+    }
+
+    async fn connect(&self) -> TransportResult<ConnectionHandle> {
+        self.0.connect().await
+    }
+
+    async fn try_reconnect(&self) -> TransportResult<ConnectionHandle> {
+        Err(TransportErrorKind::non_retryable_str(
+            "the connection ended",
+        ))
+    }
+}
+
+/// One connection to a node.
+#[derive(Debug)]
+pub(super) struct Link {
+    client: RpcClient,
+    pushes: bool,
+}
+
+impl Link {
+    pub(super) async fn connect(
+        address: &Address,
+        http: &reqwest::Client,
+    ) -> Result<Self, Failure> {
+        let builder = ClientBuilder::default();
+        let client = match address {
+            Address::Http(url) => builder.http_with_client(http.clone(), url.clone()),
+            Address::WebSocket(url) => {
+                let config = WebSocketConfig::default()
+                    .max_message_size(Some(MESSAGE_BYTES))
+                    .max_frame_size(Some(MESSAGE_BYTES));
+                let connect = WsConnect::new(url.as_str())
+                    .with_config(config)
+                    .with_keepalive_interval(KEEPALIVE);
+                builder.pubsub(Once(connect)).await?
+            }
+            Address::Ipc(path) => {
+                let connect = IpcConnect::new(path.clone());
+                builder.pubsub(Once(connect)).await?
+            }
+        };
+        let pushes = !matches!(address, Address::Http(_));
+        Ok(Self { client, pushes })
+    }
+
+    /// Whether the node can send heads by itself.
+    pub(super) fn pushes(&self) -> bool {
+        self.pushes
+    }
+
+    pub(super) async fn call(&self, call: &Call) -> Result<Box<RawValue>, Failure> {
+        let request = self.client.request(call.method, &call.params);
+        Ok(request.await?)
+    }
+
+    /// Makes all calls in one request.
+    pub(super) async fn batch(&self, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
+        if let [call] = calls {
+            return Ok(vec![self.call(call).await]);
+        }
+        let mut batch = self.client.new_batch();
+        let mut waiters = Vec::with_capacity(calls.len());
+        for call in calls {
+            waiters.push(batch.add_call::<_, Box<RawValue>>(call.method, &call.params)?);
+        }
+        batch.send().await?;
+        let answers = join_all(waiters).await;
+        Ok(answers
+            .into_iter()
+            .map(|answer| answer.map_err(Failure::from))
+            .collect())
+    }
+
+    /// Has the node send its heads.
+    pub(super) async fn heads(self: Arc<Self>) -> Result<Heads, Failure> {
+        let Some(frontend) = self.client.pubsub_frontend() else {
+            return Err(Failure::Unsupported("eth_subscribe".to_owned()));
+        };
+        frontend.set_channel_size(HEADS);
+        let mut request = self
+            .client
+            .request::<_, B256>("eth_subscribe", ("newHeads",));
+        request.set_is_subscription();
+        let id = request.await?;
+        let subscription = frontend.get_subscription(id).await?;
+        Ok(Heads {
+            subscription,
+            _link: self.clone(),
+        })
+    }
+}
+
+/// What becomes of a call.
+pub(crate) type Answer = Result<Box<RawValue>, Failure>;
+
+/// Heads as a node sends them. The connection stands as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Heads {
+    subscription: RawSubscription,
+    _link: Arc<Link>,
+}
+
+/// What comes of a subscription.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    /// A head.
+    Head(Box<RawValue>),
+    /// So many heads were passed over.
+    Lagged(u64),
+    /// The connection has ended.
+    Ended,
+}
+
+impl Heads {
+    /// Waits for the next head.
+    pub(crate) async fn next(&mut self) -> Pushed {
+        match self.subscription.recv().await {
+            Ok(head) => Pushed::Head(head),
+            Err(RecvError::Lagged(count)) => Pushed::Lagged(count),
+            Err(RecvError::Closed) => Pushed::Ended,
+        }
+    }
+}

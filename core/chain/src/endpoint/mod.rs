@@ -1,0 +1,19 @@
+//! Endpoints: the nodes that are asked about a chain, over WebSocket, HTTP or IPC.
+//!
+//! An [`Endpoint`] holds one connection, makes it anew when it breaks, and knows how
+//! the node did of late. A [`Pool`] asks the best one and goes on to the next when that
+//! fails. Every call has a time limit. What is asked, and what an answer means, is the
+//! business of others.
+
+mod address;
+mod failure;
+mod health;
+mod link;
+mod node;
+mod pool;
+
+pub use address::{Address, AddressError};
+pub use failure::Failure;
+pub(crate) use link::{Heads, Pushed};
+pub(crate) use node::Endpoint;
+pub use pool::Pool;

@@ -1,0 +1,169 @@
+//! Chooses the head to follow among those that endpoints tell.
+
+use std::{collections::HashMap, time::Duration};
+
+use alloy::primitives::B256;
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::{
+    Follower,
+    wire::{HeaderJson, header_by_number, header_by_tag},
+};
+use crate::{BlockRef, tree::Standing};
+
+/// For how long a head that could not be followed is passed over.
+const DISTRUST: Duration = Duration::from_secs(5);
+
+/// How many such heads are remembered.
+const DISTRUSTED: usize = 64;
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Follow this head, which this endpoint tells.
+    Follow(usize, BlockRef),
+    /// Nothing, until an endpoint says something, or this much time has passed.
+    Wait(Duration),
+    /// Nothing, until an endpoint says something.
+    Idle,
+}
+
+/// Heads that could not be followed, for a while.
+#[derive(Debug, Default)]
+pub(super) struct Distrusted(HashMap<B256, Instant>);
+
+impl Distrusted {
+    pub(super) fn add(&mut self, head: &BlockRef) {
+        let now = Instant::now();
+        self.0.retain(|_, until| *until > now);
+        if self.0.len() < DISTRUSTED {
+            self.0.insert(head.hash, now + DISTRUST);
+        }
+    }
+
+    fn holds(&self, head: &BlockRef) -> bool {
+        self.0
+            .get(&head.hash)
+            .is_some_and(|until| *until > Instant::now())
+    }
+}
+
+/// Something that counts only once it has lasted.
+#[derive(Debug, Default)]
+pub(super) struct Doubt(Option<(B256, Instant)>);
+
+impl Doubt {
+    /// How much longer to wait; nothing if it has lasted. Another tip is another doubt.
+    pub(super) fn left(&mut self, tip: B256, grace: Duration) -> Duration {
+        let since = match self.0 {
+            Some((doubted, since)) if doubted == tip => since,
+            _ => {
+                let now = Instant::now();
+                self.0 = Some((tip, now));
+                now
+            }
+        };
+        (since + grace).saturating_duration_since(Instant::now())
+    }
+
+    pub(super) fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Follower {
+    /// Chooses by the rules of the [module](super).
+    pub(super) async fn choose(&mut self) -> Choice {
+        let heads = self.board.heads();
+        let mut candidates: Vec<(usize, BlockRef)> = heads
+            .iter()
+            .enumerate()
+            .filter_map(|(index, head)| Some((index, (*head)?)))
+            .filter(|(_, head)| !self.distrusted.holds(head))
+            .collect();
+        candidates.sort_by_key(|(_, head)| std::cmp::Reverse(head.number));
+        let tip = self.tree.tip();
+        let is_supported =
+            tip.is_some_and(|tip| heads.iter().flatten().any(|head| head.hash == tip.hash));
+        let mut choice = Choice::Idle;
+        let mut is_doubted = false;
+        for (index, head) in candidates {
+            match self.tree.standing(&head) {
+                Standing::Higher => {}
+                Standing::Level if !is_supported => {}
+                Standing::Lower if !is_supported => {
+                    is_doubted = true;
+                    let tip = tip.map_or(head.hash, |tip| tip.hash);
+                    let left = self.lower.left(tip, self.rules.grace);
+                    if !left.is_zero() {
+                        choice = Choice::Wait(left);
+                        continue;
+                    }
+                    if !self.still_says_otherwise(index).await {
+                        self.lower.end();
+                        continue;
+                    }
+                }
+                Standing::Canonical | Standing::Level | Standing::Lower => continue,
+            }
+            if self.is_agreed(index, &head, &heads).await {
+                return Choice::Follow(index, head);
+            }
+        }
+        if !is_doubted {
+            self.lower.end();
+        }
+        choice
+    }
+
+    /// Asks an endpoint once more for its head. Behind one address there may be many
+    /// nodes.
+    async fn still_says_otherwise(&self, index: usize) -> bool {
+        let Some(endpoint) = self.pool.endpoints().get(index) else {
+            return false;
+        };
+        let Ok(head) = endpoint.ask::<HeaderJson>(header_by_tag("latest")).await else {
+            return false;
+        };
+        let head = head.block();
+        self.board.put(index, head);
+        self.tree.standing(&head) != Standing::Canonical
+    }
+
+    /// Whether enough endpoints have this block. Whoever is behind says so later, and
+    /// is asked again then.
+    async fn is_agreed(
+        &mut self,
+        index: usize,
+        head: &BlockRef,
+        heads: &[Option<BlockRef>],
+    ) -> bool {
+        let needed = self.rules.agreement;
+        if needed <= 1 || self.agreed == Some(head.hash) {
+            return true;
+        }
+        let says_so = |head: &BlockRef, other: &Option<BlockRef>| {
+            other.is_some_and(|other| other.hash == head.hash)
+        };
+        let mut count = heads.iter().filter(|other| says_so(head, other)).count();
+        let others = self.pool.endpoints().iter().enumerate();
+        let asked = others.filter(|(other, endpoint)| {
+            *other != index
+                && endpoint.rest().is_zero()
+                && !heads.get(*other).is_some_and(|told| says_so(head, told))
+        });
+        let answers = asked
+            .map(|(_, endpoint)| endpoint.ask::<Option<HeaderJson>>(header_by_number(head.number)));
+        if count < needed {
+            let answers = join_all(answers).await;
+            let has_it = |answer: &Result<Option<HeaderJson>, _>| matches!(answer, Ok(Some(header)) if header.block() == *head);
+            count += answers.iter().filter(|answer| has_it(answer)).count();
+        }
+        if count >= needed {
+            self.agreed = Some(head.hash);
+            return true;
+        }
+        false
+    }
+}

@@ -1,0 +1,222 @@
+//! Loads a block with all it holds, and believes no answer that is not whole.
+//!
+//! Receipts are held against the header: as many as transactions, of this block, and
+//! hashing to its root and its bloom. Where an endpoint cannot give receipts, logs are
+//! read by the block's hash and held against the bloom.
+
+use alloy::{
+    consensus::proofs::calculate_receipt_root,
+    primitives::{Bloom, logs_bloom},
+    rpc::types::{Log, TransactionReceipt},
+};
+use serde_json::{json, value::RawValue};
+
+use super::wire::{self, BlockJson, Kind};
+use crate::{
+    BlockData, BlockRef, Call,
+    endpoint::{Endpoint, Failure, Pool},
+};
+
+/// Whether receipts must hash to the header's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Roots {
+    Checked,
+    Unchecked,
+}
+
+/// Loads a block from the first endpoint that has all of it.
+pub(super) async fn load(pool: &Pool, block: BlockRef, roots: Roots) -> Result<BlockData, Failure> {
+    let mut last = Failure::Unreachable("there is no endpoint".to_owned());
+    for endpoint in pool.by_health(block.number) {
+        match load_from(&endpoint, block, roots).await {
+            Ok(data) => return Ok(data),
+            Err(Problem::Failed(failure)) => last = failure,
+            Err(Problem::Lie(what)) => {
+                endpoint.caught_lying(&format!("block {}: {what}", block.number));
+                last = Failure::Nonsense(what);
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Why a block was not loaded.
+enum Problem {
+    Failed(Failure),
+    Lie(String),
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn lie<T>(what: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem::Lie(what.into()))
+}
+
+async fn load_from(
+    endpoint: &Endpoint,
+    block: BlockRef,
+    roots: Roots,
+) -> Result<BlockData, Problem> {
+    let body = Call {
+        method: "eth_getBlockByHash",
+        params: json!([block.hash, true]),
+    };
+    let mut calls = vec![body];
+    let with_receipts = endpoint.gives_receipts();
+    calls.push(if with_receipts {
+        receipts_of(block)
+    } else {
+        logs_of(block)
+    });
+    let mut answers = endpoint.ask_all(&calls).await.into_iter();
+    let (Some(body), Some(content)) = (answers.next(), answers.next()) else {
+        return Err(Failure::Nonsense("no answer".to_owned()).into());
+    };
+    let body: Option<BlockJson> = endpoint.read(&body?)?;
+    let Some(body) = body else {
+        return Err(Failure::Missing(format!("block {}", block.hash)).into());
+    };
+    if body.block() != block {
+        return lie("it is not the block that was asked for");
+    }
+    let content = match content {
+        Err(Failure::Unsupported(_) | Failure::Refused { .. }) if with_receipts => {
+            endpoint.gives_no_receipts();
+            let answer = endpoint.ask_all(&[logs_of(block)]).await.into_iter().next();
+            let answer = answer.unwrap_or_else(|| Err(Failure::Nonsense("no answer".to_owned())));
+            Content::Logs(answer?)
+        }
+        content if with_receipts => Content::Receipts(content?),
+        content => Content::Logs(content?),
+    };
+    let transactions: Result<Vec<_>, _> = body
+        .transactions
+        .iter()
+        .map(|raw| wire::transaction(raw))
+        .collect();
+    let transactions = match transactions {
+        Ok(transactions) => transactions,
+        Err(error) => return lie(format!("a transaction cannot be read: {error}")),
+    };
+    let mut data = BlockData {
+        block,
+        timestamp: i64::try_from(body.timestamp.to::<u64>().saturating_mul(1_000))
+            .unwrap_or(i64::MAX),
+        base_fee: body.base_fee_per_gas.map(|fee| fee.saturating_to()),
+        bloom: body.logs_bloom,
+        transactions,
+        logs: Vec::new(),
+        receipts: Vec::new(),
+    };
+    match content {
+        Content::Receipts(raw) => {
+            let raw: Option<Vec<Box<RawValue>>> = endpoint.read(&raw)?;
+            let Some(raw) = raw else {
+                return Err(Failure::Missing(format!("receipts of {}", block.hash)).into());
+            };
+            take_receipts(&mut data, &raw, body.receipts_root, roots)?;
+        }
+        Content::Logs(raw) => {
+            let logs: Option<Vec<Log>> = endpoint.read(&raw)?;
+            let Some(logs) = logs else {
+                return Err(Failure::Missing(format!("logs of {}", block.hash)).into());
+            };
+            take_logs(&mut data, logs)?;
+        }
+    }
+    Ok(data)
+}
+
+/// What the second answer holds.
+enum Content {
+    Receipts(Box<RawValue>),
+    Logs(Box<RawValue>),
+}
+
+fn receipts_of(block: BlockRef) -> Call {
+    Call {
+        method: "eth_getBlockReceipts",
+        params: json!([block.hash]),
+    }
+}
+
+fn logs_of(block: BlockRef) -> Call {
+    Call {
+        method: "eth_getLogs",
+        params: json!([{ "blockHash": block.hash }]),
+    }
+}
+
+fn take_receipts(
+    data: &mut BlockData,
+    raw: &[Box<RawValue>],
+    root: alloy::primitives::B256,
+    roots: Roots,
+) -> Result<(), Problem> {
+    if raw.len() != data.transactions.len() {
+        return lie(format!(
+            "{} receipts for {} transactions",
+            raw.len(),
+            data.transactions.len()
+        ));
+    }
+    let mut all_known = true;
+    let mut receipts: Vec<TransactionReceipt> = Vec::with_capacity(raw.len());
+    for (raw, transaction) in raw.iter().zip(&data.transactions) {
+        let (receipt, kind) = match wire::receipt(raw) {
+            Ok(read) => read,
+            Err(error) => return lie(format!("a receipt cannot be read: {error}")),
+        };
+        all_known &= kind == Kind::Known;
+        if receipt.transaction_hash != *transaction.inner.tx_hash()
+            || receipt.block_hash != Some(data.block.hash)
+        {
+            return lie("a receipt is of another transaction or block");
+        }
+        receipts.push(receipt);
+    }
+    let logs: Vec<Log> = receipts
+        .iter()
+        .flat_map(|receipt| receipt.inner.logs().iter().cloned())
+        .collect();
+    check_bloom(&data.bloom, &logs)?;
+    if roots == Roots::Checked && all_known {
+        let plain: Vec<_> = receipts
+            .iter()
+            .map(|receipt| receipt.inner.clone().map_logs(|log| log.inner))
+            .collect();
+        if calculate_receipt_root(&plain) != root {
+            return lie(
+                "the receipts do not hash to the header's root; `receipts_root = false` is for chains where they never do",
+            );
+        }
+    }
+    data.logs = logs;
+    data.receipts = receipts;
+    Ok(())
+}
+
+fn take_logs(data: &mut BlockData, mut logs: Vec<Log>) -> Result<(), Problem> {
+    if logs
+        .iter()
+        .any(|log| log.block_hash != Some(data.block.hash) || log.removed)
+    {
+        return lie("a log is of another block");
+    }
+    check_bloom(&data.bloom, &logs)?;
+    logs.sort_by_key(|log| log.log_index);
+    data.logs = logs;
+    Ok(())
+}
+
+/// A bloom holds exactly what the logs of its block put into it.
+fn check_bloom(bloom: &Bloom, logs: &[Log]) -> Result<(), Problem> {
+    if logs_bloom(logs.iter().map(|log| &log.inner)) != *bloom {
+        return lie("the logs are not those that the header's bloom tells of");
+    }
+    Ok(())
+}

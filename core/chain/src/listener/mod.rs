@@ -1,0 +1,27 @@
+//! The block listener: from what endpoints say to [`Step`](crate::Step)s, in order,
+//! without gaps, each block loaded once.
+//!
+//! A watcher for each endpoint puts the newest head it heard on the [`Board`]. One
+//! [`Follower`] for each chain judges the heads, fills what is missing between them and
+//! the tip by hash-linked headers, loads what is included, and hands it on over a
+//! bounded path.
+//!
+//! # Which head counts
+//! - A head that is canonical moves nothing: its node lags.
+//! - A higher head is followed, on whichever branch.
+//! - A head as high as the tip replaces it if no endpoint stands by the tip any more.
+//! - A lower head of another branch likewise, if it stays so for a while: behind one
+//!   address there may be many nodes, and one that lags on an old branch is no reorg.
+//! - With `agreement` all that only where so many endpoints have that block.
+
+mod board;
+mod choice;
+mod follower;
+mod headers;
+mod load;
+mod watcher;
+mod wire;
+
+pub(crate) use board::Board;
+pub(crate) use follower::{Continuity, Follower, Move};
+pub(crate) use watcher::{Pace, Watcher};

@@ -1,0 +1,145 @@
+//! A watcher: hears the heads of one endpoint, by subscription where it has any, by
+//! asking where not.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::value::RawValue;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Board,
+    wire::{HeaderJson, header_by_tag},
+};
+use crate::{
+    BlockRef,
+    endpoint::{Endpoint, Failure, Heads, Pushed},
+};
+
+/// How often endpoints are asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Those that do not push.
+    pub(crate) poll: Duration,
+    /// Those that push, after so much silence: a subscription may die alone.
+    pub(crate) silence: Duration,
+}
+
+impl Pace {
+    /// The pace for a chain with this block time.
+    pub(crate) fn of(block_time: Duration) -> Self {
+        Self {
+            poll: (block_time / 3).clamp(Duration::from_millis(50), Duration::from_secs(5)),
+            silence: (block_time * 2).max(Duration::from_secs(2)),
+        }
+    }
+}
+
+/// The pause before a failed endpoint is tried again, at least.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Hears the heads of one endpoint.
+pub(crate) struct Watcher {
+    pub(crate) chain: u64,
+    pub(crate) index: usize,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) pace: Pace,
+}
+
+/// Why hearing heads has ended.
+enum Ended {
+    Broken,
+    /// The endpoint does not push.
+    Silent,
+}
+
+impl Watcher {
+    /// Watches until cancelled.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        cancel.run_until_cancelled(self.watch()).await;
+    }
+
+    async fn watch(&self) {
+        loop {
+            sleep(self.endpoint.rest()).await;
+            let ended = match self.endpoint.heads().await {
+                Ok(heads) => self.follow(heads).await,
+                Err(Failure::Unsupported(_)) => Ended::Silent,
+                Err(failure) => {
+                    tracing::debug!(chain = self.chain, endpoint = %self.endpoint.address(), %failure, "no heads");
+                    Ended::Broken
+                }
+            };
+            match ended {
+                Ended::Broken => sleep(self.endpoint.rest().max(PAUSE)).await,
+                Ended::Silent => self.poll().await,
+            }
+        }
+    }
+
+    /// Asks over and over.
+    async fn poll(&self) {
+        loop {
+            // A failure is noted by the endpoint, and its rest kept.
+            let _ = self.ask().await;
+            sleep(self.endpoint.rest().max(self.pace.poll)).await;
+        }
+    }
+
+    /// Hears what is pushed, until the connection ends or does not push any more.
+    async fn follow(&self, mut heads: Heads) -> Ended {
+        // What came before the subscription is not pushed.
+        if self.ask().await.is_err() {
+            return Ended::Broken;
+        }
+        let mut newest_pushed = self.endpoint.head();
+        loop {
+            tokio::select! {
+                pushed = heads.next() => match pushed {
+                    Pushed::Head(head) => match self.note(&head) {
+                        Ok(head) => newest_pushed = head.number,
+                        Err(_) => return Ended::Broken,
+                    },
+                    Pushed::Lagged(passed_over) => {
+                        // The follower fills what is missing.
+                        tracing::debug!(chain = self.chain, passed_over, "heads came too fast");
+                        if self.ask().await.is_err() {
+                            return Ended::Broken;
+                        }
+                    }
+                    Pushed::Ended => {
+                        self.endpoint.ended();
+                        return Ended::Broken;
+                    }
+                },
+                () = sleep(self.pace.silence) => match self.ask().await {
+                    Ok(head) if head.number > newest_pushed + 1 => {
+                        tracing::info!(chain = self.chain, endpoint = %self.endpoint.address(), "the subscription is silent and made anew");
+                        self.endpoint.ended();
+                        return Ended::Broken;
+                    }
+                    Ok(_) => {}
+                    Err(_) => return Ended::Broken,
+                },
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<BlockRef, Failure> {
+        let head: HeaderJson = self.endpoint.ask(header_by_tag("latest")).await?;
+        Ok(self.put(&head))
+    }
+
+    fn note(&self, head: &RawValue) -> Result<BlockRef, Failure> {
+        let head: HeaderJson = self.endpoint.read(head)?;
+        Ok(self.put(&head))
+    }
+
+    fn put(&self, head: &HeaderJson) -> BlockRef {
+        let head = head.block();
+        self.endpoint.note_head(head.number);
+        self.board.put(self.index, head);
+        head
+    }
+}

@@ -1,0 +1,157 @@
+//! Blocks as nodes write them, as far as they are looked at.
+//!
+//! Lenient where chains differ: headers may have more fields, and transactions and
+//! receipts may be of types that are not known here.
+
+use alloy::{
+    primitives::{B256, Bloom, U64, U256},
+    rpc::types::{Transaction, TransactionReceipt},
+};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{BlockRef, Call};
+
+/// What links a block.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct HeaderJson {
+    number: U64,
+    hash: B256,
+    parent_hash: B256,
+}
+
+impl HeaderJson {
+    pub(super) fn block(&self) -> BlockRef {
+        BlockRef {
+            number: self.number.to(),
+            hash: self.hash,
+            parent: self.parent_hash,
+        }
+    }
+}
+
+/// A block with its transactions.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BlockJson {
+    number: U64,
+    hash: B256,
+    parent_hash: B256,
+    pub(super) timestamp: U64,
+    pub(super) base_fee_per_gas: Option<U256>,
+    pub(super) logs_bloom: Bloom,
+    pub(super) receipts_root: B256,
+    pub(super) transactions: Vec<Box<RawValue>>,
+}
+
+impl BlockJson {
+    pub(super) fn block(&self) -> BlockRef {
+        BlockRef {
+            number: self.number.to(),
+            hash: self.hash,
+            parent: self.parent_hash,
+        }
+    }
+}
+
+/// Whether something is of a type that is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Known,
+    Unknown,
+}
+
+/// Reads a transaction. One of an unknown type, as some chains have them, is shown as
+/// a legacy one: with its hash, its parties, its value and its data.
+pub(super) fn transaction(raw: &RawValue) -> Result<Transaction, serde_json::Error> {
+    let error = match serde_json::from_str(raw.get()) {
+        Ok(transaction) => return Ok(transaction),
+        Err(error) => error,
+    };
+    let Ok(Value::Object(mut fields)) = serde_json::from_str(raw.get()) else {
+        return Err(error);
+    };
+    fields.insert("type".to_owned(), json!("0x0"));
+    fields.remove("yParity");
+    fields.remove("accessList");
+    // Unsigned transactions have none of these.
+    for (name, value) in [
+        ("gasPrice", "0x0"),
+        ("r", "0x0"),
+        ("s", "0x0"),
+        ("nonce", "0x0"),
+    ] {
+        fields.entry(name).or_insert_with(|| json!(value));
+    }
+    fields.insert("v".to_owned(), json!("0x1b"));
+    serde_json::from_value(Value::Object(fields)).map_err(|_| error)
+}
+
+/// Reads a receipt, likewise.
+pub(super) fn receipt(raw: &RawValue) -> Result<(TransactionReceipt, Kind), serde_json::Error> {
+    let error = match serde_json::from_str(raw.get()) {
+        Ok(receipt) => return Ok((receipt, Kind::Known)),
+        Err(error) => error,
+    };
+    let Ok(Value::Object(mut fields)) = serde_json::from_str(raw.get()) else {
+        return Err(error);
+    };
+    fields.insert("type".to_owned(), json!("0x0"));
+    fields
+        .entry("effectiveGasPrice")
+        .or_insert_with(|| json!("0x0"));
+    serde_json::from_value(Value::Object(fields))
+        .map(|receipt| (receipt, Kind::Unknown))
+        .map_err(|_| error)
+}
+
+/// Asks for a header by its hash.
+pub(super) fn header_by_hash(hash: B256) -> Call {
+    Call {
+        method: "eth_getBlockByHash",
+        params: json!([hash, false]),
+    }
+}
+
+/// Asks for a header by its height.
+pub(super) fn header_by_number(number: u64) -> Call {
+    header_by_tag(&format!("{number:#x}"))
+}
+
+/// Asks for a header by a tag.
+pub(super) fn header_by_tag(tag: &str) -> Call {
+    Call {
+        method: "eth_getBlockByNumber",
+        params: json!([tag, false]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_of_an_unknown_type_is_shown() {
+        let text = json!({
+            "blockHash": B256::repeat_byte(1), "blockNumber": "0x5", "from": "0xdeaddeaddeaddeaddeaddeaddeaddeaddead0001",
+            "gas": "0xf4240", "gasPrice": "0x0", "hash": B256::repeat_byte(9), "input": "0x440a5e20",
+            "mint": "0x0", "nonce": "0x4", "r": "0x0", "s": "0x0", "sourceHash": B256::repeat_byte(2),
+            "to": "0x4200000000000000000000000000000000000015", "transactionIndex": "0x0", "type": "0x7e",
+            "v": "0x0", "value": "0x7",
+        });
+        let raw = serde_json::value::to_raw_value(&text).unwrap();
+        let transaction = transaction(&raw).unwrap();
+        use alloy::consensus::Transaction as _;
+        assert_eq!(*transaction.inner.tx_hash(), B256::repeat_byte(9));
+        assert_eq!(transaction.value(), U256::from(7));
+        assert_eq!(transaction.nonce(), 4);
+        assert!(transaction.to().is_some());
+    }
+
+    #[test]
+    fn what_is_no_transaction_is_refused() {
+        let raw = serde_json::value::to_raw_value(&json!({"hash": "0x"})).unwrap();
+        assert!(transaction(&raw).is_err() && receipt(&raw).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! What a client makes of the blocks that it is told.
+
+use serde_json::Value;
+use tidewire_tests::{Client, Node, ServerBuilder};
+
+/// A server on a chain with these endpoints, and a short block time, so that whoever is
+/// asked is asked often.
+pub(crate) fn on_chain(builder: ServerBuilder, id: u64, endpoints: &[String]) -> ServerBuilder {
+    on_chain_with(builder, id, endpoints, "")
+}
+
+/// The same with further keys.
+pub(crate) fn on_chain_with(
+    builder: ServerBuilder,
+    id: u64,
+    endpoints: &[String],
+    rest: &str,
+) -> ServerBuilder {
+    builder.table(&format!(
+        "[[chain]]\nid = {id}\nendpoints = {endpoints:?}\nblock_time_ms = 200\n{rest}\n"
+    ))
+}
+
+/// The chain as the messages on its channel tell it.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// Oldest first.
+    pub(crate) blocks: Vec<(u64, String)>,
+    /// How many blocks each reorg took back.
+    pub(crate) reorgs: Vec<usize>,
+    seq: Option<u64>,
+}
+
+impl Ledger {
+    /// Takes the next block, which must link to what was told before.
+    pub(crate) fn take(&mut self, block: &Value) {
+        let text = |name: &str| block[name].as_str().unwrap().to_owned();
+        let reorged = block["reorged"].as_array().cloned().unwrap_or_default();
+        for hash in &reorged {
+            let (_, last) = self.blocks.pop().expect("what is taken back was told");
+            assert_eq!(last, hash.as_str().unwrap(), "{block}");
+        }
+        if !reorged.is_empty() {
+            self.reorgs.push(reorged.len());
+        }
+        let number = block["number"].as_u64().unwrap();
+        if let Some((before, hash)) = self.blocks.last() {
+            assert_eq!(*hash, text("parentHash"), "{block} after {:?}", self.blocks);
+            assert_eq!(before + 1, number);
+        }
+        self.blocks.push((number, text("hash")));
+    }
+
+    /// Reads blocks from a client until the chain ends as the node's does now.
+    pub(crate) async fn follow(&mut self, client: &mut Client, node: &Node, channel: &str) {
+        let height = node.height().await;
+        self.follow_to(client, channel, height, &node.hash(height).await)
+            .await;
+    }
+
+    /// Reads blocks from a client until this one.
+    pub(crate) async fn follow_to(
+        &mut self,
+        client: &mut Client,
+        channel: &str,
+        number: u64,
+        hash: &str,
+    ) {
+        while self.blocks.last() != Some(&(number, hash.to_owned())) {
+            let message = client.next_on(channel).await.expect("block");
+            let seq = message.seq.unwrap();
+            assert!(self.seq.is_none_or(|before| before + 1 == seq), "{seq}");
+            self.seq = Some(seq);
+            self.take(&message.data);
+        }
+    }
+
+    /// Holds it against the node's chain, block by block.
+    pub(crate) async fn check(&self, node: &Node) {
+        for (number, hash) in &self.blocks {
+            assert_eq!(node.hash(*number).await, *hash, "block {number}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Reorgs of a real node, and its outages.
+
+use tidewire_tests::{Client, Node, Server, Transport};
+
+use crate::{
+    blocks::wait_for_block,
+    ledger::{Ledger, on_chain_with},
+};
+
+/// A server on this node, a client that follows, and what it was told so far.
+async fn followed(endpoint: &str, node: &Node, rest: &str) -> (Server, Client, Ledger) {
+    let builder = Server::builder();
+    let server = on_chain_with(builder, 31337, &[endpoint.to_owned()], rest);
+    let server = server.start().await;
+    wait_for_block(&server, 31337).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("blocks:31337").await;
+    let mut ledger = Ledger::default();
+    ledger.follow(&mut client, node, "blocks:31337").await;
+    (server, client, ledger)
+}
+
+/// Reorgs of 1, 3 and 12 blocks, one after the other.
+async fn reorgs_are_told(endpoint: &str, node: &Node) {
+    let (_server, mut client, mut ledger) = followed(endpoint, node, "").await;
+    node.mine(15).await;
+    ledger.follow(&mut client, node, "blocks:31337").await;
+    for depth in [1, 3, 12] {
+        node.reorg(depth).await;
+        ledger.follow(&mut client, node, "blocks:31337").await;
+        ledger.check(node).await;
+        assert_eq!(ledger.blocks.len(), 16);
+        node.mine(2).await;
+        ledger.follow(&mut client, node, "blocks:31337").await;
+        node.reorg(2).await;
+        node.mine(1).await;
+        ledger.follow(&mut client, node, "blocks:31337").await;
+        node.call("anvil_rollback", serde_json::json!([3])).await;
+        node.mine(3).await;
+        ledger.follow(&mut client, node, "blocks:31337").await;
+        node.call("anvil_rollback", serde_json::json!([3])).await;
+        node.mine(1).await;
+        ledger.follow(&mut client, node, "blocks:31337").await;
+        node.call("anvil_rollback", serde_json::json!([1])).await;
+        node.mine(1).await;
+        ledger.follow(&mut client, node, "blocks:31337").await;
+        assert_eq!(ledger.blocks.len(), 17);
+        node.call("anvil_rollback", serde_json::json!([2])).await;
+        node.mine(1).await;
+        ledger.follow(&mut client, node, "blocks:31337").await;
+        assert_eq!(ledger.blocks.len(), 16);
+    }
+    assert!(ledger.reorgs.contains(&12) && ledger.reorgs.contains(&3));
+    ledger.check(node).await;
+}
+
+#[tokio::test]
+async fn reorgs_are_told_over_a_websocket() {
+    let node = Node::start().await;
+    reorgs_are_told(&node.ws(), &node).await;
+}
+
+#[tokio::test]
+async fn reorgs_are_told_over_http() {
+    let node = Node::start().await;
+    reorgs_are_told(&node.http(), &node).await;
+}
+
+#[tokio::test]
+async fn past_the_limit_the_chain_begins_anew_and_says_so() {
+    let node = Node::start().await;
+    let (server, mut client, mut ledger) = followed(&node.ws(), &node, "reorg_limit = 4").await;
+    node.mine(10).await;
+    ledger.follow(&mut client, &node, "blocks:31337").await;
+    node.reorg(8).await;
+    server.log_line("begins anew").await;
+    let gap = client.next_on("blocks:31337").await.expect("gap");
+    assert_eq!(gap.data["channel"], "blocks:31337");
+    let newest = wait_for_block(&server, 31337).await;
+    assert_eq!(newest["hash"], node.hash(10).await);
+    let mut ledger = Ledger::default();
+    node.mine(5).await;
+    ledger.follow(&mut client, &node, "blocks:31337").await;
+    ledger.check(&node).await;
+}
+
+#[tokio::test]
+async fn what_a_node_mined_while_nobody_could_hear_is_read() {
+    for over in [Node::ws, Node::http] {
+        let mut node = Node::start().await;
+        let (_server, mut client, mut ledger) = followed(&over(&node), &node, "").await;
+        node.mine(3).await;
+        ledger.follow(&mut client, &node, "blocks:31337").await;
+        for _ in 0..3 {
+            node.stop().await;
+            node.resume().await;
+            // More than the tree links in one go.
+            node.mine(150).await;
+            ledger.follow(&mut client, &node, "blocks:31337").await;
+        }
+        assert!(ledger.reorgs.is_empty());
+        assert_eq!(ledger.blocks.len(), 454);
+        ledger.check(&node).await;
+    }
+}
+
+#[tokio::test]
+async fn a_gap_past_the_limit_is_said_and_never_passed_over() {
+    let mut node = Node::start().await;
+    let (server, mut client, mut ledger) =
+        followed(&node.ws(), &node, "reorg_limit = 4\ncatch_up = 50").await;
+    node.mine(3).await;
+    ledger.follow(&mut client, &node, "blocks:31337").await;
+    node.stop().await;
+    node.resume().await;
+    node.mine(100).await;
+    server.log_line("begins anew").await;
+    let gap = client.next_on("blocks:31337").await.expect("gap");
+    assert_eq!(gap.data["channel"], "blocks:31337");
+}
