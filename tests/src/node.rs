@@ -196,6 +196,8 @@ async fn spawn(folder: &TempDir, arguments: &[String], port: u16) -> (Child, u16
     let mut child = Command::new(anvil())
         .args(["--port", &port.to_string(), "--ipc", &path("node.ipc")])
         .args(["--state", &path("state.json")])
+        // The state does not hold the first block: it is to be the same after a restart.
+        .args(["--timestamp", "1700000000"])
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

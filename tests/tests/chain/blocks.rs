@@ -45,7 +45,9 @@ async fn blocks_arrive(transport: Transport) {
     node.mine(20).await;
     ledger.follow(&mut client, &node, "blocks:31337").await;
     ledger.check(&node).await;
-    assert_eq!(ledger.blocks.len(), 26);
+    // What is sent one after the other may share a block.
+    let told = u64::try_from(ledger.blocks.len()).unwrap();
+    assert_eq!(told, node.height().await - 2);
     assert!(ledger.reorgs.is_empty());
 }
 
