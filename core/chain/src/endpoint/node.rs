@@ -149,7 +149,7 @@ impl Endpoint {
     /// Has it send its heads; unsupported where it cannot.
     pub(crate) async fn heads(&self) -> Result<Heads, Failure> {
         let subscribing = async {
-            let link = self.link().await?;
+            let link = Box::pin(self.link()).await?;
             if !link.pushes() {
                 return Err(Failure::Unsupported("eth_subscribe".to_owned()));
             }
@@ -194,7 +194,8 @@ impl Endpoint {
         }
         self.meters.calls.increment(calls.len() as u64);
         let began = Instant::now();
-        let asking = async { self.link().await?.batch(calls).await };
+        // Connecting takes a large future.
+        let asking = async { Box::pin(self.link()).await?.batch(calls).await };
         let answers = match self.limited(asking).await {
             Ok(answers) => answers,
             Err(failure) => {
