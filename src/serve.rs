@@ -13,6 +13,7 @@ use tidewire_chain::ChainEngine;
 use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_service::{PriceRpc, StreamRpc, WatchRpc, chain_error};
+use tidewire_store::{EmbeddedStore, SharedStore};
 use tidewire_stream::{
     ChannelKeeper, ChannelName, Epoch, Event, Kept, Namespace, Namespaces, Position, PublishRight,
     Publisher, SharedClock, Stream, StreamError, SystemClock, broker::BrokerFuture,
@@ -74,7 +75,8 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         }
     };
     let prices = PriceEngine::new(&price_config, publisher.clone(), clock.clone())?;
-    let chains = ChainEngine::new(&config.chain, publisher.clone())?;
+    let store = open_store(&config)?;
+    let chains = ChainEngine::new(&config.chain, publisher.clone(), clock.clone(), store)?;
     let (authenticator, remote_keys) = security::authenticator(&config, clock.clone())?;
     if let Some(remote) = remote_keys {
         security::keep_keys(remote, &tasks, &halt).await;
@@ -114,6 +116,11 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         }),
         tasks.clone(),
     );
+    // Before anyone can ask to go on from where it was.
+    chains
+        .start(&tasks, &halt)
+        .await
+        .context("what was kept of chains cannot be read")?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!(
         "Tidewire {} listens on {scheme}://{address}",
@@ -121,7 +128,6 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     );
 
     start_feed(feed, first, &prices, &tasks, &halt);
-    chains.connect(&tasks, &halt);
     tasks.spawn(sweep(stream.clone(), handle, halt.clone()));
     let threads = tidewire_adapters::serve(&listener, &gateway, tls, &stop)
         .context("the server's threads cannot start")?;
@@ -182,6 +188,14 @@ fn start_feed(
             }
         }
     });
+}
+
+/// The store, where something is to be kept.
+fn open_store(config: &Config) -> anyhow::Result<Option<SharedStore>> {
+    if config.chain.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(EmbeddedStore::open(&config.store.path)?)))
 }
 
 /// Forgets what is too old, and has what histograms were given counted: it is kept one

@@ -10,6 +10,7 @@ pub mod config;
 pub mod endpoint;
 mod engine;
 mod error;
+mod journal;
 mod listener;
 mod reader;
 pub mod tree;

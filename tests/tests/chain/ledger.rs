@@ -67,12 +67,28 @@ impl Ledger {
         hash: &str,
     ) {
         while self.blocks.last() != Some(&(number, hash.to_owned())) {
-            let message = client.next_on(channel).await.expect("block");
-            let seq = message.seq.unwrap();
-            assert!(self.seq.is_none_or(|before| before + 1 == seq), "{seq}");
-            self.seq = Some(seq);
-            self.take(&message.data);
+            self.read(client, channel).await;
         }
+    }
+
+    /// Reads blocks from a client until one is as high as this.
+    pub(crate) async fn follow_until(&mut self, client: &mut Client, channel: &str, number: u64) {
+        while self.blocks.last().is_none_or(|(last, _)| *last < number) {
+            self.read(client, channel).await;
+        }
+    }
+
+    async fn read(&mut self, client: &mut Client, channel: &str) {
+        let message = client.next_on(channel).await.expect("block");
+        let seq = message.seq.unwrap();
+        assert!(self.seq.is_none_or(|before| before + 1 == seq), "{seq}");
+        self.seq = Some(seq);
+        self.take(&message.data);
+    }
+
+    /// The number of the newest message.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq.unwrap()
     }
 
     /// Holds it against the node's chain, block by block.

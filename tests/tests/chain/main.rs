@@ -39,3 +39,4 @@ macro_rules! on_every_transport {
 mod blocks;
 mod ledger;
 mod reorgs;
+mod restarts;
