@@ -5,6 +5,7 @@
 
 mod cli;
 mod config;
+mod histories;
 mod secret;
 mod security;
 mod serve;

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, security, telemetry};
+use crate::{config::Config, histories, security, telemetry};
 
 /// How often old histories are forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -75,8 +75,13 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         }
     };
     let prices = PriceEngine::new(&price_config, publisher.clone(), clock.clone())?;
-    let store = open_store(&config)?;
-    let chains = ChainEngine::new(&config.chain, publisher.clone(), clock.clone(), store)?;
+    let store = open_store(&config, &feed)?;
+    let chains = ChainEngine::new(
+        &config.chain,
+        publisher.clone(),
+        clock.clone(),
+        store.clone(),
+    )?;
     let (authenticator, remote_keys) = security::authenticator(&config, clock.clone())?;
     if let Some(remote) = remote_keys {
         security::keep_keys(remote, &tasks, &halt).await;
@@ -121,6 +126,11 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         .start(&tasks, &halt)
         .await
         .context("what was kept of chains cannot be read")?;
+    if let Some(store) = &store {
+        histories::load(&**store, &stream)
+            .await
+            .context("what was kept of histories cannot be read")?;
+    }
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!(
         "Tidewire {} listens on {scheme}://{address}",
@@ -149,6 +159,11 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         );
     }
     threads.end();
+    if let Some(store) = &store
+        && let Err(error) = histories::save(&**store, &stream).await
+    {
+        tracing::error!(%error, "histories are not saved: clients will read their state again");
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -190,12 +205,19 @@ fn start_feed(
     });
 }
 
-/// The store, where something is to be kept.
-fn open_store(config: &Config) -> anyhow::Result<Option<SharedStore>> {
-    if config.chain.is_empty() {
+/// The store. A replay keeps nothing. Chains cannot be without it; all else can.
+fn open_store(config: &Config, feed: &Feed) -> anyhow::Result<Option<SharedStore>> {
+    if config.chain.is_empty() && matches!(feed, Feed::Replay { .. }) {
         return Ok(None);
     }
-    Ok(Some(Arc::new(EmbeddedStore::open(&config.store.path)?)))
+    match EmbeddedStore::open(&config.store.path) {
+        Ok(store) => Ok(Some(Arc::new(store))),
+        Err(error) if config.chain.is_empty() => {
+            tracing::warn!(%error, "there is no store: histories will not outlive this server");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Forgets what is too old, and has what histograms were given counted: it is kept one

@@ -227,7 +227,9 @@ impl Stream {
         &self.hub
     }
 
-    pub(crate) fn broker(&self) -> &dyn Broker {
+    /// Gives publications their places and keeps histories.
+    #[must_use]
+    pub fn broker(&self) -> &dyn Broker {
         &*self.broker
     }
 

@@ -51,6 +51,7 @@ mod outages;
 mod prices;
 mod rates;
 mod recovery;
+mod restarts;
 mod session;
 mod sse;
 mod stopping;

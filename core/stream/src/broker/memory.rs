@@ -1,6 +1,8 @@
 //! The broker of a server that runs alone: histories in memory, bounded by
 //! number, age and, over all channels, bytes.
 
+mod saved;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -14,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use tidewire_proto::v1::ErrorCode;
 
 use super::{
-    Broker, BrokerFuture, History, Page, Reach,
+    Broker, BrokerFuture, History, Page, Reach, Saved,
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
@@ -364,6 +366,14 @@ impl Broker for MemoryBroker {
                 held.used_ms = self.clock.now_ms().max(held.used_ms);
             })
         })
+    }
+
+    fn save(&self) -> Box<dyn Iterator<Item = Saved> + '_> {
+        Box::new(self.all_saved())
+    }
+
+    fn load(&self, saved: &Saved) -> Result<(), StreamError> {
+        self.load_one(saved)
     }
 
     fn sweep(&self) {

@@ -23,6 +23,15 @@ use crate::{ChannelName, Epoch, Event, Kept, Position, Publication, StreamError}
 /// A future that a broker returns.
 pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StreamError>> + Send + 'a>>;
 
+/// A part of what is kept between two runs of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Names it: no other has the same.
+    pub key: Vec<u8>,
+    /// What it holds, which only a broker understands.
+    pub value: Vec<u8>,
+}
+
 /// What is read of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
@@ -94,6 +103,17 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Begins a channel anew, under another epoch.
     fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
+
+    /// What a graceful stop has to keep, entry by entry, so that clients can go on after
+    /// the next start. Where histories outlive the process, there is nothing.
+    fn save(&self) -> Box<dyn Iterator<Item = Saved> + '_>;
+
+    /// Takes an entry of [`save`](Self::save) back. A channel that something was published
+    /// on since stays as it is.
+    ///
+    /// # Errors
+    /// The entry cannot be read.
+    fn load(&self, saved: &Saved) -> Result<(), StreamError>;
 
     /// Forgets what is too old. Called every now and then.
     fn sweep(&self);

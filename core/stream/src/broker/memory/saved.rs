@@ -1,0 +1,272 @@
+//! Channels as they are kept between two runs of a server: a graceful stop saves them,
+//! the next start loads them, and clients go on where they were.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use prost::Message as _;
+use tidewire_proto::v1::{ErrorCode, ServerMessage};
+
+use super::{Channel, MemoryBroker, Saved};
+use crate::{ChannelName, Class, Epoch, Position, Publication, PublishRight, StreamError};
+
+/// Names the epoch of channels that were never published to among what is saved: no
+/// channel has such a name.
+const FRESH_EPOCH: &[u8] = b"";
+
+/// What became of an entry that was saved.
+enum Loaded {
+    Taken,
+    /// There is no such namespace any more.
+    Unknown,
+}
+
+/// A channel with its history.
+#[derive(Debug, Clone)]
+struct SavedChannel {
+    top: Position,
+    /// When it was last used, in milliseconds since the Unix epoch.
+    used_ms: i64,
+    /// The newest ones without a hole, the last one at `top`.
+    publications: Vec<Arc<Publication>>,
+}
+
+impl MemoryBroker {
+    /// All that is to be kept.
+    pub(super) fn all_saved(&self) -> impl Iterator<Item = Saved> + '_ {
+        let fresh = Saved {
+            key: FRESH_EPOCH.to_vec(),
+            value: self.fresh_epoch.read().as_str().as_bytes().to_vec(),
+        };
+        let names: Vec<_> = self.channels.read().keys().cloned().collect();
+        let channels = names.into_iter().filter_map(|name| {
+            Some(Saved {
+                value: self.saved(&name)?.encode(),
+                key: name.as_str().as_bytes().to_vec(),
+            })
+        });
+        std::iter::once(fresh).chain(channels)
+    }
+
+    /// Takes back what was kept.
+    pub(super) fn load_one(&self, saved: &Saved) -> Result<(), StreamError> {
+        let loaded = self.load_saved(saved);
+        if !matches!(loaded, Ok(Loaded::Taken)) {
+            // What that channel had may be of this epoch: it is not to begin there again.
+            *self.fresh_epoch.write() = Epoch::random();
+        }
+        loaded.map(|_| ())
+    }
+
+    /// A channel as it is kept. Where only engines publish, the newest value is news, and
+    /// old after a restart: there, only the place is kept, so that none is given twice.
+    fn saved(&self, name: &ChannelName) -> Option<SavedChannel> {
+        let namespace = self.namespaces.get(name)?;
+        let is_news = namespace.class == Class::Latest && namespace.publish == PublishRight::Engine;
+        let channel = self.channels.read().get(name).cloned()?;
+        let mut channel = channel.lock();
+        self.trim(name, &mut channel, self.clock.now_ms());
+        Some(SavedChannel {
+            top: Position {
+                epoch: channel.epoch.clone(),
+                seq: channel.seq,
+            },
+            used_ms: channel.used_ms,
+            publications: match is_news {
+                true => Vec::new(),
+                false => channel.log.iter().map(|(_, one)| one.clone()).collect(),
+            },
+        })
+    }
+
+    fn load_now(&self, name: &ChannelName, channel: &mut Channel, saved: &SavedChannel) {
+        if channel.seq > 0 {
+            return;
+        }
+        channel.epoch = saved.top.epoch.clone();
+        channel.seq = saved.top.seq;
+        channel.used_ms = saved.used_ms;
+        for publication in &saved.publications {
+            let size = publication.size();
+            channel.log.push_back((size, publication.clone()));
+            channel.bytes += size;
+            self.bytes.fetch_add(size, Ordering::Relaxed);
+        }
+        self.trim(name, channel, self.clock.now_ms());
+    }
+
+    fn load_saved(&self, saved: &Saved) -> Result<Loaded, StreamError> {
+        let damaged = |what: &dyn std::fmt::Display| {
+            StreamError::new(
+                ErrorCode::Internal,
+                format!("what was saved of channels cannot be read: {what}"),
+            )
+        };
+        if saved.key == FRESH_EPOCH {
+            let epoch = std::str::from_utf8(&saved.value).map_err(|error| damaged(&error))?;
+            *self.fresh_epoch.write() = Epoch::new(epoch);
+            return Ok(Loaded::Taken);
+        }
+        let name = std::str::from_utf8(&saved.key).map_err(|error| damaged(&error))?;
+        let name = ChannelName::parse(name).map_err(|error| damaged(&error))?;
+        if self.namespaces.get(&name).is_none() {
+            // The configuration has changed.
+            return Ok(Loaded::Unknown);
+        }
+        let kept = SavedChannel::decode(&name, &saved.value)?;
+        self.with_channel(&name, |channel| self.load_now(&name, channel, &kept))?;
+        Ok(Loaded::Taken)
+    }
+}
+
+/// What is written.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Record {
+    #[prost(string, tag = "1")]
+    epoch: String,
+    #[prost(uint64, tag = "2")]
+    seq: u64,
+    #[prost(int64, tag = "3")]
+    used_ms: i64,
+    /// Each a `ServerMessage`.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    publications: Vec<bytes::Bytes>,
+}
+
+impl SavedChannel {
+    fn encode(&self) -> Vec<u8> {
+        let publications = self.publications.iter();
+        Record {
+            epoch: self.top.epoch.as_str().to_owned(),
+            seq: self.top.seq,
+            used_ms: self.used_ms,
+            publications: publications
+                .map(|publication| publication.proto())
+                .collect(),
+        }
+        .encode_to_vec()
+    }
+
+    fn decode(channel: &ChannelName, value: &[u8]) -> Result<Self, StreamError> {
+        let damaged = |what: &dyn std::fmt::Display| {
+            StreamError::new(
+                ErrorCode::Internal,
+                format!("what was saved of {channel} cannot be read: {what}"),
+            )
+        };
+        let record = Record::decode(value).map_err(|error| damaged(&error))?;
+        let epoch = Epoch::new(&record.epoch);
+        let mut publications = Vec::with_capacity(record.publications.len());
+        let first = (record.seq + 1).saturating_sub(record.publications.len() as u64);
+        for (seq, bytes) in (first..).zip(record.publications) {
+            let message = ServerMessage::decode(bytes).map_err(|error| damaged(&error))?;
+            let (Some(event), Some(time_ms)) = (message.data, message.timestamp) else {
+                return Err(damaged(&"a publication has no data or no time"));
+            };
+            if message.seq != Some(seq) {
+                return Err(damaged(&"there is a hole in it"));
+            }
+            let position = Position {
+                epoch: epoch.clone(),
+                seq,
+            };
+            publications.push(Publication::new(channel.clone(), position, time_ms, event));
+        }
+        Ok(Self {
+            top: Position {
+                epoch,
+                seq: record.seq,
+            },
+            used_ms: record.used_ms,
+            publications,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tidewire_proto::v1::{PriceUpdate, server_message::Data};
+
+    use super::*;
+    use crate::{
+        ManualClock, Namespace, Namespaces,
+        broker::{Broker as _, Page, Reach, memory::MemoryLimits},
+        hub::Hub,
+    };
+
+    fn broker(history_size: usize) -> MemoryBroker {
+        let mut namespaces = Namespaces::built_in();
+        let orders = Namespace {
+            history_size,
+            ..Namespace::history("orders")
+        };
+        namespaces.add(orders).unwrap();
+        let namespaces = Arc::new(namespaces);
+        let hub = Arc::new(Hub::new(1));
+        let clock = ManualClock::at(1_000_000);
+        MemoryBroker::new(namespaces, hub, clock, MemoryLimits::default())
+    }
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::parse(name).unwrap()
+    }
+
+    fn publish(broker: &MemoryBroker, name: &str, times: u64) -> Position {
+        for number in 0..times {
+            let event = match name.starts_with("prices") {
+                true => Data::Price(PriceUpdate::default()),
+                false => Data::Message(Bytes::from(number.to_string())),
+            };
+            broker.offer(&channel(name), event);
+        }
+        broker.history_now(&channel(name), None, Page::ALL).top
+    }
+
+    #[test]
+    fn what_was_saved_goes_on() {
+        let first = broker(3);
+        let orders = publish(&first, "orders:1", 5);
+        let price = publish(&first, "prices:BTC-USD", 4);
+        let second = broker(3);
+        for saved in first.save() {
+            second.load(&saved).unwrap();
+        }
+        let all = |broker: &MemoryBroker, name: &str| {
+            let history = broker.history_now(&channel(name), None, Page::ALL);
+            let messages = history.publications.iter();
+            let messages: Vec<_> = messages.map(|one| one.to_message()).collect();
+            (history.top, messages)
+        };
+        assert_eq!(all(&second, "orders:1"), all(&first, "orders:1"));
+        assert_eq!(publish(&second, "orders:1", 1).seq, orders.seq + 1);
+        // An old price is not shown as news, and its place is not given again.
+        assert_eq!(all(&second, "prices:BTC-USD"), (price.clone(), vec![]));
+        let next = publish(&second, "prices:BTC-USD", 1);
+        assert_eq!((next.epoch, next.seq), (price.epoch, price.seq + 1));
+        // And what was published on meanwhile stays.
+        let third = broker(3);
+        let kept = publish(&third, "orders:1", 1);
+        for saved in first.save() {
+            third.load(&saved).unwrap();
+        }
+        assert_eq!(all(&third, "orders:1").0, kept);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_begins_anew() {
+        let first = broker(3);
+        let top = publish(&first, "orders:1", 2);
+        let saved: Vec<_> = first.save().collect();
+        let cut = |saved: &Saved| Saved {
+            key: saved.key.clone(),
+            value: saved.value[..saved.value.len() - 1].to_vec(),
+        };
+        let second = broker(3);
+        second.load(&saved[0]).unwrap();
+        let error = second.load(&cut(&saved[1])).unwrap_err();
+        assert!(error.to_string().contains("orders:1"), "{error}");
+        let history = second.history_now(&channel("orders:1"), Some(&top), Page::ALL);
+        assert_eq!(history.reach, Reach::Lost);
+        assert_ne!(history.top.epoch, top.epoch);
+    }
+}

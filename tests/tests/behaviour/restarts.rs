@@ -1,0 +1,89 @@
+//! Histories across restarts: a graceful stop loses no recovery, and no end whatever
+//! gives a place twice.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tidewire_tests::{Client, Server, Transport};
+
+on_every_transport!(a_graceful_stop_loses_no_recovery);
+
+/// A server that keeps what it keeps in this folder.
+async fn server(folder: &TempDir) -> Server {
+    let path = format!("path = {:?}", folder.path().display().to_string());
+    Server::builder().set("store", &path).start().await
+}
+
+async fn publish(server: &Server, numbers: std::ops::RangeInclusive<u64>) -> String {
+    let mut epoch = String::new();
+    for number in numbers {
+        let position = server.publish("demo:a", json!(number)).await;
+        assert_eq!(position["seq"], number);
+        position["epoch"].as_str().unwrap().clone_into(&mut epoch);
+    }
+    epoch
+}
+
+async fn stop(mut server: Server) {
+    server.terminate();
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+}
+
+async fn a_graceful_stop_loses_no_recovery(transport: Transport) {
+    let folder = TempDir::new().unwrap();
+    let first = server(&folder).await;
+    let mut client = Client::connect(transport, &first).await;
+    let quiet = client.subscribe("demo:quiet").await;
+    client.subscribe("demo:a").await;
+    let epoch = publish(&first, 1..=5).await;
+    client.take("demo:a", 5).await;
+    stop(first).await;
+
+    let second = server(&folder).await;
+    let mut client = Client::connect(transport, &second).await;
+    let resumed = client.resume("demo:a", &epoch, 2).await;
+    assert_eq!(resumed["recovered"], true, "{resumed}");
+    assert_eq!(publish(&second, 6..=7).await, epoch);
+    let expected: Vec<_> = (3..=7).map(|number| (number, json!(number))).collect();
+    assert_eq!(client.take("demo:a", 5).await, expected);
+    // Also where nothing was ever said.
+    let quiet_epoch = quiet["epoch"].as_str().unwrap();
+    let resumed = client.resume("demo:quiet", quiet_epoch, 0).await;
+    assert_eq!(resumed["recovered"], true, "{resumed}");
+}
+
+/// What a client is told that goes on after the second of an epoch.
+async fn resumed(server: &Server, epoch: &str) -> Value {
+    let mut client = Client::connect(Transport::WebSocketJson, server).await;
+    client.resume("demo:a", epoch, 2).await
+}
+
+#[tokio::test]
+async fn a_server_that_was_killed_begins_another_epoch() {
+    let folder = TempDir::new().unwrap();
+    let first = server(&folder).await;
+    let epoch = publish(&first, 1..=3).await;
+    stop(first).await;
+    // It takes what was saved, says more, and is killed: what was saved is older than
+    // what was said.
+    let mut second = server(&folder).await;
+    assert_eq!(publish(&second, 4..=5).await, epoch);
+    second.kill().await;
+    let third = server(&folder).await;
+    let refused = resumed(&third, &epoch).await;
+    assert_eq!(refused["recovered"], false, "{refused}");
+    assert_ne!(refused["epoch"], epoch);
+    assert_ne!(publish(&third, 1..=1).await, epoch);
+}
+
+#[tokio::test]
+async fn two_servers_do_not_share_a_store() {
+    let folder = TempDir::new().unwrap();
+    let first = server(&folder).await;
+    let second = server(&folder).await;
+    second.log_line("there is no store").await;
+    let epoch = publish(&first, 1..=3).await;
+    stop(second).await;
+    stop(first).await;
+    let third = server(&folder).await;
+    assert_eq!(resumed(&third, &epoch).await["recovered"], true);
+}
