@@ -75,6 +75,10 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_venue_refusals_total",
         "Subscriptions that venues refused."
     );
+    metrics::describe_counter!(
+        "tidewire_venue_gaps_total",
+        "How often trades of a symbol were missing between two that came."
+    );
     metrics::describe_gauge!("tidewire_venue_connected", "Whether a venue is connected.");
     describe_chain_metrics();
     metrics::describe_gauge!("tidewire_connections", "Open connections.");

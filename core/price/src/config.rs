@@ -1,7 +1,11 @@
 //! What the operator decides about prices: `[prices]`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+};
 
+use rust_decimal::Decimal;
 use serde::Deserialize;
 
 use crate::{Symbol, VenueKind, source::tls_config, symbol::nearest};
@@ -13,6 +17,9 @@ pub const DEFAULT_SYMBOLS: [&str; 18] = [
     "SOL-USDT", "XRP-USDT",
 ];
 
+/// The longest window, in milliseconds.
+const MOST_WINDOW_MS: u64 = 3_600_000;
+
 /// `[prices]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -22,7 +29,12 @@ pub struct PriceConfig {
     /// How the sources of a symbol are put together.
     pub method: Method,
     /// A source that says nothing of a symbol for so long counts no more, in milliseconds.
+    /// Once it is known how often it speaks, it may be silent for less or longer.
     pub stale_after_ms: u64,
+    /// What averages look back on, in milliseconds.
+    pub window_ms: u64,
+    /// A source this far from the median of the others is left out, in percent.
+    pub outlier_percent: Decimal,
     /// A connection without any data for so long is set up anew, in milliseconds.
     pub watchdog_ms: u64,
     /// A file of certificates that connections to venues trust too, in PEM.
@@ -41,6 +53,8 @@ impl Default for PriceConfig {
             symbols: DEFAULT_SYMBOLS.map(str::to_owned).to_vec(),
             method: Method::Median,
             stale_after_ms: 30_000,
+            window_ms: 300_000,
+            outlier_percent: Decimal::from(5),
             watchdog_ms: 20_000,
             ca_file: None,
             source: Vec::new(),
@@ -73,22 +87,28 @@ pub struct SymbolConfig {
     pub method: Option<Method>,
     /// When a source counts no more, in milliseconds.
     pub stale_after_ms: Option<u64>,
+    /// What averages look back on, in milliseconds.
+    pub window_ms: Option<u64>,
+    /// When a source is left out, in percent.
+    pub outlier_percent: Option<Decimal>,
 }
 
-/// How the sources of a symbol are put together.
+/// How the sources of a symbol are put together. What each does stands in
+/// `aggregate::blend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// The middle of the live prices; the mean of the middle two of an even number.
+    /// The middle of the prices that count; the mean of the middle two of an even number.
     Median,
-    /// The mean of the live prices. Not built yet.
-    Mean,
-    /// The median, each source weighted by its volume. Not built yet.
-    WeightedMedian,
-    /// The mean, each trade weighted by its volume. Not built yet.
+    /// The median, each source weighted by what it traded within the window.
+    #[serde(alias = "weighted_median")]
+    VolumeWeightedMedian,
+    /// The mean of all trades within the window, weighted by their sizes.
     Vwap,
-    /// The mean over a window of time. Not built yet.
+    /// The mean of the median over the window, weighted by time.
     Twap,
+    /// The exponential moving average of the median.
+    Ema,
 }
 
 impl Method {
@@ -97,19 +117,21 @@ impl Method {
     pub fn name(self) -> &'static str {
         match self {
             Self::Median => "median",
-            Self::Mean => "mean",
-            Self::WeightedMedian => "weighted_median",
+            Self::VolumeWeightedMedian => "volume_weighted_median",
             Self::Vwap => "vwap",
             Self::Twap => "twap",
+            Self::Ema => "ema",
         }
     }
 
-    /// Refuses what is not built: another method's prices would be wrong.
-    fn built(self, key: &str) -> Result<Self, ConfigError> {
-        match self {
-            Self::Median => Ok(self),
-            _ => Err(ConfigError::MethodNotBuilt(key.to_owned(), self.name())),
-        }
+    /// Whether it asks how much was traded.
+    pub(crate) fn weighs_volume(self) -> bool {
+        matches!(self, Self::VolumeWeightedMedian | Self::Vwap)
+    }
+
+    /// Whether the price moves by the mere passing of time.
+    pub(crate) fn looks_back(self) -> bool {
+        !matches!(self, Self::Median)
     }
 }
 
@@ -158,9 +180,12 @@ pub enum ConfigError {
         /// How many it carries.
         most: usize,
     },
-    /// A method is known and not built yet.
-    #[error("{0} is {1:?}, which is not built yet, expected \"median\"")]
-    MethodNotBuilt(String, &'static str),
+    /// A window is longer than is kept.
+    #[error("{0} is {1} ms, expected at most {MOST_WINDOW_MS} ms, an hour")]
+    Window(String, u64),
+    /// The gate for outliers is no percentage.
+    #[error("{0} is {1}, expected a percentage above 0 and below 100")]
+    Outlier(String, Decimal),
     /// A supply is not a number of coins.
     #[error("prices.supply.{0} is {1}, expected a number of coins above zero")]
     Supply(String, f64),
@@ -197,6 +222,10 @@ pub struct SymbolSpec {
     pub method: Method,
     /// When a source counts no more, in milliseconds.
     pub stale_after_ms: i64,
+    /// What averages look back on, in microseconds.
+    pub window_us: i64,
+    /// When a source is left out, as a fraction.
+    pub outlier: Decimal,
 }
 
 impl PriceConfig {
@@ -234,8 +263,9 @@ impl PriceConfig {
     /// # Errors
     /// Names the key and what was expected.
     pub fn symbols(&self) -> Result<Vec<SymbolSpec>, ConfigError> {
-        let method = self.method.built("prices.method")?;
         let stale_after_ms = above_zero("prices.stale_after_ms", self.stale_after_ms)?;
+        let window_us = window_us("prices.window_ms", self.window_ms)?;
+        let outlier = fraction("prices.outlier_percent", self.outlier_percent)?;
         for name in self.symbol.keys() {
             if !self.symbols.contains(name) {
                 let near = nearest(name, self.symbols.iter().map(String::as_str));
@@ -246,22 +276,28 @@ impl PriceConfig {
             }
         }
         let mut specs: Vec<SymbolSpec> = Vec::with_capacity(self.symbols.len());
+        let mut known = HashSet::new();
         for name in &self.symbols {
             let symbol = Symbol::parse(name)?;
-            if specs.iter().any(|spec| spec.symbol == symbol) {
+            if !known.insert(symbol.clone()) {
                 continue;
             }
             let own = self.symbol.get(name).cloned().unwrap_or_default();
             let key = |key: &str| format!("prices.symbol.{name:?}.{key}");
             specs.push(SymbolSpec {
                 symbol,
-                method: match own.method {
-                    Some(own) => own.built(&key("method"))?,
-                    None => method,
-                },
+                method: own.method.unwrap_or(self.method),
                 stale_after_ms: match own.stale_after_ms {
                     Some(own) => above_zero(&key("stale_after_ms"), own)?,
                     None => stale_after_ms,
+                },
+                window_us: match own.window_ms {
+                    Some(own) => self::window_us(&key("window_ms"), own)?,
+                    None => window_us,
+                },
+                outlier: match own.outlier_percent {
+                    Some(own) => fraction(&key("outlier_percent"), own)?,
+                    None => outlier,
                 },
             });
         }
@@ -323,6 +359,20 @@ fn above_zero(key: &str, ms: u64) -> Result<i64, ConfigError> {
         Err(_) => Ok(i64::MAX),
         Ok(ms) => Ok(ms),
     }
+}
+
+fn window_us(key: &str, ms: u64) -> Result<i64, ConfigError> {
+    if ms > MOST_WINDOW_MS {
+        return Err(ConfigError::Window(key.to_owned(), ms));
+    }
+    Ok(above_zero(key, ms)?.saturating_mul(1_000))
+}
+
+fn fraction(key: &str, percent: Decimal) -> Result<Decimal, ConfigError> {
+    if percent <= Decimal::ZERO || percent >= Decimal::ONE_HUNDRED {
+        return Err(ConfigError::Outlier(key.to_owned(), percent));
+    }
+    Ok(percent / Decimal::ONE_HUNDRED)
 }
 
 fn is_websocket_url(url: &str) -> bool {

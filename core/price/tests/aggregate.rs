@@ -5,14 +5,13 @@ mod support;
 
 use std::sync::Arc;
 
-use proptest::prelude::*;
 use rust_decimal::Decimal;
 use support::{
     Journal, NOW_US, binance_trade, coinbase_match, coinbase_ticker, config, kraken_trade, price,
 };
 use tidewire_price::{
     Aggregator, LinkState, VenueKind,
-    venue::{Ticker, Trade, TradeId, VenueEvent},
+    venue::{Trade, TradeId, VenueEvent},
 };
 use tidewire_proto::v1::{SourceState, TradeSide};
 
@@ -363,120 +362,4 @@ fn who_asks_for_what_is_not_there_is_told_the_nearest() {
         r#"there is no symbol "BTC-USB", did you mean BTC-USD?"#
     );
     assert!(error("btc").contains("expected `BASE-QUOTE`"));
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Trade { source: usize, cents: i64 },
-    Ticker { source: usize, cents: i64 },
-    Lose(usize),
-    Connect(usize),
-    Pass { ms: i64 },
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let source = 0..3_usize;
-    let step = prop_oneof![
-        6 => (source.clone(), 1..100_000_i64).prop_map(|(source, cents)| Step::Trade { source, cents }),
-        3 => (source.clone(), 1..100_000_i64).prop_map(|(source, cents)| Step::Ticker { source, cents }),
-        1 => source.clone().prop_map(Step::Lose),
-        1 => source.prop_map(Step::Connect),
-        4 => (1..4_000_i64).prop_map(|ms| Step::Pass { ms }),
-    ];
-    prop::collection::vec(step, 1..80)
-}
-
-/// One source as the rules state it, without any cleverness.
-#[derive(Debug, Clone, Default)]
-struct Model {
-    price: Option<Decimal>,
-    heard_us: i64,
-    lost_us: Option<i64>,
-    live: bool,
-    trades: Vec<Decimal>,
-}
-
-fn naive_median(model: &[Model]) -> Option<Decimal> {
-    let live = model.iter().filter(|source| source.live);
-    let mut prices: Vec<_> = live.filter_map(|source| source.price).collect();
-    prices.sort();
-    match prices.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(prices[odd / 2]),
-        even => Some((prices[even / 2 - 1] + prices[even / 2]) / Decimal::TWO),
-    }
-}
-
-const NAMES: [&str; 3] = ["a", "b", "c"];
-
-proptest! {
-    #[test]
-    fn the_aggregate_is_that_of_the_rules(steps in steps()) {
-        let mut bench = Bench::new("symbols = [\"BTC-USD\"]\nstale_after_ms = 5000\n[[source]]\nkind = \"kraken\"\nname = \"a\"\n[[source]]\nkind = \"kraken\"\nname = \"b\"\n[[source]]\nkind = \"kraken\"\nname = \"c\"");
-        let mut model = vec![Model::default(); NAMES.len()];
-        let mut now = NOW_US;
-        let mut last: Option<Decimal> = None;
-        for (number, step) in steps.into_iter().enumerate() {
-            let id = |source: usize| bench.aggregator.source(NAMES[source]).unwrap();
-            match step {
-                Step::Trade { source, cents } => {
-                    let price = Decimal::new(cents, 2);
-                    let trade = Trade {
-                        name: "BTC/USD".into(), id: TradeId::Single(number as u64), price, size: price,
-                        side: TradeSide::Unspecified, venue_time_us: None,
-                    };
-                    let id = id(source);
-                    bench.aggregator.apply(id, &VenueEvent::Trade(trade), now);
-                    let model = &mut model[source];
-                    model.trades.push(price);
-                    (model.price, model.heard_us, model.live) = (Some(price), now, true);
-                }
-                Step::Ticker { source, cents } => {
-                    let price = Decimal::new(cents, 2);
-                    let ticker = Ticker { name: "BTC/USD".into(), last: Some(price), ..Ticker::default() };
-                    let id = id(source);
-                    bench.aggregator.apply(id, &VenueEvent::Ticker(ticker), now);
-                    let model = &mut model[source];
-                    (model.price, model.heard_us, model.live) = (Some(price), now, true);
-                }
-                Step::Lose(source) => {
-                    let id = id(source);
-                    bench.aggregator.link(id, &LinkState::Lost(String::new()), now);
-                    model[source].lost_us.get_or_insert(now);
-                }
-                Step::Connect(source) => {
-                    let id = id(source);
-                    bench.aggregator.link(id, &LinkState::Connected, now);
-                    model[source].lost_us = None;
-                }
-                Step::Pass { ms } => {
-                    now += ms * 1_000;
-                    bench.aggregator.tick(now);
-                    for source in &mut model {
-                        if source.lost_us.is_some_and(|lost| lost + 2 * SECOND_US <= now) {
-                            (source.lost_us, source.live) = (None, false);
-                        }
-                        source.live &= source.heard_us + 5 * SECOND_US > now;
-                    }
-                }
-            }
-            let live = naive_median(&model);
-            last = live.or(last);
-            let answer = bench.aggregator.price("BTC-USD", now).unwrap();
-            let expected = last.map_or("null".to_owned(), |price| price.normalize().to_string());
-            prop_assert_eq!(price(&answer), expected);
-            prop_assert_eq!(answer.stale, live.is_none());
-            prop_assert_eq!(answer.sources as usize, model.iter().filter(|source| source.live).count());
-            for (detail, source) in answer.source_details.iter().zip(&model) {
-                prop_assert_eq!(detail.trades as usize, source.trades.len());
-                let text = |price: Option<&Decimal>| price.map(|price| price.normalize().to_string());
-                prop_assert_eq!(detail.min.clone().map(|min| min.value), text(source.trades.iter().min()));
-                prop_assert_eq!(detail.max.clone().map(|max| max.value), text(source.trades.iter().max()));
-            }
-            // Whoever only listens knows the same.
-            if let Some(told) = bench.journal.prices("prices:BTC-USD").last() {
-                prop_assert_eq!((price(told), told.sources, told.stale), (price(&answer), answer.sources, answer.stale));
-            }
-        }
-    }
 }

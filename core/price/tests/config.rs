@@ -22,8 +22,10 @@ fn all_keys_are_understood() {
     let config = config(
         r#"
         symbols = ["BTC-USD", "ETH-USDT"]
-        method = "median"
+        method = "twap"
         stale_after_ms = 1000
+        window_ms = 60_000
+        outlier_percent = 1.5
         watchdog_ms = 2000
         supply = { BTC = 19_700_000, ETH = 120_000_000.5 }
         [[source]]
@@ -32,15 +34,24 @@ fn all_keys_are_understood() {
         url = "ws://127.0.0.1:9/stream"
         clock = "arrival"
         [symbol."BTC-USD"]
-        method = "median"
+        method = "volume_weighted_median"
         stale_after_ms = 3000
+        window_ms = 10_000
+        outlier_percent = "0.25"
         "#,
     );
     config.check().unwrap();
-    let symbols = config.symbols().unwrap();
+    let symbols: [_; 2] = config.symbols().unwrap().try_into().unwrap();
     assert_eq!(
         (symbols[0].stale_after_ms, symbols[1].stale_after_ms),
         (3000, 1000)
+    );
+    assert_eq!(
+        symbols.map(|spec| (spec.method.name(), spec.window_us, spec.outlier.to_string())),
+        [
+            ("volume_weighted_median", 10_000_000, "0.0025".to_owned()),
+            ("twap", 60_000_000, "0.015".to_owned())
+        ]
     );
     assert_eq!(config.sources().unwrap()[0].name, "spare");
 }
@@ -64,6 +75,15 @@ fn faults_name_their_key_and_what_was_expected() {
             "prices.symbols: \"btcusd\" is not a symbol, expected",
         ),
         ("stale_after_ms = 0", "prices.stale_after_ms is 0, expected"),
+        ("window_ms = 3600001", "prices.window_ms is 3600001 ms"),
+        (
+            "outlier_percent = 0",
+            "prices.outlier_percent is 0, expected",
+        ),
+        (
+            "[symbol.\"BTC-USD\"]\noutlier_percent = 100",
+            "prices.symbol.\"BTC-USD\".outlier_percent is 100",
+        ),
         ("watchdog_ms = 0", "prices.watchdog_ms is 0, expected"),
         (
             "[symbol.\"BTC-USD\"]\nstale_after_ms = 0",
@@ -92,18 +112,6 @@ fn faults_name_their_key_and_what_was_expected() {
         let error = error(text);
         assert!(error.contains(expected), "{text}: {error}");
     }
-}
-
-#[test]
-fn methods_that_are_not_built_say_so() {
-    assert_eq!(
-        error("method = \"twap\""),
-        "prices.method is \"twap\", which is not built yet, expected \"median\""
-    );
-    assert!(
-        error("[symbol.\"BTC-USD\"]\nmethod = \"vwap\"")
-            .starts_with("prices.symbol.\"BTC-USD\".method is \"vwap\"")
-    );
 }
 
 #[test]

@@ -20,12 +20,12 @@ impl Deadlines {
         self.0.push(Reverse((at_us, place)));
     }
 
-    /// Takes out a deadline that has come.
-    pub(super) fn due(&mut self, now_us: i64) -> Option<Place> {
+    /// Takes out a deadline that has come, with its time.
+    pub(super) fn due(&mut self, now_us: i64) -> Option<(i64, Place)> {
         let Reverse((at_us, _)) = self.0.peek()?;
         if *at_us > now_us {
             return None;
         }
-        self.0.pop().map(|Reverse((_, place))| place)
+        self.0.pop().map(|Reverse(due)| due)
     }
 }

@@ -5,44 +5,47 @@
 //! it is replayed. Connections and replays feed it; it publishes prices on
 //! `prices:{SYMBOL}` and `prices:{SYMBOL}@{source}`, and `market:overview`.
 
+mod asked;
+mod blend;
 mod deadlines;
-mod median;
+mod ema;
+mod gate;
+mod offset;
 mod overview;
+mod pace;
+mod passing;
 mod quote;
 mod seen;
 mod shown;
+mod steps;
 mod symbol;
+mod volume;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use tidewire_proto::v1::{MarketOverview, PriceUpdate, Source, server_message::Data};
+use rust_decimal::Decimal;
 use tidewire_stream::{ChannelName, Publisher};
 
-pub(crate) use self::shown::Provenance;
 use self::{
     deadlines::{Deadlines, Place},
     overview::Overview,
-    quote::{Life, Quote, Watch},
-    seen::Novelty,
+    quote::{Quote, Taken},
     symbol::{SymbolState, Told},
 };
+pub(crate) use self::{
+    offset::{Moment, Offset},
+    shown::Provenance,
+};
 use crate::{
-    ConfigError, PriceError, Symbol,
+    ConfigError, Symbol,
     config::{PriceConfig, SourceClock, SourceSpec},
-    error::{unknown_source, unknown_symbol},
     source::{LinkState, SourceStatus},
     venue::{Events, FaultKind, ParseError, Ticker, Trade, VenueEvent, excerpt},
 };
 
-/// A lost connection may come back for so long before its prices count no more, in
-/// microseconds.
-const LOST_GRACE_US: i64 = 2_000_000;
-
-/// A venue's time is taken for a stamp while it is so little ahead of the arrival,
-/// or behind it. Beyond, its clock or this server's is wrong, or the data is old.
+/// A venue's clock is taken for right while its offset is within these bounds, in
+/// microseconds. Beyond, its clock or this server's is wrong, and its times are moved by
+/// the offset.
 const VENUE_AHEAD_US: i64 = 5_000_000;
 const VENUE_BEHIND_US: i64 = 60_000_000;
 
@@ -56,7 +59,10 @@ pub struct Aggregator {
     by_name: HashMap<Symbol, usize>,
     sources: Vec<SourceStatus>,
     /// For each source, where its names belong.
-    places: Vec<BTreeMap<String, Place>>,
+    places: Vec<HashMap<String, Place>>,
+    /// Symbols whose price moves by the mere passing of time.
+    moving: Vec<usize>,
+    moved_us: i64,
     deadlines: Deadlines,
     overview: Overview,
     overview_channel: ChannelName,
@@ -88,8 +94,10 @@ impl Aggregator {
         let mut aggregator = Self {
             symbols: Vec::new(),
             by_name: HashMap::new(),
-            places: vec![BTreeMap::new(); sources.len()],
+            places: vec![HashMap::new(); sources.len()],
             sources,
+            moving: Vec::new(),
+            moved_us: 0,
             deadlines: Deadlines::default(),
             overview: Overview::new(config.supply.clone()),
             overview_channel: channel("market:overview")?,
@@ -101,6 +109,9 @@ impl Aggregator {
             aggregator.by_name.insert(spec.symbol.clone(), index);
             let quotes = aggregator.quotes(index, &spec.symbol)?;
             let channel = channel(&format!("prices:{}", spec.symbol))?;
+            if spec.method.looks_back() {
+                aggregator.moving.push(index);
+            }
             let symbol = SymbolState::new(spec, channel, quotes);
             aggregator.symbols.push(symbol);
         }
@@ -143,7 +154,9 @@ impl Aggregator {
 
     /// What the source is asked for, by its own names, in their order.
     pub(crate) fn venue_names(&self, source: SourceId) -> Vec<String> {
-        self.places[source.0].keys().cloned().collect()
+        let mut names: Vec<_> = self.places[source.0].keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     /// Symbols that no source serves.
@@ -190,23 +203,64 @@ impl Aggregator {
         let Some(place) = self.place(source, &trade.name) else {
             return;
         };
-        let stamp_us = self.stamp(source, trade.venue_time_us, arrival_us);
-        let quote = &mut self.symbols[place.symbol].quotes[place.quote];
-        if quote.take_trade(trade) == Novelty::New {
-            self.sources[source.0].trades.count();
-            self.overview
-                .take_trade(place.symbol, source.0, trade, stamp_us);
+        let Some(times) = self.times(source, trade.venue_time_us, arrival_us) else {
+            return;
+        };
+        let symbol = &mut self.symbols[place.symbol];
+        let timed = Trade {
+            venue_time_us: times.venue_us,
+            name: (&*trade.name).into(),
+            ..*trade
+        };
+        let quote = &mut symbol.quotes[place.quote];
+        match quote.take_trade(&timed, &symbol.spec, arrival_us) {
+            Taken::Counted { missing } => {
+                let status = &mut self.sources[source.0];
+                status.trades.count();
+                if missing > 0 {
+                    status.gap(&symbol.spec.symbol, missing);
+                }
+                self.overview
+                    .take_trade(place.symbol, source.0, trade, times.stamp_us);
+                self.heard(place, &times);
+            }
+            // Said again: that is no news, and no sign of life.
+            Taken::Repeated => {}
+            Taken::Absurd => self.absurd(source, trade.price),
         }
-        self.heard(place, stamp_us, arrival_us);
     }
 
     fn take_ticker(&mut self, source: SourceId, ticker: &Ticker<'_>, arrival_us: i64) {
         let Some(place) = self.place(source, &ticker.name) else {
             return;
         };
-        let stamp_us = self.stamp(source, ticker.venue_time_us, arrival_us);
-        self.symbols[place.symbol].quotes[place.quote].take_ticker(ticker);
-        self.heard(place, stamp_us, arrival_us);
+        let Some(times) = self.times(source, ticker.venue_time_us, arrival_us) else {
+            return;
+        };
+        if let Some((bid, ask)) = ticker.bid.zip(ticker.ask).filter(|(bid, ask)| bid > ask) {
+            self.sources[source.0].fault(&ParseError {
+                kind: FaultKind::Crossed,
+                detail: format!("the best offer to buy is {bid}, above that to sell, {ask}"),
+            });
+        }
+        let timed = Ticker {
+            venue_time_us: times.venue_us,
+            name: (&*ticker.name).into(),
+            ..*ticker
+        };
+        let quote = &mut self.symbols[place.symbol].quotes[place.quote];
+        if quote.take_ticker(&timed) {
+            self.heard(place, &times);
+        } else {
+            self.absurd(source, ticker.last.unwrap_or_default());
+        }
+    }
+
+    fn absurd(&mut self, source: SourceId, price: Decimal) {
+        self.sources[source.0].fault(&ParseError {
+            kind: FaultKind::Absurd,
+            detail: format!("{price} is not believed before the next price is about the same"),
+        });
     }
 
     fn place(&mut self, source: SourceId, name: &str) -> Option<Place> {
@@ -220,34 +274,57 @@ impl Aggregator {
         place
     }
 
-    /// The time that a price was formed.
-    fn stamp(&self, source: SourceId, venue_time_us: Option<i64>, arrival_us: i64) -> i64 {
-        let is_sane = |time_us: &i64| {
-            let ahead_us = time_us.saturating_sub(arrival_us);
-            (-VENUE_BEHIND_US..=VENUE_AHEAD_US).contains(&ahead_us)
+    /// The times of a message. None if it is history.
+    fn times(&mut self, source: SourceId, venue_us: Option<i64>, arrival_us: i64) -> Option<Times> {
+        let status = &mut self.sources[source.0];
+        let on_arrival = Times {
+            venue_us: None,
+            formed_us: arrival_us,
+            stamp_us: arrival_us,
+            arrival_us,
         };
-        match self.sources[source.0].spec.clock {
-            SourceClock::Venue => venue_time_us.filter(is_sane).unwrap_or(arrival_us),
-            SourceClock::Arrival => arrival_us,
-        }
+        let Some(own_us) = venue_us.filter(|_| status.spec.clock == SourceClock::Venue) else {
+            return Some(Times {
+                venue_us,
+                ..on_arrival
+            });
+        };
+        let formed_us = match status.offset.take(own_us, arrival_us) {
+            Moment::At(us) => us,
+            Moment::Future(us) => {
+                status.jumped(us, "ahead of");
+                return Some(on_arrival);
+            }
+            Moment::Past(us) => {
+                status.jumped(us, "behind");
+                return None;
+            }
+        };
+        let is_right = |us: &i64| (-VENUE_AHEAD_US..=VENUE_BEHIND_US).contains(us);
+        let is_right = status.offset.us().as_ref().is_some_and(is_right);
+        Some(Times {
+            venue_us,
+            formed_us,
+            stamp_us: if is_right { own_us } else { formed_us },
+            arrival_us,
+        })
     }
 
     /// A quote has spoken: it lives, and what changed is told.
-    fn heard(&mut self, place: Place, stamp_us: i64, arrival_us: i64) {
+    fn heard(&mut self, place: Place, times: &Times) {
+        let now_us = times.arrival_us;
         let symbol = &mut self.symbols[place.symbol];
         let stale_after_us = symbol.stale_after_us();
         let quote = &mut symbol.quotes[place.quote];
-        quote.heard_us = arrival_us;
-        quote.stamp_us = stamp_us.max(quote.stamp_us);
-        quote.life = Life::Live;
-        if quote.watch == Watch::Unset {
-            quote.watch = Watch::Set;
-            self.deadlines
-                .set(arrival_us.saturating_add(stale_after_us), place);
+        quote.heard(times.formed_us, times.stamp_us, now_us);
+        if quote.watched_us.is_none() {
+            let due_us = quote.due_us(stale_after_us);
+            quote.watched_us = Some(due_us);
+            self.deadlines.set(due_us, place);
         }
-        self.sources[quote.source].heard_us = Some(arrival_us);
+        self.sources[quote.source].heard_us = Some(now_us);
         self.tell_quote(place);
-        self.tell_aggregate(place.symbol, stamp_us);
+        self.tell_aggregate(place.symbol, times.stamp_us, now_us);
     }
 
     /// Tells what a quote's own channel shows, if that is news.
@@ -263,9 +340,10 @@ impl Aggregator {
     }
 
     /// Tells a symbol's price, formed at `stamp_us`, if that is news.
-    fn tell_aggregate(&mut self, symbol: usize, stamp_us: i64) {
+    fn tell_aggregate(&mut self, symbol: usize, stamp_us: i64, now_us: i64) {
         let symbol = &mut self.symbols[symbol];
-        let told = symbol.tell_aggregate(stamp_us, self.provenance, self.publisher.as_ref());
+        let publisher = self.publisher.as_ref();
+        let told = symbol.tell_aggregate(stamp_us, now_us, self.provenance, publisher);
         if told == Told::News {
             self.overview.touch();
         }
@@ -288,129 +366,22 @@ impl Aggregator {
         }
     }
 
-    /// Lets time pass: what has been silent for too long counts no more. Costs what
-    /// is due, however many symbols there are; the overview, once a second, looks at
-    /// each of them.
-    pub fn tick(&mut self, now_us: i64) {
-        let mut ended = Vec::new();
-        self.end_lost(now_us, &mut ended);
-        self.end_silent(now_us, &mut ended);
-        // Only now is told what is left: of two sources that go at once, none is for
-        // a moment the only one.
-        ended.sort_unstable();
-        for place in &ended {
-            self.tell_quote(*place);
-        }
-        ended.dedup_by_key(|place| place.symbol);
-        for Place { symbol, quote } in ended {
-            let stamp_us = self.symbols[symbol].quotes[quote].stamp_us;
-            self.tell_aggregate(symbol, stamp_us);
-        }
-        let overview = self.overview.renew(&self.symbols, &self.sources, now_us);
-        if let Some(overview) = overview {
-            self.publisher
-                .publish(&self.overview_channel, Data::MarketOverview(overview));
-        }
-    }
-
-    /// Ends the quotes of sources whose connection did not come back.
-    fn end_lost(&mut self, now_us: i64, ended: &mut Vec<Place>) {
-        for (source, status) in self.sources.iter_mut().enumerate() {
-            let is_over = |lost_us: &mut i64| lost_us.saturating_add(LOST_GRACE_US) <= now_us;
-            if status.lost_us.take_if(is_over).is_none() {
-                continue;
-            }
-            for place in self.places[source].values() {
-                let quote = &mut self.symbols[place.symbol].quotes[place.quote];
-                if quote.life == Life::Live {
-                    quote.life = Life::Lost;
-                    ended.push(*place);
-                }
-            }
-        }
-    }
-
-    /// Ends the quotes that have been silent for too long.
-    fn end_silent(&mut self, now_us: i64, ended: &mut Vec<Place>) {
-        while let Some(place) = self.deadlines.due(now_us) {
-            let symbol = &mut self.symbols[place.symbol];
-            let stale_after_us = symbol.stale_after_us();
-            let quote = &mut symbol.quotes[place.quote];
-            let due_us = quote.heard_us.saturating_add(stale_after_us);
-            if due_us > now_us {
-                self.deadlines.set(due_us, place);
-                continue;
-            }
-            quote.watch = Watch::Unset;
-            if quote.life == Life::Live {
-                quote.life = Life::Silent;
-                ended.push(place);
-            }
-        }
-    }
-
     /// Says where the frames come from.
     pub(crate) fn set_provenance(&mut self, provenance: Provenance) {
         self.provenance = provenance;
     }
+}
 
-    /// The price of a symbol, with how it came about.
-    ///
-    /// # Errors
-    /// The text is no symbol, or none that is configured.
-    pub fn price(&self, name: &str, now_us: i64) -> Result<PriceUpdate, PriceError> {
-        let symbol = self.find(name)?;
-        Ok(symbol.explain(&self.sources, self.provenance, now_us))
-    }
-
-    /// The market at a glance.
-    #[must_use]
-    pub fn overview(&self, now_us: i64) -> MarketOverview {
-        self.overview.show(&self.symbols, &self.sources, now_us)
-    }
-
-    /// The sources and how they do, in the order of the configuration.
-    #[must_use]
-    pub fn sources(&self, now_us: i64) -> Vec<Source> {
-        let show = |status: &SourceStatus| status.show(now_us, self.provenance);
-        self.sources.iter().map(show).collect()
-    }
-
-    /// The age of each symbol's newest data, in milliseconds. Symbols without any
-    /// are left out.
-    #[must_use]
-    pub fn ages_ms(&self, now_us: i64) -> Vec<(String, i64)> {
-        let age = |symbol: &SymbolState| {
-            let age_us = now_us.saturating_sub(symbol.heard_us()?);
-            Some((symbol.name().to_owned(), age_us.div_euclid(1_000)))
-        };
-        self.symbols.iter().filter_map(age).collect()
-    }
-
-    /// Judges the part of a `prices:` channel after the colon.
-    pub(crate) fn check_channel(&self, rest: &str) -> Result<(), PriceError> {
-        let Some((name, source)) = rest.split_once('@') else {
-            return self.find(rest).map(drop);
-        };
-        let symbol = self.find(name)?;
-        let names: Vec<_> = symbol
-            .quotes
-            .iter()
-            .map(|quote| self.sources[quote.source].name())
-            .collect();
-        if names.contains(&source) {
-            return Ok(());
-        }
-        Err(unknown_source(name, source, &names))
-    }
-
-    fn find(&self, name: &str) -> Result<&SymbolState, PriceError> {
-        let index = self.by_name.get(&Symbol::parse(name)?);
-        let known = || self.symbols.iter().map(SymbolState::name);
-        index
-            .map(|index| &self.symbols[*index])
-            .ok_or_else(|| unknown_symbol(name, known()))
-    }
+/// The times of a message, in microseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// The venue's, if it is believed.
+    venue_us: Option<i64>,
+    /// When it happened, by this server's clock.
+    formed_us: i64,
+    /// What clients are told.
+    stamp_us: i64,
+    arrival_us: i64,
 }
 
 fn channel(name: &str) -> Result<ChannelName, ConfigError> {

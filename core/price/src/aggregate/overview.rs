@@ -5,11 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use tidewire_proto::v1::{MarketCoverage, MarketOverview, RecentTrade, TopMover, TradeSide};
 
-use super::{
-    median::{change_percent, median, volume_quote},
-    shown::decimal,
-    symbol::SymbolState,
-};
+use super::{blend::volume_quote, shown::decimal, symbol::SymbolState};
 use crate::{source::SourceStatus, venue::Trade};
 
 /// The overview is told this often at most, in microseconds.
@@ -109,19 +105,19 @@ impl Overview {
         let mut totals = Totals::default();
         let mut movers = Vec::new();
         for symbol in symbols {
-            let Some(median) = median(&symbol.quotes) else {
+            let Some(live) = symbol.live() else {
                 continue;
             };
             totals.coverage.live += 1;
-            if let Some(change_24h) = change_percent(&symbol.quotes) {
+            if let Some(change_24h) = live.change_percent {
                 movers.push(TopMover {
                     symbol: symbol.name().to_owned(),
-                    price: Some(decimal(median.price)),
+                    price: Some(decimal(live.price)),
                     change_24h,
                 });
             }
             if symbol.spec.symbol.quote() == CURRENCY {
-                totals.add(symbol, median.price, &self.supply);
+                totals.add(symbol, live.price, &self.supply);
             }
         }
         movers.sort_by(|a, b| b.change_24h.abs().total_cmp(&a.change_24h.abs()));

@@ -5,10 +5,21 @@ use tidewire_proto::v1::{SourceDetail, SourceState};
 use tidewire_stream::ChannelName;
 
 use super::{
+    blend::Part,
+    gate::{Standing, deviation},
+    pace::Pace,
     seen::{Novelty, Seen},
     shown::{Shown, decimal},
+    volume::{Traded, VolumeWindow},
 };
-use crate::venue::{Ticker, Trade};
+use crate::{
+    config::SymbolSpec,
+    venue::{Ticker, Trade},
+};
+
+/// A price that is so many times the last one, or a part of it, is not believed until
+/// the next one is about the same.
+const ABSURD: Decimal = Decimal::from_parts(5, 0, 0, false, 0);
 
 /// What one source says of one symbol.
 #[derive(Debug)]
@@ -24,13 +35,24 @@ pub(super) struct Quote {
     pub(super) volume_quote: Option<f64>,
     /// When the last data arrived, in microseconds since the Unix epoch.
     pub(super) heard_us: i64,
+    /// When what it says was formed, likewise, by this server's clock.
+    pub(super) formed_us: i64,
     /// The stamp of the price, likewise.
     pub(super) stamp_us: i64,
     pub(super) life: Life,
+    /// Whether it counts while it lives.
+    pub(super) standing: Standing,
     /// What was told on the channel.
     pub(super) told: Option<Shown>,
-    /// Whether the deadlines hold an entry for it.
-    pub(super) watch: Watch,
+    /// When the deadlines look at it, likewise, if they hold an entry for it.
+    pub(super) watched_us: Option<i64>,
+    /// How often it speaks.
+    pace: Pace,
+    habit: Habit,
+    /// What was traded of late, if the method asks.
+    window: VolumeWindow,
+    /// A price that was not believed.
+    suspect: Option<Decimal>,
     trades: u64,
     min: Option<Decimal>,
     max: Option<Decimal>,
@@ -50,11 +72,23 @@ pub(super) enum Life {
     Lost,
 }
 
-/// Whether a deadline is set.
+/// Whether the silence before the next message says how often it speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Watch {
-    Set,
-    Unset,
+enum Habit {
+    Known,
+    /// Nothing came yet on this connection.
+    Broken,
+}
+
+/// What became of a trade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It counts, and so many of the venue's trades before it never came.
+    Counted { missing: u64 },
+    /// It was counted before.
+    Repeated,
+    /// Its price is not believed.
+    Absurd,
 }
 
 impl Quote {
@@ -68,10 +102,16 @@ impl Quote {
             change_percent: None,
             volume_quote: None,
             heard_us: 0,
+            formed_us: 0,
             stamp_us: 0,
             life: Life::Waiting,
             told: None,
-            watch: Watch::Unset,
+            standing: Standing::Counted,
+            watched_us: None,
+            pace: Pace::default(),
+            habit: Habit::Broken,
+            window: VolumeWindow::default(),
+            suspect: None,
             trades: 0,
             min: None,
             max: None,
@@ -85,19 +125,81 @@ impl Quote {
         self.price.filter(|_| self.life == Life::Live)
     }
 
-    pub(super) fn take_trade(&mut self, trade: &Trade<'_>) -> Novelty {
+    /// Takes a trade that came at `now_us`.
+    pub(super) fn take_trade(
+        &mut self,
+        trade: &Trade<'_>,
+        spec: &SymbolSpec,
+        now_us: i64,
+    ) -> Taken {
         let is_late = self.is_late(trade);
-        if self.seen.take(trade) == Novelty::Repeated {
-            return Novelty::Repeated;
+        let missing = match self.seen.take(trade) {
+            Novelty::New { missing } => missing,
+            Novelty::Repeated => return Taken::Repeated,
+        };
+        if self.is_absurd(trade.price) {
+            return Taken::Absurd;
         }
         self.trades += 1;
         self.min = Some(self.min.map_or(trade.price, |min| min.min(trade.price)));
         self.max = Some(self.max.map_or(trade.price, |max| max.max(trade.price)));
+        if spec.method.weighs_volume() {
+            self.window
+                .take(trade.price, trade.size, now_us, spec.window_us);
+        }
         if !is_late {
             self.last_trade_us = trade.venue_time_us;
             self.price = Some(trade.price);
         }
-        Novelty::New
+        Taken::Counted { missing }
+    }
+
+    /// Whether a price is too far from the last one to be believed. The next one is
+    /// believed if it is about the same.
+    fn is_absurd(&mut self, price: Decimal) -> bool {
+        let is_far = |from: Decimal| {
+            let most = |price: Decimal| price.checked_mul(ABSURD).unwrap_or(Decimal::MAX);
+            price > most(from) || from > most(price)
+        };
+        let is_absurd = self.price.is_some_and(is_far) && self.suspect.is_none_or(is_far);
+        self.suspect = is_absurd.then_some(price);
+        is_absurd
+    }
+
+    /// Data came: it lives.
+    pub(super) fn heard(&mut self, formed_us: i64, stamp_us: i64, now_us: i64) {
+        if self.habit == Habit::Known {
+            self.pace.heard_after(now_us.saturating_sub(self.heard_us));
+        }
+        self.habit = Habit::Known;
+        self.heard_us = now_us;
+        self.formed_us = formed_us.max(self.formed_us);
+        self.stamp_us = stamp_us.max(self.stamp_us);
+        self.life = Life::Live;
+    }
+
+    /// When its silence grows too long.
+    pub(super) fn due_us(&self, stale_after_us: i64) -> i64 {
+        let patience_us = self.pace.patience_us(stale_after_us);
+        self.heard_us.saturating_add(patience_us)
+    }
+
+    /// Its part in the aggregate, from `place` among the symbol's quotes.
+    pub(super) fn part(&self, place: usize, spec: &SymbolSpec, now_us: i64) -> Option<Part> {
+        let price = self.live_price()?;
+        if self.standing == Standing::Out {
+            return None;
+        }
+        let traded = if spec.method.weighs_volume() {
+            self.window.traded(now_us, spec.window_us)
+        } else {
+            Traded::default()
+        };
+        Some(Part {
+            quote: place,
+            price,
+            traded,
+        })
     }
 
     /// Whether a later trade came before this one: it counts, and is not the last
@@ -108,14 +210,28 @@ impl Quote {
         self.seen.is_overtaken(trade.id) && times.is_some_and(|(own, last)| own < last)
     }
 
-    pub(super) fn take_ticker(&mut self, ticker: &Ticker<'_>) {
+    /// Takes a summary. False if its price is not believed; nothing is taken then.
+    pub(super) fn take_ticker(&mut self, ticker: &Ticker<'_>) -> bool {
         if self.is_newer(ticker) {
+            if ticker.last.is_some_and(|last| self.is_absurd(last)) {
+                return false;
+            }
             self.price = ticker.last.or(self.price);
         }
-        self.bid = ticker.bid.or(self.bid);
-        self.ask = ticker.ask.or(self.ask);
         self.change_percent = ticker.change_percent.or(self.change_percent);
         self.volume_quote = ticker.volume_quote.or(self.volume_quote);
+        let is_crossed = ticker
+            .bid
+            .zip(ticker.ask)
+            .is_some_and(|(bid, ask)| bid > ask);
+        if is_crossed {
+            // Nobody sells below what another pays: neither is known.
+            (self.bid, self.ask) = (None, None);
+        } else {
+            self.bid = ticker.bid.or(self.bid);
+            self.ask = ticker.ask.or(self.ask);
+        }
+        true
     }
 
     /// Whether a ticker's price is of a later trade than the last one: by the trade's
@@ -131,6 +247,7 @@ impl Quote {
     pub(super) fn connected(&mut self) {
         self.seen.forget();
         self.last_trade_us = None;
+        self.habit = Habit::Broken;
         if self.life == Life::Lost {
             self.life = Life::Silent;
         }
@@ -147,32 +264,57 @@ impl Quote {
             sources: u32::from(is_live),
             stale: !is_live,
             stamp_us: self.stamp_us,
+            twap: None,
         })
     }
 
-    /// Its part in the answer to GetPrice. `weight` is what it has while it counts.
-    pub(super) fn detail(&self, name: &str, weight: f64, now_us: i64) -> SourceDetail {
-        let reason = match self.life {
-            Life::Live if self.price.is_some() => None,
-            Life::Live => Some("no price came yet"),
-            Life::Silent => Some("silent for too long"),
-            Life::Lost => Some("the connection is lost"),
-            Life::Waiting => Some("nothing came yet"),
+    /// Its part in the answer to GetPrice. `weight` is its share in the aggregate,
+    /// `median` what the aggregate makes of those that count.
+    pub(super) fn detail(
+        &self,
+        name: &str,
+        weight: f64,
+        median: Option<Decimal>,
+        now_us: i64,
+    ) -> SourceDetail {
+        let stale = |reason: &str| (SourceState::Stale, Some(reason.to_owned()));
+        let (state, reason) = match (self.life, self.price) {
+            (Life::Live, Some(price)) if self.standing == Standing::Out => {
+                (SourceState::Excluded, Some(outlier(price, median)))
+            }
+            (Life::Live, Some(_)) => (SourceState::Live, None),
+            (Life::Live, None) => stale("no price came yet"),
+            (Life::Silent, _) => stale("silent for too long"),
+            (Life::Lost, _) => stale("the connection is lost"),
+            (Life::Waiting, _) => stale("nothing came yet"),
         };
-        let age_us = now_us.saturating_sub(self.heard_us).max(0);
+        let age_us = now_us.saturating_sub(self.formed_us).max(0);
         SourceDetail {
             source: name.to_owned(),
             price: self.price.map(decimal),
             age_ms: (self.life != Life::Waiting).then_some(age_us.unsigned_abs() / 1_000),
-            weight: if reason.is_none() { weight } else { 0.0 },
-            state: match reason {
-                None => SourceState::Live.into(),
-                Some(_) => SourceState::Stale.into(),
-            },
-            reason: reason.map(str::to_owned),
+            weight,
+            state: state.into(),
+            reason,
             trades: self.trades,
             min: self.min.map(decimal),
             max: self.max.map(decimal),
+            rate: None,
+            missing: Some(self.seen.missing()).filter(|missing| *missing > 0),
         }
     }
+}
+
+fn outlier(price: Decimal, median: Option<Decimal>) -> String {
+    let Some(median) = median else {
+        return "it was far from the others, which are gone".to_owned();
+    };
+    let percent = deviation(median, price)
+        .checked_mul(Decimal::ONE_HUNDRED)
+        .unwrap_or(Decimal::MAX);
+    format!(
+        "{} % from the median of the others, {}",
+        percent.round_sf(3).unwrap_or(percent).normalize(),
+        median.normalize()
+    )
 }

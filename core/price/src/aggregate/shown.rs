@@ -18,6 +18,8 @@ pub(super) struct Shown {
     pub(super) stale: bool,
     /// When the price was formed, in microseconds since the Unix epoch.
     pub(super) stamp_us: i64,
+    /// The mean over the window. It moves all the time: alone it is no news.
+    pub(super) twap: Option<Decimal>,
 }
 
 /// Where the frames come from.
@@ -52,6 +54,7 @@ impl Shown {
         let Some(told) = told else { return true };
         let is_same = Self {
             stamp_us: self.stamp_us,
+            twap: self.twap,
             ..told.clone()
         } == *self;
         !is_same || self.stamp_us.saturating_sub(told.stamp_us) >= REFRESH_US
@@ -68,6 +71,7 @@ impl Shown {
             confidence: self.confidence.map(decimal),
             sources: self.sources,
             stale: self.stale,
+            twap: self.twap.map(decimal),
             sample: provenance.is_sample(),
             ..PriceUpdate::default()
         }

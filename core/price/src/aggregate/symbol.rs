@@ -1,14 +1,25 @@
 //! What all sources say of one symbol.
 
+use rust_decimal::Decimal;
+use smallvec::SmallVec;
 use tidewire_proto::v1::{PriceUpdate, server_message::Data};
 use tidewire_stream::{ChannelName, Publisher};
 
 use super::{
-    median::{change_percent, median, volume_quote},
+    blend::{
+        self, Parts, change_percent, confidence, median, traded, volume_quote, vwap,
+        weighted_median,
+    },
+    ema::Ema,
+    gate::{Candidate, LAPSE_US, Standing, judge},
     quote::Quote,
-    shown::{Provenance, Shown},
+    shown::{Provenance, Shown, decimal},
+    steps::Steps,
 };
-use crate::{config::SymbolSpec, source::SourceStatus};
+use crate::{
+    config::{Method, SymbolSpec},
+    source::SourceStatus,
+};
 
 /// The name of what is put together from all sources.
 const AGGREGATE: &str = "aggregate";
@@ -20,6 +31,11 @@ pub(super) struct SymbolState {
     channel: ChannelName,
     /// One for each source that serves the symbol.
     pub(super) quotes: Vec<Quote>,
+    /// The median of the sources that count, over time.
+    steps: Steps,
+    ema: Ema,
+    /// When any source last counted, in microseconds since the Unix epoch.
+    counted_us: i64,
     /// The aggregate now.
     last: Option<Shown>,
     /// The aggregate as it was told.
@@ -32,6 +48,9 @@ impl SymbolState {
             spec,
             channel,
             quotes,
+            steps: Steps::default(),
+            ema: Ema::default(),
+            counted_us: 0,
             last: None,
             told: None,
         }
@@ -49,6 +68,11 @@ impl SymbolState {
     pub(super) fn heard_us(&self) -> Option<i64> {
         let heard = self.quotes.iter().map(|quote| quote.heard_us);
         heard.max().filter(|heard_us| *heard_us > 0)
+    }
+
+    /// The aggregate, unless no source counts.
+    pub(super) fn live(&self) -> Option<&Shown> {
+        self.last.as_ref().filter(|last| !last.stale)
     }
 
     /// Tells what a quote's own channel shows, if that is news.
@@ -74,38 +98,114 @@ impl SymbolState {
     pub(super) fn tell_aggregate(
         &mut self,
         stamp_us: i64,
+        now_us: i64,
         provenance: Provenance,
         publisher: &dyn Publisher,
     ) -> Told {
-        self.last = self.aggregate(stamp_us);
-        let Some(shown) = &self.last else {
+        self.judge(now_us);
+        self.last = self.aggregate(stamp_us, now_us);
+        let Some(shown) = &mut self.last else {
             return Told::Nothing;
         };
         if !shown.is_news_after(self.told.as_ref()) {
             return Told::Nothing;
         }
+        let mean = self.steps.mean(now_us, self.spec.window_us);
+        shown.twap = mean.map(|mean| mean.price);
         self.told = Some(shown.clone());
-        let update = shown.update(self.name(), AGGREGATE, provenance);
+        let update = shown.update(self.spec.symbol.as_str(), AGGREGATE, provenance);
         publisher.publish(&self.channel, Data::Price(update));
         Told::News
     }
 
-    fn aggregate(&self, stamp_us: i64) -> Option<Shown> {
-        let Some(median) = median(&self.quotes) else {
-            // The last live source went: the last price, said to be stale.
+    /// Lets the time that passed move averages. Gives whether that was told.
+    pub(super) fn tell_moved(
+        &mut self,
+        now_us: i64,
+        provenance: Provenance,
+        publisher: &dyn Publisher,
+    ) -> Told {
+        let Some(stamp_us) = self.live().map(|last| last.stamp_us) else {
+            return Told::Nothing;
+        };
+        self.tell_aggregate(stamp_us, now_us, provenance, publisher)
+    }
+
+    /// Says which of the live quotes count.
+    fn judge(&mut self, now_us: i64) {
+        let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
+        for quote in &self.quotes {
+            candidates.extend(quote.live_price().map(|price| Candidate {
+                price,
+                standing: quote.standing,
+            }));
+        }
+        let is_counted = |candidate: &Candidate| candidate.standing == Standing::Counted;
+        if !candidates.iter().any(is_counted) && now_us.saturating_sub(self.counted_us) >= LAPSE_US
+        {
+            candidates
+                .iter_mut()
+                .for_each(|candidate| candidate.standing = Standing::Counted);
+        }
+        judge(&mut candidates, self.spec.outlier);
+        if candidates.iter().any(is_counted) {
+            self.counted_us = now_us;
+        }
+        let live = self.quotes.iter_mut();
+        let live = live.filter(|quote| quote.live_price().is_some());
+        for (quote, candidate) in live.zip(candidates) {
+            quote.standing = candidate.standing;
+        }
+    }
+
+    /// The quotes that count.
+    fn parts(&self, now_us: i64) -> Parts {
+        let quotes = self.quotes.iter().enumerate();
+        quotes
+            .filter_map(|(place, quote)| quote.part(place, &self.spec, now_us))
+            .collect()
+    }
+
+    fn aggregate(&mut self, stamp_us: i64, now_us: i64) -> Option<Shown> {
+        let parts = self.parts(now_us);
+        let median = median(&parts);
+        self.steps.set(median, now_us, self.spec.window_us);
+        let Some(median) = median else {
+            // The last source that counted went: the last price, said to be stale.
             return self.last.as_ref().map(Shown::gone_stale);
         };
+        if self.spec.method == Method::Ema {
+            self.ema.set(median, now_us, self.spec.window_us);
+        }
         // Venues' clocks differ: time does not run backward for clients.
         let before = self.last.as_ref().map_or(stamp_us, |last| last.stamp_us);
-        Some(Shown {
-            price: median.price,
+        Some(self.shown(&parts, median, stamp_us.max(before), now_us))
+    }
+
+    fn shown(&self, parts: &Parts, median: Decimal, stamp_us: i64, now_us: i64) -> Shown {
+        Shown {
+            price: self.price(parts, median, now_us),
             change_percent: change_percent(&self.quotes),
             volume_quote: volume_quote(&self.quotes),
-            confidence: median.confidence,
-            sources: median.sources,
+            confidence: confidence(parts, &self.quotes),
+            sources: u32::try_from(parts.len()).unwrap_or(u32::MAX),
             stale: false,
-            stamp_us: stamp_us.max(before),
-        })
+            stamp_us,
+            twap: None,
+        }
+    }
+
+    /// What the method makes of the sources that count.
+    fn price(&self, parts: &Parts, median: Decimal, now_us: i64) -> Decimal {
+        let window_us = self.spec.window_us;
+        let price = match self.spec.method {
+            Method::Median => Some(median),
+            Method::VolumeWeightedMedian => weighted_median(parts),
+            Method::Vwap => vwap(parts),
+            Method::Twap => self.steps.mean(now_us, window_us).map(|mean| mean.price),
+            Method::Ema => self.ema.average(now_us, window_us),
+        };
+        price.unwrap_or(median)
     }
 
     /// The price, with how it came about.
@@ -115,14 +215,21 @@ impl SymbolState {
         provenance: Provenance,
         now_us: i64,
     ) -> PriceUpdate {
-        let live = self.quotes.iter().filter_map(Quote::live_price).count();
-        // Equal shares: the median asks only for the order. With no source live,
-        // no share is asked for.
-        let weight = 1.0 / live.max(1) as f64;
-        let details = self.quotes.iter().map(|quote| {
+        let parts = self.parts(now_us);
+        let median = median(&parts);
+        let mean = self.steps.mean(now_us, self.spec.window_us);
+        let shown = match (&self.last, median) {
+            (Some(last), Some(median)) => Some(self.shown(&parts, median, last.stamp_us, now_us)),
+            (last, _) => last.clone(),
+        };
+        let shares = self.shares(&parts);
+        let details = self.quotes.iter().enumerate().map(|(place, quote)| {
+            let own = parts.iter().position(|part| part.quote == place);
+            let weight = own.map_or(0.0, |own| shares[own]);
             let name = sources[quote.source].name();
-            quote.detail(name, weight, now_us)
+            quote.detail(name, weight, median, now_us)
         });
+        let covered_us = mean.map_or(0, |mean| mean.covered_us).max(0);
         let nothing = || PriceUpdate {
             symbol: self.name().to_owned(),
             timestamp: now_us.div_euclid(1_000),
@@ -131,14 +238,29 @@ impl SymbolState {
             sample: provenance.is_sample(),
             ..PriceUpdate::default()
         };
-        let known = self.last.as_ref();
         PriceUpdate {
             source_details: details.collect(),
             method: Some(self.spec.method.name().to_owned()),
-            ..known.map_or_else(nothing, |shown| {
+            window_ms: Some(self.spec.window_us.unsigned_abs() / 1_000),
+            covered_ms: Some(covered_us.unsigned_abs() / 1_000),
+            twap: mean.map(|mean| decimal(mean.price)),
+            ..shown.map_or_else(nothing, |shown| {
                 shown.update(self.name(), AGGREGATE, provenance)
             })
         }
+    }
+
+    /// The share of each part in the aggregate: of what was traded, if that is asked
+    /// for and known, else the same for all.
+    fn shares(&self, parts: &Parts) -> SmallVec<[f64; 8]> {
+        let total = traded(parts).filter(|_| self.spec.method.weighs_volume());
+        let same = 1.0 / parts.len().max(1) as f64;
+        let share = |part| {
+            total
+                .as_ref()
+                .map_or(same, |total| blend::share(part, total))
+        };
+        parts.iter().map(share).collect()
     }
 }
 

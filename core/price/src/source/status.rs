@@ -5,7 +5,7 @@ use tidewire_proto::v1::{ConnectionState, Source};
 
 use crate::{
     Symbol,
-    aggregate::Provenance,
+    aggregate::{Offset, Provenance},
     config::SourceSpec,
     venue::{FaultKind, ParseError},
 };
@@ -47,6 +47,9 @@ pub(crate) struct SourceStatus {
     pub(crate) symbols: Vec<Symbol>,
     pub(crate) frames: Tally,
     pub(crate) trades: Tally,
+    /// How far its clock is from this server's.
+    pub(crate) offset: Offset,
+    gaps: Tally,
     /// When data last came, in microseconds since the Unix epoch.
     pub(crate) heard_us: Option<i64>,
     /// Since when the connection is lost, likewise.
@@ -86,6 +89,8 @@ impl SourceStatus {
             symbols: Vec::new(),
             frames: Tally::new(metrics::counter!("tidewire_venue_frames_total", &source)),
             trades: Tally::new(metrics::counter!("tidewire_venue_trades_total", &source)),
+            offset: Offset::default(),
+            gaps: Tally::new(metrics::counter!("tidewire_venue_gaps_total", &source)),
             heard_us: None,
             lost_us: None,
             state: LinkState::Connecting,
@@ -116,6 +121,31 @@ impl SourceStatus {
             );
         }
         self.last_error = Some(error.to_string());
+    }
+
+    /// Counts a time that is far from what its clock said before.
+    pub(crate) fn jumped(&mut self, us: i64, direction: &str) {
+        self.fault(&ParseError {
+            kind: FaultKind::TimeJump,
+            detail: format!(
+                "a time is {} ms {direction} the venue's clock so far",
+                us / 1_000
+            ),
+        });
+    }
+
+    /// Counts a gap in a symbol's trades; the first one is logged.
+    pub(crate) fn gap(&mut self, symbol: &Symbol, missing: u64) {
+        self.gaps.count();
+        let source = &self.spec.name;
+        if self.gaps.count == 1 {
+            tracing::warn!(
+                source, %symbol, missing,
+                "trades are missing; further gaps are counted only"
+            );
+        } else {
+            tracing::debug!(source, %symbol, missing, "trades are missing");
+        }
     }
 
     /// Counts a request that the venue refuses; a reason is logged until another comes.
@@ -174,6 +204,9 @@ impl SourceStatus {
             age_ms: self.heard_us.map(age_ms),
             last_error: self.last_error.clone(),
             sample: provenance.is_sample(),
+            connections: None,
+            gaps: (self.gaps.count > 0).then_some(self.gaps.count),
+            offset_ms: self.offset.us().map(|us| us.div_euclid(1_000)),
         }
     }
 }

@@ -43,8 +43,17 @@ impl VenueEvent<'_> {
 /// The venue's number of a trade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TradeId {
-    /// Of a single trade.
+    /// Of a single trade. The next one's is higher by one.
     Single(u64),
+    /// Of the first and the last of several that are told as one.
+    Run {
+        /// The first.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
+    /// Of a trade, at a venue whose numbers rise by whatever.
+    Loose(u64),
     /// Of several trades of one taker at one price, told as one. These numbers
     /// count apart from those of single trades.
     Aggregate(u64),
@@ -111,15 +120,24 @@ pub enum FaultKind {
     BadValue,
     /// A symbol that was not asked for.
     UnknownSymbol,
+    /// A price that is many times the last one, or a small part of it.
+    Absurd,
+    /// An offer to buy above the one to sell.
+    Crossed,
+    /// A time that is far from what the venue's clock said before.
+    TimeJump,
 }
 
 impl FaultKind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::Malformed,
         Self::WrongType,
         Self::BadValue,
         Self::UnknownSymbol,
+        Self::Absurd,
+        Self::Crossed,
+        Self::TimeJump,
     ];
 
     /// Its name in metrics.
@@ -130,6 +148,9 @@ impl FaultKind {
             Self::WrongType => "wrong_type",
             Self::BadValue => "bad_value",
             Self::UnknownSymbol => "unknown_symbol",
+            Self::Absurd => "absurd_price",
+            Self::Crossed => "crossed_offers",
+            Self::TimeJump => "time_jump",
         }
     }
 }

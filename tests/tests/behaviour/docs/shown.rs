@@ -9,7 +9,14 @@ use serde_json::Value;
 const NAMES: [&str; 3] = ["epoch", "connectionId", "postKey"];
 
 /// What differs from run to run; only its type is compared.
-const VOLATILE: [&str; 5] = ["serverTime", "timestamp", "expiresAt", "ageMs", "version"];
+const VOLATILE: [&str; 6] = [
+    "serverTime",
+    "timestamp",
+    "expiresAt",
+    "ageMs",
+    "coveredMs",
+    "version",
+];
 
 /// The names that were met in a scene: what is shown, and what it was.
 #[derive(Debug, Default)]

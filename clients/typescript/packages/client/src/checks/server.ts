@@ -3,7 +3,7 @@ import type { ServerData, ServerType } from "../messages.ts";
 import type { AlertCondition, AlertRepeat, AlertRule } from "../types/alert.ts";
 import type { ErrorData } from "../types/common.ts";
 import type { Notification, Preferences } from "../types/notify.ts";
-import type { MarketCoverage, PriceSource, PriceUpdate, RecentTrade, SourceDetail, TopMover } from "../types/price.ts";
+import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, SourceDetail, TopMover } from "../types/price.ts";
 import type { ActiveSubscription, HistoryItem, SubscriptionResult } from "../types/session.ts";
 import type {
   Approval,
@@ -31,6 +31,8 @@ const sourceDetail = object<SourceDetail>({
   trades: count,
   min: nullable(number),
   max: nullable(number),
+  missing: optional(count),
+  rate: optional(object<Rate>({ symbol: text, price: nullable(number), ageMs: nullable(count) })),
 });
 
 const price = object<PriceUpdate>({
@@ -48,6 +50,7 @@ const price = object<PriceUpdate>({
   method: optional(text),
   windowMs: optional(count),
   coveredMs: optional(count),
+  dayCoveredMs: optional(count),
   sample: optional(flag),
 });
 
@@ -322,6 +325,9 @@ export const sourceList: Check<{ readonly sources: readonly PriceSource[] }> = o
       ageMs: nullable(count),
       lastError: optional(text),
       sample: optional(flag),
+      gaps: optional(count),
+      offsetMs: optional(number),
+      connections: optional(count),
     }),
   ),
 });

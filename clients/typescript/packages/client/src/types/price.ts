@@ -20,6 +20,19 @@ export interface SourceDetail {
   readonly min: number | null;
   /** The highest of their prices. */
   readonly max: number | null;
+  /** How many of the venue's trades never came, by their numbers. */
+  readonly missing?: number;
+  /** The price was in another currency, and was converted by this. */
+  readonly rate?: Rate;
+}
+
+/** What another currency is worth. */
+export interface Rate {
+  /** The symbol whose price it is, for example `USDT-USD`. */
+  readonly symbol: string;
+  /** The price of one unit of the other currency. */
+  readonly price: number | null;
+  readonly ageMs: number | null;
 }
 
 /** A price, aggregated over the venues or of one of them. */
@@ -49,6 +62,8 @@ export interface PriceUpdate {
   readonly method?: string;
   readonly windowMs?: number;
   readonly coveredMs?: number;
+  /** In answers to GetPrice: how much of the 24 hours the server counted itself. */
+  readonly dayCoveredMs?: number;
   /** Sample data, not the market's. */
   readonly sample?: boolean;
 }
@@ -119,4 +134,10 @@ export interface PriceSource {
   readonly ageMs: number | null;
   readonly lastError?: string;
   readonly sample?: boolean;
+  /** How often trades were missing between two that came. */
+  readonly gaps?: number;
+  /** How far the venue's clock is behind the server's, in milliseconds. */
+  readonly offsetMs?: number;
+  /** How many connections stand, if it takes more than one. */
+  readonly connections?: number;
 }
