@@ -35,6 +35,9 @@ pub(crate) struct Config {
     pub(crate) prices: PriceConfig,
     pub(crate) chain: Vec<ChainConfig>,
     pub(crate) log: LogConfig,
+    /// The file that it was read from.
+    #[serde(skip)]
+    pub(crate) file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -285,10 +288,11 @@ impl Config {
         // as `TIDEWIRE_LOG`, are not about the configuration.
         let variables = Env::prefixed("TIDEWIRE_").filter(|name| name.as_str().contains("__"));
         figment = figment.merge(variables.split("__"));
-        let config: Self = figment.extract().map_err(|errors| {
+        let mut config: Self = figment.extract().map_err(|errors| {
             let texts: Vec<_> = errors.into_iter().map(|error| explain(&error)).collect();
             anyhow::anyhow!(texts.join("\n"))
         })?;
+        config.file = file.cloned();
         config.check()?;
         Ok(config)
     }

@@ -1,7 +1,7 @@
 //! The wiring: engines to the streaming core, the core to the adapters, and the
 //! life of the server from start to drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -101,7 +101,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         stream.clone(),
         Services {
             stream: StreamRpc::new(stream.clone()),
-            price: PriceRpc::new(prices.clone()),
+            price: PriceRpc::new(prices.clone(), AdminAccess::for_listener(address.ip())),
             watch: WatchRpc::new(stream.clone(), chains.clone()),
         },
         Doors {
@@ -137,6 +137,15 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         env!("CARGO_PKG_VERSION")
     );
 
+    if matches!(feed, Feed::Live) {
+        let hang_ups = signal(SignalKind::hangup())?;
+        tasks.spawn(reload(
+            config.file.clone(),
+            prices.clone(),
+            hang_ups,
+            halt.clone(),
+        ));
+    }
     start_feed(feed, first, &prices, &tasks, &halt);
     tasks.spawn(sweep(stream.clone(), handle, halt.clone()));
     let threads = tidewire_adapters::serve(&listener, &gateway, tls, &stop)
@@ -217,6 +226,23 @@ fn open_store(config: &Config, feed: &Feed) -> anyhow::Result<Option<SharedStore
             Ok(None)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads the configuration again on SIGHUP, for the sources of prices.
+async fn reload(
+    file: Option<PathBuf>,
+    prices: PriceEngine,
+    mut hang_ups: Signal,
+    halt: CancellationToken,
+) {
+    while let Some(Some(())) = halt.run_until_cancelled(hang_ups.recv()).await {
+        let reloaded = Config::load(file.as_ref())
+            .and_then(|config| Ok(prices.reload_sources(&config.prices)?));
+        match reloaded {
+            Ok(()) => tracing::info!("the configuration was read again: sources are as it says"),
+            Err(error) => tracing::error!(%error, "the configuration is not taken"),
+        }
     }
 }
 

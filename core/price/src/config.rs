@@ -8,7 +8,12 @@ use std::{
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-use crate::{Symbol, VenueKind, source::tls_config, symbol::nearest};
+use crate::{
+    Symbol, VenueKind,
+    source::tls_config,
+    symbol::nearest,
+    venue::{Carrier, pyth::feed_id},
+};
 
 /// The symbols that a server has when none are named.
 pub const DEFAULT_SYMBOLS: [&str; 18] = [
@@ -16,6 +21,9 @@ pub const DEFAULT_SYMBOLS: [&str; 18] = [
     "LTC-USD", "DOT-USD", "BCH-USD", "UNI-USD", "AAVE-USD", "XLM-USD", "BTC-USDT", "ETH-USDT",
     "SOL-USDT", "XRP-USDT",
 ];
+
+/// How many sources there may be.
+pub(crate) const MOST_SOURCES: usize = 64;
 
 /// The longest window, in milliseconds.
 const MOST_WINDOW_MS: u64 = 3_600_000;
@@ -43,6 +51,10 @@ pub struct PriceConfig {
     pub source: Vec<SourceConfig>,
     /// What a symbol has of its own, by its name.
     pub symbol: BTreeMap<String, SymbolConfig>,
+    /// Currencies whose prices count for symbols in another, at a live rate: with `USDT`,
+    /// `BTC-USDT` counts for `BTC-USD` at the price of `USDT-USD`, at sources that do not
+    /// trade `BTC-USD` itself.
+    pub convert: Vec<String>,
     /// How many coins there are, by base, for the market cap.
     pub supply: BTreeMap<String, f64>,
 }
@@ -59,6 +71,7 @@ impl Default for PriceConfig {
             ca_file: None,
             source: Vec::new(),
             symbol: BTreeMap::new(),
+            convert: Vec::new(),
             supply: BTreeMap::new(),
         }
     }
@@ -77,6 +90,9 @@ pub struct SourceConfig {
     /// Which clock stamps its prices.
     #[serde(default)]
     pub clock: SourceClock,
+    /// The venue's own names of symbols, where they cannot be known: feeds of Pyth.
+    #[serde(default)]
+    pub ids: BTreeMap<String, String>,
 }
 
 /// `[prices.symbol."BTC-USD"]`.
@@ -164,13 +180,38 @@ pub enum ConfigError {
     )]
     SourceName(String),
     /// A source's address is not one.
+    #[error("prices.source {0:?}: the url {1:?} is not an address of such a venue, expected {2}")]
+    SourceUrl(String, String, &'static str),
+    /// A venue's own name of a symbol is none.
     #[error(
-        "prices.source {0:?}: the url {1:?} is not a WebSocket address, expected ws://… or wss://…"
+        "prices.source {0:?}: ids.{1:?} is {2:?}, expected the 64 hexadecimal digits of a feed of Pyth"
     )]
-    SourceUrl(String, String),
-    /// A venue's connection does not carry so many symbols.
+    SourceId(String, String, String),
+    /// A currency is to be converted, and there is no rate for it.
     #[error(
-        "prices.symbols: {count} of them are traded at source {name:?}, expected at most {most}: a connection to it carries no more"
+        "prices.convert: nothing says what {0} is worth, expected a symbol {0}-USD or the like in `prices.symbols`"
+    )]
+    NoRate(String),
+    /// There is no such source.
+    #[error("there is no source {name:?}{hint}")]
+    UnknownSource {
+        /// What was named.
+        name: String,
+        /// The nearest one that there is.
+        hint: String,
+    },
+    /// Sources come from a recording.
+    #[error("a recording is played: its sources are those that it has")]
+    NotConnected,
+    /// There is no such venue.
+    #[error("there is no kind of source {0:?}, expected one of {1}")]
+    UnknownKind(String, String),
+    /// There are as many sources as there may be.
+    #[error("there are {MOST_SOURCES} sources already, expected no more")]
+    TooManySources,
+    /// A venue's connections do not carry so many symbols.
+    #[error(
+        "prices.symbols: {count} of them are traded at source {name:?}, expected at most {most}: connections to it carry no more"
     )]
     TooManySymbols {
         /// The source.
@@ -211,6 +252,17 @@ pub struct SourceSpec {
     pub url: String,
     /// Which clock stamps its prices.
     pub clock: SourceClock,
+    /// The venue's own names of symbols, where the operator gave them.
+    pub ids: BTreeMap<String, String>,
+}
+
+impl SourceSpec {
+    /// The venue's name of a symbol, if it trades it.
+    #[must_use]
+    pub fn venue_name(&self, symbol: &Symbol) -> Option<String> {
+        let given = self.ids.get(symbol.as_str()).cloned();
+        given.or_else(|| self.kind.venue_name(symbol))
+    }
 }
 
 /// A symbol, checked.
@@ -236,16 +288,21 @@ impl PriceConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         let (symbols, sources) = (self.symbols()?, self.sources()?);
         for source in sources {
-            let served = |spec: &&SymbolSpec| source.kind.venue_name(&spec.symbol).is_some();
+            let served = |spec: &&SymbolSpec| source.venue_name(&spec.symbol).is_some();
             let count = symbols.iter().filter(served).count();
-            if let Some(most) = source.kind.limits().symbols
-                && count > most
-            {
+            let most = source.kind.limits().most_symbols();
+            if count > most {
                 return Err(ConfigError::TooManySymbols {
                     name: source.name,
                     count,
                     most,
                 });
+            }
+        }
+        for currency in &self.convert {
+            let is_rate = |spec: &SymbolSpec| spec.symbol.base() == currency;
+            if !symbols.iter().any(is_rate) {
+                return Err(ConfigError::NoRate(currency.clone()));
             }
         }
         let is_supply = |supply: f64| supply.is_finite() && supply > 0.0;
@@ -310,45 +367,74 @@ impl PriceConfig {
     /// Names the source and what was expected.
     pub fn sources(&self) -> Result<Vec<SourceSpec>, ConfigError> {
         if self.source.is_empty() {
-            let all = VenueKind::ALL.map(|kind| SourceSpec {
-                name: kind.name().to_owned(),
-                kind,
-                url: kind.url().to_owned(),
-                clock: SourceClock::default(),
-            });
-            return Ok(all.to_vec());
+            let all = VenueKind::DEFAULT.map(|kind| SourceConfig::new(kind).spec());
+            return all.into_iter().collect();
+        }
+        if self.source.len() > MOST_SOURCES {
+            return Err(ConfigError::TooManySources);
         }
         let mut specs: Vec<SourceSpec> = Vec::with_capacity(self.source.len());
         for source in &self.source {
-            let name = source
-                .name
-                .clone()
-                .unwrap_or_else(|| source.kind.name().to_owned());
-            let is_name = !name.is_empty()
-                && name.bytes().all(|b| {
-                    b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_'
-                });
-            if !is_name {
-                return Err(ConfigError::SourceName(name));
+            let spec = source.spec()?;
+            if specs.iter().any(|other| other.name == spec.name) {
+                return Err(ConfigError::SourceTwice(spec.name));
             }
-            if specs.iter().any(|spec| spec.name == name) {
-                return Err(ConfigError::SourceTwice(name));
-            }
-            let url = source
-                .url
-                .clone()
-                .unwrap_or_else(|| source.kind.url().to_owned());
-            if !is_websocket_url(&url) {
-                return Err(ConfigError::SourceUrl(name, url));
-            }
-            specs.push(SourceSpec {
-                name,
-                kind: source.kind,
-                url,
-                clock: source.clock,
-            });
+            specs.push(spec);
         }
         Ok(specs)
+    }
+}
+
+impl SourceConfig {
+    /// A source of this kind, with its defaults.
+    #[must_use]
+    pub fn new(kind: VenueKind) -> Self {
+        Self {
+            kind,
+            name: None,
+            url: None,
+            clock: SourceClock::default(),
+            ids: BTreeMap::new(),
+        }
+    }
+
+    /// The source, checked.
+    ///
+    /// # Errors
+    /// Names the source and what was expected.
+    pub fn spec(&self) -> Result<SourceSpec, ConfigError> {
+        let name = self.name.as_deref().unwrap_or(self.kind.name()).to_owned();
+        let is_name = !name.is_empty()
+            && name.len() <= 64
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+        if !is_name {
+            return Err(ConfigError::SourceName(name));
+        }
+        let url = self.url.as_deref().unwrap_or(self.kind.url()).to_owned();
+        let (schemes, expected) = match self.kind.carrier() {
+            Carrier::WebSocket => (["ws", "wss"], "ws://… or wss://…"),
+            Carrier::Events => (["http", "https"], "http://… or https://…"),
+        };
+        if !is_url(&url, schemes) {
+            return Err(ConfigError::SourceUrl(name, url, expected));
+        }
+        let mut ids = BTreeMap::new();
+        for (symbol, id) in &self.ids {
+            Symbol::parse(symbol)?;
+            let Some(feed) = feed_id(id).filter(|_| self.kind == VenueKind::Pyth) else {
+                return Err(ConfigError::SourceId(name, symbol.clone(), id.clone()));
+            };
+            ids.insert(symbol.clone(), feed);
+        }
+        Ok(SourceSpec {
+            name,
+            kind: self.kind,
+            url,
+            clock: self.clock,
+            ids,
+        })
     }
 }
 
@@ -375,9 +461,10 @@ fn fraction(key: &str, percent: Decimal) -> Result<Decimal, ConfigError> {
     Ok(percent / Decimal::ONE_HUNDRED)
 }
 
-fn is_websocket_url(url: &str) -> bool {
+fn is_url(url: &str, schemes: [&str; 2]) -> bool {
     let is_good = |uri: http::Uri| {
-        matches!(uri.scheme_str(), Some("ws" | "wss"))
+        uri.scheme_str()
+            .is_some_and(|scheme| schemes.contains(&scheme))
             && uri.host().is_some_and(|host| !host.is_empty())
     };
     url.parse().is_ok_and(is_good)

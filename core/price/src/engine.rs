@@ -4,7 +4,12 @@
 //! time pass. All of them, and those who ask, share the aggregator under a lock that
 //! is held for microseconds and never across a wait.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -19,9 +24,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     ConfigError, Line, PriceConfig, PriceError, Recording, RecordingError, RecordingWriter,
     SourceClock, VenueKind,
-    aggregate::Aggregator,
+    aggregate::{Aggregator, SourceId},
     clock::now_us,
-    config::SourceConfig,
+    config::{SourceConfig, SourceSpec},
     recording::RecordedSource,
     replay::{Replay, ReplaySpeed},
     source::{Feed, SourceTask, tls_config},
@@ -43,6 +48,18 @@ pub struct PriceEngine {
     clock: SharedClock,
     watchdog: Duration,
     tls: Arc<ClientConfig>,
+    /// The connections, once they are asked for.
+    fleet: Arc<Mutex<Option<Fleet>>>,
+}
+
+/// What keeps the connections of all sources.
+struct Fleet {
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    /// Ends those of one source.
+    ends: HashMap<SourceId, CancellationToken>,
+    /// Sources that were added since the start: a changed configuration leaves them.
+    added: HashSet<String>,
 }
 
 impl std::fmt::Debug for PriceEngine {
@@ -67,13 +84,97 @@ impl PriceEngine {
             clock,
             watchdog: Duration::from_millis(config.watchdog_ms),
             tls: tls_config(config.ca_file.as_deref())?,
+            fleet: Arc::default(),
         })
     }
 
     /// Connects to all sources and lets time pass, in `tasks`, until cancelled.
     pub fn connect(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
-        self.spawn_sources(tasks, cancel, None);
+        let ends = self.spawn_sources(tasks, cancel, None);
+        *self.fleet.lock() = Some(Fleet {
+            tasks: tasks.clone(),
+            cancel: cancel.clone(),
+            ends,
+            added: HashSet::new(),
+        });
         self.run_clock(tasks, cancel);
+    }
+
+    /// Adds a source and connects to it.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, or that the engine plays a recording.
+    pub fn add_source(&self, source: &SourceConfig) -> Result<Source, ConfigError> {
+        let spec = source.spec()?;
+        let mut fleet = self.fleet.lock();
+        let fleet = fleet.as_mut().ok_or(ConfigError::NotConnected)?;
+        let name = spec.name.clone();
+        let id = self.join(fleet, spec)?;
+        fleet.added.insert(name);
+        let added = self.aggregator.lock().show_source(id, self.now_us());
+        tracing::info!(source = added.name, url = added.url, "source added");
+        Ok(added)
+    }
+
+    /// Removes a source and leaves its venue. What only it told grows stale.
+    ///
+    /// # Errors
+    /// There is no such source, or the engine plays a recording.
+    pub fn remove_source(&self, name: &str) -> Result<(), ConfigError> {
+        let mut fleet = self.fleet.lock();
+        let fleet = fleet.as_mut().ok_or(ConfigError::NotConnected)?;
+        self.leave(fleet, name)?;
+        tracing::info!(source = name, "source removed");
+        Ok(())
+    }
+
+    /// Has the sources be those of a configuration that was read again: others are
+    /// removed, except those that [`add_source`](Self::add_source) added, and changed
+    /// ones are connected to anew. Nothing is changed if it has a fault.
+    ///
+    /// # Errors
+    /// Names the key and what was expected.
+    pub fn reload_sources(&self, config: &PriceConfig) -> Result<(), ConfigError> {
+        let wanted = config.sources()?;
+        let mut fleet = self.fleet.lock();
+        let fleet = fleet.as_mut().ok_or(ConfigError::NotConnected)?;
+        let now: Vec<SourceSpec> = {
+            let aggregator = self.aggregator.lock();
+            let ids = aggregator.source_ids();
+            ids.map(|id| aggregator.spec(id).clone()).collect()
+        };
+        for spec in &now {
+            if !wanted.contains(spec) && !fleet.added.contains(&spec.name) {
+                self.leave(fleet, &spec.name)?;
+                tracing::info!(source = spec.name, "source removed");
+            }
+        }
+        for spec in wanted {
+            let is_there = self.aggregator.lock().source(&spec.name).is_some();
+            if !is_there {
+                tracing::info!(source = spec.name, url = spec.url, "source added");
+                self.join(fleet, spec)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn join(&self, fleet: &mut Fleet, spec: SourceSpec) -> Result<SourceId, ConfigError> {
+        let mut aggregator = self.aggregator.lock();
+        let id = aggregator.add_source(spec)?;
+        let end = fleet.cancel.child_token();
+        self.spawn_source(&aggregator, id, &fleet.tasks, &end, None);
+        fleet.ends.insert(id, end);
+        Ok(id)
+    }
+
+    fn leave(&self, fleet: &mut Fleet, name: &str) -> Result<(), ConfigError> {
+        let id = self.aggregator.lock().remove_source(name, self.now_us())?;
+        if let Some(end) = fleet.ends.remove(&id) {
+            end.cancel();
+        }
+        fleet.added.remove(name);
+        Ok(())
     }
 
     /// Lets time pass, in `tasks`, until cancelled. [`connect`](Self::connect) does
@@ -94,33 +195,52 @@ impl PriceEngine {
         tasks: &TaskTracker,
         cancel: &CancellationToken,
         recorder: Option<&mpsc::Sender<Line>>,
-    ) {
+    ) -> HashMap<SourceId, CancellationToken> {
         let aggregator = self.aggregator.lock();
         for symbol in aggregator.unserved() {
             tracing::warn!(%symbol, "no configured source trades this symbol: it has no price");
         }
-        for id in aggregator.source_ids() {
-            let spec = aggregator.spec(id).clone();
-            let names = aggregator.venue_names(id);
-            if names.is_empty() {
-                tracing::warn!(source = spec.name, "no configured symbol is traded there");
-                continue;
-            }
+        let ends = aggregator.source_ids().map(|id| {
+            let end = cancel.child_token();
+            self.spawn_source(&aggregator, id, tasks, &end, recorder);
+            (id, end)
+        });
+        ends.collect()
+    }
+
+    /// Connects to a source, by as many connections as its symbols take.
+    fn spawn_source(
+        &self,
+        aggregator: &Aggregator,
+        id: SourceId,
+        tasks: &TaskTracker,
+        end: &CancellationToken,
+        recorder: Option<&mpsc::Sender<Line>>,
+    ) {
+        let spec = aggregator.spec(id);
+        let links = aggregator.venue_names(id);
+        if links.is_empty() {
+            tracing::warn!(source = spec.name, "no configured symbol is traded there");
+        }
+        let mut delay = Duration::ZERO;
+        for (link, names) in links.into_iter().enumerate() {
             let feed = Feed::new(
-                id,
+                (id, link),
                 spec.kind,
                 self.aggregator.clone(),
                 self.clock.clone(),
                 recorder.cloned(),
             );
             let task = SourceTask {
-                spec,
+                spec: spec.clone(),
                 names,
                 watchdog: self.watchdog,
+                delay,
                 tls: self.tls.clone(),
                 feed,
             };
-            tasks.spawn(task.run(cancel.clone()));
+            delay += spec.kind.limits().connect_spacing;
+            tasks.spawn(task.run(end.clone()));
         }
     }
 
@@ -176,10 +296,9 @@ impl PriceEngine {
     pub fn replay_config(mut config: PriceConfig, recording: &Recording) -> PriceConfig {
         let sources = recording.head().sources.iter().filter_map(|source| {
             Some(SourceConfig {
-                kind: VenueKind::from_name(&source.kind)?,
                 name: Some(source.name.clone()),
-                url: None,
                 clock: SourceClock::Arrival,
+                ..SourceConfig::new(VenueKind::from_name(&source.kind)?)
             })
         });
         config.source = sources.collect();

@@ -16,7 +16,7 @@ mod symbol;
 pub mod venue;
 
 pub use aggregate::{Aggregator, SourceId};
-pub use config::{ConfigError, PriceConfig, SourceClock};
+pub use config::{ConfigError, PriceConfig, SourceClock, SourceConfig};
 pub use engine::PriceEngine;
 pub use error::PriceError;
 pub use recording::{Line, RecordedSource, Recording, RecordingError, RecordingWriter};

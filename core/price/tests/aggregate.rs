@@ -76,7 +76,7 @@ fn venues_become_one_price_and_keep_their_own() {
     let answer = bench.aggregator.price("BTC-USD", NOW_US + 5_000).unwrap();
     assert_eq!(answer.confidence.unwrap().value, "0.1");
     assert_eq!(answer.method.as_deref(), Some("median"));
-    let [coinbase, kraken] = &answer.source_details[..] else {
+    let [coinbase, kraken, ..] = &answer.source_details[..] else {
         panic!("{:?}", answer.source_details)
     };
     assert_eq!(

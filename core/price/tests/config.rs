@@ -13,7 +13,7 @@ fn error(text: &str) -> String {
 fn without_any_keys_everything_has_its_default() {
     let config = config("");
     config.check().unwrap();
-    assert_eq!(config.sources().unwrap().len(), 3);
+    assert_eq!(config.sources().unwrap().len(), 7);
     assert_eq!(config.symbols().unwrap().len(), 18);
 }
 
@@ -100,6 +100,15 @@ fn faults_name_their_key_and_what_was_expected() {
             "expected ws://",
         ),
         (
+            "[[source]]\nkind = \"pyth\"\nurl = \"ws://x\"",
+            "expected http://",
+        ),
+        (
+            "[[source]]\nkind = \"pyth\"\nids = { \"BTC-USD\" = \"12\" }",
+            "ids.\"BTC-USD\" is \"12\", expected the 64 hexadecimal digits",
+        ),
+        ("convert = [\"DAI\"]", "nothing says what DAI is worth"),
+        (
             "[[source]]\nkind = \"kraken\"\nname = \"A b\"",
             "expected lower-case letters",
         ),
@@ -116,10 +125,14 @@ fn faults_name_their_key_and_what_was_expected() {
 
 #[test]
 fn a_venue_is_not_asked_for_more_than_it_carries() {
-    let symbols: Vec<_> = (0..513).map(|n| format!("\"C{n}-USDT\"")).collect();
-    let error = error(&format!("symbols = [{}]", symbols.join(",")));
+    let symbols = |count| {
+        let symbols: Vec<_> = (0..count).map(|n| format!("\"C{n}-USD\"")).collect();
+        format!("symbols = [{}]", symbols.join(","))
+    };
+    config(&symbols(4_000)).check().unwrap();
+    let error = error(&symbols(4_001));
     assert!(
-        error.contains("513") && error.contains("at most 512"),
+        error.contains("4001") && error.contains("\"bitstamp\"") && error.contains("at most 4000"),
         "{error}"
     );
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use proptest::prelude::*;
-use support::{binance_trade, coinbase_match, coinbase_ticker, kraken_trade};
+use support::{binance_trade, bitstamp_trade, coinbase_match, coinbase_ticker, kraken_trade};
 use tidewire_price::{Recording, VenueKind};
 
 /// Frames of all venues: those of the sample, and what it does not have.
@@ -19,6 +19,11 @@ fn frames() -> Vec<Vec<u8>> {
         coinbase_match(1, "BTC-USD", "1e-5"),
         coinbase_ticker(1, "BTC-USD", "12345678901234567890.123456789"),
         kraken_trade(1, "BTC/USD", "1E+30"),
+        bitstamp_trade(1, "btcusd", "1e-5", "2"),
+        r#"{"arg":{"channel":"trades"},"data":[{"instId":"A-B","tradeId":"18446744073709551615","px":"1","sz":"1","side":"buy","ts":"1","count":"18446744073709551615"}]}"#.to_owned(),
+        r#"{"topic":"publicTrade.X","ts":1,"data":[{"T":1,"s":"X","S":"Buy","v":"1","p":"2","i":"é"}]}"#.to_owned(),
+        r#"{"channel":"market_trades","events":[{"type":"update","trades":[{"trade_id":"1","product_id":"A-B","price":"1","size":"1"}]}]}"#.to_owned(),
+        r#"{"parsed":[{"id":"e6","price":{"price":"6183801","conf":"3","expo":-8,"publish_time":9223372036854775807}}]}"#.to_owned(),
         r#"{"channel":"trade","type":"update","data":[1,null,{},[]]}"#.to_owned(),
         r#"{"type":"error","message":"\u00e9\ud83d\ude00","reason":"x"}"#.to_owned(),
         r#"{"e":"aggTrade","a":18446744073709551615,"T":-9223372036854775808}"#.to_owned(),

@@ -7,10 +7,11 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{SinkExt as _, StreamExt as _};
 use support::{Journal, NOW_US, coinbase_match, config, kraken_trade, price};
-use tidewire_price::{PriceEngine, Recording};
+use tidewire_price::{PriceEngine, Recording, SourceConfig, VenueKind};
 use tidewire_proto::v1::{ConnectionState, Source};
 use tidewire_stream::ManualClock;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::yield_now,
     time::timeout,
@@ -306,4 +307,124 @@ async fn what_venues_say_is_recorded() {
     let lines: Vec<_> = recording.collect();
     assert_eq!(lines[1].frame, frame.as_bytes());
     assert_eq!(lines[1].time_us, NOW_US);
+}
+
+#[tokio::test]
+async fn one_connection_more_where_one_is_full() {
+    let venue = Venue::open().await;
+    let symbols: Vec<_> = (0..513).map(|n| format!("C{n}-USDT")).collect();
+    let bench = Bench::new("binance", &venue.url(), &format!("symbols = {symbols:?}")).connect();
+    let mut peers = Vec::new();
+    for _ in 0..2 {
+        let (peer, request) = venue.accept().await;
+        peers.push((peer, request));
+    }
+    bench.until(|source| source.connections == Some(2)).await;
+    // In the order of their names: 512 on the first.
+    assert!(peers[0].1.contains("\"c0usdt@trade\""), "{}", peers[0].1);
+    assert!(peers[1].1.contains("[\"c9usdt@trade\",\"c9usdt@ticker\"]"));
+    for (peer, name) in peers
+        .iter_mut()
+        .map(|(peer, _)| peer)
+        .zip(["C0USDT", "C9USDT"])
+    {
+        say(peer, &support::binance_trade(1, name, "5")).await;
+    }
+    bench.until(|source| source.trades == 2).await;
+    // One is lost: only what it carried.
+    drop(peers.remove(0));
+    bench.until(|source| source.connections == Some(1)).await;
+    assert_eq!(bench.source().state(), ConnectionState::Live);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn sources_are_added_and_removed_while_it_runs() {
+    let (first, second) = (Venue::open().await, Venue::open().await);
+    let bench = Bench::new("coinbase", &first.url(), BTC).connect();
+    let (mut peer, _) = first.accept().await;
+    say(&mut peer, &coinbase_match(1, "BTC-USD", "10")).await;
+    bench.until_told("prices:BTC-USD", "10").await;
+    let mut source = SourceConfig::new(VenueKind::Kraken);
+    source.url = Some(second.url());
+    let added = bench.engine.add_source(&source).unwrap();
+    assert_eq!(
+        (added.name.as_str(), added.state()),
+        ("kraken", ConnectionState::Connecting)
+    );
+    let (mut other, _) = second.accept().await;
+    say(&mut other, &kraken_trade(1, "BTC/USD", "12")).await;
+    bench.until_told("prices:BTC-USD", "11").await;
+    bench.engine.remove_source("coinbase").unwrap();
+    bench.until_told("prices:BTC-USD", "12").await;
+    // Its connection is closed.
+    let end = within(peer.next()).await;
+    assert!(!matches!(end, Some(Ok(Message::Text(_)))), "{end:?}");
+    assert!(bench.engine.remove_source("coinbase").is_err());
+
+    // The configuration is read again: what was added stays, what changed is new.
+    let third = Venue::open().await;
+    let text = |url: &str| format!("{BTC}\n[[source]]\nkind = \"coinbase\"\nurl = {url:?}");
+    bench
+        .engine
+        .reload_sources(&config(&text(&third.url())))
+        .unwrap();
+    let (_peer, _) = third.accept().await;
+    let names = || -> Vec<String> {
+        let sources = bench.engine.sources();
+        sources.into_iter().map(|source| source.name).collect()
+    };
+    assert_eq!(names(), ["coinbase", "kraken"]);
+    let wrong = config(&text("http://x"));
+    assert!(bench.engine.reload_sources(&wrong).is_err());
+    assert_eq!(names().len(), 2);
+    bench.stop().await;
+}
+
+/// The next request over HTTP, whole.
+async fn http_request(venue: &Venue) -> (TcpStream, String) {
+    let (mut socket, _) = within(venue.0.accept()).await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        within(socket.read_exact(&mut byte)).await.unwrap();
+        request.push(byte[0]);
+    }
+    (socket, String::from_utf8(request).unwrap())
+}
+
+#[tokio::test]
+async fn an_oracle_is_heard_as_events() {
+    let venue = Venue::open().await;
+    let url = format!("http://{}/stream", venue.0.local_addr().unwrap());
+    let bench = Bench::new("pyth", &url, BTC).connect();
+    let (mut socket, _) = http_request(&venue).await;
+    within(socket.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"))
+        .await
+        .unwrap();
+    let (mut socket, request) = http_request(&venue).await;
+    let error = bench.source().last_error.unwrap();
+    assert!(error.contains("answers 404"), "{error}");
+    let asked = "GET /stream?ids[]=e62df6c8b4a85fe1a67db44dc12de5db330f7ac66b72dc658afedf0f4a415b43&parsed=true HTTP/1.1";
+    assert!(request.starts_with(asked), "{request}");
+    let event = concat!(
+        ":\n\ndata:{\"parsed\":[{\"id\":\"e62df6c8b4a85fe1a67db44dc12de5db330f7ac66b72dc658afedf0f4a415b43\",",
+        "\"price\":{\"price\":\"6183801\",\"conf\":\"1\",\"expo\":-2,\"publish_time\":1750000000}}]}\n\n"
+    );
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let answer = format!("{head}{:x}\r\n{event}\r\n", event.len());
+    within(socket.write_all(answer.as_bytes())).await.unwrap();
+    bench.until_told("prices:BTC-USD", "61838.01").await;
+    // It says why it ends, and is asked again.
+    let event = "event: error\ndata: too slow\n\n";
+    let error = format!("{:x}\r\n{event}\r\n", event.len());
+    within(socket.write_all(error.as_bytes())).await.unwrap();
+    bench
+        .until(|source| {
+            source.last_error.as_deref() == Some("the venue ended the stream: too slow")
+        })
+        .await;
+    let _again = http_request(&venue).await;
+    bench.stop().await;
 }

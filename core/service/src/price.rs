@@ -1,26 +1,54 @@
 //! `PriceService`: prices, market overview, sources.
 
-use tidewire_price::PriceEngine;
+use tidewire_price::{ConfigError, PriceEngine, SourceConfig, VenueKind};
 use tidewire_proto::v1::{
     AddSourceRequest, AddSourceResponse, GetMarketOverviewRequest, GetPriceRequest,
     ListSourcesRequest, ListSourcesResponse, MarketOverview, PriceUpdate, RemoveSourceRequest,
     RemoveSourceResponse, price_service_server::PriceService,
 };
+use tidewire_stream::Scope;
 use tonic::{Request, Response, Status};
 
-use crate::{identity_of, status_of};
+use crate::{AdminAccess, identity_of, status_of};
 
 /// `PriceService` over the price engine. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PriceRpc {
     engine: PriceEngine,
+    access: AdminAccess,
 }
 
 impl PriceRpc {
-    /// The service over this engine.
+    /// The service over this engine. Sources are changed by those whom `access` lets in,
+    /// and by back ends.
     #[must_use]
-    pub fn new(engine: PriceEngine) -> Self {
-        Self { engine }
+    pub fn new(engine: PriceEngine, access: AdminAccess) -> Self {
+        Self { engine, access }
+    }
+
+    /// Refuses whoever is neither an operator nor a back end.
+    fn admit_operator<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let identity = identity_of(request);
+        if self.access == AdminAccess::Everyone || identity.require(Scope::Service).is_ok() {
+            return Ok(());
+        }
+        identity
+            .require(Scope::Admin)
+            .map(drop)
+            .map_err(|error| status_of(&error))
+    }
+}
+
+/// Why the sources are not changed.
+fn refusal(error: &ConfigError) -> Status {
+    let text = error.to_string();
+    match error {
+        ConfigError::UnknownSource { .. } => Status::not_found(text),
+        ConfigError::TooManySources => Status::resource_exhausted(text),
+        ConfigError::SourceTwice(_) | ConfigError::NotConnected => {
+            Status::failed_precondition(text)
+        }
+        _ => Status::invalid_argument(text),
     }
 }
 
@@ -64,19 +92,31 @@ impl PriceService for PriceRpc {
 
     async fn add_source(
         &self,
-        _request: Request<AddSourceRequest>,
+        request: Request<AddSourceRequest>,
     ) -> Result<Response<AddSourceResponse>, Status> {
-        Err(Status::unimplemented(
-            "AddSource is not built yet: name the source in the configuration",
-        ))
+        self.admit_operator(&request)?;
+        let asked = request.into_inner();
+        let kind = VenueKind::parse_name(&asked.kind).map_err(|error| refusal(&error))?;
+        let source = SourceConfig {
+            name: asked.name,
+            url: asked.url,
+            ..SourceConfig::new(kind)
+        };
+        let added = self.engine.add_source(&source);
+        let added = added.map_err(|error| refusal(&error))?;
+        Ok(Response::new(AddSourceResponse {
+            source: Some(added),
+        }))
     }
 
     async fn remove_source(
         &self,
-        _request: Request<RemoveSourceRequest>,
+        request: Request<RemoveSourceRequest>,
     ) -> Result<Response<RemoveSourceResponse>, Status> {
-        Err(Status::unimplemented(
-            "RemoveSource is not built yet: leave the source out of the configuration",
-        ))
+        self.admit_operator(&request)?;
+        let RemoveSourceRequest { name } = request.into_inner();
+        let removed = self.engine.remove_source(&name);
+        removed.map_err(|error| refusal(&error))?;
+        Ok(Response::new(RemoveSourceResponse { name }))
     }
 }

@@ -1,6 +1,6 @@
 //! Frames of venues, made after their documentation.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::VenueKind;
 
@@ -48,8 +48,51 @@ impl Trade<'_> {
                 ),
                 symbol, price, id, TIME
             ),
+            VenueKind::Okx => json!({
+                "arg": {"channel": "trades", "instId": symbol},
+                "data": [{
+                    "instId": symbol, "tradeId": id.to_string(), "px": price, "sz": "0.5",
+                    "side": "sell", "ts": TIME_MS.to_string(), "count": "1",
+                }],
+            })
+            .to_string(),
+            VenueKind::Bybit => json!({
+                "topic": format!("publicTrade.{symbol}"), "type": "snapshot", "ts": TIME_MS,
+                "data": [{
+                    "T": TIME_MS, "s": symbol, "S": "Sell", "v": "0.5", "p": price,
+                    "L": "PlusTick", "i": id.to_string(), "BT": false,
+                }],
+            })
+            .to_string(),
+            VenueKind::Bitstamp => json!({
+                "event": "trade", "channel": format!("live_trades_{symbol}"),
+                "data": {
+                    "id": id, "amount_str": "0.5", "price_str": price, "type": 1,
+                    "microtimestamp": (TIME_MS * 1_000).to_string(),
+                },
+            })
+            .to_string(),
+            VenueKind::CoinbaseAdvanced => advanced(
+                "market_trades",
+                &json!({
+                    "type": "update",
+                    "trades": [{
+                        "trade_id": id.to_string(), "product_id": symbol, "price": price, "size": "0.5",
+                        "side": "SELL", "time": TIME,
+                    }],
+                }),
+            ),
         }
     }
+}
+
+/// A frame of Coinbase Advanced Trade with one event.
+fn advanced(channel: &str, event: &Value) -> String {
+    json!({
+        "channel": channel, "client_id": "", "timestamp": TIME, "sequence_num": 1,
+        "events": [event],
+    })
+    .to_string()
 }
 
 /// A summary of the market.
@@ -69,7 +112,7 @@ impl Ticker<'_> {
     /// The summary as this venue says it.
     ///
     /// # Panics
-    /// A number is none.
+    /// A number is none, or the venue has no summaries.
     #[must_use]
     pub fn frame(&self, kind: VenueKind) -> String {
         let Self {
@@ -106,6 +149,32 @@ impl Ticker<'_> {
                 ),
                 symbol, last, last, last, volume, last, open, last, change, percent
             ),
+            VenueKind::Okx => json!({
+                "arg": {"channel": "tickers", "instId": symbol},
+                "data": [{
+                    "instType": "SPOT", "instId": symbol, "last": last, "lastSz": "1", "askPx": last,
+                    "bidPx": last, "open24h": open, "high24h": last, "low24h": open, "vol24h": volume,
+                    "volCcy24h": (number(volume) * number(last)).to_string(), "ts": TIME_MS.to_string(),
+                }],
+            })
+            .to_string(),
+            VenueKind::Bybit => json!({
+                "topic": format!("tickers.{symbol}"), "type": "snapshot", "ts": TIME_MS, "cs": 1,
+                "data": {
+                    "symbol": symbol, "lastPrice": last, "prevPrice24h": open, "volume24h": volume,
+                    "price24hPcnt": (percent / 100.0).to_string(),
+                    "turnover24h": (number(volume) * number(last)).to_string(),
+                },
+            })
+            .to_string(),
+            VenueKind::Bitstamp => panic!("Bitstamp has no summaries"),
+            VenueKind::CoinbaseAdvanced => advanced("ticker", &json!({
+                "type": "snapshot",
+                "tickers": [{
+                    "type": "ticker", "product_id": symbol, "price": last, "volume_24_h": volume,
+                    "price_percent_chg_24_h": percent.to_string(), "best_bid": last, "best_ask": last,
+                }],
+            })),
         }
     }
 }

@@ -13,11 +13,31 @@ pub enum VenueKind {
     Coinbase,
     /// Kraken, version 2 of its WebSocket.
     Kraken,
+    /// OKX, version 5.
+    Okx,
+    /// Bybit, version 5.
+    Bybit,
+    /// Bitstamp, version 2.
+    Bitstamp,
+    /// Coinbase Advanced Trade.
+    #[value(name = "coinbase_advanced")]
+    CoinbaseAdvanced,
 }
 
 impl VenueKind {
+    /// Three of them, which most tests do with.
+    pub const THREE: [Self; 3] = [Self::Binance, Self::Coinbase, Self::Kraken];
+
     /// All venues.
-    pub const ALL: [Self; 3] = [Self::Binance, Self::Coinbase, Self::Kraken];
+    pub const ALL: [Self; 7] = [
+        Self::Binance,
+        Self::Coinbase,
+        Self::Kraken,
+        Self::Okx,
+        Self::Bybit,
+        Self::Bitstamp,
+        Self::CoinbaseAdvanced,
+    ];
 
     /// Its name in the server's configuration.
     #[must_use]
@@ -26,6 +46,10 @@ impl VenueKind {
             Self::Binance => "binance",
             Self::Coinbase => "coinbase",
             Self::Kraken => "kraken",
+            Self::Okx => "okx",
+            Self::Bybit => "bybit",
+            Self::Bitstamp => "bitstamp",
+            Self::CoinbaseAdvanced => "coinbase_advanced",
         }
     }
 
@@ -33,8 +57,9 @@ impl VenueKind {
     #[must_use]
     pub fn symbol(self, symbol: &str) -> String {
         match self {
-            Self::Binance => symbol.replace('-', ""),
-            Self::Coinbase => symbol.to_owned(),
+            Self::Binance | Self::Bybit => symbol.replace('-', ""),
+            Self::Coinbase | Self::Okx | Self::CoinbaseAdvanced => symbol.to_owned(),
+            Self::Bitstamp => symbol.replace('-', "").to_ascii_lowercase(),
             Self::Kraken => symbol.replace('-', "/"),
         }
     }
@@ -61,17 +86,26 @@ impl Subscriptions {
     /// Whether all was asked for that a client of this venue asks for.
     pub(super) fn is_complete(&self) -> bool {
         match self.kind {
-            VenueKind::Binance | VenueKind::Coinbase => !self.channels.is_empty(),
-            // It takes one channel a request.
-            VenueKind::Kraken => {
-                let has = |name: &str| self.channels.contains(name);
-                has("trade") && has("ticker")
+            VenueKind::Binance | VenueKind::Coinbase | VenueKind::Bitstamp => {
+                !self.channels.is_empty()
             }
+            VenueKind::Okx => self.has("trades") && self.has("tickers"),
+            VenueKind::Bybit => self.has("publicTrade") && self.has("tickers"),
+            // They take one channel a request.
+            VenueKind::Kraken => self.has("trade") && self.has("ticker"),
+            VenueKind::CoinbaseAdvanced => self.has("market_trades") && self.has("ticker"),
         }
+    }
+
+    fn has(&self, channel: &str) -> bool {
+        self.channels.contains(channel)
     }
 
     /// Takes a request. Gives the answers.
     pub(super) fn answer(&mut self, request: &str) -> Vec<String> {
+        if self.kind == VenueKind::Okx && request == "ping" {
+            return vec!["pong".to_owned()];
+        }
         let Ok(request) = serde_json::from_str::<Value>(request) else {
             return Vec::new();
         };
@@ -79,6 +113,10 @@ impl Subscriptions {
             VenueKind::Binance => self.answer_binance(&request),
             VenueKind::Coinbase => self.answer_coinbase(&request),
             VenueKind::Kraken => self.answer_kraken(&request),
+            VenueKind::Okx => self.answer_okx(&request),
+            VenueKind::Bybit => self.answer_bybit(&request),
+            VenueKind::Bitstamp => self.answer_bitstamp(&request),
+            VenueKind::CoinbaseAdvanced => self.answer_coinbase_advanced(&request),
         };
         answers.iter().map(Value::to_string).collect()
     }
@@ -142,6 +180,68 @@ impl Subscriptions {
         answers
     }
 
+    fn answer_okx(&mut self, request: &Value) -> Vec<Value> {
+        if request["op"] != "subscribe" {
+            return vec![json!({"event": "error", "code": "60012", "msg": "Illegal request"})];
+        }
+        let arguments = request["args"].as_array().into_iter().flatten();
+        let answers = arguments.map(|argument| {
+            let text = |key: &str| argument[key].as_str().unwrap_or_default().to_owned();
+            self.add(&text("channel"), &text("instId"));
+            json!({"event": "subscribe", "arg": argument})
+        });
+        answers.collect()
+    }
+
+    fn answer_bybit(&mut self, request: &Value) -> Vec<Value> {
+        if request["op"] == "ping" {
+            return vec![json!({"success": true, "ret_msg": "pong", "conn_id": "c", "op": "ping"})];
+        }
+        let arguments: Vec<_> = strings(&request["args"]).collect();
+        if request["op"] != "subscribe" || arguments.len() > 10 {
+            let wrong = json!({"success": false, "ret_msg": "args size >10", "op": "subscribe"});
+            return vec![wrong];
+        }
+        for topic in arguments {
+            let (channel, symbol) = topic.split_once('.').unwrap_or((topic, ""));
+            self.add(channel, symbol);
+        }
+        vec![json!({"success": true, "ret_msg": "subscribe", "conn_id": "c", "op": "subscribe"})]
+    }
+
+    fn answer_bitstamp(&mut self, request: &Value) -> Vec<Value> {
+        if request["event"] == "bts:heartbeat" {
+            let data = json!({"status": "success"});
+            return vec![json!({"event": "bts:heartbeat", "channel": "", "data": data})];
+        }
+        let channel = request["data"]["channel"].as_str().unwrap_or_default();
+        let Some(symbol) = channel.strip_prefix("live_trades_") else {
+            let data = json!({"code": 4003, "message": "Bad subscription string."});
+            return vec![json!({"event": "bts:error", "channel": "", "data": data})];
+        };
+        self.add("live_trades", symbol);
+        vec![json!({"event": "bts:subscription_succeeded", "channel": channel, "data": {}})]
+    }
+
+    fn answer_coinbase_advanced(&mut self, request: &Value) -> Vec<Value> {
+        let Some(channel) = request["channel"]
+            .as_str()
+            .filter(|_| request["type"] == "subscribe")
+        else {
+            return vec![json!({"type": "error", "message": "no such channel"})];
+        };
+        self.channels.insert(channel.to_owned());
+        for product in strings(&request["product_ids"]) {
+            self.add(channel, product);
+        }
+        let subscriptions = json!({channel: request["product_ids"]});
+        vec![json!({
+            "channel": "subscriptions", "client_id": "", "sequence_num": 0,
+            "timestamp": "2024-08-08T23:54:17.000000000Z",
+            "events": [{"subscriptions": subscriptions}],
+        })]
+    }
+
     /// Whether a recorded frame is one that the venue would send this peer.
     pub(super) fn wants(&self, frame: &str) -> bool {
         let Ok(frame) = serde_json::from_str::<Value>(frame) else {
@@ -166,6 +266,29 @@ impl Subscriptions {
                 (channel.to_owned(), text(&frame["product_id"]))
             }
             VenueKind::Kraken => (text(&frame["channel"]), text(&frame["data"][0]["symbol"])),
+            VenueKind::Okx => (
+                text(&frame["arg"]["channel"]),
+                text(&frame["arg"]["instId"]),
+            ),
+            VenueKind::Bybit | VenueKind::Bitstamp => {
+                let bybit = self.kind == VenueKind::Bybit;
+                let (key, split) = if bybit {
+                    ("topic", '.')
+                } else {
+                    ("channel", '_')
+                };
+                let name = text(&frame[key]);
+                let Some((channel, symbol)) = name.rsplit_once(split) else {
+                    return false;
+                };
+                (channel.to_owned(), symbol.to_owned())
+            }
+            VenueKind::CoinbaseAdvanced => {
+                let event = &frame["events"][0];
+                let entries = [&event["trades"][0], &event["tickers"][0]];
+                let symbols = entries.map(|entry| text(&entry["product_id"]));
+                (text(&frame["channel"]), symbols.concat())
+            }
         };
         self.pairs.contains(&pair)
     }

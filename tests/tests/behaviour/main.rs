@@ -53,6 +53,7 @@ mod rates;
 mod recovery;
 mod restarts;
 mod session;
+mod sources;
 mod sse;
 mod stopping;
 mod tls;

@@ -16,10 +16,10 @@ on_every_transport!(
 /// A symbol that all three venues trade.
 const SYMBOL: &str = "ETH-BTC";
 
-/// Stand-ins for all venues.
+/// Stand-ins for three venues.
 pub(crate) async fn venues() -> Vec<VenueStandIn> {
     let mut venues = Vec::new();
-    for kind in VenueKind::ALL {
+    for kind in VenueKind::THREE {
         venues.push(VenueStandIn::start(kind).await);
     }
     venues

@@ -2,7 +2,7 @@
 
 use tidewire_proto::v1::{MarketOverview, PriceUpdate, Source};
 
-use super::{Aggregator, SymbolState};
+use super::{Aggregator, SourceId, SymbolState, quote::Life};
 use crate::{
     PriceError, Symbol,
     error::{unknown_source, unknown_symbol},
@@ -29,7 +29,8 @@ impl Aggregator {
     #[must_use]
     pub fn sources(&self, now_us: i64) -> Vec<Source> {
         let show = |status: &SourceStatus| status.show(now_us, self.provenance);
-        self.sources.iter().map(show).collect()
+        let there = self.sources.iter().filter(|status| !status.is_removed());
+        there.map(show).collect()
     }
 
     /// The age of each symbol's newest data, in milliseconds. Symbols without any
@@ -52,6 +53,7 @@ impl Aggregator {
         let names: Vec<_> = symbol
             .quotes
             .iter()
+            .filter(|quote| quote.life != Life::Removed)
             .map(|quote| self.sources[quote.source].name())
             .collect();
         if names.contains(&source) {
@@ -66,5 +68,11 @@ impl Aggregator {
         index
             .map(|index| &self.symbols[*index])
             .ok_or_else(|| unknown_symbol(name, known()))
+    }
+
+    /// One source and how it does.
+    #[must_use]
+    pub(crate) fn show_source(&self, source: SourceId, now_us: i64) -> Source {
+        self.sources[source.index].show(now_us, self.provenance)
     }
 }

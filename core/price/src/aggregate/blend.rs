@@ -107,8 +107,8 @@ pub(super) fn rounded(value: Decimal) -> Option<Decimal> {
 /// source, half of the distance between its best offers.
 pub(super) fn confidence(parts: &[Part], quotes: &[Quote]) -> Option<Decimal> {
     if let [lone] = parts {
-        let quote = &quotes[lone.quote];
-        return half_distance(quote.bid?, quote.ask?);
+        let (bid, ask) = quotes[lone.quote].offers()?;
+        return half_distance(bid, ask);
     }
     let prices = parts.iter().map(|part| part.price);
     half_distance(prices.clone().min()?, prices.max()?)
@@ -142,9 +142,7 @@ fn mean(a: Decimal, b: Decimal) -> Decimal {
 /// The change over 24 hours: the median of what the live sources say it is, as one
 /// venue whose window is off must not move it.
 pub(super) fn change_percent(quotes: &[Quote]) -> Option<f64> {
-    let mut changes: SmallVec<[f64; 8]> = live(quotes)
-        .filter_map(|quote| quote.change_percent)
-        .collect();
+    let mut changes: SmallVec<[f64; 8]> = live(quotes).filter_map(Quote::change_percent).collect();
     changes.sort_unstable_by(f64::total_cmp);
     let middle = changes.len() / 2;
     let upper = *changes.get(middle)?;
@@ -157,8 +155,18 @@ pub(super) fn change_percent(quotes: &[Quote]) -> Option<f64> {
 /// The volume of 24 hours: that of all live sources together.
 pub(super) fn volume_quote(quotes: &[Quote]) -> Option<f64> {
     live(quotes)
-        .filter_map(|quote| quote.volume_quote)
+        .filter_map(Quote::volume_quote)
         .reduce(|a, b| a + b)
+}
+
+/// How much of the 24 hours the figures cover, in microseconds, where they are all
+/// counted here.
+pub(super) fn day_covered_us(quotes: &[Quote], now_us: i64) -> Option<i64> {
+    let covered = |quote: &Quote| quote.day_covered_us(now_us);
+    if live(quotes).any(|quote| covered(quote).is_none()) {
+        return None;
+    }
+    live(quotes).filter_map(covered).max()
 }
 
 fn live(quotes: &[Quote]) -> impl Iterator<Item = &Quote> {

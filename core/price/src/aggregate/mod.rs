@@ -7,6 +7,7 @@
 
 mod asked;
 mod blend;
+mod day;
 mod deadlines;
 mod ema;
 mod gate;
@@ -17,6 +18,7 @@ mod passing;
 mod quote;
 mod seen;
 mod shown;
+mod sources;
 mod steps;
 mod symbol;
 mod volume;
@@ -24,12 +26,13 @@ mod volume;
 use std::{collections::HashMap, sync::Arc};
 
 use rust_decimal::Decimal;
+use smallvec::SmallVec;
 use tidewire_stream::{ChannelName, Publisher};
 
 use self::{
     deadlines::{Deadlines, Place},
     overview::Overview,
-    quote::{Quote, Taken},
+    quote::Taken,
     symbol::{SymbolState, Told},
 };
 pub(crate) use self::{
@@ -38,8 +41,8 @@ pub(crate) use self::{
 };
 use crate::{
     ConfigError, Symbol,
-    config::{PriceConfig, SourceClock, SourceSpec},
-    source::{LinkState, SourceStatus},
+    config::{PriceConfig, SourceClock},
+    source::SourceStatus,
     venue::{Events, FaultKind, ParseError, Ticker, Trade, VenueEvent, excerpt},
 };
 
@@ -49,9 +52,16 @@ use crate::{
 const VENUE_AHEAD_US: i64 = 5_000_000;
 const VENUE_BEHIND_US: i64 = 60_000_000;
 
-/// A source's place in the configuration.
+/// A source. Its place may be another's once it is removed, whose id is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SourceId(pub(crate) usize);
+pub struct SourceId {
+    /// Its place.
+    pub(crate) index: usize,
+    generation: u32,
+}
+
+/// Where a venue's name belongs: to a symbol, and to those that its price is converted for.
+type Places = SmallVec<[Place; 1]>;
 
 /// The state of all prices.
 pub struct Aggregator {
@@ -59,7 +69,11 @@ pub struct Aggregator {
     by_name: HashMap<Symbol, usize>,
     sources: Vec<SourceStatus>,
     /// For each source, where its names belong.
-    places: Vec<HashMap<String, Place>>,
+    places: Vec<HashMap<String, Places>>,
+    /// Currencies that are converted.
+    convert: Vec<String>,
+    /// Quotes whose price is converted.
+    converted: Vec<Place>,
     /// Symbols whose price moves by the mere passing of time.
     moving: Vec<usize>,
     moved_us: i64,
@@ -86,16 +100,13 @@ impl Aggregator {
     /// Names the key of the configuration and what was expected.
     pub fn new(config: &PriceConfig, publisher: Arc<dyn Publisher>) -> Result<Self, ConfigError> {
         config.check()?;
-        let sources: Vec<_> = config
-            .sources()?
-            .into_iter()
-            .map(SourceStatus::new)
-            .collect();
         let mut aggregator = Self {
             symbols: Vec::new(),
             by_name: HashMap::new(),
-            places: vec![HashMap::new(); sources.len()],
-            sources,
+            places: Vec::new(),
+            convert: config.convert.clone(),
+            converted: Vec::new(),
+            sources: Vec::new(),
             moving: Vec::new(),
             moved_us: 0,
             deadlines: Deadlines::default(),
@@ -107,65 +118,17 @@ impl Aggregator {
         for spec in config.symbols()? {
             let index = aggregator.symbols.len();
             aggregator.by_name.insert(spec.symbol.clone(), index);
-            let quotes = aggregator.quotes(index, &spec.symbol)?;
             let channel = channel(&format!("prices:{}", spec.symbol))?;
             if spec.method.looks_back() {
                 aggregator.moving.push(index);
             }
-            let symbol = SymbolState::new(spec, channel, quotes);
+            let symbol = SymbolState::new(spec, channel, Vec::new());
             aggregator.symbols.push(symbol);
         }
-        Ok(aggregator)
-    }
-
-    /// One quote for each source that serves the symbol.
-    fn quotes(&mut self, index: usize, symbol: &Symbol) -> Result<Vec<Quote>, ConfigError> {
-        let mut quotes = Vec::new();
-        for (source, status) in self.sources.iter_mut().enumerate() {
-            let Some(name) = status.spec.kind.venue_name(symbol) else {
-                continue;
-            };
-            let place = Place {
-                symbol: index,
-                quote: quotes.len(),
-            };
-            self.places[source].insert(name, place);
-            status.symbols.push(symbol.clone());
-            let channel = channel(&format!("prices:{symbol}@{}", status.spec.name))?;
-            quotes.push(Quote::new(source, channel));
+        for spec in config.sources()? {
+            aggregator.add_source(spec)?;
         }
-        Ok(quotes)
-    }
-
-    /// The source of this name.
-    #[must_use]
-    pub fn source(&self, name: &str) -> Option<SourceId> {
-        self.source_ids()
-            .find(|id| self.sources[id.0].name() == name)
-    }
-
-    pub(crate) fn source_ids(&self) -> impl Iterator<Item = SourceId> + use<> {
-        (0..self.sources.len()).map(SourceId)
-    }
-
-    pub(crate) fn spec(&self, source: SourceId) -> &SourceSpec {
-        &self.sources[source.0].spec
-    }
-
-    /// What the source is asked for, by its own names, in their order.
-    pub(crate) fn venue_names(&self, source: SourceId) -> Vec<String> {
-        let mut names: Vec<_> = self.places[source.0].keys().cloned().collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// Symbols that no source serves.
-    pub(crate) fn unserved(&self) -> impl Iterator<Item = &Symbol> {
-        let unserved = self
-            .symbols
-            .iter()
-            .filter(|symbol| symbol.quotes.is_empty());
-        unserved.map(|symbol| &symbol.spec.symbol)
+        Ok(aggregator)
     }
 
     /// Takes a frame of a source, as its venue's parser read it, that arrived at
@@ -176,22 +139,28 @@ impl Aggregator {
         frame: &Result<Events<'_>, ParseError>,
         arrival_us: i64,
     ) {
-        self.sources[source.0].frames.count();
+        if !self.is_current(source) {
+            return;
+        }
+        self.sources[source.index].frames.count();
         match frame {
             Ok(events) => events
                 .iter()
                 .for_each(|event| self.apply(source, event, arrival_us)),
-            Err(error) => self.sources[source.0].fault(error),
+            Err(error) => self.sources[source.index].fault(error),
         }
     }
 
     /// Takes one event of a source.
     pub fn apply(&mut self, source: SourceId, event: &VenueEvent<'_>, arrival_us: i64) {
+        if !self.is_current(source) {
+            return;
+        }
         match event {
             VenueEvent::Trade(trade) => self.take_trade(source, trade, arrival_us),
             VenueEvent::Ticker(ticker) => self.take_ticker(source, ticker, arrival_us),
-            VenueEvent::Error(reason) => self.sources[source.0].refused(reason),
-            VenueEvent::Fault(error) => self.sources[source.0].fault(error),
+            VenueEvent::Error(reason) => self.sources[source.index].refused(reason),
+            VenueEvent::Fault(error) => self.sources[source.index].fault(error),
             VenueEvent::Ack
             | VenueEvent::Heartbeat
             | VenueEvent::Ignored
@@ -200,45 +169,54 @@ impl Aggregator {
     }
 
     fn take_trade(&mut self, source: SourceId, trade: &Trade<'_>, arrival_us: i64) {
-        let Some(place) = self.place(source, &trade.name) else {
+        let Some(places) = self.places(source, &trade.name) else {
             return;
         };
         let Some(times) = self.times(source, trade.venue_time_us, arrival_us) else {
             return;
         };
-        let symbol = &mut self.symbols[place.symbol];
         let timed = Trade {
             venue_time_us: times.venue_us,
             name: (&*trade.name).into(),
             ..*trade
         };
-        let quote = &mut symbol.quotes[place.quote];
-        match quote.take_trade(&timed, &symbol.spec, arrival_us) {
-            Taken::Counted { missing } => {
-                let status = &mut self.sources[source.0];
-                status.trades.count();
-                if missing > 0 {
-                    status.gap(&symbol.spec.symbol, missing);
+        for (number, place) in places.into_iter().enumerate() {
+            self.renew_rate(place);
+            let symbol = &mut self.symbols[place.symbol];
+            let quote = &mut symbol.quotes[place.quote];
+            let taken = quote.take_trade(&timed, &symbol.spec, arrival_us);
+            // A frame counts once, however many symbols it is for.
+            let is_first = number == 0;
+            match taken {
+                Taken::Counted { missing } => {
+                    if is_first {
+                        let status = &mut self.sources[source.index];
+                        status.trades.count();
+                        if missing > 0 {
+                            status.gap(&symbol.spec.symbol, missing);
+                        }
+                        self.overview
+                            .take_trade(place.symbol, source.index, trade, times.stamp_us);
+                    }
+                    self.heard(place, &times);
                 }
-                self.overview
-                    .take_trade(place.symbol, source.0, trade, times.stamp_us);
-                self.heard(place, &times);
+                // Said again: that is no news, and no sign of life.
+                Taken::Repeated => {}
+                Taken::Absurd if is_first => self.absurd(source, trade.price),
+                Taken::Absurd => {}
             }
-            // Said again: that is no news, and no sign of life.
-            Taken::Repeated => {}
-            Taken::Absurd => self.absurd(source, trade.price),
         }
     }
 
     fn take_ticker(&mut self, source: SourceId, ticker: &Ticker<'_>, arrival_us: i64) {
-        let Some(place) = self.place(source, &ticker.name) else {
+        let Some(places) = self.places(source, &ticker.name) else {
             return;
         };
         let Some(times) = self.times(source, ticker.venue_time_us, arrival_us) else {
             return;
         };
         if let Some((bid, ask)) = ticker.bid.zip(ticker.ask).filter(|(bid, ask)| bid > ask) {
-            self.sources[source.0].fault(&ParseError {
+            self.sources[source.index].fault(&ParseError {
                 kind: FaultKind::Crossed,
                 detail: format!("the best offer to buy is {bid}, above that to sell, {ask}"),
             });
@@ -248,35 +226,38 @@ impl Aggregator {
             name: (&*ticker.name).into(),
             ..*ticker
         };
-        let quote = &mut self.symbols[place.symbol].quotes[place.quote];
-        if quote.take_ticker(&timed) {
-            self.heard(place, &times);
-        } else {
-            self.absurd(source, ticker.last.unwrap_or_default());
+        for (number, place) in places.into_iter().enumerate() {
+            self.renew_rate(place);
+            let quote = &mut self.symbols[place.symbol].quotes[place.quote];
+            if quote.take_ticker(&timed, arrival_us) {
+                self.heard(place, &times);
+            } else if number == 0 {
+                self.absurd(source, ticker.last.unwrap_or_default());
+            }
         }
     }
 
     fn absurd(&mut self, source: SourceId, price: Decimal) {
-        self.sources[source.0].fault(&ParseError {
+        self.sources[source.index].fault(&ParseError {
             kind: FaultKind::Absurd,
             detail: format!("{price} is not believed before the next price is about the same"),
         });
     }
 
-    fn place(&mut self, source: SourceId, name: &str) -> Option<Place> {
-        let place = self.places[source.0].get(name).copied();
-        if place.is_none() {
-            self.sources[source.0].fault(&ParseError {
+    fn places(&mut self, source: SourceId, name: &str) -> Option<Places> {
+        let places = self.places[source.index].get(name).cloned();
+        if places.is_none() {
+            self.sources[source.index].fault(&ParseError {
                 kind: FaultKind::UnknownSymbol,
                 detail: format!("{:?} was not asked for", excerpt(name)),
             });
         }
-        place
+        places
     }
 
     /// The times of a message. None if it is history.
     fn times(&mut self, source: SourceId, venue_us: Option<i64>, arrival_us: i64) -> Option<Times> {
-        let status = &mut self.sources[source.0];
+        let status = &mut self.sources[source.index];
         let on_arrival = Times {
             venue_us: None,
             formed_us: arrival_us,
@@ -346,23 +327,6 @@ impl Aggregator {
         let told = symbol.tell_aggregate(stamp_us, now_us, self.provenance, publisher);
         if told == Told::News {
             self.overview.touch();
-        }
-    }
-
-    /// How the connection to a source does. What it means for prices shows with the
-    /// next ticks.
-    pub fn link(&mut self, source: SourceId, state: &LinkState, now_us: i64) {
-        self.sources[source.0].link(state, now_us);
-        if !matches!(state, LinkState::Connected) {
-            return;
-        }
-        for symbol in &mut self.symbols {
-            let own = |quote: &&mut Quote| quote.source == source.0;
-            symbol
-                .quotes
-                .iter_mut()
-                .filter(own)
-                .for_each(Quote::connected);
         }
     }
 

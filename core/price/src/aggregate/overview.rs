@@ -75,6 +75,12 @@ impl Overview {
         self.state = State::Changed;
     }
 
+    /// A source is removed, and its place may be another's.
+    pub(super) fn forget(&mut self, source: usize) {
+        self.trades.retain(|trade| trade.source != source);
+        self.state = State::Changed;
+    }
+
     /// A price has changed.
     pub(super) fn touch(&mut self) {
         self.state = State::Changed;

@@ -8,7 +8,7 @@ use super::{Aggregator, deadlines::Place, quote::Life, symbol::Told};
 /// microseconds.
 const LOST_GRACE_US: i64 = 2_000_000;
 
-/// Prices that are averages over time are looked at this often, likewise.
+/// Prices that are averages over time, or converted, are looked at this often, likewise.
 const MOVE_US: i64 = 1_000_000;
 
 impl Aggregator {
@@ -19,6 +19,17 @@ impl Aggregator {
         let mut ended = Vec::new();
         self.end_lost(now_us, &mut ended);
         self.end_silent(now_us, &mut ended);
+        self.tell_ended(ended, now_us);
+        self.move_on(now_us);
+        let overview = self.overview.renew(&self.symbols, &self.sources, now_us);
+        if let Some(overview) = overview {
+            self.publisher
+                .publish(&self.overview_channel, Data::MarketOverview(overview));
+        }
+    }
+
+    /// Tells what is left when these quotes count no more.
+    pub(super) fn tell_ended(&mut self, mut ended: Vec<Place>, now_us: i64) {
         // Only now is told what is left: of two sources that go at once, none is for
         // a moment the only one.
         ended.sort_unstable();
@@ -30,20 +41,15 @@ impl Aggregator {
             let stamp_us = self.symbols[symbol].quotes[quote].stamp_us;
             self.tell_aggregate(symbol, stamp_us, now_us);
         }
-        self.move_on(now_us);
-        let overview = self.overview.renew(&self.symbols, &self.sources, now_us);
-        if let Some(overview) = overview {
-            self.publisher
-                .publish(&self.overview_channel, Data::MarketOverview(overview));
-        }
     }
 
-    /// Lets averages move by the time that passed.
+    /// Lets averages move by the time that passed, and converted prices with their rates.
     fn move_on(&mut self, now_us: i64) {
-        if self.moving.is_empty() || now_us.saturating_sub(self.moved_us) < MOVE_US {
+        if now_us.saturating_sub(self.moved_us) < MOVE_US {
             return;
         }
         self.moved_us = now_us;
+        self.renew_rates(now_us);
         for symbol in &self.moving {
             let symbol = &mut self.symbols[*symbol];
             let told = symbol.tell_moved(now_us, self.provenance, self.publisher.as_ref());
@@ -56,15 +62,17 @@ impl Aggregator {
     /// Ends the quotes of sources whose connection did not come back.
     fn end_lost(&mut self, now_us: i64, ended: &mut Vec<Place>) {
         for (source, status) in self.sources.iter_mut().enumerate() {
-            let is_over = |lost_us: &mut i64| lost_us.saturating_add(LOST_GRACE_US) <= now_us;
-            if status.lost_us.take_if(is_over).is_none() {
-                continue;
-            }
-            for place in self.places[source].values() {
-                let quote = &mut self.symbols[place.symbol].quotes[place.quote];
-                if quote.life == Life::Live {
-                    quote.life = Life::Lost;
-                    ended.push(*place);
+            for (link, state) in status.links.iter_mut().enumerate() {
+                let is_over = |lost_us: &mut i64| lost_us.saturating_add(LOST_GRACE_US) <= now_us;
+                if state.lost_us.take_if(is_over).is_none() {
+                    continue;
+                }
+                for place in self.places[source].values().flatten() {
+                    let quote = &mut self.symbols[place.symbol].quotes[place.quote];
+                    if quote.life == Life::Live && quote.link == link {
+                        quote.life = Life::Lost;
+                        ended.push(*place);
+                    }
                 }
             }
         }

@@ -1,11 +1,12 @@
 //! What one source says of one symbol.
 
-use rust_decimal::Decimal;
-use tidewire_proto::v1::{SourceDetail, SourceState};
+use rust_decimal::{Decimal, prelude::ToPrimitive as _};
+use tidewire_proto::v1::{self, SourceDetail, SourceState};
 use tidewire_stream::ChannelName;
 
 use super::{
     blend::Part,
+    day::Day,
     gate::{Standing, deviation},
     pace::Pace,
     seen::{Novelty, Seen},
@@ -13,6 +14,7 @@ use super::{
     volume::{Traded, VolumeWindow},
 };
 use crate::{
+    Symbol, VenueKind,
     config::SymbolSpec,
     venue::{Ticker, Trade},
 };
@@ -29,10 +31,10 @@ pub(super) struct Quote {
     /// `prices:{SYMBOL}@{source}`.
     pub(super) channel: ChannelName,
     pub(super) price: Option<Decimal>,
-    pub(super) bid: Option<Decimal>,
-    pub(super) ask: Option<Decimal>,
-    pub(super) change_percent: Option<f64>,
-    pub(super) volume_quote: Option<f64>,
+    bid: Option<Decimal>,
+    ask: Option<Decimal>,
+    change_percent: Option<f64>,
+    volume_quote: Option<f64>,
     /// When the last data arrived, in microseconds since the Unix epoch.
     pub(super) heard_us: i64,
     /// When what it says was formed, likewise, by this server's clock.
@@ -53,11 +55,34 @@ pub(super) struct Quote {
     window: VolumeWindow,
     /// A price that was not believed.
     suspect: Option<Decimal>,
+    /// What its prices are multiplied by, if they are in another currency.
+    pub(super) conversion: Option<Box<Conversion>>,
+    /// The last 24 hours, if the venue does not tell of them.
+    day: Option<Box<Day>>,
+    /// Which of the source's connections it comes by.
+    pub(super) link: usize,
     trades: u64,
     min: Option<Decimal>,
     max: Option<Decimal>,
     seen: Seen,
     last_trade_us: Option<i64>,
+}
+
+/// Prices in another currency, and what that is worth.
+#[derive(Debug)]
+pub(super) struct Conversion {
+    /// The place of the symbol whose price is the rate.
+    pub(super) symbol: usize,
+    pub(super) name: Symbol,
+    pub(super) rate: Option<Rate>,
+}
+
+/// What another currency is worth, while that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rate {
+    pub(super) price: Decimal,
+    /// When it was formed, in microseconds since the Unix epoch.
+    pub(super) formed_us: i64,
 }
 
 /// Whether a quote counts.
@@ -70,6 +95,8 @@ pub(super) enum Life {
     Silent,
     /// Its connection is lost.
     Lost,
+    /// Its source was removed: the place waits for another source.
+    Removed,
 }
 
 /// Whether the silence before the next message says how often it speaks.
@@ -92,8 +119,16 @@ pub(super) enum Taken {
 }
 
 impl Quote {
-    pub(super) fn new(source: usize, channel: ChannelName) -> Self {
+    pub(super) fn new(
+        source: usize,
+        kind: VenueKind,
+        channel: ChannelName,
+        conversion: Option<Box<Conversion>>,
+    ) -> Self {
         Self {
+            conversion,
+            day: (!kind.tells_the_day()).then(Box::default),
+            link: 0,
             source,
             channel,
             price: None,
@@ -120,9 +155,46 @@ impl Quote {
         }
     }
 
-    /// Its price, if it counts.
+    /// Its price, if it lives, in the symbol's currency.
     pub(super) fn live_price(&self) -> Option<Decimal> {
-        self.price.filter(|_| self.life == Life::Live)
+        self.price
+            .filter(|_| self.life == Life::Live)
+            .and_then(|price| self.converted(price))
+    }
+
+    /// A price in the symbol's currency, if it is known what it is worth.
+    pub(super) fn converted(&self, price: Decimal) -> Option<Decimal> {
+        match &self.conversion {
+            None => Some(price),
+            Some(conversion) => price.checked_mul(conversion.rate?.price),
+        }
+    }
+
+    /// The best offers, in the symbol's currency.
+    pub(super) fn offers(&self) -> Option<(Decimal, Decimal)> {
+        Some((self.converted(self.bid?)?, self.converted(self.ask?)?))
+    }
+
+    /// The change over 24 hours, in percent.
+    pub(super) fn change_percent(&self) -> Option<f64> {
+        let counted = || self.day.as_ref()?.change_percent(self.price?);
+        self.change_percent.or_else(counted)
+    }
+
+    /// The volume of 24 hours, in the symbol's currency.
+    pub(super) fn volume_quote(&self) -> Option<f64> {
+        let counted = || self.day.as_ref()?.volume_quote();
+        let volume = self.volume_quote.or_else(counted)?;
+        match &self.conversion {
+            None => Some(volume),
+            Some(conversion) => Some(volume * conversion.rate?.price.to_f64()?),
+        }
+    }
+
+    /// How much of the 24 hours its figures cover, in microseconds, if they are counted
+    /// here.
+    pub(super) fn day_covered_us(&self, now_us: i64) -> Option<i64> {
+        self.day.as_ref().map(|day| day.covered_us(now_us))
     }
 
     /// Takes a trade that came at `now_us`.
@@ -141,11 +213,15 @@ impl Quote {
             return Taken::Absurd;
         }
         self.trades += 1;
-        self.min = Some(self.min.map_or(trade.price, |min| min.min(trade.price)));
-        self.max = Some(self.max.map_or(trade.price, |max| max.max(trade.price)));
-        if spec.method.weighs_volume() {
-            self.window
-                .take(trade.price, trade.size, now_us, spec.window_us);
+        if let Some(price) = self.converted(trade.price) {
+            self.min = Some(self.min.map_or(price, |min| min.min(price)));
+            self.max = Some(self.max.map_or(price, |max| max.max(price)));
+            if spec.method.weighs_volume() {
+                self.window.take(price, trade.size, now_us, spec.window_us);
+            }
+        }
+        if let Some(day) = &mut self.day {
+            day.take(trade.price, Some(trade.size), now_us);
         }
         if !is_late {
             self.last_trade_us = trade.venue_time_us;
@@ -211,10 +287,13 @@ impl Quote {
     }
 
     /// Takes a summary. False if its price is not believed; nothing is taken then.
-    pub(super) fn take_ticker(&mut self, ticker: &Ticker<'_>) -> bool {
+    pub(super) fn take_ticker(&mut self, ticker: &Ticker<'_>, now_us: i64) -> bool {
         if self.is_newer(ticker) {
             if ticker.last.is_some_and(|last| self.is_absurd(last)) {
                 return false;
+            }
+            if let Some((day, last)) = self.day.as_mut().zip(ticker.last) {
+                day.take(last, None, now_us);
             }
             self.price = ticker.last.or(self.price);
         }
@@ -255,11 +334,14 @@ impl Quote {
 
     /// What its own channel shows.
     pub(super) fn shown(&self) -> Option<Shown> {
-        let is_live = self.life == Life::Live;
+        let is_live = self.live_price().is_some();
+        let price = self.converted(self.price?);
+        let before = || self.told.as_ref().map(|told| told.price);
         Some(Shown {
-            price: self.price?,
-            change_percent: self.change_percent,
-            volume_quote: self.volume_quote,
+            // Without a rate, what it was worth last.
+            price: price.or_else(before)?,
+            change_percent: self.change_percent(),
+            volume_quote: self.volume_quote(),
             confidence: None,
             sources: u32::from(is_live),
             stale: !is_live,
@@ -279,19 +361,28 @@ impl Quote {
     ) -> SourceDetail {
         let stale = |reason: &str| (SourceState::Stale, Some(reason.to_owned()));
         let (state, reason) = match (self.life, self.price) {
-            (Life::Live, Some(price)) if self.standing == Standing::Out => {
-                (SourceState::Excluded, Some(outlier(price, median)))
-            }
-            (Life::Live, Some(_)) => (SourceState::Live, None),
+            (Life::Live, Some(_)) => match (self.live_price(), &self.conversion) {
+                (Some(price), _) if self.standing == Standing::Out => {
+                    (SourceState::Excluded, Some(outlier(price, median)))
+                }
+                (Some(_), _) => (SourceState::Live, None),
+                (None, Some(conversion)) => {
+                    stale(&format!("there is no live price of {}", conversion.name))
+                }
+                (None, None) => stale("no price came yet"),
+            },
             (Life::Live, None) => stale("no price came yet"),
             (Life::Silent, _) => stale("silent for too long"),
             (Life::Lost, _) => stale("the connection is lost"),
-            (Life::Waiting, _) => stale("nothing came yet"),
+            (Life::Waiting | Life::Removed, _) => stale("nothing came yet"),
         };
         let age_us = now_us.saturating_sub(self.formed_us).max(0);
         SourceDetail {
             source: name.to_owned(),
-            price: self.price.map(decimal),
+            price: self
+                .price
+                .and_then(|price| self.converted(price))
+                .map(decimal),
             age_ms: (self.life != Life::Waiting).then_some(age_us.unsigned_abs() / 1_000),
             weight,
             state: state.into(),
@@ -299,7 +390,13 @@ impl Quote {
             trades: self.trades,
             min: self.min.map(decimal),
             max: self.max.map(decimal),
-            rate: None,
+            rate: self.conversion.as_ref().map(|conversion| v1::Rate {
+                symbol: conversion.name.to_string(),
+                price: conversion.rate.map(|rate| decimal(rate.price)),
+                age_ms: conversion.rate.map(|rate| {
+                    now_us.saturating_sub(rate.formed_us).max(0).unsigned_abs() / 1_000
+                }),
+            }),
             missing: Some(self.seen.missing()).filter(|missing| *missing > 0),
         }
     }

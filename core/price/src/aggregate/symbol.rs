@@ -7,12 +7,12 @@ use tidewire_stream::{ChannelName, Publisher};
 
 use super::{
     blend::{
-        self, Parts, change_percent, confidence, median, traded, volume_quote, vwap,
-        weighted_median,
+        self, Parts, change_percent, confidence, day_covered_us, median, traded, volume_quote,
+        vwap, weighted_median,
     },
     ema::Ema,
     gate::{Candidate, LAPSE_US, Standing, judge},
-    quote::Quote,
+    quote::{Life, Quote},
     shown::{Provenance, Shown, decimal},
     steps::Steps,
 };
@@ -223,7 +223,9 @@ impl SymbolState {
             (last, _) => last.clone(),
         };
         let shares = self.shares(&parts);
-        let details = self.quotes.iter().enumerate().map(|(place, quote)| {
+        let quotes = self.quotes.iter().enumerate();
+        let quotes = quotes.filter(|(_, quote)| quote.life != Life::Removed);
+        let details = quotes.map(|(place, quote)| {
             let own = parts.iter().position(|part| part.quote == place);
             let weight = own.map_or(0.0, |own| shares[own]);
             let name = sources[quote.source].name();
@@ -244,6 +246,8 @@ impl SymbolState {
             window_ms: Some(self.spec.window_us.unsigned_abs() / 1_000),
             covered_ms: Some(covered_us.unsigned_abs() / 1_000),
             twap: mean.map(|mean| decimal(mean.price)),
+            day_covered_ms: day_covered_us(&self.quotes, now_us)
+                .map(|us| us.unsigned_abs() / 1_000),
             ..shown.map_or_else(nothing, |shown| {
                 shown.update(self.name(), AGGREGATE, provenance)
             })

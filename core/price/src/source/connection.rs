@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use rustls::ClientConfig;
 use tokio::{
@@ -14,8 +15,11 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
-use super::feed::{Feed, Heard};
-use crate::venue::VenueKind;
+use super::{
+    events::{self, EventStream},
+    feed::{Feed, Meaning},
+};
+use crate::venue::{Carrier, VenueKind};
 
 /// A connection has so long to come about, and a request to be sent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,16 +30,36 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A message may be so long, in bytes. The longest that is asked for, a ticker
 /// snapshot, takes a few hundred a symbol.
-const MESSAGE_BYTES: usize = 1 << 20;
+pub(super) const MESSAGE_BYTES: usize = 1 << 20;
+
+/// Venues end a connection after 24 hours. It is renewed a little before, so that it is
+/// known when.
+const RENEW_AFTER: Duration = Duration::from_secs(23 * 3_600 + 50 * 60);
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A connection to a venue.
-pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(super) enum Wire {
+    WebSocket(Box<Socket>),
+    Events(Box<EventStream>),
+}
+
+/// What comes from a venue.
+enum Heard {
+    Frame(Bytes),
+    /// The connection is there; that is all.
+    Sign,
+}
 
 /// Why a connection ended.
 #[derive(Debug)]
 pub(super) enum Ending {
     /// The venue said before that it would close it.
     Announced,
+    /// It was old, and is renewed before the venue ends it.
+    Renewed,
+    /// Connected, and nothing of any symbol came for so long.
+    Mute(Duration),
     /// It did not come about.
     Unreachable(String),
     /// Anything else.
@@ -43,29 +67,88 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    pub(super) fn reason(&self) -> &str {
+    pub(super) fn reason(&self) -> String {
         match self {
-            Self::Announced => "the venue announced the end of the connection",
-            Self::Unreachable(reason) | Self::Failed(reason) => reason,
+            Self::Announced => "the venue announced the end of the connection".to_owned(),
+            Self::Renewed => "the connection is renewed before the venue ends it".to_owned(),
+            Self::Mute(silence) => format!("connected, but no data for {silence:?}"),
+            Self::Unreachable(reason) | Self::Failed(reason) => reason.clone(),
         }
     }
 }
 
 /// Connects.
-pub(super) async fn connect(url: &str, tls: Arc<ClientConfig>) -> Result<Socket, String> {
+pub(super) async fn connect(
+    carrier: Carrier,
+    url: &str,
+    tls: Arc<ClientConfig>,
+) -> Result<Wire, String> {
+    let connected = match carrier {
+        Carrier::WebSocket => timeout(CONNECT_TIMEOUT, open_socket(url, tls)).await,
+        Carrier::Events => {
+            let connecting = Box::pin(events::connect(url, tls));
+            let connected = timeout(CONNECT_TIMEOUT, connecting).await;
+            connected.map(|connected| connected.map(|stream| Wire::Events(Box::new(stream))))
+        }
+    };
+    connected.unwrap_or_else(|_| {
+        Err(format!(
+            "no connection within {} s",
+            CONNECT_TIMEOUT.as_secs()
+        ))
+    })
+}
+
+async fn open_socket(url: &str, tls: Arc<ClientConfig>) -> Result<Wire, String> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
     // No delay: requests are small. Boxed: the TLS handshake takes 16 KiB, once.
     let tls = Some(Connector::Rustls(tls));
     let connecting = Box::pin(connect_async_tls_with_config(url, Some(config), true, tls));
-    match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok((socket, _))) => Ok(socket),
-        Ok(Err(error)) => Err(reason(&error)),
-        Err(_) => Err(format!(
-            "no connection within {} s",
-            CONNECT_TIMEOUT.as_secs()
-        )),
+    let (socket, _) = connecting.await.map_err(|error| reason(&error))?;
+    Ok(Wire::WebSocket(Box::new(socket)))
+}
+
+impl Wire {
+    /// What comes next. Nothing is lost if it is dropped while it waits.
+    async fn next(&mut self) -> Result<Heard, String> {
+        match self {
+            Self::WebSocket(socket) => match socket.next().await {
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                    Ok(Heard::Frame(message.into_data()))
+                }
+                // The library answers pings.
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
+                    Ok(Heard::Sign)
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    let said = frame.map(|frame| format!(": {frame}")).unwrap_or_default();
+                    Err(format!("the venue closed the connection{said}"))
+                }
+                None => Err("the venue closed the connection".to_owned()),
+                Some(Err(error)) => Err(reason(&error)),
+            },
+            Self::Events(stream) => match stream.next().await {
+                Some(Ok(events::Heard::Data(data))) => Ok(Heard::Frame(data)),
+                Some(Ok(events::Heard::Sign)) => Ok(Heard::Sign),
+                Some(Ok(events::Heard::Error(reason))) => {
+                    Err(format!("the venue ended the stream: {reason}"))
+                }
+                Some(Err(reason)) => Err(reason),
+                None => Err("the venue ended the stream".to_owned()),
+            },
+        }
+    }
+
+    async fn send(&mut self, frame: String) -> Result<(), String> {
+        let Self::WebSocket(socket) = self else {
+            return Ok(());
+        };
+        match timeout(SEND_TIMEOUT, socket.send(Message::text(frame))).await {
+            Ok(sent) => sent.map_err(|error| reason(&error)),
+            Err(_) => Err(format!("nothing could be sent for {SEND_TIMEOUT:?}")),
+        }
     }
 }
 
@@ -80,11 +163,12 @@ struct Agenda {
     answer_by: Option<Instant>,
     data_at: Instant,
     watchdog: Duration,
+    renew_at: Instant,
 }
 
 /// Subscribes, and takes frames until the connection ends.
 pub(super) async fn listen(
-    mut socket: Socket,
+    mut wire: Wire,
     names: &[String],
     watchdog: Duration,
     feed: &Feed,
@@ -95,33 +179,27 @@ pub(super) async fn listen(
     let timer = sleep_until(agenda.next());
     pin!(timer);
     loop {
-        let message = select! {
-            message = socket.next() => message,
+        let heard = select! {
+            heard = wire.next() => heard,
             () = &mut timer => {
-                if let Err(reason) = agenda.work(&mut socket).await {
-                    return Ending::Failed(reason);
+                if let Err(ending) = agenda.work(&mut wire).await {
+                    return ending;
                 }
                 timer.as_mut().reset(agenda.next());
                 continue;
             }
         };
-        let frame = match message {
-            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => message.into_data(),
-            // The library answers pings.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-            Some(Ok(Message::Close(frame))) => {
-                let said = frame.map(|frame| format!(": {frame}")).unwrap_or_default();
-                return Ending::Failed(format!("the venue closed the connection{said}"));
-            }
-            None => return Ending::Failed("the venue closed the connection".to_owned()),
-            Some(Err(error)) => return Ending::Failed(reason(&error)),
+        let frame = match heard {
+            Ok(Heard::Frame(frame)) => frame,
+            Ok(Heard::Sign) => continue,
+            Err(reason) => return Ending::Failed(reason),
         };
         match feed.take(&frame).await {
-            Heard::Nothing => {}
-            Heard::Data => agenda.heard_data(),
-            Heard::Ack => agenda.answer_by = None,
-            Heard::Shutdown => return Ending::Announced,
-            Heard::Refusal(reason) => {
+            Meaning::Nothing => {}
+            Meaning::Data => agenda.heard_data(),
+            Meaning::Ack => agenda.answer_by = None,
+            Meaning::Shutdown => return Ending::Announced,
+            Meaning::Refusal(reason) => {
                 agenda.refused(&reason);
                 timer.as_mut().reset(agenda.next());
             }
@@ -136,7 +214,9 @@ impl Agenda {
             requests: kind.subscribe(&names).into(),
             request_at: Some(now),
             ping_at: kind.keep_alive().map(|ping| now + ping.interval),
-            answer_by: Some(now + ANSWER_TIMEOUT),
+            // Where nothing is asked for, the address was the question.
+            answer_by: (kind.carrier() == Carrier::WebSocket).then(|| now + ANSWER_TIMEOUT),
+            renew_at: now + RENEW_AFTER,
             data_at: now,
             kind,
             names,
@@ -148,7 +228,8 @@ impl Agenda {
     fn next(&self) -> Instant {
         let others = [self.request_at, self.ping_at, self.answer_by];
         let others = others.into_iter().flatten();
-        others.fold(self.data_at + self.watchdog, Instant::min)
+        let mute_at = self.data_at + self.watchdog;
+        others.fold(mute_at.min(self.renew_at), Instant::min)
     }
 
     fn heard_data(&mut self) {
@@ -167,20 +248,23 @@ impl Agenda {
     }
 
     /// Does what is due. An error ends the connection.
-    async fn work(&mut self, socket: &mut Socket) -> Result<(), String> {
+    async fn work(&mut self, wire: &mut Wire) -> Result<(), Ending> {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.data_at + self.watchdog <= now {
-            return Err(format!("connected, but no data for {:?}", self.watchdog));
+            return Err(Ending::Mute(self.watchdog));
+        }
+        if self.renew_at <= now {
+            return Err(Ending::Renewed);
         }
         if is_due(self.answer_by) {
-            return Err(format!(
+            return Err(Ending::Failed(format!(
                 "no subscription was accepted within {ANSWER_TIMEOUT:?}"
-            ));
+            )));
         }
         if is_due(self.request_at) {
             if let Some(request) = self.requests.pop_front() {
-                send(socket, request).await?;
+                wire.send(request).await.map_err(Ending::Failed)?;
             }
             let spacing = self.kind.limits().request_spacing;
             self.request_at = (!self.requests.is_empty()).then(|| now + spacing);
@@ -189,16 +273,10 @@ impl Agenda {
             && is_due(self.ping_at)
         {
             self.ping_at = Some(now + ping.interval);
-            send(socket, ping.frame.to_owned()).await?;
+            let sent = wire.send(ping.frame.to_owned()).await;
+            sent.map_err(Ending::Failed)?;
         }
         Ok(())
-    }
-}
-
-async fn send(socket: &mut Socket, frame: String) -> Result<(), String> {
-    match timeout(SEND_TIMEOUT, socket.send(Message::text(frame))).await {
-        Ok(sent) => sent.map_err(|error| reason(&error)),
-        Err(_) => Err(format!("nothing could be sent for {SEND_TIMEOUT:?}")),
     }
 }
 

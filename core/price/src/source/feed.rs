@@ -22,6 +22,8 @@ use crate::{
 /// venue that is faster than this server is slowed down by TCP, and no frame is lost.
 pub(crate) struct Feed {
     source: SourceId,
+    /// Which of the source's connections it is.
+    link: usize,
     kind: VenueKind,
     aggregator: Arc<Mutex<Aggregator>>,
     clock: SharedClock,
@@ -31,7 +33,7 @@ pub(crate) struct Feed {
 
 /// What a frame means to its connection.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum Meaning {
     Nothing,
     /// The connection is not mute.
     Data,
@@ -44,7 +46,7 @@ pub(super) enum Heard {
 impl Feed {
     /// The way of a source's frames; `recorder` takes every one of them too.
     pub(crate) fn new(
-        source: SourceId,
+        (source, link): (SourceId, usize),
         kind: VenueKind,
         aggregator: Arc<Mutex<Aggregator>>,
         clock: SharedClock,
@@ -52,6 +54,7 @@ impl Feed {
     ) -> Self {
         Self {
             source,
+            link,
             kind,
             aggregator,
             clock,
@@ -70,7 +73,7 @@ impl Feed {
             .store(*state == LinkState::Live, Ordering::Relaxed);
         self.aggregator
             .lock()
-            .link(self.source, state, now_us(&*self.clock));
+            .link_of(self.source, self.link, state, now_us(&*self.clock));
     }
 
     /// Whether data came since the connection was set up.
@@ -78,12 +81,12 @@ impl Feed {
         self.is_live.load(Ordering::Relaxed)
     }
 
-    pub(super) async fn take(&self, frame: &[u8]) -> Heard {
+    pub(super) async fn take(&self, frame: &[u8]) -> Meaning {
         let arrival_us = now_us(&*self.clock);
         if let Some(recorder) = &self.recorder {
             let line = Line {
                 time_us: arrival_us,
-                source: self.source.0,
+                source: self.source.index,
                 frame: frame.to_vec(),
             };
             // The recorder has ended: so will this task.
@@ -94,19 +97,19 @@ impl Feed {
             .lock()
             .apply_frame(self.source, &parsed, arrival_us);
         let Ok(events) = parsed else {
-            return Heard::Nothing;
+            return Meaning::Nothing;
         };
         if events.iter().any(VenueEvent::is_data) {
             if !self.is_live() {
                 self.link(&LinkState::Live);
             }
-            return Heard::Data;
+            return Meaning::Data;
         }
         match events.into_iter().next() {
-            Some(VenueEvent::Ack) => Heard::Ack,
-            Some(VenueEvent::Shutdown) => Heard::Shutdown,
-            Some(VenueEvent::Error(reason)) => Heard::Refusal(reason),
-            _ => Heard::Nothing,
+            Some(VenueEvent::Ack) => Meaning::Ack,
+            Some(VenueEvent::Shutdown) => Meaning::Shutdown,
+            Some(VenueEvent::Error(reason)) => Meaning::Refusal(reason),
+            _ => Meaning::Nothing,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod backoff;
 mod connection;
+mod events;
 mod feed;
 mod status;
 mod tls;
@@ -27,13 +28,19 @@ use crate::config::SourceSpec;
 /// Failures are told this often at most.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Keeps the connection to one venue.
+/// The watchdog of a mute connection is doubled so often: 20 seconds become 11 minutes.
+const MOST_DOUBLINGS: u32 = 5;
+
+/// Keeps one connection to a venue.
 pub(crate) struct SourceTask {
     pub(crate) spec: SourceSpec,
     /// What it is asked for, by the venue's names.
     pub(crate) names: Vec<String>,
-    /// A connection without data for so long is set up anew.
+    /// A connection without data for so long is set up anew; for twice as long each time
+    /// it happens again, as its symbols may be quiet.
     pub(crate) watchdog: Duration,
+    /// The pause before it is first set up.
+    pub(crate) delay: Duration,
     /// Whom it trusts, where the address asks for encryption.
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) feed: Feed,
@@ -49,23 +56,32 @@ impl SourceTask {
     async fn keep(&self) {
         let mut backoff = Backoff::default();
         let mut outage = Outage::default();
+        let mut mute = 0;
+        sleep(self.delay).await;
         loop {
             self.feed.link(&LinkState::Connecting);
-            let (ending, live) = self.connect_and_listen().await;
+            let watchdog = self.watchdog.saturating_mul(1 << mute);
+            let (ending, live) = self.connect_and_listen(watchdog).await;
+            mute = match ending {
+                Ending::Mute(_) => MOST_DOUBLINGS.min(mute + 1),
+                _ => 0,
+            };
             if backoff.ended(live) == Held::Well {
                 outage = Outage::default();
             }
             let pause = backoff.pause();
             outage.tell(&self.spec, &ending, pause);
-            self.feed.link(&LinkState::Lost(ending.reason().to_owned()));
+            self.feed.link(&LinkState::Lost(ending.reason()));
             sleep(pause).await;
         }
     }
 
     /// Gives how the connection ended, and for how long it stood if it had data.
-    async fn connect_and_listen(&self) -> (Ending, Duration) {
-        let socket = match connect(&self.spec.url, self.tls.clone()).await {
-            Ok(socket) => socket,
+    async fn connect_and_listen(&self, watchdog: Duration) -> (Ending, Duration) {
+        let kind = self.spec.kind;
+        let url = kind.stream_url(&self.spec.url, &self.names);
+        let wire = match connect(kind.carrier(), &url, self.tls.clone()).await {
+            Ok(wire) => wire,
             Err(reason) => return (Ending::Unreachable(reason), Duration::ZERO),
         };
         let connected_at = Instant::now();
@@ -76,7 +92,7 @@ impl SourceTask {
             symbols = self.names.len(),
             "connected"
         );
-        let ending = listen(socket, &self.names, self.watchdog, &self.feed).await;
+        let ending = listen(wire, &self.names, watchdog, &self.feed).await;
         let live = self.feed.is_live().then(|| connected_at.elapsed());
         (ending, live.unwrap_or_default())
     }
@@ -93,12 +109,12 @@ impl Outage {
     fn tell(&mut self, spec: &SourceSpec, ending: &Ending, pause: Duration) {
         let (source, url, reason) = (&spec.name, &spec.url, ending.reason());
         let what = match ending {
-            Ending::Announced => {
+            Ending::Announced | Ending::Renewed => {
                 tracing::info!(source, reason, "connecting again");
                 return;
             }
             Ending::Unreachable(_) => "cannot reach",
-            Ending::Failed(_) => "lost the connection to",
+            Ending::Mute(_) | Ending::Failed(_) => "lost the connection to",
         };
         if self.told_at.is_some_and(|at| at.elapsed() < TELL_INTERVAL) {
             self.untold += 1;

@@ -40,6 +40,21 @@ impl Tally {
     }
 }
 
+/// One of a source's connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    state: LinkState,
+    /// Since when it is lost, in microseconds since the Unix epoch.
+    pub(crate) lost_us: Option<i64>,
+}
+
+impl Link {
+    const NEW: Self = Self {
+        state: LinkState::Connecting,
+        lost_us: None,
+    };
+}
+
 /// What is known of a source.
 pub(crate) struct SourceStatus {
     pub(crate) spec: SourceSpec,
@@ -52,9 +67,10 @@ pub(crate) struct SourceStatus {
     gaps: Tally,
     /// When data last came, in microseconds since the Unix epoch.
     pub(crate) heard_us: Option<i64>,
-    /// Since when the connection is lost, likewise.
-    pub(crate) lost_us: Option<i64>,
-    state: LinkState,
+    /// Tells it from a source that had its place before.
+    pub(crate) generation: u32,
+    /// Its connections.
+    pub(crate) links: Vec<Link>,
     connects: u64,
     reconnects: Counter,
     refusals: Tally,
@@ -67,7 +83,7 @@ impl std::fmt::Debug for SourceStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SourceStatus")
             .field("spec", &self.spec)
-            .field("state", &self.state)
+            .field("links", &self.links)
             .finish_non_exhaustive()
     }
 }
@@ -92,8 +108,8 @@ impl SourceStatus {
             offset: Offset::default(),
             gaps: Tally::new(metrics::counter!("tidewire_venue_gaps_total", &source)),
             heard_us: None,
-            lost_us: None,
-            state: LinkState::Connecting,
+            generation: 0,
+            links: vec![Link::NEW],
             connects: 0,
             reconnects: metrics::counter!("tidewire_venue_reconnects_total", &source),
             refusals: Tally::new(metrics::counter!("tidewire_venue_refusals_total", &source)),
@@ -162,40 +178,71 @@ impl SourceStatus {
         self.last_error = Some(error);
     }
 
-    pub(crate) fn link(&mut self, state: &LinkState, now_us: i64) {
+    /// So many connections carry its symbols.
+    pub(crate) fn set_links(&mut self, count: usize) {
+        self.links = vec![Link::NEW; count.max(1)];
+    }
+
+    pub(crate) fn link(&mut self, link: usize, state: &LinkState, now_us: i64) {
+        let Some(link) = self.links.get_mut(link) else {
+            return;
+        };
         match state {
             LinkState::Connecting | LinkState::Live => {}
             LinkState::Connected => {
-                self.lost_us = None;
+                link.lost_us = None;
                 if self.connects > 0 {
                     self.reconnects.increment(1);
                 }
                 self.connects += 1;
-                self.connected.set(1.0);
             }
             LinkState::Lost(reason) => {
-                self.lost_us.get_or_insert(now_us);
+                link.lost_us.get_or_insert(now_us);
                 self.last_error = Some(reason.clone());
-                self.connected.set(0.0);
             }
         }
-        self.state = state.clone();
+        link.state = state.clone();
+        self.connected.set(f64::from(self.standing()));
+    }
+
+    /// How many connections stand.
+    fn standing(&self) -> u32 {
+        let stands = |link: &&Link| matches!(link.state, LinkState::Connected | LinkState::Live);
+        u32::try_from(self.links.iter().filter(stands).count()).unwrap_or(u32::MAX)
+    }
+
+    /// How its connections do: as the best of them.
+    fn state(&self) -> ConnectionState {
+        let states = self.links.iter().map(|link| match link.state {
+            LinkState::Live => (0, ConnectionState::Live),
+            LinkState::Connected => (1, ConnectionState::Mute),
+            LinkState::Connecting => (2, ConnectionState::Connecting),
+            LinkState::Lost(_) => (3, ConnectionState::Waiting),
+        });
+        let best = states.min_by_key(|(rank, _)| *rank);
+        best.map_or(ConnectionState::Connecting, |(_, state)| state)
+    }
+
+    /// It is removed: nothing of it is left but its place.
+    pub(crate) fn removed(&mut self) {
+        self.connected.set(0.0);
+        self.generation = self.generation.wrapping_add(1);
+        self.symbols.clear();
+        self.links.clear();
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.links.is_empty()
     }
 
     /// As ListSources shows it.
     pub(crate) fn show(&self, now_us: i64, provenance: Provenance) -> Source {
         let age_ms = |heard_us: i64| now_us.saturating_sub(heard_us).max(0).unsigned_abs() / 1_000;
-        let state = match self.state {
-            LinkState::Connecting => ConnectionState::Connecting,
-            LinkState::Connected => ConnectionState::Mute,
-            LinkState::Live => ConnectionState::Live,
-            LinkState::Lost(_) => ConnectionState::Waiting,
-        };
         Source {
             name: self.spec.name.clone(),
             kind: self.spec.kind.name().to_owned(),
             url: self.spec.url.clone(),
-            state: state.into(),
+            state: self.state().into(),
             symbols: self.symbols.iter().map(Symbol::to_string).collect(),
             frames: self.frames.count,
             bad_frames: self.faults.iter().map(|tally| tally.count).sum(),
@@ -204,7 +251,7 @@ impl SourceStatus {
             age_ms: self.heard_us.map(age_ms),
             last_error: self.last_error.clone(),
             sample: provenance.is_sample(),
-            connections: None,
+            connections: (self.links.len() > 1).then(|| self.standing()),
             gaps: (self.gaps.count > 0).then_some(self.gaps.count),
             offset_ms: self.offset.us().map(|us| us.div_euclid(1_000)),
         }

@@ -21,10 +21,13 @@ use crate::Symbol;
 
 pub(super) const URL: &str = "wss://stream.binance.com:9443/stream";
 
-/// Five messages a second, pongs among them; 1,024 streams, two for each symbol.
+/// Five messages a second, pongs among them; 1,024 streams, two for each symbol; 300
+/// connections in five minutes.
 pub(super) const LIMITS: Limits = Limits {
     request_spacing: Duration::from_millis(250),
+    connect_spacing: Duration::from_millis(1_000),
     symbols: Some(512),
+    connections: 20,
 };
 
 /// Streams in one request, so that requests stay short.

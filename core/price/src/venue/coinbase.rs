@@ -23,7 +23,7 @@ pub(super) const URL: &str = "wss://ws-feed.exchange.coinbase.com";
 /// Eight requests a second.
 pub(super) const LIMITS: Limits = Limits {
     request_spacing: Duration::from_millis(150),
-    symbols: None,
+    ..Limits::NONE
 };
 
 /// The name, if Coinbase trades against that quote.

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::value::RawValue;
 
-use super::{FaultKind, ParseError};
+use super::{Events, FaultKind, ParseError, VenueEvent};
 
 /// A JSON string, borrowed unless it holds escapes. (Serde would copy an
 /// `Option<Cow<str>>`.)
@@ -81,6 +81,24 @@ pub(super) fn statistic(text: Option<&str>) -> Option<f64> {
 pub(super) fn change_percent(open: Option<f64>, last: Option<f64>) -> Option<f64> {
     let open = open.filter(|open| *open > 0.0)?;
     Some((last? / open - 1.0) * 100.0)
+}
+
+/// Reads each entry for itself, so that a bad one does not take the others along.
+pub(super) fn entries<'a>(
+    data: &'a RawValue,
+    read: impl Fn(&'a str) -> Result<VenueEvent<'a>, ParseError>,
+) -> Result<Events<'a>, ParseError> {
+    let entries: Vec<&'a RawValue> = serde_json::from_str(data.get())?;
+    let read = |entry: &'a RawValue| read(entry.get()).unwrap_or_else(VenueEvent::Fault);
+    Ok(entries.into_iter().map(read).collect())
+}
+
+/// A whole number in a text.
+pub(super) fn integer(field: &str, text: &str) -> Result<u64, ParseError> {
+    text.parse().map_err(|_| ParseError {
+        kind: FaultKind::BadValue,
+        detail: format!("`{field}` is {:?}, expected a whole number", excerpt(text)),
+    })
 }
 
 /// What is missing.

@@ -12,7 +12,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
-    field::{Number, Text, excerpt, maybe_positive, positive, rfc3339_us, statistic},
+    field::{Number, Text, entries, excerpt, maybe_positive, positive, rfc3339_us, statistic},
 };
 use crate::Symbol;
 
@@ -21,7 +21,7 @@ pub(super) const URL: &str = "wss://ws.kraken.com/v2";
 /// Kraken names no figure for public requests; two go out for each connection.
 pub(super) const LIMITS: Limits = Limits {
     request_spacing: Duration::from_millis(100),
-    symbols: None,
+    ..Limits::NONE
 };
 
 pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
@@ -132,16 +132,6 @@ fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
             VenueEvent::Error(parts.join(": "))
         }
     }
-}
-
-/// Reads each entry for itself, so that a bad one does not take the others along.
-fn entries<'a>(
-    data: &'a RawValue,
-    read: impl Fn(&'a str) -> Result<VenueEvent<'a>, ParseError>,
-) -> Result<Events<'a>, ParseError> {
-    let entries: Vec<&'a RawValue> = serde_json::from_str(data.get())?;
-    let read = |entry: &'a RawValue| read(entry.get()).unwrap_or_else(VenueEvent::Fault);
-    Ok(entries.into_iter().map(read).collect())
 }
 
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {

@@ -5,17 +5,22 @@
 //! is decided in [`aggregate`](crate::aggregate).
 
 mod binance;
+mod bitstamp;
+mod bybit;
 mod coinbase;
+mod coinbase_advanced;
 mod event;
 mod field;
 mod kraken;
+mod okx;
+pub(crate) mod pyth;
 
 use std::time::Duration;
 
 pub use event::{Events, FaultKind, ParseError, Ticker, Trade, TradeId, VenueEvent};
 pub(crate) use field::excerpt;
 
-use crate::Symbol;
+use crate::{ConfigError, Symbol};
 
 /// A venue whose protocol is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
@@ -27,15 +32,56 @@ pub enum VenueKind {
     Coinbase,
     /// Kraken, version 2 of its WebSocket.
     Kraken,
+    /// OKX, version 5.
+    Okx,
+    /// Bybit, version 5, spot.
+    Bybit,
+    /// Bitstamp, version 2.
+    Bitstamp,
+    /// Coinbase Advanced Trade. The same market as Coinbase Exchange.
+    CoinbaseAdvanced,
+    /// Pyth Hermes: an oracle, not a market.
+    Pyth,
 }
 
-/// What a venue lets one connection do.
+/// How a venue's frames come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// Over a WebSocket.
+    WebSocket,
+    /// As Server-Sent Events over HTTP.
+    Events,
+}
+
+/// What a venue lets its clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The pause between two requests.
+    /// The pause between two requests on a connection.
     pub request_spacing: Duration,
+    /// The pause between setting up two connections.
+    pub connect_spacing: Duration,
     /// How many symbols a connection carries, if that is limited.
     pub symbols: Option<usize>,
+    /// How many connections there may be.
+    pub connections: usize,
+}
+
+impl Limits {
+    /// Where a venue names no figures.
+    const NONE: Self = Self {
+        request_spacing: Duration::from_millis(100),
+        connect_spacing: Duration::from_millis(500),
+        symbols: None,
+        connections: 20,
+    };
+
+    /// How many symbols all connections together carry.
+    #[must_use]
+    pub fn most_symbols(&self) -> usize {
+        self.symbols.map_or(usize::MAX, |symbols| {
+            symbols.saturating_mul(self.connections)
+        })
+    }
 }
 
 /// What keeps a connection open.
@@ -49,7 +95,27 @@ pub struct KeepAlive {
 
 impl VenueKind {
     /// All venues.
-    pub const ALL: [Self; 3] = [Self::Binance, Self::Coinbase, Self::Kraken];
+    pub const ALL: [Self; 8] = [
+        Self::Binance,
+        Self::Coinbase,
+        Self::Kraken,
+        Self::Okx,
+        Self::Bybit,
+        Self::Bitstamp,
+        Self::CoinbaseAdvanced,
+        Self::Pyth,
+    ];
+
+    /// Those that a server asks when none are named: each market once.
+    pub const DEFAULT: [Self; 7] = [
+        Self::Binance,
+        Self::Coinbase,
+        Self::Kraken,
+        Self::Okx,
+        Self::Bybit,
+        Self::Bitstamp,
+        Self::Pyth,
+    ];
 
     /// Its name in the configuration.
     #[must_use]
@@ -58,6 +124,11 @@ impl VenueKind {
             Self::Binance => "binance",
             Self::Coinbase => "coinbase",
             Self::Kraken => "kraken",
+            Self::Okx => "okx",
+            Self::Bybit => "bybit",
+            Self::Bitstamp => "bitstamp",
+            Self::CoinbaseAdvanced => "coinbase_advanced",
+            Self::Pyth => "pyth",
         }
     }
 
@@ -67,6 +138,17 @@ impl VenueKind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// The kind of this name.
+    ///
+    /// # Errors
+    /// There is none; the names that there are are said.
+    pub fn parse_name(name: &str) -> Result<Self, ConfigError> {
+        Self::from_name(name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            ConfigError::UnknownKind(excerpt(name), known)
+        })
+    }
+
     /// Where it is.
     #[must_use]
     pub fn url(self) -> &'static str {
@@ -74,6 +156,11 @@ impl VenueKind {
             Self::Binance => binance::URL,
             Self::Coinbase => coinbase::URL,
             Self::Kraken => kraken::URL,
+            Self::Okx => okx::URL,
+            Self::Bybit => bybit::URL,
+            Self::Bitstamp => bitstamp::URL,
+            Self::CoinbaseAdvanced => coinbase_advanced::URL,
+            Self::Pyth => pyth::URL,
         }
     }
 
@@ -85,6 +172,11 @@ impl VenueKind {
             Self::Binance => binance::venue_name(symbol),
             Self::Coinbase => coinbase::venue_name(symbol),
             Self::Kraken => kraken::venue_name(symbol),
+            Self::Okx => okx::venue_name(symbol),
+            Self::Bybit => bybit::venue_name(symbol),
+            Self::Bitstamp => bitstamp::venue_name(symbol),
+            Self::CoinbaseAdvanced => coinbase_advanced::venue_name(symbol),
+            Self::Pyth => pyth::venue_name(symbol),
         }
     }
 
@@ -98,6 +190,12 @@ impl VenueKind {
             Self::Binance => binance::subscribe(names),
             Self::Coinbase => coinbase::subscribe(names),
             Self::Kraken => kraken::subscribe(names),
+            Self::Okx => okx::subscribe(names),
+            Self::Bybit => bybit::subscribe(names),
+            Self::Bitstamp => bitstamp::subscribe(names),
+            Self::CoinbaseAdvanced => coinbase_advanced::subscribe(names),
+            // They stand in the address.
+            Self::Pyth => Vec::new(),
         }
     }
 
@@ -107,8 +205,8 @@ impl VenueKind {
     pub fn subscribe_again(self, names: &mut Vec<String>, refusal: &str) -> Vec<String> {
         match self {
             Self::Coinbase => coinbase::subscribe_again(names, refusal),
-            // Kraken answers for each name, Binance does not refuse unknown ones.
-            Self::Binance | Self::Kraken => Vec::new(),
+            // The others answer for each name, or do not refuse unknown ones.
+            _ => Vec::new(),
         }
     }
 
@@ -119,6 +217,11 @@ impl VenueKind {
             Self::Binance => binance::LIMITS,
             Self::Coinbase => coinbase::LIMITS,
             Self::Kraken => kraken::LIMITS,
+            Self::Okx => okx::LIMITS,
+            Self::Bybit => bybit::LIMITS,
+            Self::Bitstamp => bitstamp::LIMITS,
+            Self::CoinbaseAdvanced => coinbase_advanced::LIMITS,
+            Self::Pyth => pyth::LIMITS,
         }
     }
 
@@ -127,9 +230,37 @@ impl VenueKind {
     #[must_use]
     pub fn keep_alive(self) -> Option<KeepAlive> {
         match self {
-            // Binance pings by itself, Coinbase is kept by its heartbeat channel.
-            Self::Binance | Self::Coinbase => None,
+            // Binance pings by itself, Coinbase is kept by its heartbeat channel, and a
+            // stream of events takes nothing.
+            Self::Binance | Self::Coinbase | Self::CoinbaseAdvanced | Self::Pyth => None,
             Self::Kraken => Some(kraken::KEEP_ALIVE),
+            Self::Okx => Some(okx::KEEP_ALIVE),
+            Self::Bybit => Some(bybit::KEEP_ALIVE),
+            Self::Bitstamp => Some(bitstamp::KEEP_ALIVE),
+        }
+    }
+
+    /// Whether its tickers have the change and the volume of 24 hours.
+    #[must_use]
+    pub(crate) fn tells_the_day(self) -> bool {
+        !matches!(self, Self::Bitstamp | Self::Pyth)
+    }
+
+    /// How its frames come.
+    #[must_use]
+    pub fn carrier(self) -> Carrier {
+        match self {
+            Self::Pyth => Carrier::Events,
+            _ => Carrier::WebSocket,
+        }
+    }
+
+    /// Where these symbols are had, by the venue's names, at a venue at `url`.
+    #[must_use]
+    pub fn stream_url(self, url: &str, names: &[String]) -> String {
+        match self {
+            Self::Pyth => pyth::stream_url(url, names),
+            _ => url.to_owned(),
         }
     }
 
@@ -143,6 +274,11 @@ impl VenueKind {
             Self::Binance => binance::parse(frame),
             Self::Coinbase => coinbase::parse(frame),
             Self::Kraken => kraken::parse(frame),
+            Self::Okx => okx::parse(frame),
+            Self::Bybit => bybit::parse(frame),
+            Self::Bitstamp => bitstamp::parse(frame),
+            Self::CoinbaseAdvanced => coinbase_advanced::parse(frame),
+            Self::Pyth => pyth::parse(frame),
         }
     }
 }
@@ -157,10 +293,22 @@ mod tests {
             let symbol = Symbol::parse(symbol).unwrap();
             VenueKind::ALL.map(|kind| kind.venue_name(&symbol).unwrap_or_default())
         };
-        // Tether is not the dollar, and Binance has no dollars.
-        assert_eq!(names("BTC-USD"), ["", "BTC-USD", "BTC/USD"]);
-        assert_eq!(names("BTC-USDT"), ["BTCUSDT", "BTC-USDT", "BTC/USDT"]);
-        assert_eq!(names("SOL-ETH"), ["SOLETH", "", ""]);
+        let btc = "e62df6c8b4a85fe1a67db44dc12de5db330f7ac66b72dc658afedf0f4a415b43";
+        // Tether is not the dollar, and some have no dollars.
+        assert_eq!(
+            names("BTC-USD"),
+            ["", "BTC-USD", "BTC/USD", "", "", "btcusd", "BTC-USD", btc]
+        );
+        assert_eq!(
+            names("BTC-USDT"),
+            [
+                "BTCUSDT", "BTC-USDT", "BTC/USDT", "BTC-USDT", "BTCUSDT", "btcusdt", "BTC-USDT", ""
+            ]
+        );
+        assert_eq!(
+            names("SOL-ETH"),
+            ["SOLETH", "", "", "SOL-ETH", "SOLETH", "", "", ""]
+        );
     }
 
     #[test]

@@ -91,3 +91,10 @@ pub fn binance_trade(id: u64, symbol: &str, price: &str) -> String {
         r#"{{"stream":"x@trade","data":{{"e":"trade","E":1750000000000,"s":"{symbol}","t":{id},"p":"{price}","q":"1","T":1750000000000,"m":true,"M":true}}}}"#
     )
 }
+
+/// A trade at Bitstamp; `name` is its own.
+pub fn bitstamp_trade(id: u64, name: &str, price: &str, size: &str) -> String {
+    format!(
+        r#"{{"data":{{"id":{id},"amount_str":"{size}","price_str":"{price}","type":0,"microtimestamp":"1750000000000000"}},"channel":"live_trades_{name}","event":"trade"}}"#
+    )
+}

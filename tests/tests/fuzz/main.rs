@@ -11,6 +11,8 @@
     reason = "a panic is how a test fails"
 )]
 
+mod venues;
+
 use std::{
     env,
     sync::atomic::{AtomicUsize, Ordering},
@@ -21,7 +23,6 @@ use tidewire_adapters::{
     sse::Cursor,
     websocket::frame::{FrameError, FrameReader, Incoming},
 };
-use tidewire_price::{VenueKind, venue::VenueEvent};
 use tidewire_proto::{
     json,
     prost::Message as _,
@@ -413,84 +414,4 @@ fn websocket_frames() {
         }
         verdict
     });
-}
-
-/// Parses frames of a venue. What it takes for a trade or a price is one.
-fn fuzz_venue(kind: VenueKind, seeds: &[&str]) {
-    fuzz(&texts(seeds), |bytes| {
-        let Ok(events) = kind.parse(bytes) else {
-            return Verdict::Refused;
-        };
-        let mut verdict = Verdict::Accepted;
-        for event in events {
-            match event {
-                VenueEvent::Trade(trade) => {
-                    assert!(trade.price > Default::default() && trade.size > Default::default());
-                }
-                VenueEvent::Ticker(ticker) => {
-                    let prices = [ticker.last, ticker.bid, ticker.ask];
-                    assert!(
-                        prices
-                            .into_iter()
-                            .flatten()
-                            .all(|price| price > Default::default())
-                    );
-                    let figures = [ticker.change_percent, ticker.volume_quote];
-                    assert!(figures.into_iter().flatten().all(f64::is_finite));
-                }
-                VenueEvent::Fault(_) => verdict = Verdict::Refused,
-                _ => {}
-            }
-        }
-        verdict
-    });
-}
-
-#[test]
-fn binance_frames() {
-    fuzz_venue(
-        VenueKind::Binance,
-        &[
-            r#"{"stream":"btcusdt@trade","data":{"e":"trade","E":1700000000010,"s":"BTCUSDT","t":12345,"p":"61837.64000000","q":"0.00100000","T":1700000000009,"m":true,"M":true}}"#,
-            r#"{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1","q":"2","f":1,"l":2,"T":3,"m":false,"M":true}"#,
-            r#"{"stream":"btcusdt@ticker","data":{"e":"24hrTicker","E":5,"s":"BTCUSDT","p":"1","P":"2.5","w":"1","c":"100.5","Q":"1","b":"100.4","B":"1","a":"100.6","A":"1","o":"98","h":"1","l":"1","v":"10","q":"1005","O":1,"C":5,"F":1,"L":2,"n":2}}"#,
-            r#"{"stream":"btcusdt@trade","data":{"e":"trade","E":1634052000000,"s":"BTCUSDT","t":12,"p":"5","q":"1","b":88,"a":50,"T":1634052000000,"m":false,"M":true}}"#,
-            r#"{"e":"24hrMiniTicker","E":5,"s":"BTCUSDT","c":"110","o":"100","h":"1","l":"1","v":"10","q":"1005"}"#,
-            r#"{"stream":"btcusdt@bookTicker","data":{"u":1,"s":"BTCUSDT","b":"1.0","B":"2","a":"1.1","A":"3"}}"#,
-            r#"{"e":"serverShutdown","E":1}"#,
-            r#"{"result":null,"id":1}"#,
-            r#"{"error":{"code":2,"msg":"x"},"id":1}"#,
-        ],
-    );
-}
-
-#[test]
-fn coinbase_frames() {
-    fuzz_venue(
-        VenueKind::Coinbase,
-        &[
-            r#"{"type":"match","trade_id":42,"maker_order_id":"a","taker_order_id":"b","side":"sell","size":"0.5","price":"61838.01","product_id":"BTC-USD","sequence":9,"time":"2024-08-08T23:54:17.102938Z"}"#,
-            r#"{"type":"ticker","sequence":1,"product_id":"BTC-USD","price":"110","open_24h":"100","volume_24h":"3","low_24h":"1","high_24h":"2","volume_30d":"4","best_bid":"109.9","best_bid_size":"1","best_ask":"110.1","best_ask_size":"1","side":"buy","time":"2024-08-08T23:54:17.1Z","trade_id":5,"last_size":"1"}"#,
-            r#"{"type":"last_match","trade_id":41,"side":"buy","size":"1","price":"2","product_id":"BTC-USD","time":"2024-08-08T23:54:17Z"}"#,
-            r#"{"type":"heartbeat","sequence":90,"last_trade_id":20,"product_id":"BTC-USD","time":"2014-11-07T08:19:28.464459Z"}"#,
-            r#"{"type":"subscriptions","channels":[]}"#,
-            r#"{"type":"error","message":"no","reason":"x"}"#,
-        ],
-    );
-}
-
-#[test]
-fn kraken_frames() {
-    fuzz_venue(
-        VenueKind::Kraken,
-        &[
-            r#"{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":61838.10,"qty":0.00012345678901,"ord_type":"market","trade_id":7,"timestamp":"2024-08-08T23:54:17.102938Z"},{"symbol":"BTC/USD","side":"buy","price":61838.2,"qty":1,"ord_type":"limit","trade_id":8,"timestamp":"2024-08-08T23:54:17.2Z"}]}"#,
-            r#"{"channel":"ticker","type":"snapshot","data":[{"symbol":"BTC/USD","bid":1.0,"bid_qty":1,"ask":1.2,"ask_qty":1,"last":1.1,"volume":10,"vwap":2,"low":1,"high":3,"change":0.1,"change_pct":-1.5}]}"#,
-            r#"{"method":"subscribe","result":{},"success":true}"#,
-            r#"{"error":"Currency pair not supported","method":"subscribe","req_id":1,"success":false,"symbol":"FOO/USD"}"#,
-            r#"{"channel":"status","type":"update","data":[{"system":"online"}]}"#,
-            r#"{"method":"pong","req_id":1}"#,
-            r#"{"channel":"heartbeat"}"#,
-        ],
-    );
 }

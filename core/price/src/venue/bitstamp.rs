@@ -1,0 +1,192 @@
+//! Bitstamp, version 2: `wss://ws.bitstamp.net`.
+//!
+//! Source: Bitstamp's "WebSocket API" documentation. Each symbol has a channel of trades;
+//! there are no tickers. Numbers of trades rise with holes.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use smallvec::smallvec;
+use tidewire_proto::v1::TradeSide;
+
+use super::{
+    Events, FaultKind, KeepAlive, Limits, ParseError, Trade, TradeId, VenueEvent,
+    field::{Text, epoch_us, excerpt, positive},
+};
+use crate::Symbol;
+
+pub(super) const URL: &str = "wss://ws.bitstamp.net";
+
+pub(super) const LIMITS: Limits = Limits {
+    request_spacing: Duration::from_millis(50),
+    symbols: Some(200),
+    ..Limits::NONE
+};
+
+pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(30),
+    frame: r#"{"event":"bts:heartbeat"}"#,
+};
+
+/// What channels of trades begin with.
+const TRADES: &str = "live_trades_";
+
+/// The name, if Bitstamp trades against that quote.
+pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
+    let name = || format!("{}{}", symbol.base(), symbol.quote()).to_ascii_lowercase();
+    matches!(
+        symbol.quote(),
+        "USD" | "EUR" | "GBP" | "BTC" | "USDT" | "USDC"
+    )
+    .then(name)
+}
+
+/// Asks for trades, one channel a request.
+pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+    let ask = |name: &String| {
+        let data = serde_json::json!({"channel": format!("{TRADES}{name}")});
+        serde_json::json!({"event": "bts:subscribe", "data": data}).to_string()
+    };
+    names.iter().map(ask).collect()
+}
+
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow)]
+    channel: Option<Text<'a>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct TradeFrame<'a> {
+    id: u64,
+    #[serde(borrow)]
+    amount_str: Cow<'a, str>,
+    #[serde(borrow)]
+    price_str: Cow<'a, str>,
+    /// 0 when the taker bought, 1 when it sold.
+    #[serde(rename = "type")]
+    side: u8,
+    #[serde(borrow)]
+    microtimestamp: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct ErrorFrame<'a> {
+    #[serde(borrow)]
+    message: Option<Text<'a>>,
+}
+
+/// What a frame says.
+pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
+    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let event = match frame.event.as_ref() {
+        "trade" => trade(&frame)?,
+        "bts:subscription_succeeded" => VenueEvent::Ack,
+        "bts:heartbeat" => VenueEvent::Heartbeat,
+        "bts:request_reconnect" => VenueEvent::Shutdown,
+        "bts:error" => {
+            let data = frame.data.map_or("{}", RawValue::get);
+            let error: ErrorFrame<'_> = serde_json::from_str(data)?;
+            VenueEvent::Error(error.message.as_deref().map(excerpt).unwrap_or_default())
+        }
+        _ => VenueEvent::Ignored,
+    };
+    Ok(smallvec![event])
+}
+
+fn trade<'a>(frame: &Frame<'a>) -> Result<VenueEvent<'a>, ParseError> {
+    let wrong = |detail: &str| ParseError {
+        kind: FaultKind::WrongType,
+        detail: detail.to_owned(),
+    };
+    let channel = frame
+        .channel
+        .as_ref()
+        .ok_or_else(|| wrong("`channel` is missing"))?;
+    let name = match &channel.0 {
+        Cow::Borrowed(channel) => channel.strip_prefix(TRADES).map(Cow::Borrowed),
+        Cow::Owned(channel) => channel
+            .strip_prefix(TRADES)
+            .map(|name| Cow::Owned(name.to_owned())),
+    };
+    let Some(name) = name else {
+        return Ok(VenueEvent::Ignored);
+    };
+    let data = frame.data.ok_or_else(|| wrong("`data` is missing"))?;
+    let trade: TradeFrame<'_> = serde_json::from_str(data.get())?;
+    Ok(VenueEvent::Trade(Trade {
+        name,
+        id: TradeId::Loose(trade.id),
+        price: positive("price_str", &trade.price_str)?,
+        size: positive("amount_str", &trade.amount_str)?,
+        side: match trade.side {
+            0 => TradeSide::Buy,
+            1 => TradeSide::Sell,
+            _ => TradeSide::Unspecified,
+        },
+        venue_time_us: trade.microtimestamp.parse().ok().and_then(epoch_us),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
+        Ok(parse(frame.as_bytes())?.remove(0))
+    }
+
+    const TRADE: &str = r#"{"data":{"id":215999911,"timestamp":"1641343691","amount":0.07920001,"amount_str":"0.07920001","price":3805.4,"price_str":"3805.40","type":1,"microtimestamp":"1641343691596001","buy_order_id":1,"sell_order_id":2},"channel":"live_trades_ethusd","event":"trade"}"#;
+
+    #[test]
+    fn a_trade_is_read_from_its_texts() {
+        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else {
+            panic!("no trade")
+        };
+        assert_eq!(
+            (trade.name.as_ref(), trade.id),
+            ("ethusd", TradeId::Loose(215_999_911))
+        );
+        assert!(matches!(trade.name, Cow::Borrowed(_)));
+        assert_eq!(trade.size.to_string(), "0.07920001");
+        assert_eq!(trade.side, TradeSide::Sell);
+        assert_eq!(trade.venue_time_us, Some(1_641_343_691_596_001));
+    }
+
+    #[test]
+    fn answers_and_faults() {
+        let ack =
+            r#"{"event":"bts:subscription_succeeded","channel":"live_trades_btcusd","data":{}}"#;
+        assert_eq!(one(ack), Ok(VenueEvent::Ack));
+        let error = r#"{"event":"bts:error","channel":"","data":{"code":4003,"message":"Bad subscription string."}}"#;
+        assert_eq!(
+            one(error),
+            Ok(VenueEvent::Error("Bad subscription string.".to_owned()))
+        );
+        let heartbeat = r#"{"event":"bts:heartbeat","channel":"","data":{"status":"success"}}"#;
+        assert_eq!(one(heartbeat), Ok(VenueEvent::Heartbeat));
+        let reconnect = r#"{"event":"bts:request_reconnect","channel":"","data":""}"#;
+        assert_eq!(one(reconnect), Ok(VenueEvent::Shutdown));
+        let kind = |frame: &str| one(frame).unwrap_err().kind;
+        assert_eq!(
+            kind(&TRADE.replace("\"3805.40\"", "3805.40")),
+            FaultKind::WrongType
+        );
+        assert_eq!(
+            kind(&TRADE.replace("\"3805.40\"", "\"0\"")),
+            FaultKind::BadValue
+        );
+        assert_eq!(
+            kind(&TRADE.replace("215999911", "\"215999911\"")),
+            FaultKind::WrongType
+        );
+        assert_eq!(kind(&TRADE[..99]), FaultKind::Malformed);
+        let orders = TRADE.replace("live_trades_", "live_orders_");
+        assert_eq!(one(&orders), Ok(VenueEvent::Ignored));
+    }
+}

@@ -1,0 +1,256 @@
+//! Bybit, version 5, spot: `wss://stream.bybit.com/v5/public/spot`.
+//!
+//! Source: Bybit's "V5 API" documentation, public topics. Tickers of the spot market are
+//! always whole; elsewhere a delta leaves out what has not changed. Numbers of trades rise
+//! with holes, or are no numbers.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use smallvec::smallvec;
+use tidewire_proto::v1::TradeSide;
+
+use super::{
+    Events, KeepAlive, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    field::{Text, entries, epoch_us, excerpt, maybe_positive, positive, statistic},
+};
+use crate::Symbol;
+
+pub(super) const URL: &str = "wss://stream.bybit.com/v5/public/spot";
+
+/// Ten topics a request, 21,000 characters of topics a connection, 500 connections in five
+/// minutes.
+pub(super) const LIMITS: Limits = Limits {
+    request_spacing: Duration::from_millis(50),
+    connect_spacing: Duration::from_millis(700),
+    symbols: Some(400),
+    connections: 20,
+};
+
+pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(20),
+    frame: r#"{"op":"ping"}"#,
+};
+
+const TOPICS_A_REQUEST: usize = 10;
+
+/// The name, if Bybit trades against that quote.
+pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
+    matches!(symbol.quote(), "USDT" | "USDC" | "EUR" | "BTC" | "ETH")
+        .then(|| format!("{}{}", symbol.base(), symbol.quote()))
+}
+
+/// Asks for trades and tickers.
+pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+    let topics: Vec<_> = names
+        .iter()
+        .flat_map(|name| [format!("tickers.{name}"), format!("publicTrade.{name}")])
+        .collect();
+    let requests = topics.chunks(TOPICS_A_REQUEST);
+    requests
+        .map(|args| serde_json::json!({"op": "subscribe", "args": args}).to_string())
+        .collect()
+}
+
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(borrow)]
+    topic: Option<Text<'a>>,
+    ts: Option<i64>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    op: Option<Text<'a>>,
+    success: Option<bool>,
+    #[serde(borrow)]
+    ret_msg: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct TradeFrame<'a> {
+    #[serde(borrow)]
+    s: Cow<'a, str>,
+    #[serde(rename = "T")]
+    time: i64,
+    #[serde(rename = "S", borrow)]
+    side: Cow<'a, str>,
+    #[serde(borrow)]
+    p: Cow<'a, str>,
+    #[serde(borrow)]
+    v: Cow<'a, str>,
+    #[serde(borrow)]
+    i: Cow<'a, str>,
+    /// Agreed on outside of the book.
+    #[serde(rename = "BT", default)]
+    is_block: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TickerFrame<'a> {
+    #[serde(borrow)]
+    symbol: Cow<'a, str>,
+    #[serde(borrow)]
+    last_price: Option<Text<'a>>,
+    #[serde(borrow)]
+    bid1_price: Option<Text<'a>>,
+    #[serde(borrow)]
+    ask1_price: Option<Text<'a>>,
+    #[serde(rename = "price24hPcnt", borrow)]
+    change: Option<Text<'a>>,
+    #[serde(rename = "turnover24h", borrow)]
+    turnover: Option<Text<'a>>,
+}
+
+/// What a frame says.
+pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
+    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let Some((topic, data)) = frame.topic.as_deref().zip(frame.data) else {
+        return Ok(smallvec![answer(&frame)]);
+    };
+    if topic.starts_with("publicTrade.") {
+        return entries(data, trade);
+    }
+    if topic.starts_with("tickers.") {
+        return Ok(smallvec![ticker(data.get(), frame.ts)?]);
+    }
+    Ok(smallvec![VenueEvent::Ignored])
+}
+
+fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
+    match (frame.op.as_deref(), frame.success) {
+        (Some("ping" | "pong"), _) => VenueEvent::Heartbeat,
+        (Some("subscribe"), Some(true)) => VenueEvent::Ack,
+        (_, Some(false)) => {
+            VenueEvent::Error(frame.ret_msg.as_deref().map(excerpt).unwrap_or_default())
+        }
+        _ => VenueEvent::Ignored,
+    }
+}
+
+fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
+    if frame.is_block {
+        return Ok(VenueEvent::Ignored);
+    }
+    Ok(VenueEvent::Trade(Trade {
+        id: TradeId::Loose(number(&frame.i)),
+        price: positive("p", &frame.p)?,
+        size: positive("v", &frame.v)?,
+        side: match frame.side.as_ref() {
+            "Buy" => TradeSide::Buy,
+            "Sell" => TradeSide::Sell,
+            _ => TradeSide::Unspecified,
+        },
+        venue_time_us: epoch_us(frame.time),
+        name: frame.s,
+    }))
+}
+
+/// A number that tells trades apart: the text's own, or one made of it (FNV-1a).
+fn number(id: &str) -> u64 {
+    id.parse().unwrap_or_else(|_| {
+        id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    })
+}
+
+fn ticker(data: &str, ts: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TickerFrame<'_> = serde_json::from_str(data)?;
+    let last = frame.last_price.as_deref();
+    Ok(VenueEvent::Ticker(Ticker {
+        last: last.map(|last| positive("lastPrice", last)).transpose()?,
+        last_id: None,
+        bid: maybe_positive(frame.bid1_price.as_deref()),
+        ask: maybe_positive(frame.ask1_price.as_deref()),
+        // A fraction.
+        change_percent: statistic(frame.change.as_deref()).map(|change| change * 100.0),
+        volume_quote: statistic(frame.turnover.as_deref()),
+        venue_time_us: ts.and_then(epoch_us),
+        name: frame.symbol,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::venue::FaultKind;
+
+    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
+        Ok(parse(frame.as_bytes())?.remove(0))
+    }
+
+    const TRADE: &str = r#"{"topic":"publicTrade.BTCUSDT","type":"snapshot","ts":1672304486868,"data":[{"T":1672304486865,"s":"BTCUSDT","S":"Buy","v":"0.001","p":"16578.50","L":"PlusTick","i":"20f43950-d8dd-5b31-9112-a178eb6023af","BT":false}]}"#;
+    const TICKER: &str = r#"{"topic":"tickers.BTCUSDT","ts":1673853746003,"type":"snapshot","cs":2588407389,"data":{"symbol":"BTCUSDT","lastPrice":"21109.77","highPrice24h":"21426.99","lowPrice24h":"20575","prevPrice24h":"20704.93","volume24h":"6780.866843","turnover24h":"141946527.22907118","price24hPcnt":"0.0196","usdIndexPrice":"21120.2400136"}}"#;
+
+    #[test]
+    fn trades_and_their_numbers() {
+        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else {
+            panic!("no trade")
+        };
+        assert_eq!(
+            (trade.price.to_string().as_str(), trade.side),
+            ("16578.50", TradeSide::Buy)
+        );
+        let numbered = TRADE.replace(
+            "20f43950-d8dd-5b31-9112-a178eb6023af",
+            "2290000000068493487",
+        );
+        let Ok(VenueEvent::Trade(trade)) = one(&numbered) else {
+            panic!("no trade")
+        };
+        assert_eq!(trade.id, TradeId::Loose(2_290_000_000_068_493_487));
+        assert_eq!(
+            one(&TRADE.replace("\"BT\":false", "\"BT\":true")),
+            Ok(VenueEvent::Ignored)
+        );
+    }
+
+    #[test]
+    fn tickers_have_their_units_and_a_delta_changes_what_it_says() {
+        let Ok(VenueEvent::Ticker(ticker)) = one(TICKER) else {
+            panic!("no ticker")
+        };
+        assert!((ticker.change_percent.unwrap() - 1.96).abs() < 1e-9);
+        assert_eq!(ticker.volume_quote, Some(141_946_527.229_071_18));
+        let delta = r#"{"topic":"tickers.BTCUSDT","type":"delta","data":{"symbol":"BTCUSDT","bid1Price":"5"},"cs":1,"ts":1673853746003}"#;
+        let Ok(VenueEvent::Ticker(ticker)) = one(delta) else {
+            panic!("no ticker")
+        };
+        assert_eq!((ticker.last, ticker.volume_quote), (None, None));
+        assert!(ticker.bid.is_some());
+    }
+
+    #[test]
+    fn answers_and_faults() {
+        let ack = r#"{"success":true,"ret_msg":"subscribe","conn_id":"x","op":"subscribe"}"#;
+        assert_eq!(one(ack), Ok(VenueEvent::Ack));
+        let pong = r#"{"success":true,"ret_msg":"pong","conn_id":"x","op":"ping"}"#;
+        assert_eq!(one(pong), Ok(VenueEvent::Heartbeat));
+        let error = r#"{"success":false,"ret_msg":"error:handler not found","conn_id":"x","op":"subscribe"}"#;
+        assert!(matches!(one(error), Ok(VenueEvent::Error(_))));
+        let fault = |frame: &str| match one(frame) {
+            Ok(VenueEvent::Fault(fault)) | Err(fault) => fault.kind,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            fault(&TRADE.replace("\"16578.50\"", "16578.5")),
+            FaultKind::WrongType
+        );
+        assert_eq!(
+            fault(&TICKER.replace("\"21109.77\"", "\"-1\"")),
+            FaultKind::BadValue
+        );
+        assert_eq!(fault(&TRADE[..99]), FaultKind::Malformed);
+    }
+
+    #[test]
+    fn requests_have_ten_topics() {
+        let names: Vec<_> = (0..12).map(|n| format!("C{n}USDT")).collect();
+        let requests = subscribe(&names);
+        assert_eq!(requests.len(), 3);
+        assert!(requests[2].contains("publicTrade.C11USDT"));
+    }
+}

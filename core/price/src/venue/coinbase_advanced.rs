@@ -1,0 +1,244 @@
+//! Coinbase Advanced Trade: `wss://advanced-trade-ws.coinbase.com`.
+//!
+//! Source: Coinbase's "Advanced Trade WebSocket" documentation. A frame holds events of
+//! one channel, and they hold entries. The first event of `market_trades` is a snapshot of
+//! old trades; later ones come newest first. The venue is that of [`coinbase`](super::coinbase):
+//! to ask both counts the same market twice.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use smallvec::smallvec;
+use tidewire_proto::v1::TradeSide;
+
+use super::{
+    Events, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    field::{Text, entries, excerpt, integer, maybe_positive, positive, rfc3339_us, statistic},
+};
+use crate::Symbol;
+
+pub(super) const URL: &str = "wss://advanced-trade-ws.coinbase.com";
+
+/// Eight messages a second.
+pub(super) const LIMITS: Limits = Limits {
+    request_spacing: Duration::from_millis(150),
+    ..Limits::NONE
+};
+
+/// The name, if it trades against that quote. A product in USDC has the data of the one
+/// in dollars, and is not asked for: it is no price in USDC.
+pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
+    matches!(symbol.quote(), "USD" | "USDT" | "EUR" | "GBP" | "BTC")
+        .then(|| symbol.as_str().to_owned())
+}
+
+/// Asks for each channel in a frame of its own, and for heartbeats, without which quiet
+/// channels are closed.
+pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+    let ask = |channel: &str| {
+        serde_json::json!({"type": "subscribe", "product_ids": names, "channel": channel})
+            .to_string()
+    };
+    let heartbeats = r#"{"type":"subscribe","channel":"heartbeats"}"#.to_owned();
+    vec![heartbeats, ask("ticker"), ask("market_trades")]
+}
+
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(borrow)]
+    channel: Option<Text<'a>>,
+    #[serde(borrow)]
+    timestamp: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    events: Vec<&'a RawValue>,
+    #[serde(rename = "type", borrow)]
+    kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    message: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    tickers: Option<&'a RawValue>,
+    #[serde(borrow)]
+    trades: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct TradeFrame<'a> {
+    #[serde(borrow)]
+    trade_id: Cow<'a, str>,
+    #[serde(borrow)]
+    product_id: Cow<'a, str>,
+    #[serde(borrow)]
+    price: Cow<'a, str>,
+    #[serde(borrow)]
+    size: Cow<'a, str>,
+    #[serde(borrow)]
+    time: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct TickerFrame<'a> {
+    #[serde(borrow)]
+    product_id: Cow<'a, str>,
+    #[serde(borrow)]
+    price: Cow<'a, str>,
+    #[serde(borrow)]
+    volume_24_h: Option<Text<'a>>,
+    #[serde(borrow)]
+    price_percent_chg_24_h: Option<Text<'a>>,
+    #[serde(borrow)]
+    best_bid: Option<Text<'a>>,
+    #[serde(borrow)]
+    best_ask: Option<Text<'a>>,
+}
+
+/// What a frame says.
+pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
+    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let time_us = frame.timestamp.as_deref().and_then(rfc3339_us);
+    match frame.channel.as_deref() {
+        Some("market_trades") => trades(&frame.events),
+        Some("ticker") => tickers(&frame.events, time_us),
+        Some("heartbeats") => Ok(smallvec![VenueEvent::Heartbeat]),
+        Some("subscriptions") => Ok(smallvec![VenueEvent::Ack]),
+        None if frame.kind.as_deref() == Some("error") => {
+            let message = frame.message.as_deref().map(excerpt).unwrap_or_default();
+            Ok(smallvec![VenueEvent::Error(message)])
+        }
+        _ => Ok(smallvec![VenueEvent::Ignored]),
+    }
+}
+
+fn trades<'a>(events: &[&'a RawValue]) -> Result<Events<'a>, ParseError> {
+    let mut all = Events::new();
+    for event in events {
+        let event: Event<'a> = serde_json::from_str(event.get())?;
+        // A snapshot is history.
+        if event.kind.as_deref() != Some("update") {
+            all.push(VenueEvent::Ignored);
+        } else if let Some(trades) = event.trades {
+            all.extend(entries(trades, trade)?.into_iter().rev());
+        }
+    }
+    Ok(all)
+}
+
+fn tickers<'a>(events: &[&'a RawValue], time_us: Option<i64>) -> Result<Events<'a>, ParseError> {
+    let mut all = Events::new();
+    for event in events {
+        let event: Event<'a> = serde_json::from_str(event.get())?;
+        if let Some(tickers) = event.tickers {
+            all.extend(entries(tickers, |entry| ticker(entry, time_us))?);
+        }
+    }
+    Ok(all)
+}
+
+fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
+    Ok(VenueEvent::Trade(Trade {
+        id: TradeId::Single(integer("trade_id", &frame.trade_id)?),
+        price: positive("price", &frame.price)?,
+        size: positive("size", &frame.size)?,
+        // It is not said whose side it is.
+        side: TradeSide::Unspecified,
+        venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
+        name: frame.product_id,
+    }))
+}
+
+fn ticker(entry: &str, time_us: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TickerFrame<'_> = serde_json::from_str(entry)?;
+    let price = statistic(Some(&frame.price));
+    let volume = statistic(frame.volume_24_h.as_deref());
+    Ok(VenueEvent::Ticker(Ticker {
+        last: Some(positive("price", &frame.price)?),
+        last_id: None,
+        bid: maybe_positive(frame.best_bid.as_deref()),
+        ask: maybe_positive(frame.best_ask.as_deref()),
+        change_percent: statistic(frame.price_percent_chg_24_h.as_deref()),
+        // The volume is in base; at the last price it is about this in quote.
+        volume_quote: price.zip(volume).map(|(price, volume)| price * volume),
+        venue_time_us: time_us,
+        name: frame.product_id,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::venue::FaultKind;
+
+    fn all(frame: &str) -> Vec<VenueEvent<'_>> {
+        parse(frame.as_bytes()).unwrap().into_vec()
+    }
+
+    const TRADES: &str = r#"{"channel":"market_trades","client_id":"","timestamp":"2026-11-22T10:00:00.123456789Z","sequence_num":7,"events":[{"type":"update","trades":[{"trade_id":"1001","product_id":"BTC-USD","price":"61838.02","size":"0.5","side":"BUY","time":"2026-11-22T10:00:00.100001Z"},{"trade_id":"1000","product_id":"BTC-USD","price":"61838.01","size":"0.25","side":"SELL","time":"2026-11-22T10:00:00.1Z"}]}]}"#;
+    const TICKER: &str = r#"{"channel":"ticker","client_id":"","timestamp":"2026-11-22T10:00:00.123456789Z","sequence_num":0,"events":[{"type":"snapshot","tickers":[{"type":"ticker","product_id":"BTC-USD","price":"100","volume_24_h":"20","low_24_h":"1","high_24_h":"2","low_52_w":"1","high_52_w":"2","price_percent_chg_24_h":"-2.5","best_bid":"99.5","best_bid_quantity":"1","best_ask":"100.5","best_ask_quantity":"1"}]}]}"#;
+
+    #[test]
+    fn trades_come_oldest_first_and_a_snapshot_is_history() {
+        let trades = all(TRADES);
+        let [VenueEvent::Trade(older), VenueEvent::Trade(newer)] = &trades[..] else {
+            panic!("{trades:?}")
+        };
+        assert_eq!(
+            (older.id, newer.id),
+            (TradeId::Single(1000), TradeId::Single(1001))
+        );
+        assert_eq!(older.price.to_string(), "61838.01");
+        assert_eq!(newer.venue_time_us, Some(1_795_341_600_100_001));
+        let snapshot = TRADES.replace("\"update\"", "\"snapshot\"");
+        assert_eq!(all(&snapshot), [VenueEvent::Ignored]);
+    }
+
+    #[test]
+    fn tickers_have_their_units() {
+        let tickers = all(TICKER);
+        let [VenueEvent::Ticker(ticker)] = &tickers[..] else {
+            panic!("{tickers:?}")
+        };
+        assert_eq!(
+            (ticker.change_percent, ticker.volume_quote),
+            (Some(-2.5), Some(2_000.0))
+        );
+        assert_eq!(ticker.venue_time_us, Some(1_795_341_600_123_456));
+    }
+
+    #[test]
+    fn answers_and_faults() {
+        let ack = r#"{"channel":"subscriptions","client_id":"","timestamp":"2026-11-22T10:00:00Z","sequence_num":1,"events":[{"subscriptions":{"ticker":["BTC-USD"]}}]}"#;
+        assert_eq!(all(ack), [VenueEvent::Ack]);
+        let heartbeat = r#"{"channel":"heartbeats","client_id":"","timestamp":"2026-11-22T10:00:00Z","sequence_num":1,"events":[{"current_time":"x","heartbeat_counter":3049}]}"#;
+        assert_eq!(all(heartbeat), [VenueEvent::Heartbeat]);
+        let error = r#"{"type":"error","message":"no such channel"}"#;
+        assert_eq!(
+            all(error),
+            [VenueEvent::Error("no such channel".to_owned())]
+        );
+        // One bad entry does not take the other along.
+        let bad = TRADES.replace("\"61838.02\"", "\"0\"");
+        assert!(matches!(
+            &all(&bad)[..],
+            [VenueEvent::Trade(_), VenueEvent::Fault(fault)] if fault.kind == FaultKind::BadValue
+        ));
+        assert_eq!(
+            parse(&TRADES.as_bytes()[..90]).unwrap_err().kind,
+            FaultKind::Malformed
+        );
+    }
+
+    #[test]
+    fn the_dollar_coin_is_not_asked_for() {
+        let name = |symbol| venue_name(&Symbol::parse(symbol).unwrap());
+        assert_eq!(name("BTC-USDC"), None);
+        assert_eq!(name("BTC-USD").as_deref(), Some("BTC-USD"));
+        assert_eq!(subscribe(&["BTC-USD".to_owned()]).len(), 3);
+    }
+}

@@ -1,0 +1,271 @@
+//! OKX, version 5: `wss://ws.okx.com:8443/ws/v5/public`.
+//!
+//! Source: OKX's "API guide", WebSocket, public data. All values are texts. A trade may
+//! stand for several (`count`), and has the number of the last. The instruments asked for
+//! are of the spot market; the tickers of futures and swaps, whose volume is in base, are
+//! understood too.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use smallvec::smallvec;
+use tidewire_proto::v1::TradeSide;
+
+use super::{
+    Events, KeepAlive, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    field::{
+        Text, change_percent, entries, epoch_us, excerpt, integer, maybe_positive, positive,
+        statistic,
+    },
+};
+use crate::Symbol;
+
+pub(super) const URL: &str = "wss://ws.okx.com:8443/ws/v5/public";
+
+/// Three connections a second, and 480 requests an hour on each.
+pub(super) const LIMITS: Limits = Limits {
+    request_spacing: Duration::from_millis(200),
+    connect_spacing: Duration::from_millis(400),
+    symbols: Some(240),
+    connections: 20,
+};
+
+/// Cut after 30 seconds without a word.
+pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(20),
+    frame: "ping",
+};
+
+/// Channels in one request.
+const CHANNELS_A_REQUEST: usize = 100;
+
+/// The name, if OKX trades against that quote.
+pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
+    matches!(symbol.quote(), "USDT" | "USDC" | "EUR" | "BTC" | "ETH")
+        .then(|| symbol.as_str().to_owned())
+}
+
+/// Asks for trades and tickers.
+pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+    let channels: Vec<_> = names
+        .iter()
+        .flat_map(|name| ["tickers", "trades"].map(|channel| (channel, name)))
+        .map(|(channel, name)| serde_json::json!({"channel": channel, "instId": name}))
+        .collect();
+    let requests = channels.chunks(CHANNELS_A_REQUEST);
+    requests
+        .map(|args| serde_json::json!({"op": "subscribe", "args": args}).to_string())
+        .collect()
+}
+
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(borrow)]
+    arg: Option<Argument<'a>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event: Option<Text<'a>>,
+    #[serde(borrow)]
+    code: Option<Text<'a>>,
+    #[serde(borrow)]
+    msg: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Argument<'a> {
+    #[serde(borrow)]
+    channel: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TradeFrame<'a> {
+    #[serde(borrow)]
+    inst_id: Cow<'a, str>,
+    #[serde(borrow)]
+    trade_id: Cow<'a, str>,
+    #[serde(borrow)]
+    px: Cow<'a, str>,
+    #[serde(borrow)]
+    sz: Cow<'a, str>,
+    #[serde(borrow)]
+    side: Cow<'a, str>,
+    #[serde(borrow)]
+    ts: Cow<'a, str>,
+    #[serde(borrow)]
+    count: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TickerFrame<'a> {
+    #[serde(borrow)]
+    inst_type: Option<Text<'a>>,
+    #[serde(borrow)]
+    inst_id: Cow<'a, str>,
+    #[serde(borrow)]
+    last: Cow<'a, str>,
+    #[serde(borrow)]
+    bid_px: Option<Text<'a>>,
+    #[serde(borrow)]
+    ask_px: Option<Text<'a>>,
+    #[serde(rename = "open24h", borrow)]
+    open: Option<Text<'a>>,
+    #[serde(rename = "volCcy24h", borrow)]
+    volume: Option<Text<'a>>,
+    #[serde(borrow)]
+    ts: Cow<'a, str>,
+}
+
+/// What a frame says.
+pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
+    if frame == b"pong" {
+        return Ok(smallvec![VenueEvent::Heartbeat]);
+    }
+    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    if let Some(event) = &frame.event {
+        return Ok(smallvec![answer(event, &frame)]);
+    }
+    let channel = frame.arg.and_then(|arg| arg.channel);
+    match (channel.as_deref(), frame.data) {
+        (Some("trades"), Some(data)) => entries(data, trade),
+        (Some("tickers"), Some(data)) => entries(data, ticker),
+        _ => Ok(smallvec![VenueEvent::Ignored]),
+    }
+}
+
+fn answer(event: &str, frame: &Frame<'_>) -> VenueEvent<'static> {
+    match event {
+        "subscribe" => VenueEvent::Ack,
+        "error" => {
+            let parts = [frame.msg.as_deref(), frame.code.as_deref()];
+            let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
+            VenueEvent::Error(parts.join(": "))
+        }
+        // Of upgrades of the venue, after which the connection is closed.
+        "notice" => VenueEvent::Shutdown,
+        _ => VenueEvent::Ignored,
+    }
+}
+
+fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
+    let last = integer("tradeId", &frame.trade_id)?;
+    let count = match &frame.count {
+        Some(count) => integer("count", count)?.max(1),
+        None => 1,
+    };
+    Ok(VenueEvent::Trade(Trade {
+        id: TradeId::Run {
+            first: last.saturating_sub(count - 1),
+            last,
+        },
+        price: positive("px", &frame.px)?,
+        size: positive("sz", &frame.sz)?,
+        side: match frame.side.as_ref() {
+            "buy" => TradeSide::Buy,
+            "sell" => TradeSide::Sell,
+            _ => TradeSide::Unspecified,
+        },
+        venue_time_us: frame.ts.parse().ok().and_then(epoch_us),
+        name: frame.inst_id,
+    }))
+}
+
+fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: TickerFrame<'_> = serde_json::from_str(entry)?;
+    let last = statistic(Some(&frame.last));
+    let volume = statistic(frame.volume.as_deref());
+    let is_spot = frame.inst_type.as_deref().is_none_or(|kind| kind == "SPOT");
+    Ok(VenueEvent::Ticker(Ticker {
+        last: Some(positive("last", &frame.last)?),
+        last_id: None,
+        bid: maybe_positive(frame.bid_px.as_deref()),
+        ask: maybe_positive(frame.ask_px.as_deref()),
+        change_percent: change_percent(statistic(frame.open.as_deref()), last),
+        // In quote on the spot market, in base elsewhere.
+        volume_quote: if is_spot {
+            volume
+        } else {
+            volume.zip(last).map(|(volume, last)| volume * last)
+        },
+        venue_time_us: frame.ts.parse().ok().and_then(epoch_us),
+        name: frame.inst_id,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::venue::FaultKind;
+
+    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
+        Ok(parse(frame.as_bytes())?.remove(0))
+    }
+
+    const TRADE: &str = r#"{"arg":{"channel":"trades","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT","tradeId":"130639474","px":"42219.9","sz":"0.12060306","side":"buy","ts":"1629386781174","count":"3"}]}"#;
+    const TICKER: &str = r#"{"arg":{"channel":"tickers","instId":"BTC-USDT"},"data":[{"instType":"SPOT","instId":"BTC-USDT","last":"110","lastSz":"0.1","askPx":"110.5","askSz":"11","bidPx":"109.5","bidSz":"5","open24h":"100","high24h":"112","low24h":"98","volCcy24h":"2222","vol24h":"20","sodUtc0":"99","sodUtc8":"99","ts":"1597026383085"}]}"#;
+
+    #[test]
+    fn a_trade_stands_for_several() {
+        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else {
+            panic!("no trade")
+        };
+        let run = TradeId::Run {
+            first: 130_639_472,
+            last: 130_639_474,
+        };
+        assert_eq!((trade.id, trade.side), (run, TradeSide::Buy));
+        assert_eq!(trade.size.to_string(), "0.12060306");
+        assert_eq!(trade.venue_time_us, Some(1_629_386_781_174_000));
+    }
+
+    #[test]
+    fn volumes_are_in_quote() {
+        let volume = |frame: &str| match one(frame).unwrap() {
+            VenueEvent::Ticker(ticker) => (ticker.volume_quote, ticker.change_percent),
+            other => panic!("{other:?}"),
+        };
+        let (spot, change) = volume(TICKER);
+        assert_eq!(spot, Some(2_222.0));
+        assert!((change.unwrap() - 10.0).abs() < 1e-9);
+        assert_eq!(volume(&TICKER.replace("SPOT", "SWAP")).0, Some(244_420.0));
+    }
+
+    #[test]
+    fn answers_and_faults() {
+        assert_eq!(one("pong"), Ok(VenueEvent::Heartbeat));
+        let ack = r#"{"event":"subscribe","arg":{"channel":"tickers","instId":"BTC-USDT"}}"#;
+        assert_eq!(one(ack), Ok(VenueEvent::Ack));
+        let error =
+            r#"{"event":"error","code":"60018","msg":"Wrong URL or instId:X-Y doesn't exist"}"#;
+        assert!(matches!(one(error), Ok(VenueEvent::Error(reason)) if reason.ends_with("60018")));
+        assert_eq!(
+            one(r#"{"arg":{"channel":"books"},"data":[]}"#),
+            Ok(VenueEvent::Ignored)
+        );
+        let fault = |frame: &str| match one(frame) {
+            Ok(VenueEvent::Fault(fault)) | Err(fault) => fault.kind,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            fault(&TRADE.replace("\"42219.9\"", "42219.9")),
+            FaultKind::WrongType
+        );
+        assert_eq!(
+            fault(&TRADE.replace("\"130639474\"", "\"x\"")),
+            FaultKind::BadValue
+        );
+        assert_eq!(fault(&TRADE[..99]), FaultKind::Malformed);
+    }
+
+    #[test]
+    fn requests_keep_within_their_size() {
+        let names: Vec<_> = (0..120).map(|n| format!("C{n}-USDT")).collect();
+        let requests = subscribe(&names);
+        assert_eq!(requests.len(), 3);
+        assert!(requests[0].starts_with(r#"{"args":[{"channel":"tickers","instId":"C0-USDT"}"#));
+    }
+}
