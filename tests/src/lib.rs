@@ -12,6 +12,7 @@
 
 pub mod client;
 mod deadline;
+pub mod liar;
 mod message;
 pub mod node;
 pub mod provider;
@@ -22,6 +23,7 @@ pub mod venue;
 
 pub use client::{Client, Refusal, Transport};
 pub use deadline::within;
+pub use liar::Liar;
 pub use message::{Close, Message};
 pub use node::Node;
 pub use provider::KeyProvider;

@@ -38,5 +38,6 @@ macro_rules! on_every_transport {
 
 mod blocks;
 mod ledger;
+mod lies;
 mod reorgs;
 mod restarts;

@@ -57,7 +57,9 @@ async fn killed_in_the_middle_of_a_thousand_blocks_nothing_is_lost_or_doubled() 
     })
     .await;
     ledger.follow(&mut client, &node, CHANNEL).await;
-    assert_eq!(ledger.blocks.len(), 1_001);
+    // From the first block to the last, each once.
+    assert_eq!(ledger.blocks.len() as u64, node.height().await + 1);
+    assert!(ledger.blocks.len() >= 950);
     ledger.check(&node).await;
 }
 

@@ -12,9 +12,6 @@ use super::{
 };
 use crate::{BlockRef, tree::Standing};
 
-/// For how long a head that could not be followed is passed over.
-const DISTRUST: Duration = Duration::from_secs(5);
-
 /// How many such heads are remembered.
 const DISTRUSTED: usize = 64;
 
@@ -34,18 +31,20 @@ pub(super) enum Choice {
 pub(super) struct Distrusted(HashMap<B256, Instant>);
 
 impl Distrusted {
-    pub(super) fn add(&mut self, head: &BlockRef) {
+    /// Passes a head over for so long.
+    pub(super) fn add(&mut self, head: &BlockRef, pause: Duration) {
         let now = Instant::now();
         self.0.retain(|_, until| *until > now);
         if self.0.len() < DISTRUSTED {
-            self.0.insert(head.hash, now + DISTRUST);
+            self.0.insert(head.hash, now + pause);
         }
     }
 
-    fn holds(&self, head: &BlockRef) -> bool {
-        self.0
-            .get(&head.hash)
-            .is_some_and(|until| *until > Instant::now())
+    /// For how long a head is passed over yet.
+    pub(super) fn left(&self, head: &BlockRef) -> Duration {
+        self.0.get(&head.hash).map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(Instant::now())
+        })
     }
 }
 
@@ -80,13 +79,18 @@ impl Follower {
             .iter()
             .enumerate()
             .filter_map(|(index, head)| Some((index, (*head)?)))
-            .filter(|(_, head)| !self.distrusted.holds(head))
             .collect();
+        let passed_over = candidates
+            .iter()
+            .map(|(_, head)| self.distrusted.left(head))
+            .filter(|left| !left.is_zero())
+            .min();
+        candidates.retain(|(_, head)| self.distrusted.left(head).is_zero());
         candidates.sort_by_key(|(_, head)| std::cmp::Reverse(head.number));
         let tip = self.tree.tip();
         let is_supported =
             tip.is_some_and(|tip| heads.iter().flatten().any(|head| head.hash == tip.hash));
-        let mut choice = Choice::Idle;
+        let mut choice = passed_over.map_or(Choice::Idle, Choice::Wait);
         let mut is_doubted = false;
         for (index, head) in candidates {
             match self.tree.standing(&head) {
@@ -97,7 +101,10 @@ impl Follower {
                     let tip = tip.map_or(head.hash, |tip| tip.hash);
                     let left = self.lower.left(tip, self.rules.grace);
                     if !left.is_zero() {
-                        choice = Choice::Wait(left);
+                        choice = match choice {
+                            Choice::Wait(other) => Choice::Wait(other.min(left)),
+                            _ => Choice::Wait(left),
+                        };
                         continue;
                     }
                     if !self.still_says_otherwise(index).await {

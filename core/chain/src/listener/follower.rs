@@ -33,6 +33,12 @@ const RECENT: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
+/// So many failures in a row are worth a word.
+const WARN_EVERY: u32 = 10;
+
+/// For how long a head that does not link is passed over.
+const DISTRUST: Duration = Duration::from_secs(5);
+
 /// A step, and how it follows the last one.
 #[derive(Debug)]
 pub(crate) struct Move {
@@ -189,14 +195,20 @@ impl Follower {
         for _ in 0..2 * self.tree.limit() + 64 {
             match self.tree.plan(&target) {
                 Plan::Stay => return Turn::Moved,
-                Plan::Advance(..) => return self.include(target).await,
+                Plan::Advance(..) => return self.include(target, &head).await,
                 Plan::Need(hash, number) => {
                     if let Err(failure) = self.fetch(teller, hash, number).await {
                         tracing::debug!(chain = self.chain, number, %failure, "a header is missing");
                         return self.distrust(teller, &head);
                     }
                 }
-                Plan::Far(_) if self.misses_too_many(&head) => return self.begin_anew(head).await,
+                Plan::Far(_) if self.misses_too_many(&head) => {
+                    return if self.others_stand_by(teller) {
+                        self.distrust(teller, &head)
+                    } else {
+                        self.begin_anew(head).await
+                    };
+                }
                 Plan::Far(number) => match self.header_at(teller, number).await {
                     Ok(header) => target = header,
                     Err(_) => return self.distrust(teller, &head),
@@ -231,8 +243,8 @@ impl Follower {
             number = head.number,
             "a head is passed over"
         );
-        self.distrusted.add(head);
-        Turn::Wait(LAST_PAUSE)
+        self.distrusted.add(head, DISTRUST);
+        Turn::Moved
     }
 
     fn misses_too_many(&self, head: &BlockRef) -> bool {
@@ -241,7 +253,7 @@ impl Follower {
     }
 
     /// Includes what lies on the way to a block, as far as it can be loaded.
-    async fn include(&mut self, target: BlockRef) -> Turn {
+    async fn include(&mut self, target: BlockRef, head: &BlockRef) -> Turn {
         let way = self.tree.way(&target, STRETCH);
         let reaches = way.last() == Some(&target);
         let (pool, roots) = (self.pool.clone(), self.rules.roots);
@@ -253,7 +265,7 @@ impl Follower {
         while let Some(loaded) = loading.next().await {
             let data = match loaded {
                 Ok(data) => data,
-                Err(failure) => return self.wait_after(&failure, &target),
+                Err(failure) => return self.wait_after(&failure, head),
             };
             self.failures = 0;
             let Ok(retracted) = self.tree.advance(data.block) else {
@@ -270,26 +282,39 @@ impl Follower {
         Turn::Moved
     }
 
-    fn wait_after(&mut self, failure: &Failure, target: &BlockRef) -> Turn {
+    /// Passes a head over that cannot be loaded: for a moment, as a node often tells of a
+    /// block before it can give all of it, and longer each time.
+    fn wait_after(&mut self, failure: &Failure, head: &BlockRef) -> Turn {
         self.meters.failures.increment(1);
         let pause = FIRST_PAUSE
             .saturating_mul(1 << self.failures.min(8))
             .min(LAST_PAUSE);
         self.failures = self.failures.saturating_add(1);
-        // A node often tells of a block before it can give all of it.
-        if self.failures > 5 {
-            tracing::warn!(chain = self.chain, block = target.number, %failure, tries = self.failures, "a block cannot be loaded, and is tried again");
+        if self.failures.is_multiple_of(WARN_EVERY) {
+            tracing::warn!(chain = self.chain, head = head.number, %failure, tries = self.failures, "blocks cannot be loaded, and are tried again");
         }
-        Turn::Wait(pause)
+        self.distrusted.add(head, pause);
+        Turn::Moved
+    }
+
+    /// Whether the head of another endpoint is on the chain, or links to it for all that
+    /// is known.
+    fn others_stand_by(&self, teller: usize) -> bool {
+        let heads = self.board.heads();
+        heads.iter().enumerate().any(|(other, told)| {
+            other != teller
+                && told.is_some_and(|told| match self.tree.plan(&told) {
+                    Plan::Stay => true,
+                    Plan::Advance(..) | Plan::Need(..) => self.distrusted.left(&told).is_zero(),
+                    Plan::Far(_) => !self.misses_too_many(&told),
+                    Plan::Lost | Plan::Nonsense(_) => false,
+                })
+        })
     }
 
     /// The branch of a head leaves the chain before all that is known of it.
     async fn lose(&mut self, teller: usize, head: BlockRef) -> Turn {
-        let heads = self.board.heads();
-        let stands_by = |(other, told): (usize, &Option<BlockRef>)| {
-            other != teller && told.is_some_and(|told| self.tree.plan(&told) == Plan::Stay)
-        };
-        if heads.iter().enumerate().any(stands_by) {
+        if self.others_stand_by(teller) {
             self.caught(
                 teller,
                 "its head does not link to the chain, and others' do",

@@ -1,0 +1,265 @@
+//! Endpoints that break, lag and lie. Beside an honest one none of it is seen; alone, a
+//! lie holds the chain up and is not told.
+
+use serde_json::{Value, json};
+use tidewire_tests::{
+    Client, Liar, Node, Server, Transport,
+    liar::{Reply, honest},
+    node, within,
+};
+
+use crate::{
+    blocks::wait_for_block,
+    ledger::{Ledger, on_chain, on_chain_with},
+};
+
+const CHANNEL: &str = "blocks:31337";
+
+/// Deploys a contract that emits a log whenever it is called.
+async fn logger(node: &Node, account: &str) -> String {
+    // Returns PUSH0 PUSH0 LOG0 STOP as the contract.
+    let data = "0x6004600c60003960046000f35f5fa000";
+    let asked = json!([{"from": account, "data": data}]);
+    let hash = node.call("eth_sendTransaction", asked).await;
+    // It is mined a moment after it was sent.
+    let mined = async {
+        loop {
+            let receipt = node.call("eth_getTransactionReceipt", json!([hash])).await;
+            if let Some(contract) = receipt["contractAddress"].as_str() {
+                return contract.to_owned();
+            }
+        }
+    };
+    within("a contract", mined).await
+}
+
+/// Follows a chain whose blocks hold logs, over a liar and an honest node.
+async fn is_not_seen(
+    what: &str,
+    over: fn(&Liar) -> String,
+    script: impl Fn(&str, &Value, Value) -> Reply + Send + Sync + 'static,
+) {
+    let node = Node::start().await;
+    let accounts = node.accounts().await;
+    let contract = logger(&node, &accounts[0]).await;
+    let liar = Liar::before(&node, script).await;
+    let endpoints = [over(&liar), node.http()];
+    let builder = Server::builder();
+    let server = on_chain_with(builder, 31337, &endpoints, "call_timeout_ms = 300");
+    let server = server.start().await;
+    wait_for_block(&server, 31337).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe(CHANNEL).await;
+    let mut ledger = Ledger::default();
+    ledger.follow(&mut client, &node, CHANNEL).await;
+    for _ in 0..4 {
+        node.send(&accounts[0], &contract, 0).await;
+        node.mine(2).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+    }
+    assert!(liar.calls() > 0, "{what}");
+    assert!(ledger.reorgs.is_empty(), "{what}");
+    ledger.check(&node).await;
+}
+
+/// Takes a log out of each receipt.
+fn without_logs(method: &str, _params: &Value, mut truth: Value) -> Reply {
+    if method == "eth_getBlockReceipts"
+        && let Some(receipts) = truth["result"].as_array_mut()
+    {
+        for receipt in receipts {
+            receipt["logs"].as_array_mut().unwrap().pop();
+        }
+    }
+    Reply::Answer(truth)
+}
+
+/// A node behind a load balancer that has not seen the block's logs.
+fn without_receipts_and_logs(method: &str, _params: &Value, mut truth: Value) -> Reply {
+    match method {
+        "eth_getBlockReceipts" => {
+            let error = json!({"code": -32601, "message": "the method does not exist"});
+            Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
+        }
+        "eth_getLogs" => {
+            truth["result"] = json!([]);
+            Reply::Answer(truth)
+        }
+        _ => Reply::Answer(truth),
+    }
+}
+
+fn is_head(method: &str, params: &Value) -> bool {
+    method == "newHeads" || (method == "eth_getBlockByNumber" && params[0] == "latest")
+}
+
+/// Every head has a parent that never was.
+fn with_wrong_parent(method: &str, params: &Value, mut truth: Value) -> Reply {
+    if is_head(method, params) {
+        truth["result"]["hash"] = json!(format!("0x{}", "ab".repeat(32)));
+        truth["result"]["parentHash"] = json!(format!("0x{}", "cd".repeat(32)));
+    }
+    Reply::Answer(truth)
+}
+
+/// Every head is far above all others.
+fn far_above(method: &str, params: &Value, mut truth: Value) -> Reply {
+    if is_head(method, params) {
+        let number = node::number(&truth["result"]["number"]);
+        truth["result"]["number"] = json!(format!("{:#x}", number + 100_000));
+        truth["result"]["hash"] = json!(format!("0x{number:064x}"));
+    }
+    Reply::Answer(truth)
+}
+
+/// A head has the height of another.
+fn with_wrong_height(method: &str, params: &Value, mut truth: Value) -> Reply {
+    if is_head(method, params) {
+        let number = node::number(&truth["result"]["number"]);
+        truth["result"]["number"] = json!(format!("{:#x}", number + 3));
+        truth["result"]["hash"] = json!(format!("0x{number:064x}"));
+    }
+    Reply::Answer(truth)
+}
+
+/// Nothing is known yet by its hash.
+fn without_blocks(method: &str, _params: &Value, mut truth: Value) -> Reply {
+    if method == "eth_getBlockByHash" {
+        truth["result"] = Value::Null;
+    }
+    Reply::Answer(truth)
+}
+
+fn garbage(method: &str, _params: &Value, truth: Value) -> Reply {
+    if method == "eth_chainId" {
+        return Reply::Answer(truth);
+    }
+    Reply::Text("{\"jsonrpc\": \"2.0\", \"result".to_owned())
+}
+
+fn too_busy(method: &str, _params: &Value, truth: Value) -> Reply {
+    if method == "eth_chainId" {
+        return Reply::Answer(truth);
+    }
+    Reply::Status(429, "retry-after: 1\r\n")
+}
+
+fn over_its_limit(method: &str, _params: &Value, truth: Value) -> Reply {
+    if method == "eth_chainId" {
+        return Reply::Answer(truth);
+    }
+    let error = json!({"code": -32005, "message": "limit exceeded"});
+    Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
+}
+
+fn silence(method: &str, _params: &Value, truth: Value) -> Reply {
+    if method == "eth_chainId" {
+        return Reply::Answer(truth);
+    }
+    Reply::Silence
+}
+
+/// The same over a WebSocket and over HTTP.
+macro_rules! not_seen {
+    ($($test:ident: $script:ident),* $(,)?) => {$(
+        mod $test {
+            #[tokio::test]
+            async fn over_a_websocket() {
+                super::is_not_seen(stringify!($test), tidewire_tests::Liar::ws, super::$script).await;
+            }
+
+            #[tokio::test]
+            async fn over_http() {
+                super::is_not_seen(stringify!($test), tidewire_tests::Liar::http, super::$script).await;
+            }
+        }
+    )*};
+}
+
+not_seen!(
+    an_honest_proxy: honest,
+    missing_logs: without_logs,
+    incomplete_logs_where_there_are_no_receipts: without_receipts_and_logs,
+    a_wrong_parent: with_wrong_parent,
+    a_head_far_above: far_above,
+    a_wrong_height: with_wrong_height,
+    blocks_that_are_not_there_yet: without_blocks,
+    malformed_json: garbage,
+    a_rate_limit_of_http: too_busy,
+    a_rate_limit_of_json_rpc: over_its_limit,
+    no_answers_at_all: silence,
+);
+
+#[tokio::test]
+async fn a_lagging_endpoint_is_no_reorg() {
+    let node = Node::start().await;
+    node.mine(5).await;
+    let stuck = node.block(5).await;
+    let script = move |method: &str, params: &Value, mut truth: Value| {
+        if is_head(method, params) {
+            truth["result"] = stuck.clone();
+        }
+        Reply::Answer(truth)
+    };
+    let liar = Liar::before(&node, script).await;
+    let endpoints = [liar.http(), node.ws()];
+    let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
+    wait_for_block(&server, 31337).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe(CHANNEL).await;
+    let mut ledger = Ledger::default();
+    for _ in 0..5 {
+        node.mine(3).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+    }
+    assert!(ledger.reorgs.is_empty());
+    ledger.check(&node).await;
+}
+
+#[tokio::test]
+async fn alone_a_lie_holds_the_chain_up_and_is_not_told() {
+    let node = Node::start().await;
+    let accounts = node.accounts().await;
+    let contract = logger(&node, &accounts[0]).await;
+    let liar = Liar::before(&node, without_logs).await;
+    let server = on_chain(Server::builder(), 31337, &[liar.ws()])
+        .start()
+        .await;
+    wait_for_block(&server, 31337).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe(CHANNEL).await;
+    let mut ledger = Ledger::default();
+    ledger.follow(&mut client, &node, CHANNEL).await;
+    node.send(&accounts[0], &contract, 0).await;
+    let line = server.log_line("is not believed").await;
+    assert!(line.contains("bloom"), "{line}");
+    client.settle().await;
+    assert!(client.unread().is_empty());
+    liar.say(honest).await;
+    ledger.follow(&mut client, &node, CHANNEL).await;
+    ledger.check(&node).await;
+}
+
+#[tokio::test]
+async fn with_agreement_one_endpoint_alone_is_not_believed() {
+    // Two nodes on chains of their own, and so never of one mind, but for the first
+    // block of a third that follows the first.
+    let honest_node = Node::start().await;
+    let follower = Liar::before(&honest_node, honest).await;
+    let forked = Node::start_with(&["--timestamp", "1000000000"]).await;
+    forked.mine(30).await;
+    let endpoints = [forked.ws(), honest_node.ws(), follower.http()];
+    let server = on_chain_with(Server::builder(), 31337, &endpoints, "agreement = 2");
+    let server = server.start().await;
+    let first = wait_for_block(&server, 31337).await;
+    assert_eq!(first["hash"], honest_node.hash(0).await);
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe(CHANNEL).await;
+    let mut ledger = Ledger::default();
+    for _ in 0..3 {
+        honest_node.mine(2).await;
+        ledger.follow(&mut client, &honest_node, CHANNEL).await;
+    }
+    assert!(ledger.reorgs.is_empty());
+    ledger.check(&honest_node).await;
+}
