@@ -12,7 +12,7 @@ use tidewire_adapters::{
 use tidewire_chain::ChainEngine;
 use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
 use tidewire_proto::v1::ErrorCode;
-use tidewire_service::{PriceRpc, StreamRpc, WatchRpc, chain_error};
+use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, StreamRpc, WatchRpc, chain_error};
 use tidewire_store::{EmbeddedStore, SharedStore};
 use tidewire_stream::{
     ChannelKeeper, ChannelName, Epoch, Event, Kept, Namespace, Namespaces, Position, PublishRight,
@@ -97,12 +97,15 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let listener = std::net::TcpListener::bind(config.server.listen)
         .with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let address = listener.local_addr()?;
+    let admin = AdminAccess::for_listener(address.ip());
+    let revocations = RevocationStore::new(stream.clone(), store.clone());
     let gateway = Gateway::new(
         stream.clone(),
         Services {
             stream: StreamRpc::new(stream.clone()),
-            price: PriceRpc::new(prices.clone(), AdminAccess::for_listener(address.ip())),
+            price: PriceRpc::new(prices.clone(), admin),
             watch: WatchRpc::new(stream.clone(), chains.clone()),
+            admin: AdminRpc::new(stream.clone(), admin, revocations.clone()),
         },
         Doors {
             origins: OriginPolicy::new(config.server.allowed_origins.clone(), address.ip()),
@@ -110,7 +113,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         },
         GatewayOptions {
             frame_bytes: config.limits.frame_bytes,
-            admin: AdminAccess::for_listener(address.ip()),
+            admin,
             compression: config.server.compression.then(Compressor::default),
         },
         Arc::new(telemetry::ServerProbes {
@@ -121,6 +124,10 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         }),
         tasks.clone(),
     );
+    revocations
+        .load()
+        .await
+        .context("what was kept of revocations cannot be read")?;
     // Before anyone can ask to go on from where it was.
     chains
         .start(&tasks, &halt)
@@ -222,7 +229,7 @@ fn open_store(config: &Config, feed: &Feed) -> anyhow::Result<Option<SharedStore
     match EmbeddedStore::open(&config.store.path) {
         Ok(store) => Ok(Some(Arc::new(store))),
         Err(error) if config.chain.is_empty() => {
-            tracing::warn!(%error, "there is no store: histories will not outlive this server");
+            tracing::warn!(%error, "there is no store: histories and revocations will not outlive this server");
             Ok(None)
         }
         Err(error) => Err(error.into()),

@@ -33,6 +33,8 @@ pub struct Services {
     pub price: PriceRpc,
     /// Chains.
     pub watch: WatchRpc,
+    /// Connections and tokens, for operators.
+    pub admin: AdminRpc,
 }
 
 /// Who is let in.
@@ -95,11 +97,12 @@ impl Gateway {
             stream: stream_rpc,
             price: price_rpc,
             watch: watch_rpc,
+            admin: admin_rpc,
         } = services;
         let router = Router::new(&stream_rpc, &price_rpc, &watch_rpc);
         stream_rpc.route_with(router.clone());
         Self {
-            admin_rpc: AdminRpc::new(stream.clone(), options.admin),
+            admin_rpc,
             stream,
             router,
             stream_rpc,

@@ -9,10 +9,10 @@ use tidewire_proto::v1::{
     admin_service_server::AdminService, disconnect_request, revoke_request, subscribe_user_request,
     unsubscribe_user_request,
 };
-use tidewire_stream::{ConnectionFilter, Scope, Session, Stream, Target, UserId};
+use tidewire_stream::{ConnectionFilter, Scope, Session, Stream, Target, UserId, auth::Revocation};
 use tonic::{Request, Response, Status};
 
-use crate::{identity_of, status_of};
+use crate::{RevocationStore, identity_of, status_of};
 
 /// How many connections a page has when no limit is asked for, and at most.
 const PAGE: u32 = 100;
@@ -44,13 +44,19 @@ impl AdminAccess {
 pub struct AdminRpc {
     stream: Arc<Stream>,
     access: AdminAccess,
+    kept: RevocationStore,
 }
 
 impl AdminRpc {
-    /// The service over this core, for those whom `access` lets in.
+    /// The service over this core, for those whom `access` lets in. What is revoked is
+    /// `kept`.
     #[must_use]
-    pub fn new(stream: Arc<Stream>, access: AdminAccess) -> Self {
-        Self { stream, access }
+    pub fn new(stream: Arc<Stream>, access: AdminAccess, kept: RevocationStore) -> Self {
+        Self {
+            stream,
+            access,
+            kept,
+        }
     }
 
     /// Refuses whoever is no operator. Gives the operator's name, for the log.
@@ -210,12 +216,21 @@ impl AdminService for AdminRpc {
         let asked = request.into_inner().target;
         let asked = asked.ok_or_else(|| missing(expected))?;
         let revocations = self.stream.authenticator().revocations();
-        let closed = match &asked {
+        let revoked = match &asked {
             Asked::Jti(id) | Asked::User(id) if id.is_empty() => return Err(missing(expected)),
-            Asked::Jti(id) => revocations.revoke_token(id, None),
-            Asked::User(user) => revocations.revoke_user(&UserId::new(user)),
+            Asked::Jti(id) => Revocation::Token(id.clone()),
+            Asked::User(user) => Revocation::User(UserId::new(user), 0),
+        };
+        let closed = match &revoked {
+            Revocation::Token(id) => revocations.revoke_token(id, None),
+            Revocation::User(user, _) => revocations.revoke_user(user),
         };
         let connections = closed.map_err(|error| status_of(&error))?;
+        self.kept.keep(&revoked).await.map_err(|error| {
+            Status::unavailable(format!(
+                "it is revoked, but would not be after a restart: {error}"
+            ))
+        })?;
         tracing::info!(operator, target = ?asked, connections, "revoked");
         Ok(Response::new(RevokeResponse {
             connections: count(connections),

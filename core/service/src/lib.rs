@@ -5,6 +5,7 @@
 
 mod admin;
 mod price;
+mod revocations;
 mod router;
 mod status;
 mod stream;
@@ -12,6 +13,7 @@ mod watch;
 
 pub use admin::{AdminAccess, AdminRpc};
 pub use price::PriceRpc;
+pub use revocations::RevocationStore;
 pub use router::Router;
 pub use status::{from_status, identity_of, status_of};
 pub use stream::{ClientAddress, StreamRpc};

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_tests::{Client, Server, Transport};
+use tidewire_tests::{Client, Server, Token, Transport};
 
 on_every_transport!(a_graceful_stop_loses_no_recovery);
 
@@ -86,4 +86,24 @@ async fn two_servers_do_not_share_a_store() {
     stop(first).await;
     let third = server(&folder).await;
     assert_eq!(resumed(&third, &epoch).await["recovered"], true);
+}
+
+#[tokio::test]
+async fn what_was_revoked_stays_so_when_the_server_is_killed() {
+    let folder = TempDir::new().unwrap();
+    let mut first = server(&folder).await;
+    for asked in [json!({"jti": "stolen"}), json!({"user": "bob"})] {
+        let answer = first.call("AdminService/Revoke", None, &asked).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    first.kill().await;
+    let second = server(&folder).await;
+    let comes = async |token: &str| {
+        let transport = Transport::WebSocketJson;
+        let client = Client::open(transport, &second, Some(token)).await;
+        client.is_ok()
+    };
+    assert!(!comes(&Token::of("ada").id("stolen").sign()).await);
+    assert!(!comes(&Token::of("bob").sign()).await);
+    assert!(comes(&Token::of("ada").id("own").sign()).await);
 }

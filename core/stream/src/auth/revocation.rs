@@ -129,6 +129,37 @@ impl Revocations {
         Ok(self.tell(&Revocation::User(user.clone(), now_ms)))
     }
 
+    /// Puts a revocation of an earlier run in force, until `kept_until` in milliseconds
+    /// since the Unix epoch. Nobody is connected yet who would have to be told.
+    pub fn restore(&self, revocation: Revocation, kept_until: i64) {
+        let mut entries = self.entries.lock();
+        match revocation {
+            Revocation::Token(id) => {
+                entries.tokens.insert(id, kept_until);
+            }
+            Revocation::User(user, until_ms) => {
+                entries.users.insert(user, (until_ms, kept_until));
+            }
+        }
+    }
+
+    /// The revocation in force of the same token or user, and until when it is kept, in
+    /// milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn find(&self, revocation: &Revocation) -> Option<(Revocation, i64)> {
+        let entries = self.entries.lock();
+        match revocation {
+            Revocation::Token(id) => {
+                let kept_until = *entries.tokens.get(id)?;
+                Some((revocation.clone(), kept_until))
+            }
+            Revocation::User(user, _) => {
+                let (until_ms, kept_until) = *entries.users.get(user)?;
+                Some((Revocation::User(user.clone(), until_ms), kept_until))
+            }
+        }
+    }
+
     /// Refuses an identity whose token was revoked.
     ///
     /// A session that was opened while its token was revoked may be missed by the
