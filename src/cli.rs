@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
+use tidewire_price::{PriceEngine, Recording, ReplaySpeed, ReplayStart};
 use tidewire_stream::{Claims, Clock as _, SystemClock};
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +71,9 @@ enum Command {
         /// Begin again at the end.
         #[arg(long = "loop")]
         again: bool,
+        /// Keep the times of the recording: it says the same each time, to the byte.
+        #[arg(long, conflicts_with = "again")]
+        recorded_times: bool,
     },
 }
 
@@ -108,7 +111,12 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Record { file } => record(&config, &file),
-        Command::Replay { file, speed, again } => {
+        Command::Replay {
+            file,
+            speed,
+            again,
+            recorded_times,
+        } => {
             let open = move || match &file {
                 Some(file) => Ok(Recording::open(file)?),
                 None => Ok(Recording::sample()?),
@@ -119,6 +127,11 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
                 Feed::Replay {
                     open: Box::new(open),
                     speed,
+                    start: if recorded_times {
+                        ReplayStart::Recorded
+                    } else {
+                        ReplayStart::Now
+                    },
                     repeat,
                 },
             )

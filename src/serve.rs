@@ -10,7 +10,7 @@ use tidewire_adapters::{
     websocket::deflate::Compressor,
 };
 use tidewire_chain::ChainEngine;
-use tidewire_price::{PriceEngine, Recording, ReplaySpeed};
+use tidewire_price::{PriceEngine, Recording, ReplaySpeed, ReplayStart};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, StreamRpc, WatchRpc, chain_error};
 use tidewire_store::{EmbeddedStore, SharedStore};
@@ -37,6 +37,7 @@ pub(crate) enum Feed {
     Replay {
         open: Box<dyn Fn() -> anyhow::Result<Recording> + Send>,
         speed: ReplaySpeed,
+        start: ReplayStart,
         repeat: Repeat,
     },
 }
@@ -191,13 +192,14 @@ fn start_feed(
     tasks: &TaskTracker,
     halt: &CancellationToken,
 ) {
-    let (open, speed, repeat) = match feed {
+    let (open, speed, start, repeat) = match feed {
         Feed::Live => return prices.connect(tasks, halt),
         Feed::Replay {
             open,
             speed,
+            start,
             repeat,
-        } => (open, speed, repeat),
+        } => (open, speed, start, repeat),
     };
     prices.run_clock(tasks, halt);
     let (prices, halt) = (prices.clone(), halt.clone());
@@ -208,7 +210,7 @@ fn start_feed(
             if sample {
                 tracing::warn!("replaying sample data: these are not market prices");
             }
-            let frames = prices.replay(recording, speed, &halt).await;
+            let frames = prices.replay(recording, speed, start, &halt).await;
             tracing::info!(frames, "the replay has ended");
             if repeat == Repeat::Forever && !halt.is_cancelled() && frames > 0 {
                 next = open()

@@ -24,11 +24,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     ConfigError, Line, PriceConfig, PriceError, Recording, RecordingError, RecordingWriter,
     SourceClock, VenueKind,
-    aggregate::{Aggregator, SourceId},
-    clock::now_us,
+    aggregate::{Aggregator, PriceTick, SourceId},
+    clock::EngineTime,
     config::{SourceConfig, SourceSpec},
     recording::RecordedSource,
-    replay::{Replay, ReplaySpeed},
+    replay::{Replay, ReplaySpeed, ReplayStart},
     source::{Feed, SourceTask, tls_config},
 };
 
@@ -46,6 +46,7 @@ const RECORDER_FLUSH: Duration = Duration::from_secs(1);
 pub struct PriceEngine {
     aggregator: Arc<Mutex<Aggregator>>,
     clock: SharedClock,
+    time: EngineTime,
     watchdog: Duration,
     tls: Arc<ClientConfig>,
     /// The connections, once they are asked for.
@@ -81,6 +82,7 @@ impl PriceEngine {
         let aggregator = Aggregator::new(config, publisher)?;
         Ok(Self {
             aggregator: Arc::new(Mutex::new(aggregator)),
+            time: EngineTime::new(clock.clone()),
             clock,
             watchdog: Duration::from_millis(config.watchdog_ms),
             tls: tls_config(config.ca_file.as_deref())?,
@@ -185,7 +187,9 @@ impl PriceEngine {
             let mut ticks = interval(TICK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             while cancel.run_until_cancelled(ticks.tick()).await.is_some() {
-                engine.aggregator.lock().tick(engine.now_us());
+                if !engine.time.is_playing() {
+                    engine.aggregator.lock().tick(engine.now_us());
+                }
             }
         });
     }
@@ -306,22 +310,30 @@ impl PriceEngine {
     }
 
     /// Plays a recording into the engine, which must have been made with
-    /// [`replay_config`](Self::replay_config). Times are moved so that it begins
-    /// now. At full speed, time passes in the engine as it did when the recording was
-    /// made, so that the same recording gives the same publications. Gives the
-    /// number of frames.
+    /// [`replay_config`](Self::replay_config). The same recording gives the same
+    /// publications, at any speed; their times are moved so that it begins now, if
+    /// `start` says so. Gives the number of frames.
     pub async fn replay(
         &self,
         recording: Recording,
         speed: ReplaySpeed,
+        start: ReplayStart,
         cancel: &CancellationToken,
     ) -> u64 {
-        let (aggregator, clock) = (self.aggregator.clone(), self.clock.clone());
-        let replay = Replay::new(aggregator, clock, &recording, speed);
+        let (aggregator, time) = (self.aggregator.clone(), self.time.clone());
+        let replay = Replay::new(aggregator, time, &recording, (speed, start));
         let mut count = 0;
+        self.time.set_playing(true);
         let playing = replay.play(recording, &mut count);
         cancel.run_until_cancelled(playing).await;
+        self.time.set_playing(false);
         count
+    }
+
+    /// Has `listener` told each price of `prices:{SYMBOL}` as it is published. It is called
+    /// while the engine waits: it is to be quick, and must not ask the engine.
+    pub fn on_price(&self, listener: impl Fn(&PriceTick<'_>) + Send + Sync + 'static) {
+        self.aggregator.lock().on_price(Box::new(listener));
     }
 
     /// The price of a symbol, with how it came about.
@@ -360,6 +372,6 @@ impl PriceEngine {
     }
 
     fn now_us(&self) -> i64 {
-        now_us(&*self.clock)
+        self.time.now_us()
     }
 }

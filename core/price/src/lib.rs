@@ -15,12 +15,12 @@ mod source;
 mod symbol;
 pub mod venue;
 
-pub use aggregate::{Aggregator, SourceId};
+pub use aggregate::{Aggregator, PriceTick, SourceId};
 pub use config::{ConfigError, PriceConfig, SourceClock, SourceConfig};
 pub use engine::PriceEngine;
 pub use error::PriceError;
 pub use recording::{Line, RecordedSource, Recording, RecordingError, RecordingWriter};
-pub use replay::ReplaySpeed;
+pub use replay::{ReplaySpeed, ReplayStart};
 pub use source::LinkState;
 pub use symbol::{Symbol, SymbolError};
 pub use venue::VenueKind;

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tidewire_stream::SharedClock;
 use tokio::{
     task::yield_now,
     time::{Instant, sleep_until},
@@ -12,7 +11,7 @@ use tokio::{
 use crate::{
     Line, Recording, VenueKind,
     aggregate::{Aggregator, Provenance, SourceId},
-    clock::now_us,
+    clock::EngineTime,
     source::LinkState,
 };
 
@@ -38,28 +37,39 @@ pub enum ReplaySpeed {
     Maximum,
 }
 
-/// Plays one recording.
+/// When a replay takes place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayStart {
+    /// It begins now: all times are moved.
+    Now,
+    /// When it was recorded: the same recording says the same, to the byte.
+    Recorded,
+}
+
+/// Plays one recording. Time in the aggregator is that of the recording, whatever the
+/// speed: it passes in the same steps between the same frames, so that speed and machine
+/// change nothing of what is said.
 pub(crate) struct Replay {
     aggregator: Arc<Mutex<Aggregator>>,
-    clock: SharedClock,
+    time: EngineTime,
     speed: ReplaySpeed,
+    start: ReplayStart,
     sources: Vec<(SourceId, VenueKind)>,
+    /// When the first frame was played.
     started: Instant,
+    /// The time then, in the aggregator and in the recording.
     started_us: i64,
-    /// The time of the first frame.
-    begins_us: Option<i64>,
+    begins_us: i64,
     ticked_us: i64,
 }
 
 impl Replay {
-    /// Makes ready: all sources of the recording are as good as connected.
     pub(crate) fn new(
         aggregator: Arc<Mutex<Aggregator>>,
-        clock: SharedClock,
+        time: EngineTime,
         recording: &Recording,
-        speed: ReplaySpeed,
+        (speed, start): (ReplaySpeed, ReplayStart),
     ) -> Self {
-        let started_us = now_us(&*clock);
         let sources = {
             let mut aggregator = aggregator.lock();
             aggregator.set_provenance(if recording.head().sample {
@@ -68,46 +78,67 @@ impl Replay {
                 Provenance::Market
             });
             let ids: Vec<_> = aggregator.source_ids().collect();
-            for id in &ids {
-                aggregator.link(*id, &LinkState::Connected, started_us);
-                aggregator.link(*id, &LinkState::Live, started_us);
-            }
             let with_kind = |id| (id, aggregator.spec(id).kind);
             ids.into_iter().map(with_kind).collect()
         };
         Self {
             aggregator,
-            clock,
+            time,
             speed,
+            start,
             sources,
             started: Instant::now(),
-            started_us,
-            begins_us: None,
-            ticked_us: started_us,
+            started_us: 0,
+            begins_us: 0,
+            ticked_us: 0,
         }
     }
 
     /// Plays all of it, counting the frames.
     pub(crate) async fn play(mut self, recording: Recording, count: &mut u64) {
         for line in recording {
-            let arrival_us = self.wait_for(&line).await;
+            if *count == 0 {
+                self.begin(&line);
+            }
+            let offset_us = line.time_us.saturating_sub(self.begins_us).max(0);
+            let arrival_us = self.started_us.saturating_add(offset_us);
+            self.pass(arrival_us).await;
+            self.wait_until(arrival_us).await;
+            self.time.set(arrival_us);
             self.take(&line, arrival_us);
             *count += 1;
             if count.is_multiple_of(TURN) {
                 yield_now().await;
             }
         }
-        self.pass(self.ticked_us.saturating_add(AFTER_US));
+        let end_us = self.ticked_us.saturating_add(AFTER_US);
+        while self.ticked_us < end_us {
+            self.tick();
+        }
     }
 
-    /// Waits until the frame is due. Gives the time at which it arrives.
-    async fn wait_for(&mut self, line: &Line) -> i64 {
-        let begins_us = *self.begins_us.get_or_insert(line.time_us);
-        let offset_us = line.time_us.saturating_sub(begins_us).max(0);
-        let times = match self.speed {
-            ReplaySpeed::Maximum => return self.started_us.saturating_add(offset_us),
-            ReplaySpeed::Times(times) => times,
+    /// All sources are as good as connected.
+    fn begin(&mut self, first: &Line) {
+        self.begins_us = first.time_us;
+        self.started_us = match self.start {
+            ReplayStart::Now => self.time.now_us(),
+            ReplayStart::Recorded => first.time_us,
         };
+        self.ticked_us = self.started_us;
+        self.started = Instant::now();
+        let mut aggregator = self.aggregator.lock();
+        for (source, _) in &self.sources {
+            aggregator.link(*source, &LinkState::Connected, self.started_us);
+            aggregator.link(*source, &LinkState::Live, self.started_us);
+        }
+    }
+
+    /// Waits until a time of the aggregator has come.
+    async fn wait_until(&self, at_us: i64) {
+        let ReplaySpeed::Times(times) = self.speed else {
+            return;
+        };
+        let offset_us = at_us.saturating_sub(self.started_us).max(0);
         let offset = Duration::from_micros(offset_us.unsigned_abs()).as_secs_f64() / times;
         let due = Duration::try_from_secs_f64(offset)
             .ok()
@@ -117,11 +148,9 @@ impl Replay {
             // Beyond all times: it never comes.
             None => std::future::pending().await,
         }
-        now_us(&*self.clock)
     }
 
     fn take(&mut self, line: &Line, arrival_us: i64) {
-        self.pass(arrival_us);
         if let Some((source, kind)) = self.sources.get(line.source) {
             let parsed = kind.parse(&line.frame);
             self.aggregator
@@ -131,12 +160,19 @@ impl Replay {
     }
 
     /// Lets time pass up to `now_us`.
-    fn pass(&mut self, now_us: i64) {
+    async fn pass(&mut self, now_us: i64) {
         let longest_us = TICKS_A_GAP * TICK_US;
         self.ticked_us = self.ticked_us.max(now_us.saturating_sub(longest_us));
         while now_us.saturating_sub(self.ticked_us) >= TICK_US {
-            self.ticked_us += TICK_US;
-            self.aggregator.lock().tick(self.ticked_us);
+            self.wait_until(self.ticked_us.saturating_add(TICK_US))
+                .await;
+            self.tick();
         }
+    }
+
+    fn tick(&mut self) {
+        self.ticked_us += TICK_US;
+        self.time.set(self.ticked_us);
+        self.aggregator.lock().tick(self.ticked_us);
     }
 }

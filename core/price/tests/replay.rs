@@ -8,6 +8,7 @@ use std::{fs, path::Path, sync::Arc};
 use support::{Journal, NOW_US, coinbase_match};
 use tidewire_price::{
     Line, PriceConfig, PriceEngine, RecordedSource, Recording, RecordingWriter, ReplaySpeed,
+    ReplayStart,
 };
 use tidewire_proto::v1::MarketOverview;
 use tidewire_stream::{Event, ManualClock};
@@ -19,7 +20,12 @@ async fn replay(recording: Recording, speed: ReplaySpeed) -> (u64, PriceEngine, 
     let clock = ManualClock::at(NOW_US / 1_000);
     let engine = PriceEngine::new(&config, journal.clone(), clock).unwrap();
     let frames = engine
-        .replay(recording, speed, &CancellationToken::new())
+        .replay(
+            recording,
+            speed,
+            ReplayStart::Now,
+            &CancellationToken::new(),
+        )
         .await;
     (frames, engine, journal)
 }
@@ -152,4 +158,65 @@ fn other_files_are_refused() {
     fs::write(&path, "text").unwrap();
     let error = Recording::open(&path).unwrap_err().to_string();
     assert!(error.contains("this is not a recording"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn speed_and_machine_change_nothing_of_what_is_said() {
+    let mut said = Vec::new();
+    let speeds = [
+        (ReplaySpeed::Maximum, 0),
+        (ReplaySpeed::Times(1.0), 77_000),
+        (ReplaySpeed::Times(333.0), 1_234_567),
+    ];
+    for (speed, later_ms) in speeds {
+        let journal = Journal::new();
+        let recording = Recording::sample().unwrap();
+        let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
+        let clock = ManualClock::at(NOW_US / 1_000 + later_ms);
+        let engine = PriceEngine::new(&config, journal.clone(), clock).unwrap();
+        let (tasks, cancel) = (
+            tokio_util::task::TaskTracker::new(),
+            CancellationToken::new(),
+        );
+        engine.run_clock(&tasks, &cancel);
+        engine
+            .replay(recording, speed, ReplayStart::Recorded, &cancel)
+            .await;
+        cancel.cancel();
+        said.push(format!("{:?}", journal.all()));
+    }
+    assert!(said[0].len() > 100_000);
+    assert!(said[0] == said[1] && said[1] == said[2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn listeners_hear_what_is_published() {
+    let journal = Journal::new();
+    let recording = Recording::sample().unwrap();
+    let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
+    let clock = ManualClock::at(NOW_US / 1_000);
+    let engine = PriceEngine::new(&config, journal.clone(), clock).unwrap();
+    let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let own = heard.clone();
+    engine.on_price(move |tick| {
+        if tick.symbol.as_str() == "BTC-USD" {
+            own.lock()
+                .push((tick.price.normalize().to_string(), tick.stale));
+        }
+    });
+    let cancel = CancellationToken::new();
+    engine
+        .replay(recording, ReplaySpeed::Maximum, ReplayStart::Now, &cancel)
+        .await;
+    let told = journal.prices("prices:BTC-USD");
+    let told: Vec<_> = told
+        .iter()
+        .map(|update| (support::price(update).to_owned(), update.stale))
+        .collect();
+    assert_eq!(*heard.lock(), told);
+    let price = engine.get_price("BTC-USD").unwrap();
+    assert_eq!(
+        Some(support::price(&price)),
+        told.last().map(|(price, _)| price.as_str())
+    );
 }

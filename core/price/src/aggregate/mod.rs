@@ -81,8 +81,29 @@ pub struct Aggregator {
     overview: Overview,
     overview_channel: ChannelName,
     publisher: Arc<dyn Publisher>,
+    listeners: Vec<Listener>,
     provenance: Provenance,
 }
+
+/// A price of all sources together, as it is told.
+#[derive(Debug, Clone, Copy)]
+pub struct PriceTick<'a> {
+    /// The symbol.
+    pub symbol: &'a Symbol,
+    /// The price, exactly.
+    pub price: Decimal,
+    /// No source counts any more: this is the last price known.
+    pub stale: bool,
+    /// How many sources count.
+    pub sources: u32,
+    /// When it was formed, in microseconds since the Unix epoch.
+    pub formed_us: i64,
+    /// The volume of 24 hours, in quote.
+    pub volume_24h: Option<f64>,
+}
+
+/// Who is told of prices in this process.
+pub(crate) type Listener = Box<dyn Fn(&PriceTick<'_>) + Send + Sync>;
 
 impl std::fmt::Debug for Aggregator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -113,6 +134,7 @@ impl Aggregator {
             overview: Overview::new(config.supply.clone()),
             overview_channel: channel("market:overview")?,
             publisher,
+            listeners: Vec::new(),
             provenance: Provenance::default(),
         };
         for spec in config.symbols()? {
@@ -326,8 +348,14 @@ impl Aggregator {
         let publisher = self.publisher.as_ref();
         let told = symbol.tell_aggregate(stamp_us, now_us, self.provenance, publisher);
         if told == Told::News {
+            symbol.listen(&self.listeners);
             self.overview.touch();
         }
+    }
+
+    /// Adds somebody who is told of prices.
+    pub(crate) fn on_price(&mut self, listener: Listener) {
+        self.listeners.push(listener);
     }
 
     /// Says where the frames come from.

@@ -54,6 +54,7 @@ impl Aggregator {
             let symbol = &mut self.symbols[*symbol];
             let told = symbol.tell_moved(now_us, self.provenance, self.publisher.as_ref());
             if told == Told::News {
+                symbol.listen(&self.listeners);
                 self.overview.touch();
             }
         }

@@ -6,6 +6,7 @@ use tidewire_proto::v1::{PriceUpdate, server_message::Data};
 use tidewire_stream::{ChannelName, Publisher};
 
 use super::{
+    Listener, PriceTick,
     blend::{
         self, Parts, change_percent, confidence, day_covered_us, median, traded, volume_quote,
         vwap, weighted_median,
@@ -116,6 +117,22 @@ impl SymbolState {
         let update = shown.update(self.spec.symbol.as_str(), AGGREGATE, provenance);
         publisher.publish(&self.channel, Data::Price(update));
         Told::News
+    }
+
+    /// Tells the listeners in this process what was told last.
+    pub(super) fn listen(&self, listeners: &[Listener]) {
+        let Some(told) = self.told.as_ref().filter(|_| !listeners.is_empty()) else {
+            return;
+        };
+        let tick = PriceTick {
+            symbol: &self.spec.symbol,
+            price: told.price,
+            stale: told.stale,
+            sources: told.sources,
+            formed_us: told.stamp_us,
+            volume_24h: told.volume_quote,
+        };
+        listeners.iter().for_each(|listener| listener(&tick));
     }
 
     /// Lets the time that passed move averages. Gives whether that was told.
