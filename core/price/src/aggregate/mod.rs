@@ -343,13 +343,13 @@ impl Aggregator {
     }
 
     /// Tells a symbol's price, formed at `stamp_us`, if that is news.
-    fn tell_aggregate(&mut self, symbol: usize, stamp_us: i64, now_us: i64) {
-        let symbol = &mut self.symbols[symbol];
+    fn tell_aggregate(&mut self, index: usize, stamp_us: i64, now_us: i64) {
+        let symbol = &mut self.symbols[index];
         let publisher = self.publisher.as_ref();
         let told = symbol.tell_aggregate(stamp_us, now_us, self.provenance, publisher);
         if told == Told::News {
             symbol.listen(&self.listeners);
-            self.overview.touch();
+            self.overview.touch(index);
         }
     }
 

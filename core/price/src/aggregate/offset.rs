@@ -7,7 +7,8 @@
 //!
 //! What is far from the running offset is not believed: a time from the future is
 //! replaced by the arrival, and what is from the past is no news. When several messages
-//! in a row agree on another offset, it is a clock that was set, and they are believed.
+//! in a row agree on another offset, for some seconds, it is a clock that was set, and they
+//! are believed; a burst of old trades is not.
 
 /// How long the least offset is kept, in microseconds; for twice that at most.
 const GENERATION_US: i64 = 30_000_000;
@@ -16,8 +17,9 @@ const GENERATION_US: i64 = 30_000_000;
 const AHEAD_US: i64 = 2_000_000;
 const BEHIND_US: i64 = 60_000_000;
 
-/// So many messages in a row that agree are believed.
+/// So many messages in a row that agree are believed, over so much time at least.
 const AGREED: u32 = 8;
+const AGREED_US: i64 = 5_000_000;
 
 /// The running offset of one source.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,6 +27,8 @@ pub(crate) struct Offset {
     state: Option<Running>,
     strays: u32,
     stray_us: i64,
+    /// When the first of them came.
+    strays_since_us: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,9 +64,14 @@ impl Offset {
             return Moment::At(arrival_us.saturating_sub(late_us.max(0)));
         }
         let agrees = offset_us.saturating_sub(self.stray_us).abs() <= AHEAD_US;
-        self.strays = if agrees { self.strays + 1 } else { 1 };
+        if agrees && self.strays > 0 {
+            self.strays = self.strays.saturating_add(1);
+        } else {
+            (self.strays, self.strays_since_us) = (1, arrival_us);
+        }
         self.stray_us = offset_us;
-        if self.strays >= AGREED {
+        let lasted_us = arrival_us.saturating_sub(self.strays_since_us);
+        if self.strays >= AGREED && lasted_us >= AGREED_US {
             self.strays = 0;
             self.state = Some(Running::new(offset_us, arrival_us));
             return Moment::At(arrival_us);
@@ -140,6 +149,16 @@ mod tests {
         let told = jumped.take_while(|moment| *moment == Moment::Past(hour_us));
         assert_eq!(told.count(), AGREED as usize - 1);
         assert_eq!(offset.us(), Some(hour_us));
+    }
+
+    #[test]
+    fn a_burst_of_history_is_no_clock_that_was_set() {
+        let mut offset = Offset::default();
+        offset.take(1_000 * SECOND_US, 1_000 * SECOND_US);
+        for n in 0..1_000 {
+            let moment = offset.take(n, 1_001 * SECOND_US + n);
+            assert!(matches!(moment, Moment::Past(_)));
+        }
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The market at a glance.
+//!
+//! What a symbol adds to it is worked out anew when its price was told, and kept. Once a
+//! second, if anything changed, the kept figures are added up.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use tidewire_proto::v1::{MarketCoverage, MarketOverview, RecentTrade, TopMover, TradeSide};
 
-use super::{blend::volume_quote, shown::decimal, symbol::SymbolState};
+use super::{shown::decimal, symbol::SymbolState};
 use crate::{source::SourceStatus, venue::Trade};
 
 /// The overview is told this often at most, in microseconds.
@@ -27,6 +30,34 @@ pub(super) struct Overview {
     trades: VecDeque<TradeNote>,
     due_us: i64,
     state: State,
+    /// What each symbol adds, as of when it was last worked out.
+    cells: Vec<Cell>,
+    /// Symbols that have changed since.
+    changed: Vec<usize>,
+}
+
+/// What a symbol adds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cell {
+    freshness: Freshness,
+    /// None while no source of it counts.
+    figures: Option<Figures>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Freshness {
+    #[default]
+    Fresh,
+    Changed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    price: Decimal,
+    change_24h: Option<f64>,
+    /// In the currency of the totals.
+    volume: Option<f64>,
+    cap: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +84,8 @@ impl Overview {
             trades: VecDeque::with_capacity(RECENT_TRADES),
             due_us: 0,
             state: State::Told,
+            cells: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -81,9 +114,17 @@ impl Overview {
         self.state = State::Changed;
     }
 
-    /// A price has changed.
-    pub(super) fn touch(&mut self) {
+    /// The price of a symbol has changed.
+    pub(super) fn touch(&mut self, symbol: usize) {
         self.state = State::Changed;
+        if self.cells.len() <= symbol {
+            self.cells.resize(symbol + 1, Cell::default());
+        }
+        let cell = &mut self.cells[symbol];
+        if cell.freshness == Freshness::Fresh {
+            cell.freshness = Freshness::Changed;
+            self.changed.push(symbol);
+        }
     }
 
     /// The overview, if it changed and its time has come.
@@ -98,6 +139,12 @@ impl Overview {
         }
         self.state = State::Told;
         self.due_us = now_us.saturating_add(INTERVAL_US);
+        for symbol in self.changed.drain(..) {
+            self.cells[symbol] = Cell {
+                freshness: Freshness::Fresh,
+                figures: Figures::of(&symbols[symbol], &self.supply),
+            };
+        }
         Some(self.show(symbols, sources, now_us))
     }
 
@@ -110,24 +157,25 @@ impl Overview {
     ) -> MarketOverview {
         let mut totals = Totals::default();
         let mut movers = Vec::new();
-        for symbol in symbols {
-            let Some(live) = symbol.live() else {
-                continue;
+        for (symbol, cell) in symbols.iter().zip(&self.cells) {
+            let figures = match cell.freshness {
+                Freshness::Fresh => cell.figures,
+                Freshness::Changed => Figures::of(symbol, &self.supply),
             };
-            totals.coverage.live += 1;
-            if let Some(change_24h) = live.change_percent {
-                movers.push(TopMover {
-                    symbol: symbol.name().to_owned(),
-                    price: Some(decimal(live.price)),
-                    change_24h,
-                });
-            }
-            if symbol.spec.symbol.quote() == CURRENCY {
-                totals.add(symbol, live.price, &self.supply);
+            let Some(figures) = figures else { continue };
+            totals.add(&figures, symbol.spec.symbol.base());
+            if let Some(change_24h) = figures.change_24h {
+                movers.push((change_24h, symbol, figures.price));
             }
         }
-        movers.sort_by(|a, b| b.change_24h.abs().total_cmp(&a.change_24h.abs()));
-        movers.truncate(TOP_MOVERS);
+        let order = |a: &(f64, _, _), b: &(f64, _, _)| b.0.abs().total_cmp(&a.0.abs());
+        movers.sort_by(order);
+        let movers = movers.iter().take(TOP_MOVERS);
+        let movers = movers.map(|(change_24h, symbol, price)| TopMover {
+            symbol: symbol.name().to_owned(),
+            price: Some(decimal(*price)),
+            change_24h: *change_24h,
+        });
         let trades = self.trades.iter().map(|trade| RecentTrade {
             symbol: symbols[trade.symbol].name().to_owned(),
             price: Some(decimal(trade.price)),
@@ -140,7 +188,7 @@ impl Overview {
             total_market_cap: totals.cap,
             total_volume: totals.volume,
             btc_dominance: totals.dominance(),
-            top_movers: movers,
+            top_movers: movers.collect(),
             recent_trades: trades.collect(),
             timestamp: now_us.div_euclid(1_000),
             coverage: Some(MarketCoverage {
@@ -160,17 +208,29 @@ struct Totals {
     coverage: MarketCoverage,
 }
 
+impl Figures {
+    fn of(symbol: &SymbolState, supply: &BTreeMap<String, f64>) -> Option<Self> {
+        let live = symbol.live()?;
+        let is_counted = symbol.spec.symbol.quote() == CURRENCY;
+        let supply = supply.get(symbol.spec.symbol.base());
+        let cap = || Some(supply? * live.price.to_f64()?);
+        Some(Self {
+            price: live.price,
+            change_24h: live.change_percent,
+            volume: live.volume_quote.filter(|_| is_counted),
+            cap: is_counted.then(cap).flatten(),
+        })
+    }
+}
+
 impl Totals {
-    fn add(&mut self, symbol: &SymbolState, price: Decimal, supply: &BTreeMap<String, f64>) {
-        if let Some(own) = volume_quote(&symbol.quotes) {
+    fn add(&mut self, figures: &Figures, base: &str) {
+        self.coverage.live += 1;
+        if let Some(own) = figures.volume {
             self.coverage.with_volume += 1;
             *self.volume.get_or_insert(0.0) += own;
         }
-        let base = symbol.spec.symbol.base();
-        let Some((supply, price)) = supply.get(base).zip(price.to_f64()) else {
-            return;
-        };
-        let own = supply * price;
+        let Some(own) = figures.cap else { return };
         self.coverage.with_supply += 1;
         *self.cap.get_or_insert(0.0) += own;
         if base == "BTC" {

@@ -13,8 +13,8 @@ const MOVE_US: i64 = 1_000_000;
 
 impl Aggregator {
     /// Lets time pass: what has been silent for too long counts no more. Costs what
-    /// is due, however many symbols there are; the overview, once a second, looks at
-    /// each of them.
+    /// is due, however many symbols there are; the overview, once a second, adds up the
+    /// kept figures of each.
     pub fn tick(&mut self, now_us: i64) {
         let mut ended = Vec::new();
         self.end_lost(now_us, &mut ended);
@@ -50,12 +50,12 @@ impl Aggregator {
         }
         self.moved_us = now_us;
         self.renew_rates(now_us);
-        for symbol in &self.moving {
-            let symbol = &mut self.symbols[*symbol];
+        for index in &self.moving {
+            let symbol = &mut self.symbols[*index];
             let told = symbol.tell_moved(now_us, self.provenance, self.publisher.as_ref());
             if told == Told::News {
                 symbol.listen(&self.listeners);
-                self.overview.touch();
+                self.overview.touch(*index);
             }
         }
     }
