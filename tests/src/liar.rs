@@ -143,7 +143,7 @@ impl Shared {
 }
 
 async fn serve(mut socket: TcpStream, shared: Arc<Shared>) {
-    let mut head = [0; 2_048];
+    let mut head = vec![0; 2_048];
     let Ok(count) = socket.peek(&mut head).await else {
         return;
     };
@@ -165,7 +165,7 @@ async fn serve(mut socket: TcpStream, shared: Arc<Shared>) {
 /// One request of HTTP/1.1, as far as its body.
 async fn read_request(socket: &mut TcpStream) -> Option<Vec<u8>> {
     let mut read = Vec::new();
-    let mut part = [0; 16_384];
+    let mut part = vec![0; 16_384];
     loop {
         let count = socket
             .read(&mut part)

@@ -1,0 +1,149 @@
+//! Channels that go on after a restart, begin anew, or open with their newest.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use tidewire_proto::v1::{Block, ChannelSubscription, Position, SubscribeRequest, server_message};
+use tidewire_stream::{
+    AnonymousPolicy, Arrival, Authenticator, ChannelKeeper as _, ChannelName, Connection, Encoding,
+    Epoch, Identity, Kept, ManualClock, Namespaces, Outgoing, Publisher as _, ShardId, Stream,
+    StreamOptions, Transport,
+};
+
+fn stream() -> Arc<Stream> {
+    let clock = ManualClock::at(1_000_000);
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    let options = StreamOptions::default();
+    Stream::in_memory(Namespaces::built_in(), authenticator, clock, options)
+}
+
+fn channel() -> ChannelName {
+    ChannelName::parse("blocks:1").unwrap()
+}
+
+fn block(number: u64) -> server_message::Data {
+    server_message::Data::Block(Block {
+        number,
+        ..Block::default()
+    })
+}
+
+/// What was kept: the blocks of these numbers, under the same numbers.
+fn kept(numbers: std::ops::RangeInclusive<u64>) -> Vec<Kept> {
+    let kept = numbers.map(|seq| Kept {
+        seq,
+        time_ms: 999_000,
+        event: block(seq),
+    });
+    kept.collect()
+}
+
+/// A client that subscribes, with what it got first and whether it was recovered.
+async fn subscribed(
+    stream: &Arc<Stream>,
+    since: Option<(&str, u64)>,
+) -> (Connection, Vec<String>, bool) {
+    let arrival = Arrival {
+        identity: Identity::Anonymous,
+        transport: Transport::WebSocket,
+        encoding: Encoding::Json,
+        address: None,
+        heartbeat: None,
+        allowance: None,
+        shard: ShardId::CALLER,
+    };
+    let connection = Connection::open(stream.clone(), arrival).await;
+    received(&connection);
+    let asked = ChannelSubscription {
+        channel: "blocks:1".to_owned(),
+        since: since.map(|(epoch, seq)| Position {
+            epoch: epoch.to_owned(),
+            seq,
+        }),
+        ..ChannelSubscription::default()
+    };
+    let request = SubscribeRequest {
+        channels: vec![asked],
+    };
+    let reply = connection.subscribe(request).await.unwrap();
+    connection.resume();
+    let got = received(&connection);
+    (connection, got, reply.channels[0].recovered)
+}
+
+/// What waits for the client: types and numbers.
+fn received(connection: &Connection) -> Vec<String> {
+    let mut out = Vec::new();
+    while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}
+    let words = out.iter().map(|outgoing| match outgoing {
+        Outgoing::Publication(publication) => {
+            format!("{} {}", publication.event_type(), publication.seq())
+        }
+        other => other.event_type().to_owned(),
+    });
+    words.collect()
+}
+
+#[tokio::test]
+async fn what_was_kept_is_resumed_as_if_nothing_had_been() {
+    let stream = stream();
+    let epoch = Epoch::new("before");
+    let restored = stream.restore(&channel(), epoch, kept(7..=9)).await;
+    restored.unwrap();
+    let position = stream.position(&channel()).await.unwrap();
+    assert_eq!((position.epoch.as_str(), position.seq), ("before", 9));
+    let (client, got, recovered) = subscribed(&stream, Some(("before", 7))).await;
+    assert_eq!(
+        (got, recovered),
+        (vec!["block 8".into(), "block 9".into()], true)
+    );
+    stream.publish(&channel(), block(10));
+    assert_eq!(received(&client), ["block 10"]);
+    // What is no longer kept is not made up.
+    let (_, got, recovered) = subscribed(&stream, Some(("before", 5))).await;
+    assert_eq!((got.len(), recovered), (0, false));
+}
+
+#[tokio::test]
+async fn a_channel_that_has_gone_on_is_not_set_back() {
+    let stream = stream();
+    stream.publish(&channel(), block(1));
+    let before = stream.position(&channel()).await.unwrap();
+    let epoch = Epoch::new("other");
+    let restored = stream.restore(&channel(), epoch, kept(1..=9)).await;
+    restored.unwrap();
+    assert_eq!(stream.position(&channel()).await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_subscription_to_blocks_begins_with_the_newest() {
+    let stream = stream();
+    let (early, got, _) = subscribed(&stream, None).await;
+    assert!(got.is_empty());
+    stream.publish(&channel(), block(1));
+    stream.publish(&channel(), block(2));
+    assert_eq!(received(&early), ["block 1", "block 2"]);
+    let (client, got, recovered) = subscribed(&stream, None).await;
+    assert_eq!((got, recovered), (vec!["block 2".into()], false));
+    stream.publish(&channel(), block(3));
+    assert_eq!(received(&client), ["block 3"]);
+}
+
+#[tokio::test]
+async fn a_channel_that_begins_anew_says_so_to_its_followers() {
+    let stream = stream();
+    stream.publish(&channel(), block(1));
+    let before = stream.position(&channel()).await.unwrap();
+    let (client, _, _) = subscribed(&stream, None).await;
+    stream.renew(&channel()).await.unwrap();
+    stream.publish(&channel(), block(50));
+    assert_eq!(received(&client), ["gap"]);
+    stream.publish(&channel(), block(51));
+    assert_eq!(received(&client), ["block 2"]);
+    let after = stream.position(&channel()).await.unwrap();
+    assert!(after.epoch != before.epoch && after.seq == 2);
+    let (_, _, recovered) = subscribed(&stream, Some((before.epoch.as_str(), 1))).await;
+    assert!(!recovered);
+}
