@@ -4,19 +4,26 @@
 //! reorg took back. Trackers turn steps into publications, and ask a node through
 //! [`Reader`] for what a step does not hold.
 
+pub mod abi;
 mod archive;
 mod block;
 pub mod config;
+pub mod decode;
 pub mod endpoint;
 mod engine;
 mod error;
+pub mod events;
 mod journal;
 mod listener;
+mod publish;
 mod reader;
+pub mod transaction;
 pub mod tree;
+pub mod wallet;
 
 pub use block::{BlockData, BlockRef, Step};
 pub use config::{ChainConfig, ConfigError, Finality};
 pub use engine::ChainEngine;
 pub use error::ChainError;
+pub use publish::{News, transaction_channel, wallet_channel};
 pub use reader::{Call, ReadError, Reader};

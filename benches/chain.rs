@@ -1,0 +1,172 @@
+//! What the chain engine does for each block, in one process and without a node: matching a
+//! block against many watched wallets, and decoding its logs.
+//!
+//! ```text
+//! cargo bench -p tidewire-chain                   # times, and memory where Linux tells it
+//! cargo bench -p tidewire-chain -- decode         # only those with this in their name
+//! ```
+
+use std::{
+    error::Error,
+    fs,
+    hint::black_box,
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
+
+use alloy::{
+    primitives::{Address, B256, Bytes, LogData, U256, keccak256},
+    rpc::types::{Log, Transaction},
+};
+use serde_json::json;
+use tidewire_chain::{
+    BlockData, BlockRef,
+    abi::EventAbi,
+    decode::decode,
+    wallet::{Activity, WalletIndex},
+};
+
+/// Watched wallets.
+const WALLETS: u64 = 1_000_000;
+/// Logs of a full block.
+const LOGS: u64 = 400;
+/// Transactions of a full block.
+const TRANSACTIONS: u64 = 180;
+/// Samples of each benchmark; the median is shown.
+const SAMPLES: usize = 15;
+/// How long one sample takes, about.
+const SAMPLE: Duration = Duration::from_millis(100);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let filter = arguments.find(|argument| argument != "--bench");
+    let filter = filter.unwrap_or_default();
+    matching(&filter)?;
+    decoding(&filter)?;
+    Ok(())
+}
+
+/// A full block against a million wallets.
+fn matching(filter: &str) -> Result<(), Box<dyn Error>> {
+    let before = resident();
+    let mut index = WalletIndex::default();
+    for number in 0..WALLETS {
+        index.watch(account(number));
+    }
+    if let (Some(before), Some(after)) = (before, resident()) {
+        let each = (after.saturating_sub(before)) as f64 / WALLETS as f64;
+        writeln!(
+            io::stdout(),
+            "{:<56} {each:>9.1} bytes each",
+            "watch a million wallets"
+        )?;
+    }
+    for (name, offset) in [
+        ("none of them watched", WALLETS),
+        ("all of them watched", 0),
+    ] {
+        let block = block(offset)?;
+        let activity = Activity::of(&block, &index);
+        let name = format!(
+            "match {LOGS} logs, {TRANSACTIONS} transactions, {name} ({} events)",
+            activity.events.len()
+        );
+        run(filter, &name, || {
+            black_box(Activity::of(black_box(&block), &index));
+        })?;
+    }
+    Ok(())
+}
+
+fn decoding(filter: &str) -> Result<(), Box<dyn Error>> {
+    let block = block(0)?;
+    let log = block.logs.first().ok_or("a block without logs")?;
+    run(filter, "decode a transfer", || {
+        let data = &log.data().data;
+        black_box(decode(log.address(), black_box(log.topics()), data)).ok();
+    })?;
+    let event =
+        EventAbi::parse("event Transfer(address indexed from, address indexed to, uint256 value)")?;
+    run(filter, "decode a transfer by signature, to JSON", || {
+        black_box(event.decode(black_box(log.topics()), &log.data().data));
+    })?;
+    Ok(())
+}
+
+/// Addresses that look like hashes, as real ones do.
+fn account(number: u64) -> Address {
+    Address::from_word(keccak256(number.to_be_bytes()))
+}
+
+/// A block whose accounts are those from `offset` on.
+fn block(offset: u64) -> Result<BlockData, Box<dyn Error>> {
+    let transfer = keccak256("Transfer(address,address,uint256)");
+    let logs = (0..LOGS).map(|number| {
+        let who = [0, 1].map(|side| account(offset + number * 2 + side).into_word());
+        let value = Bytes::from(U256::from(number).to_be_bytes::<32>());
+        let data = LogData::new_unchecked(vec![transfer, who[0], who[1]], value);
+        Log {
+            inner: alloy::primitives::Log {
+                address: account(u64::MAX - number % 40),
+                data,
+            },
+            transaction_hash: Some(B256::with_last_byte(1)),
+            ..Log::default()
+        }
+    });
+    let transactions = (0..TRANSACTIONS).map(|number| {
+        serde_json::from_value::<Transaction>(json!({
+            "type": "0x2", "chainId": "0x1", "nonce": "0x1", "gas": "0x5208", "value": "0x1",
+            "maxFeePerGas": "0x2", "maxPriorityFeePerGas": "0x1", "input": "0x",
+            "accessList": [], "r": "0x1", "s": "0x1", "yParity": "0x0", "v": "0x0",
+            "hash": keccak256(number.to_be_bytes()),
+            "from": account(offset + number * 3), "to": account(offset + number * 5),
+            "blockHash": null, "blockNumber": null, "transactionIndex": null,
+        }))
+    });
+    Ok(BlockData {
+        block: BlockRef {
+            number: 1,
+            hash: B256::with_last_byte(2),
+            parent: B256::with_last_byte(1),
+        },
+        timestamp: 1_700_000_000_000,
+        base_fee: None,
+        bloom: Default::default(),
+        transactions: transactions.collect::<Result<_, _>>()?,
+        logs: logs.collect(),
+        receipts: Vec::new(),
+    })
+}
+
+/// Resident memory in bytes, where Linux tells it.
+fn resident() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Runs `work` for as long as it takes to know what it costs, and says so.
+fn run(filter: &str, name: &str, mut work: impl FnMut()) -> io::Result<()> {
+    if !name.contains(filter) {
+        return Ok(());
+    }
+    let mut time = |runs: u32| {
+        let start = Instant::now();
+        (0..runs).for_each(|_| work());
+        start.elapsed()
+    };
+    let once = (time(3) / 3).max(Duration::from_nanos(1));
+    let runs = (SAMPLE.as_nanos() / once.as_nanos()).clamp(1, 1_000_000) as u32;
+    let mut samples: Vec<_> = (0..SAMPLES)
+        .map(|_| time(runs).as_nanos() as f64 / f64::from(runs))
+        .collect();
+    samples.sort_by(f64::total_cmp);
+    writeln!(
+        io::stdout(),
+        "{name:<56} {:>9.1} ns (least {:.1})",
+        samples[SAMPLES / 2],
+        samples[0]
+    )
+}

@@ -1,0 +1,257 @@
+//! Filters in use, and the logs that they match.
+//!
+//! Filters are kept by what they fix: a filter of a contract and its first topic is found
+//! under just these two, so that a log finds the filters that match it without looking at
+//! one that does not. There are 32 sets of things that can be fixed (the address and four
+//! topics); a log is looked up once for each set that is in use.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use alloy::{
+    primitives::{Address, B256},
+    rpc::types::Log,
+};
+use tidewire_proto::v1::EventLog;
+use tidewire_stream::{ChannelName, ChannelNameError, Event};
+
+use super::Filter;
+use crate::{BlockData, Step, publish::News};
+
+/// How many filters a chain can have.
+const MAX_FILTERS: usize = 100_000;
+/// How many blocks are remembered, to tell what a filter has seen of them.
+const REMEMBERED: usize = 1_024;
+
+/// Why a filter cannot be added.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrackerError {
+    /// As many are in use as may be.
+    #[error("{0} filters of events are in use on this chain, which is the most that may be")]
+    TooMany(usize),
+    /// The channel's name is refused.
+    #[error(transparent)]
+    Channel(#[from] ChannelNameError),
+}
+
+/// What a filter fixes, and so what a log must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    address: Option<Address>,
+    topics: [Option<B256>; 4],
+}
+
+/// A bit for the address and for each topic.
+type Fixed = u8;
+
+#[derive(Debug)]
+struct Used {
+    filter: Filter,
+    interests: u32,
+    /// Blocks that were included before this step were not told.
+    since: u64,
+}
+
+/// All filters of a chain.
+#[derive(Debug)]
+pub struct EventTracker {
+    chain: u64,
+    used: HashMap<ChannelName, Used>,
+    by_key: HashMap<Key, Vec<ChannelName>>,
+    /// How many keys fix the same things.
+    fixed: BTreeMap<Fixed, usize>,
+    /// Counts steps.
+    steps: u64,
+    /// When the newest blocks were included.
+    included: VecDeque<(B256, u64)>,
+}
+
+impl EventTracker {
+    /// A tracker of the chain with this id, without filters.
+    #[must_use]
+    pub fn new(chain: u64) -> Self {
+        Self {
+            chain,
+            used: HashMap::new(),
+            by_key: HashMap::new(),
+            fixed: BTreeMap::new(),
+            steps: 0,
+            included: VecDeque::new(),
+        }
+    }
+
+    /// Follows a filter and says on which channel. Equal filters share one.
+    ///
+    /// # Errors
+    /// Too many are in use.
+    pub fn add(&mut self, filter: Filter) -> Result<ChannelName, TrackerError> {
+        let channel = filter.channel(self.chain)?;
+        if let Some(used) = self.used.get_mut(&channel) {
+            used.interests = used.interests.saturating_add(1);
+            return Ok(channel);
+        }
+        if self.used.len() >= MAX_FILTERS {
+            return Err(TrackerError::TooMany(self.used.len()));
+        }
+        for key in keys(&filter) {
+            self.by_key.entry(key).or_default().push(channel.clone());
+            *self.fixed.entry(key.fixed()).or_default() += 1;
+        }
+        let used = Used {
+            filter,
+            interests: 1,
+            since: self.steps,
+        };
+        self.used.insert(channel.clone(), used);
+        Ok(channel)
+    }
+
+    /// Takes an interest in a channel back; the last one ends it.
+    pub fn remove(&mut self, channel: &ChannelName) {
+        let Some(used) = self.used.get_mut(channel) else {
+            return;
+        };
+        used.interests -= 1;
+        if used.interests > 0 {
+            return;
+        }
+        let Some(used) = self.used.remove(channel) else {
+            return;
+        };
+        for key in keys(&used.filter) {
+            if let Some(channels) = self.by_key.get_mut(&key) {
+                channels.retain(|other| other != channel);
+                if channels.is_empty() {
+                    self.by_key.remove(&key);
+                }
+            }
+            if let Some(count) = self.fixed.get_mut(&key.fixed()) {
+                *count -= 1;
+                if *count == 0 {
+                    self.fixed.remove(&key.fixed());
+                }
+            }
+        }
+    }
+
+    /// How many filters are in use.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.used.len()
+    }
+
+    /// Whether none is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.used.is_empty()
+    }
+
+    /// One more block: first what a reorg took back, newest first, then what it brings.
+    pub fn step(&mut self, step: &Step) -> Vec<News> {
+        let mut news = Vec::new();
+        for block in &step.retracted {
+            let included = self.forget(block.block.hash);
+            for log in block.logs.iter().rev() {
+                self.log(block, log, Some(included), &mut news);
+            }
+        }
+        let block = &step.included;
+        self.steps += 1;
+        self.included.push_back((block.block.hash, self.steps));
+        if self.included.len() > REMEMBERED {
+            self.included.pop_front();
+        }
+        for log in &block.logs {
+            self.log(block, log, None, &mut news);
+        }
+        news
+    }
+
+    /// When a block was included that now goes. What is not remembered was told to all.
+    fn forget(&mut self, hash: B256) -> u64 {
+        let place = self.included.iter().rposition(|(other, _)| *other == hash);
+        let included = place.and_then(|place| self.included.remove(place));
+        included.map_or(u64::MAX, |(_, step)| step)
+    }
+
+    /// Tells a log to the filters that it matches; to those that were told of its block,
+    /// if it is taken back.
+    fn log(&self, block: &BlockData, log: &Log, retracted: Option<u64>, news: &mut Vec<News>) {
+        // A node that says `removed` speaks of another branch than the block's.
+        if log.removed {
+            return;
+        }
+        for fixed in self.fixed.keys() {
+            let Some(key) = Key::of(log, *fixed) else {
+                continue;
+            };
+            for channel in self.by_key.get(&key).into_iter().flatten() {
+                let Some(used) = self.used.get(channel) else {
+                    continue;
+                };
+                if retracted.is_some_and(|included| included <= used.since) {
+                    continue;
+                }
+                let event = self.event(block, log, &used.filter, retracted.is_some());
+                news.push(News {
+                    channel: channel.clone(),
+                    event: Event::EventLog(event),
+                });
+            }
+        }
+    }
+
+    fn event(&self, block: &BlockData, log: &Log, filter: &Filter, removed: bool) -> EventLog {
+        let data = &log.data().data;
+        let decoded = filter.abi.decode(log.topics(), data);
+        let (event, args) = decoded.unzip();
+        EventLog {
+            chain: self.chain,
+            address: format!("{:?}", log.address()),
+            event: event.map(str::to_owned),
+            args: args.map(Into::into),
+            topics: log.topics().iter().map(ToString::to_string).collect(),
+            data: data.to_string(),
+            block_number: block.block.number,
+            block_hash: block.block.hash.to_string(),
+            tx_hash: log.transaction_hash.unwrap_or_default().to_string(),
+            log_index: log.log_index.and_then(|n| n.try_into().ok()).unwrap_or(0),
+            removed,
+        }
+    }
+}
+
+/// Under which keys a filter is found: one for each contract.
+fn keys(filter: &Filter) -> Vec<Key> {
+    let topics = filter.topics;
+    let key = |address| Key { address, topics };
+    if filter.addresses.is_empty() {
+        return vec![key(None)];
+    }
+    filter
+        .addresses
+        .iter()
+        .map(|address| key(Some(*address)))
+        .collect()
+}
+
+impl Key {
+    fn fixed(&self) -> Fixed {
+        let topics = self.topics.iter().enumerate();
+        let topics = topics.map(|(place, topic)| Fixed::from(topic.is_some()) << (place + 1));
+        topics.fold(Fixed::from(self.address.is_some()), |bits, bit| bits | bit)
+    }
+
+    /// What a log has of what is fixed; none if it has too few topics.
+    fn of(log: &Log, fixed: Fixed) -> Option<Self> {
+        let mut topics = [None; 4];
+        for (place, topic) in topics.iter_mut().enumerate() {
+            if fixed & (1 << (place + 1)) != 0 {
+                *topic = Some(*log.topics().get(place)?);
+            }
+        }
+        Some(Self {
+            address: (fixed & 1 != 0).then(|| log.address()),
+            topics,
+        })
+    }
+}

@@ -1,0 +1,460 @@
+//! The feed: steps in, updates out, reads between.
+//!
+//! A block costs one trace where the endpoint can, and reads for the wallets that had a
+//! part in it: balances of the coin at the block and at its parent, balances of tokens
+//! likewise and what is not known of their contracts, a hundred in a call. What was told of
+//! the newest blocks is remembered, so that a reorg takes it back word for word.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use alloy::{
+    consensus::Transaction as _,
+    network::TransactionResponse as _,
+    primitives::{Address, B256, U256},
+    rpc::types::Transaction,
+};
+use serde_json::json;
+use tidewire_proto::v1::{
+    BalanceChange, BalanceSource, Direction, TransactionState, WalletTransaction, WalletUpdate,
+    wallet_update::Data,
+};
+
+use super::{
+    Activity, WalletIndex,
+    activity::parties,
+    calls::{
+        TOGETHER, View, aggregate, aggregated, coin_balance, decimals, number, returned, symbol,
+    },
+    tokens::{Token, Tokens},
+    trace::{moved, trace_block},
+    update::token_update,
+};
+use crate::{BlockData, BlockRef, Call, News, ReadError, Reader, Step, publish::wallet_channel};
+
+/// Of how many blocks it is remembered what was told.
+const REMEMBERED: usize = 256;
+/// How many pending transactions are remembered as told.
+const MAX_PENDING: usize = 10_000;
+/// After how many blocks a node that could not trace is asked again.
+const TRACE_AGAIN: u64 = 1_000;
+
+/// Whether blocks are traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracing {
+    /// Where the endpoint can.
+    Auto,
+    /// Never.
+    Off,
+}
+
+type Told = Vec<(Address, WalletUpdate)>;
+type Answer = Result<serde_json::Value, ReadError>;
+
+/// The feed of all wallets on a chain.
+#[derive(Debug)]
+pub struct WalletFeed {
+    chain: u64,
+    tracing: Tracing,
+    /// Do not ask for traces before this block.
+    trace_from: u64,
+    tokens: Tokens,
+    told: VecDeque<(B256, Told)>,
+    pending: BTreeSet<B256>,
+    pending_order: VecDeque<B256>,
+}
+
+impl WalletFeed {
+    /// A feed of the chain with this id.
+    #[must_use]
+    pub fn new(chain: u64, tracing: Tracing) -> Self {
+        Self {
+            chain,
+            tracing,
+            trace_from: 0,
+            tokens: Tokens::default(),
+            told: VecDeque::new(),
+            pending: BTreeSet::new(),
+            pending_order: VecDeque::new(),
+        }
+    }
+
+    /// A transaction that waits in the pool; it is told once.
+    pub fn pending(
+        &mut self,
+        transaction: &Transaction,
+        index: &WalletIndex,
+        now_ms: i64,
+    ) -> Vec<News> {
+        let watched: Vec<_> = parties(transaction).filter(|w| index.contains(w)).collect();
+        let hash = transaction.tx_hash();
+        if watched.is_empty() || !self.pending.insert(hash) {
+            return Vec::new();
+        }
+        self.pending_order.push_back(hash);
+        if self.pending_order.len() > MAX_PENDING
+            && let Some(oldest) = self.pending_order.pop_front()
+        {
+            self.pending.remove(&oldest);
+        }
+        let told = watched.into_iter().map(|wallet| {
+            let data = moved_by(wallet, transaction, TransactionState::Pending, None);
+            (wallet, self.update(wallet, now_ms, Data::Transaction(data)))
+        });
+        news(told)
+    }
+
+    /// One more block: first what a reorg took back, then what it brings. `activity` is
+    /// [`Activity::of`] the block; `is_watched` tells for those that a trace finds.
+    pub async fn step<R: Reader>(
+        &mut self,
+        step: &Step,
+        mut activity: Activity,
+        is_watched: impl Fn(&Address) -> bool + Send,
+        reader: &R,
+        now_ms: i64,
+    ) -> Vec<News> {
+        let mut out = Vec::new();
+        for block in &step.retracted {
+            out.extend(self.retract(block.block.hash));
+        }
+        let block = &step.included;
+        let traced = self.trace(block, is_watched, reader).await;
+        let inner: BTreeSet<_> = traced.difference(&activity.coins).copied().collect();
+        activity.coins.extend(&inner);
+        if activity.is_empty() {
+            return out;
+        }
+        let mut told = self.transactions(block, &activity, reader, now_ms).await;
+        told.extend(self.coins(block, &activity, &inner, reader, now_ms).await);
+        self.learn(block, &activity, reader).await;
+        for (wallet, happened) in &activity.events {
+            let token = self.tokens.get(&happened.contract);
+            let is_nft = token.is_some_and(|token| token.is_nft);
+            for data in token_update(happened, block.block.number, is_nft) {
+                told.push((*wallet, self.update(*wallet, now_ms, data)));
+            }
+        }
+        told.extend(self.balances(block, &activity, reader, now_ms).await);
+        out.extend(news(told.iter().cloned()));
+        self.told.push_back((block.block.hash, told));
+        if self.told.len() > REMEMBERED {
+            self.told.pop_front();
+        }
+        out
+    }
+
+    /// Takes back what was told of a block, the last first.
+    fn retract(&mut self, hash: B256) -> Vec<News> {
+        let place = self.told.iter().rposition(|(other, _)| *other == hash);
+        let Some((_, told)) = place.and_then(|place| self.told.remove(place)) else {
+            return Vec::new();
+        };
+        news(told.into_iter().rev().map(|(wallet, mut update)| {
+            update.removed = true;
+            (wallet, update)
+        }))
+    }
+
+    async fn trace<R: Reader>(
+        &mut self,
+        block: &Arc<BlockData>,
+        is_watched: impl Fn(&Address) -> bool + Send,
+        reader: &R,
+    ) -> BTreeSet<Address> {
+        let number = block.block.number;
+        if self.tracing == Tracing::Off || number < self.trace_from || block.transactions.is_empty()
+        {
+            return BTreeSet::new();
+        }
+        let answers = reader.read(vec![trace_block(block.block.hash)]).await;
+        match answers.first() {
+            Some(Ok(answer)) => {
+                let moved = moved(answer, block).unwrap_or_default();
+                moved.into_iter().filter(is_watched).collect()
+            }
+            Some(Err(ReadError::Refused { .. })) => {
+                self.trace_from = number + TRACE_AGAIN;
+                BTreeSet::new()
+            }
+            Some(Err(ReadError::Unreachable { .. })) | None => BTreeSet::new(),
+        }
+    }
+
+    async fn transactions<R: Reader>(
+        &self,
+        block: &BlockData,
+        activity: &Activity,
+        reader: &R,
+        now_ms: i64,
+    ) -> Told {
+        let places: BTreeSet<_> = activity
+            .transactions
+            .iter()
+            .map(|(_, place)| *place)
+            .collect();
+        let mut succeeded: BTreeMap<usize, bool> = BTreeMap::new();
+        let mut missing = Vec::new();
+        for place in places {
+            match block.receipts.get(place) {
+                Some(receipt) => drop(succeeded.insert(place, receipt.status())),
+                None => missing.push(place),
+            }
+        }
+        let calls = missing.iter().filter_map(|place| {
+            let hash = block.transactions.get(*place)?.tx_hash();
+            Some(Call {
+                method: "eth_getTransactionReceipt",
+                params: json!([hash]),
+            })
+        });
+        let answers = read(reader, calls.collect()).await;
+        for (place, answer) in missing.into_iter().zip(answers) {
+            if let Ok(receipt) = answer
+                && let Some(status) = receipt.get("status").and_then(|status| status.as_str())
+            {
+                succeeded.insert(place, status != "0x0");
+            }
+        }
+        let told = activity.transactions.iter().filter_map(|(wallet, place)| {
+            let transaction = block.transactions.get(*place)?;
+            // Without a receipt nothing says that it failed.
+            let state = match succeeded.get(place) {
+                Some(false) => TransactionState::Failed,
+                Some(true) | None => TransactionState::Confirming,
+            };
+            let data = moved_by(*wallet, transaction, state, Some(block.block.number));
+            Some((
+                *wallet,
+                self.update(*wallet, now_ms, Data::Transaction(data)),
+            ))
+        });
+        told.collect()
+    }
+
+    /// Balances of the chain's own coin.
+    async fn coins<R: Reader>(
+        &self,
+        block: &BlockData,
+        activity: &Activity,
+        inner: &BTreeSet<Address>,
+        reader: &R,
+        now_ms: i64,
+    ) -> Told {
+        let parent = parent(block);
+        let calls = activity.coins.iter().flat_map(|wallet| {
+            [
+                coin_balance(*wallet, &parent),
+                coin_balance(*wallet, &block.block),
+            ]
+        });
+        let answers = read(reader, calls.collect()).await;
+        let told = activity
+            .coins
+            .iter()
+            .zip(answers.chunks(2))
+            .filter_map(|(wallet, pair)| {
+                let amount = |place: usize| {
+                    let text = pair.get(place)?.as_ref().ok()?.as_str()?;
+                    U256::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+                };
+                let how = if inner.contains(wallet) {
+                    BalanceSource::Trace
+                } else {
+                    BalanceSource::Balance
+                };
+                let change = change(amount(0), amount(1)?, how, block.block.number)?;
+                Some((*wallet, self.update(*wallet, now_ms, Data::Balance(change))))
+            });
+        told.collect()
+    }
+
+    /// Reads what is not known of the tokens of a block.
+    async fn learn<R: Reader>(&mut self, block: &BlockData, activity: &Activity, reader: &R) {
+        let tokens: BTreeSet<_> = activity.tokens.iter().map(|(_, token)| *token).collect();
+        let unknown: Vec<_> = tokens
+            .into_iter()
+            .filter(|t| self.tokens.get(t).is_none())
+            .collect();
+        let views: Vec<_> = unknown
+            .iter()
+            .flat_map(|token| View::metadata(*token))
+            .collect();
+        let Some(results) = view_all(reader, &views, &block.block).await else {
+            // Nobody answered: the next block asks again.
+            return;
+        };
+        for (token, results) in unknown.into_iter().zip(results.chunks(3)) {
+            let part = |place: usize| results.get(place)?.as_deref();
+            let known = Token {
+                symbol: part(0).and_then(symbol),
+                decimals: part(1).and_then(decimals),
+                is_nft: part(2).and_then(number) == Some(U256::ONE),
+            };
+            self.tokens.insert(token, known);
+        }
+    }
+
+    /// Balances of tokens.
+    async fn balances<R: Reader>(
+        &self,
+        block: &BlockData,
+        activity: &Activity,
+        reader: &R,
+        now_ms: i64,
+    ) -> Told {
+        let is_nft = |token: &Address| self.tokens.get(token).is_some_and(|known| known.is_nft);
+        let pairs: Vec<_> = activity
+            .tokens
+            .iter()
+            .filter(|(_, token)| !is_nft(token))
+            .collect();
+        let views: Vec<_> = pairs
+            .iter()
+            .map(|(wallet, token)| View::balance(*token, *wallet))
+            .collect();
+        let before = view_all(reader, &views, &parent(block)).await;
+        let Some(after) = view_all(reader, &views, &block.block).await else {
+            return Told::new();
+        };
+        let before = before.unwrap_or_else(|| vec![None; after.len()]);
+        let amount = |result: &Option<Vec<u8>>| result.as_deref().and_then(number);
+        let told = pairs.into_iter().zip(before.iter().zip(&after));
+        let told = told.filter_map(|((wallet, token), (before, after))| {
+            let source = BalanceSource::Balance;
+            let mut change = change(amount(before), amount(after)?, source, block.block.number)?;
+            change.token = Some(format!("{token:?}"));
+            if let Some(known) = self.tokens.get(token) {
+                change.symbol = known.symbol.clone();
+                change.decimals = known.decimals;
+            }
+            Some((*wallet, self.update(*wallet, now_ms, Data::Balance(change))))
+        });
+        told.collect()
+    }
+
+    fn update(&self, wallet: Address, now_ms: i64, data: Data) -> WalletUpdate {
+        WalletUpdate {
+            address: format!("{wallet:?}"),
+            chain: self.chain,
+            timestamp: now_ms,
+            removed: false,
+            data: Some(data),
+        }
+    }
+}
+
+/// Where reads of the block before go.
+fn parent(block: &BlockData) -> BlockRef {
+    BlockRef {
+        number: block.block.number.saturating_sub(1),
+        hash: block.block.parent,
+        parent: B256::ZERO,
+    }
+}
+
+/// A change, if there is one. What was before may not be known: then nothing says how much
+/// it changed.
+fn change(
+    before: Option<U256>,
+    now: U256,
+    how: BalanceSource,
+    block_number: u64,
+) -> Option<BalanceChange> {
+    if before == Some(now) {
+        return None;
+    }
+    let before_known = before?;
+    let (larger, smaller) = (now.max(before_known), now.min(before_known));
+    let sign = if now < before_known { "-" } else { "" };
+    let mut change = BalanceChange {
+        previous: Some(before_known.to_string()),
+        current: now.to_string(),
+        delta: format!("{sign}{}", larger - smaller),
+        block_number,
+        ..BalanceChange::default()
+    };
+    change.set_how(how);
+    Some(change)
+}
+
+fn moved_by(
+    wallet: Address,
+    transaction: &Transaction,
+    state: TransactionState,
+    block_number: Option<u64>,
+) -> WalletTransaction {
+    let (from, to) = (transaction.from(), transaction.to());
+    let direction = match (from == wallet, to == Some(wallet)) {
+        (true, true) => Direction::Self_,
+        (true, false) => Direction::Out,
+        (false, _) => Direction::In,
+    };
+    let mut moved = WalletTransaction {
+        hash: transaction.tx_hash().to_string(),
+        from: format!("{from:?}"),
+        to: to.map(|to| format!("{to:?}")),
+        value: transaction.value().to_string(),
+        block_number,
+        ..WalletTransaction::default()
+    };
+    moved.set_direction(direction);
+    moved.set_status(state);
+    moved
+}
+
+fn news(told: impl Iterator<Item = (Address, WalletUpdate)>) -> Vec<News> {
+    let news = told.filter_map(|(wallet, update)| {
+        Some(News {
+            channel: wallet_channel(&wallet).ok()?,
+            event: tidewire_stream::Event::WalletUpdate(update),
+        })
+    });
+    news.collect()
+}
+
+async fn read<R: Reader>(reader: &R, calls: Vec<Call>) -> Vec<Answer> {
+    if calls.is_empty() {
+        return Vec::new();
+    }
+    reader.read(calls).await
+}
+
+/// Makes calls of contracts, through Multicall3 where it is deployed. None if no node
+/// answered.
+async fn view_all<R: Reader>(
+    reader: &R,
+    views: &[View],
+    block: &BlockRef,
+) -> Option<Vec<Option<Vec<u8>>>> {
+    let chunks: Vec<_> = views.chunks(TOGETHER).collect();
+    let calls = chunks.iter().map(|chunk| aggregate(chunk, block)).collect();
+    let answers = read(reader, calls).await;
+    let mut results = Vec::with_capacity(views.len());
+    for (chunk, answer) in chunks.into_iter().zip(answers) {
+        let together = answer
+            .as_ref()
+            .ok()
+            .and_then(|answer| aggregated(answer, chunk.len()));
+        if let Some(together) = together {
+            results.extend(together);
+            continue;
+        }
+        let calls = chunk.iter().map(|view| view.call(block)).collect();
+        let alone = read(reader, calls).await;
+        if alone
+            .iter()
+            .all(|answer| matches!(answer, Err(ReadError::Unreachable { .. })))
+        {
+            return None;
+        }
+        results.extend(
+            alone
+                .iter()
+                .map(|answer| answer.as_ref().ok().and_then(returned)),
+        );
+    }
+    Some(results)
+}

@@ -1,0 +1,16 @@
+//! What happens to wallets: the channel `wallet:{address}`.
+//!
+//! [`WalletIndex`] says who is watched, [`Activity`] what a block has for them, and
+//! [`WalletFeed`] reads what the block does not hold and tells it.
+
+mod activity;
+mod calls;
+mod feed;
+mod index;
+mod tokens;
+mod trace;
+mod update;
+
+pub use activity::{Activity, Happened};
+pub use feed::{Tracing, WalletFeed};
+pub use index::WalletIndex;

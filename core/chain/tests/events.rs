@@ -1,0 +1,194 @@
+//! Filters of events: what is refused, what shares a channel, what is told and taken back.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use alloy::{
+    primitives::{Address, B256, LogData, U256, keccak256},
+    rpc::types::Log,
+};
+use support::{CHAIN, Node, account};
+use tidewire_chain::{
+    News,
+    events::{EventTracker, Filter},
+};
+use tidewire_proto::v1::{EventFilter, EventLog};
+use tidewire_stream::Event;
+
+const TRANSFER: &str = "event Transfer(address indexed from, address indexed to, uint256 value)";
+
+fn filter(addresses: &[&str], topics: &[&str], abi: &[&str]) -> EventFilter {
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    EventFilter {
+        addresses: owned(addresses),
+        topics: owned(topics),
+        abi: owned(abi),
+    }
+}
+
+fn transfer(contract: Address, to: Address, value: u64) -> Log {
+    let topics = vec![
+        keccak256("Transfer(address,address,uint256)"),
+        B256::ZERO,
+        to.into_word(),
+    ];
+    let data = U256::from(value).to_be_bytes::<32>().into();
+    Log {
+        inner: alloy::primitives::Log {
+            address: contract,
+            data: LogData::new_unchecked(topics, data),
+        },
+        log_index: Some(value),
+        ..Log::default()
+    }
+}
+
+fn logs(news: Vec<News>) -> Vec<EventLog> {
+    let logs = news.into_iter().map(|news| match news.event {
+        Event::EventLog(log) => log,
+        other => panic!("{other:?}"),
+    });
+    logs.collect()
+}
+
+#[test]
+fn bad_filters_say_what_is_wrong() {
+    let right = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed";
+    let wrong = right.replace("5aA", "5Aa");
+    let long = vec![right; 101];
+    for (given, expected) in [
+        (filter(&[], &[], &[]), "names no address and no topic"),
+        (filter(&[], &["", ""], &[]), "names no address and no topic"),
+        (
+            filter(&["0x12"], &[], &[]),
+            "address \"0x12\" is not 20 bytes",
+        ),
+        (
+            filter(&[&right[2..]], &[], &[]),
+            "is not 20 bytes of hex that begin with 0x",
+        ),
+        (
+            filter(&[&wrong], &[], &[]),
+            "has a wrong checksum, expected 0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+        ),
+        (filter(&[right], &[right], &[]), "topic 0 is"),
+        (
+            filter(&[right], &[""; 5], &[]),
+            "has 5 topics, expected at most 4",
+        ),
+        (
+            filter(&long, &[], &[]),
+            "has 101 addresses, expected at most 100",
+        ),
+        (filter(&[right], &[], &["Transfer("]), "is not understood"),
+    ] {
+        let error = Filter::parse(&given).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    Filter::parse(&filter(&[right], &[], &[])).unwrap();
+    Filter::parse(&filter(&[&right.to_lowercase()], &[], &[])).unwrap();
+}
+
+#[test]
+fn equal_filters_share_a_channel() {
+    let (a, b) = (
+        "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed",
+        "0x00000000000000000000000000000000000000aa",
+    );
+    let channel = |given: EventFilter| Filter::parse(&given).unwrap().channel(1).unwrap();
+    let first = channel(filter(&[a, b], &[""], &[TRANSFER]));
+    let upper = a.to_uppercase().replace("0X", "0x");
+    let spaced = TRANSFER.replace(", ", ",").replace("uint256", "uint");
+    assert_eq!(
+        first,
+        channel(filter(&[b, &upper, b], &[], &[&spaced, TRANSFER]))
+    );
+    assert!(first.as_str().starts_with("events:1:"));
+    for other in [
+        filter(&[a], &[], &[TRANSFER]),
+        filter(&[a, b], &[], &[]),
+        filter(&[a, b], &[&B256::ZERO.to_string()], &[TRANSFER]),
+        filter(&[a, b], &["", &B256::ZERO.to_string()], &[TRANSFER]),
+    ] {
+        assert_ne!(first, channel(other));
+    }
+}
+
+#[test]
+fn logs_find_their_filters_and_are_taken_back() {
+    let mut tracker = EventTracker::new(CHAIN);
+    let mut node = Node::default();
+    let contract = format!("{:?}", account(0xAA));
+    let to = account(5).into_word().to_string();
+    let by_contract = Filter::parse(&filter(&[&contract], &[], &[TRANSFER])).unwrap();
+    let by_topic = Filter::parse(&filter(&[], &["", "", &to], &[])).unwrap();
+    let by_contract = tracker.add(by_contract).unwrap();
+    let step = node.mine_logs(vec![
+        transfer(account(0xAA), account(5), 1),
+        transfer(account(0xBB), account(5), 2),
+        transfer(account(0xAA), account(6), 3),
+    ]);
+    let told = logs(tracker.step(&step));
+    assert_eq!(
+        told.iter().map(|log| log.log_index).collect::<Vec<_>>(),
+        [1, 3]
+    );
+    assert_eq!(told[0].event.as_deref(), Some("Transfer"));
+    assert_eq!(
+        told[0].args.as_deref(),
+        Some(
+            &br#"{"from":"0x0000000000000000000000000000000000000000","to":"0x0000000000000000000000000000000000000005","value":"1"}"#[..]
+        )
+    );
+    assert!(!told[0].removed && told[0].block_number == 1);
+
+    // A filter that came later was told nothing, so nothing is taken back from it.
+    let by_topic = tracker.add(by_topic).unwrap();
+    let news = tracker.step(&node.reorg(1, &[]));
+    assert!(news.iter().all(|news| news.channel == by_contract));
+    let told = logs(news);
+    assert_eq!(
+        told.iter().map(|log| log.log_index).collect::<Vec<_>>(),
+        [3, 1]
+    );
+    assert!(told.iter().all(|log| log.removed && log.event.is_some()));
+
+    let step = node.mine_logs(vec![transfer(account(0xBB), account(5), 2)]);
+    let news = tracker.step(&step);
+    assert_eq!(news[0].channel, by_topic);
+    assert_eq!(logs(news)[0].args, None);
+    tracker.remove(&by_topic);
+    tracker.remove(&by_contract);
+    let step = node.mine_logs(vec![transfer(account(0xAA), account(5), 2)]);
+    assert!(tracker.step(&step).is_empty() && tracker.is_empty());
+}
+
+#[test]
+fn a_filter_lives_as_long_as_its_last_interest() {
+    let mut tracker = EventTracker::new(CHAIN);
+    let wanted = Filter::parse(&filter(&[&format!("{:?}", account(1))], &[], &[])).unwrap();
+    let channel = tracker.add(wanted.clone()).unwrap();
+    tracker.add(wanted).unwrap();
+    tracker.remove(&channel);
+    assert_eq!(tracker.len(), 1);
+    tracker.remove(&channel);
+    tracker.remove(&channel);
+    assert!(tracker.is_empty());
+}
+
+/// Logs broken by their node: `removed` in a block that is included.
+#[test]
+fn a_log_that_its_node_took_back_is_not_told() {
+    let mut tracker = EventTracker::new(CHAIN);
+    let contract = format!("{:?}", account(0xAA));
+    tracker
+        .add(Filter::parse(&filter(&[&contract], &[], &[])).unwrap())
+        .unwrap();
+    let mut log = transfer(account(0xAA), account(5), 1);
+    log.removed = true;
+    assert!(
+        tracker
+            .step(&Node::default().mine_logs(vec![log]))
+            .is_empty()
+    );
+}

@@ -1,0 +1,205 @@
+//! A chain and a node out of a script: blocks, a pool, and the answers that a node gives.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use alloy::{
+    network::TransactionResponse as _,
+    primitives::{Address, B256, U256, keccak256},
+    rpc::types::{Log, Transaction},
+};
+use serde_json::{Value, json};
+use tidewire_chain::{BlockData, BlockRef, Call, ReadError, Step};
+
+pub(crate) const CHAIN: u64 = 31_337;
+
+pub(crate) fn account(last: u8) -> Address {
+    Address::with_last_byte(last)
+}
+
+pub(crate) fn hash(number: u64) -> B256 {
+    keccak256(number.to_be_bytes())
+}
+
+/// A transaction of `from` with `nonce`; `value` 0 to oneself is a cancellation.
+pub(crate) fn transaction(
+    hash: B256,
+    from: Address,
+    nonce: u64,
+    to: Address,
+    value: u64,
+) -> Transaction {
+    serde_json::from_value(json!({
+        "type": "0x2", "chainId": format!("{CHAIN:#x}"), "nonce": format!("{nonce:#x}"),
+        "gas": "0x5208", "value": format!("{value:#x}"), "maxFeePerGas": "0x2",
+        "maxPriorityFeePerGas": "0x1", "input": "0x", "accessList": [],
+        "r": "0x1", "s": "0x1", "yParity": "0x0", "v": "0x0", "hash": hash,
+        "from": from, "to": to, "blockHash": null, "blockNumber": null,
+        "transactionIndex": null,
+    }))
+    .unwrap()
+}
+
+/// A node of its own little chain.
+#[derive(Default)]
+pub(crate) struct Node {
+    pub(crate) blocks: Vec<Arc<BlockData>>,
+    pub(crate) pool: BTreeMap<B256, Transaction>,
+    /// Transactions that revert.
+    pub(crate) failing: Vec<B256>,
+    /// Answers nothing.
+    pub(crate) is_down: bool,
+    /// Calls so far.
+    pub(crate) calls: usize,
+    made: u64,
+}
+
+impl Node {
+    pub(crate) fn head(&self) -> Option<&Arc<BlockData>> {
+        self.blocks.last()
+    }
+
+    /// Mines a block of these transactions and takes them out of the pool.
+    pub(crate) fn mine(&mut self, transactions: &[B256]) -> Step {
+        self.mine_on(transactions, Vec::new(), Vec::new())
+    }
+
+    pub(crate) fn mine_logs(&mut self, logs: Vec<Log>) -> Step {
+        self.mine_on(&[], logs, Vec::new())
+    }
+
+    /// Takes `depth` blocks back and mines one of these transactions in their place.
+    pub(crate) fn reorg(&mut self, depth: usize, transactions: &[B256]) -> Step {
+        let kept = self.blocks.len() - depth;
+        let mut retracted = self.blocks.split_off(kept);
+        retracted.reverse();
+        self.mine_on(transactions, Vec::new(), retracted)
+    }
+
+    fn mine_on(
+        &mut self,
+        transactions: &[B256],
+        logs: Vec<Log>,
+        retracted: Vec<Arc<BlockData>>,
+    ) -> Step {
+        self.made += 1;
+        let mined: Vec<_> = transactions
+            .iter()
+            .filter_map(|hash| self.pool.remove(hash))
+            .collect();
+        let parent = self.head().map(|block| block.block);
+        let block = Arc::new(BlockData {
+            block: BlockRef {
+                number: parent.map_or(1, |parent| parent.number + 1),
+                hash: keccak256([b"block".as_slice(), &self.made.to_be_bytes()].concat()),
+                parent: parent.map_or(B256::ZERO, |parent| parent.hash),
+            },
+            timestamp: 0,
+            base_fee: None,
+            bloom: Default::default(),
+            transactions: mined,
+            logs,
+            receipts: Vec::new(),
+        });
+        self.blocks.push(block.clone());
+        Step {
+            chain: CHAIN,
+            retracted,
+            included: block,
+            finalized: None,
+        }
+    }
+
+    pub(crate) fn send(&mut self, transaction: Transaction) {
+        self.pool.insert(transaction.tx_hash(), transaction);
+    }
+
+    /// The block that holds a transaction.
+    pub(crate) fn block_of(&self, hash: B256) -> Option<(&Arc<BlockData>, &Transaction)> {
+        self.blocks.iter().find_map(|block| {
+            let mut all = block.transactions.iter();
+            Some((block, all.find(|other| other.tx_hash() == hash)?))
+        })
+    }
+
+    pub(crate) fn answer(&mut self, call: &Call) -> Result<Value, ReadError> {
+        self.calls += 1;
+        if self.is_down {
+            return Err(ReadError::Unreachable {
+                chain: CHAIN,
+                reason: "down".to_owned(),
+            });
+        }
+        let first = call.params.get(0).cloned().unwrap_or_default();
+        let hash = || first.as_str().unwrap().parse::<B256>().unwrap();
+        match call.method {
+            "eth_getTransactionByHash" => Ok(self.transaction(hash())),
+            "eth_getTransactionReceipt" => Ok(self.receipt(hash())),
+            "eth_getTransactionCount" => {
+                let from: Address = first.as_str().unwrap().parse().unwrap();
+                let with_pool = call.params[1] == "pending";
+                Ok(json!(format!("{:#x}", self.count(from, with_pool))))
+            }
+            "debug_traceTransaction" => Err(refused(-32_601, None)),
+            "eth_call" => Err(refused(
+                3,
+                Some(json!(alloy::hex::encode_prefixed(
+                    [
+                        &keccak256("Panic(uint256)")[..4],
+                        &U256::from(1).to_be_bytes::<32>()
+                    ]
+                    .concat()
+                ))),
+            )),
+            _ => Err(refused(-32_601, None)),
+        }
+    }
+
+    fn transaction(&self, hash: B256) -> Value {
+        if let Some(waiting) = self.pool.get(&hash) {
+            return serde_json::to_value(waiting).unwrap();
+        }
+        let Some((block, found)) = self.block_of(hash) else {
+            return Value::Null;
+        };
+        let mut value = serde_json::to_value(found).unwrap();
+        value["blockHash"] = json!(block.block.hash);
+        value["blockNumber"] = json!(format!("{:#x}", block.block.number));
+        value
+    }
+
+    fn receipt(&self, hash: B256) -> Value {
+        let Some((block, _)) = self.block_of(hash) else {
+            return Value::Null;
+        };
+        let status = if self.failing.contains(&hash) {
+            "0x0"
+        } else {
+            "0x1"
+        };
+        json!({
+            "transactionHash": hash, "blockHash": block.block.hash,
+            "blockNumber": format!("{:#x}", block.block.number), "status": status,
+            "gasUsed": "0x5207", "effectiveGasPrice": "0x2",
+        })
+    }
+
+    fn count(&self, from: Address, with_pool: bool) -> u64 {
+        let mined = self.blocks.iter().flat_map(|block| &block.transactions);
+        let pool = self.pool.values().filter(|_| with_pool);
+        mined
+            .chain(pool)
+            .filter(|transaction| transaction.from() == from)
+            .map(|transaction| alloy::consensus::Transaction::nonce(transaction) + 1)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+pub(crate) fn refused(code: i64, data: Option<Value>) -> ReadError {
+    ReadError::Refused {
+        code,
+        message: "refused".to_owned(),
+        data,
+    }
+}

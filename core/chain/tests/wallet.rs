@@ -1,0 +1,406 @@
+//! The feed of wallets against a node out of a script.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::{collections::HashMap, sync::Mutex};
+
+use alloy::{
+    hex,
+    primitives::{Address, B256, LogData, U256, address, keccak256},
+    rpc::types::Log,
+    sol,
+    sol_types::SolCall as _,
+};
+use serde_json::{Value, json};
+use support::{CHAIN, Node, account, hash, refused, transaction};
+use tidewire_chain::{
+    Call, News, ReadError, Reader, Step,
+    wallet::{Activity, Tracing, WalletFeed, WalletIndex},
+};
+use tidewire_proto::v1::{
+    BalanceSource, Direction, TransactionState, WalletUpdate, approval::Allowance,
+    wallet_update::Data,
+};
+use tidewire_stream::Event;
+
+const MULTICALL3: Address = address!("ca11bde05977b3631167028862be2a173976ca11");
+
+mod interface {
+    super::sol! {
+        struct Call3 { address target; bool allowFailure; bytes callData; }
+        struct Result { bool success; bytes returnData; }
+        function aggregate3(Call3[] calls) returns (Result[] results);
+        function balanceOf(address owner) returns (uint256 balance);
+        function symbol() returns (string text);
+    }
+}
+
+/// Balances by block, and one kind of token.
+#[derive(Default)]
+struct Scripted {
+    /// By block hash and wallet.
+    coins: HashMap<(B256, Address), u64>,
+    /// By block hash, token and wallet.
+    tokens: HashMap<(B256, Address, Address), u64>,
+    nfts: Vec<Address>,
+    /// Tokens whose symbol is a word.
+    old: Vec<Address>,
+    has_multicall: bool,
+    trace: Option<Value>,
+    is_down: bool,
+    requests: Mutex<Vec<Vec<Call>>>,
+}
+
+impl Scripted {
+    fn view(&self, block: B256, contract: Address, data: &[u8]) -> Option<Vec<u8>> {
+        let selector = &data[..4];
+        let is_nft = self.nfts.contains(&contract);
+        if selector == &keccak256("balanceOf(address)")[..4] {
+            let owner = interface::balanceOfCall::abi_decode(data).unwrap().owner;
+            let amount = self.tokens.get(&(block, contract, owner));
+            let amount = U256::from(amount.copied().unwrap_or(0));
+            Some(amount.to_be_bytes::<32>().to_vec())
+        } else if selector == &keccak256("symbol()")[..4] {
+            if self.old.contains(&contract) {
+                return Some(B256::right_padding_from(b"MKR").to_vec());
+            }
+            Some(interface::symbolCall::abi_encode_returns(&"TOK".to_owned()))
+        } else if selector == &keccak256("decimals()")[..4] {
+            (!is_nft).then(|| U256::from(6).to_be_bytes::<32>().to_vec())
+        } else {
+            is_nft.then(|| U256::ONE.to_be_bytes::<32>().to_vec())
+        }
+    }
+
+    fn answer(&self, call: &Call) -> Result<Value, ReadError> {
+        if self.is_down {
+            return Err(ReadError::Unreachable {
+                chain: CHAIN,
+                reason: "down".to_owned(),
+            });
+        }
+        let block = || {
+            call.params[1]["blockHash"]
+                .as_str()
+                .unwrap()
+                .parse::<B256>()
+                .unwrap()
+        };
+        match call.method {
+            "eth_getBalance" => {
+                let wallet: Address = call.params[0].as_str().unwrap().parse().unwrap();
+                let amount = self.coins.get(&(block(), wallet)).copied().unwrap_or(0);
+                Ok(json!(format!("{amount:#x}")))
+            }
+            "eth_getTransactionReceipt" => Ok(json!({"status": "0x1"})),
+            "debug_traceBlockByHash" => self.trace.clone().ok_or_else(|| refused(-32_601, None)),
+            "eth_call" => {
+                let to: Address = call.params[0]["to"].as_str().unwrap().parse().unwrap();
+                let data = hex::decode(call.params[0]["data"].as_str().unwrap()).unwrap();
+                if to == MULTICALL3 && !self.has_multicall {
+                    return Ok(json!("0x"));
+                }
+                if to == MULTICALL3 {
+                    let calls = interface::aggregate3Call::abi_decode(&data).unwrap().calls;
+                    let results = calls.iter().map(|call| {
+                        let returned = self.view(block(), call.target, &call.callData);
+                        interface::Result {
+                            success: returned.is_some(),
+                            returnData: returned.unwrap_or_default().into(),
+                        }
+                    });
+                    let results = results.collect();
+                    let encoded = interface::aggregate3Call::abi_encode_returns(&results);
+                    return Ok(json!(hex::encode_prefixed(encoded)));
+                }
+                self.view(block(), to, &data)
+                    .map(|data| json!(hex::encode_prefixed(data)))
+                    .ok_or_else(|| refused(3, None))
+            }
+            other => panic!("{other} is not expected"),
+        }
+    }
+}
+
+impl Reader for Scripted {
+    async fn read(&self, calls: Vec<Call>) -> Vec<Result<Value, ReadError>> {
+        let answers = calls.iter().map(|call| self.answer(call)).collect();
+        self.requests.lock().unwrap().push(calls);
+        answers
+    }
+}
+
+fn log(contract: Address, signature: &str, topics: &[B256], data: &[U256]) -> Log {
+    let mut all = vec![keccak256(signature)];
+    all.extend_from_slice(topics);
+    let data: Vec<u8> = data
+        .iter()
+        .flat_map(|word| word.to_be_bytes::<32>())
+        .collect();
+    Log {
+        inner: alloy::primitives::Log {
+            address: contract,
+            data: LogData::new_unchecked(all, data.into()),
+        },
+        transaction_hash: Some(hash(1)),
+        ..Log::default()
+    }
+}
+
+fn transfer(contract: Address, from: Address, to: Address, value: u64) -> Log {
+    log(
+        contract,
+        "Transfer(address,address,uint256)",
+        &[from.into_word(), to.into_word()],
+        &[U256::from(value)],
+    )
+}
+
+fn index(wallets: &[Address]) -> WalletIndex {
+    let mut index = WalletIndex::default();
+    for wallet in wallets {
+        index.watch(*wallet);
+    }
+    index
+}
+
+async fn run(
+    feed: &mut WalletFeed,
+    step: &Step,
+    index: &WalletIndex,
+    reader: &Scripted,
+) -> Vec<WalletUpdate> {
+    let activity = Activity::of(&step.included, index);
+    let is_watched = |wallet: &Address| index.contains(wallet);
+    updates(feed.step(step, activity, is_watched, reader, 7).await)
+}
+
+fn updates(news: Vec<News>) -> Vec<WalletUpdate> {
+    let updates = news.into_iter().map(|news| match news.event {
+        Event::WalletUpdate(update) => {
+            assert_eq!(news.channel.as_str(), format!("wallet:{}", update.address));
+            update
+        }
+        other => panic!("{other:?}"),
+    });
+    updates.collect()
+}
+
+#[tokio::test]
+async fn coins_and_transactions_are_told_from_pending_on_and_taken_back() {
+    let wallets = index(&[account(1)]);
+    let mut node = Node::default();
+    let mut feed = WalletFeed::new(CHAIN, Tracing::Auto);
+    let mut reader = Scripted::default();
+    let first = node.mine(&[]);
+    assert!(run(&mut feed, &first, &wallets, &reader).await.is_empty());
+    assert!(
+        reader.requests.lock().unwrap().is_empty(),
+        "nothing happened, nothing is read"
+    );
+
+    let sent = transaction(hash(1), account(1), 0, account(2), 5);
+    let pending = updates(feed.pending(&sent, &wallets, 7));
+    assert!(matches!(
+        &pending[0].data,
+        Some(Data::Transaction(told)) if told.status() == TransactionState::Pending
+            && told.direction() == Direction::Out && told.value == "5"
+    ));
+    assert!(
+        feed.pending(&sent, &wallets, 7).is_empty(),
+        "it is told once"
+    );
+    node.send(sent);
+    let step = node.mine(&[hash(1)]);
+    let block = step.included.block;
+    reader.coins.insert((block.parent, account(1)), 100);
+    reader.coins.insert((block.hash, account(1)), 94);
+    let told = run(&mut feed, &step, &wallets, &reader).await;
+    assert!(matches!(
+        &told[0].data,
+        Some(Data::Transaction(told)) if told.status() == TransactionState::Confirming
+            && told.block_number == Some(2)
+    ));
+    let Some(Data::Balance(change)) = &told[1].data else {
+        panic!("{told:?}");
+    };
+    assert_eq!(change.previous.as_deref(), Some("100"));
+    assert_eq!(
+        (change.current.as_str(), change.delta.as_str()),
+        ("94", "-6")
+    );
+    assert_eq!(change.how(), BalanceSource::Balance);
+
+    let back = run(&mut feed, &node.reorg(1, &[]), &wallets, &reader).await;
+    assert!(back.iter().all(|update| update.removed));
+    let kept: Vec<_> = back.into_iter().rev().map(|update| update.data).collect();
+    assert_eq!(
+        kept,
+        told.into_iter()
+            .map(|update| update.data)
+            .collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn tokens_are_read_at_the_block_in_few_calls() {
+    for has_multicall in [true, false] {
+        let (token, old) = (account(0xAA), account(0xAB));
+        let wallets = index(&[account(1), account(2)]);
+        let mut node = Node::default();
+        let mut feed = WalletFeed::new(CHAIN, Tracing::Off);
+        let step = node.mine_logs(vec![
+            transfer(token, account(1), account(2), 5),
+            transfer(old, account(9), account(1), 1),
+            // Nobody who is watched.
+            transfer(token, account(8), account(9), 5),
+        ]);
+        let block = step.included.block;
+        let mut reader = Scripted {
+            has_multicall,
+            old: vec![old],
+            ..Scripted::default()
+        };
+        for (wallet, token, before, after) in [(1, token, 10, 5), (2, token, 0, 5), (1, old, 3, 4)]
+        {
+            let wallet = account(wallet);
+            reader.tokens.insert((block.parent, token, wallet), before);
+            reader.tokens.insert((block.hash, token, wallet), after);
+        }
+        let told = run(&mut feed, &step, &wallets, &reader).await;
+        let mut changes = Vec::new();
+        for update in told {
+            let Some(Data::Balance(change)) = update.data else {
+                panic!("{:?}", update.data);
+            };
+            assert_eq!(change.decimals, Some(6));
+            changes.push((change.symbol.unwrap(), change.current, change.delta));
+        }
+        let own = |symbol: &str, now: &str, delta: &str| {
+            (symbol.to_owned(), now.to_owned(), delta.to_owned())
+        };
+        assert_eq!(
+            changes,
+            [
+                own("TOK", "5", "-5"),
+                own("MKR", "4", "1"),
+                own("TOK", "5", "5")
+            ]
+        );
+        let requests = reader.requests.lock().unwrap().len();
+        assert_eq!(requests, if has_multicall { 3 } else { 6 });
+    }
+}
+
+#[tokio::test]
+async fn nfts_and_rights_are_told_and_an_id_that_is_not_indexed_is_no_amount() {
+    let (nft, many, token) = (account(0xAA), account(0xAB), account(0xAC));
+    let wallets = index(&[account(1)]);
+    let mut feed = WalletFeed::new(CHAIN, Tracing::Off);
+    let me = account(1).into_word();
+    let other = account(2).into_word();
+    let huge = U256::MAX - U256::ONE;
+    let word = U256::from::<u64>;
+    let batch = "TransferBatch(address,address,address,uint256[],uint256[])";
+    let ends = [other, other, me];
+    let step = Node::default().mine_logs(vec![
+        log(
+            nft,
+            "Transfer(address,address,uint256)",
+            &[other, me, huge.into()],
+            &[],
+        ),
+        transfer(nft, account(2), account(1), 77),
+        log(many, batch, &ends, &[64, 160, 2, 1, 2, 2, 5, 6].map(word)),
+        log(many, batch, &ends, &[64, 96, 0, 0].map(word)),
+        // Cut off.
+        log(
+            token,
+            "Approval(address,address,uint256)",
+            &[me, other],
+            &[],
+        ),
+        log(
+            token,
+            "Approval(address,address,uint256)",
+            &[me, other],
+            &[U256::MAX],
+        ),
+        log(
+            many,
+            "ApprovalForAll(address,address,bool)",
+            &[me, other],
+            &[U256::ONE],
+        ),
+    ]);
+    let reader = Scripted {
+        nfts: vec![nft],
+        has_multicall: true,
+        ..Scripted::default()
+    };
+    let told = run(&mut feed, &step, &wallets, &reader).await;
+    let told: Vec<_> = told.into_iter().filter_map(|update| update.data).collect();
+    let ids = told.iter().filter_map(|data| match data {
+        Data::Nft(nft) => Some((nft.token_id.clone(), nft.amount.clone())),
+        _ => None,
+    });
+    let ids: Vec<_> = ids.collect();
+    let pair = |id: &str, amount: &str| (id.to_owned(), amount.to_owned());
+    assert_eq!(
+        ids,
+        [
+            pair(&huge.to_string(), "1"),
+            pair("77", "1"),
+            pair("1", "5"),
+            pair("2", "6")
+        ]
+    );
+    let rights: Vec<_> = told
+        .into_iter()
+        .filter_map(|data| match data {
+            Data::Approval(approval) => Some(approval),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(rights.len(), 2);
+    assert!(rights.iter().all(|approval| approval.unlimited));
+    assert_eq!(rights[1].allowance, Some(Allowance::ApprovedAll(true)));
+}
+
+#[tokio::test]
+async fn coins_that_a_contract_moves_are_found_by_trace() {
+    let wallets = index(&[account(7)]);
+    let mut node = Node::default();
+    node.send(transaction(hash(1), account(1), 0, account(2), 5));
+    let step = node.mine(&[hash(1)]);
+    let block = step.included.block;
+    let mut feed = WalletFeed::new(CHAIN, Tracing::Auto);
+    let inner = json!({"type": "CALL", "from": account(2), "to": account(7), "value": "0x5"});
+    let mut reader = Scripted {
+        trace: Some(json!([{"result": {
+            "type": "CALL", "from": account(1), "to": account(2), "value": "0x5",
+            "calls": [inner],
+        }}])),
+        ..Scripted::default()
+    };
+    reader.coins.insert((block.hash, account(7)), 5);
+    let told = run(&mut feed, &step, &wallets, &reader).await;
+    assert!(matches!(
+        &told[..],
+        [WalletUpdate { data: Some(Data::Balance(change)), .. }]
+            if change.how() == BalanceSource::Trace && change.delta == "5"
+    ));
+}
+
+#[tokio::test]
+async fn a_node_that_is_down_makes_nothing_up() {
+    let wallets = index(&[account(1)]);
+    let step = Node::default().mine_logs(vec![transfer(account(0xAA), account(2), account(1), 5)]);
+    let mut feed = WalletFeed::new(CHAIN, Tracing::Auto);
+    let reader = Scripted {
+        is_down: true,
+        ..Scripted::default()
+    };
+    assert!(run(&mut feed, &step, &wallets, &reader).await.is_empty());
+}
