@@ -100,12 +100,13 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let admin = AdminAccess::for_listener(address.ip());
     let revocations = RevocationStore::new(stream.clone(), store.clone());
+    let watches = WatchRpc::new(stream.clone(), chains.clone());
     let gateway = Gateway::new(
         stream.clone(),
         Services {
             stream: StreamRpc::new(stream.clone()),
             price: PriceRpc::new(prices.clone(), admin),
-            watch: WatchRpc::new(stream.clone(), chains.clone()),
+            watch: watches.clone(),
             admin: AdminRpc::new(stream.clone(), admin, revocations.clone()),
         },
         Doors {
@@ -155,7 +156,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         ));
     }
     start_feed(feed, first, &prices, &tasks, &halt);
-    tasks.spawn(sweep(stream.clone(), handle, halt.clone()));
+    tasks.spawn(sweep(stream.clone(), watches, handle, halt.clone()));
     let threads = tidewire_adapters::serve(&listener, &gateway, tls, &stop)
         .context("the server's threads cannot start")?;
 
@@ -257,12 +258,18 @@ async fn reload(
 
 /// Forgets what is too old, and has what histograms were given counted: it is kept one
 /// by one till then.
-async fn sweep(stream: Arc<Stream>, metrics: PrometheusHandle, halt: CancellationToken) {
+async fn sweep(
+    stream: Arc<Stream>,
+    watches: WatchRpc,
+    metrics: PrometheusHandle,
+    halt: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             _ = ticks.tick() => {
                 stream.sweep();
+                watches.sweep().await;
                 metrics.run_upkeep();
             }
             () = halt.cancelled() => return,
@@ -342,25 +349,38 @@ fn namespaces(
             )),
         }),
     );
-    let chains = chains.clone();
+    let engine = chains.clone();
     all.check_with(
         "blocks",
         Box::new(move |rest| {
-            let checked = chains.check_blocks_channel(rest);
+            let checked = engine.check_blocks_channel(rest);
             checked.map_err(|error| chain_error(&error))
         }),
     );
-    for chain in ["tx", "wallet", "events"] {
-        all.check_with(
-            chain,
-            Box::new(move |_| {
-                Err(StreamError::new(
-                    ErrorCode::Unimplemented,
-                    format!("`{chain}` channels are not built yet"),
-                ))
-            }),
-        );
-    }
+    let chains = chains.clone();
+    let engine = chains.clone();
+    all.check_with(
+        "tx",
+        Box::new(move |rest| {
+            let checked = engine.check_transaction_channel(rest);
+            checked.map_err(|error| chain_error(&error))
+        }),
+    );
+    let engine = chains.clone();
+    all.check_with(
+        "events",
+        Box::new(move |rest| {
+            let checked = engine.check_events_channel(rest);
+            checked.map_err(|error| chain_error(&error))
+        }),
+    );
+    all.check_with(
+        "wallet",
+        Box::new(move |rest| {
+            let followed = chains.follow_wallet(rest);
+            followed.map_err(|error| chain_error(&error))
+        }),
+    );
     Ok(all)
 }
 

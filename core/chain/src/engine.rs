@@ -1,25 +1,42 @@
 //! The chain engine: all chains, and what is published of them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use parking_lot::Mutex;
-use tidewire_proto::v1::{Block, server_message::Data};
+use alloy::primitives::{Address, B256};
+use parking_lot::{Mutex, RwLock};
+use tidewire_proto::v1::{Block, EventFilter, TransactionStatus};
 use tidewire_store::{SharedStore, StoreError};
 use tidewire_stream::{ChannelKeeper, ChannelName, SharedClock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    BlockData, ChainConfig, ChainError, ConfigError,
+    ChainConfig, ChainError, ConfigError, Finality,
     archive::Archive,
+    decode::CustomErrors,
+    desk::{Desk, Tools, Want, shown},
     endpoint::Pool,
-    journal::{Entry, Journal, JournalTask},
-    listener::{Board, Continuity, Follower, Move, Pace, Watcher},
+    events::Filter,
+    journal::{Journal, JournalTask},
+    listener::{Board, Follower, Move, Pace, Watcher},
+    publish::wallet_channel,
+    transaction::{Interest, Monitor, MonitorOptions},
     tree::Tree,
+    wallet::{Tracing, WalletFeed, WalletIndex},
 };
 
 /// How many steps may be under way from a chain's follower to what becomes of them.
 const STEPS: usize = 8;
+
+/// How many wants of clients may wait for a chain.
+const WANTS: usize = 256;
+
+/// How many wallets may be followed.
+const WALLETS: usize = 1_000_000;
 
 /// All chains. Cheap to clone.
 #[derive(Clone)]
@@ -28,6 +45,8 @@ pub struct ChainEngine(Arc<Inner>);
 struct Inner {
     chains: BTreeMap<u64, Chain>,
     journal: Journal,
+    /// The wallets that somebody followed when it was last looked.
+    wallets: Mutex<HashSet<Address>>,
     /// What runs the journal, until the engine is started.
     task: Mutex<Option<JournalTask>>,
 }
@@ -38,7 +57,13 @@ struct Chain {
     pool: Pool,
     archive: Archive,
     channel: ChannelName,
-    newest: Mutex<Option<Block>>,
+    store: Option<SharedStore>,
+    clock: SharedClock,
+    newest: Arc<Mutex<Option<Block>>>,
+    /// The wallets that somebody follows.
+    wallets: Arc<RwLock<WalletIndex>>,
+    /// The way to the desk, once it is there.
+    wants: Mutex<Option<mpsc::Sender<Want>>>,
 }
 
 impl std::fmt::Debug for ChainEngine {
@@ -72,7 +97,11 @@ impl ChainEngine {
                 pool: Pool::new(config.id, config.addresses()?, time_limit)?,
                 archive: Archive::new(config.id, store.clone()),
                 channel,
-                newest: Mutex::new(None),
+                store: store.clone(),
+                clock: clock.clone(),
+                newest: Arc::default(),
+                wallets: Arc::default(),
+                wants: Mutex::new(None),
             };
             chains.insert(config.id, chain);
         }
@@ -80,6 +109,7 @@ impl ChainEngine {
         Ok(Self(Arc::new(Inner {
             chains,
             journal,
+            wallets: Mutex::default(),
             task: Mutex::new(Some(task)),
         })))
     }
@@ -102,43 +132,25 @@ impl ChainEngine {
         for (id, chain) in &self.0.chains {
             let kept = chain.archive.blocks().await?;
             let tree = Tree::resume(chain.config.reorg_limit, kept);
+            let (tools, wants) = chain.tools(self.0.journal.clone());
+            let mut options = MonitorOptions::new(*id);
+            options.required = chain.config.confirmations;
+            if let Finality::Depth(depth) = chain.config.finality {
+                options.finality_depth = depth;
+            }
+            let monitor = Monitor::new(options, CustomErrors::default());
+            let feed = WalletFeed::new(*id, Tracing::Auto);
+            let mut desk = Desk::new(tools, monitor, feed);
+            desk.restore().await?;
             if let Some(tip) = tree.tip() {
                 let newest = chain.archive.block(tip).await;
                 *chain.newest.lock() = newest.map(|data| shown(*id, &data));
                 tracing::info!(chain = id, number = tip.number, "goes on from a block");
             }
-            chain.follow(tree, tasks, cancel, |steps| self.clone().apply(*id, steps));
+            let steps = chain.follow(tree, tasks, cancel);
+            tasks.spawn(desk.run(steps, wants));
         }
         Ok(())
-    }
-
-    /// Makes publications of steps, until there are no more.
-    async fn apply(self, id: u64, mut steps: mpsc::Receiver<Move>) {
-        let Some(chain) = self.0.chains.get(&id) else {
-            return;
-        };
-        while let Some(Move { step, continuity }) = steps.recv().await {
-            let newest = shown(id, &step.included);
-            let mut entry = Entry::default();
-            chain
-                .archive
-                .keep(&step, chain.config.reorg_limit, &mut entry.writes);
-            if continuity == Continuity::Resync {
-                entry.renewed.push(chain.channel.clone());
-            }
-            let retracted = step.retracted.iter();
-            let block = Block {
-                reorged: retracted.map(|data| data.block.hash.to_string()).collect(),
-                ..newest.clone()
-            };
-            entry
-                .publications
-                .push((chain.channel.clone(), Data::Block(block)));
-            if self.0.journal.enter(entry).await.is_err() {
-                return;
-            }
-            *chain.newest.lock() = Some(newest);
-        }
     }
 
     /// The newest block of a chain.
@@ -161,6 +173,158 @@ impl ChainEngine {
             .ok_or_else(|| self.unknown(rest))
     }
 
+    /// Watches a transaction, and gives its state as a node has told it.
+    ///
+    /// # Errors
+    /// There is no such chain, it is no hash, or too many are watched.
+    pub async fn watch(
+        &self,
+        chain: u64,
+        hash: &str,
+        interest: Interest,
+    ) -> Result<TransactionStatus, ChainError> {
+        let (reply, status) = oneshot::channel();
+        let want = Want::Watch(parse_hash(hash)?, interest, reply);
+        self.chain(chain)?.want(want).await?;
+        status.await.map_err(|_| ChainError::Ended)?
+    }
+
+    /// Takes an interest in a transaction back.
+    ///
+    /// # Errors
+    /// There is no such chain, or it is no hash.
+    pub async fn unwatch(
+        &self,
+        chain: u64,
+        hash: &str,
+        interest: Interest,
+    ) -> Result<(), ChainError> {
+        let want = Want::Unwatch(parse_hash(hash)?, interest);
+        self.chain(chain)?.want(want).await
+    }
+
+    /// The state of a transaction, watched or not.
+    ///
+    /// # Errors
+    /// There is no such chain, it is no hash, or too many are watched.
+    pub async fn status(&self, chain: u64, hash: &str) -> Result<TransactionStatus, ChainError> {
+        let (reply, status) = oneshot::channel();
+        let want = Want::Status(parse_hash(hash)?, reply);
+        self.chain(chain)?.want(want).await?;
+        status.await.map_err(|_| ChainError::Ended)?
+    }
+
+    /// Follows events, and says on which channel they come.
+    ///
+    /// # Errors
+    /// There is no such chain, the filter is refused, or too many are in use.
+    pub async fn watch_events(
+        &self,
+        chain: u64,
+        filter: &EventFilter,
+    ) -> Result<ChannelName, ChainError> {
+        let (reply, channel) = oneshot::channel();
+        let want = Want::Events(Filter::parse(filter)?, reply);
+        self.chain(chain)?.want(want).await?;
+        channel.await.map_err(|_| ChainError::Ended)?
+    }
+
+    /// Follows events no more.
+    ///
+    /// # Errors
+    /// There is no such chain.
+    pub async fn unwatch_events(&self, chain: u64, channel: ChannelName) -> Result<(), ChainError> {
+        self.chain(chain)?.want(Want::NoEvents(channel)).await
+    }
+
+    /// The channel that the events of a filter come on.
+    ///
+    /// # Errors
+    /// There is no such chain, or the filter is refused.
+    pub fn events_channel(
+        &self,
+        chain: u64,
+        filter: &EventFilter,
+    ) -> Result<ChannelName, ChainError> {
+        self.chain(chain)?;
+        let channel = Filter::parse(filter)?.channel(chain);
+        channel.map_err(|error| ChainError::TooMany(error.to_string()))
+    }
+
+    /// Judges the part of a `tx:` channel after the colon: a chain's id and a hash.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn check_transaction_channel(&self, rest: &str) -> Result<(), ChainError> {
+        let (chain, hash) = self.split(rest, "a chain and a hash, as in tx:1:0x…")?;
+        self.check_blocks_channel(chain)?;
+        parse_hash(hash).map(|_| ())
+    }
+
+    /// Judges the part of an `events:` channel after the colon: a chain's id and more.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn check_events_channel(&self, rest: &str) -> Result<(), ChainError> {
+        let (chain, _) = self.split(rest, "the channel that the reply to `watch` names")?;
+        self.check_blocks_channel(chain)
+    }
+
+    /// Judges the part of a `wallet:` channel after the colon, and follows the wallet.
+    ///
+    /// # Errors
+    /// It is no address, or no chain is configured.
+    pub fn follow_wallet(&self, rest: &str) -> Result<(), ChainError> {
+        if self.0.chains.is_empty() {
+            return Err(self.unknown(rest));
+        }
+        let address: Address = rest.parse().map_err(|_| ChainError::Name {
+            asked: rest.to_owned(),
+            expected: "an address of 20 bytes in hex, as in wallet:0x…",
+        })?;
+        let mut followed = self.0.wallets.lock();
+        if followed.len() >= WALLETS && !followed.contains(&address) {
+            return Err(ChainError::TooMany(format!(
+                "{WALLETS} wallets are followed, which is the most that may be"
+            )));
+        }
+        followed.insert(address);
+        for chain in self.0.chains.values() {
+            let is_new = !chain.wallets.read().contains(&address);
+            if is_new {
+                chain.wallets.write().watch(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the wallets that nobody follows any more.
+    pub fn sweep_wallets(&self, is_followed: impl Fn(&ChannelName) -> bool) {
+        let mut followed = self.0.wallets.lock();
+        let is_gone = |address: &Address| {
+            let channel = wallet_channel(address);
+            channel.is_ok_and(|channel| !is_followed(&channel))
+        };
+        let gone: Vec<_> = followed.iter().copied().filter(is_gone).collect();
+        for address in gone {
+            followed.remove(&address);
+            for chain in self.0.chains.values() {
+                chain.wallets.write().unwatch(&address);
+            }
+        }
+    }
+
+    fn split<'a>(
+        &self,
+        rest: &'a str,
+        expected: &'static str,
+    ) -> Result<(&'a str, &'a str), ChainError> {
+        rest.split_once(':').ok_or_else(|| ChainError::Name {
+            asked: rest.to_owned(),
+            expected,
+        })
+    }
+
     fn chain(&self, id: u64) -> Result<&Chain, ChainError> {
         self.0
             .chains
@@ -177,14 +341,39 @@ impl ChainEngine {
 }
 
 impl Chain {
-    /// Follows the chain from where the tree stands. Its steps go to what `apply` makes.
-    fn follow<F: Future<Output = ()> + Send + 'static>(
+    /// What the chain's desk works with, and what clients want of it.
+    fn tools(&self, journal: Journal) -> (Tools, mpsc::Receiver<Want>) {
+        let (sender, wants) = mpsc::channel(WANTS);
+        *self.wants.lock() = Some(sender);
+        let tools = Tools {
+            chain: self.config.id,
+            blocks: self.channel.clone(),
+            reorg_limit: self.config.reorg_limit,
+            pool: self.pool.clone(),
+            archive: self.archive.clone(),
+            journal,
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            newest: self.newest.clone(),
+            wallets: self.wallets.clone(),
+        };
+        (tools, wants)
+    }
+
+    /// Says what is wanted.
+    async fn want(&self, want: Want) -> Result<(), ChainError> {
+        let sender = self.wants.lock().clone();
+        let sender = sender.ok_or(ChainError::Ended)?;
+        sender.send(want).await.map_err(|_| ChainError::Ended)
+    }
+
+    /// Follows the chain from where the tree stands. Gives its steps.
+    fn follow(
         &self,
         tree: Tree,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
-        apply: impl FnOnce(mpsc::Receiver<Move>) -> F,
-    ) {
+    ) -> mpsc::Receiver<Move> {
         let board = Arc::new(Board::new(self.pool.endpoints().len()));
         for (index, endpoint) in self.pool.endpoints().iter().enumerate() {
             let watcher = Watcher {
@@ -200,20 +389,11 @@ impl Chain {
         let (pool, archive) = (self.pool.clone(), self.archive.clone());
         let follower = Follower::new(&self.config, pool, board, tree, archive, out);
         tasks.spawn(follower.run(cancel.clone()));
-        tasks.spawn(apply(steps));
+        steps
     }
 }
 
-/// A block as clients see it.
-fn shown(chain: u64, data: &BlockData) -> Block {
-    Block {
-        chain,
-        number: data.block.number,
-        hash: data.block.hash.to_string(),
-        parent_hash: data.block.parent.to_string(),
-        timestamp: data.timestamp,
-        transactions: u32::try_from(data.transactions.len()).unwrap_or(u32::MAX),
-        base_fee_per_gas: data.base_fee.map(|fee| fee.to_string()),
-        reorged: Vec::new(),
-    }
+fn parse_hash(text: &str) -> Result<B256, ChainError> {
+    let hash = text.starts_with("0x").then(|| text.parse().ok()).flatten();
+    hash.ok_or_else(|| ChainError::Hash(text.to_owned()))
 }

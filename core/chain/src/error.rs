@@ -14,6 +14,26 @@ pub enum ChainError {
     /// No block was read yet.
     #[error("no block of chain {0} has been read yet")]
     NoBlock(u64),
+    /// Not the hash of a transaction.
+    #[error("{0:?} is no hash of a transaction, expected 32 bytes of hex that begin with 0x")]
+    Hash(String),
+    /// Not the name of a channel of a chain.
+    #[error("{asked:?} names nothing, expected {expected}")]
+    Name {
+        /// What was asked for.
+        asked: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// A filter of events is refused.
+    #[error(transparent)]
+    Filter(#[from] crate::events::FilterError),
+    /// As many are watched as may be.
+    #[error("{0}")]
+    TooMany(String),
+    /// The engine is about to stop, or was not started.
+    #[error("the chain engine does not run")]
+    Ended,
 }
 
 fn names(chains: &[u64]) -> String {

@@ -43,6 +43,13 @@ pub(crate) struct Entry {
     pub(crate) publications: Vec<(ChannelName, Event)>,
 }
 
+impl Entry {
+    /// Whether nothing happens.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.renewed.is_empty() && self.publications.is_empty()
+    }
+}
+
 struct Job {
     entry: Entry,
     done: oneshot::Sender<()>,

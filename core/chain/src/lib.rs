@@ -9,6 +9,7 @@ mod archive;
 mod block;
 pub mod config;
 pub mod decode;
+mod desk;
 pub mod endpoint;
 mod engine;
 mod error;

@@ -4,6 +4,7 @@
 //! Adapters know this crate and the streaming core, never an engine.
 
 mod admin;
+mod interest;
 mod price;
 mod revocations;
 mod router;

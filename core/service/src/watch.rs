@@ -3,19 +3,23 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream as FuturesStream, StreamExt as _, stream};
-use tidewire_chain::{ChainEngine, ChainError};
+use tidewire_chain::{ChainEngine, ChainError, transaction::Interest};
 use tidewire_proto::v1::{
-    Block, ErrorCode, GetLatestBlockRequest, GetTransactionStatusRequest, LinkWalletRequest,
-    LinkWalletResponse, SubscribeRequest, TransactionStatus, UnlinkWalletRequest,
-    UnlinkWalletResponse, UnwatchRequest, UnwatchResponse, WatchEvent, WatchRequest,
-    WatchTransactionRequest, WatchTransactionResponse, server_message::Data, watch_event,
-    watch_request::Target, watch_service_server::WatchService,
+    Block, ChannelSubscription, ErrorCode, EventsTarget, GetLatestBlockRequest,
+    GetTransactionStatusRequest, LinkWalletRequest, LinkWalletResponse, SessionWatchRequest,
+    SubscribeRequest, TransactionStatus, TransactionTarget, UnlinkWalletRequest,
+    UnlinkWalletResponse, UnsubscribeRequest, UnwatchRequest, UnwatchResponse, WatchEvent,
+    WatchRequest, WatchTransactionRequest, WatchTransactionResponse, WatchedEvents, Watching,
+    server_message::Data, watch_event, watch_request::Target, watch_service_server::WatchService,
+    watching,
 };
-use tidewire_stream::{Connection, Outgoing, Publication, Stream, StreamError};
-use tonic::{Code, Request, Response, Status};
+use tidewire_stream::{Connection, Outgoing, Publication, Scope, Session, Stream, StreamError};
+use tonic::{Request, Response, Status};
 
 use crate::{
-    identity_of, status_of,
+    identity_of,
+    interest::{self, Interests, Watched},
+    status_of,
     stream::{arrival, closed},
 };
 
@@ -27,36 +31,145 @@ const TAKE_BYTES: usize = 64 << 10;
 pub struct WatchRpc {
     stream: Arc<Stream>,
     engine: ChainEngine,
+    interests: Interests,
 }
 
 impl WatchRpc {
     /// The service over this engine, whose publications come through this core.
     #[must_use]
     pub fn new(stream: Arc<Stream>, engine: ChainEngine) -> Self {
-        Self { stream, engine }
+        Self {
+            stream,
+            engine,
+            interests: Interests::default(),
+        }
+    }
+
+    /// Ends the watches of connections that have gone. Called every now and then.
+    pub async fn sweep(&self) {
+        for watched in self.interests.take_gone(&self.stream) {
+            interest::end(&self.engine, watched).await;
+        }
+        let hub = self.stream.hub();
+        self.engine
+            .sweep_wallets(|channel| hub.followers(channel) > 0);
+    }
+
+    /// Has a session watch something: it follows the channel, and gets the state.
+    pub(crate) async fn watch_in(
+        &self,
+        session: &Session,
+        request: SessionWatchRequest,
+    ) -> Result<Watching, StreamError> {
+        let chain = request.chain;
+        let connection = session.id().as_str();
+        let target = match (request.tx_hash, request.events) {
+            (Some(hash), None) => {
+                let hash = hash.to_ascii_lowercase();
+                follow_in(session, format!("tx:{chain}:{hash}")).await?;
+                let watched = Watched::Transaction(chain, hash.clone());
+                let status = if self.interests.add(connection, watched.clone()) {
+                    self.engine.watch(chain, &hash, Interest::Session).await
+                } else {
+                    self.engine.status(chain, &hash).await
+                };
+                let status = status.map_err(|error| {
+                    self.interests.remove(connection, &watched);
+                    chain_error(&error)
+                })?;
+                watching::Target::Transaction(status)
+            }
+            (None, Some(filter)) => {
+                let channel = self.engine.watch_events(chain, &filter).await;
+                let channel = channel.map_err(|error| chain_error(&error))?;
+                let watched = Watched::Events(chain, channel.clone());
+                let is_new = self.interests.add(connection, watched.clone());
+                if !is_new {
+                    interest::end(&self.engine, watched.clone()).await;
+                }
+                let name = channel.as_str().to_owned();
+                if let Err(error) = follow_in(session, name.clone()).await {
+                    if is_new && self.interests.remove(connection, &watched) {
+                        interest::end(&self.engine, watched).await;
+                    }
+                    return Err(error);
+                }
+                watching::Target::Events(WatchedEvents { channel: name })
+            }
+            _ => {
+                return Err(StreamError::new(
+                    ErrorCode::InvalidArgument,
+                    "expected either `txHash` or `events`",
+                ));
+            }
+        };
+        Ok(Watching {
+            target: Some(target),
+        })
+    }
+
+    /// Ends such a watch of a session.
+    pub(crate) async fn unwatch_in(
+        &self,
+        session: &Session,
+        request: &SessionWatchRequest,
+    ) -> Result<(), StreamError> {
+        let chain = request.chain;
+        let watched = match (&request.tx_hash, &request.events) {
+            (Some(hash), None) => Watched::Transaction(chain, hash.to_ascii_lowercase()),
+            (None, Some(filter)) => {
+                let channel = self.engine.events_channel(chain, filter);
+                Watched::Events(chain, channel.map_err(|error| chain_error(&error))?)
+            }
+            _ => {
+                return Err(StreamError::new(
+                    ErrorCode::InvalidArgument,
+                    "expected either `txHash` or `events`",
+                ));
+            }
+        };
+        let channel = match &watched {
+            Watched::Transaction(chain, hash) => format!("tx:{chain}:{hash}"),
+            Watched::Events(_, channel) => channel.as_str().to_owned(),
+        };
+        session.unsubscribe(&UnsubscribeRequest {
+            channels: vec![channel],
+        })?;
+        if self.interests.remove(session.id().as_str(), &watched) {
+            interest::end(&self.engine, watched).await;
+        }
+        Ok(())
     }
 
     /// Follows one channel for one caller.
     async fn follow<T>(&self, request: &Request<T>, channel: String) -> Result<Connection, Status> {
         let connection = Connection::open(self.stream.clone(), arrival(request)).await;
-        let wanted = SubscribeRequest {
-            channels: vec![tidewire_proto::v1::ChannelSubscription {
-                channel,
-                ..Default::default()
-            }],
-        };
-        let subscribed = connection.subscribe(wanted).await;
-        let subscribed = subscribed.map_err(|error| status_of(&error))?;
-        let refused = subscribed
-            .channels
-            .into_iter()
-            .find_map(|result| result.error);
-        if let Some(error) = refused {
-            return Err(Status::new(Code::from_i32(error.code), error.message));
-        }
+        let followed = follow_in(&connection, channel).await;
+        followed.map_err(|error| status_of(&error))?;
         connection.resume();
         Ok(connection)
     }
+}
+
+/// Has a session follow a channel. What it says flows after the reply.
+async fn follow_in(session: &Session, channel: String) -> Result<(), StreamError> {
+    let channels = vec![ChannelSubscription {
+        channel,
+        ..ChannelSubscription::default()
+    }];
+    let subscribed = session.subscribe(SubscribeRequest { channels }).await?;
+    let results = subscribed.channels.into_iter();
+    match results.filter_map(|result| result.error).next() {
+        Some(error) => Err(StreamError::new(error.code(), error.message)),
+        None => Ok(()),
+    }
+}
+
+/// What outlives connections is for back ends.
+fn service<T>(request: &Request<T>) -> Result<(), Status> {
+    identity_of(request)
+        .require(Scope::Service)
+        .map_err(|error| status_of(&error))
 }
 
 /// What is on chains is public, on a server that knows its callers.
@@ -66,21 +179,22 @@ fn admit<T>(request: &Request<T>) -> Result<(), Status> {
         .map_err(|error| status_of(&error))
 }
 
-fn refused(error: &ChainError) -> Status {
-    match error {
-        ChainError::UnknownChain { .. } => Status::not_found(error.to_string()),
-        ChainError::NoBlock(_) => Status::unavailable(error.to_string()),
-    }
-}
-
 /// The error of a chain in the words of a session.
 #[must_use]
 pub fn chain_error(error: &ChainError) -> StreamError {
     let code = match error {
         ChainError::UnknownChain { .. } => ErrorCode::NotFound,
-        ChainError::NoBlock(_) => ErrorCode::Unavailable,
+        ChainError::NoBlock(_) | ChainError::Ended => ErrorCode::Unavailable,
+        ChainError::Hash(_) | ChainError::Name { .. } | ChainError::Filter(_) => {
+            ErrorCode::InvalidArgument
+        }
+        ChainError::TooMany(_) => ErrorCode::ResourceExhausted,
     };
     StreamError::new(code, error.to_string())
+}
+
+fn refused(error: &ChainError) -> Status {
+    status_of(&chain_error(error))
 }
 
 type Events = Pin<Box<dyn FuturesStream<Item = Result<WatchEvent, Status>> + Send>>;
@@ -133,40 +247,93 @@ impl WatchService for WatchRpc {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Events>, Status> {
         admit(&request)?;
-        let channel = match &request.get_ref().target {
-            Some(Target::Blocks(blocks)) => format!("blocks:{}", blocks.chain),
-            Some(Target::Transaction(_)) => return not_built("watching a transaction"),
-            Some(Target::Wallet(_)) => return not_built("watching a wallet"),
-            Some(Target::Events(_)) => return not_built("watching events"),
-            None => {
-                return Err(Status::invalid_argument(
-                    "nothing is to be watched, expected one of transaction, wallet, blocks, events",
-                ));
+        let target = request.get_ref().target.clone().ok_or_else(|| {
+            Status::invalid_argument(
+                "nothing is to be watched, expected one of transaction, wallet, blocks, events",
+            )
+        })?;
+        let (channel, watched) = match target {
+            Target::Blocks(blocks) => (format!("blocks:{}", blocks.chain), None),
+            Target::Wallet(wallet) => (format!("wallet:{}", wallet.address), None),
+            Target::Transaction(TransactionTarget { chain, tx_hash }) => {
+                let hash = tx_hash.to_ascii_lowercase();
+                let channel = format!("tx:{chain}:{hash}");
+                (channel, Some(Watched::Transaction(chain, hash)))
+            }
+            Target::Events(EventsTarget { chain, events }) => {
+                let filter = events.unwrap_or_default();
+                let channel = self.engine.watch_events(chain, &filter).await;
+                let channel = channel.map_err(|error| refused(&error))?;
+                let name = channel.as_str().to_owned();
+                (name, Some(Watched::Events(chain, channel)))
             }
         };
-        let connection = self.follow(&request, channel).await?;
-        Ok(Response::new(Box::pin(events(connection))))
+        let connection = match self.follow(&request, channel).await {
+            Ok(connection) => connection,
+            Err(status) => {
+                if let Some(watched @ Watched::Events(..)) = watched {
+                    interest::end(&self.engine, watched).await;
+                }
+                return Err(status);
+            }
+        };
+        let mut first = None;
+        if let Some(watched) = watched {
+            if let Watched::Transaction(chain, hash) = &watched {
+                let status = self.engine.watch(*chain, hash, Interest::Session).await;
+                first = Some(status.map_err(|error| refused(&error))?);
+            }
+            self.interests.add(connection.id().as_str(), watched);
+        }
+        let first = first.map(|status| {
+            Ok(WatchEvent {
+                channel: format!("tx:{}:{}", status.chain, status.hash),
+                data: Some(watch_event::Data::Transaction(status)),
+                ..WatchEvent::default()
+            })
+        });
+        let events = stream::iter(first).chain(events(connection));
+        Ok(Response::new(Box::pin(events)))
     }
 
     async fn watch_transaction(
         &self,
-        _request: Request<WatchTransactionRequest>,
+        request: Request<WatchTransactionRequest>,
     ) -> Result<Response<WatchTransactionResponse>, Status> {
-        not_built("WatchTransaction")
+        service(&request)?;
+        let WatchTransactionRequest {
+            chain,
+            tx_hash,
+            user,
+        } = request.into_inner();
+        let interest = Interest::Durable(user);
+        let status = self.engine.watch(chain, &tx_hash, interest).await;
+        let status = status.map_err(|error| refused(&error))?;
+        Ok(Response::new(WatchTransactionResponse {
+            status: Some(status),
+        }))
     }
 
     async fn unwatch(
         &self,
-        _request: Request<UnwatchRequest>,
+        request: Request<UnwatchRequest>,
     ) -> Result<Response<UnwatchResponse>, Status> {
-        not_built("Unwatch")
+        service(&request)?;
+        let UnwatchRequest { chain, tx_hash } = request.into_inner();
+        let interest = Interest::Durable(None);
+        let ended = self.engine.unwatch(chain, &tx_hash, interest).await;
+        ended.map_err(|error| refused(&error))?;
+        Ok(Response::new(UnwatchResponse {}))
     }
 
     async fn get_transaction_status(
         &self,
-        _request: Request<GetTransactionStatusRequest>,
+        request: Request<GetTransactionStatusRequest>,
     ) -> Result<Response<TransactionStatus>, Status> {
-        not_built("GetTransactionStatus")
+        admit(&request)?;
+        let GetTransactionStatusRequest { chain, tx_hash } = request.get_ref();
+        let status = self.engine.status(*chain, tx_hash).await;
+        status.map(Response::new).map_err(|error| refused(&error))
     }
 
     async fn get_latest_block(

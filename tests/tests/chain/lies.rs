@@ -16,7 +16,7 @@ use crate::{
 const CHANNEL: &str = "blocks:31337";
 
 /// Deploys a contract that emits a log whenever it is called.
-async fn logger(node: &Node, account: &str) -> String {
+pub(crate) async fn logger(node: &Node, account: &str) -> String {
     // Returns PUSH0 PUSH0 LOG0 STOP as the contract.
     let data = "0x6004600c60003960046000f35f5fa000";
     let asked = json!([{"from": account, "data": data}]);

@@ -41,3 +41,4 @@ mod ledger;
 mod lies;
 mod reorgs;
 mod restarts;
+mod watches;

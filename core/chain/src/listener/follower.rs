@@ -111,6 +111,15 @@ impl Meters {
     }
 }
 
+/// What becomes of the blocks before a new beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// They are on the chain for all that is known; what came after them is not read.
+    Kept,
+    /// They are not on the chain any more.
+    Lost,
+}
+
 /// What a turn came to.
 enum Turn {
     /// Something moved: look again.
@@ -206,7 +215,7 @@ impl Follower {
                     return if self.others_stand_by(teller) {
                         self.distrust(teller, &head)
                     } else {
-                        self.begin_anew(head).await
+                        self.begin_anew(head, Before::Kept).await
                     };
                 }
                 Plan::Far(number) => match self.header_at(teller, number).await {
@@ -326,11 +335,11 @@ impl Follower {
         if !left.is_zero() {
             return Turn::Wait(left);
         }
-        self.begin_anew(head).await
+        self.begin_anew(head, Before::Lost).await
     }
 
     /// Begins anew at a head, and says so.
-    async fn begin_anew(&mut self, head: BlockRef) -> Turn {
+    async fn begin_anew(&mut self, head: BlockRef, before: Before) -> Turn {
         let data = match load(&self.pool, head, self.rules.roots).await {
             Ok(data) => data,
             Err(failure) => return self.wait_after(&failure, &head),
@@ -345,7 +354,10 @@ impl Follower {
         );
         self.meters.resyncs.increment(1);
         self.finalized = None;
-        let retracted = self.tree.reset();
+        let mut retracted = self.tree.reset();
+        if before == Before::Kept {
+            retracted.clear();
+        }
         if self.tree.advance(head).is_err() {
             return Turn::Idle;
         }

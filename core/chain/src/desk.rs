@@ -1,0 +1,364 @@
+//! The desk of a chain: the one task that owns its trackers. Steps, what clients want, and
+//! the time come in; what is published goes out through the journal, with what has to
+//! outlive the process in the same transaction.
+//!
+//! Questions to a node run beside it, so that a slow one holds up no block.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use alloy::primitives::B256;
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+use tidewire_proto::v1::{Block, TransactionStatus, server_message::Data};
+use tidewire_store::{Batch, SharedStore, StoreError, Table};
+use tidewire_stream::{ChannelName, SharedClock};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    BlockData, ChainError, ReadError, Reader as _, Step,
+    archive::Archive,
+    endpoint::Pool,
+    events::{EventTracker, Filter},
+    journal::{Entry, Journal, JournalEnded},
+    listener::{Continuity, Move},
+    publish::{News, transaction_channel},
+    transaction::{Ask, Interest, Monitor, StoredWatch, Turn},
+    wallet::{Activity, WalletFeed, WalletIndex},
+};
+
+/// The watches that outlive connections, by chain and hash.
+const WATCHES: Table = Table("chain.watches");
+
+/// How often time passes for those who wait.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many rounds of questions may be under way before all else waits for one.
+const ROUNDS: usize = 32;
+
+/// What a client wants.
+pub(crate) enum Want {
+    /// Watch a transaction; told when a node was asked.
+    Watch(B256, Interest, oneshot::Sender<Answer>),
+    /// Take an interest back.
+    Unwatch(B256, Interest),
+    /// The state of a transaction, watched or not.
+    Status(B256, oneshot::Sender<Answer>),
+    /// Follow events.
+    Events(Filter, oneshot::Sender<Result<ChannelName, ChainError>>),
+    /// Follow them no more.
+    NoEvents(ChannelName),
+}
+
+type Answer = Result<TransactionStatus, ChainError>;
+
+/// What was asked of a node, and what it said.
+type Round = Vec<(Ask, Vec<Result<Value, ReadError>>)>;
+
+/// Who waits for the state of a transaction, and what becomes of the watch then.
+struct Waiting {
+    reply: oneshot::Sender<Answer>,
+    keeps: bool,
+}
+
+/// What a desk works with.
+pub(crate) struct Tools {
+    pub(crate) chain: u64,
+    pub(crate) blocks: ChannelName,
+    pub(crate) reorg_limit: usize,
+    pub(crate) pool: Pool,
+    pub(crate) archive: Archive,
+    pub(crate) journal: Journal,
+    pub(crate) store: Option<SharedStore>,
+    pub(crate) clock: SharedClock,
+    pub(crate) newest: Arc<Mutex<Option<Block>>>,
+    pub(crate) wallets: Arc<RwLock<WalletIndex>>,
+}
+
+/// The task that owns the trackers of a chain.
+pub(crate) struct Desk {
+    tools: Tools,
+    monitor: Monitor,
+    events: EventTracker,
+    feed: WalletFeed,
+    rounds: JoinSet<Round>,
+    /// Questions under way, by transaction.
+    open: HashMap<B256, usize>,
+    waiting: HashMap<B256, Vec<Waiting>>,
+}
+
+impl Desk {
+    pub(crate) fn new(tools: Tools, monitor: Monitor, feed: WalletFeed) -> Self {
+        Self {
+            events: EventTracker::new(tools.chain),
+            tools,
+            monitor,
+            feed,
+            rounds: JoinSet::new(),
+            open: HashMap::new(),
+            waiting: HashMap::new(),
+        }
+    }
+
+    /// Takes over the watches that were stored.
+    pub(crate) async fn restore(&mut self) -> Result<(), StoreError> {
+        let Some(store) = &self.tools.store else {
+            return Ok(());
+        };
+        let prefix = self.tools.chain.to_be_bytes().to_vec();
+        let stored = store.scan(WATCHES, prefix, None, usize::MAX).await?;
+        let now = self.tools.clock.now_ms();
+        for (_, value) in stored {
+            match serde_json::from_slice::<StoredWatch>(&value) {
+                Ok(watch) => self.monitor.import(watch, now),
+                Err(error) => {
+                    tracing::warn!(chain = self.tools.chain, %error, "a stored watch cannot be read");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Works until there are no more steps.
+    pub(crate) async fn run(
+        mut self,
+        mut steps: mpsc::Receiver<Move>,
+        mut wants: mpsc::Receiver<Want>,
+    ) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let has_room = self.rounds.len() < ROUNDS;
+            let done = tokio::select! {
+                step = steps.recv(), if has_room => match step {
+                    Some(step) => self.step(step).await,
+                    None => return,
+                },
+                Some(want) = wants.recv(), if has_room => self.want(want).await,
+                Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => match round {
+                    Ok(round) => self.answered(round).await,
+                    Err(error) => {
+                        tracing::error!(chain = self.tools.chain, %error, "a question was dropped");
+                        Ok(())
+                    }
+                },
+                _ = ticks.tick(), if has_room => {
+                    let turn = self.monitor.tick(self.tools.clock.now_ms());
+                    self.tell(turn, Entry::default()).await
+                }
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn step(&mut self, Move { step, continuity }: Move) -> Result<(), JournalEnded> {
+        let newest = shown(self.tools.chain, &step.included);
+        let mut entry = Entry::default();
+        let limit = self.tools.reorg_limit;
+        self.tools.archive.keep(&step, limit, &mut entry.writes);
+        if continuity == Continuity::Resync {
+            entry.renewed.push(self.tools.blocks.clone());
+        }
+        let retracted = step.retracted.iter();
+        let block = Block {
+            reorged: retracted.map(|data| data.block.hash.to_string()).collect(),
+            ..newest.clone()
+        };
+        let blocks = self.tools.blocks.clone();
+        entry.publications.push((blocks, Data::Block(block)));
+        add(&mut entry, self.events.step(&step));
+        let news = self.wallets(&step).await;
+        add(&mut entry, news);
+        let now = self.tools.clock.now_ms();
+        let turn = self.monitor.step(&step, now);
+        if continuity == Continuity::Resync {
+            self.monitor.resync(now);
+        }
+        self.tell(turn, entry).await?;
+        *self.tools.newest.lock() = Some(newest);
+        Ok(())
+    }
+
+    /// What a step has for wallets. Without any that is followed no node is asked.
+    async fn wallets(&mut self, step: &Step) -> Vec<News> {
+        let index = self.tools.wallets.clone();
+        let activity = {
+            let index = index.read();
+            if index.is_empty() && step.retracted.is_empty() {
+                return Vec::new();
+            }
+            Activity::of(&step.included, &index)
+        };
+        let is_watched = move |wallet: &_| index.read().contains(wallet);
+        let now = self.tools.clock.now_ms();
+        let pool = &self.tools.pool;
+        let feed = self.feed.step(step, activity, is_watched, pool, now);
+        Box::pin(feed).await
+    }
+
+    async fn want(&mut self, want: Want) -> Result<(), JournalEnded> {
+        let now = self.tools.clock.now_ms();
+        match want {
+            Want::Watch(hash, interest, reply) => self.watch(hash, interest, reply, true).await,
+            Want::Status(hash, reply) => match self.monitor.status(&hash, now) {
+                Some(status) => {
+                    // Who asked may have gone.
+                    let _ = reply.send(Ok(status));
+                    Ok(())
+                }
+                None => self.watch(hash, Interest::Session, reply, false).await,
+            },
+            Want::Unwatch(hash, interest) => {
+                self.monitor.unwatch(&hash, &interest);
+                self.tell(Turn::default(), Entry::default()).await
+            }
+            Want::Events(filter, reply) => {
+                let added = self.events.add(filter);
+                let _ = reply.send(added.map_err(|error| ChainError::TooMany(error.to_string())));
+                Ok(())
+            }
+            Want::NoEvents(channel) => {
+                self.events.remove(&channel);
+                Ok(())
+            }
+        }
+    }
+
+    async fn watch(
+        &mut self,
+        hash: B256,
+        interest: Interest,
+        reply: oneshot::Sender<Answer>,
+        keeps: bool,
+    ) -> Result<(), JournalEnded> {
+        let now = self.tools.clock.now_ms();
+        let asks = match self.monitor.watch(hash, interest, now) {
+            Ok(asks) => asks,
+            Err(error) => {
+                let _ = reply.send(Err(ChainError::TooMany(error.to_string())));
+                return Ok(());
+            }
+        };
+        let waiting = self.waiting.entry(hash).or_default();
+        waiting.push(Waiting { reply, keeps });
+        let states = Vec::new();
+        self.tell(Turn { states, asks }, Entry::default()).await?;
+        self.reply(hash);
+        Ok(())
+    }
+
+    async fn answered(&mut self, round: Round) -> Result<(), JournalEnded> {
+        let now = self.tools.clock.now_ms();
+        let mut all = Turn::default();
+        let mut hashes = Vec::with_capacity(round.len());
+        for (ask, answers) in round {
+            let hash = ask.hash();
+            if let Some(open) = self.open.get_mut(&hash) {
+                *open -= 1;
+                if *open == 0 {
+                    self.open.remove(&hash);
+                }
+            }
+            hashes.push(hash);
+            let turn = self.monitor.answered(ask, &answers, now);
+            all.states.extend(turn.states);
+            all.asks.extend(turn.asks);
+        }
+        self.tell(all, Entry::default()).await?;
+        for hash in hashes {
+            self.reply(hash);
+        }
+        Ok(())
+    }
+
+    /// Tells whoever waits for a transaction, once nothing more is asked about it.
+    fn reply(&mut self, hash: B256) {
+        if self.open.contains_key(&hash) {
+            return;
+        }
+        let now = self.tools.clock.now_ms();
+        for Waiting { reply, keeps } in self.waiting.remove(&hash).unwrap_or_default() {
+            let status = self.monitor.status(&hash, now);
+            let _ = reply.send(status.ok_or(ChainError::Ended));
+            if !keeps {
+                self.monitor.unwatch(&hash, &Interest::Session);
+            }
+        }
+    }
+
+    /// Publishes what came of a turn, with what it changed in the store, and asks what it
+    /// asks.
+    async fn tell(&mut self, turn: Turn, mut entry: Entry) -> Result<(), JournalEnded> {
+        for status in turn.states {
+            let channel = status.hash.parse();
+            let channel = channel.map(|hash| transaction_channel(self.tools.chain, &hash));
+            if let Ok(Ok(channel)) = channel {
+                let event = Data::Transaction(status);
+                entry.publications.push((channel, event));
+            }
+        }
+        self.store_changes(&mut entry.writes);
+        self.ask(turn.asks);
+        if entry.is_empty() {
+            return Ok(());
+        }
+        self.tools.journal.enter(entry).await
+    }
+
+    fn store_changes(&mut self, writes: &mut Batch) {
+        for (hash, stored) in self.monitor.take_changes() {
+            let mut key = self.tools.chain.to_be_bytes().to_vec();
+            key.extend(hash);
+            let value = stored.and_then(|watch| serde_json::to_vec(&watch).ok());
+            match value {
+                Some(value) => writes.put(WATCHES, key, value),
+                None => writes.delete(WATCHES, key),
+            }
+        }
+    }
+
+    /// Asks beside the desk; the answers come back to it.
+    fn ask(&mut self, asks: Vec<Ask>) {
+        if asks.is_empty() {
+            return;
+        }
+        for ask in &asks {
+            *self.open.entry(ask.hash()).or_default() += 1;
+        }
+        let pool = self.tools.pool.clone();
+        self.rounds.spawn(async move {
+            let calls: Vec<_> = asks.iter().map(Ask::calls).collect();
+            let counts: Vec<_> = calls.iter().map(Vec::len).collect();
+            let answers = pool.read(calls.into_iter().flatten().collect()).await;
+            let mut answers = answers.into_iter();
+            let rounds = asks.into_iter().zip(counts);
+            rounds
+                .map(|(ask, count)| (ask, answers.by_ref().take(count).collect()))
+                .collect()
+        });
+    }
+}
+
+fn add(entry: &mut Entry, news: Vec<News>) {
+    let news = news.into_iter().map(|news| (news.channel, news.event));
+    entry.publications.extend(news);
+}
+
+/// A block as clients see it.
+pub(crate) fn shown(chain: u64, data: &BlockData) -> Block {
+    Block {
+        chain,
+        number: data.block.number,
+        hash: data.block.hash.to_string(),
+        parent_hash: data.block.parent.to_string(),
+        timestamp: data.timestamp,
+        transactions: u32::try_from(data.transactions.len()).unwrap_or(u32::MAX),
+        base_fee_per_gas: data.base_fee.map(|fee| fee.to_string()),
+        reorged: Vec::new(),
+    }
+}

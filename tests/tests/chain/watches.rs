@@ -1,0 +1,212 @@
+//! Transactions, events and wallets, from the node to every client.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tidewire_tests::{Client, Node, Server, ServerBuilder, Token, Transport, within};
+
+use crate::{blocks::wait_for_block, ledger::on_chain_with};
+
+on_every_transport!(a_transaction_settles);
+
+/// A server on this node that confirms with the third block, and takes the sixth for
+/// final.
+async fn server_on(builder: ServerBuilder, endpoint: String) -> Server {
+    server_with(builder, endpoint, "confirmations = 3\nfinality = 6").await
+}
+
+async fn server_with(builder: ServerBuilder, endpoint: String, rest: &str) -> Server {
+    let server = on_chain_with(builder, 31337, &[endpoint], rest)
+        .start()
+        .await;
+    wait_for_block(&server, 31337).await;
+    server
+}
+
+/// Reads the states of a transaction until this one, and gives it.
+async fn until(client: &mut Client, hash: &str, state: &str) -> Value {
+    let channel = format!("tx:31337:{hash}");
+    loop {
+        let message = client.next_on(&channel).await.expect("transaction");
+        if message.data["state"] == state {
+            return message.data;
+        }
+    }
+}
+
+async fn a_transaction_settles(transport: Transport) {
+    let node = Node::start_with(&["--no-mining"]).await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(transport, &server).await;
+    let hash = node.send(&accounts[0], &accounts[1], 5).await;
+    let watch = json!({"chain": 31337, "txHash": hash});
+    let reply = client.request("watch", watch.clone()).await;
+    let reply = reply.expect("watching").data;
+    assert_eq!(
+        (&reply["state"], &reply["hash"]),
+        (&json!("pending"), &json!(hash))
+    );
+    node.mine(1).await;
+    let confirming = until(&mut client, &hash, "confirming").await;
+    assert_eq!(confirming["confirmations"], 1);
+    assert_eq!(confirming["blockHash"], node.hash(1).await);
+    node.mine(2).await;
+    let confirmed = until(&mut client, &hash, "confirmed").await;
+    assert_eq!(
+        (&confirmed["confirmations"], &confirmed["required"]),
+        (&json!(3), &json!(3))
+    );
+    node.mine(8).await;
+    until(&mut client, &hash, "finalized").await;
+    let reply = client.request("unwatch", watch).await;
+    assert_eq!(reply.expect("unwatched").data["txHash"], hash);
+}
+
+#[tokio::test]
+async fn a_reorg_takes_a_transaction_back() {
+    for depth in [1, 3, 12] {
+        let node = Node::start().await;
+        node.mine(15).await;
+        let server = server_with(Server::builder(), node.http(), "finality = 64").await;
+        let accounts = node.accounts().await;
+        let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+        let hash = node.send(&accounts[0], &accounts[1], 5).await;
+        let watch = json!({"chain": 31337, "txHash": hash});
+        let _ = client.request("watch", watch).await.expect("watching");
+        until(&mut client, &hash, "confirming").await;
+        if depth > 1 {
+            node.mine(depth - 1).await;
+        }
+        let height = node.height().await;
+        within("the newest block", async {
+            while wait_for_block(&server, 31337).await["number"] != height {}
+        })
+        .await;
+        node.reorg(depth).await;
+        loop {
+            let pending = until(&mut client, &hash, "pending").await;
+            if pending["reorged"] == true {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_back_ends_watch_outlives_a_restart() {
+    let (node, folder) = (
+        Node::start_with(&["--no-mining"]).await,
+        TempDir::new().unwrap(),
+    );
+    let path = format!("path = {:?}", folder.path().display().to_string());
+    let builder = || Server::builder().set("store", &path);
+    let mut server = server_on(builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let hash = node.send(&accounts[0], &accounts[1], 5).await;
+    let asked = json!({"chain": 31337, "txHash": hash});
+    let refused = server
+        .call("WatchService/WatchTransaction", None, &asked)
+        .await;
+    assert_eq!(refused.status, 403, "{}", refused.body);
+    let token = Token::service();
+    let answer = server
+        .call("WatchService/WatchTransaction", Some(&token), &asked)
+        .await;
+    assert_eq!(
+        answer.json()["status"]["state"],
+        "pending",
+        "{}",
+        answer.body
+    );
+    server.kill().await;
+    node.mine(4).await;
+    let server = server_on(builder(), node.ws()).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe(&format!("tx:31337:{hash}")).await;
+    node.mine(8).await;
+    until(&mut client, &hash, "finalized").await;
+}
+
+#[tokio::test]
+async fn events_come_and_are_taken_back() {
+    let node = Node::start().await;
+    let accounts = node.accounts().await;
+    let contract = crate::lies::logger(&node, &accounts[0]).await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let watch = json!({"chain": 31337, "events": {"addresses": [contract]}});
+    let reply = client
+        .request("watch", watch.clone())
+        .await
+        .expect("watching");
+    let channel = reply.data["channel"].as_str().unwrap().to_owned();
+    let hash = node.send(&accounts[0], &contract, 0).await;
+    let told = client.next_on(&channel).await.expect("event_log").data;
+    assert_eq!(
+        (&told["txHash"], &told["removed"]),
+        (&json!(hash), &json!(false))
+    );
+    node.reorg(1).await;
+    let removed = client.next_on(&channel).await.expect("event_log").data;
+    assert_eq!(
+        (&removed["txHash"], &removed["removed"]),
+        (&json!(hash), &json!(true))
+    );
+    let reply = client.request("unwatch", watch).await;
+    let _ = reply.expect("unwatched");
+}
+
+#[tokio::test]
+async fn a_wallet_is_followed() {
+    let node = Node::start().await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
+    client.subscribe(&channel).await;
+    let hash = node.send(&accounts[0], &accounts[1], 5).await;
+    let mut kinds = Vec::new();
+    while kinds.len() < 2 {
+        let update = client.next_on(&channel).await.expect("wallet_update").data;
+        assert_eq!(update["chain"], 31337);
+        if update["type"] == "transaction" {
+            assert_eq!(update["data"]["hash"], hash);
+        } else {
+            assert_eq!(update["data"]["delta"], "5", "{update}");
+        }
+        kinds.push(update["type"].as_str().unwrap().to_owned());
+    }
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["balance", "transaction"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_watched_says_why() {
+    let node = Node::start().await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let hash = format!("0x{}", "ab".repeat(32));
+    for (asked, code) in [
+        (json!({"chain": 5, "txHash": hash}), "not_found"),
+        (
+            json!({"chain": 31337, "txHash": "0xab"}),
+            "invalid_argument",
+        ),
+        (json!({"chain": 31337}), "invalid_argument"),
+        (
+            json!({"chain": 31337, "events": {"addresses": ["0x1"]}}),
+            "invalid_argument",
+        ),
+        (
+            json!({"chain": 31337, "events": {"addresses": []}}),
+            "invalid_argument",
+        ),
+    ] {
+        let reply = client.request("watch", asked.clone()).await;
+        assert_eq!(reply.error_code(), code, "{asked}: {}", reply.text);
+    }
+    // A hash that nobody has seen.
+    let reply = client.request("watch", json!({"chain": 31337, "txHash": hash}));
+    let reply = reply.await.expect("watching");
+    assert_eq!(reply.data["state"], "unknown", "{}", reply.text);
+}
