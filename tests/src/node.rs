@@ -193,11 +193,15 @@ pub fn number(value: &Value) -> u64 {
 
 async fn spawn(folder: &TempDir, arguments: &[String], port: u16) -> (Child, u16) {
     let path = |name: &str| folder.path().join(name).display().to_string();
+    // The state does not hold the first block: it is to be the same after a restart.
+    let first_block: &[&str] = match arguments.iter().any(|own| own == "--timestamp") {
+        true => &[],
+        false => &["--timestamp", "1700000000"],
+    };
     let mut child = Command::new(anvil())
         .args(["--port", &port.to_string(), "--ipc", &path("node.ipc")])
         .args(["--state", &path("state.json")])
-        // The state does not hold the first block: it is to be the same after a restart.
-        .args(["--timestamp", "1700000000"])
+        .args(first_block)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
