@@ -1,0 +1,220 @@
+//! Fuzz targets for what contracts and clients write: logs, revert data, signatures and
+//! values by signature, filters. Inputs are right examples with some words changed, and
+//! random bytes.
+//!
+//! Each target runs `TIDEWIRE_FUZZ_ITERATIONS` times, 2,000 if not set.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+use std::env;
+
+use alloy::primitives::{Address, B256, U256, address, keccak256};
+use bolero::TypeGenerator;
+use tidewire_chain::{
+    abi::EventAbi,
+    decode::{CustomErrors, decode, revert_reason},
+    events::Filter,
+};
+use tidewire_proto::v1::EventFilter;
+
+/// How often a target runs.
+fn iterations() -> usize {
+    let set = env::var("TIDEWIRE_FUZZ_ITERATIONS").ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(2_000)
+}
+
+const PERMIT2: Address = address!("000000000022d473030f116ddee9f6b43ac78ba3");
+
+const TOKEN_EVENTS: [&str; 10] = [
+    "Transfer(address,address,uint256)",
+    "Approval(address,address,uint256)",
+    "ApprovalForAll(address,address,bool)",
+    "TransferSingle(address,address,address,uint256,uint256)",
+    "TransferBatch(address,address,address,uint256[],uint256[])",
+    "Deposit(address,uint256)",
+    "Withdrawal(address,uint256)",
+    "Approval(address,address,address,uint160,uint48)",
+    "Permit(address,address,address,uint160,uint48,uint48)",
+    "Lockdown(address,address,address)",
+];
+
+const SIGNATURES: [&str; 6] = [
+    "event Transfer(address indexed from, address indexed to, uint256 value)",
+    "Named(string indexed name, bytes data, int8 small)",
+    "E((uint256 id, string name)[] items, (bool, bytes)[2] pairs)",
+    "E(uint256[][] grid, address[3] who, bytes4 id)",
+    "event Long(uint8 a, uint16 b, bytes32 c, function d);",
+    "E(string[] texts)",
+];
+
+/// A word as contracts write it: small numbers, which are lengths, offsets and addresses;
+/// full ones; anything.
+#[derive(Debug, Clone, TypeGenerator)]
+enum Word {
+    Small(u8),
+    Offset(u8),
+    Large(u64),
+    All,
+    Any([u8; 32]),
+}
+
+impl Word {
+    fn bytes(&self) -> B256 {
+        match self {
+            Self::Small(number) => U256::from(*number % 5).into(),
+            Self::Offset(words) => U256::from(u64::from(*words % 16) * 32).into(),
+            Self::Large(number) => U256::from(*number).into(),
+            Self::All => U256::MAX.into(),
+            Self::Any(bytes) => (*bytes).into(),
+        }
+    }
+}
+
+/// A log, or revert data.
+#[derive(Debug, Clone, TypeGenerator)]
+struct Case {
+    which: u8,
+    topics: u8,
+    words: Vec<Word>,
+    cut: u8,
+}
+
+impl Case {
+    fn topics(&self, first: B256) -> Vec<B256> {
+        let rest = self.words.iter().take(usize::from(self.topics % 5));
+        std::iter::once(first)
+            .chain(rest.map(Word::bytes))
+            .collect()
+    }
+
+    fn data(&self) -> Vec<u8> {
+        let mut data: Vec<u8> = self.words.iter().flat_map(|word| word.bytes().0).collect();
+        // Whole words mostly.
+        if self.cut > 200 {
+            data.truncate(data.len().saturating_sub(usize::from(self.cut - 200)));
+        }
+        data
+    }
+}
+
+#[test]
+fn logs_of_tokens() {
+    bolero::check!()
+        .with_iterations(iterations())
+        .with_type::<Case>()
+        .for_each(|case| {
+            let name = TOKEN_EVENTS[usize::from(case.which) % TOKEN_EVENTS.len()];
+            let topics = case.topics(keccak256(name));
+            let data = case.data();
+            for contract in [PERMIT2, Address::ZERO] {
+                let decoded = decode(contract, &topics, &data);
+                if let Ok(Some(event)) = decoded {
+                    let _ = event.is_unlimited();
+                }
+            }
+        });
+}
+
+#[test]
+fn revert_data() {
+    let errors = CustomErrors::well_known();
+    let selectors = [
+        "Error(string)",
+        "Panic(uint256)",
+        "ERC20InsufficientBalance(address,uint256,uint256)",
+        "Unknown()",
+    ];
+    bolero::check!()
+        .with_iterations(iterations())
+        .with_type::<Case>()
+        .for_each(|case| {
+            let selector = selectors[usize::from(case.which) % selectors.len()];
+            let data = [&keccak256(selector)[..4], &case.data()].concat();
+            for data in [&data[..], &data[4..]] {
+                let reason = revert_reason(data, &errors);
+                assert!(!reason.is_empty() && reason.chars().count() <= 501);
+                assert!(!reason.contains(char::is_control));
+            }
+        });
+}
+
+#[test]
+fn values_by_signature() {
+    let events = SIGNATURES.map(|signature| EventAbi::parse(signature).unwrap());
+    bolero::check!()
+        .with_iterations(iterations())
+        .with_type::<Case>()
+        .for_each(|case| {
+            let event = &events[usize::from(case.which) % events.len()];
+            let topics = case.topics(event.topic());
+            let data = case.data();
+            let Some(args) = event.decode(&topics, &data) else {
+                return;
+            };
+            let value: serde_json::Value = serde_json::from_str(&args).unwrap();
+            assert!(value.is_object());
+            // Four visits to a word, each of which becomes at most 6 characters a byte.
+            let words = (data.len() / 32 + topics.len() + 1) * 4;
+            assert!(args.len() <= words * 32 * 6 + 200, "{} bytes", args.len());
+        });
+}
+
+/// A signature with parts of others in it.
+#[derive(Debug, Clone, TypeGenerator)]
+struct Text {
+    which: u8,
+    edits: [(u16, u8, u8); 3],
+    count: u8,
+}
+
+#[test]
+fn signatures_and_filters() {
+    let tokens = [
+        "(",
+        ")",
+        "[",
+        "]",
+        ",",
+        " ",
+        "tuple",
+        "indexed",
+        "uint256",
+        "[0]",
+        "[99999999999]",
+        "((((((((((",
+        "anonymous",
+        "é",
+        "\u{0}",
+        ";",
+        "event ",
+        "[][][][][][][][][]",
+        "0x",
+        "",
+    ];
+    bolero::check!()
+        .with_iterations(iterations())
+        .with_type::<Text>()
+        .for_each(|case| {
+            let mut text = SIGNATURES[usize::from(case.which) % SIGNATURES.len()].to_owned();
+            for (at, remove, token) in &case.edits[..usize::from(case.count % 4)] {
+                let at = text.floor_char_boundary(usize::from(*at) % (text.len() + 1));
+                let end = text.len().min(at + usize::from(remove % 8));
+                let end = text.floor_char_boundary(end).max(at);
+                text.replace_range(at..end, tokens[usize::from(*token) % tokens.len()]);
+            }
+            if let Ok(event) = EventAbi::parse(&text) {
+                // What is accepted decodes whatever comes, and is accepted again.
+                let _ = event.decode(&[event.topic()], &[0; 640]);
+            }
+            let filter = EventFilter {
+                addresses: vec![text.clone()],
+                topics: vec![text.clone()],
+                abi: vec![text],
+            };
+            assert!(Filter::parse(&filter).is_err());
+        });
+}
