@@ -22,12 +22,15 @@ use serde_json::json;
 use tidewire_chain::{
     BlockData, BlockRef,
     abi::EventAbi,
-    decode::decode,
+    decode::{CustomErrors, decode},
+    transaction::{Monitor, MonitorOptions, StoredPhase, StoredWatch},
     wallet::{Activity, WalletIndex},
 };
 
 /// Watched wallets.
 const WALLETS: u64 = 1_000_000;
+/// Watched transactions.
+const TRANSACTIONS_WATCHED: u64 = 100_000;
 /// Logs of a full block.
 const LOGS: u64 = 400;
 /// Transactions of a full block.
@@ -41,8 +44,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let filter = arguments.find(|argument| argument != "--bench");
     let filter = filter.unwrap_or_default();
+    transactions()?;
     matching(&filter)?;
     decoding(&filter)?;
+    Ok(())
+}
+
+/// What watched transactions take, each with its sender, nonce and user.
+fn transactions() -> io::Result<()> {
+    let before = resident();
+    let mut monitor = Monitor::new(MonitorOptions::new(1), CustomErrors::well_known());
+    for number in 0..TRANSACTIONS_WATCHED {
+        let stored = StoredWatch {
+            hash: keccak256(number.to_le_bytes()),
+            user: Some(format!("user-{number}")),
+            account: Some((account(number), number)),
+            phase: StoredPhase::Pending { reorged: false },
+            since: 0,
+        };
+        monitor.import(stored, 0);
+    }
+    if let (Some(before), Some(after)) = (before, resident()) {
+        let each = (after.saturating_sub(before)) as f64 / TRANSACTIONS_WATCHED as f64;
+        let name = "watch 100,000 transactions";
+        writeln!(io::stdout(), "{name:<56} {each:>9.1} bytes each")?;
+    }
+    black_box(monitor);
     Ok(())
 }
 
