@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { age, amount, certainty, count, distance, percent, price, share, size, sparkline } from "./format.ts";
+import { age, amount, certainty, clock, count, distance, percent, price, share, size, sparkline } from "./format.ts";
 
 describe("format", () => {
   it("shows what is not known as a dash, never as zero", () => {
@@ -14,6 +14,10 @@ describe("format", () => {
 
   it("shows a confidence with the digits of its price", () => {
     expect([certainty(1.37, 61802.34), certainty(0.000045, 0.36), certainty(null, 1)]).toEqual(["± 1.37", "± 0.000045", "—"]);
+  });
+
+  it("says how a clock is set", () => {
+    expect([clock(0.4), clock(320), clock(-1270)]).toEqual(["clock in step", "clock 320 ms behind", "clock 1,270 ms ahead"]);
   });
 
   it("counts", () => {

@@ -71,6 +71,13 @@ export function age(milliseconds: number | null | undefined): string {
   return minutes < 120 ? `${String(minutes)} min` : `${String(Math.round(minutes / 60))} h`;
 }
 
+/** How a clock is set beside the server's, from how far it is behind in milliseconds. */
+export function clock(behindMs: number): string {
+  const milliseconds = Math.round(behindMs);
+  const distance = `${Math.abs(milliseconds).toLocaleString("en-US")} ms`;
+  return milliseconds === 0 ? "clock in step" : `clock ${distance} ${milliseconds > 0 ? "behind" : "ahead"}`;
+}
+
 /** A time of day on this machine's clock, from milliseconds since the Unix epoch. */
 export function timeOfDay(timestamp: number): string {
   return new Date(timestamp).toLocaleTimeString("en-GB");

@@ -1,5 +1,5 @@
 /** What is below an open row: what each source says of the symbol, asked for while it is open. */
-import { type PriceUpdate, type SourceDetail, type TidewireClient } from "@tidewire/client";
+import { type PriceUpdate, type Rate, type SourceDetail, type TidewireClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { make, setText } from "./dom.ts";
 import { age, amount, certainty, distance, price } from "./format.ts";
@@ -63,18 +63,26 @@ function sourceRow(detail: SourceDetail, from: number | null): HTMLTableRowEleme
   const why = detail.reason === undefined ? [] : [make("span", { class: "reason", text: detail.reason })];
   const bar = make("span", { class: "bar", attributes: { "aria-hidden": "true" } });
   bar.style.setProperty("--part", String(detail.weight));
+  const { missing = 0, rate } = detail;
+  const lost = missing === 0 ? [] : [make("span", { class: "reason", text: `${amount(missing)} missing` })];
+  const converted = rate === undefined ? [] : [make("span", { class: "reason", text: conversion(rate) })];
   return make(
     "tr",
     { attributes: { "data-source": detail.source } },
     make("th", { text: detail.source, attributes: { scope: "row" } }),
     make("td", {}, state, ...why),
-    make("td", { text: price(detail.price) }),
+    make("td", {}, price(detail.price), ...converted),
     make("td", { class: "wide", text: distance(detail.price, from) }),
     make("td", { text: age(detail.ageMs) }),
     make("td", {}, bar, `${String(Math.round(detail.weight * 100))} %`),
-    make("td", { class: "wide", text: amount(detail.trades) }),
+    make("td", { class: "wide" }, amount(detail.trades), ...lost),
     make("td", { class: "wide", text: `${price(detail.min)} – ${price(detail.max)}` }),
   );
+}
+
+/** What the price was multiplied by. */
+function conversion(rate: Rate): string {
+  return `at ${rate.symbol} ${price(rate.price)}, ${age(rate.ageMs)}`;
 }
 
 function summary({ method, price: value, confidence, stale }: PriceUpdate, details: readonly SourceDetail[]): string {

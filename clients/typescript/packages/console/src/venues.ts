@@ -1,7 +1,7 @@
 /** The venues that prices come from, asked for every few seconds. */
 import { isSourceList, type PriceSource } from "@tidewire/client";
 import { byId, make } from "./dom.ts";
-import { age, amount } from "./format.ts";
+import { age, amount, clock, count } from "./format.ts";
 
 /** Asks, shows, and gives the symbols that the venues have. `undefined`: the server did not answer. */
 export async function showVenues(): Promise<readonly string[] | undefined> {
@@ -25,12 +25,15 @@ async function ask(): Promise<readonly PriceSource[] | undefined> {
 
 function venueRow(source: PriceSource): HTMLTableRowElement {
   const fault = source.state === "live" ? undefined : source.lastError;
+  const { gaps = 0, offsetMs } = source;
+  const lost = gaps === 0 ? [] : [make("span", { class: "reason", text: count(gaps, "gap") })];
+  const ahead = offsetMs === undefined || Math.round(offsetMs) === 0 ? [] : [make("span", { class: "reason", text: clock(offsetMs) })];
   return make(
     "tr",
     { attributes: { title: source.lastError ?? source.url } },
     make("th", { text: source.name, attributes: { scope: "row" } }),
     make("td", {}, make("span", { class: `chip ${source.state}`, text: source.state }), fault === undefined ? "" : make("span", { class: "reason", text: fault })),
-    make("td", { text: `${amount(source.trades)} trades` }),
-    make("td", { class: "soft", text: age(source.ageMs) }),
+    make("td", {}, `${amount(source.trades)} trades`, ...lost),
+    make("td", { class: "soft" }, age(source.ageMs), ...ahead),
   );
 }
