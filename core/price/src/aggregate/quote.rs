@@ -321,10 +321,11 @@ impl Quote {
         by_id.or_else(by_time).unwrap_or(true)
     }
 
-    /// A new connection: numbers and times of the old one say nothing of it, and
-    /// what does not count yet waits for data, no more for a connection.
+    /// A new connection: times of the old one say nothing of it, nor do its numbers but
+    /// for trades that are said again, and what does not count yet waits for data, no
+    /// more for a connection.
     pub(super) fn connected(&mut self) {
-        self.seen.forget();
+        self.seen.reconnected();
         self.last_trade_us = None;
         self.habit = Habit::Broken;
         if self.life == Life::Lost {

@@ -13,7 +13,8 @@ const LATE: u64 = 1_000;
 /// Numbers that are so far apart are no gap: the venue counts anew.
 const FAR: u64 = 10_000_000;
 
-/// The trades that came last on a connection.
+/// The trades that came last. They are remembered across connections, as a venue may say
+/// recent ones again on a new one.
 ///
 /// Trades usually come with rising numbers, and then nothing is searched. A number
 /// that does not rise is a repetition if it is remembered; else the trade came late, or
@@ -22,9 +23,14 @@ const FAR: u64 = 10_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     series: Option<Series>,
+    /// The highest number on this connection.
     newest: u64,
     /// The lower halves of the numbers.
     recent: VecDeque<u32>,
+    /// The highest of them, in full.
+    bound: u64,
+    /// Whether nothing came yet on this connection.
+    is_new: bool,
     /// The highest number on any connection.
     highest: u64,
     /// Trades that the numbers say there were, and that never came.
@@ -57,13 +63,23 @@ impl Seen {
             TradeId::Loose(id) => (Series::Loose, id, id),
             TradeId::Aggregate(id) => (Series::Aggregate, id, id),
         };
+        if self.is_new && self.series != Some(series) {
+            // The numbers before are of the other kind: they say nothing of these.
+            *self = Self {
+                missing: self.missing,
+                ..Self::default()
+            };
+        }
+        self.is_new = false;
         if *self.series.get_or_insert(series) != series {
             return Novelty::Repeated;
         }
-        if id <= self.newest && self.recent.contains(&low(id)) {
+        if id <= self.bound && self.recent.contains(&low(id)) {
+            self.newest = self.newest.max(id);
             return Novelty::Repeated;
         }
         self.recent.push_back(low(id));
+        self.bound = self.bound.max(id);
         if self.recent.len() > REMEMBERED {
             self.forget_oldest();
         }
@@ -107,11 +123,12 @@ impl Seen {
     fn forget_oldest(&mut self) {
         let oldest = self.recent.pop_front();
         // Only where the venue counts anew is the oldest the highest.
-        if oldest == Some(low(self.newest)) {
+        if oldest == Some(low(self.bound)) {
             // They are near each other: the upper halves are the same, or one less.
-            let upper = self.newest & !u64::from(u32::MAX);
-            let newest = self.recent.iter().copied().max().unwrap_or(0);
-            self.newest = upper | u64::from(newest);
+            let upper = self.bound & !u64::from(u32::MAX);
+            let highest = self.recent.iter().copied().max().unwrap_or(0);
+            self.bound = upper | u64::from(highest);
+            self.newest = self.newest.min(self.bound);
         }
     }
 
@@ -127,16 +144,14 @@ impl Seen {
     /// Whether the trade of this number is newer than all that came. `None` where
     /// that cannot be told.
     pub(super) fn is_newer(&self, id: u64) -> Option<bool> {
-        (self.series? == Series::Single).then_some(id > self.newest)
+        (self.series? == Series::Single && !self.is_new).then_some(id > self.newest)
     }
 
-    /// On a new connection a venue may count anew.
-    pub(super) fn forget(&mut self) {
-        *self = Self {
-            highest: self.highest,
-            missing: self.missing,
-            ..Self::default()
-        };
+    /// On a new connection a venue may count anew, and may say again what it said on the
+    /// old one: only which trades were counted is known of it.
+    pub(super) fn reconnected(&mut self) {
+        self.newest = 0;
+        self.is_new = true;
     }
 }
 
@@ -174,8 +189,15 @@ mod tests {
         assert_eq!(count(&mut seen, [5, 5, 6, 5, 9, 8, 8, 9]), 4);
         // Also with another price.
         assert_eq!(seen.take(&trade(TradeId::Single(5), 2)), Novelty::Repeated);
-        seen.forget();
-        assert_eq!(count(&mut seen, [5, 6]), 2);
+        // Said again on a new connection.
+        seen.reconnected();
+        assert_eq!(seen.is_newer(9), None);
+        assert_eq!(count(&mut seen, [5, 6, 8, 9, 10]), 1);
+        // The other kind of numbers, on another one.
+        seen.reconnected();
+        let other = seen.take(&trade(TradeId::Aggregate(5), 1));
+        assert_eq!(other, Novelty::New { missing: 0 });
+        assert_eq!(count(&mut seen, [11]), 0);
     }
 
     #[test]
@@ -212,10 +234,10 @@ mod tests {
         assert_eq!(missing(&mut seen, run(106, 110)), 0);
         assert_eq!(missing(&mut seen, run(112, 113)), 1);
         // On a new connection what came between is missing.
-        seen.forget();
+        seen.reconnected();
         assert_eq!((missing(&mut seen, single(120)), seen.missing()), (6, 9));
         // It counts anew.
-        seen.forget();
+        seen.reconnected();
         assert_eq!(missing(&mut seen, single(1_000_000_000)), 0);
         assert_eq!(missing(&mut seen, single(5)), 0);
         assert_eq!((missing(&mut seen, single(7)), seen.missing()), (1, 10));
