@@ -14,7 +14,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::yield_now,
-    time::timeout,
+    time::{advance, pause, resume, timeout},
 };
 use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite::Message};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -247,6 +247,65 @@ async fn an_announced_end_is_followed_by_a_new_connection() {
     say(&mut peer, r#"{"e":"serverShutdown","E":1}"#).await;
     venue.accept().await;
     bench.until(|source| source.connects == 2).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_said_again_on_a_new_connection_counts_once() {
+    let venue = Venue::open().await;
+    let bench = Bench::new("coinbase", &venue.url(), BTC).connect();
+    let (mut peer, _) = venue.accept().await;
+    for id in 1..=3 {
+        say(&mut peer, &coinbase_match(id, "BTC-USD", "10")).await;
+    }
+    bench.until(|source| source.trades == 3).await;
+    drop(peer);
+    let (mut peer, _) = venue.accept().await;
+    for id in 1..=5 {
+        say(&mut peer, &coinbase_match(id, "BTC-USD", "10")).await;
+    }
+    bench.until(|source| source.frames == 8).await;
+    assert_eq!(bench.source().trades, 5);
+    bench.stop().await;
+}
+
+/// As if so long had passed.
+async fn pass(seconds: u64) {
+    pause();
+    advance(Duration::from_secs(seconds)).await;
+    resume();
+}
+
+#[tokio::test]
+async fn an_old_connection_goes_after_the_new_one_is_there() {
+    let venue = Venue::open().await;
+    let config = format!("watchdog_ms = 200_000_000\n{BTC}");
+    let bench = Bench::new("coinbase", &venue.url(), &config).connect();
+    let (mut old, _) = venue.accept().await;
+    say(&mut old, &coinbase_match(1, "BTC-USD", "10")).await;
+    bench.until_told("prices:BTC-USD", "10").await;
+    // Venues end a connection after 24 hours.
+    pass(24 * 3_600 - 600).await;
+    let (mut new, request) = venue.accept().await;
+    assert!(request.contains("BTC-USD"));
+    // The old one is still heard, and what both say counts once.
+    say(&mut old, &coinbase_match(2, "BTC-USD", "11")).await;
+    bench.until_told("prices:BTC-USD", "11").await;
+    say(&mut new, &coinbase_match(2, "BTC-USD", "11")).await;
+    say(&mut new, &coinbase_match(3, "BTC-USD", "12")).await;
+    bench.until_told("prices:BTC-USD", "12").await;
+    pass(60).await;
+    assert!(!matches!(
+        within(old.next()).await,
+        Some(Ok(Message::Text(_)))
+    ));
+    say(&mut new, &coinbase_match(4, "BTC-USD", "13")).await;
+    bench.until_told("prices:BTC-USD", "13").await;
+    let source = bench.source();
+    assert_eq!((source.trades, source.connects), (4, 2));
+    assert_eq!(source.state(), ConnectionState::Live);
+    let told = bench.journal.prices("prices:BTC-USD");
+    assert!(told.iter().all(|update| !update.stale));
     bench.stop().await;
 }
 

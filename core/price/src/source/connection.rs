@@ -1,6 +1,6 @@
 //! One connection to a venue, from the handshake to its end.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
@@ -36,6 +36,9 @@ pub(super) const MESSAGE_BYTES: usize = 1 << 20;
 /// known when.
 const RENEW_AFTER: Duration = Duration::from_secs(23 * 3_600 + 50 * 60);
 
+/// So long the old connection is heard beside the one that takes its place.
+const OVERLAP: Duration = Duration::from_secs(30);
+
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A connection to a venue.
@@ -67,6 +70,12 @@ pub(super) enum Ending {
 }
 
 impl Ending {
+    /// Whether the connection still stands, so that another can take its place before it
+    /// goes.
+    pub(super) fn still_stands(&self) -> bool {
+        matches!(self, Self::Announced | Self::Renewed)
+    }
+
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Announced => "the venue announced the end of the connection".to_owned(),
@@ -164,16 +173,22 @@ struct Agenda {
     data_at: Instant,
     watchdog: Duration,
     renew_at: Instant,
+    /// When the old connection is heard no more, if there is one.
+    release_at: Option<Instant>,
 }
 
-/// Subscribes, and takes frames until the connection ends.
+/// Subscribes, and takes frames until the connection ends. The one whose place it takes
+/// is heard too until its subscriptions are surely there; trades that both tell count
+/// once.
 pub(super) async fn listen(
-    mut wire: Wire,
+    wire: &mut Wire,
+    mut old: Option<Wire>,
     names: &[String],
     watchdog: Duration,
     feed: &Feed,
 ) -> Ending {
     let mut agenda = Agenda::new(feed.kind(), names.to_vec(), watchdog);
+    agenda.release_at = old.is_some().then(|| Instant::now() + OVERLAP);
     // One timer for everything: what moves a deadline back, as each frame does, does
     // not touch it, and it is set anew when it fires.
     let timer = sleep_until(agenda.next());
@@ -181,9 +196,20 @@ pub(super) async fn listen(
     loop {
         let heard = select! {
             heard = wire.next() => heard,
+            heard = next_of(&mut old) => {
+                match heard {
+                    Ok(Heard::Frame(frame)) => drop(feed.take(&frame).await),
+                    Ok(Heard::Sign) => {}
+                    Err(_) => old = None,
+                }
+                continue;
+            }
             () = &mut timer => {
-                if let Err(ending) = agenda.work(&mut wire).await {
+                if let Err(ending) = agenda.work(wire).await {
                     return ending;
+                }
+                if agenda.release_at.is_none() {
+                    old = None;
                 }
                 timer.as_mut().reset(agenda.next());
                 continue;
@@ -207,6 +233,32 @@ pub(super) async fn listen(
     }
 }
 
+/// Hears the connection until `successor` is there. `None` if it ends before.
+pub(super) async fn hear_until(
+    wire: &mut Wire,
+    feed: &Feed,
+    successor: impl Future<Output = Wire>,
+) -> Option<Wire> {
+    pin!(successor);
+    loop {
+        let heard = select! {
+            successor = &mut successor => return Some(successor),
+            heard = wire.next() => heard,
+        };
+        if let Heard::Frame(frame) = heard.ok()? {
+            feed.take(&frame).await;
+        }
+    }
+}
+
+/// What comes next from the old connection. Without one nothing ever does.
+async fn next_of(old: &mut Option<Wire>) -> Result<Heard, String> {
+    match old {
+        Some(old) => old.next().await,
+        None => pending().await,
+    }
+}
+
 impl Agenda {
     fn new(kind: VenueKind, names: Vec<String>, watchdog: Duration) -> Self {
         let now = Instant::now();
@@ -217,6 +269,7 @@ impl Agenda {
             // Where nothing is asked for, the address was the question.
             answer_by: (kind.carrier() == Carrier::WebSocket).then(|| now + ANSWER_TIMEOUT),
             renew_at: now + RENEW_AFTER,
+            release_at: None,
             data_at: now,
             kind,
             names,
@@ -226,7 +279,12 @@ impl Agenda {
 
     /// When there is something to do.
     fn next(&self) -> Instant {
-        let others = [self.request_at, self.ping_at, self.answer_by];
+        let others = [
+            self.request_at,
+            self.ping_at,
+            self.answer_by,
+            self.release_at,
+        ];
         let others = others.into_iter().flatten();
         let mute_at = self.data_at + self.watchdog;
         others.fold(mute_at.min(self.renew_at), Instant::min)
@@ -253,6 +311,10 @@ impl Agenda {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.data_at + self.watchdog <= now {
             return Err(Ending::Mute(self.watchdog));
+        }
+        // Not before all is asked for: it may be much.
+        if is_due(self.release_at) {
+            self.release_at = (!self.requests.is_empty()).then(|| now + OVERLAP);
         }
         if self.renew_at <= now {
             return Err(Ending::Renewed);

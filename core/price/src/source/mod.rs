@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::status::LinkState;
 use self::{
-    backoff::{Backoff, Held},
-    connection::{Ending, connect, listen},
+    backoff::{Backoff, HELD, Held},
+    connection::{Ending, Wire, connect, hear_until, listen},
 };
 pub(crate) use self::{feed::Feed, status::SourceStatus, tls::tls_config};
 use crate::config::SourceSpec;
@@ -76,25 +76,53 @@ impl SourceTask {
         }
     }
 
-    /// Gives how the connection ended, and for how long it stood if it had data.
+    /// Gives how the connection ended, and for how long it stood if it had data. One that
+    /// is to end, and held until now, is replaced first, and none of that shows.
     async fn connect_and_listen(&self, watchdog: Duration) -> (Ending, Duration) {
-        let kind = self.spec.kind;
-        let url = kind.stream_url(&self.spec.url, &self.names);
-        let wire = match connect(kind.carrier(), &url, self.tls.clone()).await {
+        let mut wire = match self.connect().await {
             Ok(wire) => wire,
             Err(reason) => return (Ending::Unreachable(reason), Duration::ZERO),
         };
-        let connected_at = Instant::now();
-        self.feed.link(&LinkState::Connected);
-        tracing::info!(
-            source = self.spec.name,
-            url = self.spec.url,
-            symbols = self.names.len(),
-            "connected"
-        );
-        let ending = listen(wire, &self.names, watchdog, &self.feed).await;
-        let live = self.feed.is_live().then(|| connected_at.elapsed());
-        (ending, live.unwrap_or_default())
+        let mut old = None;
+        loop {
+            let connected_at = Instant::now();
+            self.feed.link(&LinkState::Connected);
+            tracing::info!(
+                source = self.spec.name,
+                url = self.spec.url,
+                symbols = self.names.len(),
+                "connected"
+            );
+            let ending = listen(&mut wire, old.take(), &self.names, watchdog, &self.feed).await;
+            let live = self.feed.is_live().then(|| connected_at.elapsed());
+            let live = live.unwrap_or_default();
+            if !ending.still_stands() || live < HELD {
+                return (ending, live);
+            }
+            let (source, reason) = (&self.spec.name, ending.reason());
+            tracing::info!(source, reason, "connecting again");
+            match hear_until(&mut wire, &self.feed, self.connect_at_last()).await {
+                Some(new) => old = Some(std::mem::replace(&mut wire, new)),
+                None => return (ending, live),
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Wire, String> {
+        let kind = self.spec.kind;
+        let url = kind.stream_url(&self.spec.url, &self.names);
+        connect(kind.carrier(), &url, self.tls.clone()).await
+    }
+
+    /// Connects, after as many tries as it takes.
+    async fn connect_at_last(&self) -> Wire {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.connect().await {
+                Ok(wire) => return wire,
+                Err(_) => sleep(backoff.pause()).await,
+            }
+        }
     }
 }
 
