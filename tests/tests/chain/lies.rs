@@ -190,6 +190,75 @@ not_seen!(
     no_answers_at_all: silence,
 );
 
+/// Says of every log that it was taken back.
+fn all_removed(method: &str, _params: &Value, mut truth: Value) -> Reply {
+    if method == "eth_getBlockReceipts" {
+        for receipt in truth["result"].as_array_mut().into_iter().flatten() {
+            for log in receipt["logs"].as_array_mut().into_iter().flatten() {
+                log["removed"] = json!(true);
+            }
+        }
+    }
+    Reply::Answer(truth)
+}
+
+/// Has no receipts, but logs.
+fn without_receipts(method: &str, params: &Value, truth: Value) -> Reply {
+    match method {
+        "eth_getLogs" => Reply::Answer(truth),
+        _ => without_receipts_and_logs(method, params, truth),
+    }
+}
+
+#[tokio::test]
+async fn a_log_is_taken_back_once_whatever_the_node_says() {
+    for script in [honest, all_removed, without_receipts] {
+        let node = Node::start().await;
+        let accounts = node.accounts().await;
+        let contract = logger(&node, &accounts[0]).await;
+        let liar = Liar::before(&node, script).await;
+        let server = on_chain(Server::builder(), 31337, &[liar.ws()])
+            .start()
+            .await;
+        wait_for_block(&server, 31337).await;
+        let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+        let watch = json!({"chain": 31337, "events": {"addresses": [contract]}});
+        let watching = client.request("watch", watch).await.expect("watching");
+        let channel = watching.data["channel"].as_str().unwrap().to_owned();
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            let hash = node.send(&accounts[0], &contract, 0).await;
+            let log = client.next_on(&channel).await.expect("event_log").data;
+            assert_eq!(
+                (&log["txHash"], &log["removed"]),
+                (&json!(hash), &json!(false))
+            );
+            told.push(log);
+        }
+        node.reorg(3).await;
+        for told in told.iter().rev() {
+            let log = client.next_on(&channel).await.expect("event_log").data;
+            assert_eq!(log["removed"], true, "{log}");
+            for same in ["txHash", "blockHash", "blockNumber", "logIndex"] {
+                assert_eq!(log[same], told[same], "{log}");
+            }
+            // The node says it too, as nodes do to whoever subscribed to logs.
+            liar.push(json!({
+                "address": contract, "topics": [], "data": "0x", "removed": true,
+                "blockHash": told["blockHash"], "blockNumber": "0x2", "logIndex": "0x0",
+                "transactionHash": told["txHash"], "transactionIndex": "0x0",
+            }));
+        }
+        // Nothing else comes before the next log.
+        let hash = node.send(&accounts[0], &contract, 0).await;
+        let log = client.next_on(&channel).await.expect("event_log").data;
+        assert_eq!(
+            (&log["txHash"], &log["removed"]),
+            (&json!(hash), &json!(false))
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_lagging_endpoint_is_no_reorg() {
     let node = Node::start().await;

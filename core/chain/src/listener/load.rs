@@ -181,7 +181,7 @@ fn take_receipts(
     }
     let logs: Vec<Log> = receipts
         .iter()
-        .flat_map(|receipt| receipt.inner.logs().iter().cloned())
+        .flat_map(|receipt| receipt.inner.logs().iter().map(|log| log_of(receipt, log)))
         .collect();
     check_bloom(&data.bloom, &logs)?;
     if roots == Roots::Checked && all_known {
@@ -198,6 +198,20 @@ fn take_receipts(
     data.logs = logs;
     data.receipts = receipts;
     Ok(())
+}
+
+/// A log as its receipt places it. The root does not cover what a node writes beside it; and
+/// whether a block was taken back is for the headers to say, not for `removed`.
+fn log_of(receipt: &TransactionReceipt, log: &Log) -> Log {
+    Log {
+        inner: log.inner.clone(),
+        block_hash: receipt.block_hash,
+        block_number: receipt.block_number,
+        transaction_hash: Some(receipt.transaction_hash),
+        transaction_index: receipt.transaction_index,
+        removed: false,
+        ..*log
+    }
 }
 
 fn take_logs(data: &mut BlockData, mut logs: Vec<Log>) -> Result<(), Problem> {
