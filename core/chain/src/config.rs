@@ -38,6 +38,10 @@ pub struct ChainConfig {
     /// How many blocks that were missed are read. Past it the chain begins anew.
     #[serde(default = "catch_up")]
     pub catch_up: u64,
+    /// How long no node must have a pending transaction before it counts as dropped, in
+    /// milliseconds.
+    #[serde(default = "drop_after_ms")]
+    pub drop_after_ms: u64,
     /// Whether receipts are held against the header's root. On some chains they do not
     /// hash to it; then the header's bloom alone is what they are held against.
     #[serde(default = "receipts_root")]
@@ -62,6 +66,10 @@ fn reorg_limit() -> usize {
 
 fn catch_up() -> u64 {
     50_000
+}
+
+fn drop_after_ms() -> u64 {
+    60_000
 }
 
 fn receipts_root() -> bool {
@@ -177,6 +185,7 @@ impl ChainConfig {
             ("call_timeout_ms", self.call_timeout_ms, 100, 600_000),
             ("reorg_limit", self.reorg_limit as u64, 1, 4_096),
             ("catch_up", self.catch_up, 1, u64::MAX),
+            ("drop_after_ms", self.drop_after_ms, 1_000, 86_400_000),
             (
                 "block_time_ms",
                 self.block_time_ms.unwrap_or(1_000),

@@ -138,7 +138,8 @@ impl ChainEngine {
             if let Finality::Depth(depth) = chain.config.finality {
                 options.finality_depth = depth;
             }
-            let monitor = Monitor::new(options, CustomErrors::default());
+            options.drop_after = i64::try_from(chain.config.drop_after_ms).unwrap_or(i64::MAX);
+            let monitor = Monitor::new(options, CustomErrors::well_known());
             let feed = WalletFeed::new(*id, Tracing::Auto);
             let mut desk = Desk::new(tools, monitor, feed);
             desk.restore().await?;

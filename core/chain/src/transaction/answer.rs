@@ -82,7 +82,8 @@ impl Monitor {
             }
             (Some(Phase::Unknown), None) => {
                 self.enter(hash, Phase::Pending { reorged: false }, now_ms);
-                self.schedule(hash, now_ms + 10_000);
+                let pause = self.options.check_pause().min(10_000);
+                self.schedule(hash, now_ms + pause);
                 self.tell(hash, now_ms, turn);
             }
             _ => {}
@@ -91,7 +92,7 @@ impl Monitor {
 
     /// A node does not know a transaction.
     fn missing(&mut self, hash: B256, now_ms: i64, turn: &mut Turn) {
-        let drop_after = self.options.drop_after / i64::from(self.options.drop_checks.max(1));
+        let pause = self.options.check_pause();
         let head = self.head;
         let Some(watch) = self.watches.get_mut(&hash) else {
             return;
@@ -107,7 +108,7 @@ impl Monitor {
                 }
                 watch.misses = watch.misses.saturating_add(1);
                 turn.asks.push(Ask::Nonce { hash, from, head });
-                self.schedule(hash, now_ms + drop_after);
+                self.schedule(hash, now_ms + pause);
             }
             // The steps know better than an endpoint that lags.
             Phase::Included { .. } | Phase::Superseded { .. } => {}

@@ -436,15 +436,18 @@ impl Monitor {
             return i64::MAX / 2;
         };
         watch.checks = watch.checks.saturating_add(1);
-        if watch.misses > 0 && watch.phase != Phase::Unknown {
-            return self.options.drop_after / i64::from(self.options.drop_checks.max(1));
+        let is_unknown = watch.phase == Phase::Unknown;
+        let shortest = self.options.check_pause();
+        if watch.misses > 0 && !is_unknown {
+            return shortest;
         }
-        let longest = if watch.phase == Phase::Unknown {
-            60_000
+        let longest = if is_unknown { 60_000 } else { 300_000 };
+        let shortest = if is_unknown {
+            5_000
         } else {
-            300_000
+            shortest.min(5_000)
         };
-        (5_000_i64 << watch.checks.min(10)).min(longest)
+        (shortest << watch.checks.min(10)).min(longest)
     }
 
     fn time_out(&mut self, hash: B256, now_ms: i64, turn: &mut Turn) {

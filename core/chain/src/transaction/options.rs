@@ -28,6 +28,12 @@ pub struct MonitorOptions {
 }
 
 impl MonitorOptions {
+    /// How often a transaction is looked for that is missing: as often as it takes to be
+    /// sure in time.
+    pub(super) fn check_pause(&self) -> i64 {
+        self.drop_after / i64::from(self.drop_checks.max(1))
+    }
+
     /// What suits a chain with blocks every few seconds.
     #[must_use]
     pub fn new(chain: u64) -> Self {
