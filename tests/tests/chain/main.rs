@@ -39,6 +39,7 @@ macro_rules! on_every_transport {
 mod blocks;
 mod ledger;
 mod lies;
+mod lifecycle;
 mod reorgs;
 mod restarts;
 mod watches;

@@ -10,7 +10,7 @@ on_every_transport!(a_transaction_settles);
 
 /// A server on this node that confirms with the third block, and takes the sixth for
 /// final.
-async fn server_on(builder: ServerBuilder, endpoint: String) -> Server {
+pub(crate) async fn server_on(builder: ServerBuilder, endpoint: String) -> Server {
     server_with(builder, endpoint, "confirmations = 3\nfinality = 6").await
 }
 
@@ -23,7 +23,7 @@ async fn server_with(builder: ServerBuilder, endpoint: String, rest: &str) -> Se
 }
 
 /// Reads the states of a transaction until this one, and gives it.
-async fn until(client: &mut Client, hash: &str, state: &str) -> Value {
+pub(crate) async fn until(client: &mut Client, hash: &str, state: &str) -> Value {
     let channel = format!("tx:31337:{hash}");
     loop {
         let message = client.next_on(&channel).await.expect("transaction");

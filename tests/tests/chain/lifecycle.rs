@@ -1,0 +1,160 @@
+//! What can become of a transaction besides that it settles.
+
+use serde_json::{Value, json};
+use tidewire_tests::{Client, Node, Server, Transport, node, within};
+
+use crate::{
+    blocks::wait_for_block,
+    ledger::on_chain_with,
+    watches::{server_on, until},
+};
+
+on_every_transport!(a_speed_up_replaces);
+
+/// Sends a transaction with further fields.
+async fn send_with(node: &Node, from: &str, fields: Value) -> String {
+    let mut asked = json!({"from": from, "gas": "0x186a0"});
+    for (name, value) in fields.as_object().unwrap() {
+        asked[name] = value.clone();
+    }
+    let hash = node.call("eth_sendTransaction", json!([asked])).await;
+    hash.as_str().unwrap().to_owned()
+}
+
+/// The fields of a transaction that pays this many Gwei for its gas, and takes the nonce
+/// that the first one of an account has.
+fn paying(gwei: u64, to: &str, value: u64) -> Value {
+    let fee = format!("{:#x}", gwei * 1_000_000_000);
+    json!({
+        "nonce": "0x0", "to": to, "value": format!("{value:#x}"),
+        "maxFeePerGas": fee, "maxPriorityFeePerGas": fee,
+    })
+}
+
+async fn watch(client: &mut Client, hash: &str) -> Value {
+    let watch = json!({"chain": 31337, "txHash": hash});
+    client.request("watch", watch).await.expect("watching").data
+}
+
+async fn a_speed_up_replaces(transport: Transport) {
+    let node = Node::start_with(&["--no-mining"]).await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(transport, &server).await;
+    let slow = send_with(&node, &accounts[0], paying(5, &accounts[1], 7)).await;
+    assert_eq!(watch(&mut client, &slow).await["state"], "pending");
+    let fast = send_with(&node, &accounts[0], paying(10, &accounts[1], 7)).await;
+    node.mine(1).await;
+    let told = until(&mut client, &slow, "replaced").await;
+    assert_eq!(told["replacedBy"], fast, "{told}");
+}
+
+#[tokio::test]
+async fn paying_oneself_nothing_cancels() {
+    let node = Node::start_with(&["--no-mining"]).await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let sent = send_with(&node, &accounts[0], paying(5, &accounts[1], 7)).await;
+    assert_eq!(watch(&mut client, &sent).await["state"], "pending");
+    let other = send_with(&node, &accounts[0], paying(10, &accounts[0], 0)).await;
+    node.mine(1).await;
+    let told = until(&mut client, &sent, "cancelled").await;
+    assert_eq!(told["replacedBy"], other, "{told}");
+}
+
+#[tokio::test]
+async fn what_leaves_the_pool_is_dropped() {
+    let node = Node::start_with(&["--no-mining"]).await;
+    let rule = "drop_after_ms = 1000";
+    let server = on_chain_with(Server::builder(), 31337, &[node.ws()], rule);
+    let server = server.start().await;
+    wait_for_block(&server, 31337).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let kept = send_with(&node, &accounts[1], paying(5, &accounts[2], 7)).await;
+    let sent = send_with(&node, &accounts[0], paying(5, &accounts[1], 7)).await;
+    assert_eq!(watch(&mut client, &kept).await["state"], "pending");
+    assert_eq!(watch(&mut client, &sent).await["state"], "pending");
+    node.call("anvil_dropTransaction", json!([sent])).await;
+    let told = until(&mut client, &sent, "dropped").await;
+    let reason = "no node keeps it in its pool, and its nonce is free";
+    assert_eq!(told["reason"], reason);
+    // The other one is where it was.
+    let asked = json!({"chain": 31337, "txHash": kept});
+    let answer = server
+        .call("WatchService/GetTransactionStatus", None, &asked)
+        .await;
+    assert_eq!(answer.json()["state"], "pending", "{}", answer.body);
+}
+
+/// Deploys a contract that reverts with this data, whatever it is called with.
+async fn refusing(node: &Node, account: &str, data: &str) -> String {
+    let length = data.len() / 2;
+    // PUSH2 length, PUSH1 12, PUSH0, CODECOPY, PUSH2 length, PUSH0, REVERT, and the data.
+    let code = format!("61{length:04x}600c5f3961{length:04x}5ffd{data}");
+    let size = code.len() / 2;
+    // PUSH2 size, DUP1, PUSH1 10, PUSH0, CODECOPY, PUSH0, RETURN, and the code.
+    let data = format!("0x61{size:04x}80600a5f395ff3{code}");
+    let hash = send_with(node, account, json!({"data": data})).await;
+    let mined = async {
+        loop {
+            let receipt = node.call("eth_getTransactionReceipt", json!([hash])).await;
+            if !receipt.is_null() {
+                assert_eq!(node::number(&receipt["status"]), 1, "{receipt}");
+                break receipt["contractAddress"].as_str().unwrap().to_owned();
+            }
+        }
+    };
+    within("a contract", mined).await
+}
+
+#[tokio::test]
+async fn a_failure_says_why() {
+    let word = |number: u64| format!("{number:064x}");
+    let text = |text: &str| {
+        let bytes: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        format!(
+            "08c379a0{}{}{bytes:0<64}",
+            word(32),
+            word(text.len() as u64)
+        )
+    };
+    let node = Node::start().await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    for (data, expected) in [
+        // Error(string)
+        (text("not today"), "not today"),
+        // Panic(uint256)
+        (format!("4e487b71{}", word(0x11)), "overflow"),
+        // ERC20InsufficientBalance(address,uint256,uint256)
+        (
+            format!("e450d38c{}{}{}", word(1), word(2), word(3)),
+            "ERC20InsufficientBalance",
+        ),
+    ] {
+        let contract = refusing(&node, &accounts[0], &data).await;
+        let hash = send_with(&node, &accounts[0], json!({"to": contract})).await;
+        let first = watch(&mut client, &hash).await;
+        let told = if first["state"] == "failed" {
+            first
+        } else {
+            until(&mut client, &hash, "failed").await
+        };
+        let reason = told["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains(expected), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_hash_never_seen_is_unknown() {
+    let node = Node::start().await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let told = watch(&mut client, &format!("0x{}", "ab".repeat(32))).await;
+    assert_eq!(told["state"], "unknown", "{told}");
+    let reason = told["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("looking since"), "{told}");
+}
