@@ -116,9 +116,9 @@ impl Liar {
         *self.shared.script.lock().await = Arc::new(script);
     }
 
-    /// Pushes a head to whoever subscribed.
-    pub fn push(&self, head: Value) {
-        self.shared.pushed.send_replace(Some(head));
+    /// Pushes a head, or what else there is, to whoever subscribed to anything.
+    pub fn push(&self, item: Value) {
+        self.shared.pushed.send_replace(Some(item));
     }
 
     /// How many calls came so far.
@@ -236,7 +236,8 @@ async fn speak_websocket(socket: TcpStream, shared: Arc<Shared>) {
                 let Frame::Text(text) = frame else { continue };
                 let call: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
                 let text = if call["method"] == "eth_subscribe" {
-                    heads.spawn(push_heads(shared.clone(), out.clone()));
+                    let pushed = shared.pushed.subscribe();
+                    heads.spawn(push_heads(shared.clone(), out.clone(), pushed));
                     json!({"jsonrpc": "2.0", "id": call["id"], "result": "0x5"}).to_string()
                 } else {
                     match shared.reply(&call).await {
@@ -260,7 +261,11 @@ async fn speak_websocket(socket: TcpStream, shared: Arc<Shared>) {
 }
 
 /// Pushes what the real node pushes, as the script has it, and what the test says.
-async fn push_heads(shared: Arc<Shared>, out: mpsc::Sender<String>) {
+async fn push_heads(
+    shared: Arc<Shared>,
+    out: mpsc::Sender<String>,
+    mut pushed: watch::Receiver<Option<Value>>,
+) {
     let Ok((mut upstream, _)) = connect_async(&shared.upstream_ws).await else {
         return;
     };
@@ -268,7 +273,6 @@ async fn push_heads(shared: Arc<Shared>, out: mpsc::Sender<String>) {
     if upstream.send(Frame::text(ask.to_string())).await.is_err() {
         return;
     }
-    let mut pushed = shared.pushed.subscribe();
     loop {
         let text = tokio::select! {
             frame = upstream.next() => {

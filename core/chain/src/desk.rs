@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use alloy::primitives::B256;
+use alloy::{primitives::B256, rpc::types::Transaction};
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tidewire_proto::v1::{Block, TransactionStatus, server_message::Data};
@@ -39,7 +39,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many rounds of questions may be under way before all else waits for one.
 const ROUNDS: usize = 32;
 
-/// What a client wants.
+/// What is wanted of a desk.
 pub(crate) enum Want {
     /// Watch a transaction; told when a node was asked.
     Watch(B256, Interest, oneshot::Sender<Answer>),
@@ -51,6 +51,8 @@ pub(crate) enum Want {
     Events(Filter, oneshot::Sender<Result<ChannelName, ChainError>>),
     /// Follow them no more.
     NoEvents(ChannelName),
+    /// Tell of a transaction that came into a pool.
+    Pooled(Box<Transaction>),
 }
 
 type Answer = Result<TransactionStatus, ChainError>;
@@ -225,6 +227,13 @@ impl Desk {
             Want::NoEvents(channel) => {
                 self.events.remove(&channel);
                 Ok(())
+            }
+            Want::Pooled(transaction) => {
+                let index = self.tools.wallets.clone();
+                let news = self.feed.pending(&transaction, &index.read(), now);
+                let mut entry = Entry::default();
+                add(&mut entry, news);
+                self.tell(Turn::default(), entry).await
             }
         }
     }

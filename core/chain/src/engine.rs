@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use tidewire_proto::v1::{Block, EventFilter, TransactionStatus};
 use tidewire_store::{SharedStore, StoreError};
 use tidewire_stream::{ChannelKeeper, ChannelName, SharedClock};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     endpoint::Pool,
     events::Filter,
     journal::{Journal, JournalTask},
-    listener::{Board, Follower, Move, Pace, Watcher},
+    listener::{Board, Follower, Move, Pace, Pooled, Watcher},
     publish::wallet_channel,
     transaction::{Interest, Monitor, MonitorOptions},
     tree::Tree,
@@ -62,6 +62,8 @@ struct Chain {
     newest: Arc<Mutex<Option<Block>>>,
     /// The wallets that somebody follows.
     wallets: Arc<RwLock<WalletIndex>>,
+    /// Told when there are wallets to follow.
+    has_wallets: Arc<Notify>,
     /// The way to the desk, once it is there.
     wants: Mutex<Option<mpsc::Sender<Want>>>,
 }
@@ -101,6 +103,7 @@ impl ChainEngine {
                 clock: clock.clone(),
                 newest: Arc::default(),
                 wallets: Arc::default(),
+                has_wallets: Arc::default(),
                 wants: Mutex::new(None),
             };
             chains.insert(config.id, chain);
@@ -149,6 +152,7 @@ impl ChainEngine {
                 tracing::info!(chain = id, number = tip.number, "goes on from a block");
             }
             let steps = chain.follow(tree, tasks, cancel);
+            chain.follow_pool(tasks, cancel);
             tasks.spawn(desk.run(steps, wants));
         }
         Ok(())
@@ -294,6 +298,7 @@ impl ChainEngine {
             let is_new = !chain.wallets.read().contains(&address);
             if is_new {
                 chain.wallets.write().watch(address);
+                chain.has_wallets.notify_one();
             }
         }
         Ok(())
@@ -359,6 +364,21 @@ impl Chain {
             wallets: self.wallets.clone(),
         };
         (tools, wants)
+    }
+
+    /// Hears what comes into the pool, while wallets are followed.
+    fn follow_pool(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
+        let Some(out) = self.wants.lock().clone() else {
+            return;
+        };
+        let pooled = Pooled {
+            chain: self.config.id,
+            pool: self.pool.clone(),
+            wallets: self.wallets.clone(),
+            has_wallets: self.has_wallets.clone(),
+            out,
+        };
+        tasks.spawn(pooled.run(cancel.clone()));
     }
 
     /// Says what is wanted.

@@ -211,9 +211,13 @@ async fn coins_and_transactions_are_told_from_pending_on_and_taken_back() {
         feed.pending(&sent, &wallets, 7).is_empty(),
         "it is told once"
     );
-    node.send(sent);
+    node.send(sent.clone());
     let step = node.mine(&[hash(1)]);
     let block = step.included.block;
+    let mut late = WalletFeed::new(CHAIN, Tracing::Off);
+    run(&mut late, &step, &wallets, &reader).await;
+    let after_block = late.pending(&sent, &wallets, 7);
+    assert!(after_block.is_empty(), "its block was told before");
     reader.coins.insert((block.parent, account(1)), 100);
     reader.coins.insert((block.hash, account(1)), 94);
     let told = run(&mut feed, &step, &wallets, &reader).await;
@@ -232,7 +236,11 @@ async fn coins_and_transactions_are_told_from_pending_on_and_taken_back() {
     );
     assert_eq!(change.how(), BalanceSource::Balance);
 
-    let back = run(&mut feed, &node.reorg(1, &[]), &wallets, &reader).await;
+    let reorg = node.reorg(1, &[]);
+    run(&mut late, &reorg, &wallets, &reader).await;
+    let again = late.pending(&sent, &wallets, 7);
+    assert_eq!(again.len(), 1, "it waits again");
+    let back = run(&mut feed, &reorg, &wallets, &reader).await;
     assert!(back.iter().all(|update| update.removed));
     let kept: Vec<_> = back.into_iter().rev().map(|update| update.data).collect();
     assert_eq!(

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_tests::{Client, Node, Server, ServerBuilder, Token, Transport, within};
+use tidewire_tests::{
+    Client, Liar, Node, Server, ServerBuilder, Token, Transport, liar::honest, within,
+};
 
 use crate::{blocks::wait_for_block, ledger::on_chain_with};
 
@@ -169,6 +171,10 @@ async fn a_wallet_is_followed() {
     while kinds.len() < 2 {
         let update = client.next_on(&channel).await.expect("wallet_update").data;
         assert_eq!(update["chain"], 31337);
+        // Which the node may tell too late.
+        if update["data"]["status"] == "pending" {
+            continue;
+        }
         if update["type"] == "transaction" {
             assert_eq!(update["data"]["hash"], hash);
         } else {
@@ -178,6 +184,48 @@ async fn a_wallet_is_followed() {
     }
     kinds.sort_unstable();
     assert_eq!(kinds, ["balance", "transaction"]);
+}
+
+#[tokio::test]
+async fn a_wallet_is_told_what_is_pending() {
+    let node = Node::start_with(&["--no-mining"]).await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
+    client.subscribe(&channel).await;
+    server.log_line("a pool is heard").await;
+    // Of others nothing is told.
+    node.send(&accounts[2], &accounts[3], 5).await;
+    let hash = node.send(&accounts[0], &accounts[1], 5).await;
+    let told = client.next_on(&channel).await.expect("wallet_update").data;
+    let expected = (&json!(hash), &json!("pending"), &json!("in"));
+    let data = &told["data"];
+    let found = (&data["hash"], &data["status"], &data["direction"]);
+    assert_eq!(found, expected, "{told}");
+    node.mine(1).await;
+    let told = client.next_on(&channel).await.expect("wallet_update").data;
+    let data = &told["data"];
+    let found = (&data["hash"], &data["status"], &data["direction"]);
+    let expected = (&json!(hash), &json!("confirming"), &json!("in"));
+    assert_eq!(found, expected, "{told}");
+}
+
+#[tokio::test]
+async fn a_node_may_tell_hashes_of_what_is_pending() {
+    let node = Node::start_with(&["--no-mining"]).await;
+    let liar = Liar::before(&node, honest).await;
+    let server = server_on(Server::builder(), liar.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
+    client.subscribe(&channel).await;
+    server.log_line("a pool is heard").await;
+    let hash = node.send(&accounts[0], &accounts[1], 5).await;
+    liar.push(json!(hash));
+    let told = client.next_on(&channel).await.expect("wallet_update").data;
+    let found = (&told["data"]["hash"], &told["data"]["status"]);
+    assert_eq!(found, (&json!(hash), &json!("pending")), "{told}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use alloy::{
     },
 };
 use futures::future::join_all;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{Address, Failure};
@@ -31,6 +31,9 @@ const MESSAGE_BYTES: usize = 128 << 20;
 
 /// How many heads may wait before some are passed over, which is noticed.
 const HEADS: usize = 64;
+
+/// How many transactions of a pool may wait before some are passed over.
+const POOLED: usize = 2_048;
 
 /// Connects, and does not connect again.
 struct Once<C>(C);
@@ -113,18 +116,37 @@ impl Link {
     }
 
     /// Has the node send its heads.
-    pub(super) async fn heads(self: Arc<Self>) -> Result<Heads, Failure> {
+    pub(super) async fn heads(self: Arc<Self>) -> Result<Subscription, Failure> {
+        self.subscribe(&json!(["newHeads"]), HEADS).await
+    }
+
+    /// Has the node send what comes into its pool: whole transactions where it can, else
+    /// their hashes.
+    pub(super) async fn pooled(self: Arc<Self>) -> Result<Subscription, Failure> {
+        let whole = json!(["newPendingTransactions", true]);
+        match self.clone().subscribe(&whole, POOLED).await {
+            Err(Failure::Refused { .. } | Failure::Unsupported(_)) => {
+                let hashes = json!(["newPendingTransactions"]);
+                self.subscribe(&hashes, POOLED).await
+            }
+            subscription => subscription,
+        }
+    }
+
+    async fn subscribe(
+        self: Arc<Self>,
+        what: &Value,
+        room: usize,
+    ) -> Result<Subscription, Failure> {
         let Some(frontend) = self.client.pubsub_frontend() else {
             return Err(Failure::Unsupported("eth_subscribe".to_owned()));
         };
-        frontend.set_channel_size(HEADS);
-        let mut request = self
-            .client
-            .request::<_, B256>("eth_subscribe", ("newHeads",));
+        frontend.set_channel_size(room);
+        let mut request = self.client.request::<_, B256>("eth_subscribe", what);
         request.set_is_subscription();
         let id = request.await?;
         let subscription = frontend.get_subscription(id).await?;
-        Ok(Heads {
+        Ok(Subscription {
             subscription,
             _link: self.clone(),
         })
@@ -134,9 +156,9 @@ impl Link {
 /// What becomes of a call.
 pub(crate) type Answer = Result<Box<RawValue>, Failure>;
 
-/// Heads as a node sends them. The connection stands as long as this is held.
+/// What a node sends by itself. The connection stands as long as this is held.
 #[derive(Debug)]
-pub(crate) struct Heads {
+pub(crate) struct Subscription {
     subscription: RawSubscription,
     _link: Arc<Link>,
 }
@@ -144,19 +166,19 @@ pub(crate) struct Heads {
 /// What comes of a subscription.
 #[derive(Debug)]
 pub(crate) enum Pushed {
-    /// A head.
-    Head(Box<RawValue>),
-    /// So many heads were passed over.
+    /// A head, or a transaction.
+    Item(Box<RawValue>),
+    /// So many were passed over.
     Lagged(u64),
     /// The connection has ended.
     Ended,
 }
 
-impl Heads {
-    /// Waits for the next head.
+impl Subscription {
+    /// Waits for the next.
     pub(crate) async fn next(&mut self) -> Pushed {
         match self.subscription.recv().await {
-            Ok(head) => Pushed::Head(head),
+            Ok(item) => Pushed::Item(item),
             Err(RecvError::Lagged(count)) => Pushed::Lagged(count),
             Err(RecvError::Closed) => Pushed::Ended,
         }

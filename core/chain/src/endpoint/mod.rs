@@ -14,6 +14,6 @@ mod pool;
 
 pub use address::{Address, AddressError};
 pub use failure::Failure;
-pub(crate) use link::{Heads, Pushed};
+pub(crate) use link::{Pushed, Subscription};
 pub(crate) use node::Endpoint;
 pub use pool::Pool;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     Address, Failure,
     health::Health,
-    link::{Answer, Heads, Link},
+    link::{Answer, Link, Subscription},
 };
 use crate::Call;
 
@@ -147,7 +147,7 @@ impl Endpoint {
     }
 
     /// Has it send its heads; unsupported where it cannot.
-    pub(crate) async fn heads(&self) -> Result<Heads, Failure> {
+    pub(crate) async fn heads(&self) -> Result<Subscription, Failure> {
         let subscribing = async {
             let link = Box::pin(self.link()).await?;
             if !link.pushes() {
@@ -160,6 +160,20 @@ impl Endpoint {
             self.failed(failure);
         }
         heads
+    }
+
+    /// Has it send what comes into its pool, over a connection of its own: a pool may be
+    /// busy, and heads are not to wait behind it. Dropped, the connection is closed.
+    pub(crate) async fn pooled(&self) -> Result<Subscription, Failure> {
+        if matches!(self.address, Address::Http(_)) {
+            return Err(Failure::Unsupported("eth_subscribe".to_owned()));
+        }
+        let subscribing = async { Box::pin(self.connect()).await?.pooled().await };
+        let pooled = self.limited(subscribing).await;
+        if let Err(failure) = &pooled {
+            tracing::debug!(chain = self.chain, endpoint = %self.address, %failure, "no pool");
+        }
+        pooled
     }
 
     /// Makes one call and reads its answer.
@@ -242,6 +256,13 @@ impl Endpoint {
         if let Some(link) = &*link {
             return Ok(link.clone());
         }
+        let fresh = self.connect().await?;
+        *link = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    /// A connection to a node of this chain.
+    async fn connect(&self) -> Result<Arc<Link>, Failure> {
         self.meters.connects.increment(1);
         let fresh = Arc::new(Link::connect(&self.address, &self.http).await?);
         let asked = Call {
@@ -258,7 +279,6 @@ impl Endpoint {
                 expected: self.chain,
             });
         }
-        *link = Some(fresh.clone());
         Ok(fresh)
     }
 

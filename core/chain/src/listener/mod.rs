@@ -19,9 +19,11 @@ mod choice;
 mod follower;
 mod headers;
 mod load;
+mod pooled;
 mod watcher;
 mod wire;
 
 pub(crate) use board::Board;
 pub(crate) use follower::{Continuity, Follower, Move};
+pub(crate) use pooled::Pooled;
 pub(crate) use watcher::{Pace, Watcher};

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     BlockRef,
-    endpoint::{Endpoint, Failure, Heads, Pushed},
+    endpoint::{Endpoint, Failure, Pushed, Subscription},
 };
 
 /// How often endpoints are asked.
@@ -88,7 +88,7 @@ impl Watcher {
     }
 
     /// Hears what is pushed, until the connection ends or does not push any more.
-    async fn follow(&self, mut heads: Heads) -> Ended {
+    async fn follow(&self, mut heads: Subscription) -> Ended {
         // What came before the subscription is not pushed.
         if self.ask().await.is_err() {
             return Ended::Broken;
@@ -97,7 +97,7 @@ impl Watcher {
         loop {
             tokio::select! {
                 pushed = heads.next() => match pushed {
-                    Pushed::Head(head) => match self.note(&head) {
+                    Pushed::Item(head) => match self.note(&head) {
                         Ok(head) => newest_pushed = head.number,
                         Err(_) => return Ended::Broken,
                     },

@@ -108,7 +108,7 @@ impl Activity {
 }
 
 /// Sender and receiver, each once.
-pub(super) fn parties(transaction: &Transaction) -> impl Iterator<Item = Address> + use<> {
+pub(crate) fn parties(transaction: &Transaction) -> impl Iterator<Item = Address> + use<> {
     let from = transaction.from();
     let to = transaction.to().filter(|to| *to != from);
     std::iter::once(from).chain(to)

@@ -89,9 +89,20 @@ impl WalletFeed {
         now_ms: i64,
     ) -> Vec<News> {
         let watched: Vec<_> = parties(transaction).filter(|w| index.contains(w)).collect();
-        let hash = transaction.tx_hash();
-        if watched.is_empty() || !self.pending.insert(hash) {
+        if watched.is_empty() || !self.is_new(transaction.tx_hash()) {
             return Vec::new();
+        }
+        let told = watched.into_iter().map(|wallet| {
+            let data = moved_by(wallet, transaction, TransactionState::Pending, None);
+            (wallet, self.update(wallet, now_ms, Data::Transaction(data)))
+        });
+        news(told)
+    }
+
+    /// Whether a transaction was told neither as pending nor in a block.
+    fn is_new(&mut self, hash: B256) -> bool {
+        if !self.pending.insert(hash) {
+            return false;
         }
         self.pending_order.push_back(hash);
         if self.pending_order.len() > MAX_PENDING
@@ -99,11 +110,7 @@ impl WalletFeed {
         {
             self.pending.remove(&oldest);
         }
-        let told = watched.into_iter().map(|wallet| {
-            let data = moved_by(wallet, transaction, TransactionState::Pending, None);
-            (wallet, self.update(wallet, now_ms, Data::Transaction(data)))
-        });
-        news(told)
+        true
     }
 
     /// One more block: first what a reorg took back, then what it brings. `activity` is
@@ -126,6 +133,12 @@ impl WalletFeed {
         activity.coins.extend(&inner);
         if activity.is_empty() {
             return out;
+        }
+        for (_, place) in &activity.transactions {
+            // A node may tell of a block before it tells what it had in its pool.
+            if let Some(transaction) = block.transactions.get(*place) {
+                self.is_new(transaction.tx_hash());
+            }
         }
         let mut told = self.transactions(block, &activity, reader, now_ms).await;
         told.extend(self.coins(block, &activity, &inner, reader, now_ms).await);
@@ -152,6 +165,14 @@ impl WalletFeed {
         let Some((_, told)) = place.and_then(|place| self.told.remove(place)) else {
             return Vec::new();
         };
+        for (_, update) in &told {
+            // A node that takes it back into its pool is believed again.
+            if let Some(Data::Transaction(data)) = &update.data
+                && let Ok(hash) = data.hash.parse::<B256>()
+            {
+                self.pending.remove(&hash);
+            }
+        }
         news(told.into_iter().rev().map(|(wallet, mut update)| {
             update.removed = true;
             (wallet, update)

@@ -11,6 +11,7 @@ mod tokens;
 mod trace;
 mod update;
 
+pub(crate) use activity::parties;
 pub use activity::{Activity, Happened};
 pub use feed::{Tracing, WalletFeed};
 pub use index::WalletIndex;

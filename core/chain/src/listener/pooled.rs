@@ -1,0 +1,149 @@
+//! Hears what comes into the pool of a node, while there are wallets to follow.
+//!
+//! One endpoint that pushes is heard at a time; a pool is no history, and what is missed
+//! is told once it is in a block. What concerns no wallet that is followed goes no further.
+
+use std::{sync::Arc, time::Duration};
+
+use alloy::{primitives::B256, rpc::types::Transaction};
+use futures::FutureExt as _;
+use parking_lot::RwLock;
+use serde_json::{json, value::RawValue};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::wire;
+use crate::{
+    Call,
+    desk::Want,
+    endpoint::{Endpoint, Failure, Pool, Pushed, Subscription},
+    wallet::{WalletIndex, parties},
+};
+
+/// The pause before endpoints are tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether there still are wallets.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How many transactions are taken together.
+const TOGETHER: usize = 50;
+
+/// Hears the pool of a chain.
+pub(crate) struct Pooled {
+    pub(crate) chain: u64,
+    pub(crate) pool: Pool,
+    pub(crate) wallets: Arc<RwLock<WalletIndex>>,
+    pub(crate) has_wallets: Arc<Notify>,
+    pub(crate) out: mpsc::Sender<Want>,
+}
+
+/// Nobody takes what is heard any more.
+struct Over;
+
+impl Pooled {
+    /// Hears until cancelled.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        cancel.run_until_cancelled(self.hear()).await;
+    }
+
+    async fn hear(&self) {
+        loop {
+            if self.wallets.read().is_empty() {
+                self.has_wallets.notified().await;
+                continue;
+            }
+            for endpoint in self.pool.by_health(0) {
+                let heard = match endpoint.pooled().await {
+                    Ok(pooled) => self.follow(&endpoint, pooled).await,
+                    Err(_) => continue,
+                };
+                if heard.is_err() {
+                    return;
+                }
+                break;
+            }
+            if !self.wallets.read().is_empty() {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Hears one endpoint, until it ends or there is no wallet left.
+    async fn follow(&self, endpoint: &Endpoint, mut pooled: Subscription) -> Result<(), Over> {
+        tracing::info!(chain = self.chain, endpoint = %endpoint.address(), "a pool is heard");
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let first = tokio::select! {
+                pushed = pooled.next() => pushed,
+                () = sleep_until(look) => {
+                    if self.wallets.read().is_empty() {
+                        return Ok(());
+                    }
+                    look = Instant::now() + LOOK;
+                    continue;
+                }
+            };
+            let mut items = Vec::new();
+            let mut has_ended = false;
+            let mut next = Some(first);
+            while let Some(pushed) = next {
+                match pushed {
+                    Pushed::Item(item) => items.push(item),
+                    Pushed::Lagged(count) => {
+                        let id = self.chain.to_string();
+                        metrics::counter!("tidewire_chain_pool_passed_over_total", "chain" => id)
+                            .increment(count);
+                    }
+                    Pushed::Ended => has_ended = true,
+                }
+                if has_ended || items.len() >= TOGETHER {
+                    break;
+                }
+                next = pooled.next().now_or_never();
+            }
+            self.tell(endpoint, items).await?;
+            if has_ended {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tell(&self, endpoint: &Endpoint, items: Vec<Box<RawValue>>) -> Result<(), Over> {
+        let is_hash = |item: &RawValue| item.get().starts_with('"');
+        let (hashes, whole): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| is_hash(item));
+        let calls: Vec<_> = hashes
+            .iter()
+            .filter_map(|item| serde_json::from_str::<B256>(item.get()).ok())
+            .map(|hash| Call {
+                method: "eth_getTransactionByHash",
+                params: json!([hash]),
+            })
+            .collect();
+        let answers = if calls.is_empty() {
+            Vec::new()
+        } else {
+            endpoint.ask_all(&calls).await
+        };
+        let fetched = answers.into_iter().filter_map(Result::<_, Failure>::ok);
+        for raw in whole.into_iter().chain(fetched) {
+            // One that is gone again is null.
+            let Ok(transaction) = wire::transaction(&raw) else {
+                continue;
+            };
+            if self.concerns_a_wallet(&transaction) {
+                let want = Want::Pooled(Box::new(transaction));
+                self.out.send(want).await.map_err(|_| Over)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn concerns_a_wallet(&self, transaction: &Transaction) -> bool {
+        let wallets = self.wallets.read();
+        parties(transaction).any(|wallet| wallets.contains(&wallet))
+    }
+}
