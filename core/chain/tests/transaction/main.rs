@@ -9,7 +9,7 @@ mod world;
 use support::{account, hash, transaction};
 use tidewire_chain::{
     decode::CustomErrors,
-    transaction::{Interest, Monitor},
+    transaction::{Interest, Monitor, MonitorOptions},
 };
 use tidewire_proto::v1::TransactionState as State;
 use world::{SECOND, World, options};
