@@ -29,6 +29,9 @@ use crate::{config::Config, histories, security, telemetry};
 /// How often old histories are forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How often it is looked for wallets that nobody follows: at all of them.
+const SLOW_SWEEP: Duration = Duration::from_secs(10);
+
 /// Where prices come from.
 pub(crate) enum Feed {
     /// The venues.
@@ -265,6 +268,7 @@ async fn sweep(
     halt: CancellationToken,
 ) {
     let mut ticks = tokio::time::interval(SWEEP);
+    let mut slow_ticks = tokio::time::interval(SLOW_SWEEP);
     loop {
         tokio::select! {
             _ = ticks.tick() => {
@@ -272,6 +276,7 @@ async fn sweep(
                 watches.sweep().await;
                 metrics.run_upkeep();
             }
+            _ = slow_ticks.tick() => watches.sweep_wallets(),
             () = halt.cancelled() => return,
         }
     }

@@ -2,7 +2,8 @@
 //! the time come in; what is published goes out through the journal, with what has to
 //! outlive the process in the same transaction.
 //!
-//! Questions to a node run beside it, so that a slow one holds up no block.
+//! Questions about transactions run beside it, so that a slow node holds up no block. What a
+//! block did to wallets is asked before the block is told, within the time limits of calls.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

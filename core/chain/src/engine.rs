@@ -1,10 +1,6 @@
 //! The chain engine: all chains, and what is published of them.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alloy::primitives::{Address, B256};
 use parking_lot::{Mutex, RwLock};
@@ -26,7 +22,7 @@ use crate::{
     publish::wallet_channel,
     transaction::{Interest, Monitor, MonitorOptions},
     tree::Tree,
-    wallet::{Tracing, WalletFeed, WalletIndex},
+    wallet::{Followed, Tracing, WalletFeed, WalletIndex},
 };
 
 /// How many steps may be under way from a chain's follower to what becomes of them.
@@ -45,8 +41,8 @@ pub struct ChainEngine(Arc<Inner>);
 struct Inner {
     chains: BTreeMap<u64, Chain>,
     journal: Journal,
-    /// The wallets that somebody followed when it was last looked.
-    wallets: Mutex<HashSet<Address>>,
+    /// The wallets that clients follow.
+    wallets: Followed,
     /// What runs the journal, until the engine is started.
     task: Mutex<Option<JournalTask>>,
 }
@@ -112,7 +108,7 @@ impl ChainEngine {
         Ok(Self(Arc::new(Inner {
             chains,
             journal,
-            wallets: Mutex::default(),
+            wallets: Followed::default(),
             task: Mutex::new(Some(task)),
         })))
     }
@@ -287,37 +283,34 @@ impl ChainEngine {
             asked: rest.to_owned(),
             expected: "an address of 20 bytes in hex, as in wallet:0x…",
         })?;
-        let mut followed = self.0.wallets.lock();
-        if followed.len() >= WALLETS && !followed.contains(&address) {
+        let watch = || {
+            for chain in self.0.chains.values() {
+                if !chain.wallets.read().contains(&address) {
+                    chain.wallets.write().watch(address);
+                    chain.has_wallets.notify_one();
+                }
+            }
+        };
+        if !self.0.wallets.insert(address, WALLETS, watch) {
             return Err(ChainError::TooMany(format!(
                 "{WALLETS} wallets are followed, which is the most that may be"
             )));
         }
-        followed.insert(address);
-        for chain in self.0.chains.values() {
-            let is_new = !chain.wallets.read().contains(&address);
-            if is_new {
-                chain.wallets.write().watch(address);
-                chain.has_wallets.notify_one();
-            }
-        }
         Ok(())
     }
 
-    /// Forgets the wallets that nobody follows any more.
+    /// Forgets the wallets that nobody follows any more. Called every now and then.
     pub fn sweep_wallets(&self, is_followed: impl Fn(&ChannelName) -> bool) {
-        let mut followed = self.0.wallets.lock();
-        let is_gone = |address: &Address| {
+        let is_followed = |address: &Address| {
             let channel = wallet_channel(address);
-            channel.is_ok_and(|channel| !is_followed(&channel))
+            channel.is_ok_and(|channel| is_followed(&channel))
         };
-        let gone: Vec<_> = followed.iter().copied().filter(is_gone).collect();
-        for address in gone {
-            followed.remove(&address);
+        let forget = |address: &Address| {
             for chain in self.0.chains.values() {
-                chain.wallets.write().unwatch(&address);
+                chain.wallets.write().unwatch(address);
             }
-        }
+        };
+        self.0.wallets.sweep(is_followed, forget);
     }
 
     fn split<'a>(

@@ -50,6 +50,11 @@ impl WatchRpc {
         for watched in self.interests.take_gone(&self.stream) {
             interest::end(&self.engine, watched).await;
         }
+    }
+
+    /// Forgets the wallets that nobody follows any more, of all that there are. Called
+    /// more rarely.
+    pub fn sweep_wallets(&self) {
         let hub = self.stream.hub();
         self.engine
             .sweep_wallets(|channel| hub.followers(channel) > 0);

@@ -6,6 +6,7 @@
 mod activity;
 mod calls;
 mod feed;
+mod followed;
 mod index;
 mod tokens;
 mod trace;
@@ -14,4 +15,5 @@ mod update;
 pub(crate) use activity::parties;
 pub use activity::{Activity, Happened};
 pub use feed::{Tracing, WalletFeed};
+pub(crate) use followed::Followed;
 pub use index::WalletIndex;
