@@ -159,7 +159,8 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
         ));
     }
     start_feed(feed, first, &prices, &tasks, &halt);
-    tasks.spawn(sweep(stream.clone(), watches, handle, halt.clone()));
+    tasks.spawn(sweep(stream.clone(), handle, halt.clone()));
+    tasks.spawn(sweep_watches(watches, halt.clone()));
     let threads = tidewire_adapters::serve(&listener, &gateway, tls, &stop)
         .context("the server's threads cannot start")?;
 
@@ -259,24 +260,34 @@ async fn reload(
     }
 }
 
-/// Forgets what is too old, and has what histograms were given counted: it is kept one
-/// by one till then.
-async fn sweep(
-    stream: Arc<Stream>,
-    watches: WatchRpc,
-    metrics: PrometheusHandle,
-    halt: CancellationToken,
-) {
+/// Ends the watches of whoever has gone. Beside the other sweep: a chain that stands still
+/// holds this one up.
+async fn sweep_watches(watches: WatchRpc, halt: CancellationToken) {
     let mut ticks = tokio::time::interval(SWEEP);
     let mut slow_ticks = tokio::time::interval(SLOW_SWEEP);
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                stream.sweep();
-                watches.sweep().await;
-                metrics.run_upkeep();
+                if halt.run_until_cancelled(watches.sweep()).await.is_none() {
+                    return;
+                }
             }
             _ = slow_ticks.tick() => watches.sweep_wallets(),
+            () = halt.cancelled() => return,
+        }
+    }
+}
+
+/// Forgets what is too old, and has what histograms were given counted: it is kept one
+/// by one till then.
+async fn sweep(stream: Arc<Stream>, metrics: PrometheusHandle, halt: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                stream.sweep();
+                metrics.run_upkeep();
+            }
             () = halt.cancelled() => return,
         }
     }

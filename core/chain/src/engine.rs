@@ -7,7 +7,10 @@ use parking_lot::{Mutex, RwLock};
 use tidewire_proto::v1::{Block, EventFilter, TransactionStatus};
 use tidewire_store::{SharedStore, StoreError};
 use tidewire_stream::{ChannelKeeper, ChannelName, SharedClock};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, mpsc::error::SendTimeoutError, oneshot},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -33,6 +36,10 @@ const WANTS: usize = 256;
 
 /// How many wallets may be followed.
 const WALLETS: usize = 1_000_000;
+
+/// Whoever asks a chain's desk is answered within this time: with a full disk or a node that
+/// hangs it stands still, and its clients must not hang with it.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// All chains. Cheap to clone.
 #[derive(Clone)]
@@ -185,9 +192,15 @@ impl ChainEngine {
         interest: Interest,
     ) -> Result<TransactionStatus, ChainError> {
         let (reply, status) = oneshot::channel();
-        let want = Want::Watch(parse_hash(hash)?, interest, reply);
-        self.chain(chain)?.want(want).await?;
-        status.await.map_err(|_| ChainError::Ended)?
+        let hash = parse_hash(hash)?;
+        let want = Want::Watch(hash, interest.clone(), reply);
+        let asked = self.chain(chain)?;
+        let answer = asked.answer(want, status).await;
+        // A back end asks again; a connection may go.
+        if answer == Err(ChainError::Slow(chain)) && interest == Interest::Session {
+            asked.take_back(hash);
+        }
+        answer
     }
 
     /// Takes an interest in a transaction back.
@@ -211,8 +224,7 @@ impl ChainEngine {
     pub async fn status(&self, chain: u64, hash: &str) -> Result<TransactionStatus, ChainError> {
         let (reply, status) = oneshot::channel();
         let want = Want::Status(parse_hash(hash)?, reply);
-        self.chain(chain)?.want(want).await?;
-        status.await.map_err(|_| ChainError::Ended)?
+        self.chain(chain)?.answer(want, status).await
     }
 
     /// Follows events, and says on which channel they come.
@@ -226,8 +238,7 @@ impl ChainEngine {
     ) -> Result<ChannelName, ChainError> {
         let (reply, channel) = oneshot::channel();
         let want = Want::Events(Filter::parse(filter)?, reply);
-        self.chain(chain)?.want(want).await?;
-        channel.await.map_err(|_| ChainError::Ended)?
+        self.chain(chain)?.answer(want, channel).await
     }
 
     /// Follows events no more.
@@ -378,7 +389,32 @@ impl Chain {
     async fn want(&self, want: Want) -> Result<(), ChainError> {
         let sender = self.wants.lock().clone();
         let sender = sender.ok_or(ChainError::Ended)?;
-        sender.send(want).await.map_err(|_| ChainError::Ended)
+        match sender.send_timeout(want, ANSWER).await {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Timeout(_)) => Err(ChainError::Slow(self.config.id)),
+            Err(SendTimeoutError::Closed(_)) => Err(ChainError::Ended),
+        }
+    }
+
+    /// Says what is wanted, and waits for the answer.
+    async fn answer<T>(
+        &self,
+        want: Want,
+        answer: oneshot::Receiver<Result<T, ChainError>>,
+    ) -> Result<T, ChainError> {
+        self.want(want).await?;
+        match timeout(ANSWER, answer).await {
+            Ok(answered) => answered.map_err(|_| ChainError::Ended)?,
+            Err(_) => Err(ChainError::Slow(self.config.id)),
+        }
+    }
+
+    /// Takes a connection's interest back whose watch was not answered. Where even that finds no room, the
+    /// watch ends at its time-out.
+    fn take_back(&self, hash: B256) {
+        if let Some(sender) = &*self.wants.lock() {
+            let _ = sender.try_send(Want::Unwatch(hash, Interest::Session));
+        }
     }
 
     /// Follows the chain from where the tree stands. Gives its steps.
@@ -410,4 +446,39 @@ impl Chain {
 fn parse_hash(text: &str) -> Result<B256, ChainError> {
     let hash = text.starts_with("0x").then(|| text.parse().ok()).flatten();
     hash.ok_or_else(|| ChainError::Hash(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidewire_stream::{
+        AnonymousPolicy, Authenticator, ManualClock, Namespaces, Stream, StreamOptions,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_for_a_chain_that_stands_still() {
+        let config = serde_json::json!({"id": 1, "endpoints": ["http://127.0.0.1:1"]});
+        let config: ChainConfig = serde_json::from_value(config).unwrap();
+        let clock = ManualClock::at(0);
+        let policy = AnonymousPolicy::Read;
+        let authenticator = Authenticator::hs256(&[7; 32], policy, clock.clone()).unwrap();
+        let options = StreamOptions::default();
+        let namespaces = Namespaces::built_in();
+        let stream = Stream::in_memory(namespaces, authenticator, clock.clone(), options);
+        let engine = ChainEngine::new(&[config], stream, clock, None).unwrap();
+        let hash = B256::repeat_byte(7).to_string();
+        let watch = || engine.watch(1, &hash, Interest::Session);
+        assert_eq!(watch().await, Err(ChainError::Ended));
+        // A desk that takes wants and does nothing.
+        let (sender, mut wants) = mpsc::channel(2);
+        *engine.0.chains[&1].wants.lock() = Some(sender);
+        assert_eq!(watch().await, Err(ChainError::Slow(1)));
+        assert!(matches!(wants.try_recv(), Ok(Want::Watch(..))));
+        assert!(matches!(wants.try_recv(), Ok(Want::Unwatch(..))));
+        // And one that takes nothing.
+        for _ in 0..2 {
+            assert_eq!(watch().await, Err(ChainError::Slow(1)));
+        }
+    }
 }

@@ -31,6 +31,11 @@ pub enum ChainError {
     /// As many are watched as may be.
     #[error("{0}")]
     TooMany(String),
+    /// Its node, or the store, has been stuck for too long.
+    #[error(
+        "chain {0} does not answer in time: its nodes or the store are slow or stuck, try again"
+    )]
+    Slow(u64),
     /// The engine is about to stop, or was not started.
     #[error("the chain engine does not run")]
     Ended,

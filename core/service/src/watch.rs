@@ -189,7 +189,7 @@ fn admit<T>(request: &Request<T>) -> Result<(), Status> {
 pub fn chain_error(error: &ChainError) -> StreamError {
     let code = match error {
         ChainError::UnknownChain { .. } => ErrorCode::NotFound,
-        ChainError::NoBlock(_) | ChainError::Ended => ErrorCode::Unavailable,
+        ChainError::NoBlock(_) | ChainError::Slow(_) | ChainError::Ended => ErrorCode::Unavailable,
         ChainError::Hash(_) | ChainError::Name { .. } | ChainError::Filter(_) => {
             ErrorCode::InvalidArgument
         }
