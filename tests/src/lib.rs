@@ -42,3 +42,33 @@ pub fn http_client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
+
+/// Makes a test of each function on every transport.
+#[macro_export]
+macro_rules! on_every_transport {
+    ($($test:ident),* $(,)?) => {$(
+        mod $test {
+            use $crate::Transport;
+
+            #[tokio::test]
+            async fn websocket_json() {
+                super::$test(Transport::WebSocketJson).await;
+            }
+
+            #[tokio::test]
+            async fn websocket_proto() {
+                super::$test(Transport::WebSocketProto).await;
+            }
+
+            #[tokio::test]
+            async fn sse() {
+                super::$test(Transport::Sse).await;
+            }
+
+            #[tokio::test]
+            async fn grpc() {
+                super::$test(Transport::Grpc).await;
+            }
+        }
+    )*};
+}
