@@ -2,6 +2,8 @@
 //! price board in the background, and `minIntervalMs`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -9,39 +11,25 @@ use futures::FutureExt as _;
 use proptest::prelude::*;
 use tidewire_proto::v1::{ChannelSubscription, Decimal, PriceUpdate, SubscribeRequest, Visibility};
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, ChannelName, Class, Connection, Encoding, Event,
-    Identity, ManualClock, Namespace, Namespaces, Outgoing, PublishRight, Publisher as _, ShardId,
-    Stream, StreamOptions, Transport,
+    ChannelName, Class, Connection, Event, Identity, Namespace, Outgoing, Publisher as _, ShardId,
+    Stream, StreamOptions,
 };
 use tokio::time::{Instant, advance};
+
+use support::{arrival, core_with, open_history};
 
 const SYMBOLS: usize = 50;
 
 fn stream() -> Arc<Stream> {
-    let clock = ManualClock::at(1_000_000);
-    let mut namespaces = Namespaces::built_in();
     let state = Namespace {
         class: Class::Latest,
-        publish: PublishRight::Public,
-        ..Namespace::history("state")
+        ..open_history("state")
     };
-    namespaces.add(state).unwrap();
-    let authenticator =
-        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
-    Stream::in_memory(namespaces, authenticator, clock, StreamOptions::default())
+    core_with([state], StreamOptions::default()).0
 }
 
 async fn connect(stream: &Arc<Stream>) -> Connection {
-    let arrival = Arrival {
-        identity: Identity::Anonymous,
-        transport: Transport::WebSocket,
-        encoding: Encoding::Json,
-        address: None,
-        heartbeat: None,
-        allowance: None,
-        shard: ShardId::CALLER,
-    };
-    Connection::open(stream.clone(), arrival).await
+    Connection::open(stream.clone(), arrival(ShardId::CALLER)).await
 }
 
 async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) {

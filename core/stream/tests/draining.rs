@@ -2,50 +2,34 @@
 //! then what was published before.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, server_message::Data};
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, CloseReason, Connection, Encoding, Identity,
-    ManualClock, Namespace, Namespaces, Outgoing, PublishRight, ShardId, Stream, StreamOptions,
-    Transport,
+    CloseReason, Connection, Identity, Outgoing, ShardId, Stream, StreamOptions,
 };
 use tokio::time::Instant;
+
+use support::{arrival, core_with, open_history};
 
 const SESSIONS: usize = 5_000;
 const WINDOW: Duration = Duration::from_secs(10);
 const CHANNEL: &str = "orders:1";
 
 fn stream(shards: usize) -> Arc<Stream> {
-    let clock = ManualClock::at(1_000_000);
-    let mut namespaces = Namespaces::built_in();
-    let orders = Namespace {
-        publish: PublishRight::Public,
-        ..Namespace::history("orders")
-    };
-    namespaces.add(orders).unwrap();
-    let authenticator =
-        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
     let options = StreamOptions {
         shards,
         ..StreamOptions::default()
     };
-    Stream::in_memory(namespaces, authenticator, clock, options)
+    core_with([open_history("orders")], options).0
 }
 
 async fn connect(stream: &Arc<Stream>, shard: ShardId) -> Connection {
-    let arrival = Arrival {
-        identity: Identity::Anonymous,
-        transport: Transport::WebSocket,
-        encoding: Encoding::Json,
-        address: None,
-        heartbeat: None,
-        allowance: None,
-        shard,
-    };
-    let connection = Connection::open(stream.clone(), arrival).await;
+    let connection = Connection::open(stream.clone(), arrival(shard)).await;
     let channels = vec![ChannelSubscription {
         channel: CHANNEL.into(),
         ..ChannelSubscription::default()

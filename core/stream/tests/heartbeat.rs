@@ -1,41 +1,30 @@
 //! How often a client has to give a sign of life, and how it is told.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, Visibility, server_message::Data};
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, Connection, Encoding, Identity, ManualClock,
-    Namespace, Namespaces, Outgoing, PublishRight, ShardId, Stream, StreamOptions, Transport,
+    Arrival, Connection, Identity, Outgoing, ShardId, Stream, StreamOptions, Transport,
 };
 use tokio::time::{Instant, advance};
+
+use support::{arrival, core_with, open_history};
 
 const CHANNEL: &str = "orders:1";
 
 fn stream() -> Arc<Stream> {
-    let clock = ManualClock::at(1_000_000);
-    let mut namespaces = Namespaces::built_in();
-    let orders = Namespace {
-        publish: PublishRight::Public,
-        ..Namespace::history("orders")
-    };
-    namespaces.add(orders).unwrap();
-    let authenticator =
-        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
-    Stream::in_memory(namespaces, authenticator, clock, StreamOptions::default())
+    core_with([open_history("orders")], StreamOptions::default()).0
 }
 
 async fn connect(stream: &Arc<Stream>, heartbeat: Option<Duration>) -> Connection {
     let arrival = Arrival {
-        identity: Identity::Anonymous,
-        transport: Transport::WebSocket,
-        encoding: Encoding::Json,
-        address: None,
         heartbeat,
-        allowance: None,
-        shard: ShardId::CALLER,
+        ..arrival(ShardId::CALLER)
     };
     let connection = Connection::open(stream.clone(), arrival).await;
     let channels = vec![ChannelSubscription {

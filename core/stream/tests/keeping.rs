@@ -1,22 +1,21 @@
 //! Channels that go on after a restart, begin anew, or open with their newest.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::sync::Arc;
 
 use futures::FutureExt as _;
 use tidewire_proto::v1::{Block, ChannelSubscription, Position, SubscribeRequest, server_message};
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, ChannelKeeper as _, ChannelName, Connection, Encoding,
-    Epoch, Identity, Kept, ManualClock, Namespaces, Outgoing, Publisher as _, ShardId, Stream,
-    StreamOptions, Transport,
+    ChannelKeeper as _, ChannelName, Connection, Epoch, Kept, Outgoing, Publisher as _, ShardId,
+    Stream, StreamOptions,
 };
 
+use support::{arrival, core_with};
+
 fn stream() -> Arc<Stream> {
-    let clock = ManualClock::at(1_000_000);
-    let authenticator =
-        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
-    let options = StreamOptions::default();
-    Stream::in_memory(Namespaces::built_in(), authenticator, clock, options)
+    core_with([], StreamOptions::default()).0
 }
 
 fn channel() -> ChannelName {
@@ -45,16 +44,7 @@ async fn subscribed(
     stream: &Arc<Stream>,
     since: Option<(&str, u64)>,
 ) -> (Connection, Vec<String>, bool) {
-    let arrival = Arrival {
-        identity: Identity::Anonymous,
-        transport: Transport::WebSocket,
-        encoding: Encoding::Json,
-        address: None,
-        heartbeat: None,
-        allowance: None,
-        shard: ShardId::CALLER,
-    };
-    let connection = Connection::open(stream.clone(), arrival).await;
+    let connection = Connection::open(stream.clone(), arrival(ShardId::CALLER)).await;
     received(&connection);
     let asked = ChannelSubscription {
         channel: "blocks:1".to_owned(),

@@ -6,6 +6,8 @@
 //! latest channel never goes back and ends with the newest value.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -24,11 +26,12 @@ use tidewire_proto::v1::{
     server_message::Data,
 };
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, Class, Connection, Encoding, Identity, ManualClock,
-    Namespace, Namespaces, Outgoing, Parcel, PublishRight, Session, ShardId, Sink, Stream,
-    StreamOptions, Taken, Transport,
+    Class, Connection, Identity, Namespace, Outgoing, Parcel, Session, ShardId, Sink, Stream,
+    StreamOptions, Taken,
 };
 use tokio::time::Instant;
+
+use support::{arrival, core_with, open_history};
 
 const STEPS: usize = 100_000;
 const SEEDS: [u64; 2] = [1, 20_261_124];
@@ -39,29 +42,22 @@ const ONE_MESSAGE: usize = 250;
 const CHANNELS: [&str; 4] = ["orders:1", "orders:2", "log:1", "ticks:1"];
 
 fn stream(shards: usize) -> Arc<Stream> {
-    let clock = ManualClock::at(1_000_000);
-    let mut namespaces = Namespaces::built_in();
-    for (name, class, history_size) in [
+    let namespaces = [
         ("orders", Class::History, 40),
         ("log", Class::History, 400),
         ("ticks", Class::Latest, 1),
-    ] {
-        let namespace = Namespace {
-            class,
-            history_size,
-            publish: PublishRight::Public,
-            ..Namespace::history(name)
-        };
-        namespaces.add(namespace).unwrap();
-    }
-    let authenticator =
-        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    ];
+    let namespaces = namespaces.map(|(name, class, history_size)| Namespace {
+        class,
+        history_size,
+        ..open_history(name)
+    });
     let options = StreamOptions {
         outbox_bytes: OUTBOX,
         shards,
         ..StreamOptions::default()
     };
-    Stream::in_memory(namespaces, authenticator, clock, options)
+    core_with(namespaces, options).0
 }
 
 /// A socket that takes so many bytes and no more.
@@ -138,16 +134,7 @@ struct Client {
 
 impl Client {
     async fn connect(stream: &Arc<Stream>, shard: ShardId) -> Self {
-        let arrival = Arrival {
-            identity: Identity::Anonymous,
-            transport: Transport::WebSocket,
-            encoding: Encoding::Json,
-            address: None,
-            heartbeat: None,
-            allowance: None,
-            shard,
-        };
-        let connection = Connection::open(stream.clone(), arrival).await;
+        let connection = Connection::open(stream.clone(), arrival(shard)).await;
         let reading = if shard == ShardId::CALLER {
             Reading::Pull
         } else {

@@ -1,33 +1,22 @@
 //! Publishing: idempotency keys, and clocks that jump.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{
-    AnonymousPolicy, Authenticator, Identity, ManualClock, Namespace, Namespaces, PublishRight,
-    Stream, StreamError, StreamOptions,
-};
+use tidewire_stream::{Identity, ManualClock, Stream, StreamError, StreamOptions};
 
-const START_MS: i64 = 1_000_000;
+use support::{START_MS, core_with, open_history};
 
 fn stream() -> (Arc<Stream>, Arc<ManualClock>) {
-    let clock = ManualClock::at(START_MS);
-    let mut namespaces = Namespaces::built_in();
-    let orders = Namespace {
-        publish: PublishRight::Public,
-        ..Namespace::history("orders")
-    };
-    namespaces.add(orders).unwrap();
-    let authenticator =
-        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
     let options = StreamOptions {
         idempotency_window: Duration::from_secs(60),
         ..StreamOptions::default()
     };
-    let stream = Stream::in_memory(namespaces, authenticator, clock.clone(), options);
-    (stream, clock)
+    core_with([open_history("orders")], options)
 }
 
 async fn publish(

@@ -2,6 +2,8 @@
 //! publication once and in order, or is told that something is lost.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,42 +14,29 @@ use tidewire_proto::v1::{
     server_message::Data,
 };
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, Connection, Encoding, Identity, ManualClock,
-    Namespace, Namespaces, Outgoing, PublishRight, ShardId, Stream, StreamOptions, Transport,
+    AnonymousPolicy, Authenticator, Connection, Identity, ManualClock, Namespace, Namespaces,
+    Outgoing, PublishRight, ShardId, Stream, StreamOptions,
 };
+
+use support::{arrival, core_with, open_history};
 
 const HISTORY: usize = 40;
 const CHANNEL: &str = "orders:1";
 
 fn stream(outbox_bytes: usize) -> Arc<Stream> {
-    let clock = ManualClock::at(1_000_000);
-    let mut namespaces = Namespaces::built_in();
     let orders = Namespace {
         history_size: HISTORY,
-        publish: PublishRight::Public,
-        ..Namespace::history("orders")
+        ..open_history("orders")
     };
-    namespaces.add(orders).unwrap();
-    let authenticator =
-        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
     let options = StreamOptions {
         outbox_bytes,
         ..StreamOptions::default()
     };
-    Stream::in_memory(namespaces, authenticator, clock, options)
+    core_with([orders], options).0
 }
 
 async fn connect(stream: &Arc<Stream>) -> Connection {
-    let arrival = Arrival {
-        identity: Identity::Anonymous,
-        transport: Transport::WebSocket,
-        encoding: Encoding::Json,
-        address: None,
-        heartbeat: None,
-        allowance: None,
-        shard: ShardId::CALLER,
-    };
-    Connection::open(stream.clone(), arrival).await
+    Connection::open(stream.clone(), arrival(ShardId::CALLER)).await
 }
 
 /// A client, and what it may rely on.

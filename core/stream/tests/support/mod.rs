@@ -1,0 +1,50 @@
+//! What the tests of the streaming core begin with: a core by itself, with a clock that
+//! stands still, and clients on it.
+#![allow(dead_code, reason = "each test program uses what it needs")]
+
+use std::sync::Arc;
+
+use tidewire_stream::{
+    AnonymousPolicy, Arrival, Authenticator, Encoding, Identity, ManualClock, Namespace,
+    Namespaces, PublishRight, ShardId, Stream, StreamOptions, Transport,
+};
+
+/// Where the clock stands, in milliseconds since the Unix epoch.
+pub(crate) const START_MS: i64 = 1_000_000;
+
+/// A core with these namespaces besides the built-in ones, and its clock.
+pub(crate) fn core_with(
+    namespaces: impl IntoIterator<Item = Namespace>,
+    options: StreamOptions,
+) -> (Arc<Stream>, Arc<ManualClock>) {
+    let clock = ManualClock::at(START_MS);
+    let mut all = Namespaces::built_in();
+    for namespace in namespaces {
+        all.add(namespace).unwrap();
+    }
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    let stream = Stream::in_memory(all, authenticator, clock.clone(), options);
+    (stream, clock)
+}
+
+/// A history namespace that everyone may publish to.
+pub(crate) fn open_history(name: &str) -> Namespace {
+    Namespace {
+        publish: PublishRight::Public,
+        ..Namespace::history(name)
+    }
+}
+
+/// A WebSocket client nobody knows, who wants JSON.
+pub(crate) fn arrival(shard: ShardId) -> Arrival {
+    Arrival {
+        identity: Identity::Anonymous,
+        transport: Transport::WebSocket,
+        encoding: Encoding::Json,
+        address: None,
+        heartbeat: None,
+        allowance: None,
+        shard,
+    }
+}
