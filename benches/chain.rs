@@ -6,12 +6,12 @@
 //! cargo bench -p tidewire-chain -- decode         # only those with this in their name
 //! ```
 
+mod support;
+
 use std::{
     error::Error,
-    fs,
     hint::black_box,
     io::{self, Write as _},
-    time::{Duration, Instant},
 };
 
 use alloy::{
@@ -27,6 +27,8 @@ use tidewire_chain::{
     wallet::{Activity, WalletIndex},
 };
 
+use support::{Bench, resident};
+
 /// Watched wallets.
 const WALLETS: u64 = 1_000_000;
 /// Watched transactions.
@@ -35,19 +37,12 @@ const TRANSACTIONS_WATCHED: u64 = 100_000;
 const LOGS: u64 = 400;
 /// Transactions of a full block.
 const TRANSACTIONS: u64 = 180;
-/// Samples of each benchmark; the median is shown.
-const SAMPLES: usize = 15;
-/// How long one sample takes, about.
-const SAMPLE: Duration = Duration::from_millis(100);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let filter = arguments.find(|argument| argument != "--bench");
-    let filter = filter.unwrap_or_default();
+    let bench = Bench::from_arguments();
     transactions()?;
-    matching(&filter)?;
-    decoding(&filter)?;
-    Ok(())
+    matching(&bench)?;
+    decoding(&bench)
 }
 
 /// What watched transactions take, each with its sender, nonce and user.
@@ -74,7 +69,7 @@ fn transactions() -> io::Result<()> {
 }
 
 /// A full block against a million wallets.
-fn matching(filter: &str) -> Result<(), Box<dyn Error>> {
+fn matching(bench: &Bench) -> Result<(), Box<dyn Error>> {
     let before = resident();
     let mut index = WalletIndex::default();
     for number in 0..WALLETS {
@@ -98,23 +93,23 @@ fn matching(filter: &str) -> Result<(), Box<dyn Error>> {
             "match {LOGS} logs, {TRANSACTIONS} transactions, {name} ({} events)",
             activity.events.len()
         );
-        run(filter, &name, || {
+        bench.run(&name, 20, 1, || {
             black_box(Activity::of(black_box(&block), &index));
         })?;
     }
     Ok(())
 }
 
-fn decoding(filter: &str) -> Result<(), Box<dyn Error>> {
+fn decoding(bench: &Bench) -> Result<(), Box<dyn Error>> {
     let block = block(0)?;
     let log = block.logs.first().ok_or("a block without logs")?;
-    run(filter, "decode a transfer", || {
+    bench.run("decode a transfer", 2_000, 1, || {
         let data = &log.data().data;
         black_box(decode(log.address(), black_box(log.topics()), data)).ok();
     })?;
     let event =
         EventAbi::parse("event Transfer(address indexed from, address indexed to, uint256 value)")?;
-    run(filter, "decode a transfer by signature, to JSON", || {
+    bench.run("decode a transfer by signature, to JSON", 2_000, 1, || {
         black_box(event.decode(black_box(log.topics()), &log.data().data));
     })?;
     Ok(())
@@ -164,36 +159,4 @@ fn block(offset: u64) -> Result<BlockData, Box<dyn Error>> {
         logs: logs.collect(),
         receipts: Vec::new(),
     })
-}
-
-/// Resident memory in bytes, where Linux tells it.
-fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib << 10)
-}
-
-/// Runs `work` for as long as it takes to know what it costs, and says so.
-fn run(filter: &str, name: &str, mut work: impl FnMut()) -> io::Result<()> {
-    if !name.contains(filter) {
-        return Ok(());
-    }
-    let mut time = |runs: u32| {
-        let start = Instant::now();
-        (0..runs).for_each(|_| work());
-        start.elapsed()
-    };
-    let once = (time(3) / 3).max(Duration::from_nanos(1));
-    let runs = (SAMPLE.as_nanos() / once.as_nanos()).clamp(1, 1_000_000) as u32;
-    let mut samples: Vec<_> = (0..SAMPLES)
-        .map(|_| time(runs).as_nanos() as f64 / f64::from(runs))
-        .collect();
-    samples.sort_by(f64::total_cmp);
-    writeln!(
-        io::stdout(),
-        "{name:<56} {:>9.1} ns (least {:.1})",
-        samples[SAMPLES / 2],
-        samples[0]
-    )
 }

@@ -7,6 +7,8 @@
 //! valgrind --tool=callgrind PATH --fixed binance   # the same number of frames each time, untimed
 //! ```
 
+mod support;
+
 use std::{
     error::Error,
     hint::black_box,
@@ -17,6 +19,8 @@ use std::{
 
 use tidewire_price::{Aggregator, LinkState, PriceConfig, SourceClock, SourceConfig, VenueKind};
 use tidewire_stream::{ChannelName, Event, Publisher};
+
+use support::{Bench, resident};
 
 /// Frames of one sample. The best of several is the least disturbed one; the median is
 /// shown too.
@@ -137,7 +141,7 @@ const FRAMES_OF: [(&str, VenueKind, &str, &str); 8] = [
 fn main() -> Result<(), Box<dyn Error>> {
     let bench = Bench::from_arguments();
     for (name, kind, symbol, text) in FRAMES_OF {
-        bench.run(name, kind, &config(&[symbol.to_owned()], &[kind]), text)?;
+        bench.run_frames(name, kind, &config(&[symbol.to_owned()], &[kind]), text)?;
     }
     let four = [
         VenueKind::Binance,
@@ -152,7 +156,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         symbols.push("BTC-USDT".to_owned());
         let name = format!("binance trade, one of {count} symbols");
         let config = config(&symbols, &[VenueKind::Binance]);
-        bench.run(&name, VenueKind::Binance, &config, BINANCE)?;
+        bench.run_frames(&name, VenueKind::Binance, &config, BINANCE)?;
     }
     bench.memory()
 }
@@ -176,37 +180,15 @@ fn config(symbols: &[String], kinds: &[VenueKind]) -> PriceConfig {
     }
 }
 
-/// Runs benchmarks and says what they cost.
-struct Bench {
-    filter: String,
-    is_fixed: bool,
-}
-
 impl Bench {
-    fn from_arguments() -> Self {
-        let mut bench = Self {
-            filter: String::new(),
-            is_fixed: false,
-        };
-        for argument in std::env::args().skip(1) {
-            match argument.as_str() {
-                "--fixed" => bench.is_fixed = true,
-                // Cargo says so itself.
-                "--bench" => {}
-                filter => bench.filter = filter.to_owned(),
-            }
-        }
-        bench
-    }
-
-    fn run(
+    fn run_frames(
         &self,
         name: &str,
         kind: VenueKind,
         config: &PriceConfig,
         text: &str,
     ) -> Result<(), Box<dyn Error>> {
-        if !name.contains(&self.filter) {
+        if !self.wants(name) {
             return Ok(());
         }
         let aggregator = Aggregator::new(config, Arc::new(Nowhere))?;
@@ -215,7 +197,7 @@ impl Bench {
 
     /// With other sources that have a price already.
     fn run_beside(&self, name: &str, config: &PriceConfig) -> Result<(), Box<dyn Error>> {
-        if !name.contains(&self.filter) {
+        if !self.wants(name) {
             return Ok(());
         }
         let mut aggregator = Aggregator::new(config, Arc::new(Nowhere))?;
@@ -275,17 +257,19 @@ impl Bench {
         const SYMBOLS: u64 = 5_000;
         const TRADES: u64 = 200;
         let name = "memory of 5,000 symbols at 8 sources";
-        if !name.contains(&self.filter) || self.is_fixed {
+        if !self.wants(name) || self.is_fixed {
             return Ok(());
         }
-        let before = resident_bytes()?;
+        let before = resident().ok_or("memory is told on Linux only")?;
         let symbols: Vec<_> = (0..SYMBOLS).map(|n| format!("C{n:04}-USDT")).collect();
         let mut config = config(&symbols, &[VenueKind::Okx; 8]);
         for (number, source) in config.source.iter_mut().enumerate() {
             (source.kind, source.name) = (VenueKind::Binance, Some(format!("b{number}")));
         }
         let mut aggregator = Aggregator::new(&config, Arc::new(Nowhere))?;
-        let empty = resident_bytes()?.saturating_sub(before);
+        let empty = resident()
+            .ok_or("memory is told on Linux only")?
+            .saturating_sub(before);
         for source in 0..8 {
             let id = aggregator.source(&format!("b{source}"));
             let id = id.ok_or("no such source")?;
@@ -298,7 +282,9 @@ impl Bench {
                 }
             }
         }
-        let full = resident_bytes()?.saturating_sub(before);
+        let full = resident()
+            .ok_or("memory is told on Linux only")?
+            .saturating_sub(before);
         writeln!(
             io::stdout(),
             "{name:<40} {:>6.1} MiB before any data, {:.1} MiB after {TRADES} trades each",
@@ -313,12 +299,4 @@ impl Bench {
 /// When the n-th frame comes: a hundred a millisecond.
 fn arrival_us(n: u64) -> i64 {
     ((NOW_MS + 20) * 1_000 + n * 10) as i64
-}
-
-/// What this process has in memory, where the system says it.
-fn resident_bytes() -> io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = status.split_whitespace().nth(1);
-    let pages: u64 = pages.and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    Ok(pages * 4_096)
 }

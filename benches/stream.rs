@@ -8,13 +8,9 @@
 //! valgrind --tool=callgrind PATH --fixed      # the same number of runs each time, untimed
 //! ```
 
-use std::{
-    error::Error,
-    hint::black_box,
-    io::{self, Write as _},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod support;
+
+use std::{error::Error, hint::black_box, sync::Arc};
 
 use bytes::Bytes;
 use tidewire_proto::{
@@ -28,16 +24,14 @@ use tidewire_stream::{
 };
 use tokio::runtime::Runtime;
 
+use support::Bench;
+
 /// Sessions that follow the channel.
 const SESSIONS: usize = 1_000;
 /// Publications that wait for a transport when it takes them together.
 const TOGETHER: usize = 8;
 /// Prices in one frame.
 const PRICES: usize = 50;
-/// Samples of each benchmark; the median is shown.
-const SAMPLES: usize = 15;
-/// How long one sample takes, about.
-const SAMPLE: Duration = Duration::from_millis(100);
 const CHANNEL: &str = "orders:1";
 const PAYLOAD: &str = concat!(
     r#"{"symbol":"BTC-USD","price":61837.64,"change24h":1.84,"volume24h":28400000000,"#,
@@ -228,58 +222,4 @@ async fn connect(
         connections.push(connection);
     }
     Ok(connections)
-}
-
-/// Runs benchmarks and says what they cost.
-struct Bench {
-    filter: String,
-    /// The same number of runs each time, and no times.
-    is_fixed: bool,
-}
-
-impl Bench {
-    fn from_arguments() -> Self {
-        let mut bench = Self {
-            filter: String::new(),
-            is_fixed: false,
-        };
-        for argument in std::env::args().skip(1) {
-            match argument.as_str() {
-                "--fixed" => bench.is_fixed = true,
-                // Cargo says so itself.
-                "--bench" => {}
-                filter => bench.filter = filter.to_owned(),
-            }
-        }
-        bench
-    }
-
-    /// Runs `work`, which does `items` of what is shown, `fixed` times or for as long
-    /// as it takes to know.
-    fn run(&self, name: &str, fixed: u32, items: u32, mut work: impl FnMut()) -> io::Result<()> {
-        if !name.contains(&self.filter) {
-            return Ok(());
-        }
-        if self.is_fixed {
-            (0..fixed).for_each(|_| work());
-            return writeln!(io::stdout(), "{name:<48} {fixed} runs");
-        }
-        let mut time = |runs: u32| {
-            let start = Instant::now();
-            (0..runs).for_each(|_| work());
-            start.elapsed()
-        };
-        let once = (time(3) / 3).max(Duration::from_nanos(1));
-        let runs = (SAMPLE.as_nanos() / once.as_nanos()).clamp(1, 1_000_000) as u32;
-        let per_item =
-            |elapsed: Duration| elapsed.as_nanos() as f64 / f64::from(runs) / f64::from(items);
-        let mut samples: Vec<_> = (0..SAMPLES).map(|_| per_item(time(runs))).collect();
-        samples.sort_by(f64::total_cmp);
-        writeln!(
-            io::stdout(),
-            "{name:<48} {:>9.1} ns each (least {:.1})",
-            samples[SAMPLES / 2],
-            samples[0]
-        )
-    }
 }

@@ -12,6 +12,7 @@
 
 pub mod client;
 mod deadline;
+pub mod fuzz;
 pub mod liar;
 mod message;
 pub mod node;

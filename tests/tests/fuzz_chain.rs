@@ -10,8 +10,6 @@
     reason = "a panic is how a test fails"
 )]
 
-use std::env;
-
 use alloy::primitives::{Address, B256, U256, address, keccak256};
 use bolero::TypeGenerator;
 use tidewire_chain::{
@@ -20,12 +18,7 @@ use tidewire_chain::{
     events::Filter,
 };
 use tidewire_proto::v1::EventFilter;
-
-/// How often a target runs.
-fn iterations() -> usize {
-    let set = env::var("TIDEWIRE_FUZZ_ITERATIONS").ok();
-    set.and_then(|text| text.parse().ok()).unwrap_or(2_000)
-}
+use tidewire_tests::fuzz::iterations;
 
 const PERMIT2: Address = address!("000000000022d473030f116ddee9f6b43ac78ba3");
 

@@ -10,7 +10,7 @@
     reason = "a panic is how a test fails"
 )]
 
-use std::{env, io::Cursor};
+use std::io::Cursor;
 
 use bolero::TypeGenerator;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
@@ -19,13 +19,8 @@ use tidewire_adapters::websocket::{
     deflate::{Agreement, InflateError, inflate, negotiate},
     frame::{FrameError, FrameReader, Incoming},
 };
+use tidewire_tests::fuzz::{iterations, masked, masked_frame};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameSocket;
-
-/// How often a target runs.
-fn iterations() -> usize {
-    let set = env::var("TIDEWIRE_FUZZ_ITERATIONS").ok();
-    set.and_then(|text| text.parse().ok()).unwrap_or(2_000)
-}
 
 /// The longest message.
 const LIMIT: usize = 300;
@@ -84,7 +79,7 @@ impl Case {
         let mut bytes: Vec<u8> = frames
             .flat_map(|part| {
                 let kind = KINDS[usize::from(part.kind) % KINDS.len()];
-                masked(kind, &part.payload.bytes())
+                masked_frame(kind, &part.payload.bytes())
             })
             .collect();
         flip(&mut bytes, &self.flips);
@@ -99,27 +94,6 @@ fn flip(bytes: &mut [u8], flips: &[Flip]) {
             *byte ^= flip.bits;
         }
     }
-}
-
-/// A masked frame, as a client sends it.
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [7_u8, 77, 177, 251];
-    let mut frame = vec![first];
-    match u8::try_from(payload.len()) {
-        Ok(length) if length < 126 => frame.push(0x80 | length),
-        _ => {
-            frame.push(0x80 | 126);
-            frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-        }
-    }
-    frame.extend(mask);
-    frame.extend(apply(mask, payload));
-    frame
-}
-
-fn apply(mask: [u8; 4], payload: &[u8]) -> impl Iterator<Item = u8> {
-    let mask = mask.into_iter().cycle();
-    payload.iter().zip(mask).map(|(byte, mask)| byte ^ mask)
 }
 
 fn deflated(payload: &[u8], level: u32) -> Vec<u8> {
@@ -166,7 +140,7 @@ fn second_opinion(bytes: &[u8], count: usize) -> Vec<Incoming> {
     while all.len() < count {
         let frame = socket.read(None).unwrap().unwrap();
         let header = frame.header().clone();
-        let payload: Vec<u8> = apply(header.mask.unwrap(), frame.payload()).collect();
+        let payload: Vec<u8> = masked(header.mask.unwrap(), frame.payload()).collect();
         let opcode = u8::from(header.opcode);
         match opcode {
             8 => {

@@ -13,10 +13,7 @@
 
 mod venues;
 
-use std::{
-    env,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bolero::TypeGenerator;
 use tidewire_adapters::{
@@ -29,12 +26,7 @@ use tidewire_proto::{
     v1::{ClientMessage, ServerMessage},
 };
 use tidewire_stream::ChannelName;
-
-/// How often a target runs.
-fn iterations() -> usize {
-    let set = env::var("TIDEWIRE_FUZZ_ITERATIONS").ok();
-    set.and_then(|text| text.parse().ok()).unwrap_or(2_000)
-}
+use tidewire_tests::fuzz::{iterations, masked_frame};
 
 /// A valid example, and what is done to it.
 #[derive(Debug, Clone, TypeGenerator)]
@@ -349,40 +341,19 @@ fn read_frames(bytes: &[u8], piece: usize) -> (Vec<Incoming>, Option<FrameError>
     (read, None)
 }
 
-/// A masked frame, as a client sends it.
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [7_u8, 77, 177, 251];
-    let mut frame = vec![first];
-    match u8::try_from(payload.len()) {
-        Ok(length) if length < 126 => frame.push(0x80 | length),
-        _ => {
-            frame.push(0x80 | 126);
-            frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-        }
-    }
-    frame.extend(mask);
-    frame.extend(
-        payload
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
-    frame
-}
-
 #[test]
 fn websocket_frames() {
-    let text = masked(0x81, b"{\"type\":\"ping\"}");
+    let text = masked_frame(0x81, b"{\"type\":\"ping\"}");
     let parts = [
-        masked(0x01, b"{\"ty"),
-        masked(0x89, b"are you there"),
-        masked(0x80, b"pe\":1}"),
+        masked_frame(0x01, b"{\"ty"),
+        masked_frame(0x89, b"are you there"),
+        masked_frame(0x80, b"pe\":1}"),
     ]
     .concat();
-    let long = masked(0x82, &[0xff; 150]);
+    let long = masked_frame(0x82, &[0xff; 150]);
     let control = [
-        masked(0x8a, b""),
-        masked(0x88, &[0x03, 0xe8, b'b', b'y', b'e']),
+        masked_frame(0x8a, b""),
+        masked_frame(0x88, &[0x03, 0xe8, b'b', b'y', b'e']),
     ]
     .concat();
     let seeds = [
