@@ -26,7 +26,7 @@ use crate::{
     events::{EventTracker, Filter},
     journal::{Entry, Journal, JournalEnded},
     listener::{Continuity, Move},
-    publish::{News, transaction_channel},
+    publish::{News, transaction_channel, wallet_channel},
     transaction::{Ask, Interest, Monitor, StoredWatch, Turn},
     wallet::{Activity, WalletFeed, WalletIndex},
 };
@@ -177,6 +177,7 @@ impl Desk {
         add(&mut entry, self.events.step(&step));
         let news = self.wallets(&step).await;
         add(&mut entry, news);
+        self.own_up(&mut entry);
         let now = self.tools.clock.now_ms();
         let turn = self.monitor.step(&step, now);
         if continuity == Continuity::Resync {
@@ -202,6 +203,25 @@ impl Desk {
         let pool = &self.tools.pool;
         let feed = self.feed.step(step, activity, is_watched, pool, now);
         Box::pin(feed).await
+    }
+
+    /// Begins the channels of wallets anew of which no node told all: whoever follows one
+    /// is told that something is lost.
+    fn own_up(&mut self, entry: &mut Entry) {
+        let missed = self.feed.take_missed();
+        if missed.is_empty() {
+            return;
+        }
+        let (chain, wallets) = (self.tools.chain, missed.len());
+        tracing::warn!(
+            chain,
+            wallets,
+            "no node told balances, followers are told of a gap"
+        );
+        let channels = missed
+            .iter()
+            .filter_map(|wallet| wallet_channel(wallet).ok());
+        entry.renewed.extend(channels);
     }
 
     async fn want(&mut self, want: Want) -> Result<(), JournalEnded> {

@@ -411,4 +411,11 @@ async fn a_node_that_is_down_makes_nothing_up() {
         ..Scripted::default()
     };
     assert!(run(&mut feed, &step, &wallets, &reader).await.is_empty());
+    // Whoever follows the wallet has to be told that something is lost.
+    assert!(feed.take_missed().into_iter().eq([account(1)]));
+    // Once.
+    assert!(feed.take_missed().is_empty());
+    let up = Scripted::default();
+    run(&mut feed, &step, &wallets, &up).await;
+    assert!(feed.take_missed().is_empty());
 }

@@ -64,6 +64,8 @@ pub struct WalletFeed {
     told: VecDeque<(B256, Told)>,
     pending: BTreeSet<B256>,
     pending_order: VecDeque<B256>,
+    /// Wallets whose balance no node told.
+    missed: BTreeSet<Address>,
 }
 
 impl WalletFeed {
@@ -78,7 +80,14 @@ impl WalletFeed {
             told: VecDeque::new(),
             pending: BTreeSet::new(),
             pending_order: VecDeque::new(),
+            missed: BTreeSet::new(),
         }
+    }
+
+    /// Takes the wallets of which the last step could not tell all, because no node
+    /// answered: who follows them has to be told so.
+    pub fn take_missed(&mut self) -> BTreeSet<Address> {
+        std::mem::take(&mut self.missed)
     }
 
     /// A transaction that waits in the pool; it is told once.
@@ -257,7 +266,7 @@ impl WalletFeed {
 
     /// Balances of the chain's own coin.
     async fn coins<R: Reader>(
-        &self,
+        &mut self,
         block: &BlockData,
         activity: &Activity,
         inner: &BTreeSet<Address>,
@@ -272,23 +281,22 @@ impl WalletFeed {
             ]
         });
         let answers = read(reader, calls.collect()).await;
-        let told = activity
-            .coins
-            .iter()
-            .zip(answers.chunks(2))
-            .filter_map(|(wallet, pair)| {
-                let amount = |place: usize| {
-                    let text = pair.get(place)?.as_ref().ok()?.as_str()?;
-                    U256::from_str_radix(text.strip_prefix("0x")?, 16).ok()
-                };
-                let how = if inner.contains(wallet) {
-                    BalanceSource::Trace
-                } else {
-                    BalanceSource::Balance
-                };
-                let change = change(amount(0), amount(1)?, how, block.block.number)?;
-                Some((*wallet, self.update(*wallet, now_ms, Data::Balance(change))))
-            });
+        let pairs = || activity.coins.iter().zip(answers.chunks(2));
+        let missed = pairs().filter(|(_, pair)| pair.iter().any(is_unreachable));
+        self.missed.extend(missed.map(|(wallet, _)| *wallet));
+        let told = pairs().filter_map(|(wallet, pair)| {
+            let amount = |place: usize| {
+                let text = pair.get(place)?.as_ref().ok()?.as_str()?;
+                U256::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+            };
+            let how = if inner.contains(wallet) {
+                BalanceSource::Trace
+            } else {
+                BalanceSource::Balance
+            };
+            let change = change(amount(0), amount(1)?, how, block.block.number)?;
+            Some((*wallet, self.update(*wallet, now_ms, Data::Balance(change))))
+        });
         told.collect()
     }
 
@@ -320,7 +328,7 @@ impl WalletFeed {
 
     /// Balances of tokens.
     async fn balances<R: Reader>(
-        &self,
+        &mut self,
         block: &BlockData,
         activity: &Activity,
         reader: &R,
@@ -337,10 +345,11 @@ impl WalletFeed {
             .map(|(wallet, token)| View::balance(*token, *wallet))
             .collect();
         let before = view_all(reader, &views, &parent(block)).await;
-        let Some(after) = view_all(reader, &views, &block.block).await else {
+        let after = view_all(reader, &views, &block.block).await;
+        let (Some(before), Some(after)) = (before, after) else {
+            self.missed.extend(pairs.iter().map(|(wallet, _)| *wallet));
             return Told::new();
         };
-        let before = before.unwrap_or_else(|| vec![None; after.len()]);
         let amount = |result: &Option<Vec<u8>>| result.as_deref().and_then(number);
         let told = pairs.into_iter().zip(before.iter().zip(&after));
         let told = told.filter_map(|((wallet, token), (before, after))| {
@@ -443,6 +452,10 @@ async fn read<R: Reader>(reader: &R, calls: Vec<Call>) -> Vec<Answer> {
     reader.read(calls).await
 }
 
+fn is_unreachable(answer: &Answer) -> bool {
+    matches!(answer, Err(ReadError::Unreachable { .. }))
+}
+
 /// Makes calls of contracts, through Multicall3 where it is deployed. None if no node
 /// answered.
 async fn view_all<R: Reader>(
@@ -465,10 +478,7 @@ async fn view_all<R: Reader>(
         }
         let calls = chunk.iter().map(|view| view.call(block)).collect();
         let alone = read(reader, calls).await;
-        if alone
-            .iter()
-            .all(|answer| matches!(answer, Err(ReadError::Unreachable { .. })))
-        {
+        if alone.iter().all(is_unreachable) {
             return None;
         }
         results.extend(
