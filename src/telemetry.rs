@@ -126,6 +126,14 @@ fn describe_chain_metrics() {
     );
     metrics::describe_counter!("tidewire_chain_blocks_total", "Blocks that were read.");
     metrics::describe_counter!("tidewire_chain_reorgs_total", "Reorgs.");
+    metrics::describe_counter!(
+        "tidewire_chain_balances_missed_total",
+        "Wallets of a block whose balance no node told."
+    );
+    metrics::describe_counter!(
+        "tidewire_chain_pool_passed_over_total",
+        "Transactions of a pool that were not looked at."
+    );
     metrics::describe_histogram!(
         "tidewire_chain_reorg_depth",
         "How many blocks a reorg took back."

@@ -213,6 +213,8 @@ impl Desk {
             return;
         }
         let (chain, wallets) = (self.tools.chain, missed.len());
+        metrics::counter!("tidewire_chain_balances_missed_total", "chain" => chain.to_string())
+            .increment(wallets as u64);
         tracing::warn!(
             chain,
             wallets,
