@@ -16,7 +16,7 @@ use tidewire_adapters::ProxyHeader;
 use tidewire_chain::ChainConfig;
 use tidewire_price::PriceConfig;
 use tidewire_stream::{
-    Access, Class, Namespace, PublishRight, StreamOptions, auth::MIN_SECRET_BYTES,
+    Access, BatchInterval, Class, Namespace, PublishRight, StreamOptions, auth::MIN_SECRET_BYTES,
 };
 
 use crate::security;
@@ -169,6 +169,7 @@ pub(crate) enum StoreKind {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StreamConfig {
     pub(crate) batch_interval_ms: u64,
+    pub(crate) busy_batch_interval_ms: u64,
     pub(crate) gather_ms: u64,
     #[serde(deserialize_with = "duration")]
     pub(crate) idempotency_window: Duration,
@@ -178,6 +179,7 @@ impl Default for StreamConfig {
     fn default() -> Self {
         Self {
             batch_interval_ms: 50,
+            busy_batch_interval_ms: 80,
             gather_ms: 15,
             idempotency_window: Duration::from_secs(5 * 60),
         }
@@ -365,7 +367,10 @@ impl Config {
         StreamOptions {
             outbox_bytes: self.limits.outbox_bytes,
             channels_per_connection: self.limits.channels_per_connection,
-            batch_interval: Duration::from_millis(self.stream.batch_interval_ms),
+            batch_interval: BatchInterval {
+                usual: Duration::from_millis(self.stream.batch_interval_ms),
+                busy: Duration::from_millis(self.stream.busy_batch_interval_ms),
+            },
             publication_bytes: self.limits.frame_bytes,
             idempotency_window: self.stream.idempotency_window,
             shards: self.server.shards(),

@@ -4,7 +4,10 @@ use std::{convert::Infallible, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream};
-use tidewire_proto::v1::{self, Heartbeat, ServerMessage, server_message::Data};
+use tidewire_proto::{
+    json,
+    v1::{self, Heartbeat, ServerMessage, server_message::Data},
+};
 use tidewire_stream::{ChannelName, Connection, FrameKind, Outgoing, publication::Position};
 use tokio::time::Instant;
 
@@ -157,8 +160,8 @@ fn write_message(out: &mut BytesMut, id: Option<&str>, message: &ServerMessage) 
     if let Some(id) = id {
         write_id(out, id);
     }
-    let outgoing = Outgoing::Direct(message.clone().into());
-    out.put_slice(&event(outgoing.event_type(), &outgoing.json()));
+    let name = message.data.as_ref().map_or("", json::data_type);
+    out.put_slice(&event(name, &json::to_vec(message)));
 }
 
 fn write_id(out: &mut BytesMut, id: &str) {

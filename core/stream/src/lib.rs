@@ -24,7 +24,7 @@ pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeys, TokenRu
 pub use channel::{ChannelName, ChannelNameError};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use error::StreamError;
-pub use hub::{Shard, ShardId, shard::Sink};
+pub use hub::{BatchInterval, Shard, ShardId, shard::Sink};
 pub use identity::{Identity, Scope, UserId};
 pub use limit::{Allowance, LimitError, LimitOptions, SessionLimits};
 pub use namespace::{Access, Class, Namespace, Namespaces, Opening, PublishRight};
@@ -35,7 +35,7 @@ pub use publication::{
 pub use registry::Registered;
 pub use run::Run;
 pub use session::{
-    Arrival, CloseReason, Connection, Encoding, Outgoing, Parcel, Prices, Quality, Rhythm, Session,
-    Taken,
+    Arrival, CloseReason, Connection, Direct, Encoding, Outgoing, Parcel, Prices, Quality, Rhythm,
+    Session, Taken,
 };
 pub use stream::{Stream, StreamOptions, StreamStats, Transport};

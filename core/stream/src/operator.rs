@@ -77,7 +77,7 @@ impl Stream {
             let id = session.id();
             let may_be_among = first.len() < limit || first.keys().next_back() > Some(id);
             if id.as_str() > filter.after && may_be_among {
-                first.insert(id.clone(), session);
+                first.insert(*id, session);
                 if first.len() > limit {
                     first.pop_last();
                 }

@@ -92,12 +92,12 @@ impl Registry {
     /// Adds a session, of nobody yet.
     pub(crate) fn add(&self, session: &Session) {
         let mut inner = self.0.write();
-        inner.order.insert(session.id().clone());
+        inner.order.insert(*session.id());
         let entry = Entry {
             session: session.clone(),
             known: None,
         };
-        inner.sessions.insert(session.id().clone(), entry);
+        inner.sessions.insert(*session.id(), entry);
     }
 
     /// Files a session under the user and the token that it has now. One that was

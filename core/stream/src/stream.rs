@@ -12,13 +12,12 @@ use std::{
 use bytes::Bytes;
 use metrics::{Counter, Histogram};
 use tidewire_proto::{json, v1::ErrorCode};
-use tokio::time::Instant;
 
 use crate::{
     Authenticator, ChannelKeeper, ChannelName, Class, Clock, Epoch, Event, Identity, Kept,
     Namespaces, Position, Publisher, SharedClock, StreamError,
     broker::{Broker, BrokerFuture, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
-    hub::Hub,
+    hub::{BatchInterval, Hub},
     registry::{Registered, Registry},
     session::Session,
 };
@@ -58,7 +57,7 @@ pub struct StreamOptions {
     /// How many channels one connection may follow, 0 for any number.
     pub channels_per_connection: usize,
     /// For how long prices are gathered into one frame.
-    pub batch_interval: Duration,
+    pub batch_interval: BatchInterval,
     /// After this much silence an active client asks for a sign of life.
     pub heartbeat: Duration,
     /// The same while nobody looks.
@@ -78,7 +77,10 @@ impl Default for StreamOptions {
         Self {
             outbox_bytes: 256 << 10,
             channels_per_connection: 1_000,
-            batch_interval: Duration::from_millis(50),
+            batch_interval: BatchInterval {
+                usual: Duration::from_millis(50),
+                busy: Duration::from_millis(80),
+            },
             heartbeat: Duration::from_secs(2),
             heartbeat_background: Duration::from_secs(30),
             publication_bytes: 64 << 10,
@@ -101,7 +103,6 @@ pub struct Stream {
     /// Set once the server is about to stop: the window that clients come back in.
     pub(crate) draining: OnceLock<Duration>,
     meters: Meters,
-    started: Instant,
 }
 
 struct Meters {
@@ -151,7 +152,7 @@ impl Stream {
         options: StreamOptions,
     ) -> Arc<Self> {
         let namespaces = Arc::new(namespaces);
-        let hub = Arc::new(Hub::new(options.shards));
+        let hub = Arc::new(Hub::new(options.shards, options.batch_interval));
         let broker = MemoryBroker::new(
             namespaces.clone(),
             hub.clone(),
@@ -171,7 +172,6 @@ impl Stream {
             authenticator,
             clock,
             options,
-            started: Instant::now(),
             registry: Registry::default(),
             draining: OnceLock::new(),
             meters: Meters {
@@ -208,11 +208,6 @@ impl Stream {
     #[must_use]
     pub fn options(&self) -> &StreamOptions {
         &self.options
-    }
-
-    /// When the core came into being, which the ticks of price batches count from.
-    pub(crate) fn started(&self) -> Instant {
-        self.started
     }
 
     /// The time.

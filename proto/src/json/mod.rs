@@ -12,6 +12,8 @@ mod object;
 mod shapes;
 mod value;
 
+use std::cell::Cell;
+
 use prost::Message as _;
 use serde_json::value::RawValue;
 
@@ -28,11 +30,23 @@ pub use value::JsonValue;
 /// Messages nested deeper than this are refused.
 pub const MAX_DEPTH: u32 = 64;
 
+/// A page that grew past this is given back.
+const PAGE_BYTES: usize = 64 << 10;
+
 /// The JSON form of a message.
 #[must_use]
 pub fn to_vec<T: JsonValue>(message: &T) -> Vec<u8> {
-    let mut out = Vec::new();
-    message.write_value(&mut out);
+    thread_local! {
+        /// Where messages are written, so that each takes one allocation of its own size.
+        static PAGE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    }
+    let mut page = PAGE.take();
+    page.clear();
+    message.write_value(&mut page);
+    let out = page.as_slice().to_vec();
+    if page.capacity() <= PAGE_BYTES {
+        PAGE.set(page);
+    }
     out
 }
 

@@ -9,7 +9,9 @@
 //! Locks are taken in the order broker channel, hub, shard, session; a session never
 //! calls the hub while it holds its own.
 
+mod gather;
 pub mod shard;
+mod ticks;
 mod timers;
 
 use std::{collections::HashMap, sync::Arc};
@@ -18,6 +20,8 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 pub use shard::{Shard, ShardId};
+pub use ticks::BatchInterval;
+pub(crate) use ticks::Ticks;
 
 use crate::{
     ChannelName, Publication,
@@ -44,11 +48,14 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub of `shards` shards that nobody follows anything on.
+    /// A hub of `shards` shards that nobody follows anything on, whose sessions gather
+    /// prices for an `interval`.
     #[must_use]
-    pub fn new(shards: usize) -> Self {
+    pub fn new(shards: usize, interval: BatchInterval) -> Self {
+        let started = Instant::now();
+        let shard = || Arc::new(Shard::new(Ticks::new(interval, started)));
         Self {
-            shards: (0..=shards).map(|_| Arc::default()).collect(),
+            shards: (0..=shards).map(|_| shard()).collect(),
             followers: RwLock::default(),
         }
     }

@@ -27,22 +27,12 @@ use slab::Slab;
 use tidewire_proto::v1::ServerMessage;
 use tokio::{sync::Notify, time::Instant};
 
-use super::timers::Timers;
+use super::{gather::Gather, ticks::Ticks, timers::Timers};
 use crate::{
     ChannelName, Publication,
     run::{Handout, handouts},
     session::{SessionCore, Slot},
 };
-
-/// How fast old arrivals are forgotten.
-const RATE_WINDOW: Duration = Duration::from_millis(250);
-
-/// So many publications must be expected within a pause to make it.
-const WORTHWHILE: f64 = 1.2;
-
-/// A turn that had so many has gathered enough: its writes are shared already, and a
-/// pause would only cost time.
-const ENOUGH: usize = 16;
 
 /// A turn that wrote to fewer sockets is followed by no pause.
 const MANY: usize = 64;
@@ -83,11 +73,12 @@ pub trait Sink: Send + Sync + 'static {
 }
 
 /// The connections of one core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shard {
     inbox: Mutex<Inbox>,
     lists: Mutex<HashMap<ChannelName, Slab<Subscriber>>>,
     timers: Mutex<Timers>,
+    ticks: Ticks,
     wake: Notify,
 }
 
@@ -141,6 +132,21 @@ struct Subscriber {
 }
 
 impl Shard {
+    pub(super) fn new(ticks: Ticks) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            lists: Mutex::default(),
+            timers: Mutex::default(),
+            ticks,
+            wake: Notify::new(),
+        }
+    }
+
+    /// When its sessions send the prices that they gathered.
+    pub(crate) fn ticks(&self) -> &Ticks {
+        &self.ticks
+    }
+
     /// Takes a publication for the next turn.
     pub(super) fn accept(&self, publication: Arc<Publication>) {
         let mut inbox = self.inbox.lock();
@@ -351,7 +357,13 @@ impl Shard {
 
     /// Flushes the sessions whose time has come, and says how many there were.
     async fn flush_due(&self, part: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
-        let mut left = self.timers.lock().len();
+        let mut left = {
+            let timers = self.timers.lock();
+            if let Some(sockets) = timers.due_together(now) {
+                self.ticks.writes_to(sockets);
+            }
+            timers.len()
+        };
         let mut flushed = 0;
         while left > 0 {
             {
@@ -410,39 +422,6 @@ async fn flush(sessions: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
     count
 }
 
-/// Judges whether a pause gathers anything.
-#[derive(Debug)]
-struct Gather {
-    longest: Duration,
-    /// Publications a second, of late.
-    rate: f64,
-    at: Instant,
-}
-
-impl Gather {
-    fn new(longest: Duration, now: Instant) -> Self {
-        Self {
-            longest,
-            rate: 0.0,
-            at: now,
-        }
-    }
-
-    /// Notes how many publications came until `now`. The rate is an exponential
-    /// moving average: each arrival counts less the longer ago it was.
-    fn arrived(&mut self, count: usize, now: Instant) {
-        let window = RATE_WINDOW.as_secs_f64();
-        let passed = (now - self.at).as_secs_f64();
-        self.at = now;
-        self.rate = self.rate * (-passed / window).exp() + count as f64 / window;
-    }
-
-    /// Whether to pause after a turn of so many publications.
-    fn is_worthwhile(&self, gathered: usize) -> bool {
-        gathered < ENOUGH && self.rate * self.longest.as_secs_f64() >= WORTHWHILE
-    }
-}
-
 /// The buffers of a turn.
 #[derive(Default)]
 struct Turn {
@@ -452,29 +431,4 @@ struct Turn {
     /// What is flushed with its part of a channel's followers.
     part: Vec<Arc<SessionCore>>,
     leaving: Vec<(Arc<SessionCore>, ServerMessage)>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whether there is a pause after `rate` publications a second have come for two
-    /// seconds.
-    fn pauses(rate: u32) -> bool {
-        let start = Instant::now();
-        let mut gather = Gather::new(Duration::from_millis(15), start);
-        for number in 1..=2 * rate {
-            let at = start + Duration::from_secs(number.into()) / rate;
-            gather.arrived(1, at);
-        }
-        gather.is_worthwhile(1)
-    }
-
-    #[test]
-    fn a_shard_waits_only_where_more_is_to_be_expected() {
-        assert!(!pauses(1));
-        assert!(!pauses(50));
-        assert!(pauses(100));
-        assert!(pauses(5_000));
-    }
 }

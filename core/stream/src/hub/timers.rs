@@ -94,6 +94,13 @@ impl Timers {
         common.into_iter().chain(alone).min()
     }
 
+    /// How many wait for the common time, if it has come.
+    pub(super) fn due_together(&self, now: Instant) -> Option<usize> {
+        self.common
+            .is_some_and(|at| at <= now)
+            .then_some(self.together.len())
+    }
+
     /// Takes a session whose time has come, and that time.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(Instant, Arc<SessionCore>)> {
         if let Some(at) = self.common.filter(|at| *at <= now) {

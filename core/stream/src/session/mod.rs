@@ -30,7 +30,7 @@ use tidewire_proto::v1::{ActiveSubscription, ServerMessage, server_message::Data
 use tokio::{sync::Notify, time::Instant};
 
 pub use close::CloseReason;
-pub use outgoing::{Outgoing, Parcel};
+pub use outgoing::{Direct, Outgoing, Parcel};
 pub use prices::Prices;
 use quality::Traffic;
 pub use quality::{Quality, Rhythm};
@@ -54,25 +54,46 @@ pub enum Encoding {
     Proto,
 }
 
-/// A connection's id, and the proof that one may speak for it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(Arc<str>);
+/// A connection's id, and the proof that one may speak for it: 128 random bits in
+/// hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId([u8; 32]);
 
 impl ConnectionId {
     fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()).into())
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut bits = rand::random::<u128>();
+        Self([(); 32].map(|()| {
+            let digit = DIGITS[(bits & 15) as usize];
+            bits >>= 4;
+            digit
+        }))
     }
 
     /// The id as it is sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        // Digits are ASCII.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+// As text, since that is what is looked up.
+impl std::hash::Hash for ConnectionId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 
 impl std::borrow::Borrow<str> for ConnectionId {
     fn borrow(&self) -> &str {
-        &self.0
+        self.as_str()
     }
 }
 
@@ -115,9 +136,7 @@ pub(crate) struct SessionCore {
 
 impl std::fmt::Debug for SessionCore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SessionCore")
-            .field(&self.id.as_str())
-            .finish()
+        f.debug_tuple("SessionCore").field(&self.id).finish()
     }
 }
 
@@ -197,17 +216,12 @@ impl SessionCore {
 
     /// Whether the session waits for this time.
     pub(crate) fn is_armed(&self, at: Instant) -> bool {
-        self.state.lock().armed == Some(at)
+        self.state.lock().is_armed(at)
     }
 
     /// True if the session was armed for this time.
     pub(crate) fn disarm(&self, at: Instant) -> bool {
-        let mut state = self.state.lock();
-        let is_armed = state.armed == Some(at);
-        if is_armed {
-            state.armed = None;
-        }
-        is_armed
+        self.state.lock().disarm(at)
     }
 }
 
@@ -217,7 +231,7 @@ pub struct Session(Arc<SessionCore>);
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Session").field(&self.0.id.as_str()).finish()
+        f.debug_tuple("Session").field(&self.0.id).finish()
     }
 }
 
@@ -240,8 +254,6 @@ impl Connection {
             arrival.identity.clone(),
             arrival.encoding,
             options.outbox_bytes,
-            options.batch_interval,
-            stream.started(),
         );
         let post_key = (arrival.transport == Transport::Sse)
             .then(|| format!("{:032x}", rand::random::<u128>()));

@@ -13,11 +13,49 @@ use crate::{Publication, Run};
 #[derive(Debug, Clone)]
 pub enum Outgoing {
     /// A reply, or a word of the session's own.
-    Direct(Arc<ServerMessage>),
+    Direct(Arc<Direct>),
     /// Something published.
     Publication(Arc<Publication>),
     /// Prices that are told in one `price_batch`.
     Prices(Prices),
+}
+
+/// A message for one client alone. It is encoded once, the way its client wants it:
+/// its size counts before it is sent.
+#[derive(Debug)]
+pub struct Direct {
+    message: ServerMessage,
+    encoding: Encoding,
+    bytes: Bytes,
+}
+
+impl Direct {
+    /// Encodes a message.
+    #[must_use]
+    pub fn new(message: ServerMessage, encoding: Encoding) -> Self {
+        let bytes = match encoding {
+            Encoding::Json => json::to_vec(&message).into(),
+            Encoding::Proto => message.encode_to_vec().into(),
+        };
+        Self {
+            message,
+            encoding,
+            bytes,
+        }
+    }
+
+    /// How long it is, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl std::ops::Deref for Direct {
+    type Target = ServerMessage;
+
+    fn deref(&self) -> &ServerMessage {
+        &self.message
+    }
 }
 
 /// What a sink takes: a message, or a run of them in one piece.
@@ -102,7 +140,8 @@ impl Outgoing {
     #[must_use]
     pub fn json(&self) -> Bytes {
         match self {
-            Self::Direct(message) => json::to_vec(&**message).into(),
+            Self::Direct(direct) if direct.encoding == Encoding::Json => direct.bytes.clone(),
+            Self::Direct(direct) => json::to_vec(&direct.message).into(),
             Self::Publication(publication) => publication.json(),
             Self::Prices(prices) => prices.bytes(Encoding::Json),
         }
@@ -112,7 +151,8 @@ impl Outgoing {
     #[must_use]
     pub fn proto(&self) -> Bytes {
         match self {
-            Self::Direct(message) => message.encode_to_vec().into(),
+            Self::Direct(direct) if direct.encoding == Encoding::Proto => direct.bytes.clone(),
+            Self::Direct(direct) => direct.message.encode_to_vec().into(),
             Self::Publication(publication) => publication.proto(),
             Self::Prices(prices) => prices.bytes(Encoding::Proto),
         }

@@ -8,10 +8,11 @@
 mod flow;
 mod outbox;
 
+pub(super) use outbox::Time;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use slab::Slab;
@@ -19,7 +20,7 @@ use tidewire_proto::v1::{Gap, ServerMessage, Visibility, server_message::Data};
 use tokio::time::Instant;
 
 use super::{
-    CloseReason, Encoding, Outgoing,
+    CloseReason, Direct, Encoding,
     quality::Pulse,
     subscription::{Flow, HeldUntil, Queued, Subscription, Telling},
 };
@@ -42,7 +43,7 @@ enum Entry {
     /// Whatever is the newest value of a latest channel then.
     Latest(Slot),
     /// The word that something of a history channel is lost, in its order.
-    Gap(Slot, Position, Arc<ServerMessage>),
+    Gap(Slot, Position, Arc<Direct>),
 }
 
 /// What a session keeps behind its lock.
@@ -58,10 +59,8 @@ pub(super) struct State {
     generation: u64,
     encoding: Encoding,
     limit: usize,
-    batch_interval: Duration,
-    started: Instant,
     /// Replies and words of the session: first out.
-    control: VecDeque<(Arc<ServerMessage>, usize)>,
+    control: VecDeque<Arc<Direct>>,
     control_bytes: usize,
     queue: VecDeque<Entry>,
     queue_bytes: usize,
@@ -69,7 +68,8 @@ pub(super) struct State {
     deferred: Vec<(Instant, Slot)>,
     /// Prices that are told together.
     batch: Vec<Slot>,
-    batch_sent: Option<Instant>,
+    /// Prices are gathered until then.
+    next_batch: Option<Instant>,
     prices: usize,
     /// Whether a flow may wait for its history to be read.
     may_read: bool,
@@ -80,7 +80,9 @@ pub(super) struct State {
     /// Whether someone waits for the client to read its replies.
     pub(super) is_awaited: bool,
     /// When the shard comes back by itself.
-    pub(super) armed: Option<Instant>,
+    armed: Option<Instant>,
+    /// It was armed for this time before, and comes then too.
+    armed_later: Option<Instant>,
     /// The expiry that the client was told of.
     pub(super) expiry_told: Option<i64>,
     pub(super) pulse: Pulse,
@@ -105,13 +107,7 @@ impl Due {
 }
 
 impl State {
-    pub(super) fn new(
-        identity: Identity,
-        encoding: Encoding,
-        limit: usize,
-        batch_interval: Duration,
-        started: Instant,
-    ) -> Self {
+    pub(super) fn new(identity: Identity, encoding: Encoding, limit: usize) -> Self {
         Self {
             identity,
             visibility: Visibility::Active,
@@ -123,21 +119,20 @@ impl State {
             generation: 0,
             encoding,
             limit,
-            batch_interval,
-            started,
             control: VecDeque::new(),
             control_bytes: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
             deferred: Vec::new(),
             batch: Vec::new(),
-            batch_sent: None,
+            next_batch: None,
             prices: 0,
             may_read: false,
             has_new: false,
             is_reading: false,
             is_awaited: false,
             armed: None,
+            armed_later: None,
             expiry_told: None,
             pulse: Pulse::new(Instant::now()),
         }
@@ -212,10 +207,9 @@ impl State {
 
     /// Puts a reply or a word of the session first in line.
     pub(super) fn say(&mut self, message: ServerMessage) {
-        let message = Arc::new(message);
-        let size = Outgoing::Direct(message.clone()).size(self.encoding);
-        self.control_bytes += size;
-        self.control.push_back((message, size));
+        let message = Direct::new(message, self.encoding);
+        self.control_bytes += message.len();
+        self.control.push_back(Arc::new(message));
     }
 
     /// Takes publications of a channel that the session follows, in order. True if
@@ -334,6 +328,7 @@ impl State {
             data: Some(Data::Gap(gap)),
             ..ServerMessage::default()
         };
+        let word = Direct::new(word, self.encoding);
         self.queue.push_back(Entry::Gap(slot, top, Arc::new(word)));
     }
 
@@ -383,16 +378,6 @@ impl State {
         }
         self.batch.push(slot);
         self.batch.len() == 1
-    }
-}
-
-impl Outgoing {
-    /// Its length on the wire, about.
-    fn size(&self, encoding: Encoding) -> usize {
-        match encoding {
-            Encoding::Json => self.json().len(),
-            Encoding::Proto => self.proto().len(),
-        }
     }
 }
 

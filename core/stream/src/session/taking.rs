@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{
     CloseReason, Connection, Outgoing, Parcel, Session, Slot, message,
     outgoing::Taking,
-    state::{Due, State},
+    state::{Due, State, Time},
     subscription::Flow,
 };
 use crate::{
@@ -142,6 +142,10 @@ impl Session {
         again_at: Option<Instant>,
     ) -> Step {
         let core = self.core();
+        let time = Time {
+            clock: core.stream.clock(),
+            ticks: core.stream.hub().shard(core.shard_id()).ticks(),
+        };
         let mut state = core.state.lock();
         let expiry = self.watch_expiry(&mut state, now);
         loop {
@@ -155,7 +159,7 @@ impl Session {
                 }
                 due => return Step::Wait(state.next_look(due.earliest(expiry), again_at)),
             }
-            state.take(now, core.stream.clock(), budget, out);
+            state.take(now, time, budget, out);
             if out.count() > 0 {
                 break;
             }

@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        ManualClock, Namespace, Namespaces,
+        ManualClock, Namespace, Namespaces, StreamOptions,
         broker::{Broker as _, Page, Reach, memory::MemoryLimits},
         hub::Hub,
     };
@@ -202,7 +202,7 @@ mod tests {
         };
         namespaces.add(orders).unwrap();
         let namespaces = Arc::new(namespaces);
-        let hub = Arc::new(Hub::new(1));
+        let hub = Arc::new(Hub::new(1, StreamOptions::default().batch_interval));
         let clock = ManualClock::at(1_000_000);
         MemoryBroker::new(namespaces, hub, clock, MemoryLimits::default())
     }

@@ -1,6 +1,6 @@
 //! The outbox: what waits to be sent, when it is due, and taking it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
 use tidewire_proto::v1::Visibility;
 use tokio::time::Instant;
@@ -8,33 +8,28 @@ use tokio::time::Instant;
 use super::{Due, Entry, Slot, State};
 use crate::{
     Clock, Publication,
+    hub::Ticks,
     session::{Outgoing, Prices, outgoing::Taking, subscription::Queued},
 };
 
 /// The room for so many prices is kept from batch to batch.
 const MANY_PRICES: usize = 64;
 
-impl State {
-    /// The last of the ticks, one `batch_interval` apart, at which all sessions send
-    /// what they gathered. Together, so that a shard writes to many at once instead of
-    /// to a few at a time.
-    fn tick(&self, now: Instant) -> Instant {
-        let interval = self.batch_interval.as_nanos();
-        let passed = (now - self.started).as_nanos();
-        // Less than an interval, which is some milliseconds.
-        let since = passed.checked_rem(interval).unwrap_or_default();
-        now - Duration::from_nanos(u64::try_from(since).unwrap_or_default())
-    }
+/// What tells the time.
+#[derive(Clone, Copy)]
+pub(in crate::session) struct Time<'a> {
+    pub(in crate::session) clock: &'a dyn Clock,
+    /// When batches of prices are sent.
+    pub(in crate::session) ticks: &'a Ticks,
+}
 
+impl State {
     /// When there is something to take.
     pub(in crate::session) fn due(&self, now: Instant) -> Due {
         if !self.control.is_empty() || !self.queue.is_empty() {
             return Due::Now;
         }
-        let batch = (!self.batch.is_empty()).then(|| {
-            self.batch_sent
-                .map_or(now, |sent| sent + self.batch_interval)
-        });
+        let batch = (!self.batch.is_empty()).then(|| self.next_batch.unwrap_or(now));
         let deferred = self.deferred.iter().map(|(due, _)| *due).min();
         match [batch, deferred].into_iter().flatten().min() {
             None => Due::Never,
@@ -58,11 +53,34 @@ impl State {
 
     /// The time that the shard is to be armed for, unless it comes back before.
     pub(in crate::session) fn arm(&mut self, at: Instant) -> Option<Instant> {
-        if self.armed.is_some_and(|armed| armed <= at) {
+        let is_early = |armed: Option<Instant>| armed.is_some_and(|armed| armed <= at);
+        if is_early(self.armed) || is_early(self.armed_later) {
             return None;
         }
-        self.armed = Some(at);
+        // The shard keeps what it was armed for. So a session that sends prices at
+        // every tick is not armed anew each time for the heartbeat that comes long after.
+        if let Some(later) = self.armed.replace(at)
+            && self.armed_later.is_none_or(|known| later < known)
+        {
+            self.armed_later = Some(later);
+        }
         self.armed
+    }
+
+    /// Whether the shard was armed for this time, and is still to come back then.
+    pub(in crate::session) fn is_armed(&self, at: Instant) -> bool {
+        self.armed == Some(at) || self.armed_later == Some(at)
+    }
+
+    /// The shard has come: true if it was to come at this time.
+    pub(in crate::session) fn disarm(&mut self, at: Instant) -> bool {
+        for armed in [&mut self.armed, &mut self.armed_later] {
+            if *armed == Some(at) {
+                *armed = None;
+                return true;
+            }
+        }
+        false
     }
 
     /// The time to wait for, if there is nothing to do before.
@@ -82,16 +100,16 @@ impl State {
     pub(in crate::session) fn take(
         &mut self,
         now: Instant,
-        clock: &dyn Clock,
+        time: Time<'_>,
         budget: usize,
         out: &mut impl Taking,
     ) {
         let mut taken = 0;
         while taken < budget
-            && let Some((message, size)) = self.control.pop_front()
+            && let Some(message) = self.control.pop_front()
         {
-            self.control_bytes -= size;
-            taken += size;
+            self.control_bytes -= message.len();
+            taken += message.len();
             out.put(Outgoing::Direct(message));
         }
         self.release_deferred(now);
@@ -100,11 +118,9 @@ impl State {
         {
             taken += self.take_entry(entry, now, out);
         }
-        let batch_is_due = self
-            .batch_sent
-            .is_none_or(|sent| sent + self.batch_interval <= now);
+        let batch_is_due = self.next_batch.is_none_or(|next| next <= now);
         if taken < budget && batch_is_due && !self.batch.is_empty() {
-            self.take_batch(now, clock, out);
+            self.take_batch(now, time, out);
         }
         // A burst does not keep its memory.
         if self.queue.is_empty() && self.queue.capacity() > 256 {
@@ -162,7 +178,7 @@ impl State {
         Some(publication)
     }
 
-    fn take_batch(&mut self, now: Instant, clock: &dyn Clock, out: &mut impl Taking) {
+    fn take_batch(&mut self, now: Instant, time: Time<'_>, out: &mut impl Taking) {
         let mut slots = std::mem::take(&mut self.batch);
         let mut updates = Vec::with_capacity(slots.len());
         updates.extend(
@@ -182,10 +198,10 @@ impl State {
                 .for_each(|update| out.put(Outgoing::Publication(update))),
             _ => out.put(Outgoing::Prices(Prices {
                 updates,
-                time_ms: clock.now_ms(),
+                time_ms: time.clock.now_ms(),
             })),
         }
-        self.batch_sent = Some(self.tick(now));
+        self.next_batch = Some(time.ticks.next(now));
     }
 
     fn release_deferred(&mut self, now: Instant) {
