@@ -226,14 +226,21 @@ impl Connection {
                     self.finish(End::Closed(code));
                     return bytes.len();
                 }
-                _ if self.phase == Phase::Subscribing && !frame.is_changed => {
-                    self.is_recovered |= memmem::find(payload, br#""recovered":true"#).is_some();
-                    self.advance(around.dialect.step(payload), around.dialect);
+                _ if frame.is_changed => {
+                    around.tally.scan(key, &bytes[unscanned..at], around.now);
                     unscanned = at + frame.end;
+                    match websocket::inflated(payload) {
+                        Ok(payload) => {
+                            if !self.take_payload(key, &payload, around) {
+                                around.tally.scan(key, &payload, around.now);
+                            }
+                        }
+                        Err(error) => self.lose(format!("a frame does not inflate: {error}")),
+                    }
                 }
                 _ => {
-                    if let Some(on_frame) = &mut around.on_frame {
-                        on_frame(key, payload);
+                    if self.take_payload(key, payload, around) {
+                        unscanned = at + frame.end;
                     }
                 }
             }
@@ -245,6 +252,19 @@ impl Connection {
         // All frames of a read are searched at once: no head looks like a mark.
         around.tally.scan(key, &bytes[unscanned..at], around.now);
         at
+    }
+
+    /// Takes a message. True if it was one of those before it was ready.
+    fn take_payload(&mut self, key: usize, payload: &[u8], around: &mut Around<'_>) -> bool {
+        if self.phase == Phase::Subscribing {
+            self.is_recovered |= memmem::find(payload, br#""recovered":true"#).is_some();
+            self.advance(around.dialect.step(payload), around.dialect);
+            return true;
+        }
+        if let Some(on_frame) = &mut around.on_frame {
+            on_frame(key, payload);
+        }
+        false
     }
 
     fn take_http2(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) -> usize {

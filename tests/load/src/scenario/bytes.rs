@@ -49,15 +49,7 @@ fn measure(
     let mut rig = lab.rig(Subject::Tidewire(transport), &shape)?;
     let mut row = rig.window("bytes", asked.rate, asked.seconds)?;
     if rig.engine.is_deflated() {
-        // What is compressed cannot be searched: as many updates as were due are
-        // taken to have come, which the row without compression confirms.
-        let bytes = rig.engine.tally.counts.bytes as f64;
-        row = Row {
-            bytes: Some(bytes / rig.engine.tally.ledger.expected.max(1) as f64),
-            rate: row.rate,
-            note: "compressed".to_owned(),
-            ..rig.row("bytes")
-        };
+        row.note = "compressed".to_owned();
     } else if is_deflated {
         row.note = "compression was not agreed to".to_owned();
     }

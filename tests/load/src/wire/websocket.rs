@@ -1,5 +1,7 @@
 //! WebSocket frames.
 
+use std::io::Read as _;
+
 /// What a frame is.
 pub(crate) mod opcode {
     pub(crate) const TEXT: u8 = 1;
@@ -61,6 +63,22 @@ pub(crate) fn server(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// The payload of a frame that was compressed by itself (RFC 7692, section 7.2.2, without
+/// context takeover).
+///
+/// # Errors
+/// It is no such payload.
+pub(crate) fn inflated(payload: &[u8]) -> std::io::Result<Vec<u8>> {
+    const END: &[u8] = &[0, 0, 0xff, 0xff];
+    let mut out = Vec::new();
+    // The stream does not end: what is there is all there is.
+    let mut reader = flate2::read::DeflateDecoder::new(payload.chain(END));
+    match reader.read_to_end(&mut out) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(out),
+        result => result.map(|_| out),
+    }
+}
+
 /// Puts the mask on, or takes it off.
 pub(crate) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     for (byte, key) in payload.iter_mut().zip(mask.iter().cycle()) {
@@ -87,6 +105,14 @@ fn head(out: &mut Vec<u8>, opcode: u8, length: usize, masked: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_compressed_payload_is_read() {
+        // The example of RFC 7692, section 7.2.3.1.
+        let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        assert_eq!(inflated(&hello).unwrap(), b"Hello");
+        assert!(inflated(&[0xff; 8]).is_err());
+    }
 
     #[test]
     fn frames_come_back() {
