@@ -1,5 +1,6 @@
 //! Histories across a restart: a graceful stop puts what the broker has into the store,
-//! the next start takes it out, and clients go on where they were.
+//! the next start takes it out, and clients and back ends (by their idempotency keys) go
+//! on where they were.
 //!
 //! What was taken out is gone from the store before anything new is published. So a
 //! server that is killed begins with other epochs, and never gives a place twice.
@@ -44,7 +45,7 @@ pub(crate) async fn load(store: &dyn Store, stream: &Stream) -> anyhow::Result<(
                 value,
             };
             match stream.broker().load(&saved) {
-                Ok(()) => channels += 1,
+                Ok(()) => channels += u64::from(saved.is_channel()),
                 Err(error) => tracing::warn!(%error, "a history is lost"),
             }
         }
@@ -54,8 +55,7 @@ pub(crate) async fn load(store: &dyn Store, stream: &Stream) -> anyhow::Result<(
     let removed = store.commit(batch).await;
     removed.context("histories that were taken cannot be removed from the store")?;
     if channels > 0 {
-        // One entry is no channel's.
-        tracing::info!(channels = channels - 1, "histories go on");
+        tracing::info!(channels, "histories go on");
     }
     Ok(())
 }

@@ -46,6 +46,26 @@ async fn the_same_key_gives_the_same_place_until_its_window_is_over() {
 }
 
 #[tokio::test]
+async fn keys_that_were_saved_hold_for_the_rest_of_their_window() {
+    let (first, clock) = stream();
+    publish(&first, "1", Some("a")).await.unwrap();
+    clock.advance(30_000);
+    publish(&first, "2", Some("b")).await.unwrap();
+    let (second, clock) = stream();
+    for saved in first.broker().save() {
+        second.broker().load(&saved).unwrap();
+    }
+    clock.advance(60_000);
+    assert_eq!(publish(&second, "1", Some("a")).await.unwrap(), 1);
+    assert_eq!(publish(&second, "2", Some("b")).await.unwrap(), 2);
+    let error = publish(&second, "1", Some("b")).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::FailedPrecondition);
+    clock.advance(30_000);
+    assert_eq!(publish(&second, "1", Some("a")).await.unwrap(), 3);
+    assert_eq!(publish(&second, "2", Some("b")).await.unwrap(), 2);
+}
+
+#[tokio::test]
 async fn a_clock_that_jumps_takes_neither_number_nor_time_back() {
     let (stream, clock) = stream();
     publish(&stream, "1", None).await.unwrap();

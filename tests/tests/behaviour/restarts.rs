@@ -51,6 +51,30 @@ async fn a_graceful_stop_loses_no_recovery(transport: Transport) {
     assert_eq!(resumed["recovered"], true, "{resumed}");
 }
 
+#[tokio::test]
+async fn a_publication_is_not_repeated_by_who_tries_again_after_a_deploy() {
+    let folder = TempDir::new().unwrap();
+    let asked = |data: u64| json!({"channel": "demo:a", "data": data, "idempotencyKey": "k"});
+    let first = server(&folder).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &first).await;
+    let before = client
+        .request("publish", asked(1))
+        .await
+        .expect("published");
+    stop(first).await;
+
+    let second = server(&folder).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &second).await;
+    let after = client
+        .request("publish", asked(1))
+        .await
+        .expect("published");
+    assert_eq!(after.data, before.data);
+    let refused = client.request("publish", asked(2)).await;
+    assert_eq!(refused.error_code(), "failed_precondition");
+    assert_eq!(second.publish("demo:a", json!(2)).await["seq"], 2);
+}
+
 /// What a client is told that goes on after the second of an epoch.
 async fn resumed(server: &Server, epoch: &str) -> Value {
     let mut client = Client::connect(Transport::WebSocketJson, server).await;

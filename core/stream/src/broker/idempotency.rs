@@ -2,16 +2,19 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::Duration,
 };
 
+use prost::Message as _;
 use tidewire_proto::v1::ErrorCode;
 
-use crate::{ChannelName, Event, Position, StreamError};
+use crate::{ChannelName, Epoch, Event, Position, StreamError};
 
 /// How many keys are remembered at once, the newest ones.
 const MAX_KEYS: usize = 100_000;
+
+/// So many keys are saved in one page.
+const PAGE_KEYS: usize = 1_000;
 
 /// The longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -92,6 +95,52 @@ impl IdempotencyKeys {
         }
     }
 
+    /// All keys, as they are kept between two runs: in pages, the oldest keys first.
+    pub(super) fn pages(&self) -> Vec<Vec<u8>> {
+        let order: Vec<_> = self.order.iter().collect();
+        let pages = order.chunks(PAGE_KEYS).map(|keys| {
+            let keys = keys.iter().filter_map(|(time_ms, key)| {
+                let seen = self.seen.get(key)?;
+                Some(SavedKey {
+                    channel: key.0.as_str().to_owned(),
+                    key: key.1.as_ref().to_owned(),
+                    body: seen.body,
+                    epoch: seen.position.epoch.as_str().to_owned(),
+                    seq: seen.position.seq,
+                    time_ms: *time_ms,
+                })
+            });
+            SavedKeys {
+                keys: keys.collect(),
+            }
+            .encode_to_vec()
+        });
+        pages.collect()
+    }
+
+    /// Takes a page back, after those before it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn load(&mut self, page: &[u8]) -> Result<(), StreamError> {
+        let damaged = |error: &dyn std::fmt::Display| {
+            StreamError::new(
+                ErrorCode::Internal,
+                format!("what was saved of idempotency keys cannot be read: {error}"),
+            )
+        };
+        let saved = SavedKeys::decode(page).map_err(|error| damaged(&error))?;
+        for saved in saved.keys {
+            let channel = ChannelName::parse(&saved.channel).map_err(|error| damaged(&error))?;
+            let position = Position {
+                epoch: Epoch::new(&saved.epoch),
+                seq: saved.seq,
+            };
+            self.remember(&channel, &saved.key, saved.body, position, saved.time_ms);
+        }
+        Ok(())
+    }
+
     fn forget_before(&mut self, limit_ms: i64) {
         while self
             .order
@@ -109,11 +158,38 @@ impl IdempotencyKeys {
     }
 }
 
-/// Tells bodies apart; it guards against mistakes, not against attacks.
+/// A page of keys, as it is written.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SavedKeys {
+    #[prost(message, repeated, tag = "1")]
+    keys: Vec<SavedKey>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SavedKey {
+    #[prost(string, tag = "1")]
+    channel: String,
+    #[prost(string, tag = "2")]
+    key: String,
+    #[prost(fixed64, tag = "3")]
+    body: u64,
+    #[prost(string, tag = "4")]
+    epoch: String,
+    #[prost(uint64, tag = "5")]
+    seq: u64,
+    #[prost(int64, tag = "6")]
+    time_ms: i64,
+}
+
+/// Tells bodies apart; it guards against mistakes, not against attacks. FNV-1a (RFC 9923),
+/// since what is saved is compared by another build of the server.
 pub(super) fn fingerprint(event: &Event) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x100_0000_01b3;
     let (field, data) = tidewire_proto::json::proto_fragment(event);
-    field.hash(&mut hasher);
-    data.hash(&mut hasher);
-    hasher.finish()
+    let field = field.to_be_bytes();
+    let bytes = field.iter().chain(&data);
+    bytes.fold(OFFSET_BASIS, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
+    })
 }

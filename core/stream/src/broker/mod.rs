@@ -32,6 +32,14 @@ pub struct Saved {
     pub value: Vec<u8>,
 }
 
+impl Saved {
+    /// Whether it is a channel.
+    #[must_use]
+    pub fn is_channel(&self) -> bool {
+        std::str::from_utf8(&self.key).is_ok_and(|name| ChannelName::parse(name).is_ok())
+    }
+}
+
 /// What is read of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {

@@ -13,6 +13,9 @@ use crate::{ChannelName, Class, Epoch, Position, Publication, PublishRight, Stre
 /// channel has such a name.
 const FRESH_EPOCH: &[u8] = b"";
 
+/// Begins the names of pages of idempotency keys: no channel's name begins so.
+const KEYS: u8 = b'#';
+
 /// What became of an entry that was saved.
 enum Loaded {
     Taken,
@@ -44,11 +47,20 @@ impl MemoryBroker {
                 key: name.as_str().as_bytes().to_vec(),
             })
         });
-        std::iter::once(fresh).chain(channels)
+        let pages = self.keys.lock().pages().into_iter().enumerate();
+        let keys = pages.map(|(number, value)| Saved {
+            // In their order, as text.
+            key: format!("{}{number:08}", char::from(KEYS)).into_bytes(),
+            value,
+        });
+        std::iter::once(fresh).chain(keys).chain(channels)
     }
 
     /// Takes back what was kept.
     pub(super) fn load_one(&self, saved: &Saved) -> Result<(), StreamError> {
+        if saved.key.first() == Some(&KEYS) {
+            return self.keys.lock().load(&saved.value);
+        }
         let loaded = self.load_saved(saved);
         if !matches!(loaded, Ok(Loaded::Taken)) {
             // What that channel had may be of this epoch: it is not to begin there again.
