@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     ConfigError, Line, PriceConfig, PriceError, Recording, RecordingError, RecordingWriter,
     SourceClock, VenueKind,
-    aggregate::{Aggregator, PriceTick, SourceId},
+    aggregate::{Aggregator, PriceGap, PriceTick, SourceId},
     clock::EngineTime,
     config::{SourceConfig, SourceSpec},
     recording::RecordedSource,
@@ -334,6 +334,12 @@ impl PriceEngine {
     /// while the engine waits: it is to be quick, and must not ask the engine.
     pub fn on_price(&self, listener: impl Fn(&PriceTick<'_>) + Send + Sync + 'static) {
         self.aggregator.lock().on_price(Box::new(listener));
+    }
+
+    /// Has `listener` told of trades that a venue numbered and that never came, as that
+    /// shows. It is called like that of [`on_price`](Self::on_price).
+    pub fn on_gap(&self, listener: impl Fn(&PriceGap<'_>) + Send + Sync + 'static) {
+        self.aggregator.lock().on_gap(Box::new(listener));
     }
 
     /// The price of a symbol, with how it came about.

@@ -15,7 +15,7 @@ mod source;
 mod symbol;
 pub mod venue;
 
-pub use aggregate::{Aggregator, PriceTick, SourceId};
+pub use aggregate::{Aggregator, PriceGap, PriceTick, SourceId};
 pub use config::{ConfigError, PriceConfig, SourceClock, SourceConfig};
 pub use engine::PriceEngine;
 pub use error::PriceError;

@@ -11,7 +11,7 @@ use support::{
 };
 use tidewire_price::{
     Aggregator, LinkState, VenueKind,
-    venue::{Trade, TradeId, VenueEvent},
+    venue::{Size, Trade, TradeId, VenueEvent},
 };
 use tidewire_proto::v1::{SourceState, TradeSide};
 
@@ -127,7 +127,7 @@ fn a_trade_that_comes_late_counts_and_is_not_the_last_price() {
             name: "BTC-USD".into(),
             id: TradeId::Single(id),
             price,
-            size: price,
+            size: Size::Base(price),
             side: TradeSide::Unspecified,
             venue_time_us: Some(time_us),
         })

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 use support::{Journal, NOW_US, config, price};
 use tidewire_price::{
     Aggregator, LinkState,
-    venue::{Ticker, Trade, TradeId, VenueEvent},
+    venue::{Size, Ticker, Trade, TradeId, VenueEvent},
 };
 use tidewire_proto::v1::{SourceState, TradeSide};
 
@@ -165,7 +165,7 @@ proptest! {
                 Step::Trade { source, cents } => {
                     let price = Decimal::new(cents, 2);
                     let trade = Trade {
-                        name: "BTC/USD".into(), id: TradeId::Loose(number as u64), price, size: price,
+                        name: "BTC/USD".into(), id: TradeId::Loose(number as u64), price, size: Size::Base(price),
                         side: TradeSide::Unspecified, venue_time_us: None,
                     };
                     let id = id(source);

@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use support::{Journal, NOW_US, config, price};
 use tidewire_price::{
     Aggregator, LinkState,
-    venue::{Ticker, Trade, TradeId, VenueEvent},
+    venue::{Size, Ticker, Trade, TradeId, VenueEvent},
 };
 use tidewire_proto::v1::{PriceUpdate, SourceState, TradeSide};
 
@@ -45,7 +45,7 @@ impl Bench {
             name: "BTC/USD".into(),
             id: TradeId::Single(self.id),
             price: price.parse().unwrap(),
-            size: size.parse().unwrap(),
+            size: Size::Base(size.parse().unwrap()),
             side: TradeSide::Buy,
             venue_time_us: None,
         };

@@ -220,3 +220,28 @@ async fn listeners_hear_what_is_published() {
         told.last().map(|(price, _)| price.as_str())
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn listeners_hear_of_trades_that_never_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let frames = [1, 2, 6, 4, 7].map(|id| coinbase_match(id, "BTC-USD", "5"));
+    let frames: Vec<_> = frames.iter().map(String::as_str).collect();
+    write(&path, &frames).finish().unwrap();
+    let recording = Recording::open(&path).unwrap();
+    let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
+    let clock = ManualClock::at(NOW_US / 1_000);
+    let engine = PriceEngine::new(&config, Journal::new(), clock).unwrap();
+    let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let own = heard.clone();
+    engine.on_gap(move |gap| {
+        let (symbol, source) = (gap.symbol.to_string(), gap.source.to_owned());
+        own.lock().push((symbol, source, gap.missing));
+    });
+    let cancel = CancellationToken::new();
+    engine
+        .replay(recording, ReplaySpeed::Maximum, ReplayStart::Now, &cancel)
+        .await;
+    let gap = ("BTC-USD".to_owned(), "cb".to_owned(), 3);
+    assert_eq!(*heard.lock(), [gap]);
+}

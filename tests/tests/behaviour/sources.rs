@@ -90,12 +90,45 @@ async fn every_venue_is_heard_and_one_that_is_wrong_is_left_out() {
     trade(wrong, 4, "0.0501");
     wrong.heard().await;
     assert_eq!(get_price(&server, SYMBOL).await["sources"], 7);
+}
 
-    // Two trades are missing, at a venue that numbers them.
-    trade(&venues[0], 5, "0.05");
-    venues[0].heard().await;
+#[tokio::test]
+async fn trades_that_never_come_are_told() {
+    const OTHER: &str = "SOL-BTC";
+    let venue = VenueStandIn::start(VenueKind::Binance).await;
+    let server = server_of(std::slice::from_ref(&venue), &[SYMBOL, OTHER])
+        .start()
+        .await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("prices:ETH-BTC@binance").await;
+    venue.subscribed().await;
+    let say = |symbol, id| {
+        venue.trade(&Trade {
+            symbol,
+            id,
+            price: "0.05",
+        });
+    };
+    say(SYMBOL, 1);
+    say(OTHER, 1);
+    let update = price_until(&mut client, |_| true).await;
+    assert_eq!(update["missing"], Value::Null);
+    // The price is the same: that trades are missing is news.
+    say(SYMBOL, 5);
+    let update = price_until(&mut client, |update| !update["missing"].is_null()).await;
+    assert_eq!(
+        (&update["missing"], &update["price"]),
+        (&json!(3), &json!(0.05))
+    );
+    // One comes late.
+    say(SYMBOL, 3);
+    price_until(&mut client, |update| update["missing"] == 2).await;
+    say(OTHER, 2);
+    venue.heard().await;
     let price = get_price(&server, SYMBOL).await;
     assert_eq!(detail(&price, "binance")["missing"], 2);
+    let other = get_price(&server, OTHER).await;
+    assert_eq!(detail(&other, "binance")["missing"], Value::Null);
     let gaps = server
         .metric("tidewire_venue_gaps_total", "source=\"binance\"")
         .await;

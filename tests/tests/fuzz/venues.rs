@@ -14,7 +14,10 @@ fn fuzz_venue(kind: VenueKind, seeds: &[&str]) {
         for event in events {
             match event {
                 VenueEvent::Trade(trade) => {
-                    assert!(trade.price > Default::default() && trade.size > Default::default());
+                    assert!(
+                        trade.price > Default::default()
+                            && trade.size.number() > Default::default()
+                    );
                 }
                 VenueEvent::Ticker(ticker) => {
                     let prices = [ticker.last, ticker.bid, ticker.ask];
@@ -24,7 +27,13 @@ fn fuzz_venue(kind: VenueKind, seeds: &[&str]) {
                             .flatten()
                             .all(|price| price > Default::default())
                     );
-                    let figures = [ticker.change_percent, ticker.volume_quote];
+                    let volume = ticker.volume;
+                    let figures = [
+                        ticker.change_percent,
+                        volume.quote,
+                        volume.base,
+                        volume.contracts,
+                    ];
                     assert!(figures.into_iter().flatten().all(f64::is_finite));
                 }
                 VenueEvent::Fault(_) => verdict = Verdict::Refused,

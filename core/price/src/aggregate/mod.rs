@@ -82,6 +82,7 @@ pub struct Aggregator {
     overview_channel: ChannelName,
     publisher: Arc<dyn Publisher>,
     listeners: Vec<Listener>,
+    gap_listeners: Vec<GapListener>,
     provenance: Provenance,
 }
 
@@ -102,8 +103,24 @@ pub struct PriceTick<'a> {
     pub volume_24h: Option<f64>,
 }
 
+/// Trades of a symbol that a venue numbered and that never came, as they are missed.
+#[derive(Debug, Clone, Copy)]
+pub struct PriceGap<'a> {
+    /// The symbol.
+    pub symbol: &'a Symbol,
+    /// The source's name.
+    pub source: &'a str,
+    /// How many are missing between two that came. Some may come late.
+    pub missing: u64,
+    /// When that showed, in microseconds since the Unix epoch.
+    pub found_us: i64,
+}
+
 /// Who is told of prices in this process.
 pub(crate) type Listener = Box<dyn Fn(&PriceTick<'_>) + Send + Sync>;
+
+/// Who is told of gaps in this process.
+pub(crate) type GapListener = Box<dyn Fn(&PriceGap<'_>) + Send + Sync>;
 
 impl std::fmt::Debug for Aggregator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -135,6 +152,7 @@ impl Aggregator {
             overview_channel: channel("market:overview")?,
             publisher,
             listeners: Vec::new(),
+            gap_listeners: Vec::new(),
             provenance: Provenance::default(),
         };
         for spec in config.symbols()? {
@@ -210,15 +228,18 @@ impl Aggregator {
             // A frame counts once, however many symbols it is for.
             let is_first = number == 0;
             match taken {
-                Taken::Counted { missing } => {
+                Taken::Counted { size, missing } => {
                     if is_first {
-                        let status = &mut self.sources[source.index];
-                        status.trades.count();
+                        self.sources[source.index].trades.count();
                         if missing > 0 {
-                            status.gap(&symbol.spec.symbol, missing);
+                            self.missed(source, place.symbol, missing, arrival_us);
                         }
-                        self.overview
-                            .take_trade(place.symbol, source.index, trade, times.stamp_us);
+                        // Where nobody knows how much it was, it is not shown.
+                        if let Some(size) = size {
+                            let places = (place.symbol, source.index);
+                            self.overview
+                                .take_trade(places, trade, size, times.stamp_us);
+                        }
                     }
                     self.heard(place, &times);
                 }
@@ -257,6 +278,23 @@ impl Aggregator {
                 self.absurd(source, ticker.last.unwrap_or_default());
             }
         }
+    }
+
+    /// Trades of a symbol never came: that is counted, logged, and told in this process.
+    /// Clients see it on the source's own channel.
+    fn missed(&mut self, source: SourceId, symbol: usize, missing: u64, now_us: i64) {
+        let symbol = &self.symbols[symbol].spec.symbol;
+        let status = &mut self.sources[source.index];
+        status.gap(symbol, missing);
+        let gap = PriceGap {
+            symbol,
+            source: status.name(),
+            missing,
+            found_us: now_us,
+        };
+        self.gap_listeners
+            .iter()
+            .for_each(|listener| listener(&gap));
     }
 
     fn absurd(&mut self, source: SourceId, price: Decimal) {
@@ -356,6 +394,11 @@ impl Aggregator {
     /// Adds somebody who is told of prices.
     pub(crate) fn on_price(&mut self, listener: Listener) {
         self.listeners.push(listener);
+    }
+
+    /// Adds somebody who is told of gaps.
+    pub(crate) fn on_gap(&mut self, listener: GapListener) {
+        self.gap_listeners.push(listener);
     }
 
     /// Says where the frames come from.

@@ -91,9 +91,9 @@ impl Overview {
 
     pub(super) fn take_trade(
         &mut self,
-        symbol: usize,
-        source: usize,
+        (symbol, source): (usize, usize),
         trade: &Trade<'_>,
+        size: Decimal,
         time_us: i64,
     ) {
         self.trades.truncate(RECENT_TRADES - 1);
@@ -101,7 +101,7 @@ impl Overview {
             symbol,
             source,
             price: trade.price,
-            size: trade.size,
+            size,
             side: trade.side,
             time_us,
         });

@@ -16,12 +16,16 @@ use super::{
 use crate::{
     Symbol, VenueKind,
     config::SymbolSpec,
-    venue::{Ticker, Trade},
+    venue::{Contract, Ticker, Trade},
 };
 
 /// A price that is so many times the last one, or a part of it, is not believed until
 /// the next one is about the same.
 const ABSURD: Decimal = Decimal::from_parts(5, 0, 0, false, 0);
+
+/// Why a volume is not known.
+const UNKNOWN_WORTH: &str =
+    "it counts in contracts, and `contracts` of the source does not say what one is worth";
 
 /// What one source says of one symbol.
 #[derive(Debug)]
@@ -59,6 +63,10 @@ pub(super) struct Quote {
     pub(super) conversion: Option<Box<Conversion>>,
     /// The last 24 hours, if the venue does not tell of them.
     day: Option<Box<Day>>,
+    /// What one contract is worth, if it is told in contracts and that is known.
+    contract: Option<Contract>,
+    /// Whether it told of contracts that nobody knows the worth of.
+    worth: Worth,
     /// Which of the source's connections it comes by.
     pub(super) link: usize,
     trades: u64,
@@ -107,11 +115,20 @@ enum Habit {
     Broken,
 }
 
+/// Whether it is known how much is traded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    Known,
+    /// It counts in contracts.
+    Unknown,
+}
+
 /// What became of a trade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It counts, and so many of the venue's trades before it never came.
-    Counted { missing: u64 },
+    /// It counts, with so much of base if that is known, and so many of the venue's trades
+    /// before it never came.
+    Counted { size: Option<Decimal>, missing: u64 },
     /// It was counted before.
     Repeated,
     /// Its price is not believed.
@@ -124,9 +141,12 @@ impl Quote {
         kind: VenueKind,
         channel: ChannelName,
         conversion: Option<Box<Conversion>>,
+        contract: Option<Contract>,
     ) -> Self {
         Self {
             conversion,
+            contract,
+            worth: Worth::Known,
             day: (!kind.tells_the_day()).then(Box::default),
             link: 0,
             source,
@@ -213,21 +233,25 @@ impl Quote {
             return Taken::Absurd;
         }
         self.trades += 1;
+        let size = trade.size.in_base(trade.price, self.contract.as_ref());
+        if size.is_none() {
+            self.worth = Worth::Unknown;
+        }
         if let Some(price) = self.converted(trade.price) {
             self.min = Some(self.min.map_or(price, |min| min.min(price)));
             self.max = Some(self.max.map_or(price, |max| max.max(price)));
-            if spec.method.weighs_volume() {
-                self.window.take(price, trade.size, now_us, spec.window_us);
+            if let Some(size) = size.filter(|_| spec.method.weighs_volume()) {
+                self.window.take(price, size, now_us, spec.window_us);
             }
         }
         if let Some(day) = &mut self.day {
-            day.take(trade.price, Some(trade.size), now_us);
+            day.take(trade.price, size, now_us);
         }
         if !is_late {
             self.last_trade_us = trade.venue_time_us;
             self.price = Some(trade.price);
         }
-        Taken::Counted { missing }
+        Taken::Counted { size, missing }
     }
 
     /// Whether a price is too far from the last one to be believed. The next one is
@@ -298,7 +322,7 @@ impl Quote {
             self.price = ticker.last.or(self.price);
         }
         self.change_percent = ticker.change_percent.or(self.change_percent);
-        self.volume_quote = ticker.volume_quote.or(self.volume_quote);
+        self.take_volume(ticker);
         let is_crossed = ticker
             .bid
             .zip(ticker.ask)
@@ -311,6 +335,15 @@ impl Quote {
             self.ask = ticker.ask.or(self.ask);
         }
         true
+    }
+
+    fn take_volume(&mut self, ticker: &Ticker<'_>) {
+        let last = ticker.last.or(self.price);
+        let volume = ticker.volume.quote_at(last, self.contract.as_ref());
+        if volume.is_none() && ticker.volume.contracts.is_some() {
+            self.worth = Worth::Unknown;
+        }
+        self.volume_quote = volume.or(self.volume_quote);
     }
 
     /// Whether a ticker's price is of a later trade than the last one: by the trade's
@@ -348,6 +381,7 @@ impl Quote {
             stale: !is_live,
             stamp_us: self.stamp_us,
             twap: None,
+            missing: self.missing(),
         })
     }
 
@@ -398,8 +432,14 @@ impl Quote {
                     now_us.saturating_sub(rate.formed_us).max(0).unsigned_abs() / 1_000
                 }),
             }),
-            missing: Some(self.seen.missing()).filter(|missing| *missing > 0),
+            missing: self.missing(),
+            volume_unknown: (self.worth == Worth::Unknown).then(|| UNKNOWN_WORTH.to_owned()),
         }
+    }
+
+    /// How many of the venue's trades never came, if any did not.
+    fn missing(&self) -> Option<u64> {
+        Some(self.seen.missing()).filter(|missing| *missing > 0)
     }
 }
 

@@ -171,7 +171,7 @@ mod tests {
             name: "X".into(),
             id,
             price: price.into(),
-            size: Decimal::ONE,
+            size: crate::venue::Size::Base(Decimal::ONE),
             side: tidewire_proto::v1::TradeSide::Unspecified,
             venue_time_us: None,
         }

@@ -20,6 +20,8 @@ pub(super) struct Shown {
     pub(super) stamp_us: i64,
     /// The mean over the window. It moves all the time: alone it is no news.
     pub(super) twap: Option<Decimal>,
+    /// Of one source: how many of the venue's trades never came, if any did not.
+    pub(super) missing: Option<u64>,
 }
 
 /// Where the frames come from.
@@ -73,6 +75,7 @@ impl Shown {
             stale: self.stale,
             twap: self.twap.map(decimal),
             sample: provenance.is_sample(),
+            missing: self.missing,
             ..PriceUpdate::default()
         }
     }

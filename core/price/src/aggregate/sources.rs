@@ -74,14 +74,19 @@ impl Aggregator {
         status: &mut SourceStatus,
     ) -> Result<(), ConfigError> {
         let name = self.symbols[symbol].spec.symbol.clone();
-        let own = status.spec.venue_name(&name).map(|own| (own, None));
-        let Some((venue_name, conversion)) = own.or_else(|| self.conversion(&name, &status.spec))
-        else {
+        let own = status
+            .spec
+            .venue_name(&name)
+            .map(|own| (own, name.clone(), None));
+        let had = own.or_else(|| self.conversion(&name, &status.spec));
+        let Some((venue_name, traded, conversion)) = had else {
             return Ok(());
         };
         let is_converted = conversion.is_some();
         let channel = channel(&format!("prices:{name}@{}", status.spec.name))?;
-        let quote = Quote::new(source, status.spec.kind, channel, conversion.map(Box::new));
+        let contract = status.spec.contracts.get(traded.as_str()).copied();
+        let conversion = conversion.map(Box::new);
+        let quote = Quote::new(source, status.spec.kind, channel, conversion, contract);
         let quotes = &mut self.symbols[symbol].quotes;
         let place = match quotes.iter().position(|quote| quote.source == source) {
             Some(place) => {
@@ -109,12 +114,13 @@ impl Aggregator {
         Ok(())
     }
 
-    /// How a symbol is had from a source that does not trade it, if it is.
+    /// How a symbol is had from a source that does not trade it, if it is: the venue's name
+    /// of what it trades instead, and that.
     fn conversion(
         &self,
         symbol: &Symbol,
         spec: &SourceSpec,
-    ) -> Option<(String, Option<Conversion>)> {
+    ) -> Option<(String, Symbol, Option<Conversion>)> {
         self.convert.iter().find_map(|currency| {
             if symbol.base() == currency || symbol.quote() == currency {
                 return None;
@@ -127,7 +133,7 @@ impl Aggregator {
                 name: rate,
                 rate: None,
             };
-            Some((venue_name, Some(conversion)))
+            Some((venue_name, traded, Some(conversion)))
         })
     }
 

@@ -209,6 +209,7 @@ impl SymbolState {
             stale: false,
             stamp_us,
             twap: None,
+            missing: None,
         }
     }
 

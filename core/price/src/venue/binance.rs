@@ -6,13 +6,14 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use rust_decimal::Decimal;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, FaultKind, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    Events, FaultKind, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
         Text, change_percent, epoch_us, excerpt, maybe_positive, missing, positive, statistic,
     },
@@ -111,6 +112,8 @@ struct TickerFrame<'a> {
     #[serde(borrow)]
     o: Cow<'a, str>,
     #[serde(borrow)]
+    v: Option<Text<'a>>,
+    #[serde(borrow)]
     q: Cow<'a, str>,
     #[serde(rename = "P", borrow)]
     change_percent: Option<Text<'a>>,
@@ -195,7 +198,7 @@ fn trade(event: &[u8], aggregate: Option<AggregateId>) -> Result<VenueEvent<'_>,
             None => TradeId::Single(frame.t.ok_or_else(|| missing("t"))?),
         },
         price: positive("p", &frame.p)?,
-        size: positive("q", &frame.q)?,
+        size: size(&frame.s, positive("q", &frame.q)?),
         side: if frame.m {
             TradeSide::Sell
         } else {
@@ -204,6 +207,34 @@ fn trade(event: &[u8], aggregate: Option<AggregateId>) -> Result<VenueEvent<'_>,
         venue_time_us: epoch_us(frame.time),
         name: frame.s,
     }))
+}
+
+/// Whether a contract of this name is worth an amount of dollars and settled in coins
+/// (COIN-M): `BTCUSD_PERP`, `BTCUSD_240927`. Those count in contracts.
+fn is_coin_margined(name: &str) -> bool {
+    name.split_once('_')
+        .is_some_and(|(pair, _)| pair.ends_with("USD"))
+}
+
+fn size(name: &str, number: Decimal) -> Size {
+    if is_coin_margined(name) {
+        Size::Contracts(number)
+    } else {
+        Size::Base(number)
+    }
+}
+
+/// `v` is in base and `q` in quote, but for COIN-M in contracts and in base.
+fn volume(name: &str, v: Option<f64>, q: Option<f64>) -> Volume {
+    if is_coin_margined(name) {
+        Volume {
+            quote: None,
+            base: q,
+            contracts: v,
+        }
+    } else {
+        Volume::in_quote(q)
+    }
 }
 
 fn ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
@@ -216,7 +247,11 @@ fn ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
         bid: maybe_positive(frame.b.as_deref()),
         ask: maybe_positive(frame.a.as_deref()),
         change_percent: statistic(frame.change_percent.as_deref()).or_else(from_open),
-        volume_quote: statistic(Some(&frame.q)),
+        volume: volume(
+            &frame.s,
+            statistic(frame.v.as_deref()),
+            statistic(Some(&frame.q)),
+        ),
         venue_time_us: epoch_us(frame.time),
         name: frame.s,
     }))
@@ -284,7 +319,7 @@ mod tests {
             panic!("no ticker")
         };
         assert_eq!(
-            (ticker.change_percent, ticker.volume_quote, ticker.last_id),
+            (ticker.change_percent, ticker.volume.quote, ticker.last_id),
             (Some(2.5), Some(1005.0), Some(2))
         );
         let mini = r#"{"e":"24hrMiniTicker","E":5,"s":"BTCUSDT","c":"110","o":"100","h":"1","l":"1","v":"10","q":"1005"}"#;

@@ -11,7 +11,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, FaultKind, KeepAlive, Limits, ParseError, Trade, TradeId, VenueEvent,
+    Events, FaultKind, KeepAlive, Limits, ParseError, Size, Trade, TradeId, VenueEvent,
     field::{Text, epoch_us, excerpt, positive},
 };
 use crate::Symbol;
@@ -123,7 +123,7 @@ fn trade<'a>(frame: &Frame<'a>) -> Result<VenueEvent<'a>, ParseError> {
         name,
         id: TradeId::Loose(trade.id),
         price: positive("price_str", &trade.price_str)?,
-        size: positive("amount_str", &trade.amount_str)?,
+        size: Size::Base(positive("amount_str", &trade.amount_str)?),
         side: match trade.side {
             0 => TradeSide::Buy,
             1 => TradeSide::Sell,
@@ -153,7 +153,7 @@ mod tests {
             ("ethusd", TradeId::Loose(215_999_911))
         );
         assert!(matches!(trade.name, Cow::Borrowed(_)));
-        assert_eq!(trade.size.to_string(), "0.07920001");
+        assert_eq!(trade.size.number().to_string(), "0.07920001");
         assert_eq!(trade.side, TradeSide::Sell);
         assert_eq!(trade.venue_time_us, Some(1_641_343_691_596_001));
     }

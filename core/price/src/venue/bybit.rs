@@ -12,7 +12,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, KeepAlive, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{Text, entries, epoch_us, excerpt, maybe_positive, positive, statistic},
 };
 use crate::Symbol;
@@ -99,6 +99,8 @@ struct TickerFrame<'a> {
     ask1_price: Option<Text<'a>>,
     #[serde(rename = "price24hPcnt", borrow)]
     change: Option<Text<'a>>,
+    #[serde(rename = "volume24h", borrow)]
+    volume: Option<Text<'a>>,
     #[serde(rename = "turnover24h", borrow)]
     turnover: Option<Text<'a>>,
 }
@@ -129,6 +131,23 @@ fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
     }
 }
 
+/// Whether a contract of this name counts in dollars and is settled in coins: `BTCUSD`,
+/// and `BTCUSDH25`, which ends in March 2025. On other markets sizes are in base and
+/// turnovers in quote; here sizes and volumes are in quote and turnovers in base.
+fn is_inverse(name: &str) -> bool {
+    let Some(place) = name.rfind("USD") else {
+        return false;
+    };
+    match &name.as_bytes()[place + 3..] {
+        [] => true,
+        [month, year @ ..] => {
+            b"FGHJKMNQUVXZ".contains(month)
+                && year.len() == 2
+                && year.iter().all(u8::is_ascii_digit)
+        }
+    }
+}
+
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
     if frame.is_block {
@@ -137,7 +156,11 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Loose(number(&frame.i)),
         price: positive("p", &frame.p)?,
-        size: positive("v", &frame.v)?,
+        size: if is_inverse(&frame.s) {
+            Size::Quote(positive("v", &frame.v)?)
+        } else {
+            Size::Base(positive("v", &frame.v)?)
+        },
         side: match frame.side.as_ref() {
             "Buy" => TradeSide::Buy,
             "Sell" => TradeSide::Sell,
@@ -167,7 +190,15 @@ fn ticker(data: &str, ts: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
         ask: maybe_positive(frame.ask1_price.as_deref()),
         // A fraction.
         change_percent: statistic(frame.change.as_deref()).map(|change| change * 100.0),
-        volume_quote: statistic(frame.turnover.as_deref()),
+        volume: if is_inverse(&frame.symbol) {
+            Volume {
+                quote: statistic(frame.volume.as_deref()),
+                base: statistic(frame.turnover.as_deref()),
+                contracts: None,
+            }
+        } else {
+            Volume::in_quote(statistic(frame.turnover.as_deref()))
+        },
         venue_time_us: ts.and_then(epoch_us),
         name: frame.symbol,
     }))
@@ -214,12 +245,15 @@ mod tests {
             panic!("no ticker")
         };
         assert!((ticker.change_percent.unwrap() - 1.96).abs() < 1e-9);
-        assert_eq!(ticker.volume_quote, Some(141_946_527.229_071_18));
+        assert_eq!(
+            ticker.volume,
+            Volume::in_quote(Some(141_946_527.229_071_18))
+        );
         let delta = r#"{"topic":"tickers.BTCUSDT","type":"delta","data":{"symbol":"BTCUSDT","bid1Price":"5"},"cs":1,"ts":1673853746003}"#;
         let Ok(VenueEvent::Ticker(ticker)) = one(delta) else {
             panic!("no ticker")
         };
-        assert_eq!((ticker.last, ticker.volume_quote), (None, None));
+        assert_eq!((ticker.last, ticker.volume), (None, Volume::default()));
         assert!(ticker.bid.is_some());
     }
 

@@ -11,7 +11,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    Events, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
         Text, change_percent, excerpt, maybe_positive, missing, positive, rfc3339_us, statistic,
     },
@@ -112,7 +112,7 @@ fn trade(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(id),
         price: positive("price", &needed("price", frame.price)?)?,
-        size: positive("size", &needed("size", frame.size)?)?,
+        size: Size::Base(positive("size", &needed("size", frame.size)?)?),
         // The side is the maker's: the taker did the opposite.
         side: match frame.side.as_deref() {
             Some("buy") => TradeSide::Sell,
@@ -127,15 +127,13 @@ fn trade(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
 fn ticker(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     let last = needed("price", frame.price)?;
     let price = statistic(Some(&last));
-    let volume = statistic(frame.volume_24h.as_deref());
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("price", &last)?),
         last_id: frame.trade_id,
         bid: maybe_positive(frame.best_bid.as_deref()),
         ask: maybe_positive(frame.best_ask.as_deref()),
         change_percent: change_percent(statistic(frame.open_24h.as_deref()), price),
-        // The volume is in base; at the last price it is about this in quote.
-        volume_quote: price.zip(volume).map(|(price, volume)| price * volume),
+        volume: Volume::in_base(statistic(frame.volume_24h.as_deref())),
         venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
         name: needed("product_id", frame.product_id)?.0,
     }))
@@ -169,16 +167,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ticker_gives_change_and_volume_in_quote() {
+    fn the_ticker_gives_change_and_volume() {
         let frame = r#"{"type":"ticker","sequence":1,"product_id":"BTC-USD","price":"110","open_24h":"100","volume_24h":"3","low_24h":"1","high_24h":"2","volume_30d":"4","best_bid":"109.9","best_bid_size":"1","best_ask":"110.1","best_ask_size":"1","side":"buy","time":"2024-08-08T23:54:17.1Z","trade_id":5,"last_size":"1"}"#;
         let Ok(VenueEvent::Ticker(ticker)) = one(frame) else {
             panic!("no ticker")
         };
         assert!((ticker.change_percent.unwrap() - 10.0).abs() < 1e-9);
-        assert_eq!(
-            (ticker.volume_quote, ticker.last_id),
-            (Some(330.0), Some(5))
-        );
+        assert_eq!((ticker.volume.base, ticker.last_id), (Some(3.0), Some(5)));
     }
 
     #[test]

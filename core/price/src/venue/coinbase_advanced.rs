@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    Events, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{Text, entries, excerpt, integer, maybe_positive, positive, rfc3339_us, statistic},
 };
 use crate::Symbol;
@@ -145,7 +145,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(integer("trade_id", &frame.trade_id)?),
         price: positive("price", &frame.price)?,
-        size: positive("size", &frame.size)?,
+        size: Size::Base(positive("size", &frame.size)?),
         // It is not said whose side it is.
         side: TradeSide::Unspecified,
         venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
@@ -155,16 +155,13 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
 
 fn ticker(entry: &str, time_us: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
     let frame: TickerFrame<'_> = serde_json::from_str(entry)?;
-    let price = statistic(Some(&frame.price));
-    let volume = statistic(frame.volume_24_h.as_deref());
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("price", &frame.price)?),
         last_id: None,
         bid: maybe_positive(frame.best_bid.as_deref()),
         ask: maybe_positive(frame.best_ask.as_deref()),
         change_percent: statistic(frame.price_percent_chg_24_h.as_deref()),
-        // The volume is in base; at the last price it is about this in quote.
-        volume_quote: price.zip(volume).map(|(price, volume)| price * volume),
+        volume: Volume::in_base(statistic(frame.volume_24_h.as_deref())),
         venue_time_us: time_us,
         name: frame.product_id,
     }))
@@ -205,8 +202,8 @@ mod tests {
             panic!("{tickers:?}")
         };
         assert_eq!(
-            (ticker.change_percent, ticker.volume_quote),
-            (Some(-2.5), Some(2_000.0))
+            (ticker.change_percent, ticker.volume),
+            (Some(-2.5), Volume::in_base(Some(20.0)))
         );
         assert_eq!(ticker.venue_time_us, Some(1_795_341_600_123_456));
     }

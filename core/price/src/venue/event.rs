@@ -68,12 +68,64 @@ pub struct Trade<'a> {
     pub id: TradeId,
     /// The price of one base in quote, above zero.
     pub price: Decimal,
-    /// How much, in base, above zero.
-    pub size: Decimal,
+    /// How much, above zero.
+    pub size: Size,
     /// The taker's side.
     pub side: TradeSide,
     /// The venue's time, in microseconds since the Unix epoch.
     pub venue_time_us: Option<i64>,
+}
+
+/// How much is traded, in the unit that the venue counts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// Of base, as on spot markets.
+    Base(Decimal),
+    /// Of quote: contracts of one unit of it.
+    Quote(Decimal),
+    /// Of contracts. What one is worth is not in the frames.
+    Contracts(Decimal),
+}
+
+impl Size {
+    /// The number, whatever it counts.
+    #[must_use]
+    pub fn number(self) -> Decimal {
+        let (Self::Base(number) | Self::Quote(number) | Self::Contracts(number)) = self;
+        number
+    }
+}
+
+/// The volume of 24 hours, in each unit that a venue gives it in. These are approximate
+/// by nature.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Volume {
+    /// In quote.
+    pub quote: Option<f64>,
+    /// In base.
+    pub base: Option<f64>,
+    /// In contracts.
+    pub contracts: Option<f64>,
+}
+
+impl Volume {
+    /// Of this in quote, where the venue says it.
+    #[must_use]
+    pub fn in_quote(quote: Option<f64>) -> Self {
+        Self {
+            quote,
+            ..Self::default()
+        }
+    }
+
+    /// Of this in base, where the venue says it.
+    #[must_use]
+    pub fn in_base(base: Option<f64>) -> Self {
+        Self {
+            base,
+            ..Self::default()
+        }
+    }
 }
 
 /// A summary of the market. What the venue does not say is `None`, and what was
@@ -92,8 +144,8 @@ pub struct Ticker<'a> {
     pub ask: Option<Decimal>,
     /// The change over 24 hours, in percent.
     pub change_percent: Option<f64>,
-    /// The volume of 24 hours, in quote.
-    pub volume_quote: Option<f64>,
+    /// The volume of 24 hours.
+    pub volume: Volume,
     /// The venue's time, in microseconds since the Unix epoch.
     pub venue_time_us: Option<i64>,
 }

@@ -11,7 +11,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, KeepAlive, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{Number, Text, entries, excerpt, maybe_positive, positive, rfc3339_us, statistic},
 };
 use crate::Symbol;
@@ -139,7 +139,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(frame.trade_id),
         price: positive("price", frame.price.text())?,
-        size: positive("qty", frame.qty.text())?,
+        size: Size::Base(positive("qty", frame.qty.text())?),
         side: match frame.side.as_ref() {
             "buy" => TradeSide::Buy,
             "sell" => TradeSide::Sell,
@@ -161,9 +161,11 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         ask: maybe_positive(frame.ask.map(Number::text)),
         change_percent: statistic(frame.change_pct.map(Number::text)),
         // The volume is in base, and was traded at this average.
-        volume_quote: volume
-            .zip(average)
-            .map(|(volume, average)| volume * average),
+        volume: Volume::in_quote(
+            volume
+                .zip(average)
+                .map(|(volume, average)| volume * average),
+        ),
         venue_time_us: frame.timestamp.as_deref().and_then(rfc3339_us),
         name: frame.symbol,
     }))
@@ -187,7 +189,7 @@ mod tests {
             panic!("{events:?}")
         };
         assert_eq!(first.price.to_string(), "61838.10");
-        assert_eq!(first.size.to_string(), "0.00012345678901");
+        assert_eq!(first.size.number().to_string(), "0.00012345678901");
         assert_eq!(
             (second.id, second.side),
             (TradeId::Single(8), TradeSide::Buy)
@@ -223,7 +225,7 @@ mod tests {
             panic!("{events:?}")
         };
         assert_eq!(
-            (ticker.change_percent, ticker.volume_quote),
+            (ticker.change_percent, ticker.volume.quote),
             (Some(-1.5), Some(20.0))
         );
     }

@@ -9,6 +9,7 @@ mod bitstamp;
 mod bybit;
 mod coinbase;
 mod coinbase_advanced;
+mod contract;
 mod event;
 mod field;
 mod kraken;
@@ -17,7 +18,8 @@ pub(crate) mod pyth;
 
 use std::time::Duration;
 
-pub use event::{Events, FaultKind, ParseError, Ticker, Trade, TradeId, VenueEvent};
+pub use contract::{Contract, ContractError};
+pub use event::{Events, FaultKind, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume};
 pub(crate) use field::excerpt;
 
 use crate::{ConfigError, Symbol};

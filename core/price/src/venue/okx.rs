@@ -2,8 +2,8 @@
 //!
 //! Source: OKX's "API guide", WebSocket, public data. All values are texts. A trade may
 //! stand for several (`count`), and has the number of the last. The instruments asked for
-//! are of the spot market; the tickers of futures and swaps, whose volume is in base, are
-//! understood too.
+//! are of the spot market, unless the operator names others (`ids`): swaps and futures count
+//! in contracts.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, KeepAlive, Limits, ParseError, Ticker, Trade, TradeId, VenueEvent,
+    Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
         Text, change_percent, entries, epoch_us, excerpt, integer, maybe_positive, positive,
         statistic,
@@ -102,8 +102,6 @@ struct TradeFrame<'a> {
 #[serde(rename_all = "camelCase")]
 struct TickerFrame<'a> {
     #[serde(borrow)]
-    inst_type: Option<Text<'a>>,
-    #[serde(borrow)]
     inst_id: Cow<'a, str>,
     #[serde(borrow)]
     last: Cow<'a, str>,
@@ -113,8 +111,10 @@ struct TickerFrame<'a> {
     ask_px: Option<Text<'a>>,
     #[serde(rename = "open24h", borrow)]
     open: Option<Text<'a>>,
-    #[serde(rename = "volCcy24h", borrow)]
+    #[serde(rename = "vol24h", borrow)]
     volume: Option<Text<'a>>,
+    #[serde(rename = "volCcy24h", borrow)]
+    volume_currency: Option<Text<'a>>,
     #[serde(borrow)]
     ts: Cow<'a, str>,
 }
@@ -163,7 +163,11 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
             last,
         },
         price: positive("px", &frame.px)?,
-        size: positive("sz", &frame.sz)?,
+        size: if is_contract(&frame.inst_id) {
+            Size::Contracts(positive("sz", &frame.sz)?)
+        } else {
+            Size::Base(positive("sz", &frame.sz)?)
+        },
         side: match frame.side.as_ref() {
             "buy" => TradeSide::Buy,
             "sell" => TradeSide::Sell,
@@ -174,23 +178,37 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     }))
 }
 
+/// Whether an instrument counts in contracts: `BTC-USD-SWAP`, `BTC-USD-240927` and the
+/// like do, `BTC-USDT` of the spot market does not.
+fn is_contract(name: &str) -> bool {
+    name.bytes().filter(|byte| *byte == b'-').count() > 1
+}
+
+/// `vol24h` is in base and `volCcy24h` in quote, but for contracts in contracts and in
+/// base.
+fn volume(frame: &TickerFrame<'_>) -> Volume {
+    let currency = statistic(frame.volume_currency.as_deref());
+    if is_contract(&frame.inst_id) {
+        Volume {
+            quote: None,
+            base: currency,
+            contracts: statistic(frame.volume.as_deref()),
+        }
+    } else {
+        Volume::in_quote(currency)
+    }
+}
+
 fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let frame: TickerFrame<'_> = serde_json::from_str(entry)?;
     let last = statistic(Some(&frame.last));
-    let volume = statistic(frame.volume.as_deref());
-    let is_spot = frame.inst_type.as_deref().is_none_or(|kind| kind == "SPOT");
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("last", &frame.last)?),
         last_id: None,
         bid: maybe_positive(frame.bid_px.as_deref()),
         ask: maybe_positive(frame.ask_px.as_deref()),
         change_percent: change_percent(statistic(frame.open.as_deref()), last),
-        // In quote on the spot market, in base elsewhere.
-        volume_quote: if is_spot {
-            volume
-        } else {
-            volume.zip(last).map(|(volume, last)| volume * last)
-        },
+        volume: volume(&frame),
         venue_time_us: frame.ts.parse().ok().and_then(epoch_us),
         name: frame.inst_id,
     }))
@@ -218,20 +236,33 @@ mod tests {
             last: 130_639_474,
         };
         assert_eq!((trade.id, trade.side), (run, TradeSide::Buy));
-        assert_eq!(trade.size.to_string(), "0.12060306");
+        assert_eq!(trade.size, Size::Base("0.12060306".parse().unwrap()));
         assert_eq!(trade.venue_time_us, Some(1_629_386_781_174_000));
     }
 
     #[test]
-    fn volumes_are_in_quote() {
+    fn spot_volumes_are_in_quote_and_those_of_contracts_in_base_and_contracts() {
         let volume = |frame: &str| match one(frame).unwrap() {
-            VenueEvent::Ticker(ticker) => (ticker.volume_quote, ticker.change_percent),
+            VenueEvent::Ticker(ticker) => (ticker.volume, ticker.change_percent),
             other => panic!("{other:?}"),
         };
         let (spot, change) = volume(TICKER);
-        assert_eq!(spot, Some(2_222.0));
+        assert_eq!(spot, Volume::in_quote(Some(2_222.0)));
         assert!((change.unwrap() - 10.0).abs() < 1e-9);
-        assert_eq!(volume(&TICKER.replace("SPOT", "SWAP")).0, Some(244_420.0));
+        for contract in ["BTC-USD-SWAP", "BTC-USD-240927", "BTC-USDT-SWAP"] {
+            let (swap, _) = volume(&TICKER.replace("BTC-USDT", contract).replace("SPOT", "SWAP"));
+            let expected = Volume {
+                quote: None,
+                base: Some(2_222.0),
+                contracts: Some(20.0),
+            };
+            assert_eq!(swap, expected, "{contract}");
+            let frame = TRADE.replace("BTC-USDT", contract);
+            let Ok(VenueEvent::Trade(trade)) = one(&frame) else {
+                panic!("no trade")
+            };
+            assert!(matches!(trade.size, Size::Contracts(_)), "{contract}");
+        }
     }
 
     #[test]

@@ -156,6 +156,7 @@ fn bad(field: &str, text: &str) -> ParseError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::venue::Volume;
 
     fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
         Ok(parse(frame.as_bytes())?.remove(0))
@@ -172,7 +173,10 @@ mod tests {
         let offers = ticker.ask.unwrap() - ticker.bid.unwrap();
         assert_eq!(offers.normalize().to_string(), "60");
         assert_eq!(ticker.venue_time_us, Some(1_723_161_257_000_000));
-        assert_eq!((ticker.change_percent, ticker.volume_quote), (None, None));
+        assert_eq!(
+            (ticker.change_percent, ticker.volume),
+            (None, Volume::default())
+        );
     }
 
     #[test]

@@ -63,8 +63,9 @@ function sourceRow(detail: SourceDetail, from: number | null): HTMLTableRowEleme
   const why = detail.reason === undefined ? [] : [make("span", { class: "reason", text: detail.reason })];
   const bar = make("span", { class: "bar", attributes: { "aria-hidden": "true" } });
   bar.style.setProperty("--part", String(detail.weight));
-  const { missing = 0, rate } = detail;
+  const { missing = 0, rate, volumeUnknown } = detail;
   const lost = missing === 0 ? [] : [make("span", { class: "reason", text: `${amount(missing)} missing` })];
+  const unknown = volumeUnknown === undefined ? [] : [make("span", { class: "reason", text: "volume unknown", attributes: { title: volumeUnknown } })];
   const converted = rate === undefined ? [] : [make("span", { class: "reason", text: conversion(rate) })];
   return make(
     "tr",
@@ -75,7 +76,7 @@ function sourceRow(detail: SourceDetail, from: number | null): HTMLTableRowEleme
     make("td", { class: "wide", text: distance(detail.price, from) }),
     make("td", { text: age(detail.ageMs) }),
     make("td", {}, bar, `${String(Math.round(detail.weight * 100))} %`),
-    make("td", { class: "wide" }, amount(detail.trades), ...lost),
+    make("td", { class: "wide" }, amount(detail.trades), ...lost, ...unknown),
     make("td", { class: "wide", text: `${price(detail.min)} – ${price(detail.max)}` }),
   );
 }

@@ -33,6 +33,7 @@ const sourceDetail = object<SourceDetail>({
   max: nullable(number),
   missing: optional(count),
   rate: optional(object<Rate>({ symbol: text, price: nullable(number), ageMs: nullable(count) })),
+  volumeUnknown: optional(text),
 });
 
 const price = object<PriceUpdate>({
@@ -51,6 +52,7 @@ const price = object<PriceUpdate>({
   windowMs: optional(count),
   coveredMs: optional(count),
   dayCoveredMs: optional(count),
+  missing: optional(count),
   sample: optional(flag),
 });
 

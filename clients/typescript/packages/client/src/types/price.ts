@@ -24,6 +24,8 @@ export interface SourceDetail {
   readonly missing?: number;
   /** The price was in another currency, and was converted by this. */
   readonly rate?: Rate;
+  /** Why what it trades is not part of any volume, if it is not. */
+  readonly volumeUnknown?: string;
 }
 
 /** What another currency is worth. */
@@ -64,6 +66,8 @@ export interface PriceUpdate {
   readonly coveredMs?: number;
   /** In answers to GetPrice: how much of the 24 hours the server counted itself. */
   readonly dayCoveredMs?: number;
+  /** On the channel of one source: how many of the venue's trades never came, by their numbers. */
+  readonly missing?: number;
   /** Sample data, not the market's. */
   readonly sample?: boolean;
 }

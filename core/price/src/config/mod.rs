@@ -1,5 +1,8 @@
 //! What the operator decides about prices: `[prices]`.
 
+mod error;
+mod source;
+
 use std::{
     collections::{BTreeMap, HashSet},
     path::PathBuf,
@@ -8,12 +11,11 @@ use std::{
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-use crate::{
-    Symbol, VenueKind,
-    source::tls_config,
-    symbol::nearest,
-    venue::{Carrier, pyth::feed_id},
+pub use self::{
+    error::ConfigError,
+    source::{SourceClock, SourceConfig, SourceSpec},
 };
+use crate::{Symbol, VenueKind, source::tls_config, symbol::nearest};
 
 /// The symbols that a server has when none are named.
 pub const DEFAULT_SYMBOLS: [&str; 18] = [
@@ -77,24 +79,6 @@ impl Default for PriceConfig {
     }
 }
 
-/// `[[prices.source]]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    /// The protocol that it speaks.
-    pub kind: VenueKind,
-    /// Its name, the kind's if none is given.
-    pub name: Option<String>,
-    /// Where it is, the venue's own address if none is given.
-    pub url: Option<String>,
-    /// Which clock stamps its prices.
-    #[serde(default)]
-    pub clock: SourceClock,
-    /// The venue's own names of symbols, where they cannot be known: feeds of Pyth.
-    #[serde(default)]
-    pub ids: BTreeMap<String, String>,
-}
-
 /// `[prices.symbol."BTC-USD"]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -148,120 +132,6 @@ impl Method {
     /// Whether the price moves by the mere passing of time.
     pub(crate) fn looks_back(self) -> bool {
         !matches!(self, Self::Median)
-    }
-}
-
-/// Which clock stamps a source's prices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceClock {
-    /// The venue's, where it gives a time.
-    #[default]
-    Venue,
-    /// This server's, when the data arrives.
-    Arrival,
-}
-
-/// What is wrong with `[prices]`.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ConfigError {
-    /// A symbol is malformed.
-    #[error("prices.symbols: {0}")]
-    Symbol(#[from] crate::SymbolError),
-    /// A table is for a symbol that is not configured.
-    #[error("prices.symbol.{0:?}: this symbol is not in `prices.symbols`{1}")]
-    UnknownSymbol(String, String),
-    /// Two sources have one name.
-    #[error("prices.source: two sources are named {0:?}, expected different names: set `name`")]
-    SourceTwice(String),
-    /// A source's name cannot be part of a channel's.
-    #[error(
-        "prices.source: the name {0:?} cannot name a channel, expected lower-case letters, digits, `-` and `_`"
-    )]
-    SourceName(String),
-    /// A source's address is not one.
-    #[error("prices.source {0:?}: the url {1:?} is not an address of such a venue, expected {2}")]
-    SourceUrl(String, String, &'static str),
-    /// A venue's own name of a symbol is none.
-    #[error(
-        "prices.source {0:?}: ids.{1:?} is {2:?}, expected the 64 hexadecimal digits of a feed of Pyth"
-    )]
-    SourceId(String, String, String),
-    /// A currency is to be converted, and there is no rate for it.
-    #[error(
-        "prices.convert: nothing says what {0} is worth, expected a symbol {0}-USD or the like in `prices.symbols`"
-    )]
-    NoRate(String),
-    /// There is no such source.
-    #[error("there is no source {name:?}{hint}")]
-    UnknownSource {
-        /// What was named.
-        name: String,
-        /// The nearest one that there is.
-        hint: String,
-    },
-    /// Sources come from a recording.
-    #[error("a recording is played: its sources are those that it has")]
-    NotConnected,
-    /// There is no such venue.
-    #[error("there is no kind of source {0:?}, expected one of {1}")]
-    UnknownKind(String, String),
-    /// There are as many sources as there may be.
-    #[error("there are {MOST_SOURCES} sources already, expected no more")]
-    TooManySources,
-    /// A venue's connections do not carry so many symbols.
-    #[error(
-        "prices.symbols: {count} of them are traded at source {name:?}, expected at most {most}: connections to it carry no more"
-    )]
-    TooManySymbols {
-        /// The source.
-        name: String,
-        /// How many symbols it would be asked for.
-        count: usize,
-        /// How many it carries.
-        most: usize,
-    },
-    /// A window is longer than is kept.
-    #[error("{0} is {1} ms, expected at most {MOST_WINDOW_MS} ms, an hour")]
-    Window(String, u64),
-    /// The gate for outliers is no percentage.
-    #[error("{0} is {1}, expected a percentage above 0 and below 100")]
-    Outlier(String, Decimal),
-    /// A supply is not a number of coins.
-    #[error("prices.supply.{0} is {1}, expected a number of coins above zero")]
-    Supply(String, f64),
-    /// The file of further certificates cannot be used.
-    #[error("prices.ca_file {0:?}: {1}, expected a file of certificates in PEM")]
-    CaFile(PathBuf, String),
-    /// There can be no encryption.
-    #[error("connections to venues cannot be encrypted: {0}")]
-    Tls(String),
-    /// A duration must be above zero.
-    #[error("{0} is 0, expected milliseconds above zero")]
-    Zero(String),
-}
-
-/// A source, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceSpec {
-    /// Its name.
-    pub name: String,
-    /// The protocol that it speaks.
-    pub kind: VenueKind,
-    /// Where it is.
-    pub url: String,
-    /// Which clock stamps its prices.
-    pub clock: SourceClock,
-    /// The venue's own names of symbols, where the operator gave them.
-    pub ids: BTreeMap<String, String>,
-}
-
-impl SourceSpec {
-    /// The venue's name of a symbol, if it trades it.
-    #[must_use]
-    pub fn venue_name(&self, symbol: &Symbol) -> Option<String> {
-        let given = self.ids.get(symbol.as_str()).cloned();
-        given.or_else(|| self.kind.venue_name(symbol))
     }
 }
 
@@ -385,59 +255,6 @@ impl PriceConfig {
     }
 }
 
-impl SourceConfig {
-    /// A source of this kind, with its defaults.
-    #[must_use]
-    pub fn new(kind: VenueKind) -> Self {
-        Self {
-            kind,
-            name: None,
-            url: None,
-            clock: SourceClock::default(),
-            ids: BTreeMap::new(),
-        }
-    }
-
-    /// The source, checked.
-    ///
-    /// # Errors
-    /// Names the source and what was expected.
-    pub fn spec(&self) -> Result<SourceSpec, ConfigError> {
-        let name = self.name.as_deref().unwrap_or(self.kind.name()).to_owned();
-        let is_name = !name.is_empty()
-            && name.len() <= 64
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
-        if !is_name {
-            return Err(ConfigError::SourceName(name));
-        }
-        let url = self.url.as_deref().unwrap_or(self.kind.url()).to_owned();
-        let (schemes, expected) = match self.kind.carrier() {
-            Carrier::WebSocket => (["ws", "wss"], "ws://… or wss://…"),
-            Carrier::Events => (["http", "https"], "http://… or https://…"),
-        };
-        if !is_url(&url, schemes) {
-            return Err(ConfigError::SourceUrl(name, url, expected));
-        }
-        let mut ids = BTreeMap::new();
-        for (symbol, id) in &self.ids {
-            Symbol::parse(symbol)?;
-            let Some(feed) = feed_id(id).filter(|_| self.kind == VenueKind::Pyth) else {
-                return Err(ConfigError::SourceId(name, symbol.clone(), id.clone()));
-            };
-            ids.insert(symbol.clone(), feed);
-        }
-        Ok(SourceSpec {
-            name,
-            kind: self.kind,
-            url,
-            clock: self.clock,
-            ids,
-        })
-    }
-}
-
 fn above_zero(key: &str, ms: u64) -> Result<i64, ConfigError> {
     match i64::try_from(ms) {
         Ok(0) => Err(ConfigError::Zero(key.to_owned())),
@@ -459,13 +276,4 @@ fn fraction(key: &str, percent: Decimal) -> Result<Decimal, ConfigError> {
         return Err(ConfigError::Outlier(key.to_owned(), percent));
     }
     Ok(percent / Decimal::ONE_HUNDRED)
-}
-
-fn is_url(url: &str, schemes: [&str; 2]) -> bool {
-    let is_good = |uri: http::Uri| {
-        uri.scheme_str()
-            .is_some_and(|scheme| schemes.contains(&scheme))
-            && uri.host().is_some_and(|host| !host.is_empty())
-    };
-    url.parse().is_ok_and(is_good)
 }

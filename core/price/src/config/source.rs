@@ -1,0 +1,155 @@
+//! `[[prices.source]]`: a venue that prices come from.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::ConfigError;
+use crate::{
+    Symbol, VenueKind,
+    venue::{Carrier, Contract, pyth::feed_id},
+};
+
+/// `[[prices.source]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// The protocol that it speaks.
+    pub kind: VenueKind,
+    /// Its name, the kind's if none is given.
+    pub name: Option<String>,
+    /// Where it is, the venue's own address if none is given.
+    pub url: Option<String>,
+    /// Which clock stamps its prices.
+    #[serde(default)]
+    pub clock: SourceClock,
+    /// The venue's own names of symbols, where they cannot be known: feeds of Pyth, and
+    /// contracts such as `BTCUSD_PERP`.
+    #[serde(default)]
+    pub ids: BTreeMap<String, String>,
+    /// What one contract is worth, by symbol, where the venue counts in contracts: `100 USD`.
+    #[serde(default)]
+    pub contracts: BTreeMap<String, String>,
+}
+
+/// Which clock stamps a source's prices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceClock {
+    /// The venue's, where it gives a time.
+    #[default]
+    Venue,
+    /// This server's, when the data arrives.
+    Arrival,
+}
+
+/// A source, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceSpec {
+    /// Its name.
+    pub name: String,
+    /// The protocol that it speaks.
+    pub kind: VenueKind,
+    /// Where it is.
+    pub url: String,
+    /// Which clock stamps its prices.
+    pub clock: SourceClock,
+    /// The venue's own names of symbols, where the operator gave them.
+    pub ids: BTreeMap<String, String>,
+    /// What one contract of a symbol is worth, where the operator said it.
+    pub contracts: BTreeMap<String, Contract>,
+}
+
+impl SourceSpec {
+    /// The venue's name of a symbol, if it trades it.
+    #[must_use]
+    pub fn venue_name(&self, symbol: &Symbol) -> Option<String> {
+        let given = self.ids.get(symbol.as_str()).cloned();
+        given.or_else(|| self.kind.venue_name(symbol))
+    }
+}
+
+impl SourceConfig {
+    /// A source of this kind, with its defaults.
+    #[must_use]
+    pub fn new(kind: VenueKind) -> Self {
+        Self {
+            kind,
+            name: None,
+            url: None,
+            clock: SourceClock::default(),
+            ids: BTreeMap::new(),
+            contracts: BTreeMap::new(),
+        }
+    }
+
+    /// The source, checked.
+    ///
+    /// # Errors
+    /// Names the source and what was expected.
+    pub fn spec(&self) -> Result<SourceSpec, ConfigError> {
+        let name = self.name.as_deref().unwrap_or(self.kind.name()).to_owned();
+        let is_name = !name.is_empty()
+            && name.len() <= 64
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+        if !is_name {
+            return Err(ConfigError::SourceName(name));
+        }
+        let url = self.url.as_deref().unwrap_or(self.kind.url()).to_owned();
+        let (schemes, expected) = match self.kind.carrier() {
+            Carrier::WebSocket => (["ws", "wss"], "ws://… or wss://…"),
+            Carrier::Events => (["http", "https"], "http://… or https://…"),
+        };
+        if !is_url(&url, schemes) {
+            return Err(ConfigError::SourceUrl(name, url, expected));
+        }
+        let mut ids = BTreeMap::new();
+        for (symbol, id) in &self.ids {
+            Symbol::parse(symbol)?;
+            let (id_of, expected) = match self.kind {
+                VenueKind::Pyth => (feed_id(id), "the 64 hexadecimal digits of a feed of Pyth"),
+                _ => (
+                    is_venue_name(id).then(|| id.clone()),
+                    "the venue's name as its frames spell it, for example BTCUSD_PERP",
+                ),
+            };
+            let Some(id_of) = id_of else {
+                let (symbol, id) = (symbol.clone(), id.clone());
+                return Err(ConfigError::SourceId(name, symbol, id, expected));
+            };
+            ids.insert(symbol.clone(), id_of);
+        }
+        let mut contracts = BTreeMap::new();
+        for (symbol, worth) in &self.contracts {
+            match Contract::parse(worth, &Symbol::parse(symbol)?) {
+                Ok(contract) => drop(contracts.insert(symbol.clone(), contract)),
+                Err(error) => return Err(ConfigError::Contract(name, symbol.clone(), error)),
+            }
+        }
+        Ok(SourceSpec {
+            name,
+            kind: self.kind,
+            url,
+            clock: self.clock,
+            ids,
+            contracts,
+        })
+    }
+}
+
+/// Whether a text can be a venue's name of a market: it becomes part of requests.
+fn is_venue_name(text: &str) -> bool {
+    let is_good = |b: u8| b.is_ascii_alphanumeric() || b"/_-.:".contains(&b);
+    (1..=64).contains(&text.len()) && text.bytes().all(is_good)
+}
+
+fn is_url(url: &str, schemes: [&str; 2]) -> bool {
+    let is_good = |uri: http::Uri| {
+        uri.scheme_str()
+            .is_some_and(|scheme| schemes.contains(&scheme))
+            && uri.host().is_some_and(|host| !host.is_empty())
+    };
+    url.parse().is_ok_and(is_good)
+}
