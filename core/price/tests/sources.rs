@@ -3,119 +3,21 @@
 
 mod support;
 
-use std::{future::Future, sync::Arc, time::Duration};
-
 use futures::{SinkExt as _, StreamExt as _};
-use support::{Journal, NOW_US, coinbase_match, config, kraken_trade, price};
-use tidewire_price::{PriceEngine, Recording, SourceConfig, VenueKind};
-use tidewire_proto::v1::{ConnectionState, Source};
-use tidewire_stream::ManualClock;
+use support::{
+    NOW_US, coinbase_match, config, kraken_trade, price,
+    venue::{Bench, Venue, receive, say, within},
+};
+use tidewire_price::{Recording, SourceConfig, VenueKind};
+use tidewire_proto::v1::ConnectionState;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::yield_now,
-    time::{advance, pause, resume, timeout},
 };
-use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite::Message};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// A test that hangs fails after so long. No test waits for it.
-const HANG: Duration = Duration::from_secs(30);
+use tokio_tungstenite::tungstenite::Message;
 
 const ACK: &str = r#"{"type":"subscriptions","channels":[]}"#;
-
-struct Venue(TcpListener);
-
-type Peer = WebSocketStream<TcpStream>;
-
-impl Venue {
-    async fn open() -> Self {
-        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
-    }
-
-    fn url(&self) -> String {
-        format!("ws://{}/feed", self.0.local_addr().unwrap())
-    }
-
-    /// The next connection, after it has subscribed.
-    async fn accept(&self) -> (Peer, String) {
-        let (socket, _) = within(self.0.accept()).await.unwrap();
-        let mut peer = within(accept_async(socket)).await.unwrap();
-        let request = receive(&mut peer).await;
-        (peer, request)
-    }
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(HANG, future).await.unwrap()
-}
-
-async fn receive(peer: &mut Peer) -> String {
-    match within(peer.next()).await.unwrap().unwrap() {
-        Message::Text(text) => text.to_string(),
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn say(peer: &mut Peer, frame: &str) {
-    within(peer.send(Message::text(frame))).await.unwrap();
-}
-
-struct Bench {
-    engine: PriceEngine,
-    journal: Arc<Journal>,
-    clock: Arc<ManualClock>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-}
-
-impl Bench {
-    /// An engine on one venue, not connected yet.
-    fn new(kind: &str, url: &str, more: &str) -> Self {
-        let text = format!("{more}\n[[source]]\nkind = {kind:?}\nurl = {url:?}");
-        let (journal, clock) = (Journal::new(), ManualClock::at(NOW_US / 1_000));
-        Self {
-            engine: PriceEngine::new(&config(&text), journal.clone(), clock.clone()).unwrap(),
-            journal,
-            clock,
-            tasks: TaskTracker::new(),
-            cancel: CancellationToken::new(),
-        }
-    }
-
-    fn connect(self) -> Self {
-        self.engine.connect(&self.tasks, &self.cancel);
-        self
-    }
-
-    fn source(&self) -> Source {
-        self.engine.sources().remove(0)
-    }
-
-    async fn until(&self, is_reached: impl Fn(&Source) -> bool) {
-        within(async {
-            while !is_reached(&self.source()) {
-                yield_now().await;
-            }
-        })
-        .await;
-    }
-
-    async fn until_told(&self, channel: &str, expected: &str) {
-        within(async {
-            while self.journal.prices(channel).last().map(price) != Some(expected) {
-                yield_now().await;
-            }
-        })
-        .await;
-    }
-
-    async fn stop(self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        within(self.tasks.wait()).await;
-    }
-}
 
 const BTC: &str = r#"symbols = ["BTC-USD"]"#;
 
@@ -238,19 +140,6 @@ async fn requests_are_all_sent_and_pings_answered() {
 }
 
 #[tokio::test]
-async fn an_announced_end_is_followed_by_a_new_connection() {
-    let venue = Venue::open().await;
-    let symbols = r#"symbols = ["BTC-USDT"]"#;
-    let bench = Bench::new("binance", &venue.url(), symbols).connect();
-    let (mut peer, request) = venue.accept().await;
-    assert!(request.contains(r#"["btcusdt@trade","btcusdt@ticker"]"#));
-    say(&mut peer, r#"{"e":"serverShutdown","E":1}"#).await;
-    venue.accept().await;
-    bench.until(|source| source.connects == 2).await;
-    bench.stop().await;
-}
-
-#[tokio::test]
 async fn what_is_said_again_on_a_new_connection_counts_once() {
     let venue = Venue::open().await;
     let bench = Bench::new("coinbase", &venue.url(), BTC).connect();
@@ -266,46 +155,6 @@ async fn what_is_said_again_on_a_new_connection_counts_once() {
     }
     bench.until(|source| source.frames == 8).await;
     assert_eq!(bench.source().trades, 5);
-    bench.stop().await;
-}
-
-/// As if so long had passed.
-async fn pass(seconds: u64) {
-    pause();
-    advance(Duration::from_secs(seconds)).await;
-    resume();
-}
-
-#[tokio::test]
-async fn an_old_connection_goes_after_the_new_one_is_there() {
-    let venue = Venue::open().await;
-    let config = format!("watchdog_ms = 200_000_000\n{BTC}");
-    let bench = Bench::new("coinbase", &venue.url(), &config).connect();
-    let (mut old, _) = venue.accept().await;
-    say(&mut old, &coinbase_match(1, "BTC-USD", "10")).await;
-    bench.until_told("prices:BTC-USD", "10").await;
-    // Venues end a connection after 24 hours.
-    pass(24 * 3_600 - 600).await;
-    let (mut new, request) = venue.accept().await;
-    assert!(request.contains("BTC-USD"));
-    // The old one is still heard, and what both say counts once.
-    say(&mut old, &coinbase_match(2, "BTC-USD", "11")).await;
-    bench.until_told("prices:BTC-USD", "11").await;
-    say(&mut new, &coinbase_match(2, "BTC-USD", "11")).await;
-    say(&mut new, &coinbase_match(3, "BTC-USD", "12")).await;
-    bench.until_told("prices:BTC-USD", "12").await;
-    pass(60).await;
-    assert!(!matches!(
-        within(old.next()).await,
-        Some(Ok(Message::Text(_)))
-    ));
-    say(&mut new, &coinbase_match(4, "BTC-USD", "13")).await;
-    bench.until_told("prices:BTC-USD", "13").await;
-    let source = bench.source();
-    assert_eq!((source.trades, source.connects), (4, 2));
-    assert_eq!(source.state(), ConnectionState::Live);
-    let told = bench.journal.prices("prices:BTC-USD");
-    assert!(told.iter().all(|update| !update.stale));
     bench.stop().await;
 }
 

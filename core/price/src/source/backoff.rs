@@ -8,7 +8,7 @@ const LAST: Duration = Duration::from_secs(30);
 
 /// A connection that had data for so long went well. One that a venue takes and ends at
 /// once did not: trying again without a pause would break the venue's limits.
-pub(super) const HELD: Duration = Duration::from_secs(10);
+const HELD: Duration = Duration::from_secs(10);
 
 /// Exponential backoff. The pauses are spread over their upper half, so that many
 /// servers do not come back at once.

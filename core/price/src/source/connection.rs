@@ -1,6 +1,6 @@
 //! One connection to a venue, from the handshake to its end.
 
-use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
     pin, select,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{
     Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
@@ -19,7 +19,7 @@ use super::{
     events::{self, EventStream},
     feed::{Feed, Meaning},
 };
-use crate::venue::{Carrier, VenueKind};
+use crate::venue::{Carrier, KeepAlive, VenueKind};
 
 /// A connection has so long to come about, and a request to be sent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,10 +41,21 @@ const OVERLAP: Duration = Duration::from_secs(30);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// A connection to a venue.
-pub(super) enum Wire {
+/// A connection to a venue, kept open as it wants for as long as it is heard.
+pub(super) struct Wire {
+    link: Link,
+    pulse: Option<Pulse>,
+}
+
+enum Link {
     WebSocket(Box<Socket>),
     Events(Box<EventStream>),
+}
+
+/// What a venue wants to hear every now and then.
+struct Pulse {
+    keep_alive: KeepAlive,
+    due: Pin<Box<Sleep>>,
 }
 
 /// What comes from a venue.
@@ -88,27 +99,30 @@ impl Ending {
 
 /// Connects.
 pub(super) async fn connect(
-    carrier: Carrier,
+    kind: VenueKind,
     url: &str,
     tls: Arc<ClientConfig>,
 ) -> Result<Wire, String> {
-    let connected = match carrier {
-        Carrier::WebSocket => timeout(CONNECT_TIMEOUT, open_socket(url, tls)).await,
-        Carrier::Events => {
-            let connecting = Box::pin(events::connect(url, tls));
-            let connected = timeout(CONNECT_TIMEOUT, connecting).await;
-            connected.map(|connected| connected.map(|stream| Wire::Events(Box::new(stream))))
+    let connecting = async {
+        match kind.carrier() {
+            Carrier::WebSocket => open_socket(url, tls).await,
+            Carrier::Events => {
+                let stream = Box::pin(events::connect(url, tls)).await?;
+                Ok(Link::Events(Box::new(stream)))
+            }
         }
     };
-    connected.unwrap_or_else(|_| {
-        Err(format!(
-            "no connection within {} s",
-            CONNECT_TIMEOUT.as_secs()
-        ))
-    })
+    let link = timeout(CONNECT_TIMEOUT, connecting)
+        .await
+        .map_err(|_| format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))??;
+    let pulse = kind.keep_alive().map(|keep_alive| Pulse {
+        due: Box::pin(sleep(keep_alive.interval)),
+        keep_alive,
+    });
+    Ok(Wire { link, pulse })
 }
 
-async fn open_socket(url: &str, tls: Arc<ClientConfig>) -> Result<Wire, String> {
+async fn open_socket(url: &str, tls: Arc<ClientConfig>) -> Result<Link, String> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
@@ -116,11 +130,34 @@ async fn open_socket(url: &str, tls: Arc<ClientConfig>) -> Result<Wire, String> 
     let tls = Some(Connector::Rustls(tls));
     let connecting = Box::pin(connect_async_tls_with_config(url, Some(config), true, tls));
     let (socket, _) = connecting.await.map_err(|error| reason(&error))?;
-    Ok(Wire::WebSocket(Box::new(socket)))
+    Ok(Link::WebSocket(Box::new(socket)))
 }
 
 impl Wire {
-    /// What comes next. Nothing is lost if it is dropped while it waits.
+    /// What comes next. Meanwhile it is kept open. Nothing is lost if this is dropped while
+    /// it waits.
+    async fn next(&mut self) -> Result<Heard, String> {
+        loop {
+            let Some(pulse) = &mut self.pulse else {
+                return self.link.next().await;
+            };
+            select! {
+                heard = self.link.next() => return heard,
+                () = &mut pulse.due => {}
+            }
+            // First the next time: if this is dropped while it sends, it does not send twice.
+            let next = Instant::now() + pulse.keep_alive.interval;
+            pulse.due.as_mut().reset(next);
+            self.link.send(pulse.keep_alive.frame.to_owned()).await?;
+        }
+    }
+
+    async fn send(&mut self, frame: String) -> Result<(), String> {
+        self.link.send(frame).await
+    }
+}
+
+impl Link {
     async fn next(&mut self) -> Result<Heard, String> {
         match self {
             Self::WebSocket(socket) => match socket.next().await {
@@ -168,7 +205,6 @@ struct Agenda {
     names: Vec<String>,
     requests: VecDeque<String>,
     request_at: Option<Instant>,
-    ping_at: Option<Instant>,
     answer_by: Option<Instant>,
     data_at: Instant,
     watchdog: Duration,
@@ -179,10 +215,10 @@ struct Agenda {
 
 /// Subscribes, and takes frames until the connection ends. The one whose place it takes
 /// is heard too until its subscriptions are surely there; trades that both tell count
-/// once.
+/// once. The other is left there if the connection ends before that.
 pub(super) async fn listen(
     wire: &mut Wire,
-    mut old: Option<Wire>,
+    old: &mut Option<Wire>,
     names: &[String],
     watchdog: Duration,
     feed: &Feed,
@@ -196,11 +232,11 @@ pub(super) async fn listen(
     loop {
         let heard = select! {
             heard = wire.next() => heard,
-            heard = next_of(&mut old) => {
+            heard = next_of(old) => {
                 match heard {
                     Ok(Heard::Frame(frame)) => drop(feed.take(&frame).await),
                     Ok(Heard::Sign) => {}
-                    Err(_) => old = None,
+                    Err(_) => *old = None,
                 }
                 continue;
             }
@@ -209,7 +245,7 @@ pub(super) async fn listen(
                     return ending;
                 }
                 if agenda.release_at.is_none() {
-                    old = None;
+                    *old = None;
                 }
                 timer.as_mut().reset(agenda.next());
                 continue;
@@ -265,7 +301,6 @@ impl Agenda {
         Self {
             requests: kind.subscribe(&names).into(),
             request_at: Some(now),
-            ping_at: kind.keep_alive().map(|ping| now + ping.interval),
             // Where nothing is asked for, the address was the question.
             answer_by: (kind.carrier() == Carrier::WebSocket).then(|| now + ANSWER_TIMEOUT),
             renew_at: now + RENEW_AFTER,
@@ -279,12 +314,7 @@ impl Agenda {
 
     /// When there is something to do.
     fn next(&self) -> Instant {
-        let others = [
-            self.request_at,
-            self.ping_at,
-            self.answer_by,
-            self.release_at,
-        ];
+        let others = [self.request_at, self.answer_by, self.release_at];
         let others = others.into_iter().flatten();
         let mute_at = self.data_at + self.watchdog;
         others.fold(mute_at.min(self.renew_at), Instant::min)
@@ -330,13 +360,6 @@ impl Agenda {
             }
             let spacing = self.kind.limits().request_spacing;
             self.request_at = (!self.requests.is_empty()).then(|| now + spacing);
-        }
-        if let Some(ping) = self.kind.keep_alive()
-            && is_due(self.ping_at)
-        {
-            self.ping_at = Some(now + ping.interval);
-            let sent = wire.send(ping.frame.to_owned()).await;
-            sent.map_err(Ending::Failed)?;
         }
         Ok(())
     }

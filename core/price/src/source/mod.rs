@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::status::LinkState;
 use self::{
-    backoff::{Backoff, HELD, Held},
+    backoff::{Backoff, Held},
     connection::{Ending, Wire, connect, hear_until, listen},
 };
 pub(crate) use self::{feed::Feed, status::SourceStatus, tls::tls_config};
@@ -77,13 +77,15 @@ impl SourceTask {
     }
 
     /// Gives how the connection ended, and for how long it stood if it had data. One that
-    /// is to end, and held until now, is replaced first, and none of that shows.
+    /// is to end is replaced first, and none of that shows. If it did not even hold for some
+    /// time, the next is not set up at once: venues limit that too.
     async fn connect_and_listen(&self, watchdog: Duration) -> (Ending, Duration) {
         let mut wire = match self.connect().await {
             Ok(wire) => wire,
             Err(reason) => return (Ending::Unreachable(reason), Duration::ZERO),
         };
         let mut old = None;
+        let mut backoff = Backoff::default();
         loop {
             let connected_at = Instant::now();
             self.feed.link(&LinkState::Connected);
@@ -93,15 +95,23 @@ impl SourceTask {
                 symbols = self.names.len(),
                 "connected"
             );
-            let ending = listen(&mut wire, old.take(), &self.names, watchdog, &self.feed).await;
+            let ending = listen(&mut wire, &mut old, &self.names, watchdog, &self.feed).await;
             let live = self.feed.is_live().then(|| connected_at.elapsed());
             let live = live.unwrap_or_default();
-            if !ending.still_stands() || live < HELD {
-                return (ending, live);
+            if !ending.still_stands() {
+                // One that fails before it has taken the other's place leaves that one.
+                match old.take() {
+                    Some(before) => wire = before,
+                    None => return (ending, live),
+                }
             }
+            let pause = match backoff.ended(live) {
+                Held::Well => Duration::ZERO,
+                Held::Briefly => backoff.pause(),
+            };
             let (source, reason) = (&self.spec.name, ending.reason());
-            tracing::info!(source, reason, "connecting again");
-            match hear_until(&mut wire, &self.feed, self.connect_at_last()).await {
+            tracing::info!(source, reason, ?pause, "connecting again");
+            match hear_until(&mut wire, &self.feed, self.connect_after(pause)).await {
                 Some(new) => old = Some(std::mem::replace(&mut wire, new)),
                 None => return (ending, live),
             }
@@ -111,12 +121,13 @@ impl SourceTask {
     async fn connect(&self) -> Result<Wire, String> {
         let kind = self.spec.kind;
         let url = kind.stream_url(&self.spec.url, &self.names);
-        connect(kind.carrier(), &url, self.tls.clone()).await
+        connect(kind, &url, self.tls.clone()).await
     }
 
-    /// Connects, after as many tries as it takes.
-    async fn connect_at_last(&self) -> Wire {
+    /// Connects after a pause, by as many tries as it takes.
+    async fn connect_after(&self, pause: Duration) -> Wire {
         let mut backoff = Backoff::default();
+        sleep(pause).await;
         loop {
             match self.connect().await {
                 Ok(wire) => return wire,
@@ -137,6 +148,7 @@ impl Outage {
     fn tell(&mut self, spec: &SourceSpec, ending: &Ending, pause: Duration) {
         let (source, url, reason) = (&spec.name, &spec.url, ending.reason());
         let what = match ending {
+            // It ended before another took its place.
             Ending::Announced | Ending::Renewed => {
                 tracing::info!(source, reason, "connecting again");
                 return;
