@@ -271,20 +271,18 @@ fn book_ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::venue::{
+        VenueKind,
+        testing::{self, fault, one},
+    };
 
-    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
-        let mut events = parse(frame.as_bytes())?;
-        assert_eq!(events.len(), 1);
-        Ok(events.remove(0))
-    }
+    const KIND: VenueKind = VenueKind::Binance;
 
     const TRADE: &str = r#"{"stream":"btcusdt@trade","data":{"e":"trade","E":1700000000010,"s":"BTCUSDT","t":12345,"p":"61837.64000000","q":"0.00100000","T":1700000000009,"m":true,"M":true}}"#;
 
     #[test]
     fn trades_keep_their_exact_price() {
-        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else {
-            panic!("no trade")
-        };
+        let trade = testing::trade(KIND, TRADE);
         assert_eq!(
             (trade.name.as_ref(), trade.id, trade.side),
             ("BTCUSDT", TradeId::Single(12345), TradeSide::Sell)
@@ -297,35 +295,27 @@ mod tests {
     #[test]
     fn bare_aggregate_and_older_trades_are_understood() {
         let aggregate = r#"{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1","q":"2","f":1,"l":2,"T":3,"m":false,"M":true}"#;
-        let Ok(VenueEvent::Trade(trade)) = one(aggregate) else {
-            panic!("no trade")
-        };
+        let trade = testing::trade(KIND, aggregate);
         assert_eq!(
             (trade.id, trade.side),
             (TradeId::Aggregate(7), TradeSide::Buy)
         );
         // Earlier, trades named the orders too.
         let older = TRADE.replace(r#""T":"#, r#""b":88,"a":50,"T":"#);
-        let Ok(VenueEvent::Trade(trade)) = one(&older) else {
-            panic!("no trade")
-        };
+        let trade = testing::trade(KIND, &older);
         assert_eq!(trade.id, TradeId::Single(12345));
     }
 
     #[test]
     fn tickers_have_their_units() {
         let frame = r#"{"stream":"btcusdt@ticker","data":{"e":"24hrTicker","E":5,"s":"BTCUSDT","p":"1","P":"2.5","w":"1","c":"100.5","Q":"1","b":"100.4","B":"1","a":"100.6","A":"1","o":"98","h":"1","l":"1","v":"10","q":"1005","O":1,"C":5,"F":1,"L":2,"n":2}}"#;
-        let Ok(VenueEvent::Ticker(ticker)) = one(frame) else {
-            panic!("no ticker")
-        };
+        let ticker = testing::ticker(KIND, frame);
         assert_eq!(
             (ticker.change_percent, ticker.volume.quote, ticker.last_id),
             (Some(2.5), Some(1005.0), Some(2))
         );
         let mini = r#"{"e":"24hrMiniTicker","E":5,"s":"BTCUSDT","c":"110","o":"100","h":"1","l":"1","v":"10","q":"1005"}"#;
-        let Ok(VenueEvent::Ticker(ticker)) = one(mini) else {
-            panic!("no ticker")
-        };
+        let ticker = testing::ticker(KIND, mini);
         assert!((ticker.change_percent.unwrap() - 10.0).abs() < 1e-9);
     }
 
@@ -334,9 +324,7 @@ mod tests {
         let spot = r#"{"stream":"btcusdt@bookTicker","data":{"u":1,"s":"BTCUSDT","b":"1.0","B":"2","a":"1.1","A":"3"}}"#;
         let futures = r#"{"u":1,"e":"bookTicker","s":"BTCUSDT","b":"1.0","B":"2","a":"1.1","A":"3","T":5,"E":5}"#;
         for frame in [spot, futures] {
-            let Ok(VenueEvent::Ticker(ticker)) = one(frame) else {
-                panic!("no ticker")
-            };
+            let ticker = testing::ticker(KIND, frame);
             assert!(ticker.last.is_none() && ticker.bid.is_some() && ticker.ask.is_some());
         }
     }
@@ -344,50 +332,49 @@ mod tests {
     #[test]
     fn answers_and_other_streams_are_told_apart() {
         for ack in [r#"{"result":null,"id":1}"#, r#"{"result":null,"id":"a"}"#] {
-            assert_eq!(one(ack), Ok(VenueEvent::Ack));
+            assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
         }
         for error in [
             r#"{"error":{"code":2,"msg":"x"},"id":1}"#,
             r#"{"code":2,"msg":"Invalid request","id":1}"#,
         ] {
-            assert!(matches!(one(error), Ok(VenueEvent::Error(_))));
+            assert!(matches!(one(KIND, error), Ok(VenueEvent::Error(_))));
         }
         for ignored in [
             r#"{"stream":"x@depth","data":{"e":"depthUpdate","U":1,"u":2,"b":[["1","2"]],"a":[]}}"#,
             r#"{"lastUpdateId":1,"bids":[],"asks":[]}"#,
             "{}",
         ] {
-            assert_eq!(one(ignored), Ok(VenueEvent::Ignored));
+            assert_eq!(one(KIND, ignored), Ok(VenueEvent::Ignored));
         }
         assert_eq!(
-            one(r#"{"e":"serverShutdown","E":1}"#),
+            one(KIND, r#"{"e":"serverShutdown","E":1}"#),
             Ok(VenueEvent::Shutdown)
         );
     }
 
     #[test]
     fn faults_have_their_kind() {
-        let kind = |frame: &str| one(frame).unwrap_err().kind;
-        assert_eq!(kind(&TRADE[..80]), FaultKind::Malformed);
+        assert_eq!(fault(KIND, &TRADE[..80]), FaultKind::Malformed);
         let price = "\"61837.64000000\"";
         assert_eq!(
-            kind(&TRADE.replace(price, "61837.64")),
+            fault(KIND, &TRADE.replace(price, "61837.64")),
             FaultKind::WrongType
         );
         assert_eq!(
-            kind(&TRADE.replace("\"t\":12345,", "")),
+            fault(KIND, &TRADE.replace("\"t\":12345,", "")),
             FaultKind::WrongType
         );
         for bad in ["0.0", "NaN", "-1", ""] {
             let frame = TRADE.replace(price, &format!("\"{bad}\""));
-            assert_eq!(kind(&frame), FaultKind::BadValue, "{bad}");
+            assert_eq!(fault(KIND, &frame), FaultKind::BadValue, "{bad}");
         }
         assert_eq!(
-            kind(&TRADE.replace("0.00100000", "0.00000000")),
+            fault(KIND, &TRADE.replace("0.00100000", "0.00000000")),
             FaultKind::BadValue
         );
         assert_eq!(
-            kind(&TRADE.replace(r#""M":true"#, r#""X":"NA""#)),
+            fault(KIND, &TRADE.replace(r#""M":true"#, r#""X":"NA""#)),
             FaultKind::BadValue
         );
         assert_eq!(parse(b"\xff{}").unwrap_err().kind, FaultKind::Malformed);

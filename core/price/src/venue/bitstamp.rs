@@ -136,18 +136,18 @@ fn trade<'a>(frame: &Frame<'a>) -> Result<VenueEvent<'a>, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::venue::{
+        VenueKind,
+        testing::{self, fault, one},
+    };
 
-    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
-        Ok(parse(frame.as_bytes())?.remove(0))
-    }
+    const KIND: VenueKind = VenueKind::Bitstamp;
 
     const TRADE: &str = r#"{"data":{"id":215999911,"timestamp":"1641343691","amount":0.07920001,"amount_str":"0.07920001","price":3805.4,"price_str":"3805.40","type":1,"microtimestamp":"1641343691596001","buy_order_id":1,"sell_order_id":2},"channel":"live_trades_ethusd","event":"trade"}"#;
 
     #[test]
     fn a_trade_is_read_from_its_texts() {
-        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else {
-            panic!("no trade")
-        };
+        let trade = testing::trade(KIND, TRADE);
         assert_eq!(
             (trade.name.as_ref(), trade.id),
             ("ethusd", TradeId::Loose(215_999_911))
@@ -162,31 +162,30 @@ mod tests {
     fn answers_and_faults() {
         let ack =
             r#"{"event":"bts:subscription_succeeded","channel":"live_trades_btcusd","data":{}}"#;
-        assert_eq!(one(ack), Ok(VenueEvent::Ack));
+        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
         let error = r#"{"event":"bts:error","channel":"","data":{"code":4003,"message":"Bad subscription string."}}"#;
         assert_eq!(
-            one(error),
+            one(KIND, error),
             Ok(VenueEvent::Error("Bad subscription string.".to_owned()))
         );
         let heartbeat = r#"{"event":"bts:heartbeat","channel":"","data":{"status":"success"}}"#;
-        assert_eq!(one(heartbeat), Ok(VenueEvent::Heartbeat));
+        assert_eq!(one(KIND, heartbeat), Ok(VenueEvent::Heartbeat));
         let reconnect = r#"{"event":"bts:request_reconnect","channel":"","data":""}"#;
-        assert_eq!(one(reconnect), Ok(VenueEvent::Shutdown));
-        let kind = |frame: &str| one(frame).unwrap_err().kind;
+        assert_eq!(one(KIND, reconnect), Ok(VenueEvent::Shutdown));
         assert_eq!(
-            kind(&TRADE.replace("\"3805.40\"", "3805.40")),
+            fault(KIND, &TRADE.replace("\"3805.40\"", "3805.40")),
             FaultKind::WrongType
         );
         assert_eq!(
-            kind(&TRADE.replace("\"3805.40\"", "\"0\"")),
+            fault(KIND, &TRADE.replace("\"3805.40\"", "\"0\"")),
             FaultKind::BadValue
         );
         assert_eq!(
-            kind(&TRADE.replace("215999911", "\"215999911\"")),
+            fault(KIND, &TRADE.replace("215999911", "\"215999911\"")),
             FaultKind::WrongType
         );
-        assert_eq!(kind(&TRADE[..99]), FaultKind::Malformed);
+        assert_eq!(fault(KIND, &TRADE[..99]), FaultKind::Malformed);
         let orders = TRADE.replace("live_trades_", "live_orders_");
-        assert_eq!(one(&orders), Ok(VenueEvent::Ignored));
+        assert_eq!(one(KIND, &orders), Ok(VenueEvent::Ignored));
     }
 }

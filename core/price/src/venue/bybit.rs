@@ -9,11 +9,13 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::smallvec;
-use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, entries, epoch_us, excerpt, maybe_positive, positive, statistic},
+    field::{
+        Text, entries, epoch_us, maybe_positive, positive, refusal, side, statistic,
+        subscribe_by_op,
+    },
 };
 use crate::Symbol;
 
@@ -47,10 +49,7 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
         .iter()
         .flat_map(|name| [format!("tickers.{name}"), format!("publicTrade.{name}")])
         .collect();
-    let requests = topics.chunks(TOPICS_A_REQUEST);
-    requests
-        .map(|args| serde_json::json!({"op": "subscribe", "args": args}).to_string())
-        .collect()
+    subscribe_by_op(&topics, TOPICS_A_REQUEST)
 }
 
 #[derive(Deserialize)]
@@ -124,9 +123,7 @@ fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
     match (frame.op.as_deref(), frame.success) {
         (Some("ping" | "pong"), _) => VenueEvent::Heartbeat,
         (Some("subscribe"), Some(true)) => VenueEvent::Ack,
-        (_, Some(false)) => {
-            VenueEvent::Error(frame.ret_msg.as_deref().map(excerpt).unwrap_or_default())
-        }
+        (_, Some(false)) => refusal([frame.ret_msg.as_deref()]),
         _ => VenueEvent::Ignored,
     }
 }
@@ -161,11 +158,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         } else {
             Size::Base(positive("v", &frame.v)?)
         },
-        side: match frame.side.as_ref() {
-            "Buy" => TradeSide::Buy,
-            "Sell" => TradeSide::Sell,
-            _ => TradeSide::Unspecified,
-        },
+        side: side(&frame.side),
         venue_time_us: epoch_us(frame.time),
         name: frame.s,
     }))
@@ -206,21 +199,22 @@ fn ticker(data: &str, ts: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::venue::FaultKind;
+    use tidewire_proto::v1::TradeSide;
 
-    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
-        Ok(parse(frame.as_bytes())?.remove(0))
-    }
+    use super::*;
+    use crate::venue::{
+        FaultKind, VenueKind,
+        testing::{self, fault, one},
+    };
+
+    const KIND: VenueKind = VenueKind::Bybit;
 
     const TRADE: &str = r#"{"topic":"publicTrade.BTCUSDT","type":"snapshot","ts":1672304486868,"data":[{"T":1672304486865,"s":"BTCUSDT","S":"Buy","v":"0.001","p":"16578.50","L":"PlusTick","i":"20f43950-d8dd-5b31-9112-a178eb6023af","BT":false}]}"#;
     const TICKER: &str = r#"{"topic":"tickers.BTCUSDT","ts":1673853746003,"type":"snapshot","cs":2588407389,"data":{"symbol":"BTCUSDT","lastPrice":"21109.77","highPrice24h":"21426.99","lowPrice24h":"20575","prevPrice24h":"20704.93","volume24h":"6780.866843","turnover24h":"141946527.22907118","price24hPcnt":"0.0196","usdIndexPrice":"21120.2400136"}}"#;
 
     #[test]
     fn trades_and_their_numbers() {
-        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else {
-            panic!("no trade")
-        };
+        let trade = testing::trade(KIND, TRADE);
         assert_eq!(
             (trade.price.to_string().as_str(), trade.side),
             ("16578.50", TradeSide::Buy)
@@ -229,30 +223,24 @@ mod tests {
             "20f43950-d8dd-5b31-9112-a178eb6023af",
             "2290000000068493487",
         );
-        let Ok(VenueEvent::Trade(trade)) = one(&numbered) else {
-            panic!("no trade")
-        };
+        let trade = testing::trade(KIND, &numbered);
         assert_eq!(trade.id, TradeId::Loose(2_290_000_000_068_493_487));
         assert_eq!(
-            one(&TRADE.replace("\"BT\":false", "\"BT\":true")),
+            one(KIND, &TRADE.replace("\"BT\":false", "\"BT\":true")),
             Ok(VenueEvent::Ignored)
         );
     }
 
     #[test]
     fn tickers_have_their_units_and_a_delta_changes_what_it_says() {
-        let Ok(VenueEvent::Ticker(ticker)) = one(TICKER) else {
-            panic!("no ticker")
-        };
+        let ticker = testing::ticker(KIND, TICKER);
         assert!((ticker.change_percent.unwrap() - 1.96).abs() < 1e-9);
         assert_eq!(
             ticker.volume,
             Volume::in_quote(Some(141_946_527.229_071_18))
         );
         let delta = r#"{"topic":"tickers.BTCUSDT","type":"delta","data":{"symbol":"BTCUSDT","bid1Price":"5"},"cs":1,"ts":1673853746003}"#;
-        let Ok(VenueEvent::Ticker(ticker)) = one(delta) else {
-            panic!("no ticker")
-        };
+        let ticker = testing::ticker(KIND, delta);
         assert_eq!((ticker.last, ticker.volume), (None, Volume::default()));
         assert!(ticker.bid.is_some());
     }
@@ -260,24 +248,20 @@ mod tests {
     #[test]
     fn answers_and_faults() {
         let ack = r#"{"success":true,"ret_msg":"subscribe","conn_id":"x","op":"subscribe"}"#;
-        assert_eq!(one(ack), Ok(VenueEvent::Ack));
+        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
         let pong = r#"{"success":true,"ret_msg":"pong","conn_id":"x","op":"ping"}"#;
-        assert_eq!(one(pong), Ok(VenueEvent::Heartbeat));
+        assert_eq!(one(KIND, pong), Ok(VenueEvent::Heartbeat));
         let error = r#"{"success":false,"ret_msg":"error:handler not found","conn_id":"x","op":"subscribe"}"#;
-        assert!(matches!(one(error), Ok(VenueEvent::Error(_))));
-        let fault = |frame: &str| match one(frame) {
-            Ok(VenueEvent::Fault(fault)) | Err(fault) => fault.kind,
-            other => panic!("{other:?}"),
-        };
+        assert!(matches!(one(KIND, error), Ok(VenueEvent::Error(_))));
         assert_eq!(
-            fault(&TRADE.replace("\"16578.50\"", "16578.5")),
+            fault(KIND, &TRADE.replace("\"16578.50\"", "16578.5")),
             FaultKind::WrongType
         );
         assert_eq!(
-            fault(&TICKER.replace("\"21109.77\"", "\"-1\"")),
+            fault(KIND, &TICKER.replace("\"21109.77\"", "\"-1\"")),
             FaultKind::BadValue
         );
-        assert_eq!(fault(&TRADE[..99]), FaultKind::Malformed);
+        assert_eq!(fault(KIND, &TRADE[..99]), FaultKind::Malformed);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tidewire_proto::v1::TradeSide;
 use super::{
     Events, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
-        Text, change_percent, excerpt, maybe_positive, missing, positive, rfc3339_us, statistic,
+        Text, change_percent, maybe_positive, missing, positive, refusal, rfc3339_us, statistic,
     },
 };
 use crate::Symbol;
@@ -91,16 +91,10 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
         "ticker" => ticker(frame)?,
         "heartbeat" => VenueEvent::Heartbeat,
         "subscriptions" => VenueEvent::Ack,
-        "error" => VenueEvent::Error(refusal(&frame)),
+        "error" => refusal([frame.message.as_deref(), frame.reason.as_deref()]),
         _ => VenueEvent::Ignored,
     };
     Ok(smallvec![event])
-}
-
-fn refusal(frame: &Frame<'_>) -> String {
-    let parts = [frame.message.as_deref(), frame.reason.as_deref()];
-    let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
-    parts.join(": ")
 }
 
 fn needed<'a>(field: &str, value: Option<Text<'a>>) -> Result<Text<'a>, ParseError> {
@@ -142,26 +136,25 @@ fn ticker(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::venue::FaultKind;
+    use crate::venue::{
+        FaultKind, VenueKind,
+        testing::{self, fault, one},
+    };
 
-    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
-        Ok(parse(frame.as_bytes())?.remove(0))
-    }
+    const KIND: VenueKind = VenueKind::Coinbase;
 
     const MATCH: &str = r#"{"type":"match","trade_id":42,"maker_order_id":"a","taker_order_id":"b","side":"sell","size":"0.5","price":"61838.01","product_id":"BTC-USD","sequence":9,"time":"2024-08-08T23:54:17.102938Z"}"#;
 
     #[test]
     fn a_match_is_a_trade_of_the_taker() {
-        let Ok(VenueEvent::Trade(trade)) = one(MATCH) else {
-            panic!("no trade")
-        };
+        let trade = testing::trade(KIND, MATCH);
         assert_eq!(
             (trade.side, trade.id),
             (TradeSide::Buy, TradeId::Single(42))
         );
         assert_eq!(trade.venue_time_us, Some(1_723_161_257_102_938));
         assert_eq!(
-            one(&MATCH.replace("\"match\"", "\"last_match\"")),
+            one(KIND, &MATCH.replace("\"match\"", "\"last_match\"")),
             Ok(VenueEvent::Ignored)
         );
     }
@@ -169,9 +162,7 @@ mod tests {
     #[test]
     fn the_ticker_gives_change_and_volume() {
         let frame = r#"{"type":"ticker","sequence":1,"product_id":"BTC-USD","price":"110","open_24h":"100","volume_24h":"3","low_24h":"1","high_24h":"2","volume_30d":"4","best_bid":"109.9","best_bid_size":"1","best_ask":"110.1","best_ask_size":"1","side":"buy","time":"2024-08-08T23:54:17.1Z","trade_id":5,"last_size":"1"}"#;
-        let Ok(VenueEvent::Ticker(ticker)) = one(frame) else {
-            panic!("no ticker")
-        };
+        let ticker = testing::ticker(KIND, frame);
         assert!((ticker.change_percent.unwrap() - 10.0).abs() < 1e-9);
         assert_eq!((ticker.volume.base, ticker.last_id), (Some(3.0), Some(5)));
     }
@@ -179,27 +170,27 @@ mod tests {
     #[test]
     fn answers_and_faults_are_told_apart() {
         assert_eq!(
-            one(r#"{"type":"subscriptions","channels":[]}"#),
+            one(KIND, r#"{"type":"subscriptions","channels":[]}"#),
             Ok(VenueEvent::Ack)
         );
         let heartbeat = r#"{"type":"heartbeat","sequence":90,"last_trade_id":20,"product_id":"BTC-USD","time":"2014-11-07T08:19:28.464459Z"}"#;
-        assert_eq!(one(heartbeat), Ok(VenueEvent::Heartbeat));
-        let kind = |frame: &str| one(frame).unwrap_err().kind;
+        assert_eq!(one(KIND, heartbeat), Ok(VenueEvent::Heartbeat));
         assert_eq!(
-            kind(&MATCH.replace("\"61838.01\"", "61838.01")),
+            fault(KIND, &MATCH.replace("\"61838.01\"", "61838.01")),
             FaultKind::WrongType
         );
         assert_eq!(
-            kind(&MATCH.replace("\"price\"", "\"cost\"")),
+            fault(KIND, &MATCH.replace("\"price\"", "\"cost\"")),
             FaultKind::WrongType
         );
-        assert_eq!(kind("[]"), FaultKind::WrongType);
-        assert_eq!(kind("{"), FaultKind::Malformed);
+        assert_eq!(fault(KIND, "[]"), FaultKind::WrongType);
+        assert_eq!(fault(KIND, "{"), FaultKind::Malformed);
     }
 
     #[test]
     fn after_a_refusal_the_rest_is_asked_for() {
         let refused = one(
+            KIND,
             r#"{"type":"error","message":"Failed to subscribe","reason":"FOO-USD is not a valid product"}"#,
         );
         let Ok(VenueEvent::Error(reason)) = refused else {

@@ -5,7 +5,7 @@
 //! old trades; later ones come newest first. The venue is that of [`coinbase`](super::coinbase):
 //! to ask both counts the same market twice.
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -13,24 +13,20 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
+    Events, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume, coinbase,
     field::{Text, entries, excerpt, integer, maybe_positive, positive, rfc3339_us, statistic},
 };
 use crate::Symbol;
 
 pub(super) const URL: &str = "wss://advanced-trade-ws.coinbase.com";
 
-/// Eight messages a second.
-pub(super) const LIMITS: Limits = Limits {
-    request_spacing: Duration::from_millis(150),
-    ..Limits::NONE
-};
+/// Eight messages a second, as at Coinbase Exchange.
+pub(super) const LIMITS: Limits = coinbase::LIMITS;
 
-/// The name, if it trades against that quote. A product in USDC has the data of the one
-/// in dollars, and is not asked for: it is no price in USDC.
+/// The name, if it trades against that quote, as Coinbase Exchange does. A product in USDC
+/// has the data of the one in dollars, and is not asked for: it is no price in USDC.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
-    matches!(symbol.quote(), "USD" | "USDT" | "EUR" | "GBP" | "BTC")
-        .then(|| symbol.as_str().to_owned())
+    coinbase::venue_name(symbol)
 }
 
 /// Asks for each channel in a frame of its own, and for heartbeats, without which quiet
@@ -170,18 +166,16 @@ fn ticker(entry: &str, time_us: Option<i64>) -> Result<VenueEvent<'_>, ParseErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::venue::FaultKind;
+    use crate::venue::{FaultKind, VenueKind, testing::all};
 
-    fn all(frame: &str) -> Vec<VenueEvent<'_>> {
-        parse(frame.as_bytes()).unwrap().into_vec()
-    }
+    const KIND: VenueKind = VenueKind::CoinbaseAdvanced;
 
     const TRADES: &str = r#"{"channel":"market_trades","client_id":"","timestamp":"2026-11-22T10:00:00.123456789Z","sequence_num":7,"events":[{"type":"update","trades":[{"trade_id":"1001","product_id":"BTC-USD","price":"61838.02","size":"0.5","side":"BUY","time":"2026-11-22T10:00:00.100001Z"},{"trade_id":"1000","product_id":"BTC-USD","price":"61838.01","size":"0.25","side":"SELL","time":"2026-11-22T10:00:00.1Z"}]}]}"#;
     const TICKER: &str = r#"{"channel":"ticker","client_id":"","timestamp":"2026-11-22T10:00:00.123456789Z","sequence_num":0,"events":[{"type":"snapshot","tickers":[{"type":"ticker","product_id":"BTC-USD","price":"100","volume_24_h":"20","low_24_h":"1","high_24_h":"2","low_52_w":"1","high_52_w":"2","price_percent_chg_24_h":"-2.5","best_bid":"99.5","best_bid_quantity":"1","best_ask":"100.5","best_ask_quantity":"1"}]}]}"#;
 
     #[test]
     fn trades_come_oldest_first_and_a_snapshot_is_history() {
-        let trades = all(TRADES);
+        let trades = all(KIND, TRADES);
         let [VenueEvent::Trade(older), VenueEvent::Trade(newer)] = &trades[..] else {
             panic!("{trades:?}")
         };
@@ -192,12 +186,12 @@ mod tests {
         assert_eq!(older.price.to_string(), "61838.01");
         assert_eq!(newer.venue_time_us, Some(1_795_341_600_100_001));
         let snapshot = TRADES.replace("\"update\"", "\"snapshot\"");
-        assert_eq!(all(&snapshot), [VenueEvent::Ignored]);
+        assert_eq!(all(KIND, &snapshot), [VenueEvent::Ignored]);
     }
 
     #[test]
     fn tickers_have_their_units() {
-        let tickers = all(TICKER);
+        let tickers = all(KIND, TICKER);
         let [VenueEvent::Ticker(ticker)] = &tickers[..] else {
             panic!("{tickers:?}")
         };
@@ -211,18 +205,18 @@ mod tests {
     #[test]
     fn answers_and_faults() {
         let ack = r#"{"channel":"subscriptions","client_id":"","timestamp":"2026-11-22T10:00:00Z","sequence_num":1,"events":[{"subscriptions":{"ticker":["BTC-USD"]}}]}"#;
-        assert_eq!(all(ack), [VenueEvent::Ack]);
+        assert_eq!(all(KIND, ack), [VenueEvent::Ack]);
         let heartbeat = r#"{"channel":"heartbeats","client_id":"","timestamp":"2026-11-22T10:00:00Z","sequence_num":1,"events":[{"current_time":"x","heartbeat_counter":3049}]}"#;
-        assert_eq!(all(heartbeat), [VenueEvent::Heartbeat]);
+        assert_eq!(all(KIND, heartbeat), [VenueEvent::Heartbeat]);
         let error = r#"{"type":"error","message":"no such channel"}"#;
         assert_eq!(
-            all(error),
+            all(KIND, error),
             [VenueEvent::Error("no such channel".to_owned())]
         );
         // One bad entry does not take the other along.
         let bad = TRADES.replace("\"61838.02\"", "\"0\"");
         assert!(matches!(
-            &all(&bad)[..],
+            &all(KIND, &bad)[..],
             [VenueEvent::Trade(_), VenueEvent::Fault(fault)] if fault.kind == FaultKind::BadValue
         ));
         assert_eq!(

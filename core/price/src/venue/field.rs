@@ -5,8 +5,9 @@
 use std::borrow::Cow;
 
 use rust_decimal::Decimal;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::value::RawValue;
+use tidewire_proto::v1::TradeSide;
 
 use super::{Events, FaultKind, ParseError, VenueEvent};
 
@@ -99,6 +100,29 @@ pub(super) fn integer(field: &str, text: &str) -> Result<u64, ParseError> {
         kind: FaultKind::BadValue,
         detail: format!("`{field}` is {:?}, expected a whole number", excerpt(text)),
     })
+}
+
+/// The side of a trade, as most venues name it. What is not known is not said.
+pub(super) fn side(text: &str) -> TradeSide {
+    match text {
+        "buy" | "Buy" => TradeSide::Buy,
+        "sell" | "Sell" => TradeSide::Sell,
+        _ => TradeSide::Unspecified,
+    }
+}
+
+/// Why a venue refuses a request, in the parts that it says it in.
+pub(super) fn refusal<const N: usize>(parts: [Option<&str>; N]) -> VenueEvent<'static> {
+    let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
+    VenueEvent::Error(parts.join(": "))
+}
+
+/// Requests for so many topics each, as `{"op": "subscribe", "args": […]}`.
+pub(super) fn subscribe_by_op(topics: &[impl Serialize], a_request: usize) -> Vec<String> {
+    let requests = topics.chunks(a_request);
+    requests
+        .map(|args| serde_json::json!({"op": "subscribe", "args": args}).to_string())
+        .collect()
 }
 
 /// What is missing.

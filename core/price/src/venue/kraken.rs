@@ -8,11 +8,12 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::smallvec;
-use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Number, Text, entries, excerpt, maybe_positive, positive, rfc3339_us, statistic},
+    field::{
+        Number, Text, entries, maybe_positive, positive, refusal, rfc3339_us, side, statistic,
+    },
 };
 use crate::Symbol;
 
@@ -126,11 +127,7 @@ fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
     match (frame.method.as_deref(), frame.success) {
         (Some("pong"), _) => VenueEvent::Heartbeat,
         (Some("subscribe"), Some(true)) => VenueEvent::Ack,
-        _ => {
-            let parts = [frame.error.as_deref(), frame.symbol.as_deref()];
-            let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
-            VenueEvent::Error(parts.join(": "))
-        }
+        _ => refusal([frame.error.as_deref(), frame.symbol.as_deref()]),
     }
 }
 
@@ -140,11 +137,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         id: TradeId::Single(frame.trade_id),
         price: positive("price", frame.price.text())?,
         size: Size::Base(positive("qty", frame.qty.text())?),
-        side: match frame.side.as_ref() {
-            "buy" => TradeSide::Buy,
-            "sell" => TradeSide::Sell,
-            _ => TradeSide::Unspecified,
-        },
+        side: side(&frame.side),
         venue_time_us: rfc3339_us(&frame.timestamp),
         name: frame.symbol,
     }))
@@ -173,18 +166,18 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::venue::FaultKind;
+    use tidewire_proto::v1::TradeSide;
 
-    fn all(frame: &str) -> Vec<VenueEvent<'_>> {
-        parse(frame.as_bytes()).unwrap().into_vec()
-    }
+    use super::*;
+    use crate::venue::{FaultKind, VenueKind, testing::all};
+
+    const KIND: VenueKind = VenueKind::Kraken;
 
     const TRADES: &str = r#"{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":61838.10,"qty":0.00012345678901,"ord_type":"market","trade_id":7,"timestamp":"2024-08-08T23:54:17.102938Z"},{"symbol":"BTC/USD","side":"buy","price":61838.2,"qty":1,"ord_type":"limit","trade_id":8,"timestamp":"2024-08-08T23:54:17.2Z"}]}"#;
 
     #[test]
     fn numbers_are_taken_from_their_text() {
-        let events = all(TRADES);
+        let events = all(KIND, TRADES);
         let [VenueEvent::Trade(first), VenueEvent::Trade(second)] = &events[..] else {
             panic!("{events:?}")
         };
@@ -195,7 +188,7 @@ mod tests {
             (TradeId::Single(8), TradeSide::Buy)
         );
         assert_eq!(
-            all(&TRADES.replace("\"update\"", "\"snapshot\"")),
+            all(KIND, &TRADES.replace("\"update\"", "\"snapshot\"")),
             [VenueEvent::Ignored]
         );
     }
@@ -209,7 +202,7 @@ mod tests {
             ("null", FaultKind::WrongType),
         ] {
             let frame = TRADES.replace("61838.10", bad);
-            let events = all(&frame);
+            let events = all(KIND, &frame);
             let [VenueEvent::Fault(error), VenueEvent::Trade(_)] = &events[..] else {
                 panic!("{events:?}")
             };
@@ -220,7 +213,7 @@ mod tests {
     #[test]
     fn the_ticker_gives_change_and_volume_in_quote() {
         let frame = r#"{"channel":"ticker","type":"snapshot","data":[{"symbol":"BTC/USD","bid":1.0,"bid_qty":1,"ask":1.2,"ask_qty":1,"last":1.1,"volume":10,"vwap":2,"low":1,"high":3,"change":0.1,"change_pct":-1.5}]}"#;
-        let events = all(frame);
+        let events = all(KIND, frame);
         let [VenueEvent::Ticker(ticker)] = &events[..] else {
             panic!("{events:?}")
         };
@@ -233,28 +226,31 @@ mod tests {
     #[test]
     fn answers_and_faults_are_told_apart() {
         assert_eq!(
-            all(r#"{"method":"subscribe","result":{"channel":"trade"},"success":true,"req_id":2}"#),
+            all(
+                KIND,
+                r#"{"method":"subscribe","result":{"channel":"trade"},"success":true,"req_id":2}"#
+            ),
             [VenueEvent::Ack]
         );
         let refusal = r#"{"error":"Currency pair not supported","method":"subscribe","req_id":1,"success":false,"symbol":"FOO/USD"}"#;
         assert_eq!(
-            all(refusal),
+            all(KIND, refusal),
             [VenueEvent::Error(
                 "Currency pair not supported: FOO/USD".to_owned()
             )]
         );
         assert_eq!(
-            all(r#"{"error":"Malformed request","success":false}"#),
+            all(KIND, r#"{"error":"Malformed request","success":false}"#),
             [VenueEvent::Error("Malformed request".to_owned())]
         );
         for heartbeat in [
             r#"{"channel":"heartbeat"}"#,
             r#"{"method":"pong","req_id":1}"#,
         ] {
-            assert_eq!(all(heartbeat), [VenueEvent::Heartbeat]);
+            assert_eq!(all(KIND, heartbeat), [VenueEvent::Heartbeat]);
         }
         let status = r#"{"channel":"status","type":"update","data":[{"system":"online"}]}"#;
-        assert_eq!(all(status), [VenueEvent::Ignored]);
+        assert_eq!(all(KIND, status), [VenueEvent::Ignored]);
         for (frame, kind) in [
             (
                 r#"{"channel":"trade","type":"update","data":{}}"#,

@@ -15,6 +15,8 @@ mod field;
 mod kraken;
 mod okx;
 pub(crate) mod pyth;
+#[cfg(test)]
+mod testing;
 
 use std::time::Duration;
 

@@ -10,13 +10,12 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::smallvec;
-use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
-        Text, change_percent, entries, epoch_us, excerpt, integer, maybe_positive, positive,
-        statistic,
+        Text, change_percent, entries, epoch_us, integer, maybe_positive, positive, refusal, side,
+        statistic, subscribe_by_op,
     },
 };
 use crate::Symbol;
@@ -53,10 +52,7 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
         .flat_map(|name| ["tickers", "trades"].map(|channel| (channel, name)))
         .map(|(channel, name)| serde_json::json!({"channel": channel, "instId": name}))
         .collect();
-    let requests = channels.chunks(CHANNELS_A_REQUEST);
-    requests
-        .map(|args| serde_json::json!({"op": "subscribe", "args": args}).to_string())
-        .collect()
+    subscribe_by_op(&channels, CHANNELS_A_REQUEST)
 }
 
 #[derive(Deserialize)]
@@ -139,11 +135,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
 fn answer(event: &str, frame: &Frame<'_>) -> VenueEvent<'static> {
     match event {
         "subscribe" => VenueEvent::Ack,
-        "error" => {
-            let parts = [frame.msg.as_deref(), frame.code.as_deref()];
-            let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
-            VenueEvent::Error(parts.join(": "))
-        }
+        "error" => refusal([frame.msg.as_deref(), frame.code.as_deref()]),
         // Of upgrades of the venue, after which the connection is closed.
         "notice" => VenueEvent::Shutdown,
         _ => VenueEvent::Ignored,
@@ -168,11 +160,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         } else {
             Size::Base(positive("sz", &frame.sz)?)
         },
-        side: match frame.side.as_ref() {
-            "buy" => TradeSide::Buy,
-            "sell" => TradeSide::Sell,
-            _ => TradeSide::Unspecified,
-        },
+        side: side(&frame.side),
         venue_time_us: frame.ts.parse().ok().and_then(epoch_us),
         name: frame.inst_id,
     }))
@@ -216,21 +204,22 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::venue::FaultKind;
+    use tidewire_proto::v1::TradeSide;
 
-    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
-        Ok(parse(frame.as_bytes())?.remove(0))
-    }
+    use super::*;
+    use crate::venue::{
+        FaultKind, VenueKind,
+        testing::{self, fault, one},
+    };
+
+    const KIND: VenueKind = VenueKind::Okx;
 
     const TRADE: &str = r#"{"arg":{"channel":"trades","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT","tradeId":"130639474","px":"42219.9","sz":"0.12060306","side":"buy","ts":"1629386781174","count":"3"}]}"#;
     const TICKER: &str = r#"{"arg":{"channel":"tickers","instId":"BTC-USDT"},"data":[{"instType":"SPOT","instId":"BTC-USDT","last":"110","lastSz":"0.1","askPx":"110.5","askSz":"11","bidPx":"109.5","bidSz":"5","open24h":"100","high24h":"112","low24h":"98","volCcy24h":"2222","vol24h":"20","sodUtc0":"99","sodUtc8":"99","ts":"1597026383085"}]}"#;
 
     #[test]
     fn a_trade_stands_for_several() {
-        let Ok(VenueEvent::Trade(trade)) = one(TRADE) else {
-            panic!("no trade")
-        };
+        let trade = testing::trade(KIND, TRADE);
         let run = TradeId::Run {
             first: 130_639_472,
             last: 130_639_474,
@@ -242,7 +231,7 @@ mod tests {
 
     #[test]
     fn spot_volumes_are_in_quote_and_those_of_contracts_in_base_and_contracts() {
-        let volume = |frame: &str| match one(frame).unwrap() {
+        let volume = |frame: &str| match one(KIND, frame).unwrap() {
             VenueEvent::Ticker(ticker) => (ticker.volume, ticker.change_percent),
             other => panic!("{other:?}"),
         };
@@ -258,38 +247,34 @@ mod tests {
             };
             assert_eq!(swap, expected, "{contract}");
             let frame = TRADE.replace("BTC-USDT", contract);
-            let Ok(VenueEvent::Trade(trade)) = one(&frame) else {
-                panic!("no trade")
-            };
+            let trade = testing::trade(KIND, &frame);
             assert!(matches!(trade.size, Size::Contracts(_)), "{contract}");
         }
     }
 
     #[test]
     fn answers_and_faults() {
-        assert_eq!(one("pong"), Ok(VenueEvent::Heartbeat));
+        assert_eq!(one(KIND, "pong"), Ok(VenueEvent::Heartbeat));
         let ack = r#"{"event":"subscribe","arg":{"channel":"tickers","instId":"BTC-USDT"}}"#;
-        assert_eq!(one(ack), Ok(VenueEvent::Ack));
+        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
         let error =
             r#"{"event":"error","code":"60018","msg":"Wrong URL or instId:X-Y doesn't exist"}"#;
-        assert!(matches!(one(error), Ok(VenueEvent::Error(reason)) if reason.ends_with("60018")));
+        assert!(
+            matches!(one(KIND, error), Ok(VenueEvent::Error(reason)) if reason.ends_with("60018"))
+        );
         assert_eq!(
-            one(r#"{"arg":{"channel":"books"},"data":[]}"#),
+            one(KIND, r#"{"arg":{"channel":"books"},"data":[]}"#),
             Ok(VenueEvent::Ignored)
         );
-        let fault = |frame: &str| match one(frame) {
-            Ok(VenueEvent::Fault(fault)) | Err(fault) => fault.kind,
-            other => panic!("{other:?}"),
-        };
         assert_eq!(
-            fault(&TRADE.replace("\"42219.9\"", "42219.9")),
+            fault(KIND, &TRADE.replace("\"42219.9\"", "42219.9")),
             FaultKind::WrongType
         );
         assert_eq!(
-            fault(&TRADE.replace("\"130639474\"", "\"x\"")),
+            fault(KIND, &TRADE.replace("\"130639474\"", "\"x\"")),
             FaultKind::BadValue
         );
-        assert_eq!(fault(&TRADE[..99]), FaultKind::Malformed);
+        assert_eq!(fault(KIND, &TRADE[..99]), FaultKind::Malformed);
     }
 
     #[test]

@@ -156,19 +156,18 @@ fn bad(field: &str, text: &str) -> ParseError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::venue::Volume;
+    use crate::venue::{
+        VenueKind, Volume,
+        testing::{self, fault, one},
+    };
 
-    fn one(frame: &str) -> Result<VenueEvent<'_>, ParseError> {
-        Ok(parse(frame.as_bytes())?.remove(0))
-    }
+    const KIND: VenueKind = VenueKind::Pyth;
 
     const UPDATE: &str = r#"{"binary":{"encoding":"hex","data":["504e41"]},"parsed":[{"id":"e62df6c8b4a85fe1a67db44dc12de5db330f7ac66b72dc658afedf0f4a415b43","price":{"price":"6183801000001","conf":"3000000000","expo":-8,"publish_time":1723161257},"ema_price":{"price":"6","conf":"1","expo":-8,"publish_time":1723161257},"metadata":{"slot":1,"proof_available_time":1723161258,"prev_publish_time":1723161256}}]}"#;
 
     #[test]
     fn a_price_is_exact_and_its_confidence_lies_between_offers() {
-        let Ok(VenueEvent::Ticker(ticker)) = one(UPDATE) else {
-            panic!("no ticker")
-        };
+        let ticker = testing::ticker(KIND, UPDATE);
         assert_eq!(ticker.last.unwrap().to_string(), "61838.01000001");
         let offers = ticker.ask.unwrap() - ticker.bid.unwrap();
         assert_eq!(offers.normalize().to_string(), "60");
@@ -181,25 +180,24 @@ mod tests {
 
     #[test]
     fn faults_have_their_kind() {
-        let fault = |frame: &str| match one(frame) {
-            Ok(VenueEvent::Fault(fault)) | Err(fault) => fault.kind,
-            other => panic!("{other:?}"),
-        };
         for bad in ["\"0\"", "\"-5\"", "\"x\"", "\"1.5\""] {
             let frame = UPDATE.replace("\"6183801000001\"", bad);
-            assert_eq!(fault(&frame), FaultKind::BadValue, "{bad}");
+            assert_eq!(fault(KIND, &frame), FaultKind::BadValue, "{bad}");
         }
         assert_eq!(
-            fault(&UPDATE.replace("\"6183801000001\"", "5")),
+            fault(KIND, &UPDATE.replace("\"6183801000001\"", "5")),
             FaultKind::WrongType
         );
-        assert_eq!(fault(&UPDATE.replace(":-8,", ":8,")), FaultKind::WrongType);
         assert_eq!(
-            fault(&UPDATE.replace(":-8,", ":-99,")),
+            fault(KIND, &UPDATE.replace(":-8,", ":8,")),
             FaultKind::WrongType
         );
-        assert_eq!(fault(&UPDATE[..99]), FaultKind::Malformed);
-        assert_eq!(one("{}"), Ok(VenueEvent::Ignored));
+        assert_eq!(
+            fault(KIND, &UPDATE.replace(":-8,", ":-99,")),
+            FaultKind::WrongType
+        );
+        assert_eq!(fault(KIND, &UPDATE[..99]), FaultKind::Malformed);
+        assert_eq!(one(KIND, "{}"), Ok(VenueEvent::Ignored));
     }
 
     #[test]
