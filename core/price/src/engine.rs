@@ -26,10 +26,11 @@ use crate::{
     SourceClock, VenueKind,
     aggregate::{Aggregator, PriceGap, PriceTick, SourceId},
     clock::EngineTime,
-    config::{SourceConfig, SourceSpec},
+    config::{SourceConfig, SourceSpec, SupplySpec},
     recording::RecordedSource,
     replay::{Replay, ReplaySpeed, ReplayStart},
     source::{Feed, SourceTask, tls_config},
+    supply::SupplyTask,
 };
 
 /// How often time passes in the aggregator.
@@ -48,6 +49,7 @@ pub struct PriceEngine {
     clock: SharedClock,
     time: EngineTime,
     watchdog: Duration,
+    supply: Option<SupplySpec>,
     tls: Arc<ClientConfig>,
     /// The connections, once they are asked for.
     fleet: Arc<Mutex<Option<Fleet>>>,
@@ -85,12 +87,13 @@ impl PriceEngine {
             time: EngineTime::new(clock.clone()),
             clock,
             watchdog: Duration::from_millis(config.watchdog_ms),
+            supply: config.supply_spec()?,
             tls: tls_config(config.ca_file.as_deref())?,
             fleet: Arc::default(),
         })
     }
 
-    /// Connects to all sources and lets time pass, in `tasks`, until cancelled.
+    /// Connects to all sources, asks for supplies and lets time pass, in `tasks`, until cancelled.
     pub fn connect(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
         let ends = self.spawn_sources(tasks, cancel, None);
         *self.fleet.lock() = Some(Fleet {
@@ -99,6 +102,15 @@ impl PriceEngine {
             ends,
             added: HashSet::new(),
         });
+        if let Some(spec) = self.supply.clone() {
+            let task = SupplyTask {
+                spec,
+                tls: self.tls.clone(),
+                aggregator: self.aggregator.clone(),
+                clock: self.clock.clone(),
+            };
+            tasks.spawn(task.run(cancel.clone()));
+        }
         self.run_clock(tasks, cancel);
     }
 

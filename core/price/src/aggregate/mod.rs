@@ -23,7 +23,10 @@ mod steps;
 mod symbol;
 mod volume;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use rust_decimal::Decimal;
 use smallvec::SmallVec;
@@ -389,6 +392,17 @@ impl Aggregator {
             symbol.listen(&self.listeners);
             self.overview.touch(index);
         }
+    }
+
+    /// The supply source says how many coins there are, by base.
+    pub(crate) fn set_supply(&mut self, supply: BTreeMap<String, f64>, now_us: i64) {
+        self.overview.set_supply(supply, now_us);
+    }
+
+    /// What the symbols are prices of.
+    pub(crate) fn bases(&self) -> HashSet<String> {
+        let bases = self.symbols.iter().map(|symbol| symbol.spec.symbol.base());
+        bases.map(str::to_owned).collect()
     }
 
     /// Adds somebody who is told of prices.

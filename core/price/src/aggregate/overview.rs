@@ -25,7 +25,7 @@ const CURRENCY: &str = "USD";
 /// Gathers what the overview shows.
 #[derive(Debug)]
 pub(super) struct Overview {
-    supply: BTreeMap<String, f64>,
+    supplies: Supplies,
     /// Newest first.
     trades: VecDeque<TradeNote>,
     due_us: i64,
@@ -34,6 +34,32 @@ pub(super) struct Overview {
     cells: Vec<Cell>,
     /// Symbols that have changed since.
     changed: Vec<usize>,
+}
+
+/// How many coins there are, by base.
+#[derive(Debug)]
+struct Supplies {
+    /// What the operator says. It counts before what the source says.
+    table: BTreeMap<String, f64>,
+    /// What the source said last.
+    told: BTreeMap<String, f64>,
+    /// When it did, in microseconds since the Unix epoch.
+    told_us: Option<i64>,
+}
+
+impl Supplies {
+    fn of(&self, base: &str) -> Option<f64> {
+        self.table
+            .get(base)
+            .or_else(|| self.told.get(base))
+            .copied()
+    }
+
+    /// How old is what the source said last, in milliseconds.
+    fn age_ms(&self, now_us: i64) -> Option<u64> {
+        let age_us = now_us.saturating_sub(self.told_us?).max(0);
+        Some(age_us.unsigned_abs() / 1_000)
+    }
 }
 
 /// What a symbol adds.
@@ -78,9 +104,13 @@ struct TradeNote {
 }
 
 impl Overview {
-    pub(super) fn new(supply: BTreeMap<String, f64>) -> Self {
+    pub(super) fn new(table: BTreeMap<String, f64>) -> Self {
         Self {
-            supply,
+            supplies: Supplies {
+                table,
+                told: BTreeMap::new(),
+                told_us: None,
+            },
             trades: VecDeque::with_capacity(RECENT_TRADES),
             due_us: 0,
             state: State::Told,
@@ -106,6 +136,15 @@ impl Overview {
             time_us,
         });
         self.state = State::Changed;
+    }
+
+    /// The supply source says how many coins there are.
+    pub(super) fn set_supply(&mut self, told: BTreeMap<String, f64>, now_us: i64) {
+        self.supplies.told = told;
+        self.supplies.told_us = Some(now_us);
+        for symbol in 0..self.cells.len() {
+            self.touch(symbol);
+        }
     }
 
     /// A source is removed, and its place may be another's.
@@ -142,7 +181,7 @@ impl Overview {
         for symbol in self.changed.drain(..) {
             self.cells[symbol] = Cell {
                 freshness: Freshness::Fresh,
-                figures: Figures::of(&symbols[symbol], &self.supply),
+                figures: Figures::of(&symbols[symbol], &self.supplies),
             };
         }
         Some(self.show(symbols, sources, now_us))
@@ -160,7 +199,7 @@ impl Overview {
         for (symbol, cell) in symbols.iter().zip(&self.cells) {
             let figures = match cell.freshness {
                 Freshness::Fresh => cell.figures,
-                Freshness::Changed => Figures::of(symbol, &self.supply),
+                Freshness::Changed => Figures::of(symbol, &self.supplies),
             };
             let Some(figures) = figures else { continue };
             totals.add(&figures, symbol.spec.symbol.base());
@@ -193,6 +232,7 @@ impl Overview {
             timestamp: now_us.div_euclid(1_000),
             coverage: Some(MarketCoverage {
                 symbols: u32::try_from(symbols.len()).unwrap_or(u32::MAX),
+                supply_age_ms: self.supplies.age_ms(now_us),
                 ..totals.coverage
             }),
         }
@@ -209,10 +249,10 @@ struct Totals {
 }
 
 impl Figures {
-    fn of(symbol: &SymbolState, supply: &BTreeMap<String, f64>) -> Option<Self> {
+    fn of(symbol: &SymbolState, supplies: &Supplies) -> Option<Self> {
         let live = symbol.live()?;
         let is_counted = symbol.spec.symbol.quote() == CURRENCY;
-        let supply = supply.get(symbol.spec.symbol.base());
+        let supply = supplies.of(symbol.spec.symbol.base());
         let cap = || Some(supply? * live.price.to_f64()?);
         Some(Self {
             price: live.price,

@@ -76,6 +76,12 @@ pub enum ConfigError {
     /// A supply is not a number of coins.
     #[error("prices.supply.{0} is {1}, expected a number of coins above zero")]
     Supply(String, f64),
+    /// A supply source's address is not one.
+    #[error("prices.supply_source.url is {0:?}, expected http://… or https://…")]
+    SupplyUrl(String),
+    /// A supply source's answers may be of no or of any length.
+    #[error("prices.supply_source.most_bytes is {0}, expected bytes between 1 and {1}")]
+    SupplyBytes(usize, usize),
     /// The file of further certificates cannot be used.
     #[error("prices.ca_file {0:?}: {1}, expected a file of certificates in PEM")]
     CaFile(PathBuf, String),

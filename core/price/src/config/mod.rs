@@ -2,6 +2,7 @@
 
 mod error;
 mod source;
+mod supply;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,9 +12,11 @@ use std::{
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
+pub(crate) use self::supply::SupplySpec;
 pub use self::{
     error::ConfigError,
     source::{SourceClock, SourceConfig, SourceSpec},
+    supply::SupplySourceConfig,
 };
 use crate::{Symbol, VenueKind, source::tls_config, symbol::nearest};
 
@@ -59,6 +62,8 @@ pub struct PriceConfig {
     pub convert: Vec<String>,
     /// How many coins there are, by base, for the market cap.
     pub supply: BTreeMap<String, f64>,
+    /// Who is asked for the supplies that `supply` does not have.
+    pub supply_source: Option<SupplySourceConfig>,
 }
 
 impl Default for PriceConfig {
@@ -75,6 +80,7 @@ impl Default for PriceConfig {
             symbol: BTreeMap::new(),
             convert: Vec::new(),
             supply: BTreeMap::new(),
+            supply_source: None,
         }
     }
 }
@@ -179,10 +185,17 @@ impl PriceConfig {
         match self.supply.iter().find(|(_, supply)| !is_supply(**supply)) {
             Some((base, supply)) => Err(ConfigError::Supply(base.clone(), *supply)),
             None => {
+                self.supply_spec()?;
                 above_zero("prices.watchdog_ms", self.watchdog_ms)?;
                 tls_config(self.ca_file.as_deref()).map(drop)
             }
         }
+    }
+
+    /// Who is asked for supplies, checked, if anybody is.
+    pub(crate) fn supply_spec(&self) -> Result<Option<SupplySpec>, ConfigError> {
+        let source = self.supply_source.as_ref();
+        source.map(SupplySourceConfig::spec).transpose()
     }
 
     /// The symbols, checked.

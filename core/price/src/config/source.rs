@@ -145,7 +145,7 @@ fn is_venue_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(is_good)
 }
 
-fn is_url(url: &str, schemes: [&str; 2]) -> bool {
+pub(super) fn is_url(url: &str, schemes: [&str; 2]) -> bool {
     let is_good = |uri: http::Uri| {
         uri.scheme_str()
             .is_some_and(|scheme| schemes.contains(&scheme))

@@ -2,20 +2,14 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use ::http::StatusCode;
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_rustls::TlsConnector;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use rustls::ClientConfig;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::MESSAGE_BYTES;
+use super::{connection::MESSAGE_BYTES, http};
 
 /// A stream of events. Dropped, its connection is closed.
 pub(super) struct EventStream {
@@ -41,48 +35,7 @@ pub(super) enum Heard {
 /// # Errors
 /// Says what went wrong.
 pub(super) async fn connect(url: &str, tls: Arc<ClientConfig>) -> Result<EventStream, String> {
-    let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
-    let host = uri.host().unwrap_or_default().to_owned();
-    let is_encrypted = uri.scheme_str() == Some("https");
-    let port = uri
-        .port_u16()
-        .unwrap_or(if is_encrypted { 443 } else { 80 });
-    let socket = TcpStream::connect((host.as_str(), port))
-        .await
-        .map_err(|error| error.to_string())?;
-    if !is_encrypted {
-        return ask(socket, &uri).await;
-    }
-    let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-    let socket = TlsConnector::from(tls)
-        .connect(name, socket)
-        .await
-        .map_err(|error| error.to_string())?;
-    ask(socket, &uri).await
-}
-
-async fn ask<S>(socket: S, uri: &Uri) -> Result<EventStream, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
-        .await
-        .map_err(|error| error.to_string())?;
-    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-        // How it ended shows in the body.
-        let _ = connection.await;
-    }));
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let request = Request::get(path)
-        .header(header::HOST, authority)
-        .header(header::ACCEPT, "text/event-stream")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(|error| error.to_string())?;
+    let (response, connection) = http::get(url, "text/event-stream", tls).await?;
     match response.status() {
         StatusCode::OK => Ok(EventStream {
             body: response.into_body(),

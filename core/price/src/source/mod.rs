@@ -8,6 +8,7 @@ mod backoff;
 mod connection;
 mod events;
 mod feed;
+mod http;
 mod status;
 mod tls;
 
@@ -22,7 +23,7 @@ use self::{
     backoff::{Backoff, Held},
     connection::{Ending, Wire, connect, hear_until, listen},
 };
-pub(crate) use self::{feed::Feed, status::SourceStatus, tls::tls_config};
+pub(crate) use self::{feed::Feed, http::get as http_get, status::SourceStatus, tls::tls_config};
 use crate::config::SourceSpec;
 
 /// Failures are told this often at most.

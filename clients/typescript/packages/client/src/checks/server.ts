@@ -191,7 +191,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
       object<RecentTrade>({ symbol: text, price: number, size: number, side: nullable(text), source: text, timestamp: millis }),
     ),
     timestamp: millis,
-    coverage: optional(object<MarketCoverage>({ symbols: count, live: count, withSupply: count, withVolume: count })),
+    coverage: optional(object<MarketCoverage>({ symbols: count, live: count, withSupply: count, withVolume: count, supplyAgeMs: optional(count) })),
   }),
   block: object<ServerData["block"]>({
     chain: count,

@@ -103,6 +103,8 @@ export interface MarketCoverage {
   readonly live: number;
   readonly withSupply: number;
   readonly withVolume: number;
+  /** The age of what the supply source said last, in milliseconds, if there is one and it answered. */
+  readonly supplyAgeMs?: number;
 }
 
 /** The market at a glance. */

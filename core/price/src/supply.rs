@@ -1,0 +1,163 @@
+//! How many coins there are, asked of a source over HTTP.
+//!
+//! The source answers with a JSON object: assets, and numbers of coins as texts or numbers,
+//! `{"BTC": "19841234.375", "ETH": 120500000}`. An answer is taken as a whole or not at
+//! all. While the source fails, what it said last holds, and how old that is goes with the
+//! market overview. What it does not say is not made up.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+use metrics::Counter;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use serde_json::{Value, value::RawValue};
+use tidewire_stream::SharedClock;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    aggregate::Aggregator, clock::now_us, config::SupplySpec, source::http_get, venue::excerpt,
+};
+
+/// After a failure it is asked again this soon, unless it is asked more often anyway.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Asks for the supplies, again and again.
+pub(crate) struct SupplyTask {
+    pub(crate) spec: SupplySpec,
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) aggregator: Arc<Mutex<Aggregator>>,
+    pub(crate) clock: SharedClock,
+}
+
+/// How it went the last time.
+#[derive(PartialEq, Eq)]
+enum Health {
+    Well,
+    Failing,
+}
+
+impl SupplyTask {
+    /// Asks until cancelled.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        // Nothing is left half done when it is dropped.
+        cancel.run_until_cancelled(self.keep()).await;
+    }
+
+    async fn keep(&self) {
+        let failures = metrics::counter!("tidewire_supply_failures_total");
+        let mut health = Health::Well;
+        loop {
+            let asked = timeout(self.spec.timeout, self.ask()).await;
+            let answer = asked
+                .unwrap_or_else(|_| Err(format!("no answer within {:?}", self.spec.timeout)))
+                .and_then(|body| self.read(&body));
+            let pause = match answer {
+                Ok(supply) => {
+                    if health == Health::Failing {
+                        tracing::info!(url = self.spec.url, "the supply source answers again");
+                    }
+                    health = Health::Well;
+                    let now_us = now_us(&*self.clock);
+                    self.aggregator.lock().set_supply(supply, now_us);
+                    self.spec.interval
+                }
+                Err(reason) => {
+                    self.tell(&reason, &mut health, &failures);
+                    self.spec.interval.min(AGAIN)
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// A failure is logged until it goes well again.
+    fn tell(&self, reason: &str, health: &mut Health, failures: &Counter) {
+        failures.increment(1);
+        if *health == Health::Well {
+            let url = &self.spec.url;
+            tracing::warn!(
+                url,
+                reason,
+                "the supply source cannot be used; what it said last holds"
+            );
+        }
+        *health = Health::Failing;
+    }
+
+    /// The body of its answer.
+    async fn ask(&self) -> Result<BytesMut, String> {
+        let got = http_get(&self.spec.url, "application/json", self.tls.clone());
+        let (response, _connection) = got.await?;
+        if response.status() != StatusCode::OK {
+            let status = response.status();
+            return Err(format!("it answers {status}, expected 200 OK"));
+        }
+        let most = self.spec.most_bytes;
+        let mut body = response.into_body();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| error.to_string())?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if bytes.len() + data.len() > most {
+                return Err(format!("its answer is longer than {most} bytes"));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
+    }
+
+    /// The supplies of assets that any symbol has for its base.
+    fn read(&self, body: &[u8]) -> Result<BTreeMap<String, f64>, String> {
+        let answer: BTreeMap<String, &RawValue> =
+            serde_json::from_slice(body).map_err(|error| {
+                let error = excerpt(&error.to_string());
+                format!("its answer is no JSON object of assets and numbers: {error}")
+            })?;
+        let bases = self.aggregator.lock().bases();
+        let wanted = answer
+            .into_iter()
+            .filter(|(asset, _)| bases.contains(asset));
+        wanted
+            .map(|(asset, value)| match coins(value) {
+                Some(coins) => Ok((asset, coins)),
+                None => Err(format!(
+                    "it says {:?} for {asset}, expected a number of coins above zero",
+                    excerpt(value.get())
+                )),
+            })
+            .collect()
+    }
+}
+
+/// A number of coins, as a text or a number.
+fn coins(value: &RawValue) -> Option<f64> {
+    let number = match serde_json::from_str(value.get()).ok()? {
+        Value::String(text) => text.parse().ok()?,
+        Value::Number(number) => number.as_f64()?,
+        _ => return None,
+    };
+    (number.is_finite() && number > 0.0).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coins_are_numbers_above_zero() {
+        let read = |text: &str| coins(&RawValue::from_string(text.to_owned()).unwrap());
+        assert_eq!(read("\"19841234.375\""), Some(19_841_234.375));
+        assert_eq!(read("120500000"), Some(120_500_000.0));
+        for bad in [
+            "0", "-1", "\"\"", "\"NaN\"", "\"inf\"", "null", "[]", "true",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}
