@@ -4,6 +4,7 @@
 mod capture;
 mod connection;
 mod frames;
+mod oracle;
 mod protocol;
 mod tls;
 
@@ -18,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub use capture::{Capture, CaptureError, Pace, Repeat, Script};
 pub use frames::{Ticker, Trade};
+pub use oracle::{BTC_FEED, OraclePrice, OracleStandIn};
 pub use protocol::VenueKind;
 pub use tls::Authority;
 
@@ -199,6 +201,35 @@ impl VenueStandIn {
                 let _ = within("a venue's frames to be read", answer).await;
             }
         }
+    }
+
+    /// Announces that it closes its connections soon, as the venues do that announce it.
+    ///
+    /// # Panics
+    /// This venue does not.
+    pub fn announce_end(&self) {
+        let farewell = match self.kind() {
+            VenueKind::Binance => r#"{"e":"serverShutdown","E":1723161257102}"#,
+            VenueKind::Okx => {
+                r#"{"event":"notice","code":"64008","msg":"The connection will soon be closed for a service upgrade. Please reconnect.","connId":"c"}"#
+            }
+            VenueKind::Bitstamp => r#"{"event":"bts:request_reconnect","channel":"","data":""}"#,
+            other => panic!("{other:?} announces no end"),
+        };
+        self.say(farewell);
+    }
+
+    /// Waits until so many connections are subscribed at once.
+    ///
+    /// # Panics
+    /// They do not come.
+    pub async fn wait_subscribed(&self, count: usize) {
+        let mut lives = self.shared.lives.subscribe();
+        let all = lives.wait_for(|lives| {
+            let live = lives.iter().filter(|live| !live.is_closed());
+            live.count() >= count
+        });
+        let _ = within(format!("{count} subscriptions to {:?}", self.kind()), all).await;
     }
 
     /// Changes its manner, for connections to come; those that stand are cut.

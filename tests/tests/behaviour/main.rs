@@ -21,6 +21,7 @@ mod http;
 mod identity;
 mod latest;
 mod limits;
+mod oracle;
 mod outages;
 mod prices;
 mod rates;

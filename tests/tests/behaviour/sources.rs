@@ -276,3 +276,40 @@ async fn tether_counts_for_the_dollar_at_a_live_rate() {
     );
     assert!(rate["ageMs"].is_number());
 }
+
+/// Those that announce it. Both connections hear all trades for a while, as at a venue.
+#[tokio::test]
+async fn a_venue_that_announces_its_end_is_followed_without_a_break() {
+    for kind in [VenueKind::Binance, VenueKind::Okx, VenueKind::Bitstamp] {
+        let venue = VenueStandIn::start(kind).await;
+        let server = server_of(std::slice::from_ref(&venue), &[SYMBOL])
+            .start()
+            .await;
+        let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+        client.subscribe("prices:ETH-BTC").await;
+        venue.subscribed().await;
+        trade(&venue, 1, "0.05");
+        price_until(&mut client, |update| update["price"] == 0.05).await;
+        venue.announce_end();
+        trade(&venue, 2, "0.051");
+        venue.wait_subscribed(2).await;
+        for (id, price) in [(3, "0.052"), (4, "0.053"), (5, "0.054")] {
+            trade(&venue, id, price);
+        }
+        venue.heard().await;
+        let mut seen = Vec::new();
+        while seen.last() != Some(&json!(0.054)) {
+            let update = price_until(&mut client, |_| true).await;
+            assert_eq!(update["stale"], false, "{kind:?}");
+            seen.push(update["price"].clone());
+        }
+        let price = get_price(&server, SYMBOL).await;
+        let detail = detail(&price, kind.name());
+        assert_eq!(
+            (&detail["trades"], &detail["missing"]),
+            (&json!(5), &Value::Null),
+            "{kind:?}"
+        );
+        assert_eq!(venue.accepted(), 2, "{kind:?}");
+    }
+}

@@ -1,0 +1,178 @@
+//! Prices of an oracle: whole numbers with an exponent, over Server-Sent Events.
+
+use serde_json::{Value, json};
+use tidewire_tests::{
+    Client, Server, ServerBuilder, Transport,
+    venue::{BTC_FEED, Manner, OraclePrice, OracleStandIn},
+};
+
+use crate::prices::{get_price, price_until};
+
+on_every_transport!(an_oracle_gives_a_price_and_how_far_it_may_be_off);
+
+/// When the prices are of, in seconds since the Unix epoch.
+const TIME: i64 = 1_750_000_000;
+
+fn price<'a>(price: &'a str, conf: &'a str, expo: i32, seconds: i64) -> OraclePrice<'a> {
+    OraclePrice {
+        feed: BTC_FEED,
+        price,
+        conf,
+        expo,
+        publish_time: TIME + seconds,
+    }
+}
+
+fn server_of(oracle: &OracleStandIn, symbols: &[&str]) -> ServerBuilder {
+    Server::builder()
+        .set("prices", &format!("symbols = {symbols:?}"))
+        .source("pyth", "pyth", &oracle.url())
+}
+
+/// A server with a price of the oracle, and who follows it.
+async fn following(oracle: &OracleStandIn, builder: ServerBuilder) -> (Server, Client) {
+    let server = builder.start().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("prices:BTC-USD").await;
+    oracle.subscribed().await;
+    oracle.price(&price("6183801", "150", -2, 0));
+    let update = price_until(&mut client, |update| update["stale"] == false).await;
+    assert_eq!(update["price"], 61_838.01);
+    (server, client)
+}
+
+async fn source(server: &Server) -> Value {
+    let answer = server
+        .call("PriceService/ListSources", None, &json!({}))
+        .await;
+    answer.json()["sources"][0].clone()
+}
+
+async fn an_oracle_gives_a_price_and_how_far_it_may_be_off(transport: Transport) {
+    let oracle = OracleStandIn::start(&[BTC_FEED]).await;
+    let server = server_of(&oracle, &["BTC-USD", "BTC-USDT"]).start().await;
+    let mut client = Client::connect(transport, &server).await;
+    client.subscribe("prices:BTC-USD").await;
+    oracle.subscribed().await;
+    oracle.say(":\n\n");
+    // 6,183,801,234,567 ± 250,000,000, times 10^-8.
+    oracle.price(&price("6183801234567", "250000000", -8, 0));
+    let update = price_until(&mut client, |_| true).await;
+    assert_eq!(update["price"], 61_838.012_345_67);
+    assert_eq!(
+        (&update["confidence"], &update["sources"], &update["stale"]),
+        (&json!(2.5), &json!(1), &json!(false))
+    );
+    // It tells of no trades and of no day, and none are made up.
+    assert_eq!(
+        (&update["change24h"], &update["volume24h"]),
+        (&json!(0), &Value::Null)
+    );
+    // Another exponent, of the same feed.
+    oracle.price(&price("61839", "1", 0, 1));
+    let update = price_until(&mut client, |update| update["price"] == 61_839).await;
+    assert_eq!(update["confidence"], 1);
+    let price = get_price(&server, "BTC-USD").await;
+    let detail = &price["sourceDetails"][0];
+    assert_eq!(
+        (&detail["source"], &detail["trades"], &detail["state"]),
+        (&json!("pyth"), &json!(0), &json!("live"))
+    );
+    // Its feeds are of the dollar, not of Tether.
+    let tether = get_price(&server, "BTC-USDT").await;
+    assert_eq!(tether["price"], Value::Null);
+}
+
+#[tokio::test]
+async fn an_oracle_dies_and_returns() {
+    let mut oracle = OracleStandIn::start(&[BTC_FEED]).await;
+    let builder = server_of(&oracle, &["BTC-USD"]);
+    let (server, mut client) = following(&oracle, builder).await;
+    oracle.stop().await;
+    let update = price_until(&mut client, |update| update["stale"] == true).await;
+    assert_eq!(
+        (&update["price"], &update["sources"]),
+        (&json!(61_838.01), &json!(0))
+    );
+    let waiting = source(&server).await;
+    assert_eq!(waiting["state"], "waiting");
+    oracle.restart().await;
+    oracle.subscribed().await;
+    oracle.price(&price("6184000", "150", -2, 60));
+    let update = price_until(&mut client, |update| update["stale"] == false).await;
+    assert_eq!(update["price"], 61_840);
+}
+
+#[tokio::test]
+async fn an_oracle_falls_mute() {
+    let oracle = OracleStandIn::start(&[BTC_FEED]).await;
+    let builder = server_of(&oracle, &["BTC-USD"])
+        .set("prices", "watchdog_ms = 500")
+        .set("prices", "stale_after_ms = 1000");
+    let (server, mut client) = following(&oracle, builder).await;
+    // It takes the connection, and there are comments, which are no data.
+    oracle.set_manner(Manner::Mute);
+    oracle.wait_asked(3).await;
+    let update = price_until(&mut client, |update| update["stale"] == true).await;
+    assert_eq!(update["price"], 61_838.01);
+    let mute = source(&server).await;
+    let error = mute["lastError"].as_str().unwrap();
+    assert!(error.contains("no data"), "{error}");
+    oracle.set_manner(Manner::Polite);
+    oracle.subscribed().await;
+    oracle.price(&price("6184000", "150", -2, 60));
+    let update = price_until(&mut client, |update| update["stale"] == false).await;
+    assert_eq!(update["price"], 61_840);
+}
+
+#[tokio::test]
+async fn an_oracle_talks_nonsense() {
+    let oracle = OracleStandIn::start(&[BTC_FEED]).await;
+    let builder = server_of(&oracle, &["BTC-USD"]);
+    let (server, mut client) = following(&oracle, builder).await;
+    let other = "a".repeat(64);
+    oracle.data("{\"parsed\":[");
+    oracle.data("nonsense");
+    oracle.data("{}");
+    oracle.data("{\"parsed\":[null]}");
+    for (number, conf, expo) in [
+        ("NaN", "1", -2),
+        ("-6183801", "1", -2),
+        ("0", "1", -2),
+        ("61838.01", "1", 0),
+        ("6183801", "1", 40),
+        ("6183801", "1", -40),
+        // Ten times as much, once.
+        ("61838010", "150", -2),
+    ] {
+        oracle.price(&price(number, conf, expo, 1));
+    }
+    // A feed that nobody asked for.
+    oracle.price(&OraclePrice {
+        feed: &other,
+        ..price("1", "1", 0, 1)
+    });
+    oracle.price(&price("6184000", "150", -2, 2));
+    let update = price_until(&mut client, |_| true).await;
+    assert_eq!(update["price"], 61_840);
+    let heard = source(&server).await;
+    assert_eq!(
+        (&heard["frames"], &heard["badFrames"], &heard["connects"]),
+        (&json!(14), &json!(11), &json!(1))
+    );
+    // It says why it ends, and is asked again.
+    oracle.say("event: error\ndata: the reader is too slow\n\n");
+    oracle.wait_asked(2).await;
+    let error = source(&server).await["lastError"].clone();
+    assert_eq!(error, "the venue ended the stream: the reader is too slow");
+}
+
+#[tokio::test]
+async fn an_oracle_has_no_such_feed() {
+    let oracle = OracleStandIn::start(&[]).await;
+    let server = server_of(&oracle, &["BTC-USD"]).start().await;
+    oracle.wait_asked(2).await;
+    let refused = source(&server).await;
+    let error = refused["lastError"].as_str().unwrap();
+    assert!(error.contains("answers 404 Not Found"), "{error}");
+}
