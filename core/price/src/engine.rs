@@ -307,14 +307,21 @@ impl PriceEngine {
         sources.collect()
     }
 
-    /// A configuration with the sources of a recording, stamped by arrival.
+    /// A configuration with the sources of a recording, stamped by arrival. What the venue
+    /// names its markets, and what its contracts are worth, is as for the source of this name
+    /// and kind.
     #[must_use]
     pub fn replay_config(mut config: PriceConfig, recording: &Recording) -> PriceConfig {
+        let configured = std::mem::take(&mut config.source);
         let sources = recording.head().sources.iter().filter_map(|source| {
+            let kind = VenueKind::from_name(&source.kind)?;
+            let same = configured
+                .iter()
+                .find(|own| own.kind == kind && own.known_name() == source.name);
             Some(SourceConfig {
                 name: Some(source.name.clone()),
                 clock: SourceClock::Arrival,
-                ..SourceConfig::new(VenueKind::from_name(&source.kind)?)
+                ..same.cloned().unwrap_or_else(|| SourceConfig::new(kind))
             })
         });
         config.source = sources.collect();

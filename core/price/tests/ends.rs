@@ -14,8 +14,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 const BTC: &str = r#"symbols = ["BTC-USD"]"#;
 
+/// A trade, by its number and price, as a venue tells it.
+type TradeFrame = fn(u64, &str) -> String;
+
 /// Who announces its end, how, and a trade at it.
-const ANNOUNCED: [(&str, &str, fn(u64, &str) -> String); 3] = [
+const ANNOUNCED: [(&str, &str, TradeFrame); 3] = [
     (
         "binance",
         r#"{"e":"serverShutdown","E":1750000000000}"#,

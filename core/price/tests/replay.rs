@@ -245,3 +245,42 @@ async fn listeners_hear_of_trades_that_never_came() {
     let gap = ("BTC-USD".to_owned(), "cb".to_owned(), 3);
     assert_eq!(*heard.lock(), [gap]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_and_contracts_of_sources_hold_in_a_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let source = RecordedSource {
+        name: "coin-m".to_owned(),
+        kind: "binance".to_owned(),
+    };
+    let mut writer = RecordingWriter::create(&path, vec![source]).unwrap();
+    let frame = support::binance_trade(1, "BTCUSD_PERP", "50").into_bytes();
+    let line = Line {
+        time_us: NOW_US,
+        source: 0,
+        frame,
+    };
+    writer.write(&line).unwrap();
+    writer.finish().unwrap();
+    let recording = Recording::open(&path).unwrap();
+    let text = r#"
+        symbols = ["BTC-USD"]
+        [[source]]
+        kind = "binance"
+        name = "coin-m"
+        url = "ws://127.0.0.1:1"
+        ids = { "BTC-USD" = "BTCUSD_PERP" }
+        contracts = { "BTC-USD" = "100 USD" }
+    "#;
+    let config = PriceEngine::replay_config(support::config(text), &recording);
+    let clock = ManualClock::at(NOW_US / 1_000);
+    let engine = PriceEngine::new(&config, Journal::new(), clock).unwrap();
+    let cancel = CancellationToken::new();
+    engine
+        .replay(recording, ReplaySpeed::Maximum, ReplayStart::Now, &cancel)
+        .await;
+    assert_eq!(support::price(&engine.get_price("BTC-USD").unwrap()), "50");
+    let trade = engine.overview().recent_trades.remove(0);
+    assert_eq!(trade.size.unwrap().value, "2");
+}

@@ -83,12 +83,17 @@ impl SourceConfig {
         }
     }
 
+    /// What it is called.
+    pub(crate) fn known_name(&self) -> &str {
+        self.name.as_deref().unwrap_or(self.kind.name())
+    }
+
     /// The source, checked.
     ///
     /// # Errors
     /// Names the source and what was expected.
     pub fn spec(&self) -> Result<SourceSpec, ConfigError> {
-        let name = self.name.as_deref().unwrap_or(self.kind.name()).to_owned();
+        let name = self.known_name().to_owned();
         let is_name = !name.is_empty()
             && name.len() <= 64
             && name
