@@ -2,7 +2,7 @@
 import { type PriceUpdate, type Rate, type SourceDetail, type TidewireClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { make, setText } from "./dom.ts";
-import { age, amount, certainty, distance, price } from "./format.ts";
+import { age, amount, certainty, count, distance, price } from "./format.ts";
 
 const COLUMNS: readonly (readonly [string, string])[] = [
   ["Source", ""],
@@ -53,32 +53,42 @@ export class SourcesPanel {
 
   #show(update: PriceUpdate): void {
     const details = update.sourceDetails ?? [];
-    this.#body.replaceChildren(...details.map((detail) => sourceRow(detail, update.price)));
+    this.#body.replaceChildren(...details.flatMap((detail) => sourceRows(detail, update.price)));
     setText(this.#note, summary(update, details));
   }
 }
 
-function sourceRow(detail: SourceDetail, from: number | null): HTMLTableRowElement {
+/** The row of a source, and below it what needs more words than a column has room for. */
+function sourceRows(detail: SourceDetail, from: number | null): HTMLTableRowElement[] {
   const state = make("span", { class: `chip ${detail.state}`, text: detail.state });
-  const why = detail.reason === undefined ? [] : [make("span", { class: "reason", text: detail.reason })];
   const bar = make("span", { class: "bar", attributes: { "aria-hidden": "true" } });
   bar.style.setProperty("--part", String(detail.weight));
-  const { missing = 0, rate, volumeUnknown } = detail;
-  const lost = missing === 0 ? [] : [make("span", { class: "reason", text: `${amount(missing)} missing` })];
-  const unknown = volumeUnknown === undefined ? [] : [make("span", { class: "reason", text: "volume unknown", attributes: { title: volumeUnknown } })];
-  const converted = rate === undefined ? [] : [make("span", { class: "reason", text: conversion(rate) })];
-  return make(
+  const row = make(
     "tr",
     { attributes: { "data-source": detail.source } },
     make("th", { text: detail.source, attributes: { scope: "row" } }),
-    make("td", {}, state, ...why),
-    make("td", {}, price(detail.price), ...converted),
+    make("td", {}, state),
+    make("td", { text: price(detail.price) }),
     make("td", { class: "wide", text: distance(detail.price, from) }),
     make("td", { text: age(detail.ageMs) }),
     make("td", {}, bar, `${String(Math.round(detail.weight * 100))} %`),
-    make("td", { class: "wide" }, amount(detail.trades), ...lost, ...unknown),
+    make("td", { class: "wide", text: amount(detail.trades) }),
     make("td", { class: "wide", text: `${price(detail.min)} – ${price(detail.max)}` }),
   );
+  const words = remarks(detail);
+  if (words.length === 0) {
+    return [row];
+  }
+  const cell = make("td", { attributes: { colspan: String(COLUMNS.length) } }, make("span", { class: "reason", text: words.join(" · ") }));
+  return [row, make("tr", { class: "remarks" }, cell)];
+}
+
+/** Why a source does not count, what it lacks, and what was made of it. */
+function remarks({ reason, missing = 0, rate, volumeUnknown }: SourceDetail): string[] {
+  const lost = missing === 0 ? undefined : `${count(missing, "trade")} missing`;
+  const converted = rate === undefined ? undefined : conversion(rate);
+  const unknown = volumeUnknown === undefined ? undefined : `volume unknown: ${volumeUnknown}`;
+  return [reason, converted, lost, unknown].filter((words) => words !== undefined);
 }
 
 /** What the price was multiplied by. */
