@@ -7,7 +7,7 @@ mod support;
 use futures::StreamExt as _;
 use support::{
     coinbase_match,
-    venue::{Bench, Venue, pass, receive, say, within},
+    venue::{Bench, Peer, Venue, pass, receive, say, within},
 };
 use tidewire_proto::v1::ConnectionState;
 use tokio_tungstenite::tungstenite::Message;
@@ -42,6 +42,17 @@ fn okx_trade(id: u64, price: &str) -> String {
     format!(
         r#"{{"arg":{{"channel":"trades","instId":"BTC-USDT"}},"data":[{{"instId":"BTC-USDT","tradeId":"{id}","px":"{price}","sz":"1","side":"buy","ts":"1750000000000","count":"1"}}]}}"#
     )
+}
+
+/// OKX, an engine that has a price of it, and their connection.
+async fn okx() -> (Venue, Bench, Peer) {
+    let venue = Venue::open().await;
+    let config = "symbols = [\"BTC-USDT\"]\nwatchdog_ms = 200_000_000";
+    let bench = Bench::new("okx", &venue.url(), config).connect();
+    let (mut peer, _) = venue.accept().await;
+    say(&mut peer, &okx_trade(1, "10")).await;
+    bench.until_told("prices:BTC-USDT", "10").await;
+    (venue, bench, peer)
 }
 
 #[tokio::test]
@@ -83,12 +94,7 @@ async fn an_announced_end_loses_nothing_and_counts_nothing_twice() {
 
 #[tokio::test]
 async fn an_old_connection_is_kept_alive_until_it_goes() {
-    let venue = Venue::open().await;
-    let config = "symbols = [\"BTC-USDT\"]\nwatchdog_ms = 200_000_000";
-    let bench = Bench::new("okx", &venue.url(), config).connect();
-    let (mut old, _) = venue.accept().await;
-    say(&mut old, &okx_trade(1, "10")).await;
-    bench.until_told("prices:BTC-USDT", "10").await;
+    let (venue, bench, mut old) = okx().await;
     pass(21).await;
     assert_eq!(receive(&mut old).await, "ping");
     let farewell = ANNOUNCED[1].1;
@@ -119,12 +125,7 @@ async fn an_old_connection_is_kept_alive_until_it_goes() {
 
 #[tokio::test]
 async fn an_old_connection_stays_if_the_new_one_fails() {
-    let venue = Venue::open().await;
-    let config = "symbols = [\"BTC-USDT\"]\nwatchdog_ms = 200_000_000";
-    let bench = Bench::new("okx", &venue.url(), config).connect();
-    let (mut old, _) = venue.accept().await;
-    say(&mut old, &okx_trade(1, "10")).await;
-    bench.until_told("prices:BTC-USDT", "10").await;
+    let (venue, bench, mut old) = okx().await;
     say(&mut old, ANNOUNCED[1].1).await;
     let (new, _) = venue.accept().await;
     bench.until(|source| source.connects == 2).await;
