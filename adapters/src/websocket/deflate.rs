@@ -1,13 +1,14 @@
 //! Compressed messages: permessage-deflate (RFC 7692).
 //!
-//! `negotiation` says what a client and the server agree on; here is the DEFLATE
-//! codec. The server always asks for no context takeover in both directions: nothing
+//! `negotiation` says what a client and the server agree on, `joined` makes one message of
+//! parts that were compressed before; here is the DEFLATE codec. The server always asks for no context takeover in both directions: nothing
 //! is remembered between messages, so one compression serves all subscribers of a
 //! channel, and a connection holds no compression state. The state to work with
 //! belongs to the thread and is used again and again.
 //!
 //! Frames, and the bit that marks a compressed one, live in [`super::frame`].
 
+mod joined;
 mod negotiation;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::{cell::RefCell, fmt};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
+pub use joined::{Part, joined_len, put_joined};
 pub use negotiation::{Agreement, MalformedExtensions, WindowBits, negotiate};
 
 /// What a sender takes off the end of a message, which is the end of every flushed
@@ -94,10 +96,18 @@ thread_local! {
 /// not be shorter.
 #[must_use]
 pub fn deflate(payload: &[u8], compressor: Compressor) -> Option<Vec<u8>> {
-    if payload.is_empty() || payload.len() < compressor.threshold {
+    if payload.len() < compressor.threshold {
         return None;
     }
-    let level = compressor.level;
+    compress(payload, compressor.level)
+}
+
+/// A payload compressed to a byte's edge, without the end of a flushed stream; nothing if
+/// it would not be shorter.
+fn compress(payload: &[u8], level: Level) -> Option<Vec<u8>> {
+    if payload.is_empty() {
+        return None;
+    }
     DEFLATER.with_borrow_mut(|deflater| {
         let deflater = match deflater {
             Some((of, deflater)) if *of == level => {

@@ -14,7 +14,9 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::deflate::{Agreement, InflateError, inflate};
 
-pub use writer::{close_frame, deflated_frame, frame, put_close, put_frame, put_head};
+pub use writer::{
+    close_frame, deflated_frame, frame, put_close, put_deflated_head, put_frame, put_head,
+};
 
 /// A message or control frame of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]

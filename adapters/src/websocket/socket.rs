@@ -17,7 +17,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidewire_stream::{
-    CloseReason, Encoding, FrameKind, Outgoing, Parcel, Publication, Run, Session, Sink, Taken,
+    CloseReason, Encoding, FrameKind, Outgoing, Parcel, Prices, Publication, Run, Session, Sink,
+    Taken,
 };
 use tokio::{
     sync::Notify,
@@ -25,8 +26,8 @@ use tokio::{
 };
 
 use super::{
-    deflate::{Agreement, Compressor},
-    frame::{Opcode, deflated_frame, frame, put_close, put_frame, put_head},
+    deflate::{Agreement, Compressor, Part, joined_len, put_joined},
+    frame::{Opcode, deflated_frame, frame, put_close, put_deflated_head, put_frame, put_head},
     io::WriteEnd,
     peer::{Check, Peer},
 };
@@ -37,8 +38,8 @@ const TAKE_BYTES: usize = 64 << 10;
 /// A peer that takes nothing for so long does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A reply of this size is compressed for its one reader; smaller ones, and the price
-/// batches that each client has of its own, are not worth the time.
+/// A reply of this size is compressed for its one reader; smaller ones are not worth the
+/// time.
 const DEFLATE_REPLY_BYTES: usize = 1 << 10;
 
 /// Control frames that wait may take so many bytes; more are not answered, as RFC
@@ -395,6 +396,9 @@ fn put_parcel(out: &mut Vec<u8>, encoding: Encoding, deflate: Option<Deflate>, p
         (Parcel::One(Outgoing::Publication(publication)), Some(deflate)) => {
             out.extend_from_slice(deflated_once(publication, encoding, deflate));
         }
+        (Parcel::One(Outgoing::Prices(prices)), Some(deflate)) if encoding == Encoding::Json => {
+            put_deflated_prices(out, deflate, prices);
+        }
         (Parcel::One(Outgoing::Prices(prices)), _) => {
             put_head(out, opcode(encoding), prices.len(encoding));
             prices.put(encoding, out);
@@ -414,5 +418,32 @@ fn put_parcel(out: &mut Vec<u8>, encoding: Encoding, deflate: Option<Deflate>, p
                 None => put_frame(out, opcode, &bytes),
             }
         }
+    }
+}
+
+/// Appends a batch of prices as it is compressed: its updates were, once for all clients,
+/// and only what is around them is this client's own.
+fn put_deflated_prices(out: &mut Vec<u8>, deflate: Deflate, prices: &Prices) {
+    let parts = || {
+        prices.updates.iter().map(|update| {
+            &update.frame(FrameKind::JsonDataDeflated, |update| {
+                Part::new(update.json_data(), deflate.compressor.level).0
+            })[..]
+        })
+    };
+    let mut after = Vec::with_capacity(64);
+    prices.put_json_after(&mut after);
+    let before = prices.json_before();
+    let bytes = parts().map(<[u8]>::len).sum();
+    let length = joined_len(before, prices.updates.len(), bytes, &after);
+    let plain = prices.len(Encoding::Json);
+    // Parts refer to nothing outside of themselves.
+    let fits = |update: &Arc<Publication>| deflate.agreement.fits(update.json_data().len());
+    if length < plain && prices.updates.iter().all(fits) {
+        put_deflated_head(out, Opcode::Text, length);
+        put_joined(out, before, parts(), &after);
+    } else {
+        put_head(out, Opcode::Text, plain);
+        prices.put(Encoding::Json, out);
     }
 }

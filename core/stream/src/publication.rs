@@ -147,12 +147,14 @@ pub enum FrameKind {
     WebSocketTextDeflated,
     /// The binary frame likewise.
     WebSocketBinaryDeflated,
+    /// The `data` of the JSON form compressed, as a part of messages that hold several.
+    JsonDataDeflated,
     /// A Server-Sent Event without its id.
     Sse,
 }
 
 /// How many kinds there are.
-pub(crate) const FRAME_KINDS: usize = 5;
+pub(crate) const FRAME_KINDS: usize = 6;
 
 /// An encoding and where its `data` part lies.
 #[derive(Debug)]

@@ -1,8 +1,10 @@
 //! permessage-deflate: what is negotiated, and compressed messages of all kinds.
 
+use std::collections::BTreeMap;
+
 use flate2::{Compress, Compression, FlushCompress};
 use serde_json::json;
-use tidewire_tests::Server;
+use tidewire_tests::{Server, VenueKind, VenueStandIn, venue::Trade};
 
 use crate::{
     framing::roomy,
@@ -305,6 +307,55 @@ async fn many_compressed_messages_stand_each_on_its_own() {
         peer.send(&frame(FIN | RSV1 | TEXT, &message)).await;
         assert_eq!(peer.echo().await, data);
     }
+}
+
+/// Each client's batch is its own, and joined from updates that were compressed once.
+#[tokio::test]
+async fn batches_of_prices_come_compressed() {
+    const SYMBOLS: [&str; 3] = ["BTC-USD", "ETH-USD", "SOL-USD"];
+    let venue = VenueStandIn::start(VenueKind::Coinbase).await;
+    let server = Server::builder()
+        .set("prices", &format!("symbols = {SYMBOLS:?}"))
+        .set("stream", "batch_interval_ms = 200")
+        .source("coinbase", "coinbase", &venue.url())
+        .start()
+        .await;
+    let mut peer = agreed(&server).await;
+    let channels = SYMBOLS.map(|symbol| format!("prices:{symbol}"));
+    let subscribe = json!({"type": "subscribe", "id": "p", "data": {"channels": channels}});
+    peer.send(&frame(FIN | TEXT, subscribe.to_string().as_bytes()))
+        .await;
+    venue.subscribed().await;
+    for id in 1..=20 {
+        for symbol in SYMBOLS {
+            let price = format!("{id}.5");
+            let price = &price;
+            venue.trade(&Trade { symbol, id, price });
+        }
+    }
+    let (mut last, mut batches) = (BTreeMap::new(), 0);
+    while last.len() < SYMBOLS.len() || last.values().any(|price| *price != 20.5) {
+        let frame = peer.next_frame().await;
+        if frame.opcode == PING {
+            continue;
+        }
+        let message = peer.json(&frame);
+        let updates = match message["type"].as_str() {
+            Some("price_batch") => {
+                assert!(frame.is_deflated, "{message}");
+                assert_eq!(message["timestamp"], message["data"]["timestamp"]);
+                batches += 1;
+                message["data"]["updates"].as_array().unwrap().clone()
+            }
+            Some("price") => vec![message["data"].clone()],
+            _ => continue,
+        };
+        for update in updates {
+            let symbol = update["symbol"].as_str().unwrap().to_owned();
+            last.insert(symbol, update["price"].as_f64().unwrap());
+        }
+    }
+    assert!(batches > 0);
 }
 
 #[tokio::test]

@@ -220,7 +220,8 @@ impl Peer {
         }
     }
 
-    fn json(&self, frame: &Frame) -> Value {
+    /// What a text frame says, inflated if it has to be.
+    pub(crate) fn json(&self, frame: &Frame) -> Value {
         let inflated;
         let text = if frame.is_deflated {
             inflated = inflate(&frame.payload);

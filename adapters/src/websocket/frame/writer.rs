@@ -42,7 +42,7 @@ pub fn deflated_frame(opcode: Opcode, payload: &[u8], compressor: Compressor) ->
     }
     let deflated = deflate(payload, compressor)?;
     let mut out = BytesMut::with_capacity(deflated.len() + MAX_HEAD);
-    put_bits(&mut out, FINAL | DEFLATED | opcode as u8, deflated.len());
+    put_deflated_head(&mut out, opcode, deflated.len());
     out.put_slice(&deflated);
     Some(out.freeze())
 }
@@ -57,6 +57,13 @@ pub fn put_frame(out: &mut impl BufMut, opcode: Opcode, payload: &[u8]) {
 pub fn put_head(out: &mut impl BufMut, opcode: Opcode, length: usize) {
     debug_assert!(!opcode.is_control() || length <= MAX_CONTROL);
     put_bits(out, FINAL | opcode as u8, length);
+}
+
+/// Appends the header of a compressed frame; its payload of exactly `length` bytes is to
+/// follow.
+pub fn put_deflated_head(out: &mut impl BufMut, opcode: Opcode, length: usize) {
+    debug_assert!(!opcode.is_control());
+    put_bits(out, FINAL | DEFLATED | opcode as u8, length);
 }
 
 fn put_bits(out: &mut impl BufMut, first: u8, length: usize) {

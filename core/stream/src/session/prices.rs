@@ -71,8 +71,23 @@ impl Prices {
         out.freeze()
     }
 
-    fn put_json(&self, out: &mut impl BufMut) {
+    /// What the JSON form says before the first update, for who joins it otherwise.
+    #[must_use]
+    pub fn json_before(&self) -> &'static [u8] {
+        JSON_BEGIN
+    }
+
+    /// What it says after the last one.
+    pub fn put_json_after(&self, out: &mut impl BufMut) {
         let time = Digits::of(self.time_ms);
+        out.put_slice(JSON_MIDDLE);
+        out.put_slice(time.as_bytes());
+        out.put_slice(JSON_END);
+        out.put_slice(time.as_bytes());
+        out.put_u8(b'}');
+    }
+
+    fn put_json(&self, out: &mut impl BufMut) {
         out.put_slice(JSON_BEGIN);
         for (index, update) in self.updates.iter().enumerate() {
             if index > 0 {
@@ -80,11 +95,7 @@ impl Prices {
             }
             out.put_slice(update.json_data());
         }
-        out.put_slice(JSON_MIDDLE);
-        out.put_slice(time.as_bytes());
-        out.put_slice(JSON_END);
-        out.put_slice(time.as_bytes());
-        out.put_u8(b'}');
+        self.put_json_after(out);
     }
 
     fn put_proto(&self, out: &mut impl BufMut) {
