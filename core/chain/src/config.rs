@@ -1,6 +1,6 @@
 //! What the operator says of a chain.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -14,9 +14,9 @@ pub struct ChainConfig {
     pub id: u64,
     /// What it is called in logs.
     pub name: Option<String>,
-    /// Where its nodes are: `wss://…`, `https://…` or the path of a socket.
+    /// Where its nodes are.
     #[serde(default)]
-    pub endpoints: Vec<String>,
+    pub endpoints: Vec<EndpointConfig>,
     /// How often a block comes, in milliseconds. Nodes that do not push are asked about
     /// three times as often.
     pub block_time_ms: Option<u64>,
@@ -42,9 +42,16 @@ pub struct ChainConfig {
     /// milliseconds.
     #[serde(default = "drop_after_ms")]
     pub drop_after_ms: u64,
+    /// Whether headers are held against their hash. On some chains they hash otherwise; then
+    /// what links them is believed.
+    #[serde(default = "is_held")]
+    pub header_hash: bool,
+    /// Whether transactions are held against their hashes and the header's root.
+    #[serde(default = "is_held")]
+    pub transactions_root: bool,
     /// Whether receipts are held against the header's root. On some chains they do not
     /// hash to it; then the header's bloom alone is what they are held against.
-    #[serde(default = "receipts_root")]
+    #[serde(default = "is_held")]
     pub receipts_root: bool,
 }
 
@@ -72,8 +79,31 @@ fn drop_after_ms() -> u64 {
     60_000
 }
 
-fn receipts_root() -> bool {
+fn is_held() -> bool {
     true
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected wss://…, https://…, a path, or a table with `url` and `ca_file`"
+)]
+pub enum EndpointConfig {
+    /// `wss://…`, `https://…` or the path of a socket.
+    Address(String),
+    /// The same, and who signs its certificate.
+    Signed(SignedEndpoint),
+}
+
+/// A node whose certificate a private authority signs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedEndpoint {
+    /// `wss://…` or `https://…`.
+    pub url: String,
+    /// The file with the certificates, in PEM, of those who alone are trusted for it.
+    pub ca_file: PathBuf,
 }
 
 /// What cannot be taken back.
@@ -147,6 +177,14 @@ pub enum ConfigError {
     /// Its channel has no name.
     #[error("the channel of a chain has no name: {0}")]
     Channel(String),
+    /// A file of certificates cannot be read.
+    #[error("the certificates of a chain's endpoint cannot be read from {}: {error}", .path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
     /// TLS cannot be set up.
     #[error("connections to chains cannot be encrypted: {0}")]
     Tls(String),
@@ -211,16 +249,21 @@ impl ChainConfig {
         Ok(())
     }
 
-    /// Where its nodes are.
+    /// Where its nodes are, and the file of whom alone each trusts, if there is one.
     ///
     /// # Errors
     /// One is no address.
-    pub fn addresses(&self) -> Result<Vec<Address>, ConfigError> {
-        let parsed = self.endpoints.iter().map(|text| {
-            text.parse().map_err(|error| ConfigError::Endpoint {
+    pub fn addresses(&self) -> Result<Vec<(Address, Option<PathBuf>)>, ConfigError> {
+        let parsed = self.endpoints.iter().map(|endpoint| {
+            let (text, ca_file) = match endpoint {
+                EndpointConfig::Address(text) => (text, None),
+                EndpointConfig::Signed(signed) => (&signed.url, Some(signed.ca_file.clone())),
+            };
+            let address = text.parse().map_err(|error| ConfigError::Endpoint {
                 chain: self.id,
                 error,
-            })
+            });
+            Ok((address?, ca_file))
         });
         parsed.collect()
     }

@@ -22,6 +22,7 @@ use crate::{
     events::Filter,
     journal::{Journal, JournalTask},
     listener::{Board, Follower, Move, Pace, Pooled, Watcher},
+    proof::Proofs,
     publish::wallet_channel,
     transaction::{Interest, Monitor, MonitorOptions},
     tree::Tree,
@@ -432,6 +433,7 @@ impl Chain {
                 endpoint: endpoint.clone(),
                 board: board.clone(),
                 pace: Pace::of(self.config.block_time()),
+                proofs: Proofs::of(&self.config),
             };
             tasks.spawn(watcher.run(cancel.clone()));
         }

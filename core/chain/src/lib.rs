@@ -16,6 +16,7 @@ mod error;
 pub mod events;
 mod journal;
 mod listener;
+pub mod proof;
 mod publish;
 mod reader;
 pub mod transaction;
@@ -23,7 +24,7 @@ pub mod tree;
 pub mod wallet;
 
 pub use block::{BlockData, BlockRef, Step};
-pub use config::{ChainConfig, ConfigError, Finality};
+pub use config::{ChainConfig, ConfigError, EndpointConfig, Finality};
 pub use engine::ChainEngine;
 pub use error::ChainError;
 pub use publish::{News, transaction_channel, wallet_channel};

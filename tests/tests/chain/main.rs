@@ -14,6 +14,8 @@ mod blocks;
 mod ledger;
 mod lies;
 mod lifecycle;
+mod proofs;
 mod reorgs;
 mod restarts;
+mod secure;
 mod watches;

@@ -117,7 +117,7 @@ fn transport(kind: &TransportErrorKind) -> Failure {
 }
 
 /// reqwest tells the URL, which may hold a key.
-fn without_address(text: &str) -> String {
+pub(super) fn without_address(text: &str) -> String {
     match (text.find(" for url ("), text.find("://")) {
         (Some(place), _) => text[..place].to_owned(),
         (None, Some(_)) => "the connection failed".to_owned(),
@@ -125,11 +125,9 @@ fn without_address(text: &str) -> String {
     }
 }
 
-/// Nodes agree on few codes, so words count too.
-fn refused(payload: &ErrorPayload) -> Failure {
-    let message = payload.message.to_string();
-    let words = message.to_ascii_lowercase();
-    let says = |any: &[&str]| any.iter().any(|word| words.contains(word));
+/// Whether a node says that it is asked too much.
+pub(super) fn speaks_of_limits(text: &str) -> bool {
+    let words = text.to_ascii_lowercase();
     let limited = [
         "rate limit",
         "too many requests",
@@ -139,6 +137,14 @@ fn refused(payload: &ErrorPayload) -> Failure {
         "capacity",
         "throttl",
     ];
+    limited.iter().any(|word| words.contains(word))
+}
+
+/// Nodes agree on few codes, so words count too.
+fn refused(payload: &ErrorPayload) -> Failure {
+    let message = payload.message.to_string();
+    let words = message.to_ascii_lowercase();
+    let says = |any: &[&str]| any.iter().any(|word| words.contains(word));
     let missing = [
         "header not found",
         "unknown block",
@@ -158,7 +164,7 @@ fn refused(payload: &ErrorPayload) -> Failure {
         METHOD_NOT_FOUND | -32004 => Failure::Unsupported(message),
         // A reverted call: what it says is the contract's.
         3 => as_it_is(payload, message),
-        _ if says(&limited) => Failure::Limited {
+        _ if speaks_of_limits(&message) => Failure::Limited {
             after: None,
             message,
         },

@@ -17,6 +17,9 @@ const LAST_LIMIT: Duration = Duration::from_secs(60);
 /// Who serves another chain is asked again only in case that this was mended.
 const WRONG_CHAIN_PAUSE: Duration = Duration::from_secs(30);
 
+/// A limit, or a wrong answer, is forgotten after this time without another.
+const MEMORY: Duration = Duration::from_secs(120);
+
 /// How much the newest call counts.
 const WEIGHT: f64 = 0.2;
 
@@ -28,6 +31,30 @@ pub(super) struct Health {
     errors: f64,
     failures: u32,
     rest_until: Option<Instant>,
+    limits: Strikes,
+    lies: Strikes,
+    /// Until when it rests whatever it answers meanwhile.
+    barred_until: Option<Instant>,
+}
+
+/// What an answer in between does not make good: who limits, or lies, answers other calls.
+#[derive(Debug, Clone, Copy, Default)]
+struct Strikes {
+    count: u32,
+    forgotten: Option<Instant>,
+}
+
+impl Strikes {
+    /// One more. Gives how many there were before.
+    fn add(&mut self, now: Instant) -> u32 {
+        if self.forgotten.is_none_or(|at| at <= now) {
+            self.count = 0;
+        }
+        self.forgotten = Some(now + MEMORY);
+        let before = self.count;
+        self.count = self.count.saturating_add(1);
+        before
+    }
 }
 
 impl Default for Health {
@@ -37,6 +64,9 @@ impl Default for Health {
             errors: 0.0,
             failures: 0,
             rest_until: None,
+            limits: Strikes::default(),
+            lies: Strikes::default(),
+            barred_until: None,
         }
     }
 }
@@ -52,29 +82,39 @@ impl Health {
 
     /// A call was not answered, or wrongly.
     pub(super) fn failed(&mut self, failure: &Failure, now: Instant) {
-        let doubled = |first: Duration, last: Duration| {
-            first.saturating_mul(1 << self.failures.min(10)).min(last)
+        let doubled = |first: Duration, last: Duration, before: u32| {
+            first.saturating_mul(1 << before.min(10)).min(last)
         };
+        let is_barred = matches!(
+            failure,
+            Failure::Limited { .. } | Failure::Nonsense(_) | Failure::WrongChain { .. }
+        );
         let pause = match failure {
             // The node did its work.
             Failure::Refused { .. } | Failure::Unsupported(_) | Failure::Missing(_) => return,
             Failure::Limited { after, .. } => after.map_or_else(
-                || doubled(FIRST_LIMIT, LAST_LIMIT),
+                || doubled(FIRST_LIMIT, LAST_LIMIT, self.limits.add(now)),
                 |after| after.min(LAST_LIMIT),
             ),
             Failure::WrongChain { .. } => WRONG_CHAIN_PAUSE,
-            Failure::Unreachable(_) | Failure::TimedOut(_) | Failure::Nonsense(_) => {
-                doubled(FIRST_PAUSE, LAST_PAUSE)
+            Failure::Nonsense(_) => doubled(FIRST_PAUSE, LAST_PAUSE, self.lies.add(now)),
+            Failure::Unreachable(_) | Failure::TimedOut(_) => {
+                doubled(FIRST_PAUSE, LAST_PAUSE, self.failures)
             }
         };
         self.errors += WEIGHT * (1.0 - self.errors);
         self.failures = self.failures.saturating_add(1);
-        self.rest_until = Some(now + pause);
+        let until = Some(now + pause);
+        self.rest_until = self.rest_until.max(until);
+        if is_barred {
+            self.barred_until = self.barred_until.max(until);
+        }
     }
 
     /// How long it is to be left alone.
     pub(super) fn rest(&self, now: Instant) -> Duration {
         self.rest_until
+            .max(self.barred_until)
             .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
@@ -116,6 +156,31 @@ mod tests {
         let message = String::new();
         health.failed(&Failure::Limited { after, message }, now);
         assert_eq!(health.rest(now), Duration::from_secs(7));
+    }
+
+    #[tokio::test]
+    async fn an_answer_in_between_ends_no_limit_and_forgives_no_lie() {
+        for failure in [
+            Failure::Limited {
+                after: None,
+                message: String::new(),
+            },
+            Failure::Nonsense(String::new()),
+        ] {
+            let (mut health, mut now) = (Health::default(), Instant::now());
+            let mut last = Duration::ZERO;
+            for _ in 0..4 {
+                health.failed(&failure, now);
+                health.answered(Duration::from_millis(5));
+                assert!(health.rest(now) > last, "{failure}");
+                last = health.rest(now);
+                now += last;
+            }
+            now += MEMORY;
+            assert_eq!(health.rest(now), Duration::ZERO);
+            health.failed(&failure, now);
+            assert!(health.rest(now) <= FIRST_LIMIT, "{failure}");
+        }
     }
 
     #[tokio::test]

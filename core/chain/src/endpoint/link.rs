@@ -4,30 +4,23 @@
 //! without a word. Here it ends instead, and whoever holds it makes another and reads
 //! what is missing.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use alloy::{
     primitives::B256,
     pubsub::{ConnectionHandle, PubSubConnect, RawSubscription},
     rpc::client::{ClientBuilder, RpcClient},
-    transports::{
-        TransportErrorKind, TransportResult,
-        ipc::IpcConnect,
-        ws::{WebSocketConfig, WsConnect},
-    },
+    transports::{TransportErrorKind, TransportResult, ipc::IpcConnect},
 };
 use futures::future::join_all;
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Address, Failure};
+use super::{
+    Address, Failure,
+    socket::{Ended, Socket},
+};
 use crate::Call;
-
-/// A WebSocket that says nothing for so long is asked for a sign of life.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// The largest message of a node, in bytes. Blocks of some chains are long.
-const MESSAGE_BYTES: usize = 128 << 20;
 
 /// How many heads may wait before some are passed over, which is noticed.
 const HEADS: usize = 64;
@@ -59,24 +52,27 @@ impl<C: PubSubConnect> PubSubConnect for Once<C> {
 pub(super) struct Link {
     client: RpcClient,
     pushes: bool,
+    /// Why it has ended, if it says so.
+    ended: Ended,
+}
+
+/// What connections of one endpoint begin with.
+#[derive(Debug, Clone)]
+pub(super) struct Trust {
+    pub(super) tls: Arc<rustls::ClientConfig>,
+    pub(super) http: reqwest::Client,
 }
 
 impl Link {
-    pub(super) async fn connect(
-        address: &Address,
-        http: &reqwest::Client,
-    ) -> Result<Self, Failure> {
+    pub(super) async fn connect(address: &Address, trust: &Trust) -> Result<Self, Failure> {
         let builder = ClientBuilder::default();
+        let mut ended = Ended::default();
         let client = match address {
-            Address::Http(url) => builder.http_with_client(http.clone(), url.clone()),
+            Address::Http(url) => builder.http_with_client(trust.http.clone(), url.clone()),
             Address::WebSocket(url) => {
-                let config = WebSocketConfig::default()
-                    .max_message_size(Some(MESSAGE_BYTES))
-                    .max_frame_size(Some(MESSAGE_BYTES));
-                let connect = WsConnect::new(url.as_str())
-                    .with_config(config)
-                    .with_keepalive_interval(KEEPALIVE);
-                builder.pubsub(Once(connect)).await?
+                let socket = Socket::open(url, trust.tls.clone()).await?;
+                ended = socket.ended();
+                builder.pubsub(socket).await?
             }
             Address::Ipc(path) => {
                 let connect = IpcConnect::new(path.clone());
@@ -84,7 +80,19 @@ impl Link {
             }
         };
         let pushes = !matches!(address, Address::Http(_));
-        Ok(Self { client, pushes })
+        Ok(Self {
+            client,
+            pushes,
+            ended,
+        })
+    }
+
+    /// What a failure comes from: a connection that ended says why but once.
+    fn explain(&self, failure: impl Into<Failure>) -> Failure {
+        match (failure.into(), self.ended.get()) {
+            (Failure::Unreachable(_), Some(why)) => why.clone(),
+            (failure, _) => failure,
+        }
     }
 
     /// Whether the node can send heads by itself.
@@ -94,7 +102,7 @@ impl Link {
 
     pub(super) async fn call(&self, call: &Call) -> Result<Box<RawValue>, Failure> {
         let request = self.client.request(call.method, &call.params);
-        Ok(request.await?)
+        request.await.map_err(|error| self.explain(error))
     }
 
     /// Makes all calls in one request.
@@ -107,11 +115,11 @@ impl Link {
         for call in calls {
             waiters.push(batch.add_call::<_, Box<RawValue>>(call.method, &call.params)?);
         }
-        batch.send().await?;
+        batch.send().await.map_err(|error| self.explain(error))?;
         let answers = join_all(waiters).await;
         Ok(answers
             .into_iter()
-            .map(|answer| answer.map_err(Failure::from))
+            .map(|answer| answer.map_err(|error| self.explain(error)))
             .collect())
     }
 
@@ -144,11 +152,11 @@ impl Link {
         frontend.set_channel_size(room);
         let mut request = self.client.request::<_, B256>("eth_subscribe", what);
         request.set_is_subscription();
-        let id = request.await?;
-        let subscription = frontend.get_subscription(id).await?;
+        let id = request.await.map_err(|error| self.explain(error))?;
+        let subscription = frontend.get_subscription(id).await;
         Ok(Subscription {
-            subscription,
-            _link: self.clone(),
+            subscription: subscription.map_err(|error| self.explain(error))?,
+            link: self.clone(),
         })
     }
 }
@@ -160,7 +168,7 @@ pub(crate) type Answer = Result<Box<RawValue>, Failure>;
 #[derive(Debug)]
 pub(crate) struct Subscription {
     subscription: RawSubscription,
-    _link: Arc<Link>,
+    link: Arc<Link>,
 }
 
 /// What comes of a subscription.
@@ -171,7 +179,7 @@ pub(crate) enum Pushed {
     /// So many were passed over.
     Lagged(u64),
     /// The connection has ended.
-    Ended,
+    Ended(Failure),
 }
 
 impl Subscription {
@@ -180,7 +188,10 @@ impl Subscription {
         match self.subscription.recv().await {
             Ok(item) => Pushed::Item(item),
             Err(RecvError::Lagged(count)) => Pushed::Lagged(count),
-            Err(RecvError::Closed) => Pushed::Ended,
+            Err(RecvError::Closed) => {
+                let ended = Failure::Unreachable("the connection ended".to_owned());
+                Pushed::Ended(self.link.explain(ended))
+            }
         }
     }
 }

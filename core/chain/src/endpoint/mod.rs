@@ -11,6 +11,8 @@ mod health;
 mod link;
 mod node;
 mod pool;
+mod socket;
+mod tls;
 
 pub use address::{Address, AddressError};
 pub use failure::Failure;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     Address, Failure,
     health::Health,
-    link::{Answer, Link, Subscription},
+    link::{Answer, Link, Subscription, Trust},
 };
 use crate::Call;
 
@@ -33,7 +33,7 @@ pub(crate) struct Endpoint {
     chain: u64,
     address: Address,
     time_limit: Duration,
-    http: reqwest::Client,
+    trust: Trust,
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     health: Mutex<Health>,
     /// The height of the newest head it told.
@@ -48,6 +48,7 @@ pub(crate) struct Endpoint {
 struct Meters {
     calls: Counter,
     failures: Counter,
+    lies: Counter,
     connects: Counter,
     seconds: Histogram,
     score: Gauge,
@@ -63,6 +64,7 @@ impl Meters {
         Self {
             calls: metrics::counter!("tidewire_chain_calls_total", &labels),
             failures: metrics::counter!("tidewire_chain_call_failures_total", &labels),
+            lies: metrics::counter!("tidewire_chain_lies_total", &labels),
             connects: metrics::counter!("tidewire_chain_connects_total", &labels),
             seconds: metrics::histogram!("tidewire_chain_call_seconds", &labels),
             score: metrics::gauge!("tidewire_chain_endpoint_score", &labels),
@@ -78,18 +80,13 @@ impl std::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(
-        chain: u64,
-        address: Address,
-        time_limit: Duration,
-        http: reqwest::Client,
-    ) -> Self {
+    pub(super) fn new(chain: u64, address: Address, time_limit: Duration, trust: Trust) -> Self {
         Self {
             chain,
             meters: Meters::new(chain, &address),
             address,
             time_limit,
-            http,
+            trust,
             link: tokio::sync::Mutex::default(),
             health: Mutex::default(),
             head: AtomicU64::new(0),
@@ -137,13 +134,22 @@ impl Endpoint {
 
     /// It said what cannot be.
     pub(crate) fn caught_lying(&self, what: &str) {
+        self.meters.lies.increment(1);
         tracing::warn!(chain = self.chain, endpoint = %self.address, what, "an endpoint is not believed");
         self.failed(&Failure::Nonsense(what.to_owned()));
     }
 
-    /// Its connection has ended: the next call makes another.
-    pub(crate) fn ended(&self) {
-        self.failed(&Failure::Unreachable("the connection ended".to_owned()));
+    /// Its connection has ended, and why: the next call makes another.
+    pub(crate) fn ended(&self, failure: &Failure) {
+        self.failed(failure);
+        self.give_up();
+    }
+
+    /// Its subscription is silent: the connection is made anew.
+    pub(crate) fn is_mute(&self) {
+        self.ended(&Failure::Unreachable(
+            "its subscription is silent".to_owned(),
+        ));
     }
 
     /// Has it send its heads; unsupported where it cannot.
@@ -264,22 +270,32 @@ impl Endpoint {
     /// A connection to a node of this chain.
     async fn connect(&self) -> Result<Arc<Link>, Failure> {
         self.meters.connects.increment(1);
-        let fresh = Arc::new(Link::connect(&self.address, &self.http).await?);
-        let asked = Call {
-            method: "eth_chainId",
-            params: json!([]),
-        };
-        let answer = fresh.call(&asked).await?;
+        let fresh = Arc::new(Link::connect(&self.address, &self.trust).await?);
+        let answer = fresh.call(&chain_id()).await?;
+        self.is_of_the_chain(&answer)?;
+        Ok(fresh)
+    }
+
+    /// Asks once more which chain it serves: what is behind an address may have changed.
+    pub(crate) async fn verify_chain(&self) -> Result<(), Failure> {
+        let answer: Box<RawValue> = self.ask(chain_id()).await?;
+        self.is_of_the_chain(&answer).inspect_err(|failure| {
+            self.failed(failure);
+            self.give_up();
+        })
+    }
+
+    fn is_of_the_chain(&self, answer: &RawValue) -> Result<(), Failure> {
         let found: U64 = serde_json::from_str(answer.get())
             .map_err(|error| Failure::Nonsense(error.to_string()))?;
         let found = found.to::<u64>();
-        if found != self.chain {
-            return Err(Failure::WrongChain {
-                found,
-                expected: self.chain,
-            });
+        if found == self.chain {
+            return Ok(());
         }
-        Ok(fresh)
+        Err(Failure::WrongChain {
+            found,
+            expected: self.chain,
+        })
     }
 
     async fn limited<T>(
@@ -292,6 +308,13 @@ impl Endpoint {
         }
     }
 
+    /// Gives the connection up. Whoever holds the lock is connecting already.
+    fn give_up(&self) {
+        if let Ok(mut link) = self.link.try_lock() {
+            *link = None;
+        }
+    }
+
     fn failed(&self, failure: &Failure) {
         let breaks = match failure {
             Failure::Unreachable(_) => true,
@@ -300,9 +323,8 @@ impl Endpoint {
             }
             _ => false,
         };
-        // Whoever holds the lock is connecting already.
-        if breaks && let Ok(mut link) = self.link.try_lock() {
-            *link = None;
+        if breaks {
+            self.give_up();
         }
         if let Failure::WrongChain { found, expected } = failure {
             tracing::error!(chain = expected, found, endpoint = %self.address, "an endpoint serves another chain and is not used");
@@ -313,5 +335,12 @@ impl Endpoint {
         let mut health = self.health.lock();
         health.failed(failure, Instant::now());
         self.meters.score.set(health.score());
+    }
+}
+
+fn chain_id() -> Call {
+    Call {
+        method: "eth_chainId",
+        params: json!([]),
     }
 }

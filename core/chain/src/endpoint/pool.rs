@@ -1,12 +1,19 @@
 //! All endpoints of a chain as one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use rustls::{ClientConfig, RootCertStore, crypto::ring::default_provider};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Address, Endpoint, Failure};
+use super::{
+    Address, Endpoint, Failure,
+    link::Trust,
+    tls::{http_client, trust},
+};
 use crate::{Call, ConfigError, ReadError, Reader};
 
 /// How many endpoints are asked about one thing at most.
@@ -24,22 +31,27 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The endpoints of a chain; none is connected to yet. Each call gets `time_limit`.
+    /// The endpoints of a chain, each with the file of whom alone it trusts, if there is one;
+    /// none is connected to yet. Each call gets `time_limit`.
     ///
     /// # Errors
-    /// TLS cannot be set up.
+    /// TLS cannot be set up, or such a file cannot be read.
     pub fn new(
         chain: u64,
-        addresses: Vec<Address>,
+        addresses: Vec<(Address, Option<PathBuf>)>,
         time_limit: Duration,
     ) -> Result<Self, ConfigError> {
-        let http = http_client()?;
-        let endpoints = addresses
-            .into_iter()
-            .map(|address| Arc::new(Endpoint::new(chain, address, time_limit, http.clone())));
+        let public = trust_of(None)?;
+        let endpoints = addresses.into_iter().map(|(address, ca_file)| {
+            let trust = match ca_file {
+                Some(path) => trust_of(Some(&path))?,
+                None => public.clone(),
+            };
+            Ok(Arc::new(Endpoint::new(chain, address, time_limit, trust)))
+        });
         Ok(Self {
             chain,
-            endpoints: endpoints.collect(),
+            endpoints: endpoints.collect::<Result<_, ConfigError>>()?,
         })
     }
 
@@ -112,19 +124,8 @@ impl Reader for Pool {
     }
 }
 
-/// Whoever browsers trust is trusted.
-fn http_client() -> Result<reqwest::Client, ConfigError> {
-    let roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    // Named, not the process's: an engine works before any is installed.
-    let tls = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| ConfigError::Tls(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .build()
-        .map_err(|error| ConfigError::Tls(error.to_string()))
+fn trust_of(ca_file: Option<&Path>) -> Result<Trust, ConfigError> {
+    let tls = trust(ca_file)?;
+    let http = http_client(&tls)?;
+    Ok(Trust { tls, http })
 }

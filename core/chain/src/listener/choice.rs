@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::{
     Follower,
-    wire::{HeaderJson, header_by_number, header_by_tag},
+    headers::ask_header,
+    wire::{header_by_number, header_by_tag},
 };
 use crate::{BlockRef, tree::Standing};
 
@@ -130,10 +131,10 @@ impl Follower {
         let Some(endpoint) = self.pool.endpoints().get(index) else {
             return false;
         };
-        let Ok(head) = endpoint.ask::<HeaderJson>(header_by_tag("latest")).await else {
+        let asked = ask_header(endpoint, header_by_tag("latest"), self.rules.proofs);
+        let Ok(Some(head)) = asked.await else {
             return false;
         };
-        let head = head.block();
         self.board.put(index, head);
         self.tree.standing(&head) != Standing::Canonical
     }
@@ -160,12 +161,14 @@ impl Follower {
                 && endpoint.rest().is_zero()
                 && !heads.get(*other).is_some_and(|told| says_so(head, told))
         });
-        let answers = asked
-            .map(|(_, endpoint)| endpoint.ask::<Option<HeaderJson>>(header_by_number(head.number)));
+        let proofs = self.rules.proofs;
+        let answers =
+            asked.map(|(_, endpoint)| ask_header(endpoint, header_by_number(head.number), proofs));
         if count < needed {
             let answers = join_all(answers).await;
-            let has_it = |answer: &Result<Option<HeaderJson>, _>| matches!(answer, Ok(Some(header)) if header.block() == *head);
-            count += answers.iter().filter(|answer| has_it(answer)).count();
+            let has_it =
+                |answer: &&Result<_, _>| matches!(answer, Ok(Some(header)) if header == head);
+            count += answers.iter().filter(has_it).count();
         }
         if count >= needed {
             self.agreed = Some(head.hash);

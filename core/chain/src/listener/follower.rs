@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Board,
     choice::{Choice, Distrusted, Doubt},
-    load::{Roots, load},
+    load::load,
     wire::{HeaderJson, header_by_tag},
 };
 use crate::{
     BlockData, BlockRef, ChainConfig, Finality, Step,
     archive::Archive,
     endpoint::{Failure, Pool},
+    proof::Proofs,
     tree::{Plan, Tree},
 };
 
@@ -61,7 +62,7 @@ pub(super) struct Rules {
     pub(super) agreement: usize,
     pub(super) finality: Finality,
     pub(super) catch_up: u64,
-    pub(super) roots: Roots,
+    pub(super) proofs: Proofs,
     /// For how long a doubtful head must stay.
     pub(super) grace: Duration,
 }
@@ -151,11 +152,7 @@ impl Follower {
                 agreement: config.agreement,
                 finality: config.finality,
                 catch_up: config.catch_up,
-                roots: if config.receipts_root {
-                    Roots::Checked
-                } else {
-                    Roots::Unchecked
-                },
+                proofs: Proofs::of(config),
                 grace: block_time.clamp(Duration::from_millis(500), Duration::from_secs(15)),
             },
             distrusted: Distrusted::default(),
@@ -212,7 +209,7 @@ impl Follower {
                     }
                 }
                 Plan::Far(_) if self.misses_too_many(&head) => {
-                    return if self.others_stand_by(teller) {
+                    return if self.others_stand_by(teller) || !self.is_of_the_chain(teller).await {
                         self.distrust(teller, &head)
                     } else {
                         self.begin_anew(head, Before::Kept).await
@@ -265,12 +262,12 @@ impl Follower {
     async fn include(&mut self, target: BlockRef, head: &BlockRef) -> Turn {
         let way = self.tree.way(&target, STRETCH);
         let reaches = way.last() == Some(&target);
-        let (pool, roots) = (self.pool.clone(), self.rules.roots);
-        let loading = stream::iter(way).map(|block| load(&pool, block, roots));
-        let mut loading = loading.buffered(AT_ONCE);
+        let (pool, proofs) = (self.pool.clone(), self.rules.proofs);
         if reaches {
-            self.look_at_finality().await;
+            self.look_at_finality(&way).await;
         }
+        let loading = stream::iter(way).map(|block| load(&pool, block, proofs));
+        let mut loading = loading.buffered(AT_ONCE);
         while let Some(loaded) = loading.next().await {
             let data = match loaded {
                 Ok(data) => data,
@@ -321,8 +318,19 @@ impl Follower {
         })
     }
 
+    /// Whether an endpoint still serves this chain.
+    async fn is_of_the_chain(&self, teller: usize) -> bool {
+        match self.pool.endpoints().get(teller) {
+            Some(endpoint) => endpoint.verify_chain().await.is_ok(),
+            None => false,
+        }
+    }
+
     /// The branch of a head leaves the chain before all that is known of it.
     async fn lose(&mut self, teller: usize, head: BlockRef) -> Turn {
+        if !self.is_of_the_chain(teller).await {
+            return self.distrust(teller, &head);
+        }
         if self.others_stand_by(teller) {
             self.caught(
                 teller,
@@ -340,7 +348,7 @@ impl Follower {
 
     /// Begins anew at a head, and says so.
     async fn begin_anew(&mut self, head: BlockRef, before: Before) -> Turn {
-        let data = match load(&self.pool, head, self.rules.roots).await {
+        let data = match load(&self.pool, head, self.rules.proofs).await {
             Ok(data) => data,
             Err(failure) => return self.wait_after(&failure, &head),
         };
@@ -424,7 +432,7 @@ impl Follower {
         if let Some(data) = self.archive.block(block).await {
             return Arc::new(data);
         }
-        match load(&self.pool, block, self.rules.roots).await {
+        match load(&self.pool, block, self.rules.proofs).await {
             Ok(data) => Arc::new(data),
             Err(failure) => {
                 tracing::warn!(chain = self.chain, number = block.number, %failure, "what a retracted block held is not known any more");
@@ -441,15 +449,30 @@ impl Follower {
         }
     }
 
-    /// Asks for the newest block that cannot be taken back.
-    async fn look_at_finality(&mut self) {
+    /// Asks for the newest block that cannot be taken back. One that is not on the chain, as
+    /// far as that is known, is none.
+    async fn look_at_finality(&mut self, way: &[BlockRef]) {
         let Some(tag) = self.rules.finality.tag() else {
             return;
         };
         let asked = self.pool.ask::<Option<HeaderJson>>(header_by_tag(tag), 0);
         match asked.await {
             Ok(Some(header)) => {
-                let number = header.block().number;
+                let told = header.block();
+                let mut newer = way.iter().rev().chain(self.tree.canonical().rev());
+                let known = newer.find(|block| block.number <= told.number);
+                let is_ahead = way.last().is_some_and(|head| head.number < told.number);
+                let is_other =
+                    known.is_some_and(|block| block.number == told.number && *block != told);
+                if is_ahead || is_other {
+                    tracing::debug!(
+                        chain = self.chain,
+                        number = told.number,
+                        "a final block is not on the chain"
+                    );
+                    return;
+                }
+                let number = told.number;
                 self.finalized = Some(self.finalized.map_or(number, |known| known.max(number)));
             }
             Ok(None) => {}

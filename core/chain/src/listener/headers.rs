@@ -1,16 +1,49 @@
 //! Fetches the headers between a head and the canonical chain.
 
 use alloy::primitives::B256;
+use serde_json::value::RawValue;
 
 use super::{
     Follower,
     wire::{HeaderJson, header_by_hash, header_by_number},
 };
-use crate::{BlockRef, endpoint::Failure};
+use crate::{
+    BlockRef, Call,
+    endpoint::{Endpoint, Failure},
+    proof::{self, Proof, Proofs},
+};
 
 /// A gap of more headers than this is read by height, many at once; the hashes tell
 /// whether they link.
 const BY_HASH: u64 = 3;
+
+/// Asks for a header, and believes none that does not hash to its hash.
+pub(super) async fn ask_header(
+    endpoint: &Endpoint,
+    call: Call,
+    proofs: Proofs,
+) -> Result<Option<BlockRef>, Failure> {
+    let raw: Option<Box<RawValue>> = endpoint.ask(call).await?;
+    raw.map(|raw| read_header(endpoint, &raw, proofs))
+        .transpose()
+}
+
+/// Reads a header, likewise.
+pub(super) fn read_header(
+    endpoint: &Endpoint,
+    raw: &RawValue,
+    proofs: Proofs,
+) -> Result<BlockRef, Failure> {
+    let header = endpoint.read::<HeaderJson>(raw)?.block();
+    if proofs.header == Proof::Asked
+        && let Err(error) = proof::header(raw, header.hash)
+    {
+        let what = format!("block {}: {error}", header.number);
+        endpoint.caught_lying(&what);
+        return Err(Failure::Nonsense(what));
+    }
+    Ok(header)
+}
 
 impl Follower {
     /// Fetches the header with this hash, and those below it down to the tip if there
@@ -30,12 +63,8 @@ impl Follower {
         let others = self.pool.by_health(number).into_iter();
         let others = others.filter(|other| other.rest().is_zero());
         for endpoint in first.into_iter().chain(others) {
-            match endpoint
-                .ask::<Option<HeaderJson>>(header_by_hash(hash))
-                .await
-            {
+            match ask_header(&endpoint, header_by_hash(hash), self.rules.proofs).await {
                 Ok(Some(header)) => {
-                    let header = header.block();
                     if header.hash == hash && header.number == number {
                         self.tree.insert(header);
                         return Ok(());
@@ -57,8 +86,11 @@ impl Follower {
         let calls: Vec<_> = (from..=to).map(header_by_number).collect();
         let mut has_needed = false;
         for answer in endpoint.ask_all(&calls).await.into_iter().flatten() {
-            if let Ok(Some(header)) = endpoint.read::<Option<HeaderJson>>(&answer) {
-                let header = header.block();
+            // One that is not there is null.
+            if let Ok(Some(raw)) = endpoint.read::<Option<Box<RawValue>>>(&answer) {
+                let Ok(header) = read_header(&endpoint, &raw, self.rules.proofs) else {
+                    return false;
+                };
                 has_needed |= header.hash == hash;
                 self.tree.insert(header);
             }
@@ -70,8 +102,8 @@ impl Follower {
     pub(super) async fn header_at(&self, teller: usize, number: u64) -> Result<BlockRef, Failure> {
         let missing = || Failure::Missing(format!("header {number}"));
         let endpoint = self.pool.endpoints().get(teller).ok_or_else(missing)?;
-        let header: Option<HeaderJson> = endpoint.ask(header_by_number(number)).await?;
-        let header = header.ok_or_else(missing)?.block();
+        let header = ask_header(endpoint, header_by_number(number), self.rules.proofs).await?;
+        let header = header.ok_or_else(missing)?;
         if header.number == number {
             return Ok(header);
         }

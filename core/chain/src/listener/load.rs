@@ -1,13 +1,13 @@
 //! Loads a block with all it holds, and believes no answer that is not whole.
 //!
-//! Receipts are held against the header: as many as transactions, of this block, and
-//! hashing to its root and its bloom. Where an endpoint cannot give receipts, logs are
-//! read by the block's hash and held against the bloom.
+//! The header is held against its hash, and the transactions against the header. So are
+//! receipts: as many as transactions, of this block, and hashing to its root and its bloom.
+//! Where an endpoint cannot give receipts, logs are read by the block's hash and held
+//! against the bloom.
 
 use alloy::{
-    consensus::proofs::calculate_receipt_root,
-    primitives::{Bloom, logs_bloom},
-    rpc::types::{Log, TransactionReceipt},
+    primitives::{B256, Bloom, logs_bloom},
+    rpc::types::{Log, Transaction, TransactionReceipt},
 };
 use serde_json::{json, value::RawValue};
 
@@ -15,20 +15,18 @@ use super::wire::{self, BlockJson, Kind};
 use crate::{
     BlockData, BlockRef, Call,
     endpoint::{Endpoint, Failure, Pool},
+    proof::{self, Proof, ProofError, Proofs},
 };
 
-/// Whether receipts must hash to the header's root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Roots {
-    Checked,
-    Unchecked,
-}
-
 /// Loads a block from the first endpoint that has all of it.
-pub(super) async fn load(pool: &Pool, block: BlockRef, roots: Roots) -> Result<BlockData, Failure> {
+pub(super) async fn load(
+    pool: &Pool,
+    block: BlockRef,
+    proofs: Proofs,
+) -> Result<BlockData, Failure> {
     let mut last = Failure::Unreachable("there is no endpoint".to_owned());
     for endpoint in pool.by_health(block.number) {
-        match load_from(&endpoint, block, roots).await {
+        match load_from(&endpoint, block, proofs).await {
             Ok(data) => return Ok(data),
             Err(Problem::Failed(failure)) => last = failure,
             Err(Problem::Lie(what)) => {
@@ -52,6 +50,12 @@ impl From<Failure> for Problem {
     }
 }
 
+impl From<ProofError> for Problem {
+    fn from(error: ProofError) -> Self {
+        Self::Lie(error.to_string())
+    }
+}
+
 fn lie<T>(what: impl Into<String>) -> Result<T, Problem> {
     Err(Problem::Lie(what.into()))
 }
@@ -59,7 +63,7 @@ fn lie<T>(what: impl Into<String>) -> Result<T, Problem> {
 async fn load_from(
     endpoint: &Endpoint,
     block: BlockRef,
-    roots: Roots,
+    proofs: Proofs,
 ) -> Result<BlockData, Problem> {
     let body = Call {
         method: "eth_getBlockByHash",
@@ -76,12 +80,16 @@ async fn load_from(
     let (Some(body), Some(content)) = (answers.next(), answers.next()) else {
         return Err(Failure::Nonsense("no answer".to_owned()).into());
     };
-    let body: Option<BlockJson> = endpoint.read(&body?)?;
+    let raw = body?;
+    let body: Option<BlockJson> = endpoint.read(&raw)?;
     let Some(body) = body else {
         return Err(Failure::Missing(format!("block {}", block.hash)).into());
     };
     if body.block() != block {
         return lie("it is not the block that was asked for");
+    }
+    if proofs.header == Proof::Asked {
+        proof::header(&raw, block.hash)?;
     }
     let content = match content {
         Err(Failure::Unsupported(_) | Failure::Refused { .. }) if with_receipts => {
@@ -93,15 +101,7 @@ async fn load_from(
         content if with_receipts => Content::Receipts(content?),
         content => Content::Logs(content?),
     };
-    let transactions: Result<Vec<_>, _> = body
-        .transactions
-        .iter()
-        .map(|raw| wire::transaction(raw))
-        .collect();
-    let transactions = match transactions {
-        Ok(transactions) => transactions,
-        Err(error) => return lie(format!("a transaction cannot be read: {error}")),
-    };
+    let transactions = take_transactions(&body, block, proofs)?;
     let mut data = BlockData {
         block,
         timestamp: i64::try_from(body.timestamp.to::<u64>().saturating_mul(1_000))
@@ -118,7 +118,7 @@ async fn load_from(
             let Some(raw) = raw else {
                 return Err(Failure::Missing(format!("receipts of {}", block.hash)).into());
             };
-            take_receipts(&mut data, &raw, body.receipts_root, roots)?;
+            take_receipts(&mut data, &raw, body.receipts_root, proofs)?;
         }
         Content::Logs(raw) => {
             let logs: Option<Vec<Log>> = endpoint.read(&raw)?;
@@ -151,11 +151,37 @@ fn logs_of(block: BlockRef) -> Call {
     }
 }
 
+/// The transactions of a block, placed as the block places them. One whose type is not known
+/// here cannot be hashed; then only its receipt and the bloom stand for the block.
+fn take_transactions(
+    body: &BlockJson,
+    block: BlockRef,
+    proofs: Proofs,
+) -> Result<Vec<Transaction>, Problem> {
+    let mut all_known = true;
+    let mut transactions = Vec::with_capacity(body.transactions.len());
+    for (index, raw) in body.transactions.iter().enumerate() {
+        let (mut transaction, kind) = match wire::transaction(raw) {
+            Ok(read) => read,
+            Err(error) => return lie(format!("a transaction cannot be read: {error}")),
+        };
+        all_known &= kind == Kind::Known;
+        transaction.block_hash = Some(block.hash);
+        transaction.block_number = Some(block.number);
+        transaction.transaction_index = Some(index as u64);
+        transactions.push(transaction);
+    }
+    if proofs.transactions == Proof::Asked && all_known {
+        proof::transactions(&transactions, body.transactions_root)?;
+    }
+    Ok(transactions)
+}
+
 fn take_receipts(
     data: &mut BlockData,
     raw: &[Box<RawValue>],
-    root: alloy::primitives::B256,
-    roots: Roots,
+    root: B256,
+    proofs: Proofs,
 ) -> Result<(), Problem> {
     if raw.len() != data.transactions.len() {
         return lie(format!(
@@ -184,16 +210,8 @@ fn take_receipts(
         .flat_map(|receipt| receipt.inner.logs().iter().map(|log| log_of(receipt, log)))
         .collect();
     check_bloom(&data.bloom, &logs)?;
-    if roots == Roots::Checked && all_known {
-        let plain: Vec<_> = receipts
-            .iter()
-            .map(|receipt| receipt.inner.clone().map_logs(|log| log.inner))
-            .collect();
-        if calculate_receipt_root(&plain) != root {
-            return lie(
-                "the receipts do not hash to the header's root; `receipts_root = false` is for chains where they never do",
-            );
-        }
+    if proofs.receipts == Proof::Asked && all_known {
+        proof::receipts(&receipts, root)?;
     }
     data.logs = logs;
     data.receipts = receipts;

@@ -98,7 +98,7 @@ impl Pooled {
                         metrics::counter!("tidewire_chain_pool_passed_over_total", "chain" => id)
                             .increment(count);
                     }
-                    Pushed::Ended => has_ended = true,
+                    Pushed::Ended(_) => has_ended = true,
                 }
                 if has_ended || items.len() >= TOGETHER {
                     break;
@@ -131,7 +131,7 @@ impl Pooled {
         let fetched = answers.into_iter().filter_map(Result::<_, Failure>::ok);
         for raw in whole.into_iter().chain(fetched) {
             // One that is gone again is null.
-            let Ok(transaction) = wire::transaction(&raw) else {
+            let Ok((transaction, _)) = wire::transaction(&raw) else {
                 continue;
             };
             if self.concerns_a_wallet(&transaction) {

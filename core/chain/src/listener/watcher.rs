@@ -9,11 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Board,
-    wire::{HeaderJson, header_by_tag},
+    headers::{ask_header, read_header},
+    wire::header_by_tag,
 };
 use crate::{
     BlockRef,
     endpoint::{Endpoint, Failure, Pushed, Subscription},
+    proof::Proofs,
 };
 
 /// How often endpoints are asked.
@@ -45,6 +47,7 @@ pub(crate) struct Watcher {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) board: Arc<Board>,
     pub(crate) pace: Pace,
+    pub(crate) proofs: Proofs,
 }
 
 /// Why hearing heads has ended.
@@ -108,15 +111,15 @@ impl Watcher {
                             return Ended::Broken;
                         }
                     }
-                    Pushed::Ended => {
-                        self.endpoint.ended();
+                    Pushed::Ended(failure) => {
+                        self.endpoint.ended(&failure);
                         return Ended::Broken;
                     }
                 },
                 () = sleep(self.pace.silence) => match self.ask().await {
                     Ok(head) if head.number > newest_pushed + 1 => {
                         tracing::info!(chain = self.chain, endpoint = %self.endpoint.address(), "the subscription is silent and made anew");
-                        self.endpoint.ended();
+                        self.endpoint.is_mute();
                         return Ended::Broken;
                     }
                     Ok(_) => {}
@@ -127,17 +130,16 @@ impl Watcher {
     }
 
     async fn ask(&self) -> Result<BlockRef, Failure> {
-        let head: HeaderJson = self.endpoint.ask(header_by_tag("latest")).await?;
-        Ok(self.put(&head))
+        let asked = ask_header(&self.endpoint, header_by_tag("latest"), self.proofs);
+        let none = || Failure::Missing("a head".to_owned());
+        Ok(self.put(asked.await?.ok_or_else(none)?))
     }
 
     fn note(&self, head: &RawValue) -> Result<BlockRef, Failure> {
-        let head: HeaderJson = self.endpoint.read(head)?;
-        Ok(self.put(&head))
+        read_header(&self.endpoint, head, self.proofs).map(|head| self.put(head))
     }
 
-    fn put(&self, head: &HeaderJson) -> BlockRef {
-        let head = head.block();
+    fn put(&self, head: BlockRef) -> BlockRef {
         self.endpoint.note_head(head.number);
         self.board.put(self.index, head);
         head

@@ -42,6 +42,8 @@ pub(super) struct BlockJson {
     pub(super) base_fee_per_gas: Option<U256>,
     pub(super) logs_bloom: Bloom,
     pub(super) receipts_root: B256,
+    #[serde(default)]
+    pub(super) transactions_root: B256,
     pub(super) transactions: Vec<Box<RawValue>>,
 }
 
@@ -64,9 +66,9 @@ pub(super) enum Kind {
 
 /// Reads a transaction. One of an unknown type, as some chains have them, is shown as
 /// a legacy one: with its hash, its parties, its value and its data.
-pub(super) fn transaction(raw: &RawValue) -> Result<Transaction, serde_json::Error> {
+pub(super) fn transaction(raw: &RawValue) -> Result<(Transaction, Kind), serde_json::Error> {
     let error = match serde_json::from_str(raw.get()) {
-        Ok(transaction) => return Ok(transaction),
+        Ok(transaction) => return Ok((transaction, Kind::Known)),
         Err(error) => error,
     };
     let Ok(Value::Object(mut fields)) = serde_json::from_str(raw.get()) else {
@@ -85,7 +87,9 @@ pub(super) fn transaction(raw: &RawValue) -> Result<Transaction, serde_json::Err
         fields.entry(name).or_insert_with(|| json!(value));
     }
     fields.insert("v".to_owned(), json!("0x1b"));
-    serde_json::from_value(Value::Object(fields)).map_err(|_| error)
+    serde_json::from_value(Value::Object(fields))
+        .map(|transaction| (transaction, Kind::Unknown))
+        .map_err(|_| error)
 }
 
 /// Reads a receipt, likewise.
@@ -141,7 +145,8 @@ mod tests {
             "v": "0x0", "value": "0x7",
         });
         let raw = serde_json::value::to_raw_value(&text).unwrap();
-        let transaction = transaction(&raw).unwrap();
+        let (transaction, kind) = transaction(&raw).unwrap();
+        assert_eq!(kind, Kind::Unknown);
         use alloy::consensus::Transaction as _;
         assert_eq!(*transaction.inner.tx_hash(), B256::repeat_byte(9));
         assert_eq!(transaction.value(), U256::from(7));

@@ -1,0 +1,152 @@
+//! Endpoints over TLS, whose certificates an authority of the operator's own signs.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tidewire_tests::{Client, Node, Server, ServerBuilder, Transport, tls::Authority, within};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use crate::{blocks::wait_for_block, ledger::Ledger, watches::until};
+
+const CHANNEL: &str = "blocks:31337";
+
+/// What takes TLS connections before a node. Dropped, it is gone, with all connections.
+struct Front {
+    address: SocketAddr,
+    _connections: JoinSet<()>,
+}
+
+impl Front {
+    async fn before(node: &Node, authority: &Authority, address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = authority.acceptor();
+        let http = node.http();
+        let upstream = http.strip_prefix("http://").unwrap().to_owned();
+        let mut connections = JoinSet::new();
+        connections.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                let (acceptor, upstream) = (acceptor.clone(), upstream.clone());
+                open.spawn(async move {
+                    let Ok(mut inside) = acceptor.accept(socket).await else {
+                        return;
+                    };
+                    let Ok(mut outside) = TcpStream::connect(upstream).await else {
+                        return;
+                    };
+                    // Either side may end it.
+                    let _ = copy_bidirectional(&mut inside, &mut outside).await;
+                });
+            }
+        });
+        Self {
+            address,
+            _connections: connections,
+        }
+    }
+
+    /// The certificate is for this name.
+    fn url(&self, scheme: &str) -> String {
+        format!("{scheme}://localhost:{}", self.address.port())
+    }
+}
+
+/// A server on these endpoints, as they are written in its configuration.
+fn on(endpoints: &str) -> ServerBuilder {
+    Server::builder().table(&format!(
+        "[[chain]]\nid = 31337\nendpoints = [{endpoints}]\nblock_time_ms = 200\nconfirmations = 3\nfinality = 6\n"
+    ))
+}
+
+#[tokio::test]
+async fn a_transaction_settles_over_tls_though_the_endpoint_is_lost_in_between() {
+    for scheme in ["wss", "https"] {
+        let (node, folder) = (Node::start().await, TempDir::new().unwrap());
+        let authority = Authority::new();
+        let ca_file = authority.write(folder.path());
+        let front = Front::before(&node, &authority, "127.0.0.1:0").await;
+        let endpoint = format!("{{ url = {:?}, ca_file = {ca_file:?} }}", front.url(scheme));
+        let server = on(&endpoint).start().await;
+        wait_for_block(&server, 31337).await;
+        let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+        client.subscribe(CHANNEL).await;
+        let mut ledger = Ledger::default();
+        node.mine(3).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+        let accounts = node.accounts().await;
+        let hash = node.send(&accounts[0], &accounts[1], 5).await;
+        let watch = json!({"chain": 31337, "txHash": hash});
+        let _ = client.request("watch", watch).await.expect("watching");
+        ledger.follow(&mut client, &node, CHANNEL).await;
+        // The endpoint goes, the chain goes on, and the endpoint comes back.
+        let address = front.address.to_string();
+        drop(front);
+        node.mine(9).await;
+        let _front = Front::before(&node, &authority, &address).await;
+        until(&mut client, &hash, "confirmed").await;
+        until(&mut client, &hash, "finalized").await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+        ledger.check(&node).await;
+        assert!(ledger.reorgs.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn beside_an_endpoint_that_is_not_trusted_another_is_used() {
+    for scheme in ["wss", "https"] {
+        let (node, folder) = (Node::start().await, TempDir::new().unwrap());
+        let authority = Authority::new();
+        let front = Front::before(&node, &authority, "127.0.0.1:0").await;
+        let other_file = Authority::new().write(folder.path());
+        // Trusted by nobody, and by another authority alone.
+        let plain = format!("{:?}", front.url(scheme));
+        let signed = format!("{{ url = {plain}, ca_file = {other_file:?} }}");
+        let server = on(&format!("{plain}, {signed}")).start().await;
+        let count = within("refused certificates", async {
+            loop {
+                let failures = "tidewire_chain_call_failures_total";
+                let count = server.metric(failures, scheme).await;
+                if count >= 2.0 {
+                    break count;
+                }
+            }
+        });
+        count.await;
+        let asked = json!({ "chain": 31337 });
+        let answer = server
+            .call("WatchService/GetLatestBlock", None, &asked)
+            .await;
+        assert_eq!(answer.status, 503, "{}", answer.body);
+        let honest = format!("{plain}, {signed}, {:?}", node.ws());
+        let server = on(&honest).start().await;
+        wait_for_block(&server, 31337).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_certificates_that_is_none_is_said_at_the_start() {
+    let folder = TempDir::new().unwrap();
+    for (content, what) in [(None, "missing.pem"), (Some("none"), "expected PEM")] {
+        let path = folder.path().join("missing.pem");
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let config = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n[prices]\nsymbols = []\n[[chain]]\nid = 1\nendpoints = [{{ url = \"wss://localhost:1\", ca_file = {path:?} }}]\n"
+        );
+        let file = folder.path().join("tidewire.toml");
+        std::fs::write(&file, config).unwrap();
+        let arguments = ["--config", file.to_str().unwrap()];
+        let mut command = tidewire_tests::command(folder.path(), &arguments);
+        let output = within("the server's end", command.output()).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains(what), "{said}");
+    }
+}
