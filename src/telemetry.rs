@@ -109,6 +109,10 @@ fn describe_chain_metrics() {
         "Calls to endpoints that failed, and answers that were not believed."
     );
     metrics::describe_counter!(
+        "tidewire_chain_limits_total",
+        "How often an endpoint wanted to be asked less."
+    );
+    metrics::describe_counter!(
         "tidewire_chain_lies_total",
         "Answers that were not believed."
     );

@@ -14,7 +14,10 @@ use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
 };
-use tokio_tungstenite::{accept_async, connect_async, tungstenite::Message as Frame};
+use tokio_tungstenite::{
+    accept_async, connect_async,
+    tungstenite::{Message as Frame, protocol::CloseFrame},
+};
 
 use crate::{Node, http_client};
 
@@ -27,6 +30,8 @@ pub enum Reply {
     Text(String),
     /// An HTTP status with these further headers; a WebSocket breaks off.
     Status(u16, &'static str),
+    /// A WebSocket is closed with this code and reason; HTTP breaks off.
+    Close(u16, &'static str),
     /// Nothing, ever.
     Silence,
 }
@@ -35,8 +40,8 @@ type Script = dyn Fn(&str, &Value, Value) -> Reply + Send + Sync;
 
 /// What all connections share.
 struct Shared {
-    upstream: String,
-    upstream_ws: String,
+    /// Where its node is, over HTTP and over a WebSocket.
+    upstream: Mutex<(String, String)>,
     http: reqwest::Client,
     script: Mutex<Arc<Script>>,
     calls: AtomicUsize,
@@ -77,8 +82,7 @@ impl Liar {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let shared = Arc::new(Shared {
-            upstream: node.http(),
-            upstream_ws: node.ws(),
+            upstream: Mutex::new((node.http(), node.ws())),
             http: http_client(),
             script: Mutex::new(Arc::new(script)),
             calls: AtomicUsize::new(0),
@@ -116,6 +120,11 @@ impl Liar {
         *self.shared.script.lock().await = Arc::new(script);
     }
 
+    /// Passes calls on to this node from now on.
+    pub async fn lead_to(&self, node: &Node) {
+        *self.shared.upstream.lock().await = (node.http(), node.ws());
+    }
+
     /// Pushes a head, or what else there is, to whoever subscribed to anything.
     pub fn push(&self, item: Value) {
         self.shared.pushed.send_replace(Some(item));
@@ -131,7 +140,8 @@ impl Liar {
 impl Shared {
     async fn reply(&self, call: &Value) -> Reply {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let truth = self.http.post(&self.upstream).json(call).send().await;
+        let (upstream, _) = self.upstream.lock().await.clone();
+        let truth = self.http.post(upstream).json(call).send().await;
         let truth = match truth {
             Ok(answer) => answer.json().await.unwrap_or(Value::Null),
             Err(_) => Value::Null,
@@ -207,6 +217,7 @@ async fn answer_http(body: &[u8], shared: &Shared) -> Option<Vec<u8>> {
             Reply::Answer(answer) => answers.push(answer),
             Reply::Text(text) => return Some(http(200, "", &text)),
             Reply::Status(status, headers) => return Some(http(status, headers, "no")),
+            Reply::Close(..) => return Some(Vec::new()),
             Reply::Silence => return None,
         }
     }
@@ -244,6 +255,12 @@ async fn speak_websocket(socket: TcpStream, shared: Arc<Shared>) {
                         Reply::Answer(answer) => answer.to_string(),
                         Reply::Text(text) => text,
                         Reply::Status(..) => return,
+                        Reply::Close(code, reason) => {
+                            let (code, reason) = (code.into(), reason.into());
+                            let frame = Frame::Close(Some(CloseFrame { code, reason }));
+                            let _ = sink.send(frame).await;
+                            return;
+                        }
                         Reply::Silence => continue,
                     }
                 };
@@ -266,7 +283,8 @@ async fn push_heads(
     out: mpsc::Sender<String>,
     mut pushed: watch::Receiver<Option<Value>>,
 ) {
-    let Ok((mut upstream, _)) = connect_async(&shared.upstream_ws).await else {
+    let (_, address) = shared.upstream.lock().await.clone();
+    let Ok((mut upstream, _)) = connect_async(address).await else {
         return;
     };
     let ask = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]});
@@ -283,7 +301,7 @@ async fn push_heads(
                 match script("newHeads", &Value::Null, json!({ "result": head })) {
                     Reply::Answer(answer) => head_frame(&answer["result"]),
                     Reply::Text(text) => text,
-                    Reply::Status(..) => return,
+                    Reply::Status(..) | Reply::Close(..) => return,
                     Reply::Silence => continue,
                 }
             }

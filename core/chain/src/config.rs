@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::endpoint::{Address, AddressError};
+use crate::endpoint::{Address, AddressError, trust};
 
 /// One chain.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -210,6 +210,9 @@ impl ChainConfig {
         let addresses = self.addresses()?;
         if addresses.is_empty() {
             return Err(ConfigError::NoEndpoint(self.id));
+        }
+        for (_, ca_file) in &addresses {
+            trust(ca_file.as_deref())?;
         }
         let bounds = [
             ("id", self.id, 1, u64::MAX),

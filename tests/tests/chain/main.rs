@@ -11,9 +11,12 @@
 extern crate tidewire_tests;
 
 mod blocks;
+mod kinds;
 mod ledger;
 mod lies;
 mod lifecycle;
+mod limits;
+mod pools;
 mod proofs;
 mod reorgs;
 mod restarts;

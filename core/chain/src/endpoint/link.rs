@@ -87,6 +87,11 @@ impl Link {
         })
     }
 
+    /// Whether it has ended, as far as it says so.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
     /// What a failure comes from: a connection that ended says why but once.
     fn explain(&self, failure: impl Into<Failure>) -> Failure {
         match (failure.into(), self.ended.get()) {

@@ -19,3 +19,4 @@ pub use failure::Failure;
 pub(crate) use link::{Pushed, Subscription};
 pub(crate) use node::Endpoint;
 pub use pool::Pool;
+pub(crate) use tls::trust;

@@ -49,6 +49,7 @@ struct Meters {
     calls: Counter,
     failures: Counter,
     lies: Counter,
+    limits: Counter,
     connects: Counter,
     seconds: Histogram,
     score: Gauge,
@@ -64,6 +65,7 @@ impl Meters {
         Self {
             calls: metrics::counter!("tidewire_chain_calls_total", &labels),
             failures: metrics::counter!("tidewire_chain_call_failures_total", &labels),
+            limits: metrics::counter!("tidewire_chain_limits_total", &labels),
             lies: metrics::counter!("tidewire_chain_lies_total", &labels),
             connects: metrics::counter!("tidewire_chain_connects_total", &labels),
             seconds: metrics::histogram!("tidewire_chain_call_seconds", &labels),
@@ -259,7 +261,7 @@ impl Endpoint {
     /// The connection; made anew if there is none.
     async fn link(&self) -> Result<Arc<Link>, Failure> {
         let mut link = self.link.lock().await;
-        if let Some(link) = &*link {
+        if let Some(link) = link.as_ref().filter(|link| !link.has_ended()) {
             return Ok(link.clone());
         }
         let fresh = self.connect().await?;
@@ -330,6 +332,9 @@ impl Endpoint {
             tracing::error!(chain = expected, found, endpoint = %self.address, "an endpoint serves another chain and is not used");
         } else if failure.is_local() {
             tracing::debug!(chain = self.chain, endpoint = %self.address, %failure, "an endpoint failed");
+        }
+        if matches!(failure, Failure::Limited { .. }) {
+            self.meters.limits.increment(1);
         }
         self.meters.failures.increment(1);
         let mut health = self.health.lock();

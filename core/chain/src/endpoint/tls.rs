@@ -11,7 +11,7 @@ use rustls::{
 use crate::ConfigError;
 
 /// Trusts whom browsers trust, or those alone whose certificates are in a file.
-pub(super) fn trust(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigError> {
+pub(crate) fn trust(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigError> {
     let roots = match ca_file {
         Some(path) => read(path).map_err(|error| ConfigError::Authority {
             path: path.to_owned(),

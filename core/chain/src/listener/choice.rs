@@ -7,7 +7,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    Follower,
+    Follower, Told,
     headers::ask_header,
     wire::{header_by_number, header_by_tag},
 };
@@ -94,7 +94,11 @@ impl Follower {
         let mut choice = passed_over.map_or(Choice::Idle, Choice::Wait);
         let mut is_doubted = false;
         for (index, head) in candidates {
-            match self.tree.standing(&head) {
+            let standing = self.tree.standing(&head);
+            if matches!(standing, Standing::Level | Standing::Lower) {
+                self.board.doubt();
+            }
+            match standing {
                 Standing::Higher => {}
                 Standing::Level if !is_supported => {}
                 Standing::Lower if !is_supported => {
@@ -118,6 +122,7 @@ impl Follower {
             if self.is_agreed(index, &head, &heads).await {
                 return Choice::Follow(index, head);
             }
+            self.board.doubt();
         }
         if !is_doubted {
             self.lower.end();
@@ -135,7 +140,7 @@ impl Follower {
         let Ok(Some(head)) = asked.await else {
             return false;
         };
-        self.board.put(index, head);
+        self.board.put(index, head, Told::Asked);
         self.tree.standing(&head) != Standing::Canonical
     }
 

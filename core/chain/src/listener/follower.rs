@@ -201,7 +201,7 @@ impl Follower {
         for _ in 0..2 * self.tree.limit() + 64 {
             match self.tree.plan(&target) {
                 Plan::Stay => return Turn::Moved,
-                Plan::Advance(..) => return self.include(target, &head).await,
+                Plan::Advance(..) => return self.include(teller, target, &head).await,
                 Plan::Need(hash, number) => {
                     if let Err(failure) = self.fetch(teller, hash, number).await {
                         tracing::debug!(chain = self.chain, number, %failure, "a header is missing");
@@ -209,7 +209,7 @@ impl Follower {
                     }
                 }
                 Plan::Far(_) if self.misses_too_many(&head) => {
-                    return if self.others_stand_by(teller) || !self.is_of_the_chain(teller).await {
+                    return if !self.is_of_the_chain(teller).await || self.others_stand_by(teller) {
                         self.distrust(teller, &head)
                     } else {
                         self.begin_anew(head, Before::Kept).await
@@ -259,7 +259,7 @@ impl Follower {
     }
 
     /// Includes what lies on the way to a block, as far as it can be loaded.
-    async fn include(&mut self, target: BlockRef, head: &BlockRef) -> Turn {
+    async fn include(&mut self, teller: usize, target: BlockRef, head: &BlockRef) -> Turn {
         let way = self.tree.way(&target, STRETCH);
         let reaches = way.last() == Some(&target);
         let (pool, proofs) = (self.pool.clone(), self.rules.proofs);
@@ -284,6 +284,9 @@ impl Follower {
             {
                 return Turn::Over;
             }
+        }
+        if reaches && target == *head {
+            self.board.went_on(teller);
         }
         Turn::Moved
     }

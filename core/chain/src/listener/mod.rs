@@ -13,7 +13,11 @@
 //! - A lower head of another branch likewise, if it stays so for a while: behind one
 //!   address there may be many nodes, and one that lags on an old branch is no reorg.
 //! - With `agreement` all that only where so many endpoints have that block.
+//!
+//! An endpoint that does not push is asked at full pace only while pushed heads do not lead
+//! the chain on in time, and whenever endpoints are not of one mind.
 
+mod asked;
 mod board;
 mod choice;
 mod follower;
@@ -23,7 +27,7 @@ mod pooled;
 mod watcher;
 mod wire;
 
-pub(crate) use board::Board;
+pub(crate) use board::{Board, Pace, Told};
 pub(crate) use follower::{Continuity, Follower, Move};
 pub(crate) use pooled::Pooled;
-pub(crate) use watcher::{Pace, Watcher};
+pub(crate) use watcher::Watcher;

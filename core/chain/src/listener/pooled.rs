@@ -1,7 +1,7 @@
 //! Hears what comes into the pool of a node, while there are wallets to follow.
 //!
-//! One endpoint that pushes is heard at a time; a pool is no history, and what is missed
-//! is told once it is in a block. What concerns no wallet that is followed goes no further.
+//! One endpoint is heard at a time: one that pushes, or else one that is asked. A pool is no
+//! history, and what is missed is told once it is in a block. What concerns no wallet that is followed goes no further.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::wire;
+use super::{asked::Asked, wire};
 use crate::{
     Call,
     desk::Want,
@@ -28,6 +28,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether there still are wallets.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How often a pool is asked that does not push.
+const ASK: Duration = Duration::from_secs(1);
 
 /// How many transactions are taken together.
 const TOGETHER: usize = 50;
@@ -56,20 +59,56 @@ impl Pooled {
                 self.has_wallets.notified().await;
                 continue;
             }
-            for endpoint in self.pool.by_health(0) {
-                let heard = match endpoint.pooled().await {
-                    Ok(pooled) => self.follow(&endpoint, pooled).await,
-                    Err(_) => continue,
-                };
-                if heard.is_err() {
-                    return;
-                }
-                break;
+            if self.hear_one().await.is_err() {
+                return;
             }
             if !self.wallets.read().is_empty() {
                 sleep(PAUSE).await;
             }
         }
+    }
+
+    /// Hears the first endpoint that can be heard.
+    async fn hear_one(&self) -> Result<(), Over> {
+        let endpoints = self.pool.by_health(0);
+        for endpoint in &endpoints {
+            if let Ok(pooled) = endpoint.pooled().await {
+                return self.follow(endpoint, pooled).await;
+            }
+        }
+        for endpoint in endpoints.iter().filter(|other| other.rest().is_zero()) {
+            if let Ok(asked) = Asked::begin(endpoint).await {
+                return self.ask(endpoint, asked).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks one endpoint, until it does not answer or there is no wallet left.
+    async fn ask(&self, endpoint: &Endpoint, mut asked: Asked<'_>) -> Result<(), Over> {
+        tracing::info!(chain = self.chain, endpoint = %endpoint.address(), "a pool is heard by asking");
+        while !self.wallets.read().is_empty() {
+            sleep(endpoint.rest().max(ASK)).await;
+            let Ok(came) = asked.next().await else {
+                return Ok(());
+            };
+            self.pass_over(came.passed_over);
+            let mut items = came.items.into_iter();
+            loop {
+                let part: Vec<_> = items.by_ref().take(TOGETHER).collect();
+                if part.is_empty() {
+                    break;
+                }
+                self.tell(endpoint, part).await?;
+            }
+        }
+        asked.end().await;
+        Ok(())
+    }
+
+    fn pass_over(&self, count: u64) {
+        let id = self.chain.to_string();
+        metrics::counter!("tidewire_chain_pool_passed_over_total", "chain" => id).increment(count);
     }
 
     /// Hears one endpoint, until it ends or there is no wallet left.
@@ -93,11 +132,7 @@ impl Pooled {
             while let Some(pushed) = next {
                 match pushed {
                     Pushed::Item(item) => items.push(item),
-                    Pushed::Lagged(count) => {
-                        let id = self.chain.to_string();
-                        metrics::counter!("tidewire_chain_pool_passed_over_total", "chain" => id)
-                            .increment(count);
-                    }
+                    Pushed::Lagged(count) => self.pass_over(count),
                     Pushed::Ended(_) => has_ended = true,
                 }
                 if has_ended || items.len() >= TOGETHER {

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Board,
+    Board, Pace, Told,
     headers::{ask_header, read_header},
     wire::header_by_tag,
 };
@@ -17,25 +17,6 @@ use crate::{
     endpoint::{Endpoint, Failure, Pushed, Subscription},
     proof::Proofs,
 };
-
-/// How often endpoints are asked.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
-    /// Those that do not push.
-    pub(crate) poll: Duration,
-    /// Those that push, after so much silence: a subscription may die alone.
-    pub(crate) silence: Duration,
-}
-
-impl Pace {
-    /// The pace for a chain with this block time.
-    pub(crate) fn of(block_time: Duration) -> Self {
-        Self {
-            poll: (block_time / 3).clamp(Duration::from_millis(50), Duration::from_secs(5)),
-            silence: (block_time * 2).max(Duration::from_secs(2)),
-        }
-    }
-}
 
 /// The pause before a failed endpoint is tried again, at least.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -86,7 +67,8 @@ impl Watcher {
         loop {
             // A failure is noted by the endpoint, and its rest kept.
             let _ = self.ask().await;
-            sleep(self.endpoint.rest().max(self.pace.poll)).await;
+            self.board.until_due(self.pace).await;
+            sleep(self.endpoint.rest()).await;
         }
     }
 
@@ -132,16 +114,17 @@ impl Watcher {
     async fn ask(&self) -> Result<BlockRef, Failure> {
         let asked = ask_header(&self.endpoint, header_by_tag("latest"), self.proofs);
         let none = || Failure::Missing("a head".to_owned());
-        Ok(self.put(asked.await?.ok_or_else(none)?))
+        Ok(self.put(asked.await?.ok_or_else(none)?, Told::Asked))
     }
 
     fn note(&self, head: &RawValue) -> Result<BlockRef, Failure> {
-        read_header(&self.endpoint, head, self.proofs).map(|head| self.put(head))
+        let head = read_header(&self.endpoint, head, self.proofs)?;
+        Ok(self.put(head, Told::Pushed))
     }
 
-    fn put(&self, head: BlockRef) -> BlockRef {
+    fn put(&self, head: BlockRef, told: Told) -> BlockRef {
         self.endpoint.note_head(head.number);
-        self.board.put(self.index, head);
+        self.board.put(self.index, head, told);
         head
     }
 }

@@ -1,0 +1,190 @@
+//! Endpoints that want to be asked less, that grow mute, and that become those of another
+//! chain in the middle.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use serde_json::{Value, json};
+use tidewire_tests::{
+    Client, Liar, Node, Server, Transport,
+    liar::{Reply, honest},
+    within,
+};
+
+use crate::{
+    blocks::wait_for_block,
+    ledger::{Ledger, on_chain, on_chain_with},
+};
+
+const CHANNEL: &str = "blocks:31337";
+
+/// A client that follows blocks.
+async fn following(server: &Server) -> (Client, Ledger) {
+    wait_for_block(server, 31337).await;
+    let mut client = Client::connect(Transport::WebSocketJson, server).await;
+    client.subscribe(CHANNEL).await;
+    (client, Ledger::default())
+}
+
+fn closed_for_its_rate(method: &str, _params: &Value, truth: Value) -> Reply {
+    match method {
+        "eth_chainId" => Reply::Answer(truth),
+        _ => Reply::Close(1008, "rate limit exceeded"),
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_closed_for_its_rate_is_left_alone_ever_longer() {
+    let node = Node::start().await;
+    let liar = Liar::before(&node, closed_for_its_rate).await;
+    let endpoints = [liar.ws(), node.http()];
+    let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
+    let (mut client, mut ledger) = following(&server).await;
+    for _ in 0..60 {
+        node.mine(1).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+    }
+    ledger.check(&node).await;
+    // It answers the first call of each connection, and is not tried again at once for that.
+    let label = format!("endpoint=\"{}\"", liar.ws());
+    let connects = server.metric("tidewire_chain_connects_total", &label).await;
+    assert!((1.0..=12.0).contains(&connects), "{connects}");
+}
+
+#[tokio::test]
+async fn after_a_limit_a_chain_goes_on_where_there_is_no_other_endpoint() {
+    let limits: [fn(&str, &Value, Value) -> Reply; 3] = [
+        |_, _, _| Reply::Status(429, "retry-after: 1\r\n"),
+        |_, _, truth| {
+            let error = json!({"code": -32005, "message": "limit exceeded"});
+            Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
+        },
+        |_, _, _| Reply::Close(1013, "try again later"),
+    ];
+    for (limit, over) in limits.into_iter().zip([Liar::http, Liar::http, Liar::ws]) {
+        let node = Node::start().await;
+        let liar = Liar::before(&node, honest).await;
+        let endpoints = [over(&liar)];
+        let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
+        let (mut client, mut ledger) = following(&server).await;
+        node.mine(3).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+        let limited = Arc::new(AtomicUsize::new(0));
+        let count = limited.clone();
+        liar.say(move |method, params, truth| {
+            count.fetch_add(1, Ordering::Relaxed);
+            limit(method, params, truth)
+        })
+        .await;
+        node.mine(3).await;
+        within("a limit that is met", async {
+            while limited.load(Ordering::Relaxed) < 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        liar.say(honest).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+        ledger.check(&node).await;
+        assert!(server.metric("tidewire_chain_limits_total", "31337").await >= 1.0);
+    }
+}
+
+#[tokio::test]
+async fn where_subscriptions_grow_mute_others_are_asked() {
+    let node = Node::start().await;
+    let is_mute = Arc::new(AtomicBool::new(false));
+    let script = {
+        let is_mute = is_mute.clone();
+        move |method: &str, params: &Value, truth: Value| {
+            // It does not tell of heads, whether it is asked or not.
+            let is_head = method == "newHeads" || params[0] == "latest";
+            if is_head && is_mute.load(Ordering::Relaxed) {
+                return Reply::Silence;
+            }
+            Reply::Answer(truth)
+        }
+    };
+    let liar = Liar::before(&node, script).await;
+    let endpoints = [liar.ws(), node.http()];
+    let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
+    let (mut client, mut ledger) = following(&server).await;
+    for _ in 0..5 {
+        node.mine(1).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+    }
+    is_mute.store(true, Ordering::Relaxed);
+    for _ in 0..5 {
+        node.mine(1).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+    }
+    is_mute.store(false, Ordering::Relaxed);
+    // A reorg that does not make the chain longer is seen though one that is asked seldom
+    // still stands by the old block.
+    node.mine(1).await;
+    ledger.follow(&mut client, &node, CHANNEL).await;
+    node.reorg(1).await;
+    ledger.follow(&mut client, &node, CHANNEL).await;
+    assert_eq!(ledger.reorgs, [1]);
+    ledger.check(&node).await;
+}
+
+#[tokio::test]
+async fn beside_a_subscription_that_keeps_up_others_are_hardly_asked() {
+    let node = Node::start().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let liar = Liar::before(&node, move |method, params, truth| {
+        if method == "eth_getBlockByNumber" && params[0] == "latest" {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Reply::Answer(truth)
+    })
+    .await;
+    let endpoints = [node.ws(), liar.http()];
+    let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
+    let (mut client, mut ledger) = following(&server).await;
+    let mut blocks = 0;
+    // Well past the time in which it would be asked some hundred times.
+    while asked.load(Ordering::Relaxed) < 4 {
+        node.mine(1).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+        blocks += 1;
+    }
+    assert!(blocks > 100, "{blocks}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_becomes_one_of_another_chain_is_used_no_more() {
+    for is_alone in [false, true] {
+        let node = Node::start().await;
+        let other = Node::start_with(&["--chain-id", "10"]).await;
+        other.mine(500).await;
+        let liar = Liar::before(&node, honest).await;
+        let mut endpoints = vec![liar.http()];
+        if !is_alone {
+            endpoints.push(node.http());
+        }
+        let rest = "reorg_limit = 4\ncatch_up = 10";
+        let server = on_chain_with(Server::builder(), 31337, &endpoints, rest);
+        let server = server.start().await;
+        let (mut client, mut ledger) = following(&server).await;
+        node.mine(8).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+        // What is behind its address is another chain now.
+        liar.lead_to(&other).await;
+        let line = server.log_line("serves another chain").await;
+        assert!(line.contains("found=10"), "{line}");
+        if is_alone {
+            client.settle().await;
+            assert!(client.unread().is_empty());
+        } else {
+            node.mine(3).await;
+            ledger.follow(&mut client, &node, CHANNEL).await;
+        }
+        ledger.check(&node).await;
+        assert!(ledger.reorgs.is_empty());
+    }
+}
