@@ -1,5 +1,6 @@
-//! What the chain engine does for each block, in one process and without a node: matching a
-//! block against many watched wallets, and decoding its logs.
+//! What the chain engine does for each block, in one process and without a node: holding it
+//! against its hashes, matching it against many watched wallets and many filters of events,
+//! and decoding its logs.
 //!
 //! ```text
 //! cargo bench -p tidewire-chain                   # times, and memory where Linux tells it
@@ -15,19 +16,27 @@ use std::{
 };
 
 use alloy::{
+    consensus::{
+        Header,
+        proofs::{calculate_receipt_root, calculate_transaction_root},
+    },
+    eips::Encodable2718 as _,
     primitives::{Address, B256, Bytes, LogData, U256, keccak256},
-    rpc::types::{Log, Transaction},
+    rpc::types::{Log, Transaction, TransactionReceipt},
 };
-use serde_json::json;
+use serde_json::{json, value::to_raw_value};
 use tidewire_chain::{
-    BlockData, BlockRef,
+    BlockData, BlockRef, Step,
     abi::EventAbi,
     decode::{CustomErrors, decode},
+    events::{EventTracker, Filter},
+    proof,
     transaction::{Monitor, MonitorOptions, StoredPhase, StoredWatch},
     wallet::{Activity, WalletIndex},
 };
 
 use support::{Bench, resident};
+use tidewire_proto::v1::EventFilter;
 
 /// Watched wallets.
 const WALLETS: u64 = 1_000_000;
@@ -41,7 +50,9 @@ const TRANSACTIONS: u64 = 180;
 fn main() -> Result<(), Box<dyn Error>> {
     let bench = Bench::from_arguments();
     transactions()?;
+    proving(&bench)?;
     matching(&bench)?;
+    filtering(&bench)?;
     decoding(&bench)
 }
 
@@ -100,6 +111,128 @@ fn matching(bench: &Bench) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// A full block against its hashes.
+fn proving(bench: &Bench) -> Result<(), Box<dyn Error>> {
+    let header = Header {
+        number: 1,
+        extra_data: Bytes::from_static(b"a header of these days"),
+        base_fee_per_gas: Some(7),
+        withdrawals_root: Some(B256::ZERO),
+        blob_gas_used: Some(0),
+        excess_blob_gas: Some(0),
+        parent_beacon_block_root: Some(B256::ZERO),
+        requests_hash: Some(B256::ZERO),
+        ..Header::default()
+    };
+    let (raw, hash) = (to_raw_value(&header)?, header.hash_slow());
+    bench.run("hold a header against its hash", 2_000, 1, || {
+        black_box(proof::header(black_box(&raw), hash)).ok();
+    })?;
+    let block = block(0)?;
+    let plain: Vec<_> = block
+        .transactions
+        .iter()
+        .map(|of| of.inner.inner().clone())
+        .collect();
+    let root = calculate_transaction_root(&plain);
+    proof::transactions(&block.transactions, root)?;
+    let name = format!("hold {TRANSACTIONS} transactions against their root");
+    bench.run(&name, 20, 1, || {
+        black_box(proof::transactions(black_box(&block.transactions), root)).ok();
+    })?;
+    let receipts = receipts(&block)?;
+    let plain = receipts
+        .iter()
+        .map(|of| of.inner.clone().map_logs(|log| log.inner));
+    let root = calculate_receipt_root(&plain.collect::<Vec<_>>());
+    proof::receipts(&receipts, root)?;
+    let name = format!("hold {TRANSACTIONS} receipts, {LOGS} logs against their root");
+    bench.run(&name, 20, 1, || {
+        black_box(proof::receipts(black_box(&receipts), root)).ok();
+    })?;
+    Ok(())
+}
+
+/// A full block against many filters of events.
+fn filtering(bench: &Bench) -> Result<(), Box<dyn Error>> {
+    let included = std::sync::Arc::new(block(0)?);
+    let step = Step {
+        chain: 1,
+        retracted: Vec::new(),
+        included,
+        finalized: None,
+    };
+    for count in [10, 10_000, 100_000] {
+        let before = resident();
+        let mut tracker = EventTracker::new(1);
+        for number in 1..count {
+            tracker.add(filter(WALLETS + number, number % 4)?)?;
+        }
+        if count == 100_000
+            && let (Some(before), Some(after)) = (before, resident())
+        {
+            let each = (after.saturating_sub(before)) as f64 / count as f64;
+            let name = "watch 100,000 filters of events";
+            writeln!(io::stdout(), "{name:<56} {each:>9.1} bytes each")?;
+        }
+        bench.run(
+            &format!("match {LOGS} logs, {count} filters, none of them meant"),
+            20,
+            1,
+            || {
+                black_box(tracker.step(black_box(&step)));
+            },
+        )?;
+        // One that a log is meant by.
+        tracker.add(filter(0, 1)?)?;
+        bench.run(
+            &format!("match {LOGS} logs, {count} filters, one of them meant"),
+            20,
+            1,
+            || {
+                black_box(tracker.step(black_box(&step)));
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// A filter by contract, by topics, or by both: what most clients ask for.
+fn filter(number: u64, kind: u64) -> Result<Filter, Box<dyn Error>> {
+    let transfer = keccak256("Transfer(address,address,uint256)").to_string();
+    let contract = format!("{:?}", account(u64::MAX - number));
+    let party = account(number).into_word().to_string();
+    let (addresses, topics) = match kind {
+        0 => (vec![contract], Vec::new()),
+        1 => (Vec::new(), vec![transfer, party]),
+        2 => (vec![contract], vec![transfer, String::new(), party]),
+        _ => (Vec::new(), vec![party]),
+    };
+    let filter = EventFilter {
+        addresses,
+        topics,
+        abi: Vec::new(),
+    };
+    Ok(Filter::parse(&filter)?)
+}
+
+/// The receipts of a block, with its logs.
+fn receipts(block: &BlockData) -> Result<Vec<TransactionReceipt>, Box<dyn Error>> {
+    let count = block.transactions.len();
+    let receipts = block.transactions.iter().enumerate().map(|(place, transaction)| {
+        let logs = block.logs.iter().skip(place).step_by(count);
+        let logs: Vec<_> = logs.cloned().collect();
+        serde_json::from_value(json!({
+            "type": "0x2", "status": "0x1", "cumulativeGasUsed": "0x5208", "gasUsed": "0x5208",
+            "logs": logs, "logsBloom": alloy::primitives::logs_bloom(logs.iter().map(|log| &log.inner)),
+            "transactionHash": transaction.inner.tx_hash(), "transactionIndex": "0x0",
+            "blockHash": block.block.hash, "blockNumber": "0x1", "effectiveGasPrice": "0x1",
+            "from": Address::ZERO, "to": Address::ZERO, "contractAddress": null,
+        }))
+    });
+    Ok(receipts.collect::<Result<_, _>>()?)
+}
+
 fn decoding(bench: &Bench) -> Result<(), Box<dyn Error>> {
     let block = block(0)?;
     let log = block.logs.first().ok_or("a block without logs")?;
@@ -136,15 +269,18 @@ fn block(offset: u64) -> Result<BlockData, Box<dyn Error>> {
             ..Log::default()
         }
     });
-    let transactions = (0..TRANSACTIONS).map(|number| {
-        serde_json::from_value::<Transaction>(json!({
+    let transactions = (0..TRANSACTIONS).map(|number| -> Result<Transaction, Box<dyn Error>> {
+        let mut transaction = json!({
             "type": "0x2", "chainId": "0x1", "nonce": "0x1", "gas": "0x5208", "value": "0x1",
             "maxFeePerGas": "0x2", "maxPriorityFeePerGas": "0x1", "input": "0x",
             "accessList": [], "r": "0x1", "s": "0x1", "yParity": "0x0", "v": "0x0",
             "hash": keccak256(number.to_be_bytes()),
             "from": account(offset + number * 3), "to": account(offset + number * 5),
             "blockHash": null, "blockNumber": null, "transactionIndex": null,
-        }))
+        });
+        let read: Transaction = serde_json::from_value(transaction.clone())?;
+        transaction["hash"] = json!(keccak256(read.inner.inner().encoded_2718()));
+        Ok(serde_json::from_value(transaction)?)
     });
     Ok(BlockData {
         block: BlockRef {

@@ -192,3 +192,27 @@ fn a_log_that_its_node_took_back_is_not_told() {
             .is_empty()
     );
 }
+
+#[test]
+fn filters_are_bounded_by_the_contracts_that_they_name() {
+    let mut tracker = EventTracker::new(CHAIN);
+    let hundred = |number: u64| {
+        let addresses = (0..100).map(|other| {
+            let hash = keccak256((number * 100 + other).to_be_bytes());
+            format!("{:?}", Address::from_word(hash))
+        });
+        let addresses: Vec<_> = addresses.collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        Filter::parse(&filter(&addresses, &[], &[])).unwrap()
+    };
+    let channels: Vec<_> = (0..10_000)
+        .map(|number| tracker.add(hundred(number)).unwrap())
+        .collect();
+    let refused = tracker.add(hundred(10_000)).unwrap_err().to_string();
+    let expected =
+        "the filters of events on this chain name 1000000 contracts, 100 more would be too many";
+    assert_eq!(refused, expected);
+    tracker.remove(&channels[0]);
+    tracker.add(hundred(10_000)).unwrap();
+    assert!(tracker.add(hundred(10_001)).is_err());
+}

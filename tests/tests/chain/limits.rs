@@ -188,3 +188,30 @@ async fn an_endpoint_that_becomes_one_of_another_chain_is_used_no_more() {
         assert!(ledger.reorgs.is_empty());
     }
 }
+
+#[tokio::test]
+async fn a_connection_has_as_many_filters_as_it_may_have_channels() {
+    let node = Node::start().await;
+    let builder = Server::builder().set("limits", "channels_per_connection = 3");
+    let endpoints = [node.ws()];
+    let server = on_chain(builder, 31337, &endpoints).start().await;
+    wait_for_block(&server, 31337).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let watch = |number: u64| {
+        let address = format!("0x{number:040x}");
+        json!({"chain": 31337, "events": {"addresses": [address]}})
+    };
+    for number in 1..=3 {
+        let reply = client.request("watch", watch(number)).await;
+        let _ = reply.expect("watching");
+    }
+    let refused = client.request("watch", watch(4)).await;
+    assert_eq!(refused.error_code(), "resource_exhausted", "{}", refused.text);
+    // One that it has already is no further one, and one that it gives back makes room.
+    let _ = client.request("watch", watch(3)).await.expect("watching");
+    let _ = client
+        .request("unwatch", watch(1))
+        .await
+        .expect("unwatched");
+    let _ = client.request("watch", watch(4)).await.expect("watching");
+}

@@ -19,6 +19,9 @@ use crate::{BlockData, Step, publish::News};
 
 /// How many filters a chain can have.
 const MAX_FILTERS: usize = 100_000;
+/// How many contracts all filters of a chain can name together; one that names none counts
+/// for one.
+const MAX_KEYS: usize = 1_000_000;
 /// How many blocks are remembered, to tell what a filter has seen of them.
 const REMEMBERED: usize = 1_024;
 
@@ -28,6 +31,9 @@ pub enum TrackerError {
     /// As many are in use as may be.
     #[error("{0} filters of events are in use on this chain, which is the most that may be")]
     TooMany(usize),
+    /// They name as many contracts as they may.
+    #[error("the filters of events on this chain name {0} contracts, {1} more would be too many")]
+    TooManyContracts(usize, usize),
     /// The channel's name is refused.
     #[error(transparent)]
     Channel(#[from] ChannelNameError),
@@ -92,7 +98,12 @@ impl EventTracker {
         if self.used.len() >= MAX_FILTERS {
             return Err(TrackerError::TooMany(self.used.len()));
         }
-        for key in keys(&filter) {
+        let keys = keys(&filter);
+        let named: usize = self.fixed.values().sum();
+        if named + keys.len() > MAX_KEYS {
+            return Err(TrackerError::TooManyContracts(named, keys.len()));
+        }
+        for key in keys {
             self.by_key.entry(key).or_default().push(channel.clone());
             *self.fixed.entry(key.fixed()).or_default() += 1;
         }
