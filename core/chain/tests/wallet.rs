@@ -94,6 +94,7 @@ impl Scripted {
                 Ok(json!(format!("{amount:#x}")))
             }
             "eth_getTransactionReceipt" => Ok(json!({"status": "0x1"})),
+            "debug_traceBlockByNumber" | "trace_block" => Err(refused(-32_601, None)),
             "debug_traceBlockByHash" => self.trace.clone().ok_or_else(|| refused(-32_601, None)),
             "eth_call" => {
                 let to: Address = call.params[0]["to"].as_str().unwrap().parse().unwrap();

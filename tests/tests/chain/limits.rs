@@ -206,7 +206,12 @@ async fn a_connection_has_as_many_filters_as_it_may_have_channels() {
         let _ = reply.expect("watching");
     }
     let refused = client.request("watch", watch(4)).await;
-    assert_eq!(refused.error_code(), "resource_exhausted", "{}", refused.text);
+    assert_eq!(
+        refused.error_code(),
+        "resource_exhausted",
+        "{}",
+        refused.text
+    );
     // One that it has already is no further one, and one that it gives back makes room.
     let _ = client.request("watch", watch(3)).await.expect("watching");
     let _ = client

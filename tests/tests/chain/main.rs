@@ -21,4 +21,6 @@ mod proofs;
 mod reorgs;
 mod restarts;
 mod secure;
+mod shapes;
+mod traces;
 mod watches;

@@ -29,7 +29,7 @@ use super::{
         TOGETHER, View, aggregate, aggregated, coin_balance, decimals, number, returned, symbol,
     },
     tokens::{Token, Tokens},
-    trace::{moved, trace_block},
+    tracer::Tracer,
     update::token_update,
 };
 use crate::{BlockData, BlockRef, Call, News, ReadError, Reader, Step, publish::wallet_channel};
@@ -60,6 +60,7 @@ pub struct WalletFeed {
     tracing: Tracing,
     /// Do not ask for traces before this block.
     trace_from: u64,
+    tracer: Tracer,
     tokens: Tokens,
     told: VecDeque<(B256, Told)>,
     pending: BTreeSet<B256>,
@@ -76,6 +77,7 @@ impl WalletFeed {
             chain,
             tracing,
             trace_from: 0,
+            tracer: Tracer::default(),
             tokens: Tokens::default(),
             told: VecDeque::new(),
             pending: BTreeSet::new(),
@@ -199,18 +201,12 @@ impl WalletFeed {
         {
             return BTreeSet::new();
         }
-        let answers = reader.read(vec![trace_block(block.block.hash)]).await;
-        match answers.first() {
-            Some(Ok(answer)) => {
-                let moved = moved(answer, block).unwrap_or_default();
-                moved.into_iter().filter(is_watched).collect()
-            }
-            Some(Err(ReadError::Refused { .. })) => {
-                self.trace_from = number + TRACE_AGAIN;
-                BTreeSet::new()
-            }
-            Some(Err(ReadError::Unreachable { .. })) | None => BTreeSet::new(),
-        }
+        let moved = self.tracer.moved(block, reader).await;
+        let moved = moved.unwrap_or_else(|_| {
+            self.trace_from = number + TRACE_AGAIN;
+            BTreeSet::new()
+        });
+        moved.into_iter().filter(is_watched).collect()
     }
 
     async fn transactions<R: Reader>(

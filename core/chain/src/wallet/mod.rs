@@ -6,10 +6,12 @@
 mod activity;
 mod calls;
 mod feed;
+mod flat;
 mod followed;
 mod index;
 mod tokens;
 mod trace;
+mod tracer;
 mod update;
 
 pub(crate) use activity::parties;

@@ -21,7 +21,12 @@ pub(super) fn moved(answer: &Value, block: &BlockData) -> Option<BTreeSet<Addres
         return None;
     }
     let mut wallets = BTreeSet::new();
-    for trace in traces {
+    for (trace, transaction) in traces.iter().zip(&block.transactions) {
+        // Said by most nodes: by its height another block may be told.
+        let told = trace.get("txHash").and_then(Value::as_str);
+        if told.is_some_and(|told| told.parse() != Ok(*transaction.inner.tx_hash())) {
+            return None;
+        }
         // A frame that failed took all below it back. The top one is the transaction.
         let top = trace.get("result")?;
         let mut frames = vec![top];
