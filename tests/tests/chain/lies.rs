@@ -137,6 +137,56 @@ fn garbage(method: &str, _params: &Value, truth: Value) -> Reply {
     Reply::Text("{\"jsonrpc\": \"2.0\", \"result".to_owned())
 }
 
+fn a_page(method: &str, _params: &Value, truth: Value) -> Reply {
+    match method {
+        "eth_chainId" => Reply::Answer(truth),
+        _ => Reply::Text("<html><body>Be right back</body></html>".to_owned()),
+    }
+}
+
+/// A batch without any of the answers that were asked for.
+fn nothing(method: &str, _params: &Value, truth: Value) -> Reply {
+    match method {
+        "eth_chainId" => Reply::Answer(truth),
+        _ => Reply::Text("[]".to_owned()),
+    }
+}
+
+fn of_another_type(method: &str, _params: &Value, mut truth: Value) -> Reply {
+    truth["result"] = match method {
+        "newHeads" | "eth_getBlockByNumber" => json!("0x"),
+        "eth_getBlockByHash" => json!([]),
+        "eth_getBlockReceipts" => json!({"receipts": 5}),
+        _ => return Reply::Answer(truth),
+    };
+    Reply::Answer(truth)
+}
+
+/// Neither a result nor an error.
+fn bare(method: &str, _params: &Value, truth: Value) -> Reply {
+    match method {
+        "eth_chainId" => Reply::Answer(truth),
+        _ => Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"]})),
+    }
+}
+
+/// Answers calls that nobody made.
+fn to_nobody(method: &str, _params: &Value, mut truth: Value) -> Reply {
+    if method != "eth_chainId" && method != "newHeads" {
+        truth["id"] = json!(123_456_789);
+    }
+    Reply::Answer(truth)
+}
+
+/// Numbers that no block has.
+fn with_large_numbers(method: &str, params: &Value, mut truth: Value) -> Reply {
+    if is_head(method, params) {
+        truth["result"]["number"] = json!(format!("0x{}", "f".repeat(64)));
+        truth["result"]["timestamp"] = json!("0x-1");
+    }
+    Reply::Answer(truth)
+}
+
 fn too_busy(method: &str, _params: &Value, truth: Value) -> Reply {
     if method == "eth_chainId" {
         return Reply::Answer(truth);
@@ -185,6 +235,12 @@ not_seen!(
     a_wrong_height: with_wrong_height,
     blocks_that_are_not_there_yet: without_blocks,
     malformed_json: garbage,
+    a_page_instead_of_json: a_page,
+    a_batch_without_answers: nothing,
+    results_of_another_type: of_another_type,
+    neither_result_nor_error: bare,
+    answers_to_nobody: to_nobody,
+    numbers_that_are_too_large: with_large_numbers,
     a_rate_limit_of_http: too_busy,
     a_rate_limit_of_json_rpc: over_its_limit,
     no_answers_at_all: silence,

@@ -220,3 +220,29 @@ async fn a_connection_has_as_many_filters_as_it_may_have_channels() {
         .expect("unwatched");
     let _ = client.request("watch", watch(4)).await.expect("watching");
 }
+
+#[tokio::test]
+async fn with_agreement_a_chain_waits_for_those_who_are_away() {
+    let node = Node::start().await;
+    let liar = Liar::before(&node, honest).await;
+    let endpoints = [node.ws(), liar.http()];
+    let rest = "agreement = 2\ncall_timeout_ms = 300";
+    let server = on_chain_with(Server::builder(), 31337, &endpoints, rest);
+    let server = server.start().await;
+    let (mut client, mut ledger) = following(&server).await;
+    node.mine(3).await;
+    ledger.follow(&mut client, &node, CHANNEL).await;
+    liar.say(|_, _, _| Reply::Silence).await;
+    let failures = "tidewire_chain_call_failures_total";
+    let before = server.metric(failures, &liar.http()).await;
+    node.mine(3).await;
+    within("calls that are not answered", async {
+        while server.metric(failures, &liar.http()).await < before + 2.0 {}
+    })
+    .await;
+    client.settle().await;
+    assert!(client.unread().is_empty());
+    liar.say(honest).await;
+    ledger.follow(&mut client, &node, CHANNEL).await;
+    ledger.check(&node).await;
+}

@@ -246,6 +246,11 @@ async fn what_cannot_be_watched_says_why() {
             "invalid_argument",
         ),
         (
+            // A wrong checksum.
+            json!({"chain": 31337, "events": {"addresses": ["0x5Aaeb6053F3E94C9b9A09f33669435E7Ef1BeAed"]}}),
+            "invalid_argument",
+        ),
+        (
             json!({"chain": 31337, "events": {"addresses": []}}),
             "invalid_argument",
         ),
