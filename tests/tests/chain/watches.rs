@@ -8,7 +8,7 @@ use tidewire_tests::{
 
 use crate::{blocks::wait_for_block, ledger::on_chain_with};
 
-on_every_transport!(a_transaction_settles);
+on_every_transport!(a_transaction_settles, events_come_and_are_taken_back);
 
 /// A server on this node that confirms with the third block, and takes the sixth for
 /// final.
@@ -129,13 +129,12 @@ async fn a_back_ends_watch_outlives_a_restart() {
     until(&mut client, &hash, "finalized").await;
 }
 
-#[tokio::test]
-async fn events_come_and_are_taken_back() {
+async fn events_come_and_are_taken_back(transport: Transport) {
     let node = Node::start().await;
     let accounts = node.accounts().await;
     let contract = crate::lies::logger(&node, &accounts[0]).await;
     let server = server_on(Server::builder(), node.ws()).await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let mut client = Client::connect(transport, &server).await;
     let watch = json!({"chain": 31337, "events": {"addresses": [contract]}});
     let reply = client
         .request("watch", watch.clone())

@@ -157,8 +157,11 @@ fn refused(payload: &ErrorPayload) -> Failure {
     ];
     let unsupported = ["method not found", "not supported", "does not exist/is not"];
     match payload.code {
+        // The same code for an answer that would be too long: asked again it would be no
+        // shorter.
+        _ if says(&["query returned more than"]) => as_it_is(payload, message),
         429 | -32005 | -32029 => Failure::Limited {
-            after: None,
+            after: backoff(payload),
             message,
         },
         METHOD_NOT_FOUND | -32004 => Failure::Unsupported(message),
@@ -173,6 +176,13 @@ fn refused(payload: &ErrorPayload) -> Failure {
         _ if says(&missing) => Failure::Missing(message),
         _ => as_it_is(payload, message),
     }
+}
+
+/// How long to wait, where a node says so beside the error: as Infura does, in seconds.
+fn backoff(payload: &ErrorPayload) -> Option<Duration> {
+    let data: Value = serde_json::from_str(payload.data.as_ref()?.get()).ok()?;
+    let seconds = data.pointer("/rate/backoff_seconds")?.as_f64()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 fn as_it_is(payload: &ErrorPayload, message: String) -> Failure {
@@ -208,6 +218,20 @@ mod tests {
         let reverted = of(3, "execution reverted: rate limit exceeded");
         assert!(matches!(reverted, Failure::Refused { code: 3, .. }));
         assert!(!reverted.is_local());
+    }
+
+    #[test]
+    fn a_limit_may_say_how_long_it_lasts() {
+        let data = r#"{"rate": {"allowed_rps": 1, "backoff_seconds": 30, "current_rps": 1.1}}"#;
+        let limited = refused(&ErrorPayload {
+            code: -32005,
+            message: "daily request count exceeded".into(),
+            data: serde_json::value::RawValue::from_string(data.to_owned()).ok(),
+        });
+        let after = Some(Duration::from_secs(30));
+        assert!(matches!(limited, Failure::Limited { after: told, .. } if told == after));
+        let long = of(-32005, "query returned more than 10000 results");
+        assert!(matches!(long, Failure::Refused { .. }));
     }
 
     #[test]

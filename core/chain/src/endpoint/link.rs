@@ -10,7 +10,7 @@ use alloy::{
     primitives::B256,
     pubsub::{ConnectionHandle, PubSubConnect, RawSubscription},
     rpc::client::{ClientBuilder, RpcClient},
-    transports::{TransportErrorKind, TransportResult, ipc::IpcConnect},
+    transports::{TransportErrorKind, TransportResult, ipc::IpcConnect, utils::guess_local_url},
 };
 use futures::future::join_all;
 use serde_json::{Value, json, value::RawValue};
@@ -18,9 +18,13 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{
     Address, Failure,
+    http::Http,
     socket::{Ended, Socket},
 };
 use crate::Call;
+
+/// The largest message of a node, in bytes. Blocks of some chains are long.
+pub(super) const MESSAGE_BYTES: usize = 128 << 20;
 
 /// How many heads may wait before some are passed over, which is noticed.
 const HEADS: usize = 64;
@@ -68,7 +72,10 @@ impl Link {
         let builder = ClientBuilder::default();
         let mut ended = Ended::default();
         let client = match address {
-            Address::Http(url) => builder.http_with_client(trust.http.clone(), url.clone()),
+            Address::Http(url) => {
+                let http = Http::new(trust.http.clone(), url.clone(), MESSAGE_BYTES);
+                builder.transport(http, guess_local_url(url.as_str()))
+            }
             Address::WebSocket(url) => {
                 let socket = Socket::open(url, trust.tls.clone()).await?;
                 ended = socket.ended();

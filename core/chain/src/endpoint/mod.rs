@@ -8,6 +8,7 @@
 mod address;
 mod failure;
 mod health;
+mod http;
 mod link;
 mod node;
 mod pool;

@@ -28,14 +28,11 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Failure, failure::without_address};
+use super::{Failure, failure::without_address, link::MESSAGE_BYTES};
 
 /// A node that says nothing for so long is asked for a sign of life, and is gone if it gives
 /// none in as long again.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// The largest message of a node, in bytes. Blocks of some chains are long.
-const MESSAGE_BYTES: usize = 128 << 20;
 
 type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
