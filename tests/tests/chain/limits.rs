@@ -246,3 +246,30 @@ async fn with_agreement_a_chain_waits_for_those_who_are_away() {
     ledger.follow(&mut client, &node, CHANNEL).await;
     ledger.check(&node).await;
 }
+
+#[tokio::test]
+async fn a_reorg_past_the_limit_is_said_though_one_endpoint_is_asked_seldom() {
+    let node = Node::start().await;
+    let endpoints = [node.ws(), node.http()];
+    let server = on_chain_with(Server::builder(), 31337, &endpoints, "reorg_limit = 4");
+    let server = server.start().await;
+    let (mut client, mut ledger) = following(&server).await;
+    for _ in 0..5 {
+        node.mine(2).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+    }
+    node.reorg(8).await;
+    node.mine(1).await;
+    server.log_line("begins anew").await;
+    let gap = client.next_on(CHANNEL).await.expect("gap");
+    assert_eq!(gap.data["channel"], CHANNEL);
+    let mut ledger = Ledger::default();
+    node.mine(5).await;
+    ledger.follow(&mut client, &node, CHANNEL).await;
+    ledger.check(&node).await;
+    assert!(
+        !server.log().contains("is not believed"),
+        "{}",
+        server.log()
+    );
+}

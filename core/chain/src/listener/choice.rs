@@ -11,7 +11,10 @@ use super::{
     headers::ask_header,
     wire::{header_by_number, header_by_tag},
 };
-use crate::{BlockRef, tree::Standing};
+use crate::{
+    BlockRef,
+    tree::{Plan, Standing},
+};
 
 /// How many such heads are remembered.
 const DISTRUSTED: usize = 64;
@@ -142,6 +145,48 @@ impl Follower {
         };
         self.board.put(index, head, Told::Asked);
         self.tree.standing(&head) != Standing::Canonical
+    }
+
+    /// Asks all but one endpoint for their heads, as what they said last may be old.
+    pub(super) async fn hear_others(&self, teller: usize) {
+        self.board.doubt();
+        let (pool, proofs) = (self.pool.endpoints(), self.rules.proofs);
+        let others = pool.iter().enumerate().filter(|(index, endpoint)| {
+            let is_other = *index != teller;
+            is_other && endpoint.rest().is_zero()
+        });
+        let asked = others.map(async |(index, endpoint)| {
+            let head = ask_header(endpoint, header_by_tag("latest"), proofs).await;
+            if let Ok(Some(head)) = head {
+                self.board.put(index, head, Told::Asked);
+            }
+        });
+        join_all(asked).await;
+    }
+
+    /// Whether the head of another endpoint is on the chain, or links to it for all that
+    /// is known.
+    pub(super) fn others_stand_by(&self, teller: usize) -> bool {
+        let heads = self.board.heads();
+        heads.iter().enumerate().any(|(other, told)| {
+            other != teller
+                && told.is_some_and(|told| match self.tree.plan(&told) {
+                    Plan::Stay => true,
+                    Plan::Advance(..) | Plan::Need(..) => self.distrusted.left(&told).is_zero(),
+                    Plan::Far(_) => !self.misses_too_many(&told),
+                    Plan::Lost | Plan::Nonsense(_) => false,
+                })
+        })
+    }
+
+    /// Whether the head of another endpoint is on the chain, or links to it.
+    pub(super) fn others_link(&self, teller: usize) -> bool {
+        let heads = self.board.heads();
+        let mut others = heads.iter().enumerate();
+        others.any(|(other, told)| {
+            let plan = told.map(|told| self.tree.plan(&told));
+            other != teller && matches!(plan, Some(Plan::Stay | Plan::Advance(..)))
+        })
     }
 
     /// Whether enough endpoints have this block. Whoever is behind says so later, and

@@ -253,7 +253,7 @@ impl Follower {
         Turn::Moved
     }
 
-    fn misses_too_many(&self, head: &BlockRef) -> bool {
+    pub(super) fn misses_too_many(&self, head: &BlockRef) -> bool {
         let tip = self.tree.tip().map_or(head.number, |tip| tip.number);
         head.number.saturating_sub(tip) > self.rules.catch_up
     }
@@ -306,21 +306,6 @@ impl Follower {
         Turn::Moved
     }
 
-    /// Whether the head of another endpoint is on the chain, or links to it for all that
-    /// is known.
-    fn others_stand_by(&self, teller: usize) -> bool {
-        let heads = self.board.heads();
-        heads.iter().enumerate().any(|(other, told)| {
-            other != teller
-                && told.is_some_and(|told| match self.tree.plan(&told) {
-                    Plan::Stay => true,
-                    Plan::Advance(..) | Plan::Need(..) => self.distrusted.left(&told).is_zero(),
-                    Plan::Far(_) => !self.misses_too_many(&told),
-                    Plan::Lost | Plan::Nonsense(_) => false,
-                })
-        })
-    }
-
     /// Whether an endpoint still serves this chain.
     async fn is_of_the_chain(&self, teller: usize) -> bool {
         match self.pool.endpoints().get(teller) {
@@ -334,11 +319,15 @@ impl Follower {
         if !self.is_of_the_chain(teller).await {
             return self.distrust(teller, &head);
         }
-        if self.others_stand_by(teller) {
+        self.hear_others(teller).await;
+        if self.others_link(teller) {
             self.caught(
                 teller,
                 "its head does not link to the chain, and others' do",
             );
+            return self.distrust(teller, &head);
+        }
+        if self.others_stand_by(teller) {
             return self.distrust(teller, &head);
         }
         let tip = self.tree.tip().map_or(head.hash, |tip| tip.hash);
