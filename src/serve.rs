@@ -433,6 +433,10 @@ impl ChannelKeeper for LatePublisher {
     fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         Box::pin(async move { self.stream()?.renew(channel).await })
     }
+
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        Box::pin(async move { self.stream()?.forget(channel).await })
+    }
 }
 
 impl Publisher for LatePublisher {

@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tidewire_proto::v1::ErrorCode;
 
-use crate::{ChannelName, StreamError, channel};
+use crate::{ChannelName, Epoch, Identity, StreamError, UserId, channel};
 
 /// Whether every message of a channel counts, or only the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
@@ -116,11 +116,20 @@ const BUILT_IN: [&str; 7] = [
 /// Says whether the rest of a channel's name makes sense to the engine behind it.
 pub type ChannelCheck = Box<dyn Fn(&str) -> Result<(), StreamError> + Send + Sync>;
 
+/// The epoch in which a channel begins, by the rest of its name. None while the engine
+/// behind it does not follow what happens there: then no position of it is good for long.
+pub type ChannelEpoch = Box<dyn Fn(&str) -> Option<Epoch> + Send + Sync>;
+
+/// Whether a channel, by the rest of its name, is this user's besides what the token says.
+pub type ChannelOwner = Box<dyn Fn(&UserId, &str) -> bool + Send + Sync>;
+
 /// All namespaces of a server.
 #[derive(Default)]
 pub struct Namespaces {
     by_name: HashMap<String, Namespace>,
     checks: HashMap<String, ChannelCheck>,
+    epochs: HashMap<String, ChannelEpoch>,
+    owners: HashMap<String, ChannelOwner>,
 }
 
 impl std::fmt::Debug for Namespaces {
@@ -204,6 +213,50 @@ impl Namespaces {
     /// Has `check` judge the channels of a namespace before anyone follows them.
     pub fn check_with(&mut self, namespace: &str, check: ChannelCheck) {
         self.checks.insert(namespace.to_owned(), check);
+    }
+
+    /// Has `epoch` say in which epoch the channels of a namespace begin. Its engine follows
+    /// a channel for some time only, and says by another epoch that it did not in between.
+    pub fn begin_with(&mut self, namespace: &str, epoch: ChannelEpoch) {
+        self.epochs.insert(namespace.to_owned(), epoch);
+    }
+
+    /// Has `owns` say which channels of a namespace are a user's, besides those that a
+    /// token names.
+    pub fn own_with(&mut self, namespace: &str, owns: ChannelOwner) {
+        self.owners.insert(namespace.to_owned(), owns);
+    }
+
+    /// Whether an engine says in which epoch a channel begins.
+    pub(crate) fn has_epoch(&self, channel: &ChannelName) -> bool {
+        self.epochs.contains_key(channel.namespace())
+    }
+
+    /// The epoch that an engine says for a channel, while it follows it.
+    pub(crate) fn epoch(&self, channel: &ChannelName) -> Option<Epoch> {
+        self.epochs.get(channel.namespace())?(channel.rest())
+    }
+
+    /// May this identity read `channel`?
+    ///
+    /// # Errors
+    /// Says what it would take.
+    pub fn may_read(
+        &self,
+        identity: &Identity,
+        channel: &ChannelName,
+        namespace: &Namespace,
+    ) -> Result<(), StreamError> {
+        let refused = match identity.may_read(channel, namespace) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        let owner = self.owners.get(&namespace.name);
+        let owner = owner.filter(|_| namespace.access == Access::Owner);
+        match owner.zip(identity.user()) {
+            Some((owns, user)) if owns(user, channel.rest()) => Ok(()),
+            _ => Err(refused),
+        }
     }
 
     fn put(&mut self, namespace: Namespace) {
@@ -292,6 +345,28 @@ mod tests {
                 .keys()
                 .all(|name| Namespaces::is_built_in(name) || name == "orders")
         );
+    }
+
+    #[test]
+    fn a_channel_can_be_a_users_without_its_token_saying_so() {
+        let mut all = Namespaces::built_in();
+        all.own_with(
+            "wallet",
+            Box::new(|user, rest| user.as_str() == "ada" && rest == "0xab"),
+        );
+        let ada = Identity::from(crate::identity::UserIdentity::new(UserId::new("ada"), 1));
+        let eve = Identity::from(crate::identity::UserIdentity::new(UserId::new("eve"), 1));
+        let may_read = |all: &Namespaces, identity: &Identity, name: &str| {
+            let (channel, namespace) = all.resolve(name).unwrap();
+            all.may_read(identity, &channel, namespace).is_ok()
+        };
+        assert!(may_read(&all, &eve, "wallet:0xab"), "all may read it");
+        all.restrict("wallet", Access::Owner).unwrap();
+        assert!(may_read(&all, &ada, "wallet:0xab"));
+        assert!(!may_read(&all, &ada, "wallet:0xcd"));
+        for other in [&eve, &Identity::Anonymous, &Identity::Unknown] {
+            assert!(!may_read(&all, other, "wallet:0xab"));
+        }
     }
 
     #[test]

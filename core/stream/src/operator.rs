@@ -97,7 +97,7 @@ impl Stream {
         channel: &str,
     ) -> Result<Presence, StreamError> {
         let (channel, namespace) = self.namespaces().resolve(channel)?;
-        identity.may_read(&channel, namespace)?;
+        self.namespaces().may_read(identity, &channel, namespace)?;
         let mut users = BTreeSet::new();
         self.look_at_followers(&channel, |session| {
             if users.len() < MAX_NAMED
@@ -166,6 +166,22 @@ impl Stream {
         Ok(left.count())
     }
 
+    /// Has a user's connections leave a channel that they may not read any more, and says
+    /// how many did.
+    ///
+    /// # Errors
+    /// The channel's name is wrong.
+    pub fn recheck(&self, user: &UserId, channel: &str) -> Result<usize, StreamError> {
+        let (channel, namespace) = self.namespaces().resolve(channel)?;
+        let sessions = self.registry().of_user(user);
+        let left = sessions.iter().filter(|session| {
+            let identity = session.identity();
+            let may_read = self.namespaces().may_read(&identity, &channel, namespace);
+            may_read.is_err() && session.be_unsubscribed(&channel)
+        });
+        Ok(left.count())
+    }
+
     /// Closes the connections that a revocation covers, and says how many.
     pub(crate) fn close_revoked(&self, revocation: &Revocation) -> usize {
         let mut sessions = match revocation {
@@ -218,7 +234,11 @@ impl Stream {
     }
 
     /// Looks at all who follow a channel, with breaks for others.
-    async fn look_at_followers(&self, channel: &ChannelName, mut look: impl FnMut(Session)) {
+    pub(crate) async fn look_at_followers(
+        &self,
+        channel: &ChannelName,
+        mut look: impl FnMut(Session),
+    ) {
         let mut walk = Walk::default();
         loop {
             let mut part = Vec::new();

@@ -60,9 +60,13 @@ pub trait ChannelKeeper: Publisher {
         kept: Vec<Kept>,
     ) -> BrokerFuture<'a, ()>;
 
-    /// Begins a channel anew, under another epoch: whoever follows it is told that
-    /// something is lost.
+    /// Begins a channel anew, under another epoch: whoever follows it is told at once
+    /// that something is lost.
     fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
+
+    /// Forgets a channel that nobody follows: whoever comes back to it is told that
+    /// something may be lost.
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 }
 
 /// The history that a channel's numbers count in. Cheap to clone.

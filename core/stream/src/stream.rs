@@ -284,7 +284,7 @@ impl Stream {
         limit: usize,
     ) -> Result<(ChannelName, History), StreamError> {
         let (channel, namespace) = self.namespaces.resolve(channel)?;
-        identity.may_read(&channel, namespace)?;
+        self.namespaces.may_read(identity, &channel, namespace)?;
         if since.is_some() && namespace.class == Class::Latest {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,
@@ -419,7 +419,17 @@ impl ChannelKeeper for Stream {
     }
 
     fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
-        self.broker.renew(channel)
+        Box::pin(async move {
+            self.broker.renew(channel).await?;
+            let top = self.position(channel).await?;
+            self.look_at_followers(channel, |session| session.be_renewed(channel, &top))
+                .await;
+            Ok(())
+        })
+    }
+
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        self.broker.forget(channel)
     }
 }
 

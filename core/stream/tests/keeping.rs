@@ -3,13 +3,16 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use futures::FutureExt as _;
 use tidewire_proto::v1::{Block, ChannelSubscription, Position, SubscribeRequest, server_message};
 use tidewire_stream::{
-    ChannelKeeper as _, ChannelName, Connection, Epoch, Kept, Outgoing, Publisher as _, ShardId,
-    Stream, StreamOptions,
+    AnonymousPolicy, Authenticator, ChannelKeeper as _, ChannelName, Connection, Epoch, Kept,
+    ManualClock, Namespaces, Outgoing, Publisher as _, ShardId, Stream, StreamOptions,
 };
 
 use support::{arrival, core_with};
@@ -128,12 +131,83 @@ async fn a_channel_that_begins_anew_says_so_to_its_followers() {
     let before = stream.position(&channel()).await.unwrap();
     let (client, _, _) = subscribed(&stream, None).await;
     stream.renew(&channel()).await.unwrap();
-    stream.publish(&channel(), block(50));
+    // At once: nothing more may ever be said there.
     assert_eq!(received(&client), ["gap"]);
+    stream.publish(&channel(), block(50));
+    assert_eq!(received(&client), ["block 1"]);
     stream.publish(&channel(), block(51));
+    assert_eq!(received(&client), ["block 2"]);
+    // Twice before anybody looks is one gap.
+    stream.renew(&channel()).await.unwrap();
+    stream.renew(&channel()).await.unwrap();
+    stream.publish(&channel(), block(52));
+    assert_eq!(received(&client), ["gap"]);
+    stream.publish(&channel(), block(53));
     assert_eq!(received(&client), ["block 2"]);
     let after = stream.position(&channel()).await.unwrap();
     assert!(after.epoch != before.epoch && after.seq == 2);
     let (_, _, recovered) = subscribed(&stream, Some((before.epoch.as_str(), 1))).await;
     assert!(!recovered);
+}
+
+/// A core whose `wallet` channels are followed while the map says so, in its epochs.
+fn following() -> (Arc<Stream>, Arc<Mutex<HashMap<String, &'static str>>>) {
+    let epochs: Arc<Mutex<HashMap<String, &'static str>>> = Arc::default();
+    let mut namespaces = Namespaces::built_in();
+    let known = epochs.clone();
+    let epoch = move |rest: &str| known.lock().unwrap().get(rest).copied().map(Epoch::new);
+    namespaces.begin_with("wallet", Box::new(epoch));
+    let clock = ManualClock::at(1_000_000);
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    let options = StreamOptions::default();
+    let stream = Stream::in_memory(namespaces, authenticator, clock, options);
+    (stream, epochs)
+}
+
+#[tokio::test]
+async fn a_channel_begins_in_the_epoch_that_its_engine_says() {
+    let (stream, epochs) = following();
+    let channel = ChannelName::parse("wallet:0xab").unwrap();
+    let top = || async {
+        let top = stream.position(&channel).await.unwrap();
+        (top.epoch.as_str().to_owned(), top.seq)
+    };
+    // Nobody follows it: no position is good twice.
+    assert_ne!(top().await, top().await);
+    epochs.lock().unwrap().insert("0xab".to_owned(), "one");
+    assert_eq!(top().await, ("one".to_owned(), 0));
+    stream.publish(&channel, block(1));
+    assert_eq!(top().await, ("one".to_owned(), 1));
+    // Begun anew before and after anything is said.
+    epochs.lock().unwrap().insert("0xab".to_owned(), "two");
+    stream.renew(&channel).await.unwrap();
+    assert_eq!(top().await, ("two".to_owned(), 0));
+    stream.forget(&channel).await.unwrap();
+    epochs.lock().unwrap().insert("0xab".to_owned(), "three");
+    stream.renew(&channel).await.unwrap();
+    assert_eq!(top().await, ("three".to_owned(), 0));
+    stream.publish(&channel, block(2));
+    assert_eq!(top().await, ("three".to_owned(), 1));
+    // What is forgotten is not gone back to.
+    epochs.lock().unwrap().remove("0xab");
+    stream.forget(&channel).await.unwrap();
+    assert_ne!(top().await.0, "three");
+}
+
+#[tokio::test]
+async fn what_was_saved_is_loaded_where_the_engine_goes_on_from_it() {
+    let channel = ChannelName::parse("wallet:0xab").unwrap();
+    let (before, epochs) = following();
+    epochs.lock().unwrap().insert("0xab".to_owned(), "one");
+    before.publish(&channel, block(1));
+    for (epoch, seq) in [("one", 1), ("two", 0)] {
+        let (after, epochs) = following();
+        epochs.lock().unwrap().insert("0xab".to_owned(), epoch);
+        for saved in before.broker().save() {
+            after.broker().load(&saved).unwrap();
+        }
+        let top = after.position(&channel).await.unwrap();
+        assert_eq!((top.epoch.as_str(), top.seq), (epoch, seq));
+    }
 }

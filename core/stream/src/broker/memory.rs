@@ -143,7 +143,7 @@ impl MemoryBroker {
             ));
         }
         let channel = Arc::new(Mutex::new(Channel {
-            epoch: self.fresh_epoch.read().clone(),
+            epoch: self.first_epoch(name),
             seq: 0,
             log: VecDeque::new(),
             bytes: 0,
@@ -152,6 +152,35 @@ impl MemoryBroker {
         }));
         channels.insert(name.clone(), channel.clone());
         Ok(channel)
+    }
+
+    /// The epoch of a channel that nothing was published on.
+    fn first_epoch(&self, name: &ChannelName) -> Epoch {
+        if !self.namespaces.has_epoch(name) {
+            return self.fresh_epoch.read().clone();
+        }
+        self.namespaces.epoch(name).unwrap_or_else(Epoch::random)
+    }
+
+    fn renew_now(&self, name: &ChannelName, channel: &mut Channel) {
+        while !channel.log.is_empty() {
+            self.drop_oldest(channel);
+        }
+        let epoch = self.namespaces.epoch(name);
+        channel.epoch = epoch.unwrap_or_else(Epoch::random);
+        channel.seq = 0;
+        channel.used_ms = self.clock.now_ms().max(channel.used_ms);
+    }
+
+    fn forget_now(&self, name: &ChannelName) {
+        let Some(channel) = self.channels.write().remove(name) else {
+            return;
+        };
+        let mut channel = channel.lock();
+        while !channel.log.is_empty() {
+            self.drop_oldest(&mut channel);
+        }
+        channel.forgotten = true;
     }
 
     /// Works on a channel that is not forgotten.
@@ -222,10 +251,7 @@ impl MemoryBroker {
 
     fn history_now(&self, name: &ChannelName, since: Option<&Position>, page: Page) -> History {
         let Some(channel) = self.channels.read().get(name).cloned() else {
-            let top = Position {
-                epoch: self.fresh_epoch.read().clone(),
-                seq: 0,
-            };
+            let top = Position::start(self.first_epoch(name));
             let reach = if since.is_none_or(|since| *since == top) {
                 Reach::Complete
             } else {
@@ -357,14 +383,23 @@ impl Broker for MemoryBroker {
 
     fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
-            self.with_channel(channel, |held| {
-                while !held.log.is_empty() {
-                    self.drop_oldest(held);
-                }
-                held.epoch = Epoch::random();
-                held.seq = 0;
-                held.used_ms = self.clock.now_ms().max(held.used_ms);
-            })
+            let is_known = self.channels.read().contains_key(channel);
+            if !is_known && self.namespaces.has_epoch(channel) {
+                // It begins in the epoch that its engine says now.
+                return Ok(());
+            }
+            self.with_channel(channel, |held| self.renew_now(channel, held))
+        })
+    }
+
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        Box::pin(async move {
+            if self.namespaces.has_epoch(channel) {
+                self.forget_now(channel);
+                return Ok(());
+            }
+            // Its next epoch is that of many: it must be another one for this channel.
+            self.with_channel(channel, |held| self.renew_now(channel, held))
         })
     }
 
@@ -389,7 +424,9 @@ impl Broker for MemoryBroker {
         for (name, channel) in all {
             let mut channel = channel.lock();
             self.trim(&name, &mut channel, now_ms);
-            if channel.used_ms.saturating_add(idle_ms) < now_ms {
+            let is_idle = channel.used_ms.saturating_add(idle_ms) < now_ms;
+            // What an engine still follows goes on in its epoch.
+            if is_idle && self.namespaces.epoch(&name).is_none() {
                 idle.push(name.clone());
             }
         }

@@ -112,6 +112,9 @@ pub trait Broker: Send + Sync + 'static {
     /// Begins a channel anew, under another epoch.
     fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 
+    /// Forgets a channel: no position of it is good any more.
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
+
     /// What a graceful stop has to keep, entry by entry, so that clients can go on after
     /// the next start. Where histories outlive the process, there is nothing.
     fn save(&self) -> Box<dyn Iterator<Item = Saved> + '_>;

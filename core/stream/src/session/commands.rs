@@ -56,7 +56,10 @@ impl Session {
     ) -> Result<SubscriptionResult, StreamError> {
         let stream = self.core().stream.clone();
         let (channel, namespace) = stream.namespaces().resolve(&wanted.channel)?;
-        self.identity().may_read(&channel, namespace)?;
+        let identity = self.identity();
+        stream
+            .namespaces()
+            .may_read(&identity, &channel, namespace)?;
         let wish = Wish {
             since: wanted.since.map(Position::from),
             min_interval: wanted

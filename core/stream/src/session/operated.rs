@@ -9,7 +9,7 @@ use super::{
     CloseReason, Session, message,
     subscription::{HeldUntil, Wish},
 };
-use crate::{ChannelName, Identity, Namespace, StreamError};
+use crate::{ChannelName, Identity, Namespace, Position, StreamError};
 
 impl Session {
     /// When the session was opened, in milliseconds since the Unix epoch.
@@ -74,6 +74,12 @@ impl Session {
             self.say(message(Data::Unsubscribed(Unsubscribed { channels })));
         }
         followed
+    }
+
+    /// Tells the client that a channel it follows began anew at `top`.
+    pub(crate) fn be_renewed(&self, channel: &ChannelName, top: &Position) {
+        self.0.state.lock().renewed(channel, top);
+        self.0.mark();
     }
 
     /// Ends the session at once: nothing published is sent any more, and nothing is

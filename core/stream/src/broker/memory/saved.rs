@@ -125,6 +125,11 @@ impl MemoryBroker {
             return Ok(Loaded::Unknown);
         }
         let kept = SavedChannel::decode(&name, &saved.value)?;
+        let is_elsewhere = self.namespaces.epoch(&name).as_ref() != Some(&kept.top.epoch);
+        if self.namespaces.has_epoch(&name) && is_elsewhere {
+            // Its engine did not go on from there.
+            return Ok(Loaded::Taken);
+        }
         self.with_channel(&name, |channel| self.load_now(&name, channel, &kept))?;
         Ok(Loaded::Taken)
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Slot, State, publication_size};
 use crate::{
-    Class, Position,
+    ChannelName, Class, Position,
     session::{
         commands::pauses_unseen,
         subscription::{Flow, HeldUntil},
@@ -108,6 +108,21 @@ impl State {
         {
             hold.note_top(top);
         }
+    }
+
+    /// Notes that a channel began anew at `top`: the history is read, and says that what
+    /// was before it is lost.
+    pub(in crate::session) fn renewed(&mut self, channel: &ChannelName, top: &Position) {
+        let index = self.by_channel.get(channel);
+        let Some(subscription) = index.and_then(|index| self.subscriptions.get_mut(*index)) else {
+            return;
+        };
+        match &mut subscription.flow {
+            Flow::Held(hold) => hold.note_top(top),
+            Flow::Live if subscription.position.epoch == top.epoch => return,
+            flow @ Flow::Live => *flow = Flow::held(HeldUntil::Drained, top.clone()),
+        }
+        self.may_read = true;
     }
 
     /// Moves what the gate holds next into the queue. The flow is live when
