@@ -29,7 +29,7 @@ use crate::{config::Config, histories, security, telemetry};
 /// How often old histories are forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How often it is looked for wallets that nobody follows: at all of them.
+/// How often it is looked for what nobody follows any more: at all of it.
 const SLOW_SWEEP: Duration = Duration::from_secs(10);
 
 /// Where prices come from.
@@ -272,7 +272,11 @@ async fn sweep_watches(watches: WatchRpc, halt: CancellationToken) {
                     return;
                 }
             }
-            _ = slow_ticks.tick() => watches.sweep_wallets(),
+            _ = slow_ticks.tick() => {
+                if halt.run_until_cancelled(watches.sweep_followed()).await.is_none() {
+                    return;
+                }
+            }
             () = halt.cancelled() => return,
         }
     }
@@ -373,7 +377,7 @@ fn namespaces(
             checked.map_err(|error| chain_error(&error))
         }),
     );
-    let chains = chains.clone();
+    follow_with(&mut all, chains);
     let engine = chains.clone();
     all.check_with(
         "tx",
@@ -382,6 +386,11 @@ fn namespaces(
             checked.map_err(|error| chain_error(&error))
         }),
     );
+    Ok(all)
+}
+
+/// What chains follow for as long as it is wanted, and whose wallets are whose.
+fn follow_with(all: &mut Namespaces, chains: &ChainEngine) {
     let engine = chains.clone();
     all.check_with(
         "events",
@@ -390,14 +399,23 @@ fn namespaces(
             checked.map_err(|error| chain_error(&error))
         }),
     );
+    let engine = chains.clone();
+    all.begin_with("events", Box::new(move |rest| engine.events_epoch(rest)));
+    let engine = chains.clone();
     all.check_with(
         "wallet",
         Box::new(move |rest| {
-            let followed = chains.follow_wallet(rest);
+            let followed = engine.follow_wallet(rest);
             followed.map_err(|error| chain_error(&error))
         }),
     );
-    Ok(all)
+    let engine = chains.clone();
+    all.begin_with("wallet", Box::new(move |rest| engine.wallet_epoch(rest)));
+    let engine = chains.clone();
+    all.own_with(
+        "wallet",
+        Box::new(move |user, rest| engine.owns_wallet(user, rest)),
+    );
 }
 
 /// Engines exist before what they publish to, which asks them what they know.

@@ -25,6 +25,8 @@ use crate::{
     endpoint::Pool,
     events::{EventTracker, Filter},
     journal::{Entry, Journal, JournalEnded},
+    keeping::{Keeping, KeptFilter},
+    kept::Inserted,
     listener::{Continuity, Move},
     publish::{News, transaction_channel, wallet_channel},
     transaction::{Ask, Interest, Monitor, StoredWatch, Turn},
@@ -33,6 +35,9 @@ use crate::{
 
 /// The watches that outlive connections, by chain and hash.
 const WATCHES: Table = Table("chain.watches");
+
+/// How many filters of events may be in use, on all chains together.
+const MAX_FILTERS: usize = 100_000;
 
 /// How often time passes for those who wait.
 const TICK: Duration = Duration::from_secs(1);
@@ -49,9 +54,10 @@ pub(crate) enum Want {
     /// The state of a transaction, watched or not.
     Status(B256, oneshot::Sender<Answer>),
     /// Follow events.
-    Events(Filter, oneshot::Sender<Result<ChannelName, ChainError>>),
-    /// Follow them no more.
-    NoEvents(ChannelName),
+    Events(
+        Box<(Filter, KeptFilter)>,
+        oneshot::Sender<Result<ChannelName, ChainError>>,
+    ),
     /// Tell of a transaction that came into a pool.
     Pooled(Box<Transaction>),
 }
@@ -79,6 +85,7 @@ pub(crate) struct Tools {
     pub(crate) clock: SharedClock,
     pub(crate) newest: Arc<Mutex<Option<Block>>>,
     pub(crate) wallets: Arc<RwLock<WalletIndex>>,
+    pub(crate) keeping: Arc<Keeping>,
 }
 
 /// The task that owns the trackers of a chain.
@@ -111,6 +118,15 @@ impl Desk {
         let Some(store) = &self.tools.store else {
             return Ok(());
         };
+        for filter in self.tools.keeping.filters_of(self.tools.chain) {
+            let followed = Filter::parse(&filter).map(|filter| self.events.add(filter));
+            if !matches!(followed, Ok(Ok(_))) {
+                tracing::warn!(
+                    chain = self.tools.chain,
+                    "a stored filter of events is refused"
+                );
+            }
+        }
         let prefix = self.tools.chain.to_be_bytes().to_vec();
         let stored = store.scan(WATCHES, prefix, None, usize::MAX).await?;
         let now = self.tools.clock.now_ms();
@@ -149,6 +165,9 @@ impl Desk {
                     }
                 },
                 _ = ticks.tick(), if has_room => {
+                    for channel in self.tools.keeping.take_gone(self.tools.chain) {
+                        self.events.remove(&channel);
+                    }
                     let turn = self.monitor.tick(self.tools.clock.now_ms());
                     self.tell(turn, Entry::default()).await
                 }
@@ -166,8 +185,14 @@ impl Desk {
         self.tools.archive.keep(&step, limit, &mut entry.writes);
         if continuity == Continuity::Resync {
             entry.renewed.push(self.tools.blocks.clone());
+            // What was between is not known, nor what of it concerned whom.
+            entry
+                .renewed
+                .extend(self.tools.keeping.channels(self.tools.chain));
         }
-        let retracted = step.retracted.iter();
+        let linked = continuity == Continuity::Linked;
+        // A channel that begins anew has nothing before this block to take back.
+        let retracted = step.retracted.iter().filter(|_| linked);
         let block = Block {
             reorged: retracted.map(|data| data.block.hash.to_string()).collect(),
             ..newest.clone()
@@ -242,13 +267,10 @@ impl Desk {
                 self.monitor.unwatch(&hash, &interest);
                 self.tell(Turn::default(), Entry::default()).await
             }
-            Want::Events(filter, reply) => {
-                let added = self.events.add(filter);
-                let _ = reply.send(added.map_err(|error| ChainError::TooMany(error.to_string())));
-                Ok(())
-            }
-            Want::NoEvents(channel) => {
-                self.events.remove(&channel);
+            Want::Events(asked, reply) => {
+                let (filter, kept) = *asked;
+                // Who asked may have gone.
+                let _ = reply.send(self.follow_events(filter, kept));
                 Ok(())
             }
             Want::Pooled(transaction) => {
@@ -258,6 +280,28 @@ impl Desk {
                 add(&mut entry, news);
                 self.tell(Turn::default(), entry).await
             }
+        }
+    }
+
+    /// Follows a filter, once however many want it: the last one's going is looked for.
+    fn follow_events(
+        &mut self,
+        filter: Filter,
+        kept: KeptFilter,
+    ) -> Result<ChannelName, ChainError> {
+        let too_many = |error: &dyn std::fmt::Display| ChainError::TooMany(error.to_string());
+        let channel = filter.channel(self.tools.chain);
+        let channel = channel.map_err(|error| too_many(&error))?;
+        let filters = &self.tools.keeping.filters;
+        match filters.insert(channel.clone(), kept, MAX_FILTERS, || {}) {
+            Inserted::Known => Ok(channel),
+            Inserted::New => self.events.add(filter).map_err(|error| {
+                filters.remove(&channel);
+                too_many(&error)
+            }),
+            Inserted::Full => Err(too_many(&format_args!(
+                "{MAX_FILTERS} filters of events are in use, which is the most that may be"
+            ))),
         }
     }
 

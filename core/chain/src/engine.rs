@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use alloy::primitives::{Address, B256};
-use parking_lot::{Mutex, RwLock};
+use alloy::primitives::B256;
+use parking_lot::Mutex;
 use tidewire_proto::v1::{Block, EventFilter, TransactionStatus};
 use tidewire_store::{SharedStore, StoreError};
 use tidewire_stream::{ChannelKeeper, ChannelName, SharedClock};
 use tokio::{
-    sync::{Notify, mpsc, mpsc::error::SendTimeoutError, oneshot},
+    sync::{mpsc, mpsc::error::SendTimeoutError, oneshot},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,12 +21,12 @@ use crate::{
     endpoint::Pool,
     events::Filter,
     journal::{Journal, JournalTask},
+    keeping::Keeping,
     listener::{Board, Follower, Move, Pace, Pooled, Watcher},
     proof::Proofs,
-    publish::wallet_channel,
     transaction::{Interest, Monitor, MonitorOptions},
     tree::Tree,
-    wallet::{Followed, Tracing, WalletFeed, WalletIndex},
+    wallet::{Indexed, Tracing, WalletFeed, Wallets},
 };
 
 /// How many steps may be under way from a chain's follower to what becomes of them.
@@ -34,9 +34,6 @@ const STEPS: usize = 8;
 
 /// How many wants of clients may wait for a chain.
 const WANTS: usize = 256;
-
-/// How many wallets may be followed.
-const WALLETS: usize = 1_000_000;
 
 /// Whoever asks a chain's desk is answered within this time: with a full disk or a node that
 /// hangs it stands still, and its clients must not hang with it.
@@ -49,14 +46,14 @@ pub struct ChainEngine(Arc<Inner>);
 struct Inner {
     chains: BTreeMap<u64, Chain>,
     journal: Journal,
-    /// The wallets that clients follow.
-    wallets: Followed,
+    keeping: Arc<Keeping>,
+    clock: SharedClock,
     /// What runs the journal, until the engine is started.
     task: Mutex<Option<JournalTask>>,
 }
 
 /// One chain.
-struct Chain {
+pub(crate) struct Chain {
     config: ChainConfig,
     pool: Pool,
     archive: Archive,
@@ -65,9 +62,8 @@ struct Chain {
     clock: SharedClock,
     newest: Arc<Mutex<Option<Block>>>,
     /// The wallets that somebody follows.
-    wallets: Arc<RwLock<WalletIndex>>,
-    /// Told when there are wallets to follow.
-    has_wallets: Arc<Notify>,
+    wallets: Indexed,
+    keeping: Arc<Keeping>,
     /// The way to the desk, once it is there.
     wants: Mutex<Option<mpsc::Sender<Want>>>,
 }
@@ -93,8 +89,10 @@ impl ChainEngine {
         store: Option<SharedStore>,
     ) -> Result<Self, ConfigError> {
         ChainConfig::check_all(configs)?;
+        let indexed: Vec<_> = configs.iter().map(|_| Indexed::default()).collect();
+        let keeping = Arc::new(Keeping::new(Wallets::new(indexed.clone())));
         let mut chains = BTreeMap::new();
-        for config in configs {
+        for (config, wallets) in configs.iter().zip(indexed) {
             let time_limit = Duration::from_millis(config.call_timeout_ms);
             let channel = ChannelName::parse(&format!("blocks:{}", config.id));
             let channel = channel.map_err(|error| ConfigError::Channel(error.to_string()))?;
@@ -106,17 +104,18 @@ impl ChainEngine {
                 store: store.clone(),
                 clock: clock.clone(),
                 newest: Arc::default(),
-                wallets: Arc::default(),
-                has_wallets: Arc::default(),
+                wallets,
+                keeping: keeping.clone(),
                 wants: Mutex::new(None),
             };
             chains.insert(config.id, chain);
         }
-        let (journal, task) = Journal::new(store, publisher, clock);
+        let (journal, task) = Journal::new(store, publisher, keeping.clone(), clock.clone());
         Ok(Self(Arc::new(Inner {
             chains,
             journal,
-            wallets: Followed::default(),
+            keeping,
+            clock,
             task: Mutex::new(Some(task)),
         })))
     }
@@ -228,28 +227,6 @@ impl ChainEngine {
         self.chain(chain)?.answer(want, status).await
     }
 
-    /// Follows events, and says on which channel they come.
-    ///
-    /// # Errors
-    /// There is no such chain, the filter is refused, or too many are in use.
-    pub async fn watch_events(
-        &self,
-        chain: u64,
-        filter: &EventFilter,
-    ) -> Result<ChannelName, ChainError> {
-        let (reply, channel) = oneshot::channel();
-        let want = Want::Events(Filter::parse(filter)?, reply);
-        self.chain(chain)?.answer(want, channel).await
-    }
-
-    /// Follows events no more.
-    ///
-    /// # Errors
-    /// There is no such chain.
-    pub async fn unwatch_events(&self, chain: u64, channel: ChannelName) -> Result<(), ChainError> {
-        self.chain(chain)?.want(Want::NoEvents(channel)).await
-    }
-
     /// The channel that the events of a filter come on.
     ///
     /// # Errors
@@ -274,57 +251,6 @@ impl ChainEngine {
         parse_hash(hash).map(|_| ())
     }
 
-    /// Judges the part of an `events:` channel after the colon: a chain's id and more.
-    ///
-    /// # Errors
-    /// Says what was expected.
-    pub fn check_events_channel(&self, rest: &str) -> Result<(), ChainError> {
-        let (chain, _) = self.split(rest, "the channel that the reply to `watch` names")?;
-        self.check_blocks_channel(chain)
-    }
-
-    /// Judges the part of a `wallet:` channel after the colon, and follows the wallet.
-    ///
-    /// # Errors
-    /// It is no address, or no chain is configured.
-    pub fn follow_wallet(&self, rest: &str) -> Result<(), ChainError> {
-        if self.0.chains.is_empty() {
-            return Err(self.unknown(rest));
-        }
-        let address: Address = rest.parse().map_err(|_| ChainError::Name {
-            asked: rest.to_owned(),
-            expected: "an address of 20 bytes in hex, as in wallet:0x…",
-        })?;
-        let watch = || {
-            for chain in self.0.chains.values() {
-                if !chain.wallets.read().contains(&address) {
-                    chain.wallets.write().watch(address);
-                    chain.has_wallets.notify_one();
-                }
-            }
-        };
-        if !self.0.wallets.insert(address, WALLETS, watch) {
-            return Err(ChainError::TooMany(format!(
-                "{WALLETS} wallets are followed, which is the most that may be"
-            )));
-        }
-        Ok(())
-    }
-
-    /// Forgets the wallets that nobody follows any more. Called every now and then.
-    pub fn sweep_wallets(&self, is_followed: impl Fn(&ChannelName) -> bool) {
-        let is_followed = |address: &Address| {
-            let channel = wallet_channel(address);
-            channel.is_ok_and(|channel| is_followed(&channel))
-        };
-        let forget = |address: &Address| {
-            for chain in self.0.chains.values() {
-                chain.wallets.write().unwatch(address);
-            }
-        };
-        self.0.wallets.sweep(is_followed, forget);
-    }
-
     fn split<'a>(
         &self,
         rest: &'a str,
@@ -336,11 +262,27 @@ impl ChainEngine {
         })
     }
 
-    fn chain(&self, id: u64) -> Result<&Chain, ChainError> {
+    pub(crate) fn chain(&self, id: u64) -> Result<&Chain, ChainError> {
         self.0
             .chains
             .get(&id)
             .ok_or_else(|| self.unknown(&id.to_string()))
+    }
+
+    pub(crate) fn has_chains(&self) -> bool {
+        !self.0.chains.is_empty()
+    }
+
+    pub(crate) fn keeping(&self) -> &Keeping {
+        &self.0.keeping
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.0.clock.now_ms()
     }
 
     fn unknown(&self, asked: &str) -> ChainError {
@@ -366,7 +308,8 @@ impl Chain {
             store: self.store.clone(),
             clock: self.clock.clone(),
             newest: self.newest.clone(),
-            wallets: self.wallets.clone(),
+            wallets: self.wallets.index.clone(),
+            keeping: self.keeping.clone(),
         };
         (tools, wants)
     }
@@ -379,8 +322,8 @@ impl Chain {
         let pooled = Pooled {
             chain: self.config.id,
             pool: self.pool.clone(),
-            wallets: self.wallets.clone(),
-            has_wallets: self.has_wallets.clone(),
+            wallets: self.wallets.index.clone(),
+            has_wallets: self.wallets.has_wallets.clone(),
             out,
         };
         tasks.spawn(pooled.run(cancel.clone()));
@@ -398,7 +341,7 @@ impl Chain {
     }
 
     /// Says what is wanted, and waits for the answer.
-    async fn answer<T>(
+    pub(crate) async fn answer<T>(
         &self,
         want: Want,
         answer: oneshot::Receiver<Result<T, ChainError>>,

@@ -25,6 +25,23 @@ pub enum ChainError {
         /// What was expected.
         expected: &'static str,
     },
+    /// Not a wallet.
+    #[error("{0:?} is no address, expected 20 bytes of hex that begin with 0x")]
+    Address(String),
+    /// An address in mixed case that is not written as its checksum demands.
+    #[error("address {given} has a wrong checksum, expected {expected} or lower case throughout")]
+    Checksum {
+        /// What was given.
+        given: String,
+        /// The same address, written right.
+        expected: String,
+    },
+    /// Nothing can happen to wallets.
+    #[error("no [[chain]] is configured, so there is none to follow a wallet on")]
+    NoChain,
+    /// The store has been stuck for too long.
+    #[error("the store is slow or stuck, try again")]
+    Stuck,
     /// A filter of events is refused.
     #[error(transparent)]
     Filter(#[from] crate::events::FilterError),

@@ -9,7 +9,11 @@
 //!
 //! Everything goes through one task, which takes all that waits into one transaction.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tidewire_proto::{
     prost::Message as _,
@@ -22,6 +26,8 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::keeping::Keeping;
 
 const JOURNAL: Table = Table("chain.journal");
 
@@ -40,13 +46,20 @@ pub(crate) struct Entry {
     pub(crate) writes: Batch,
     /// Channels that begin anew, under another epoch.
     pub(crate) renewed: Vec<ChannelName>,
+    /// Channels of what is followed no more, unless somebody came for it.
+    pub(crate) forgotten: Vec<ChannelName>,
     pub(crate) publications: Vec<(ChannelName, Event)>,
 }
 
 impl Entry {
     /// Whether nothing happens.
     pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty() && self.renewed.is_empty() && self.publications.is_empty()
+        self.writes.is_empty() && self.is_plain() && self.publications.is_empty()
+    }
+
+    /// Whether all channels go on.
+    fn is_plain(&self) -> bool {
+        self.renewed.is_empty() && self.forgotten.is_empty()
     }
 }
 
@@ -69,6 +82,7 @@ impl Journal {
     pub(crate) fn new(
         store: Option<SharedStore>,
         publisher: Arc<dyn ChannelKeeper>,
+        keeping: Arc<Keeping>,
         clock: SharedClock,
     ) -> (Self, JournalTask) {
         let (sender, jobs) = mpsc::channel(QUEUE);
@@ -76,6 +90,7 @@ impl Journal {
             jobs,
             store,
             publisher,
+            keeping,
             clock,
             next: 0,
             oldest: 0,
@@ -97,6 +112,7 @@ pub(crate) struct JournalTask {
     jobs: mpsc::Receiver<Job>,
     store: Option<SharedStore>,
     publisher: Arc<dyn ChannelKeeper>,
+    keeping: Arc<Keeping>,
     clock: SharedClock,
     /// The number of the next publication in the store, and of the first that is there.
     next: u64,
@@ -109,6 +125,8 @@ impl JournalTask {
         let Some(store) = self.store.clone() else {
             return Ok(());
         };
+        self.keeping.restore(&*store, self.clock.now_ms()).await?;
+        let mut restored_channels = HashSet::new();
         let mut channels: HashMap<String, (String, Vec<Kept>)> = HashMap::new();
         let (mut after, mut is_first) = (None, true);
         loop {
@@ -145,14 +163,20 @@ impl JournalTask {
             let Ok(channel) = ChannelName::parse(&name) else {
                 continue;
             };
-            let restored = self
-                .publisher
-                .restore(&channel, Epoch::new(&epoch), kept)
-                .await;
-            if let Err(error) = restored {
-                tracing::error!(%channel, %error, "a channel cannot go on from what was kept");
+            let epoch = Epoch::new(&epoch);
+            // What is followed no more, or began anew with nothing said since, does not go on.
+            if Keeping::knows(&channel) && self.keeping.epoch(&channel).as_ref() != Some(&epoch) {
+                continue;
+            }
+            let restored = self.publisher.restore(&channel, epoch, kept).await;
+            match restored {
+                Ok(()) => drop(restored_channels.insert(channel)),
+                Err(error) => {
+                    tracing::error!(%channel, %error, "a channel cannot go on from what was kept");
+                }
             }
         }
+        self.keeping.renew_lost(&restored_channels);
         Ok(())
     }
 
@@ -164,7 +188,7 @@ impl JournalTask {
                 tokio::select! {
                     biased;
                     count = self.jobs.recv_many(&mut waiting, QUEUE) => if count == 0 {
-                        return;
+                        return self.enter(Vec::new()).await;
                     },
                     () = cancel.cancelled(), if !self.jobs.is_closed() => {
                         self.jobs.close();
@@ -183,15 +207,25 @@ impl JournalTask {
         let mut done = Vec::with_capacity(jobs.len());
         for job in jobs {
             for channel in &job.entry.renewed {
+                self.keeping.renew(channel);
                 if let Err(error) = self.publisher.renew(channel).await {
                     tracing::error!(%channel, %error, "nobody is told of a gap");
+                }
+            }
+            for channel in &job.entry.forgotten {
+                if self.keeping.forget(channel)
+                    && let Err(error) = self.publisher.forget(channel).await
+                {
+                    tracing::error!(%channel, %error, "a channel is not forgotten");
                 }
             }
             writes.extend(job.entry.writes);
             publications.extend(job.entry.publications);
             done.push(job.done);
         }
+        publications.retain(|(channel, _)| self.keeping.told(channel));
         self.keep(&mut writes, &publications).await;
+        self.keeping.keep(&mut writes);
         self.commit(writes).await;
         for (channel, event) in publications {
             self.publisher.publish(&channel, event);
@@ -253,7 +287,7 @@ impl JournalTask {
 /// How many of the first jobs share a transaction. One that begins a channel anew is
 /// alone: places are counted from what is published.
 fn group(jobs: &[Job]) -> usize {
-    let is_alone = |job: &Job| !job.entry.renewed.is_empty();
+    let is_alone = |job: &Job| !job.entry.is_plain();
     jobs.iter().position(is_alone).unwrap_or(jobs.len()).max(1)
 }
 

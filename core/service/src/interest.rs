@@ -7,15 +7,13 @@ use std::{
 
 use parking_lot::Mutex;
 use tidewire_chain::{ChainEngine, transaction::Interest};
-use tidewire_stream::{ChannelName, Stream};
+use tidewire_stream::Stream;
 
 /// Something that a connection watches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Watched {
     /// A transaction, by chain and hash in lower case.
     Transaction(u64, String),
-    /// Events, by chain and channel.
-    Events(u64, ChannelName),
 }
 
 /// What is watched, by connection.
@@ -61,7 +59,6 @@ impl Interests {
 pub(crate) async fn end(engine: &ChainEngine, watched: Watched) {
     let ended = match watched {
         Watched::Transaction(chain, hash) => engine.unwatch(chain, &hash, Interest::Session).await,
-        Watched::Events(chain, channel) => engine.unwatch_events(chain, channel).await,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a watch could not be ended");

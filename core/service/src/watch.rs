@@ -13,7 +13,9 @@ use tidewire_proto::v1::{
     server_message::Data, watch_event, watch_request::Target, watch_service_server::WatchService,
     watching,
 };
-use tidewire_stream::{Connection, Outgoing, Publication, Scope, Session, Stream, StreamError};
+use tidewire_stream::{
+    ChannelName, Connection, Outgoing, Publication, Scope, Session, Stream, StreamError, UserId,
+};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -50,14 +52,16 @@ impl WatchRpc {
         for watched in self.interests.take_gone(&self.stream) {
             interest::end(&self.engine, watched).await;
         }
+        self.engine.keep_followed().await;
     }
 
-    /// Forgets the wallets that nobody follows any more, of all that there are. Called
-    /// more rarely.
-    pub fn sweep_wallets(&self) {
+    /// Forgets what nobody has followed for a while, of all that is followed. Called more
+    /// rarely.
+    pub async fn sweep_followed(&self) {
         let hub = self.stream.hub();
         self.engine
-            .sweep_wallets(|channel| hub.followers(channel) > 0);
+            .sweep_followed(|channel| hub.followers(channel) > 0)
+            .await;
     }
 
     /// Has a session watch something: it follows the channel, and gets the state.
@@ -85,21 +89,11 @@ impl WatchRpc {
                 watching::Target::Transaction(status)
             }
             (None, Some(filter)) => {
-                let channel = self.engine.watch_events(chain, &filter).await;
+                let channel = self.engine.watch_events(chain, filter).await;
                 let channel = channel.map_err(|error| chain_error(&error))?;
-                let watched = Watched::Events(chain, channel.clone());
-                let is_new = self.interests.add(connection, watched.clone());
-                if !is_new {
-                    interest::end(&self.engine, watched.clone()).await;
-                }
-                let name = channel.as_str().to_owned();
-                if let Err(error) = follow_in(session, name.clone()).await {
-                    if is_new && self.interests.remove(connection, &watched) {
-                        interest::end(&self.engine, watched).await;
-                    }
-                    return Err(error);
-                }
-                watching::Target::Events(WatchedEvents { channel: name })
+                let channel = channel.as_str().to_owned();
+                follow_in(session, channel.clone()).await?;
+                watching::Target::Events(WatchedEvents { channel })
             }
             _ => {
                 return Err(StreamError::new(
@@ -120,11 +114,16 @@ impl WatchRpc {
         request: &SessionWatchRequest,
     ) -> Result<(), StreamError> {
         let chain = request.chain;
-        let watched = match (&request.tx_hash, &request.events) {
-            (Some(hash), None) => Watched::Transaction(chain, hash.to_ascii_lowercase()),
+        let (channel, watched) = match (&request.tx_hash, &request.events) {
+            (Some(hash), None) => {
+                let hash = hash.to_ascii_lowercase();
+                let channel = format!("tx:{chain}:{hash}");
+                (channel, Some(Watched::Transaction(chain, hash)))
+            }
             (None, Some(filter)) => {
                 let channel = self.engine.events_channel(chain, filter);
-                Watched::Events(chain, channel.map_err(|error| chain_error(&error))?)
+                let channel = channel.map_err(|error| chain_error(&error))?;
+                (channel.as_str().to_owned(), None)
             }
             _ => {
                 return Err(StreamError::new(
@@ -133,14 +132,12 @@ impl WatchRpc {
                 ));
             }
         };
-        let channel = match &watched {
-            Watched::Transaction(chain, hash) => format!("tx:{chain}:{hash}"),
-            Watched::Events(_, channel) => channel.as_str().to_owned(),
-        };
         session.unsubscribe(&UnsubscribeRequest {
             channels: vec![channel],
         })?;
-        if self.interests.remove(session.id().as_str(), &watched) {
+        if let Some(watched) = watched
+            && self.interests.remove(session.id().as_str(), &watched)
+        {
             interest::end(&self.engine, watched).await;
         }
         Ok(())
@@ -189,10 +186,15 @@ fn admit<T>(request: &Request<T>) -> Result<(), Status> {
 pub fn chain_error(error: &ChainError) -> StreamError {
     let code = match error {
         ChainError::UnknownChain { .. } => ErrorCode::NotFound,
-        ChainError::NoBlock(_) | ChainError::Slow(_) | ChainError::Ended => ErrorCode::Unavailable,
-        ChainError::Hash(_) | ChainError::Name { .. } | ChainError::Filter(_) => {
-            ErrorCode::InvalidArgument
+        ChainError::NoBlock(_) | ChainError::Slow(_) | ChainError::Stuck | ChainError::Ended => {
+            ErrorCode::Unavailable
         }
+        ChainError::Hash(_)
+        | ChainError::Name { .. }
+        | ChainError::Address(_)
+        | ChainError::Checksum { .. }
+        | ChainError::Filter(_) => ErrorCode::InvalidArgument,
+        ChainError::NoChain => ErrorCode::FailedPrecondition,
         ChainError::TooMany(_) => ErrorCode::ResourceExhausted,
     };
     StreamError::new(code, error.to_string())
@@ -242,8 +244,15 @@ fn data(publication: &Publication) -> Option<watch_event::Data> {
     }
 }
 
-fn not_built<T>(what: &str) -> Result<T, Status> {
-    Err(Status::unimplemented(format!("{what} is not built yet")))
+/// The user whom a back end speaks of.
+fn user_of(user: Option<&str>) -> Result<UserId, Status> {
+    let user = user.ok_or_else(|| {
+        Status::invalid_argument("`user` is missing, expected whose the wallet is")
+    })?;
+    // What cannot name a channel can be nobody's token either.
+    ChannelName::user(user)
+        .map_err(|error| Status::invalid_argument(format!("`user` is no user's id: {error}")))?;
+    Ok(UserId::new(user))
 }
 
 #[tonic::async_trait]
@@ -257,37 +266,27 @@ impl WatchService for WatchRpc {
                 "nothing is to be watched, expected one of transaction, wallet, blocks, events",
             )
         })?;
-        let (channel, watched) = match target {
+        let (channel, hash) = match target {
             Target::Blocks(blocks) => (format!("blocks:{}", blocks.chain), None),
             Target::Wallet(wallet) => (format!("wallet:{}", wallet.address), None),
             Target::Transaction(TransactionTarget { chain, tx_hash }) => {
                 let hash = tx_hash.to_ascii_lowercase();
                 let channel = format!("tx:{chain}:{hash}");
-                (channel, Some(Watched::Transaction(chain, hash)))
+                (channel, Some((chain, hash)))
             }
             Target::Events(EventsTarget { chain, events }) => {
                 let filter = events.unwrap_or_default();
-                let channel = self.engine.watch_events(chain, &filter).await;
+                let channel = self.engine.watch_events(chain, filter).await;
                 let channel = channel.map_err(|error| refused(&error))?;
-                let name = channel.as_str().to_owned();
-                (name, Some(Watched::Events(chain, channel)))
+                (channel.as_str().to_owned(), None)
             }
         };
-        let connection = match self.follow(&request, channel).await {
-            Ok(connection) => connection,
-            Err(status) => {
-                if let Some(watched @ Watched::Events(..)) = watched {
-                    interest::end(&self.engine, watched).await;
-                }
-                return Err(status);
-            }
-        };
+        let connection = self.follow(&request, channel).await?;
         let mut first = None;
-        if let Some(watched) = watched {
-            if let Watched::Transaction(chain, hash) = &watched {
-                let status = self.engine.watch(*chain, hash, Interest::Session).await;
-                first = Some(status.map_err(|error| refused(&error))?);
-            }
+        if let Some((chain, hash)) = hash {
+            let status = self.engine.watch(chain, &hash, Interest::Session).await;
+            first = Some(status.map_err(|error| refused(&error))?);
+            let watched = Watched::Transaction(chain, hash);
             self.interests.add(connection.id().as_str(), watched);
         }
         let first = first.map(|status| {
@@ -352,15 +351,30 @@ impl WatchService for WatchRpc {
 
     async fn link_wallet(
         &self,
-        _request: Request<LinkWalletRequest>,
+        request: Request<LinkWalletRequest>,
     ) -> Result<Response<LinkWalletResponse>, Status> {
-        not_built("LinkWallet")
+        service(&request)?;
+        let LinkWalletRequest { user, address } = request.get_ref();
+        let user = user_of(user.as_deref())?;
+        let linked = self.engine.link_wallet(&user, address).await;
+        linked.map_err(|error| refused(&error))?;
+        Ok(Response::new(LinkWalletResponse {}))
     }
 
     async fn unlink_wallet(
         &self,
-        _request: Request<UnlinkWalletRequest>,
+        request: Request<UnlinkWalletRequest>,
     ) -> Result<Response<UnlinkWalletResponse>, Status> {
-        not_built("UnlinkWallet")
+        service(&request)?;
+        let UnlinkWalletRequest { user, address } = request.get_ref();
+        let user = user_of(user.as_deref())?;
+        let channel = self.engine.wallet_channel(address);
+        let channel = channel.map_err(|error| refused(&error))?;
+        let unlinked = self.engine.unlink_wallet(&user, address).await;
+        unlinked.map_err(|error| refused(&error))?;
+        // Where a wallet is its owner's alone, the user leaves it now.
+        let left = self.stream.recheck(&user, channel.as_str());
+        left.map_err(|error| status_of(&error))?;
+        Ok(Response::new(UnlinkWalletResponse {}))
     }
 }

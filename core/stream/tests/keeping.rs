@@ -150,9 +150,12 @@ async fn a_channel_that_begins_anew_says_so_to_its_followers() {
     assert!(!recovered);
 }
 
+/// Epochs by the rest of a channel's name.
+type Epochs = Arc<Mutex<HashMap<String, &'static str>>>;
+
 /// A core whose `wallet` channels are followed while the map says so, in its epochs.
-fn following() -> (Arc<Stream>, Arc<Mutex<HashMap<String, &'static str>>>) {
-    let epochs: Arc<Mutex<HashMap<String, &'static str>>> = Arc::default();
+fn following() -> (Arc<Stream>, Epochs) {
+    let epochs = Epochs::default();
     let mut namespaces = Namespaces::built_in();
     let known = epochs.clone();
     let epoch = move |rest: &str| known.lock().unwrap().get(rest).copied().map(Epoch::new);

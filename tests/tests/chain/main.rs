@@ -23,4 +23,5 @@ mod restarts;
 mod secure;
 mod shapes;
 mod traces;
+mod wallets;
 mod watches;

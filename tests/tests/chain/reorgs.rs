@@ -76,9 +76,11 @@ async fn past_the_limit_the_chain_begins_anew_and_says_so() {
     server.log_line("begins anew").await;
     let gap = client.next_on("blocks:31337").await.expect("gap");
     assert_eq!(gap.data["channel"], "blocks:31337");
-    let newest = wait_for_block(&server, 31337).await;
-    assert_eq!(newest["hash"], node.hash(10).await);
+    let first = client.next_on("blocks:31337").await.expect("block");
+    assert_eq!((first.seq, first.data.get("reorged")), (Some(1), None));
+    assert_eq!(first.data["hash"], node.hash(10).await);
     let mut ledger = Ledger::default();
+    ledger.take(&first.data);
     node.mine(5).await;
     ledger.follow(&mut client, &node, "blocks:31337").await;
     ledger.check(&node).await;

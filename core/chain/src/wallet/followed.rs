@@ -1,95 +1,112 @@
-//! Which wallets clients follow, and when one is forgotten.
+//! Which wallets are followed: those that clients follow, for a while after the last one
+//! has gone too, and those that are tied to users, as long as they are.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use alloy::primitives::Address;
-use parking_lot::Mutex;
+use parking_lot::RwLock;
+use tidewire_stream::UserId;
+use tokio::sync::Notify;
 
-/// The wallets that clients follow, as of late.
-///
-/// A wallet is watched before its follower is entered, so that nothing is missed; a sweep
-/// in between must not forget it. So one is forgotten when nobody followed it at two
-/// sweeps, and nobody asked for it between the two.
-#[derive(Debug, Default)]
-pub(crate) struct Followed(Mutex<HashMap<Address, Seen>>);
+use super::{
+    WalletIndex,
+    links::{LinkRefused, Links},
+};
+use crate::kept::{Inserted, Kept};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    /// Somebody follows it, or is about to.
-    Followed,
-    /// Nobody did at the last sweep.
-    Idle,
+/// How many wallets may be followed.
+pub(crate) const WALLETS: usize = 1_000_000;
+
+/// How many may be kept without a follower.
+const IDLE: usize = 100_000;
+
+/// Where the wallets of a chain are looked up, and who waits for the first one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Indexed {
+    pub(crate) index: Arc<RwLock<WalletIndex>>,
+    pub(crate) has_wallets: Arc<Notify>,
 }
 
-impl Followed {
-    /// Notes that somebody is about to follow `address`, and has `watch` do what is to be
-    /// done for it. False if there are `most` already, and it is none of them.
-    pub(crate) fn insert(&self, address: Address, most: usize, watch: impl FnOnce()) -> bool {
-        let mut all = self.0.lock();
-        if all.len() >= most && !all.contains_key(&address) {
-            return false;
+/// The wallets that are followed, on all chains.
+#[derive(Debug, Default)]
+pub(crate) struct Wallets {
+    pub(crate) kept: Kept<Address, ()>,
+    pub(crate) links: Links,
+    chains: Vec<Indexed>,
+}
+
+/// As many wallets are followed as may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{WALLETS} wallets are followed, which is the most that may be")]
+pub(crate) struct Full;
+
+impl Wallets {
+    /// None yet, on these chains.
+    pub(crate) fn new(chains: Vec<Indexed>) -> Self {
+        Self {
+            chains,
+            ..Self::default()
         }
-        all.insert(address, Seen::Followed);
-        watch();
-        true
     }
 
-    /// Looks at all of them, and has `forget` undo what was done for those that go.
-    pub(crate) fn sweep(&self, is_followed: impl Fn(&Address) -> bool, forget: impl Fn(&Address)) {
-        // Looked up without the lock: there may be a million, and who subscribes needs it.
-        let addresses: Vec<_> = self.0.lock().keys().copied().collect();
-        for address in addresses {
-            let is_followed = is_followed(&address);
-            let mut all = self.0.lock();
-            match (all.get_mut(&address), is_followed) {
-                (None, _) => {}
-                (Some(seen), true) => *seen = Seen::Followed,
-                (Some(seen @ Seen::Followed), false) => *seen = Seen::Idle,
-                (Some(Seen::Idle), false) => {
-                    all.remove(&address);
-                    // Under the lock: who comes back now has it watched again after this.
-                    forget(&address);
-                }
+    /// Follows a wallet for somebody who is about to be entered.
+    pub(crate) fn follow(&self, address: Address) -> Result<(), Full> {
+        match self
+            .kept
+            .insert(address, (), WALLETS, || self.watch(address))
+        {
+            Inserted::New | Inserted::Known => Ok(()),
+            Inserted::Full => Err(Full),
+        }
+    }
+
+    /// Ties a wallet to a user, and follows it from now on.
+    pub(crate) fn link(&self, address: Address, user: &UserId) -> Result<(), LinkRefused> {
+        self.links.link(address, user)
+    }
+
+    /// Looks at all of them, and gives those that are to be forgotten.
+    pub(crate) fn sweep(
+        &self,
+        now_ms: i64,
+        is_followed: impl Fn(&Address) -> bool,
+    ) -> Vec<Address> {
+        let is_used = |address: &Address| is_followed(address) || self.links.has_user(address);
+        self.kept.sweep(now_ms, IDLE, is_used)
+    }
+
+    /// Forgets a wallet that is still nobody's. False if it is somebody's.
+    pub(crate) fn forget(&self, address: &Address) -> bool {
+        // Whoever ties it meanwhile follows it after that, and so has it followed again.
+        !self.links.has_user(address) && self.kept.forget(address, || self.unwatch(address))
+    }
+
+    /// Follows all that are tied to a user.
+    pub(crate) fn follow_linked(&self) {
+        for address in self.links.addresses() {
+            if let Err(error) = self.follow(address) {
+                tracing::error!(%address, %error, "a user's wallet is not followed");
             }
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-
-    use super::*;
-
-    const ONE: Address = Address::with_last_byte(1);
-
-    fn swept(followed: &Followed, is_followed: bool) -> Vec<Address> {
-        let gone = RefCell::new(Vec::new());
-        followed.sweep(|_| is_followed, |address| gone.borrow_mut().push(*address));
-        gone.into_inner()
+    /// Looks up those that were stored in the chains' blocks.
+    pub(crate) fn watch_all(&self) {
+        for address in self.kept.keys() {
+            self.watch(address);
+        }
     }
 
-    #[test]
-    fn a_wallet_is_not_forgotten_between_the_check_and_the_subscription() {
-        let followed = Followed::default();
-        assert!(followed.insert(ONE, 1, || {}));
-        assert!(swept(&followed, false).is_empty());
-        // The follower was entered meanwhile, and left again.
-        assert!(swept(&followed, true).is_empty());
-        assert!(swept(&followed, false).is_empty());
-        // Another one asks just before it would go.
-        assert!(followed.insert(ONE, 1, || {}));
-        assert!(swept(&followed, false).is_empty());
-        assert_eq!(swept(&followed, false), [ONE]);
-        assert!(swept(&followed, false).is_empty());
+    fn watch(&self, address: Address) {
+        for Indexed { index, has_wallets } in &self.chains {
+            index.write().watch(address);
+            has_wallets.notify_one();
+        }
     }
 
-    #[test]
-    fn there_is_room_for_so_many() {
-        let followed = Followed::default();
-        assert!(followed.insert(ONE, 1, || {}));
-        assert!(followed.insert(ONE, 1, || {}));
-        let two = Address::with_last_byte(2);
-        assert!(!followed.insert(two, 1, || unreachable!("it is not watched")));
+    fn unwatch(&self, address: &Address) {
+        for Indexed { index, .. } in &self.chains {
+            index.write().unwatch(address);
+        }
     }
 }

@@ -1,0 +1,176 @@
+//! What clients follow and back ends register, as far as it outlives a connection: wallets,
+//! users' wallets, and filters of events.
+
+use std::time::Duration;
+
+use alloy::primitives::Address;
+use tidewire_proto::v1::EventFilter;
+use tidewire_stream::{ChannelName, Epoch, UserId};
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::{
+    ChainEngine, ChainError, desk::Want, events::Filter, journal::Entry, keeping::KeptFilter,
+    publish::wallet_channel, wallet::parse_address,
+};
+
+/// The journal is waited for so long: with a full disk it stands still.
+const ANSWER: Duration = Duration::from_secs(20);
+
+impl ChainEngine {
+    /// Ties a wallet to a user: it is followed from now on, whoever is connected, and after
+    /// a restart too. Done when that is stored. Tied already, nothing changes.
+    ///
+    /// # Errors
+    /// It is no address, no chain is configured, or there are too many.
+    pub async fn link_wallet(&self, user: &UserId, address: &str) -> Result<(), ChainError> {
+        let address = self.wallet(address)?;
+        let too_many = |error: &dyn std::fmt::Display| {
+            let user = user.as_str();
+            ChainError::TooMany(format!("{address:?} is not tied to {user:?}: {error}"))
+        };
+        let wallets = &self.keeping().wallets;
+        let linked = wallets.link(address, user);
+        linked.map_err(|refused| too_many(&refused))?;
+        if let Err(full) = wallets.follow(address) {
+            wallets.links.unlink(address, user);
+            return Err(too_many(&full));
+        }
+        self.stored().await
+    }
+
+    /// Unties a wallet from a user. Not tied, nothing changes.
+    ///
+    /// # Errors
+    /// It is no address, or no chain is configured.
+    pub async fn unlink_wallet(&self, user: &UserId, address: &str) -> Result<(), ChainError> {
+        let address = self.wallet(address)?;
+        self.keeping().wallets.links.unlink(address, user);
+        self.stored().await
+    }
+
+    /// Whether the part of a `wallet:` channel after the colon is tied to this user.
+    #[must_use]
+    pub fn owns_wallet(&self, user: &UserId, rest: &str) -> bool {
+        let address = rest.parse().ok();
+        address.is_some_and(|address| self.keeping().wallets.links.is_linked(&address, user))
+    }
+
+    /// Whom a wallet is tied to: for engines that have something to say to its users.
+    #[must_use]
+    pub fn users_of_wallet(&self, address: &Address) -> Vec<UserId> {
+        self.keeping().wallets.links.users(address)
+    }
+
+    /// The channel of a wallet.
+    ///
+    /// # Errors
+    /// It is no address, or no chain is configured.
+    pub fn wallet_channel(&self, address: &str) -> Result<ChannelName, ChainError> {
+        let address = self.wallet(address)?;
+        let channel = wallet_channel(&address);
+        channel.map_err(|error| ChainError::TooMany(error.to_string()))
+    }
+
+    /// Judges the part of a `wallet:` channel after the colon, and follows the wallet.
+    ///
+    /// # Errors
+    /// It is no address, or no chain is configured.
+    pub fn follow_wallet(&self, rest: &str) -> Result<(), ChainError> {
+        let address = self.wallet(rest)?;
+        let followed = self.keeping().wallets.follow(address);
+        followed.map_err(|full| ChainError::TooMany(full.to_string()))
+    }
+
+    /// Follows events, and says on which channel they come.
+    ///
+    /// # Errors
+    /// There is no such chain, the filter is refused, or too many are in use.
+    pub async fn watch_events(
+        &self,
+        chain: u64,
+        filter: EventFilter,
+    ) -> Result<ChannelName, ChainError> {
+        let (reply, channel) = oneshot::channel();
+        let asked = self.chain(chain)?;
+        let parsed = Filter::parse(&filter)?;
+        let asked_for = Box::new((parsed, KeptFilter::new(chain, filter)));
+        let want = Want::Events(asked_for, reply);
+        asked.answer(want, channel).await
+    }
+
+    /// Judges the part of an `events:` channel after the colon: what the reply to a watch
+    /// has named, of a filter that is followed or was until lately.
+    ///
+    /// # Errors
+    /// Says what was expected.
+    pub fn check_events_channel(&self, rest: &str) -> Result<(), ChainError> {
+        let unknown = || ChainError::Name {
+            asked: rest.to_owned(),
+            expected: "the channel that the reply to `watch` named: `watch` first",
+        };
+        let chain = rest.split(':').next().unwrap_or_default();
+        self.check_blocks_channel(chain)?;
+        let channel = ChannelName::parse(&format!("events:{rest}")).map_err(|_| unknown())?;
+        match self.keeping().filters.touch(&channel) {
+            true => Ok(()),
+            false => Err(unknown()),
+        }
+    }
+
+    /// The epoch of a wallet's channel, while the wallet is followed.
+    #[must_use]
+    pub fn wallet_epoch(&self, rest: &str) -> Option<Epoch> {
+        self.keeping().wallets.kept.epoch(&rest.parse().ok()?)
+    }
+
+    /// The epoch of a channel of events, while they are followed.
+    #[must_use]
+    pub fn events_epoch(&self, rest: &str) -> Option<Epoch> {
+        let channel = ChannelName::parse(&format!("events:{rest}")).ok()?;
+        self.keeping().filters.epoch(&channel)
+    }
+
+    /// Stores what changed of what is followed. Called about once a second.
+    pub async fn keep_followed(&self) {
+        if self.keeping().is_dirty() {
+            self.enter(Entry::default()).await;
+        }
+    }
+
+    /// Forgets what nobody has followed for a while. Looks at all that there is, and so is
+    /// called more rarely.
+    pub async fn sweep_followed(&self, is_followed: impl Fn(&ChannelName) -> bool) {
+        let forgotten = self.keeping().sweep(self.now_ms(), is_followed);
+        if !forgotten.is_empty() {
+            let entry = Entry {
+                forgotten,
+                ..Entry::default()
+            };
+            self.enter(entry).await;
+        }
+    }
+
+    /// A wallet, on a server that follows any.
+    fn wallet(&self, address: &str) -> Result<Address, ChainError> {
+        if !self.has_chains() {
+            return Err(ChainError::NoChain);
+        }
+        parse_address(address)
+    }
+
+    /// Waits until what changed is stored.
+    async fn stored(&self) -> Result<(), ChainError> {
+        let entered = timeout(ANSWER, self.journal().enter(Entry::default()));
+        match entered.await {
+            Ok(entered) => entered.map_err(|_| ChainError::Ended),
+            Err(_) => Err(ChainError::Stuck),
+        }
+    }
+
+    async fn enter(&self, entry: Entry) {
+        // What is not entered now is looked at again.
+        if timeout(ANSWER, self.journal().enter(entry)).await.is_err() {
+            tracing::warn!("what is followed cannot be stored: the store is slow or stuck");
+        }
+    }
+}
