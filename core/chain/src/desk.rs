@@ -30,7 +30,7 @@ use crate::{
     listener::{Continuity, Move},
     publish::{News, transaction_channel, wallet_channel},
     transaction::{Ask, Interest, Monitor, StoredWatch, Turn},
-    wallet::{Activity, WalletFeed, WalletIndex},
+    wallet::{Activity, Minded, WalletFeed, WalletIndex},
 };
 
 /// The watches that outlive connections, by chain and hash.
@@ -127,6 +127,7 @@ impl Desk {
                 );
             }
         }
+        self.feed.restore(&**store).await?;
         let prefix = self.tools.chain.to_be_bytes().to_vec();
         let stored = store.scan(WATCHES, prefix, None, usize::MAX).await?;
         let now = self.tools.clock.now_ms();
@@ -200,6 +201,9 @@ impl Desk {
         let blocks = self.tools.blocks.clone();
         entry.publications.push((blocks, Data::Block(block)));
         add(&mut entry, self.events.step(&step));
+        if !linked {
+            self.feed.resync();
+        }
         let news = self.wallets(&step).await;
         add(&mut entry, news);
         self.own_up(&mut entry);
@@ -216,15 +220,15 @@ impl Desk {
     /// What a step has for wallets. Without any that is followed no node is asked.
     async fn wallets(&mut self, step: &Step) -> Vec<News> {
         let index = self.tools.wallets.clone();
+        let now = self.tools.clock.now_ms();
         let activity = {
             let index = index.read();
-            if index.is_empty() && step.retracted.is_empty() {
-                return Vec::new();
+            if index.is_empty() {
+                return self.feed.pass(step, now);
             }
             Activity::of(&step.included, &index)
         };
         let is_watched = move |wallet: &_| index.read().contains(wallet);
-        let now = self.tools.clock.now_ms();
         let pool = &self.tools.pool;
         let feed = self.feed.step(step, activity, is_watched, pool, now);
         Box::pin(feed).await
@@ -233,6 +237,14 @@ impl Desk {
     /// Begins the channels of wallets anew of which no node told all: whoever follows one
     /// is told that something is lost.
     fn own_up(&mut self, entry: &mut Entry) {
+        if self.feed.take_forgotten() {
+            let chain = self.tools.chain;
+            tracing::warn!(
+                chain,
+                "a reorg takes back what is not remembered, followers are told of a gap"
+            );
+            entry.renewed.extend(self.tools.keeping.channels(chain));
+        }
         let missed = self.feed.take_missed();
         if missed.is_empty() {
             return;
@@ -371,19 +383,34 @@ impl Desk {
     /// asks.
     async fn tell(&mut self, turn: Turn, mut entry: Entry) -> Result<(), JournalEnded> {
         for status in turn.states {
+            let news = self.feed.became(&status);
             let channel = status.hash.parse();
             let channel = channel.map(|hash| transaction_channel(self.tools.chain, &hash));
             if let Ok(Ok(channel)) = channel {
                 let event = Data::Transaction(status);
                 entry.publications.push((channel, event));
             }
+            add(&mut entry, news);
         }
+        self.mind_pending();
         self.store_changes(&mut entry.writes);
+        self.feed.keep(&mut entry.writes);
         self.ask(turn.asks);
         if entry.is_empty() {
             return Ok(());
         }
         self.tools.journal.enter(entry).await
+    }
+
+    /// Looks after what wallets were told as pending, and no longer after what has settled.
+    fn mind_pending(&mut self) {
+        let now = self.tools.clock.now_ms();
+        for Minded { hash, account } in self.feed.take_waiting() {
+            self.monitor.mind(hash, account, now);
+        }
+        for hash in self.feed.take_settled() {
+            self.monitor.unwatch(&hash, &Interest::Session);
+        }
     }
 
     fn store_changes(&mut self, writes: &mut Batch) {

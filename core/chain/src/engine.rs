@@ -26,7 +26,7 @@ use crate::{
     proof::Proofs,
     transaction::{Interest, Monitor, MonitorOptions},
     tree::Tree,
-    wallet::{Indexed, Tracing, WalletFeed, Wallets},
+    wallet::{Indexed, Stages, Tracing, WalletFeed, Wallets},
 };
 
 /// How many steps may be under way from a chain's follower to what becomes of them.
@@ -145,8 +145,13 @@ impl ChainEngine {
                 options.finality_depth = depth;
             }
             options.drop_after = i64::try_from(chain.config.drop_after_ms).unwrap_or(i64::MAX);
+            let stages = Stages {
+                required: options.required,
+                finality_depth: options.finality_depth,
+                reorg_limit: chain.config.reorg_limit as u64,
+            };
             let monitor = Monitor::new(options, CustomErrors::well_known());
-            let feed = WalletFeed::new(*id, Tracing::Auto);
+            let feed = WalletFeed::new(*id, Tracing::Auto).with(stages);
             let mut desk = Desk::new(tools, monitor, feed);
             desk.restore().await?;
             if let Some(tip) = tree.tip() {

@@ -93,6 +93,11 @@ async fn refusing(node: &Node, account: &str, data: &str) -> String {
     let length = data.len() / 2;
     // PUSH2 length, PUSH1 12, PUSH0, CODECOPY, PUSH2 length, PUSH0, REVERT, and the data.
     let code = format!("61{length:04x}600c5f3961{length:04x}5ffd{data}");
+    deployed(node, account, &code).await
+}
+
+/// Deploys a contract with this code.
+pub(crate) async fn deployed(node: &Node, account: &str, code: &str) -> String {
     let size = code.len() / 2;
     // PUSH2 size, DUP1, PUSH1 10, PUSH0, CODECOPY, PUSH0, RETURN, and the code.
     let data = format!("0x61{size:04x}80600a5f395ff3{code}");

@@ -118,6 +118,22 @@ impl Monitor {
         Ok(vec![Ask::Transaction(hash)])
     }
 
+    /// Watches a transaction that a pool has told of, for as long as somebody minds it. It
+    /// is looked for in one of the next turns.
+    pub fn mind(&mut self, hash: B256, account: (Address, u64), now_ms: i64) {
+        if !self.watches.contains_key(&hash) {
+            if self.watches.len() >= self.options.max_watches {
+                return;
+            }
+            let phase = Phase::Pending { reorged: false };
+            self.insert(hash, Some(account), phase, now_ms, now_ms);
+            self.schedule(hash, now_ms + self.options.check_pause().min(5_000));
+        }
+        if let Some(watch) = self.watches.get_mut(&hash) {
+            watch.sessions = watch.sessions.saturating_add(1);
+        }
+    }
+
     /// Takes an interest back; the last one ends the watch without a word.
     pub fn unwatch(&mut self, hash: &B256, interest: &Interest) {
         let Some(watch) = self.watches.get_mut(hash) else {

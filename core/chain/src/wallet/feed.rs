@@ -21,23 +21,20 @@ use tidewire_proto::v1::{
     BalanceChange, BalanceSource, Direction, TransactionState, WalletTransaction, WalletUpdate,
     wallet_update::Data,
 };
+use tidewire_store::{Batch, Store, StoreError};
 
 use super::{
-    Activity, WalletIndex,
-    activity::parties,
-    calls::{
-        TOGETHER, View, aggregate, aggregated, coin_balance, decimals, number, returned, symbol,
-    },
+    Activity,
+    calls::{View, coin_balance, decimals, number, symbol},
+    reads::{is_unreachable, read, view_all},
     tokens::{Token, Tokens},
+    told::{Memory, Retracted, Stages, Updates as Told},
     tracer::Tracer,
     update::token_update,
+    waiting::Waiting,
 };
 use crate::{BlockData, BlockRef, Call, News, ReadError, Reader, Step, publish::wallet_channel};
 
-/// Of how many blocks it is remembered what was told.
-const REMEMBERED: usize = 256;
-/// How many pending transactions are remembered as told.
-const MAX_PENDING: usize = 10_000;
 /// After how many blocks a node that could not trace is asked again.
 const TRACE_AGAIN: u64 = 1_000;
 
@@ -50,9 +47,6 @@ pub enum Tracing {
     Off,
 }
 
-type Told = Vec<(Address, WalletUpdate)>;
-type Answer = Result<serde_json::Value, ReadError>;
-
 /// The feed of all wallets on a chain.
 #[derive(Debug)]
 pub struct WalletFeed {
@@ -61,12 +55,16 @@ pub struct WalletFeed {
     /// Do not ask for traces before this block.
     trace_from: u64,
     tracer: Tracer,
+    stages: Stages,
     tokens: Tokens,
-    told: VecDeque<(B256, Told)>,
-    pending: BTreeSet<B256>,
-    pending_order: VecDeque<B256>,
+    told: Memory,
+    pub(super) waiting: Waiting,
+    pub(super) pending: BTreeSet<B256>,
+    pub(super) pending_order: VecDeque<B256>,
     /// Wallets whose balance no node told.
     missed: BTreeSet<Address>,
+    /// Something was told that is not remembered, and was taken back.
+    is_forgotten: bool,
 }
 
 impl WalletFeed {
@@ -78,12 +76,57 @@ impl WalletFeed {
             tracing,
             trace_from: 0,
             tracer: Tracer::default(),
+            stages: Stages::default(),
             tokens: Tokens::default(),
-            told: VecDeque::new(),
+            told: Memory::default(),
+            waiting: Waiting::default(),
             pending: BTreeSet::new(),
             pending_order: VecDeque::new(),
             missed: BTreeSet::new(),
+            is_forgotten: false,
         }
+    }
+
+    /// The same with other bounds for what is confirmed and final.
+    #[must_use]
+    pub fn with(mut self, stages: Stages) -> Self {
+        self.stages = stages;
+        self
+    }
+
+    /// Whether the last step took something back that was told and is not remembered: then
+    /// everyone has to be told that something is lost.
+    pub fn take_forgotten(&mut self) -> bool {
+        std::mem::take(&mut self.is_forgotten)
+    }
+
+    /// Adds what has to outlive the process.
+    pub(crate) fn keep(&mut self, writes: &mut Batch) {
+        self.told.keep(self.chain, writes);
+        self.waiting.keep(self.chain, writes);
+    }
+
+    /// Takes back what was stored.
+    pub(crate) async fn restore(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let (table, prefix) = Memory::stored(self.chain);
+        for (key, value) in store.scan(table, prefix, None, usize::MAX).await? {
+            if self.told.restore(&key, &value).is_none() {
+                tracing::warn!(chain = self.chain, "what wallets were told cannot be read");
+            }
+        }
+        let (table, prefix) = Waiting::stored(self.chain);
+        for (_, value) in store.scan(table, prefix, None, usize::MAX).await? {
+            match self.waiting.restore(&value) {
+                Some(hash) => drop(self.is_new(hash)),
+                None => tracing::warn!(chain = self.chain, "what is pending cannot be read"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The chain began anew: what was told before is neither taken back nor gone on with.
+    pub(crate) fn resync(&mut self) {
+        self.told.clear();
     }
 
     /// Takes the wallets of which the last step could not tell all, because no node
@@ -92,36 +135,21 @@ impl WalletFeed {
         std::mem::take(&mut self.missed)
     }
 
-    /// A transaction that waits in the pool; it is told once.
-    pub fn pending(
-        &mut self,
-        transaction: &Transaction,
-        index: &WalletIndex,
-        now_ms: i64,
-    ) -> Vec<News> {
-        let watched: Vec<_> = parties(transaction).filter(|w| index.contains(w)).collect();
-        if watched.is_empty() || !self.is_new(transaction.tx_hash()) {
-            return Vec::new();
+    /// One more block while no wallet is followed: nothing is read for it, but what was told
+    /// before is taken back, or goes on.
+    pub fn pass(&mut self, step: &Step, now_ms: i64) -> Vec<News> {
+        let mut out = Vec::new();
+        for block in &step.retracted {
+            out.extend(self.retract(block.block));
         }
-        let told = watched.into_iter().map(|wallet| {
-            let data = moved_by(wallet, transaction, TransactionState::Pending, None);
-            (wallet, self.update(wallet, now_ms, Data::Transaction(data)))
-        });
-        news(told)
+        out.extend(self.settle(step, now_ms));
+        out
     }
 
-    /// Whether a transaction was told neither as pending nor in a block.
-    fn is_new(&mut self, hash: B256) -> bool {
-        if !self.pending.insert(hash) {
-            return false;
-        }
-        self.pending_order.push_back(hash);
-        if self.pending_order.len() > MAX_PENDING
-            && let Some(oldest) = self.pending_order.pop_front()
-        {
-            self.pending.remove(&oldest);
-        }
-        true
+    fn settle(&mut self, step: &Step, now_ms: i64) -> Vec<News> {
+        let head = step.included.block.number;
+        let settled = self.told.settle(head, step.finalized, self.stages, now_ms);
+        news(settled.into_iter())
     }
 
     /// One more block: first what a reorg took back, then what it brings. `activity` is
@@ -136,19 +164,23 @@ impl WalletFeed {
     ) -> Vec<News> {
         let mut out = Vec::new();
         for block in &step.retracted {
-            out.extend(self.retract(block.block.hash));
+            out.extend(self.retract(block.block));
         }
         let block = &step.included;
         let traced = self.trace(block, is_watched, reader).await;
         let inner: BTreeSet<_> = traced.difference(&activity.coins).copied().collect();
         activity.coins.extend(&inner);
+        let head = block.block.number;
+        let settled = self.settle(step, now_ms);
         if activity.is_empty() {
+            out.extend(settled);
             return out;
         }
         for (_, place) in &activity.transactions {
             // A node may tell of a block before it tells what it had in its pool.
             if let Some(transaction) = block.transactions.get(*place) {
                 self.is_new(transaction.tx_hash());
+                self.waiting.remove(&transaction.tx_hash());
             }
         }
         let mut told = self.transactions(block, &activity, reader, now_ms).await;
@@ -163,18 +195,19 @@ impl WalletFeed {
         }
         told.extend(self.balances(block, &activity, reader, now_ms).await);
         out.extend(news(told.iter().cloned()));
-        self.told.push_back((block.block.hash, told));
-        if self.told.len() > REMEMBERED {
-            self.told.pop_front();
-        }
+        self.told.push(head, block.block.hash, told, self.stages);
+        out.extend(settled);
         out
     }
 
     /// Takes back what was told of a block, the last first.
-    fn retract(&mut self, hash: B256) -> Vec<News> {
-        let place = self.told.iter().rposition(|(other, _)| *other == hash);
-        let Some((_, told)) = place.and_then(|place| self.told.remove(place)) else {
-            return Vec::new();
+    fn retract(&mut self, block: BlockRef) -> Vec<News> {
+        let told = match self.told.retract(block.number, block.hash) {
+            Retracted::Told(told) => told,
+            Retracted::Forgotten => {
+                self.is_forgotten = true;
+                return Vec::new();
+            }
         };
         for (_, update) in &told {
             // A node that takes it back into its pool is believed again.
@@ -249,7 +282,7 @@ impl WalletFeed {
             // Without a receipt nothing says that it failed.
             let state = match succeeded.get(place) {
                 Some(false) => TransactionState::Failed,
-                Some(true) | None => TransactionState::Confirming,
+                Some(true) | None => self.stages.first(),
             };
             let data = moved_by(*wallet, transaction, state, Some(block.block.number));
             Some((
@@ -361,7 +394,7 @@ impl WalletFeed {
         told.collect()
     }
 
-    fn update(&self, wallet: Address, now_ms: i64, data: Data) -> WalletUpdate {
+    pub(super) fn update(&self, wallet: Address, now_ms: i64, data: Data) -> WalletUpdate {
         WalletUpdate {
             address: format!("{wallet:?}"),
             chain: self.chain,
@@ -406,7 +439,7 @@ fn change(
     Some(change)
 }
 
-fn moved_by(
+pub(super) fn moved_by(
     wallet: Address,
     transaction: &Transaction,
     state: TransactionState,
@@ -431,7 +464,7 @@ fn moved_by(
     moved
 }
 
-fn news(told: impl Iterator<Item = (Address, WalletUpdate)>) -> Vec<News> {
+pub(super) fn news(told: impl Iterator<Item = (Address, WalletUpdate)>) -> Vec<News> {
     let news = told.filter_map(|(wallet, update)| {
         Some(News {
             channel: wallet_channel(&wallet).ok()?,
@@ -439,49 +472,4 @@ fn news(told: impl Iterator<Item = (Address, WalletUpdate)>) -> Vec<News> {
         })
     });
     news.collect()
-}
-
-async fn read<R: Reader>(reader: &R, calls: Vec<Call>) -> Vec<Answer> {
-    if calls.is_empty() {
-        return Vec::new();
-    }
-    reader.read(calls).await
-}
-
-fn is_unreachable(answer: &Answer) -> bool {
-    matches!(answer, Err(ReadError::Unreachable { .. }))
-}
-
-/// Makes calls of contracts, through Multicall3 where it is deployed. None if no node
-/// answered.
-async fn view_all<R: Reader>(
-    reader: &R,
-    views: &[View],
-    block: &BlockRef,
-) -> Option<Vec<Option<Vec<u8>>>> {
-    let chunks: Vec<_> = views.chunks(TOGETHER).collect();
-    let calls = chunks.iter().map(|chunk| aggregate(chunk, block)).collect();
-    let answers = read(reader, calls).await;
-    let mut results = Vec::with_capacity(views.len());
-    for (chunk, answer) in chunks.into_iter().zip(answers) {
-        let together = answer
-            .as_ref()
-            .ok()
-            .and_then(|answer| aggregated(answer, chunk.len()));
-        if let Some(together) = together {
-            results.extend(together);
-            continue;
-        }
-        let calls = chunk.iter().map(|view| view.call(block)).collect();
-        let alone = read(reader, calls).await;
-        if alone.iter().all(is_unreachable) {
-            return None;
-        }
-        results.extend(
-            alone
-                .iter()
-                .map(|answer| answer.as_ref().ok().and_then(returned)),
-        );
-    }
-    Some(results)
 }

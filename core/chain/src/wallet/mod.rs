@@ -10,16 +10,22 @@ mod flat;
 mod followed;
 mod index;
 mod links;
+mod pending;
+mod reads;
 mod tokens;
+mod told;
 mod trace;
 mod tracer;
 mod update;
+mod waiting;
 
 pub(crate) use activity::parties;
 pub use activity::{Activity, Happened};
 pub use feed::{Tracing, WalletFeed};
 pub(crate) use followed::{Indexed, Wallets};
 pub use index::WalletIndex;
+pub use told::Stages;
+pub(crate) use waiting::Minded;
 
 use alloy::primitives::Address;
 

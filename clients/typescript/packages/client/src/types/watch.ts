@@ -95,6 +95,8 @@ export interface WalletTransaction {
   readonly direction: Open<"in" | "out" | "self">;
   readonly status: TransactionState;
   readonly blockNumber?: number;
+  /** What took its place. */
+  readonly replacedBy?: string;
 }
 
 /** A right to spend was given or taken. */
