@@ -62,6 +62,7 @@ fn transactions() -> io::Result<()> {
     let mut monitor = Monitor::new(MonitorOptions::new(1), CustomErrors::well_known());
     for number in 0..TRANSACTIONS_WATCHED {
         let stored = StoredWatch {
+            abi: Vec::new(),
             hash: keccak256(number.to_le_bytes()),
             user: Some(format!("user-{number}")),
             account: Some((account(number), number)),

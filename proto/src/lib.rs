@@ -22,6 +22,8 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 pub mod v1 {
     // The generators write full paths everywhere.
     #![allow(unused_qualifications)]
+    // A state of a transaction is longer than what else may be said; none is kept for long.
+    #![allow(clippy::large_enum_variant)]
     tonic::include_proto!("tidewire.v1");
     include!(concat!(env!("OUT_DIR"), "/tidewire.v1.StreamService.rs"));
     include!(concat!(env!("OUT_DIR"), "/tidewire.v1.PriceService.rs"));

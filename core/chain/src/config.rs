@@ -4,7 +4,11 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::endpoint::{Address, AddressError, trust};
+use crate::{
+    abi::{AbiError, ErrorAbi},
+    decode::CustomErrors,
+    endpoint::{Address, AddressError, trust},
+};
 
 /// One chain.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -53,6 +57,10 @@ pub struct ChainConfig {
     /// hash to it; then the header's bloom alone is what they are held against.
     #[serde(default = "is_held")]
     pub receipts_root: bool,
+    /// Signatures of errors, such as `error NotYet(uint256 at)`, to say by why transactions
+    /// failed. Those of the token standards are known.
+    #[serde(default)]
+    pub errors: Vec<String>,
 }
 
 fn confirmations() -> u32 {
@@ -174,6 +182,14 @@ pub enum ConfigError {
         /// What was expected.
         expected: String,
     },
+    /// The signature of an error is refused.
+    #[error("chain {chain}: `errors`: {error}")]
+    Abi {
+        /// The chain's id.
+        chain: u64,
+        /// What is wrong with it.
+        error: AbiError,
+    },
     /// Its channel has no name.
     #[error("the channel of a chain has no name: {0}")]
     Channel(String),
@@ -249,7 +265,26 @@ impl ChainConfig {
                 });
             }
         }
+        for signature in &self.errors {
+            ErrorAbi::parse(signature).map_err(|error| ConfigError::Abi {
+                chain: self.id,
+                error,
+            })?;
+        }
         Ok(())
+    }
+
+    /// The errors that are known on it.
+    #[must_use]
+    pub fn custom_errors(&self) -> CustomErrors {
+        let mut errors = CustomErrors::well_known();
+        for signature in &self.errors {
+            if let Err(error) = errors.add(signature) {
+                // The configuration was checked before.
+                tracing::warn!(chain = self.id, %error, "the signature of an error is passed over");
+            }
+        }
+        errors
     }
 
     /// Where its nodes are, and the file of whom alone each trusts, if there is one.

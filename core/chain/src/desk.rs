@@ -48,7 +48,7 @@ const ROUNDS: usize = 32;
 /// What is wanted of a desk.
 pub(crate) enum Want {
     /// Watch a transaction; told when a node was asked.
-    Watch(B256, Interest, oneshot::Sender<Answer>),
+    Watch(B256, Interest, Vec<String>, oneshot::Sender<Answer>),
     /// Take an interest back.
     Unwatch(B256, Interest),
     /// The state of a transaction, watched or not.
@@ -266,14 +266,23 @@ impl Desk {
     async fn want(&mut self, want: Want) -> Result<(), JournalEnded> {
         let now = self.tools.clock.now_ms();
         match want {
-            Want::Watch(hash, interest, reply) => self.watch(hash, interest, reply, true).await,
+            Want::Watch(hash, interest, abi, reply) => {
+                self.watch(hash, interest, &abi, Waiting { reply, keeps: true })
+                    .await
+            }
             Want::Status(hash, reply) => match self.monitor.status(&hash, now) {
                 Some(status) => {
                     // Who asked may have gone.
                     let _ = reply.send(Ok(status));
                     Ok(())
                 }
-                None => self.watch(hash, Interest::Session, reply, false).await,
+                None => {
+                    let waiting = Waiting {
+                        reply,
+                        keeps: false,
+                    };
+                    self.watch(hash, Interest::Session, &[], waiting).await
+                }
             },
             Want::Unwatch(hash, interest) => {
                 self.monitor.unwatch(&hash, &interest);
@@ -321,19 +330,21 @@ impl Desk {
         &mut self,
         hash: B256,
         interest: Interest,
-        reply: oneshot::Sender<Answer>,
-        keeps: bool,
+        abi: &[String],
+        waiting: Waiting,
     ) -> Result<(), JournalEnded> {
         let now = self.tools.clock.now_ms();
-        let asks = match self.monitor.watch(hash, interest, now) {
+        let mut asks = match self.monitor.watch(hash, interest, now) {
             Ok(asks) => asks,
             Err(error) => {
-                let _ = reply.send(Err(ChainError::TooMany(error.to_string())));
+                let _ = waiting
+                    .reply
+                    .send(Err(ChainError::TooMany(error.to_string())));
                 return Ok(());
             }
         };
-        let waiting = self.waiting.entry(hash).or_default();
-        waiting.push(Waiting { reply, keeps });
+        asks.extend(self.monitor.explain_by(hash, abi));
+        self.waiting.entry(hash).or_default().push(waiting);
         let states = Vec::new();
         self.tell(Turn { states, asks }, Entry::default()).await?;
         self.reply(hash);

@@ -15,10 +15,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     ChainConfig, ChainError, ConfigError, Finality,
+    abi::ErrorAbi,
     archive::Archive,
-    decode::CustomErrors,
     desk::{Desk, Tools, Want, shown},
     endpoint::Pool,
+    error::MAX_SIGNATURES,
     events::Filter,
     journal::{Journal, JournalTask},
     keeping::Keeping,
@@ -150,7 +151,7 @@ impl ChainEngine {
                 finality_depth: options.finality_depth,
                 reorg_limit: chain.config.reorg_limit as u64,
             };
-            let monitor = Monitor::new(options, CustomErrors::well_known());
+            let monitor = Monitor::new(options, chain.config.custom_errors());
             let feed = WalletFeed::new(*id, Tracing::Auto).with(stages);
             let mut desk = Desk::new(tools, monitor, feed);
             desk.restore().await?;
@@ -186,19 +187,27 @@ impl ChainEngine {
             .ok_or_else(|| self.unknown(rest))
     }
 
-    /// Watches a transaction, and gives its state as a node has told it.
+    /// Watches a transaction, and gives its state as a node has told it. Should it fail, the
+    /// reason is told by the errors in `abi` too.
     ///
     /// # Errors
-    /// There is no such chain, it is no hash, or too many are watched.
+    /// There is no such chain, it is no hash, a signature is refused, or too many are watched.
     pub async fn watch(
         &self,
         chain: u64,
         hash: &str,
         interest: Interest,
+        abi: Vec<String>,
     ) -> Result<TransactionStatus, ChainError> {
         let (reply, status) = oneshot::channel();
         let hash = parse_hash(hash)?;
-        let want = Want::Watch(hash, interest.clone(), reply);
+        if abi.len() > MAX_SIGNATURES {
+            return Err(ChainError::Signatures(abi.len()));
+        }
+        for signature in &abi {
+            ErrorAbi::parse(signature)?;
+        }
+        let want = Want::Watch(hash, interest.clone(), abi, reply);
         let asked = self.chain(chain)?;
         let answer = asked.answer(want, status).await;
         // A back end asks again; a connection may go.
@@ -418,7 +427,7 @@ mod tests {
         let stream = Stream::in_memory(namespaces, authenticator, clock.clone(), options);
         let engine = ChainEngine::new(&[config], stream, clock, None).unwrap();
         let hash = B256::repeat_byte(7).to_string();
-        let watch = || engine.watch(1, &hash, Interest::Session);
+        let watch = || engine.watch(1, &hash, Interest::Session, Vec::new());
         assert_eq!(watch().await, Err(ChainError::Ended));
         // A desk that takes wants and does nothing.
         let (sender, mut wants) = mpsc::channel(2);

@@ -1,5 +1,8 @@
 //! What can be wrong with what the engine is asked.
 
+/// How many signatures of errors a watch can come with.
+pub(crate) const MAX_SIGNATURES: usize = 20;
+
 /// Why the engine cannot answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
@@ -42,9 +45,15 @@ pub enum ChainError {
     /// The store has been stuck for too long.
     #[error("the store is slow or stuck, try again")]
     Stuck,
+    /// More signatures than may be.
+    #[error("there are {0} signatures, expected at most {MAX_SIGNATURES}")]
+    Signatures(usize),
     /// A filter of events is refused.
     #[error(transparent)]
     Filter(#[from] crate::events::FilterError),
+    /// The signature of an error is refused.
+    #[error(transparent)]
+    Abi(#[from] crate::abi::AbiError),
     /// As many are watched as may be.
     #[error("{0}")]
     TooMany(String),

@@ -5,13 +5,13 @@ use std::{pin::Pin, sync::Arc};
 use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use tidewire_chain::{ChainEngine, ChainError, transaction::Interest};
 use tidewire_proto::v1::{
-    Block, ChannelSubscription, ErrorCode, EventsTarget, GetLatestBlockRequest,
-    GetTransactionStatusRequest, LinkWalletRequest, LinkWalletResponse, SessionWatchRequest,
-    SubscribeRequest, TransactionStatus, TransactionTarget, UnlinkWalletRequest,
-    UnlinkWalletResponse, UnsubscribeRequest, UnwatchRequest, UnwatchResponse, WatchEvent,
-    WatchRequest, WatchTransactionRequest, WatchTransactionResponse, WatchedEvents, Watching,
-    server_message::Data, watch_event, watch_request::Target, watch_service_server::WatchService,
-    watching,
+    Block, ChannelSubscription, ErrorCode, EventsTarget, Gap, GetLatestBlockRequest,
+    GetTransactionStatusRequest, LinkWalletRequest, LinkWalletResponse, Position,
+    SessionWatchRequest, SubscribeRequest, SubscriptionResult, TransactionStatus,
+    TransactionTarget, UnlinkWalletRequest, UnlinkWalletResponse, UnsubscribeRequest,
+    UnwatchRequest, UnwatchResponse, WatchEvent, WatchRequest, WatchTransactionRequest,
+    WatchTransactionResponse, WatchedEvents, Watching, server_message::Data, watch_event,
+    watch_request::Target, watch_service_server::WatchService, watching,
 };
 use tidewire_stream::{
     ChannelName, Connection, Outgoing, Publication, Scope, Session, Stream, StreamError, UserId,
@@ -75,15 +75,25 @@ impl WatchRpc {
         let target = match (request.tx_hash, request.events) {
             (Some(hash), None) => {
                 let hash = hash.to_ascii_lowercase();
-                follow_in(session, format!("tx:{chain}:{hash}")).await?;
+                follow_in(session, format!("tx:{chain}:{hash}"), None).await?;
                 let watched = Watched::Transaction(chain, hash.clone());
-                let status = if self.interests.add(connection, watched.clone()) {
-                    self.engine.watch(chain, &hash, Interest::Session).await
+                let abi = request.abi;
+                let is_new = self.interests.add(connection, watched.clone());
+                let status = if is_new || !abi.is_empty() {
+                    let interest = Interest::Session;
+                    let status = self.engine.watch(chain, &hash, interest, abi).await;
+                    if !is_new && status.is_ok() {
+                        // A connection counts once.
+                        interest::end(&self.engine, watched.clone()).await;
+                    }
+                    status
                 } else {
                     self.engine.status(chain, &hash).await
                 };
                 let status = status.map_err(|error| {
-                    self.interests.remove(connection, &watched);
+                    if is_new {
+                        self.interests.remove(connection, &watched);
+                    }
                     chain_error(&error)
                 })?;
                 watching::Target::Transaction(status)
@@ -92,7 +102,7 @@ impl WatchRpc {
                 let channel = self.engine.watch_events(chain, filter).await;
                 let channel = channel.map_err(|error| chain_error(&error))?;
                 let channel = channel.as_str().to_owned();
-                follow_in(session, channel.clone()).await?;
+                follow_in(session, channel.clone(), None).await?;
                 watching::Target::Events(WatchedEvents { channel })
             }
             _ => {
@@ -144,26 +154,36 @@ impl WatchRpc {
     }
 
     /// Follows one channel for one caller.
-    async fn follow<T>(&self, request: &Request<T>, channel: String) -> Result<Connection, Status> {
+    async fn follow<T>(
+        &self,
+        request: &Request<T>,
+        channel: String,
+        since: Option<Position>,
+    ) -> Result<(Connection, SubscriptionResult), Status> {
         let connection = Connection::open(self.stream.clone(), arrival(request)).await;
-        let followed = follow_in(&connection, channel).await;
-        followed.map_err(|error| status_of(&error))?;
+        let followed = follow_in(&connection, channel, since).await;
+        let at = followed.map_err(|error| status_of(&error))?;
         connection.resume();
-        Ok(connection)
+        Ok((connection, at))
     }
 }
 
 /// Has a session follow a channel. What it says flows after the reply.
-async fn follow_in(session: &Session, channel: String) -> Result<(), StreamError> {
+async fn follow_in(
+    session: &Session,
+    channel: String,
+    since: Option<Position>,
+) -> Result<SubscriptionResult, StreamError> {
     let channels = vec![ChannelSubscription {
         channel,
+        since,
         ..ChannelSubscription::default()
     }];
     let subscribed = session.subscribe(SubscribeRequest { channels }).await?;
-    let results = subscribed.channels.into_iter();
-    match results.filter_map(|result| result.error).next() {
+    let mut result = subscribed.channels.into_iter().next().unwrap_or_default();
+    match result.error.take() {
         Some(error) => Err(StreamError::new(error.code(), error.message)),
-        None => Ok(()),
+        None => Ok(result),
     }
 }
 
@@ -193,6 +213,8 @@ pub fn chain_error(error: &ChainError) -> StreamError {
         | ChainError::Name { .. }
         | ChainError::Address(_)
         | ChainError::Checksum { .. }
+        | ChainError::Abi(_)
+        | ChainError::Signatures(_)
         | ChainError::Filter(_) => ErrorCode::InvalidArgument,
         ChainError::NoChain => ErrorCode::FailedPrecondition,
         ChainError::TooMany(_) => ErrorCode::ResourceExhausted,
@@ -223,8 +245,15 @@ fn events(connection: Connection) -> impl FuturesStream<Item = Result<WatchEvent
 }
 
 fn event(outgoing: &Outgoing) -> Option<WatchEvent> {
-    let Outgoing::Publication(publication) = outgoing else {
-        return None;
+    let publication = match outgoing {
+        Outgoing::Publication(publication) => publication,
+        Outgoing::Direct(message) => {
+            let Some(Data::Gap(gap)) = &message.data else {
+                return None;
+            };
+            return Some(missed(gap.clone()));
+        }
+        Outgoing::Prices(_) => return None,
     };
     Some(WatchEvent {
         channel: publication.channel().as_str().to_owned(),
@@ -232,6 +261,16 @@ fn event(outgoing: &Outgoing) -> Option<WatchEvent> {
         seq: publication.seq(),
         data: Some(data(publication)?),
     })
+}
+
+/// Something was missed for good.
+fn missed(gap: Gap) -> WatchEvent {
+    WatchEvent {
+        channel: gap.channel.clone(),
+        epoch: gap.epoch.clone(),
+        seq: gap.seq,
+        data: Some(watch_event::Data::Gap(gap)),
+    }
 }
 
 fn data(publication: &Publication) -> Option<watch_event::Data> {
@@ -261,18 +300,20 @@ impl WatchService for WatchRpc {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Events>, Status> {
         admit(&request)?;
-        let target = request.get_ref().target.clone().ok_or_else(|| {
+        let WatchRequest { target, since } = request.get_ref().clone();
+        let resumes = since.is_some();
+        let target = target.ok_or_else(|| {
             Status::invalid_argument(
                 "nothing is to be watched, expected one of transaction, wallet, blocks, events",
             )
         })?;
-        let (channel, hash) = match target {
+        let (channel, transaction) = match target {
             Target::Blocks(blocks) => (format!("blocks:{}", blocks.chain), None),
             Target::Wallet(wallet) => (format!("wallet:{}", wallet.address), None),
-            Target::Transaction(TransactionTarget { chain, tx_hash }) => {
-                let hash = tx_hash.to_ascii_lowercase();
-                let channel = format!("tx:{chain}:{hash}");
-                (channel, Some((chain, hash)))
+            Target::Transaction(mut target) => {
+                target.tx_hash.make_ascii_lowercase();
+                let channel = format!("tx:{}:{}", target.chain, target.tx_hash);
+                (channel, Some(target))
             }
             Target::Events(EventsTarget { chain, events }) => {
                 let filter = events.unwrap_or_default();
@@ -281,22 +322,39 @@ impl WatchService for WatchRpc {
                 (channel.as_str().to_owned(), None)
             }
         };
-        let connection = self.follow(&request, channel).await?;
-        let mut first = None;
-        if let Some((chain, hash)) = hash {
-            let status = self.engine.watch(chain, &hash, Interest::Session).await;
-            first = Some(status.map_err(|error| refused(&error))?);
-            let watched = Watched::Transaction(chain, hash);
-            self.interests.add(connection.id().as_str(), watched);
+        let (connection, at) = self.follow(&request, channel, since).await?;
+        let mut first = Vec::new();
+        if resumes && !at.recovered {
+            first.push(missed(Gap {
+                channel: at.channel.clone(),
+                epoch: at.epoch.clone(),
+                seq: at.seq,
+            }));
         }
-        let first = first.map(|status| {
-            Ok(WatchEvent {
-                channel: format!("tx:{}:{}", status.chain, status.hash),
-                data: Some(watch_event::Data::Transaction(status)),
-                ..WatchEvent::default()
-            })
-        });
-        let events = stream::iter(first).chain(events(connection));
+        if let Some(target) = transaction {
+            let TransactionTarget {
+                chain,
+                tx_hash,
+                abi,
+            } = target;
+            let interest = Interest::Session;
+            let status = self.engine.watch(chain, &tx_hash, interest, abi).await;
+            let status = status.map_err(|error| refused(&error))?;
+            let watched = Watched::Transaction(chain, tx_hash);
+            self.interests.add(connection.id().as_str(), watched);
+            // It stands for all that was said until then, and what follows has the next
+            // number. Who resumes has it from what follows.
+            if !at.recovered {
+                first.push(WatchEvent {
+                    channel: at.channel,
+                    epoch: at.epoch,
+                    seq: at.seq,
+                    data: Some(watch_event::Data::Transaction(status)),
+                });
+            }
+        }
+        let first = stream::iter(first.into_iter().map(Ok));
+        let events = first.chain(events(connection));
         Ok(Response::new(Box::pin(events)))
     }
 
@@ -309,9 +367,10 @@ impl WatchService for WatchRpc {
             chain,
             tx_hash,
             user,
+            abi,
         } = request.into_inner();
         let interest = Interest::Durable(user);
-        let status = self.engine.watch(chain, &tx_hash, interest).await;
+        let status = self.engine.watch(chain, &tx_hash, interest, abi).await;
         let status = status.map_err(|error| refused(&error))?;
         Ok(Response::new(WatchTransactionResponse {
             status: Some(status),

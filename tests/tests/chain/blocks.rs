@@ -163,6 +163,7 @@ async fn blocks_are_watched_over_grpc() {
     let mut client = WatchServiceClient::new(channel(&server).await);
     let blocks = |chain| WatchRequest {
         target: Some(Target::Blocks(BlocksTarget { chain })),
+        since: None,
     };
     let refused = client.watch(blocks(5)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound);
@@ -177,7 +178,7 @@ async fn blocks_are_watched_over_grpc() {
             other => panic!("{other:?}"),
         }
     }
-    let nothing = client.watch(WatchRequest { target: None }).await;
+    let nothing = client.watch(WatchRequest::default()).await;
     assert_eq!(nothing.unwrap_err().code(), tonic::Code::InvalidArgument);
 }
 

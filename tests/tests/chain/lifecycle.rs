@@ -1,5 +1,6 @@
 //! What can become of a transaction besides that it settles.
 
+use alloy::{hex, primitives::keccak256};
 use serde_json::{Value, json};
 use tidewire_tests::{Client, Node, Server, Transport, node, within};
 
@@ -9,7 +10,14 @@ use crate::{
     watches::{server_on, until},
 };
 
-on_every_transport!(a_speed_up_replaces);
+on_every_transport!(
+    a_speed_up_replaces,
+    paying_oneself_nothing_cancels,
+    what_leaves_the_pool_is_dropped,
+    a_failure_says_why,
+    an_error_of_ones_own_is_explained,
+    a_hash_never_seen_is_unknown,
+);
 
 /// Sends a transaction with further fields.
 async fn send_with(node: &Node, from: &str, fields: Value) -> String {
@@ -49,12 +57,11 @@ async fn a_speed_up_replaces(transport: Transport) {
     assert_eq!(told["replacedBy"], fast, "{told}");
 }
 
-#[tokio::test]
-async fn paying_oneself_nothing_cancels() {
+async fn paying_oneself_nothing_cancels(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let mut client = Client::connect(transport, &server).await;
     let sent = send_with(&node, &accounts[0], paying(5, &accounts[1], 7)).await;
     assert_eq!(watch(&mut client, &sent).await["state"], "pending");
     let other = send_with(&node, &accounts[0], paying(10, &accounts[0], 0)).await;
@@ -63,15 +70,14 @@ async fn paying_oneself_nothing_cancels() {
     assert_eq!(told["replacedBy"], other, "{told}");
 }
 
-#[tokio::test]
-async fn what_leaves_the_pool_is_dropped() {
+async fn what_leaves_the_pool_is_dropped(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let rule = "drop_after_ms = 1000";
     let server = on_chain_with(Server::builder(), 31337, &[node.ws()], rule);
     let server = server.start().await;
     wait_for_block(&server, 31337).await;
     let accounts = node.accounts().await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let mut client = Client::connect(transport, &server).await;
     let kept = send_with(&node, &accounts[1], paying(5, &accounts[2], 7)).await;
     let sent = send_with(&node, &accounts[0], paying(5, &accounts[1], 7)).await;
     assert_eq!(watch(&mut client, &kept).await["state"], "pending");
@@ -114,8 +120,7 @@ pub(crate) async fn deployed(node: &Node, account: &str, code: &str) -> String {
     within("a contract", mined).await
 }
 
-#[tokio::test]
-async fn a_failure_says_why() {
+async fn a_failure_says_why(transport: Transport) {
     let word = |number: u64| format!("{number:064x}");
     let text = |text: &str| {
         let bytes: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -128,7 +133,7 @@ async fn a_failure_says_why() {
     let node = Node::start().await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let mut client = Client::connect(transport, &server).await;
     for (data, expected) in [
         // Error(string)
         (text("not today"), "not today"),
@@ -153,13 +158,70 @@ async fn a_failure_says_why() {
     }
 }
 
-#[tokio::test]
-async fn a_hash_never_seen_is_unknown() {
+async fn a_hash_never_seen_is_unknown(transport: Transport) {
     let node = Node::start().await;
     let server = server_on(Server::builder(), node.ws()).await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let mut client = Client::connect(transport, &server).await;
     let told = watch(&mut client, &format!("0x{}", "ab".repeat(32))).await;
     assert_eq!(told["state"], "unknown", "{told}");
     let reason = told["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("looking since"), "{told}");
+    let (since, now) = (told["since"].as_i64(), told["timestamp"].as_i64());
+    assert!(since.is_some() && since <= now, "{told}");
+    let since = format!("looking since {}", since.unwrap());
+    assert!(reason.contains(&since), "{told}");
+}
+
+async fn an_error_of_ones_own_is_explained(transport: Transport) {
+    let node = Node::start().await;
+    let rule = r#"errors = ["error NotYet(uint256 at)"]"#;
+    let server = on_chain_with(Server::builder(), 31337, &[node.ws()], rule);
+    let server = server.start().await;
+    wait_for_block(&server, 31337).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(transport, &server).await;
+    let selector = |signature: &str| hex::encode(&keccak256(signature)[..4]);
+    let word = |number: u64| format!("{number:064x}");
+    // By the operator's configuration.
+    let data = format!("{}{}", selector("NotYet(uint256)"), word(7));
+    let contract = refusing(&node, &accounts[0], &data).await;
+    let hash = send_with(&node, &accounts[0], json!({"to": contract})).await;
+    let told = failed(&mut client, &hash, json!([])).await;
+    assert_eq!(told["reason"], "NotYet(at: 7)", "{told}");
+    // By whoever watches.
+    let data = format!("{}{}", selector("TooLate(uint256)"), word(8));
+    let contract = refusing(&node, &accounts[0], &data).await;
+    let hash = send_with(&node, &accounts[0], json!({"to": contract})).await;
+    let told = failed(&mut client, &hash, json!(["error TooLate(uint256 by)"])).await;
+    assert_eq!(told["reason"], "TooLate(by: 8)", "{told}");
+    // By one who comes later, for everyone.
+    let hash = send_with(&node, &accounts[0], json!({"to": contract})).await;
+    let told = failed(&mut client, &hash, json!([])).await;
+    let unexplained = format!("custom error 0x{}", selector("TooLate(uint256)"));
+    assert_eq!(told["reason"], unexplained, "{told}");
+    let mut other = Client::connect(Transport::WebSocketJson, &server).await;
+    let told = failed(&mut other, &hash, json!(["error TooLate(uint256 by)"])).await;
+    assert_eq!(told["reason"], "TooLate(by: 8)", "{told}");
+    let told = until(&mut client, &hash, "failed").await;
+    assert_eq!(told["reason"], "TooLate(by: 8)", "{told}");
+    // What is no signature is refused, and so are too many.
+    for (abi, said) in [
+        (json!(["error TooLate("]), "TooLate("),
+        (json!(vec!["error A()"; 21]), "expected at most 20"),
+    ] {
+        let watch = json!({"chain": 31337, "txHash": hash, "abi": abi});
+        let reply = client.request("watch", watch).await;
+        assert_eq!(reply.error_code(), "invalid_argument", "{}", reply.text);
+        assert!(reply.error_message().contains(said), "{}", reply.text);
+    }
+}
+
+/// Watches with signatures, and reads until the transaction has failed.
+async fn failed(client: &mut Client, hash: &str, abi: Value) -> Value {
+    let watch = json!({"chain": 31337, "txHash": hash, "abi": abi});
+    let first = client.request("watch", watch).await.expect("watching").data;
+    match first["state"] == "failed" {
+        true => first,
+        false => until(client, hash, "failed").await,
+    }
 }

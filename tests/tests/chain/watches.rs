@@ -2,13 +2,25 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_tests::{
-    Client, Liar, Node, Server, ServerBuilder, Token, Transport, liar::honest, within,
+use tidewire_proto::v1::{
+    Position, TransactionState, TransactionTarget, WatchEvent, WatchRequest, watch_event::Data,
+    watch_request::Target, watch_service_client::WatchServiceClient,
 };
+use tidewire_tests::{
+    Client, Liar, Node, Server, ServerBuilder, Token, Transport, client::grpc::channel,
+    liar::honest, within,
+};
+use tonic::Streaming;
 
 use crate::{blocks::wait_for_block, ledger::on_chain_with};
 
-on_every_transport!(a_transaction_settles, events_come_and_are_taken_back);
+on_every_transport!(
+    a_transaction_settles,
+    a_reorg_takes_a_transaction_back,
+    events_come_and_are_taken_back,
+    a_wallet_is_followed,
+    a_wallet_is_told_what_is_pending,
+);
 
 /// A server on this node that confirms with the third block, and takes the sixth for
 /// final.
@@ -64,14 +76,13 @@ async fn a_transaction_settles(transport: Transport) {
     assert_eq!(reply.expect("unwatched").data["txHash"], hash);
 }
 
-#[tokio::test]
-async fn a_reorg_takes_a_transaction_back() {
+async fn a_reorg_takes_a_transaction_back(transport: Transport) {
     for depth in [1, 3, 12] {
         let node = Node::start().await;
         node.mine(15).await;
         let server = server_with(Server::builder(), node.http(), "finality = 64").await;
         let accounts = node.accounts().await;
-        let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+        let mut client = Client::connect(transport, &server).await;
         let hash = node.send(&accounts[0], &accounts[1], 5).await;
         let watch = json!({"chain": 31337, "txHash": hash});
         let _ = client.request("watch", watch).await.expect("watching");
@@ -157,12 +168,11 @@ async fn events_come_and_are_taken_back(transport: Transport) {
     let _ = reply.expect("unwatched");
 }
 
-#[tokio::test]
-async fn a_wallet_is_followed() {
+async fn a_wallet_is_followed(transport: Transport) {
     let node = Node::start().await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let mut client = Client::connect(transport, &server).await;
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     client.subscribe(&channel).await;
     let hash = node.send(&accounts[0], &accounts[1], 5).await;
@@ -185,12 +195,11 @@ async fn a_wallet_is_followed() {
     assert_eq!(kinds, ["balance", "transaction"]);
 }
 
-#[tokio::test]
-async fn a_wallet_is_told_what_is_pending() {
+async fn a_wallet_is_told_what_is_pending(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let mut client = Client::connect(transport, &server).await;
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     client.subscribe(&channel).await;
     server.log_line("a pool is heard").await;
@@ -261,4 +270,70 @@ async fn what_cannot_be_watched_says_why() {
     let reply = client.request("watch", json!({"chain": 31337, "txHash": hash}));
     let reply = reply.await.expect("watching");
     assert_eq!(reply.data["state"], "unknown", "{}", reply.text);
+}
+
+/// What a gRPC stream says next.
+async fn said(stream: &mut Streaming<WatchEvent>) -> WatchEvent {
+    let next = within("an event", stream.message()).await;
+    next.unwrap().expect("the stream goes on")
+}
+
+#[tokio::test]
+async fn a_grpc_stream_says_where_it_stands_and_goes_on_from_there() {
+    let node = Node::start_with(&["--no-mining"]).await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = WatchServiceClient::new(channel(&server).await);
+    let hash = node.send(&accounts[0], &accounts[1], 5).await;
+    let request = |since: Option<Position>| {
+        let target = Target::Transaction(TransactionTarget {
+            chain: 31337,
+            tx_hash: hash.clone(),
+            abi: Vec::new(),
+        });
+        WatchRequest {
+            target: Some(target),
+            since,
+        }
+    };
+    let mut stream = client.watch(request(None)).await.unwrap().into_inner();
+    let first = said(&mut stream).await;
+    assert_eq!(first.channel, format!("tx:31337:{hash}"));
+    assert!(!first.epoch.is_empty(), "{first:?}");
+    node.mine(1).await;
+    let mut last = first.clone();
+    let state = |event: &WatchEvent| match &event.data {
+        Some(Data::Transaction(status)) => Some(status.state()),
+        _ => None,
+    };
+    while state(&last) != Some(TransactionState::Confirming) {
+        let next = said(&mut stream).await;
+        assert_eq!((&next.epoch, next.seq), (&last.epoch, last.seq + 1));
+        last = next;
+    }
+    drop(stream);
+    // From where it was, each once and without the state before.
+    node.mine(2).await;
+    let seen = |epoch: &str, seq| {
+        Some(Position {
+            epoch: epoch.to_owned(),
+            seq,
+        })
+    };
+    let since = seen(&last.epoch, last.seq - 1);
+    let mut stream = client.watch(request(since)).await.unwrap().into_inner();
+    assert_eq!(said(&mut stream).await, last);
+    while state(&last) != Some(TransactionState::Confirmed) {
+        let next = said(&mut stream).await;
+        assert_eq!((&next.epoch, next.seq), (&last.epoch, last.seq + 1));
+        last = next;
+    }
+    // From nowhere: that something is missed, and where it stands.
+    let since = seen("another", 1);
+    let mut stream = client.watch(request(since)).await.unwrap().into_inner();
+    let missed = said(&mut stream).await;
+    assert!(matches!(missed.data, Some(Data::Gap(_))), "{missed:?}");
+    assert_eq!((&missed.epoch, missed.seq), (&last.epoch, last.seq));
+    let now = said(&mut stream).await;
+    assert_eq!(state(&now), Some(TransactionState::Confirmed));
 }

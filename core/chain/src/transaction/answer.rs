@@ -13,7 +13,7 @@ use super::{
     monitor::{Monitor, Turn},
     watch::{At, Phase},
 };
-use crate::{ReadError, decode::revert_reason};
+use crate::ReadError;
 
 type Answer = Result<Value, ReadError>;
 
@@ -40,7 +40,7 @@ impl Monitor {
                 call,
                 gas,
             } => {
-                let reason = self.reason(&call, gas.0, answers);
+                let reason = self.reason(&hash, &call, gas.0, answers);
                 self.settle(hash, at, Some(reason), gas, now_ms, &mut turn);
             }
             Ask::Nonce { hash, .. } => self.nonce(hash, answers, now_ms, &mut turn),
@@ -157,7 +157,7 @@ impl Monitor {
     }
 
     /// Why a transaction failed: what the trace shows, else what the call says now.
-    fn reason(&self, call: &Value, gas_used: u64, answers: &[Answer]) -> String {
+    fn reason(&self, hash: &B256, call: &Value, gas_used: u64, answers: &[Answer]) -> String {
         let (trace, calls) = match answers {
             [trace, calls @ ..] => (trace.as_ref().ok(), calls),
             [] => (None, &[][..]),
@@ -167,7 +167,7 @@ impl Monitor {
             let output = trace.get("output").and_then(bytes).unwrap_or_default();
             Some(match output.as_slice() {
                 [] if error != "execution reverted" => error.to_owned(),
-                data => revert_reason(data, &self.errors),
+                data => self.explain(hash, data),
             })
         });
         let called = || {
@@ -179,10 +179,10 @@ impl Monitor {
                 }) => {
                     // Some nodes wrap the data.
                     let data = data.get("data").unwrap_or(data);
-                    Some(bytes(data).map_or_else(
-                        || message.clone(),
-                        |data| revert_reason(&data, &self.errors),
-                    ))
+                    Some(
+                        bytes(data)
+                            .map_or_else(|| message.clone(), |data| self.explain(hash, &data)),
+                    )
                 }
                 Err(ReadError::Refused {
                     code: 3, message, ..

@@ -22,6 +22,7 @@
 
 mod answer;
 mod ask;
+mod errors;
 mod monitor;
 mod options;
 mod table;

@@ -240,6 +240,7 @@ impl Monitor {
         }
         if let Some(watch) = self.watches.get_mut(&hash) {
             watch.durable = Some(stored.user.map(String::into_boxed_str));
+            watch.abi = stored.abi.into();
         }
     }
 

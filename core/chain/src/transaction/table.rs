@@ -28,6 +28,7 @@ impl Monitor {
             first_miss: 0,
             sessions: 0,
             durable: None,
+            abi: Vec::new().into(),
         };
         self.watches.insert(hash, watch);
         if let Some(account) = account {
@@ -148,7 +149,7 @@ impl Monitor {
     }
 
     /// Remembers that what is stored of a watch is not what it is.
-    fn note(&mut self, hash: B256) {
+    pub(super) fn note(&mut self, hash: B256) {
         if self
             .watches
             .get(&hash)
@@ -193,6 +194,7 @@ impl Monitor {
         };
         let state = match &watch.phase {
             Phase::Unknown => {
+                status.since = Some(watch.since);
                 status.reason = Some(format!(
                     "no node has seen it, looking since {}",
                     watch.since

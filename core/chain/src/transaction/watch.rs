@@ -77,6 +77,8 @@ pub(super) struct Watch {
     pub(super) first_miss: i64,
     pub(super) sessions: u32,
     pub(super) durable: Option<Option<Box<str>>>,
+    /// Signatures of errors, by whoever watches it.
+    pub(super) abi: Box<[String]>,
 }
 
 /// A watch as it is stored.
@@ -90,6 +92,9 @@ pub struct StoredWatch {
     /// Sender and nonce, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<(Address, u64)>,
+    /// Signatures of errors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub abi: Vec<String>,
     /// Where it stood.
     pub phase: StoredPhase,
     /// Since when, in milliseconds since the Unix epoch.
@@ -127,6 +132,7 @@ impl Watch {
             hash,
             user: user.as_ref().map(ToString::to_string),
             account: self.account,
+            abi: self.abi.to_vec(),
             phase: match &self.phase {
                 Phase::Unknown => StoredPhase::Unknown,
                 Phase::Pending { reorged } => StoredPhase::Pending { reorged: *reorged },

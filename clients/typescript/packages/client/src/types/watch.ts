@@ -53,6 +53,8 @@ export interface TransactionStatus {
   readonly reason?: string;
   readonly reorged?: boolean;
   readonly timestamp: Millis;
+  /** Since when it is looked for, of what is unknown. */
+  readonly since?: Millis;
 }
 
 /** Watch a transaction, or contract events. */
@@ -60,6 +62,8 @@ export interface WatchRequest {
   readonly chain: number;
   readonly txHash?: string;
   readonly events?: EventFilter;
+  /** Human-readable signatures of errors to say by why the transaction failed. */
+  readonly abi?: readonly string[];
 }
 
 /** Which events of which contracts. */
