@@ -260,15 +260,15 @@ async fn reload(
     }
 }
 
-/// Ends the watches of whoever has gone. Beside the other sweep: a chain that stands still
-/// holds this one up.
+/// Stores what is followed, and forgets what nobody follows any more. Beside the other sweep:
+/// a chain that stands still holds this one up.
 async fn sweep_watches(watches: WatchRpc, halt: CancellationToken) {
     let mut ticks = tokio::time::interval(SWEEP);
     let mut slow_ticks = tokio::time::interval(SLOW_SWEEP);
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                if halt.run_until_cancelled(watches.sweep()).await.is_none() {
+                if halt.run_until_cancelled(watches.keep_followed()).await.is_none() {
                     return;
                 }
             }
@@ -382,7 +382,7 @@ fn namespaces(
     all.check_with(
         "tx",
         Box::new(move |rest| {
-            let checked = engine.check_transaction_channel(rest);
+            let checked = engine.follow_transaction(rest);
             checked.map_err(|error| chain_error(&error))
         }),
     );

@@ -52,7 +52,7 @@ pub(crate) enum Want {
     /// Take an interest back.
     Unwatch(B256, Interest),
     /// The state of a transaction, watched or not.
-    Status(B256, oneshot::Sender<Answer>),
+    Status(B256, Vec<String>, oneshot::Sender<Answer>),
     /// Follow events.
     Events(
         Box<(Filter, KeptFilter)>,
@@ -270,20 +270,7 @@ impl Desk {
                 self.watch(hash, interest, &abi, Waiting { reply, keeps: true })
                     .await
             }
-            Want::Status(hash, reply) => match self.monitor.status(&hash, now) {
-                Some(status) => {
-                    // Who asked may have gone.
-                    let _ = reply.send(Ok(status));
-                    Ok(())
-                }
-                None => {
-                    let waiting = Waiting {
-                        reply,
-                        keeps: false,
-                    };
-                    self.watch(hash, Interest::Session, &[], waiting).await
-                }
-            },
+            Want::Status(hash, abi, reply) => self.status(hash, &abi, reply).await,
             Want::Unwatch(hash, interest) => {
                 self.monitor.unwatch(&hash, &interest);
                 self.tell(Turn::default(), Entry::default()).await
@@ -300,6 +287,36 @@ impl Desk {
                 let mut entry = Entry::default();
                 add(&mut entry, news);
                 self.tell(Turn::default(), entry).await
+            }
+        }
+    }
+
+    /// Says how a transaction stands, once nothing more is asked about it.
+    async fn status(
+        &mut self,
+        hash: B256,
+        abi: &[String],
+        reply: oneshot::Sender<Answer>,
+    ) -> Result<(), JournalEnded> {
+        let asks = self.monitor.explain_by(hash, abi);
+        let states = Vec::new();
+        self.tell(Turn { states, asks }, Entry::default()).await?;
+        if self.open.contains_key(&hash) {
+            let keeps = true;
+            let waiting = self.waiting.entry(hash).or_default();
+            waiting.push(Waiting { reply, keeps });
+            return Ok(());
+        }
+        match self.monitor.status(&hash, self.tools.clock.now_ms()) {
+            Some(status) => {
+                // Who asked may have gone.
+                let _ = reply.send(Ok(status));
+                Ok(())
+            }
+            None => {
+                let keeps = false;
+                let waiting = Waiting { reply, keeps };
+                self.watch(hash, Interest::Session, &[], waiting).await
             }
         }
     }

@@ -201,12 +201,7 @@ impl ChainEngine {
     ) -> Result<TransactionStatus, ChainError> {
         let (reply, status) = oneshot::channel();
         let hash = parse_hash(hash)?;
-        if abi.len() > MAX_SIGNATURES {
-            return Err(ChainError::Signatures(abi.len()));
-        }
-        for signature in &abi {
-            ErrorAbi::parse(signature)?;
-        }
+        check_signatures(&abi)?;
         let want = Want::Watch(hash, interest.clone(), abi, reply);
         let asked = self.chain(chain)?;
         let answer = asked.answer(want, status).await;
@@ -231,13 +226,20 @@ impl ChainEngine {
         self.chain(chain)?.want(want).await
     }
 
-    /// The state of a transaction, watched or not.
+    /// The state of a transaction, watched or not, after a node was asked. If it is watched,
+    /// why it fails is told by the errors in `abi` too.
     ///
     /// # Errors
-    /// There is no such chain, it is no hash, or too many are watched.
-    pub async fn status(&self, chain: u64, hash: &str) -> Result<TransactionStatus, ChainError> {
+    /// There is no such chain, it is no hash, a signature is refused, or too many are watched.
+    pub async fn status(
+        &self,
+        chain: u64,
+        hash: &str,
+        abi: Vec<String>,
+    ) -> Result<TransactionStatus, ChainError> {
         let (reply, status) = oneshot::channel();
-        let want = Want::Status(parse_hash(hash)?, reply);
+        check_signatures(&abi)?;
+        let want = Want::Status(parse_hash(hash)?, abi, reply);
         self.chain(chain)?.answer(want, status).await
     }
 
@@ -253,27 +255,6 @@ impl ChainEngine {
         self.chain(chain)?;
         let channel = Filter::parse(filter)?.channel(chain);
         channel.map_err(|error| ChainError::TooMany(error.to_string()))
-    }
-
-    /// Judges the part of a `tx:` channel after the colon: a chain's id and a hash.
-    ///
-    /// # Errors
-    /// Says what was expected.
-    pub fn check_transaction_channel(&self, rest: &str) -> Result<(), ChainError> {
-        let (chain, hash) = self.split(rest, "a chain and a hash, as in tx:1:0x…")?;
-        self.check_blocks_channel(chain)?;
-        parse_hash(hash).map(|_| ())
-    }
-
-    fn split<'a>(
-        &self,
-        rest: &'a str,
-        expected: &'static str,
-    ) -> Result<(&'a str, &'a str), ChainError> {
-        rest.split_once(':').ok_or_else(|| ChainError::Name {
-            asked: rest.to_owned(),
-            expected,
-        })
     }
 
     pub(crate) fn chain(&self, id: u64) -> Result<&Chain, ChainError> {
@@ -344,7 +325,7 @@ impl Chain {
     }
 
     /// Says what is wanted.
-    async fn want(&self, want: Want) -> Result<(), ChainError> {
+    pub(crate) async fn want(&self, want: Want) -> Result<(), ChainError> {
         let sender = self.wants.lock().clone();
         let sender = sender.ok_or(ChainError::Ended)?;
         match sender.send_timeout(want, ANSWER).await {
@@ -352,6 +333,13 @@ impl Chain {
             Err(SendTimeoutError::Timeout(_)) => Err(ChainError::Slow(self.config.id)),
             Err(SendTimeoutError::Closed(_)) => Err(ChainError::Ended),
         }
+    }
+
+    /// Says what is wanted, if there is room for it.
+    pub(crate) fn want_now(&self, want: Want) -> Result<(), ChainError> {
+        let sender = self.wants.lock().clone();
+        let sent = sender.ok_or(ChainError::Ended)?.try_send(want);
+        sent.map_err(|_| ChainError::Slow(self.config.id))
     }
 
     /// Says what is wanted, and waits for the answer.
@@ -402,7 +390,17 @@ impl Chain {
     }
 }
 
-fn parse_hash(text: &str) -> Result<B256, ChainError> {
+fn check_signatures(abi: &[String]) -> Result<(), ChainError> {
+    if abi.len() > MAX_SIGNATURES {
+        return Err(ChainError::Signatures(abi.len()));
+    }
+    for signature in abi {
+        ErrorAbi::parse(signature)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn parse_hash(text: &str) -> Result<B256, ChainError> {
     let hash = text.starts_with("0x").then(|| text.parse().ok()).flatten();
     hash.ok_or_else(|| ChainError::Hash(text.to_owned()))
 }

@@ -9,9 +9,13 @@ use tidewire_stream::{ChannelName, Epoch, UserId};
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    ChainEngine, ChainError, desk::Want, events::Filter, journal::Entry, keeping::KeptFilter,
-    publish::wallet_channel, wallet::parse_address,
+    ChainEngine, ChainError, desk::Want, engine::parse_hash, events::Filter, journal::Entry,
+    keeping::KeptFilter, kept::Inserted, publish::wallet_channel, transaction::Interest,
+    wallet::parse_address,
 };
+
+/// How many transactions may be followed, on all chains together.
+const TRANSACTIONS: usize = 100_000;
 
 /// The journal is waited for so long: with a full disk it stands still.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -98,6 +102,38 @@ impl ChainEngine {
         asked.answer(want, channel).await
     }
 
+    /// Judges the part of a `tx:` channel after the colon, a chain's id and a hash, and
+    /// watches the transaction.
+    ///
+    /// # Errors
+    /// Says what was expected; or too many are watched, or the chain is slow.
+    pub fn follow_transaction(&self, rest: &str) -> Result<(), ChainError> {
+        let (id, hash) = rest.split_once(':').ok_or_else(|| ChainError::Name {
+            asked: rest.to_owned(),
+            expected: "a chain and a hash, as in tx:1:0x…",
+        })?;
+        self.check_blocks_channel(id)?;
+        let hash = parse_hash(hash)?;
+        let unknown = |_| ChainError::NoChain;
+        let id = id.parse().map_err(unknown)?;
+        let key = (id, hash);
+        let transactions = &self.keeping().transactions;
+        match transactions.insert(key, (), TRANSACTIONS, || {}) {
+            Inserted::Known => Ok(()),
+            Inserted::Full => Err(ChainError::TooMany(format!(
+                "{TRANSACTIONS} transactions are followed, which is the most that may be"
+            ))),
+            Inserted::New => {
+                // Whoever wants to know how it stands asks for that.
+                let (reply, _) = oneshot::channel();
+                let want = Want::Watch(hash, Interest::Session, Vec::new(), reply);
+                self.chain(id)?
+                    .want_now(want)
+                    .inspect_err(|_| transactions.remove(&key))
+            }
+        }
+    }
+
     /// Judges the part of an `events:` channel after the colon: what the reply to a watch
     /// has named, of a filter that is followed or was until lately.
     ///
@@ -140,7 +176,16 @@ impl ChainEngine {
     /// Forgets what nobody has followed for a while. Looks at all that there is, and so is
     /// called more rarely.
     pub async fn sweep_followed(&self, is_followed: impl Fn(&ChannelName) -> bool) {
-        let forgotten = self.keeping().sweep(self.now_ms(), is_followed);
+        let now_ms = self.now_ms();
+        for (chain, hash) in self.keeping().sweep_transactions(now_ms, &is_followed) {
+            let Ok(chain) = self.chain(chain) else {
+                continue;
+            };
+            if let Err(error) = chain.want(Want::Unwatch(hash, Interest::Session)).await {
+                tracing::debug!(%error, "a watch could not be ended");
+            }
+        }
+        let forgotten = self.keeping().sweep(now_ms, is_followed);
         if !forgotten.is_empty() {
             let entry = Entry {
                 forgotten,

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tidewire_proto::v1::EventFilter;
@@ -13,7 +13,7 @@ use tidewire_stream::{ChannelName, Epoch, UserId};
 
 use crate::{
     kept::{Kept, Record},
-    publish::wallet_channel,
+    publish::{transaction_channel, wallet_channel},
     wallet::Wallets,
 };
 
@@ -23,6 +23,9 @@ const FILTERS: Table = Table("chain.filters");
 
 /// How many filters may be kept without a follower.
 const IDLE_FILTERS: usize = 10_000;
+
+/// How many transactions may be kept without a follower.
+const IDLE_TRANSACTIONS: usize = 10_000;
 
 /// How much is read from the store at once.
 const PAGE: usize = 1_000;
@@ -35,6 +38,9 @@ const ADDRESS: usize = 20;
 pub(crate) struct Keeping {
     pub(crate) wallets: Wallets,
     pub(crate) filters: Kept<ChannelName, KeptFilter>,
+    /// Transactions by chain. Their states say all, so none is missed for good: who comes
+    /// back after they were forgotten has them told anew, and they are not stored.
+    pub(crate) transactions: Kept<(u64, B256), ()>,
     /// Filters that were forgotten, until their chain's desk hears of it.
     gone: Mutex<HashMap<u64, Vec<ChannelName>>>,
 }
@@ -194,13 +200,30 @@ impl Keeping {
         old
     }
 
+    /// Looks at the transactions, and gives those that nobody has followed for a while.
+    pub(crate) fn sweep_transactions(
+        &self,
+        now_ms: i64,
+        is_followed: impl Fn(&ChannelName) -> bool,
+    ) -> Vec<(u64, B256)> {
+        let old = self
+            .transactions
+            .sweep(now_ms, IDLE_TRANSACTIONS, |(chain, hash)| {
+                transaction_channel(*chain, hash).is_ok_and(|channel| is_followed(&channel))
+            });
+        old.into_iter()
+            .filter(|key| self.transactions.forget(key, || {}))
+            .collect()
+    }
+
     /// Whether the store has to be written.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.wallets.kept.is_dirty() || self.filters.is_dirty()
+        self.wallets.kept.is_dirty() || self.filters.is_dirty() || self.transactions.is_dirty()
     }
 
     /// Adds what the store is to have.
     pub(crate) fn keep(&self, writes: &mut Batch) {
+        while !self.transactions.take_dirty().is_empty() {}
         for ((address, user), is_there) in self.wallets.links.take_dirty() {
             let key = [address.as_slice(), user.as_str().as_bytes()].concat();
             match is_there {

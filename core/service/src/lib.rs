@@ -4,7 +4,6 @@
 //! Adapters know this crate and the streaming core, never an engine.
 
 mod admin;
-mod interest;
 mod price;
 mod revocations;
 mod router;

@@ -19,9 +19,7 @@ use tidewire_stream::{
 use tonic::{Request, Response, Status};
 
 use crate::{
-    identity_of,
-    interest::{self, Interests, Watched},
-    status_of,
+    identity_of, status_of,
     stream::{arrival, closed},
 };
 
@@ -33,25 +31,17 @@ const TAKE_BYTES: usize = 64 << 10;
 pub struct WatchRpc {
     stream: Arc<Stream>,
     engine: ChainEngine,
-    interests: Interests,
 }
 
 impl WatchRpc {
     /// The service over this engine, whose publications come through this core.
     #[must_use]
     pub fn new(stream: Arc<Stream>, engine: ChainEngine) -> Self {
-        Self {
-            stream,
-            engine,
-            interests: Interests::default(),
-        }
+        Self { stream, engine }
     }
 
-    /// Ends the watches of connections that have gone. Called every now and then.
-    pub async fn sweep(&self) {
-        for watched in self.interests.take_gone(&self.stream) {
-            interest::end(&self.engine, watched).await;
-        }
+    /// Stores what changed of what is followed. Called about once a second.
+    pub async fn keep_followed(&self) {
         self.engine.keep_followed().await;
     }
 
@@ -71,31 +61,13 @@ impl WatchRpc {
         request: SessionWatchRequest,
     ) -> Result<Watching, StreamError> {
         let chain = request.chain;
-        let connection = session.id().as_str();
         let target = match (request.tx_hash, request.events) {
             (Some(hash), None) => {
                 let hash = hash.to_ascii_lowercase();
                 follow_in(session, format!("tx:{chain}:{hash}"), None).await?;
-                let watched = Watched::Transaction(chain, hash.clone());
-                let abi = request.abi;
-                let is_new = self.interests.add(connection, watched.clone());
-                let status = if is_new || !abi.is_empty() {
-                    let interest = Interest::Session;
-                    let status = self.engine.watch(chain, &hash, interest, abi).await;
-                    if !is_new && status.is_ok() {
-                        // A connection counts once.
-                        interest::end(&self.engine, watched.clone()).await;
-                    }
-                    status
-                } else {
-                    self.engine.status(chain, &hash).await
-                };
-                let status = status.map_err(|error| {
-                    if is_new {
-                        self.interests.remove(connection, &watched);
-                    }
-                    chain_error(&error)
-                })?;
+                // Following it is watching it.
+                let status = self.engine.status(chain, &hash, request.abi).await;
+                let status = status.map_err(|error| chain_error(&error))?;
                 watching::Target::Transaction(status)
             }
             (None, Some(filter)) => {
@@ -118,22 +90,18 @@ impl WatchRpc {
     }
 
     /// Ends such a watch of a session.
-    pub(crate) async fn unwatch_in(
+    pub(crate) fn unwatch_in(
         &self,
         session: &Session,
         request: &SessionWatchRequest,
     ) -> Result<(), StreamError> {
         let chain = request.chain;
-        let (channel, watched) = match (&request.tx_hash, &request.events) {
-            (Some(hash), None) => {
-                let hash = hash.to_ascii_lowercase();
-                let channel = format!("tx:{chain}:{hash}");
-                (channel, Some(Watched::Transaction(chain, hash)))
-            }
+        let channel = match (&request.tx_hash, &request.events) {
+            (Some(hash), None) => format!("tx:{chain}:{}", hash.to_ascii_lowercase()),
             (None, Some(filter)) => {
                 let channel = self.engine.events_channel(chain, filter);
                 let channel = channel.map_err(|error| chain_error(&error))?;
-                (channel.as_str().to_owned(), None)
+                channel.as_str().to_owned()
             }
             _ => {
                 return Err(StreamError::new(
@@ -145,11 +113,6 @@ impl WatchRpc {
         session.unsubscribe(&UnsubscribeRequest {
             channels: vec![channel],
         })?;
-        if let Some(watched) = watched
-            && self.interests.remove(session.id().as_str(), &watched)
-        {
-            interest::end(&self.engine, watched).await;
-        }
         Ok(())
     }
 
@@ -337,11 +300,8 @@ impl WatchService for WatchRpc {
                 tx_hash,
                 abi,
             } = target;
-            let interest = Interest::Session;
-            let status = self.engine.watch(chain, &tx_hash, interest, abi).await;
+            let status = self.engine.status(chain, &tx_hash, abi).await;
             let status = status.map_err(|error| refused(&error))?;
-            let watched = Watched::Transaction(chain, tx_hash);
-            self.interests.add(connection.id().as_str(), watched);
             // It stands for all that was said until then, and what follows has the next
             // number. Who resumes has it from what follows.
             if !at.recovered {
@@ -395,7 +355,7 @@ impl WatchService for WatchRpc {
     ) -> Result<Response<TransactionStatus>, Status> {
         admit(&request)?;
         let GetTransactionStatusRequest { chain, tx_hash } = request.get_ref();
-        let status = self.engine.status(*chain, tx_hash).await;
+        let status = self.engine.status(*chain, tx_hash, Vec::new()).await;
         status.map(Response::new).map_err(|error| refused(&error))
     }
 

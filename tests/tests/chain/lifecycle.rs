@@ -2,6 +2,7 @@
 
 use alloy::{hex, primitives::keccak256};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tidewire_tests::{Client, Node, Server, Transport, node, within};
 
 use crate::{
@@ -17,6 +18,7 @@ on_every_transport!(
     a_failure_says_why,
     an_error_of_ones_own_is_explained,
     a_hash_never_seen_is_unknown,
+    a_transaction_goes_on_for_who_comes_back,
 );
 
 /// Sends a transaction with further fields.
@@ -224,4 +226,41 @@ async fn failed(client: &mut Client, hash: &str, abi: Value) -> Value {
         true => first,
         false => until(client, hash, "failed").await,
     }
+}
+
+async fn a_transaction_goes_on_for_who_comes_back(transport: Transport) {
+    let node = Node::start_with(&["--no-mining"]).await;
+    let folder = TempDir::new().unwrap();
+    let path = format!("path = {:?}", folder.path().display().to_string());
+    let builder = || Server::builder().set("store", &path);
+    let mut server = server_on(builder(), node.ws()).await;
+    let accounts = node.accounts().await;
+    let mut client = Client::connect(transport, &server).await;
+    let hash = node.send(&accounts[0], &accounts[1], 5).await;
+    let channel = format!("tx:31337:{hash}");
+    // To follow it is to watch it.
+    let at = client.subscribe(&channel).await;
+    until(&mut client, &hash, "pending").await;
+    drop(client);
+    node.mine(1).await;
+    let mut client = Client::connect(transport, &server).await;
+    let epoch = at["epoch"].as_str().unwrap();
+    let seq = at["seq"].as_u64().unwrap();
+    let resumed = client.resume(&channel, epoch, seq).await;
+    assert_eq!(resumed["recovered"], true, "{resumed}");
+    until(&mut client, &hash, "pending").await;
+    until(&mut client, &hash, "confirming").await;
+    drop(client);
+    server.kill().await;
+    node.mine(3).await;
+    let server = server_on(builder(), node.ws()).await;
+    let mut client = Client::connect(transport, &server).await;
+    let resumed = client.resume(&channel, epoch, seq).await;
+    // What it has become is told, whatever was seen of it before.
+    if resumed["recovered"] == true {
+        until(&mut client, &hash, "confirming").await;
+    }
+    until(&mut client, &hash, "confirmed").await;
+    node.mine(8).await;
+    until(&mut client, &hash, "finalized").await;
 }

@@ -49,7 +49,7 @@ impl Handler for Unwatch {
     answers!(Unwatch(SessionWatchRequest));
 
     async fn answer(&self, session: &Session, request: SessionWatchRequest) -> Result<Data, Error> {
-        let ended = self.0.unwatch_in(session, &request).await;
+        let ended = self.0.unwatch_in(session, &request);
         said(ended, |()| Data::Unwatched(request))
     }
 }
