@@ -16,7 +16,8 @@ export async function checkLooks(open) {
         const most = document.documentElement.clientWidth;
         const out = [...document.querySelectorAll("body *")].filter((element) => {
           const { right, left, width: size } = element.getBoundingClientRect();
-          return size > 1 && right > 0 && (right > most + 0.5 || left < -0.5);
+          const edge = Math.min(most, element.closest("section")?.getBoundingClientRect().right ?? most);
+          return size > 1 && right > 0 && (right > edge + 0.5 || left < -0.5);
         });
         const names = out.map((element) => `${element.tagName}.${element.className}#${element.id}`);
         return document.documentElement.scrollWidth > most ? [`the page is ${document.documentElement.scrollWidth} wide`, ...names] : names;

@@ -30,7 +30,7 @@ export class MarketView {
   #draw(overview: MarketOverview): void {
     const { coverage } = overview;
     const live = coverage === undefined ? UNKNOWN : `${String(coverage.live)} of ${String(coverage.symbols)}`;
-    const needs = coverage?.withSupply === 0 ? "needs [prices.supply] or a source of it" : "";
+    const needs = coverage?.withSupply === 0 ? "needs [prices.supply]" : "";
     this.#facts.replaceChildren(
       fact("Market cap, USD", amount(overview.totalMarketCap), needs),
       fact("Volume 24 h, USD", amount(overview.totalVolume)),
