@@ -6,6 +6,7 @@ mod connection;
 mod frames;
 mod oracle;
 mod protocol;
+mod supply;
 mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -21,6 +22,7 @@ pub use capture::{Capture, CaptureError, Pace, Repeat, Script};
 pub use frames::{Ticker, Trade};
 pub use oracle::{BTC_FEED, OraclePrice, OracleStandIn};
 pub use protocol::VenueKind;
+pub use supply::SupplyStandIn;
 pub use tls::Authority;
 
 use crate::within;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tidewire_tests::{
     Client, Message, Server, ServerBuilder, Transport, VenueKind, VenueStandIn,
-    venue::{Ticker, Trade},
+    venue::{SupplyStandIn, Ticker, Trade},
 };
 
 on_every_transport!(
@@ -258,6 +258,39 @@ async fn the_market_is_told(transport: Transport) {
             (&trade["side"], &trade["source"]),
             (&json!("sell"), &json!("coinbase"))
         );
+        return;
+    }
+}
+
+#[tokio::test]
+async fn a_source_of_supplies_fills_in_what_the_table_lacks() {
+    let venue = VenueStandIn::start(VenueKind::Coinbase).await;
+    let supply = SupplyStandIn::start(r#"{"BTC": 1, "ETH": "120000000"}"#).await;
+    let source = format!("supply_source = {{ url = {:?} }}", supply.url());
+    let server = server_of(std::slice::from_ref(&venue), &["BTC-USD", "ETH-USD"])
+        .set("prices", "supply = { BTC = 20000000 }")
+        .set("prices", &source)
+        .start()
+        .await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("market:overview").await;
+    venue.subscribed().await;
+    for (symbol, price) in [("BTC-USD", "60000"), ("ETH-USD", "3000")] {
+        venue.trade(&Trade {
+            symbol,
+            id: 1,
+            price,
+        });
+    }
+    loop {
+        let overview = client.next_of("market_overview").await;
+        let coverage = &overview.data["coverage"];
+        if coverage["withSupply"] != 2 {
+            continue;
+        }
+        assert!(coverage["supplyAgeMs"].is_u64(), "{coverage}");
+        let cap = 20_000_000.0 * 60_000.0 + 120_000_000.0 * 3_000.0;
+        assert_eq!(overview.data["totalMarketCap"], cap);
         return;
     }
 }
