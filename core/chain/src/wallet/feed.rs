@@ -33,7 +33,7 @@ use super::{
     update::token_update,
     waiting::Waiting,
 };
-use crate::{BlockData, BlockRef, Call, News, ReadError, Reader, Step, publish::wallet_channel};
+use crate::{BlockData, BlockRef, Call, News, Reader, Step, publish::wallet_channel};
 
 /// After how many blocks a node that could not trace is asked again.
 const TRACE_AGAIN: u64 = 1_000;
