@@ -1,5 +1,6 @@
 //! Reorgs of a real node, and its outages.
 
+use serde_json::json;
 use tidewire_tests::{Client, Node, Server, Transport};
 
 use crate::{
@@ -35,17 +36,17 @@ async fn reorgs_are_told(endpoint: &str, node: &Node) {
         node.reorg(2).await;
         node.mine(1).await;
         ledger.follow(&mut client, node, "blocks:31337").await;
-        node.call("anvil_rollback", serde_json::json!([3])).await;
+        node.call("anvil_rollback", json!([3])).await;
         node.mine(3).await;
         ledger.follow(&mut client, node, "blocks:31337").await;
-        node.call("anvil_rollback", serde_json::json!([3])).await;
+        node.call("anvil_rollback", json!([3])).await;
         node.mine(1).await;
         ledger.follow(&mut client, node, "blocks:31337").await;
-        node.call("anvil_rollback", serde_json::json!([1])).await;
+        node.call("anvil_rollback", json!([1])).await;
         node.mine(1).await;
         ledger.follow(&mut client, node, "blocks:31337").await;
         assert_eq!(ledger.blocks.len(), 17);
-        node.call("anvil_rollback", serde_json::json!([2])).await;
+        node.call("anvil_rollback", json!([2])).await;
         node.mine(1).await;
         ledger.follow(&mut client, node, "blocks:31337").await;
         assert_eq!(ledger.blocks.len(), 16);
@@ -119,4 +120,48 @@ async fn a_gap_past_the_limit_is_said_and_never_passed_over() {
     server.log_line("begins anew").await;
     let gap = client.next_on("blocks:31337").await.expect("gap");
     assert_eq!(gap.data["channel"], "blocks:31337");
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_new_branch_has_as_well_settles_in_it() {
+    for depth in [1, 3, 12] {
+        let node = Node::start().await;
+        node.mine(15).await;
+        let rest = "confirmations = 3\nfinality = 64";
+        let (_server, mut client, mut ledger) = followed(&node.ws(), &node, rest).await;
+        let accounts = node.accounts().await;
+        let hash = node.send(&accounts[0], &accounts[1], 5).await;
+        let watch = json!({"chain": 31337, "txHash": hash});
+        let _ = client.request("watch", watch).await.expect("watching");
+        if depth > 1 {
+            node.mine(depth - 1).await;
+        }
+        ledger.follow(&mut client, &node, "blocks:31337").await;
+        let raw = node.call("debug_getRawTransaction", json!([hash])).await;
+        let before = node.hash(16).await;
+        node.call("anvil_reorg", json!([depth, [[raw, 0]]])).await;
+        node.mine(4).await;
+        let after = node.hash(16).await;
+        assert_ne!(before, after);
+        // From the old block to the new one, and on to the end.
+        let channel = format!("tx:31337:{hash}");
+        let mut blocks = Vec::new();
+        loop {
+            let told = client.next_on(&channel).await.expect("transaction").data;
+            let state = told["state"].as_str().unwrap();
+            assert!(
+                ["pending", "confirming", "confirmed"].contains(&state),
+                "{told}"
+            );
+            blocks.extend(told["blockHash"].as_str().map(str::to_owned));
+            if state == "confirmed" && told["blockHash"] == after.as_str() {
+                break;
+            }
+        }
+        blocks.dedup();
+        assert!(blocks.ends_with(std::slice::from_ref(&after)), "{blocks:?}");
+        ledger.follow(&mut client, &node, "blocks:31337").await;
+        assert_eq!(ledger.reorgs, [usize::try_from(depth).unwrap()]);
+        ledger.check(&node).await;
+    }
 }
