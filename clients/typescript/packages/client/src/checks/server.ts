@@ -72,6 +72,7 @@ const transaction = object<TransactionStatus>({
   reason: optional(text),
   reorged: optional(flag),
   timestamp: millis,
+  since: optional(millis),
 });
 
 /** A wallet update with this `data`; `type` chose it already. */
@@ -179,6 +180,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
     chain: count,
     txHash: optional(text),
     events: optional(object<EventFilter>({ addresses: list(text), topics: optional(list(text)), abi: optional(list(text)) })),
+    abi: optional(list(text)),
   }),
   price,
   price_batch: object({ updates: list(price), timestamp: millis }),
@@ -239,6 +241,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
         direction: text,
         status: text,
         blockNumber: optional(count),
+        replacedBy: optional(text),
       }),
     ),
     approval: walletUpdate(
