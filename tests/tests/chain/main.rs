@@ -11,6 +11,7 @@
 extern crate tidewire_tests;
 
 mod blocks;
+mod feed;
 mod kinds;
 mod ledger;
 mod lies;

@@ -11,9 +11,6 @@ on_every_transport!(
     a_users_wallet_is_followed_while_nobody_is_connected,
     who_comes_back_to_a_wallet_has_missed_nothing,
     only_its_users_may_read_a_wallet_where_the_operator_says_so,
-    a_wallet_is_told_how_its_transactions_go_on,
-    what_a_reorg_undid_while_the_server_was_away_is_taken_back,
-    what_becomes_of_a_pending_transaction_is_told,
 );
 
 /// A server on this node that keeps what it keeps in this folder.
@@ -21,7 +18,7 @@ async fn server(folder: &TempDir, endpoint: &str) -> Server {
     server_with(folder, endpoint, "").await
 }
 
-async fn server_with(folder: &TempDir, endpoint: &str, rest: &str) -> Server {
+pub(crate) async fn server_with(folder: &TempDir, endpoint: &str, rest: &str) -> Server {
     let path = format!("path = {:?}", folder.path().display().to_string());
     let builder = Server::builder().set("store", &path);
     let builder = on_chain_with(builder, 31337, &[endpoint.to_owned()], rest);
@@ -39,15 +36,15 @@ async fn tie(server: &Server, method: &str, user: &str, address: &str) -> Answer
 
 /// What a client was told of a wallet.
 #[derive(Debug, Default)]
-struct Heard {
-    epoch: String,
-    seq: u64,
-    updates: Vec<Value>,
+pub(crate) struct Heard {
+    pub(crate) epoch: String,
+    pub(crate) seq: u64,
+    pub(crate) updates: Vec<Value>,
 }
 
 impl Heard {
     /// Begins with a subscription.
-    async fn begin(client: &mut Client, channel: &str) -> Self {
+    pub(crate) async fn begin(client: &mut Client, channel: &str) -> Self {
         let subscribed = client.subscribe(channel).await;
         Self {
             epoch: subscribed["epoch"].as_str().unwrap().to_owned(),
@@ -57,12 +54,12 @@ impl Heard {
     }
 
     /// Goes on after what was heard; nothing may be missing.
-    async fn resume(&self, client: &mut Client, channel: &str) {
+    pub(crate) async fn resume(&self, client: &mut Client, channel: &str) {
         let resumed = client.resume(channel, &self.epoch, self.seq).await;
         assert_eq!(resumed["recovered"], true, "{resumed} after {self:?}");
     }
 
-    async fn read(&mut self, client: &mut Client, channel: &str) -> Value {
+    pub(crate) async fn read(&mut self, client: &mut Client, channel: &str) -> Value {
         let message = client.next_on(channel).await.expect("wallet_update");
         assert_eq!(message.seq, Some(self.seq + 1), "{}", message.text);
         self.seq += 1;
@@ -71,7 +68,7 @@ impl Heard {
     }
 
     /// Reads until a block has told of this transaction, and of the balance.
-    async fn until(&mut self, client: &mut Client, channel: &str, hash: &str) {
+    pub(crate) async fn until(&mut self, client: &mut Client, channel: &str, hash: &str) {
         loop {
             self.read(client, channel).await;
             let place = self.of("transaction").position(|update| {
@@ -91,7 +88,7 @@ impl Heard {
     }
 
     /// Reads until this transaction is in this state, and gives the update.
-    async fn status(
+    pub(crate) async fn status(
         &mut self,
         client: &mut Client,
         channel: &str,
@@ -108,7 +105,7 @@ impl Heard {
         }
     }
 
-    fn of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub(crate) fn of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.updates
             .iter()
             .filter(move |update| update["type"] == kind)
@@ -331,174 +328,4 @@ async fn a_filter_of_events_goes_on_for_who_comes_back() {
     // What nobody has watched is no channel.
     let refused = client.subscribe("events:31337:0123").await;
     assert_eq!(refused["error"]["code"], "invalid_argument", "{refused}");
-}
-
-/// The states that a transaction was told to be in, without what the pool tells or not.
-fn states<'a>(heard: &'a Heard, hash: &'a str) -> Vec<(&'a str, bool)> {
-    let told = heard.of("transaction").filter_map(move |update| {
-        let status = update["data"]["status"].as_str()?;
-        let is_it = update["data"]["hash"] == hash && status != "pending";
-        is_it.then_some((status, update["removed"] == true))
-    });
-    told.collect()
-}
-
-async fn a_wallet_is_told_how_its_transactions_go_on(transport: Transport) {
-    let (node, folder) = (Node::start().await, TempDir::new().unwrap());
-    let stages = "confirmations = 3\nfinality = 6";
-    let mut running = server_with(&folder, &node.ws(), stages).await;
-    let accounts = node.accounts().await;
-    let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
-    let mut client = Client::connect(transport, &running).await;
-    let mut heard = Heard::begin(&mut client, &channel).await;
-    let hash = node.send(&accounts[0], &accounts[1], 5).await;
-    heard.until(&mut client, &channel, &hash).await;
-    node.mine(2).await;
-    let told = heard
-        .status(&mut client, &channel, &hash, "confirmed")
-        .await;
-    assert_eq!(told["data"]["direction"], "in", "{told}");
-    // It goes on to its end across the server's.
-    drop(client);
-    running.kill().await;
-    node.mine(1).await;
-    let running = server_with(&folder, &node.http(), stages).await;
-    let mut client = Client::connect(transport, &running).await;
-    heard.resume(&mut client, &channel).await;
-    // Six blocks on it.
-    node.mine(3).await;
-    heard
-        .status(&mut client, &channel, &hash, "finalized")
-        .await;
-    let expected = [
-        ("confirming", false),
-        ("confirmed", false),
-        ("finalized", false),
-    ];
-    assert_eq!(states(&heard, &hash), expected);
-}
-
-async fn what_a_reorg_undid_while_the_server_was_away_is_taken_back(transport: Transport) {
-    let (node, folder) = (Node::start().await, TempDir::new().unwrap());
-    node.mine(3).await;
-    let stages = "confirmations = 3\nfinality = 64";
-    let mut running = server_with(&folder, &node.ws(), stages).await;
-    let accounts = node.accounts().await;
-    let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
-    let mut client = Client::connect(transport, &running).await;
-    let mut heard = Heard::begin(&mut client, &channel).await;
-    let hash = node.send(&accounts[0], &accounts[1], 5).await;
-    heard.until(&mut client, &channel, &hash).await;
-    node.mine(2).await;
-    heard
-        .status(&mut client, &channel, &hash, "confirmed")
-        .await;
-    drop(client);
-    running.kill().await;
-    node.reorg(3).await;
-    node.mine(1).await;
-    let mut running = server_with(&folder, &node.ws(), stages).await;
-    let mut client = Client::connect(transport, &running).await;
-    heard.resume(&mut client, &channel).await;
-    // All of it, the last first.
-    let before: Vec<_> = heard.updates.clone();
-    let told = before.iter().rev();
-    for told in told.filter(|update| update["data"]["status"] != "pending") {
-        let update = heard.read(&mut client, &channel).await;
-        assert_eq!(update["removed"], true, "{update}");
-        assert_eq!(update["data"], told["data"]);
-    }
-    // And nothing of it again after another end.
-    running.kill().await;
-    let running = server_with(&folder, &node.ws(), stages).await;
-    let mut client = Client::connect(transport, &running).await;
-    heard.resume(&mut client, &channel).await;
-    let next = node.send(&accounts[0], &accounts[1], 6).await;
-    heard.until(&mut client, &channel, &next).await;
-    let expected = [
-        ("confirming", false),
-        ("confirmed", false),
-        ("confirmed", true),
-        ("confirming", true),
-    ];
-    assert_eq!(states(&heard, &hash), expected);
-}
-
-/// Sends from an account's first nonce, for this many Gwei.
-async fn send_first(node: &Node, from: &str, to: &str, value: u64, gwei: u64) -> String {
-    let fee = format!("{:#x}", gwei * 1_000_000_000);
-    let asked = json!([{
-        "from": from, "to": to, "value": format!("{value:#x}"), "nonce": "0x0",
-        "gas": "0x5208", "maxFeePerGas": fee, "maxPriorityFeePerGas": fee,
-    }]);
-    let hash = node.call("eth_sendTransaction", asked).await;
-    hash.as_str().unwrap().to_owned()
-}
-
-async fn what_becomes_of_a_pending_transaction_is_told(transport: Transport) {
-    let (node, folder) = (
-        Node::start_with(&["--no-mining"]).await,
-        TempDir::new().unwrap(),
-    );
-    let rule = "drop_after_ms = 1000";
-    let mut running = server_with(&folder, &node.ws(), rule).await;
-    let accounts = node.accounts().await;
-    let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
-    let mut client = Client::connect(transport, &running).await;
-    let mut heard = Heard::begin(&mut client, &channel).await;
-    running.log_line("a pool is heard").await;
-    let mut sent = Vec::new();
-    for from in [0, 2, 3, 4] {
-        let hash = send_first(&node, &accounts[from], &accounts[1], 7, 5).await;
-        heard.status(&mut client, &channel, &hash, "pending").await;
-        sent.push(hash);
-    }
-    let fast = send_first(&node, &accounts[0], &accounts[1], 7, 10).await;
-    let cancel = send_first(&node, &accounts[2], &accounts[2], 0, 10).await;
-    node.call("anvil_dropTransaction", json!([sent[2]])).await;
-    let told = heard
-        .status(&mut client, &channel, &sent[2], "dropped")
-        .await;
-    assert_eq!(told["data"]["value"], "7", "{told}");
-    // What is told of the others is told after a restart too.
-    drop(client);
-    running.kill().await;
-    node.call("anvil_dropTransaction", json!([sent[3]])).await;
-    node.mine(1).await;
-    let running = server_with(&folder, &node.ws(), rule).await;
-    let mut client = Client::connect(transport, &running).await;
-    heard.resume(&mut client, &channel).await;
-    heard
-        .status(&mut client, &channel, &sent[3], "dropped")
-        .await;
-    for (place, end, by) in [(0, "replaced", &fast), (1, "cancelled", &cancel)] {
-        let told = heard.of("transaction").find(|update| {
-            update["data"]["hash"] == sent[place] && update["data"]["status"] == end
-        });
-        let told = told.unwrap_or_else(|| panic!("{end} in {:?}", heard.updates));
-        assert_eq!(told["data"]["replacedBy"], *by, "{told}");
-        assert_eq!(states(&heard, &sent[place]), [(end, false)]);
-    }
-}
-
-#[tokio::test]
-async fn a_transaction_that_fails_is_told_as_such() {
-    let node = Node::start().await;
-    let accounts = node.accounts().await;
-    // PUSH0, PUSH0, REVERT.
-    let contract = crate::lifecycle::deployed(&node, &accounts[0], "5f5ffd").await;
-    let folder = TempDir::new().unwrap();
-    let running = server_with(&folder, &node.ws(), "confirmations = 2\nfinality = 3").await;
-    let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
-    let mut client = Client::connect(Transport::WebSocketJson, &running).await;
-    let mut heard = Heard::begin(&mut client, &channel).await;
-    let asked = json!([{"from": accounts[1], "to": contract, "gas": "0x186a0"}]);
-    let hash = node.call("eth_sendTransaction", asked).await;
-    let hash = hash.as_str().unwrap();
-    heard.status(&mut client, &channel, hash, "failed").await;
-    // It is neither confirmed nor final as if it had worked.
-    node.mine(5).await;
-    let next = node.send(&accounts[0], &accounts[1], 6).await;
-    heard.until(&mut client, &channel, &next).await;
-    assert_eq!(states(&heard, hash), [("failed", false)]);
 }
