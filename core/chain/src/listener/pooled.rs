@@ -19,7 +19,7 @@ use super::{asked::Asked, wire};
 use crate::{
     Call,
     desk::Want,
-    endpoint::{Endpoint, Failure, Pool, Pushed, Subscription},
+    endpoint::{Address, Endpoint, Failure, Pool, Pushed, Subscription},
     wallet::{WalletIndex, parties},
 };
 
@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// How often a pool is asked that does not push.
 const ASK: Duration = Duration::from_secs(1);
+
+/// After how many questions it is tried again whether another endpoint pushes.
+const QUESTIONS: u32 = 60;
 
 /// How many transactions are taken together.
 const TOGETHER: usize = 50;
@@ -87,7 +90,11 @@ impl Pooled {
     /// Asks one endpoint, until it does not answer or there is no wallet left.
     async fn ask(&self, endpoint: &Endpoint, mut asked: Asked<'_>) -> Result<(), Over> {
         tracing::info!(chain = self.chain, endpoint = %endpoint.address(), "a pool is heard by asking");
-        while !self.wallets.read().is_empty() {
+        let mut others = self.pool.endpoints().iter();
+        let may_push = others.any(|other| !matches!(other.address(), Address::Http(_)));
+        let mut left = if may_push { QUESTIONS } else { u32::MAX };
+        while left > 0 && !self.wallets.read().is_empty() {
+            left -= 1;
             sleep(endpoint.rest().max(ASK)).await;
             let Ok(came) = asked.next().await else {
                 return Ok(());
