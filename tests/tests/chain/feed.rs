@@ -1,6 +1,11 @@
 //! How the feed of a wallet goes on: to the end of its transactions, back after reorgs, and
 //! over what no node tells.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidewire_tests::{Client, Liar, Node, Server, Transport, liar::Reply};
@@ -8,7 +13,7 @@ use tidewire_tests::{Client, Liar, Node, Server, Transport, liar::Reply};
 use crate::{
     blocks::wait_for_block,
     ledger::on_chain_with,
-    wallets::{Heard, server_with},
+    wallets::{Heard, server_with, tie},
 };
 
 on_every_transport!(
@@ -217,4 +222,47 @@ async fn a_balance_that_no_node_tells_is_a_gap_at_once(transport: Transport) {
     assert_eq!(gap.data["seq"], 0, "{}", gap.text);
     let resumed = client.resume(&channel, &heard.epoch, heard.seq).await;
     assert_eq!(resumed["recovered"], false, "{resumed}");
+}
+
+/// A thousand wallets that have no part in a block cost its node no call.
+#[tokio::test]
+async fn idle_wallets_cost_no_calls() {
+    let (node, folder) = (Node::start().await, TempDir::new().unwrap());
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counted = reads.clone();
+    let liar = Liar::before(&node, move |method, _params, truth| {
+        if ["eth_getBalance", "eth_call"].contains(&method) || method.contains("trace") {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        Reply::Answer(truth)
+    });
+    let liar = liar.await;
+    let server = server_with(&folder, &liar.ws(), "").await;
+    let accounts = node.accounts().await;
+    let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let mut heard = Heard::begin(&mut client, &channel).await;
+    let mut reads_of_a_block = Vec::new();
+    for round in 0..4_u8 {
+        if round == 2 {
+            for wallet in 0..1_000_u32 {
+                let user = format!("user-{}", wallet / 100);
+                let address = format!("0x{:040x}", 0x0abc_0000 + wallet);
+                let answer = tie(&server, "LinkWallet", &user, &address).await;
+                assert_eq!(answer.status, 200, "{}", answer.body);
+            }
+        }
+        let before = reads.load(Ordering::Relaxed);
+        let hash = node.send(&accounts[0], &accounts[1], 5).await;
+        heard.until(&mut client, &channel, &hash).await;
+        reads_of_a_block.push(reads.load(Ordering::Relaxed) - before);
+    }
+    // The first block may ask what the node can do.
+    assert!(reads_of_a_block[1] > 0, "{reads_of_a_block:?}");
+    assert!(
+        reads_of_a_block[2..]
+            .iter()
+            .all(|reads| *reads == reads_of_a_block[1]),
+        "{reads_of_a_block:?}"
+    );
 }

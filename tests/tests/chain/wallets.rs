@@ -28,7 +28,7 @@ pub(crate) async fn server_with(folder: &TempDir, endpoint: &str, rest: &str) ->
 }
 
 /// Ties a wallet to a user, or unties it.
-async fn tie(server: &Server, method: &str, user: &str, address: &str) -> Answer {
+pub(crate) async fn tie(server: &Server, method: &str, user: &str, address: &str) -> Answer {
     let asked = json!({"user": user, "address": address});
     let method = format!("WatchService/{method}");
     server.call(&method, Some(&Token::service()), &asked).await
