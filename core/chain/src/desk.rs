@@ -2,8 +2,11 @@
 //! the time come in; what is published goes out through the journal, with what has to
 //! outlive the process in the same transaction.
 //!
-//! Questions about transactions run beside it, so that a slow node holds up no block. What a
-//! block did to wallets is asked before the block is told, within the time limits of calls.
+//! What is asked about transactions is answered in `asked`. What a node is asked about them
+//! runs beside the desk, so that a slow one holds up no block. What a block did to wallets is
+//! asked before the block is told, within the time limits of calls.
+
+mod asked;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -291,36 +294,6 @@ impl Desk {
         }
     }
 
-    /// Says how a transaction stands, once nothing more is asked about it.
-    async fn status(
-        &mut self,
-        hash: B256,
-        abi: &[String],
-        reply: oneshot::Sender<Answer>,
-    ) -> Result<(), JournalEnded> {
-        let asks = self.monitor.explain_by(hash, abi);
-        let states = Vec::new();
-        self.tell(Turn { states, asks }, Entry::default()).await?;
-        if self.open.contains_key(&hash) {
-            let keeps = true;
-            let waiting = self.waiting.entry(hash).or_default();
-            waiting.push(Waiting { reply, keeps });
-            return Ok(());
-        }
-        match self.monitor.status(&hash, self.tools.clock.now_ms()) {
-            Some(status) => {
-                // Who asked may have gone.
-                let _ = reply.send(Ok(status));
-                Ok(())
-            }
-            None => {
-                let keeps = false;
-                let waiting = Waiting { reply, keeps };
-                self.watch(hash, Interest::Session, &[], waiting).await
-            }
-        }
-    }
-
     /// Follows a filter, once however many want it: the last one's going is looked for.
     fn follow_events(
         &mut self,
@@ -341,31 +314,6 @@ impl Desk {
                 "{MAX_FILTERS} filters of events are in use, which is the most that may be"
             ))),
         }
-    }
-
-    async fn watch(
-        &mut self,
-        hash: B256,
-        interest: Interest,
-        abi: &[String],
-        waiting: Waiting,
-    ) -> Result<(), JournalEnded> {
-        let now = self.tools.clock.now_ms();
-        let mut asks = match self.monitor.watch(hash, interest, now) {
-            Ok(asks) => asks,
-            Err(error) => {
-                let _ = waiting
-                    .reply
-                    .send(Err(ChainError::TooMany(error.to_string())));
-                return Ok(());
-            }
-        };
-        asks.extend(self.monitor.explain_by(hash, abi));
-        self.waiting.entry(hash).or_default().push(waiting);
-        let states = Vec::new();
-        self.tell(Turn { states, asks }, Entry::default()).await?;
-        self.reply(hash);
-        Ok(())
     }
 
     async fn answered(&mut self, round: Round) -> Result<(), JournalEnded> {
@@ -390,21 +338,6 @@ impl Desk {
             self.reply(hash);
         }
         Ok(())
-    }
-
-    /// Tells whoever waits for a transaction, once nothing more is asked about it.
-    fn reply(&mut self, hash: B256) {
-        if self.open.contains_key(&hash) {
-            return;
-        }
-        let now = self.tools.clock.now_ms();
-        for Waiting { reply, keeps } in self.waiting.remove(&hash).unwrap_or_default() {
-            let status = self.monitor.status(&hash, now);
-            let _ = reply.send(status.ok_or(ChainError::Ended));
-            if !keeps {
-                self.monitor.unwatch(&hash, &Interest::Session);
-            }
-        }
     }
 
     /// Publishes what came of a turn, with what it changed in the store, and asks what it

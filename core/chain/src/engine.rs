@@ -36,9 +36,9 @@ const STEPS: usize = 8;
 /// How many wants of clients may wait for a chain.
 const WANTS: usize = 256;
 
-/// Whoever asks a chain's desk is answered within this time: with a full disk or a node that
-/// hangs it stands still, and its clients must not hang with it.
-const ANSWER: Duration = Duration::from_secs(20);
+/// Whoever asks a chain's desk or the journal is answered within this time: with a full disk
+/// or a node that hangs they stand still, and clients must not hang with them.
+pub(crate) const ANSWER: Duration = Duration::from_secs(20);
 
 /// All chains. Cheap to clone.
 #[derive(Clone)]
@@ -355,8 +355,8 @@ impl Chain {
         }
     }
 
-    /// Takes a connection's interest back whose watch was not answered. Where even that finds no room, the
-    /// watch ends at its time-out.
+    /// Takes a connection's interest back whose watch was not answered. Where even that finds
+    /// no room, the watch ends at its time-out.
     fn take_back(&self, hash: B256) {
         if let Some(sender) = &*self.wants.lock() {
             let _ = sender.try_send(Want::Unwatch(hash, Interest::Session));
@@ -413,8 +413,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_ever_for_a_chain_that_stands_still() {
+    /// An engine of one chain that cannot be reached, and where it publishes.
+    fn engine() -> (ChainEngine, Arc<Stream>) {
         let config = serde_json::json!({"id": 1, "endpoints": ["http://127.0.0.1:1"]});
         let config: ChainConfig = serde_json::from_value(config).unwrap();
         let clock = ManualClock::at(0);
@@ -423,7 +423,43 @@ mod tests {
         let options = StreamOptions::default();
         let namespaces = Namespaces::built_in();
         let stream = Stream::in_memory(namespaces, authenticator, clock.clone(), options);
-        let engine = ChainEngine::new(&[config], stream, clock, None).unwrap();
+        let engine = ChainEngine::new(&[config], stream.clone(), clock, None).unwrap();
+        (engine, stream)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_follows_what_cannot_be_watched_is_told_of_a_gap() {
+        let (engine, stream) = engine();
+        let journal = engine.0.task.lock().take().unwrap();
+        tokio::spawn(journal.run(CancellationToken::new()));
+        let chain = &engine.0.chains[&1];
+        let (tools, wants) = chain.tools(engine.0.journal.clone());
+        let mut options = MonitorOptions::new(1);
+        options.max_watches = 0;
+        let monitor = Monitor::new(options, chain.config.custom_errors());
+        let desk = Desk::new(tools, monitor, WalletFeed::new(1, Tracing::Off));
+        let (_chain, steps) = mpsc::channel(1);
+        tokio::spawn(desk.run(steps, wants));
+        let hash = B256::repeat_byte(7).to_string();
+        let rest = format!("1:{hash}");
+        let channel = ChannelName::parse(&format!("tx:{rest}")).unwrap();
+        for _ in 0..2 {
+            let before = stream.position(&channel).await.unwrap();
+            engine.follow_transaction(&rest).unwrap();
+            // What is wanted is done in its order.
+            let watched = engine.watch(1, &hash, Interest::Session, Vec::new()).await;
+            assert!(
+                matches!(watched, Err(ChainError::TooMany(_))),
+                "{watched:?}"
+            );
+            let after = stream.position(&channel).await.unwrap();
+            assert_ne!(after.epoch, before.epoch);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_for_a_chain_that_stands_still() {
+        let (engine, _stream) = engine();
         let hash = B256::repeat_byte(7).to_string();
         let watch = || engine.watch(1, &hash, Interest::Session, Vec::new());
         assert_eq!(watch().await, Err(ChainError::Ended));

@@ -1,7 +1,5 @@
 //! What clients follow and back ends register, as far as it outlives a connection: wallets,
-//! users' wallets, and filters of events.
-
-use std::time::Duration;
+//! users' wallets, filters of events, and transactions.
 
 use alloy::primitives::Address;
 use tidewire_proto::v1::EventFilter;
@@ -9,16 +7,20 @@ use tidewire_stream::{ChannelName, Epoch, UserId};
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    ChainEngine, ChainError, desk::Want, engine::parse_hash, events::Filter, journal::Entry,
-    keeping::KeptFilter, kept::Inserted, publish::wallet_channel, transaction::Interest,
+    ChainEngine, ChainError,
+    desk::Want,
+    engine::{ANSWER, parse_hash},
+    events::Filter,
+    journal::Entry,
+    keeping::KeptFilter,
+    kept::Inserted,
+    publish::wallet_channel,
+    transaction::Interest,
     wallet::parse_address,
 };
 
 /// How many transactions may be followed, on all chains together.
 const TRANSACTIONS: usize = 100_000;
-
-/// The journal is waited for so long: with a full disk it stands still.
-const ANSWER: Duration = Duration::from_secs(20);
 
 impl ChainEngine {
     /// Ties a wallet to a user: it is followed from now on, whoever is connected, and after
@@ -177,7 +179,8 @@ impl ChainEngine {
     /// called more rarely.
     pub async fn sweep_followed(&self, is_followed: impl Fn(&ChannelName) -> bool) {
         let now_ms = self.now_ms();
-        for (chain, hash) in self.keeping().sweep_transactions(now_ms, &is_followed) {
+        let unwatched = self.keeping().sweep_transactions(now_ms, &is_followed);
+        for (chain, hash) in unwatched.await {
             let Ok(chain) = self.chain(chain) else {
                 continue;
             };
@@ -185,7 +188,7 @@ impl ChainEngine {
                 tracing::debug!(%error, "a watch could not be ended");
             }
         }
-        let forgotten = self.keeping().sweep(now_ms, is_followed);
+        let forgotten = self.keeping().sweep(now_ms, is_followed).await;
         if !forgotten.is_empty() {
             let entry = Entry {
                 forgotten,

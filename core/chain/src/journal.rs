@@ -205,7 +205,9 @@ impl JournalTask {
         let mut writes = Batch::new();
         let mut publications = Vec::new();
         let mut done = Vec::with_capacity(jobs.len());
+        let mut has_renewed = false;
         for job in jobs {
+            has_renewed |= !job.entry.renewed.is_empty();
             for channel in &job.entry.renewed {
                 self.keeping.renew(channel);
                 if let Err(error) = self.publisher.renew(channel).await {
@@ -225,7 +227,7 @@ impl JournalTask {
         }
         publications.retain(|(channel, _)| self.keeping.told(channel));
         self.keep(&mut writes, &publications).await;
-        self.keeping.keep(&mut writes);
+        self.keeping.keep(&mut writes, has_renewed);
         self.commit(writes).await;
         for (channel, event) in publications {
             self.publisher.publish(&channel, event);

@@ -27,6 +27,10 @@ const IDLE_FILTERS: usize = 10_000;
 /// How many transactions may be kept without a follower.
 const IDLE_TRANSACTIONS: usize = 10_000;
 
+/// So many of a kind are written to the store together, so that no block waits for a
+/// million wallets.
+const TOGETHER: usize = 1_000;
+
 /// How much is read from the store at once.
 const PAGE: usize = 1_000;
 
@@ -186,31 +190,31 @@ impl Keeping {
     }
 
     /// Looks at everything, and gives what is to be forgotten.
-    pub(crate) fn sweep(
+    pub(crate) async fn sweep(
         &self,
         now_ms: i64,
         is_followed: impl Fn(&ChannelName) -> bool,
     ) -> Vec<ChannelName> {
         let channel = |address: &Address| wallet_channel(address).ok();
-        let old = self.wallets.sweep(now_ms, |address| {
-            channel(address).is_some_and(|channel| is_followed(&channel))
-        });
+        let is_used =
+            |address: &Address| channel(address).is_some_and(|channel| is_followed(&channel));
+        let old = self.wallets.sweep(now_ms, is_used).await;
         let mut old: Vec<_> = old.iter().filter_map(channel).collect();
-        old.extend(self.filters.sweep(now_ms, IDLE_FILTERS, &is_followed));
+        old.extend(self.filters.sweep(now_ms, IDLE_FILTERS, &is_followed).await);
         old
     }
 
     /// Looks at the transactions, and gives those that nobody has followed for a while.
-    pub(crate) fn sweep_transactions(
+    pub(crate) async fn sweep_transactions(
         &self,
         now_ms: i64,
         is_followed: impl Fn(&ChannelName) -> bool,
     ) -> Vec<(u64, B256)> {
-        let old = self
-            .transactions
-            .sweep(now_ms, IDLE_TRANSACTIONS, |(chain, hash)| {
-                transaction_channel(*chain, hash).is_ok_and(|channel| is_followed(&channel))
-            });
+        let is_used = |(chain, hash): &(u64, B256)| {
+            transaction_channel(*chain, hash).is_ok_and(|channel| is_followed(&channel))
+        };
+        let swept = self.transactions.sweep(now_ms, IDLE_TRANSACTIONS, is_used);
+        let old = swept.await;
         old.into_iter()
             .filter(|key| self.transactions.forget(key, || {}))
             .collect()
@@ -218,12 +222,15 @@ impl Keeping {
 
     /// Whether the store has to be written.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.wallets.kept.is_dirty() || self.filters.is_dirty() || self.transactions.is_dirty()
+        let is_dirty = self.wallets.kept.is_dirty() || self.wallets.links.is_dirty();
+        is_dirty || self.filters.is_dirty() || self.transactions.is_dirty()
     }
 
-    /// Adds what the store is to have.
-    pub(crate) fn keep(&self, writes: &mut Batch) {
-        while !self.transactions.take_dirty().is_empty() {}
+    /// Adds what the store is to have: a part of it, or all of it where channels begin anew.
+    /// Their old epochs must not come back after a restart, as if nothing had been lost.
+    pub(crate) fn keep(&self, writes: &mut Batch, has_renewed: bool) {
+        let most = if has_renewed { usize::MAX } else { TOGETHER };
+        self.transactions.take_dirty(usize::MAX);
         for ((address, user), is_there) in self.wallets.links.take_dirty() {
             let key = [address.as_slice(), user.as_str().as_bytes()].concat();
             match is_there {
@@ -231,10 +238,10 @@ impl Keeping {
                 false => writes.delete(LINKS, key),
             }
         }
-        for (address, record) in self.wallets.kept.take_dirty() {
+        for (address, record) in self.wallets.kept.take_dirty(most) {
             put(writes, WALLETS, address.as_slice(), record.as_ref());
         }
-        for (channel, record) in self.filters.take_dirty() {
+        for (channel, record) in self.filters.take_dirty(most) {
             let key = channel.as_str().as_bytes();
             put(writes, FILTERS, key, record.as_ref());
         }

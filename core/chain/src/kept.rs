@@ -19,8 +19,8 @@ use tidewire_stream::Epoch;
 /// histories are.
 pub(crate) const KEEP_MS: i64 = 10 * 60 * 1_000;
 
-/// So many are written to the store together.
-const TOGETHER: usize = 1_000;
+/// So many are looked at before others have their turn.
+const PART: usize = 1_024;
 
 /// Stands for the time of the last follower while there is one, or is about to be.
 const IN_USE: i64 = i64::MAX;
@@ -166,11 +166,19 @@ impl<K: Clone + Eq + Hash, V: Clone> Kept<K, V> {
 
     /// Looks at all of them: which have followers, and which are to be forgotten, as they
     /// had none for long, or for the longest of more than `most` such.
-    pub(crate) fn sweep(&self, now_ms: i64, most: usize, is_used: impl Fn(&K) -> bool) -> Vec<K> {
+    pub(crate) async fn sweep(
+        &self,
+        now_ms: i64,
+        most: usize,
+        is_used: impl Fn(&K) -> bool,
+    ) -> Vec<K> {
         let mut old = Vec::new();
         let mut idle = Vec::new();
-        // Looked up without the lock: there may be a million, and who subscribes needs it.
-        for key in self.keys() {
+        // Without the lock and with breaks: there may be a million, and others are waiting.
+        for (place, key) in self.keys().into_iter().enumerate() {
+            if place % PART == PART - 1 {
+                tokio::task::yield_now().await;
+            }
             let is_used = is_used(&key);
             let mut state = self.0.lock();
             let Some(one) = state.all.get_mut(&key) else {
@@ -219,11 +227,12 @@ impl<K: Clone + Eq + Hash, V: Clone> Kept<K, V> {
         !self.0.lock().dirty.is_empty()
     }
 
-    /// Takes what the store is to have: each as it is, or none if it was forgotten.
-    pub(crate) fn take_dirty(&self) -> Vec<(K, Option<Record<V>>)> {
+    /// Takes what the store is to have, of `most` at the most: each as it is, or none if it
+    /// was forgotten.
+    pub(crate) fn take_dirty(&self, most: usize) -> Vec<(K, Option<Record<V>>)> {
         let mut state = self.0.lock();
         let State { all, dirty } = &mut *state;
-        let keys: Vec<_> = dirty.iter().take(TOGETHER).cloned().collect();
+        let keys: Vec<_> = dirty.iter().take(most).cloned().collect();
         let records = keys.into_iter().map(|key| {
             dirty.remove(&key);
             let record = all.get(&key).map(|one| Record {
@@ -276,6 +285,8 @@ fn named(epoch: u64) -> Epoch {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     fn kept() -> Kept<u8, ()> {
@@ -285,7 +296,13 @@ mod tests {
     }
 
     fn swept(kept: &Kept<u8, ()>, now_ms: i64, is_used: bool) -> Vec<u8> {
-        kept.sweep(now_ms, 10, |_| is_used)
+        let used: fn(&u8) -> bool = if is_used { |_| true } else { |_| false };
+        sweep(kept, now_ms, 10, used)
+    }
+
+    /// So few are swept in one go.
+    fn sweep(kept: &Kept<u8, ()>, now_ms: i64, most: usize, is_used: fn(&u8) -> bool) -> Vec<u8> {
+        kept.sweep(now_ms, most, is_used).now_or_never().unwrap()
     }
 
     #[test]
@@ -313,20 +330,31 @@ mod tests {
     }
 
     #[test]
+    fn so_many_are_stored_at_a_time() {
+        let kept = Kept::<u8, ()>::default();
+        for key in 0..5 {
+            kept.insert(key, (), 5, || {});
+        }
+        assert_eq!(kept.take_dirty(3).len(), 3);
+        assert_eq!(kept.take_dirty(usize::MAX).len(), 2);
+        assert!(!kept.is_dirty());
+    }
+
+    #[test]
     fn there_is_room_for_so_many() {
         let kept = kept();
         assert_eq!(kept.insert(2, (), 2, || {}), Inserted::New);
         assert_eq!(kept.insert(3, (), 2, || unreachable!()), Inserted::Full);
         // Of those without a follower the first that was left goes.
-        kept.sweep(1, 1, |key| *key == 2);
-        assert_eq!(kept.sweep(2, 1, |_| false), [1]);
+        sweep(&kept, 1, 1, |key| *key == 2);
+        assert_eq!(sweep(&kept, 2, 1, |_| false), [1]);
     }
 
     #[test]
     fn what_is_stored_goes_on_in_its_epoch() {
         let kept = kept();
         kept.told(&1);
-        let stored = kept.take_dirty();
+        let stored = kept.take_dirty(usize::MAX);
         assert!(!kept.is_dirty());
         let (_, record) = stored.into_iter().next().unwrap();
         let text = serde_json::to_string(&record.unwrap()).unwrap();
@@ -338,12 +366,12 @@ mod tests {
         assert!(!again.is_dirty());
         again.renew_lost(|_| false);
         assert_ne!(again.epoch(&1), kept.epoch(&1));
-        again.restore(2, again.take_dirty().remove(0).1.unwrap(), 7);
+        again.restore(2, again.take_dirty(usize::MAX).remove(0).1.unwrap(), 7);
         let before = again.epoch(&2);
         again.renew_lost(|_| false);
         assert_eq!(again.epoch(&2), before, "nothing was published of it");
-        assert_eq!(again.sweep(7 + KEEP_MS, 10, |_| false).len(), 2);
+        assert_eq!(swept(&again, 7 + KEEP_MS, false).len(), 2);
         assert!(again.forget(&1, || {}));
-        assert_eq!(again.take_dirty(), [(1, None)]);
+        assert_eq!(again.take_dirty(usize::MAX), [(1, None)]);
     }
 }

@@ -66,13 +66,13 @@ impl Wallets {
     }
 
     /// Looks at all of them, and gives those that are to be forgotten.
-    pub(crate) fn sweep(
+    pub(crate) async fn sweep(
         &self,
         now_ms: i64,
         is_followed: impl Fn(&Address) -> bool,
     ) -> Vec<Address> {
         let is_used = |address: &Address| is_followed(address) || self.links.has_user(address);
-        self.kept.sweep(now_ms, IDLE, is_used)
+        self.kept.sweep(now_ms, IDLE, is_used).await
     }
 
     /// Forgets a wallet that is still nobody's. False if it is somebody's.

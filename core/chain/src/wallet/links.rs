@@ -106,6 +106,11 @@ impl Links {
         users.cloned().collect()
     }
 
+    /// Whether the store has to be written.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.0.lock().dirty.is_empty()
+    }
+
     /// Takes what the store is to have, and what it is not to have any more.
     pub(crate) fn take_dirty(&self) -> Vec<(Link, bool)> {
         let mut state = self.0.lock();
