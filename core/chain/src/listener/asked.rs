@@ -1,7 +1,10 @@
 //! What comes into the pool of a node that does not push: by a filter of its pending
 //! transactions, or else by looking through its whole pool.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use alloy::primitives::B256;
 use serde::Deserialize;
@@ -11,6 +14,12 @@ use crate::{
     Call,
     endpoint::{Endpoint, Failure},
 };
+
+/// How often a filter is asked.
+const FILTER_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a whole pool is: it may be a hundred megabytes.
+const CONTENT_PAUSE: Duration = Duration::from_secs(5);
 
 /// How many transactions of one answer are looked at.
 const MOST: usize = 2_048;
@@ -70,6 +79,14 @@ impl<'a> Asked<'a> {
             Err(failure) => return Err(failure),
         };
         Ok(Self { endpoint, way })
+    }
+
+    /// How long to wait before the next question.
+    pub(super) fn pause(&self) -> Duration {
+        match self.way {
+            Way::Filter(..) => FILTER_PAUSE,
+            Way::Content(_) => CONTENT_PAUSE,
+        }
     }
 
     /// What came since the last question. A filter that is gone is made anew: what came

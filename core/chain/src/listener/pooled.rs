@@ -1,7 +1,8 @@
 //! Hears what comes into the pool of a node, while there are wallets to follow.
 //!
 //! One endpoint is heard at a time: one that pushes, or else one that is asked. A pool is no
-//! history, and what is missed is told once it is in a block. What concerns no wallet that is followed goes no further.
+//! history, and what is missed is told once it is in a block. What concerns no wallet that
+//! is followed goes no further.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,9 +29,6 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether there still are wallets.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// How often a pool is asked that does not push.
-const ASK: Duration = Duration::from_secs(1);
 
 /// After how many questions it is tried again whether another endpoint pushes.
 const QUESTIONS: u32 = 60;
@@ -95,7 +93,7 @@ impl Pooled {
         let mut left = if may_push { QUESTIONS } else { u32::MAX };
         while left > 0 && !self.wallets.read().is_empty() {
             left -= 1;
-            sleep(endpoint.rest().max(ASK)).await;
+            sleep(endpoint.rest().max(asked.pause())).await;
             let Ok(came) = asked.next().await else {
                 return Ok(());
             };

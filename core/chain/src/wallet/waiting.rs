@@ -83,12 +83,11 @@ impl Waiting {
     }
 
     fn enter(&mut self, hash: B256, one: One) {
-        self.new.push(Minded {
-            hash,
-            account: (one.transaction.from(), one.transaction.nonce()),
-        });
+        let account = (one.transaction.from(), one.transaction.nonce());
+        // One that a pool tells of again is looked after already.
         if self.all.insert(hash, one).is_none() {
             self.order.push_back(hash);
+            self.new.push(Minded { hash, account });
         }
     }
 
