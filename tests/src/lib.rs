@@ -28,7 +28,7 @@ pub use liar::Liar;
 pub use message::{Close, Message};
 pub use node::Node;
 pub use provider::KeyProvider;
-pub use server::{Answer, Server, ServerBuilder, binary, command, interrupt};
+pub use server::{Answer, Server, ServerBuilder, binary, command, interrupt, refused_start};
 pub use token::{KeyPair, SECRET, Token};
 pub use venue::{VenueKind, VenueStandIn};
 

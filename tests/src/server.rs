@@ -62,6 +62,23 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// Starts a server in this folder with a configuration that it refuses, and gives what it
+/// said.
+///
+/// # Panics
+/// It starts, or the file cannot be written.
+pub async fn refused_start(folder: &Path, config: &str) -> String {
+    let file = folder.join("tidewire.toml");
+    std::fs::write(&file, config).expect("a configuration");
+    let arguments = ["--config", file.to_str().expect("a path")];
+    let mut command = command(folder, &arguments);
+    let output = within("the server's end", command.output()).await;
+    let output = output.expect("the server runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{said}");
+    said
+}
+
 /// Asks a process to end, as the keyboard does.
 ///
 /// # Panics

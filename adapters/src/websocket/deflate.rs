@@ -1,10 +1,11 @@
 //! Compressed messages: permessage-deflate (RFC 7692).
 //!
 //! `negotiation` says what a client and the server agree on, `joined` makes one message of
-//! parts that were compressed before; here is the DEFLATE codec. The server always asks for no context takeover in both directions: nothing
-//! is remembered between messages, so one compression serves all subscribers of a
-//! channel, and a connection holds no compression state. The state to work with
-//! belongs to the thread and is used again and again.
+//! parts that were compressed before; here is the DEFLATE codec. The server always asks
+//! for no context takeover in both directions: nothing is remembered between messages, so
+//! one compression serves all subscribers of a channel, and a connection holds no
+//! compression state. The state to work with belongs to the thread and is used again and
+//! again.
 //!
 //! Frames, and the bit that marks a compressed one, live in [`super::frame`].
 

@@ -2,7 +2,8 @@
 //!
 //! [`PriceEngine`] is the whole of it. The venues' protocols are pure parsers in
 //! [`venue`]; [`aggregate`] is the deterministic machine that their events drive;
-//! `source` keeps the connections, `supply` asks how many coins there are; [`recording`] writes and reads what venues said.
+//! `source` keeps the connections, `supply` asks how many coins there are; [`recording`]
+//! writes and reads what venues said.
 
 pub mod aggregate;
 mod clock;

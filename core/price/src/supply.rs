@@ -58,7 +58,7 @@ impl SupplyTask {
             let pause = match answer {
                 Ok(supply) => {
                     if health == Health::Failing {
-                        tracing::info!(url = self.spec.url, "the supply source answers again");
+                        tracing::info!(url = self.address(), "the supply source answers again");
                     }
                     health = Health::Well;
                     let now_us = now_us(&*self.clock);
@@ -78,7 +78,7 @@ impl SupplyTask {
     fn tell(&self, reason: &str, health: &mut Health, failures: &Counter) {
         failures.increment(1);
         if *health == Health::Well {
-            let url = &self.spec.url;
+            let url = self.address();
             tracing::warn!(
                 url,
                 reason,
@@ -86,6 +86,12 @@ impl SupplyTask {
             );
         }
         *health = Health::Failing;
+    }
+
+    /// Where it is, without a query: that may hold a key.
+    fn address(&self) -> &str {
+        let url = &self.spec.url;
+        url.split_once('?').map_or(url, |(address, _)| address)
     }
 
     /// The body of its answer.

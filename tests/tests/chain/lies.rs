@@ -5,32 +5,21 @@ use serde_json::{Value, json};
 use tidewire_tests::{
     Client, Liar, Node, Server, Transport,
     liar::{Reply, honest},
-    node, within,
+    node,
 };
 
 use crate::{
     blocks::wait_for_block,
     ledger::{Ledger, on_chain, on_chain_with},
+    shapes::deploy,
 };
 
 const CHANNEL: &str = "blocks:31337";
 
 /// Deploys a contract that emits a log whenever it is called.
 pub(crate) async fn logger(node: &Node, account: &str) -> String {
-    // Returns PUSH0 PUSH0 LOG0 STOP as the contract.
-    let data = "0x6004600c60003960046000f35f5fa000";
-    let asked = json!([{"from": account, "data": data}]);
-    let hash = node.call("eth_sendTransaction", asked).await;
-    // It is mined a moment after it was sent.
-    let mined = async {
-        loop {
-            let receipt = node.call("eth_getTransactionReceipt", json!([hash])).await;
-            if let Some(contract) = receipt["contractAddress"].as_str() {
-                return contract.to_owned();
-            }
-        }
-    };
-    within("a contract", mined).await
+    // PUSH0 PUSH0 LOG0 STOP
+    deploy(node, account, "5f5fa000").await
 }
 
 /// Follows a chain whose blocks hold logs, over a liar and an honest node.

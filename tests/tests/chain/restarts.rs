@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tempfile::TempDir;
-use tidewire_tests::{Client, Node, Server, Transport, within};
+use tidewire_tests::{Client, Node, Server, Transport, refused_start, within};
 
 use crate::{
     blocks::wait_for_block,
@@ -115,12 +115,6 @@ async fn a_damaged_store_is_said_and_left_alone() {
         "[server]\nlisten = \"127.0.0.1:0\"\n[prices]\nsymbols = []\n[store]\npath = {:?}\n[[chain]]\nid = 1\nendpoints = [\"ws://127.0.0.1:1\"]\n",
         folder.path().display().to_string()
     );
-    let file = folder.path().join("tidewire.toml");
-    std::fs::write(&file, config).unwrap();
-    let arguments = ["--config", file.to_str().unwrap()];
-    let mut command = tidewire_tests::command(folder.path(), &arguments);
-    let output = within("the server's end", command.output()).await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "{said}");
+    let said = refused_start(folder.path(), &config).await;
     assert!(said.contains("store.redb is damaged"), "{said}");
 }

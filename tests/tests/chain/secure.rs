@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tidewire_tests::{Client, Node, Server, ServerBuilder, Transport, tls::Authority, within};
+use tidewire_tests::{
+    Client, Node, Server, ServerBuilder, Transport, refused_start, tls::Authority, within,
+};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -140,13 +142,7 @@ async fn a_file_of_certificates_that_is_none_is_said_at_the_start() {
         let config = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[prices]\nsymbols = []\n[[chain]]\nid = 1\nendpoints = [{{ url = \"wss://localhost:1\", ca_file = {path:?} }}]\n"
         );
-        let file = folder.path().join("tidewire.toml");
-        std::fs::write(&file, config).unwrap();
-        let arguments = ["--config", file.to_str().unwrap()];
-        let mut command = tidewire_tests::command(folder.path(), &arguments);
-        let output = within("the server's end", command.output()).await.unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{said}");
+        let said = refused_start(folder.path(), &config).await;
         assert!(said.contains(what), "{said}");
     }
 }

@@ -6,6 +6,7 @@ use alloy::{
     rpc::json_rpc::{ErrorPayload, RpcError},
     transports::{TransportError, TransportErrorKind},
 };
+use reqwest::header::{self, HeaderMap};
 use serde_json::Value;
 
 use crate::ReadError;
@@ -123,6 +124,12 @@ pub(super) fn without_address(text: &str) -> String {
         (None, Some(_)) => "the connection failed".to_owned(),
         (None, None) => text.to_owned(),
     }
+}
+
+/// How long to wait, where the head of an answer over HTTP says so in seconds.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Whether a node says that it is asked too much.

@@ -1,19 +1,16 @@
 //! Calls over HTTP: what alloy's own transport does, with a bound on what a node answers, and
 //! without a word of its address in any log.
 
-use std::{
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::task::{Context, Poll};
 
 use alloy::{
     rpc::json_rpc::{RequestPacket, ResponsePacket},
     transports::{TransportError, TransportErrorKind, TransportFut},
 };
-use reqwest::{Client, Response, StatusCode, Url, header};
+use reqwest::{Client, Response, StatusCode, Url};
 use tower_service::Service;
 
-use super::failure::without_address;
+use super::failure::{retry_after, without_address};
 
 /// A node that is asked over HTTP.
 #[derive(Debug, Clone)]
@@ -35,11 +32,7 @@ impl Http {
         let response = asking.headers(request.headers()).send().await;
         let response = response.map_err(|error| broken(&error))?;
         let status = response.status();
-        let after = response
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_secs);
+        let after = retry_after(response.headers());
         let is_limit = after.is_some() || status == StatusCode::TOO_MANY_REQUESTS;
         let body = read(response, self.limit).await?;
         // Nodes may have an error of JSON-RPC to tell whatever the status is.
@@ -100,6 +93,8 @@ impl Service<RequestPacket> for Http {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use alloy::rpc::client::ClientBuilder;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -28,7 +28,11 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Failure, failure::without_address, link::MESSAGE_BYTES};
+use super::{
+    Failure,
+    failure::{retry_after, speaks_of_limits, without_address},
+    link::MESSAGE_BYTES,
+};
 
 /// A node that says nothing for so long is asked for a sign of life, and is gone if it gives
 /// none in as long again.
@@ -170,10 +174,7 @@ fn take(
 /// What an upgrade that is refused means.
 fn refused(status: StatusCode, headers: &HeaderMap) -> Failure {
     let message = format!("HTTP status {}", status.as_u16());
-    let after = headers
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
+    let after = retry_after(headers);
     if status == StatusCode::TOO_MANY_REQUESTS || after.is_some() {
         return Failure::Limited { after, message };
     }
@@ -191,7 +192,7 @@ fn closed(frame: Option<&CloseFrame>) -> Failure {
         frame.code, frame.reason
     );
     let is_limit = matches!(frame.code, CloseCode::Policy | CloseCode::Again)
-        || super::failure::speaks_of_limits(&frame.reason);
+        || speaks_of_limits(&frame.reason);
     if is_limit {
         return Failure::Limited {
             after: None,

@@ -8,8 +8,6 @@
 mod flow;
 mod outbox;
 
-pub(super) use outbox::Time;
-
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -18,6 +16,8 @@ use std::{
 use slab::Slab;
 use tidewire_proto::v1::{Gap, ServerMessage, Visibility, server_message::Data};
 use tokio::time::Instant;
+
+pub(super) use outbox::Time;
 
 use super::{
     CloseReason, Direct, Encoding,
