@@ -1,13 +1,13 @@
 /**
- * The client: one conversation with a server that survives the loss of its
- * connection. The parts are elsewhere: one connection's life in `link.ts`, the
- * channels in `subscriptions.ts`, replies in `requests.ts`, waits in `backoff.ts`.
+ * Client: one session with a server that survives the loss of its connection.
+ * Its parts: the WebSocket in `connection.ts`, channels in `subscriptions.ts`,
+ * replies in `requests.ts`, reconnect delays in `backoff.ts`.
  */
-import { judgeClose, retryDelay } from "./backoff.ts";
-import { callSafely } from "./call.ts";
+import { retryDelay, shouldReconnect } from "./backoff.ts";
+import { Connection, type ConnectionEnd } from "./connection.ts";
 import { type Environment, environmentWith, type Timer } from "./environment.ts";
 import type { TidewireError } from "./errors.ts";
-import { Link, type LinkEnd } from "./link.ts";
+import { callSafely } from "./listeners.ts";
 import type { ReplyOf, RequestType, Requests, ServerMessage } from "./messages.ts";
 import { PendingRequests } from "./requests.ts";
 import { type ChannelHandler, type SubscribeOptions, type Subscription, Subscriptions } from "./subscriptions.ts";
@@ -16,56 +16,56 @@ import type { ActiveSubscription, ServerStatus, Welcome } from "./types/session.
 
 const REQUEST_TIMEOUT_MS = 10_000;
 const RTT_INTERVAL_MS = 5_000;
-/** A connection that lived this long starts the backoff anew. */
+/** A connection that lived this long resets the reconnect delay. */
 const STEADY_MS = 5_000;
-/** Channels in one `subscribe`, so that its frame stays far below any server's limit. */
+/** Channels in one `subscribe`, so that its frame stays far below the server's limit. */
 const CHANNELS_PER_FRAME = 100;
 
-/** How the conversation stands. */
+/** The state of the session. */
 export type ClientState =
   | { readonly status: "idle" }
   | { readonly status: "connecting"; readonly attempt: number }
   | { readonly status: "live"; readonly welcome: Welcome; readonly heartbeatMs: number }
-  /** Lost: the next try is at `retryAt` (milliseconds since the Unix epoch). */
-  | { readonly status: "offline"; readonly retryAt: number; readonly attempt: number; readonly end: LinkEnd }
-  /** Ended, by the application or by a code that says stay away. Only `connect` leaves this state. */
-  | { readonly status: "closed"; readonly end: LinkEnd };
+  /** The connection is lost. The next attempt is at `retryAt`, in milliseconds since the Unix epoch. */
+  | { readonly status: "offline"; readonly retryAt: number; readonly attempt: number; readonly end: ConnectionEnd }
+  /** Ended by the application or by a close code that forbids a reconnect. Only `connect` leaves this state. */
+  | { readonly status: "closed"; readonly end: ConnectionEnd };
 
-/** A token, or how to get a fresh one: asked before each connection and when the server says that it expires. */
+/** A token, or a function that fetches one. It is called before each connection and when the token expires. */
 export type TokenSource = string | (() => string | Promise<string>);
 
-/** How to reach a server. */
+/** Options of a client. */
 export interface ClientOptions {
   /** For example `ws://127.0.0.1:8080/v1/ws`. */
   readonly url: string;
   readonly token?: TokenSource;
-  /** How long a request waits for its reply, in milliseconds; 10,000 if not given. */
+  /** The time limit of a request in milliseconds. The default is 10,000. */
   readonly requestTimeoutMs?: number;
-  /** Parts of the world to replace, in tests or where no global `WebSocket` exists. */
+  /** Replacements for the runtime: for tests, or where no global `WebSocket` exists. */
   readonly environment?: Partial<Environment>;
 }
 
-/** What can be listened to. */
+/** Events of a client. */
 export interface ClientEvents {
   state: ClientState;
-  /** The round trip, in milliseconds, measured every few seconds while the page is visible. */
+  /** The round-trip time in milliseconds, measured every few seconds while the page is visible. */
   rtt: number;
-  /** How the server feels. */
+  /** The health of the server. */
   status: ServerStatus;
-  /** An error that answers no request, or a frame that could not be understood. */
+  /** An error that replies to no request, or an invalid frame. */
   error: ErrorData;
-  /** Every message, replies included, before anyone else sees it. */
+  /** Every message, replies included, before any handler gets it. */
   message: ServerMessage;
 }
 
 type Listeners = { [Name in keyof ClientEvents]: Set<(event: ClientEvents[Name]) => void> };
 
 /**
- * A conversation with a Tidewire server.
+ * A session with a Tidewire server.
  *
  * ```ts
  * const client = new TidewireClient({ url: "ws://127.0.0.1:8080/v1/ws" });
- * const stop = client.subscribe("prices:BTC-USD", (message) => {
+ * const unsubscribe = client.subscribe("prices:BTC-USD", (message) => {
  *   if (message.type === "price") console.log(message.data.price);
  * });
  * client.connect();
@@ -83,20 +83,20 @@ export class TidewireClient {
     error: new Set(),
     message: new Set(),
   };
-  /** Channels to ask for at the end of this turn, in one frame. */
-  readonly #toAsk = new Set<Subscription>();
+  /** Channels to subscribe to at the end of this microtask, in one frame. */
+  readonly #unsentSubscribes = new Set<Subscription>();
   #state: ClientState = { status: "idle" };
-  #link: Link | undefined;
-  /** Counts the starts and stops, so that a token that comes late opens nothing. */
+  #connection: Connection | undefined;
+  /** Counts connections, so that a token that comes late opens none. */
   #generation = 0;
   #attempt = 0;
   #liveSince = 0;
   #retryTimer: Timer | undefined;
   #rttTimer: Timer | undefined;
   #drainTimer: Timer | undefined;
-  #stopPage: (() => void) | undefined;
+  #removePageListener: (() => void) | undefined;
   #visible = true;
-  /** The server's `reconnect`: not before this time of the clock. */
+  /** The server's `reconnect`: the earliest time of the next connection, by the clock. */
   #notBefore = 0;
   #rttMs: number | undefined;
   #clockOffsetMs = 0;
@@ -107,29 +107,29 @@ export class TidewireClient {
     this.#requests = new PendingRequests(this.#environment.clock);
   }
 
-  /** How the conversation stands now. */
+  /** The state of the session now. */
   get state(): ClientState {
     return this.#state;
   }
 
-  /** The last round trip in milliseconds, if one was measured on this connection. */
+  /** The last round-trip time in milliseconds, if one was measured on this connection. */
   get rttMs(): number | undefined {
     return this.#rttMs;
   }
 
-  /** Add this to this machine's time to get the server's, in milliseconds. */
+  /** The server's time minus this machine's time, in milliseconds. */
   get clockOffsetMs(): number {
     return this.#clockOffsetMs;
   }
 
-  /** Starts, or comes back at once when waiting or closed. Does nothing while connecting or live. */
+  /** Connects now, also while waiting to reconnect or closed. Does nothing while connecting or live. */
   connect(): void {
     if (this.#state.status === "connecting" || this.#state.status === "live") {
       return;
     }
-    if (this.#stopPage === undefined) {
+    if (this.#removePageListener === undefined) {
       this.#visible = this.#environment.page.isVisible();
-      this.#stopPage = this.#environment.page.onChange(() => {
+      this.#removePageListener = this.#environment.page.onChange(() => {
         this.#onPageChange();
       });
     }
@@ -139,17 +139,17 @@ export class TidewireClient {
     void this.#open();
   }
 
-  /** Ends the conversation. Subscriptions are kept for a later `connect`. */
+  /** Ends the session. A later `connect` restores the subscriptions. */
   close(): void {
-    this.#stopPage?.();
-    this.#stopPage = undefined;
-    this.#dropLink();
+    this.#removePageListener?.();
+    this.#removePageListener = undefined;
+    this.#dropConnection();
     if (this.#state.status !== "idle" && this.#state.status !== "closed") {
       this.#setState({ status: "closed", end: { code: 1000, reason: "closed by the application" } });
     }
   }
 
-  /** Listens to what happens; returns how to stop. */
+  /** Adds a listener. Returns a function that removes it. */
   on<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): () => void {
     this.#listeners[name].add(listener);
     return () => {
@@ -158,47 +158,47 @@ export class TidewireClient {
   }
 
   /**
-   * Follows a channel from now on, across connections; returns how to stop.
-   * Works in any state. The options of a channel's first handler count for as
-   * long as the channel is followed.
+   * Subscribes to a channel, across connections and in any state. Returns a
+   * function that removes the handler. The options of a channel's first handler
+   * apply until its last handler is removed.
    */
   subscribe(channel: string, handler: ChannelHandler, options: SubscribeOptions = {}): () => void {
-    const follower = { handler, onError: options.onError };
-    const { subscription, fresh } = this.#subscriptions.add(channel, follower, options);
-    if (fresh && this.#state.status === "live") {
-      this.#askSoon(subscription);
+    const subscriber = { handler, onError: options.onError };
+    const { subscription, isNew } = this.#subscriptions.add(channel, subscriber, options);
+    if (isNew && this.#state.status === "live") {
+      this.#subscribeSoon(subscription);
     }
     return () => {
-      if (!this.#subscriptions.remove(subscription, follower)) {
+      if (!this.#subscriptions.remove(subscription, subscriber)) {
         return;
       }
-      const wasAsked = !this.#toAsk.delete(subscription);
-      if (wasAsked && this.#state.status === "live" && !this.#subscriptions.isShared(subscription)) {
-        this.#ask("unsubscribe", { channels: [subscription.canonical] });
+      const wasSent = !this.#unsentSubscribes.delete(subscription);
+      if (wasSent && this.#state.status === "live" && !this.#subscriptions.isShared(subscription)) {
+        this.#send("unsubscribe", { channels: [subscription.canonical] });
       }
     };
   }
 
-  /** Publishes a JSON document; resolves to its place in the channel. */
+  /** Publishes a JSON document. Resolves to its position in the channel. */
   publish(channel: string, data: Json, idempotencyKey?: string): Promise<ActiveSubscription> {
     return this.request("publish", { channel, data, ...(idempotencyKey !== undefined && { idempotencyKey }) });
   }
 
   /**
-   * Asks the server and resolves to the data of its reply. Rejects with a
-   * `TidewireError`: the server's, `unavailable` when there is no connection or
-   * it is lost before the reply, `deadline_exceeded` when none comes in time.
+   * Sends a request and resolves to the data of its reply. Rejects with a
+   * `TidewireError`: the server's own, `unavailable` when the connection is
+   * missing or lost before the reply, or `deadline_exceeded` after the time limit.
    */
   request<Type extends RequestType>(type: Type, data: Requests[Type]["data"]): Promise<ReplyOf<Type>> {
     return new Promise((resolve, reject) => {
-      this.#ask(type, data, resolve, reject);
+      this.#send(type, data, resolve, reject);
     });
   }
 
-  // ------------------------------------------------------------ connecting
+  // ------------------------------------------------------------ connection
 
   async #open(): Promise<void> {
-    this.#dropLink();
+    this.#dropConnection();
     this.#notBefore = 0;
     const generation = this.#generation;
     this.#setState({ status: "connecting", attempt: this.#attempt });
@@ -211,11 +211,11 @@ export class TidewireClient {
       if (token !== undefined) {
         protocols.push(`tidewire.bearer.${token}`);
       }
-      this.#link = new Link(this.#environment, this.#options.url, protocols, {
+      this.#connection = new Connection(this.#environment, this.#options.url, protocols, {
         onMessage: (message) => {
           this.#onMessage(message);
         },
-        onFault: (reason) => {
+        onInvalidFrame: (reason) => {
           this.#emit("error", { code: "invalid_argument", message: reason });
         },
         onSilence: () => {
@@ -237,34 +237,34 @@ export class TidewireClient {
     return typeof token === "function" ? await token() : token;
   }
 
-  /** Forgets the connection and all that waits on it. */
-  #dropLink(): void {
+  /** Drops the connection, its timers and its requests. */
+  #dropConnection(): void {
     this.#generation += 1;
     this.#retryTimer?.cancel();
     this.#rttTimer?.cancel();
     this.#drainTimer?.cancel();
-    this.#link?.close();
-    this.#link = undefined;
+    this.#connection?.close();
+    this.#connection = undefined;
     this.#rttMs = undefined;
-    this.#toAsk.clear();
-    this.#subscriptions.detach();
+    this.#unsentSubscribes.clear();
+    this.#subscriptions.onDisconnect();
     this.#requests.failAll();
   }
 
-  #onEnd(end: LinkEnd): void {
+  #onEnd(end: ConnectionEnd): void {
     const { clock, random } = this.#environment;
     if (this.#state.status === "live" && clock.now() - this.#liveSince >= STEADY_MS) {
       this.#attempt = 0;
     }
-    this.#dropLink();
-    if (judgeClose(end.code) === "stay_away") {
-      this.#stopPage?.();
-      this.#stopPage = undefined;
+    this.#dropConnection();
+    if (!shouldReconnect(end.code)) {
+      this.#removePageListener?.();
+      this.#removePageListener = undefined;
       this.#setState({ status: "closed", end });
       return;
     }
-    const askedFor = this.#notBefore - clock.now();
-    const delay = askedFor > 0 ? askedFor : retryDelay(this.#attempt, end.code, random);
+    const requested = this.#notBefore - clock.now();
+    const delay = requested > 0 ? requested : retryDelay(this.#attempt, end.code, random);
     this.#attempt += 1;
     this.#retryTimer = clock.after(delay, () => {
       void this.#open();
@@ -272,7 +272,7 @@ export class TidewireClient {
     this.#setState({ status: "offline", retryAt: clock.wallTime() + delay, attempt: this.#attempt, end });
   }
 
-  /** The server drains: what it still sends is welcome, but at the time it named we move. */
+  /** The server drains. The client keeps this connection until the requested time, then opens another. */
   #onReconnect(afterMs: number): void {
     const { clock } = this.#environment;
     this.#notBefore = clock.now() + afterMs;
@@ -287,7 +287,7 @@ export class TidewireClient {
 
   #onMessage(message: ServerMessage): void {
     this.#emit("message", message);
-    this.#learn(message);
+    this.#applyToSession(message);
     const isReply = this.#requests.settle(message);
     if (isReply) {
       return;
@@ -299,14 +299,14 @@ export class TidewireClient {
     this.#subscriptions.dispatch(message);
   }
 
-  /** What the client itself takes from a message, reply or not. */
-  #learn(message: ServerMessage): void {
+  /** Updates the session from a message, reply or not. */
+  #applyToSession(message: ServerMessage): void {
     switch (message.type) {
       case "welcome":
         this.#onWelcome(message.data);
         return;
       case "authenticated":
-        this.#subscriptions.note(message.data.subscriptions);
+        this.#subscriptions.applyServerSide(message.data.subscriptions);
         return;
       case "pong":
       case "visibility":
@@ -330,23 +330,23 @@ export class TidewireClient {
     const { clock } = this.#environment;
     this.#liveSince = clock.now();
     this.#clockOffsetMs = welcome.serverTime - clock.wallTime();
-    this.#subscriptions.note(welcome.subscriptions);
+    this.#subscriptions.applyServerSide(welcome.subscriptions);
     this.#state = { status: "live", welcome, heartbeatMs: welcome.heartbeatMs };
     if (!this.#visible) {
-      this.#ask("visibility", { state: "background" });
+      this.#send("visibility", { state: "background" });
     }
     for (const subscription of this.#subscriptions.all()) {
-      this.#toAsk.add(subscription);
+      this.#unsentSubscribes.add(subscription);
     }
-    // Before anyone hears of it: who publishes as soon as we are live is heard on the channels followed.
-    this.#askNow();
+    // Before the event: a listener that publishes at once then gets its own publication.
+    this.#sendSubscribes();
     this.#emit("state", this.#state);
-    this.#measure();
+    this.#measureRtt();
   }
 
   #onHeartbeat(heartbeatMs: number): void {
-    if (this.#link !== undefined) {
-      this.#link.heartbeatMs = heartbeatMs;
+    if (this.#connection !== undefined) {
+      this.#connection.heartbeatMs = heartbeatMs;
     }
     if (this.#state.status === "live" && this.#state.heartbeatMs !== heartbeatMs) {
       this.#setState({ ...this.#state, heartbeatMs });
@@ -362,43 +362,43 @@ export class TidewireClient {
       await this.request("auth", { token: token ?? "" });
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      this.#emit("error", { code: "unauthenticated", message: `the token was not renewed: ${message}` });
+      this.#emit("error", { code: "unauthenticated", message: `the token could not be renewed: ${message}` });
     }
   }
 
-  // -------------------------------------------------------------- channels
+  // --------------------------------------------------------- subscriptions
 
-  #askSoon(subscription: Subscription): void {
-    if (this.#toAsk.size === 0) {
+  #subscribeSoon(subscription: Subscription): void {
+    if (this.#unsentSubscribes.size === 0) {
       queueMicrotask(() => {
-        this.#askNow();
+        this.#sendSubscribes();
       });
     }
-    this.#toAsk.add(subscription);
+    this.#unsentSubscribes.add(subscription);
   }
 
-  #askNow(): void {
-    const all = [...this.#toAsk];
-    this.#toAsk.clear();
+  #sendSubscribes(): void {
+    const all = [...this.#unsentSubscribes];
+    this.#unsentSubscribes.clear();
     for (let start = 0; start < all.length; start += CHANNELS_PER_FRAME) {
-      this.#askFor(all.slice(start, start + CHANNELS_PER_FRAME));
+      this.#sendSubscribe(all.slice(start, start + CHANNELS_PER_FRAME));
     }
   }
 
-  #askFor(subscriptions: readonly Subscription[]): void {
+  #sendSubscribe(subscriptions: readonly Subscription[]): void {
     const generation = this.#generation;
-    const channels = subscriptions.map((subscription) => this.#subscriptions.ask(subscription));
+    const channels = subscriptions.map((subscription) => this.#subscriptions.startSubscribe(subscription));
     const onReply = (reply: ReplyOf<"subscribe">): void => {
-      // The results are in the order of the request.
+      // The results come in the order of the request.
       for (const [index, result] of reply.channels.entries()) {
         const subscription = subscriptions[index];
         if (subscription !== undefined && this.#subscriptions.has(subscription)) {
-          this.#subscriptions.answer(subscription, result);
+          this.#subscriptions.finishSubscribe(subscription, result);
         }
       }
     };
     const onFailure = (error: TidewireError): void => {
-      // A lost connection asks again for everything by itself.
+      // The next connection subscribes to everything again.
       if (generation !== this.#generation || this.#state.status !== "live") {
         return;
       }
@@ -406,16 +406,16 @@ export class TidewireClient {
         this.#subscriptions.refuse(subscription, error);
       }
     };
-    this.#ask("subscribe", { channels }, onReply, onFailure);
+    this.#send("subscribe", { channels }, onReply, onFailure);
   }
 
   // ------------------------------------------------------------- heartbeat
 
-  /** Sends a ping and takes the round trip from its reply. */
+  /** Sends a ping and measures the round trip by its reply. */
   #ping(): void {
     const { clock } = this.#environment;
     const sent = clock.now();
-    this.#ask("ping", { t: sent }, (pong) => {
+    this.#send("ping", { t: sent }, (pong) => {
       const rttMs = clock.now() - sent;
       this.#rttMs = rttMs;
       this.#clockOffsetMs = pong.serverTime + rttMs / 2 - clock.wallTime();
@@ -423,15 +423,15 @@ export class TidewireClient {
     });
   }
 
-  /** Measures the round trip now and every few seconds, as long as somebody looks. */
-  #measure(): void {
+  /** Measures the round trip now and every few seconds, while the page is visible. */
+  #measureRtt(): void {
     this.#rttTimer?.cancel();
     if (!this.#visible || this.#state.status !== "live") {
       return;
     }
     this.#ping();
     this.#rttTimer = this.#environment.clock.after(RTT_INTERVAL_MS, () => {
-      this.#measure();
+      this.#measureRtt();
     });
   }
 
@@ -441,13 +441,13 @@ export class TidewireClient {
     this.#visible = visible;
     if (this.#state.status === "live") {
       if (changed) {
-        this.#ask("visibility", { state: visible ? "active" : "background" });
+        this.#send("visibility", { state: visible ? "active" : "background" });
       }
       if (visible) {
-        // The machine may have slept: find out at once whether the link did not survive it.
-        this.#link?.probe();
+        // The machine may have slept: find out at once whether the connection is dead.
+        this.#connection?.probe();
       }
-      this.#measure();
+      this.#measureRtt();
       return;
     }
     if (visible && this.#state.status === "offline" && this.#notBefore <= this.#environment.clock.now()) {
@@ -457,21 +457,21 @@ export class TidewireClient {
 
   // --------------------------------------------------------------- helpers
 
-  #ask<Type extends RequestType>(
+  #send<Type extends RequestType>(
     type: Type,
     data: Requests[Type]["data"],
     onReply?: (reply: ReplyOf<Type>) => void,
     onFailure?: (error: TidewireError) => void,
   ): void {
-    this.#requests.open(
+    this.#requests.start(
       this.#options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS,
-      (id) => this.#link?.send(JSON.stringify({ type, id, data })) ?? false,
+      (id) => this.#connection?.send(JSON.stringify({ type, id, data })) ?? false,
       (outcome) => {
         if (outcome.kind === "failure") {
           onFailure?.(outcome.error);
           return;
         }
-        // The protocol ties a reply's type to its request's, and the parser checked its data by its type.
+        // The protocol fixes the reply type of each request, and the parser checked the data by its type.
         onReply?.(outcome.data as ReplyOf<Type>);
       },
     );

@@ -1,7 +1,6 @@
 /**
- * What the client needs from the world around it: time, sockets, chance, and
- * whether anyone is looking. Tests hand in their own; nothing else in this
- * package touches a global.
+ * Environment of the client: clock, WebSocket, page visibility and random
+ * numbers. Tests replace it. No other file of this package uses a global.
  */
 
 /** A running timer. */
@@ -9,9 +8,9 @@ export interface Timer {
   cancel(): void;
 }
 
-/** Time. */
+/** Time and timers. */
 export interface Clock {
-  /** Milliseconds that only grow, from any start. */
+  /** Monotonic time in milliseconds, from any start. */
   now(): number;
   /** Milliseconds since the Unix epoch. */
   wallTime(): number;
@@ -19,7 +18,7 @@ export interface Clock {
   after(delayMs: number, run: () => void): Timer;
 }
 
-/** What this client uses of a WebSocket. */
+/** The part of a WebSocket that this client uses. */
 export interface WebSocketLike {
   send(data: string): void;
   close(code?: number, reason?: string): void;
@@ -28,17 +27,17 @@ export interface WebSocketLike {
   addEventListener(type: "close", listener: (event: { readonly code: number; readonly reason: string }) => void): void;
 }
 
-/** Makes WebSockets: `globalThis.WebSocket`, or the `ws` package's. */
+/** The WebSocket class: `globalThis.WebSocket`, or the `ws` package's. */
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
 
-/** Whether anyone is looking at the page, and whether the network came back. */
+/** Visibility of the page, and return of the network. */
 export interface Page {
   isVisible(): boolean;
-  /** Calls back when `isVisible` may have changed or the network came back; returns how to stop. */
+  /** Calls `listener` when `isVisible` may have changed or the network came back. Returns a function that removes it. */
   onChange(listener: () => void): () => void;
 }
 
-/** All of it. */
+/** Everything that the client uses of its runtime. */
 export interface Environment {
   readonly clock: Clock;
   readonly webSocket: WebSocketConstructor;
@@ -48,11 +47,11 @@ export interface Environment {
 }
 
 /**
- * What is given, and for the rest the environment of a browser, of Node 22 and up, of
- * Deno and Bun. Throws where there is no WebSocket: no number of tries would help.
+ * Completes `parts` from the globals of a browser, Node 22 and up, Deno or Bun.
+ * Throws a `TypeError` where there is no WebSocket: no retry would help.
  */
-export function environmentWith(given: Partial<Environment> = {}): Environment {
-  return { clock: systemClock, page: documentPage(), random: Math.random, ...given, webSocket: given.webSocket ?? globalWebSocket() };
+export function environmentWith(parts: Partial<Environment> = {}): Environment {
+  return { clock: systemClock, page: documentPage(), random: Math.random, ...parts, webSocket: parts.webSocket ?? globalWebSocket() };
 }
 
 function globalWebSocket(): WebSocketConstructor {
@@ -76,7 +75,7 @@ const systemClock: Clock = {
   },
 };
 
-/** Outside of a browser somebody is always looking. */
+/** The page of a browser. Elsewhere, always visible. */
 function documentPage(): Page {
   if (typeof document === "undefined") {
     return { isVisible: () => true, onChange: () => () => undefined };

@@ -1,11 +1,11 @@
-/** The one error that this client throws or rejects with. */
+/** Client error: the only error that this client throws or rejects with. */
 import type { ErrorCode, ErrorData } from "./types/common.ts";
 
 /** Why a request failed: the server's `error`, or the client's own reason under the same codes. */
 export class TidewireError extends Error {
-  /** The kind of failure: the names of the gRPC status codes. */
+  /** The kind of failure: a gRPC status code by name. */
   readonly code: ErrorCode;
-  /** How long to wait before another try, in milliseconds. */
+  /** The delay before another try, in milliseconds, if the server names one. */
   readonly retryAfterMs: number | undefined;
 
   constructor(error: ErrorData) {

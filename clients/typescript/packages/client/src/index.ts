@@ -1,5 +1,5 @@
-/** The public face of `@tidewire/client`. */
-export { judgeClose, type Verdict } from "./backoff.ts";
+/** Public API of `@tidewire/client`. */
+export { shouldReconnect } from "./backoff.ts";
 export {
   type ClientEvents,
   type ClientOptions,
@@ -7,9 +7,9 @@ export {
   TidewireClient,
   type TokenSource,
 } from "./client.ts";
+export type { ConnectionEnd } from "./connection.ts";
 export type { Clock, Environment, Page, Timer, WebSocketConstructor, WebSocketLike } from "./environment.ts";
 export { TidewireError } from "./errors.ts";
-export type { LinkEnd } from "./link.ts";
 export type {
   ClientMessage,
   ReplyOf,

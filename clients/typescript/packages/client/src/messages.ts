@@ -1,6 +1,6 @@
 /**
- * The conversation on a WebSocket: what a client says, what the server says.
- * The shapes follow `proto/tidewire/v1`; reading them from text is `parse.ts`.
+ * Messages of the WebSocket protocol: the types of requests, replies and pushes.
+ * The shapes follow `proto/tidewire/v1`. The parser is in `parse.ts`.
  */
 import type { AlertDraft, AlertEvent, AlertExplanation, AlertRule } from "./types/alert.ts";
 import type { ErrorData, Json, Millis } from "./types/common.ts";
@@ -37,7 +37,7 @@ import type { Block, EventLog, TransactionStatus, WalletUpdate, Watching, WatchR
 
 type Empty = Readonly<Record<string, never>>;
 
-/** Each request: its data, and the type and data of its reply. */
+/** Each request: its data, and the type of its reply. */
 export interface Requests {
   auth: { data: { readonly token: string }; reply: "authenticated" };
   subscribe: { data: { readonly channels: readonly (string | ChannelSubscription)[] }; reply: "subscribed" };
@@ -63,7 +63,7 @@ export interface Requests {
   ping: { data: { readonly t?: number }; reply: "pong" };
 }
 
-/** The data of each thing the server says, by its type. */
+/** The data of each server message, by message type. */
 export interface ServerData {
   welcome: Welcome;
   authenticated: Authenticated;
@@ -101,39 +101,39 @@ export interface ServerData {
   gap: Gap;
   status: ServerStatus;
   error: ErrorData;
-  /** On Server-Sent Events only: where to resume. */
+  /** On Server-Sent Events only: the position to resume from. */
   cursor: { readonly cursor: string };
-  /** On Server-Sent Events only: a sign of life. */
+  /** On Server-Sent Events only: the heartbeat. */
   ping: { readonly serverTime: Millis };
 }
 
-/** The name of something a client says. */
+/** The message types of a client. */
 export type RequestType = keyof Requests;
 
-/** The name of something the server says. */
+/** The message types of the server. */
 export type ServerType = keyof ServerData;
 
-/** What a client says; a message with an `id` gets exactly one reply that carries it. */
+/** A message of a client. A message with an `id` gets exactly one reply with the same `id`. */
 export type ClientMessage = {
   [Type in RequestType]: { readonly type: Type; readonly id?: string; readonly data?: Requests[Type]["data"] };
 }[RequestType];
 
-/** One thing the server says. */
+/** A message of the server, of one type. */
 export interface ServerMessageOf<Type extends ServerType> {
   readonly type: Type;
-  /** The client message that this answers. */
+  /** The `id` of the request that this replies to. */
   readonly id?: string;
-  /** The channel that this was published on. */
+  /** The channel of a publication. */
   readonly channel?: string;
-  /** Its number on that channel. */
+  /** The sequence number on that channel. */
   readonly seq?: number;
   readonly data: ServerData[Type];
-  /** When it was published. */
+  /** The time of the publication. */
   readonly timestamp?: Millis;
 }
 
-/** What the server says: a reply, or a push. */
+/** A message of the server: a reply, or a push. */
 export type ServerMessage = { [Type in ServerType]: ServerMessageOf<Type> }[ServerType];
 
-/** What a request resolves to. */
+/** The data of the reply to a request. */
 export type ReplyOf<Type extends RequestType> = ServerData[Requests[Type]["reply"]];

@@ -1,21 +1,21 @@
-/** Reads what the server says: text in, a typed message or the reason why not. */
+/** Message parser: turns a text frame into a typed server message, or names the fault. */
 import { isRecord } from "./checks/check.ts";
 import { serverData, sourceList } from "./checks/server.ts";
 import type { ServerMessage, ServerType } from "./messages.ts";
 import type { PriceSource, PriceUpdate } from "./types/price.ts";
 
-/** What a text frame turned out to be. */
+/** The result of parsing a frame. */
 export type Parsed =
   | { readonly kind: "message"; readonly message: ServerMessage }
-  /** Well formed, of a type that this client does not know: the protocol grew. */
+  /** Well formed, of a type that this client does not know: the server is newer. */
   | { readonly kind: "unknown"; readonly type: string }
   | { readonly kind: "invalid"; readonly reason: string };
 
 /**
- * Reads one text frame.
+ * Parses one text frame.
  *
- * Numbers are JavaScript numbers: exact decimals keep 15 significant digits,
- * and sequence numbers are exact up to 2⁵³.
+ * Numbers become JavaScript numbers: decimals keep 15 significant digits, and
+ * sequence numbers are exact up to 2⁵³.
  */
 export function parseServerMessage(frame: string): Parsed {
   let value: unknown;
@@ -27,10 +27,10 @@ export function parseServerMessage(frame: string): Parsed {
   return checkServerMessage(value);
 }
 
-/** Checks an already parsed frame. */
+/** Checks a frame that is already parsed JSON. */
 export function checkServerMessage(value: unknown): Parsed {
   if (!isRecord(value)) {
-    return invalid("the message is no JSON object");
+    return invalid("the message is not a JSON object");
   }
   const { type } = value;
   if (typeof type !== "string") {
@@ -43,16 +43,16 @@ export function checkServerMessage(value: unknown): Parsed {
   if (fault !== undefined) {
     return invalid(`${type}: ${fault}`);
   }
-  // The checks above saw every field that the type names.
+  // The checks above cover every field of the type.
   return { kind: "message", message: value as unknown as ServerMessage };
 }
 
-/** Is it the answer of `PriceService/ListSources`? */
+/** Returns whether `value` is a response of `PriceService/ListSources`. */
 export function isSourceList(value: unknown): value is { readonly sources: readonly PriceSource[] } {
   return sourceList(value) === undefined;
 }
 
-/** Is it the answer of `PriceService/GetPrice`? */
+/** Returns whether `value` is a response of `PriceService/GetPrice`. */
 export function isPriceUpdate(value: unknown): value is PriceUpdate {
   return serverData.price(value) === undefined;
 }
@@ -64,16 +64,16 @@ function isServerType(type: string): type is ServerType {
 function envelopeFault(message: Readonly<Record<string, unknown>>): string | undefined {
   const { id, channel, seq, timestamp } = message;
   if (id !== undefined && typeof id !== "string") {
-    return "`id` is no string";
+    return "`id` is not a string";
   }
   if (channel !== undefined && typeof channel !== "string") {
-    return "`channel` is no string";
+    return "`channel` is not a string";
   }
   if (seq !== undefined && !(Number.isInteger(seq) && Number(seq) >= 0)) {
-    return "`seq` is no whole number from 0 up";
+    return "`seq` is not a whole number from 0 up";
   }
   if (timestamp !== undefined && !Number.isInteger(timestamp)) {
-    return "`timestamp` is no whole number";
+    return "`timestamp` is not a whole number";
   }
   return undefined;
 }

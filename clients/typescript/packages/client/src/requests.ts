@@ -1,4 +1,4 @@
-/** Requests that wait for their replies: ids, time-outs, and what ends them. */
+/** Pending requests: message ids, timeouts, and the reply or failure that settles each. */
 import type { Clock, Timer } from "./environment.ts";
 import { TidewireError } from "./errors.ts";
 import type { ServerMessage } from "./messages.ts";
@@ -9,26 +9,26 @@ export type Outcome =
   | { readonly kind: "reply"; readonly data: ServerMessage["data"] }
   | { readonly kind: "failure"; readonly error: TidewireError };
 
-interface Waiting {
+interface PendingRequest {
   readonly settle: (outcome: Outcome) => void;
   readonly timer: Timer;
 }
 
 /**
- * The requests in flight on one connection. Outcomes are called back at once
- * and not by promise: a reply must take effect before the frame after it.
+ * The requests in flight on one connection. They call back at once and return
+ * no promise: a reply must take effect before the frame after it.
  */
 export class PendingRequests {
   readonly #clock: Clock;
-  readonly #waiting = new Map<string, Waiting>();
+  readonly #pending = new Map<string, PendingRequest>();
   #lastId = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  /** Opens a request: `send` gets the fresh id and says whether the frame went out. */
-  open(timeoutMs: number, send: (id: string) => boolean, settle: (outcome: Outcome) => void): void {
+  /** Starts a request. `send` gets the new id and returns whether the frame was sent. */
+  start(timeoutMs: number, send: (id: string) => boolean, settle: (outcome: Outcome) => void): void {
     this.#lastId += 1;
     const id = String(this.#lastId);
     if (!send(id)) {
@@ -36,38 +36,38 @@ export class PendingRequests {
       return;
     }
     const timer = this.#clock.after(timeoutMs, () => {
-      this.#waiting.delete(id);
+      this.#pending.delete(id);
       settle(failure("deadline_exceeded", `no reply within ${timeoutMs} ms`));
     });
-    this.#waiting.set(id, { settle, timer });
+    this.#pending.set(id, { settle, timer });
   }
 
-  /** Settles the request that `message` answers; `false` if it answers none. */
+  /** Settles the request that `message` replies to. Returns `false` if there is none. */
   settle(message: ServerMessage): boolean {
     if (message.id === undefined) {
       return false;
     }
-    const waiting = this.#waiting.get(message.id);
-    if (waiting === undefined) {
+    const request = this.#pending.get(message.id);
+    if (request === undefined) {
       return false;
     }
-    this.#waiting.delete(message.id);
-    waiting.timer.cancel();
+    this.#pending.delete(message.id);
+    request.timer.cancel();
     if (message.type === "error") {
-      waiting.settle({ kind: "failure", error: new TidewireError(message.data) });
+      request.settle({ kind: "failure", error: new TidewireError(message.data) });
     } else {
-      waiting.settle({ kind: "reply", data: message.data });
+      request.settle({ kind: "reply", data: message.data });
     }
     return true;
   }
 
-  /** The connection is gone: nobody knows what became of these. */
+  /** Fails every request: the connection is lost, and their effects are unknown. */
   failAll(): void {
-    const all = [...this.#waiting.values()];
-    this.#waiting.clear();
-    for (const waiting of all) {
-      waiting.timer.cancel();
-      waiting.settle(failure("unavailable", "the connection was lost before the reply came"));
+    const requests = [...this.#pending.values()];
+    this.#pending.clear();
+    for (const request of requests) {
+      request.timer.cancel();
+      request.settle(failure("unavailable", "the connection was lost before the reply came"));
     }
   }
 }

@@ -1,112 +1,121 @@
 /**
- * The channels that the application follows, and how far each has come. It
- * decides what a fresh connection must ask for, which message reaches which
- * handler, and what is a duplicate. It sends nothing itself.
+ * Subscriptions: the application's channels, the position reached on each, and
+ * the routing of pushes to handlers. It decides what a new connection requests
+ * and drops duplicates. It sends nothing itself.
  *
- * An example. `orders:7` was followed up to seq 41 of epoch `a` when the link
- * died. The next connection asks for it `since {a, 41}`. If the reply says
- * `recovered`, 42 and on follow, and whatever comes with 41 or less is dropped.
- * If not, the handler gets a `gap` with the new position and goes on from there.
+ * Example: the connection is lost after seq 41 of epoch `a` on `orders:7`. The
+ * next connection subscribes with `since {a, 41}`. If the reply has
+ * `recovered: true`, 42 and later follow, and any seq up to 41 is dropped. If
+ * not, the handler gets a `gap` with the new position and continues from there.
  */
-import { callSafely } from "./call.ts";
 import { TidewireError } from "./errors.ts";
-import type { ServerMessage, ServerMessageOf } from "./messages.ts";
+import { callSafely } from "./listeners.ts";
+import type { ServerMessage, ServerMessageOf, ServerType } from "./messages.ts";
 import type { Position } from "./types/common.ts";
-import type { ActiveSubscription, ChannelSubscription, SubscriptionResult } from "./types/session.ts";
+import type { ActiveSubscription, ChannelClass, ChannelSubscription, SubscriptionResult } from "./types/session.ts";
 
-/** What a handler gets: a push on its channel, `gap` among them. */
+/** A push on a channel, as its handler gets it. `gap` is one of them. */
 export type ChannelMessage = ServerMessage & { readonly channel: string };
 
 /** Called for each push on a channel, in order. */
 export type ChannelHandler = (message: ChannelMessage) => void;
 
-/** How to follow a channel. */
+/** Options of a subscription. */
 export interface SubscribeOptions {
   /** Replay everything after this position. */
   readonly since?: Position;
-  /** On a latest channel: at most one message in so many milliseconds. */
+  /** On a latest channel: the shortest time between two messages, in milliseconds. */
   readonly minIntervalMs?: number;
-  /** The server refused the channel. It is asked for again on the next connection. */
+  /** Called when the server refuses the channel. The next connection requests it again. */
   readonly onError?: (error: TidewireError) => void;
 }
 
-/** A channel that at least one handler follows. */
+/** A channel with at least one handler. */
 export interface Subscription {
-  /** As the application wrote it. */
+  /** The name as the application wrote it. */
   readonly name: string;
-  /** As the server writes it. */
+  /** The name as the server writes it. */
   canonical: string;
   readonly minIntervalMs: number | undefined;
-  readonly handlers: Set<Follower>;
-  /** Where to resume. */
+  readonly subscribers: Set<Subscriber>;
+  /** The channel's class, once the server has named it. */
+  class: ChannelClass | undefined;
+  /** Whether its publications may come in a `price_batch`, once the server has named it. */
+  batched: boolean | undefined;
+  /** The position to resume from. */
   position: Position | undefined;
-  /** Messages of the position's epoch up to this one were seen. */
-  seen: number;
-  /** A replay was asked for and not yet answered: until then, what comes will come again. */
-  replayDue: boolean;
-  /** On a latest channel: what a later handler gets at once. */
-  newest: ChannelMessage | undefined;
+  /** The highest seq delivered in the position's epoch. */
+  lastSeq: number;
+  /** A replay is requested and not yet confirmed. Pushes before the reply come again with the replay. */
+  recovering: boolean;
+  /** On a latest channel: the value for handlers that are added later. */
+  latest: ChannelMessage | undefined;
 }
 
 /** One handler of a channel. */
-export interface Follower {
+export interface Subscriber {
   readonly handler: ChannelHandler;
   readonly onError: ((error: TidewireError) => void) | undefined;
 }
 
-/** Only the newest counts on these: nothing is ever replayed. */
-function isLatest(channel: string): boolean {
-  return channel.startsWith("prices:") || channel.startsWith("market:");
-}
+/**
+ * Message types that the protocol sends on latest channels only. They show the
+ * class of a channel when an older server does not name it.
+ */
+const LATEST_TYPES: ReadonlySet<ServerType> = new Set<ServerType>(["price", "market_overview"]);
 
-/** The registry of channels. */
+/** All channels that the application subscribes to. */
 export class Subscriptions {
   readonly #byName = new Map<string, Subscription>();
-  /** Usually one each; two when the application wrote the same channel in two ways. */
-  readonly #byCanonical = new Map<string, Subscription[]>();
+  /** Two subscriptions share a canonical name when the application wrote it in two ways. */
+  readonly #byCanonical = new ListMap<Subscription>();
+  /** By the part after the namespace: an update in a batch names no channel. */
+  readonly #byLocalName = new ListMap<Subscription>();
 
   /** All channels. */
   all(): Subscription[] {
     return [...this.#byName.values()];
   }
 
-  /** Is the channel still followed? */
+  /** Returns whether the channel still has a handler. */
   has(subscription: Subscription): boolean {
     return this.#byName.get(subscription.name) === subscription;
   }
 
-  /** Does another name stand for the same channel? */
+  /** Returns whether another name stands for the same channel. */
   isShared(subscription: Subscription): boolean {
-    return this.#on(subscription.canonical).some((other) => other !== subscription);
+    return this.#byCanonical.get(subscription.canonical).some((other) => other !== subscription);
   }
 
-  /** Adds a handler. The options of a channel's first handler count for as long as the channel is followed. */
-  add(name: string, follower: Follower, options: SubscribeOptions): { subscription: Subscription; fresh: boolean } {
-    const known = this.#byName.get(name);
-    if (known !== undefined) {
-      known.handlers.add(follower);
-      this.#catchUp(known, follower);
-      return { subscription: known, fresh: false };
+  /** Adds a handler. The options of a channel's first handler apply until its last handler is removed. */
+  add(name: string, subscriber: Subscriber, options: SubscribeOptions): { subscription: Subscription; isNew: boolean } {
+    const existing = this.#byName.get(name);
+    if (existing !== undefined) {
+      existing.subscribers.add(subscriber);
+      sendLatestSoon(existing, subscriber);
+      return { subscription: existing, isNew: false };
     }
     const subscription: Subscription = {
       name,
       canonical: name,
       minIntervalMs: options.minIntervalMs,
-      handlers: new Set([follower]),
+      subscribers: new Set([subscriber]),
+      class: undefined,
+      batched: undefined,
       position: options.since,
-      seen: options.since?.seq ?? 0,
-      replayDue: false,
-      newest: undefined,
+      lastSeq: options.since?.seq ?? 0,
+      recovering: false,
+      latest: undefined,
     };
     this.#byName.set(name, subscription);
     this.#index(subscription, name);
-    return { subscription, fresh: true };
+    return { subscription, isNew: true };
   }
 
-  /** Removes a handler; `true` if it was the channel's last. */
-  remove(subscription: Subscription, follower: Follower): boolean {
-    subscription.handlers.delete(follower);
-    if (subscription.handlers.size > 0 || !this.has(subscription)) {
+  /** Removes a handler. Returns `true` if it was the channel's last. */
+  remove(subscription: Subscription, subscriber: Subscriber): boolean {
+    subscription.subscribers.delete(subscriber);
+    if (subscription.subscribers.size > 0 || !this.has(subscription)) {
       return false;
     }
     this.#byName.delete(subscription.name);
@@ -114,68 +123,72 @@ export class Subscriptions {
     return true;
   }
 
-  /** What to ask the server for. */
-  ask(subscription: Subscription): string | ChannelSubscription {
+  /** Returns the channel's entry in a `subscribe`, and expects the reply from now on. */
+  startSubscribe(subscription: Subscription): string | ChannelSubscription {
     const { name: channel, position, minIntervalMs } = subscription;
-    const since = isLatest(channel) ? undefined : position;
-    subscription.replayDue = since !== undefined;
+    // A latest channel has no replay: it sends its newest value.
+    const since = subscription.class === "latest" ? undefined : position;
+    subscription.recovering = since !== undefined;
     if (since === undefined && minIntervalMs === undefined) {
       return channel;
     }
     return { channel, ...(since && { since }), ...(minIntervalMs !== undefined && { minIntervalMs }) };
   }
 
-  /** The server's answer for one channel. */
-  answer(subscription: Subscription, result: SubscriptionResult): void {
-    const asked = subscription.replayDue;
-    subscription.replayDue = false;
+  /** Applies the channel's entry in a `subscribed`. */
+  finishSubscribe(subscription: Subscription, result: SubscriptionResult): void {
+    const wasRecovering = subscription.recovering;
     if (result.error !== undefined) {
       this.refuse(subscription, new TidewireError(result.error));
       return;
     }
+    subscription.recovering = false;
+    subscription.class = result.class ?? subscription.class;
+    subscription.batched = result.batched ?? subscription.batched;
     this.#index(subscription, result.channel);
-    if (asked && result.recovered) {
+    if (wasRecovering && result.recovered) {
       return;
     }
     const before = subscription.position;
-    this.#move(subscription, result);
-    // A latest channel never recovers, and misses nothing as long as nothing new was published.
-    if (asked && (before?.epoch !== result.epoch || before.seq !== result.seq)) {
+    moveTo(subscription, result);
+    const hasMoved = before?.epoch !== result.epoch || before.seq !== result.seq;
+    // The newest value of a latest channel follows, so nothing is missed on one.
+    if (wasRecovering && hasMoved && subscription.class !== "latest") {
       const { channel, epoch, seq } = result;
       deliver(subscription, { type: "gap", channel, data: { channel, epoch, seq } });
     }
   }
 
-  /** The server does not let us follow the channel: the next connection asks again. */
+  /** Reports a refused channel to its handlers. */
   refuse(subscription: Subscription, error: TidewireError): void {
-    subscription.replayDue = false;
-    for (const follower of [...subscription.handlers]) {
-      if (follower.onError !== undefined) {
-        callSafely(follower.onError, error);
+    subscription.recovering = false;
+    for (const subscriber of [...subscription.subscribers]) {
+      if (subscriber.onError !== undefined) {
+        callSafely(subscriber.onError, error);
       }
     }
   }
 
-  /** The server subscribed the connection by itself, as it does for the user's own channel. */
-  note(active: readonly ActiveSubscription[]): void {
+  /** Applies the server's own subscriptions of this connection, such as the user's channel. */
+  applyServerSide(active: readonly ActiveSubscription[]): void {
     for (const { channel, epoch, seq } of active) {
-      for (const subscription of this.#on(channel)) {
-        // A position of our own is where we resume: an answer with `since` is still to come.
+      for (const subscription of this.#byCanonical.get(channel)) {
+        // A subscription with a position resumes from there: the reply to its `since` is still to come.
         if (subscription.position === undefined) {
-          this.#move(subscription, { epoch, seq });
+          moveTo(subscription, { epoch, seq });
         }
       }
     }
   }
 
-  /** The connection is gone; so is what it was asked. */
-  detach(): void {
+  /** Forgets pending replays: the connection that they were requested on is lost. */
+  onDisconnect(): void {
     for (const subscription of this.#byName.values()) {
-      subscription.replayDue = false;
+      subscription.recovering = false;
     }
   }
 
-  /** Hands a push to the handlers of its channel. */
+  /** Delivers a push to the handlers of its channel. */
   dispatch(message: ServerMessage): void {
     if (message.type === "price_batch") {
       this.#dispatchBatch(message);
@@ -185,88 +198,121 @@ export class Subscriptions {
     if (channel === undefined) {
       return;
     }
-    for (const subscription of this.#on(channel)) {
+    for (const subscription of this.#byCanonical.get(channel)) {
       if (message.type === "gap") {
-        subscription.replayDue = false;
-        this.#move(subscription, message.data);
-      } else if (!this.#isNew(subscription, message.seq)) {
+        subscription.recovering = false;
+        moveTo(subscription, message.data);
+      } else if (!accept(subscription, message.seq)) {
         continue;
+      } else {
+        subscription.class ??= LATEST_TYPES.has(message.type) ? "latest" : "history";
       }
       deliver(subscription, { ...message, channel });
     }
   }
 
-  /** Each update goes to the channel that it would have come on alone. */
+  /** Delivers each update to the channel that it would have come on alone. */
   #dispatchBatch({ data, timestamp }: ServerMessageOf<"price_batch">): void {
     for (const update of data.updates) {
-      const channel = update.source === "aggregate" ? `prices:${update.symbol}` : `prices:${update.symbol}@${update.source}`;
-      for (const subscription of this.#on(channel)) {
+      const localName = update.source === "aggregate" ? update.symbol : `${update.symbol}@${update.source}`;
+      for (const subscription of this.#byLocalName.get(localName)) {
+        if (!mayBeBatched(subscription)) {
+          continue;
+        }
+        subscription.class ??= "latest";
+        const channel = subscription.canonical;
         deliver(subscription, { type: "price", channel, data: update, timestamp: timestamp ?? data.timestamp });
       }
     }
   }
 
-  #on(channel: string): readonly Subscription[] {
-    return this.#byCanonical.get(channel) ?? [];
-  }
-
   #index(subscription: Subscription, canonical: string): void {
-    if (this.#on(canonical).includes(subscription)) {
+    if (this.#byCanonical.get(canonical).includes(subscription)) {
       return;
     }
     this.#unindex(subscription);
     subscription.canonical = canonical;
-    this.#byCanonical.set(canonical, [...this.#on(canonical), subscription]);
+    this.#byCanonical.add(canonical, subscription);
+    this.#byLocalName.add(localNameOf(canonical), subscription);
   }
 
   #unindex(subscription: Subscription): void {
-    const others = this.#on(subscription.canonical).filter((other) => other !== subscription);
-    if (others.length > 0) {
-      this.#byCanonical.set(subscription.canonical, others);
-    } else {
-      this.#byCanonical.delete(subscription.canonical);
-    }
-  }
-
-  /** The server sends the newest value once a connection; a handler that comes later gets it from here. */
-  #catchUp(subscription: Subscription, follower: Follower): void {
-    queueMicrotask(() => {
-      if (subscription.newest !== undefined && subscription.handlers.has(follower)) {
-        follower.handler(subscription.newest);
-      }
-    });
-  }
-
-  /** A new place to resume from. Numbers seen in another epoch mean nothing in this one. */
-  #move(subscription: Subscription, { epoch, seq }: Position): void {
-    const sameEpoch = subscription.position?.epoch === epoch;
-    subscription.position = { epoch, seq };
-    subscription.seen = sameEpoch ? subscription.seen : 0;
-  }
-
-  #isNew(subscription: Subscription, seq: number | undefined): boolean {
-    if (subscription.replayDue) {
-      return false;
-    }
-    if (seq === undefined) {
-      return true;
-    }
-    if (seq <= subscription.seen) {
-      return false;
-    }
-    subscription.seen = seq;
-    if (subscription.position !== undefined) {
-      subscription.position = { epoch: subscription.position.epoch, seq: Math.max(seq, subscription.position.seq) };
-    }
-    return true;
+    this.#byCanonical.remove(subscription.canonical, subscription);
+    this.#byLocalName.remove(localNameOf(subscription.canonical), subscription);
   }
 }
 
-function deliver(subscription: Subscription, message: ChannelMessage): void {
-  if (isLatest(message.channel)) {
-    subscription.newest = message;
+/** A map from a key to the values that share it. */
+class ListMap<Value> {
+  readonly #lists = new Map<string, Value[]>();
+
+  get(key: string): readonly Value[] {
+    return this.#lists.get(key) ?? [];
   }
-  for (const { handler } of [...subscription.handlers]) {
+
+  add(key: string, value: Value): void {
+    this.#lists.set(key, [...this.get(key), value]);
+  }
+
+  remove(key: string, value: Value): void {
+    const others = this.get(key).filter((other) => other !== value);
+    if (others.length > 0) {
+      this.#lists.set(key, others);
+    } else {
+      this.#lists.delete(key);
+    }
+  }
+}
+
+/** The part of a channel's name after its namespace: `BTC-USD` of `prices:BTC-USD`. */
+function localNameOf(channel: string): string {
+  return channel.slice(channel.indexOf(":") + 1);
+}
+
+/** An older server does not name batched channels: then any may be, unless it is known to be a history. */
+function mayBeBatched(subscription: Subscription): boolean {
+  return subscription.batched ?? subscription.class !== "history";
+}
+
+/** Sets a new position to resume from. The seqs of another epoch mean nothing in this one. */
+function moveTo(subscription: Subscription, { epoch, seq }: Position): void {
+  const sameEpoch = subscription.position?.epoch === epoch;
+  subscription.position = { epoch, seq };
+  subscription.lastSeq = sameEpoch ? subscription.lastSeq : 0;
+}
+
+/** Returns whether a push with `seq` is new, and advances the position if it is. */
+function accept(subscription: Subscription, seq: number | undefined): boolean {
+  if (subscription.recovering) {
+    return false;
+  }
+  if (seq === undefined) {
+    return true;
+  }
+  if (seq <= subscription.lastSeq) {
+    return false;
+  }
+  subscription.lastSeq = seq;
+  if (subscription.position !== undefined) {
+    subscription.position = { epoch: subscription.position.epoch, seq: Math.max(seq, subscription.position.seq) };
+  }
+  return true;
+}
+
+/** Gives a later handler the latest value: the server sends it once for each connection. */
+function sendLatestSoon(subscription: Subscription, subscriber: Subscriber): void {
+  queueMicrotask(() => {
+    if (subscription.latest !== undefined && subscription.subscribers.has(subscriber)) {
+      subscriber.handler(subscription.latest);
+    }
+  });
+}
+
+function deliver(subscription: Subscription, message: ChannelMessage): void {
+  if (subscription.class === "latest") {
+    subscription.latest = message;
+  }
+  for (const { handler } of [...subscription.subscribers]) {
     callSafely(handler, message);
   }
 }

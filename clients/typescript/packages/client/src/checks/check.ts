@@ -1,10 +1,10 @@
 /**
- * Small checks of untyped values. A check names the fault and where it is, or
- * finds none; it never changes the value. Fields nobody knows are let through,
- * and so are new names of open sets: the protocol grows.
+ * Checks of untyped values. A check returns the fault with its path, or
+ * `undefined`, and never changes the value. Unknown fields pass, and so do
+ * unknown names of open sets, because a newer server may send them.
  */
 
-/** Names the fault of `value`, or `undefined` if it is a `T`. The phantom field ties the check to its type. */
+/** Returns the fault of `value`, or `undefined` if it is a `T`. The field `checks` exists for the compiler only. */
 export interface Check<T> {
   (value: unknown): string | undefined;
   readonly checks?: T;
@@ -29,20 +29,20 @@ export const millis: Check<number> = (value) => (Number.isInteger(value) ? undef
 /** A boolean. */
 export const flag: Check<boolean> = (value) => (typeof value === "boolean" ? undefined : expected("a boolean", value));
 
-/** Any JSON value: what comes out of a JSON parser is one already. */
+/** Any JSON value. A JSON parser returns nothing else. */
 export const json: Check<never> = (value) => (value === undefined ? "is missing, expected a JSON value" : undefined);
 
-/** What `inner` checks, or `null`. */
+/** A value that passes `inner`, or `null`. */
 export function nullable<T>(inner: Check<T>): Check<T | null> {
   return (value) => (value === null ? undefined : inner(value));
 }
 
-/** What `inner` checks, or nothing; `null` means nothing too. */
+/** A value that passes `inner`, `null`, or no value. */
 export function optional<T>(inner: Check<T>): Check<T | undefined> {
   return (value) => (value === undefined || value === null ? undefined : inner(value));
 }
 
-/** A list of what `item` checks. */
+/** A list whose items pass `item`. */
 export function list<T>(item: Check<T>): Check<readonly T[]> {
   return (value) => {
     if (!Array.isArray(value)) {
@@ -58,7 +58,7 @@ export function list<T>(item: Check<T>): Check<readonly T[]> {
   };
 }
 
-/** An object whose known fields are as they should be. */
+/** An object whose known fields pass their checks. */
 export function object<T>(fields: Fields<T>): Check<T> {
   const entries = Object.entries<Check<unknown>>(fields as Readonly<Record<string, Check<unknown>>>);
   return (value) => {
@@ -75,10 +75,10 @@ export function object<T>(fields: Fields<T>): Check<T> {
   };
 }
 
-/** What any of `cases` checks; the fault is that of the last. */
+/** A value that passes one of `cases`. Returns the fault of the last one. */
 export function anyOf<T>(...cases: readonly Check<T>[]): Check<T> {
   return (value) => {
-    let fault: string | undefined = "fits no case";
+    let fault: string | undefined = "matches no case";
     for (const check of cases) {
       fault = check(value);
       if (fault === undefined) {
@@ -89,7 +89,7 @@ export function anyOf<T>(...cases: readonly Check<T>[]): Check<T> {
   };
 }
 
-/** An object whose field `tag` chooses the check; tags nobody knows are let through. */
+/** An object whose field `tag` chooses the check. An unknown tag passes. */
 export function tagged<T>(tag: string, cases: Readonly<Record<string, Check<T>>>): Check<T> {
   return (value) => {
     if (!isRecord(value)) {
@@ -103,7 +103,7 @@ export function tagged<T>(tag: string, cases: Readonly<Record<string, Check<T>>>
   };
 }
 
-/** Is it an object with string keys, and neither `null` nor a list? */
+/** Returns whether `value` is an object, and neither `null` nor a list. */
 export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
@@ -117,7 +117,7 @@ function describe(value: unknown): string {
   return shown.length > 40 ? `${shown.slice(0, 40)}…` : shown;
 }
 
-/** Puts a step in front of a fault's path: `.price: expected …` under `.data` is `.data.price: expected …`. */
+/** Puts `step` in front of a fault's path: `.price: expected …` under `.data` becomes `.data.price: expected …`. */
 function under(step: string, fault: string): string {
   return fault.startsWith(".") || fault.startsWith("[") ? step + fault : `${step}: ${fault}`;
 }

@@ -1,4 +1,4 @@
-/** The shape of everything the server says, by its type. */
+/** Checks of server messages: the shape of the data of each message type. */
 import type { ServerData, ServerType } from "../messages.ts";
 import type { AlertCondition, AlertRepeat, AlertRule } from "../types/alert.ts";
 import type { ErrorData } from "../types/common.ts";
@@ -75,7 +75,7 @@ const transaction = object<TransactionStatus>({
   since: optional(millis),
 });
 
-/** A wallet update with this `data`; `type` chose it already. */
+/** A wallet update whose data passes `data`. The caller chooses the check by `type`. */
 function walletUpdate(data: Check<WalletUpdate["data"]>): Check<WalletUpdate> {
   return object<Omit<WalletUpdate, "data"> & { readonly data: WalletUpdate["data"] }>({
     type: text as Check<WalletUpdate["type"]>,
@@ -152,7 +152,7 @@ const preferences = object<Preferences>({
   quietHours: optional(object({ start: text, end: text, timeZone: text })),
 });
 
-/** A check for the data of every type of server message. */
+/** The check of the data of each message type. */
 export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]> } = {
   welcome: object<ServerData["welcome"]>({
     connectionId: text,
@@ -166,7 +166,16 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
   }),
   authenticated: object({ userId: text, expiresAt: millis, subscriptions: list(subscription) }),
   subscribed: object({
-    channels: list(object<SubscriptionResult>({ channel: text, ...position, recovered: flag, error: optional(error) })),
+    channels: list(
+      object<SubscriptionResult>({
+        channel: text,
+        ...position,
+        recovered: flag,
+        error: optional(error),
+        class: optional(text),
+        batched: optional(flag),
+      }),
+    ),
   }),
   unsubscribed: object({ channels: list(text) }),
   history: object<ServerData["history"]>({
@@ -314,7 +323,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
   ping: object({ serverTime: millis }),
 };
 
-/** The answer of `PriceService/ListSources`. */
+/** The response of `PriceService/ListSources`. */
 export const sourceList: Check<{ readonly sources: readonly PriceSource[] }> = object({
   sources: list(
     object<PriceSource>({

@@ -1,8 +1,8 @@
-/** A world for tests: time that stands still until told, sockets without a network. */
+/** Test doubles of the environment: a manual clock, sockets without a network, a page to show and hide. */
 import type { Clock, Environment, Page, Timer, WebSocketLike } from "../environment.ts";
 import type { ClientMessage, ServerMessage, Requests, RequestType } from "../messages.ts";
 
-/** Time that moves when told. */
+/** A clock that only `advance` moves. */
 export class FakeClock implements Clock {
   #now = 0;
   readonly #timers = new Map<number, { readonly at: number; readonly run: () => void }>();
@@ -27,12 +27,12 @@ export class FakeClock implements Clock {
     };
   }
 
-  /** How many timers are running. */
+  /** The number of running timers. */
   get pending(): number {
     return this.#timers.size;
   }
 
-  /** Moves time on, running what is due in order and letting promises settle in between. */
+  /** Advances the time and runs due timers in order. Promises settle in between. */
   async advance(ms: number): Promise<void> {
     const end = this.#now + ms;
     for (;;) {
@@ -51,9 +51,9 @@ export class FakeClock implements Clock {
   }
 }
 
-/** Lets everything that waits on promises run. */
+/** Runs everything that waits on promises. */
 export async function settle(): Promise<void> {
-  for (let turn = 0; turn < 10; turn += 1) {
+  for (let round = 0; round < 10; round += 1) {
     await Promise.resolve();
   }
 }
@@ -65,7 +65,7 @@ interface SocketListeners {
   close: ((event: { readonly code: number; readonly reason: string }) => void)[];
 }
 
-/** The server's end is in the test's hands. */
+/** A socket whose server side the test plays. */
 export class FakeSocket implements WebSocketLike {
   readonly url: string;
   readonly protocols: string[];
@@ -90,19 +90,19 @@ export class FakeSocket implements WebSocketLike {
     (this.#listeners[type] as SocketListeners[Type][number][]).push(listener);
   }
 
-  /** The server sends a frame. */
+  /** Plays a message from the server. */
   receive(message: ServerMessage): void {
     this.receiveRaw(JSON.stringify(message));
   }
 
-  /** The server sends any frame. */
+  /** Plays any frame from the server. */
   receiveRaw(data: unknown): void {
     for (const listener of this.#listeners.message) {
       listener({ data });
     }
   }
 
-  /** The connection ends. */
+  /** Closes the connection. */
   end(code: number, reason = ""): void {
     for (const listener of this.#listeners.close) {
       listener({ code, reason });
@@ -116,7 +116,7 @@ export class FakeSocket implements WebSocketLike {
       .map(({ id, data }) => ({ id: id ?? "none", data: data as Requests[Type]["data"] }));
   }
 
-  /** The last message of one type. */
+  /** The last message of one type that the client sent. */
   last<Type extends RequestType>(type: Type): { readonly id: string; readonly data: Requests[Type]["data"] } {
     const found = this.sentOf(type).at(-1);
     if (found === undefined) {
@@ -132,14 +132,14 @@ export class FakeSocket implements WebSocketLike {
     });
   }
 
-  /** Answers the last ping. */
+  /** Replies to the last ping. */
   pong(): void {
     this.receive({ type: "pong", id: this.last("ping").id, data: { serverTime: 1_800_000_000_500, heartbeatMs: 2_000 } });
   }
 }
 
-/** All of it. */
-export class FakeWorld {
+/** An environment of fakes, and the sockets that a client opened in it. */
+export class FakeEnvironment {
   readonly clock = new FakeClock();
   readonly sockets: FakeSocket[] = [];
   readonly environment: Environment;
@@ -155,13 +155,13 @@ export class FakeWorld {
         return () => this.#pageListeners.delete(listener);
       },
     };
-    class WorldSocket extends FakeSocket {
+    class RecordedSocket extends FakeSocket {
       constructor(url: string, protocols: string[]) {
         super(url, protocols);
         sockets.push(this);
       }
     }
-    this.environment = { clock: this.clock, webSocket: WorldSocket, page, random: () => 0 };
+    this.environment = { clock: this.clock, webSocket: RecordedSocket, page, random: () => 0 };
   }
 
   /** The newest socket. */

@@ -3,7 +3,7 @@ import type { Millis, Open } from "./common.ts";
 import type { Priority } from "./notify.ts";
 import type { TransactionState } from "./watch.ts";
 
-/** What makes an alert fire. */
+/** The condition that fires an alert. */
 export type AlertCondition =
   | { readonly kind: "price_above" | "price_below"; readonly symbol: string; readonly threshold: number }
   | {
@@ -11,7 +11,7 @@ export type AlertCondition =
       readonly symbol: string;
       readonly threshold: number;
       readonly direction: CrossDirection;
-      /** How far back the price must go before it can cross again. */
+      /** The distance that the price must move back before it can cross again. */
       readonly hysteresis?: number;
     }
   | {
@@ -47,16 +47,16 @@ export type AlertCondition =
     }
   | { readonly kind: "all" | "any"; readonly conditions: readonly AlertCondition[] };
 
-/** Which way a threshold is passed. */
+/** The direction in which a value crosses a threshold. */
 export type CrossDirection = Open<"up" | "down" | "either">;
 
-/** How often an alert may fire. */
+/** The number of times that an alert may fire. */
 export type AlertRepeat = "once" | "recurring" | { readonly times: number };
 
-/** Where an alert stands. */
+/** The state of an alert. */
 export type AlertState = Open<"armed" | "cooling" | "snoozed" | "done" | "expired">;
 
-/** An alert as a client describes it. */
+/** An alert rule as a client sends it. */
 export interface AlertDraft {
   readonly name?: string;
   readonly condition: AlertCondition;
@@ -68,17 +68,17 @@ export interface AlertDraft {
   readonly enabled?: boolean;
 }
 
-/** An alert as the server keeps it. */
+/** An alert rule as the server stores it. */
 export interface AlertRule extends AlertDraft {
   readonly id: string;
   readonly enabled: boolean;
   readonly state: AlertState;
 }
 
-/** An alert fired. */
+/** The firing of an alert. */
 export interface AlertEvent {
   readonly alertId: string;
-  /** The rule as it was. */
+  /** The rule at the time of firing. */
   readonly rule?: AlertRule;
   readonly value: number | null;
   readonly previous: number | null;

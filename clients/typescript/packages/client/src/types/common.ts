@@ -1,6 +1,6 @@
-/** Types that several message families share. */
+/** Shared types: JSON values, times, errors, positions. */
 
-/** A set of known names that the server may add to: handle what you know, and have a default. */
+/** A set of names that a newer server may extend. Handle the known ones and have a default. */
 export type Open<Known extends string> = Known | (string & Record<never, never>);
 
 /** Any JSON value. */
@@ -9,7 +9,7 @@ export type Json = null | boolean | number | string | readonly Json[] | { readon
 /** Milliseconds since the Unix epoch. */
 export type Millis = number;
 
-/** What went wrong: the names of the gRPC status codes. */
+/** Kinds of error: the names of the gRPC status codes. */
 export type ErrorCode = Open<
   | "cancelled"
   | "invalid_argument"
@@ -25,18 +25,18 @@ export type ErrorCode = Open<
   | "unauthenticated"
 >;
 
-/** Why the server refused something. */
+/** An error from the server. */
 export interface ErrorData {
   readonly code: ErrorCode;
-  /** What was wrong and what was expected, for a person. */
+  /** What was wrong and what was expected, for a human reader. */
   readonly message: string;
-  /** How long to wait before another try, in milliseconds. */
+  /** The delay before another try, in milliseconds. */
   readonly retryAfterMs?: number;
 }
 
-/** A place in a channel's history. */
+/** A position in a channel's history. */
 export interface Position {
-  /** The history that `seq` counts in: a new epoch starts a new count. */
+  /** The history that `seq` counts in. A new epoch starts a new count. */
   readonly epoch: string;
   /** The last publication seen, 0 for none. */
   readonly seq: number;

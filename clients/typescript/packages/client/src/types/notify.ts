@@ -1,7 +1,7 @@
 /** Notifications: inbox, receipts, preferences. */
 import type { Json, Millis, Open } from "./common.ts";
 
-/** What a notification is about. */
+/** The subject of a notification. */
 export type NotificationType = Open<
   | "price_alert"
   | "transaction_confirmed"
@@ -13,10 +13,10 @@ export type NotificationType = Open<
   | "marketplace_update"
 >;
 
-/** How soon a notification must be there. */
+/** The urgency of a notification. */
 export type Priority = Open<"low" | "medium" | "high" | "urgent">;
 
-/** Something to press. */
+/** A button of a notification. */
 export interface NotificationAction {
   readonly label: string;
   readonly url: string;
@@ -33,7 +33,7 @@ export interface Notification {
   readonly timestamp: Millis;
   readonly read: boolean;
   readonly seen?: boolean;
-  /** A newer one with the same key takes its place. */
+  /** A newer notification with the same key replaces this one. */
   readonly collapseKey?: string;
   readonly actions?: readonly NotificationAction[];
   readonly expiresAt?: Millis;
@@ -53,7 +53,7 @@ export interface NotificationPage {
   readonly next?: string;
 }
 
-/** Which notifications to list. */
+/** A filter for a list of notifications. */
 export interface NotificationQuery {
   readonly limit?: number;
   readonly before?: string;
@@ -67,7 +67,7 @@ export interface NotificationIds {
   readonly ids: readonly string[];
 }
 
-/** Notifications were read: these, or all. */
+/** The notifications with these ids were read, or all of them. */
 export interface ReadReceipt {
   readonly ids?: readonly string[];
   readonly all?: boolean;
@@ -79,10 +79,10 @@ export interface Dismissed extends NotificationIds {
   readonly unreadCount: number;
 }
 
-/** What a user wants to hear of. */
+/** A user's choice of notifications. */
 export interface Preferences {
   readonly minPriority?: Priority;
   readonly mutedTypes?: readonly NotificationType[];
-  /** From and to as `HH:MM`, and an IANA time zone. */
+  /** Start and end as `HH:MM`, and an IANA time zone. */
   readonly quietHours?: { readonly start: string; readonly end: string; readonly timeZone: string };
 }

@@ -1,10 +1,10 @@
-/** Prices and the market. What is not known is `null`, never made up. */
+/** Price messages: prices, their sources, the market. An unknown value is `null`. */
 import type { Millis, Open } from "./common.ts";
 
-/** What counts of a source. */
+/** The state of a source in the aggregate. */
 export type SourceState = Open<"live" | "stale" | "excluded">;
 
-/** What one source says of a symbol. */
+/** The quote of one source for a symbol. */
 export interface SourceDetail {
   readonly source: string;
   readonly price: number | null;
@@ -12,25 +12,25 @@ export interface SourceDetail {
   /** Its share in the aggregate, between 0 and 1. */
   readonly weight: number;
   readonly state: SourceState;
-  /** Why it does not count. */
+  /** The reason why the source is excluded. */
   readonly reason?: string;
   /** Trades since the server started. */
   readonly trades: number;
-  /** The lowest of their prices. */
+  /** The lowest price of these trades. */
   readonly min: number | null;
-  /** The highest of their prices. */
+  /** The highest price of these trades. */
   readonly max: number | null;
-  /** How many of the venue's trades never came, by their numbers. */
+  /** The number of the venue's trades that never arrived, by their sequence numbers. */
   readonly missing?: number;
-  /** The price was in another currency, and was converted by this. */
+  /** The rate that converted the price from another currency. */
   readonly rate?: Rate;
-  /** Why what it trades is not part of any volume, if it is not. */
+  /** The reason why its trades count in no volume. */
   readonly volumeUnknown?: string;
 }
 
-/** What another currency is worth. */
+/** An exchange rate. */
 export interface Rate {
-  /** The symbol whose price it is, for example `USDT-USD`. */
+  /** The symbol of the rate, for example `USDT-USD`. */
   readonly symbol: string;
   /** The price of one unit of the other currency. */
   readonly price: number | null;
@@ -50,25 +50,25 @@ export interface PriceUpdate {
   readonly timestamp: Millis;
   /** `aggregate`, or the venue. */
   readonly source: string;
-  /** The price is known to ± this. */
+  /** The half-width of the confidence interval, in QUOTE. */
   readonly confidence: number | null;
-  /** How many sources are live. */
+  /** The number of live sources. */
   readonly sources: number;
-  /** No source is live: this is the last price known. */
+  /** No source is live: this is the last known price. */
   readonly stale: boolean;
-  /** The time-weighted average of the window. */
+  /** The time-weighted average price of the window. */
   readonly twap: number | null;
-  /** In answers to GetPrice: what each source said. */
+  /** In responses of GetPrice: the quote of each source. */
   readonly sourceDetails?: readonly SourceDetail[];
-  /** In answers to GetPrice: how the sources were put together. */
+  /** In responses of GetPrice: the aggregation method. */
   readonly method?: string;
   readonly windowMs?: number;
   readonly coveredMs?: number;
-  /** In answers to GetPrice: how much of the 24 hours the server counted itself. */
+  /** In responses of GetPrice: the part of the 24 hours that the server itself observed. */
   readonly dayCoveredMs?: number;
-  /** On the channel of one source: how many of the venue's trades never came, by their numbers. */
+  /** On the channel of one source: the number of the venue's trades that never arrived. */
   readonly missing?: number;
-  /** Sample data, not the market's. */
+  /** Made from sample data, not from the market. */
   readonly sample?: boolean;
 }
 
@@ -78,7 +78,7 @@ export interface PriceBatch {
   readonly timestamp: Millis;
 }
 
-/** A symbol that moved. */
+/** A symbol with a large price change. */
 export interface TopMover {
   readonly symbol: string;
   readonly price: number | null;
@@ -97,17 +97,17 @@ export interface RecentTrade {
   readonly timestamp: Millis;
 }
 
-/** What the figures of a market overview cover: counts of symbols. */
+/** The number of symbols that each figure of a market overview covers. */
 export interface MarketCoverage {
   readonly symbols: number;
   readonly live: number;
   readonly withSupply: number;
   readonly withVolume: number;
-  /** The age of what the supply source said last, in milliseconds, if there is one and it answered. */
+  /** The age of the last supply figures in milliseconds, if a supply source responded. */
   readonly supplyAgeMs?: number;
 }
 
-/** The market at a glance. */
+/** An overview of the market. */
 export interface MarketOverview {
   /** USD. */
   readonly totalMarketCap: number | null;
@@ -122,13 +122,13 @@ export interface MarketOverview {
   readonly coverage?: MarketCoverage;
 }
 
-/** How the connection to a source does. */
+/** The state of the connection to a source. */
 export type ConnectionStateName = Open<"connecting" | "live" | "mute" | "waiting">;
 
-/** A venue that prices come from, as ListSources shows it. */
+/** A price venue, as ListSources returns it. */
 export interface PriceSource {
   readonly name: string;
-  /** The protocol it speaks, for example `binance`. */
+  /** The protocol of the venue, for example `binance`. */
   readonly kind: string;
   readonly url: string;
   readonly state: ConnectionStateName;
@@ -140,10 +140,10 @@ export interface PriceSource {
   readonly ageMs: number | null;
   readonly lastError?: string;
   readonly sample?: boolean;
-  /** How often trades were missing between two that came. */
+  /** The number of gaps in the sequence numbers of its trades. */
   readonly gaps?: number;
-  /** How far the venue's clock is behind the server's, in milliseconds. */
+  /** The delay of the venue's clock behind the server's, in milliseconds. */
   readonly offsetMs?: number;
-  /** How many connections stand, if it takes more than one. */
+  /** The number of open connections, if the venue needs more than one. */
   readonly connections?: number;
 }

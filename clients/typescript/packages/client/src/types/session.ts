@@ -1,22 +1,22 @@
-/** What a session says of itself, and what it says of channels. */
+/** Session messages: identity, subscriptions, histories, heartbeat. */
 import type { ErrorData, Json, Millis, Open, Position } from "./common.ts";
 
-/** A subscription and where it stood when it took effect. */
+/** A subscription and the channel's position when it took effect. */
 export interface ActiveSubscription extends Position {
   readonly channel: string;
 }
 
-/** The first message of a conversation. */
+/** The first message of a session. */
 export interface Welcome {
   readonly connectionId: string;
   readonly userId?: string;
-  /** After this much silence the client pings. */
+  /** The silence in milliseconds after which the client sends a ping. */
   readonly heartbeatMs: number;
   readonly serverTime: Millis;
   readonly expiresAt?: Millis;
   readonly version: string;
   readonly subscriptions: readonly ActiveSubscription[];
-  /** On SSE only: the key of the POST side. */
+  /** On SSE only: the key for `POST /v1/sse/{connectionId}`. */
   readonly postKey?: string;
 }
 
@@ -27,23 +27,30 @@ export interface Authenticated {
   readonly subscriptions: readonly ActiveSubscription[];
 }
 
-/** One channel to follow. */
+/** One channel to subscribe to. */
 export interface ChannelSubscription {
   readonly channel: string;
   /** Replay everything after this position. */
   readonly since?: Position;
-  /** On a latest channel: at most one message in so many milliseconds. */
+  /** On a latest channel: the shortest time between two messages, in milliseconds. */
   readonly minIntervalMs?: number;
 }
 
-/** What became of one channel of a `subscribe`. */
+/** Class of a channel: every publication counts on a `history`, only the newest on a `latest`. */
+export type ChannelClass = Open<"history" | "latest">;
+
+/** The result of one channel of a `subscribe`. */
 export interface SubscriptionResult extends ActiveSubscription {
-  /** Everything after `since` follows, each once and in order. */
+  /** Everything after `since` follows, each publication once and in order. */
   readonly recovered: boolean;
   readonly error?: ErrorData;
+  /** Absent from an older server. */
+  readonly class?: ChannelClass;
+  /** Whether publications may come in a `price_batch`. Absent from an older server. */
+  readonly batched?: boolean;
 }
 
-/** In the order of the request. */
+/** The results of a `subscribe`, in the order of the request. */
 export interface Subscribed {
   readonly channels: readonly SubscriptionResult[];
 }
@@ -53,7 +60,7 @@ export interface ChannelNames {
   readonly channels: readonly string[];
 }
 
-/** Read a channel's history. */
+/** A request for a channel's history. */
 export interface HistoryRequest {
   readonly channel: string;
   readonly since?: Position;
@@ -73,29 +80,29 @@ export interface History extends ActiveSubscription {
   readonly messages: readonly HistoryItem[];
 }
 
-/** Publish a JSON document. */
+/** A request to publish a JSON document. */
 export interface PublishRequest {
   readonly channel: string;
   readonly data: Json;
-  /** The same key gives the same position, however often it is sent. */
+  /** A repeated key returns the position of the first publication and publishes nothing. */
   readonly idempotencyKey?: string;
 }
 
-/** Whether anyone is looking. */
+/** Whether the page is visible to the user. */
 export type Visibility = "active" | "background";
 
-/** The visibility in force. */
+/** The current visibility and its heartbeat. */
 export interface VisibilityState {
   readonly state: Open<Visibility>;
   readonly heartbeatMs: number;
 }
 
-/** A sign of life. */
+/** The reply to a `ping`. */
 export interface Pong {
   readonly t?: number;
   readonly serverTime: Millis;
   readonly heartbeatMs: number;
-  /** The round trip as the server measures it. */
+  /** The round-trip time that the server measured, in milliseconds. */
   readonly rttMs?: number;
   readonly jitterMs?: number;
 }
@@ -105,16 +112,16 @@ export interface TokenExpiring {
   readonly expiresAt: Millis;
 }
 
-/** The server drains: come back after `afterMs`. */
+/** The server drains: connect again after `afterMs` milliseconds. */
 export interface Reconnect {
   readonly reason: string;
   readonly afterMs: number;
 }
 
-/** What was missed cannot be had: read the state again; the stream goes on from here. */
+/** Missed publications are lost: read the state again. The stream continues after this position. */
 export type Gap = ActiveSubscription;
 
-/** How the server feels. */
+/** The health of the server. */
 export interface ServerStatus {
   readonly state: Open<"ok" | "degraded">;
   readonly reason?: string;

@@ -1,4 +1,4 @@
-/** Chains: blocks, transactions, wallets, contract events. Amounts are decimal strings. */
+/** Chain messages: blocks, transactions, wallets, contract events. Amounts are decimal strings. */
 import type { Json, Millis, Open } from "./common.ts";
 
 /** A block of the canonical chain. */
@@ -10,7 +10,7 @@ export interface Block {
   readonly timestamp: Millis;
   readonly transactions: number;
   readonly baseFeePerGas?: string;
-  /** The blocks that this one's branch replaced, newest first. */
+  /** The blocks that this block's branch replaced, newest first. */
   readonly reorged?: readonly string[];
 }
 
@@ -26,21 +26,21 @@ export interface EventLog {
   readonly blockHash: string;
   readonly txHash: string;
   readonly logIndex: number;
-  /** A reorg took it back. */
+  /** A reorg removed it. */
   readonly removed: boolean;
 }
 
-/** The life of a transaction. */
+/** The state of a transaction in its life cycle. */
 export type TransactionState = Open<
   "unknown" | "pending" | "confirming" | "confirmed" | "finalized" | "failed" | "replaced" | "cancelled" | "dropped"
 >;
 
-/** The state of a transaction. */
+/** The status of a transaction. */
 export interface TransactionStatus {
   readonly chain: number;
   readonly hash: string;
   readonly state: TransactionState;
-  /** The block that includes it is the first. */
+  /** The number of confirmations. The block that includes it is the first. */
   readonly confirmations: number;
   readonly required: number;
   readonly from?: string;
@@ -53,31 +53,31 @@ export interface TransactionStatus {
   readonly reason?: string;
   readonly reorged?: boolean;
   readonly timestamp: Millis;
-  /** Since when it is looked for, of what is unknown. */
+  /** While `unknown`: the time since which the server searches for it. */
   readonly since?: Millis;
 }
 
-/** Watch a transaction, or contract events. */
+/** A request to watch a transaction or contract events. */
 export interface WatchRequest {
   readonly chain: number;
   readonly txHash?: string;
   readonly events?: EventFilter;
-  /** Human-readable signatures of errors to say by why the transaction failed. */
+  /** Human-readable error signatures to decode the reason of a failure. */
   readonly abi?: readonly string[];
 }
 
-/** Which events of which contracts. */
+/** A filter for contract events. */
 export interface EventFilter {
   readonly addresses: readonly string[];
   readonly topics?: readonly string[];
-  /** Human-readable signatures to decode by. */
+  /** Human-readable event signatures to decode the logs. */
   readonly abi?: readonly string[];
 }
 
-/** What is watched: the transaction's state now, or the channel that the events come on. */
+/** The transaction's status now, or the channel of the events. */
 export type Watching = TransactionStatus | { readonly channel: string };
 
-/** A balance changed. */
+/** A change of a balance. */
 export interface BalanceChange {
   readonly token?: string;
   readonly symbol?: string;
@@ -99,11 +99,11 @@ export interface WalletTransaction {
   readonly direction: Open<"in" | "out" | "self">;
   readonly status: TransactionState;
   readonly blockNumber?: number;
-  /** What took its place. */
+  /** The transaction that replaced it. */
   readonly replacedBy?: string;
 }
 
-/** A right to spend was given or taken. */
+/** A grant or revocation of a spending right. */
 export interface Approval {
   readonly token: string;
   readonly owner: string;
@@ -117,7 +117,7 @@ export interface Approval {
   readonly blockNumber: number;
 }
 
-/** An NFT moved. */
+/** A transfer of an NFT. */
 export interface NftTransfer {
   readonly contract: string;
   readonly standard: string;
@@ -135,11 +135,11 @@ interface WalletUpdateOf<Type extends string, Data> {
   readonly chain: number;
   readonly timestamp: Millis;
   readonly data: Data;
-  /** A reorg took it back. */
+  /** A reorg removed it. */
   readonly removed?: boolean;
 }
 
-/** Something happened to a wallet. */
+/** An update of a wallet. */
 export type WalletUpdate =
   | WalletUpdateOf<"balance", BalanceChange>
   | WalletUpdateOf<"transaction", WalletTransaction>

@@ -1,74 +1,74 @@
 /**
- * One WebSocket's life, from opening to its end: frames in and out, and the
- * heartbeat that notices a dead link. Coming back is not its business.
+ * WebSocket connection: frames in and out, from opening to close, and the
+ * heartbeat that detects a dead connection. Reconnecting is the client's part.
  */
 import type { Clock, Environment, Timer, WebSocketLike } from "./environment.ts";
 import type { ServerMessage } from "./messages.ts";
 import { parseServerMessage } from "./parse.ts";
 
-/** The protocol's wait for a sign of life after a ping. */
+/** The protocol's limit on the time between a ping and any frame. */
 const PONG_TIMEOUT_MS = 1_500;
-/** How long `welcome` may take, from the start of the handshake. */
+/** The limit on the time from the start of the handshake to `welcome`. */
 const WELCOME_TIMEOUT_MS = 10_000;
-/** The code this client gives to a link that died without a word: "abnormal", as a browser would. */
-const LOST = 1006;
+/** The close code for a connection that died without a close frame: "abnormal", as a browser reports it. */
+const ABNORMAL_CLOSE = 1006;
 
-/** Why a link ended. */
-export interface LinkEnd {
+/** Why a connection ended. */
+export interface ConnectionEnd {
   readonly code: number;
   readonly reason: string;
 }
 
-/** What a link tells its owner. Nothing is told after `onEnd`. */
-export interface LinkEvents {
+/** Callbacks of a connection. None is called after `onEnd`. */
+export interface ConnectionEvents {
   onMessage(message: ServerMessage): void;
-  /** A frame that is no message of this protocol. */
-  onFault(reason: string): void;
-  /** Nothing was heard for a heartbeat: send a ping. */
+  /** A frame is not a valid message of this protocol. */
+  onInvalidFrame(reason: string): void;
+  /** No frame came for a heartbeat: send a ping. */
   onSilence(): void;
-  onEnd(end: LinkEnd): void;
+  onEnd(end: ConnectionEnd): void;
 }
 
 type Phase = "opening" | "welcomed" | "ended";
 
 /** An open or opening connection. */
-export class Link {
+export class Connection {
   readonly #clock: Clock;
   readonly #socket: WebSocketLike;
-  readonly #events: LinkEvents;
+  readonly #events: ConnectionEvents;
   #phase: Phase = "opening";
   #heartbeatMs = 2_000;
-  #lastHeard: number;
+  #lastFrameAt: number;
   #timer: Timer;
 
-  constructor(environment: Environment, url: string, protocols: string[], events: LinkEvents) {
+  constructor(environment: Environment, url: string, protocols: string[], events: ConnectionEvents) {
     this.#clock = environment.clock;
     this.#events = events;
-    this.#lastHeard = this.#clock.now();
+    this.#lastFrameAt = this.#clock.now();
     this.#socket = new environment.webSocket(url, protocols);
     this.#timer = this.#clock.after(WELCOME_TIMEOUT_MS, () => {
       this.#giveUp("the server did not answer in time");
     });
     this.#socket.addEventListener("message", (event) => {
-      this.#hear(event.data);
+      this.#onFrame(event.data);
     });
     this.#socket.addEventListener("close", (event) => {
-      this.#finish({ code: event.code, reason: event.reason });
+      this.#end({ code: event.code, reason: event.reason });
     });
-    // A `close` follows every `error`; a listener keeps Node's sockets from throwing.
+    // A `close` follows every `error`. Without a listener, Node's sockets throw.
     this.#socket.addEventListener("error", () => undefined);
   }
 
-  /** After this much silence the link asks for a ping, in milliseconds. */
+  /** The silence in milliseconds after which the connection asks for a ping. */
   set heartbeatMs(value: number) {
     const sooner = value < this.#heartbeatMs;
     this.#heartbeatMs = value;
     if (sooner && this.#phase === "welcomed") {
-      this.#watch();
+      this.#watchHeartbeat();
     }
   }
 
-  /** Sends a frame; `false` if the link has ended. */
+  /** Sends a frame. Returns `false` if the connection has ended. */
   send(frame: string): boolean {
     if (this.#phase !== "welcomed") {
       return false;
@@ -82,23 +82,23 @@ export class Link {
     }
   }
 
-  /** Asks for a sign of life now: ends the link unless something is heard in time. */
+  /** Asks for a ping now, and ends the connection unless a frame comes in time. */
   probe(): void {
     if (this.#phase !== "welcomed") {
       return;
     }
-    const asked = this.#clock.now();
-    this.#rearm(PONG_TIMEOUT_MS, () => {
-      if (this.#lastHeard >= asked) {
-        this.#watch();
+    const startedAt = this.#clock.now();
+    this.#setTimer(PONG_TIMEOUT_MS, () => {
+      if (this.#lastFrameAt >= startedAt) {
+        this.#watchHeartbeat();
         return;
       }
-      this.#giveUp("the link is dead: no sign of life");
+      this.#giveUp("the connection is dead: no frame came after a ping");
     });
     this.#events.onSilence();
   }
 
-  /** Closes in good order, without telling the owner. */
+  /** Closes normally. No callback is called. */
   close(): void {
     if (this.#phase === "ended") {
       return;
@@ -108,18 +108,18 @@ export class Link {
     this.#socket.close(1000);
   }
 
-  #hear(data: unknown): void {
+  #onFrame(data: unknown): void {
     if (this.#phase === "ended") {
       return;
     }
-    this.#lastHeard = this.#clock.now();
+    this.#lastFrameAt = this.#clock.now();
     if (typeof data !== "string") {
-      this.#events.onFault("a binary frame on a JSON connection");
+      this.#events.onInvalidFrame("a binary frame on a JSON connection");
       return;
     }
     const parsed = parseServerMessage(data);
     if (parsed.kind === "invalid") {
-      this.#events.onFault(parsed.reason);
+      this.#events.onInvalidFrame(parsed.reason);
       return;
     }
     if (parsed.kind === "unknown") {
@@ -128,35 +128,35 @@ export class Link {
     if (parsed.message.type === "welcome") {
       this.#phase = "welcomed";
       this.#heartbeatMs = parsed.message.data.heartbeatMs;
-      this.#watch();
+      this.#watchHeartbeat();
     }
     this.#events.onMessage(parsed.message);
   }
 
-  /** Waits for the end of the heartbeat. Frames only note their time, so a busy link moves no timers. */
-  #watch(): void {
-    const left = this.#lastHeard + this.#heartbeatMs - this.#clock.now();
+  /** Waits for the end of the heartbeat. A frame only stores its time, so a busy connection resets no timers. */
+  #watchHeartbeat(): void {
+    const left = this.#lastFrameAt + this.#heartbeatMs - this.#clock.now();
     if (left <= 0) {
       this.probe();
       return;
     }
-    this.#rearm(left, () => {
-      this.#watch();
+    this.#setTimer(left, () => {
+      this.#watchHeartbeat();
     });
   }
 
-  #rearm(delayMs: number, run: () => void): void {
+  #setTimer(delayMs: number, run: () => void): void {
     this.#timer.cancel();
     this.#timer = this.#clock.after(delayMs, run);
   }
 
-  /** A dead peer answers no close handshake, so the end is not waited for. */
+  /** Ends at once: a dead peer answers no close handshake. */
   #giveUp(reason: string): void {
     this.#socket.close();
-    this.#finish({ code: LOST, reason });
+    this.#end({ code: ABNORMAL_CLOSE, reason });
   }
 
-  #finish(end: LinkEnd): void {
+  #end(end: ConnectionEnd): void {
     if (this.#phase === "ended") {
       return;
     }

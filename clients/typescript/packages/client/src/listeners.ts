@@ -1,6 +1,6 @@
-/** Calls into the application. */
+/** Listener calls: one listener's exception never reaches the client or the other listeners. */
 
-/** Calls `listener`; what it throws is reported as an unhandled error, and keeps nobody else from hearing. */
+/** Calls `listener`. The runtime reports its exception as an unhandled error. */
 export function callSafely<Event>(listener: (event: Event) => void, event: Event): void {
   try {
     listener(event);
