@@ -1,4 +1,4 @@
-// Builds one self-contained page: script and style are inlined, so that the server
+// Build of the console: one page with its script and style inline, so that the server
 // embeds and serves a single file.
 import { defineConfig } from "vite";
 
@@ -22,7 +22,7 @@ const inlineAll = {
   },
 };
 
-// `npm run dev` shows the page as it is edited, on the data of a server at its usual address.
+// `npm run dev` serves the page from its sources, with the data of a server at the default address.
 const proxy = { "/v1": { target: "http://127.0.0.1:8080", ws: true } };
 
 export default defineConfig({

@@ -1,13 +1,13 @@
-// The server's API without the page.
+// API calls: the server's RPCs without the page.
 
-/** One call. */
+/** Calls a method. Throws if the server returns an error. */
 export async function call(server, method, body) {
   const response = await fetch(`${server}/v1/rpc/${method}`, { method: "POST", body: JSON.stringify(body) });
-  const answer = await response.json();
+  const reply = await response.json();
   if (!response.ok) {
-    throw new Error(`${method}: ${answer.code}: ${answer.message}`);
+    throw new Error(`${method}: ${reply.code}: ${reply.message}`);
   }
-  return answer;
+  return reply;
 }
 
 /** Publishes to a channel. */

@@ -1,13 +1,13 @@
-// What users rely on in the console page, in a real browser against a real server:
-// `node e2e/console.mjs http://127.0.0.1:8080`, with a server that replays the sample.
-// Prints a line for each check: `ok …` or `not ok …`.
+// Browser test of the console page, against a server that replays the sample:
+// `node e2e/console.mjs http://127.0.0.1:8080`. It prints a line for each check:
+// `ok …` or `not ok …`.
 import { checkExamples } from "./examples.mjs";
 import { checkExplorer } from "./explorer.mjs";
 import { assert, check, failed, openBrowser } from "./harness.mjs";
-import { startLink } from "./link.mjs";
-import { checkLooks } from "./looks.mjs";
-import { checkMending } from "./mending.mjs";
+import { checkLayout } from "./layout.mjs";
 import { checkPrices } from "./prices.mjs";
+import { startProxy } from "./proxy.mjs";
+import { checkReconnect } from "./reconnect.mjs";
 import { checkSnippets } from "./snippets.mjs";
 
 const server = process.argv[2];
@@ -17,25 +17,25 @@ if (server === undefined) {
 }
 
 const browser = await openBrowser({ viewport: { width: 1280, height: 900 } });
-const link = await startLink(server);
+const proxy = await startProxy(server);
 const { context } = browser;
 await context.grantPermissions(["clipboard-read", "clipboard-write"]);
 
-/** Everything that a page complained of, but for lost connections while the line is cut on purpose. */
-const complaints = [];
+/** Errors and warnings of all pages, except for lost connections while the proxy cuts them. */
+const errors = [];
 let isCut = false;
 const requests = [];
 context.on("page", (page) => {
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type()) && !(isCut && /ERR_|WebSocket/.test(message.text()))) {
-      complaints.push(message.text());
+      errors.push(message.text());
     }
   });
-  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("pageerror", (error) => errors.push(String(error)));
   page.on("request", (request) => requests.push(request.url()));
 });
 
-/** A new page that shows the console. */
+/** Opens the console in a new page. */
 async function open(url = server) {
   const page = await context.newPage();
   await page.goto(url);
@@ -45,21 +45,21 @@ async function open(url = server) {
 await checkPrices(open, server);
 await checkExplorer(open, server);
 await checkSnippets(open, server);
-await checkLooks(open);
+await checkLayout(open, server);
 isCut = true;
-await checkMending(open, server, link);
+await checkReconnect(open, server, proxy);
 isCut = false;
 await checkExamples(server);
 
-await check("the page loads nothing from elsewhere", () => {
-  const hosts = [server, link.url, "data:"];
+await check("the page loads nothing from other hosts", () => {
+  const hosts = [server, proxy.url, "data:"];
   const foreign = requests.filter((url) => !hosts.some((host) => url.startsWith(host)));
-  assert(foreign.length === 0, `it asked for ${foreign.join(", ")}`);
+  assert(foreign.length === 0, `it requested ${foreign.join(", ")}`);
 });
-await check("the pages complained of nothing", () => {
-  assert(complaints.length === 0, complaints.join("\n"));
+await check("the pages log no error and no warning", () => {
+  assert(errors.length === 0, errors.join("\n"));
 });
 
-link.close();
+proxy.close();
 await browser.close();
 process.exit(failed() === 0 ? 0 : 1);

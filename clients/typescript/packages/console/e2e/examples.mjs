@@ -1,4 +1,4 @@
-// The examples, each run against the server as its README says.
+// Checks of the examples: each runs against the server as the README shows.
 import { fileURLToPath } from "node:url";
 import { check, runUntil, WEB_SOCKET_FLAG } from "./harness.mjs";
 
@@ -13,7 +13,7 @@ export async function checkExamples(server) {
     }
   });
   await check("the example of prices", () => run("dist/prices.js", /live\n[^]*BTC-USD \d+/));
-  await check("the example of messages", () => run("dist/messages.js", /number \d+: \{ text: 'hello' \}/));
+  await check("the example of messages", () => run("dist/messages.js", /seq \d+: \{ text: 'hello' \}/));
   await check("the example of Server-Sent Events", () => run("src/sse.mjs", /^price \{/m));
   await check("the example of a call", () => run("src/rpc.mjs", /BTC-USD \d+[^]*: \d+[.\d]*, live, weight/));
 }

@@ -1,13 +1,13 @@
-// What the browser test stands on: a browser, checks that print `ok` or `not ok`,
-// waits on conditions, and commands that are run until they have said enough.
+// Test harness: a browser, checks that print `ok` or `not ok`, waits on conditions,
+// and commands that run until their output matches.
 import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
-/** How long anything may take before it counts as broken. */
-export const PATIENCE_MS = 20_000;
+/** The time limit of every wait, in milliseconds. */
+export const TIMEOUT_MS = 20_000;
 
 const BROWSERS = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 const FLAGS = [
@@ -21,15 +21,15 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-/** A fresh browser; `close` also removes its folder. */
+/** Opens a browser with an empty profile. `close` also removes the profile. */
 export async function openBrowser(options = {}) {
   const executablePath = BROWSERS.find((path) => path && existsSync(path));
   if (executablePath === undefined) {
-    throw new Error("no Chromium was found: install it or set CHROMIUM to its path");
+    throw new Error("found no Chromium: install it or set CHROMIUM to its path");
   }
   const folder = mkdtempSync(join(tmpdir(), "tidewire-browser-"));
   const context = await chromium.launchPersistentContext(folder, { executablePath, args: FLAGS, ...options });
-  context.setDefaultTimeout(PATIENCE_MS);
+  context.setDefaultTimeout(TIMEOUT_MS);
   return {
     context,
     async close() {
@@ -41,12 +41,12 @@ export async function openBrowser(options = {}) {
 
 let failures = 0;
 
-/** How many checks failed. */
+/** The number of failed checks. */
 export function failed() {
   return failures;
 }
 
-/** Runs one check; what it throws fails it, and the next one goes on. */
+/** Runs one check. An exception fails it, and the next check runs. */
 export async function check(name, body) {
   try {
     await body();
@@ -58,59 +58,59 @@ export async function check(name, body) {
   }
 }
 
-/** Throws unless it is so. */
+/** Throws `message` unless `condition` holds. */
 export function assert(condition, message) {
   if (!condition) {
     throw new Error(message);
   }
 }
 
-/** Waits until `probe` gives something true, and gives that. */
-export async function until(what, probe) {
-  const end = Date.now() + PATIENCE_MS;
+/** Waits until `probe` returns something true, and returns that. */
+export async function until(expected, probe) {
+  const end = Date.now() + TIMEOUT_MS;
   for (;;) {
-    const found = await probe();
-    if (found) {
-      return found;
+    const result = await probe();
+    if (result) {
+      return result;
     }
     if (Date.now() > end) {
-      throw new Error(`it never came to this: ${what}`);
+      throw new Error(`timed out waiting for ${expected}`);
     }
     await new Promise((resolve) => setTimeout(resolve, 40));
   }
 }
 
 /**
- * Runs a command until its output fits `expected`, then stops it. Fails if it ends
- * or takes too long before that.
+ * Runs a command until its output matches `expected`, then stops it. Rejects if the
+ * command ends or times out first.
  */
 export function runUntil(expected, command, args, options = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { ...options, stdio: ["ignore", "pipe", "pipe"], detached: true });
     let output = "";
-    const finish = (act) => {
+    const finish = (settle) => {
       clearTimeout(timer);
       try {
         process.kill(-child.pid, "SIGKILL");
       } catch {
-        // It has ended by itself.
+        // The command has ended by itself.
       }
-      act();
+      settle();
     };
-    const complain = (what) => () => reject(new Error(`${what} before it said ${expected}; it said:\n${output}`));
-    const timer = setTimeout(() => finish(complain("the command took too long")), PATIENCE_MS);
-    const hear = (bytes) => {
+    const fail = (reason) => () => reject(new Error(`${reason} before its output matched ${expected}; the output:\n${output}`));
+    const timer = setTimeout(() => finish(fail("the command timed out")), TIMEOUT_MS);
+    const onOutput = (bytes) => {
       output += bytes;
       if (expected.test(output)) {
         finish(() => resolve(output));
       }
     };
-    child.stdout.on("data", hear);
-    child.stderr.on("data", hear);
+    child.stdout.on("data", onOutput);
+    child.stderr.on("data", onOutput);
     child.on("error", (error) => finish(() => reject(error)));
-    child.on("close", () => finish(complain("the command ended")));
+    child.on("close", () => finish(fail("the command ended")));
   });
 }
 
-/** Node's flag for a global `WebSocket`, where it does not have one without. */
+/** Node's flag for a global `WebSocket`, where Node has none by default. */
 export const WEB_SOCKET_FLAG = typeof WebSocket === "undefined" ? ["--experimental-websocket"] : [];

@@ -1,4 +1,4 @@
-// Prices, their sources, the market.
+// Checks of prices, their sources, the market and the venues.
 import { call } from "./api.mjs";
 import { assert, check, until } from "./harness.mjs";
 
@@ -8,7 +8,7 @@ export async function checkPrices(open, server) {
   const page = await open();
   const row = page.locator(ROW);
 
-  await check("prices appear, and the page says that it is live", async () => {
+  await check("prices appear, and the page is live", async () => {
     await row.locator(".digits", { hasText: /^[\d,]+\.\d\d$/ }).waitFor();
     await page.locator("#state", { hasText: /^Live$/ }).waitFor();
     await until("a dozen rows", async () => (await page.locator("#prices > tr").count()) >= 12);
@@ -18,18 +18,18 @@ export async function checkPrices(open, server) {
     await page.locator("#rtt", { hasText: /^\d+(\.\d)? ms$/ }).waitFor();
   });
 
-  await check("sample data is said to be sample data", async () => {
+  await check("sample data is labelled", async () => {
     await page.locator("#sample", { hasText: "Sample data" }).waitFor();
     assert(await page.locator("#sample").isVisible(), "the label is hidden");
   });
 
-  await check("prices move, and their lines with them", async () => {
+  await check("prices change, and their sparklines with them", async () => {
     const first = await page.locator("#prices .digits").allTextContents();
     await until("another price", async () => (await page.locator("#prices .digits").allTextContents()).some((text, index) => text !== first[index]));
     await until("a line of several points", async () => ((await row.locator("polyline").getAttribute("points")) ?? "").split(" ").length > 2);
   });
 
-  await check("the price is the one that the API gives", async () => {
+  await check("the price equals that of the API", async () => {
     await until("the same price on both", async () => {
       const { price } = await call(server, "PriceService/GetPrice", { symbol: "BTC-USD" });
       const shown = (await row.locator(".digits").textContent()) ?? "";
@@ -41,21 +41,21 @@ export async function checkPrices(open, server) {
     await row.locator(".age", { hasText: /^\d s$/ }).waitFor();
   });
 
-  await check("a row opens into its sources by keyboard, and closes", async () => {
+  await check("the keyboard opens the sources of a row, and closes them", async () => {
     const toggle = row.locator("button.symbol");
     await toggle.focus();
     await page.keyboard.press("Enter");
-    assert((await toggle.getAttribute("aria-expanded")) === "true", "the row is not said to be open");
+    assert((await toggle.getAttribute("aria-expanded")) === "true", "aria-expanded is not true");
     const sources = page.locator("#sources-BTC-USD tr[data-source]");
     const { sourceDetails } = await call(server, "PriceService/GetPrice", { symbol: "BTC-USD" });
     await until("all sources", async () => (await sources.count()) === sourceDetails.length);
     assert((await sources.count()) >= 2, "BTC-USD has too few sources to compare");
     const text = await sources.first().innerText();
-    assert(/live|stale|excluded/.test(text) && /\d %/.test(text) && /\d s/.test(text), `a source says only: ${text}`);
+    assert(/live|stale|excluded/.test(text) && /\d %/.test(text) && /\d s/.test(text), `a source shows only: ${text}`);
     await page.locator("#sources-BTC-USD .note", { hasText: /Median of \d live of \d sources/ }).waitFor();
     await page.keyboard.press("Enter");
     await sources.first().waitFor({ state: "detached" });
-    assert((await toggle.getAttribute("aria-expanded")) === "false", "the row is not said to be closed");
+    assert((await toggle.getAttribute("aria-expanded")) === "false", "aria-expanded is not false");
   });
 
   await check("a click on a row opens it too", async () => {
@@ -77,10 +77,10 @@ export async function checkPrices(open, server) {
 
   await check("a price without a live source is marked stale", async () => {
     const stale = await page.context().newPage();
-    // A sample has no stale prices: what the server says is changed on its way.
+    // The sample has no stale prices, so the test changes the messages on their way.
     await stale.routeWebSocket("**/v1/ws", (socket) => {
-      const far = socket.connectToServer();
-      far.onMessage((message) => {
+      const upstream = socket.connectToServer();
+      upstream.onMessage((message) => {
         socket.send(typeof message === "string" ? message.replaceAll('"stale":false', '"stale":true') : message);
       });
     });

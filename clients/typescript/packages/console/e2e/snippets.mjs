@@ -1,4 +1,4 @@
-// The copy buttons, and their snippets run for real.
+// Checks of the copy buttons: their snippets run against the server.
 import { call } from "./api.mjs";
 import { assert, check, runUntil, until, WEB_SOCKET_FLAG } from "./harness.mjs";
 
@@ -16,40 +16,40 @@ export async function checkSnippets(open, server) {
   const inShell = (code, expected) => runUntil(expected, "sh", ["-c", code]);
   const inNode = (code, expected) => runUntil(expected, process.execPath, [...WEB_SOCKET_FLAG, "--input-type=module", "-e", code]);
 
-  await check("curl follows the prices", async () => {
+  await check("the curl snippet receives prices", async () => {
     const code = await copy("the prices", "curl");
     assert(code.startsWith("curl -N ") && code.includes("prices:BTC-USD"), code);
     await inShell(code, /event: price[^]*"symbol":"BTC-USD"/);
   });
 
-  await check("JavaScript follows the prices", async () => {
+  await check("the JavaScript snippet receives prices", async () => {
     const code = await copy("the prices", "JavaScript");
     await inNode(code, /type: 'price(_batch)?'/);
   });
 
-  await check("Rust names its crates and the channels", async () => {
+  await check("the Rust snippet names its crates and the channels", async () => {
     const code = await copy("the prices", "Rust");
     assert(code.includes("cargo add tokio-tungstenite") && code.includes("prices:BTC-USD"), code);
   });
 
-  await check("curl follows the market", async () => {
+  await check("the curl snippet receives the market", async () => {
     await inShell(await copy("the market", "curl"), /event: market_overview/);
   });
 
-  await check("curl asks for the venues", async () => {
+  await check("the curl snippet requests the venues", async () => {
     await inShell(await copy("the venues", "curl"), /"sources":\[\{"name":/);
   });
 
-  await check("curl and JavaScript ask for the sources of a symbol", async () => {
+  await check("the curl and JavaScript snippets request the sources of a symbol", async () => {
     await page.locator('#prices tr[data-symbol="ETH-USD"] button.symbol').click();
     await inShell(await copy("the sources of ETH-USD", "curl"), /"symbol":"ETH-USD"[^]*"sourceDetails"/);
     await inNode(await copy("the sources of ETH-USD", "JavaScript"), /symbol: 'ETH-USD'[^]*sourceDetails/);
   });
 
-  await check("curl publishes what stands in the box, quotes and all, and the page shows it", async () => {
+  await check("the curl snippet publishes the JSON of the form, quotes included, and the page shows it", async () => {
     await page.getByLabel("Channel", { exact: true }).fill(CHANNEL);
     await page.getByRole("button", { name: "Subscribe", exact: true }).click();
-    await page.locator(`#followed [data-channel="${CHANNEL}"][data-state="on"]`).waitFor();
+    await page.locator(`#subscriptions [data-channel="${CHANNEL}"][data-state="on"]`).waitFor();
     await page.getByLabel("JSON").fill(`{"text":"it's \\"quoted\\" $HOME"}`);
     await inShell(await copy("this publication", "curl"), /"seq":\d+/);
     await page.locator("#frames > li", { hasText: `it's \\"quoted\\" $HOME` }).waitFor();
@@ -57,17 +57,17 @@ export async function checkSnippets(open, server) {
     assert(messages.at(-1).data.text === `it's "quoted" $HOME`, JSON.stringify(messages));
   });
 
-  await check("JavaScript publishes it too", async () => {
+  await check("the JavaScript snippet publishes it too", async () => {
     await inNode(await copy("this publication", "JavaScript"), /seq: \d+/);
   });
 
-  await check("JavaScript follows the channels of the box", async () => {
+  await check("the JavaScript snippet subscribes to the channels of the explorer", async () => {
     const code = await copy("these channels", "JavaScript");
     assert(code.includes(CHANNEL), code);
     await inNode(code, /type: 'subscribed'/);
   });
 
-  await check("a page without a clipboard shows the snippet", async () => {
+  await check("a page without a clipboard shows the snippet in a dialog", async () => {
     const bare = await page.context().newPage();
     await bare.addInitScript(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
     await bare.goto(server);

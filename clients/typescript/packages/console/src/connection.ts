@@ -1,10 +1,10 @@
-/** How the connection stands: the header, and the bar that shows while it does not. */
+/** Connection view: the state in the header, and the bar that shows while the connection is lost. */
 import type { ClientState, TidewireClient } from "@tidewire/client";
 import { byId, draw, setText } from "./dom.ts";
 import { age } from "./format.ts";
 
-/** One word for a screen reader and for the header: it changes only when the state does. */
-const WORDS: Readonly<Record<ClientState["status"], string>> = {
+/** Text of each state in the header. It changes only with the state, because screen readers read each change. */
+const STATE_TEXTS: Readonly<Record<ClientState["status"], string>> = {
   idle: "Not connected",
   connecting: "Connecting",
   live: "Live",
@@ -18,8 +18,8 @@ export class ConnectionView {
   readonly #state = byId("state", HTMLElement);
   readonly #rtt = byId("rtt", HTMLElement);
   readonly #version = byId("version", HTMLElement);
-  readonly #bar = byId("link-bar", HTMLElement);
-  readonly #text = byId("link-text", HTMLElement);
+  readonly #bar = byId("connection-bar", HTMLElement);
+  readonly #text = byId("connection-text", HTMLElement);
   #wasLive = false;
   readonly #paint = (): void => {
     this.#draw();
@@ -38,13 +38,13 @@ export class ConnectionView {
       notice.hidden = state === "ok";
       setText(notice, reason ?? state);
     });
-    byId("link-retry", HTMLButtonElement).addEventListener("click", () => {
+    byId("connection-retry", HTMLButtonElement).addEventListener("click", () => {
       client.connect();
     });
     this.#draw();
   }
 
-  /** Time passed. */
+  /** Updates the texts that depend on the time. */
   tick(): void {
     this.#draw();
   }
@@ -53,35 +53,36 @@ export class ConnectionView {
     const { state, rttMs } = this.#client;
     const isLive = state.status === "live";
     this.#wasLive ||= isLive;
-    document.body.dataset["link"] = state.status;
-    setText(this.#state, state.status === "connecting" && this.#wasLive ? "Reconnecting" : WORDS[state.status]);
+    document.body.dataset["connection"] = state.status;
+    setText(this.#state, state.status === "connecting" && this.#wasLive ? "Reconnecting" : STATE_TEXTS[state.status]);
     setText(this.#rtt, isLive && rttMs !== undefined ? `${rttMs < 10 ? rttMs.toFixed(1) : rttMs.toFixed(0)} ms` : "");
     if (isLive) {
       setText(this.#version, `v${state.welcome.version}`);
     }
     this.#bar.hidden = isLive || state.status === "idle" || (state.status === "connecting" && state.attempt === 0);
-    setText(this.#text, explain(state));
+    setText(this.#text, barText(state));
   }
 }
 
-function explain(state: ClientState): string {
+/** The text of the bar, empty while the connection is live. */
+function barText(state: ClientState): string {
   switch (state.status) {
     case "offline": {
       const wait = state.retryAt - Date.now();
-      return `The connection was lost: ${why(state.end)}. ${wait > 500 ? `Trying again in ${age(wait)}.` : "Trying again…"}`;
+      return `The connection was lost: ${reasonOf(state.end)}. ${wait > 500 ? `Trying again in ${age(wait)}.` : "Trying again…"}`;
     }
     case "connecting":
-      return "Trying to reach the server again…";
+      return "Trying to connect again…";
     case "closed":
-      return `The connection has ended: ${why(state.end)}.`;
+      return `The connection is closed: ${reasonOf(state.end)}.`;
     default:
       return "";
   }
 }
 
-function why({ code, reason }: { readonly code: number; readonly reason: string }): string {
+function reasonOf({ code, reason }: { readonly code: number; readonly reason: string }): string {
   if (reason !== "") {
     return reason;
   }
-  return code === 1006 ? "the server cannot be reached" : `code ${String(code)}`;
+  return code === 1006 ? "the server cannot be reached" : `close code ${String(code)}`;
 }

@@ -1,21 +1,21 @@
-/** The buttons "copy as curl, JavaScript, Rust", and what says that it was copied. */
+/** Copy buttons: copy a part of the page as code in curl, JavaScript or Rust. */
 import { byId, make } from "./dom.ts";
-import { LANGUAGES, type Language, type Shown, snippet } from "./snippets.ts";
+import { LANGUAGES, type Language, snippet, type SnippetSubject } from "./snippets.ts";
 
-/** How long the word "copied" stays. */
-const THANKS_MS = 1_500;
+/** Time in milliseconds for which a button shows that it has copied. */
+const CONFIRMATION_MS = 1_500;
 
-/** Buttons for what `shown` gives at the time of the click; `what` names it to a screen reader. */
-export function copyButtons(what: string, shown: () => Shown): HTMLElement {
-  const group = make("span", { class: "copy", attributes: { role: "group", "aria-label": `Copy ${what} as code` } });
+/** Copy buttons for the subject at the time of the click. Screen readers read `name`. */
+export function copyButtons(name: string, subject: () => SnippetSubject): HTMLElement {
+  const group = make("span", { class: "copy", attributes: { role: "group", "aria-label": `Copy ${name} as code` } });
   group.append(make("span", { class: "copy-word", text: "Copy as", attributes: { "aria-hidden": "true" } }));
   for (const language of LANGUAGES) {
-    const attributes = { type: "button", title: `Copy ${what} as ${language}`, "aria-label": `Copy ${what} as ${language}` };
+    const attributes = { type: "button", title: `Copy ${name} as ${language}`, "aria-label": `Copy ${name} as ${language}` };
     const button = make("button", { text: language, attributes });
     button.addEventListener("click", () => {
-      void copy(language, snippet(language, location.origin, shown())).then((copied) => {
-        if (copied) {
-          thank(button, language);
+      void copy(language, snippet(language, location.origin, subject())).then((isCopied) => {
+        if (isCopied) {
+          confirmCopy(button, language);
         }
       });
     });
@@ -24,14 +24,14 @@ export function copyButtons(what: string, shown: () => Shown): HTMLElement {
   return group;
 }
 
-/** Copies; where the browser forbids that, shows the text to be copied by hand. */
+/** Copies `code` to the clipboard. Where there is no clipboard, shows the code in a dialog and returns `false`. */
 async function copy(language: Language, code: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(code);
     byId("copied", HTMLElement).textContent = `Copied as ${language}.`;
     return true;
   } catch {
-    // A page that came without TLS from another machine has no clipboard.
+    // A browser gives a clipboard only to pages over TLS or from this machine.
     byId("code-title", HTMLElement).textContent = `Copy as ${language}`;
     const text = byId("code-text", HTMLTextAreaElement);
     text.value = code;
@@ -41,11 +41,11 @@ async function copy(language: Language, code: string): Promise<boolean> {
   }
 }
 
-function thank(button: HTMLButtonElement, language: Language): void {
+function confirmCopy(button: HTMLButtonElement, language: Language): void {
   button.dataset["copied"] = "";
   button.textContent = "Copied";
   setTimeout(() => {
     delete button.dataset["copied"];
     button.textContent = language;
-  }, THANKS_MS);
+  }, CONFIRMATION_MS);
 }

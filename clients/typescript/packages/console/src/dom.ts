@@ -1,14 +1,14 @@
-/** Small helpers around the DOM. Text always goes through textContent. */
+/** DOM helpers: find, create and update elements. Text always goes through `textContent`. */
 
-/** What a made element may have. */
-export interface Traits {
+/** Options of a new element. */
+export interface ElementOptions {
   readonly class?: string;
   readonly text?: string;
-  /** Attributes; `undefined` leaves one out. */
+  /** An attribute with the value `undefined` is left out. */
   readonly attributes?: Readonly<Record<string, string | undefined>>;
 }
 
-/** The element with this id. */
+/** Returns the element with this id. Throws if the page has none of this class. */
 export function byId<T extends HTMLElement>(id: string, kind: new () => T): T {
   const found = document.getElementById(id);
   if (!(found instanceof kind)) {
@@ -17,65 +17,65 @@ export function byId<T extends HTMLElement>(id: string, kind: new () => T): T {
   return found;
 }
 
-/** A new element with its children. */
+/** Creates an element with its children. */
 export function make<Tag extends keyof HTMLElementTagNameMap>(
   tag: Tag,
-  traits: Traits = {},
+  options: ElementOptions = {},
   ...children: (Node | string)[]
 ): HTMLElementTagNameMap[Tag] {
-  const made = document.createElement(tag);
-  if (traits.class !== undefined) {
-    made.className = traits.class;
+  const element = document.createElement(tag);
+  if (options.class !== undefined) {
+    element.className = options.class;
   }
-  if (traits.text !== undefined) {
-    made.textContent = traits.text;
+  if (options.text !== undefined) {
+    element.textContent = options.text;
   }
-  for (const [name, value] of Object.entries(traits.attributes ?? {})) {
+  for (const [name, value] of Object.entries(options.attributes ?? {})) {
     if (value !== undefined) {
-      made.setAttribute(name, value);
+      element.setAttribute(name, value);
     }
   }
-  made.append(...children);
-  return made;
+  element.append(...children);
+  return element;
 }
 
-/** A new SVG element. */
+/** Creates an SVG element. */
 export function makeSvg<Tag extends keyof SVGElementTagNameMap>(
   tag: Tag,
   attributes: Readonly<Record<string, string>> = {},
 ): SVGElementTagNameMap[Tag] {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) {
-    made.setAttribute(name, value);
+    element.setAttribute(name, value);
   }
-  return made;
+  return element;
 }
 
-/** Changes a text only if it is another, so that nothing is selected away or read out twice. */
+/** Sets a text only if it differs: an equal text would lose the selection and be read out again. */
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) {
     element.textContent = text;
   }
 }
 
-/** Marks a number as risen, fallen or neither. */
+/** Colours a number by its change: up, down or neither. */
 export function setTrend(element: Element, change: number | null | undefined): void {
   element.classList.toggle("up", (change ?? 0) > 0);
   element.classList.toggle("down", (change ?? 0) < 0);
 }
 
-const jobs = new Set<() => void>();
+const pendingDraws = new Set<() => void>();
 
-/** Draws with the next frame; the same job at most once. */
-export function draw(job: () => void): void {
-  if (jobs.size === 0) {
+/** Runs `paint` with the next animation frame, once however often it is called. */
+export function draw(paint: () => void): void {
+  if (pendingDraws.size === 0) {
     requestAnimationFrame(() => {
-      const due = [...jobs];
-      jobs.clear();
-      for (const next of due) {
+      const paints = [...pendingDraws];
+      pendingDraws.clear();
+      for (const next of paints) {
         next();
       }
     });
   }
-  jobs.add(job);
+  pendingDraws.add(paint);
 }

@@ -1,102 +1,102 @@
-/** The box that follows any channel, shows its frames, and publishes. */
+/** Channel explorer: subscribes to any channel, lists its messages, and publishes. */
 import type { Json, TidewireClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { byId, make, setText } from "./dom.ts";
 import { FrameList } from "./frames.ts";
 
-/** So many channels at once. */
-const CHANNELS = 12;
+/** Channels at once: more would flood the list. */
+const MAX_CHANNELS = 12;
 
-interface Followed {
+interface ExplorerSubscription {
   readonly chip: HTMLElement;
-  readonly leave: () => void;
+  readonly unsubscribe: () => void;
 }
 
-/** The box. */
+/** The "Channels" card of the page. */
 export class Explorer {
   readonly #client: TidewireClient;
   readonly #frames = new FrameList();
   readonly #note = byId("explorer-note", HTMLElement);
   readonly #channel = byId("channel", HTMLInputElement);
   readonly #body = byId("body", HTMLInputElement);
-  readonly #chips = byId("followed", HTMLElement);
-  readonly #followed = new Map<string, Followed>();
+  readonly #chips = byId("subscriptions", HTMLElement);
+  readonly #subscriptions = new Map<string, ExplorerSubscription>();
 
   constructor(client: TidewireClient) {
     this.#client = client;
-    byId("follow", HTMLFormElement).addEventListener("submit", (event) => {
+    byId("subscribe", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#follow(this.#name());
+      this.#subscribe(this.#channelName());
     });
     byId("publish", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       void this.#publish();
     });
     this.#channel.addEventListener("input", () => {
-      setText(byId("publish-to", HTMLElement), this.#name());
+      setText(byId("publish-to", HTMLElement), this.#channelName());
     });
     client.on("message", (message) => {
       if (message.type === "subscribed") {
         for (const { channel, error } of message.data.channels) {
-          this.#mark(channel, error === undefined ? "on" : "refused");
+          this.#setChipState(channel, error === undefined ? "on" : "refused");
         }
       }
     });
     client.on("state", ({ status }) => {
       if (status !== "live") {
-        for (const channel of this.#followed.keys()) {
-          this.#mark(channel, "waiting");
+        for (const channel of this.#subscriptions.keys()) {
+          this.#setChipState(channel, "waiting");
         }
       }
     });
     this.#addCopyButtons();
   }
 
-  #name(): string {
+  #channelName(): string {
     return this.#channel.value.trim();
   }
 
-  #follow(channel: string): void {
-    if (this.#followed.has(channel)) {
-      this.#say(`${channel} is followed already.`);
+  #subscribe(channel: string): void {
+    if (this.#subscriptions.has(channel)) {
+      this.#showNote(`Already subscribed to ${channel}.`);
       return;
     }
-    if (this.#followed.size >= CHANNELS) {
-      this.#say(`No more than ${String(CHANNELS)} channels at once: leave one first.`);
+    if (this.#subscriptions.size >= MAX_CHANNELS) {
+      this.#showNote(`At most ${String(MAX_CHANNELS)} channels at once: unsubscribe from one first.`);
       return;
     }
-    const leave = make("button", { text: "×", attributes: { type: "button", "aria-label": `Unsubscribe from ${channel}`, title: "Unsubscribe" } });
-    const chip = make("li", { attributes: { "data-channel": channel, "data-state": "waiting" } }, channel, leave);
-    leave.addEventListener("click", () => {
-      this.#leave(channel);
+    const button = make("button", { text: "×", attributes: { type: "button", "aria-label": `Unsubscribe from ${channel}`, title: "Unsubscribe" } });
+    const chip = make("li", { attributes: { "data-channel": channel, "data-state": "waiting" } }, channel, button);
+    button.addEventListener("click", () => {
+      this.#unsubscribe(channel);
       this.#channel.focus();
     });
     this.#chips.append(chip);
-    this.#say("");
-    const stop = this.#client.subscribe(
+    this.#showNote("");
+    const unsubscribe = this.#client.subscribe(
       channel,
       (message) => {
-        this.#frames.take(channel, message);
+        this.#frames.add(channel, message);
       },
       {
         onError: (error) => {
-          this.#say(`${channel}: ${error.message}`);
-          this.#leave(channel);
+          this.#showNote(`${channel}: ${error.message}`);
+          this.#unsubscribe(channel);
         },
       },
     );
-    this.#followed.set(channel, { chip, leave: stop });
+    this.#subscriptions.set(channel, { chip, unsubscribe });
   }
 
-  #leave(channel: string): void {
-    const followed = this.#followed.get(channel);
-    this.#followed.delete(channel);
-    followed?.leave();
-    followed?.chip.remove();
+  #unsubscribe(channel: string): void {
+    const subscription = this.#subscriptions.get(channel);
+    this.#subscriptions.delete(channel);
+    subscription?.unsubscribe();
+    subscription?.chip.remove();
   }
 
-  #mark(channel: string, state: "on" | "refused" | "waiting"): void {
-    const chip = this.#followed.get(channel)?.chip;
+  #setChipState(channel: string, state: "on" | "refused" | "waiting"): void {
+    const chip = this.#subscriptions.get(channel)?.chip;
     if (chip !== undefined) {
       chip.dataset["state"] = state;
     }
@@ -108,38 +108,38 @@ export class Explorer {
       return;
     }
     try {
-      const at = await this.#client.publish(this.#name(), data);
-      this.#say(`Published to ${at.channel} as number ${String(at.seq)}.`);
+      const position = await this.#client.publish(this.#channelName(), data);
+      this.#showNote(`Published to ${position.channel} with seq ${String(position.seq)}.`);
     } catch (error) {
-      this.#say(error instanceof Error ? error.message : String(error));
+      this.#showNote(error instanceof Error ? error.message : String(error));
     }
   }
 
-  /** What is in the box, if it is JSON. */
+  /** The content of the JSON box, or `undefined` if it is not JSON. */
   #document(): Json | undefined {
     try {
       return JSON.parse(this.#body.value) as Json;
     } catch (error) {
-      this.#say(`What is published must be JSON: ${error instanceof Error ? error.message : String(error)}.`);
+      this.#showNote(`The publication must be JSON: ${error instanceof Error ? error.message : String(error)}.`);
       return undefined;
     }
   }
 
   #addCopyButtons(): void {
-    const follow = copyButtons("these channels", () => {
-      const followed = [...this.#followed.keys()];
-      return { kind: "channels", channels: followed.length > 0 ? followed : [this.#name()] };
+    const subscribe = copyButtons("these channels", () => {
+      const channels = [...this.#subscriptions.keys()];
+      return { kind: "channels", channels: channels.length > 0 ? channels : [this.#channelName()] };
     });
-    byId("explorer-copy", HTMLElement).replaceWith(follow);
+    byId("explorer-copy", HTMLElement).replaceWith(subscribe);
     const publish = copyButtons("this publication", () => ({
       kind: "call",
       method: "StreamService/Publish",
-      body: { channel: this.#name(), data: this.#document() ?? null },
+      body: { channel: this.#channelName(), data: this.#document() ?? null },
     }));
     byId("publish-copy", HTMLElement).replaceWith(publish);
   }
 
-  #say(text: string): void {
+  #showNote(text: string): void {
     setText(this.#note, text);
   }
 }

@@ -1,32 +1,32 @@
 import { describe, expect, it } from "vitest";
-import { age, amount, certainty, clock, count, distance, percent, price, share, size, sparkline } from "./format.ts";
+import { age, clockOffset, compact, confidence, count, deviation, percent, percentChange, price, size, sparkline } from "./format.ts";
 
 describe("format", () => {
-  it("shows what is not known as a dash, never as zero", () => {
-    expect([price(null), percent(undefined), share(null), amount(null), age(undefined)]).toEqual(["—", "—", "—", "—", "—"]);
-    expect([distance(null, 1), distance(1, null), distance(1, 0)]).toEqual(["—", "—", "—"]);
+  it("shows an unknown value as a dash, never as zero", () => {
+    expect([price(null), percentChange(undefined), percent(null), compact(null), age(undefined)]).toEqual(["—", "—", "—", "—", "—"]);
+    expect([deviation(null, 1), deviation(1, null), deviation(1, 0)]).toEqual(["—", "—", "—"]);
   });
 
-  it("gives a price the digits that it needs", () => {
+  it("shows a price with the decimals that fit its magnitude", () => {
     expect([price(61837.634), price(2.5), price(0.105)]).toEqual(["61,837.63", "2.50", "0.105"]);
     expect([price(0), price(0.00001304), price(1e-18)]).toEqual(["0.00", "0.00001304", "0.000000000000000001"]);
   });
 
-  it("shows a confidence with the digits of its price", () => {
-    expect([certainty(1.37, 61802.34), certainty(0.000045, 0.36), certainty(null, 1)]).toEqual(["± 1.37", "± 0.000045", "—"]);
+  it("shows a confidence with the decimals of its price", () => {
+    expect([confidence(1.37, 61802.34), confidence(0.000045, 0.36), confidence(null, 1)]).toEqual(["± 1.37", "± 0.000045", "—"]);
   });
 
-  it("says how a clock is set", () => {
-    expect([clock(0.4), clock(320), clock(-1270)]).toEqual(["clock in step", "clock 320 ms behind", "clock 1,270 ms ahead"]);
+  it("shows the offset of a clock", () => {
+    expect([clockOffset(0.4), clockOffset(320), clockOffset(-1270)]).toEqual(["clock in sync", "clock 320 ms behind", "clock 1,270 ms ahead"]);
   });
 
-  it("counts", () => {
+  it("shows a count with its noun", () => {
     expect([count(0, "frame"), count(1, "frame"), count(2, "frame")]).toEqual(["0 frames", "1 frame", "2 frames"]);
   });
 
-  it("gives a change its sign, and a part of a whole none", () => {
-    expect([percent(1.234), percent(-0.5), percent(0), share(54.2)]).toEqual(["+1.23 %", "−0.50 %", "0.00 %", "54.20 %"]);
-    expect([distance(100.1, 100), distance(99.9, 100), distance(100, 100)]).toEqual(["+10.0 bp", "−10.0 bp", "0.0 bp"]);
+  it("shows a change with its sign, and a percentage without one", () => {
+    expect([percentChange(1.234), percentChange(-0.5), percentChange(0), percent(54.2)]).toEqual(["+1.23 %", "−0.50 %", "0.00 %", "54.20 %"]);
+    expect([deviation(100.1, 100), deviation(99.9, 100), deviation(100, 100)]).toEqual(["+10.0 bp", "−10.0 bp", "0.0 bp"]);
   });
 
   it("shortens ages and sizes", () => {

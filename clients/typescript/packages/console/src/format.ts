@@ -1,9 +1,9 @@
-/** How numbers and times are shown. */
+/** Number and time formats. An unknown value becomes a dash. */
 
-/** What is not known. */
+/** The text of an unknown value. */
 export const UNKNOWN = "—";
 
-/** A price with as many digits as it needs, or as a price `like` it does. */
+/** Formats a price with the number of decimals that fits its magnitude, or the magnitude of `like`. */
 export function price(value: number | null | undefined, like: number | null | undefined = value): string {
   if (value === null || value === undefined) {
     return UNKNOWN;
@@ -13,31 +13,31 @@ export function price(value: number | null | undefined, like: number | null | un
   return value.toLocaleString("en-US", { minimumFractionDigits: Math.min(digits, 2), maximumFractionDigits: digits });
 }
 
-/** What the price is known to. */
-export function certainty(confidence: number | null, of: number | null): string {
-  return confidence === null ? UNKNOWN : `± ${price(confidence, of)}`;
+/** Formats the confidence of a price as ± with the decimals of the price. */
+export function confidence(value: number | null, of: number | null): string {
+  return value === null ? UNKNOWN : `± ${price(value, of)}`;
 }
 
-/** A number of things. */
-export function count(number: number, thing: string): string {
-  return `${String(number)} ${thing}${number === 1 ? "" : "s"}`;
+/** Formats a count with its noun: `1 trade`, `2 trades`. */
+export function count(number: number, noun: string): string {
+  return `${String(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** A change in percent, with its sign. */
-export function percent(value: number | null | undefined): string {
+/** Formats a change in percent with its sign. */
+export function percentChange(value: number | null | undefined): string {
   if (value === null || value === undefined) {
     return UNKNOWN;
   }
-  return `${value > 0 ? "+" : ""}${share(value)}`.replace("-", "−");
+  return `${value > 0 ? "+" : ""}${percent(value)}`.replace("-", "−");
 }
 
-/** A part of a whole in percent. */
-export function share(value: number | null | undefined): string {
+/** Formats a percentage. */
+export function percent(value: number | null | undefined): string {
   return value === null || value === undefined ? UNKNOWN : `${value.toFixed(2)} %`;
 }
 
-/** How far a price is from another, in hundredths of a percent ("basis points"). */
-export function distance(value: number | null, from: number | null): string {
+/** Formats the deviation of a price from another in basis points, hundredths of a percent. */
+export function deviation(value: number | null, from: number | null): string {
   if (value === null || from === null || from === 0) {
     return UNKNOWN;
   }
@@ -45,20 +45,20 @@ export function distance(value: number | null, from: number | null): string {
   return `${points > 0.05 ? "+" : ""}${points.toFixed(1)} bp`.replace("-", "−");
 }
 
-/** A large amount, shortened. */
-export function amount(value: number | null | undefined): string {
+/** Formats a large number in short form: `41.7M`. */
+export function compact(value: number | null | undefined): string {
   if (value === null || value === undefined) {
     return UNKNOWN;
   }
   return value.toLocaleString("en-US", { notation: "compact", maximumFractionDigits: 2 });
 }
 
-/** The size of a trade. */
+/** Formats the size of a trade. */
 export function size(value: number): string {
   return value.toLocaleString("en-US", { maximumSignificantDigits: 4 });
 }
 
-/** How long ago, from milliseconds. */
+/** Formats an age or a delay, given in milliseconds. */
 export function age(milliseconds: number | null | undefined): string {
   if (milliseconds === null || milliseconds === undefined) {
     return UNKNOWN;
@@ -71,19 +71,19 @@ export function age(milliseconds: number | null | undefined): string {
   return minutes < 120 ? `${String(minutes)} min` : `${String(Math.round(minutes / 60))} h`;
 }
 
-/** How a clock is set beside the server's, from how far it is behind in milliseconds. */
-export function clock(behindMs: number): string {
+/** Formats the offset of a venue's clock from the server's. A positive offset is behind. */
+export function clockOffset(behindMs: number): string {
   const milliseconds = Math.round(behindMs);
-  const distance = `${Math.abs(milliseconds).toLocaleString("en-US")} ms`;
-  return milliseconds === 0 ? "clock in step" : `clock ${distance} ${milliseconds > 0 ? "behind" : "ahead"}`;
+  const offset = `${Math.abs(milliseconds).toLocaleString("en-US")} ms`;
+  return milliseconds === 0 ? "clock in sync" : `clock ${offset} ${milliseconds > 0 ? "behind" : "ahead"}`;
 }
 
-/** A time of day on this machine's clock, from milliseconds since the Unix epoch. */
+/** Formats a time of day in this machine's time zone, given in milliseconds since the Unix epoch. */
 export function timeOfDay(timestamp: number): string {
   return new Date(timestamp).toLocaleTimeString("en-GB");
 }
 
-/** The points of a sparkline in a box. */
+/** Returns the points of a sparkline, scaled to a box of `width` by `height`. */
 export function sparkline(values: readonly number[], width: number, height: number): string {
   const low = Math.min(...values);
   const span = Math.max(...values) - low || 1;

@@ -1,11 +1,12 @@
-/** A bounded list of frames, newest first, that can be held still. */
+/** Frame list: the newest frames of the explorer, newest first, with a pause. */
 import type { ServerMessage } from "@tidewire/client";
 import { byId, draw, make, setText } from "./dom.ts";
 import { count, timeOfDay } from "./format.ts";
 
-/** So many frames are kept, and so many characters of one. */
-const FRAMES = 200;
-const CHARACTERS = 2_000;
+/** Frames in the list: more would slow the page down. */
+const MAX_FRAMES = 200;
+/** Characters of a frame's data: a longer one is cut. */
+const MAX_CHARACTERS = 2_000;
 
 interface Frame {
   readonly number: number;
@@ -16,7 +17,7 @@ interface Frame {
   readonly data: string;
 }
 
-/** The list. While it is held still, frames go on to be counted and kept. */
+/** The list. While it is paused, it still counts and stores new frames. */
 export class FrameList {
   readonly #list = byId("frames", HTMLOListElement);
   readonly #count = byId("frame-count", HTMLElement);
@@ -24,8 +25,8 @@ export class FrameList {
   readonly #empty = byId("frames-empty", HTMLElement);
   #frames: Frame[] = [];
   #total = 0;
-  /** The number of the newest frame in the list on the page. */
-  #shown = 0;
+  /** The number of the newest frame on the page. */
+  #lastShown = 0;
   #isPaused = false;
   readonly #paint = (): void => {
     this.#draw();
@@ -40,14 +41,14 @@ export class FrameList {
     byId("clear", HTMLButtonElement).addEventListener("click", () => {
       this.#frames = [];
       this.#total = 0;
-      this.#shown = 0;
+      this.#lastShown = 0;
       this.#list.replaceChildren();
       this.#draw();
     });
   }
 
-  /** A frame came. */
-  take(channel: string, message: ServerMessage): void {
+  /** Adds a frame. */
+  add(channel: string, message: ServerMessage): void {
     this.#total += 1;
     const data = JSON.stringify(message.data);
     this.#frames.push({
@@ -56,27 +57,27 @@ export class FrameList {
       channel,
       type: message.type,
       seq: message.seq === undefined ? "" : `#${String(message.seq)}`,
-      data: data.length > CHARACTERS ? `${data.slice(0, CHARACTERS)}…` : data,
+      data: data.length > MAX_CHARACTERS ? `${data.slice(0, MAX_CHARACTERS)}…` : data,
     });
-    if (this.#frames.length > FRAMES) {
+    if (this.#frames.length > MAX_FRAMES) {
       this.#frames.shift();
     }
     draw(this.#paint);
   }
 
   #draw(): void {
-    const waiting = this.#isPaused ? this.#frames.filter((frame) => frame.number > this.#shown).length : 0;
-    setText(this.#pause, this.#isPaused ? (waiting > 0 ? `Resume (${String(waiting)} new)` : "Resume") : "Pause");
-    const kept = this.#total > this.#frames.length ? `, the last ${String(FRAMES)} kept` : "";
-    setText(this.#count, `${count(this.#total, "frame")}${kept}`);
+    const unshown = this.#isPaused ? this.#frames.filter((frame) => frame.number > this.#lastShown).length : 0;
+    setText(this.#pause, this.#isPaused ? (unshown > 0 ? `Resume (${String(unshown)} new)` : "Resume") : "Pause");
+    const limit = this.#total > this.#frames.length ? `, the last ${String(MAX_FRAMES)} shown` : "";
+    setText(this.#count, `${count(this.#total, "frame")}${limit}`);
     this.#empty.hidden = this.#total > 0;
     if (this.#isPaused) {
       return;
     }
-    const news = this.#frames.filter((frame) => frame.number > this.#shown);
+    const news = this.#frames.filter((frame) => frame.number > this.#lastShown);
     this.#list.prepend(...news.reverse().map(frameLine));
-    this.#shown = this.#total;
-    while (this.#list.children.length > FRAMES) {
+    this.#lastShown = this.#total;
+    while (this.#list.children.length > MAX_FRAMES) {
       this.#list.lastElementChild?.remove();
     }
   }

@@ -1,4 +1,4 @@
-/** The console page: what a server says, live. */
+/** Console page: live prices, market, venues and channels of a server. */
 import { TidewireClient } from "@tidewire/client";
 import { ConnectionView } from "./connection.ts";
 import { copyButtons } from "./copy.ts";
@@ -8,8 +8,10 @@ import { MarketView } from "./market.ts";
 import { PriceTable } from "./prices.ts";
 import { showVenues } from "./venues.ts";
 
+/** Ages on the page change with each tick. */
 const TICK_MS = 1_000;
-const VENUES_EVERY = 5;
+/** Ticks between two requests for the venues. */
+const VENUES_TICKS = 5;
 
 const client = new TidewireClient({ url: `${location.origin.replace(/^http/, "ws")}/v1/ws` });
 const connection = new ConnectionView(client);
@@ -27,7 +29,7 @@ byId("venues-copy", HTMLElement).replaceWith(
 
 async function refreshVenues(): Promise<void> {
   for (const symbol of (await showVenues()) ?? []) {
-    prices.follow(symbol);
+    prices.subscribe(symbol);
   }
 }
 
@@ -38,7 +40,7 @@ function tick(): void {
   }
   connection.tick();
   prices.tick();
-  if (client.state.status === "live" && ticks % VENUES_EVERY === 0) {
+  if (client.state.status === "live" && ticks % VENUES_TICKS === 0) {
     void refreshVenues();
   }
   ticks += 1;

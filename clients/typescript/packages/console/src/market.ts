@@ -1,12 +1,12 @@
-/** The market at a glance: figures, top movers, recent trades. */
+/** Market view: figures, top movers and recent trades. */
 import type { MarketOverview, RecentTrade, TidewireClient, TopMover } from "@tidewire/client";
 import { byId, draw, make, setTrend } from "./dom.ts";
-import { amount, percent, price, share, size, timeOfDay, UNKNOWN } from "./format.ts";
+import { compact, percent, percentChange, price, size, timeOfDay, UNKNOWN } from "./format.ts";
 
-const MOVERS = 6;
-const TRADES = 14;
+const MAX_MOVERS = 6;
+const MAX_TRADES = 14;
 
-/** Follows the overview and shows it. */
+/** Subscribes to the market overview and shows it. */
 export class MarketView {
   readonly #facts = byId("market", HTMLDListElement);
   readonly #movers = byId("movers", HTMLTableSectionElement);
@@ -30,30 +30,30 @@ export class MarketView {
   #draw(overview: MarketOverview): void {
     const { coverage } = overview;
     const live = coverage === undefined ? UNKNOWN : `${String(coverage.live)} of ${String(coverage.symbols)}`;
-    const needs = coverage?.withSupply === 0 ? "needs [prices.supply]" : "";
+    const hint = coverage?.withSupply === 0 ? "needs [prices.supply]" : "";
     this.#facts.replaceChildren(
-      fact("Market cap, USD", amount(overview.totalMarketCap), needs),
-      fact("Volume 24 h, USD", amount(overview.totalVolume)),
-      fact("BTC dominance", share(overview.btcDominance), needs),
+      fact("Market cap, USD", compact(overview.totalMarketCap), hint),
+      fact("Volume 24 h, USD", compact(overview.totalVolume)),
+      fact("BTC dominance", percent(overview.btcDominance), hint),
       fact("Live symbols", live),
     );
-    fill(this.#movers, overview.topMovers.slice(0, MOVERS).map(moverRow), "No symbol has moved yet");
-    fill(this.#trades, overview.recentTrades.slice(0, TRADES).map(tradeRow), "No trades yet");
+    fill(this.#movers, overview.topMovers.slice(0, MAX_MOVERS).map(moverRow), "No price has changed yet");
+    fill(this.#trades, overview.recentTrades.slice(0, MAX_TRADES).map(tradeRow), "No trades yet");
   }
 }
 
-/** A figure; `needs` says what an unknown one is for want of. */
-function fact(name: string, value: string, needs = ""): HTMLElement {
-  const hint = value === UNKNOWN && needs !== "" ? [make("span", { class: "hint", text: needs })] : [];
-  return make("div", {}, make("dt", { text: name }), make("dd", { text: value }, ...hint));
+/** A figure. `hint` names the configuration that an unknown figure needs. */
+function fact(name: string, value: string, hint = ""): HTMLElement {
+  const hints = value === UNKNOWN && hint !== "" ? [make("span", { class: "hint", text: hint })] : [];
+  return make("div", {}, make("dt", { text: name }), make("dd", { text: value }, ...hints));
 }
 
-function fill(body: HTMLTableSectionElement, rows: readonly HTMLTableRowElement[], otherwise: string): void {
-  body.replaceChildren(...(rows.length > 0 ? rows : [make("tr", {}, make("td", { class: "note", text: otherwise }))]));
+function fill(body: HTMLTableSectionElement, rows: readonly HTMLTableRowElement[], emptyText: string): void {
+  body.replaceChildren(...(rows.length > 0 ? rows : [make("tr", {}, make("td", { class: "note", text: emptyText }))]));
 }
 
 function moverRow(mover: TopMover): HTMLTableRowElement {
-  const change = make("td", { class: "strong", text: percent(mover.change24h) });
+  const change = make("td", { class: "strong", text: percentChange(mover.change24h) });
   setTrend(change, mover.change24h);
   return make("tr", {}, make("th", { text: mover.symbol, attributes: { scope: "row" } }), make("td", { text: price(mover.price) }), change);
 }
@@ -61,14 +61,14 @@ function moverRow(mover: TopMover): HTMLTableRowElement {
 function tradeRow(trade: RecentTrade): HTMLTableRowElement {
   const { side } = trade;
   const arrow = make("span", { text: side === "buy" ? "▲ " : side === "sell" ? "▼ " : "", attributes: { "aria-hidden": "true" } });
-  const paid = make("td", {}, arrow, make("span", { class: "hidden", text: side ?? "" }), price(trade.price));
-  setTrend(paid, side === "buy" ? 1 : side === "sell" ? -1 : 0);
+  const priceCell = make("td", {}, arrow, make("span", { class: "hidden", text: side ?? "" }), price(trade.price));
+  setTrend(priceCell, side === "buy" ? 1 : side === "sell" ? -1 : 0);
   return make(
     "tr",
     { attributes: { title: `${side ?? "trade"} on ${trade.source}` } },
     make("td", { class: "time", text: timeOfDay(trade.timestamp) }),
     make("th", { text: trade.symbol, attributes: { scope: "row" } }),
-    paid,
+    priceCell,
     make("td", { text: size(trade.size) }),
     make("td", { class: "soft wide", text: trade.source }),
   );

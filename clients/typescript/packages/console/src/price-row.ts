@@ -1,37 +1,37 @@
-/** One symbol's row in the table of prices. */
+/** Price row: one symbol in the table of prices, with its sparkline. */
 import type { PriceUpdate } from "@tidewire/client";
 import { draw, make, makeSvg, setText, setTrend } from "./dom.ts";
-import { age, amount, certainty, count, percent, price, sparkline } from "./format.ts";
+import { age, compact, confidence, count, percentChange, price, sparkline } from "./format.ts";
 
-/** The sparkline holds so many points, one for each step: a minute and a half. */
-const POINTS = 120;
-const STEP_MS = 750;
+/** Points of the sparkline, and milliseconds for each: a minute and a half. */
+const MAX_POINTS = 120;
+const POINT_MS = 750;
 const WIDTH = 110;
 const HEIGHT = 28;
 
-/** A row that follows its price. */
+/** A row that shows the last price of its symbol. */
 export class PriceRow {
   readonly element: HTMLTableRowElement;
-  /** Opens and closes what is below the row. */
+  /** The button that opens and closes the sources below the row. */
   readonly toggle: HTMLButtonElement;
   readonly symbol: string;
   readonly #now: () => number;
-  readonly #tag = make("span", { class: "tag", text: "stale", attributes: { hidden: "", title: "No source is live: the last price known" } });
+  readonly #tag = make("span", { class: "tag", text: "stale", attributes: { hidden: "", title: "No source is live: this is the last known price" } });
   readonly #brief = make("span", { class: "brief" });
   readonly #price = make("span", { class: "digits" });
   readonly #briefChange = make("span", { class: "brief" });
   readonly #change = make("td", { class: "wide" });
-  readonly #volume = make("td", { class: "wide" });
-  readonly #confidence = make("td", { class: "wide" });
+  readonly #volume = make("td", { class: "wide wider" });
+  readonly #confidence = make("td", { class: "wide wider" });
   readonly #sources = make("td", { class: "wide" });
   readonly #age = make("td", { class: "wide age" });
   readonly #line = makeSvg("polyline");
   readonly #area = makeSvg("polygon");
   readonly #svg = makeSvg("svg", { viewBox: `0 0 ${String(WIDTH)} ${String(HEIGHT)}`, preserveAspectRatio: "none", "aria-hidden": "true" });
   readonly #values: number[] = [];
-  #steppedAt = Number.NEGATIVE_INFINITY;
+  #pointStartedAt = Number.NEGATIVE_INFINITY;
   #update: PriceUpdate | undefined;
-  #drawn: number | null = null;
+  #drawnPrice: number | null = null;
   readonly #paint = (): void => {
     this.#draw();
   };
@@ -56,16 +56,16 @@ export class PriceRow {
     );
   }
 
-  /** A new price. */
-  take(update: PriceUpdate): void {
+  /** Shows a new price. */
+  show(update: PriceUpdate): void {
     if (update.price !== null && !update.stale) {
-      this.#note(update.price);
+      this.#addPoint(update.price);
     }
     this.#update = update;
     draw(this.#paint);
   }
 
-  /** Time passed. */
+  /** Updates the age of the price. */
   tick(): void {
     if (this.#update === undefined) {
       return;
@@ -75,16 +75,16 @@ export class PriceRow {
     setText(this.#brief, this.#update.stale ? passed : `${passed} · ${count(this.#update.sources, "source")}`);
   }
 
-  /** Prices of one step become one point, the last of them. */
-  #note(value: number): void {
+  /** Adds a point to the sparkline. Prices within the time of one point replace each other. */
+  #addPoint(value: number): void {
     const now = performance.now();
-    if (now - this.#steppedAt < STEP_MS) {
+    if (now - this.#pointStartedAt < POINT_MS) {
       this.#values[this.#values.length - 1] = value;
       return;
     }
-    this.#steppedAt = now;
+    this.#pointStartedAt = now;
     this.#values.push(value);
-    if (this.#values.length > POINTS) {
+    if (this.#values.length > MAX_POINTS) {
       this.#values.shift();
     }
   }
@@ -97,11 +97,11 @@ export class PriceRow {
     this.#flash(update.price);
     setText(this.#price, price(update.price));
     for (const cell of [this.#change, this.#briefChange]) {
-      setText(cell, percent(update.change24h));
+      setText(cell, percentChange(update.change24h));
       setTrend(cell, update.change24h);
     }
-    setText(this.#volume, amount(update.volume24h));
-    setText(this.#confidence, certainty(update.confidence, update.price));
+    setText(this.#volume, compact(update.volume24h));
+    setText(this.#confidence, confidence(update.confidence, update.price));
     setText(this.#sources, String(update.sources));
     this.element.classList.toggle("stale", update.stale);
     this.#tag.hidden = !update.stale;
@@ -113,15 +113,15 @@ export class PriceRow {
     this.tick();
   }
 
-  /** A moment of colour when the price moves. */
+  /** Flashes a colour when the price changes. */
   #flash(value: number | null): void {
-    const before = this.#drawn;
-    this.#drawn = value;
+    const before = this.#drawnPrice;
+    this.#drawnPrice = value;
     if (before === null || value === null || before === value) {
       return;
     }
     setTrend(this.#price, value - before);
-    // Two names for one animation: a change of name starts it again.
+    // The animation has two names, because only a change of name restarts it.
     this.#price.dataset["flash"] = this.#price.dataset["flash"] === "a" ? "b" : "a";
   }
 }

@@ -1,43 +1,44 @@
-/** The table of prices. */
+/** Price table: one row for each symbol, which opens into its sources. */
 import type { PriceUpdate, TidewireClient } from "@tidewire/client";
 import { byId } from "./dom.ts";
 import { PriceRow } from "./price-row.ts";
 import { SourcesPanel } from "./sources.ts";
 
+/** Columns of the table in `index.html`. */
 const COLUMNS = 8;
 
-/** All prices that came, in the order in which the symbols were followed. */
+/** All prices received, in the order of their subscriptions. */
 export class PriceTable {
   readonly #client: TidewireClient;
-  /** `undefined` until the first price. */
+  /** A row is `undefined` until the first price of its symbol. */
   readonly #rows = new Map<string, PriceRow | undefined>();
   readonly #open = new Map<string, SourcesPanel>();
   readonly #body = byId("prices", HTMLTableSectionElement);
-  readonly #waiting = byId("prices-note", HTMLElement);
+  readonly #emptyNote = byId("prices-note", HTMLElement);
 
   constructor(client: TidewireClient) {
     this.#client = client;
   }
 
-  /** The symbols shown. */
+  /** The symbols with a price. */
   get symbols(): string[] {
     return this.#shown().map((row) => row.symbol);
   }
 
-  /** Follows a symbol, once. */
-  follow(symbol: string): void {
+  /** Subscribes to a symbol. A repeated call does nothing. */
+  subscribe(symbol: string): void {
     if (this.#rows.has(symbol)) {
       return;
     }
     this.#rows.set(symbol, undefined);
     this.#client.subscribe(`prices:${symbol}`, (message) => {
       if (message.type === "price") {
-        this.#take(symbol, message.data);
+        this.#show(symbol, message.data);
       }
     });
   }
 
-  /** Time passed. */
+  /** Updates the ages of the prices and the open sources. */
   tick(): void {
     for (const row of this.#shown()) {
       row.tick();
@@ -47,20 +48,20 @@ export class PriceTable {
     }
   }
 
-  #take(symbol: string, update: PriceUpdate): void {
+  #show(symbol: string, update: PriceUpdate): void {
     const row = this.#rows.get(symbol) ?? this.#add(symbol);
-    row.take(update);
+    row.show(update);
   }
 
   #add(symbol: string): PriceRow {
     const row = new PriceRow(symbol, () => Date.now() + this.#client.clockOffsetMs);
-    const place = [...this.#rows.keys()].indexOf(symbol);
-    const after = [...this.#rows.values()].slice(place).find((other) => other !== undefined);
-    this.#body.insertBefore(row.element, after?.element ?? null);
+    const index = [...this.#rows.keys()].indexOf(symbol);
+    const next = [...this.#rows.values()].slice(index).find((other) => other !== undefined);
+    this.#body.insertBefore(row.element, next?.element ?? null);
     this.#rows.set(symbol, row);
-    this.#waiting.hidden = true;
+    this.#emptyNote.hidden = true;
     row.element.addEventListener("click", () => {
-      // A click that selects text opens nothing.
+      // A click that selects text must not open the row.
       if (document.getSelection()?.isCollapsed !== false) {
         this.#toggle(row);
       }

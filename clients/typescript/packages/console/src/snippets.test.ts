@@ -3,35 +3,35 @@ import { LANGUAGES, snippet } from "./snippets.ts";
 
 const ORIGIN = "http://h:1";
 
-function follow(language: (typeof LANGUAGES)[number], origin: string, ...channels: string[]): string {
+function subscribeSnippet(language: (typeof LANGUAGES)[number], origin: string, ...channels: string[]): string {
   return snippet(language, origin, { kind: "channels", channels });
 }
 
 describe("snippets", () => {
   it.each(LANGUAGES)("name exactly the channels, or the method and its body, in %s", (language) => {
-    expect(follow(language, ORIGIN, "prices:BTC-USD", "demo:a")).toMatch(/prices:BTC-USD.*demo:a/);
+    expect(subscribeSnippet(language, ORIGIN, "prices:BTC-USD", "demo:a")).toMatch(/prices:BTC-USD.*demo:a/);
     const call = snippet(language, ORIGIN, { kind: "call", method: "PriceService/GetPrice", body: { symbol: "BTC-USD" } });
     expect(call).toContain("http://h:1/v1/rpc/PriceService/GetPrice");
     expect(call).toContain('{"symbol":"BTC-USD"}');
   });
 
-  it("escape what a query and a shell would take for their own", () => {
-    expect(follow("curl", ORIGIN, "a:b@c", "c:&")).toBe("curl -N 'http://h:1/v1/sse?channels=a:b@c,c:%26'\n");
-    expect(follow("curl", ORIGIN, "a:';ls;'")).toBe("curl -N 'http://h:1/v1/sse?channels=a:'\\''%3Bls%3B'\\'''\n");
+  it("escape the special characters of a query and a shell", () => {
+    expect(subscribeSnippet("curl", ORIGIN, "a:b@c", "c:&")).toBe("curl -N 'http://h:1/v1/sse?channels=a:b@c,c:%26'\n");
+    expect(subscribeSnippet("curl", ORIGIN, "a:';ls;'")).toBe("curl -N 'http://h:1/v1/sse?channels=a:'\\''%3Bls%3B'\\'''\n");
     const call = snippet("curl", ORIGIN, { kind: "call", method: "StreamService/Publish", body: { data: "it's" } });
     expect(call).toBe(`curl -X POST 'http://h:1/v1/rpc/StreamService/Publish' -d '{"data":"it'\\''s"}'\n`);
   });
 
-  it("give a raw string of Rust as many marks as it needs", () => {
+  it("give a raw string of Rust as many # as it needs", () => {
     const call = snippet("Rust", ORIGIN, { kind: "call", method: "S/M", body: { data: 'a"##b' } });
-    // JSON escapes the quotation mark, which ends no raw string the less.
+    // The backslash of JSON does not keep the quotation mark from ending a raw string.
     expect(call).toContain('r###"{"data":"a\\"##b"}"###');
   });
 
-  it("speak TLS where the page did", () => {
-    const rust = follow("Rust", "https://h", "a:b");
+  it("use TLS when the page does", () => {
+    const rust = subscribeSnippet("Rust", "https://h", "a:b");
     expect(rust).toContain("wss://h/v1/ws");
     expect(rust).toContain("rustls-tls-webpki-roots");
-    expect(follow("Rust", ORIGIN, "a:b")).not.toContain("rustls");
+    expect(subscribeSnippet("Rust", ORIGIN, "a:b")).not.toContain("rustls");
   });
 });

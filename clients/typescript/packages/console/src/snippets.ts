@@ -1,4 +1,4 @@
-/** What the page shows, elsewhere: what the copy buttons give. Pure text, so that tests run it. */
+/** Code snippets of the copy buttons: how to get the data on the page from other programs. */
 import type { Json } from "@tidewire/client";
 
 /** The languages of the buttons. */
@@ -7,22 +7,24 @@ export const LANGUAGES = ["curl", "JavaScript", "Rust"] as const;
 /** A language of a snippet. */
 export type Language = (typeof LANGUAGES)[number];
 
-/** What a snippet does: follow channels, or call a method once. */
-export type Shown =
+/** The subject of a snippet: channels to subscribe to, or a method to call once. */
+export type SnippetSubject =
   | { readonly kind: "channels"; readonly channels: readonly string[] }
   | { readonly kind: "call"; readonly method: string; readonly body: Json };
 
-/** Code that gets from the server at `origin` what is shown. */
-export function snippet(language: Language, origin: string, shown: Shown): string {
-  return shown.kind === "channels" ? follow(language, origin, shown.channels) : call(language, origin, shown.method, shown.body);
+/** Returns code that gets the subject from the server at `origin`. */
+export function snippet(language: Language, origin: string, subject: SnippetSubject): string {
+  return subject.kind === "channels"
+    ? subscribeSnippet(language, origin, subject.channels)
+    : callSnippet(language, origin, subject.method, subject.body);
 }
 
-function follow(language: Language, origin: string, channels: readonly string[]): string {
+function subscribeSnippet(language: Language, origin: string, channels: readonly string[]): string {
   const socket = `${origin.replace(/^http/, "ws")}/v1/ws`;
   const subscribe = JSON.stringify({ type: "subscribe", id: "1", data: { channels } });
   switch (language) {
     case "curl":
-      return `curl -N ${inShell(`${origin}/v1/sse?channels=${channels.map(inQuery).join(",")}`)}\n`;
+      return `curl -N ${shellWord(`${origin}/v1/sse?channels=${channels.map(queryValue).join(",")}`)}\n`;
     case "JavaScript":
       return `// Browsers, Node 22 and up, Deno, Bun
 const socket = new WebSocket("${socket}", "tidewire.v1.json");
@@ -39,7 +41,7 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut socket, _) = connect_async("${socket}").await?;
-    let subscribe = ${inRust(subscribe)};
+    let subscribe = ${rustString(subscribe)};
     socket.send(Message::text(subscribe)).await?;
     while let Some(message) = socket.next().await {
         if let Message::Text(text) = message? {
@@ -52,12 +54,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
   }
 }
 
-function call(language: Language, origin: string, method: string, body: Json): string {
+function callSnippet(language: Language, origin: string, method: string, body: Json): string {
   const url = `${origin}/v1/rpc/${method}`;
   const text = JSON.stringify(body);
   switch (language) {
     case "curl":
-      return `curl -X POST ${inShell(url)} -d ${inShell(text)}\n`;
+      return `curl -X POST ${shellWord(url)} -d ${shellWord(text)}\n`;
     case "JavaScript":
       return `const response = await fetch("${url}", {
   method: "POST",
@@ -72,7 +74,7 @@ console.log(await response.json());
 async fn main() -> Result<(), reqwest::Error> {
     let request = reqwest::Client::new()
         .post("${url}")
-        .body(${inRust(text)});
+        .body(${rustString(text)});
     let reply = request.send().await?.text().await?;
     println!("{reply}");
     Ok(())
@@ -81,19 +83,19 @@ async fn main() -> Result<(), reqwest::Error> {
   }
 }
 
-/** Escaped for a query; the colon and the at sign of channel names may stand there. */
-function inQuery(channel: string): string {
+/** Escapes a channel for a query. The colon and the at sign of channel names need no escape. */
+function queryValue(channel: string): string {
   return encodeURIComponent(channel).replaceAll("%3A", ":").replaceAll("%40", "@");
 }
 
-/** One word of a POSIX shell. */
-function inShell(text: string): string {
+/** Quotes text as one word of a POSIX shell. */
+function shellWord(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-/** A raw string, with as many marks as the text asks for. */
-function inRust(text: string): string {
-  const runs = text.match(/"#*/g) ?? [];
-  const marks = "#".repeat(Math.max(0, ...runs.map((run) => run.length)));
+/** Returns a raw string of Rust, with as many `#` as the text needs. */
+function rustString(text: string): string {
+  const quotes = text.match(/"#*/g) ?? [];
+  const marks = "#".repeat(Math.max(0, ...quotes.map((quote) => quote.length)));
   return `r${marks}"${text}"${marks}`;
 }

@@ -1,15 +1,16 @@
-/** What is below an open row: what each source says of the symbol, asked for while it is open. */
+/** Sources panel: the quote of each source of a symbol, below its open row. */
 import { type PriceUpdate, type Rate, type SourceDetail, type TidewireClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { make, setText } from "./dom.ts";
-import { age, amount, certainty, count, distance, price } from "./format.ts";
+import { age, compact, confidence, count, deviation, price } from "./format.ts";
 
+/** Title and class of each column. A `wide` column is hidden where there is no room. */
 const COLUMNS: readonly (readonly [string, string])[] = [
   ["Source", ""],
   ["State", ""],
   ["Price", ""],
   ["From median", "wide"],
-  ["Age", ""],
+  ["Age", "age"],
   ["Weight", ""],
   ["Trades", "wide"],
   ["Low – high", "wide"],
@@ -21,33 +22,33 @@ export class SourcesPanel {
   readonly #client: TidewireClient;
   readonly #symbol: string;
   readonly #body = make("tbody");
-  readonly #note = make("p", { class: "note", text: "Asking…" });
-  #isAsking = false;
+  readonly #note = make("p", { class: "note", text: "Loading…" });
+  #isLoading = false;
 
   constructor(client: TidewireClient, symbol: string, columns: number) {
     this.#client = client;
     this.#symbol = symbol;
     const head = make("tr", {}, ...COLUMNS.map(([text, kind]) => make("th", { class: kind, text, attributes: { scope: "col" } })));
     const table = make("table", { attributes: { "aria-label": `Sources of ${symbol}` } }, make("thead", {}, head), this.#body);
-    const shown = { kind: "call", method: "PriceService/GetPrice", body: { symbol } } as const;
-    const foot = make("div", { class: "foot" }, this.#note, copyButtons(`the sources of ${symbol}`, () => shown));
-    const cell = make("td", { attributes: { colspan: String(columns) } }, make("div", { class: "sources" }, table, foot));
+    const subject = { kind: "call", method: "PriceService/GetPrice", body: { symbol } } as const;
+    const foot = make("div", { class: "foot" }, this.#note, copyButtons(`the sources of ${symbol}`, () => subject));
+    const cell = make("td", { attributes: { colspan: String(columns) } }, make("div", { class: "sources" }, make("div", { class: "scroll" }, table), foot));
     this.element = make("tr", { class: "detail", attributes: { id: `sources-${symbol}` } }, cell);
   }
 
-  /** Asks anew; one question at a time. */
+  /** Requests the sources again, unless a request is in flight. */
   async refresh(): Promise<void> {
-    if (this.#isAsking) {
+    if (this.#isLoading) {
       return;
     }
-    this.#isAsking = true;
+    this.#isLoading = true;
     try {
       this.#show(await this.#client.request("get_price", { symbol: this.#symbol }));
     } catch (error) {
-      // What was shown stays; the note says that it is old.
+      // The old quotes stay on the page, so the note must say that they are old.
       setText(this.#note, `Not up to date: ${error instanceof Error ? error.message : String(error)}`);
     } finally {
-      this.#isAsking = false;
+      this.#isLoading = false;
     }
   }
 
@@ -58,7 +59,7 @@ export class SourcesPanel {
   }
 }
 
-/** The row of a source, and below it what needs more words than a column has room for. */
+/** The row of a source, and a second one for remarks that are too long for a column. */
 function sourceRows(detail: SourceDetail, from: number | null): HTMLTableRowElement[] {
   const state = make("span", { class: `chip ${detail.state}`, text: detail.state });
   const bar = make("span", { class: "bar", attributes: { "aria-hidden": "true" } });
@@ -69,36 +70,37 @@ function sourceRows(detail: SourceDetail, from: number | null): HTMLTableRowElem
     make("th", { text: detail.source, attributes: { scope: "row" } }),
     make("td", {}, state),
     make("td", { text: price(detail.price) }),
-    make("td", { class: "wide", text: distance(detail.price, from) }),
-    make("td", { text: age(detail.ageMs) }),
+    make("td", { class: "wide", text: deviation(detail.price, from) }),
+    make("td", { class: "age", text: age(detail.ageMs) }),
     make("td", {}, bar, `${String(Math.round(detail.weight * 100))} %`),
-    make("td", { class: "wide", text: amount(detail.trades) }),
+    make("td", { class: "wide", text: compact(detail.trades) }),
     make("td", { class: "wide", text: `${price(detail.min)} – ${price(detail.max)}` }),
   );
-  const words = remarks(detail);
-  if (words.length === 0) {
+  const lines = remarks(detail);
+  if (lines.length === 0) {
     return [row];
   }
-  const cell = make("td", { attributes: { colspan: String(COLUMNS.length) } }, make("span", { class: "reason", text: words.join(" · ") }));
+  const cell = make("td", { attributes: { colspan: String(COLUMNS.length) } }, make("span", { class: "reason", text: lines.join(" · ") }));
   return [row, make("tr", { class: "remarks" }, cell)];
 }
 
-/** Why a source does not count, what it lacks, and what was made of it. */
+/** Remarks on a source: why it is excluded, the conversion of its price, missing trades, unknown volume. */
 function remarks({ reason, missing = 0, rate, volumeUnknown }: SourceDetail): string[] {
-  const lost = missing === 0 ? undefined : `${count(missing, "trade")} missing`;
+  const missingTrades = missing === 0 ? undefined : `${count(missing, "trade")} missing`;
   const converted = rate === undefined ? undefined : conversion(rate);
   const unknown = volumeUnknown === undefined ? undefined : `volume unknown: ${volumeUnknown}`;
-  return [reason, converted, lost, unknown].filter((words) => words !== undefined);
+  return [reason, converted, missingTrades, unknown].filter((remark) => remark !== undefined);
 }
 
-/** What the price was multiplied by. */
+/** The rate that converted the price. */
 function conversion(rate: Rate): string {
-  return `at ${rate.symbol} ${price(rate.price)}, ${age(rate.ageMs)}`;
+  return `converted at ${rate.symbol} ${price(rate.price)}, ${age(rate.ageMs)} old`;
 }
 
-function summary({ method, price: value, confidence, stale }: PriceUpdate, details: readonly SourceDetail[]): string {
+/** The method, the number of sources and the confidence, in one sentence. */
+function summary({ method, price: value, confidence: width, stale }: PriceUpdate, details: readonly SourceDetail[]): string {
   const live = details.filter((detail) => detail.state === "live").length;
   const how = `${method ?? "Aggregate"} of ${String(live)} live of ${String(details.length)} sources`;
-  const known = confidence === null ? "" : `, ${certainty(confidence, value)}`;
-  return `${how.charAt(0).toUpperCase()}${how.slice(1)}${known}${stale ? "; no source is live, this is the last price known" : ""}`;
+  const known = width === null ? "" : `, ${confidence(width, value)}`;
+  return `${how.charAt(0).toUpperCase()}${how.slice(1)}${known}${stale ? "; no source is live, this is the last known price" : ""}`;
 }

@@ -1,5 +1,5 @@
-// Publishes to a channel and follows it. A client that was away gets what it missed,
-// each message once and in order, or a `gap` that says that it cannot be had.
+// Publishes to a channel and subscribes to it. After a lost connection, the client gets the
+// missed messages once and in order, or a `gap` if the server no longer has them.
 import { TidewireClient } from "@tidewire/client";
 
 const server = process.argv[2] ?? "http://127.0.0.1:8080";
@@ -7,20 +7,20 @@ const client = new TidewireClient({ url: `${server.replace(/^http/, "ws")}/v1/ws
 
 client.subscribe("demo:messages", (message) => {
   if (message.type === "gap") {
-    console.log("something was missed: read the state again");
+    console.log("messages were lost: read the state again");
   } else if (message.type === "message") {
-    console.log(`number ${String(message.seq)}:`, message.data);
+    console.log(`seq ${String(message.seq)}:`, message.data);
   }
 });
 client.on("state", ({ status }) => {
   if (status === "live") {
-    void say({ text: "hello" });
+    void publish({ text: "hello" });
   }
 });
 client.connect();
 
-async function say(data: { text: string }): Promise<void> {
-  // Should the reply be lost, the same key gives the same place: nothing is published twice.
+async function publish(data: { text: string }): Promise<void> {
+  // If the reply is lost, a second try with the same key returns the same seq and publishes nothing.
   const { channel, seq } = await client.publish("demo:messages", data, crypto.randomUUID());
-  console.log(`published to ${channel} as number ${seq}`);
+  console.log(`published to ${channel} with seq ${seq}`);
 }

@@ -1,4 +1,4 @@
-// Live prices over one WebSocket that mends itself.
+// Live prices over one WebSocket that reconnects by itself.
 import { TidewireClient } from "@tidewire/client";
 
 const server = process.argv[2] ?? "http://127.0.0.1:8080";

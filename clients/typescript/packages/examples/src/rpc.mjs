@@ -1,13 +1,13 @@
-// One call, without any library: every unary method takes JSON by POST.
+// One call, without a library: every unary method accepts JSON by POST.
 const server = process.argv[2] ?? "http://127.0.0.1:8080";
 
 async function call(method, body) {
   const response = await fetch(`${server}/v1/rpc/${method}`, { method: "POST", body: JSON.stringify(body) });
-  const answer = await response.json();
+  const reply = await response.json();
   if (!response.ok) {
-    throw new Error(`${method}: ${answer.code}: ${answer.message}`);
+    throw new Error(`${method}: ${reply.code}: ${reply.message}`);
   }
-  return answer;
+  return reply;
 }
 
 const price = await call("PriceService/GetPrice", { symbol: "BTC-USD" });

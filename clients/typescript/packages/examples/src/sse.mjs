@@ -1,10 +1,10 @@
-// Server-Sent Events without any library. In a browser, `new EventSource(url)` does all
-// of this, and comes back by itself with the last event's id.
+// Server-Sent Events without a library. In a browser, `new EventSource(url)` does all of
+// this, and reconnects by itself with the last event's id.
 const server = process.argv[2] ?? "http://127.0.0.1:8080";
 
 const response = await fetch(`${server}/v1/sse?channels=prices:BTC-USD,market:overview`);
 if (!response.ok) {
-  throw new Error(`the server answered ${response.status}: ${await response.text()}`);
+  throw new Error(`the server returned ${response.status}: ${await response.text()}`);
 }
 let rest = "";
 for await (const text of response.body.pipeThrough(new TextDecoderStream())) {

@@ -1,8 +1,8 @@
-// A TCP proxy between the browser and the server, whose line can be cut.
+// TCP proxy between the browser and the server that can cut or silence connections.
 import { createServer, connect } from "node:net";
 
-/** Starts one in front of `target`. */
-export async function startLink(target) {
+/** Starts a proxy in front of `target`. */
+export async function startProxy(target) {
   const { hostname, port } = new URL(target);
   const sockets = new Set();
   let mode = "up";
@@ -36,17 +36,17 @@ export async function startLink(target) {
   };
   return {
     url: `http://127.0.0.1:${server.address().port}`,
-    /** All connections end, and new ones are refused. */
+    /** Ends all connections and refuses new ones. */
     cut() {
       mode = "cut";
       dropAll();
     },
-    /** All connections stay, and nothing comes through them. */
+    /** Keeps all connections open and forwards nothing. */
     silence() {
       mode = "silent";
     },
-    /** New connections work again; those that were silenced end. */
-    mend() {
+    /** Accepts new connections again. Silenced ones end. */
+    restore() {
       mode = "up";
       dropAll();
     },

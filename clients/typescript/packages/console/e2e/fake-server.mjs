@@ -1,0 +1,103 @@
+// Fake server for layout checks: it sends extreme values that the sample lacks, such as
+// prices of thirty digits and very long names.
+
+const LONG_WORD = "Donaudampfschifffahrtsgesellschaftskapitaensmuetzenabzeichen";
+const LONG_REASON = `excluded: 12,345.6 bp from the median of the others, more than the limit of 50.0 bp; ${LONG_WORD}; the next try is in 30 s`;
+const THIRTY_DIGITS = 1.234_567_890_123_456e29;
+const SYMBOLS = ["BTC-USD", `${LONG_WORD.toUpperCase()}-USD`, "SHIB-USD", "NIL-USD"];
+const PRICES = [THIRTY_DIGITS, 1e-18, -98_765.4321, null];
+
+const timestamp = Date.now();
+const trades = { trades: 987_654_321_012_345, missing: 123_456_789 };
+
+function update(symbol) {
+  const price = PRICES[SYMBOLS.indexOf(symbol)] ?? null;
+  return {
+    symbol,
+    price,
+    change24h: -1_234_567.891,
+    volume24h: price === null ? null : 1e33,
+    timestamp,
+    source: "aggregate",
+    confidence: price === null ? null : Math.abs(price) / 3,
+    sources: 1_234,
+    stale: symbol === "SHIB-USD",
+    twap: price,
+    sample: true,
+  };
+}
+
+function detail(source, state, reason) {
+  const rate = { symbol: `${LONG_WORD.toUpperCase()}-USD`, price: THIRTY_DIGITS, ageMs: 86_400_000 };
+  const range = { price: THIRTY_DIGITS, min: -THIRTY_DIGITS, max: THIRTY_DIGITS };
+  return { source, ...range, ageMs: 1e9, weight: 1, state, ...trades, rate, ...(reason && { reason, volumeUnknown: reason }) };
+}
+
+const OVERVIEW = {
+  totalMarketCap: -1e33,
+  totalVolume: THIRTY_DIGITS,
+  btcDominance: -1_234_567.89,
+  topMovers: SYMBOLS.map((symbol, index) => ({ symbol, price: PRICES[index], change24h: -1_234_567.89 })),
+  recentTrades: SYMBOLS.map((symbol) => ({ symbol, price: THIRTY_DIGITS, size: THIRTY_DIGITS, side: "sell", source: LONG_WORD, timestamp })),
+  timestamp,
+  coverage: { symbols: 1e9, live: 1e9, withSupply: 0, withVolume: 0 },
+};
+
+const VENUES = ["kraken", LONG_WORD].map((name) => ({
+  name,
+  kind: name,
+  url: `wss://${name}.example`,
+  state: "waiting",
+  symbols: SYMBOLS,
+  frames: 1,
+  badFrames: 0,
+  ...trades,
+  connects: 1,
+  ageMs: 1e9,
+  lastError: LONG_REASON,
+  sample: true,
+  gaps: 123_456_789,
+  offsetMs: -123_456_789,
+}));
+
+/** Returns the reply to a request and the pushes after it. */
+function messagesFor({ type, id, data }) {
+  const reply = (replyType, replyData) => ({ type: replyType, id, data: replyData });
+  switch (type) {
+    case "subscribe": {
+      const names = data.channels.map((channel) => channel.channel ?? channel);
+      const channels = names.map((channel) => ({ channel, epoch: "e", seq: 0, recovered: false }));
+      return [reply("subscribed", { channels }), ...names.map(firstPush)];
+    }
+    case "get_price":
+      return [reply("price", { ...update(data.symbol), method: "median", sourceDetails: [detail("kraken", "live"), detail(LONG_WORD, "excluded", LONG_REASON)] })];
+    case "publish":
+      return [reply("error", { code: "invalid_argument", message: LONG_REASON })];
+    case "ping":
+      return [reply("pong", { serverTime: timestamp, heartbeatMs: 60_000 })];
+    default:
+      return [];
+  }
+}
+
+/** Returns the first push of a channel. */
+function firstPush(channel) {
+  if (channel === "market:overview") {
+    return { type: "market_overview", channel, data: OVERVIEW };
+  }
+  if (channel.startsWith("prices:")) {
+    return { type: "price", channel, data: update(channel.slice("prices:".length)) };
+  }
+  return { type: "message", channel, seq: THIRTY_DIGITS, data: { [LONG_WORD]: LONG_REASON } };
+}
+
+/** Connects `page` to the fake server instead of the one that served it. */
+export async function useFakeServer(page) {
+  await page.routeWebSocket("**/v1/ws", (socket) => {
+    const send = (message) => socket.send(JSON.stringify({ timestamp, ...message }));
+    socket.onMessage((text) => messagesFor(JSON.parse(text)).forEach(send));
+    send({ type: "welcome", data: { connectionId: "c", heartbeatMs: 60_000, serverTime: timestamp, version: `0.1.0-${LONG_WORD}`, subscriptions: [] } });
+    send({ type: "status", data: { state: "degraded", reason: LONG_REASON } });
+  });
+  await page.route("**/v1/rpc/PriceService/ListSources", (route) => route.fulfill({ json: { sources: VENUES } }));
+}
