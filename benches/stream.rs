@@ -18,9 +18,9 @@ use tidewire_proto::{
     v1::{ChannelSubscription, Decimal, PriceUpdate, SubscribeRequest},
 };
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, ChannelName, Connection, Encoding, Epoch, Event,
-    Identity, Namespace, Namespaces, Outgoing, Position, Prices, Publication, PublishRight,
-    ShardId, Stream, StreamOptions, SystemClock, Transport,
+    AnonymousPolicy, Authenticator, ChannelName, Connection, ConnectionInfo, Encoding, Epoch,
+    Event, Identity, Namespace, Namespaces, OutgoingMessage, Position, PriceBatch, Publication,
+    PublishRight, ShardId, StreamCore, StreamOptions, SystemClock, Transport,
 };
 use tokio::runtime::Runtime;
 
@@ -66,7 +66,7 @@ fn fan_out(bench: &Bench, runtime: &Runtime) -> Result<(), Box<dyn Error>> {
 }
 
 async fn publish_and_take(
-    stream: &Stream,
+    stream: &StreamCore,
     connections: &[Connection],
     encoding: Encoding,
     together: usize,
@@ -111,7 +111,7 @@ fn encodings(bench: &Bench) -> Result<(), Box<dyn Error>> {
     let updates: Vec<_> = (0..PRICES)
         .map(|number| make(Event::Price(price(number))))
         .collect();
-    let batch = Outgoing::Prices(Prices {
+    let batch = OutgoingMessage::PriceBatch(PriceBatch {
         updates,
         time_ms: 1_700_000_000_000,
     });
@@ -144,7 +144,7 @@ fn parsing(bench: &Bench) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn encode(message: &Outgoing, encoding: Encoding) -> Bytes {
+fn encode(message: &OutgoingMessage, encoding: Encoding) -> Bytes {
     match encoding {
         Encoding::Json => message.json(),
         Encoding::Proto => message.proto(),
@@ -176,7 +176,7 @@ fn price(number: usize) -> PriceUpdate {
     }
 }
 
-fn stream() -> Result<Arc<Stream>, Box<dyn Error>> {
+fn stream() -> Result<Arc<StreamCore>, Box<dyn Error>> {
     let clock = Arc::new(SystemClock);
     let mut namespaces = Namespaces::built_in();
     namespaces.add(Namespace {
@@ -184,7 +184,7 @@ fn stream() -> Result<Arc<Stream>, Box<dyn Error>> {
         ..Namespace::history("orders")
     })?;
     let authenticator = Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone())?;
-    Ok(Stream::in_memory(
+    Ok(StreamCore::in_memory(
         namespaces,
         authenticator,
         clock,
@@ -194,12 +194,12 @@ fn stream() -> Result<Arc<Stream>, Box<dyn Error>> {
 
 /// Sessions that follow the channel and have taken what is said in the beginning.
 async fn connect(
-    stream: &Arc<Stream>,
+    stream: &Arc<StreamCore>,
     encoding: Encoding,
 ) -> Result<Vec<Connection>, Box<dyn Error>> {
     let mut connections = Vec::with_capacity(SESSIONS);
     for _ in 0..SESSIONS {
-        let arrival = Arrival {
+        let arrival = ConnectionInfo {
             identity: Identity::Anonymous,
             transport: Transport::WebSocket,
             encoding,
@@ -209,13 +209,13 @@ async fn connect(
             // Delivered by whoever publishes: what is measured is one thread's work.
             shard: ShardId::CALLER,
         };
-        let connection = Connection::open(stream.clone(), arrival).await;
+        let connection = stream.connect(arrival).await;
         let channels = vec![ChannelSubscription {
             channel: CHANNEL.to_owned(),
             ..ChannelSubscription::default()
         }];
         connection.subscribe(SubscribeRequest { channels }).await?;
-        connection.resume();
+        connection.release_held();
         let mut out = Vec::new();
         let taken = connection.next(64 << 10, &mut out).await;
         taken.map_err(|reason| format!("a session ended: {}", reason.text()))?;

@@ -374,7 +374,7 @@ impl Config {
             publication_bytes: self.limits.frame_bytes,
             idempotency_window: self.stream.idempotency_window,
             shards: self.server.shards(),
-            longest_pause: Duration::from_millis(self.stream.gather_ms),
+            max_write_pause: Duration::from_millis(self.stream.gather_ms),
             ..StreamOptions::default()
         }
     }

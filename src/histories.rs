@@ -7,7 +7,7 @@
 
 use anyhow::Context as _;
 use tidewire_store::{Batch, Store, Table};
-use tidewire_stream::{Stream, broker::Saved};
+use tidewire_stream::{StreamCore, broker::SnapshotEntry};
 
 const TABLE: Table = Table("histories");
 
@@ -27,7 +27,7 @@ const PAGE: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Takes what the last stop saved, and removes it.
-pub(crate) async fn load(store: &dyn Store, stream: &Stream) -> anyhow::Result<()> {
+pub(crate) async fn load(store: &dyn Store, stream: &StreamCore) -> anyhow::Result<()> {
     let is_complete = store.get(TABLE, COMPLETE.to_vec()).await?.is_some();
     let mut channels = 0_u64;
     let mut after = None;
@@ -40,7 +40,7 @@ pub(crate) async fn load(store: &dyn Store, stream: &Stream) -> anyhow::Result<(
             break;
         }
         for (key, value) in page {
-            let saved = Saved {
+            let saved = SnapshotEntry {
                 key: key[1..].to_vec(),
                 value,
             };
@@ -61,11 +61,11 @@ pub(crate) async fn load(store: &dyn Store, stream: &Stream) -> anyhow::Result<(
 }
 
 /// Saves all there is. Nothing must be published meanwhile.
-pub(crate) async fn save(store: &dyn Store, stream: &Stream) -> anyhow::Result<()> {
+pub(crate) async fn save(store: &dyn Store, stream: &StreamCore) -> anyhow::Result<()> {
     let mut batch = Batch::new();
     batch.delete_range(TABLE, Vec::new(), END);
     let mut bytes = 0;
-    for Saved { mut key, value } in stream.broker().save() {
+    for SnapshotEntry { mut key, value } in stream.broker().save() {
         key.insert(0, ENTRY);
         bytes += key.len() + value.len();
         batch.put(TABLE, key, value);

@@ -15,8 +15,9 @@ use tidewire_proto::v1::ErrorCode;
 use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, StreamRpc, WatchRpc, chain_error};
 use tidewire_store::{EmbeddedStore, SharedStore};
 use tidewire_stream::{
-    ChannelKeeper, ChannelName, Epoch, Event, Kept, Namespace, Namespaces, Position, PublishRight,
-    Publisher, SharedClock, Stream, StreamError, SystemClock, broker::BrokerFuture,
+    ChannelName, DurablePublisher, Epoch, Event, Namespace, Namespaces, Position, PublishRight,
+    Publisher, SharedClock, StoredPublication, StreamCore, StreamError, SystemClock,
+    broker::BrokerFuture,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -93,7 +94,7 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let admission = security::admission(&config, clock.clone())?;
     let tls = security::tls(&config.server, &tasks, &halt)?;
     let namespaces = namespaces(&config, &prices, &chains)?;
-    let stream = Stream::in_memory(namespaces, authenticator, clock, config.stream_options());
+    let stream = StreamCore::in_memory(namespaces, authenticator, clock, config.stream_options());
     publisher.connect(stream.clone());
 
     // Before the server says that it listens: from then on it can be asked to stop.
@@ -284,7 +285,7 @@ async fn sweep_watches(watches: WatchRpc, halt: CancellationToken) {
 
 /// Forgets what is too old, and has what histograms were given counted: it is kept one
 /// by one till then.
-async fn sweep(stream: Arc<Stream>, metrics: PrometheusHandle, halt: CancellationToken) {
+async fn sweep(stream: Arc<StreamCore>, metrics: PrometheusHandle, halt: CancellationToken) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
@@ -420,21 +421,21 @@ fn follow_with(all: &mut Namespaces, chains: &ChainEngine) {
 
 /// Engines exist before what they publish to, which asks them what they know.
 #[derive(Default)]
-struct LatePublisher(OnceCell<Arc<Stream>>);
+struct LatePublisher(OnceCell<Arc<StreamCore>>);
 
 impl LatePublisher {
-    fn connect(&self, stream: Arc<Stream>) {
+    fn connect(&self, stream: Arc<StreamCore>) {
         // Called once; engines say nothing before they are started.
         let _ = self.0.set(stream);
     }
 
-    fn stream(&self) -> Result<&Arc<Stream>, StreamError> {
+    fn stream(&self) -> Result<&Arc<StreamCore>, StreamError> {
         let missing = || StreamError::new(ErrorCode::Unavailable, "the server is about to start");
         self.0.get().ok_or_else(missing)
     }
 }
 
-impl ChannelKeeper for LatePublisher {
+impl DurablePublisher for LatePublisher {
     fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position> {
         Box::pin(async move { self.stream()?.position(channel).await })
     }
@@ -443,13 +444,13 @@ impl ChannelKeeper for LatePublisher {
         &'a self,
         channel: &'a ChannelName,
         epoch: Epoch,
-        kept: Vec<Kept>,
+        kept: Vec<StoredPublication>,
     ) -> BrokerFuture<'a, ()> {
         Box::pin(async move { self.stream()?.restore(channel, epoch, kept).await })
     }
 
-    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
-        Box::pin(async move { self.stream()?.renew(channel).await })
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        Box::pin(async move { self.stream()?.start_new_epoch(channel).await })
     }
 
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {

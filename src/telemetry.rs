@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, sync::Arc};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidewire_adapters::Probes;
 use tidewire_price::PriceEngine;
-use tidewire_stream::{Stream, Transport};
+use tidewire_stream::{StreamCore, Transport};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -164,7 +164,7 @@ fn describe_chain_metrics() {
 /// What the server says of itself.
 pub(crate) struct ServerProbes {
     pub(crate) handle: PrometheusHandle,
-    pub(crate) stream: Arc<Stream>,
+    pub(crate) stream: Arc<StreamCore>,
     pub(crate) prices: PriceEngine,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
 }

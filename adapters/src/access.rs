@@ -13,7 +13,7 @@ use axum::extract::ConnectInfo;
 use http::{Extensions, HeaderMap, Request, Response, header};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_service::{ClientAddress, status_of};
-use tidewire_stream::{Allowance, Identity, Stream, StreamError};
+use tidewire_stream::{Allowance, Identity, StreamCore, StreamError};
 use tower::Service;
 
 use crate::{Gateway, admission::Ticket, http::reply::HttpError, tls::PeerIdentity};
@@ -65,7 +65,7 @@ pub(crate) fn client_address(
 /// Who sends a request: by `Authorization`, by subprotocol, by the token of a
 /// query where the transport allows one, or by the certificate of its connection.
 pub(crate) async fn authenticate(
-    stream: &Stream,
+    stream: &StreamCore,
     headers: &HeaderMap,
     extensions: &Extensions,
     query_token: Option<&str>,

@@ -7,7 +7,7 @@ use axum::{
     routing::{get, post},
 };
 use tidewire_service::{AdminAccess, AdminRpc, PriceRpc, Router, StreamRpc, WatchRpc};
-use tidewire_stream::{Stream, Transport};
+use tidewire_stream::{StreamCore, Transport};
 use tokio_util::task::TaskTracker;
 
 use crate::{Admission, OriginPolicy, grpc, http, sse, websocket, websocket::deflate::Compressor};
@@ -61,7 +61,7 @@ pub trait Probes: Send + Sync + 'static {
 /// What all adapters share. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
-    pub(crate) stream: Arc<Stream>,
+    pub(crate) stream: Arc<StreamCore>,
     pub(crate) router: Router,
     pub(crate) stream_rpc: StreamRpc,
     pub(crate) price_rpc: PriceRpc,
@@ -86,7 +86,7 @@ impl Gateway {
     /// A gateway to these services. Its connections run in `tasks`.
     #[must_use]
     pub fn new(
-        stream: Arc<Stream>,
+        stream: Arc<StreamCore>,
         services: Services,
         doors: Doors,
         options: GatewayOptions,

@@ -82,7 +82,7 @@ pub fn serve(
                 runtime.block_on(async {
                     tokio::spawn(acceptor.run());
                     tokio::spawn(async move {
-                        let pause = stream.options().longest_pause;
+                        let pause = stream.options().max_write_pause;
                         stream.hub().shard(shard).run(pause).await;
                     });
                     end.cancelled().await;

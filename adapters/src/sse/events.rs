@@ -8,7 +8,7 @@ use tidewire_proto::{
     json,
     v1::{self, Heartbeat, ServerMessage, server_message::Data},
 };
-use tidewire_stream::{ChannelName, Connection, FrameKind, Outgoing, publication::Position};
+use tidewire_stream::{ChannelName, Connection, FrameKind, OutgoingMessage, publication::Position};
 use tokio::time::Instant;
 
 use super::Cursor;
@@ -60,7 +60,7 @@ impl Events {
             let ping_at = heard_at + heartbeat(connection);
             Some(cursor_at.map_or(ping_at, |cursor_at| cursor_at.min(ping_at)))
         };
-        let next = connection.next_or(quiet_at, TAKE_BYTES, &mut taken);
+        let next = connection.next_until(quiet_at, TAKE_BYTES, &mut taken);
         if next.await.is_err() {
             return (Bytes::new(), false);
         }
@@ -76,20 +76,20 @@ impl Events {
         }
         if !out.is_empty() {
             self.heard_at = now;
-            self.connection.sent(out.len());
+            self.connection.record_sent(out.len());
         }
         (out.freeze(), true)
     }
 
-    fn write(&mut self, taken: &[Outgoing], out: &mut BytesMut) {
+    fn write(&mut self, taken: &[OutgoingMessage], out: &mut BytesMut) {
         // With one history channel every event carries its place.
-        let only = match &self.connection.taken()[..] {
+        let only = match &self.connection.delivered_positions()[..] {
             [(channel, _)] => Some(channel.clone()),
             _ => None,
         };
         for outgoing in taken {
             match outgoing {
-                Outgoing::Publication(publication) => {
+                OutgoingMessage::Publication(publication) => {
                     let is_only = only.as_ref() == Some(publication.channel());
                     if is_only {
                         let position = publication.position().clone();
@@ -114,7 +114,7 @@ impl Events {
 
     /// With several history channels the cursor has an event of its own.
     fn tell_cursor(&mut self, out: &mut BytesMut) {
-        let taken = self.connection.taken();
+        let taken = self.connection.delivered_positions();
         self.owes_cursor = false;
         if taken.len() < 2 {
             self.told = None;

@@ -17,7 +17,7 @@ use tidewire_proto::{
     json,
     v1::{ChannelSubscription, ClientMessage, ErrorCode, Position, client_message},
 };
-use tidewire_stream::{Arrival, Connection, Encoding, ShardId, StreamError, Transport};
+use tidewire_stream::{Connection, ConnectionInfo, Encoding, ShardId, StreamError, Transport};
 
 use crate::{
     Gateway, access,
@@ -62,7 +62,7 @@ pub(crate) async fn stream(
     let heartbeat = query
         .heartbeat_ms
         .map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
-    let arrival = Arrival {
+    let arrival = ConnectionInfo {
         identity: admitted.identity,
         transport: Transport::Sse,
         encoding: Encoding::Json,
@@ -71,7 +71,7 @@ pub(crate) async fn stream(
         allowance: Some(admitted.allowance),
         shard,
     };
-    let connection = Connection::open(gateway.stream.clone(), arrival).await;
+    let connection = gateway.stream.connect(arrival).await;
     let channels = wanted(query.channels.as_deref().unwrap_or_default(), &cursor);
     if !channels.is_empty() {
         let asked =
@@ -86,7 +86,7 @@ pub(crate) async fn stream(
                 },
             )
             .await;
-        connection.answer(reply);
+        connection.reply(reply);
     }
     let mut response = Response::new(Body::from_stream(events::events(connection)));
     let headers = response.headers_mut();
@@ -182,7 +182,7 @@ pub(crate) async fn command(
         }
     }
     let body = body::read(request.into_body(), gateway.options.frame_bytes).await?;
-    session.received(body.len());
+    session.record_received(body.len());
     if let Some(allowance) = session.allowance() {
         allowance.received(body.len());
     }
@@ -198,6 +198,6 @@ pub(crate) async fn command(
         }
     };
     // What the command set free flows on the stream once the answer is on its way.
-    session.resume();
+    session.release_held();
     Ok(json_response(StatusCode::OK, json::to_vec(&reply)))
 }

@@ -145,7 +145,7 @@ impl Reader {
                 }
             }
         }
-        match (incoming, self.session.arrival().encoding) {
+        match (incoming, self.session.info().encoding) {
             (Incoming::Text(text), Encoding::Json) => self.answer_json(&text).await,
             (Incoming::Binary(bytes), Encoding::Proto) => self.answer_proto(bytes).await,
             (Incoming::Binary(_), Encoding::Json) => {
@@ -162,19 +162,19 @@ impl Reader {
     }
 
     async fn answer_json(&mut self, text: &[u8]) {
-        self.has_room().await;
+        self.wait_for_reply_room().await;
         match json::parse_client(text) {
             Ok(message) => self.answer(message).await,
             Err(error) => {
                 let (id, error) = refusal(error);
                 let reply = self.router.answer_unreadable(&self.session, id, error);
-                self.session.answer(reply);
+                self.session.reply(reply);
             }
         }
     }
 
     async fn answer_proto(&mut self, bytes: Bytes) {
-        self.has_room().await;
+        self.wait_for_reply_room().await;
         match ClientMessage::decode(bytes) {
             Ok(message) => self.answer(message).await,
             Err(error) => {
@@ -184,23 +184,23 @@ impl Reader {
                     retry_after_ms: None,
                 };
                 let reply = self.router.answer_unreadable(&self.session, None, error);
-                self.session.answer(reply);
+                self.session.reply(reply);
             }
         }
     }
 
     /// Waits while the client has too many replies to read.
-    async fn has_room(&mut self) {
-        if self.session.is_talked_out() {
+    async fn wait_for_reply_room(&mut self) {
+        if self.session.is_reply_queue_full() {
             self.socket.flush(Instant::now());
-            self.session.ready_for_command().await;
+            self.session.wait_for_reply_room().await;
         }
     }
 
     async fn answer(&mut self, message: ClientMessage) {
         // Boxed: a connection that says nothing does not hold the room for it.
         let reply = Box::pin(self.router.answer(&self.session, message)).await;
-        self.session.answer(reply);
+        self.session.reply(reply);
     }
 
     fn close(&self, code: u16, reason: &str) -> ControlFlow<End> {

@@ -21,7 +21,8 @@ use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    Arrival, CloseReason, Connection, Encoding, Identity, Session, ShardId, StreamError, Transport,
+    CloseReason, Connection, ConnectionInfo, Encoding, Identity, Session, ShardId, StreamError,
+    Transport,
 };
 
 use connection::Start;
@@ -45,7 +46,7 @@ pub(crate) struct Accepted {
     /// The answer, without a body.
     pub(crate) response: Response,
     /// Who arrives.
-    pub(crate) arrival: Arrival,
+    pub(crate) arrival: ConnectionInfo,
     /// What was agreed on compression.
     pub(crate) deflate: Option<Deflate>,
 }
@@ -67,7 +68,7 @@ pub(crate) async fn accept<B>(
         compressor,
     });
     let admitted = access::admit(gateway, headers, extensions, None).await?;
-    let arrival = Arrival {
+    let arrival = ConnectionInfo {
         identity: admitted.identity,
         transport: Transport::WebSocket,
         encoding,
@@ -138,8 +139,8 @@ pub(crate) async fn serve_accepted(gateway: &Gateway, ends: Ends, accepted: Acce
 }
 
 /// Serves an upgraded connection in a task of its own.
-async fn serve(gateway: &Gateway, ends: Ends, start: Start<'_>, arrival: Arrival) {
-    let connection = Connection::open(gateway.stream.clone(), arrival).await;
+async fn serve(gateway: &Gateway, ends: Ends, start: Start<'_>, arrival: ConnectionInfo) {
+    let connection = gateway.stream.connect(arrival).await;
     watch_authentication(gateway, &connection);
     let limit = gateway.options.frame_bytes;
     let router = gateway.router.clone();

@@ -1,6 +1,6 @@
 //! Whether the other end of a WebSocket is still there, and how far away.
 //!
-//! When it is asked is the session's to say ([`Rhythm`]): a client that beats by itself
+//! When it is asked is the session's to say ([`KeepAliveTimeouts`]): a client that beats by itself
 //! is asked as soon as it misses a beat while nothing is sent to it, since the kernel
 //! notices a link that takes nothing (`TCP_USER_TIMEOUT`). Whoever says nothing for long
 //! is asked in any case, and whoever beats is asked along with a reply now and then, for
@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use tidewire_stream::Rhythm;
+use tidewire_stream::KeepAliveTimeouts;
 use tokio::time::Instant;
 
 /// The round trip is measured this often at most, beside what is asked anyway.
@@ -53,12 +53,12 @@ pub(super) enum Check {
 
 impl Peer {
     /// A peer that is there now, and is looked after from `next_check` on.
-    pub(super) fn new(now: Instant, rhythm: Rhythm) -> Self {
+    pub(super) fn new(now: Instant, timeouts: KeepAliveTimeouts) -> Self {
         Self {
             heard: now,
             wrote: now,
             asked: None,
-            next_check: now + rhythm.silence,
+            next_check: now + timeouts.silence,
             question: Question::Settled,
         }
     }
@@ -91,16 +91,16 @@ impl Peer {
 
     /// After it spoke: sees to the next look, and says whether to measure the round
     /// trip on this occasion.
-    pub(super) fn spoke(&mut self, now: Instant, rhythm: Rhythm) -> bool {
+    pub(super) fn spoke(&mut self, now: Instant, timeouts: KeepAliveTimeouts) -> bool {
         let is_measured = self.asked.is_some_and(|asked| now < asked + MEASURE_EVERY);
-        match rhythm.beat {
+        match timeouts.heartbeat {
             Some(beat) if !is_measured => {
                 self.ask(now, beat, 1);
                 true
             }
             _ => {
                 if self.question == Question::Settled {
-                    self.next_check = self.due(rhythm).0;
+                    self.next_check = self.due(timeouts).0;
                 }
                 false
             }
@@ -108,20 +108,20 @@ impl Peer {
     }
 
     /// Looks at it, at `next_check` or later.
-    pub(super) fn check(&mut self, now: Instant, rhythm: Rhythm) -> Check {
+    pub(super) fn check(&mut self, now: Instant, timeouts: KeepAliveTimeouts) -> Check {
         let is_silent = self.asked.is_some_and(|asked| self.heard <= asked);
-        let (due, is_urgent) = self.due(rhythm);
+        let (due, is_urgent) = self.due(timeouts);
         match self.question {
             Question::Open { .. } if is_silent && now > self.next_check + LATE => {
                 // Its answer may lie here unread.
-                self.next_check = now + rhythm.beat_patience;
+                self.next_check = now + timeouts.heartbeat_probe;
                 Check::Wait
             }
             Question::Open { more: 0 } if is_silent => Check::GiveUp,
             Question::Open { more } if is_silent => {
                 match is_urgent && due <= now {
-                    true => self.ask(now, rhythm.beat_patience, 0),
-                    false => self.ask(now, rhythm.patience, more - 1),
+                    true => self.ask(now, timeouts.heartbeat_probe, 0),
+                    false => self.ask(now, timeouts.silence_probe, more - 1),
                 }
                 Check::AskAgain
             }
@@ -132,8 +132,8 @@ impl Peer {
                     return Check::Wait;
                 }
                 match is_urgent {
-                    true => self.ask(now, rhythm.beat_patience, 0),
-                    false => self.ask(now, rhythm.patience, 1),
+                    true => self.ask(now, timeouts.heartbeat_probe, 0),
+                    false => self.ask(now, timeouts.silence_probe, 1),
                 }
                 Check::Ask
             }
@@ -147,10 +147,15 @@ impl Peer {
     }
 
     /// When its silence is worth a question, and whether the answer is urgent then.
-    fn due(&self, rhythm: Rhythm) -> (Instant, bool) {
-        let silent = self.heard + rhythm.silence;
-        match rhythm.beat.map(|beat| self.heard.max(self.wrote) + beat) {
-            Some(beat) if beat <= silent => (beat, rhythm.beat_patience < rhythm.patience),
+    fn due(&self, timeouts: KeepAliveTimeouts) -> (Instant, bool) {
+        let silent = self.heard + timeouts.silence;
+        match timeouts
+            .heartbeat
+            .map(|beat| self.heard.max(self.wrote) + beat)
+        {
+            Some(beat) if beat <= silent => {
+                (beat, timeouts.heartbeat_probe < timeouts.silence_probe)
+            }
             _ => (silent, false),
         }
     }
@@ -160,14 +165,14 @@ impl Peer {
 mod tests {
     use super::*;
 
-    const BEATS: Rhythm = Rhythm {
-        beat: Some(Duration::from_secs(3)),
-        beat_patience: Duration::from_millis(1_500),
+    const BEATS: KeepAliveTimeouts = KeepAliveTimeouts {
+        heartbeat: Some(Duration::from_secs(3)),
+        heartbeat_probe: Duration::from_millis(1_500),
         silence: Duration::from_secs(20),
-        patience: Duration::from_secs(10),
+        silence_probe: Duration::from_secs(10),
     };
-    const SILENT: Rhythm = Rhythm {
-        beat: None,
+    const SILENT: KeepAliveTimeouts = KeepAliveTimeouts {
+        heartbeat: None,
         ..BEATS
     };
 
@@ -176,7 +181,7 @@ mod tests {
     fn next(
         peer: &mut Peer,
         start: Instant,
-        rhythm: Rhythm,
+        timeouts: KeepAliveTimeouts,
         writes: Option<Duration>,
     ) -> (u128, Check) {
         loop {
@@ -184,7 +189,7 @@ mod tests {
             if let Some(every) = writes {
                 peer.wrote(now.checked_sub(every).unwrap());
             }
-            match peer.check(now, rhythm) {
+            match peer.check(now, timeouts) {
                 Check::Wait => {}
                 check => return ((now - start).as_millis(), check),
             }
@@ -217,20 +222,20 @@ mod tests {
     #[test]
     fn whoever_sleeps_is_asked_late_and_given_time() {
         let start = Instant::now();
-        let rhythm = Rhythm {
-            beat: Some(Duration::from_secs(60)),
-            beat_patience: Duration::from_secs(10),
+        let timeouts = KeepAliveTimeouts {
+            heartbeat: Some(Duration::from_secs(60)),
+            heartbeat_probe: Duration::from_secs(10),
             silence: Duration::from_secs(60),
             ..BEATS
         };
-        let mut peer = Peer::new(start, rhythm);
-        assert_eq!(next(&mut peer, start, rhythm, None), (60_000, Check::Ask));
+        let mut peer = Peer::new(start, timeouts);
+        assert_eq!(next(&mut peer, start, timeouts, None), (60_000, Check::Ask));
         assert_eq!(
-            next(&mut peer, start, rhythm, None),
+            next(&mut peer, start, timeouts, None),
             (70_000, Check::AskAgain)
         );
         assert_eq!(
-            next(&mut peer, start, rhythm, None),
+            next(&mut peer, start, timeouts, None),
             (80_000, Check::GiveUp)
         );
     }
@@ -272,7 +277,7 @@ mod tests {
         );
         let late = start + Duration::from_secs(60);
         assert_eq!(peer.check(late, BEATS), Check::Wait);
-        assert_eq!(peer.next_check(), late + BEATS.beat_patience);
+        assert_eq!(peer.next_check(), late + BEATS.heartbeat_probe);
         assert_eq!(peer.check(peer.next_check(), BEATS), Check::GiveUp);
     }
 }

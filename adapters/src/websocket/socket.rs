@@ -17,8 +17,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidewire_stream::{
-    CloseReason, Encoding, FrameKind, Outgoing, Parcel, Prices, Publication, Run, Session, Sink,
-    Taken,
+    CloseReason, Encoding, FlushOutcome, FrameKind, OutgoingItem, OutgoingMessage, PriceBatch,
+    Publication, PublicationBatch, Session, Sink,
 };
 use tokio::{
     sync::Notify,
@@ -93,7 +93,7 @@ struct Scratch {
     bytes: Vec<u8>,
     /// All of what is written, where that is shared with others: `bytes` is empty.
     shared: Option<Bytes>,
-    taken: Vec<Parcel>,
+    taken: Vec<OutgoingItem>,
 }
 
 impl Sink for Socket {
@@ -123,7 +123,7 @@ impl Socket {
         head: Vec<u8>,
     ) -> Arc<Self> {
         let now = Instant::now();
-        let peer = Peer::new(now, session.rhythm(now));
+        let peer = Peer::new(now, session.keep_alive_timeouts(now));
         let socket = Arc::new_cyclic(|this| Self {
             this: Weak::clone(this),
             session,
@@ -145,7 +145,7 @@ impl Socket {
 
     /// Notes a sign of life, so many bytes of it.
     pub(super) fn heard(&self, now: Instant, bytes: usize) {
-        self.session.received(bytes);
+        self.session.record_received(bytes);
         self.write.lock().peer.heard(now);
     }
 
@@ -153,16 +153,16 @@ impl Socket {
     pub(super) fn ponged(&self, now: Instant) {
         let round_trip = self.write.lock().peer.answered(now);
         if let Some(round_trip) = round_trip {
-            self.session.measured(round_trip);
+            self.session.record_round_trip(round_trip);
         }
     }
 
     /// Sends what was answered to all that the peer said just now.
     pub(super) fn answered(&self, now: Instant) {
-        let rhythm = self.session.rhythm(now);
+        let timeouts = self.session.keep_alive_timeouts(now);
         {
             let mut write = self.write.lock();
-            if write.peer.spoke(now, rhythm) {
+            if write.peer.spoke(now, timeouts) {
                 write.ping();
             }
         }
@@ -200,12 +200,12 @@ impl Socket {
         }
         match self.io.try_write(bytes) {
             Ok(written) if written == bytes.len() => {
-                self.session.sent(written);
+                self.session.record_sent(written);
                 may_have_more
             }
             Ok(written) => {
                 // The rest is on its way, or nothing is any more.
-                self.session.sent(bytes.len());
+                self.session.record_sent(bytes.len());
                 write.is_blocked = true;
                 // Lives as long as its reader, at least.
                 if let Some(this) = self.this.upgrade() {
@@ -239,26 +239,26 @@ impl Socket {
         let next_check = write.peer.next_check();
         let taken = self
             .session
-            .take(now, TAKE_BYTES, &mut scratch.taken, next_check);
+            .take_outgoing(now, TAKE_BYTES, &mut scratch.taken, next_check);
         if !scratch.taken.is_empty() {
             write.peer.wrote(now);
         }
-        let encoding = self.session.arrival().encoding;
+        let encoding = self.session.info().encoding;
         match (scratch.taken.as_slice(), self.deflate) {
-            ([Parcel::Run(run)], None) if scratch.bytes.is_empty() => {
+            ([OutgoingItem::Batch(run)], None) if scratch.bytes.is_empty() => {
                 scratch.shared = Some(frames(run, encoding).clone());
                 scratch.taken.clear();
             }
             _ => {
-                for parcel in scratch.taken.drain(..) {
-                    put_parcel(&mut scratch.bytes, encoding, self.deflate, &parcel);
+                for item in scratch.taken.drain(..) {
+                    put_item(&mut scratch.bytes, encoding, self.deflate, &item);
                 }
             }
         }
         match taken {
-            Taken::Some => true,
-            Taken::All | Taken::Nothing => false,
-            Taken::Close(reason) => {
+            FlushOutcome::More => true,
+            FlushOutcome::Drained | FlushOutcome::Idle => false,
+            FlushOutcome::Close(reason) => {
                 write.close(reason.code(), reason.text());
                 if scratch.shared.is_none() {
                     scratch.bytes.append(&mut write.control);
@@ -295,15 +295,15 @@ impl Socket {
         if now < write.peer.next_check() {
             return;
         }
-        match write.peer.check(now, self.session.rhythm(now)) {
+        match write.peer.check(now, self.session.keep_alive_timeouts(now)) {
             Check::Wait => {}
             Check::Ask => write.ping(),
             Check::AskAgain => {
-                self.session.missed_beat();
+                self.session.record_missed_heartbeat();
                 write.ping();
             }
             Check::GiveUp => {
-                self.session.missed_beat();
+                self.session.record_missed_heartbeat();
                 let reason = CloseReason::HeartbeatMissed;
                 write.close(reason.code(), reason.text());
             }
@@ -361,7 +361,7 @@ fn framed_once(publication: &Publication, encoding: Encoding) -> &Bytes {
 }
 
 /// The frames of a run, joined once for all who get it.
-fn frames(run: &Run, encoding: Encoding) -> &Bytes {
+fn frames(run: &PublicationBatch, encoding: Encoding) -> &Bytes {
     run.frames(plain_kind(encoding), |one| framed_once(one, encoding))
 }
 
@@ -382,28 +382,30 @@ fn deflated_once(publication: &Publication, encoding: Encoding, deflate: Deflate
     })
 }
 
-fn put_parcel(out: &mut Vec<u8>, encoding: Encoding, deflate: Option<Deflate>, parcel: &Parcel) {
-    match (parcel, deflate) {
-        (Parcel::Run(run), None) => out.extend_from_slice(frames(run, encoding)),
-        (Parcel::Run(run), Some(deflate)) => {
+fn put_item(out: &mut Vec<u8>, encoding: Encoding, deflate: Option<Deflate>, item: &OutgoingItem) {
+    match (item, deflate) {
+        (OutgoingItem::Batch(run), None) => out.extend_from_slice(frames(run, encoding)),
+        (OutgoingItem::Batch(run), Some(deflate)) => {
             for publication in run.publications() {
                 out.extend_from_slice(deflated_once(publication, encoding, deflate));
             }
         }
-        (Parcel::One(Outgoing::Publication(publication)), None) => {
+        (OutgoingItem::Message(OutgoingMessage::Publication(publication)), None) => {
             out.extend_from_slice(framed_once(publication, encoding));
         }
-        (Parcel::One(Outgoing::Publication(publication)), Some(deflate)) => {
+        (OutgoingItem::Message(OutgoingMessage::Publication(publication)), Some(deflate)) => {
             out.extend_from_slice(deflated_once(publication, encoding, deflate));
         }
-        (Parcel::One(Outgoing::Prices(prices)), Some(deflate)) if encoding == Encoding::Json => {
+        (OutgoingItem::Message(OutgoingMessage::PriceBatch(prices)), Some(deflate))
+            if encoding == Encoding::Json =>
+        {
             put_deflated_prices(out, deflate, prices);
         }
-        (Parcel::One(Outgoing::Prices(prices)), _) => {
+        (OutgoingItem::Message(OutgoingMessage::PriceBatch(prices)), _) => {
             put_head(out, opcode(encoding), prices.len(encoding));
             prices.put(encoding, out);
         }
-        (Parcel::One(message), deflate) => {
+        (OutgoingItem::Message(message), deflate) => {
             let opcode = opcode(encoding);
             let bytes = match encoding {
                 Encoding::Json => message.json(),
@@ -423,7 +425,7 @@ fn put_parcel(out: &mut Vec<u8>, encoding: Encoding, deflate: Option<Deflate>, p
 
 /// Appends a batch of prices as it is compressed: its updates were, once for all clients,
 /// and only what is around them is this client's own.
-fn put_deflated_prices(out: &mut Vec<u8>, deflate: Deflate, prices: &Prices) {
+fn put_deflated_prices(out: &mut Vec<u8>, deflate: Deflate, prices: &PriceBatch) {
     let parts = || {
         prices.updates.iter().map(|update| {
             &update.frame(FrameKind::JsonDataDeflated, |update| {

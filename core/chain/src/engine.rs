@@ -6,7 +6,7 @@ use alloy::primitives::B256;
 use parking_lot::Mutex;
 use tidewire_proto::v1::{Block, EventFilter, TransactionStatus};
 use tidewire_store::{SharedStore, StoreError};
-use tidewire_stream::{ChannelKeeper, ChannelName, SharedClock};
+use tidewire_stream::{ChannelName, DurablePublisher, SharedClock};
 use tokio::{
     sync::{mpsc, mpsc::error::SendTimeoutError, oneshot},
     time::timeout,
@@ -85,7 +85,7 @@ impl ChainEngine {
     /// Names the chain, the key and what was expected.
     pub fn new(
         configs: &[ChainConfig],
-        publisher: Arc<dyn ChannelKeeper>,
+        publisher: Arc<dyn DurablePublisher>,
         clock: SharedClock,
         store: Option<SharedStore>,
     ) -> Result<Self, ConfigError> {
@@ -408,13 +408,13 @@ pub(crate) fn parse_hash(text: &str) -> Result<B256, ChainError> {
 #[cfg(test)]
 mod tests {
     use tidewire_stream::{
-        AnonymousPolicy, Authenticator, ManualClock, Namespaces, Stream, StreamOptions,
+        AnonymousPolicy, Authenticator, ManualClock, Namespaces, StreamCore, StreamOptions,
     };
 
     use super::*;
 
     /// An engine of one chain that cannot be reached, and where it publishes.
-    fn engine() -> (ChainEngine, Arc<Stream>) {
+    fn engine() -> (ChainEngine, Arc<StreamCore>) {
         let config = serde_json::json!({"id": 1, "endpoints": ["http://127.0.0.1:1"]});
         let config: ChainConfig = serde_json::from_value(config).unwrap();
         let clock = ManualClock::at(0);
@@ -422,7 +422,7 @@ mod tests {
         let authenticator = Authenticator::hs256(&[7; 32], policy, clock.clone()).unwrap();
         let options = StreamOptions::default();
         let namespaces = Namespaces::built_in();
-        let stream = Stream::in_memory(namespaces, authenticator, clock.clone(), options);
+        let stream = StreamCore::in_memory(namespaces, authenticator, clock.clone(), options);
         let engine = ChainEngine::new(&[config], stream.clone(), clock, None).unwrap();
         (engine, stream)
     }

@@ -20,7 +20,9 @@ use tidewire_proto::{
     v1::{Position as WirePosition, ServerMessage},
 };
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
-use tidewire_stream::{ChannelKeeper, ChannelName, Epoch, Event, Kept, Position, SharedClock};
+use tidewire_stream::{
+    ChannelName, DurablePublisher, Epoch, Event, Position, SharedClock, StoredPublication,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
@@ -81,7 +83,7 @@ impl Journal {
     /// A journal, and what runs it.
     pub(crate) fn new(
         store: Option<SharedStore>,
-        publisher: Arc<dyn ChannelKeeper>,
+        publisher: Arc<dyn DurablePublisher>,
         keeping: Arc<Keeping>,
         clock: SharedClock,
     ) -> (Self, JournalTask) {
@@ -111,7 +113,7 @@ impl Journal {
 pub(crate) struct JournalTask {
     jobs: mpsc::Receiver<Job>,
     store: Option<SharedStore>,
-    publisher: Arc<dyn ChannelKeeper>,
+    publisher: Arc<dyn DurablePublisher>,
     keeping: Arc<Keeping>,
     clock: SharedClock,
     /// The number of the next publication in the store, and of the first that is there.
@@ -127,7 +129,7 @@ impl JournalTask {
         };
         self.keeping.restore(&*store, self.clock.now_ms()).await?;
         let mut restored_channels = HashSet::new();
-        let mut channels: HashMap<String, (String, Vec<Kept>)> = HashMap::new();
+        let mut channels: HashMap<String, (String, Vec<StoredPublication>)> = HashMap::new();
         let (mut after, mut is_first) = (None, true);
         loop {
             let page = store.scan(JOURNAL, Vec::new(), after, PAGE).await?;
@@ -210,7 +212,7 @@ impl JournalTask {
             has_renewed |= !job.entry.renewed.is_empty();
             for channel in &job.entry.renewed {
                 self.keeping.renew(channel);
-                if let Err(error) = self.publisher.renew(channel).await {
+                if let Err(error) = self.publisher.start_new_epoch(channel).await {
                     tracing::error!(%channel, %error, "nobody is told of a gap");
                 }
             }
@@ -312,11 +314,11 @@ fn write(channel: &ChannelName, place: &Position, time_ms: i64, event: &Event) -
     value
 }
 
-fn read(value: &[u8]) -> Option<(String, String, Kept)> {
+fn read(value: &[u8]) -> Option<(String, String, StoredPublication)> {
     let mut rest = value;
     let position = WirePosition::decode_length_delimited(&mut rest).ok()?;
     let message = ServerMessage::decode(rest).ok()?;
-    let kept = Kept {
+    let kept = StoredPublication {
         seq: position.seq,
         time_ms: message.timestamp?,
         event: message.data?,

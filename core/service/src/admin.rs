@@ -9,7 +9,9 @@ use tidewire_proto::v1::{
     admin_service_server::AdminService, disconnect_request, revoke_request, subscribe_user_request,
     unsubscribe_user_request,
 };
-use tidewire_stream::{ConnectionFilter, Scope, Session, Stream, Target, UserId, auth::Revocation};
+use tidewire_stream::{
+    ConnectionFilter, Scope, Session, StreamCore, Target, UserId, auth::Revocation,
+};
 use tonic::{Request, Response, Status};
 
 use crate::{RevocationStore, identity_of, status_of};
@@ -42,7 +44,7 @@ impl AdminAccess {
 /// `AdminService` over the streaming core. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AdminRpc {
-    stream: Arc<Stream>,
+    stream: Arc<StreamCore>,
     access: AdminAccess,
     kept: RevocationStore,
 }
@@ -51,7 +53,7 @@ impl AdminRpc {
     /// The service over this core, for those whom `access` lets in. What is revoked is
     /// `kept`.
     #[must_use]
-    pub fn new(stream: Arc<Stream>, access: AdminAccess, kept: RevocationStore) -> Self {
+    pub fn new(stream: Arc<StreamCore>, access: AdminAccess, kept: RevocationStore) -> Self {
         Self {
             stream,
             access,
@@ -85,7 +87,7 @@ fn count(connections: usize) -> u32 {
 }
 
 fn described(session: &Session) -> Connection {
-    let arrival = session.arrival();
+    let arrival = session.info();
     let quality = session.quality();
     let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
     Connection {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
-use tidewire_stream::{Stream, UserId, auth::Revocation};
+use tidewire_stream::{StreamCore, UserId, auth::Revocation};
 
 const TABLE: Table = Table("revocations");
 
@@ -18,7 +18,7 @@ const PAGE: usize = 1_024;
 /// Keeps revocations, where there is a store.
 #[derive(Clone)]
 pub struct RevocationStore {
-    stream: Arc<Stream>,
+    stream: Arc<StreamCore>,
     store: Option<SharedStore>,
 }
 
@@ -33,7 +33,7 @@ impl std::fmt::Debug for RevocationStore {
 impl RevocationStore {
     /// Keeps those of this core. Without a store they end with the process.
     #[must_use]
-    pub fn new(stream: Arc<Stream>, store: Option<SharedStore>) -> Self {
+    pub fn new(stream: Arc<StreamCore>, store: Option<SharedStore>) -> Self {
         Self { stream, store }
     }
 

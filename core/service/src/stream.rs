@@ -14,8 +14,8 @@ use tidewire_proto::{
     },
 };
 use tidewire_stream::{
-    Allowance, Arrival, ChannelName, CloseReason, Connection, Encoding, Identity, Position, Scope,
-    Session, ShardId, Stream, StreamError, Transport,
+    Allowance, ChannelName, CloseReason, Connection, ConnectionInfo, Encoding, Identity, Position,
+    Scope, Session, ShardId, StreamCore, StreamError, Transport,
 };
 use tokio::sync::OnceCell;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,7 +35,7 @@ const MAX_HISTORY_LIMIT: u32 = 10_000;
 /// `StreamService` over the streaming core. Cheap to clone.
 #[derive(Clone)]
 pub struct StreamRpc {
-    stream: Arc<Stream>,
+    stream: Arc<StreamCore>,
     /// The router needs this service too, and is set once both exist.
     router: Arc<OnceCell<Router>>,
 }
@@ -56,7 +56,7 @@ type Messages = Pin<Box<dyn FuturesStream<Item = Result<EncodedMessage, Status>>
 impl StreamRpc {
     /// The service over this core.
     #[must_use]
-    pub fn new(stream: Arc<Stream>) -> Self {
+    pub fn new(stream: Arc<StreamCore>) -> Self {
         Self {
             stream,
             router: Arc::default(),
@@ -83,7 +83,7 @@ impl StreamRpc {
     }
 
     async fn open<T>(&self, request: &Request<T>) -> Connection {
-        Connection::open(self.stream.clone(), arrival(request)).await
+        self.stream.connect(arrival(request)).await
     }
 
     async fn answer(&self, session: &Session, message: ClientMessage) {
@@ -91,19 +91,19 @@ impl StreamRpc {
             return;
         };
         let bytes = message.encoded_len();
-        session.received(bytes);
+        session.record_received(bytes);
         if let Some(allowance) = session.allowance() {
             allowance.received(bytes);
         }
-        session.ready_for_command().await;
+        session.wait_for_reply_room().await;
         let reply = router.answer(session, message).await;
-        session.answer(reply);
+        session.reply(reply);
     }
 }
 
 /// How whoever opens a stream has come.
-pub(crate) fn arrival<T>(request: &Request<T>) -> Arrival {
-    Arrival {
+pub(crate) fn arrival<T>(request: &Request<T>) -> ConnectionInfo {
+    ConnectionInfo {
         identity: identity_of(request),
         transport: Transport::Grpc,
         encoding: Encoding::Proto,
@@ -156,7 +156,7 @@ fn outgoing(
                     bytes += message.len();
                     messages.push(Ok(message.into()));
                 }
-                connection.sent(bytes);
+                connection.record_sent(bytes);
                 Some((messages, Some(connection)))
             }
             Err(reason) => Some((vec![Err(closed(reason))], None)),

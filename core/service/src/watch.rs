@@ -14,7 +14,8 @@ use tidewire_proto::v1::{
     watch_request::Target, watch_service_server::WatchService, watching,
 };
 use tidewire_stream::{
-    ChannelName, Connection, Outgoing, Publication, Scope, Session, Stream, StreamError, UserId,
+    ChannelName, Connection, OutgoingMessage, Publication, Scope, Session, StreamCore, StreamError,
+    UserId,
 };
 use tonic::{Request, Response, Status};
 
@@ -29,14 +30,14 @@ const TAKE_BYTES: usize = 64 << 10;
 /// `WatchService` over the chain engine. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WatchRpc {
-    stream: Arc<Stream>,
+    stream: Arc<StreamCore>,
     engine: ChainEngine,
 }
 
 impl WatchRpc {
     /// The service over this engine, whose publications come through this core.
     #[must_use]
-    pub fn new(stream: Arc<Stream>, engine: ChainEngine) -> Self {
+    pub fn new(stream: Arc<StreamCore>, engine: ChainEngine) -> Self {
         Self { stream, engine }
     }
 
@@ -50,7 +51,7 @@ impl WatchRpc {
     pub async fn sweep_followed(&self) {
         let hub = self.stream.hub();
         self.engine
-            .sweep_followed(|channel| hub.followers(channel) > 0)
+            .sweep_followed(|channel| hub.subscriber_count(channel) > 0)
             .await;
     }
 
@@ -123,10 +124,10 @@ impl WatchRpc {
         channel: String,
         since: Option<Position>,
     ) -> Result<(Connection, SubscriptionResult), Status> {
-        let connection = Connection::open(self.stream.clone(), arrival(request)).await;
+        let connection = self.stream.connect(arrival(request)).await;
         let followed = follow_in(&connection, channel, since).await;
         let at = followed.map_err(|error| status_of(&error))?;
-        connection.resume();
+        connection.release_held();
         Ok((connection, at))
     }
 }
@@ -207,16 +208,16 @@ fn events(connection: Connection) -> impl FuturesStream<Item = Result<WatchEvent
     takes.flat_map(stream::iter)
 }
 
-fn event(outgoing: &Outgoing) -> Option<WatchEvent> {
+fn event(outgoing: &OutgoingMessage) -> Option<WatchEvent> {
     let publication = match outgoing {
-        Outgoing::Publication(publication) => publication,
-        Outgoing::Direct(message) => {
+        OutgoingMessage::Publication(publication) => publication,
+        OutgoingMessage::Direct(message) => {
             let Some(Data::Gap(gap)) = &message.data else {
                 return None;
             };
             return Some(missed(gap.clone()));
         }
-        Outgoing::Prices(_) => return None,
+        OutgoingMessage::PriceBatch(_) => return None,
     };
     Some(WatchEvent {
         channel: publication.channel().as_str().to_owned(),

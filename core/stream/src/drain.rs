@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use tidewire_proto::v1::{Reconnect, ServerMessage, server_message::Data};
 
-use crate::{Session, Stream};
+use crate::{Session, StreamCore};
 
 /// In how many steps they are told.
 const STEPS: u32 = 20;
 
-impl Stream {
+impl StreamCore {
     /// Sends everyone away, spread over `window`: each is told to come back after
     /// a time of its own, then closed. Whoever still comes is sent away at once.
     pub async fn drain(&self, window: Duration) {
@@ -37,7 +37,7 @@ impl Stream {
 
 impl Session {
     /// Sends the client away if the server drains already.
-    pub(crate) fn leave_if_draining(&self, stream: &Stream) {
+    pub(crate) fn leave_if_draining(&self, stream: &StreamCore) {
         if let Some(window) = stream.draining.get() {
             self.send_away(reconnect(*window));
         }

@@ -15,10 +15,10 @@ pub mod limit;
 pub mod namespace;
 pub mod operator;
 pub mod publication;
+mod publication_batch;
 mod registry;
-mod run;
 pub mod session;
-pub mod stream;
+pub mod stream_core;
 
 pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeys, TokenRules};
 pub use channel::{ChannelName, ChannelNameError};
@@ -30,12 +30,12 @@ pub use limit::{Allowance, LimitError, LimitOptions, SessionLimits};
 pub use namespace::{Access, Class, Namespace, Namespaces, Opening, PublishRight};
 pub use operator::{ConnectionFilter, Presence, Target};
 pub use publication::{
-    ChannelKeeper, Epoch, Event, FrameKind, Kept, Position, Publication, Publisher,
+    DurablePublisher, Epoch, Event, FrameKind, Position, Publication, Publisher, StoredPublication,
 };
-pub use registry::Registered;
-pub use run::Run;
+pub use publication_batch::PublicationBatch;
+pub use registry::RegistrySizes;
 pub use session::{
-    Arrival, CloseReason, Connection, Direct, Encoding, Outgoing, Parcel, Prices, Quality, Rhythm,
-    Session, Taken,
+    CloseReason, Connection, ConnectionInfo, ConnectionQuality, DirectMessage, Encoding,
+    FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PriceBatch, Session,
 };
-pub use stream::{Stream, StreamOptions, StreamStats, Transport};
+pub use stream_core::{StreamCore, StreamOptions, StreamStats, Transport};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidewire_proto::v1::ErrorCode;
 
 use crate::{
-    ChannelName, CloseReason, Identity, Stream, StreamError, UserId,
+    ChannelName, CloseReason, Identity, StreamCore, StreamError, UserId,
     auth::Revocation,
     hub::Walk,
     session::{ConnectionId, Session},
@@ -45,7 +45,7 @@ pub struct Presence {
     pub users: BTreeSet<UserId>,
 }
 
-impl Stream {
+impl StreamCore {
     /// The first `limit` connections that pass the filter, in the order of their ids.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Stream {
         if let Some(user) = filter.user {
             let mut sessions = self.registry().of_user(&UserId::new(user));
             sessions.retain(|session| {
-                let is_on = |channel| session.follows(channel);
+                let is_on = |channel| session.is_subscribed(channel);
                 session.id().as_str() > filter.after && channel.as_ref().is_none_or(is_on)
             });
             sessions.sort_by(|a, b| a.id().cmp(b.id()));
@@ -108,7 +108,7 @@ impl Stream {
         })
         .await;
         Ok(Presence {
-            connections: self.hub().followers(&channel),
+            connections: self.hub().subscriber_count(&channel),
             channel,
             users,
         })

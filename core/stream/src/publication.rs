@@ -30,7 +30,7 @@ pub trait Publisher: Send + Sync + 'static {
 
 /// What an engine kept of a channel, to go on with after a restart.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Kept {
+pub struct StoredPublication {
     /// The number that it had.
     pub seq: Seq,
     /// When it was published, in milliseconds since the Unix epoch.
@@ -47,7 +47,7 @@ pub struct Kept {
 /// `position` says `(e, 4)`. The engine stores the event as 5 of `e`, then publishes
 /// it. Killed between the two, it gives `(e, 5)` back at the next start, and whoever
 /// resumes after `(e, 4)` gets it.
-pub trait ChannelKeeper: Publisher {
+pub trait DurablePublisher: Publisher {
     /// The newest position of a channel.
     fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position>;
 
@@ -57,12 +57,12 @@ pub trait ChannelKeeper: Publisher {
         &'a self,
         channel: &'a ChannelName,
         epoch: Epoch,
-        kept: Vec<Kept>,
+        kept: Vec<StoredPublication>,
     ) -> BrokerFuture<'a, ()>;
 
     /// Begins a channel anew, under another epoch: whoever follows it is told at once
     /// that something is lost.
-    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 
     /// Forgets a channel that nobody follows: whoever comes back to it is told that
     /// something may be lost.

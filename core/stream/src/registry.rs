@@ -79,7 +79,7 @@ impl<K: Hash + Eq> Index<K> {
 
 /// How much a register holds. For tests of what is left.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Registered {
+pub struct RegistrySizes {
     /// Connections.
     pub connections: usize,
     /// Users that are connected.
@@ -180,9 +180,9 @@ impl Registry {
     }
 
     /// How much there is.
-    pub(crate) fn registered(&self) -> Registered {
+    pub(crate) fn sizes(&self) -> RegistrySizes {
         let inner = self.0.read();
-        Registered {
+        RegistrySizes {
             connections: inner.sessions.len().max(inner.order.len()),
             users: inner.users.0.len(),
             tokens: inner.tokens.0.len(),

@@ -307,7 +307,7 @@ impl Provider {
         *self.document.lock() = None;
     }
 
-    fn asked(&self) -> usize {
+    fn record_activity(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
 }
@@ -370,7 +370,7 @@ async fn keys_of_a_provider_are_told_apart_by_id() {
             .verify(&sign(Algorithm::RS256, Some("enc"), &ada()))
             .is_err()
     );
-    assert_eq!(provider.asked(), 1);
+    assert_eq!(provider.record_activity(), 1);
 }
 
 #[tokio::test]
@@ -386,22 +386,26 @@ async fn an_unknown_key_is_asked_for_once() {
     for result in futures::future::join_all(all).await {
         result.unwrap();
     }
-    assert_eq!(provider.asked(), 2);
+    assert_eq!(provider.record_activity(), 2);
     // The old key has gone with its set.
     let old = sign(Algorithm::RS256, Some("old"), &ada());
     assert!(judge.authenticate(&old).await.is_err());
     // Made-up ids do not become requests without end.
-    let before = provider.asked();
+    let before = provider.record_activity();
     for n in 0..1_000 {
         let made_up = sign(Algorithm::EdDSA, Some(&n.to_string()), &ada());
         assert!(judge.authenticate(&made_up).await.is_err());
     }
-    assert!(provider.asked() - before <= 4, "{}", provider.asked());
+    assert!(
+        provider.record_activity() - before <= 4,
+        "{}",
+        provider.record_activity()
+    );
     clock.advance(60_000);
-    let before = provider.asked();
+    let before = provider.record_activity();
     let made_up = sign(Algorithm::EdDSA, Some("later"), &ada());
     assert!(judge.authenticate(&made_up).await.is_err());
-    assert_eq!(provider.asked(), before + 1);
+    assert_eq!(provider.record_activity(), before + 1);
 }
 
 #[tokio::test]
@@ -425,9 +429,9 @@ async fn the_last_keys_survive_the_provider() {
             Some(text) => *provider.document.lock() = Some(text.to_owned()),
         }
         clock.advance(15_000);
-        let before = provider.asked();
+        let before = provider.record_activity();
         remote.refresh().await;
-        assert_eq!(provider.asked(), before + 1);
+        assert_eq!(provider.record_activity(), before + 1);
         judge.authenticate(&token).await.unwrap();
     }
 }

@@ -11,8 +11,8 @@ use futures::FutureExt as _;
 use proptest::prelude::*;
 use tidewire_proto::v1::{ChannelSubscription, Decimal, PriceUpdate, SubscribeRequest, Visibility};
 use tidewire_stream::{
-    ChannelName, Class, Connection, Event, Identity, Namespace, Outgoing, Publisher as _, ShardId,
-    Stream, StreamOptions,
+    ChannelName, Class, Connection, Event, Identity, Namespace, OutgoingMessage, Publisher as _,
+    ShardId, StreamCore, StreamOptions,
 };
 use tokio::time::{Instant, advance};
 
@@ -20,7 +20,7 @@ use support::{arrival, core_with, open_history};
 
 const SYMBOLS: usize = 50;
 
-fn stream() -> Arc<Stream> {
+fn stream() -> Arc<StreamCore> {
     let state = Namespace {
         class: Class::Latest,
         ..open_history("state")
@@ -28,8 +28,8 @@ fn stream() -> Arc<Stream> {
     core_with([state], StreamOptions::default()).0
 }
 
-async fn connect(stream: &Arc<Stream>) -> Connection {
-    Connection::open(stream.clone(), arrival(ShardId::CALLER)).await
+async fn connect(stream: &Arc<StreamCore>) -> Connection {
+    stream.connect(arrival(ShardId::CALLER)).await
 }
 
 async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) {
@@ -38,11 +38,11 @@ async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) 
     for channel in subscribed.channels {
         assert_eq!(channel.error, None);
     }
-    connection.resume();
+    connection.release_held();
 }
 
 /// All that is to be sent now.
-fn take(connection: &Connection) -> Vec<Outgoing> {
+fn take(connection: &Connection) -> Vec<OutgoingMessage> {
     let mut all = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut all).now_or_never() {}
     all
@@ -65,7 +65,7 @@ struct Board {
 }
 
 impl Board {
-    async fn open(stream: &Arc<Stream>) -> Self {
+    async fn open(stream: &Arc<StreamCore>) -> Self {
         let connection = connect(stream).await;
         let channels = (0..SYMBOLS).map(|index| ChannelSubscription {
             channel: channel(index).as_str().to_owned(),
@@ -88,9 +88,9 @@ impl Board {
             self.frames += 1;
             self.bytes += message.json().len();
             let updates = match message {
-                Outgoing::Publication(publication) => vec![publication],
-                Outgoing::Prices(prices) => prices.updates,
-                Outgoing::Direct(_) => continue,
+                OutgoingMessage::Publication(publication) => vec![publication],
+                OutgoingMessage::PriceBatch(prices) => prices.updates,
+                OutgoingMessage::Direct(_) => continue,
             };
             for update in updates {
                 let number = i64::try_from(update.seq()).unwrap();
@@ -104,8 +104,8 @@ impl Board {
 
     /// What a client sends and gets for its heartbeat, when nothing else comes.
     fn beat(&mut self) {
-        let pong = self.connection.beat(None);
-        self.connection.answer(tidewire_proto::v1::ServerMessage {
+        let pong = self.connection.answer_ping(None);
+        self.connection.reply(tidewire_proto::v1::ServerMessage {
             data: Some(tidewire_proto::v1::server_message::Data::Pong(pong)),
             ..Default::default()
         });
@@ -113,7 +113,7 @@ impl Board {
     }
 }
 
-fn move_prices(stream: &Stream, round: i64) {
+fn move_prices(stream: &StreamCore, round: i64) {
     for index in 0..SYMBOLS {
         let update = PriceUpdate {
             symbol: symbol(index),
@@ -148,7 +148,7 @@ async fn a_price_board_in_the_background_costs_a_twentieth_at_most() {
         hidden.read();
         advance(Duration::from_millis(100)).await;
         if round * 100 % i64::from(hidden.connection.heartbeat_ms()) == 0 {
-            hidden.beat();
+            hidden.answer_ping();
         }
     }
     active.read();
@@ -214,7 +214,7 @@ impl Follower {
     fn read(&mut self) {
         let now = Instant::now();
         for message in take(&self.connection) {
-            let Outgoing::Publication(publication) = message else {
+            let OutgoingMessage::Publication(publication) = message else {
                 continue;
             };
             assert!(!self.hidden, "nothing comes unseen");
@@ -267,7 +267,7 @@ async fn walk(interval_ms: u32, steps: Vec<Step>) {
             }
         }
         assert!(
-            follower.connection.queued_places() <= 1,
+            follower.connection.queued_items() <= 1,
             "one channel, one place"
         );
     }
@@ -282,11 +282,11 @@ async fn walk(interval_ms: u32, steps: Vec<Step>) {
     let due = Instant::now() + follower.interval;
     follower
         .connection
-        .next_or(|| Some(due), usize::MAX, &mut out)
+        .next_until(|| Some(due), usize::MAX, &mut out)
         .await
         .unwrap();
     let last = match out.pop() {
-        Some(Outgoing::Publication(publication)) => publication.seq(),
+        Some(OutgoingMessage::Publication(publication)) => publication.seq(),
         _ => follower.seen,
     };
     assert_eq!(last, top, "the last value always comes");

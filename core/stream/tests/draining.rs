@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, server_message::Data};
 use tidewire_stream::{
-    CloseReason, Connection, Identity, Outgoing, ShardId, Stream, StreamOptions,
+    CloseReason, Connection, Identity, OutgoingMessage, ShardId, StreamCore, StreamOptions,
 };
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ const SESSIONS: usize = 5_000;
 const WINDOW: Duration = Duration::from_secs(10);
 const CHANNEL: &str = "orders:1";
 
-fn stream(shards: usize) -> Arc<Stream> {
+fn stream(shards: usize) -> Arc<StreamCore> {
     let options = StreamOptions {
         shards,
         ..StreamOptions::default()
@@ -28,15 +28,15 @@ fn stream(shards: usize) -> Arc<Stream> {
     core_with([open_history("orders")], options).0
 }
 
-async fn connect(stream: &Arc<Stream>, shard: ShardId) -> Connection {
-    let connection = Connection::open(stream.clone(), arrival(shard)).await;
+async fn connect(stream: &Arc<StreamCore>, shard: ShardId) -> Connection {
+    let connection = stream.connect(arrival(shard)).await;
     let channels = vec![ChannelSubscription {
         channel: CHANNEL.into(),
         ..ChannelSubscription::default()
     }];
     let subscribed = connection.subscribe(SubscribeRequest { channels }).await;
     assert_eq!(subscribed.unwrap().channels[0].error, None);
-    connection.resume();
+    connection.release_held();
     connection
 }
 
@@ -69,17 +69,17 @@ impl Client {
         };
         for message in out {
             match message {
-                Outgoing::Publication(publication) => {
+                OutgoingMessage::Publication(publication) => {
                     self.seen += 1;
                     assert_eq!(publication.seq(), self.seen, "each once, in order");
                 }
-                Outgoing::Direct(message) => {
+                OutgoingMessage::Direct(message) => {
                     if let Some(Data::Reconnect(reconnect)) = &message.data {
                         assert_eq!(self.told, None, "it is told once");
                         self.told = Some((Instant::now(), reconnect.after_ms));
                     }
                 }
-                Outgoing::Prices(_) => unreachable!("there are no prices"),
+                OutgoingMessage::PriceBatch(_) => unreachable!("there are no prices"),
             }
         }
         if is_over {
@@ -88,7 +88,7 @@ impl Client {
     }
 }
 
-async fn publish(stream: &Stream) -> u64 {
+async fn publish(stream: &StreamCore) -> u64 {
     let data = Bytes::from_static(b"1");
     let published = stream.publish_as(&Identity::Anonymous, CHANNEL, data, None);
     published.await.unwrap().1.seq
@@ -160,7 +160,7 @@ async fn thousands_are_sent_away_one_by_one() {
         assert!((300..700).contains(&count), "{by_tenth:?}");
     }
     assert_eq!(stream.stats().connections.iter().sum::<usize>(), 0);
-    assert_eq!(stream.hub().channels(), 0, "nobody is left behind");
+    assert_eq!(stream.hub().channel_count(), 0, "nobody is left behind");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, Visibility, server_message::Data};
 use tidewire_stream::{
-    Arrival, Connection, Identity, Outgoing, ShardId, Stream, StreamOptions, Transport,
+    Connection, ConnectionInfo, Identity, OutgoingMessage, ShardId, StreamCore, StreamOptions,
+    Transport,
 };
 use tokio::time::{Instant, advance};
 
@@ -17,27 +18,27 @@ use support::{arrival, core_with, open_history};
 
 const CHANNEL: &str = "orders:1";
 
-fn stream() -> Arc<Stream> {
+fn stream() -> Arc<StreamCore> {
     core_with([open_history("orders")], StreamOptions::default()).0
 }
 
-async fn connect(stream: &Arc<Stream>, heartbeat: Option<Duration>) -> Connection {
-    let arrival = Arrival {
+async fn connect(stream: &Arc<StreamCore>, heartbeat: Option<Duration>) -> Connection {
+    let arrival = ConnectionInfo {
         heartbeat,
         ..arrival(ShardId::CALLER)
     };
-    let connection = Connection::open(stream.clone(), arrival).await;
+    let connection = stream.connect(arrival).await;
     let channels = vec![ChannelSubscription {
         channel: CHANNEL.into(),
         ..ChannelSubscription::default()
     }];
     let request = SubscribeRequest { channels };
     connection.subscribe(request).await.unwrap();
-    connection.resume();
+    connection.release_held();
     connection
 }
 
-async fn publish(stream: &Stream) {
+async fn publish(stream: &StreamCore) {
     let data = Bytes::from_static(b"1");
     let published = stream.publish_as(&Identity::Anonymous, CHANNEL, data, None);
     published.await.unwrap();
@@ -49,7 +50,7 @@ fn told(connection: &Connection) -> Vec<u32> {
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {
         for message in out.drain(..) {
-            let Outgoing::Direct(message) = message else {
+            let OutgoingMessage::Direct(message) = message else {
                 continue;
             };
             match &message.data {
@@ -72,13 +73,13 @@ async fn it_grows_while_nothing_is_going_on_and_is_short_again_at_once() {
     let connection = connect(&stream, None).await;
     assert_eq!(told(&connection), [2_000]);
     pass(59).await;
-    assert_eq!(connection.beat(None).heartbeat_ms, 2_000);
+    assert_eq!(connection.answer_ping(None).heartbeat_ms, 2_000);
     pass(1).await;
     // A sign of life is no word of interest.
-    assert_eq!(connection.beat(None).heartbeat_ms, 10_000);
+    assert_eq!(connection.answer_ping(None).heartbeat_ms, 10_000);
     pass(240).await;
     assert_eq!(connection.heartbeat_ms(), 10_000, "until it is told");
-    assert_eq!(connection.beat(None).heartbeat_ms, 30_000);
+    assert_eq!(connection.answer_ping(None).heartbeat_ms, 30_000);
 
     publish(&stream).await;
     assert_eq!(told(&connection), [2_000], "unasked, and once");
@@ -87,8 +88,8 @@ async fn it_grows_while_nothing_is_going_on_and_is_short_again_at_once() {
     assert_eq!(connection.heartbeat_ms(), 2_000);
 
     pass(60).await;
-    assert_eq!(connection.beat(None).heartbeat_ms, 10_000);
-    connection.asked();
+    assert_eq!(connection.answer_ping(None).heartbeat_ms, 10_000);
+    connection.record_activity();
     assert_eq!(told(&connection), [2_000]);
 }
 
@@ -110,8 +111,8 @@ async fn it_is_long_in_the_background() {
     let hidden = connection.set_visibility(Visibility::Background).unwrap();
     assert_eq!(hidden.heartbeat_ms, 30_000);
     // Whatever is asked meanwhile.
-    connection.asked();
-    assert_eq!(connection.beat(None).heartbeat_ms, 30_000);
+    connection.record_activity();
+    assert_eq!(connection.answer_ping(None).heartbeat_ms, 30_000);
     pass(600).await;
     let seen = connection.set_visibility(Visibility::Active).unwrap();
     assert_eq!(seen.heartbeat_ms, 2_000);
@@ -124,9 +125,9 @@ async fn it_is_never_shorter_than_was_asked_for() {
     let connection = connect(&stream, Some(Duration::from_secs(15))).await;
     assert_eq!(told(&connection), [15_000]);
     pass(60).await;
-    assert_eq!(connection.beat(None).heartbeat_ms, 15_000);
+    assert_eq!(connection.answer_ping(None).heartbeat_ms, 15_000);
     pass(240).await;
-    assert_eq!(connection.beat(None).heartbeat_ms, 30_000);
+    assert_eq!(connection.answer_ping(None).heartbeat_ms, 30_000);
     publish(&stream).await;
     assert_eq!(told(&connection), [15_000]);
 }
@@ -136,17 +137,17 @@ async fn who_beats_is_held_to_what_it_was_told() {
     let stream = stream();
     let connection = connect(&stream, None).await;
     let seconds = |connection: &Connection| {
-        let rhythm = connection.rhythm(Instant::now());
-        let beat = rhythm.beat.map(|beat| beat.as_secs());
-        (beat, rhythm.silence.as_secs())
+        let timeouts = connection.keep_alive_timeouts(Instant::now());
+        let beat = timeouts.heartbeat.map(|beat| beat.as_secs());
+        (beat, timeouts.silence.as_secs())
     };
     // Nothing says that it beats at all.
     assert_eq!(seconds(&connection), (None, 20));
-    connection.beat(None);
+    connection.answer_ping(None);
     assert_eq!(seconds(&connection), (Some(3), 20));
     pass(60).await;
     assert_eq!(seconds(&connection), (Some(3), 20), "it knows no other");
-    connection.beat(None);
+    connection.answer_ping(None);
     assert_eq!(seconds(&connection), (Some(20), 20));
     connection.set_visibility(Visibility::Background).unwrap();
     assert_eq!(seconds(&connection), (Some(60), 60));
@@ -164,7 +165,7 @@ async fn whoever_waits_notices_that_it_is_short_again() {
         Some(start + heartbeat)
     };
     let mut out = Vec::new();
-    let waiting = connection.next_or(quiet_at, usize::MAX, &mut out);
+    let waiting = connection.next_until(quiet_at, usize::MAX, &mut out);
     let looking = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         connection.set_visibility(Visibility::Active).unwrap();
@@ -179,19 +180,19 @@ async fn whoever_waits_notices_that_it_is_short_again() {
 async fn a_pong_tells_the_quality() {
     let stream = stream();
     let connection = connect(&stream, None).await;
-    let pong = connection.beat(Some(17.5));
+    let pong = connection.answer_ping(Some(17.5));
     assert_eq!(
         (pong.t, pong.rtt_ms, pong.jitter_ms),
         (Some(17.5), None, None)
     );
     for ms in [40, 56] {
-        connection.measured(Duration::from_millis(ms));
+        connection.record_round_trip(Duration::from_millis(ms));
     }
-    connection.missed_beat();
-    connection.sent(100);
-    connection.sent(23);
-    connection.received(7);
-    let pong = connection.beat(None);
+    connection.record_missed_heartbeat();
+    connection.record_sent(100);
+    connection.record_sent(23);
+    connection.record_received(7);
+    let pong = connection.answer_ping(None);
     assert_eq!((pong.rtt_ms, pong.jitter_ms), (Some(42.0), Some(1.0)));
     let quality = connection.quality();
     assert_eq!(quality.missed_beats, 1);

@@ -11,13 +11,14 @@ use std::{
 use futures::FutureExt as _;
 use tidewire_proto::v1::{Block, ChannelSubscription, Position, SubscribeRequest, server_message};
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, ChannelKeeper as _, ChannelName, Connection, Epoch, Kept,
-    ManualClock, Namespaces, Outgoing, Publisher as _, ShardId, Stream, StreamOptions,
+    AnonymousPolicy, Authenticator, ChannelName, Connection, DurablePublisher as _, Epoch,
+    ManualClock, Namespaces, OutgoingMessage, Publisher as _, ShardId, StoredPublication,
+    StreamCore, StreamOptions,
 };
 
 use support::{arrival, core_with};
 
-fn stream() -> Arc<Stream> {
+fn stream() -> Arc<StreamCore> {
     core_with([], StreamOptions::default()).0
 }
 
@@ -33,8 +34,8 @@ fn block(number: u64) -> server_message::Data {
 }
 
 /// What was kept: the blocks of these numbers, under the same numbers.
-fn kept(numbers: std::ops::RangeInclusive<u64>) -> Vec<Kept> {
-    let kept = numbers.map(|seq| Kept {
+fn kept(numbers: std::ops::RangeInclusive<u64>) -> Vec<StoredPublication> {
+    let kept = numbers.map(|seq| StoredPublication {
         seq,
         time_ms: 999_000,
         event: block(seq),
@@ -44,10 +45,10 @@ fn kept(numbers: std::ops::RangeInclusive<u64>) -> Vec<Kept> {
 
 /// A client that subscribes, with what it got first and whether it was recovered.
 async fn subscribed(
-    stream: &Arc<Stream>,
+    stream: &Arc<StreamCore>,
     since: Option<(&str, u64)>,
 ) -> (Connection, Vec<String>, bool) {
-    let connection = Connection::open(stream.clone(), arrival(ShardId::CALLER)).await;
+    let connection = stream.connect(arrival(ShardId::CALLER)).await;
     received(&connection);
     let asked = ChannelSubscription {
         channel: "blocks:1".to_owned(),
@@ -61,7 +62,7 @@ async fn subscribed(
         channels: vec![asked],
     };
     let reply = connection.subscribe(request).await.unwrap();
-    connection.resume();
+    connection.release_held();
     let got = received(&connection);
     (connection, got, reply.channels[0].recovered)
 }
@@ -71,7 +72,7 @@ fn received(connection: &Connection) -> Vec<String> {
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}
     let words = out.iter().map(|outgoing| match outgoing {
-        Outgoing::Publication(publication) => {
+        OutgoingMessage::Publication(publication) => {
             format!("{} {}", publication.event_type(), publication.seq())
         }
         other => other.event_type().to_owned(),
@@ -130,7 +131,7 @@ async fn a_channel_that_begins_anew_says_so_to_its_followers() {
     stream.publish(&channel(), block(1));
     let before = stream.position(&channel()).await.unwrap();
     let (client, _, _) = subscribed(&stream, None).await;
-    stream.renew(&channel()).await.unwrap();
+    stream.start_new_epoch(&channel()).await.unwrap();
     // At once: nothing more may ever be said there.
     assert_eq!(received(&client), ["gap"]);
     stream.publish(&channel(), block(50));
@@ -138,8 +139,8 @@ async fn a_channel_that_begins_anew_says_so_to_its_followers() {
     stream.publish(&channel(), block(51));
     assert_eq!(received(&client), ["block 2"]);
     // Twice before anybody looks is one gap.
-    stream.renew(&channel()).await.unwrap();
-    stream.renew(&channel()).await.unwrap();
+    stream.start_new_epoch(&channel()).await.unwrap();
+    stream.start_new_epoch(&channel()).await.unwrap();
     stream.publish(&channel(), block(52));
     assert_eq!(received(&client), ["gap"]);
     stream.publish(&channel(), block(53));
@@ -154,7 +155,7 @@ async fn a_channel_that_begins_anew_says_so_to_its_followers() {
 type Epochs = Arc<Mutex<HashMap<String, &'static str>>>;
 
 /// A core whose `wallet` channels are followed while the map says so, in its epochs.
-fn following() -> (Arc<Stream>, Epochs) {
+fn following() -> (Arc<StreamCore>, Epochs) {
     let epochs = Epochs::default();
     let mut namespaces = Namespaces::built_in();
     let known = epochs.clone();
@@ -164,7 +165,7 @@ fn following() -> (Arc<Stream>, Epochs) {
     let authenticator =
         Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
     let options = StreamOptions::default();
-    let stream = Stream::in_memory(namespaces, authenticator, clock, options);
+    let stream = StreamCore::in_memory(namespaces, authenticator, clock, options);
     (stream, epochs)
 }
 
@@ -184,11 +185,11 @@ async fn a_channel_begins_in_the_epoch_that_its_engine_says() {
     assert_eq!(top().await, ("one".to_owned(), 1));
     // Begun anew before and after anything is said.
     epochs.lock().unwrap().insert("0xab".to_owned(), "two");
-    stream.renew(&channel).await.unwrap();
+    stream.start_new_epoch(&channel).await.unwrap();
     assert_eq!(top().await, ("two".to_owned(), 0));
     stream.forget(&channel).await.unwrap();
     epochs.lock().unwrap().insert("0xab".to_owned(), "three");
-    stream.renew(&channel).await.unwrap();
+    stream.start_new_epoch(&channel).await.unwrap();
     assert_eq!(top().await, ("three".to_owned(), 0));
     stream.publish(&channel, block(2));
     assert_eq!(top().await, ("three".to_owned(), 1));

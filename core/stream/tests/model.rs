@@ -26,8 +26,8 @@ use tidewire_proto::v1::{
     server_message::Data,
 };
 use tidewire_stream::{
-    Class, Connection, Identity, Namespace, Outgoing, Parcel, Session, ShardId, Sink, Stream,
-    StreamOptions, Taken,
+    Class, Connection, FlushOutcome, Identity, Namespace, OutgoingItem, OutgoingMessage, Session,
+    ShardId, Sink, StreamCore, StreamOptions,
 };
 use tokio::time::Instant;
 
@@ -41,7 +41,7 @@ const OUTBOX: usize = 2_000;
 const ONE_MESSAGE: usize = 250;
 const CHANNELS: [&str; 4] = ["orders:1", "orders:2", "log:1", "ticks:1"];
 
-fn stream(shards: usize) -> Arc<Stream> {
+fn stream(shards: usize) -> Arc<StreamCore> {
     let namespaces = [
         ("orders", Class::History, 40),
         ("log", Class::History, 400),
@@ -69,7 +69,7 @@ struct Socket {
 #[derive(Default)]
 struct SocketState {
     room: usize,
-    got: Vec<Outgoing>,
+    got: Vec<OutgoingMessage>,
     is_closed: bool,
 }
 
@@ -79,27 +79,27 @@ impl Sink for Socket {
         while state.room > 0 && !state.is_closed {
             let mut out = Vec::new();
             let later = now + Duration::from_secs(3_600);
-            match self.session.take(now, state.room, &mut out, later) {
-                Taken::Some | Taken::All => {
-                    for parcel in out.drain(..) {
-                        state.take(parcel);
+            match self.session.take_outgoing(now, state.room, &mut out, later) {
+                FlushOutcome::More | FlushOutcome::Drained => {
+                    for item in out.drain(..) {
+                        state.take(item);
                     }
                 }
-                Taken::Nothing => return,
-                Taken::Close(_) => state.is_closed = true,
+                FlushOutcome::Idle => return,
+                FlushOutcome::Close(_) => state.is_closed = true,
             }
         }
     }
 }
 
 impl SocketState {
-    fn take(&mut self, parcel: Parcel) {
-        let messages = match parcel {
-            Parcel::One(message) => vec![message],
-            Parcel::Run(run) => {
+    fn take(&mut self, item: OutgoingItem) {
+        let messages = match item {
+            OutgoingItem::Message(message) => vec![message],
+            OutgoingItem::Batch(run) => {
                 RUNS.fetch_add(1, Ordering::Relaxed);
                 let all = run.publications().iter().cloned();
-                all.map(Outgoing::Publication).collect()
+                all.map(OutgoingMessage::Publication).collect()
             }
         };
         let size: usize = messages.iter().map(|one| one.json().len()).sum();
@@ -133,8 +133,8 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(stream: &Arc<Stream>, shard: ShardId) -> Self {
-        let connection = Connection::open(stream.clone(), arrival(shard)).await;
+    async fn connect(stream: &Arc<StreamCore>, shard: ShardId) -> Self {
+        let connection = stream.connect(arrival(shard)).await;
         let reading = if shard == ShardId::CALLER {
             Reading::Pull
         } else {
@@ -185,7 +185,7 @@ impl Client {
             };
             self.known.insert(channel, known);
         }
-        self.connection.resume();
+        self.connection.release_held();
     }
 
     fn unsubscribe(&mut self, channel: &'static str) {
@@ -222,9 +222,9 @@ impl Client {
         had_some
     }
 
-    fn take(&mut self, message: Outgoing) {
+    fn take(&mut self, message: OutgoingMessage) {
         match message {
-            Outgoing::Publication(publication) => {
+            OutgoingMessage::Publication(publication) => {
                 let channel = publication.channel().as_str();
                 let known = self.known.get_mut(channel).expect("it is followed");
                 assert!(known.follows, "nothing comes after leaving");
@@ -236,14 +236,14 @@ impl Client {
                 }
                 known.seen = publication.seq();
             }
-            Outgoing::Direct(message) => {
+            OutgoingMessage::Direct(message) => {
                 if let Some(Data::Gap(gap)) = &message.data {
                     let known = self.known.get_mut(gap.channel.as_str()).unwrap();
                     assert!(gap.seq > known.seen, "a gap is a loss");
                     known.seen = gap.seq;
                 }
             }
-            Outgoing::Prices(_) => unreachable!("there are no prices"),
+            OutgoingMessage::PriceBatch(_) => unreachable!("there are no prices"),
         }
     }
 }
@@ -354,7 +354,7 @@ async fn settle(clients: &mut [Client]) {
 }
 
 /// A drain tells everyone, and leaves nobody behind.
-async fn drain(stream: &Arc<Stream>, mut clients: Vec<Client>) {
+async fn drain(stream: &Arc<StreamCore>, mut clients: Vec<Client>) {
     stream.drain(Duration::from_secs(2)).await;
     turns().await;
     for client in &mut clients {
@@ -362,7 +362,7 @@ async fn drain(stream: &Arc<Stream>, mut clients: Vec<Client>) {
         assert!(client.is_closed, "everyone is sent away");
     }
     clients.clear();
-    assert_eq!(stream.hub().channels(), 0, "nobody is left in the hub");
+    assert_eq!(stream.hub().channel_count(), 0, "nobody is left in the hub");
     assert_eq!(stream.stats().connections.iter().sum::<usize>(), 0);
 }
 
@@ -384,7 +384,7 @@ async fn a_shard_that_cannot_keep_up_keeps_the_newest_of_each_channel() {
         }
     }
     let shard = stream.hub().shard(home).clone();
-    assert!(shard.waiting() <= 16_384, "{} wait", shard.waiting());
+    assert!(shard.inbox_len() <= 16_384, "{} wait", shard.inbox_len());
     tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
     let mut clients = [client];
     settle(&mut clients).await;

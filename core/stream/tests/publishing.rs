@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{Identity, ManualClock, Stream, StreamError, StreamOptions};
+use tidewire_stream::{Identity, ManualClock, StreamCore, StreamError, StreamOptions};
 
 use support::{START_MS, core_with, open_history};
 
-fn stream() -> (Arc<Stream>, Arc<ManualClock>) {
+fn stream() -> (Arc<StreamCore>, Arc<ManualClock>) {
     let options = StreamOptions {
         idempotency_window: Duration::from_secs(60),
         ..StreamOptions::default()
@@ -20,7 +20,7 @@ fn stream() -> (Arc<Stream>, Arc<ManualClock>) {
 }
 
 async fn publish(
-    stream: &Stream,
+    stream: &StreamCore,
     data: &'static str,
     key: Option<&str>,
 ) -> Result<u64, StreamError> {

@@ -15,7 +15,7 @@ use tidewire_proto::v1::{
 };
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, Connection, Identity, ManualClock, Namespace, Namespaces,
-    Outgoing, PublishRight, ShardId, Stream, StreamOptions,
+    OutgoingMessage, PublishRight, ShardId, StreamCore, StreamOptions,
 };
 
 use support::{arrival, core_with, open_history};
@@ -23,7 +23,7 @@ use support::{arrival, core_with, open_history};
 const HISTORY: usize = 40;
 const CHANNEL: &str = "orders:1";
 
-fn stream(outbox_bytes: usize) -> Arc<Stream> {
+fn stream(outbox_bytes: usize) -> Arc<StreamCore> {
     let orders = Namespace {
         history_size: HISTORY,
         ..open_history("orders")
@@ -35,8 +35,8 @@ fn stream(outbox_bytes: usize) -> Arc<Stream> {
     core_with([orders], options).0
 }
 
-async fn connect(stream: &Arc<Stream>) -> Connection {
-    Connection::open(stream.clone(), arrival(ShardId::CALLER)).await
+async fn connect(stream: &Arc<StreamCore>) -> Connection {
+    stream.connect(arrival(ShardId::CALLER)).await
 }
 
 /// A client, and what it may rely on.
@@ -52,7 +52,7 @@ struct Client {
 
 impl Client {
     async fn subscribe(
-        stream: &Arc<Stream>,
+        stream: &Arc<StreamCore>,
         connection: Connection,
         since: Option<(String, u64)>,
     ) -> Self {
@@ -83,7 +83,7 @@ impl Client {
             result.seq
         };
         let _ = stream;
-        connection.resume();
+        connection.release_held();
         Self {
             connection,
             seen,
@@ -103,18 +103,18 @@ impl Client {
         taken.unwrap();
         for message in out {
             match message {
-                Outgoing::Publication(publication) => {
+                OutgoingMessage::Publication(publication) => {
                     assert!(self.follows, "nothing comes after leaving");
                     assert_eq!(publication.seq(), self.seen + 1, "each once, in order");
                     self.seen = publication.seq();
                 }
-                Outgoing::Direct(message) => {
+                OutgoingMessage::Direct(message) => {
                     if let Some(Data::Gap(gap)) = &message.data {
                         assert!(gap.seq > self.seen, "a gap is a loss");
                         self.seen = gap.seq;
                     }
                 }
-                Outgoing::Prices(_) => unreachable!("there are no prices"),
+                OutgoingMessage::PriceBatch(_) => unreachable!("there are no prices"),
             }
         }
         true
@@ -211,7 +211,7 @@ async fn run(steps: Vec<Step>, outbox: usize) {
     assert_eq!(client.seen, top);
     assert!(client.seen >= client.owed);
     drop(client);
-    assert_eq!(stream.hub().channels(), 0, "nobody is left in the hub");
+    assert_eq!(stream.hub().channel_count(), 0, "nobody is left in the hub");
 }
 
 proptest! {
@@ -242,7 +242,7 @@ async fn following_and_leaving_unread_leaves_nothing_behind() {
     let clock = ManualClock::at(0);
     let authenticator =
         Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
-    let stream = Stream::in_memory(namespaces, authenticator, clock, StreamOptions::default());
+    let stream = StreamCore::in_memory(namespaces, authenticator, clock, StreamOptions::default());
     stream
         .publish_as(
             &Identity::Anonymous,
@@ -262,12 +262,12 @@ async fn following_and_leaving_unread_leaves_nothing_behind() {
             .subscribe(SubscribeRequest { channels })
             .await
             .unwrap();
-        connection.resume();
+        connection.release_held();
         connection
             .unsubscribe(&UnsubscribeRequest {
                 channels: vec!["ticks:a".into()],
             })
             .unwrap();
     }
-    assert_eq!(connection.queued_places(), 0);
+    assert_eq!(connection.queued_items(), 0);
 }

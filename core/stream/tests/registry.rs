@@ -14,9 +14,10 @@ use std::{
 
 use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, UnsubscribeRequest};
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, Claims, Connection, Encoding, Identity, LimitOptions,
-    ManualClock, Namespace, Namespaces, PublishRight, Registered, Session, SessionLimits, ShardId,
-    Sink, Stream, StreamOptions, Target, Transport, UserId, session::CloseReason,
+    AnonymousPolicy, Authenticator, Claims, Connection, ConnectionInfo, Encoding, Identity,
+    LimitOptions, ManualClock, Namespace, Namespaces, PublishRight, RegistrySizes, Session,
+    SessionLimits, ShardId, Sink, StreamCore, StreamOptions, Target, Transport, UserId,
+    session::CloseReason,
 };
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ const AT_ONCE: usize = 500;
 const FEW_TIMERS: usize = 1_024;
 
 struct World {
-    stream: Arc<Stream>,
+    stream: Arc<StreamCore>,
     limits: SessionLimits,
 }
 
@@ -49,7 +50,7 @@ impl World {
             shards: 2,
             ..StreamOptions::default()
         };
-        let stream = Stream::in_memory(namespaces, authenticator, clock.clone(), options);
+        let stream = StreamCore::in_memory(namespaces, authenticator, clock.clone(), options);
         let limits = LimitOptions {
             connections_per_ip: 0,
             connections_per_user: 0,
@@ -74,7 +75,7 @@ impl World {
 
     async fn open(&self, identity: Identity, shard: ShardId, number: u32) -> Connection {
         let address = Some(IpAddr::from((number % 5_000).to_be_bytes()));
-        let arrival = Arrival {
+        let arrival = ConnectionInfo {
             allowance: Some(self.limits.admit(address, &identity).unwrap()),
             identity,
             transport: Transport::ALL[number as usize % Transport::ALL.len()],
@@ -83,7 +84,7 @@ impl World {
             heartbeat: None,
             shard,
         };
-        Connection::open(self.stream.clone(), arrival).await
+        self.stream.connect(arrival).await
     }
 
     /// Waits until nothing holds a session any more: each holds the stream. The shards
@@ -102,9 +103,9 @@ impl World {
     /// Nothing of any session is left.
     fn is_empty(&self) -> bool {
         let hub = self.stream.hub();
-        let lists = |shard: ShardId| hub.shard(shard).held().0;
-        self.stream.registered() == Registered::default()
-            && hub.channels() == 0
+        let lists = |shard: ShardId| hub.shard(shard).entry_counts().0;
+        self.stream.registry_sizes() == RegistrySizes::default()
+            && hub.channel_count() == 0
             && lists(ShardId::CALLER) == 0
             && hub.shards().map(lists).sum::<usize>() == 0
             && self.limits.held() == (0, 0)
@@ -119,8 +120,8 @@ impl Sink for Taker {
         let mut out = Vec::new();
         let again_at = now + Duration::from_secs(20);
         while matches!(
-            self.0.take(now, usize::MAX, &mut out, again_at),
-            tidewire_stream::Taken::Some
+            self.0.take_outgoing(now, usize::MAX, &mut out, again_at),
+            tidewire_stream::FlushOutcome::More
         ) {}
     }
 }
@@ -137,7 +138,7 @@ async fn subscribe(session: &Session, channels: &[String]) {
         .subscribe(SubscribeRequest { channels })
         .await
         .unwrap();
-    session.resume();
+    session.release_held();
 }
 
 #[tokio::test]
@@ -202,12 +203,12 @@ async fn nothing_is_left_of_100_000_sessions() {
             assert!(
                 world.is_empty(),
                 "after {number}: {:?}",
-                stream.registered()
+                stream.registry_sizes()
             );
             world.is_let_go().await;
             let held = shards
                 .iter()
-                .map(|shard| stream.hub().shard(*shard).held().1);
+                .map(|shard| stream.hub().shard(*shard).entry_counts().1);
             timers = timers.max(held.max().unwrap());
         }
     }
@@ -268,7 +269,7 @@ async fn a_session_that_opens_with_a_revoked_token_is_closed() {
     }
     assert_eq!(ended, Err(CloseReason::Revoked));
     assert_eq!(connection.subscription_count(), 0);
-    assert_eq!(world.stream.registered().users, 1);
+    assert_eq!(world.stream.registry_sizes().users, 1);
     drop(connection);
     assert!(world.is_empty());
 }

@@ -153,7 +153,7 @@ pub(super) struct Attention;
 impl Layer for Attention {
     fn before(&self, message: &Message<'_>) -> Result<(), Error> {
         if !matches!(message.kind, "ping" | "visibility") {
-            message.session.asked();
+            message.session.record_activity();
         }
         Ok(())
     }

@@ -81,6 +81,6 @@ impl Handler for Ping {
     const NEEDS: Needs = Needs::Nothing;
 
     async fn answer(&self, session: &Session, request: PingRequest) -> Result<Data, Error> {
-        Ok(Data::Pong(session.beat(request.t)))
+        Ok(Data::Pong(session.answer_ping(request.t)))
     }
 }

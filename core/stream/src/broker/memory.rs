@@ -1,7 +1,7 @@
 //! The broker of a server that runs alone: histories in memory, bounded by
 //! number, age and, over all channels, bytes.
 
-mod saved;
+mod snapshot;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,12 +16,12 @@ use parking_lot::{Mutex, RwLock};
 use tidewire_proto::v1::ErrorCode;
 
 use super::{
-    Broker, BrokerFuture, History, Page, Reach, Saved,
+    Broker, BrokerFuture, History, Page, Reach, SnapshotEntry,
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
-    ChannelName, Class, Epoch, Event, Kept, Namespaces, Position, Publication, SharedClock,
-    StreamError, hub::Hub, namespace::METADATA_TTL,
+    ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock,
+    StoredPublication, StreamError, hub::Hub, namespace::METADATA_TTL,
 };
 
 /// How much a server that runs alone may keep.
@@ -198,12 +198,18 @@ impl MemoryBroker {
         }
     }
 
-    fn restore_now(&self, name: &ChannelName, channel: &mut Channel, epoch: &Epoch, kept: &[Kept]) {
+    fn restore_now(
+        &self,
+        name: &ChannelName,
+        channel: &mut Channel,
+        epoch: &Epoch,
+        kept: &[StoredPublication],
+    ) {
         if channel.seq > 0 {
             return;
         }
         channel.epoch = epoch.clone();
-        for Kept {
+        for StoredPublication {
             seq,
             time_ms,
             event,
@@ -373,7 +379,7 @@ impl Broker for MemoryBroker {
         &'a self,
         channel: &'a ChannelName,
         epoch: Epoch,
-        kept: Vec<Kept>,
+        kept: Vec<StoredPublication>,
     ) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
             let restore = |held: &mut Channel| self.restore_now(channel, held, &epoch, &kept);
@@ -381,7 +387,7 @@ impl Broker for MemoryBroker {
         })
     }
 
-    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
             let is_known = self.channels.read().contains_key(channel);
             if !is_known && self.namespaces.has_epoch(channel) {
@@ -403,11 +409,11 @@ impl Broker for MemoryBroker {
         })
     }
 
-    fn save(&self) -> Box<dyn Iterator<Item = Saved> + '_> {
+    fn save(&self) -> Box<dyn Iterator<Item = SnapshotEntry> + '_> {
         Box::new(self.all_saved())
     }
 
-    fn load(&self, saved: &Saved) -> Result<(), StreamError> {
+    fn load(&self, saved: &SnapshotEntry) -> Result<(), StreamError> {
         self.load_one(saved)
     }
 

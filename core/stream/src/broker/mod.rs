@@ -18,21 +18,21 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use memory::MemoryBroker;
 
-use crate::{ChannelName, Epoch, Event, Kept, Position, Publication, StreamError};
+use crate::{ChannelName, Epoch, Event, Position, Publication, StoredPublication, StreamError};
 
 /// A future that a broker returns.
 pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StreamError>> + Send + 'a>>;
 
 /// A part of what is kept between two runs of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Saved {
+pub struct SnapshotEntry {
     /// Names it: no other has the same.
     pub key: Vec<u8>,
     /// What it holds, which only a broker understands.
     pub value: Vec<u8>,
 }
 
-impl Saved {
+impl SnapshotEntry {
     /// Whether it is a channel.
     #[must_use]
     pub fn is_channel(&self) -> bool {
@@ -106,25 +106,25 @@ pub trait Broker: Send + Sync + 'static {
         &'a self,
         channel: &'a ChannelName,
         epoch: Epoch,
-        kept: Vec<Kept>,
+        kept: Vec<StoredPublication>,
     ) -> BrokerFuture<'a, ()>;
 
     /// Begins a channel anew, under another epoch.
-    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 
     /// Forgets a channel: no position of it is good any more.
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 
     /// What a graceful stop has to keep, entry by entry, so that clients can go on after
     /// the next start. Where histories outlive the process, there is nothing.
-    fn save(&self) -> Box<dyn Iterator<Item = Saved> + '_>;
+    fn save(&self) -> Box<dyn Iterator<Item = SnapshotEntry> + '_>;
 
     /// Takes an entry of [`save`](Self::save) back. A channel that something was published
     /// on since stays as it is.
     ///
     /// # Errors
     /// The entry cannot be read.
-    fn load(&self, saved: &Saved) -> Result<(), StreamError>;
+    fn load(&self, saved: &SnapshotEntry) -> Result<(), StreamError>;
 
     /// Forgets what is too old. Called every now and then.
     fn sweep(&self);

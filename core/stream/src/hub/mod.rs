@@ -2,26 +2,26 @@
 //!
 //! Connections belong to shards, one for each core. A publication enters a shard
 //! once, however many of its connections follow the channel, under the channel's
-//! lock and so in the channel's order; the shard hands it to them in its next turn
+//! lock and so in the channel's order; the shard hands it to them in its next tick
 //! (see [`shard`]). Sessions without a shard of their own ([`ShardId::CALLER`]) get
 //! it at once, from whoever publishes.
 //!
 //! Locks are taken in the order broker channel, hub, shard, session; a session never
 //! calls the hub while it holds its own.
 
-mod gather;
+mod flush_schedule;
 pub mod shard;
-mod ticks;
 mod timers;
+mod write_coalescing;
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
+pub use flush_schedule::BatchInterval;
+pub(crate) use flush_schedule::FlushSchedule;
 pub use shard::{Shard, ShardId};
-pub use ticks::BatchInterval;
-pub(crate) use ticks::Ticks;
 
 use crate::{
     ChannelName, Publication,
@@ -53,7 +53,7 @@ impl Hub {
     #[must_use]
     pub fn new(shards: usize, interval: BatchInterval) -> Self {
         let started = Instant::now();
-        let shard = || Arc::new(Shard::new(Ticks::new(interval, started)));
+        let shard = || Arc::new(Shard::new(FlushSchedule::new(interval, started)));
         Self {
             shards: (0..=shards).map(|_| shard()).collect(),
             followers: RwLock::default(),
@@ -143,7 +143,7 @@ impl Hub {
 
     /// How many connections follow `channel`.
     #[must_use]
-    pub fn followers(&self, channel: &ChannelName) -> usize {
+    pub fn subscriber_count(&self, channel: &ChannelName) -> usize {
         let followers = self.followers.read();
         followers
             .get(channel)
@@ -152,7 +152,7 @@ impl Hub {
 
     /// How many channels are followed.
     #[must_use]
-    pub fn channels(&self) -> usize {
+    pub fn channel_count(&self) -> usize {
         self.followers.read().len()
     }
 }

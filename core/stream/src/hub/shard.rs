@@ -1,19 +1,19 @@
-//! A shard: the connections of one core, and the turns in which they get what is
+//! A shard: the connections of one core, and the ticks in which they get what is
 //! published.
 //!
-//! In a turn a shard takes all that was published since the last one, hands it to the
+//! In a tick a shard takes all that was published since the last one, hands it to the
 //! sessions that follow, and has each session that something waits for flushed once,
 //! by its transport's [`Sink`]. So a burst leaves in one write for each socket, and
 //! nothing is woken that has nothing to do.
 //!
 //! # The pause
 //! Writing to many sockets costs a system call each, however little is written. So
-//! after a turn that wrote to many, a shard waits [`Gather::longest`] before the next
+//! after a tick that wrote to many, a shard waits [`WriteCoalescing::longest`] before the next
 //! if it may expect another publication within that time, judged by how many came of
 //! late: what comes meanwhile shares its writes. At 50 publications a second, 20 ms
 //! apart, a wait of 15 ms would gather nothing, and there is none; at 100 a second it
-//! gathers two. A turn that had sixteen has gathered enough, so that a shard with much
-//! to do never waits. A turn for a few sockets is followed by no pause, and replies to commands are written by whoever answers, so
+//! gathers two. A tick that had sixteen has gathered enough, so that a shard with much
+//! to do never waits. A tick for a few sockets is followed by no pause, and replies to commands are written by whoever answers, so
 //! neither ever waits for one.
 
 use std::{
@@ -27,26 +27,26 @@ use slab::Slab;
 use tidewire_proto::v1::ServerMessage;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{gather::Gather, ticks::Ticks, timers::Timers};
+use super::{flush_schedule::FlushSchedule, timers::Timers, write_coalescing::WriteCoalescing};
 use crate::{
     ChannelName, Publication,
-    run::{Handout, handouts},
+    publication_batch::{Delivery, deliveries},
     session::{SessionCore, Slot},
 };
 
-/// A turn that wrote to fewer sockets is followed by no pause.
+/// A tick that wrote to fewer sockets is followed by no pause.
 const MANY: usize = 64;
 
-/// So many sockets are written to before other tasks have their turn.
+/// So many sockets are written to before other tasks have their tick.
 const CHUNK: usize = 64;
 
-/// So many publications may wait for a turn.
+/// So many publications may wait for a tick.
 const INBOX: usize = 16_384;
 
 /// So many subscribers are looked at before others may have the lists.
 const PART: usize = 1_024;
 
-/// Buffers of a turn that grew past this many entries are given back.
+/// Buffers of a tick that grew past this many entries are given back.
 const KEEP: usize = 16_384;
 
 /// Names a shard.
@@ -78,11 +78,11 @@ pub struct Shard {
     inbox: Mutex<Inbox>,
     lists: Mutex<HashMap<ChannelName, Slab<Subscriber>>>,
     timers: Mutex<Timers>,
-    ticks: Ticks,
+    ticks: FlushSchedule,
     wake: Notify,
 }
 
-/// What came since the last turn.
+/// What came since the last tick.
 ///
 /// It is bounded: with [`INBOX`] publications, only the newest of each channel is kept.
 /// On a latest channel that is all that counts; on a history channel the sessions find
@@ -132,7 +132,7 @@ struct Subscriber {
 }
 
 impl Shard {
-    pub(super) fn new(ticks: Ticks) -> Self {
+    pub(super) fn new(ticks: FlushSchedule) -> Self {
         Self {
             inbox: Mutex::default(),
             lists: Mutex::default(),
@@ -143,11 +143,11 @@ impl Shard {
     }
 
     /// When its sessions send the prices that they gathered.
-    pub(crate) fn ticks(&self) -> &Ticks {
+    pub(crate) fn ticks(&self) -> &FlushSchedule {
         &self.ticks
     }
 
-    /// Takes a publication for the next turn.
+    /// Takes a publication for the next tick.
     pub(super) fn accept(&self, publication: Arc<Publication>) {
         let mut inbox = self.inbox.lock();
         if inbox.publications.len() >= inbox.most {
@@ -160,7 +160,7 @@ impl Shard {
         }
     }
 
-    /// Has a session flushed in the next turn.
+    /// Has a session flushed in the next tick.
     pub(crate) fn mark(&self, session: Arc<SessionCore>) {
         let mut inbox = self.inbox.lock();
         inbox.marked.push(session);
@@ -170,7 +170,7 @@ impl Shard {
         }
     }
 
-    /// Ends a session in the next turn, after what was published until now.
+    /// Ends a session in the next tick, after what was published until now.
     pub(crate) fn send_away(&self, session: Arc<SessionCore>, word: ServerMessage) {
         self.inbox.lock().leaving.push((session, word));
         self.wake.notify_one();
@@ -226,98 +226,98 @@ impl Shard {
         (until < list.capacity()).then_some(until)
     }
 
-    /// How many publications wait for the next turn.
+    /// How many publications wait for the next tick.
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub fn inbox_len(&self) -> usize {
         self.inbox.lock().publications.len()
     }
 
     /// How many channels are followed here, and how many times wait to come.
     #[must_use]
-    pub fn held(&self) -> (usize, usize) {
+    pub fn entry_counts(&self) -> (usize, usize) {
         (self.lists.lock().len(), self.timers.lock().len())
     }
 
     /// Hands a publication to those who follow its channel here.
     pub(super) fn deliver_now(&self, publication: &Arc<Publication>, now: Instant) {
-        let handout = Handout::new(std::slice::from_ref(publication));
-        self.deliver(&handout, now, |session| session.mark());
+        let delivery = Delivery::new(std::slice::from_ref(publication));
+        self.deliver(&delivery, now, |session| session.mark());
     }
 
     fn deliver(
         &self,
-        handout: &Handout<'_>,
+        delivery: &Delivery<'_>,
         now: Instant,
         mut mark: impl FnMut(&Arc<SessionCore>),
     ) {
         let lists = self.lists.lock();
-        let Some(list) = handout.channel().and_then(|channel| lists.get(channel)) else {
+        let Some(list) = delivery.channel().and_then(|channel| lists.get(channel)) else {
             return;
         };
         for (_, subscriber) in list {
-            if subscriber.session.deliver(subscriber.slot, handout, now) {
+            if subscriber.session.deliver(subscriber.slot, delivery, now) {
                 mark(&subscriber.session);
             }
         }
     }
 
-    /// Takes turns until it is dropped, with pauses of up to `longest_pause`. Runs on
+    /// Takes ticks until it is dropped, with pauses of up to `max_write_pause`. Runs on
     /// the shard's own thread, where its connections live.
-    pub async fn run(&self, longest_pause: Duration) {
-        let mut turn = Turn::default();
-        let mut gather = Gather::new(longest_pause, Instant::now());
+    pub async fn run(&self, max_write_pause: Duration) {
+        let mut tick = TickBuffers::default();
+        let mut coalescing = WriteCoalescing::new(max_write_pause, Instant::now());
         loop {
             let due = self.timers.lock().next();
             match due {
                 None => self.wake.notified().await,
-                // Woken or due, the turn finds out.
+                // Woken or due, the tick finds out.
                 Some(due) => tokio::select! {
                     () = self.wake.notified() => {}
                     () = tokio::time::sleep_until(due) => {}
                 },
             }
             let began = Instant::now();
-            self.collect(&mut turn);
-            let publications = turn.publications.len();
-            gather.arrived(publications, began);
-            let flushed = self.hand_out(&mut turn, began).await;
-            if flushed >= MANY && gather.is_worthwhile(publications) {
-                tokio::time::sleep(gather.longest).await;
+            self.collect(&mut tick);
+            let publications = tick.publications.len();
+            coalescing.arrived(publications, began);
+            let flushed = self.hand_out(&mut tick, began).await;
+            if flushed >= MANY && coalescing.is_worthwhile(publications) {
+                tokio::time::sleep(coalescing.longest).await;
             }
         }
     }
 
     /// Takes what was published since, and the sessions that have something to send for
     /// another reason.
-    fn collect(&self, turn: &mut Turn) {
+    fn collect(&self, tick: &mut TickBuffers) {
         let mut inbox = self.inbox.lock();
-        std::mem::swap(&mut inbox.publications, &mut turn.publications);
+        std::mem::swap(&mut inbox.publications, &mut tick.publications);
         inbox.most = INBOX;
-        turn.sessions.append(&mut inbox.marked);
-        turn.leaving.append(&mut inbox.leaving);
+        tick.sessions.append(&mut inbox.marked);
+        tick.leaving.append(&mut inbox.leaving);
     }
 
     /// Delivers what came and flushes each session that has something to send, once.
     /// Says how many there were.
-    async fn hand_out(&self, turn: &mut Turn, now: Instant) -> usize {
-        let Turn {
+    async fn hand_out(&self, tick: &mut TickBuffers, now: Instant) -> usize {
+        let TickBuffers {
             publications,
             sessions,
             part,
             leaving,
-        } = turn;
-        let handouts: Vec<_> = handouts(publications).collect();
+        } = tick;
+        let deliveries: Vec<_> = deliveries(publications).collect();
         let is_last =
-            |one: &Handout<'_>| one.channel() == handouts.last().and_then(Handout::channel);
-        let last = handouts
+            |one: &Delivery<'_>| one.channel() == deliveries.last().and_then(Delivery::channel);
+        let last = deliveries
             .iter()
             .rposition(|one| !is_last(one))
             .map_or(0, |at| at + 1);
-        let (others, last) = handouts.split_at(last);
-        for handout in others {
+        let (others, last) = deliveries.split_at(last);
+        for delivery in others {
             let mut next = Some(0);
             while let Some(from) = next {
-                next = self.deliver_part(handout, from, now, |session| {
+                next = self.deliver_part(delivery, from, now, |session| {
                     if session.claim() {
                         sessions.push(session.clone());
                     }
@@ -327,8 +327,8 @@ impl Shard {
         let mut flushed = 0;
         let mut next = (!last.is_empty()).then_some(0);
         while let Some(from) = next.take() {
-            for handout in last {
-                next = self.deliver_part(handout, from, now, |session| {
+            for delivery in last {
+                next = self.deliver_part(delivery, from, now, |session| {
                     if session.claim() {
                         part.push(session.clone());
                     }
@@ -344,7 +344,7 @@ impl Shard {
         }
         flushed += flush(sessions, now).await;
         flushed += self.flush_due(part, now).await;
-        drop(handouts);
+        drop(deliveries);
         publications.clear();
         if sessions.capacity() > KEEP {
             *sessions = Vec::new();
@@ -391,17 +391,17 @@ impl Shard {
     /// takes a place meanwhile that was passed already reads the history after it.
     fn deliver_part(
         &self,
-        handout: &Handout<'_>,
+        delivery: &Delivery<'_>,
         from: usize,
         now: Instant,
         mut mark: impl FnMut(&Arc<SessionCore>),
     ) -> Option<usize> {
         let lists = self.lists.lock();
-        let list = lists.get(handout.channel()?)?;
+        let list = lists.get(delivery.channel()?)?;
         let until = from + CHUNK;
         for key in from..until.min(list.capacity()) {
             if let Some(Subscriber { session, slot }) = list.get(key)
-                && session.deliver(*slot, handout, now)
+                && session.deliver(*slot, delivery, now)
             {
                 mark(session);
             }
@@ -422,9 +422,9 @@ async fn flush(sessions: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
     count
 }
 
-/// The buffers of a turn.
+/// The buffers of a tick.
 #[derive(Default)]
-struct Turn {
+struct TickBuffers {
     publications: Vec<Arc<Publication>>,
     /// What is flushed in the end.
     sessions: Vec<Arc<SessionCore>>,

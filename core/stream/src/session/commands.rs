@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{
     Session,
     state::Slot,
-    subscription::{Flow, HeldUntil, Queued, Subscription, Telling, Wish},
+    subscription::{BatchMode, Flow, HeldUntil, Queued, Subscription, Wish},
 };
 use crate::{
     ChannelName, Class, Epoch, Identity, Namespace, Opening, Position, StreamError,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Session {
-    /// Follows channels. What they say flows after [`resume`](Self::resume), so
+    /// Follows channels. What they say flows after [`release_held`](Self::release_held), so
     /// that the reply comes first.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl Session {
                 flow: Flow::held(until, nowhere),
                 pending: None,
                 queued: Queued::No,
-                telling: Telling::of(channel),
+                telling: BatchMode::of(channel),
                 min_interval,
                 last_sent: None,
             })
@@ -250,8 +250,8 @@ impl Session {
     }
 
     /// Lets flow what was held back until the reply was said.
-    pub fn resume(&self) {
-        self.core().state.lock().resume(Instant::now());
+    pub fn release_held(&self) {
+        self.core().state.lock().release_held(Instant::now());
         self.0.mark();
     }
 
@@ -346,7 +346,7 @@ impl Session {
     }
 
     /// Says `welcome`.
-    pub(super) fn say_welcome(&self) {
+    pub(super) fn send_welcome(&self) {
         let identity = self.identity();
         let clock = self.core().stream.clock();
         let welcome = Welcome {
@@ -359,7 +359,7 @@ impl Session {
             subscriptions: self.subscriptions(),
             post_key: self.post_key().map(str::to_owned),
         };
-        self.say(ServerMessage {
+        self.send(ServerMessage {
             data: Some(Data::Welcome(welcome)),
             ..ServerMessage::default()
         });
@@ -406,8 +406,8 @@ impl Session {
     }
 
     /// An error that answers no message, or the message with this id.
-    pub fn say_error(&self, id: Option<String>, error: Error) {
-        self.say(ServerMessage {
+    pub fn send_error(&self, id: Option<String>, error: Error) {
+        self.send(ServerMessage {
             id,
             data: Some(Data::Error(error)),
             ..ServerMessage::default()

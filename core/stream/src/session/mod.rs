@@ -3,18 +3,18 @@
 //! A [`Session`] is what commands act on; a [`Connection`] is the transport's own
 //! handle, which takes what is to be sent and ends the session when it is dropped.
 //! The state behind the lock lives in `state`, the way a flow is held and released
-//! in `subscription`, the commands in `commands`, what a transport takes in `taking`,
-//! what an operator does to it in `operated`.
+//! in `subscription`, the commands in `commands`, what a transport takes in `delivery`,
+//! what an operator does to it in `server_actions`.
 
 mod close;
 mod commands;
-mod operated;
+mod delivery;
+mod heartbeat;
 mod outgoing;
-mod prices;
-mod quality;
+mod price_batch;
+mod server_actions;
 mod state;
 mod subscription;
-mod taking;
 
 use std::{
     net::IpAddr,
@@ -30,19 +30,19 @@ use tidewire_proto::v1::{ActiveSubscription, ServerMessage, server_message::Data
 use tokio::{sync::Notify, time::Instant};
 
 pub use close::CloseReason;
-pub use outgoing::{Direct, Outgoing, Parcel};
-pub use prices::Prices;
-use quality::Traffic;
-pub use quality::{Quality, Rhythm};
+pub use delivery::FlushOutcome;
+use heartbeat::Traffic;
+pub use heartbeat::{ConnectionQuality, KeepAliveTimeouts};
+pub use outgoing::{DirectMessage, OutgoingItem, OutgoingMessage};
+pub use price_batch::Prices;
 pub(crate) use state::Slot;
 use state::State;
-pub use taking::Taken;
 
 use crate::{
-    Allowance, ChannelName, Class, Identity, Position, Stream,
+    Allowance, ChannelName, Class, Identity, Position, StreamCore,
     hub::shard::{ShardId, Sink},
-    run::Handout,
-    stream::Transport,
+    publication_batch::Delivery,
+    stream_core::Transport,
 };
 
 /// How a client wants its messages.
@@ -99,7 +99,7 @@ impl std::borrow::Borrow<str> for ConnectionId {
 
 /// What a transport says of a client when it comes.
 #[derive(Debug, Clone)]
-pub struct Arrival {
+pub struct ConnectionInfo {
     /// Who it is.
     pub identity: Identity,
     /// How it is connected.
@@ -121,8 +121,8 @@ pub(crate) struct SessionCore {
     id: ConnectionId,
     post_key: Option<String>,
     opened_at_ms: i64,
-    arrival: Arrival,
-    stream: Arc<Stream>,
+    arrival: ConnectionInfo,
+    stream: Arc<StreamCore>,
     state: Mutex<State>,
     /// Whether the session waits for its flush already.
     marked: AtomicBool,
@@ -151,11 +151,11 @@ impl SessionCore {
     pub(crate) fn deliver(
         self: &Arc<Self>,
         slot: Slot,
-        handout: &Handout<'_>,
+        delivery: &Delivery<'_>,
         now: Instant,
     ) -> bool {
         let mut state = self.state.lock();
-        if !state.deliver(slot, handout, now) {
+        if !state.deliver(slot, delivery, now) {
             return false;
         }
         if self.sink.get().is_none() {
@@ -194,7 +194,7 @@ impl SessionCore {
             if std::mem::replace(&mut state.is_sent_away, true) {
                 return;
             }
-            state.say(word);
+            state.send(word);
             state.closing.get_or_insert(CloseReason::Draining);
         }
         self.mark();
@@ -246,9 +246,8 @@ impl From<Arc<SessionCore>> for Session {
 pub struct Connection(Session);
 
 impl Connection {
-    /// Opens a session. The first thing it says is `welcome`; a known user is
-    /// subscribed to its own channel.
-    pub async fn open(stream: Arc<Stream>, arrival: Arrival) -> Self {
+    /// Opens a session: see [`StreamCore::connect`].
+    pub(crate) async fn open(stream: Arc<StreamCore>, arrival: ConnectionInfo) -> Self {
         let options = *stream.options();
         let state = State::new(
             arrival.identity.clone(),
@@ -273,8 +272,8 @@ impl Connection {
         stream.register(&session);
         let connection = Self(session);
         connection.follow_own_channel().await;
-        connection.say_welcome();
-        connection.resume();
+        connection.send_welcome();
+        connection.release_held();
         connection.leave_if_draining(&stream);
         connection
     }
@@ -338,7 +337,7 @@ impl Session {
 
     /// How the client came.
     #[must_use]
-    pub fn arrival(&self) -> &Arrival {
+    pub fn info(&self) -> &ConnectionInfo {
         &self.0.arrival
     }
 
@@ -360,7 +359,7 @@ impl Session {
 
     /// How far the transport has taken each history channel.
     #[must_use]
-    pub fn taken(&self) -> Vec<(ChannelName, Position)> {
+    pub fn delivered_positions(&self) -> Vec<(ChannelName, Position)> {
         let state = self.0.state.lock();
         let history = state
             .subscriptions
@@ -385,23 +384,23 @@ impl Session {
 
     /// How many publications wait for their turn.
     #[must_use]
-    pub fn queued_places(&self) -> usize {
-        self.0.state.lock().queued_places()
+    pub fn queued_items(&self) -> usize {
+        self.0.state.lock().queued_items()
     }
 
     /// Sends a message to the client, before what is published.
-    pub fn say(&self, message: ServerMessage) {
-        self.0.state.lock().say(message);
+    pub fn send(&self, message: ServerMessage) {
+        self.0.state.lock().send(message);
         self.0.mark();
     }
 
     /// Sends the reply to a command, and lets flow what was held back until it was
     /// said. Where a sink writes, whoever answers has it flushed.
-    pub fn answer(&self, reply: ServerMessage) {
+    pub fn reply(&self, reply: ServerMessage) {
         {
             let mut state = self.0.state.lock();
-            state.say(reply);
-            state.resume(Instant::now());
+            state.send(reply);
+            state.release_held(Instant::now());
         }
         if self.0.sink.get().is_none() {
             self.0.mark();
@@ -411,8 +410,8 @@ impl Session {
     /// Whether so many replies wait that the client should read some before it asks
     /// for more.
     #[must_use]
-    pub fn is_talked_out(&self) -> bool {
-        self.0.state.lock().is_talked_out()
+    pub fn is_reply_queue_full(&self) -> bool {
+        self.0.state.lock().is_reply_queue_full()
     }
 
     /// Ends the session when all that waits was taken.
@@ -437,14 +436,14 @@ impl Session {
     }
 
     /// Waits while the client has too many replies to read.
-    pub async fn ready_for_command(&self) {
+    pub async fn wait_for_reply_room(&self) {
         loop {
             let drained = self.0.drained.notified();
             let mut drained = std::pin::pin!(drained);
             drained.as_mut().enable();
             {
                 let mut state = self.0.state.lock();
-                if !state.is_talked_out() || state.closing.is_some() {
+                if !state.is_reply_queue_full() || state.closing.is_some() {
                     return;
                 }
                 state.is_awaited = true;

@@ -6,30 +6,30 @@ use bytes::Bytes;
 use prost::Message as _;
 use tidewire_proto::{json, v1::ServerMessage};
 
-use super::{Encoding, Prices};
-use crate::{Publication, Run};
+use super::{Encoding, PriceBatch};
+use crate::{Publication, PublicationBatch};
 
 /// One message to a client.
 #[derive(Debug, Clone)]
-pub enum Outgoing {
+pub enum OutgoingMessage {
     /// A reply, or a word of the session's own.
-    Direct(Arc<Direct>),
+    Direct(Arc<DirectMessage>),
     /// Something published.
     Publication(Arc<Publication>),
     /// Prices that are told in one `price_batch`.
-    Prices(Prices),
+    PriceBatch(PriceBatch),
 }
 
 /// A message for one client alone. It is encoded once, the way its client wants it:
 /// its size counts before it is sent.
 #[derive(Debug)]
-pub struct Direct {
+pub struct DirectMessage {
     message: ServerMessage,
     encoding: Encoding,
     bytes: Bytes,
 }
 
-impl Direct {
+impl DirectMessage {
     /// Encodes a message.
     #[must_use]
     pub fn new(message: ServerMessage, encoding: Encoding) -> Self {
@@ -50,7 +50,7 @@ impl Direct {
     }
 }
 
-impl std::ops::Deref for Direct {
+impl std::ops::Deref for DirectMessage {
     type Target = ServerMessage;
 
     fn deref(&self) -> &ServerMessage {
@@ -60,19 +60,19 @@ impl std::ops::Deref for Direct {
 
 /// What a sink takes: a message, or a run of them in one piece.
 #[derive(Debug, Clone)]
-pub enum Parcel {
+pub enum OutgoingItem {
     /// One message.
-    One(Outgoing),
+    Message(OutgoingMessage),
     /// Several that follow each other on one channel.
-    Run(Arc<Run>),
+    Batch(Arc<PublicationBatch>),
 }
 
 /// What is taken from a session is put here.
 pub(super) trait Taking {
     /// Takes a message.
-    fn put(&mut self, message: Outgoing);
+    fn put(&mut self, message: OutgoingMessage);
     /// Takes a run.
-    fn put_run(&mut self, run: Arc<Run>);
+    fn put_run(&mut self, run: Arc<PublicationBatch>);
     /// How many messages were taken.
     fn count(&self) -> usize;
     /// Whether anything of a channel was taken: replies and words of the session come
@@ -80,17 +80,17 @@ pub(super) trait Taking {
     fn has_published(&self) -> bool;
 }
 
-impl Taking for Vec<Outgoing> {
-    fn put(&mut self, message: Outgoing) {
+impl Taking for Vec<OutgoingMessage> {
+    fn put(&mut self, message: OutgoingMessage) {
         self.push(message);
     }
 
-    fn put_run(&mut self, run: Arc<Run>) {
+    fn put_run(&mut self, run: Arc<PublicationBatch>) {
         self.extend(
             run.publications()
                 .iter()
                 .cloned()
-                .map(Outgoing::Publication),
+                .map(OutgoingMessage::Publication),
         );
     }
 
@@ -99,40 +99,43 @@ impl Taking for Vec<Outgoing> {
     }
 
     fn has_published(&self) -> bool {
-        !matches!(self.last(), None | Some(Outgoing::Direct(_)))
+        !matches!(self.last(), None | Some(OutgoingMessage::Direct(_)))
     }
 }
 
-impl Taking for Vec<Parcel> {
-    fn put(&mut self, message: Outgoing) {
-        self.push(Parcel::One(message));
+impl Taking for Vec<OutgoingItem> {
+    fn put(&mut self, message: OutgoingMessage) {
+        self.push(OutgoingItem::Message(message));
     }
 
-    fn put_run(&mut self, run: Arc<Run>) {
-        self.push(Parcel::Run(run));
+    fn put_run(&mut self, run: Arc<PublicationBatch>) {
+        self.push(OutgoingItem::Batch(run));
     }
 
     fn count(&self) -> usize {
-        let count = |parcel: &Parcel| match parcel {
-            Parcel::One(_) => 1,
-            Parcel::Run(run) => run.publications().len(),
+        let count = |item: &OutgoingItem| match item {
+            OutgoingItem::Message(_) => 1,
+            OutgoingItem::Batch(run) => run.publications().len(),
         };
         self.iter().map(count).sum()
     }
 
     fn has_published(&self) -> bool {
-        !matches!(self.last(), None | Some(Parcel::One(Outgoing::Direct(_))))
+        !matches!(
+            self.last(),
+            None | Some(OutgoingItem::Message(OutgoingMessage::Direct(_)))
+        )
     }
 }
 
-impl Outgoing {
+impl OutgoingMessage {
     /// The `type` of the message.
     #[must_use]
     pub fn event_type(&self) -> &'static str {
         match self {
             Self::Direct(message) => message.data.as_ref().map_or("", json::data_type),
             Self::Publication(publication) => publication.event_type(),
-            Self::Prices(_) => "price_batch",
+            Self::PriceBatch(_) => "price_batch",
         }
     }
 
@@ -143,7 +146,7 @@ impl Outgoing {
             Self::Direct(direct) if direct.encoding == Encoding::Json => direct.bytes.clone(),
             Self::Direct(direct) => json::to_vec(&direct.message).into(),
             Self::Publication(publication) => publication.json(),
-            Self::Prices(prices) => prices.bytes(Encoding::Json),
+            Self::PriceBatch(prices) => prices.bytes(Encoding::Json),
         }
     }
 
@@ -154,7 +157,7 @@ impl Outgoing {
             Self::Direct(direct) if direct.encoding == Encoding::Proto => direct.bytes.clone(),
             Self::Direct(direct) => direct.message.encode_to_vec().into(),
             Self::Publication(publication) => publication.proto(),
-            Self::Prices(prices) => prices.bytes(Encoding::Proto),
+            Self::PriceBatch(prices) => prices.bytes(Encoding::Proto),
         }
     }
 }

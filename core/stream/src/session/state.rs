@@ -20,11 +20,14 @@ use tokio::time::Instant;
 pub(super) use outbox::Time;
 
 use super::{
-    CloseReason, Direct, Encoding,
-    quality::Pulse,
-    subscription::{Flow, HeldUntil, Queued, Subscription, Telling},
+    CloseReason, DirectMessage, Encoding,
+    heartbeat::Pulse,
+    subscription::{BatchMode, Flow, HeldUntil, Queued, Subscription},
 };
-use crate::{ChannelName, Class, Identity, Position, Publication, Run, run::Handout};
+use crate::{
+    ChannelName, Class, Identity, Position, Publication, PublicationBatch,
+    publication_batch::Delivery,
+};
 
 /// Names a subscription in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +42,11 @@ enum Entry {
     /// A publication of a history channel, and its size.
     Publication(Slot, Arc<Publication>, usize),
     /// Several of them in one piece, and their size.
-    Run(Slot, Arc<Run>, usize),
+    Run(Slot, Arc<PublicationBatch>, usize),
     /// Whatever is the newest value of a latest channel then.
     Latest(Slot),
     /// The word that something of a history channel is lost, in its order.
-    Gap(Slot, Position, Arc<Direct>),
+    Gap(Slot, Position, Arc<DirectMessage>),
 }
 
 /// What a session keeps behind its lock.
@@ -60,7 +63,7 @@ pub(super) struct State {
     encoding: Encoding,
     limit: usize,
     /// Replies and words of the session: first out.
-    control: VecDeque<Arc<Direct>>,
+    control: VecDeque<Arc<DirectMessage>>,
     control_bytes: usize,
     queue: VecDeque<Entry>,
     queue_bytes: usize,
@@ -144,12 +147,12 @@ impl State {
     }
 
     /// Places in the queue, in the batch and among what is deferred.
-    pub(super) fn queued_places(&self) -> usize {
+    pub(super) fn queued_items(&self) -> usize {
         self.queue.len() + self.batch.len() + self.deferred.len()
     }
 
     /// Whether replies wait that a client should read before it asks for more.
-    pub(super) fn is_talked_out(&self) -> bool {
+    pub(super) fn is_reply_queue_full(&self) -> bool {
         self.control_bytes > self.limit / 2
     }
 
@@ -157,7 +160,7 @@ impl State {
         self.has_new = true;
         self.generation += 1;
         subscription.generation = self.generation;
-        if subscription.telling == Telling::Together {
+        if subscription.telling == BatchMode::Batched {
             self.prices += 1;
         }
         let channel = subscription.channel.clone();
@@ -176,7 +179,7 @@ impl State {
             index,
             generation: subscription.generation,
         });
-        if subscription.telling == Telling::Together {
+        if subscription.telling == BatchMode::Batched {
             self.prices -= 1;
         }
         Some(subscription)
@@ -206,22 +209,22 @@ impl State {
     }
 
     /// Puts a reply or a word of the session first in line.
-    pub(super) fn say(&mut self, message: ServerMessage) {
-        let message = Direct::new(message, self.encoding);
+    pub(super) fn send(&mut self, message: ServerMessage) {
+        let message = DirectMessage::new(message, self.encoding);
         self.control_bytes += message.len();
         self.control.push_back(Arc::new(message));
     }
 
     /// Takes publications of a channel that the session follows, in order. True if
     /// the transport has to look.
-    pub(super) fn deliver(&mut self, slot: Slot, handout: &Handout<'_>, now: Instant) -> bool {
+    pub(super) fn deliver(&mut self, slot: Slot, delivery: &Delivery<'_>, now: Instant) -> bool {
         let Some(subscription) = self.get(slot) else {
             return false;
         };
-        match (subscription.class, handout.publications()) {
+        match (subscription.class, delivery.publications()) {
             (Class::Latest, [.., newest]) => self.deliver_latest(slot, newest, now),
             (Class::Latest, []) => false,
-            (Class::History, [_, _, ..]) if self.deliver_run(slot, handout) => true,
+            (Class::History, [_, _, ..]) if self.deliver_run(slot, delivery) => true,
             (Class::History, publications) => {
                 let mut has_work = false;
                 for publication in publications {
@@ -233,13 +236,13 @@ impl State {
     }
 
     /// Takes a whole run, if all of it comes next and has room.
-    fn deliver_run(&mut self, slot: Slot, handout: &Handout<'_>) -> bool {
+    fn deliver_run(&mut self, slot: Slot, delivery: &Delivery<'_>) -> bool {
         let room = self.limit.saturating_sub(self.queued_bytes());
         let encoding = self.encoding;
         let Some(subscription) = self.get(slot) else {
             return false;
         };
-        let Some(run) = handout.run() else {
+        let Some(run) = delivery.run() else {
             return false;
         };
         let (first, position) = (run.first(), &mut subscription.position);
@@ -328,7 +331,7 @@ impl State {
             data: Some(Data::Gap(gap)),
             ..ServerMessage::default()
         };
-        let word = Direct::new(word, self.encoding);
+        let word = DirectMessage::new(word, self.encoding);
         self.queue.push_back(Entry::Gap(slot, top, Arc::new(word)));
     }
 
@@ -367,7 +370,7 @@ impl State {
             .min_interval
             .zip(subscription.last_sent)
             .map(|(interval, sent)| sent + interval);
-        let joins_batch = batches && subscription.telling == Telling::Together;
+        let joins_batch = batches && subscription.telling == BatchMode::Batched;
         if let Some(due) = due.filter(|due| *due > now) {
             self.deferred.push((due, slot));
             return true;

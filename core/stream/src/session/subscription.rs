@@ -33,7 +33,7 @@ pub(super) struct Subscription {
     /// Whether a place in a queue waits for `pending`.
     pub(super) queued: Queued,
     /// How values are told when there are several.
-    pub(super) telling: Telling,
+    pub(super) telling: BatchMode,
     pub(super) min_interval: Option<Duration>,
     pub(super) last_sent: Option<Instant>,
     /// What the transport has taken.
@@ -44,19 +44,19 @@ pub(super) struct Subscription {
 
 /// How the values of a channel are told to a session that follows several such.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Telling {
+pub(super) enum BatchMode {
     /// Each alone.
-    Alone,
+    Single,
     /// Together, as prices are.
-    Together,
+    Batched,
 }
 
-impl Telling {
+impl BatchMode {
     /// How those of `channel` are told.
     pub(super) fn of(channel: &ChannelName) -> Self {
         match channel.namespace() {
-            "prices" => Self::Together,
-            _ => Self::Alone,
+            "prices" => Self::Batched,
+            _ => Self::Single,
         }
     }
 }

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use tidewire_stream::{
-    AnonymousPolicy, Arrival, Authenticator, Encoding, Identity, ManualClock, Namespace,
-    Namespaces, PublishRight, ShardId, Stream, StreamOptions, Transport,
+    AnonymousPolicy, Authenticator, ConnectionInfo, Encoding, Identity, ManualClock, Namespace,
+    Namespaces, PublishRight, ShardId, StreamCore, StreamOptions, Transport,
 };
 
 /// Where the clock stands, in milliseconds since the Unix epoch.
@@ -16,7 +16,7 @@ pub(crate) const START_MS: i64 = 1_000_000;
 pub(crate) fn core_with(
     namespaces: impl IntoIterator<Item = Namespace>,
     options: StreamOptions,
-) -> (Arc<Stream>, Arc<ManualClock>) {
+) -> (Arc<StreamCore>, Arc<ManualClock>) {
     let clock = ManualClock::at(START_MS);
     let mut all = Namespaces::built_in();
     for namespace in namespaces {
@@ -24,7 +24,7 @@ pub(crate) fn core_with(
     }
     let authenticator =
         Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
-    let stream = Stream::in_memory(all, authenticator, clock.clone(), options);
+    let stream = StreamCore::in_memory(all, authenticator, clock.clone(), options);
     (stream, clock)
 }
 
@@ -37,8 +37,8 @@ pub(crate) fn open_history(name: &str) -> Namespace {
 }
 
 /// A WebSocket client nobody knows, who wants JSON.
-pub(crate) fn arrival(shard: ShardId) -> Arrival {
-    Arrival {
+pub(crate) fn arrival(shard: ShardId) -> ConnectionInfo {
+    ConnectionInfo {
         identity: Identity::Anonymous,
         transport: Transport::WebSocket,
         encoding: Encoding::Json,

@@ -18,7 +18,7 @@ use crate::{
 
 impl State {
     /// Lets flow what was held back until the reply to `subscribe` was said.
-    pub(in crate::session) fn resume(&mut self, now: Instant) {
+    pub(in crate::session) fn release_held(&mut self, now: Instant) {
         if !std::mem::take(&mut self.has_new) {
             return;
         }

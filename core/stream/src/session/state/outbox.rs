@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{Due, Entry, Slot, State};
 use crate::{
     Clock, Publication,
-    hub::Ticks,
-    session::{Outgoing, Prices, outgoing::Taking, subscription::Queued},
+    hub::FlushSchedule,
+    session::{OutgoingMessage, PriceBatch, outgoing::Taking, subscription::Queued},
 };
 
 /// The room for so many prices is kept from batch to batch.
@@ -20,7 +20,7 @@ const MANY_PRICES: usize = 64;
 pub(in crate::session) struct Time<'a> {
     pub(in crate::session) clock: &'a dyn Clock,
     /// When batches of prices are sent.
-    pub(in crate::session) ticks: &'a Ticks,
+    pub(in crate::session) ticks: &'a FlushSchedule,
 }
 
 impl State {
@@ -110,7 +110,7 @@ impl State {
         {
             self.control_bytes -= message.len();
             taken += message.len();
-            out.put(Outgoing::Direct(message));
+            out.put(OutgoingMessage::Direct(message));
         }
         self.release_deferred(now);
         while taken < budget
@@ -134,7 +134,7 @@ impl State {
                 self.queue_bytes -= size;
                 if let Some(subscription) = self.get(slot) {
                     subscription.taken.advance(publication.position());
-                    out.put(Outgoing::Publication(publication));
+                    out.put(OutgoingMessage::Publication(publication));
                 }
                 size
             }
@@ -151,13 +151,13 @@ impl State {
                     return 0;
                 };
                 let size = self.size_of(&publication);
-                out.put(Outgoing::Publication(publication));
+                out.put(OutgoingMessage::Publication(publication));
                 size
             }
             Entry::Gap(slot, top, message) => {
                 if let Some(subscription) = self.get(slot) {
                     subscription.taken = top;
-                    out.put(Outgoing::Direct(message));
+                    out.put(OutgoingMessage::Direct(message));
                 }
                 0
             }
@@ -195,8 +195,8 @@ impl State {
             1 => updates
                 .pop()
                 .into_iter()
-                .for_each(|update| out.put(Outgoing::Publication(update))),
-            _ => out.put(Outgoing::Prices(Prices {
+                .for_each(|update| out.put(OutgoingMessage::Publication(update))),
+            _ => out.put(OutgoingMessage::PriceBatch(PriceBatch {
                 updates,
                 time_ms: time.clock.now_ms(),
             })),

@@ -20,7 +20,7 @@ impl Session {
 
     /// Whether the session follows a channel.
     #[must_use]
-    pub fn follows(&self, channel: &ChannelName) -> bool {
+    pub fn is_subscribed(&self, channel: &ChannelName) -> bool {
         self.0.state.lock().by_channel.contains_key(channel)
     }
 
@@ -58,7 +58,7 @@ impl Session {
                 // The client left the channel, or subscribed anew, meanwhile.
                 return Ok(());
             }
-            state.say(message(Data::Subscribed(subscribed(result))));
+            state.send(message(Data::Subscribed(subscribed(result))));
             state.begin(slot, Instant::now());
         }
         self.0.mark();
@@ -71,7 +71,7 @@ impl Session {
         let followed = self.unfollow(channel);
         if followed {
             let channels = vec![channel.as_str().to_owned()];
-            self.say(message(Data::Unsubscribed(Unsubscribed { channels })));
+            self.send(message(Data::Unsubscribed(Unsubscribed { channels })));
         }
         followed
     }
@@ -91,7 +91,7 @@ impl Session {
             state.identity = Identity::Unknown;
             if was_open {
                 // Where there is no close code, this tells why.
-                state.say(message(Data::Error(parting_word(reason))));
+                state.send(message(Data::Error(parting_word(reason))));
             }
             was_open
         };

@@ -18,7 +18,7 @@ const LONGEST: usize = 64 << 10;
 
 /// Publications that follow each other without a hole, two at least.
 #[derive(Debug)]
-pub struct Run {
+pub struct PublicationBatch {
     publications: Box<[Arc<Publication>]>,
     first: Position,
     last: Position,
@@ -27,7 +27,7 @@ pub struct Run {
     frames: [OnceLock<Bytes>; FRAME_KINDS],
 }
 
-impl Run {
+impl PublicationBatch {
     /// A run of `publications`, if they are one.
     fn of(publications: &[Arc<Publication>]) -> Option<Arc<Self>> {
         let follow = |pair: &[Arc<Publication>]| {
@@ -103,12 +103,12 @@ impl Run {
 /// What a shard hands to the followers of one channel: publications in order, and the
 /// run that they are, made for the first who wants it.
 #[derive(Debug)]
-pub(crate) struct Handout<'a> {
+pub(crate) struct Delivery<'a> {
     publications: &'a [Arc<Publication>],
-    run: OnceLock<Option<Arc<Run>>>,
+    run: OnceLock<Option<Arc<PublicationBatch>>>,
 }
 
-impl<'a> Handout<'a> {
+impl<'a> Delivery<'a> {
     pub(crate) fn new(publications: &'a [Arc<Publication>]) -> Self {
         Self {
             publications,
@@ -125,13 +125,17 @@ impl<'a> Handout<'a> {
         self.publications.first().map(|one| one.channel())
     }
 
-    pub(crate) fn run(&self) -> Option<&Arc<Run>> {
-        self.run.get_or_init(|| Run::of(self.publications)).as_ref()
+    pub(crate) fn run(&self) -> Option<&Arc<PublicationBatch>> {
+        self.run
+            .get_or_init(|| PublicationBatch::of(self.publications))
+            .as_ref()
     }
 }
 
 /// Parts what came in a turn where the channel changes, and where a run gets too long.
-pub(crate) fn handouts(mut publications: &[Arc<Publication>]) -> impl Iterator<Item = Handout<'_>> {
+pub(crate) fn deliveries(
+    mut publications: &[Arc<Publication>],
+) -> impl Iterator<Item = Delivery<'_>> {
     std::iter::from_fn(move || {
         let first = publications.first()?;
         let mut bytes = 0;
@@ -144,7 +148,7 @@ pub(crate) fn handouts(mut publications: &[Arc<Publication>]) -> impl Iterator<I
             .count();
         let (part, rest) = publications.split_at(length.max(1));
         publications = rest;
-        Some(Handout::new(part))
+        Some(Delivery::new(part))
     })
 }
 
@@ -171,14 +175,14 @@ mod tests {
     fn only_what_follows_without_a_hole_is_a_run() {
         let run = |ends: [(&str, u64); 2]| {
             let both = ends.map(|(epoch, seq)| publication("demo:a", epoch, seq, 1));
-            Handout::new(&both).run().is_some()
+            Delivery::new(&both).run().is_some()
         };
         assert!(run([("e", 1), ("e", 2)]));
         assert!(!run([("e", 1), ("e", 3)]));
         assert!(!run([("e", 2), ("e", 1)]));
         assert!(!run([("e", 1), ("f", 2)]));
         assert!(
-            Handout::new(&[publication("demo:a", "e", 1, 1)])
+            Delivery::new(&[publication("demo:a", "e", 1, 1)])
                 .run()
                 .is_none()
         );
@@ -194,7 +198,7 @@ mod tests {
             publication("demo:b", "e", 3, 2 * LONGEST),
             publication("demo:b", "e", 4, 1),
         ];
-        let lengths: Vec<_> = handouts(&came)
+        let lengths: Vec<_> = deliveries(&came)
             .map(|one| one.publications().len())
             .collect();
         assert_eq!(lengths, [2, 1, 1, 1, 1]);
@@ -203,8 +207,8 @@ mod tests {
     #[test]
     fn frames_are_joined_in_order() {
         let both = [1, 2].map(|seq| publication("demo:a", "e", seq, 1));
-        let handout = Handout::new(&both);
-        let run = handout.run().unwrap();
+        let delivery = Delivery::new(&both);
+        let run = delivery.run().unwrap();
         let frame = |one: &Publication| {
             one.frame(FrameKind::Sse, |one| {
                 Bytes::from(format!("<{}>", one.seq()))

@@ -1,4 +1,4 @@
-//! Judges whether a pause between a shard's turns gathers anything; why there are
+//! Judges whether a pause between a shard's ticks gathers anything; why there are
 //! pauses is told in [`shard`](super::shard).
 
 use std::time::Duration;
@@ -11,20 +11,20 @@ const RATE_WINDOW: Duration = Duration::from_millis(250);
 /// So many publications must be expected within a pause to make it.
 const WORTHWHILE: f64 = 1.2;
 
-/// A turn that had so many has gathered enough: its writes are shared already, and a
+/// A tick that had so many has gathered enough: its writes are shared already, and a
 /// pause would only cost time.
 const ENOUGH: usize = 16;
 
 /// Judges whether a pause gathers anything.
 #[derive(Debug)]
-pub(super) struct Gather {
+pub(super) struct WriteCoalescing {
     pub(super) longest: Duration,
     /// Publications a second, of late.
     rate: f64,
     at: Instant,
 }
 
-impl Gather {
+impl WriteCoalescing {
     pub(super) fn new(longest: Duration, now: Instant) -> Self {
         Self {
             longest,
@@ -42,7 +42,7 @@ impl Gather {
         self.rate = self.rate * (-passed / window).exp() + count as f64 / window;
     }
 
-    /// Whether to pause after a turn of so many publications.
+    /// Whether to pause after a tick of so many publications.
     pub(super) fn is_worthwhile(&self, gathered: usize) -> bool {
         gathered < ENOUGH && self.rate * self.longest.as_secs_f64() >= WORTHWHILE
     }
@@ -56,12 +56,12 @@ mod tests {
     /// seconds.
     fn pauses(rate: u32) -> bool {
         let start = Instant::now();
-        let mut gather = Gather::new(Duration::from_millis(15), start);
+        let mut coalescing = WriteCoalescing::new(Duration::from_millis(15), start);
         for number in 1..=2 * rate {
             let at = start + Duration::from_secs(number.into()) / rate;
-            gather.arrived(1, at);
+            coalescing.arrived(1, at);
         }
-        gather.is_worthwhile(1)
+        coalescing.is_worthwhile(1)
     }
 
     #[test]

@@ -14,12 +14,12 @@ use metrics::{Counter, Histogram};
 use tidewire_proto::{json, v1::ErrorCode};
 
 use crate::{
-    Authenticator, ChannelKeeper, ChannelName, Class, Clock, Epoch, Event, Identity, Kept,
-    Namespaces, Position, Publisher, SharedClock, StreamError,
+    Authenticator, ChannelName, Class, Clock, DurablePublisher, Epoch, Event, Identity, Namespaces,
+    Position, Publisher, SharedClock, StoredPublication, StreamError,
     broker::{Broker, BrokerFuture, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
     hub::{BatchInterval, Hub},
-    registry::{Registered, Registry},
-    session::Session,
+    registry::{Registry, RegistrySizes},
+    session::{Connection, ConnectionInfo, Session},
 };
 
 /// How a client is connected.
@@ -69,7 +69,7 @@ pub struct StreamOptions {
     /// How many shards there are. Each wants a thread that runs it.
     pub shards: usize,
     /// How long a shard waits at most for more that shares its writes.
-    pub longest_pause: Duration,
+    pub max_write_pause: Duration,
 }
 
 impl Default for StreamOptions {
@@ -86,13 +86,13 @@ impl Default for StreamOptions {
             publication_bytes: 64 << 10,
             idempotency_window: Duration::from_secs(5 * 60),
             shards: 0,
-            longest_pause: Duration::from_millis(15),
+            max_write_pause: Duration::from_millis(15),
         }
     }
 }
 
 /// The streaming core.
-pub struct Stream {
+pub struct StreamCore {
     namespaces: Arc<Namespaces>,
     hub: Arc<Hub>,
     broker: Arc<dyn Broker>,
@@ -115,9 +115,9 @@ struct Meters {
     ended_traffic: [(AtomicU64, AtomicU64); Transport::ALL.len()],
 }
 
-impl std::fmt::Debug for Stream {
+impl std::fmt::Debug for StreamCore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream")
+        f.debug_struct("StreamCore")
             .field("hub", &self.hub)
             .finish_non_exhaustive()
     }
@@ -142,7 +142,7 @@ pub struct StreamStats {
     pub bytes_received: [u64; Transport::ALL.len()],
 }
 
-impl Stream {
+impl StreamCore {
     /// A streaming core that keeps its histories in memory.
     #[must_use]
     pub fn in_memory(
@@ -190,6 +190,12 @@ impl Stream {
                 .map_or(0, |stream| stream.close_revoked(revocation))
         });
         stream
+    }
+
+    /// Opens the session of a new connection. `welcome` is queued first; a known user is
+    /// subscribed to its own channel.
+    pub async fn connect(self: &Arc<Self>, info: ConnectionInfo) -> Connection {
+        Connection::open(self.clone(), info).await
     }
 
     /// The namespaces.
@@ -317,7 +323,7 @@ impl Stream {
     }
 
     pub(crate) fn register(&self, session: &Session) {
-        self.meters.connects[session.arrival().transport as usize].increment(1);
+        self.meters.connects[session.info().transport as usize].increment(1);
         self.registry.add(session);
         // A session whose token was revoked on the way ends by itself.
         let _ = self.identify(session);
@@ -326,7 +332,7 @@ impl Stream {
     pub(crate) fn unregister(&self, session: &Session) {
         self.registry.remove(session);
         let (sent, received) = session.traffic();
-        let ended = &self.meters.ended_traffic[session.arrival().transport as usize];
+        let ended = &self.meters.ended_traffic[session.info().transport as usize];
         ended.0.fetch_add(sent, Ordering::Relaxed);
         ended.1.fetch_add(received, Ordering::Relaxed);
     }
@@ -355,8 +361,8 @@ impl Stream {
 
     /// How much the register of connections holds. For tests of what is left.
     #[must_use]
-    pub fn registered(&self) -> Registered {
-        self.registry.registered()
+    pub fn registered(&self) -> RegistrySizes {
+        self.registry.sizes()
     }
 
     /// All sessions. The register is not held while they are looked at.
@@ -369,7 +375,7 @@ impl Stream {
     pub fn stats(&self) -> StreamStats {
         let sessions = self.sessions();
         let mut stats = StreamStats {
-            channels: self.hub.channels(),
+            channels: self.hub.channel_count(),
             ..StreamStats::default()
         };
         for (index, (sent, received)) in self.meters.ended_traffic.iter().enumerate() {
@@ -378,7 +384,7 @@ impl Stream {
         }
         for session in sessions {
             let queued = session.queued_bytes();
-            let transport = session.arrival().transport as usize;
+            let transport = session.info().transport as usize;
             let (sent, received) = session.traffic();
             stats.connections[transport] += 1;
             stats.bytes_sent[transport] += sent;
@@ -394,14 +400,14 @@ impl Stream {
 /// One page of history is about so long at most, in bytes.
 const HISTORY_PAGE_BYTES: usize = 1 << 20;
 
-impl Publisher for Stream {
+impl Publisher for StreamCore {
     fn publish(&self, channel: &ChannelName, event: Event) {
         self.meters.publications.increment(1);
         self.broker.offer(channel, event);
     }
 }
 
-impl ChannelKeeper for Stream {
+impl DurablePublisher for StreamCore {
     fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position> {
         Box::pin(async move {
             let page = Page { items: 0, bytes: 0 };
@@ -413,14 +419,14 @@ impl ChannelKeeper for Stream {
         &'a self,
         channel: &'a ChannelName,
         epoch: Epoch,
-        kept: Vec<Kept>,
+        kept: Vec<StoredPublication>,
     ) -> BrokerFuture<'a, ()> {
         self.broker.restore(channel, epoch, kept)
     }
 
-    fn renew<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
-            self.broker.renew(channel).await?;
+            self.broker.start_new_epoch(channel).await?;
             let top = self.position(channel).await?;
             self.look_at_followers(channel, |session| session.be_renewed(channel, &top))
                 .await;

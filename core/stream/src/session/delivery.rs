@@ -8,7 +8,7 @@ use tidewire_proto::v1::{Error, ErrorCode, TokenExpiring, server_message::Data};
 use tokio::time::Instant;
 
 use super::{
-    CloseReason, Connection, Outgoing, Parcel, Session, Slot, message,
+    CloseReason, Connection, OutgoingItem, OutgoingMessage, Session, Slot, message,
     outgoing::Taking,
     state::{Due, State, Time},
     subscription::Flow,
@@ -20,13 +20,13 @@ use crate::{
 
 /// What a sink took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum FlushOutcome {
     /// Something, and there may be more.
-    Some,
+    More,
     /// All that is to be sent now.
-    All,
+    Drained,
     /// There is nothing to send now.
-    Nothing,
+    Idle,
     /// The session is over: close with this reason.
     Close(CloseReason),
 }
@@ -53,8 +53,12 @@ impl Connection {
     ///
     /// # Errors
     /// The session is over, and everything was taken: close with this reason.
-    pub async fn next(&self, budget: usize, out: &mut Vec<Outgoing>) -> Result<(), CloseReason> {
-        self.next_or(|| None, budget, out).await
+    pub async fn next(
+        &self,
+        budget: usize,
+        out: &mut Vec<OutgoingMessage>,
+    ) -> Result<(), CloseReason> {
+        self.next_until(|| None, budget, out).await
     }
 
     /// The same, but comes back with nothing at `quiet_at` if there is nothing till then.
@@ -62,11 +66,11 @@ impl Connection {
     ///
     /// # Errors
     /// As for [`next`](Self::next).
-    pub async fn next_or(
+    pub async fn next_until(
         &self,
         quiet_at: impl Fn() -> Option<Instant>,
         budget: usize,
-        out: &mut Vec<Outgoing>,
+        out: &mut Vec<OutgoingMessage>,
     ) -> Result<(), CloseReason> {
         loop {
             let now = Instant::now();
@@ -106,26 +110,26 @@ impl Session {
 
     /// Takes up to about `budget` bytes of what is to be sent now, for a sink. The
     /// sink is called again when there is more, and at `again_at` in any case.
-    pub fn take(
+    pub fn take_outgoing(
         &self,
         now: Instant,
         budget: usize,
-        out: &mut Vec<Parcel>,
+        out: &mut Vec<OutgoingItem>,
         again_at: Instant,
-    ) -> Taken {
+    ) -> FlushOutcome {
         loop {
             match self.step(now, budget, out, Some(again_at)) {
-                Step::Take(Next::Now) => return Taken::Some,
+                Step::Take(Next::Now) => return FlushOutcome::More,
                 Step::Take(Next::At(due)) => {
                     self.arm(due);
-                    return Taken::All;
+                    return FlushOutcome::Drained;
                 }
                 // What waits already goes on meanwhile.
                 Step::Read(slot) => self.catch_up(slot),
-                Step::Close(reason) => return Taken::Close(reason),
+                Step::Close(reason) => return FlushOutcome::Close(reason),
                 Step::Wait(due) => {
                     self.arm(due);
-                    return Taken::Nothing;
+                    return FlushOutcome::Idle;
                 }
             }
         }
@@ -192,7 +196,7 @@ impl Session {
         let now_ms = self.core().stream.clock().now_ms();
         let left_ms = u64::try_from(expires_at_ms.saturating_sub(now_ms)).unwrap_or(0);
         if left_ms == 0 {
-            state.say(message(Data::Error(Error {
+            state.send(message(Data::Error(Error {
                 code: ErrorCode::Unauthenticated.into(),
                 message: "the token has expired".to_owned(),
                 retry_after_ms: None,
@@ -205,7 +209,7 @@ impl Session {
         }
         if state.expiry_told != Some(expires_at_ms) {
             state.expiry_told = Some(expires_at_ms);
-            state.say(message(Data::TokenExpiring(TokenExpiring {
+            state.send(message(Data::TokenExpiring(TokenExpiring {
                 expires_at: expires_at_ms,
             })));
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, atomic::Ordering};
 use prost::Message as _;
 use tidewire_proto::v1::{ErrorCode, ServerMessage};
 
-use super::{Channel, MemoryBroker, Saved};
+use super::{Channel, MemoryBroker, SnapshotEntry};
 use crate::{ChannelName, Class, Epoch, Position, Publication, PublishRight, StreamError};
 
 /// Names the epoch of channels that were never published to among what is saved: no
@@ -35,20 +35,20 @@ struct SavedChannel {
 
 impl MemoryBroker {
     /// All that is to be kept.
-    pub(super) fn all_saved(&self) -> impl Iterator<Item = Saved> + '_ {
-        let fresh = Saved {
+    pub(super) fn all_saved(&self) -> impl Iterator<Item = SnapshotEntry> + '_ {
+        let fresh = SnapshotEntry {
             key: FRESH_EPOCH.to_vec(),
             value: self.fresh_epoch.read().as_str().as_bytes().to_vec(),
         };
         let names: Vec<_> = self.channels.read().keys().cloned().collect();
         let channels = names.into_iter().filter_map(|name| {
-            Some(Saved {
+            Some(SnapshotEntry {
                 value: self.saved(&name)?.encode(),
                 key: name.as_str().as_bytes().to_vec(),
             })
         });
         let pages = self.keys.lock().pages().into_iter().enumerate();
-        let keys = pages.map(|(number, value)| Saved {
+        let keys = pages.map(|(number, value)| SnapshotEntry {
             // In their order, as text.
             key: format!("{}{number:08}", char::from(KEYS)).into_bytes(),
             value,
@@ -57,7 +57,7 @@ impl MemoryBroker {
     }
 
     /// Takes back what was kept.
-    pub(super) fn load_one(&self, saved: &Saved) -> Result<(), StreamError> {
+    pub(super) fn load_one(&self, saved: &SnapshotEntry) -> Result<(), StreamError> {
         if saved.key.first() == Some(&KEYS) {
             return self.keys.lock().load(&saved.value);
         }
@@ -106,7 +106,7 @@ impl MemoryBroker {
         self.trim(name, channel, self.clock.now_ms());
     }
 
-    fn load_saved(&self, saved: &Saved) -> Result<Loaded, StreamError> {
+    fn load_saved(&self, saved: &SnapshotEntry) -> Result<Loaded, StreamError> {
         let damaged = |what: &dyn std::fmt::Display| {
             StreamError::new(
                 ErrorCode::Internal,
@@ -274,7 +274,7 @@ mod tests {
         let first = broker(3);
         let top = publish(&first, "orders:1", 2);
         let saved: Vec<_> = first.save().collect();
-        let cut = |saved: &Saved| Saved {
+        let cut = |saved: &SnapshotEntry| SnapshotEntry {
             key: saved.key.clone(),
             value: saved.value[..saved.value.len() - 1].to_vec(),
         };

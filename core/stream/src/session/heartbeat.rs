@@ -50,7 +50,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 
 /// How good a connection is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Quality {
+pub struct ConnectionQuality {
     /// The round trip, smoothed. None until it was measured; only a WebSocket's is.
     pub round_trip: Option<Duration>,
     /// How much it varies. None until it was measured twice.
@@ -63,18 +63,19 @@ pub struct Quality {
     pub bytes_received: u64,
 }
 
-/// When a client's silence is worth a question.
+/// Keep-alive timeouts: when a transport probes a silent client, and how long the client
+/// has to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rhythm {
-    /// After so long without a word in either direction, a client that beats by itself
-    /// has missed its beat. None: it does not beat.
-    pub beat: Option<Duration>,
-    /// It then has so long to answer.
-    pub beat_patience: Duration,
-    /// After so long without a word of the client, it is asked whatever it is sent.
+pub struct KeepAliveTimeouts {
+    /// Silence in both directions after which a client that sends pings has missed its
+    /// heartbeat. None: the client sends no pings.
+    pub heartbeat: Option<Duration>,
+    /// Time to answer the probe that follows a missed heartbeat.
+    pub heartbeat_probe: Duration,
+    /// Silence of the client after which it is probed, whatever the server sends.
     pub silence: Duration,
-    /// It then has so long to answer, twice.
-    pub patience: Duration,
+    /// Time to answer that probe, and again the second one.
+    pub silence_probe: Duration,
 }
 
 /// What a session knows of its link.
@@ -145,7 +146,7 @@ impl Pulse {
     }
 
     /// Notes a round trip.
-    fn measured(&mut self, round_trip: Duration) {
+    fn record_round_trip(&mut self, round_trip: Duration) {
         let sample = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
         if self.samples == 0 {
             self.round_trip = sample;
@@ -193,7 +194,7 @@ impl SessionCore {
         let heartbeat_ms = self.due_heartbeat_ms(state, now);
         if heartbeat_ms < state.pulse.told_ms {
             let pong = self.pong(state, None, now);
-            state.say(message(Data::Pong(pong)));
+            state.send(message(Data::Pong(pong)));
         }
     }
 
@@ -215,14 +216,14 @@ fn in_ms(duration: Duration) -> f64 {
 
 impl Session {
     /// Answers a ping, and notes that the client sends them.
-    pub fn beat(&self, t: Option<f64>) -> Pong {
+    pub fn answer_ping(&self, t: Option<f64>) -> Pong {
         let mut state = self.core().state.lock();
         state.pulse.beats = true;
         self.core().pong(&mut state, t, Instant::now())
     }
 
     /// Notes that the client asked for something.
-    pub fn asked(&self) {
+    pub fn record_activity(&self) {
         let is_told = {
             let mut state = self.core().state.lock();
             let before = state.pulse.told_ms;
@@ -255,34 +256,34 @@ impl Session {
     /// before 20 seconds of silence, and in the background, or long idle, before twice
     /// its heartbeat: a sleeping phone is not woken for what it says by itself.
     #[must_use]
-    pub fn rhythm(&self, now: Instant) -> Rhythm {
+    pub fn keep_alive_timeouts(&self, now: Instant) -> KeepAliveTimeouts {
         let core = self.core();
         let options = core.stream.options();
         let state = core.state.lock();
         let told = Duration::from_millis(state.pulse.told_ms.into());
         let heartbeat = state.pulse.heartbeat(now, state.visibility, options);
         let is_active = told <= options.heartbeat;
-        let (slack, beat_patience) = if is_active {
+        let (slack, heartbeat_probe) = if is_active {
             (BEAT_SLACK, SHORT_PATIENCE)
         } else {
             (told, LONG_PATIENCE)
         };
-        Rhythm {
-            beat: state.pulse.beats.then(|| told + slack),
-            beat_patience,
+        KeepAliveTimeouts {
+            heartbeat: state.pulse.beats.then(|| told + slack),
+            heartbeat_probe,
             silence: SILENCE.max(heartbeat * 2),
-            patience: LONG_PATIENCE,
+            silence_probe: LONG_PATIENCE,
         }
     }
 
     /// Notes a round trip to the client and back.
-    pub fn measured(&self, round_trip: Duration) {
-        self.core().state.lock().pulse.measured(round_trip);
+    pub fn record_round_trip(&self, round_trip: Duration) {
+        self.core().state.lock().pulse.record_round_trip(round_trip);
         self.core().stream.note_round_trip(round_trip);
     }
 
     /// Notes that no sign of life came in time.
-    pub fn missed_beat(&self) {
+    pub fn record_missed_heartbeat(&self) {
         let mut state = self.core().state.lock();
         state.pulse.missed = state.pulse.missed.saturating_add(1);
         drop(state);
@@ -290,12 +291,12 @@ impl Session {
     }
 
     /// Counts bytes that were sent. Called by whoever writes, and by one at a time.
-    pub fn sent(&self, bytes: usize) {
+    pub fn record_sent(&self, bytes: usize) {
         count(&self.core().traffic.sent, bytes);
     }
 
     /// Counts bytes that were received. Called by whoever reads, and by one at a time.
-    pub fn received(&self, bytes: usize) {
+    pub fn record_received(&self, bytes: usize) {
         count(&self.core().traffic.received, bytes);
     }
 
@@ -306,10 +307,10 @@ impl Session {
 
     /// How good the connection is.
     #[must_use]
-    pub fn quality(&self) -> Quality {
+    pub fn quality(&self) -> ConnectionQuality {
         let (bytes_sent, bytes_received) = self.core().traffic.totals();
         let state = self.core().state.lock();
-        Quality {
+        ConnectionQuality {
             round_trip: state.pulse.round_trip(),
             jitter: state.pulse.jitter(),
             missed_beats: state.pulse.missed,
@@ -337,15 +338,15 @@ mod tests {
     fn the_figures_are_smoothed_as_the_example_says() {
         let mut pulse = Pulse::new(Instant::now());
         assert_eq!((pulse.round_trip(), pulse.jitter()), (None, None));
-        pulse.measured(ms(40));
+        pulse.record_round_trip(ms(40));
         assert_eq!((pulse.round_trip(), pulse.jitter()), (Some(ms(40)), None));
-        pulse.measured(ms(56));
+        pulse.record_round_trip(ms(56));
         assert_eq!(pulse.round_trip(), Some(ms(42)));
         assert_eq!(pulse.jitter(), Some(ms(1)));
-        pulse.measured(ms(40));
+        pulse.record_round_trip(ms(40));
         assert_eq!(pulse.jitter(), Some(Duration::from_micros(1_937)));
         // What cannot be held is the most that can.
-        pulse.measured(Duration::MAX);
+        pulse.record_round_trip(Duration::MAX);
         assert!(pulse.round_trip() < Some(Duration::from_micros(u32::MAX.into())));
     }
 

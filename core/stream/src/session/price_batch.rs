@@ -10,7 +10,7 @@ use crate::Publication;
 
 /// Several price updates for one client, in one message.
 #[derive(Debug, Clone)]
-pub struct Prices {
+pub struct PriceBatch {
     /// One for each symbol.
     pub updates: Vec<Arc<Publication>>,
     /// When the batch was made, in milliseconds since the Unix epoch.
@@ -30,7 +30,7 @@ const JSON_BEGIN: &[u8] = br#"{"type":"price_batch","data":{"updates":["#;
 const JSON_MIDDLE: &[u8] = br#"],"timestamp":"#;
 const JSON_END: &[u8] = br#"},"timestamp":"#;
 
-impl Prices {
+impl PriceBatch {
     /// How long the message is, in bytes.
     #[must_use]
     pub fn len(&self, encoding: Encoding) -> usize {
@@ -191,7 +191,7 @@ mod tests {
             )
         });
         for time_ms in [9, 1_700_000_000_000] {
-            let joined = Prices {
+            let joined = PriceBatch {
                 updates: publications.clone().collect(),
                 time_ms,
             };

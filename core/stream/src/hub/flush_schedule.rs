@@ -29,14 +29,14 @@ pub struct BatchInterval {
 
 /// The ticks of a shard.
 #[derive(Debug)]
-pub(crate) struct Ticks {
+pub(crate) struct FlushSchedule {
     interval: BatchInterval,
-    /// Ticks are multiples of the interval from here.
+    /// FlushSchedule are multiples of the interval from here.
     started: Instant,
     is_busy: AtomicBool,
 }
 
-impl Ticks {
+impl FlushSchedule {
     pub(super) fn new(interval: BatchInterval, started: Instant) -> Self {
         Self {
             interval,
@@ -80,7 +80,7 @@ mod tests {
             usual: Duration::from_millis(50),
             busy: Duration::from_millis(80),
         };
-        let ticks = Ticks::new(interval, started);
+        let ticks = FlushSchedule::new(interval, started);
         assert_eq!(ticks.next(at(0)), at(50));
         assert_eq!(ticks.next(at(49)), at(50));
         ticks.writes_to(MANY);
@@ -101,6 +101,6 @@ mod tests {
             busy: Duration::ZERO,
         };
         let later = started + Duration::from_millis(7);
-        assert_eq!(Ticks::new(interval, started).next(later), later);
+        assert_eq!(FlushSchedule::new(interval, started).next(later), later);
     }
 }
