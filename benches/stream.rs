@@ -201,7 +201,8 @@ async fn connect(
     for _ in 0..SESSIONS {
         let arrival = ConnectionInfo {
             identity: Identity::Anonymous,
-            transport: Transport::WebSocket,
+            transport: Transport::new("bench"),
+            post_key: None,
             encoding,
             address: None,
             heartbeat: None,

@@ -375,6 +375,7 @@ impl Config {
             idempotency_window: self.stream.idempotency_window,
             shards: self.server.shards(),
             max_write_pause: Duration::from_millis(self.stream.gather_ms),
+            transports: &tidewire_adapters::TRANSPORTS,
             ..StreamOptions::default()
         }
     }

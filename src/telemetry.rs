@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, sync::Arc};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidewire_adapters::Probes;
 use tidewire_price::PriceEngine;
-use tidewire_stream::{StreamCore, Transport};
+use tidewire_stream::StreamCore;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -180,19 +180,15 @@ impl Probes for ServerProbes {
 
     fn metrics(&self) -> String {
         let stats = self.stream.stats();
-        for transport in Transport::ALL {
-            let count = stats.connections[transport as usize];
-            metrics::gauge!("tidewire_connections", "transport" => transport.name())
-                .set(count as f64);
-            let (sent, received) = (
-                stats.bytes_sent[transport as usize],
-                stats.bytes_received[transport as usize],
-            );
+        for one in &stats.transports {
+            let transport = one.transport.name();
+            metrics::gauge!("tidewire_connections", "transport" => transport)
+                .set(one.connections as f64);
             // Never lower than before: a connection that ends meanwhile may be missed once.
-            metrics::counter!("tidewire_sent_bytes_total", "transport" => transport.name())
-                .absolute(sent);
-            metrics::counter!("tidewire_received_bytes_total", "transport" => transport.name())
-                .absolute(received);
+            metrics::counter!("tidewire_sent_bytes_total", "transport" => transport)
+                .absolute(one.bytes_sent);
+            metrics::counter!("tidewire_received_bytes_total", "transport" => transport)
+                .absolute(one.bytes_received);
         }
         metrics::gauge!("tidewire_subscriptions").set(stats.subscriptions as f64);
         metrics::gauge!("tidewire_channels_followed").set(stats.channels as f64);

@@ -7,7 +7,7 @@ use axum::{
     routing::{get, post},
 };
 use tidewire_service::{AdminAccess, AdminRpc, PriceRpc, Router, StreamRpc, WatchRpc};
-use tidewire_stream::{StreamCore, Transport};
+use tidewire_stream::StreamCore;
 use tokio_util::task::TaskTracker;
 
 use crate::{Admission, OriginPolicy, grpc, http, sse, websocket, websocket::deflate::Compressor};
@@ -138,10 +138,6 @@ impl Gateway {
     /// How many connections are open.
     #[must_use]
     pub fn connections(&self) -> usize {
-        let stats = self.stream.stats();
-        Transport::ALL
-            .iter()
-            .map(|transport| stats.connections[*transport as usize])
-            .sum()
+        self.stream.stats().connections()
     }
 }

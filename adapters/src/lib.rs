@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod frame_kind;
 mod front;
 mod gateway;
 mod grpc;
@@ -24,3 +25,7 @@ pub use origin::OriginPolicy;
 pub use proxy::{Proxies, ProxyHeader};
 pub use server::{ShardThreads, serve};
 pub use tidewire_service::AdminAccess;
+
+/// Transports that the adapters serve.
+pub const TRANSPORTS: [tidewire_stream::Transport; 3] =
+    [websocket::TRANSPORT, sse::TRANSPORT, tidewire_service::GRPC];

@@ -8,10 +8,11 @@ use tidewire_proto::{
     json,
     v1::{self, Heartbeat, ServerMessage, server_message::Data},
 };
-use tidewire_stream::{ChannelName, Connection, FrameKind, OutgoingMessage, publication::Position};
+use tidewire_stream::{ChannelName, Connection, OutgoingMessage, publication::Position};
 use tokio::time::Instant;
 
 use super::Cursor;
+use crate::frame_kind;
 
 /// What is taken from the session at a time, in bytes.
 const TAKE_BYTES: usize = 64 << 10;
@@ -96,7 +97,7 @@ impl Events {
                         let cursor = encode(publication.channel().clone(), position);
                         write_id(out, &cursor);
                     }
-                    out.put_slice(publication.frame(FrameKind::Sse, |publication| {
+                    out.put_slice(publication.frame(frame_kind::SSE, |publication| {
                         event(publication.event_type(), &publication.json())
                     }));
                 }

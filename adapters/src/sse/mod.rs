@@ -17,7 +17,7 @@ use tidewire_proto::{
     json,
     v1::{ChannelSubscription, ClientMessage, ErrorCode, Position, client_message},
 };
-use tidewire_stream::{Connection, ConnectionInfo, Encoding, ShardId, StreamError, Transport};
+use tidewire_stream::{ConnectionInfo, Encoding, PostKey, ShardId, StreamError, Transport};
 
 use crate::{
     Gateway, access,
@@ -27,6 +27,9 @@ use crate::{
     },
     websocket::refusal,
 };
+
+/// Label of SSE streams.
+pub(crate) const TRANSPORT: Transport = Transport::new("sse");
 
 /// The longest silence a client can ask for.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
@@ -64,7 +67,8 @@ pub(crate) async fn stream(
         .map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
     let arrival = ConnectionInfo {
         identity: admitted.identity,
-        transport: Transport::Sse,
+        transport: TRANSPORT,
+        post_key: Some(PostKey::random()),
         encoding: Encoding::Json,
         address: admitted.address,
         heartbeat,

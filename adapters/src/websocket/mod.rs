@@ -32,6 +32,9 @@ use socket::Deflate;
 
 use crate::{Gateway, access, front, http::reply::HttpError};
 
+/// Label of WebSocket connections.
+pub(crate) const TRANSPORT: Transport = Transport::new("websocket");
+
 /// A client that must give a token has so long for it.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -70,7 +73,8 @@ pub(crate) async fn accept<B>(
     let admitted = access::admit(gateway, headers, extensions, None).await?;
     let arrival = ConnectionInfo {
         identity: admitted.identity,
-        transport: Transport::WebSocket,
+        transport: TRANSPORT,
+        post_key: None,
         encoding,
         address: admitted.address,
         heartbeat: None,

@@ -31,6 +31,7 @@ use super::{
     io::WriteEnd,
     peer::{Check, Peer},
 };
+use crate::frame_kind;
 
 /// What is taken from the session for one write, in bytes.
 const TAKE_BYTES: usize = 64 << 10;
@@ -348,8 +349,8 @@ fn payload(publication: &Publication, encoding: Encoding) -> Bytes {
 
 fn plain_kind(encoding: Encoding) -> FrameKind {
     match encoding {
-        Encoding::Json => FrameKind::WebSocketText,
-        Encoding::Proto => FrameKind::WebSocketBinary,
+        Encoding::Json => frame_kind::WEBSOCKET_TEXT,
+        Encoding::Proto => frame_kind::WEBSOCKET_BINARY,
     }
 }
 
@@ -373,8 +374,8 @@ fn deflated_once(publication: &Publication, encoding: Encoding, deflate: Deflate
         return framed_once(publication, encoding);
     }
     let kind = match encoding {
-        Encoding::Json => FrameKind::WebSocketTextDeflated,
-        Encoding::Proto => FrameKind::WebSocketBinaryDeflated,
+        Encoding::Json => frame_kind::WEBSOCKET_TEXT_DEFLATED,
+        Encoding::Proto => frame_kind::WEBSOCKET_BINARY_DEFLATED,
     };
     publication.frame(kind, |publication| {
         deflated_frame(opcode(encoding), &payload, deflate.compressor)
@@ -428,7 +429,7 @@ fn put_item(out: &mut Vec<u8>, encoding: Encoding, deflate: Option<Deflate>, ite
 fn put_deflated_prices(out: &mut Vec<u8>, deflate: Deflate, prices: &PriceBatch) {
     let parts = || {
         prices.updates.iter().map(|update| {
-            &update.frame(FrameKind::JsonDataDeflated, |update| {
+            &update.frame(frame_kind::JSON_DATA_DEFLATED, |update| {
                 Part::new(update.json_data(), deflate.compressor.level).0
             })[..]
         })

@@ -16,5 +16,5 @@ pub use price::PriceRpc;
 pub use revocations::RevocationStore;
 pub use router::Router;
 pub use status::{from_status, identity_of, status_of};
-pub use stream::{ClientAddress, StreamRpc};
+pub use stream::{ClientAddress, GRPC, StreamRpc};
 pub use watch::{WatchRpc, chain_error};

@@ -22,6 +22,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{Router, identity_of, status_of};
 
+/// Label of gRPC and gRPC-Web streams.
+pub const GRPC: Transport = Transport::new("grpc");
+
 /// What one gRPC stream takes at a time, in bytes.
 const TAKE_BYTES: usize = 64 << 10;
 
@@ -105,7 +108,8 @@ impl StreamRpc {
 pub(crate) fn arrival<T>(request: &Request<T>) -> ConnectionInfo {
     ConnectionInfo {
         identity: identity_of(request),
-        transport: Transport::Grpc,
+        transport: GRPC,
+        post_key: None,
         encoding: Encoding::Proto,
         address: request
             .extensions()

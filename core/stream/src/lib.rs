@@ -19,6 +19,7 @@ mod publication_batch;
 mod registry;
 pub mod session;
 pub mod stream_core;
+mod transport;
 
 pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeys, TokenRules};
 pub use channel::{ChannelName, ChannelNameError};
@@ -36,6 +37,7 @@ pub use publication_batch::PublicationBatch;
 pub use registry::RegistrySizes;
 pub use session::{
     CloseReason, Connection, ConnectionInfo, ConnectionQuality, DirectMessage, Encoding,
-    FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PriceBatch, Session,
+    FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch, Session,
 };
-pub use stream_core::{StreamCore, StreamOptions, StreamStats, Transport};
+pub use stream_core::{StreamCore, StreamOptions, StreamStats};
+pub use transport::{Transport, TransportStats};

@@ -139,26 +139,29 @@ impl From<v1::Position> for Position {
     }
 }
 
-/// The frames that adapters make of a publication and share between clients.
+/// Slot of a publication that caches one framed form of it. Adapters say what each slot
+/// holds; all slots of one server must differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub enum FrameKind {
-    /// A WebSocket text frame that holds the JSON form.
-    WebSocketText,
-    /// A WebSocket binary frame that holds the protobuf form.
-    WebSocketBinary,
-    /// The text frame compressed, or as it is where that is not shorter.
-    WebSocketTextDeflated,
-    /// The binary frame likewise.
-    WebSocketBinaryDeflated,
-    /// The `data` of the JSON form compressed, as a part of messages that hold several.
-    JsonDataDeflated,
-    /// A Server-Sent Event without its id.
-    Sse,
-}
+pub struct FrameKind(usize);
 
-/// How many kinds there are.
-pub(crate) const FRAME_KINDS: usize = 6;
+impl FrameKind {
+    /// Slots of a publication: one for each framing of the adapters. A slot costs 40 bytes.
+    pub const SLOTS: usize = 6;
+
+    /// The slot with this index.
+    ///
+    /// # Panics
+    /// The index is [`SLOTS`](Self::SLOTS) or more. In a constant, this fails the build.
+    #[must_use]
+    pub const fn new(slot: usize) -> Self {
+        assert!(slot < Self::SLOTS, "a publication has no such slot");
+        Self(slot)
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
 
 /// An encoding and where its `data` part lies.
 #[derive(Debug)]
@@ -176,7 +179,7 @@ pub struct Publication {
     event: Event,
     json: OnceLock<Encoded>,
     proto: OnceLock<Encoded>,
-    frames: [OnceLock<Bytes>; FRAME_KINDS],
+    frames: [OnceLock<Bytes>; FrameKind::SLOTS],
 }
 
 impl Publication {
@@ -191,7 +194,7 @@ impl Publication {
             event,
             json: OnceLock::new(),
             proto: OnceLock::new(),
-            frames: [const { OnceLock::new() }; FRAME_KINDS],
+            frames: [const { OnceLock::new() }; FrameKind::SLOTS],
         })
     }
 
@@ -259,7 +262,7 @@ impl Publication {
 
     /// A frame of the message: `make` is called on first use only.
     pub fn frame(&self, kind: FrameKind, make: impl FnOnce(&Self) -> Bytes) -> &Bytes {
-        self.frames[kind as usize].get_or_init(|| make(self))
+        self.frames[kind.index()].get_or_init(|| make(self))
     }
 
     /// The message as a value, for those that need more than its bytes.
@@ -388,8 +391,8 @@ mod tests {
             0,
             Event::Message(Bytes::from_static(b"1")),
         );
-        let first = publication.frame(FrameKind::Sse, |_| Bytes::from_static(b"x"));
-        let again = publication.frame(FrameKind::Sse, |_| unreachable!("made before"));
+        let first = publication.frame(FrameKind::new(0), |_| Bytes::from_static(b"x"));
+        let again = publication.frame(FrameKind::new(0), |_| unreachable!("made before"));
         assert_eq!(first, again);
     }
 }

@@ -8,10 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::{
-    ChannelName, Position, Publication,
-    publication::{FRAME_KINDS, FrameKind},
-};
+use crate::{ChannelName, Position, Publication, publication::FrameKind};
 
 /// A run is about so long at most, encoded, in bytes: what one write takes.
 const LONGEST: usize = 64 << 10;
@@ -24,7 +21,7 @@ pub struct PublicationBatch {
     last: Position,
     json_size: OnceLock<usize>,
     proto_size: OnceLock<usize>,
-    frames: [OnceLock<Bytes>; FRAME_KINDS],
+    frames: [OnceLock<Bytes>; FrameKind::SLOTS],
 }
 
 impl PublicationBatch {
@@ -44,7 +41,7 @@ impl PublicationBatch {
                 last: last.position().clone(),
                 json_size: OnceLock::new(),
                 proto_size: OnceLock::new(),
-                frames: [const { OnceLock::new() }; FRAME_KINDS],
+                frames: [const { OnceLock::new() }; FrameKind::SLOTS],
             })
         })
     }
@@ -62,7 +59,7 @@ impl PublicationBatch {
         kind: FrameKind,
         frame: impl for<'a> Fn(&'a Publication) -> &'a Bytes,
     ) -> &Bytes {
-        self.frames[kind as usize].get_or_init(|| {
+        self.frames[kind.index()].get_or_init(|| {
             let frames = self
                 .publications
                 .iter()
@@ -210,13 +207,13 @@ mod tests {
         let delivery = Delivery::new(&both);
         let run = delivery.run().unwrap();
         let frame = |one: &Publication| {
-            one.frame(FrameKind::Sse, |one| {
+            one.frame(FrameKind::new(0), |one| {
                 Bytes::from(format!("<{}>", one.seq()))
             });
         };
         both.iter().for_each(|one| frame(one));
-        let joined = run.frames(FrameKind::Sse, |one| {
-            one.frame(FrameKind::Sse, |_| unreachable!("made before"))
+        let joined = run.frames(FrameKind::new(0), |one| {
+            one.frame(FrameKind::new(0), |_| unreachable!("made before"))
         });
         assert_eq!(joined, "<1><2>");
     }

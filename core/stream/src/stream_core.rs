@@ -2,10 +2,7 @@
 //! sessions on. What operators do with it is in `operator`.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -20,34 +17,8 @@ use crate::{
     hub::{BatchInterval, Hub},
     registry::{Registry, RegistrySizes},
     session::{Connection, ConnectionInfo, Session},
+    transport::{Transport, TransportCounters, TransportStats, Transports},
 };
-
-/// How a client is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(usize)]
-pub enum Transport {
-    /// A WebSocket.
-    WebSocket,
-    /// Server-Sent Events.
-    Sse,
-    /// A gRPC or gRPC-Web stream.
-    Grpc,
-}
-
-impl Transport {
-    /// All transports.
-    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Sse, Self::Grpc];
-
-    /// Its name in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WebSocket => "websocket",
-            Self::Sse => "sse",
-            Self::Grpc => "grpc",
-        }
-    }
-}
 
 /// What the operator decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +41,8 @@ pub struct StreamOptions {
     pub shards: usize,
     /// How long a shard waits at most for more that shares its writes.
     pub max_write_pause: Duration,
+    /// Transports whose counters are exposed before their first connection.
+    pub transports: &'static [Transport],
 }
 
 impl Default for StreamOptions {
@@ -87,6 +60,7 @@ impl Default for StreamOptions {
             idempotency_window: Duration::from_secs(5 * 60),
             shards: 0,
             max_write_pause: Duration::from_millis(15),
+            transports: &[],
         }
     }
 }
@@ -103,16 +77,13 @@ pub struct StreamCore {
     /// Set once the server is about to stop: the window that clients come back in.
     pub(crate) draining: OnceLock<Duration>,
     meters: Meters,
+    transports: Transports,
 }
 
 struct Meters {
     publications: Counter,
-    deliveries: [Counter; Transport::ALL.len()],
-    connects: [Counter; Transport::ALL.len()],
     round_trips: Histogram,
     missed_beats: Counter,
-    /// Bytes sent to and received from connections that have ended.
-    ended_traffic: [(AtomicU64, AtomicU64); Transport::ALL.len()],
 }
 
 impl std::fmt::Debug for StreamCore {
@@ -123,11 +94,11 @@ impl std::fmt::Debug for StreamCore {
     }
 }
 
-/// How much is going on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Counts of what a core does at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamStats {
-    /// Open connections, by transport.
-    pub connections: [usize; Transport::ALL.len()],
+    /// Connections and bytes, by transport.
+    pub transports: Vec<TransportStats>,
     /// Subscriptions of all connections together.
     pub subscriptions: usize,
     /// Channels that somebody follows.
@@ -136,10 +107,19 @@ pub struct StreamStats {
     pub queued_bytes: usize,
     /// The most that waits for one client, in bytes.
     pub queued_bytes_max: usize,
-    /// Bytes sent to all connections so far, by transport.
-    pub bytes_sent: [u64; Transport::ALL.len()],
-    /// Bytes received from them.
-    pub bytes_received: [u64; Transport::ALL.len()],
+}
+
+impl StreamStats {
+    /// Open connections of all transports together.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.transports.iter().map(|one| one.connections).sum()
+    }
+
+    fn transport(&mut self, transport: Transport) -> Option<&mut TransportStats> {
+        let mut all = self.transports.iter_mut();
+        all.find(|one| one.transport == transport)
+    }
 }
 
 impl StreamCore {
@@ -162,9 +142,6 @@ impl StreamCore {
                 ..MemoryLimits::default()
             },
         );
-        let per_transport = |name: &'static str| {
-            Transport::ALL.map(|transport| metrics::counter!(name, "transport" => transport.name()))
-        };
         let stream = Arc::new(Self {
             namespaces,
             hub,
@@ -176,12 +153,10 @@ impl StreamCore {
             draining: OnceLock::new(),
             meters: Meters {
                 publications: metrics::counter!("tidewire_publications_total"),
-                deliveries: per_transport("tidewire_deliveries_total"),
-                connects: per_transport("tidewire_connects_total"),
                 round_trips: metrics::histogram!("tidewire_round_trip_seconds"),
                 missed_beats: metrics::counter!("tidewire_missed_beats_total"),
-                ended_traffic: Default::default(),
             },
+            transports: Transports::new(options.transports),
         });
         let this = Arc::downgrade(&stream);
         let revocations = stream.authenticator.revocations();
@@ -323,7 +298,7 @@ impl StreamCore {
     }
 
     pub(crate) fn register(&self, session: &Session) {
-        self.meters.connects[session.info().transport as usize].increment(1);
+        session.transport_counters().count_connect();
         self.registry.add(session);
         // A session whose token was revoked on the way ends by itself.
         let _ = self.identify(session);
@@ -332,9 +307,7 @@ impl StreamCore {
     pub(crate) fn unregister(&self, session: &Session) {
         self.registry.remove(session);
         let (sent, received) = session.traffic();
-        let ended = &self.meters.ended_traffic[session.info().transport as usize];
-        ended.0.fetch_add(sent, Ordering::Relaxed);
-        ended.1.fetch_add(received, Ordering::Relaxed);
+        session.transport_counters().add_ended(sent, received);
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -349,8 +322,8 @@ impl StreamCore {
         self.meters.missed_beats.increment(1);
     }
 
-    pub(crate) fn count_deliveries(&self, transport: Transport, count: usize) {
-        self.meters.deliveries[transport as usize].increment(count as u64);
+    pub(crate) fn transport_counters(&self, transport: Transport) -> Arc<TransportCounters> {
+        self.transports.counters(transport)
     }
 
     /// The session of a connection.
@@ -361,7 +334,7 @@ impl StreamCore {
 
     /// How much the register of connections holds. For tests of what is left.
     #[must_use]
-    pub fn registered(&self) -> RegistrySizes {
+    pub fn registry_sizes(&self) -> RegistrySizes {
         self.registry.sizes()
     }
 
@@ -376,19 +349,17 @@ impl StreamCore {
         let sessions = self.sessions();
         let mut stats = StreamStats {
             channels: self.hub.channel_count(),
+            transports: self.transports.ended(),
             ..StreamStats::default()
         };
-        for (index, (sent, received)) in self.meters.ended_traffic.iter().enumerate() {
-            stats.bytes_sent[index] = sent.load(Ordering::Relaxed);
-            stats.bytes_received[index] = received.load(Ordering::Relaxed);
-        }
         for session in sessions {
             let queued = session.queued_bytes();
-            let transport = session.info().transport as usize;
-            let (sent, received) = session.traffic();
-            stats.connections[transport] += 1;
-            stats.bytes_sent[transport] += sent;
-            stats.bytes_received[transport] += received;
+            if let Some(transport) = stats.transport(session.transport_counters().transport()) {
+                let (sent, received) = session.traffic();
+                transport.connections += 1;
+                transport.bytes_sent += sent;
+                transport.bytes_received += received;
+            }
             stats.subscriptions += session.subscription_count();
             stats.queued_bytes += queued;
             stats.queued_bytes_max = stats.queued_bytes_max.max(queued);

@@ -103,7 +103,7 @@ impl Board {
     }
 
     /// What a client sends and gets for its heartbeat, when nothing else comes.
-    fn beat(&mut self) {
+    fn ping(&mut self) {
         let pong = self.connection.answer_ping(None);
         self.connection.reply(tidewire_proto::v1::ServerMessage {
             data: Some(tidewire_proto::v1::server_message::Data::Pong(pong)),
@@ -148,7 +148,7 @@ async fn a_price_board_in_the_background_costs_a_twentieth_at_most() {
         hidden.read();
         advance(Duration::from_millis(100)).await;
         if round * 100 % i64::from(hidden.connection.heartbeat_ms()) == 0 {
-            hidden.answer_ping();
+            hidden.ping();
         }
     }
     active.read();

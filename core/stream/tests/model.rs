@@ -363,7 +363,7 @@ async fn drain(stream: &Arc<StreamCore>, mut clients: Vec<Client>) {
     }
     clients.clear();
     assert_eq!(stream.hub().channel_count(), 0, "nobody is left in the hub");
-    assert_eq!(stream.stats().connections.iter().sum::<usize>(), 0);
+    assert_eq!(stream.stats().connections(), 0);
 }
 
 /// A shard that takes no turns is bounded too, and nothing is lost in silence.

@@ -24,6 +24,13 @@ use tokio::time::Instant;
 /// How many sessions come and go.
 const SESSIONS: u32 = 100_000;
 
+/// Labels of the connections, in turn.
+const TRANSPORTS: [Transport; 3] = [
+    Transport::new("first"),
+    Transport::new("second"),
+    Transport::new("third"),
+];
+
 /// How many of them are there at a time.
 const AT_ONCE: usize = 500;
 
@@ -78,7 +85,8 @@ impl World {
         let arrival = ConnectionInfo {
             allowance: Some(self.limits.admit(address, &identity).unwrap()),
             identity,
-            transport: Transport::ALL[number as usize % Transport::ALL.len()],
+            transport: TRANSPORTS[number as usize % TRANSPORTS.len()],
+            post_key: None,
             encoding: Encoding::Json,
             address,
             heartbeat: None,

@@ -182,8 +182,7 @@ impl Session {
         if is_awaited {
             core.drained.notify_waiters();
         }
-        core.stream
-            .count_deliveries(core.arrival.transport, out.count());
+        core.transport.count_deliveries(out.count());
         Step::Take(next)
     }
 

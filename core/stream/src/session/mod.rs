@@ -34,7 +34,7 @@ pub use delivery::FlushOutcome;
 use heartbeat::Traffic;
 pub use heartbeat::{ConnectionQuality, KeepAliveTimeouts};
 pub use outgoing::{DirectMessage, OutgoingItem, OutgoingMessage};
-pub use price_batch::Prices;
+pub use price_batch::PriceBatch;
 pub(crate) use state::Slot;
 use state::State;
 
@@ -42,7 +42,7 @@ use crate::{
     Allowance, ChannelName, Class, Identity, Position, StreamCore,
     hub::shard::{ShardId, Sink},
     publication_batch::Delivery,
-    stream_core::Transport,
+    transport::{Transport, TransportCounters},
 };
 
 /// How a client wants its messages.
@@ -97,6 +97,31 @@ impl std::borrow::Borrow<str> for ConnectionId {
     }
 }
 
+/// Key that proves the right to send commands for a connection, where commands come as
+/// requests of their own: 128 random bits in hexadecimal digits.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostKey(String);
+
+impl PostKey {
+    /// A key that was never used before.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// The key as it is sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for PostKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PostKey")
+    }
+}
+
 /// What a transport says of a client when it comes.
 #[derive(Debug, Clone)]
 pub struct ConnectionInfo {
@@ -104,6 +129,8 @@ pub struct ConnectionInfo {
     pub identity: Identity,
     /// How it is connected.
     pub transport: Transport,
+    /// Proof that its commands need, where they come beside the connection.
+    pub post_key: Option<PostKey>,
     /// How it wants its messages.
     pub encoding: Encoding,
     /// Where it comes from.
@@ -119,7 +146,7 @@ pub struct ConnectionInfo {
 /// What a session is to the hub.
 pub(crate) struct SessionCore {
     id: ConnectionId,
-    post_key: Option<String>,
+    transport: Arc<TransportCounters>,
     opened_at_ms: i64,
     arrival: ConnectionInfo,
     stream: Arc<StreamCore>,
@@ -254,11 +281,10 @@ impl Connection {
             arrival.encoding,
             options.outbox_bytes,
         );
-        let post_key = (arrival.transport == Transport::Sse)
-            .then(|| format!("{:032x}", rand::random::<u128>()));
+        let transport = stream.transport_counters(arrival.transport);
         let session = Session(Arc::new(SessionCore {
             id: ConnectionId::random(),
-            post_key,
+            transport,
             opened_at_ms: stream.clock().now_ms(),
             arrival,
             stream: stream.clone(),
@@ -314,13 +340,17 @@ impl Session {
     /// The key that a POST must give to speak for this connection.
     #[must_use]
     pub fn post_key(&self) -> Option<&str> {
-        self.0.post_key.as_deref()
+        self.0.arrival.post_key.as_ref().map(PostKey::as_str)
     }
 
     /// The server's clock, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         self.0.stream.clock().now_ms()
+    }
+
+    pub(crate) fn transport_counters(&self) -> &TransportCounters {
+        &self.0.transport
     }
 
     /// Who the client is now.

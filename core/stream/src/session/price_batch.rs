@@ -161,7 +161,7 @@ mod tests {
     use prost::Message as _;
     use tidewire_proto::{
         json,
-        v1::{Decimal, PriceBatch, PriceUpdate, ServerMessage, server_message::Data},
+        v1::{self, Decimal, PriceUpdate, ServerMessage, server_message::Data},
     };
 
     use super::*;
@@ -197,7 +197,7 @@ mod tests {
             };
             let whole = ServerMessage {
                 timestamp: Some(time_ms),
-                data: Some(Data::PriceBatch(PriceBatch {
+                data: Some(Data::PriceBatch(v1::PriceBatch {
                     updates: updates.to_vec(),
                     timestamp: time_ms,
                 })),

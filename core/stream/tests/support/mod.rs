@@ -40,7 +40,8 @@ pub(crate) fn open_history(name: &str) -> Namespace {
 pub(crate) fn arrival(shard: ShardId) -> ConnectionInfo {
     ConnectionInfo {
         identity: Identity::Anonymous,
-        transport: Transport::WebSocket,
+        transport: Transport::new("test"),
+        post_key: None,
         encoding: Encoding::Json,
         address: None,
         heartbeat: None,
