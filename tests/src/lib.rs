@@ -1,8 +1,8 @@
-//! The harness of the end-to-end tests: the real binary, clients of every
-//! transport, and stand-ins for venues.
+//! End-to-end test harness: starts the real binary, and holds clients for every transport and
+//! venue stand-ins.
 //!
-//! What is tested lives in `tests/`; nothing here judges. A harness fails by
-//! panicking, with what it waited for.
+//! Tests live in `tests/`; the harness asserts nothing about behaviour. When an expected event
+//! does not come, it panics and names the event.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +12,6 @@
 
 pub mod client;
 mod deadline;
-pub mod fuzz;
 pub mod liar;
 mod message;
 pub mod node;
@@ -28,23 +27,22 @@ pub use liar::Liar;
 pub use message::{Close, Message};
 pub use node::Node;
 pub use provider::KeyProvider;
-pub use server::{Answer, Server, ServerBuilder, binary, command, interrupt, refused_start};
+pub use server::{HttpResponse, Server, ServerBuilder, binary, command, interrupt, refused_start};
 pub use token::{KeyPair, SECRET, Token};
 pub use venue::{VenueKind, VenueStandIn};
 
-/// An HTTP client. With TLS in its library, one cannot be made before it is said how
-/// TLS is done.
+/// Builds an HTTP client. Installs the TLS provider first, because the client needs one.
 ///
 /// # Panics
-/// Never: some provider is there then.
+/// Never: a provider is always installed by then.
 #[must_use]
 pub fn http_client() -> reqwest::Client {
-    // Another test of this process may have come first.
+    // Another test in this process may have installed one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
 
-/// Makes a test of each function on every transport.
+/// Generates one test per transport from each function.
 #[macro_export]
 macro_rules! on_every_transport {
     ($($test:ident),* $(,)?) => {$(

@@ -1,10 +1,10 @@
-//! Frames of venues.
+//! Frames of price venues.
 
 use tidewire_price::{VenueKind, venue::VenueEvent};
 
-use super::{Verdict, fuzz, texts};
+use super::edits::{Verdict, fuzz, texts};
 
-/// Parses frames of a venue. What it takes for a trade or a price is one.
+/// Parses frames of a venue. Accepted trades and prices must be positive and finite.
 fn fuzz_venue(kind: VenueKind, seeds: &[&str]) {
     fuzz(&texts(seeds), |bytes| {
         let Ok(events) = kind.parse(bytes) else {

@@ -1,14 +1,5 @@
-//! Fuzz targets for what contracts and clients write: logs, revert data, signatures and
-//! values by signature, filters. Inputs are right examples with some words changed, and
-//! random bytes.
-//!
-//! Each target runs `TIDEWIRE_FUZZ_ITERATIONS` times, 2,000 if not set.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a panic is how a test fails"
-)]
+//! Chain input: logs, revert data, event signatures, values decoded by signature, and
+//! filters. Inputs are valid examples with some words replaced, and random bytes.
 
 use alloy::primitives::{Address, B256, U256, address, keccak256};
 use bolero::TypeGenerator;
@@ -18,7 +9,8 @@ use tidewire_chain::{
     events::Filter,
 };
 use tidewire_proto::v1::EventFilter;
-use tidewire_tests::fuzz::iterations;
+
+use super::iterations;
 
 const PERMIT2: Address = address!("000000000022d473030f116ddee9f6b43ac78ba3");
 
@@ -44,8 +36,7 @@ const SIGNATURES: [&str; 6] = [
     "E(string[] texts)",
 ];
 
-/// A word as contracts write it: small numbers, which are lengths, offsets and addresses;
-/// full ones; anything.
+/// A 32-byte word: a length, an offset, a large number, all ones, or random bytes.
 #[derive(Debug, Clone, TypeGenerator)]
 enum Word {
     Small(u8),
@@ -86,7 +77,7 @@ impl Case {
 
     fn data(&self) -> Vec<u8> {
         let mut data: Vec<u8> = self.words.iter().flat_map(|word| word.bytes().0).collect();
-        // Whole words mostly.
+        // Most cases keep whole words.
         if self.cut > 200 {
             data.truncate(data.len().saturating_sub(usize::from(self.cut - 200)));
         }
@@ -95,7 +86,7 @@ impl Case {
 }
 
 #[test]
-fn logs_of_tokens() {
+fn token_logs() {
     bolero::check!()
         .with_iterations(iterations())
         .with_type::<Case>()
@@ -150,13 +141,13 @@ fn values_by_signature() {
             };
             let value: serde_json::Value = serde_json::from_str(&args).unwrap();
             assert!(value.is_object());
-            // Four visits to a word, each of which becomes at most 6 characters a byte.
+            // A word is decoded at most four times, at up to 6 characters per byte.
             let words = (data.len() / 32 + topics.len() + 1) * 4;
             assert!(args.len() <= words * 32 * 6 + 200, "{} bytes", args.len());
         });
 }
 
-/// A signature with parts of others in it.
+/// A signature with random tokens inserted.
 #[derive(Debug, Clone, TypeGenerator)]
 struct Text {
     which: u8,
@@ -200,7 +191,7 @@ fn signatures_and_filters() {
                 text.replace_range(at..end, tokens[usize::from(*token) % tokens.len()]);
             }
             if let Ok(event) = EventAbi::parse(&text) {
-                // What is accepted decodes whatever comes, and is accepted again.
+                // An accepted signature decodes any data without a panic.
                 let _ = event.decode(&[event.topic()], &[0; 640]);
             }
             let filter = EventFilter {

@@ -1,14 +1,5 @@
-//! Fuzz targets for WebSocket frames with compression: frames of all kinds in any
-//! order, some of their bytes flipped, read here and by tungstenite's codec; DEFLATE
-//! data and `Sec-WebSocket-Extensions` with edits.
-//!
-//! Each target runs `TIDEWIRE_FUZZ_ITERATIONS` times, 2,000 if not set.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a panic is how a test fails"
-)]
+//! permessage-deflate: frames of all kinds in any order with flipped bits, DEFLATE data,
+//! and the extension header. Results are compared with tungstenite's codec.
 
 use std::io::Cursor;
 
@@ -19,13 +10,17 @@ use tidewire_adapters::websocket::{
     deflate::{Agreement, InflateError, inflate, negotiate},
     frame::{FrameError, FrameReader, Incoming},
 };
-use tidewire_tests::fuzz::{iterations, masked, masked_frame};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameSocket;
 
-/// The longest message.
+use super::{
+    frames::{masked, masked_frame},
+    iterations,
+};
+
+/// Longest accepted message, in bytes.
 const LIMIT: usize = 300;
 
-/// Frames, and what is done to their bytes.
+/// Frames and the bits flipped in their bytes.
 #[derive(Debug, Clone, TypeGenerator)]
 struct Case {
     frames: Vec<Part>,
@@ -54,7 +49,7 @@ struct Flip {
     bits: u8,
 }
 
-/// The first bytes of frames, those that are allowed more often than others.
+/// First bytes of frames. Valid ones appear more often than invalid ones.
 const KINDS: [u8; 20] = [
     0x81, 0x82, 0xc1, 0xc2, 0x01, 0x02, 0x41, 0x42, 0x00, 0x00, 0x80, 0x80, 0x88, 0x89, 0x8a, 0xc1,
     0xc2, 0xc0, 0xc9, 0x83,
@@ -112,7 +107,7 @@ fn agreement(offer: &str) -> Option<Agreement> {
     negotiate(&headers).ok()?
 }
 
-/// All that a reader makes of bytes that come in pieces of this length.
+/// Returns everything that a reader parses when bytes arrive in pieces of this length.
 fn read(bytes: &[u8], piece: usize) -> (Vec<Incoming>, Option<FrameError>) {
     let mut reader = FrameReader::new(LIMIT).with_deflate(agreement("permessage-deflate"));
     let mut read = Vec::new();
@@ -131,9 +126,8 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<Incoming>, Option<FrameError>) {
     (read, None)
 }
 
-/// What tungstenite's codec and a plain inflater make of the same bytes, as long as
-/// it is one message after the other.
-fn second_opinion(bytes: &[u8], count: usize) -> Vec<Incoming> {
+/// Parses the first `count` messages with tungstenite's codec and a plain inflater.
+fn read_with_tungstenite(bytes: &[u8], count: usize) -> Vec<Incoming> {
     let mut socket = FrameSocket::new(Cursor::new(bytes.to_vec()));
     let mut all = Vec::new();
     let mut message = (0, false, Vec::new());
@@ -176,12 +170,12 @@ fn second_opinion(bytes: &[u8], count: usize) -> Vec<Incoming> {
     all
 }
 
-/// Inflates with nothing but flate2; none if that fails or the result is too long.
+/// Inflates with flate2 alone. Returns `None` on failure or if the result exceeds `limit`.
 fn plain_inflate(payload: &[u8], limit: usize) -> Option<Vec<u8>> {
     let whole = [payload, &[0x00, 0x00, 0xff, 0xff]].concat();
     let mut out = Vec::with_capacity(limit + 1_000);
     let mut at = 0;
-    // A last block is followed by another stream.
+    // After a block marked final, another stream follows.
     while at < whole.len() {
         let mut stream = Decompress::new(false);
         let status = stream
@@ -203,10 +197,10 @@ fn compressed_frames() {
         .for_each(|case| {
             let bytes = case.bytes();
             let (messages, error) = read(&bytes, usize::MAX);
-            // How the bytes are cut into pieces changes nothing.
+            // The result does not depend on how the bytes are split.
             assert_eq!(read(&bytes, 1), (messages.clone(), error));
             assert_eq!(read(&bytes, 7), (messages.clone(), error));
-            assert_eq!(second_opinion(&bytes, messages.len()), messages);
+            assert_eq!(read_with_tungstenite(&bytes, messages.len()), messages);
             for message in messages {
                 match message {
                     Incoming::Text(text) => {
@@ -233,7 +227,7 @@ fn deflate_data() {
             match inflate(&bytes, limit) {
                 Ok(inflated) => assert_eq!(plain_inflate(&bytes, limit), Some(inflated)),
                 Err(InflateError::TooBig(of)) => assert_eq!(of, limit),
-                // What is refused here may be what others take: an end within a block.
+                // Other inflaters may accept data that ends within a block.
                 Err(InflateError::Invalid) => {}
             }
         });
@@ -270,7 +264,7 @@ fn extension_headers() {
             let Some(agreed) = agreement(&text) else {
                 return;
             };
-            // What is agreed on is an offer that is agreed on again.
+            // Offering the agreed parameters again yields the same agreement.
             let response = agreed.response();
             assert_eq!(agreement(response.to_str().unwrap()), Some(agreed));
         });
