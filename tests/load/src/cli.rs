@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line of the load tool.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::Transport;
 
-/// Measures Tidewire over sockets, beside servers that only write bytes.
+/// Measures Tidewire over sockets, beside reference servers that only write bytes.
 #[derive(Debug, Parser)]
 #[command(name = "tidewire-load", version)]
 pub(crate) struct Cli {
@@ -16,37 +16,37 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What all measurements have in common.
+/// Options of every measurement.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
-    /// The binary under test. Without it, the one that lies beside this tool.
+    /// Binary under test. Default: the one beside this tool.
     #[arg(long, env = "TIDEWIRE_BIN", global = true)]
     pub(crate) server: Option<PathBuf>,
-    /// `bun`, for uWebSockets beside it.
+    /// Path of `bun`, which runs the uWebSockets reference server.
     #[arg(long, env = "BUN_BIN", global = true)]
     pub(crate) bun: Option<PathBuf>,
     /// Let the scheduler choose CPUs.
     #[arg(long, global = true)]
     pub(crate) no_pin: bool,
-    /// The CPUs of the servers.
+    /// CPUs of the servers.
     #[arg(long, value_delimiter = ',', default_value = "0", global = true)]
     pub(crate) server_cpus: Vec<usize>,
-    /// The CPU of this tool.
+    /// CPU of this tool.
     #[arg(long, default_value_t = 1, global = true)]
     pub(crate) own_cpu: usize,
-    /// A variable of the binary's environment, `NAME=VALUE`; several are possible.
+    /// Environment variable of the binary, as `NAME=VALUE`. Can be repeated.
     #[arg(long = "env", value_parser = pair, global = true)]
     pub(crate) environment: Vec<(String, String)>,
-    /// Append what was measured to this file, as lines of JSON.
+    /// Append every row to this file, as lines of JSON.
     #[arg(long, global = true)]
     pub(crate) out: Option<PathBuf>,
     /// Measure the binary under test alone.
     #[arg(long, global = true)]
     pub(crate) alone: bool,
-    /// How long what was sent may still arrive after a window, in seconds.
+    /// Time after a window in which its messages may still arrive, in seconds.
     #[arg(long, default_value_t = 2.0, global = true)]
     pub(crate) grace: f64,
-    /// How often each is measured; the table shows medians.
+    /// Repetitions. The table shows medians.
     #[arg(long, default_value_t = 3, global = true)]
     pub(crate) reps: usize,
 }
@@ -58,55 +58,55 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// A fixed rate of messages to many subscribers.
+    /// Send at a fixed rate to many subscribers.
     Fanout(Fanout),
-    /// The highest rate that is kept up with.
+    /// Find the highest sustained rate.
     Ramp(Ramp),
-    /// Memory of connections that nothing happens on.
+    /// Measure the memory of idle connections.
     Idle(Idle),
-    /// How fast connections are taken.
+    /// Measure how many connections are accepted per second.
     Storm(Idle),
-    /// What subscribers that never read cost the others.
+    /// Measure the cost that non-reading subscribers impose on the others.
     Slow(Slow),
-    /// SIGTERM with many connections: who is told, when, and what can be recovered.
+    /// Send SIGTERM with many connections open, and check notices, timing and recovery.
     Drain(Drain),
-    /// A steady load for minutes: whether memory stays flat.
+    /// Run a steady load for minutes, and check that memory stays flat.
     Soak(Soak),
-    /// Bytes on the wire for a price update.
+    /// Measure bytes on the wire per price update.
     Bytes(Bytes),
-    /// The whole set, with the bars that have to be met.
+    /// Run the whole set, and check it against the required bars.
     Bars(Bars),
-    /// The bare loop, as a server. The other commands start it themselves.
+    /// Runs the bare-loop reference server. The other commands start it themselves.
     #[command(hide = true)]
     Bare {
-        /// All messages of one read share a write.
+        /// Write all messages of one read with one call.
         #[arg(long)]
         gather: bool,
     },
 }
 
-/// Who subscribes to what.
+/// Subscribers, channels and payloads.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Subscribers {
-    /// How many connections.
+    /// Connections.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) connections: usize,
-    /// How the clients of the binary under test are connected; several are possible.
+    /// Transports of the clients of the binary under test, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "ws-json")]
     pub(crate) transport: Vec<Transport>,
-    /// How many channels there are.
+    /// Channels.
     #[arg(long, default_value_t = 1)]
     pub(crate) channels: usize,
-    /// How many of them each connection follows.
+    /// Channels per connection.
     #[arg(long, default_value_t = 1)]
     pub(crate) per_conn: usize,
-    /// Each message goes to any channel, not to one after the other.
+    /// Pick the channel of each message at random, not in rotation.
     #[arg(long)]
     pub(crate) random: bool,
-    /// The payload, in bytes.
+    /// Payload, in bytes.
     #[arg(long, default_value_t = 200)]
     pub(crate) size: usize,
-    /// A venue trades, and the connections follow `prices:*`.
+    /// Feed trades from a venue stand-in, and subscribe to `prices:*`.
     #[arg(long)]
     pub(crate) prices: bool,
 }
@@ -115,10 +115,10 @@ pub(crate) struct Subscribers {
 pub(crate) struct Fanout {
     #[command(flatten)]
     pub(crate) subscribers: Subscribers,
-    /// Messages a second.
+    /// Messages per second.
     #[arg(long, default_value_t = 50.0)]
     pub(crate) rate: f64,
-    /// How long a window is.
+    /// Length of a window, in seconds.
     #[arg(long, default_value_t = 4.0)]
     pub(crate) seconds: f64,
 }
@@ -127,52 +127,52 @@ pub(crate) struct Fanout {
 pub(crate) struct Ramp {
     #[command(flatten)]
     pub(crate) subscribers: Subscribers,
-    /// The first rate, in messages a second.
+    /// First rate, in messages per second.
     #[arg(long, default_value_t = 50.0)]
     pub(crate) from: f64,
-    /// How long a window is.
+    /// Length of a window, in seconds.
     #[arg(long, default_value_t = 1.5)]
     pub(crate) seconds: f64,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Idle {
-    /// How many connections, all WebSockets.
+    /// Connections, all WebSockets.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) connections: usize,
-    /// Follow nothing, instead of one channel each.
+    /// Subscribe to nothing, instead of one channel each.
     #[arg(long)]
     pub(crate) no_channel: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Slow {
-    /// How many connections.
+    /// Connections.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) connections: usize,
-    /// One in so many never reads.
+    /// One in this number of connections never reads.
     #[arg(long, default_value_t = 100)]
     pub(crate) every: usize,
-    /// Messages a second.
+    /// Messages per second.
     #[arg(long, default_value_t = 50.0)]
     pub(crate) rate: f64,
-    /// The payload, in bytes: large ones fill the kernel's buffers sooner.
+    /// Payload, in bytes. Large payloads fill the kernel's buffers sooner.
     #[arg(long, default_value_t = 2_000)]
     pub(crate) size: usize,
-    /// How long a window is.
+    /// Length of a window, in seconds.
     #[arg(long, default_value_t = 6.0)]
     pub(crate) seconds: f64,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Drain {
-    /// How many connections.
+    /// Connections.
     #[arg(long, default_value_t = 5_000)]
     pub(crate) connections: usize,
-    /// `server.drain`, in seconds.
+    /// Value of `server.drain`, in seconds.
     #[arg(long, default_value_t = 10.0)]
     pub(crate) window: f64,
-    /// Messages a second, published until the server goes.
+    /// Messages per second, published until the server exits.
     #[arg(long, default_value_t = 5.0)]
     pub(crate) rate: f64,
 }
@@ -181,39 +181,39 @@ pub(crate) struct Drain {
 pub(crate) struct Soak {
     #[command(flatten)]
     pub(crate) subscribers: Subscribers,
-    /// Messages a second.
+    /// Messages per second.
     #[arg(long, default_value_t = 50.0)]
     pub(crate) rate: f64,
-    /// How long.
+    /// Duration, in minutes.
     #[arg(long, default_value_t = 5.0)]
     pub(crate) minutes: f64,
-    /// How long between two looks at the memory, in seconds.
+    /// Interval between memory samples, in seconds.
     #[arg(long, default_value_t = 10.0)]
     pub(crate) sample: f64,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Bytes {
-    /// How many symbols there are.
+    /// Symbols.
     #[arg(long, default_value_t = 200)]
     pub(crate) symbols: usize,
-    /// How many of them a connection follows.
+    /// Symbols per connection.
     #[arg(long, default_value_t = 50)]
     pub(crate) per_conn: usize,
-    /// Trades a second, over all symbols.
+    /// Trades per second, over all symbols.
     #[arg(long, default_value_t = 200.0)]
     pub(crate) rate: f64,
-    /// How long a window is.
+    /// Length of a window, in seconds.
     #[arg(long, default_value_t = 4.0)]
     pub(crate) seconds: f64,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Bars {
-    /// How long a window is.
+    /// Length of a window, in seconds.
     #[arg(long, default_value_t = 2.5)]
     pub(crate) seconds: f64,
-    /// How many idle connections.
+    /// Idle connections.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) idle: usize,
 }

@@ -1,13 +1,12 @@
-//! The tool's clocks: nanoseconds since it started for everything that is
-//! measured, and the wall clock for the frames of a venue.
+//! Clocks: monotonic nanoseconds for measurements, and wall-clock time for venue frames.
 
 use std::{sync::OnceLock, time::Instant};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// A second, in nanoseconds.
+/// One second, in nanoseconds.
 pub(crate) const SECOND: u64 = 1_000_000_000;
-/// A millisecond, in nanoseconds.
+/// One millisecond, in nanoseconds.
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 
 /// Nanoseconds since the first call.

@@ -1,12 +1,11 @@
-//! A histogram of durations with a bounded relative error: 64 buckets for each
-//! doubling, so a value is known to within 1.6 %.
+//! Histogram of durations with 64 buckets per doubling: a relative error of at most 1.6 %.
 
-/// Bits of a value that are kept below its highest one.
+/// Bits kept below the highest bit of a value.
 const PRECISION: u32 = 6;
 const PER_DOUBLING: usize = 1 << PRECISION;
 const BUCKETS: usize = (64 - PRECISION as usize + 1) * PER_DOUBLING;
 
-/// How often each value was seen.
+/// Count of each value.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
     buckets: Vec<u32>,
@@ -32,19 +31,19 @@ impl Histogram {
         self.max = self.max.max(value);
     }
 
-    /// Forgets everything.
+    /// Removes all values.
     pub(crate) fn clear(&mut self) {
         self.buckets.fill(0);
         self.count = 0;
         self.max = 0;
     }
 
-    /// The largest value.
+    /// Returns the largest value.
     pub(crate) fn max(&self) -> u64 {
         self.max
     }
 
-    /// The value that this share of all values does not exceed, 0 without values.
+    /// Returns the value that this share of all values does not exceed, or 0 without values.
     pub(crate) fn quantile(&self, share: f64) -> u64 {
         let rank = ((self.count as f64 * share).ceil() as u64).max(1);
         let mut below = 0;
@@ -61,7 +60,7 @@ impl Histogram {
 fn bucket(value: u64) -> usize {
     let bits = 64 - value.leading_zeros();
     let shift = bits.saturating_sub(PRECISION + 1);
-    // Below 128 each value has its own bucket; above, the top seven bits choose.
+    // Below 128 each value has its own bucket. Above, the top seven bits select the bucket.
     shift as usize * PER_DOUBLING + (value >> shift) as usize
 }
 

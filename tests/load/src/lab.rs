@@ -1,4 +1,4 @@
-//! The lab: where servers run, whom to measure, and where rows go.
+//! Lab: the CPUs of the servers, the subjects to measure, and the output of rows.
 
 use std::{env, path::PathBuf};
 
@@ -11,15 +11,15 @@ use crate::{
     machine,
     report::{self, Row},
     rig::{Rig, Shape, Source, Subject},
-    server::Place,
+    server::Programs,
 };
 
-/// Files that this tool has open besides its connections.
+/// Files that this tool opens besides its connections.
 const OTHER_FILES: u64 = 64;
 
-/// Where servers run, whom to measure, and where rows go.
+/// CPUs of the servers, subjects to measure, and output of rows.
 pub(crate) struct Lab {
-    pub(crate) place: Place,
+    pub(crate) programs: Programs,
     pub(crate) reps: usize,
     is_alone: bool,
     out: Option<PathBuf>,
@@ -50,7 +50,7 @@ impl Lab {
         if can_pin {
             machine::keep_to(&own_cpus)?;
         }
-        let place = Place {
+        let programs = Programs {
             tidewire: tidewire.canonicalize()?,
             bun: common
                 .bun
@@ -68,7 +68,7 @@ impl Lab {
             environment: common.environment.clone(),
         };
         Ok(Self {
-            place,
+            programs,
             reps: common.reps.max(1),
             is_alone: common.alone,
             out: common.out.clone(),
@@ -76,7 +76,7 @@ impl Lab {
         })
     }
 
-    /// The binary under test on these transports, and who stands beside it.
+    /// Returns the binary under test on these transports, and the reference servers.
     pub(crate) fn subjects(&self, transports: &[Transport]) -> Vec<Subject> {
         let own = transports
             .iter()
@@ -89,19 +89,19 @@ impl Lab {
             return Vec::new();
         }
         let mut beside = vec![Subject::Bare, Subject::Gather];
-        beside.extend(self.place.bun.is_some().then_some(Subject::Bun));
+        beside.extend(self.programs.bun.is_some().then_some(Subject::Bun));
         beside
     }
 
     /// Whether uWebSockets is measured too.
     pub(crate) fn has_bun(&self) -> bool {
-        self.place.bun.is_some() && !self.is_alone
+        self.programs.bun.is_some() && !self.is_alone
     }
 
-    /// As many connections as files can be opened for.
+    /// Checks that the open-file limit allows this many connections.
     ///
     /// # Errors
-    /// It is fewer than asked for.
+    /// The limit is too low.
     pub(crate) fn check_files(&self, connections: usize) -> anyhow::Result<()> {
         let needed = connections as u64 + OTHER_FILES;
         anyhow::ensure!(
@@ -115,13 +115,13 @@ impl Lab {
     /// Starts a server with its subscribers.
     ///
     /// # Errors
-    /// It does not start, or refuses.
+    /// The server does not start, or refuses a connection.
     pub(crate) fn rig(&self, subject: Subject, shape: &Shape) -> anyhow::Result<Rig> {
         self.check_files(shape.connections)?;
-        Rig::set_up(&self.place, subject, shape)
+        Rig::set_up(&self.programs, subject, shape)
     }
 
-    /// Writes a row that was measured to the file, if there is one.
+    /// Appends a row to the output file, if there is one.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -129,11 +129,11 @@ impl Lab {
         self.out.as_ref().map_or(Ok(()), |out| row.append(out))
     }
 
-    /// Measures each of the subjects, one after the other, as often as is asked for,
-    /// and prints the medians.
+    /// Measures each subject in rotation for the set number of repetitions, and prints
+    /// medians.
     ///
     /// # Errors
-    /// One of them could not be measured.
+    /// A subject could not be measured.
     pub(crate) fn interleave(
         &self,
         subjects: &[Subject],
@@ -154,7 +154,7 @@ impl Lab {
 }
 
 impl Subscribers {
-    /// The shape that the command line says.
+    /// Builds the shape given on the command line.
     pub(crate) fn shape(&self) -> anyhow::Result<Shape> {
         anyhow::ensure!(
             self.per_conn <= self.channels,
@@ -168,7 +168,7 @@ impl Subscribers {
             order: if self.random {
                 Order::Random
             } else {
-                Order::Turns
+                Order::Rotation
             },
             size: self.size,
             source: if self.prices {

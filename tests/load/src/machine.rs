@@ -1,5 +1,5 @@
-//! What the operating system knows: processor time and memory of a process, the
-//! load, which CPUs a process may use, how many files it may open.
+//! Operating-system figures: processor time and memory of a process, load, usable CPUs and
+//! open-file limit.
 
 use std::fs;
 
@@ -9,8 +9,8 @@ use rustix::{
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
-/// A tick of the processor times in `/proc`, in nanoseconds. Linux shows them to
-/// programs in hundredths of a second on every architecture.
+/// Unit of the processor times in `/proc`, in nanoseconds. Linux exports them in hundredths of
+/// a second on every architecture.
 const TICK: u64 = 10_000_000;
 
 /// Processor time, in nanoseconds.
@@ -21,10 +21,10 @@ pub(crate) struct CpuTime {
 }
 
 impl CpuTime {
-    /// What a process has used so far, 0 once it has ended.
+    /// Processor time used by a process, or 0 once it has exited.
     pub(crate) fn of(pid: u32) -> Self {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The program's name is in brackets and may hold anything.
+        // The program's name stands in brackets and may hold anything.
         let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let mut ticks = fields
             .split(' ')
@@ -36,7 +36,7 @@ impl CpuTime {
         Self { user, system }
     }
 
-    /// What was used since `earlier`.
+    /// Processor time used since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             user: self.user.saturating_sub(earlier.user),
@@ -49,17 +49,17 @@ impl CpuTime {
     }
 }
 
-/// The memory of a process, in bytes.
+/// Memory of a process, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// What is resident.
+    /// Resident memory.
     pub(crate) rss: u64,
-    /// The same, with each page shared among those that have it.
+    /// Proportional memory: each shared page is divided by its number of users.
     pub(crate) pss: u64,
 }
 
 impl Memory {
-    /// What a process takes now, 0 once it has ended.
+    /// Reads the memory of a process; 0 once it has exited.
     pub(crate) fn of(pid: u32) -> Self {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let field = |name: &str| {
@@ -77,26 +77,26 @@ impl Memory {
     }
 }
 
-/// How many programs wanted a processor in the last minute, on average.
+/// Returns the load average of the last minute.
 pub(crate) fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let first = text.split(' ').next().unwrap_or_default();
     first.parse().unwrap_or(0.0)
 }
 
-/// Lets this process open as many files as it ever may, and says how many.
+/// Raises the open-file limit to the hard limit, and returns it.
 pub(crate) fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    // Where this is refused, the old limit stands, and connections tell.
+    // If this fails, the old limit holds, and opening connections reports it.
     let _ = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// The CPUs that this process may use.
+/// Returns the CPUs that this process may use.
 pub(crate) fn own_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else {
         return Vec::new();
@@ -106,7 +106,7 @@ pub(crate) fn own_cpus() -> Vec<usize> {
         .collect()
 }
 
-/// Keeps this thread, and what it starts from now on, to these CPUs.
+/// Pins this thread and its later children to these CPUs.
 pub(crate) fn keep_to(cpus: &[usize]) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
     for &cpu in cpus {

@@ -1,7 +1,7 @@
-//! The load tool: starts the binary under test, drives it over sockets, and shows
-//! what it costs beside servers that only write bytes.
+//! Load tool: drives the binary under test over sockets, and compares its cost with reference
+//! servers that only write bytes.
 //!
-//! `docs/performance.md` tells how figures are taken and what they mean.
+//! `docs/performance.md` explains how figures are taken and what they mean.
 
 mod cli;
 mod client;
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nowhere is left to say that even this cannot be said.
+            // If stderr is closed, the error cannot be reported.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
@@ -41,22 +41,22 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Command::Bare { gather } = cli.command {
         return bare::serve(if gather {
-            Writes::Gathered
+            Writes::Coalesced
         } else {
             Writes::Each
         });
     }
     let lab = Lab::new(&cli.common)?;
     match &cli.command {
-        Command::Fanout(asked) => scenario::fanout::run(&lab, asked),
-        Command::Ramp(asked) => scenario::ramp::run(&lab, asked),
-        Command::Idle(asked) => scenario::idle::run(&lab, asked, "idle"),
-        Command::Storm(asked) => scenario::idle::run(&lab, asked, "storm"),
-        Command::Slow(asked) => scenario::slow::run(&lab, asked),
-        Command::Drain(asked) => scenario::drain::run(&lab, asked),
-        Command::Soak(asked) => scenario::soak::run(&lab, asked),
-        Command::Bytes(asked) => scenario::bytes::run(&lab, asked),
-        Command::Bars(asked) => scenario::bars::run(&lab, asked),
+        Command::Fanout(options) => scenario::fanout::run(&lab, options),
+        Command::Ramp(options) => scenario::ramp::run(&lab, options),
+        Command::Idle(options) => scenario::idle::run(&lab, options, "idle"),
+        Command::Storm(options) => scenario::idle::run(&lab, options, "storm"),
+        Command::Slow(options) => scenario::slow::run(&lab, options),
+        Command::Drain(options) => scenario::drain::run(&lab, options),
+        Command::Soak(options) => scenario::soak::run(&lab, options),
+        Command::Bytes(options) => scenario::bytes::run(&lab, options),
+        Command::Bars(options) => scenario::bars::run(&lab, options),
         Command::Bare { .. } => Ok(()),
     }
 }

@@ -1,9 +1,8 @@
-//! Marks: how a message is known again where it arrives.
+//! Marks: numbers in payloads that identify a message on arrival.
 //!
-//! Every message that the tool sends has a number, and carries it as digits that
-//! any encoding leaves in one piece: in a text, or as the fraction of a price. The
-//! [`Ledger`] remembers when each number left and for whom it was; whoever reads
-//! searches the bytes for the tag before the digits and parses nothing else.
+//! Every message carries a number as digits that each encoding keeps contiguous: as a text, or
+//! as the fraction of a price. The [`Ledger`] stores when each number was sent and to how many
+//! subscribers. Readers search for the tag before the digits and parse nothing else.
 
 use memchr::memmem::Finder;
 
@@ -11,12 +10,12 @@ use crate::clock;
 
 /// Digits of a number.
 const DIGITS: usize = 8;
-/// The numbers that fit.
+/// Count of numbers.
 const NUMBERS: u32 = 100_000_000;
-/// The longest tag and its digits.
+/// Length of the longest tag with its digits.
 pub(crate) const LONGEST: usize = 32;
 
-/// What holds the number of a message.
+/// Encoding of the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MarkKind {
     /// A text in the payload.
@@ -30,12 +29,13 @@ pub(crate) enum MarkKind {
 /// The whole part of every price.
 const PRICE: &str = "7090";
 
-/// A number as a text.
+/// Formats a number as a text.
 pub(crate) fn text(number: u32) -> String {
     format!("tw#{number:08}")
 }
 
-/// A number as a price. It ends with a digit that no notation leaves out.
+/// Formats a number as a price. The last digit is never zero, because some notations drop
+/// trailing zeros.
 pub(crate) fn price(number: u32) -> String {
     format!("{PRICE}.{number:08}7")
 }
@@ -67,13 +67,13 @@ impl Marks {
         }
     }
 
-    /// How long a mark is.
+    /// Length of a mark, in bytes.
     pub(crate) fn length(&self) -> usize {
         self.tag + DIGITS
     }
 
-    /// Hands every number to `take`. Gives how many bytes are done with: a mark
-    /// that is cut off begins after them.
+    /// Passes every number to `take`. Returns how many bytes were consumed; an incomplete mark
+    /// begins after them.
     pub(crate) fn each(&self, bytes: &[u8], mut take: impl FnMut(u32)) -> usize {
         let mut at = 0;
         while let Some(found) = self.finder.find(&bytes[at..]) {
@@ -86,7 +86,7 @@ impl Marks {
             }
             at += found + self.length();
         }
-        // A tag may begin in what is left.
+        // A tag may begin in the remaining bytes.
         at.max(bytes.len().saturating_sub(self.tag - 1))
     }
 }
@@ -104,28 +104,28 @@ fn number(digits: &[u8]) -> Option<u32> {
 pub(crate) struct Sent {
     pub(crate) number: u32,
     pub(crate) channel: u16,
-    /// When it was handed to the socket.
+    /// When it was written to the socket.
     pub(crate) at: u64,
 }
 
-/// How many messages the ledger remembers: several seconds at any rate.
+/// Messages in the ledger: several seconds at any rate.
 const REMEMBERED: usize = 1 << 18;
 
-/// What was sent when, and what is expected of it.
+/// Sent messages, with their times and expected deliveries.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     ring: Vec<Sent>,
     next: u32,
-    /// How many connections follow each channel.
-    pub(crate) followers: Vec<u64>,
-    /// Whether what is sent now counts.
+    /// Subscribers per channel.
+    pub(crate) subscribers: Vec<u64>,
+    /// Whether messages sent now count.
     pub(crate) counts: bool,
     pub(crate) messages: u64,
     pub(crate) expected: u64,
 }
 
 impl Ledger {
-    pub(crate) fn new(followers: Vec<u64>) -> Self {
+    pub(crate) fn new(subscribers: Vec<u64>) -> Self {
         let never = Sent {
             number: u32::MAX,
             channel: 0,
@@ -134,22 +134,22 @@ impl Ledger {
         Self {
             ring: vec![never; REMEMBERED],
             next: 0,
-            followers,
+            subscribers,
             counts: false,
             messages: 0,
             expected: 0,
         }
     }
 
-    /// The number of the next message.
+    /// Returns the number of the next message.
     pub(crate) fn next(&self) -> u32 {
         self.next
     }
 
-    /// Enters a message on a channel that leaves now, and gives its number.
+    /// Records a message sent now on a channel, and returns its number.
     ///
     /// # Errors
-    /// There are no numbers left.
+    /// No numbers are left.
     pub(crate) fn enter(&mut self, channel: usize) -> anyhow::Result<u32> {
         let number = self.next;
         anyhow::ensure!(number < NUMBERS, "more than {NUMBERS} messages in one run");
@@ -161,12 +161,12 @@ impl Ledger {
         };
         if self.counts {
             self.messages += 1;
-            self.expected += self.followers[channel];
+            self.expected += self.subscribers[channel];
         }
         Ok(number)
     }
 
-    /// A message, if it was not too long ago.
+    /// Returns a message, unless the ledger has overwritten it.
     pub(crate) fn find(&self, number: u32) -> Option<Sent> {
         let sent = self.ring[number as usize % REMEMBERED];
         (sent.number == number).then_some(sent)

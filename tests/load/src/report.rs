@@ -1,4 +1,4 @@
-//! What was measured: one row, as a line of a table and as a line of JSON.
+//! Report rows: printed as a table and appended as JSON.
 
 use std::{
     fs::OpenOptions,
@@ -9,55 +9,55 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// What one server did in one situation. What was not measured is not there.
+/// Figures of one server in one scenario. `None` means not measured.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Row {
     pub(crate) scenario: String,
     pub(crate) subject: String,
     pub(crate) connections: usize,
-    /// Messages sent in a second.
+    /// Messages sent per second.
     pub(crate) rate: Option<f64>,
-    /// Deliveries in a second.
+    /// Deliveries per second.
     pub(crate) deliveries: Option<f64>,
-    /// The server's processor time for a delivery, in microseconds.
+    /// Processor time of the server per delivery, in microseconds.
     pub(crate) cpu_us: Option<f64>,
     pub(crate) user_us: Option<f64>,
     pub(crate) system_us: Option<f64>,
     pub(crate) p50_ms: Option<f64>,
     pub(crate) p99_ms: Option<f64>,
     pub(crate) max_ms: Option<f64>,
-    /// How much of a processor the server and this tool used.
+    /// Processor shares of the server and of this tool.
     pub(crate) server_share: Option<f64>,
     pub(crate) own_share: Option<f64>,
-    /// How late the sender was.
+    /// Lateness of the sender.
     pub(crate) lag_p99_ms: Option<f64>,
-    /// Bytes on the wire for a delivery, frames and all.
+    /// Bytes on the wire per delivery, with frames.
     pub(crate) bytes: Option<f64>,
-    /// Deliveries that one read of the subscribers brought.
+    /// Deliveries per read of a subscriber.
     pub(crate) per_read: Option<f64>,
-    /// The server's memory for a connection, in bytes.
+    /// Server memory per connection, in bytes.
     pub(crate) rss_per_connection: Option<f64>,
     pub(crate) pss_per_connection: Option<f64>,
-    /// The server's memory, in MiB.
+    /// Server memory, in MiB.
     pub(crate) rss_mib: Option<f64>,
     pub(crate) connects: Option<f64>,
     pub(crate) delivered: u64,
     pub(crate) expected: u64,
     pub(crate) disorder: u64,
-    /// Connections that ended although nobody wanted it.
+    /// Connections that ended unexpectedly.
     pub(crate) ended: usize,
     pub(crate) kept_up: Option<bool>,
-    /// In how many of the windows that this is the median of.
+    /// Number of windows in which the server kept up.
     pub(crate) kept_up_in: usize,
-    /// Of how many windows this is the median.
+    /// Number of windows behind this median.
     pub(crate) windows: usize,
     pub(crate) load_average: f64,
-    /// What else there is to say.
+    /// Further remarks.
     pub(crate) note: String,
 }
 
 impl Row {
-    /// The median of several windows, figure by figure. Kept up means in most of them.
+    /// Takes the median of each figure. Kept up means in most windows.
     pub(crate) fn median(rows: &[Self]) -> Option<Self> {
         let first = rows.first()?.clone();
         let of = |field: fn(&Self) -> Option<f64>| median(rows.iter().filter_map(field).collect());
@@ -114,7 +114,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// A column: its title, and the figure of a row.
+/// A column: its title, and its text for a row.
 type Column = (&'static str, fn(&Row) -> String);
 
 const COLUMNS: [Column; 19] = [
@@ -154,10 +154,10 @@ fn figure(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(String::new, |value| format!("{value:.digits$}"))
 }
 
-/// Prints rows as a table. Columns in which no row has anything are left out.
+/// Prints rows as a table. Columns without any value are left out.
 ///
 /// # Errors
-/// Nobody reads the output.
+/// The output is closed.
 pub(crate) fn print(rows: &[Row]) -> io::Result<()> {
     let cells = |column: &Column| rows.iter().map(column.1).collect::<Vec<_>>();
     let columns = COLUMNS.iter().map(|column| (column.0, cells(column)));
@@ -180,7 +180,7 @@ pub(crate) fn print(rows: &[Row]) -> io::Result<()> {
 /// Prints lines under titles, in columns.
 ///
 /// # Errors
-/// Nobody reads the output.
+/// The output is closed.
 pub(crate) fn print_table(titles: &[String], lines: &[Vec<String>]) -> io::Result<()> {
     let all = || std::iter::once(titles).chain(lines.iter().map(Vec::as_slice));
     let width = |column: usize| all().map(|line| line[column].chars().count()).max();

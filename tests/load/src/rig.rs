@@ -1,4 +1,4 @@
-//! A rig: one server, its subscribers and the sender, ready to be measured.
+//! Rig: one server with its subscribers and its sender, ready to be measured.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::{
     machine::{self, Memory},
     mark::{Ledger, MarkKind, Marks},
     report::Row,
-    server::{Place, Program, Server, ServerConfig, Venue, config::NAMESPACE},
+    server::{Program, Programs, Server, ServerConfig, Venue, config::NAMESPACE},
     tally::Tally,
     wire::http1,
 };
 
-/// All connections are ready within this time.
+/// Time limit for opening all connections.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
-/// So many connections are opened at the same time.
+/// Connections opened concurrently.
 const AT_ONCE: usize = 64;
-/// A p99 above this is not kept up with, in milliseconds.
+/// Highest p99 that counts as keeping up, in milliseconds.
 const KEPT_UP_MS: f64 = 100.0;
 
-/// Whom to measure, and how to speak to it.
+/// A server to measure, and its protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
     Tidewire(Transport),
@@ -54,46 +54,46 @@ impl Subject {
     fn dialect(self) -> Dialect {
         match self {
             Self::Tidewire(transport) => Dialect::Tidewire(transport),
-            Self::Bare | Self::Gather | Self::Bun => Dialect::Beside,
+            Self::Bare | Self::Gather | Self::Bun => Dialect::Reference,
         }
     }
 }
 
-/// Where messages come from.
+/// Source of the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// A client publishes them.
+    /// A publishing client.
     Messages,
-    /// A venue's trades become prices.
+    /// Trades of a venue, which become prices.
     Prices,
-    /// Nobody sends any.
+    /// No messages.
     Nothing,
 }
 
-/// Who follows what, and what is sent.
+/// Subscriptions and messages of a rig.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
     pub(crate) connections: usize,
     pub(crate) channels: usize,
-    /// Channels that each connection follows.
+    /// Channels per connection.
     pub(crate) per_connection: usize,
     pub(crate) order: Order,
-    /// The payload, in bytes.
+    /// Payload, in bytes.
     pub(crate) size: usize,
     pub(crate) source: Source,
-    /// One connection in so many never reads.
+    /// One in this number of connections never reads.
     pub(crate) slow_every: Option<usize>,
     pub(crate) is_deflated: bool,
 }
 
 impl Shape {
-    /// One channel that all follow.
+    /// One channel with all connections subscribed.
     pub(crate) fn fanout(connections: usize) -> Self {
         Self {
             connections,
             channels: 1,
             per_connection: 1,
-            order: Order::Turns,
+            order: Order::Rotation,
             size: 200,
             source: Source::Messages,
             slow_every: None,
@@ -101,8 +101,8 @@ impl Shape {
         }
     }
 
-    /// The numbers of the channels that a connection follows, spread evenly.
-    fn follows(&self, connection: usize) -> impl Iterator<Item = usize> {
+    /// Returns the channels of a connection, spread evenly.
+    fn channels_of(&self, connection: usize) -> impl Iterator<Item = usize> {
         let (channels, count) = (self.channels, self.per_connection);
         let stride = (channels / count.max(1)).max(1);
         (0..count).map(move |turn| (connection * 7 + turn * stride) % channels)
@@ -122,32 +122,36 @@ pub(crate) struct Rig {
     pub(crate) engine: Engine,
     subject: Subject,
     pub(crate) shape: Shape,
-    /// The server's memory before anyone came.
+    /// Server memory before the first connection.
     before: Memory,
-    /// How long it took until all had come, in nanoseconds.
+    /// Time until all connections were open, in nanoseconds.
     opening: u64,
-    /// What was sent in a window may arrive so long after its end.
+    /// Time after a window in which its messages may still arrive.
     grace: u64,
-    /// Keeps the venue's port.
+    /// Holds the venue's port.
     _venue: Option<Venue>,
 }
 
 impl Rig {
-    /// Starts the server, opens all connections, and lets the sender say one message
-    /// on each channel, so that everything is made that is made once.
+    /// Starts the server, opens all connections, and sends one message on each channel, so
+    /// that every lazy allocation is done.
     ///
     /// # Errors
-    /// The server does not start, or refuses.
-    pub(crate) fn set_up(place: &Place, subject: Subject, shape: &Shape) -> anyhow::Result<Self> {
-        Self::set_up_with(place, subject, shape, ServerConfig::default())
+    /// The server does not start, or refuses a connection.
+    pub(crate) fn set_up(
+        programs: &Programs,
+        subject: Subject,
+        shape: &Shape,
+    ) -> anyhow::Result<Self> {
+        Self::set_up_with(programs, subject, shape, ServerConfig::default())
     }
 
-    /// The same with a configuration.
+    /// Like [`set_up`](Self::set_up), with a configuration.
     ///
     /// # Errors
-    /// The server does not start, or refuses.
+    /// The server does not start, or refuses a connection.
     pub(crate) fn set_up_with(
-        place: &Place,
+        programs: &Programs,
         subject: Subject,
         shape: &Shape,
         mut config: ServerConfig,
@@ -166,7 +170,7 @@ impl Rig {
             config.prices = Some((listening.address()?, symbols));
             venue = Some(listening);
         }
-        let server = Server::start(place, subject.program(), &config)?;
+        let server = Server::start(programs, subject.program(), &config)?;
         let plan = Plan {
             address: server.address,
             dialect: subject.dialect(),
@@ -193,7 +197,7 @@ impl Rig {
             shape: shape.clone(),
             before,
             opening,
-            grace: place.grace,
+            grace: programs.grace,
             _venue: venue,
         };
         if let Some(sender) = &mut rig.engine.sender {
@@ -203,7 +207,7 @@ impl Rig {
         Ok(rig)
     }
 
-    /// A row about this rig, without figures.
+    /// A row for this rig, without figures.
     pub(crate) fn row(&self, scenario: &str) -> Row {
         Row {
             scenario: scenario.to_owned(),
@@ -217,7 +221,7 @@ impl Rig {
         }
     }
 
-    /// What the connections cost: memory, and time to come.
+    /// A row with memory per connection and connections per second.
     pub(crate) fn connections_row(&self, scenario: &str) -> Row {
         let after = self.server.memory();
         let count = self.shape.connections as f64;
@@ -229,11 +233,10 @@ impl Rig {
         }
     }
 
-    /// Sends at a rate, lets the server come into step, and measures for so many
-    /// seconds.
+    /// Sends at a rate, warms up, and measures for `seconds`.
     ///
     /// # Errors
-    /// The server went away.
+    /// The server exited.
     pub(crate) fn window(
         &mut self,
         scenario: &str,
@@ -300,7 +303,10 @@ impl Rig {
     }
 
     pub(crate) fn sender(&mut self) -> anyhow::Result<&mut Sender> {
-        self.engine.sender.as_mut().context("nobody sends here")
+        self.engine
+            .sender
+            .as_mut()
+            .context("this rig has no sender")
     }
 }
 
@@ -316,25 +322,25 @@ fn mark_kind(subject: Subject, shape: &Shape) -> MarkKind {
 
 fn wanted(shape: &Shape, names: &[String]) -> Vec<Vec<Wanted>> {
     let of = |connection| {
-        let follows = shape.follows(connection).map(|channel| Wanted {
+        let channels_of = shape.channels_of(connection).map(|channel| Wanted {
             channel: names[channel].clone(),
             since: None,
         });
-        follows.collect()
+        channels_of.collect()
     };
     (0..shape.connections).map(of).collect()
 }
 
-/// Slow connections read nothing, so nothing is expected of them.
+/// Slow connections read nothing, so no delivery is expected on them.
 fn ledger(shape: &Shape) -> Ledger {
-    let mut followers = vec![0; shape.channels];
+    let mut subscribers = vec![0; shape.channels];
     let slow = shape.slow();
     for connection in (0..shape.connections).filter(|connection| !slow.contains(connection)) {
-        for channel in shape.follows(connection) {
-            followers[channel] += 1;
+        for channel in shape.channels_of(connection) {
+            subscribers[channel] += 1;
         }
     }
-    Ledger::new(followers)
+    Ledger::new(subscribers)
 }
 
 fn sender(
@@ -356,7 +362,7 @@ fn sender(
         (Source::Messages, _) => {
             let (route, path) = match subject {
                 Subject::Tidewire(_) => (Route::Publish, "/v1/ws"),
-                Subject::Bare | Subject::Gather | Subject::Bun => (Route::Beside, "/pub"),
+                Subject::Bare | Subject::Gather | Subject::Bun => (Route::Reference, "/pub"),
             };
             (route, names, open_websocket(server, path)?)
         }
@@ -372,7 +378,7 @@ fn sender(
     )))
 }
 
-/// Opens the sender's WebSocket and waits for the answer's head.
+/// Opens the sender's WebSocket, and waits for the response head.
 fn open_websocket(server: &Server, path: &str) -> anyhow::Result<std::net::TcpStream> {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect(server.address)?;
@@ -407,9 +413,14 @@ mod tests {
             ..Shape::fanout(1_000)
         };
         let ledger = ledger(&shape);
-        assert_eq!(ledger.followers.iter().sum::<u64>(), 50_000);
-        assert!(ledger.followers.iter().all(|&followers| followers == 250));
-        let first: std::collections::HashSet<_> = shape.follows(3).collect();
+        assert_eq!(ledger.subscribers.iter().sum::<u64>(), 50_000);
+        assert!(
+            ledger
+                .subscribers
+                .iter()
+                .all(|&subscribers| subscribers == 250)
+        );
+        let first: std::collections::HashSet<_> = shape.channels_of(3).collect();
         assert_eq!(first.len(), 50);
     }
 
@@ -420,7 +431,7 @@ mod tests {
             ..Shape::fanout(1_000)
         };
         assert_eq!(shape.slow().len(), 10);
-        assert_eq!(ledger(&shape).followers, [990]);
+        assert_eq!(ledger(&shape).subscribers, [990]);
         assert!(Shape::fanout(10).slow().is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What arrived.
+//! Tally: counts and latencies of deliveries.
 
 use crate::{
     histogram::Histogram,
@@ -9,37 +9,37 @@ use crate::{
 pub(crate) struct Tally {
     marks: Marks,
     pub(crate) ledger: Ledger,
-    /// The last number that each connection saw on each channel, plus one.
+    /// Last number of each connection on each channel, plus one.
     seen: Vec<u32>,
     channels: usize,
     /// Whether arrivals count.
     pub(crate) is_open: bool,
-    /// The messages that count, by number.
+    /// Numbers of the messages that count.
     pub(crate) first: u32,
     pub(crate) last: u32,
     pub(crate) counts: Counts,
-    /// From the socket that sends to the read that brings, in nanoseconds.
+    /// Time from the sending write to the receiving read, in nanoseconds.
     pub(crate) latency: Histogram,
 }
 
-/// What was counted.
+/// Counts of a window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Deliveries that arrived while the window was open, and the bytes around them.
+    /// Deliveries during the window, and their bytes.
     pub(crate) arrived: u64,
     pub(crate) bytes: u64,
     pub(crate) reads: u64,
-    /// Deliveries of the messages that were sent while it was, each once.
+    /// Deliveries of messages sent during the window, each counted once.
     pub(crate) delivered: u64,
-    /// Deliveries that came twice, or after a newer one.
+    /// Duplicate deliveries, and deliveries after a newer one.
     pub(crate) disorder: u64,
-    /// All deliveries ever.
+    /// All deliveries of the run.
     pub(crate) ever: u64,
 }
 
 impl Tally {
     pub(crate) fn new(marks: Marks, ledger: Ledger, connections: usize) -> Self {
-        let channels = ledger.followers.len();
+        let channels = ledger.subscribers.len();
         Self {
             marks,
             seen: vec![0; connections * channels],
@@ -53,7 +53,7 @@ impl Tally {
         }
     }
 
-    /// Begins a window: what is sent and arrives from now on counts.
+    /// Opens a window: messages sent and received from now on count.
     pub(crate) fn open(&mut self) {
         self.latency.clear();
         self.counts = Counts {
@@ -68,19 +68,19 @@ impl Tally {
         self.is_open = true;
     }
 
-    /// Ends it. What was sent in it still counts when it arrives.
+    /// Closes the window. Its messages still count when they arrive later.
     pub(crate) fn close(&mut self) {
         self.last = self.ledger.next();
         self.ledger.counts = false;
         self.is_open = false;
     }
 
-    /// Whether all that counts has arrived.
+    /// Whether every counted message has arrived.
     pub(crate) fn is_complete(&self) -> bool {
         self.counts.delivered >= self.ledger.expected
     }
 
-    /// Notes a read.
+    /// Counts a read.
     pub(crate) fn read(&mut self, bytes: usize) {
         if self.is_open {
             self.counts.reads += 1;
@@ -88,13 +88,13 @@ impl Tally {
         }
     }
 
-    /// How long a mark is.
+    /// Length of a mark, in bytes.
     pub(crate) fn mark_length(&self) -> usize {
         self.marks.length()
     }
 
-    /// Counts the deliveries in bytes that a connection read. Gives how many bytes
-    /// are done with.
+    /// Counts the deliveries in bytes read by a connection. Returns how many bytes were
+    /// consumed.
     pub(crate) fn scan(&mut self, connection: usize, bytes: &[u8], now: u64) -> usize {
         let Self {
             marks,

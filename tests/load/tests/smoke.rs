@@ -1,5 +1,5 @@
-//! Drives the load tool itself, small and short, so that it cannot rot. Only counts
-//! are asserted: what arrived, in which order, on which transport. No times.
+//! Smoke tests of the load tool: short, small runs. They assert counts, order and transports,
+//! but no times.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,7 @@ use std::{env, path::PathBuf, process::Command};
 
 use serde_json::Value;
 
-/// The binary under test: `TIDEWIRE_BIN`, or the one that was built beside the tool.
+/// Returns the binary under test: `TIDEWIRE_BIN`, or the one built beside the tool.
 fn server() -> PathBuf {
     let tool = PathBuf::from(env!("CARGO_BIN_EXE_tidewire-load"));
     let path =
@@ -24,7 +24,7 @@ fn server() -> PathBuf {
     path
 }
 
-/// Runs the tool and gives what it wrote, line by line.
+/// Runs the tool, and returns its output rows.
 fn load(arguments: &[&str]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("rows.jsonl");
@@ -44,7 +44,7 @@ fn load(arguments: &[&str]) -> Vec<Value> {
         .collect()
 }
 
-/// Every message came to everyone, once and in order.
+/// Asserts that every subscriber received every message once and in order.
 fn assert_complete(row: &Value) {
     let count = |name: &str| row[name].as_u64().unwrap();
     assert!(count("expected") > 0, "{row}");

@@ -1,4 +1,4 @@
-//! One subscriber: opens, subscribes, then counts what arrives.
+//! Subscriber connection: opens, subscribes, then counts deliveries.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -9,7 +9,7 @@ use memchr::memmem;
 use mio::net::TcpStream;
 
 use super::{
-    dialect::{Dialect, Framing, Step, Wanted},
+    dialect::{Dialect, Framing, Progress, Wanted},
     tail::Tail,
 };
 use crate::{
@@ -20,33 +20,33 @@ use crate::{
     },
 };
 
-/// How far a subscriber is.
+/// Phase of a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Waits for the answer's head.
+    /// Waiting for the response head.
     Head,
-    /// Waits to be welcomed and subscribed.
+    /// Waiting for the welcome and the subscription.
     Subscribing,
-    /// Gets what is published.
+    /// Receiving publications.
     Ready,
-    /// Is over.
+    /// Closed.
     Ended,
 }
 
-/// How a subscriber ended.
+/// Why a subscriber's connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The server closed, with this code.
+    /// The server closed it with this code.
     Closed(u16),
-    /// Otherwise.
+    /// Any other reason.
     Lost(String),
 }
 
-/// What is called with each frame of a connection once it is ready.
+/// Callback for each frame of a ready connection.
 pub(crate) type OnFrame<'a> = Option<&'a mut dyn FnMut(usize, &[u8])>;
 
-/// What the subscribers of a run share.
-pub(crate) struct Around<'a> {
+/// State shared by the subscribers of a run.
+pub(crate) struct Shared<'a> {
     pub(crate) dialect: Dialect,
     pub(crate) tally: &'a mut Tally,
     pub(crate) on_frame: OnFrame<'a>,
@@ -60,17 +60,17 @@ pub(crate) struct Connection {
     pub(crate) end: Option<End>,
     /// Whether the server compresses.
     pub(crate) is_deflated: bool,
-    /// Whether the server gave all that was missed.
+    /// Whether the server recovered everything missed.
     pub(crate) is_recovered: bool,
     wanted: Vec<Wanted>,
-    /// What was read and is not a whole frame yet.
+    /// Bytes of an incomplete frame.
     left: Vec<u8>,
     out: Vec<u8>,
-    /// The end of a stream's bytes, where a mark may be cut.
+    /// The last bytes of a stream, which may hold the first half of a mark.
     tail: Tail,
-    /// What a stream said before it was ready.
+    /// Bytes of a stream before it was ready.
     said: Vec<u8>,
-    /// Bytes since the HTTP/2 window was opened.
+    /// Bytes received since the last HTTP/2 window update.
     consumed: u32,
 }
 
@@ -101,7 +101,7 @@ impl Connection {
         }
     }
 
-    /// Writes what waits.
+    /// Writes queued bytes.
     pub(crate) fn flush(&mut self) {
         if self.out.is_empty() || self.phase == Phase::Ended {
             return;
@@ -120,7 +120,7 @@ impl Connection {
         key: usize,
         to_end: bool,
         buffer: &mut [u8],
-        around: &mut Around<'_>,
+        shared: &mut Shared<'_>,
     ) {
         while self.phase != Phase::Ended {
             let kept = self.left.len();
@@ -131,9 +131,9 @@ impl Connection {
                 Err(error) if is_for_later(&error) => return,
                 Err(error) => return self.lose(error.to_string()),
             };
-            around.tally.read(read);
+            shared.tally.read(read);
             let whole = &buffer[..kept + read];
-            let done = self.take(key, whole, around);
+            let done = self.consume(key, whole, shared);
             self.left.clear();
             self.left.extend_from_slice(&whole[done..]);
             if self.left.is_empty() && self.left.capacity() > 1 << 12 {
@@ -143,18 +143,18 @@ impl Connection {
             if self.left.len() == buffer.len() {
                 return self.lose("a frame is too long".to_owned());
             }
-            // A socket that gave less than there was room for is empty.
+            // A read that did not fill the buffer emptied the socket.
             if !to_end && kept + read < buffer.len() {
                 return;
             }
         }
     }
 
-    /// How far it is, and what it has not read or written.
+    /// Describes the phase and the unread and unwritten bytes.
     pub(crate) fn describe(&mut self) -> String {
         let unread = self.stream.read(&mut [0; 4_096]);
         format!(
-            "{:?}, {} bytes to write, {} of a frame, {} said, unread {unread:?}",
+            "{:?}, {} bytes to write, {} of a frame, {} before ready, unread {unread:?}",
             self.phase,
             self.out.len(),
             self.left.len(),
@@ -162,7 +162,7 @@ impl Connection {
         )
     }
 
-    /// Ends it.
+    /// Closes the connection.
     pub(crate) fn leave(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);
         self.phase = Phase::Ended;
@@ -177,14 +177,14 @@ impl Connection {
         self.leave();
     }
 
-    /// Gives how many bytes are done with.
-    fn take(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) -> usize {
+    /// Handles read bytes, and returns how many were consumed.
+    fn consume(&mut self, key: usize, bytes: &[u8], shared: &mut Shared<'_>) -> usize {
         let mut done = 0;
         if self.phase == Phase::Head {
             let Some(length) = http1::head_length(bytes) else {
                 return 0;
             };
-            let expected = match around.dialect.framing() {
+            let expected = match shared.dialect.framing() {
                 Framing::WebSocket => 101,
                 Framing::Text | Framing::Http2 => 200,
             };
@@ -199,17 +199,17 @@ impl Connection {
             done = length;
         }
         let rest = &bytes[done..];
-        done + match around.dialect.framing() {
-            Framing::WebSocket => self.take_frames(key, rest, around),
+        done + match shared.dialect.framing() {
+            Framing::WebSocket => self.take_frames(key, rest, shared),
             Framing::Text => {
-                self.take_stream(key, rest, around);
+                self.take_stream(key, rest, shared);
                 rest.len()
             }
-            Framing::Http2 => self.take_http2(key, rest, around),
+            Framing::Http2 => self.take_http2(key, rest, shared),
         }
     }
 
-    fn take_frames(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) -> usize {
+    fn take_frames(&mut self, key: usize, bytes: &[u8], shared: &mut Shared<'_>) -> usize {
         let (mut at, mut unscanned) = (0, 0);
         while let Some(frame) = websocket::frame(&bytes[at..]) {
             let Some(payload) = bytes[at..].get(frame.payload..frame.end) else {
@@ -222,24 +222,24 @@ impl Connection {
                         .first_chunk()
                         .map_or(1005, |code| u16::from_be_bytes(*code));
                     at += frame.end;
-                    around.tally.scan(key, &bytes[unscanned..at], around.now);
+                    shared.tally.scan(key, &bytes[unscanned..at], shared.now);
                     self.finish(End::Closed(code));
                     return bytes.len();
                 }
                 _ if frame.is_changed => {
-                    around.tally.scan(key, &bytes[unscanned..at], around.now);
+                    shared.tally.scan(key, &bytes[unscanned..at], shared.now);
                     unscanned = at + frame.end;
                     match websocket::inflated(payload) {
                         Ok(payload) => {
-                            if !self.take_payload(key, &payload, around) {
-                                around.tally.scan(key, &payload, around.now);
+                            if !self.handle_payload(key, &payload, shared) {
+                                shared.tally.scan(key, &payload, shared.now);
                             }
                         }
                         Err(error) => self.lose(format!("a frame does not inflate: {error}")),
                     }
                 }
                 _ => {
-                    if self.take_payload(key, payload, around) {
+                    if self.handle_payload(key, payload, shared) {
                         unscanned = at + frame.end;
                     }
                 }
@@ -249,25 +249,25 @@ impl Connection {
             }
             at += frame.end;
         }
-        // All frames of a read are searched at once: no head looks like a mark.
-        around.tally.scan(key, &bytes[unscanned..at], around.now);
+        // All frames of a read are scanned together: no frame head looks like a mark.
+        shared.tally.scan(key, &bytes[unscanned..at], shared.now);
         at
     }
 
-    /// Takes a message. True if it was one of those before it was ready.
-    fn take_payload(&mut self, key: usize, payload: &[u8], around: &mut Around<'_>) -> bool {
+    /// Handles one message. Returns true if it came before the connection was ready.
+    fn handle_payload(&mut self, key: usize, payload: &[u8], shared: &mut Shared<'_>) -> bool {
         if self.phase == Phase::Subscribing {
             self.is_recovered |= memmem::find(payload, br#""recovered":true"#).is_some();
-            self.advance(around.dialect.step(payload), around.dialect);
+            self.advance(shared.dialect.progress(payload), shared.dialect);
             return true;
         }
-        if let Some(on_frame) = &mut around.on_frame {
+        if let Some(on_frame) = &mut shared.on_frame {
             on_frame(key, payload);
         }
         false
     }
 
-    fn take_http2(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) -> usize {
+    fn take_http2(&mut self, key: usize, bytes: &[u8], shared: &mut Shared<'_>) -> usize {
         let mut at = 0;
         while let Some(frame) = http2::frame(&bytes[at..]) {
             at += frame.end;
@@ -278,7 +278,7 @@ impl Connection {
                         http2::reopen(&mut self.out, self.consumed);
                         self.consumed = 0;
                     }
-                    self.take_stream(key, frame.payload, around);
+                    self.take_stream(key, frame.payload, shared);
                 }
                 http2::kind::SETTINGS | http2::kind::PING if frame.flags & http2::ACK == 0 => {
                     let payload: &[u8] = if frame.kind == http2::kind::PING {
@@ -303,24 +303,24 @@ impl Connection {
         at
     }
 
-    fn take_stream(&mut self, key: usize, bytes: &[u8], around: &mut Around<'_>) {
+    fn take_stream(&mut self, key: usize, bytes: &[u8], shared: &mut Shared<'_>) {
         if self.phase == Phase::Subscribing {
             self.said.extend_from_slice(bytes);
-            self.advance(around.dialect.step(&self.said), around.dialect);
+            self.advance(shared.dialect.progress(&self.said), shared.dialect);
             return;
         }
-        let Around { tally, now, .. } = around;
+        let Shared { tally, now, .. } = shared;
         let mark = tally.mark_length();
         self.tail
             .feed(bytes, mark, |bytes| tally.scan(key, bytes, *now));
     }
 
-    fn advance(&mut self, step: Result<Step, String>, dialect: Dialect) {
-        match step {
-            Ok(Step::Wait) => return,
-            Ok(Step::Subscribed) => self.phase = Phase::Ready,
-            Ok(Step::Welcome) if self.wanted.is_empty() => self.phase = Phase::Ready,
-            Ok(Step::Welcome) => {
+    fn advance(&mut self, progress: Result<Progress, String>, dialect: Dialect) {
+        match progress {
+            Ok(Progress::Wait) => return,
+            Ok(Progress::Subscribed) => self.phase = Phase::Ready,
+            Ok(Progress::Welcome) if self.wanted.is_empty() => self.phase = Phase::Ready,
+            Ok(Progress::Welcome) => {
                 if let Some(frame) = dialect.subscribe(&self.wanted) {
                     self.out.extend_from_slice(&frame);
                 }

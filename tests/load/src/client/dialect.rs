@@ -1,4 +1,4 @@
-//! How a subscriber opens its connection and subscribes, on each transport.
+//! Dialects: how a subscriber connects and subscribes on each transport.
 
 use clap::ValueEnum;
 use memchr::memmem;
@@ -6,13 +6,13 @@ use tidewire_proto::{
     prost::Message as _,
     v1::{
         ChannelSubscription, ClientMessage, Position, ServerMessage, SubscribeRequest,
-        client_message::Data as Asked, server_message::Data as Said,
+        client_message::Data as Outgoing, server_message::Data as Incoming,
     },
 };
 
 use crate::wire::{http1, http2, websocket};
 
-/// How a client of Tidewire is connected.
+/// Transport of a Tidewire client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Transport {
     /// A WebSocket with JSON.
@@ -21,7 +21,7 @@ pub(crate) enum Transport {
     WsProto,
     /// Server-Sent Events over HTTP/1.1.
     Sse,
-    /// A gRPC server stream on a connection of its own.
+    /// A gRPC server stream on its own connection.
     Grpc,
 }
 
@@ -36,39 +36,39 @@ impl Transport {
     }
 }
 
-/// What a subscriber speaks.
+/// Protocol of a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// Tidewire's protocol.
     Tidewire(Transport),
-    /// What the servers speak that stand beside it: a WebSocket whose URL names the
-    /// channels, and a first frame once it is subscribed.
-    Beside,
+    /// The reference servers' protocol: a WebSocket whose URL names the channels, with a first
+    /// frame once the subscription stands.
+    Reference,
 }
 
-/// How the bytes after the head are cut.
+/// Framing of the bytes after the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Into WebSocket frames.
+    /// WebSocket frames.
     WebSocket,
-    /// Not at all: a text that goes on.
+    /// No framing: one endless text.
     Text,
-    /// Into HTTP/2 frames, whose data go on.
+    /// HTTP/2 frames, whose data form one stream.
     Http2,
 }
 
-/// How far a subscriber is.
+/// Progress of a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Nothing that matters yet.
+pub(crate) enum Progress {
+    /// Not connected yet.
     Wait,
-    /// It was welcomed.
+    /// Received the welcome.
     Welcome,
-    /// It is subscribed.
+    /// Subscribed.
     Subscribed,
 }
 
-/// One channel that a subscriber wants, and from where.
+/// A channel to subscribe to, with an optional position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) channel: String,
@@ -84,7 +84,7 @@ impl Dialect {
         }
     }
 
-    /// The first bytes of a connection.
+    /// Returns the first bytes of a connection.
     pub(crate) fn hello(self, wanted: &[Wanted], is_deflated: bool) -> Vec<u8> {
         let names: Vec<_> = wanted
             .iter()
@@ -97,7 +97,7 @@ impl Dialect {
                       client_no_context_takeover\r\n";
         }
         match self {
-            Self::Beside => http1::upgrade(&format!("/sub?ch={names}"), &extra),
+            Self::Reference => http1::upgrade(&format!("/sub?ch={names}"), &extra),
             Self::Tidewire(Transport::WsJson) => http1::upgrade("/v1/ws", &extra),
             Self::Tidewire(Transport::WsProto) => {
                 extra += "Sec-WebSocket-Protocol: tidewire.v1.proto\r\n";
@@ -113,7 +113,7 @@ impl Dialect {
         }
     }
 
-    /// The frame that subscribes, where the first bytes did not.
+    /// Returns the subscribe frame, unless the first bytes subscribed already.
     pub(crate) fn subscribe(self, wanted: &[Wanted]) -> Option<Vec<u8>> {
         if wanted.is_empty() {
             return None;
@@ -131,7 +131,7 @@ impl Dialect {
             Self::Tidewire(Transport::WsProto) => {
                 let message = ClientMessage {
                     id: Some("s".to_owned()),
-                    data: Some(Asked::Subscribe(request(wanted))),
+                    data: Some(Outgoing::Subscribe(request(wanted))),
                 };
                 let message = message.encode_to_vec();
                 websocket::client(&mut out, websocket::opcode::BINARY, &message);
@@ -141,14 +141,14 @@ impl Dialect {
         Some(out)
     }
 
-    /// Reads what the server said before the subscriber was ready: a frame's
-    /// payload, or all of the stream so far.
+    /// Interprets server data received before the subscriber was ready: one frame's payload,
+    /// or the stream up to now.
     ///
     /// # Errors
-    /// What was refused, in the server's words.
-    pub(crate) fn step(self, said: &[u8]) -> Result<Step, String> {
+    /// The server refused; the text is the server's.
+    pub(crate) fn progress(self, said: &[u8]) -> Result<Progress, String> {
         match self {
-            Self::Beside => Ok(Step::Subscribed),
+            Self::Reference => Ok(Progress::Subscribed),
             Self::Tidewire(Transport::WsJson | Transport::Sse) => {
                 let has = |text: &str| memmem::find(said, text.as_bytes()).is_some();
                 let words = || String::from_utf8_lossy(said).into_owned();
@@ -156,29 +156,29 @@ impl Dialect {
                     return if has(r#""error""#) {
                         Err(words())
                     } else {
-                        Ok(Step::Subscribed)
+                        Ok(Progress::Subscribed)
                     };
                 }
                 if has(r#""type":"error""#) {
                     return Err(words());
                 }
                 Ok(if has(r#""type":"welcome""#) {
-                    Step::Welcome
+                    Progress::Welcome
                 } else {
-                    Step::Wait
+                    Progress::Wait
                 })
             }
-            Self::Tidewire(Transport::WsProto) => step_of(said),
+            Self::Tidewire(Transport::WsProto) => progress_of(said),
             Self::Tidewire(Transport::Grpc) => {
-                let mut last = Step::Wait;
+                let mut last = Progress::Wait;
                 let mut rest = said;
                 while let Some((head, body)) = rest.split_first_chunk::<5>() {
                     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
                     let Some(message) = body.get(..length as usize) else {
                         break;
                     };
-                    match step_of(message)? {
-                        Step::Wait => {}
+                    match progress_of(message)? {
+                        Progress::Wait => {}
                         step => last = step,
                     }
                     rest = &body[length as usize..];
@@ -212,19 +212,19 @@ fn request(wanted: &[Wanted]) -> SubscribeRequest {
     }
 }
 
-fn step_of(message: &[u8]) -> Result<Step, String> {
+fn progress_of(message: &[u8]) -> Result<Progress, String> {
     let message = ServerMessage::decode(message).map_err(|error| error.to_string())?;
     match message.data {
-        Some(Said::Welcome(_)) => Ok(Step::Welcome),
-        Some(Said::Subscribed(subscribed)) => {
+        Some(Incoming::Welcome(_)) => Ok(Progress::Welcome),
+        Some(Incoming::Subscribed(subscribed)) => {
             let refused = subscribed
                 .channels
                 .into_iter()
                 .find_map(|channel| channel.error);
-            refused.map_or(Ok(Step::Subscribed), |error| Err(error.message))
+            refused.map_or(Ok(Progress::Subscribed), |error| Err(error.message))
         }
-        Some(Said::Error(error)) => Err(error.message),
-        _ => Ok(Step::Wait),
+        Some(Incoming::Error(error)) => Err(error.message),
+        _ => Ok(Progress::Wait),
     }
 }
 
@@ -233,15 +233,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_steps_are_told_apart() {
+    fn every_encoding_reports_progress() {
         let json = Dialect::Tidewire(Transport::WsJson);
         let welcome = br#"{"type":"welcome","data":{"subscriptions":[]}}"#;
-        assert_eq!(json.step(welcome), Ok(Step::Welcome));
+        assert_eq!(json.progress(welcome), Ok(Progress::Welcome));
         let subscribed = br#"{"type":"subscribed","id":"s","data":{"channels":[]}}"#;
-        assert_eq!(json.step(subscribed), Ok(Step::Subscribed));
+        assert_eq!(json.progress(subscribed), Ok(Progress::Subscribed));
         let refused = br#"{"type":"subscribed","data":{"channels":[{"error":{}}]}}"#;
-        assert!(json.step(refused).is_err());
-        assert!(json.step(br#"{"type":"error","data":{}}"#).is_err());
+        assert!(json.progress(refused).is_err());
+        assert!(json.progress(br#"{"type":"error","data":{}}"#).is_err());
     }
 
     #[test]
@@ -257,12 +257,12 @@ mod tests {
             out.extend_from_slice(&message);
             out
         };
-        let mut bytes = message(Said::Welcome(Default::default()));
+        let mut bytes = message(Incoming::Welcome(Default::default()));
         let welcomed = bytes.len();
-        bytes.extend(message(Said::Subscribed(Default::default())));
+        bytes.extend(message(Incoming::Subscribed(Default::default())));
         let grpc = Dialect::Tidewire(Transport::Grpc);
-        assert_eq!(grpc.step(&bytes[..3]), Ok(Step::Wait));
-        assert_eq!(grpc.step(&bytes[..welcomed + 5]), Ok(Step::Welcome));
-        assert_eq!(grpc.step(&bytes), Ok(Step::Subscribed));
+        assert_eq!(grpc.progress(&bytes[..3]), Ok(Progress::Wait));
+        assert_eq!(grpc.progress(&bytes[..welcomed + 5]), Ok(Progress::Welcome));
+        assert_eq!(grpc.progress(&bytes), Ok(Progress::Subscribed));
     }
 }

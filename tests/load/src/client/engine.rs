@@ -1,4 +1,4 @@
-//! The loop: all subscribers and the sender on one thread.
+//! Event loop: all subscribers and the sender on one thread.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -7,33 +7,34 @@ use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    connection::{Around, Connection, End, OnFrame, Phase},
+    connection::{Connection, End, OnFrame, Phase, Shared},
     dialect::{Dialect, Wanted},
     sender::Sender,
 };
 use crate::{clock, tally::Tally};
 
-/// One read takes so many bytes at most.
+/// Maximum bytes per read.
 const READ_BYTES: usize = 1 << 20;
-/// Readiness of so many sockets is taken at once, so that the sender is looked after.
+/// Readiness events per poll. Small, so that the sender keeps its schedule.
 const EVENTS: usize = 256;
-/// A socket that is never read has a buffer of so many bytes, or the least there is.
+/// Receive buffer of a socket that never reads, in bytes. The kernel may raise it to its
+/// minimum.
 const SLOW_BUFFER: usize = 2_048;
-/// The sender's token. Those of subscribers count from 0.
+/// Token of the sender. Subscribers count from 0.
 const SENDER: Token = Token(usize::MAX - 1);
 
-/// What to open.
+/// Connections to open.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
     pub(crate) dialect: Dialect,
-    /// What each connection follows.
+    /// Subscriptions of each connection.
     pub(crate) wanted: Vec<Vec<Wanted>>,
-    /// How many are opened at the same time.
+    /// Connections opened concurrently.
     pub(crate) at_once: usize,
-    /// The connections that never read once they are ready, by number.
+    /// Indices of the connections that stop reading once they are ready.
     pub(crate) slow: Vec<usize>,
-    /// Whether compression is asked for.
+    /// Whether clients offer compression.
     pub(crate) is_deflated: bool,
 }
 
@@ -48,11 +49,11 @@ pub(crate) struct Engine {
     pub(crate) sender: Option<Sender>,
     pending: usize,
     pub(crate) ready: usize,
-    /// Why the first connection was lost before it was ready.
+    /// Why the first connection failed before it was ready.
     failure: Option<String>,
-    /// How many ended after they were ready.
+    /// Connections that ended after they were ready.
     pub(crate) ended: usize,
-    /// Whether the end of the sender's connection is no failure.
+    /// Whether the sender's connection may end without failing the run.
     pub(crate) may_lose_sender: bool,
 }
 
@@ -74,7 +75,7 @@ impl Engine {
         })
     }
 
-    /// Takes the sender in.
+    /// Registers the sender.
     pub(crate) fn add_sender(&mut self, mut sender: Sender) -> anyhow::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll
@@ -84,10 +85,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens all connections and gives how long it took, in nanoseconds.
+    /// Opens all connections, and returns how long it took, in nanoseconds.
     ///
     /// # Errors
-    /// A connection was refused, or not all were ready in time.
+    /// The server refused a connection, or not all were ready in time.
     pub(crate) fn open(&mut self, within: Duration) -> anyhow::Result<u64> {
         let start = clock::now();
         let deadline = start + within.as_nanos() as u64;
@@ -97,7 +98,7 @@ impl Engine {
             {
                 self.open_next()?;
             }
-            self.turn(deadline, &mut None)?;
+            self.poll_once(deadline, &mut None)?;
             if let Some(failure) = &self.failure {
                 anyhow::bail!("a connection was not opened: {failure}");
             }
@@ -112,7 +113,7 @@ impl Engine {
         Ok(clock::now() - start)
     }
 
-    /// What a connection that is not ready waits for.
+    /// Describes a connection that is not ready.
     fn unready(&mut self) -> String {
         let mut connections = self.connections.iter_mut();
         let unready = connections.find(|connection| connection.phase != Phase::Ready);
@@ -147,7 +148,7 @@ impl Engine {
         Ok(TcpStream::from_std(socket.into()))
     }
 
-    /// Runs for so long.
+    /// Runs for `time` nanoseconds.
     ///
     /// # Errors
     /// The sender's connection broke.
@@ -155,7 +156,7 @@ impl Engine {
         self.run_until(clock::now() + time, |_| false)
     }
 
-    /// Runs until `is_enough`, but not longer than `deadline`.
+    /// Runs until `is_enough` returns true, or until `deadline`.
     ///
     /// # Errors
     /// The sender's connection broke.
@@ -165,12 +166,12 @@ impl Engine {
         is_enough: impl Fn(&Self) -> bool,
     ) -> anyhow::Result<()> {
         while clock::now() < deadline && !is_enough(self) {
-            self.turn(deadline, &mut None)?;
+            self.poll_once(deadline, &mut None)?;
         }
         Ok(())
     }
 
-    /// The same, with each frame of a subscriber handed to `on_frame`.
+    /// Like [`run_until`](Self::run_until), and passes each subscriber frame to `on_frame`.
     ///
     /// # Errors
     /// The sender's connection broke.
@@ -181,7 +182,7 @@ impl Engine {
         is_enough: impl Fn(&Self) -> bool,
     ) -> anyhow::Result<()> {
         while clock::now() < deadline && !is_enough(self) {
-            self.turn(deadline, &mut Some(&mut on_frame))?;
+            self.poll_once(deadline, &mut Some(&mut on_frame))?;
         }
         Ok(())
     }
@@ -201,12 +202,12 @@ impl Engine {
         }
     }
 
-    /// Waits for readiness once, at most until `deadline`, and does what there is.
-    fn turn(&mut self, deadline: u64, on_frame: &mut OnFrame<'_>) -> anyhow::Result<()> {
+    /// Polls once, at most until `deadline`, and handles the events.
+    fn poll_once(&mut self, deadline: u64, on_frame: &mut OnFrame<'_>) -> anyhow::Result<()> {
         let now = clock::now();
         let due = self.pump(now)?.min(deadline);
         let wait = Duration::from_nanos(due.saturating_sub(now));
-        // Nothing leaves it empty but this function, which is not entered twice.
+        // Only this function takes the events, and it is not re-entered.
         let mut events = self
             .events
             .take()
@@ -228,7 +229,7 @@ impl Engine {
         done
     }
 
-    /// Sends what is due, and gives when the next message is.
+    /// Sends due messages, and returns when the next one is due.
     fn pump(&mut self, now: u64) -> anyhow::Result<u64> {
         let Some(sender) = &mut self.sender else {
             return Ok(u64::MAX);
@@ -274,7 +275,7 @@ impl Engine {
             connection.flush();
         }
         if event.is_readable() || event.is_error() {
-            let mut around = Around {
+            let mut shared = Shared {
                 dialect: self.plan.dialect,
                 tally: &mut self.tally,
                 on_frame: match on_frame {
@@ -284,7 +285,7 @@ impl Engine {
                 now,
             };
             let to_end = event.is_read_closed();
-            connection.receive(key, to_end, &mut self.buffer, &mut around);
+            connection.receive(key, to_end, &mut self.buffer, &mut shared);
         }
         let after = connection.phase;
         if before != after {
@@ -294,7 +295,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A connection went from one phase to another.
+    /// Records a phase change of a connection.
     fn note(&mut self, key: usize, before: Phase, after: Phase) -> anyhow::Result<()> {
         let connection = &mut self.connections[key];
         match after {
@@ -323,7 +324,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether the server agreed to compress.
+    /// Whether the server accepted compression.
     pub(crate) fn is_deflated(&self) -> bool {
         self.connections
             .iter()

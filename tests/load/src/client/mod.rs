@@ -1,5 +1,5 @@
-//! The subscribers: how each speaks ([`dialect`]), one of them ([`connection`]), all
-//! of them and the sender in one loop ([`engine`]).
+//! Load clients: one subscriber ([`connection`]), its protocol per transport ([`dialect`]),
+//! and the loop that drives all of them and the sender ([`engine`]).
 
 pub(crate) mod connection;
 pub(crate) mod dialect;

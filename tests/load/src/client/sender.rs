@@ -1,8 +1,8 @@
-//! The sender: puts messages in at a fixed rate, whether or not the server keeps up.
+//! Sender: publishes at a fixed rate, whether or not the server keeps up.
 //!
-//! It is part of the loop that reads: between two reads it sends what has become
-//! due. It never waits for an answer. How far it is behind its schedule is recorded,
-//! and what a server does not take is dropped and counted, never queued without end.
+//! It belongs to the reading loop: between two reads it sends the messages that are due. It
+//! never waits for a reply. It records how late each message leaves. Messages that the server
+//! does not accept are dropped and counted, not queued without limit.
 
 use std::{
     fmt::Write as _,
@@ -18,52 +18,51 @@ use crate::{
     wire::websocket::{self, opcode},
 };
 
-/// So many bytes may wait for a server that takes too little.
+/// Bytes queued for a server that reads too slowly.
 const BACKLOG: usize = 4 << 20;
 
-/// To whom the sender speaks.
+/// Receiver of the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// Tidewire, as a client that publishes.
+    /// Tidewire, through a publishing client.
     Publish,
-    /// A server that stands beside it: a frame holds the channel, a line's end and
-    /// the payload.
-    Beside,
-    /// Tidewire, as a venue that it is connected to.
+    /// A reference server. A frame holds the channel, a line feed and the payload.
+    Reference,
+    /// Tidewire, through the venue stand-in that it is connected to.
     Venue,
 }
 
-/// Which channel comes next.
+/// Order of channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// One after the other.
-    Turns,
-    /// Any; the same ones in each run.
+    /// Rotation.
+    Rotation,
+    /// Random, with the same sequence in each run.
     Random,
 }
 
-/// Sends.
+/// The sender.
 pub(crate) struct Sender {
     pub(crate) stream: TcpStream,
     route: Route,
     names: Vec<String>,
     order: Order,
-    /// The payload's length, in bytes.
+    /// Payload length, in bytes.
     size: usize,
     random: u64,
     turn: usize,
     out: Vec<u8>,
     read: Vec<u8>,
     plan: Option<Schedule>,
-    /// How late messages left, in nanoseconds.
+    /// Lateness of messages, in nanoseconds.
     pub(crate) lag: Histogram,
-    /// Messages that were due and that the server did not take.
+    /// Due messages that the server did not accept.
     pub(crate) refused: u64,
 }
 
 struct Schedule {
     start: u64,
-    /// Messages a second.
+    /// Messages per second.
     rate: f64,
     sent: u64,
 }
@@ -98,7 +97,7 @@ impl Sender {
         }
     }
 
-    /// Sends `rate` messages a second from now on.
+    /// Sends `rate` messages per second from now on.
     pub(crate) fn start(&mut self, rate: f64) {
         self.plan = Some(Schedule {
             start: clock::now(),
@@ -111,21 +110,21 @@ impl Sender {
         self.plan = None;
     }
 
-    /// Forgets how late messages were.
+    /// Resets the recorded lateness.
     pub(crate) fn reset(&mut self) {
         self.lag.clear();
         self.refused = 0;
     }
 
-    /// When the next message is due.
+    /// Returns when the next message is due.
     pub(crate) fn due(&self) -> u64 {
         self.plan.as_ref().map_or(u64::MAX, Schedule::due)
     }
 
-    /// Sends what is due.
+    /// Sends due messages.
     ///
     /// # Errors
-    /// The server is gone.
+    /// The server closed the connection.
     pub(crate) fn pump(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
         let now = clock::now();
         let mut is_new = false;
@@ -151,7 +150,7 @@ impl Sender {
     /// Sends one message on every channel.
     ///
     /// # Errors
-    /// The server is gone.
+    /// The server closed the connection.
     pub(crate) fn one_each(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
         for channel in 0..self.names.len() {
             let number = ledger.enter(channel)?;
@@ -160,10 +159,10 @@ impl Sender {
         self.flush()
     }
 
-    /// Writes what waits.
+    /// Writes queued bytes.
     ///
     /// # Errors
-    /// The server is gone.
+    /// The server closed the connection.
     pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
         while !self.out.is_empty() {
             match self.stream.write(&self.out) {
@@ -175,10 +174,10 @@ impl Sender {
         Ok(())
     }
 
-    /// Reads answers and throws them away; pings are answered.
+    /// Reads and drops replies, and answers pings.
     ///
     /// # Errors
-    /// The server is gone.
+    /// The server closed the connection.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> anyhow::Result<()> {
         loop {
             match self.stream.read(buffer) {
@@ -212,7 +211,7 @@ impl Sender {
 
     fn next_channel(&mut self) -> usize {
         match self.order {
-            Order::Turns => {
+            Order::Rotation => {
                 self.turn = (self.turn + 1) % self.names.len();
                 self.turn
             }
@@ -236,7 +235,7 @@ impl Sender {
                 );
                 websocket::client(&mut self.out, opcode::TEXT, message.as_bytes());
             }
-            Route::Beside => {
+            Route::Reference => {
                 let message = format!("{name}\n{}", payload(number, self.size));
                 websocket::client(&mut self.out, opcode::TEXT, message.as_bytes());
             }
@@ -248,7 +247,7 @@ impl Sender {
     }
 }
 
-/// A JSON document of `size` bytes, or a little more than a mark needs.
+/// Returns a JSON document of `size` bytes, or the smallest that holds a mark.
 fn payload(number: u32, size: usize) -> String {
     let mut text = format!(
         r#"{{"symbol":"BTC-USD","price":61837.64,"change24h":1.84,"mark":"{}","pad":""#,
@@ -259,7 +258,7 @@ fn payload(number: u32, size: usize) -> String {
     text + "\"}"
 }
 
-/// A trade of `BASEQUOTE` as Binance tells it.
+/// Returns a trade of `BASEQUOTE` in Binance's format.
 fn trade(name: &str, number: u32) -> String {
     let now = clock::wall_ms();
     let mut text = String::with_capacity(224);

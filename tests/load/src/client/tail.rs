@@ -1,8 +1,8 @@
-//! The end of a stream's bytes, where a mark may be cut in two.
+//! Stream tail: the last bytes of a stream, where a mark may be cut in two.
 
 use crate::mark::LONGEST;
 
-/// What was read of a mark that is not whole yet.
+/// The start of an incomplete mark.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     bytes: [u8; LONGEST],
@@ -10,8 +10,8 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Searches bytes that follow those before. `scan` gives how many bytes it is
-    /// done with; what is left is shorter than `mark`, the length of a mark.
+    /// Scans new bytes together with the tail. `scan` returns how many bytes it consumed; the
+    /// rest is shorter than `mark`, the length of a mark.
     pub(crate) fn feed(&mut self, bytes: &[u8], mark: usize, mut scan: impl FnMut(&[u8]) -> usize) {
         let mut at = 0;
         if self.length > 0 {
@@ -22,7 +22,7 @@ impl Tail {
             joint[kept..kept + more].copy_from_slice(&bytes[..more]);
             let done = scan(&joint[..kept + more]);
             if done < kept {
-                // Too few bytes: a mark begins in the tail and does not end yet.
+                // Too few bytes: the mark that begins in the tail is still incomplete.
                 return self.keep(&joint[done..kept + more]);
             }
             at = done - kept;

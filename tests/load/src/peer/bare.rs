@@ -1,6 +1,8 @@
-//! The bare loop: takes WebSockets, makes a frame of each message once and writes it
-//! to each subscriber. No sessions, no history, no heartbeat, no queue: what a socket
-//! does not take at once waits in a buffer of its own. It is what the kernel costs.
+//! Bare loop: a WebSocket server that frames each message once and writes it to each
+//! subscriber.
+//!
+//! It has no sessions, history, heartbeat or shared queue. A socket that would block gets its
+//! own buffer. Its cost is the cost of the kernel.
 
 use std::{
     collections::HashMap,
@@ -21,32 +23,32 @@ use crate::{
     },
 };
 
-/// How messages leave.
+/// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writes {
-    /// One write for each subscriber and message.
+    /// One write per subscriber and message.
     Each,
-    /// All messages that came in one read share a write.
-    Gathered,
+    /// One write per subscriber for all messages of one read.
+    Coalesced,
 }
 
 const LISTENER: Token = Token(usize::MAX - 1);
-/// Any more for one socket, and it is dropped.
+/// Maximum buffered bytes per socket. Beyond it, the socket is dropped.
 const QUEUE: usize = 16 << 20;
 
 struct Peer {
     stream: TcpStream,
     is_open: bool,
-    /// What was read and is not understood yet; it stays empty for subscribers.
+    /// Unparsed bytes. Empty for subscribers, which send nothing.
     read: Vec<u8>,
-    /// What the socket did not take.
+    /// Bytes that the socket did not accept.
     queue: Vec<u8>,
 }
 
-/// Serves until it is killed, and says on stderr where.
+/// Serves until killed. Prints its address on stderr.
 ///
 /// # Errors
-/// There is no port.
+/// No port is free.
 pub(crate) fn serve(writes: Writes) -> anyhow::Result<()> {
     machine::raise_open_files();
     let mut listener = TcpListener::bind("127.0.0.1:0".parse()?).context("no port")?;
@@ -88,9 +90,9 @@ struct Bare {
     poll: Poll,
     listener: TcpListener,
     writes: Writes,
-    /// By token. A place is not used again: a run does not last long.
+    /// Peers by token. Slots are not reused, because a run is short.
     peers: Vec<Option<Peer>>,
-    /// Who follows each channel.
+    /// Subscribers of each channel.
     channels: HashMap<Vec<u8>, Vec<usize>>,
     buffer: Vec<u8>,
 }
@@ -118,7 +120,7 @@ impl Bare {
         }
     }
 
-    /// Reads all there is and does what it says.
+    /// Reads and handles everything available.
     fn read(&mut self, key: usize) {
         let mut buffer = std::mem::take(&mut self.buffer);
         while let Some(peer) = &mut self.peers[key] {
@@ -161,7 +163,7 @@ impl Bare {
         let done = self.publish(&mut read);
         read.drain(..done);
         if let Some(peer) = &mut self.peers[key] {
-            // A subscriber's buffer goes: it sends hardly anything.
+            // Frees a subscriber's read buffer, because it sends almost nothing.
             peer.read = if read.is_empty() && read.capacity() < 1 << 10 {
                 Vec::new()
             } else {
@@ -170,7 +172,7 @@ impl Bare {
         }
     }
 
-    /// Takes the frames of a publisher, and gives how many bytes they were.
+    /// Handles a publisher's frames, and returns how many bytes they were.
     fn publish(&mut self, read: &mut [u8]) -> usize {
         let mut at = 0;
         let mut gathered: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
@@ -195,7 +197,7 @@ impl Bare {
                 Some((_, out)) => out,
                 None => {
                     gathered.push((channel.to_vec(), Vec::new()));
-                    // It was pushed just now.
+                    // The entry was pushed above.
                     let Some((_, out)) = gathered.last_mut() else {
                         continue;
                     };
@@ -211,15 +213,15 @@ impl Bare {
     }
 
     fn deliver(&mut self, channel: &[u8], out: &[u8]) {
-        let Some(followers) = self.channels.get_mut(channel) else {
+        let Some(subscribers) = self.channels.get_mut(channel) else {
             return;
         };
-        let followers = std::mem::take(followers);
-        for &key in &followers {
+        let subscribers = std::mem::take(subscribers);
+        for &key in &subscribers {
             self.send(key, out);
         }
-        if let Some(place) = self.channels.get_mut(channel) {
-            *place = followers;
+        if let Some(slot) = self.channels.get_mut(channel) {
+            *slot = subscribers;
         }
     }
 

@@ -1,6 +1,6 @@
-//! The servers that stand beside the one under test, and only write bytes.
+//! Reference servers, which only write bytes.
 
 pub(crate) mod bare;
 
-/// uWebSockets, the C++ server inside of Bun.
+/// uWebSockets, the C++ server in Bun.
 pub(crate) const BUN_SCRIPT: &str = include_str!("bun.js");

@@ -1,4 +1,4 @@
-//! The whole set, in turns, and the bars that have to be met.
+//! Bars: the whole set of scenarios in rotation, and the required figures.
 
 use std::{collections::HashMap, io::Write as _};
 
@@ -16,10 +16,10 @@ const WS: Subject = Subject::Tidewire(Transport::WsJson);
 const SSE: Subject = Subject::Tidewire(Transport::Sse);
 const GRPC: Subject = Subject::Tidewire(Transport::Grpc);
 const SUBSCRIBERS: usize = 1_000;
-/// The first rate of a ramp, in messages a second.
+/// First rate of a ramp, in messages per second.
 const RAMP_FROM: f64 = 400.0;
 const RAMP_SECONDS: f64 = 1.2;
-/// How often what takes long is measured.
+/// Repetitions of the long scenarios.
 const LONG_REPS: usize = 2;
 
 /// Rows by scenario and subject.
@@ -46,25 +46,25 @@ impl Results {
     }
 }
 
-/// Measures everything and prints the table of bars.
+/// Measures everything, and prints the table of bars.
 ///
 /// # Errors
 /// A server could not be started.
-pub(crate) fn run(lab: &Lab, asked: &Bars) -> anyhow::Result<()> {
+pub(crate) fn run(lab: &Lab, options: &Bars) -> anyhow::Result<()> {
     let start = clock::now();
     let mut results = Results::default();
     for rep in 0..lab.reps {
-        fanout(lab, asked, &mut results)?;
-        board(lab, asked, &mut results)?;
-        transports(lab, asked, &mut results)?;
+        fanout(lab, options, &mut results)?;
+        board(lab, options, &mut results)?;
+        transports(lab, options, &mut results)?;
         if rep < LONG_REPS {
             saturation(lab, &mut results)?;
-            connections(lab, asked, &mut results)?;
+            connections(lab, options, &mut results)?;
         }
     }
     print_rows(&results)?;
     let lines: Vec<_> = bars().iter().map(|bar| bar.line(&results)).collect();
-    let titles = ["bar", "Tidewire", "beside", "ratio", "asked", "met"].map(str::to_owned);
+    let titles = ["bar", "Tidewire", "beside", "ratio", "required", "met"].map(str::to_owned);
     let mut out = std::io::stdout();
     writeln!(out)?;
     report::print_table(&titles, &lines)?;
@@ -73,20 +73,20 @@ pub(crate) fn run(lab: &Lab, asked: &Bars) -> anyhow::Result<()> {
         "\n{} s, load average {:.1}, server on CPU {:?}, tool on CPU {:?}",
         (clock::now() - start) / clock::SECOND,
         crate::machine::load_average(),
-        lab.place.server_cpus,
-        lab.place.own_cpus,
+        lab.programs.server_cpus,
+        lab.programs.own_cpus,
     )?;
     Ok(())
 }
 
-/// Whom to measure, each under its name.
+/// Returns the subjects with their names.
 fn beside(lab: &Lab) -> Vec<(&'static str, Subject)> {
     let mut subjects = vec![("tidewire", WS)];
     subjects.extend(lab.has_bun().then_some(("bun", Subject::Bun)));
     subjects
 }
 
-fn fanout(lab: &Lab, asked: &Bars, results: &mut Results) -> anyhow::Result<()> {
+fn fanout(lab: &Lab, options: &Bars, results: &mut Results) -> anyhow::Result<()> {
     let mut subjects = beside(lab);
     subjects.extend([("bare", Subject::Bare), ("gather", Subject::Gather)]);
     for (who, subject) in subjects {
@@ -95,14 +95,14 @@ fn fanout(lab: &Lab, asked: &Bars, results: &mut Results) -> anyhow::Result<()> 
             if who == "bare" && scenario == "1M" {
                 continue;
             }
-            let row = overrun(&mut rig, scenario, rate, asked.seconds);
+            let row = overrun(&mut rig, scenario, rate, options.seconds);
             results.add(lab, scenario, who, row)?;
         }
     }
     Ok(())
 }
 
-/// A window; a server that goes away in it did not keep up.
+/// Measures one window. A server that exits during it did not keep up.
 fn overrun(rig: &mut Rig, scenario: &str, rate: f64, seconds: f64) -> Row {
     rig.window(scenario, rate, seconds)
         .unwrap_or_else(|error| Row {
@@ -113,7 +113,7 @@ fn overrun(rig: &mut Rig, scenario: &str, rate: f64, seconds: f64) -> Row {
         })
 }
 
-fn board(lab: &Lab, asked: &Bars, results: &mut Results) -> anyhow::Result<()> {
+fn board(lab: &Lab, options: &Bars, results: &mut Results) -> anyhow::Result<()> {
     let board = Shape {
         channels: 200,
         per_connection: 50,
@@ -122,32 +122,34 @@ fn board(lab: &Lab, asked: &Bars, results: &mut Results) -> anyhow::Result<()> {
     };
     for (who, subject) in beside(lab) {
         let mut rig = lab.rig(subject, &board)?;
-        let row = overrun(&mut rig, "board", 200.0, asked.seconds);
+        let row = overrun(&mut rig, "board", 200.0, options.seconds);
         results.add(lab, "board", who, row)?;
     }
     let prices = Shape {
         source: Source::Prices,
-        order: Order::Turns,
+        order: Order::Rotation,
         ..board
     };
     let mut rig = lab.rig(WS, &prices)?;
-    let row = overrun(&mut rig, "prices", 200.0, asked.seconds);
+    let row = overrun(&mut rig, "prices", 200.0, options.seconds);
     results.add(lab, "prices", "tidewire", row)
 }
 
-fn transports(lab: &Lab, asked: &Bars, results: &mut Results) -> anyhow::Result<()> {
+fn transports(lab: &Lab, options: &Bars, results: &mut Results) -> anyhow::Result<()> {
     for (who, subject) in [("sse", SSE), ("grpc", GRPC)] {
         let mut rig = lab.rig(subject, &Shape::fanout(SUBSCRIBERS))?;
-        let row = overrun(&mut rig, "50k", 50.0, asked.seconds);
+        let row = overrun(&mut rig, "50k", 50.0, options.seconds);
         results.add(lab, "50k", who, row)?;
     }
-    if lab.place.server_cpus.is_empty() {
+    if lab.programs.server_cpus.is_empty() {
         return Ok(());
     }
-    let mut place = lab.place.clone();
-    place.server_cpus.extend_from_slice(&lab.place.own_cpus);
-    let mut rig = Rig::set_up(&place, WS, &Shape::fanout(SUBSCRIBERS))?;
-    let row = overrun(&mut rig, "50k, 2 CPUs", 50.0, asked.seconds);
+    let mut programs = lab.programs.clone();
+    programs
+        .server_cpus
+        .extend_from_slice(&lab.programs.own_cpus);
+    let mut rig = Rig::set_up(&programs, WS, &Shape::fanout(SUBSCRIBERS))?;
+    let row = overrun(&mut rig, "50k, 2 CPUs", 50.0, options.seconds);
     results.add(lab, "50k, 2 CPUs", "tidewire", row)
 }
 
@@ -162,9 +164,9 @@ fn saturation(lab: &Lab, results: &mut Results) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn connections(lab: &Lab, asked: &Bars, results: &mut Results) -> anyhow::Result<()> {
+fn connections(lab: &Lab, options: &Bars, results: &mut Results) -> anyhow::Result<()> {
     for (who, subject) in beside(lab) {
-        let row = idle::measure(lab, subject, &idle::shape(asked.idle, true), "idle")?;
+        let row = idle::measure(lab, subject, &idle::shape(options.idle, true), "idle")?;
         results.add(lab, "idle", who, row)?;
     }
     Ok(())
@@ -189,19 +191,19 @@ fn print_rows(results: &Results) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What has to hold.
-enum Asked {
+/// The condition of a bar.
+enum Requirement {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// One bar: a figure, or its ratio to another's.
+/// A bar: a figure, or its ratio to another one.
 struct Bar {
     name: &'static str,
     of: (&'static str, &'static str),
     to: Option<(&'static str, &'static str)>,
     figure: fn(&Row) -> Option<f64>,
-    asked: Asked,
+    requirement: Requirement,
 }
 
 impl Bar {
@@ -214,11 +216,11 @@ impl Bar {
         let beside = other.as_ref().and_then(self.figure);
         let ratio = value.zip(beside).map(|(value, beside)| value / beside);
         let judged = if self.to.is_some() { ratio } else { value };
-        let (asked, holds): (String, fn(f64, f64) -> bool) = match self.asked {
-            Asked::AtMost(most) => (format!("<= {most}"), |judged, most| judged <= most),
-            Asked::AtLeast(least) => (format!(">= {least}"), |judged, least| judged >= least),
+        let (required, holds): (String, fn(f64, f64) -> bool) = match self.requirement {
+            Requirement::AtMost(most) => (format!("<= {most}"), |judged, most| judged <= most),
+            Requirement::AtLeast(least) => (format!(">= {least}"), |judged, least| judged >= least),
         };
-        let (Asked::AtMost(limit) | Asked::AtLeast(limit)) = self.asked;
+        let (Requirement::AtMost(limit) | Requirement::AtLeast(limit)) = self.requirement;
         let kept_up = row.as_ref().is_none_or(|row| row.kept_up != Some(false));
         let met = match judged {
             None => "not measured",
@@ -233,9 +235,9 @@ impl Bar {
             show(beside),
             show(ratio),
             if self.to.is_some() {
-                format!("ratio {asked}")
+                format!("ratio {required}")
             } else {
-                asked
+                required
             },
             met.to_owned(),
         ]
@@ -259,13 +261,13 @@ fn p99(row: &Row) -> Option<f64> {
 }
 
 fn bars() -> Vec<Bar> {
-    use Asked::{AtLeast, AtMost};
-    let bar = |name, of, to, figure, asked| Bar {
+    use Requirement::{AtLeast, AtMost};
+    let bar = |name, of, to, figure, requirement| Bar {
         name,
         of,
         to,
         figure,
-        asked,
+        requirement,
     };
     vec![
         bar(

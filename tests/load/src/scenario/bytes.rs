@@ -1,4 +1,4 @@
-//! Bytes on the wire for a price update, by encoding.
+//! Bytes scenario: bytes on the wire per price update, by encoding.
 
 use crate::{
     cli::Bytes,
@@ -8,14 +8,14 @@ use crate::{
     rig::{Shape, Source, Subject},
 };
 
-/// Few connections: bytes do not depend on how many there are.
+/// A small number, because bytes per update do not depend on it.
 const CONNECTIONS: usize = 20;
 
 /// Prints a row for each encoding.
 ///
 /// # Errors
 /// The server could not be measured.
-pub(crate) fn run(lab: &Lab, asked: &Bytes) -> anyhow::Result<()> {
+pub(crate) fn run(lab: &Lab, options: &Bytes) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for (transport, is_deflated) in [
         (Transport::WsJson, false),
@@ -25,7 +25,7 @@ pub(crate) fn run(lab: &Lab, asked: &Bytes) -> anyhow::Result<()> {
         (Transport::Sse, false),
         (Transport::Grpc, false),
     ] {
-        let row = measure(lab, asked, transport, is_deflated)?;
+        let row = measure(lab, options, transport, is_deflated)?;
         lab.note(&row)?;
         rows.push(row);
     }
@@ -35,19 +35,19 @@ pub(crate) fn run(lab: &Lab, asked: &Bytes) -> anyhow::Result<()> {
 
 fn measure(
     lab: &Lab,
-    asked: &Bytes,
+    options: &Bytes,
     transport: Transport,
     is_deflated: bool,
 ) -> anyhow::Result<Row> {
     let shape = Shape {
-        channels: asked.symbols,
-        per_connection: asked.per_conn,
+        channels: options.symbols,
+        per_connection: options.per_conn,
         source: Source::Prices,
         is_deflated,
         ..Shape::fanout(CONNECTIONS)
     };
     let mut rig = lab.rig(Subject::Tidewire(transport), &shape)?;
-    let mut row = rig.window("bytes", asked.rate, asked.seconds)?;
+    let mut row = rig.window("bytes", options.rate, options.seconds)?;
     if rig.engine.is_deflated() {
         row.note = "compressed".to_owned();
     } else if is_deflated {

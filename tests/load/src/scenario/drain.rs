@@ -1,5 +1,5 @@
-//! SIGTERM with many connections: who is told to come back, over what time, and
-//! whether those who come back get what they missed.
+//! Drain scenario: SIGTERM with many connections. Measures which clients get the notice, over
+//! what time, and whether they recover after reconnecting.
 
 use std::{
     io::{Read as _, Write as _},
@@ -23,25 +23,25 @@ use crate::{
     wire::http1,
 };
 
-/// Drains the binary under test, starts it again on the same data and comes back.
+/// Drains the binary under test, restarts it on the same data, and reconnects all clients.
 ///
 /// # Errors
 /// The server could not be measured.
-pub(crate) fn run(lab: &Lab, asked: &Drain) -> anyhow::Result<()> {
-    lab.check_files(asked.connections)?;
+pub(crate) fn run(lab: &Lab, options: &Drain) -> anyhow::Result<()> {
+    lab.check_files(options.connections)?;
     let config = ServerConfig {
-        drain: Duration::from_secs_f64(asked.window),
+        drain: Duration::from_secs_f64(options.window),
         ..ServerConfig::default()
     };
-    let shape = Shape::fanout(asked.connections);
+    let shape = Shape::fanout(options.connections);
     let subject = Subject::Tidewire(Transport::WsJson);
-    let mut rig = Rig::set_up_with(&lab.place, subject, &shape, config.clone())?;
+    let mut rig = Rig::set_up_with(&lab.programs, subject, &shape, config.clone())?;
     let channel = format!("{NAMESPACE}:c0");
     let epoch = epoch(rig.server.address, &channel)?;
-    let mut clients = Clients::new(asked.connections);
+    let mut clients = Clients::new(options.connections);
     let mut row = rig.row("drain");
 
-    rig.sender()?.start(asked.rate);
+    rig.sender()?.start(options.rate);
     let engine = &mut rig.engine;
     engine.may_lose_sender = true;
     engine.watch_until(
@@ -51,7 +51,7 @@ pub(crate) fn run(lab: &Lab, asked: &Drain) -> anyhow::Result<()> {
     )?;
     rig.server.terminate()?;
     clients.start = clock::now();
-    let deadline = clients.start + (asked.window * 2.0 + 5.0) as u64 * SECOND;
+    let deadline = clients.start + (options.window * 2.0 + 5.0) as u64 * SECOND;
     let mut exit = None;
     while exit.is_none() && clock::now() < deadline {
         let slice = clock::now() + 20 * MILLISECOND;
@@ -69,13 +69,13 @@ pub(crate) fn run(lab: &Lab, asked: &Drain) -> anyhow::Result<()> {
     let exit = exit.map_or("did not exit".to_owned(), |exit| format!("{exit}"));
 
     let folder = rig.server.into_folder()?;
-    let again = Server::start_in(folder, &lab.place, Program::Tidewire, &config)?;
-    let recovered = come_back(&again, &channel, &epoch, &clients.last)?;
-    let all = asked.connections;
+    let again = Server::start_in(folder, &lab.programs, Program::Tidewire, &config)?;
+    let recovered = reconnect_all(&again, &channel, &epoch, &clients.last)?;
+    let all = options.connections;
     row.note = format!(
-        "told {}/{all}, closed with 4003 {closed}/{all}, {}, exit after {:.1} s ({exit}), gaps {}, \
+        "notified {}/{all}, closed with 4003 {closed}/{all}, {}, exit after {:.1} s ({exit}), gaps {}, \
          behind at the end {}, recovered after the restart {recovered}/{all}",
-        clients.told,
+        clients.notified,
         clients.spread(),
         took as f64 / SECOND as f64,
         clients.gaps,
@@ -86,16 +86,16 @@ pub(crate) fn run(lab: &Lab, asked: &Drain) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the clients heard.
+/// State of all clients.
 struct Clients {
-    /// The last number that each got.
+    /// Last number received by each client.
     last: Vec<u64>,
-    told: usize,
+    notified: usize,
     gaps: usize,
     start: u64,
-    /// When each was told, and how long it shall wait, in milliseconds.
-    first_told_ms: u64,
-    last_told_ms: u64,
+    /// Time of the notice, and the advised delay before reconnecting, in milliseconds.
+    first_notice_ms: u64,
+    last_notice_ms: u64,
     least_wait_ms: u64,
     most_wait_ms: u64,
 }
@@ -104,11 +104,11 @@ impl Clients {
     fn new(count: usize) -> Self {
         Self {
             last: vec![0; count],
-            told: 0,
+            notified: 0,
             gaps: 0,
             start: 0,
-            first_told_ms: u64::MAX,
-            last_told_ms: 0,
+            first_notice_ms: u64::MAX,
+            last_notice_ms: 0,
             least_wait_ms: u64::MAX,
             most_wait_ms: 0,
         }
@@ -122,10 +122,10 @@ impl Clients {
             }
             *last = seq;
         } else if memmem::find(said, br#""type":"reconnect""#).is_some() {
-            self.told += 1;
+            self.notified += 1;
             let at = clock::now().saturating_sub(self.start) / MILLISECOND;
-            self.first_told_ms = self.first_told_ms.min(at);
-            self.last_told_ms = self.last_told_ms.max(at);
+            self.first_notice_ms = self.first_notice_ms.min(at);
+            self.last_notice_ms = self.last_notice_ms.max(at);
             let wait = number_after(said, br#""afterMs":"#).unwrap_or(0);
             self.least_wait_ms = self.least_wait_ms.min(wait);
             self.most_wait_ms = self.most_wait_ms.max(wait);
@@ -133,16 +133,16 @@ impl Clients {
     }
 
     fn spread(&self) -> String {
-        if self.told == 0 {
-            return "nobody was told".to_owned();
+        if self.notified == 0 {
+            return "no client got the notice".to_owned();
         }
         format!(
             "after {}-{} ms, to wait {}-{} ms",
-            self.first_told_ms, self.last_told_ms, self.least_wait_ms, self.most_wait_ms
+            self.first_notice_ms, self.last_notice_ms, self.least_wait_ms, self.most_wait_ms
         )
     }
 
-    /// How many lack something that another client got.
+    /// Counts clients that lack a message which another client received.
     fn behind(&self) -> usize {
         let top = self.last.iter().copied().max().unwrap_or(0);
         self.last.iter().filter(|&&last| last < top).count()
@@ -158,8 +158,13 @@ fn number_after(text: &[u8], before: &[u8]) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// All come back from where they were. Gives how many were recovered.
-fn come_back(server: &Server, channel: &str, epoch: &str, last: &[u64]) -> anyhow::Result<usize> {
+/// Reconnects all clients from their positions. Returns how many recovered.
+fn reconnect_all(
+    server: &Server,
+    channel: &str,
+    epoch: &str,
+    last: &[u64],
+) -> anyhow::Result<usize> {
     let wanted = |&seq: &u64| {
         vec![Wanted {
             channel: channel.to_owned(),
@@ -184,7 +189,7 @@ fn come_back(server: &Server, channel: &str, epoch: &str, last: &[u64]) -> anyho
         .count())
 }
 
-/// The epoch of a channel.
+/// Returns the epoch of a channel.
 fn epoch(address: SocketAddr, channel: &str) -> anyhow::Result<String> {
     let body = serde_json::json!({"channel": channel}).to_string();
     let mut stream = TcpStream::connect(address)?;

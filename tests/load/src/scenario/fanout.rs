@@ -1,4 +1,4 @@
-//! A fixed rate of messages to many subscribers.
+//! Fan-out scenario: a fixed rate of messages to many subscribers.
 
 use crate::{
     cli::Fanout,
@@ -6,22 +6,22 @@ use crate::{
     rig::{Shape, Source, Subject},
 };
 
-/// Measures the binary under test, and who stands beside it.
+/// Measures the binary under test and the reference servers.
 ///
 /// # Errors
 /// A server could not be measured.
-pub(crate) fn run(lab: &Lab, asked: &Fanout) -> anyhow::Result<()> {
-    let shape = asked.subscribers.shape()?;
-    let subjects = lab.subjects(&asked.subscribers.transport);
+pub(crate) fn run(lab: &Lab, options: &Fanout) -> anyhow::Result<()> {
+    let shape = options.subscribers.shape()?;
+    let subjects = lab.subjects(&options.subscribers.transport);
     lab.interleave(&subjects, |subject| {
         let shape = beside(subject, &shape);
         let mut rig = lab.rig(subject, &shape)?;
-        rig.window(name(&shape), asked.rate, asked.seconds)
+        rig.window(name(&shape), options.rate, options.seconds)
     })
 }
 
-/// The shape for one subject: only the binary under test makes prices of trades, the
-/// others send as many messages on as many channels.
+/// The shape for one subject. Only the binary under test derives prices from trades; reference
+/// servers send equally many messages on equally many channels.
 pub(crate) fn beside(subject: Subject, shape: &Shape) -> Shape {
     let mut shape = shape.clone();
     if shape.source == Source::Prices && !matches!(subject, Subject::Tidewire(_)) {

@@ -1,5 +1,4 @@
-//! Many connections that nothing happens on: how fast they are taken, and what
-//! memory each of them takes.
+//! Idle scenario: connections per second, and memory per idle connection.
 
 use crate::{
     cli::Idle,
@@ -9,17 +8,17 @@ use crate::{
     rig::{Shape, Source, Subject},
 };
 
-/// Measures the binary under test, and who stands beside it.
+/// Measures the binary under test and the reference servers.
 ///
 /// # Errors
 /// A server could not be measured.
-pub(crate) fn run(lab: &Lab, asked: &Idle, name: &str) -> anyhow::Result<()> {
-    let shape = shape(asked.connections, !asked.no_channel);
+pub(crate) fn run(lab: &Lab, options: &Idle, name: &str) -> anyhow::Result<()> {
+    let shape = shape(options.connections, !options.no_channel);
     let subjects = lab.subjects(&[Transport::WsJson]);
     lab.interleave(&subjects, |subject| measure(lab, subject, &shape, name))
 }
 
-/// So many connections that follow one channel each, or none.
+/// A shape of idle connections with one channel each, or none.
 pub(crate) fn shape(connections: usize, has_channel: bool) -> Shape {
     Shape {
         source: Source::Nothing,
@@ -28,7 +27,7 @@ pub(crate) fn shape(connections: usize, has_channel: bool) -> Shape {
     }
 }
 
-/// The row of one server.
+/// Measures one server.
 ///
 /// # Errors
 /// It could not be measured.

@@ -1,4 +1,4 @@
-//! What is measured.
+//! Scenarios, one module each.
 
 pub(crate) mod bars;
 pub(crate) mod bytes;

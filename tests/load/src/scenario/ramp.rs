@@ -1,5 +1,5 @@
-//! The highest rate that is kept up with: doubles the rate until a server falls
-//! behind, or halves it until it does not, then halves what is between.
+//! Ramp scenario: the highest sustained rate. Doubles the rate until a server falls behind, or
+//! halves it until the server keeps up, then bisects.
 
 use super::fanout::beside;
 use crate::{
@@ -9,30 +9,30 @@ use crate::{
     rig::{Shape, Subject},
 };
 
-/// A rate is doubled or halved at most so often.
+/// Maximum doublings or halvings before the bisection.
 const DOUBLINGS: usize = 12;
-/// What lies between kept up and not is halved so often.
+/// Steps of the bisection.
 const HALVINGS: usize = 3;
 
-/// Measures the binary under test, and who stands beside it.
+/// Measures the binary under test and the reference servers.
 ///
 /// # Errors
 /// A server could not be measured.
-pub(crate) fn run(lab: &Lab, asked: &Ramp) -> anyhow::Result<()> {
-    let shape = asked.subscribers.shape()?;
-    let subjects = lab.subjects(&asked.subscribers.transport);
+pub(crate) fn run(lab: &Lab, options: &Ramp) -> anyhow::Result<()> {
+    let shape = options.subscribers.shape()?;
+    let subjects = lab.subjects(&options.subscribers.transport);
     lab.interleave(&subjects, |subject| {
         saturate(
             lab,
             subject,
             &beside(subject, &shape),
-            asked.from,
-            asked.seconds,
+            options.from,
+            options.seconds,
         )
     })
 }
 
-/// The row of the highest rate that was kept up with.
+/// Returns the row of the highest sustained rate.
 ///
 /// # Errors
 /// The server could not be measured, or did not keep up with the first rate.
@@ -95,15 +95,15 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// A rate that fails is tried twice: one hiccup of the machine is no limit.
+    /// Tries a failed rate a second time, because one hiccup of the machine is no limit.
     fn keeps_up(&mut self, rate: f64) -> anyhow::Result<bool> {
         for _ in 0..2 {
             let mut rig = match self.rig.take() {
                 Some(rig) => rig,
                 None => self.lab.rig(self.subject, self.shape)?,
             };
-            // A server that was overrun begins anew: what it still holds is not counted
-            // against the next rate.
+            // An overrun server is restarted, so that its backlog does not count against the
+            // next rate.
             let row = rig.window("ramp", rate, self.seconds);
             if let Ok(row) = row
                 && row.kept_up == Some(true)

@@ -1,5 +1,5 @@
-//! Subscribers that never read: what they cost the others, and what the server keeps
-//! for them.
+//! Slow-subscriber scenario: the cost that non-reading subscribers impose on the others, and
+//! the memory that the server holds for them.
 
 use crate::{
     cli::Slow,
@@ -9,15 +9,15 @@ use crate::{
     rig::{Shape, Subject},
 };
 
-/// Measures the others with and without slow subscribers, in turns.
+/// Measures the others with and without slow subscribers, in rotation.
 ///
 /// # Errors
 /// The server could not be measured.
-pub(crate) fn run(lab: &Lab, asked: &Slow) -> anyhow::Result<()> {
+pub(crate) fn run(lab: &Lab, options: &Slow) -> anyhow::Result<()> {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..lab.reps {
-        without.push(measure(lab, asked, None)?);
-        with.push(measure(lab, asked, Some(asked.every))?);
+        without.push(measure(lab, options, None)?);
+        with.push(measure(lab, options, Some(options.every))?);
     }
     let rows: Vec<_> = [without, with]
         .iter()
@@ -27,20 +27,20 @@ pub(crate) fn run(lab: &Lab, asked: &Slow) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One window. The row's memory is what the server grew by for each slow subscriber,
-/// or for each connection where there are none.
+/// Measures one window. The row's memory is the growth per slow subscriber, or per connection
+/// if there are none.
 ///
 /// # Errors
 /// The server could not be measured.
-pub(crate) fn measure(lab: &Lab, asked: &Slow, slow_every: Option<usize>) -> anyhow::Result<Row> {
+pub(crate) fn measure(lab: &Lab, options: &Slow, slow_every: Option<usize>) -> anyhow::Result<Row> {
     let shape = Shape {
-        size: asked.size,
+        size: options.size,
         slow_every,
-        ..Shape::fanout(asked.connections)
+        ..Shape::fanout(options.connections)
     };
     let mut rig = lab.rig(Subject::Tidewire(Transport::WsJson), &shape)?;
     let before = rig.server.memory();
-    let mut row = rig.window("slow", asked.rate, asked.seconds)?;
+    let mut row = rig.window("slow", options.rate, options.seconds)?;
     let grown = rig.server.memory().rss.saturating_sub(before.rss);
     row.note = match slow_every {
         None => format!("all read; grew by {} KiB", grown >> 10),

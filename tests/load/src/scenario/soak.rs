@@ -1,4 +1,4 @@
-//! A steady load for minutes: the memory must stay flat.
+//! Soak scenario: a steady load for minutes, under which memory must stay flat.
 
 use std::io::Write as _;
 
@@ -10,26 +10,26 @@ use crate::{
     rig::Subject,
 };
 
-/// The memory of the last third may be so much above that of the first.
+/// Highest ratio of the last third's memory to the first third's.
 const FLAT: f64 = 1.05;
 
-/// Loads the binary under test, and prints a row for each sample and a verdict.
+/// Loads the binary under test. Prints a row per sample and a verdict.
 ///
 /// # Errors
 /// The server could not be measured, or its memory grew.
-pub(crate) fn run(lab: &Lab, asked: &Soak) -> anyhow::Result<()> {
-    let shape = asked.subscribers.shape()?;
-    let transport = asked
+pub(crate) fn run(lab: &Lab, options: &Soak) -> anyhow::Result<()> {
+    let shape = options.subscribers.shape()?;
+    let transport = options
         .subscribers
         .transport
         .first()
         .copied()
         .unwrap_or(Transport::WsJson);
     let mut rig = lab.rig(Subject::Tidewire(transport), &shape)?;
-    let samples = (asked.minutes * 60.0 / asked.sample).ceil().max(3.0) as usize;
+    let samples = (options.minutes * 60.0 / options.sample).ceil().max(3.0) as usize;
     let mut rows = Vec::new();
     for _ in 0..samples {
-        let row = rig.window("soak", asked.rate, asked.sample)?;
+        let row = rig.window("soak", options.rate, options.sample)?;
         lab.note(&row)?;
         rows.push(row);
     }
@@ -48,7 +48,7 @@ pub(crate) fn run(lab: &Lab, asked: &Soak) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The median memory of the last third, by that of the first.
+/// Returns the median memory of the last third divided by that of the first third.
 fn growth(rows: &[Row]) -> f64 {
     let third = rows.len() / 3;
     let of = |rows: &[Row]| report::median(rows.iter().filter_map(|row| row.rss_mib).collect());

@@ -1,17 +1,17 @@
-//! The configuration of the server under test.
+//! Configuration of the server under test.
 
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
-/// The namespace that is published to.
+/// Namespace of the published messages.
 pub(crate) const NAMESPACE: &str = "bench";
 
-/// What differs from run to run.
+/// Settings that differ between runs.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerConfig {
-    /// The venue and the symbols of the prices, if there are any.
+    /// Venue address and price symbols, if any.
     pub(crate) prices: Option<(SocketAddr, Vec<String>)>,
     pub(crate) drain: Duration,
-    /// Publications that a channel keeps.
+    /// History size of a channel, in publications.
     pub(crate) history: usize,
 }
 
@@ -26,9 +26,8 @@ impl Default for ServerConfig {
 }
 
 impl ServerConfig {
-    /// The file. No limits on connections and rates; a venue that is silent between
-    /// windows, or while the machine stands still, is not given up; everything else
-    /// as it is by default.
+    /// Returns the configuration file. It removes limits on connections and rates, and
+    /// tolerates a venue that is silent between windows. Other settings keep their defaults.
     pub(crate) fn toml(&self) -> String {
         let Self {
             prices,

@@ -1,4 +1,5 @@
-//! The server under test and those that stand beside it: started, measured, stopped.
+//! Server processes: the server under test and the reference servers, started, measured and
+//! stopped.
 
 pub(crate) mod config;
 pub(crate) mod venue;
@@ -25,41 +26,41 @@ use crate::{
     peer,
 };
 
-/// A server says where it listens within this time.
+/// Time limit for a server to log its address.
 const START_LIMIT: Duration = Duration::from_secs(15);
 
-/// What is started.
+/// A server program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
     /// The binary under test.
     Tidewire,
-    /// This tool's own loop: one write for each subscriber and message.
+    /// This tool's own loop: one write per subscriber and message.
     Bare,
-    /// The same, but all messages of one read share one write.
+    /// The same loop, with one write per subscriber for all messages of one read.
     Gather,
-    /// uWebSockets, inside of Bun.
+    /// uWebSockets in Bun.
     Bun,
 }
 
-/// Where programs are and which CPUs they may use.
+/// Programs and their CPUs.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct Programs {
     pub(crate) tidewire: PathBuf,
     pub(crate) bun: Option<PathBuf>,
-    /// Of the server, and of this tool. Empty where nothing is pinned.
+    /// CPUs of the server and of this tool. Empty without pinning.
     pub(crate) server_cpus: Vec<usize>,
     pub(crate) own_cpus: Vec<usize>,
-    /// What was sent in a window may arrive so long after its end, in nanoseconds.
+    /// Time after a window in which its messages may still arrive, in nanoseconds.
     pub(crate) grace: u64,
-    /// Further variables of the binary's environment.
+    /// Further environment variables of the binary.
     pub(crate) environment: Vec<(String, String)>,
 }
 
-/// A running server. It ends with this value.
+/// A running server. Dropping it kills the process.
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
-    /// Its configuration and data.
+    /// Configuration and data of the server.
     folder: TempDir,
 }
 
@@ -67,46 +68,51 @@ impl Server {
     /// Starts a program and waits until it listens.
     ///
     /// # Errors
-    /// It does not, with what it said.
+    /// It does not listen; the error holds its output.
     pub(crate) fn start(
-        place: &Place,
+        programs: &Programs,
         program: Program,
         config: &ServerConfig,
     ) -> anyhow::Result<Self> {
         let folder = TempDir::new().context("no temporary folder")?;
-        Self::start_in(folder, place, program, config)
+        Self::start_in(folder, programs, program, config)
     }
 
-    /// Starts a program in a folder that may hold what an earlier one left.
+    /// Starts a program in a folder that may hold earlier data.
     ///
     /// # Errors
     /// It does not listen.
     pub(crate) fn start_in(
         folder: TempDir,
-        place: &Place,
+        programs: &Programs,
         program: Program,
         config: &ServerConfig,
     ) -> anyhow::Result<Self> {
-        let mut command = command(folder.path(), place, program, config)?;
+        let mut command = command(folder.path(), programs, program, config)?;
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("TIDEWIRE_") {
                 command.env_remove(name);
             }
         }
         command
-            .envs(place.environment.iter().map(|(name, value)| (name, value)))
+            .envs(
+                programs
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        // A process has the CPUs of the thread that starts it.
-        let is_pinned = !place.server_cpus.is_empty();
+        // A process inherits the CPUs of the thread that starts it.
+        let is_pinned = !programs.server_cpus.is_empty();
         if is_pinned {
-            machine::keep_to(&place.server_cpus)?;
+            machine::keep_to(&programs.server_cpus)?;
         }
         let spawned = command.spawn();
         if is_pinned {
-            machine::keep_to(&place.own_cpus)?;
+            machine::keep_to(&programs.own_cpus)?;
         }
         let mut child = spawned.with_context(|| format!("{program:?} does not start"))?;
         match listening(&mut child) {
@@ -123,35 +129,35 @@ impl Server {
         }
     }
 
-    /// The processor time that it has used.
+    /// Returns its processor time up to now.
     pub(crate) fn cpu(&self) -> CpuTime {
         CpuTime::of(self.child.id())
     }
 
-    /// The memory that it takes.
+    /// Returns its memory.
     pub(crate) fn memory(&self) -> Memory {
         Memory::of(self.child.id())
     }
 
-    /// Asks it to end.
+    /// Sends SIGTERM.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub(crate) fn terminate(&self) -> anyhow::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.context("the process has no id")?;
-        kill_process(pid, Signal::TERM).context("the server cannot be asked to end")
+        kill_process(pid, Signal::TERM).context("cannot send SIGTERM to the server")
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status, once it has exited.
     ///
     /// # Errors
-    /// The operating system does not say.
+    /// The operating system returns an error.
     pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Ends it and gives its folder.
+    /// Ends the server, and returns its folder.
     pub(crate) fn into_folder(mut self) -> anyhow::Result<TempDir> {
         self.stop();
         let empty = TempDir::new().context("no temporary folder")?;
@@ -172,7 +178,7 @@ impl Drop for Server {
 
 fn command(
     folder: &Path,
-    place: &Place,
+    programs: &Programs,
     program: Program,
     config: &ServerConfig,
 ) -> anyhow::Result<Command> {
@@ -180,7 +186,7 @@ fn command(
         Program::Tidewire => {
             let file = folder.join("tidewire.toml");
             fs::write(&file, config.toml()).context("the configuration cannot be written")?;
-            let mut command = Command::new(&place.tidewire);
+            let mut command = Command::new(&programs.tidewire);
             command.arg("serve").arg("--config").arg(file);
             Ok(command)
         }
@@ -193,7 +199,7 @@ fn command(
             Ok(command)
         }
         Program::Bun => {
-            let bun = place
+            let bun = programs
                 .bun
                 .as_ref()
                 .context("no `bun` was given: name it with --bun")?;
@@ -206,25 +212,27 @@ fn command(
     }
 }
 
-/// Waits for the line that says where the server listens.
+/// Waits for the log line with the server's address.
 fn listening(child: &mut Child) -> anyhow::Result<SocketAddr> {
     const BEFORE: &str = "listens on http://";
     let log = child.stderr.take().context("the server has no log")?;
-    let (said, heard) = mpsc::channel();
-    // Reads on for as long as the server lives, so that its log never fills.
+    let (sender, receiver) = mpsc::channel();
+    // Drains the log for as long as the server lives, so that the pipe never fills.
     std::thread::spawn(move || {
-        let mut said = Some(said);
+        let mut sender = Some(sender);
         for line in BufReader::new(log).lines().map_while(Result::ok) {
-            let is_heard = said.as_ref().is_some_and(|said| said.send(line).is_ok());
-            if !is_heard {
-                said = None;
+            let is_open = sender
+                .as_ref()
+                .is_some_and(|sender| sender.send(line).is_ok());
+            if !is_open {
+                sender = None;
             }
         }
     });
     let mut lines = Vec::new();
     let clock = std::time::Instant::now();
     while let Some(left) = START_LIMIT.checked_sub(clock.elapsed()) {
-        let Ok(line) = heard.recv_timeout(left) else {
+        let Ok(line) = receiver.recv_timeout(left) else {
             break;
         };
         if let Some((_, rest)) = line.split_once(BEFORE) {
@@ -238,5 +246,5 @@ fn listening(child: &mut Child) -> anyhow::Result<SocketAddr> {
         }
         lines.push(line);
     }
-    anyhow::bail!("it said only: {}", lines.join(" / "))
+    anyhow::bail!("the server logged only: {}", lines.join(" / "))
 }

@@ -1,5 +1,5 @@
-//! A venue that stands in: the server under test connects to it as to Binance, and
-//! the sender then trades on that connection.
+//! Venue stand-in: the server under test connects to it as to Binance, and the sender trades
+//! on that connection.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,10 +15,10 @@ use crate::wire::{
     websocket::{self, opcode},
 };
 
-/// The server connects and subscribes within this time.
+/// Time limit for the server to connect and subscribe.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
-/// A venue that waits for the server.
+/// A listening venue.
 #[derive(Debug)]
 pub(crate) struct Venue {
     listener: TcpListener,
@@ -34,21 +34,21 @@ impl Venue {
         Ok(self.listener.local_addr()?)
     }
 
-    /// `BASE-QUOTE` of so many symbols.
+    /// Returns `count` symbols, as `BASE-QUOTE`.
     pub(crate) fn symbols(count: usize) -> Vec<String> {
         (0..count)
             .map(|number| format!("T{number:03}-USDT"))
             .collect()
     }
 
-    /// Takes the server's connection, waits until it has subscribed to all `names`,
-    /// and tells it the state of each market.
+    /// Accepts the server's connection, waits until it has subscribed to all `names`, and
+    /// sends the state of each market.
     ///
     /// # Errors
-    /// The server does not come, or does not subscribe.
+    /// The server does not connect, or does not subscribe.
     pub(crate) fn accept(&self, names: &[String]) -> anyhow::Result<TcpStream> {
         let start = Instant::now();
-        // On a listener this is how long it waits for a connection.
+        // On a listener, the read timeout limits `accept`.
         SockRef::from(&self.listener).set_read_timeout(Some(CONNECT_LIMIT))?;
         let accepted = self.listener.accept();
         let (mut stream, _) = accepted.context("the server does not connect to the venue")?;
@@ -63,9 +63,9 @@ impl Venue {
         stream.write_all(&http1::grant(&head))?;
         let mut wanted = 0;
         while wanted < names.len() {
-            while let Some(asked) = next_text(&mut read) {
+            while let Some(request) = next_text(&mut read) {
                 let request: serde_json::Value =
-                    serde_json::from_slice(&asked).context("the server sent no JSON")?;
+                    serde_json::from_slice(&request).context("the server sent no JSON")?;
                 let params = request["params"]
                     .as_array()
                     .context("a request has `params`")?;
@@ -102,7 +102,7 @@ fn more(stream: &mut TcpStream, read: &mut Vec<u8>, start: Instant) -> anyhow::R
     Ok(())
 }
 
-/// The next text that is whole.
+/// Returns the next complete text message.
 fn next_text(read: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
         let frame = websocket::frame(read)?;
@@ -121,7 +121,7 @@ fn send(stream: &mut TcpStream, text: &str) -> anyhow::Result<()> {
     stream.write_all(&out).context("the server left the venue")
 }
 
-/// The state of a market, so that updates have their change and their volume.
+/// Returns the state of a market, which gives updates their change and volume.
 fn ticker(name: &str) -> String {
     let now = crate::clock::wall_ms();
     let stream = format!("{}@ticker", name.to_ascii_lowercase());

@@ -1,13 +1,13 @@
-//! HTTP/1.1: the heads that open WebSockets and event streams.
+//! HTTP/1.1 heads that open WebSockets and event streams.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use memchr::memmem;
 use sha1::{Digest as _, Sha1};
 
-/// A head ends with this.
+/// End of a head.
 const END: &[u8] = b"\r\n\r\n";
 
-/// Asks for a WebSocket. `extra` are whole header lines.
+/// Builds a WebSocket upgrade request. `extra` holds whole header lines.
 pub(crate) fn upgrade(path: &str, extra: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -16,13 +16,13 @@ pub(crate) fn upgrade(path: &str, extra: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Asks for an event stream.
+/// Builds a request for an event stream.
 pub(crate) fn event_stream(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
         .into_bytes()
 }
 
-/// Grants a WebSocket to whoever sent this head.
+/// Builds the response that accepts a WebSocket upgrade.
 pub(crate) fn grant(head: &[u8]) -> Vec<u8> {
     let key = header(head, "sec-websocket-key").unwrap_or_default();
     let mut hash = Sha1::new();
@@ -36,18 +36,18 @@ pub(crate) fn grant(head: &[u8]) -> Vec<u8> {
     .into_bytes()
 }
 
-/// How long the head is, once it is complete.
+/// Returns the length of the head, once it is complete.
 pub(crate) fn head_length(bytes: &[u8]) -> Option<usize> {
     memmem::find(bytes, END).map(|at| at + END.len())
 }
 
-/// The path of a request.
+/// Returns the path of a request.
 pub(crate) fn path(head: &[u8]) -> &str {
     let line = std::str::from_utf8(head).unwrap_or_default();
     line.split(' ').nth(1).unwrap_or_default()
 }
 
-/// The status of an answer.
+/// Returns the status of a response.
 pub(crate) fn status(head: &[u8]) -> u16 {
     let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let code = std::str::from_utf8(line)
@@ -57,7 +57,7 @@ pub(crate) fn status(head: &[u8]) -> u16 {
     code.and_then(|code| code.parse().ok()).unwrap_or(0)
 }
 
-/// The value of a header; `name` in lower case.
+/// Returns the value of a header. `name` is in lower case.
 pub(crate) fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     let mut lines = std::str::from_utf8(head).ok()?.lines();
     lines.find_map(|line| {

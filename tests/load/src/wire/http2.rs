@@ -1,6 +1,6 @@
-//! HTTP/2, as much as one gRPC stream on a connection needs.
+//! HTTP/2 subset: one gRPC stream per connection.
 
-/// What a frame is.
+/// Http2Frame types.
 pub(crate) mod kind {
     pub(crate) const DATA: u8 = 0;
     pub(crate) const HEADERS: u8 = 1;
@@ -11,34 +11,34 @@ pub(crate) mod kind {
     pub(crate) const WINDOW: u8 = 8;
 }
 
-/// Flags: the stream ends with this frame; the headers are complete; an answer.
+/// Flags: end of stream, end of headers, acknowledgement.
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const ACK: u8 = 1;
 
-/// A frame's head.
+/// Length of a frame head, in bytes.
 const HEAD: usize = 9;
-/// The receive window, as large as it can be, and the one that a connection begins with.
+/// The largest receive window, and the initial one.
 const WINDOW: u32 = 0x7fff_ffff;
 const FIRST_WINDOW: u32 = 0xffff;
-/// The window is opened again after so many bytes.
+/// Bytes received before the window is opened again.
 pub(crate) const REOPEN_AFTER: u32 = 1 << 26;
 
-/// A whole frame at the start of some bytes.
+/// A complete frame at the start of a buffer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Frame<'a> {
+pub(crate) struct Http2Frame<'a> {
     pub(crate) kind: u8,
     pub(crate) flags: u8,
     pub(crate) payload: &'a [u8],
     pub(crate) end: usize,
 }
 
-/// Reads a frame, once all of it is there.
-pub(crate) fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
+/// Parses a frame, once all of it is there.
+pub(crate) fn frame(bytes: &[u8]) -> Option<Http2Frame<'_>> {
     let head: &[u8; HEAD] = bytes.first_chunk()?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
     let end = HEAD + length;
-    Some(Frame {
+    Some(Http2Frame {
         kind: head[3],
         flags: head[4],
         payload: bytes.get(HEAD..end)?,
@@ -48,14 +48,14 @@ pub(crate) fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
 
 /// Appends a frame.
 pub(crate) fn put(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    // Nothing here is near the limit of 16 KiB.
+    // No payload here is near the limit of 16 KiB.
     out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
     out.extend_from_slice(&[kind, flags]);
     out.extend_from_slice(&stream.to_be_bytes());
     out.extend_from_slice(payload);
 }
 
-/// Opens the receive windows of the connection and of its stream by so many bytes.
+/// Opens the receive windows of the connection and of its stream by `by` bytes.
 pub(crate) fn reopen(out: &mut Vec<u8>, by: u32) {
     for stream in [0, 1] {
         put(out, kind::WINDOW, 0, stream, &by.to_be_bytes());
@@ -66,7 +66,7 @@ pub(crate) fn reopen(out: &mut Vec<u8>, by: u32) {
 pub(crate) fn call(path: &str, message: &[u8]) -> Vec<u8> {
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     let mut settings = Vec::new();
-    // No table of headers, no push, the widest window.
+    // No header table, no push, the widest window.
     for (key, value) in [(1u16, 0u32), (2, 0), (4, WINDOW)] {
         settings.extend_from_slice(&key.to_be_bytes());
         settings.extend_from_slice(&value.to_be_bytes());
@@ -91,10 +91,10 @@ pub(crate) fn call(path: &str, message: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The largest frame that a peer takes without being asked.
+/// Largest frame that a peer accepts by default.
 const FIRST_MAX_FRAME: usize = 1 << 14;
 
-/// The headers of a call, as literals, so that there is no state to keep.
+/// Encodes the headers of a call as literals, which need no dynamic table.
 fn headers(path: &str) -> Vec<u8> {
     // `:method: POST` and `:scheme: http` are in the static table.
     let mut out = vec![0x83, 0x86];
@@ -111,7 +111,7 @@ fn headers(path: &str) -> Vec<u8> {
     out
 }
 
-/// A string without Huffman coding. All of ours are shorter than 127 bytes.
+/// Encodes a string without Huffman coding. All of ours are shorter than 127 bytes.
 fn text(out: &mut Vec<u8>, value: &str) {
     debug_assert!(value.len() < 127, "a longer string needs a longer length");
     out.push(value.len() as u8);

@@ -1,4 +1,4 @@
-//! The client's side of what is spoken on the sockets, as bytes.
+//! Wire formats of the client side.
 
 pub(crate) mod http1;
 pub(crate) mod http2;

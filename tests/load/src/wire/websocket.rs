@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-/// What a frame is.
+/// Frame opcodes.
 pub(crate) mod opcode {
     pub(crate) const TEXT: u8 = 1;
     pub(crate) const BINARY: u8 = 2;
@@ -13,20 +13,20 @@ pub(crate) mod opcode {
 
 const MASK: [u8; 4] = [0x9d, 0x21, 0x5c, 0xe6];
 
-/// A frame at the start of some bytes, whether or not all of it is there.
+/// A frame head at the start of a buffer. The payload may be incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) opcode: u8,
-    /// Whether an extension changed the payload.
+    /// Whether an extension transformed the payload (RSV1).
     pub(crate) is_changed: bool,
-    /// The key of a client's frame.
+    /// Masking key of a client frame.
     pub(crate) mask: Option<[u8; 4]>,
-    /// Where the payload begins, and where the frame ends.
+    /// Offsets of the payload and of the frame's end.
     pub(crate) payload: usize,
     pub(crate) end: usize,
 }
 
-/// Reads the head of a frame, once it is complete.
+/// Parses a frame head, once it is complete.
 pub(crate) fn frame(bytes: &[u8]) -> Option<Frame> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (length, mut payload) = match second & 0x7f {
@@ -48,7 +48,7 @@ pub(crate) fn frame(bytes: &[u8]) -> Option<Frame> {
     })
 }
 
-/// Appends a client's frame.
+/// Appends a client frame.
 pub(crate) fn client(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     head(out, opcode, payload.len(), 0x80);
     out.extend_from_slice(&MASK);
@@ -57,21 +57,21 @@ pub(crate) fn client(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     unmask(&mut out[start..], MASK);
 }
 
-/// Appends a server's frame.
+/// Appends a server frame.
 pub(crate) fn server(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     head(out, opcode, payload.len(), 0);
     out.extend_from_slice(payload);
 }
 
-/// The payload of a frame that was compressed by itself (RFC 7692, section 7.2.2, without
-/// context takeover).
+/// Inflates the payload of a frame compressed without context takeover (RFC 7692, section
+/// 7.2.2).
 ///
 /// # Errors
-/// It is no such payload.
+/// The payload is not valid DEFLATE data.
 pub(crate) fn inflated(payload: &[u8]) -> std::io::Result<Vec<u8>> {
     const END: &[u8] = &[0, 0, 0xff, 0xff];
     let mut out = Vec::new();
-    // The stream does not end: what is there is all there is.
+    // The stream has no end marker, so reading stops at the last byte.
     let mut reader = flate2::read::DeflateDecoder::new(payload.chain(END));
     match reader.read_to_end(&mut out) {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(out),
@@ -79,7 +79,7 @@ pub(crate) fn inflated(payload: &[u8]) -> std::io::Result<Vec<u8>> {
     }
 }
 
-/// Puts the mask on, or takes it off.
+/// Applies or removes a mask.
 pub(crate) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     for (byte, key) in payload.iter_mut().zip(mask.iter().cycle()) {
         *byte ^= key;
