@@ -1,5 +1,4 @@
-//! What the benchmarks have in common: what was asked for, and how a piece of work is
-//! timed.
+//! Benchmark support: command-line options and timing.
 #![allow(dead_code, reason = "each benchmark uses what it needs")]
 
 use std::{
@@ -8,21 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Samples of each benchmark; the median is shown.
+/// Samples per benchmark. The median is printed.
 const SAMPLES: usize = 15;
 
-/// How long one sample takes, about.
+/// Approximate length of a sample.
 const SAMPLE: Duration = Duration::from_millis(100);
 
-/// Runs benchmarks and says what they cost.
+/// Runs benchmarks and prints their cost.
 pub(crate) struct Bench {
     filter: String,
-    /// The same number of runs each time, and no times: for whoever counts instructions.
+    /// Whether each benchmark makes a fixed number of runs without timing, for tools that
+    /// count instructions.
     pub(crate) is_fixed: bool,
 }
 
 impl Bench {
-    /// What the command line asks for: `--fixed`, and a part of the names.
+    /// Reads the command line: `--fixed`, and a part of the benchmark names.
     pub(crate) fn from_arguments() -> Self {
         let mut bench = Self {
             filter: String::new(),
@@ -31,7 +31,7 @@ impl Bench {
         for argument in std::env::args().skip(1) {
             match argument.as_str() {
                 "--fixed" => bench.is_fixed = true,
-                // Cargo says so itself.
+                // Cargo passes this flag.
                 "--bench" => {}
                 filter => bench.filter = filter.to_owned(),
             }
@@ -39,13 +39,13 @@ impl Bench {
         bench
     }
 
-    /// Whether a benchmark of this name was asked for.
+    /// Whether the filter selects this name.
     pub(crate) fn wants(&self, name: &str) -> bool {
         name.contains(&self.filter)
     }
 
-    /// Runs `work`, which does `items` of what is shown, `fixed` times or for as long
-    /// as it takes to know.
+    /// Runs `work`, which processes `items` items per call. With `--fixed` it is called
+    /// `fixed` times; otherwise until the timing is stable.
     pub(crate) fn run(
         &self,
         name: &str,
@@ -80,7 +80,7 @@ impl Bench {
     }
 }
 
-/// Resident memory in bytes, where Linux tells it.
+/// Resident memory in bytes, on Linux.
 pub(crate) fn resident() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;

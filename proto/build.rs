@@ -1,5 +1,5 @@
-//! Generates what `tidewire/v1/*.proto` describes: the message types, the clients
-//! and servers of the services, and the JSON form of every message.
+//! Code generation from `tidewire/v1/*.proto`: message types, service clients and servers, and
+//! the JSON form of every message.
 
 #[path = "build/json/mod.rs"]
 mod json;
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         compiler.open_files(&files)?;
         Ok(compiler)
     };
-    // Reflection carries no comments: they are most of the bytes.
+    // Descriptors for reflection omit comments, which are most of their bytes.
     let descriptors = compile(false)?.encode_file_descriptor_set();
     fs::write(out.join("descriptor.bin"), descriptors)?;
     let compiler = compile(true)?;

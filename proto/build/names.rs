@@ -1,8 +1,8 @@
-//! The names that prost gives to what it generates.
+//! Rust names of generated items, as prost derives them.
 
 use prost_reflect::{Kind, MessageDescriptor};
 
-/// `price_batch` → `PriceBatch`.
+/// Converts `price_batch` to `PriceBatch`.
 pub(crate) fn camel(snake: &str) -> String {
     let mut out = String::new();
     for part in snake.split('_') {
@@ -13,7 +13,7 @@ pub(crate) fn camel(snake: &str) -> String {
     out
 }
 
-/// `ServerMessage` → `server_message`.
+/// Converts `ServerMessage` to `server_message`.
 pub(crate) fn snake(camel: &str) -> String {
     let mut out = String::new();
     for (index, c) in camel.char_indices() {
@@ -25,7 +25,7 @@ pub(crate) fn snake(camel: &str) -> String {
     out
 }
 
-/// A field's name in Rust.
+/// Returns a field's name in Rust.
 pub(crate) fn field(name: &str) -> String {
     match name {
         "type" | "ref" | "match" | "move" | "use" => format!("r#{name}"),
@@ -33,12 +33,12 @@ pub(crate) fn field(name: &str) -> String {
     }
 }
 
-/// A message's type in Rust.
+/// Returns a message's type in Rust.
 pub(crate) fn message(descriptor: &MessageDescriptor) -> String {
     format!("v1::{}", descriptor.name())
 }
 
-/// The Rust type of a singular scalar, enum or message in our own traits.
+/// Returns the Rust type of a singular scalar, enum or message.
 pub(crate) fn value(kind: &Kind) -> String {
     match kind {
         Kind::Message(message) => format!("v1::{}", message.name()),

@@ -1,4 +1,4 @@
-//! The servers of the services, and the calls of their unary RPCs with JSON.
+//! Code generation for service servers, and for JSON calls of unary RPCs.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use tonic_build::manual::{Builder, Method, Service};
 
 use crate::names;
 
-/// The message that is encoded once and shared by all streams that carry it.
+/// The message that is encoded once and shared by all its streams.
 const SHARED: &str = "tidewire.v1.ServerMessage";
 
 fn ours(pool: &DescriptorPool) -> impl Iterator<Item = ServiceDescriptor> {
@@ -21,7 +21,7 @@ fn rust_type(message: &MessageDescriptor) -> String {
     format!("crate::v1::{}", message.name())
 }
 
-/// Writes the server of each service.
+/// Generates the server of each service.
 pub(crate) fn servers(pool: &DescriptorPool) {
     for service in ours(pool) {
         let mut builder = Service::builder()
@@ -39,7 +39,7 @@ pub(crate) fn servers(pool: &DescriptorPool) {
     }
 }
 
-/// The lines before a declaration, without what is said to the linter.
+/// Returns the comment before a declaration, without linter directives.
 fn comment(file: &FileDescriptor, path: &[i32]) -> Vec<String> {
     let info = file.file_descriptor_proto().source_code_info.as_ref();
     let locations = info.map_or(&[][..], |info| &info.location);
@@ -88,7 +88,7 @@ fn is_stream(method: &MethodDescriptor) -> bool {
     method.is_server_streaming() || method.is_client_streaming()
 }
 
-/// A function for each service that calls a unary RPC by name.
+/// Generates one function per service that calls a unary RPC by name.
 pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
     let mut out = String::new();
     for service in ours(pool) {

@@ -1,5 +1,5 @@
-//! The gRPC codecs of the servers: one for messages that were encoded before, whose
-//! bytes go out as they are, and one for all others. Both hold small buffers.
+//! gRPC codecs of the servers, both with small buffers: one sends messages encoded beforehand
+//! without copying their fields, one encodes all others.
 
 use std::marker::PhantomData;
 
@@ -13,21 +13,22 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use crate::v1::ServerMessage;
 
-/// A stream's buffer begins at so many bytes; tonic's own default is 8 KiB, more than
-/// an idle stream needs.
+/// Initial size of a stream's buffer, in bytes. Tonic's default is 8 KiB, more than an idle
+/// stream needs.
 const BUFFER: usize = 1 << 10;
 
-/// So many bytes are gathered before they are sent.
-const GATHER: usize = 32 << 10;
+/// Bytes coalesced before a write.
+const COALESCED_BYTES: usize = 32 << 10;
 
 fn buffer() -> BufferSettings {
-    BufferSettings::new(BUFFER, GATHER)
+    BufferSettings::new(BUFFER, COALESCED_BYTES)
 }
 
-/// A [`ServerMessage`] in its protobuf encoding, shared by all that send it.
+/// A [`ServerMessage`] in its protobuf encoding, shared by all its streams.
 ///
 /// ```
 /// use tidewire_proto::{EncodedMessage, prost::Message, v1::ServerMessage};
+///
 /// let message = ServerMessage { seq: Some(7), ..Default::default() };
 /// let encoded = EncodedMessage::from(&message);
 /// assert_eq!(ServerMessage::decode(encoded.into_bytes()), Ok(message));
@@ -36,7 +37,7 @@ fn buffer() -> BufferSettings {
 pub struct EncodedMessage(Bytes);
 
 impl EncodedMessage {
-    /// The encoding.
+    /// Returns the encoding.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.0
@@ -44,7 +45,7 @@ impl EncodedMessage {
 }
 
 impl From<Bytes> for EncodedMessage {
-    /// Takes bytes for what they are said to be: the encoding of a message.
+    /// Wraps bytes, which must be the encoding of a message.
     fn from(bytes: Bytes) -> Self {
         Self(bytes)
     }
@@ -81,7 +82,7 @@ impl<T: Message + Default + Send + 'static> Codec for SharedCodec<T> {
     }
 }
 
-/// Copies what was encoded before.
+/// Copies an encoded message.
 #[derive(Debug)]
 pub struct SharedEncoder;
 

@@ -1,25 +1,26 @@
-//! Exact decimals in one canonical notation.
+//! Exact decimals in a canonical notation.
 
 use crate::v1::Decimal;
 
-/// The most digits that a number may have, before and after the point together.
+/// Maximum number of digits before and after the point together.
 const MAX_DIGITS: usize = 256;
 
-/// Why a text is no decimal.
+/// Why a text is not a decimal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a decimal number of at most {MAX_DIGITS} digits")]
 pub struct DecimalError(String);
 
 impl Decimal {
-    /// Reads a number and writes it in its one canonical way: no exponent, no
-    /// needless zeros, no `-0`; so equal numbers have equal text.
+    /// Parses a number into its canonical notation: no exponent, no needless zeros, no `-0`.
+    /// Equal numbers have equal text.
     ///
     /// # Errors
-    /// The text is not a number in JSON's notation (leading zeros and a leading
-    /// `+` are let pass), or has too many digits.
+    /// The text is not a number in JSON notation (leading zeros and a leading `+` are
+    /// accepted), or it has too many digits.
     ///
     /// ```
     /// use tidewire_proto::v1::Decimal;
+    ///
     /// assert_eq!(Decimal::parse("61837.6300").unwrap(), Decimal::parse("6.183763e4").unwrap());
     /// ```
     pub fn parse(text: &str) -> Result<Self, DecimalError> {
@@ -51,7 +52,7 @@ fn canonical(text: &str) -> Option<String> {
     if whole.len() + fraction.len() > MAX_DIGITS || exponent.unsigned_abs() as usize > MAX_DIGITS {
         return None;
     }
-    // The digits without a point, and where the point belongs.
+    // All digits without the point, and the position of the point.
     let mut digits = format!("{whole}{fraction}");
     let mut point = i64::try_from(whole.len()).ok()? + i64::from(exponent);
     if point < 0 {
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_refused() {
+    fn texts_that_are_not_numbers_are_refused() {
         for text in [
             "",
             "-",

@@ -1,10 +1,10 @@
-//! The error message of the protocol, and gRPC's statuses.
+//! Protocol errors, and their mapping to gRPC statuses.
 
 use tonic::{Code, Status, metadata::MetadataMap};
 
 use crate::v1::{Error, ErrorCode};
 
-/// The trailer in which gRPC itself says how long to wait, in milliseconds.
+/// The gRPC trailer with the retry delay, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl ErrorCode {
@@ -35,7 +35,7 @@ impl ErrorCode {
 }
 
 impl From<Code> for ErrorCode {
-    /// Codes that the protocol does not have are faults of the server.
+    /// Maps codes that the protocol lacks to internal errors.
     fn from(code: Code) -> Self {
         Self::try_from(code as i32)
             .ok()
@@ -45,7 +45,7 @@ impl From<Code> for ErrorCode {
 }
 
 impl From<ErrorCode> for Code {
-    /// An unspecified code is not known to gRPC either.
+    /// Maps an unspecified code to an unknown gRPC code.
     fn from(code: ErrorCode) -> Self {
         match code {
             ErrorCode::Unspecified => Self::Unknown,
@@ -55,7 +55,7 @@ impl From<ErrorCode> for Code {
 }
 
 impl Error {
-    /// An error that says what was wrong and what was expected.
+    /// Builds an error from a code and a text.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {

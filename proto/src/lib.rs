@@ -1,9 +1,8 @@
-//! The `tidewire.v1` messages and services, generated from `tidewire/v1/*.proto`,
-//! and their JSON form.
+//! Messages and services of `tidewire.v1`, generated from `tidewire/v1/*.proto`, with their
+//! JSON form.
 //!
-//! [`json`] reads and writes messages as the wire contract shows them, [`rpc`]
-//! calls unary RPCs with JSON, [`EncodedMessage`] lets many gRPC streams share
-//! what was encoded once.
+//! [`json`] reads and writes messages as the wire contract shows them. [`rpc`] calls unary
+//! RPCs with JSON. [`EncodedMessage`] lets many gRPC streams share one encoding.
 
 pub mod codec;
 mod decimal;
@@ -15,14 +14,14 @@ pub use codec::EncodedMessage;
 pub use decimal::DecimalError;
 pub use prost;
 
-/// The descriptors of all files, for reflection.
+/// The descriptors of all files, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 /// Version 1 of the protocol.
 pub mod v1 {
-    // The generators write full paths everywhere.
+    // The generators write full paths.
     #![allow(unused_qualifications)]
-    // A state of a transaction is longer than what else may be said; none is kept for long.
+    // A transaction status is larger than the other cases. Messages are short-lived.
     #![allow(clippy::large_enum_variant)]
     tonic::include_proto!("tidewire.v1");
     include!(concat!(env!("OUT_DIR"), "/tidewire.v1.StreamService.rs"));

@@ -1,5 +1,5 @@
-//! Unary RPCs called by name, with JSON in and out: one generated function for
-//! each service.
+//! Unary RPCs called by name, with JSON requests and responses. One function per service is
+//! generated.
 
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
@@ -11,7 +11,7 @@ use crate::{
 
 include!(concat!(env!("OUT_DIR"), "/rpc.rs"));
 
-/// An empty body asks with all defaults.
+/// An empty body means all defaults.
 fn parse<T: JsonValue>(request: Request<Bytes>) -> Result<Request<T>, Status> {
     let (metadata, extensions, body) = request.into_parts();
     let body = if body.is_empty() {

@@ -1,7 +1,8 @@
-//! Holds the JSON form and the protobuf encoding of every message against the golden
-//! vectors in `tests/vectors` of the repository, which the TypeScript client reads
-//! too. The JSON in them is written by hand after the wire contract; with
-//! `TIDEWIRE_UPDATE_VECTORS=1` set, the test fills in the `proto` of new cases.
+//! Golden vectors: the JSON form and the protobuf encoding of every message match the files in
+//! `tests/vectors` of the repository. The TypeScript client reads the same files.
+//!
+//! Their JSON is written by hand after the wire contract. With `TIDEWIRE_UPDATE_VECTORS=1`
+//! set, the test fills in the `proto` of new cases.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use support::{Entry, exact::Exact, from_hex, pool, to_hex};
 
-/// A file of vectors.
+/// A vector file.
 #[derive(Deserialize)]
 struct Vectors {
     message: String,
@@ -26,10 +27,10 @@ struct Vectors {
 struct Case {
     name: String,
     json: Box<RawValue>,
-    /// Other texts that are read as the same message.
+    /// Other texts that parse to the same message.
     #[serde(default)]
     also: Vec<Box<RawValue>>,
-    /// In hex.
+    /// The protobuf encoding, in hex.
     proto: String,
 }
 
@@ -73,7 +74,7 @@ fn exact(json: &str) -> Exact {
 }
 
 #[test]
-fn json_and_protobuf_say_the_same() {
+fn json_and_protobuf_are_equivalent() {
     let update = env::var_os("TIDEWIRE_UPDATE_VECTORS").is_some();
     for (path, mut vectors) in read_all() {
         let entry = entry(&vectors.message);
@@ -103,7 +104,7 @@ fn json_and_protobuf_say_the_same() {
     }
 }
 
-/// One member a line; the JSON stays as it was written.
+/// Formats the file with one member per line. The JSON stays as written.
 fn layout(vectors: &Vectors) -> String {
     let quoted = |text: &str| serde_json::to_string(text).unwrap();
     let case = |case: &Case| {
@@ -131,16 +132,16 @@ fn layout(vectors: &Vectors) -> String {
     )
 }
 
-/// What the vectors show, found by walking through them.
+/// Fields and enum values that the vectors cover.
 #[derive(Default)]
-struct Seen {
-    /// `Message.field`, set to something.
+struct Coverage {
+    /// `Message.field`, with a value.
     fields: BTreeSet<String>,
     /// `VALUE_OF_AN_ENUM`.
     values: BTreeSet<String>,
 }
 
-impl Seen {
+impl Coverage {
     fn message(&mut self, message: &DynamicMessage) {
         for (field, value) in message.fields() {
             self.fields.insert(field.full_name().to_owned());
@@ -163,11 +164,11 @@ impl Seen {
 
 #[test]
 fn every_message_every_field_and_every_enum_value_has_a_vector() {
-    let (mut seen, mut tops) = (Seen::default(), BTreeSet::new());
+    let (mut coverage, mut tops) = (Coverage::default(), BTreeSet::new());
     for (_, vectors) in read_all() {
         let descriptor = entry(&vectors.message).descriptor();
         for case in &vectors.cases {
-            seen.message(&case.decode(&descriptor));
+            coverage.message(&case.decode(&descriptor));
         }
         tops.insert(vectors.message);
     }
@@ -178,7 +179,7 @@ fn every_message_every_field_and_every_enum_value_has_a_vector() {
     let missing: Vec<_> = messages
         .flat_map(|message| message.fields().collect::<Vec<_>>())
         .map(|field| field.full_name().to_owned())
-        .filter(|field| !seen.fields.contains(field))
+        .filter(|field| !coverage.fields.contains(field))
         .collect();
     assert!(missing.is_empty(), "in no vector: {missing:#?}");
     let values = pool()
@@ -190,7 +191,7 @@ fn every_message_every_field_and_every_enum_value_has_a_vector() {
         .flat_map(|descriptor| descriptor.values().collect::<Vec<_>>())
         .filter(|value| value.number() != 0)
         .map(|value| value.full_name().to_owned())
-        .filter(|value| !seen.values.contains(value))
+        .filter(|value| !coverage.values.contains(value))
         .collect();
     assert!(missing.is_empty(), "in no vector: {missing:#?}");
     let methods = pool()

@@ -1,4 +1,4 @@
-//! What is refused, and how the error says where and why.
+//! Refused JSON, with the fault and the path that each error names.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -127,7 +127,7 @@ fn documents_are_bounded_in_depth() {
 }
 
 #[test]
-fn what_is_not_finite_is_null() {
+fn numbers_that_are_not_finite_are_null() {
     let pong = v1::Pong {
         rtt_ms: Some(f64::NAN),
         jitter_ms: Some(f64::INFINITY),
@@ -145,7 +145,7 @@ fn what_is_not_finite_is_null() {
 }
 
 #[test]
-fn what_a_grpc_peer_made_up_stays_json() {
+fn invalid_decimals_from_grpc_become_valid_json() {
     let update = v1::PriceUpdate {
         price: Some(v1::Decimal {
             value: "1,\"x\":2".into(),

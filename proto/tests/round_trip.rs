@@ -1,4 +1,4 @@
-//! Arbitrary messages of every type keep all they say on the way to JSON and back.
+//! Round trips: arbitrary messages of every type survive conversion to JSON and back.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,7 +12,7 @@ use tidewire_proto::{
     v1::ServerMessage,
 };
 
-/// Types by turns of their own, each as often.
+/// Covers all message types evenly.
 fn messages_of_every_type(bytes: &[u8]) -> impl Iterator<Item = (Entry, Vec<u8>)> {
     entries().into_iter().map(|entry| {
         let message = Supply(bytes).message(&entry.descriptor(), 0);
@@ -22,7 +22,7 @@ fn messages_of_every_type(bytes: &[u8]) -> impl Iterator<Item = (Entry, Vec<u8>)
 
 proptest! {
     #[test]
-    fn json_keeps_everything(bytes in vec(any::<u8>(), 0..400)) {
+    fn json_round_trips_lose_nothing(bytes in vec(any::<u8>(), 0..400)) {
         for (entry, proto) in messages_of_every_type(&bytes) {
             let json = (entry.to_json)(&proto).unwrap();
             let back = (entry.to_proto)(json.as_bytes());
@@ -32,7 +32,7 @@ proptest! {
     }
 
     #[test]
-    fn serde_shows_the_same(bytes in vec(any::<u8>(), 0..200)) {
+    fn serde_matches_the_json_form(bytes in vec(any::<u8>(), 0..200)) {
         for (entry, proto) in messages_of_every_type(&bytes) {
             let json = (entry.to_json)(&proto).unwrap();
             prop_assert_eq!((entry.serde)(&json), Ok(json.clone()), "{}", entry.name);

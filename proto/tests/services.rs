@@ -1,5 +1,5 @@
-//! The services in one process, without a socket: streams pass encoded bytes through,
-//! and unary RPCs are called with JSON.
+//! Services in one process without a socket: streams pass encoded bytes through, and unary
+//! RPCs accept JSON.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -19,10 +19,10 @@ use tidewire_proto::{
 use tokio_stream::{StreamExt as _, iter};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-/// Says the same to everyone.
+/// Sends one fixed message to every caller.
 struct Fixed(EncodedMessage);
 
-/// What came with a request and must not be lost on the way.
+/// Request extensions, which the JSON call must pass on.
 #[derive(Clone)]
 struct Caller(&'static str);
 
@@ -148,7 +148,7 @@ async fn subscribers_get_the_shared_bytes_as_messages() {
 }
 
 #[tokio::test]
-async fn a_conversation_goes_both_ways() {
+async fn a_session_streams_both_ways() {
     let ping = v1::ClientMessage {
         data: Some(Asked::Ping(v1::PingRequest::default())),
         ..Default::default()
@@ -190,7 +190,7 @@ async fn json_calls_carry_metadata_and_extensions() {
 }
 
 #[tokio::test]
-async fn an_empty_body_asks_with_all_defaults() {
+async fn an_empty_body_means_all_defaults() {
     assert_eq!(
         call("GetPresence", b"").await.unwrap(),
         r#"{"channel":"","connections":0,"users":[]}"#

@@ -1,7 +1,7 @@
-//! The JSON form of every message, after the options of `options.proto`: which
-//! shape a message has. `write` and `read` generate the two directions, `parts` the
-//! functions about one part of a conversation's message. What the generated code
-//! calls is in `src/json`.
+//! JSON code generation for every message, directed by the options of `options.proto`.
+//!
+//! `write` and `read` generate the two directions. `parts` generates functions for one part of
+//! a session message. `src/json` holds the functions that generated code calls.
 
 mod options;
 mod parts;
@@ -26,7 +26,7 @@ fn messages(pool: &DescriptorPool) -> impl Iterator<Item = MessageDescriptor> {
         .filter(|message| message.package_name() == PACKAGE)
 }
 
-/// The implementations for all messages and enums of the package.
+/// Generates the implementations for all messages and enums of the package.
 pub(crate) fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let options = Options::new(pool)?;
     let mut out = String::new();
@@ -49,7 +49,7 @@ pub(crate) fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> 
     Ok(out)
 }
 
-/// An array with an `entry` for each message, for tests that cover them all.
+/// Generates an array with an `entry` for each message, for tests that cover all messages.
 pub(crate) fn registry(pool: &DescriptorPool) -> String {
     let entries: String = messages(pool)
         .map(|message| {
@@ -60,7 +60,7 @@ pub(crate) fn registry(pool: &DescriptorPool) -> String {
     format!("[\n{entries}]\n")
 }
 
-/// `PRIORITY_URGENT` is `urgent`.
+/// Generates an enum's names: `PRIORITY_URGENT` becomes `urgent`.
 fn enum_names(descriptor: &EnumDescriptor, out: &mut String) {
     let name = descriptor.name();
     let prefix = names::snake(name).to_ascii_uppercase() + "_";
@@ -76,7 +76,7 @@ fn enum_names(descriptor: &EnumDescriptor, out: &mut String) {
     let _ = writeln!(out, "    ];\n}}");
 }
 
-/// A message and how it appears.
+/// A message with its JSON shape.
 struct Shape<'a> {
     options: &'a Options,
     message: &'a MessageDescriptor,
@@ -130,7 +130,7 @@ impl<'a> Shape<'a> {
         let _ = writeln!(out, "    }}\n}}");
     }
 
-    /// The fields outside of the oneof.
+    /// Returns the fields outside of the oneof.
     fn plain_fields(&self) -> impl Iterator<Item = FieldDescriptor> {
         self.message.fields().filter(|field| {
             let oneof = field.containing_oneof();
@@ -142,7 +142,7 @@ impl<'a> Shape<'a> {
         self.message.oneofs().find(|oneof| !oneof.is_synthetic())
     }
 
-    /// The Rust path of a case of the oneof.
+    /// Returns the Rust path of a oneof's case.
     fn case(&self, oneof: &OneofDescriptor, field: &FieldDescriptor) -> String {
         let module = names::snake(self.message.name());
         let (oneof, case) = (names::camel(oneof.name()), names::camel(field.name()));
@@ -159,17 +159,17 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// Whether a case carries nothing and is shown by its name alone.
+/// Whether a case has no content and is written as its bare name.
 fn is_unit(field: &FieldDescriptor) -> bool {
     matches!(field.kind(), Kind::Message(message) if message.name() == "Unit")
 }
 
-/// Whether prost makes a `Vec` of a field.
+/// Whether prost generates a `Vec` for a field.
 fn is_list(field: &FieldDescriptor) -> bool {
     field.cardinality() == Cardinality::Repeated
 }
 
-/// Whether prost makes an `Option` of a field.
+/// Whether prost generates an `Option` for a field.
 fn is_option(field: &FieldDescriptor) -> bool {
     let is_optional = field
         .containing_oneof()

@@ -1,10 +1,10 @@
-//! The options that shape the JSON form, read from the descriptors.
+//! JSON options, read from the descriptors.
 
 use std::error::Error;
 
 use prost_reflect::{DescriptorPool, ExtensionDescriptor, FieldDescriptor, MessageDescriptor};
 
-/// The extensions that `options.proto` declares.
+/// The extensions declared in `options.proto`.
 pub(super) struct Options {
     union: ExtensionDescriptor,
     pub(super) shorthand: ExtensionDescriptor,
@@ -14,7 +14,7 @@ pub(super) struct Options {
     omit_default: ExtensionDescriptor,
 }
 
-/// How a message's oneof appears.
+/// JSON form of a message's oneof.
 #[derive(PartialEq, Eq)]
 pub(super) enum Union {
     Plain,
@@ -61,22 +61,22 @@ impl Options {
         value.filter(|text| !text.is_empty())
     }
 
-    /// Shown as null when it is not set.
+    /// Whether the field is `null` when not set.
     pub(super) fn is_nullable(&self, field: &FieldDescriptor) -> bool {
         Self::flag(field, &self.nullable)
     }
 
-    /// Bytes that are a JSON document.
+    /// Whether the bytes are a JSON document.
     pub(super) fn is_raw(&self, field: &FieldDescriptor) -> bool {
         Self::flag(field, &self.raw)
     }
 
-    /// Left out when it has its default value.
+    /// Whether a default value is left out.
     pub(super) fn omits_default(&self, field: &FieldDescriptor) -> bool {
         Self::flag(field, &self.omit_default)
     }
 
-    /// Whether output has the field whatever its value is.
+    /// Whether output contains the field regardless of its value.
     pub(super) fn is_always_shown(&self, field: &FieldDescriptor) -> bool {
         !self.omits_default(field) && (!super::is_option(field) || self.is_nullable(field))
     }

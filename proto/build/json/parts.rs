@@ -1,5 +1,4 @@
-//! Functions about one part of a conversation's message: the type's name, and the
-//! data alone.
+//! Code generation for one part of a session message: its type name, or its data alone.
 
 use std::fmt::Write as _;
 

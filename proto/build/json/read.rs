@@ -1,4 +1,4 @@
-//! From JSON to a message.
+//! Code generation from JSON to messages.
 
 use std::fmt::Write as _;
 
@@ -44,7 +44,7 @@ impl Shape<'_> {
         format!("o.value::<{kind}>({json:?})?{inner}")
     }
 
-    /// The type that reads a field's value.
+    /// Returns the type that reads a field's value.
     fn value(&self, field: &FieldDescriptor) -> String {
         if matches!(field.kind(), Kind::Bytes) && !self.options.is_raw(field) {
             let name = field.full_name();
@@ -179,7 +179,7 @@ impl Shape<'_> {
     }
 }
 
-/// Enums and documents are read through a type that wraps what prost has.
+/// Returns the wrapper type that reads an enum or a document.
 fn inner(field: &FieldDescriptor) -> &'static str {
     match field.kind() {
         Kind::Enum(_) | Kind::Bytes => ".0",

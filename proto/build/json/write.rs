@@ -1,4 +1,4 @@
-//! From a message to JSON.
+//! Code generation from messages to JSON.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::{Shape, Union, is_list, is_option, is_unit};
 use crate::names;
 
 impl Shape<'_> {
-    /// The tag first, then the fields, the union, and the time last.
+    /// Writes the tag first, then the fields, the union, and the time last.
     pub(super) fn write_fields(&self, out: &mut String) {
         let (before, after): (Vec<_>, Vec<_>) = self
             .plain_fields()
@@ -35,7 +35,7 @@ impl Shape<'_> {
             Union::Merged => {
                 self.write_oneof(out, "value", |_| "value.write_fields(o)".to_owned());
             }
-            // Not an object: see `write_name_or_object`.
+            // Such a message is no object: see `write_name_or_object`.
             Union::NameOrObject => {}
         }
         for field in &after {
@@ -128,7 +128,7 @@ impl Shape<'_> {
     }
 }
 
-/// What is written for a case of a oneof, bound as the reference `value`.
+/// Returns the code that writes a oneof's case, bound as the reference `value`.
 pub(super) fn from_ref(field: &FieldDescriptor) -> String {
     match field.kind() {
         Kind::Enum(descriptor) => format!("&EnumName::<v1::{}>::new(*value)", descriptor.name()),

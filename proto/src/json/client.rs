@@ -1,4 +1,4 @@
-//! What a client sends: errors keep the message's id, so that it can be answered.
+//! Client messages in JSON. Errors carry the message's id, so that the reply can name it.
 
 use serde_json::value::RawValue;
 
@@ -8,16 +8,16 @@ use super::{
 };
 use crate::v1::ClientMessage;
 
-/// Why a client's text is no message.
+/// Why a client's text is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// Not a JSON object.
+    /// The text is not a JSON object.
     #[error("{message}")]
     Malformed {
-        /// What was wrong and what was expected.
+        /// The fault, and what was expected.
         message: String,
     },
-    /// A type that the protocol does not have.
+    /// The protocol has no such message type.
     #[error("there is no message type {kind:?}")]
     UnknownType {
         /// The message's id.
@@ -25,20 +25,20 @@ pub enum ClientError {
         /// Its type.
         kind: String,
     },
-    /// A field of a message is wrong, or its type is missing.
+    /// A field is invalid, or the type is missing.
     #[error("{message}")]
     Invalid {
         /// The message's id.
         id: Option<String>,
-        /// Where it is wrong and what was expected.
+        /// The path of the fault, and what was expected.
         message: String,
     },
 }
 
-/// Reads a client's message. Without `data`, or with null, it asks with all defaults.
+/// Parses a client message. Missing or null `data` means all defaults.
 ///
 /// # Errors
-/// Says what was wrong, with the message's id wherever it could be read.
+/// The text is not a valid message. The error carries the message's id if it could be read.
 pub fn parse_client(text: &[u8]) -> Result<ClientMessage, ClientError> {
     let malformed = |error: JsonError| ClientError::Malformed {
         message: format!("the message is {error}"),

@@ -1,11 +1,11 @@
-//! JSON documents that the server carries but does not look into.
+//! Embedded JSON documents, which the server carries but does not interpret.
 
 use serde_json::value::RawValue;
 
 use super::JsonError;
 
-/// Documents nested deeper than this are refused: with the messages around them they
-/// stay below what JSON readers commonly bear (serde_json stops at 128).
+/// Maximum nesting of a document. With the messages around it, the result stays below the
+/// limits of common JSON parsers (128 in serde_json).
 pub const MAX_DOCUMENT_DEPTH: usize = 100;
 
 /// Checks bytes that are to be embedded as a document: what came over gRPC is
@@ -28,7 +28,7 @@ pub fn check_document(text: &[u8]) -> Result<(), JsonError> {
     check_depth(raw)
 }
 
-/// Bounds the depth of what is known to be JSON.
+/// Checks the nesting of valid JSON.
 pub(super) fn check_depth(raw: &RawValue) -> Result<(), JsonError> {
     if depth(raw.get()) > MAX_DOCUMENT_DEPTH {
         let message = format!("nested deeper than {MAX_DOCUMENT_DEPTH} levels");
@@ -37,7 +37,7 @@ pub(super) fn check_depth(raw: &RawValue) -> Result<(), JsonError> {
     Ok(())
 }
 
-/// How deep lists and objects are nested. Brackets count outside of strings only.
+/// Returns the nesting depth of arrays and objects. Brackets in strings do not count.
 fn depth(text: &str) -> usize {
     let (mut open, mut deepest) = (0_usize, 0);
     let mut bytes = text.bytes();

@@ -1,15 +1,15 @@
-//! What is wrong with a text, and where.
+//! JSON errors: the fault and its path.
 
 use serde_json::value::RawValue;
 
-/// So much of a wrong value is shown, in characters.
+/// Characters of an invalid value that an error quotes.
 const SHOWN: usize = 40;
 
 /// Why a text is not the JSON form of a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{}{}{message}", if path.is_empty() { "" } else { "`" }, path, if path.is_empty() { "" } else { "`: " })]
 pub struct JsonError {
-    /// Where, from the outside in: `data.channels[0].since.seq`.
+    /// Path of the fault, from the outside in: `data.channels[0].since.seq`.
     path: String,
     message: String,
     kind: Kind,
@@ -32,7 +32,7 @@ impl JsonError {
         }
     }
 
-    /// The text is not JSON at all.
+    /// The text is not JSON.
     pub(super) fn syntax(error: &serde_json::Error) -> Self {
         Self {
             kind: Kind::Syntax,
@@ -40,7 +40,7 @@ impl JsonError {
         }
     }
 
-    /// Something else than `raw` was expected.
+    /// The value is not of the expected kind.
     pub(super) fn expected(what: &str, raw: &RawValue) -> Self {
         let text = raw.get();
         let found: String = text.chars().take(SHOWN).collect();
@@ -48,7 +48,7 @@ impl JsonError {
         Self::new(format!("expected {what}, found {found}{more}"))
     }
 
-    /// The tag of a union names none of its cases.
+    /// The union's tag names none of its cases.
     pub(super) fn unknown_tag(tag: &str, found: &str, expected: &str) -> Self {
         let found: String = found.chars().take(SHOWN).collect();
         Self {
@@ -59,7 +59,7 @@ impl JsonError {
         }
     }
 
-    /// The same error, seen from outside of `name`.
+    /// Prefixes the path with `name`.
     pub(super) fn within(mut self, name: &str) -> Self {
         let joint = if self.path.is_empty() || self.path.starts_with('[') {
             ""
@@ -70,20 +70,20 @@ impl JsonError {
         self
     }
 
-    /// The text is not JSON at all.
+    /// Whether the text is not JSON.
     #[must_use]
     pub fn is_syntax(&self) -> bool {
         self.kind == Kind::Syntax
     }
 
-    /// The text is a message of a type that this version does not have: a newer
-    /// peer may send one.
+    /// Whether the text is a message of a type unknown to this version. A newer peer may send
+    /// one.
     #[must_use]
     pub fn is_unknown_type(&self) -> bool {
         self.kind == Kind::UnknownTag && self.path.is_empty()
     }
 
-    /// Where it is wrong, from the outside in; empty for the whole.
+    /// Returns the path of the fault, from the outside in. Empty for the whole text.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path

@@ -1,9 +1,8 @@
-//! The JSON form of the messages, as the wire contract shows it.
+//! JSON form of the messages, as the wire contract shows it.
 //!
-//! What each message looks like is generated from the proto files and their
-//! options; here are the rules for the parts: `value` has the scalars, `object` the
-//! fields of an object, `shapes` the shapes of messages, `document` the JSON that
-//! is embedded as it is, `client` what a client sends.
+//! The code for each message is generated from the proto files and their options. The modules
+//! here hold its parts: `value` scalars, `object` object fields, `shapes` message shapes,
+//! `document` embedded JSON, and `client` client messages.
 
 mod client;
 mod document;
@@ -27,17 +26,17 @@ pub use document::{MAX_DOCUMENT_DEPTH, check_document};
 pub use error::JsonError;
 pub use value::JsonValue;
 
-/// Messages nested deeper than this are refused.
+/// Maximum nesting of messages.
 pub const MAX_DEPTH: u32 = 64;
 
-/// A page that grew past this is given back.
+/// Capacity from which the shared page is freed after use, in bytes.
 const PAGE_BYTES: usize = 64 << 10;
 
-/// The JSON form of a message.
+/// Returns the JSON form of a message.
 #[must_use]
 pub fn to_vec<T: JsonValue>(message: &T) -> Vec<u8> {
     thread_local! {
-        /// Where messages are written, so that each takes one allocation of its own size.
+        /// Shared output page, so that each message costs one allocation of its exact size.
         static PAGE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     }
     let mut page = PAGE.take();
@@ -50,10 +49,10 @@ pub fn to_vec<T: JsonValue>(message: &T) -> Vec<u8> {
     out
 }
 
-/// Reads the JSON form of a message.
+/// Parses the JSON form of a message.
 ///
 /// # Errors
-/// Says where the text is something else, and what was expected there.
+/// The text does not match. The error names the path and what was expected.
 pub fn from_slice<T: JsonValue>(text: &[u8]) -> Result<T, JsonError> {
     let raw: &RawValue = serde_json::from_slice(text).map_err(|error| JsonError::syntax(&error))?;
     T::read_value(raw, 0)

@@ -1,4 +1,4 @@
-//! The fields of an object, read and written by name.
+//! Object fields, read and written by name.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub(super) trait JsonFields: Sized {
     fn read_fields(o: &Object<'_>) -> Result<Self, JsonError>;
 }
 
-/// An object being read.
+/// A JSON object being read.
 pub(super) struct Object<'a> {
     fields: BTreeMap<String, &'a RawValue>,
     depth: u32,
@@ -40,12 +40,12 @@ impl<'a> Object<'a> {
             .filter(|raw| raw.get() != "null")
     }
 
-    /// A field that has a default.
+    /// Reads a field that has a default.
     pub(super) fn value<T: JsonValue + Default>(&self, name: &str) -> Result<T, JsonError> {
         self.some(name).map(Option::unwrap_or_default)
     }
 
-    /// A field that may be missing; null is missing.
+    /// Reads an optional field. Null counts as missing.
     pub(super) fn some<T: JsonValue>(&self, name: &str) -> Result<Option<T>, JsonError> {
         let Some(raw) = self.get(name) else {
             return Ok(None);
@@ -55,7 +55,7 @@ impl<'a> Object<'a> {
             .map_err(|error| error.within(name))
     }
 
-    /// A list; a missing one is empty.
+    /// Reads a list. A missing list is empty.
     pub(super) fn list<T: JsonValue>(&self, name: &str) -> Result<Vec<T>, JsonError> {
         let Some(raw) = self.get(name) else {
             return Ok(Vec::new());
@@ -69,12 +69,12 @@ impl<'a> Object<'a> {
         items.into_iter().enumerate().map(item).collect()
     }
 
-    /// Whether all these fields are there.
+    /// Whether the object has all these fields.
     pub(super) fn has_all(&self, names: &[&str]) -> bool {
         names.iter().all(|name| self.fields.contains_key(*name))
     }
 
-    /// The error for a second case of a union.
+    /// Returns the error for a second case of a union.
     pub(super) fn second_case(name: &str) -> JsonError {
         JsonError::new("given beside another field that excludes it").within(name)
     }
@@ -95,7 +95,7 @@ impl<'a> NameOrObject<'a> {
     }
 }
 
-/// An object being written.
+/// Writes the fields of a JSON object.
 pub(super) struct FieldWriter<'a> {
     out: &'a mut Vec<u8>,
     is_first: bool,
@@ -112,7 +112,7 @@ impl FieldWriter<'_> {
         out.push(b'}');
     }
 
-    /// Field names are ours and hold nothing that JSON escapes.
+    /// Field names come from the generator and need no escape.
     fn name(&mut self, name: &str) {
         if !self.is_first {
             self.out.push(b',');
@@ -128,13 +128,13 @@ impl FieldWriter<'_> {
         value.write_value(self.out);
     }
 
-    /// The name of a union's case: ours as well.
+    /// Writes the name of a union's case, which needs no escape.
     pub(super) fn put_tag(&mut self, tag: &str, case: &str) {
         self.name(tag);
         write_name(case, self.out);
     }
 
-    /// Shown only when it is true.
+    /// Writes a boolean, only if it is true.
     pub(super) fn put_true(&mut self, name: &str, value: bool) {
         if value {
             self.put(name, &true);

@@ -1,4 +1,4 @@
-//! The shapes that a message can have. Which one it has says the generated code.
+//! Message shapes. Generated code selects the shape of each message.
 
 /// A message is an object of its fields.
 macro_rules! object_value {
@@ -52,7 +52,7 @@ macro_rules! number_value {
     ($message:ty, $field:ident) => {
         impl JsonValue for $message {
             fn write_value(&self, out: &mut Vec<u8>) {
-                // What a gRPC client sent may be anything: JSON stays JSON.
+                // A gRPC client may send any text. Output must stay valid JSON.
                 match <$message>::parse(&self.$field) {
                     Ok(number) => out.extend_from_slice(number.$field.as_bytes()),
                     Err(_) => out.extend_from_slice(b"null"),
@@ -69,8 +69,8 @@ macro_rules! number_value {
     };
 }
 
-/// The same JSON form through serde, for serde_json only: numbers and documents keep
-/// their text on the way.
+/// Serde support of the same JSON form, for serde_json only: numbers and documents keep their
+/// text.
 macro_rules! serde_value {
     ($message:ty) => {
         impl serde::Serialize for $message {
@@ -99,7 +99,7 @@ pub(super) fn serialize<T: JsonValue, S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     let text = String::from_utf8(super::to_vec(message)).map_err(ser::Error::custom)?;
-    // Fails only when an embedded document is not JSON.
+    // Fails only if an embedded document is not JSON.
     let raw = RawValue::from_string(text).map_err(ser::Error::custom)?;
     raw.serialize(serializer)
 }

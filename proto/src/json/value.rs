@@ -7,19 +7,19 @@ use serde_json::value::RawValue;
 
 use super::{JsonError, document::check_depth};
 
-/// Something that has a JSON form.
+/// A type with a JSON form.
 pub trait JsonValue: Sized {
     /// Writes the JSON form.
     fn write_value(&self, out: &mut Vec<u8>);
 
-    /// Reads it; `depth` counts the objects around.
+    /// Parses the JSON form. `depth` counts the enclosing objects.
     ///
     /// # Errors
-    /// Says what was expected instead of `raw`.
+    /// `raw` does not match. The error names what was expected.
     fn read_value(raw: &RawValue, depth: u32) -> Result<Self, JsonError>;
 }
 
-/// Writes what serde_json knows how to write; it fails for none of these types.
+/// Writes a value through serde_json, which does not fail for these types.
 fn write(value: impl serde::Serialize, out: &mut Vec<u8>) {
     let written = serde_json::to_writer(out, &value);
     debug_assert!(written.is_ok(), "a scalar can be written to a vector");
@@ -46,7 +46,8 @@ scalar!(u64, "an integer from 0 to 18446744073709551615");
 scalar!(i64, "an integer");
 
 impl JsonValue for f64 {
-    /// NaN and infinities are null, as JSON has none. Whole numbers go without `.0`.
+    /// Writes NaN and infinities as null, because JSON has neither. Whole numbers have no
+    /// `.0`.
     fn write_value(&self, out: &mut Vec<u8>) {
         write(self, out);
         if out.ends_with(b".0") {
@@ -55,7 +56,7 @@ impl JsonValue for f64 {
     }
 
     fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
-        // Not through serde_json, which by default may be one bit off.
+        // serde_json's own parser may by default be one bit off.
         let number = raw
             .get()
             .parse()
@@ -65,7 +66,7 @@ impl JsonValue for f64 {
     }
 }
 
-/// Writes a name of ours, which holds nothing that JSON escapes.
+/// Writes a generated name, which needs no escape.
 pub(super) fn write_name(name: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     out.extend_from_slice(name.as_bytes());
@@ -74,11 +75,11 @@ pub(super) fn write_name(name: &str, out: &mut Vec<u8>) {
 
 /// An enum and its names.
 pub(super) trait JsonEnum {
-    /// Number and name of each value but the unspecified one.
+    /// Number and name of each value except the unspecified one.
     const NAMES: &'static [(i32, &'static str)];
 }
 
-/// An enum's number, shown by its name. What is not specified is null.
+/// An enum's number, written as its name. The unspecified value is null.
 pub(super) struct EnumName<T>(pub(super) i32, PhantomData<T>);
 
 impl<T> EnumName<T> {
@@ -116,7 +117,7 @@ impl<T: JsonEnum> JsonValue for EnumName<T> {
     }
 }
 
-/// A JSON document, embedded as it is. No bytes at all are null.
+/// An embedded JSON document. Empty bytes are null.
 #[derive(Default)]
 pub(super) struct RawJson(pub(super) Bytes);
 

@@ -1,14 +1,14 @@
-//! Arbitrary messages of any type, made after the descriptors from a supply of bytes:
-//! fewer bytes make smaller messages, so that a failure shrinks.
+//! Arbitrary messages of any type, built from the descriptors and a supply of bytes. Fewer
+//! bytes make smaller messages, so that failures shrink.
 //!
-//! Only what JSON can tell apart is made: an `optional` enum is never its unspecified
-//! value, an embedded document never empty or `null`, a number never NaN, a decimal
-//! always in its canonical notation.
+//! Only values that JSON can represent are built: an `optional` enum is never unspecified, an
+//! embedded document is never empty or `null`, a number is never NaN, and a decimal is always
+//! canonical.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 use tidewire_proto::v1::Decimal;
 
-/// Deeper, only what must be there is made.
+/// Below this depth only required fields are built.
 const DEPTH: u32 = 12;
 
 const TEXTS: &[&str] = &[
@@ -75,7 +75,7 @@ const F64: &[f64] = &[
     f64::MAX,
 ];
 
-/// Where the choices come from. When the bytes are used up, every choice is the first.
+/// Source of choices. Once its bytes are used up, every choice is the first one.
 pub struct Supply<'a>(pub &'a [u8]);
 
 impl Supply<'_> {
@@ -118,7 +118,7 @@ impl Supply<'_> {
         }
         for oneof in descriptor.oneofs() {
             let cases: Vec<_> = oneof.fields().collect();
-            // A repeat without a case has no JSON form but null.
+            // A repeat without a case has no JSON form except null.
             let must_be = descriptor.name() == "AlertRepeat";
             if must_be || (depth < DEPTH && !self.byte().is_multiple_of(8)) {
                 let case = &cases[self.byte() % cases.len()];

@@ -1,5 +1,4 @@
-//! JSON values that compare by what they say: fields in any order, numbers by all
-//! their digits.
+//! JSON values with exact comparison: fields in any order, numbers by all their digits.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +9,7 @@ use tidewire_proto::v1::Decimal;
 pub enum Exact {
     /// `null`, `true` or `false`.
     Word(String),
-    /// In canonical notation, or as written when it is too large for that.
+    /// In canonical notation, or as written if it is too large for that.
     Number(String),
     Text(String),
     List(Vec<Exact>),

@@ -1,4 +1,4 @@
-//! What the tests of the JSON form share: all messages by name, and their descriptors.
+//! Support of the JSON tests: all messages by name, with their descriptors.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,14 +10,14 @@ use std::sync::LazyLock;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 use tidewire_proto::{FILE_DESCRIPTOR_SET, json, prost::Message, v1};
 
-/// A message type, driven by name.
+/// A message type, selected by name.
 pub struct Entry {
     pub name: &'static str,
     pub to_proto: fn(&[u8]) -> Result<Vec<u8>, String>,
     pub to_json: fn(&[u8]) -> Result<String, String>,
-    /// Decoded and encoded again, as prost does it.
+    /// Decodes and encodes with prost.
     pub to_canonical: fn(&[u8]) -> Result<Vec<u8>, String>,
-    /// JSON to JSON through serde.
+    /// Converts JSON to JSON through serde.
     pub serde: fn(&str) -> Result<String, String>,
 }
 
@@ -56,7 +56,7 @@ where
     }
 }
 
-/// Every message of the package.
+/// Returns every message of the package.
 pub fn entries() -> Vec<Entry> {
     Vec::from(include!(concat!(env!("OUT_DIR"), "/messages.rs")))
 }
