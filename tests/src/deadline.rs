@@ -1,14 +1,14 @@
-//! The safety net: a test that waits for what never comes ends with a word.
+//! Test deadline: fails a test that waits for an event that never comes.
 
 use std::{fmt::Display, future::Future, time::Duration};
 
-/// No test depends on how long this is, as long as it is long.
+/// Long enough that no passing test ever reaches it.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Waits for `future`, and fails the test when it takes forever.
+/// Waits for `future`, and fails the test after 30 seconds.
 ///
 /// # Panics
-/// It took forever.
+/// The deadline passed.
 pub async fn within<T>(what: impl Display, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,

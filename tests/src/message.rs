@@ -1,35 +1,35 @@
-//! What a server says, in the JSON form of the contract whatever the transport.
+//! Server messages in the JSON form of the contract, on every transport.
 
 use serde_json::Value;
 use tidewire_proto::{json, prost::Message as _, v1::ServerMessage};
 
-/// A message of the server.
+/// A server message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// Its type.
     pub kind: String,
-    /// The message that it answers.
+    /// The id of the client message that it replies to.
     pub id: Option<String>,
-    /// The channel that it was published on.
+    /// Its channel.
     pub channel: Option<String>,
-    /// Its number on that channel.
+    /// Its sequence number on that channel.
     pub seq: Option<u64>,
-    /// What it says.
+    /// Its payload.
     pub data: Value,
-    /// When it was published, in milliseconds since the Unix epoch.
+    /// Publication time, in milliseconds since the Unix epoch.
     pub timestamp: Option<i64>,
-    /// The JSON text as it came, or as it is shown where protobuf came.
+    /// The JSON text: as received, or converted from protobuf.
     pub text: String,
 }
 
 impl Message {
-    /// Reads the JSON form.
+    /// Parses the JSON form.
     ///
     /// # Panics
-    /// The text is no message of the contract.
+    /// The text is not a message of the contract.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        // What is sent must be what the generated types describe.
+        // The text must parse as the generated types describe it.
         json::from_slice::<ServerMessage>(text.as_bytes())
             .unwrap_or_else(|error| panic!("{text} is no server message: {error}"));
         let value: Value = serde_json::from_str(text).expect("it was read before");
@@ -45,45 +45,45 @@ impl Message {
         }
     }
 
-    /// Reads the protobuf form.
+    /// Parses the protobuf form.
     ///
     /// # Panics
-    /// The bytes are no message of the contract.
+    /// The bytes are not a message of the contract.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Self {
         Self::from_proto(&ServerMessage::decode(bytes).expect("a ServerMessage"))
     }
 
-    /// The JSON form of a decoded message.
+    /// Converts a decoded message to its JSON form.
     #[must_use]
     pub fn from_proto(message: &ServerMessage) -> Self {
         Self::parse(&String::from_utf8(json::to_vec(message)).expect("JSON is UTF-8"))
     }
 
-    /// Fails unless it is of this type.
+    /// Fails unless the message has this type.
     ///
     /// # Panics
-    /// It is of another.
+    /// The message has another type.
     #[must_use]
     pub fn expect(self, kind: &str) -> Self {
         assert_eq!(self.kind, kind, "{}", self.text);
         self
     }
 
-    /// The error code of an `error`.
+    /// Returns the error code of an `error`.
     ///
     /// # Panics
-    /// It is something else.
+    /// The message is not an `error`.
     #[must_use]
     pub fn error_code(&self) -> &str {
         assert_eq!(self.kind, "error", "{}", self.text);
         self.data["code"].as_str().expect("errors have a code")
     }
 
-    /// The error message of an `error`.
+    /// Returns the error text of an `error`.
     ///
     /// # Panics
-    /// It is something else.
+    /// The message is not an `error`.
     #[must_use]
     pub fn error_message(&self) -> &str {
         assert_eq!(self.kind, "error", "{}", self.text);
@@ -93,25 +93,25 @@ impl Message {
     }
 }
 
-/// How a conversation ended.
+/// The end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Close {
     /// A WebSocket close frame.
     WebSocket {
         /// The close code.
         code: u16,
-        /// The words beside it.
+        /// The reason text.
         reason: String,
     },
-    /// The event stream ended as a whole.
+    /// The event stream ended.
     Sse,
-    /// The gRPC stream ended with this status.
+    /// The gRPC stream ended with a status.
     Grpc {
         /// The status code.
         code: tonic::Code,
-        /// The words beside it.
+        /// The status message.
         message: String,
     },
-    /// The connection broke off.
+    /// The connection broke without a close frame or status.
     Broken(String),
 }

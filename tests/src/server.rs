@@ -1,5 +1,5 @@
-//! The binary under test: started with a configuration of its own on a free port,
-//! and stopped.
+//! Server under test: starts the binary with its own configuration on a free port, and stops
+//! it.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,10 @@ use tokio::{
 
 use crate::{SECRET, http_client, within};
 
-/// The binary: `TIDEWIRE_BIN`, or the one that was built beside the tests.
+/// Returns the path of the binary: `TIDEWIRE_BIN`, or the binary built beside the tests.
 ///
 /// # Panics
-/// There is none.
+/// The file does not exist.
 #[must_use]
 pub fn binary() -> PathBuf {
     if let Some(path) = env::var_os("TIDEWIRE_BIN") {
@@ -44,8 +44,8 @@ pub fn binary() -> PathBuf {
     path
 }
 
-/// The binary with these arguments, in this folder, with nothing of the
-/// environment that configures it.
+/// Builds a command for the binary with these arguments in this folder, without any
+/// `TIDEWIRE_` variable of the environment.
 #[must_use]
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
@@ -62,11 +62,10 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Starts a server in this folder with a configuration that it refuses, and gives what it
-/// said.
+/// Starts a server whose configuration is invalid, and returns its error output.
 ///
 /// # Panics
-/// It starts, or the file cannot be written.
+/// The server starts, or the file cannot be written.
 pub async fn refused_start(folder: &Path, config: &str) -> String {
     let file = folder.join("tidewire.toml");
     std::fs::write(&file, config).expect("a configuration");
@@ -74,15 +73,15 @@ pub async fn refused_start(folder: &Path, config: &str) -> String {
     let mut command = command(folder, &arguments);
     let output = within("the server's end", command.output()).await;
     let output = output.expect("the server runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "{said}");
-    said
+    let error_text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{error_text}");
+    error_text
 }
 
-/// Asks a process to end, as the keyboard does.
+/// Sends SIGINT, as Ctrl-C does.
 ///
 /// # Panics
-/// It has ended.
+/// The process has ended.
 pub fn interrupt(child: &Child) {
     kill_process(pid(child), Signal::INT).expect("a signal can be sent");
 }
@@ -92,7 +91,7 @@ fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(id).expect("process ids are small")).expect("and above zero")
 }
 
-/// What a server is started with.
+/// Configuration, arguments and environment of a server.
 #[derive(Debug, Clone)]
 pub struct ServerBuilder {
     sections: BTreeMap<&'static str, Vec<String>>,
@@ -100,7 +99,7 @@ pub struct ServerBuilder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     without_file: bool,
-    unasked: bool,
+    without_readiness_check: bool,
 }
 
 impl ServerBuilder {
@@ -111,7 +110,7 @@ impl ServerBuilder {
             arguments: Vec::new(),
             environment: Vec::new(),
             without_file: false,
-            unasked: false,
+            without_readiness_check: false,
         };
         builder
             .set("server", "listen = \"127.0.0.1:0\"")
@@ -119,7 +118,7 @@ impl ServerBuilder {
             .set("auth", &format!("hmac_secret = {SECRET:?}"))
     }
 
-    /// Sets a key of a section, `server`, `auth`, `limits` …, by its line.
+    /// Sets one line (`key = value`) in a section such as `server`, `auth` or `limits`.
     #[must_use]
     pub fn set(mut self, section: &'static str, line: &str) -> Self {
         let key = |line: &str| line.split('=').next().map(|key| key.trim().to_owned());
@@ -129,7 +128,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds a namespace; `rest` are its keys but the name.
+    /// Adds a namespace. `rest` holds its keys except the name.
     #[must_use]
     pub fn namespace(mut self, name: &str, rest: &str) -> Self {
         self.tables
@@ -137,14 +136,14 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds a table, by its text.
+    /// Adds a table, as TOML text.
     #[must_use]
     pub fn table(mut self, text: &str) -> Self {
         self.tables.push(text.to_owned());
         self
     }
 
-    /// Adds a source of prices.
+    /// Adds a price source.
     #[must_use]
     pub fn source(mut self, kind: &str, name: &str, url: &str) -> Self {
         self.tables.push(format!(
@@ -153,7 +152,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Arguments before `--config`.
+    /// Adds arguments before `--config`.
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments
@@ -161,32 +160,32 @@ impl ServerBuilder {
         self
     }
 
-    /// A variable of the environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Without a configuration file, and so without what this builder sets in it.
+    /// Starts without a configuration file, which drops everything set in it.
     #[must_use]
     pub fn without_file(mut self) -> Self {
         self.without_file = true;
         self
     }
 
-    /// Without asking it whether it is ready: nobody has connected to it then.
+    /// Skips the readiness request, so that the server has had no connection before the test.
     #[must_use]
-    pub fn unasked(mut self) -> Self {
-        self.unasked = true;
+    pub fn without_readiness_check(mut self) -> Self {
+        self.without_readiness_check = true;
         self
     }
 
-    /// The configuration file.
+    /// Returns the text of the configuration file.
     #[must_use]
     pub fn toml(&self) -> String {
         let mut sections = self.sections.clone();
-        // Without symbols no venue is connected to: no test leaves this machine.
+        // Without symbols the server connects to no venue: no test leaves this machine.
         let prices = sections.entry("prices").or_default();
         if !prices.iter().any(|line| line.starts_with("symbols")) {
             prices.push("symbols = []".to_owned());
@@ -217,7 +216,7 @@ impl ServerBuilder {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
-        let log = follow(&mut child);
+        let log = collect_log(&mut child);
         let mut server = Server {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -230,8 +229,8 @@ impl ServerBuilder {
         server.address = address
             .parse()
             .unwrap_or_else(|_| panic!("no address in {line:?}"));
-        // Over TLS it takes a client that trusts it.
-        if line.contains("http://") && !self.unasked {
+        // With TLS, only a client that trusts the certificate can ask.
+        if line.contains("http://") && !self.without_readiness_check {
             let ready = server.get("/readyz").await;
             assert_eq!(ready.status, 200, "{}", ready.body);
         }
@@ -239,8 +238,8 @@ impl ServerBuilder {
     }
 }
 
-/// Keeps what the server logs.
-fn follow(child: &mut Child) -> watch::Receiver<Vec<String>> {
+/// Collects the server's log lines.
+fn collect_log(child: &mut Child) -> watch::Receiver<Vec<String>> {
     let (sender, log) = watch::channel(Vec::new());
     let stderr = child.stderr.take().expect("stderr is piped");
     tokio::spawn(async move {
@@ -252,7 +251,7 @@ fn follow(child: &mut Child) -> watch::Receiver<Vec<String>> {
     log
 }
 
-/// A running server. Dropped, it is killed.
+/// A running server. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -262,9 +261,9 @@ pub struct Server {
     http: reqwest::Client,
 }
 
-/// An answer over HTTP.
+/// An HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct HttpResponse {
     /// The status.
     pub status: u16,
     /// The media type.
@@ -273,11 +272,11 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Answer {
-    /// The body as JSON.
+impl HttpResponse {
+    /// Parses the body as JSON.
     ///
     /// # Panics
-    /// It is not.
+    /// The body is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{} is not JSON", self.body))
@@ -297,45 +296,45 @@ impl Answer {
 }
 
 impl Server {
-    /// What a server is started with, beginning with the least.
+    /// Starts a builder with the minimal configuration.
     #[must_use]
     pub fn builder() -> ServerBuilder {
         ServerBuilder::new()
     }
 
-    /// A server with the least configuration.
+    /// Starts a server with the minimal configuration.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A URL of its HTTP side.
+    /// Returns the HTTP URL of a path.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// Its HTTP client.
+    /// Returns the HTTP client.
     #[must_use]
     pub fn http(&self) -> &reqwest::Client {
         &self.http
     }
 
-    /// The folder that it was started in.
+    /// Returns the working folder of the server.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Its process, for signals.
+    /// Returns the process id, for signals.
     ///
     /// # Panics
-    /// It has ended.
+    /// The process has ended.
     #[must_use]
     pub fn pid(&self) -> Pid {
         pid(&self.child)
@@ -344,24 +343,24 @@ impl Server {
     /// Gets a path.
     ///
     /// # Panics
-    /// No answer comes.
-    pub async fn get(&self, path: &str) -> Answer {
+    /// No response comes.
+    pub async fn get(&self, path: &str) -> HttpResponse {
         self.send(self.http.get(self.url(path))).await
     }
 
     /// Sends a request.
     ///
     /// # Panics
-    /// No answer comes.
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+    /// No response comes.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> HttpResponse {
         within("an answer over HTTP", async {
-            Answer::of(request.send().await.expect("an answer")).await
+            HttpResponse::of(request.send().await.expect("an answer")).await
         })
         .await
     }
 
-    /// Calls a unary RPC with JSON, as `StreamService/Publish`.
-    pub async fn call(&self, method: &str, token: Option<&str>, body: &Value) -> Answer {
+    /// Calls a unary RPC with JSON. `method` is, for example, `StreamService/Publish`.
+    pub async fn call(&self, method: &str, token: Option<&str>, body: &Value) -> HttpResponse {
         let mut request = self
             .http
             .post(self.url(&format!("/v1/rpc/{method}")))
@@ -372,10 +371,10 @@ impl Server {
         self.send(request).await
     }
 
-    /// Publishes as a back end. Gives the answer's JSON.
+    /// Publishes with the service scope, and returns the JSON response.
     ///
     /// # Panics
-    /// It is refused.
+    /// The server refuses.
     pub async fn publish(&self, channel: &str, data: Value) -> Value {
         let body = serde_json::json!({"channel": channel, "data": data});
         let answer = self
@@ -389,7 +388,7 @@ impl Server {
         answer.json()
     }
 
-    /// The sum of a metric over all its labels that hold `label`.
+    /// Sums a metric over all label sets that contain `label`.
     pub async fn metric(&self, name: &str, label: &str) -> f64 {
         let metrics = self.get("/metrics").await.body;
         let values = metrics.lines().filter(|line| {
@@ -402,10 +401,10 @@ impl Server {
             .sum()
     }
 
-    /// Waits for a line of the log that holds `text`.
+    /// Waits for a log line that contains `text`.
     ///
     /// # Panics
-    /// The server ended without.
+    /// The server ended without logging it.
     pub async fn log_line(&self, text: &str) -> String {
         let mut log = self.log.clone();
         let found = |log: &Vec<String>| log.iter().any(|line| line.contains(text));
@@ -422,42 +421,42 @@ impl Server {
         line.cloned().unwrap_or_default()
     }
 
-    /// What it logged so far.
+    /// Returns the log up to now.
     #[must_use]
     pub fn log(&self) -> String {
         self.log.borrow().join("\n")
     }
 
-    /// Has it read its certificates again, as an operator would.
+    /// Sends SIGHUP, which reloads the certificates.
     ///
     /// # Panics
-    /// It has ended.
+    /// The process has ended.
     pub fn hang_up(&self) {
         kill_process(self.pid(), Signal::HUP).expect("a signal can be sent");
     }
 
-    /// Asks it to stop, as an operator would.
+    /// Sends SIGTERM.
     ///
     /// # Panics
-    /// It has ended.
+    /// The process has ended.
     pub fn terminate(&self) {
         kill_process(self.pid(), Signal::TERM).expect("a signal can be sent");
     }
 
-    /// Waits for its end.
+    /// Waits for the process to exit.
     ///
     /// # Panics
-    /// It does not end.
+    /// It does not exit.
     pub async fn ended(&mut self) -> ExitStatus {
         within("the server's end", self.child.wait())
             .await
             .expect("a process ends once")
     }
 
-    /// Kills it.
+    /// Kills the process.
     ///
     /// # Panics
-    /// It has ended.
+    /// The process has ended.
     pub async fn kill(&mut self) {
         self.child.kill().await.expect("the server runs");
     }
@@ -467,7 +466,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log.borrow().join("\n  ");
-            // Into the captured output of the test that fails.
+            // Printed, so that it appears in the failed test's captured output.
             #[expect(clippy::print_stdout, reason = "the log explains the failure")]
             {
                 println!("the server's log:\n  {log}");

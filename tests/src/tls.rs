@@ -1,4 +1,4 @@
-//! Certificates of the tests, and connections that trust them.
+//! Test certificates, and TLS connections that trust them.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use crate::{Server, within};
 
-/// Signs certificates.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl std::fmt::Debug for Authority {
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// A certificate and its key.
+/// A certificate and its private key.
 #[derive(Debug)]
 pub struct Identity {
     certificate: CertificateDer<'static>,
@@ -38,10 +38,10 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// One of its own.
+    /// Creates an authority.
     ///
     /// # Panics
-    /// Never: keys can be made.
+    /// Never: key generation does not fail.
     #[must_use]
     pub fn new() -> Self {
         let mut params = CertificateParams::default();
@@ -53,10 +53,10 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
 
-    /// A certificate for these DNS names.
+    /// Issues a certificate for these DNS names.
     ///
     /// # Panics
-    /// A name is none.
+    /// A name is not a DNS name.
     #[must_use]
     pub fn sign(&self, names: &[&str]) -> Identity {
         let mut params = CertificateParams::default();
@@ -73,10 +73,10 @@ impl Authority {
         }
     }
 
-    /// Writes its own certificate to a file of this folder.
+    /// Writes the authority's certificate to a file in this folder.
     ///
     /// # Panics
-    /// It cannot be written.
+    /// The file cannot be written.
     #[must_use]
     pub fn write(&self, folder: &Path) -> PathBuf {
         let path = folder.join("ca.pem");
@@ -84,7 +84,7 @@ impl Authority {
         path
     }
 
-    /// Takes TLS connections as `localhost`.
+    /// Builds an acceptor for `localhost`.
     ///
     /// # Panics
     /// Never.
@@ -100,14 +100,14 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// A TLS connection to a server that this authority is trusted for, speaking
-    /// `protocol`, with a certificate of the client's own if there is one.
+    /// Opens a TLS connection that trusts this authority and offers `protocol`. Sends the
+    /// client certificate if one is given.
     ///
     /// # Errors
     /// The handshake fails.
     ///
     /// # Panics
-    /// There is no connection at all.
+    /// The TCP connection fails.
     pub async fn connect(
         &self,
         server: &Server,
@@ -142,16 +142,16 @@ impl Default for Authority {
 }
 
 impl Identity {
-    /// The certificate.
+    /// Returns the certificate.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// Writes the certificate and its key to these files.
+    /// Writes the certificate and the key to these files.
     ///
     /// # Panics
-    /// They cannot be written.
+    /// A file cannot be written.
     pub fn write(&self, certificate: &Path, key: &Path) {
         fs::write(certificate, &self.pem).expect("a file can be written");
         fs::write(key, self.key.serialize_pem()).expect("a file can be written");

@@ -1,4 +1,4 @@
-//! Tokens, made with a library of their own: not by the code under test.
+//! Test tokens, signed by a library that the server does not share.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// The secret of the servers that tests start.
+/// The HMAC secret of test servers.
 pub const SECRET: &str = "a secret of the tests, 32 bytes or more";
 
 /// The claims of a token.
@@ -23,10 +23,10 @@ pub struct Token {
     further: Map<String, Value>,
 }
 
-/// A key pair of the tests, known to everyone.
+/// A fixed key pair, published in this repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyPair {
-    /// RSA with 2048 bits, for RS256.
+    /// RSA, 2048 bits, for RS256.
     Rsa,
     /// P-256, for ES256.
     P256,
@@ -35,10 +35,10 @@ pub enum KeyPair {
 }
 
 impl KeyPair {
-    /// All of them.
+    /// All key pairs.
     pub const ALL: [Self; 3] = [Self::Rsa, Self::P256, Self::Ed25519];
 
-    /// The public half, in PEM.
+    /// Returns the public key, in PEM.
     #[must_use]
     pub fn public(self) -> &'static str {
         match self {
@@ -65,10 +65,10 @@ impl KeyPair {
         .expect("the keys of the tests are keys")
     }
 
-    /// The public half as a JSON Web Key with this id.
+    /// Returns the public key as a JSON Web Key with this id.
     ///
     /// # Panics
-    /// Never: the keys of the tests are keys.
+    /// Never: the fixed keys are valid.
     #[must_use]
     pub fn web_key(self, id: &str) -> Value {
         let mut key = Jwk::from_encoding_key(&self.private(), self.algorithm()).expect("a key");
@@ -78,7 +78,7 @@ impl KeyPair {
 }
 
 impl Token {
-    /// A token of this user, valid for an hour.
+    /// A token for this user, valid for one hour.
     #[must_use]
     pub fn of(user: &str) -> Self {
         Self {
@@ -91,51 +91,51 @@ impl Token {
         }
     }
 
-    /// A token of a back end, signed.
+    /// A signed token with the service scope.
     #[must_use]
     pub fn service() -> String {
         Self::of("backend").scope("service").sign()
     }
 
-    /// With this id.
+    /// Sets the token id (`jti`).
     #[must_use]
     pub fn id(mut self, jti: &str) -> Self {
         jti.clone_into(&mut self.jti);
         self
     }
 
-    /// With these scopes.
+    /// Sets the scopes.
     #[must_use]
     pub fn scope(mut self, scope: &str) -> Self {
         self.scope = Some(scope.to_owned());
         self
     }
 
-    /// With these further channels.
+    /// Adds channels.
     #[must_use]
     pub fn channels(mut self, channels: &[&str]) -> Self {
         self.channels = channels.iter().map(|&channel| channel.to_owned()).collect();
         self
     }
 
-    /// Valid for so many seconds from now; negative for a token that has expired.
+    /// Sets the lifetime in seconds from now. A negative lifetime gives an expired token.
     #[must_use]
     pub fn expires_in(mut self, seconds: i64) -> Self {
         self.exp = now_seconds() + seconds;
         self
     }
 
-    /// With a further claim.
+    /// Adds a claim.
     #[must_use]
     pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.further.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Signed with the private half of a key pair, named by this id.
+    /// Signs with the private key of a pair and this key id.
     ///
     /// # Panics
-    /// Never: claims are JSON.
+    /// Never: the claims serialise to JSON.
     #[must_use]
     pub fn sign_as(&self, key: KeyPair, id: Option<&str>) -> String {
         let mut header = Header::new(key.algorithm());
@@ -143,16 +143,16 @@ impl Token {
         jsonwebtoken::encode(&header, self, &key.private()).expect("claims are JSON")
     }
 
-    /// Signed with the tests' secret.
+    /// Signs with [`SECRET`].
     #[must_use]
     pub fn sign(&self) -> String {
         self.sign_with(SECRET)
     }
 
-    /// Signed with another secret.
+    /// Signs with another secret.
     ///
     /// # Panics
-    /// Never: claims are JSON.
+    /// Never: the claims serialise to JSON.
     #[must_use]
     pub fn sign_with(&self, secret: &str) -> String {
         let key = EncodingKey::from_secret(secret.as_bytes());

@@ -1,4 +1,4 @@
-//! A venue's stand-in as a program: plays recorded frames to whoever subscribes.
+//! Venue stand-in: a program that plays recorded frames to subscribers.
 //!
 //! ```text
 //! venue-stand-in --kind binance --listen 127.0.0.1:9001 --file frames.gz --speed max
@@ -12,23 +12,23 @@ use tidewire_tests::{
     venue::{Capture, Pace, Repeat, Script},
 };
 
-/// Plays recorded frames of a venue to whoever subscribes, and only what they
-/// subscribed to. At the end of the file the connection stays.
+/// Plays recorded frames of a venue to its subscribers, limited to their subscriptions. The
+/// connection stays open after the last frame.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The venue.
+    /// Venue to imitate.
     #[arg(long)]
     kind: VenueKind,
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long)]
     listen: SocketAddr,
-    /// Lines of `NANOSECONDS FRAME` or `SECONDS: FRAME`, compressed with gzip or not.
+    /// File with lines of `NANOSECONDS FRAME` or `SECONDS: FRAME`, optionally gzip-compressed.
     #[arg(long)]
     file: PathBuf,
-    /// As recorded, or as fast as the peer reads.
+    /// Playback speed: a factor of the recorded pace, or `max` for as fast as the peer reads.
     #[arg(long, value_enum, default_value = "1")]
     speed: Speed,
-    /// Begin again at the end.
+    /// Start over after the last frame.
     #[arg(long = "loop")]
     again: bool,
 }
@@ -55,7 +55,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let script = Script::new(Capture::open(&arguments.file)?, pace, repeat);
     let frames = script.len();
     let stand_in = VenueStandIn::listen(arguments.kind, arguments.listen, Some(script)).await?;
-    #[expect(clippy::print_stdout, reason = "whoever starts it wants to know")]
+    #[expect(clippy::print_stdout, reason = "prints the address for the caller")]
     {
         println!("{frames} frames at {}", stand_in.url());
     }

@@ -1,4 +1,4 @@
-//! The gRPC stream `Connect`, by the generated client.
+//! gRPC transport: the `Connect` stream, through the generated client.
 
 use futures::FutureExt as _;
 use tidewire_proto::{
@@ -12,7 +12,7 @@ use tonic::{Request, Status, Streaming, transport::Channel};
 use super::{Incoming, Outgoing, Refusal, Sent, Wire};
 use crate::{Close, Message, Server};
 
-/// A channel to the server.
+/// Opens a channel to the server.
 ///
 /// # Panics
 /// The server cannot be reached.
@@ -21,10 +21,10 @@ pub async fn channel(server: &Server) -> Channel {
     endpoint.connect().await.expect("the server is there")
 }
 
-/// A request with a token.
+/// Builds a request with a token.
 ///
 /// # Panics
-/// The token cannot be a header.
+/// The token is not a valid header value.
 #[must_use]
 pub fn request<T>(message: T, token: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);

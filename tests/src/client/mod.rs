@@ -1,7 +1,7 @@
-//! Clients: one conversation, whatever the transport.
+//! Test clients: one API for a session on every transport.
 //!
-//! A [`Client`] sends the JSON form of messages and gets [`Message`]s; on a
-//! binary transport it translates. So one suite of tests runs on all of them.
+//! A [`Client`] sends the JSON form of messages and receives [`Message`]s. On a binary
+//! transport it converts both, so that one test suite covers all transports.
 
 pub mod grpc;
 mod sse;
@@ -18,14 +18,14 @@ use crate::{Close, Message, Server, within};
 pub use sse::{Event, SseStream};
 pub use websocket::{RawSocket, SocketRequest};
 
-/// How a client is connected.
+/// The transport of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// A WebSocket with text frames.
     WebSocketJson,
     /// A WebSocket with protobuf frames.
     WebSocketProto,
-    /// Server-Sent Events, and POSTs as the way back.
+    /// Server-Sent Events, with POST requests towards the server.
     Sse,
     /// The gRPC stream `Connect`.
     Grpc,
@@ -41,44 +41,44 @@ impl Transport {
     ];
 }
 
-/// Why there is no conversation.
+/// A refused connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// An HTTP status with a body.
+    /// HTTP status and body.
     Http(u16, String),
-    /// A gRPC status.
+    /// gRPC status and message.
     Grpc(tonic::Code, String),
 }
 
-/// What comes from the server.
+/// An event from the server.
 #[derive(Debug)]
 enum Incoming {
     Message(Message),
     Close(Close),
 }
 
-/// What a message that is sent comes to: a reply, where replies come beside the
-/// stream, or why it cannot be sent.
+/// Result of sending a message: the reply, on transports that return replies outside of the
+/// stream, or the error.
 type Sent<'a> = BoxFuture<'a, Result<Option<Message>, String>>;
 
-/// The way to the server.
+/// The direction towards the server.
 trait Outgoing: Send {
     fn send(&mut self, text: String) -> Sent<'_>;
 }
 
-/// What a transport gives a client.
+/// Both directions of a transport.
 struct Wire {
     incoming: mpsc::UnboundedReceiver<Incoming>,
     outgoing: Box<dyn Outgoing>,
     reader: AbortHandle,
 }
 
-/// A client.
+/// A connected client.
 pub struct Client {
     wire: Wire,
     welcome: Message,
-    /// Received while something else was waited for.
-    waiting: VecDeque<Message>,
+    /// Messages received while the test waited for another one.
+    unread: VecDeque<Message>,
     closed: Option<Close>,
     requests: u64,
 }
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // The connection breaks off, as it does when a phone enters a tunnel.
+        // Breaks the connection without a close, as a phone entering a tunnel does.
         self.wire.reader.abort();
     }
 }
@@ -102,7 +102,7 @@ impl Client {
     /// Connects without a token.
     ///
     /// # Panics
-    /// It is refused.
+    /// The server refuses.
     pub async fn connect(transport: Transport, server: &Server) -> Self {
         Self::connect_as(transport, server, None).await
     }
@@ -110,13 +110,13 @@ impl Client {
     /// Connects with a token.
     ///
     /// # Panics
-    /// It is refused.
+    /// The server refuses.
     pub async fn connect_as(transport: Transport, server: &Server, token: Option<&str>) -> Self {
         let opened = Self::open(transport, server, token).await;
         opened.unwrap_or_else(|refusal| panic!("{transport:?} is refused: {refusal:?}"))
     }
 
-    /// Connects, or says why not.
+    /// Connects, or returns the refusal.
     ///
     /// # Errors
     /// The server refuses.
@@ -144,19 +144,19 @@ impl Client {
         Ok(Self {
             wire,
             welcome,
-            waiting: VecDeque::new(),
+            unread: VecDeque::new(),
             closed: None,
             requests: 0,
         })
     }
 
-    /// The first message.
+    /// Returns the first message.
     #[must_use]
     pub fn welcome(&self) -> &Message {
         &self.welcome
     }
 
-    /// Sends a message and waits for nothing.
+    /// Sends a message without waiting for a reply.
     ///
     /// # Panics
     /// The connection is broken.
@@ -164,31 +164,31 @@ impl Client {
         self.send_text(message.to_string()).await;
     }
 
-    /// Sends a text that need not be a message.
+    /// Sends any text, valid message or not.
     ///
     /// # Panics
     /// The connection is broken.
     pub async fn send_text(&mut self, text: String) {
         let sent = within("a message to leave", self.wire.outgoing.send(text)).await;
-        self.waiting.extend(sent.expect("the connection stands"));
+        self.unread.extend(sent.expect("the connection is open"));
     }
 
-    /// Sends a message over a connection that may have ended. False if it has.
+    /// Sends a message on a connection that may have ended. Returns false if it has.
     pub async fn try_send(&mut self, message: &Value) -> bool {
         let sending = self.wire.outgoing.send(message.to_string());
         match within("a message to leave", sending).await {
             Ok(reply) => {
-                self.waiting.extend(reply);
+                self.unread.extend(reply);
                 true
             }
             Err(_) => false,
         }
     }
 
-    /// Sends a message with an id of its own and waits for the reply.
+    /// Sends a message with a new id and waits for the reply.
     ///
     /// # Panics
-    /// None comes.
+    /// No reply comes.
     pub async fn request(&mut self, kind: &str, data: Value) -> Message {
         self.requests += 1;
         let id = format!("r{}", self.requests);
@@ -197,7 +197,7 @@ impl Client {
         self.reply(&id).await
     }
 
-    /// The same over a connection that may end. None if it does.
+    /// Like [`request`](Self::request), but returns `None` if the connection ends.
     pub async fn try_request(&mut self, kind: &str, data: Value) -> Option<Message> {
         self.requests += 1;
         let id = format!("r{}", self.requests);
@@ -208,8 +208,8 @@ impl Client {
         within(format!("the reply to {id}, or the end"), async {
             loop {
                 let is_it = |message: &Message| message.id.as_deref() == Some(&*id);
-                if let Some(place) = self.waiting.iter().position(is_it) {
-                    return self.waiting.remove(place);
+                if let Some(place) = self.unread.iter().position(is_it) {
+                    return self.unread.remove(place);
                 }
                 if self.closed.is_some() {
                     return None;
@@ -220,10 +220,10 @@ impl Client {
         .await
     }
 
-    /// Waits for the reply to a message; others are kept for [`next`](Self::next).
+    /// Waits for the reply to a message. Other messages stay unread for [`next`](Self::next).
     ///
     /// # Panics
-    /// None comes.
+    /// No reply comes.
     pub async fn reply(&mut self, id: &str) -> Message {
         self.find(&format!("the reply to {id}"), |message| {
             message.id.as_deref() == Some(id)
@@ -231,28 +231,28 @@ impl Client {
         .await
     }
 
-    /// Subscribes to one channel and gives what became of it.
+    /// Subscribes to one channel and returns its entry of the reply.
     ///
     /// # Panics
-    /// The request as a whole is refused.
+    /// The whole request is refused.
     pub async fn subscribe(&mut self, channel: &str) -> Value {
         self.subscribe_with(json!(channel)).await
     }
 
-    /// Subscribes to one channel after a position.
+    /// Subscribes to one channel and recovers from a position.
     ///
     /// # Panics
-    /// The request as a whole is refused.
+    /// The whole request is refused.
     pub async fn resume(&mut self, channel: &str, epoch: &str, seq: u64) -> Value {
         let since = json!({"epoch": epoch, "seq": seq});
         self.subscribe_with(json!({"channel": channel, "since": since}))
             .await
     }
 
-    /// Subscribes to one channel, as the JSON of one subscription.
+    /// Subscribes to one channel, given as the JSON of a subscription.
     ///
     /// # Panics
-    /// The request as a whole is refused.
+    /// The whole request is refused.
     pub async fn subscribe_with(&mut self, channel: Value) -> Value {
         let reply = self
             .request("subscribe", json!({"channels": [channel]}))
@@ -261,36 +261,36 @@ impl Client {
         reply.data["channels"][0].clone()
     }
 
-    /// The next message that is no heartbeat and no cursor.
+    /// Returns the next message except heartbeats and cursors.
     ///
     /// # Panics
-    /// None comes.
+    /// No message comes.
     pub async fn next(&mut self) -> Message {
         self.find("a message", |_| true).await
     }
 
-    /// The next message of this type; others are kept.
+    /// Returns the next message of this type. Others stay unread.
     ///
     /// # Panics
-    /// None comes.
+    /// No message comes.
     pub async fn next_of(&mut self, kind: &str) -> Message {
         self.find(&format!("a `{kind}`"), |message| message.kind == kind)
             .await
     }
 
-    /// The next message on this channel; others are kept.
+    /// Returns the next message on this channel. Others stay unread.
     ///
     /// # Panics
-    /// None comes.
+    /// No message comes.
     pub async fn next_on(&mut self, channel: &str) -> Message {
         let is_on = |message: &Message| message.channel.as_deref() == Some(channel);
         self.find(&format!("a message on {channel}"), is_on).await
     }
 
-    /// The numbers and documents of the next so many messages on this channel.
+    /// Returns sequence numbers and payloads of the next `count` messages on this channel.
     ///
     /// # Panics
-    /// Fewer come.
+    /// Fewer messages come.
     pub async fn take(&mut self, channel: &str, count: usize) -> Vec<(u64, Value)> {
         let mut taken = Vec::with_capacity(count);
         while taken.len() < count {
@@ -300,25 +300,25 @@ impl Client {
         taken
     }
 
-    /// What was received and not asked for yet.
+    /// Returns the messages received but not read.
     #[must_use]
     pub fn unread(&self) -> Vec<&Message> {
-        self.waiting.iter().collect()
+        self.unread.iter().collect()
     }
 
-    /// Asks for a sign of life: whatever the server said before it has arrived
-    /// then, except on SSE, where replies have a way of their own.
+    /// Sends a ping and waits for the pong. Every earlier server message has then arrived,
+    /// except on SSE, where replies bypass the stream.
     ///
     /// # Panics
-    /// None comes.
+    /// No pong comes.
     pub async fn settle(&mut self) {
         let _ = self.request("ping", json!({})).await.expect("pong");
     }
 
-    /// Waits for the end of the conversation.
+    /// Waits for the connection to close.
     ///
     /// # Panics
-    /// It does not end.
+    /// It does not close.
     pub async fn closed(&mut self) -> Close {
         within("the end of the conversation", async {
             loop {
@@ -331,26 +331,26 @@ impl Client {
         .await
     }
 
-    /// Waits for the end, and gives what was said before it.
+    /// Waits for the close, and returns the messages before it.
     ///
     /// # Panics
-    /// It does not end.
+    /// It does not close.
     pub async fn drain(&mut self) -> (Vec<Message>, Close) {
         let close = self.closed().await;
-        (self.waiting.drain(..).collect(), close)
+        (self.unread.drain(..).collect(), close)
     }
 
     async fn find(&mut self, what: &str, is_it: impl Fn(&Message) -> bool) -> Message {
         within(what, async {
             let mut from = 0;
             loop {
-                let place = self.waiting.iter().skip(from).position(&is_it);
-                if let Some(message) = place.and_then(|place| self.waiting.remove(from + place)) {
+                let place = self.unread.iter().skip(from).position(&is_it);
+                if let Some(message) = place.and_then(|place| self.unread.remove(from + place)) {
                     return message;
                 }
-                from = self.waiting.len();
+                from = self.unread.len();
                 if let Some(close) = &self.closed {
-                    let texts: Vec<_> = self.waiting.iter().map(|message| &message.text).collect();
+                    let texts: Vec<_> = self.unread.iter().map(|message| &message.text).collect();
                     panic!("closed with {close:?} before {what}; unread: {texts:?}");
                 }
                 self.receive().await;
@@ -361,7 +361,7 @@ impl Client {
 
     async fn receive(&mut self) {
         match self.wire.incoming.recv().await {
-            Some(Incoming::Message(message)) => self.waiting.push_back(message),
+            Some(Incoming::Message(message)) => self.unread.push_back(message),
             Some(Incoming::Close(close)) => self.closed = Some(close),
             None => self.closed = Some(Close::Broken("the reader ended".to_owned())),
         }

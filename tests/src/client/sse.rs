@@ -1,4 +1,5 @@
-//! Server-Sent Events, read as the HTML standard says, and the POSTs back.
+//! SSE transport: an event stream parsed by the HTML standard, and POST requests towards the
+//! server.
 
 use std::{collections::VecDeque, pin::Pin};
 
@@ -12,21 +13,21 @@ use crate::{Close, Message, Server, within};
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its type, `message` if none was given.
+    /// Its type, `message` by default.
     pub kind: String,
     /// Its data lines, joined.
     pub data: String,
-    /// The last event id, once one was given.
+    /// The last event id received so far.
     pub last_id: Option<String>,
-    /// Whether this event itself gave the id.
+    /// Whether this event carried an id.
     pub has_id: bool,
 }
 
 impl Event {
-    /// The message that it holds.
+    /// Parses the message in the event.
     ///
     /// # Panics
-    /// It holds none.
+    /// The event holds no message.
     #[must_use]
     pub fn message(&self) -> Message {
         Message::parse(&self.data)
@@ -41,7 +42,7 @@ pub struct SseStream {
     lines: Pending,
 }
 
-/// The lines of an event that is not complete yet.
+/// The lines of an incomplete event.
 #[derive(Debug, Default)]
 struct Pending {
     kind: String,
@@ -65,13 +66,13 @@ impl SseStream {
     /// The server refuses.
     ///
     /// # Panics
-    /// There is no HTTP answer, or it is no event stream.
+    /// There is no HTTP response, or it is not an event stream.
     pub async fn open(
         server: &Server,
         query: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, Refusal> {
-        // A client of its own: dropped, its connection closes with it.
+        // A separate HTTP client, so that dropping it closes the connection.
         let mut request = crate::http_client().get(server.url(&format!("/v1/sse{query}")));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -99,18 +100,18 @@ impl SseStream {
         })
     }
 
-    /// The next event, heartbeats and cursors included. None at the end.
+    /// Returns the next event, including heartbeats and cursors, or `None` at the end.
     ///
     /// # Panics
-    /// None comes, and no end either.
+    /// Neither an event nor the end comes.
     pub async fn next(&mut self) -> Option<Event> {
         within("an event", self.receive()).await
     }
 
-    /// The next event of this type, past all others.
+    /// Returns the next event of this type and drops the others.
     ///
     /// # Panics
-    /// The stream ends before.
+    /// The stream ends first.
     pub async fn next_of(&mut self, kind: &str) -> Event {
         loop {
             let event = self
@@ -171,7 +172,7 @@ impl SseStream {
                 }
                 None => lines.data = Some(value.to_owned()),
             },
-            // Comments, `retry`, and what is not known.
+            // Comments, `retry`, and unknown fields are ignored.
             _ => {}
         }
     }
@@ -256,6 +257,6 @@ async fn listen(mut stream: SseStream, sender: mpsc::UnboundedSender<Incoming>) 
             return;
         }
     }
-    // Nobody waits any more, at worst.
+    // Fails only if the client was dropped.
     let _ = sender.send(Incoming::Close(Close::Sse));
 }

@@ -1,4 +1,4 @@
-//! WebSockets, by a library that shares no code with the server.
+//! WebSocket transport, on a library that shares no code with the server.
 
 use bytes::Bytes;
 use futures::{
@@ -21,14 +21,14 @@ pub(super) const PROTO: &str = "tidewire.v1.proto";
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// What a handshake says.
+/// Headers of the handshake.
 #[derive(Debug, Clone, Default)]
 pub struct SocketRequest {
-    /// The subprotocols that are offered.
+    /// Offered subprotocols.
     pub protocols: Vec<String>,
-    /// The bearer of `Authorization`.
+    /// Bearer token of `Authorization`.
     pub token: Option<String>,
-    /// The page that asks.
+    /// The `Origin` header.
     pub origin: Option<String>,
 }
 
@@ -42,13 +42,13 @@ impl SocketRequest {
         }
     }
 
-    /// Shakes hands. Gives the socket and the subprotocol that was chosen.
+    /// Performs the handshake. Returns the socket and the selected subprotocol.
     ///
     /// # Errors
     /// The server refuses.
     ///
     /// # Panics
-    /// There is no HTTP answer at all.
+    /// There is no HTTP response.
     pub async fn open(&self, server: &Server) -> Result<(RawSocket, Option<String>), Refusal> {
         let url = format!("ws://{}/v1/ws", server.address());
         let mut request = url.into_client_request().expect("a request");
@@ -84,7 +84,7 @@ impl SocketRequest {
     }
 }
 
-/// A socket for what well-behaved clients do not send.
+/// A socket for frames that a well-behaved client never sends.
 #[derive(Debug)]
 pub struct RawSocket(Socket);
 
@@ -96,13 +96,13 @@ impl RawSocket {
     pub async fn send(&mut self, frame: Frame) {
         within("a frame to leave", self.0.send(frame))
             .await
-            .expect("the connection stands");
+            .expect("the connection is open");
     }
 
-    /// The next message.
+    /// Returns the next message.
     ///
     /// # Panics
-    /// None comes.
+    /// No message comes.
     pub async fn next(&mut self) -> Message {
         loop {
             match within("a frame", self.0.next()).await {
@@ -116,24 +116,24 @@ impl RawSocket {
         }
     }
 
-    /// The next frame, pings of the server's own aside.
+    /// Returns the next frame, except the server's pings.
     ///
     /// # Panics
-    /// None comes.
+    /// No frame comes.
     pub async fn frame(&mut self) -> Frame {
         loop {
             let frame = within("a frame", self.0.next()).await;
-            let frame = frame.expect("the connection stands").expect("a frame");
+            let frame = frame.expect("the connection is open").expect("a frame");
             if !frame.is_ping() {
                 return frame;
             }
         }
     }
 
-    /// Waits for the close frame.
+    /// Waits for the close frame and returns its code.
     ///
     /// # Panics
-    /// None comes.
+    /// No close frame comes.
     pub async fn close_code(&mut self) -> u16 {
         loop {
             match within("a close frame", self.0.next()).await {

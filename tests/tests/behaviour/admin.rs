@@ -1,4 +1,4 @@
-//! What operators see of live connections and do to them, over gRPC and as JSON.
+//! Operator RPCs on live connections, over gRPC and as JSON.
 
 use serde_json::{Value, json};
 use tidewire_proto::v1::{
@@ -15,15 +15,15 @@ use tonic::Code;
 mod access;
 
 on_every_transport!(
-    a_connection_is_ended,
+    an_operator_closes_a_connection,
     a_user_is_subscribed_and_unsubscribed,
     a_token_is_revoked,
     a_user_is_revoked,
-    a_token_that_came_later_is_revoked_too,
+    a_token_sent_after_connecting_is_revoked_too,
     a_server_side_subscription_keeps_the_limits,
 );
 
-/// Calls an RPC of `AdminService` that is not refused.
+/// Calls an RPC of `AdminService` that must succeed.
 async fn call(server: &Server, method: &str, body: Value) -> Value {
     let answer = server
         .call(&format!("AdminService/{method}"), None, &body)
@@ -32,7 +32,7 @@ async fn call(server: &Server, method: &str, body: Value) -> Value {
     answer.json()
 }
 
-/// The error code that a call is refused with.
+/// Calls an RPC that must be refused, and returns the error code.
 async fn refused(server: &Server, method: &str, token: Option<&str>, body: &Value) -> String {
     let answer = server.call(method, token, body).await;
     assert_ne!(answer.status, 200, "{method} {body}: {}", answer.body);
@@ -44,10 +44,10 @@ fn id(client: &Client) -> String {
     id.unwrap().to_owned()
 }
 
-/// A client was told why, and then closed with this code.
+/// Expects an error message, then a close with this code.
 async fn ends(client: &mut Client, code: u16, error: &str) {
     let (last, close) = client.drain().await;
-    assert_eq!(last.last().expect("the end is told").error_code(), error);
+    assert_eq!(last.last().expect("an error message").error_code(), error);
     let status = match code {
         4503 => Code::PermissionDenied,
         _ => Code::Unauthenticated,
@@ -60,7 +60,7 @@ async fn ends(client: &mut Client, code: u16, error: &str) {
     }
 }
 
-async fn a_connection_is_ended(transport: Transport) {
+async fn an_operator_closes_a_connection(transport: Transport) {
     let server = Server::start().await;
     let ada = Token::of("ada").sign();
     let mut first = Client::connect_as(transport, &server, Some(&ada)).await;
@@ -70,7 +70,7 @@ async fn a_connection_is_ended(transport: Transport) {
     let answer = call(&server, "Disconnect", one).await;
     assert_eq!(answer["connections"], 1);
     ends(&mut first, 4503, "permission_denied").await;
-    // The others of the user stay, and so does the token.
+    // The user's other connections stay, and so does the token.
     second.settle().await;
     let nobody = json!({"connectionId": "0123"});
     let method = "AdminService/Disconnect";
@@ -92,7 +92,7 @@ async fn a_user_is_disconnected_on_every_transport() {
     let mut clients = Vec::new();
     for transport in Transport::ALL {
         clients.push(Client::connect_as(transport, &server, Some(&ada)).await);
-        // Known since later, by a token in a message.
+        // This connection authenticates after connecting.
         let mut later = Client::connect(transport, &server).await;
         let auth = later.request("auth", json!({"token": ada})).await;
         let _ = auth.expect("authenticated");
@@ -122,7 +122,7 @@ async fn a_user_is_subscribed_and_unsubscribed(transport: Transport) {
     let mut first = Client::connect_as(transport, &server, Some(&ada)).await;
     let mut second = Client::connect_as(transport, &server, Some(&ada)).await;
     server.publish("demo:a", json!(1)).await;
-    // Who follows already is told nothing.
+    // An existing subscription gets no message.
     second.subscribe("demo:a").await;
     let wanted = json!({"user": "ada", "channel": "demo:a"});
     let answer = call(&server, "SubscribeUser", wanted.clone()).await;
@@ -148,7 +148,7 @@ async fn a_user_is_subscribed_and_unsubscribed(transport: Transport) {
             (told.id, told.data),
             (None, json!({"channels": ["demo:a"]}))
         );
-        // Nothing of it comes any more: what the user gets next is something else.
+        // The user's next message comes from another channel: nothing more came from this one.
         client.subscribe("demo:b").await;
     }
     server.publish("demo:b", json!("b")).await;
@@ -156,7 +156,7 @@ async fn a_user_is_subscribed_and_unsubscribed(transport: Transport) {
         assert_eq!(client.next().await.channel.as_deref(), Some("demo:b"));
     }
 
-    // One connection, and a latest channel, which begins with its value.
+    // One connection only. The channel is a latest channel, which starts with its value.
     let one = json!({"connectionId": id(&first), "channel": "market:overview"});
     assert_eq!(
         call(&server, "SubscribeUser", one.clone()).await["connections"],
@@ -175,7 +175,7 @@ async fn a_user_is_subscribed_and_unsubscribed(transport: Transport) {
 }
 
 #[tokio::test]
-async fn what_does_not_resolve_is_refused() {
+async fn unknown_targets_are_refused() {
     let server = Server::start().await;
     let ada = Token::of("ada").sign();
     let mut client = Client::connect_as(Transport::WebSocketJson, &server, Some(&ada)).await;
@@ -229,7 +229,7 @@ async fn a_server_side_subscription_keeps_the_limits(transport: Transport) {
         refused(&server, method, None, &wanted).await,
         "resource_exhausted"
     );
-    // Whoever has room is subscribed.
+    // A connection below its limit is subscribed.
     let mut roomy = Client::connect_as(transport, &server, Some(&ada)).await;
     assert_eq!(
         call(&server, "SubscribeUser", wanted).await["connections"],
@@ -250,19 +250,19 @@ async fn a_token_is_revoked(transport: Transport) {
     match Client::open(transport, &server, Some(&stolen)).await {
         Err(Refusal::Http(status, _)) => assert_eq!(status, 401),
         Err(Refusal::Grpc(code, _)) => assert_eq!(code, Code::Unauthenticated),
-        Ok(_) => panic!("a revoked token is taken"),
+        Ok(_) => panic!("a revoked token is accepted"),
     }
     owner.settle().await;
     Client::connect_as(transport, &server, Some(&own))
         .await
         .settle()
         .await;
-    // A second time changes nothing.
+    // Revoking again changes nothing.
     let again = call(&server, "Revoke", json!({"jti": "stolen"})).await;
     assert_eq!(again["connections"], 0);
 }
 
-/// A time of issue after all revocations of the tests, in seconds since 1970.
+/// An issue time after all revocations of these tests, in seconds since 1970.
 const LATER: i64 = 4_000_000_000;
 
 async fn a_user_is_revoked(transport: Transport) {
@@ -284,12 +284,12 @@ async fn a_user_is_revoked(transport: Transport) {
     ends(&mut second, 4504, "unauthenticated").await;
     assert!(
         Client::open(transport, &server, Some(&old)).await.is_err(),
-        "a revoked token is taken"
+        "a revoked token is accepted"
     );
     stays.settle().await;
 }
 
-async fn a_token_that_came_later_is_revoked_too(transport: Transport) {
+async fn a_token_sent_after_connecting_is_revoked_too(transport: Transport) {
     let server = Server::start().await;
     let [one, two] = ["one", "two"].map(|id| Token::of("ada").id(id).sign());
     let mut client = Client::connect(transport, &server).await;
@@ -297,7 +297,7 @@ async fn a_token_that_came_later_is_revoked_too(transport: Transport) {
         let auth = client.request("auth", json!({"token": token})).await;
         let _ = auth.expect("authenticated");
     }
-    // It holds the second one now.
+    // The connection holds the second token by now.
     let revoked = call(&server, "Revoke", json!({"jti": "one"})).await;
     assert_eq!(revoked["connections"], 0);
     client.settle().await;
@@ -340,7 +340,7 @@ async fn connections_are_listed() {
     assert_eq!(of_first["subscriptions"], 2);
     assert!(of_first["connectedAt"].as_i64().unwrap() > 1_700_000_000_000);
 
-    // Page by page, every one comes once.
+    // Paging returns every connection once.
     let mut paged = Vec::new();
     let mut asked = json!({"limit": 3});
     loop {
@@ -381,7 +381,7 @@ async fn connections_are_listed() {
 }
 
 #[tokio::test]
-async fn presence_is_told_to_whoever_may_read() {
+async fn presence_needs_read_permission() {
     let server = Server::builder()
         .namespace("vault", "access = \"owner\"")
         .start()

@@ -1,4 +1,4 @@
-//! What clients should not send, and what they are told.
+//! Invalid client input, and the replies to it.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -28,7 +28,7 @@ async fn proto_socket(server: &Server) -> RawSocket {
 }
 
 #[tokio::test]
-async fn malformed_text_is_answered_and_the_connection_stays() {
+async fn malformed_text_gets_an_error_and_the_connection_stays() {
     let server = Server::start().await;
     let mut socket = json_socket(&server).await;
     for text in [
@@ -68,7 +68,7 @@ async fn an_unknown_type_is_unimplemented() {
 }
 
 #[tokio::test]
-async fn a_wrong_field_is_named() {
+async fn an_error_names_the_invalid_field() {
     let server = Server::start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     let since = |epoch, seq| json!({"channels": [{"channel": "demo:a", "since": {"epoch": epoch, "seq": seq}}]});
@@ -109,7 +109,7 @@ async fn a_wrong_field_is_named() {
             reply.text
         );
     }
-    // Whatever else a message holds is for later versions.
+    // Unknown fields are reserved for later versions.
     client
         .send(&json!({"type": "ping", "id": "x", "data": {"later": 1}, "further": []}))
         .await;
@@ -117,7 +117,7 @@ async fn a_wrong_field_is_named() {
 }
 
 #[tokio::test]
-async fn an_id_is_text_and_a_type_is_there() {
+async fn a_message_needs_a_text_id_and_a_type() {
     let server = Server::start().await;
     let mut socket = json_socket(&server).await;
     for text in [
@@ -135,10 +135,10 @@ async fn an_id_is_text_and_a_type_is_there() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_says_so() {
+async fn unbuilt_messages_are_unimplemented() {
     let server = Server::start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
-    // Whatever is built of these may answer otherwise; it answers with its id.
+    // Once implemented, these may reply otherwise. Every reply carries the request's id.
     for kind in ["unread_count", "alerts", "get_block", "preferences"] {
         let reply = client.request(kind, json!({})).await;
         if reply.kind == "error" {
@@ -148,7 +148,7 @@ async fn what_is_not_built_says_so() {
 }
 
 #[tokio::test]
-async fn too_long_a_message_closes_with_1009() {
+async fn an_oversized_message_closes_with_1009() {
     let server = Server::builder()
         .set("limits", "frame_bytes = 2048")
         .start()
@@ -166,7 +166,7 @@ async fn too_long_a_message_closes_with_1009() {
 }
 
 #[tokio::test]
-async fn too_long_a_message_in_parts_closes_with_1009() {
+async fn an_oversized_fragmented_message_closes_with_1009() {
     let server = Server::builder()
         .set("limits", "frame_bytes = 2048")
         .start()
@@ -189,7 +189,7 @@ async fn too_long_a_message_in_parts_closes_with_1009() {
 }
 
 #[tokio::test]
-async fn messages_may_come_in_parts() {
+async fn messages_may_be_fragmented() {
     let server = Server::start().await;
     let mut socket = json_socket(&server).await;
     let part = |opcode, text: &'static [u8], is_last| {
@@ -207,7 +207,7 @@ async fn messages_may_come_in_parts() {
     socket
         .send(part(Data::Continue, b"\"id\":\"1\"}", true))
         .await;
-    // The answer to the ping may overtake the reply, or the other way round.
+    // The pong and the reply may come in either order.
     let mut frames = [socket.frame().await, socket.frame().await];
     frames.sort_by_key(Frame::is_text);
     assert_eq!(frames[0], Frame::Pong(Bytes::from_static(b"between")));
@@ -242,20 +242,20 @@ async fn the_wrong_kind_of_frame_closes_with_1003() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_message_are_answered() {
+async fn bytes_that_are_no_message_get_an_error() {
     let server = Server::start().await;
     let mut socket = proto_socket(&server).await;
     socket
         .send(Frame::Binary(Bytes::from_static(b"\xff\xff\xff")))
         .await;
     assert_eq!(socket.next().await.error_code(), "invalid_argument");
-    // A message of a later version says nothing to this one.
+    // A message of a later version has no meaning here.
     socket.send(Frame::Binary(Bytes::new())).await;
     assert_eq!(socket.next().await.error_code(), "unimplemented");
 }
 
 #[tokio::test]
-async fn a_client_that_closes_is_answered() {
+async fn a_client_close_is_acknowledged() {
     let server = Server::start().await;
     let mut socket = json_socket(&server).await;
     socket.send(Frame::Close(None)).await;
@@ -263,7 +263,7 @@ async fn a_client_that_closes_is_answered() {
 }
 
 #[tokio::test]
-async fn a_subprotocol_must_be_known() {
+async fn an_unknown_subprotocol_is_refused() {
     let server = Server::start().await;
     let refused = SocketRequest::offering("tidewire.v9")
         .open(&server)
@@ -279,7 +279,7 @@ async fn a_subprotocol_must_be_known() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_are_refused() {
+async fn other_origins_are_refused() {
     let server = Server::builder()
         .set("server", "allowed_origins = [\"https://app.example.com\"]")
         .start()
@@ -301,7 +301,7 @@ async fn pages_of_other_origins_are_refused() {
 }
 
 #[tokio::test]
-async fn a_document_is_checked_once_and_whole() {
+async fn a_document_is_validated_as_a_whole() {
     let server = Server::start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client

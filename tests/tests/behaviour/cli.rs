@@ -1,4 +1,4 @@
-//! The command line: help, tokens, checking a configuration, record and replay.
+//! Command line: help, tokens, configuration check, record and replay.
 
 use std::{
     path::Path,
@@ -14,7 +14,7 @@ use tidewire_tests::{
 
 use crate::prices::{get_price, server_of};
 
-/// Runs the binary to its end.
+/// Runs the binary until it exits.
 async fn run(folder: &Path, arguments: &[&str]) -> Output {
     within("a command", command(folder, arguments).output())
         .await
@@ -29,7 +29,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// A folder with a configuration file of this text.
+/// Creates a folder with this configuration file.
 fn folder_with(config: &str) -> TempDir {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("tidewire.toml"), config).unwrap();
@@ -56,12 +56,12 @@ async fn help_names_the_commands() {
     );
     let unknown = run(folder.path(), &["nonsense"]).await;
     assert!(!unknown.status.success());
-    // Nothing of this needs a data folder.
+    // None of these commands needs a data folder.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[tokio::test]
-async fn a_token_is_all_there_is_on_stdout() {
+async fn the_token_command_prints_only_the_token() {
     let server = Server::start().await;
     let folder = folder_with(&format!("[auth]\nhmac_secret = {SECRET:?}\n"));
     let asked = [
@@ -100,8 +100,8 @@ async fn a_token_is_all_there_is_on_stdout() {
 }
 
 #[tokio::test]
-async fn a_server_and_its_tokens_share_the_secret_of_their_folder() {
-    // Without a secret in the configuration, on loopback.
+async fn server_and_token_command_share_the_folders_secret() {
+    // No secret in the configuration, on loopback.
     let folder = folder_with("[store]\npath = \"data\"\n");
     let asked = ["token", "--config", "tidewire.toml", "--user", "ada"];
     let first = run(folder.path(), &asked).await;
@@ -121,7 +121,7 @@ async fn a_server_and_its_tokens_share_the_secret_of_their_folder() {
 }
 
 #[tokio::test]
-async fn a_good_configuration_is_good() {
+async fn a_valid_configuration_passes_the_check() {
     let folder = folder_with(
         r#"
         [server]
@@ -172,7 +172,7 @@ async fn a_good_configuration_is_good() {
 
 #[tokio::test]
 async fn a_bad_configuration_names_the_key() {
-    // The text, and what the answer must hold.
+    // Configuration texts, and the parts that the error must contain.
     let cases: [(&str, &[&str]); 12] = [
         (
             "[server]\nlisten_on = \"127.0.0.1:1\"",
@@ -207,11 +207,14 @@ async fn a_bad_configuration_names_the_key() {
         )
         .await;
         assert!(!output.status.success(), "{config}");
-        let said = stderr(&output);
+        let error_text = stderr(&output);
         for part in parts {
-            assert!(said.contains(part), "{config}: {part:?} is not in {said:?}");
+            assert!(
+                error_text.contains(part),
+                "{config}: {part:?} is not in {error_text:?}"
+            );
         }
-        // What a check refuses, a server refuses too.
+        // A server refuses what the check refuses.
         let output = run(folder.path(), &["--config", "tidewire.toml"]).await;
         assert!(!output.status.success(), "{config}");
     }
@@ -238,7 +241,7 @@ async fn a_short_secret_is_refused() {
 }
 
 #[tokio::test]
-async fn a_short_secret_is_found_by_the_check() {
+async fn the_check_reports_a_short_secret() {
     let folder = folder_with(SHORT_SECRET);
     let output = run(
         folder.path(),
@@ -252,7 +255,7 @@ async fn a_short_secret_is_found_by_the_check() {
 const SHORT_SECRET: &str = "[auth]\nhmac_secret = \"short\"\n[prices]\nsymbols = []\n";
 
 #[tokio::test]
-async fn without_any_arguments_it_serves_and_says_whom_it_cannot_reach() {
+async fn the_default_command_serves_and_logs_unreachable_venues() {
     let venues =
         r#"[{kind="binance",url="ws://127.0.0.1:1"},{kind="kraken",url="ws://127.0.0.1:1"}]"#;
     let server = Server::builder()
@@ -275,7 +278,7 @@ async fn without_any_arguments_it_serves_and_says_whom_it_cannot_reach() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_said() {
+async fn a_port_in_use_is_reported() {
     let server = Server::start().await;
     let address = server.address().to_string();
     let folder = folder_with(&format!(
@@ -287,7 +290,7 @@ async fn a_taken_port_is_said() {
 }
 
 #[tokio::test]
-async fn the_sample_is_replayed_and_marked() {
+async fn the_sample_is_replayed_and_labelled() {
     let server = Server::builder()
         .arguments(&["replay", "--speed", "max"])
         .set("prices", "symbols = [\"BTC-USD\"]")
@@ -301,7 +304,7 @@ async fn the_sample_is_replayed_and_marked() {
 }
 
 #[tokio::test]
-async fn a_recording_gives_the_same_counts_again() {
+async fn a_replayed_recording_has_the_same_counts() {
     let venues = [
         VenueStandIn::start(VenueKind::Coinbase).await,
         VenueStandIn::start(VenueKind::Kraken).await,

@@ -1,8 +1,7 @@
-//! The documentation, held against the server: every example of `docs/` is played.
+//! Documentation tests: every example of `docs/` is played against a server.
 //!
-//! `page` reads the examples, `shown` compares what comes with what is shown, `play`
-//! sends and receives. Each section of a page is a scene: it begins with a server
-//! that knows nothing but one price.
+//! `page` reads the examples, `shown` compares messages with the documentation, `play` sends
+//! and receives. Each section of a page is a scene, with its own server that knows one price.
 
 mod page;
 mod play;
@@ -21,10 +20,10 @@ use self::{
 const UNKNOWN: &str = r#""type":"sing""#;
 
 #[test]
-fn messages_are_those_of_the_protocol() {
+fn documented_messages_parse_as_protocol_messages() {
     let mut count = 0;
     for example in scenes().into_iter().flat_map(|scene| scene.examples) {
-        // What the protocol does not know is sent, for the answer.
+        // The example sends an unknown message to show the reply.
         let known = example
             .messages
             .iter()
@@ -44,7 +43,7 @@ fn messages_are_those_of_the_protocol() {
             count += 1;
             let again: Value = serde_json::from_slice(&again).unwrap();
             let example_value: Value = serde_json::from_str(text).unwrap();
-            // A field that the protocol does not have would be lost on the way.
+            // A field that the protocol does not have would be lost in the conversion.
             assert!(
                 holds(&again, &example_value),
                 "{}: {text} is read as {again}",
@@ -56,7 +55,7 @@ fn messages_are_those_of_the_protocol() {
 }
 
 #[tokio::test]
-async fn examples_come_as_they_are_shown() {
+async fn examples_match_the_documentation() {
     for scene in scenes() {
         if scene
             .examples

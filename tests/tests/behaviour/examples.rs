@@ -1,4 +1,4 @@
-//! The examples: each runs against a server and shows its price.
+//! Examples: each runs against a server and prints its price.
 
 use std::{env, path::Path, process::Stdio};
 
@@ -28,7 +28,7 @@ async fn server_with_a_price() -> (Server, VenueStandIn) {
     (server, venue)
 }
 
-/// Runs a command until it has printed each of these lines. Dropped, it is killed.
+/// Runs a command until it has printed each of these lines. Dropping it kills the process.
 async fn expect_lines(command: &mut Command, expected: &[&str]) {
     let mut child = command
         .stdin(Stdio::null())
@@ -50,7 +50,7 @@ async fn expect_lines(command: &mut Command, expected: &[&str]) {
     }
 }
 
-/// An example, which cargo builds with the tests.
+/// Returns an example's program, which cargo builds with the tests.
 fn example(name: &str) -> Command {
     let test = env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
@@ -87,7 +87,7 @@ async fn prices_are_watched_over_grpc() {
 }
 
 #[tokio::test]
-async fn curl_does_it_all() {
+async fn the_curl_example_runs() {
     let (server, _venue) = server_with_a_price().await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/curl.sh");
     let output = Command::new(script)
@@ -95,9 +95,9 @@ async fn curl_does_it_all() {
         .stdin(Stdio::null())
         .output();
     let output = within("curl", output).await.unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let output_text = String::from_utf8(output.stdout).unwrap();
     let complaints = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{said}\n{complaints}");
+    assert!(output.status.success(), "{output_text}\n{complaints}");
     for part in [
         r#""price":61838.01"#,
         r#""state":"live""#,
@@ -106,6 +106,6 @@ async fn curl_does_it_all() {
         "event: welcome",
         "event: price",
     ] {
-        assert!(said.contains(part), "no {part} in\n{said}");
+        assert!(output_text.contains(part), "no {part} in\n{output_text}");
     }
 }

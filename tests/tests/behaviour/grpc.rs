@@ -37,7 +37,7 @@ fn publication(channel: &str, data: &'static str) -> PublishRequest {
 }
 
 #[tokio::test]
-async fn the_stream_service_answers() {
+async fn the_stream_service_replies() {
     let server = Server::builder()
         .namespace("orders", "publish = \"service\"")
         .start()
@@ -100,7 +100,7 @@ async fn the_stream_service_answers() {
 }
 
 #[tokio::test]
-async fn the_price_service_answers() {
+async fn the_price_service_replies() {
     let server = Server::builder()
         .set("prices", "symbols = [\"BTC-USD\"]")
         .source("coinbase", "coinbase", "ws://127.0.0.1:1")
@@ -111,7 +111,7 @@ async fn the_price_service_answers() {
         symbol: "BTC-USD".to_owned(),
     };
     let price = client.get_price(btc).await.unwrap().into_inner();
-    // Nothing came yet: nothing is made up.
+    // Without data, no value is invented.
     assert_eq!(
         (price.price.is_none(), price.stale, price.sources),
         (true, true, 0)
@@ -180,12 +180,12 @@ async fn next(stream: &mut Streaming<ServerMessage>) -> Message {
 }
 
 #[tokio::test]
-async fn what_is_not_built_is_unimplemented() {
+async fn unbuilt_methods_are_unimplemented() {
     let server = Server::start().await;
     let channel = channel(&server).await;
     let token = Token::of("operator").scope("admin service").sign();
     let token = Some(token.as_str());
-    // Each may be built one day, and then answers something else; it never breaks.
+    // Each may be implemented later and reply otherwise. The call itself always works.
     let chain = GetLatestBlockRequest::default();
     let statuses = [
         WatchServiceClient::new(channel.clone())
@@ -219,7 +219,7 @@ async fn an_unknown_method_is_unimplemented() {
 }
 
 #[tokio::test]
-async fn health_knows_the_services() {
+async fn grpc_health_lists_the_services() {
     let server = Server::start().await;
     let mut client = HealthClient::new(channel(&server).await);
     for service in ["", "tidewire.v1.StreamService", "tidewire.v1.PriceService"] {
@@ -270,7 +270,7 @@ async fn reflection_lists_the_services() {
     }
 }
 
-/// An answer over gRPC-Web.
+/// A gRPC-Web response.
 #[derive(Debug)]
 pub(crate) struct WebAnswer {
     pub(crate) messages: Vec<Bytes>,
@@ -278,7 +278,7 @@ pub(crate) struct WebAnswer {
 }
 
 impl WebAnswer {
-    /// Takes the frames that are whole: a flag, a length, and a message or trailers.
+    /// Consumes complete frames: a flag, a length, and a message or trailers.
     fn read(&mut self, buffer: &mut BytesMut) {
         while buffer.len() >= 5 {
             let length = u32::from_be_bytes(buffer[1..5].try_into().unwrap()) as usize;
@@ -301,7 +301,7 @@ impl WebAnswer {
     }
 }
 
-/// Begins a call over gRPC-Web on HTTP/1.1.
+/// Starts a gRPC-Web call on HTTP/1.1.
 async fn begin(server: &Server, path: &str, message: &[u8]) -> reqwest::Response {
     let mut body = BytesMut::new();
     body.put_u8(0);
@@ -321,7 +321,7 @@ async fn begin(server: &Server, path: &str, message: &[u8]) -> reqwest::Response
     response
 }
 
-/// Calls over gRPC-Web and reads to the end.
+/// Makes a gRPC-Web call and reads the whole response.
 pub(crate) async fn web(server: &Server, path: &str, message: &[u8]) -> WebAnswer {
     let response = begin(server, path, message).await;
     let header = response.headers().get("grpc-status");
@@ -356,7 +356,7 @@ async fn browsers_call_over_grpc_web() {
 }
 
 #[tokio::test]
-async fn browsers_follow_channels_over_grpc_web() {
+async fn browsers_subscribe_over_grpc_web() {
     let server = Server::start().await;
     let wanted = SubscribeRequest {
         channels: vec![ChannelSubscription {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tidewire_tests::{Client, Server, Transport};
 
 #[tokio::test]
-async fn unary_rpcs_take_and_give_json() {
+async fn unary_rpcs_accept_and_return_json() {
     let server = Server::start().await;
     let publish = json!({"channel": "demo:a", "data": {"n": 1}});
     let published = server.call("StreamService/Publish", None, &publish).await;
@@ -41,7 +41,7 @@ async fn unary_rpcs_take_and_give_json() {
         .call("PriceService/ListSources", None, &json!({}))
         .await;
     assert!(sources.json()["sources"].is_array());
-    // An empty body asks with all defaults.
+    // An empty body means all defaults.
     let empty = server
         .http()
         .post(server.url("/v1/rpc/PriceService/ListSources"));
@@ -49,7 +49,7 @@ async fn unary_rpcs_take_and_give_json() {
 }
 
 #[tokio::test]
-async fn errors_have_their_status() {
+async fn errors_map_to_http_statuses() {
     let server = Server::builder()
         .namespace("orders", "publish = \"service\"")
         .start()
@@ -132,7 +132,7 @@ async fn errors_have_their_status() {
 }
 
 #[tokio::test]
-async fn too_long_a_body_is_refused() {
+async fn an_oversized_body_is_refused() {
     let server = Server::builder()
         .set("limits", "frame_bytes = 2048")
         .start()
@@ -146,7 +146,7 @@ async fn too_long_a_body_is_refused() {
 }
 
 #[tokio::test]
-async fn health_is_told() {
+async fn health_endpoints_report_readiness() {
     let server = Server::start().await;
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(server.get("/readyz").await.status, 200);
@@ -191,7 +191,7 @@ async fn metrics_count_what_happens() {
     }
     assert_eq!(server.metric("tidewire_subscriptions", "").await, 2.0);
     assert_eq!(server.metric("tidewire_publications_total", "").await, 5.0);
-    // The five messages, beside `welcome` and replies.
+    // The five messages, besides `welcome` and replies.
     assert!(
         server
             .metric("tidewire_deliveries_total", "websocket")
@@ -221,7 +221,7 @@ async fn the_console_page_runs_its_own_scripts_only() {
 }
 
 #[tokio::test]
-async fn pages_of_allowed_origins_may_call() {
+async fn allowed_origins_may_call() {
     let server = Server::builder()
         .set("server", "allowed_origins = [\"https://app.example.com\"]")
         .start()

@@ -1,4 +1,4 @@
-//! Who a client is, how it proves that, and what it may do then.
+//! Identity: how clients authenticate, and what each identity may do.
 
 use serde_json::{Value, json};
 use tidewire_tests::{
@@ -9,14 +9,14 @@ use tidewire_tests::{
 on_every_transport!(
     publishing_needs_the_right_scope,
     reading_needs_the_right_token,
-    a_user_has_a_channel_of_its_own,
-    a_token_can_come_later,
-    a_bad_token_is_refused_at_the_door,
-    a_bad_token_later_changes_nothing,
-    a_token_ends,
-    a_fresh_token_goes_on,
-    a_server_can_want_a_token,
-    public_keys_prove_tokens,
+    a_user_has_its_own_channel,
+    a_token_can_be_sent_after_connecting,
+    a_bad_token_is_refused_at_connect,
+    a_bad_token_on_an_open_connection_changes_nothing,
+    a_connection_closes_when_its_token_expires,
+    a_fresh_token_extends_the_session,
+    a_server_can_require_a_token,
+    public_keys_verify_tokens,
 );
 
 async fn publishing_needs_the_right_scope(transport: Transport) {
@@ -27,7 +27,7 @@ async fn publishing_needs_the_right_scope(transport: Transport) {
         .await;
     let ada = Token::of("ada").sign();
     let service = Token::service();
-    // Who publishes, where, and the error.
+    // Identity, channel and expected error.
     let cases = [
         (None, "orders:1", Some("permission_denied")),
         (None, "chat:1", Some("permission_denied")),
@@ -84,7 +84,7 @@ async fn reading_needs_the_right_token(transport: Transport) {
     assert_eq!(code(Some(granted), "vault:bob").await, "");
 }
 
-/// Sends a message to a user, as a back end.
+/// Sends a message to a user, with the service scope.
 async fn send_to_user(server: &Server, user: &str, data: Value) {
     let body = json!({"user": user, "data": data});
     let answer = server
@@ -94,7 +94,7 @@ async fn send_to_user(server: &Server, user: &str, data: Value) {
     assert_eq!(answer.json()["channel"], format!("user:{user}"));
 }
 
-/// The channels of an `authenticated` or a `welcome`.
+/// Returns the channels of an `authenticated` or a `welcome`.
 fn channels(data: &Value) -> Vec<&str> {
     let subscriptions = data["subscriptions"].as_array().unwrap();
     subscriptions
@@ -103,7 +103,7 @@ fn channels(data: &Value) -> Vec<&str> {
         .collect()
 }
 
-async fn a_user_has_a_channel_of_its_own(transport: Transport) {
+async fn a_user_has_its_own_channel(transport: Transport) {
     let server = Server::start().await;
     let ada = Token::of("ada").sign();
     let mut first = Client::connect_as(transport, &server, Some(&ada)).await;
@@ -124,7 +124,7 @@ async fn a_user_has_a_channel_of_its_own(transport: Transport) {
         );
     }
     assert_eq!(other.next().await.data, json!({"hello": "bob"}));
-    // A back end it must be.
+    // The service scope is required.
     let body = json!({"user": "bob", "data": 1});
     let refused = server
         .call("StreamService/SendToUser", Some(&ada), &body)
@@ -135,7 +135,7 @@ async fn a_user_has_a_channel_of_its_own(transport: Transport) {
     );
 }
 
-async fn a_token_can_come_later(transport: Transport) {
+async fn a_token_can_be_sent_after_connecting(transport: Transport) {
     let server = Server::start().await;
     let mut client = Client::connect(transport, &server).await;
     let token = Token::of("ada").sign();
@@ -150,7 +150,7 @@ async fn a_token_can_come_later(transport: Transport) {
     assert_eq!(client.next_on("user:ada").await.data, 1);
 }
 
-async fn a_bad_token_is_refused_at_the_door(transport: Transport) {
+async fn a_bad_token_is_refused_at_connect(transport: Transport) {
     let server = Server::start().await;
     let bad = [
         "no token at all".to_owned(),
@@ -172,7 +172,7 @@ async fn a_bad_token_is_refused_at_the_door(transport: Transport) {
     }
 }
 
-async fn a_bad_token_later_changes_nothing(transport: Transport) {
+async fn a_bad_token_on_an_open_connection_changes_nothing(transport: Transport) {
     let server = Server::start().await;
     let mut client = Client::connect(transport, &server).await;
     let refused = client.request("auth", json!({"token": "nonsense"})).await;
@@ -180,7 +180,7 @@ async fn a_bad_token_later_changes_nothing(transport: Transport) {
     client.settle().await;
     let ada = json!({"token": Token::of("ada").sign()});
     let _ = client.request("auth", ada).await.expect("authenticated");
-    // Another user's token is for another connection.
+    // Another user's token belongs to another connection.
     let bob = json!({"token": Token::of("bob").sign()});
     assert_eq!(
         client.request("auth", bob).await.error_code(),
@@ -190,14 +190,14 @@ async fn a_bad_token_later_changes_nothing(transport: Transport) {
     assert_eq!(client.next_on("user:ada").await.data, "still ada");
 }
 
-async fn a_token_ends(transport: Transport) {
+async fn a_connection_closes_when_its_token_expires(transport: Transport) {
     let server = Server::start().await;
     let token = Token::of("ada").expires_in(2).sign();
     let mut client = Client::connect_as(transport, &server, Some(&token)).await;
     let told = client.next_of("token_expiring").await;
     assert_eq!(told.data["expiresAt"], client.welcome().data["expiresAt"]);
     let (last, close) = client.drain().await;
-    let last = last.last().expect("the end is told");
+    let last = last.last().expect("an error message");
     assert_eq!(last.error_code(), "unauthenticated");
     match close {
         Close::WebSocket { code, .. } => assert_eq!(code, 4005),
@@ -207,7 +207,7 @@ async fn a_token_ends(transport: Transport) {
     }
 }
 
-async fn a_fresh_token_goes_on(transport: Transport) {
+async fn a_fresh_token_extends_the_session(transport: Transport) {
     let server = Server::start().await;
     let token = Token::of("ada").expires_in(3).sign();
     let mut client = Client::connect_as(transport, &server, Some(&token)).await;
@@ -216,21 +216,21 @@ async fn a_fresh_token_goes_on(transport: Transport) {
     let renewed = client.request("auth", fresh).await.expect("authenticated");
     let ends = |data: &Value| data["expiresAt"].as_i64().unwrap();
     assert!(ends(&renewed.data) > ends(&client.welcome().data));
-    // Someone whose token ends at the same time: when that one is gone, this one stays.
+    // Another connection whose token expires at the same time stays when the first one goes.
     let mut other = Client::connect_as(transport, &server, Some(&token)).await;
     other.closed().await;
     send_to_user(&server, "ada", json!("still here")).await;
     assert_eq!(client.next_on("user:ada").await.data, "still here");
 }
 
-async fn a_server_can_want_a_token(transport: Transport) {
+async fn a_server_can_require_a_token(transport: Transport) {
     let server = Server::builder()
         .set("auth", "anonymous = false")
         .start()
         .await;
     let token = Token::of("ada").sign();
     if transport == Transport::Sse {
-        // There is nothing to say on a stream that has no way back yet.
+        // An SSE stream cannot authenticate later, because it cannot send.
         let refused = Client::open(transport, &server, None).await.unwrap_err();
         assert!(matches!(refused, Refusal::Http(401, _)), "{refused:?}");
         Client::connect_as(transport, &server, Some(&token)).await;
@@ -266,14 +266,14 @@ async fn a_server_can_want_a_token(transport: Transport) {
 }
 
 #[tokio::test]
-async fn a_browser_gives_its_token_as_a_subprotocol() {
+async fn a_browser_sends_its_token_as_a_subprotocol() {
     let server = Server::start().await;
     let bearer = format!("tidewire.bearer.{}", Token::of("ada").sign());
     for protocol in ["tidewire.v1.json", "tidewire.v1.proto"] {
         let mut request = SocketRequest::offering(protocol);
         request.protocols.push(bearer.clone());
         let (mut socket, chosen) = request.open(&server).await.unwrap();
-        // The token is never said back.
+        // The server never returns the token.
         assert_eq!(chosen.as_deref(), Some(protocol));
         assert_eq!(socket.next().await.expect("welcome").data["userId"], "ada");
     }
@@ -288,7 +288,7 @@ async fn a_browser_gives_its_token_as_a_subprotocol() {
 }
 
 #[tokio::test]
-async fn an_event_source_gives_its_token_in_the_query() {
+async fn an_event_source_sends_its_token_in_the_query() {
     let server = Server::start().await;
     let query = format!("?token={}", Token::of("ada").sign());
     let mut stream = SseStream::open(&server, &query, &[]).await.unwrap();
@@ -301,7 +301,7 @@ async fn an_event_source_gives_its_token_in_the_query() {
 }
 
 #[tokio::test]
-async fn unary_calls_know_their_caller() {
+async fn unary_calls_carry_the_callers_identity() {
     let server = Server::builder()
         .set("auth", "anonymous = false")
         .namespace("orders", "publish = \"service\"")
@@ -331,7 +331,7 @@ async fn unary_calls_know_their_caller() {
     assert_eq!(call(Some(&forged)).await.0, 401);
 }
 
-/// A server that trusts the public halves of all key pairs, and no secret.
+/// Starts a server that trusts the public keys of all pairs, and no secret.
 async fn with_public_keys() -> Server {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("keys.pem");
@@ -347,17 +347,17 @@ async fn with_public_keys() -> Server {
         .await
 }
 
-async fn public_keys_prove_tokens(transport: Transport) {
+async fn public_keys_verify_tokens(transport: Transport) {
     let server = with_public_keys().await;
     for key in KeyPair::ALL {
         let token = Token::of("ada").sign_as(key, None);
         let mut client = Client::connect_as(transport, &server, Some(&token)).await;
         assert_eq!(client.welcome().data["userId"], "ada", "{key:?}");
-        // A fresh one may come by another key.
+        // A new token may be signed by another key.
         let fresh = Token::of("ada").sign_as(KeyPair::Ed25519, Some("any"));
         let renewed = client.request("auth", json!({"token": fresh})).await;
         let _ = renewed.expect("authenticated");
-        // The public key, which everyone has, as a secret.
+        // The public key, which anyone has, used as a secret.
         let forged = Token::of("ada").sign_with(key.public());
         assert!(
             Client::open(transport, &server, Some(&forged))
@@ -367,7 +367,7 @@ async fn public_keys_prove_tokens(transport: Transport) {
     }
 }
 
-/// Publishes with this token, and gives the status.
+/// Publishes with this token, and returns the status.
 async fn status_of(server: &Server, token: &str) -> u16 {
     let body = json!({"channel": "demo:a", "data": 1});
     let answer = server
@@ -377,7 +377,7 @@ async fn status_of(server: &Server, token: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_provider_rotates_its_keys_and_goes_away() {
+async fn rotated_and_unreachable_provider_keys_work() {
     let provider = KeyProvider::start(&[KeyPair::Rsa.web_key("old")]).await;
     let server = Server::builder()
         .set("auth", &format!("jwks_url = {:?}", provider.url()))
@@ -387,7 +387,7 @@ async fn a_provider_rotates_its_keys_and_goes_away() {
     let new = Token::of("ada").sign_as(KeyPair::P256, Some("new"));
     assert_eq!(status_of(&server, &old).await, 200);
     provider.holds(&[KeyPair::Rsa.web_key("old"), KeyPair::P256.web_key("new")]);
-    // A key that is not known yet is asked for, and the token waits.
+    // The server fetches an unknown key, and the token waits for it.
     assert_eq!(status_of(&server, &new).await, 200);
     let mut client = Client::connect_as(Transport::Grpc, &server, Some(&new)).await;
     client.settle().await;
@@ -406,7 +406,7 @@ async fn a_provider_rotates_its_keys_and_goes_away() {
 }
 
 #[tokio::test]
-async fn a_server_starts_without_its_provider() {
+async fn a_server_starts_without_its_key_provider() {
     let provider = KeyProvider::start(&[]).await;
     provider.breaks();
     let server = Server::builder()
@@ -420,7 +420,7 @@ async fn a_server_starts_without_its_provider() {
 }
 
 #[tokio::test]
-async fn a_token_is_held_to_its_audience_issuer_and_times() {
+async fn audience_issuer_and_times_of_a_token_are_checked() {
     let server = Server::builder()
         .set("auth", "audience = \"tidewire\"")
         .set("auth", "issuer = [\"https://id.example.com\", \"other\"]")

@@ -4,9 +4,9 @@ use serde_json::json;
 use tidewire_tests::{Client, Server, Transport};
 
 on_every_transport!(
-    the_newest_value_comes_on_subscribe,
+    a_latest_channel_sends_its_value_on_subscribe,
     the_last_value_is_never_lost,
-    an_interval_keeps_the_last_value,
+    a_minimum_interval_delivers_the_last_value,
 );
 
 async fn server() -> Server {
@@ -16,7 +16,7 @@ async fn server() -> Server {
         .await
 }
 
-async fn the_newest_value_comes_on_subscribe(transport: Transport) {
+async fn a_latest_channel_sends_its_value_on_subscribe(transport: Transport) {
     let server = server().await;
     for number in 1..=3 {
         server.publish("state:a", json!(number)).await;
@@ -43,7 +43,7 @@ async fn the_last_value_is_never_lost(transport: Transport) {
     follow(&mut client, 100).await;
 }
 
-async fn an_interval_keeps_the_last_value(transport: Transport) {
+async fn a_minimum_interval_delivers_the_last_value(transport: Transport) {
     let server = server().await;
     let mut client = Client::connect(transport, &server).await;
     let wanted = json!({"channel": "state:a", "minIntervalMs": 40});
@@ -54,7 +54,7 @@ async fn an_interval_keeps_the_last_value(transport: Transport) {
     follow(&mut client, 100).await;
 }
 
-/// Reads up to the last value; none is older than the one before.
+/// Reads up to the last value. No value may be older than the one before.
 async fn follow(client: &mut Client, last: u64) {
     let mut seen = 0;
     while seen < last {

@@ -1,4 +1,4 @@
-//! Limits of connections: how many, how fast, and how long one may say nothing.
+//! Connection limits: count, rate and idle time.
 
 use serde_json::json;
 use tidewire_tests::{Refusal, Server, client::SseStream, within};
@@ -7,15 +7,14 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A connection by hand.
+/// Opens a TCP connection.
 async fn dial(server: &Server) -> TcpStream {
     within("a connection", TcpStream::connect(server.address()))
         .await
         .unwrap()
 }
 
-/// Sends a request, and gives what is answered until the server closes or the
-/// answer holds `end`.
+/// Sends a request, and returns the response up to `end` or to the server's close.
 async fn exchange(stream: &mut TcpStream, request: &str, end: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -34,21 +33,21 @@ async fn exchange(stream: &mut TcpStream, request: &str, end: &str) -> String {
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-/// Waits for the end of a connection, whatever way it ends.
+/// Waits for the end of a connection, by close or by reset.
 async fn ended(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     let _ = within("the end of a connection", stream.read_to_end(&mut rest)).await;
 }
 
 #[tokio::test]
-async fn connections_that_ask_for_nothing_are_closed() {
+async fn connections_without_a_request_are_closed() {
     let server = Server::builder()
         .set("limits", "handshake_timeout = \"300ms\"")
         .set("limits", "idle_timeout = \"300ms\"")
         .start()
         .await;
-    // Nothing at all, half a head, half a preface of HTTP/2, and a whole one after
-    // which nothing comes.
+    // Nothing at all, half a head, half an HTTP/2 preface, and a whole preface without any
+    // request.
     for beginning in [
         "",
         "G",
@@ -60,12 +59,12 @@ async fn connections_that_ask_for_nothing_are_closed() {
         stream.write_all(beginning.as_bytes()).await.unwrap();
         ended(&mut stream).await;
     }
-    // One that was answered, and asks for nothing more.
+    // A connection that had its response and sends no further request.
     let mut stream = dial(&server).await;
     let answer = exchange(&mut stream, HEALTH, "ok\n").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     ended(&mut stream).await;
-    // One whose answer goes on is not idle: it outlives many that are.
+    // A streaming response is not idle: it outlives many idle connections.
     let mut stream = SseStream::open(&server, "?channels=demo:a", &[])
         .await
         .unwrap();
@@ -78,10 +77,10 @@ async fn connections_that_ask_for_nothing_are_closed() {
 }
 
 #[tokio::test]
-async fn an_address_has_so_many_connections() {
+async fn connections_per_address_are_limited() {
     let server = Server::builder()
         .set("limits", "connections_per_ip = 2")
-        .unasked()
+        .without_readiness_check()
         .start()
         .await;
     let mut first = dial(&server).await;
@@ -108,7 +107,7 @@ async fn an_address_has_so_many_connections() {
     .await
     .unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
-    // One that goes makes room.
+    // A closed connection frees its slot.
     drop(second);
     within("room", async {
         loop {
@@ -125,14 +124,14 @@ async fn an_address_has_so_many_connections() {
 }
 
 #[tokio::test]
-async fn an_address_comes_at_a_rate() {
+async fn the_connection_rate_per_address_is_limited() {
     let server = Server::builder()
         .set("limits", "handshakes_per_second = 3")
-        .unasked()
+        .without_readiness_check()
         .start()
         .await;
     let mut statuses = Vec::new();
-    // More than a slow machine could be owed meanwhile.
+    // More attempts than the rate allows within the time of this test, even on a slow machine.
     for _ in 0..50 {
         let answer = exchange(&mut dial(&server).await, HEALTH, "\r\n\r\n").await;
         let is_refused = answer.starts_with("HTTP/1.1 429");
@@ -151,11 +150,11 @@ async fn an_address_comes_at_a_rate() {
 async fn handshakes_at_once_are_bounded() {
     let server = Server::builder()
         .set("limits", "concurrent_handshakes = 2")
-        .unasked()
+        .without_readiness_check()
         .start()
         .await;
-    // Those that wait hold a place each. In which order connections are met is the
-    // server's affair, so more come until all places are held.
+    // Each waiting connection holds a slot. The server accepts in its own order, so
+    // connections are added until all slots are in use.
     let mut waiting = vec![dial(&server).await];
     let answer = within("a refusal", async {
         loop {
@@ -169,7 +168,7 @@ async fn handshakes_at_once_are_bounded() {
     .await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
-    // A handshake is over with the first request.
+    // A handshake ends with the first request.
     let mut served = 0;
     for stream in &mut waiting {
         let answer = exchange(stream, HEALTH, "ok\n").await;

@@ -1,5 +1,6 @@
-//! What clients and operators rely on, held against the real binary over real
-//! sockets. One module a subject; what holds on every transport is written once.
+//! End-to-end tests of the behaviour that clients and operators rely on, on the real binary
+//! over real sockets. One module per subject. Behaviour common to all transports is written
+//! once.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Prices of an oracle: whole numbers with an exponent, over Server-Sent Events.
+//! Oracle prices: integers with an exponent, over Server-Sent Events.
 
 use serde_json::{Value, json};
 use tidewire_tests::{
@@ -8,9 +8,9 @@ use tidewire_tests::{
 
 use crate::prices::{get_price, price_until};
 
-on_every_transport!(an_oracle_gives_a_price_and_how_far_it_may_be_off);
+on_every_transport!(an_oracle_price_has_a_confidence);
 
-/// When the prices are of, in seconds since the Unix epoch.
+/// Time of the prices, in seconds since the Unix epoch.
 const TIME: i64 = 1_750_000_000;
 
 fn price<'a>(price: &'a str, conf: &'a str, expo: i32, seconds: i64) -> OraclePrice<'a> {
@@ -29,7 +29,7 @@ fn server_of(oracle: &OracleStandIn, symbols: &[&str]) -> ServerBuilder {
         .source("pyth", "pyth", &oracle.url())
 }
 
-/// A server with a price of the oracle, and who follows it.
+/// Starts a server with a price of the oracle, and a subscribed client.
 async fn following(oracle: &OracleStandIn, builder: ServerBuilder) -> (Server, Client) {
     let server = builder.start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
@@ -48,7 +48,7 @@ async fn source(server: &Server) -> Value {
     answer.json()["sources"][0].clone()
 }
 
-async fn an_oracle_gives_a_price_and_how_far_it_may_be_off(transport: Transport) {
+async fn an_oracle_price_has_a_confidence(transport: Transport) {
     let oracle = OracleStandIn::start(&[BTC_FEED]).await;
     let server = server_of(&oracle, &["BTC-USD", "BTC-USDT"]).start().await;
     let mut client = Client::connect(transport, &server).await;
@@ -63,12 +63,12 @@ async fn an_oracle_gives_a_price_and_how_far_it_may_be_off(transport: Transport)
         (&update["confidence"], &update["sources"], &update["stale"]),
         (&json!(2.5), &json!(1), &json!(false))
     );
-    // It tells of no trades and of no day, and none are made up.
+    // The oracle has neither trades nor 24-hour figures, and none are invented.
     assert_eq!(
         (&update["change24h"], &update["volume24h"]),
         (&json!(0), &Value::Null)
     );
-    // Another exponent, of the same feed.
+    // Another exponent, on the same feed.
     oracle.price(&price("61839", "1", 0, 1));
     let update = price_until(&mut client, |update| update["price"] == 61_839).await;
     assert_eq!(update["confidence"], 1);
@@ -78,13 +78,13 @@ async fn an_oracle_gives_a_price_and_how_far_it_may_be_off(transport: Transport)
         (&detail["source"], &detail["trades"], &detail["state"]),
         (&json!("pyth"), &json!(0), &json!("live"))
     );
-    // Its feeds are of the dollar, not of Tether.
+    // The oracle quotes in dollars, not in Tether.
     let tether = get_price(&server, "BTC-USDT").await;
     assert_eq!(tether["price"], Value::Null);
 }
 
 #[tokio::test]
-async fn an_oracle_dies_and_returns() {
+async fn an_oracle_outage_ends_with_a_fresh_price() {
     let mut oracle = OracleStandIn::start(&[BTC_FEED]).await;
     let builder = server_of(&oracle, &["BTC-USD"]);
     let (server, mut client) = following(&oracle, builder).await;
@@ -104,13 +104,13 @@ async fn an_oracle_dies_and_returns() {
 }
 
 #[tokio::test]
-async fn an_oracle_falls_mute() {
+async fn a_mute_oracle_becomes_stale() {
     let oracle = OracleStandIn::start(&[BTC_FEED]).await;
     let builder = server_of(&oracle, &["BTC-USD"])
         .set("prices", "watchdog_ms = 500")
         .set("prices", "stale_after_ms = 1000");
     let (server, mut client) = following(&oracle, builder).await;
-    // It takes the connection, and there are comments, which are no data.
+    // The oracle accepts the connection and sends only comments, which are no data.
     oracle.set_manner(Manner::Mute);
     oracle.wait_asked(3).await;
     let update = price_until(&mut client, |update| update["stale"] == true).await;
@@ -126,7 +126,7 @@ async fn an_oracle_falls_mute() {
 }
 
 #[tokio::test]
-async fn an_oracle_talks_nonsense() {
+async fn invalid_oracle_data_is_ignored() {
     let oracle = OracleStandIn::start(&[BTC_FEED]).await;
     let builder = server_of(&oracle, &["BTC-USD"]);
     let (server, mut client) = following(&oracle, builder).await;
@@ -147,7 +147,7 @@ async fn an_oracle_talks_nonsense() {
     ] {
         oracle.price(&price(number, conf, expo, 1));
     }
-    // A feed that nobody asked for.
+    // A feed that the server did not request.
     oracle.price(&OraclePrice {
         feed: &other,
         ..price("1", "1", 0, 1)
@@ -160,7 +160,7 @@ async fn an_oracle_talks_nonsense() {
         (&heard["frames"], &heard["badFrames"], &heard["connects"]),
         (&json!(14), &json!(11), &json!(1))
     );
-    // It says why it ends, and is asked again.
+    // The oracle ends the stream with a reason, and the server reconnects.
     oracle.say("event: error\ndata: the reader is too slow\n\n");
     oracle.wait_asked(2).await;
     let error = source(&server).await["lastError"].clone();
@@ -168,7 +168,7 @@ async fn an_oracle_talks_nonsense() {
 }
 
 #[tokio::test]
-async fn an_oracle_has_no_such_feed() {
+async fn an_unknown_oracle_feed_is_reported() {
     let oracle = OracleStandIn::start(&[]).await;
     let server = server_of(&oracle, &["BTC-USD"]).start().await;
     oracle.wait_asked(2).await;

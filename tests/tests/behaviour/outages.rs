@@ -1,4 +1,4 @@
-//! Venues that die, come back, fall silent or talk nonsense.
+//! Venue outages: venues that die, return, fall silent or send invalid data.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -7,9 +7,9 @@ use tidewire_tests::{
     venue::{Authority, Manner, Trade},
 };
 
-use crate::prices::{all_subscribed, get_price, price_until, say_prices, server_of, venues};
+use crate::prices::{all_subscribed, get_price, price_until, send_prices, server_of, venues};
 
-/// How a source does, as the server sees it.
+/// Returns the state of a source.
 async fn source(server: &Server, name: &str) -> Value {
     let answer = server
         .call("PriceService/ListSources", None, &json!({}))
@@ -24,16 +24,16 @@ async fn source(server: &Server, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_price_outlives_its_venues_and_says_so() {
+async fn a_price_without_live_venues_is_stale() {
     let mut venues = venues().await;
     let server = server_of(&venues, &["ETH-BTC"]).start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("prices:ETH-BTC").await;
     all_subscribed(&venues).await;
-    say_prices(&venues, 1).await;
+    send_prices(&venues, 1).await;
     price_until(&mut client, |update| update["sources"] == 3).await;
 
-    // One goes: the price of the other two.
+    // One venue dies: the price comes from the other two.
     venues[0].stop().await;
     let update = price_until(&mut client, |update| update["sources"] != 3).await;
     assert_eq!(
@@ -42,7 +42,7 @@ async fn a_price_outlives_its_venues_and_says_so() {
     );
     assert_eq!(update["price"], 0.0525);
 
-    // All go: the last price, once, and said to be stale.
+    // All venues die: the last price is published once, marked stale.
     venues[1].stop().await;
     venues[2].stop().await;
     let update = price_until(&mut client, |update| update["stale"] == true).await;
@@ -58,12 +58,12 @@ async fn a_price_outlives_its_venues_and_says_so() {
     client.settle().await;
     assert!(client.unread().is_empty(), "{:?}", client.unread());
 
-    // They come back, and with them the price, by itself.
+    // The venues return, and the price recovers without help.
     for venue in &mut venues {
         venue.restart().await;
     }
     all_subscribed(&venues).await;
-    say_prices(&venues, 2).await;
+    send_prices(&venues, 2).await;
     let update = price_until(&mut client, |update| update["sources"] == 3).await;
     assert_eq!(
         (&update["stale"], &update["price"]),
@@ -81,7 +81,7 @@ async fn a_price_outlives_its_venues_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_venue_behind_tls_is_believed_if_its_authority_is() {
+async fn a_venue_behind_tls_needs_a_trusted_authority() {
     let authority = Authority::new();
     let venue = VenueStandIn::start_encrypted(VenueKind::Coinbase, &authority).await;
     let folder = TempDir::new().unwrap();
@@ -114,7 +114,7 @@ async fn a_venue_behind_tls_is_believed_if_its_authority_is() {
 }
 
 #[tokio::test]
-async fn a_short_break_changes_nothing_that_is_seen() {
+async fn a_short_outage_is_invisible_to_clients() {
     let venue = VenueStandIn::start(VenueKind::Coinbase).await;
     let server = server_of(std::slice::from_ref(&venue), &["BTC-USD"])
         .start()
@@ -144,7 +144,7 @@ async fn a_short_break_changes_nothing_that_is_seen() {
 }
 
 #[tokio::test]
-async fn a_silent_venue_grows_stale_and_is_set_up_anew() {
+async fn a_silent_venue_becomes_stale_and_is_reconnected() {
     let venue = VenueStandIn::start(VenueKind::Kraken).await;
     let server = server_of(std::slice::from_ref(&venue), &["BTC-USD"])
         .set("prices", "stale_after_ms = 300")
@@ -160,7 +160,7 @@ async fn a_silent_venue_grows_stale_and_is_set_up_anew() {
         price: "100",
     });
     price_until(&mut client, |update| update["stale"] == false).await;
-    // It stays connected; heartbeats are no data.
+    // The venue stays connected. Heartbeats are no data.
     venue.say(r#"{"channel":"heartbeat"}"#);
     price_until(&mut client, |update| update["stale"] == true).await;
     venue.wait_accepted(2).await;
@@ -178,17 +178,17 @@ async fn a_silent_venue_grows_stale_and_is_set_up_anew() {
 }
 
 #[tokio::test]
-async fn nonsense_is_counted_and_all_goes_on() {
+async fn invalid_frames_are_counted_and_prices_continue() {
     let venues = venues().await;
     let server = server_of(&venues, &["ETH-BTC"]).start().await;
     all_subscribed(&venues).await;
-    say_prices(&venues, 1).await;
+    send_prices(&venues, 1).await;
     let nonsense = ["{", "", "null", "[]", "\u{1f30a}", "{\"data\":", "42"];
     for venue in &venues {
         for frame in nonsense {
             venue.say(frame);
         }
-        // Right in form, and impossible.
+        // Valid in form, but impossible.
         venue.trade(&Trade {
             symbol: "ETH-BTC",
             id: 2,
@@ -214,7 +214,7 @@ async fn nonsense_is_counted_and_all_goes_on() {
     for venue in &venues {
         let name = venue.kind().name();
         let label = format!("source=\"{name}\"");
-        // The frames that are no JSON at all, the impossible prices and the symbol.
+        // The frames that are not JSON, the impossible prices, and the symbol.
         let bad = server
             .metric("tidewire_venue_bad_frames_total", &label)
             .await;
@@ -228,7 +228,7 @@ async fn nonsense_is_counted_and_all_goes_on() {
         assert_eq!(source["badFrames"], json!(bad as u64), "{name}");
         assert!(source["lastError"].is_string(), "{name}");
     }
-    say_prices(&venues, 5).await;
+    send_prices(&venues, 5).await;
     let details = get_price(&server, "ETH-BTC").await["sourceDetails"].clone();
     for detail in details.as_array().unwrap() {
         assert_eq!(detail["trades"], 2);
@@ -236,7 +236,7 @@ async fn nonsense_is_counted_and_all_goes_on() {
 }
 
 #[tokio::test]
-async fn a_trade_that_comes_twice_counts_once() {
+async fn a_duplicate_trade_counts_once() {
     let venue = VenueStandIn::start(VenueKind::Binance).await;
     let server = server_of(std::slice::from_ref(&venue), &["BTC-USDT"])
         .start()

@@ -1,4 +1,4 @@
-//! The way of a price: from venues to every transport.
+//! Prices from venues to every transport.
 
 use serde_json::{Value, json};
 use tidewire_tests::{
@@ -7,16 +7,16 @@ use tidewire_tests::{
 };
 
 on_every_transport!(
-    a_price_arrives,
-    venues_have_channels_of_their_own,
+    a_price_reaches_every_transport,
+    each_venue_has_its_own_channel,
     several_symbols_share_a_frame,
-    the_market_is_told,
+    the_market_overview_is_published,
 );
 
 /// A symbol that all three venues trade.
 const SYMBOL: &str = "ETH-BTC";
 
-/// Stand-ins for three venues.
+/// Starts stand-ins for three venues.
 pub(crate) async fn venues() -> Vec<VenueStandIn> {
     let mut venues = Vec::new();
     for kind in VenueKind::THREE {
@@ -25,7 +25,7 @@ pub(crate) async fn venues() -> Vec<VenueStandIn> {
     venues
 }
 
-/// A server that takes prices of these symbols from these venues.
+/// Builds a server with prices of these symbols from these venues.
 pub(crate) fn server_of(venues: &[VenueStandIn], symbols: &[&str]) -> ServerBuilder {
     let builder = Server::builder().set("prices", &format!("symbols = {symbols:?}"));
     venues.iter().fold(builder, |builder, venue| {
@@ -40,8 +40,8 @@ pub(crate) async fn all_subscribed(venues: &[VenueStandIn]) {
     }
 }
 
-/// Each venue says a price of its own: 0.051, 0.052, 0.053.
-pub(crate) async fn say_prices(venues: &[VenueStandIn], id: u64) {
+/// Sends one price per venue: 0.051, 0.052, 0.053.
+pub(crate) async fn send_prices(venues: &[VenueStandIn], id: u64) {
     for (venue, price) in venues
         .iter()
         .zip(["0.05100000", "0.05200000", "0.05300000"])
@@ -55,7 +55,7 @@ pub(crate) async fn say_prices(venues: &[VenueStandIn], id: u64) {
     }
 }
 
-/// The price of the symbol, explained.
+/// Reads the price of the symbol with its sources.
 pub(crate) async fn get_price(server: &Server, symbol: &str) -> Value {
     let answer = server
         .call("PriceService/GetPrice", None, &json!({"symbol": symbol}))
@@ -64,7 +64,7 @@ pub(crate) async fn get_price(server: &Server, symbol: &str) -> Value {
     answer.json()
 }
 
-/// Reads the updates of one symbol, alone or in a batch, until one is as wanted.
+/// Reads updates of one symbol, single or batched, until one matches.
 pub(crate) async fn price_until(client: &mut Client, is_it: impl Fn(&Value) -> bool) -> Value {
     loop {
         for update in updates(&client.next().await) {
@@ -75,7 +75,7 @@ pub(crate) async fn price_until(client: &mut Client, is_it: impl Fn(&Value) -> b
     }
 }
 
-/// The updates of a `price` or a `price_batch`.
+/// Returns the updates of a `price` or a `price_batch`.
 fn updates(message: &Message) -> Vec<Value> {
     match message.kind.as_str() {
         "price" => vec![message.data.clone()],
@@ -84,13 +84,13 @@ fn updates(message: &Message) -> Vec<Value> {
     }
 }
 
-async fn a_price_arrives(transport: Transport) {
+async fn a_price_reaches_every_transport(transport: Transport) {
     let venues = venues().await;
     let server = server_of(&venues, &[SYMBOL]).start().await;
     let mut client = Client::connect(transport, &server).await;
     client.subscribe("prices:ETH-BTC").await;
     all_subscribed(&venues).await;
-    say_prices(&venues, 1).await;
+    send_prices(&venues, 1).await;
     let update = price_until(&mut client, |update| update["sources"] == 3).await;
     assert_eq!(update["symbol"], SYMBOL);
     assert_eq!(update["price"], 0.052);
@@ -99,13 +99,13 @@ async fn a_price_arrives(transport: Transport) {
         (&update["source"], &update["stale"]),
         (&json!("aggregate"), &json!(false))
     );
-    // What nobody said is not made up.
+    // Values that no venue sent are not invented.
     assert_eq!(
         (&update["change24h"], &update["volume24h"]),
         (&Value::Null, &Value::Null)
     );
 
-    // The same price for whoever asks, and for whoever comes later.
+    // Every client gets the same price, at once or later.
     let asked = client
         .request("get_price", json!({"symbol": SYMBOL}))
         .await
@@ -131,7 +131,7 @@ async fn a_price_arrives(transport: Transport) {
     assert_eq!(late.next().await.expect("price").data["price"], 0.052);
 }
 
-async fn venues_have_channels_of_their_own(transport: Transport) {
+async fn each_venue_has_its_own_channel(transport: Transport) {
     let venues = venues().await;
     let server = server_of(&venues, &[SYMBOL]).start().await;
     let mut client = Client::connect(transport, &server).await;
@@ -142,7 +142,7 @@ async fn venues_have_channels_of_their_own(transport: Transport) {
     let unknown = client.subscribe("prices:ETH-BTC@nobody").await;
     assert_eq!(unknown["error"]["code"], "not_found");
     all_subscribed(&venues).await;
-    say_prices(&venues, 1).await;
+    send_prices(&venues, 1).await;
     let price = client.next().await.expect("price");
     assert_eq!(price.channel.as_deref(), Some("prices:ETH-BTC@kraken"));
     assert_eq!(
@@ -204,7 +204,7 @@ async fn several_symbols_share_a_frame(transport: Transport) {
     assert!(batches > 0);
 }
 
-async fn the_market_is_told(transport: Transport) {
+async fn the_market_overview_is_published(transport: Transport) {
     let venue = VenueStandIn::start(VenueKind::Coinbase).await;
     let server = server_of(
         std::slice::from_ref(&venue),
@@ -253,7 +253,7 @@ async fn the_market_is_told(transport: Transport) {
             (&trade["symbol"], &trade["price"]),
             (&json!("ETH-USD"), &json!(3_000))
         );
-        // Coinbase names the maker's side.
+        // Coinbase reports the maker's side.
         assert_eq!(
             (&trade["side"], &trade["source"]),
             (&json!("sell"), &json!("coinbase"))
@@ -263,7 +263,7 @@ async fn the_market_is_told(transport: Transport) {
 }
 
 #[tokio::test]
-async fn a_source_of_supplies_fills_in_what_the_table_lacks() {
+async fn a_supply_source_completes_the_configured_table() {
     let venue = VenueStandIn::start(VenueKind::Coinbase).await;
     let supply = SupplyStandIn::start(r#"{"BTC": 1, "ETH": "120000000"}"#).await;
     let source = format!("supply_source = {{ url = {:?} }}", supply.url());

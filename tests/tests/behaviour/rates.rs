@@ -1,17 +1,16 @@
-//! Limits of sessions: how many a user and an address behind a proxy have, and how
-//! much each may ask.
+//! Session limits: connections per user and per address behind a proxy, and request rates.
 
 use serde_json::{Value, json};
 use tidewire_tests::{Client, Close, Refusal, Server, Token, Transport, client::SseStream, within};
 
 on_every_transport!(
-    messages_too_fast_are_refused_and_a_flood_is_closed,
-    bytes_too_fast_are_refused,
-    a_user_has_so_many_connections,
-    places_are_free_again,
+    messages_beyond_the_rate_are_refused_and_a_flood_is_closed,
+    bytes_beyond_the_rate_are_refused,
+    connections_per_user_are_limited,
+    a_closed_connection_frees_its_slot,
 );
 
-async fn messages_too_fast_are_refused_and_a_flood_is_closed(transport: Transport) {
+async fn messages_beyond_the_rate_are_refused_and_a_flood_is_closed(transport: Transport) {
     let server = Server::builder()
         .set("limits", "messages_per_second = 5")
         .start()
@@ -30,13 +29,13 @@ async fn messages_too_fast_are_refused_and_a_flood_is_closed(transport: Transpor
     assert_eq!(refusal.error_code(), "resource_exhausted");
     let wait_ms = refusal.data["retryAfterMs"].as_u64().expect("a time");
     assert!((1..=200).contains(&wait_ms), "{wait_ms}");
-    // Others have a rate of their own.
+    // Each connection has its own rate.
     other.settle().await;
-    // A client that waits as told is served.
+    // A client that waits for the advised time is served.
     tokio::time::sleep(std::time::Duration::from_millis(wait_ms)).await;
     client.settle().await;
 
-    // A flood ends before it has run dry.
+    // A flood closes the connection before it ends.
     let mut is_over = false;
     for n in 0..100_000 {
         let ping = json!({"type": "ping", "id": n.to_string()});
@@ -45,7 +44,7 @@ async fn messages_too_fast_are_refused_and_a_flood_is_closed(transport: Transpor
             break;
         }
     }
-    assert!(is_over, "a flood goes on");
+    assert!(is_over, "the flood was not closed");
     match client.closed().await {
         Close::WebSocket { code, .. } => assert_eq!(code, 4004),
         Close::Sse => {}
@@ -55,7 +54,7 @@ async fn messages_too_fast_are_refused_and_a_flood_is_closed(transport: Transpor
     other.settle().await;
 }
 
-async fn bytes_too_fast_are_refused(transport: Transport) {
+async fn bytes_beyond_the_rate_are_refused(transport: Transport) {
     let server = Server::builder()
         .set("limits", "bytes_per_second = 1000")
         .start()
@@ -75,7 +74,7 @@ async fn bytes_too_fast_are_refused(transport: Transport) {
         codes[1..].contains(&"resource_exhausted".to_owned()),
         "{codes:?}"
     );
-    // A back end may.
+    // The service scope is exempt.
     let mut service = Client::connect_as(transport, &server, Some(&Token::service())).await;
     for _ in 0..10 {
         let _ = service
@@ -85,7 +84,7 @@ async fn bytes_too_fast_are_refused(transport: Transport) {
     }
 }
 
-async fn a_user_has_so_many_connections(transport: Transport) {
+async fn connections_per_user_are_limited(transport: Transport) {
     let server = Server::builder()
         .set("limits", "connections_per_user = 2")
         .start()
@@ -117,7 +116,7 @@ async fn a_user_has_so_many_connections(transport: Transport) {
     let mut third = Client::connect(transport, &server).await;
     let refused = third.request("auth", auth.clone()).await;
     assert_eq!(refused.error_code(), "resource_exhausted");
-    // The connection stays what it was, and others are not concerned.
+    // The connection keeps its identity, and others are unaffected.
     third.settle().await;
     let bob = Token::of("bob").sign();
     let _other = Client::connect_as(transport, &server, Some(&bob)).await;
@@ -128,8 +127,8 @@ async fn a_user_has_so_many_connections(transport: Transport) {
     .await;
 }
 
-/// However a connection ends, its place is free.
-async fn places_are_free_again(transport: Transport) {
+/// A connection's slot is freed, however the connection ends.
+async fn a_closed_connection_frees_its_slot(transport: Transport) {
     let server = Server::builder()
         .set("limits", "connections_per_user = 1")
         .start()
@@ -145,7 +144,7 @@ async fn places_are_free_again(transport: Transport) {
         })
         .await
     };
-    // Gone, expired, and gone in the middle of a request.
+    // Closed, expired, and closed in the middle of a request.
     drop(open(60).await);
     let mut client = open(2).await;
     client.closed().await;
@@ -158,12 +157,12 @@ async fn places_are_free_again(transport: Transport) {
 }
 
 #[tokio::test]
-async fn clients_behind_a_trusted_proxy_are_told_apart() {
+async fn clients_behind_a_trusted_proxy_have_their_own_limits() {
     let start = async |trusted: &str| {
         Server::builder()
             .set("server", &format!("trusted_proxies = {trusted}"))
             .set("limits", "connections_per_ip = 2")
-            .unasked()
+            .without_readiness_check()
             .start()
             .await
     };
@@ -189,7 +188,7 @@ async fn clients_behind_a_trusted_proxy_are_told_apart() {
             other => panic!("{other:?}"),
         }
     }
-    // Nobody else is believed.
+    // A peer that is not a trusted proxy cannot set the address.
     let server = start("[\"10.0.0.0/8\"]").await;
     let _streams = [
         open(&server, "9.9.9.1").await,

@@ -1,21 +1,21 @@
-//! Recovery: what was missed comes once and in order, or the refusal says so.
+//! Recovery: missed publications arrive once and in order, or the reply refuses.
 
 use serde_json::json;
 use tidewire_tests::{Client, Server, Transport, within};
 use tokio::sync::watch;
 
 on_every_transport!(
-    what_was_missed_is_replayed,
-    nothing_missed_is_recovered_too,
-    without_a_position_nothing_is_replayed,
+    missed_publications_are_replayed,
+    recovery_without_missed_publications_succeeds,
+    subscribing_without_a_position_replays_nothing,
     a_history_that_is_too_short_is_refused,
-    a_position_that_never_was_is_refused,
-    more_than_an_outbox_is_replayed_whole,
-    what_cannot_be_had_is_said,
+    an_unknown_position_is_refused,
+    recovery_can_exceed_the_outbox,
+    a_gap_is_sent_when_recovery_is_impossible,
     reconnecting_under_load_loses_nothing,
 );
 
-/// The epoch of a channel.
+/// Returns the epoch of a channel.
 async fn epoch(server: &Server, channel: &str) -> String {
     let answer = server
         .call(
@@ -34,7 +34,7 @@ async fn publish(server: &Server, channel: &str, numbers: std::ops::RangeInclusi
     }
 }
 
-async fn what_was_missed_is_replayed(transport: Transport) {
+async fn missed_publications_are_replayed(transport: Transport) {
     let server = Server::start().await;
     let mut client = Client::connect(transport, &server).await;
     let subscribed = client.subscribe("demo:a").await;
@@ -58,7 +58,7 @@ async fn what_was_missed_is_replayed(transport: Transport) {
     assert!(client.unread().is_empty());
 }
 
-async fn nothing_missed_is_recovered_too(transport: Transport) {
+async fn recovery_without_missed_publications_succeeds(transport: Transport) {
     let server = Server::start().await;
     publish(&server, "demo:a", 1..=3).await;
     let epoch = epoch(&server, "demo:a").await;
@@ -72,7 +72,7 @@ async fn nothing_missed_is_recovered_too(transport: Transport) {
     assert_eq!(client.next().await.seq, Some(4));
 }
 
-async fn without_a_position_nothing_is_replayed(transport: Transport) {
+async fn subscribing_without_a_position_replays_nothing(transport: Transport) {
     let server = Server::start().await;
     publish(&server, "demo:a", 1..=3).await;
     let mut client = Client::connect(transport, &server).await;
@@ -92,7 +92,7 @@ async fn a_history_that_is_too_short_is_refused(transport: Transport) {
         .await;
     publish(&server, "short:a", 1..=10).await;
     let epoch = epoch(&server, "short:a").await;
-    // 8, 9 and 10 are kept: 7 is the last position that reaches.
+    // The history holds 8, 9 and 10, so 7 is the oldest recoverable position.
     let mut client = Client::connect(transport, &server).await;
     let resumed = client.resume("short:a", &epoch, 6).await;
     assert_eq!(
@@ -101,7 +101,7 @@ async fn a_history_that_is_too_short_is_refused(transport: Transport) {
     );
     publish(&server, "short:a", 11..=11).await;
     assert_eq!(client.next().await.seq, Some(11));
-    // 9, 10 and 11 now.
+    // The history holds 9, 10 and 11 by now.
     let mut client = Client::connect(transport, &server).await;
     let resumed = client.resume("short:a", &epoch, 8).await;
     assert_eq!(resumed["recovered"], true);
@@ -109,7 +109,7 @@ async fn a_history_that_is_too_short_is_refused(transport: Transport) {
     assert_eq!(client.take("short:a", 3).await, expected);
 }
 
-async fn a_position_that_never_was_is_refused(transport: Transport) {
+async fn an_unknown_position_is_refused(transport: Transport) {
     let server = Server::start().await;
     publish(&server, "demo:a", 1..=3).await;
     let epoch = epoch(&server, "demo:a").await;
@@ -125,7 +125,7 @@ async fn a_position_that_never_was_is_refused(transport: Transport) {
     }
 }
 
-async fn more_than_an_outbox_is_replayed_whole(transport: Transport) {
+async fn recovery_can_exceed_the_outbox(transport: Transport) {
     let server = Server::builder()
         .set("limits", "outbox_bytes = 4096")
         .start()
@@ -148,7 +148,7 @@ async fn more_than_an_outbox_is_replayed_whole(transport: Transport) {
     }
 }
 
-async fn what_cannot_be_had_is_said(transport: Transport) {
+async fn a_gap_is_sent_when_recovery_is_impossible(transport: Transport) {
     let server = Server::builder()
         .namespace("short", "history_size = 3\npublish = \"public\"")
         .start()
@@ -184,7 +184,7 @@ async fn reconnecting_under_load_loses_nothing(transport: Transport) {
         .namespace("load", "history_size = 1000000\npublish = \"public\"")
         .start()
         .await;
-    // Publishes until told to stop. Says how many there were.
+    // Publishes until stopped, and returns the count.
     let (stop, stopped) = watch::channel(false);
     let publish = {
         let request = server
@@ -215,7 +215,7 @@ async fn reconnecting_under_load_loses_nothing(transport: Transport) {
         let mut client = Client::connect(transport, &server).await;
         let resumed = client.resume("load:a", &epoch, seen).await;
         assert_eq!(resumed["recovered"], true, "{resumed}");
-        // Past what was there already, into what is published meanwhile.
+        // The target lies beyond the existing history, among concurrent publications.
         let goal = resumed["seq"].as_u64().unwrap() + 1 + round % 3;
         seen = follow(&mut client, seen, goal).await;
     }
@@ -232,7 +232,7 @@ async fn reconnecting_under_load_loses_nothing(transport: Transport) {
     assert!(client.unread().is_empty());
 }
 
-/// Reads up to a number. Each message must be the one after the last.
+/// Reads up to a sequence number. Each message must directly follow the last.
 async fn follow(client: &mut Client, mut seen: u64, goal: u64) -> u64 {
     while seen < goal {
         let message = client.next_on("load:a").await.expect("message");

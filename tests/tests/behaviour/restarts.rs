@@ -1,5 +1,4 @@
-//! Histories across restarts: a graceful stop loses no recovery, and no end whatever
-//! gives a place twice.
+//! Restarts: a graceful stop loses no recovery, and no kind of stop reuses a sequence number.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -7,7 +6,7 @@ use tidewire_tests::{Client, Server, Token, Transport};
 
 on_every_transport!(a_graceful_stop_loses_no_recovery);
 
-/// A server that keeps what it keeps in this folder.
+/// Starts a server whose data is in this folder.
 async fn server(folder: &TempDir) -> Server {
     let path = format!("path = {:?}", folder.path().display().to_string());
     Server::builder().set("store", &path).start().await
@@ -45,14 +44,14 @@ async fn a_graceful_stop_loses_no_recovery(transport: Transport) {
     assert_eq!(publish(&second, 6..=7).await, epoch);
     let expected: Vec<_> = (3..=7).map(|number| (number, json!(number))).collect();
     assert_eq!(client.take("demo:a", 5).await, expected);
-    // Also where nothing was ever said.
+    // The same holds for a channel without publications.
     let quiet_epoch = quiet["epoch"].as_str().unwrap();
     let resumed = client.resume("demo:quiet", quiet_epoch, 0).await;
     assert_eq!(resumed["recovered"], true, "{resumed}");
 }
 
 #[tokio::test]
-async fn a_publication_is_not_repeated_by_who_tries_again_after_a_deploy() {
+async fn an_idempotency_key_holds_across_a_restart() {
     let folder = TempDir::new().unwrap();
     let asked = |data: u64| json!({"channel": "demo:a", "data": data, "idempotencyKey": "k"});
     let first = server(&folder).await;
@@ -75,20 +74,21 @@ async fn a_publication_is_not_repeated_by_who_tries_again_after_a_deploy() {
     assert_eq!(second.publish("demo:a", json!(2)).await["seq"], 2);
 }
 
-/// What a client is told that goes on after the second of an epoch.
+/// Returns the subscription result of a client that recovers after the second publication of
+/// an epoch.
 async fn resumed(server: &Server, epoch: &str) -> Value {
     let mut client = Client::connect(Transport::WebSocketJson, server).await;
     client.resume("demo:a", epoch, 2).await
 }
 
 #[tokio::test]
-async fn a_server_that_was_killed_begins_another_epoch() {
+async fn a_killed_server_starts_a_new_epoch() {
     let folder = TempDir::new().unwrap();
     let first = server(&folder).await;
     let epoch = publish(&first, 1..=3).await;
     stop(first).await;
-    // It takes what was saved, says more, and is killed: what was saved is older than
-    // what was said.
+    // The server loads the saved state, publishes more, and is killed. The saved state is then
+    // older than the published one.
     let mut second = server(&folder).await;
     assert_eq!(publish(&second, 4..=5).await, epoch);
     second.kill().await;
@@ -113,7 +113,7 @@ async fn two_servers_do_not_share_a_store() {
 }
 
 #[tokio::test]
-async fn what_was_revoked_stays_so_when_the_server_is_killed() {
+async fn revocations_survive_a_kill() {
     let folder = TempDir::new().unwrap();
     let mut first = server(&folder).await;
     for asked in [json!({"jti": "stolen"}), json!({"user": "bob"})] {

@@ -1,4 +1,4 @@
-//! A conversation: `welcome`, subscribe, publish, history, ping, visibility.
+//! Sessions: `welcome`, subscribe, publish, history, ping and visibility.
 
 use serde_json::{Value, json};
 use tidewire_tests::{Client, Server, Transport};
@@ -6,14 +6,14 @@ use tidewire_tests::{Client, Server, Transport};
 on_every_transport!(
     welcome_comes_first,
     each_channel_has_its_result,
-    a_request_that_asks_nothing_is_refused,
-    publications_are_numbered_and_ordered,
-    a_key_publishes_once,
-    left_channels_are_silent,
+    an_empty_request_is_refused,
+    publications_have_consecutive_sequence_numbers,
+    an_idempotency_key_publishes_once,
+    an_unsubscribed_channel_is_silent,
     history_is_read_in_pages,
-    each_id_has_one_reply,
+    each_id_gets_one_reply,
     pings_are_answered,
-    nobody_looks_and_someone_looks_again,
+    background_visibility_holds_updates_until_the_foreground,
 );
 
 async fn welcome_comes_first(transport: Transport) {
@@ -80,22 +80,22 @@ async fn each_channel_has_its_result(transport: Transport) {
     assert_eq!(results.len(), 9);
 }
 
-async fn a_request_that_asks_nothing_is_refused(transport: Transport) {
+async fn an_empty_request_is_refused(transport: Transport) {
     let server = Server::start().await;
     let mut client = Client::connect(transport, &server).await;
     let reply = client.request("subscribe", json!({"channels": []})).await;
     assert_eq!(reply.error_code(), "invalid_argument");
-    // The conversation goes on.
+    // The session continues.
     client.settle().await;
 }
 
-async fn publications_are_numbered_and_ordered(transport: Transport) {
+async fn publications_have_consecutive_sequence_numbers(transport: Transport) {
     let server = Server::start().await;
     let mut client = Client::connect(transport, &server).await;
     let subscribed = client.subscribe("demo:a").await;
     for number in 1..=20 {
-        let asked = json!({"channel": "demo:a", "data": {"n": number}});
-        let reply = client.request("publish", asked).await.expect("published");
+        let request = json!({"channel": "demo:a", "data": {"n": number}});
+        let reply = client.request("publish", request).await.expect("published");
         assert_eq!(reply.data["channel"], "demo:a");
         assert_eq!(reply.data["seq"], number);
         assert_eq!(reply.data["epoch"], subscribed["epoch"]);
@@ -107,7 +107,7 @@ async fn publications_are_numbered_and_ordered(transport: Transport) {
         assert!(message.timestamp.unwrap() > 1_700_000_000_000);
         assert_eq!(message.id, None);
     }
-    // Documents are carried as they are: no digit of them changes.
+    // Documents pass through unchanged, to the last digit.
     let document = r#"{"amount":1.50,"big":12345678901234567890123,"e":1e2}"#;
     let body = format!(r#"{{"channel":"demo:a","data":{document}}}"#);
     let publish = server
@@ -118,7 +118,7 @@ async fn publications_are_numbered_and_ordered(transport: Transport) {
     assert!(message.text.contains(document), "{}", message.text);
 }
 
-async fn a_key_publishes_once(transport: Transport) {
+async fn an_idempotency_key_publishes_once(transport: Transport) {
     let server = Server::start().await;
     let mut client = Client::connect(transport, &server).await;
     client.subscribe("demo:a").await;
@@ -144,7 +144,7 @@ async fn a_key_publishes_once(transport: Transport) {
     );
 }
 
-async fn left_channels_are_silent(transport: Transport) {
+async fn an_unsubscribed_channel_is_silent(transport: Transport) {
     let server = Server::start().await;
     let mut client = Client::connect(transport, &server).await;
     client.subscribe("demo:a").await;
@@ -212,7 +212,7 @@ fn seqs(history: &Value) -> Vec<u64> {
         .collect()
 }
 
-async fn each_id_has_one_reply(transport: Transport) {
+async fn each_id_gets_one_reply(transport: Transport) {
     let server = Server::start().await;
     let mut client = Client::connect(transport, &server).await;
     let requests = [
@@ -248,7 +248,7 @@ async fn pings_are_answered(transport: Transport) {
     assert_eq!(pong.data["t"], Value::Null);
 }
 
-async fn nobody_looks_and_someone_looks_again(transport: Transport) {
+async fn background_visibility_holds_updates_until_the_foreground(transport: Transport) {
     let server = Server::builder()
         .namespace("state", "class = \"latest\"\npublish = \"public\"")
         .start()
@@ -274,7 +274,7 @@ async fn nobody_looks_and_someone_looks_again(transport: Transport) {
     assert_eq!(seen.expect("visibility").data["heartbeatMs"], 2_000);
     let expected: Vec<_> = (1..=5).map(|number| (number, json!(number))).collect();
     assert_eq!(client.take("demo:a", 5).await, expected);
-    // Of a latest channel only the newest counts.
+    // On a latest channel only the newest publication counts.
     assert_eq!(client.next_on("state:a").await.data, 5);
     let unclear = client.request("visibility", json!({})).await;
     assert_eq!(unclear.error_code(), "invalid_argument");

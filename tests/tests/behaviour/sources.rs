@@ -1,4 +1,4 @@
-//! Venues of every kind, and sources that come and go while the server runs.
+//! Sources: venues of every kind, and changes of sources at run time.
 
 use serde_json::{Value, json};
 use tidewire_tests::{
@@ -36,7 +36,7 @@ fn detail(price: &Value, source: &str) -> Value {
 }
 
 #[tokio::test]
-async fn every_venue_is_heard_and_one_that_is_wrong_is_left_out() {
+async fn every_venue_counts_and_an_outlier_is_excluded() {
     let mut venues = Vec::new();
     for kind in VenueKind::ALL {
         venues.push(VenueStandIn::start(kind).await);
@@ -60,7 +60,8 @@ async fn every_venue_is_heard_and_one_that_is_wrong_is_left_out() {
         (&price["price"], &price["sources"]),
         (&json!(0.05), &json!(7))
     );
-    // 25 % up at each that says so; each traded 100 × 0.05, and one is counted here.
+    // 25 % up at each venue that reports it. Each traded 100 × 0.05, and the server counts one
+    // itself.
     assert!((price["change24h"].as_f64().unwrap() - 25.0).abs() < 1e-6);
     assert!((price["volume24h"].as_f64().unwrap() - 30.025).abs() < 1e-9);
     assert_eq!(price["dayCoveredMs"], Value::Null);
@@ -72,7 +73,7 @@ async fn every_venue_is_heard_and_one_that_is_wrong_is_left_out() {
         );
     }
 
-    // One is 10 % off: out, with the reason, and back when it is right.
+    // A venue that is 10 % off is excluded with the reason, and returns once it is right.
     let wrong = &venues[3];
     trade(wrong, 3, "0.055");
     wrong.heard().await;
@@ -93,7 +94,7 @@ async fn every_venue_is_heard_and_one_that_is_wrong_is_left_out() {
 }
 
 #[tokio::test]
-async fn trades_that_never_come_are_told() {
+async fn missing_trades_are_reported() {
     const OTHER: &str = "SOL-BTC";
     let venue = VenueStandIn::start(VenueKind::Binance).await;
     let server = server_of(std::slice::from_ref(&venue), &[SYMBOL, OTHER])
@@ -113,14 +114,14 @@ async fn trades_that_never_come_are_told() {
     say(OTHER, 1);
     let update = price_until(&mut client, |_| true).await;
     assert_eq!(update["missing"], Value::Null);
-    // The price is the same: that trades are missing is news.
+    // The price is unchanged. Missing trades are new information.
     say(SYMBOL, 5);
     let update = price_until(&mut client, |update| !update["missing"].is_null()).await;
     assert_eq!(
         (&update["missing"], &update["price"]),
         (&json!(3), &json!(0.05))
     );
-    // One comes late.
+    // A late trade.
     say(SYMBOL, 3);
     price_until(&mut client, |update| update["missing"] == 2).await;
     say(OTHER, 2);
@@ -194,14 +195,14 @@ async fn sources_are_added_and_removed_while_the_server_runs() {
     assert_eq!(names(&server).await, ["second"]);
     let again = server.call("PriceService/RemoveSource", None, &body).await;
     assert_eq!(again.json()["code"], "not_found");
-    // The last one goes, and the price says so.
+    // The last source goes, and the price becomes stale.
     let body = json!({"name": "second"});
     server.call("PriceService/RemoveSource", None, &body).await;
     price_until(&mut client, |update| update["stale"] == true).await;
 }
 
 #[tokio::test]
-async fn a_configuration_that_is_read_again_changes_the_sources() {
+async fn a_configuration_reload_changes_the_sources() {
     let (first, second) = (
         VenueStandIn::start(VenueKind::Coinbase).await,
         VenueStandIn::start(VenueKind::Bybit).await,
@@ -237,7 +238,7 @@ async fn a_configuration_that_is_read_again_changes_the_sources() {
 }
 
 #[tokio::test]
-async fn tether_counts_for_the_dollar_at_a_live_rate() {
+async fn tether_prices_convert_at_a_live_rate() {
     let (binance, kraken) = (
         VenueStandIn::start(VenueKind::Binance).await,
         VenueStandIn::start(VenueKind::Kraken).await,
@@ -277,9 +278,10 @@ async fn tether_counts_for_the_dollar_at_a_live_rate() {
     assert!(rate["ageMs"].is_number());
 }
 
-/// Those that announce it. Both connections hear all trades for a while, as at a venue.
+/// Venues that announce their shutdown. Both connections receive all trades for a while, as at
+/// a real venue.
 #[tokio::test]
-async fn a_venue_that_announces_its_end_is_followed_without_a_break() {
+async fn a_venue_that_announces_its_shutdown_is_replaced_without_a_gap() {
     for kind in [VenueKind::Binance, VenueKind::Okx, VenueKind::Bitstamp] {
         let venue = VenueStandIn::start(kind).await;
         let server = server_of(std::slice::from_ref(&venue), &[SYMBOL])

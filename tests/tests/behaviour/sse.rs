@@ -1,12 +1,12 @@
-//! What only Server-Sent Events have: the cursor, the POST side, heartbeats.
+//! Server-Sent Events: the cursor, the POST side and heartbeats.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tidewire_tests::{Answer, Client, Refusal, Server, Token, Transport, client::SseStream};
+use tidewire_tests::{Client, HttpResponse, Refusal, Server, Token, Transport, client::SseStream};
 
 #[tokio::test]
-async fn channels_of_the_query_are_followed() {
+async fn channels_in_the_query_are_subscribed() {
     let server = Server::start().await;
     let mut stream = SseStream::open(&server, "?channels=demo:a,nope:a", &[])
         .await
@@ -44,7 +44,7 @@ async fn a_document_with_line_breaks_arrives_whole() {
 }
 
 #[tokio::test]
-async fn one_channel_goes_on_after_its_last_event_id() {
+async fn one_channel_recovers_from_its_last_event_id() {
     let server = Server::start().await;
     let mut stream = SseStream::open(&server, "?channels=demo:a", &[])
         .await
@@ -78,7 +78,7 @@ async fn one_channel_goes_on_after_its_last_event_id() {
 }
 
 #[tokio::test]
-async fn several_channels_go_on_after_their_cursor() {
+async fn several_channels_recover_from_a_cursor() {
     let server = Server::start().await;
     let channels = "?channels=demo:a,demo:b,demo:c";
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
@@ -102,7 +102,8 @@ async fn several_channels_go_on_after_their_cursor() {
                 server.publish(channel, json!(published)).await;
             }
         }
-        // Until a cursor came after the newest was seen: what follows it may come again.
+        // Waits for a cursor after the newest publication. Later publications may arrive
+        // twice.
         let mut last_cursor = None;
         while seen.len() < 3
             || seen.values().any(|seq| *seq < published - 1)
@@ -128,7 +129,7 @@ async fn several_channels_go_on_after_their_cursor() {
 }
 
 #[tokio::test]
-async fn a_user_goes_on_where_it_was() {
+async fn a_user_channel_recovers_after_reconnecting() {
     let server = Server::start().await;
     let bearer = format!("Bearer {}", Token::of("ada").sign());
     let authorization = ("authorization", bearer.as_str());
@@ -171,7 +172,7 @@ async fn a_bad_cursor_is_refused() {
 }
 
 #[tokio::test]
-async fn silence_is_broken_by_a_ping() {
+async fn silence_ends_with_a_heartbeat() {
     let server = Server::start().await;
     let mut stream = SseStream::open(&server, "", &[]).await.unwrap();
     let _ = stream.next_of("welcome").await;
@@ -182,7 +183,7 @@ async fn silence_is_broken_by_a_ping() {
 }
 
 #[tokio::test]
-async fn a_longer_heartbeat_can_be_asked_for() {
+async fn a_client_can_request_a_longer_heartbeat() {
     let server = Server::start().await;
     let mut stream = SseStream::open(&server, "?heartbeatMs=15000", &[])
         .await
@@ -191,8 +192,8 @@ async fn a_longer_heartbeat_can_be_asked_for() {
     assert_eq!(welcome.data["heartbeatMs"], 15_000);
 }
 
-/// POSTs a ping to a connection.
-async fn post(server: &Server, connection: &str, query: &str, token: Option<&str>) -> Answer {
+/// Posts a ping to a connection.
+async fn post(server: &Server, connection: &str, query: &str, token: Option<&str>) -> HttpResponse {
     let url = server.url(&format!("/v1/sse/{connection}{query}"));
     let mut request = server
         .http()
@@ -205,7 +206,7 @@ async fn post(server: &Server, connection: &str, query: &str, token: Option<&str
 }
 
 #[tokio::test]
-async fn only_its_owner_speaks_for_a_connection() {
+async fn only_the_owner_can_post_for_a_connection() {
     let server = Server::start().await;
     let ada = Token::of("ada").sign();
     let client = Client::connect_as(Transport::Sse, &server, Some(&ada)).await;
@@ -249,7 +250,7 @@ async fn only_its_owner_speaks_for_a_connection() {
 }
 
 #[tokio::test]
-async fn an_anonymous_connection_is_not_everybodys() {
+async fn an_anonymous_connection_needs_its_post_key() {
     let server = Server::start().await;
     let client = Client::connect(Transport::Sse, &server).await;
     let connection = client.welcome().data["connectionId"].as_str().unwrap();
@@ -257,7 +258,7 @@ async fn an_anonymous_connection_is_not_everybodys() {
 }
 
 #[tokio::test]
-async fn a_bad_post_is_answered_in_its_body() {
+async fn a_bad_post_gets_the_error_in_its_response() {
     let server = Server::start().await;
     let client = Client::connect(Transport::Sse, &server).await;
     let text = |name: &str| client.welcome().data[name].as_str().unwrap().to_owned();

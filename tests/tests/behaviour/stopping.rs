@@ -1,4 +1,4 @@
-//! A graceful stop: everybody is told to come back, and the server ends well.
+//! Graceful stop: every client gets a `reconnect`, and the server exits with success.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,9 @@ use serde_json::json;
 use tempfile::TempDir;
 use tidewire_tests::{Client, Close, Server, Transport, within};
 
-on_every_transport!(everybody_is_told_to_come_back);
+on_every_transport!(every_client_gets_a_reconnect_on_drain);
 
-async fn everybody_is_told_to_come_back(transport: Transport) {
+async fn every_client_gets_a_reconnect_on_drain(transport: Transport) {
     let mut server = Server::start().await;
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -20,15 +20,15 @@ async fn everybody_is_told_to_come_back(transport: Transport) {
     server.terminate();
     for client in &mut clients {
         let (messages, close) = client.drain().await;
-        // What was published before is not lost; the word may overtake it.
+        // No earlier publication is lost. The `reconnect` may arrive before it.
         let find = |kind: &str| messages.iter().find(|message| message.kind == kind);
         assert_eq!(find("message").unwrap().data, "the last word");
-        let Some(told) = find("reconnect") else {
+        let Some(reconnect) = find("reconnect") else {
             panic!("{close:?} after {messages:?}, and no word of it");
         };
         assert_eq!(messages.len(), 2, "{messages:?}");
-        assert!(told.data["afterMs"].as_u64().unwrap() < 2_000);
-        assert!(!told.data["reason"].as_str().unwrap().is_empty());
+        assert!(reconnect.data["afterMs"].as_u64().unwrap() < 2_000);
+        assert!(!reconnect.data["reason"].as_str().unwrap().is_empty());
         match close {
             Close::WebSocket { code, .. } => assert_eq!(code, 4003),
             Close::Sse => {}
@@ -51,12 +51,12 @@ async fn a_server_without_clients_stops_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_go_is_cut() {
+async fn a_client_that_ignores_the_drain_is_disconnected() {
     let mut server = Server::builder()
         .set("server", "drain = \"200ms\"")
         .start()
         .await;
-    // A stream that is open and not read.
+    // An open stream that the client does not read.
     let request = server.http().get(server.url("/v1/sse?channels=demo:a"));
     let response = request.send().await.unwrap();
     server.terminate();
@@ -64,13 +64,13 @@ async fn a_client_that_does_not_go_is_cut() {
     drop(response);
 }
 
-/// How many there are of each transport.
+/// Connections per transport.
 const EACH: usize = 60;
 
-/// How much is published meanwhile, at most.
+/// Maximum number of publications during the stop.
 const MOST: usize = 400;
 
-/// A client that was sent away: the epoch, and the last that it got.
+/// A client after the stop: the epoch, and the last sequence number it received.
 struct Gone {
     transport: Transport,
     epoch: String,
@@ -78,9 +78,9 @@ struct Gone {
 }
 
 #[tokio::test]
-async fn hundreds_are_sent_away_while_others_publish() {
+async fn hundreds_drain_while_others_publish() {
     let folder = TempDir::new().unwrap();
-    let mut server = kept_in(&folder).await;
+    let mut server = server_in(&folder).await;
     let mut clients = Vec::new();
     for transport in Transport::ALL {
         for _ in 0..EACH {
@@ -100,14 +100,14 @@ async fn hundreds_are_sent_away_while_others_publish() {
     let mut gone = Vec::new();
     for (transport, epoch, mut client) in clients {
         let (messages, close) = client.drain().await;
-        let told: Vec<_> = messages
+        let reconnects: Vec<_> = messages
             .iter()
             .filter(|message| message.kind == "reconnect")
             .collect();
-        let [told] = told[..] else {
-            panic!("{transport:?} is told once, not {}", told.len());
+        let [reconnect] = reconnects[..] else {
+            panic!("{transport:?} gets one reconnect, not {}", reconnects.len());
         };
-        let after_ms = told.data["afterMs"].as_u64().unwrap();
+        let after_ms = reconnect.data["afterMs"].as_u64().unwrap();
         assert!(after_ms < 2_000, "within the window");
         returns.insert(after_ms);
         match close {
@@ -116,7 +116,7 @@ async fn hundreds_are_sent_away_while_others_publish() {
             Close::Grpc { code, .. } => assert_eq!(code, tonic::Code::Unavailable),
             Close::Broken(reason) => panic!("{transport:?}: {reason}"),
         }
-        // What came before the end came whole.
+        // The messages before the close arrived without gaps.
         let seqs: Vec<_> = messages.iter().filter_map(|message| message.seq).collect();
         let expected: Vec<_> = (1..=seqs.len() as u64).collect();
         assert_eq!(seqs, expected, "{transport:?}");
@@ -130,15 +130,15 @@ async fn hundreds_are_sent_away_while_others_publish() {
             seen: seqs.len() as u64,
         });
     }
-    // Of 240 times within 2,000 ms some coincide.
+    // Of 240 delays within 2,000 ms some coincide.
     assert!(returns.len() > 2 * EACH, "{} times", returns.len());
     publishing.await.unwrap();
     let status = server.ended().await;
     assert_eq!(status.code(), Some(0), "{}", server.log());
     assert!(!server.log().contains("are cut"), "{}", server.log());
 
-    // Who comes back gets what it missed, each once and in order.
-    let server = kept_in(&folder).await;
+    // A returning client gets all missed publications, once and in order.
+    let server = server_in(&folder).await;
     for gone in gone {
         let mut client = Client::connect(gone.transport, &server).await;
         let resumed = client.resume("demo:a", &gone.epoch, gone.seen).await;
@@ -151,14 +151,14 @@ async fn hundreds_are_sent_away_while_others_publish() {
     }
 }
 
-/// A server that keeps what it keeps in this folder.
-async fn kept_in(folder: &TempDir) -> Server {
+/// Starts a server whose data is in this folder.
+async fn server_in(folder: &TempDir) -> Server {
     let path = format!("path = {:?}", folder.path().display().to_string());
     Server::builder().set("store", &path).start().await
 }
 
-/// Publishes for as long as it may, less than a history holds, and stays until it is sent
-/// away itself.
+/// Publishes fewer messages than a history holds, until the server closes the publisher's
+/// connection too.
 async fn publish_to_the_end(mut client: Client, published: tokio::sync::watch::Sender<u64>) {
     for _ in 0..MOST {
         let data = json!({"channel": "demo:a", "data": "news"});

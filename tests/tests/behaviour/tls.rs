@@ -1,5 +1,4 @@
-//! TLS on the one port: every transport over it, certificates that change, and
-//! clients that prove themselves by one of their own.
+//! TLS: every transport on the one port, certificate reload, and client certificates.
 
 use std::path::PathBuf;
 
@@ -27,7 +26,7 @@ use tokio_tungstenite::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-/// An authority, and the files of a certificate that it signed for `localhost`.
+/// An authority, and the files of a certificate that it issued for `localhost`.
 struct Files {
     authority: Authority,
     folder: TempDir,
@@ -65,7 +64,7 @@ impl Files {
         connected.expect("a TLS connection")
     }
 
-    /// The certificate that a new connection is shown.
+    /// Returns the certificate presented to a new connection.
     async fn shown(&self, server: &Server) -> CertificateDer<'static> {
         let stream = self.connect(server, "http/1.1").await;
         let (_, connection) = stream.get_ref();
@@ -104,16 +103,16 @@ async fn ask(socket: &mut Socket, message: &Value) -> Value {
     next(socket).await
 }
 
-/// Sends a request by HTTP/1.1 and gives the whole answer.
+/// Sends an HTTP/1.1 request and returns the whole response.
 async fn exchange(mut stream: TlsStream<TcpStream>, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // The peer may close without a word of TLS: what came counts.
+    // The peer may close without a TLS close notification. The received bytes count.
     let _ = within("an answer", stream.read_to_end(&mut answer)).await;
     String::from_utf8(answer).unwrap()
 }
 
-/// A gRPC channel over a connection that is there already.
+/// Builds a gRPC channel over an existing connection.
 async fn channel(stream: TlsStream<TcpStream>) -> Channel {
     let mut stream = Some(TokioIo::new(stream));
     let endpoint = Endpoint::from_static("http://localhost");
@@ -174,7 +173,7 @@ async fn every_transport_runs_over_tls() {
 }
 
 #[tokio::test]
-async fn plain_http_is_told_that_this_is_tls() {
+async fn plain_http_on_a_tls_port_gets_an_explanation() {
     let files = Files::new();
     let server = files.builder().start().await;
     let url = format!("http://{}/healthz", server.address());
@@ -202,7 +201,7 @@ async fn a_new_certificate_drops_no_connection() {
     let ping = json!({"type": "ping", "id": "1"});
     assert_eq!(ask(&mut socket, &ping).await["type"], "pong");
 
-    // What cannot be used changes nothing.
+    // An unusable certificate changes nothing.
     std::fs::write(files.path("key.pem"), "nonsense").unwrap();
     server.hang_up();
     server.log_line("cannot be read again").await;
@@ -211,12 +210,12 @@ async fn a_new_certificate_drops_no_connection() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_changes_on_disk_is_read_unasked() {
+async fn a_certificate_changed_on_disk_is_reloaded() {
     let files = Files::new();
     let server = files.builder().start().await;
     let renewed = files.renew();
     server.log_line("certificate was read again").await;
-    // The key may have been read a moment later than the certificate.
+    // The server may have read the key a moment after the certificate.
     within("the new certificate", async {
         while files.shown(&server).await != *renewed.certificate() {
             tokio::task::yield_now().await;
@@ -226,7 +225,7 @@ async fn a_certificate_that_changes_on_disk_is_read_unasked() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_does_not_go_on_is_cut() {
+async fn a_stalled_handshake_is_closed() {
     let files = Files::new();
     let server = files
         .builder()
@@ -235,7 +234,7 @@ async fn a_handshake_that_does_not_go_on_is_cut() {
         .await;
     let mut silent = TcpStream::connect(server.address()).await.unwrap();
     let mut half = TcpStream::connect(server.address()).await.unwrap();
-    // The head of a TLS record that never comes.
+    // The head of a TLS record whose body never comes.
     half.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01])
         .await
         .unwrap();
@@ -243,7 +242,7 @@ async fn a_handshake_that_does_not_go_on_is_cut() {
     let mut unasking_h2 = files.connect(&server, "h2").await;
     let mut nothing = Vec::new();
     for stream in [&mut silent, &mut half] {
-        // Closed or reset: it is over.
+        // Closed or reset.
         let _ = within("the end", stream.read_to_end(&mut nothing)).await;
     }
     for stream in [&mut unasking, &mut unasking_h2] {
@@ -252,7 +251,7 @@ async fn a_handshake_that_does_not_go_on_is_cut() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_a_back_end() {
+async fn a_client_certificate_grants_the_service_scope() {
     let files = Files::new();
     let clients = Authority::new();
     let ca = clients.write(files.folder.path());
@@ -276,12 +275,12 @@ async fn a_client_certificate_is_a_back_end() {
             .unwrap();
         exchange(stream, &request).await
     };
-    // Nobody needs a certificate, and without one nothing is allowed by it.
+    // A client certificate is optional, and without one it grants nothing.
     let answer = publish(None).await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     let answer = publish(Some(&clients.sign(&["billing.internal"]))).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    // One of another authority gets no connection, or no answer on it.
+    // A certificate of another authority gets no connection, or no response on it.
     let stranger = files.authority.sign(&["billing.internal"]);
     if let Ok(stream) = files
         .authority
@@ -297,7 +296,7 @@ async fn a_client_certificate_is_a_back_end() {
 }
 
 #[tokio::test]
-async fn keys_can_come_over_tls() {
+async fn provider_keys_load_over_tls() {
     let authority = Authority::new();
     let folder = TempDir::new().unwrap();
     let keys = [KeyPair::P256.web_key("k")];
@@ -318,7 +317,7 @@ async fn keys_can_come_over_tls() {
         .call("StreamService/Publish", Some(&token), &body)
         .await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    // An authority that nobody knows is not trusted, and the server says so.
+    // Without a configured authority no certificate is trusted, and the log says so.
     let server = start(None).await;
     server.log_line("the key set cannot be had").await;
     let answer = server

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_tests::{Answer, Client, Node, Server, Token, Transport};
+use tidewire_tests::{Client, HttpResponse, Node, Server, Token, Transport};
 
 use crate::{blocks::wait_for_block, ledger::on_chain_with};
 
@@ -28,7 +28,7 @@ pub(crate) async fn server_with(folder: &TempDir, endpoint: &str, rest: &str) ->
 }
 
 /// Ties a wallet to a user, or unties it.
-pub(crate) async fn tie(server: &Server, method: &str, user: &str, address: &str) -> Answer {
+pub(crate) async fn tie(server: &Server, method: &str, user: &str, address: &str) -> HttpResponse {
     let asked = json!({"user": user, "address": address});
     let method = format!("WatchService/{method}");
     server.call(&method, Some(&Token::service()), &asked).await

@@ -1,4 +1,4 @@
-//! Who may operate a server, and by which ways.
+//! Access to operator RPCs: identities, and the listeners that serve them.
 
 use serde_json::json;
 use tidewire_proto::{
@@ -18,13 +18,12 @@ use tonic::{Code, Status, transport::Channel};
 use super::{ends, refused};
 use crate::grpc::web;
 
-/// A server that does not listen on loopback alone.
+/// A server that listens on more than loopback.
 fn open_server() -> ServerBuilder {
     Server::builder().set("server", "listen = \"0.0.0.0:0\"")
 }
 
-/// Calls each RPC over gRPC, for the user ada. Gives how many connections each
-/// concerned.
+/// Calls each RPC over gRPC for user ada, and returns the connections that each affected.
 async fn call_all(channel: Channel, token: Option<&str>) -> [Result<u32, Status>; 5] {
     let mut admin = AdminServiceClient::new(channel);
     let user = || "ada".to_owned();

@@ -1,19 +1,17 @@
-//! Reads the examples of the documentation.
+//! Examples of the documentation. An example is a code block whose fence names its kind:
 //!
-//! An example is a block of code whose fence says what it is:
-//!
-//! - `json client`: messages that a client sends on a WebSocket, each on a line;
-//! - `json server`: all that the server says then;
-//! - `json example`: a message of the server that does not come when one asks;
-//! - `json call SERVICE/METHOD`: the request of an RPC;
-//! - `json post`: a message posted to the scene's SSE connection;
-//! - `json answer [STATUS]`: the answer to either;
-//! - `sh`, if it is `curl -N 'http://127.0.0.1:8080/…'`: opens an SSE connection;
-//! - `text events`: what comes on it then.
+//! - `json client`: messages that a client sends on a WebSocket, one per line
+//! - `json server`: all messages that the server then sends
+//! - `json example`: a server message that no request triggers
+//! - `json call SERVICE/METHOD`: the request of an RPC
+//! - `json post`: a message posted to the scene's SSE connection
+//! - `json answer [STATUS]`: the response to `call` or `post`
+//! - `sh`, if it is `curl -N 'http://127.0.0.1:8080/…'`: opens an SSE connection
+//! - `text events`: the events that then arrive on it
 
 use std::{fs, path::Path};
 
-/// What an example is.
+/// Kind of an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     Client,
@@ -27,13 +25,13 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Whether it takes a server to judge it.
+    /// Whether a server is needed to check it.
     pub(super) fn is_played(&self) -> bool {
         *self != Self::Example
     }
 }
 
-/// An example, and where it stands.
+/// An example and its location.
 #[derive(Debug)]
 pub(super) struct Example {
     pub(super) place: String,
@@ -48,7 +46,7 @@ pub(super) struct Scene {
     pub(super) examples: Vec<Example>,
 }
 
-/// All scenes of `docs/`, in their order.
+/// Returns all scenes of `docs/`, in order.
 pub(super) fn scenes() -> Vec<Scene> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let mut paths: Vec<_> = fs::read_dir(docs)

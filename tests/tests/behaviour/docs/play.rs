@@ -1,8 +1,8 @@
-//! Plays a scene: sends what clients say in it, and compares what comes.
+//! Scene player: sends the client messages of a scene, and compares the responses.
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Answer, Client, Message, Server, Token, Transport, VenueKind, VenueStandIn,
+    Client, HttpResponse, Message, Server, Token, Transport, VenueKind, VenueStandIn,
     client::SseStream,
     venue::{Ticker, Trade},
 };
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::prices::server_of;
 
-/// Where a scene takes place.
+/// Servers and connections of a scene.
 struct Stage {
     server: Server,
-    /// Kept, so that the price does not grow stale.
+    /// Held, so that the price does not become stale.
     _venue: VenueStandIn,
     names: Names,
     client: Option<Client>,
     stream: Option<SseStream>,
-    answer: Option<Answer>,
+    answer: Option<HttpResponse>,
 }
 
-/// Plays a scene on a server of its own.
+/// Plays a scene on its own server.
 pub(super) async fn play(scene: &Scene) {
     let (server, venue) = server_with_a_price().await;
     let mut stage = Stage {
@@ -41,7 +41,7 @@ pub(super) async fn play(scene: &Scene) {
     stage.end().await;
 }
 
-/// A server of two symbols, of which one has a price.
+/// Starts a server with two symbols, of which one has a price.
 async fn server_with_a_price() -> (Server, VenueStandIn) {
     let venue = VenueStandIn::start(VenueKind::Coinbase).await;
     let server = server_of(std::slice::from_ref(&venue), &["BTC-USD", "ETH-USD"])
@@ -60,7 +60,7 @@ async fn server_with_a_price() -> (Server, VenueStandIn) {
         id: 7,
         price: last,
     });
-    // All was told, so that nothing comes unasked later.
+    // The server has sent everything, so nothing arrives later by surprise.
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("market:overview").await;
     while client.next().await.data["recentTrades"] == json!([]) {}
@@ -100,11 +100,11 @@ impl Stage {
                 let stream = SseStream::open(&self.server, query, &[]).await;
                 self.stream = Some(stream.unwrap());
             }
-            Kind::Events => self.hear_events(example).await,
+            Kind::Events => self.receive_events(example).await,
         }
     }
 
-    /// A message as it is shown, with real names and a token that is good.
+    /// Builds a documented message, with real names and a valid token.
     fn message(&self, place: &str, shown: &str) -> Value {
         let mut message = self.names.real(place, shown);
         let token = message["data"]["token"].as_str();
@@ -121,8 +121,8 @@ impl Stage {
         self.client.as_mut().unwrap()
     }
 
-    /// Hears as many messages as are shown. Between replies and pushes there is no order
-    /// but that of `subscribed`; each kind has its own.
+    /// Receives as many messages as the documentation shows. Replies and pushes have no common
+    /// order except for `subscribed`; each kind is ordered.
     async fn hear(&mut self, example: &Example) {
         let place = &example.place;
         let mut shown: Vec<&str> = example.messages.iter().map(String::as_str).collect();
@@ -142,7 +142,7 @@ impl Stage {
         }
     }
 
-    async fn hear_events(&mut self, example: &Example) {
+    async fn receive_events(&mut self, example: &Example) {
         let place = &example.place;
         let stream = self.stream.as_mut().expect("a connection");
         for event in &example.messages {
@@ -155,14 +155,14 @@ impl Stage {
         }
     }
 
-    /// Where the scene's SSE connection takes messages: by the names of its `welcome`.
+    /// Returns the POST URL of the scene's SSE connection, from its `welcome`.
     fn post_url(&self) -> String {
         let name = |shown: &str| self.names.get(shown).expect("`welcome` was shown before");
         let path = format!("/v1/sse/{}?key={}", name(CONNECTION), name(KEY));
         self.server.url(&path)
     }
 
-    /// Nothing came that was not shown.
+    /// Checks that no undocumented message arrived.
     async fn end(mut self) {
         if let Some(client) = &mut self.client {
             client.settle().await;
@@ -176,6 +176,6 @@ impl Stage {
     }
 }
 
-/// How the documentation shows the names of an SSE connection.
+/// The documentation's name for an SSE connection.
 const CONNECTION: &str = "5e0c9f8b3a7d4c21";
 const KEY: &str = "2b7e151628aed2a6";

@@ -1,14 +1,14 @@
-//! Compares what a server says with what the documentation shows.
+//! Comparison of server messages with the documentation.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
-/// What differs from run to run and has a name: each shown one stands for one real one,
-/// which is met first in what the server says.
+/// Names that differ between runs. Each documented name stands for one real name, bound at its
+/// first occurrence.
 const NAMES: [&str; 3] = ["epoch", "connectionId", "postKey"];
 
-/// What differs from run to run; only its type is compared.
+/// Values that differ between runs. Only their types are compared.
 const VOLATILE: [&str; 6] = [
     "serverTime",
     "timestamp",
@@ -18,12 +18,12 @@ const VOLATILE: [&str; 6] = [
     "version",
 ];
 
-/// The names that were met in a scene: what is shown, and what it was.
+/// Names bound in a scene, documented to real.
 #[derive(Debug, Default)]
 pub(super) struct Names(HashMap<String, String>);
 
 impl Names {
-    /// Fails unless `real` is as it is `shown`.
+    /// Fails unless `real` equals the documentation.
     pub(super) fn compare(&mut self, place: &str, shown: &str, real: &str) {
         let (shown, real): (Value, Value) = (parse(place, shown), parse(place, real));
         if let Err(difference) = self.same("", &shown, &real) {
@@ -31,14 +31,14 @@ impl Names {
         }
     }
 
-    /// A message with the real names in the place of the shown ones.
+    /// Replaces documented names by real ones.
     pub(super) fn real(&self, place: &str, shown: &str) -> Value {
         let mut message = parse(place, shown);
         self.replace(&mut message);
         message
     }
 
-    /// The real name of a shown one.
+    /// Returns the real name of a documented one.
     pub(super) fn get(&self, shown: &str) -> Option<&str> {
         self.0.get(shown).map(String::as_str)
     }
@@ -69,7 +69,7 @@ impl Names {
                     else {
                         return Err(format!("only one of them has {path}"));
                     };
-                    // Engines tell prices when they come: how often before is luck.
+                    // Engines publish prices on arrival, so their sequence numbers vary.
                     let of_engine = key == "seq" && is_latest(shown);
                     if VOLATILE.contains(&key.as_str()) || of_engine {
                         same_type(&path, shown_value, real_value)?;
@@ -91,11 +91,11 @@ impl Names {
                 })
             }
             (Value::Number(a), Value::Number(b)) => match (a.as_f64(), b.as_f64()) {
-                // Statistics are shown with fewer digits than they have.
+                // The documentation rounds statistics.
                 (Some(a), Some(b)) if (a - b).abs() <= a.abs() * 1e-9 => Ok(()),
                 _ => differs(),
             },
-            // What follows `…` is left out.
+            // The documentation leaves out the text after `…`.
             (Value::String(shown), Value::String(real))
                 if shown
                     .strip_suffix('…')
@@ -145,7 +145,7 @@ fn same_type(path: &str, shown: &Value, real: &Value) -> Result<(), String> {
     Err(format!("{path} is shown as {shown} and was {real}"))
 }
 
-/// Whether `read` says all that `example` says, and nothing else of the same things.
+/// Whether `read` contains all of `example`, and nothing else about the same items.
 pub(super) fn holds(read: &Value, example: &Value) -> bool {
     match (read, example) {
         (Value::Object(read), Value::Object(example)) => example.iter().all(|(name, value)| {
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_are_found() {
+    fn the_comparison_finds_differences() {
         let mut names = Names::default();
         let mut differs = |shown: &str, real: &str| {
             let (shown, real) = (parse("", shown), parse("", real));
