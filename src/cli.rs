@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line: parses arguments and runs one command.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    security,
-    serve::{self, Feed, Repeat},
-    telemetry,
+    feed::{Feed, Repeat, Replay},
+    security, serve, telemetry,
 };
 
 /// The real-time backbone of a Web3 product: live prices, transactions,
@@ -33,69 +32,69 @@ struct Cli {
 
 #[derive(Debug, Clone, Args)]
 struct ConfigFile {
-    /// The configuration file; without one, everything has its default.
+    /// The configuration file. Without one, every key has its default.
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the server. This is what happens without any command.
+    /// Run the server. The default command.
     Serve,
     /// Print a token for development.
     Token {
-        /// Whose token.
+        /// The user of the token.
         #[arg(long)]
         user: String,
-        /// What it allows: `service`, `admin`, or both with a space between.
+        /// The scopes of the token: `service`, `admin`, or both with a space between.
         #[arg(long)]
         scope: Option<String>,
-        /// How long it is valid, for example 30m, 1h or 7d.
+        /// The time until the token expires, for example 30m, 1h or 7d.
         #[arg(long, default_value = "1h", value_parser = parse_ttl)]
         ttl: Duration,
     },
-    /// Read the configuration and say what is wrong with it.
+    /// Check the configuration and print what is wrong with it.
     CheckConfig,
-    /// Write what the venues say to a compressed file, until interrupted.
+    /// Record the venues' messages in a compressed file, until interrupted.
     Record {
         /// The file.
         file: PathBuf,
     },
     /// Run the server on a recording instead of the venues.
     Replay {
-        /// The recording; without one, the sample that is built in.
+        /// The recording. Without one, the built-in sample.
         file: Option<PathBuf>,
-        /// How many times as fast as recorded, or `max`.
+        /// Speed as a multiple of the recorded one, or `max`.
         #[arg(long, default_value = "1", value_parser = parse_speed)]
         speed: ReplaySpeed,
-        /// Begin again at the end.
+        /// Play the recording again and again.
         #[arg(long = "loop")]
         again: bool,
-        /// Keep the times of the recording: it says the same each time, to the byte.
+        /// Publish the recorded times: each replay publishes the same bytes.
         #[arg(long, conflicts_with = "again")]
         recorded_times: bool,
     },
 }
 
-/// Reads the command line and does what it says.
+/// Runs the command that the command line names.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("tidewire: {error:#}"));
+            print_error(&format!("tidewire: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
-    // Two TLS backends at once would make rustls panic: this is the one.
+    // rustls panics at the first connection if two TLS backends are linked and none is chosen.
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()
     {
-        bail!("another TLS backend is installed already");
+        bail!("another TLS backend is installed already, expected none");
     }
     let config = Config::load(cli.config.config.as_ref())?;
     match cli.command.unwrap_or(Command::Serve) {
@@ -103,11 +102,11 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Token { user, scope, ttl } => token(&config, user, scope, ttl),
         Command::CheckConfig => {
             for key in config.not_built() {
-                complain(&format!(
+                print_error(&format!(
                     "`{key}` is set, and its part of the server is not built yet"
                 ));
             }
-            say("the configuration is good");
+            print("the configuration is good");
             Ok(())
         }
         Command::Record { file } => record(&config, &file),
@@ -122,19 +121,17 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
                 None => Ok(Recording::sample()?),
             };
             let repeat = if again { Repeat::Forever } else { Repeat::Once };
-            start(
-                config,
-                Feed::Replay {
-                    open: Box::new(open),
-                    speed,
-                    start: if recorded_times {
-                        ReplayStart::Recorded
-                    } else {
-                        ReplayStart::Now
-                    },
-                    repeat,
-                },
-            )
+            let start_time = match recorded_times {
+                true => ReplayStart::Recorded,
+                false => ReplayStart::Now,
+            };
+            let replay = Replay {
+                open: Box::new(open),
+                speed,
+                start: start_time,
+                repeat,
+            };
+            start(config, Feed::Replay(replay))
         }
     }
 }
@@ -175,17 +172,21 @@ fn token(
     authenticator
         .verify(&token)
         .context("such a token would be refused")?;
-    say(&token);
+    print(&token);
     Ok(())
 }
 
 fn record(config: &Config, file: &Path) -> anyhow::Result<()> {
     telemetry::init_logs(config.log.format);
     runtime()?.block_on(async {
-        let engine = PriceEngine::new(&config.prices, Arc::new(Nowhere), Arc::new(SystemClock))?;
+        let engine = PriceEngine::new(
+            &config.prices,
+            Arc::new(NullPublisher),
+            Arc::new(SystemClock),
+        )?;
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
-        let signal = serve::StopSignal::new()?;
+        let mut signal = serve::StopSignal::new()?;
         tokio::spawn(async move {
             signal.received().await;
             stop.cancel();
@@ -197,32 +198,16 @@ fn record(config: &Config, file: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// A recording needs no publications.
-struct Nowhere;
+/// Discards publications: a recording needs none.
+struct NullPublisher;
 
-impl tidewire_stream::Publisher for Nowhere {
+impl tidewire_stream::Publisher for NullPublisher {
     fn publish(&self, _channel: &tidewire_stream::ChannelName, _event: tidewire_stream::Event) {}
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err("expected a number and s, m, h or d, for example 1h".to_owned()),
-    };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "expected a number before the unit".to_owned())?;
-    number
-        .checked_mul(seconds)
-        .map(Duration::from_secs)
-        .ok_or_else(|| "it is too long".to_owned())
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}, expected a duration such as 30m, 1h or 7d"))
 }
 
 fn parse_speed(text: &str) -> Result<ReplaySpeed, String> {
@@ -237,16 +222,16 @@ fn parse_speed(text: &str) -> Result<ReplaySpeed, String> {
 
 #[expect(
     clippy::print_stdout,
-    reason = "what a command was asked for goes to stdout"
+    reason = "the result of a command goes to stdout"
 )]
-fn say(text: &str) {
+fn print(text: &str) {
     println!("{text}");
 }
 
 #[expect(
     clippy::print_stderr,
-    reason = "before logs are set up, and for commands, errors go to stderr"
+    reason = "errors go to stderr, before logs are set up and for commands"
 )]
-fn complain(text: &str) {
+fn print_error(text: &str) {
     eprintln!("{text}");
 }

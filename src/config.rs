@@ -1,7 +1,11 @@
-//! The configuration: one TOML file, overridden by the environment.
+//! Configuration: one TOML file, overridden by the environment.
 //!
-//! Every key of the documented configuration is accepted. Those whose part of the
-//! server is not built yet are refused or reported by name, never passed over.
+//! Every key of `tidewire.example.toml` is declared here, in `tidewire_price::config` or in
+//! `tidewire_chain::config`. A key whose part of the server is not built yet is refused or
+//! reported by name. Durations have one form, `"15ms"` or `"5m"`; `millisecond_keys` accepts
+//! the earlier integers.
+
+mod millisecond_keys;
 
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
@@ -11,7 +15,8 @@ use figment::{
     error::Kind,
     providers::{Env, Format as _, Toml},
 };
-use serde::{Deserialize, Deserializer, de::Error as _};
+use humantime::format_duration;
+use serde::{Deserialize, Deserializer};
 use tidewire_adapters::ProxyHeader;
 use tidewire_chain::ChainConfig;
 use tidewire_price::PriceConfig;
@@ -20,8 +25,9 @@ use tidewire_stream::{
 };
 
 use crate::security;
+use millisecond_keys::{PresentNames, Renamed};
 
-/// All of it.
+/// The whole configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
@@ -35,7 +41,7 @@ pub(crate) struct Config {
     pub(crate) prices: PriceConfig,
     pub(crate) chain: Vec<ChainConfig>,
     pub(crate) log: LogConfig,
-    /// The file that it was read from.
+    /// The file that the configuration was read from.
     #[serde(skip)]
     pub(crate) file: Option<PathBuf>,
 }
@@ -46,7 +52,7 @@ pub(crate) struct ServerConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) allowed_origins: Vec<String>,
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "humantime_serde")]
     pub(crate) drain: Duration,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
@@ -58,7 +64,7 @@ pub(crate) struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// One shard for each core that this process may use, or as many as configured.
+    /// The number of shards: as configured, or one for each core that this process may use.
     fn shards(&self) -> usize {
         match self.threads {
             0 => std::thread::available_parallelism().map_or(1, NonZero::get),
@@ -97,12 +103,12 @@ pub(crate) struct AuthConfig {
     pub(crate) audience: Vec<String>,
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) issuer: Vec<String>,
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "humantime_serde")]
     pub(crate) leeway: Duration,
 }
 
 impl AuthConfig {
-    /// Whether tokens can be proved without a secret.
+    /// Whether public keys for tokens are configured.
     pub(crate) fn has_public_keys(&self) -> bool {
         self.jwks_url.is_some() || self.public_key_file.is_some()
     }
@@ -168,19 +174,22 @@ pub(crate) enum StoreKind {
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StreamConfig {
-    pub(crate) batch_interval_ms: u64,
-    pub(crate) busy_batch_interval_ms: u64,
-    pub(crate) gather_ms: u64,
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "humantime_serde")]
+    pub(crate) batch_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) busy_batch_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) gather: Duration,
+    #[serde(with = "humantime_serde")]
     pub(crate) idempotency_window: Duration,
 }
 
 impl Default for StreamConfig {
     fn default() -> Self {
         Self {
-            batch_interval_ms: 50,
-            busy_batch_interval_ms: 80,
-            gather_ms: 15,
+            batch_interval: Duration::from_millis(50),
+            busy_batch_interval: Duration::from_millis(80),
+            gather: Duration::from_millis(15),
             idempotency_window: Duration::from_secs(5 * 60),
         }
     }
@@ -196,9 +205,9 @@ pub(crate) struct LimitsConfig {
     pub(crate) bytes_per_second: u32,
     pub(crate) handshakes_per_second: u32,
     pub(crate) concurrent_handshakes: usize,
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "humantime_serde")]
     pub(crate) handshake_timeout: Duration,
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "humantime_serde")]
     pub(crate) idle_timeout: Duration,
     pub(crate) frame_bytes: usize,
     pub(crate) outbox_bytes: usize,
@@ -228,7 +237,7 @@ pub(crate) struct NamespaceConfig {
     name: String,
     class: Option<Class>,
     history_size: Option<usize>,
-    #[serde(default, deserialize_with = "some_duration")]
+    #[serde(default, with = "humantime_serde")]
     history_ttl: Option<Duration>,
     access: Option<Access>,
     publish: Option<PublishRight>,
@@ -239,13 +248,13 @@ impl NamespaceConfig {
         &self.name
     }
 
-    /// Who may read it, if that is all that is said of it.
+    /// The configured access, if no other key is set.
     pub(crate) fn access_alone(&self) -> Option<Access> {
-        let says_more = self.class.is_some()
+        let has_other_keys = self.class.is_some()
             || self.history_size.is_some()
             || self.history_ttl.is_some()
             || self.publish.is_some();
-        self.access.filter(|_| !says_more)
+        self.access.filter(|_| !has_other_keys)
     }
 
     pub(crate) fn namespace(&self) -> Namespace {
@@ -256,8 +265,7 @@ impl NamespaceConfig {
             history_ttl: self.history_ttl.unwrap_or(default.history_ttl),
             access: self.access.unwrap_or(default.access),
             publish: self.publish.unwrap_or(default.publish),
-            opening: default.opening,
-            name: default.name,
+            ..default
         }
     }
 }
@@ -277,29 +285,29 @@ pub(crate) enum LogFormat {
 }
 
 impl Config {
-    /// Reads the file, if there is one, and the environment.
+    /// Reads the file, if one is named, and the environment.
     pub(crate) fn load(file: Option<&PathBuf>) -> anyhow::Result<Self> {
         let mut figment = Figment::new();
+        let mut renamed = Vec::new();
         if let Some(file) = file {
             if !file.is_file() {
                 bail!("there is no configuration file {}", file.display());
             }
-            figment = figment.merge(Toml::file_exact(file));
+            figment = figment.merge(PresentNames::read(&Toml::file_exact(file), &mut renamed)?);
         }
-        // Every key is in a table, so its variable has `__`. Others of the prefix, such
-        // as `TIDEWIRE_LOG`, are not about the configuration.
+        // Every key is in a table, so its variable contains `__`. Other variables with the
+        // prefix, such as `TIDEWIRE_LOG`, are not keys.
         let variables = Env::prefixed("TIDEWIRE_").filter(|name| name.as_str().contains("__"));
-        figment = figment.merge(variables.split("__"));
-        let mut config: Self = figment.extract().map_err(|errors| {
-            let texts: Vec<_> = errors.into_iter().map(|error| explain(&error)).collect();
-            anyhow::anyhow!(texts.join("\n"))
-        })?;
+        figment = figment.merge(PresentNames::read(&variables.split("__"), &mut renamed)?);
+        let mut config: Self = figment.extract().map_err(explain_all)?;
         config.file = file.cloned();
-        config.check()?;
+        config
+            .check()
+            .map_err(|error| Renamed::explain(&renamed, &error))?;
         Ok(config)
     }
 
-    /// What can be known to be wrong without starting.
+    /// Checks all that can be checked without starting the server.
     fn check(&self) -> anyhow::Result<()> {
         if self.broker.kind == BrokerKind::Redis || self.broker.url.is_some() {
             bail!("broker.kind = \"redis\" is not built yet, expected \"memory\"");
@@ -331,7 +339,10 @@ impl Config {
             ("limits.idle_timeout", self.limits.idle_timeout),
         ] {
             if value < Duration::from_millis(100) {
-                bail!("{key} is {value:?}, expected 100ms at least");
+                bail!(
+                    "{key} is {}, expected 100ms at least",
+                    format_duration(value)
+                );
             }
         }
         if self.limits.frame_bytes < 1_024 {
@@ -351,7 +362,7 @@ impl Config {
         Ok(())
     }
 
-    /// What is set and does nothing yet.
+    /// Keys that are set, and whose part of the server is not built yet.
     pub(crate) fn not_built(&self) -> Vec<&'static str> {
         let set = [(
             self.store.inbox_items != StoreConfig::default().inbox_items,
@@ -368,20 +379,29 @@ impl Config {
             outbox_bytes: self.limits.outbox_bytes,
             channels_per_connection: self.limits.channels_per_connection,
             batch_interval: BatchInterval {
-                usual: Duration::from_millis(self.stream.batch_interval_ms),
-                busy: Duration::from_millis(self.stream.busy_batch_interval_ms),
+                usual: self.stream.batch_interval,
+                busy: self.stream.busy_batch_interval,
             },
             publication_bytes: self.limits.frame_bytes,
             idempotency_window: self.stream.idempotency_window,
             shards: self.server.shards(),
-            max_write_pause: Duration::from_millis(self.stream.gather_ms),
+            max_write_pause: self.stream.gather,
             transports: &tidewire_adapters::TRANSPORTS,
             ..StreamOptions::default()
         }
     }
 }
 
-/// An error with the key, and for an unknown key the nearest known one.
+/// How `humantime-serde` names what it expects.
+const A_DURATION: &str = "a duration";
+
+/// The errors of reading the configuration, one a line.
+fn explain_all(errors: figment::Error) -> anyhow::Error {
+    let texts: Vec<_> = errors.into_iter().map(|error| explain(&error)).collect();
+    anyhow::anyhow!(texts.join("\n"))
+}
+
+/// The text of an error: the key, and for an unknown key the nearest known one.
 fn explain(error: &figment::Error) -> String {
     let path = error.path.join(".");
     let place = error
@@ -408,38 +428,19 @@ fn explain(error: &figment::Error) -> String {
             };
             format!("unknown key `{key}`{place}: {hint}")
         }
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected)
+            if expected == A_DURATION =>
+        {
+            format!(
+                "`{path}` is {found}{place}, expected {expected} such as \"500ms\", \"10s\" or \"5m\""
+            )
+        }
         kind if path.is_empty() => format!("{kind}{place}"),
         kind => format!("`{path}`: {kind}{place}"),
     }
 }
 
-/// A duration such as `500ms`, `10s`, `5m` or `24h`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => 0,
-    };
-    match number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(milliseconds))
-    {
-        Some(total) if milliseconds > 0 => Ok(Duration::from_millis(total)),
-        _ => Err(D::Error::custom(format!(
-            "{text:?} is not a duration, expected a number and ms, s, m or h, for example \"10s\""
-        ))),
-    }
-}
-
-/// A text, or a list of texts.
+/// One string, or a list of strings.
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a text or a list of texts")]
@@ -453,6 +454,68 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     })
 }
 
-fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    duration(deserializer).map(Some)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../tidewire.example.toml");
+
+    fn read(text: &str) -> anyhow::Result<Config> {
+        let mut renamed = Vec::new();
+        let names = PresentNames::read(&Toml::string(text), &mut renamed)?;
+        assert!(renamed.is_empty(), "{renamed:?}");
+        Figment::from(names).extract().map_err(explain_all)
+    }
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        let config = read(EXAMPLE).unwrap();
+        let default = Config::default();
+        let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
+        assert_eq!(text(&config.server), text(&default.server));
+        assert_eq!(text(&config.auth), text(&default.auth));
+        assert_eq!(text(&config.store), text(&default.store));
+        assert_eq!(text(&config.stream), text(&default.stream));
+        assert_eq!(text(&config.limits), text(&default.limits));
+        let prices = PriceConfig {
+            symbols: default.prices.symbols.clone(),
+            ..config.prices
+        };
+        assert_eq!(text(&prices), text(&default.prices));
+        let (orders, history) = (
+            config.namespace[0].namespace(),
+            Namespace::history("orders"),
+        );
+        assert_eq!(orders, history);
+    }
+
+    #[test]
+    fn every_key_of_the_example_is_known() {
+        let is_key = |line: &str| {
+            let name = line.split(" = ").next().unwrap_or_default();
+            line.starts_with('[') || (line.contains(" = ") && !name.contains(' '))
+        };
+        let lines = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
+            Some(key) if is_key(key) => key,
+            _ => line,
+        });
+        let all: Vec<_> = lines.collect();
+        let config = read(&all.join("\n")).unwrap();
+        assert_eq!(config.chain.len(), 1);
+        assert_eq!(
+            config.chain[0].block_time,
+            Some(config.chain[0].block_time())
+        );
+        assert!(config.prices.supply_source.is_some());
+    }
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        for wrong in ["10", "\"10\"", "\"10 parsecs\"", "\"-1s\""] {
+            let error = read(&format!("[server]\ndrain = {wrong}")).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("`server.drain` is "), "{text}");
+            assert!(text.contains("expected a duration such as"), "{text}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
-//! Histories across a restart: a graceful stop puts what the broker has into the store,
-//! the next start takes it out, and clients and back ends (by their idempotency keys) go
-//! on where they were.
+//! Stored histories: a graceful stop writes the broker's histories to the store, and the next
+//! start reads them. Clients then recover across a deploy, and idempotency keys stay known.
 //!
-//! What was taken out is gone from the store before anything new is published. So a
-//! server that is killed begins with other epochs, and never gives a place twice.
+//! A start removes the entries before anything new is published. Otherwise a server that is
+//! killed later would read old positions again, and would use a `seq` twice. Without entries
+//! it starts with new epochs.
 
 use anyhow::Context as _;
 use tidewire_store::{Batch, Store, Table};
@@ -11,22 +11,22 @@ use tidewire_stream::{StreamCore, broker::SnapshotEntry};
 
 const TABLE: Table = Table("histories");
 
-/// Says that a stop has saved all of it: written last.
+/// The key that marks a complete save. Written last.
 const COMPLETE: &[u8] = &[0];
 
-/// Begins the keys of what was saved.
+/// The first byte of the keys of entries.
 const ENTRY: u8 = 1;
 
-/// Follows all keys.
+/// The end of the range of all keys.
 const END: &[u8] = &[ENTRY + 1];
 
-/// So many entries are read at once.
+/// Entries read at once, to bound memory.
 const PAGE: usize = 256;
 
-/// A batch of about so many bytes is written at once.
+/// Bytes of one store transaction, about. Bounds memory, and the time of a write.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Takes what the last stop saved, and removes it.
+/// Loads the entries of the last stop into the broker, and removes them from the store.
 pub(crate) async fn load(store: &dyn Store, stream: &StreamCore) -> anyhow::Result<()> {
     let is_complete = store.get(TABLE, COMPLETE.to_vec()).await?.is_some();
     let mut channels = 0_u64;
@@ -36,7 +36,7 @@ pub(crate) async fn load(store: &dyn Store, stream: &StreamCore) -> anyhow::Resu
         let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
         if !is_complete {
-            // A stop was cut short. What it saved may be older than what was sent.
+            // The last stop was interrupted: clients may have newer positions.
             break;
         }
         for (key, value) in page {
@@ -46,21 +46,21 @@ pub(crate) async fn load(store: &dyn Store, stream: &StreamCore) -> anyhow::Resu
             };
             match stream.broker().load(&saved) {
                 Ok(()) => channels += u64::from(saved.is_channel()),
-                Err(error) => tracing::warn!(%error, "a history is lost"),
+                Err(error) => tracing::warn!(%error, "a history cannot be restored"),
             }
         }
     }
     let mut batch = Batch::new();
     batch.delete_range(TABLE, Vec::new(), END);
     let removed = store.commit(batch).await;
-    removed.context("histories that were taken cannot be removed from the store")?;
+    removed.context("restored histories cannot be removed from the store")?;
     if channels > 0 {
-        tracing::info!(channels, "histories go on");
+        tracing::info!(channels, "histories are restored");
     }
     Ok(())
 }
 
-/// Saves all there is. Nothing must be published meanwhile.
+/// Saves all histories. Nothing may be published meanwhile.
 pub(crate) async fn save(store: &dyn Store, stream: &StreamCore) -> anyhow::Result<()> {
     let mut batch = Batch::new();
     batch.delete_range(TABLE, Vec::new(), END);

@@ -1,11 +1,13 @@
 //! Tidewire: the real-time backbone of a Web3 product in one server.
 //!
-//! This package is only the composition root: the command line, the configuration,
-//! the wiring of the engines to the adapters, and telemetry.
+//! This package is the composition root: command line, configuration, telemetry, and the
+//! wiring of engines to the streaming core and the adapters.
 
 mod cli;
 mod config;
+mod feed;
 mod histories;
+mod maintenance;
 mod secret;
 mod security;
 mod serve;
@@ -13,8 +15,8 @@ mod telemetry;
 
 use std::process::ExitCode;
 
-/// Connections come and go with many small pieces of many sizes: glibc's allocator took
-/// a seventh of the time of a connect.
+/// A connection allocates many small pieces of many sizes: glibc's allocator took a seventh
+/// of the time of a connect.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -1,5 +1,4 @@
-//! What the configuration says of identities, limits and TLS, made into the parts
-//! that the server is wired from.
+//! Security parts: authenticator, admission and TLS, built from the configuration.
 
 use std::{fs, sync::Arc};
 
@@ -20,8 +19,9 @@ use crate::{
     secret,
 };
 
-/// Judges tokens by the configured keys, or on loopback without any by a secret of
-/// the server's own. The keys of an identity provider are not fetched yet.
+/// The authenticator for the configured keys. Without keys, which only a server on loopback
+/// may lack, it uses the development secret. The key set of an identity provider is returned
+/// too, and is not fetched yet.
 pub(crate) fn authenticator(
     config: &Config,
     clock: SharedClock,
@@ -70,13 +70,13 @@ pub(crate) fn authenticator(
     Ok((Authenticator::new(keys, rules, anonymous, clock), remote))
 }
 
-/// Fetches the keys of an identity provider, and keeps them fresh until `halt`.
+/// Fetches the key set of an identity provider, and refreshes it until `halt`.
 pub(crate) async fn keep_keys(
     remote: Arc<RemoteKeys>,
     tasks: &TaskTracker,
     halt: &CancellationToken,
 ) {
-    // Bounded in time; without an answer the server starts all the same.
+    // Bounded in time. The server starts without a response too.
     remote.refresh().await;
     let halt = halt.clone();
     tasks.spawn(async move {
@@ -87,7 +87,7 @@ pub(crate) async fn keep_keys(
     });
 }
 
-/// Who may connect.
+/// The limits on connections and clients.
 pub(crate) fn admission(config: &Config, clock: SharedClock) -> anyhow::Result<Arc<Admission>> {
     let LimitsConfig {
         connections_per_ip,
@@ -124,7 +124,7 @@ pub(crate) fn trusted_proxies(server: &ServerConfig) -> anyhow::Result<Vec<Netwo
         .context("server.trusted_proxies")
 }
 
-/// TLS, if there is to be any. Its files are read again on SIGHUP and when they
+/// The TLS acceptor, if TLS is configured. It reloads its files on SIGHUP and when they
 /// change, until `halt`.
 pub(crate) fn tls(
     config: &ServerConfig,
@@ -152,7 +152,7 @@ pub(crate) fn tls(
     Ok(Some(acceptor))
 }
 
-/// The files of TLS: all that is needed, or nothing.
+/// The files of TLS, or none if TLS is not configured.
 pub(crate) fn tls_files(server: &ServerConfig) -> anyhow::Result<Option<TlsFiles>> {
     match (&server.tls_cert, &server.tls_key) {
         (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
@@ -162,7 +162,11 @@ pub(crate) fn tls_files(server: &ServerConfig) -> anyhow::Result<Option<TlsFiles
         })),
         (None, None) if server.tls_client_ca.is_none() => Ok(None),
         (None, None) => bail!("server.tls_client_ca needs server.tls_cert and server.tls_key"),
-        (Some(_), None) => bail!("server.tls_cert is set, and server.tls_key is missing"),
-        (None, Some(_)) => bail!("server.tls_key is set, and server.tls_cert is missing"),
+        (Some(_), None) => {
+            bail!("server.tls_key is missing, expected the private key of server.tls_cert")
+        }
+        (None, Some(_)) => {
+            bail!("server.tls_cert is missing, expected the certificate of server.tls_key")
+        }
     }
 }

@@ -1,237 +1,261 @@
-//! The wiring: engines to the streaming core, the core to the adapters, and the
-//! life of the server from start to drain.
+//! Server life cycle: builds the parts, starts them, and shuts them down.
+//!
+//! 1. [`Server::build`] wires engines, streaming core and services. Nothing runs.
+//! 2. [`Server::start`] binds the port, restores what was stored, then starts all tasks. The
+//!    port is served last: no client sees a half-restored server.
+//! 3. [`RunningServer::shut_down`] sends clients away, waits for tasks, and saves histories.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tidewire_adapters::{
-    AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy, Services,
-    websocket::deflate::Compressor,
+    AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy, Services, ShardThreads,
+    tls::Acceptor, websocket::deflate::Compressor,
 };
 use tidewire_chain::ChainEngine;
-use tidewire_price::{PriceEngine, Recording, ReplaySpeed, ReplayStart};
-use tidewire_proto::v1::ErrorCode;
-use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, StreamRpc, WatchRpc, chain_error};
+use tidewire_price::PriceEngine;
+use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, StreamRpc, WatchRpc};
 use tidewire_store::{EmbeddedStore, SharedStore};
-use tidewire_stream::{
-    ChannelName, DurablePublisher, Epoch, Event, Namespace, Namespaces, Position, PublishRight,
-    Publisher, SharedClock, StoredPublication, StreamCore, StreamError, SystemClock,
-    broker::BrokerFuture,
-};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::OnceCell,
-};
+use tidewire_stream::{Namespace, Namespaces, PublishRight, SharedClock, StreamCore, SystemClock};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, histories, security, telemetry};
-
-/// How often old histories are forgotten.
-const SWEEP: Duration = Duration::from_secs(1);
-
-/// How often it is looked for what nobody follows any more: at all of it.
-const SLOW_SWEEP: Duration = Duration::from_secs(10);
-
-/// Where prices come from.
-pub(crate) enum Feed {
-    /// The venues.
-    Live,
-    /// A recording, over and over if asked for.
-    Replay {
-        open: Box<dyn Fn() -> anyhow::Result<Recording> + Send>,
-        speed: ReplaySpeed,
-        start: ReplayStart,
-        repeat: Repeat,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
-    Once,
-    Forever,
-}
+use crate::{
+    config::Config,
+    feed::{Feed, OpenFeed},
+    histories, maintenance, security, telemetry,
+};
 
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
-    let handle = telemetry::init_metrics()?;
+    let metrics = telemetry::init_metrics()?;
     for key in config.not_built() {
         tracing::warn!(
             key,
             "this key is set, and its part of the server is not built yet"
         );
     }
-    let clock: SharedClock = Arc::new(SystemClock);
-    let (tasks, stop, halt) = (
-        TaskTracker::new(),
-        CancellationToken::new(),
-        CancellationToken::new(),
-    );
-
-    let publisher = Arc::new(LatePublisher::default());
-    let (price_config, first) = match &feed {
-        Feed::Live => (config.prices.clone(), None),
-        Feed::Replay { open, .. } => {
-            let recording = open()?;
-            (
-                PriceEngine::replay_config(config.prices.clone(), &recording),
-                Some(recording),
-            )
-        }
-    };
-    let prices = PriceEngine::new(&price_config, publisher.clone(), clock.clone())?;
-    let store = open_store(&config, &feed)?;
-    let chains = ChainEngine::new(
-        &config.chain,
-        publisher.clone(),
-        clock.clone(),
-        store.clone(),
-    )?;
-    let (authenticator, remote_keys) = security::authenticator(&config, clock.clone())?;
-    if let Some(remote) = remote_keys {
-        security::keep_keys(remote, &tasks, &halt).await;
-    }
-    let admission = security::admission(&config, clock.clone())?;
-    let tls = security::tls(&config.server, &tasks, &halt)?;
-    let namespaces = namespaces(&config, &prices, &chains)?;
-    let stream = StreamCore::in_memory(namespaces, authenticator, clock, config.stream_options());
-    publisher.connect(stream.clone());
-
-    // Before the server says that it listens: from then on it can be asked to stop.
-    let stop_signal = StopSignal::new()?;
-    let listener = std::net::TcpListener::bind(config.server.listen)
-        .with_context(|| format!("cannot listen on {}", config.server.listen))?;
-    let address = listener.local_addr()?;
-    let admin = AdminAccess::for_listener(address.ip());
-    let revocations = RevocationStore::new(stream.clone(), store.clone());
-    let watches = WatchRpc::new(stream.clone(), chains.clone());
-    let gateway = Gateway::new(
-        stream.clone(),
-        Services {
-            stream: StreamRpc::new(stream.clone()),
-            price: PriceRpc::new(prices.clone(), admin),
-            watch: watches.clone(),
-            admin: AdminRpc::new(stream.clone(), admin, revocations.clone()),
-        },
-        Doors {
-            origins: OriginPolicy::new(config.server.allowed_origins.clone(), address.ip()),
-            admission: admission.clone(),
-        },
-        GatewayOptions {
-            frame_bytes: config.limits.frame_bytes,
-            admin,
-            compression: config.server.compression.then(Compressor::default),
-        },
-        Arc::new(telemetry::ServerProbes {
-            handle: handle.clone(),
-            stream: stream.clone(),
-            prices: prices.clone(),
-            stopping: stop.clone(),
-        }),
-        tasks.clone(),
-    );
-    revocations
-        .load()
-        .await
-        .context("what was kept of revocations cannot be read")?;
-    // Before anyone can ask to go on from where it was.
-    chains
-        .start(&tasks, &halt)
-        .await
-        .context("what was kept of chains cannot be read")?;
-    if let Some(store) = &store {
-        histories::load(&**store, &stream)
-            .await
-            .context("what was kept of histories cannot be read")?;
-    }
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    tracing::info!(
-        "Tidewire {} listens on {scheme}://{address}",
-        env!("CARGO_PKG_VERSION")
-    );
-
-    if matches!(feed, Feed::Live) {
-        let hang_ups = signal(SignalKind::hangup())?;
-        tasks.spawn(reload(
-            config.file.clone(),
-            prices.clone(),
-            hang_ups,
-            halt.clone(),
-        ));
-    }
-    start_feed(feed, first, &prices, &tasks, &halt);
-    tasks.spawn(sweep(stream.clone(), handle, halt.clone()));
-    tasks.spawn(sweep_watches(watches, halt.clone()));
-    let threads = tidewire_adapters::serve(&listener, &gateway, tls, &stop)
-        .context("the server's threads cannot start")?;
-
-    stop_signal.received().await;
-    tracing::info!(
-        connections = gateway.connections(),
-        "stopping: clients are sent away"
-    );
-    stop.cancel();
-    let cut_at = tokio::time::Instant::now() + config.server.drain;
-    stream.drain(config.server.drain).await;
-    halt.cancel();
-    tasks.close();
-    if tokio::time::timeout_at(cut_at, tasks.wait()).await.is_err() {
-        tracing::warn!(
-            tasks = tasks.len(),
-            "some connections did not end in time and are cut"
-        );
-    }
-    threads.end();
-    if let Some(store) = &store
-        && let Err(error) = histories::save(&**store, &stream).await
-    {
-        tracing::error!(%error, "histories are not saved: clients will read their state again");
-    }
-    tracing::info!("stopped");
+    let server = Server::build(config, feed, metrics).await?;
+    let mut running = server.start().await?;
+    running.stop_signal.received().await;
+    running.shut_down().await;
     Ok(())
 }
 
-fn start_feed(
-    feed: Feed,
-    first: Option<Recording>,
-    prices: &PriceEngine,
-    tasks: &TaskTracker,
-    halt: &CancellationToken,
-) {
-    let (open, speed, start, repeat) = match feed {
-        Feed::Live => return prices.connect(tasks, halt),
-        Feed::Replay {
-            open,
-            speed,
-            start,
-            repeat,
-        } => (open, speed, start, repeat),
-    };
-    prices.run_clock(tasks, halt);
-    let (prices, halt) = (prices.clone(), halt.clone());
-    tasks.spawn(async move {
-        let mut next = first;
-        while let Some(recording) = next.take() {
-            let sample = recording.head().sample;
-            if sample {
-                tracing::warn!("replaying sample data: these are not market prices");
-            }
-            let frames = prices.replay(recording, speed, start, &halt).await;
-            tracing::info!(frames, "the replay has ended");
-            if repeat == Repeat::Forever && !halt.is_cancelled() && frames > 0 {
-                next = open()
-                    .inspect_err(
-                        |error| tracing::error!(%error, "the recording cannot be read again"),
-                    )
-                    .ok();
-            }
-        }
-    });
+/// The parts of a server, wired to each other. Only TLS files and remote keys are watched.
+struct Server {
+    config: Config,
+    feed: OpenFeed,
+    metrics: PrometheusHandle,
+    clock: SharedClock,
+    store: Option<SharedStore>,
+    stream: Arc<StreamCore>,
+    prices: PriceEngine,
+    chains: ChainEngine,
+    tls: Option<Arc<Acceptor>>,
+    lifetime: Lifetime,
 }
 
-/// The store. A replay keeps nothing. Chains cannot be without it; all else can.
-fn open_store(config: &Config, feed: &Feed) -> anyhow::Result<Option<SharedStore>> {
-    if config.chain.is_empty() && matches!(feed, Feed::Replay { .. }) {
+/// The tasks of a server, and the two tokens that end it: first new connections, then tasks.
+#[derive(Default)]
+struct Lifetime {
+    tasks: TaskTracker,
+    /// Cancelled when the server stops to accept connections.
+    stop: CancellationToken,
+    /// Cancelled when clients have been sent away.
+    halt: CancellationToken,
+}
+
+/// A server that clients can connect to.
+struct RunningServer {
+    config: Config,
+    stop_signal: StopSignal,
+    store: Option<SharedStore>,
+    stream: Arc<StreamCore>,
+    gateway: Gateway,
+    threads: ShardThreads,
+    lifetime: Lifetime,
+}
+
+impl Server {
+    /// Builds the parts. The streaming core is first: engines publish to it, and then
+    /// register as the providers of their channels.
+    async fn build(config: Config, feed: Feed, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+        let clock: SharedClock = Arc::new(SystemClock);
+        let lifetime = Lifetime::default();
+        let feed = feed.open()?;
+        let store = open_store(&config, &feed)?;
+        let (authenticator, remote_keys) = security::authenticator(&config, clock.clone())?;
+        let stream = StreamCore::in_memory(
+            namespaces(&config)?,
+            authenticator,
+            clock.clone(),
+            config.stream_options(),
+        );
+        let price_config = feed.price_config(&config.prices);
+        let prices = PriceEngine::new(&price_config, stream.clone(), clock.clone())?;
+        let chains = ChainEngine::new(&config.chain, stream.clone(), clock.clone(), store.clone())?;
+        let providers = prices.channel_providers().into_iter();
+        for (namespace, provider) in providers.chain(chains.channel_providers()) {
+            stream.register_provider(namespace, provider)?;
+        }
+        if let Some(remote) = remote_keys {
+            security::keep_keys(remote, &lifetime.tasks, &lifetime.halt).await;
+        }
+        let tls = security::tls(&config.server, &lifetime.tasks, &lifetime.halt)?;
+        Ok(Self {
+            config,
+            feed,
+            metrics,
+            clock,
+            store,
+            stream,
+            prices,
+            chains,
+            tls,
+            lifetime,
+        })
+    }
+
+    /// Binds the port, restores, starts the engines, then serves clients.
+    async fn start(self) -> anyhow::Result<RunningServer> {
+        // Before the log names the address: whoever reads it may stop the server.
+        let stop_signal = StopSignal::new()?;
+        let listener = TcpListener::bind(self.config.server.listen)
+            .with_context(|| format!("cannot listen on {}", self.config.server.listen))?;
+        let address = listener.local_addr()?;
+        let admin = AdminAccess::for_listener(address.ip());
+        let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
+        let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
+        let services = Services {
+            stream: StreamRpc::new(self.stream.clone()),
+            price: PriceRpc::new(self.prices.clone(), admin),
+            watch: watches.clone(),
+            admin: AdminRpc::new(self.stream.clone(), admin, revocations.clone()),
+        };
+        let gateway = self.gateway(services, admin, address.ip())?;
+        self.restore(&revocations).await?;
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        tracing::info!(
+            "Tidewire {} listens on {scheme}://{address}",
+            env!("CARGO_PKG_VERSION")
+        );
+        let Lifetime { tasks, stop, halt } = &self.lifetime;
+        if self.feed.is_live() {
+            let hang_ups = signal(SignalKind::hangup())?;
+            let (file, prices) = (self.config.file.clone(), self.prices.clone());
+            tasks.spawn(maintenance::reload_sources(
+                file,
+                prices,
+                hang_ups,
+                halt.clone(),
+            ));
+        }
+        self.feed.start(&self.prices, tasks, halt);
+        let (stream, metrics) = (self.stream.clone(), self.metrics);
+        tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
+        tasks.spawn(maintenance::sweep_watches(watches, halt.clone()));
+        let threads = tidewire_adapters::serve(&listener, &gateway, self.tls, stop)
+            .context("the server's threads cannot start")?;
+        Ok(RunningServer {
+            config: self.config,
+            stop_signal,
+            store: self.store,
+            stream: self.stream,
+            gateway,
+            threads,
+            lifetime: self.lifetime,
+        })
+    }
+
+    fn gateway(
+        &self,
+        services: Services,
+        admin: AdminAccess,
+        ip: std::net::IpAddr,
+    ) -> anyhow::Result<Gateway> {
+        let server = &self.config.server;
+        Ok(Gateway::new(
+            self.stream.clone(),
+            services,
+            Doors {
+                origins: OriginPolicy::new(server.allowed_origins.clone(), ip),
+                admission: security::admission(&self.config, self.clock.clone())?,
+            },
+            GatewayOptions {
+                frame_bytes: self.config.limits.frame_bytes,
+                admin,
+                compression: server.compression.then(Compressor::default),
+            },
+            Arc::new(telemetry::ServerProbes {
+                handle: self.metrics.clone(),
+                stream: self.stream.clone(),
+                prices: self.prices.clone(),
+                stopping: self.lifetime.stop.clone(),
+            }),
+            self.lifetime.tasks.clone(),
+        ))
+    }
+
+    /// Restores revocations, chains and histories. To be done before clients resume.
+    async fn restore(&self, revocations: &RevocationStore) -> anyhow::Result<()> {
+        revocations
+            .load()
+            .await
+            .context("revocations cannot be read from the store")?;
+        // Before histories: a history continues in the epoch that its chain restored.
+        self.chains
+            .start(&self.lifetime.tasks, &self.lifetime.halt)
+            .await
+            .context("the state of chains cannot be read from the store")?;
+        if let Some(store) = &self.store {
+            histories::load(&**store, &self.stream)
+                .await
+                .context("histories cannot be read from the store")?;
+        }
+        Ok(())
+    }
+}
+
+impl RunningServer {
+    /// Stops accepting, sends clients away over the drain window, ends all tasks, and saves
+    /// histories last, when nothing is published any more.
+    async fn shut_down(self) {
+        let Lifetime { tasks, stop, halt } = self.lifetime;
+        tracing::info!(
+            connections = self.gateway.connections(),
+            "stopping: clients are sent away"
+        );
+        stop.cancel();
+        let window = self.config.server.drain;
+        let deadline = tokio::time::Instant::now() + window;
+        self.stream.drain(window).await;
+        halt.cancel();
+        tasks.close();
+        if tokio::time::timeout_at(deadline, tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                tasks = tasks.len(),
+                "some connections did not end in time and are cut"
+            );
+        }
+        self.threads.end();
+        if let Some(store) = &self.store
+            && let Err(error) = histories::save(&**store, &self.stream).await
+        {
+            tracing::error!(%error, "histories are not saved: clients will read their state again");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Opens the store. A replay without chains stores nothing. Only chains need the store; a
+/// server without them starts even if it cannot be opened.
+fn open_store(config: &Config, feed: &OpenFeed) -> anyhow::Result<Option<SharedStore>> {
+    if config.chain.is_empty() && !feed.is_live() {
         return Ok(None);
     }
     match EmbeddedStore::open(&config.store.path) {
@@ -244,67 +268,14 @@ fn open_store(config: &Config, feed: &Feed) -> anyhow::Result<Option<SharedStore
     }
 }
 
-/// Reads the configuration again on SIGHUP, for the sources of prices.
-async fn reload(
-    file: Option<PathBuf>,
-    prices: PriceEngine,
-    mut hang_ups: Signal,
-    halt: CancellationToken,
-) {
-    while let Some(Some(())) = halt.run_until_cancelled(hang_ups.recv()).await {
-        let reloaded = Config::load(file.as_ref())
-            .and_then(|config| Ok(prices.reload_sources(&config.prices)?));
-        match reloaded {
-            Ok(()) => tracing::info!("the configuration was read again: sources are as it says"),
-            Err(error) => tracing::error!(%error, "the configuration is not taken"),
-        }
-    }
-}
-
-/// Stores what is followed, and forgets what nobody follows any more. Beside the other sweep:
-/// a chain that stands still holds this one up.
-async fn sweep_watches(watches: WatchRpc, halt: CancellationToken) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    let mut slow_ticks = tokio::time::interval(SLOW_SWEEP);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                if halt.run_until_cancelled(watches.keep_followed()).await.is_none() {
-                    return;
-                }
-            }
-            _ = slow_ticks.tick() => {
-                if halt.run_until_cancelled(watches.sweep_followed()).await.is_none() {
-                    return;
-                }
-            }
-            () = halt.cancelled() => return,
-        }
-    }
-}
-
-/// Forgets what is too old, and has what histograms were given counted: it is kept one
-/// by one till then.
-async fn sweep(stream: Arc<StreamCore>, metrics: PrometheusHandle, halt: CancellationToken) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                stream.sweep();
-                metrics.run_upkeep();
-            }
-            () = halt.cancelled() => return,
-        }
-    }
-}
-
-/// SIGTERM and SIGINT, from the moment it exists.
+/// SIGTERM and SIGINT, caught from the moment it exists.
 pub(crate) struct StopSignal {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignal {
+    /// Starts to catch the signals.
     pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -312,7 +283,8 @@ impl StopSignal {
         })
     }
 
-    pub(crate) async fn received(mut self) {
+    /// Waits for one of the signals.
+    pub(crate) async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -320,11 +292,9 @@ impl StopSignal {
     }
 }
 
-fn namespaces(
-    config: &Config,
-    prices: &PriceEngine,
-    chains: &ChainEngine,
-) -> anyhow::Result<Namespaces> {
+/// The built-in namespaces with their configured access, those of the operator, and on
+/// loopback `demo`, which everyone may publish to.
+fn namespaces(config: &Config) -> anyhow::Result<Namespaces> {
     let mut all = Namespaces::built_in();
     for namespace in &config.namespace {
         if Namespaces::is_built_in(namespace.name()) {
@@ -351,117 +321,5 @@ fn namespaces(
             ..Namespace::history("demo")
         })?;
     }
-    let prices = prices.clone();
-    all.check_with(
-        "prices",
-        Box::new(move |rest| {
-            prices
-                .check_channel(rest)
-                .map_err(|error| StreamError::new(ErrorCode::NotFound, error.to_string()))
-        }),
-    );
-    all.check_with(
-        "market",
-        Box::new(|rest| match rest {
-            "overview" => Ok(()),
-            _ => Err(StreamError::new(
-                ErrorCode::NotFound,
-                "there is no such channel, expected market:overview",
-            )),
-        }),
-    );
-    let engine = chains.clone();
-    all.check_with(
-        "blocks",
-        Box::new(move |rest| {
-            let checked = engine.check_blocks_channel(rest);
-            checked.map_err(|error| chain_error(&error))
-        }),
-    );
-    follow_with(&mut all, chains);
-    let engine = chains.clone();
-    all.check_with(
-        "tx",
-        Box::new(move |rest| {
-            let checked = engine.follow_transaction(rest);
-            checked.map_err(|error| chain_error(&error))
-        }),
-    );
     Ok(all)
-}
-
-/// What chains follow for as long as it is wanted, and whose wallets are whose.
-fn follow_with(all: &mut Namespaces, chains: &ChainEngine) {
-    let engine = chains.clone();
-    all.check_with(
-        "events",
-        Box::new(move |rest| {
-            let checked = engine.check_events_channel(rest);
-            checked.map_err(|error| chain_error(&error))
-        }),
-    );
-    let engine = chains.clone();
-    all.begin_with("events", Box::new(move |rest| engine.events_epoch(rest)));
-    let engine = chains.clone();
-    all.check_with(
-        "wallet",
-        Box::new(move |rest| {
-            let followed = engine.follow_wallet(rest);
-            followed.map_err(|error| chain_error(&error))
-        }),
-    );
-    let engine = chains.clone();
-    all.begin_with("wallet", Box::new(move |rest| engine.wallet_epoch(rest)));
-    let engine = chains.clone();
-    all.own_with(
-        "wallet",
-        Box::new(move |user, rest| engine.owns_wallet(user, rest)),
-    );
-}
-
-/// Engines exist before what they publish to, which asks them what they know.
-#[derive(Default)]
-struct LatePublisher(OnceCell<Arc<StreamCore>>);
-
-impl LatePublisher {
-    fn connect(&self, stream: Arc<StreamCore>) {
-        // Called once; engines say nothing before they are started.
-        let _ = self.0.set(stream);
-    }
-
-    fn stream(&self) -> Result<&Arc<StreamCore>, StreamError> {
-        let missing = || StreamError::new(ErrorCode::Unavailable, "the server is about to start");
-        self.0.get().ok_or_else(missing)
-    }
-}
-
-impl DurablePublisher for LatePublisher {
-    fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position> {
-        Box::pin(async move { self.stream()?.position(channel).await })
-    }
-
-    fn restore<'a>(
-        &'a self,
-        channel: &'a ChannelName,
-        epoch: Epoch,
-        kept: Vec<StoredPublication>,
-    ) -> BrokerFuture<'a, ()> {
-        Box::pin(async move { self.stream()?.restore(channel, epoch, kept).await })
-    }
-
-    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
-        Box::pin(async move { self.stream()?.start_new_epoch(channel).await })
-    }
-
-    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
-        Box::pin(async move { self.stream()?.forget(channel).await })
-    }
-}
-
-impl Publisher for LatePublisher {
-    fn publish(&self, channel: &ChannelName, event: Event) {
-        if let Some(stream) = self.0.get() {
-            stream.publish(channel, event);
-        }
-    }
 }

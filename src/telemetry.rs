@@ -1,4 +1,4 @@
-//! Logs and metrics.
+//! Telemetry: logs on stderr, and metrics in the text format of Prometheus.
 
 use std::{io::IsTerminal as _, sync::Arc};
 
@@ -10,14 +10,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// What is logged unless it is said otherwise. Alloy's transports say as errors what the
-/// chain engine handles and tells in its own words.
-const LOGGED: &str = "info,alloy_pubsub=off,alloy_transport_ws=off,alloy_transport_ipc=off,\
+/// The default log filter. Alloy's transports log errors that the chain engine handles and
+/// logs itself.
+const DEFAULT_FILTER: &str = "info,alloy_pubsub=off,alloy_transport_ws=off,alloy_transport_ipc=off,\
     alloy_transport_http=off,alloy_rpc_client=off";
 
 /// Sends logs to stderr, for people or for machines.
 pub(crate) fn init_logs(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("TIDEWIRE_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    let filter =
+        EnvFilter::try_from_env("TIDEWIRE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -30,11 +31,11 @@ pub(crate) fn init_logs(format: LogFormat) {
     }
 }
 
-/// Where round trips are told apart, in seconds: one machine, one city, one continent,
-/// the world, a bad link.
+/// The bounds of round trips, in seconds: one machine, one city, one continent, the world, a
+/// bad link.
 const ROUND_TRIP_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
-/// Gathers metrics. Called once, before anything counts.
+/// Installs the recorder of metrics. Called once, before any metric is registered.
 pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(
@@ -55,21 +56,21 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     );
     metrics::describe_histogram!(
         "tidewire_round_trip_seconds",
-        "From a ping to a WebSocket client to its answer."
+        "Time from a ping to a WebSocket client to its pong."
     );
     metrics::describe_counter!(
         "tidewire_missed_beats_total",
-        "How often a client gave no sign of life in time."
+        "Heartbeats that clients missed."
     );
     metrics::describe_counter!("tidewire_venue_frames_total", "Frames from venues.");
     metrics::describe_counter!(
         "tidewire_venue_bad_frames_total",
-        "Frames from venues that could not be used."
+        "Frames from venues that could not be parsed."
     );
     metrics::describe_counter!("tidewire_venue_trades_total", "Trades from venues.");
     metrics::describe_counter!(
         "tidewire_venue_reconnects_total",
-        "Connections to venues that had to be made again."
+        "Reconnections to venues."
     );
     metrics::describe_counter!(
         "tidewire_venue_refusals_total",
@@ -77,7 +78,7 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     );
     metrics::describe_counter!(
         "tidewire_venue_gaps_total",
-        "How often trades of a symbol were missing between two that came."
+        "Gaps in the trades of a symbol at a venue."
     );
     metrics::describe_gauge!("tidewire_venue_connected", "Whether a venue is connected.");
     describe_chain_metrics();
@@ -86,15 +87,12 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_subscriptions",
         "Subscriptions of all connections."
     );
+    metrics::describe_gauge!("tidewire_channels_followed", "Channels with a subscriber.");
     metrics::describe_gauge!(
-        "tidewire_channels_followed",
-        "Channels that somebody follows."
+        "tidewire_outbox_bytes",
+        "Bytes in the outboxes of all clients."
     );
-    metrics::describe_gauge!("tidewire_outbox_bytes", "Bytes that wait for clients.");
-    metrics::describe_gauge!(
-        "tidewire_outbox_bytes_max",
-        "The most bytes that wait for one client."
-    );
+    metrics::describe_gauge!("tidewire_outbox_bytes_max", "Bytes in the fullest outbox.");
     metrics::describe_gauge!(
         "tidewire_price_age_seconds",
         "The age of each symbol's newest data."
@@ -106,53 +104,50 @@ fn describe_chain_metrics() {
     metrics::describe_counter!("tidewire_chain_calls_total", "Calls to endpoints.");
     metrics::describe_counter!(
         "tidewire_chain_call_failures_total",
-        "Calls to endpoints that failed, and answers that were not believed."
+        "Calls to endpoints that failed, and responses that failed a proof."
     );
     metrics::describe_counter!(
         "tidewire_chain_limits_total",
-        "How often an endpoint wanted to be asked less."
+        "Responses by which an endpoint limited the rate of calls."
     );
     metrics::describe_counter!(
         "tidewire_chain_lies_total",
-        "Answers that were not believed."
+        "Responses that failed a proof."
     );
     metrics::describe_counter!(
         "tidewire_chain_connects_total",
-        "Connections to endpoints that were tried."
+        "Attempts to connect to endpoints."
     );
     metrics::describe_histogram!(
         "tidewire_chain_call_seconds",
-        "How long an endpoint took to answer."
+        "Time from a call to its response."
     );
     metrics::describe_gauge!(
         "tidewire_chain_endpoint_score",
-        "The share of calls that an endpoint answered of late."
+        "The share of recent calls that an endpoint answered."
     );
     metrics::describe_gauge!(
         "tidewire_chain_endpoint_head",
-        "The height of the newest block that an endpoint tells of."
+        "The height of the newest block that an endpoint reports."
     );
     metrics::describe_counter!("tidewire_chain_blocks_total", "Blocks that were read.");
     metrics::describe_counter!("tidewire_chain_reorgs_total", "Reorgs.");
     metrics::describe_counter!(
         "tidewire_chain_balances_missed_total",
-        "Wallets of a block whose balance no node told."
+        "Wallets of a block whose balance no node returned."
     );
     metrics::describe_counter!(
         "tidewire_chain_pool_passed_over_total",
-        "Transactions of a pool that were not looked at."
+        "Pending transactions that were skipped."
     );
-    metrics::describe_histogram!(
-        "tidewire_chain_reorg_depth",
-        "How many blocks a reorg took back."
-    );
+    metrics::describe_histogram!("tidewire_chain_reorg_depth", "Blocks that a reorg removed.");
     metrics::describe_counter!(
         "tidewire_chain_resyncs_total",
-        "How often a chain began anew, as it did not link to what was read."
+        "Restarts of a chain whose new blocks did not link to the known ones."
     );
     metrics::describe_counter!(
         "tidewire_chain_load_failures_total",
-        "How often no endpoint could give all of a block."
+        "Blocks that no endpoint returned in full."
     );
     metrics::describe_gauge!("tidewire_chain_head", "The height of the newest block.");
     metrics::describe_gauge!(
@@ -161,7 +156,7 @@ fn describe_chain_metrics() {
     );
 }
 
-/// What the server says of itself.
+/// Readiness and metrics of this server.
 pub(crate) struct ServerProbes {
     pub(crate) handle: PrometheusHandle,
     pub(crate) stream: Arc<StreamCore>,
@@ -184,7 +179,7 @@ impl Probes for ServerProbes {
             let transport = one.transport.name();
             metrics::gauge!("tidewire_connections", "transport" => transport)
                 .set(one.connections as f64);
-            // Never lower than before: a connection that ends meanwhile may be missed once.
+            // A counter never decreases. A connection that ends meanwhile is missed once.
             metrics::counter!("tidewire_sent_bytes_total", "transport" => transport)
                 .absolute(one.bytes_sent);
             metrics::counter!("tidewire_received_bytes_total", "transport" => transport)

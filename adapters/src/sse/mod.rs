@@ -17,7 +17,9 @@ use tidewire_proto::{
     json,
     v1::{ChannelSubscription, ClientMessage, ErrorCode, Position, client_message},
 };
-use tidewire_stream::{ConnectionInfo, Encoding, PostKey, ShardId, StreamError, Transport};
+use tidewire_stream::{
+    ChannelName, ConnectionInfo, Encoding, Namespaces, PostKey, ShardId, StreamError, Transport,
+};
 
 use crate::{
     Gateway, access,
@@ -76,7 +78,11 @@ pub(crate) async fn stream(
         shard,
     };
     let connection = gateway.stream.connect(arrival).await;
-    let channels = wanted(query.channels.as_deref().unwrap_or_default(), &cursor);
+    let channels = wanted(
+        query.channels.as_deref().unwrap_or_default(),
+        &cursor,
+        gateway.stream.namespaces(),
+    );
     if !channels.is_empty() {
         let asked =
             client_message::Data::Subscribe(tidewire_proto::v1::SubscribeRequest { channels });
@@ -127,16 +133,20 @@ fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpE
 
 /// The channels of the query, each from where the cursor stands. The cursor's
 /// other channels (the user's own) are resumed too.
-fn wanted(channels: &str, cursor: &Cursor) -> Vec<ChannelSubscription> {
+fn wanted(channels: &str, cursor: &Cursor, namespaces: &Namespaces) -> Vec<ChannelSubscription> {
     let named: Vec<&str> = channels
         .split(',')
         .map(str::trim)
         .filter(|name| !name.is_empty())
         .collect();
+    let is_personal = |channel: &&ChannelName| {
+        let namespace = namespaces.get(channel);
+        namespace.is_some_and(|namespace| namespace.is_personal())
+    };
     let further = cursor
         .iter()
         .map(|(channel, _)| channel)
-        .filter(|channel| channel.namespace() == "user" && !named.contains(&channel.as_str()));
+        .filter(|channel| is_personal(channel) && !named.contains(&channel.as_str()));
     let further: Vec<&str> = further.map(|channel| channel.as_str()).collect();
     named
         .into_iter()

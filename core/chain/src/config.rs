@@ -1,7 +1,8 @@
-//! What the operator says of a chain.
+//! Chain configuration: `[[chain]]`, its endpoints and its finality.
 
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
+use humantime::format_duration;
 use serde::Deserialize;
 
 use crate::{
@@ -14,51 +15,51 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChainConfig {
-    /// The chain's id, as its nodes tell it.
+    /// The chain's id, as its nodes return it.
     pub id: u64,
-    /// What it is called in logs.
+    /// The name in logs.
     pub name: Option<String>,
-    /// Where its nodes are.
+    /// The nodes.
     #[serde(default)]
     pub endpoints: Vec<EndpointConfig>,
-    /// How often a block comes, in milliseconds. Nodes that do not push are asked about
+    /// The usual time between two blocks. Nodes that do not push heads are polled about
     /// three times as often.
-    pub block_time_ms: Option<u64>,
-    /// How many blocks confirm a transaction.
+    #[serde(default, with = "humantime_serde")]
+    pub block_time: Option<Duration>,
+    /// The number of blocks that confirm a transaction.
     #[serde(default = "confirmations")]
     pub confirmations: u32,
-    /// What cannot be taken back.
+    /// The blocks that no reorg removes.
     #[serde(default)]
     pub finality: Finality,
-    /// How many endpoints must tell of a block before it counts.
+    /// The number of endpoints that must have a block before it counts.
     #[serde(default = "agreement")]
     pub agreement: usize,
-    /// How long a call may take, in milliseconds.
-    #[serde(default = "call_timeout_ms")]
-    pub call_timeout_ms: u64,
-    /// How many blocks a reorg may take back. Past it the chain begins anew.
+    /// The time after which a call to a node is given up.
+    #[serde(default = "call_timeout", with = "humantime_serde")]
+    pub call_timeout: Duration,
+    /// The most blocks that a reorg may remove. A deeper one restarts the chain with a gap.
     #[serde(default = "reorg_limit")]
     pub reorg_limit: usize,
-    /// How many blocks that were missed are read. Past it the chain begins anew.
+    /// The most missed blocks that are read. More of them restart the chain with a gap.
     #[serde(default = "catch_up")]
     pub catch_up: u64,
-    /// How long no node must have a pending transaction before it counts as dropped, in
-    /// milliseconds.
-    #[serde(default = "drop_after_ms")]
-    pub drop_after_ms: u64,
-    /// Whether headers are held against their hash. On some chains they hash otherwise; then
-    /// what links them is believed.
-    #[serde(default = "is_held")]
+    /// The time for which no node has a pending transaction before it counts as dropped.
+    #[serde(default = "drop_after", with = "humantime_serde")]
+    pub drop_after: Duration,
+    /// Whether headers must match their hashes. Some chains hash headers otherwise; there the
+    /// links between blocks are believed.
+    #[serde(default = "checked")]
     pub header_hash: bool,
-    /// Whether transactions are held against their hashes and the header's root.
-    #[serde(default = "is_held")]
+    /// Whether transactions must match their hashes and the header's root.
+    #[serde(default = "checked")]
     pub transactions_root: bool,
-    /// Whether receipts are held against the header's root. On some chains they do not
-    /// hash to it; then the header's bloom alone is what they are held against.
-    #[serde(default = "is_held")]
+    /// Whether receipts must match the header's root. On some chains they do not; there they
+    /// must match the header's bloom alone.
+    #[serde(default = "checked")]
     pub receipts_root: bool,
-    /// Signatures of errors, such as `error NotYet(uint256 at)`, to say by why transactions
-    /// failed. Those of the token standards are known.
+    /// Signatures of custom errors, such as `error NotYet(uint256 at)`. They explain failed
+    /// transactions. Those of the token standards are built in.
     #[serde(default)]
     pub errors: Vec<String>,
 }
@@ -71,8 +72,8 @@ fn agreement() -> usize {
     1
 }
 
-fn call_timeout_ms() -> u64 {
-    10_000
+fn call_timeout() -> Duration {
+    Duration::from_secs(10)
 }
 
 fn reorg_limit() -> usize {
@@ -83,15 +84,15 @@ fn catch_up() -> u64 {
     50_000
 }
 
-fn drop_after_ms() -> u64 {
-    60_000
+fn drop_after() -> Duration {
+    Duration::from_secs(60)
 }
 
-fn is_held() -> bool {
+fn checked() -> bool {
     true
 }
 
-/// Where a node is.
+/// The address of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(
     untagged,
@@ -100,49 +101,49 @@ fn is_held() -> bool {
 pub enum EndpointConfig {
     /// `wss://…`, `https://…` or the path of a socket.
     Address(String),
-    /// The same, and who signs its certificate.
+    /// An address, and the authority that signs its certificate.
     Signed(SignedEndpoint),
 }
 
-/// A node whose certificate a private authority signs.
+/// A node with a certificate of a private authority.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignedEndpoint {
     /// `wss://…` or `https://…`.
     pub url: String,
-    /// The file with the certificates, in PEM, of those who alone are trusted for it.
+    /// A PEM file of the only certificates that are trusted for this node.
     pub ca_file: PathBuf,
 }
 
-/// What cannot be taken back.
+/// Which blocks are final: no reorg removes them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(
     untagged,
     expecting = "expected \"finalized\", \"safe\" or a number of blocks"
 )]
 pub enum Finality {
-    /// What the node says.
+    /// The blocks that the node reports under a tag.
     Tag(FinalityTag),
-    /// What has so many blocks on it.
+    /// The blocks with at least this many blocks after them.
     Depth(u64),
-    /// As the node says, since nothing else was said.
+    /// The default: as `finalized`.
     #[default]
     #[serde(skip)]
     Unsaid,
 }
 
-/// What a node may be asked for.
+/// A block tag of nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinalityTag {
-    /// What would cost validators their stake to take back.
+    /// A reorg would cost validators their stake.
     Finalized,
-    /// What most of them have attested.
+    /// Most validators have attested the block.
     Safe,
 }
 
 impl Finality {
-    /// The tag that the node is asked for, if it is asked.
+    /// The tag to read from the node, if finality is not a depth.
     #[must_use]
     pub fn tag(self) -> Option<&'static str> {
         match self {
@@ -153,24 +154,24 @@ impl Finality {
     }
 }
 
-/// What is wrong with the configuration of the chains.
+/// An error in `[[chain]]`: the chain, the key, what was wrong and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Two chains have one id.
+    /// Two chains have the same id.
     #[error("[[chain]] id = {0} is there twice")]
     Twice(u64),
     /// A chain has no endpoint.
     #[error("chain {0}: `endpoints` is empty, expected one at least")]
     NoEndpoint(u64),
-    /// An endpoint is none.
+    /// An endpoint's address is malformed.
     #[error("chain {chain}: {error}")]
     Endpoint {
         /// The chain's id.
         chain: u64,
-        /// What is wrong with it.
+        /// The error of the address.
         error: AddressError,
     },
-    /// A number is out of bounds.
+    /// A number or a duration is out of bounds.
     #[error("chain {chain}: `{key}` is {found}, expected {expected}")]
     Bounds {
         /// The chain's id.
@@ -178,19 +179,19 @@ pub enum ConfigError {
         /// The key.
         key: &'static str,
         /// Its value.
-        found: u64,
+        found: String,
         /// What was expected.
         expected: String,
     },
-    /// The signature of an error is refused.
+    /// The signature of a custom error is refused.
     #[error("chain {chain}: `errors`: {error}")]
     Abi {
         /// The chain's id.
         chain: u64,
-        /// What is wrong with it.
+        /// The error of the signature.
         error: AbiError,
     },
-    /// Its channel has no name.
+    /// The chain's id cannot be part of a channel name.
     #[error("the channel of a chain has no name: {0}")]
     Channel(String),
     /// A file of certificates cannot be read.
@@ -198,7 +199,7 @@ pub enum ConfigError {
     Authority {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error of reading it.
         error: String,
     },
     /// TLS cannot be set up.
@@ -207,7 +208,7 @@ pub enum ConfigError {
 }
 
 impl ChainConfig {
-    /// Checks all chains, alone and together.
+    /// Checks each chain, and that ids differ.
     ///
     /// # Errors
     /// Names the chain, the key and what was expected.
@@ -239,16 +240,8 @@ impl ChainConfig {
                 1,
                 addresses.len() as u64,
             ),
-            ("call_timeout_ms", self.call_timeout_ms, 100, 600_000),
             ("reorg_limit", self.reorg_limit as u64, 1, 4_096),
             ("catch_up", self.catch_up, 1, u64::MAX),
-            ("drop_after_ms", self.drop_after_ms, 1_000, 86_400_000),
-            (
-                "block_time_ms",
-                self.block_time_ms.unwrap_or(1_000),
-                50,
-                3_600_000,
-            ),
         ];
         for (key, found, least, most) in bounds {
             if !(least..=most).contains(&found) {
@@ -260,8 +253,24 @@ impl ChainConfig {
                 return Err(ConfigError::Bounds {
                     chain: self.id,
                     key,
-                    found,
+                    found: found.to_string(),
                     expected,
+                });
+            }
+        }
+        let durations = [
+            ("call_timeout", self.call_timeout, 100, 600_000),
+            ("drop_after", self.drop_after, 1_000, 86_400_000),
+            ("block_time", self.block_time(), 50, 3_600_000),
+        ];
+        for (key, found, min_ms, max_ms) in durations {
+            let (min, max) = (Duration::from_millis(min_ms), Duration::from_millis(max_ms));
+            if !(min..=max).contains(&found) {
+                return Err(ConfigError::Bounds {
+                    chain: self.id,
+                    key,
+                    found: format_duration(found).to_string(),
+                    expected: format!("{} to {}", format_duration(min), format_duration(max)),
                 });
             }
         }
@@ -274,23 +283,23 @@ impl ChainConfig {
         Ok(())
     }
 
-    /// The errors that are known on it.
+    /// The custom errors of the chain, with those that are built in.
     #[must_use]
     pub fn custom_errors(&self) -> CustomErrors {
         let mut errors = CustomErrors::well_known();
         for signature in &self.errors {
             if let Err(error) = errors.add(signature) {
-                // The configuration was checked before.
-                tracing::warn!(chain = self.id, %error, "the signature of an error is passed over");
+                // The configuration was checked at the start.
+                tracing::warn!(chain = self.id, %error, "the signature of a custom error is skipped");
             }
         }
         errors
     }
 
-    /// Where its nodes are, and the file of whom alone each trusts, if there is one.
+    /// The addresses of its nodes, each with its file of trusted certificates, if any.
     ///
     /// # Errors
-    /// One is no address.
+    /// An address is malformed.
     pub fn addresses(&self) -> Result<Vec<(Address, Option<PathBuf>)>, ConfigError> {
         let parsed = self.endpoints.iter().map(|endpoint| {
             let (text, ca_file) = match endpoint {
@@ -306,7 +315,7 @@ impl ChainConfig {
         parsed.collect()
     }
 
-    /// What it is called.
+    /// The name in logs: the configured one, or the id.
     #[must_use]
     pub fn label(&self) -> String {
         self.name
@@ -314,10 +323,11 @@ impl ChainConfig {
             .unwrap_or_else(|| format!("chain {}", self.id))
     }
 
-    /// How often a block comes.
+    /// The usual time between two blocks: as configured, else 12 s for chain 1 and 2 s for
+    /// others.
     #[must_use]
     pub fn block_time(&self) -> Duration {
-        let default = if self.id == 1 { 12_000 } else { 2_000 };
-        Duration::from_millis(self.block_time_ms.unwrap_or(default))
+        let default = if self.id == 1 { 12 } else { 2 };
+        self.block_time.unwrap_or(Duration::from_secs(default))
     }
 }

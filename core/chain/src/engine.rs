@@ -94,12 +94,11 @@ impl ChainEngine {
         let keeping = Arc::new(Keeping::new(Wallets::new(indexed.clone())));
         let mut chains = BTreeMap::new();
         for (config, wallets) in configs.iter().zip(indexed) {
-            let time_limit = Duration::from_millis(config.call_timeout_ms);
             let channel = ChannelName::parse(&format!("blocks:{}", config.id));
             let channel = channel.map_err(|error| ConfigError::Channel(error.to_string()))?;
             let chain = Chain {
                 config: config.clone(),
-                pool: Pool::new(config.id, config.addresses()?, time_limit)?,
+                pool: Pool::new(config.id, config.addresses()?, config.call_timeout)?,
                 archive: Archive::new(config.id, store.clone()),
                 channel,
                 store: store.clone(),
@@ -145,7 +144,8 @@ impl ChainEngine {
             if let Finality::Depth(depth) = chain.config.finality {
                 options.finality_depth = depth;
             }
-            options.drop_after = i64::try_from(chain.config.drop_after_ms).unwrap_or(i64::MAX);
+            options.drop_after =
+                i64::try_from(chain.config.drop_after.as_millis()).unwrap_or(i64::MAX);
             let stages = Stages {
                 required: options.required,
                 finality_depth: options.finality_depth,

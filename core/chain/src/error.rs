@@ -1,5 +1,8 @@
 //! What can be wrong with what the engine is asked.
 
+use tidewire_proto::v1::ErrorCode;
+use tidewire_stream::StreamError;
+
 /// How many signatures of errors a watch can come with.
 pub(crate) const MAX_SIGNATURES: usize = 20;
 
@@ -65,6 +68,28 @@ pub enum ChainError {
     /// The engine is about to stop, or was not started.
     #[error("the chain engine does not run")]
     Ended,
+}
+
+impl From<ChainError> for StreamError {
+    fn from(error: ChainError) -> Self {
+        let code = match error {
+            ChainError::UnknownChain { .. } => ErrorCode::NotFound,
+            ChainError::NoBlock(_)
+            | ChainError::Slow(_)
+            | ChainError::Stuck
+            | ChainError::Ended => ErrorCode::Unavailable,
+            ChainError::Hash(_)
+            | ChainError::Name { .. }
+            | ChainError::Address(_)
+            | ChainError::Checksum { .. }
+            | ChainError::Abi(_)
+            | ChainError::Signatures(_)
+            | ChainError::Filter(_) => ErrorCode::InvalidArgument,
+            ChainError::NoChain => ErrorCode::FailedPrecondition,
+            ChainError::TooMany(_) => ErrorCode::ResourceExhausted,
+        };
+        Self::new(code, error.to_string())
+    }
 }
 
 fn names(chains: &[u64]) -> String {

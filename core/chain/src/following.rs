@@ -1,7 +1,7 @@
 //! What clients follow and back ends register, as far as it outlives a connection: wallets,
 //! users' wallets, filters of events, and transactions.
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 use tidewire_proto::v1::EventFilter;
 use tidewire_stream::{ChannelName, Epoch, UserId};
 use tokio::{sync::oneshot, time::timeout};
@@ -77,10 +77,18 @@ impl ChainEngine {
         channel.map_err(|error| ChainError::TooMany(error.to_string()))
     }
 
-    /// Judges the part of a `wallet:` channel after the colon, and follows the wallet.
+    /// Checks the part of a `wallet:` channel after the colon.
     ///
     /// # Errors
     /// It is no address, or no chain is configured.
+    pub fn check_wallet_channel(&self, rest: &str) -> Result<(), ChainError> {
+        self.wallet(rest).map(drop)
+    }
+
+    /// Follows the wallet of a `wallet:` channel.
+    ///
+    /// # Errors
+    /// It is no address, no chain is configured, or too many wallets are followed.
     pub fn follow_wallet(&self, rest: &str) -> Result<(), ChainError> {
         let address = self.wallet(rest)?;
         let followed = self.keeping().wallets.follow(address);
@@ -104,21 +112,20 @@ impl ChainEngine {
         asked.answer(want, channel).await
     }
 
-    /// Judges the part of a `tx:` channel after the colon, a chain's id and a hash, and
-    /// watches the transaction.
+    /// Checks the part of a `tx:` channel after the colon: a chain's id and a hash.
     ///
     /// # Errors
-    /// Says what was expected; or too many are watched, or the chain is slow.
+    /// States what was expected.
+    pub fn check_transaction_channel(&self, rest: &str) -> Result<(), ChainError> {
+        self.transaction(rest).map(drop)
+    }
+
+    /// Watches the transaction of a `tx:` channel.
+    ///
+    /// # Errors
+    /// The name is none of a transaction, too many are watched, or the chain is slow.
     pub fn follow_transaction(&self, rest: &str) -> Result<(), ChainError> {
-        let (id, hash) = rest.split_once(':').ok_or_else(|| ChainError::Name {
-            asked: rest.to_owned(),
-            expected: "a chain and a hash, as in tx:1:0x…",
-        })?;
-        self.check_blocks_channel(id)?;
-        let hash = parse_hash(hash)?;
-        let unknown = |_| ChainError::NoChain;
-        let id = id.parse().map_err(unknown)?;
-        let key = (id, hash);
+        let key @ (id, hash) = self.transaction(rest)?;
         let transactions = &self.keeping().transactions;
         match transactions.insert(key, (), TRANSACTIONS, || {}) {
             Inserted::Known => Ok(()),
@@ -136,22 +143,28 @@ impl ChainEngine {
         }
     }
 
-    /// Judges the part of an `events:` channel after the colon: what the reply to a watch
-    /// has named, of a filter that is followed or was until lately.
+    /// Checks the part of an `events:` channel after the colon: it is in the reply to a
+    /// `watch`, and its filter is followed or was until lately.
     ///
     /// # Errors
-    /// Says what was expected.
+    /// States what was expected.
     pub fn check_events_channel(&self, rest: &str) -> Result<(), ChainError> {
-        let unknown = || ChainError::Name {
-            asked: rest.to_owned(),
-            expected: "the channel that the reply to `watch` named: `watch` first",
-        };
-        let chain = rest.split(':').next().unwrap_or_default();
-        self.check_blocks_channel(chain)?;
-        let channel = ChannelName::parse(&format!("events:{rest}")).map_err(|_| unknown())?;
+        let channel = self.events(rest)?;
+        match self.keeping().filters.contains(&channel) {
+            true => Ok(()),
+            false => Err(unknown_events(rest)),
+        }
+    }
+
+    /// Keeps the filter of an `events:` channel for a subscriber.
+    ///
+    /// # Errors
+    /// No such filter is followed.
+    pub fn follow_events(&self, rest: &str) -> Result<(), ChainError> {
+        let channel = self.events(rest)?;
         match self.keeping().filters.touch(&channel) {
             true => Ok(()),
-            false => Err(unknown()),
+            false => Err(unknown_events(rest)),
         }
     }
 
@@ -198,6 +211,25 @@ impl ChainEngine {
         }
     }
 
+    /// The chain and the hash that a `tx:` channel names.
+    fn transaction(&self, rest: &str) -> Result<(u64, B256), ChainError> {
+        let (id, hash) = rest.split_once(':').ok_or_else(|| ChainError::Name {
+            asked: rest.to_owned(),
+            expected: "a chain and a hash, as in tx:1:0x…",
+        })?;
+        self.check_blocks_channel(id)?;
+        let hash = parse_hash(hash)?;
+        let id = id.parse().map_err(|_| ChainError::NoChain)?;
+        Ok((id, hash))
+    }
+
+    /// An `events:` channel of a configured chain.
+    fn events(&self, rest: &str) -> Result<ChannelName, ChainError> {
+        let chain = rest.split(':').next().unwrap_or_default();
+        self.check_blocks_channel(chain)?;
+        ChannelName::parse(&format!("events:{rest}")).map_err(|_| unknown_events(rest))
+    }
+
     /// A wallet, on a server that follows any.
     fn wallet(&self, address: &str) -> Result<Address, ChainError> {
         if !self.has_chains() {
@@ -220,5 +252,12 @@ impl ChainEngine {
         if timeout(ANSWER, self.journal().enter(entry)).await.is_err() {
             tracing::warn!("what is followed cannot be stored: the store is slow or stuck");
         }
+    }
+}
+
+fn unknown_events(rest: &str) -> ChainError {
+    ChainError::Name {
+        asked: rest.to_owned(),
+        expected: "the channel that the reply to `watch` named: `watch` first",
     }
 }

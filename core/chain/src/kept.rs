@@ -104,6 +104,11 @@ impl<K: Clone + Eq + Hash, V: Clone> Kept<K, V> {
         Inserted::New
     }
 
+    /// Whether `key` is kept.
+    pub(crate) fn contains(&self, key: &K) -> bool {
+        self.0.lock().all.contains_key(key)
+    }
+
     /// Notes that somebody is about to follow `key`, if it is kept.
     pub(crate) fn touch(&self, key: &K) -> bool {
         let mut state = self.0.lock();

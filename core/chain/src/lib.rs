@@ -20,6 +20,7 @@ mod keeping;
 mod kept;
 mod listener;
 pub mod proof;
+mod provider;
 mod publish;
 mod reader;
 pub mod transaction;

@@ -86,7 +86,7 @@ impl PriceEngine {
             aggregator: Arc::new(Mutex::new(aggregator)),
             time: EngineTime::new(clock.clone()),
             clock,
-            watchdog: Duration::from_millis(config.watchdog_ms),
+            watchdog: config.watchdog,
             supply: config.supply_spec()?,
             tls: tls_config(config.ca_file.as_deref())?,
             fleet: Arc::default(),

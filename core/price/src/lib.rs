@@ -10,6 +10,7 @@ mod clock;
 pub mod config;
 mod engine;
 mod error;
+mod provider;
 pub mod recording;
 mod replay;
 mod source;

@@ -188,7 +188,7 @@ fn bad_frames_are_counted_and_the_rest_goes_on() {
 #[test]
 fn the_last_source_to_go_leaves_one_stale_price_and_data_brings_it_back() {
     let mut bench = Bench::new(
-        "symbols = [\"BTC-USD\", \"ETH-USD\"]\nstale_after_ms = 1000\n[symbol.\"ETH-USD\"]\nstale_after_ms = 5000",
+        "symbols = [\"BTC-USD\", \"ETH-USD\"]\nstale_after = \"1s\"\n[symbol.\"ETH-USD\"]\nstale_after = \"5s\"",
     );
     bench.say("coinbase", &coinbase_match(1, "BTC-USD", "10"), NOW_US);
     bench.say("coinbase", &coinbase_match(1, "ETH-USD", "2"), NOW_US);

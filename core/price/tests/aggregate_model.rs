@@ -153,7 +153,7 @@ proptest! {
     #[test]
     fn the_aggregate_is_that_of_the_rules(steps in steps()) {
         let sources = NAMES.map(|name| format!("[[source]]\nkind = \"kraken\"\nname = {name:?}"));
-        let text = format!("symbols = [\"BTC-USD\"]\nstale_after_ms = 5000\noutlier_percent = 2\n{}", sources.join("\n"));
+        let text = format!("symbols = [\"BTC-USD\"]\nstale_after = \"5s\"\noutlier_percent = 2\n{}", sources.join("\n"));
         let journal = Journal::new();
         let mut aggregator = Aggregator::new(&config(&text), journal.clone()).unwrap();
         let mut models = vec![Model::default(); NAMES.len()];

@@ -244,7 +244,7 @@ fn signs_of_life_are_no_data() {
 #[test]
 fn a_quiet_symbol_does_not_flap() {
     let mut bench = Bench::new();
-    // Once in 100 seconds, and `stale_after_ms` is 30 seconds.
+    // Once in 100 seconds, and `stale_after` is 30 seconds.
     for n in 0..20 {
         let second = 100 * n;
         bench.trade(n as u64 + 1, "100", second, second);

@@ -23,10 +23,10 @@ fn all_keys_are_understood() {
         r#"
         symbols = ["BTC-USD", "ETH-USDT"]
         method = "twap"
-        stale_after_ms = 1000
-        window_ms = 60_000
+        stale_after = "1s"
+        window = "1m"
         outlier_percent = 1.5
-        watchdog_ms = 2000
+        watchdog = "2s"
         supply = { BTC = 19_700_000, ETH = 120_000_000.5 }
         [[source]]
         kind = "binance"
@@ -35,8 +35,8 @@ fn all_keys_are_understood() {
         clock = "arrival"
         [symbol."BTC-USD"]
         method = "volume_weighted_median"
-        stale_after_ms = 3000
-        window_ms = 10_000
+        stale_after = "3s"
+        window = "10s"
         outlier_percent = "0.25"
         "#,
     );
@@ -74,8 +74,14 @@ fn faults_name_their_key_and_what_was_expected() {
             "symbols = [\"btcusd\"]",
             "prices.symbols: \"btcusd\" is not a symbol, expected",
         ),
-        ("stale_after_ms = 0", "prices.stale_after_ms is 0, expected"),
-        ("window_ms = 3600001", "prices.window_ms is 3600001 ms"),
+        (
+            "stale_after = \"0s\"",
+            "prices.stale_after is 0s, expected 1ms at least",
+        ),
+        (
+            "window = \"3600001ms\"",
+            "prices.window is 1h 1ms, expected at most 1h",
+        ),
         (
             "outlier_percent = 0",
             "prices.outlier_percent is 0, expected",
@@ -84,10 +90,13 @@ fn faults_name_their_key_and_what_was_expected() {
             "[symbol.\"BTC-USD\"]\noutlier_percent = 100",
             "prices.symbol.\"BTC-USD\".outlier_percent is 100",
         ),
-        ("watchdog_ms = 0", "prices.watchdog_ms is 0, expected"),
         (
-            "[symbol.\"BTC-USD\"]\nstale_after_ms = 0",
-            "prices.symbol.\"BTC-USD\".stale_after_ms is 0",
+            "watchdog = \"0s\"",
+            "prices.watchdog is 0s, expected 1ms at least",
+        ),
+        (
+            "[symbol.\"BTC-USD\"]\nstale_after = \"0s\"",
+            "prices.symbol.\"BTC-USD\".stale_after is 0s",
         ),
         ("[symbol.\"BTC-UDS\"]", "did you mean \"BTC-USD\"?"),
         ("[supply]\nBTC = -1", "prices.supply.BTC is -1, expected"),

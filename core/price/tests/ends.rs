@@ -47,7 +47,7 @@ fn okx_trade(id: u64, price: &str) -> String {
 /// OKX, an engine that has a price of it, and their connection.
 async fn okx() -> (Venue, Bench, Peer) {
     let venue = Venue::open().await;
-    let config = "symbols = [\"BTC-USDT\"]\nwatchdog_ms = 200_000_000";
+    let config = "symbols = [\"BTC-USDT\"]\nwatchdog = \"200000s\"";
     let bench = Bench::new("okx", &venue.url(), config).connect();
     let (mut peer, _) = venue.accept().await;
     say(&mut peer, &okx_trade(1, "10")).await;
@@ -145,7 +145,7 @@ async fn an_old_connection_stays_if_the_new_one_fails() {
 #[tokio::test]
 async fn an_old_connection_goes_after_the_new_one_is_there() {
     let venue = Venue::open().await;
-    let config = format!("watchdog_ms = 200_000_000\n{BTC}");
+    let config = format!("watchdog = \"200000s\"\n{BTC}");
     let bench = Bench::new("coinbase", &venue.url(), &config).connect();
     let (mut old, _) = venue.accept().await;
     say(&mut old, &coinbase_match(1, "BTC-USD", "10")).await;

@@ -27,7 +27,7 @@ impl Bench {
         let sources =
             ["a", "b", "c"].map(|name| format!("[[source]]\nkind = \"kraken\"\nname = {name:?}"));
         let text = format!(
-            "symbols = [\"BTC-USD\"]\nmethod = {method:?}\nwindow_ms = 60_000\noutlier_percent = 2\n{}",
+            "symbols = [\"BTC-USD\"]\nmethod = {method:?}\nwindow = \"1m\"\noutlier_percent = 2\n{}",
             sources.join("\n")
         );
         let journal = Journal::new();

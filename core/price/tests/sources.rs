@@ -96,7 +96,7 @@ async fn a_lost_venue_makes_its_prices_stale_and_its_return_mends_them() {
 #[tokio::test]
 async fn a_mute_connection_is_set_up_anew() {
     let venue = Venue::open().await;
-    let config = format!("{BTC}\nwatchdog_ms = 400");
+    let config = format!("{BTC}\nwatchdog = \"400ms\"");
     let bench = Bench::new("coinbase", &venue.url(), &config).connect();
     // Connected, accepted, and only heartbeats.
     let (mut mute, _) = venue.accept().await;

@@ -68,7 +68,7 @@ impl SupplySource {
 async fn bench(source: &SupplySource, keys: &str) -> (Bench, Venue) {
     let venue = Venue::open().await;
     let config = format!(
-        "symbols = [\"BTC-USD\", \"ETH-USD\"]\nwatchdog_ms = 200_000_000\nstale_after_ms = 200_000_000\nsupply = {{ BTC = 20 }}\n[supply_source]\nurl = {:?}\n{keys}",
+        "symbols = [\"BTC-USD\", \"ETH-USD\"]\nwatchdog = \"200000s\"\nstale_after = \"200000s\"\nsupply = {{ BTC = 20 }}\n[supply_source]\nurl = {:?}\n{keys}",
         source.url()
     );
     let bench = Bench::new("coinbase", &venue.url(), &config).connect();
@@ -99,7 +99,7 @@ async fn overview_until(bench: &Bench, is_it: impl Fn(&MarketOverview) -> bool) 
 #[tokio::test]
 async fn the_source_fills_what_the_table_lacks_and_its_last_word_holds() {
     let source = SupplySource::open().await;
-    let (bench, venue) = bench(&source, "most_bytes = 1000\ntimeout_ms = 200_000_000").await;
+    let (bench, venue) = bench(&source, "most_bytes = 1000\ntimeout = \"200000s\"").await;
     let _peer = say_prices(&bench, &venue).await;
     let before = bench.engine.overview();
     assert_eq!(before.total_market_cap, Some(2_000.0));
@@ -155,7 +155,7 @@ async fn the_source_fills_what_the_table_lacks_and_its_last_word_holds() {
 #[tokio::test]
 async fn a_source_that_does_not_answer_is_asked_again() {
     let source = SupplySource::open().await;
-    let (bench, _venue) = bench(&source, "timeout_ms = 5_000").await;
+    let (bench, _venue) = bench(&source, "timeout = \"5s\"").await;
     let silent = source.asked().await;
     source.answer("200 OK", r#"{"ETH": 400}"#).await;
     overview_until(&bench, |overview| {
@@ -182,18 +182,19 @@ fn keys_are_checked() {
             "prices.supply_source.url is \"ftp://x\", expected http",
         ),
         (
-            "url = \"http://x\"\ninterval_ms = 0",
-            "interval_ms is 0, expected milliseconds above zero",
+            "url = \"http://x\"\ninterval = \"0s\"",
+            "interval is 0s, expected 1ms at least",
         ),
         (
-            "url = \"http://x\"\ntimeout_ms = 0",
-            "timeout_ms is 0, expected milliseconds above zero",
+            "url = \"http://x\"\ntimeout = \"0s\"",
+            "timeout is 0s, expected 1ms at least",
         ),
         (
             "url = \"http://x\"\nmost_bytes = 0",
             "most_bytes is 0, expected bytes between 1 and",
         ),
-        ("url = \"http://x\"\ninterval = 5", "unknown field"),
+        ("url = \"http://x\"\ninterval = 5", "expected a duration"),
+        ("url = \"http://x\"\nintervall = \"5s\"", "unknown field"),
         ("", "missing field"),
     ];
     for (keys, expected) in cases {

@@ -17,4 +17,4 @@ pub use revocations::RevocationStore;
 pub use router::Router;
 pub use status::{from_status, identity_of, status_of};
 pub use stream::{ClientAddress, GRPC, StreamRpc};
-pub use watch::{WatchRpc, chain_error};
+pub use watch::WatchRpc;

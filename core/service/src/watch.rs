@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use tidewire_chain::{ChainEngine, ChainError, transaction::Interest};
 use tidewire_proto::v1::{
-    Block, ChannelSubscription, ErrorCode, EventsTarget, Gap, GetLatestBlockRequest,
+    Block, ChannelSubscription, ErrorCode, EventFilter, EventsTarget, Gap, GetLatestBlockRequest,
     GetTransactionStatusRequest, LinkWalletRequest, LinkWalletResponse, Position,
     SessionWatchRequest, SubscribeRequest, SubscriptionResult, TransactionStatus,
     TransactionTarget, UnlinkWalletRequest, UnlinkWalletResponse, UnsubscribeRequest,
@@ -67,14 +67,11 @@ impl WatchRpc {
                 let hash = hash.to_ascii_lowercase();
                 follow_in(session, format!("tx:{chain}:{hash}"), None).await?;
                 // Following it is watching it.
-                let status = self.engine.status(chain, &hash, request.abi).await;
-                let status = status.map_err(|error| chain_error(&error))?;
+                let status = self.engine.status(chain, &hash, request.abi).await?;
                 watching::Target::Transaction(status)
             }
             (None, Some(filter)) => {
-                let channel = self.engine.watch_events(chain, filter).await;
-                let channel = channel.map_err(|error| chain_error(&error))?;
-                let channel = channel.as_str().to_owned();
+                let channel = self.watch_events(session, chain, filter).await?;
                 follow_in(session, channel.clone(), None).await?;
                 watching::Target::Events(WatchedEvents { channel })
             }
@@ -100,8 +97,7 @@ impl WatchRpc {
         let channel = match (&request.tx_hash, &request.events) {
             (Some(hash), None) => format!("tx:{chain}:{}", hash.to_ascii_lowercase()),
             (None, Some(filter)) => {
-                let channel = self.engine.events_channel(chain, filter);
-                let channel = channel.map_err(|error| chain_error(&error))?;
+                let channel = self.engine.events_channel(chain, filter)?;
                 channel.as_str().to_owned()
             }
             _ => {
@@ -117,18 +113,17 @@ impl WatchRpc {
         Ok(())
     }
 
-    /// Follows one channel for one caller.
-    async fn follow<T>(
+    /// Registers a filter of events that the session is about to subscribe to, and returns
+    /// its channel. A session that may not subscribe to the channel registers nothing.
+    async fn watch_events(
         &self,
-        request: &Request<T>,
-        channel: String,
-        since: Option<Position>,
-    ) -> Result<(Connection, SubscriptionResult), Status> {
-        let connection = self.stream.connect(arrival(request)).await;
-        let followed = follow_in(&connection, channel, since).await;
-        let at = followed.map_err(|error| status_of(&error))?;
-        connection.release_held();
-        Ok((connection, at))
+        session: &Session,
+        chain: u64,
+        filter: EventFilter,
+    ) -> Result<String, StreamError> {
+        session.may_subscribe(&self.engine.events_channel(chain, &filter)?)?;
+        let channel = self.engine.watch_events(chain, filter).await?;
+        Ok(channel.as_str().to_owned())
     }
 }
 
@@ -165,29 +160,8 @@ fn admit<T>(request: &Request<T>) -> Result<(), Status> {
         .map_err(|error| status_of(&error))
 }
 
-/// The error of a chain in the words of a session.
-#[must_use]
-pub fn chain_error(error: &ChainError) -> StreamError {
-    let code = match error {
-        ChainError::UnknownChain { .. } => ErrorCode::NotFound,
-        ChainError::NoBlock(_) | ChainError::Slow(_) | ChainError::Stuck | ChainError::Ended => {
-            ErrorCode::Unavailable
-        }
-        ChainError::Hash(_)
-        | ChainError::Name { .. }
-        | ChainError::Address(_)
-        | ChainError::Checksum { .. }
-        | ChainError::Abi(_)
-        | ChainError::Signatures(_)
-        | ChainError::Filter(_) => ErrorCode::InvalidArgument,
-        ChainError::NoChain => ErrorCode::FailedPrecondition,
-        ChainError::TooMany(_) => ErrorCode::ResourceExhausted,
-    };
-    StreamError::new(code, error.to_string())
-}
-
-fn refused(error: &ChainError) -> Status {
-    status_of(&chain_error(error))
+fn refused(error: ChainError) -> Status {
+    status_of(&error.into())
 }
 
 type Events = Pin<Box<dyn FuturesStream<Item = Result<WatchEvent, Status>> + Send>>;
@@ -271,6 +245,7 @@ impl WatchService for WatchRpc {
                 "nothing is to be watched, expected one of transaction, wallet, blocks, events",
             )
         })?;
+        let connection = self.stream.connect(arrival(&request)).await;
         let (channel, transaction) = match target {
             Target::Blocks(blocks) => (format!("blocks:{}", blocks.chain), None),
             Target::Wallet(wallet) => (format!("wallet:{}", wallet.address), None),
@@ -281,12 +256,13 @@ impl WatchService for WatchRpc {
             }
             Target::Events(EventsTarget { chain, events }) => {
                 let filter = events.unwrap_or_default();
-                let channel = self.engine.watch_events(chain, filter).await;
-                let channel = channel.map_err(|error| refused(&error))?;
-                (channel.as_str().to_owned(), None)
+                let watched = self.watch_events(&connection, chain, filter).await;
+                (watched.map_err(|error| status_of(&error))?, None)
             }
         };
-        let (connection, at) = self.follow(&request, channel, since).await?;
+        let followed = follow_in(&connection, channel, since).await;
+        let at = followed.map_err(|error| status_of(&error))?;
+        connection.release_held();
         let mut first = Vec::new();
         if resumes && !at.recovered {
             first.push(missed(Gap {
@@ -302,7 +278,7 @@ impl WatchService for WatchRpc {
                 abi,
             } = target;
             let status = self.engine.status(chain, &tx_hash, abi).await;
-            let status = status.map_err(|error| refused(&error))?;
+            let status = status.map_err(refused)?;
             // It stands for all that was said until then, and what follows has the next
             // number. Who resumes has it from what follows.
             if !at.recovered {
@@ -332,7 +308,7 @@ impl WatchService for WatchRpc {
         } = request.into_inner();
         let interest = Interest::Durable(user);
         let status = self.engine.watch(chain, &tx_hash, interest, abi).await;
-        let status = status.map_err(|error| refused(&error))?;
+        let status = status.map_err(refused)?;
         Ok(Response::new(WatchTransactionResponse {
             status: Some(status),
         }))
@@ -346,7 +322,7 @@ impl WatchService for WatchRpc {
         let UnwatchRequest { chain, tx_hash } = request.into_inner();
         let interest = Interest::Durable(None);
         let ended = self.engine.unwatch(chain, &tx_hash, interest).await;
-        ended.map_err(|error| refused(&error))?;
+        ended.map_err(refused)?;
         Ok(Response::new(UnwatchResponse {}))
     }
 
@@ -357,7 +333,7 @@ impl WatchService for WatchRpc {
         admit(&request)?;
         let GetTransactionStatusRequest { chain, tx_hash } = request.get_ref();
         let status = self.engine.status(*chain, tx_hash, Vec::new()).await;
-        status.map(Response::new).map_err(|error| refused(&error))
+        status.map(Response::new).map_err(refused)
     }
 
     async fn get_latest_block(
@@ -366,7 +342,7 @@ impl WatchService for WatchRpc {
     ) -> Result<Response<Block>, Status> {
         admit(&request)?;
         let block = self.engine.latest_block(request.get_ref().chain);
-        block.map(Response::new).map_err(|error| refused(&error))
+        block.map(Response::new).map_err(refused)
     }
 
     async fn link_wallet(
@@ -377,7 +353,7 @@ impl WatchService for WatchRpc {
         let LinkWalletRequest { user, address } = request.get_ref();
         let user = user_of(user.as_deref())?;
         let linked = self.engine.link_wallet(&user, address).await;
-        linked.map_err(|error| refused(&error))?;
+        linked.map_err(refused)?;
         Ok(Response::new(LinkWalletResponse {}))
     }
 
@@ -389,9 +365,9 @@ impl WatchService for WatchRpc {
         let UnlinkWalletRequest { user, address } = request.get_ref();
         let user = user_of(user.as_deref())?;
         let channel = self.engine.wallet_channel(address);
-        let channel = channel.map_err(|error| refused(&error))?;
+        let channel = channel.map_err(refused)?;
         let unlinked = self.engine.unlink_wallet(&user, address).await;
-        unlinked.map_err(|error| refused(&error))?;
+        unlinked.map_err(refused)?;
         // Where a wallet is its owner's alone, the user leaves it now.
         let left = self.stream.recheck(&user, channel.as_str());
         left.map_err(|error| status_of(&error))?;

@@ -6,6 +6,8 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use crate::namespace::PERSONAL;
+
 /// The longest channel name, in bytes.
 pub const MAX_CHANNEL_BYTES: usize = 255;
 
@@ -74,7 +76,7 @@ impl ChannelName {
     /// # Errors
     /// The user id holds a character that a channel name may not have, or is too long.
     pub fn user(user: &str) -> Result<Self, ChannelNameError> {
-        Self::parse(&format!("user:{user}"))
+        Self::parse(&format!("{PERSONAL}:{user}"))
     }
 
     /// The whole name.

@@ -2,11 +2,11 @@
 //!
 //! How an identity is proved is decided in [`auth`](crate::auth).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use tidewire_proto::v1::ErrorCode;
 
-use crate::{Access, ChannelName, Namespace, PublishRight, StreamError};
+use crate::{Access, ChannelName, Namespace, Ownership, PublishRight, StreamError};
 
 /// A user's id: the subject of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,13 +80,12 @@ impl UserIdentity {
         }
     }
 
-    /// Whether a channel that belongs to someone belongs to this user: by the
-    /// user's id, or in `wallet` by one of its wallets.
-    fn owns(&self, channel: &ChannelName) -> bool {
-        if channel.namespace() == "wallet" {
-            return self.wallets.contains(channel.rest());
+    /// Whether the token makes this user the owner of a channel.
+    fn owns(&self, channel: &ChannelName, namespace: &Namespace) -> bool {
+        match namespace.ownership {
+            Ownership::Wallet => self.wallets.contains(channel.rest()),
+            Ownership::User | Ownership::Personal => self.user.as_str() == channel.rest(),
         }
-        self.user.as_str() == channel.rest()
     }
 }
 
@@ -101,23 +100,26 @@ impl From<UserIdentity> for Identity {
 pub struct ChannelPattern(Box<str>);
 
 impl ChannelPattern {
-    /// A pattern. Where channel names have one case, it has no other.
+    /// A pattern.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        let folds = ["wallet:", "tx:"]
-            .iter()
-            .any(|namespace| text.starts_with(namespace));
-        if folds {
-            return Self(text.to_ascii_lowercase().into());
-        }
         Self(text.into())
     }
 
-    /// Whether it stands for this channel. Takes time by the length of the name
-    /// times that of the pattern, at the most.
+    /// Whether the pattern matches this channel, which is in its canonical form. A pattern
+    /// that names a case-insensitive namespace matches in any case. Takes at most time in
+    /// proportion to the length of the name times that of the pattern.
     #[must_use]
-    pub fn matches(&self, channel: &ChannelName) -> bool {
-        let mut parts = self.0.split('*');
+    pub fn matches(&self, channel: &ChannelName, namespace: &Namespace) -> bool {
+        let names_namespace = |text: &str| {
+            let rest = text.strip_prefix(namespace.name.as_str());
+            rest.is_some_and(|rest| rest.starts_with(':'))
+        };
+        let pattern = match namespace.case_insensitive && names_namespace(&self.0) {
+            true => Cow::Owned(self.0.to_ascii_lowercase()),
+            false => Cow::Borrowed(&*self.0),
+        };
+        let mut parts = pattern.split('*');
         // `split` gives one part at least.
         let first = parts.next().unwrap_or_default();
         let Some(mut rest) = channel.as_str().strip_prefix(first) else {
@@ -203,9 +205,11 @@ impl Identity {
         let allowed = match namespace.access {
             Access::Public => true,
             Access::Authenticated => self.user().is_some(),
-            Access::Owner => matches!(self, Self::User(identity) if identity.owns(channel)),
+            Access::Owner => {
+                matches!(self, Self::User(identity) if identity.owns(channel, namespace))
+            }
         };
-        if allowed || self.is_granted(channel) {
+        if allowed || self.is_granted(channel, namespace) {
             return Ok(());
         }
         Err(self.refusal(match namespace.access {
@@ -240,9 +244,9 @@ impl Identity {
         }
     }
 
-    fn is_granted(&self, channel: &ChannelName) -> bool {
+    fn is_granted(&self, channel: &ChannelName, namespace: &Namespace) -> bool {
         matches!(self, Self::User(identity)
-            if identity.channels.iter().any(|pattern| pattern.matches(channel)))
+            if identity.channels.iter().any(|pattern| pattern.matches(channel, namespace)))
     }
 
     /// Without a token the way out is to get one; with one there is none.
@@ -261,6 +265,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Namespaces;
 
     fn channel(name: &str) -> ChannelName {
         ChannelName::parse(name).unwrap()
@@ -275,8 +280,13 @@ mod tests {
 
     #[test]
     fn patterns_stand_for_their_channels() {
-        let matches =
-            |pattern: &str, name: &str| ChannelPattern::new(pattern).matches(&channel(name));
+        let all = Namespaces::built_in();
+        let matches = |pattern: &str, name: &str| {
+            let channel = channel(name);
+            let custom = Namespace::history(channel.namespace());
+            let namespace = all.get(&channel).unwrap_or(&custom);
+            ChannelPattern::new(pattern).matches(&channel, namespace)
+        };
         assert!(matches("orders:1", "orders:1"));
         assert!(!matches("orders:1", "orders:12"));
         assert!(matches("orders:*", "orders:12"));
@@ -287,6 +297,8 @@ mod tests {
         assert!(!matches("a:x*x", "a:x"));
         assert!(matches("a:x*x", "a:xx"));
         assert!(matches("wallet:0xAB*", "wallet:0xab01"));
+        assert!(!matches("*0xAB", "wallet:0xab"));
+        assert!(!matches("orders:AB", "orders:ab"));
         assert!(!matches("", "a:b"));
     }
 
@@ -312,7 +324,7 @@ mod tests {
             let pattern = format!("n:{pattern}");
             let name = channel(&format!("n:{rest}"));
             prop_assert_eq!(
-                ChannelPattern::new(&pattern).matches(&name),
+                ChannelPattern::new(&pattern).matches(&name, &Namespace::history("n")),
                 matches_slowly(pattern.as_bytes(), name.as_str().as_bytes())
             );
         }
@@ -323,7 +335,17 @@ mod tests {
         let mut ada = UserIdentity::new(UserId::new("0xab"), 1);
         ada.wallets.insert("0xcd".to_owned());
         let ada = Identity::from(ada);
-        let may_read = |name: &str| ada.may_read(&channel(name), &owned("n")).is_ok();
+        let wallets = Namespace {
+            ownership: Ownership::Wallet,
+            ..owned("wallet")
+        };
+        let may_read = |name: &str| {
+            let channel = channel(name);
+            let custom = owned(channel.namespace());
+            let is_wallet = channel.namespace() == "wallet";
+            let namespace = if is_wallet { &wallets } else { &custom };
+            ada.may_read(&channel, namespace).is_ok()
+        };
         assert!(may_read("wallet:0xcd"));
         // Whoever calls itself like a wallet does not own it.
         assert!(!may_read("wallet:0xab"));
@@ -331,7 +353,7 @@ mod tests {
         assert!(!may_read("user:0xcd"));
         assert!(
             Identity::Anonymous
-                .may_read(&channel("wallet:0xcd"), &owned("n"))
+                .may_read(&channel("wallet:0xcd"), &wallets)
                 .is_err()
         );
     }

@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod broker;
 pub mod channel;
+pub mod channel_provider;
 pub mod clock;
 mod drain;
 pub mod error;
@@ -23,12 +24,13 @@ mod transport;
 
 pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeys, TokenRules};
 pub use channel::{ChannelName, ChannelNameError};
+pub use channel_provider::{ChannelEpoch, ChannelProvider};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use error::StreamError;
 pub use hub::{BatchInterval, Shard, ShardId, shard::Sink};
 pub use identity::{Identity, Scope, UserId};
 pub use limit::{Allowance, LimitError, LimitOptions, SessionLimits};
-pub use namespace::{Access, Class, Namespace, Namespaces, Opening, PublishRight};
+pub use namespace::{Access, Class, Namespace, Namespaces, Opening, Ownership, PublishRight};
 pub use operator::{ConnectionFilter, Presence, Target};
 pub use publication::{
     DurablePublisher, Epoch, Event, FrameKind, Position, Publication, Publisher, StoredPublication,

@@ -1,14 +1,19 @@
-//! Namespaces: what the part before a channel's colon decides.
+//! Namespaces: the policy of all channels whose names share the part before the colon.
 //!
-//! A namespace gives its channels their class, how much history they keep, who
-//! may read them and who may publish. Which namespaces exist is fixed when the
-//! server starts; a channel in an unknown namespace is refused.
+//! A namespace is data: class, history, permissions, and how its channels behave. Code asks
+//! for a property and never for a namespace's name. The namespaces are fixed when the server
+//! starts; a channel in an unknown namespace is refused. An engine registers its
+//! [`ChannelProvider`] for a namespace to judge the rest of a channel's name.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tidewire_proto::v1::ErrorCode;
+use tidewire_proto::v1::{ChannelClass, ErrorCode};
 
-use crate::{ChannelName, Epoch, Identity, StreamError, UserId, channel};
+use crate::{ChannelEpoch, ChannelName, ChannelProvider, Identity, StreamError, UserId, channel};
 
 /// Whether every message of a channel counts, or only the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
@@ -20,12 +25,21 @@ pub enum Class {
     Latest,
 }
 
-/// What a subscription without a position begins with.
+impl From<Class> for ChannelClass {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::History => Self::History,
+            Class::Latest => Self::Latest,
+        }
+    }
+}
+
+/// The first publication that a subscription without a position gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Opening {
-    /// What is published next.
+    /// The next publication.
     Next,
-    /// The newest publication, which says how things stand.
+    /// The newest publication that exists.
     Newest,
 }
 
@@ -37,8 +51,20 @@ pub enum Access {
     Public,
     /// Everyone with a valid token.
     Authenticated,
-    /// The user whose id is the rest of the name.
+    /// The owner of the channel, see [`Ownership`].
     Owner,
+}
+
+/// Who owns a channel. Counts where [`Namespace::access`] is [`Access::Owner`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ownership {
+    /// The user whose id is the rest of the name.
+    User,
+    /// The user whose token lists the rest of the name among its wallets.
+    Wallet,
+    /// As [`User`](Self::User), and the channel is personal: each session of the user is
+    /// subscribed to it automatically, and no configuration lets others read it.
+    Personal,
 }
 
 /// Who may publish to a channel.
@@ -56,29 +82,37 @@ pub enum PublishRight {
     Public,
 }
 
-/// What the channels of a namespace are like.
+/// The policy of all channels of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
     /// The part before the colon.
     pub name: String,
     /// Whether every message counts.
     pub class: Class,
-    /// How many publications are kept. A latest channel keeps one at least.
+    /// The number of publications in a history. A latest channel keeps one.
     pub history_size: usize,
-    /// How long they are kept.
+    /// The age at which a publication leaves the history.
     pub history_ttl: Duration,
     /// Who may read.
     pub access: Access,
+    /// Who owns a channel.
+    pub ownership: Ownership,
     /// Who may publish.
     pub publish: PublishRight,
-    /// What a subscription to a history channel begins with. One to a latest channel
-    /// begins with the newest value.
+    /// The first publication of a subscription to a history channel. A subscription to a
+    /// latest channel starts with the newest value.
     pub opening: Opening,
+    /// Whether values of several channels that wait for a client are sent as one batch.
+    pub batched: bool,
+    /// Whether a history channel pauses while its client is in the background.
+    pub pauses_in_background: bool,
+    /// Whether names that differ in case alone are one channel. Lower case is canonical.
+    pub case_insensitive: bool,
 }
 
 impl Namespace {
-    /// A history namespace that everyone may read and back ends publish to,
-    /// with 1,000 messages kept for ten minutes.
+    /// A history namespace that everyone may read and back ends publish to. It keeps 1,000
+    /// messages for ten minutes.
     #[must_use]
     pub fn history(name: &str) -> Self {
         Self {
@@ -87,8 +121,12 @@ impl Namespace {
             history_size: 1_000,
             history_ttl: Duration::from_secs(600),
             access: Access::Public,
+            ownership: Ownership::User,
             publish: PublishRight::Service,
             opening: Opening::Next,
+            batched: false,
+            pauses_in_background: true,
+            case_insensitive: false,
         }
     }
 
@@ -103,40 +141,85 @@ impl Namespace {
             ..Self::history(name)
         }
     }
+
+    /// A history namespace that everyone may read and only engines publish to.
+    fn engine_history(name: &str) -> Self {
+        Self {
+            publish: PublishRight::Engine,
+            ..Self::history(name)
+        }
+    }
+
+    /// The namespaces that every server has. This table alone names them.
+    fn built_in() -> [Self; 7] {
+        [
+            Self {
+                batched: true,
+                ..Self::latest("prices")
+            },
+            Self::latest("market"),
+            Self {
+                opening: Opening::Newest,
+                ..Self::engine_history("blocks")
+            },
+            Self {
+                pauses_in_background: false,
+                case_insensitive: true,
+                ..Self::engine_history("tx")
+            },
+            Self {
+                ownership: Ownership::Wallet,
+                case_insensitive: true,
+                ..Self::engine_history("wallet")
+            },
+            Self::engine_history("events"),
+            Self {
+                access: Access::Owner,
+                ownership: Ownership::Personal,
+                pauses_in_background: false,
+                ..Self::history(PERSONAL)
+            },
+        ]
+    }
+
+    /// Whether each session of a user is subscribed to the user's channel automatically.
+    #[must_use]
+    pub fn is_personal(&self) -> bool {
+        self.ownership == Ownership::Personal
+    }
 }
 
-/// A channel's position is remembered for so long after its last publication.
+/// The namespace of users' personal channels.
+pub(crate) const PERSONAL: &str = "user";
+
+/// A channel's position is kept for this long after its last publication.
 pub const METADATA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The namespaces that every server has.
-const BUILT_IN: [&str; 7] = [
-    "prices", "market", "blocks", "tx", "wallet", "events", "user",
-];
-
-/// Says whether the rest of a channel's name makes sense to the engine behind it.
-pub type ChannelCheck = Box<dyn Fn(&str) -> Result<(), StreamError> + Send + Sync>;
-
-/// The epoch in which a channel begins, by the rest of its name. None while the engine
-/// behind it does not follow what happens there: then no position of it is good for long.
-pub type ChannelEpoch = Box<dyn Fn(&str) -> Option<Epoch> + Send + Sync>;
-
-/// Whether a channel, by the rest of its name, is this user's besides what the token says.
-pub type ChannelOwner = Box<dyn Fn(&UserId, &str) -> bool + Send + Sync>;
 
 /// All namespaces of a server.
 #[derive(Default)]
 pub struct Namespaces {
-    by_name: HashMap<String, Namespace>,
-    checks: HashMap<String, ChannelCheck>,
-    epochs: HashMap<String, ChannelEpoch>,
-    owners: HashMap<String, ChannelOwner>,
+    by_name: HashMap<String, NamespaceEntry>,
+}
+
+/// A namespace and the engine behind it.
+struct NamespaceEntry {
+    namespace: Namespace,
+    /// Set once: an engine exists after the streaming core that it publishes to. Reading
+    /// takes no lock.
+    provider: OnceLock<Arc<dyn ChannelProvider>>,
+}
+
+impl NamespaceEntry {
+    fn provider(&self) -> Option<&dyn ChannelProvider> {
+        self.provider.get().map(|provider| &**provider)
+    }
 }
 
 impl std::fmt::Debug for Namespaces {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Namespaces")
-            .field("by_name", &self.by_name)
-            .finish_non_exhaustive()
+        f.debug_list()
+            .entries(self.by_name.values().map(|entry| &entry.namespace))
+            .finish()
     }
 }
 
@@ -146,31 +229,16 @@ impl Namespaces {
     #[must_use]
     pub fn built_in() -> Self {
         let mut all = Self::default();
-        for name in ["prices", "market"] {
-            all.put(Namespace::latest(name));
+        for namespace in Namespace::built_in() {
+            all.put(namespace);
         }
-        for name in ["blocks", "tx", "wallet", "events"] {
-            all.put(Namespace {
-                publish: PublishRight::Engine,
-                opening: if name == "blocks" {
-                    Opening::Newest
-                } else {
-                    Opening::Next
-                },
-                ..Namespace::history(name)
-            });
-        }
-        all.put(Namespace {
-            access: Access::Owner,
-            ..Namespace::history("user")
-        });
         all
     }
 
-    /// Adds a namespace of the operator's.
+    /// Adds a namespace of the operator.
     ///
     /// # Errors
-    /// The name is malformed, or taken.
+    /// The name is malformed, or another namespace has it.
     pub fn add(&mut self, namespace: Namespace) -> Result<(), StreamError> {
         if !channel::is_namespace(&namespace.name) {
             return Err(channel::ChannelNameError::BadNamespace(namespace.name).into());
@@ -185,20 +253,19 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Says who may read the channels of a built-in namespace. `user` is always its
-    /// owners'.
+    /// Sets who may read the channels of a built-in namespace.
     ///
     /// # Errors
-    /// There is no such namespace, or it is `user`.
+    /// There is no such namespace, or its channels are personal.
     pub fn restrict(&mut self, name: &str, access: Access) -> Result<(), StreamError> {
         match self.by_name.get_mut(name) {
-            Some(namespace) if name != "user" => {
-                namespace.access = access;
+            Some(entry) if !entry.namespace.is_personal() => {
+                entry.namespace.access = access;
                 Ok(())
             }
             Some(_) => Err(StreamError::new(
                 ErrorCode::InvalidArgument,
-                "`user` channels are their owners', and cannot be anything else",
+                format!("only its owner may read a `{name}` channel: expected no `access` for it"),
             )),
             None => Err(self.unknown(name)),
         }
@@ -207,40 +274,51 @@ impl Namespaces {
     /// Whether every server has this namespace.
     #[must_use]
     pub fn is_built_in(name: &str) -> bool {
-        BUILT_IN.contains(&name)
+        Namespace::built_in()
+            .iter()
+            .any(|namespace| namespace.name == name)
     }
 
-    /// Has `check` judge the channels of a namespace before anyone follows them.
-    pub fn check_with(&mut self, namespace: &str, check: ChannelCheck) {
-        self.checks.insert(namespace.to_owned(), check);
-    }
-
-    /// Has `epoch` say in which epoch the channels of a namespace begin. Its engine follows
-    /// a channel for some time only, and says by another epoch that it did not in between.
-    pub fn begin_with(&mut self, namespace: &str, epoch: ChannelEpoch) {
-        self.epochs.insert(namespace.to_owned(), epoch);
-    }
-
-    /// Has `owns` say which channels of a namespace are a user's, besides those that a
-    /// token names.
-    pub fn own_with(&mut self, namespace: &str, owns: ChannelOwner) {
-        self.owners.insert(namespace.to_owned(), owns);
-    }
-
-    /// Whether an engine says in which epoch a channel begins.
-    pub(crate) fn has_epoch(&self, channel: &ChannelName) -> bool {
-        self.epochs.contains_key(channel.namespace())
-    }
-
-    /// The epoch that an engine says for a channel, while it follows it.
-    pub(crate) fn epoch(&self, channel: &ChannelName) -> Option<Epoch> {
-        self.epochs.get(channel.namespace())?(channel.rest())
-    }
-
-    /// May this identity read `channel`?
+    /// Registers the engine behind a namespace.
     ///
     /// # Errors
-    /// Says what it would take.
+    /// There is no such namespace, or it has a provider already.
+    pub fn register(
+        &self,
+        namespace: &str,
+        provider: Arc<dyn ChannelProvider>,
+    ) -> Result<(), StreamError> {
+        let entry = self.by_name.get(namespace);
+        let entry = entry.ok_or_else(|| self.unknown(namespace))?;
+        entry.provider.set(provider).map_err(|_| {
+            StreamError::new(
+                ErrorCode::AlreadyExists,
+                format!("namespace {namespace:?} has a channel provider already"),
+            )
+        })
+    }
+
+    /// Starts the engine's work on a channel. Called by subscriptions alone, once they are
+    /// allowed and before they read a position.
+    pub(crate) fn activate(&self, channel: &ChannelName) -> Result<(), StreamError> {
+        match self.provider(channel) {
+            Some(provider) => provider.activate(channel.rest()),
+            None => Ok(()),
+        }
+    }
+
+    /// The epoch in which a channel starts.
+    pub(crate) fn epoch(&self, channel: &ChannelName) -> ChannelEpoch {
+        match self.provider(channel) {
+            Some(provider) => provider.epoch(channel.rest()),
+            None => ChannelEpoch::BrokerChosen,
+        }
+    }
+
+    /// Checks that an identity may read `channel`.
+    ///
+    /// # Errors
+    /// States what reading it takes.
     pub fn may_read(
         &self,
         identity: &Identity,
@@ -251,38 +329,70 @@ impl Namespaces {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
         };
-        let owner = self.owners.get(&namespace.name);
-        let owner = owner.filter(|_| namespace.access == Access::Owner);
-        match owner.zip(identity.user()) {
-            Some((owns, user)) if owns(user, channel.rest()) => Ok(()),
+        let provider = self.provider(channel);
+        let provider = provider.filter(|_| namespace.access == Access::Owner);
+        match provider.zip(identity.user()) {
+            Some((provider, user)) if provider.owns(user, channel.rest()) => Ok(()),
             _ => Err(refused),
         }
     }
 
     fn put(&mut self, namespace: Namespace) {
-        self.by_name.insert(namespace.name.clone(), namespace);
+        let entry = NamespaceEntry {
+            namespace,
+            provider: OnceLock::new(),
+        };
+        self.by_name.insert(entry.namespace.name.clone(), entry);
+    }
+
+    fn provider(&self, channel: &ChannelName) -> Option<&dyn ChannelProvider> {
+        self.by_name.get(channel.namespace())?.provider()
     }
 
     /// The namespace of `channel`.
     #[must_use]
     pub fn get(&self, channel: &ChannelName) -> Option<&Namespace> {
-        self.by_name.get(channel.namespace())
+        let entry = self.by_name.get(channel.namespace())?;
+        Some(&entry.namespace)
     }
 
-    /// Parses a channel name into its canonical form and finds its namespace.
+    /// The namespace of `channel`.
     ///
     /// # Errors
-    /// The name is malformed, its namespace is unknown, or its engine does not
-    /// know the rest.
+    /// There is no such namespace.
+    pub(crate) fn find(&self, channel: &ChannelName) -> Result<&Namespace, StreamError> {
+        self.get(channel)
+            .ok_or_else(|| self.unknown(channel.namespace()))
+    }
+
+    /// Parses a channel name into its canonical form and finds its namespace. Activates
+    /// nothing.
+    ///
+    /// # Errors
+    /// The name is malformed, its namespace is unknown, or its engine does not know the
+    /// rest.
     pub fn resolve(&self, name: &str) -> Result<(ChannelName, &Namespace), StreamError> {
-        let channel = canonical(ChannelName::parse(name)?);
-        let namespace = self
-            .get(&channel)
+        let channel = ChannelName::parse(name)?;
+        let entry = self
+            .by_name
+            .get(channel.namespace())
             .ok_or_else(|| self.unknown(channel.namespace()))?;
-        if let Some(check) = self.checks.get(&namespace.name) {
-            check(channel.rest())?;
+        let channel = canonical(channel, &entry.namespace);
+        if let Some(provider) = entry.provider() {
+            provider.validate(channel.rest())?;
         }
-        Ok((channel, namespace))
+        Ok((channel, &entry.namespace))
+    }
+
+    /// The channels that each session of a user is subscribed to automatically.
+    pub(crate) fn personal_channels(
+        &self,
+        user: &UserId,
+    ) -> impl Iterator<Item = Result<(ChannelName, &Namespace), StreamError>> {
+        let namespaces = self.by_name.values().map(|entry| &entry.namespace);
+        let personal = namespaces.filter(|namespace| namespace.is_personal());
+        personal
+            .map(move |namespace| self.resolve(&format!("{}:{}", namespace.name, user.as_str())))
     }
 
     fn unknown(&self, name: &str) -> StreamError {
@@ -298,11 +408,9 @@ impl Namespaces {
     }
 }
 
-/// Addresses and hashes are known by their lower-case form.
-fn canonical(channel: ChannelName) -> ChannelName {
-    let folds = matches!(channel.namespace(), "wallet" | "tx")
-        && channel.as_str().contains(|c: char| c.is_ascii_uppercase());
-    if !folds {
+fn canonical(channel: ChannelName, namespace: &Namespace) -> ChannelName {
+    let has_upper_case = || channel.as_str().contains(|c: char| c.is_ascii_uppercase());
+    if !namespace.case_insensitive || !has_upper_case() {
         return channel;
     }
     ChannelName::parse(&channel.as_str().to_ascii_lowercase()).unwrap_or(channel)
@@ -347,17 +455,38 @@ mod tests {
         );
     }
 
+    /// Knows one channel, which belongs to one user.
+    struct OneChannel {
+        rest: &'static str,
+        owner: &'static str,
+    }
+
+    impl ChannelProvider for OneChannel {
+        fn validate(&self, rest: &str) -> Result<(), StreamError> {
+            match rest == self.rest {
+                true => Ok(()),
+                false => Err(StreamError::new(ErrorCode::NotFound, "no such channel")),
+            }
+        }
+
+        fn owns(&self, user: &UserId, rest: &str) -> bool {
+            user.as_str() == self.owner && rest == self.rest
+        }
+    }
+
+    fn one_channel(rest: &'static str) -> Arc<OneChannel> {
+        Arc::new(OneChannel { rest, owner: "ada" })
+    }
+
     #[test]
-    fn a_channel_can_be_a_users_without_its_token_saying_so() {
+    fn a_provider_names_owners_besides_those_of_tokens() {
         let mut all = Namespaces::built_in();
-        all.own_with(
-            "wallet",
-            Box::new(|user, rest| user.as_str() == "ada" && rest == "0xab"),
-        );
+        all.register("wallet", one_channel("0xab")).unwrap();
         let ada = Identity::from(crate::identity::UserIdentity::new(UserId::new("ada"), 1));
         let eve = Identity::from(crate::identity::UserIdentity::new(UserId::new("eve"), 1));
         let may_read = |all: &Namespaces, identity: &Identity, name: &str| {
-            let (channel, namespace) = all.resolve(name).unwrap();
+            let channel = ChannelName::parse(name).unwrap();
+            let namespace = all.get(&channel).unwrap();
             all.may_read(identity, &channel, namespace).is_ok()
         };
         assert!(may_read(&all, &eve, "wallet:0xab"), "all may read it");
@@ -370,19 +499,34 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_can_refuse_a_name() {
-        let mut all = Namespaces::built_in();
-        all.check_with(
-            "prices",
-            Box::new(|rest| match rest {
-                "BTC-USD" => Ok(()),
-                _ => Err(StreamError::new(ErrorCode::NotFound, "no such symbol")),
-            }),
-        );
+    fn a_provider_can_refuse_a_name() {
+        let all = Namespaces::built_in();
+        all.register("prices", one_channel("BTC-USD")).unwrap();
         assert!(all.resolve("prices:BTC-USD").is_ok());
         assert_eq!(
             all.resolve("prices:X").unwrap_err().code(),
             ErrorCode::NotFound
         );
+    }
+
+    #[test]
+    fn a_provider_is_registered_once_and_for_a_known_namespace() {
+        let all = Namespaces::built_in();
+        let register = |name: &str| all.register(name, one_channel("x")).map_err(|e| e.code());
+        assert_eq!(register("tx"), Ok(()));
+        assert_eq!(register("tx"), Err(ErrorCode::AlreadyExists));
+        assert_eq!(register("nope"), Err(ErrorCode::NotFound));
+    }
+
+    #[test]
+    fn a_user_has_one_personal_channel() {
+        let all = Namespaces::built_in();
+        let user = UserId::new("Ada");
+        let personal: Vec<_> = all.personal_channels(&user).map(Result::unwrap).collect();
+        let [(channel, namespace)] = &personal[..] else {
+            panic!("{} personal channels, expected one", personal.len());
+        };
+        assert_eq!(*channel, ChannelName::user("Ada").unwrap());
+        assert_eq!(namespace.access, Access::Owner);
     }
 }

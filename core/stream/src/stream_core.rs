@@ -11,8 +11,8 @@ use metrics::{Counter, Histogram};
 use tidewire_proto::{json, v1::ErrorCode};
 
 use crate::{
-    Authenticator, ChannelName, Class, Clock, DurablePublisher, Epoch, Event, Identity, Namespaces,
-    Position, Publisher, SharedClock, StoredPublication, StreamError,
+    Authenticator, ChannelName, ChannelProvider, Class, Clock, DurablePublisher, Epoch, Event,
+    Identity, Namespaces, Position, Publisher, SharedClock, StoredPublication, StreamError,
     broker::{Broker, BrokerFuture, History, MemoryBroker, Page, Reach, memory::MemoryLimits},
     hub::{BatchInterval, Hub},
     registry::{Registry, RegistrySizes},
@@ -177,6 +177,18 @@ impl StreamCore {
     #[must_use]
     pub fn namespaces(&self) -> &Namespaces {
         &self.namespaces
+    }
+
+    /// Registers the engine behind a namespace. To be done before clients connect.
+    ///
+    /// # Errors
+    /// There is no such namespace, or it has a provider already.
+    pub fn register_provider(
+        &self,
+        namespace: &str,
+        provider: Arc<dyn ChannelProvider>,
+    ) -> Result<(), StreamError> {
+        self.namespaces.register(namespace, provider)
     }
 
     /// Judges tokens.

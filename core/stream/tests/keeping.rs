@@ -11,9 +11,9 @@ use std::{
 use futures::FutureExt as _;
 use tidewire_proto::v1::{Block, ChannelSubscription, Position, SubscribeRequest, server_message};
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, ChannelName, Connection, DurablePublisher as _, Epoch,
-    ManualClock, Namespaces, OutgoingMessage, Publisher as _, ShardId, StoredPublication,
-    StreamCore, StreamOptions,
+    ChannelEpoch, ChannelName, ChannelProvider, Connection, DurablePublisher as _, Epoch,
+    OutgoingMessage, Publisher as _, ShardId, StoredPublication, StreamCore, StreamError,
+    StreamOptions,
 };
 
 use support::{arrival, core_with};
@@ -154,18 +154,28 @@ async fn a_channel_that_begins_anew_says_so_to_its_followers() {
 /// Epochs by the rest of a channel's name.
 type Epochs = Arc<Mutex<HashMap<String, &'static str>>>;
 
-/// A core whose `wallet` channels are followed while the map says so, in its epochs.
+/// Follows the channels that the map holds, in its epochs.
+struct MapProvider(Epochs);
+
+impl ChannelProvider for MapProvider {
+    fn validate(&self, _rest: &str) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn epoch(&self, rest: &str) -> ChannelEpoch {
+        match self.0.lock().unwrap().get(rest) {
+            Some(epoch) => ChannelEpoch::Active(Epoch::new(epoch)),
+            None => ChannelEpoch::Inactive,
+        }
+    }
+}
+
+/// A core whose `wallet` channels are followed while the map holds them.
 fn following() -> (Arc<StreamCore>, Epochs) {
     let epochs = Epochs::default();
-    let mut namespaces = Namespaces::built_in();
-    let known = epochs.clone();
-    let epoch = move |rest: &str| known.lock().unwrap().get(rest).copied().map(Epoch::new);
-    namespaces.begin_with("wallet", Box::new(epoch));
-    let clock = ManualClock::at(1_000_000);
-    let authenticator =
-        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
-    let options = StreamOptions::default();
-    let stream = StreamCore::in_memory(namespaces, authenticator, clock, options);
+    let (stream, _clock) = core_with([], StreamOptions::default());
+    let provider = Arc::new(MapProvider(epochs.clone()));
+    stream.register_provider("wallet", provider).unwrap();
     (stream, epochs)
 }
 

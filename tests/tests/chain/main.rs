@@ -10,6 +10,7 @@
 #[macro_use(on_every_transport)]
 extern crate tidewire_tests;
 
+mod activation;
 mod blocks;
 mod feed;
 mod kinds;

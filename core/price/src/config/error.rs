@@ -1,94 +1,95 @@
-//! What can be wrong with `[prices]`.
+//! Errors of the price configuration.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
+use humantime::format_duration;
 use rust_decimal::Decimal;
 
-use super::{MOST_SOURCES, MOST_WINDOW_MS};
+use super::{MAX_WINDOW, MOST_SOURCES};
 use crate::venue::ContractError;
 
-/// What is wrong with `[prices]`.
+/// An error in `[prices]`: the key, what was wrong and what was expected.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// A symbol is malformed.
     #[error("prices.symbols: {0}")]
     Symbol(#[from] crate::SymbolError),
-    /// A table is for a symbol that is not configured.
+    /// A table overrides a symbol that is not configured.
     #[error("prices.symbol.{0:?}: this symbol is not in `prices.symbols`{1}")]
     UnknownSymbol(String, String),
-    /// Two sources have one name.
+    /// Two sources have the same name.
     #[error("prices.source: two sources are named {0:?}, expected different names: set `name`")]
     SourceTwice(String),
-    /// A source's name cannot be part of a channel's.
+    /// A source's name cannot be part of a channel name.
     #[error(
         "prices.source: the name {0:?} cannot name a channel, expected lower-case letters, digits, `-` and `_`"
     )]
     SourceName(String),
-    /// A source's address is not one.
+    /// A source's address is malformed.
     #[error("prices.source {0:?}: the url {1:?} is not an address of such a venue, expected {2}")]
     SourceUrl(String, String, &'static str),
-    /// A venue's own name of a symbol is none.
+    /// A venue's name of a symbol is malformed.
     #[error("prices.source {0:?}: ids.{1:?} is {2:?}, expected {3}")]
     SourceId(String, String, String, &'static str),
-    /// What a contract is worth is not said.
+    /// The value of a contract is malformed.
     #[error("prices.source {0:?}: contracts.{1:?} is {2}")]
     Contract(String, String, ContractError),
-    /// A currency is to be converted, and there is no rate for it.
+    /// A converted currency has no rate.
     #[error(
         "prices.convert: nothing says what {0} is worth, expected a symbol {0}-USD or the like in `prices.symbols`"
     )]
     NoRate(String),
-    /// There is no such source.
+    /// No source has this name.
     #[error("there is no source {name:?}{hint}")]
     UnknownSource {
-        /// What was named.
+        /// The name that was given.
         name: String,
-        /// The nearest one that there is.
+        /// The nearest name that exists.
         hint: String,
     },
-    /// Sources come from a recording.
-    #[error("a recording is played: its sources are those that it has")]
+    /// Sources cannot change while a recording is replayed.
+    #[error("a recording is replayed, and its sources cannot change")]
     NotConnected,
-    /// There is no such venue.
+    /// No venue has this name.
     #[error("there is no kind of source {0:?}, expected one of {1}")]
     UnknownKind(String, String),
-    /// There are as many sources as there may be.
+    /// There are too many sources.
     #[error("there are {MOST_SOURCES} sources already, expected no more")]
     TooManySources,
-    /// A venue's connections do not carry so many symbols.
+    /// A venue's connections cannot carry all symbols.
     #[error(
         "prices.symbols: {count} of them are traded at source {name:?}, expected at most {most}: connections to it carry no more"
     )]
     TooManySymbols {
         /// The source.
         name: String,
-        /// How many symbols it would be asked for.
+        /// The number of symbols that the venue trades.
         count: usize,
-        /// How many it carries.
+        /// The most symbols that its connections carry.
         most: usize,
     },
-    /// A window is longer than is kept.
-    #[error("{0} is {1} ms, expected at most {MOST_WINDOW_MS} ms, an hour")]
-    Window(String, u64),
-    /// The gate for outliers is no percentage.
+    /// A window is longer than trades are kept.
+    #[error("{0} is {found}, expected at most {max}", found = format_duration(*.1), max = format_duration(MAX_WINDOW))]
+    Window(String, Duration),
+    /// The distance for outliers is not a percentage.
     #[error("{0} is {1}, expected a percentage above 0 and below 100")]
     Outlier(String, Decimal),
     /// A supply is not a number of coins.
     #[error("prices.supply.{0} is {1}, expected a number of coins above zero")]
     Supply(String, f64),
-    /// A supply source's address is not one.
+    /// A supply source's address is malformed.
     #[error("prices.supply_source.url is {0:?}, expected http://… or https://…")]
     SupplyUrl(String),
-    /// A supply source's answers may be of no or of any length.
+    /// The longest response of a supply source is out of bounds.
     #[error("prices.supply_source.most_bytes is {0}, expected bytes between 1 and {1}")]
     SupplyBytes(usize, usize),
-    /// The file of further certificates cannot be used.
+    /// The file of certificates cannot be used.
     #[error("prices.ca_file {0:?}: {1}, expected a file of certificates in PEM")]
     CaFile(PathBuf, String),
-    /// There can be no encryption.
+    /// TLS cannot be set up.
     #[error("connections to venues cannot be encrypted: {0}")]
     Tls(String),
-    /// A duration must be above zero.
-    #[error("{0} is 0, expected milliseconds above zero")]
-    Zero(String),
+    /// A duration is shorter than a millisecond.
+    #[error("{0} is {found}, expected 1ms at least", found = format_duration(*.1))]
+    TooShort(String, Duration),
 }

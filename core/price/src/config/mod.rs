@@ -1,4 +1,4 @@
-//! What the operator decides about prices: `[prices]`.
+//! Price configuration: `[prices]`, its symbols and their overrides.
 
 mod error;
 mod source;
@@ -7,6 +7,7 @@ mod supply;
 use std::{
     collections::{BTreeMap, HashSet},
     path::PathBuf,
+    time::Duration,
 };
 
 use rust_decimal::Decimal;
@@ -20,18 +21,18 @@ pub use self::{
 };
 use crate::{Symbol, VenueKind, source::tls_config, symbol::nearest};
 
-/// The symbols that a server has when none are named.
+/// The default of `symbols`.
 pub const DEFAULT_SYMBOLS: [&str; 18] = [
     "BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "ADA-USD", "DOGE-USD", "AVAX-USD", "LINK-USD",
     "LTC-USD", "DOT-USD", "BCH-USD", "UNI-USD", "AAVE-USD", "XLM-USD", "BTC-USDT", "ETH-USDT",
     "SOL-USDT", "XRP-USDT",
 ];
 
-/// How many sources there may be.
+/// The most sources. Each has its own connections and a slot in every symbol.
 pub(crate) const MOST_SOURCES: usize = 64;
 
-/// The longest window, in milliseconds.
-const MOST_WINDOW_MS: u64 = 3_600_000;
+/// The longest window: the aggregator keeps its trades in memory.
+const MAX_WINDOW: Duration = Duration::from_secs(3_600);
 
 /// `[prices]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,30 +40,32 @@ const MOST_WINDOW_MS: u64 = 3_600_000;
 pub struct PriceConfig {
     /// The symbols, `BASE-QUOTE`.
     pub symbols: Vec<String>,
-    /// How the sources of a symbol are put together.
+    /// How one price is made from the sources of a symbol.
     pub method: Method,
-    /// A source that says nothing of a symbol for so long counts no more, in milliseconds.
-    /// Once it is known how often it speaks, it may be silent for less or longer.
-    pub stale_after_ms: u64,
-    /// What averages look back on, in milliseconds.
-    pub window_ms: u64,
-    /// A source this far from the median of the others is left out, in percent.
+    /// The silence after which a source no longer counts for a symbol. Once the source's
+    /// usual silences are known, they decide instead.
+    #[serde(with = "humantime_serde")]
+    pub stale_after: Duration,
+    /// The time that averages cover.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// The outlier filter excludes a source this far from the median of the others, in percent.
     pub outlier_percent: Decimal,
-    /// A connection without any data for so long is set up anew, in milliseconds.
-    pub watchdog_ms: u64,
-    /// A file of certificates that connections to venues trust too, in PEM.
+    /// The silence after which a connection is replaced.
+    #[serde(with = "humantime_serde")]
+    pub watchdog: Duration,
+    /// A PEM file of certificates that connections to venues trust too.
     pub ca_file: Option<PathBuf>,
-    /// The sources. Without any, all venues that are built in.
+    /// The sources. An empty list means all built-in venues.
     pub source: Vec<SourceConfig>,
-    /// What a symbol has of its own, by its name.
+    /// Overrides for single symbols, by name.
     pub symbol: BTreeMap<String, SymbolConfig>,
-    /// Currencies whose prices count for symbols in another, at a live rate: with `USDT`,
-    /// `BTC-USDT` counts for `BTC-USD` at the price of `USDT-USD`, at sources that do not
-    /// trade `BTC-USD` itself.
+    /// Quote currencies that are converted at a live rate. With `USDT`, a source that does not
+    /// trade `BTC-USD` counts with its `BTC-USDT`, at the price of `USDT-USD`.
     pub convert: Vec<String>,
-    /// How many coins there are, by base, for the market cap.
+    /// Numbers of coins, by base, for the market cap.
     pub supply: BTreeMap<String, f64>,
-    /// Who is asked for the supplies that `supply` does not have.
+    /// A source for the numbers of coins that `supply` lacks.
     pub supply_source: Option<SupplySourceConfig>,
 }
 
@@ -71,10 +74,10 @@ impl Default for PriceConfig {
         Self {
             symbols: DEFAULT_SYMBOLS.map(str::to_owned).to_vec(),
             method: Method::Median,
-            stale_after_ms: 30_000,
-            window_ms: 300_000,
+            stale_after: Duration::from_secs(30),
+            window: Duration::from_secs(5 * 60),
             outlier_percent: Decimal::from(5),
-            watchdog_ms: 20_000,
+            watchdog: Duration::from_secs(20),
             ca_file: None,
             source: Vec::new(),
             symbol: BTreeMap::new(),
@@ -89,13 +92,15 @@ impl Default for PriceConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SymbolConfig {
-    /// How its sources are put together.
+    /// How one price is made from the sources.
     pub method: Option<Method>,
-    /// When a source counts no more, in milliseconds.
-    pub stale_after_ms: Option<u64>,
-    /// What averages look back on, in milliseconds.
-    pub window_ms: Option<u64>,
-    /// When a source is left out, in percent.
+    /// The silence after which a source no longer counts.
+    #[serde(with = "humantime_serde")]
+    pub stale_after: Option<Duration>,
+    /// The time that averages cover.
+    #[serde(with = "humantime_serde")]
+    pub window: Option<Duration>,
+    /// The distance at which the outlier filter excludes a source, in percent.
     pub outlier_percent: Option<Decimal>,
 }
 
@@ -104,12 +109,12 @@ pub struct SymbolConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// The middle of the prices that count; the mean of the middle two of an even number.
+    /// The middle price; of an even number of prices, the mean of the middle two.
     Median,
-    /// The median, each source weighted by what it traded within the window.
+    /// The median, each source weighted by its volume within the window.
     #[serde(alias = "weighted_median")]
     VolumeWeightedMedian,
-    /// The mean of all trades within the window, weighted by their sizes.
+    /// The mean of all trades within the window, weighted by size.
     Vwap,
     /// The mean of the median over the window, weighted by time.
     Twap,
@@ -118,7 +123,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// Its name.
+    /// The name in the configuration and in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -130,34 +135,34 @@ impl Method {
         }
     }
 
-    /// Whether it asks how much was traded.
+    /// Whether the method needs volumes.
     pub(crate) fn weighs_volume(self) -> bool {
         matches!(self, Self::VolumeWeightedMedian | Self::Vwap)
     }
 
-    /// Whether the price moves by the mere passing of time.
+    /// Whether the price changes while no trade arrives.
     pub(crate) fn looks_back(self) -> bool {
         !matches!(self, Self::Median)
     }
 }
 
-/// A symbol, checked.
+/// A validated symbol with its settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SymbolSpec {
     /// The symbol.
     pub symbol: Symbol,
-    /// How its sources are put together.
+    /// How one price is made from the sources.
     pub method: Method,
-    /// When a source counts no more, in milliseconds.
+    /// The silence after which a source no longer counts, in milliseconds.
     pub stale_after_ms: i64,
-    /// What averages look back on, in microseconds.
+    /// The time that averages cover, in microseconds.
     pub window_us: i64,
-    /// When a source is left out, as a fraction.
+    /// The distance at which the outlier filter excludes a source, as a fraction.
     pub outlier: Decimal,
 }
 
 impl PriceConfig {
-    /// Judges everything.
+    /// Checks all keys.
     ///
     /// # Errors
     /// Names the key and what was expected.
@@ -186,25 +191,25 @@ impl PriceConfig {
             Some((base, supply)) => Err(ConfigError::Supply(base.clone(), *supply)),
             None => {
                 self.supply_spec()?;
-                above_zero("prices.watchdog_ms", self.watchdog_ms)?;
+                above_zero("prices.watchdog", self.watchdog)?;
                 tls_config(self.ca_file.as_deref()).map(drop)
             }
         }
     }
 
-    /// Who is asked for supplies, checked, if anybody is.
+    /// The validated supply source, if one is configured.
     pub(crate) fn supply_spec(&self) -> Result<Option<SupplySpec>, ConfigError> {
         let source = self.supply_source.as_ref();
         source.map(SupplySourceConfig::spec).transpose()
     }
 
-    /// The symbols, checked.
+    /// The validated symbols, each once.
     ///
     /// # Errors
     /// Names the key and what was expected.
     pub fn symbols(&self) -> Result<Vec<SymbolSpec>, ConfigError> {
-        let stale_after_ms = above_zero("prices.stale_after_ms", self.stale_after_ms)?;
-        let window_us = window_us("prices.window_ms", self.window_ms)?;
+        let stale_after_ms = above_zero("prices.stale_after", self.stale_after)?;
+        let window_us = window_us("prices.window", self.window)?;
         let outlier = fraction("prices.outlier_percent", self.outlier_percent)?;
         for name in self.symbol.keys() {
             if !self.symbols.contains(name) {
@@ -227,12 +232,12 @@ impl PriceConfig {
             specs.push(SymbolSpec {
                 symbol,
                 method: own.method.unwrap_or(self.method),
-                stale_after_ms: match own.stale_after_ms {
-                    Some(own) => above_zero(&key("stale_after_ms"), own)?,
+                stale_after_ms: match own.stale_after {
+                    Some(own) => above_zero(&key("stale_after"), own)?,
                     None => stale_after_ms,
                 },
-                window_us: match own.window_ms {
-                    Some(own) => self::window_us(&key("window_ms"), own)?,
+                window_us: match own.window {
+                    Some(own) => self::window_us(&key("window"), own)?,
                     None => window_us,
                 },
                 outlier: match own.outlier_percent {
@@ -244,7 +249,7 @@ impl PriceConfig {
         Ok(specs)
     }
 
-    /// The sources, checked.
+    /// The validated sources: those configured, or all built-in venues.
     ///
     /// # Errors
     /// Names the source and what was expected.
@@ -268,20 +273,22 @@ impl PriceConfig {
     }
 }
 
-fn above_zero(key: &str, ms: u64) -> Result<i64, ConfigError> {
-    match i64::try_from(ms) {
-        Ok(0) => Err(ConfigError::Zero(key.to_owned())),
-        // For ever, near enough.
+/// A duration in milliseconds. At least 1.
+fn above_zero(key: &str, duration: Duration) -> Result<i64, ConfigError> {
+    match i64::try_from(duration.as_millis()) {
+        Ok(0) => Err(ConfigError::TooShort(key.to_owned(), duration)),
+        // No clock reaches that time.
         Err(_) => Ok(i64::MAX),
         Ok(ms) => Ok(ms),
     }
 }
 
-fn window_us(key: &str, ms: u64) -> Result<i64, ConfigError> {
-    if ms > MOST_WINDOW_MS {
-        return Err(ConfigError::Window(key.to_owned(), ms));
+/// A window in microseconds.
+fn window_us(key: &str, window: Duration) -> Result<i64, ConfigError> {
+    if window > MAX_WINDOW {
+        return Err(ConfigError::Window(key.to_owned(), window));
     }
-    Ok(above_zero(key, ms)?.saturating_mul(1_000))
+    Ok(above_zero(key, window)?.saturating_mul(1_000))
 }
 
 fn fraction(key: &str, percent: Decimal) -> Result<Decimal, ConfigError> {

@@ -1,4 +1,4 @@
-//! `[[prices.source]]`: a venue that prices come from.
+//! Source configuration: `[[prices.source]]`, a venue that prices come from.
 
 use std::collections::BTreeMap;
 
@@ -14,20 +14,20 @@ use crate::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// The protocol that it speaks.
+    /// The venue's protocol.
     pub kind: VenueKind,
-    /// Its name, the kind's if none is given.
+    /// The name of the source. The default is the kind.
     pub name: Option<String>,
-    /// Where it is, the venue's own address if none is given.
+    /// The address. The default is the venue's own.
     pub url: Option<String>,
     /// Which clock stamps its prices.
     #[serde(default)]
     pub clock: SourceClock,
-    /// The venue's own names of symbols, where they cannot be known: feeds of Pyth, and
-    /// contracts such as `BTCUSD_PERP`.
+    /// The venue's names of symbols that are not built in: feeds of Pyth, and contracts such
+    /// as `BTCUSD_PERP`.
     #[serde(default)]
     pub ids: BTreeMap<String, String>,
-    /// What one contract is worth, by symbol, where the venue counts in contracts: `100 USD`.
+    /// The value of one contract, by symbol, where the venue counts contracts: `100 USD`.
     #[serde(default)]
     pub contracts: BTreeMap<String, String>,
 }
@@ -36,32 +36,32 @@ pub struct SourceConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceClock {
-    /// The venue's, where it gives a time.
+    /// The venue's clock, where its messages carry a time.
     #[default]
     Venue,
-    /// This server's, when the data arrives.
+    /// This server's clock, at the arrival of a message.
     Arrival,
 }
 
-/// A source, checked.
+/// A validated source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSpec {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// The protocol that it speaks.
+    /// The venue's protocol.
     pub kind: VenueKind,
-    /// Where it is.
+    /// The address.
     pub url: String,
     /// Which clock stamps its prices.
     pub clock: SourceClock,
-    /// The venue's own names of symbols, where the operator gave them.
+    /// The configured names of symbols at the venue.
     pub ids: BTreeMap<String, String>,
-    /// What one contract of a symbol is worth, where the operator said it.
+    /// The configured values of one contract, by symbol.
     pub contracts: BTreeMap<String, Contract>,
 }
 
 impl SourceSpec {
-    /// The venue's name of a symbol, if it trades it.
+    /// The venue's name of a symbol, if the venue trades it.
     #[must_use]
     pub fn venue_name(&self, symbol: &Symbol) -> Option<String> {
         let given = self.ids.get(symbol.as_str()).cloned();
@@ -70,7 +70,7 @@ impl SourceSpec {
 }
 
 impl SourceConfig {
-    /// A source of this kind, with its defaults.
+    /// A source of this kind, with the defaults.
     #[must_use]
     pub fn new(kind: VenueKind) -> Self {
         Self {
@@ -83,12 +83,12 @@ impl SourceConfig {
         }
     }
 
-    /// What it is called.
+    /// The name: the configured one, or that of the kind.
     pub(crate) fn known_name(&self) -> &str {
         self.name.as_deref().unwrap_or(self.kind.name())
     }
 
-    /// The source, checked.
+    /// The validated source.
     ///
     /// # Errors
     /// Names the source and what was expected.
@@ -144,7 +144,8 @@ impl SourceConfig {
     }
 }
 
-/// Whether a text can be a venue's name of a market: it becomes part of requests.
+/// Whether a text can be a venue's name of a market. It becomes part of requests, so other
+/// characters are refused.
 fn is_venue_name(text: &str) -> bool {
     let is_good = |b: u8| b.is_ascii_alphanumeric() || b"/_-.:".contains(&b);
     (1..=64).contains(&text.len()) && text.bytes().all(is_good)

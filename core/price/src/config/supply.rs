@@ -1,4 +1,4 @@
-//! `[prices.supply_source]`: who is asked how many coins there are.
+//! Supply source configuration: `[prices.supply_source]`, which returns numbers of coins.
 
 use std::time::Duration;
 
@@ -6,39 +6,39 @@ use serde::Deserialize;
 
 use super::{ConfigError, above_zero, source::is_url};
 
-/// The longest answer that may be allowed, in bytes.
+/// The largest value of `most_bytes`, which bounds memory.
 const MOST_BYTES: usize = 64 << 20;
 
 /// `[prices.supply_source]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SupplySourceConfig {
-    /// Where it is. It answers with a JSON object of assets and numbers of coins.
+    /// The address. It returns a JSON object of assets and numbers of coins.
     pub url: String,
-    /// How often it is asked, in milliseconds.
-    #[serde(default = "hour_ms")]
-    pub interval_ms: u64,
-    /// For how long it may take to answer, in milliseconds.
-    #[serde(default = "ten_seconds_ms")]
-    pub timeout_ms: u64,
-    /// How long its answer may be, in bytes.
+    /// The time between two requests.
+    #[serde(default = "default_interval", with = "humantime_serde")]
+    pub interval: Duration,
+    /// The time after which a request is given up.
+    #[serde(default = "default_timeout", with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The longest response, in bytes.
     #[serde(default = "mebibyte")]
     pub most_bytes: usize,
 }
 
-fn hour_ms() -> u64 {
-    3_600_000
+fn default_interval() -> Duration {
+    Duration::from_secs(3_600)
 }
 
-fn ten_seconds_ms() -> u64 {
-    10_000
+fn default_timeout() -> Duration {
+    Duration::from_secs(10)
 }
 
 fn mebibyte() -> usize {
     1 << 20
 }
 
-/// A source of supplies, checked.
+/// A validated supply source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SupplySpec {
     pub(crate) url: String,
@@ -48,7 +48,7 @@ pub(crate) struct SupplySpec {
 }
 
 impl SupplySourceConfig {
-    /// The source, checked.
+    /// The validated source.
     ///
     /// # Errors
     /// Names the key and what was expected.
@@ -59,12 +59,12 @@ impl SupplySourceConfig {
         if !(1..=MOST_BYTES).contains(&self.most_bytes) {
             return Err(ConfigError::SupplyBytes(self.most_bytes, MOST_BYTES));
         }
-        above_zero("prices.supply_source.interval_ms", self.interval_ms)?;
-        above_zero("prices.supply_source.timeout_ms", self.timeout_ms)?;
+        above_zero("prices.supply_source.interval", self.interval)?;
+        above_zero("prices.supply_source.timeout", self.timeout)?;
         Ok(SupplySpec {
             url: self.url.clone(),
-            interval: Duration::from_millis(self.interval_ms),
-            timeout: Duration::from_millis(self.timeout_ms),
+            interval: self.interval,
+            timeout: self.timeout,
             most_bytes: self.most_bytes,
         })
     }

@@ -20,7 +20,7 @@ use super::{
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
-    ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock,
+    ChannelEpoch, ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock,
     StoredPublication, StreamError, hub::Hub, namespace::METADATA_TTL,
 };
 
@@ -156,18 +156,22 @@ impl MemoryBroker {
 
     /// The epoch of a channel that nothing was published on.
     fn first_epoch(&self, name: &ChannelName) -> Epoch {
-        if !self.namespaces.has_epoch(name) {
-            return self.fresh_epoch.read().clone();
+        match self.namespaces.epoch(name) {
+            ChannelEpoch::BrokerChosen => self.fresh_epoch.read().clone(),
+            ChannelEpoch::Active(epoch) => epoch,
+            // No position of it can be resumed.
+            ChannelEpoch::Inactive => Epoch::random(),
         }
-        self.namespaces.epoch(name).unwrap_or_else(Epoch::random)
     }
 
     fn renew_now(&self, name: &ChannelName, channel: &mut Channel) {
         while !channel.log.is_empty() {
             self.drop_oldest(channel);
         }
-        let epoch = self.namespaces.epoch(name);
-        channel.epoch = epoch.unwrap_or_else(Epoch::random);
+        channel.epoch = match self.namespaces.epoch(name) {
+            ChannelEpoch::Active(epoch) => epoch,
+            ChannelEpoch::BrokerChosen | ChannelEpoch::Inactive => Epoch::random(),
+        };
         channel.seq = 0;
         channel.used_ms = self.clock.now_ms().max(channel.used_ms);
     }
@@ -390,7 +394,7 @@ impl Broker for MemoryBroker {
     fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
             let is_known = self.channels.read().contains_key(channel);
-            if !is_known && self.namespaces.has_epoch(channel) {
+            if !is_known && self.namespaces.epoch(channel) != ChannelEpoch::BrokerChosen {
                 // It begins in the epoch that its engine says now.
                 return Ok(());
             }
@@ -400,7 +404,7 @@ impl Broker for MemoryBroker {
 
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
-            if self.namespaces.has_epoch(channel) {
+            if self.namespaces.epoch(channel) != ChannelEpoch::BrokerChosen {
                 self.forget_now(channel);
                 return Ok(());
             }
@@ -432,7 +436,8 @@ impl Broker for MemoryBroker {
             self.trim(&name, &mut channel, now_ms);
             let is_idle = channel.used_ms.saturating_add(idle_ms) < now_ms;
             // What an engine still follows goes on in its epoch.
-            if is_idle && self.namespaces.epoch(&name).is_none() {
+            let is_active = matches!(self.namespaces.epoch(&name), ChannelEpoch::Active(_));
+            if is_idle && !is_active {
                 idle.push(name.clone());
             }
         }

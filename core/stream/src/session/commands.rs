@@ -3,15 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use tidewire_proto::v1::{
-    Authenticated, ChannelSubscription, Error, ErrorCode, ServerMessage, SubscribeRequest,
-    Subscribed, SubscriptionResult, UnsubscribeRequest, Unsubscribed, Visibility, VisibilityState,
-    Welcome, server_message::Data,
+    Authenticated, ChannelClass, ChannelSubscription, Error, ErrorCode, ServerMessage,
+    SubscribeRequest, Subscribed, SubscriptionResult, UnsubscribeRequest, Unsubscribed, Visibility,
+    VisibilityState, Welcome, server_message::Data,
 };
 use tokio::time::Instant;
 
 use super::{
     Session,
-    state::Slot,
+    state::{Slot, State},
     subscription::{BatchMode, Flow, HeldUntil, Queued, Subscription, Wish},
 };
 use crate::{
@@ -56,10 +56,7 @@ impl Session {
     ) -> Result<SubscriptionResult, StreamError> {
         let stream = self.core().stream.clone();
         let (channel, namespace) = stream.namespaces().resolve(&wanted.channel)?;
-        let identity = self.identity();
-        stream
-            .namespaces()
-            .may_read(&identity, &channel, namespace)?;
+        self.may_subscribe(&channel)?;
         let wish = Wish {
             since: wanted.since.map(Position::from),
             min_interval: wanted
@@ -75,6 +72,34 @@ impl Session {
             ));
         }
         self.follow(channel, namespace, wish).await
+    }
+
+    /// Checks that the client may subscribe to a channel, and has room for it. Activates
+    /// nothing; the engine need not know the channel yet.
+    ///
+    /// # Errors
+    /// The client must give a token first, may not read the channel, or is subscribed to as
+    /// many channels as it may be; or there is no such namespace.
+    pub fn may_subscribe(&self, channel: &ChannelName) -> Result<(), StreamError> {
+        let identity = self.identity();
+        identity.known()?;
+        let namespaces = self.core().stream.namespaces();
+        let namespace = namespaces.find(channel)?;
+        namespaces.may_read(&identity, channel, namespace)?;
+        self.check_room(&self.core().state.lock(), channel)
+    }
+
+    /// Checks that one more subscription is allowed, or that there is this one already.
+    fn check_room(&self, state: &State, channel: &ChannelName) -> Result<(), StreamError> {
+        let limit = self.core().stream.options().channels_per_connection;
+        let is_full = limit > 0 && state.subscriptions.len() >= limit;
+        if !is_full || state.by_channel.contains_key(channel) {
+            return Ok(());
+        }
+        Err(StreamError::new(
+            ErrorCode::ResourceExhausted,
+            format!("this connection follows {limit} channels already, and may not follow more"),
+        ))
     }
 
     async fn follow(
@@ -98,6 +123,10 @@ impl Session {
         namespace: &Namespace,
         wish: Wish,
     ) -> Result<(Option<Slot>, SubscriptionResult), StreamError> {
+        // A subscription that is refused activates nothing, and leaves the one before.
+        self.check_room(&self.core().state.lock(), &channel)?;
+        // Before the position is read: its epoch is that of the engine's work.
+        self.core().stream.namespaces().activate(&channel)?;
         if wish.since.is_some() || wish.min_interval.is_some() {
             self.unfollow(&channel);
         }
@@ -148,6 +177,8 @@ impl Session {
             seq: top.seq,
             recovered,
             error: None,
+            class: Some(ChannelClass::from(namespace.class).into()),
+            batched: Some(namespace.batched),
         };
         Ok((slot, result))
     }
@@ -166,15 +197,7 @@ impl Session {
             if state.closing.is_some() || state.by_channel.contains_key(channel) {
                 return Ok(None);
             }
-            let limit = self.core().stream.options().channels_per_connection;
-            if limit > 0 && state.subscriptions.len() >= limit {
-                return Err(StreamError::new(
-                    ErrorCode::ResourceExhausted,
-                    format!(
-                        "this connection follows {limit} channels already, and may not follow more"
-                    ),
-                ));
-            }
+            self.check_room(&state, channel)?;
             // The real position is known when the history was read.
             let nowhere = Position {
                 epoch: Epoch::new(""),
@@ -190,7 +213,8 @@ impl Session {
                 flow: Flow::held(until, nowhere),
                 pending: None,
                 queued: Queued::No,
-                telling: BatchMode::of(channel),
+                telling: BatchMode::of(namespace),
+                pauses_in_background: namespace.pauses_in_background,
                 min_interval,
                 last_sent: None,
             })
@@ -334,14 +358,16 @@ impl Session {
         let Identity::User(identity) = self.identity() else {
             return;
         };
+        let stream = self.core().stream.clone();
         let followed = async {
-            let channel = ChannelName::user(identity.user.as_str())?;
-            let stream = self.core().stream.clone();
-            let (channel, namespace) = stream.namespaces().resolve(channel.as_str())?;
-            self.follow(channel, namespace, Wish::default()).await
+            for personal in stream.namespaces().personal_channels(&identity.user) {
+                let (channel, namespace) = personal?;
+                self.follow(channel, namespace, Wish::default()).await?;
+            }
+            Ok::<(), StreamError>(())
         };
         if let Err(error) = followed.await {
-            tracing::warn!(user = identity.user.as_str(), %error, "a user's own channel cannot be followed");
+            tracing::warn!(user = identity.user.as_str(), %error, "a user is not subscribed to its personal channel");
         }
     }
 
@@ -413,11 +439,6 @@ impl Session {
             ..ServerMessage::default()
         });
     }
-}
-
-/// Whether a history channel waits while nobody looks.
-pub(super) fn pauses_unseen(channel: &ChannelName) -> bool {
-    !matches!(channel.namespace(), "user" | "tx")
 }
 
 /// Whether a subscription begins with the newest publication.

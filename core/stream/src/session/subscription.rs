@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{ChannelName, Class, Position, Publication, hub::HubKey};
+use crate::{ChannelName, Class, Namespace, Position, Publication, hub::HubKey};
 
 /// How many publications are held back by reference while a history is read; a
 /// longer burst is read from the history again.
@@ -34,6 +34,8 @@ pub(super) struct Subscription {
     pub(super) queued: Queued,
     /// How values are told when there are several.
     pub(super) telling: BatchMode,
+    /// Whether it pauses while the client is in the background.
+    pub(super) pauses_in_background: bool,
     pub(super) min_interval: Option<Duration>,
     pub(super) last_sent: Option<Instant>,
     /// What the transport has taken.
@@ -52,11 +54,11 @@ pub(super) enum BatchMode {
 }
 
 impl BatchMode {
-    /// How those of `channel` are told.
-    pub(super) fn of(channel: &ChannelName) -> Self {
-        match channel.namespace() {
-            "prices" => Self::Batched,
-            _ => Self::Single,
+    /// The mode of a namespace's channels.
+    pub(super) fn of(namespace: &Namespace) -> Self {
+        match namespace.batched {
+            true => Self::Batched,
+            false => Self::Single,
         }
     }
 }

@@ -7,7 +7,9 @@ use prost::Message as _;
 use tidewire_proto::v1::{ErrorCode, ServerMessage};
 
 use super::{Channel, MemoryBroker, SnapshotEntry};
-use crate::{ChannelName, Class, Epoch, Position, Publication, PublishRight, StreamError};
+use crate::{
+    ChannelEpoch, ChannelName, Class, Epoch, Position, Publication, PublishRight, StreamError,
+};
 
 /// Names the epoch of channels that were never published to among what is saved: no
 /// channel has such a name.
@@ -125,9 +127,12 @@ impl MemoryBroker {
             return Ok(Loaded::Unknown);
         }
         let kept = SavedChannel::decode(&name, &saved.value)?;
-        let is_elsewhere = self.namespaces.epoch(&name).as_ref() != Some(&kept.top.epoch);
-        if self.namespaces.has_epoch(&name) && is_elsewhere {
-            // Its engine did not go on from there.
+        let continues = match self.namespaces.epoch(&name) {
+            ChannelEpoch::BrokerChosen => true,
+            ChannelEpoch::Active(epoch) => epoch == kept.top.epoch,
+            ChannelEpoch::Inactive => false,
+        };
+        if !continues {
             return Ok(Loaded::Taken);
         }
         self.with_channel(&name, |channel| self.load_now(&name, channel, &kept))?;

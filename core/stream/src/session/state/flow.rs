@@ -10,10 +10,7 @@ use tokio::time::Instant;
 use super::{Slot, State, publication_size};
 use crate::{
     ChannelName, Class, Position,
-    session::{
-        commands::pauses_unseen,
-        subscription::{Flow, HeldUntil},
-    },
+    session::subscription::{Flow, HeldUntil},
 };
 
 impl State {
@@ -44,7 +41,7 @@ impl State {
         let Some(subscription) = self.get(slot) else {
             return;
         };
-        let pauses = is_background && pauses_unseen(&subscription.channel);
+        let pauses = is_background && subscription.pauses_in_background;
         match (subscription.class, pauses, &mut subscription.flow) {
             (Class::Latest, _, flow) => {
                 *flow = Flow::Live;
@@ -62,7 +59,7 @@ impl State {
         let Some(subscription) = self.get(slot) else {
             return;
         };
-        if subscription.class == Class::Latest || !pauses_unseen(&subscription.channel) {
+        if subscription.class == Class::Latest || !subscription.pauses_in_background {
             return;
         }
         match &mut subscription.flow {

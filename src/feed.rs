@@ -1,0 +1,97 @@
+//! Price feed: drives the price engine from the venues, or from a recording.
+
+use tidewire_price::{PriceConfig, PriceEngine, Recording, ReplaySpeed, ReplayStart};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Where prices come from.
+pub(crate) enum Feed {
+    /// The venues.
+    Live,
+    /// A recording.
+    Replay(Replay),
+}
+
+/// A recording to replay.
+pub(crate) struct Replay {
+    /// Opens the recording, once for each time it is played.
+    pub(crate) open: Box<dyn Fn() -> anyhow::Result<Recording> + Send>,
+    pub(crate) speed: ReplaySpeed,
+    pub(crate) start: ReplayStart,
+    pub(crate) repeat: Repeat,
+}
+
+/// How often a recording is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    Once,
+    Forever,
+}
+
+/// A feed that can start: a recording is open.
+pub(crate) enum OpenFeed {
+    Live,
+    Replay(Replay, Recording),
+}
+
+impl Feed {
+    /// Opens the feed.
+    pub(crate) fn open(self) -> anyhow::Result<OpenFeed> {
+        match self {
+            Self::Live => Ok(OpenFeed::Live),
+            Self::Replay(replay) => {
+                let recording = (replay.open)()?;
+                Ok(OpenFeed::Replay(replay, recording))
+            }
+        }
+    }
+}
+
+impl OpenFeed {
+    /// Whether prices come from the venues.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self, Self::Live)
+    }
+
+    /// The configuration of an engine for this feed: a recording brings its own sources.
+    pub(crate) fn price_config(&self, config: &PriceConfig) -> PriceConfig {
+        match self {
+            Self::Live => config.clone(),
+            Self::Replay(_, recording) => PriceEngine::replay_config(config.clone(), recording),
+        }
+    }
+
+    /// Starts the feed in `tasks`, until cancelled.
+    pub(crate) fn start(
+        self,
+        prices: &PriceEngine,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) {
+        match self {
+            Self::Live => prices.connect(tasks, cancel),
+            Self::Replay(replay, first) => {
+                prices.run_clock(tasks, cancel);
+                tasks.spawn(play(replay, first, prices.clone(), cancel.clone()));
+            }
+        }
+    }
+}
+
+/// Plays a recording once, or again and again.
+async fn play(replay: Replay, first: Recording, prices: PriceEngine, cancel: CancellationToken) {
+    let mut next = Some(first);
+    while let Some(recording) = next.take() {
+        if recording.head().sample {
+            tracing::warn!("replaying sample data: these are not market prices");
+        }
+        let (speed, start) = (replay.speed, replay.start);
+        let frames = prices.replay(recording, speed, start, &cancel).await;
+        tracing::info!(frames, "the replay has ended");
+        // An empty recording would be played again without a pause.
+        if replay.repeat == Repeat::Forever && !cancel.is_cancelled() && frames > 0 {
+            next = (replay.open)()
+                .inspect_err(|error| tracing::error!(%error, "the recording cannot be read again"))
+                .ok();
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Maintenance tasks: what a server does at intervals, and on SIGHUP.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tidewire_price::PriceEngine;
+use tidewire_service::WatchRpc;
+use tidewire_stream::StreamCore;
+use tokio::signal::unix::Signal;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// The time between two sweeps of histories, and between two writes of what chains follow.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The time between two looks for what nobody follows. It visits every wallet and filter.
+const RETENTION_SWEEP: Duration = Duration::from_secs(10);
+
+/// Removes expired publications, and lets the exporter aggregate its histograms: until then
+/// it stores each sample.
+pub(crate) async fn sweep_histories(
+    stream: Arc<StreamCore>,
+    metrics: PrometheusHandle,
+    cancel: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                stream.sweep();
+                metrics.run_upkeep();
+            }
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+/// Stores what chains follow, and ends what nobody follows any more. A task of its own: it
+/// waits for chains, which may stand still.
+pub(crate) async fn sweep_watches(watches: WatchRpc, cancel: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    let mut retention_ticks = tokio::time::interval(RETENTION_SWEEP);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                if cancel.run_until_cancelled(watches.keep_followed()).await.is_none() {
+                    return;
+                }
+            }
+            _ = retention_ticks.tick() => {
+                if cancel.run_until_cancelled(watches.sweep_followed()).await.is_none() {
+                    return;
+                }
+            }
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+/// Reads the configuration again on each SIGHUP, and applies its sources of prices.
+pub(crate) async fn reload_sources(
+    file: Option<PathBuf>,
+    prices: PriceEngine,
+    mut hang_ups: Signal,
+    cancel: CancellationToken,
+) {
+    while let Some(Some(())) = cancel.run_until_cancelled(hang_ups.recv()).await {
+        let reloaded = Config::load(file.as_ref())
+            .and_then(|config| Ok(prices.reload_sources(&config.prices)?));
+        match reloaded {
+            Ok(()) => tracing::info!("the configuration was read again: its sources are in use"),
+            Err(error) => tracing::error!(%error, "the configuration is not taken"),
+        }
+    }
+}
