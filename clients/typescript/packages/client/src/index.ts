@@ -20,7 +20,7 @@ export type {
   ServerMessageOf,
   ServerType,
 } from "./messages.ts";
-export { checkServerMessage, isPriceUpdate, isSourceList, type Parsed, parseServerMessage } from "./parse.ts";
+export { checkServerMessage, isPriceUpdate, isSourceList, type ParseResult, parseServerMessage } from "./parse.ts";
 export type { ChannelHandler, ChannelMessage, SubscribeOptions } from "./subscriptions.ts";
 export type * from "./types/alert.ts";
 export type * from "./types/common.ts";

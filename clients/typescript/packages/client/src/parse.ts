@@ -5,7 +5,7 @@ import type { ServerMessage, ServerType } from "./messages.ts";
 import type { PriceSource, PriceUpdate } from "./types/price.ts";
 
 /** The result of parsing a frame. */
-export type Parsed =
+export type ParseResult =
   | { readonly kind: "message"; readonly message: ServerMessage }
   /** Well formed, of a type that this client does not know: the server is newer. */
   | { readonly kind: "unknown"; readonly type: string }
@@ -17,7 +17,7 @@ export type Parsed =
  * Numbers become JavaScript numbers: decimals keep 15 significant digits, and
  * sequence numbers are exact up to 2⁵³.
  */
-export function parseServerMessage(frame: string): Parsed {
+export function parseServerMessage(frame: string): ParseResult {
   let value: unknown;
   try {
     value = JSON.parse(frame);
@@ -28,7 +28,7 @@ export function parseServerMessage(frame: string): Parsed {
 }
 
 /** Checks a frame that is already parsed JSON. */
-export function checkServerMessage(value: unknown): Parsed {
+export function checkServerMessage(value: unknown): ParseResult {
   if (!isRecord(value)) {
     return invalid("the message is not a JSON object");
   }
@@ -86,6 +86,6 @@ function dataFault(type: ServerType, data: unknown): string | undefined {
   return fault.startsWith(".") || fault.startsWith("[") ? `data${fault}` : `data: ${fault}`;
 }
 
-function invalid(reason: string): Parsed {
+function invalid(reason: string): ParseResult {
   return { kind: "invalid", reason };
 }
