@@ -26,7 +26,7 @@ use alloy::{
 };
 use serde_json::{json, value::to_raw_value};
 use tidewire_chain::{
-    BlockData, BlockRef, Step,
+    BlockData, BlockRef, ChainUpdate,
     abi::EventAbi,
     decode::{CustomErrors, decode},
     events::{EventTracker, Filter},
@@ -157,7 +157,7 @@ fn proving(bench: &Bench) -> Result<(), Box<dyn Error>> {
 /// A full block against many filters of events.
 fn filtering(bench: &Bench) -> Result<(), Box<dyn Error>> {
     let included = std::sync::Arc::new(block(0)?);
-    let step = Step {
+    let step = ChainUpdate {
         chain: 1,
         retracted: Vec::new(),
         included,

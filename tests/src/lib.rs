@@ -12,10 +12,10 @@
 
 pub mod client;
 mod deadline;
-pub mod liar;
+pub mod faulty_node;
+pub mod identity_provider;
 mod message;
 pub mod node;
-pub mod provider;
 mod server;
 pub mod tls;
 mod token;
@@ -23,10 +23,10 @@ pub mod venue;
 
 pub use client::{Client, Refusal, Transport};
 pub use deadline::within;
-pub use liar::Liar;
+pub use faulty_node::FaultyNode;
+pub use identity_provider::IdentityProvider;
 pub use message::{Close, Message};
 pub use node::Node;
-pub use provider::KeyProvider;
 pub use server::{HttpResponse, Server, ServerBuilder, binary, command, interrupt, refused_start};
 pub use token::{KeyPair, SECRET, Token};
 pub use venue::{VenueKind, VenueStandIn};

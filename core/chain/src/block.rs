@@ -39,7 +39,7 @@ pub struct BlockData {
 
 /// One step of a canonical chain: one more block, and what its branch replaced.
 #[derive(Debug, Clone)]
-pub struct Step {
+pub struct ChainUpdate {
     /// The chain's id.
     pub chain: u64,
     /// What the reorg took back, newest first; empty nearly always.

@@ -23,14 +23,14 @@ use tokio::{
 };
 
 use crate::{
-    BlockData, ChainError, ReadError, Reader as _, Step,
-    archive::Archive,
-    endpoint::Pool,
+    BlockData, ChainError, ChainUpdate, RpcClient as _, RpcError,
+    block_store::BlockStore,
+    endpoint::EndpointPool,
     events::{EventTracker, Filter},
+    fork_choice::{Continuity, SequencedUpdate},
     journal::{Entry, Journal, JournalEnded},
     keeping::{Keeping, KeptFilter},
     kept::Inserted,
-    listener::{Continuity, Move},
     publish::{News, transaction_channel, wallet_channel},
     transaction::{Ask, Interest, Monitor, StoredWatch, Turn},
     wallet::{Activity, Minded, WalletFeed, WalletIndex},
@@ -68,7 +68,7 @@ pub(crate) enum Want {
 type Answer = Result<TransactionStatus, ChainError>;
 
 /// What was asked of a node, and what it said.
-type Round = Vec<(Ask, Vec<Result<Value, ReadError>>)>;
+type Round = Vec<(Ask, Vec<Result<Value, RpcError>>)>;
 
 /// Who waits for the state of a transaction, and what becomes of the watch then.
 struct Waiting {
@@ -81,8 +81,8 @@ pub(crate) struct Tools {
     pub(crate) chain: u64,
     pub(crate) blocks: ChannelName,
     pub(crate) reorg_limit: usize,
-    pub(crate) pool: Pool,
-    pub(crate) archive: Archive,
+    pub(crate) pool: EndpointPool,
+    pub(crate) block_store: BlockStore,
     pub(crate) journal: Journal,
     pub(crate) store: Option<SharedStore>,
     pub(crate) clock: SharedClock,
@@ -148,7 +148,7 @@ impl Desk {
     /// Works until there are no more steps.
     pub(crate) async fn run(
         mut self,
-        mut steps: mpsc::Receiver<Move>,
+        mut steps: mpsc::Receiver<SequencedUpdate>,
         mut wants: mpsc::Receiver<Want>,
     ) {
         let mut ticks = interval(TICK);
@@ -182,11 +182,19 @@ impl Desk {
         }
     }
 
-    async fn step(&mut self, Move { step, continuity }: Move) -> Result<(), JournalEnded> {
+    async fn step(
+        &mut self,
+        SequencedUpdate {
+            update: step,
+            continuity,
+        }: SequencedUpdate,
+    ) -> Result<(), JournalEnded> {
         let newest = shown(self.tools.chain, &step.included);
         let mut entry = Entry::default();
         let limit = self.tools.reorg_limit;
-        self.tools.archive.keep(&step, limit, &mut entry.writes);
+        self.tools
+            .block_store
+            .stage(&step, limit, &mut entry.writes);
         if continuity == Continuity::Resync {
             entry.renewed.push(self.tools.blocks.clone());
             // What was between is not known, nor what of it concerned whom.
@@ -221,7 +229,7 @@ impl Desk {
     }
 
     /// What a step has for wallets. Without any that is followed no node is asked.
-    async fn wallets(&mut self, step: &Step) -> Vec<News> {
+    async fn wallets(&mut self, step: &ChainUpdate) -> Vec<News> {
         let index = self.tools.wallets.clone();
         let now = self.tools.clock.now_ms();
         let activity = {
@@ -398,7 +406,7 @@ impl Desk {
         self.rounds.spawn(async move {
             let calls: Vec<_> = asks.iter().map(Ask::calls).collect();
             let counts: Vec<_> = calls.iter().map(Vec::len).collect();
-            let answers = pool.read(calls.into_iter().flatten().collect()).await;
+            let answers = pool.call_all(calls.into_iter().flatten().collect()).await;
             let mut answers = answers.into_iter();
             let rounds = asks.into_iter().zip(counts);
             rounds

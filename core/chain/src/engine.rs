@@ -16,17 +16,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     ChainConfig, ChainError, ConfigError, Finality,
     abi::ErrorAbi,
-    archive::Archive,
+    block_store::BlockStore,
     desk::{Desk, Tools, Want, shown},
-    endpoint::Pool,
+    endpoint::EndpointPool,
     error::MAX_SIGNATURES,
     events::Filter,
+    fork_choice::{HeadListener, HeadTracker, Heads, PollIntervals, SequencedUpdate},
     journal::{Journal, JournalTask},
     keeping::Keeping,
-    listener::{Board, Follower, Move, Pace, Pooled, Watcher},
-    proof::Proofs,
+    mempool::MempoolListener,
+    proof::ProofPolicy,
     transaction::{Interest, Monitor, MonitorOptions},
-    tree::Tree,
+    tree::HeaderTree,
     wallet::{Indexed, Stages, Tracing, WalletFeed, Wallets},
 };
 
@@ -56,8 +57,8 @@ struct Inner {
 /// One chain.
 pub(crate) struct Chain {
     config: ChainConfig,
-    pool: Pool,
-    archive: Archive,
+    pool: EndpointPool,
+    block_store: BlockStore,
     channel: ChannelName,
     store: Option<SharedStore>,
     clock: SharedClock,
@@ -98,8 +99,8 @@ impl ChainEngine {
             let channel = channel.map_err(|error| ConfigError::Channel(error.to_string()))?;
             let chain = Chain {
                 config: config.clone(),
-                pool: Pool::new(config.id, config.addresses()?, config.call_timeout)?,
-                archive: Archive::new(config.id, store.clone()),
+                pool: EndpointPool::new(config.id, config.addresses()?, config.call_timeout)?,
+                block_store: BlockStore::new(config.id, store.clone()),
                 channel,
                 store: store.clone(),
                 clock: clock.clone(),
@@ -136,8 +137,8 @@ impl ChainEngine {
         journal.restore().await?;
         tasks.spawn(journal.run(cancel.clone()));
         for (id, chain) in &self.0.chains {
-            let kept = chain.archive.blocks().await?;
-            let tree = Tree::resume(chain.config.reorg_limit, kept);
+            let kept = chain.block_store.blocks().await?;
+            let tree = HeaderTree::resume(chain.config.reorg_limit, kept);
             let (tools, wants) = chain.tools(self.0.journal.clone());
             let mut options = MonitorOptions::new(*id);
             options.required = chain.config.confirmations;
@@ -156,7 +157,7 @@ impl ChainEngine {
             let mut desk = Desk::new(tools, monitor, feed);
             desk.restore().await?;
             if let Some(tip) = tree.tip() {
-                let newest = chain.archive.block(tip).await;
+                let newest = chain.block_store.block(tip).await;
                 *chain.newest.lock() = newest.map(|data| shown(*id, &data));
                 tracing::info!(chain = id, number = tip.number, "goes on from a block");
             }
@@ -298,7 +299,7 @@ impl Chain {
             blocks: self.channel.clone(),
             reorg_limit: self.config.reorg_limit,
             pool: self.pool.clone(),
-            archive: self.archive.clone(),
+            block_store: self.block_store.clone(),
             journal,
             store: self.store.clone(),
             clock: self.clock.clone(),
@@ -314,14 +315,14 @@ impl Chain {
         let Some(out) = self.wants.lock().clone() else {
             return;
         };
-        let pooled = Pooled {
+        let listener = MempoolListener {
             chain: self.config.id,
             pool: self.pool.clone(),
             wallets: self.wallets.index.clone(),
             has_wallets: self.wallets.has_wallets.clone(),
             out,
         };
-        tasks.spawn(pooled.run(cancel.clone()));
+        tasks.spawn(listener.run(cancel.clone()));
     }
 
     /// Says what is wanted.
@@ -366,26 +367,26 @@ impl Chain {
     /// Follows the chain from where the tree stands. Gives its steps.
     fn follow(
         &self,
-        tree: Tree,
+        tree: HeaderTree,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
-    ) -> mpsc::Receiver<Move> {
-        let board = Arc::new(Board::new(self.pool.endpoints().len()));
+    ) -> mpsc::Receiver<SequencedUpdate> {
+        let heads = Arc::new(Heads::new(self.pool.endpoints().len()));
         for (index, endpoint) in self.pool.endpoints().iter().enumerate() {
-            let watcher = Watcher {
+            let listener = HeadListener {
                 chain: self.config.id,
                 index,
                 endpoint: endpoint.clone(),
-                board: board.clone(),
-                pace: Pace::of(self.config.block_time()),
-                proofs: Proofs::of(&self.config),
+                heads: heads.clone(),
+                pace: PollIntervals::of(self.config.block_time()),
+                proofs: ProofPolicy::of(&self.config),
             };
-            tasks.spawn(watcher.run(cancel.clone()));
+            tasks.spawn(listener.run(cancel.clone()));
         }
         let (out, steps) = mpsc::channel(STEPS);
-        let (pool, archive) = (self.pool.clone(), self.archive.clone());
-        let follower = Follower::new(&self.config, pool, board, tree, archive, out);
-        tasks.spawn(follower.run(cancel.clone()));
+        let (pool, block_store) = (self.pool.clone(), self.block_store.clone());
+        let tracker = HeadTracker::new(&self.config, pool, heads, tree, block_store, out);
+        tasks.spawn(tracker.run(cancel.clone()));
         steps
     }
 }

@@ -1,12 +1,12 @@
 //! The chain engine: blocks that survive reorgs, transactions that settle, wallets.
 //!
-//! What is read of a chain becomes [`Step`]s: in order, without gaps, each with what a
+//! What is read of a chain becomes [`ChainUpdate`]s: in order, without gaps, each with what a
 //! reorg took back. Trackers turn steps into publications, and ask a node through
-//! [`Reader`] for what a step does not hold.
+//! [`RpcClient`] for what a step does not hold.
 
 pub mod abi;
-mod archive;
 mod block;
+mod block_store;
 pub mod config;
 pub mod decode;
 mod desk;
@@ -15,21 +15,23 @@ mod engine;
 mod error;
 pub mod events;
 mod following;
+mod fork_choice;
 mod journal;
 mod keeping;
 mod kept;
-mod listener;
+mod mempool;
 pub mod proof;
 mod provider;
 mod publish;
-mod reader;
+mod rpc_client;
+mod rpc_types;
 pub mod transaction;
 pub mod tree;
 pub mod wallet;
 
-pub use block::{BlockData, BlockRef, Step};
+pub use block::{BlockData, BlockRef, ChainUpdate};
 pub use config::{ChainConfig, ConfigError, EndpointConfig, Finality};
 pub use engine::ChainEngine;
 pub use error::ChainError;
 pub use publish::{News, transaction_channel, wallet_channel};
-pub use reader::{Call, ReadError, Reader};
+pub use rpc_client::{Call, RpcClient, RpcError};

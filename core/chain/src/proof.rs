@@ -21,38 +21,38 @@ use crate::ChainConfig;
 
 /// What of a block is held against its hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Proofs {
+pub struct ProofPolicy {
     /// Its header, against its hash.
-    pub header: Proof,
+    pub header: ProofCheck,
     /// Its transactions, against the header's root and their own hashes.
-    pub transactions: Proof,
+    pub transactions: ProofCheck,
     /// Its receipts, against the header's root.
-    pub receipts: Proof,
+    pub receipts: ProofCheck,
 }
 
 /// Whether something is held against its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
+pub enum ProofCheck {
     /// What does not hash to it is not believed.
     Asked,
     /// On this chain it does not hash to it.
     Waived,
 }
 
-impl Proof {
+impl ProofCheck {
     fn of(is_asked: bool) -> Self {
         if is_asked { Self::Asked } else { Self::Waived }
     }
 }
 
-impl Proofs {
+impl ProofPolicy {
     /// What is asked for on a chain.
     #[must_use]
     pub fn of(config: &ChainConfig) -> Self {
         Self {
-            header: Proof::of(config.header_hash),
-            transactions: Proof::of(config.transactions_root),
-            receipts: Proof::of(config.receipts_root),
+            header: ProofCheck::of(config.header_hash),
+            transactions: ProofCheck::of(config.transactions_root),
+            receipts: ProofCheck::of(config.receipts_root),
         }
     }
 }

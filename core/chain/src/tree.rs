@@ -11,9 +11,9 @@
 //!   └── x2 ── y3 ── y4
 //! ```
 //!
-//! [`Tree::plan`] asks for the parent of `y4`, then for the one of `y3`; when `x2` is
+//! [`HeaderTree::plan`] asks for the parent of `y4`, then for the one of `y3`; when `x2` is
 //! known, it links to `a1`, and the plan is to take back `c3` and `b2`, and to include
-//! `x2`. After [`Tree::advance`] the next plan is to include `y3`, then `y4`.
+//! `x2`. After [`HeaderTree::advance`] the next plan is to include `y3`, then `y4`.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -23,7 +23,7 @@ use crate::BlockRef;
 
 /// The canonical chain as far as it can still change, and headers that may become it.
 #[derive(Debug, Clone)]
-pub struct Tree {
+pub struct HeaderTree {
     /// How many blocks can be taken back, and how far a head may be from the tip.
     limit: usize,
     /// Oldest first, linked, never more than `limit + 1`.
@@ -38,7 +38,7 @@ pub struct Tree {
 pub enum Plan {
     /// It is canonical: the tip, or a block before it, which a node that lags says.
     Stay,
-    /// The header with this hash and height has to be [inserted](Tree::insert) first.
+    /// The header with this hash and height has to be [inserted](HeaderTree::insert) first.
     Need(B256, u64),
     /// The head is too far above the tip to be linked in one go: go to this height first.
     Far(u64),
@@ -53,7 +53,7 @@ pub enum Plan {
 
 /// How a head stands to the tip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum HeadPosition {
     /// It is canonical.
     Canonical,
     /// It is on another branch, or not linked yet, and higher than the tip.
@@ -72,7 +72,7 @@ pub enum TreeError {
     Unlinked(BlockRef),
 }
 
-impl Tree {
+impl HeaderTree {
     /// A tree that begins with the first block it is given.
     #[must_use]
     pub fn new(limit: usize) -> Self {
@@ -117,17 +117,17 @@ impl Tree {
 
     /// How a head stands to the tip. Without a tip every head is higher.
     #[must_use]
-    pub fn standing(&self, head: &BlockRef) -> Standing {
+    pub fn standing(&self, head: &BlockRef) -> HeadPosition {
         let Some(tip) = self.tip() else {
-            return Standing::Higher;
+            return HeadPosition::Higher;
         };
         if self.place(head).is_some() {
-            return Standing::Canonical;
+            return HeadPosition::Canonical;
         }
         match head.number.cmp(&tip.number) {
-            std::cmp::Ordering::Greater => Standing::Higher,
-            std::cmp::Ordering::Equal => Standing::Level,
-            std::cmp::Ordering::Less => Standing::Lower,
+            std::cmp::Ordering::Greater => HeadPosition::Higher,
+            std::cmp::Ordering::Equal => HeadPosition::SameHeight,
+            std::cmp::Ordering::Less => HeadPosition::Lower,
         }
     }
 

@@ -4,7 +4,7 @@
 use alloy::primitives::{Address, B256, U256, address, keccak256};
 use proptest::prelude::*;
 use tidewire_chain::decode::{
-    CustomErrors, Malformed, NftAmount, TokenEvent, decode, revert_reason,
+    CustomErrors, MalformedLog, NftAmount, TokenEvent, decode, revert_reason,
 };
 
 const TOKEN: Address = address!("00000000000000000000000000000000000000aa");
@@ -35,7 +35,7 @@ fn token(
     signature: &str,
     arguments: &[B256],
     words: &[B256],
-) -> Result<Option<TokenEvent>, Malformed> {
+) -> Result<Option<TokenEvent>, MalformedLog> {
     decode(TOKEN, &topics(signature, arguments), &data(words))
 }
 
@@ -94,7 +94,7 @@ fn batches_hold_pairs_and_may_be_empty() {
         id: U256::from(id),
         amount: U256::from(amount),
     };
-    let items = |event: Result<Option<TokenEvent>, Malformed>| match event {
+    let items = |event: Result<Option<TokenEvent>, MalformedLog>| match event {
         Ok(Some(TokenEvent::Erc1155Transfer { items, .. })) => items.to_vec(),
         other => panic!("{other:?}"),
     };
@@ -112,7 +112,7 @@ fn batches_hold_pairs_and_may_be_empty() {
 fn logs_that_break_the_abi_are_refused_by_name() {
     let pair = [account(1).into_word(), account(2).into_word()];
     let who = [1, 2, 3].map(|last| account(last).into_word());
-    let refused = |event: Result<Option<TokenEvent>, Malformed>| event.unwrap_err().to_string();
+    let refused = |event: Result<Option<TokenEvent>, MalformedLog>| event.unwrap_err().to_string();
     assert_eq!(
         refused(token(TRANSFER, &pair, &[])),
         "a log of Transfer has 3 topics and 0 bytes of data that do not fit its ABI"

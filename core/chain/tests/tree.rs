@@ -12,7 +12,7 @@ use alloy::primitives::B256;
 use proptest::prelude::*;
 use tidewire_chain::{
     BlockRef,
-    tree::{Plan, Standing, Tree},
+    tree::{HeadPosition, HeaderTree, Plan},
 };
 
 fn hash(name: u64) -> B256 {
@@ -64,7 +64,7 @@ impl Graph {
 }
 
 /// Leads the tree to a head, and a stack along with it. True if it got lost.
-fn follow(tree: &mut Tree, stack: &mut Vec<BlockRef>, graph: &Graph, head: BlockRef) -> bool {
+fn follow(tree: &mut HeaderTree, stack: &mut Vec<BlockRef>, graph: &Graph, head: BlockRef) -> bool {
     let mut target = head;
     loop {
         match tree.plan(&target) {
@@ -119,14 +119,14 @@ proptest! {
     #[test]
     fn steps_lead_to_every_head((parents, heads) in scenario()) {
         let graph = Graph::of(&parents);
-        let mut tree = Tree::new(1_000);
+        let mut tree = HeaderTree::new(1_000);
         let mut stack = Vec::new();
         let first = graph.blocks[0];
         assert!(!follow(&mut tree, &mut stack, &graph, first));
         for head in heads {
             let head = graph.blocks[head];
             let on_chain = stack.contains(&head);
-            assert_eq!(tree.standing(&head) == Standing::Canonical, on_chain);
+            assert_eq!(tree.standing(&head) == HeadPosition::Canonical, on_chain);
             let before = stack.clone();
             assert!(!follow(&mut tree, &mut stack, &graph, head));
             if on_chain {
@@ -145,7 +145,7 @@ proptest! {
         limit in 1_usize..6,
     ) {
         let graph = Graph::of(&parents);
-        let mut tree = Tree::new(limit);
+        let mut tree = HeaderTree::new(limit);
         let mut stack = Vec::new();
         for head in heads {
             let head = graph.blocks[head];
@@ -175,15 +175,15 @@ proptest! {
     #[test]
     fn it_goes_on_after_a_restart((parents, heads) in scenario(), stop in 0_usize..40) {
         let graph = Graph::of(&parents);
-        let (mut tree, mut stack) = (Tree::new(1_000), Vec::new());
+        let (mut tree, mut stack) = (HeaderTree::new(1_000), Vec::new());
         follow(&mut tree, &mut stack, &graph, graph.blocks[0]);
         for (index, head) in heads.iter().enumerate() {
             if index == stop {
-                tree = Tree::resume(1_000, stack.iter().copied());
+                tree = HeaderTree::resume(1_000, stack.iter().copied());
             }
             follow(&mut tree, &mut stack, &graph, graph.blocks[*head]);
         }
-        let resumed = Tree::resume(1_000, stack.iter().copied());
+        let resumed = HeaderTree::resume(1_000, stack.iter().copied());
         assert!(resumed.canonical().eq(tree.canonical()));
     }
 }
@@ -193,8 +193,8 @@ fn line(count: usize) -> Graph {
     Graph::of(&(0..count).collect::<Vec<_>>())
 }
 
-fn at(graph: &Graph, limit: usize, head: usize) -> (Tree, Vec<BlockRef>) {
-    let (mut tree, mut stack) = (Tree::new(limit), Vec::new());
+fn at(graph: &Graph, limit: usize, head: usize) -> (HeaderTree, Vec<BlockRef>) {
+    let (mut tree, mut stack) = (HeaderTree::new(limit), Vec::new());
     follow(&mut tree, &mut stack, graph, graph.blocks[0]);
     follow(&mut tree, &mut stack, graph, graph.blocks[head]);
     (tree, stack)
@@ -220,7 +220,7 @@ fn a_block_of_the_same_height_replaces_the_tip() {
     let graph = Graph::of(&[0, 1, 1]);
     let (mut tree, mut stack) = at(&graph, 10, 2);
     let other = graph.blocks[3];
-    assert_eq!(tree.standing(&other), Standing::Level);
+    assert_eq!(tree.standing(&other), HeadPosition::SameHeight);
     assert_eq!(tree.plan(&other), Plan::Advance(1, other));
     follow(&mut tree, &mut stack, &graph, other);
     assert_eq!(tree.tip(), Some(other));
@@ -233,8 +233,8 @@ fn a_block_of_the_same_height_replaces_the_tip() {
 fn a_lower_branch_is_lower_and_a_lagging_head_canonical() {
     let graph = Graph::of(&[0, 1, 2, 1]);
     let (tree, _) = at(&graph, 10, 3);
-    assert_eq!(tree.standing(&graph.blocks[4]), Standing::Lower);
-    assert_eq!(tree.standing(&graph.blocks[1]), Standing::Canonical);
+    assert_eq!(tree.standing(&graph.blocks[4]), HeadPosition::Lower);
+    assert_eq!(tree.standing(&graph.blocks[1]), HeadPosition::Canonical);
     assert_eq!(tree.plan(&graph.blocks[1]), Plan::Stay);
 }
 

@@ -15,7 +15,7 @@ use alloy::{
 use serde_json::{Value, json};
 use support::{CHAIN, Node, account, hash, refused, transaction};
 use tidewire_chain::{
-    Call, News, ReadError, Reader, Step,
+    Call, ChainUpdate, News, RpcClient, RpcError,
     wallet::{Activity, Tracing, WalletFeed, WalletIndex},
 };
 use tidewire_proto::v1::{
@@ -73,9 +73,9 @@ impl Scripted {
         }
     }
 
-    fn answer(&self, call: &Call) -> Result<Value, ReadError> {
+    fn answer(&self, call: &Call) -> Result<Value, RpcError> {
         if self.is_down {
-            return Err(ReadError::Unreachable {
+            return Err(RpcError::Unreachable {
                 chain: CHAIN,
                 reason: "down".to_owned(),
             });
@@ -124,8 +124,8 @@ impl Scripted {
     }
 }
 
-impl Reader for Scripted {
-    async fn read(&self, calls: Vec<Call>) -> Vec<Result<Value, ReadError>> {
+impl RpcClient for Scripted {
+    async fn call_all(&self, calls: Vec<Call>) -> Vec<Result<Value, RpcError>> {
         let answers = calls.iter().map(|call| self.answer(call)).collect();
         self.requests.lock().unwrap().push(calls);
         answers
@@ -168,7 +168,7 @@ fn index(wallets: &[Address]) -> WalletIndex {
 
 async fn run(
     feed: &mut WalletFeed,
-    step: &Step,
+    step: &ChainUpdate,
     index: &WalletIndex,
     reader: &Scripted,
 ) -> Vec<WalletUpdate> {

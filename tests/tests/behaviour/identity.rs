@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, Close, KeyPair, KeyProvider, Refusal, SECRET, Server, Token, Transport,
+    Client, Close, IdentityProvider, KeyPair, Refusal, SECRET, Server, Token, Transport,
     client::{SocketRequest, SseStream},
 };
 
@@ -378,7 +378,7 @@ async fn status_of(server: &Server, token: &str) -> u16 {
 
 #[tokio::test]
 async fn rotated_and_unreachable_provider_keys_work() {
-    let provider = KeyProvider::start(&[KeyPair::Rsa.web_key("old")]).await;
+    let provider = IdentityProvider::start(&[KeyPair::Rsa.web_key("old")]).await;
     let server = Server::builder()
         .set("auth", &format!("jwks_url = {:?}", provider.url()))
         .start()
@@ -386,19 +386,19 @@ async fn rotated_and_unreachable_provider_keys_work() {
     let old = Token::of("ada").sign_as(KeyPair::Rsa, Some("old"));
     let new = Token::of("ada").sign_as(KeyPair::P256, Some("new"));
     assert_eq!(status_of(&server, &old).await, 200);
-    provider.holds(&[KeyPair::Rsa.web_key("old"), KeyPair::P256.web_key("new")]);
+    provider.set_keys(&[KeyPair::Rsa.web_key("old"), KeyPair::P256.web_key("new")]);
     // The server fetches an unknown key, and the token waits for it.
     assert_eq!(status_of(&server, &new).await, 200);
     let mut client = Client::connect_as(Transport::Grpc, &server, Some(&new)).await;
     client.settle().await;
-    assert_eq!(provider.asked(), 2);
+    assert_eq!(provider.requests(), 2);
 
-    provider.breaks();
+    provider.set_unavailable();
     let made_up = Token::of("ada").sign_as(KeyPair::Ed25519, Some("made up"));
     for _ in 0..20 {
         assert_eq!(status_of(&server, &made_up).await, 401);
     }
-    assert!(provider.asked() < 10, "{}", provider.asked());
+    assert!(provider.requests() < 10, "{}", provider.requests());
     server.log_line("the keys at hand stay in force").await;
     assert_eq!(server.log().matches("the key set cannot be had").count(), 1);
     assert_eq!(status_of(&server, &old).await, 200);
@@ -407,14 +407,14 @@ async fn rotated_and_unreachable_provider_keys_work() {
 
 #[tokio::test]
 async fn a_server_starts_without_its_key_provider() {
-    let provider = KeyProvider::start(&[]).await;
-    provider.breaks();
+    let provider = IdentityProvider::start(&[]).await;
+    provider.set_unavailable();
     let server = Server::builder()
         .set("auth", &format!("jwks_url = {:?}", provider.url()))
         .start()
         .await;
     server.log_line("the key set cannot be had").await;
-    provider.holds(&[KeyPair::Ed25519.web_key("k")]);
+    provider.set_keys(&[KeyPair::Ed25519.web_key("k")]);
     let token = Token::of("ada").sign_as(KeyPair::Ed25519, Some("k"));
     assert_eq!(status_of(&server, &token).await, 200);
 }

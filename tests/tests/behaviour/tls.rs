@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidewire_proto::v1::{GetHistoryRequest, stream_service_client::StreamServiceClient};
 use tidewire_tests::{
-    KeyPair, KeyProvider, Server, ServerBuilder, Token,
+    IdentityProvider, KeyPair, Server, ServerBuilder, Token,
     client::grpc,
     tls::{Authority, Identity},
     within,
@@ -300,7 +300,7 @@ async fn provider_keys_load_over_tls() {
     let authority = Authority::new();
     let folder = TempDir::new().unwrap();
     let keys = [KeyPair::P256.web_key("k")];
-    let provider = KeyProvider::start_tls(&keys, &authority).await;
+    let provider = IdentityProvider::start_tls(&keys, &authority).await;
     let start = async |jwks_ca: Option<PathBuf>| {
         let builder = Server::builder().set("auth", &format!("jwks_url = {:?}", provider.url()));
         match jwks_ca {

@@ -8,7 +8,7 @@ use std::sync::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_tests::{Client, Liar, Node, Server, Transport, liar::Reply};
+use tidewire_tests::{Client, FaultyNode, Node, Server, Transport, faulty_node::Reply};
 
 use crate::{
     blocks::wait_for_block,
@@ -206,9 +206,9 @@ async fn a_balance_that_no_node_tells_is_a_gap_at_once(transport: Transport) {
         "eth_call" => Reply::Silence,
         _ => Reply::Answer(truth),
     };
-    let liar = Liar::before(&node, script).await;
+    let faulty = FaultyNode::in_front_of(&node, script).await;
     let rule = "call_timeout_ms = 200";
-    let server = on_chain_with(Server::builder(), 31337, &[liar.ws()], rule);
+    let server = on_chain_with(Server::builder(), 31337, &[faulty.ws()], rule);
     let server = server.start().await;
     wait_for_block(&server, 31337).await;
     let channel = format!("wallet:{wallet}");
@@ -230,14 +230,14 @@ async fn idle_wallets_cost_no_calls() {
     let (node, folder) = (Node::start().await, TempDir::new().unwrap());
     let reads = Arc::new(AtomicUsize::new(0));
     let counted = reads.clone();
-    let liar = Liar::before(&node, move |method, _params, truth| {
+    let faulty = FaultyNode::in_front_of(&node, move |method, _params, truth| {
         if ["eth_getBalance", "eth_call"].contains(&method) || method.contains("trace") {
             counted.fetch_add(1, Ordering::Relaxed);
         }
         Reply::Answer(truth)
     });
-    let liar = liar.await;
-    let server = server_with(&folder, &liar.ws(), "").await;
+    let faulty = faulty.await;
+    let server = server_with(&folder, &faulty.ws(), "").await;
     let accounts = node.accounts().await;
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;

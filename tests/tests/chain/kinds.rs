@@ -3,7 +3,7 @@
 
 use alloy::primitives::B256;
 use serde_json::{Value, json};
-use tidewire_tests::{Client, Liar, Node, Server, Transport, liar::Reply};
+use tidewire_tests::{Client, FaultyNode, Node, Server, Transport, faulty_node::Reply};
 
 use crate::{
     blocks::wait_for_block,
@@ -101,17 +101,17 @@ async fn blocks_with_unknown_types_are_told_and_what_they_hold_is_watched() {
     for (script, over) in [
         (
             deposits as fn(&str, &Value, Value) -> Reply,
-            Liar::ws as fn(&Liar) -> String,
+            FaultyNode::ws as fn(&FaultyNode) -> String,
         ),
-        (internal, Liar::http),
-        (of_tomorrow, Liar::ws),
+        (internal, FaultyNode::http),
+        (of_tomorrow, FaultyNode::ws),
     ] {
         let node = Node::start().await;
         let accounts = node.accounts().await;
         let contract = logger(&node, &accounts[0]).await;
-        let liar = Liar::before(&node, script).await;
+        let faulty = FaultyNode::in_front_of(&node, script).await;
         let rest = "confirmations = 2\nfinality = 4";
-        let server = on_chain_with(Server::builder(), 31337, &[over(&liar)], rest);
+        let server = on_chain_with(Server::builder(), 31337, &[over(&faulty)], rest);
         let server = server.start().await;
         wait_for_block(&server, 31337).await;
         let mut client = Client::connect(Transport::WebSocketJson, &server).await;

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, Liar, Node, Server, Transport,
-    liar::{Reply, honest},
+    Client, FaultyNode, Node, Server, Transport,
+    faulty_node::{Reply, pass_through},
     node,
 };
 
@@ -22,17 +22,17 @@ pub(crate) async fn logger(node: &Node, account: &str) -> String {
     deploy(node, account, "5f5fa000").await
 }
 
-/// Follows a chain whose blocks hold logs, over a liar and an honest node.
+/// Follows a chain whose blocks hold logs, over a faulty and an honest node.
 async fn is_not_seen(
     what: &str,
-    over: fn(&Liar) -> String,
+    over: fn(&FaultyNode) -> String,
     script: impl Fn(&str, &Value, Value) -> Reply + Send + Sync + 'static,
 ) {
     let node = Node::start().await;
     let accounts = node.accounts().await;
     let contract = logger(&node, &accounts[0]).await;
-    let liar = Liar::before(&node, script).await;
-    let endpoints = [over(&liar), node.http()];
+    let faulty = FaultyNode::in_front_of(&node, script).await;
+    let endpoints = [over(&faulty), node.http()];
     let builder = Server::builder();
     let server = on_chain_with(builder, 31337, &endpoints, "call_timeout_ms = 300");
     let server = server.start().await;
@@ -46,7 +46,7 @@ async fn is_not_seen(
         node.mine(2).await;
         ledger.follow(&mut client, &node, CHANNEL).await;
     }
-    assert!(liar.calls() > 0, "{what}");
+    assert!(faulty.calls() > 0, "{what}");
     assert!(ledger.reorgs.is_empty(), "{what}");
     ledger.check(&node).await;
 }
@@ -204,19 +204,19 @@ macro_rules! not_seen {
         mod $test {
             #[tokio::test]
             async fn over_a_websocket() {
-                super::is_not_seen(stringify!($test), tidewire_tests::Liar::ws, super::$script).await;
+                super::is_not_seen(stringify!($test), tidewire_tests::FaultyNode::ws, super::$script).await;
             }
 
             #[tokio::test]
             async fn over_http() {
-                super::is_not_seen(stringify!($test), tidewire_tests::Liar::http, super::$script).await;
+                super::is_not_seen(stringify!($test), tidewire_tests::FaultyNode::http, super::$script).await;
             }
         }
     )*};
 }
 
 not_seen!(
-    an_honest_proxy: honest,
+    an_honest_proxy: pass_through,
     missing_logs: without_logs,
     incomplete_logs_where_there_are_no_receipts: without_receipts_and_logs,
     a_wrong_parent: with_wrong_parent,
@@ -257,12 +257,12 @@ fn without_receipts(method: &str, params: &Value, truth: Value) -> Reply {
 
 #[tokio::test]
 async fn a_log_is_taken_back_once_whatever_the_node_says() {
-    for script in [honest, all_removed, without_receipts] {
+    for script in [pass_through, all_removed, without_receipts] {
         let node = Node::start().await;
         let accounts = node.accounts().await;
         let contract = logger(&node, &accounts[0]).await;
-        let liar = Liar::before(&node, script).await;
-        let server = on_chain(Server::builder(), 31337, &[liar.ws()])
+        let faulty = FaultyNode::in_front_of(&node, script).await;
+        let server = on_chain(Server::builder(), 31337, &[faulty.ws()])
             .start()
             .await;
         wait_for_block(&server, 31337).await;
@@ -288,7 +288,7 @@ async fn a_log_is_taken_back_once_whatever_the_node_says() {
                 assert_eq!(log[same], told[same], "{log}");
             }
             // The node says it too, as nodes do to whoever subscribed to logs.
-            liar.push(json!({
+            faulty.push(json!({
                 "address": contract, "topics": [], "data": "0x", "removed": true,
                 "blockHash": told["blockHash"], "blockNumber": "0x2", "logIndex": "0x0",
                 "transactionHash": told["txHash"], "transactionIndex": "0x0",
@@ -315,8 +315,8 @@ async fn a_lagging_endpoint_is_no_reorg() {
         }
         Reply::Answer(truth)
     };
-    let liar = Liar::before(&node, script).await;
-    let endpoints = [liar.http(), node.ws()];
+    let faulty = FaultyNode::in_front_of(&node, script).await;
+    let endpoints = [faulty.http(), node.ws()];
     let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
     wait_for_block(&server, 31337).await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
@@ -335,8 +335,8 @@ async fn alone_a_lie_holds_the_chain_up_and_is_not_told() {
     let node = Node::start().await;
     let accounts = node.accounts().await;
     let contract = logger(&node, &accounts[0]).await;
-    let liar = Liar::before(&node, without_logs).await;
-    let server = on_chain(Server::builder(), 31337, &[liar.ws()])
+    let faulty = FaultyNode::in_front_of(&node, without_logs).await;
+    let server = on_chain(Server::builder(), 31337, &[faulty.ws()])
         .start()
         .await;
     wait_for_block(&server, 31337).await;
@@ -349,7 +349,7 @@ async fn alone_a_lie_holds_the_chain_up_and_is_not_told() {
     assert!(line.contains("bloom"), "{line}");
     client.settle().await;
     assert!(client.unread().is_empty());
-    liar.say(honest).await;
+    faulty.set_script(pass_through).await;
     ledger.follow(&mut client, &node, CHANNEL).await;
     ledger.check(&node).await;
 }
@@ -359,7 +359,7 @@ async fn with_agreement_one_endpoint_alone_is_not_believed() {
     // Two nodes on chains of their own, and so never of one mind, but for the first
     // block of a third that follows the first.
     let honest_node = Node::start().await;
-    let follower = Liar::before(&honest_node, honest).await;
+    let follower = FaultyNode::in_front_of(&honest_node, pass_through).await;
     let forked = Node::start_with(&["--timestamp", "1000000000"]).await;
     forked.mine(30).await;
     let endpoints = [forked.ws(), honest_node.ws(), follower.http()];

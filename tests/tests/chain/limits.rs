@@ -8,8 +8,8 @@ use std::sync::{
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, Liar, Node, Server, Transport,
-    liar::{Reply, honest},
+    Client, FaultyNode, Node, Server, Transport,
+    faulty_node::{Reply, pass_through},
     within,
 };
 
@@ -38,8 +38,8 @@ fn closed_for_its_rate(method: &str, _params: &Value, truth: Value) -> Reply {
 #[tokio::test]
 async fn a_websocket_closed_for_its_rate_is_left_alone_ever_longer() {
     let node = Node::start().await;
-    let liar = Liar::before(&node, closed_for_its_rate).await;
-    let endpoints = [liar.ws(), node.http()];
+    let faulty = FaultyNode::in_front_of(&node, closed_for_its_rate).await;
+    let endpoints = [faulty.ws(), node.http()];
     let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
     let (mut client, mut ledger) = following(&server).await;
     for _ in 0..60 {
@@ -48,7 +48,7 @@ async fn a_websocket_closed_for_its_rate_is_left_alone_ever_longer() {
     }
     ledger.check(&node).await;
     // It answers the first call of each connection, and is not tried again at once for that.
-    let label = format!("endpoint=\"{}\"", liar.ws());
+    let label = format!("endpoint=\"{}\"", faulty.ws());
     let connects = server.metric("tidewire_chain_connects_total", &label).await;
     assert!((1.0..=12.0).contains(&connects), "{connects}");
 }
@@ -63,21 +63,26 @@ async fn after_a_limit_a_chain_goes_on_where_there_is_no_other_endpoint() {
         },
         |_, _, _| Reply::Close(1013, "try again later"),
     ];
-    for (limit, over) in limits.into_iter().zip([Liar::http, Liar::http, Liar::ws]) {
+    for (limit, over) in
+        limits
+            .into_iter()
+            .zip([FaultyNode::http, FaultyNode::http, FaultyNode::ws])
+    {
         let node = Node::start().await;
-        let liar = Liar::before(&node, honest).await;
-        let endpoints = [over(&liar)];
+        let faulty = FaultyNode::in_front_of(&node, pass_through).await;
+        let endpoints = [over(&faulty)];
         let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
         let (mut client, mut ledger) = following(&server).await;
         node.mine(3).await;
         ledger.follow(&mut client, &node, CHANNEL).await;
         let limited = Arc::new(AtomicUsize::new(0));
         let count = limited.clone();
-        liar.say(move |method, params, truth| {
-            count.fetch_add(1, Ordering::Relaxed);
-            limit(method, params, truth)
-        })
-        .await;
+        faulty
+            .set_script(move |method, params, truth| {
+                count.fetch_add(1, Ordering::Relaxed);
+                limit(method, params, truth)
+            })
+            .await;
         node.mine(3).await;
         within("a limit that is met", async {
             while limited.load(Ordering::Relaxed) < 2 {
@@ -85,7 +90,7 @@ async fn after_a_limit_a_chain_goes_on_where_there_is_no_other_endpoint() {
             }
         })
         .await;
-        liar.say(honest).await;
+        faulty.set_script(pass_through).await;
         ledger.follow(&mut client, &node, CHANNEL).await;
         ledger.check(&node).await;
         assert!(server.metric("tidewire_chain_limits_total", "31337").await >= 1.0);
@@ -107,8 +112,8 @@ async fn where_subscriptions_grow_mute_others_are_asked() {
             Reply::Answer(truth)
         }
     };
-    let liar = Liar::before(&node, script).await;
-    let endpoints = [liar.ws(), node.http()];
+    let faulty = FaultyNode::in_front_of(&node, script).await;
+    let endpoints = [faulty.ws(), node.http()];
     let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
     let (mut client, mut ledger) = following(&server).await;
     for _ in 0..5 {
@@ -136,14 +141,14 @@ async fn beside_a_subscription_that_keeps_up_others_are_hardly_asked() {
     let node = Node::start().await;
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
-    let liar = Liar::before(&node, move |method, params, truth| {
+    let faulty = FaultyNode::in_front_of(&node, move |method, params, truth| {
         if method == "eth_getBlockByNumber" && params[0] == "latest" {
             count.fetch_add(1, Ordering::Relaxed);
         }
         Reply::Answer(truth)
     })
     .await;
-    let endpoints = [node.ws(), liar.http()];
+    let endpoints = [node.ws(), faulty.http()];
     let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
     let (mut client, mut ledger) = following(&server).await;
     let mut blocks = 0;
@@ -162,8 +167,8 @@ async fn an_endpoint_that_becomes_one_of_another_chain_is_used_no_more() {
         let node = Node::start().await;
         let other = Node::start_with(&["--chain-id", "10"]).await;
         other.mine(500).await;
-        let liar = Liar::before(&node, honest).await;
-        let mut endpoints = vec![liar.http()];
+        let faulty = FaultyNode::in_front_of(&node, pass_through).await;
+        let mut endpoints = vec![faulty.http()];
         if !is_alone {
             endpoints.push(node.http());
         }
@@ -174,7 +179,7 @@ async fn an_endpoint_that_becomes_one_of_another_chain_is_used_no_more() {
         node.mine(8).await;
         ledger.follow(&mut client, &node, CHANNEL).await;
         // What is behind its address is another chain now.
-        liar.lead_to(&other).await;
+        faulty.set_upstream(&other).await;
         let line = server.log_line("serves another chain").await;
         assert!(line.contains("found=10"), "{line}");
         if is_alone {
@@ -224,25 +229,25 @@ async fn a_connection_has_as_many_filters_as_it_may_have_channels() {
 #[tokio::test]
 async fn with_agreement_a_chain_waits_for_those_who_are_away() {
     let node = Node::start().await;
-    let liar = Liar::before(&node, honest).await;
-    let endpoints = [node.ws(), liar.http()];
+    let faulty = FaultyNode::in_front_of(&node, pass_through).await;
+    let endpoints = [node.ws(), faulty.http()];
     let rest = "agreement = 2\ncall_timeout_ms = 300";
     let server = on_chain_with(Server::builder(), 31337, &endpoints, rest);
     let server = server.start().await;
     let (mut client, mut ledger) = following(&server).await;
     node.mine(3).await;
     ledger.follow(&mut client, &node, CHANNEL).await;
-    liar.say(|_, _, _| Reply::Silence).await;
+    faulty.set_script(|_, _, _| Reply::Silence).await;
     let failures = "tidewire_chain_call_failures_total";
-    let before = server.metric(failures, &liar.http()).await;
+    let before = server.metric(failures, &faulty.http()).await;
     node.mine(3).await;
     within("calls that are not answered", async {
-        while server.metric(failures, &liar.http()).await < before + 2.0 {}
+        while server.metric(failures, &faulty.http()).await < before + 2.0 {}
     })
     .await;
     client.settle().await;
     assert!(client.unread().is_empty());
-    liar.say(honest).await;
+    faulty.set_script(pass_through).await;
     ledger.follow(&mut client, &node, CHANNEL).await;
     ledger.check(&node).await;
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use serde_json::{Value, json};
-use tidewire_tests::{Client, Liar, Node, Server, Transport, liar::Reply, within};
+use tidewire_tests::{Client, FaultyNode, Node, Server, Transport, faulty_node::Reply, within};
 
 use crate::watches::server_on;
 
@@ -58,8 +58,8 @@ async fn a_filter_that_expired_is_made_anew() {
         }
         Reply::Answer(truth)
     };
-    let liar = Liar::before(&node, script).await;
-    let server = server_on(Server::builder(), liar.http()).await;
+    let faulty = FaultyNode::in_front_of(&node, script).await;
+    let server = server_on(Server::builder(), faulty.http()).await;
     let mut client = following(&server, &node).await;
     within("a third filter", async {
         while made.load(Ordering::Relaxed) < 3 {
@@ -95,8 +95,8 @@ async fn without_filters_the_whole_pool_is_looked_through() {
             };
             Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
         };
-        let liar = Liar::before(&node, script).await;
-        let server = server_on(Server::builder(), liar.http()).await;
+        let faulty = FaultyNode::in_front_of(&node, script).await;
+        let server = server_on(Server::builder(), faulty.http()).await;
         let mut client = following(&server, &node).await;
         within("a look at the pool", async {
             while looked.load(Ordering::Relaxed) < 2 {

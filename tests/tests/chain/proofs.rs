@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, Liar, Node, Server, Transport,
-    liar::{Reply, honest},
+    Client, FaultyNode, Node, Server, Transport,
+    faulty_node::{Reply, pass_through},
     node::number,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 
 const CHANNEL: &str = "blocks:31337";
 
-/// The script of a liar.
+/// The script of a faulty node.
 type Lie = fn(&str, &Value, Value) -> Reply;
 
 /// Changes a field of each header but for the first blocks'.
@@ -114,13 +114,13 @@ const LIES: [(Lie, &str); 6] = [
 
 #[tokio::test]
 async fn what_does_not_hash_is_not_told_and_is_asked_elsewhere() {
-    for over in [Liar::ws, Liar::http] {
+    for over in [FaultyNode::ws, FaultyNode::http] {
         for (lie, what) in LIES {
             let node = Node::start().await;
             node.mine(2).await;
             let accounts = node.accounts().await;
-            let liar = Liar::before(&node, lie).await;
-            let endpoints = [over(&liar)];
+            let faulty = FaultyNode::in_front_of(&node, lie).await;
+            let endpoints = [over(&faulty)];
             let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
             wait_for_block(&server, 31337).await;
             let mut client = Client::connect(Transport::WebSocketJson, &server).await;
@@ -134,12 +134,12 @@ async fn what_does_not_hash_is_not_told_and_is_asked_elsewhere() {
             assert!(server.metric("tidewire_chain_lies_total", "31337").await >= 1.0);
             client.settle().await;
             assert!(client.unread().is_empty(), "{what}");
-            liar.say(honest).await;
+            faulty.set_script(pass_through).await;
             ledger.follow(&mut client, &node, CHANNEL).await;
             ledger.check(&node).await;
-            liar.say(lie).await;
+            faulty.set_script(lie).await;
             // Beside an honest endpoint it is not seen.
-            let endpoints = [over(&liar), node.http()];
+            let endpoints = [over(&faulty), node.http()];
             let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
             wait_for_block(&server, 31337).await;
             let mut client = Client::connect(Transport::WebSocketJson, &server).await;
@@ -163,8 +163,8 @@ async fn a_chain_that_hashes_otherwise_is_followed_where_that_is_said() {
     ] {
         let node = Node::start().await;
         let accounts = node.accounts().await;
-        let liar = Liar::before(&node, lie).await;
-        let endpoints = [liar.ws()];
+        let faulty = FaultyNode::in_front_of(&node, lie).await;
+        let endpoints = [faulty.ws()];
         let server = on_chain_with(Server::builder(), 31337, &endpoints, rest);
         let server = server.start().await;
         wait_for_block(&server, 31337).await;

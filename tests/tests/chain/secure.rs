@@ -125,8 +125,8 @@ async fn beside_an_endpoint_that_is_not_trusted_another_is_used() {
             .call("WatchService/GetLatestBlock", None, &asked)
             .await;
         assert_eq!(answer.status, 503, "{}", answer.body);
-        let honest = format!("{plain}, {signed}, {:?}", node.ws());
-        let server = on(&honest).start().await;
+        let pass_through = format!("{plain}, {signed}, {:?}", node.ws());
+        let server = on(&pass_through).start().await;
         wait_for_block(&server, 31337).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Coins that a contract passes on, found by whichever trace a node has.
 
 use serde_json::{Value, json};
-use tidewire_tests::{Client, Liar, Node, Server, Transport, liar::Reply};
+use tidewire_tests::{Client, FaultyNode, Node, Server, Transport, faulty_node::Reply};
 
 use crate::{shapes::deploy, watches::server_on};
 
@@ -30,8 +30,8 @@ async fn coins_that_a_contract_passes_on_are_found_however_a_node_traces() {
         let node = Node::start().await;
         let accounts = node.accounts().await;
         let contract = deploy(&node, &accounts[0], FORWARDER).await;
-        let liar = Liar::before(&node, with(known)).await;
-        let server = server_on(Server::builder(), liar.ws()).await;
+        let faulty = FaultyNode::in_front_of(&node, with(known)).await;
+        let server = server_on(Server::builder(), faulty.ws()).await;
         let mut client = Client::connect(Transport::WebSocketJson, &server).await;
         let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
         client.subscribe(&channel).await;

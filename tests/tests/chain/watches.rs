@@ -7,8 +7,8 @@ use tidewire_proto::v1::{
     watch_request::Target, watch_service_client::WatchServiceClient,
 };
 use tidewire_tests::{
-    Client, Liar, Node, Server, ServerBuilder, Token, Transport, client::grpc::channel,
-    liar::honest, within,
+    Client, FaultyNode, Node, Server, ServerBuilder, Token, Transport, client::grpc::channel,
+    faulty_node::pass_through, within,
 };
 use tonic::Streaming;
 
@@ -222,15 +222,15 @@ async fn a_wallet_is_told_what_is_pending(transport: Transport) {
 #[tokio::test]
 async fn a_node_may_tell_hashes_of_what_is_pending() {
     let node = Node::start_with(&["--no-mining"]).await;
-    let liar = Liar::before(&node, honest).await;
-    let server = server_on(Server::builder(), liar.ws()).await;
+    let faulty = FaultyNode::in_front_of(&node, pass_through).await;
+    let server = server_on(Server::builder(), faulty.ws()).await;
     let accounts = node.accounts().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     client.subscribe(&channel).await;
     server.log_line("a pool is heard").await;
     let hash = node.send(&accounts[0], &accounts[1], 5).await;
-    liar.push(json!(hash));
+    faulty.push(json!(hash));
     let told = client.next_on(&channel).await.expect("wallet_update").data;
     let found = (&told["data"]["hash"], &told["data"]["status"]);
     assert_eq!(found, (&json!(hash), &json!("pending")), "{told}");

@@ -9,5 +9,5 @@ mod topic;
 mod word;
 
 pub use revert::{CustomErrors, revert_reason};
-pub use token::{Malformed, NftAmount, TokenEvent, decode};
+pub use token::{MalformedLog, NftAmount, TokenEvent, decode};
 pub(crate) use word::{address_word, word_at};

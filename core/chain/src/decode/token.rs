@@ -127,7 +127,7 @@ pub enum TokenEvent {
 /// A log that has the first topic of a token's event and breaks its ABI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a log of {event} has {topics} topics and {data} bytes of data that do not fit its ABI")]
-pub struct Malformed {
+pub struct MalformedLog {
     /// The event's name.
     pub event: &'static str,
     /// How many topics there are.
@@ -146,7 +146,7 @@ pub fn decode(
     contract: Address,
     topics: &[B256],
     data: &[u8],
-) -> Result<Option<TokenEvent>, Malformed> {
+) -> Result<Option<TokenEvent>, MalformedLog> {
     let Some((event, arguments)) = topics.split_first() else {
         return Ok(None);
     };
@@ -165,7 +165,7 @@ pub fn decode(
         topic::PERMIT2_LOCKDOWN => ("Lockdown of Permit2", arguments.lockdown()),
         _ => return Ok(None),
     };
-    decoded.map(Some).ok_or(Malformed {
+    decoded.map(Some).ok_or(MalformedLog {
         event: name,
         topics: topics.len(),
         data: data.len(),

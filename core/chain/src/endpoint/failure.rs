@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use alloy::{
-    rpc::json_rpc::{ErrorPayload, RpcError},
+    rpc::json_rpc::{ErrorPayload, RpcError as AlloyError},
     transports::{TransportError, TransportErrorKind},
 };
 use reqwest::header::{self, HeaderMap};
 use serde_json::Value;
 
-use crate::ReadError;
+use crate::RpcError;
 
 /// Why an endpoint gave no answer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -66,23 +66,23 @@ impl Failure {
 
     /// The failure as whoever reads a chain sees it.
     #[must_use]
-    pub fn into_read_error(self, chain: u64) -> ReadError {
+    pub fn into_read_error(self, chain: u64) -> RpcError {
         match self {
             Self::Refused {
                 code,
                 message,
                 data,
-            } => ReadError::Refused {
+            } => RpcError::Refused {
                 code,
                 message,
                 data,
             },
-            Self::Unsupported(message) => ReadError::Refused {
+            Self::Unsupported(message) => RpcError::Refused {
                 code: METHOD_NOT_FOUND,
                 message,
                 data: None,
             },
-            other => ReadError::Unreachable {
+            other => RpcError::Unreachable {
                 chain,
                 reason: other.to_string(),
             },
@@ -95,9 +95,9 @@ const METHOD_NOT_FOUND: i64 = -32601;
 impl From<TransportError> for Failure {
     fn from(error: TransportError) -> Self {
         match error {
-            RpcError::ErrorResp(payload) => refused(&payload),
-            RpcError::Transport(kind) => transport(&kind),
-            RpcError::DeserError { err, .. } => Self::Nonsense(err.to_string()),
+            AlloyError::ErrorResp(payload) => refused(&payload),
+            AlloyError::Transport(kind) => transport(&kind),
+            AlloyError::DeserError { err, .. } => Self::Nonsense(err.to_string()),
             other => Self::Unreachable(other.to_string()),
         }
     }

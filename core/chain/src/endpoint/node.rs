@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::{
     Address, Failure,
+    connection::{Connection, Response, Subscription, Tls},
     health::Health,
-    link::{Answer, Link, Subscription, Trust},
 };
 use crate::Call;
 
@@ -33,8 +33,8 @@ pub(crate) struct Endpoint {
     chain: u64,
     address: Address,
     time_limit: Duration,
-    trust: Trust,
-    link: tokio::sync::Mutex<Option<Arc<Link>>>,
+    trust: Tls,
+    link: tokio::sync::Mutex<Option<Arc<Connection>>>,
     health: Mutex<Health>,
     /// The height of the newest head it told.
     head: AtomicU64,
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(chain: u64, address: Address, time_limit: Duration, trust: Trust) -> Self {
+    pub(super) fn new(chain: u64, address: Address, time_limit: Duration, trust: Tls) -> Self {
         Self {
             chain,
             meters: Meters::new(chain, &address),
@@ -202,7 +202,7 @@ impl Endpoint {
     }
 
     /// Makes all calls, in as few requests as it takes, and answers in their order.
-    pub(crate) async fn ask_all(&self, calls: &[Call]) -> Vec<Answer> {
+    pub(crate) async fn ask_all(&self, calls: &[Call]) -> Vec<Response> {
         let mut answers = Vec::with_capacity(calls.len());
         for part in calls.chunks(BATCH) {
             answers.extend(self.ask_part(part).await);
@@ -210,7 +210,7 @@ impl Endpoint {
         answers
     }
 
-    async fn ask_part(&self, calls: &[Call]) -> Vec<Answer> {
+    async fn ask_part(&self, calls: &[Call]) -> Vec<Response> {
         if calls.len() > 1 && !self.takes_batches.load(Ordering::Relaxed) {
             return self.ask_one_by_one(calls).await;
         }
@@ -250,7 +250,7 @@ impl Endpoint {
         answers
     }
 
-    async fn ask_one_by_one(&self, calls: &[Call]) -> Vec<Answer> {
+    async fn ask_one_by_one(&self, calls: &[Call]) -> Vec<Response> {
         let mut answers = Vec::with_capacity(calls.len());
         for call in calls {
             answers.extend(Box::pin(self.ask_part(std::slice::from_ref(call))).await);
@@ -259,7 +259,7 @@ impl Endpoint {
     }
 
     /// The connection; made anew if there is none.
-    async fn link(&self) -> Result<Arc<Link>, Failure> {
+    async fn link(&self) -> Result<Arc<Connection>, Failure> {
         let mut link = self.link.lock().await;
         if let Some(link) = link.as_ref().filter(|link| !link.has_ended()) {
             return Ok(link.clone());
@@ -270,9 +270,9 @@ impl Endpoint {
     }
 
     /// A connection to a node of this chain.
-    async fn connect(&self) -> Result<Arc<Link>, Failure> {
+    async fn connect(&self) -> Result<Arc<Connection>, Failure> {
         self.meters.connects.increment(1);
-        let fresh = Arc::new(Link::connect(&self.address, &self.trust).await?);
+        let fresh = Arc::new(Connection::connect(&self.address, &self.trust).await?);
         let answer = fresh.call(&chain_id()).await?;
         self.is_of_the_chain(&answer)?;
         Ok(fresh)

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use super::{
     Address, Endpoint, Failure,
-    link::Trust,
+    connection::Tls,
     tls::{http_client, trust},
 };
-use crate::{Call, ConfigError, ReadError, Reader};
+use crate::{Call, ConfigError, RpcClient, RpcError};
 
 /// How many endpoints are asked about one thing at most.
 const TRIES: usize = 4;
@@ -25,12 +25,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// All endpoints of a chain. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Pool {
+pub struct EndpointPool {
     chain: u64,
     endpoints: Arc<[Arc<Endpoint>]>,
 }
 
-impl Pool {
+impl EndpointPool {
     /// The endpoints of a chain, each with the file of whom alone it trusts, if there is one;
     /// none is connected to yet. Each call gets `time_limit`.
     ///
@@ -90,8 +90,8 @@ impl Pool {
     }
 }
 
-impl Reader for Pool {
-    async fn read(&self, calls: Vec<Call>) -> Vec<Result<Value, ReadError>> {
+impl RpcClient for EndpointPool {
+    async fn call_all(&self, calls: Vec<Call>) -> Vec<Result<Value, RpcError>> {
         let mut answers: Vec<Option<Result<Value, Failure>>> = vec![None; calls.len()];
         for endpoint in self.by_health(0).into_iter().take(TRIES) {
             let open: Vec<usize> = answers
@@ -124,8 +124,8 @@ impl Reader for Pool {
     }
 }
 
-fn trust_of(ca_file: Option<&Path>) -> Result<Trust, ConfigError> {
+fn trust_of(ca_file: Option<&Path>) -> Result<Tls, ConfigError> {
     let tls = trust(ca_file)?;
     let http = http_client(&tls)?;
-    Ok(Trust { tls, http })
+    Ok(Tls { tls, http })
 }

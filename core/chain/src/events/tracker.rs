@@ -15,7 +15,7 @@ use tidewire_proto::v1::EventLog;
 use tidewire_stream::{ChannelName, ChannelNameError, Event};
 
 use super::Filter;
-use crate::{BlockData, Step, publish::News};
+use crate::{BlockData, ChainUpdate, publish::News};
 
 /// How many filters a chain can have.
 const MAX_FILTERS: usize = 100_000;
@@ -157,7 +157,7 @@ impl EventTracker {
     }
 
     /// One more block: first what a reorg took back, newest first, then what it brings.
-    pub fn step(&mut self, step: &Step) -> Vec<News> {
+    pub fn step(&mut self, step: &ChainUpdate) -> Vec<News> {
         let mut news = Vec::new();
         for block in &step.retracted {
             let included = self.forget(block.block.hash);

@@ -13,9 +13,9 @@ use super::{
     monitor::{Monitor, Turn},
     watch::{At, Phase},
 };
-use crate::ReadError;
+use crate::RpcError;
 
-type Answer = Result<Value, ReadError>;
+type Answer = Result<Value, RpcError>;
 
 impl Monitor {
     /// Takes the answers to the calls of `ask`, in their order.
@@ -172,7 +172,7 @@ impl Monitor {
         });
         let called = || {
             calls.iter().find_map(|answer| match answer {
-                Err(ReadError::Refused {
+                Err(RpcError::Refused {
                     message,
                     data: Some(data),
                     ..
@@ -184,7 +184,7 @@ impl Monitor {
                             .map_or_else(|| message.clone(), |data| self.explain(hash, &data)),
                     )
                 }
-                Err(ReadError::Refused {
+                Err(RpcError::Refused {
                     code: 3, message, ..
                 }) => Some(message.clone()),
                 _ => None,

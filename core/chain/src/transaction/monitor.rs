@@ -16,7 +16,7 @@ use super::{
     ask::as_call,
     watch::{At, Outcome, Phase, Watch},
 };
-use crate::{BlockData, Step, decode::CustomErrors};
+use crate::{BlockData, ChainUpdate, decode::CustomErrors};
 
 /// How many heights are remembered, to tell blocks of this chain from others.
 const REMEMBERED: usize = 1_024;
@@ -172,7 +172,7 @@ impl Monitor {
     }
 
     /// One more block, and what it replaced.
-    pub fn step(&mut self, step: &Step, now_ms: i64) -> Turn {
+    pub fn step(&mut self, step: &ChainUpdate, now_ms: i64) -> Turn {
         let mut turn = Turn::default();
         for block in &step.retracted {
             self.retract(block, now_ms, &mut turn);

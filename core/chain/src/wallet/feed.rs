@@ -33,7 +33,7 @@ use super::{
     update::token_update,
     waiting::Waiting,
 };
-use crate::{BlockData, BlockRef, Call, News, Reader, Step, publish::wallet_channel};
+use crate::{BlockData, BlockRef, Call, ChainUpdate, News, RpcClient, publish::wallet_channel};
 
 /// After how many blocks a node that could not trace is asked again.
 const TRACE_AGAIN: u64 = 1_000;
@@ -137,7 +137,7 @@ impl WalletFeed {
 
     /// One more block while no wallet is followed: nothing is read for it, but what was told
     /// before is taken back, or goes on.
-    pub fn pass(&mut self, step: &Step, now_ms: i64) -> Vec<News> {
+    pub fn pass(&mut self, step: &ChainUpdate, now_ms: i64) -> Vec<News> {
         let mut out = Vec::new();
         for block in &step.retracted {
             out.extend(self.retract(block.block));
@@ -146,7 +146,7 @@ impl WalletFeed {
         out
     }
 
-    fn settle(&mut self, step: &Step, now_ms: i64) -> Vec<News> {
+    fn settle(&mut self, step: &ChainUpdate, now_ms: i64) -> Vec<News> {
         let head = step.included.block.number;
         let settled = self.told.settle(head, step.finalized, self.stages, now_ms);
         news(settled.into_iter())
@@ -154,12 +154,12 @@ impl WalletFeed {
 
     /// One more block: first what a reorg took back, then what it brings. `activity` is
     /// [`Activity::of`] the block; `is_watched` tells for those that a trace finds.
-    pub async fn step<R: Reader>(
+    pub async fn step<R: RpcClient>(
         &mut self,
-        step: &Step,
+        step: &ChainUpdate,
         mut activity: Activity,
         is_watched: impl Fn(&Address) -> bool + Send,
-        reader: &R,
+        client: &R,
         now_ms: i64,
     ) -> Vec<News> {
         let mut out = Vec::new();
@@ -167,7 +167,7 @@ impl WalletFeed {
             out.extend(self.retract(block.block));
         }
         let block = &step.included;
-        let traced = self.trace(block, is_watched, reader).await;
+        let traced = self.trace(block, is_watched, client).await;
         let inner: BTreeSet<_> = traced.difference(&activity.coins).copied().collect();
         activity.coins.extend(&inner);
         let head = block.block.number;
@@ -183,9 +183,9 @@ impl WalletFeed {
                 self.waiting.remove(&transaction.tx_hash());
             }
         }
-        let mut told = self.transactions(block, &activity, reader, now_ms).await;
-        told.extend(self.coins(block, &activity, &inner, reader, now_ms).await);
-        self.learn(block, &activity, reader).await;
+        let mut told = self.transactions(block, &activity, client, now_ms).await;
+        told.extend(self.coins(block, &activity, &inner, client, now_ms).await);
+        self.learn(block, &activity, client).await;
         for (wallet, happened) in &activity.events {
             let token = self.tokens.get(&happened.contract);
             let is_nft = token.is_some_and(|token| token.is_nft);
@@ -193,7 +193,7 @@ impl WalletFeed {
                 told.push((*wallet, self.update(*wallet, now_ms, data)));
             }
         }
-        told.extend(self.balances(block, &activity, reader, now_ms).await);
+        told.extend(self.balances(block, &activity, client, now_ms).await);
         out.extend(news(told.iter().cloned()));
         self.told.push(head, block.block.hash, told, self.stages);
         out.extend(settled);
@@ -223,18 +223,18 @@ impl WalletFeed {
         }))
     }
 
-    async fn trace<R: Reader>(
+    async fn trace<R: RpcClient>(
         &mut self,
         block: &Arc<BlockData>,
         is_watched: impl Fn(&Address) -> bool + Send,
-        reader: &R,
+        client: &R,
     ) -> BTreeSet<Address> {
         let number = block.block.number;
         if self.tracing == Tracing::Off || number < self.trace_from || block.transactions.is_empty()
         {
             return BTreeSet::new();
         }
-        let moved = self.tracer.moved(block, reader).await;
+        let moved = self.tracer.moved(block, client).await;
         let moved = moved.unwrap_or_else(|_| {
             self.trace_from = number + TRACE_AGAIN;
             BTreeSet::new()
@@ -242,11 +242,11 @@ impl WalletFeed {
         moved.into_iter().filter(is_watched).collect()
     }
 
-    async fn transactions<R: Reader>(
+    async fn transactions<R: RpcClient>(
         &self,
         block: &BlockData,
         activity: &Activity,
-        reader: &R,
+        client: &R,
         now_ms: i64,
     ) -> Told {
         let places: BTreeSet<_> = activity
@@ -269,7 +269,7 @@ impl WalletFeed {
                 params: json!([hash]),
             })
         });
-        let answers = read(reader, calls.collect()).await;
+        let answers = read(client, calls.collect()).await;
         for (place, answer) in missing.into_iter().zip(answers) {
             if let Ok(receipt) = answer
                 && let Some(status) = receipt.get("status").and_then(|status| status.as_str())
@@ -294,12 +294,12 @@ impl WalletFeed {
     }
 
     /// Balances of the chain's own coin.
-    async fn coins<R: Reader>(
+    async fn coins<R: RpcClient>(
         &mut self,
         block: &BlockData,
         activity: &Activity,
         inner: &BTreeSet<Address>,
-        reader: &R,
+        client: &R,
         now_ms: i64,
     ) -> Told {
         let parent = parent(block);
@@ -309,7 +309,7 @@ impl WalletFeed {
                 coin_balance(*wallet, &block.block),
             ]
         });
-        let answers = read(reader, calls.collect()).await;
+        let answers = read(client, calls.collect()).await;
         let pairs = || activity.coins.iter().zip(answers.chunks(2));
         let missed = pairs().filter(|(_, pair)| pair.iter().any(is_unreachable));
         self.missed.extend(missed.map(|(wallet, _)| *wallet));
@@ -330,7 +330,7 @@ impl WalletFeed {
     }
 
     /// Reads what is not known of the tokens of a block.
-    async fn learn<R: Reader>(&mut self, block: &BlockData, activity: &Activity, reader: &R) {
+    async fn learn<R: RpcClient>(&mut self, block: &BlockData, activity: &Activity, client: &R) {
         let tokens: BTreeSet<_> = activity.tokens.iter().map(|(_, token)| *token).collect();
         let unknown: Vec<_> = tokens
             .into_iter()
@@ -340,7 +340,7 @@ impl WalletFeed {
             .iter()
             .flat_map(|token| View::metadata(*token))
             .collect();
-        let Some(results) = view_all(reader, &views, &block.block).await else {
+        let Some(results) = view_all(client, &views, &block.block).await else {
             // Nobody answered: the next block asks again.
             return;
         };
@@ -356,11 +356,11 @@ impl WalletFeed {
     }
 
     /// Balances of tokens.
-    async fn balances<R: Reader>(
+    async fn balances<R: RpcClient>(
         &mut self,
         block: &BlockData,
         activity: &Activity,
-        reader: &R,
+        client: &R,
         now_ms: i64,
     ) -> Told {
         let is_nft = |token: &Address| self.tokens.get(token).is_some_and(|known| known.is_nft);
@@ -373,8 +373,8 @@ impl WalletFeed {
             .iter()
             .map(|(wallet, token)| View::balance(*token, *wallet))
             .collect();
-        let before = view_all(reader, &views, &parent(block)).await;
-        let after = view_all(reader, &views, &block.block).await;
+        let before = view_all(client, &views, &parent(block)).await;
+        let after = view_all(client, &views, &block.block).await;
         let (Some(before), Some(after)) = (before, after) else {
             self.missed.extend(pairs.iter().map(|(wallet, _)| *wallet));
             return Told::new();

@@ -13,7 +13,7 @@ use super::{
     flat::{moved_flat, trace_flat},
     trace::{moved, trace_block},
 };
-use crate::{BlockData, BlockRef, Call, ReadError, Reader};
+use crate::{BlockData, BlockRef, Call, RpcClient, RpcError};
 
 /// How nodes are asked for traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,15 +44,15 @@ impl Tracer {
     ///
     /// # Errors
     /// All nodes refuse, in every way.
-    pub(super) async fn moved<R: Reader>(
+    pub(super) async fn moved<R: RpcClient>(
         &mut self,
         block: &BlockData,
-        reader: &R,
+        client: &R,
     ) -> Result<BTreeSet<Address>, NoTraces> {
         for turn in 0..WAYS.len() {
             let place = (self.way + turn) % WAYS.len();
             let way = WAYS[place];
-            let answers = reader.read(vec![way.call(&block.block)]).await;
+            let answers = client.call_all(vec![way.call(&block.block)]).await;
             match answers.into_iter().next() {
                 Some(Ok(answer)) => {
                     if let Some(moved) = way.moved(&answer, block) {
@@ -60,8 +60,8 @@ impl Tracer {
                         return Ok(moved);
                     }
                 }
-                Some(Err(ReadError::Refused { .. })) => {}
-                Some(Err(ReadError::Unreachable { .. })) | None => return Ok(BTreeSet::new()),
+                Some(Err(RpcError::Refused { .. })) => {}
+                Some(Err(RpcError::Unreachable { .. })) | None => return Ok(BTreeSet::new()),
             }
         }
         self.way = 0;
@@ -121,15 +121,15 @@ mod tests {
         }
     }
 
-    impl Reader for Node {
-        async fn read(&self, calls: Vec<Call>) -> Vec<Result<Value, ReadError>> {
+    impl RpcClient for Node {
+        async fn call_all(&self, calls: Vec<Call>) -> Vec<Result<Value, RpcError>> {
             let answers = calls.iter().map(|call| {
                 let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
                 asked.push(call.method);
                 if call.method == self.method {
                     return Ok(self.answer.clone());
                 }
-                Err(ReadError::Refused {
+                Err(RpcError::Refused {
                     code: -32_601,
                     message: String::new(),
                     data: None,

@@ -9,7 +9,7 @@ use alloy::{
     rpc::types::{Log, Transaction},
 };
 use serde_json::{Value, json};
-use tidewire_chain::{BlockData, BlockRef, Call, ReadError, Step};
+use tidewire_chain::{BlockData, BlockRef, Call, ChainUpdate, RpcError};
 
 pub(crate) const CHAIN: u64 = 31_337;
 
@@ -60,16 +60,16 @@ impl Node {
     }
 
     /// Mines a block of these transactions and takes them out of the pool.
-    pub(crate) fn mine(&mut self, transactions: &[B256]) -> Step {
+    pub(crate) fn mine(&mut self, transactions: &[B256]) -> ChainUpdate {
         self.mine_on(transactions, Vec::new(), Vec::new())
     }
 
-    pub(crate) fn mine_logs(&mut self, logs: Vec<Log>) -> Step {
+    pub(crate) fn mine_logs(&mut self, logs: Vec<Log>) -> ChainUpdate {
         self.mine_on(&[], logs, Vec::new())
     }
 
     /// Takes `depth` blocks back and mines one of these transactions in their place.
-    pub(crate) fn reorg(&mut self, depth: usize, transactions: &[B256]) -> Step {
+    pub(crate) fn reorg(&mut self, depth: usize, transactions: &[B256]) -> ChainUpdate {
         let kept = self.blocks.len() - depth;
         let mut retracted = self.blocks.split_off(kept);
         retracted.reverse();
@@ -81,7 +81,7 @@ impl Node {
         transactions: &[B256],
         logs: Vec<Log>,
         retracted: Vec<Arc<BlockData>>,
-    ) -> Step {
+    ) -> ChainUpdate {
         self.made += 1;
         let mined: Vec<_> = transactions
             .iter()
@@ -102,7 +102,7 @@ impl Node {
             receipts: Vec::new(),
         });
         self.blocks.push(block.clone());
-        Step {
+        ChainUpdate {
             chain: CHAIN,
             retracted,
             included: block,
@@ -122,10 +122,10 @@ impl Node {
         })
     }
 
-    pub(crate) fn answer(&mut self, call: &Call) -> Result<Value, ReadError> {
+    pub(crate) fn answer(&mut self, call: &Call) -> Result<Value, RpcError> {
         self.calls += 1;
         if self.is_down {
-            return Err(ReadError::Unreachable {
+            return Err(RpcError::Unreachable {
                 chain: CHAIN,
                 reason: "down".to_owned(),
             });
@@ -196,8 +196,8 @@ impl Node {
     }
 }
 
-pub(crate) fn refused(code: i64, data: Option<Value>) -> ReadError {
-    ReadError::Refused {
+pub(crate) fn refused(code: i64, data: Option<Value>) -> RpcError {
+    RpcError::Refused {
         code,
         message: "refused".to_owned(),
         data,

@@ -16,11 +16,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{asked::Asked, wire};
+use super::{asked::MempoolPoller, rpc_types};
 use crate::{
     Call,
     desk::Want,
-    endpoint::{Address, Endpoint, Failure, Pool, Pushed, Subscription},
+    endpoint::{Address, Endpoint, EndpointPool, Failure, Subscription, SubscriptionEvent},
+    rpc_types,
     wallet::{WalletIndex, parties},
 };
 
@@ -37,9 +38,9 @@ const QUESTIONS: u32 = 60;
 const TOGETHER: usize = 50;
 
 /// Hears the pool of a chain.
-pub(crate) struct Pooled {
+pub(crate) struct MempoolListener {
     pub(crate) chain: u64,
-    pub(crate) pool: Pool,
+    pub(crate) pool: EndpointPool,
     pub(crate) wallets: Arc<RwLock<WalletIndex>>,
     pub(crate) has_wallets: Arc<Notify>,
     pub(crate) out: mpsc::Sender<Want>,
@@ -48,7 +49,7 @@ pub(crate) struct Pooled {
 /// Nobody takes what is heard any more.
 struct Over;
 
-impl Pooled {
+impl MempoolListener {
     /// Hears until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         cancel.run_until_cancelled(self.hear()).await;
@@ -78,7 +79,7 @@ impl Pooled {
             }
         }
         for endpoint in endpoints.iter().filter(|other| other.rest().is_zero()) {
-            if let Ok(asked) = Asked::begin(endpoint).await {
+            if let Ok(asked) = MempoolPoller::begin(endpoint).await {
                 return self.ask(endpoint, asked).await;
             }
         }
@@ -86,7 +87,7 @@ impl Pooled {
     }
 
     /// Asks one endpoint, until it does not answer or there is no wallet left.
-    async fn ask(&self, endpoint: &Endpoint, mut asked: Asked<'_>) -> Result<(), Over> {
+    async fn ask(&self, endpoint: &Endpoint, mut asked: MempoolPoller<'_>) -> Result<(), Over> {
         tracing::info!(chain = self.chain, endpoint = %endpoint.address(), "a pool is heard by asking");
         let mut others = self.pool.endpoints().iter();
         let may_push = others.any(|other| !matches!(other.address(), Address::Http(_)));
@@ -136,9 +137,9 @@ impl Pooled {
             let mut next = Some(first);
             while let Some(pushed) = next {
                 match pushed {
-                    Pushed::Item(item) => items.push(item),
-                    Pushed::Lagged(count) => self.pass_over(count),
-                    Pushed::Ended(_) => has_ended = true,
+                    SubscriptionEvent::Item(item) => items.push(item),
+                    SubscriptionEvent::Lagged(count) => self.pass_over(count),
+                    SubscriptionEvent::Closed(_) => has_ended = true,
                 }
                 if has_ended || items.len() >= TOGETHER {
                     break;
@@ -171,7 +172,7 @@ impl Pooled {
         let fetched = answers.into_iter().filter_map(Result::<_, Failure>::ok);
         for raw in whole.into_iter().chain(fetched) {
             // One that is gone again is null.
-            let Ok((transaction, _)) = wire::transaction(&raw) else {
+            let Ok((transaction, _)) = rpc_types::transaction(&raw) else {
                 continue;
             };
             if self.concerns_a_wallet(&transaction) {

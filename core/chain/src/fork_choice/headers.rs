@@ -3,14 +3,12 @@
 use alloy::primitives::B256;
 use serde_json::value::RawValue;
 
-use super::{
-    Follower,
-    wire::{HeaderJson, header_by_hash, header_by_number},
-};
+use super::HeadTracker;
 use crate::{
     BlockRef, Call,
     endpoint::{Endpoint, Failure},
-    proof::{self, Proof, Proofs},
+    proof::{self, ProofCheck, ProofPolicy},
+    rpc_types::{HeaderJson, header_by_hash, header_by_number},
 };
 
 /// A gap of more headers than this is read by height, many at once; the hashes tell
@@ -21,7 +19,7 @@ const BY_HASH: u64 = 3;
 pub(super) async fn ask_header(
     endpoint: &Endpoint,
     call: Call,
-    proofs: Proofs,
+    proofs: ProofPolicy,
 ) -> Result<Option<BlockRef>, Failure> {
     let raw: Option<Box<RawValue>> = endpoint.ask(call).await?;
     raw.map(|raw| read_header(endpoint, &raw, proofs))
@@ -32,10 +30,10 @@ pub(super) async fn ask_header(
 pub(super) fn read_header(
     endpoint: &Endpoint,
     raw: &RawValue,
-    proofs: Proofs,
+    proofs: ProofPolicy,
 ) -> Result<BlockRef, Failure> {
     let header = endpoint.read::<HeaderJson>(raw)?.block();
-    if proofs.header == Proof::Asked
+    if proofs.header == ProofCheck::Required
         && let Err(error) = proof::header(raw, header.hash)
     {
         let what = format!("block {}: {error}", header.number);
@@ -45,7 +43,7 @@ pub(super) fn read_header(
     Ok(header)
 }
 
-impl Follower {
+impl HeadTracker {
     /// Fetches the header with this hash, and those below it down to the tip if there
     /// are many. The endpoint that told of the head is asked first.
     pub(super) async fn fetch(

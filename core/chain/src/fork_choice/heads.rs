@@ -1,4 +1,4 @@
-//! The board: what each endpoint says is its head, and whether those that push keep up.
+//! The heads: what each endpoint says is its head, and whether those that push keep up.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use crate::BlockRef;
 
 /// How an endpoint came to tell of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum HeadSource {
     /// By itself.
     Pushed,
     /// Because it was asked.
-    Asked,
+    MempoolPoller,
 }
 
 /// The newest head of each endpoint.
 #[derive(Debug)]
-pub(crate) struct Board {
-    heads: Mutex<Vec<Option<(BlockRef, Told)>>>,
+pub(crate) struct Heads {
+    heads: Mutex<Vec<Option<(BlockRef, HeadSource)>>>,
     changed: Notify,
     /// When the chain last went on by a head that was pushed. None: asking is due.
     pushed: watch::Sender<Option<Instant>>,
 }
 
-impl Board {
-    /// A board for so many endpoints.
+impl Heads {
+    /// A heads for so many endpoints.
     pub(crate) fn new(endpoints: usize) -> Self {
         Self {
             heads: Mutex::new(vec![None; endpoints]),
@@ -39,7 +39,7 @@ impl Board {
     }
 
     /// An endpoint says that this is its head.
-    pub(crate) fn put(&self, endpoint: usize, head: BlockRef, told: Told) {
+    pub(crate) fn put(&self, endpoint: usize, head: BlockRef, told: HeadSource) {
         if let Some(place) = self.heads.lock().get_mut(endpoint) {
             *place = Some((head, told));
         }
@@ -64,7 +64,7 @@ impl Board {
     /// The chain went on to the head of this endpoint.
     pub(crate) fn went_on(&self, endpoint: usize) {
         let told = self.heads.lock().get(endpoint).copied().flatten();
-        if told.is_some_and(|(_, told)| told == Told::Pushed) {
+        if told.is_some_and(|(_, told)| told == HeadSource::Pushed) {
             self.pushed.send_replace(Some(Instant::now()));
         }
     }
@@ -79,7 +79,7 @@ impl Board {
     /// Waits until an endpoint is to be asked that was asked just now: at full pace, unless
     /// pushed heads lead the chain on in time. Then it is only looked at now and then, and
     /// at full pace again as soon as a head is late.
-    pub(crate) async fn until_due(&self, pace: Pace) {
+    pub(crate) async fn until_due(&self, pace: PollIntervals) {
         let asked = Instant::now();
         let mut pushed = self.pushed.subscribe();
         loop {
@@ -98,7 +98,7 @@ impl Board {
 
 /// How often endpoints are asked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct PollIntervals {
     /// Those that do not push.
     pub(crate) poll: Duration,
     /// The same, while others push in time: whether they are there at all.
@@ -109,7 +109,7 @@ pub(crate) struct Pace {
     pub(crate) silence: Duration,
 }
 
-impl Pace {
+impl PollIntervals {
     /// The pace for a chain with this block time.
     pub(crate) fn of(block_time: Duration) -> Self {
         let poll = (block_time / 3).clamp(Duration::from_millis(50), Duration::from_secs(5));
@@ -132,68 +132,68 @@ mod tests {
 
     const BLOCK: Duration = Duration::from_secs(12);
 
-    fn board() -> Board {
+    fn heads() -> Heads {
         let head = BlockRef {
             number: 1,
             hash: B256::ZERO,
             parent: B256::ZERO,
         };
-        let board = Board::new(2);
-        board.put(0, head, Told::Pushed);
-        board.put(1, head, Told::Asked);
-        board
+        let heads = Heads::new(2);
+        heads.put(0, head, HeadSource::Pushed);
+        heads.put(1, head, HeadSource::Polled);
+        heads
     }
 
-    async fn wait(board: &Board) -> Duration {
+    async fn wait(heads: &Heads) -> Duration {
         let began = Instant::now();
-        board.until_due(Pace::of(BLOCK)).await;
+        heads.until_due(PollIntervals::of(BLOCK)).await;
         began.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_pushed_heads_all_are_asked_at_full_pace() {
-        let (board, pace) = (board(), Pace::of(BLOCK));
-        assert_eq!(wait(&board).await, pace.poll);
+        let (heads, pace) = (heads(), PollIntervals::of(BLOCK));
+        assert_eq!(wait(&heads).await, pace.poll);
         // That the chain went on by asking changes nothing.
-        board.went_on(1);
-        assert_eq!(wait(&board).await, pace.poll);
+        heads.went_on(1);
+        assert_eq!(wait(&heads).await, pace.poll);
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_heads_are_pushed_in_time_others_are_only_looked_at() {
-        let (board, pace) = (board(), Pace::of(BLOCK));
-        board.went_on(0);
-        let waiting = wait(&board);
+        let (heads, pace) = (heads(), PollIntervals::of(BLOCK));
+        heads.went_on(0);
+        let waiting = wait(&heads);
         tokio::pin!(waiting);
         for _ in 0..4 {
             assert_eq!(waiting.as_mut().now_or_never(), None);
             advance(BLOCK).await;
-            board.went_on(0);
+            heads.went_on(0);
         }
         assert_eq!(waiting.await, pace.look);
     }
 
     #[tokio::test(start_paused = true)]
     async fn once_pushed_heads_are_late_others_are_asked_within_a_block_time() {
-        let (board, pace) = (board(), Pace::of(BLOCK));
-        board.went_on(0);
-        let waited = wait(&board).await;
+        let (heads, pace) = (heads(), PollIntervals::of(BLOCK));
+        heads.went_on(0);
+        let waited = wait(&heads).await;
         assert_eq!(waited, pace.late);
         // The head was due after a block time, and is missed for less than another.
         assert!(waited < 2 * BLOCK);
-        assert_eq!(wait(&board).await, pace.poll);
+        assert_eq!(wait(&heads).await, pace.poll);
     }
 
     #[tokio::test(start_paused = true)]
     async fn when_they_are_not_of_one_mind_others_are_asked_at_once() {
-        let (board, pace) = (board(), Pace::of(BLOCK));
-        board.went_on(0);
-        let waiting = wait(&board);
+        let (heads, pace) = (heads(), PollIntervals::of(BLOCK));
+        heads.went_on(0);
+        let waiting = wait(&heads);
         tokio::pin!(waiting);
         assert_eq!(waiting.as_mut().now_or_never(), None);
         advance(pace.poll).await;
         assert_eq!(waiting.as_mut().now_or_never(), None);
-        board.doubt();
+        heads.doubt();
         assert_eq!(waiting.await, pace.poll);
     }
 }

@@ -30,8 +30,8 @@ use tokio_tungstenite::{
 
 use super::{
     Failure,
+    connection::MESSAGE_BYTES,
     failure::{retry_after, speaks_of_limits, without_address},
-    link::MESSAGE_BYTES,
 };
 
 /// A node that says nothing for so long is asked for a sign of life, and is gone if it gives
@@ -41,16 +41,16 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Why a connection has ended, once it has.
-pub(super) type Ended = Arc<OnceLock<Failure>>;
+pub(super) type CloseReason = Arc<OnceLock<Failure>>;
 
 /// A connection that stands, for alloy to take once.
-pub(super) struct Socket {
+pub(super) struct WebSocket {
     url: Url,
     stream: Mutex<Option<Stream>>,
-    ended: Ended,
+    ended: CloseReason,
 }
 
-impl Socket {
+impl WebSocket {
     /// Connects.
     pub(super) async fn open(url: &Url, tls: Arc<ClientConfig>) -> Result<Self, Failure> {
         let broken = |error: Error| match error {
@@ -78,17 +78,17 @@ impl Socket {
         Ok(Self {
             url: url.clone(),
             stream: Mutex::new(Some(stream)),
-            ended: Ended::default(),
+            ended: CloseReason::default(),
         })
     }
 
     /// Where the reason of its end will be.
-    pub(super) fn ended(&self) -> Ended {
+    pub(super) fn ended(&self) -> CloseReason {
         self.ended.clone()
     }
 }
 
-impl PubSubConnect for Socket {
+impl PubSubConnect for WebSocket {
     fn is_local(&self) -> bool {
         guess_local_url(self.url.as_str())
     }
@@ -110,7 +110,7 @@ impl PubSubConnect for Socket {
 }
 
 /// Carries messages until either side ends. Ends with the link that holds its other side.
-async fn carry(mut stream: Stream, mut interface: ConnectionInterface, ended: Ended) {
+async fn carry(mut stream: Stream, mut interface: ConnectionInterface, ended: CloseReason) {
     let (mut is_asked, mut due) = (false, Instant::now() + KEEPALIVE);
     let why = loop {
         let turn = tokio::select! {

@@ -20,27 +20,27 @@ use crate::tls::Authority;
 
 /// An identity provider.
 #[derive(Debug)]
-pub struct KeyProvider {
+pub struct IdentityProvider {
     address: SocketAddr,
     scheme: &'static str,
-    door: Arc<Door>,
+    state: Arc<State>,
     task: AbortHandle,
 }
 
 #[derive(Debug, Default)]
-struct Door {
+struct State {
     /// What it says; None for status 503.
     document: Mutex<Option<String>>,
-    asked: AtomicUsize,
+    requests: AtomicUsize,
 }
 
-impl Drop for KeyProvider {
+impl Drop for IdentityProvider {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl KeyProvider {
+impl IdentityProvider {
     /// A provider with these keys.
     pub async fn start(keys: &[Value]) -> Self {
         Self::listen(keys, None).await
@@ -54,16 +54,16 @@ impl KeyProvider {
     async fn listen(keys: &[Value], tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let door = Arc::new(Door::default());
+        let state = Arc::new(State::default());
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let task = tokio::spawn(serve(listener, tls, door.clone())).abort_handle();
+        let task = tokio::spawn(serve(listener, tls, state.clone())).abort_handle();
         let provider = Self {
             address,
             scheme,
-            door,
+            state,
             task,
         };
-        provider.holds(keys);
+        provider.set_keys(keys);
         provider
     }
 
@@ -81,33 +81,33 @@ impl KeyProvider {
     ///
     /// # Panics
     /// Never.
-    pub fn holds(&self, keys: &[Value]) {
-        *self.door.document.lock().expect("no panics") = Some(json!({"keys": keys}).to_string());
+    pub fn set_keys(&self, keys: &[Value]) {
+        *self.state.document.lock().expect("no panics") = Some(json!({"keys": keys}).to_string());
     }
 
     /// Is out of order from now on.
     ///
     /// # Panics
     /// Never.
-    pub fn breaks(&self) {
-        *self.door.document.lock().expect("no panics") = None;
+    pub fn set_unavailable(&self) {
+        *self.state.document.lock().expect("no panics") = None;
     }
 
     /// How often it was asked.
     #[must_use]
-    pub fn asked(&self) -> usize {
-        self.door.asked.load(Ordering::Relaxed)
+    pub fn requests(&self) -> usize {
+        self.state.requests.load(Ordering::Relaxed)
     }
 }
 
-async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, door: Arc<Door>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let door = door.clone();
+        let state = state.clone();
         match tls.clone() {
-            None => drop(tokio::spawn(answer(stream, door))),
+            None => drop(tokio::spawn(answer(stream, state))),
             Some(tls) => drop(tokio::spawn(async move {
                 if let Ok(stream) = tls.accept(stream).await {
-                    answer(stream, door).await;
+                    answer(stream, state).await;
                 }
             })),
         }
@@ -115,7 +115,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, door: Arc<Door>)
 }
 
 /// Answers one request, whatever it asks.
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, door: Arc<Door>) {
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -123,8 +123,8 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, door: Arc<Door>
             Err(_) => return,
         }
     }
-    door.asked.fetch_add(1, Ordering::Relaxed);
-    let document = door.document.lock().expect("no panics").clone();
+    state.requests.fetch_add(1, Ordering::Relaxed);
+    let document = state.document.lock().expect("no panics").clone();
     let (status, body) = match document {
         Some(document) => ("200 OK", document),
         None => ("503 Service Unavailable", String::new()),

@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::{
     Address, Failure,
     http::Http,
-    socket::{Ended, Socket},
+    websocket::{CloseReason, WebSocket},
 };
 use crate::Call;
 
@@ -33,9 +33,9 @@ const HEADS: usize = 64;
 const POOLED: usize = 2_048;
 
 /// Connects, and does not connect again.
-struct Once<C>(C);
+struct NoReconnect<C>(C);
 
-impl<C: PubSubConnect> PubSubConnect for Once<C> {
+impl<C: PubSubConnect> PubSubConnect for NoReconnect<C> {
     fn is_local(&self) -> bool {
         self.0.is_local()
     }
@@ -53,37 +53,37 @@ impl<C: PubSubConnect> PubSubConnect for Once<C> {
 
 /// One connection to a node.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Connection {
     client: RpcClient,
     pushes: bool,
     /// Why it has ended, if it says so.
-    ended: Ended,
+    ended: CloseReason,
 }
 
 /// What connections of one endpoint begin with.
 #[derive(Debug, Clone)]
-pub(super) struct Trust {
+pub(super) struct Tls {
     pub(super) tls: Arc<rustls::ClientConfig>,
     pub(super) http: reqwest::Client,
 }
 
-impl Link {
-    pub(super) async fn connect(address: &Address, trust: &Trust) -> Result<Self, Failure> {
+impl Connection {
+    pub(super) async fn connect(address: &Address, trust: &Tls) -> Result<Self, Failure> {
         let builder = ClientBuilder::default();
-        let mut ended = Ended::default();
+        let mut ended = CloseReason::default();
         let client = match address {
             Address::Http(url) => {
                 let http = Http::new(trust.http.clone(), url.clone(), MESSAGE_BYTES);
                 builder.transport(http, guess_local_url(url.as_str()))
             }
             Address::WebSocket(url) => {
-                let socket = Socket::open(url, trust.tls.clone()).await?;
+                let socket = WebSocket::open(url, trust.tls.clone()).await?;
                 ended = socket.ended();
                 builder.pubsub(socket).await?
             }
             Address::Ipc(path) => {
                 let connect = IpcConnect::new(path.clone());
-                builder.pubsub(Once(connect)).await?
+                builder.pubsub(NoReconnect(connect)).await?
             }
         };
         let pushes = !matches!(address, Address::Http(_));
@@ -118,7 +118,7 @@ impl Link {
     }
 
     /// Makes all calls in one request.
-    pub(super) async fn batch(&self, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
+    pub(super) async fn batch(&self, calls: &[Call]) -> Result<Vec<Response>, Failure> {
         if let [call] = calls {
             return Ok(vec![self.call(call).await]);
         }
@@ -174,35 +174,35 @@ impl Link {
 }
 
 /// What becomes of a call.
-pub(crate) type Answer = Result<Box<RawValue>, Failure>;
+pub(crate) type Response = Result<Box<RawValue>, Failure>;
 
 /// What a node sends by itself. The connection stands as long as this is held.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     subscription: RawSubscription,
-    link: Arc<Link>,
+    link: Arc<Connection>,
 }
 
 /// What comes of a subscription.
 #[derive(Debug)]
-pub(crate) enum Pushed {
+pub(crate) enum SubscriptionEvent {
     /// A head, or a transaction.
     Item(Box<RawValue>),
     /// So many were passed over.
     Lagged(u64),
     /// The connection has ended.
-    Ended(Failure),
+    CloseReason(Failure),
 }
 
 impl Subscription {
     /// Waits for the next.
-    pub(crate) async fn next(&mut self) -> Pushed {
+    pub(crate) async fn next(&mut self) -> SubscriptionEvent {
         match self.subscription.recv().await {
-            Ok(item) => Pushed::Item(item),
-            Err(RecvError::Lagged(count)) => Pushed::Lagged(count),
+            Ok(item) => SubscriptionEvent::Item(item),
+            Err(RecvError::Lagged(count)) => SubscriptionEvent::Lagged(count),
             Err(RecvError::Closed) => {
                 let ended = Failure::Unreachable("the connection ended".to_owned());
-                Pushed::Ended(self.link.explain(ended))
+                SubscriptionEvent::Closed(self.link.explain(ended))
             }
         }
     }

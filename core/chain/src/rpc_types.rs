@@ -15,14 +15,14 @@ use crate::{BlockRef, Call};
 /// What links a block.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct HeaderJson {
+pub(crate) struct HeaderJson {
     number: U64,
     hash: B256,
     parent_hash: B256,
 }
 
 impl HeaderJson {
-    pub(super) fn block(&self) -> BlockRef {
+    pub(crate) fn block(&self) -> BlockRef {
         BlockRef {
             number: self.number.to(),
             hash: self.hash,
@@ -34,21 +34,21 @@ impl HeaderJson {
 /// A block with its transactions.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct BlockJson {
+pub(crate) struct BlockJson {
     number: U64,
     hash: B256,
     parent_hash: B256,
-    pub(super) timestamp: U64,
-    pub(super) base_fee_per_gas: Option<U256>,
-    pub(super) logs_bloom: Bloom,
-    pub(super) receipts_root: B256,
+    pub(crate) timestamp: U64,
+    pub(crate) base_fee_per_gas: Option<U256>,
+    pub(crate) logs_bloom: Bloom,
+    pub(crate) receipts_root: B256,
     #[serde(default)]
-    pub(super) transactions_root: B256,
-    pub(super) transactions: Vec<Box<RawValue>>,
+    pub(crate) transactions_root: B256,
+    pub(crate) transactions: Vec<Box<RawValue>>,
 }
 
 impl BlockJson {
-    pub(super) fn block(&self) -> BlockRef {
+    pub(crate) fn block(&self) -> BlockRef {
         BlockRef {
             number: self.number.to(),
             hash: self.hash,
@@ -59,14 +59,14 @@ impl BlockJson {
 
 /// Whether something is of a type that is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Known,
     Unknown,
 }
 
 /// Reads a transaction. One of an unknown type, as some chains have them, is shown as
 /// a legacy one: with its hash, its parties, its value and its data.
-pub(super) fn transaction(raw: &RawValue) -> Result<(Transaction, Kind), serde_json::Error> {
+pub(crate) fn transaction(raw: &RawValue) -> Result<(Transaction, Kind), serde_json::Error> {
     let error = match serde_json::from_str(raw.get()) {
         Ok(transaction) => return Ok((transaction, Kind::Known)),
         Err(error) => error,
@@ -93,7 +93,7 @@ pub(super) fn transaction(raw: &RawValue) -> Result<(Transaction, Kind), serde_j
 }
 
 /// Reads a receipt, likewise.
-pub(super) fn receipt(raw: &RawValue) -> Result<(TransactionReceipt, Kind), serde_json::Error> {
+pub(crate) fn receipt(raw: &RawValue) -> Result<(TransactionReceipt, Kind), serde_json::Error> {
     let error = match serde_json::from_str(raw.get()) {
         Ok(receipt) => return Ok((receipt, Kind::Known)),
         Err(error) => error,
@@ -111,7 +111,7 @@ pub(super) fn receipt(raw: &RawValue) -> Result<(TransactionReceipt, Kind), serd
 }
 
 /// Asks for a header by its hash.
-pub(super) fn header_by_hash(hash: B256) -> Call {
+pub(crate) fn header_by_hash(hash: B256) -> Call {
     Call {
         method: "eth_getBlockByHash",
         params: json!([hash, false]),
@@ -119,12 +119,12 @@ pub(super) fn header_by_hash(hash: B256) -> Call {
 }
 
 /// Asks for a header by its height.
-pub(super) fn header_by_number(number: u64) -> Call {
+pub(crate) fn header_by_number(number: u64) -> Call {
     header_by_tag(&format!("{number:#x}"))
 }
 
 /// Asks for a header by a tag.
-pub(super) fn header_by_tag(tag: &str) -> Call {
+pub(crate) fn header_by_tag(tag: &str) -> Call {
     Call {
         method: "eth_getBlockByNumber",
         params: json!([tag, false]),

@@ -33,7 +33,7 @@ const FILTERS: u32 = 3;
 
 /// A pool that is asked about.
 #[derive(Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct MempoolPoller<'a> {
     endpoint: &'a Endpoint,
     way: Way,
 }
@@ -67,7 +67,7 @@ struct Named {
     hash: B256,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> MempoolPoller<'a> {
     /// Begins with what comes from now on.
     ///
     /// # Errors

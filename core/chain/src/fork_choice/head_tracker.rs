@@ -9,17 +9,17 @@ use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Board,
+    Heads,
     choice::{Choice, Distrusted, Doubt},
     load::load,
-    wire::{HeaderJson, header_by_tag},
 };
 use crate::{
-    BlockData, BlockRef, ChainConfig, Finality, Step,
-    archive::Archive,
-    endpoint::{Failure, Pool},
-    proof::Proofs,
-    tree::{Plan, Tree},
+    BlockData, BlockRef, ChainConfig, ChainUpdate, Finality,
+    block_store::BlockStore,
+    endpoint::{EndpointPool, Failure},
+    proof::ProofPolicy,
+    rpc_types::{HeaderJson, header_by_tag},
+    tree::{HeaderTree, Plan},
 };
 
 /// How many blocks are loaded before the heads are looked at again, and how many of
@@ -27,7 +27,7 @@ use crate::{
 const STRETCH: usize = 16;
 const AT_ONCE: usize = 4;
 
-/// How many blocks are kept whole for a reorg. Older ones are in the archive.
+/// How many blocks are kept whole for a reorg. Older ones are in the block_store.
 const RECENT: usize = 16;
 
 /// The pause after a block could not be loaded, doubled with each further time.
@@ -42,8 +42,8 @@ const DISTRUST: Duration = Duration::from_secs(5);
 
 /// A step, and how it follows the last one.
 #[derive(Debug)]
-pub(crate) struct Move {
-    pub(crate) step: Step,
+pub(crate) struct SequencedUpdate {
+    pub(crate) update: ChainUpdate,
     pub(crate) continuity: Continuity,
 }
 
@@ -62,28 +62,28 @@ pub(super) struct Rules {
     pub(super) agreement: usize,
     pub(super) finality: Finality,
     pub(super) catch_up: u64,
-    pub(super) proofs: Proofs,
+    pub(super) proofs: ProofPolicy,
     /// For how long a doubtful head must stay.
     pub(super) grace: Duration,
 }
 
 /// Follows one chain.
-pub(crate) struct Follower {
+pub(crate) struct HeadTracker {
     pub(super) chain: u64,
-    pub(super) pool: Pool,
-    pub(super) board: Arc<Board>,
-    pub(super) tree: Tree,
+    pub(super) pool: EndpointPool,
+    pub(super) heads: Arc<Heads>,
+    pub(super) tree: HeaderTree,
     pub(super) rules: Rules,
     pub(super) distrusted: Distrusted,
     pub(super) lower: Doubt,
     /// The newest head that enough endpoints have.
     pub(super) agreed: Option<B256>,
     lost: Doubt,
-    archive: Archive,
+    block_store: BlockStore,
     recent: VecDeque<Arc<BlockData>>,
     finalized: Option<u64>,
     failures: u32,
-    out: mpsc::Sender<Move>,
+    out: mpsc::Sender<SequencedUpdate>,
     meters: Meters,
 }
 
@@ -133,33 +133,33 @@ enum Turn {
     Over,
 }
 
-impl Follower {
+impl HeadTracker {
     pub(crate) fn new(
         config: &ChainConfig,
-        pool: Pool,
-        board: Arc<Board>,
-        tree: Tree,
-        archive: Archive,
-        out: mpsc::Sender<Move>,
+        pool: EndpointPool,
+        heads: Arc<Heads>,
+        tree: HeaderTree,
+        block_store: BlockStore,
+        out: mpsc::Sender<SequencedUpdate>,
     ) -> Self {
         let block_time = config.block_time();
         Self {
             chain: config.id,
             pool,
-            board,
+            heads,
             tree,
             rules: Rules {
                 agreement: config.agreement,
                 finality: config.finality,
                 catch_up: config.catch_up,
-                proofs: Proofs::of(config),
+                proofs: ProofPolicy::of(config),
                 grace: block_time.clamp(Duration::from_millis(500), Duration::from_secs(15)),
             },
             distrusted: Distrusted::default(),
             lower: Doubt::default(),
             agreed: None,
             lost: Doubt::default(),
-            archive,
+            block_store,
             recent: VecDeque::new(),
             finalized: None,
             failures: 0,
@@ -177,10 +177,10 @@ impl Follower {
         loop {
             match self.turn().await {
                 Turn::Moved => {}
-                Turn::Idle => self.board.changed().await,
+                Turn::Idle => self.heads.changed().await,
                 Turn::Wait(pause) => {
                     tokio::select! {
-                        () = self.board.changed() => {}
+                        () = self.heads.changed() => {}
                         () = sleep(pause) => {}
                     }
                 }
@@ -286,7 +286,7 @@ impl Follower {
             }
         }
         if reaches && target == *head {
-            self.board.went_on(teller);
+            self.heads.went_on(teller);
         }
         Turn::Moved
     }
@@ -373,7 +373,7 @@ impl Follower {
         data: BlockData,
         retracted: Vec<BlockRef>,
         continuity: Continuity,
-    ) -> Result<(), mpsc::error::SendError<Move>> {
+    ) -> Result<(), mpsc::error::SendError<SequencedUpdate>> {
         let mut whole = Vec::with_capacity(retracted.len());
         for block in retracted {
             whole.push(self.recall(block).await);
@@ -388,13 +388,13 @@ impl Follower {
             Finality::Depth(depth) => included.block.number.checked_sub(depth),
             Finality::Tag(_) | Finality::Unsaid => self.finalized,
         };
-        let step = Step {
+        let update = ChainUpdate {
             chain: self.chain,
             retracted: whole,
             finalized: finalized.map(|number| number.min(included.block.number)),
             included,
         };
-        self.out.send(Move { step, continuity }).await
+        self.out.send(SequencedUpdate { update, continuity }).await
     }
 
     fn note(&self, included: &BlockData, retracted: usize) {
@@ -421,7 +421,7 @@ impl Follower {
         if let Some(data) = place.and_then(|place| self.recent.remove(place)) {
             return data;
         }
-        if let Some(data) = self.archive.block(block).await {
+        if let Some(data) = self.block_store.block(block).await {
             return Arc::new(data);
         }
         match load(&self.pool, block, self.rules.proofs).await {

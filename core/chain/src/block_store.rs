@@ -15,7 +15,7 @@ use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use serde::{Deserialize, Serialize};
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
 
-use crate::{BlockData, BlockRef, Step};
+use crate::{BlockData, BlockRef, ChainUpdate};
 
 const BLOCKS: Table = Table("chain.blocks");
 
@@ -24,7 +24,7 @@ const PAGE: usize = 32;
 
 /// The blocks of one chain, as the store keeps them.
 #[derive(Clone)]
-pub(crate) struct Archive {
+pub(crate) struct BlockStore {
     chain: u64,
     store: Option<SharedStore>,
 }
@@ -43,7 +43,7 @@ struct Kept {
 /// The two hashes that a value begins with.
 const HASHES: usize = 64;
 
-impl Archive {
+impl BlockStore {
     /// The archive of a chain. Without a store it keeps nothing.
     pub(crate) fn new(chain: u64, store: Option<SharedStore>) -> Self {
         Self { chain, store }
@@ -113,7 +113,7 @@ impl Archive {
 
     /// The writes that keep a step: what it takes back goes, what it includes comes, and
     /// what cannot be taken back any more goes too.
-    pub(crate) fn keep(&self, step: &Step, limit: usize, batch: &mut Batch) {
+    pub(crate) fn stage(&self, step: &ChainUpdate, limit: usize, batch: &mut Batch) {
         if self.store.is_none() {
             return;
         }

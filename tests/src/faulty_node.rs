@@ -49,15 +49,15 @@ struct Shared {
 }
 
 /// A node that lies. Dropped, it is gone.
-pub struct Liar {
+pub struct FaultyNode {
     port: u16,
     shared: Arc<Shared>,
     _connections: JoinSet<()>,
 }
 
-impl std::fmt::Debug for Liar {
+impl std::fmt::Debug for FaultyNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Liar")
+        f.debug_struct("FaultyNode")
             .field("port", &self.port)
             .finish_non_exhaustive()
     }
@@ -65,17 +65,17 @@ impl std::fmt::Debug for Liar {
 
 /// What an honest node does.
 #[must_use]
-pub fn honest(_method: &str, _params: &Value, truth: Value) -> Reply {
+pub fn pass_through(_method: &str, _params: &Value, truth: Value) -> Reply {
     Reply::Answer(truth)
 }
 
-impl Liar {
-    /// A liar before this node. The script gets the method, the parameters and the true
+impl FaultyNode {
+    /// A faulty before this node. The script gets the method, the parameters and the true
     /// answer; a head that is pushed is an answer to `newHeads`.
     ///
     /// # Panics
     /// There is no port.
-    pub async fn before(
+    pub async fn in_front_of(
         node: &Node,
         script: impl Fn(&str, &Value, Value) -> Reply + Send + Sync + 'static,
     ) -> Self {
@@ -116,12 +116,15 @@ impl Liar {
     }
 
     /// Lies otherwise from now on.
-    pub async fn say(&self, script: impl Fn(&str, &Value, Value) -> Reply + Send + Sync + 'static) {
+    pub async fn set_script(
+        &self,
+        script: impl Fn(&str, &Value, Value) -> Reply + Send + Sync + 'static,
+    ) {
         *self.shared.script.lock().await = Arc::new(script);
     }
 
     /// Passes calls on to this node from now on.
-    pub async fn lead_to(&self, node: &Node) {
+    pub async fn set_upstream(&self, node: &Node) {
         *self.shared.upstream.lock().await = (node.http(), node.ws());
     }
 

@@ -6,14 +6,11 @@ use alloy::primitives::B256;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{
-    Follower, Told,
-    headers::ask_header,
-    wire::{header_by_number, header_by_tag},
-};
+use super::{HeadSource, HeadTracker, headers::ask_header};
 use crate::{
     BlockRef,
-    tree::{Plan, Standing},
+    rpc_types::{header_by_number, header_by_tag},
+    tree::{HeadPosition, Plan},
 };
 
 /// How many such heads are remembered.
@@ -75,10 +72,10 @@ impl Doubt {
     }
 }
 
-impl Follower {
+impl HeadTracker {
     /// Chooses by the rules of the [module](super).
     pub(super) async fn choose(&mut self) -> Choice {
-        let heads = self.board.heads();
+        let heads = self.heads.heads();
         let mut candidates: Vec<(usize, BlockRef)> = heads
             .iter()
             .enumerate()
@@ -98,13 +95,13 @@ impl Follower {
         let mut is_doubted = false;
         for (index, head) in candidates {
             let standing = self.tree.standing(&head);
-            if matches!(standing, Standing::Level | Standing::Lower) {
-                self.board.doubt();
+            if matches!(standing, HeadPosition::SameHeight | HeadPosition::Lower) {
+                self.heads.doubt();
             }
             match standing {
-                Standing::Higher => {}
-                Standing::Level if !is_supported => {}
-                Standing::Lower if !is_supported => {
+                HeadPosition::Higher => {}
+                HeadPosition::SameHeight if !is_supported => {}
+                HeadPosition::Lower if !is_supported => {
                     is_doubted = true;
                     let tip = tip.map_or(head.hash, |tip| tip.hash);
                     let left = self.lower.left(tip, self.rules.grace);
@@ -120,12 +117,14 @@ impl Follower {
                         continue;
                     }
                 }
-                Standing::Canonical | Standing::Level | Standing::Lower => continue,
+                HeadPosition::Canonical | HeadPosition::SameHeight | HeadPosition::Lower => {
+                    continue;
+                }
             }
             if self.is_agreed(index, &head, &heads).await {
                 return Choice::Follow(index, head);
             }
-            self.board.doubt();
+            self.heads.doubt();
         }
         if !is_doubted {
             self.lower.end();
@@ -143,13 +142,13 @@ impl Follower {
         let Ok(Some(head)) = asked.await else {
             return false;
         };
-        self.board.put(index, head, Told::Asked);
-        self.tree.standing(&head) != Standing::Canonical
+        self.heads.put(index, head, HeadSource::Polled);
+        self.tree.standing(&head) != HeadPosition::Canonical
     }
 
     /// Asks all but one endpoint for their heads, as what they said last may be old.
     pub(super) async fn hear_others(&self, teller: usize) {
-        self.board.doubt();
+        self.heads.doubt();
         let (pool, proofs) = (self.pool.endpoints(), self.rules.proofs);
         let others = pool.iter().enumerate().filter(|(index, endpoint)| {
             let is_other = *index != teller;
@@ -158,7 +157,7 @@ impl Follower {
         let asked = others.map(async |(index, endpoint)| {
             let head = ask_header(endpoint, header_by_tag("latest"), proofs).await;
             if let Ok(Some(head)) = head {
-                self.board.put(index, head, Told::Asked);
+                self.heads.put(index, head, HeadSource::Polled);
             }
         });
         join_all(asked).await;
@@ -167,7 +166,7 @@ impl Follower {
     /// Whether the head of another endpoint is on the chain, or links to it for all that
     /// is known.
     pub(super) fn others_stand_by(&self, teller: usize) -> bool {
-        let heads = self.board.heads();
+        let heads = self.heads.heads();
         heads.iter().enumerate().any(|(other, told)| {
             other != teller
                 && told.is_some_and(|told| match self.tree.plan(&told) {
@@ -181,7 +180,7 @@ impl Follower {
 
     /// Whether the head of another endpoint is on the chain, or links to it.
     pub(super) fn others_link(&self, teller: usize) -> bool {
-        let heads = self.board.heads();
+        let heads = self.heads.heads();
         let mut others = heads.iter().enumerate();
         others.any(|(other, told)| {
             let plan = told.map(|told| self.tree.plan(&told));

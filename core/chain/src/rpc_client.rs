@@ -15,7 +15,7 @@ pub struct Call {
 
 /// Why a call gave no answer.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ReadError {
+pub enum RpcError {
     /// No endpoint answered in time.
     #[error("no endpoint of chain {chain} answered: {reason}")]
     Unreachable {
@@ -37,8 +37,11 @@ pub enum ReadError {
 }
 
 /// Asks a node of one chain.
-pub trait Reader: Send + Sync + 'static {
+pub trait RpcClient: Send + Sync + 'static {
     /// Makes all calls in as few requests as the endpoint allows, each with a time limit,
     /// and answers in their order.
-    fn read(&self, calls: Vec<Call>) -> impl Future<Output = Vec<Result<Value, ReadError>>> + Send;
+    fn call_all(
+        &self,
+        calls: Vec<Call>,
+    ) -> impl Future<Output = Vec<Result<Value, RpcError>>> + Send;
 }

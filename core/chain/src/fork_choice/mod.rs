@@ -1,8 +1,8 @@
-//! The block listener: from what endpoints say to [`Step`](crate::Step)s, in order,
+//! The block listener: from what endpoints say to [`ChainUpdate`](crate::ChainUpdate)s, in order,
 //! without gaps, each block loaded once.
 //!
-//! A watcher for each endpoint puts the newest head it heard on the [`Board`]. One
-//! [`Follower`] for each chain judges the heads, fills what is missing between them and
+//! A watcher for each endpoint puts the newest head it heard on the [`Heads`]. One
+//! [`HeadTracker`] for each chain judges the heads, fills what is missing between them and
 //! the tip by hash-linked headers, loads what is included, and hands it on over a
 //! bounded path.
 //!
@@ -17,17 +17,13 @@
 //! An endpoint that does not push is asked at full pace only while pushed heads do not lead
 //! the chain on in time, and whenever endpoints are not of one mind.
 
-mod asked;
-mod board;
+mod block_loader;
 mod choice;
-mod follower;
+mod head_listener;
+mod head_tracker;
 mod headers;
-mod load;
-mod pooled;
-mod watcher;
-mod wire;
+mod heads;
 
-pub(crate) use board::{Board, Pace, Told};
-pub(crate) use follower::{Continuity, Follower, Move};
-pub(crate) use pooled::Pooled;
-pub(crate) use watcher::Watcher;
+pub(crate) use head_listener::HeadListener;
+pub(crate) use head_tracker::{Continuity, HeadTracker, SequencedUpdate};
+pub(crate) use heads::{HeadSource, Heads, PollIntervals};

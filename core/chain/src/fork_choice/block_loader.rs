@@ -11,18 +11,18 @@ use alloy::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::wire::{self, BlockJson, Kind};
 use crate::{
     BlockData, BlockRef, Call,
-    endpoint::{Endpoint, Failure, Pool},
-    proof::{self, Proof, ProofError, Proofs},
+    endpoint::{Endpoint, EndpointPool, Failure},
+    proof::{self, ProofCheck, ProofError, ProofPolicy},
+    rpc_types::{self, BlockJson, Kind},
 };
 
 /// Loads a block from the first endpoint that has all of it.
 pub(super) async fn load(
-    pool: &Pool,
+    pool: &EndpointPool,
     block: BlockRef,
-    proofs: Proofs,
+    proofs: ProofPolicy,
 ) -> Result<BlockData, Failure> {
     let mut last = Failure::Unreachable("there is no endpoint".to_owned());
     for endpoint in pool.by_health(block.number) {
@@ -63,7 +63,7 @@ fn lie<T>(what: impl Into<String>) -> Result<T, Problem> {
 async fn load_from(
     endpoint: &Endpoint,
     block: BlockRef,
-    proofs: Proofs,
+    proofs: ProofPolicy,
 ) -> Result<BlockData, Problem> {
     let body = Call {
         method: "eth_getBlockByHash",
@@ -88,7 +88,7 @@ async fn load_from(
     if body.block() != block {
         return lie("it is not the block that was asked for");
     }
-    if proofs.header == Proof::Asked {
+    if proofs.header == ProofCheck::Required {
         proof::header(&raw, block.hash)?;
     }
     let content = match content {
@@ -156,12 +156,12 @@ fn logs_of(block: BlockRef) -> Call {
 fn take_transactions(
     body: &BlockJson,
     block: BlockRef,
-    proofs: Proofs,
+    proofs: ProofPolicy,
 ) -> Result<Vec<Transaction>, Problem> {
     let mut all_known = true;
     let mut transactions = Vec::with_capacity(body.transactions.len());
     for (index, raw) in body.transactions.iter().enumerate() {
-        let (mut transaction, kind) = match wire::transaction(raw) {
+        let (mut transaction, kind) = match rpc_types::transaction(raw) {
             Ok(read) => read,
             Err(error) => return lie(format!("a transaction cannot be read: {error}")),
         };
@@ -171,7 +171,7 @@ fn take_transactions(
         transaction.transaction_index = Some(index as u64);
         transactions.push(transaction);
     }
-    if proofs.transactions == Proof::Asked && all_known {
+    if proofs.transactions == ProofCheck::Required && all_known {
         proof::transactions(&transactions, body.transactions_root)?;
     }
     Ok(transactions)
@@ -181,7 +181,7 @@ fn take_receipts(
     data: &mut BlockData,
     raw: &[Box<RawValue>],
     root: B256,
-    proofs: Proofs,
+    proofs: ProofPolicy,
 ) -> Result<(), Problem> {
     if raw.len() != data.transactions.len() {
         return lie(format!(
@@ -193,7 +193,7 @@ fn take_receipts(
     let mut all_known = true;
     let mut receipts: Vec<TransactionReceipt> = Vec::with_capacity(raw.len());
     for (raw, transaction) in raw.iter().zip(&data.transactions) {
-        let (receipt, kind) = match wire::receipt(raw) {
+        let (receipt, kind) = match rpc_types::receipt(raw) {
             Ok(read) => read,
             Err(error) => return lie(format!("a receipt cannot be read: {error}")),
         };
@@ -210,7 +210,7 @@ fn take_receipts(
         .flat_map(|receipt| receipt.inner.logs().iter().map(|log| log_of(receipt, log)))
         .collect();
     check_bloom(&data.bloom, &logs)?;
-    if proofs.receipts == Proof::Asked && all_known {
+    if proofs.receipts == ProofCheck::Required && all_known {
         proof::receipts(&receipts, root)?;
     }
     data.logs = logs;

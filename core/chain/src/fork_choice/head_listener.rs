@@ -8,27 +8,27 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Board, Pace, Told,
+    HeadSource, Heads, PollIntervals,
     headers::{ask_header, read_header},
-    wire::header_by_tag,
 };
 use crate::{
     BlockRef,
-    endpoint::{Endpoint, Failure, Pushed, Subscription},
-    proof::Proofs,
+    endpoint::{Endpoint, Failure, Subscription, SubscriptionEvent},
+    proof::ProofPolicy,
+    rpc_types::header_by_tag,
 };
 
 /// The pause before a failed endpoint is tried again, at least.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Hears the heads of one endpoint.
-pub(crate) struct Watcher {
+pub(crate) struct HeadListener {
     pub(crate) chain: u64,
     pub(crate) index: usize,
     pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) board: Arc<Board>,
-    pub(crate) pace: Pace,
-    pub(crate) proofs: Proofs,
+    pub(crate) heads: Arc<Heads>,
+    pub(crate) pace: PollIntervals,
+    pub(crate) proofs: ProofPolicy,
 }
 
 /// Why hearing heads has ended.
@@ -38,7 +38,7 @@ enum Ended {
     Silent,
 }
 
-impl Watcher {
+impl HeadListener {
     /// Watches until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         cancel.run_until_cancelled(self.watch()).await;
@@ -67,7 +67,7 @@ impl Watcher {
         loop {
             // A failure is noted by the endpoint, and its rest kept.
             let _ = self.ask().await;
-            self.board.until_due(self.pace).await;
+            self.heads.until_due(self.pace).await;
             sleep(self.endpoint.rest()).await;
         }
     }
@@ -82,18 +82,18 @@ impl Watcher {
         loop {
             tokio::select! {
                 pushed = heads.next() => match pushed {
-                    Pushed::Item(head) => match self.note(&head) {
+                    SubscriptionEvent::Item(head) => match self.note(&head) {
                         Ok(head) => newest_pushed = head.number,
                         Err(_) => return Ended::Broken,
                     },
-                    Pushed::Lagged(passed_over) => {
+                    SubscriptionEvent::Lagged(passed_over) => {
                         // The follower fills what is missing.
                         tracing::debug!(chain = self.chain, passed_over, "heads came too fast");
                         if self.ask().await.is_err() {
                             return Ended::Broken;
                         }
                     }
-                    Pushed::Ended(failure) => {
+                    SubscriptionEvent::Closed(failure) => {
                         self.endpoint.ended(&failure);
                         return Ended::Broken;
                     }
@@ -114,17 +114,17 @@ impl Watcher {
     async fn ask(&self) -> Result<BlockRef, Failure> {
         let asked = ask_header(&self.endpoint, header_by_tag("latest"), self.proofs);
         let none = || Failure::Missing("a head".to_owned());
-        Ok(self.put(asked.await?.ok_or_else(none)?, Told::Asked))
+        Ok(self.put(asked.await?.ok_or_else(none)?, HeadSource::Polled))
     }
 
     fn note(&self, head: &RawValue) -> Result<BlockRef, Failure> {
         let head = read_header(&self.endpoint, head, self.proofs)?;
-        Ok(self.put(head, Told::Pushed))
+        Ok(self.put(head, HeadSource::Pushed))
     }
 
-    fn put(&self, head: BlockRef, told: Told) -> BlockRef {
+    fn put(&self, head: BlockRef, told: HeadSource) -> BlockRef {
         self.endpoint.note_head(head.number);
-        self.board.put(self.index, head, told);
+        self.heads.put(self.index, head, told);
         head
     }
 }

@@ -1,0 +1,6 @@
+//! Mempool: transactions that are not in a block, as the nodes of a chain report them.
+
+mod listener;
+mod poller;
+
+pub(crate) use listener::MempoolListener;
