@@ -26,13 +26,13 @@ use alloy::{
 };
 use serde_json::{json, value::to_raw_value};
 use tidewire_chain::{
-    BlockData, BlockRef, ChainUpdate,
+    BlockData, BlockRef, ChainUpdate, WalletIndex,
     abi::EventAbi,
     decode::{CustomErrors, decode},
     events::{EventTracker, Filter},
     proof,
-    transaction::{Monitor, MonitorOptions, StoredPhase, StoredWatch},
-    wallet::{Activity, WalletIndex},
+    transaction::{StoredPhase, StoredWatch, TransactionOptions, TransactionTracker},
+    wallet::Activity,
 };
 
 use support::{Bench, resident};
@@ -59,7 +59,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// What watched transactions take, each with its sender, nonce and user.
 fn transactions() -> io::Result<()> {
     let before = resident();
-    let mut monitor = Monitor::new(MonitorOptions::new(1), CustomErrors::well_known());
+    let mut monitor =
+        TransactionTracker::new(TransactionOptions::new(1), CustomErrors::well_known());
     for number in 0..TRANSACTIONS_WATCHED {
         let stored = StoredWatch {
             abi: Vec::new(),

@@ -1,5 +1,7 @@
 //! The chain engine: all chains, and what is published of them.
 
+mod interest;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alloy::primitives::B256;
@@ -17,25 +19,25 @@ use crate::{
     ChainConfig, ChainError, ConfigError, Finality,
     abi::ErrorAbi,
     block_store::BlockStore,
-    desk::{Desk, Tools, Want, shown},
     endpoint::EndpointPool,
     error::MAX_SIGNATURES,
     events::Filter,
     fork_choice::{HeadListener, HeadTracker, Heads, PollIntervals, SequencedUpdate},
+    interest::{InterestRegistry, WalletInterest, WalletLookup},
     journal::{Journal, JournalTask},
-    keeping::Keeping,
     mempool::MempoolListener,
+    processor::{Command, Deps, Processor, shown},
     proof::ProofPolicy,
-    transaction::{Interest, Monitor, MonitorOptions},
+    transaction::{Interest, TransactionOptions, TransactionTracker},
     tree::HeaderTree,
-    wallet::{Indexed, Stages, Tracing, WalletFeed, Wallets},
+    wallet::{Stages, Tracing, WalletTracker},
 };
 
 /// How many steps may be under way from a chain's follower to what becomes of them.
 const STEPS: usize = 8;
 
-/// How many wants of clients may wait for a chain.
-const WANTS: usize = 256;
+/// How many commands of clients may wait for a chain.
+const COMMANDS: usize = 256;
 
 /// Whoever asks a chain's desk or the journal is answered within this time: with a full disk
 /// or a node that hangs they stand still, and clients must not hang with them.
@@ -48,7 +50,7 @@ pub struct ChainEngine(Arc<Inner>);
 struct Inner {
     chains: BTreeMap<u64, Chain>,
     journal: Journal,
-    keeping: Arc<Keeping>,
+    interest: Arc<InterestRegistry>,
     clock: SharedClock,
     /// What runs the journal, until the engine is started.
     task: Mutex<Option<JournalTask>>,
@@ -64,10 +66,10 @@ pub(crate) struct Chain {
     clock: SharedClock,
     newest: Arc<Mutex<Option<Block>>>,
     /// The wallets that somebody follows.
-    wallets: Indexed,
-    keeping: Arc<Keeping>,
+    wallets: WalletLookup,
+    interest: Arc<InterestRegistry>,
     /// The way to the desk, once it is there.
-    wants: Mutex<Option<mpsc::Sender<Want>>>,
+    commands: Mutex<Option<mpsc::Sender<Command>>>,
 }
 
 impl std::fmt::Debug for ChainEngine {
@@ -91,10 +93,10 @@ impl ChainEngine {
         store: Option<SharedStore>,
     ) -> Result<Self, ConfigError> {
         ChainConfig::check_all(configs)?;
-        let indexed: Vec<_> = configs.iter().map(|_| Indexed::default()).collect();
-        let keeping = Arc::new(Keeping::new(Wallets::new(indexed.clone())));
+        let lookups: Vec<_> = configs.iter().map(|_| WalletLookup::default()).collect();
+        let interest = Arc::new(InterestRegistry::new(WalletInterest::new(lookups.clone())));
         let mut chains = BTreeMap::new();
-        for (config, wallets) in configs.iter().zip(indexed) {
+        for (config, wallets) in configs.iter().zip(lookups) {
             let channel = ChannelName::parse(&format!("blocks:{}", config.id));
             let channel = channel.map_err(|error| ConfigError::Channel(error.to_string()))?;
             let chain = Chain {
@@ -106,16 +108,16 @@ impl ChainEngine {
                 clock: clock.clone(),
                 newest: Arc::default(),
                 wallets,
-                keeping: keeping.clone(),
-                wants: Mutex::new(None),
+                interest: interest.clone(),
+                commands: Mutex::new(None),
             };
             chains.insert(config.id, chain);
         }
-        let (journal, task) = Journal::new(store, publisher, keeping.clone(), clock.clone());
+        let (journal, task) = Journal::new(store, publisher, interest.clone(), clock.clone());
         Ok(Self(Arc::new(Inner {
             chains,
             journal,
-            keeping,
+            interest,
             clock,
             task: Mutex::new(Some(task)),
         })))
@@ -139,8 +141,8 @@ impl ChainEngine {
         for (id, chain) in &self.0.chains {
             let kept = chain.block_store.blocks().await?;
             let tree = HeaderTree::resume(chain.config.reorg_limit, kept);
-            let (tools, wants) = chain.tools(self.0.journal.clone());
-            let mut options = MonitorOptions::new(*id);
+            let (deps, commands) = chain.deps(self.0.journal.clone());
+            let mut options = TransactionOptions::new(*id);
             options.required = chain.config.confirmations;
             if let Finality::Depth(depth) = chain.config.finality {
                 options.finality_depth = depth;
@@ -152,10 +154,10 @@ impl ChainEngine {
                 finality_depth: options.finality_depth,
                 reorg_limit: chain.config.reorg_limit as u64,
             };
-            let monitor = Monitor::new(options, chain.config.custom_errors());
-            let feed = WalletFeed::new(*id, Tracing::Auto).with(stages);
-            let mut desk = Desk::new(tools, monitor, feed);
-            desk.restore().await?;
+            let transactions = TransactionTracker::new(options, chain.config.custom_errors());
+            let wallet_tracker = WalletTracker::new(*id, Tracing::Auto).with(stages);
+            let mut processor = Processor::new(deps, transactions, wallet_tracker);
+            processor.restore().await?;
             if let Some(tip) = tree.tip() {
                 let newest = chain.block_store.block(tip).await;
                 *chain.newest.lock() = newest.map(|data| shown(*id, &data));
@@ -163,7 +165,7 @@ impl ChainEngine {
             }
             let steps = chain.follow(tree, tasks, cancel);
             chain.follow_pool(tasks, cancel);
-            tasks.spawn(desk.run(steps, wants));
+            tasks.spawn(processor.run(steps, commands));
         }
         Ok(())
     }
@@ -203,12 +205,12 @@ impl ChainEngine {
         let (reply, status) = oneshot::channel();
         let hash = parse_hash(hash)?;
         check_signatures(&abi)?;
-        let want = Want::Watch(hash, interest.clone(), abi, reply);
+        let command = Command::Watch(hash, interest.clone(), abi, reply);
         let asked = self.chain(chain)?;
-        let answer = asked.answer(want, status).await;
+        let answer = asked.request(command, status).await;
         // A back end asks again; a connection may go.
         if answer == Err(ChainError::Slow(chain)) && interest == Interest::Session {
-            asked.take_back(hash);
+            asked.cancel_watch(hash);
         }
         answer
     }
@@ -223,8 +225,8 @@ impl ChainEngine {
         hash: &str,
         interest: Interest,
     ) -> Result<(), ChainError> {
-        let want = Want::Unwatch(parse_hash(hash)?, interest);
-        self.chain(chain)?.want(want).await
+        let command = Command::Unwatch(parse_hash(hash)?, interest);
+        self.chain(chain)?.send(command).await
     }
 
     /// The state of a transaction, watched or not, after a node was asked. If it is watched,
@@ -240,8 +242,8 @@ impl ChainEngine {
     ) -> Result<TransactionStatus, ChainError> {
         let (reply, status) = oneshot::channel();
         check_signatures(&abi)?;
-        let want = Want::Status(parse_hash(hash)?, abi, reply);
-        self.chain(chain)?.answer(want, status).await
+        let command = Command::Status(parse_hash(hash)?, abi, reply);
+        self.chain(chain)?.request(command, status).await
     }
 
     /// The channel that the events of a filter come on.
@@ -269,8 +271,8 @@ impl ChainEngine {
         !self.0.chains.is_empty()
     }
 
-    pub(crate) fn keeping(&self) -> &Keeping {
-        &self.0.keeping
+    pub(crate) fn interest(&self) -> &InterestRegistry {
+        &self.0.interest
     }
 
     pub(crate) fn journal(&self) -> &Journal {
@@ -291,10 +293,10 @@ impl ChainEngine {
 
 impl Chain {
     /// What the chain's desk works with, and what clients want of it.
-    fn tools(&self, journal: Journal) -> (Tools, mpsc::Receiver<Want>) {
-        let (sender, wants) = mpsc::channel(WANTS);
-        *self.wants.lock() = Some(sender);
-        let tools = Tools {
+    fn deps(&self, journal: Journal) -> (Deps, mpsc::Receiver<Command>) {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        *self.commands.lock() = Some(sender);
+        let deps = Deps {
             chain: self.config.id,
             blocks: self.channel.clone(),
             reorg_limit: self.config.reorg_limit,
@@ -305,14 +307,14 @@ impl Chain {
             clock: self.clock.clone(),
             newest: self.newest.clone(),
             wallets: self.wallets.index.clone(),
-            keeping: self.keeping.clone(),
+            interest: self.interest.clone(),
         };
-        (tools, wants)
+        (deps, commands)
     }
 
     /// Hears what comes into the pool, while wallets are followed.
     fn follow_pool(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
-        let Some(out) = self.wants.lock().clone() else {
+        let Some(out) = self.commands.lock().clone() else {
             return;
         };
         let listener = MempoolListener {
@@ -326,10 +328,10 @@ impl Chain {
     }
 
     /// Says what is wanted.
-    pub(crate) async fn want(&self, want: Want) -> Result<(), ChainError> {
-        let sender = self.wants.lock().clone();
+    pub(crate) async fn send(&self, command: Command) -> Result<(), ChainError> {
+        let sender = self.commands.lock().clone();
         let sender = sender.ok_or(ChainError::Ended)?;
-        match sender.send_timeout(want, ANSWER).await {
+        match sender.send_timeout(command, ANSWER).await {
             Ok(()) => Ok(()),
             Err(SendTimeoutError::Timeout(_)) => Err(ChainError::Slow(self.config.id)),
             Err(SendTimeoutError::Closed(_)) => Err(ChainError::Ended),
@@ -337,19 +339,19 @@ impl Chain {
     }
 
     /// Says what is wanted, if there is room for it.
-    pub(crate) fn want_now(&self, want: Want) -> Result<(), ChainError> {
-        let sender = self.wants.lock().clone();
-        let sent = sender.ok_or(ChainError::Ended)?.try_send(want);
+    pub(crate) fn try_send(&self, command: Command) -> Result<(), ChainError> {
+        let sender = self.commands.lock().clone();
+        let sent = sender.ok_or(ChainError::Ended)?.try_send(command);
         sent.map_err(|_| ChainError::Slow(self.config.id))
     }
 
     /// Says what is wanted, and waits for the answer.
-    pub(crate) async fn answer<T>(
+    pub(crate) async fn request<T>(
         &self,
-        want: Want,
+        command: Command,
         answer: oneshot::Receiver<Result<T, ChainError>>,
     ) -> Result<T, ChainError> {
-        self.want(want).await?;
+        self.send(command).await?;
         match timeout(ANSWER, answer).await {
             Ok(answered) => answered.map_err(|_| ChainError::Ended)?,
             Err(_) => Err(ChainError::Slow(self.config.id)),
@@ -358,9 +360,9 @@ impl Chain {
 
     /// Takes a connection's interest back whose watch was not answered. Where even that finds
     /// no room, the watch ends at its time-out.
-    fn take_back(&self, hash: B256) {
-        if let Some(sender) = &*self.wants.lock() {
-            let _ = sender.try_send(Want::Unwatch(hash, Interest::Session));
+    fn cancel_watch(&self, hash: B256) {
+        if let Some(sender) = &*self.commands.lock() {
+            let _ = sender.try_send(Command::Unwatch(hash, Interest::Session));
         }
     }
 
@@ -434,13 +436,13 @@ mod tests {
         let journal = engine.0.task.lock().take().unwrap();
         tokio::spawn(journal.run(CancellationToken::new()));
         let chain = &engine.0.chains[&1];
-        let (tools, wants) = chain.tools(engine.0.journal.clone());
-        let mut options = MonitorOptions::new(1);
+        let (deps, commands) = chain.deps(engine.0.journal.clone());
+        let mut options = TransactionOptions::new(1);
         options.max_watches = 0;
-        let monitor = Monitor::new(options, chain.config.custom_errors());
-        let desk = Desk::new(tools, monitor, WalletFeed::new(1, Tracing::Off));
+        let transactions = TransactionTracker::new(options, chain.config.custom_errors());
+        let processor = Processor::new(deps, transactions, WalletTracker::new(1, Tracing::Off));
         let (_chain, steps) = mpsc::channel(1);
-        tokio::spawn(desk.run(steps, wants));
+        tokio::spawn(processor.run(steps, commands));
         let hash = B256::repeat_byte(7).to_string();
         let rest = format!("1:{hash}");
         let channel = ChannelName::parse(&format!("tx:{rest}")).unwrap();
@@ -464,12 +466,12 @@ mod tests {
         let hash = B256::repeat_byte(7).to_string();
         let watch = || engine.watch(1, &hash, Interest::Session, Vec::new());
         assert_eq!(watch().await, Err(ChainError::Ended));
-        // A desk that takes wants and does nothing.
-        let (sender, mut wants) = mpsc::channel(2);
-        *engine.0.chains[&1].wants.lock() = Some(sender);
+        // A desk that takes commands and does nothing.
+        let (sender, mut commands) = mpsc::channel(2);
+        *engine.0.chains[&1].commands.lock() = Some(sender);
         assert_eq!(watch().await, Err(ChainError::Slow(1)));
-        assert!(matches!(wants.try_recv(), Ok(Want::Watch(..))));
-        assert!(matches!(wants.try_recv(), Ok(Want::Unwatch(..))));
+        assert!(matches!(commands.try_recv(), Ok(Command::Watch(..))));
+        assert!(matches!(commands.try_recv(), Ok(Command::Unwatch(..))));
         // And one that takes nothing.
         for _ in 0..2 {
             assert_eq!(watch().await, Err(ChainError::Slow(1)));

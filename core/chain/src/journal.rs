@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::keeping::Keeping;
+use crate::interest::InterestRegistry;
 
 const JOURNAL: Table = Table("chain.journal");
 
@@ -44,7 +44,7 @@ const PAGE: usize = 1_000;
 
 /// What happens as a whole: writes, and then publications in their order.
 #[derive(Default)]
-pub(crate) struct Entry {
+pub(crate) struct JournalEntry {
     pub(crate) writes: Batch,
     /// Channels that begin anew, under another epoch.
     pub(crate) renewed: Vec<ChannelName>,
@@ -53,7 +53,7 @@ pub(crate) struct Entry {
     pub(crate) publications: Vec<(ChannelName, Event)>,
 }
 
-impl Entry {
+impl JournalEntry {
     /// Whether nothing happens.
     pub(crate) fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.is_plain() && self.publications.is_empty()
@@ -65,26 +65,26 @@ impl Entry {
     }
 }
 
-struct Job {
-    entry: Entry,
+struct AppendRequest {
+    entry: JournalEntry,
     done: oneshot::Sender<()>,
 }
 
 /// The way into the journal. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Journal(mpsc::Sender<Job>);
+pub(crate) struct Journal(mpsc::Sender<AppendRequest>);
 
 /// The journal has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the journal has ended")]
-pub(crate) struct JournalEnded;
+pub(crate) struct JournalError;
 
 impl Journal {
     /// A journal, and what runs it.
     pub(crate) fn new(
         store: Option<SharedStore>,
         publisher: Arc<dyn DurablePublisher>,
-        keeping: Arc<Keeping>,
+        interest: Arc<InterestRegistry>,
         clock: SharedClock,
     ) -> (Self, JournalTask) {
         let (sender, jobs) = mpsc::channel(QUEUE);
@@ -92,7 +92,7 @@ impl Journal {
             jobs,
             store,
             publisher,
-            keeping,
+            interest,
             clock,
             next: 0,
             oldest: 0,
@@ -101,20 +101,20 @@ impl Journal {
     }
 
     /// Keeps an entry, then publishes it. Done when both are.
-    pub(crate) async fn enter(&self, entry: Entry) -> Result<(), JournalEnded> {
+    pub(crate) async fn enter(&self, entry: JournalEntry) -> Result<(), JournalError> {
         let (done, entered) = oneshot::channel();
-        let job = Job { entry, done };
-        self.0.send(job).await.map_err(|_| JournalEnded)?;
-        entered.await.map_err(|_| JournalEnded)
+        let job = AppendRequest { entry, done };
+        self.0.send(job).await.map_err(|_| JournalError)?;
+        entered.await.map_err(|_| JournalError)
     }
 }
 
 /// What runs the journal.
 pub(crate) struct JournalTask {
-    jobs: mpsc::Receiver<Job>,
+    jobs: mpsc::Receiver<AppendRequest>,
     store: Option<SharedStore>,
     publisher: Arc<dyn DurablePublisher>,
-    keeping: Arc<Keeping>,
+    interest: Arc<InterestRegistry>,
     clock: SharedClock,
     /// The number of the next publication in the store, and of the first that is there.
     next: u64,
@@ -127,7 +127,7 @@ impl JournalTask {
         let Some(store) = self.store.clone() else {
             return Ok(());
         };
-        self.keeping.restore(&*store, self.clock.now_ms()).await?;
+        self.interest.restore(&*store, self.clock.now_ms()).await?;
         let mut restored_channels = HashSet::new();
         let mut channels: HashMap<String, (String, Vec<StoredPublication>)> = HashMap::new();
         let (mut after, mut is_first) = (None, true);
@@ -167,7 +167,9 @@ impl JournalTask {
             };
             let epoch = Epoch::new(&epoch);
             // What is followed no more, or began anew with nothing said since, does not go on.
-            if Keeping::knows(&channel) && self.keeping.epoch(&channel).as_ref() != Some(&epoch) {
+            if InterestRegistry::knows(&channel)
+                && self.interest.epoch(&channel).as_ref() != Some(&epoch)
+            {
                 continue;
             }
             let restored = self.publisher.restore(&channel, epoch, kept).await;
@@ -178,7 +180,7 @@ impl JournalTask {
                 }
             }
         }
-        self.keeping.renew_lost(&restored_channels);
+        self.interest.renew_lost(&restored_channels);
         Ok(())
     }
 
@@ -203,7 +205,7 @@ impl JournalTask {
         }
     }
 
-    async fn enter(&mut self, jobs: Vec<Job>) {
+    async fn enter(&mut self, jobs: Vec<AppendRequest>) {
         let mut writes = Batch::new();
         let mut publications = Vec::new();
         let mut done = Vec::with_capacity(jobs.len());
@@ -211,13 +213,13 @@ impl JournalTask {
         for job in jobs {
             has_renewed |= !job.entry.renewed.is_empty();
             for channel in &job.entry.renewed {
-                self.keeping.renew(channel);
+                self.interest.renew(channel);
                 if let Err(error) = self.publisher.start_new_epoch(channel).await {
                     tracing::error!(%channel, %error, "nobody is told of a gap");
                 }
             }
             for channel in &job.entry.forgotten {
-                if self.keeping.forget(channel)
+                if self.interest.forget(channel)
                     && let Err(error) = self.publisher.forget(channel).await
                 {
                     tracing::error!(%channel, %error, "a channel is not forgotten");
@@ -227,9 +229,9 @@ impl JournalTask {
             publications.extend(job.entry.publications);
             done.push(job.done);
         }
-        publications.retain(|(channel, _)| self.keeping.told(channel));
+        publications.retain(|(channel, _)| self.interest.told(channel));
         self.keep(&mut writes, &publications).await;
-        self.keeping.keep(&mut writes, has_renewed);
+        self.interest.keep(&mut writes, has_renewed);
         self.commit(writes).await;
         for (channel, event) in publications {
             self.publisher.publish(&channel, event);
@@ -290,8 +292,8 @@ impl JournalTask {
 
 /// How many of the first jobs share a transaction. One that begins a channel anew is
 /// alone: places are counted from what is published.
-fn group(jobs: &[Job]) -> usize {
-    let is_alone = |job: &Job| !job.entry.is_plain();
+fn group(jobs: &[AppendRequest]) -> usize {
+    let is_alone = |job: &AppendRequest| !job.entry.is_plain();
     jobs.iter().position(is_alone).unwrap_or(jobs.len()).max(1)
 }
 

@@ -5,7 +5,7 @@ use tidewire_stream::{ChannelName, ChannelNameError, Event};
 
 /// An event for a channel.
 #[derive(Debug, Clone, PartialEq)]
-pub struct News {
+pub struct ChannelEvent {
     /// Where it is said.
     pub channel: ChannelName,
     /// What is said.

@@ -9,7 +9,7 @@ use alloy::{
 };
 use support::{CHAIN, Node, account};
 use tidewire_chain::{
-    News,
+    ChannelEvent,
     events::{EventTracker, Filter},
 };
 use tidewire_proto::v1::{EventFilter, EventLog};
@@ -43,7 +43,7 @@ fn transfer(contract: Address, to: Address, value: u64) -> Log {
     }
 }
 
-fn logs(news: Vec<News>) -> Vec<EventLog> {
+fn logs(news: Vec<ChannelEvent>) -> Vec<EventLog> {
     let logs = news.into_iter().map(|news| match news.event {
         Event::EventLog(log) => log,
         other => panic!("{other:?}"),

@@ -15,8 +15,8 @@ use alloy::{
 use serde_json::{Value, json};
 use support::{CHAIN, Node, account, hash, refused, transaction};
 use tidewire_chain::{
-    Call, ChainUpdate, News, RpcClient, RpcError,
-    wallet::{Activity, Tracing, WalletFeed, WalletIndex},
+    Call, ChainUpdate, ChannelEvent, RpcClient, RpcError, WalletIndex,
+    wallet::{Activity, Tracing, WalletTracker},
 };
 use tidewire_proto::v1::{
     BalanceSource, Direction, TransactionState, WalletUpdate, approval::Allowance,
@@ -167,17 +167,17 @@ fn index(wallets: &[Address]) -> WalletIndex {
 }
 
 async fn run(
-    feed: &mut WalletFeed,
+    feed: &mut WalletTracker,
     step: &ChainUpdate,
     index: &WalletIndex,
-    reader: &Scripted,
+    client: &Scripted,
 ) -> Vec<WalletUpdate> {
     let activity = Activity::of(&step.included, index);
     let is_watched = |wallet: &Address| index.contains(wallet);
-    updates(feed.step(step, activity, is_watched, reader, 7).await)
+    updates(feed.step(step, activity, is_watched, client, 7).await)
 }
 
-fn updates(news: Vec<News>) -> Vec<WalletUpdate> {
+fn updates(news: Vec<ChannelEvent>) -> Vec<WalletUpdate> {
     let updates = news.into_iter().map(|news| match news.event {
         Event::WalletUpdate(update) => {
             assert_eq!(news.channel.as_str(), format!("wallet:{}", update.address));
@@ -192,12 +192,12 @@ fn updates(news: Vec<News>) -> Vec<WalletUpdate> {
 async fn coins_and_transactions_are_told_from_pending_on_and_taken_back() {
     let wallets = index(&[account(1)]);
     let mut node = Node::default();
-    let mut feed = WalletFeed::new(CHAIN, Tracing::Auto);
-    let mut reader = Scripted::default();
+    let mut feed = WalletTracker::new(CHAIN, Tracing::Auto);
+    let mut client = Scripted::default();
     let first = node.mine(&[]);
-    assert!(run(&mut feed, &first, &wallets, &reader).await.is_empty());
+    assert!(run(&mut feed, &first, &wallets, &client).await.is_empty());
     assert!(
-        reader.requests.lock().unwrap().is_empty(),
+        client.requests.lock().unwrap().is_empty(),
         "nothing happened, nothing is read"
     );
 
@@ -215,13 +215,13 @@ async fn coins_and_transactions_are_told_from_pending_on_and_taken_back() {
     node.send(sent.clone());
     let step = node.mine(&[hash(1)]);
     let block = step.included.block;
-    let mut late = WalletFeed::new(CHAIN, Tracing::Off);
-    run(&mut late, &step, &wallets, &reader).await;
+    let mut late = WalletTracker::new(CHAIN, Tracing::Off);
+    run(&mut late, &step, &wallets, &client).await;
     let after_block = late.pending(&sent, &wallets, 7);
     assert!(after_block.is_empty(), "its block was told before");
-    reader.coins.insert((block.parent, account(1)), 100);
-    reader.coins.insert((block.hash, account(1)), 94);
-    let told = run(&mut feed, &step, &wallets, &reader).await;
+    client.coins.insert((block.parent, account(1)), 100);
+    client.coins.insert((block.hash, account(1)), 94);
+    let told = run(&mut feed, &step, &wallets, &client).await;
     assert!(matches!(
         &told[0].data,
         Some(Data::Transaction(told)) if told.status() == TransactionState::Confirming
@@ -238,10 +238,10 @@ async fn coins_and_transactions_are_told_from_pending_on_and_taken_back() {
     assert_eq!(change.how(), BalanceSource::Balance);
 
     let reorg = node.reorg(1, &[]);
-    run(&mut late, &reorg, &wallets, &reader).await;
+    run(&mut late, &reorg, &wallets, &client).await;
     let again = late.pending(&sent, &wallets, 7);
     assert_eq!(again.len(), 1, "it waits again");
-    let back = run(&mut feed, &reorg, &wallets, &reader).await;
+    let back = run(&mut feed, &reorg, &wallets, &client).await;
     assert!(back.iter().all(|update| update.removed));
     let kept: Vec<_> = back.into_iter().rev().map(|update| update.data).collect();
     assert_eq!(
@@ -258,7 +258,7 @@ async fn tokens_are_read_at_the_block_in_few_calls() {
         let (token, old) = (account(0xAA), account(0xAB));
         let wallets = index(&[account(1), account(2)]);
         let mut node = Node::default();
-        let mut feed = WalletFeed::new(CHAIN, Tracing::Off);
+        let mut feed = WalletTracker::new(CHAIN, Tracing::Off);
         let step = node.mine_logs(vec![
             transfer(token, account(1), account(2), 5),
             transfer(old, account(9), account(1), 1),
@@ -266,7 +266,7 @@ async fn tokens_are_read_at_the_block_in_few_calls() {
             transfer(token, account(8), account(9), 5),
         ]);
         let block = step.included.block;
-        let mut reader = Scripted {
+        let mut client = Scripted {
             has_multicall,
             old: vec![old],
             ..Scripted::default()
@@ -274,10 +274,10 @@ async fn tokens_are_read_at_the_block_in_few_calls() {
         for (wallet, token, before, after) in [(1, token, 10, 5), (2, token, 0, 5), (1, old, 3, 4)]
         {
             let wallet = account(wallet);
-            reader.tokens.insert((block.parent, token, wallet), before);
-            reader.tokens.insert((block.hash, token, wallet), after);
+            client.tokens.insert((block.parent, token, wallet), before);
+            client.tokens.insert((block.hash, token, wallet), after);
         }
-        let told = run(&mut feed, &step, &wallets, &reader).await;
+        let told = run(&mut feed, &step, &wallets, &client).await;
         let mut changes = Vec::new();
         for update in told {
             let Some(Data::Balance(change)) = update.data else {
@@ -297,7 +297,7 @@ async fn tokens_are_read_at_the_block_in_few_calls() {
                 own("TOK", "5", "5")
             ]
         );
-        let requests = reader.requests.lock().unwrap().len();
+        let requests = client.requests.lock().unwrap().len();
         assert_eq!(requests, if has_multicall { 3 } else { 6 });
     }
 }
@@ -306,7 +306,7 @@ async fn tokens_are_read_at_the_block_in_few_calls() {
 async fn nfts_and_rights_are_told_and_an_id_that_is_not_indexed_is_no_amount() {
     let (nft, many, token) = (account(0xAA), account(0xAB), account(0xAC));
     let wallets = index(&[account(1)]);
-    let mut feed = WalletFeed::new(CHAIN, Tracing::Off);
+    let mut feed = WalletTracker::new(CHAIN, Tracing::Off);
     let me = account(1).into_word();
     let other = account(2).into_word();
     let huge = U256::MAX - U256::ONE;
@@ -343,12 +343,12 @@ async fn nfts_and_rights_are_told_and_an_id_that_is_not_indexed_is_no_amount() {
             &[U256::ONE],
         ),
     ]);
-    let reader = Scripted {
+    let client = Scripted {
         nfts: vec![nft],
         has_multicall: true,
         ..Scripted::default()
     };
-    let told = run(&mut feed, &step, &wallets, &reader).await;
+    let told = run(&mut feed, &step, &wallets, &client).await;
     let told: Vec<_> = told.into_iter().filter_map(|update| update.data).collect();
     let ids = told.iter().filter_map(|data| match data {
         Data::Nft(nft) => Some((nft.token_id.clone(), nft.amount.clone())),
@@ -384,17 +384,17 @@ async fn coins_that_a_contract_moves_are_found_by_trace() {
     node.send(transaction(hash(1), account(1), 0, account(2), 5));
     let step = node.mine(&[hash(1)]);
     let block = step.included.block;
-    let mut feed = WalletFeed::new(CHAIN, Tracing::Auto);
+    let mut feed = WalletTracker::new(CHAIN, Tracing::Auto);
     let inner = json!({"type": "CALL", "from": account(2), "to": account(7), "value": "0x5"});
-    let mut reader = Scripted {
+    let mut client = Scripted {
         trace: Some(json!([{"result": {
             "type": "CALL", "from": account(1), "to": account(2), "value": "0x5",
             "calls": [inner],
         }}])),
         ..Scripted::default()
     };
-    reader.coins.insert((block.hash, account(7)), 5);
-    let told = run(&mut feed, &step, &wallets, &reader).await;
+    client.coins.insert((block.hash, account(7)), 5);
+    let told = run(&mut feed, &step, &wallets, &client).await;
     assert!(matches!(
         &told[..],
         [WalletUpdate { data: Some(Data::Balance(change)), .. }]
@@ -406,12 +406,12 @@ async fn coins_that_a_contract_moves_are_found_by_trace() {
 async fn a_node_that_is_down_makes_nothing_up() {
     let wallets = index(&[account(1)]);
     let step = Node::default().mine_logs(vec![transfer(account(0xAA), account(2), account(1), 5)]);
-    let mut feed = WalletFeed::new(CHAIN, Tracing::Auto);
-    let reader = Scripted {
+    let mut feed = WalletTracker::new(CHAIN, Tracing::Auto);
+    let client = Scripted {
         is_down: true,
         ..Scripted::default()
     };
-    assert!(run(&mut feed, &step, &wallets, &reader).await.is_empty());
+    assert!(run(&mut feed, &step, &wallets, &client).await.is_empty());
     // Whoever follows the wallet has to be told that something is lost.
     assert!(feed.take_missed().into_iter().eq([account(1)]));
     // Once.

@@ -43,7 +43,7 @@ impl WatchRpc {
 
     /// Stores what changed of what is followed. Called about once a second.
     pub async fn keep_followed(&self) {
-        self.engine.keep_followed().await;
+        self.engine.store_interest().await;
     }
 
     /// Forgets what nobody has followed for a while, of all that is followed. Called more
@@ -51,7 +51,7 @@ impl WatchRpc {
     pub async fn sweep_followed(&self) {
         let hub = self.stream.hub();
         self.engine
-            .sweep_followed(|channel| hub.subscriber_count(channel) > 0)
+            .expire_interest(|channel| hub.subscriber_count(channel) > 0)
             .await;
     }
 

@@ -7,4 +7,4 @@ mod filter;
 mod tracker;
 
 pub use filter::{Filter, FilterError};
-pub use tracker::{EventTracker, TrackerError};
+pub use tracker::{EventTracker, EventTrackerError};

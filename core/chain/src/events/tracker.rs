@@ -15,7 +15,7 @@ use tidewire_proto::v1::EventLog;
 use tidewire_stream::{ChannelName, ChannelNameError, Event};
 
 use super::Filter;
-use crate::{BlockData, ChainUpdate, publish::News};
+use crate::{BlockData, ChainUpdate, publish::ChannelEvent};
 
 /// How many filters a chain can have.
 const MAX_FILTERS: usize = 100_000;
@@ -27,7 +27,7 @@ const REMEMBERED: usize = 1_024;
 
 /// Why a filter cannot be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TrackerError {
+pub enum EventTrackerError {
     /// As many are in use as may be.
     #[error("{0} filters of events are in use on this chain, which is the most that may be")]
     TooMany(usize),
@@ -41,16 +41,16 @@ pub enum TrackerError {
 
 /// What a filter fixes, and so what a log must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
+struct FilterKey {
     address: Option<Address>,
     topics: [Option<B256>; 4],
 }
 
 /// A bit for the address and for each topic.
-type Fixed = u8;
+type FieldMask = u8;
 
 #[derive(Debug)]
-struct Used {
+struct ActiveFilter {
     filter: Filter,
     interests: u32,
     /// Blocks that were included before this step were not told.
@@ -61,10 +61,10 @@ struct Used {
 #[derive(Debug)]
 pub struct EventTracker {
     chain: u64,
-    used: HashMap<ChannelName, Used>,
-    by_key: HashMap<Key, Vec<ChannelName>>,
+    active: HashMap<ChannelName, ActiveFilter>,
+    by_key: HashMap<FilterKey, Vec<ChannelName>>,
     /// How many keys fix the same things.
-    fixed: BTreeMap<Fixed, usize>,
+    fixed: BTreeMap<FieldMask, usize>,
     /// Counts steps.
     steps: u64,
     /// When the newest blocks were included.
@@ -77,7 +77,7 @@ impl EventTracker {
     pub fn new(chain: u64) -> Self {
         Self {
             chain,
-            used: HashMap::new(),
+            active: HashMap::new(),
             by_key: HashMap::new(),
             fixed: BTreeMap::new(),
             steps: 0,
@@ -89,46 +89,46 @@ impl EventTracker {
     ///
     /// # Errors
     /// Too many are in use.
-    pub fn add(&mut self, filter: Filter) -> Result<ChannelName, TrackerError> {
+    pub fn add(&mut self, filter: Filter) -> Result<ChannelName, EventTrackerError> {
         let channel = filter.channel(self.chain)?;
-        if let Some(used) = self.used.get_mut(&channel) {
-            used.interests = used.interests.saturating_add(1);
+        if let Some(active) = self.active.get_mut(&channel) {
+            active.interests = active.interests.saturating_add(1);
             return Ok(channel);
         }
-        if self.used.len() >= MAX_FILTERS {
-            return Err(TrackerError::TooMany(self.used.len()));
+        if self.active.len() >= MAX_FILTERS {
+            return Err(EventTrackerError::TooMany(self.active.len()));
         }
         let keys = keys(&filter);
         let named: usize = self.fixed.values().sum();
         if named + keys.len() > MAX_KEYS {
-            return Err(TrackerError::TooManyContracts(named, keys.len()));
+            return Err(EventTrackerError::TooManyContracts(named, keys.len()));
         }
         for key in keys {
             self.by_key.entry(key).or_default().push(channel.clone());
             *self.fixed.entry(key.fixed()).or_default() += 1;
         }
-        let used = Used {
+        let active = ActiveFilter {
             filter,
             interests: 1,
             since: self.steps,
         };
-        self.used.insert(channel.clone(), used);
+        self.active.insert(channel.clone(), active);
         Ok(channel)
     }
 
     /// Takes an interest in a channel back; the last one ends it.
     pub fn remove(&mut self, channel: &ChannelName) {
-        let Some(used) = self.used.get_mut(channel) else {
+        let Some(active) = self.active.get_mut(channel) else {
             return;
         };
-        used.interests -= 1;
-        if used.interests > 0 {
+        active.interests -= 1;
+        if active.interests > 0 {
             return;
         }
-        let Some(used) = self.used.remove(channel) else {
+        let Some(active) = self.active.remove(channel) else {
             return;
         };
-        for key in keys(&used.filter) {
+        for key in keys(&active.filter) {
             if let Some(channels) = self.by_key.get_mut(&key) {
                 channels.retain(|other| other != channel);
                 if channels.is_empty() {
@@ -147,17 +147,17 @@ impl EventTracker {
     /// How many filters are in use.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.used.len()
+        self.active.len()
     }
 
     /// Whether none is in use.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.used.is_empty()
+        self.active.is_empty()
     }
 
     /// One more block: first what a reorg took back, newest first, then what it brings.
-    pub fn step(&mut self, step: &ChainUpdate) -> Vec<News> {
+    pub fn step(&mut self, step: &ChainUpdate) -> Vec<ChannelEvent> {
         let mut news = Vec::new();
         for block in &step.retracted {
             let included = self.forget(block.block.hash);
@@ -186,24 +186,30 @@ impl EventTracker {
 
     /// Tells a log to the filters that it matches; to those that were told of its block,
     /// if it is taken back.
-    fn log(&self, block: &BlockData, log: &Log, retracted: Option<u64>, news: &mut Vec<News>) {
+    fn log(
+        &self,
+        block: &BlockData,
+        log: &Log,
+        retracted: Option<u64>,
+        news: &mut Vec<ChannelEvent>,
+    ) {
         // A node that says `removed` speaks of another branch than the block's.
         if log.removed {
             return;
         }
         for fixed in self.fixed.keys() {
-            let Some(key) = Key::of(log, *fixed) else {
+            let Some(key) = FilterKey::of(log, *fixed) else {
                 continue;
             };
             for channel in self.by_key.get(&key).into_iter().flatten() {
-                let Some(used) = self.used.get(channel) else {
+                let Some(active) = self.active.get(channel) else {
                     continue;
                 };
-                if retracted.is_some_and(|included| included <= used.since) {
+                if retracted.is_some_and(|included| included <= active.since) {
                     continue;
                 }
-                let event = self.event(block, log, &used.filter, retracted.is_some());
-                news.push(News {
+                let event = self.event(block, log, &active.filter, retracted.is_some());
+                news.push(ChannelEvent {
                     channel: channel.clone(),
                     event: Event::EventLog(event),
                 });
@@ -232,9 +238,9 @@ impl EventTracker {
 }
 
 /// Under which keys a filter is found: one for each contract.
-fn keys(filter: &Filter) -> Vec<Key> {
+fn keys(filter: &Filter) -> Vec<FilterKey> {
     let topics = filter.topics;
-    let key = |address| Key { address, topics };
+    let key = |address| FilterKey { address, topics };
     if filter.addresses.is_empty() {
         return vec![key(None)];
     }
@@ -245,15 +251,17 @@ fn keys(filter: &Filter) -> Vec<Key> {
         .collect()
 }
 
-impl Key {
-    fn fixed(&self) -> Fixed {
+impl FilterKey {
+    fn fixed(&self) -> FieldMask {
         let topics = self.topics.iter().enumerate();
-        let topics = topics.map(|(place, topic)| Fixed::from(topic.is_some()) << (place + 1));
-        topics.fold(Fixed::from(self.address.is_some()), |bits, bit| bits | bit)
+        let topics = topics.map(|(place, topic)| FieldMask::from(topic.is_some()) << (place + 1));
+        topics.fold(FieldMask::from(self.address.is_some()), |bits, bit| {
+            bits | bit
+        })
     }
 
     /// What a log has of what is fixed; none if it has too few topics.
-    fn of(log: &Log, fixed: Fixed) -> Option<Self> {
+    fn of(log: &Log, fixed: FieldMask) -> Option<Self> {
         let mut topics = [None; 4];
         for (place, topic) in topics.iter_mut().enumerate() {
             if fixed & (1 << (place + 1)) != 0 {

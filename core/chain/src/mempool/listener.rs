@@ -16,13 +16,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{asked::MempoolPoller, rpc_types};
+use super::poller::MempoolPoller;
 use crate::{
-    Call,
-    desk::Want,
+    Call, WalletIndex,
     endpoint::{Address, Endpoint, EndpointPool, Failure, Subscription, SubscriptionEvent},
+    processor::Command,
     rpc_types,
-    wallet::{WalletIndex, parties},
+    wallet::parties,
 };
 
 /// The pause before endpoints are tried again.
@@ -43,7 +43,7 @@ pub(crate) struct MempoolListener {
     pub(crate) pool: EndpointPool,
     pub(crate) wallets: Arc<RwLock<WalletIndex>>,
     pub(crate) has_wallets: Arc<Notify>,
-    pub(crate) out: mpsc::Sender<Want>,
+    pub(crate) out: mpsc::Sender<Command>,
 }
 
 /// Nobody takes what is heard any more.
@@ -176,8 +176,8 @@ impl MempoolListener {
                 continue;
             };
             if self.concerns_a_wallet(&transaction) {
-                let want = Want::Pooled(Box::new(transaction));
-                self.out.send(want).await.map_err(|_| Over)?;
+                let command = Command::PendingTransaction(Box::new(transaction));
+                self.out.send(command).await.map_err(|_| Over)?;
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use alloy::primitives::B256;
 
-use super::{Ask, monitor::Monitor, watch::Phase};
+use super::{NodeRequest, tracker::TransactionTracker, watch::Phase};
 use crate::decode::{CustomErrors, revert_reason};
 
 /// How many signatures are kept for one transaction; the first go first.
@@ -12,10 +12,10 @@ const MOST: usize = 50;
 /// How a reason begins that no signature explains.
 const UNKNOWN: &str = "custom error 0x";
 
-impl Monitor {
+impl TransactionTracker {
     /// Takes further signatures of errors for a watched transaction. One that has failed
     /// already is asked for again, if nothing explained it.
-    pub fn explain_by(&mut self, hash: B256, abi: &[String]) -> Vec<Ask> {
+    pub fn explain_by(&mut self, hash: B256, abi: &[String]) -> Vec<NodeRequest> {
         let Some(watch) = self.watches.get_mut(&hash) else {
             return Vec::new();
         };
@@ -44,7 +44,7 @@ impl Monitor {
         }
         let since = self.watches.get(&hash).map_or(0, |watch| watch.since);
         self.enter(hash, Phase::Included { at, outcome: None }, since);
-        vec![Ask::Transaction(hash)]
+        vec![NodeRequest::Transaction(hash)]
     }
 
     /// The data of a revert as a reason.

@@ -1,6 +1,6 @@
 //! Transactions until they settle: the channel `tx:{chain}:{hash}`.
 //!
-//! [`Monitor`] is a state machine: steps of the chain, answers of the node and the time go
+//! [`TransactionTracker`] is a state machine: steps of the chain, answers of the node and the time go
 //! in, states and questions come out. It does no I/O.
 //!
 //! ```text
@@ -20,15 +20,15 @@
 //! A state that another block could still undo is told at once, and its watch ends only
 //! when its block is final. A watch that reaches no end in time says so in its reason.
 
-mod answer;
-mod ask;
 mod errors;
-mod monitor;
 mod options;
+mod requests;
+mod responses;
 mod table;
+mod tracker;
 mod watch;
 
-pub use ask::Ask;
-pub use monitor::{Monitor, Turn, WatchError};
-pub use options::MonitorOptions;
-pub use watch::{At, Interest, StoredPhase, StoredWatch};
+pub use options::TransactionOptions;
+pub use requests::NodeRequest;
+pub use tracker::{TrackerOutput, TransactionTracker, WatchError};
+pub use watch::{BlockNumHash, Interest, StoredPhase, StoredWatch};

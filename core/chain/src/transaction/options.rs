@@ -1,8 +1,8 @@
 //! What a chain's operator can set.
 
-/// How a [`Monitor`](super::Monitor) judges. Times are in milliseconds.
+/// How a [`TransactionTracker`](super::TransactionTracker) judges. Times are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MonitorOptions {
+pub struct TransactionOptions {
     /// The chain's id.
     pub chain: u64,
     /// How many blocks make a transaction confirmed; its own is the first.
@@ -27,7 +27,7 @@ pub struct MonitorOptions {
     pub max_ended: usize,
 }
 
-impl MonitorOptions {
+impl TransactionOptions {
     /// How often a transaction is looked for that is missing: as often as it takes to be
     /// sure in time.
     pub(super) fn check_pause(&self) -> i64 {

@@ -4,11 +4,11 @@ use alloy::primitives::{Address, B256};
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{
-    monitor::{Monitor, Turn},
-    watch::{At, Phase, Watch},
+    tracker::{TrackerOutput, TransactionTracker},
+    watch::{BlockNumHash, Phase, Watch},
 };
 
-impl Monitor {
+impl TransactionTracker {
     pub(super) fn insert(
         &mut self,
         hash: B256,
@@ -139,7 +139,7 @@ impl Monitor {
         }
     }
 
-    fn leave_block(&mut self, at: At, hash: &B256) {
+    fn leave_block(&mut self, at: BlockNumHash, hash: &B256) {
         if let Some(hashes) = self.by_block.get_mut(&at) {
             hashes.remove(hash);
             if hashes.is_empty() {
@@ -160,14 +160,14 @@ impl Monitor {
     }
 
     /// How many blocks confirm what `at` holds.
-    pub(super) fn confirmations(&self, at: At) -> u32 {
+    pub(super) fn confirmations(&self, at: BlockNumHash) -> u32 {
         let head = self.head.unwrap_or(at.number).max(at.number);
         u32::try_from(head - at.number + 1).unwrap_or(u32::MAX)
     }
 
     /// Whether a block that a node names is one of this chain, as far as is known. Blocks
     /// past the head are not: their step comes.
-    pub(super) fn is_canonical(&self, at: At) -> bool {
+    pub(super) fn is_canonical(&self, at: BlockNumHash) -> bool {
         if self.head.is_some_and(|head| at.number > head) {
             return false;
         }
@@ -175,9 +175,9 @@ impl Monitor {
         known.is_none_or(|hash| *hash == at.hash)
     }
 
-    pub(super) fn tell(&self, hash: B256, now_ms: i64, turn: &mut Turn) {
+    pub(super) fn tell(&self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
         if let Some(watch) = self.watches.get(&hash) {
-            turn.states.push(self.describe(&hash, watch, now_ms));
+            output.states.push(self.describe(&hash, watch, now_ms));
         }
     }
 

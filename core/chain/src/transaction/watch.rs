@@ -14,7 +14,7 @@ pub enum Interest {
 
 /// A block that holds something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct At {
+pub struct BlockNumHash {
     /// Its height.
     pub number: u64,
     /// Its hash.
@@ -38,12 +38,12 @@ pub(super) enum Phase {
     },
     /// In a block; nothing is told before the outcome is known.
     Included {
-        at: At,
+        at: BlockNumHash,
         outcome: Option<Outcome>,
     },
     /// Another transaction used its nonce.
     Superseded {
-        at: At,
+        at: BlockNumHash,
         by: B256,
         cancelled: bool,
     },
@@ -51,7 +51,7 @@ pub(super) enum Phase {
 
 impl Phase {
     /// The block that could still be taken back.
-    pub(super) fn at(&self) -> Option<At> {
+    pub(super) fn at(&self) -> Option<BlockNumHash> {
         match self {
             Self::Included { at, .. } | Self::Superseded { at, .. } => Some(*at),
             Self::Unknown | Self::Pending { .. } => None,
@@ -113,11 +113,11 @@ pub enum StoredPhase {
         reorged: bool,
     },
     /// It was in this block.
-    Included(At),
+    Included(BlockNumHash),
     /// Another used its nonce.
     Superseded {
         /// In this block.
-        at: At,
+        at: BlockNumHash,
         /// The other.
         by: B256,
         /// The other pays the sender nothing.

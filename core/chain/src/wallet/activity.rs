@@ -13,9 +13,8 @@ use alloy::{
     rpc::types::{Log, Transaction},
 };
 
-use super::WalletIndex;
 use crate::{
-    BlockData,
+    BlockData, WalletIndex,
     decode::{TokenEvent, decode},
 };
 
@@ -25,7 +24,7 @@ pub struct Activity {
     /// Transactions of the block, by place, with the wallet that each concerns.
     pub transactions: Vec<(Address, usize)>,
     /// Events of tokens, with the wallet that each concerns, in the block's order.
-    pub events: Vec<(Address, Happened)>,
+    pub events: Vec<(Address, TokenActivity)>,
     /// Wallets whose balance of the chain's own coin may have changed.
     pub coins: BTreeSet<Address>,
     /// Wallets and tokens whose balance may have changed.
@@ -34,7 +33,7 @@ pub struct Activity {
 
 /// An event of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Happened {
+pub struct TokenActivity {
     /// The contract whose log it is.
     pub contract: Address,
     /// The log's transaction.
@@ -97,7 +96,7 @@ impl Activity {
             if has_balance(&event) {
                 self.tokens.insert((wallet, contract));
             }
-            let happened = Happened {
+            let happened = TokenActivity {
                 contract,
                 transaction: log.transaction_hash.unwrap_or_default(),
                 event: event.clone(),

@@ -28,7 +28,7 @@ struct Frame {
     error: Option<Value>,
     #[serde(default)]
     trace_address: Vec<u64>,
-    result: Option<Made>,
+    result: Option<CreateResult>,
     #[serde(rename = "type")]
     kind: String,
 }
@@ -48,7 +48,7 @@ struct Action {
 
 /// What a frame made, if it made a contract.
 #[derive(Deserialize)]
-struct Made {
+struct CreateResult {
     address: Option<Address>,
 }
 

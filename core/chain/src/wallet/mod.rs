@@ -1,31 +1,24 @@
 //! What happens to wallets: the channel `wallet:{address}`.
 //!
 //! [`WalletIndex`] says who is watched, [`Activity`] what a block has for them, and
-//! [`WalletFeed`] reads what the block does not hold and tells it.
+//! [`WalletTracker`] reads what the block does not hold and tells it.
 
 mod activity;
 mod calls;
-mod feed;
 mod flat;
-mod followed;
-mod index;
-mod links;
 mod pending;
 mod reads;
+mod sent_updates;
 mod tokens;
-mod told;
 mod trace;
 mod tracer;
+mod tracker;
 mod update;
-mod waiting;
 
 pub(crate) use activity::parties;
-pub use activity::{Activity, Happened};
-pub use feed::{Tracing, WalletFeed};
-pub(crate) use followed::{Indexed, Wallets};
-pub use index::WalletIndex;
-pub use told::Stages;
-pub(crate) use waiting::Minded;
+pub use activity::{Activity, TokenActivity};
+pub use sent_updates::Stages;
+pub use tracker::{Tracing, WalletTracker};
 
 use alloy::primitives::Address;
 

@@ -5,24 +5,23 @@ use alloy::{network::TransactionResponse as _, primitives::B256, rpc::types::Tra
 use tidewire_proto::v1::{TransactionState, TransactionStatus, wallet_update::Data};
 
 use super::{
-    WalletFeed, WalletIndex,
+    WalletTracker,
     activity::parties,
-    feed::{moved_by, news},
-    waiting::Minded,
+    tracker::{moved_by, news},
 };
-use crate::News;
+use crate::{ChannelEvent, WalletIndex, mempool::PendingWatch};
 
 /// How many pending transactions are remembered as told.
 const MAX_PENDING: usize = 10_000;
 
-impl WalletFeed {
+impl WalletTracker {
     /// A transaction that waits in the pool; it is told once.
     pub fn pending(
         &mut self,
         transaction: &Transaction,
         index: &WalletIndex,
         now_ms: i64,
-    ) -> Vec<News> {
+    ) -> Vec<ChannelEvent> {
         let watched: Vec<_> = parties(transaction).filter(|w| index.contains(w)).collect();
         if watched.is_empty() || !self.is_new(transaction.tx_hash()) {
             return Vec::new();
@@ -50,7 +49,7 @@ impl WalletFeed {
     }
 
     /// What became of a transaction that may have been told as pending, as the monitor says.
-    pub(crate) fn became(&mut self, status: &TransactionStatus) -> Vec<News> {
+    pub(crate) fn became(&mut self, status: &TransactionStatus) -> Vec<ChannelEvent> {
         use TransactionState::{Cancelled, Dropped, Pending, Replaced};
         let Ok(hash) = status.hash.parse::<B256>() else {
             return Vec::new();
@@ -89,7 +88,7 @@ impl WalletFeed {
     }
 
     /// Transactions that were told as pending, and wait for what becomes of them.
-    pub(crate) fn take_waiting(&mut self) -> Vec<Minded> {
+    pub(crate) fn take_waiting(&mut self) -> Vec<PendingWatch> {
         self.waiting.take_new()
     }
 

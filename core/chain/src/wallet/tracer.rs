@@ -17,7 +17,7 @@ use crate::{BlockData, BlockRef, Call, RpcClient, RpcError};
 
 /// How nodes are asked for traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum TraceMethod {
     /// Geth, Reth, Besu and Anvil.
     ByHash,
     /// The same, where only heights are taken.
@@ -26,7 +26,11 @@ enum Way {
     Flat,
 }
 
-const WAYS: [Way; 3] = [Way::ByHash, Way::ByHeight, Way::Flat];
+const TRACE_METHODS: [TraceMethod; 3] = [
+    TraceMethod::ByHash,
+    TraceMethod::ByHeight,
+    TraceMethod::Flat,
+];
 
 /// Asks for traces, and remembers how.
 #[derive(Debug, Default)]
@@ -49,9 +53,9 @@ impl Tracer {
         block: &BlockData,
         client: &R,
     ) -> Result<BTreeSet<Address>, NoTraces> {
-        for turn in 0..WAYS.len() {
-            let place = (self.way + turn) % WAYS.len();
-            let way = WAYS[place];
+        for turn in 0..TRACE_METHODS.len() {
+            let place = (self.way + turn) % TRACE_METHODS.len();
+            let way = TRACE_METHODS[place];
             let answers = client.call_all(vec![way.call(&block.block)]).await;
             match answers.into_iter().next() {
                 Some(Ok(answer)) => {
@@ -69,7 +73,7 @@ impl Tracer {
     }
 }
 
-impl Way {
+impl TraceMethod {
     fn call(self, block: &BlockRef) -> Call {
         match self {
             Self::ByHash => trace_block(block.hash),

@@ -3,12 +3,12 @@
 use alloy::primitives::{Address, B256, U256};
 use tidewire_proto::v1::{Approval, NftTransfer, approval::Allowance, wallet_update::Data};
 
-use super::Happened;
+use super::TokenActivity;
 use crate::decode::TokenEvent;
 
 /// What is told of an event besides balances. A contract that says it is an ERC-721 and
 /// does not index its ids looks like an ERC-20; `is_nft` corrects that.
-pub(super) fn token_update(happened: &Happened, block_number: u64, is_nft: bool) -> Vec<Data> {
+pub(super) fn token_update(happened: &TokenActivity, block_number: u64, is_nft: bool) -> Vec<Data> {
     let context = Context {
         contract: happened.contract,
         tx_hash: happened.transaction,

@@ -9,7 +9,7 @@ mod world;
 use support::{account, hash, transaction};
 use tidewire_chain::{
     decode::CustomErrors,
-    transaction::{Interest, Monitor, MonitorOptions},
+    transaction::{Interest, TransactionOptions, TransactionTracker},
 };
 use tidewire_proto::v1::TransactionState as State;
 use world::{SECOND, World, options};
@@ -208,7 +208,7 @@ fn a_back_ends_watch_outlives_sessions_and_restarts() {
     assert_eq!((changes.len(), stored.user.as_deref()), (1, Some("alice")));
     // As JSON, as a store would keep it.
     let text = serde_json::to_string(&world.monitor.export()).unwrap();
-    world.monitor = Monitor::new(options(), CustomErrors::default());
+    world.monitor = TransactionTracker::new(options(), CustomErrors::default());
     for stored in serde_json::from_str::<Vec<_>>(&text).unwrap() {
         world.monitor.import(stored, world.now);
     }
@@ -233,11 +233,11 @@ fn calls_do_not_grow_with_what_waits() {
     world.node.calls = 0;
     world.mine(&[]);
     assert_eq!(world.node.calls, options().checks_per_turn);
-    let full = MonitorOptions {
+    let full = TransactionOptions {
         max_watches: 1,
         ..options()
     };
-    let mut monitor = Monitor::new(full, CustomErrors::default());
+    let mut monitor = TransactionTracker::new(full, CustomErrors::default());
     monitor.watch(hash(1), Interest::Session, 0).unwrap();
     let refused = monitor.watch(hash(2), Interest::Session, 0).unwrap_err();
     assert!(refused.to_string().contains("the most that may be"));

@@ -3,7 +3,7 @@
 use alloy::primitives::B256;
 use tidewire_chain::{
     decode::CustomErrors,
-    transaction::{Interest, Monitor, MonitorOptions, Turn},
+    transaction::{Interest, TrackerOutput, TransactionOptions, TransactionTracker},
 };
 use tidewire_proto::v1::{TransactionState as State, TransactionStatus};
 
@@ -11,16 +11,16 @@ use crate::support::{CHAIN, Node, account, hash, transaction};
 
 pub(crate) const SECOND: i64 = 1_000;
 
-pub(crate) fn options() -> MonitorOptions {
-    MonitorOptions {
+pub(crate) fn options() -> TransactionOptions {
+    TransactionOptions {
         finality_depth: 6,
-        ..MonitorOptions::new(CHAIN)
+        ..TransactionOptions::new(CHAIN)
     }
 }
 
 /// A monitor and its node, at a time that goes by hand.
 pub(crate) struct World {
-    pub(crate) monitor: Monitor,
+    pub(crate) monitor: TransactionTracker,
     pub(crate) node: Node,
     pub(crate) now: i64,
     pub(crate) told: Vec<TransactionStatus>,
@@ -29,7 +29,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         Self {
-            monitor: Monitor::new(options(), CustomErrors::well_known()),
+            monitor: TransactionTracker::new(options(), CustomErrors::well_known()),
             node: Node::default(),
             now: 1_000_000,
             told: Vec::new(),
@@ -37,44 +37,44 @@ impl World {
     }
 
     pub(crate) fn watch(&mut self, hash: B256) {
-        let asks = self
+        let requests = self
             .monitor
             .watch(hash, Interest::Session, self.now)
             .unwrap();
         let states = Vec::new();
-        self.take(Turn { states, asks });
+        self.take(TrackerOutput { states, requests });
     }
 
     pub(crate) fn mine(&mut self, transactions: &[B256]) {
         let step = self.node.mine(transactions);
-        let turn = self.monitor.step(&step, self.now);
-        self.take(turn);
+        let output = self.monitor.step(&step, self.now);
+        self.take(output);
     }
 
     pub(crate) fn reorg(&mut self, depth: usize, transactions: &[B256]) {
         let step = self.node.reorg(depth, transactions);
-        let turn = self.monitor.step(&step, self.now);
-        self.take(turn);
+        let output = self.monitor.step(&step, self.now);
+        self.take(output);
     }
 
     pub(crate) fn wait(&mut self, seconds: i64) {
         for _ in 0..(seconds + 9) / 10 {
             self.now += 10 * SECOND;
-            let turn = self.monitor.tick(self.now);
-            self.take(turn);
+            let output = self.monitor.tick(self.now);
+            self.take(output);
         }
     }
 
-    pub(crate) fn take(&mut self, turn: Turn) {
-        self.told.extend(turn.states);
-        for ask in turn.asks {
+    pub(crate) fn take(&mut self, output: TrackerOutput) {
+        self.told.extend(output.states);
+        for ask in output.requests {
             let answers: Vec<_> = ask
                 .calls()
                 .iter()
                 .map(|call| self.node.answer(call))
                 .collect();
-            let turn = self.monitor.answered(ask, &answers, self.now);
-            self.take(turn);
+            let output = self.monitor.answered(ask, &answers, self.now);
+            self.take(output);
         }
     }
 

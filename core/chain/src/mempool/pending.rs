@@ -21,50 +21,50 @@ const MOST: usize = 10_000;
 
 /// A transaction that is to be looked after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Minded {
+pub(crate) struct PendingWatch {
     pub(crate) hash: B256,
     /// Sender and nonce.
     pub(crate) account: (Address, u64),
 }
 
-/// One that waits.
+/// PendingTransaction that waits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct One {
+pub(crate) struct PendingTransaction {
     /// Whom it was told.
-    pub(super) wallets: Vec<Address>,
-    pub(super) transaction: Transaction,
+    pub(crate) wallets: Vec<Address>,
+    pub(crate) transaction: Transaction,
     /// The end that it was told to have come to, if a reorg may still undo it, and what took
     /// its place.
     #[serde(default)]
-    pub(super) end: Option<(i32, Option<String>)>,
+    pub(crate) end: Option<(i32, Option<String>)>,
 }
 
 /// All that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    all: HashMap<B256, One>,
+pub(crate) struct PendingTransactions {
+    all: HashMap<B256, PendingTransaction>,
     order: VecDeque<B256>,
     /// What is not stored as it is.
     changed: BTreeSet<B256>,
     /// What nobody looks after yet.
-    new: Vec<Minded>,
+    new: Vec<PendingWatch>,
     /// What nobody has to look after any more.
     done: Vec<B256>,
 }
 
-impl One {
+impl PendingTransaction {
     /// Whether the end that was told is this one.
-    pub(super) fn ended_as(&self, state: TransactionState) -> bool {
+    pub(crate) fn ended_as(&self, state: TransactionState) -> bool {
         self.end
             .as_ref()
             .is_some_and(|(told, _)| *told == i32::from(state))
     }
 }
 
-impl Waiting {
+impl PendingTransactions {
     /// Adds one that these wallets were told of.
-    pub(super) fn insert(&mut self, transaction: &Transaction, wallets: Vec<Address>) {
-        let one = One {
+    pub(crate) fn insert(&mut self, transaction: &Transaction, wallets: Vec<Address>) {
+        let one = PendingTransaction {
             wallets,
             transaction: transaction.clone(),
             end: None,
@@ -82,22 +82,22 @@ impl Waiting {
         }
     }
 
-    fn enter(&mut self, hash: B256, one: One) {
+    fn enter(&mut self, hash: B256, one: PendingTransaction) {
         let account = (one.transaction.from(), one.transaction.nonce());
-        // One that a pool tells of again is looked after already.
+        // PendingTransaction that a pool tells of again is looked after already.
         if self.all.insert(hash, one).is_none() {
             self.order.push_back(hash);
-            self.new.push(Minded { hash, account });
+            self.new.push(PendingWatch { hash, account });
         }
     }
 
-    /// One that waits.
-    pub(super) fn get(&self, hash: &B256) -> Option<&One> {
+    /// PendingTransaction that waits.
+    pub(crate) fn get(&self, hash: &B256) -> Option<&PendingTransaction> {
         self.all.get(hash)
     }
 
     /// Notes the end that one was told to have come to, or that it waits again.
-    pub(super) fn ended(&mut self, hash: B256, end: Option<(i32, Option<String>)>) {
+    pub(crate) fn ended(&mut self, hash: B256, end: Option<(i32, Option<String>)>) {
         if let Some(one) = self.all.get_mut(&hash) {
             one.end = end;
             self.changed.insert(hash);
@@ -105,7 +105,7 @@ impl Waiting {
     }
 
     /// It waits no more.
-    pub(super) fn remove(&mut self, hash: &B256) {
+    pub(crate) fn remove(&mut self, hash: &B256) {
         if self.all.remove(hash).is_none() {
             return;
         }
@@ -115,17 +115,17 @@ impl Waiting {
     }
 
     /// Takes what is to be looked after from now on.
-    pub(super) fn take_new(&mut self) -> Vec<Minded> {
+    pub(crate) fn take_new(&mut self) -> Vec<PendingWatch> {
         std::mem::take(&mut self.new)
     }
 
     /// Takes what is not to be looked after any more.
-    pub(super) fn take_done(&mut self) -> Vec<B256> {
+    pub(crate) fn take_done(&mut self) -> Vec<B256> {
         std::mem::take(&mut self.done)
     }
 
     /// Adds what the store is to have.
-    pub(super) fn keep(&mut self, chain: u64, writes: &mut Batch) {
+    pub(crate) fn keep(&mut self, chain: u64, writes: &mut Batch) {
         for hash in std::mem::take(&mut self.changed) {
             let key = [&chain.to_be_bytes()[..], hash.as_slice()].concat();
             let one = self.all.get(&hash);
@@ -137,13 +137,13 @@ impl Waiting {
     }
 
     /// Where the store has those of a chain.
-    pub(super) fn stored(chain: u64) -> (Table, Vec<u8>) {
+    pub(crate) fn stored(chain: u64) -> (Table, Vec<u8>) {
         (WAITING, chain.to_be_bytes().to_vec())
     }
 
     /// Takes one back from the store.
-    pub(super) fn restore(&mut self, value: &[u8]) -> Option<B256> {
-        let one: One = serde_json::from_slice(value).ok()?;
+    pub(crate) fn restore(&mut self, value: &[u8]) -> Option<B256> {
+        let one: PendingTransaction = serde_json::from_slice(value).ok()?;
         let hash = one.transaction.tx_hash();
         self.enter(hash, one);
         Some(hash)

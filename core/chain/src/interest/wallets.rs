@@ -8,11 +8,11 @@ use parking_lot::RwLock;
 use tidewire_stream::UserId;
 use tokio::sync::Notify;
 
+use super::{InsertOutcome, RetentionMap};
 use super::{
     WalletIndex,
-    links::{LinkRefused, Links},
+    links::{LinkError, Links},
 };
-use crate::kept::{Inserted, Kept};
 
 /// How many wallets may be followed.
 pub(crate) const WALLETS: usize = 1_000_000;
@@ -22,27 +22,27 @@ const IDLE: usize = 100_000;
 
 /// Where the wallets of a chain are looked up, and who waits for the first one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Indexed {
+pub(crate) struct WalletLookup {
     pub(crate) index: Arc<RwLock<WalletIndex>>,
     pub(crate) has_wallets: Arc<Notify>,
 }
 
 /// The wallets that are followed, on all chains.
 #[derive(Debug, Default)]
-pub(crate) struct Wallets {
-    pub(crate) kept: Kept<Address, ()>,
+pub(crate) struct WalletInterest {
+    pub(crate) retained: RetentionMap<Address, ()>,
     pub(crate) links: Links,
-    chains: Vec<Indexed>,
+    chains: Vec<WalletLookup>,
 }
 
 /// As many wallets are followed as may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{WALLETS} wallets are followed, which is the most that may be")]
-pub(crate) struct Full;
+pub(crate) struct WalletLimit;
 
-impl Wallets {
+impl WalletInterest {
     /// None yet, on these chains.
-    pub(crate) fn new(chains: Vec<Indexed>) -> Self {
+    pub(crate) fn new(chains: Vec<WalletLookup>) -> Self {
         Self {
             chains,
             ..Self::default()
@@ -50,18 +50,18 @@ impl Wallets {
     }
 
     /// Follows a wallet for somebody who is about to be entered.
-    pub(crate) fn follow(&self, address: Address) -> Result<(), Full> {
+    pub(crate) fn follow(&self, address: Address) -> Result<(), WalletLimit> {
         match self
-            .kept
+            .retained
             .insert(address, (), WALLETS, || self.watch(address))
         {
-            Inserted::New | Inserted::Known => Ok(()),
-            Inserted::Full => Err(Full),
+            InsertOutcome::New | InsertOutcome::Known => Ok(()),
+            InsertOutcome::Full => Err(WalletLimit),
         }
     }
 
     /// Ties a wallet to a user, and follows it from now on.
-    pub(crate) fn link(&self, address: Address, user: &UserId) -> Result<(), LinkRefused> {
+    pub(crate) fn link(&self, address: Address, user: &UserId) -> Result<(), LinkError> {
         self.links.link(address, user)
     }
 
@@ -72,13 +72,13 @@ impl Wallets {
         is_followed: impl Fn(&Address) -> bool,
     ) -> Vec<Address> {
         let is_used = |address: &Address| is_followed(address) || self.links.has_user(address);
-        self.kept.sweep(now_ms, IDLE, is_used).await
+        self.retained.sweep(now_ms, IDLE, is_used).await
     }
 
     /// Forgets a wallet that is still nobody's. False if it is somebody's.
     pub(crate) fn forget(&self, address: &Address) -> bool {
         // Whoever ties it meanwhile follows it after that, and so has it followed again.
-        !self.links.has_user(address) && self.kept.forget(address, || self.unwatch(address))
+        !self.links.has_user(address) && self.retained.forget(address, || self.unwatch(address))
     }
 
     /// Follows all that are tied to a user.
@@ -92,20 +92,20 @@ impl Wallets {
 
     /// Looks up those that were stored in the chains' blocks.
     pub(crate) fn watch_all(&self) {
-        for address in self.kept.keys() {
+        for address in self.retained.keys() {
             self.watch(address);
         }
     }
 
     fn watch(&self, address: Address) {
-        for Indexed { index, has_wallets } in &self.chains {
+        for WalletLookup { index, has_wallets } in &self.chains {
             index.write().watch(address);
             has_wallets.notify_one();
         }
     }
 
     fn unwatch(&self, address: &Address) {
-        for Indexed { index, .. } in &self.chains {
+        for WalletLookup { index, .. } in &self.chains {
             index.write().unwatch(address);
         }
     }

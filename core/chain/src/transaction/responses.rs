@@ -8,55 +8,55 @@ use serde_json::Value;
 use tidewire_proto::v1::TransactionState;
 
 use super::{
-    Ask,
-    ask::{Seen, bytes, gas_limit, number, quantity, word},
-    monitor::{Monitor, Turn},
-    watch::{At, Phase},
+    NodeRequest,
+    requests::{NodeTransaction, bytes, gas_limit, number, quantity, word},
+    tracker::{TrackerOutput, TransactionTracker},
+    watch::{BlockNumHash, Phase},
 };
 use crate::RpcError;
 
 type Answer = Result<Value, RpcError>;
 
-impl Monitor {
+impl TransactionTracker {
     /// Takes the answers to the calls of `ask`, in their order.
-    pub fn answered(&mut self, ask: Ask, answers: &[Answer], now_ms: i64) -> Turn {
-        let mut turn = Turn::default();
+    pub fn answered(&mut self, ask: NodeRequest, answers: &[Answer], now_ms: i64) -> TrackerOutput {
+        let mut output = TrackerOutput::default();
         match ask {
-            Ask::Transaction(hash) => {
+            NodeRequest::Transaction(hash) => {
                 if let Some(Ok(answer)) = answers.first() {
-                    self.looked(hash, answer, now_ms, &mut turn);
+                    self.looked(hash, answer, now_ms, &mut output);
                 } else {
-                    self.tell_unknown_once(hash, now_ms, &mut turn);
+                    self.tell_unknown_once(hash, now_ms, &mut output);
                 }
             }
-            Ask::Receipt { hash, at, call } => {
+            NodeRequest::Receipt { hash, at, call } => {
                 if let Some(Ok(receipt)) = answers.first() {
-                    self.receipt(hash, at, call, receipt, now_ms, &mut turn);
+                    self.receipt(hash, at, call, receipt, now_ms, &mut output);
                 }
             }
-            Ask::Reason {
+            NodeRequest::Reason {
                 hash,
                 at,
                 call,
                 gas,
             } => {
                 let reason = self.reason(&hash, &call, gas.0, answers);
-                self.settle(hash, at, Some(reason), gas, now_ms, &mut turn);
+                self.settle(hash, at, Some(reason), gas, now_ms, &mut output);
             }
-            Ask::Nonce { hash, .. } => self.nonce(hash, answers, now_ms, &mut turn),
+            NodeRequest::Nonce { hash, .. } => self.nonce(hash, answers, now_ms, &mut output),
         }
         turn
     }
 
     /// A node says where a transaction is.
-    fn looked(&mut self, hash: B256, answer: &Value, now_ms: i64, turn: &mut Turn) {
+    fn looked(&mut self, hash: B256, answer: &Value, now_ms: i64, output: &mut TrackerOutput) {
         let Some(watch) = self.watches.get_mut(&hash) else {
             return;
         };
         if answer.is_null() {
-            return self.missing(hash, now_ms, turn);
+            return self.missing(hash, now_ms, output);
         }
-        let Some(seen) = Seen::parse(hash, answer) else {
+        let Some(seen) = NodeTransaction::parse(hash, answer) else {
             return;
         };
         watch.misses = 0;
@@ -67,38 +67,42 @@ impl Monitor {
             (Some(Phase::Unknown | Phase::Pending { .. }), Some(at)) => {
                 self.enter(hash, Phase::Included { at, outcome: None }, now_ms);
                 let call = seen.call;
-                turn.asks.push(Ask::Receipt { hash, at, call });
+                output
+                    .requests
+                    .push(NodeRequest::Receipt { hash, at, call });
             }
             (Some(Phase::Included { at, outcome: None }), Some(seen_at)) => {
                 if at == seen_at {
                     let call = seen.call;
-                    turn.asks.push(Ask::Receipt { hash, at, call });
+                    output
+                        .requests
+                        .push(NodeRequest::Receipt { hash, at, call });
                 } else {
                     // Stored before a reorg that no step told.
                     self.enter(hash, Phase::Pending { reorged: true }, now_ms);
                     self.schedule(hash, now_ms);
-                    self.tell(hash, now_ms, turn);
+                    self.tell(hash, now_ms, output);
                 }
             }
             (Some(Phase::Unknown), None) => {
                 self.enter(hash, Phase::Pending { reorged: false }, now_ms);
                 let pause = self.options.check_pause().min(10_000);
                 self.schedule(hash, now_ms + pause);
-                self.tell(hash, now_ms, turn);
+                self.tell(hash, now_ms, output);
             }
             _ => {}
         }
     }
 
     /// A node does not know a transaction.
-    fn missing(&mut self, hash: B256, now_ms: i64, turn: &mut Turn) {
+    fn missing(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
         let pause = self.options.check_pause();
         let head = self.head;
         let Some(watch) = self.watches.get_mut(&hash) else {
             return;
         };
         match watch.phase {
-            Phase::Unknown => self.tell_unknown_once(hash, now_ms, turn),
+            Phase::Unknown => self.tell_unknown_once(hash, now_ms, output),
             Phase::Pending { .. } => {
                 let Some((from, _)) = watch.account else {
                     return;
@@ -107,7 +111,9 @@ impl Monitor {
                     watch.first_miss = now_ms;
                 }
                 watch.misses = watch.misses.saturating_add(1);
-                turn.asks.push(Ask::Nonce { hash, from, head });
+                output
+                    .requests
+                    .push(NodeRequest::Nonce { hash, from, head });
                 self.schedule(hash, now_ms + pause);
             }
             // The steps know better than an endpoint that lags.
@@ -116,26 +122,26 @@ impl Monitor {
     }
 
     /// A watch begins with what is known; for a hash that is not, that is said once.
-    fn tell_unknown_once(&mut self, hash: B256, now_ms: i64, turn: &mut Turn) {
+    fn tell_unknown_once(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
         let Some(watch) = self.watches.get_mut(&hash) else {
             return;
         };
         if watch.phase == Phase::Unknown && watch.misses == 0 {
             watch.misses = 1;
-            self.tell(hash, now_ms, turn);
+            self.tell(hash, now_ms, output);
         }
     }
 
     fn receipt(
         &mut self,
         hash: B256,
-        at: At,
+        at: BlockNumHash,
         call: Box<Value>,
         receipt: &Value,
         now_ms: i64,
-        turn: &mut Turn,
+        output: &mut TrackerOutput,
     ) {
-        // Another transaction's receipt, or one of another branch: asked again next turn.
+        // Another transaction's receipt, or one of another branch: asked again next time.
         if word(receipt, "transactionHash") != Some(hash)
             || word(receipt, "blockHash") != Some(at.hash)
         {
@@ -145,14 +151,14 @@ impl Monitor {
         let price = price.and_then(|price| price.try_into().ok()).unwrap_or(0);
         let gas = (number(receipt, "gasUsed").unwrap_or(0), price);
         match number(receipt, "status") {
-            Some(0) => turn.asks.push(Ask::Reason {
+            Some(0) => output.requests.push(NodeRequest::Reason {
                 hash,
                 at,
                 call,
                 gas,
             }),
             // Before Byzantium receipts have no status; nothing says that it failed.
-            Some(_) | None => self.settle(hash, at, None, gas, now_ms, turn),
+            Some(_) | None => self.settle(hash, at, None, gas, now_ms, output),
         }
     }
 
@@ -201,7 +207,7 @@ impl Monitor {
     }
 
     /// Whether the nonce of a missing transaction is used, taken or free.
-    fn nonce(&mut self, hash: B256, answers: &[Answer], now_ms: i64, turn: &mut Turn) {
+    fn nonce(&mut self, hash: B256, answers: &[Answer], now_ms: i64, output: &mut TrackerOutput) {
         let Some(watch) = self.watches.get_mut(&hash) else {
             return;
         };
@@ -243,6 +249,6 @@ impl Monitor {
         status.reorged = None;
         status.reason = Some(reason.to_owned());
         self.end(hash, status.clone());
-        turn.states.push(status);
+        output.states.push(status);
     }
 }

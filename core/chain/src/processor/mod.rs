@@ -6,7 +6,7 @@
 //! runs beside the desk, so that a slow one holds up no block. What a block did to wallets is
 //! asked before the block is told, within the time limits of calls.
 
-mod asked;
+mod status;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -28,12 +28,12 @@ use crate::{
     endpoint::EndpointPool,
     events::{EventTracker, Filter},
     fork_choice::{Continuity, SequencedUpdate},
-    journal::{Entry, Journal, JournalEnded},
-    keeping::{Keeping, KeptFilter},
-    kept::Inserted,
-    publish::{News, transaction_channel, wallet_channel},
-    transaction::{Ask, Interest, Monitor, StoredWatch, Turn},
-    wallet::{Activity, Minded, WalletFeed, WalletIndex},
+    interest::{FilterSpec, InsertOutcome, InterestRegistry, WalletIndex},
+    journal::{Journal, JournalEntry, JournalError},
+    mempool::PendingWatch,
+    publish::{ChannelEvent, transaction_channel, wallet_channel},
+    transaction::{Interest, NodeRequest, StoredWatch, TrackerOutput, TransactionTracker},
+    wallet::{Activity, WalletTracker},
 };
 
 /// The watches that outlive connections, by chain and hash.
@@ -49,35 +49,35 @@ const TICK: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 32;
 
 /// What is wanted of a desk.
-pub(crate) enum Want {
+pub(crate) enum Command {
     /// Watch a transaction; told when a node was asked.
-    Watch(B256, Interest, Vec<String>, oneshot::Sender<Answer>),
+    Watch(B256, Interest, Vec<String>, oneshot::Sender<StatusResult>),
     /// Take an interest back.
     Unwatch(B256, Interest),
     /// The state of a transaction, watched or not.
-    Status(B256, Vec<String>, oneshot::Sender<Answer>),
+    Status(B256, Vec<String>, oneshot::Sender<StatusResult>),
     /// Follow events.
     Events(
-        Box<(Filter, KeptFilter)>,
+        Box<(Filter, FilterSpec)>,
         oneshot::Sender<Result<ChannelName, ChainError>>,
     ),
     /// Tell of a transaction that came into a pool.
-    Pooled(Box<Transaction>),
+    PendingTransaction(Box<Transaction>),
 }
 
-type Answer = Result<TransactionStatus, ChainError>;
+type StatusResult = Result<TransactionStatus, ChainError>;
 
 /// What was asked of a node, and what it said.
-type Round = Vec<(Ask, Vec<Result<Value, RpcError>>)>;
+type ResponseBatch = Vec<(NodeRequest, Vec<Result<Value, RpcError>>)>;
 
 /// Who waits for the state of a transaction, and what becomes of the watch then.
-struct Waiting {
-    reply: oneshot::Sender<Answer>,
+struct StatusRequest {
+    reply: oneshot::Sender<StatusResult>,
     keeps: bool,
 }
 
 /// What a desk works with.
-pub(crate) struct Tools {
+pub(crate) struct Deps {
     pub(crate) chain: u64,
     pub(crate) blocks: ChannelName,
     pub(crate) reorg_limit: usize,
@@ -88,28 +88,32 @@ pub(crate) struct Tools {
     pub(crate) clock: SharedClock,
     pub(crate) newest: Arc<Mutex<Option<Block>>>,
     pub(crate) wallets: Arc<RwLock<WalletIndex>>,
-    pub(crate) keeping: Arc<Keeping>,
+    pub(crate) interest: Arc<InterestRegistry>,
 }
 
 /// The task that owns the trackers of a chain.
-pub(crate) struct Desk {
-    tools: Tools,
-    monitor: Monitor,
+pub(crate) struct Processor {
+    deps: Deps,
+    transactions: TransactionTracker,
     events: EventTracker,
-    feed: WalletFeed,
-    rounds: JoinSet<Round>,
+    wallets: WalletTracker,
+    rounds: JoinSet<ResponseBatch>,
     /// Questions under way, by transaction.
     open: HashMap<B256, usize>,
-    waiting: HashMap<B256, Vec<Waiting>>,
+    waiting: HashMap<B256, Vec<StatusRequest>>,
 }
 
-impl Desk {
-    pub(crate) fn new(tools: Tools, monitor: Monitor, feed: WalletFeed) -> Self {
+impl Processor {
+    pub(crate) fn new(
+        deps: Deps,
+        transactions: TransactionTracker,
+        wallets: WalletTracker,
+    ) -> Self {
         Self {
-            events: EventTracker::new(tools.chain),
-            tools,
-            monitor,
-            feed,
+            events: EventTracker::new(deps.chain),
+            deps,
+            transactions,
+            wallets,
             rounds: JoinSet::new(),
             open: HashMap::new(),
             waiting: HashMap::new(),
@@ -118,27 +122,27 @@ impl Desk {
 
     /// Takes over the watches that were stored.
     pub(crate) async fn restore(&mut self) -> Result<(), StoreError> {
-        let Some(store) = &self.tools.store else {
+        let Some(store) = &self.deps.store else {
             return Ok(());
         };
-        for filter in self.tools.keeping.filters_of(self.tools.chain) {
+        for filter in self.deps.interest.filters_of(self.deps.chain) {
             let followed = Filter::parse(&filter).map(|filter| self.events.add(filter));
             if !matches!(followed, Ok(Ok(_))) {
                 tracing::warn!(
-                    chain = self.tools.chain,
+                    chain = self.deps.chain,
                     "a stored filter of events is refused"
                 );
             }
         }
-        self.feed.restore(&**store).await?;
-        let prefix = self.tools.chain.to_be_bytes().to_vec();
+        self.wallets.restore(&**store).await?;
+        let prefix = self.deps.chain.to_be_bytes().to_vec();
         let stored = store.scan(WATCHES, prefix, None, usize::MAX).await?;
-        let now = self.tools.clock.now_ms();
+        let now = self.deps.clock.now_ms();
         for (_, value) in stored {
             match serde_json::from_slice::<StoredWatch>(&value) {
-                Ok(watch) => self.monitor.import(watch, now),
+                Ok(watch) => self.transactions.import(watch, now),
                 Err(error) => {
-                    tracing::warn!(chain = self.tools.chain, %error, "a stored watch cannot be read");
+                    tracing::warn!(chain = self.deps.chain, %error, "a stored watch cannot be read");
                 }
             }
         }
@@ -149,7 +153,7 @@ impl Desk {
     pub(crate) async fn run(
         mut self,
         mut steps: mpsc::Receiver<SequencedUpdate>,
-        mut wants: mpsc::Receiver<Want>,
+        mut commands: mpsc::Receiver<Command>,
     ) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -160,20 +164,20 @@ impl Desk {
                     Some(step) => self.step(step).await,
                     None => return,
                 },
-                Some(want) = wants.recv(), if has_room => self.want(want).await,
+                Some(command) = commands.recv(), if has_room => self.execute(command).await,
                 Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => match round {
                     Ok(round) => self.answered(round).await,
                     Err(error) => {
-                        tracing::error!(chain = self.tools.chain, %error, "a question was dropped");
+                        tracing::error!(chain = self.deps.chain, %error, "a question was dropped");
                         Ok(())
                     }
                 },
                 _ = ticks.tick(), if has_room => {
-                    for channel in self.tools.keeping.take_gone(self.tools.chain) {
+                    for channel in self.deps.interest.take_gone(self.deps.chain) {
                         self.events.remove(&channel);
                     }
-                    let turn = self.monitor.tick(self.tools.clock.now_ms());
-                    self.tell(turn, Entry::default()).await
+                    let output = self.transactions.tick(self.deps.clock.now_ms());
+                    self.tell(output, JournalEntry::default()).await
                 }
             };
             if done.is_err() {
@@ -188,19 +192,17 @@ impl Desk {
             update: step,
             continuity,
         }: SequencedUpdate,
-    ) -> Result<(), JournalEnded> {
-        let newest = shown(self.tools.chain, &step.included);
-        let mut entry = Entry::default();
-        let limit = self.tools.reorg_limit;
-        self.tools
-            .block_store
-            .stage(&step, limit, &mut entry.writes);
+    ) -> Result<(), JournalError> {
+        let newest = shown(self.deps.chain, &step.included);
+        let mut entry = JournalEntry::default();
+        let limit = self.deps.reorg_limit;
+        self.deps.block_store.stage(&step, limit, &mut entry.writes);
         if continuity == Continuity::Resync {
-            entry.renewed.push(self.tools.blocks.clone());
+            entry.renewed.push(self.deps.blocks.clone());
             // What was between is not known, nor what of it concerned whom.
             entry
                 .renewed
-                .extend(self.tools.keeping.channels(self.tools.chain));
+                .extend(self.deps.interest.channels(self.deps.chain));
         }
         let linked = continuity == Continuity::Linked;
         // A channel that begins anew has nothing before this block to take back.
@@ -209,58 +211,58 @@ impl Desk {
             reorged: retracted.map(|data| data.block.hash.to_string()).collect(),
             ..newest.clone()
         };
-        let blocks = self.tools.blocks.clone();
+        let blocks = self.deps.blocks.clone();
         entry.publications.push((blocks, Data::Block(block)));
         add(&mut entry, self.events.step(&step));
         if !linked {
-            self.feed.resync();
+            self.wallets.resync();
         }
         let news = self.wallets(&step).await;
         add(&mut entry, news);
         self.own_up(&mut entry);
-        let now = self.tools.clock.now_ms();
-        let turn = self.monitor.step(&step, now);
+        let now = self.deps.clock.now_ms();
+        let output = self.transactions.step(&step, now);
         if continuity == Continuity::Resync {
-            self.monitor.resync(now);
+            self.transactions.resync(now);
         }
-        self.tell(turn, entry).await?;
-        *self.tools.newest.lock() = Some(newest);
+        self.tell(output, entry).await?;
+        *self.deps.newest.lock() = Some(newest);
         Ok(())
     }
 
     /// What a step has for wallets. Without any that is followed no node is asked.
-    async fn wallets(&mut self, step: &ChainUpdate) -> Vec<News> {
-        let index = self.tools.wallets.clone();
-        let now = self.tools.clock.now_ms();
+    async fn wallets(&mut self, step: &ChainUpdate) -> Vec<ChannelEvent> {
+        let index = self.deps.wallets.clone();
+        let now = self.deps.clock.now_ms();
         let activity = {
             let index = index.read();
             if index.is_empty() {
-                return self.feed.pass(step, now);
+                return self.wallets.pass(step, now);
             }
             Activity::of(&step.included, &index)
         };
         let is_watched = move |wallet: &_| index.read().contains(wallet);
-        let pool = &self.tools.pool;
-        let feed = self.feed.step(step, activity, is_watched, pool, now);
-        Box::pin(feed).await
+        let pool = &self.deps.pool;
+        let wallets = self.wallets.step(step, activity, is_watched, pool, now);
+        Box::pin(wallets).await
     }
 
     /// Begins the channels of wallets anew of which no node told all: whoever follows one
     /// is told that something is lost.
-    fn own_up(&mut self, entry: &mut Entry) {
-        if self.feed.take_forgotten() {
-            let chain = self.tools.chain;
+    fn own_up(&mut self, entry: &mut JournalEntry) {
+        if self.wallets.take_forgotten() {
+            let chain = self.deps.chain;
             tracing::warn!(
                 chain,
                 "a reorg takes back what is not remembered, followers are told of a gap"
             );
-            entry.renewed.extend(self.tools.keeping.channels(chain));
+            entry.renewed.extend(self.deps.interest.channels(chain));
         }
-        let missed = self.feed.take_missed();
+        let missed = self.wallets.take_missed();
         if missed.is_empty() {
             return;
         }
-        let (chain, wallets) = (self.tools.chain, missed.len());
+        let (chain, wallets) = (self.deps.chain, missed.len());
         metrics::counter!("tidewire_chain_balances_missed_total", "chain" => chain.to_string())
             .increment(wallets as u64);
         tracing::warn!(
@@ -274,30 +276,31 @@ impl Desk {
         entry.renewed.extend(channels);
     }
 
-    async fn want(&mut self, want: Want) -> Result<(), JournalEnded> {
-        let now = self.tools.clock.now_ms();
-        match want {
-            Want::Watch(hash, interest, abi, reply) => {
-                self.watch(hash, interest, &abi, Waiting { reply, keeps: true })
+    async fn execute(&mut self, command: Command) -> Result<(), JournalError> {
+        let now = self.deps.clock.now_ms();
+        match command {
+            Command::Watch(hash, interest, abi, reply) => {
+                self.watch(hash, interest, &abi, StatusRequest { reply, keeps: true })
                     .await
             }
-            Want::Status(hash, abi, reply) => self.status(hash, &abi, reply).await,
-            Want::Unwatch(hash, interest) => {
-                self.monitor.unwatch(&hash, &interest);
-                self.tell(Turn::default(), Entry::default()).await
+            Command::Status(hash, abi, reply) => self.status(hash, &abi, reply).await,
+            Command::Unwatch(hash, interest) => {
+                self.transactions.unwatch(&hash, &interest);
+                self.tell(TrackerOutput::default(), JournalEntry::default())
+                    .await
             }
-            Want::Events(asked, reply) => {
+            Command::Events(asked, reply) => {
                 let (filter, kept) = *asked;
                 // Who asked may have gone.
                 let _ = reply.send(self.follow_events(filter, kept));
                 Ok(())
             }
-            Want::Pooled(transaction) => {
-                let index = self.tools.wallets.clone();
-                let news = self.feed.pending(&transaction, &index.read(), now);
-                let mut entry = Entry::default();
+            Command::PendingTransaction(transaction) => {
+                let index = self.deps.wallets.clone();
+                let news = self.wallets.pending(&transaction, &index.read(), now);
+                let mut entry = JournalEntry::default();
                 add(&mut entry, news);
-                self.tell(Turn::default(), entry).await
+                self.tell(TrackerOutput::default(), entry).await
             }
         }
     }
@@ -306,27 +309,27 @@ impl Desk {
     fn follow_events(
         &mut self,
         filter: Filter,
-        kept: KeptFilter,
+        kept: FilterSpec,
     ) -> Result<ChannelName, ChainError> {
         let too_many = |error: &dyn std::fmt::Display| ChainError::TooMany(error.to_string());
-        let channel = filter.channel(self.tools.chain);
+        let channel = filter.channel(self.deps.chain);
         let channel = channel.map_err(|error| too_many(&error))?;
-        let filters = &self.tools.keeping.filters;
+        let filters = &self.deps.interest.filters;
         match filters.insert(channel.clone(), kept, MAX_FILTERS, || {}) {
-            Inserted::Known => Ok(channel),
-            Inserted::New => self.events.add(filter).map_err(|error| {
+            InsertOutcome::Known => Ok(channel),
+            InsertOutcome::New => self.events.add(filter).map_err(|error| {
                 filters.remove(&channel);
                 too_many(&error)
             }),
-            Inserted::Full => Err(too_many(&format_args!(
+            InsertOutcome::Full => Err(too_many(&format_args!(
                 "{MAX_FILTERS} filters of events are in use, which is the most that may be"
             ))),
         }
     }
 
-    async fn answered(&mut self, round: Round) -> Result<(), JournalEnded> {
-        let now = self.tools.clock.now_ms();
-        let mut all = Turn::default();
+    async fn answered(&mut self, round: ResponseBatch) -> Result<(), JournalError> {
+        let now = self.deps.clock.now_ms();
+        let mut all = TrackerOutput::default();
         let mut hashes = Vec::with_capacity(round.len());
         for (ask, answers) in round {
             let hash = ask.hash();
@@ -337,24 +340,28 @@ impl Desk {
                 }
             }
             hashes.push(hash);
-            let turn = self.monitor.answered(ask, &answers, now);
-            all.states.extend(turn.states);
-            all.asks.extend(turn.asks);
+            let output = self.transactions.answered(ask, &answers, now);
+            all.states.extend(output.states);
+            all.requests.extend(output.requests);
         }
-        self.tell(all, Entry::default()).await?;
+        self.tell(all, JournalEntry::default()).await?;
         for hash in hashes {
             self.reply(hash);
         }
         Ok(())
     }
 
-    /// Publishes what came of a turn, with what it changed in the store, and asks what it
+    /// Publishes what came of a tracker, with what it changed in the store, and asks what it
     /// asks.
-    async fn tell(&mut self, turn: Turn, mut entry: Entry) -> Result<(), JournalEnded> {
-        for status in turn.states {
-            let news = self.feed.became(&status);
+    async fn tell(
+        &mut self,
+        output: TrackerOutput,
+        mut entry: JournalEntry,
+    ) -> Result<(), JournalError> {
+        for status in output.states {
+            let news = self.wallets.became(&status);
             let channel = status.hash.parse();
-            let channel = channel.map(|hash| transaction_channel(self.tools.chain, &hash));
+            let channel = channel.map(|hash| transaction_channel(self.deps.chain, &hash));
             if let Ok(Ok(channel)) = channel {
                 let event = Data::Transaction(status);
                 entry.publications.push((channel, event));
@@ -363,28 +370,28 @@ impl Desk {
         }
         self.mind_pending();
         self.store_changes(&mut entry.writes);
-        self.feed.keep(&mut entry.writes);
-        self.ask(turn.asks);
+        self.wallets.keep(&mut entry.writes);
+        self.ask(output.requests);
         if entry.is_empty() {
             return Ok(());
         }
-        self.tools.journal.enter(entry).await
+        self.deps.journal.enter(entry).await
     }
 
     /// Looks after what wallets were told as pending, and no longer after what has settled.
     fn mind_pending(&mut self) {
-        let now = self.tools.clock.now_ms();
-        for Minded { hash, account } in self.feed.take_waiting() {
-            self.monitor.mind(hash, account, now);
+        let now = self.deps.clock.now_ms();
+        for PendingWatch { hash, account } in self.wallets.take_waiting() {
+            self.transactions.mind(hash, account, now);
         }
-        for hash in self.feed.take_settled() {
-            self.monitor.unwatch(&hash, &Interest::Session);
+        for hash in self.wallets.take_settled() {
+            self.transactions.unwatch(&hash, &Interest::Session);
         }
     }
 
     fn store_changes(&mut self, writes: &mut Batch) {
-        for (hash, stored) in self.monitor.take_changes() {
-            let mut key = self.tools.chain.to_be_bytes().to_vec();
+        for (hash, stored) in self.transactions.take_changes() {
+            let mut key = self.deps.chain.to_be_bytes().to_vec();
             key.extend(hash);
             let value = stored.and_then(|watch| serde_json::to_vec(&watch).ok());
             match value {
@@ -395,20 +402,20 @@ impl Desk {
     }
 
     /// Asks beside the desk; the answers come back to it.
-    fn ask(&mut self, asks: Vec<Ask>) {
-        if asks.is_empty() {
+    fn ask(&mut self, requests: Vec<NodeRequest>) {
+        if requests.is_empty() {
             return;
         }
-        for ask in &asks {
+        for ask in &requests {
             *self.open.entry(ask.hash()).or_default() += 1;
         }
-        let pool = self.tools.pool.clone();
+        let pool = self.deps.pool.clone();
         self.rounds.spawn(async move {
-            let calls: Vec<_> = asks.iter().map(Ask::calls).collect();
+            let calls: Vec<_> = requests.iter().map(NodeRequest::calls).collect();
             let counts: Vec<_> = calls.iter().map(Vec::len).collect();
             let answers = pool.call_all(calls.into_iter().flatten().collect()).await;
             let mut answers = answers.into_iter();
-            let rounds = asks.into_iter().zip(counts);
+            let rounds = requests.into_iter().zip(counts);
             rounds
                 .map(|(ask, count)| (ask, answers.by_ref().take(count).collect()))
                 .collect()
@@ -416,7 +423,7 @@ impl Desk {
     }
 }
 
-fn add(entry: &mut Entry, news: Vec<News>) {
+fn add(entry: &mut JournalEntry, news: Vec<ChannelEvent>) {
     let news = news.into_iter().map(|news| (news.channel, news.event));
     entry.publications.extend(news);
 }

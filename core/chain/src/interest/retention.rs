@@ -27,17 +27,17 @@ const IN_USE: i64 = i64::MAX;
 
 /// All of one kind that are followed.
 #[derive(Debug)]
-pub(crate) struct Kept<K, V>(Mutex<State<K, V>>);
+pub(crate) struct RetentionMap<K, V>(Mutex<State<K, V>>);
 
 #[derive(Debug)]
 struct State<K, V> {
-    all: HashMap<K, One<V>>,
+    all: HashMap<K, Item<V>>,
     /// What is not stored as it is.
     dirty: HashSet<K>,
 }
 
 #[derive(Debug)]
-struct One<V> {
+struct Item<V> {
     epoch: u64,
     /// When it was first found without a follower.
     left_ms: i64,
@@ -46,9 +46,9 @@ struct One<V> {
     value: V,
 }
 
-/// One as it is stored.
+/// Item as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record<V> {
+pub(crate) struct StoredItem<V> {
     epoch: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     left: Option<i64>,
@@ -59,7 +59,7 @@ pub(crate) struct Record<V> {
 
 /// What became of following one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Inserted {
+pub(crate) enum InsertOutcome {
     /// It is followed from now on.
     New,
     /// It was already.
@@ -68,7 +68,7 @@ pub(crate) enum Inserted {
     Full,
 }
 
-impl<K, V> Default for Kept<K, V> {
+impl<K, V> Default for RetentionMap<K, V> {
     fn default() -> Self {
         Self(Mutex::new(State {
             all: HashMap::new(),
@@ -77,22 +77,28 @@ impl<K, V> Default for Kept<K, V> {
     }
 }
 
-impl<K: Clone + Eq + Hash, V: Clone> Kept<K, V> {
+impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
     /// Notes that somebody is about to follow `key`. If that is new, `watch` does what is to
     /// be done for it.
-    pub(crate) fn insert(&self, key: K, value: V, most: usize, watch: impl FnOnce()) -> Inserted {
+    pub(crate) fn insert(
+        &self,
+        key: K,
+        value: V,
+        most: usize,
+        watch: impl FnOnce(),
+    ) -> InsertOutcome {
         let mut state = self.0.lock();
         let State { all, dirty } = &mut *state;
         if let Some(one) = all.get_mut(&key) {
             if std::mem::replace(&mut one.left_ms, IN_USE) != IN_USE {
                 dirty.insert(key);
             }
-            return Inserted::Known;
+            return InsertOutcome::Known;
         }
         if all.len() >= most {
-            return Inserted::Full;
+            return InsertOutcome::Full;
         }
-        let one = One {
+        let one = Item {
             epoch: unused(),
             left_ms: IN_USE,
             is_told: false,
@@ -101,7 +107,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Kept<K, V> {
         all.insert(key.clone(), one);
         dirty.insert(key);
         watch();
-        Inserted::New
+        InsertOutcome::New
     }
 
     /// Whether `key` is kept.
@@ -234,13 +240,13 @@ impl<K: Clone + Eq + Hash, V: Clone> Kept<K, V> {
 
     /// Takes what the store is to have, of `most` at the most: each as it is, or none if it
     /// was forgotten.
-    pub(crate) fn take_dirty(&self, most: usize) -> Vec<(K, Option<Record<V>>)> {
+    pub(crate) fn take_dirty(&self, most: usize) -> Vec<(K, Option<StoredItem<V>>)> {
         let mut state = self.0.lock();
         let State { all, dirty } = &mut *state;
         let keys: Vec<_> = dirty.iter().take(most).cloned().collect();
         let records = keys.into_iter().map(|key| {
             dirty.remove(&key);
-            let record = all.get(&key).map(|one| Record {
+            let record = all.get(&key).map(|one| StoredItem {
                 epoch: named(one.epoch).as_str().to_owned(),
                 left: (one.left_ms != IN_USE).then_some(one.left_ms),
                 told: one.is_told,
@@ -252,10 +258,10 @@ impl<K: Clone + Eq + Hash, V: Clone> Kept<K, V> {
     }
 
     /// Takes one back from the store. Nobody is there who follows it yet.
-    pub(crate) fn restore(&self, key: K, record: Record<V>, now_ms: i64) {
+    pub(crate) fn restore(&self, key: K, record: StoredItem<V>, now_ms: i64) {
         let epoch = u64::from_str_radix(&record.epoch, 16);
         let mut state = self.0.lock();
-        let one = One {
+        let one = Item {
             epoch: epoch.unwrap_or_else(|_| unused()),
             left_ms: record.left.unwrap_or(now_ms).min(now_ms),
             is_told: record.told,
@@ -294,19 +300,24 @@ mod tests {
 
     use super::*;
 
-    fn kept() -> Kept<u8, ()> {
-        let kept = Kept::default();
-        assert_eq!(kept.insert(1, (), 2, || {}), Inserted::New);
+    fn kept() -> RetentionMap<u8, ()> {
+        let kept = RetentionMap::default();
+        assert_eq!(kept.insert(1, (), 2, || {}), InsertOutcome::New);
         kept
     }
 
-    fn swept(kept: &Kept<u8, ()>, now_ms: i64, is_used: bool) -> Vec<u8> {
+    fn swept(kept: &RetentionMap<u8, ()>, now_ms: i64, is_used: bool) -> Vec<u8> {
         let used: fn(&u8) -> bool = if is_used { |_| true } else { |_| false };
         sweep(kept, now_ms, 10, used)
     }
 
     /// So few are swept in one go.
-    fn sweep(kept: &Kept<u8, ()>, now_ms: i64, most: usize, is_used: fn(&u8) -> bool) -> Vec<u8> {
+    fn sweep(
+        kept: &RetentionMap<u8, ()>,
+        now_ms: i64,
+        most: usize,
+        is_used: fn(&u8) -> bool,
+    ) -> Vec<u8> {
         kept.sweep(now_ms, most, is_used).now_or_never().unwrap()
     }
 
@@ -319,7 +330,10 @@ mod tests {
         assert!(swept(&kept, 5, false).is_empty());
         assert!(swept(&kept, 4 + KEEP_MS, false).is_empty());
         // Somebody comes back in time.
-        assert_eq!(kept.insert(1, (), 2, || unreachable!()), Inserted::Known);
+        assert_eq!(
+            kept.insert(1, (), 2, || unreachable!()),
+            InsertOutcome::Known
+        );
         assert!(swept(&kept, 5 + KEEP_MS, false).is_empty());
         assert_eq!(swept(&kept, 5 + 2 * KEEP_MS, false), [1]);
         // Or just before it goes.
@@ -330,13 +344,13 @@ mod tests {
         assert!(kept.forget(&1, || {}));
         assert_eq!((kept.epoch(&1), kept.touch(&1)), (None, false));
         // Another stretch has another epoch.
-        assert_eq!(kept.insert(1, (), 2, || {}), Inserted::New);
+        assert_eq!(kept.insert(1, (), 2, || {}), InsertOutcome::New);
         assert_ne!(kept.epoch(&1), epoch);
     }
 
     #[test]
     fn so_many_are_stored_at_a_time() {
-        let kept = Kept::<u8, ()>::default();
+        let kept = RetentionMap::<u8, ()>::default();
         for key in 0..5 {
             kept.insert(key, (), 5, || {});
         }
@@ -348,8 +362,11 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many() {
         let kept = kept();
-        assert_eq!(kept.insert(2, (), 2, || {}), Inserted::New);
-        assert_eq!(kept.insert(3, (), 2, || unreachable!()), Inserted::Full);
+        assert_eq!(kept.insert(2, (), 2, || {}), InsertOutcome::New);
+        assert_eq!(
+            kept.insert(3, (), 2, || unreachable!()),
+            InsertOutcome::Full
+        );
         // Of those without a follower the first that was left goes.
         sweep(&kept, 1, 1, |key| *key == 2);
         assert_eq!(sweep(&kept, 2, 1, |_| false), [1]);
@@ -363,7 +380,7 @@ mod tests {
         assert!(!kept.is_dirty());
         let (_, record) = stored.into_iter().next().unwrap();
         let text = serde_json::to_string(&record.unwrap()).unwrap();
-        let again = Kept::<u8, ()>::default();
+        let again = RetentionMap::<u8, ()>::default();
         again.restore(1, serde_json::from_str(&text).unwrap(), 7);
         assert_eq!(again.epoch(&1), kept.epoch(&1));
         // What was published of it is there, or it begins anew.

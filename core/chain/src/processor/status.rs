@@ -3,32 +3,33 @@
 use alloy::primitives::B256;
 use tokio::sync::oneshot;
 
-use super::{Answer, Desk, Waiting};
+use super::{Processor, StatusRequest, StatusResult};
 use crate::{
     ChainError,
-    journal::{Entry, JournalEnded},
+    journal::{JournalEntry, JournalError},
     publish::transaction_channel,
-    transaction::{Interest, Turn, WatchError},
+    transaction::{Interest, TrackerOutput, WatchError},
 };
 
-impl Desk {
+impl Processor {
     /// Says how a transaction stands, once nothing more is asked about it.
     pub(super) async fn status(
         &mut self,
         hash: B256,
         abi: &[String],
-        reply: oneshot::Sender<Answer>,
-    ) -> Result<(), JournalEnded> {
-        let asks = self.monitor.explain_by(hash, abi);
+        reply: oneshot::Sender<StatusResult>,
+    ) -> Result<(), JournalError> {
+        let requests = self.transactions.explain_by(hash, abi);
         let states = Vec::new();
-        self.tell(Turn { states, asks }, Entry::default()).await?;
+        self.tell(TrackerOutput { states, requests }, JournalEntry::default())
+            .await?;
         if self.open.contains_key(&hash) {
             let keeps = true;
             let waiting = self.waiting.entry(hash).or_default();
-            waiting.push(Waiting { reply, keeps });
+            waiting.push(StatusRequest { reply, keeps });
             return Ok(());
         }
-        match self.monitor.status(&hash, self.tools.clock.now_ms()) {
+        match self.transactions.status(&hash, self.deps.clock.now_ms()) {
             Some(status) => {
                 // Who asked may have gone.
                 let _ = reply.send(Ok(status));
@@ -36,7 +37,7 @@ impl Desk {
             }
             None => {
                 let keeps = false;
-                let waiting = Waiting { reply, keeps };
+                let waiting = StatusRequest { reply, keeps };
                 self.watch(hash, Interest::Session, &[], waiting).await
             }
         }
@@ -48,11 +49,11 @@ impl Desk {
         hash: B256,
         interest: Interest,
         abi: &[String],
-        waiting: Waiting,
-    ) -> Result<(), JournalEnded> {
-        let now = self.tools.clock.now_ms();
-        let mut asks = match self.monitor.watch(hash, interest, now) {
-            Ok(asks) => asks,
+        waiting: StatusRequest,
+    ) -> Result<(), JournalError> {
+        let now = self.deps.clock.now_ms();
+        let mut requests = match self.transactions.watch(hash, interest, now) {
+            Ok(requests) => requests,
             Err(error) => {
                 let refused = Err(ChainError::TooMany(error.to_string()));
                 return match waiting.reply.send(refused) {
@@ -61,10 +62,11 @@ impl Desk {
                 };
             }
         };
-        asks.extend(self.monitor.explain_by(hash, abi));
+        requests.extend(self.transactions.explain_by(hash, abi));
         self.waiting.entry(hash).or_default().push(waiting);
         let states = Vec::new();
-        self.tell(Turn { states, asks }, Entry::default()).await?;
+        self.tell(TrackerOutput { states, requests }, JournalEntry::default())
+            .await?;
         self.reply(hash);
         Ok(())
     }
@@ -75,16 +77,16 @@ impl Desk {
         &mut self,
         hash: B256,
         error: &WatchError,
-    ) -> Result<(), JournalEnded> {
-        let chain = self.tools.chain;
+    ) -> Result<(), JournalError> {
+        let chain = self.deps.chain;
         tracing::warn!(chain, %hash, %error, "a transaction is not watched, followers are told of a gap");
-        self.tools.keeping.transactions.remove(&(chain, hash));
+        self.deps.interest.transactions.remove(&(chain, hash));
         let renewed = transaction_channel(chain, &hash).into_iter().collect();
-        let entry = Entry {
+        let entry = JournalEntry {
             renewed,
-            ..Entry::default()
+            ..JournalEntry::default()
         };
-        self.tools.journal.enter(entry).await
+        self.deps.journal.enter(entry).await
     }
 
     /// Tells whoever waits for a transaction, once nothing more is asked about it.
@@ -92,12 +94,12 @@ impl Desk {
         if self.open.contains_key(&hash) {
             return;
         }
-        let now = self.tools.clock.now_ms();
-        for Waiting { reply, keeps } in self.waiting.remove(&hash).unwrap_or_default() {
-            let status = self.monitor.status(&hash, now);
+        let now = self.deps.clock.now_ms();
+        for StatusRequest { reply, keeps } in self.waiting.remove(&hash).unwrap_or_default() {
+            let status = self.transactions.status(&hash, now);
             let _ = reply.send(status.ok_or(ChainError::Ended));
             if !keeps {
-                self.monitor.unwatch(&hash, &Interest::Session);
+                self.transactions.unwatch(&hash, &Interest::Session);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The feed: steps in, updates out, reads between.
+//! The tracker: steps in, updates out, reads between.
 //!
 //! A block costs one trace where the endpoint can, and reads for the wallets that had a
 //! part in it: balances of the coin at the block and at its parent, balances of tokens
@@ -27,13 +27,15 @@ use super::{
     Activity,
     calls::{View, coin_balance, decimals, number, symbol},
     reads::{is_unreachable, read, view_all},
+    sent_updates::{Retraction, SentUpdates, Stages, Updates},
     tokens::{Token, Tokens},
-    told::{Memory, Retracted, Stages, Updates as Told},
     tracer::Tracer,
     update::token_update,
-    waiting::Waiting,
 };
-use crate::{BlockData, BlockRef, Call, ChainUpdate, News, RpcClient, publish::wallet_channel};
+use crate::{
+    BlockData, BlockRef, Call, ChainUpdate, ChannelEvent, RpcClient, mempool::PendingTransactions,
+    publish::wallet_channel,
+};
 
 /// After how many blocks a node that could not trace is asked again.
 const TRACE_AGAIN: u64 = 1_000;
@@ -47,9 +49,9 @@ pub enum Tracing {
     Off,
 }
 
-/// The feed of all wallets on a chain.
+/// The tracker of all wallets on a chain.
 #[derive(Debug)]
-pub struct WalletFeed {
+pub struct WalletTracker {
     chain: u64,
     tracing: Tracing,
     /// Do not ask for traces before this block.
@@ -57,8 +59,8 @@ pub struct WalletFeed {
     tracer: Tracer,
     stages: Stages,
     tokens: Tokens,
-    told: Memory,
-    pub(super) waiting: Waiting,
+    sent: SentUpdates,
+    pub(super) waiting: PendingTransactions,
     pub(super) pending: BTreeSet<B256>,
     pub(super) pending_order: VecDeque<B256>,
     /// Wallets whose balance no node told.
@@ -67,8 +69,8 @@ pub struct WalletFeed {
     is_forgotten: bool,
 }
 
-impl WalletFeed {
-    /// A feed of the chain with this id.
+impl WalletTracker {
+    /// A tracker of the chain with this id.
     #[must_use]
     pub fn new(chain: u64, tracing: Tracing) -> Self {
         Self {
@@ -78,8 +80,8 @@ impl WalletFeed {
             tracer: Tracer::default(),
             stages: Stages::default(),
             tokens: Tokens::default(),
-            told: Memory::default(),
-            waiting: Waiting::default(),
+            sent: SentUpdates::default(),
+            waiting: PendingTransactions::default(),
             pending: BTreeSet::new(),
             pending_order: VecDeque::new(),
             missed: BTreeSet::new(),
@@ -102,19 +104,19 @@ impl WalletFeed {
 
     /// Adds what has to outlive the process.
     pub(crate) fn keep(&mut self, writes: &mut Batch) {
-        self.told.keep(self.chain, writes);
+        self.sent.keep(self.chain, writes);
         self.waiting.keep(self.chain, writes);
     }
 
     /// Takes back what was stored.
     pub(crate) async fn restore(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        let (table, prefix) = Memory::stored(self.chain);
+        let (table, prefix) = SentUpdates::stored(self.chain);
         for (key, value) in store.scan(table, prefix, None, usize::MAX).await? {
-            if self.told.restore(&key, &value).is_none() {
+            if self.sent.restore(&key, &value).is_none() {
                 tracing::warn!(chain = self.chain, "what wallets were told cannot be read");
             }
         }
-        let (table, prefix) = Waiting::stored(self.chain);
+        let (table, prefix) = PendingTransactions::stored(self.chain);
         for (_, value) in store.scan(table, prefix, None, usize::MAX).await? {
             match self.waiting.restore(&value) {
                 Some(hash) => drop(self.is_new(hash)),
@@ -126,7 +128,7 @@ impl WalletFeed {
 
     /// The chain began anew: what was told before is neither taken back nor gone on with.
     pub(crate) fn resync(&mut self) {
-        self.told.clear();
+        self.sent.clear();
     }
 
     /// Takes the wallets of which the last step could not tell all, because no node
@@ -137,7 +139,7 @@ impl WalletFeed {
 
     /// One more block while no wallet is followed: nothing is read for it, but what was told
     /// before is taken back, or goes on.
-    pub fn pass(&mut self, step: &ChainUpdate, now_ms: i64) -> Vec<News> {
+    pub fn pass(&mut self, step: &ChainUpdate, now_ms: i64) -> Vec<ChannelEvent> {
         let mut out = Vec::new();
         for block in &step.retracted {
             out.extend(self.retract(block.block));
@@ -146,9 +148,9 @@ impl WalletFeed {
         out
     }
 
-    fn settle(&mut self, step: &ChainUpdate, now_ms: i64) -> Vec<News> {
+    fn settle(&mut self, step: &ChainUpdate, now_ms: i64) -> Vec<ChannelEvent> {
         let head = step.included.block.number;
-        let settled = self.told.settle(head, step.finalized, self.stages, now_ms);
+        let settled = self.sent.settle(head, step.finalized, self.stages, now_ms);
         news(settled.into_iter())
     }
 
@@ -161,7 +163,7 @@ impl WalletFeed {
         is_watched: impl Fn(&Address) -> bool + Send,
         client: &R,
         now_ms: i64,
-    ) -> Vec<News> {
+    ) -> Vec<ChannelEvent> {
         let mut out = Vec::new();
         for block in &step.retracted {
             out.extend(self.retract(block.block));
@@ -195,16 +197,16 @@ impl WalletFeed {
         }
         told.extend(self.balances(block, &activity, client, now_ms).await);
         out.extend(news(told.iter().cloned()));
-        self.told.push(head, block.block.hash, told, self.stages);
+        self.sent.push(head, block.block.hash, told, self.stages);
         out.extend(settled);
         out
     }
 
     /// Takes back what was told of a block, the last first.
-    fn retract(&mut self, block: BlockRef) -> Vec<News> {
-        let told = match self.told.retract(block.number, block.hash) {
-            Retracted::Told(told) => told,
-            Retracted::Forgotten => {
+    fn retract(&mut self, block: BlockRef) -> Vec<ChannelEvent> {
+        let told = match self.sent.retract(block.number, block.hash) {
+            Retraction::Told(told) => told,
+            Retraction::Forgotten => {
                 self.is_forgotten = true;
                 return Vec::new();
             }
@@ -248,7 +250,7 @@ impl WalletFeed {
         activity: &Activity,
         client: &R,
         now_ms: i64,
-    ) -> Told {
+    ) -> Updates {
         let places: BTreeSet<_> = activity
             .transactions
             .iter()
@@ -301,7 +303,7 @@ impl WalletFeed {
         inner: &BTreeSet<Address>,
         client: &R,
         now_ms: i64,
-    ) -> Told {
+    ) -> Updates {
         let parent = parent(block);
         let calls = activity.coins.iter().flat_map(|wallet| {
             [
@@ -362,7 +364,7 @@ impl WalletFeed {
         activity: &Activity,
         client: &R,
         now_ms: i64,
-    ) -> Told {
+    ) -> Updates {
         let is_nft = |token: &Address| self.tokens.get(token).is_some_and(|known| known.is_nft);
         let pairs: Vec<_> = activity
             .tokens
@@ -377,7 +379,7 @@ impl WalletFeed {
         let after = view_all(client, &views, &block.block).await;
         let (Some(before), Some(after)) = (before, after) else {
             self.missed.extend(pairs.iter().map(|(wallet, _)| *wallet));
-            return Told::new();
+            return Updates::new();
         };
         let amount = |result: &Option<Vec<u8>>| result.as_deref().and_then(number);
         let told = pairs.into_iter().zip(before.iter().zip(&after));
@@ -464,9 +466,9 @@ pub(super) fn moved_by(
     moved
 }
 
-pub(super) fn news(told: impl Iterator<Item = (Address, WalletUpdate)>) -> Vec<News> {
+pub(super) fn news(told: impl Iterator<Item = (Address, WalletUpdate)>) -> Vec<ChannelEvent> {
     let news = told.filter_map(|(wallet, update)| {
-        Some(News {
+        Some(ChannelEvent {
             channel: wallet_channel(&wallet).ok()?,
             event: tidewire_stream::Event::WalletUpdate(update),
         })

@@ -1,4 +1,4 @@
-//! What the monitor asks a node, and how answers are read.
+//! What the tracker asks a node, and how answers are read.
 //!
 //! Answers are read field by field, not as a whole: chains have kinds of transactions that
 //! no library knows, and a watch must not hang on them.
@@ -12,12 +12,12 @@ use alloy::{
 };
 use serde_json::{Value, json};
 
-use super::watch::At;
+use super::watch::BlockNumHash;
 use crate::Call;
 
 /// A question for a node.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Ask {
+pub enum NodeRequest {
     /// Where a transaction is.
     Transaction(B256),
     /// What inclusion in a block came to.
@@ -25,7 +25,7 @@ pub enum Ask {
         /// The transaction.
         hash: B256,
         /// The block that should hold it.
-        at: At,
+        at: BlockNumHash,
         /// The transaction as a call, to ask why it failed.
         call: Box<Value>,
     },
@@ -34,7 +34,7 @@ pub enum Ask {
         /// The transaction.
         hash: B256,
         /// Its block.
-        at: At,
+        at: BlockNumHash,
         /// The transaction as a call.
         call: Box<Value>,
         /// What the receipt says it used, and at which price.
@@ -51,7 +51,7 @@ pub enum Ask {
     },
 }
 
-impl Ask {
+impl NodeRequest {
     /// The calls that answer it.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
@@ -97,13 +97,13 @@ impl Ask {
 
 /// What a node says of a transaction.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct NodeTransaction {
     pub(super) account: (Address, u64),
-    pub(super) at: Option<At>,
+    pub(super) at: Option<BlockNumHash>,
     pub(super) call: Box<Value>,
 }
 
-impl Seen {
+impl NodeTransaction {
     /// None if the answer is of another transaction or makes no sense.
     pub(super) fn parse(hash: B256, answer: &Value) -> Option<Self> {
         if word(answer, "hash")? != hash {
@@ -120,7 +120,7 @@ impl Seen {
         }
         Some(Self {
             account: (from, number(answer, "nonce")?),
-            at: at.map(|(hash, number)| At { number, hash }),
+            at: at.map(|(hash, number)| BlockNumHash { number, hash }),
             call: Box::new(call),
         })
     }

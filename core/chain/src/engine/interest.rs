@@ -8,12 +8,11 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     ChainEngine, ChainError,
-    desk::Want,
     engine::{ANSWER, parse_hash},
     events::Filter,
-    journal::Entry,
-    keeping::KeptFilter,
-    kept::Inserted,
+    interest::{FilterSpec, InsertOutcome},
+    journal::JournalEntry,
+    processor::Command,
     publish::wallet_channel,
     transaction::Interest,
     wallet::parse_address,
@@ -34,7 +33,7 @@ impl ChainEngine {
             let user = user.as_str();
             ChainError::TooMany(format!("{address:?} is not tied to {user:?}: {error}"))
         };
-        let wallets = &self.keeping().wallets;
+        let wallets = &self.interest().wallets;
         let linked = wallets.link(address, user);
         linked.map_err(|refused| too_many(&refused))?;
         if let Err(full) = wallets.follow(address) {
@@ -50,7 +49,7 @@ impl ChainEngine {
     /// It is no address, or no chain is configured.
     pub async fn unlink_wallet(&self, user: &UserId, address: &str) -> Result<(), ChainError> {
         let address = self.wallet(address)?;
-        self.keeping().wallets.links.unlink(address, user);
+        self.interest().wallets.links.unlink(address, user);
         self.stored().await
     }
 
@@ -58,13 +57,13 @@ impl ChainEngine {
     #[must_use]
     pub fn owns_wallet(&self, user: &UserId, rest: &str) -> bool {
         let address = rest.parse().ok();
-        address.is_some_and(|address| self.keeping().wallets.links.is_linked(&address, user))
+        address.is_some_and(|address| self.interest().wallets.links.is_linked(&address, user))
     }
 
     /// Whom a wallet is tied to: for engines that have something to say to its users.
     #[must_use]
     pub fn users_of_wallet(&self, address: &Address) -> Vec<UserId> {
-        self.keeping().wallets.links.users(address)
+        self.interest().wallets.links.users(address)
     }
 
     /// The channel of a wallet.
@@ -91,7 +90,7 @@ impl ChainEngine {
     /// It is no address, no chain is configured, or too many wallets are followed.
     pub fn follow_wallet(&self, rest: &str) -> Result<(), ChainError> {
         let address = self.wallet(rest)?;
-        let followed = self.keeping().wallets.follow(address);
+        let followed = self.interest().wallets.follow(address);
         followed.map_err(|full| ChainError::TooMany(full.to_string()))
     }
 
@@ -107,9 +106,9 @@ impl ChainEngine {
         let (reply, channel) = oneshot::channel();
         let asked = self.chain(chain)?;
         let parsed = Filter::parse(&filter)?;
-        let asked_for = Box::new((parsed, KeptFilter::new(chain, filter)));
-        let want = Want::Events(asked_for, reply);
-        asked.answer(want, channel).await
+        let asked_for = Box::new((parsed, FilterSpec::new(chain, filter)));
+        let command = Command::Events(asked_for, reply);
+        asked.request(command, channel).await
     }
 
     /// Checks the part of a `tx:` channel after the colon: a chain's id and a hash.
@@ -126,18 +125,18 @@ impl ChainEngine {
     /// The name is none of a transaction, too many are watched, or the chain is slow.
     pub fn follow_transaction(&self, rest: &str) -> Result<(), ChainError> {
         let key @ (id, hash) = self.transaction(rest)?;
-        let transactions = &self.keeping().transactions;
+        let transactions = &self.interest().transactions;
         match transactions.insert(key, (), TRANSACTIONS, || {}) {
-            Inserted::Known => Ok(()),
-            Inserted::Full => Err(ChainError::TooMany(format!(
+            InsertOutcome::Known => Ok(()),
+            InsertOutcome::Full => Err(ChainError::TooMany(format!(
                 "{TRANSACTIONS} transactions are followed, which is the most that may be"
             ))),
-            Inserted::New => {
+            InsertOutcome::New => {
                 // Whoever wants to know how it stands asks for that.
                 let (reply, _) = oneshot::channel();
-                let want = Want::Watch(hash, Interest::Session, Vec::new(), reply);
+                let command = Command::Watch(hash, Interest::Session, Vec::new(), reply);
                 self.chain(id)?
-                    .want_now(want)
+                    .try_send(command)
                     .inspect_err(|_| transactions.remove(&key))
             }
         }
@@ -150,7 +149,7 @@ impl ChainEngine {
     /// States what was expected.
     pub fn check_events_channel(&self, rest: &str) -> Result<(), ChainError> {
         let channel = self.events(rest)?;
-        match self.keeping().filters.contains(&channel) {
+        match self.interest().filters.contains(&channel) {
             true => Ok(()),
             false => Err(unknown_events(rest)),
         }
@@ -162,7 +161,7 @@ impl ChainEngine {
     /// No such filter is followed.
     pub fn follow_events(&self, rest: &str) -> Result<(), ChainError> {
         let channel = self.events(rest)?;
-        match self.keeping().filters.touch(&channel) {
+        match self.interest().filters.touch(&channel) {
             true => Ok(()),
             false => Err(unknown_events(rest)),
         }
@@ -171,41 +170,41 @@ impl ChainEngine {
     /// The epoch of a wallet's channel, while the wallet is followed.
     #[must_use]
     pub fn wallet_epoch(&self, rest: &str) -> Option<Epoch> {
-        self.keeping().wallets.kept.epoch(&rest.parse().ok()?)
+        self.interest().wallets.retained.epoch(&rest.parse().ok()?)
     }
 
     /// The epoch of a channel of events, while they are followed.
     #[must_use]
     pub fn events_epoch(&self, rest: &str) -> Option<Epoch> {
         let channel = ChannelName::parse(&format!("events:{rest}")).ok()?;
-        self.keeping().filters.epoch(&channel)
+        self.interest().filters.epoch(&channel)
     }
 
     /// Stores what changed of what is followed. Called about once a second.
-    pub async fn keep_followed(&self) {
-        if self.keeping().is_dirty() {
-            self.enter(Entry::default()).await;
+    pub async fn store_interest(&self) {
+        if self.interest().is_dirty() {
+            self.enter(JournalEntry::default()).await;
         }
     }
 
     /// Forgets what nobody has followed for a while. Looks at all that there is, and so is
     /// called more rarely.
-    pub async fn sweep_followed(&self, is_followed: impl Fn(&ChannelName) -> bool) {
+    pub async fn expire_interest(&self, is_followed: impl Fn(&ChannelName) -> bool) {
         let now_ms = self.now_ms();
-        let unwatched = self.keeping().sweep_transactions(now_ms, &is_followed);
+        let unwatched = self.interest().sweep_transactions(now_ms, &is_followed);
         for (chain, hash) in unwatched.await {
             let Ok(chain) = self.chain(chain) else {
                 continue;
             };
-            if let Err(error) = chain.want(Want::Unwatch(hash, Interest::Session)).await {
+            if let Err(error) = chain.send(Command::Unwatch(hash, Interest::Session)).await {
                 tracing::debug!(%error, "a watch could not be ended");
             }
         }
-        let forgotten = self.keeping().sweep(now_ms, is_followed).await;
+        let forgotten = self.interest().sweep(now_ms, is_followed).await;
         if !forgotten.is_empty() {
-            let entry = Entry {
+            let entry = JournalEntry {
                 forgotten,
-                ..Entry::default()
+                ..JournalEntry::default()
             };
             self.enter(entry).await;
         }
@@ -240,14 +239,14 @@ impl ChainEngine {
 
     /// Waits until what changed is stored.
     async fn stored(&self) -> Result<(), ChainError> {
-        let entered = timeout(ANSWER, self.journal().enter(Entry::default()));
+        let entered = timeout(ANSWER, self.journal().enter(JournalEntry::default()));
         match entered.await {
             Ok(entered) => entered.map_err(|_| ChainError::Ended),
             Err(_) => Err(ChainError::Stuck),
         }
     }
 
-    async fn enter(&self, entry: Entry) {
+    async fn enter(&self, entry: JournalEntry) {
         // What is not entered now is looked at again.
         if timeout(ANSWER, self.journal().enter(entry)).await.is_err() {
             tracing::warn!("what is followed cannot be stored: the store is slow or stuck");

@@ -12,9 +12,9 @@ use smallvec::SmallVec;
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{
-    Ask, Interest, MonitorOptions, StoredWatch,
-    ask::as_call,
-    watch::{At, Outcome, Phase, Watch},
+    Interest, NodeRequest, StoredWatch, TransactionOptions,
+    requests::as_call,
+    watch::{BlockNumHash, Outcome, Phase, Watch},
 };
 use crate::{BlockData, ChainUpdate, decode::CustomErrors};
 
@@ -31,22 +31,22 @@ pub enum WatchError {
 
 /// What came of a call of the monitor.
 #[derive(Debug, Default, PartialEq)]
-pub struct Turn {
+pub struct TrackerOutput {
     /// States to publish, in order.
     pub states: Vec<TransactionStatus>,
-    /// What to ask the node; the answers go to [`Monitor::answered`].
-    pub asks: Vec<Ask>,
+    /// What to ask the node; the answers go to [`TransactionTracker::answered`].
+    pub requests: Vec<NodeRequest>,
 }
 
 /// All watched transactions of a chain.
 #[derive(Debug)]
-pub struct Monitor {
-    pub(super) options: MonitorOptions,
+pub struct TransactionTracker {
+    pub(super) options: TransactionOptions,
     pub(super) errors: CustomErrors,
     pub(super) watches: HashMap<B256, Watch>,
     pub(super) by_account: HashMap<(Address, u64), SmallVec<[B256; 1]>>,
     /// Watches by the block that they depend on.
-    pub(super) by_block: BTreeMap<At, BTreeSet<B256>>,
+    pub(super) by_block: BTreeMap<BlockNumHash, BTreeSet<B256>>,
     /// Included, and not confirmed yet.
     pub(super) confirming: BTreeSet<B256>,
     /// Included, and the outcome could not be read yet.
@@ -62,10 +62,10 @@ pub struct Monitor {
     pub(super) changed: BTreeSet<B256>,
 }
 
-impl Monitor {
+impl TransactionTracker {
     /// A monitor that watches nothing yet.
     #[must_use]
-    pub fn new(options: MonitorOptions, errors: CustomErrors) -> Self {
+    pub fn new(options: TransactionOptions, errors: CustomErrors) -> Self {
         Self {
             options,
             errors,
@@ -94,7 +94,7 @@ impl Monitor {
         hash: B256,
         interest: Interest,
         now_ms: i64,
-    ) -> Result<Vec<Ask>, WatchError> {
+    ) -> Result<Vec<NodeRequest>, WatchError> {
         let is_new = !self.watches.contains_key(&hash);
         if is_new {
             if self.watches.len() >= self.options.max_watches {
@@ -115,7 +115,7 @@ impl Monitor {
             return Ok(Vec::new());
         }
         self.schedule(hash, now_ms + 5_000);
-        Ok(vec![Ask::Transaction(hash)])
+        Ok(vec![NodeRequest::Transaction(hash)])
     }
 
     /// Watches a transaction that a pool has told of, for as long as somebody minds it. It
@@ -172,10 +172,10 @@ impl Monitor {
     }
 
     /// One more block, and what it replaced.
-    pub fn step(&mut self, step: &ChainUpdate, now_ms: i64) -> Turn {
-        let mut turn = Turn::default();
+    pub fn step(&mut self, step: &ChainUpdate, now_ms: i64) -> TrackerOutput {
+        let mut output = TrackerOutput::default();
         for block in &step.retracted {
-            self.retract(block, now_ms, &mut turn);
+            self.retract(block, now_ms, &mut output);
         }
         let block = &step.included;
         self.head = Some(block.block.number);
@@ -185,19 +185,19 @@ impl Monitor {
         if self.canonical.len() > REMEMBERED {
             self.canonical.pop_first();
         }
-        self.count(now_ms, &mut turn);
+        self.count(now_ms, &mut output);
         for (place, transaction) in block.transactions.iter().enumerate() {
-            self.transaction(block, place, transaction, now_ms, &mut turn);
+            self.transaction(block, place, transaction, now_ms, &mut output);
         }
-        self.finalize(now_ms, &mut turn);
-        self.tick_into(now_ms, &mut turn);
+        self.finalize(now_ms, &mut output);
+        self.tick_into(now_ms, &mut output);
         turn
     }
 
     /// Time passes: checks and limits.
-    pub fn tick(&mut self, now_ms: i64) -> Turn {
-        let mut turn = Turn::default();
-        self.tick_into(now_ms, &mut turn);
+    pub fn tick(&mut self, now_ms: i64) -> TrackerOutput {
+        let mut output = TrackerOutput::default();
+        self.tick_into(now_ms, &mut output);
         turn
     }
 
@@ -251,8 +251,8 @@ impl Monitor {
         changed.map(|hash| (hash, stored(&hash))).collect()
     }
 
-    fn retract(&mut self, block: &BlockData, now_ms: i64, turn: &mut Turn) {
-        let at = At {
+    fn retract(&mut self, block: &BlockData, now_ms: i64, output: &mut TrackerOutput) {
+        let at = BlockNumHash {
             number: block.block.number,
             hash: block.block.hash,
         };
@@ -266,7 +266,7 @@ impl Monitor {
             self.schedule(hash, now_ms);
             // What was never said to be in a block is not said to have left it.
             if was_told {
-                self.tell(hash, now_ms, turn);
+                self.tell(hash, now_ms, output);
             }
         }
     }
@@ -278,10 +278,10 @@ impl Monitor {
         place: usize,
         transaction: &Transaction,
         now_ms: i64,
-        turn: &mut Turn,
+        output: &mut TrackerOutput,
     ) {
         let hash = transaction.tx_hash();
-        let at = At {
+        let at = BlockNumHash {
             number: block.block.number,
             hash: block.block.hash,
         };
@@ -300,7 +300,7 @@ impl Monitor {
                 },
                 now_ms,
             );
-            self.tell(other, now_ms, turn);
+            self.tell(other, now_ms, output);
         }
         if !self.watches.contains_key(&hash) {
             return;
@@ -310,13 +310,15 @@ impl Monitor {
         let call = as_call(transaction);
         let receipt = block.receipts.get(place);
         match receipt.filter(|receipt| receipt.transaction_hash == hash) {
-            None => turn.asks.push(Ask::Receipt { hash, at, call }),
+            None => output
+                .requests
+                .push(NodeRequest::Receipt { hash, at, call }),
             Some(receipt) => {
                 let gas = (receipt.gas_used, receipt.effective_gas_price);
                 if receipt.status() {
-                    self.settle(hash, at, None, gas, now_ms, turn);
+                    self.settle(hash, at, None, gas, now_ms, output);
                 } else {
-                    turn.asks.push(Ask::Reason {
+                    output.requests.push(NodeRequest::Reason {
                         hash,
                         at,
                         call,
@@ -331,11 +333,11 @@ impl Monitor {
     pub(super) fn settle(
         &mut self,
         hash: B256,
-        at: At,
+        at: BlockNumHash,
         failure: Option<String>,
         gas: (u64, u128),
         now_ms: i64,
-        turn: &mut Turn,
+        output: &mut TrackerOutput,
     ) {
         let phase = self.watches.get_mut(&hash).map(|watch| &mut watch.phase);
         let Some(Phase::Included {
@@ -358,14 +360,14 @@ impl Monitor {
         if self.confirmations(at) < self.options.required {
             self.confirming.insert(hash);
         }
-        self.tell(hash, now_ms, turn);
-        self.finalize(now_ms, turn);
+        self.tell(hash, now_ms, output);
+        self.finalize(now_ms, output);
     }
 
     /// Tells those that wait for confirmations what the new block makes of them.
-    fn count(&mut self, now_ms: i64, turn: &mut Turn) {
+    fn count(&mut self, now_ms: i64, output: &mut TrackerOutput) {
         for hash in self.confirming.clone() {
-            self.tell(hash, now_ms, turn);
+            self.tell(hash, now_ms, output);
             let at = self.watches.get(&hash).and_then(|watch| watch.phase.at());
             if at.is_none_or(|at| self.confirmations(at) >= self.options.required) {
                 self.confirming.remove(&hash);
@@ -374,7 +376,7 @@ impl Monitor {
     }
 
     /// Ends what cannot be taken back any more.
-    fn finalize(&mut self, now_ms: i64, turn: &mut Turn) {
+    fn finalize(&mut self, now_ms: i64, output: &mut TrackerOutput) {
         let Some(head) = self.head else { return };
         let by_depth = (head + 1).checked_sub(self.options.finality_depth);
         // Where the chain says what is final, depth says nothing.
@@ -385,7 +387,7 @@ impl Monitor {
         let blocks: Vec<_> = self
             .by_block
             .range(
-                ..=At {
+                ..=BlockNumHash {
                     number: last,
                     hash: B256::repeat_byte(0xFF),
                 },
@@ -406,7 +408,7 @@ impl Monitor {
                         let mut status = self.describe(&hash, watch, now_ms);
                         status.set_state(TransactionState::Finalized);
                         self.end(hash, status.clone());
-                        turn.states.push(status);
+                        output.states.push(status);
                     }
                     _ => {
                         let status = self.describe(&hash, watch, now_ms);
@@ -417,20 +419,20 @@ impl Monitor {
         }
     }
 
-    fn tick_into(&mut self, now_ms: i64, turn: &mut Turn) {
+    fn tick_into(&mut self, now_ms: i64, output: &mut TrackerOutput) {
         while let Some((deadline, hash)) = self.deadlines.first().copied() {
             if deadline > now_ms {
                 break;
             }
             self.deadlines.pop_first();
-            self.time_out(hash, now_ms, turn);
+            self.time_out(hash, now_ms, output);
         }
         let mut left = self.options.checks_per_turn;
-        let asked: BTreeSet<_> = turn.asks.iter().map(Ask::hash).collect();
+        let asked: BTreeSet<_> = output.requests.iter().map(NodeRequest::hash).collect();
         let unsettled: Vec<_> = self.unsettled.iter().copied().take(left).collect();
         for hash in unsettled.into_iter().filter(|hash| !asked.contains(hash)) {
             left -= 1;
-            turn.asks.push(Ask::Transaction(hash));
+            output.requests.push(NodeRequest::Transaction(hash));
         }
         while left > 0 {
             let Some((due, hash)) = self.checks.first().copied() else {
@@ -442,7 +444,7 @@ impl Monitor {
             left -= 1;
             let pause = self.pause(&hash);
             self.schedule(hash, now_ms + pause);
-            turn.asks.push(Ask::Transaction(hash));
+            output.requests.push(NodeRequest::Transaction(hash));
         }
     }
 
@@ -467,7 +469,7 @@ impl Monitor {
         (shortest << watch.checks.min(10)).min(longest)
     }
 
-    fn time_out(&mut self, hash: B256, now_ms: i64, turn: &mut Turn) {
+    fn time_out(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
         let Some(watch) = self.watches.get(&hash) else {
             return;
         };
@@ -485,6 +487,6 @@ impl Monitor {
             known.unwrap_or_default()
         ));
         self.end(hash, status.clone());
-        turn.states.push(status);
+        output.states.push(status);
     }
 }

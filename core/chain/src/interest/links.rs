@@ -29,7 +29,7 @@ struct State {
 
 /// Why a wallet is not tied to a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LinkRefused {
+pub(crate) enum LinkError {
     #[error("the user has {WALLETS_OF_USER} wallets, which is the most that may be")]
     Wallets,
     #[error("the wallet has {USERS_OF_WALLET} users, which is the most that may be")]
@@ -38,18 +38,18 @@ pub(crate) enum LinkRefused {
 
 impl Links {
     /// Ties a wallet to a user. Tied already, nothing changes.
-    pub(crate) fn link(&self, address: Address, user: &UserId) -> Result<(), LinkRefused> {
+    pub(crate) fn link(&self, address: Address, user: &UserId) -> Result<(), LinkError> {
         let mut state = self.0.lock();
         let users = state.users.get(&address);
         if users.is_some_and(|users| users.contains(user)) {
             return Ok(());
         }
         if users.is_some_and(|users| users.len() >= USERS_OF_WALLET) {
-            return Err(LinkRefused::Users);
+            return Err(LinkError::Users);
         }
         let wallets = state.wallets.get(user);
         if wallets.is_some_and(|wallets| wallets.len() >= WALLETS_OF_USER) {
-            return Err(LinkRefused::Wallets);
+            return Err(LinkError::Wallets);
         }
         state.enter(address, user);
         state.dirty.insert((address, user.clone()));
@@ -160,7 +160,7 @@ mod tests {
         }
         assert_eq!(links.link(wallet(7), &ada), Ok(()), "it is there already");
         let refused = links.link(wallet(WALLETS_OF_USER), &ada);
-        assert_eq!(refused, Err(LinkRefused::Wallets));
+        assert_eq!(refused, Err(LinkError::Wallets));
         links.link(wallet(7), &bob).unwrap();
         assert_eq!(links.users(&wallet(7)), [ada.clone(), bob.clone()]);
         assert_eq!(links.take_dirty().len(), WALLETS_OF_USER + 1);
@@ -176,6 +176,6 @@ mod tests {
             links.link(wallet(500), &user).unwrap();
         }
         let refused = links.link(wallet(500), &bob);
-        assert_eq!(refused, Err(LinkRefused::Users));
+        assert_eq!(refused, Err(LinkError::Users));
     }
 }

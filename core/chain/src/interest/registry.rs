@@ -11,11 +11,8 @@ use tidewire_proto::v1::EventFilter;
 use tidewire_store::{Batch, Store, StoreError, Table};
 use tidewire_stream::{ChannelName, Epoch, UserId};
 
-use crate::{
-    kept::{Kept, Record},
-    publish::{transaction_channel, wallet_channel},
-    wallet::Wallets,
-};
+use super::{RetentionMap, StoredItem, WalletInterest};
+use crate::publish::{transaction_channel, wallet_channel};
 
 const WALLETS: Table = Table("chain.wallets");
 const LINKS: Table = Table("chain.links");
@@ -39,26 +36,26 @@ const ADDRESS: usize = 20;
 
 /// What is followed beyond a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Keeping {
-    pub(crate) wallets: Wallets,
-    pub(crate) filters: Kept<ChannelName, KeptFilter>,
+pub(crate) struct InterestRegistry {
+    pub(crate) wallets: WalletInterest,
+    pub(crate) filters: RetentionMap<ChannelName, FilterSpec>,
     /// Transactions by chain. Their states say all, so none is missed for good: who comes
     /// back after they were forgotten has them told anew, and they are not stored.
-    pub(crate) transactions: Kept<(u64, B256), ()>,
+    pub(crate) transactions: RetentionMap<(u64, B256), ()>,
     /// Filters that were forgotten, until their chain's desk hears of it.
     gone: Mutex<HashMap<u64, Vec<ChannelName>>>,
 }
 
 /// A filter as a client has given it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct KeptFilter {
+pub(crate) struct FilterSpec {
     chain: u64,
     addresses: Vec<String>,
     topics: Vec<String>,
     abi: Vec<String>,
 }
 
-impl KeptFilter {
+impl FilterSpec {
     pub(crate) fn new(chain: u64, filter: EventFilter) -> Self {
         let EventFilter {
             addresses,
@@ -74,8 +71,8 @@ impl KeptFilter {
     }
 }
 
-impl From<KeptFilter> for EventFilter {
-    fn from(kept: KeptFilter) -> Self {
+impl From<FilterSpec> for EventFilter {
+    fn from(kept: FilterSpec) -> Self {
         Self {
             addresses: kept.addresses,
             topics: kept.topics,
@@ -102,9 +99,9 @@ fn subject(channel: &ChannelName) -> Subject<'_> {
     }
 }
 
-impl Keeping {
+impl InterestRegistry {
     /// Nothing yet but the chains' wallets.
-    pub(crate) fn new(wallets: Wallets) -> Self {
+    pub(crate) fn new(wallets: WalletInterest) -> Self {
         Self {
             wallets,
             ..Self::default()
@@ -119,7 +116,7 @@ impl Keeping {
     /// The epoch of a channel, while what it tells of is followed.
     pub(crate) fn epoch(&self, channel: &ChannelName) -> Option<Epoch> {
         match subject(channel) {
-            Subject::Wallet(address) => self.wallets.kept.epoch(&address),
+            Subject::Wallet(address) => self.wallets.retained.epoch(&address),
             Subject::Events(channel) => self.filters.epoch(channel),
             Subject::Other => None,
         }
@@ -129,7 +126,7 @@ impl Keeping {
     /// whoever comes is told so by another epoch.
     pub(crate) fn told(&self, channel: &ChannelName) -> bool {
         match subject(channel) {
-            Subject::Wallet(address) => self.wallets.kept.told(&address),
+            Subject::Wallet(address) => self.wallets.retained.told(&address),
             Subject::Events(channel) => self.filters.told(channel),
             Subject::Other => true,
         }
@@ -138,7 +135,7 @@ impl Keeping {
     /// Gives a channel another epoch.
     pub(crate) fn renew(&self, channel: &ChannelName) {
         match subject(channel) {
-            Subject::Wallet(address) => self.wallets.kept.renew(&address),
+            Subject::Wallet(address) => self.wallets.retained.renew(&address),
             Subject::Events(channel) => self.filters.renew(channel),
             Subject::Other => {}
         }
@@ -164,7 +161,7 @@ impl Keeping {
 
     /// The channels whose followers lost something when a chain began anew.
     pub(crate) fn channels(&self, chain: u64) -> Vec<ChannelName> {
-        let wallets = self.wallets.kept.keys().into_iter();
+        let wallets = self.wallets.retained.keys().into_iter();
         let mut channels: Vec<_> = wallets
             .filter_map(|address| wallet_channel(&address).ok())
             .collect();
@@ -222,7 +219,7 @@ impl Keeping {
 
     /// Whether the store has to be written.
     pub(crate) fn is_dirty(&self) -> bool {
-        let is_dirty = self.wallets.kept.is_dirty() || self.wallets.links.is_dirty();
+        let is_dirty = self.wallets.retained.is_dirty() || self.wallets.links.is_dirty();
         is_dirty || self.filters.is_dirty() || self.transactions.is_dirty()
     }
 
@@ -238,7 +235,7 @@ impl Keeping {
                 false => writes.delete(LINKS, key),
             }
         }
-        for (address, record) in self.wallets.kept.take_dirty(most) {
+        for (address, record) in self.wallets.retained.take_dirty(most) {
             put(writes, WALLETS, address.as_slice(), record.as_ref());
         }
         for (channel, record) in self.filters.take_dirty(most) {
@@ -264,7 +261,7 @@ impl Keeping {
         for (key, value) in all(store, WALLETS).await? {
             let address = Address::try_from(key.as_slice()).ok();
             if let Some((address, record)) = address.zip(parsed(&value)) {
-                self.wallets.kept.restore(address, record, now_ms);
+                self.wallets.retained.restore(address, record, now_ms);
             }
         }
         for (key, value) in all(store, FILTERS).await? {
@@ -283,7 +280,7 @@ impl Keeping {
     /// Gives those channels another epoch that something was published on of which the
     /// store keeps nothing any more.
     pub(crate) fn renew_lost(&self, restored: &HashSet<ChannelName>) {
-        self.wallets.kept.renew_lost(|address| {
+        self.wallets.retained.renew_lost(|address| {
             wallet_channel(address).is_ok_and(|channel| restored.contains(&channel))
         });
         self.filters
@@ -291,14 +288,14 @@ impl Keeping {
     }
 }
 
-fn put<V: Serialize>(writes: &mut Batch, table: Table, key: &[u8], record: Option<&Record<V>>) {
+fn put<V: Serialize>(writes: &mut Batch, table: Table, key: &[u8], record: Option<&StoredItem<V>>) {
     match record.and_then(|record| serde_json::to_vec(record).ok()) {
         Some(value) => writes.put(table, key, value),
         None => writes.delete(table, key),
     }
 }
 
-fn parsed<V: DeserializeOwned>(value: &[u8]) -> Option<Record<V>> {
+fn parsed<V: DeserializeOwned>(value: &[u8]) -> Option<StoredItem<V>> {
     let record = serde_json::from_slice(value);
     record
         .inspect_err(

@@ -65,7 +65,7 @@ enum Stage {
 pub(super) type Updates = Vec<(Address, WalletUpdate)>;
 
 #[derive(Debug)]
-struct Block {
+struct SentBlock {
     number: u64,
     hash: B256,
     stage: Stage,
@@ -74,7 +74,7 @@ struct Block {
 
 /// What was told of a block that goes.
 #[derive(Debug, PartialEq)]
-pub(super) enum Retracted {
+pub(super) enum Retraction {
     /// This, in this order.
     Told(Updates),
     /// Something that is not remembered, perhaps.
@@ -83,8 +83,8 @@ pub(super) enum Retracted {
 
 /// What is remembered, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    blocks: VecDeque<Block>,
+pub(super) struct SentUpdates {
+    blocks: VecDeque<SentBlock>,
     updates: usize,
     /// The newest block of which what was told is remembered no more.
     forgotten: Option<u64>,
@@ -93,7 +93,7 @@ pub(super) struct Memory {
     changed: BTreeSet<u64>,
 }
 
-impl Memory {
+impl SentUpdates {
     /// Remembers what was told of one more block.
     pub(super) fn push(&mut self, number: u64, hash: B256, updates: Updates, stages: Stages) {
         let stage = match stages.first() {
@@ -102,7 +102,7 @@ impl Memory {
         };
         self.updates += updates.len();
         self.changed.insert(number);
-        self.blocks.push_back(Block {
+        self.blocks.push_back(SentBlock {
             number,
             hash,
             stage,
@@ -114,17 +114,17 @@ impl Memory {
     }
 
     /// Takes out what was told of a block.
-    pub(super) fn retract(&mut self, number: u64, hash: B256) -> Retracted {
+    pub(super) fn retract(&mut self, number: u64, hash: B256) -> Retraction {
         let place = self.blocks.iter().rposition(|block| block.hash == hash);
         let Some(block) = place.and_then(|place| self.blocks.remove(place)) else {
             return match self.forgotten {
-                Some(forgotten) if number <= forgotten => Retracted::Forgotten,
-                _ => Retracted::Told(Vec::new()),
+                Some(forgotten) if number <= forgotten => Retraction::Forgotten,
+                _ => Retraction::Told(Vec::new()),
             };
         };
         self.updates -= block.updates.len();
         self.changed.insert(block.number);
-        Retracted::Told(block.updates)
+        Retraction::Told(block.updates)
     }
 
     /// Tells what the newest block makes of the transactions of those before, and forgets
@@ -199,7 +199,7 @@ impl Memory {
     /// Takes one block back from the store. In the order of their heights.
     pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let number = u64::from_be_bytes(key.get(8..)?.try_into().ok()?);
-        let block = Block::decode(number, value)?;
+        let block = SentBlock::decode(number, value)?;
         self.updates += block.updates.len();
         self.blocks.push_back(block);
         Some(())
@@ -224,7 +224,7 @@ impl Memory {
     }
 }
 
-impl Block {
+impl SentBlock {
     /// The transactions that went well, in a later state.
     fn became(&self, state: TransactionState, now_ms: i64) -> Updates {
         let later = self.updates.iter().filter_map(|(wallet, update)| {
@@ -331,9 +331,9 @@ mod tests {
     }
 
     /// What is remembered of blocks that each have one transaction, after the store.
-    fn restored(memory: &mut Memory, stored: &mut std::collections::BTreeMap<Vec<u8>, Vec<u8>>) {
+    fn restored(sent: &mut SentUpdates, stored: &mut std::collections::BTreeMap<Vec<u8>, Vec<u8>>) {
         let mut writes = Batch::new();
-        memory.keep(7, &mut writes);
+        sent.keep(7, &mut writes);
         for write in writes.writes() {
             match write {
                 tidewire_store::Write::Put(_, key, value) => {
@@ -343,24 +343,24 @@ mod tests {
                 tidewire_store::Write::DeleteRange(..) => unreachable!("nothing is deleted so"),
             }
         }
-        let finalized = memory.finalized;
-        *memory = Memory::default();
+        let finalized = sent.finalized;
+        *sent = SentUpdates::default();
         for (key, value) in stored {
-            memory.restore(key, value).unwrap();
+            sent.restore(key, value).unwrap();
         }
-        memory.finalized = finalized;
+        sent.finalized = finalized;
     }
 
     #[test]
     fn transactions_are_told_as_confirmed_and_final_once_and_taken_back() {
         use TransactionState::{Confirmed, Confirming, Failed, Finalized};
-        let (mut memory, mut stored) = (Memory::default(), std::collections::BTreeMap::new());
+        let (mut sent, mut stored) = (SentUpdates::default(), std::collections::BTreeMap::new());
         let told = vec![update("0x1", Confirming), update("0x2", Failed)];
-        memory.push(1, hash(1), told.clone(), STAGES);
+        sent.push(1, hash(1), told.clone(), STAGES);
         let mut settled = Vec::new();
         for head in 1..=6 {
-            settled.push(states(&memory.settle(head, None, STAGES, 9)));
-            restored(&mut memory, &mut stored);
+            settled.push(states(&sent.settle(head, None, STAGES, 9)));
+            restored(&mut sent, &mut stored);
         }
         let nothing = Vec::new;
         let expected = [
@@ -372,21 +372,21 @@ mod tests {
             nothing(),
         ];
         assert_eq!(settled, expected);
-        let Retracted::Told(back) = memory.retract(1, hash(1)) else {
+        let Retraction::Told(back) = sent.retract(1, hash(1)) else {
             panic!("it is remembered");
         };
         assert_eq!(states(&back), [Confirming, Failed, Confirmed, Finalized]);
-        let again = memory.retract(1, hash(1));
-        assert_eq!(again, Retracted::Told(Vec::new()));
+        let again = sent.retract(1, hash(1));
+        assert_eq!(again, Retraction::Told(Vec::new()));
         // A block is not told twice after it came back.
-        memory.push(1, hash(1), told, STAGES);
+        sent.push(1, hash(1), told, STAGES);
         assert_eq!(
-            states(&memory.settle(9, None, STAGES, 9)),
+            states(&sent.settle(9, None, STAGES, 9)),
             [Confirmed, Finalized]
         );
-        assert!(memory.settle(30, None, STAGES, 9).is_empty());
-        restored(&mut memory, &mut stored);
-        assert!(memory.blocks.is_empty() && stored.is_empty());
+        assert!(sent.settle(30, None, STAGES, 9).is_empty());
+        restored(&mut sent, &mut stored);
+        assert!(sent.blocks.is_empty() && stored.is_empty());
     }
 
     #[test]
@@ -396,15 +396,15 @@ mod tests {
             required: 1,
             ..STAGES
         };
-        let mut memory = Memory::default();
+        let mut sent = SentUpdates::default();
         let told = vec![update("0x1", stages.first())];
-        memory.push(1, hash(1), told, stages);
-        assert!(memory.settle(1, Some(0), stages, 9).is_empty());
+        sent.push(1, hash(1), told, stages);
+        assert!(sent.settle(1, Some(0), stages, 9).is_empty());
         // What the chain says is final is so, whatever the depth.
-        assert!(memory.settle(9, Some(0), stages, 9).is_empty());
-        let told = memory.settle(9, Some(1), stages, 9);
+        assert!(sent.settle(9, Some(0), stages, 9).is_empty());
+        let told = sent.settle(9, Some(1), stages, 9);
         assert_eq!(states(&told), [Finalized]);
-        let Retracted::Told(back) = memory.retract(1, hash(1)) else {
+        let Retraction::Told(back) = sent.retract(1, hash(1)) else {
             panic!("it is remembered");
         };
         assert_eq!(states(&back), [Confirmed, Finalized]);
@@ -412,14 +412,14 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_is_owned_up_to() {
-        let mut memory = Memory::default();
+        let mut sent = SentUpdates::default();
         for number in 1..=3 {
             let told = vec![update("0x1", TransactionState::Confirming); REMEMBERED / 2];
-            memory.push(number, hash(number), told, STAGES);
+            sent.push(number, hash(number), told, STAGES);
         }
-        assert_eq!(memory.retract(1, hash(1)), Retracted::Forgotten);
-        assert!(matches!(memory.retract(3, hash(3)), Retracted::Told(told) if !told.is_empty()));
-        memory.clear();
-        assert_eq!(memory.retract(1, hash(1)), Retracted::Told(Vec::new()));
+        assert_eq!(sent.retract(1, hash(1)), Retraction::Forgotten);
+        assert!(matches!(sent.retract(3, hash(3)), Retraction::Told(told) if !told.is_empty()));
+        sent.clear();
+        assert_eq!(sent.retract(1, hash(1)), Retraction::Told(Vec::new()));
     }
 }
