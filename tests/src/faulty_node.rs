@@ -1,5 +1,7 @@
-//! A node that lies: it passes calls on to a real node, over WebSocket and HTTP, and a
-//! script says what becomes of the answers.
+//! Faulty node: a proxy before a real node, whose script may change every response.
+//!
+//! It speaks WebSocket and HTTP. The script sees each call with the real response, and decides
+//! what the client receives: that response, another one, an error, or nothing.
 
 use std::sync::{
     Arc,
@@ -21,26 +23,26 @@ use tokio_tungstenite::{
 
 use crate::{Node, http_client};
 
-/// What becomes of a call.
+/// The decision of a script about one call.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// This answer, with its `result` or its `error`.
-    Answer(Value),
-    /// A text that may be anything.
+    /// A JSON-RPC response, with its `result` or its `error`.
+    Response(Value),
+    /// Any text instead of a response.
     Text(String),
-    /// An HTTP status with these further headers; a WebSocket breaks off.
+    /// An HTTP status with these further headers. A WebSocket is cut.
     Status(u16, &'static str),
-    /// A WebSocket is closed with this code and reason; HTTP breaks off.
+    /// A WebSocket close with this code and reason. HTTP is cut.
     Close(u16, &'static str),
-    /// Nothing, ever.
+    /// No response, ever.
     Silence,
 }
 
 type Script = dyn Fn(&str, &Value, Value) -> Reply + Send + Sync;
 
-/// What all connections share.
+/// The state that all connections share.
 struct Shared {
-    /// Where its node is, over HTTP and over a WebSocket.
+    /// The URLs of the real node, over HTTP and over a WebSocket.
     upstream: Mutex<(String, String)>,
     http: reqwest::Client,
     script: Mutex<Arc<Script>>,
@@ -48,7 +50,7 @@ struct Shared {
     pushed: watch::Sender<Option<Value>>,
 }
 
-/// A node that lies. Dropped, it is gone.
+/// A running faulty node. It stops on drop.
 pub struct FaultyNode {
     port: u16,
     shared: Arc<Shared>,
@@ -63,18 +65,18 @@ impl std::fmt::Debug for FaultyNode {
     }
 }
 
-/// What an honest node does.
+/// The script of an honest node: every response is passed through.
 #[must_use]
-pub fn pass_through(_method: &str, _params: &Value, truth: Value) -> Reply {
-    Reply::Answer(truth)
+pub fn pass_through(_method: &str, _params: &Value, response: Value) -> Reply {
+    Reply::Response(response)
 }
 
 impl FaultyNode {
-    /// A faulty before this node. The script gets the method, the parameters and the true
-    /// answer; a head that is pushed is an answer to `newHeads`.
+    /// A faulty node before this real node. The script receives the method, the parameters and
+    /// the real response. A pushed head is passed as a response to `newHeads`.
     ///
     /// # Panics
-    /// There is no port.
+    /// No port is free.
     pub async fn in_front_of(
         node: &Node,
         script: impl Fn(&str, &Value, Value) -> Reply + Send + Sync + 'static,
@@ -103,19 +105,19 @@ impl FaultyNode {
         }
     }
 
-    /// Its WebSocket.
+    /// The WebSocket URL.
     #[must_use]
     pub fn ws(&self) -> String {
         format!("ws://127.0.0.1:{}", self.port)
     }
 
-    /// Its HTTP side.
+    /// The HTTP URL.
     #[must_use]
     pub fn http(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Lies otherwise from now on.
+    /// Uses this script from now on.
     pub async fn set_script(
         &self,
         script: impl Fn(&str, &Value, Value) -> Reply + Send + Sync + 'static,
@@ -123,17 +125,17 @@ impl FaultyNode {
         *self.shared.script.lock().await = Arc::new(script);
     }
 
-    /// Passes calls on to this node from now on.
+    /// Forwards calls to this real node from now on.
     pub async fn set_upstream(&self, node: &Node) {
         *self.shared.upstream.lock().await = (node.http(), node.ws());
     }
 
-    /// Pushes a head, or what else there is, to whoever subscribed to anything.
+    /// Pushes an item to all subscriptions, for example a head.
     pub fn push(&self, item: Value) {
         self.shared.pushed.send_replace(Some(item));
     }
 
-    /// How many calls came so far.
+    /// The number of calls so far.
     #[must_use]
     pub fn calls(&self) -> usize {
         self.shared.calls.load(Ordering::Relaxed)
@@ -144,14 +146,14 @@ impl Shared {
     async fn reply(&self, call: &Value) -> Reply {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let (upstream, _) = self.upstream.lock().await.clone();
-        let truth = self.http.post(upstream).json(call).send().await;
-        let truth = match truth {
-            Ok(answer) => answer.json().await.unwrap_or(Value::Null),
+        let response = self.http.post(upstream).json(call).send().await;
+        let response = match response {
+            Ok(response) => response.json().await.unwrap_or(Value::Null),
             Err(_) => Value::Null,
         };
         let script = self.script.lock().await.clone();
         let method = call["method"].as_str().unwrap_or_default();
-        script(method, &call["params"], truth)
+        script(method, &call["params"], response)
     }
 }
 
@@ -162,20 +164,20 @@ async fn serve(mut socket: TcpStream, shared: Arc<Shared>) {
     };
     let text = String::from_utf8_lossy(&head[..count]).to_ascii_lowercase();
     if text.contains("upgrade: websocket") {
-        speak_websocket(socket, shared).await;
+        serve_websocket(socket, shared).await;
         return;
     }
     while let Some(body) = read_request(&mut socket).await {
-        let Some(answer) = answer_http(&body, &shared).await else {
+        let Some(response) = respond_http(&body, &shared).await else {
             return std::future::pending().await;
         };
-        if socket.write_all(&answer).await.is_err() {
+        if socket.write_all(&response).await.is_err() {
             return;
         }
     }
 }
 
-/// One request of HTTP/1.1, as far as its body.
+/// Reads one HTTP/1.1 request and returns its body.
 async fn read_request(socket: &mut TcpStream) -> Option<Vec<u8>> {
     let mut read = Vec::new();
     let mut part = vec![0; 16_384];
@@ -207,26 +209,26 @@ async fn read_request(socket: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-/// None for silence.
-async fn answer_http(body: &[u8], shared: &Shared) -> Option<Vec<u8>> {
-    let asked: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    let calls = match &asked {
+/// The HTTP response to one or several calls. None: no response is sent.
+async fn respond_http(body: &[u8], shared: &Shared) -> Option<Vec<u8>> {
+    let request: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let calls = match &request {
         Value::Array(calls) => calls.clone(),
         call => vec![call.clone()],
     };
-    let mut answers = Vec::with_capacity(calls.len());
+    let mut responses = Vec::with_capacity(calls.len());
     for call in &calls {
         match shared.reply(call).await {
-            Reply::Answer(answer) => answers.push(answer),
+            Reply::Response(response) => responses.push(response),
             Reply::Text(text) => return Some(http(200, "", &text)),
             Reply::Status(status, headers) => return Some(http(status, headers, "no")),
             Reply::Close(..) => return Some(Vec::new()),
             Reply::Silence => return None,
         }
     }
-    let text = match (asked.is_array(), answers.first()) {
-        (false, Some(answer)) => answer.to_string(),
-        _ => Value::Array(answers).to_string(),
+    let text = match (request.is_array(), responses.first()) {
+        (false, Some(response)) => response.to_string(),
+        _ => Value::Array(responses).to_string(),
     };
     Some(http(200, "", &text))
 }
@@ -236,7 +238,7 @@ fn http(status: u16, headers: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{body}").into_bytes()
 }
 
-async fn speak_websocket(socket: TcpStream, shared: Arc<Shared>) {
+async fn serve_websocket(socket: TcpStream, shared: Arc<Shared>) {
     let Ok(socket) = accept_async(socket).await else {
         return;
     };
@@ -255,7 +257,7 @@ async fn speak_websocket(socket: TcpStream, shared: Arc<Shared>) {
                     json!({"jsonrpc": "2.0", "id": call["id"], "result": "0x5"}).to_string()
                 } else {
                     match shared.reply(&call).await {
-                        Reply::Answer(answer) => answer.to_string(),
+                        Reply::Response(response) => response.to_string(),
                         Reply::Text(text) => text,
                         Reply::Status(..) => return,
                         Reply::Close(code, reason) => {
@@ -280,7 +282,7 @@ async fn speak_websocket(socket: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Pushes what the real node pushes, as the script has it, and what the test says.
+/// Pushes the heads of the real node, as the script changes them, and the items of the test.
 async fn push_heads(
     shared: Arc<Shared>,
     out: mpsc::Sender<String>,
@@ -290,8 +292,13 @@ async fn push_heads(
     let Ok((mut upstream, _)) = connect_async(address).await else {
         return;
     };
-    let ask = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]});
-    if upstream.send(Frame::text(ask.to_string())).await.is_err() {
+    let subscribe =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "eth_subscribe", "params": ["newHeads"]});
+    if upstream
+        .send(Frame::text(subscribe.to_string()))
+        .await
+        .is_err()
+    {
         return;
     }
     loop {
@@ -302,7 +309,7 @@ async fn push_heads(
                 let Some(head) = head["params"].get("result").cloned() else { continue };
                 let script = shared.script.lock().await.clone();
                 match script("newHeads", &Value::Null, json!({ "result": head })) {
-                    Reply::Answer(answer) => head_frame(&answer["result"]),
+                    Reply::Response(response) => head_frame(&response["result"]),
                     Reply::Text(text) => text,
                     Reply::Status(..) | Reply::Close(..) => return,
                     Reply::Silence => continue,

@@ -1,4 +1,4 @@
-//! A stand-in for an identity provider: an HTTP server that gives one document.
+//! Identity provider: an HTTP stand-in that serves one key set, for tests of `jwks_url`.
 
 use std::{
     net::SocketAddr,
@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::tls::Authority;
 
-/// An identity provider.
+/// A running identity provider. It stops on drop.
 #[derive(Debug)]
 pub struct IdentityProvider {
     address: SocketAddr,
@@ -29,7 +29,7 @@ pub struct IdentityProvider {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What it says; None for status 503.
+    /// The key set. None: every request fails with status 503.
     document: Mutex<Option<String>>,
     requests: AtomicUsize,
 }
@@ -67,7 +67,7 @@ impl IdentityProvider {
         provider
     }
 
-    /// Where its key set is.
+    /// The URL of the key set.
     #[must_use]
     pub fn url(&self) -> String {
         format!(
@@ -77,7 +77,7 @@ impl IdentityProvider {
         )
     }
 
-    /// Gives these keys from now on.
+    /// Serves these keys from now on.
     ///
     /// # Panics
     /// Never.
@@ -85,7 +85,7 @@ impl IdentityProvider {
         *self.state.document.lock().expect("no panics") = Some(json!({"keys": keys}).to_string());
     }
 
-    /// Is out of order from now on.
+    /// Fails every request with status 503 from now on.
     ///
     /// # Panics
     /// Never.
@@ -93,7 +93,7 @@ impl IdentityProvider {
         *self.state.document.lock().expect("no panics") = None;
     }
 
-    /// How often it was asked.
+    /// The number of requests so far.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.state.requests.load(Ordering::Relaxed)
@@ -104,18 +104,18 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State
     while let Ok((stream, _)) = listener.accept().await {
         let state = state.clone();
         match tls.clone() {
-            None => drop(tokio::spawn(answer(stream, state))),
+            None => drop(tokio::spawn(respond(stream, state))),
             Some(tls) => drop(tokio::spawn(async move {
                 if let Ok(stream) = tls.accept(stream).await {
-                    answer(stream, state).await;
+                    respond(stream, state).await;
                 }
             })),
         }
     }
 }
 
-/// Answers one request, whatever it asks.
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>) {
+/// Responds to one request, whatever its path is.
+async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -133,7 +133,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Stat
         "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
-    // Whoever asked may have gone.
+    // The client may have disconnected.
     let _ = stream.write_all(text.as_bytes()).await;
     let _ = stream.shutdown().await;
 }

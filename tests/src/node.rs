@@ -1,6 +1,6 @@
-//! A real node on this machine: Anvil, with a chain of its own.
+//! Node: a local Anvil node with its own chain, for end-to-end tests.
 //!
-//! It comes from npm: `npm install` in `tests/tools`, as `tests/run` does it.
+//! `npm install` in `tests/tools` installs Anvil. `tests/run` does that by itself.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,8 +17,8 @@ use tokio::{
 
 use crate::{http_client, within};
 
-/// Where npm puts it. The file itself, not the script before it, so that it can be
-/// killed.
+/// The path of Anvil's binary. npm's wrapper script is not used: killing it would leave Anvil
+/// running.
 fn anvil() -> PathBuf {
     let system = match std::env::consts::OS {
         "macos" => "darwin",
@@ -39,7 +39,7 @@ fn anvil() -> PathBuf {
     path
 }
 
-/// A running node. Dropped, it is killed.
+/// A running node. It is killed on drop.
 #[derive(Debug)]
 pub struct Node {
     child: Child,
@@ -50,15 +50,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that mines a block for each transaction, and whenever it is asked.
+    /// A node that mines a block for each transaction, and on [`mine`](Self::mine).
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// A node with further arguments.
+    /// A node with further arguments for Anvil.
     ///
     /// # Panics
-    /// It does not start.
+    /// Anvil does not start.
     pub async fn start_with(arguments: &[&str]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
@@ -72,28 +72,28 @@ impl Node {
         }
     }
 
-    /// Its WebSocket.
+    /// The WebSocket URL.
     #[must_use]
     pub fn ws(&self) -> String {
         format!("ws://127.0.0.1:{}", self.port)
     }
 
-    /// Its HTTP side.
+    /// The HTTP URL.
     #[must_use]
     pub fn http(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Its socket file.
+    /// The path of the IPC socket.
     #[must_use]
     pub fn ipc(&self) -> String {
         self.folder.path().join("node.ipc").display().to_string()
     }
 
-    /// Stops it; it keeps its chain.
+    /// Stops the node. Its chain is kept for [`resume`](Self::resume).
     ///
     /// # Panics
-    /// It does not end.
+    /// The process does not end.
     pub async fn stop(&mut self) {
         let id = self.child.id().expect("the node runs");
         let pid = Pid::from_raw(i32::try_from(id).expect("process ids are small"));
@@ -103,88 +103,88 @@ impl Node {
             .expect("a process ends once");
     }
 
-    /// Starts it again where it was, with the chain it had.
+    /// Starts the node again, at the same port and with the same chain.
     pub async fn resume(&mut self) {
         let (child, _) = spawn(&self.folder, &self.arguments, self.port).await;
         self.child = child;
     }
 
-    /// Calls a method, and gives what it answers.
+    /// Calls a method and returns the result.
     ///
     /// # Panics
-    /// It is refused.
+    /// The node returns an error.
     pub async fn call(&self, method: &str, params: Value) -> Value {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let asking = self.http.post(self.http()).json(&body).send();
-        let answer = within(format!("an answer to {method}"), asking).await;
-        let answer: Value = answer
-            .expect("the node answers")
+        let request = self.http.post(self.http()).json(&body).send();
+        let response = within(format!("a response to {method}"), request).await;
+        let response: Value = response
+            .expect("the node responds")
             .json()
             .await
             .expect("in JSON");
-        assert!(answer.get("error").is_none(), "{method}: {answer}");
-        answer["result"].clone()
+        assert!(response.get("error").is_none(), "{method}: {response}");
+        response["result"].clone()
     }
 
-    /// Mines so many blocks.
+    /// Mines this number of blocks.
     pub async fn mine(&self, count: u64) {
         self.call("anvil_mine", json!([format!("{count:#x}"), "0x0"]))
             .await;
     }
 
-    /// Replaces so many of the newest blocks by as many others.
+    /// Replaces the newest `depth` blocks by as many others.
     pub async fn reorg(&self, depth: u64) {
         self.call("anvil_reorg", json!([depth, []])).await;
     }
 
-    /// The accounts that it signs for.
+    /// The accounts for which the node signs.
     ///
     /// # Panics
-    /// There are none.
+    /// The response is not a list of addresses.
     pub async fn accounts(&self) -> Vec<String> {
         let accounts = self.call("eth_accounts", json!([])).await;
         serde_json::from_value(accounts).expect("a list of addresses")
     }
 
-    /// Sends coins, in wei, and gives the transaction's hash.
+    /// Sends coins, in wei, and returns the transaction's hash.
     ///
     /// # Panics
-    /// It is refused.
+    /// The node refuses the transaction.
     pub async fn send(&self, from: &str, to: &str, value: u64) -> String {
         let transaction = json!({"from": from, "to": to, "value": format!("{value:#x}")});
         let hash = self.call("eth_sendTransaction", json!([transaction])).await;
         hash.as_str().expect("a hash").to_owned()
     }
 
-    /// The height of its newest block.
+    /// The height of the newest block.
     ///
     /// # Panics
-    /// It is no number.
+    /// The response is not a number.
     pub async fn height(&self) -> u64 {
         number(&self.call("eth_blockNumber", json!([])).await)
     }
 
-    /// A block of its chain.
+    /// The block at this height.
     pub async fn block(&self, number: u64) -> Value {
         let number = format!("{number:#x}");
         self.call("eth_getBlockByNumber", json!([number, false]))
             .await
     }
 
-    /// The hash of a block of its chain.
+    /// The hash of the block at this height.
     ///
     /// # Panics
-    /// There is none.
+    /// There is no such block.
     pub async fn hash(&self, number: u64) -> String {
         let block = self.block(number).await;
         block["hash"].as_str().expect("a hash").to_owned()
     }
 }
 
-/// A number as nodes write it.
+/// The number in a hex string of a node.
 ///
 /// # Panics
-/// It is none.
+/// The value is not such a string.
 #[must_use]
 pub fn number(value: &Value) -> u64 {
     let text = value.as_str().and_then(|text| text.strip_prefix("0x"));
@@ -193,7 +193,7 @@ pub fn number(value: &Value) -> u64 {
 
 async fn spawn(folder: &TempDir, arguments: &[String], port: u16) -> (Child, u16) {
     let path = |name: &str| folder.path().join(name).display().to_string();
-    // The state does not hold the first block: it is to be the same after a restart.
+    // Anvil does not store the first block. A fixed time makes it the same after a restart.
     let first_block: &[&str] = match arguments.iter().any(|own| own == "--timestamp") {
         true => &[],
         false => &["--timestamp", "1700000000"],
@@ -224,7 +224,7 @@ async fn spawn(folder: &TempDir, arguments: &[String], port: u16) -> (Child, u16
         }
     };
     let port = within("the node to listen", listening).await;
-    // It writes on, and must not find its pipe full.
+    // Anvil goes on writing, and would block on a full pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     (child, port)
 }

@@ -1,4 +1,7 @@
-//! Blocks as trackers see them, and the steps that a canonical chain goes.
+//! Blocks and chain updates: what the fork choice sends to the processor.
+//!
+//! Where a reorg is decided: [`fork_choice`](crate::fork_choice) chooses the head, and
+//! [`HeaderTree::plan`](crate::tree::HeaderTree::plan) decides how far the reorg reaches.
 
 use std::sync::Arc;
 
@@ -7,45 +10,50 @@ use alloy::{
     rpc::types::{Log, Transaction, TransactionReceipt},
 };
 
-/// Which block: enough to link it to its neighbours.
+/// The identity of a block, and the link to its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockRef {
-    /// Its height.
+    /// The block's height.
     pub number: u64,
-    /// Its hash.
+    /// The block's hash.
     pub hash: B256,
-    /// The hash of the block before.
+    /// The parent's hash.
     pub parent: B256,
 }
 
-/// A block of the canonical chain with what it holds.
+/// A canonical block with its content.
 #[derive(Debug, Clone)]
 pub struct BlockData {
-    /// Which block.
+    /// The block's identity.
     pub block: BlockRef,
-    /// Its time, in milliseconds since the Unix epoch.
+    /// The block's time, in milliseconds since the Unix epoch.
     pub timestamp: i64,
-    /// The base fee in wei, where the chain has one.
+    /// The base fee in wei, on chains that have one.
     pub base_fee: Option<u64>,
-    /// What its logs may hold.
+    /// The bloom filter of the logs, from the header.
     pub bloom: Bloom,
-    /// Its transactions in order.
+    /// The transactions, in block order.
     pub transactions: Vec<Transaction>,
-    /// Its logs in order, checked against the header.
+    /// The logs, in block order. Their bloom equals the header's.
     pub logs: Vec<Log>,
-    /// The receipts in the order of the transactions; empty where nobody needs them.
+    /// The receipts, in the order of the transactions. Empty if no endpoint returns the
+    /// receipts of a whole block.
     pub receipts: Vec<TransactionReceipt>,
 }
 
-/// One step of a canonical chain: one more block, and what its branch replaced.
+/// One change of the canonical chain: a new tip, and the blocks that it replaces.
+///
+/// # Example
+/// The chain `a1 b2 c3` reorgs to `a1 x2 y3`. The first update retracts `[c3, b2]` and includes
+/// `x2`. The second one retracts nothing and includes `y3`.
 #[derive(Debug, Clone)]
 pub struct ChainUpdate {
     /// The chain's id.
     pub chain: u64,
-    /// What the reorg took back, newest first; empty nearly always.
+    /// The blocks that a reorg retracts, newest first. Almost always empty.
     pub retracted: Vec<Arc<BlockData>>,
-    /// The block that is canonical now.
+    /// The new tip.
     pub included: Arc<BlockData>,
-    /// The newest block that cannot be taken back, where the chain says so.
+    /// The height of the newest final block. None if no node reports one.
     pub finalized: Option<u64>,
 }

@@ -1,9 +1,16 @@
-//! What the store keeps of a chain: the canonical blocks that can still be taken back,
-//! whole. The newest of them is where a restarted server goes on.
+//! Block store: the canonical blocks that a reorg can still retract, with their content.
 //!
-//! A key is the chain and the height, a value the block with all it holds, compressed:
-//! nodes forget a block that a reorg took back, and what was published of it has to be
-//! taken back too.
+//! A restarted server resumes at the newest stored block. The content is stored too, because
+//! nodes forget the blocks of an abandoned branch, while everything published about them must
+//! be retracted.
+//!
+//! # Layout
+//! | | bytes |
+//! |---|---|
+//! | key | chain id (8), height (8), both big-endian |
+//! | value | hash (32), parent hash (32), then the content as deflated JSON |
+//!
+//! The hashes come first and uncompressed, so that the links can be read without the content.
 
 use std::io::{Read as _, Write as _};
 
@@ -19,19 +26,22 @@ use crate::{BlockData, BlockRef, ChainUpdate};
 
 const BLOCKS: Table = Table("chain.blocks");
 
-/// How many blocks are read from the store at once.
+/// Blocks in one scan of the store. A block may have megabytes.
 const PAGE: usize = 32;
 
-/// The blocks of one chain, as the store keeps them.
+/// The length of the two hashes at the start of a value, in bytes.
+const HASHES: usize = 64;
+
+/// The stored blocks of one chain.
 #[derive(Clone)]
 pub(crate) struct BlockStore {
     chain: u64,
     store: Option<SharedStore>,
 }
 
-/// A block as it is kept. What is looked at without the rest comes first, uncompressed.
+/// The stored content of a block.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct BlockContent {
     timestamp: i64,
     base_fee: Option<u64>,
     bloom: Bloom,
@@ -40,11 +50,8 @@ struct Kept {
     receipts: Vec<TransactionReceipt>,
 }
 
-/// The two hashes that a value begins with.
-const HASHES: usize = 64;
-
 impl BlockStore {
-    /// The archive of a chain. Without a store it keeps nothing.
+    /// The block store of a chain. Without a store it stays empty.
     pub(crate) fn new(chain: u64, store: Option<SharedStore>) -> Self {
         Self { chain, store }
     }
@@ -55,7 +62,7 @@ impl BlockStore {
         key
     }
 
-    /// The blocks that are kept, oldest first.
+    /// The stored blocks, oldest first.
     pub(crate) async fn blocks(&self) -> Result<Vec<BlockRef>, StoreError> {
         let Some(store) = &self.store else {
             return Ok(Vec::new());
@@ -82,49 +89,50 @@ impl BlockStore {
         }
     }
 
-    /// A block, if it is kept.
+    /// A block with its content. None if it is not stored or cannot be read; the log has the
+    /// reason.
     pub(crate) async fn block(&self, block: BlockRef) -> Option<BlockData> {
         let store = self.store.as_ref()?;
         let value = match store.get(BLOCKS, self.key(block.number)).await {
             Ok(value) => value?,
             Err(error) => {
-                tracing::warn!(chain = self.chain, number = block.number, %error, "a block cannot be read from the store");
+                tracing::warn!(chain = self.chain, number = block.number, %error, "the store failed to read a block");
                 return None;
             }
         };
         if value.get(..32)? != block.hash.as_slice() {
             return None;
         }
-        let kept = read(value.get(HASHES..)?);
-        let kept = kept.inspect_err(|error| {
-            tracing::warn!(chain = self.chain, number = block.number, %error, "a block in the store cannot be read");
+        let content = decode(value.get(HASHES..)?);
+        let content = content.inspect_err(|error| {
+            tracing::warn!(chain = self.chain, number = block.number, %error, "a stored block cannot be decoded");
         });
-        let kept = kept.ok()?;
+        let content = content.ok()?;
         Some(BlockData {
             block,
-            timestamp: kept.timestamp,
-            base_fee: kept.base_fee,
-            bloom: kept.bloom,
-            transactions: kept.transactions,
-            logs: kept.logs,
-            receipts: kept.receipts,
+            timestamp: content.timestamp,
+            base_fee: content.base_fee,
+            bloom: content.bloom,
+            transactions: content.transactions,
+            logs: content.logs,
+            receipts: content.receipts,
         })
     }
 
-    /// The writes that keep a step: what it takes back goes, what it includes comes, and
-    /// what cannot be taken back any more goes too.
-    pub(crate) fn stage(&self, step: &ChainUpdate, limit: usize, batch: &mut Batch) {
+    /// Adds the writes for a chain update to a batch: deletes retracted blocks and those below
+    /// the reorg limit, and puts the included block.
+    pub(crate) fn stage(&self, update: &ChainUpdate, reorg_limit: usize, batch: &mut Batch) {
         if self.store.is_none() {
             return;
         }
-        let included = &step.included;
+        let included = &update.included;
         let number = included.block.number;
-        for retracted in &step.retracted {
+        for retracted in &update.retracted {
             batch.delete(BLOCKS, self.key(retracted.block.number));
         }
-        let oldest = number.saturating_sub(limit as u64);
+        let oldest = number.saturating_sub(reorg_limit as u64);
         batch.delete_range(BLOCKS, self.key(0), self.key(oldest));
-        match write(included) {
+        match encode(included) {
             Ok(content) => {
                 let mut value = Vec::with_capacity(HASHES + content.len());
                 value.extend(included.block.hash);
@@ -133,14 +141,14 @@ impl BlockStore {
                 batch.put(BLOCKS, self.key(number), value);
             }
             Err(error) => {
-                tracing::error!(chain = self.chain, number, %error, "a block cannot be kept");
+                tracing::error!(chain = self.chain, number, %error, "a block cannot be encoded for the store");
             }
         }
     }
 }
 
-fn write(data: &BlockData) -> std::io::Result<Vec<u8>> {
-    let kept = Kept {
+fn encode(data: &BlockData) -> std::io::Result<Vec<u8>> {
+    let content = BlockContent {
         timestamp: data.timestamp,
         base_fee: data.base_fee,
         bloom: data.bloom,
@@ -148,14 +156,14 @@ fn write(data: &BlockData) -> std::io::Result<Vec<u8>> {
         logs: data.logs.clone(),
         receipts: data.receipts.clone(),
     };
-    let text = serde_json::to_vec(&kept)?;
+    let json = serde_json::to_vec(&content)?;
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(&text)?;
+    encoder.write_all(&json)?;
     encoder.finish()
 }
 
-fn read(content: &[u8]) -> std::io::Result<Kept> {
-    let mut text = Vec::new();
-    DeflateDecoder::new(content).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+fn decode(content: &[u8]) -> std::io::Result<BlockContent> {
+    let mut json = Vec::new();
+    DeflateDecoder::new(content).read_to_end(&mut json)?;
+    Ok(serde_json::from_slice(&json)?)
 }

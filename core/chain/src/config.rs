@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     abi::{AbiError, ErrorAbi},
     decode::CustomErrors,
-    endpoint::{Address, AddressError, trust},
+    endpoint::{Address, AddressError, TlsError, tls_config},
 };
 
 /// One chain.
@@ -194,17 +194,9 @@ pub enum ConfigError {
     /// The chain's id cannot be part of a channel name.
     #[error("the channel of a chain has no name: {0}")]
     Channel(String),
-    /// A file of certificates cannot be read.
-    #[error("the certificates of a chain's endpoint cannot be read from {}: {error}", .path.display())]
-    Authority {
-        /// The file.
-        path: PathBuf,
-        /// The error of reading it.
-        error: String,
-    },
-    /// TLS cannot be set up.
-    #[error("connections to chains cannot be encrypted: {0}")]
-    Tls(String),
+    /// TLS to the endpoints cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl ChainConfig {
@@ -229,7 +221,7 @@ impl ChainConfig {
             return Err(ConfigError::NoEndpoint(self.id));
         }
         for (_, ca_file) in &addresses {
-            trust(ca_file.as_deref())?;
+            tls_config(ca_file.as_deref())?;
         }
         let bounds = [
             ("id", self.id, 1, u64::MAX),

@@ -1,8 +1,8 @@
-//! The chain engine: blocks that survive reorgs, transactions that settle, wallets.
+//! Chain engine: blocks that survive reorgs, transactions until they are final, wallets, events.
 //!
-//! What is read of a chain becomes [`ChainUpdate`]s: in order, without gaps, each with what a
-//! reorg took back. Trackers turn steps into publications, and ask a node through
-//! [`RpcClient`] for what a step does not hold.
+//! The fork choice turns the heads of many nodes into [`ChainUpdate`]s: in order, without gaps,
+//! each with the blocks that a reorg retracts. One processor for each chain turns the updates
+//! into publications. It calls a node through [`RpcClient`] for state that blocks do not hold.
 
 pub mod abi;
 mod block;

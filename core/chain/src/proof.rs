@@ -1,10 +1,25 @@
-//! Whether a block is what its hash says: an endpoint can make up whatever it likes, but not
-//! so that it hashes to what other blocks are linked to.
+//! Block proofs: checks a block's header, transactions and receipts against its hash.
 //!
-//! A header is what its hash is of, the transactions are what its transactions root is of,
-//! the receipts what its receipts root is of. Fields that a chain adds to what nodes answer,
-//! and does not hash, are passed over. What a hash does not cover is not proved: a
-//! transaction's sender, for one, is taken as the node tells it.
+//! A block's hash is a commitment to all of its content:
+//!
+//! ```text
+//! block hash ── header ─┬─ transactions root ── every transaction
+//!                       ├─ receipts root ────── every receipt, with its logs
+//!                       └─ parent hash ──────── the block before
+//! ```
+//!
+//! A node can return any content, but not content that hashes to a hash which other blocks link
+//! to. It can therefore withhold a block, but neither invent nor change one.
+//!
+//! # Limits
+//! - Fields that a chain adds to its responses, and does not hash, are ignored.
+//! - Content that no hash covers is not proved. The sender of a transaction is an example: the
+//!   node reports it.
+//!
+//! # Example
+//! A node adds a zero to the value of one transfer. The transaction then hashes to another hash
+//! than the one beside it. If the node changes that hash too, the transactions root differs. If
+//! it changes the root too, the header hashes to another hash than the requested one.
 
 use alloy::{
     consensus::{
@@ -19,34 +34,38 @@ use serde_json::value::RawValue;
 
 use crate::ChainConfig;
 
-/// What of a block is held against its hashes.
+/// The proofs that a chain requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProofPolicy {
-    /// Its header, against its hash.
+    /// The header against the block's hash.
     pub header: ProofCheck,
-    /// Its transactions, against the header's root and their own hashes.
+    /// The transactions against the header's root and their own hashes.
     pub transactions: ProofCheck,
-    /// Its receipts, against the header's root.
+    /// The receipts against the header's root.
     pub receipts: ProofCheck,
 }
 
-/// Whether something is held against its hash.
+/// Whether a proof is required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProofCheck {
-    /// What does not hash to it is not believed.
-    Asked,
-    /// On this chain it does not hash to it.
+    /// Content that does not match its hash is rejected.
+    Required,
+    /// The chain hashes in another way, so the content is accepted without proof.
     Waived,
 }
 
 impl ProofCheck {
-    fn of(is_asked: bool) -> Self {
-        if is_asked { Self::Asked } else { Self::Waived }
+    fn of(is_required: bool) -> Self {
+        if is_required {
+            Self::Required
+        } else {
+            Self::Waived
+        }
     }
 }
 
 impl ProofPolicy {
-    /// What is asked for on a chain.
+    /// The proofs that a chain's configuration requires.
     #[must_use]
     pub fn of(config: &ChainConfig) -> Self {
         Self {
@@ -57,48 +76,48 @@ impl ProofPolicy {
     }
 }
 
-/// What a block is not.
+/// The reason why content does not match its hash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// A field of the header is missing or is none.
+    /// A field of the header is missing or malformed.
     #[error(
-        "its header cannot be hashed: {0}; `header_hash = false` is for chains whose headers are others"
+        "its header cannot be hashed: {0}; set `header_hash = false` only if the chain's headers differ from Ethereum's"
     )]
     Header(String),
-    /// The header is another one's.
+    /// The header hashes to another hash.
     #[error(
-        "its header hashes to {found}; `header_hash = false` is for chains whose headers never hash to their hash"
+        "its header hashes to {found}; set `header_hash = false` only if the chain's headers never hash to their hash"
     )]
     HeaderHash {
-        /// What it hashes to.
+        /// The computed hash.
         found: B256,
     },
-    /// A transaction is another one.
+    /// A transaction hashes to another hash.
     #[error(
-        "transaction {told} hashes to {found}; `transactions_root = false` is for chains where they never do"
+        "transaction {reported} hashes to {found}; set `transactions_root = false` only if the chain's transactions never hash to their hash"
     )]
     TransactionHash {
-        /// What the node calls it.
-        told: B256,
-        /// What it hashes to.
+        /// The hash that the node reports.
+        reported: B256,
+        /// The computed hash.
         found: B256,
     },
-    /// Transactions are missing, or others.
+    /// The transactions have another root.
     #[error(
-        "the transactions do not hash to the header's root; `transactions_root = false` is for chains where they never do"
+        "the transactions do not hash to the header's root; set `transactions_root = false` only if the chain's transactions never do"
     )]
     Transactions,
-    /// Receipts are others.
+    /// The receipts have another root.
     #[error(
-        "the receipts do not hash to the header's root; `receipts_root = false` is for chains where they never do"
+        "the receipts do not hash to the header's root; set `receipts_root = false` only if the chain's receipts never do"
     )]
     Receipts,
 }
 
-/// Holds a header, as a node writes it, against its hash.
+/// Checks the JSON of a header against the block's hash.
 ///
 /// # Errors
-/// It is another one's, or lacks what its hash is of.
+/// The header hashes to another hash, or lacks a field that is hashed.
 pub fn header(raw: &RawValue, hash: B256) -> Result<(), ProofError> {
     let header: Header =
         serde_json::from_str(raw.get()).map_err(|error| ProofError::Header(error.to_string()))?;
@@ -109,18 +128,18 @@ pub fn header(raw: &RawValue, hash: B256) -> Result<(), ProofError> {
     Err(ProofError::HeaderHash { found })
 }
 
-/// Holds transactions against the root of their header, and each against its own hash.
+/// Checks transactions against the root in their header, and each one against its own hash.
 ///
 /// # Errors
-/// One is another, or one is missing.
+/// A transaction is changed, added or missing.
 pub fn transactions(transactions: &[Transaction], root: B256) -> Result<(), ProofError> {
     let mut encoded = Vec::with_capacity(transactions.len());
     for transaction in transactions {
-        // Not the hash that it carries: that is what the node says.
+        // The hash is computed, as the node could report any.
         let bytes = transaction.inner.inner().encoded_2718();
-        let (told, found) = (*transaction.inner.tx_hash(), keccak256(&bytes));
-        if told != found {
-            return Err(ProofError::TransactionHash { told, found });
+        let (reported, found) = (*transaction.inner.tx_hash(), keccak256(&bytes));
+        if reported != found {
+            return Err(ProofError::TransactionHash { reported, found });
         }
         encoded.push(bytes);
     }
@@ -130,10 +149,10 @@ pub fn transactions(transactions: &[Transaction], root: B256) -> Result<(), Proo
     Err(ProofError::Transactions)
 }
 
-/// Holds receipts against the root of their header.
+/// Checks receipts against the root in their header.
 ///
 /// # Errors
-/// One is another, or one is missing.
+/// A receipt is changed, added or missing.
 pub fn receipts(receipts: &[TransactionReceipt], root: B256) -> Result<(), ProofError> {
     let plain = receipts
         .iter()
@@ -152,13 +171,14 @@ mod tests {
 
     use super::*;
 
-    /// The first block of Ethereum's main network, as nodes write it.
-    const FIRST: B256 = b256!("d4e56740f876aef8c010b86a40d5f56745a118d0906a34e69aec8c0db1cb8fa3");
+    /// The hash of the genesis block of Ethereum's main network.
+    const GENESIS: B256 = b256!("d4e56740f876aef8c010b86a40d5f56745a118d0906a34e69aec8c0db1cb8fa3");
 
-    fn first() -> Value {
+    /// The header of the genesis block, as nodes return it.
+    fn genesis() -> Value {
         let empty = "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421";
         json!({
-            "number": "0x0", "hash": FIRST, "parentHash": B256::ZERO, "nonce": "0x0000000000000042",
+            "number": "0x0", "hash": GENESIS, "parentHash": B256::ZERO, "nonce": "0x0000000000000042",
             "sha3Uncles": "0x1dcc4de8dec75d7aab85b567b6ccd41ad312451b948a7413f0a142fd40d49347",
             "logsBloom": format!("0x{}", "0".repeat(512)), "transactionsRoot": empty,
             "stateRoot": "0xd7f8974fb5ac78d9ac099b9ad5018bedc2ce0a72dad1827a1709da30580f0544",
@@ -171,21 +191,21 @@ mod tests {
     }
 
     fn prove(header_json: &Value) -> Result<(), ProofError> {
-        header(&to_raw_value(header_json).unwrap(), FIRST)
+        header(&to_raw_value(header_json).unwrap(), GENESIS)
     }
 
     #[test]
-    fn a_header_is_what_its_hash_is_of() {
-        let mut told = first();
-        assert_eq!(prove(&told), Ok(()));
-        // What a chain adds to it is not hashed.
-        told["l1BlockNumber"] = json!("0x5");
-        told["milliTimestamp"] = json!("0x18bcfe56800");
-        assert_eq!(prove(&told), Ok(()));
+    fn a_header_hashes_to_its_hash() {
+        let mut header_json = genesis();
+        assert_eq!(prove(&header_json), Ok(()));
+        // Fields that a chain adds are not hashed.
+        header_json["l1BlockNumber"] = json!("0x5");
+        header_json["milliTimestamp"] = json!("0x18bcfe56800");
+        assert_eq!(prove(&header_json), Ok(()));
     }
 
     #[test]
-    fn a_header_with_any_field_changed_is_none() {
+    fn a_header_with_a_changed_or_missing_field_is_refused() {
         for (field, other) in [
             ("number", json!("0x1")),
             ("parentHash", json!(B256::repeat_byte(1))),
@@ -197,23 +217,23 @@ mod tests {
             ("baseFeePerGas", json!("0x1")),
             ("withdrawalsRoot", json!(B256::ZERO)),
         ] {
-            let mut told = first();
-            told[field] = other;
-            let refused = prove(&told);
+            let mut header_json = genesis();
+            header_json[field] = other;
+            let refused = prove(&header_json);
             assert!(
                 matches!(refused, Err(ProofError::HeaderHash { .. })),
                 "{field}: {refused:?}"
             );
         }
         for field in ["mixHash", "stateRoot", "extraData", "miner"] {
-            let mut told = first();
-            told.as_object_mut().unwrap().remove(field);
-            assert!(prove(&told).is_err(), "{field}");
+            let mut header_json = genesis();
+            header_json.as_object_mut().unwrap().remove(field);
+            assert!(prove(&header_json).is_err(), "{field}");
         }
     }
 
     #[test]
-    fn no_transactions_have_the_root_of_nothing() {
+    fn an_empty_block_has_the_empty_root() {
         let root = b256!("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421");
         assert_eq!(transactions(&[], root), Ok(()));
         assert_eq!(receipts(&[], root), Ok(()));

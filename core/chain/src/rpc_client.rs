@@ -1,45 +1,48 @@
-//! The way to ask a node.
+//! RPC client: the interface through which the engine calls a chain's nodes.
+//!
+//! [`EndpointPool`](crate::endpoint::EndpointPool) implements it over real nodes. Tests
+//! implement it with scripted responses.
 
 use std::future::Future;
 
 use serde_json::Value;
 
-/// A call of JSON-RPC.
+/// A JSON-RPC call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
     /// The method, for example `eth_getBalance`.
     pub method: &'static str,
-    /// Its parameters, an array.
+    /// The parameters, a JSON array.
     pub params: Value,
 }
 
-/// Why a call gave no answer.
+/// The reason why a call has no result.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RpcError {
-    /// No endpoint answered in time.
-    #[error("no endpoint of chain {chain} answered: {reason}")]
+    /// No endpoint responded in time.
+    #[error("no endpoint of chain {chain} responded: {reason}")]
     Unreachable {
         /// The chain's id.
         chain: u64,
-        /// What the last endpoint said.
+        /// The failure of the endpoint that was called last.
         reason: String,
     },
-    /// The node refused the call.
-    #[error("the node answered error {code}: {message}")]
+    /// The node refused the call. Other nodes would refuse it too.
+    #[error("the node returned error {code}: {message}")]
     Refused {
-        /// JSON-RPC's code.
+        /// The JSON-RPC error code.
         code: i64,
-        /// What the node says.
+        /// The JSON-RPC error message.
         message: String,
-        /// What comes with it, for example the data of a revert.
+        /// The JSON-RPC error data, for example the data of a revert.
         data: Option<Value>,
     },
 }
 
-/// Asks a node of one chain.
+/// Calls the nodes of one chain.
 pub trait RpcClient: Send + Sync + 'static {
-    /// Makes all calls in as few requests as the endpoint allows, each with a time limit,
-    /// and answers in their order.
+    /// Makes all calls in as few requests as possible, each with a time limit. Returns the
+    /// results in the order of the calls.
     fn call_all(
         &self,
         calls: Vec<Call>,

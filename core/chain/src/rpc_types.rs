@@ -1,7 +1,7 @@
-//! Blocks as nodes write them, as far as they are looked at.
+//! RPC types: headers, blocks, transactions and receipts as nodes return them.
 //!
-//! Lenient where chains differ: headers may have more fields, and transactions and
-//! receipts may be of types that are not known here.
+//! Parsing is lenient where chains differ. Unknown header fields are ignored, and transactions
+//! and receipts of unknown types are accepted.
 
 use alloy::{
     primitives::{B256, Bloom, U64, U256},
@@ -12,7 +12,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{BlockRef, Call};
 
-/// What links a block.
+/// The fields of a header that link blocks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HeaderJson {
@@ -57,18 +57,20 @@ impl BlockJson {
     }
 }
 
-/// Whether something is of a type that is known here.
+/// Whether the type of a transaction or receipt is known. Only a known type can be hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum EncodingKind {
     Known,
     Unknown,
 }
 
-/// Reads a transaction. One of an unknown type, as some chains have them, is shown as
-/// a legacy one: with its hash, its parties, its value and its data.
-pub(crate) fn transaction(raw: &RawValue) -> Result<(Transaction, Kind), serde_json::Error> {
+/// Parses a transaction. One of an unknown type becomes a legacy transaction with the same
+/// hash, sender, recipient, value and data. Rollups have such types, for example deposits.
+pub(crate) fn parse_transaction(
+    raw: &RawValue,
+) -> Result<(Transaction, EncodingKind), serde_json::Error> {
     let error = match serde_json::from_str(raw.get()) {
-        Ok(transaction) => return Ok((transaction, Kind::Known)),
+        Ok(transaction) => return Ok((transaction, EncodingKind::Known)),
         Err(error) => error,
     };
     let Ok(Value::Object(mut fields)) = serde_json::from_str(raw.get()) else {
@@ -77,7 +79,7 @@ pub(crate) fn transaction(raw: &RawValue) -> Result<(Transaction, Kind), serde_j
     fields.insert("type".to_owned(), json!("0x0"));
     fields.remove("yParity");
     fields.remove("accessList");
-    // Unsigned transactions have none of these.
+    // Transactions without a signature lack these fields.
     for (name, value) in [
         ("gasPrice", "0x0"),
         ("r", "0x0"),
@@ -88,14 +90,16 @@ pub(crate) fn transaction(raw: &RawValue) -> Result<(Transaction, Kind), serde_j
     }
     fields.insert("v".to_owned(), json!("0x1b"));
     serde_json::from_value(Value::Object(fields))
-        .map(|transaction| (transaction, Kind::Unknown))
+        .map(|transaction| (transaction, EncodingKind::Unknown))
         .map_err(|_| error)
 }
 
-/// Reads a receipt, likewise.
-pub(crate) fn receipt(raw: &RawValue) -> Result<(TransactionReceipt, Kind), serde_json::Error> {
+/// Parses a receipt. One of an unknown type becomes a legacy receipt.
+pub(crate) fn parse_receipt(
+    raw: &RawValue,
+) -> Result<(TransactionReceipt, EncodingKind), serde_json::Error> {
     let error = match serde_json::from_str(raw.get()) {
-        Ok(receipt) => return Ok((receipt, Kind::Known)),
+        Ok(receipt) => return Ok((receipt, EncodingKind::Known)),
         Err(error) => error,
     };
     let Ok(Value::Object(mut fields)) = serde_json::from_str(raw.get()) else {
@@ -106,11 +110,11 @@ pub(crate) fn receipt(raw: &RawValue) -> Result<(TransactionReceipt, Kind), serd
         .entry("effectiveGasPrice")
         .or_insert_with(|| json!("0x0"));
     serde_json::from_value(Value::Object(fields))
-        .map(|receipt| (receipt, Kind::Unknown))
+        .map(|receipt| (receipt, EncodingKind::Unknown))
         .map_err(|_| error)
 }
 
-/// Asks for a header by its hash.
+/// The call for a header by hash.
 pub(crate) fn header_by_hash(hash: B256) -> Call {
     Call {
         method: "eth_getBlockByHash",
@@ -118,12 +122,12 @@ pub(crate) fn header_by_hash(hash: B256) -> Call {
     }
 }
 
-/// Asks for a header by its height.
+/// The call for a header by height.
 pub(crate) fn header_by_number(number: u64) -> Call {
     header_by_tag(&format!("{number:#x}"))
 }
 
-/// Asks for a header by a tag.
+/// The call for a header by tag, for example `latest`.
 pub(crate) fn header_by_tag(tag: &str) -> Call {
     Call {
         method: "eth_getBlockByNumber",
@@ -136,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transaction_of_an_unknown_type_is_shown() {
+    fn a_transaction_of_an_unknown_type_is_parsed() {
         let text = json!({
             "blockHash": B256::repeat_byte(1), "blockNumber": "0x5", "from": "0xdeaddeaddeaddeaddeaddeaddeaddeaddead0001",
             "gas": "0xf4240", "gasPrice": "0x0", "hash": B256::repeat_byte(9), "input": "0x440a5e20",
@@ -145,8 +149,8 @@ mod tests {
             "v": "0x0", "value": "0x7",
         });
         let raw = serde_json::value::to_raw_value(&text).unwrap();
-        let (transaction, kind) = transaction(&raw).unwrap();
-        assert_eq!(kind, Kind::Unknown);
+        let (transaction, kind) = parse_transaction(&raw).unwrap();
+        assert_eq!(kind, EncodingKind::Unknown);
         use alloy::consensus::Transaction as _;
         assert_eq!(*transaction.inner.tx_hash(), B256::repeat_byte(9));
         assert_eq!(transaction.value(), U256::from(7));
@@ -155,8 +159,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_transaction_is_refused() {
+    fn other_json_is_refused() {
         let raw = serde_json::value::to_raw_value(&json!({"hash": "0x"})).unwrap();
-        assert!(transaction(&raw).is_err() && receipt(&raw).is_err());
+        assert!(parse_transaction(&raw).is_err() && parse_receipt(&raw).is_err());
     }
 }

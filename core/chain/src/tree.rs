@@ -1,19 +1,28 @@
-//! The header tree: which blocks are canonical, and what a new head means.
+//! Header tree: the canonical chain, its side branches, and the step that a new head demands.
 //!
-//! It knows headers and nothing of nodes: headers come in, the way to a head comes
-//! out. Whoever drives it fetches what is missing and loads what is included.
+//! The tree is a state machine without I/O: headers go in, a [`Plan`] comes out. The caller
+//! fetches missing headers and loads the blocks to include. Which head to plan for is the
+//! decision of the fork choice; how far a reorg reaches is decided here.
 //!
-//! # A reorg, by example
-//! The canonical chain is `a1 b2 c3`, and a node says that its head is `y4`:
+//! # Worked example: a reorg
+//! The canonical chain is `a1 b2 c3`. A node reports the head `y4`:
 //!
 //! ```text
-//! a1 ── b2 ── c3
-//!   └── x2 ── y3 ── y4
+//! a1 ── b2 ── c3          canonical, tip c3
+//!   └── x2 ── y3 ── y4    the branch of the reported head
 //! ```
 //!
-//! [`HeaderTree::plan`] asks for the parent of `y4`, then for the one of `y3`; when `x2` is
-//! known, it links to `a1`, and the plan is to take back `c3` and `b2`, and to include
-//! `x2`. After [`HeaderTree::advance`] the next plan is to include `y3`, then `y4`.
+//! | call | result | why |
+//! |---|---|---|
+//! | `plan(y4)` | `NeedHeader(y3, 3)` | the parent of `y4` is not known |
+//! | `insert(y3)`, `plan(y4)` | `NeedHeader(x2, 2)` | the parent of `y3` is not known |
+//! | `insert(x2)`, `plan(y4)` | `Reorg { depth: 2, include: x2 }` | `x2` links to `a1`; `b2` and `c3` are above it |
+//! | `advance(x2)` | retracts `c3`, then `b2` | the tip is `x2` now |
+//! | `plan(y4)` | `Extend(y3)` | `y3` links to the tip |
+//! | `advance(y3)`, `plan(y4)` | `Extend(y4)` | likewise |
+//! | `advance(y4)`, `plan(y4)` | `Canonical` | the tip is `y4` |
+//!
+//! `b2` and `c3` stay in the tree as a side branch, in case that the node changes back.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -21,76 +30,85 @@ use alloy::primitives::B256;
 
 use crate::BlockRef;
 
-/// The canonical chain as far as it can still change, and headers that may become it.
+/// The canonical blocks that a reorg can still retract, and the headers of side branches.
 #[derive(Debug, Clone)]
 pub struct HeaderTree {
-    /// How many blocks can be taken back, and how far a head may be from the tip.
+    /// The deepest reorg, in blocks. A head may be this far above the tip.
     limit: usize,
-    /// Oldest first, linked, never more than `limit + 1`.
+    /// Oldest first. Each block links to the one before; at most `limit + 1` blocks.
     canonical: VecDeque<BlockRef>,
-    /// Headers of other branches, in the order in which they came.
+    /// Headers of side branches, by hash.
     branches: HashMap<B256, BlockRef>,
-    order: VecDeque<B256>,
+    /// The hashes of `branches`, oldest insertion first, for eviction.
+    insertion_order: VecDeque<B256>,
 }
 
-/// What to do about a head.
+/// The next step towards a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
-    /// It is canonical: the tip, or a block before it, which a node that lags says.
-    Stay,
-    /// The header with this hash and height has to be [inserted](HeaderTree::insert) first.
-    Need(B256, u64),
-    /// The head is too far above the tip to be linked in one go: go to this height first.
-    Far(u64),
-    /// Take back so many blocks, then include this one.
-    Advance(usize, BlockRef),
-    /// Its branch leaves the canonical chain before the oldest block that can be taken
-    /// back.
-    Lost,
-    /// It, or a block before it, has not the height after its parent's.
-    Nonsense(BlockRef),
+    /// Nothing to do: the head is the tip or a canonical block below it.
+    Canonical,
+    /// [Insert](HeaderTree::insert) the header with this hash and height, then plan again.
+    NeedHeader(B256, u64),
+    /// The head is more than `limit` blocks above the tip. Plan for the header at this height
+    /// first.
+    TooFar(u64),
+    /// Include this block: its parent is the tip.
+    Extend(BlockRef),
+    /// Retract `depth` blocks, then include a block of the other branch.
+    Reorg {
+        /// The number of canonical blocks above the common ancestor.
+        depth: usize,
+        /// The first block of the new branch.
+        include: BlockRef,
+    },
+    /// The branch forks below the oldest block that a reorg can retract.
+    Unlinked,
+    /// The height of this block is not its parent's height plus one.
+    Invalid(BlockRef),
 }
 
-/// How a head stands to the tip.
+/// The position of a head relative to the tip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadPosition {
-    /// It is canonical.
+    /// The head is a canonical block.
     Canonical,
-    /// It is on another branch, or not linked yet, and higher than the tip.
+    /// The head is higher than the tip. Its branch may be the canonical one.
     Higher,
-    /// It is on another branch and as high as the tip.
-    Level,
-    /// It is on another branch and lower than the tip.
+    /// The head is on another branch, at the height of the tip.
+    SameHeight,
+    /// The head is on another branch, below the height of the tip.
     Lower,
 }
 
-/// Why a block cannot come next.
+/// The reason why a block cannot be included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
-    /// The branch leaves the canonical chain before the oldest block that is known.
+    /// The parent of the block is not canonical.
     #[error("block {} does not link to the canonical chain", .0.number)]
     Unlinked(BlockRef),
 }
 
 impl HeaderTree {
-    /// A tree that begins with the first block it is given.
+    /// An empty tree; the first included block becomes its tip. `limit` is the deepest reorg,
+    /// in blocks, and counts as 1 if it is 0.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
             canonical: VecDeque::new(),
             branches: HashMap::new(),
-            order: VecDeque::new(),
+            insertion_order: VecDeque::new(),
         }
     }
 
-    /// A tree that goes on from these blocks, oldest first. Only the newest that are
-    /// linked to each other count.
+    /// A tree with these canonical blocks, oldest first. After a gap in the links the older
+    /// blocks are dropped.
     #[must_use]
     pub fn resume(limit: usize, blocks: impl IntoIterator<Item = BlockRef>) -> Self {
         let mut tree = Self::new(limit);
         for block in blocks {
-            if tree.tip().is_some_and(|tip| !follows(&block, &tip)) {
+            if tree.tip().is_some_and(|tip| !is_child(&block, &tip)) {
                 tree.canonical.clear();
             }
             tree.push(block);
@@ -98,7 +116,7 @@ impl HeaderTree {
         tree
     }
 
-    /// How many blocks can be taken back.
+    /// The deepest reorg, in blocks.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit
@@ -110,18 +128,18 @@ impl HeaderTree {
         self.canonical.back().copied()
     }
 
-    /// The canonical blocks that can be taken back and the one before, oldest first.
+    /// The canonical blocks that a reorg can retract and the block below them, oldest first.
     pub fn canonical(&self) -> impl DoubleEndedIterator<Item = &BlockRef> + ExactSizeIterator {
         self.canonical.iter()
     }
 
-    /// How a head stands to the tip. Without a tip every head is higher.
+    /// The position of a head relative to the tip. Without a tip every head is higher.
     #[must_use]
-    pub fn standing(&self, head: &BlockRef) -> HeadPosition {
+    pub fn position(&self, head: &BlockRef) -> HeadPosition {
         let Some(tip) = self.tip() else {
             return HeadPosition::Higher;
         };
-        if self.place(head).is_some() {
+        if self.canonical_index(head).is_some() {
             return HeadPosition::Canonical;
         }
         match head.number.cmp(&tip.number) {
@@ -131,99 +149,108 @@ impl HeaderTree {
         }
     }
 
-    /// Notes a header that may become canonical.
+    /// Adds the header of a side branch. Beyond a bound the oldest header is evicted.
     pub fn insert(&mut self, header: BlockRef) {
         if self.branches.insert(header.hash, header).is_none() {
-            self.order.push_back(header.hash);
+            self.insertion_order.push_back(header.hash);
         }
-        // Room for a branch as long as can be, one that replaces it, and some more.
-        while self.order.len() > 4 * self.limit + 16 {
-            if let Some(oldest) = self.order.pop_front() {
+        // Two branches of the full length fit, as a reorg may be followed by another one.
+        while self.insertion_order.len() > 4 * self.limit + 16 {
+            if let Some(oldest) = self.insertion_order.pop_front() {
                 self.branches.remove(&oldest);
             }
         }
     }
 
-    /// What to do next about a head.
+    /// Decides the next step towards a head: extend the chain, reorg, or fetch a header first.
+    ///
+    /// Walks from the head down its branch until a parent is canonical. The blocks above that
+    /// common ancestor are the ones to retract.
     #[must_use]
     pub fn plan(&self, head: &BlockRef) -> Plan {
         let Some(tip) = self.tip() else {
-            return Plan::Advance(0, *head);
+            return Plan::Extend(*head);
         };
-        if self.place(head).is_some() {
-            return Plan::Stay;
+        if self.canonical_index(head).is_some() {
+            return Plan::Canonical;
         }
         let reach = self.limit as u64;
         if head.number > tip.number + reach {
-            return Plan::Far(tip.number + reach);
+            return Plan::TooFar(tip.number + reach);
         }
         let oldest = self.canonical.front().map_or(0, |block| block.number);
         let mut block = *head;
         loop {
             if block.number <= oldest {
-                return Plan::Lost;
+                return Plan::Unlinked;
             }
-            if let Some(place) = self.parent_place(&block) {
-                let Some(parent) = self.canonical.get(place) else {
-                    return Plan::Lost;
+            if let Some(ancestor) = self.parent_index(&block) {
+                let Some(parent) = self.canonical.get(ancestor) else {
+                    return Plan::Unlinked;
                 };
-                if !follows(&block, parent) {
-                    return Plan::Nonsense(block);
+                if !is_child(&block, parent) {
+                    return Plan::Invalid(block);
                 }
-                return Plan::Advance(self.canonical.len() - 1 - place, block);
+                return match self.canonical.len() - 1 - ancestor {
+                    0 => Plan::Extend(block),
+                    depth => Plan::Reorg {
+                        depth,
+                        include: block,
+                    },
+                };
             }
             let Some(parent) = self.branches.get(&block.parent) else {
-                return Plan::Need(block.parent, block.number - 1);
+                return Plan::NeedHeader(block.parent, block.number - 1);
             };
-            if !follows(&block, parent) {
-                return Plan::Nonsense(block);
+            if !is_child(&block, parent) {
+                return Plan::Invalid(block);
             }
             block = *parent;
         }
     }
 
-    /// The blocks from the canonical chain to a head that [`plan`](Self::plan) would
-    /// advance to, oldest first, at most `most`. Empty if there is no way yet.
+    /// The path from the canonical chain up to a head, oldest block first, at most `max`
+    /// blocks. Empty if a header of the path is missing.
     #[must_use]
-    pub fn way(&self, head: &BlockRef, most: usize) -> Vec<BlockRef> {
-        let mut way = Vec::new();
+    pub fn path_to(&self, head: &BlockRef, max: usize) -> Vec<BlockRef> {
+        let mut path = Vec::new();
         let mut block = *head;
-        // The tree holds no longer way than this.
-        while way.len() <= self.limit + self.order.len() {
-            way.push(block);
-            if self.canonical.is_empty() || self.parent_place(&block).is_some() {
-                way.reverse();
-                way.truncate(most);
-                return way;
+        // No path in the tree is longer than this.
+        while path.len() <= self.limit + self.insertion_order.len() {
+            path.push(block);
+            if self.canonical.is_empty() || self.parent_index(&block).is_some() {
+                path.reverse();
+                path.truncate(max);
+                return path;
             }
             match self.branches.get(&block.parent) {
-                Some(parent) if follows(&block, parent) => block = *parent,
+                Some(parent) if is_child(&block, parent) => block = *parent,
                 _ => break,
             }
         }
         Vec::new()
     }
 
-    /// Includes a block, and gives what it takes back, newest first.
+    /// Makes a block the tip, and returns the blocks that this retracts, newest first.
     ///
     /// # Errors
-    /// Its parent is not canonical.
+    /// The parent of the block is not canonical, or its height does not fit.
     pub fn advance(&mut self, block: BlockRef) -> Result<Vec<BlockRef>, TreeError> {
         if self.canonical.is_empty() {
             self.push(block);
             return Ok(Vec::new());
         }
-        let place = self
-            .parent_place(&block)
-            .filter(|place| {
-                let parent = self.canonical.get(*place);
-                parent.is_some_and(|parent| follows(&block, parent))
+        let ancestor = self
+            .parent_index(&block)
+            .filter(|index| {
+                let parent = self.canonical.get(*index);
+                parent.is_some_and(|parent| is_child(&block, parent))
             })
             .ok_or(TreeError::Unlinked(block))?;
         let mut retracted = Vec::new();
-        while self.canonical.len() > place + 1 {
+        while self.canonical.len() > ancestor + 1 {
             if let Some(block) = self.canonical.pop_back() {
-                // The node may change its mind again.
+                // A later reorg may bring it back.
                 self.insert(block);
                 retracted.push(block);
             }
@@ -232,10 +259,10 @@ impl HeaderTree {
         Ok(retracted)
     }
 
-    /// Forgets all, and gives what was canonical, newest first.
+    /// Empties the tree, and returns the blocks that were canonical, newest first.
     pub fn reset(&mut self) -> Vec<BlockRef> {
         self.branches.clear();
-        self.order.clear();
+        self.insertion_order.clear();
         self.canonical.drain(..).rev().collect()
     }
 
@@ -246,33 +273,33 @@ impl HeaderTree {
         }
     }
 
-    /// Where a block is in the canonical chain.
-    fn place(&self, block: &BlockRef) -> Option<usize> {
-        self.place_of(block.number, block.hash)
+    /// The index of a block in `canonical`.
+    fn canonical_index(&self, block: &BlockRef) -> Option<usize> {
+        self.index_of(block.number, block.hash)
     }
 
-    /// Where the parent of a block is. By its height, or wherever its hash is, so that
-    /// a wrong height is seen.
-    fn parent_place(&self, block: &BlockRef) -> Option<usize> {
+    /// The index of a block's parent in `canonical`. The parent is searched by height first,
+    /// then by hash alone, so that a block with a wrong height is recognised.
+    fn parent_index(&self, block: &BlockRef) -> Option<usize> {
         block
             .number
             .checked_sub(1)
-            .and_then(|number| self.place_of(number, block.parent))
+            .and_then(|number| self.index_of(number, block.parent))
             .or_else(|| {
                 let is_parent = |canonical: &BlockRef| canonical.hash == block.parent;
                 self.canonical.iter().rposition(is_parent)
             })
     }
 
-    fn place_of(&self, number: u64, hash: B256) -> Option<usize> {
+    fn index_of(&self, number: u64, hash: B256) -> Option<usize> {
         let first = self.canonical.front()?.number;
-        let place = usize::try_from(number.checked_sub(first)?).ok()?;
-        let block = self.canonical.get(place)?;
-        (block.hash == hash).then_some(place)
+        let index = usize::try_from(number.checked_sub(first)?).ok()?;
+        let block = self.canonical.get(index)?;
+        (block.hash == hash).then_some(index)
     }
 }
 
-/// Whether a block comes right after another.
-fn follows(block: &BlockRef, parent: &BlockRef) -> bool {
+/// Whether a block names `parent` as its parent and is one higher.
+fn is_child(block: &BlockRef, parent: &BlockRef) -> bool {
     block.parent == parent.hash && parent.number.checked_add(1) == Some(block.number)
 }

@@ -1,4 +1,4 @@
-//! Events by signature: what is refused, and how arguments look in JSON.
+//! Tests of the ABI decoder: refused signatures, and the JSON form of every type.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use alloy::{
@@ -18,7 +18,7 @@ fn decode(signature: &str, indexed: &[B256], data: &[u8]) -> Option<Value> {
 }
 
 #[test]
-fn a_transfer_is_an_object_in_its_order() {
+fn a_transfer_decodes_to_an_object_in_signature_order() {
     let event =
         EventAbi::parse("event Transfer(address indexed from, address indexed to, uint256 value);")
             .unwrap();
@@ -36,7 +36,7 @@ fn a_transfer_is_an_object_in_its_order() {
             U256::MAX
         )
     );
-    // Not its topics, and not its data.
+    // One topic or one byte of data is missing.
     assert_eq!(event.decode(&topics[..2], &data), None);
     assert_eq!(event.decode(&topics, &data[..31]), None);
     assert_eq!(
@@ -48,7 +48,7 @@ fn a_transfer_is_an_object_in_its_order() {
 }
 
 #[test]
-fn all_types_have_a_form() {
+fn every_type_has_a_json_form() {
     let data = DynSolValue::Tuple(vec![
         DynSolValue::Int(I256::MINUS_ONE, 8),
         DynSolValue::Bool(true),
@@ -88,7 +88,7 @@ fn all_types_have_a_form() {
 }
 
 #[test]
-fn indexed_arguments_without_a_word_of_their_own_are_hashes() {
+fn an_indexed_argument_longer_than_a_word_decodes_to_its_hash() {
     let hash = keccak256("hello");
     let decoded = decode(
         "event Named(string indexed name, uint256[] indexed ids, int64 indexed delta)",
@@ -102,7 +102,7 @@ fn indexed_arguments_without_a_word_of_their_own_are_hashes() {
 }
 
 #[test]
-fn values_that_their_type_cannot_have_are_not_decoded() {
+fn a_value_out_of_its_types_range_is_refused() {
     for (kind, word) in [
         ("bool", U256::from(2)),
         ("uint8", U256::from(256)),
@@ -120,7 +120,7 @@ fn values_that_their_type_cannot_have_are_not_decoded() {
 }
 
 #[test]
-fn bad_signatures_say_what_is_wrong() {
+fn the_error_for_a_bad_signature_names_the_reason() {
     for (signature, expected) in [
         ("", "is not understood"),
         ("Transfer(address from", "is not understood"),
@@ -159,7 +159,7 @@ fn bad_signatures_say_what_is_wrong() {
 }
 
 #[test]
-fn events_of_one_name_are_told_apart() {
+fn events_of_one_name_are_distinguished_by_their_indexed_arguments() {
     let abis = EventAbis::parse(&[
         "event Transfer(address indexed from, address indexed to, uint256 indexed id)".to_owned(),
         "event Transfer(address indexed from, address indexed to, uint256 value)".to_owned(),
@@ -180,12 +180,12 @@ fn events_of_one_name_are_told_apart() {
     );
 }
 
-/// Lists in lists that all share one tail: 1,000 words that say they are a billion values.
+/// Nested lists that share one tail: 1,000 words claim to be a billion values.
 #[test]
-fn data_that_unfolds_is_refused() {
+fn data_that_unfolds_beyond_the_visit_budget_is_refused() {
     const WIDTH: usize = 1_000;
     let mut data = vec![U256::from(32), U256::from(WIDTH)];
-    // Each item is an offset to a list of offsets, which is this very list.
+    // Each item is an offset to a list of offsets, which is the same list.
     data.extend(std::iter::repeat_n(U256::ZERO, WIDTH));
     let mut bytes: Vec<u8> = data
         .iter()
@@ -201,7 +201,7 @@ fn data_that_unfolds_is_refused() {
     assert_eq!(decode("E(uint256[][][] x)", &[], &bytes), None);
 }
 
-/// A type, and a value that it can have.
+/// A type and a value in its range.
 fn typed() -> impl Strategy<Value = (String, DynSolValue)> {
     let leaf = prop_oneof![
         any::<u64>().prop_map(|n| ("uint64".to_owned(), DynSolValue::Uint(U256::from(n), 64))),
@@ -233,7 +233,7 @@ fn typed() -> impl Strategy<Value = (String, DynSolValue)> {
     })
 }
 
-/// The JSON that a value should have.
+/// The expected JSON of a value.
 fn expected(value: &DynSolValue) -> Value {
     match value {
         DynSolValue::Uint(n, _) => json!(n.to_string()),
@@ -250,23 +250,23 @@ fn expected(value: &DynSolValue) -> Value {
 }
 
 proptest! {
-    /// What alloy encodes is read as it was.
+    /// Values that alloy encodes decode to themselves.
     #[test]
-    fn encoded_values_are_read_back(parts in prop::collection::vec(typed(), 1..4)) {
+    fn encoded_values_decode_to_themselves(parts in prop::collection::vec(typed(), 1..4)) {
         let (kinds, values): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         for kind in &kinds {
             prop_assume!(kind.parse::<DynSolType>().is_ok());
         }
         let data = DynSolValue::Tuple(values.clone()).abi_encode_params();
         let decoded = decode(&format!("E({})", kinds.join(",")), &[], &data).unwrap();
-        for (place, value) in values.iter().enumerate() {
-            prop_assert_eq!(&decoded[place.to_string()], &expected(value));
+        for (index, value) in values.iter().enumerate() {
+            prop_assert_eq!(&decoded[index.to_string()], &expected(value));
         }
     }
 
-    /// Whatever the data is, it is decoded or refused.
+    /// Any data is decoded or refused.
     #[test]
-    fn no_data_brings_the_decoder_down(
+    fn no_data_makes_the_decoder_panic(
         words in prop::collection::vec(prop_oneof![0..400_u64, Just(u64::MAX)], 0..40),
         cut in 0..32_usize,
     ) {

@@ -1,4 +1,4 @@
-//! Token events and revert reasons, from logs that keep the standards and logs that do not.
+//! Tests of log decoding: token events and revert reasons, from standard and other contracts.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use alloy::primitives::{Address, B256, U256, address, keccak256};
@@ -40,7 +40,7 @@ fn token(
 }
 
 #[test]
-fn the_number_of_topics_tells_tokens_from_nfts() {
+fn the_number_of_topics_distinguishes_tokens_from_nfts() {
     let pair = [account(1).into_word(), account(2).into_word()];
     let expected = |indexed| TokenEvent::Erc20Transfer {
         from: account(1),
@@ -73,7 +73,7 @@ fn the_number_of_topics_tells_tokens_from_nfts() {
 }
 
 #[test]
-fn ids_may_be_greater_than_128_bits() {
+fn a_token_id_may_have_256_bits() {
     let id: B256 = U256::MAX.into();
     let event = token(
         TRANSFER,
@@ -87,7 +87,7 @@ fn ids_may_be_greater_than_128_bits() {
 }
 
 #[test]
-fn batches_hold_pairs_and_may_be_empty() {
+fn a_batch_decodes_to_pairs_and_may_be_empty() {
     let who = [1, 2, 3].map(|last| account(last).into_word());
     let two = [64, 160, 2, 10, 11, 2, 5, 6].map(word);
     let item = |id, amount| NftAmount {
@@ -109,7 +109,7 @@ fn batches_hold_pairs_and_may_be_empty() {
 }
 
 #[test]
-fn logs_that_break_the_abi_are_refused_by_name() {
+fn a_log_that_breaks_the_abi_is_refused_with_the_events_name() {
     let pair = [account(1).into_word(), account(2).into_word()];
     let who = [1, 2, 3].map(|last| account(last).into_word());
     let refused = |event: Result<Option<TokenEvent>, MalformedLog>| event.unwrap_err().to_string();
@@ -117,7 +117,7 @@ fn logs_that_break_the_abi_are_refused_by_name() {
         refused(token(TRANSFER, &pair, &[])),
         "a log of Transfer has 3 topics and 0 bytes of data that do not fit its ABI"
     );
-    // One topic, two topics, an address that is none.
+    // One topic, two topics, and a word that is not an address.
     refused(token(TRANSFER, &[], &[word(1)]));
     refused(token(TRANSFER, &pair[..1], &[word(1), word(2)]));
     refused(token(
@@ -125,7 +125,7 @@ fn logs_that_break_the_abi_are_refused_by_name() {
         &[B256::repeat_byte(1), pair[0]],
         &[word(1)],
     ));
-    // Lists of different lengths, past the end, and of absurd lengths.
+    // Lists of different lengths, beyond the end of the data, and of huge lengths.
     for words in [
         [64, 128, 1, 10, 2, 5, 6].as_slice(),
         &[64, 1 << 40, 0],
@@ -146,7 +146,7 @@ fn logs_that_break_the_abi_are_refused_by_name() {
 }
 
 #[test]
-fn permits_count_only_where_permit2_is() {
+fn a_permit_counts_only_from_the_permit2_contract() {
     let who = [1, 2, 3].map(|last| account(last).into_word());
     let all: B256 = B256::from((U256::ONE << 160_usize) - U256::ONE);
     let signature = "Permit(address,address,address,uint160,uint48,uint48)";
@@ -175,7 +175,7 @@ fn permits_count_only_where_permit2_is() {
 }
 
 #[test]
-fn what_means_all_is_unlimited() {
+fn numbers_that_mean_all_are_unlimited() {
     let approval = |value| TokenEvent::Erc20Approval {
         owner: account(1),
         spender: account(2),
@@ -203,7 +203,7 @@ fn what_means_all_is_unlimited() {
 }
 
 #[test]
-fn reverts_say_why() {
+fn revert_data_decodes_to_its_reason() {
     let errors = CustomErrors::well_known();
     let encoded = |selector: &str, words: &[B256], tail: &[u8]| {
         [&keccak256(selector)[..4], &data(words), tail].concat()
@@ -245,7 +245,7 @@ fn reverts_say_why() {
 }
 
 #[test]
-fn reasons_are_one_bounded_line() {
+fn a_reason_is_one_line_of_bounded_length() {
     let long = "a\nb".repeat(1_000);
     let bytes = [
         &keccak256("Error(string)")[..4],
@@ -259,7 +259,7 @@ fn reasons_are_one_bounded_line() {
 }
 
 #[test]
-fn errors_of_ones_own_are_added() {
+fn a_configured_error_is_decoded() {
     let mut errors = CustomErrors::default();
     errors
         .add("error TooLow(uint256 bid, (address who, string note) last)")
@@ -283,9 +283,9 @@ fn errors_of_ones_own_are_added() {
 }
 
 proptest! {
-    /// Whatever a log holds, it is decoded or refused.
+    /// Any log is decoded or refused.
     #[test]
-    fn no_log_brings_the_decoder_down(
+    fn no_log_makes_the_decoder_panic(
         signature in 0..8_usize,
         words in prop::collection::vec(prop_oneof![0..300_u64, Just(u64::MAX)], 0..12),
         indexed in 0..5_usize,
@@ -310,9 +310,9 @@ proptest! {
         let _ = decode(contract, &topics(signature, arguments), &bytes);
     }
 
-    /// Whatever a contract reverts with, it becomes one bounded line.
+    /// Any revert data becomes one line of bounded length.
     #[test]
-    fn no_revert_brings_the_decoder_down(
+    fn no_revert_data_makes_the_decoder_panic(
         selector in 0..3_usize,
         bytes in prop::collection::vec(any::<u8>(), 0..200),
     ) {

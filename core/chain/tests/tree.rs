@@ -1,4 +1,7 @@
-//! The header tree against a model: a stack of blocks over a graph of all there are.
+//! Model test of the header tree: every plan is checked against a graph of all blocks.
+//!
+//! The model is a stack of canonical blocks. A retraction must pop exactly the top of the
+//! stack, and an included block must link to it.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,14 +22,14 @@ fn hash(name: u64) -> B256 {
     B256::left_padding_from(&(name + 1).to_be_bytes())
 }
 
-/// All blocks that ever are. The first has no parent.
+/// All blocks of a scenario. The first has no parent.
 struct Graph {
     blocks: Vec<BlockRef>,
     by_hash: HashMap<B256, BlockRef>,
 }
 
 impl Graph {
-    /// Each further block names its parent among those before it.
+    /// A graph from parent indices: entry `i` is the index of the parent of block `i + 1`.
     fn of(parents: &[usize]) -> Self {
         let mut blocks = vec![BlockRef {
             number: 5,
@@ -45,7 +48,7 @@ impl Graph {
         Self { blocks, by_hash }
     }
 
-    /// From the first block to this one.
+    /// The blocks from the first one up to this one.
     fn path(&self, mut block: BlockRef) -> Vec<BlockRef> {
         let mut path = vec![block];
         while let Some(parent) = self.by_hash.get(&block.parent) {
@@ -56,47 +59,56 @@ impl Graph {
         path
     }
 
-    /// The block of this height before another.
-    fn before(&self, block: BlockRef, number: u64) -> BlockRef {
+    /// The ancestor of a block at this height.
+    fn ancestor(&self, block: BlockRef, number: u64) -> BlockRef {
         let path = self.path(block);
         *path.iter().find(|block| block.number == number).unwrap()
     }
 }
 
-/// Leads the tree to a head, and a stack along with it. True if it got lost.
-fn follow(tree: &mut HeaderTree, stack: &mut Vec<BlockRef>, graph: &Graph, head: BlockRef) -> bool {
+/// Drives the tree to a head and applies each plan to the stack too. Returns true if the head
+/// is unlinked.
+fn drive(tree: &mut HeaderTree, stack: &mut Vec<BlockRef>, graph: &Graph, head: BlockRef) -> bool {
     let mut target = head;
     loop {
         match tree.plan(&target) {
-            Plan::Stay if target == head => return false,
-            Plan::Stay => target = head,
-            Plan::Need(hash, number) => {
+            Plan::Canonical if target == head => return false,
+            Plan::Canonical => target = head,
+            Plan::NeedHeader(hash, number) => {
                 let header = graph.by_hash[&hash];
                 assert_eq!(header.number, number);
                 tree.insert(header);
             }
-            Plan::Far(number) => {
+            Plan::TooFar(number) => {
                 assert!(number < target.number);
-                target = graph.before(target, number);
+                target = graph.ancestor(target, number);
             }
-            Plan::Advance(count, block) => {
-                let retracted = tree.advance(block).unwrap();
-                assert_eq!(retracted.len(), count);
-                for block in retracted {
-                    assert_eq!(stack.pop(), Some(block));
-                }
-                if let Some(top) = stack.last() {
-                    assert_eq!((block.parent, block.number), (top.hash, top.number + 1));
-                }
-                stack.push(block);
+            Plan::Extend(block) => advance(tree, stack, 0, block),
+            Plan::Reorg { depth, include } => {
+                assert!(depth > 0);
+                advance(tree, stack, depth, include);
             }
-            Plan::Lost => return true,
-            Plan::Nonsense(block) => panic!("{block:?} is well-formed"),
+            Plan::Unlinked => return true,
+            Plan::Invalid(block) => panic!("{block:?} is well-formed"),
         }
     }
 }
 
-/// Parents: mostly the newest block, so that branches are long; heads in any order.
+/// Includes a block in the tree and in the stack, and checks that both agree.
+fn advance(tree: &mut HeaderTree, stack: &mut Vec<BlockRef>, depth: usize, block: BlockRef) {
+    let retracted = tree.advance(block).unwrap();
+    assert_eq!(retracted.len(), depth);
+    for block in retracted {
+        assert_eq!(stack.pop(), Some(block));
+    }
+    if let Some(top) = stack.last() {
+        assert_eq!((block.parent, block.number), (top.hash, top.number + 1));
+    }
+    stack.push(block);
+}
+
+/// Parents and heads. Most blocks have the newest block as parent, so that branches are long.
+/// Heads come in any order.
 fn scenario() -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
     let back = prop_oneof![4 => Just(0_usize), 2 => 1_usize..4, 1 => 0_usize..60];
     (2_usize..120)
@@ -117,20 +129,20 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn steps_lead_to_every_head((parents, heads) in scenario()) {
+    fn plans_lead_to_every_head((parents, heads) in scenario()) {
         let graph = Graph::of(&parents);
         let mut tree = HeaderTree::new(1_000);
         let mut stack = Vec::new();
         let first = graph.blocks[0];
-        assert!(!follow(&mut tree, &mut stack, &graph, first));
+        assert!(!drive(&mut tree, &mut stack, &graph, first));
         for head in heads {
             let head = graph.blocks[head];
             let on_chain = stack.contains(&head);
-            assert_eq!(tree.standing(&head) == HeadPosition::Canonical, on_chain);
+            assert_eq!(tree.position(&head) == HeadPosition::Canonical, on_chain);
             let before = stack.clone();
-            assert!(!follow(&mut tree, &mut stack, &graph, head));
+            assert!(!drive(&mut tree, &mut stack, &graph, head));
             if on_chain {
-                // A node that lags is no reorg.
+                // The head of a lagging node causes no reorg.
                 assert_eq!(stack, before);
             } else {
                 assert_eq!(stack, graph.path(head));
@@ -140,7 +152,7 @@ proptest! {
     }
 
     #[test]
-    fn past_the_limit_it_is_lost_and_never_wrong(
+    fn a_reorg_beyond_the_limit_is_unlinked_and_never_wrong(
         (parents, heads) in scenario(),
         limit in 1_usize..6,
     ) {
@@ -151,18 +163,18 @@ proptest! {
             let head = graph.blocks[head];
             let before = stack.clone();
             let is_known = tree.canonical().any(|block| *block == head);
-            let lost = follow(&mut tree, &mut stack, &graph, head);
-            if lost {
-                // It may have gone part of a long way before; what it left is linked.
+            let is_unlinked = drive(&mut tree, &mut stack, &graph, head);
+            if is_unlinked {
+                // The tree may have advanced part of a long path before that.
                 let path = graph.path(head);
-                let kept = before.iter().rev().take(limit + 1);
-                let forks_within = kept.clone().count() > limit
-                    && kept.clone().any(|block| path.contains(block));
-                let ends = tree.tip().unwrap();
-                assert!(!forks_within || ends.number + limit as u64 >= head.number);
+                let retractable = before.iter().rev().take(limit + 1);
+                let forks_within = retractable.clone().count() > limit
+                    && retractable.clone().any(|block| path.contains(block));
+                let tip = tree.tip().unwrap();
+                assert!(!forks_within || tip.number + limit as u64 >= head.number);
                 tree.reset();
                 stack.clear();
-                assert!(!follow(&mut tree, &mut stack, &graph, head));
+                assert!(!drive(&mut tree, &mut stack, &graph, head));
                 assert_eq!(stack, [head]);
             } else if !is_known {
                 assert_eq!(stack.last(), Some(&head));
@@ -173,46 +185,47 @@ proptest! {
     }
 
     #[test]
-    fn it_goes_on_after_a_restart((parents, heads) in scenario(), stop in 0_usize..40) {
+    fn a_restart_resumes_from_the_canonical_blocks((parents, heads) in scenario(), stop in 0_usize..40) {
         let graph = Graph::of(&parents);
         let (mut tree, mut stack) = (HeaderTree::new(1_000), Vec::new());
-        follow(&mut tree, &mut stack, &graph, graph.blocks[0]);
+        drive(&mut tree, &mut stack, &graph, graph.blocks[0]);
         for (index, head) in heads.iter().enumerate() {
             if index == stop {
                 tree = HeaderTree::resume(1_000, stack.iter().copied());
             }
-            follow(&mut tree, &mut stack, &graph, graph.blocks[*head]);
+            drive(&mut tree, &mut stack, &graph, graph.blocks[*head]);
         }
         let resumed = HeaderTree::resume(1_000, stack.iter().copied());
         assert!(resumed.canonical().eq(tree.canonical()));
     }
 }
 
-/// The first block and so many on it.
+/// A chain without forks: the first block and `count` blocks above it.
 fn line(count: usize) -> Graph {
     Graph::of(&(0..count).collect::<Vec<_>>())
 }
 
+/// A tree and a stack whose tip is the block with this index.
 fn at(graph: &Graph, limit: usize, head: usize) -> (HeaderTree, Vec<BlockRef>) {
     let (mut tree, mut stack) = (HeaderTree::new(limit), Vec::new());
-    follow(&mut tree, &mut stack, graph, graph.blocks[0]);
-    follow(&mut tree, &mut stack, graph, graph.blocks[head]);
+    drive(&mut tree, &mut stack, graph, graph.blocks[0]);
+    drive(&mut tree, &mut stack, graph, graph.blocks[head]);
     (tree, stack)
 }
 
 #[test]
-fn a_reorg_of_the_whole_limit_is_found_and_one_more_is_not() {
-    // 0 … 6, and on block 1 another branch of as many: 7 … 12.
+fn a_reorg_of_exactly_the_limit_is_planned_and_a_deeper_one_is_unlinked() {
+    // Blocks 0 to 6, and a branch of the same height on block 1: 7 to 12.
     let mut parents: Vec<usize> = (0..6).collect();
     parents.push(1);
     parents.extend(7..12);
     let graph = Graph::of(&parents);
     let head = graph.blocks[12];
     let (mut tree, mut stack) = at(&graph, 5, 6);
-    assert!(!follow(&mut tree, &mut stack, &graph, head));
+    assert!(!drive(&mut tree, &mut stack, &graph, head));
     assert_eq!(stack, graph.path(head));
     let (mut tree, mut stack) = at(&graph, 4, 6);
-    assert!(follow(&mut tree, &mut stack, &graph, head));
+    assert!(drive(&mut tree, &mut stack, &graph, head));
 }
 
 #[test]
@@ -220,52 +233,56 @@ fn a_block_of_the_same_height_replaces_the_tip() {
     let graph = Graph::of(&[0, 1, 1]);
     let (mut tree, mut stack) = at(&graph, 10, 2);
     let other = graph.blocks[3];
-    assert_eq!(tree.standing(&other), HeadPosition::SameHeight);
-    assert_eq!(tree.plan(&other), Plan::Advance(1, other));
-    follow(&mut tree, &mut stack, &graph, other);
+    assert_eq!(tree.position(&other), HeadPosition::SameHeight);
+    let reorg = Plan::Reorg {
+        depth: 1,
+        include: other,
+    };
+    assert_eq!(tree.plan(&other), reorg);
+    drive(&mut tree, &mut stack, &graph, other);
     assert_eq!(tree.tip(), Some(other));
-    // And back.
-    follow(&mut tree, &mut stack, &graph, graph.blocks[2]);
+    // A second reorg brings the first block back.
+    drive(&mut tree, &mut stack, &graph, graph.blocks[2]);
     assert_eq!(tree.tip(), Some(graph.blocks[2]));
 }
 
 #[test]
-fn a_lower_branch_is_lower_and_a_lagging_head_canonical() {
+fn a_lower_branch_is_lower_and_a_lagging_head_is_canonical() {
     let graph = Graph::of(&[0, 1, 2, 1]);
     let (tree, _) = at(&graph, 10, 3);
-    assert_eq!(tree.standing(&graph.blocks[4]), HeadPosition::Lower);
-    assert_eq!(tree.standing(&graph.blocks[1]), HeadPosition::Canonical);
-    assert_eq!(tree.plan(&graph.blocks[1]), Plan::Stay);
+    assert_eq!(tree.position(&graph.blocks[4]), HeadPosition::Lower);
+    assert_eq!(tree.position(&graph.blocks[1]), HeadPosition::Canonical);
+    assert_eq!(tree.plan(&graph.blocks[1]), Plan::Canonical);
 }
 
 #[test]
-fn a_wrong_height_is_nonsense() {
+fn a_block_with_a_wrong_height_is_invalid() {
     let graph = line(3);
     let (mut tree, _) = at(&graph, 10, 3);
     let tip = graph.blocks[3];
-    let liar = BlockRef {
+    let wrong = BlockRef {
         number: tip.number + 2,
         hash: hash(70),
         parent: tip.hash,
     };
-    assert_eq!(tree.plan(&liar), Plan::Nonsense(liar));
-    assert!(tree.advance(liar).is_err());
-    // Also where the parent is of another branch.
+    assert_eq!(tree.plan(&wrong), Plan::Invalid(wrong));
+    assert!(tree.advance(wrong).is_err());
+    // The same holds for a parent on a side branch.
     let sibling = BlockRef {
         number: tip.number,
         hash: hash(71),
         parent: tip.parent,
     };
     tree.insert(sibling);
-    let liar = BlockRef {
+    let wrong = BlockRef {
         parent: sibling.hash,
-        ..liar
+        ..wrong
     };
-    assert_eq!(tree.plan(&liar), Plan::Nonsense(liar));
+    assert_eq!(tree.plan(&wrong), Plan::Invalid(wrong));
 }
 
 #[test]
-fn what_it_keeps_is_bounded() {
+fn the_number_of_headers_is_bounded() {
     let graph = line(300);
     let (mut tree, _) = at(&graph, 8, 300);
     assert_eq!(tree.canonical().len(), 9);
@@ -277,5 +294,5 @@ fn what_it_keeps_is_bounded() {
         });
     }
     let tip = tree.tip().unwrap();
-    assert_eq!(tree.plan(&tip), Plan::Stay);
+    assert_eq!(tree.plan(&tip), Plan::Canonical);
 }

@@ -204,7 +204,7 @@ async fn a_balance_that_no_node_tells_is_a_gap_at_once(transport: Transport) {
     let token = crate::lifecycle::deployed(&node, &accounts[0], &code).await;
     let script = |method: &str, _: &Value, truth: Value| match method {
         "eth_call" => Reply::Silence,
-        _ => Reply::Answer(truth),
+        _ => Reply::Response(truth),
     };
     let faulty = FaultyNode::in_front_of(&node, script).await;
     let rule = "call_timeout_ms = 200";
@@ -234,7 +234,7 @@ async fn idle_wallets_cost_no_calls() {
         if ["eth_getBalance", "eth_call"].contains(&method) || method.contains("trace") {
             counted.fetch_add(1, Ordering::Relaxed);
         }
-        Reply::Answer(truth)
+        Reply::Response(truth)
     });
     let faulty = faulty.await;
     let server = server_with(&folder, &faulty.ws(), "").await;

@@ -93,7 +93,7 @@ fn change(method: &str, mut truth: Value, kind: &str, then: impl Fn(&mut Fields)
         "eth_getTransactionReceipt" => give(result),
         _ => {}
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn blocks_with_unknown_types_are_told_and_what_they_hold_is_watched() {
             }
         }
         assert!(
-            !server.log().contains("is not believed"),
+            !server.log().contains("returned an invalid response"),
             "{}",
             server.log()
         );

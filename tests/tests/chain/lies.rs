@@ -60,7 +60,7 @@ fn without_logs(method: &str, _params: &Value, mut truth: Value) -> Reply {
             receipt["logs"].as_array_mut().unwrap().pop();
         }
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// A node behind a load balancer that has not seen the block's logs.
@@ -68,13 +68,13 @@ fn without_receipts_and_logs(method: &str, _params: &Value, mut truth: Value) ->
     match method {
         "eth_getBlockReceipts" => {
             let error = json!({"code": -32601, "message": "the method does not exist"});
-            Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
+            Reply::Response(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
         }
         "eth_getLogs" => {
             truth["result"] = json!([]);
-            Reply::Answer(truth)
+            Reply::Response(truth)
         }
-        _ => Reply::Answer(truth),
+        _ => Reply::Response(truth),
     }
 }
 
@@ -88,7 +88,7 @@ fn with_wrong_parent(method: &str, params: &Value, mut truth: Value) -> Reply {
         truth["result"]["hash"] = json!(format!("0x{}", "ab".repeat(32)));
         truth["result"]["parentHash"] = json!(format!("0x{}", "cd".repeat(32)));
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Every head is far above all others.
@@ -98,7 +98,7 @@ fn far_above(method: &str, params: &Value, mut truth: Value) -> Reply {
         truth["result"]["number"] = json!(format!("{:#x}", number + 100_000));
         truth["result"]["hash"] = json!(format!("0x{number:064x}"));
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// A head has the height of another.
@@ -108,7 +108,7 @@ fn with_wrong_height(method: &str, params: &Value, mut truth: Value) -> Reply {
         truth["result"]["number"] = json!(format!("{:#x}", number + 3));
         truth["result"]["hash"] = json!(format!("0x{number:064x}"));
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Nothing is known yet by its hash.
@@ -116,19 +116,19 @@ fn without_blocks(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if method == "eth_getBlockByHash" {
         truth["result"] = Value::Null;
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 fn garbage(method: &str, _params: &Value, truth: Value) -> Reply {
     if method == "eth_chainId" {
-        return Reply::Answer(truth);
+        return Reply::Response(truth);
     }
     Reply::Text("{\"jsonrpc\": \"2.0\", \"result".to_owned())
 }
 
 fn a_page(method: &str, _params: &Value, truth: Value) -> Reply {
     match method {
-        "eth_chainId" => Reply::Answer(truth),
+        "eth_chainId" => Reply::Response(truth),
         _ => Reply::Text("<html><body>Be right back</body></html>".to_owned()),
     }
 }
@@ -136,7 +136,7 @@ fn a_page(method: &str, _params: &Value, truth: Value) -> Reply {
 /// A batch without any of the answers that were asked for.
 fn nothing(method: &str, _params: &Value, truth: Value) -> Reply {
     match method {
-        "eth_chainId" => Reply::Answer(truth),
+        "eth_chainId" => Reply::Response(truth),
         _ => Reply::Text("[]".to_owned()),
     }
 }
@@ -146,16 +146,16 @@ fn of_another_type(method: &str, _params: &Value, mut truth: Value) -> Reply {
         "newHeads" | "eth_getBlockByNumber" => json!("0x"),
         "eth_getBlockByHash" => json!([]),
         "eth_getBlockReceipts" => json!({"receipts": 5}),
-        _ => return Reply::Answer(truth),
+        _ => return Reply::Response(truth),
     };
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Neither a result nor an error.
 fn bare(method: &str, _params: &Value, truth: Value) -> Reply {
     match method {
-        "eth_chainId" => Reply::Answer(truth),
-        _ => Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"]})),
+        "eth_chainId" => Reply::Response(truth),
+        _ => Reply::Response(json!({"jsonrpc": "2.0", "id": truth["id"]})),
     }
 }
 
@@ -164,7 +164,7 @@ fn to_nobody(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if method != "eth_chainId" && method != "newHeads" {
         truth["id"] = json!(123_456_789);
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Numbers that no block has.
@@ -173,27 +173,27 @@ fn with_large_numbers(method: &str, params: &Value, mut truth: Value) -> Reply {
         truth["result"]["number"] = json!(format!("0x{}", "f".repeat(64)));
         truth["result"]["timestamp"] = json!("0x-1");
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 fn too_busy(method: &str, _params: &Value, truth: Value) -> Reply {
     if method == "eth_chainId" {
-        return Reply::Answer(truth);
+        return Reply::Response(truth);
     }
     Reply::Status(429, "retry-after: 1\r\n")
 }
 
 fn over_its_limit(method: &str, _params: &Value, truth: Value) -> Reply {
     if method == "eth_chainId" {
-        return Reply::Answer(truth);
+        return Reply::Response(truth);
     }
     let error = json!({"code": -32005, "message": "limit exceeded"});
-    Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
+    Reply::Response(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
 }
 
 fn silence(method: &str, _params: &Value, truth: Value) -> Reply {
     if method == "eth_chainId" {
-        return Reply::Answer(truth);
+        return Reply::Response(truth);
     }
     Reply::Silence
 }
@@ -244,13 +244,13 @@ fn all_removed(method: &str, _params: &Value, mut truth: Value) -> Reply {
             }
         }
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Has no receipts, but logs.
 fn without_receipts(method: &str, params: &Value, truth: Value) -> Reply {
     match method {
-        "eth_getLogs" => Reply::Answer(truth),
+        "eth_getLogs" => Reply::Response(truth),
         _ => without_receipts_and_logs(method, params, truth),
     }
 }
@@ -313,7 +313,7 @@ async fn a_lagging_endpoint_is_no_reorg() {
         if is_head(method, params) {
             truth["result"] = stuck.clone();
         }
-        Reply::Answer(truth)
+        Reply::Response(truth)
     };
     let faulty = FaultyNode::in_front_of(&node, script).await;
     let endpoints = [faulty.http(), node.ws()];
@@ -345,7 +345,7 @@ async fn alone_a_lie_holds_the_chain_up_and_is_not_told() {
     let mut ledger = Ledger::default();
     ledger.follow(&mut client, &node, CHANNEL).await;
     node.send(&accounts[0], &contract, 0).await;
-    let line = server.log_line("is not believed").await;
+    let line = server.log_line("returned an invalid response").await;
     assert!(line.contains("bloom"), "{line}");
     client.settle().await;
     assert!(client.unread().is_empty());

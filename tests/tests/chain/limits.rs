@@ -30,7 +30,7 @@ async fn following(server: &Server) -> (Client, Ledger) {
 
 fn closed_for_its_rate(method: &str, _params: &Value, truth: Value) -> Reply {
     match method {
-        "eth_chainId" => Reply::Answer(truth),
+        "eth_chainId" => Reply::Response(truth),
         _ => Reply::Close(1008, "rate limit exceeded"),
     }
 }
@@ -59,7 +59,7 @@ async fn after_a_limit_a_chain_goes_on_where_there_is_no_other_endpoint() {
         |_, _, _| Reply::Status(429, "retry-after: 1\r\n"),
         |_, _, truth| {
             let error = json!({"code": -32005, "message": "limit exceeded"});
-            Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
+            Reply::Response(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
         },
         |_, _, _| Reply::Close(1013, "try again later"),
     ];
@@ -109,7 +109,7 @@ async fn where_subscriptions_grow_mute_others_are_asked() {
             if is_head && is_mute.load(Ordering::Relaxed) {
                 return Reply::Silence;
             }
-            Reply::Answer(truth)
+            Reply::Response(truth)
         }
     };
     let faulty = FaultyNode::in_front_of(&node, script).await;
@@ -145,7 +145,7 @@ async fn beside_a_subscription_that_keeps_up_others_are_hardly_asked() {
         if method == "eth_getBlockByNumber" && params[0] == "latest" {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        Reply::Answer(truth)
+        Reply::Response(truth)
     })
     .await;
     let endpoints = [node.ws(), faulty.http()];
@@ -273,7 +273,7 @@ async fn a_reorg_past_the_limit_is_said_though_one_endpoint_is_asked_seldom() {
     ledger.follow(&mut client, &node, CHANNEL).await;
     ledger.check(&node).await;
     assert!(
-        !server.log().contains("is not believed"),
+        !server.log().contains("returned an invalid response"),
         "{}",
         server.log()
     );

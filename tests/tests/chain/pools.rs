@@ -54,9 +54,9 @@ async fn a_filter_that_expired_is_made_anew() {
         if method == "eth_getFilterChanges" && count_asked.fetch_add(1, Ordering::Relaxed) % 3 == 2
         {
             let error = json!({"code": -32000, "message": "filter not found"});
-            return Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}));
+            return Reply::Response(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}));
         }
-        Reply::Answer(truth)
+        Reply::Response(truth)
     };
     let faulty = FaultyNode::in_front_of(&node, script).await;
     let server = server_on(Server::builder(), faulty.http()).await;
@@ -87,13 +87,13 @@ async fn without_filters_the_whole_pool_is_looked_through() {
                 _ => false,
             };
             if !is_gone {
-                return Reply::Answer(truth);
+                return Reply::Response(truth);
             }
             let error = match is_offered {
                 true => json!({"code": -32000, "message": "filter not found"}),
                 false => json!({"code": -32601, "message": "the method does not exist"}),
             };
-            Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
+            Reply::Response(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
         };
         let faulty = FaultyNode::in_front_of(&node, script).await;
         let server = server_on(Server::builder(), faulty.http()).await;

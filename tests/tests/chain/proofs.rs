@@ -1,4 +1,4 @@
-//! What does not hash to its hash is not believed: headers, transactions, receipts.
+//! What does not hash to its hash returned an invalid response: headers, transactions, receipts.
 
 use serde_json::{Value, json};
 use tidewire_tests::{
@@ -23,7 +23,7 @@ fn with_another_time(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if is_header && is_late(&truth["result"]) {
         truth["result"]["timestamp"] = json!("0x77777777");
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Leaves a field of each header out that its hash is of.
@@ -32,7 +32,7 @@ fn without_a_root(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if is_header && is_late(&truth["result"]) {
         truth["result"].as_object_mut().unwrap().remove("stateRoot");
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Changes what transactions pay.
@@ -42,7 +42,7 @@ fn with_another_value(method: &str, _params: &Value, mut truth: Value) -> Reply 
             transaction["value"] = json!("0x99");
         }
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Calls transactions by other names, in the block and in the receipts.
@@ -61,7 +61,7 @@ fn with_another_hash(method: &str, _params: &Value, mut truth: Value) -> Reply {
         }
         _ => {}
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Leaves all transactions out, and their receipts.
@@ -73,7 +73,7 @@ fn without_transactions(method: &str, _params: &Value, mut truth: Value) -> Repl
         "eth_getBlockReceipts" => truth["result"] = json!([]),
         _ => {}
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 /// Says of what failed that it went well, and the other way round.
@@ -84,7 +84,7 @@ fn with_another_status(method: &str, _params: &Value, mut truth: Value) -> Reply
             receipt["status"] = json!(if failed { "0x1" } else { "0x0" });
         }
     }
-    Reply::Answer(truth)
+    Reply::Response(truth)
 }
 
 fn transactions(block: &mut Value) -> impl Iterator<Item = &mut Value> {
@@ -129,7 +129,7 @@ async fn what_does_not_hash_is_not_told_and_is_asked_elsewhere() {
             ledger.follow(&mut client, &node, CHANNEL).await;
             node.send(&accounts[0], &accounts[1], 5).await;
             // Alone it holds the chain up, and is not told.
-            let line = server.log_line("is not believed").await;
+            let line = server.log_line("returned an invalid response").await;
             assert!(line.contains(what), "{line}");
             assert!(server.metric("tidewire_chain_lies_total", "31337").await >= 1.0);
             client.settle().await;
@@ -195,6 +195,9 @@ async fn headers_of_every_fork_hash_to_their_hash() {
             ledger.follow(&mut client, &node, CHANNEL).await;
         }
         ledger.check(&node).await;
-        assert!(!server.log().contains("is not believed"), "{fork}");
+        assert!(
+            !server.log().contains("returned an invalid response"),
+            "{fork}"
+        );
     }
 }

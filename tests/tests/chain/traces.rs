@@ -13,10 +13,10 @@ fn with(known: &'static [&'static str]) -> impl Fn(&str, &Value, Value) -> Reply
     move |method, _params, truth| {
         let traces = method.starts_with("debug_") || method.starts_with("trace_");
         if !traces || known.contains(&method) {
-            return Reply::Answer(truth);
+            return Reply::Response(truth);
         }
         let error = json!({"code": -32601, "message": "the method does not exist"});
-        Reply::Answer(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
+        Reply::Response(json!({"jsonrpc": "2.0", "id": truth["id"], "error": error}))
     }
 }
 

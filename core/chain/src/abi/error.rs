@@ -1,17 +1,17 @@
-//! Custom errors by signature.
+//! Error ABI: decodes the data of a custom error by its signature.
 
 use std::fmt::Write as _;
 
 use alloy::json_abi::Error;
 
 use super::{
-    shape::{AbiError, Field, Prepared, check_names, error_field, prepare, syntax},
+    abi_type::{AbiError, Field, PreparedSignature, check_names, error_field, prepare, syntax},
     value::decode_fields,
 };
 
 const EXAMPLE: &str = "error InsufficientBalance(uint256 available, uint256 required)";
 
-/// An error that revert data can be decoded by.
+/// A custom error, which decodes revert data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorAbi {
     name: String,
@@ -20,13 +20,13 @@ pub struct ErrorAbi {
 }
 
 impl ErrorAbi {
-    /// Takes a signature such as `error InsufficientBalance(uint256 available, uint256
-    /// required)`; the word `error` may be left out.
+    /// Parses a signature such as `error InsufficientBalance(uint256 available, uint256
+    /// required)`. The word `error` may be left out.
     ///
     /// # Errors
-    /// Says what is wrong with the signature and shows one that is right.
+    /// The signature is invalid. The error names the reason and an example.
     pub fn parse(signature: &str) -> Result<Self, AbiError> {
-        let Prepared { text, names } = prepare(signature, EXAMPLE)?;
+        let PreparedSignature { text, names } = prepare(signature, EXAMPLE)?;
         let error =
             Error::parse(&text).map_err(|error| syntax(signature, &error.to_string(), EXAMPLE))?;
         let mut names = names.into_iter();
@@ -43,14 +43,14 @@ impl ErrorAbi {
         })
     }
 
-    /// The first four bytes of its data.
+    /// The first four bytes of the error's data.
     #[must_use]
     pub fn selector(&self) -> [u8; 4] {
         self.selector
     }
 
-    /// The error as text, such as `InsufficientBalance(available: 1, required: 2)`; none
-    /// if `data` is of another error or breaks the signature.
+    /// The error as text, such as `InsufficientBalance(available: 1, required: 2)`. None if
+    /// `data` belongs to another error or does not fit the signature.
     #[must_use]
     pub fn decode(&self, data: &[u8]) -> Option<String> {
         let arguments = data.strip_prefix(&self.selector)?;
@@ -63,9 +63,9 @@ impl ErrorAbi {
                 // Writing to a string does not fail.
                 let _ = write!(out, "{}: ", field.name);
             }
-            // Quotes are for texts; numbers and hex read better without.
-            let is_text = field.shape == super::shape::Shape::String;
-            out.push_str(if is_text {
+            // Only strings keep their quotes, as numbers and hex read better without.
+            let is_string = field.ty == super::abi_type::AbiType::String;
+            out.push_str(if is_string {
                 json
             } else {
                 json.trim_matches('"')

@@ -1,15 +1,15 @@
-//! Events by signature.
+//! Event ABI: decodes a log into JSON by the signature of its event.
 
 use alloy::{json_abi::Event, primitives::B256};
 
 use super::{
-    shape::{AbiError, Field, Prepared, check_names, event_field, prepare, syntax},
+    abi_type::{AbiError, Field, PreparedSignature, check_names, event_field, prepare, syntax},
     value::{decode_fields, decode_topic, quoted},
 };
 
 const EXAMPLE: &str = "event Transfer(address indexed from, address indexed to, uint256 value)";
 
-/// An event that logs can be decoded by.
+/// An event, which decodes its logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventAbi {
     name: String,
@@ -18,29 +18,30 @@ pub struct EventAbi {
     signature: String,
 }
 
-/// An argument, and where it lies.
+/// An argument of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Argument {
-    /// Its name in JSON: its own, or its place.
+    /// The name in JSON. An argument without a name has its index.
     key: String,
     field: Field,
-    place: Place,
+    location: ArgumentLocation,
 }
 
+/// The part of a log that holds an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ArgumentLocation {
     Topic,
     Data,
 }
 
 impl EventAbi {
-    /// Takes a signature such as `event Transfer(address indexed from, address indexed to,
-    /// uint256 value)`; the word `event` may be left out.
+    /// Parses a signature such as `event Transfer(address indexed from, address indexed to,
+    /// uint256 value)`. The word `event` may be left out.
     ///
     /// # Errors
-    /// Says what is wrong with the signature and shows one that is right.
+    /// The signature is invalid. The error names the reason and an example.
     pub fn parse(signature: &str) -> Result<Self, AbiError> {
-        let Prepared { text, names } = prepare(signature, EXAMPLE)?;
+        let PreparedSignature { text, names } = prepare(signature, EXAMPLE)?;
         let event =
             Event::parse(&text).map_err(|error| syntax(signature, &error.to_string(), EXAMPLE))?;
         if event.anonymous {
@@ -55,20 +56,20 @@ impl EventAbi {
         }
         let names_in_tuples = names.join(",");
         let mut names = names.into_iter();
-        let arguments = event.inputs.iter().enumerate().map(|(place, input)| {
+        let arguments = event.inputs.iter().enumerate().map(|(index, input)| {
             let field = event_field(&event.name, input, &mut names)?;
             let is_named = !field.name.is_empty();
             Ok(Argument {
                 key: if is_named {
                     field.name.clone()
                 } else {
-                    place.to_string()
+                    index.to_string()
                 },
                 field,
-                place: if input.indexed {
-                    Place::Topic
+                location: if input.indexed {
+                    ArgumentLocation::Topic
                 } else {
-                    Place::Data
+                    ArgumentLocation::Data
                 },
             })
         });
@@ -94,29 +95,32 @@ impl EventAbi {
         &self.name
     }
 
-    /// The first topic of its logs.
+    /// The first topic of the event's logs.
     #[must_use]
     pub fn topic(&self) -> B256 {
         self.topic
     }
 
-    /// The signature with names, the same for all ways to write it.
+    /// The canonical signature, with names. All ways to write one event have the same.
     #[must_use]
     pub fn signature(&self) -> &str {
         &self.signature
     }
 
-    /// The arguments of a log as a JSON object, in the signature's order; none if the log
-    /// is of another event or breaks the signature.
+    /// The arguments of a log as a JSON object, in the order of the signature. None if the log
+    /// belongs to another event or does not fit the signature.
     ///
-    /// An indexed argument that is not a single word is its hash: the log holds no more.
+    /// An indexed argument longer than a word is replaced by its hash, as the log holds no more.
     #[must_use]
     pub fn decode(&self, topics: &[B256], data: &[u8]) -> Option<String> {
         let (first, mut topics) = topics.split_first()?;
         if *first != self.topic || topics.len() != self.indexed() {
             return None;
         }
-        let in_data = self.arguments.iter().filter(|a| a.place == Place::Data);
+        let in_data = self
+            .arguments
+            .iter()
+            .filter(|argument| argument.location == ArgumentLocation::Data);
         let mut values = Vec::new();
         decode_fields(in_data.map(|argument| &argument.field), data, |_, json| {
             values.push(json.to_owned());
@@ -129,13 +133,13 @@ impl EventAbi {
             }
             out.push_str(&quoted(&argument.key));
             out.push(':');
-            match argument.place {
-                Place::Data => out.push_str(&values.next()?),
-                Place::Topic => {
+            match argument.location {
+                ArgumentLocation::Data => out.push_str(&values.next()?),
+                ArgumentLocation::Topic => {
                     let (topic, rest) = topics.split_first()?;
                     topics = rest;
-                    if argument.field.shape.is_value() {
-                        out.push_str(&decode_topic(&argument.field.shape, topic)?);
+                    if argument.field.ty.is_value() {
+                        out.push_str(&decode_topic(&argument.field.ty, topic)?);
                     } else {
                         out.push_str(&quoted(&topic.to_string()));
                     }
@@ -147,20 +151,22 @@ impl EventAbi {
     }
 
     fn indexed(&self) -> usize {
-        let indexed = self.arguments.iter().filter(|a| a.place == Place::Topic);
-        indexed.count()
+        self.arguments
+            .iter()
+            .filter(|argument| argument.location == ArgumentLocation::Topic)
+            .count()
     }
 }
 
-/// Several events. Some may have the same first topic and differ in what is indexed.
+/// A set of events. Two may have the same first topic and differ in their indexed arguments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventAbis(Vec<EventAbi>);
 
 impl EventAbis {
-    /// Takes signatures, in the order of their text, each once.
+    /// Parses signatures. Sorts them by text and drops duplicates.
     ///
     /// # Errors
-    /// One of them is refused by [`EventAbi::parse`].
+    /// [`EventAbi::parse`] refuses one of them.
     pub fn parse(signatures: &[String]) -> Result<Self, AbiError> {
         let events = signatures.iter().map(|text| EventAbi::parse(text));
         let mut events = events.collect::<Result<Vec<_>, _>>()?;
@@ -169,13 +175,13 @@ impl EventAbis {
         Ok(Self(events))
     }
 
-    /// The events.
+    /// The events, sorted by signature.
     #[must_use]
     pub fn events(&self) -> &[EventAbi] {
         &self.0
     }
 
-    /// The name and arguments of a log by the first event that it fits.
+    /// The name and arguments of a log, by the first event that fits.
     #[must_use]
     pub fn decode(&self, topics: &[B256], data: &[u8]) -> Option<(&str, String)> {
         self.0

@@ -1,8 +1,13 @@
-//! Encoded values as JSON.
+//! Value decoder: turns ABI-encoded values into JSON.
 //!
-//! Integers become decimal strings, addresses and bytes lower-case hex, tuples objects if
-//! all their parts have names, else lists. A value that its type cannot have (a `bool`
-//! of 2, an address with more than an address in its word) is refused.
+//! | ABI | JSON |
+//! |---|---|
+//! | integers | decimal strings |
+//! | addresses and bytes | lower-case hex |
+//! | tuples with all names | objects |
+//! | other tuples, lists | arrays |
+//!
+//! A value out of its type's range is refused, for example a `bool` of 2.
 
 use std::fmt::Write as _;
 
@@ -11,45 +16,46 @@ use alloy::{
     primitives::{I256, U256},
 };
 
-use super::shape::{Field, Shape};
-use crate::decode::{address_word, word_at};
+use super::{
+    abi_type::{AbiType, Field},
+    word::{address_word, word_at},
+};
 
-/// How many times each word may be visited, on average: offsets may share words, but not
-/// without bound.
-const VISITS: usize = 4;
+/// The visits that a word may get on average. Offsets may share words, but not without bound.
+const MAX_VISITS: usize = 4;
 
-/// Decodes `fields`, laid out as the arguments of a call, and hands each as JSON to `each`.
+/// Decodes `fields`, encoded as the arguments of a call, and passes each as JSON to `each`.
 pub(super) fn decode_fields<'a>(
     fields: impl Iterator<Item = &'a Field>,
     data: &[u8],
     mut each: impl FnMut(&'a Field, &str),
 ) -> Option<()> {
     let mut decoder = Decoder::new(data);
-    let mut place = 0;
+    let mut index = 0;
     for field in fields {
         decoder.out.clear();
-        decoder.value(&field.shape, data, place)?;
+        decoder.value(&field.ty, data, index)?;
         each(field, &decoder.out);
-        place += field.shape.head_words();
+        index += field.ty.head_words();
     }
     Some(())
 }
 
-/// A value that a topic holds itself.
-pub(super) fn decode_topic(shape: &Shape, topic: &[u8; 32]) -> Option<String> {
+/// The value in a topic.
+pub(super) fn decode_topic(ty: &AbiType, topic: &[u8; 32]) -> Option<String> {
     let mut decoder = Decoder::new(topic);
-    decoder.value(shape, topic, 0)?;
+    decoder.value(ty, topic, 0)?;
     Some(decoder.out)
 }
 
-/// A text as JSON writes it.
+/// A JSON string.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
 struct Decoder {
     out: String,
-    /// How many more words may be visited.
+    /// The words that may still be visited.
     budget: usize,
 }
 
@@ -57,29 +63,29 @@ impl Decoder {
     fn new(data: &[u8]) -> Self {
         Self {
             out: String::new(),
-            budget: data.len().div_ceil(32) * VISITS,
+            budget: data.len().div_ceil(32) * MAX_VISITS,
         }
     }
 
-    /// Writes the value whose head is word `place` of `frame`; offsets count from the
-    /// frame's start.
-    fn value(&mut self, shape: &Shape, frame: &[u8], place: usize) -> Option<()> {
-        if !shape.is_dynamic() {
-            return self.fixed(shape, frame, place);
+    /// Writes the value whose head is the word at `index` of `frame`. Offsets count from the
+    /// start of the frame.
+    fn value(&mut self, ty: &AbiType, frame: &[u8], index: usize) -> Option<()> {
+        if !ty.is_dynamic() {
+            return self.head_value(ty, frame, index);
         }
         self.spend(1)?;
-        let offset = length(frame, place)?;
+        let offset = length(frame, index)?;
         let tail = frame.get(offset..)?;
-        match shape {
-            Shape::Bytes => {
+        match ty {
+            AbiType::Bytes => {
                 let bytes = self.bytes(tail)?;
                 self.hex(bytes);
             }
-            Shape::String => {
+            AbiType::String => {
                 let bytes = self.bytes(tail)?;
                 self.out.push_str(&quoted(&String::from_utf8_lossy(bytes)));
             }
-            Shape::List(item) => {
+            AbiType::List(item) => {
                 let count = length(tail, 0)?;
                 let frame = tail.get(32..)?;
                 let words = count.checked_mul(item.head_words())?;
@@ -88,43 +94,43 @@ impl Decoder {
                 }
                 self.list(item, count, frame, 0)?;
             }
-            Shape::FixedList(item, count) => self.list(item, *count, tail, 0)?,
-            Shape::Tuple(fields) => self.tuple(fields, tail, 0)?,
+            AbiType::FixedList(item, count) => self.list(item, *count, tail, 0)?,
+            AbiType::Tuple(fields) => self.tuple(fields, tail, 0)?,
             _ => return None,
         }
         Some(())
     }
 
-    /// Writes a value that lies in its place.
-    fn fixed(&mut self, shape: &Shape, frame: &[u8], place: usize) -> Option<()> {
-        match shape {
-            Shape::FixedList(item, count) => return self.list(item, *count, frame, place),
-            Shape::Tuple(fields) => return self.tuple(fields, frame, place),
+    /// Writes a value that lies in the head.
+    fn head_value(&mut self, ty: &AbiType, frame: &[u8], index: usize) -> Option<()> {
+        match ty {
+            AbiType::FixedList(item, count) => return self.list(item, *count, frame, index),
+            AbiType::Tuple(fields) => return self.tuple(fields, frame, index),
             _ => {}
         }
         self.spend(1)?;
-        let word = word_at(frame, place)?;
-        match shape {
-            Shape::Bool if word > U256::ONE => return None,
-            Shape::Bool => self
+        let word = word_at(frame, index)?;
+        match ty {
+            AbiType::Bool if word > U256::ONE => return None,
+            AbiType::Bool => self
                 .out
                 .push_str(if word.is_zero() { "false" } else { "true" }),
-            Shape::Uint(bits) if word.bit_len() > *bits => return None,
-            Shape::Uint(_) => write!(self.out, "\"{word}\"").ok()?,
-            Shape::Int(bits) => {
+            AbiType::Uint(bits) if word.bit_len() > *bits => return None,
+            AbiType::Uint(_) => write!(self.out, "\"{word}\"").ok()?,
+            AbiType::Int(bits) => {
                 let number = I256::from_raw(word);
-                // Sign and value bits must agree with the narrower type.
+                // The bits beyond the type must all equal the sign bit.
                 let unused = number.asr(bits.checked_sub(1)?);
                 if !(unused.is_zero() || unused == I256::MINUS_ONE) {
                     return None;
                 }
                 write!(self.out, "\"{number}\"").ok()?;
             }
-            Shape::Address => {
+            AbiType::Address => {
                 let address = address_word(&word.into())?;
                 self.hex(address.as_slice());
             }
-            Shape::FixedBytes(length) => {
+            AbiType::FixedBytes(length) => {
                 let bytes = word.to_be_bytes::<32>();
                 let (bytes, padding) = bytes.split_at_checked(*length)?;
                 if padding.iter().any(|byte| *byte != 0) {
@@ -137,37 +143,37 @@ impl Decoder {
         Some(())
     }
 
-    fn list(&mut self, item: &Shape, count: usize, frame: &[u8], place: usize) -> Option<()> {
+    fn list(&mut self, item: &AbiType, count: usize, frame: &[u8], index: usize) -> Option<()> {
         self.out.push('[');
-        for index in 0..count {
-            if index > 0 {
+        for item_index in 0..count {
+            if item_index > 0 {
                 self.out.push(',');
             }
-            self.value(item, frame, place + index * item.head_words())?;
+            self.value(item, frame, index + item_index * item.head_words())?;
         }
         self.out.push(']');
         Some(())
     }
 
-    fn tuple(&mut self, fields: &[Field], frame: &[u8], mut place: usize) -> Option<()> {
+    fn tuple(&mut self, fields: &[Field], frame: &[u8], mut index: usize) -> Option<()> {
         let named = fields.iter().all(|field| !field.name.is_empty());
         self.out.push(if named { '{' } else { '[' });
-        for (index, field) in fields.iter().enumerate() {
-            if index > 0 {
+        for (field_index, field) in fields.iter().enumerate() {
+            if field_index > 0 {
                 self.out.push(',');
             }
             if named {
                 self.out.push_str(&quoted(&field.name));
                 self.out.push(':');
             }
-            self.value(&field.shape, frame, place)?;
-            place += field.shape.head_words();
+            self.value(&field.ty, frame, index)?;
+            index += field.ty.head_words();
         }
         self.out.push(if named { '}' } else { ']' });
         Some(())
     }
 
-    /// The bytes after their length.
+    /// The bytes that follow their length.
     fn bytes<'a>(&mut self, tail: &'a [u8]) -> Option<&'a [u8]> {
         let bytes = tail.get(32..)?.get(..length(tail, 0)?)?;
         self.spend(bytes.len().div_ceil(32))?;
@@ -180,13 +186,14 @@ impl Decoder {
         self.out.push('"');
     }
 
+    /// Counts visited words. None once the budget is used up.
     fn spend(&mut self, words: usize) -> Option<()> {
         self.budget = self.budget.checked_sub(words)?;
         Some(())
     }
 }
 
-/// A word that is a length or an offset.
-fn length(frame: &[u8], place: usize) -> Option<usize> {
-    usize::try_from(word_at(frame, place)?).ok()
+/// The word at `index` as a length or an offset.
+fn length(frame: &[u8], index: usize) -> Option<usize> {
+    usize::try_from(word_at(frame, index)?).ok()
 }

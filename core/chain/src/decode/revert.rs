@@ -1,21 +1,26 @@
-//! Why a call reverted.
+//! Revert reasons: turns the data of a reverted call into one line of text.
+//!
+//! | data | reason |
+//! |---|---|
+//! | `Error(string)` | the string |
+//! | `Panic(uint256)` | `panic 0x11: arithmetic overflow or underflow` |
+//! | a known custom error | `ERC20InsufficientBalance(sender: 0x…, balance: 5, needed: 6)` |
+//! | another custom error | `custom error 0x265a5514` |
 
 use std::collections::HashMap;
 
 use alloy::{hex, primitives::U256};
 
-use super::word::word_at;
-use crate::abi::{AbiError, ErrorAbi};
+use crate::abi::{AbiError, ErrorAbi, word_at};
 
-/// `Error(string)`.
+/// The selector of `Error(string)`.
 const ERROR: [u8; 4] = [0x08, 0xc3, 0x79, 0xa0];
-/// `Panic(uint256)`.
+/// The selector of `Panic(uint256)`.
 const PANIC: [u8; 4] = [0x4e, 0x48, 0x7b, 0x71];
-/// Contracts write reasons; this much of one is shown, in characters.
+/// The longest reason, in characters. Contracts can write texts of any length.
 const MAX_REASON: usize = 500;
 
-/// Errors of the token standards (ERC-6093), of ownership, and of routers and wallets that most
-/// transactions go through.
+/// Errors of the token standards (ERC-6093), of ownership, and of common libraries.
 const WELL_KNOWN: [&str; 20] = [
     "ERC20InsufficientBalance(address sender, uint256 balance, uint256 needed)",
     "ERC20InvalidSender(address sender)",
@@ -39,12 +44,12 @@ const WELL_KNOWN: [&str; 20] = [
     "FailedCall()",
 ];
 
-/// Custom errors that can be told apart by their first four bytes.
+/// Custom errors by selector, which is the first four bytes of the data.
 #[derive(Debug, Clone, Default)]
 pub struct CustomErrors(HashMap<[u8; 4], ErrorAbi>);
 
 impl CustomErrors {
-    /// Errors that need no ABI: those of the token standards and a few more.
+    /// The errors that are known without configuration.
     #[must_use]
     pub fn well_known() -> Self {
         let errors = WELL_KNOWN
@@ -53,10 +58,10 @@ impl CustomErrors {
         Self(errors.map(|error| (error.selector(), error)).collect())
     }
 
-    /// Adds an error by signature; it replaces one with the same first four bytes.
+    /// Adds an error by signature. It replaces one with the same selector.
     ///
     /// # Errors
-    /// The signature is refused by [`ErrorAbi::parse`].
+    /// [`ErrorAbi::parse`] refuses the signature.
     pub fn add(&mut self, signature: &str) -> Result<(), AbiError> {
         let error = ErrorAbi::parse(signature)?;
         self.0.insert(error.selector(), error);
@@ -69,7 +74,7 @@ impl CustomErrors {
     }
 }
 
-/// Revert data as a reason for people.
+/// The reason in revert data: one line of at most 500 characters.
 ///
 /// ```
 /// # use tidewire_chain::decode::{CustomErrors, revert_reason};
@@ -93,7 +98,7 @@ pub fn revert_reason(data: &[u8], errors: &CustomErrors) -> String {
     shorten(&reason)
 }
 
-/// The text of `Error(string)`.
+/// The string of `Error(string)`.
 fn text(arguments: &[u8]) -> Option<String> {
     let offset = usize::try_from(word_at(arguments, 0)?).ok()?;
     let tail = arguments.get(offset..)?;
@@ -130,7 +135,7 @@ fn panic_reason(arguments: &[u8]) -> String {
     format!("panic {code}: {meaning}")
 }
 
-/// Without control characters, and not endless.
+/// Replaces control characters by spaces, and cuts a long reason off.
 fn shorten(reason: &str) -> String {
     let mut visible = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
     let mut short: String = visible.by_ref().take(MAX_REASON).collect();

@@ -1,147 +1,145 @@
-//! The events of tokens: transfers, approvals, wraps.
+//! Token events: decodes transfers, approvals and wraps from logs.
 //!
-//! `Transfer` and `Approval` have the same first topic in ERC-20 and ERC-721; the number
-//! of topics tells them apart, because only ERC-721 indexes the third argument. A
-//! contract that is older than the standard, or ignores it, may index less:
+//! `Transfer` and `Approval` have the same first topic in ERC-20 and ERC-721. The number of
+//! topics distinguishes them, because only ERC-721 indexes the third argument. Contracts that
+//! ignore the standard may index less:
 //!
-//! | topics | data | what it is |
+//! | topics | data | token |
 //! |---|---|---|
 //! | 4 | none | ERC-721 |
 //! | 3 | a word | ERC-20, or an NFT whose id is not indexed |
 //! | 1 | three words | either, nothing indexed |
 //!
-//! A log cannot say which of the two the last rows are. They come out as ERC-20, with
-//! `indexed` false where nothing is indexed, and whoever knows the contract corrects that.
+//! A log does not show which token the last two rows are. They are decoded as ERC-20, with
+//! `indexed = false` in the last row. A caller that knows the contract can correct that.
 
 use alloy::primitives::{Address, B256, U256};
 use smallvec::SmallVec;
 
-use super::{
-    topic,
-    word::{address_at, address_word, list_at, word_at},
-};
+use super::topic;
+use crate::abi::{address_at, address_word, list_at, word_at};
 
-/// A part of an NFT transfer: which, and how many.
+/// The amount of one NFT in a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NftAmount {
-    /// Which.
+    /// The token id.
     pub id: U256,
-    /// How many; 1 in ERC-721.
+    /// The number of tokens; 1 in ERC-721.
     pub amount: U256,
 }
 
-/// What a token's log says.
+/// The event in a token's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenEvent {
     /// ERC-20 tokens moved.
     Erc20Transfer {
-        /// From whom; zero when they are made.
+        /// The sender; zero for a mint.
         from: Address,
-        /// To whom; zero when they are destroyed.
+        /// The recipient; zero for a burn.
         to: Address,
-        /// How many, or which if the contract is an NFT that does not index ids.
+        /// The amount, or the id if the contract is an NFT that does not index ids.
         value: U256,
-        /// The log indexes something, as the standard demands.
+        /// Whether any argument is indexed, as the standard requires.
         indexed: bool,
     },
     /// An ERC-721 token moved.
     Erc721Transfer {
-        /// From whom.
+        /// The sender.
         from: Address,
-        /// To whom.
+        /// The recipient.
         to: Address,
-        /// Which.
+        /// The token id.
         id: U256,
     },
-    /// ERC-1155 tokens moved, one kind or several.
+    /// ERC-1155 tokens of one or several ids moved.
     Erc1155Transfer {
-        /// Who moved them.
+        /// The account that moved them.
         operator: Address,
-        /// From whom.
+        /// The sender.
         from: Address,
-        /// To whom.
+        /// The recipient.
         to: Address,
-        /// Which and how many; nothing in an empty batch.
+        /// The ids and amounts. Empty in an empty batch.
         items: SmallVec<[NftAmount; 1]>,
     },
-    /// The right to spend ERC-20 tokens.
+    /// An allowance to spend ERC-20 tokens.
     Erc20Approval {
-        /// Whose tokens.
+        /// The owner of the tokens.
         owner: Address,
-        /// Who may spend them.
+        /// The account that may spend them.
         spender: Address,
-        /// How many; 0 takes the right back.
+        /// The allowance; 0 revokes it.
         value: U256,
         /// As in [`TokenEvent::Erc20Transfer`].
         indexed: bool,
     },
-    /// The right to move one ERC-721 token.
+    /// An approval to move one ERC-721 token.
     Erc721Approval {
-        /// Whose.
+        /// The owner of the tokens.
         owner: Address,
-        /// Who may move it; zero takes the right back.
+        /// The account that may move it; zero revokes the approval.
         spender: Address,
-        /// Which.
+        /// The token id.
         id: U256,
     },
-    /// The right to move all NFTs of a contract.
+    /// An approval to move all of an owner's NFTs of a contract.
     ApprovalForAll {
-        /// Whose.
+        /// The owner of the tokens.
         owner: Address,
-        /// Who may move them.
+        /// The account that may move them.
         operator: Address,
-        /// Given, or taken back.
+        /// True to grant, false to revoke.
         approved: bool,
     },
-    /// The right to spend ERC-20 tokens through Permit2.
+    /// An allowance to spend ERC-20 tokens through Permit2.
     Permit2 {
-        /// Whose tokens.
+        /// The owner of the tokens.
         owner: Address,
-        /// Their contract.
+        /// The token's contract.
         token: Address,
-        /// Who may spend them.
+        /// The account that may spend them.
         spender: Address,
-        /// How many; 0 takes the right back.
+        /// The allowance; 0 revokes it.
         amount: U256,
-        /// Until when, in seconds since the Unix epoch.
+        /// The end of the allowance, in seconds since the Unix epoch.
         expiration: u64,
-        /// The number of the signed permit; none where it was given by a call.
+        /// The nonce of the signed permit. None if a call granted the allowance.
         nonce: Option<u64>,
     },
-    /// The chain's own coin became its token.
+    /// Native coins became wrapped tokens.
     Wrap {
-        /// Whose.
+        /// The owner of the tokens.
         account: Address,
-        /// How much.
+        /// The amount, in the smallest unit.
         value: U256,
     },
-    /// The token became the coin again.
+    /// Wrapped tokens became native coins.
     Unwrap {
-        /// Whose.
+        /// The owner of the tokens.
         account: Address,
-        /// How much.
+        /// The amount, in the smallest unit.
         value: U256,
     },
 }
 
-/// A log that has the first topic of a token's event and breaks its ABI.
+/// A log with the first topic of a token event and other contents than its ABI demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a log of {event} has {topics} topics and {data} bytes of data that do not fit its ABI")]
 pub struct MalformedLog {
     /// The event's name.
     pub event: &'static str,
-    /// How many topics there are.
+    /// The number of topics.
     pub topics: usize,
-    /// How many bytes of data there are.
+    /// The length of the data, in bytes.
     pub data: usize,
 }
 
-/// What a log of `contract` says about tokens; none if nothing.
+/// Decodes a log of `contract`. None if it is not a token event.
 ///
-/// Bytes after the arguments are ignored, as contracts' own decoders do.
+/// Bytes after the arguments are ignored, as in Solidity's decoder.
 ///
 /// # Errors
-/// The first topic is that of a token's event, and the rest does not fit.
+/// The first topic is that of a token event, and the rest does not fit.
 pub fn decode(
     contract: Address,
     topics: &[B256],
@@ -172,14 +170,14 @@ pub fn decode(
     })
 }
 
-/// How a right was given through Permit2.
+/// The way in which an allowance was granted through Permit2.
 #[derive(Clone, Copy)]
 enum Permit {
     Call,
     Signed,
 }
 
-/// A log without its first topic.
+/// A log without the first topic.
 struct Arguments<'a> {
     arguments: &'a [B256],
     data: &'a [u8],
@@ -220,7 +218,7 @@ impl Arguments<'_> {
         })
     }
 
-    /// The arguments of what ERC-20 and ERC-721 share.
+    /// The arguments of an event that ERC-20 and ERC-721 share.
     fn pair_and_number(&self) -> Option<(Address, Address, U256, Indexed)> {
         match self.arguments {
             [from, to, id] => {
@@ -333,7 +331,7 @@ impl Arguments<'_> {
     }
 }
 
-/// Which arguments of a `Transfer` or an `Approval` are topics.
+/// The indexed arguments of a `Transfer` or an `Approval`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Indexed {
     All,
@@ -355,9 +353,10 @@ fn time(word: U256) -> Option<u64> {
 }
 
 impl TokenEvent {
-    /// Whether the right that is given has no bound in practice: all of a contract's
-    /// NFTs, or one of the greatest numbers that wallets and tokens mean "all" by
-    /// (those of 96, 128 and 160 bits, and from 2²⁵⁵ on).
+    /// Whether an allowance is unlimited in practice.
+    ///
+    /// That holds for all NFTs of a contract, and for the numbers by which wallets mean "all":
+    /// the greatest ones of 96, 128 and 160 bits, and all from 2²⁵⁵ on.
     ///
     /// ```
     /// # use alloy::primitives::{Address, U256};

@@ -1,4 +1,4 @@
-//! What the first topics of the events say, and the contracts that stand for a standard.
+//! Event topics: the first topics of token events, and the addresses of Permit2.
 
 use alloy::primitives::{Address, B256, address, b256};
 
@@ -33,8 +33,8 @@ pub(super) const PERMIT2_PERMIT: B256 =
 pub(super) const PERMIT2_LOCKDOWN: B256 =
     b256!("89b1add15eff56b3dfe299ad94e01f2b52fbcb80ae1a3baea6ae8c04cb2b98a4");
 
-/// Where Permit2 is on nearly every chain, and where on zkSync Era. What other contracts
-/// say in its words binds nobody.
+/// The addresses of Permit2: on most chains, and on zkSync Era. Other contracts can emit the same
+/// events, but these grant no rights.
 pub(super) const PERMIT2: [Address; 2] = [
     address!("000000000022d473030f116ddee9f6b43ac78ba3"),
     address!("0000000000225e31d15943971f47ad3022f714fa"),
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_are_the_hashes_of_their_signatures() {
+    fn each_topic_is_the_hash_of_its_signature() {
         for (topic, signature) in [
             (TRANSFER, "Transfer(address,address,uint256)"),
             (APPROVAL, "Approval(address,address,uint256)"),

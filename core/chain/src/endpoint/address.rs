@@ -1,28 +1,31 @@
-//! Where an endpoint is, and how it is named without its secrets.
+//! Endpoint address: parses the URL or path of a node, and prints it without secrets.
+//!
+//! The path and the query of a URL often hold an API key. Logs and metrics therefore show the
+//! scheme and the host alone: `wss://node.example/v3/KEY` is printed as `wss://node.example`.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use reqwest::Url;
 
-/// Where an endpoint is.
+/// The address of a node.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Address {
     /// `ws://…` or `wss://…`.
     WebSocket(Url),
     /// `http://…` or `https://…`.
     Http(Url),
-    /// The path of a socket on this machine.
+    /// The path of a local IPC socket.
     Ipc(PathBuf),
 }
 
-/// Why a text is no address of an endpoint. It does not hold the text: keys are part
-/// of many addresses.
+/// The reason why a text is not an endpoint address. It does not contain the text, as that may
+/// hold an API key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// It cannot be read as a URL.
-    #[error("an endpoint cannot be read as a URL: {0}, expected wss://…, https://… or a path")]
+    /// The text is not a URL.
+    #[error("an endpoint is not a valid URL: {0}, expected wss://…, https://… or a path")]
     Malformed(String),
-    /// Its scheme is another.
+    /// The scheme is not supported.
     #[error("an endpoint has the scheme {0:?}, expected ws, wss, http, https, or a path")]
     Scheme(String),
 }
@@ -47,7 +50,7 @@ impl FromStr for Address {
 }
 
 impl fmt::Display for Address {
-    /// The scheme and the host: the rest may be a key.
+    /// Writes the scheme and the host, as the rest may hold a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = match self {
             Self::Ipc(path) => return write!(f, "{}", path.display()),
@@ -69,8 +72,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_shown_without_its_secrets() {
-        for (text, shown) in [
+    fn an_address_is_printed_without_secrets() {
+        for (text, expected) in [
             (
                 "wss://user:secret@node.example/v3/secret",
                 "wss://node.example",
@@ -80,12 +83,15 @@ mod tests {
             ("ipc:///run/node.ipc", "/run/node.ipc"),
         ] {
             let address: Address = text.parse().unwrap();
-            assert_eq!(format!("{address} {address:?}"), format!("{shown} {shown}"));
+            assert_eq!(
+                format!("{address} {address:?}"),
+                format!("{expected} {expected}")
+            );
         }
     }
 
     #[test]
-    fn what_is_no_address_is_refused_without_being_told() {
+    fn an_invalid_address_is_refused_and_not_quoted() {
         let error = |text: &str| text.parse::<Address>().unwrap_err().to_string();
         assert!(error("ftp://secret").contains("\"ftp\""));
         assert!(error("node.example").contains("expected wss://"));

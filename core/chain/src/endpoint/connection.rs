@@ -1,15 +1,14 @@
-//! One connection to a node, over alloy's transports.
+//! Connection: one transport to a node, over WebSocket, HTTP or IPC.
 //!
-//! Alloy would make a broken connection anew by itself, and lose what came meanwhile
-//! without a word. Here it ends instead, and whoever holds it makes another and reads
-//! what is missing.
+//! Alloy would reconnect by itself, and silently lose what a subscription pushed meanwhile.
+//! Here a broken connection ends instead. Its owner connects again and reads what is missing.
 
 use std::sync::Arc;
 
 use alloy::{
     primitives::B256,
     pubsub::{ConnectionHandle, PubSubConnect, RawSubscription},
-    rpc::client::{ClientBuilder, RpcClient},
+    rpc::client::{ClientBuilder, RpcClient as AlloyClient},
     transports::{TransportErrorKind, TransportResult, ipc::IpcConnect, utils::guess_local_url},
 };
 use futures::future::join_all;
@@ -23,16 +22,16 @@ use super::{
 };
 use crate::Call;
 
-/// The largest message of a node, in bytes. Blocks of some chains are long.
-pub(super) const MESSAGE_BYTES: usize = 128 << 20;
+/// The largest message of a node, in bytes. The receipts of a full block are long.
+pub(super) const MAX_MESSAGE_BYTES: usize = 128 << 20;
 
-/// How many heads may wait before some are passed over, which is noticed.
-const HEADS: usize = 64;
+/// Heads that a subscription buffers before it skips some.
+const HEAD_BUFFER: usize = 64;
 
-/// How many transactions of a pool may wait before some are passed over.
-const POOLED: usize = 2_048;
+/// Mempool transactions that a subscription buffers before it skips some.
+const MEMPOOL_BUFFER: usize = 2_048;
 
-/// Connects, and does not connect again.
+/// A connector that connects once and never reconnects.
 struct NoReconnect<C>(C);
 
 impl<C: PubSubConnect> PubSubConnect for NoReconnect<C> {
@@ -54,31 +53,31 @@ impl<C: PubSubConnect> PubSubConnect for NoReconnect<C> {
 /// One connection to a node.
 #[derive(Debug)]
 pub(super) struct Connection {
-    client: RpcClient,
-    pushes: bool,
-    /// Why it has ended, if it says so.
-    ended: CloseReason,
+    client: AlloyClient,
+    supports_subscriptions: bool,
+    /// Set once the connection has ended. Only a WebSocket sets it.
+    close_reason: CloseReason,
 }
 
-/// What connections of one endpoint begin with.
+/// The TLS configuration and the HTTP client that all connections of an endpoint share.
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
-    pub(super) tls: Arc<rustls::ClientConfig>,
+    pub(super) config: Arc<rustls::ClientConfig>,
     pub(super) http: reqwest::Client,
 }
 
 impl Connection {
-    pub(super) async fn connect(address: &Address, trust: &Tls) -> Result<Self, Failure> {
+    pub(super) async fn connect(address: &Address, tls: &Tls) -> Result<Self, Failure> {
         let builder = ClientBuilder::default();
-        let mut ended = CloseReason::default();
+        let mut close_reason = CloseReason::default();
         let client = match address {
             Address::Http(url) => {
-                let http = Http::new(trust.http.clone(), url.clone(), MESSAGE_BYTES);
+                let http = Http::new(tls.http.clone(), url.clone(), MAX_MESSAGE_BYTES);
                 builder.transport(http, guess_local_url(url.as_str()))
             }
             Address::WebSocket(url) => {
-                let socket = WebSocket::open(url, trust.tls.clone()).await?;
-                ended = socket.ended();
+                let socket = WebSocket::connect_to(url, tls.config.clone()).await?;
+                close_reason = socket.close_reason();
                 builder.pubsub(socket).await?
             }
             Address::Ipc(path) => {
@@ -86,30 +85,29 @@ impl Connection {
                 builder.pubsub(NoReconnect(connect)).await?
             }
         };
-        let pushes = !matches!(address, Address::Http(_));
+        let supports_subscriptions = !matches!(address, Address::Http(_));
         Ok(Self {
             client,
-            pushes,
-            ended,
+            supports_subscriptions,
+            close_reason,
         })
     }
 
-    /// Whether it has ended, as far as it says so.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended.get().is_some()
+    /// Whether the connection is known to have ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.close_reason.get().is_some()
     }
 
-    /// What a failure comes from: a connection that ended says why but once.
+    /// Replaces a general failure by the reason why the connection ended, if that is known.
     fn explain(&self, failure: impl Into<Failure>) -> Failure {
-        match (failure.into(), self.ended.get()) {
-            (Failure::Unreachable(_), Some(why)) => why.clone(),
+        match (failure.into(), self.close_reason.get()) {
+            (Failure::Unreachable(_), Some(reason)) => reason.clone(),
             (failure, _) => failure,
         }
     }
 
-    /// Whether the node can send heads by itself.
-    pub(super) fn pushes(&self) -> bool {
-        self.pushes
+    pub(super) fn supports_subscriptions(&self) -> bool {
+        self.supports_subscriptions
     }
 
     pub(super) async fn call(&self, call: &Call) -> Result<Box<RawValue>, Failure> {
@@ -128,26 +126,26 @@ impl Connection {
             waiters.push(batch.add_call::<_, Box<RawValue>>(call.method, &call.params)?);
         }
         batch.send().await.map_err(|error| self.explain(error))?;
-        let answers = join_all(waiters).await;
-        Ok(answers
+        let responses = join_all(waiters).await;
+        Ok(responses
             .into_iter()
-            .map(|answer| answer.map_err(|error| self.explain(error)))
+            .map(|response| response.map_err(|error| self.explain(error)))
             .collect())
     }
 
-    /// Has the node send its heads.
-    pub(super) async fn heads(self: Arc<Self>) -> Result<Subscription, Failure> {
-        self.subscribe(&json!(["newHeads"]), HEADS).await
+    /// Subscribes to the node's heads.
+    pub(super) async fn subscribe_heads(self: Arc<Self>) -> Result<Subscription, Failure> {
+        self.subscribe(&json!(["newHeads"]), HEAD_BUFFER).await
     }
 
-    /// Has the node send what comes into its pool: whole transactions where it can, else
-    /// their hashes.
-    pub(super) async fn pooled(self: Arc<Self>) -> Result<Subscription, Failure> {
+    /// Subscribes to the node's mempool. The node pushes whole transactions if it can, and
+    /// hashes otherwise.
+    pub(super) async fn subscribe_mempool(self: Arc<Self>) -> Result<Subscription, Failure> {
         let whole = json!(["newPendingTransactions", true]);
-        match self.clone().subscribe(&whole, POOLED).await {
+        match self.clone().subscribe(&whole, MEMPOOL_BUFFER).await {
             Err(Failure::Refused { .. } | Failure::Unsupported(_)) => {
                 let hashes = json!(["newPendingTransactions"]);
-                self.subscribe(&hashes, POOLED).await
+                self.subscribe(&hashes, MEMPOOL_BUFFER).await
             }
             subscription => subscription,
         }
@@ -155,54 +153,54 @@ impl Connection {
 
     async fn subscribe(
         self: Arc<Self>,
-        what: &Value,
-        room: usize,
+        params: &Value,
+        buffer: usize,
     ) -> Result<Subscription, Failure> {
         let Some(frontend) = self.client.pubsub_frontend() else {
             return Err(Failure::Unsupported("eth_subscribe".to_owned()));
         };
-        frontend.set_channel_size(room);
-        let mut request = self.client.request::<_, B256>("eth_subscribe", what);
+        frontend.set_channel_size(buffer);
+        let mut request = self.client.request::<_, B256>("eth_subscribe", params);
         request.set_is_subscription();
         let id = request.await.map_err(|error| self.explain(error))?;
         let subscription = frontend.get_subscription(id).await;
         Ok(Subscription {
             subscription: subscription.map_err(|error| self.explain(error))?,
-            link: self.clone(),
+            connection: self.clone(),
         })
     }
 }
 
-/// What becomes of a call.
+/// The result of a call, not parsed yet.
 pub(crate) type Response = Result<Box<RawValue>, Failure>;
 
-/// What a node sends by itself. The connection stands as long as this is held.
+/// A subscription at a node. It keeps its connection open until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     subscription: RawSubscription,
-    link: Arc<Connection>,
+    connection: Arc<Connection>,
 }
 
-/// What comes of a subscription.
+/// An event of a subscription.
 #[derive(Debug)]
 pub(crate) enum SubscriptionEvent {
-    /// A head, or a transaction.
+    /// A head, or a mempool transaction.
     Item(Box<RawValue>),
-    /// So many were passed over.
+    /// This number of items was skipped, as the buffer was full.
     Lagged(u64),
     /// The connection has ended.
-    CloseReason(Failure),
+    Closed(Failure),
 }
 
 impl Subscription {
-    /// Waits for the next.
+    /// Waits for the next event.
     pub(crate) async fn next(&mut self) -> SubscriptionEvent {
         match self.subscription.recv().await {
             Ok(item) => SubscriptionEvent::Item(item),
             Err(RecvError::Lagged(count)) => SubscriptionEvent::Lagged(count),
             Err(RecvError::Closed) => {
-                let ended = Failure::Unreachable("the connection ended".to_owned());
-                SubscriptionEvent::Closed(self.link.explain(ended))
+                let failure = Failure::Unreachable("the connection ended".to_owned());
+                SubscriptionEvent::Closed(self.connection.explain(failure))
             }
         }
     }

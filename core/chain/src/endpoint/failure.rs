@@ -1,9 +1,18 @@
-//! What can become of a call: told apart by what to do about it.
+//! Call failures: classifies every way in which a call can fail by what to do next.
+//!
+//! | failure | next |
+//! |---|---|
+//! | `Unreachable`, `TimedOut`, `Invalid`, `WrongChain` | call another endpoint; this one backs off |
+//! | `RateLimited` | call another endpoint; this one backs off for as long as it asks |
+//! | `Unsupported`, `NotFound` | call another endpoint; this one stays healthy |
+//! | `Refused` | return the error: every node would refuse the call |
+//!
+//! Nodes agree on few error codes, so the error's text is examined too.
 
 use std::time::Duration;
 
 use alloy::{
-    rpc::json_rpc::{ErrorPayload, RpcError as AlloyError},
+    rpc::json_rpc::{ErrorPayload, RpcError as AlloyRpcError},
     transports::{TransportError, TransportErrorKind},
 };
 use reqwest::header::{self, HeaderMap};
@@ -11,62 +20,62 @@ use serde_json::Value;
 
 use crate::RpcError;
 
-/// Why an endpoint gave no answer.
+/// The reason why an endpoint did not return a result.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Failure {
-    /// It does not take the connection, or broke it. Another may answer.
+    /// The connection failed or ended.
     #[error("{0}")]
     Unreachable(String),
-    /// It did not answer in time.
-    #[error("no answer within {0:?}")]
+    /// No response came in time.
+    #[error("no response within {0:?}")]
     TimedOut(Duration),
-    /// It wants to be asked less.
-    #[error("it wants to be asked less: {message}")]
-    Limited {
-        /// When it may be asked again, if it says so.
+    /// The endpoint limits the rate of calls.
+    #[error("rate limit: {message}")]
+    RateLimited {
+        /// The time until the next call is allowed, if the endpoint names it.
         after: Option<Duration>,
-        /// What it says.
+        /// The endpoint's message.
         message: String,
     },
-    /// It cannot do this, and will not be able to.
-    #[error("it does not know the method: {0}")]
+    /// The endpoint does not implement the method.
+    #[error("unknown method: {0}")]
     Unsupported(String),
-    /// It does not have the block, or no longer its state. Another may.
-    #[error("it does not have it: {0}")]
-    Missing(String),
-    /// It refuses, as every node would.
+    /// The endpoint does not have the block, or no longer has its state.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// The endpoint refused the call, as every node would.
     #[error("error {code}: {message}")]
     Refused {
-        /// JSON-RPC's code.
+        /// The JSON-RPC error code.
         code: i64,
-        /// What it says.
+        /// The JSON-RPC error message.
         message: String,
-        /// What comes with it.
+        /// The JSON-RPC error data.
         data: Option<Value>,
     },
-    /// What it answers makes no sense.
-    #[error("its answer makes no sense: {0}")]
-    Nonsense(String),
-    /// It serves another chain.
-    #[error("it serves chain {found}, expected {expected}")]
+    /// The response is malformed or contradicts a hash.
+    #[error("invalid response: {0}")]
+    Invalid(String),
+    /// The endpoint serves another chain.
+    #[error("the endpoint serves chain {found}, expected {expected}")]
     WrongChain {
-        /// What it serves.
+        /// The id of the chain that it serves.
         found: u64,
-        /// What was configured.
+        /// The id of the configured chain.
         expected: u64,
     },
 }
 
 impl Failure {
-    /// Whether another endpoint may answer.
+    /// Whether another endpoint may return a result.
     #[must_use]
     pub fn is_local(&self) -> bool {
         !matches!(self, Self::Refused { .. })
     }
 
-    /// The failure as whoever reads a chain sees it.
+    /// The failure as callers of an [`RpcClient`](crate::RpcClient) see it.
     #[must_use]
-    pub fn into_read_error(self, chain: u64) -> RpcError {
+    pub fn into_rpc_error(self, chain: u64) -> RpcError {
         match self {
             Self::Refused {
                 code,
@@ -95,47 +104,47 @@ const METHOD_NOT_FOUND: i64 = -32601;
 impl From<TransportError> for Failure {
     fn from(error: TransportError) -> Self {
         match error {
-            AlloyError::ErrorResp(payload) => refused(&payload),
-            AlloyError::Transport(kind) => transport(&kind),
-            AlloyError::DeserError { err, .. } => Self::Nonsense(err.to_string()),
+            AlloyRpcError::ErrorResp(payload) => classify(&payload),
+            AlloyRpcError::Transport(kind) => transport_failure(&kind),
+            AlloyRpcError::DeserError { err, .. } => Self::Invalid(err.to_string()),
             other => Self::Unreachable(other.to_string()),
         }
     }
 }
 
-fn transport(kind: &TransportErrorKind) -> Failure {
+fn transport_failure(kind: &TransportErrorKind) -> Failure {
     let Some(http) = kind.as_http_error() else {
-        return Failure::Unreachable(without_address(&kind.to_string()));
+        return Failure::Unreachable(without_url(&kind.to_string()));
     };
-    // The body may be a page: its beginning says enough.
+    // The body may be a whole HTML page.
     let body: String = http.body.chars().take(200).collect();
     let message = format!("HTTP status {}: {body}", http.status);
     let after = kind.retry_after();
     if http.status == 429 || after.is_some() {
-        return Failure::Limited { after, message };
+        return Failure::RateLimited { after, message };
     }
     Failure::Unreachable(message)
 }
 
-/// reqwest tells the URL, which may hold a key.
-pub(super) fn without_address(text: &str) -> String {
+/// The text of an error without the URL, which may hold an API key.
+pub(super) fn without_url(text: &str) -> String {
     match (text.find(" for url ("), text.find("://")) {
-        (Some(place), _) => text[..place].to_owned(),
+        (Some(start), _) => text[..start].to_owned(),
         (None, Some(_)) => "the connection failed".to_owned(),
         (None, None) => text.to_owned(),
     }
 }
 
-/// How long to wait, where the head of an answer over HTTP says so in seconds.
+/// The time in a `Retry-After` header, if it is in seconds.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
     value.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// Whether a node says that it is asked too much.
-pub(super) fn speaks_of_limits(text: &str) -> bool {
-    let words = text.to_ascii_lowercase();
-    let limited = [
+/// Whether a text of a node mentions a rate limit.
+pub(super) fn mentions_rate_limit(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let phrases = [
         "rate limit",
         "too many requests",
         "request limit",
@@ -144,15 +153,15 @@ pub(super) fn speaks_of_limits(text: &str) -> bool {
         "capacity",
         "throttl",
     ];
-    limited.iter().any(|word| words.contains(word))
+    phrases.iter().any(|phrase| text.contains(phrase))
 }
 
-/// Nodes agree on few codes, so words count too.
-fn refused(payload: &ErrorPayload) -> Failure {
+/// Classifies a JSON-RPC error by its code and its text.
+fn classify(payload: &ErrorPayload) -> Failure {
     let message = payload.message.to_string();
-    let words = message.to_ascii_lowercase();
-    let says = |any: &[&str]| any.iter().any(|word| words.contains(word));
-    let missing = [
+    let text = message.to_ascii_lowercase();
+    let mentions = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
+    let not_found = [
         "header not found",
         "unknown block",
         "block not found",
@@ -164,35 +173,35 @@ fn refused(payload: &ErrorPayload) -> Failure {
     ];
     let unsupported = ["method not found", "not supported", "does not exist/is not"];
     match payload.code {
-        // The same code for an answer that would be too long: asked again it would be no
-        // shorter.
-        _ if says(&["query returned more than"]) => as_it_is(payload, message),
-        429 | -32005 | -32029 => Failure::Limited {
-            after: backoff(payload),
+        // Some providers use the rate limit's code for a result that is too long. A retry would
+        // not make it shorter.
+        _ if mentions(&["query returned more than"]) => refused(payload, message),
+        429 | -32005 | -32029 => Failure::RateLimited {
+            after: backoff_seconds(payload),
             message,
         },
         METHOD_NOT_FOUND | -32004 => Failure::Unsupported(message),
-        // A reverted call: what it says is the contract's.
-        3 => as_it_is(payload, message),
-        _ if speaks_of_limits(&message) => Failure::Limited {
+        // A reverted call: the text is the contract's, and must not be classified.
+        3 => refused(payload, message),
+        _ if mentions_rate_limit(&message) => Failure::RateLimited {
             after: None,
             message,
         },
-        _ if says(&unsupported) => Failure::Unsupported(message),
-        -32001 => Failure::Missing(message),
-        _ if says(&missing) => Failure::Missing(message),
-        _ => as_it_is(payload, message),
+        _ if mentions(&unsupported) => Failure::Unsupported(message),
+        -32001 => Failure::NotFound(message),
+        _ if mentions(&not_found) => Failure::NotFound(message),
+        _ => refused(payload, message),
     }
 }
 
-/// How long to wait, where a node says so beside the error: as Infura does, in seconds.
-fn backoff(payload: &ErrorPayload) -> Option<Duration> {
+/// The time to wait, from the error data. Infura sends it there, in seconds.
+fn backoff_seconds(payload: &ErrorPayload) -> Option<Duration> {
     let data: Value = serde_json::from_str(payload.data.as_ref()?.get()).ok()?;
     let seconds = data.pointer("/rate/backoff_seconds")?.as_f64()?;
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-fn as_it_is(payload: &ErrorPayload, message: String) -> Failure {
+fn refused(payload: &ErrorPayload, message: String) -> Failure {
     let data = payload.data.as_ref();
     Failure::Refused {
         code: payload.code,
@@ -205,8 +214,8 @@ fn as_it_is(payload: &ErrorPayload, message: String) -> Failure {
 mod tests {
     use super::*;
 
-    fn of(code: i64, message: &'static str) -> Failure {
-        refused(&ErrorPayload {
+    fn classified(code: i64, message: &'static str) -> Failure {
+        classify(&ErrorPayload {
             code,
             message: message.into(),
             data: None,
@@ -214,38 +223,41 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_apart_by_what_to_do() {
-        assert!(matches!(of(-32005, "x"), Failure::Limited { .. }));
-        let busy = of(-32000, "Too Many Requests, slow down");
-        assert!(matches!(busy, Failure::Limited { .. }));
-        assert!(matches!(of(-32601, "x"), Failure::Unsupported(_)));
-        let gone = of(-32000, "missing trie node 0xab");
-        assert!(matches!(gone, Failure::Missing(_)) && gone.is_local());
-        // A contract may say anything.
-        let reverted = of(3, "execution reverted: rate limit exceeded");
+    fn errors_are_classified_by_what_to_do_next() {
+        assert!(matches!(
+            classified(-32005, "x"),
+            Failure::RateLimited { .. }
+        ));
+        let busy = classified(-32000, "Too Many Requests, slow down");
+        assert!(matches!(busy, Failure::RateLimited { .. }));
+        assert!(matches!(classified(-32601, "x"), Failure::Unsupported(_)));
+        let gone = classified(-32000, "missing trie node 0xab");
+        assert!(matches!(gone, Failure::NotFound(_)) && gone.is_local());
+        // A contract may revert with any text.
+        let reverted = classified(3, "execution reverted: rate limit exceeded");
         assert!(matches!(reverted, Failure::Refused { code: 3, .. }));
         assert!(!reverted.is_local());
     }
 
     #[test]
-    fn a_limit_may_say_how_long_it_lasts() {
+    fn a_rate_limit_may_carry_its_duration() {
         let data = r#"{"rate": {"allowed_rps": 1, "backoff_seconds": 30, "current_rps": 1.1}}"#;
-        let limited = refused(&ErrorPayload {
+        let limited = classify(&ErrorPayload {
             code: -32005,
             message: "daily request count exceeded".into(),
             data: serde_json::value::RawValue::from_string(data.to_owned()).ok(),
         });
         let after = Some(Duration::from_secs(30));
-        assert!(matches!(limited, Failure::Limited { after: told, .. } if told == after));
-        let long = of(-32005, "query returned more than 10000 results");
+        assert!(matches!(limited, Failure::RateLimited { after: found, .. } if found == after));
+        let long = classified(-32005, "query returned more than 10000 results");
         assert!(matches!(long, Failure::Refused { .. }));
     }
 
     #[test]
-    fn no_address_is_told() {
+    fn an_error_text_does_not_reveal_the_url() {
         let text = "error sending request for url (https://node.example/secret)";
-        assert_eq!(without_address(text), "error sending request");
-        assert!(!without_address("no way to wss://x/secret").contains("secret"));
-        assert_eq!(without_address("broken pipe"), "broken pipe");
+        assert_eq!(without_url(text), "error sending request");
+        assert!(!without_url("no way to wss://x/secret").contains("secret"));
+        assert_eq!(without_url("broken pipe"), "broken pipe");
     }
 }

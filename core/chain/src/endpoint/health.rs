@@ -1,4 +1,18 @@
-//! How an endpoint did of late: which to ask first, and when to leave one alone.
+//! Endpoint health: ranks endpoints for the next call, and makes failing ones back off.
+//!
+//! The endpoint with the lowest cost is called first: `latency × (1 + 20 × error rate)`. Both are
+//! moving averages, in which the newest call has a weight of 20 %.
+//!
+//! | failure | back-off |
+//! |---|---|
+//! | unreachable, timed out | 250 ms, doubled with each one in a row, at most 30 s; a response ends it |
+//! | invalid response | the same, but a response does not end it |
+//! | rate limit | as long as the endpoint asks, else 1 s, doubled each time; at most 60 s; a response does not end it |
+//! | another chain | 30 s; a response does not end it |
+//!
+//! # Example
+//! An endpoint returns an invalid block and then a valid head. It still backs off for 250 ms,
+//! and for 500 ms after the next invalid block. After 120 s without one, counting restarts.
 
 use std::time::Duration;
 
@@ -6,51 +20,54 @@ use tokio::time::Instant;
 
 use super::Failure;
 
-/// The pause after a failure, doubled with each further one up to the last.
+/// The back-off after a failure. It doubles with each further one in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A limit that is not told how long it lasts: likewise.
+/// The back-off after a rate limit without a duration. It doubles too.
 const FIRST_LIMIT: Duration = Duration::from_secs(1);
 const LAST_LIMIT: Duration = Duration::from_secs(60);
 
-/// Who serves another chain is asked again only in case that this was mended.
+/// The back-off of an endpoint that serves another chain. The operator may correct that.
 const WRONG_CHAIN_PAUSE: Duration = Duration::from_secs(30);
 
-/// A limit, or a wrong answer, is forgotten after this time without another.
+/// The time without another strike after which a strike is forgotten.
 const MEMORY: Duration = Duration::from_secs(120);
 
-/// How much the newest call counts.
+/// The weight of the newest call in the moving averages.
 const WEIGHT: f64 = 0.2;
 
-/// How an endpoint did of late.
+/// The recent performance of one endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct Health {
     latency_ms: f64,
-    /// The share of calls that failed, the newest counting most.
-    errors: f64,
+    /// The moving average of the share of failed calls, 0 to 1.
+    error_rate: f64,
+    /// Failures in a row.
     failures: u32,
-    rest_until: Option<Instant>,
-    limits: Strikes,
-    lies: Strikes,
-    /// Until when it rests whatever it answers meanwhile.
-    barred_until: Option<Instant>,
+    /// The end of the back-off that a response ends early.
+    backoff_until: Option<Instant>,
+    rate_limits: Strikes,
+    invalid_responses: Strikes,
+    /// The end of the back-off that a response does not end.
+    suspended_until: Option<Instant>,
 }
 
-/// What an answer in between does not make good: who limits, or lies, answers other calls.
+/// A count of offences that a successful call does not reset. A node that limits some calls, or
+/// returns invalid blocks, still responds to others.
 #[derive(Debug, Clone, Copy, Default)]
 struct Strikes {
     count: u32,
-    forgotten: Option<Instant>,
+    forget_at: Option<Instant>,
 }
 
 impl Strikes {
-    /// One more. Gives how many there were before.
+    /// Adds a strike, and returns the number of earlier ones.
     fn add(&mut self, now: Instant) -> u32 {
-        if self.forgotten.is_none_or(|at| at <= now) {
+        if self.forget_at.is_none_or(|at| at <= now) {
             self.count = 0;
         }
-        self.forgotten = Some(now + MEMORY);
+        self.forget_at = Some(now + MEMORY);
         let before = self.count;
         self.count = self.count.saturating_add(1);
         before
@@ -61,71 +78,73 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             latency_ms: 100.0,
-            errors: 0.0,
+            error_rate: 0.0,
             failures: 0,
-            rest_until: None,
-            limits: Strikes::default(),
-            lies: Strikes::default(),
-            barred_until: None,
+            backoff_until: None,
+            rate_limits: Strikes::default(),
+            invalid_responses: Strikes::default(),
+            suspended_until: None,
         }
     }
 }
 
 impl Health {
-    /// A call was answered.
-    pub(super) fn answered(&mut self, took: Duration) {
-        self.latency_ms += WEIGHT * (took.as_secs_f64() * 1_000.0 - self.latency_ms);
-        self.errors -= WEIGHT * self.errors;
+    /// Records a successful call and its latency.
+    pub(super) fn record_success(&mut self, latency: Duration) {
+        self.latency_ms += WEIGHT * (latency.as_secs_f64() * 1_000.0 - self.latency_ms);
+        self.error_rate -= WEIGHT * self.error_rate;
         self.failures = 0;
-        self.rest_until = None;
+        self.backoff_until = None;
     }
 
-    /// A call was not answered, or wrongly.
-    pub(super) fn failed(&mut self, failure: &Failure, now: Instant) {
+    /// Records a failed call.
+    pub(super) fn record_failure(&mut self, failure: &Failure, now: Instant) {
         let doubled = |first: Duration, last: Duration, before: u32| {
             first.saturating_mul(1 << before.min(10)).min(last)
         };
-        let is_barred = matches!(
+        let is_suspended = matches!(
             failure,
-            Failure::Limited { .. } | Failure::Nonsense(_) | Failure::WrongChain { .. }
+            Failure::RateLimited { .. } | Failure::Invalid(_) | Failure::WrongChain { .. }
         );
         let pause = match failure {
-            // The node did its work.
-            Failure::Refused { .. } | Failure::Unsupported(_) | Failure::Missing(_) => return,
-            Failure::Limited { after, .. } => after.map_or_else(
-                || doubled(FIRST_LIMIT, LAST_LIMIT, self.limits.add(now)),
+            // The node works; it only cannot serve this call.
+            Failure::Refused { .. } | Failure::Unsupported(_) | Failure::NotFound(_) => return,
+            Failure::RateLimited { after, .. } => after.map_or_else(
+                || doubled(FIRST_LIMIT, LAST_LIMIT, self.rate_limits.add(now)),
                 |after| after.min(LAST_LIMIT),
             ),
             Failure::WrongChain { .. } => WRONG_CHAIN_PAUSE,
-            Failure::Nonsense(_) => doubled(FIRST_PAUSE, LAST_PAUSE, self.lies.add(now)),
+            Failure::Invalid(_) => {
+                doubled(FIRST_PAUSE, LAST_PAUSE, self.invalid_responses.add(now))
+            }
             Failure::Unreachable(_) | Failure::TimedOut(_) => {
                 doubled(FIRST_PAUSE, LAST_PAUSE, self.failures)
             }
         };
-        self.errors += WEIGHT * (1.0 - self.errors);
+        self.error_rate += WEIGHT * (1.0 - self.error_rate);
         self.failures = self.failures.saturating_add(1);
         let until = Some(now + pause);
-        self.rest_until = self.rest_until.max(until);
-        if is_barred {
-            self.barred_until = self.barred_until.max(until);
+        self.backoff_until = self.backoff_until.max(until);
+        if is_suspended {
+            self.suspended_until = self.suspended_until.max(until);
         }
     }
 
-    /// How long it is to be left alone.
-    pub(super) fn rest(&self, now: Instant) -> Duration {
-        self.rest_until
-            .max(self.barred_until)
+    /// The rest of the back-off; zero if there is none.
+    pub(super) fn backoff(&self, now: Instant) -> Duration {
+        self.backoff_until
+            .max(self.suspended_until)
             .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
-    /// The less, the better.
+    /// The cost of a call, in milliseconds. The endpoint with the lowest cost is called first.
     pub(super) fn cost(&self) -> f64 {
-        self.latency_ms * (1.0 + 20.0 * self.errors)
+        self.latency_ms * (1.0 + 20.0 * self.error_rate)
     }
 
-    /// The share of calls that were answered, between 0 and 1.
+    /// The share of calls that succeeded, 0 to 1.
     pub(super) fn score(&self) -> f64 {
-        1.0 - self.errors
+        1.0 - self.error_rate
     }
 }
 
@@ -134,68 +153,68 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn rests_grow_to_a_bound_and_end_with_an_answer() {
+    async fn the_back_off_grows_to_a_bound_and_ends_with_a_response() {
         let (mut health, now) = (Health::default(), Instant::now());
         let broken = Failure::Unreachable("x".to_owned());
         let mut last = Duration::ZERO;
         for _ in 0..40 {
-            health.failed(&broken, now);
-            assert!(health.rest(now) >= last && health.rest(now) <= LAST_PAUSE);
-            last = health.rest(now);
+            health.record_failure(&broken, now);
+            assert!(health.backoff(now) >= last && health.backoff(now) <= LAST_PAUSE);
+            last = health.backoff(now);
         }
         assert_eq!(last, LAST_PAUSE);
         assert!(health.score() < 0.1);
-        health.answered(Duration::from_millis(5));
-        assert_eq!(health.rest(now), Duration::ZERO);
+        health.record_success(Duration::from_millis(5));
+        assert_eq!(health.backoff(now), Duration::ZERO);
     }
 
     #[tokio::test]
-    async fn a_limit_is_kept_as_it_is_told() {
+    async fn the_back_off_of_a_rate_limit_lasts_as_long_as_the_node_asks() {
         let (mut health, now) = (Health::default(), Instant::now());
         let after = Some(Duration::from_secs(7));
         let message = String::new();
-        health.failed(&Failure::Limited { after, message }, now);
-        assert_eq!(health.rest(now), Duration::from_secs(7));
+        health.record_failure(&Failure::RateLimited { after, message }, now);
+        assert_eq!(health.backoff(now), Duration::from_secs(7));
     }
 
     #[tokio::test]
-    async fn an_answer_in_between_ends_no_limit_and_forgives_no_lie() {
+    async fn a_response_ends_neither_a_rate_limit_nor_the_back_off_of_an_invalid_response() {
         for failure in [
-            Failure::Limited {
+            Failure::RateLimited {
                 after: None,
                 message: String::new(),
             },
-            Failure::Nonsense(String::new()),
+            Failure::Invalid(String::new()),
         ] {
             let (mut health, mut now) = (Health::default(), Instant::now());
             let mut last = Duration::ZERO;
             for _ in 0..4 {
-                health.failed(&failure, now);
-                health.answered(Duration::from_millis(5));
-                assert!(health.rest(now) > last, "{failure}");
-                last = health.rest(now);
+                health.record_failure(&failure, now);
+                health.record_success(Duration::from_millis(5));
+                assert!(health.backoff(now) > last, "{failure}");
+                last = health.backoff(now);
                 now += last;
             }
             now += MEMORY;
-            assert_eq!(health.rest(now), Duration::ZERO);
-            health.failed(&failure, now);
-            assert!(health.rest(now) <= FIRST_LIMIT, "{failure}");
+            assert_eq!(health.backoff(now), Duration::ZERO);
+            health.record_failure(&failure, now);
+            assert!(health.backoff(now) <= FIRST_LIMIT, "{failure}");
         }
     }
 
     #[tokio::test]
-    async fn who_fails_costs_more_than_who_is_slow() {
+    async fn a_failing_endpoint_costs_more_than_a_slow_one() {
         let now = Instant::now();
         let (mut slow, mut failing) = (Health::default(), Health::default());
         for _ in 0..20 {
-            slow.answered(Duration::from_millis(300));
-            failing.answered(Duration::from_millis(30));
-            failing.failed(&Failure::TimedOut(Duration::from_secs(1)), now);
+            slow.record_success(Duration::from_millis(300));
+            failing.record_success(Duration::from_millis(30));
+            failing.record_failure(&Failure::TimedOut(Duration::from_secs(1)), now);
         }
         assert!(slow.cost() < failing.cost());
-        // A refusal is an answer.
+        // A refusal does not count as a failure.
         let before = slow.cost();
-        slow.failed(&Failure::Missing(String::new()), now);
+        slow.record_failure(&Failure::NotFound(String::new()), now);
         assert!((slow.cost() - before).abs() < f64::EPSILON);
     }
 }

@@ -1,4 +1,4 @@
-//! All endpoints of a chain as one.
+//! Endpoint pool: all endpoints of a chain behind one interface, with failover.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,18 +10,17 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Address, Endpoint, Failure,
+    Address, Endpoint, Failure, TlsError,
     connection::Tls,
-    tls::{http_client, trust},
+    tls::{http_client, tls_config},
 };
-use crate::{Call, ConfigError, RpcClient, RpcError};
+use crate::{Call, RpcClient, RpcError};
 
-/// How many endpoints are asked about one thing at most.
-const TRIES: usize = 4;
+/// Endpoints that one call is tried on. More would make the caller wait for several timeouts.
+const MAX_TRIES: usize = 4;
 
-/// For how long an endpoint that is to be left alone is waited for, where there is no
-/// other.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// The longest wait for an endpoint that backs off, if all of them do.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// All endpoints of a chain. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -31,27 +30,27 @@ pub struct EndpointPool {
 }
 
 impl EndpointPool {
-    /// The endpoints of a chain, each with the file of whom alone it trusts, if there is one;
-    /// none is connected to yet. Each call gets `time_limit`.
+    /// A pool of endpoints, which connect at their first call. An endpoint with a file of
+    /// certificate authorities trusts only these. Each call may take `call_timeout`.
     ///
     /// # Errors
-    /// TLS cannot be set up, or such a file cannot be read.
+    /// TLS cannot be set up, or a file of certificate authorities cannot be read.
     pub fn new(
         chain: u64,
         addresses: Vec<(Address, Option<PathBuf>)>,
-        time_limit: Duration,
-    ) -> Result<Self, ConfigError> {
-        let public = trust_of(None)?;
+        call_timeout: Duration,
+    ) -> Result<Self, TlsError> {
+        let public = tls_of(None)?;
         let endpoints = addresses.into_iter().map(|(address, ca_file)| {
-            let trust = match ca_file {
-                Some(path) => trust_of(Some(&path))?,
+            let tls = match ca_file {
+                Some(path) => tls_of(Some(&path))?,
                 None => public.clone(),
             };
-            Ok(Arc::new(Endpoint::new(chain, address, time_limit, trust)))
+            Ok(Arc::new(Endpoint::new(chain, address, call_timeout, tls)))
         });
         Ok(Self {
             chain,
-            endpoints: endpoints.collect::<Result<_, ConfigError>>()?,
+            endpoints: endpoints.collect::<Result<_, TlsError>>()?,
         })
     }
 
@@ -59,29 +58,29 @@ impl EndpointPool {
         &self.endpoints
     }
 
-    /// The endpoints, the best first. Those that have told of no head as high as `height`
-    /// come after those that have, those that are to be left alone last.
+    /// The endpoints in the order in which to call them. Endpoints that back off come last.
+    /// Before them come those that have not reported a head of this height.
     pub(crate) fn by_health(&self, height: u64) -> Vec<Arc<Endpoint>> {
         let mut endpoints = self.endpoints.to_vec();
         endpoints.sort_by(|a, b| {
-            let rank = |endpoint: &Endpoint| (endpoint.rest(), endpoint.head() < height);
+            let rank = |endpoint: &Endpoint| (endpoint.backoff(), endpoint.head() < height);
             let by_rank = rank(a).cmp(&rank(b));
             by_rank.then_with(|| a.cost().total_cmp(&b.cost()))
         });
         endpoints
     }
 
-    /// Asks one endpoint after the other until one answers something.
-    pub(crate) async fn ask<T: DeserializeOwned>(
+    /// Calls one endpoint after the other until one returns a result.
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         call: Call,
         height: u64,
     ) -> Result<T, Failure> {
-        let mut last = Failure::Unreachable("there is no endpoint".to_owned());
-        for endpoint in self.by_health(height).into_iter().take(TRIES) {
-            tokio::time::sleep(endpoint.rest().min(LONGEST_WAIT)).await;
-            match endpoint.ask(call.clone()).await {
-                Ok(answer) => return Ok(answer),
+        let mut last = no_endpoint();
+        for endpoint in self.by_health(height).into_iter().take(MAX_TRIES) {
+            tokio::time::sleep(endpoint.backoff().min(MAX_WAIT)).await;
+            match endpoint.call(call.clone()).await {
+                Ok(result) => return Ok(result),
                 Err(failure) if failure.is_local() => last = failure,
                 Err(failure) => return Err(failure),
             }
@@ -92,40 +91,44 @@ impl EndpointPool {
 
 impl RpcClient for EndpointPool {
     async fn call_all(&self, calls: Vec<Call>) -> Vec<Result<Value, RpcError>> {
-        let mut answers: Vec<Option<Result<Value, Failure>>> = vec![None; calls.len()];
-        for endpoint in self.by_health(0).into_iter().take(TRIES) {
-            let open: Vec<usize> = answers
+        let mut results: Vec<Option<Result<Value, Failure>>> = vec![None; calls.len()];
+        for endpoint in self.by_health(0).into_iter().take(MAX_TRIES) {
+            let open: Vec<usize> = results
                 .iter()
                 .enumerate()
-                .filter(|(_, answer)| match answer {
+                .filter(|(_, result)| match result {
                     None => true,
                     Some(Err(failure)) => failure.is_local(),
                     Some(Ok(_)) => false,
                 })
-                .map(|(place, _)| place)
+                .map(|(index, _)| index)
                 .collect();
             if open.is_empty() {
                 break;
             }
-            tokio::time::sleep(endpoint.rest().min(LONGEST_WAIT)).await;
-            let asked: Vec<Call> = open.iter().map(|place| calls[*place].clone()).collect();
-            for (place, answer) in open.into_iter().zip(endpoint.ask_all(&asked).await) {
-                answers[place] = Some(answer.and_then(|answer| endpoint.read(&answer)));
+            tokio::time::sleep(endpoint.backoff().min(MAX_WAIT)).await;
+            let open_calls: Vec<Call> = open.iter().map(|index| calls[*index].clone()).collect();
+            let responses = endpoint.call_all(&open_calls).await;
+            for (index, response) in open.into_iter().zip(responses) {
+                results[index] = Some(response.and_then(|result| endpoint.parse(&result)));
             }
         }
-        answers
+        results
             .into_iter()
-            .map(|answer| {
-                let none = || Err(Failure::Unreachable("there is no endpoint".to_owned()));
-                let answer = answer.unwrap_or_else(none);
-                answer.map_err(|failure| failure.into_read_error(self.chain))
+            .map(|result| {
+                let result = result.unwrap_or_else(|| Err(no_endpoint()));
+                result.map_err(|failure| failure.into_rpc_error(self.chain))
             })
             .collect()
     }
 }
 
-fn trust_of(ca_file: Option<&Path>) -> Result<Tls, ConfigError> {
-    let tls = trust(ca_file)?;
-    let http = http_client(&tls)?;
-    Ok(Tls { tls, http })
+fn no_endpoint() -> Failure {
+    Failure::Unreachable("there is no endpoint".to_owned())
+}
+
+fn tls_of(ca_file: Option<&Path>) -> Result<Tls, TlsError> {
+    let config = tls_config(ca_file)?;
+    let http = http_client(&config)?;
+    Ok(Tls { config, http })
 }

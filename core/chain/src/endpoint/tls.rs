@@ -1,6 +1,9 @@
-//! Whom encrypted connections to nodes trust.
+//! TLS: the certificate authorities that encrypted connections to nodes trust.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     ClientConfig, RootCertStore,
@@ -8,12 +11,29 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
-use crate::ConfigError;
+/// The reason why TLS to a chain's nodes cannot be set up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// A file of certificates cannot be read.
+    #[error("the certificates of a chain's endpoint cannot be read from {}: {error}", .path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        error: String,
+    },
+    /// The TLS library refuses the configuration.
+    #[error("connections to chains cannot be encrypted: {0}")]
+    Setup(String),
+}
 
-/// Trusts whom browsers trust, or those alone whose certificates are in a file.
-pub(crate) fn trust(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigError> {
+/// A TLS configuration that trusts the public authorities, or only those in a PEM file.
+///
+/// # Errors
+/// The file cannot be read or holds no certificate.
+pub(crate) fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca_file {
-        Some(path) => read(path).map_err(|error| ConfigError::Authority {
+        Some(path) => read_roots(path).map_err(|error| TlsError::Authority {
             path: path.to_owned(),
             error,
         })?,
@@ -21,24 +41,24 @@ pub(crate) fn trust(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigE
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         },
     };
-    // Named, not the process's: an engine works before any is installed.
+    // The provider is named here, as no process-wide one may be installed yet.
     let tls = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| ConfigError::Tls(error.to_string()))?
+        .map_err(|error| TlsError::Setup(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(tls))
 }
 
-/// A client for HTTP that trusts the same.
-pub(super) fn http_client(tls: &ClientConfig) -> Result<reqwest::Client, ConfigError> {
+/// An HTTP client with a TLS configuration.
+pub(super) fn http_client(tls: &ClientConfig) -> Result<reqwest::Client, TlsError> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls.clone())
         .build()
-        .map_err(|error| ConfigError::Tls(error.to_string()))
+        .map_err(|error| TlsError::Setup(error.to_string()))
 }
 
-fn read(path: &Path) -> Result<RootCertStore, String> {
+fn read_roots(path: &Path) -> Result<RootCertStore, String> {
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
@@ -46,7 +66,7 @@ fn read(path: &Path) -> Result<RootCertStore, String> {
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
     if roots.is_empty() {
-        return Err("there is no certificate in it, expected PEM".to_owned());
+        return Err("the file holds no certificate, expected PEM".to_owned());
     }
     Ok(roots)
 }
@@ -56,12 +76,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_certificates_is_named() {
+    fn an_error_names_a_file_without_certificates() {
         let path = std::env::temp_dir().join("tidewire-no-such-authority.pem");
-        let error = trust(Some(&path)).unwrap_err().to_string();
+        let error = tls_config(Some(&path)).unwrap_err().to_string();
         assert!(error.contains("tidewire-no-such-authority.pem"), "{error}");
-        let error = trust(Some(Path::new(file!()))).map(|_| ());
+        let error = tls_config(Some(Path::new(file!()))).map(|_| ());
         assert!(error.is_err());
-        assert!(trust(None).is_ok());
+        assert!(tls_config(None).is_ok());
     }
 }

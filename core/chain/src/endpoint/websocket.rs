@@ -1,4 +1,7 @@
-//! A WebSocket to a node: what alloy's own does, and the reason of its end is kept.
+//! WebSocket transport: carries JSON-RPC to a node, and records why the connection ended.
+//!
+//! It replaces alloy's own transport, which hides the reason. The reason matters: a node that
+//! closes a connection for its rate must be left alone for longer than one that crashed.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -30,61 +33,61 @@ use tokio_tungstenite::{
 
 use super::{
     Failure,
-    connection::MESSAGE_BYTES,
-    failure::{retry_after, speaks_of_limits, without_address},
+    connection::MAX_MESSAGE_BYTES,
+    failure::{mentions_rate_limit, retry_after, without_url},
 };
 
-/// A node that says nothing for so long is asked for a sign of life, and is gone if it gives
-/// none in as long again.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+/// The silence after which the node is pinged. After as much silence again the connection is
+/// dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Why a connection has ended, once it has.
+/// The reason why a connection ended. Empty while it is open.
 pub(super) type CloseReason = Arc<OnceLock<Failure>>;
 
-/// A connection that stands, for alloy to take once.
+/// An open connection, which alloy takes over once.
 pub(super) struct WebSocket {
     url: Url,
     stream: Mutex<Option<Stream>>,
-    ended: CloseReason,
+    close_reason: CloseReason,
 }
 
 impl WebSocket {
-    /// Connects.
-    pub(super) async fn open(url: &Url, tls: Arc<ClientConfig>) -> Result<Self, Failure> {
-        let broken = |error: Error| match error {
+    /// Connects to a node.
+    pub(super) async fn connect_to(url: &Url, tls: Arc<ClientConfig>) -> Result<Self, Failure> {
+        let failure = |error: Error| match error {
             Error::Http(response) => refused(response.status(), response.headers()),
-            other => Failure::Unreachable(without_address(&other.to_string())),
+            other => Failure::Unreachable(without_url(&other.to_string())),
         };
-        let mut request = url.as_str().into_client_request().map_err(broken)?;
+        let mut request = url.as_str().into_client_request().map_err(failure)?;
         if let Some(authorization) = Authorization::extract_from_url(url) {
             let value = HeaderValue::from_str(&authorization.to_string());
             let value = value.map_err(|error| Failure::Unreachable(error.to_string()))?;
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let config = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_BYTES))
-            .max_frame_size(Some(MESSAGE_BYTES));
+            .max_message_size(Some(MAX_MESSAGE_BYTES))
+            .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let connector = Connector::Rustls(tls);
-        // A future of some kilobytes.
+        // Boxed, as this future has some kilobytes.
         let connecting = Box::pin(connect_async_tls_with_config(
             request,
             Some(config),
             true,
             Some(connector),
         ));
-        let (stream, _) = connecting.await.map_err(broken)?;
+        let (stream, _) = connecting.await.map_err(failure)?;
         Ok(Self {
             url: url.clone(),
             stream: Mutex::new(Some(stream)),
-            ended: CloseReason::default(),
+            close_reason: CloseReason::default(),
         })
     }
 
-    /// Where the reason of its end will be.
-    pub(super) fn ended(&self) -> CloseReason {
-        self.ended.clone()
+    /// The cell that receives the reason when the connection ends.
+    pub(super) fn close_reason(&self) -> CloseReason {
+        self.close_reason.clone()
     }
 }
 
@@ -95,10 +98,11 @@ impl PubSubConnect for WebSocket {
 
     async fn connect(&self) -> TransportResult<ConnectionHandle> {
         let stream = self.stream.lock().take();
-        let stream = stream
-            .ok_or_else(|| TransportErrorKind::non_retryable_str("the connection was taken"))?;
+        let stream = stream.ok_or_else(|| {
+            TransportErrorKind::non_retryable_str("the connection is in use already")
+        })?;
         let (handle, interface) = ConnectionHandle::new();
-        tokio::spawn(carry(stream, interface, self.ended.clone()));
+        tokio::spawn(forward(stream, interface, self.close_reason.clone()));
         Ok(handle)
     }
 
@@ -109,50 +113,56 @@ impl PubSubConnect for WebSocket {
     }
 }
 
-/// Carries messages until either side ends. Ends with the link that holds its other side.
-async fn carry(mut stream: Stream, mut interface: ConnectionInterface, ended: CloseReason) {
-    let (mut is_asked, mut due) = (false, Instant::now() + KEEPALIVE);
-    let why = loop {
-        let turn = tokio::select! {
+/// Forwards messages until one side ends. The task ends with the connection that owns the
+/// other side of `interface`.
+async fn forward(
+    mut stream: Stream,
+    mut interface: ConnectionInterface,
+    close_reason: CloseReason,
+) {
+    let (mut is_pinged, mut due) = (false, Instant::now() + KEEP_ALIVE);
+    let reason = loop {
+        let result = tokio::select! {
             biased;
             message = interface.recv_from_frontend() => match message {
                 Some(message) => send(&mut stream, Message::text(message.get())).await,
-                // Nobody needs it any more.
+                // The owner dropped the connection.
                 None => {
-                    let _ = timeout(KEEPALIVE, stream.close(None)).await;
+                    let _ = timeout(KEEP_ALIVE, stream.close(None)).await;
                     return;
                 }
             },
             message = stream.next() => {
-                (is_asked, due) = (false, Instant::now() + KEEPALIVE);
-                take(message, &interface)
+                (is_pinged, due) = (false, Instant::now() + KEEP_ALIVE);
+                receive(message, &interface)
             }
             () = sleep_until(due) => {
-                if is_asked {
-                    let message = format!("no sign of life within {KEEPALIVE:?}");
+                if is_pinged {
+                    let message = format!("no response to a ping within {KEEP_ALIVE:?}");
                     break Failure::Unreachable(message);
                 }
-                (is_asked, due) = (true, Instant::now() + KEEPALIVE);
+                (is_pinged, due) = (true, Instant::now() + KEEP_ALIVE);
                 send(&mut stream, Message::Ping(Vec::new().into())).await
             }
         };
-        if let Err(failure) = turn {
+        if let Err(failure) = result {
             break failure;
         }
     };
-    // Kept before anyone learns that it ended.
-    let _ = ended.set(why);
+    // Set first, so that the owner finds the reason when its calls fail.
+    let _ = close_reason.set(reason);
     interface.close_with_error();
 }
 
 async fn send(stream: &mut Stream, message: Message) -> Result<(), Failure> {
-    let stuck = || Failure::Unreachable(format!("it takes nothing within {KEEPALIVE:?}"));
-    let sent = timeout(KEEPALIVE, stream.send(message)).await;
+    let stuck =
+        || Failure::Unreachable(format!("a message could not be sent within {KEEP_ALIVE:?}"));
+    let sent = timeout(KEEP_ALIVE, stream.send(message)).await;
     let sent = sent.map_err(|_| stuck())?;
-    sent.map_err(|error| Failure::Unreachable(without_address(&error.to_string())))
+    sent.map_err(|error| Failure::Unreachable(without_url(&error.to_string())))
 }
 
-fn take(
+fn receive(
     message: Option<Result<Message, Error>>,
     interface: &ConnectionInterface,
 ) -> Result<(), Failure> {
@@ -161,40 +171,42 @@ fn take(
         Some(Ok(Message::Close(frame))) => return Err(closed(frame.as_ref())),
         Some(Ok(_)) => return Ok(()),
         Some(Err(error)) => {
-            return Err(Failure::Unreachable(without_address(&error.to_string())));
+            return Err(Failure::Unreachable(without_url(&error.to_string())));
         }
         None => return Err(Failure::Unreachable("the connection ended".to_owned())),
     };
     let item: PubSubItem = serde_json::from_str(&text)
-        .map_err(|error| Failure::Nonsense(format!("a message that is no JSON-RPC: {error}")))?;
-    let gone = |_| Failure::Unreachable("the connection was given up".to_owned());
+        .map_err(|error| Failure::Invalid(format!("a message is not JSON-RPC: {error}")))?;
+    let gone = |_| Failure::Unreachable("the connection was dropped".to_owned());
     interface.send_to_frontend(item).map_err(gone)
 }
 
-/// What an upgrade that is refused means.
+/// The failure that a refused upgrade means.
 fn refused(status: StatusCode, headers: &HeaderMap) -> Failure {
     let message = format!("HTTP status {}", status.as_u16());
     let after = retry_after(headers);
     if status == StatusCode::TOO_MANY_REQUESTS || after.is_some() {
-        return Failure::Limited { after, message };
+        return Failure::RateLimited { after, message };
     }
     Failure::Unreachable(message)
 }
 
-/// What it means that a node closes. Those that limit rates have no code of their own for it:
-/// they say that the client broke a rule, is to come again later, or write it out.
+/// The failure that a close frame means.
+///
+/// No close code stands for a rate limit. Providers use 1008 (policy violation), 1013 (try again
+/// later) or a text.
 fn closed(frame: Option<&CloseFrame>) -> Failure {
     let Some(frame) = frame else {
-        return Failure::Unreachable("it closed the connection".to_owned());
+        return Failure::Unreachable("the node closed the connection".to_owned());
     };
     let message = format!(
-        "it closed the connection with {}: {}",
+        "the node closed the connection with {}: {}",
         frame.code, frame.reason
     );
-    let is_limit = matches!(frame.code, CloseCode::Policy | CloseCode::Again)
-        || speaks_of_limits(&frame.reason);
-    if is_limit {
-        return Failure::Limited {
+    let is_rate_limit = matches!(frame.code, CloseCode::Policy | CloseCode::Again)
+        || mentions_rate_limit(&frame.reason);
+    if is_rate_limit {
+        return Failure::RateLimited {
             after: None,
             message,
         };
@@ -207,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_close_is_told_apart_by_what_to_do() {
+    fn a_close_for_a_rate_limit_is_told_from_other_closes() {
         let close = |code: u16, reason: &'static str| {
             closed(Some(&CloseFrame {
                 code: code.into(),
@@ -221,7 +233,7 @@ mod tests {
             (1000, "rate limit reached"),
         ] {
             let failure = close(code, reason);
-            assert!(matches!(failure, Failure::Limited { .. }), "{failure}");
+            assert!(matches!(failure, Failure::RateLimited { .. }), "{failure}");
         }
         for (code, reason) in [(1000, ""), (1001, "going away"), (1011, "oops")] {
             let failure = close(code, reason);
@@ -231,16 +243,16 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_upgrade_may_say_when_to_come_again() {
+    fn a_refused_upgrade_may_carry_a_retry_time() {
         let mut headers = HeaderMap::new();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("7"));
-        let expected = Failure::Limited {
+        let expected = Failure::RateLimited {
             after: Some(Duration::from_secs(7)),
             message: "HTTP status 503".to_owned(),
         };
         assert_eq!(refused(StatusCode::SERVICE_UNAVAILABLE, &headers), expected);
         let limited = refused(StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new());
-        assert!(matches!(limited, Failure::Limited { after: None, .. }));
+        assert!(matches!(limited, Failure::RateLimited { after: None, .. }));
         let forbidden = refused(StatusCode::FORBIDDEN, &HeaderMap::new());
         assert!(matches!(forbidden, Failure::Unreachable(_)));
     }

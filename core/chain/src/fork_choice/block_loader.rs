@@ -1,9 +1,13 @@
-//! Loads a block with all it holds, and believes no answer that is not whole.
+//! Block loader: loads a block with transactions and logs, and rejects every incomplete response.
 //!
-//! The header is held against its hash, and the transactions against the header. So are
-//! receipts: as many as transactions, of this block, and hashing to its root and its bloom.
-//! Where an endpoint cannot give receipts, logs are read by the block's hash and held
-//! against the bloom.
+//! The loader checks, in this order:
+//! 1. The header hashes to the block's hash.
+//! 2. The transactions hash to the header's transactions root.
+//! 3. There is one receipt for each transaction, of this block. The receipts hash to the
+//!    header's receipts root, and their logs to its bloom.
+//!
+//! If an endpoint cannot return the receipts of a whole block, the logs are read by the block's
+//! hash and checked against the bloom alone.
 
 use alloy::{
     primitives::{B256, Bloom, logs_bloom},
@@ -15,10 +19,10 @@ use crate::{
     BlockData, BlockRef, Call,
     endpoint::{Endpoint, EndpointPool, Failure},
     proof::{self, ProofCheck, ProofError, ProofPolicy},
-    rpc_types::{self, BlockJson, Kind},
+    rpc_types::{BlockJson, EncodingKind, parse_receipt, parse_transaction},
 };
 
-/// Loads a block from the first endpoint that has all of it.
+/// Loads a block from the first endpoint that returns all of it.
 pub(super) async fn load(
     pool: &EndpointPool,
     block: BlockRef,
@@ -28,80 +32,86 @@ pub(super) async fn load(
     for endpoint in pool.by_health(block.number) {
         match load_from(&endpoint, block, proofs).await {
             Ok(data) => return Ok(data),
-            Err(Problem::Failed(failure)) => last = failure,
-            Err(Problem::Lie(what)) => {
-                endpoint.caught_lying(&format!("block {}: {what}", block.number));
-                last = Failure::Nonsense(what);
+            Err(LoadError::Failure(failure)) => last = failure,
+            Err(LoadError::Invalid(reason)) => {
+                endpoint.report_invalid(&format!("block {}: {reason}", block.number));
+                last = Failure::Invalid(reason);
             }
         }
     }
     Err(last)
 }
 
-/// Why a block was not loaded.
-enum Problem {
-    Failed(Failure),
-    Lie(String),
+/// The reason why an endpoint did not provide a block.
+enum LoadError {
+    /// A call failed.
+    Failure(Failure),
+    /// A response contradicts the block's hashes.
+    Invalid(String),
 }
 
-impl From<Failure> for Problem {
+impl From<Failure> for LoadError {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+        Self::Failure(failure)
     }
 }
 
-impl From<ProofError> for Problem {
+impl From<ProofError> for LoadError {
     fn from(error: ProofError) -> Self {
-        Self::Lie(error.to_string())
+        Self::Invalid(error.to_string())
     }
 }
 
-fn lie<T>(what: impl Into<String>) -> Result<T, Problem> {
-    Err(Problem::Lie(what.into()))
+fn invalid<T>(reason: impl Into<String>) -> Result<T, LoadError> {
+    Err(LoadError::Invalid(reason.into()))
+}
+
+fn no_response() -> Failure {
+    Failure::Invalid("it returned no response to a call".to_owned())
 }
 
 async fn load_from(
     endpoint: &Endpoint,
     block: BlockRef,
     proofs: ProofPolicy,
-) -> Result<BlockData, Problem> {
+) -> Result<BlockData, LoadError> {
     let body = Call {
         method: "eth_getBlockByHash",
         params: json!([block.hash, true]),
     };
     let mut calls = vec![body];
-    let with_receipts = endpoint.gives_receipts();
+    let with_receipts = endpoint.supports_block_receipts();
     calls.push(if with_receipts {
         receipts_of(block)
     } else {
         logs_of(block)
     });
-    let mut answers = endpoint.ask_all(&calls).await.into_iter();
-    let (Some(body), Some(content)) = (answers.next(), answers.next()) else {
-        return Err(Failure::Nonsense("no answer".to_owned()).into());
+    let mut responses = endpoint.call_all(&calls).await.into_iter();
+    let (Some(body), Some(content)) = (responses.next(), responses.next()) else {
+        return Err(no_response().into());
     };
     let raw = body?;
-    let body: Option<BlockJson> = endpoint.read(&raw)?;
+    let body: Option<BlockJson> = endpoint.parse(&raw)?;
     let Some(body) = body else {
-        return Err(Failure::Missing(format!("block {}", block.hash)).into());
+        return Err(Failure::NotFound(format!("block {}", block.hash)).into());
     };
     if body.block() != block {
-        return lie("it is not the block that was asked for");
+        return invalid("it returned another block than the requested one");
     }
     if proofs.header == ProofCheck::Required {
         proof::header(&raw, block.hash)?;
     }
     let content = match content {
         Err(Failure::Unsupported(_) | Failure::Refused { .. }) if with_receipts => {
-            endpoint.gives_no_receipts();
-            let answer = endpoint.ask_all(&[logs_of(block)]).await.into_iter().next();
-            let answer = answer.unwrap_or_else(|| Err(Failure::Nonsense("no answer".to_owned())));
-            Content::Logs(answer?)
+            endpoint.disable_block_receipts();
+            let responses = endpoint.call_all(&[logs_of(block)]).await;
+            let response = responses.into_iter().next();
+            Content::Logs(response.unwrap_or_else(|| Err(no_response()))?)
         }
         content if with_receipts => Content::Receipts(content?),
         content => Content::Logs(content?),
     };
-    let transactions = take_transactions(&body, block, proofs)?;
+    let transactions = parse_transactions(&body, block, proofs)?;
     let mut data = BlockData {
         block,
         timestamp: i64::try_from(body.timestamp.to::<u64>().saturating_mul(1_000))
@@ -114,24 +124,24 @@ async fn load_from(
     };
     match content {
         Content::Receipts(raw) => {
-            let raw: Option<Vec<Box<RawValue>>> = endpoint.read(&raw)?;
+            let raw: Option<Vec<Box<RawValue>>> = endpoint.parse(&raw)?;
             let Some(raw) = raw else {
-                return Err(Failure::Missing(format!("receipts of {}", block.hash)).into());
+                return Err(Failure::NotFound(format!("receipts of {}", block.hash)).into());
             };
-            take_receipts(&mut data, &raw, body.receipts_root, proofs)?;
+            add_receipts(&mut data, &raw, body.receipts_root, proofs)?;
         }
         Content::Logs(raw) => {
-            let logs: Option<Vec<Log>> = endpoint.read(&raw)?;
+            let logs: Option<Vec<Log>> = endpoint.parse(&raw)?;
             let Some(logs) = logs else {
-                return Err(Failure::Missing(format!("logs of {}", block.hash)).into());
+                return Err(Failure::NotFound(format!("logs of {}", block.hash)).into());
             };
-            take_logs(&mut data, logs)?;
+            add_logs(&mut data, logs)?;
         }
     }
     Ok(data)
 }
 
-/// What the second answer holds.
+/// The response to the second call.
 enum Content {
     Receipts(Box<RawValue>),
     Logs(Box<RawValue>),
@@ -151,21 +161,21 @@ fn logs_of(block: BlockRef) -> Call {
     }
 }
 
-/// The transactions of a block, placed as the block places them. One whose type is not known
-/// here cannot be hashed; then only its receipt and the bloom stand for the block.
-fn take_transactions(
+/// The transactions of a block, with the positions that the block gives them. If one has an
+/// unknown type, none is proved, as it cannot be hashed.
+fn parse_transactions(
     body: &BlockJson,
     block: BlockRef,
     proofs: ProofPolicy,
-) -> Result<Vec<Transaction>, Problem> {
+) -> Result<Vec<Transaction>, LoadError> {
     let mut all_known = true;
     let mut transactions = Vec::with_capacity(body.transactions.len());
     for (index, raw) in body.transactions.iter().enumerate() {
-        let (mut transaction, kind) = match rpc_types::transaction(raw) {
-            Ok(read) => read,
-            Err(error) => return lie(format!("a transaction cannot be read: {error}")),
+        let (mut transaction, kind) = match parse_transaction(raw) {
+            Ok(parsed) => parsed,
+            Err(error) => return invalid(format!("a transaction cannot be parsed: {error}")),
         };
-        all_known &= kind == Kind::Known;
+        all_known &= kind == EncodingKind::Known;
         transaction.block_hash = Some(block.hash);
         transaction.block_number = Some(block.number);
         transaction.transaction_index = Some(index as u64);
@@ -177,14 +187,14 @@ fn take_transactions(
     Ok(transactions)
 }
 
-fn take_receipts(
+fn add_receipts(
     data: &mut BlockData,
     raw: &[Box<RawValue>],
     root: B256,
     proofs: ProofPolicy,
-) -> Result<(), Problem> {
+) -> Result<(), LoadError> {
     if raw.len() != data.transactions.len() {
-        return lie(format!(
+        return invalid(format!(
             "{} receipts for {} transactions",
             raw.len(),
             data.transactions.len()
@@ -193,15 +203,15 @@ fn take_receipts(
     let mut all_known = true;
     let mut receipts: Vec<TransactionReceipt> = Vec::with_capacity(raw.len());
     for (raw, transaction) in raw.iter().zip(&data.transactions) {
-        let (receipt, kind) = match rpc_types::receipt(raw) {
-            Ok(read) => read,
-            Err(error) => return lie(format!("a receipt cannot be read: {error}")),
+        let (receipt, kind) = match parse_receipt(raw) {
+            Ok(parsed) => parsed,
+            Err(error) => return invalid(format!("a receipt cannot be parsed: {error}")),
         };
-        all_known &= kind == Kind::Known;
+        all_known &= kind == EncodingKind::Known;
         if receipt.transaction_hash != *transaction.inner.tx_hash()
             || receipt.block_hash != Some(data.block.hash)
         {
-            return lie("a receipt is of another transaction or block");
+            return invalid("a receipt is of another transaction or block");
         }
         receipts.push(receipt);
     }
@@ -218,8 +228,8 @@ fn take_receipts(
     Ok(())
 }
 
-/// A log as its receipt places it. The root does not cover what a node writes beside it; and
-/// whether a block was taken back is for the headers to say, not for `removed`.
+/// A log with the position of its receipt. The receipts root does not cover the position that
+/// the node writes beside the log. `removed` is ignored, as only headers decide a reorg.
 fn log_of(receipt: &TransactionReceipt, log: &Log) -> Log {
     Log {
         inner: log.inner.clone(),
@@ -232,12 +242,12 @@ fn log_of(receipt: &TransactionReceipt, log: &Log) -> Log {
     }
 }
 
-fn take_logs(data: &mut BlockData, mut logs: Vec<Log>) -> Result<(), Problem> {
+fn add_logs(data: &mut BlockData, mut logs: Vec<Log>) -> Result<(), LoadError> {
     if logs
         .iter()
         .any(|log| log.block_hash != Some(data.block.hash) || log.removed)
     {
-        return lie("a log is of another block");
+        return invalid("a log is of another block");
     }
     check_bloom(&data.bloom, &logs)?;
     logs.sort_by_key(|log| log.log_index);
@@ -245,10 +255,10 @@ fn take_logs(data: &mut BlockData, mut logs: Vec<Log>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A bloom holds exactly what the logs of its block put into it.
-fn check_bloom(bloom: &Bloom, logs: &[Log]) -> Result<(), Problem> {
+/// Checks that the bloom of the logs equals the header's.
+fn check_bloom(bloom: &Bloom, logs: &[Log]) -> Result<(), LoadError> {
     if logs_bloom(logs.iter().map(|log| &log.inner)) != *bloom {
-        return lie("the logs are not those that the header's bloom tells of");
+        return invalid("the logs do not match the header's bloom");
     }
     Ok(())
 }

@@ -1,61 +1,296 @@
-//! Chooses the head to follow among those that endpoints tell.
+//! Head choice: applies the rules of the fork choice to the reported heads.
+//!
+//! [`ForkChoice::choose`] decides which head the chain follows, and so whether a reorg
+//! happens. The rules are listed in the [module](super).
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use alloy::primitives::B256;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{HeadSource, HeadTracker, headers::ask_header};
+use super::{HeadSource, Heads, headers::fetch_header};
 use crate::{
-    BlockRef,
+    BlockRef, ChainConfig,
+    endpoint::EndpointPool,
+    proof::ProofPolicy,
     rpc_types::{header_by_number, header_by_tag},
-    tree::{HeadPosition, Plan},
+    tree::{HeadPosition, HeaderTree, Plan},
 };
 
-/// How many such heads are remembered.
-const DISTRUSTED: usize = 64;
+/// Heads that are ignored at the same time. Endpoints that invent heads cost no more memory.
+const MAX_IGNORED: usize = 64;
 
-/// What to do next.
+/// The decision about the reported heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Choice {
-    /// Follow this head, which this endpoint tells.
+pub(super) enum HeadChoice {
+    /// Follow this head, which the endpoint with this index reported.
     Follow(usize, BlockRef),
-    /// Nothing, until an endpoint says something, or this much time has passed.
+    /// Choose again at the next report, or after this time.
     Wait(Duration),
-    /// Nothing, until an endpoint says something.
+    /// Choose again at the next report.
     Idle,
 }
 
-/// Heads that could not be followed, for a while.
-#[derive(Debug, Default)]
-pub(super) struct Distrusted(HashMap<B256, Instant>);
+/// The configured bounds of the fork choice.
+#[derive(Debug)]
+struct Rules {
+    /// The number of endpoints that must have a head.
+    agreement: usize,
+    /// The most blocks to read after an outage; beyond them the chain resyncs.
+    catch_up: u64,
+    proofs: ProofPolicy,
+    /// The time for which a doubtful state must last before it counts.
+    grace: Duration,
+}
 
-impl Distrusted {
-    /// Passes a head over for so long.
-    pub(super) fn add(&mut self, head: &BlockRef, pause: Duration) {
-        let now = Instant::now();
-        self.0.retain(|_, until| *until > now);
-        if self.0.len() < DISTRUSTED {
-            self.0.insert(head.hash, now + pause);
+/// Chooses the head that the chain follows.
+pub(super) struct ForkChoice {
+    pool: EndpointPool,
+    heads: Arc<Heads>,
+    rules: Rules,
+    ignored: IgnoredHeads,
+    /// Since when only lower heads of other branches are reported.
+    lower: GracePeriod,
+    /// Since when the reported heads do not link to the chain.
+    unlinked: GracePeriod,
+    /// The newest head that enough endpoints have.
+    agreed: Option<B256>,
+}
+
+impl ForkChoice {
+    pub(super) fn new(config: &ChainConfig, pool: EndpointPool, heads: Arc<Heads>) -> Self {
+        let block_time = config.block_time();
+        Self {
+            pool,
+            heads,
+            rules: Rules {
+                agreement: config.agreement,
+                catch_up: config.catch_up,
+                proofs: ProofPolicy::of(config),
+                grace: block_time.clamp(Duration::from_millis(500), Duration::from_secs(15)),
+            },
+            ignored: IgnoredHeads::default(),
+            lower: GracePeriod::default(),
+            unlinked: GracePeriod::default(),
+            agreed: None,
         }
     }
 
-    /// For how long a head is passed over yet.
-    pub(super) fn left(&self, head: &BlockRef) -> Duration {
+    /// Chooses a head by the rules of the [module](super). A head on another branch than the
+    /// tip causes a reorg.
+    pub(super) async fn choose(&mut self, tree: &HeaderTree) -> HeadChoice {
+        let heads = self.heads.all();
+        let mut candidates: Vec<(usize, BlockRef)> = heads
+            .iter()
+            .enumerate()
+            .filter_map(|(index, head)| Some((index, (*head)?)))
+            .collect();
+        let ignored_for = candidates
+            .iter()
+            .map(|(_, head)| self.ignored.remaining(head))
+            .filter(|remaining| !remaining.is_zero())
+            .min();
+        candidates.retain(|(_, head)| self.ignored.remaining(head).is_zero());
+        candidates.sort_by_key(|(_, head)| std::cmp::Reverse(head.number));
+        let tip = tree.tip();
+        let is_supported =
+            tip.is_some_and(|tip| heads.iter().flatten().any(|head| head.hash == tip.hash));
+        let mut choice = ignored_for.map_or(HeadChoice::Idle, HeadChoice::Wait);
+        let mut has_lower = false;
+        for (index, head) in candidates {
+            let position = tree.position(&head);
+            if matches!(position, HeadPosition::SameHeight | HeadPosition::Lower) {
+                self.heads.poll_at_full_speed();
+            }
+            match position {
+                HeadPosition::Higher => {}
+                HeadPosition::SameHeight if !is_supported => {}
+                HeadPosition::Lower if !is_supported => {
+                    has_lower = true;
+                    let tip = tip.map_or(head.hash, |tip| tip.hash);
+                    let remaining = self.lower.remaining(tip, self.rules.grace);
+                    if !remaining.is_zero() {
+                        choice = match choice {
+                            HeadChoice::Wait(other) => HeadChoice::Wait(other.min(remaining)),
+                            _ => HeadChoice::Wait(remaining),
+                        };
+                        continue;
+                    }
+                    if !self.is_still_off_chain(index, tree).await {
+                        self.lower.clear();
+                        continue;
+                    }
+                }
+                HeadPosition::Canonical | HeadPosition::SameHeight | HeadPosition::Lower => {
+                    continue;
+                }
+            }
+            if self.has_agreement(index, &head, &heads).await {
+                return HeadChoice::Follow(index, head);
+            }
+            self.heads.poll_at_full_speed();
+        }
+        if !has_lower {
+            self.lower.clear();
+        }
+        choice
+    }
+
+    /// Polls an endpoint once more. Behind one address there may be many nodes, of which only
+    /// one is on another branch.
+    async fn is_still_off_chain(&self, index: usize, tree: &HeaderTree) -> bool {
+        let Some(endpoint) = self.pool.endpoints().get(index) else {
+            return false;
+        };
+        let response = fetch_header(endpoint, header_by_tag("latest"), self.rules.proofs);
+        let Ok(Some(head)) = response.await else {
+            return false;
+        };
+        self.heads.report(index, head, HeadSource::Poll);
+        tree.position(&head) != HeadPosition::Canonical
+    }
+
+    /// Whether enough endpoints have this block. An endpoint that lags reports a head later,
+    /// and is counted then.
+    async fn has_agreement(
+        &mut self,
+        index: usize,
+        head: &BlockRef,
+        heads: &[Option<BlockRef>],
+    ) -> bool {
+        let required = self.rules.agreement;
+        if required <= 1 || self.agreed == Some(head.hash) {
+            return true;
+        }
+        let is_same = |other: &Option<BlockRef>| other.is_some_and(|other| other.hash == head.hash);
+        let mut count = heads.iter().filter(|other| is_same(other)).count();
+        if count < required {
+            let others = self.pool.endpoints().iter().enumerate();
+            let others = others.filter(|(other, endpoint)| {
+                *other != index
+                    && endpoint.backoff().is_zero()
+                    && !heads.get(*other).is_some_and(is_same)
+            });
+            let proofs = self.rules.proofs;
+            let responses = others
+                .map(|(_, endpoint)| fetch_header(endpoint, header_by_number(head.number), proofs));
+            let responses = join_all(responses).await;
+            let has_block =
+                |response: &&Result<_, _>| matches!(response, Ok(Some(header)) if header == head);
+            count += responses.iter().filter(has_block).count();
+        }
+        if count >= required {
+            self.agreed = Some(head.hash);
+            return true;
+        }
+        false
+    }
+
+    /// Polls all endpoints but one, as their last heads may be old.
+    pub(super) async fn poll_others(&self, reporter: usize) {
+        self.heads.poll_at_full_speed();
+        let proofs = self.rules.proofs;
+        let endpoints = self.pool.endpoints().iter().enumerate();
+        let others = endpoints
+            .filter(|(index, endpoint)| *index != reporter && endpoint.backoff().is_zero());
+        let polls = others.map(async |(index, endpoint)| {
+            let head = fetch_header(endpoint, header_by_tag("latest"), proofs).await;
+            if let Ok(Some(head)) = head {
+                self.heads.report(index, head, HeadSource::Poll);
+            }
+        });
+        join_all(polls).await;
+    }
+
+    /// Whether another endpoint's head is on the chain, or may still turn out to link to it.
+    pub(super) fn others_may_link(&self, reporter: usize, tree: &HeaderTree) -> bool {
+        self.other_heads(reporter)
+            .any(|head| match tree.plan(&head) {
+                Plan::Canonical => true,
+                Plan::Extend(_) | Plan::Reorg { .. } | Plan::NeedHeader(..) => {
+                    self.ignored.remaining(&head).is_zero()
+                }
+                Plan::TooFar(_) => !self.exceeds_catch_up(&head, tree),
+                Plan::Unlinked | Plan::Invalid(_) => false,
+            })
+    }
+
+    /// Whether another endpoint's head is on the chain, or links to it.
+    pub(super) fn others_link(&self, reporter: usize, tree: &HeaderTree) -> bool {
+        self.other_heads(reporter).any(|head| {
+            let plan = tree.plan(&head);
+            matches!(plan, Plan::Canonical | Plan::Extend(_) | Plan::Reorg { .. })
+        })
+    }
+
+    fn other_heads(&self, reporter: usize) -> impl Iterator<Item = BlockRef> {
+        let heads = self.heads.all().into_iter().enumerate();
+        heads.filter_map(move |(index, head)| head.filter(|_| index != reporter))
+    }
+
+    /// Whether a head is more blocks above the tip than `catch_up` allows.
+    pub(super) fn exceeds_catch_up(&self, head: &BlockRef, tree: &HeaderTree) -> bool {
+        let tip = tree.tip().map_or(head.number, |tip| tip.number);
+        head.number.saturating_sub(tip) > self.rules.catch_up
+    }
+
+    /// Ignores a head for this time.
+    pub(super) fn ignore(&mut self, head: &BlockRef, time: Duration) {
+        self.ignored.insert(head, time);
+    }
+
+    /// The time for which heads must go on not to link before the chain resyncs. Zero: it has
+    /// passed.
+    pub(super) fn resync_due_in(&mut self, head: &BlockRef, tree: &HeaderTree) -> Duration {
+        let tip = tree.tip().map_or(head.hash, |tip| tip.hash);
+        self.unlinked.remaining(tip, self.rules.grace)
+    }
+
+    /// Records that the chain resynced.
+    pub(super) fn record_resync(&mut self) {
+        self.unlinked.clear();
+    }
+
+    /// Records that the chain advanced to the head of this endpoint.
+    pub(super) fn record_advance(&self, reporter: usize) {
+        self.heads.record_advance(reporter);
+    }
+
+    /// Waits for the next report.
+    pub(super) async fn changed(&self) {
+        self.heads.changed().await;
+    }
+}
+
+/// Heads that cannot be followed, each until some time.
+#[derive(Debug, Default)]
+struct IgnoredHeads(HashMap<B256, Instant>);
+
+impl IgnoredHeads {
+    fn insert(&mut self, head: &BlockRef, time: Duration) {
+        let now = Instant::now();
+        self.0.retain(|_, until| *until > now);
+        if self.0.len() < MAX_IGNORED {
+            self.0.insert(head.hash, now + time);
+        }
+    }
+
+    /// The time for which a head is still ignored.
+    fn remaining(&self, head: &BlockRef) -> Duration {
         self.0.get(&head.hash).map_or(Duration::ZERO, |until| {
             until.saturating_duration_since(Instant::now())
         })
     }
 }
 
-/// Something that counts only once it has lasted.
+/// A doubtful state that counts only once it has lasted for some time.
 #[derive(Debug, Default)]
-pub(super) struct Doubt(Option<(B256, Instant)>);
+struct GracePeriod(Option<(B256, Instant)>);
 
-impl Doubt {
-    /// How much longer to wait; nothing if it has lasted. Another tip is another doubt.
-    pub(super) fn left(&mut self, tip: B256, grace: Duration) -> Duration {
+impl GracePeriod {
+    /// The time that is left; zero once it has passed. It starts anew for another tip.
+    fn remaining(&mut self, tip: B256, grace: Duration) -> Duration {
         let since = match self.0 {
             Some((doubted, since)) if doubted == tip => since,
             _ => {
@@ -67,162 +302,7 @@ impl Doubt {
         (since + grace).saturating_duration_since(Instant::now())
     }
 
-    pub(super) fn end(&mut self) {
+    fn clear(&mut self) {
         self.0 = None;
-    }
-}
-
-impl HeadTracker {
-    /// Chooses by the rules of the [module](super).
-    pub(super) async fn choose(&mut self) -> Choice {
-        let heads = self.heads.heads();
-        let mut candidates: Vec<(usize, BlockRef)> = heads
-            .iter()
-            .enumerate()
-            .filter_map(|(index, head)| Some((index, (*head)?)))
-            .collect();
-        let passed_over = candidates
-            .iter()
-            .map(|(_, head)| self.distrusted.left(head))
-            .filter(|left| !left.is_zero())
-            .min();
-        candidates.retain(|(_, head)| self.distrusted.left(head).is_zero());
-        candidates.sort_by_key(|(_, head)| std::cmp::Reverse(head.number));
-        let tip = self.tree.tip();
-        let is_supported =
-            tip.is_some_and(|tip| heads.iter().flatten().any(|head| head.hash == tip.hash));
-        let mut choice = passed_over.map_or(Choice::Idle, Choice::Wait);
-        let mut is_doubted = false;
-        for (index, head) in candidates {
-            let standing = self.tree.standing(&head);
-            if matches!(standing, HeadPosition::SameHeight | HeadPosition::Lower) {
-                self.heads.doubt();
-            }
-            match standing {
-                HeadPosition::Higher => {}
-                HeadPosition::SameHeight if !is_supported => {}
-                HeadPosition::Lower if !is_supported => {
-                    is_doubted = true;
-                    let tip = tip.map_or(head.hash, |tip| tip.hash);
-                    let left = self.lower.left(tip, self.rules.grace);
-                    if !left.is_zero() {
-                        choice = match choice {
-                            Choice::Wait(other) => Choice::Wait(other.min(left)),
-                            _ => Choice::Wait(left),
-                        };
-                        continue;
-                    }
-                    if !self.still_says_otherwise(index).await {
-                        self.lower.end();
-                        continue;
-                    }
-                }
-                HeadPosition::Canonical | HeadPosition::SameHeight | HeadPosition::Lower => {
-                    continue;
-                }
-            }
-            if self.is_agreed(index, &head, &heads).await {
-                return Choice::Follow(index, head);
-            }
-            self.heads.doubt();
-        }
-        if !is_doubted {
-            self.lower.end();
-        }
-        choice
-    }
-
-    /// Asks an endpoint once more for its head. Behind one address there may be many
-    /// nodes.
-    async fn still_says_otherwise(&self, index: usize) -> bool {
-        let Some(endpoint) = self.pool.endpoints().get(index) else {
-            return false;
-        };
-        let asked = ask_header(endpoint, header_by_tag("latest"), self.rules.proofs);
-        let Ok(Some(head)) = asked.await else {
-            return false;
-        };
-        self.heads.put(index, head, HeadSource::Polled);
-        self.tree.standing(&head) != HeadPosition::Canonical
-    }
-
-    /// Asks all but one endpoint for their heads, as what they said last may be old.
-    pub(super) async fn hear_others(&self, teller: usize) {
-        self.heads.doubt();
-        let (pool, proofs) = (self.pool.endpoints(), self.rules.proofs);
-        let others = pool.iter().enumerate().filter(|(index, endpoint)| {
-            let is_other = *index != teller;
-            is_other && endpoint.rest().is_zero()
-        });
-        let asked = others.map(async |(index, endpoint)| {
-            let head = ask_header(endpoint, header_by_tag("latest"), proofs).await;
-            if let Ok(Some(head)) = head {
-                self.heads.put(index, head, HeadSource::Polled);
-            }
-        });
-        join_all(asked).await;
-    }
-
-    /// Whether the head of another endpoint is on the chain, or links to it for all that
-    /// is known.
-    pub(super) fn others_stand_by(&self, teller: usize) -> bool {
-        let heads = self.heads.heads();
-        heads.iter().enumerate().any(|(other, told)| {
-            other != teller
-                && told.is_some_and(|told| match self.tree.plan(&told) {
-                    Plan::Stay => true,
-                    Plan::Advance(..) | Plan::Need(..) => self.distrusted.left(&told).is_zero(),
-                    Plan::Far(_) => !self.misses_too_many(&told),
-                    Plan::Lost | Plan::Nonsense(_) => false,
-                })
-        })
-    }
-
-    /// Whether the head of another endpoint is on the chain, or links to it.
-    pub(super) fn others_link(&self, teller: usize) -> bool {
-        let heads = self.heads.heads();
-        let mut others = heads.iter().enumerate();
-        others.any(|(other, told)| {
-            let plan = told.map(|told| self.tree.plan(&told));
-            other != teller && matches!(plan, Some(Plan::Stay | Plan::Advance(..)))
-        })
-    }
-
-    /// Whether enough endpoints have this block. Whoever is behind says so later, and
-    /// is asked again then.
-    async fn is_agreed(
-        &mut self,
-        index: usize,
-        head: &BlockRef,
-        heads: &[Option<BlockRef>],
-    ) -> bool {
-        let needed = self.rules.agreement;
-        if needed <= 1 || self.agreed == Some(head.hash) {
-            return true;
-        }
-        let says_so = |head: &BlockRef, other: &Option<BlockRef>| {
-            other.is_some_and(|other| other.hash == head.hash)
-        };
-        let mut count = heads.iter().filter(|other| says_so(head, other)).count();
-        let others = self.pool.endpoints().iter().enumerate();
-        let asked = others.filter(|(other, endpoint)| {
-            *other != index
-                && endpoint.rest().is_zero()
-                && !heads.get(*other).is_some_and(|told| says_so(head, told))
-        });
-        let proofs = self.rules.proofs;
-        let answers =
-            asked.map(|(_, endpoint)| ask_header(endpoint, header_by_number(head.number), proofs));
-        if count < needed {
-            let answers = join_all(answers).await;
-            let has_it =
-                |answer: &&Result<_, _>| matches!(answer, Ok(Some(header)) if header == head);
-            count += answers.iter().filter(has_it).count();
-        }
-        if count >= needed {
-            self.agreed = Some(head.hash);
-            return true;
-        }
-        false
     }
 }

@@ -1,5 +1,4 @@
-//! A watcher: hears the heads of one endpoint, by subscription where it has any, by
-//! asking where not.
+//! Head listener: reports the heads of one endpoint, by subscription or by polling.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     HeadSource, Heads, PollIntervals,
-    headers::{ask_header, read_header},
+    headers::{fetch_header, parse_header},
 };
 use crate::{
     BlockRef,
@@ -18,113 +17,115 @@ use crate::{
     rpc_types::header_by_tag,
 };
 
-/// The pause before a failed endpoint is tried again, at least.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The shortest pause before a failed endpoint is tried again.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Hears the heads of one endpoint.
+/// Listens to the heads of one endpoint.
 pub(crate) struct HeadListener {
     pub(crate) chain: u64,
+    /// The index of the endpoint in [`Heads`].
     pub(crate) index: usize,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) heads: Arc<Heads>,
-    pub(crate) pace: PollIntervals,
+    pub(crate) intervals: PollIntervals,
     pub(crate) proofs: ProofPolicy,
 }
 
-/// Why hearing heads has ended.
-enum Ended {
-    Broken,
-    /// The endpoint does not push.
-    Silent,
+/// The reason why listening by subscription ended.
+enum ListenError {
+    /// The connection failed; another one may work.
+    Disconnected,
+    /// The endpoint offers no subscriptions.
+    Unsupported,
 }
 
 impl HeadListener {
-    /// Watches until cancelled.
+    /// Listens until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        cancel.run_until_cancelled(self.watch()).await;
+        cancel.run_until_cancelled(self.listen()).await;
     }
 
-    async fn watch(&self) {
+    async fn listen(&self) {
         loop {
-            sleep(self.endpoint.rest()).await;
-            let ended = match self.endpoint.heads().await {
-                Ok(heads) => self.follow(heads).await,
-                Err(Failure::Unsupported(_)) => Ended::Silent,
+            sleep(self.endpoint.backoff()).await;
+            let error = match self.endpoint.subscribe_heads().await {
+                Ok(subscription) => self.listen_to(subscription).await,
+                Err(Failure::Unsupported(_)) => ListenError::Unsupported,
                 Err(failure) => {
-                    tracing::debug!(chain = self.chain, endpoint = %self.endpoint.address(), %failure, "no heads");
-                    Ended::Broken
+                    tracing::debug!(chain = self.chain, endpoint = %self.endpoint.address(), %failure, "the subscription to heads failed");
+                    ListenError::Disconnected
                 }
             };
-            match ended {
-                Ended::Broken => sleep(self.endpoint.rest().max(PAUSE)).await,
-                Ended::Silent => self.poll().await,
+            match error {
+                ListenError::Disconnected => sleep(self.endpoint.backoff().max(MIN_PAUSE)).await,
+                ListenError::Unsupported => self.poll_forever().await,
             }
         }
     }
 
-    /// Asks over and over.
-    async fn poll(&self) {
+    async fn poll_forever(&self) {
         loop {
-            // A failure is noted by the endpoint, and its rest kept.
-            let _ = self.ask().await;
-            self.heads.until_due(self.pace).await;
-            sleep(self.endpoint.rest()).await;
+            // The endpoint records a failure itself, and backs off.
+            let _ = self.poll().await;
+            self.heads.poll_due(self.intervals).await;
+            sleep(self.endpoint.backoff()).await;
         }
     }
 
-    /// Hears what is pushed, until the connection ends or does not push any more.
-    async fn follow(&self, mut heads: Subscription) -> Ended {
-        // What came before the subscription is not pushed.
-        if self.ask().await.is_err() {
-            return Ended::Broken;
+    /// Reports pushed heads until the connection ends or the subscription falls silent.
+    async fn listen_to(&self, mut subscription: Subscription) -> ListenError {
+        // A subscription does not push the current head.
+        if self.poll().await.is_err() {
+            return ListenError::Disconnected;
         }
         let mut newest_pushed = self.endpoint.head();
         loop {
             tokio::select! {
-                pushed = heads.next() => match pushed {
-                    SubscriptionEvent::Item(head) => match self.note(&head) {
+                event = subscription.next() => match event {
+                    SubscriptionEvent::Item(head) => match self.report_pushed(&head) {
                         Ok(head) => newest_pushed = head.number,
-                        Err(_) => return Ended::Broken,
+                        Err(_) => return ListenError::Disconnected,
                     },
-                    SubscriptionEvent::Lagged(passed_over) => {
-                        // The follower fills what is missing.
-                        tracing::debug!(chain = self.chain, passed_over, "heads came too fast");
-                        if self.ask().await.is_err() {
-                            return Ended::Broken;
+                    SubscriptionEvent::Lagged(skipped) => {
+                        // The head tracker fetches the headers between.
+                        tracing::debug!(chain = self.chain, skipped, "heads were skipped, as they came too fast");
+                        if self.poll().await.is_err() {
+                            return ListenError::Disconnected;
                         }
                     }
                     SubscriptionEvent::Closed(failure) => {
-                        self.endpoint.ended(&failure);
-                        return Ended::Broken;
+                        self.endpoint.disconnect(&failure);
+                        return ListenError::Disconnected;
                     }
                 },
-                () = sleep(self.pace.silence) => match self.ask().await {
+                () = sleep(self.intervals.push_silence) => match self.poll().await {
                     Ok(head) if head.number > newest_pushed + 1 => {
-                        tracing::info!(chain = self.chain, endpoint = %self.endpoint.address(), "the subscription is silent and made anew");
-                        self.endpoint.is_mute();
-                        return Ended::Broken;
+                        tracing::info!(chain = self.chain, endpoint = %self.endpoint.address(), "the subscription to heads is silent: reconnecting");
+                        self.endpoint.disconnect_silent();
+                        return ListenError::Disconnected;
                     }
                     Ok(_) => {}
-                    Err(_) => return Ended::Broken,
+                    Err(_) => return ListenError::Disconnected,
                 },
             }
         }
     }
 
-    async fn ask(&self) -> Result<BlockRef, Failure> {
-        let asked = ask_header(&self.endpoint, header_by_tag("latest"), self.proofs);
-        let none = || Failure::Missing("a head".to_owned());
-        Ok(self.put(asked.await?.ok_or_else(none)?, HeadSource::Polled))
+    async fn poll(&self) -> Result<BlockRef, Failure> {
+        let response = fetch_header(&self.endpoint, header_by_tag("latest"), self.proofs);
+        let missing = || Failure::NotFound("a head".to_owned());
+        let head = response.await?.ok_or_else(missing)?;
+        Ok(self.report(head, HeadSource::Poll))
     }
 
-    fn note(&self, head: &RawValue) -> Result<BlockRef, Failure> {
-        let head = read_header(&self.endpoint, head, self.proofs)?;
-        Ok(self.put(head, HeadSource::Pushed))
+    fn report_pushed(&self, head: &RawValue) -> Result<BlockRef, Failure> {
+        let head = parse_header(&self.endpoint, head, self.proofs)?;
+        Ok(self.report(head, HeadSource::Subscription))
     }
 
-    fn put(&self, head: BlockRef, told: HeadSource) -> BlockRef {
-        self.endpoint.note_head(head.number);
-        self.heads.put(self.index, head, told);
+    fn report(&self, head: BlockRef, source: HeadSource) -> BlockRef {
+        self.endpoint.record_head(head.number);
+        self.heads.report(self.index, head, source);
         head
     }
 }

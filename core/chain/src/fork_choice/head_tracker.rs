@@ -1,8 +1,12 @@
-//! The follower: leads the tree to the head that counts, and hands on each step.
+//! Head tracker: moves one chain to the chosen head, and sends a chain update for each block.
+//!
+//! One round chooses a head, fetches missing headers, loads up to [`MAX_PATH`] blocks and sends
+//! their updates. Then the heads are looked at again, as the chain may have changed meanwhile.
+//! Failures never stop the tracker: it ignores the head for a while and chooses again.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use alloy::primitives::{B256, Bloom};
+use alloy::primitives::Bloom;
 use futures::{StreamExt as _, stream};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::{sync::mpsc, time::sleep};
@@ -10,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Heads,
-    choice::{Choice, Distrusted, Doubt},
-    load::load,
+    block_loader::load,
+    choice::{ForkChoice, HeadChoice},
+    headers::HeaderFetcher,
 };
 use crate::{
     BlockData, BlockRef, ChainConfig, ChainUpdate, Finality,
@@ -22,72 +27,62 @@ use crate::{
     tree::{HeaderTree, Plan},
 };
 
-/// How many blocks are loaded before the heads are looked at again, and how many of
-/// them at once.
-const STRETCH: usize = 16;
-const AT_ONCE: usize = 4;
+/// Blocks that are loaded before the heads are looked at again.
+const MAX_PATH: usize = 16;
 
-/// How many blocks are kept whole for a reorg. Older ones are in the block_store.
+/// Blocks that are loaded at the same time.
+const CONCURRENT_LOADS: usize = 4;
+
+/// Blocks that are kept in memory for a reorg. Older ones are in the block store.
 const RECENT: usize = 16;
 
-/// The pause after a block could not be loaded, doubled with each further time.
+/// The pause after a block could not be loaded. It doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
-/// So many failures in a row are worth a word.
+/// Failures in a row between two warnings.
 const WARN_EVERY: u32 = 10;
 
-/// For how long a head that does not link is passed over.
-const DISTRUST: Duration = Duration::from_secs(5);
+/// The time for which a head that does not link is ignored.
+const IGNORE_UNLINKED: Duration = Duration::from_secs(5);
 
-/// A step, and how it follows the last one.
+/// A chain update, and its relation to the one before.
 #[derive(Debug)]
 pub(crate) struct SequencedUpdate {
     pub(crate) update: ChainUpdate,
     pub(crate) continuity: Continuity,
 }
 
-/// How a step follows the last one.
+/// The relation of a chain update to the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Continuity {
-    /// Its block is linked to what is canonical, or is the first at all.
+    /// The block links to a canonical block, or is the first one ever.
     Linked,
-    /// The chain begins anew: what was between is not known.
+    /// The chain resynced: the blocks between are not known.
     Resync,
 }
 
-/// What decides which heads count.
-#[derive(Debug)]
-pub(super) struct Rules {
-    pub(super) agreement: usize,
-    pub(super) finality: Finality,
-    pub(super) catch_up: u64,
-    pub(super) proofs: ProofPolicy,
-    /// For how long a doubtful head must stay.
-    pub(super) grace: Duration,
-}
-
-/// Follows one chain.
+/// Tracks the head of one chain.
 pub(crate) struct HeadTracker {
-    pub(super) chain: u64,
-    pub(super) pool: EndpointPool,
-    pub(super) heads: Arc<Heads>,
-    pub(super) tree: HeaderTree,
-    pub(super) rules: Rules,
-    pub(super) distrusted: Distrusted,
-    pub(super) lower: Doubt,
-    /// The newest head that enough endpoints have.
-    pub(super) agreed: Option<B256>,
-    lost: Doubt,
+    chain: u64,
+    pool: EndpointPool,
+    fork_choice: ForkChoice,
+    headers: HeaderFetcher,
+    tree: HeaderTree,
+    proofs: ProofPolicy,
+    finality: Finality,
     block_store: BlockStore,
+    /// The newest blocks, oldest first.
     recent: VecDeque<Arc<BlockData>>,
+    /// The height of the newest final block that a node reported.
     finalized: Option<u64>,
+    /// Blocks in a row that could not be loaded.
     failures: u32,
-    out: mpsc::Sender<SequencedUpdate>,
-    meters: Meters,
+    updates: mpsc::Sender<SequencedUpdate>,
+    metrics: ChainMetrics,
 }
 
-struct Meters {
+struct ChainMetrics {
     blocks: Counter,
     reorgs: Counter,
     reorg_depth: Histogram,
@@ -97,7 +92,7 @@ struct Meters {
     head_time: Gauge,
 }
 
-impl Meters {
+impl ChainMetrics {
     fn new(chain: u64) -> Self {
         let labels = [("chain", chain.to_string())];
         Self {
@@ -110,27 +105,37 @@ impl Meters {
             head_time: metrics::gauge!("tidewire_chain_head_timestamp_seconds", &labels),
         }
     }
+
+    fn record(&self, included: &BlockData, retracted: usize) {
+        self.blocks.increment(1);
+        self.head.set(included.block.number as f64);
+        self.head_time.set(included.timestamp as f64 / 1_000.0);
+        if retracted > 0 {
+            self.reorgs.increment(1);
+            self.reorg_depth.record(retracted as f64);
+        }
+    }
 }
 
-/// What becomes of the blocks before a new beginning.
+/// The fate of the canonical blocks at a resync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Before {
-    /// They are on the chain for all that is known; what came after them is not read.
-    Kept,
-    /// They are not on the chain any more.
-    Lost,
+enum OldBlocks {
+    /// They are still canonical as far as is known. The blocks above them are skipped.
+    Canonical,
+    /// They are on an abandoned branch, and retracted.
+    Abandoned,
 }
 
-/// What a turn came to.
-enum Turn {
-    /// Something moved: look again.
-    Moved,
-    /// Look again when an endpoint says something, or after this time.
+/// The result of one round.
+enum Progress {
+    /// Start the next round at once.
+    Continue,
+    /// Start the next round at a new head, or after this time.
     Wait(Duration),
-    /// Look again when an endpoint says something.
+    /// Start the next round at a new head.
     Idle,
-    /// Nobody takes steps any more.
-    Over,
+    /// The receiver of updates is gone.
+    Stopped,
 }
 
 impl HeadTracker {
@@ -140,294 +145,285 @@ impl HeadTracker {
         heads: Arc<Heads>,
         tree: HeaderTree,
         block_store: BlockStore,
-        out: mpsc::Sender<SequencedUpdate>,
+        updates: mpsc::Sender<SequencedUpdate>,
     ) -> Self {
-        let block_time = config.block_time();
+        let proofs = ProofPolicy::of(config);
         Self {
             chain: config.id,
-            pool,
-            heads,
-            tree,
-            rules: Rules {
-                agreement: config.agreement,
-                finality: config.finality,
-                catch_up: config.catch_up,
-                proofs: ProofPolicy::of(config),
-                grace: block_time.clamp(Duration::from_millis(500), Duration::from_secs(15)),
+            fork_choice: ForkChoice::new(config, pool.clone(), heads),
+            headers: HeaderFetcher {
+                pool: pool.clone(),
+                proofs,
             },
-            distrusted: Distrusted::default(),
-            lower: Doubt::default(),
-            agreed: None,
-            lost: Doubt::default(),
+            pool,
+            tree,
+            proofs,
+            finality: config.finality,
             block_store,
             recent: VecDeque::new(),
             finalized: None,
             failures: 0,
-            out,
-            meters: Meters::new(config.id),
+            updates,
+            metrics: ChainMetrics::new(config.id),
         }
     }
 
-    /// Follows until cancelled, or until nobody takes steps any more.
+    /// Tracks the chain until cancelled, or until the receiver of updates is gone.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
-        cancel.run_until_cancelled(self.follow()).await;
+        cancel.run_until_cancelled(self.track()).await;
     }
 
-    async fn follow(&mut self) {
+    async fn track(&mut self) {
         loop {
-            match self.turn().await {
-                Turn::Moved => {}
-                Turn::Idle => self.heads.changed().await,
-                Turn::Wait(pause) => {
+            match self.advance().await {
+                Progress::Continue => {}
+                Progress::Idle => self.fork_choice.changed().await,
+                Progress::Wait(pause) => {
                     tokio::select! {
-                        () = self.heads.changed() => {}
+                        () = self.fork_choice.changed() => {}
                         () = sleep(pause) => {}
                     }
                 }
-                Turn::Over => return,
+                Progress::Stopped => return,
             }
         }
     }
 
-    async fn turn(&mut self) -> Turn {
-        let (teller, head) = match self.choose().await {
-            Choice::Follow(teller, head) => (teller, head),
-            Choice::Wait(pause) => return Turn::Wait(pause),
-            Choice::Idle => return Turn::Idle,
+    /// Plays one round: chooses a head, and moves towards it as far as blocks can be loaded.
+    async fn advance(&mut self) -> Progress {
+        let (reporter, head) = match self.fork_choice.choose(&self.tree).await {
+            HeadChoice::Follow(reporter, head) => (reporter, head),
+            HeadChoice::Wait(pause) => return Progress::Wait(pause),
+            HeadChoice::Idle => return Progress::Idle,
         };
         let mut target = head;
-        // Each round fetches a header, or comes nearer: the way is bounded, and so is
-        // what a liar can make of it.
+        // Each iteration fetches a header or lowers the target. The bound ends the loop where
+        // an endpoint makes up headers without end.
         for _ in 0..2 * self.tree.limit() + 64 {
             match self.tree.plan(&target) {
-                Plan::Stay => return Turn::Moved,
-                Plan::Advance(..) => return self.include(teller, target, &head).await,
-                Plan::Need(hash, number) => {
-                    if let Err(failure) = self.fetch(teller, hash, number).await {
+                Plan::Canonical => return Progress::Continue,
+                Plan::Extend(_) | Plan::Reorg { .. } => {
+                    return self.include_path(reporter, target, &head).await;
+                }
+                Plan::NeedHeader(hash, number) => {
+                    let fetched = self
+                        .headers
+                        .fetch_into(&mut self.tree, reporter, hash, number);
+                    if let Err(failure) = fetched.await {
                         tracing::debug!(chain = self.chain, number, %failure, "a header is missing");
-                        return self.distrust(teller, &head);
+                        return self.ignore(reporter, &head);
                     }
                 }
-                Plan::Far(_) if self.misses_too_many(&head) => {
-                    return if !self.is_of_the_chain(teller).await || self.others_stand_by(teller) {
-                        self.distrust(teller, &head)
+                Plan::TooFar(_) if self.fork_choice.exceeds_catch_up(&head, &self.tree) => {
+                    let may_resync = self.serves_chain(reporter).await
+                        && !self.fork_choice.others_may_link(reporter, &self.tree);
+                    return if may_resync {
+                        self.resync(head, OldBlocks::Canonical).await
                     } else {
-                        self.begin_anew(head, Before::Kept).await
+                        self.ignore(reporter, &head)
                     };
                 }
-                Plan::Far(number) => match self.header_at(teller, number).await {
+                Plan::TooFar(number) => match self.headers.header_at(reporter, number).await {
                     Ok(header) => target = header,
-                    Err(_) => return self.distrust(teller, &head),
+                    Err(_) => return self.ignore(reporter, &head),
                 },
-                Plan::Lost => return self.lose(teller, head).await,
-                Plan::Nonsense(block) => {
-                    self.caught(
-                        teller,
-                        &format!(
-                            "block {} has not the height after its parent's",
-                            block.number
-                        ),
-                    );
-                    return self.distrust(teller, &head);
+                Plan::Unlinked => return self.handle_unlinked(reporter, head).await,
+                Plan::Invalid(block) => {
+                    let number = block.number;
+                    let reason =
+                        format!("the height of block {number} is not its parent's plus one");
+                    self.report_invalid(reporter, &reason);
+                    return self.ignore(reporter, &head);
                 }
             }
         }
-        self.distrust(teller, &head)
+        self.ignore(reporter, &head)
     }
 
-    fn caught(&self, teller: usize, what: &str) {
-        if let Some(endpoint) = self.pool.endpoints().get(teller) {
-            endpoint.caught_lying(what);
+    fn report_invalid(&self, reporter: usize, reason: &str) {
+        if let Some(endpoint) = self.pool.endpoints().get(reporter) {
+            endpoint.report_invalid(reason);
         }
     }
 
-    /// Passes a head over for a while.
-    fn distrust(&mut self, teller: usize, head: &BlockRef) -> Turn {
+    /// Ignores a head for a while.
+    fn ignore(&mut self, reporter: usize, head: &BlockRef) -> Progress {
         tracing::debug!(
             chain = self.chain,
-            teller,
+            endpoint = reporter,
             number = head.number,
-            "a head is passed over"
+            "a head is ignored for a while"
         );
-        self.distrusted.add(head, DISTRUST);
-        Turn::Moved
+        self.fork_choice.ignore(head, IGNORE_UNLINKED);
+        Progress::Continue
     }
 
-    pub(super) fn misses_too_many(&self, head: &BlockRef) -> bool {
-        let tip = self.tree.tip().map_or(head.number, |tip| tip.number);
-        head.number.saturating_sub(tip) > self.rules.catch_up
-    }
-
-    /// Includes what lies on the way to a block, as far as it can be loaded.
-    async fn include(&mut self, teller: usize, target: BlockRef, head: &BlockRef) -> Turn {
-        let way = self.tree.way(&target, STRETCH);
-        let reaches = way.last() == Some(&target);
-        let (pool, proofs) = (self.pool.clone(), self.rules.proofs);
-        if reaches {
-            self.look_at_finality(&way).await;
+    /// Includes the blocks up to a target, as far as they can be loaded.
+    async fn include_path(
+        &mut self,
+        reporter: usize,
+        target: BlockRef,
+        head: &BlockRef,
+    ) -> Progress {
+        let path = self.tree.path_to(&target, MAX_PATH);
+        let reaches_target = path.last() == Some(&target);
+        let (pool, proofs) = (self.pool.clone(), self.proofs);
+        if reaches_target {
+            self.update_finalized(&path).await;
         }
-        let loading = stream::iter(way).map(|block| load(&pool, block, proofs));
-        let mut loading = loading.buffered(AT_ONCE);
-        while let Some(loaded) = loading.next().await {
+        let loads = stream::iter(path).map(|block| load(&pool, block, proofs));
+        let mut loads = loads.buffered(CONCURRENT_LOADS);
+        while let Some(loaded) = loads.next().await {
             let data = match loaded {
                 Ok(data) => data,
-                Err(failure) => return self.wait_after(&failure, head),
+                Err(failure) => return self.back_off(&failure, head),
             };
             self.failures = 0;
             let Ok(retracted) = self.tree.advance(data.block) else {
-                return Turn::Moved;
+                return Progress::Continue;
             };
-            if self
-                .hand_on(data, retracted, Continuity::Linked)
-                .await
-                .is_err()
-            {
-                return Turn::Over;
+            let sent = self.send(data, retracted, Continuity::Linked).await;
+            if sent.is_err() {
+                return Progress::Stopped;
             }
         }
-        if reaches && target == *head {
-            self.heads.went_on(teller);
+        if reaches_target && target == *head {
+            self.fork_choice.record_advance(reporter);
         }
-        Turn::Moved
+        Progress::Continue
     }
 
-    /// Passes a head over that cannot be loaded: for a moment, as a node often tells of a
-    /// block before it can give all of it, and longer each time.
-    fn wait_after(&mut self, failure: &Failure, head: &BlockRef) -> Turn {
-        self.meters.failures.increment(1);
+    /// Ignores a head whose blocks cannot be loaded, longer with each failure. Nodes often
+    /// report a block shortly before they can return all of it.
+    fn back_off(&mut self, failure: &Failure, head: &BlockRef) -> Progress {
+        self.metrics.failures.increment(1);
         let pause = FIRST_PAUSE
             .saturating_mul(1 << self.failures.min(8))
             .min(LAST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         if self.failures.is_multiple_of(WARN_EVERY) {
-            tracing::warn!(chain = self.chain, head = head.number, %failure, tries = self.failures, "blocks cannot be loaded, and are tried again");
+            tracing::warn!(chain = self.chain, head = head.number, %failure, tries = self.failures, "blocks cannot be loaded: retrying");
         }
-        self.distrusted.add(head, pause);
-        Turn::Moved
+        self.fork_choice.ignore(head, pause);
+        Progress::Continue
     }
 
     /// Whether an endpoint still serves this chain.
-    async fn is_of_the_chain(&self, teller: usize) -> bool {
-        match self.pool.endpoints().get(teller) {
+    async fn serves_chain(&self, reporter: usize) -> bool {
+        match self.pool.endpoints().get(reporter) {
             Some(endpoint) => endpoint.verify_chain().await.is_ok(),
             None => false,
         }
     }
 
-    /// The branch of a head leaves the chain before all that is known of it.
-    async fn lose(&mut self, teller: usize, head: BlockRef) -> Turn {
-        if !self.is_of_the_chain(teller).await {
-            return self.distrust(teller, &head);
+    /// Handles a head whose branch forks below the oldest block that a reorg can retract.
+    ///
+    /// If another endpoint's head links to the chain, this head is invalid. Otherwise the chain
+    /// resyncs, once that has lasted for the grace period.
+    async fn handle_unlinked(&mut self, reporter: usize, head: BlockRef) -> Progress {
+        if !self.serves_chain(reporter).await {
+            return self.ignore(reporter, &head);
         }
-        self.hear_others(teller).await;
-        if self.others_link(teller) {
-            self.caught(
-                teller,
-                "its head does not link to the chain, and others' do",
+        self.fork_choice.poll_others(reporter).await;
+        if self.fork_choice.others_link(reporter, &self.tree) {
+            self.report_invalid(
+                reporter,
+                "its head does not link to the chain, while others' heads do",
             );
-            return self.distrust(teller, &head);
+            return self.ignore(reporter, &head);
         }
-        if self.others_stand_by(teller) {
-            return self.distrust(teller, &head);
+        if self.fork_choice.others_may_link(reporter, &self.tree) {
+            return self.ignore(reporter, &head);
         }
-        let tip = self.tree.tip().map_or(head.hash, |tip| tip.hash);
-        let left = self.lost.left(tip, self.rules.grace);
-        if !left.is_zero() {
-            return Turn::Wait(left);
+        let remaining = self.fork_choice.resync_due_in(&head, &self.tree);
+        if !remaining.is_zero() {
+            return Progress::Wait(remaining);
         }
-        self.begin_anew(head, Before::Lost).await
+        self.resync(head, OldBlocks::Abandoned).await
     }
 
-    /// Begins anew at a head, and says so.
-    async fn begin_anew(&mut self, head: BlockRef, before: Before) -> Turn {
-        let data = match load(&self.pool, head, self.rules.proofs).await {
+    /// Starts the chain anew at a head. Clients learn that blocks between are missing.
+    async fn resync(&mut self, head: BlockRef, old_blocks: OldBlocks) -> Progress {
+        let data = match load(&self.pool, head, self.proofs).await {
             Ok(data) => data,
-            Err(failure) => return self.wait_after(&failure, &head),
+            Err(failure) => return self.back_off(&failure, &head),
         };
         self.failures = 0;
-        self.lost.end();
+        self.fork_choice.record_resync();
         tracing::warn!(
             chain = self.chain,
             from = self.tree.tip().map(|tip| tip.number),
             to = head.number,
-            "the chain does not link to what was read before: it begins anew"
+            "resync: the new head does not link to the known blocks"
         );
-        self.meters.resyncs.increment(1);
+        self.metrics.resyncs.increment(1);
         self.finalized = None;
         let mut retracted = self.tree.reset();
-        if before == Before::Kept {
+        if old_blocks == OldBlocks::Canonical {
             retracted.clear();
         }
         if self.tree.advance(head).is_err() {
-            return Turn::Idle;
+            return Progress::Idle;
         }
-        match self.hand_on(data, retracted, Continuity::Resync).await {
-            Ok(()) => Turn::Moved,
-            Err(_) => Turn::Over,
+        match self.send(data, retracted, Continuity::Resync).await {
+            Ok(()) => Progress::Continue,
+            Err(_) => Progress::Stopped,
         }
     }
 
-    /// Hands a step on; waits while those before it are not done.
-    async fn hand_on(
+    /// Sends an update. Waits while the receiver is busy with earlier ones.
+    async fn send(
         &mut self,
         data: BlockData,
         retracted: Vec<BlockRef>,
         continuity: Continuity,
     ) -> Result<(), mpsc::error::SendError<SequencedUpdate>> {
-        let mut whole = Vec::with_capacity(retracted.len());
+        let mut retracted_data = Vec::with_capacity(retracted.len());
         for block in retracted {
-            whole.push(self.recall(block).await);
+            retracted_data.push(self.load_retracted(block).await);
         }
         let included = Arc::new(data);
         self.recent.push_back(included.clone());
         while self.recent.len() > RECENT {
             self.recent.pop_front();
         }
-        self.note(&included, whole.len());
-        let finalized = match self.rules.finality {
+        self.metrics.record(&included, retracted_data.len());
+        if !retracted_data.is_empty() {
+            tracing::info!(
+                chain = self.chain,
+                depth = retracted_data.len(),
+                number = included.block.number,
+                "reorg"
+            );
+        }
+        let finalized = match self.finality {
             Finality::Depth(depth) => included.block.number.checked_sub(depth),
             Finality::Tag(_) | Finality::Unsaid => self.finalized,
         };
         let update = ChainUpdate {
             chain: self.chain,
-            retracted: whole,
+            retracted: retracted_data,
             finalized: finalized.map(|number| number.min(included.block.number)),
             included,
         };
-        self.out.send(SequencedUpdate { update, continuity }).await
+        let update = SequencedUpdate { update, continuity };
+        self.updates.send(update).await
     }
 
-    fn note(&self, included: &BlockData, retracted: usize) {
-        self.meters.blocks.increment(1);
-        self.meters.head.set(included.block.number as f64);
-        self.meters
-            .head_time
-            .set(included.timestamp as f64 / 1_000.0);
-        if retracted > 0 {
-            tracing::info!(
-                chain = self.chain,
-                depth = retracted,
-                number = included.block.number,
-                "a reorg"
-            );
-            self.meters.reorgs.increment(1);
-            self.meters.reorg_depth.record(retracted as f64);
-        }
-    }
-
-    /// A block that is taken back, with what it holds: nodes forget it soon.
-    async fn recall(&mut self, block: BlockRef) -> Arc<BlockData> {
-        let place = self.recent.iter().position(|data| data.block == block);
-        if let Some(data) = place.and_then(|place| self.recent.remove(place)) {
+    /// The content of a retracted block: from memory, from the block store, or from a node.
+    /// Nodes soon forget the blocks of an abandoned branch.
+    async fn load_retracted(&mut self, block: BlockRef) -> Arc<BlockData> {
+        let index = self.recent.iter().position(|data| data.block == block);
+        if let Some(data) = index.and_then(|index| self.recent.remove(index)) {
             return data;
         }
         if let Some(data) = self.block_store.block(block).await {
             return Arc::new(data);
         }
-        match load(&self.pool, block, self.rules.proofs).await {
+        match load(&self.pool, block, self.proofs).await {
             Ok(data) => Arc::new(data),
             Err(failure) => {
-                tracing::warn!(chain = self.chain, number = block.number, %failure, "what a retracted block held is not known any more");
+                tracing::warn!(chain = self.chain, number = block.number, %failure, "a retracted block cannot be loaded: its content is not retracted");
                 Arc::new(BlockData {
                     block,
                     timestamp: 0,
@@ -441,30 +437,31 @@ impl HeadTracker {
         }
     }
 
-    /// Asks for the newest block that cannot be taken back. One that is not on the chain, as
-    /// far as that is known, is none.
-    async fn look_at_finality(&mut self, way: &[BlockRef]) {
-        let Some(tag) = self.rules.finality.tag() else {
+    /// Asks a node for the newest final block. A block off the known chain is not recorded.
+    async fn update_finalized(&mut self, path: &[BlockRef]) {
+        let Some(tag) = self.finality.tag() else {
             return;
         };
-        let asked = self.pool.ask::<Option<HeaderJson>>(header_by_tag(tag), 0);
-        match asked.await {
+        let response = self.pool.call::<Option<HeaderJson>>(header_by_tag(tag), 0);
+        match response.await {
             Ok(Some(header)) => {
-                let told = header.block();
-                let mut newer = way.iter().rev().chain(self.tree.canonical().rev());
-                let known = newer.find(|block| block.number <= told.number);
-                let is_ahead = way.last().is_some_and(|head| head.number < told.number);
-                let is_other =
-                    known.is_some_and(|block| block.number == told.number && *block != told);
+                let reported = header.block();
+                let mut newest_first = path.iter().rev().chain(self.tree.canonical().rev());
+                let known = newest_first.find(|block| block.number <= reported.number);
+                let is_ahead = path
+                    .last()
+                    .is_some_and(|head| head.number < reported.number);
+                let is_other = known
+                    .is_some_and(|block| block.number == reported.number && *block != reported);
                 if is_ahead || is_other {
                     tracing::debug!(
                         chain = self.chain,
-                        number = told.number,
+                        number = reported.number,
                         "a final block is not on the chain"
                     );
                     return;
                 }
-                let number = told.number;
+                let number = reported.number;
                 self.finalized = Some(self.finalized.map_or(number, |known| known.max(number)));
             }
             Ok(None) => {}
@@ -472,13 +469,13 @@ impl HeadTracker {
                 tracing::warn!(
                     chain = self.chain,
                     tag,
-                    "no endpoint knows this tag: nothing is ever final; `finality` can be a number of blocks"
+                    "no endpoint knows this tag: no block becomes final; set `finality` to a number of blocks"
                 );
-                // Never reached by any block, so nothing is asked any more.
-                self.rules.finality = Finality::Depth(u64::MAX);
+                // No block is this deep, so no node is called again.
+                self.finality = Finality::Depth(u64::MAX);
             }
             Err(failure) => {
-                tracing::debug!(chain = self.chain, %failure, "finality is not known now");
+                tracing::debug!(chain = self.chain, %failure, "the newest final block is not known");
             }
         }
     }

@@ -1,4 +1,13 @@
-//! The heads: what each endpoint says is its head, and whether those that push keep up.
+//! Heads by endpoint: the newest head that each one reported, and when endpoints are polled.
+//!
+//! An endpoint with a subscription pushes its heads; one without is polled. Polling costs the
+//! operator calls, so it slows down while pushed heads advance the chain in time. It returns
+//! to full speed when a pushed head is overdue or endpoints disagree.
+//!
+//! # Example
+//! With a block every 12 s, a polled endpoint is called every 4 s. While pushed heads arrive in
+//! time it is called once a minute. If no pushed head advances the chain for 18 s, it is called
+//! every 4 s again.
 
 use std::time::Duration;
 
@@ -10,85 +19,82 @@ use tokio::{
 
 use crate::BlockRef;
 
-/// How an endpoint came to tell of a head.
+/// The way in which an endpoint reported a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeadSource {
-    /// By itself.
-    Pushed,
-    /// Because it was asked.
-    MempoolPoller,
+    /// By a subscription.
+    Subscription,
+    /// In response to a call.
+    Poll,
 }
 
 /// The newest head of each endpoint.
 #[derive(Debug)]
 pub(crate) struct Heads {
-    heads: Mutex<Vec<Option<(BlockRef, HeadSource)>>>,
+    by_endpoint: Mutex<Vec<Option<(BlockRef, HeadSource)>>>,
     changed: Notify,
-    /// When the chain last went on by a head that was pushed. None: asking is due.
-    pushed: watch::Sender<Option<Instant>>,
+    /// When a pushed head last advanced the chain. None: polling at full speed is due.
+    last_push: watch::Sender<Option<Instant>>,
 }
 
 impl Heads {
-    /// A heads for so many endpoints.
+    /// An empty table for this number of endpoints.
     pub(crate) fn new(endpoints: usize) -> Self {
         Self {
-            heads: Mutex::new(vec![None; endpoints]),
+            by_endpoint: Mutex::new(vec![None; endpoints]),
             changed: Notify::new(),
-            pushed: watch::channel(None).0,
+            last_push: watch::channel(None).0,
         }
     }
 
-    /// An endpoint says that this is its head.
-    pub(crate) fn put(&self, endpoint: usize, head: BlockRef, told: HeadSource) {
-        if let Some(place) = self.heads.lock().get_mut(endpoint) {
-            *place = Some((head, told));
+    /// Records the head of an endpoint.
+    pub(crate) fn report(&self, endpoint: usize, head: BlockRef, source: HeadSource) {
+        if let Some(entry) = self.by_endpoint.lock().get_mut(endpoint) {
+            *entry = Some((head, source));
         }
         self.changed.notify_one();
     }
 
-    /// All heads, by endpoint.
-    pub(crate) fn heads(&self) -> Vec<Option<BlockRef>> {
-        let heads = self.heads.lock();
-        heads
+    /// The head of each endpoint, by its index.
+    pub(crate) fn all(&self) -> Vec<Option<BlockRef>> {
+        let entries = self.by_endpoint.lock();
+        entries
             .iter()
-            .map(|told| told.map(|(head, _)| head))
+            .map(|entry| entry.map(|(head, _)| head))
             .collect()
     }
 
-    /// Waits for the next word of any endpoint. A word that came since the last wait is
-    /// not missed.
+    /// Waits for the next report of any endpoint. A report since the last wait ends the wait
+    /// at once.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// The chain went on to the head of this endpoint.
-    pub(crate) fn went_on(&self, endpoint: usize) {
-        let told = self.heads.lock().get(endpoint).copied().flatten();
-        if told.is_some_and(|(_, told)| told == HeadSource::Pushed) {
-            self.pushed.send_replace(Some(Instant::now()));
+    /// Records that the chain advanced to the head of this endpoint.
+    pub(crate) fn record_advance(&self, endpoint: usize) {
+        let entry = self.by_endpoint.lock().get(endpoint).copied().flatten();
+        if entry.is_some_and(|(_, source)| source == HeadSource::Subscription) {
+            self.last_push.send_replace(Some(Instant::now()));
         }
     }
 
-    /// Endpoints are not of one mind: those that do not push are asked at once, as what they
-    /// said last may be old.
-    pub(crate) fn doubt(&self) {
-        self.pushed
-            .send_if_modified(|pushed| pushed.take().is_some());
+    /// Makes polling due at once: endpoints disagree, and polled heads may be old.
+    pub(crate) fn poll_at_full_speed(&self) {
+        self.last_push
+            .send_if_modified(|last_push| last_push.take().is_some());
     }
 
-    /// Waits until an endpoint is to be asked that was asked just now: at full pace, unless
-    /// pushed heads lead the chain on in time. Then it is only looked at now and then, and
-    /// at full pace again as soon as a head is late.
-    pub(crate) async fn until_due(&self, pace: PollIntervals) {
-        let asked = Instant::now();
-        let mut pushed = self.pushed.subscribe();
+    /// Waits until the next poll of an endpoint that was polled just now.
+    pub(crate) async fn poll_due(&self, intervals: PollIntervals) {
+        let polled = Instant::now();
+        let mut last_push = self.last_push.subscribe();
         loop {
-            let led = *pushed.borrow_and_update();
-            let late = led.map_or(asked, |led| led + pace.late);
-            let due = late.clamp(asked + pace.poll, asked + pace.look);
+            let pushed = *last_push.borrow_and_update();
+            let overdue = pushed.map_or(polled, |pushed| pushed + intervals.push_overdue);
+            let due = overdue.clamp(polled + intervals.full, polled + intervals.reduced);
             tokio::select! {
                 () = sleep_until(due) => return,
-                changed = pushed.changed() => if changed.is_err() {
+                changed = last_push.changed() => if changed.is_err() {
                     return;
                 }
             }
@@ -96,28 +102,28 @@ impl Heads {
     }
 }
 
-/// How often endpoints are asked.
+/// The intervals between calls for the head of an endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PollIntervals {
-    /// Those that do not push.
-    pub(crate) poll: Duration,
-    /// The same, while others push in time: whether they are there at all.
-    pub(crate) look: Duration,
-    /// When a head is late that was to be pushed.
-    pub(crate) late: Duration,
-    /// Those that push, after so much silence: a subscription may die alone.
-    pub(crate) silence: Duration,
+    /// For an endpoint without a subscription.
+    pub(crate) full: Duration,
+    /// For the same endpoint while others push in time. These calls keep its health known.
+    pub(crate) reduced: Duration,
+    /// The time after a pushed head at which the next one is overdue.
+    pub(crate) push_overdue: Duration,
+    /// The silence after which an endpoint with a subscription is polled. A subscription may
+    /// die while its connection lives.
+    pub(crate) push_silence: Duration,
 }
 
 impl PollIntervals {
-    /// The pace for a chain with this block time.
+    /// The intervals for a chain with this block time.
     pub(crate) fn of(block_time: Duration) -> Self {
-        let poll = (block_time / 3).clamp(Duration::from_millis(50), Duration::from_secs(5));
         Self {
-            poll,
-            look: (block_time * 10).clamp(Duration::from_secs(5), Duration::from_secs(60)),
-            late: block_time * 3 / 2,
-            silence: (block_time * 2).max(Duration::from_secs(2)),
+            full: (block_time / 3).clamp(Duration::from_millis(50), Duration::from_secs(5)),
+            reduced: (block_time * 10).clamp(Duration::from_secs(5), Duration::from_secs(60)),
+            push_overdue: block_time * 3 / 2,
+            push_silence: (block_time * 2).max(Duration::from_secs(2)),
         }
     }
 }
@@ -132,6 +138,7 @@ mod tests {
 
     const BLOCK: Duration = Duration::from_secs(12);
 
+    /// Endpoint 0 pushes, endpoint 1 is polled.
     fn heads() -> Heads {
         let head = BlockRef {
             number: 1,
@@ -139,61 +146,62 @@ mod tests {
             parent: B256::ZERO,
         };
         let heads = Heads::new(2);
-        heads.put(0, head, HeadSource::Pushed);
-        heads.put(1, head, HeadSource::Polled);
+        heads.report(0, head, HeadSource::Subscription);
+        heads.report(1, head, HeadSource::Poll);
         heads
     }
 
+    /// The time until the next poll.
     async fn wait(heads: &Heads) -> Duration {
         let began = Instant::now();
-        heads.until_due(PollIntervals::of(BLOCK)).await;
+        heads.poll_due(PollIntervals::of(BLOCK)).await;
         began.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_pushed_heads_all_are_asked_at_full_pace() {
-        let (heads, pace) = (heads(), PollIntervals::of(BLOCK));
-        assert_eq!(wait(&heads).await, pace.poll);
-        // That the chain went on by asking changes nothing.
-        heads.went_on(1);
-        assert_eq!(wait(&heads).await, pace.poll);
+    async fn without_pushed_heads_endpoints_are_polled_at_full_speed() {
+        let (heads, intervals) = (heads(), PollIntervals::of(BLOCK));
+        assert_eq!(wait(&heads).await, intervals.full);
+        // A polled head that advances the chain changes nothing.
+        heads.record_advance(1);
+        assert_eq!(wait(&heads).await, intervals.full);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_heads_are_pushed_in_time_others_are_only_looked_at() {
-        let (heads, pace) = (heads(), PollIntervals::of(BLOCK));
-        heads.went_on(0);
-        let waiting = wait(&heads);
-        tokio::pin!(waiting);
+    async fn pushed_heads_that_come_in_time_slow_polling_down() {
+        let (heads, intervals) = (heads(), PollIntervals::of(BLOCK));
+        heads.record_advance(0);
+        let wait = wait(&heads);
+        tokio::pin!(wait);
         for _ in 0..4 {
-            assert_eq!(waiting.as_mut().now_or_never(), None);
+            assert_eq!(wait.as_mut().now_or_never(), None);
             advance(BLOCK).await;
-            heads.went_on(0);
+            heads.record_advance(0);
         }
-        assert_eq!(waiting.await, pace.look);
+        assert_eq!(wait.await, intervals.reduced);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn once_pushed_heads_are_late_others_are_asked_within_a_block_time() {
-        let (heads, pace) = (heads(), PollIntervals::of(BLOCK));
-        heads.went_on(0);
+    async fn an_overdue_pushed_head_restores_full_speed_within_a_block_time() {
+        let (heads, intervals) = (heads(), PollIntervals::of(BLOCK));
+        heads.record_advance(0);
         let waited = wait(&heads).await;
-        assert_eq!(waited, pace.late);
-        // The head was due after a block time, and is missed for less than another.
+        assert_eq!(waited, intervals.push_overdue);
+        // The head was due after one block time. It is missed for less than another one.
         assert!(waited < 2 * BLOCK);
-        assert_eq!(wait(&heads).await, pace.poll);
+        assert_eq!(wait(&heads).await, intervals.full);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_they_are_not_of_one_mind_others_are_asked_at_once() {
-        let (heads, pace) = (heads(), PollIntervals::of(BLOCK));
-        heads.went_on(0);
-        let waiting = wait(&heads);
-        tokio::pin!(waiting);
-        assert_eq!(waiting.as_mut().now_or_never(), None);
-        advance(pace.poll).await;
-        assert_eq!(waiting.as_mut().now_or_never(), None);
-        heads.doubt();
-        assert_eq!(waiting.await, pace.poll);
+    async fn a_disagreement_makes_polling_due_at_once() {
+        let (heads, intervals) = (heads(), PollIntervals::of(BLOCK));
+        heads.record_advance(0);
+        let wait = wait(&heads);
+        tokio::pin!(wait);
+        assert_eq!(wait.as_mut().now_or_never(), None);
+        advance(intervals.full).await;
+        assert_eq!(wait.as_mut().now_or_never(), None);
+        heads.poll_at_full_speed();
+        assert_eq!(wait.await, intervals.full);
     }
 }

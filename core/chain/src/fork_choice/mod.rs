@@ -1,21 +1,31 @@
-//! The block listener: from what endpoints say to [`ChainUpdate`](crate::ChainUpdate)s, in order,
-//! without gaps, each block loaded once.
+//! Fork choice: decides which reported head the chain follows, and so every reorg.
 //!
-//! A watcher for each endpoint puts the newest head it heard on the [`Heads`]. One
-//! [`HeadTracker`] for each chain judges the heads, fills what is missing between them and
-//! the tip by hash-linked headers, loads what is included, and hands it on over a
-//! bounded path.
+//! Nodes disagree: one lags, one is on a branch that will be abandoned, one is wrong. Clients
+//! still need one chain: blocks in order, without gaps, each loaded once.
 //!
-//! # Which head counts
-//! - A head that is canonical moves nothing: its node lags.
-//! - A higher head is followed, on whichever branch.
-//! - A head as high as the tip replaces it if no endpoint stands by the tip any more.
-//! - A lower head of another branch likewise, if it stays so for a while: behind one
-//!   address there may be many nodes, and one that lags on an old branch is no reorg.
-//! - With `agreement` all that only where so many endpoints have that block.
+//! # The path of a block
+//! 1. A [`HeadListener`] for each endpoint reports its newest head to [`Heads`], the table of
+//!    heads by endpoint.
+//! 2. `ForkChoice` chooses one head by the rules below.
+//! 3. [`HeaderTree`](crate::tree::HeaderTree) decides whether the head extends the chain or
+//!    causes a reorg, and which headers are missing.
+//! 4. `block_loader` loads each block that is to be included, with proofs.
+//! 5. The [`HeadTracker`], one for each chain, sends a [`SequencedUpdate`] over a bounded
+//!    channel. A slow consumer therefore slows the chain down, and nothing is dropped.
 //!
-//! An endpoint that does not push is asked at full pace only while pushed heads do not lead
-//! the chain on in time, and whenever endpoints are not of one mind.
+//! # Rules
+//! - A canonical head changes nothing: its endpoint lags.
+//! - A head that is higher than the tip is followed, on whichever branch it is. If it is on
+//!   another branch, this is a reorg.
+//! - A head at the height of the tip is followed once no endpoint reports the tip any more.
+//! - A lower head on another branch is followed likewise, if this lasts for a grace period.
+//!   One address may hide many nodes, and a node that lags on an old branch is no reorg.
+//! - With `agreement = n`, all this holds only for a head that `n` endpoints have.
+//!
+//! # Example
+//! The tip is `c3`. Endpoint 1 reports `c3` and endpoint 2 reports `y3`: both have the same
+//! height, and endpoint 1 still supports the tip, so nothing happens. Endpoint 2 reports `y4`:
+//! it is higher and on another branch, so the chain reorgs to `y4`.
 
 mod block_loader;
 mod choice;

@@ -74,12 +74,12 @@ impl MempoolListener {
     async fn hear_one(&self) -> Result<(), Over> {
         let endpoints = self.pool.by_health(0);
         for endpoint in &endpoints {
-            if let Ok(pooled) = endpoint.pooled().await {
+            if let Ok(pooled) = endpoint.subscribe_mempool().await {
                 return self.follow(endpoint, pooled).await;
             }
         }
-        for endpoint in endpoints.iter().filter(|other| other.rest().is_zero()) {
-            if let Ok(asked) = MempoolPoller::begin(endpoint).await {
+        for endpoint in endpoints.iter().filter(|other| other.backoff().is_zero()) {
+            if let Ok(asked) = MempoolPoller::start(endpoint).await {
                 return self.ask(endpoint, asked).await;
             }
         }
@@ -94,11 +94,11 @@ impl MempoolListener {
         let mut left = if may_push { QUESTIONS } else { u32::MAX };
         while left > 0 && !self.wallets.read().is_empty() {
             left -= 1;
-            sleep(endpoint.rest().max(asked.pause())).await;
-            let Ok(came) = asked.next().await else {
+            sleep(endpoint.backoff().max(asked.pause())).await;
+            let Ok(came) = asked.poll().await else {
                 return Ok(());
             };
-            self.pass_over(came.passed_over);
+            self.pass_over(came.skipped);
             let mut items = came.items.into_iter();
             loop {
                 let part: Vec<_> = items.by_ref().take(TOGETHER).collect();
@@ -108,7 +108,7 @@ impl MempoolListener {
                 self.tell(endpoint, part).await?;
             }
         }
-        asked.end().await;
+        asked.stop().await;
         Ok(())
     }
 
@@ -167,12 +167,12 @@ impl MempoolListener {
         let answers = if calls.is_empty() {
             Vec::new()
         } else {
-            endpoint.ask_all(&calls).await
+            endpoint.call_all(&calls).await
         };
         let fetched = answers.into_iter().filter_map(Result::<_, Failure>::ok);
         for raw in whole.into_iter().chain(fetched) {
             // One that is gone again is null.
-            let Ok((transaction, _)) = rpc_types::transaction(&raw) else {
+            let Ok((transaction, _)) = rpc_types::parse_transaction(&raw) else {
                 continue;
             };
             if self.concerns_a_wallet(&transaction) {

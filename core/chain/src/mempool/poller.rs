@@ -1,5 +1,8 @@
-//! What comes into the pool of a node that does not push: by a filter of its pending
-//! transactions, or else by looking through its whole pool.
+//! Mempool poller: reads the mempool of a node that has no subscriptions.
+//!
+//! The node's filter of pending transactions is used if there is one
+//! (`eth_newPendingTransactionFilter`). Otherwise the whole mempool is read (`txpool_content`),
+//! and transactions of the previous read are left out.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,47 +18,51 @@ use crate::{
     endpoint::{Endpoint, Failure},
 };
 
-/// How often a filter is asked.
+/// The pause between two polls of a filter.
 const FILTER_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a whole pool is: it may be a hundred megabytes.
+/// The pause between two reads of the whole mempool, which may have a hundred megabytes.
 const CONTENT_PAUSE: Duration = Duration::from_secs(5);
 
-/// How many transactions of one answer are looked at.
-const MOST: usize = 2_048;
+/// Transactions of one poll that are returned. More would delay other work of the node.
+const MAX_ITEMS: usize = 2_048;
 
-/// How many transactions of a whole pool are known again in the next answer.
-const KNOWN: usize = 100_000;
+/// Hashes of the whole mempool that are remembered until the next read.
+const MAX_KNOWN: usize = 100_000;
 
-/// How many filters in a row may be gone at the first question. Behind one address there may
-/// be nodes that do not share them.
-const FILTERS: u32 = 3;
+/// Filters in a row that may be lost before their first poll. Behind one address there may be
+/// nodes that do not share filters; then the whole mempool is read.
+const MAX_LOST_FILTERS: u32 = 3;
 
-/// A pool that is asked about.
+/// Polls the mempool of one endpoint.
 #[derive(Debug)]
 pub(super) struct MempoolPoller<'a> {
     endpoint: &'a Endpoint,
-    way: Way,
+    method: PollMethod,
 }
 
-/// How it is asked about.
+/// The way in which a mempool is polled.
 #[derive(Debug)]
-enum Way {
-    /// By a filter with this id. So many in a row were gone.
-    Filter(Value, u32),
-    /// As a whole, of which this was there before.
+enum PollMethod {
+    /// By a filter.
+    Filter {
+        id: Value,
+        /// Filters in a row that were lost before their first poll.
+        lost: u32,
+    },
+    /// By reading the whole mempool. These hashes were in the previous read.
     Content(HashSet<B256>),
 }
 
-/// What came into a pool, as hashes or whole.
+/// New transactions of a mempool, as hashes or whole.
 #[derive(Debug, Default)]
-pub(super) struct Came {
+pub(super) struct NewTransactions {
     pub(super) items: Vec<Box<RawValue>>,
-    /// How many more came.
-    pub(super) passed_over: u64,
+    /// The number of further ones, which are left out.
+    pub(super) skipped: u64,
 }
 
-/// A pool as nodes tell it: by sender, and then by nonce.
+/// The response to `txpool_content`: transactions by sender and nonce.
 #[derive(Deserialize)]
 struct Content {
     #[serde(default)]
@@ -63,83 +70,86 @@ struct Content {
 }
 
 #[derive(Deserialize)]
-struct Named {
+struct HashField {
     hash: B256,
 }
 
 impl<'a> MempoolPoller<'a> {
-    /// Begins with what comes from now on.
+    /// Starts polling. Transactions that are in the mempool now are not returned.
     ///
     /// # Errors
-    /// It can be asked in neither way.
-    pub(super) async fn begin(endpoint: &'a Endpoint) -> Result<Self, Failure> {
-        let way = match new_filter(endpoint).await {
-            Ok(id) => Way::Filter(id, 0),
-            Err(failure) if is_refusal(&failure) => whole(endpoint).await?,
+    /// The endpoint supports neither method, or the call fails.
+    pub(super) async fn start(endpoint: &'a Endpoint) -> Result<Self, Failure> {
+        let method = match new_filter(endpoint).await {
+            Ok(id) => PollMethod::Filter { id, lost: 0 },
+            Err(failure) if is_refusal(&failure) => content_method(endpoint).await?,
             Err(failure) => return Err(failure),
         };
-        Ok(Self { endpoint, way })
+        Ok(Self { endpoint, method })
     }
 
-    /// How long to wait before the next question.
+    /// The pause before the next poll.
     pub(super) fn pause(&self) -> Duration {
-        match self.way {
-            Way::Filter(..) => FILTER_PAUSE,
-            Way::Content(_) => CONTENT_PAUSE,
+        match self.method {
+            PollMethod::Filter { .. } => FILTER_PAUSE,
+            PollMethod::Content(_) => CONTENT_PAUSE,
         }
     }
 
-    /// What came since the last question. A filter that is gone is made anew: what came
-    /// meanwhile is not told.
+    /// The transactions that entered the mempool since the last poll. If the node lost the
+    /// filter, a new one is made, and the transactions between are missed.
     ///
     /// # Errors
-    /// It does not answer any more.
-    pub(super) async fn next(&mut self) -> Result<Came, Failure> {
-        match &mut self.way {
-            Way::Filter(id, gone) => {
-                let asked = call("eth_getFilterChanges", json!([id]));
-                match self.endpoint.ask::<Vec<Box<RawValue>>>(asked).await {
+    /// The call fails.
+    pub(super) async fn poll(&mut self) -> Result<NewTransactions, Failure> {
+        match &mut self.method {
+            PollMethod::Filter { id, lost } => {
+                let changes = call("eth_getFilterChanges", json!([id]));
+                match self.endpoint.call::<Vec<Box<RawValue>>>(changes).await {
                     Ok(items) => {
-                        *gone = 0;
-                        Ok(bounded(items))
+                        *lost = 0;
+                        Ok(truncate(items))
                     }
                     Err(failure) if !is_refusal(&failure) => Err(failure),
-                    Err(_) if *gone >= FILTERS => {
-                        self.way = whole(self.endpoint).await?;
-                        Ok(Came::default())
+                    Err(_) if *lost >= MAX_LOST_FILTERS => {
+                        self.method = content_method(self.endpoint).await?;
+                        Ok(NewTransactions::default())
                     }
                     Err(_) => {
                         *id = new_filter(self.endpoint).await?;
-                        *gone += 1;
-                        Ok(Came::default())
+                        *lost += 1;
+                        Ok(NewTransactions::default())
                     }
                 }
             }
-            Way::Content(known) => {
-                let mut content = pending(self.endpoint).await?;
-                let now = content.iter().take(KNOWN).map(|(hash, _)| *hash).collect();
+            PollMethod::Content(known) => {
+                let mut content = read_content(self.endpoint).await?;
+                let now = content.iter().take(MAX_KNOWN).map(|(hash, _)| *hash);
+                let now = now.collect();
                 content.retain(|(hash, _)| !known.contains(hash));
                 *known = now;
-                Ok(bounded(content.into_iter().map(|(_, item)| item).collect()))
+                Ok(truncate(
+                    content.into_iter().map(|(_, item)| item).collect(),
+                ))
             }
         }
     }
 
-    /// Has the node forget it.
-    pub(super) async fn end(self) {
-        if let Way::Filter(id, _) = self.way {
-            // It forgets it anyway.
-            let asked = call("eth_uninstallFilter", json!([id]));
-            let _: Result<Value, _> = self.endpoint.ask(asked).await;
+    /// Removes the filter from the node.
+    pub(super) async fn stop(self) {
+        if let PollMethod::Filter { id, .. } = self.method {
+            // Without this call the node drops the filter after some minutes.
+            let uninstall = call("eth_uninstallFilter", json!([id]));
+            let _: Result<Value, _> = self.endpoint.call(uninstall).await;
         }
     }
 }
 
-/// Whether the node answered, and will not do it.
+/// Whether the node responded, and does not support the call or does not know the filter.
 fn is_refusal(failure: &Failure) -> bool {
     matches!(
         failure,
-        Failure::Refused { .. } | Failure::Unsupported(_) | Failure::Missing(_)
+        Failure::Refused { .. } | Failure::Unsupported(_) | Failure::NotFound(_)
     )
 }
 
@@ -148,31 +158,31 @@ fn call(method: &'static str, params: Value) -> Call {
 }
 
 async fn new_filter(endpoint: &Endpoint) -> Result<Value, Failure> {
-    let asked = call("eth_newPendingTransactionFilter", json!([]));
-    endpoint.ask(asked).await
+    let new_filter = call("eth_newPendingTransactionFilter", json!([]));
+    endpoint.call(new_filter).await
 }
 
-async fn whole(endpoint: &Endpoint) -> Result<Way, Failure> {
-    let content = pending(endpoint).await?;
-    let known = content.into_iter().take(KNOWN).map(|(hash, _)| hash);
-    Ok(Way::Content(known.collect()))
+async fn content_method(endpoint: &Endpoint) -> Result<PollMethod, Failure> {
+    let content = read_content(endpoint).await?;
+    let known = content.into_iter().take(MAX_KNOWN).map(|(hash, _)| hash);
+    Ok(PollMethod::Content(known.collect()))
 }
 
-async fn pending(endpoint: &Endpoint) -> Result<Vec<(B256, Box<RawValue>)>, Failure> {
-    let content: Content = endpoint.ask(call("txpool_content", json!([]))).await?;
+async fn read_content(endpoint: &Endpoint) -> Result<Vec<(B256, Box<RawValue>)>, Failure> {
+    let content: Content = endpoint.call(call("txpool_content", json!([]))).await?;
     let items = content
         .pending
         .into_values()
-        .flat_map(|of| of.into_values());
-    let named = items.filter_map(|item| {
-        let named: Named = serde_json::from_str(item.get()).ok()?;
-        Some((named.hash, item))
+        .flat_map(|by_nonce| by_nonce.into_values());
+    let with_hashes = items.filter_map(|item| {
+        let field: HashField = serde_json::from_str(item.get()).ok()?;
+        Some((field.hash, item))
     });
-    Ok(named.collect())
+    Ok(with_hashes.collect())
 }
 
-fn bounded(mut items: Vec<Box<RawValue>>) -> Came {
-    let passed_over = items.len().saturating_sub(MOST) as u64;
-    items.truncate(MOST);
-    Came { items, passed_over }
+fn truncate(mut items: Vec<Box<RawValue>>) -> NewTransactions {
+    let skipped = items.len().saturating_sub(MAX_ITEMS) as u64;
+    items.truncate(MAX_ITEMS);
+    NewTransactions { items, skipped }
 }

@@ -8,7 +8,7 @@ use alloy::{
 };
 use serde_json::{Value, json};
 
-use crate::{BlockRef, Call, decode::word_at};
+use crate::{BlockRef, Call, abi::word_at};
 
 /// Where Multicall3 is on nearly every chain.
 const MULTICALL3: Address = address!("ca11bde05977b3631167028862be2a173976ca11");

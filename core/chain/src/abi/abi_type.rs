@@ -1,4 +1,4 @@
-//! The types of arguments, and the signatures that name them.
+//! ABI types: parses the signature of an event or error into named, bounded types.
 
 use alloy::{
     dyn_abi::{DynSolType, Specifier},
@@ -7,38 +7,38 @@ use alloy::{
 
 /// The longest signature, in bytes.
 pub const MAX_SIGNATURE_BYTES: usize = 1_024;
-/// How deep tuples and lists may be nested in one another.
+/// The deepest nesting of tuples and lists.
 const MAX_DEPTH: usize = 8;
-/// How many values a fixed list may hold, those inside of its items included.
-const MAX_FIXED: usize = 1_024;
+/// The most values in a fixed list, including those inside its items.
+const MAX_FIXED_VALUES: usize = 1_024;
 
-/// Why a signature is refused.
+/// The reason why a signature is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AbiError {
-    /// Longer than [`MAX_SIGNATURE_BYTES`].
+    /// The signature is longer than [`MAX_SIGNATURE_BYTES`].
     #[error("signature is {0} bytes long, expected at most {MAX_SIGNATURE_BYTES}")]
     TooLong(usize),
-    /// It cannot be parsed.
+    /// The signature cannot be parsed.
     #[error(
         "signature {signature:?} is not understood: {reason}; expected for example {example:?}"
     )]
     Syntax {
-        /// What was given.
+        /// The signature.
         signature: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
-        /// One that is right.
+        /// A valid signature.
         example: &'static str,
     },
-    /// Such events have no topic that says which event they are.
-    #[error("event {0} is anonymous: nothing in its logs says which event they are")]
+    /// The event is anonymous, so its logs do not name it.
+    #[error("event {0} is anonymous: its logs cannot be recognised")]
     Anonymous(String),
     /// More than three arguments are indexed.
     #[error("event {event} has {indexed} indexed arguments, expected at most 3")]
     TooManyIndexed {
         /// The event's name.
         event: String,
-        /// How many are indexed.
+        /// The number of indexed arguments.
         indexed: usize,
     },
     /// Two arguments have the same name.
@@ -49,26 +49,26 @@ pub enum AbiError {
         /// The name.
         argument: String,
     },
-    /// A type that no contract has, or one that is too large.
+    /// A type does not exist, or is too large.
     #[error("type {kind} of {item} is not supported: {reason}")]
     Type {
         /// The event's or error's name.
         item: String,
         /// The type.
         kind: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// A type, with the names of what it holds.
+/// A type of the ABI, with the names of its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum AbiType {
     Bool,
     Uint(usize),
     Int(usize),
     Address,
-    /// Bytes at the start of a word; 24 for functions.
+    /// `bytesN`, or 24 bytes for a function.
     FixedBytes(usize),
     Bytes,
     String,
@@ -77,36 +77,36 @@ pub(super) enum Shape {
     Tuple(Vec<Field>),
 }
 
-/// A named part.
+/// A named argument, or part of a tuple.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Field {
-    /// Empty if it has no name.
+    /// Empty if the signature gives no name.
     pub(super) name: String,
-    pub(super) shape: Shape,
+    pub(super) ty: AbiType,
 }
 
-impl Shape {
-    /// Whether its value lies elsewhere and only an offset is in its place.
+impl AbiType {
+    /// Whether the head holds an offset, and the value lies in the tail.
     pub(super) fn is_dynamic(&self) -> bool {
         match self {
             Self::Bytes | Self::String | Self::List(_) => true,
             Self::FixedList(item, _) => item.is_dynamic(),
-            Self::Tuple(fields) => fields.iter().any(|field| field.shape.is_dynamic()),
+            Self::Tuple(fields) => fields.iter().any(|field| field.ty.is_dynamic()),
             _ => false,
         }
     }
 
-    /// How many words it takes in its place.
+    /// The number of words in the head.
     pub(super) fn head_words(&self) -> usize {
         match self {
             _ if self.is_dynamic() => 1,
             Self::FixedList(item, length) => item.head_words() * length,
-            Self::Tuple(fields) => fields.iter().map(|field| field.shape.head_words()).sum(),
+            Self::Tuple(fields) => fields.iter().map(|field| field.ty.head_words()).sum(),
             _ => 1,
         }
     }
 
-    /// Whether a topic holds the value itself, and not its hash.
+    /// Whether a topic holds the value, and not its hash.
     pub(super) fn is_value(&self) -> bool {
         !matches!(
             self,
@@ -115,22 +115,29 @@ impl Shape {
     }
 }
 
-/// A signature that the parser takes, and the names that it would not.
-pub(super) struct Prepared {
+/// A signature that alloy's parser accepts, and the names that it would refuse.
+pub(super) struct PreparedSignature {
     pub(super) text: String,
-    /// The names of the parts of tuples, in the order of the parts' ends.
+    /// The names of the parts of tuples, in the order in which the parts end.
     pub(super) names: Vec<String>,
 }
 
-/// Bounds a signature and takes the names out of its tuples: alloy's parser wants those
-/// bare.
-pub(super) fn prepare(signature: &str, example: &'static str) -> Result<Prepared, AbiError> {
+/// Checks the bounds of a signature, and removes the names of tuple parts, which alloy's parser
+/// refuses.
+///
+/// # Example
+/// `E((uint256 id, string name)[] items)` becomes `E((uint256,string)[] items)` with the names
+/// `id` and `name`.
+pub(super) fn prepare(
+    signature: &str,
+    example: &'static str,
+) -> Result<PreparedSignature, AbiError> {
     if signature.len() > MAX_SIGNATURE_BYTES {
         return Err(AbiError::TooLong(signature.len()));
     }
     let mut text = String::with_capacity(signature.len());
     let mut names = Vec::new();
-    // What stands since the last bracket or comma, inside of a tuple.
+    // The text since the last bracket or comma inside a tuple.
     let mut part = String::new();
     let mut depth = 0_usize;
     for character in signature.trim().trim_end_matches(';').chars() {
@@ -162,17 +169,17 @@ pub(super) fn prepare(signature: &str, example: &'static str) -> Result<Prepared
         text.push(character);
     }
     text.push_str(&part);
-    Ok(Prepared { text, names })
+    Ok(PreparedSignature { text, names })
 }
 
-/// Takes the name off a part such as `uint256 id`, or `[] items` after a tuple.
+/// Removes the name from a part such as `uint256 id`, or `[] items` after a tuple.
 fn take_name(part: &mut String, follows_tuple: bool) -> String {
     let words: Vec<_> = part.split_whitespace().collect();
     let (kind, name) = match words.as_slice() {
         [name] if follows_tuple && !name.starts_with('[') => ("", *name),
         [kind] => (*kind, ""),
         [kind, name] => (*kind, *name),
-        // Nothing, or more than a type and a name: the parser says so.
+        // The parser reports an empty part, or one with more than a type and a name.
         _ => return String::new(),
     };
     let name = name.to_owned();
@@ -180,7 +187,8 @@ fn take_name(part: &mut String, follows_tuple: bool) -> String {
     name
 }
 
-/// The parser quotes what it read and points at a place; its last line says what is wrong.
+/// The error for a signature that the parser refuses. The last line of the parser's message has
+/// the reason; the lines before quote the signature.
 pub(super) fn syntax(signature: &str, reason: &str, example: &'static str) -> AbiError {
     AbiError::Syntax {
         signature: signature.to_owned(),
@@ -189,10 +197,10 @@ pub(super) fn syntax(signature: &str, reason: &str, example: &'static str) -> Ab
     }
 }
 
-/// Hands out the names of the parts of tuples.
+/// The names of the parts of tuples, consumed in order.
 pub(super) type Names = std::vec::IntoIter<String>;
 
-/// The field that an event's argument is.
+/// The field of an event's argument.
 pub(super) fn event_field(
     item: &str,
     param: &EventParam,
@@ -201,7 +209,7 @@ pub(super) fn event_field(
     field(item, &param.name, &param.ty, names, param.resolve())
 }
 
-/// The field that an error's argument is.
+/// The field of an error's argument.
 pub(super) fn error_field(item: &str, param: &Param, names: &mut Names) -> Result<Field, AbiError> {
     field(item, &param.name, &param.ty, names, param.resolve())
 }
@@ -219,65 +227,65 @@ fn field(
         reason,
     };
     let resolved = resolved.map_err(|error| refuse(error.to_string()))?;
-    let shape = shape(&resolved, names, MAX_DEPTH).map_err(refuse)?;
+    let ty = abi_type(&resolved, names, MAX_DEPTH).map_err(refuse)?;
     Ok(Field {
         name: name.to_owned(),
-        shape,
+        ty,
     })
 }
 
-fn shape(kind: &DynSolType, names: &mut Names, depth: usize) -> Result<Shape, String> {
+fn abi_type(kind: &DynSolType, names: &mut Names, depth: usize) -> Result<AbiType, String> {
     let Some(depth) = depth.checked_sub(1) else {
-        return Err(format!("it is nested more than {MAX_DEPTH} deep"));
+        return Err(format!("the type is nested more than {MAX_DEPTH} deep"));
     };
-    let shape = match kind {
-        DynSolType::Bool => Shape::Bool,
-        DynSolType::Uint(bits) => Shape::Uint(*bits),
-        DynSolType::Int(bits) => Shape::Int(*bits),
-        DynSolType::Address => Shape::Address,
-        DynSolType::FixedBytes(length) => Shape::FixedBytes(*length),
-        DynSolType::Function => Shape::FixedBytes(24),
-        DynSolType::Bytes => Shape::Bytes,
-        DynSolType::String => Shape::String,
-        DynSolType::Array(item) => Shape::List(Box::new(shape(item, names, depth)?)),
+    let ty = match kind {
+        DynSolType::Bool => AbiType::Bool,
+        DynSolType::Uint(bits) => AbiType::Uint(*bits),
+        DynSolType::Int(bits) => AbiType::Int(*bits),
+        DynSolType::Address => AbiType::Address,
+        DynSolType::FixedBytes(length) => AbiType::FixedBytes(*length),
+        DynSolType::Function => AbiType::FixedBytes(24),
+        DynSolType::Bytes => AbiType::Bytes,
+        DynSolType::String => AbiType::String,
+        DynSolType::Array(item) => AbiType::List(Box::new(abi_type(item, names, depth)?)),
         DynSolType::FixedArray(item, length) => {
-            let item = shape(item, names, depth)?;
+            let item = abi_type(item, names, depth)?;
             let values = values(&item).saturating_mul(*length);
-            if !(1..=MAX_FIXED).contains(&values) {
+            if !(1..=MAX_FIXED_VALUES).contains(&values) {
                 return Err(format!(
-                    "a fixed list holds {values} values, expected 1 to {MAX_FIXED}"
+                    "a fixed list holds {values} values, expected 1 to {MAX_FIXED_VALUES}"
                 ));
             }
-            Shape::FixedList(Box::new(item), *length)
+            AbiType::FixedList(Box::new(item), *length)
         }
         DynSolType::Tuple(kinds) if kinds.is_empty() => {
-            return Err("a tuple holds nothing".to_owned());
+            return Err("a tuple is empty".to_owned());
         }
         DynSolType::Tuple(kinds) => {
             let fields = kinds.iter().map(|kind| {
-                // The shape first: the parts of a part end before it does.
-                let shape = shape(kind, names, depth)?;
+                // The type first, as nested parts end before the part that holds them.
+                let ty = abi_type(kind, names, depth)?;
                 let name = names.next().unwrap_or_default();
-                Ok(Field { name, shape })
+                Ok(Field { name, ty })
             });
-            Shape::Tuple(fields.collect::<Result<_, String>>()?)
+            AbiType::Tuple(fields.collect::<Result<_, String>>()?)
         }
     };
-    Ok(shape)
+    Ok(ty)
 }
 
-/// How many values a shape holds at least.
-fn values(shape: &Shape) -> usize {
-    match shape {
-        Shape::FixedList(item, length) => values(item).saturating_mul(*length),
-        Shape::Tuple(fields) => fields
+/// The number of values in a type. A list of variable length counts as one.
+fn values(ty: &AbiType) -> usize {
+    match ty {
+        AbiType::FixedList(item, length) => values(item).saturating_mul(*length),
+        AbiType::Tuple(fields) => fields
             .iter()
-            .fold(0, |sum, field| values(&field.shape).saturating_add(sum)),
+            .fold(0, |sum, field| values(&field.ty).saturating_add(sum)),
         _ => 1,
     }
 }
 
-/// Refuses names that come twice, which no JSON object can hold.
+/// Refuses duplicate names, as a JSON object cannot hold them.
 pub(super) fn check_names<'a>(
     item: &str,
     names: impl Iterator<Item = &'a str>,
