@@ -380,7 +380,7 @@ impl Chain {
                 index,
                 endpoint: endpoint.clone(),
                 heads: heads.clone(),
-                pace: PollIntervals::of(self.config.block_time()),
+                intervals: PollIntervals::of(self.config.block_time()),
                 proofs: ProofPolicy::of(&self.config),
             };
             tasks.spawn(listener.run(cancel.clone()));

@@ -108,7 +108,7 @@ impl std::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(chain: u64, address: Address, call_timeout: Duration, tls: Tls) -> Self {
+    fn new(chain: u64, address: Address, call_timeout: Duration, tls: Tls) -> Self {
         Self {
             chain,
             metrics: EndpointMetrics::new(chain, &address),
@@ -134,7 +134,7 @@ impl Endpoint {
     }
 
     /// The rank in the pool: the endpoint with the lowest cost is called first.
-    pub(super) fn cost(&self) -> f64 {
+    fn cost(&self) -> f64 {
         self.health.lock().cost()
     }
 

@@ -45,7 +45,7 @@ impl TransactionTracker {
             }
             NodeRequest::Nonce { hash, .. } => self.nonce(hash, answers, now_ms, &mut output),
         }
-        turn
+        output
     }
 
     /// A node says where a transaction is.

@@ -191,14 +191,14 @@ impl TransactionTracker {
         }
         self.finalize(now_ms, &mut output);
         self.tick_into(now_ms, &mut output);
-        turn
+        output
     }
 
     /// Time passes: checks and limits.
     pub fn tick(&mut self, now_ms: i64) -> TrackerOutput {
         let mut output = TrackerOutput::default();
         self.tick_into(now_ms, &mut output);
-        turn
+        output
     }
 
     /// The chain went on without steps that tell all: everything is looked at again.

@@ -81,7 +81,7 @@ impl Activity {
                     .topics()
                     .iter()
                     .skip(1)
-                    .filter_map(crate::decode::address_word);
+                    .filter_map(crate::abi::address_word);
                 let watched = named.filter(|wallet| index.contains(wallet));
                 self.tokens.extend(watched.map(|wallet| (wallet, contract)));
                 return;
