@@ -1,10 +1,11 @@
-//! What the chain engine does for each block, in one process and without a node: holding it
-//! against its hashes, matching it against many watched wallets and many filters of events,
-//! and decoding its logs.
+//! Benches of the chain engine without a node: what one block costs.
+//!
+//! They verify a block against its hashes, match it against a million watched wallets and 100,000
+//! event filters, and decode its logs.
 //!
 //! ```text
-//! cargo bench -p tidewire-chain                   # times, and memory where Linux tells it
-//! cargo bench -p tidewire-chain -- decode         # only those with this in their name
+//! cargo bench -p tidewire-chain                   # times, and memory on Linux
+//! cargo bench -p tidewire-chain -- decode         # only benches with `decode` in their name
 //! ```
 
 mod support;
@@ -56,10 +57,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     decoding(&bench)
 }
 
-/// What watched transactions take, each with its sender, nonce and user.
+/// The memory of watched transactions, each with its sender, nonce and user.
 fn transactions() -> io::Result<()> {
     let before = resident();
-    let mut monitor =
+    let mut tracker =
         TransactionTracker::new(TransactionOptions::new(1), CustomErrors::well_known());
     for number in 0..TRANSACTIONS_WATCHED {
         let stored = StoredWatch {
@@ -70,14 +71,14 @@ fn transactions() -> io::Result<()> {
             phase: StoredPhase::Pending { reorged: false },
             since: 0,
         };
-        monitor.import(stored, 0);
+        tracker.import(stored, 0);
     }
     if let (Some(before), Some(after)) = (before, resident()) {
         let each = (after.saturating_sub(before)) as f64 / TRANSACTIONS_WATCHED as f64;
         let name = "watch 100,000 transactions";
         writeln!(io::stdout(), "{name:<56} {each:>9.1} bytes each")?;
     }
-    black_box(monitor);
+    black_box(tracker);
     Ok(())
 }
 
@@ -158,7 +159,7 @@ fn proving(bench: &Bench) -> Result<(), Box<dyn Error>> {
 /// A full block against many filters of events.
 fn filtering(bench: &Bench) -> Result<(), Box<dyn Error>> {
     let included = std::sync::Arc::new(block(0)?);
-    let step = ChainUpdate {
+    let update = ChainUpdate {
         chain: 1,
         retracted: Vec::new(),
         included,
@@ -182,24 +183,24 @@ fn filtering(bench: &Bench) -> Result<(), Box<dyn Error>> {
             20,
             1,
             || {
-                black_box(tracker.step(black_box(&step)));
+                black_box(tracker.apply(black_box(&update)));
             },
         )?;
-        // One that a log is meant by.
+        // A filter that matches a log.
         tracker.add(filter(0, 1)?)?;
         bench.run(
             &format!("match {LOGS} logs, {count} filters, one of them meant"),
             20,
             1,
             || {
-                black_box(tracker.step(black_box(&step)));
+                black_box(tracker.apply(black_box(&update)));
             },
         )?;
     }
     Ok(())
 }
 
-/// A filter by contract, by topics, or by both: what most clients ask for.
+/// A filter by contract, by topics, or by both, as most clients use.
 fn filter(number: u64, kind: u64) -> Result<Filter, Box<dyn Error>> {
     let transfer = keccak256("Transfer(address,address,uint256)").to_string();
     let contract = format!("{:?}", account(u64::MAX - number));
@@ -250,7 +251,7 @@ fn decoding(bench: &Bench) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Addresses that look like hashes, as real ones do.
+/// An address with evenly spread bytes, like a real one.
 fn account(number: u64) -> Address {
     Address::from_word(keccak256(number.to_be_bytes()))
 }

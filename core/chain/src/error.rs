@@ -1,73 +1,67 @@
-//! What can be wrong with what the engine is asked.
+//! Errors of the chain engine's methods.
 
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::StreamError;
 
-/// How many signatures of errors a watch can come with.
+use crate::{abi::AbiError, address::AccountAddressError, events::FilterError};
+
+/// Error signatures that a watch can bring along at most.
 pub(crate) const MAX_SIGNATURES: usize = 20;
 
-/// Why the engine cannot answer.
+/// Why the chain engine refuses a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
     /// The chain is not configured.
-    #[error("there is no chain {asked}, expected {}", names(.known))]
+    #[error("there is no chain {given}, expected {}", names(.known))]
     UnknownChain {
-        /// What was asked for, as it was written.
-        asked: String,
-        /// The chains that there are.
+        /// The chain as it was given.
+        given: String,
+        /// The ids of the configured chains.
         known: Vec<u64>,
     },
-    /// No block was read yet.
+    /// No block of the chain was read yet.
     #[error("no block of chain {0} has been read yet")]
     NoBlock(u64),
-    /// Not the hash of a transaction.
-    #[error("{0:?} is no hash of a transaction, expected 32 bytes of hex that begin with 0x")]
+    /// Not a transaction hash.
+    #[error("{0:?} is not a transaction hash, expected 32 bytes of hex that begin with 0x")]
     Hash(String),
-    /// Not the name of a channel of a chain.
-    #[error("{asked:?} names nothing, expected {expected}")]
-    Name {
-        /// What was asked for.
-        asked: String,
+    /// Not the part of a channel name after the colon.
+    #[error("{given:?} names no channel, expected {expected}")]
+    Channel {
+        /// The name as it was given.
+        given: String,
         /// What was expected.
         expected: &'static str,
     },
-    /// Not a wallet.
-    #[error("{0:?} is no address, expected 20 bytes of hex that begin with 0x")]
-    Address(String),
-    /// An address in mixed case that is not written as its checksum demands.
-    #[error("address {given} has a wrong checksum, expected {expected} or lower case throughout")]
-    Checksum {
-        /// What was given.
-        given: String,
-        /// The same address, written right.
-        expected: String,
-    },
-    /// Nothing can happen to wallets.
-    #[error("no [[chain]] is configured, so there is none to follow a wallet on")]
+    /// Not an address.
+    #[error(transparent)]
+    Address(#[from] AccountAddressError),
+    /// No chain is configured, so no wallet can be followed.
+    #[error("no [[chain]] is configured, so no wallet can be followed")]
     NoChain,
-    /// The store has been stuck for too long.
-    #[error("the store is slow or stuck, try again")]
-    Stuck,
-    /// More signatures than may be.
+    /// More than the allowed number of error signatures.
     #[error("there are {0} signatures, expected at most {MAX_SIGNATURES}")]
     Signatures(usize),
-    /// A filter of events is refused.
+    /// The event filter is refused.
     #[error(transparent)]
-    Filter(#[from] crate::events::FilterError),
+    Filter(#[from] FilterError),
     /// The signature of an error is refused.
     #[error(transparent)]
-    Abi(#[from] crate::abi::AbiError),
-    /// As many are watched as may be.
+    Abi(#[from] AbiError),
+    /// A limit is reached; the text says which.
     #[error("{0}")]
-    TooMany(String),
-    /// Its node, or the store, has been stuck for too long.
+    LimitReached(String),
+    /// The store did not write within 20 seconds.
+    #[error("the store is slow or does not answer, try again")]
+    StoreTimeout,
+    /// The chain did not answer within 20 seconds.
     #[error(
-        "chain {0} does not answer in time: its nodes or the store are slow or stuck, try again"
+        "chain {0} does not answer in time: its nodes or the store are slow or do not answer, try again"
     )]
-    Slow(u64),
-    /// The engine is about to stop, or was not started.
-    #[error("the chain engine does not run")]
-    Ended,
+    Timeout(u64),
+    /// The engine was not started, or is stopping.
+    #[error("the chain engine is not running")]
+    NotRunning,
 }
 
 impl From<ChainError> for StreamError {
@@ -75,18 +69,17 @@ impl From<ChainError> for StreamError {
         let code = match error {
             ChainError::UnknownChain { .. } => ErrorCode::NotFound,
             ChainError::NoBlock(_)
-            | ChainError::Slow(_)
-            | ChainError::Stuck
-            | ChainError::Ended => ErrorCode::Unavailable,
+            | ChainError::Timeout(_)
+            | ChainError::StoreTimeout
+            | ChainError::NotRunning => ErrorCode::Unavailable,
             ChainError::Hash(_)
-            | ChainError::Name { .. }
+            | ChainError::Channel { .. }
             | ChainError::Address(_)
-            | ChainError::Checksum { .. }
             | ChainError::Abi(_)
             | ChainError::Signatures(_)
             | ChainError::Filter(_) => ErrorCode::InvalidArgument,
             ChainError::NoChain => ErrorCode::FailedPrecondition,
-            ChainError::TooMany(_) => ErrorCode::ResourceExhausted,
+            ChainError::LimitReached(_) => ErrorCode::ResourceExhausted,
         };
         Self::new(code, error.to_string())
     }

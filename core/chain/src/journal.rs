@@ -1,13 +1,17 @@
-//! The journal: what is published of chains, kept before it is published, so that a
-//! killed server goes on as if it had not been.
+//! Journal: writes publications to the store before it publishes them.
 //!
-//! It is the only one that publishes on the channels of chains, so it knows the place
-//! that a publication will have: it stores publications with their places, and in the
-//! same transaction what they follow from, and publishes after that. At a start it gives
-//! the channels back what was stored. So nothing is published that is not kept, nothing
-//! that is kept is left out, and nothing comes twice.
+//! A server that is killed continues as if it had not been. The journal alone publishes on the
+//! channels of chains, so it knows the `seq` that each publication will get. It stores the
+//! publication with that `seq`, and in the same transaction the state that it follows from;
+//! then it publishes. At a start it restores the histories of the channels. So nothing is
+//! published that is not stored, nothing that is stored is left out, and nothing comes twice.
 //!
-//! Everything goes through one task, which takes all that waits into one transaction.
+//! One task handles all entries. It writes all that are queued in one transaction.
+//!
+//! Example: a block comes in at height 7 and one wallet update with it. The entry holds the
+//! block's rows, `blocks:1` seq 7 and `wallet:0x…` seq 3. If the server is killed after the
+//! transaction and before the publication, a client that resumes from seq 6 gets seq 7 from the
+//! restored history.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,34 +37,34 @@ use crate::interest::InterestRegistry;
 
 const JOURNAL: Table = Table("chain.journal");
 
-/// How many entries may wait.
+/// Entries in the queue at most. Beyond, chains wait.
 const QUEUE: usize = 64;
 
-/// How many publications are kept, of all channels together.
-const ENTRIES: u64 = 100_000;
+/// Publications that the store keeps at most, of all channels together.
+const MAX_STORED: u64 = 100_000;
 
-/// How many publications are read from the store at once.
+/// Publications in one read of the store.
 const PAGE: usize = 1_000;
 
-/// What happens as a whole: writes, and then publications in their order.
+/// An atomic step of a chain: writes, then publications in their order.
 #[derive(Default)]
 pub(crate) struct JournalEntry {
     pub(crate) writes: Batch,
-    /// Channels that begin anew, under another epoch.
+    /// Channels that begin a new epoch.
     pub(crate) renewed: Vec<ChannelName>,
-    /// Channels of what is followed no more, unless somebody came for it.
+    /// Channels to forget, unless somebody follows them again.
     pub(crate) forgotten: Vec<ChannelName>,
     pub(crate) publications: Vec<(ChannelName, Event)>,
 }
 
 impl JournalEntry {
-    /// Whether nothing happens.
+    /// Whether the entry changes nothing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty() && self.is_plain() && self.publications.is_empty()
+        self.writes.is_empty() && self.keeps_epochs() && self.publications.is_empty()
     }
 
-    /// Whether all channels go on.
-    fn is_plain(&self) -> bool {
+    /// Whether all channels continue in their epochs.
+    fn keeps_epochs(&self) -> bool {
         self.renewed.is_empty() && self.forgotten.is_empty()
     }
 }
@@ -70,26 +74,26 @@ struct AppendRequest {
     done: oneshot::Sender<()>,
 }
 
-/// The way into the journal. Cheap to clone.
+/// A handle to the journal. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Journal(mpsc::Sender<AppendRequest>);
 
-/// The journal has ended.
+/// The journal has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the journal has ended")]
+#[error("the journal has stopped")]
 pub(crate) struct JournalError;
 
 impl Journal {
-    /// A journal, and what runs it.
+    /// A journal, and the task that runs it.
     pub(crate) fn new(
         store: Option<SharedStore>,
         publisher: Arc<dyn DurablePublisher>,
         interest: Arc<InterestRegistry>,
         clock: SharedClock,
     ) -> (Self, JournalTask) {
-        let (sender, jobs) = mpsc::channel(QUEUE);
+        let (sender, requests) = mpsc::channel(QUEUE);
         let task = JournalTask {
-            jobs,
+            requests,
             store,
             publisher,
             interest,
@@ -100,29 +104,36 @@ impl Journal {
         (Self(sender), task)
     }
 
-    /// Keeps an entry, then publishes it. Done when both are.
-    pub(crate) async fn enter(&self, entry: JournalEntry) -> Result<(), JournalError> {
-        let (done, entered) = oneshot::channel();
-        let job = AppendRequest { entry, done };
-        self.0.send(job).await.map_err(|_| JournalError)?;
-        entered.await.map_err(|_| JournalError)
+    /// Stores an entry, then publishes it. Returns when both are done.
+    ///
+    /// # Errors
+    /// The journal has stopped.
+    pub(crate) async fn append(&self, entry: JournalEntry) -> Result<(), JournalError> {
+        let (done, is_done) = oneshot::channel();
+        let request = AppendRequest { entry, done };
+        self.0.send(request).await.map_err(|_| JournalError)?;
+        is_done.await.map_err(|_| JournalError)
     }
 }
 
-/// What runs the journal.
+/// The task that runs the journal.
 pub(crate) struct JournalTask {
-    jobs: mpsc::Receiver<AppendRequest>,
+    requests: mpsc::Receiver<AppendRequest>,
     store: Option<SharedStore>,
     publisher: Arc<dyn DurablePublisher>,
     interest: Arc<InterestRegistry>,
     clock: SharedClock,
-    /// The number of the next publication in the store, and of the first that is there.
+    /// The number of the next publication in the store.
     next: u64,
+    /// The number of the oldest publication in the store.
     oldest: u64,
 }
 
 impl JournalTask {
-    /// Gives the channels back what was kept of them.
+    /// Restores the interest registry and the histories of all channels.
+    ///
+    /// # Errors
+    /// The store cannot be read.
     pub(crate) async fn restore(&mut self) -> Result<(), StoreError> {
         let Some(store) = self.store.clone() else {
             return Ok(());
@@ -143,40 +154,40 @@ impl JournalTask {
                     self.oldest = number;
                 }
                 self.next = number + 1;
-                let Some((channel, epoch, kept)) = read(&value) else {
-                    tracing::warn!(number, "a publication in the store cannot be read");
+                let Some((channel, epoch, publication)) = decode(&value) else {
+                    tracing::warn!(number, "a stored publication is unreadable");
                     continue;
                 };
-                let (known, publications) = channels.entry(channel).or_default();
+                let (last_epoch, publications) = channels.entry(channel).or_default();
                 let follows = publications
                     .last()
-                    .is_none_or(|last| last.seq + 1 == kept.seq);
-                if *known != epoch || !follows {
+                    .is_none_or(|last| last.seq + 1 == publication.seq);
+                if *last_epoch != epoch || !follows {
                     publications.clear();
-                    *known = epoch;
+                    *last_epoch = epoch;
                 }
-                publications.push(kept);
+                publications.push(publication);
             }
             if is_last {
                 break;
             }
         }
-        for (name, (epoch, kept)) in channels {
+        for (name, (epoch, publications)) in channels {
             let Ok(channel) = ChannelName::parse(&name) else {
                 continue;
             };
             let epoch = Epoch::new(&epoch);
-            // What is followed no more, or began anew with nothing said since, does not go on.
-            if InterestRegistry::knows(&channel)
+            // The channel was forgotten, or its epoch was renewed.
+            if InterestRegistry::manages(&channel)
                 && self.interest.epoch(&channel).as_ref() != Some(&epoch)
             {
                 continue;
             }
-            let restored = self.publisher.restore(&channel, epoch, kept).await;
+            let restored = self.publisher.restore(&channel, epoch, publications).await;
             match restored {
                 Ok(()) => drop(restored_channels.insert(channel)),
                 Err(error) => {
-                    tracing::error!(%channel, %error, "a channel cannot go on from what was kept");
+                    tracing::error!(%channel, %error, "the history of a channel is not restored");
                 }
             }
         }
@@ -184,66 +195,66 @@ impl JournalTask {
         Ok(())
     }
 
-    /// Runs until cancelled, and then until all that was entered has happened.
+    /// Runs until cancelled, then handles the entries that are queued.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
-        let mut waiting = Vec::new();
+        let mut queued = Vec::new();
         loop {
-            if waiting.is_empty() {
+            if queued.is_empty() {
                 tokio::select! {
                     biased;
-                    count = self.jobs.recv_many(&mut waiting, QUEUE) => if count == 0 {
-                        return self.enter(Vec::new()).await;
+                    count = self.requests.recv_many(&mut queued, QUEUE) => if count == 0 {
+                        return self.handle(Vec::new()).await;
                     },
-                    () = cancel.cancelled(), if !self.jobs.is_closed() => {
-                        self.jobs.close();
+                    () = cancel.cancelled(), if !self.requests.is_closed() => {
+                        self.requests.close();
                         continue;
                     }
                 }
             }
-            let group = waiting.drain(..group(&waiting)).collect();
-            self.enter(group).await;
+            let group = queued.drain(..group_len(&queued)).collect();
+            self.handle(group).await;
         }
     }
 
-    async fn enter(&mut self, jobs: Vec<AppendRequest>) {
+    async fn handle(&mut self, group: Vec<AppendRequest>) {
         let mut writes = Batch::new();
         let mut publications = Vec::new();
-        let mut done = Vec::with_capacity(jobs.len());
+        let mut done = Vec::with_capacity(group.len());
         let mut has_renewed = false;
-        for job in jobs {
-            has_renewed |= !job.entry.renewed.is_empty();
-            for channel in &job.entry.renewed {
+        for request in group {
+            has_renewed |= !request.entry.renewed.is_empty();
+            for channel in &request.entry.renewed {
                 self.interest.renew(channel);
                 if let Err(error) = self.publisher.start_new_epoch(channel).await {
-                    tracing::error!(%channel, %error, "nobody is told of a gap");
+                    tracing::error!(%channel, %error, "a channel's epoch is not renewed, so subscribers see no gap");
                 }
             }
-            for channel in &job.entry.forgotten {
+            for channel in &request.entry.forgotten {
                 if self.interest.forget(channel)
                     && let Err(error) = self.publisher.forget(channel).await
                 {
                     tracing::error!(%channel, %error, "a channel is not forgotten");
                 }
             }
-            writes.extend(job.entry.writes);
-            publications.extend(job.entry.publications);
-            done.push(job.done);
+            writes.extend(request.entry.writes);
+            publications.extend(request.entry.publications);
+            done.push(request.done);
         }
-        publications.retain(|(channel, _)| self.interest.told(channel));
-        self.keep(&mut writes, &publications).await;
-        self.interest.keep(&mut writes, has_renewed);
+        publications.retain(|(channel, _)| self.interest.mark_published(channel));
+        self.stage(&mut writes, &publications).await;
+        self.interest.stage(&mut writes, has_renewed);
         self.commit(writes).await;
         for (channel, event) in publications {
             self.publisher.publish(&channel, event);
         }
         for done in done {
-            // Who entered it may have gone; it happened.
+            // The caller may have timed out; the entry is stored and published all the same.
             let _ = done.send(());
         }
     }
 
-    /// Adds the writes that keep publications, and that forget old ones.
-    async fn keep(&mut self, writes: &mut Batch, publications: &[(ChannelName, Event)]) {
+    /// Adds the writes that store publications and delete the oldest.
+    async fn stage(&mut self, writes: &mut Batch, publications: &[(ChannelName, Event)]) {
         if self.store.is_none() || publications.is_empty() {
             return;
         }
@@ -255,75 +266,81 @@ impl JournalTask {
                 None => match self.publisher.position(channel).await {
                     Ok(top) => top,
                     Err(error) => {
-                        tracing::error!(%channel, %error, "a publication is not kept");
+                        tracing::error!(%channel, %error, "a publication is not stored");
                         continue;
                     }
                 },
             };
-            let place = Position {
+            let position = Position {
                 seq: top.seq + 1,
                 ..top
             };
-            let value = write(channel, &place, now_ms, event);
+            let value = encode(channel, &position, now_ms, event);
             writes.put(JOURNAL, self.next.to_be_bytes(), value);
             self.next += 1;
-            tops.insert(channel, place);
+            tops.insert(channel, position);
         }
-        let oldest = self.next.saturating_sub(ENTRIES);
+        let oldest = self.next.saturating_sub(MAX_STORED);
         if oldest > self.oldest {
             writes.delete_range(JOURNAL, self.oldest.to_be_bytes(), oldest.to_be_bytes());
             self.oldest = oldest;
         }
     }
 
-    /// Writes until it is written: what is not kept is not published.
+    /// Writes, and retries until the store accepts: what is not stored is not published.
     async fn commit(&self, writes: Batch) {
         let Some(store) = &self.store else {
             return;
         };
         let mut pause = Duration::from_millis(100);
         while let Err(error) = store.commit(writes.clone()).await {
-            tracing::error!(%error, "chains stand still until the store can be written");
+            tracing::error!(%error, "the store refuses a write; chains wait until it accepts");
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
 }
 
-/// How many of the first jobs share a transaction. One that begins a channel anew is
-/// alone: places are counted from what is published.
-fn group(jobs: &[AppendRequest]) -> usize {
-    let is_alone = |job: &AppendRequest| !job.entry.is_plain();
-    jobs.iter().position(is_alone).unwrap_or(jobs.len()).max(1)
+/// The number of queued entries that share the next transaction.
+///
+/// An entry that renews or forgets a channel has a transaction of its own: `seq` is counted from
+/// what the channel has published.
+fn group_len(queued: &[AppendRequest]) -> usize {
+    let is_alone = |request: &AppendRequest| !request.entry.keeps_epochs();
+    queued
+        .iter()
+        .position(is_alone)
+        .unwrap_or(queued.len())
+        .max(1)
 }
 
-/// A publication as it is kept: the message that clients get, with its channel, its
-/// number and its time, and before it the epoch.
-fn write(channel: &ChannelName, place: &Position, time_ms: i64, event: &Event) -> Vec<u8> {
-    let position = WirePosition {
-        epoch: place.epoch.as_str().to_owned(),
-        seq: place.seq,
+/// Encodes a publication: its position, then the message with its channel and time.
+fn encode(channel: &ChannelName, position: &Position, time_ms: i64, event: &Event) -> Vec<u8> {
+    let wire_position = WirePosition {
+        epoch: position.epoch.as_str().to_owned(),
+        seq: position.seq,
     };
     let message = ServerMessage {
         channel: Some(channel.as_str().to_owned()),
-        seq: Some(place.seq),
+        seq: Some(position.seq),
         timestamp: Some(time_ms),
         data: Some(event.clone()),
         ..ServerMessage::default()
     };
-    let mut value = position.encode_length_delimited_to_vec();
+    let mut value = wire_position.encode_length_delimited_to_vec();
     value.extend(message.encode_to_vec());
     value
 }
 
-fn read(value: &[u8]) -> Option<(String, String, StoredPublication)> {
+/// Decodes a publication: its channel, its epoch and itself.
+fn decode(value: &[u8]) -> Option<(String, String, StoredPublication)> {
     let mut rest = value;
     let position = WirePosition::decode_length_delimited(&mut rest).ok()?;
     let message = ServerMessage::decode(rest).ok()?;
-    let kept = StoredPublication {
+    let publication = StoredPublication {
         seq: position.seq,
         time_ms: message.timestamp?,
         event: message.data?,
     };
-    Some((message.channel?, position.epoch, kept))
+    Some((message.channel?, position.epoch, publication))
 }

@@ -1,12 +1,22 @@
-//! Chain engine: blocks that survive reorgs, transactions until they are final, wallets, events.
+//! Chain engine: blocks that survive reorgs, transactions until they are final, wallets, and
+//! contract events.
 //!
-//! The fork choice turns the heads of many nodes into [`ChainUpdate`]s: in order, without gaps,
-//! each with the blocks that a reorg retracts. One processor for each chain turns the updates
-//! into publications. It calls a node through [`RpcClient`] for state that blocks do not hold.
+//! The path of a block:
+//!
+//! ```text
+//! endpoint ─▶ fork_choice ─▶ processor ─▶ trackers ─▶ journal ─▶ channels
+//!  JSON-RPC    ChainUpdate     events, wallet, transaction   store
+//! ```
+//!
+//! [`ChainUpdate`]s come in order and without gaps, each with the blocks that a reorg took back.
+//! Trackers turn them into publications, and read through an [`RpcClient`] what a block does
+//! not hold. The journal writes publications to the store before it publishes them.
 
 pub mod abi;
+mod address;
 mod block;
 mod block_store;
+mod channel;
 pub mod config;
 pub mod decode;
 pub mod endpoint;
@@ -20,17 +30,17 @@ mod mempool;
 mod processor;
 pub mod proof;
 mod provider;
-mod publish;
 mod rpc_client;
 mod rpc_types;
 pub mod transaction;
 pub mod tree;
 pub mod wallet;
 
+pub use address::AccountAddressError;
 pub use block::{BlockData, BlockRef, ChainUpdate};
+pub use channel::{ChannelEvent, blocks_channel, transaction_channel, wallet_channel};
 pub use config::{ChainConfig, ConfigError, EndpointConfig, Finality};
 pub use engine::ChainEngine;
 pub use error::ChainError;
 pub use interest::WalletIndex;
-pub use publish::{ChannelEvent, transaction_channel, wallet_channel};
 pub use rpc_client::{Call, RpcClient, RpcError};

@@ -1,4 +1,5 @@
-//! Filters of events: what is refused, what shares a channel, what is told and taken back.
+//! Event filters: which are refused, which share a channel, which events are published and
+//! retracted.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -43,8 +44,8 @@ fn transfer(contract: Address, to: Address, value: u64) -> Log {
     }
 }
 
-fn logs(news: Vec<ChannelEvent>) -> Vec<EventLog> {
-    let logs = news.into_iter().map(|news| match news.event {
+fn logs(events: Vec<ChannelEvent>) -> Vec<EventLog> {
+    let logs = events.into_iter().map(|event| match event.event {
         Event::EventLog(log) => log,
         other => panic!("{other:?}"),
     });
@@ -52,7 +53,7 @@ fn logs(news: Vec<ChannelEvent>) -> Vec<EventLog> {
 }
 
 #[test]
-fn bad_filters_say_what_is_wrong() {
+fn a_refused_filter_names_what_is_wrong() {
     let right = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed";
     let wrong = right.replace("5aA", "5Aa");
     let long = vec![right; 101];
@@ -95,7 +96,7 @@ fn equal_filters_share_a_channel() {
         "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed",
         "0x00000000000000000000000000000000000000aa",
     );
-    let channel = |given: EventFilter| Filter::parse(&given).unwrap().channel(1).unwrap();
+    let channel = |given: EventFilter| Filter::parse(&given).unwrap().channel(1);
     let first = channel(filter(&[a, b], &[""], &[TRANSFER]));
     let upper = a.to_uppercase().replace("0X", "0x");
     let spaced = TRANSFER.replace(", ", ",").replace("uint256", "uint");
@@ -115,7 +116,7 @@ fn equal_filters_share_a_channel() {
 }
 
 #[test]
-fn logs_find_their_filters_and_are_taken_back() {
+fn logs_reach_the_filters_that_match_them_and_are_retracted() {
     let mut tracker = EventTracker::new(CHAIN);
     let mut node = Node::default();
     let contract = format!("{:?}", account(0xAA));
@@ -123,48 +124,58 @@ fn logs_find_their_filters_and_are_taken_back() {
     let by_contract = Filter::parse(&filter(&[&contract], &[], &[TRANSFER])).unwrap();
     let by_topic = Filter::parse(&filter(&[], &["", "", &to], &[])).unwrap();
     let by_contract = tracker.add(by_contract).unwrap();
-    let step = node.mine_logs(vec![
+    let update = node.mine_logs(vec![
         transfer(account(0xAA), account(5), 1),
         transfer(account(0xBB), account(5), 2),
         transfer(account(0xAA), account(6), 3),
     ]);
-    let told = logs(tracker.step(&step));
+    let published = logs(tracker.apply(&update));
     assert_eq!(
-        told.iter().map(|log| log.log_index).collect::<Vec<_>>(),
+        published
+            .iter()
+            .map(|log| log.log_index)
+            .collect::<Vec<_>>(),
         [1, 3]
     );
-    assert_eq!(told[0].event.as_deref(), Some("Transfer"));
+    assert_eq!(published[0].event.as_deref(), Some("Transfer"));
     assert_eq!(
-        told[0].args.as_deref(),
+        published[0].args.as_deref(),
         Some(
             &br#"{"from":"0x0000000000000000000000000000000000000000","to":"0x0000000000000000000000000000000000000005","value":"1"}"#[..]
         )
     );
-    assert!(!told[0].removed && told[0].block_number == 1);
+    assert!(!published[0].removed && published[0].block_number == 1);
 
-    // A filter that came later was told nothing, so nothing is taken back from it.
+    // A filter that was added after a block receives no retraction of it.
     let by_topic = tracker.add(by_topic).unwrap();
-    let news = tracker.step(&node.reorg(1, &[]));
-    assert!(news.iter().all(|news| news.channel == by_contract));
-    let told = logs(news);
+    let events = tracker.apply(&node.reorg(1, &[]));
+    assert!(events.iter().all(|event| event.channel == by_contract));
+    let published = logs(events);
     assert_eq!(
-        told.iter().map(|log| log.log_index).collect::<Vec<_>>(),
+        published
+            .iter()
+            .map(|log| log.log_index)
+            .collect::<Vec<_>>(),
         [3, 1]
     );
-    assert!(told.iter().all(|log| log.removed && log.event.is_some()));
+    assert!(
+        published
+            .iter()
+            .all(|log| log.removed && log.event.is_some())
+    );
 
-    let step = node.mine_logs(vec![transfer(account(0xBB), account(5), 2)]);
-    let news = tracker.step(&step);
-    assert_eq!(news[0].channel, by_topic);
-    assert_eq!(logs(news)[0].args, None);
+    let update = node.mine_logs(vec![transfer(account(0xBB), account(5), 2)]);
+    let events = tracker.apply(&update);
+    assert_eq!(events[0].channel, by_topic);
+    assert_eq!(logs(events)[0].args, None);
     tracker.remove(&by_topic);
     tracker.remove(&by_contract);
-    let step = node.mine_logs(vec![transfer(account(0xAA), account(5), 2)]);
-    assert!(tracker.step(&step).is_empty() && tracker.is_empty());
+    let update = node.mine_logs(vec![transfer(account(0xAA), account(5), 2)]);
+    assert!(tracker.apply(&update).is_empty() && tracker.is_empty());
 }
 
 #[test]
-fn a_filter_lives_as_long_as_its_last_interest() {
+fn a_filter_stays_until_it_is_removed_as_often_as_it_was_added() {
     let mut tracker = EventTracker::new(CHAIN);
     let wanted = Filter::parse(&filter(&[&format!("{:?}", account(1))], &[], &[])).unwrap();
     let channel = tracker.add(wanted.clone()).unwrap();
@@ -176,9 +187,9 @@ fn a_filter_lives_as_long_as_its_last_interest() {
     assert!(tracker.is_empty());
 }
 
-/// Logs broken by their node: `removed` in a block that is included.
+/// A node marks a log of an included block as `removed`.
 #[test]
-fn a_log_that_its_node_took_back_is_not_told() {
+fn a_log_that_its_node_removed_is_not_published() {
     let mut tracker = EventTracker::new(CHAIN);
     let contract = format!("{:?}", account(0xAA));
     tracker
@@ -188,13 +199,13 @@ fn a_log_that_its_node_took_back_is_not_told() {
     log.removed = true;
     assert!(
         tracker
-            .step(&Node::default().mine_logs(vec![log]))
+            .apply(&Node::default().mine_logs(vec![log]))
             .is_empty()
     );
 }
 
 #[test]
-fn filters_are_bounded_by_the_contracts_that_they_name() {
+fn the_contracts_of_all_filters_are_bounded() {
     let mut tracker = EventTracker::new(CHAIN);
     let hundred = |number: u64| {
         let addresses = (0..100).map(|other| {
@@ -210,7 +221,7 @@ fn filters_are_bounded_by_the_contracts_that_they_name() {
         .collect();
     let refused = tracker.add(hundred(10_000)).unwrap_err().to_string();
     let expected =
-        "the filters of events on this chain name 1000000 contracts, 100 more would be too many";
+        "the event filters on this chain name 1000000 contracts, 100 more would be too many";
     assert_eq!(refused, expected);
     tracker.remove(&channels[0]);
     tracker.add(hundred(10_000)).unwrap();

@@ -1,4 +1,4 @@
-//! The feed of wallets against a node out of a script.
+//! Wallet tracker against a scripted node.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -36,7 +36,7 @@ mod interface {
     }
 }
 
-/// Balances by block, and one kind of token.
+/// A node with balances by block, and one kind of token.
 #[derive(Default)]
 struct Scripted {
     /// By block hash and wallet.
@@ -44,7 +44,7 @@ struct Scripted {
     /// By block hash, token and wallet.
     tokens: HashMap<(B256, Address, Address), u64>,
     nfts: Vec<Address>,
-    /// Tokens whose symbol is a word.
+    /// Tokens whose symbol is a `bytes32`.
     old: Vec<Address>,
     has_multicall: bool,
     trace: Option<Value>,
@@ -73,7 +73,7 @@ impl Scripted {
         }
     }
 
-    fn answer(&self, call: &Call) -> Result<Value, RpcError> {
+    fn respond(&self, call: &Call) -> Result<Value, RpcError> {
         if self.is_down {
             return Err(RpcError::Unreachable {
                 chain: CHAIN,
@@ -126,9 +126,9 @@ impl Scripted {
 
 impl RpcClient for Scripted {
     async fn call_all(&self, calls: Vec<Call>) -> Vec<Result<Value, RpcError>> {
-        let answers = calls.iter().map(|call| self.answer(call)).collect();
+        let responses = calls.iter().map(|call| self.respond(call)).collect();
         self.requests.lock().unwrap().push(calls);
-        answers
+        responses
     }
 }
 
@@ -166,21 +166,21 @@ fn index(wallets: &[Address]) -> WalletIndex {
     index
 }
 
-async fn run(
-    feed: &mut WalletTracker,
-    step: &ChainUpdate,
+async fn apply(
+    tracker: &mut WalletTracker,
+    update: &ChainUpdate,
     index: &WalletIndex,
     client: &Scripted,
 ) -> Vec<WalletUpdate> {
-    let activity = Activity::of(&step.included, index);
+    let activity = Activity::of(&update.included, index);
     let is_watched = |wallet: &Address| index.contains(wallet);
-    updates(feed.step(step, activity, is_watched, client, 7).await)
+    updates(tracker.apply(update, activity, is_watched, client, 7).await)
 }
 
-fn updates(news: Vec<ChannelEvent>) -> Vec<WalletUpdate> {
-    let updates = news.into_iter().map(|news| match news.event {
+fn updates(events: Vec<ChannelEvent>) -> Vec<WalletUpdate> {
+    let updates = events.into_iter().map(|event| match event.event {
         Event::WalletUpdate(update) => {
-            assert_eq!(news.channel.as_str(), format!("wallet:{}", update.address));
+            assert_eq!(event.channel.as_str(), format!("wallet:{}", update.address));
             update
         }
         other => panic!("{other:?}"),
@@ -189,46 +189,50 @@ fn updates(news: Vec<ChannelEvent>) -> Vec<WalletUpdate> {
 }
 
 #[tokio::test]
-async fn coins_and_transactions_are_told_from_pending_on_and_taken_back() {
+async fn transactions_and_coin_balances_are_sent_from_pending_on_and_retracted() {
     let wallets = index(&[account(1)]);
     let mut node = Node::default();
-    let mut feed = WalletTracker::new(CHAIN, Tracing::Auto);
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Auto);
     let mut client = Scripted::default();
     let first = node.mine(&[]);
-    assert!(run(&mut feed, &first, &wallets, &client).await.is_empty());
+    assert!(
+        apply(&mut tracker, &first, &wallets, &client)
+            .await
+            .is_empty()
+    );
     assert!(
         client.requests.lock().unwrap().is_empty(),
-        "nothing happened, nothing is read"
+        "nothing is read for a block without activity"
     );
 
-    let sent = transaction(hash(1), account(1), 0, account(2), 5);
-    let pending = updates(feed.pending(&sent, &wallets, 7));
+    let submitted = transaction(hash(1), account(1), 0, account(2), 5);
+    let pending = updates(tracker.apply_pending(&submitted, &wallets, 7));
     assert!(matches!(
         &pending[0].data,
-        Some(Data::Transaction(told)) if told.status() == TransactionState::Pending
-            && told.direction() == Direction::Out && told.value == "5"
+        Some(Data::Transaction(sent)) if sent.status() == TransactionState::Pending
+            && sent.direction() == Direction::Out && sent.value == "5"
     ));
     assert!(
-        feed.pending(&sent, &wallets, 7).is_empty(),
-        "it is told once"
+        tracker.apply_pending(&submitted, &wallets, 7).is_empty(),
+        "a pending transaction is sent once"
     );
-    node.send(sent.clone());
-    let step = node.mine(&[hash(1)]);
-    let block = step.included.block;
+    node.send(submitted.clone());
+    let update = node.mine(&[hash(1)]);
+    let block = update.included.block;
     let mut late = WalletTracker::new(CHAIN, Tracing::Off);
-    run(&mut late, &step, &wallets, &client).await;
-    let after_block = late.pending(&sent, &wallets, 7);
-    assert!(after_block.is_empty(), "its block was told before");
+    apply(&mut late, &update, &wallets, &client).await;
+    let after_block = late.apply_pending(&submitted, &wallets, 7);
+    assert!(after_block.is_empty(), "its block was sent before");
     client.coins.insert((block.parent, account(1)), 100);
     client.coins.insert((block.hash, account(1)), 94);
-    let told = run(&mut feed, &step, &wallets, &client).await;
+    let sent = apply(&mut tracker, &update, &wallets, &client).await;
     assert!(matches!(
-        &told[0].data,
-        Some(Data::Transaction(told)) if told.status() == TransactionState::Confirming
-            && told.block_number == Some(2)
+        &sent[0].data,
+        Some(Data::Transaction(sent)) if sent.status() == TransactionState::Confirming
+            && sent.block_number == Some(2)
     ));
-    let Some(Data::Balance(change)) = &told[1].data else {
-        panic!("{told:?}");
+    let Some(Data::Balance(change)) = &sent[1].data else {
+        panic!("{sent:?}");
     };
     assert_eq!(change.previous.as_deref(), Some("100"));
     assert_eq!(
@@ -238,34 +242,38 @@ async fn coins_and_transactions_are_told_from_pending_on_and_taken_back() {
     assert_eq!(change.how(), BalanceSource::Balance);
 
     let reorg = node.reorg(1, &[]);
-    run(&mut late, &reorg, &wallets, &client).await;
-    let again = late.pending(&sent, &wallets, 7);
-    assert_eq!(again.len(), 1, "it waits again");
-    let back = run(&mut feed, &reorg, &wallets, &client).await;
-    assert!(back.iter().all(|update| update.removed));
-    let kept: Vec<_> = back.into_iter().rev().map(|update| update.data).collect();
+    apply(&mut late, &reorg, &wallets, &client).await;
+    let again = late.apply_pending(&submitted, &wallets, 7);
+    assert_eq!(again.len(), 1, "the transaction is pending again");
+    let retracted = apply(&mut tracker, &reorg, &wallets, &client).await;
+    assert!(retracted.iter().all(|update| update.removed));
+    let data: Vec<_> = retracted
+        .into_iter()
+        .rev()
+        .map(|update| update.data)
+        .collect();
     assert_eq!(
-        kept,
-        told.into_iter()
+        data,
+        sent.into_iter()
             .map(|update| update.data)
             .collect::<Vec<_>>()
     );
 }
 
 #[tokio::test]
-async fn tokens_are_read_at_the_block_in_few_calls() {
+async fn token_balances_are_read_at_the_block_in_few_requests() {
     for has_multicall in [true, false] {
         let (token, old) = (account(0xAA), account(0xAB));
         let wallets = index(&[account(1), account(2)]);
         let mut node = Node::default();
-        let mut feed = WalletTracker::new(CHAIN, Tracing::Off);
-        let step = node.mine_logs(vec![
+        let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+        let update = node.mine_logs(vec![
             transfer(token, account(1), account(2), 5),
             transfer(old, account(9), account(1), 1),
-            // Nobody who is watched.
+            // Neither party is watched.
             transfer(token, account(8), account(9), 5),
         ]);
-        let block = step.included.block;
+        let block = update.included.block;
         let mut client = Scripted {
             has_multicall,
             old: vec![old],
@@ -277,9 +285,9 @@ async fn tokens_are_read_at_the_block_in_few_calls() {
             client.tokens.insert((block.parent, token, wallet), before);
             client.tokens.insert((block.hash, token, wallet), after);
         }
-        let told = run(&mut feed, &step, &wallets, &client).await;
+        let sent = apply(&mut tracker, &update, &wallets, &client).await;
         let mut changes = Vec::new();
-        for update in told {
+        for update in sent {
             let Some(Data::Balance(change)) = update.data else {
                 panic!("{:?}", update.data);
             };
@@ -303,17 +311,17 @@ async fn tokens_are_read_at_the_block_in_few_calls() {
 }
 
 #[tokio::test]
-async fn nfts_and_rights_are_told_and_an_id_that_is_not_indexed_is_no_amount() {
+async fn nft_transfers_and_approvals_are_sent_and_an_unindexed_id_is_no_amount() {
     let (nft, many, token) = (account(0xAA), account(0xAB), account(0xAC));
     let wallets = index(&[account(1)]);
-    let mut feed = WalletTracker::new(CHAIN, Tracing::Off);
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
     let me = account(1).into_word();
     let other = account(2).into_word();
     let huge = U256::MAX - U256::ONE;
     let word = U256::from::<u64>;
     let batch = "TransferBatch(address,address,address,uint256[],uint256[])";
     let ends = [other, other, me];
-    let step = Node::default().mine_logs(vec![
+    let update = Node::default().mine_logs(vec![
         log(
             nft,
             "Transfer(address,address,uint256)",
@@ -323,7 +331,7 @@ async fn nfts_and_rights_are_told_and_an_id_that_is_not_indexed_is_no_amount() {
         transfer(nft, account(2), account(1), 77),
         log(many, batch, &ends, &[64, 160, 2, 1, 2, 2, 5, 6].map(word)),
         log(many, batch, &ends, &[64, 96, 0, 0].map(word)),
-        // Cut off.
+        // A log without its data.
         log(
             token,
             "Approval(address,address,uint256)",
@@ -348,9 +356,9 @@ async fn nfts_and_rights_are_told_and_an_id_that_is_not_indexed_is_no_amount() {
         has_multicall: true,
         ..Scripted::default()
     };
-    let told = run(&mut feed, &step, &wallets, &client).await;
-    let told: Vec<_> = told.into_iter().filter_map(|update| update.data).collect();
-    let ids = told.iter().filter_map(|data| match data {
+    let sent = apply(&mut tracker, &update, &wallets, &client).await;
+    let sent: Vec<_> = sent.into_iter().filter_map(|update| update.data).collect();
+    let ids = sent.iter().filter_map(|data| match data {
         Data::Nft(nft) => Some((nft.token_id.clone(), nft.amount.clone())),
         _ => None,
     });
@@ -365,26 +373,26 @@ async fn nfts_and_rights_are_told_and_an_id_that_is_not_indexed_is_no_amount() {
             pair("2", "6")
         ]
     );
-    let rights: Vec<_> = told
+    let approvals: Vec<_> = sent
         .into_iter()
         .filter_map(|data| match data {
             Data::Approval(approval) => Some(approval),
             _ => None,
         })
         .collect();
-    assert_eq!(rights.len(), 2);
-    assert!(rights.iter().all(|approval| approval.unlimited));
-    assert_eq!(rights[1].allowance, Some(Allowance::ApprovedAll(true)));
+    assert_eq!(approvals.len(), 2);
+    assert!(approvals.iter().all(|approval| approval.unlimited));
+    assert_eq!(approvals[1].allowance, Some(Allowance::ApprovedAll(true)));
 }
 
 #[tokio::test]
-async fn coins_that_a_contract_moves_are_found_by_trace() {
+async fn coins_that_a_contract_moves_are_found_by_a_trace() {
     let wallets = index(&[account(7)]);
     let mut node = Node::default();
     node.send(transaction(hash(1), account(1), 0, account(2), 5));
-    let step = node.mine(&[hash(1)]);
-    let block = step.included.block;
-    let mut feed = WalletTracker::new(CHAIN, Tracing::Auto);
+    let update = node.mine(&[hash(1)]);
+    let block = update.included.block;
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Auto);
     let inner = json!({"type": "CALL", "from": account(2), "to": account(7), "value": "0x5"});
     let mut client = Scripted {
         trace: Some(json!([{"result": {
@@ -394,29 +402,34 @@ async fn coins_that_a_contract_moves_are_found_by_trace() {
         ..Scripted::default()
     };
     client.coins.insert((block.hash, account(7)), 5);
-    let told = run(&mut feed, &step, &wallets, &client).await;
+    let sent = apply(&mut tracker, &update, &wallets, &client).await;
     assert!(matches!(
-        &told[..],
+        &sent[..],
         [WalletUpdate { data: Some(Data::Balance(change)), .. }]
             if change.how() == BalanceSource::Trace && change.delta == "5"
     ));
 }
 
 #[tokio::test]
-async fn a_node_that_is_down_makes_nothing_up() {
+async fn a_node_that_is_down_leaves_wallets_unread() {
     let wallets = index(&[account(1)]);
-    let step = Node::default().mine_logs(vec![transfer(account(0xAA), account(2), account(1), 5)]);
-    let mut feed = WalletTracker::new(CHAIN, Tracing::Auto);
+    let update =
+        Node::default().mine_logs(vec![transfer(account(0xAA), account(2), account(1), 5)]);
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Auto);
     let client = Scripted {
         is_down: true,
         ..Scripted::default()
     };
-    assert!(run(&mut feed, &step, &wallets, &client).await.is_empty());
-    // Whoever follows the wallet has to be told that something is lost.
-    assert!(feed.take_missed().into_iter().eq([account(1)]));
-    // Once.
-    assert!(feed.take_missed().is_empty());
+    assert!(
+        apply(&mut tracker, &update, &wallets, &client)
+            .await
+            .is_empty()
+    );
+    // The wallet's channel has a gap.
+    assert!(tracker.take_unread().into_iter().eq([account(1)]));
+    // It is reported once.
+    assert!(tracker.take_unread().is_empty());
     let up = Scripted::default();
-    run(&mut feed, &step, &wallets, &up).await;
-    assert!(feed.take_missed().is_empty());
+    apply(&mut tracker, &update, &wallets, &up).await;
+    assert!(tracker.take_unread().is_empty());
 }

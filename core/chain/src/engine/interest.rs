@@ -1,85 +1,83 @@
-//! What clients follow and back ends register, as far as it outlives a connection: wallets,
-//! users' wallets, filters of events, and transactions.
+//! Engine methods about interest that outlives a connection: wallets, users' wallets, event
+//! filters, and transactions.
 
 use alloy::primitives::{Address, B256};
 use tidewire_proto::v1::EventFilter;
 use tidewire_stream::{ChannelName, Epoch, UserId};
 use tokio::{sync::oneshot, time::timeout};
 
+use super::{REPLY_TIMEOUT, parse_hash};
 use crate::{
     ChainEngine, ChainError,
-    engine::{ANSWER, parse_hash},
+    address::parse_address,
+    channel::wallet_channel,
     events::Filter,
     interest::{FilterSpec, InsertOutcome},
     journal::JournalEntry,
     processor::Command,
-    publish::wallet_channel,
     transaction::Interest,
-    wallet::parse_address,
 };
 
-/// How many transactions may be followed, on all chains together.
-const TRANSACTIONS: usize = 100_000;
+/// Transactions that are followed at most, on all chains together.
+const MAX_TRANSACTIONS: usize = 100_000;
 
 impl ChainEngine {
-    /// Ties a wallet to a user: it is followed from now on, whoever is connected, and after
-    /// a restart too. Done when that is stored. Tied already, nothing changes.
+    /// Links a wallet to a user, and follows it from now on, after a restart too. Returns when
+    /// the link is stored. Linking twice changes nothing.
     ///
     /// # Errors
-    /// It is no address, no chain is configured, or there are too many.
+    /// The address is refused, no chain is configured, or a limit is reached.
     pub async fn link_wallet(&self, user: &UserId, address: &str) -> Result<(), ChainError> {
         let address = self.wallet(address)?;
-        let too_many = |error: &dyn std::fmt::Display| {
+        let refused = |error: &dyn std::fmt::Display| {
             let user = user.as_str();
-            ChainError::TooMany(format!("{address:?} is not tied to {user:?}: {error}"))
+            ChainError::LimitReached(format!("{address:?} is not linked to {user:?}: {error}"))
         };
-        let wallets = &self.interest().wallets;
+        let wallets = &self.0.interest.wallets;
         let linked = wallets.link(address, user);
-        linked.map_err(|refused| too_many(&refused))?;
-        if let Err(full) = wallets.follow(address) {
+        linked.map_err(|error| refused(&error))?;
+        if let Err(limit) = wallets.follow(address) {
             wallets.links.unlink(address, user);
-            return Err(too_many(&full));
+            return Err(refused(&limit));
         }
-        self.stored().await
+        self.flush_interest().await
     }
 
-    /// Unties a wallet from a user. Not tied, nothing changes.
+    /// Removes the link of a wallet to a user. Without one nothing changes.
     ///
     /// # Errors
-    /// It is no address, or no chain is configured.
+    /// The address is refused, or no chain is configured.
     pub async fn unlink_wallet(&self, user: &UserId, address: &str) -> Result<(), ChainError> {
         let address = self.wallet(address)?;
-        self.interest().wallets.links.unlink(address, user);
-        self.stored().await
+        self.0.interest.wallets.links.unlink(address, user);
+        self.flush_interest().await
     }
 
-    /// Whether the part of a `wallet:` channel after the colon is tied to this user.
+    /// Whether the wallet of a `wallet:` channel is linked to this user.
     #[must_use]
     pub fn owns_wallet(&self, user: &UserId, rest: &str) -> bool {
         let address = rest.parse().ok();
-        address.is_some_and(|address| self.interest().wallets.links.is_linked(&address, user))
+        address.is_some_and(|address| self.0.interest.wallets.links.is_linked(&address, user))
     }
 
-    /// Whom a wallet is tied to: for engines that have something to say to its users.
+    /// The users that a wallet is linked to, for engines that notify them.
     #[must_use]
     pub fn users_of_wallet(&self, address: &Address) -> Vec<UserId> {
-        self.interest().wallets.links.users(address)
+        self.0.interest.wallets.links.users(address)
     }
 
     /// The channel of a wallet.
     ///
     /// # Errors
-    /// It is no address, or no chain is configured.
+    /// The address is refused, or no chain is configured.
     pub fn wallet_channel(&self, address: &str) -> Result<ChannelName, ChainError> {
-        let address = self.wallet(address)?;
-        let channel = wallet_channel(&address);
-        channel.map_err(|error| ChainError::TooMany(error.to_string()))
+        Ok(wallet_channel(&self.wallet(address)?))
     }
 
-    /// Checks the part of a `wallet:` channel after the colon.
+    /// Checks the part of a `wallet:` channel after the colon: an address.
     ///
     /// # Errors
-    /// It is no address, or no chain is configured.
+    /// The address is refused, or no chain is configured.
     pub fn check_wallet_channel(&self, rest: &str) -> Result<(), ChainError> {
         self.wallet(rest).map(drop)
     }
@@ -87,28 +85,30 @@ impl ChainEngine {
     /// Follows the wallet of a `wallet:` channel.
     ///
     /// # Errors
-    /// It is no address, no chain is configured, or too many wallets are followed.
+    /// The address is refused, no chain is configured, or the maximum of wallets is followed.
     pub fn follow_wallet(&self, rest: &str) -> Result<(), ChainError> {
         let address = self.wallet(rest)?;
-        let followed = self.interest().wallets.follow(address);
-        followed.map_err(|full| ChainError::TooMany(full.to_string()))
+        let followed = self.0.interest.wallets.follow(address);
+        followed.map_err(|limit| ChainError::LimitReached(limit.to_string()))
     }
 
-    /// Follows events, and says on which channel they come.
+    /// Follows the events of a filter, and returns their channel.
     ///
     /// # Errors
-    /// There is no such chain, the filter is refused, or too many are in use.
+    /// The chain is not configured or does not answer in time, the filter is refused, or the
+    /// maximum of filters is in use.
     pub async fn watch_events(
         &self,
         chain: u64,
         filter: EventFilter,
     ) -> Result<ChannelName, ChainError> {
         let (reply, channel) = oneshot::channel();
-        let asked = self.chain(chain)?;
+        let watched = self.chain(chain)?;
         let parsed = Filter::parse(&filter)?;
-        let asked_for = Box::new((parsed, FilterSpec::new(chain, filter)));
-        let command = Command::Events(asked_for, reply);
-        asked.request(command, channel).await
+        let filter = Box::new((parsed, FilterSpec::new(chain, filter)));
+        watched
+            .request(Command::Events(filter, reply), channel)
+            .await
     }
 
     /// Checks the part of a `tx:` channel after the colon: a chain's id and a hash.
@@ -122,17 +122,18 @@ impl ChainEngine {
     /// Watches the transaction of a `tx:` channel.
     ///
     /// # Errors
-    /// The name is none of a transaction, too many are watched, or the chain is slow.
+    /// The name is not a chain and a hash, the maximum of transactions is followed, or the chain
+    /// does not answer in time.
     pub fn follow_transaction(&self, rest: &str) -> Result<(), ChainError> {
         let key @ (id, hash) = self.transaction(rest)?;
-        let transactions = &self.interest().transactions;
-        match transactions.insert(key, (), TRANSACTIONS, || {}) {
+        let transactions = &self.0.interest.transactions;
+        match transactions.insert(key, (), MAX_TRANSACTIONS, || {}) {
             InsertOutcome::Known => Ok(()),
-            InsertOutcome::Full => Err(ChainError::TooMany(format!(
-                "{TRANSACTIONS} transactions are followed, which is the most that may be"
+            InsertOutcome::Full => Err(ChainError::LimitReached(format!(
+                "{MAX_TRANSACTIONS} transactions are followed, which is the maximum"
             ))),
             InsertOutcome::New => {
-                // Whoever wants to know how it stands asks for that.
+                // Nobody waits for the reply: the status is published on the channel.
                 let (reply, _) = oneshot::channel();
                 let command = Command::Watch(hash, Interest::Session, Vec::new(), reply);
                 self.chain(id)?
@@ -142,14 +143,14 @@ impl ChainEngine {
         }
     }
 
-    /// Checks the part of an `events:` channel after the colon: it is in the reply to a
-    /// `watch`, and its filter is followed or was until lately.
+    /// Checks the part of an `events:` channel after the colon: the reply to a `watch` named it,
+    /// and its filter is still kept.
     ///
     /// # Errors
     /// States what was expected.
     pub fn check_events_channel(&self, rest: &str) -> Result<(), ChainError> {
         let channel = self.events(rest)?;
-        match self.interest().filters.contains(&channel) {
+        match self.0.interest.filters.contains(&channel) {
             true => Ok(()),
             false => Err(unknown_events(rest)),
         }
@@ -158,62 +159,64 @@ impl ChainEngine {
     /// Keeps the filter of an `events:` channel for a subscriber.
     ///
     /// # Errors
-    /// No such filter is followed.
+    /// The filter is not kept.
     pub fn follow_events(&self, rest: &str) -> Result<(), ChainError> {
         let channel = self.events(rest)?;
-        match self.interest().filters.touch(&channel) {
+        match self.0.interest.filters.touch(&channel) {
             true => Ok(()),
             false => Err(unknown_events(rest)),
         }
     }
 
-    /// The epoch of a wallet's channel, while the wallet is followed.
+    /// The epoch of a `wallet:` channel, while its wallet is kept.
     #[must_use]
     pub fn wallet_epoch(&self, rest: &str) -> Option<Epoch> {
-        self.interest().wallets.retained.epoch(&rest.parse().ok()?)
+        let address = rest.parse().ok()?;
+        self.0.interest.wallets.retained.epoch(&address)
     }
 
-    /// The epoch of a channel of events, while they are followed.
+    /// The epoch of an `events:` channel, while its filter is kept.
     #[must_use]
     pub fn events_epoch(&self, rest: &str) -> Option<Epoch> {
         let channel = ChannelName::parse(&format!("events:{rest}")).ok()?;
-        self.interest().filters.epoch(&channel)
+        self.0.interest.filters.epoch(&channel)
     }
 
-    /// Stores what changed of what is followed. Called about once a second.
+    /// Writes changes of the interest registry to the store. Call it about once a second.
     pub async fn store_interest(&self) {
-        if self.interest().is_dirty() {
-            self.enter(JournalEntry::default()).await;
+        if self.0.interest.is_dirty() {
+            self.append(JournalEntry::default()).await;
         }
     }
 
-    /// Forgets what nobody has followed for a while. Looks at all that there is, and so is
-    /// called more rarely.
-    pub async fn expire_interest(&self, is_followed: impl Fn(&ChannelName) -> bool) {
-        let now_ms = self.now_ms();
-        let unwatched = self.interest().sweep_transactions(now_ms, &is_followed);
-        for (chain, hash) in unwatched.await {
+    /// Forgets what nobody has followed for ten minutes. It checks everything that is kept, so
+    /// call it about every ten seconds.
+    pub async fn expire_interest(&self, has_subscriber: impl Fn(&ChannelName) -> bool) {
+        let now_ms = self.0.clock.now_ms();
+        let interest = &self.0.interest;
+        let expired = interest.expire_transactions(now_ms, &has_subscriber);
+        for (chain, hash) in expired.await {
             let Ok(chain) = self.chain(chain) else {
                 continue;
             };
             if let Err(error) = chain.send(Command::Unwatch(hash, Interest::Session)).await {
-                tracing::debug!(%error, "a watch could not be ended");
+                tracing::debug!(%hash, %error, "a watch that expired is not ended");
             }
         }
-        let forgotten = self.interest().sweep(now_ms, is_followed).await;
+        let forgotten = interest.sweep(now_ms, has_subscriber).await;
         if !forgotten.is_empty() {
             let entry = JournalEntry {
                 forgotten,
                 ..JournalEntry::default()
             };
-            self.enter(entry).await;
+            self.append(entry).await;
         }
     }
 
-    /// The chain and the hash that a `tx:` channel names.
+    /// Reads the name of a `tx:` channel: a configured chain and a hash.
     fn transaction(&self, rest: &str) -> Result<(u64, B256), ChainError> {
-        let (id, hash) = rest.split_once(':').ok_or_else(|| ChainError::Name {
-            asked: rest.to_owned(),
+        let (id, hash) = rest.split_once(':').ok_or_else(|| ChainError::Channel {
+            given: rest.to_owned(),
             expected: "a chain and a hash, as in tx:1:0x…",
         })?;
         self.check_blocks_channel(id)?;
@@ -222,41 +225,45 @@ impl ChainEngine {
         Ok((id, hash))
     }
 
-    /// An `events:` channel of a configured chain.
+    /// Reads the name of an `events:` channel of a configured chain.
     fn events(&self, rest: &str) -> Result<ChannelName, ChainError> {
         let chain = rest.split(':').next().unwrap_or_default();
         self.check_blocks_channel(chain)?;
         ChannelName::parse(&format!("events:{rest}")).map_err(|_| unknown_events(rest))
     }
 
-    /// A wallet, on a server that follows any.
+    /// Reads the address of a wallet, on a server with a chain to follow it on.
     fn wallet(&self, address: &str) -> Result<Address, ChainError> {
-        if !self.has_chains() {
+        if self.0.chains.is_empty() {
             return Err(ChainError::NoChain);
         }
-        parse_address(address)
+        Ok(parse_address(address)?)
     }
 
-    /// Waits until what changed is stored.
-    async fn stored(&self) -> Result<(), ChainError> {
-        let entered = timeout(ANSWER, self.journal().enter(JournalEntry::default()));
-        match entered.await {
-            Ok(entered) => entered.map_err(|_| ChainError::Ended),
-            Err(_) => Err(ChainError::Stuck),
+    /// Writes changes of the interest registry to the store, and waits for it.
+    async fn flush_interest(&self) -> Result<(), ChainError> {
+        let written = timeout(
+            REPLY_TIMEOUT,
+            self.0.journal.append(JournalEntry::default()),
+        );
+        match written.await {
+            Ok(result) => result.map_err(|_| ChainError::NotRunning),
+            Err(_) => Err(ChainError::StoreTimeout),
         }
     }
 
-    async fn enter(&self, entry: JournalEntry) {
-        // What is not entered now is looked at again.
-        if timeout(ANSWER, self.journal().enter(entry)).await.is_err() {
-            tracing::warn!("what is followed cannot be stored: the store is slow or stuck");
+    async fn append(&self, entry: JournalEntry) {
+        let appended = timeout(REPLY_TIMEOUT, self.0.journal.append(entry));
+        // The next sweep tries again.
+        if appended.await.is_err() {
+            tracing::warn!("the store does not write wallets and filters in time");
         }
     }
 }
 
 fn unknown_events(rest: &str) -> ChainError {
-    ChainError::Name {
-        asked: rest.to_owned(),
+    ChainError::Channel {
+        given: rest.to_owned(),
         expected: "the channel that the reply to `watch` named: `watch` first",
     }
 }

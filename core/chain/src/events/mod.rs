@@ -1,7 +1,7 @@
-//! Contract events by filter: the channels `events:{chain}:{…}`.
+//! Contract events by filter, on the channels `events:{chain}:{digest}`.
 //!
-//! [`Filter`] is what a client asks for, checked; equal filters share a channel.
-//! [`EventTracker`] holds the filters and turns steps into publications.
+//! [`Filter`] reads what a client asks for; equal filters share a channel. [`EventTracker`] holds
+//! the filters in use, and turns chain updates into events.
 
 mod filter;
 mod tracker;

@@ -1,9 +1,11 @@
-//! Filters in use, and the logs that they match.
+//! Event tracker: matches logs against the filters in use, without a look at filters that do
+//! not match.
 //!
-//! Filters are kept by what they fix: a filter of a contract and its first topic is found
-//! under just these two, so that a log finds the filters that match it without looking at
-//! one that does not. There are 32 sets of things that can be fixed (the address and four
-//! topics); a log is looked up once for each set that is in use.
+//! A filter is indexed under the fields that it fixes: the address and up to four topics. That
+//! makes 32 sets of fields. A log is looked up once for each set that some filter uses.
+//!
+//! Example: 100,000 filters fix the address alone, and one fixes the first topic alone. A log
+//! then costs two lookups: by its address, and by its first topic.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -12,63 +14,60 @@ use alloy::{
     rpc::types::Log,
 };
 use tidewire_proto::v1::EventLog;
-use tidewire_stream::{ChannelName, ChannelNameError, Event};
+use tidewire_stream::{ChannelName, Event};
 
 use super::Filter;
-use crate::{BlockData, ChainUpdate, publish::ChannelEvent};
+use crate::{BlockData, ChainUpdate, channel::ChannelEvent};
 
-/// How many filters a chain can have.
+/// Filters that a chain can have.
 const MAX_FILTERS: usize = 100_000;
-/// How many contracts all filters of a chain can name together; one that names none counts
-/// for one.
+/// Contracts that all filters of a chain can name together. A filter that names none counts as
+/// one.
 const MAX_KEYS: usize = 1_000_000;
-/// How many blocks are remembered, to tell what a filter has seen of them.
-const REMEMBERED: usize = 1_024;
+/// Blocks that are remembered, so that a retraction reaches only the filters that matched them.
+const MAX_BLOCKS: usize = 1_024;
 
 /// Why a filter cannot be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventTrackerError {
-    /// As many are in use as may be.
-    #[error("{0} filters of events are in use on this chain, which is the most that may be")]
-    TooMany(usize),
-    /// They name as many contracts as they may.
-    #[error("the filters of events on this chain name {0} contracts, {1} more would be too many")]
+    /// The chain has its maximum of filters.
+    #[error("{0} event filters are in use on this chain, which is the maximum")]
+    TooManyFilters(usize),
+    /// The filters of the chain name their maximum of contracts.
+    #[error("the event filters on this chain name {0} contracts, {1} more would be too many")]
     TooManyContracts(usize, usize),
-    /// The channel's name is refused.
-    #[error(transparent)]
-    Channel(#[from] ChannelNameError),
 }
 
-/// What a filter fixes, and so what a log must have.
+/// The fields that a filter fixes, and their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FilterKey {
     address: Option<Address>,
     topics: [Option<B256>; 4],
 }
 
-/// A bit for the address and for each topic.
+/// A set of fixed fields: bit 0 for the address, bits 1 to 4 for the topics.
 type FieldMask = u8;
 
 #[derive(Debug)]
 struct ActiveFilter {
     filter: Filter,
-    interests: u32,
-    /// Blocks that were included before this step were not told.
+    followers: u32,
+    /// The update after which the filter was added. It matched no earlier block.
     since: u64,
 }
 
-/// All filters of a chain.
+/// All event filters of a chain.
 #[derive(Debug)]
 pub struct EventTracker {
     chain: u64,
     active: HashMap<ChannelName, ActiveFilter>,
     by_key: HashMap<FilterKey, Vec<ChannelName>>,
-    /// How many keys fix the same things.
-    fixed: BTreeMap<FieldMask, usize>,
-    /// Counts steps.
-    steps: u64,
-    /// When the newest blocks were included.
-    included: VecDeque<(B256, u64)>,
+    /// The number of keys for each set of fields.
+    masks: BTreeMap<FieldMask, usize>,
+    /// The number of updates so far.
+    updates: u64,
+    /// The newest blocks, each with the number of its update.
+    blocks: VecDeque<(B256, u64)>,
 }
 
 impl EventTracker {
@@ -79,50 +78,50 @@ impl EventTracker {
             chain,
             active: HashMap::new(),
             by_key: HashMap::new(),
-            fixed: BTreeMap::new(),
-            steps: 0,
-            included: VecDeque::new(),
+            masks: BTreeMap::new(),
+            updates: 0,
+            blocks: VecDeque::new(),
         }
     }
 
-    /// Follows a filter and says on which channel. Equal filters share one.
+    /// Adds a filter and returns its channel. Equal filters share one.
     ///
     /// # Errors
-    /// Too many are in use.
+    /// The chain has its maximum of filters or of contracts.
     pub fn add(&mut self, filter: Filter) -> Result<ChannelName, EventTrackerError> {
-        let channel = filter.channel(self.chain)?;
+        let channel = filter.channel(self.chain);
         if let Some(active) = self.active.get_mut(&channel) {
-            active.interests = active.interests.saturating_add(1);
+            active.followers = active.followers.saturating_add(1);
             return Ok(channel);
         }
         if self.active.len() >= MAX_FILTERS {
-            return Err(EventTrackerError::TooMany(self.active.len()));
+            return Err(EventTrackerError::TooManyFilters(self.active.len()));
         }
         let keys = keys(&filter);
-        let named: usize = self.fixed.values().sum();
+        let named: usize = self.masks.values().sum();
         if named + keys.len() > MAX_KEYS {
             return Err(EventTrackerError::TooManyContracts(named, keys.len()));
         }
         for key in keys {
             self.by_key.entry(key).or_default().push(channel.clone());
-            *self.fixed.entry(key.fixed()).or_default() += 1;
+            *self.masks.entry(key.mask()).or_default() += 1;
         }
         let active = ActiveFilter {
             filter,
-            interests: 1,
-            since: self.steps,
+            followers: 1,
+            since: self.updates,
         };
         self.active.insert(channel.clone(), active);
         Ok(channel)
     }
 
-    /// Takes an interest in a channel back; the last one ends it.
+    /// Removes a filter that was added. The last removal of equal filters ends the channel.
     pub fn remove(&mut self, channel: &ChannelName) {
         let Some(active) = self.active.get_mut(channel) else {
             return;
         };
-        active.interests -= 1;
-        if active.interests > 0 {
+        active.followers -= 1;
+        if active.followers > 0 {
             return;
         }
         let Some(active) = self.active.remove(channel) else {
@@ -135,81 +134,83 @@ impl EventTracker {
                     self.by_key.remove(&key);
                 }
             }
-            if let Some(count) = self.fixed.get_mut(&key.fixed()) {
+            if let Some(count) = self.masks.get_mut(&key.mask()) {
                 *count -= 1;
                 if *count == 0 {
-                    self.fixed.remove(&key.fixed());
+                    self.masks.remove(&key.mask());
                 }
             }
         }
     }
 
-    /// How many filters are in use.
+    /// The number of filters in use.
     #[must_use]
     pub fn len(&self) -> usize {
         self.active.len()
     }
 
-    /// Whether none is in use.
+    /// Whether no filter is in use.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.active.is_empty()
     }
 
-    /// One more block: first what a reorg took back, newest first, then what it brings.
-    pub fn step(&mut self, step: &ChainUpdate) -> Vec<ChannelEvent> {
-        let mut news = Vec::new();
-        for block in &step.retracted {
-            let included = self.forget(block.block.hash);
+    /// Applies an update of the chain: retracts the logs of its retracted blocks, the last first,
+    /// then matches the logs of its block.
+    pub fn apply(&mut self, update: &ChainUpdate) -> Vec<ChannelEvent> {
+        let mut events = Vec::new();
+        for block in &update.retracted {
+            let included_at = self.forget(block.block.hash);
             for log in block.logs.iter().rev() {
-                self.log(block, log, Some(included), &mut news);
+                self.log(block, log, Some(included_at), &mut events);
             }
         }
-        let block = &step.included;
-        self.steps += 1;
-        self.included.push_back((block.block.hash, self.steps));
-        if self.included.len() > REMEMBERED {
-            self.included.pop_front();
+        let block = &update.included;
+        self.updates += 1;
+        self.blocks.push_back((block.block.hash, self.updates));
+        if self.blocks.len() > MAX_BLOCKS {
+            self.blocks.pop_front();
         }
         for log in &block.logs {
-            self.log(block, log, None, &mut news);
+            self.log(block, log, None, &mut events);
         }
-        news
+        events
     }
 
-    /// When a block was included that now goes. What is not remembered was told to all.
+    /// Forgets a retracted block, and returns the number of its update. Every filter retracts
+    /// the logs of a block that is no longer remembered.
     fn forget(&mut self, hash: B256) -> u64 {
-        let place = self.included.iter().rposition(|(other, _)| *other == hash);
-        let included = place.and_then(|place| self.included.remove(place));
-        included.map_or(u64::MAX, |(_, step)| step)
+        let index = self.blocks.iter().rposition(|(other, _)| *other == hash);
+        let block = index.and_then(|index| self.blocks.remove(index));
+        block.map_or(u64::MAX, |(_, update)| update)
     }
 
-    /// Tells a log to the filters that it matches; to those that were told of its block,
-    /// if it is taken back.
+    /// Adds an event for each filter that matches a log. A retracted log goes only to filters
+    /// that were in use when its block came, in update `retracted`.
     fn log(
         &self,
         block: &BlockData,
         log: &Log,
         retracted: Option<u64>,
-        news: &mut Vec<ChannelEvent>,
+        events: &mut Vec<ChannelEvent>,
     ) {
-        // A node that says `removed` speaks of another branch than the block's.
+        // The node took the log from another branch than the block's.
         if log.removed {
             return;
         }
-        for fixed in self.fixed.keys() {
-            let Some(key) = FilterKey::of(log, *fixed) else {
+        for mask in self.masks.keys() {
+            let Some(key) = FilterKey::of(log, *mask) else {
                 continue;
             };
             for channel in self.by_key.get(&key).into_iter().flatten() {
                 let Some(active) = self.active.get(channel) else {
                     continue;
                 };
-                if retracted.is_some_and(|included| included <= active.since) {
+                if retracted.is_some_and(|included_at| included_at <= active.since) {
                     continue;
                 }
                 let event = self.event(block, log, &active.filter, retracted.is_some());
-                news.push(ChannelEvent {
+                events.push(ChannelEvent {
                     channel: channel.clone(),
                     event: Event::EventLog(event),
                 });
@@ -237,7 +238,7 @@ impl EventTracker {
     }
 }
 
-/// Under which keys a filter is found: one for each contract.
+/// The keys that a filter is indexed under: one for each contract.
 fn keys(filter: &Filter) -> Vec<FilterKey> {
     let topics = filter.topics;
     let key = |address| FilterKey { address, topics };
@@ -252,24 +253,25 @@ fn keys(filter: &Filter) -> Vec<FilterKey> {
 }
 
 impl FilterKey {
-    fn fixed(&self) -> FieldMask {
+    fn mask(&self) -> FieldMask {
         let topics = self.topics.iter().enumerate();
-        let topics = topics.map(|(place, topic)| FieldMask::from(topic.is_some()) << (place + 1));
+        let topics =
+            topics.map(|(position, topic)| FieldMask::from(topic.is_some()) << (position + 1));
         topics.fold(FieldMask::from(self.address.is_some()), |bits, bit| {
             bits | bit
         })
     }
 
-    /// What a log has of what is fixed; none if it has too few topics.
-    fn of(log: &Log, fixed: FieldMask) -> Option<Self> {
+    /// The key of a log for a set of fields. `None` if the log has too few topics.
+    fn of(log: &Log, mask: FieldMask) -> Option<Self> {
         let mut topics = [None; 4];
-        for (place, topic) in topics.iter_mut().enumerate() {
-            if fixed & (1 << (place + 1)) != 0 {
-                *topic = Some(*log.topics().get(place)?);
+        for (position, topic) in topics.iter_mut().enumerate() {
+            if mask & (1 << (position + 1)) != 0 {
+                *topic = Some(*log.topics().get(position)?);
             }
         }
         Some(Self {
-            address: (fixed & 1 != 0).then(|| log.address()),
+            address: (mask & 1 != 0).then(|| log.address()),
             topics,
         })
     }

@@ -1,5 +1,10 @@
 //! Interest registry: the wallets, event filters and transactions that somebody follows, and
-//! for how long they stay after the last follower left.
+//! how long each is kept after its last follower left.
+//!
+//! [`InterestRegistry`] holds them by channel. [`RetentionMap`] decides when an idle item
+//! expires, `links` knows which user owns which wallet, and [`WalletIndex`] is the set of
+//! addresses that each block is matched against. The engine's methods are in
+//! `engine/interest.rs`.
 
 mod links;
 mod registry;

@@ -1,6 +1,8 @@
-//! What is followed beyond a connection: wallets and filters of events, by their channels.
-//! The journal asks here whether and under which epoch something is published, and stores
-//! what changed along with it.
+//! Registry: all wallets, event filters and transactions that somebody follows, by channel.
+//!
+//! The journal asks the registry under which epoch a channel publishes, and whether it may
+//! publish at all. The journal also writes what changed here, in the transaction of the
+//! publications that it belongs to.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,41 +14,40 @@ use tidewire_store::{Batch, Store, StoreError, Table};
 use tidewire_stream::{ChannelName, Epoch, UserId};
 
 use super::{RetentionMap, StoredItem, WalletInterest};
-use crate::publish::{transaction_channel, wallet_channel};
+use crate::channel::{transaction_channel, wallet_channel};
 
 const WALLETS: Table = Table("chain.wallets");
 const LINKS: Table = Table("chain.links");
 const FILTERS: Table = Table("chain.filters");
 
-/// How many filters may be kept without a follower.
-const IDLE_FILTERS: usize = 10_000;
+/// Idle filters that are kept at most.
+const MAX_IDLE_FILTERS: usize = 10_000;
 
-/// How many transactions may be kept without a follower.
-const IDLE_TRANSACTIONS: usize = 10_000;
+/// Idle transactions that are kept at most.
+const MAX_IDLE_TRANSACTIONS: usize = 10_000;
 
-/// So many of a kind are written to the store together, so that no block waits for a
-/// million wallets.
-const TOGETHER: usize = 1_000;
+/// Items of one kind in a write to the store, so that no block waits for a million wallets.
+const WRITE_CHUNK: usize = 1_000;
 
-/// How much is read from the store at once.
+/// Rows in one read of the store.
 const PAGE: usize = 1_000;
 
-/// Begins a key of the links: the wallet, then the user.
-const ADDRESS: usize = 20;
+/// Bytes of an address. A key of [`LINKS`] is an address and a user id.
+const ADDRESS_BYTES: usize = 20;
 
-/// What is followed beyond a connection.
+/// Everything that is followed beyond a connection.
 #[derive(Debug, Default)]
 pub(crate) struct InterestRegistry {
     pub(crate) wallets: WalletInterest,
     pub(crate) filters: RetentionMap<ChannelName, FilterSpec>,
-    /// Transactions by chain. Their states say all, so none is missed for good: who comes
-    /// back after they were forgotten has them told anew, and they are not stored.
+    /// Transactions by chain and hash. They are not stored: one status says all, so a client
+    /// that returns after one expired misses nothing for good.
     pub(crate) transactions: RetentionMap<(u64, B256), ()>,
-    /// Filters that were forgotten, until their chain's desk hears of it.
-    gone: Mutex<HashMap<u64, Vec<ChannelName>>>,
+    /// Filters that expired, by chain, until its processor takes them.
+    expired_filters: Mutex<HashMap<u64, Vec<ChannelName>>>,
 }
 
-/// A filter as a client has given it.
+/// An event filter as a client wrote it, with its chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FilterSpec {
     chain: u64,
@@ -72,16 +73,16 @@ impl FilterSpec {
 }
 
 impl From<FilterSpec> for EventFilter {
-    fn from(kept: FilterSpec) -> Self {
+    fn from(spec: FilterSpec) -> Self {
         Self {
-            addresses: kept.addresses,
-            topics: kept.topics,
-            abi: kept.abi,
+            addresses: spec.addresses,
+            topics: spec.topics,
+            abi: spec.abi,
         }
     }
 }
 
-/// What a channel tells of, as far as it matters here.
+/// What a channel is about, as far as the registry cares.
 enum Subject<'a> {
     Wallet(Address),
     Events(&'a ChannelName),
@@ -100,7 +101,7 @@ fn subject(channel: &ChannelName) -> Subject<'_> {
 }
 
 impl InterestRegistry {
-    /// Nothing yet but the chains' wallets.
+    /// A registry with the wallet lookups of all chains, in which nothing is followed.
     pub(crate) fn new(wallets: WalletInterest) -> Self {
         Self {
             wallets,
@@ -108,12 +109,12 @@ impl InterestRegistry {
         }
     }
 
-    /// Whether the epoch of a channel is decided here.
-    pub(crate) fn knows(channel: &ChannelName) -> bool {
+    /// Whether the registry decides the epoch of a channel.
+    pub(crate) fn manages(channel: &ChannelName) -> bool {
         !matches!(subject(channel), Subject::Other)
     }
 
-    /// The epoch of a channel, while what it tells of is followed.
+    /// The epoch of a channel, while its wallet or filter is kept.
     pub(crate) fn epoch(&self, channel: &ChannelName) -> Option<Epoch> {
         match subject(channel) {
             Subject::Wallet(address) => self.wallets.retained.epoch(&address),
@@ -122,17 +123,17 @@ impl InterestRegistry {
         }
     }
 
-    /// Notes that something is published. False if it must not be: nobody follows it, and
-    /// whoever comes is told so by another epoch.
-    pub(crate) fn told(&self, channel: &ChannelName) -> bool {
+    /// Marks a channel as published on. Returns false if nobody follows it: then nothing may
+    /// be published, and the next subscriber finds another epoch.
+    pub(crate) fn mark_published(&self, channel: &ChannelName) -> bool {
         match subject(channel) {
-            Subject::Wallet(address) => self.wallets.retained.told(&address),
-            Subject::Events(channel) => self.filters.told(channel),
+            Subject::Wallet(address) => self.wallets.retained.mark_published(&address),
+            Subject::Events(channel) => self.filters.mark_published(channel),
             Subject::Other => true,
         }
     }
 
-    /// Gives a channel another epoch.
+    /// Gives a channel a new epoch.
     pub(crate) fn renew(&self, channel: &ChannelName) {
         match subject(channel) {
             Subject::Wallet(address) => self.wallets.retained.renew(&address),
@@ -141,14 +142,14 @@ impl InterestRegistry {
         }
     }
 
-    /// Forgets what a channel tells of, unless somebody came for it.
+    /// Forgets the wallet or filter of a channel. Returns false if somebody follows it again.
     pub(crate) fn forget(&self, channel: &ChannelName) -> bool {
         match subject(channel) {
             Subject::Wallet(address) => self.wallets.forget(&address),
             Subject::Events(channel) => self.filters.forget(channel, || {
                 let chain = channel.rest().split(':').next();
                 if let Some(chain) = chain.and_then(|id| id.parse().ok()) {
-                    self.gone
+                    self.expired_filters
                         .lock()
                         .entry(chain)
                         .or_default()
@@ -159,13 +160,12 @@ impl InterestRegistry {
         }
     }
 
-    /// The channels whose followers lost something when a chain began anew.
+    /// The channels that lost publications when a chain resynchronised: of all wallets, and of
+    /// the chain's filters.
     pub(crate) fn channels(&self, chain: u64) -> Vec<ChannelName> {
         let wallets = self.wallets.retained.keys().into_iter();
-        let mut channels: Vec<_> = wallets
-            .filter_map(|address| wallet_channel(&address).ok())
-            .collect();
-        let filters = self.filters.values().into_iter();
+        let mut channels: Vec<_> = wallets.map(|address| wallet_channel(&address)).collect();
+        let filters = self.filters.entries().into_iter();
         channels.extend(
             filters
                 .filter(|(_, filter)| filter.chain == chain)
@@ -176,78 +176,85 @@ impl InterestRegistry {
 
     /// The filters of a chain.
     pub(crate) fn filters_of(&self, chain: u64) -> Vec<EventFilter> {
-        let filters = self.filters.values().into_iter();
+        let filters = self.filters.entries().into_iter();
         let own = filters.filter(|(_, filter)| filter.chain == chain);
         own.map(|(_, filter)| filter.into()).collect()
     }
 
-    /// Takes the filters of a chain that were forgotten.
-    pub(crate) fn take_gone(&self, chain: u64) -> Vec<ChannelName> {
-        self.gone.lock().remove(&chain).unwrap_or_default()
+    /// Takes the filters of a chain that expired since the last call.
+    pub(crate) fn take_expired_filters(&self, chain: u64) -> Vec<ChannelName> {
+        self.expired_filters
+            .lock()
+            .remove(&chain)
+            .unwrap_or_default()
     }
 
-    /// Looks at everything, and gives what is to be forgotten.
+    /// Checks all wallets and filters, and returns the channels to forget.
     pub(crate) async fn sweep(
         &self,
         now_ms: i64,
-        is_followed: impl Fn(&ChannelName) -> bool,
+        has_subscriber: impl Fn(&ChannelName) -> bool,
     ) -> Vec<ChannelName> {
-        let channel = |address: &Address| wallet_channel(address).ok();
-        let is_used =
-            |address: &Address| channel(address).is_some_and(|channel| is_followed(&channel));
-        let old = self.wallets.sweep(now_ms, is_used).await;
-        let mut old: Vec<_> = old.iter().filter_map(channel).collect();
-        old.extend(self.filters.sweep(now_ms, IDLE_FILTERS, &is_followed).await);
-        old
+        let is_used = |address: &Address| has_subscriber(&wallet_channel(address));
+        let wallets = self.wallets.sweep(now_ms, is_used).await;
+        let mut expired: Vec<_> = wallets.iter().map(wallet_channel).collect();
+        let filters = self
+            .filters
+            .sweep(now_ms, MAX_IDLE_FILTERS, &has_subscriber);
+        expired.extend(filters.await);
+        expired
     }
 
-    /// Looks at the transactions, and gives those that nobody has followed for a while.
-    pub(crate) async fn sweep_transactions(
+    /// Forgets the transactions that expired, and returns their chains and hashes.
+    pub(crate) async fn expire_transactions(
         &self,
         now_ms: i64,
-        is_followed: impl Fn(&ChannelName) -> bool,
+        has_subscriber: impl Fn(&ChannelName) -> bool,
     ) -> Vec<(u64, B256)> {
-        let is_used = |(chain, hash): &(u64, B256)| {
-            transaction_channel(*chain, hash).is_ok_and(|channel| is_followed(&channel))
-        };
-        let swept = self.transactions.sweep(now_ms, IDLE_TRANSACTIONS, is_used);
-        let old = swept.await;
-        old.into_iter()
+        let is_used =
+            |(chain, hash): &(u64, B256)| has_subscriber(&transaction_channel(*chain, hash));
+        let swept = self
+            .transactions
+            .sweep(now_ms, MAX_IDLE_TRANSACTIONS, is_used);
+        let expired = swept.await;
+        expired
+            .into_iter()
             .filter(|key| self.transactions.forget(key, || {}))
             .collect()
     }
 
-    /// Whether the store has to be written.
+    /// Whether the store is out of date.
     pub(crate) fn is_dirty(&self) -> bool {
         let is_dirty = self.wallets.retained.is_dirty() || self.wallets.links.is_dirty();
         is_dirty || self.filters.is_dirty() || self.transactions.is_dirty()
     }
 
-    /// Adds what the store is to have: a part of it, or all of it where channels begin anew.
-    /// Their old epochs must not come back after a restart, as if nothing had been lost.
-    pub(crate) fn keep(&self, writes: &mut Batch, has_renewed: bool) {
-        let most = if has_renewed { usize::MAX } else { TOGETHER };
+    /// Adds a chunk of the changes to a write of the store.
+    ///
+    /// With `has_renewed` all changes are added: an old epoch that came back after a restart
+    /// would hide a gap.
+    pub(crate) fn stage(&self, writes: &mut Batch, has_renewed: bool) {
+        let max_items = if has_renewed { usize::MAX } else { WRITE_CHUNK };
         self.transactions.take_dirty(usize::MAX);
-        for ((address, user), is_there) in self.wallets.links.take_dirty() {
+        for ((address, user), is_linked) in self.wallets.links.take_dirty() {
             let key = [address.as_slice(), user.as_str().as_bytes()].concat();
-            match is_there {
+            match is_linked {
                 true => writes.put(LINKS, key, Vec::new()),
                 false => writes.delete(LINKS, key),
             }
         }
-        for (address, record) in self.wallets.retained.take_dirty(most) {
-            put(writes, WALLETS, address.as_slice(), record.as_ref());
+        for (address, item) in self.wallets.retained.take_dirty(max_items) {
+            put(writes, WALLETS, address.as_slice(), item.as_ref());
         }
-        for (channel, record) in self.filters.take_dirty(most) {
-            let key = channel.as_str().as_bytes();
-            put(writes, FILTERS, key, record.as_ref());
+        for (channel, item) in self.filters.take_dirty(max_items) {
+            put(writes, FILTERS, channel.as_str().as_bytes(), item.as_ref());
         }
     }
 
-    /// Takes back what was stored.
+    /// Reads the stored interest back.
     pub(crate) async fn restore(&self, store: &dyn Store, now_ms: i64) -> Result<(), StoreError> {
-        for (key, _) in all(store, LINKS).await? {
-            let Some((address, user)) = key.split_at_checked(ADDRESS) else {
+        for (key, _) in scan_all(store, LINKS).await? {
+            let Some((address, user)) = key.split_at_checked(ADDRESS_BYTES) else {
                 continue;
             };
             match std::str::from_utf8(user) {
@@ -255,64 +262,61 @@ impl InterestRegistry {
                     let address = Address::from_slice(address);
                     self.wallets.links.restore(address, &UserId::new(user));
                 }
-                Err(_) => tracing::warn!(?key, "a link in the store cannot be read"),
+                Err(_) => tracing::warn!(?key, "a stored wallet link is unreadable"),
             }
         }
-        for (key, value) in all(store, WALLETS).await? {
+        for (key, value) in scan_all(store, WALLETS).await? {
             let address = Address::try_from(key.as_slice()).ok();
-            if let Some((address, record)) = address.zip(parsed(&value)) {
-                self.wallets.retained.restore(address, record, now_ms);
+            if let Some((address, item)) = address.zip(parse_item(&value)) {
+                self.wallets.retained.restore(address, item, now_ms);
             }
         }
-        for (key, value) in all(store, FILTERS).await? {
+        for (key, value) in scan_all(store, FILTERS).await? {
             let channel = std::str::from_utf8(&key).ok();
             let channel = channel.and_then(|name| ChannelName::parse(name).ok());
-            if let Some((channel, record)) = channel.zip(parsed(&value)) {
-                self.filters.restore(channel, record, now_ms);
+            if let Some((channel, item)) = channel.zip(parse_item(&value)) {
+                self.filters.restore(channel, item, now_ms);
             }
         }
         self.wallets.watch_all();
-        // Tied just before the end, perhaps.
+        // The server may have stopped between the write of a link and that of its wallet.
         self.wallets.follow_linked();
         Ok(())
     }
 
-    /// Gives those channels another epoch that something was published on of which the
-    /// store keeps nothing any more.
+    /// Gives a new epoch to each channel that was published on but whose history the store no
+    /// longer has.
     pub(crate) fn renew_lost(&self, restored: &HashSet<ChannelName>) {
-        self.wallets.retained.renew_lost(|address| {
-            wallet_channel(address).is_ok_and(|channel| restored.contains(&channel))
-        });
+        self.wallets
+            .retained
+            .renew_lost(|address| restored.contains(&wallet_channel(address)));
         self.filters
             .renew_lost(|channel| restored.contains(channel));
     }
 }
 
-fn put<V: Serialize>(writes: &mut Batch, table: Table, key: &[u8], record: Option<&StoredItem<V>>) {
-    match record.and_then(|record| serde_json::to_vec(record).ok()) {
+fn put<V: Serialize>(writes: &mut Batch, table: Table, key: &[u8], item: Option<&StoredItem<V>>) {
+    match item.and_then(|item| serde_json::to_vec(item).ok()) {
         Some(value) => writes.put(table, key, value),
         None => writes.delete(table, key),
     }
 }
 
-fn parsed<V: DeserializeOwned>(value: &[u8]) -> Option<StoredItem<V>> {
-    let record = serde_json::from_slice(value);
-    record
-        .inspect_err(
-            |error| tracing::warn!(%error, "what is followed cannot be read from the store"),
-        )
+fn parse_item<V: DeserializeOwned>(value: &[u8]) -> Option<StoredItem<V>> {
+    let item = serde_json::from_slice(value);
+    item.inspect_err(|error| tracing::warn!(%error, "a stored wallet or filter is unreadable"))
         .ok()
 }
 
-async fn all(store: &dyn Store, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-    let (mut found, mut after) = (Vec::new(), None);
+async fn scan_all(store: &dyn Store, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    let (mut rows, mut after) = (Vec::new(), None);
     loop {
         let page = store.scan(table, Vec::new(), after, PAGE).await?;
         let is_last = page.len() < PAGE;
         after = page.last().map(|(key, _)| key.clone());
-        found.extend(page);
+        rows.extend(page);
         if is_last {
-            return Ok(found);
+            return Ok(rows);
         }
     }
 }

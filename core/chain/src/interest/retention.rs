@@ -1,10 +1,15 @@
-//! What is followed for its followers, and for a while after the last one has gone: so
-//! that whoever comes back within that time has missed nothing.
+//! Retention map: items that somebody follows, kept for ten minutes after the last follower.
 //!
-//! Each stretch of following has an epoch of its own, which its channel's numbers count
-//! in. Whoever comes back after it was forgotten finds another one, and is told that
-//! something may be lost. All of it is stored, by the journal: what is published, and that
-//! something was, are in one transaction.
+//! A client that reconnects within that time misses nothing. Each period of following has an
+//! epoch of its own, in which its channel counts `seq`. A client that returns after the item
+//! expired finds another epoch, and so learns that publications may be missing.
+//!
+//! Items are written to the store by the journal. What is published and the fact that
+//! something was published share a transaction.
+//!
+//! Example: a client subscribes to a wallet at minute 0 and leaves at minute 5. The sweep marks
+//! the wallet idle since minute 5. A subscription at minute 14 continues in the same epoch; one
+//! at minute 16 begins a new one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,148 +20,147 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidewire_stream::Epoch;
 
-/// What is kept is kept for so long without a follower, in milliseconds: as long as
-/// histories are.
+/// How long an idle item is kept, in milliseconds: as long as channel histories are.
 pub(crate) const KEEP_MS: i64 = 10 * 60 * 1_000;
 
-/// So many are looked at before others have their turn.
-const PART: usize = 1_024;
+/// Items that a sweep checks before it yields, so that other tasks run.
+const SWEEP_CHUNK: usize = 1_024;
 
-/// Stands for the time of the last follower while there is one, or is about to be.
+/// Stands for `idle_since_ms` while the item has a follower, or is about to have one.
 const IN_USE: i64 = i64::MAX;
 
-/// All of one kind that are followed.
+/// All followed items of one kind.
 #[derive(Debug)]
 pub(crate) struct RetentionMap<K, V>(Mutex<State<K, V>>);
 
 #[derive(Debug)]
 struct State<K, V> {
-    all: HashMap<K, Item<V>>,
-    /// What is not stored as it is.
+    items: HashMap<K, Item<V>>,
+    /// Keys whose stored item is out of date.
     dirty: HashSet<K>,
 }
 
 #[derive(Debug)]
 struct Item<V> {
     epoch: u64,
-    /// When it was first found without a follower.
-    left_ms: i64,
-    /// Something was published in this epoch.
-    is_told: bool,
+    /// When a sweep first found it without a follower, or [`IN_USE`].
+    idle_since_ms: i64,
+    /// Whether something was published in this epoch.
+    has_published: bool,
     value: V,
 }
 
-/// Item as it is stored.
+/// An item as the store has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredItem<V> {
     epoch: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    left: Option<i64>,
-    #[serde(default)]
-    told: bool,
+    #[serde(default, rename = "left", skip_serializing_if = "Option::is_none")]
+    idle_since_ms: Option<i64>,
+    #[serde(default, rename = "told")]
+    has_published: bool,
     pub(crate) value: V,
 }
 
-/// What became of following one.
+/// The result of [`RetentionMap::insert`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InsertOutcome {
-    /// It is followed from now on.
+    /// The item was added.
     New,
-    /// It was already.
+    /// The item was there already.
     Known,
-    /// There are as many as there may be.
+    /// The map has its maximum of items.
     Full,
 }
 
 impl<K, V> Default for RetentionMap<K, V> {
     fn default() -> Self {
         Self(Mutex::new(State {
-            all: HashMap::new(),
+            items: HashMap::new(),
             dirty: HashSet::new(),
         }))
     }
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
-    /// Notes that somebody is about to follow `key`. If that is new, `watch` does what is to
-    /// be done for it.
+    /// Adds `key` for somebody who is about to follow it, unless there are `max_items`. Calls
+    /// `on_new` under the lock if the key is new.
     pub(crate) fn insert(
         &self,
         key: K,
         value: V,
-        most: usize,
-        watch: impl FnOnce(),
+        max_items: usize,
+        on_new: impl FnOnce(),
     ) -> InsertOutcome {
         let mut state = self.0.lock();
-        let State { all, dirty } = &mut *state;
-        if let Some(one) = all.get_mut(&key) {
-            if std::mem::replace(&mut one.left_ms, IN_USE) != IN_USE {
+        let State { items, dirty } = &mut *state;
+        if let Some(item) = items.get_mut(&key) {
+            if std::mem::replace(&mut item.idle_since_ms, IN_USE) != IN_USE {
                 dirty.insert(key);
             }
             return InsertOutcome::Known;
         }
-        if all.len() >= most {
+        if items.len() >= max_items {
             return InsertOutcome::Full;
         }
-        let one = Item {
-            epoch: unused(),
-            left_ms: IN_USE,
-            is_told: false,
+        let item = Item {
+            epoch: unused_epoch(),
+            idle_since_ms: IN_USE,
+            has_published: false,
             value,
         };
-        all.insert(key.clone(), one);
+        items.insert(key.clone(), item);
         dirty.insert(key);
-        watch();
+        on_new();
         InsertOutcome::New
     }
 
-    /// Whether `key` is kept.
+    /// Whether the map holds `key`.
     pub(crate) fn contains(&self, key: &K) -> bool {
-        self.0.lock().all.contains_key(key)
+        self.0.lock().items.contains_key(key)
     }
 
-    /// Notes that somebody is about to follow `key`, if it is kept.
+    /// Marks `key` as about to be followed. Returns false if the map does not hold it.
     pub(crate) fn touch(&self, key: &K) -> bool {
         let mut state = self.0.lock();
-        let Some(one) = state.all.get_mut(key) else {
+        let Some(item) = state.items.get_mut(key) else {
             return false;
         };
-        if std::mem::replace(&mut one.left_ms, IN_USE) != IN_USE {
+        if std::mem::replace(&mut item.idle_since_ms, IN_USE) != IN_USE {
             state.dirty.insert(key.clone());
         }
         true
     }
 
-    /// Takes one back that could not be followed.
+    /// Removes an item that could not be followed after all.
     pub(crate) fn remove(&self, key: &K) {
         let mut state = self.0.lock();
-        state.all.remove(key);
+        state.items.remove(key);
         state.dirty.insert(key.clone());
     }
 
-    /// The epoch of its channel, while it is kept.
+    /// The epoch of the item's channel, while the map holds the item.
     pub(crate) fn epoch(&self, key: &K) -> Option<Epoch> {
         let state = self.0.lock();
-        state.all.get(key).map(|one| named(one.epoch))
+        state.items.get(key).map(|item| to_epoch(item.epoch))
     }
 
-    /// Gives its channel another epoch: something of it is lost.
+    /// Gives the item's channel a new epoch, because publications were lost.
     pub(crate) fn renew(&self, key: &K) {
         let mut state = self.0.lock();
-        if let Some(one) = state.all.get_mut(key) {
-            (one.epoch, one.is_told) = (unused(), false);
+        if let Some(item) = state.items.get_mut(key) {
+            (item.epoch, item.has_published) = (unused_epoch(), false);
             state.dirty.insert(key.clone());
         }
     }
 
-    /// Notes that something is published on its channel. False if it is not kept: then
-    /// nothing may be.
-    pub(crate) fn told(&self, key: &K) -> bool {
+    /// Marks the item's channel as published on. Returns false if the map does not hold the
+    /// item; then nothing may be published.
+    pub(crate) fn mark_published(&self, key: &K) -> bool {
         let mut state = self.0.lock();
-        let Some(one) = state.all.get_mut(key) else {
+        let Some(item) = state.items.get_mut(key) else {
             return false;
         };
-        if !std::mem::replace(&mut one.is_told, true) {
+        if !std::mem::replace(&mut item.has_published, true) {
             state.dirty.insert(key.clone());
         }
         true
@@ -164,133 +168,133 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
 
     /// All keys.
     pub(crate) fn keys(&self) -> Vec<K> {
-        self.0.lock().all.keys().cloned().collect()
+        self.0.lock().items.keys().cloned().collect()
     }
 
-    /// What it was followed with.
-    pub(crate) fn values(&self) -> Vec<(K, V)> {
+    /// All keys, each with its value.
+    pub(crate) fn entries(&self) -> Vec<(K, V)> {
         let state = self.0.lock();
-        let all = state.all.iter();
-        all.map(|(key, one)| (key.clone(), one.value.clone()))
+        let items = state.items.iter();
+        items
+            .map(|(key, item)| (key.clone(), item.value.clone()))
             .collect()
     }
 
-    /// Looks at all of them: which have followers, and which are to be forgotten, as they
-    /// had none for long, or for the longest of more than `most` such.
+    /// Updates which items are in use, and returns the keys to [`forget`](Self::forget): those
+    /// idle for [`KEEP_MS`], and of more than `max_idle` idle ones those idle longest.
     pub(crate) async fn sweep(
         &self,
         now_ms: i64,
-        most: usize,
+        max_idle: usize,
         is_used: impl Fn(&K) -> bool,
     ) -> Vec<K> {
-        let mut old = Vec::new();
+        let mut expired = Vec::new();
         let mut idle = Vec::new();
-        // Without the lock and with breaks: there may be a million, and others are waiting.
-        for (place, key) in self.keys().into_iter().enumerate() {
-            if place % PART == PART - 1 {
+        // The lock is taken per item and the task yields between chunks: the map may hold a
+        // million items, and subscriptions wait for the lock.
+        for (index, key) in self.keys().into_iter().enumerate() {
+            if index % SWEEP_CHUNK == SWEEP_CHUNK - 1 {
                 tokio::task::yield_now().await;
             }
             let is_used = is_used(&key);
             let mut state = self.0.lock();
-            let Some(one) = state.all.get_mut(&key) else {
+            let Some(item) = state.items.get_mut(&key) else {
                 continue;
             };
-            match (is_used, one.left_ms) {
+            match (is_used, item.idle_since_ms) {
                 (true, IN_USE) => {}
                 (true, _) => {
-                    one.left_ms = IN_USE;
+                    item.idle_since_ms = IN_USE;
                     state.dirty.insert(key);
                 }
                 (false, IN_USE) => {
-                    one.left_ms = now_ms;
+                    item.idle_since_ms = now_ms;
                     idle.push((now_ms, key.clone()));
                     state.dirty.insert(key);
                 }
-                (false, left_ms) if now_ms - left_ms >= KEEP_MS => old.push(key),
-                (false, left_ms) => idle.push((left_ms, key)),
+                (false, since_ms) if now_ms - since_ms >= KEEP_MS => expired.push(key),
+                (false, since_ms) => idle.push((since_ms, key)),
             }
         }
-        if idle.len() > most {
-            idle.sort_unstable_by_key(|(left_ms, _)| *left_ms);
-            let count = idle.len() - most;
-            old.extend(idle.into_iter().take(count).map(|(_, key)| key));
+        if idle.len() > max_idle {
+            idle.sort_unstable_by_key(|(since_ms, _)| *since_ms);
+            let count = idle.len() - max_idle;
+            expired.extend(idle.into_iter().take(count).map(|(_, key)| key));
         }
-        old
+        expired
     }
 
-    /// Forgets one, if nobody is about to follow it, and has `forget` undo what was done
-    /// for it. False if it stays.
-    pub(crate) fn forget(&self, key: &K, forget: impl FnOnce()) -> bool {
+    /// Removes an item that is still idle, and calls `on_forget` to undo what was done for it.
+    /// Returns false if the item stays.
+    pub(crate) fn forget(&self, key: &K, on_forget: impl FnOnce()) -> bool {
         let mut state = self.0.lock();
-        let is_idle = state.all.get(key).is_some_and(|one| one.left_ms != IN_USE);
-        if !is_idle {
+        let item = state.items.get(key);
+        if item.is_none_or(|item| item.idle_since_ms == IN_USE) {
             return false;
         }
-        state.all.remove(key);
+        state.items.remove(key);
         state.dirty.insert(key.clone());
-        // Under the lock: who comes back now has it watched again after this.
-        forget();
+        // Under the lock, so that a new follower's `on_new` runs after this.
+        on_forget();
         true
     }
 
-    /// Whether the store has to be written.
+    /// Whether the store is out of date.
     pub(crate) fn is_dirty(&self) -> bool {
         !self.0.lock().dirty.is_empty()
     }
 
-    /// Takes what the store is to have, of `most` at the most: each as it is, or none if it
-    /// was forgotten.
-    pub(crate) fn take_dirty(&self, most: usize) -> Vec<(K, Option<StoredItem<V>>)> {
+    /// Takes up to `max_items` changes for the store: an item to write, or `None` to delete.
+    pub(crate) fn take_dirty(&self, max_items: usize) -> Vec<(K, Option<StoredItem<V>>)> {
         let mut state = self.0.lock();
-        let State { all, dirty } = &mut *state;
-        let keys: Vec<_> = dirty.iter().take(most).cloned().collect();
-        let records = keys.into_iter().map(|key| {
+        let State { items, dirty } = &mut *state;
+        let keys: Vec<_> = dirty.iter().take(max_items).cloned().collect();
+        let changes = keys.into_iter().map(|key| {
             dirty.remove(&key);
-            let record = all.get(&key).map(|one| StoredItem {
-                epoch: named(one.epoch).as_str().to_owned(),
-                left: (one.left_ms != IN_USE).then_some(one.left_ms),
-                told: one.is_told,
-                value: one.value.clone(),
+            let stored = items.get(&key).map(|item| StoredItem {
+                epoch: to_epoch(item.epoch).as_str().to_owned(),
+                idle_since_ms: (item.idle_since_ms != IN_USE).then_some(item.idle_since_ms),
+                has_published: item.has_published,
+                value: item.value.clone(),
             });
-            (key, record)
+            (key, stored)
         });
-        records.collect()
+        changes.collect()
     }
 
-    /// Takes one back from the store. Nobody is there who follows it yet.
-    pub(crate) fn restore(&self, key: K, record: StoredItem<V>, now_ms: i64) {
-        let epoch = u64::from_str_radix(&record.epoch, 16);
+    /// Adds an item from the store. It is idle until a client follows it.
+    pub(crate) fn restore(&self, key: K, stored: StoredItem<V>, now_ms: i64) {
+        let epoch = u64::from_str_radix(&stored.epoch, 16);
         let mut state = self.0.lock();
-        let one = Item {
-            epoch: epoch.unwrap_or_else(|_| unused()),
-            left_ms: record.left.unwrap_or(now_ms).min(now_ms),
-            is_told: record.told,
-            value: record.value,
+        let item = Item {
+            epoch: epoch.unwrap_or_else(|_| unused_epoch()),
+            idle_since_ms: stored.idle_since_ms.unwrap_or(now_ms).min(now_ms),
+            has_published: stored.has_published,
+            value: stored.value,
         };
-        state.all.insert(key, one);
+        state.items.insert(key, item);
     }
 
-    /// Gives those another epoch that something was published of which nothing is kept.
-    pub(crate) fn renew_lost(&self, is_there: impl Fn(&K) -> bool) {
+    /// Gives a new epoch to each item that was published on but has no restored history.
+    pub(crate) fn renew_lost(&self, is_restored: impl Fn(&K) -> bool) {
         let mut state = self.0.lock();
-        let State { all, dirty } = &mut *state;
-        for (key, one) in all {
-            if one.is_told && !is_there(key) {
-                (one.epoch, one.is_told) = (unused(), false);
+        let State { items, dirty } = &mut *state;
+        for (key, item) in items {
+            if item.has_published && !is_restored(key) {
+                (item.epoch, item.has_published) = (unused_epoch(), false);
                 dirty.insert(key.clone());
             }
         }
     }
 }
 
-/// An epoch that was never used.
-fn unused() -> u64 {
+fn unused_epoch() -> u64 {
     let text = Epoch::random();
-    // It is a number in hex, and no number would do for one.
+    // A random epoch is a hexadecimal number, so the fallback is never taken.
     u64::from_str_radix(text.as_str(), 16).unwrap_or_default()
 }
 
-fn named(epoch: u64) -> Epoch {
+fn to_epoch(epoch: u64) -> Epoch {
     Epoch::new(&format!("{epoch:012x}"))
 }
 
@@ -300,98 +304,99 @@ mod tests {
 
     use super::*;
 
-    fn kept() -> RetentionMap<u8, ()> {
-        let kept = RetentionMap::default();
-        assert_eq!(kept.insert(1, (), 2, || {}), InsertOutcome::New);
-        kept
+    fn map() -> RetentionMap<u8, ()> {
+        let map = RetentionMap::default();
+        assert_eq!(map.insert(1, (), 2, || {}), InsertOutcome::New);
+        map
     }
 
-    fn swept(kept: &RetentionMap<u8, ()>, now_ms: i64, is_used: bool) -> Vec<u8> {
+    fn swept(map: &RetentionMap<u8, ()>, now_ms: i64, is_used: bool) -> Vec<u8> {
         let used: fn(&u8) -> bool = if is_used { |_| true } else { |_| false };
-        sweep(kept, now_ms, 10, used)
+        sweep(map, now_ms, 10, used)
     }
 
-    /// So few are swept in one go.
+    /// A sweep of fewer items than a chunk never yields.
     fn sweep(
-        kept: &RetentionMap<u8, ()>,
+        map: &RetentionMap<u8, ()>,
         now_ms: i64,
         most: usize,
         is_used: fn(&u8) -> bool,
     ) -> Vec<u8> {
-        kept.sweep(now_ms, most, is_used).now_or_never().unwrap()
+        map.sweep(now_ms, most, is_used).now_or_never().unwrap()
     }
 
     #[test]
-    fn one_is_forgotten_a_while_after_the_last_follower() {
-        let kept = kept();
-        let epoch = kept.epoch(&1);
-        assert!(swept(&kept, 0, true).is_empty());
-        assert!(!kept.forget(&1, || unreachable!("it is in use")));
-        assert!(swept(&kept, 5, false).is_empty());
-        assert!(swept(&kept, 4 + KEEP_MS, false).is_empty());
-        // Somebody comes back in time.
+    fn an_item_is_forgotten_ten_minutes_after_the_last_follower() {
+        let map = map();
+        let epoch = map.epoch(&1);
+        assert!(swept(&map, 0, true).is_empty());
+        assert!(!map.forget(&1, || unreachable!("it is in use")));
+        assert!(swept(&map, 5, false).is_empty());
+        assert!(swept(&map, 4 + KEEP_MS, false).is_empty());
+        // A follower returns in time.
         assert_eq!(
-            kept.insert(1, (), 2, || unreachable!()),
+            map.insert(1, (), 2, || unreachable!()),
             InsertOutcome::Known
         );
-        assert!(swept(&kept, 5 + KEEP_MS, false).is_empty());
-        assert_eq!(swept(&kept, 5 + 2 * KEEP_MS, false), [1]);
-        // Or just before it goes.
-        assert!(kept.touch(&1));
-        assert!(!kept.forget(&1, || unreachable!("it is in use")));
-        assert_eq!(kept.epoch(&1), epoch);
-        assert!(swept(&kept, 6 + 2 * KEEP_MS, false).is_empty());
-        assert!(kept.forget(&1, || {}));
-        assert_eq!((kept.epoch(&1), kept.touch(&1)), (None, false));
-        // Another stretch has another epoch.
-        assert_eq!(kept.insert(1, (), 2, || {}), InsertOutcome::New);
-        assert_ne!(kept.epoch(&1), epoch);
+        assert!(swept(&map, 5 + KEEP_MS, false).is_empty());
+        assert_eq!(swept(&map, 5 + 2 * KEEP_MS, false), [1]);
+        // A follower returns between the sweep and `forget`.
+        assert!(map.touch(&1));
+        assert!(!map.forget(&1, || unreachable!("it is in use")));
+        assert_eq!(map.epoch(&1), epoch);
+        assert!(swept(&map, 6 + 2 * KEEP_MS, false).is_empty());
+        assert!(map.forget(&1, || {}));
+        assert_eq!((map.epoch(&1), map.touch(&1)), (None, false));
+        // A new period has a new epoch.
+        assert_eq!(map.insert(1, (), 2, || {}), InsertOutcome::New);
+        assert_ne!(map.epoch(&1), epoch);
     }
 
     #[test]
-    fn so_many_are_stored_at_a_time() {
-        let kept = RetentionMap::<u8, ()>::default();
+    fn changes_for_the_store_are_taken_in_chunks() {
+        let map = RetentionMap::<u8, ()>::default();
         for key in 0..5 {
-            kept.insert(key, (), 5, || {});
+            map.insert(key, (), 5, || {});
         }
-        assert_eq!(kept.take_dirty(3).len(), 3);
-        assert_eq!(kept.take_dirty(usize::MAX).len(), 2);
-        assert!(!kept.is_dirty());
+        assert_eq!(map.take_dirty(3).len(), 3);
+        assert_eq!(map.take_dirty(usize::MAX).len(), 2);
+        assert!(!map.is_dirty());
     }
 
     #[test]
-    fn there_is_room_for_so_many() {
-        let kept = kept();
-        assert_eq!(kept.insert(2, (), 2, || {}), InsertOutcome::New);
-        assert_eq!(
-            kept.insert(3, (), 2, || unreachable!()),
-            InsertOutcome::Full
-        );
-        // Of those without a follower the first that was left goes.
-        sweep(&kept, 1, 1, |key| *key == 2);
-        assert_eq!(sweep(&kept, 2, 1, |_| false), [1]);
+    fn items_and_idle_items_are_bounded() {
+        let map = map();
+        assert_eq!(map.insert(2, (), 2, || {}), InsertOutcome::New);
+        assert_eq!(map.insert(3, (), 2, || unreachable!()), InsertOutcome::Full);
+        // Of the idle items the one idle longest expires.
+        sweep(&map, 1, 1, |key| *key == 2);
+        assert_eq!(sweep(&map, 2, 1, |_| false), [1]);
     }
 
     #[test]
-    fn what_is_stored_goes_on_in_its_epoch() {
-        let kept = kept();
-        kept.told(&1);
-        let stored = kept.take_dirty(usize::MAX);
-        assert!(!kept.is_dirty());
-        let (_, record) = stored.into_iter().next().unwrap();
-        let text = serde_json::to_string(&record.unwrap()).unwrap();
+    fn a_restored_item_keeps_its_epoch_unless_its_history_is_lost() {
+        let map = map();
+        map.mark_published(&1);
+        let stored = map.take_dirty(usize::MAX);
+        assert!(!map.is_dirty());
+        let (_, stored_item) = stored.into_iter().next().unwrap();
+        let text = serde_json::to_string(&stored_item.unwrap()).unwrap();
         let again = RetentionMap::<u8, ()>::default();
         again.restore(1, serde_json::from_str(&text).unwrap(), 7);
-        assert_eq!(again.epoch(&1), kept.epoch(&1));
-        // What was published of it is there, or it begins anew.
+        assert_eq!(again.epoch(&1), map.epoch(&1));
+        // With its history the epoch stays, without it begins a new one.
         again.renew_lost(|_| true);
         assert!(!again.is_dirty());
         again.renew_lost(|_| false);
-        assert_ne!(again.epoch(&1), kept.epoch(&1));
+        assert_ne!(again.epoch(&1), map.epoch(&1));
         again.restore(2, again.take_dirty(usize::MAX).remove(0).1.unwrap(), 7);
         let before = again.epoch(&2);
         again.renew_lost(|_| false);
-        assert_eq!(again.epoch(&2), before, "nothing was published of it");
+        assert_eq!(
+            again.epoch(&2),
+            before,
+            "nothing was published in its epoch"
+        );
         assert_eq!(swept(&again, 7 + KEEP_MS, false).len(), 2);
         assert!(again.forget(&1, || {}));
         assert_eq!(again.take_dirty(usize::MAX), [(1, None)]);

@@ -1,60 +1,70 @@
-//! Which addresses are watched.
+//! Wallet index: the addresses that each block is matched against.
 
 use std::collections::HashMap;
 
-use alloy::primitives::Address;
+use alloy::{
+    consensus::Transaction as _, network::TransactionResponse as _, primitives::Address,
+    rpc::types::Transaction,
+};
 
-/// A set of watched addresses. Each counts who is interested in it.
+/// A set of watched addresses, each with a count of its watchers.
 ///
-/// A million addresses take about 52 bytes each: 20 for the address, 4 for the count, one of
-/// the table, and the room that a table keeps.
+/// In a set of a million an address takes about 52 bytes: 20 for itself, 4 for the count, 1 of
+/// the hash table, and the table's free slots.
 #[derive(Debug, Default)]
 pub struct WalletIndex {
-    interests: HashMap<Address, u32>,
+    watchers: HashMap<Address, u32>,
 }
 
 impl WalletIndex {
-    /// Adds an interest in `address`; true if it is the first.
+    /// Adds a watcher of `address`. Returns true if it is the first.
     pub fn watch(&mut self, address: Address) -> bool {
-        let count = self.interests.entry(address).or_default();
+        let count = self.watchers.entry(address).or_default();
         *count = count.saturating_add(1);
         *count == 1
     }
 
-    /// Takes an interest in `address` back; true if it was the last.
+    /// Removes a watcher of `address`. Returns true if it was the last.
     pub fn unwatch(&mut self, address: &Address) -> bool {
-        let Some(count) = self.interests.get_mut(address) else {
+        let Some(count) = self.watchers.get_mut(address) else {
             return false;
         };
         *count -= 1;
         if *count > 0 {
             return false;
         }
-        self.interests.remove(address);
-        // After a crowd has gone, its room is given back.
-        if self.interests.capacity() > 1_024 && self.interests.len() < self.interests.capacity() / 8
-        {
-            self.interests.shrink_to(self.interests.len() * 2);
+        self.watchers.remove(address);
+        // Return memory after most addresses have left.
+        if self.watchers.capacity() > 1_024 && self.watchers.len() < self.watchers.capacity() / 8 {
+            self.watchers.shrink_to(self.watchers.len() * 2);
         }
         true
     }
 
-    /// Whether anyone is interested in `address`.
+    /// Whether `address` is watched.
     #[must_use]
     pub fn contains(&self, address: &Address) -> bool {
-        self.interests.contains_key(address)
+        self.watchers.contains_key(address)
     }
 
-    /// How many addresses are watched.
+    /// The sender and the receiver of a transaction, each once, if watched.
+    pub fn watched_parties(&self, transaction: &Transaction) -> impl Iterator<Item = Address> {
+        let from = transaction.from();
+        let to = transaction.to().filter(|to| *to != from);
+        let parties = std::iter::once(from).chain(to);
+        parties.filter(|party| self.contains(party))
+    }
+
+    /// The number of watched addresses.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.interests.len()
+        self.watchers.len()
     }
 
-    /// Whether none is watched.
+    /// Whether no address is watched.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.interests.is_empty()
+        self.watchers.is_empty()
     }
 }
 
@@ -63,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_watched_while_someone_is_interested() {
+    fn an_address_is_watched_until_its_last_watcher_leaves() {
         let mut index = WalletIndex::default();
         let address = Address::with_last_byte(1);
         assert!(index.watch(address));
@@ -76,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_given_back() {
+    fn memory_is_returned_after_most_addresses_left() {
         let mut index = WalletIndex::default();
         let address = |n: u32| Address::left_padding_from(&n.to_be_bytes());
         (0..10_000).for_each(|n| {
@@ -86,6 +96,6 @@ mod tests {
             index.unwatch(&address(n));
         });
         assert_eq!(index.len(), 10);
-        assert!(index.interests.capacity() < 2_048);
+        assert!(index.watchers.capacity() < 2_048);
     }
 }

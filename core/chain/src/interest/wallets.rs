@@ -1,5 +1,7 @@
-//! Which wallets are followed: those that clients follow, for a while after the last one
-//! has gone too, and those that are tied to users, as long as they are.
+//! Wallet interest: the wallets that clients follow, and those that are linked to users.
+//!
+//! A followed wallet expires like any item of a [`RetentionMap`]. A linked one stays as long as
+//! its link does.
 
 use std::sync::Arc;
 
@@ -8,26 +10,26 @@ use parking_lot::RwLock;
 use tidewire_stream::UserId;
 use tokio::sync::Notify;
 
-use super::{InsertOutcome, RetentionMap};
 use super::{
-    WalletIndex,
+    InsertOutcome, RetentionMap, WalletIndex,
     links::{LinkError, Links},
 };
 
-/// How many wallets may be followed.
-pub(crate) const WALLETS: usize = 1_000_000;
+/// Wallets that are kept at most, on all chains together.
+pub(crate) const MAX_WALLETS: usize = 1_000_000;
 
-/// How many may be kept without a follower.
-const IDLE: usize = 100_000;
+/// Idle wallets that are kept at most. Beyond, those idle longest are evicted.
+const MAX_IDLE: usize = 100_000;
 
-/// Where the wallets of a chain are looked up, and who waits for the first one.
+/// Where one chain looks its wallets up.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WalletLookup {
     pub(crate) index: Arc<RwLock<WalletIndex>>,
+    /// Notified when a wallet is added: the mempool listener sleeps while there is none.
     pub(crate) has_wallets: Arc<Notify>,
 }
 
-/// The wallets that are followed, on all chains.
+/// The wallets that somebody follows, on all chains.
 #[derive(Debug, Default)]
 pub(crate) struct WalletInterest {
     pub(crate) retained: RetentionMap<Address, ()>,
@@ -35,13 +37,13 @@ pub(crate) struct WalletInterest {
     chains: Vec<WalletLookup>,
 }
 
-/// As many wallets are followed as may be.
+/// [`MAX_WALLETS`] wallets are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{WALLETS} wallets are followed, which is the most that may be")]
+#[error("{MAX_WALLETS} wallets are followed, which is the maximum")]
 pub(crate) struct WalletLimit;
 
 impl WalletInterest {
-    /// None yet, on these chains.
+    /// No wallets yet, on the chains with these lookups.
     pub(crate) fn new(chains: Vec<WalletLookup>) -> Self {
         Self {
             chains,
@@ -49,48 +51,47 @@ impl WalletInterest {
         }
     }
 
-    /// Follows a wallet for somebody who is about to be entered.
+    /// Follows a wallet for somebody who is about to subscribe.
     pub(crate) fn follow(&self, address: Address) -> Result<(), WalletLimit> {
-        match self
-            .retained
-            .insert(address, (), WALLETS, || self.watch(address))
-        {
+        let watch = || self.watch(address);
+        match self.retained.insert(address, (), MAX_WALLETS, watch) {
             InsertOutcome::New | InsertOutcome::Known => Ok(()),
             InsertOutcome::Full => Err(WalletLimit),
         }
     }
 
-    /// Ties a wallet to a user, and follows it from now on.
+    /// Links a wallet to a user.
     pub(crate) fn link(&self, address: Address, user: &UserId) -> Result<(), LinkError> {
         self.links.link(address, user)
     }
 
-    /// Looks at all of them, and gives those that are to be forgotten.
+    /// Checks all wallets, and returns those to forget.
     pub(crate) async fn sweep(
         &self,
         now_ms: i64,
-        is_followed: impl Fn(&Address) -> bool,
+        has_subscriber: impl Fn(&Address) -> bool,
     ) -> Vec<Address> {
-        let is_used = |address: &Address| is_followed(address) || self.links.has_user(address);
-        self.retained.sweep(now_ms, IDLE, is_used).await
+        let is_used = |address: &Address| has_subscriber(address) || self.links.has_user(address);
+        self.retained.sweep(now_ms, MAX_IDLE, is_used).await
     }
 
-    /// Forgets a wallet that is still nobody's. False if it is somebody's.
+    /// Forgets a wallet that nobody follows. Returns false if somebody does.
     pub(crate) fn forget(&self, address: &Address) -> bool {
-        // Whoever ties it meanwhile follows it after that, and so has it followed again.
+        // A caller that links the wallet after this check follows it afterwards, so it is
+        // watched again.
         !self.links.has_user(address) && self.retained.forget(address, || self.unwatch(address))
     }
 
-    /// Follows all that are tied to a user.
+    /// Follows all wallets that are linked to a user.
     pub(crate) fn follow_linked(&self) {
         for address in self.links.addresses() {
             if let Err(error) = self.follow(address) {
-                tracing::error!(%address, %error, "a user's wallet is not followed");
+                tracing::error!(%address, %error, "a linked wallet is not followed");
             }
         }
     }
 
-    /// Looks up those that were stored in the chains' blocks.
+    /// Adds the restored wallets to each chain's index.
     pub(crate) fn watch_all(&self) {
         for address in self.retained.keys() {
             self.watch(address);

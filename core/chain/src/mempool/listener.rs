@@ -20,9 +20,7 @@ use super::poller::MempoolPoller;
 use crate::{
     Call, WalletIndex,
     endpoint::{Address, Endpoint, EndpointPool, Failure, Subscription, SubscriptionEvent},
-    processor::Command,
     rpc_types,
-    wallet::parties,
 };
 
 /// The pause before endpoints are tried again.
@@ -43,7 +41,7 @@ pub(crate) struct MempoolListener {
     pub(crate) pool: EndpointPool,
     pub(crate) wallets: Arc<RwLock<WalletIndex>>,
     pub(crate) has_wallets: Arc<Notify>,
-    pub(crate) out: mpsc::Sender<Command>,
+    pub(crate) out: mpsc::Sender<Box<Transaction>>,
 }
 
 /// Nobody takes what is heard any more.
@@ -176,8 +174,10 @@ impl MempoolListener {
                 continue;
             };
             if self.concerns_a_wallet(&transaction) {
-                let command = Command::PendingTransaction(Box::new(transaction));
-                self.out.send(command).await.map_err(|_| Over)?;
+                self.out
+                    .send(Box::new(transaction))
+                    .await
+                    .map_err(|_| Over)?;
             }
         }
         Ok(())
@@ -185,6 +185,6 @@ impl MempoolListener {
 
     fn concerns_a_wallet(&self, transaction: &Transaction) -> bool {
         let wallets = self.wallets.read();
-        parties(transaction).any(|wallet| wallets.contains(&wallet))
+        wallets.watched_parties(transaction).next().is_some()
     }
 }

@@ -1,6 +1,8 @@
-//! Transactions that wallets were told of as pending, until it is known what becomes of
-//! them. They are stored, so that it is told after a restart too; the monitor of
-//! transactions finds it out.
+//! Pending transactions: those that wallets received as pending, until their outcome is known.
+//!
+//! They are stored, so that a wallet receives the outcome after a restart too. The transaction
+//! tracker finds the outcome out: it watches each hash from [`PendingTransactions::take_new`]
+//! until [`PendingTransactions::take_done`] returns it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -14,12 +16,16 @@ use serde::{Deserialize, Serialize};
 use tidewire_proto::v1::TransactionState;
 use tidewire_store::{Batch, Table};
 
-const WAITING: Table = Table("chain.waiting");
+/// Pending transactions by chain and hash. Existing stores have this name.
+const PENDING: Table = Table("chain.waiting");
 
-/// How many are remembered; the one that came first goes first.
-const MOST: usize = 10_000;
+/// Pending transactions that are kept at most. Beyond, the oldest are dropped.
+const MAX_PENDING: usize = 10_000;
 
-/// A transaction that is to be looked after.
+/// Hashes that are remembered as seen at most. Beyond, the oldest are forgotten.
+const MAX_SEEN: usize = 10_000;
+
+/// A transaction for the transaction tracker to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PendingWatch {
     pub(crate) hash: B256,
@@ -27,52 +33,74 @@ pub(crate) struct PendingWatch {
     pub(crate) account: (Address, u64),
 }
 
-/// PendingTransaction that waits.
+/// A transaction that wallets received as pending.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PendingTransaction {
-    /// Whom it was told.
+    /// The wallets that received it.
     pub(crate) wallets: Vec<Address>,
     pub(crate) transaction: Transaction,
-    /// The end that it was told to have come to, if a reorg may still undo it, and what took
-    /// its place.
+    /// The final state that the wallets received, and the hash of the replacement, while a
+    /// reorg may still undo it.
     #[serde(default)]
     pub(crate) end: Option<(i32, Option<String>)>,
 }
 
-/// All that wait.
+/// The pending transactions of a chain.
 #[derive(Debug, Default)]
 pub(crate) struct PendingTransactions {
     all: HashMap<B256, PendingTransaction>,
     order: VecDeque<B256>,
-    /// What is not stored as it is.
+    /// Transactions that wallets received as pending or in a block: a late report from a
+    /// mempool is not sent again.
+    seen: BTreeSet<B256>,
+    seen_order: VecDeque<B256>,
+    /// Transactions whose row in the store is out of date.
     changed: BTreeSet<B256>,
-    /// What nobody looks after yet.
     new: Vec<PendingWatch>,
-    /// What nobody has to look after any more.
     done: Vec<B256>,
 }
 
 impl PendingTransaction {
-    /// Whether the end that was told is this one.
-    pub(crate) fn ended_as(&self, state: TransactionState) -> bool {
+    /// Whether the wallets received this final state.
+    pub(crate) fn has_ended_as(&self, state: TransactionState) -> bool {
         self.end
             .as_ref()
-            .is_some_and(|(told, _)| *told == i32::from(state))
+            .is_some_and(|(sent, _)| *sent == i32::from(state))
     }
 }
 
 impl PendingTransactions {
-    /// Adds one that these wallets were told of.
+    /// Marks a transaction as seen. Returns false if it was seen before.
+    pub(crate) fn mark_seen(&mut self, hash: B256) -> bool {
+        if !self.seen.insert(hash) {
+            return false;
+        }
+        self.seen_order.push_back(hash);
+        if self.seen_order.len() > MAX_SEEN
+            && let Some(oldest) = self.seen_order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        true
+    }
+
+    /// Forgets that a transaction was seen: a reorg took its block back, so a report that it is
+    /// pending counts again.
+    pub(crate) fn unmark_seen(&mut self, hash: &B256) {
+        self.seen.remove(hash);
+    }
+
+    /// Adds a transaction that these wallets received as pending.
     pub(crate) fn insert(&mut self, transaction: &Transaction, wallets: Vec<Address>) {
-        let one = PendingTransaction {
+        let pending = PendingTransaction {
             wallets,
             transaction: transaction.clone(),
             end: None,
         };
         let hash = transaction.tx_hash();
         self.changed.insert(hash);
-        self.enter(hash, one);
-        while self.order.len() > MOST {
+        self.add(hash, pending);
+        while self.order.len() > MAX_PENDING {
             if let Some(oldest) = self.order.pop_front()
                 && self.all.remove(&oldest).is_some()
             {
@@ -82,29 +110,28 @@ impl PendingTransactions {
         }
     }
 
-    fn enter(&mut self, hash: B256, one: PendingTransaction) {
-        let account = (one.transaction.from(), one.transaction.nonce());
-        // PendingTransaction that a pool tells of again is looked after already.
-        if self.all.insert(hash, one).is_none() {
+    fn add(&mut self, hash: B256, pending: PendingTransaction) {
+        let account = (pending.transaction.from(), pending.transaction.nonce());
+        // A transaction that a mempool reports twice is watched already.
+        if self.all.insert(hash, pending).is_none() {
             self.order.push_back(hash);
             self.new.push(PendingWatch { hash, account });
         }
     }
 
-    /// PendingTransaction that waits.
     pub(crate) fn get(&self, hash: &B256) -> Option<&PendingTransaction> {
         self.all.get(hash)
     }
 
-    /// Notes the end that one was told to have come to, or that it waits again.
-    pub(crate) fn ended(&mut self, hash: B256, end: Option<(i32, Option<String>)>) {
-        if let Some(one) = self.all.get_mut(&hash) {
-            one.end = end;
+    /// Sets the final state that the wallets received, or `None` after a reorg undid it.
+    pub(crate) fn set_end(&mut self, hash: B256, end: Option<(i32, Option<String>)>) {
+        if let Some(pending) = self.all.get_mut(&hash) {
+            pending.end = end;
             self.changed.insert(hash);
         }
     }
 
-    /// It waits no more.
+    /// Removes a transaction that is no longer pending.
     pub(crate) fn remove(&mut self, hash: &B256) {
         if self.all.remove(hash).is_none() {
             return;
@@ -114,38 +141,39 @@ impl PendingTransactions {
         self.done.push(*hash);
     }
 
-    /// Takes what is to be looked after from now on.
+    /// Takes the transactions to watch from now on.
     pub(crate) fn take_new(&mut self) -> Vec<PendingWatch> {
         std::mem::take(&mut self.new)
     }
 
-    /// Takes what is not to be looked after any more.
+    /// Takes the transactions to watch no longer.
     pub(crate) fn take_done(&mut self) -> Vec<B256> {
         std::mem::take(&mut self.done)
     }
 
-    /// Adds what the store is to have.
-    pub(crate) fn keep(&mut self, chain: u64, writes: &mut Batch) {
+    /// Adds the changes to a write of the store.
+    pub(crate) fn stage(&mut self, chain: u64, writes: &mut Batch) {
         for hash in std::mem::take(&mut self.changed) {
             let key = [&chain.to_be_bytes()[..], hash.as_slice()].concat();
-            let one = self.all.get(&hash);
-            match one.and_then(|one| serde_json::to_vec(one).ok()) {
-                Some(value) => writes.put(WAITING, key, value),
-                None => writes.delete(WAITING, key),
+            let pending = self.all.get(&hash);
+            match pending.and_then(|pending| serde_json::to_vec(pending).ok()) {
+                Some(value) => writes.put(PENDING, key, value),
+                None => writes.delete(PENDING, key),
             }
         }
     }
 
-    /// Where the store has those of a chain.
-    pub(crate) fn stored(chain: u64) -> (Table, Vec<u8>) {
-        (WAITING, chain.to_be_bytes().to_vec())
+    /// The table of pending transactions, and the prefix of a chain's keys.
+    pub(crate) fn rows(chain: u64) -> (Table, Vec<u8>) {
+        (PENDING, chain.to_be_bytes().to_vec())
     }
 
-    /// Takes one back from the store.
-    pub(crate) fn restore(&mut self, value: &[u8]) -> Option<B256> {
-        let one: PendingTransaction = serde_json::from_slice(value).ok()?;
-        let hash = one.transaction.tx_hash();
-        self.enter(hash, one);
-        Some(hash)
+    /// Adds a transaction from the store. Returns `None` if the row is unreadable.
+    pub(crate) fn restore(&mut self, value: &[u8]) -> Option<()> {
+        let pending: PendingTransaction = serde_json::from_slice(value).ok()?;
+        let hash = pending.transaction.tx_hash();
+        self.add(hash, pending);
+        self.mark_seen(hash);
+        Some(())
     }
 }

@@ -1,10 +1,11 @@
-//! The desk of a chain: the one task that owns its trackers. Steps, what clients want, and
-//! the time come in; what is published goes out through the journal, with what has to
-//! outlive the process in the same transaction.
+//! Processor: the one task that owns a chain's trackers.
 //!
-//! What is asked about transactions is answered in `asked`. What a node is asked about them
-//! runs beside the desk, so that a slow one holds up no block. What a block did to wallets is
-//! asked before the block is told, within the time limits of calls.
+//! Chain updates, commands of clients, pending transactions and ticks come in. Publications go
+//! out through the journal, in one transaction with the state that must survive a restart.
+//!
+//! Requests about watched transactions run beside the processor, so that a slow node delays no
+//! block. What a block did to wallets is read before the block is published, within the time
+//! limits of calls. Commands about transactions are in `status`.
 
 mod status;
 
@@ -22,64 +23,63 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+use self::status::StatusRequest;
 use crate::{
-    BlockData, ChainError, ChainUpdate, RpcClient as _, RpcError,
+    BlockData, ChainError, ChainUpdate, ChannelEvent, RpcClient as _, RpcError, WalletIndex,
     block_store::BlockStore,
+    channel::{blocks_channel, transaction_channel, wallet_channel},
     endpoint::EndpointPool,
     events::{EventTracker, Filter},
     fork_choice::{Continuity, SequencedUpdate},
-    interest::{FilterSpec, InsertOutcome, InterestRegistry, WalletIndex},
+    interest::{FilterSpec, InsertOutcome, InterestRegistry},
     journal::{Journal, JournalEntry, JournalError},
     mempool::PendingWatch,
-    publish::{ChannelEvent, transaction_channel, wallet_channel},
     transaction::{Interest, NodeRequest, StoredWatch, TrackerOutput, TransactionTracker},
     wallet::{Activity, WalletTracker},
 };
 
-/// The watches that outlive connections, by chain and hash.
+/// Watches of back ends, by chain and hash.
 const WATCHES: Table = Table("chain.watches");
 
-/// How many filters of events may be in use, on all chains together.
+/// Event filters in use at most, on all chains together.
 const MAX_FILTERS: usize = 100_000;
 
-/// How often time passes for those who wait.
+/// How often checks, time-outs and expired filters are handled.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How many rounds of questions may be under way before all else waits for one.
-const ROUNDS: usize = 32;
+/// Requests in flight at most. Beyond, the processor waits for a response before anything else.
+const MAX_REQUESTS: usize = 32;
 
-/// What is wanted of a desk.
+/// What a client wants of a processor.
 pub(crate) enum Command {
-    /// Watch a transaction; told when a node was asked.
+    /// Watch a transaction, and reply with its status after a node was asked.
     Watch(B256, Interest, Vec<String>, oneshot::Sender<StatusResult>),
-    /// Take an interest back.
+    /// Remove an interest in a transaction.
     Unwatch(B256, Interest),
-    /// The state of a transaction, watched or not.
+    /// Reply with the status of a transaction, watched or not.
     Status(B256, Vec<String>, oneshot::Sender<StatusResult>),
-    /// Follow events.
+    /// Match the logs of blocks against a filter, and reply with its channel.
     Events(
         Box<(Filter, FilterSpec)>,
         oneshot::Sender<Result<ChannelName, ChainError>>,
     ),
-    /// Tell of a transaction that came into a pool.
-    PendingTransaction(Box<Transaction>),
 }
 
-type StatusResult = Result<TransactionStatus, ChainError>;
+/// The reply to a command about a transaction.
+pub(crate) type StatusResult = Result<TransactionStatus, ChainError>;
 
-/// What was asked of a node, and what it said.
-type ResponseBatch = Vec<(NodeRequest, Vec<Result<Value, RpcError>>)>;
-
-/// Who waits for the state of a transaction, and what becomes of the watch then.
-struct StatusRequest {
-    reply: oneshot::Sender<StatusResult>,
-    keeps: bool,
+/// What a processor receives.
+pub(crate) struct Inputs {
+    pub(crate) updates: mpsc::Receiver<SequencedUpdate>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    /// Transactions from mempools that concern a watched wallet.
+    pub(crate) pending: mpsc::Receiver<Box<Transaction>>,
 }
 
-/// What a desk works with.
+/// What a processor works with.
 pub(crate) struct Deps {
     pub(crate) chain: u64,
-    pub(crate) blocks: ChannelName,
+    /// Blocks that a reorg can take back at most.
     pub(crate) reorg_limit: usize,
     pub(crate) pool: EndpointPool,
     pub(crate) block_store: BlockStore,
@@ -87,20 +87,24 @@ pub(crate) struct Deps {
     pub(crate) store: Option<SharedStore>,
     pub(crate) clock: SharedClock,
     pub(crate) newest: Arc<Mutex<Option<Block>>>,
-    pub(crate) wallets: Arc<RwLock<WalletIndex>>,
+    pub(crate) wallet_index: Arc<RwLock<WalletIndex>>,
     pub(crate) interest: Arc<InterestRegistry>,
 }
 
-/// The task that owns the trackers of a chain.
+/// Requests that were sent together, each with the responses to its calls.
+type ResponseBatch = Vec<(NodeRequest, Vec<Result<Value, RpcError>>)>;
+
+/// The task that owns a chain's trackers.
 pub(crate) struct Processor {
     deps: Deps,
-    transactions: TransactionTracker,
     events: EventTracker,
+    transactions: TransactionTracker,
     wallets: WalletTracker,
-    rounds: JoinSet<ResponseBatch>,
-    /// Questions under way, by transaction.
-    open: HashMap<B256, usize>,
-    waiting: HashMap<B256, Vec<StatusRequest>>,
+    in_flight: JoinSet<ResponseBatch>,
+    /// The number of requests in flight, by transaction.
+    open_requests: HashMap<B256, usize>,
+    /// Clients that wait for the status of a transaction.
+    status_requests: HashMap<B256, Vec<StatusRequest>>,
 }
 
 impl Processor {
@@ -114,282 +118,281 @@ impl Processor {
             deps,
             transactions,
             wallets,
-            rounds: JoinSet::new(),
-            open: HashMap::new(),
-            waiting: HashMap::new(),
+            in_flight: JoinSet::new(),
+            open_requests: HashMap::new(),
+            status_requests: HashMap::new(),
         }
     }
 
-    /// Takes over the watches that were stored.
+    /// Reads the stored state of the trackers back.
+    ///
+    /// # Errors
+    /// The store cannot be read.
     pub(crate) async fn restore(&mut self) -> Result<(), StoreError> {
         let Some(store) = &self.deps.store else {
             return Ok(());
         };
-        for filter in self.deps.interest.filters_of(self.deps.chain) {
-            let followed = Filter::parse(&filter).map(|filter| self.events.add(filter));
-            if !matches!(followed, Ok(Ok(_))) {
-                tracing::warn!(
-                    chain = self.deps.chain,
-                    "a stored filter of events is refused"
-                );
+        let chain = self.deps.chain;
+        for filter in self.deps.interest.filters_of(chain) {
+            let added = Filter::parse(&filter).map(|filter| self.events.add(filter));
+            if !matches!(added, Ok(Ok(_))) {
+                tracing::warn!(chain, "a stored event filter is refused");
             }
         }
         self.wallets.restore(&**store).await?;
-        let prefix = self.deps.chain.to_be_bytes().to_vec();
-        let stored = store.scan(WATCHES, prefix, None, usize::MAX).await?;
+        let prefix = chain.to_be_bytes().to_vec();
+        let watches = store.scan(WATCHES, prefix, None, usize::MAX).await?;
         let now = self.deps.clock.now_ms();
-        for (_, value) in stored {
+        for (_, value) in watches {
             match serde_json::from_slice::<StoredWatch>(&value) {
                 Ok(watch) => self.transactions.import(watch, now),
-                Err(error) => {
-                    tracing::warn!(chain = self.deps.chain, %error, "a stored watch cannot be read");
-                }
+                Err(error) => tracing::warn!(chain, %error, "a stored watch is unreadable"),
             }
         }
         Ok(())
     }
 
-    /// Works until there are no more steps.
-    pub(crate) async fn run(
-        mut self,
-        mut steps: mpsc::Receiver<SequencedUpdate>,
-        mut commands: mpsc::Receiver<Command>,
-    ) {
+    /// Runs until there are no more updates, or the journal stops.
+    pub(crate) async fn run(mut self, mut inputs: Inputs) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            let has_room = self.rounds.len() < ROUNDS;
-            let done = tokio::select! {
-                step = steps.recv(), if has_room => match step {
-                    Some(step) => self.step(step).await,
+            let has_room = self.in_flight.len() < MAX_REQUESTS;
+            let result = tokio::select! {
+                update = inputs.updates.recv(), if has_room => match update {
+                    Some(update) => self.apply_update(update).await,
                     None => return,
                 },
-                Some(command) = commands.recv(), if has_room => self.execute(command).await,
-                Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => match round {
-                    Ok(round) => self.answered(round).await,
-                    Err(error) => {
-                        tracing::error!(chain = self.deps.chain, %error, "a question was dropped");
-                        Ok(())
-                    }
-                },
-                _ = ticks.tick(), if has_room => {
-                    for channel in self.deps.interest.take_gone(self.deps.chain) {
-                        self.events.remove(&channel);
-                    }
-                    let output = self.transactions.tick(self.deps.clock.now_ms());
-                    self.tell(output, JournalEntry::default()).await
+                Some(command) = inputs.commands.recv(), if has_room => {
+                    self.execute(command).await
                 }
+                Some(transaction) = inputs.pending.recv(), if has_room => {
+                    self.apply_pending(&transaction).await
+                }
+                Some(batch) = self.in_flight.join_next(), if !self.in_flight.is_empty() => {
+                    match batch {
+                        Ok(batch) => self.apply_responses(batch).await,
+                        Err(error) => {
+                            let chain = self.deps.chain;
+                            tracing::error!(chain, %error, "a request to a node was lost");
+                            Ok(())
+                        }
+                    }
+                }
+                _ = ticks.tick(), if has_room => self.tick().await,
             };
-            if done.is_err() {
+            if result.is_err() {
                 return;
             }
         }
     }
 
-    async fn step(
+    /// Publishes a block, and what it means for events, wallets and transactions.
+    async fn apply_update(
         &mut self,
-        SequencedUpdate {
-            update: step,
-            continuity,
-        }: SequencedUpdate,
+        SequencedUpdate { update, continuity }: SequencedUpdate,
     ) -> Result<(), JournalError> {
-        let newest = shown(self.deps.chain, &step.included);
+        let chain = self.deps.chain;
+        let newest = block_message(chain, &update.included);
         let mut entry = JournalEntry::default();
         let limit = self.deps.reorg_limit;
-        self.deps.block_store.stage(&step, limit, &mut entry.writes);
-        if continuity == Continuity::Resync {
-            entry.renewed.push(self.deps.blocks.clone());
-            // What was between is not known, nor what of it concerned whom.
-            entry
-                .renewed
-                .extend(self.deps.interest.channels(self.deps.chain));
+        self.deps
+            .block_store
+            .stage(&update, limit, &mut entry.writes);
+        let is_resync = continuity == Continuity::Resync;
+        if is_resync {
+            // The blocks between are unknown, and so is whom they concerned.
+            entry.renewed.push(blocks_channel(chain));
+            entry.renewed.extend(self.deps.interest.channels(chain));
         }
-        let linked = continuity == Continuity::Linked;
-        // A channel that begins anew has nothing before this block to take back.
-        let retracted = step.retracted.iter().filter(|_| linked);
+        // In a new epoch no block precedes this one, so none is named as retracted.
+        let retracted = update.retracted.iter().filter(|_| !is_resync);
         let block = Block {
             reorged: retracted.map(|data| data.block.hash.to_string()).collect(),
             ..newest.clone()
         };
-        let blocks = self.deps.blocks.clone();
-        entry.publications.push((blocks, Data::Block(block)));
-        add(&mut entry, self.events.step(&step));
-        if !linked {
+        entry
+            .publications
+            .push((blocks_channel(chain), Data::Block(block)));
+        append(&mut entry, self.events.apply(&update));
+        if is_resync {
             self.wallets.resync();
         }
-        let news = self.wallets(&step).await;
-        add(&mut entry, news);
-        self.own_up(&mut entry);
+        let wallet_events = self.apply_to_wallets(&update).await;
+        append(&mut entry, wallet_events);
+        self.renew_incomplete_channels(&mut entry);
         let now = self.deps.clock.now_ms();
-        let output = self.transactions.step(&step, now);
-        if continuity == Continuity::Resync {
+        let output = self.transactions.apply(&update, now);
+        if is_resync {
             self.transactions.resync(now);
         }
-        self.tell(output, entry).await?;
+        self.publish(output, entry).await?;
         *self.deps.newest.lock() = Some(newest);
         Ok(())
     }
 
-    /// What a step has for wallets. Without any that is followed no node is asked.
-    async fn wallets(&mut self, step: &ChainUpdate) -> Vec<ChannelEvent> {
-        let index = self.deps.wallets.clone();
+    /// The wallet events of an update. While no wallet is watched no node is asked.
+    async fn apply_to_wallets(&mut self, update: &ChainUpdate) -> Vec<ChannelEvent> {
+        let index = self.deps.wallet_index.clone();
         let now = self.deps.clock.now_ms();
         let activity = {
             let index = index.read();
             if index.is_empty() {
-                return self.wallets.pass(step, now);
+                return self.wallets.apply_unwatched(update, now);
             }
-            Activity::of(&step.included, &index)
+            Activity::of(&update.included, &index)
         };
         let is_watched = move |wallet: &_| index.read().contains(wallet);
         let pool = &self.deps.pool;
-        let wallets = self.wallets.step(step, activity, is_watched, pool, now);
-        Box::pin(wallets).await
+        let events = self.wallets.apply(update, activity, is_watched, pool, now);
+        Box::pin(events).await
     }
 
-    /// Begins the channels of wallets anew of which no node told all: whoever follows one
-    /// is told that something is lost.
-    fn own_up(&mut self, entry: &mut JournalEntry) {
-        if self.wallets.take_forgotten() {
-            let chain = self.deps.chain;
+    /// Renews the epochs of the wallet channels that lack publications, so that subscribers see
+    /// a gap.
+    fn renew_incomplete_channels(&mut self, entry: &mut JournalEntry) {
+        let chain = self.deps.chain;
+        if self.wallets.take_incomplete_retraction() {
             tracing::warn!(
                 chain,
-                "a reorg takes back what is not remembered, followers are told of a gap"
+                "a reorg retracts updates that are no longer remembered; followers see a gap"
             );
             entry.renewed.extend(self.deps.interest.channels(chain));
         }
-        let missed = self.wallets.take_missed();
-        if missed.is_empty() {
+        let unread = self.wallets.take_unread();
+        if unread.is_empty() {
             return;
         }
-        let (chain, wallets) = (self.deps.chain, missed.len());
         metrics::counter!("tidewire_chain_balances_missed_total", "chain" => chain.to_string())
-            .increment(wallets as u64);
+            .increment(unread.len() as u64);
         tracing::warn!(
             chain,
-            wallets,
-            "no node told balances, followers are told of a gap"
+            wallets = unread.len(),
+            "no node returned the balances of wallets; followers see a gap"
         );
-        let channels = missed
-            .iter()
-            .filter_map(|wallet| wallet_channel(wallet).ok());
-        entry.renewed.extend(channels);
+        entry.renewed.extend(unread.iter().map(wallet_channel));
     }
 
     async fn execute(&mut self, command: Command) -> Result<(), JournalError> {
-        let now = self.deps.clock.now_ms();
         match command {
             Command::Watch(hash, interest, abi, reply) => {
-                self.watch(hash, interest, &abi, StatusRequest { reply, keeps: true })
-                    .await
+                let request = StatusRequest::keeping_watch(reply);
+                self.watch(hash, interest, &abi, request).await
             }
             Command::Status(hash, abi, reply) => self.status(hash, &abi, reply).await,
             Command::Unwatch(hash, interest) => {
                 self.transactions.unwatch(&hash, &interest);
-                self.tell(TrackerOutput::default(), JournalEntry::default())
+                self.publish(TrackerOutput::default(), JournalEntry::default())
                     .await
             }
-            Command::Events(asked, reply) => {
-                let (filter, kept) = *asked;
-                // Who asked may have gone.
-                let _ = reply.send(self.follow_events(filter, kept));
+            Command::Events(filter, reply) => {
+                let (filter, spec) = *filter;
+                // The client may have gone.
+                let _ = reply.send(self.add_filter(filter, spec));
                 Ok(())
-            }
-            Command::PendingTransaction(transaction) => {
-                let index = self.deps.wallets.clone();
-                let news = self.wallets.pending(&transaction, &index.read(), now);
-                let mut entry = JournalEntry::default();
-                add(&mut entry, news);
-                self.tell(TrackerOutput::default(), entry).await
             }
         }
     }
 
-    /// Follows a filter, once however many want it: the last one's going is looked for.
-    fn follow_events(
-        &mut self,
-        filter: Filter,
-        kept: FilterSpec,
-    ) -> Result<ChannelName, ChainError> {
-        let too_many = |error: &dyn std::fmt::Display| ChainError::TooMany(error.to_string());
+    /// Adds a filter to the tracker, unless a client added an equal one. The registry removes it
+    /// after the last follower left.
+    fn add_filter(&mut self, filter: Filter, spec: FilterSpec) -> Result<ChannelName, ChainError> {
         let channel = filter.channel(self.deps.chain);
-        let channel = channel.map_err(|error| too_many(&error))?;
         let filters = &self.deps.interest.filters;
-        match filters.insert(channel.clone(), kept, MAX_FILTERS, || {}) {
+        match filters.insert(channel.clone(), spec, MAX_FILTERS, || {}) {
             InsertOutcome::Known => Ok(channel),
             InsertOutcome::New => self.events.add(filter).map_err(|error| {
                 filters.remove(&channel);
-                too_many(&error)
+                ChainError::LimitReached(error.to_string())
             }),
-            InsertOutcome::Full => Err(too_many(&format_args!(
-                "{MAX_FILTERS} filters of events are in use, which is the most that may be"
+            InsertOutcome::Full => Err(ChainError::LimitReached(format!(
+                "{MAX_FILTERS} event filters are in use, which is the maximum"
             ))),
         }
     }
 
-    async fn answered(&mut self, round: ResponseBatch) -> Result<(), JournalError> {
+    async fn apply_pending(&mut self, transaction: &Transaction) -> Result<(), JournalError> {
         let now = self.deps.clock.now_ms();
-        let mut all = TrackerOutput::default();
-        let mut hashes = Vec::with_capacity(round.len());
-        for (ask, answers) in round {
-            let hash = ask.hash();
-            if let Some(open) = self.open.get_mut(&hash) {
+        let mut entry = JournalEntry::default();
+        {
+            let index = self.deps.wallet_index.read();
+            let events = self.wallets.apply_pending(transaction, &index, now);
+            append(&mut entry, events);
+        }
+        self.publish(TrackerOutput::default(), entry).await
+    }
+
+    async fn tick(&mut self) -> Result<(), JournalError> {
+        for channel in self.deps.interest.take_expired_filters(self.deps.chain) {
+            self.events.remove(&channel);
+        }
+        let output = self.transactions.tick(self.deps.clock.now_ms());
+        self.publish(output, JournalEntry::default()).await
+    }
+
+    async fn apply_responses(&mut self, batch: ResponseBatch) -> Result<(), JournalError> {
+        let now = self.deps.clock.now_ms();
+        let mut output = TrackerOutput::default();
+        let mut hashes = Vec::with_capacity(batch.len());
+        for (request, responses) in batch {
+            let hash = request.hash();
+            if let Some(open) = self.open_requests.get_mut(&hash) {
                 *open -= 1;
                 if *open == 0 {
-                    self.open.remove(&hash);
+                    self.open_requests.remove(&hash);
                 }
             }
             hashes.push(hash);
-            let output = self.transactions.answered(ask, &answers, now);
-            all.states.extend(output.states);
-            all.requests.extend(output.requests);
+            let result = self.transactions.apply_responses(request, &responses, now);
+            output.statuses.extend(result.statuses);
+            output.requests.extend(result.requests);
         }
-        self.tell(all, JournalEntry::default()).await?;
+        self.publish(output, JournalEntry::default()).await?;
         for hash in hashes {
             self.reply(hash);
         }
         Ok(())
     }
 
-    /// Publishes what came of a tracker, with what it changed in the store, and asks what it
-    /// asks.
-    async fn tell(
+    /// Appends an entry to the journal, with the statuses of `output` and all state that changed.
+    /// Sends the requests of `output`.
+    async fn publish(
         &mut self,
         output: TrackerOutput,
         mut entry: JournalEntry,
     ) -> Result<(), JournalError> {
-        for status in output.states {
-            let news = self.wallets.became(&status);
-            let channel = status.hash.parse();
-            let channel = channel.map(|hash| transaction_channel(self.deps.chain, &hash));
-            if let Ok(Ok(channel)) = channel {
-                let event = Data::Transaction(status);
-                entry.publications.push((channel, event));
+        for status in output.statuses {
+            let wallet_events = self.wallets.apply_status(&status);
+            if let Ok(hash) = status.hash.parse() {
+                let channel = transaction_channel(self.deps.chain, &hash);
+                entry
+                    .publications
+                    .push((channel, Data::Transaction(status)));
             }
-            add(&mut entry, news);
+            append(&mut entry, wallet_events);
         }
-        self.mind_pending();
-        self.store_changes(&mut entry.writes);
-        self.wallets.keep(&mut entry.writes);
-        self.ask(output.requests);
+        self.update_pending_watches();
+        self.stage_watches(&mut entry.writes);
+        self.wallets.stage(&mut entry.writes);
+        self.send_requests(output.requests);
         if entry.is_empty() {
             return Ok(());
         }
-        self.deps.journal.enter(entry).await
+        self.deps.journal.append(entry).await
     }
 
-    /// Looks after what wallets were told as pending, and no longer after what has settled.
-    fn mind_pending(&mut self) {
+    /// Watches the transactions that wallets received as pending, until they are settled.
+    fn update_pending_watches(&mut self) {
         let now = self.deps.clock.now_ms();
-        for PendingWatch { hash, account } in self.wallets.take_waiting() {
-            self.transactions.mind(hash, account, now);
+        for PendingWatch { hash, account } in self.wallets.take_new_pending() {
+            self.transactions.watch_pending(hash, account, now);
         }
-        for hash in self.wallets.take_settled() {
+        for hash in self.wallets.take_settled_pending() {
             self.transactions.unwatch(&hash, &Interest::Session);
         }
     }
 
-    fn store_changes(&mut self, writes: &mut Batch) {
+    fn stage_watches(&mut self, writes: &mut Batch) {
         for (hash, stored) in self.transactions.take_changes() {
             let mut key = self.deps.chain.to_be_bytes().to_vec();
             key.extend(hash);
@@ -401,35 +404,35 @@ impl Processor {
         }
     }
 
-    /// Asks beside the desk; the answers come back to it.
-    fn ask(&mut self, requests: Vec<NodeRequest>) {
+    /// Sends requests in a task of their own. The responses come back to the processor.
+    fn send_requests(&mut self, requests: Vec<NodeRequest>) {
         if requests.is_empty() {
             return;
         }
-        for ask in &requests {
-            *self.open.entry(ask.hash()).or_default() += 1;
+        for request in &requests {
+            *self.open_requests.entry(request.hash()).or_default() += 1;
         }
         let pool = self.deps.pool.clone();
-        self.rounds.spawn(async move {
+        self.in_flight.spawn(async move {
             let calls: Vec<_> = requests.iter().map(NodeRequest::calls).collect();
             let counts: Vec<_> = calls.iter().map(Vec::len).collect();
-            let answers = pool.call_all(calls.into_iter().flatten().collect()).await;
-            let mut answers = answers.into_iter();
-            let rounds = requests.into_iter().zip(counts);
-            rounds
-                .map(|(ask, count)| (ask, answers.by_ref().take(count).collect()))
+            let responses = pool.call_all(calls.into_iter().flatten().collect()).await;
+            let mut responses = responses.into_iter();
+            let batch = requests.into_iter().zip(counts);
+            batch
+                .map(|(request, count)| (request, responses.by_ref().take(count).collect()))
                 .collect()
         });
     }
 }
 
-fn add(entry: &mut JournalEntry, news: Vec<ChannelEvent>) {
-    let news = news.into_iter().map(|news| (news.channel, news.event));
-    entry.publications.extend(news);
+fn append(entry: &mut JournalEntry, events: Vec<ChannelEvent>) {
+    let events = events.into_iter().map(|event| (event.channel, event.event));
+    entry.publications.extend(events);
 }
 
-/// A block as clients see it.
-pub(crate) fn shown(chain: u64, data: &BlockData) -> Block {
+/// A block as clients receive it.
+pub(crate) fn block_message(chain: u64, data: &BlockData) -> Block {
     Block {
         chain,
         number: data.block.number,

@@ -1,104 +1,148 @@
-//! The desk's part that answers those who ask about transactions.
+//! Status requests: the processor's commands to watch a transaction and to reply with its status.
+//!
+//! A reply waits until no request about the transaction is in flight, so that it is as fresh as
+//! the nodes. A transaction that is not watched is watched for the time of the request.
 
 use alloy::primitives::B256;
 use tokio::sync::oneshot;
 
-use super::{Processor, StatusRequest, StatusResult};
+use super::{Processor, StatusResult};
 use crate::{
     ChainError,
+    channel::transaction_channel,
     journal::{JournalEntry, JournalError},
-    publish::transaction_channel,
     transaction::{Interest, TrackerOutput, WatchError},
 };
 
+/// A client that waits for the status of a transaction.
+pub(super) struct StatusRequest {
+    reply: oneshot::Sender<StatusResult>,
+    after_reply: AfterReply,
+}
+
+/// What happens to the watch after the reply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AfterReply {
+    KeepWatch,
+    EndWatch,
+}
+
+impl StatusRequest {
+    /// A request whose watch stays after the reply.
+    pub(super) fn keeping_watch(reply: oneshot::Sender<StatusResult>) -> Self {
+        Self {
+            reply,
+            after_reply: AfterReply::KeepWatch,
+        }
+    }
+
+    /// A request whose watch ends with the reply.
+    fn ending_watch(reply: oneshot::Sender<StatusResult>) -> Self {
+        Self {
+            reply,
+            after_reply: AfterReply::EndWatch,
+        }
+    }
+}
+
 impl Processor {
-    /// Says how a transaction stands, once nothing more is asked about it.
+    /// Replies with the status of a transaction.
     pub(super) async fn status(
         &mut self,
         hash: B256,
         abi: &[String],
         reply: oneshot::Sender<StatusResult>,
     ) -> Result<(), JournalError> {
-        let requests = self.transactions.explain_by(hash, abi);
-        let states = Vec::new();
-        self.tell(TrackerOutput { states, requests }, JournalEntry::default())
-            .await?;
-        if self.open.contains_key(&hash) {
-            let keeps = true;
-            let waiting = self.waiting.entry(hash).or_default();
-            waiting.push(StatusRequest { reply, keeps });
+        self.add_error_signatures(hash, abi).await?;
+        if self.open_requests.contains_key(&hash) {
+            let requests = self.status_requests.entry(hash).or_default();
+            requests.push(StatusRequest::keeping_watch(reply));
             return Ok(());
         }
         match self.transactions.status(&hash, self.deps.clock.now_ms()) {
             Some(status) => {
-                // Who asked may have gone.
+                // The client may have gone.
                 let _ = reply.send(Ok(status));
                 Ok(())
             }
             None => {
-                let keeps = false;
-                let waiting = StatusRequest { reply, keeps };
-                self.watch(hash, Interest::Session, &[], waiting).await
+                let request = StatusRequest::ending_watch(reply);
+                self.watch(hash, Interest::Session, &[], request).await
             }
         }
     }
 
-    /// Watches a transaction, and says how it stands.
+    async fn add_error_signatures(
+        &mut self,
+        hash: B256,
+        abi: &[String],
+    ) -> Result<(), JournalError> {
+        let output = TrackerOutput {
+            requests: self.transactions.add_error_signatures(hash, abi),
+            ..TrackerOutput::default()
+        };
+        self.publish(output, JournalEntry::default()).await
+    }
+
+    /// Watches a transaction, and replies with its status.
     pub(super) async fn watch(
         &mut self,
         hash: B256,
         interest: Interest,
         abi: &[String],
-        waiting: StatusRequest,
+        request: StatusRequest,
     ) -> Result<(), JournalError> {
         let now = self.deps.clock.now_ms();
         let mut requests = match self.transactions.watch(hash, interest, now) {
             Ok(requests) => requests,
             Err(error) => {
-                let refused = Err(ChainError::TooMany(error.to_string()));
-                return match waiting.reply.send(refused) {
+                let refused = Err(ChainError::LimitReached(error.to_string()));
+                return match request.reply.send(refused) {
                     Ok(()) => Ok(()),
-                    Err(_) => self.refuse_follower(hash, &error).await,
+                    Err(_) => self.refuse_subscriber(hash, &error).await,
                 };
             }
         };
-        requests.extend(self.transactions.explain_by(hash, abi));
-        self.waiting.entry(hash).or_default().push(waiting);
-        let states = Vec::new();
-        self.tell(TrackerOutput { states, requests }, JournalEntry::default())
-            .await?;
+        requests.extend(self.transactions.add_error_signatures(hash, abi));
+        self.status_requests.entry(hash).or_default().push(request);
+        let output = TrackerOutput {
+            requests,
+            ..TrackerOutput::default()
+        };
+        self.publish(output, JournalEntry::default()).await?;
         self.reply(hash);
         Ok(())
     }
 
-    /// Nobody waits to hear that a transaction cannot be watched, but somebody may follow its
-    /// channel: they are told of a gap, and whoever subscribes next has it tried again.
-    async fn refuse_follower(
+    /// Renews the channel of a transaction that cannot be watched. No client waits for a reply,
+    /// but one may have subscribed: it sees a gap, and the next subscription tries again.
+    async fn refuse_subscriber(
         &mut self,
         hash: B256,
         error: &WatchError,
     ) -> Result<(), JournalError> {
         let chain = self.deps.chain;
-        tracing::warn!(chain, %hash, %error, "a transaction is not watched, followers are told of a gap");
+        tracing::warn!(chain, %hash, %error, "a transaction is not watched; followers see a gap");
         self.deps.interest.transactions.remove(&(chain, hash));
-        let renewed = transaction_channel(chain, &hash).into_iter().collect();
         let entry = JournalEntry {
-            renewed,
+            renewed: vec![transaction_channel(chain, &hash)],
             ..JournalEntry::default()
         };
-        self.deps.journal.enter(entry).await
+        self.deps.journal.append(entry).await
     }
 
-    /// Tells whoever waits for a transaction, once nothing more is asked about it.
+    /// Replies to the clients that wait for a transaction, unless a request about it is in
+    /// flight.
     pub(super) fn reply(&mut self, hash: B256) {
-        if self.open.contains_key(&hash) {
+        if self.open_requests.contains_key(&hash) {
             return;
         }
         let now = self.deps.clock.now_ms();
-        for StatusRequest { reply, keeps } in self.waiting.remove(&hash).unwrap_or_default() {
+        let requests = self.status_requests.remove(&hash).unwrap_or_default();
+        for StatusRequest { reply, after_reply } in requests {
             let status = self.transactions.status(&hash, now);
-            let _ = reply.send(status.ok_or(ChainError::Ended));
-            if !keeps {
+            let _ = reply.send(status.ok_or(ChainError::NotRunning));
+            if after_reply == AfterReply::EndWatch {
                 self.transactions.unwatch(&hash, &Interest::Session);
             }
         }

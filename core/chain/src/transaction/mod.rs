@@ -1,32 +1,35 @@
-//! Transactions until they settle: the channel `tx:{chain}:{hash}`.
+//! Transactions from the first sight to the final state, on the channel `tx:{chain}:{hash}`.
 //!
-//! [`TransactionTracker`] is a state machine: steps of the chain, answers of the node and the time go
-//! in, states and questions come out. It does no I/O.
+//! [`TransactionTracker`] is a state machine without I/O. Chain updates, responses of nodes and
+//! the time go in; statuses to publish and requests to nodes come out.
 //!
 //! ```text
 //! unknown ──seen──▶ pending ──in a block──▶ confirming ──▶ confirmed ──▶ finalized
 //!    │                │ ▲  │                    │ └─reverted─▶ failed
 //!    │                │ │  └─nonce used─▶ replaced, cancelled
-//!    │                │ └──reorg takes the block back── (from all of these)
+//!    │                │ └──a reorg takes the block back── (from all of these)
 //!    ▼                ▼
 //! timed out     dropped, timed out
 //! ```
 //!
-//! **Dropped** is a transaction that several checks in a row, over at least some time,
-//! found neither in the pool nor in the chain, while its nonce was neither used at the
-//! newest block nor taken by another transaction in the pool. Only then: a node forgets
-//! the hash of a replaced transaction at once, so a missing hash alone says nothing.
+//! A transaction is **dropped** if several checks in a row, over a minimum time, find it neither
+//! in a mempool nor in the chain, while its nonce is free: unused at the newest block, and not
+//! taken by another pending transaction. A missing hash alone proves nothing, because a node
+//! forgets a replaced transaction at once.
 //!
-//! A state that another block could still undo is told at once, and its watch ends only
-//! when its block is final. A watch that reaches no end in time says so in its reason.
+//! A state that another block could still undo is published at once. The watch ends when the
+//! block is final. A watch that reaches no final state in time says so in its reason.
+//!
+//! Example with 3 confirmations and the 6th block final: a transaction in block 10 is confirming
+//! at blocks 10 and 11, confirmed at 12, and finalized at 15. If a reorg at block 12 replaces
+//! blocks 10 to 12 by a branch without it, it is pending again, with `reorged` set.
 
-mod errors;
 mod options;
 mod requests;
 mod responses;
-mod table;
 mod tracker;
 mod watch;
+mod watch_table;
 
 pub use options::TransactionOptions;
 pub use requests::NodeRequest;

@@ -1,7 +1,7 @@
-//! What the tracker asks a node, and how answers are read.
+//! Requests: what the tracker asks a node, and how the fields of a response are read.
 //!
-//! Answers are read field by field, not as a whole: chains have kinds of transactions that
-//! no library knows, and a watch must not hang on them.
+//! Responses are read field by field. Chains have transaction types that no library knows, and
+//! a watch must work for those too.
 
 use alloy::{
     consensus::Transaction as _,
@@ -15,21 +15,21 @@ use serde_json::{Value, json};
 use super::watch::BlockNumHash;
 use crate::Call;
 
-/// A question for a node.
+/// A request to a node, of one or more calls.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NodeRequest {
     /// Where a transaction is.
     Transaction(B256),
-    /// What inclusion in a block came to.
+    /// The receipt of an included transaction.
     Receipt {
         /// The transaction.
         hash: B256,
         /// The block that should hold it.
         at: BlockNumHash,
-        /// The transaction as a call, to ask why it failed.
+        /// The transaction as a call, to find out why it failed.
         call: Box<Value>,
     },
-    /// Why it failed.
+    /// Why a transaction failed.
     Reason {
         /// The transaction.
         hash: B256,
@@ -37,22 +37,22 @@ pub enum NodeRequest {
         at: BlockNumHash,
         /// The transaction as a call.
         call: Box<Value>,
-        /// What the receipt says it used, and at which price.
+        /// The gas used and its price, after the receipt.
         gas: (u64, u128),
     },
-    /// Whether its nonce is used or taken.
+    /// Whether the nonce of a missing transaction is used or taken.
     Nonce {
         /// The transaction.
         hash: B256,
         /// Its sender.
         from: Address,
-        /// The newest block that the monitor knows.
+        /// The height of the newest block that the tracker knows.
         head: Option<u64>,
     },
 }
 
 impl NodeRequest {
-    /// The calls that answer it.
+    /// The calls that the request consists of.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         let call = |method, params| Call { method, params };
@@ -65,7 +65,7 @@ impl NodeRequest {
                 call: request,
                 ..
             } => vec![
-                // What really ran, where the endpoint can tell.
+                // The trace shows what happened; the calls only what would happen now.
                 call(
                     "debug_traceTransaction",
                     json!([hash, {"tracer": "callTracer", "tracerConfig": {"onlyTopCall": true}}]),
@@ -83,7 +83,7 @@ impl NodeRequest {
         }
     }
 
-    /// Whom it is about.
+    /// The transaction that the request is about.
     #[must_use]
     pub fn hash(&self) -> B256 {
         match self {
@@ -95,31 +95,34 @@ impl NodeRequest {
     }
 }
 
-/// What a node says of a transaction.
+/// A transaction as a node returned it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NodeTransaction {
+    /// Sender and nonce.
     pub(super) account: (Address, u64),
+    /// Its block; `None` while it is pending.
     pub(super) at: Option<BlockNumHash>,
+    /// The transaction as a call.
     pub(super) call: Box<Value>,
 }
 
 impl NodeTransaction {
-    /// None if the answer is of another transaction or makes no sense.
-    pub(super) fn parse(hash: B256, answer: &Value) -> Option<Self> {
-        if word(answer, "hash")? != hash {
+    /// Reads a response. `None` if it is about another transaction or lacks a field.
+    pub(super) fn parse(hash: B256, response: &Value) -> Option<Self> {
+        if word(response, "hash")? != hash {
             return None;
         }
-        let from = address(answer, "from")?;
-        let at = word(answer, "blockHash").zip(number(answer, "blockNumber"));
+        let from = address(response, "from")?;
+        let at = word(response, "blockHash").zip(number(response, "blockNumber"));
         let mut call = json!({
-            "from": from, "value": answer.get("value")?, "data": answer.get("input")?,
-            "gas": answer.get("gas")?,
+            "from": from, "value": response.get("value")?, "data": response.get("input")?,
+            "gas": response.get("gas")?,
         });
-        if let Some(to) = address(answer, "to") {
+        if let Some(to) = address(response, "to") {
             call["to"] = json!(to);
         }
         Some(Self {
-            account: (from, number(answer, "nonce")?),
+            account: (from, number(response, "nonce")?),
             at: at.map(|(hash, number)| BlockNumHash { number, hash }),
             call: Box::new(call),
         })
@@ -140,30 +143,30 @@ pub(super) fn as_call(transaction: &Transaction) -> Box<Value> {
     Box::new(call)
 }
 
-/// The gas that a call may use.
+/// The gas limit of a call.
 pub(super) fn gas_limit(call: &Value) -> Option<u64> {
     number(call, "gas")
 }
 
-pub(super) fn word(answer: &Value, field: &str) -> Option<B256> {
-    answer.get(field)?.as_str()?.parse().ok()
+pub(super) fn word(response: &Value, field: &str) -> Option<B256> {
+    response.get(field)?.as_str()?.parse().ok()
 }
 
-fn address(answer: &Value, field: &str) -> Option<Address> {
-    answer.get(field)?.as_str()?.parse().ok()
+fn address(response: &Value, field: &str) -> Option<Address> {
+    response.get(field)?.as_str()?.parse().ok()
 }
 
-pub(super) fn number(answer: &Value, field: &str) -> Option<u64> {
-    quantity(answer.get(field)?)?.try_into().ok()
+pub(super) fn number(response: &Value, field: &str) -> Option<u64> {
+    quantity(response.get(field)?)?.try_into().ok()
 }
 
-/// A number as JSON-RPC writes it.
-pub(super) fn quantity(answer: &Value) -> Option<U256> {
-    let digits = answer.as_str()?.strip_prefix("0x")?;
+/// Reads a JSON-RPC quantity.
+pub(super) fn quantity(value: &Value) -> Option<U256> {
+    let digits = value.as_str()?.strip_prefix("0x")?;
     U256::from_str_radix(digits, 16).ok()
 }
 
-/// Bytes as JSON-RPC writes them.
-pub(super) fn bytes(answer: &Value) -> Option<Vec<u8>> {
-    hex::decode(answer.as_str()?).ok()
+/// Reads JSON-RPC bytes.
+pub(super) fn bytes(value: &Value) -> Option<Vec<u8>> {
+    hex::decode(value.as_str()?).ok()
 }

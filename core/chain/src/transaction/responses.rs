@@ -1,37 +1,55 @@
-//! What answers of a node mean.
+//! Responses: what the answers of nodes mean for a watch, and why a transaction failed.
 //!
-//! An endpoint may lag, or answer for another transaction; so an answer is believed only
-//! where it fits the chain that the steps tell, and an answer that is missing says nothing.
+//! A node may lag behind the chain, or answer for another transaction. A response is therefore
+//! believed only where it fits the chain that the updates show. A missing response proves
+//! nothing.
 
 use alloy::primitives::B256;
 use serde_json::Value;
 use tidewire_proto::v1::TransactionState;
 
 use super::{
-    NodeRequest,
+    NodeRequest, TrackerOutput, TransactionTracker,
     requests::{NodeTransaction, bytes, gas_limit, number, quantity, word},
-    tracker::{TrackerOutput, TransactionTracker},
     watch::{BlockNumHash, Phase},
 };
-use crate::RpcError;
+use crate::{
+    RpcError,
+    decode::{CustomErrors, revert_reason},
+};
 
-type Answer = Result<Value, RpcError>;
+/// Error signatures that are kept for one transaction. Beyond, the oldest are dropped.
+const MAX_SIGNATURES: usize = 50;
+
+/// The start of a reason that no signature explains.
+const UNKNOWN_ERROR: &str = "custom error 0x";
+
+/// The longest time until the second check of a transaction that turned out pending, in
+/// milliseconds.
+const PENDING_CHECK_MS: i64 = 10_000;
+
+type Response = Result<Value, RpcError>;
 
 impl TransactionTracker {
-    /// Takes the answers to the calls of `ask`, in their order.
-    pub fn answered(&mut self, ask: NodeRequest, answers: &[Answer], now_ms: i64) -> TrackerOutput {
+    /// Applies the responses to the calls of `request`, in their order.
+    pub fn apply_responses(
+        &mut self,
+        request: NodeRequest,
+        responses: &[Response],
+        now_ms: i64,
+    ) -> TrackerOutput {
         let mut output = TrackerOutput::default();
-        match ask {
+        match request {
             NodeRequest::Transaction(hash) => {
-                if let Some(Ok(answer)) = answers.first() {
-                    self.looked(hash, answer, now_ms, &mut output);
+                if let Some(Ok(response)) = responses.first() {
+                    self.apply_transaction(hash, response, now_ms, &mut output);
                 } else {
-                    self.tell_unknown_once(hash, now_ms, &mut output);
+                    self.publish_unknown_once(hash, now_ms, &mut output);
                 }
             }
             NodeRequest::Receipt { hash, at, call } => {
-                if let Some(Ok(receipt)) = answers.first() {
-                    self.receipt(hash, at, call, receipt, now_ms, &mut output);
+                if let Some(Ok(receipt)) = responses.first() {
+                    self.apply_receipt(hash, at, call, receipt, now_ms, &mut output);
                 }
             }
             NodeRequest::Reason {
@@ -40,69 +58,112 @@ impl TransactionTracker {
                 call,
                 gas,
             } => {
-                let reason = self.reason(&hash, &call, gas.0, answers);
+                let reason = self.failure_reason(&hash, &call, gas.0, responses);
                 self.settle(hash, at, Some(reason), gas, now_ms, &mut output);
             }
-            NodeRequest::Nonce { hash, .. } => self.nonce(hash, answers, now_ms, &mut output),
+            NodeRequest::Nonce { hash, .. } => {
+                self.apply_nonce(hash, responses, now_ms, &mut output);
+            }
         }
         output
     }
 
-    /// A node says where a transaction is.
-    fn looked(&mut self, hash: B256, answer: &Value, now_ms: i64, output: &mut TrackerOutput) {
-        let Some(watch) = self.watches.get_mut(&hash) else {
+    /// Adds error signatures to a watched transaction. If it failed and no signature explained
+    /// it, the reason is requested again.
+    pub fn add_error_signatures(&mut self, hash: B256, abi: &[String]) -> Vec<NodeRequest> {
+        let Some(watch) = self.table.get_mut(&hash) else {
+            return Vec::new();
+        };
+        let mut all: Vec<_> = watch.abi.to_vec();
+        all.retain(|known| !abi.contains(known));
+        all.extend(abi.iter().cloned());
+        all.drain(..all.len().saturating_sub(MAX_SIGNATURES));
+        if *watch.abi == *all {
+            return Vec::new();
+        }
+        watch.abi = all.into();
+        let (phase, since) = (watch.phase.clone(), watch.since);
+        self.table.mark_changed(hash);
+        let Phase::Included {
+            at,
+            outcome: Some(outcome),
+        } = phase
+        else {
+            return Vec::new();
+        };
+        let is_unexplained = outcome
+            .failure
+            .is_some_and(|reason| reason.starts_with(UNKNOWN_ERROR));
+        if !is_unexplained {
+            return Vec::new();
+        }
+        let phase = Phase::Included { at, outcome: None };
+        self.table.set_phase(hash, phase, since);
+        vec![NodeRequest::Transaction(hash)]
+    }
+
+    /// Applies a node's answer to where a transaction is.
+    fn apply_transaction(
+        &mut self,
+        hash: B256,
+        response: &Value,
+        now_ms: i64,
+        output: &mut TrackerOutput,
+    ) {
+        if !self.table.contains(&hash) {
+            return;
+        }
+        if response.is_null() {
+            return self.apply_missing(hash, now_ms, output);
+        }
+        let Some(found) = NodeTransaction::parse(hash, response) else {
             return;
         };
-        if answer.is_null() {
-            return self.missing(hash, now_ms, output);
-        }
-        let Some(seen) = NodeTransaction::parse(hash, answer) else {
+        self.table.set_account(hash, found.account);
+        let canonical = found.at.filter(|at| self.chain.is_canonical(*at));
+        let Some(watch) = self.table.get_mut(&hash) else {
             return;
         };
         watch.misses = 0;
-        self.set_account(hash, seen.account);
-        let in_chain = seen.at.filter(|at| self.is_canonical(*at));
-        let phase = self.watches.get(&hash).map(|watch| watch.phase.clone());
-        match (phase, in_chain) {
-            (Some(Phase::Unknown | Phase::Pending { .. }), Some(at)) => {
-                self.enter(hash, Phase::Included { at, outcome: None }, now_ms);
-                let call = seen.call;
+        let call = found.call;
+        match (watch.phase.clone(), canonical) {
+            (Phase::Unknown | Phase::Pending { .. }, Some(at)) => {
+                let phase = Phase::Included { at, outcome: None };
+                self.table.set_phase(hash, phase, now_ms);
                 output
                     .requests
                     .push(NodeRequest::Receipt { hash, at, call });
             }
-            (Some(Phase::Included { at, outcome: None }), Some(seen_at)) => {
-                if at == seen_at {
-                    let call = seen.call;
-                    output
-                        .requests
-                        .push(NodeRequest::Receipt { hash, at, call });
-                } else {
-                    // Stored before a reorg that no step told.
-                    self.enter(hash, Phase::Pending { reorged: true }, now_ms);
-                    self.schedule(hash, now_ms);
-                    self.tell(hash, now_ms, output);
-                }
+            (Phase::Included { at, outcome: None }, Some(found_at)) if at == found_at => {
+                output
+                    .requests
+                    .push(NodeRequest::Receipt { hash, at, call });
             }
-            (Some(Phase::Unknown), None) => {
-                self.enter(hash, Phase::Pending { reorged: false }, now_ms);
-                let pause = self.options.check_pause().min(10_000);
-                self.schedule(hash, now_ms + pause);
-                self.tell(hash, now_ms, output);
+            (Phase::Included { outcome: None, .. }, Some(_)) => {
+                // The watch was stored before a reorg that no update showed.
+                let phase = Phase::Pending { reorged: true };
+                self.table.set_phase(hash, phase, now_ms);
+                self.table.schedule(hash, now_ms);
+                self.publish(hash, now_ms, output);
+            }
+            (Phase::Unknown, None) => {
+                let phase = Phase::Pending { reorged: false };
+                self.table.set_phase(hash, phase, now_ms);
+                let interval = self.options.check_interval().min(PENDING_CHECK_MS);
+                self.table.schedule(hash, now_ms + interval);
+                self.publish(hash, now_ms, output);
             }
             _ => {}
         }
     }
 
-    /// A node does not know a transaction.
-    fn missing(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
-        let pause = self.options.check_pause();
-        let head = self.head;
-        let Some(watch) = self.watches.get_mut(&hash) else {
+    /// Counts a check that missed a transaction, and requests the state of its nonce.
+    fn apply_missing(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
+        let Some(watch) = self.table.get_mut(&hash) else {
             return;
         };
         match watch.phase {
-            Phase::Unknown => self.tell_unknown_once(hash, now_ms, output),
+            Phase::Unknown => self.publish_unknown_once(hash, now_ms, output),
             Phase::Pending { .. } => {
                 let Some((from, _)) = watch.account else {
                     return;
@@ -111,28 +172,30 @@ impl TransactionTracker {
                     watch.first_miss = now_ms;
                 }
                 watch.misses = watch.misses.saturating_add(1);
+                let head = self.chain.head();
                 output
                     .requests
                     .push(NodeRequest::Nonce { hash, from, head });
-                self.schedule(hash, now_ms + pause);
+                let interval = self.options.check_interval();
+                self.table.schedule(hash, now_ms + interval);
             }
-            // The steps know better than an endpoint that lags.
+            // The updates know better than a node that lags.
             Phase::Included { .. } | Phase::Superseded { .. } => {}
         }
     }
 
-    /// A watch begins with what is known; for a hash that is not, that is said once.
-    fn tell_unknown_once(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
-        let Some(watch) = self.watches.get_mut(&hash) else {
+    /// Publishes that a hash is unknown, once: a watch begins with a status.
+    fn publish_unknown_once(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
+        let Some(watch) = self.table.get_mut(&hash) else {
             return;
         };
         if watch.phase == Phase::Unknown && watch.misses == 0 {
             watch.misses = 1;
-            self.tell(hash, now_ms, output);
+            self.publish(hash, now_ms, output);
         }
     }
 
-    fn receipt(
+    fn apply_receipt(
         &mut self,
         hash: B256,
         at: BlockNumHash,
@@ -141,7 +204,7 @@ impl TransactionTracker {
         now_ms: i64,
         output: &mut TrackerOutput,
     ) {
-        // Another transaction's receipt, or one of another branch: asked again next time.
+        // A receipt of another transaction or branch is requested again at the next tick.
         if word(receipt, "transactionHash") != Some(hash)
             || word(receipt, "blockHash") != Some(at.hash)
         {
@@ -157,18 +220,72 @@ impl TransactionTracker {
                 call,
                 gas,
             }),
-            // Before Byzantium receipts have no status; nothing says that it failed.
+            // Receipts before Byzantium have no status, so nothing shows a failure.
             Some(_) | None => self.settle(hash, at, None, gas, now_ms, output),
         }
     }
 
-    /// Why a transaction failed: what the trace shows, else what the call says now.
-    fn reason(&self, hash: &B256, call: &Value, gas_used: u64, answers: &[Answer]) -> String {
-        let (trace, calls) = match answers {
+    /// Judges whether the nonce of a missing transaction is used, taken or free.
+    fn apply_nonce(
+        &mut self,
+        hash: B256,
+        responses: &[Response],
+        now_ms: i64,
+        output: &mut TrackerOutput,
+    ) {
+        let Some(watch) = self.table.get(&hash) else {
+            return;
+        };
+        let count = |index: usize| {
+            let response = responses.get(index)?.as_ref().ok()?;
+            u64::try_from(quantity(response)?).ok()
+        };
+        let (Some(used), Some(taken), Some((_, nonce))) = (count(0), count(1), watch.account)
+        else {
+            return;
+        };
+        let Phase::Pending { reorged } = watch.phase else {
+            return;
+        };
+        let is_missing_long = watch.misses >= self.options.drop_checks
+            && now_ms - watch.first_miss >= self.options.drop_after;
+        if !is_missing_long {
+            return;
+        }
+        let (state, reason) = if used > nonce {
+            let reason = "another transaction with its nonce is in the chain";
+            (TransactionState::Replaced, reason)
+        } else if taken > nonce {
+            // A pending transaction took the nonce. Its block will name it.
+            return;
+        } else if reorged {
+            let reason = "a reorg took its block back, and no node keeps it in its pool";
+            (TransactionState::Dropped, reason)
+        } else {
+            let reason = "no node keeps it in its pool, and its nonce is free";
+            (TransactionState::Dropped, reason)
+        };
+        let mut status = self.describe(&hash, watch, now_ms);
+        status.set_state(state);
+        status.reorged = None;
+        status.reason = Some(reason.to_owned());
+        self.end(hash, status.clone());
+        output.statuses.push(status);
+    }
+
+    /// Why a transaction failed: after its trace, its gas, or else what its call returns now.
+    fn failure_reason(
+        &self,
+        hash: &B256,
+        call: &Value,
+        gas_used: u64,
+        responses: &[Response],
+    ) -> String {
+        let (trace, calls) = match responses {
             [trace, calls @ ..] => (trace.as_ref().ok(), calls),
             [] => (None, &[][..]),
         };
-        let traced = trace.and_then(|trace| {
+        let by_trace = trace.and_then(|trace| {
             let error = trace.get("error")?.as_str()?;
             let output = trace.get("output").and_then(bytes).unwrap_or_default();
             Some(match output.as_slice() {
@@ -176,79 +293,55 @@ impl TransactionTracker {
                 data => self.explain(hash, data),
             })
         });
-        let called = || {
-            calls.iter().find_map(|answer| match answer {
-                Err(RpcError::Refused {
-                    message,
-                    data: Some(data),
-                    ..
-                }) => {
-                    // Some nodes wrap the data.
-                    let data = data.get("data").unwrap_or(data);
-                    Some(
-                        bytes(data)
-                            .map_or_else(|| message.clone(), |data| self.explain(hash, &data)),
-                    )
-                }
-                Err(RpcError::Refused {
-                    code: 3, message, ..
-                }) => Some(message.clone()),
-                _ => None,
-            })
+        let by_gas = || {
+            let is_all = gas_limit(call).is_some_and(|limit| limit == gas_used);
+            is_all.then(|| "out of gas".to_owned())
         };
-        let out_of_gas = || {
-            let all = gas_limit(call).is_some_and(|limit| limit == gas_used);
-            all.then(|| "out of gas".to_owned())
+        let by_call = || {
+            calls
+                .iter()
+                .find_map(|response| self.refusal(hash, response))
         };
-        traced
-            .or_else(out_of_gas)
-            .or_else(called)
+        by_trace
+            .or_else(by_gas)
+            .or_else(by_call)
             .unwrap_or_else(|| "reverted, and no node says why".to_owned())
     }
 
-    /// Whether the nonce of a missing transaction is used, taken or free.
-    fn nonce(&mut self, hash: B256, answers: &[Answer], now_ms: i64, output: &mut TrackerOutput) {
-        let Some(watch) = self.watches.get_mut(&hash) else {
-            return;
-        };
-        let count = |place: usize| {
-            let answer = answers.get(place)?.as_ref().ok()?;
-            u64::try_from(quantity(answer)?).ok()
-        };
-        let (Some(used), Some(taken), Some((_, nonce))) = (count(0), count(1), watch.account)
-        else {
-            return;
-        };
-        let was_reorged = match watch.phase {
-            Phase::Pending { reorged } => reorged,
-            _ => return,
-        };
-        let is_long_enough = watch.misses >= self.options.drop_checks
-            && now_ms - watch.first_miss >= self.options.drop_after;
-        if !is_long_enough {
-            return;
+    /// The reason in a node's refusal of a call.
+    fn refusal(&self, hash: &B256, response: &Response) -> Option<String> {
+        match response {
+            Err(RpcError::Refused {
+                message,
+                data: Some(data),
+                ..
+            }) => {
+                // Some nodes wrap the data of the revert in an object.
+                let data = data.get("data").unwrap_or(data);
+                let explained = bytes(data).map(|data| self.explain(hash, &data));
+                Some(explained.unwrap_or_else(|| message.clone()))
+            }
+            Err(RpcError::Refused {
+                code: 3, message, ..
+            }) => Some(message.clone()),
+            _ => None,
         }
-        let (state, reason) = if used > nonce {
-            let reason = "another transaction with its nonce is in the chain";
-            (TransactionState::Replaced, reason)
-        } else if taken > nonce {
-            // Whatever took the nonce is in the pool: the block that has it will say more.
-            return;
-        } else if was_reorged {
-            let reason = "a reorg took its block back, and no node keeps it in its pool";
-            (TransactionState::Dropped, reason)
-        } else {
-            let reason = "no node keeps it in its pool, and its nonce is free";
-            (TransactionState::Dropped, reason)
-        };
-        let Some(watch) = self.watches.get(&hash) else {
-            return;
-        };
-        let mut status = self.describe(&hash, watch, now_ms);
-        status.set_state(state);
-        status.reorged = None;
-        status.reason = Some(reason.to_owned());
-        self.end(hash, status.clone());
-        output.states.push(status);
+    }
+
+    /// Explains the data of a revert: by the watchers' signatures, then by the operator's.
+    fn explain(&self, hash: &B256, data: &[u8]) -> String {
+        let abi = self.table.get(hash).map(|watch| &watch.abi);
+        let mut own = CustomErrors::default();
+        for signature in abi.into_iter().flatten() {
+            if let Err(error) = own.add(signature) {
+                // The engine checks signatures before the tracker gets them.
+                tracing::debug!(%error, "an error signature is refused");
+            }
+        }
+        let reason = revert_reason(data, &own);
+        if reason.starts_with(UNKNOWN_ERROR) {
+            return revert_reason(data, &self.errors);
+        }
+        reason
     }
 }

@@ -1,4 +1,5 @@
-//! The state machine: steps, checks, ends. Answers are in `answer`.
+//! Transaction tracker: applies blocks, checks and time-outs to the watches. `responses` holds
+//! the part that reads responses of nodes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -8,33 +9,36 @@ use alloy::{
     primitives::{Address, B256},
     rpc::types::Transaction,
 };
-use smallvec::SmallVec;
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{
     Interest, NodeRequest, StoredWatch, TransactionOptions,
     requests::as_call,
     watch::{BlockNumHash, Outcome, Phase, Watch},
+    watch_table::WatchTable,
 };
 use crate::{BlockData, ChainUpdate, decode::CustomErrors};
 
-/// How many heights are remembered, to tell blocks of this chain from others.
-const REMEMBERED: usize = 1_024;
+/// Heights that are remembered, to tell blocks of this chain from others.
+const MAX_HEIGHTS: usize = 1_024;
+
+/// The first check of an unknown transaction, in milliseconds after the watch began.
+const FIRST_CHECK_MS: i64 = 5_000;
 
 /// Why a transaction cannot be watched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {
-    /// As many are watched as may be.
-    #[error("{0} transactions are watched on this chain, which is the most that may be")]
+    /// The chain has its maximum of watched transactions.
+    #[error("{0} transactions are watched on this chain, which is the maximum")]
     TooMany(usize),
 }
 
-/// What came of a call of the monitor.
+/// What a call of the tracker results in.
 #[derive(Debug, Default, PartialEq)]
 pub struct TrackerOutput {
-    /// States to publish, in order.
-    pub states: Vec<TransactionStatus>,
-    /// What to ask the node; the answers go to [`TransactionTracker::answered`].
+    /// Statuses to publish, in order.
+    pub statuses: Vec<TransactionStatus>,
+    /// Requests to send; the responses go to [`TransactionTracker::apply_responses`].
     pub requests: Vec<NodeRequest>,
 }
 
@@ -43,439 +47,373 @@ pub struct TrackerOutput {
 pub struct TransactionTracker {
     pub(super) options: TransactionOptions,
     pub(super) errors: CustomErrors,
-    pub(super) watches: HashMap<B256, Watch>,
-    pub(super) by_account: HashMap<(Address, u64), SmallVec<[B256; 1]>>,
-    /// Watches by the block that they depend on.
-    pub(super) by_block: BTreeMap<BlockNumHash, BTreeSet<B256>>,
-    /// Included, and not confirmed yet.
-    pub(super) confirming: BTreeSet<B256>,
-    /// Included, and the outcome could not be read yet.
-    pub(super) unsettled: BTreeSet<B256>,
-    pub(super) checks: BTreeSet<(i64, B256)>,
-    pub(super) deadlines: BTreeSet<(i64, B256)>,
-    pub(super) canonical: BTreeMap<u64, B256>,
-    pub(super) head: Option<u64>,
-    /// The newest block that the chain itself calls final.
-    finalized: Option<u64>,
-    pub(super) ended: HashMap<B256, TransactionStatus>,
-    pub(super) ended_order: VecDeque<B256>,
-    pub(super) changed: BTreeSet<B256>,
+    pub(super) table: WatchTable,
+    pub(super) chain: CanonicalChain,
+    ended: EndedStatuses,
 }
 
 impl TransactionTracker {
-    /// A monitor that watches nothing yet.
+    /// A tracker that watches nothing yet, and explains failures by `errors`.
     #[must_use]
     pub fn new(options: TransactionOptions, errors: CustomErrors) -> Self {
         Self {
+            table: WatchTable::new(&options),
+            chain: CanonicalChain::default(),
+            ended: EndedStatuses::new(options.max_ended),
             options,
             errors,
-            watches: HashMap::new(),
-            by_account: HashMap::new(),
-            by_block: BTreeMap::new(),
-            confirming: BTreeSet::new(),
-            unsettled: BTreeSet::new(),
-            checks: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
-            canonical: BTreeMap::new(),
-            head: None,
-            finalized: None,
-            ended: HashMap::new(),
-            ended_order: VecDeque::new(),
-            changed: BTreeSet::new(),
         }
     }
 
-    /// Watches a transaction. The first interest asks the node at once.
+    /// Watches a transaction. The first interest returns a request to look for it.
     ///
     /// # Errors
-    /// Too many are watched.
+    /// The chain has its maximum of watched transactions.
     pub fn watch(
         &mut self,
         hash: B256,
         interest: Interest,
         now_ms: i64,
     ) -> Result<Vec<NodeRequest>, WatchError> {
-        let is_new = !self.watches.contains_key(&hash);
+        let is_new = !self.table.contains(&hash);
         if is_new {
-            if self.watches.len() >= self.options.max_watches {
-                return Err(WatchError::TooMany(self.watches.len()));
+            if self.table.len() >= self.options.max_watches {
+                return Err(WatchError::TooMany(self.table.len()));
             }
-            self.insert(hash, None, Phase::Unknown, now_ms, now_ms);
+            let phase = Phase::Unknown;
+            self.table.insert(hash, None, phase, now_ms, now_ms);
         }
-        if let Some(watch) = self.watches.get_mut(&hash) {
+        if let Some(watch) = self.table.get_mut(&hash) {
             match interest {
                 Interest::Session => watch.sessions = watch.sessions.saturating_add(1),
                 Interest::Durable(user) => {
                     watch.durable = Some(user.map(String::into_boxed_str));
-                    self.changed.insert(hash);
+                    self.table.mark_changed(hash);
                 }
             }
         }
         if !is_new {
             return Ok(Vec::new());
         }
-        self.schedule(hash, now_ms + 5_000);
+        self.table.schedule(hash, now_ms + FIRST_CHECK_MS);
         Ok(vec![NodeRequest::Transaction(hash)])
     }
 
-    /// Watches a transaction that a pool has told of, for as long as somebody minds it. It
-    /// is looked for in one of the next turns.
-    pub fn mind(&mut self, hash: B256, account: (Address, u64), now_ms: i64) {
-        if !self.watches.contains_key(&hash) {
-            if self.watches.len() >= self.options.max_watches {
+    /// Watches a transaction that a mempool reported, with a session's interest. The node is
+    /// asked at one of the next ticks. At the maximum of watches nothing happens.
+    pub fn watch_pending(&mut self, hash: B256, account: (Address, u64), now_ms: i64) {
+        if !self.table.contains(&hash) {
+            if self.table.len() >= self.options.max_watches {
                 return;
             }
             let phase = Phase::Pending { reorged: false };
-            self.insert(hash, Some(account), phase, now_ms, now_ms);
-            self.schedule(hash, now_ms + self.options.check_pause().min(5_000));
+            self.table
+                .insert(hash, Some(account), phase, now_ms, now_ms);
+            let interval = self.options.check_interval().min(FIRST_CHECK_MS);
+            self.table.schedule(hash, now_ms + interval);
         }
-        if let Some(watch) = self.watches.get_mut(&hash) {
+        if let Some(watch) = self.table.get_mut(&hash) {
             watch.sessions = watch.sessions.saturating_add(1);
         }
     }
 
-    /// Takes an interest back; the last one ends the watch without a word.
+    /// Removes an interest. The last one ends the watch, and nothing is published.
     pub fn unwatch(&mut self, hash: &B256, interest: &Interest) {
-        let Some(watch) = self.watches.get_mut(hash) else {
+        let Some(watch) = self.table.get_mut(hash) else {
             return;
         };
         match interest {
             Interest::Session => watch.sessions = watch.sessions.saturating_sub(1),
-            Interest::Durable(_) => {
-                watch.durable = None;
-                self.changed.insert(*hash);
-            }
+            Interest::Durable(_) => watch.durable = None,
         }
-        if watch.sessions == 0 && watch.durable.is_none() {
-            self.remove(hash);
+        let is_unused = watch.sessions == 0 && watch.durable.is_none();
+        if matches!(interest, Interest::Durable(_)) {
+            self.table.mark_removed(*hash);
+        }
+        if is_unused {
+            self.table.remove(hash);
         }
     }
 
-    /// The state of a transaction that is watched, or was until lately.
+    /// The status of a transaction that is watched, or that ended not long ago.
     #[must_use]
     pub fn status(&self, hash: &B256, now_ms: i64) -> Option<TransactionStatus> {
-        let watch = self.watches.get(hash);
+        let watch = self.table.get(hash);
         let live = watch.map(|watch| self.describe(hash, watch, now_ms));
         live.or_else(|| self.ended.get(hash).cloned())
     }
 
-    /// How many are watched.
+    /// The number of watched transactions.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.watches.len()
+        self.table.len()
     }
 
-    /// Whether none is watched.
+    /// Whether no transaction is watched.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.watches.is_empty()
+        self.table.len() == 0
     }
 
-    /// One more block, and what it replaced.
-    pub fn step(&mut self, step: &ChainUpdate, now_ms: i64) -> TrackerOutput {
+    /// Applies an update of the chain: its retractions, its block, then what is due.
+    pub fn apply(&mut self, update: &ChainUpdate, now_ms: i64) -> TrackerOutput {
         let mut output = TrackerOutput::default();
-        for block in &step.retracted {
+        for block in &update.retracted {
             self.retract(block, now_ms, &mut output);
         }
-        let block = &step.included;
-        self.head = Some(block.block.number);
-        self.finalized = self.finalized.max(step.finalized);
-        self.canonical.split_off(&block.block.number);
-        self.canonical.insert(block.block.number, block.block.hash);
-        if self.canonical.len() > REMEMBERED {
-            self.canonical.pop_first();
-        }
-        self.count(now_ms, &mut output);
-        for (place, transaction) in block.transactions.iter().enumerate() {
-            self.transaction(block, place, transaction, now_ms, &mut output);
+        let block = &update.included;
+        self.chain.include(block, update.finalized);
+        self.count_confirmations(now_ms, &mut output);
+        for (position, transaction) in block.transactions.iter().enumerate() {
+            self.include(block, position, transaction, now_ms, &mut output);
         }
         self.finalize(now_ms, &mut output);
-        self.tick_into(now_ms, &mut output);
+        self.check_due(now_ms, &mut output);
         output
     }
 
-    /// Time passes: checks and limits.
+    /// Ends watches whose time is up, and returns requests for those whose check is due.
     pub fn tick(&mut self, now_ms: i64) -> TrackerOutput {
         let mut output = TrackerOutput::default();
-        self.tick_into(now_ms, &mut output);
+        self.check_due(now_ms, &mut output);
         output
     }
 
-    /// The chain went on without steps that tell all: everything is looked at again.
+    /// Checks every transaction again, because blocks between two updates are unknown.
     pub fn resync(&mut self, now_ms: i64) {
-        self.canonical.clear();
-        self.head = None;
-        let hashes: Vec<_> = self.watches.keys().copied().collect();
-        for hash in hashes {
-            if let Some(Phase::Included { at, .. }) = self.watches.get(&hash).map(|w| &w.phase) {
-                let phase = Phase::Included {
-                    at: *at,
-                    outcome: None,
-                };
-                self.enter(hash, phase, now_ms);
-            } else if let Some(Phase::Superseded { .. }) = self.watches.get(&hash).map(|w| &w.phase)
-            {
-                self.enter(hash, Phase::Pending { reorged: false }, now_ms);
+        self.chain.reset();
+        let phases: Vec<_> = self
+            .table
+            .iter()
+            .map(|(hash, watch)| (*hash, watch.phase.clone()))
+            .collect();
+        for (hash, phase) in phases {
+            match phase {
+                Phase::Included { at, .. } => {
+                    let phase = Phase::Included { at, outcome: None };
+                    self.table.set_phase(hash, phase, now_ms);
+                }
+                Phase::Superseded { .. } => {
+                    let phase = Phase::Pending { reorged: false };
+                    self.table.set_phase(hash, phase, now_ms);
+                }
+                Phase::Unknown | Phase::Pending { .. } => {}
             }
-            self.schedule(hash, now_ms);
+            self.table.schedule(hash, now_ms);
         }
     }
 
-    /// All watches that outlive connections.
+    /// All watches that a back end is interested in.
     #[must_use]
     pub fn export(&self) -> Vec<StoredWatch> {
-        let stored = self.watches.iter();
-        stored
+        let watches = self.table.iter();
+        watches
             .filter_map(|(hash, watch)| watch.stored(*hash))
             .collect()
     }
 
-    /// Takes a stored watch over. It is checked in one of the next turns.
+    /// Adds a stored watch. It is checked at one of the next ticks.
     pub fn import(&mut self, stored: StoredWatch, now_ms: i64) {
         let hash = stored.hash;
-        if !self.watches.contains_key(&hash) {
+        if !self.table.contains(&hash) {
             let phase = stored.phase.into();
-            self.insert(hash, stored.account, phase, stored.since, now_ms);
-            self.schedule(hash, now_ms);
+            self.table
+                .insert(hash, stored.account, phase, stored.since, now_ms);
+            self.table.schedule(hash, now_ms);
         }
-        if let Some(watch) = self.watches.get_mut(&hash) {
+        if let Some(watch) = self.table.get_mut(&hash) {
             watch.durable = Some(stored.user.map(String::into_boxed_str));
             watch.abi = stored.abi.into();
         }
     }
 
-    /// What to store since the last call: a watch as it is now, or none if it ended.
+    /// Takes the changes for the store since the last call: a watch, or `None` if it ended.
     pub fn take_changes(&mut self) -> Vec<(B256, Option<StoredWatch>)> {
-        let changed = std::mem::take(&mut self.changed).into_iter();
-        let stored = |hash: &B256| self.watches.get(hash).and_then(|watch| watch.stored(*hash));
+        let changed = self.table.take_changed().into_iter();
+        let stored = |hash: &B256| self.table.get(hash).and_then(|watch| watch.stored(*hash));
         changed.map(|hash| (hash, stored(&hash))).collect()
     }
 
     fn retract(&mut self, block: &BlockData, now_ms: i64, output: &mut TrackerOutput) {
-        let at = BlockNumHash {
-            number: block.block.number,
-            hash: block.block.hash,
-        };
-        self.canonical.remove(&at.number);
-        for hash in self.by_block.remove(&at).unwrap_or_default() {
-            let was_told = self
-                .watches
-                .get(&hash)
-                .is_some_and(|watch| !matches!(watch.phase, Phase::Included { outcome: None, .. }));
-            self.enter(hash, Phase::Pending { reorged: true }, now_ms);
-            self.schedule(hash, now_ms);
-            // What was never said to be in a block is not said to have left it.
-            if was_told {
-                self.tell(hash, now_ms, output);
+        let at = num_hash(block);
+        self.chain.retract(&at);
+        for hash in self.table.take_block(&at) {
+            let watch = self.table.get(&hash);
+            // Without an outcome the inclusion was never published, so neither is its end.
+            let was_published = watch.is_some_and(|watch| !watch.phase.is_unsettled());
+            let phase = Phase::Pending { reorged: true };
+            self.table.set_phase(hash, phase, now_ms);
+            self.table.schedule(hash, now_ms);
+            if was_published {
+                self.publish(hash, now_ms, output);
             }
         }
     }
 
-    /// A transaction of a canonical block: one that is watched, or one that took its nonce.
-    fn transaction(
+    /// Applies a transaction of a canonical block, if it is watched or used a watched nonce.
+    fn include(
         &mut self,
         block: &BlockData,
-        place: usize,
+        position: usize,
         transaction: &Transaction,
         now_ms: i64,
         output: &mut TrackerOutput,
     ) {
         let hash = transaction.tx_hash();
-        let at = BlockNumHash {
-            number: block.block.number,
-            hash: block.block.hash,
-        };
+        let at = num_hash(block);
         let account = (transaction.from(), transaction.nonce());
-        let others = self.by_account.get(&account).cloned().unwrap_or_default();
-        for other in others.into_iter().filter(|other| *other != hash) {
+        let same_nonce = self.table.of_account(&account).into_iter();
+        for other in same_nonce.filter(|other| *other != hash) {
             let cancelled = transaction.to() == Some(account.0)
                 && transaction.value().is_zero()
                 && transaction.input().is_empty();
-            self.enter(
-                other,
-                Phase::Superseded {
-                    at,
-                    by: hash,
-                    cancelled,
-                },
-                now_ms,
-            );
-            self.tell(other, now_ms, output);
+            let phase = Phase::Superseded {
+                at,
+                by: hash,
+                cancelled,
+            };
+            self.table.set_phase(other, phase, now_ms);
+            self.publish(other, now_ms, output);
         }
-        if !self.watches.contains_key(&hash) {
+        if !self.table.contains(&hash) {
             return;
         }
-        self.set_account(hash, account);
-        self.enter(hash, Phase::Included { at, outcome: None }, now_ms);
+        self.table.set_account(hash, account);
+        let phase = Phase::Included { at, outcome: None };
+        self.table.set_phase(hash, phase, now_ms);
         let call = as_call(transaction);
-        let receipt = block.receipts.get(place);
-        match receipt.filter(|receipt| receipt.transaction_hash == hash) {
-            None => output
+        let receipt = block.receipts.get(position);
+        let Some(receipt) = receipt.filter(|receipt| receipt.transaction_hash == hash) else {
+            output
                 .requests
-                .push(NodeRequest::Receipt { hash, at, call }),
-            Some(receipt) => {
-                let gas = (receipt.gas_used, receipt.effective_gas_price);
-                if receipt.status() {
-                    self.settle(hash, at, None, gas, now_ms, output);
-                } else {
-                    output.requests.push(NodeRequest::Reason {
-                        hash,
-                        at,
-                        call,
-                        gas,
-                    });
-                }
-            }
+                .push(NodeRequest::Receipt { hash, at, call });
+            return;
+        };
+        let gas = (receipt.gas_used, receipt.effective_gas_price);
+        if receipt.status() {
+            self.settle(hash, at, None, gas, now_ms, output);
+        } else {
+            output.requests.push(NodeRequest::Reason {
+                hash,
+                at,
+                call,
+                gas,
+            });
         }
     }
 
-    /// Inclusion came to something.
+    /// Sets the outcome of an included transaction, and publishes it.
     pub(super) fn settle(
         &mut self,
         hash: B256,
         at: BlockNumHash,
         failure: Option<String>,
-        gas: (u64, u128),
+        (gas_used, gas_price): (u64, u128),
         now_ms: i64,
         output: &mut TrackerOutput,
     ) {
-        let phase = self.watches.get_mut(&hash).map(|watch| &mut watch.phase);
-        let Some(Phase::Included {
-            at: now_at,
-            outcome,
-        }) = phase
-        else {
-            return;
-        };
-        // A reorg may have come before the answer.
-        if *now_at != at || outcome.is_some() {
-            return;
-        }
-        *outcome = Some(Outcome {
+        let outcome = Outcome {
             failure: failure.map(String::into_boxed_str),
-            gas_used: gas.0,
-            gas_price: gas.1,
-        });
-        self.unsettled.remove(&hash);
-        if self.confirmations(at) < self.options.required {
-            self.confirming.insert(hash);
+            gas_used,
+            gas_price,
+        };
+        if !self.table.set_outcome(&hash, at, outcome) {
+            return;
         }
-        self.tell(hash, now_ms, output);
+        if self.chain.confirmations(at) < self.options.required {
+            self.table.add_confirming(hash);
+        }
+        self.publish(hash, now_ms, output);
         self.finalize(now_ms, output);
     }
 
-    /// Tells those that wait for confirmations what the new block makes of them.
-    fn count(&mut self, now_ms: i64, output: &mut TrackerOutput) {
-        for hash in self.confirming.clone() {
-            self.tell(hash, now_ms, output);
-            let at = self.watches.get(&hash).and_then(|watch| watch.phase.at());
-            if at.is_none_or(|at| self.confirmations(at) >= self.options.required) {
-                self.confirming.remove(&hash);
+    /// Publishes one more confirmation for each confirming transaction.
+    fn count_confirmations(&mut self, now_ms: i64, output: &mut TrackerOutput) {
+        for hash in self.table.confirming() {
+            self.publish(hash, now_ms, output);
+            let at = self.table.get(&hash).and_then(|watch| watch.phase.block());
+            let confirmations = at.map(|at| self.chain.confirmations(at));
+            if confirmations.is_none_or(|count| count >= self.options.required) {
+                self.table.remove_confirming(&hash);
             }
         }
     }
 
-    /// Ends what cannot be taken back any more.
+    /// Ends the watches whose block is final.
     fn finalize(&mut self, now_ms: i64, output: &mut TrackerOutput) {
-        let Some(head) = self.head else { return };
-        let by_depth = (head + 1).checked_sub(self.options.finality_depth);
-        // Where the chain says what is final, depth says nothing.
-        let Some(last) = self.finalized.or(by_depth) else {
+        let Some(last) = self.chain.last_final(self.options.finality_depth) else {
             return;
         };
-        let last = last.min(head);
-        let blocks: Vec<_> = self
-            .by_block
-            .range(
-                ..=BlockNumHash {
-                    number: last,
-                    hash: B256::repeat_byte(0xFF),
-                },
-            )
-            .map(|(at, hashes)| (*at, hashes.clone()))
-            .collect();
-        for (_, hashes) in blocks {
-            for hash in hashes {
-                let Some(watch) = self.watches.get(&hash) else {
-                    continue;
-                };
-                match &watch.phase {
-                    Phase::Included { outcome: None, .. } => continue,
-                    Phase::Included {
-                        outcome: Some(outcome),
-                        ..
-                    } if outcome.failure.is_none() => {
-                        let mut status = self.describe(&hash, watch, now_ms);
-                        status.set_state(TransactionState::Finalized);
-                        self.end(hash, status.clone());
-                        output.states.push(status);
-                    }
-                    _ => {
-                        let status = self.describe(&hash, watch, now_ms);
-                        self.end(hash, status);
-                    }
-                }
+        for hash in self.table.up_to(last) {
+            let Some(watch) = self.table.get(&hash) else {
+                continue;
+            };
+            if watch.phase.is_unsettled() {
+                continue;
             }
+            let is_success = matches!(
+                &watch.phase,
+                Phase::Included { outcome: Some(outcome), .. } if outcome.failure.is_none()
+            );
+            let mut status = self.describe(&hash, watch, now_ms);
+            if is_success {
+                status.set_state(TransactionState::Finalized);
+                output.statuses.push(status.clone());
+            }
+            self.end(hash, status);
         }
     }
 
-    fn tick_into(&mut self, now_ms: i64, output: &mut TrackerOutput) {
-        while let Some((deadline, hash)) = self.deadlines.first().copied() {
-            if deadline > now_ms {
-                break;
-            }
-            self.deadlines.pop_first();
+    fn check_due(&mut self, now_ms: i64, output: &mut TrackerOutput) {
+        while let Some(hash) = self.table.pop_expired(now_ms) {
             self.time_out(hash, now_ms, output);
         }
-        let mut left = self.options.checks_per_turn;
-        let asked: BTreeSet<_> = output.requests.iter().map(NodeRequest::hash).collect();
-        let unsettled: Vec<_> = self.unsettled.iter().copied().take(left).collect();
-        for hash in unsettled.into_iter().filter(|hash| !asked.contains(hash)) {
+        let mut left = self.options.checks_per_tick;
+        let requested: BTreeSet<_> = output.requests.iter().map(NodeRequest::hash).collect();
+        let unsettled = self.table.unsettled(left).into_iter();
+        for hash in unsettled.filter(|hash| !requested.contains(hash)) {
             left -= 1;
             output.requests.push(NodeRequest::Transaction(hash));
         }
         while left > 0 {
-            let Some((due, hash)) = self.checks.first().copied() else {
+            let Some(hash) = self.table.due_check(now_ms) else {
                 break;
             };
-            if due > now_ms {
-                break;
-            }
             left -= 1;
-            let pause = self.pause(&hash);
-            self.schedule(hash, now_ms + pause);
+            let interval = self.next_interval(&hash);
+            self.table.schedule(hash, now_ms + interval);
             output.requests.push(NodeRequest::Transaction(hash));
         }
     }
 
-    /// How long until a transaction is checked again: longer and longer, but not while it
-    /// is missing.
-    fn pause(&mut self, hash: &B256) -> i64 {
-        let Some(watch) = self.watches.get_mut(hash) else {
+    /// The time until the next check of a transaction. It doubles with each check, but not while
+    /// the transaction is missing.
+    fn next_interval(&mut self, hash: &B256) -> i64 {
+        let Some(watch) = self.table.get_mut(hash) else {
             return i64::MAX / 2;
         };
         watch.checks = watch.checks.saturating_add(1);
         let is_unknown = watch.phase == Phase::Unknown;
-        let shortest = self.options.check_pause();
+        let missing = self.options.check_interval();
         if watch.misses > 0 && !is_unknown {
-            return shortest;
+            return missing;
         }
         let longest = if is_unknown { 60_000 } else { 300_000 };
         let shortest = if is_unknown {
-            5_000
+            FIRST_CHECK_MS
         } else {
-            shortest.min(5_000)
+            missing.min(FIRST_CHECK_MS)
         };
         (shortest << watch.checks.min(10)).min(longest)
     }
 
     fn time_out(&mut self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
-        let Some(watch) = self.watches.get(&hash) else {
+        let Some(watch) = self.table.get(&hash) else {
             return;
         };
         let minutes = (now_ms - watch.since) / 60_000;
         let mut status = self.describe(&hash, watch, now_ms);
-        let known = status.reason.take().map(|reason| format!("; {reason}"));
+        let reason = status.reason.take().map(|reason| format!("; {reason}"));
         let what = match &watch.phase {
             Phase::Unknown => "no node has seen it",
             Phase::Pending { .. } => "it is still pending",
@@ -484,9 +422,177 @@ impl TransactionTracker {
         };
         status.reason = Some(format!(
             "timed out: {what} after {minutes} minutes{}",
-            known.unwrap_or_default()
+            reason.unwrap_or_default()
         ));
         self.end(hash, status.clone());
-        output.states.push(status);
+        output.statuses.push(status);
+    }
+
+    /// Ends a watch with its final status.
+    pub(super) fn end(&mut self, hash: B256, status: TransactionStatus) {
+        self.table.remove(&hash);
+        self.ended.insert(hash, status);
+    }
+
+    pub(super) fn publish(&self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
+        if let Some(watch) = self.table.get(&hash) {
+            output.statuses.push(self.describe(&hash, watch, now_ms));
+        }
+    }
+
+    /// The status of a watch as clients receive it.
+    pub(super) fn describe(&self, hash: &B256, watch: &Watch, now_ms: i64) -> TransactionStatus {
+        let mut status = TransactionStatus {
+            chain: self.options.chain,
+            hash: hash.to_string(),
+            required: self.options.required,
+            from: watch.account.map(|(from, _)| format!("{from:?}")),
+            nonce: watch.account.map(|(_, nonce)| nonce),
+            timestamp: now_ms,
+            ..TransactionStatus::default()
+        };
+        let state = match &watch.phase {
+            Phase::Unknown => {
+                status.since = Some(watch.since);
+                status.reason = Some(format!(
+                    "no node has seen it, looking since {}",
+                    watch.since
+                ));
+                TransactionState::Unknown
+            }
+            Phase::Pending { reorged } => {
+                status.reorged = reorged.then_some(true);
+                TransactionState::Pending
+            }
+            // Not published before the outcome is known; a request meanwhile gets this.
+            Phase::Included { outcome: None, .. } => TransactionState::Pending,
+            Phase::Included {
+                at,
+                outcome: Some(outcome),
+            } => {
+                status.confirmations = self.chain.confirmations(*at);
+                status.block_number = Some(at.number);
+                status.block_hash = Some(at.hash.to_string());
+                status.gas_used = Some(outcome.gas_used);
+                status.effective_gas_price = Some(outcome.gas_price.to_string());
+                status.reason = outcome.failure.as_ref().map(ToString::to_string);
+                match outcome.failure {
+                    Some(_) => TransactionState::Failed,
+                    None if status.confirmations >= self.options.required => {
+                        TransactionState::Confirmed
+                    }
+                    None => TransactionState::Confirming,
+                }
+            }
+            Phase::Superseded { by, cancelled, .. } => {
+                status.replaced_by = Some(by.to_string());
+                if *cancelled {
+                    TransactionState::Cancelled
+                } else {
+                    TransactionState::Replaced
+                }
+            }
+        };
+        status.set_state(state);
+        status
+    }
+}
+
+fn num_hash(block: &BlockData) -> BlockNumHash {
+    BlockNumHash {
+        number: block.block.number,
+        hash: block.block.hash,
+    }
+}
+
+/// The newest canonical blocks, as far as the tracker saw them.
+#[derive(Debug, Default)]
+pub(super) struct CanonicalChain {
+    hashes: BTreeMap<u64, B256>,
+    head: Option<u64>,
+    /// The newest block that the chain itself calls final.
+    finalized: Option<u64>,
+}
+
+impl CanonicalChain {
+    /// The height of the newest block.
+    pub(super) fn head(&self) -> Option<u64> {
+        self.head
+    }
+
+    fn include(&mut self, block: &BlockData, finalized: Option<u64>) {
+        let BlockNumHash { number, hash } = num_hash(block);
+        self.head = Some(number);
+        self.finalized = self.finalized.max(finalized);
+        self.hashes.split_off(&number);
+        self.hashes.insert(number, hash);
+        if self.hashes.len() > MAX_HEIGHTS {
+            self.hashes.pop_first();
+        }
+    }
+
+    fn retract(&mut self, at: &BlockNumHash) {
+        self.hashes.remove(&at.number);
+    }
+
+    fn reset(&mut self) {
+        self.hashes.clear();
+        self.head = None;
+    }
+
+    /// The confirmations of what a block holds. Its own block is the first.
+    fn confirmations(&self, at: BlockNumHash) -> u32 {
+        let head = self.head.unwrap_or(at.number).max(at.number);
+        u32::try_from(head - at.number + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a block that a node names is canonical, as far as is known. A block past the head
+    /// is not: its update is still to come.
+    pub(super) fn is_canonical(&self, at: BlockNumHash) -> bool {
+        if self.head.is_some_and(|head| at.number > head) {
+            return false;
+        }
+        let known = self.hashes.get(&at.number);
+        known.is_none_or(|hash| *hash == at.hash)
+    }
+
+    /// The height of the newest final block. The chain's own finality overrides depth.
+    fn last_final(&self, depth: u64) -> Option<u64> {
+        let head = self.head?;
+        let by_depth = (head + 1).checked_sub(depth);
+        self.finalized.or(by_depth).map(|last| last.min(head))
+    }
+}
+
+/// The final statuses of the newest watches that ended.
+#[derive(Debug)]
+struct EndedStatuses {
+    max: usize,
+    statuses: HashMap<B256, TransactionStatus>,
+    order: VecDeque<B256>,
+}
+
+impl EndedStatuses {
+    fn new(max: usize) -> Self {
+        Self {
+            max,
+            statuses: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    fn get(&self, hash: &B256) -> Option<&TransactionStatus> {
+        self.statuses.get(hash)
+    }
+
+    fn insert(&mut self, hash: B256, status: TransactionStatus) {
+        if self.statuses.insert(hash, status).is_none() {
+            self.order.push_back(hash);
+        }
+        if self.order.len() > self.max
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.statuses.remove(&oldest);
+        }
     }
 }

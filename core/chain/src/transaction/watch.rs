@@ -1,18 +1,18 @@
-//! A watched transaction and where it stands.
+//! Watch: one watched transaction, its phase, and who is interested in it.
 
 use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
-/// Who wants to know.
+/// How long an interest in a transaction lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interest {
-    /// A connection, until it says otherwise or goes.
+    /// Until a session unsubscribes or ends.
     Session,
-    /// A back end, until the final state; the user whom it concerns, if any.
+    /// Until the final state, for a back end, with the user whom the transaction concerns.
     Durable(Option<String>),
 }
 
-/// A block that holds something.
+/// A block by height and hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BlockNumHash {
     /// Its height.
@@ -21,22 +21,24 @@ pub struct BlockNumHash {
     pub hash: B256,
 }
 
-/// What inclusion came to.
+/// The outcome of an included transaction, after its receipt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// Why it failed, if it did.
+    /// The reason, if it failed.
     pub(super) failure: Option<Box<str>>,
     pub(super) gas_used: u64,
+    /// In wei.
     pub(super) gas_price: u128,
 }
 
+/// The phase of a watched transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
     Unknown,
     Pending {
         reorged: bool,
     },
-    /// In a block; nothing is told before the outcome is known.
+    /// In a block. Nothing is published before the outcome is known.
     Included {
         at: BlockNumHash,
         outcome: Option<Outcome>,
@@ -50,82 +52,90 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    /// The block that could still be taken back.
-    pub(super) fn at(&self) -> Option<BlockNumHash> {
+    /// The block that the phase depends on, and that a reorg could take back.
+    pub(super) fn block(&self) -> Option<BlockNumHash> {
         match self {
             Self::Included { at, .. } | Self::Superseded { at, .. } => Some(*at),
             Self::Unknown | Self::Pending { .. } => None,
         }
     }
+
+    /// Whether it is in a block and its outcome is unknown.
+    pub(super) fn is_unsettled(&self) -> bool {
+        matches!(self, Self::Included { outcome: None, .. })
+    }
 }
 
+/// A watched transaction. Times are in milliseconds since the Unix epoch.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// Sender and nonce, once known.
     pub(super) account: Option<(Address, u64)>,
     pub(super) phase: Phase,
-    /// Since when it is in this phase.
+    /// The start of the phase.
     pub(super) since: i64,
-    /// When it is checked next.
     pub(super) next_check: i64,
-    /// When it is given up.
+    /// When the watch times out.
     pub(super) deadline: i64,
-    /// How many checks there were in this phase.
+    /// Checks in this phase.
     pub(super) checks: u8,
-    /// How many of them in a row missed it, and the time of the first.
+    /// The last checks in a row that missed it, and the time of the first.
     pub(super) misses: u8,
     pub(super) first_miss: i64,
+    /// Interests of sessions.
     pub(super) sessions: u32,
+    /// The interest of a back end: the user whom it concerns, if any.
     pub(super) durable: Option<Option<Box<str>>>,
-    /// Signatures of errors, by whoever watches it.
+    /// Error signatures that the watchers brought along.
     pub(super) abi: Box<[String]>,
 }
 
-/// A watch as it is stored.
+/// A watch as the store has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredWatch {
     /// The transaction.
     pub hash: B256,
-    /// Whom it concerns.
+    /// The user whom it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// Sender and nonce, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<(Address, u64)>,
-    /// Signatures of errors.
+    /// Error signatures that the watchers brought along.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub abi: Vec<String>,
-    /// Where it stood.
+    /// Its phase.
     pub phase: StoredPhase,
-    /// Since when, in milliseconds since the Unix epoch.
+    /// The start of the phase, in milliseconds since the Unix epoch.
     pub since: i64,
 }
 
-/// Where a stored watch stood.
+/// The phase of a stored watch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoredPhase {
     /// No node had seen it.
     Unknown,
-    /// It was in the pool; a reorg may have put it there.
+    /// It was in no block.
     Pending {
-        /// A reorg took it back.
+        /// A reorg took its block back.
         reorged: bool,
     },
     /// It was in this block.
     Included(BlockNumHash),
-    /// Another used its nonce.
+    /// Another transaction used its nonce.
     Superseded {
-        /// In this block.
+        /// The block of the other.
         at: BlockNumHash,
-        /// The other.
+        /// The other's hash.
         by: B256,
-        /// The other pays the sender nothing.
+        /// The other pays nothing to the sender itself, which cancels.
         cancelled: bool,
     },
 }
 
 impl Watch {
+    /// The watch as the store has it. `None` if no back end is interested.
     pub(super) fn stored(&self, hash: B256) -> Option<StoredWatch> {
         let user = self.durable.as_ref()?;
         Some(StoredWatch {

@@ -1,16 +1,13 @@
-//! What a block has for watched wallets, as far as the block itself tells.
+//! Wallet activity: what a block itself shows about watched wallets.
 //!
-//! Each transaction and each log is looked at once, and each address in it is looked up
-//! once: the work depends on the block and on what matches, not on how many wallets are
-//! watched.
+//! Each transaction and each log is read once, and each address in it is looked up once. The cost
+//! depends on the block and on the matches, not on the number of watched wallets.
 
 use std::collections::BTreeSet;
 
 use alloy::{
-    consensus::Transaction as _,
-    network::TransactionResponse as _,
     primitives::{Address, B256},
-    rpc::types::{Log, Transaction},
+    rpc::types::Log,
 };
 
 use crate::{
@@ -18,41 +15,41 @@ use crate::{
     decode::{TokenEvent, decode},
 };
 
-/// A watched wallet's part in a block.
+/// The watched wallets that a block concerns, and how.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Activity {
-    /// Transactions of the block, by place, with the wallet that each concerns.
+    /// Wallets with the index of a transaction that they sent or received.
     pub transactions: Vec<(Address, usize)>,
-    /// Events of tokens, with the wallet that each concerns, in the block's order.
+    /// Wallets with a token event that concerns them, in the block's order.
     pub events: Vec<(Address, TokenActivity)>,
-    /// Wallets whose balance of the chain's own coin may have changed.
+    /// Wallets whose coin balance may have changed.
     pub coins: BTreeSet<Address>,
-    /// Wallets and tokens whose balance may have changed.
+    /// Wallets with a token whose balance may have changed.
     pub tokens: BTreeSet<(Address, Address)>,
 }
 
-/// An event of a token.
+/// A token event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenActivity {
-    /// The contract whose log it is.
+    /// The contract that logged it.
     pub contract: Address,
-    /// The log's transaction.
+    /// The transaction of the log.
     pub transaction: B256,
-    /// What it says.
+    /// The event.
     pub event: TokenEvent,
 }
 
 impl Activity {
-    /// What `block` has for the wallets of `index`.
+    /// The activity of the wallets of `index` in `block`.
     #[must_use]
     pub fn of(block: &BlockData, index: &WalletIndex) -> Self {
         let mut activity = Self::default();
         if index.is_empty() {
             return activity;
         }
-        for (place, transaction) in block.transactions.iter().enumerate() {
-            for wallet in parties(transaction).filter(|wallet| index.contains(wallet)) {
-                activity.transactions.push((wallet, place));
+        for (position, transaction) in block.transactions.iter().enumerate() {
+            for wallet in index.watched_parties(transaction) {
+                activity.transactions.push((wallet, position));
                 activity.coins.insert(wallet);
             }
         }
@@ -62,7 +59,7 @@ impl Activity {
         activity
     }
 
-    /// Whether no watched wallet had a part in the block.
+    /// Whether the block concerns no watched wallet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.coins.is_empty() && self.events.is_empty() && self.tokens.is_empty()
@@ -75,19 +72,19 @@ impl Activity {
             Ok(Some(event)) => event,
             Ok(None) => return,
             Err(malformed) => {
-                // Something happened to whom the topics name; the balance says what.
-                tracing::debug!(%contract, %malformed, "a token's log is malformed");
-                let named = log
+                // The wallets in the topics are concerned; their balances show how.
+                tracing::debug!(%contract, %malformed, "a token log is malformed");
+                let wallets = log
                     .topics()
                     .iter()
                     .skip(1)
                     .filter_map(crate::abi::address_word);
-                let watched = named.filter(|wallet| index.contains(wallet));
+                let watched = wallets.filter(|wallet| index.contains(wallet));
                 self.tokens.extend(watched.map(|wallet| (wallet, contract)));
                 return;
             }
         };
-        let [first, second] = concerned(&event);
+        let [first, second] = wallets_of(&event);
         let second = second.filter(|second| Some(*second) != first);
         for wallet in [first, second].into_iter().flatten() {
             if !index.contains(&wallet) {
@@ -96,25 +93,18 @@ impl Activity {
             if has_balance(&event) {
                 self.tokens.insert((wallet, contract));
             }
-            let happened = TokenActivity {
+            let token_activity = TokenActivity {
                 contract,
                 transaction: log.transaction_hash.unwrap_or_default(),
                 event: event.clone(),
             };
-            self.events.push((wallet, happened));
+            self.events.push((wallet, token_activity));
         }
     }
 }
 
-/// Sender and receiver, each once.
-pub(crate) fn parties(transaction: &Transaction) -> impl Iterator<Item = Address> + use<> {
-    let from = transaction.from();
-    let to = transaction.to().filter(|to| *to != from);
-    std::iter::once(from).chain(to)
-}
-
-/// Whom an event concerns. Who may spend is not told of it: anyone can name anyone.
-fn concerned(event: &TokenEvent) -> [Option<Address>; 2] {
+/// The wallets that an event concerns. A spender is not among them: anyone can name anyone.
+fn wallets_of(event: &TokenEvent) -> [Option<Address>; 2] {
     match event {
         TokenEvent::Erc20Transfer { from, to, .. }
         | TokenEvent::Erc721Transfer { from, to, .. }
@@ -129,7 +119,7 @@ fn concerned(event: &TokenEvent) -> [Option<Address>; 2] {
     }
 }
 
-/// Whether an event moves what `balanceOf(address)` counts as an amount.
+/// Whether an event changes a balance that `balanceOf(address)` returns as an amount.
 fn has_balance(event: &TokenEvent) -> bool {
     matches!(
         event,

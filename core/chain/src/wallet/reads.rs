@@ -1,53 +1,188 @@
-//! Reads of a node, many in a call.
+//! Wallet reads: balances and token metadata, many contract calls in one `eth_call`.
+//!
+//! Multicall3 runs up to a hundred calls as one, and none of them fails the others. Where it is
+//! not deployed, each call is made alone.
 
-use serde_json::Value;
+use alloy::{
+    hex,
+    primitives::{Address, Bytes, U256, address},
+    sol,
+    sol_types::SolCall as _,
+};
+use serde_json::{Value, json};
 
-use super::calls::{TOGETHER, View, aggregate, aggregated, returned};
-use crate::{BlockRef, Call, RpcClient, RpcError};
+use crate::{BlockRef, Call, RpcClient, RpcError, abi::word_at};
 
-pub(super) type Answer = Result<Value, RpcError>;
+/// The address of Multicall3, the same on nearly every chain.
+const MULTICALL3: Address = address!("ca11bde05977b3631167028862be2a173976ca11");
 
-pub(super) async fn read<R: RpcClient>(client: &R, calls: Vec<Call>) -> Vec<Answer> {
+/// Contract calls in one Multicall3 call. A token's call costs up to some 100,000 gas, and nodes
+/// allow tens of millions.
+const CALLS_PER_MULTICALL: usize = 100;
+
+/// The longest symbol that is published, in characters.
+const MAX_SYMBOL: usize = 32;
+
+mod interface {
+    #![allow(missing_docs, reason = "these functions belong to deployed contracts")]
+    super::sol! {
+        struct Call3 { address target; bool allowFailure; bytes callData; }
+        struct Result { bool success; bytes returnData; }
+        function aggregate3(Call3[] calls) returns (Result[] results);
+        function balanceOf(address owner) returns (uint256 balance);
+        function symbol() returns (string text);
+        function decimals() returns (uint8 count);
+        function supportsInterface(bytes4 id) returns (bool is);
+    }
+}
+
+/// The response to one call.
+pub(super) type Response = Result<Value, RpcError>;
+
+/// A contract call that changes no state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ViewCall {
+    contract: Address,
+    data: Vec<u8>,
+}
+
+impl ViewCall {
+    /// The token balance of `owner`.
+    pub(super) fn balance(token: Address, owner: Address) -> Self {
+        let data = interface::balanceOfCall { owner }.abi_encode();
+        Self {
+            contract: token,
+            data,
+        }
+    }
+
+    /// The metadata of a token: symbol, decimals, and whether it is an ERC-721.
+    pub(super) fn metadata(token: Address) -> [Self; 3] {
+        let erc721 = interface::supportsInterfaceCall {
+            id: [0x80, 0xac, 0x58, 0xcd].into(),
+        };
+        [
+            interface::symbolCall {}.abi_encode(),
+            interface::decimalsCall {}.abi_encode(),
+            erc721.abi_encode(),
+        ]
+        .map(|data| Self {
+            contract: token,
+            data,
+        })
+    }
+
+    fn call(&self, block: &BlockRef) -> Call {
+        eth_call(self.contract, &self.data, block)
+    }
+}
+
+/// Makes all calls, in order. Makes no request for an empty list.
+pub(super) async fn call_all<R: RpcClient>(client: &R, calls: Vec<Call>) -> Vec<Response> {
     if calls.is_empty() {
         return Vec::new();
     }
     client.call_all(calls).await
 }
 
-pub(super) fn is_unreachable(answer: &Answer) -> bool {
-    matches!(answer, Err(RpcError::Unreachable { .. }))
+/// Whether no node answered, as opposed to one that refused.
+pub(super) fn is_unreachable(response: &Response) -> bool {
+    matches!(response, Err(RpcError::Unreachable { .. }))
 }
 
-/// Makes calls of contracts, through Multicall3 where it is deployed. None if no node
-/// answered.
+/// Makes contract calls at a block, and returns what each returned; `None` for one that failed.
+/// Returns `None` for all if no node answered.
 pub(super) async fn view_all<R: RpcClient>(
     client: &R,
-    views: &[View],
+    views: &[ViewCall],
     block: &BlockRef,
 ) -> Option<Vec<Option<Vec<u8>>>> {
-    let chunks: Vec<_> = views.chunks(TOGETHER).collect();
-    let calls = chunks.iter().map(|chunk| aggregate(chunk, block)).collect();
-    let answers = read(client, calls).await;
+    let chunks: Vec<_> = views.chunks(CALLS_PER_MULTICALL).collect();
+    let calls = chunks.iter().map(|chunk| multicall(chunk, block)).collect();
+    let responses = call_all(client, calls).await;
     let mut results = Vec::with_capacity(views.len());
-    for (chunk, answer) in chunks.into_iter().zip(answers) {
-        let together = answer
+    for (chunk, response) in chunks.into_iter().zip(responses) {
+        let decoded = response
             .as_ref()
             .ok()
-            .and_then(|answer| aggregated(answer, chunk.len()));
-        if let Some(together) = together {
-            results.extend(together);
+            .and_then(|response| decode_multicall(response, chunk.len()));
+        if let Some(decoded) = decoded {
+            results.extend(decoded);
             continue;
         }
         let calls = chunk.iter().map(|view| view.call(block)).collect();
-        let alone = read(client, calls).await;
-        if alone.iter().all(is_unreachable) {
+        let single = call_all(client, calls).await;
+        if single.iter().all(is_unreachable) {
             return None;
         }
-        results.extend(
-            alone
-                .iter()
-                .map(|answer| answer.as_ref().ok().and_then(returned)),
-        );
+        let single = single.iter().map(|response| response.as_ref().ok());
+        results.extend(single.map(|response| response.and_then(return_data)));
     }
     Some(results)
+}
+
+/// The coin balance of a wallet at a block.
+pub(super) fn coin_balance(wallet: Address, block: &BlockRef) -> Call {
+    Call {
+        method: "eth_getBalance",
+        params: json!([wallet, {"blockHash": block.hash}]),
+    }
+}
+
+fn multicall(views: &[ViewCall], block: &BlockRef) -> Call {
+    let calls = views.iter().map(|view| interface::Call3 {
+        target: view.contract,
+        allowFailure: true,
+        callData: Bytes::copy_from_slice(&view.data),
+    });
+    let calls = calls.collect();
+    let data = interface::aggregate3Call { calls }.abi_encode();
+    eth_call(MULTICALL3, &data, block)
+}
+
+/// What each of `count` calls returned. `None` if Multicall3 is not deployed.
+fn decode_multicall(response: &Value, count: usize) -> Option<Vec<Option<Vec<u8>>>> {
+    let data = return_data(response)?;
+    let results = interface::aggregate3Call::abi_decode_returns(&data).ok()?;
+    let results = results.into_iter();
+    let results: Vec<_> = results
+        .map(|result| result.success.then(|| result.returnData.to_vec()))
+        .collect();
+    (results.len() == count).then_some(results)
+}
+
+fn return_data(response: &Value) -> Option<Vec<u8>> {
+    hex::decode(response.as_str()?).ok()
+}
+
+fn eth_call(to: Address, data: &[u8], block: &BlockRef) -> Call {
+    let data = hex::encode_prefixed(data);
+    Call {
+        method: "eth_call",
+        params: json!([{"to": to, "data": data}, {"blockHash": block.hash}]),
+    }
+}
+
+/// Decodes a symbol: a string, or in old tokens such as MKR a `bytes32`.
+pub(super) fn symbol(data: &[u8]) -> Option<String> {
+    let text = match data {
+        word if word.len() == 32 => {
+            let end = word.iter().position(|byte| *byte == 0).unwrap_or(32);
+            String::from_utf8(word[..end].to_vec()).ok()?
+        }
+        _ => interface::symbolCall::abi_decode_returns(data).ok()?,
+    };
+    let text = text.chars().filter(|c| !c.is_control()).take(MAX_SYMBOL);
+    let text: String = text.collect();
+    (!text.is_empty()).then_some(text)
+}
+
+/// Decodes a token's number of decimals.
+pub(super) fn decimals(data: &[u8]) -> Option<u32> {
+    u8::try_from(number(data)?).ok().map(u32::from)
+}
+
+/// Decodes a number.
+pub(super) fn number(data: &[u8]) -> Option<U256> {
+    word_at(data, 0)
 }

@@ -1,6 +1,12 @@
-//! What was told of the newest blocks: so that a reorg takes it back word for word, and so
-//! that transactions are told as confirmed and as final later on. It is stored with what is
-//! published, so that both are done after a restart too.
+//! Sent updates: what wallets received of the newest blocks, so that a reorg can retract it.
+//!
+//! A retraction repeats each update word for word, the last first, marked `removed`. The memory
+//! also knows which transactions are to be sent again as confirmed and as final. It is stored
+//! in the transaction of the publications, so both work after a restart.
+//!
+//! Example with 3 confirmations and the 5th block final: a transaction of block 10 is sent as
+//! confirming at block 10, as confirmed at block 12, and as final at block 14. A reorg of block
+//! 10 at height 13 retracts the confirmed update, then the confirming one.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -11,28 +17,29 @@ use tidewire_proto::{
 };
 use tidewire_store::{Batch, Table};
 
-const TOLD: Table = Table("chain.told");
+/// Sent updates by chain and height. Existing stores have this name.
+const SENT: Table = Table("chain.told");
 
-/// How many updates are remembered: about 25 MB. Past it the oldest blocks go, and a reorg
-/// that takes one of those back is a gap.
-const REMEMBERED: usize = 50_000;
+/// Updates that are remembered at most, about 25 MB. Beyond, the oldest blocks are forgotten,
+/// and a reorg that reaches one of those becomes a gap.
+const MAX_UPDATES: usize = 50_000;
 
-/// How a value begins: the block's hash, and how far its transactions are.
-const HEAD: usize = 33;
+/// Bytes at the start of a stored block: its hash, and the stage of its transactions.
+const HEADER_BYTES: usize = 33;
 
-/// When transactions of a block count for more than included.
+/// How many blocks a transaction takes to become confirmed, final, and safe from reorgs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stages {
-    /// How many blocks confirm one; its own is the first.
+pub struct ConfirmationRules {
+    /// Confirmations that make a transaction confirmed. Its own block is the first.
     pub required: u32,
-    /// After how many blocks a block is final, where the chain itself does not say.
+    /// Blocks after which a block is final, where the chain itself does not say.
     pub finality_depth: u64,
-    /// How many blocks a reorg may take back.
+    /// Blocks that a reorg can take back at most.
     pub reorg_limit: u64,
 }
 
-impl Default for Stages {
-    /// Three to confirm, and the 64th is final.
+impl Default for ConfirmationRules {
+    /// Confirmed by 3 blocks, final by 64.
     fn default() -> Self {
         Self {
             required: 3,
@@ -42,9 +49,9 @@ impl Default for Stages {
     }
 }
 
-impl Stages {
-    /// What a transaction is that the newest block includes.
-    pub(super) fn first(self) -> TransactionState {
+impl ConfirmationRules {
+    /// The state of a transaction in the newest block.
+    pub(super) fn initial_state(self) -> TransactionState {
         match self.required {
             0 | 1 => TransactionState::Confirmed,
             _ => TransactionState::Confirming,
@@ -52,7 +59,7 @@ impl Stages {
     }
 }
 
-/// How far the transactions of a block were told to be.
+/// The furthest state that the transactions of a block were sent as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 enum Stage {
@@ -61,7 +68,7 @@ enum Stage {
     Final = 2,
 }
 
-/// What wallets were told, in the order of telling.
+/// Updates with their wallets, in the order in which they were sent.
 pub(super) type Updates = Vec<(Address, WalletUpdate)>;
 
 #[derive(Debug)]
@@ -72,35 +79,43 @@ struct SentBlock {
     updates: Updates,
 }
 
-/// What was told of a block that goes.
+/// What a reorg retracts of one block.
 #[derive(Debug, PartialEq)]
 pub(super) enum Retraction {
-    /// This, in this order.
-    Told(Updates),
-    /// Something that is not remembered, perhaps.
-    Forgotten,
+    /// These updates, in the order in which they were sent.
+    Complete(Updates),
+    /// Perhaps updates that are no longer remembered.
+    Incomplete,
 }
 
-/// What is remembered, oldest first.
+/// The sent updates of a chain.
 #[derive(Debug, Default)]
 pub(super) struct SentUpdates {
+    /// Oldest first.
     blocks: VecDeque<SentBlock>,
-    updates: usize,
-    /// The newest block of which what was told is remembered no more.
+    /// Updates of all blocks.
+    update_count: usize,
+    /// The height of the newest block that was forgotten.
     forgotten: Option<u64>,
     finalized: Option<u64>,
-    /// Heights that are not stored as they are.
+    /// Heights whose row in the store is out of date.
     changed: BTreeSet<u64>,
 }
 
 impl SentUpdates {
-    /// Remembers what was told of one more block.
-    pub(super) fn push(&mut self, number: u64, hash: B256, updates: Updates, stages: Stages) {
-        let stage = match stages.first() {
+    /// Adds the updates of the newest block.
+    pub(super) fn push(
+        &mut self,
+        number: u64,
+        hash: B256,
+        updates: Updates,
+        rules: ConfirmationRules,
+    ) {
+        let stage = match rules.initial_state() {
             TransactionState::Confirmed => Stage::Confirmed,
             _ => Stage::Included,
         };
-        self.updates += updates.len();
+        self.update_count += updates.len();
         self.changed.insert(number);
         self.blocks.push_back(SentBlock {
             number,
@@ -108,106 +123,111 @@ impl SentUpdates {
             stage,
             updates,
         });
-        while self.updates > REMEMBERED && self.blocks.len() > 1 {
+        while self.update_count > MAX_UPDATES && self.blocks.len() > 1 {
             self.drop_oldest();
         }
     }
 
-    /// Takes out what was told of a block.
+    /// Removes a block that a reorg took back, and returns what to retract.
     pub(super) fn retract(&mut self, number: u64, hash: B256) -> Retraction {
-        let place = self.blocks.iter().rposition(|block| block.hash == hash);
-        let Some(block) = place.and_then(|place| self.blocks.remove(place)) else {
+        let index = self.blocks.iter().rposition(|block| block.hash == hash);
+        let Some(block) = index.and_then(|index| self.blocks.remove(index)) else {
             return match self.forgotten {
-                Some(forgotten) if number <= forgotten => Retraction::Forgotten,
-                _ => Retraction::Told(Vec::new()),
+                Some(forgotten) if number <= forgotten => Retraction::Incomplete,
+                _ => Retraction::Complete(Vec::new()),
             };
         };
-        self.updates -= block.updates.len();
+        self.update_count -= block.updates.len();
         self.changed.insert(block.number);
-        Retraction::Told(block.updates)
+        Retraction::Complete(block.updates)
     }
 
-    /// Tells what the newest block makes of the transactions of those before, and forgets
-    /// what can change no more.
-    pub(super) fn settle(
+    /// Returns the transactions that the newest block makes confirmed or final, and forgets
+    /// the blocks that no reorg can reach.
+    pub(super) fn advance(
         &mut self,
         head: u64,
         finalized: Option<u64>,
-        stages: Stages,
+        rules: ConfirmationRules,
         now_ms: i64,
     ) -> Updates {
         self.finalized = self.finalized.max(finalized);
-        let by_depth = (head + 1).checked_sub(stages.finality_depth);
-        // Where the chain says what is final, depth says nothing.
+        let by_depth = (head + 1).checked_sub(rules.finality_depth);
+        // The chain's own finality overrides depth.
         let last_final = self.finalized.or(by_depth);
-        let last_confirmed = (head + 1).checked_sub(stages.required.into());
-        let mut told = Vec::new();
+        let last_confirmed = (head + 1).checked_sub(rules.required.into());
+        let mut sent = Vec::new();
         for block in &mut self.blocks {
-            let has_come_to = |last: Option<u64>| last.is_some_and(|last| block.number <= last);
+            let has_reached = |last: Option<u64>| last.is_some_and(|last| block.number <= last);
             let stage = match () {
-                () if has_come_to(last_final) => Stage::Final,
-                () if has_come_to(last_confirmed) => Stage::Confirmed,
+                () if has_reached(last_final) => Stage::Final,
+                () if has_reached(last_confirmed) => Stage::Confirmed,
                 () => continue,
             };
             if stage <= block.stage {
                 continue;
             }
             let mut later = Vec::new();
-            if block.stage < Stage::Confirmed && has_come_to(last_confirmed) {
-                later.extend(block.became(TransactionState::Confirmed, now_ms));
+            if block.stage < Stage::Confirmed && has_reached(last_confirmed) {
+                later.extend(block.in_state(TransactionState::Confirmed, now_ms));
             }
             if stage == Stage::Final {
-                later.extend(block.became(TransactionState::Finalized, now_ms));
+                later.extend(block.in_state(TransactionState::Finalized, now_ms));
             }
             block.stage = stage;
             if !later.is_empty() {
-                self.updates += later.len();
+                self.update_count += later.len();
                 self.changed.insert(block.number);
-                told.extend(later.iter().cloned());
+                sent.extend(later.iter().cloned());
                 block.updates.extend(later);
             }
         }
-        self.prune(head, stages);
-        told
+        self.prune(head, rules);
+        sent
     }
 
-    /// Nothing that was told can be taken back any more.
+    /// Forgets everything: after a resync nothing can be retracted.
     pub(super) fn clear(&mut self) {
         self.changed
             .extend(self.blocks.iter().map(|block| block.number));
         self.blocks.clear();
-        (self.updates, self.forgotten, self.finalized) = (0, None, None);
+        (self.update_count, self.forgotten, self.finalized) = (0, None, None);
     }
 
-    /// Adds what the store is to have.
-    pub(super) fn keep(&mut self, chain: u64, writes: &mut Batch) {
+    /// Adds the changes to a write of the store.
+    pub(super) fn stage(&mut self, chain: u64, writes: &mut Batch) {
         for number in std::mem::take(&mut self.changed) {
             let key = [chain.to_be_bytes(), number.to_be_bytes()].concat();
-            let block = self.blocks.iter().rev().find(|one| one.number == number);
+            let block = self
+                .blocks
+                .iter()
+                .rev()
+                .find(|block| block.number == number);
             match block {
-                Some(block) => writes.put(TOLD, key, block.encode()),
-                None => writes.delete(TOLD, key),
+                Some(block) => writes.put(SENT, key, block.encode()),
+                None => writes.delete(SENT, key),
             }
         }
     }
 
-    /// Where the store has what was told of a chain.
-    pub(super) fn stored(chain: u64) -> (Table, Vec<u8>) {
-        (TOLD, chain.to_be_bytes().to_vec())
+    /// The table of sent updates, and the prefix of a chain's keys.
+    pub(super) fn rows(chain: u64) -> (Table, Vec<u8>) {
+        (SENT, chain.to_be_bytes().to_vec())
     }
 
-    /// Takes one block back from the store. In the order of their heights.
+    /// Adds a block from the store; call it in the order of heights. Returns `None` if the row
+    /// is unreadable.
     pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let number = u64::from_be_bytes(key.get(8..)?.try_into().ok()?);
         let block = SentBlock::decode(number, value)?;
-        self.updates += block.updates.len();
+        self.update_count += block.updates.len();
         self.blocks.push_back(block);
         Some(())
     }
 
-    fn prune(&mut self, head: u64, stages: Stages) {
+    fn prune(&mut self, head: u64, rules: ConfirmationRules) {
         while let Some(oldest) = self.blocks.front() {
-            let is_safe = oldest.number + stages.reorg_limit < head;
+            let is_safe = oldest.number + rules.reorg_limit < head;
             if oldest.stage < Stage::Final || !is_safe {
                 return;
             }
@@ -217,7 +237,7 @@ impl SentUpdates {
 
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.blocks.pop_front() {
-            self.updates -= oldest.updates.len();
+            self.update_count -= oldest.updates.len();
             self.changed.insert(oldest.number);
             self.forgotten = self.forgotten.max(Some(oldest.number));
         }
@@ -225,15 +245,15 @@ impl SentUpdates {
 }
 
 impl SentBlock {
-    /// The transactions that went well, in a later state.
-    fn became(&self, state: TransactionState, now_ms: i64) -> Updates {
+    /// The successful transactions, in a later state.
+    fn in_state(&self, state: TransactionState, now_ms: i64) -> Updates {
         let later = self.updates.iter().filter_map(|(wallet, update)| {
             let Some(Data::Transaction(transaction)) = &update.data else {
                 return None;
             };
-            let is_first = match transaction.status() {
+            let is_successful = match transaction.status() {
                 TransactionState::Confirming => true,
-                // Said of it at once, where one block is enough.
+                // Where one block is enough, this is the initial state.
                 TransactionState::Confirmed => {
                     self.stage == Stage::Confirmed && state == TransactionState::Finalized
                 }
@@ -246,10 +266,10 @@ impl SentBlock {
                 data: Some(Data::Transaction(transaction)),
                 ..update.clone()
             };
-            is_first.then_some((*wallet, update))
+            is_successful.then_some((*wallet, update))
         });
         let mut later: Updates = later.collect();
-        // Told as included and as confirmed, it is told as final once.
+        // A transaction sent as confirming and as confirmed becomes final once.
         let mut seen = BTreeSet::new();
         later.retain(|(wallet, update)| match &update.data {
             Some(Data::Transaction(transaction)) => {
@@ -270,8 +290,8 @@ impl SentBlock {
     }
 
     fn decode(number: u64, value: &[u8]) -> Option<Self> {
-        let (head, mut rest) = value.split_at_checked(HEAD)?;
-        let (hash, stage) = head.split_at(HEAD - 1);
+        let (header, mut rest) = value.split_at_checked(HEADER_BYTES)?;
+        let (hash, stage) = header.split_at(HEADER_BYTES - 1);
         let stage = match stage {
             [0] => Stage::Included,
             [1] => Stage::Confirmed,
@@ -297,7 +317,7 @@ mod tests {
 
     use super::*;
 
-    const STAGES: Stages = Stages {
+    const RULES: ConfirmationRules = ConfirmationRules {
         required: 3,
         finality_depth: 5,
         reorg_limit: 10,
@@ -330,17 +350,17 @@ mod tests {
         B256::left_padding_from(&number.to_be_bytes())
     }
 
-    /// What is remembered of blocks that each have one transaction, after the store.
-    fn restored(sent: &mut SentUpdates, stored: &mut std::collections::BTreeMap<Vec<u8>, Vec<u8>>) {
+    /// Writes `sent` to the store and reads it back.
+    fn restart(sent: &mut SentUpdates, stored: &mut std::collections::BTreeMap<Vec<u8>, Vec<u8>>) {
         let mut writes = Batch::new();
-        sent.keep(7, &mut writes);
+        sent.stage(7, &mut writes);
         for write in writes.writes() {
             match write {
                 tidewire_store::Write::Put(_, key, value) => {
                     stored.insert(key.clone(), value.clone());
                 }
                 tidewire_store::Write::Delete(_, key) => drop(stored.remove(key)),
-                tidewire_store::Write::DeleteRange(..) => unreachable!("nothing is deleted so"),
+                tidewire_store::Write::DeleteRange(..) => unreachable!("no range is deleted"),
             }
         }
         let finalized = sent.finalized;
@@ -352,15 +372,15 @@ mod tests {
     }
 
     #[test]
-    fn transactions_are_told_as_confirmed_and_final_once_and_taken_back() {
+    fn a_transaction_is_sent_as_confirmed_and_final_once_and_retracted() {
         use TransactionState::{Confirmed, Confirming, Failed, Finalized};
         let (mut sent, mut stored) = (SentUpdates::default(), std::collections::BTreeMap::new());
-        let told = vec![update("0x1", Confirming), update("0x2", Failed)];
-        sent.push(1, hash(1), told.clone(), STAGES);
+        let updates = vec![update("0x1", Confirming), update("0x2", Failed)];
+        sent.push(1, hash(1), updates.clone(), RULES);
         let mut settled = Vec::new();
         for head in 1..=6 {
-            settled.push(states(&sent.settle(head, None, STAGES, 9)));
-            restored(&mut sent, &mut stored);
+            settled.push(states(&sent.advance(head, None, RULES, 9)));
+            restart(&mut sent, &mut stored);
         }
         let nothing = Vec::new;
         let expected = [
@@ -372,54 +392,59 @@ mod tests {
             nothing(),
         ];
         assert_eq!(settled, expected);
-        let Retraction::Told(back) = sent.retract(1, hash(1)) else {
-            panic!("it is remembered");
+        let Retraction::Complete(retracted) = sent.retract(1, hash(1)) else {
+            panic!("the block is remembered");
         };
-        assert_eq!(states(&back), [Confirming, Failed, Confirmed, Finalized]);
-        let again = sent.retract(1, hash(1));
-        assert_eq!(again, Retraction::Told(Vec::new()));
-        // A block is not told twice after it came back.
-        sent.push(1, hash(1), told, STAGES);
         assert_eq!(
-            states(&sent.settle(9, None, STAGES, 9)),
+            states(&retracted),
+            [Confirming, Failed, Confirmed, Finalized]
+        );
+        let again = sent.retract(1, hash(1));
+        assert_eq!(again, Retraction::Complete(Vec::new()));
+        // After it comes back, the block is sent once.
+        sent.push(1, hash(1), updates, RULES);
+        assert_eq!(
+            states(&sent.advance(9, None, RULES, 9)),
             [Confirmed, Finalized]
         );
-        assert!(sent.settle(30, None, STAGES, 9).is_empty());
-        restored(&mut sent, &mut stored);
+        assert!(sent.advance(30, None, RULES, 9).is_empty());
+        restart(&mut sent, &mut stored);
         assert!(sent.blocks.is_empty() && stored.is_empty());
     }
 
     #[test]
-    fn where_one_block_is_enough_it_is_confirmed_at_once() {
+    fn with_one_required_block_a_transaction_is_confirmed_at_once() {
         use TransactionState::{Confirmed, Finalized};
-        let stages = Stages {
+        let rules = ConfirmationRules {
             required: 1,
-            ..STAGES
+            ..RULES
         };
         let mut sent = SentUpdates::default();
-        let told = vec![update("0x1", stages.first())];
-        sent.push(1, hash(1), told, stages);
-        assert!(sent.settle(1, Some(0), stages, 9).is_empty());
-        // What the chain says is final is so, whatever the depth.
-        assert!(sent.settle(9, Some(0), stages, 9).is_empty());
-        let told = sent.settle(9, Some(1), stages, 9);
-        assert_eq!(states(&told), [Finalized]);
-        let Retraction::Told(back) = sent.retract(1, hash(1)) else {
-            panic!("it is remembered");
+        let updates = vec![update("0x1", rules.initial_state())];
+        sent.push(1, hash(1), updates, rules);
+        assert!(sent.advance(1, Some(0), rules, 9).is_empty());
+        // The chain's own finality overrides depth.
+        assert!(sent.advance(9, Some(0), rules, 9).is_empty());
+        let updates = sent.advance(9, Some(1), rules, 9);
+        assert_eq!(states(&updates), [Finalized]);
+        let Retraction::Complete(retracted) = sent.retract(1, hash(1)) else {
+            panic!("the block is remembered");
         };
-        assert_eq!(states(&back), [Confirmed, Finalized]);
+        assert_eq!(states(&retracted), [Confirmed, Finalized]);
     }
 
     #[test]
-    fn what_is_forgotten_is_owned_up_to() {
+    fn a_reorg_of_a_forgotten_block_is_reported_as_incomplete() {
         let mut sent = SentUpdates::default();
         for number in 1..=3 {
-            let told = vec![update("0x1", TransactionState::Confirming); REMEMBERED / 2];
-            sent.push(number, hash(number), told, STAGES);
+            let updates = vec![update("0x1", TransactionState::Confirming); MAX_UPDATES / 2];
+            sent.push(number, hash(number), updates, RULES);
         }
-        assert_eq!(sent.retract(1, hash(1)), Retraction::Forgotten);
-        assert!(matches!(sent.retract(3, hash(3)), Retraction::Told(told) if !told.is_empty()));
+        assert_eq!(sent.retract(1, hash(1)), Retraction::Incomplete);
+        assert!(
+            matches!(sent.retract(3, hash(3)), Retraction::Complete(updates) if !updates.is_empty())
+        );
         sent.clear();
-        assert_eq!(sent.retract(1, hash(1)), Retraction::Told(Vec::new()));
+        assert_eq!(sent.retract(1, hash(1)), Retraction::Complete(Vec::new()));
     }
 }

@@ -1,72 +1,73 @@
-//! The tracker: steps in, updates out, reads between.
+//! Wallet tracker: turns chain updates into wallet updates, with reads of the node between.
 //!
-//! A block costs one trace where the endpoint can, and reads for the wallets that had a
-//! part in it: balances of the coin at the block and at its parent, balances of tokens
-//! likewise and what is not known of their contracts, a hundred in a call. What was told of
-//! the newest blocks is remembered, so that a reorg takes it back word for word.
+//! For a block that concerns watched wallets the tracker reads, a hundred calls in one:
+//!
+//! - one trace, where the node serves traces, for coins that contracts moved;
+//! - the coin balance of each wallet at the block and at its parent;
+//! - the token balances likewise, and the metadata of tokens that it sees first.
+//!
+//! [`SentUpdates`] remembers what wallets received of the newest blocks, so that a reorg can
+//! retract it. [`PendingTransactions`] remembers what they received as pending.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use alloy::{
-    consensus::Transaction as _,
     network::TransactionResponse as _,
     primitives::{Address, B256, U256},
     rpc::types::Transaction,
 };
 use serde_json::json;
 use tidewire_proto::v1::{
-    BalanceChange, BalanceSource, Direction, TransactionState, WalletTransaction, WalletUpdate,
-    wallet_update::Data,
+    BalanceSource, TransactionState, TransactionStatus, WalletUpdate, wallet_update::Data,
 };
 use tidewire_store::{Batch, Store, StoreError};
+use tidewire_stream::Event;
 
 use super::{
     Activity,
-    calls::{View, coin_balance, decimals, number, symbol},
-    reads::{is_unreachable, read, view_all},
-    sent_updates::{Retraction, SentUpdates, Stages, Updates},
-    tokens::{Token, Tokens},
-    tracer::Tracer,
-    update::token_update,
+    reads::{ViewCall, call_all, coin_balance, decimals, is_unreachable, number, symbol, view_all},
+    sent_updates::{ConfirmationRules, Retraction, SentUpdates, Updates},
+    tokens::{TokenCache, TokenMetadata},
+    trace::Tracer,
+    update::{balance_change, token_updates, wallet_transaction},
 };
 use crate::{
-    BlockData, BlockRef, Call, ChainUpdate, ChannelEvent, RpcClient, mempool::PendingTransactions,
-    publish::wallet_channel,
+    BlockData, BlockRef, Call, ChainUpdate, ChannelEvent, RpcClient, WalletIndex,
+    channel::wallet_channel,
+    mempool::{PendingTransactions, PendingWatch},
 };
 
-/// After how many blocks a node that could not trace is asked again.
-const TRACE_AGAIN: u64 = 1_000;
+/// Blocks after which nodes that refused to trace are asked again.
+const TRACE_RETRY_BLOCKS: u64 = 1_000;
 
 /// Whether blocks are traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tracing {
-    /// Where the endpoint can.
+    /// Where the node serves traces.
     Auto,
     /// Never.
     Off,
 }
 
-/// The tracker of all wallets on a chain.
+/// The tracker of all wallets on one chain.
 #[derive(Debug)]
 pub struct WalletTracker {
     chain: u64,
     tracing: Tracing,
-    /// Do not ask for traces before this block.
+    /// The first block to trace.
     trace_from: u64,
     tracer: Tracer,
-    stages: Stages,
-    tokens: Tokens,
+    rules: ConfirmationRules,
+    tokens: TokenCache,
     sent: SentUpdates,
-    pub(super) waiting: PendingTransactions,
-    pub(super) pending: BTreeSet<B256>,
-    pub(super) pending_order: VecDeque<B256>,
-    /// Wallets whose balance no node told.
-    missed: BTreeSet<Address>,
-    /// Something was told that is not remembered, and was taken back.
-    is_forgotten: bool,
+    pending: PendingTransactions,
+    /// Wallets whose balances no node returned.
+    unread: BTreeSet<Address>,
+    /// Whether a reorg took back updates that are no longer remembered.
+    has_incomplete_retraction: bool,
 }
 
 impl WalletTracker {
@@ -78,153 +79,239 @@ impl WalletTracker {
             tracing,
             trace_from: 0,
             tracer: Tracer::default(),
-            stages: Stages::default(),
-            tokens: Tokens::default(),
+            rules: ConfirmationRules::default(),
+            tokens: TokenCache::default(),
             sent: SentUpdates::default(),
-            waiting: PendingTransactions::default(),
-            pending: BTreeSet::new(),
-            pending_order: VecDeque::new(),
-            missed: BTreeSet::new(),
-            is_forgotten: false,
+            pending: PendingTransactions::default(),
+            unread: BTreeSet::new(),
+            has_incomplete_retraction: false,
         }
     }
 
-    /// The same with other bounds for what is confirmed and final.
+    /// Sets when a transaction is confirmed and final.
     #[must_use]
-    pub fn with(mut self, stages: Stages) -> Self {
-        self.stages = stages;
+    pub fn with_rules(mut self, rules: ConfirmationRules) -> Self {
+        self.rules = rules;
         self
     }
 
-    /// Whether the last step took something back that was told and is not remembered: then
-    /// everyone has to be told that something is lost.
-    pub fn take_forgotten(&mut self) -> bool {
-        std::mem::take(&mut self.is_forgotten)
+    /// Whether a reorg took back updates that are no longer remembered, since the last call.
+    /// Then every wallet's channel has a gap.
+    pub fn take_incomplete_retraction(&mut self) -> bool {
+        std::mem::take(&mut self.has_incomplete_retraction)
     }
 
-    /// Adds what has to outlive the process.
-    pub(crate) fn keep(&mut self, writes: &mut Batch) {
-        self.sent.keep(self.chain, writes);
-        self.waiting.keep(self.chain, writes);
+    /// Takes the wallets whose balances no node returned since the last call. Their channels
+    /// have a gap.
+    pub fn take_unread(&mut self) -> BTreeSet<Address> {
+        std::mem::take(&mut self.unread)
     }
 
-    /// Takes back what was stored.
+    /// Adds the changes to a write of the store.
+    pub(crate) fn stage(&mut self, writes: &mut Batch) {
+        self.sent.stage(self.chain, writes);
+        self.pending.stage(self.chain, writes);
+    }
+
+    /// Reads the stored state back.
     pub(crate) async fn restore(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        let (table, prefix) = SentUpdates::stored(self.chain);
+        let (table, prefix) = SentUpdates::rows(self.chain);
         for (key, value) in store.scan(table, prefix, None, usize::MAX).await? {
             if self.sent.restore(&key, &value).is_none() {
-                tracing::warn!(chain = self.chain, "what wallets were told cannot be read");
+                tracing::warn!(
+                    chain = self.chain,
+                    "a stored block of wallet updates is unreadable"
+                );
             }
         }
-        let (table, prefix) = PendingTransactions::stored(self.chain);
+        let (table, prefix) = PendingTransactions::rows(self.chain);
         for (_, value) in store.scan(table, prefix, None, usize::MAX).await? {
-            match self.waiting.restore(&value) {
-                Some(hash) => drop(self.is_new(hash)),
-                None => tracing::warn!(chain = self.chain, "what is pending cannot be read"),
+            if self.pending.restore(&value).is_none() {
+                tracing::warn!(
+                    chain = self.chain,
+                    "a stored pending transaction is unreadable"
+                );
             }
         }
         Ok(())
     }
 
-    /// The chain began anew: what was told before is neither taken back nor gone on with.
+    /// Forgets what was sent: after a resync nothing of it is retracted, confirmed or final.
     pub(crate) fn resync(&mut self) {
         self.sent.clear();
     }
 
-    /// Takes the wallets of which the last step could not tell all, because no node
-    /// answered: who follows them has to be told so.
-    pub fn take_missed(&mut self) -> BTreeSet<Address> {
-        std::mem::take(&mut self.missed)
-    }
-
-    /// One more block while no wallet is followed: nothing is read for it, but what was told
-    /// before is taken back, or goes on.
-    pub fn pass(&mut self, step: &ChainUpdate, now_ms: i64) -> Vec<ChannelEvent> {
-        let mut out = Vec::new();
-        for block in &step.retracted {
-            out.extend(self.retract(block.block));
-        }
-        out.extend(self.settle(step, now_ms));
-        out
-    }
-
-    fn settle(&mut self, step: &ChainUpdate, now_ms: i64) -> Vec<ChannelEvent> {
-        let head = step.included.block.number;
-        let settled = self.sent.settle(head, step.finalized, self.stages, now_ms);
-        news(settled.into_iter())
-    }
-
-    /// One more block: first what a reorg took back, then what it brings. `activity` is
-    /// [`Activity::of`] the block; `is_watched` tells for those that a trace finds.
-    pub async fn step<R: RpcClient>(
+    /// Applies an update of the chain: first its retractions, then its block.
+    ///
+    /// `activity` is [`Activity::of`] the block. `is_watched` judges the accounts that only a
+    /// trace finds. Balances that no node returns are reported by
+    /// [`take_unread`](Self::take_unread).
+    pub async fn apply<R: RpcClient>(
         &mut self,
-        step: &ChainUpdate,
+        update: &ChainUpdate,
         mut activity: Activity,
         is_watched: impl Fn(&Address) -> bool + Send,
         client: &R,
         now_ms: i64,
     ) -> Vec<ChannelEvent> {
-        let mut out = Vec::new();
-        for block in &step.retracted {
-            out.extend(self.retract(block.block));
-        }
-        let block = &step.included;
+        let mut events = self.retract_all(update);
+        let block = &update.included;
         let traced = self.trace(block, is_watched, client).await;
-        let inner: BTreeSet<_> = traced.difference(&activity.coins).copied().collect();
-        activity.coins.extend(&inner);
-        let head = block.block.number;
-        let settled = self.settle(step, now_ms);
+        let traced_only: BTreeSet<_> = traced.difference(&activity.coins).copied().collect();
+        activity.coins.extend(&traced_only);
+        let settled = self.settle(update, now_ms);
         if activity.is_empty() {
-            out.extend(settled);
-            return out;
+            events.extend(settled);
+            return events;
         }
-        for (_, place) in &activity.transactions {
-            // A node may tell of a block before it tells what it had in its pool.
-            if let Some(transaction) = block.transactions.get(*place) {
-                self.is_new(transaction.tx_hash());
-                self.waiting.remove(&transaction.tx_hash());
+        for (_, position) in &activity.transactions {
+            // A node may report a block before it reports the block's transactions as pending.
+            if let Some(transaction) = block.transactions.get(*position) {
+                self.pending.mark_seen(transaction.tx_hash());
+                self.pending.remove(&transaction.tx_hash());
             }
         }
-        let mut told = self.transactions(block, &activity, client, now_ms).await;
-        told.extend(self.coins(block, &activity, &inner, client, now_ms).await);
-        self.learn(block, &activity, client).await;
-        for (wallet, happened) in &activity.events {
-            let token = self.tokens.get(&happened.contract);
+        let mut updates = self
+            .transaction_updates(block, &activity, client, now_ms)
+            .await;
+        let coins = self.coin_updates(block, &activity, &traced_only, client, now_ms);
+        updates.extend(coins.await);
+        self.read_metadata(block, &activity, client).await;
+        for (wallet, token_activity) in &activity.events {
+            let token = self.tokens.get(&token_activity.contract);
             let is_nft = token.is_some_and(|token| token.is_nft);
-            for data in token_update(happened, block.block.number, is_nft) {
-                told.push((*wallet, self.update(*wallet, now_ms, data)));
+            for data in token_updates(token_activity, block.block.number, is_nft) {
+                updates.push((*wallet, self.wallet_update(*wallet, now_ms, data)));
             }
         }
-        told.extend(self.balances(block, &activity, client, now_ms).await);
-        out.extend(news(told.iter().cloned()));
-        self.sent.push(head, block.block.hash, told, self.stages);
-        out.extend(settled);
-        out
+        let balances = self.token_balance_updates(block, &activity, client, now_ms);
+        updates.extend(balances.await);
+        events.extend(channel_events(updates.iter().cloned()));
+        let BlockRef { number, hash, .. } = block.block;
+        self.sent.push(number, hash, updates, self.rules);
+        events.extend(settled);
+        events
     }
 
-    /// Takes back what was told of a block, the last first.
+    /// Applies an update while no wallet is watched. Nothing is read from a node; updates that
+    /// were sent before are still retracted, confirmed and final.
+    pub fn apply_unwatched(&mut self, update: &ChainUpdate, now_ms: i64) -> Vec<ChannelEvent> {
+        let mut events = self.retract_all(update);
+        events.extend(self.settle(update, now_ms));
+        events
+    }
+
+    /// Returns the updates about a transaction from a mempool, unless it was seen before.
+    pub fn apply_pending(
+        &mut self,
+        transaction: &Transaction,
+        index: &WalletIndex,
+        now_ms: i64,
+    ) -> Vec<ChannelEvent> {
+        let wallets: Vec<_> = index.watched_parties(transaction).collect();
+        if wallets.is_empty() || !self.pending.mark_seen(transaction.tx_hash()) {
+            return Vec::new();
+        }
+        self.pending.insert(transaction, wallets.clone());
+        let updates = wallets.into_iter().map(|wallet| {
+            let data = wallet_transaction(wallet, transaction, TransactionState::Pending, None);
+            let data = Data::Transaction(data);
+            (wallet, self.wallet_update(wallet, now_ms, data))
+        });
+        channel_events(updates)
+    }
+
+    /// Applies a status of the transaction tracker. Returns updates if wallets received the
+    /// transaction as pending, and it was replaced, cancelled or dropped, or a reorg undid that.
+    pub(crate) fn apply_status(&mut self, status: &TransactionStatus) -> Vec<ChannelEvent> {
+        use TransactionState::{Cancelled, Dropped, Pending, Replaced};
+        let Ok(hash) = status.hash.parse::<B256>() else {
+            return Vec::new();
+        };
+        let Some(pending) = self.pending.get(&hash) else {
+            return Vec::new();
+        };
+        let state = status.state();
+        let (state, replaced_by, removed) = match (state, &pending.end) {
+            (Replaced | Cancelled | Dropped, _) if pending.has_ended_as(state) => {
+                return Vec::new();
+            }
+            (Replaced | Cancelled | Dropped, _) => (state, status.replaced_by.clone(), false),
+            (Pending, Some((sent, by))) if status.reorged == Some(true) => {
+                let sent = TransactionState::try_from(*sent).unwrap_or(Replaced);
+                (sent, by.clone(), true)
+            }
+            _ => return Vec::new(),
+        };
+        let updates: Vec<_> = pending
+            .wallets
+            .iter()
+            .map(|wallet| {
+                let mut data = wallet_transaction(*wallet, &pending.transaction, state, None);
+                data.replaced_by.clone_from(&replaced_by);
+                let data = Data::Transaction(data);
+                let mut update = self.wallet_update(*wallet, status.timestamp, data);
+                update.removed = removed;
+                (*wallet, update)
+            })
+            .collect();
+        match state {
+            Dropped => self.pending.remove(&hash),
+            _ if removed => self.pending.set_end(hash, None),
+            _ => self
+                .pending
+                .set_end(hash, Some((state.into(), replaced_by))),
+        }
+        channel_events(updates.into_iter())
+    }
+
+    /// Takes the pending transactions that the transaction tracker is to watch from now on.
+    pub(crate) fn take_new_pending(&mut self) -> Vec<PendingWatch> {
+        self.pending.take_new()
+    }
+
+    /// Takes the transactions that need no watch any more.
+    pub(crate) fn take_settled_pending(&mut self) -> Vec<B256> {
+        self.pending.take_done()
+    }
+
+    fn settle(&mut self, update: &ChainUpdate, now_ms: i64) -> Vec<ChannelEvent> {
+        let head = update.included.block.number;
+        let updates = self
+            .sent
+            .advance(head, update.finalized, self.rules, now_ms);
+        channel_events(updates.into_iter())
+    }
+
+    fn retract_all(&mut self, update: &ChainUpdate) -> Vec<ChannelEvent> {
+        let blocks = update.retracted.iter();
+        blocks.flat_map(|data| self.retract(data.block)).collect()
+    }
+
+    /// Retracts the updates of a block, the last first.
     fn retract(&mut self, block: BlockRef) -> Vec<ChannelEvent> {
-        let told = match self.sent.retract(block.number, block.hash) {
-            Retraction::Told(told) => told,
-            Retraction::Forgotten => {
-                self.is_forgotten = true;
+        let updates = match self.sent.retract(block.number, block.hash) {
+            Retraction::Complete(updates) => updates,
+            Retraction::Incomplete => {
+                self.has_incomplete_retraction = true;
                 return Vec::new();
             }
         };
-        for (_, update) in &told {
-            // A node that takes it back into its pool is believed again.
+        for (_, update) in &updates {
+            // The transaction may be pending again.
             if let Some(Data::Transaction(data)) = &update.data
                 && let Ok(hash) = data.hash.parse::<B256>()
             {
-                self.pending.remove(&hash);
+                self.pending.unmark_seen(&hash);
             }
         }
-        news(told.into_iter().rev().map(|(wallet, mut update)| {
+        channel_events(updates.into_iter().rev().map(|(wallet, mut update)| {
             update.removed = true;
             (wallet, update)
         }))
     }
 
+    /// The watched accounts whose coins an inner call moved.
     async fn trace<R: RpcClient>(
         &mut self,
         block: &Arc<BlockData>,
@@ -236,71 +323,72 @@ impl WalletTracker {
         {
             return BTreeSet::new();
         }
-        let moved = self.tracer.moved(block, client).await;
-        let moved = moved.unwrap_or_else(|_| {
-            self.trace_from = number + TRACE_AGAIN;
+        let accounts = self.tracer.coin_accounts(block, client).await;
+        let accounts = accounts.unwrap_or_else(|_| {
+            self.trace_from = number + TRACE_RETRY_BLOCKS;
             BTreeSet::new()
         });
-        moved.into_iter().filter(is_watched).collect()
+        accounts.into_iter().filter(is_watched).collect()
     }
 
-    async fn transactions<R: RpcClient>(
+    async fn transaction_updates<R: RpcClient>(
         &self,
         block: &BlockData,
         activity: &Activity,
         client: &R,
         now_ms: i64,
     ) -> Updates {
-        let places: BTreeSet<_> = activity
+        let positions: BTreeSet<_> = activity
             .transactions
             .iter()
-            .map(|(_, place)| *place)
+            .map(|(_, position)| *position)
             .collect();
         let mut succeeded: BTreeMap<usize, bool> = BTreeMap::new();
         let mut missing = Vec::new();
-        for place in places {
-            match block.receipts.get(place) {
-                Some(receipt) => drop(succeeded.insert(place, receipt.status())),
-                None => missing.push(place),
+        for position in positions {
+            match block.receipts.get(position) {
+                Some(receipt) => drop(succeeded.insert(position, receipt.status())),
+                None => missing.push(position),
             }
         }
-        let calls = missing.iter().filter_map(|place| {
-            let hash = block.transactions.get(*place)?.tx_hash();
+        let calls = missing.iter().filter_map(|position| {
+            let hash = block.transactions.get(*position)?.tx_hash();
             Some(Call {
                 method: "eth_getTransactionReceipt",
                 params: json!([hash]),
             })
         });
-        let answers = read(client, calls.collect()).await;
-        for (place, answer) in missing.into_iter().zip(answers) {
-            if let Ok(receipt) = answer
+        let responses = call_all(client, calls.collect()).await;
+        for (position, response) in missing.into_iter().zip(responses) {
+            if let Ok(receipt) = response
                 && let Some(status) = receipt.get("status").and_then(|status| status.as_str())
             {
-                succeeded.insert(place, status != "0x0");
+                succeeded.insert(position, status != "0x0");
             }
         }
-        let told = activity.transactions.iter().filter_map(|(wallet, place)| {
-            let transaction = block.transactions.get(*place)?;
-            // Without a receipt nothing says that it failed.
-            let state = match succeeded.get(place) {
-                Some(false) => TransactionState::Failed,
-                Some(true) | None => self.stages.first(),
-            };
-            let data = moved_by(*wallet, transaction, state, Some(block.block.number));
-            Some((
-                *wallet,
-                self.update(*wallet, now_ms, Data::Transaction(data)),
-            ))
-        });
-        told.collect()
+        let updates = activity
+            .transactions
+            .iter()
+            .filter_map(|(wallet, position)| {
+                let transaction = block.transactions.get(*position)?;
+                // Without a receipt nothing shows a failure.
+                let state = match succeeded.get(position) {
+                    Some(false) => TransactionState::Failed,
+                    Some(true) | None => self.rules.initial_state(),
+                };
+                let number = Some(block.block.number);
+                let data = wallet_transaction(*wallet, transaction, state, number);
+                let data = Data::Transaction(data);
+                Some((*wallet, self.wallet_update(*wallet, now_ms, data)))
+            });
+        updates.collect()
     }
 
-    /// Balances of the chain's own coin.
-    async fn coins<R: RpcClient>(
+    async fn coin_updates<R: RpcClient>(
         &mut self,
         block: &BlockData,
         activity: &Activity,
-        inner: &BTreeSet<Address>,
+        traced_only: &BTreeSet<Address>,
         client: &R,
         now_ms: i64,
     ) -> Updates {
@@ -311,54 +399,59 @@ impl WalletTracker {
                 coin_balance(*wallet, &block.block),
             ]
         });
-        let answers = read(client, calls.collect()).await;
-        let pairs = || activity.coins.iter().zip(answers.chunks(2));
-        let missed = pairs().filter(|(_, pair)| pair.iter().any(is_unreachable));
-        self.missed.extend(missed.map(|(wallet, _)| *wallet));
-        let told = pairs().filter_map(|(wallet, pair)| {
-            let amount = |place: usize| {
-                let text = pair.get(place)?.as_ref().ok()?.as_str()?;
+        let responses = call_all(client, calls.collect()).await;
+        let pairs = || activity.coins.iter().zip(responses.chunks(2));
+        let unread = pairs().filter(|(_, pair)| pair.iter().any(is_unreachable));
+        self.unread.extend(unread.map(|(wallet, _)| *wallet));
+        let updates = pairs().filter_map(|(wallet, pair)| {
+            let amount = |index: usize| {
+                let text = pair.get(index)?.as_ref().ok()?.as_str()?;
                 U256::from_str_radix(text.strip_prefix("0x")?, 16).ok()
             };
-            let how = if inner.contains(wallet) {
+            let source = if traced_only.contains(wallet) {
                 BalanceSource::Trace
             } else {
                 BalanceSource::Balance
             };
-            let change = change(amount(0), amount(1)?, how, block.block.number)?;
-            Some((*wallet, self.update(*wallet, now_ms, Data::Balance(change))))
+            let change = balance_change(amount(0), amount(1)?, source, block.block.number)?;
+            let data = Data::Balance(change);
+            Some((*wallet, self.wallet_update(*wallet, now_ms, data)))
         });
-        told.collect()
+        updates.collect()
     }
 
-    /// Reads what is not known of the tokens of a block.
-    async fn learn<R: RpcClient>(&mut self, block: &BlockData, activity: &Activity, client: &R) {
+    /// Reads the metadata of tokens that are not in the cache.
+    async fn read_metadata<R: RpcClient>(
+        &mut self,
+        block: &BlockData,
+        activity: &Activity,
+        client: &R,
+    ) {
         let tokens: BTreeSet<_> = activity.tokens.iter().map(|(_, token)| *token).collect();
         let unknown: Vec<_> = tokens
             .into_iter()
-            .filter(|t| self.tokens.get(t).is_none())
+            .filter(|token| self.tokens.get(token).is_none())
             .collect();
         let views: Vec<_> = unknown
             .iter()
-            .flat_map(|token| View::metadata(*token))
+            .flat_map(|token| ViewCall::metadata(*token))
             .collect();
         let Some(results) = view_all(client, &views, &block.block).await else {
-            // Nobody answered: the next block asks again.
+            // No node answered. The next block tries again.
             return;
         };
         for (token, results) in unknown.into_iter().zip(results.chunks(3)) {
-            let part = |place: usize| results.get(place)?.as_deref();
-            let known = Token {
-                symbol: part(0).and_then(symbol),
-                decimals: part(1).and_then(decimals),
-                is_nft: part(2).and_then(number) == Some(U256::ONE),
+            let result = |index: usize| results.get(index)?.as_deref();
+            let metadata = TokenMetadata {
+                symbol: result(0).and_then(symbol),
+                decimals: result(1).and_then(decimals),
+                is_nft: result(2).and_then(number) == Some(U256::ONE),
             };
-            self.tokens.insert(token, known);
+            self.tokens.insert(token, metadata);
         }
     }
 
-    /// Balances of tokens.
-    async fn balances<R: RpcClient>(
+    async fn token_balance_updates<R: RpcClient>(
         &mut self,
         block: &BlockData,
         activity: &Activity,
@@ -373,30 +466,32 @@ impl WalletTracker {
             .collect();
         let views: Vec<_> = pairs
             .iter()
-            .map(|(wallet, token)| View::balance(*token, *wallet))
+            .map(|(wallet, token)| ViewCall::balance(*token, *wallet))
             .collect();
         let before = view_all(client, &views, &parent(block)).await;
         let after = view_all(client, &views, &block.block).await;
         let (Some(before), Some(after)) = (before, after) else {
-            self.missed.extend(pairs.iter().map(|(wallet, _)| *wallet));
+            self.unread.extend(pairs.iter().map(|(wallet, _)| *wallet));
             return Updates::new();
         };
         let amount = |result: &Option<Vec<u8>>| result.as_deref().and_then(number);
-        let told = pairs.into_iter().zip(before.iter().zip(&after));
-        let told = told.filter_map(|((wallet, token), (before, after))| {
+        let balances = pairs.into_iter().zip(before.iter().zip(&after));
+        let updates = balances.filter_map(|((wallet, token), (before, after))| {
             let source = BalanceSource::Balance;
-            let mut change = change(amount(before), amount(after)?, source, block.block.number)?;
+            let number = block.block.number;
+            let mut change = balance_change(amount(before), amount(after)?, source, number)?;
             change.token = Some(format!("{token:?}"));
-            if let Some(known) = self.tokens.get(token) {
-                change.symbol = known.symbol.clone();
-                change.decimals = known.decimals;
+            if let Some(metadata) = self.tokens.get(token) {
+                change.symbol = metadata.symbol.clone();
+                change.decimals = metadata.decimals;
             }
-            Some((*wallet, self.update(*wallet, now_ms, Data::Balance(change))))
+            let data = Data::Balance(change);
+            Some((*wallet, self.wallet_update(*wallet, now_ms, data)))
         });
-        told.collect()
+        updates.collect()
     }
 
-    pub(super) fn update(&self, wallet: Address, now_ms: i64, data: Data) -> WalletUpdate {
+    fn wallet_update(&self, wallet: Address, now_ms: i64, data: Data) -> WalletUpdate {
         WalletUpdate {
             address: format!("{wallet:?}"),
             chain: self.chain,
@@ -407,7 +502,7 @@ impl WalletTracker {
     }
 }
 
-/// Where reads of the block before go.
+/// A reference to the block before, good enough for reads by hash.
 fn parent(block: &BlockData) -> BlockRef {
     BlockRef {
         number: block.block.number.saturating_sub(1),
@@ -416,62 +511,10 @@ fn parent(block: &BlockData) -> BlockRef {
     }
 }
 
-/// A change, if there is one. What was before may not be known: then nothing says how much
-/// it changed.
-fn change(
-    before: Option<U256>,
-    now: U256,
-    how: BalanceSource,
-    block_number: u64,
-) -> Option<BalanceChange> {
-    if before == Some(now) {
-        return None;
-    }
-    let before_known = before?;
-    let (larger, smaller) = (now.max(before_known), now.min(before_known));
-    let sign = if now < before_known { "-" } else { "" };
-    let mut change = BalanceChange {
-        previous: Some(before_known.to_string()),
-        current: now.to_string(),
-        delta: format!("{sign}{}", larger - smaller),
-        block_number,
-        ..BalanceChange::default()
-    };
-    change.set_how(how);
-    Some(change)
-}
-
-pub(super) fn moved_by(
-    wallet: Address,
-    transaction: &Transaction,
-    state: TransactionState,
-    block_number: Option<u64>,
-) -> WalletTransaction {
-    let (from, to) = (transaction.from(), transaction.to());
-    let direction = match (from == wallet, to == Some(wallet)) {
-        (true, true) => Direction::Self_,
-        (true, false) => Direction::Out,
-        (false, _) => Direction::In,
-    };
-    let mut moved = WalletTransaction {
-        hash: transaction.tx_hash().to_string(),
-        from: format!("{from:?}"),
-        to: to.map(|to| format!("{to:?}")),
-        value: transaction.value().to_string(),
-        block_number,
-        ..WalletTransaction::default()
-    };
-    moved.set_direction(direction);
-    moved.set_status(state);
-    moved
-}
-
-pub(super) fn news(told: impl Iterator<Item = (Address, WalletUpdate)>) -> Vec<ChannelEvent> {
-    let news = told.filter_map(|(wallet, update)| {
-        Some(ChannelEvent {
-            channel: wallet_channel(&wallet).ok()?,
-            event: tidewire_stream::Event::WalletUpdate(update),
-        })
+fn channel_events(updates: impl Iterator<Item = (Address, WalletUpdate)>) -> Vec<ChannelEvent> {
+    let events = updates.map(|(wallet, update)| ChannelEvent {
+        channel: wallet_channel(&wallet),
+        event: Event::WalletUpdate(update),
     });
-    news.collect()
+    events.collect()
 }

@@ -1,20 +1,82 @@
-//! Events of tokens as updates of a wallet.
+//! Wallet updates: the messages that wallets receive about transactions, balances and tokens.
 
-use alloy::primitives::{Address, B256, U256};
-use tidewire_proto::v1::{Approval, NftTransfer, approval::Allowance, wallet_update::Data};
+use alloy::{
+    consensus::Transaction as _,
+    network::TransactionResponse as _,
+    primitives::{Address, B256, U256},
+    rpc::types::Transaction,
+};
+use tidewire_proto::v1::{
+    Approval, BalanceChange, BalanceSource, Direction, NftTransfer, TransactionState,
+    WalletTransaction, approval::Allowance, wallet_update::Data,
+};
 
 use super::TokenActivity;
 use crate::decode::TokenEvent;
 
-/// What is told of an event besides balances. A contract that says it is an ERC-721 and
-/// does not index its ids looks like an ERC-20; `is_nft` corrects that.
-pub(super) fn token_update(happened: &TokenActivity, block_number: u64, is_nft: bool) -> Vec<Data> {
+/// A transaction as `wallet` sees it. `block_number` is `None` while it is pending.
+pub(super) fn wallet_transaction(
+    wallet: Address,
+    transaction: &Transaction,
+    state: TransactionState,
+    block_number: Option<u64>,
+) -> WalletTransaction {
+    let (from, to) = (transaction.from(), transaction.to());
+    let direction = match (from == wallet, to == Some(wallet)) {
+        (true, true) => Direction::Self_,
+        (true, false) => Direction::Out,
+        (false, _) => Direction::In,
+    };
+    let mut message = WalletTransaction {
+        hash: transaction.tx_hash().to_string(),
+        from: format!("{from:?}"),
+        to: to.map(|to| format!("{to:?}")),
+        value: transaction.value().to_string(),
+        block_number,
+        ..WalletTransaction::default()
+    };
+    message.set_direction(direction);
+    message.set_status(state);
+    message
+}
+
+/// The change from one balance to another. `None` if they are equal, or if the balance before
+/// is unknown, so that no difference can be given.
+pub(super) fn balance_change(
+    before: Option<U256>,
+    after: U256,
+    source: BalanceSource,
+    block_number: u64,
+) -> Option<BalanceChange> {
+    let before = before.filter(|before| *before != after)?;
+    let (larger, smaller) = (after.max(before), after.min(before));
+    let sign = if after < before { "-" } else { "" };
+    let mut change = BalanceChange {
+        previous: Some(before.to_string()),
+        current: after.to_string(),
+        delta: format!("{sign}{}", larger - smaller),
+        block_number,
+        ..BalanceChange::default()
+    };
+    change.set_how(source);
+    Some(change)
+}
+
+/// The NFT transfers and approvals of a token event; its balance changes are read from the node.
+///
+/// An ERC-721 contract that does not index its token ids logs the events of an ERC-20. `is_nft`
+/// says that the contract claims to be an ERC-721.
+pub(super) fn token_updates(
+    activity: &TokenActivity,
+    block_number: u64,
+    is_nft: bool,
+) -> Vec<Data> {
     let context = Context {
-        contract: happened.contract,
-        tx_hash: happened.transaction,
+        contract: activity.contract,
+        tx_hash: activity.transaction,
         block_number,
     };
-    match &happened.event {
+    match &activity.event {
         TokenEvent::Erc20Transfer {
             from, to, value, ..
         } if is_nft => vec![context.nft("erc721", *value, U256::ONE, *from, *to)],
@@ -28,8 +90,9 @@ pub(super) fn token_update(happened: &TokenActivity, block_number: u64, is_nft: 
             from, to, items, ..
         } => {
             let items = items.iter();
-            let told = items.map(|item| context.nft("erc1155", item.id, item.amount, *from, *to));
-            told.collect()
+            items
+                .map(|item| context.nft("erc1155", item.id, item.amount, *from, *to))
+                .collect()
         }
         TokenEvent::Erc20Approval {
             owner,
@@ -37,13 +100,21 @@ pub(super) fn token_update(happened: &TokenActivity, block_number: u64, is_nft: 
             value,
             ..
         } if is_nft => {
-            let which = Allowance::TokenId(value.to_string());
-            vec![context.approval(context.contract, "erc721", *owner, *spender, which, false)]
+            let token_id = Allowance::TokenId(value.to_string());
+            vec![context.approval(
+                context.contract,
+                "erc721",
+                *owner,
+                *spender,
+                token_id,
+                false,
+            )]
         }
-        event => context.approved(event).into_iter().collect(),
+        event => context.approval_of(event).into_iter().collect(),
     }
 }
 
+/// Where a token event was logged.
 struct Context {
     contract: Address,
     tx_hash: B256,
@@ -51,7 +122,7 @@ struct Context {
 }
 
 impl Context {
-    fn approved(&self, event: &TokenEvent) -> Option<Data> {
+    fn approval_of(&self, event: &TokenEvent) -> Option<Data> {
         let unlimited = event.is_unlimited();
         let (token, standard, owner, spender, allowance) = match event {
             TokenEvent::Erc20Approval {
@@ -64,10 +135,10 @@ impl Context {
                 (self.contract, "erc20", owner, spender, amount)
             }
             TokenEvent::Erc721Approval { owner, spender, id } => {
-                let which = Allowance::TokenId(id.to_string());
-                (self.contract, "erc721", owner, spender, which)
+                let token_id = Allowance::TokenId(id.to_string());
+                (self.contract, "erc721", owner, spender, token_id)
             }
-            // ERC-721 and ERC-1155 say it in the same words.
+            // ERC-721 and ERC-1155 share this event.
             TokenEvent::ApprovalForAll {
                 owner,
                 operator,

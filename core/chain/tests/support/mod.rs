@@ -1,4 +1,4 @@
-//! A chain and a node out of a script: blocks, a pool, and the answers that a node gives.
+//! Scripted chain and node: blocks, a mempool, and the responses of the node.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -21,7 +21,7 @@ pub(crate) fn hash(number: u64) -> B256 {
     keccak256(number.to_be_bytes())
 }
 
-/// A transaction of `from` with `nonce`; `value` 0 to oneself is a cancellation.
+/// A transaction of `from` with `nonce`. With `value` 0 to the sender it is a cancellation.
 pub(crate) fn transaction(
     hash: B256,
     from: Address,
@@ -40,18 +40,18 @@ pub(crate) fn transaction(
     .unwrap()
 }
 
-/// A node of its own little chain.
+/// A node with a chain of its own.
 #[derive(Default)]
 pub(crate) struct Node {
     pub(crate) blocks: Vec<Arc<BlockData>>,
-    pub(crate) pool: BTreeMap<B256, Transaction>,
+    pub(crate) mempool: BTreeMap<B256, Transaction>,
     /// Transactions that revert.
     pub(crate) failing: Vec<B256>,
-    /// Answers nothing.
+    /// Whether the node answers nothing.
     pub(crate) is_down: bool,
-    /// Calls so far.
+    /// The number of calls so far.
     pub(crate) calls: usize,
-    made: u64,
+    mined_count: u64,
 }
 
 impl Node {
@@ -59,7 +59,7 @@ impl Node {
         self.blocks.last()
     }
 
-    /// Mines a block of these transactions and takes them out of the pool.
+    /// Mines a block of these transactions, and removes them from the mempool.
     pub(crate) fn mine(&mut self, transactions: &[B256]) -> ChainUpdate {
         self.mine_on(transactions, Vec::new(), Vec::new())
     }
@@ -68,10 +68,10 @@ impl Node {
         self.mine_on(&[], logs, Vec::new())
     }
 
-    /// Takes `depth` blocks back and mines one of these transactions in their place.
+    /// Retracts `depth` blocks, and mines one block of these transactions in their place.
     pub(crate) fn reorg(&mut self, depth: usize, transactions: &[B256]) -> ChainUpdate {
-        let kept = self.blocks.len() - depth;
-        let mut retracted = self.blocks.split_off(kept);
+        let parent = self.blocks.len() - depth;
+        let mut retracted = self.blocks.split_off(parent);
         retracted.reverse();
         self.mine_on(transactions, Vec::new(), retracted)
     }
@@ -82,16 +82,16 @@ impl Node {
         logs: Vec<Log>,
         retracted: Vec<Arc<BlockData>>,
     ) -> ChainUpdate {
-        self.made += 1;
+        self.mined_count += 1;
         let mined: Vec<_> = transactions
             .iter()
-            .filter_map(|hash| self.pool.remove(hash))
+            .filter_map(|hash| self.mempool.remove(hash))
             .collect();
         let parent = self.head().map(|block| block.block);
         let block = Arc::new(BlockData {
             block: BlockRef {
                 number: parent.map_or(1, |parent| parent.number + 1),
-                hash: keccak256([b"block".as_slice(), &self.made.to_be_bytes()].concat()),
+                hash: keccak256([b"block".as_slice(), &self.mined_count.to_be_bytes()].concat()),
                 parent: parent.map_or(B256::ZERO, |parent| parent.hash),
             },
             timestamp: 0,
@@ -111,7 +111,7 @@ impl Node {
     }
 
     pub(crate) fn send(&mut self, transaction: Transaction) {
-        self.pool.insert(transaction.tx_hash(), transaction);
+        self.mempool.insert(transaction.tx_hash(), transaction);
     }
 
     /// The block that holds a transaction.
@@ -122,7 +122,7 @@ impl Node {
         })
     }
 
-    pub(crate) fn answer(&mut self, call: &Call) -> Result<Value, RpcError> {
+    pub(crate) fn respond(&mut self, call: &Call) -> Result<Value, RpcError> {
         self.calls += 1;
         if self.is_down {
             return Err(RpcError::Unreachable {
@@ -137,8 +137,8 @@ impl Node {
             "eth_getTransactionReceipt" => Ok(self.receipt(hash())),
             "eth_getTransactionCount" => {
                 let from: Address = first.as_str().unwrap().parse().unwrap();
-                let with_pool = call.params[1] == "pending";
-                Ok(json!(format!("{:#x}", self.count(from, with_pool))))
+                let with_mempool = call.params[1] == "pending";
+                Ok(json!(format!("{:#x}", self.count(from, with_mempool))))
             }
             "debug_traceTransaction" => Err(refused(-32_601, None)),
             "eth_call" => Err(refused(
@@ -156,8 +156,8 @@ impl Node {
     }
 
     fn transaction(&self, hash: B256) -> Value {
-        if let Some(waiting) = self.pool.get(&hash) {
-            return serde_json::to_value(waiting).unwrap();
+        if let Some(pending) = self.mempool.get(&hash) {
+            return serde_json::to_value(pending).unwrap();
         }
         let Some((block, found)) = self.block_of(hash) else {
             return Value::Null;
@@ -184,11 +184,11 @@ impl Node {
         })
     }
 
-    fn count(&self, from: Address, with_pool: bool) -> u64 {
+    fn count(&self, from: Address, with_mempool: bool) -> u64 {
         let mined = self.blocks.iter().flat_map(|block| &block.transactions);
-        let pool = self.pool.values().filter(|_| with_pool);
+        let pending = self.mempool.values().filter(|_| with_mempool);
         mined
-            .chain(pool)
+            .chain(pending)
             .filter(|transaction| transaction.from() == from)
             .map(|transaction| alloy::consensus::Transaction::nonce(transaction) + 1)
             .max()

@@ -1,4 +1,4 @@
-//! Whatever happens, in any order.
+//! Property test: under any sequence of events statuses agree with the chain.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     world::World,
 };
 
-/// What can happen. Numbers are taken modulo what there is.
+/// An event. Numbers are taken modulo the number of candidates.
 #[derive(Debug, Clone)]
 enum Action {
     Send {
@@ -28,7 +28,7 @@ enum Action {
     },
     Reorg {
         depth: usize,
-        repooled: bool,
+        is_pending_again: bool,
     },
     Drop {
         which: usize,
@@ -48,20 +48,20 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (1..4_u8, 0..3_u64).prop_map(|(account, nonce)| Action::Cancel { account, nonce }),
         4 => (0..3_usize).prop_map(|most| Action::Mine { most }),
         2 => (1..5_usize, any::<bool>())
-            .prop_map(|(depth, repooled)| Action::Reorg { depth, repooled }),
+            .prop_map(|(depth, is_pending_again)| Action::Reorg { depth, is_pending_again }),
         1 => any::<usize>().prop_map(|which| Action::Drop { which }),
         2 => (1..90_i64).prop_map(|seconds| Action::Wait { seconds }),
         1 => any::<bool>().prop_map(|is_down| Action::Outage { is_down }),
     ]
 }
 
-/// Those of the pool that can be mined now: each sender's next nonce.
+/// Transactions of the mempool that can be mined: one for each sender and unused nonce.
 fn mineable(node: &Node, most: usize) -> Vec<B256> {
     let mut taken: BTreeMap<Address, ()> = BTreeMap::new();
     let mut chosen = Vec::new();
-    for (hash, waiting) in &node.pool {
-        let from = alloy::network::TransactionResponse::from(waiting);
-        let nonce = alloy::consensus::Transaction::nonce(waiting);
+    for (hash, pending) in &node.mempool {
+        let from = alloy::network::TransactionResponse::from(pending);
+        let nonce = alloy::consensus::Transaction::nonce(pending);
         let used = node
             .blocks
             .iter()
@@ -80,9 +80,9 @@ fn mineable(node: &Node, most: usize) -> Vec<B256> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever happens, what is said is what the chain holds, and every watch ends.
+    /// Statuses agree with the chain, and every watch ends.
     #[test]
-    fn the_monitor_agrees_with_the_chain(actions in prop::collection::vec(action(), 1..40)) {
+    fn statuses_agree_with_the_chain_and_every_watch_ends(actions in prop::collection::vec(action(), 1..40)) {
         let mut world = World::new();
         let mut sent = 0;
         let mut highest = 1_usize;
@@ -93,8 +93,8 @@ proptest! {
                 Action::Send { account: from, nonce, watched: is_watched } => {
                     sent += 1;
                     let new = hash(sent);
-                    // One place in the pool for each nonce, as nodes have it.
-                    world.node.pool.retain(|_, other| {
+                    // A mempool has one transaction for each nonce.
+                    world.node.mempool.retain(|_, other| {
                         alloy::network::TransactionResponse::from(other) != account(from)
                             || alloy::consensus::Transaction::nonce(other) != nonce
                     });
@@ -112,14 +112,14 @@ proptest! {
                     let chosen = mineable(&world.node, most);
                     world.mine(&chosen);
                 }
-                Action::Reorg { depth, repooled } => {
-                    // No chain takes back what is final.
+                Action::Reorg { depth, is_pending_again } => {
+                    // No reorg reaches a final block.
                     let floor = highest.saturating_sub(5).max(1);
                     let depth = depth.min(world.node.blocks.len().saturating_sub(floor));
                     if depth == 0 {
                         continue;
                     }
-                    if repooled {
+                    if is_pending_again {
                         let from = world.node.blocks.len() - depth;
                         let back: Vec<_> = world.node.blocks[from..]
                             .iter()
@@ -130,9 +130,9 @@ proptest! {
                     world.reorg(depth, &[]);
                 }
                 Action::Drop { which } => {
-                    let keys: Vec<_> = world.node.pool.keys().copied().collect();
+                    let keys: Vec<_> = world.node.mempool.keys().copied().collect();
                     if let Some(key) = keys.get(which % keys.len().max(1)) {
-                        world.node.pool.remove(key);
+                        world.node.mempool.remove(key);
                     }
                 }
                 Action::Wait { seconds } => world.wait(seconds),
@@ -154,9 +154,9 @@ proptest! {
         for _ in 0..7 {
             world.mine(&[]);
         }
-        prop_assert!(world.monitor.is_empty(), "a watch hangs");
+        prop_assert!(world.tracker.is_empty(), "a watch never ended");
         for hash in watched {
-            let status = world.monitor.status(&hash, 0).unwrap();
+            let status = world.tracker.status(&hash, 0).unwrap();
             let included = world.node.block_of(hash).is_some();
             match status.state() {
                 State::Finalized => prop_assert!(included),
@@ -171,23 +171,23 @@ proptest! {
     }
 }
 
-/// What is said of a watched transaction, now, is so.
+/// Fails unless the status of a watched transaction is true now.
 fn agree(world: &World, hash: B256) -> Result<(), TestCaseError> {
-    let status = world.monitor.status(&hash, world.now).unwrap();
-    let place = world.node.block_of(hash).map(|(block, _)| block.block);
+    let status = world.tracker.status(&hash, world.now).unwrap();
+    let block = world.node.block_of(hash).map(|(block, _)| block.block);
     match status.state() {
         State::Confirming | State::Confirmed => {
-            let place = place.expect("said to be in a block");
+            let block = block.expect("a confirming transaction is in a block");
             let head = world.node.head().unwrap().block.number;
-            prop_assert_eq!(status.block_hash, Some(place.hash.to_string()));
-            prop_assert_eq!(u64::from(status.confirmations), head - place.number + 1);
+            prop_assert_eq!(status.block_hash, Some(block.hash.to_string()));
+            prop_assert_eq!(u64::from(status.confirmations), head - block.number + 1);
         }
-        State::Replaced | State::Cancelled => prop_assert!(place.is_none()),
+        State::Replaced | State::Cancelled => prop_assert!(block.is_none()),
         State::Pending if !world.node.is_down && status.reason.is_none() => {
             prop_assert!(
-                place.is_none(),
-                "in block {:?} and said to be pending",
-                place
+                block.is_none(),
+                "in block {:?}, but its status is pending",
+                block
             );
         }
         _ => {}

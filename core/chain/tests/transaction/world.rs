@@ -1,4 +1,4 @@
-//! A monitor with a node of its own.
+//! World: a transaction tracker with a scripted node, and a clock that the test moves.
 
 use alloy::primitives::B256;
 use tidewire_chain::{
@@ -18,70 +18,73 @@ pub(crate) fn options() -> TransactionOptions {
     }
 }
 
-/// A monitor and its node, at a time that goes by hand.
+/// A tracker and its node.
 pub(crate) struct World {
-    pub(crate) monitor: TransactionTracker,
+    pub(crate) tracker: TransactionTracker,
     pub(crate) node: Node,
     pub(crate) now: i64,
-    pub(crate) told: Vec<TransactionStatus>,
+    pub(crate) published: Vec<TransactionStatus>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         Self {
-            monitor: TransactionTracker::new(options(), CustomErrors::well_known()),
+            tracker: TransactionTracker::new(options(), CustomErrors::well_known()),
             node: Node::default(),
             now: 1_000_000,
-            told: Vec::new(),
+            published: Vec::new(),
         }
     }
 
     pub(crate) fn watch(&mut self, hash: B256) {
         let requests = self
-            .monitor
+            .tracker
             .watch(hash, Interest::Session, self.now)
             .unwrap();
-        let states = Vec::new();
-        self.take(TrackerOutput { states, requests });
+        self.take(TrackerOutput {
+            requests,
+            ..TrackerOutput::default()
+        });
     }
 
     pub(crate) fn mine(&mut self, transactions: &[B256]) {
-        let step = self.node.mine(transactions);
-        let output = self.monitor.step(&step, self.now);
+        let update = self.node.mine(transactions);
+        let output = self.tracker.apply(&update, self.now);
         self.take(output);
     }
 
     pub(crate) fn reorg(&mut self, depth: usize, transactions: &[B256]) {
-        let step = self.node.reorg(depth, transactions);
-        let output = self.monitor.step(&step, self.now);
+        let update = self.node.reorg(depth, transactions);
+        let output = self.tracker.apply(&update, self.now);
         self.take(output);
     }
 
     pub(crate) fn wait(&mut self, seconds: i64) {
         for _ in 0..(seconds + 9) / 10 {
             self.now += 10 * SECOND;
-            let output = self.monitor.tick(self.now);
+            let output = self.tracker.tick(self.now);
             self.take(output);
         }
     }
 
     pub(crate) fn take(&mut self, output: TrackerOutput) {
-        self.told.extend(output.states);
-        for ask in output.requests {
-            let answers: Vec<_> = ask
+        self.published.extend(output.statuses);
+        for request in output.requests {
+            let responses: Vec<_> = request
                 .calls()
                 .iter()
-                .map(|call| self.node.answer(call))
+                .map(|call| self.node.respond(call))
                 .collect();
-            let output = self.monitor.answered(ask, &answers, self.now);
+            let output = self.tracker.apply_responses(request, &responses, self.now);
             self.take(output);
         }
     }
 
-    /// What was told since the last time: states and counts.
-    pub(crate) fn told(&mut self) -> Vec<(State, u32)> {
-        let told = std::mem::take(&mut self.told).into_iter();
-        told.map(|status| (status.state(), status.confirmations))
+    /// The states and confirmations of the statuses since the last call.
+    pub(crate) fn take_states(&mut self) -> Vec<(State, u32)> {
+        let published = std::mem::take(&mut self.published).into_iter();
+        published
+            .map(|status| (status.state(), status.confirmations))
             .collect()
     }
 

@@ -1,0 +1,243 @@
+//! Chain: one configured chain, its tasks, and the queue of commands to its processor.
+
+use std::sync::Arc;
+
+use alloy::{primitives::B256, rpc::types::Transaction};
+use parking_lot::Mutex;
+use tidewire_proto::v1::Block;
+use tidewire_store::{SharedStore, StoreError};
+use tidewire_stream::SharedClock;
+use tokio::{
+    sync::{mpsc, mpsc::error::SendTimeoutError, oneshot},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::REPLY_TIMEOUT;
+use crate::{
+    ChainConfig, ChainError, ConfigError, Finality,
+    block_store::BlockStore,
+    endpoint::EndpointPool,
+    fork_choice::{HeadListener, HeadTracker, Heads, PollIntervals, SequencedUpdate},
+    interest::{InterestRegistry, WalletLookup},
+    journal::Journal,
+    mempool::MempoolListener,
+    processor::{Command, Deps, Inputs, Processor, block_message},
+    proof::ProofPolicy,
+    transaction::{Interest, TransactionOptions, TransactionTracker},
+    tree::HeaderTree,
+    wallet::{ConfirmationRules, Tracing, WalletTracker},
+};
+
+/// Updates between the fork choice and the processor at most. Beyond, the fork choice waits.
+const UPDATE_QUEUE: usize = 8;
+
+/// Commands that wait for the processor at most. Beyond, clients wait.
+const COMMAND_QUEUE: usize = 256;
+
+/// Pending transactions that wait for the processor at most. Beyond, the mempool listener waits.
+const PENDING_QUEUE: usize = 256;
+
+/// One configured chain.
+pub(super) struct Chain {
+    config: ChainConfig,
+    pool: EndpointPool,
+    block_store: BlockStore,
+    store: Option<SharedStore>,
+    clock: SharedClock,
+    newest: Arc<Mutex<Option<Block>>>,
+    /// The wallets that somebody follows.
+    wallets: WalletLookup,
+    interest: Arc<InterestRegistry>,
+    /// The queue to the processor, once it runs.
+    commands: Mutex<Option<mpsc::Sender<Command>>>,
+}
+
+impl Chain {
+    pub(super) fn new(
+        config: ChainConfig,
+        wallets: WalletLookup,
+        interest: Arc<InterestRegistry>,
+        clock: SharedClock,
+        store: Option<SharedStore>,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            pool: EndpointPool::new(config.id, config.addresses()?, config.call_timeout)?,
+            block_store: BlockStore::new(config.id, store.clone()),
+            store,
+            clock,
+            newest: Arc::default(),
+            wallets,
+            interest,
+            commands: Mutex::new(None),
+            config,
+        })
+    }
+
+    /// Restores the chain's state, and runs its tasks until cancelled.
+    pub(super) async fn start(
+        &self,
+        journal: Journal,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        let id = self.config.id;
+        let blocks = self.block_store.blocks().await?;
+        let tree = HeaderTree::resume(self.config.reorg_limit, blocks);
+        let (transactions, wallets) = self.trackers();
+        let mut processor = Processor::new(self.deps(journal), transactions, wallets);
+        processor.restore().await?;
+        if let Some(tip) = tree.tip() {
+            let newest = self.block_store.block(tip).await;
+            *self.newest.lock() = newest.map(|data| block_message(id, &data));
+            tracing::info!(
+                chain = id,
+                number = tip.number,
+                "the chain continues from a stored block"
+            );
+        }
+        let updates = self.spawn_fork_choice(tree, tasks, cancel);
+        let (inputs, pending) = self.connect(updates);
+        let mempool = MempoolListener {
+            chain: id,
+            pool: self.pool.clone(),
+            wallets: self.wallets.index.clone(),
+            has_wallets: self.wallets.has_wallets.clone(),
+            out: pending,
+        };
+        tasks.spawn(mempool.run(cancel.clone()));
+        tasks.spawn(processor.run(inputs));
+        Ok(())
+    }
+
+    fn trackers(&self) -> (TransactionTracker, WalletTracker) {
+        let config = &self.config;
+        let mut options = TransactionOptions::new(config.id);
+        options.required = config.confirmations;
+        if let Finality::Depth(depth) = config.finality {
+            options.finality_depth = depth;
+        }
+        options.drop_after = i64::try_from(config.drop_after.as_millis()).unwrap_or(i64::MAX);
+        let rules = ConfirmationRules {
+            required: options.required,
+            finality_depth: options.finality_depth,
+            reorg_limit: config.reorg_limit as u64,
+        };
+        let transactions = TransactionTracker::new(options, config.custom_errors());
+        let wallets = WalletTracker::new(config.id, Tracing::Auto).with_rules(rules);
+        (transactions, wallets)
+    }
+
+    /// What the chain's processor works with.
+    pub(super) fn deps(&self, journal: Journal) -> Deps {
+        Deps {
+            chain: self.config.id,
+            reorg_limit: self.config.reorg_limit,
+            pool: self.pool.clone(),
+            block_store: self.block_store.clone(),
+            journal,
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            newest: self.newest.clone(),
+            wallet_index: self.wallets.index.clone(),
+            interest: self.interest.clone(),
+        }
+    }
+
+    /// Opens the queue of commands. Returns the processor's inputs, and where pending
+    /// transactions go in.
+    pub(super) fn connect(
+        &self,
+        updates: mpsc::Receiver<SequencedUpdate>,
+    ) -> (Inputs, mpsc::Sender<Box<Transaction>>) {
+        let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
+        self.set_commands(sender);
+        let (pending_sender, pending) = mpsc::channel(PENDING_QUEUE);
+        let inputs = Inputs {
+            updates,
+            commands,
+            pending,
+        };
+        (inputs, pending_sender)
+    }
+
+    pub(super) fn set_commands(&self, sender: mpsc::Sender<Command>) {
+        *self.commands.lock() = Some(sender);
+    }
+
+    /// Runs the listeners of all endpoints and the tracker of the head, from where the tree
+    /// stands. Returns the updates of the chain.
+    fn spawn_fork_choice(
+        &self,
+        tree: HeaderTree,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> mpsc::Receiver<SequencedUpdate> {
+        let heads = Arc::new(Heads::new(self.pool.endpoints().len()));
+        for (index, endpoint) in self.pool.endpoints().iter().enumerate() {
+            let listener = HeadListener {
+                chain: self.config.id,
+                index,
+                endpoint: endpoint.clone(),
+                heads: heads.clone(),
+                intervals: PollIntervals::of(self.config.block_time()),
+                proofs: ProofPolicy::of(&self.config),
+            };
+            tasks.spawn(listener.run(cancel.clone()));
+        }
+        let (out, updates) = mpsc::channel(UPDATE_QUEUE);
+        let (pool, block_store) = (self.pool.clone(), self.block_store.clone());
+        let tracker = HeadTracker::new(&self.config, pool, heads, tree, block_store, out);
+        tasks.spawn(tracker.run(cancel.clone()));
+        updates
+    }
+
+    #[cfg(test)]
+    pub(super) fn config(&self) -> &ChainConfig {
+        &self.config
+    }
+
+    /// The newest block, once one was read.
+    pub(super) fn newest_block(&self) -> Option<Block> {
+        self.newest.lock().clone()
+    }
+
+    /// Sends a command to the processor.
+    pub(super) async fn send(&self, command: Command) -> Result<(), ChainError> {
+        let sender = self.commands.lock().clone();
+        let sender = sender.ok_or(ChainError::NotRunning)?;
+        match sender.send_timeout(command, REPLY_TIMEOUT).await {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Timeout(_)) => Err(ChainError::Timeout(self.config.id)),
+            Err(SendTimeoutError::Closed(_)) => Err(ChainError::NotRunning),
+        }
+    }
+
+    /// Sends a command to the processor, if its queue has room.
+    pub(super) fn try_send(&self, command: Command) -> Result<(), ChainError> {
+        let sender = self.commands.lock().clone();
+        let sent = sender.ok_or(ChainError::NotRunning)?.try_send(command);
+        sent.map_err(|_| ChainError::Timeout(self.config.id))
+    }
+
+    /// Sends a command to the processor, and waits for its reply.
+    pub(super) async fn request<T>(
+        &self,
+        command: Command,
+        reply: oneshot::Receiver<Result<T, ChainError>>,
+    ) -> Result<T, ChainError> {
+        self.send(command).await?;
+        match timeout(REPLY_TIMEOUT, reply).await {
+            Ok(result) => result.map_err(|_| ChainError::NotRunning)?,
+            Err(_) => Err(ChainError::Timeout(self.config.id)),
+        }
+    }
+
+    /// Removes a session's interest whose watch got no reply. With a full queue nothing is sent,
+    /// and the watch ends at its time-out.
+    pub(super) fn cancel_watch(&self, hash: B256) {
+        if let Some(sender) = &*self.commands.lock() {
+            let _ = sender.try_send(Command::Unwatch(hash, Interest::Session));
+        }
+    }
+}
