@@ -1,4 +1,4 @@
-//! Blocks as they come: on every transport to clients, and from every kind of endpoint.
+//! Blocks: from every kind of endpoint, to clients on every transport.
 
 use serde_json::{Value, json};
 use tidewire_proto::v1::{
@@ -9,9 +9,9 @@ use tidewire_tests::{Client, Node, Server, Transport, client::grpc::channel, nod
 
 use crate::ledger::{Ledger, on_chain};
 
-on_every_transport!(blocks_arrive);
+on_every_transport!(blocks_are_published);
 
-async fn blocks_arrive(transport: Transport) {
+async fn blocks_are_published(transport: Transport) {
     let node = Node::start().await;
     node.mine(3).await;
     let server = on_chain(Server::builder(), 31337, &[node.ws()])
@@ -21,7 +21,7 @@ async fn blocks_arrive(transport: Transport) {
     wait_for_block(&server, 31337).await;
     let subscribed = client.subscribe("blocks:31337").await;
     assert_eq!(subscribed["recovered"], false);
-    // It begins with the newest block.
+    // A subscription begins with the newest block.
     let first = client.next_on("blocks:31337").await.expect("block");
     assert_eq!(first.seq, subscribed["seq"].as_u64());
     let newest = node.block(3).await;
@@ -37,7 +37,7 @@ async fn blocks_arrive(transport: Transport) {
     assert!(first.data.get("reorged").is_none(), "{}", first.text);
 
     let mut ledger = Ledger::default();
-    ledger.take(&first.data);
+    ledger.push(&first.data);
     let accounts = node.accounts().await;
     for value in 1..=5 {
         node.send(&accounts[0], &accounts[1], value).await;
@@ -45,21 +45,21 @@ async fn blocks_arrive(transport: Transport) {
     node.mine(20).await;
     ledger.follow(&mut client, &node, "blocks:31337").await;
     ledger.check(&node).await;
-    // What is sent one after the other may share a block, and the node may mine on.
-    let told = u64::try_from(ledger.blocks.len()).unwrap();
+    // Several transactions may share a block, and the node may mine more blocks.
+    let count = u64::try_from(ledger.blocks.len()).unwrap();
     let last = ledger.blocks.last().expect("a block").0;
-    assert_eq!(told, last - 2);
+    assert_eq!(count, last - 2);
     assert!(last > 23);
     assert!(ledger.reorgs.is_empty());
 }
 
-/// Waits until the server has read a block, and gives it.
+/// Waits until the server has read a block, and returns it.
 pub(crate) async fn wait_for_block(server: &Server, chain: u64) -> Value {
     within("a block", async {
         loop {
-            let asked = json!({ "chain": chain });
+            let request = json!({ "chain": chain });
             let answer = server
-                .call("WatchService/GetLatestBlock", None, &asked)
+                .call("WatchService/GetLatestBlock", None, &request)
                 .await;
             if answer.status == 200 {
                 return answer.json();
@@ -71,8 +71,8 @@ pub(crate) async fn wait_for_block(server: &Server, chain: u64) -> Value {
     .await
 }
 
-/// Follows a chain through mining, a reorg and more mining.
-async fn is_followed(node: &Node, endpoints: &[String]) {
+/// Follows a chain through mining and a reorg.
+async fn follows_a_chain(node: &Node, endpoints: &[String]) {
     let server = on_chain(Server::builder(), 31337, endpoints).start().await;
     wait_for_block(&server, 31337).await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
@@ -92,29 +92,29 @@ async fn is_followed(node: &Node, endpoints: &[String]) {
 #[tokio::test]
 async fn a_websocket_endpoint_is_followed() {
     let node = Node::start().await;
-    is_followed(&node, &[node.ws()]).await;
+    follows_a_chain(&node, &[node.ws()]).await;
 }
 
 #[tokio::test]
 async fn an_http_endpoint_is_followed() {
     let node = Node::start().await;
-    is_followed(&node, &[node.http()]).await;
+    follows_a_chain(&node, &[node.http()]).await;
 }
 
 #[tokio::test]
 async fn an_ipc_endpoint_is_followed() {
     let node = Node::start().await;
-    is_followed(&node, &[node.ipc()]).await;
+    follows_a_chain(&node, &[node.ipc()]).await;
 }
 
 #[tokio::test]
 async fn several_endpoints_of_one_node_are_followed_as_one() {
     let node = Node::start().await;
-    is_followed(&node, &[node.http(), node.ws(), node.ipc()]).await;
+    follows_a_chain(&node, &[node.http(), node.ws(), node.ipc()]).await;
 }
 
 #[tokio::test]
-async fn a_session_asks_for_the_newest_block() {
+async fn a_session_requests_the_newest_block() {
     let node = Node::start().await;
     let server = on_chain(Server::builder(), 31337, &[node.ws()])
         .start()
@@ -136,7 +136,7 @@ async fn a_session_asks_for_the_newest_block() {
 }
 
 #[tokio::test]
-async fn a_chain_whose_node_is_not_there_is_unavailable_and_comes_later() {
+async fn a_chain_without_a_node_is_unavailable_until_the_node_answers() {
     let mut node = Node::start().await;
     node.mine(2).await;
     node.stop().await;
@@ -210,7 +210,7 @@ async fn two_chains_are_followed_at_once() {
 }
 
 #[tokio::test]
-async fn an_endpoint_of_another_chain_is_not_used() {
+async fn an_endpoint_of_another_chain_is_ignored() {
     let (right, wrong) = (
         Node::start().await,
         Node::start_with(&["--chain-id", "10"]).await,

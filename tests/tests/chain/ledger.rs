@@ -1,15 +1,15 @@
-//! What a client makes of the blocks that it is told.
+//! Ledger: the chain as a client reads it from a `blocks:` channel.
 
 use serde_json::Value;
 use tidewire_tests::{Client, Node, ServerBuilder};
 
-/// A server on a chain with these endpoints, and a short block time, so that whoever is
-/// asked is asked often.
+/// A server on a chain with these endpoints, and a short block time, so that endpoints are polled
+/// often.
 pub(crate) fn on_chain(builder: ServerBuilder, id: u64, endpoints: &[String]) -> ServerBuilder {
     on_chain_with(builder, id, endpoints, "")
 }
 
-/// The same with further keys.
+/// As [`on_chain`], with more keys.
 pub(crate) fn on_chain_with(
     builder: ServerBuilder,
     id: u64,
@@ -21,23 +21,23 @@ pub(crate) fn on_chain_with(
     ))
 }
 
-/// The chain as the messages on its channel tell it.
+/// The blocks of a chain after the messages on its channel.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     /// Oldest first.
     pub(crate) blocks: Vec<(u64, String)>,
-    /// How many blocks each reorg took back.
+    /// The number of retracted blocks of each reorg.
     pub(crate) reorgs: Vec<usize>,
     seq: Option<u64>,
 }
 
 impl Ledger {
-    /// Takes the next block, which must link to what was told before.
-    pub(crate) fn take(&mut self, block: &Value) {
+    /// Adds the next block, which must link to the last one.
+    pub(crate) fn push(&mut self, block: &Value) {
         let text = |name: &str| block[name].as_str().unwrap().to_owned();
         let reorged = block["reorged"].as_array().cloned().unwrap_or_default();
         for hash in &reorged {
-            let (_, last) = self.blocks.pop().expect("what is taken back was told");
+            let (_, last) = self.blocks.pop().expect("a retracted block was published");
             assert_eq!(last, hash.as_str().unwrap(), "{block}");
         }
         if !reorged.is_empty() {
@@ -51,7 +51,7 @@ impl Ledger {
         self.blocks.push((number, text("hash")));
     }
 
-    /// Reads blocks from a client until the chain ends as the node's does now.
+    /// Reads blocks from a client until the node's newest block.
     pub(crate) async fn follow(&mut self, client: &mut Client, node: &Node, channel: &str) {
         let height = node.height().await;
         self.follow_to(client, channel, height, &node.hash(height).await)
@@ -83,16 +83,16 @@ impl Ledger {
         let seq = message.seq.unwrap();
         assert!(self.seq.is_none_or(|before| before + 1 == seq), "{seq}");
         self.seq = Some(seq);
-        self.take(&message.data);
+        self.push(&message.data);
     }
 
-    /// The number of the newest message.
+    /// The `seq` of the newest message.
     pub(crate) fn seq(&self) -> u64 {
         self.seq.unwrap()
     }
 
-    /// Holds it against the node's chain, block by block. But for the first one, which
-    /// the node makes up anew whenever it starts.
+    /// Compares all blocks with the node's, except for the genesis block, which the node creates
+    /// at each start.
     pub(crate) async fn check(&self, node: &Node) {
         for (number, hash) in self.blocks.iter().filter(|(number, _)| *number > 0) {
             assert_eq!(node.hash(*number).await, *hash, "block {number}");

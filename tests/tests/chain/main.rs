@@ -1,4 +1,4 @@
-//! Chains, held against a real node and against one that lies.
+//! Chain engine end to end: the server with a real node, and with faulty ones in front of it.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,18 +12,18 @@ extern crate tidewire_tests;
 
 mod activation;
 mod blocks;
-mod feed;
-mod kinds;
+mod endpoint_limits;
+mod faulty_endpoints;
 mod ledger;
-mod lies;
-mod lifecycle;
-mod limits;
-mod pools;
+mod malformed_logs;
+mod mempools;
 mod proofs;
 mod reorgs;
 mod restarts;
-mod secure;
-mod shapes;
+mod tls;
 mod traces;
+mod transaction_outcomes;
+mod unknown_types;
+mod wallet_updates;
 mod wallets;
-mod watches;
+mod watching;

@@ -1,4 +1,4 @@
-//! What does not hash to its hash returned an invalid response: headers, transactions, receipts.
+//! Proofs: headers, transactions and receipts that do not match their hashes are refused.
 
 use serde_json::{Value, json};
 use tidewire_tests::{
@@ -15,9 +15,9 @@ use crate::{
 const CHANNEL: &str = "blocks:31337";
 
 /// The script of a faulty node.
-type Lie = fn(&str, &Value, Value) -> Reply;
+type Script = fn(&str, &Value, Value) -> Reply;
 
-/// Changes a field of each header but for the first blocks'.
+/// Changes the time of each header after the first blocks.
 fn with_another_time(method: &str, _params: &Value, mut truth: Value) -> Reply {
     let is_header = method == "newHeads" || method.starts_with("eth_getBlockBy");
     if is_header && is_late(&truth["result"]) {
@@ -26,7 +26,7 @@ fn with_another_time(method: &str, _params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// Leaves a field of each header out that its hash is of.
+/// Removes a hashed field from each header.
 fn without_a_root(method: &str, _params: &Value, mut truth: Value) -> Reply {
     let is_header = method == "newHeads" || method.starts_with("eth_getBlockBy");
     if is_header && is_late(&truth["result"]) {
@@ -35,7 +35,7 @@ fn without_a_root(method: &str, _params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// Changes what transactions pay.
+/// Changes the value of transactions.
 fn with_another_value(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if method == "eth_getBlockByHash" {
         for transaction in transactions(&mut truth) {
@@ -45,7 +45,7 @@ fn with_another_value(method: &str, _params: &Value, mut truth: Value) -> Reply 
     Reply::Response(truth)
 }
 
-/// Calls transactions by other names, in the block and in the receipts.
+/// Changes the hashes of transactions, in blocks and in receipts.
 fn with_another_hash(method: &str, _params: &Value, mut truth: Value) -> Reply {
     let made_up = json!(format!("0x{}", "ab".repeat(32)));
     match method {
@@ -64,7 +64,7 @@ fn with_another_hash(method: &str, _params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// Leaves all transactions out, and their receipts.
+/// Removes all transactions and receipts.
 fn without_transactions(method: &str, _params: &Value, mut truth: Value) -> Reply {
     match method {
         "eth_getBlockByHash" if truth["result"]["transactions"].is_array() => {
@@ -76,7 +76,7 @@ fn without_transactions(method: &str, _params: &Value, mut truth: Value) -> Repl
     Reply::Response(truth)
 }
 
-/// Says of what failed that it went well, and the other way round.
+/// Swaps success and failure in receipts.
 fn with_another_status(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if method == "eth_getBlockReceipts" {
         for receipt in truth["result"].as_array_mut().into_iter().flatten() {
@@ -97,7 +97,7 @@ fn is_late(block: &Value) -> bool {
     block["number"].is_string() && number(&block["number"]) > 2
 }
 
-const LIES: [(Lie, &str); 6] = [
+const INVALID_RESPONSES: [(Script, &str); 6] = [
     (with_another_time, "its header hashes to"),
     (without_a_root, "its header cannot be hashed"),
     (with_another_value, "hashes to"),
@@ -113,13 +113,13 @@ const LIES: [(Lie, &str); 6] = [
 ];
 
 #[tokio::test]
-async fn what_does_not_hash_is_not_told_and_is_asked_elsewhere() {
+async fn data_with_a_wrong_hash_is_not_published_and_is_requested_elsewhere() {
     for over in [FaultyNode::ws, FaultyNode::http] {
-        for (lie, what) in LIES {
+        for (script, what) in INVALID_RESPONSES {
             let node = Node::start().await;
             node.mine(2).await;
             let accounts = node.accounts().await;
-            let faulty = FaultyNode::in_front_of(&node, lie).await;
+            let faulty = FaultyNode::in_front_of(&node, script).await;
             let endpoints = [over(&faulty)];
             let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
             wait_for_block(&server, 31337).await;
@@ -128,7 +128,7 @@ async fn what_does_not_hash_is_not_told_and_is_asked_elsewhere() {
             let mut ledger = Ledger::default();
             ledger.follow(&mut client, &node, CHANNEL).await;
             node.send(&accounts[0], &accounts[1], 5).await;
-            // Alone it holds the chain up, and is not told.
+            // From the only endpoint it stops the chain.
             let line = server.log_line("returned an invalid response").await;
             assert!(line.contains(what), "{line}");
             assert!(server.metric("tidewire_chain_lies_total", "31337").await >= 1.0);
@@ -137,8 +137,8 @@ async fn what_does_not_hash_is_not_told_and_is_asked_elsewhere() {
             faulty.set_script(pass_through).await;
             ledger.follow(&mut client, &node, CHANNEL).await;
             ledger.check(&node).await;
-            faulty.set_script(lie).await;
-            // Beside an honest endpoint it is not seen.
+            faulty.set_script(script).await;
+            // Beside an honest endpoint clients see nothing of it.
             let endpoints = [over(&faulty), node.http()];
             let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
             wait_for_block(&server, 31337).await;
@@ -155,15 +155,15 @@ async fn what_does_not_hash_is_not_told_and_is_asked_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_chain_that_hashes_otherwise_is_followed_where_that_is_said() {
-    for (lie, rest) in [
-        (with_another_time as Lie, "header_hash = false"),
+async fn a_chain_with_other_hashes_is_followed_if_so_configured() {
+    for (script, rest) in [
+        (with_another_time as Script, "header_hash = false"),
         (with_another_value, "transactions_root = false"),
         (with_another_status, "receipts_root = false"),
     ] {
         let node = Node::start().await;
         let accounts = node.accounts().await;
-        let faulty = FaultyNode::in_front_of(&node, lie).await;
+        let faulty = FaultyNode::in_front_of(&node, script).await;
         let endpoints = [faulty.ws()];
         let server = on_chain_with(Server::builder(), 31337, &endpoints, rest);
         let server = server.start().await;
@@ -180,7 +180,7 @@ async fn a_chain_that_hashes_otherwise_is_followed_where_that_is_said() {
 }
 
 #[tokio::test]
-async fn headers_of_every_fork_hash_to_their_hash() {
+async fn headers_of_every_fork_are_verified() {
     for fork in ["london", "paris", "shanghai", "cancun", "prague"] {
         let node = Node::start_with(&["--hardfork", fork]).await;
         let accounts = node.accounts().await;

@@ -1,4 +1,4 @@
-//! Reorgs of a real node, and its outages.
+//! Reorgs and outages of a real node.
 
 use serde_json::json;
 use tidewire_tests::{Client, Node, Server, Transport};
@@ -8,7 +8,7 @@ use crate::{
     ledger::{Ledger, on_chain_with},
 };
 
-/// A server on this node, a client that follows, and what it was told so far.
+/// A server on this node, a client that follows its blocks, and the blocks so far.
 async fn followed(endpoint: &str, node: &Node, rest: &str) -> (Server, Client, Ledger) {
     let builder = Server::builder();
     let server = on_chain_with(builder, 31337, &[endpoint.to_owned()], rest);
@@ -21,8 +21,8 @@ async fn followed(endpoint: &str, node: &Node, rest: &str) -> (Server, Client, L
     (server, client, ledger)
 }
 
-/// Reorgs of 1, 3 and 12 blocks, one after the other.
-async fn reorgs_are_told(endpoint: &str, node: &Node) {
+/// Follows reorgs of 1, 3 and 12 blocks, one after the other.
+async fn publishes_reorgs(endpoint: &str, node: &Node) {
     let (_server, mut client, mut ledger) = followed(endpoint, node, "").await;
     node.mine(15).await;
     ledger.follow(&mut client, node, "blocks:31337").await;
@@ -56,19 +56,19 @@ async fn reorgs_are_told(endpoint: &str, node: &Node) {
 }
 
 #[tokio::test]
-async fn reorgs_are_told_over_a_websocket() {
+async fn reorgs_are_published_from_a_websocket_endpoint() {
     let node = Node::start().await;
-    reorgs_are_told(&node.ws(), &node).await;
+    publishes_reorgs(&node.ws(), &node).await;
 }
 
 #[tokio::test]
-async fn reorgs_are_told_over_http() {
+async fn reorgs_are_published_from_an_http_endpoint() {
     let node = Node::start().await;
-    reorgs_are_told(&node.http(), &node).await;
+    publishes_reorgs(&node.http(), &node).await;
 }
 
 #[tokio::test]
-async fn past_the_limit_the_chain_begins_anew_and_says_so() {
+async fn a_reorg_past_the_limit_is_a_gap() {
     let node = Node::start().await;
     let (server, mut client, mut ledger) = followed(&node.ws(), &node, "reorg_limit = 4").await;
     node.mine(10).await;
@@ -81,14 +81,14 @@ async fn past_the_limit_the_chain_begins_anew_and_says_so() {
     assert_eq!((first.seq, first.data.get("reorged")), (Some(1), None));
     assert_eq!(first.data["hash"], node.hash(10).await);
     let mut ledger = Ledger::default();
-    ledger.take(&first.data);
+    ledger.push(&first.data);
     node.mine(5).await;
     ledger.follow(&mut client, &node, "blocks:31337").await;
     ledger.check(&node).await;
 }
 
 #[tokio::test]
-async fn what_a_node_mined_while_nobody_could_hear_is_read() {
+async fn blocks_mined_during_an_outage_are_published() {
     for over in [Node::ws, Node::http] {
         let mut node = Node::start().await;
         let (_server, mut client, mut ledger) = followed(&over(&node), &node, "").await;
@@ -97,7 +97,7 @@ async fn what_a_node_mined_while_nobody_could_hear_is_read() {
         for _ in 0..3 {
             node.stop().await;
             node.resume().await;
-            // More than the tree links in one go.
+            // More blocks than the header tree links at once.
             node.mine(150).await;
             ledger.follow(&mut client, &node, "blocks:31337").await;
         }
@@ -108,7 +108,7 @@ async fn what_a_node_mined_while_nobody_could_hear_is_read() {
 }
 
 #[tokio::test]
-async fn a_gap_past_the_limit_is_said_and_never_passed_over() {
+async fn more_missed_blocks_than_the_limit_are_a_gap() {
     let mut node = Node::start().await;
     let (server, mut client, mut ledger) =
         followed(&node.ws(), &node, "reorg_limit = 4\ncatch_up = 50").await;
@@ -123,7 +123,7 @@ async fn a_gap_past_the_limit_is_said_and_never_passed_over() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_the_new_branch_has_as_well_settles_in_it() {
+async fn a_transaction_of_both_branches_is_confirmed_in_the_new_one() {
     for depth in [1, 3, 12] {
         let node = Node::start().await;
         node.mine(15).await;
@@ -143,18 +143,18 @@ async fn a_transaction_that_the_new_branch_has_as_well_settles_in_it() {
         node.mine(4).await;
         let after = node.hash(16).await;
         assert_ne!(before, after);
-        // From the old block to the new one, and on to the end.
+        // The status moves from the old block to the new one, and is confirmed there.
         let channel = format!("tx:31337:{hash}");
         let mut blocks = Vec::new();
         loop {
-            let told = client.next_on(&channel).await.expect("transaction").data;
-            let state = told["state"].as_str().unwrap();
+            let status = client.next_on(&channel).await.expect("transaction").data;
+            let state = status["state"].as_str().unwrap();
             assert!(
                 ["pending", "confirming", "confirmed"].contains(&state),
-                "{told}"
+                "{status}"
             );
-            blocks.extend(told["blockHash"].as_str().map(str::to_owned));
-            if state == "confirmed" && told["blockHash"] == after.as_str() {
+            blocks.extend(status["blockHash"].as_str().map(str::to_owned));
+            if state == "confirmed" && status["blockHash"] == after.as_str() {
                 break;
             }
         }

@@ -1,4 +1,4 @@
-//! The server ends in the middle, politely or not, and goes on where it was.
+//! Restarts: the server stops or is killed, and continues where it was.
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ use crate::{
 
 const CHANNEL: &str = "blocks:31337";
 
-/// A server on this node that keeps what it keeps in this folder.
+/// A server on this node, with its store in this folder.
 async fn server(folder: &TempDir, endpoint: &str) -> Server {
     let path = format!("path = {:?}", folder.path().display().to_string());
     let builder = Server::builder().set("store", &path);
@@ -20,7 +20,7 @@ async fn server(folder: &TempDir, endpoint: &str) -> Server {
         .await
 }
 
-/// Goes on after what the ledger knows; nothing may be missing.
+/// Resumes after the last block of the ledger; none may be missing.
 async fn resume(server: &Server, epoch: &str, ledger: &Ledger) -> Client {
     let mut client = Client::connect(Transport::WebSocketJson, server).await;
     let resumed = client.resume(CHANNEL, epoch, ledger.seq()).await;
@@ -29,7 +29,7 @@ async fn resume(server: &Server, epoch: &str, ledger: &Ledger) -> Client {
 }
 
 #[tokio::test]
-async fn killed_in_the_middle_of_a_thousand_blocks_nothing_is_lost_or_doubled() {
+async fn kills_during_a_thousand_blocks_lose_and_repeat_nothing() {
     let (node, folder) = (Node::start().await, TempDir::new().unwrap());
     let mut running = server(&folder, &node.ws()).await;
     wait_for_block(&running, 31337).await;
@@ -57,14 +57,14 @@ async fn killed_in_the_middle_of_a_thousand_blocks_nothing_is_lost_or_doubled() 
     })
     .await;
     ledger.follow(&mut client, &node, CHANNEL).await;
-    // From the first block to the last, each once.
+    // Every block came once.
     assert_eq!(ledger.blocks.len() as u64, node.height().await + 1);
     assert!(ledger.blocks.len() >= 950);
     ledger.check(&node).await;
 }
 
 #[tokio::test]
-async fn a_reorg_while_the_server_is_away_is_told_after() {
+async fn a_reorg_during_an_outage_of_the_server_is_published() {
     for depth in [1, 3, 12] {
         let (node, folder) = (Node::start().await, TempDir::new().unwrap());
         let mut running = server(&folder, &node.ws()).await;
@@ -89,7 +89,7 @@ async fn a_reorg_while_the_server_is_away_is_told_after() {
 }
 
 #[tokio::test]
-async fn the_newest_block_is_known_before_a_node_is_there() {
+async fn the_newest_block_is_known_before_a_node_answers() {
     let (mut node, folder) = (Node::start().await, TempDir::new().unwrap());
     node.mine(5).await;
     let mut running = server(&folder, &node.ws()).await;
@@ -97,9 +97,9 @@ async fn the_newest_block_is_known_before_a_node_is_there() {
     running.kill().await;
     node.stop().await;
     let running = server(&folder, &node.ws()).await;
-    let asked = json!({"chain": 31337});
+    let request = json!({"chain": 31337});
     let answer = running
-        .call("WatchService/GetLatestBlock", None, &asked)
+        .call("WatchService/GetLatestBlock", None, &request)
         .await;
     assert_eq!((answer.status, answer.json()), (200, newest.clone()));
     let mut client = Client::connect(Transport::WebSocketJson, &running).await;
@@ -108,13 +108,13 @@ async fn the_newest_block_is_known_before_a_node_is_there() {
 }
 
 #[tokio::test]
-async fn a_damaged_store_is_said_and_left_alone() {
+async fn a_damaged_store_is_reported_and_left_untouched() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("store.redb"), "no store").unwrap();
     let config = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n[prices]\nsymbols = []\n[store]\npath = {:?}\n[[chain]]\nid = 1\nendpoints = [\"ws://127.0.0.1:1\"]\n",
         folder.path().display().to_string()
     );
-    let said = refused_start(folder.path(), &config).await;
-    assert!(said.contains("store.redb is damaged"), "{said}");
+    let output = refused_start(folder.path(), &config).await;
+    assert!(output.contains("store.redb is damaged"), "{output}");
 }

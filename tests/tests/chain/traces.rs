@@ -1,14 +1,14 @@
-//! Coins that a contract passes on, found by whichever trace a node has.
+//! Traces: coins that a contract forwards are found by each trace method.
 
 use serde_json::{Value, json};
 use tidewire_tests::{Client, FaultyNode, Node, Server, Transport, faulty_node::Reply};
 
-use crate::{shapes::deploy, watches::server_on};
+use crate::{malformed_logs::deploy, watching::server_on};
 
-/// Passes the coins it gets on to the account that its first word names.
+/// Forwards the coins that it receives to the account in the first word of its call data.
 const FORWARDER: &str = "5f5f5f5f345f355af100";
 
-/// A node that knows these methods alone of those that trace.
+/// A node that serves no trace method but these.
 fn with(known: &'static [&'static str]) -> impl Fn(&str, &Value, Value) -> Reply {
     move |method, _params, truth| {
         let traces = method.starts_with("debug_") || method.starts_with("trace_");
@@ -21,7 +21,7 @@ fn with(known: &'static [&'static str]) -> impl Fn(&str, &Value, Value) -> Reply
 }
 
 #[tokio::test]
-async fn coins_that_a_contract_passes_on_are_found_however_a_node_traces() {
+async fn coins_forwarded_by_a_contract_are_found_by_each_trace_method() {
     for known in [
         &["debug_traceBlockByHash"][..],
         &["debug_traceBlockByNumber"],
@@ -36,8 +36,8 @@ async fn coins_that_a_contract_passes_on_are_found_however_a_node_traces() {
         let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
         client.subscribe(&channel).await;
         let paid = format!("0x{:0>64}", accounts[1].trim_start_matches("0x"));
-        let asked = json!([{"from": accounts[0], "to": contract, "value": "0x7", "data": paid}]);
-        node.call("eth_sendTransaction", asked).await;
+        let request = json!([{"from": accounts[0], "to": contract, "value": "0x7", "data": paid}]);
+        node.call("eth_sendTransaction", request).await;
         loop {
             let update = client.next_on(&channel).await.expect("wallet_update").data;
             if update["type"] == "balance" {

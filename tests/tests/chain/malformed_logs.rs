@@ -1,10 +1,9 @@
-//! Logs that break the ABI that they are taken for: nothing is made up of them, and the
-//! chain goes on.
+//! Malformed logs: they are published undecoded, and the chain continues.
 
 use serde_json::{Value, json};
 use tidewire_tests::{Client, Node, Server, Transport, within};
 
-use crate::{ledger::Ledger, watches::server_on};
+use crate::{ledger::Ledger, watching::server_on};
 
 const CHANNEL: &str = "blocks:31337";
 const TRANSFER: &str = "ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef";
@@ -13,11 +12,11 @@ const BATCH: &str = "4a39dc06d4c0dbc64b70af90fd698a233a518aa5d07e595d983b8c0526c
 /// Deploys a contract with this code, of 255 bytes at most.
 pub(crate) async fn deploy(node: &Node, account: &str, code: &str) -> String {
     let length = code.len() / 2;
-    // Returns what comes after these twelve bytes.
+    // The constructor returns the code after its own twelve bytes.
     let data = format!("0x60{length:02x}600c60003960{length:02x}6000f3{code}");
-    let asked = json!([{"from": account, "data": data}]);
-    let hash = node.call("eth_sendTransaction", asked).await;
-    // It is mined a moment after it was sent.
+    let request = json!([{"from": account, "data": data}]);
+    let hash = node.call("eth_sendTransaction", request).await;
+    // The node mines it a moment after it was sent.
     let mined = async {
         loop {
             let receipt = node.call("eth_getTransactionReceipt", json!([hash])).await;
@@ -29,8 +28,7 @@ pub(crate) async fn deploy(node: &Node, account: &str, code: &str) -> String {
     within("a contract", mined).await
 }
 
-/// The code of a contract that logs what it is called with: so many words are topics, the
-/// rest is data.
+/// The code of a contract that logs its call data: the first words as topics, the rest as data.
 fn log(topics: usize) -> String {
     let mut code = String::new();
     for topic in (0..topics).rev() {
@@ -44,8 +42,8 @@ fn word(number: u64) -> String {
     format!("{number:064x}")
 }
 
-/// Calls a contract with these words, and gives the log of it that is told.
-async fn told(
+/// Calls a contract with these words, and returns the log that is published.
+async fn call_and_read(
     client: &mut Client,
     channel: &str,
     node: &Node,
@@ -53,14 +51,14 @@ async fn told(
     words: &[&str],
 ) -> Value {
     let data = format!("0x{}", words.concat());
-    let asked = json!([{"from": from, "to": contract, "data": data, "gas": "0x186a0"}]);
-    let hash = node.call("eth_sendTransaction", asked).await;
+    let request = json!([{"from": from, "to": contract, "data": data, "gas": "0x186a0"}]);
+    let hash = node.call("eth_sendTransaction", request).await;
     let log = client.next_on(channel).await.expect("event_log").data;
     assert_eq!(log["txHash"], hash, "{log}");
     log
 }
 
-/// A client that follows a contract's events by these signatures, and the channel.
+/// A client that follows a contract's events with these signatures, and their channel.
 async fn watching(server: &Server, contract: &str, abi: &[&str]) -> (Client, String) {
     let mut client = Client::connect(Transport::WebSocketJson, server).await;
     let watch = json!({"chain": 31337, "events": {"addresses": [contract], "abi": abi}});
@@ -70,7 +68,7 @@ async fn watching(server: &Server, contract: &str, abi: &[&str]) -> (Client, Str
 }
 
 #[tokio::test]
-async fn an_nft_whose_id_is_not_indexed_is_not_decoded_as_one() {
+async fn a_log_with_other_indexed_fields_is_not_decoded() {
     let node = Node::start().await;
     let accounts = node.accounts().await;
     let server = server_on(Server::builder(), node.ws()).await;
@@ -78,8 +76,7 @@ async fn an_nft_whose_id_is_not_indexed_is_not_decoded_as_one() {
     let (zero, id) = (word(0), word(7));
     let indexed = "event Transfer(address indexed from, address indexed to, uint256 indexed id)";
     for (topics, words) in [
-        // The id in the data, as some old contracts have it; all of it in the data; and no
-        // id at all.
+        // The id in the data, as in some old contracts; everything in the data; no id.
         (3, vec![TRANSFER, &zero, &to, &id]),
         (1, vec![TRANSFER, &zero, &to, &id]),
         (3, vec![TRANSFER, &zero, &to]),
@@ -87,7 +84,7 @@ async fn an_nft_whose_id_is_not_indexed_is_not_decoded_as_one() {
         let contract = deploy(&node, &accounts[0], &log(topics)).await;
         let (mut client, channel) = watching(&server, &contract, &[indexed]).await;
         let parties = (accounts[0].as_str(), contract.as_str());
-        let log = told(&mut client, &channel, &node, parties, &words).await;
+        let log = call_and_read(&mut client, &channel, &node, parties, &words).await;
         assert_eq!(log["topics"].as_array().unwrap().len(), topics);
         assert_eq!(
             (&log["event"], &log["args"]),
@@ -100,7 +97,7 @@ async fn an_nft_whose_id_is_not_indexed_is_not_decoded_as_one() {
 }
 
 #[tokio::test]
-async fn ids_and_amounts_above_128_bits_are_told_to_the_last_digit() {
+async fn numbers_above_128_bits_are_published_in_full() {
     let node = Node::start().await;
     let accounts = node.accounts().await;
     let server = server_on(Server::builder(), node.ws()).await;
@@ -113,7 +110,7 @@ async fn ids_and_amounts_above_128_bits_are_told_to_the_last_digit() {
     let (zero, most) = (word(0), "f".repeat(64));
     let parties = (accounts[0].as_str(), contract.as_str());
     let words = [TRANSFER, &zero, &to, &most];
-    let log = told(&mut client, &channel, &node, parties, &words).await;
+    let log = call_and_read(&mut client, &channel, &node, parties, &words).await;
     let id = "115792089237316195423570985008687907853269984665640564039457584007913129639935";
     assert_eq!(log["args"]["id"], id, "{log}");
     let update = client.next_on(&wallet).await.expect("wallet_update").data;
@@ -121,7 +118,7 @@ async fn ids_and_amounts_above_128_bits_are_told_to_the_last_digit() {
 }
 
 #[tokio::test]
-async fn batches_may_be_empty_and_may_lie_about_their_length() {
+async fn malformed_batches_are_published_undecoded() {
     let node = Node::start().await;
     let accounts = node.accounts().await;
     let server = server_on(Server::builder(), node.ws()).await;
@@ -135,33 +132,33 @@ async fn batches_may_be_empty_and_may_lie_about_their_length() {
     let (zero, most) = (word(0), "f".repeat(64));
     let parties = (accounts[0].as_str(), contract.as_str());
     let head = [BATCH, &zero, &zero, &to];
-    // Two empty lists.
+    // Two empty lists are decoded.
     let (first, second) = (word(64), word(96));
     let words = [&head[..], &[&first, &second, &zero, &zero]].concat();
-    let log = told(&mut client, &channel, &node, parties, &words).await;
+    let log = call_and_read(&mut client, &channel, &node, parties, &words).await;
     let empty = (&json!([]), &json!([]));
     assert_eq!(
         (&log["args"]["ids"], &log["args"]["values"]),
         empty,
         "{log}"
     );
-    // Lists that would be longer than all there is, that begin nowhere, and no lists.
+    // Lists longer than the data, lists that begin outside of it, and no lists.
     let long = [first.as_str(), &second, &most, &zero];
     let nowhere = [most.as_str(), &most, &zero, &zero];
     for data in [&long[..], &nowhere, &[]] {
         let words = [&head[..], data].concat();
-        let log = told(&mut client, &channel, &node, parties, &words).await;
+        let log = call_and_read(&mut client, &channel, &node, parties, &words).await;
         assert_eq!(log["args"], Value::Null, "{log}");
         assert_eq!(log["data"], format!("0x{}", data.concat()));
     }
-    // More ids than amounts: each list is what it is, but nothing of it goes to a wallet.
+    // With more ids than amounts the lists are decoded, but no wallet receives a transfer.
     let (one, third, seven, nine) = (word(1), word(128), word(7), word(9));
     let words = [&head[..], &[&first, &third, &one, &one, &zero]].concat();
-    let log = told(&mut client, &channel, &node, parties, &words).await;
+    let log = call_and_read(&mut client, &channel, &node, parties, &words).await;
     assert_eq!(log["args"]["ids"], json!(["1"]), "{log}");
-    // And one that is right goes to the wallet first of all.
+    // A well-formed batch is the first that reaches the wallet.
     let words = [&head[..], &[&first, &third, &one, &seven, &one, &nine]].concat();
-    told(&mut client, &channel, &node, parties, &words).await;
+    call_and_read(&mut client, &channel, &node, parties, &words).await;
     let update = client.next_on(&wallet).await.expect("wallet_update").data;
     let data = &update["data"];
     let found = (&data["tokenId"], &data["amount"]);

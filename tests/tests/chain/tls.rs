@@ -1,4 +1,4 @@
-//! Endpoints over TLS, whose certificates an authority of the operator's own signs.
+//! TLS endpoints with certificates of the operator's own authority.
 
 use std::net::SocketAddr;
 
@@ -13,18 +13,18 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{blocks::wait_for_block, ledger::Ledger, watches::until};
+use crate::{blocks::wait_for_block, ledger::Ledger, watching::until};
 
 const CHANNEL: &str = "blocks:31337";
 
-/// What takes TLS connections before a node. Dropped, it is gone, with all connections.
-struct Front {
+/// A TLS proxy in front of a node. Dropping it closes all connections.
+struct TlsProxy {
     address: SocketAddr,
     _connections: JoinSet<()>,
 }
 
-impl Front {
-    async fn before(node: &Node, authority: &Authority, address: &str) -> Self {
+impl TlsProxy {
+    async fn in_front_of(node: &Node, authority: &Authority, address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = authority.acceptor();
@@ -42,7 +42,7 @@ impl Front {
                     let Ok(mut outside) = TcpStream::connect(upstream).await else {
                         return;
                     };
-                    // Either side may end it.
+                    // Either side may close the connection.
                     let _ = copy_bidirectional(&mut inside, &mut outside).await;
                 });
             }
@@ -53,13 +53,13 @@ impl Front {
         }
     }
 
-    /// The certificate is for this name.
+    /// The URL with the name in the certificate.
     fn url(&self, scheme: &str) -> String {
         format!("{scheme}://localhost:{}", self.address.port())
     }
 }
 
-/// A server on these endpoints, as they are written in its configuration.
+/// A server with these `endpoints` in its configuration.
 fn on(endpoints: &str) -> ServerBuilder {
     Server::builder().table(&format!(
         "[[chain]]\nid = 31337\nendpoints = [{endpoints}]\nblock_time_ms = 200\nconfirmations = 3\nfinality = 6\n"
@@ -67,12 +67,12 @@ fn on(endpoints: &str) -> ServerBuilder {
 }
 
 #[tokio::test]
-async fn a_transaction_settles_over_tls_though_the_endpoint_is_lost_in_between() {
+async fn a_transaction_is_followed_over_tls_through_an_outage_of_the_endpoint() {
     for scheme in ["wss", "https"] {
         let (node, folder) = (Node::start().await, TempDir::new().unwrap());
         let authority = Authority::new();
         let ca_file = authority.write(folder.path());
-        let front = Front::before(&node, &authority, "127.0.0.1:0").await;
+        let front = TlsProxy::in_front_of(&node, &authority, "127.0.0.1:0").await;
         let endpoint = format!("{{ url = {:?}, ca_file = {ca_file:?} }}", front.url(scheme));
         let server = on(&endpoint).start().await;
         wait_for_block(&server, 31337).await;
@@ -86,11 +86,11 @@ async fn a_transaction_settles_over_tls_though_the_endpoint_is_lost_in_between()
         let watch = json!({"chain": 31337, "txHash": hash});
         let _ = client.request("watch", watch).await.expect("watching");
         ledger.follow(&mut client, &node, CHANNEL).await;
-        // The endpoint goes, the chain goes on, and the endpoint comes back.
+        // The endpoint is lost while the chain continues, and returns.
         let address = front.address.to_string();
         drop(front);
         node.mine(9).await;
-        let _front = Front::before(&node, &authority, &address).await;
+        let _front = TlsProxy::in_front_of(&node, &authority, &address).await;
         until(&mut client, &hash, "confirmed").await;
         until(&mut client, &hash, "finalized").await;
         ledger.follow(&mut client, &node, CHANNEL).await;
@@ -100,13 +100,13 @@ async fn a_transaction_settles_over_tls_though_the_endpoint_is_lost_in_between()
 }
 
 #[tokio::test]
-async fn beside_an_endpoint_that_is_not_trusted_another_is_used() {
+async fn an_untrusted_endpoint_is_replaced_by_another() {
     for scheme in ["wss", "https"] {
         let (node, folder) = (Node::start().await, TempDir::new().unwrap());
         let authority = Authority::new();
-        let front = Front::before(&node, &authority, "127.0.0.1:0").await;
+        let front = TlsProxy::in_front_of(&node, &authority, "127.0.0.1:0").await;
         let other_file = Authority::new().write(folder.path());
-        // Trusted by nobody, and by another authority alone.
+        // One certificate is not trusted at all, one is checked against another authority.
         let plain = format!("{:?}", front.url(scheme));
         let signed = format!("{{ url = {plain}, ca_file = {other_file:?} }}");
         let server = on(&format!("{plain}, {signed}")).start().await;
@@ -120,19 +120,19 @@ async fn beside_an_endpoint_that_is_not_trusted_another_is_used() {
             }
         });
         count.await;
-        let asked = json!({ "chain": 31337 });
+        let request = json!({ "chain": 31337 });
         let answer = server
-            .call("WatchService/GetLatestBlock", None, &asked)
+            .call("WatchService/GetLatestBlock", None, &request)
             .await;
         assert_eq!(answer.status, 503, "{}", answer.body);
-        let pass_through = format!("{plain}, {signed}, {:?}", node.ws());
-        let server = on(&pass_through).start().await;
+        let with_plain = format!("{plain}, {signed}, {:?}", node.ws());
+        let server = on(&with_plain).start().await;
         wait_for_block(&server, 31337).await;
     }
 }
 
 #[tokio::test]
-async fn a_file_of_certificates_that_is_none_is_said_at_the_start() {
+async fn a_bad_certificate_file_is_reported_at_the_start() {
     let folder = TempDir::new().unwrap();
     for (content, what) in [(None, "missing.pem"), (Some("none"), "expected PEM")] {
         let path = folder.path().join("missing.pem");
@@ -142,7 +142,7 @@ async fn a_file_of_certificates_that_is_none_is_said_at_the_start() {
         let config = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[prices]\nsymbols = []\n[[chain]]\nid = 1\nendpoints = [{{ url = \"wss://localhost:1\", ca_file = {path:?} }}]\n"
         );
-        let said = refused_start(folder.path(), &config).await;
-        assert!(said.contains(what), "{said}");
+        let output = refused_start(folder.path(), &config).await;
+        assert!(output.contains(what), "{output}");
     }
 }

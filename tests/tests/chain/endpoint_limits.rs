@@ -1,5 +1,4 @@
-//! Endpoints that want to be asked less, that grow mute, and that become those of another
-//! chain in the middle.
+//! Endpoint limits: rate limits, silent subscriptions, and endpoints that change to another chain.
 
 use std::sync::{
     Arc,
@@ -36,7 +35,7 @@ fn closed_for_its_rate(method: &str, _params: &Value, truth: Value) -> Reply {
 }
 
 #[tokio::test]
-async fn a_websocket_closed_for_its_rate_is_left_alone_ever_longer() {
+async fn a_websocket_closed_for_its_rate_is_retried_with_growing_pauses() {
     let node = Node::start().await;
     let faulty = FaultyNode::in_front_of(&node, closed_for_its_rate).await;
     let endpoints = [faulty.ws(), node.http()];
@@ -47,14 +46,14 @@ async fn a_websocket_closed_for_its_rate_is_left_alone_ever_longer() {
         ledger.follow(&mut client, &node, CHANNEL).await;
     }
     ledger.check(&node).await;
-    // It answers the first call of each connection, and is not tried again at once for that.
+    // An answer to the first call of a connection does not reset the pause.
     let label = format!("endpoint=\"{}\"", faulty.ws());
     let connects = server.metric("tidewire_chain_connects_total", &label).await;
     assert!((1.0..=12.0).contains(&connects), "{connects}");
 }
 
 #[tokio::test]
-async fn after_a_limit_a_chain_goes_on_where_there_is_no_other_endpoint() {
+async fn after_a_rate_limit_the_only_endpoint_is_used_again() {
     let limits: [fn(&str, &Value, Value) -> Reply; 3] = [
         |_, _, _| Reply::Status(429, "retry-after: 1\r\n"),
         |_, _, truth| {
@@ -98,13 +97,13 @@ async fn after_a_limit_a_chain_goes_on_where_there_is_no_other_endpoint() {
 }
 
 #[tokio::test]
-async fn where_subscriptions_grow_mute_others_are_asked() {
+async fn after_a_subscription_falls_silent_other_endpoints_are_polled() {
     let node = Node::start().await;
     let is_mute = Arc::new(AtomicBool::new(false));
     let script = {
         let is_mute = is_mute.clone();
         move |method: &str, params: &Value, truth: Value| {
-            // It does not tell of heads, whether it is asked or not.
+            // Heads are neither pushed nor returned.
             let is_head = method == "newHeads" || params[0] == "latest";
             if is_head && is_mute.load(Ordering::Relaxed) {
                 return Reply::Silence;
@@ -126,8 +125,8 @@ async fn where_subscriptions_grow_mute_others_are_asked() {
         ledger.follow(&mut client, &node, CHANNEL).await;
     }
     is_mute.store(false, Ordering::Relaxed);
-    // A reorg that does not make the chain longer is seen though one that is asked seldom
-    // still stands by the old block.
+    // A reorg to the same height is published, though a rarely polled endpoint still reports the
+    // old block.
     node.mine(1).await;
     ledger.follow(&mut client, &node, CHANNEL).await;
     node.reorg(1).await;
@@ -137,10 +136,10 @@ async fn where_subscriptions_grow_mute_others_are_asked() {
 }
 
 #[tokio::test]
-async fn beside_a_subscription_that_keeps_up_others_are_hardly_asked() {
+async fn beside_a_subscription_that_keeps_up_others_are_polled_rarely() {
     let node = Node::start().await;
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let count = polls.clone();
     let faulty = FaultyNode::in_front_of(&node, move |method, params, truth| {
         if method == "eth_getBlockByNumber" && params[0] == "latest" {
             count.fetch_add(1, Ordering::Relaxed);
@@ -152,8 +151,8 @@ async fn beside_a_subscription_that_keeps_up_others_are_hardly_asked() {
     let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
     let (mut client, mut ledger) = following(&server).await;
     let mut blocks = 0;
-    // Well past the time in which it would be asked some hundred times.
-    while asked.load(Ordering::Relaxed) < 4 {
+    // At the full rate this takes a few blocks.
+    while polls.load(Ordering::Relaxed) < 4 {
         node.mine(1).await;
         ledger.follow(&mut client, &node, CHANNEL).await;
         blocks += 1;
@@ -162,7 +161,7 @@ async fn beside_a_subscription_that_keeps_up_others_are_hardly_asked() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_becomes_one_of_another_chain_is_used_no_more() {
+async fn an_endpoint_that_changes_to_another_chain_is_ignored() {
     for is_alone in [false, true] {
         let node = Node::start().await;
         let other = Node::start_with(&["--chain-id", "10"]).await;
@@ -178,7 +177,7 @@ async fn an_endpoint_that_becomes_one_of_another_chain_is_used_no_more() {
         let (mut client, mut ledger) = following(&server).await;
         node.mine(8).await;
         ledger.follow(&mut client, &node, CHANNEL).await;
-        // What is behind its address is another chain now.
+        // The address now leads to another chain.
         faulty.set_upstream(&other).await;
         let line = server.log_line("serves another chain").await;
         assert!(line.contains("found=10"), "{line}");
@@ -195,7 +194,7 @@ async fn an_endpoint_that_becomes_one_of_another_chain_is_used_no_more() {
 }
 
 #[tokio::test]
-async fn a_connection_has_as_many_filters_as_it_may_have_channels() {
+async fn event_filters_count_towards_the_channels_of_a_connection() {
     let node = Node::start().await;
     let builder = Server::builder().set("limits", "channels_per_connection = 3");
     let endpoints = [node.ws()];
@@ -217,7 +216,7 @@ async fn a_connection_has_as_many_filters_as_it_may_have_channels() {
         "{}",
         refused.text
     );
-    // One that it has already is no further one, and one that it gives back makes room.
+    // A repeated filter does not count, and an unwatched one makes room.
     let _ = client.request("watch", watch(3)).await.expect("watching");
     let _ = client
         .request("unwatch", watch(1))
@@ -227,7 +226,7 @@ async fn a_connection_has_as_many_filters_as_it_may_have_channels() {
 }
 
 #[tokio::test]
-async fn with_agreement_a_chain_waits_for_those_who_are_away() {
+async fn with_agreement_a_chain_waits_for_absent_endpoints() {
     let node = Node::start().await;
     let faulty = FaultyNode::in_front_of(&node, pass_through).await;
     let endpoints = [node.ws(), faulty.http()];
@@ -253,7 +252,7 @@ async fn with_agreement_a_chain_waits_for_those_who_are_away() {
 }
 
 #[tokio::test]
-async fn a_reorg_past_the_limit_is_said_though_one_endpoint_is_asked_seldom() {
+async fn a_reorg_past_the_limit_is_a_gap_beside_a_rarely_polled_endpoint() {
     let node = Node::start().await;
     let endpoints = [node.ws(), node.http()];
     let server = on_chain_with(Server::builder(), 31337, &endpoints, "reorg_limit = 4");

@@ -1,4 +1,4 @@
-//! What can become of a transaction besides that it settles.
+//! Transaction outcomes: replaced, cancelled, dropped, failed, and unknown.
 
 use alloy::{hex, primitives::keccak256};
 use serde_json::{Value, json};
@@ -8,31 +8,30 @@ use tidewire_tests::{Client, Node, Server, Transport, node, within};
 use crate::{
     blocks::wait_for_block,
     ledger::on_chain_with,
-    watches::{server_on, until},
+    watching::{server_on, until},
 };
 
 on_every_transport!(
-    a_speed_up_replaces,
-    paying_oneself_nothing_cancels,
-    what_leaves_the_pool_is_dropped,
-    a_failure_says_why,
-    an_error_of_ones_own_is_explained,
-    a_hash_never_seen_is_unknown,
-    a_transaction_goes_on_for_who_comes_back,
+    a_speed_up_replaces_a_transaction,
+    an_empty_payment_to_oneself_cancels,
+    a_transaction_that_leaves_all_mempools_is_dropped,
+    a_failure_has_its_reason,
+    a_custom_error_is_explained,
+    an_unseen_hash_is_unknown,
+    a_client_that_returns_to_a_transaction_misses_nothing,
 );
 
-/// Sends a transaction with further fields.
+/// Sends a transaction with more fields.
 async fn send_with(node: &Node, from: &str, fields: Value) -> String {
-    let mut asked = json!({"from": from, "gas": "0x186a0"});
+    let mut request = json!({"from": from, "gas": "0x186a0"});
     for (name, value) in fields.as_object().unwrap() {
-        asked[name] = value.clone();
+        request[name] = value.clone();
     }
-    let hash = node.call("eth_sendTransaction", json!([asked])).await;
+    let hash = node.call("eth_sendTransaction", json!([request])).await;
     hash.as_str().unwrap().to_owned()
 }
 
-/// The fields of a transaction that pays this many Gwei for its gas, and takes the nonce
-/// that the first one of an account has.
+/// The fields of a transaction with the first nonce of its account, at this gas price in Gwei.
 fn paying(gwei: u64, to: &str, value: u64) -> Value {
     let fee = format!("{:#x}", gwei * 1_000_000_000);
     json!({
@@ -46,7 +45,7 @@ async fn watch(client: &mut Client, hash: &str) -> Value {
     client.request("watch", watch).await.expect("watching").data
 }
 
-async fn a_speed_up_replaces(transport: Transport) {
+async fn a_speed_up_replaces_a_transaction(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
@@ -55,11 +54,11 @@ async fn a_speed_up_replaces(transport: Transport) {
     assert_eq!(watch(&mut client, &slow).await["state"], "pending");
     let fast = send_with(&node, &accounts[0], paying(10, &accounts[1], 7)).await;
     node.mine(1).await;
-    let told = until(&mut client, &slow, "replaced").await;
-    assert_eq!(told["replacedBy"], fast, "{told}");
+    let status = until(&mut client, &slow, "replaced").await;
+    assert_eq!(status["replacedBy"], fast, "{status}");
 }
 
-async fn paying_oneself_nothing_cancels(transport: Transport) {
+async fn an_empty_payment_to_oneself_cancels(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
@@ -68,11 +67,11 @@ async fn paying_oneself_nothing_cancels(transport: Transport) {
     assert_eq!(watch(&mut client, &sent).await["state"], "pending");
     let other = send_with(&node, &accounts[0], paying(10, &accounts[0], 0)).await;
     node.mine(1).await;
-    let told = until(&mut client, &sent, "cancelled").await;
-    assert_eq!(told["replacedBy"], other, "{told}");
+    let status = until(&mut client, &sent, "cancelled").await;
+    assert_eq!(status["replacedBy"], other, "{status}");
 }
 
-async fn what_leaves_the_pool_is_dropped(transport: Transport) {
+async fn a_transaction_that_leaves_all_mempools_is_dropped(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let rule = "drop_after_ms = 1000";
     let server = on_chain_with(Server::builder(), 31337, &[node.ws()], rule);
@@ -80,23 +79,23 @@ async fn what_leaves_the_pool_is_dropped(transport: Transport) {
     wait_for_block(&server, 31337).await;
     let accounts = node.accounts().await;
     let mut client = Client::connect(transport, &server).await;
-    let kept = send_with(&node, &accounts[1], paying(5, &accounts[2], 7)).await;
+    let still_pending = send_with(&node, &accounts[1], paying(5, &accounts[2], 7)).await;
     let sent = send_with(&node, &accounts[0], paying(5, &accounts[1], 7)).await;
-    assert_eq!(watch(&mut client, &kept).await["state"], "pending");
+    assert_eq!(watch(&mut client, &still_pending).await["state"], "pending");
     assert_eq!(watch(&mut client, &sent).await["state"], "pending");
     node.call("anvil_dropTransaction", json!([sent])).await;
-    let told = until(&mut client, &sent, "dropped").await;
+    let status = until(&mut client, &sent, "dropped").await;
     let reason = "no node keeps it in its pool, and its nonce is free";
-    assert_eq!(told["reason"], reason);
-    // The other one is where it was.
-    let asked = json!({"chain": 31337, "txHash": kept});
+    assert_eq!(status["reason"], reason);
+    // The other transaction is still pending.
+    let request = json!({"chain": 31337, "txHash": still_pending});
     let answer = server
-        .call("WatchService/GetTransactionStatus", None, &asked)
+        .call("WatchService/GetTransactionStatus", None, &request)
         .await;
     assert_eq!(answer.json()["state"], "pending", "{}", answer.body);
 }
 
-/// Deploys a contract that reverts with this data, whatever it is called with.
+/// Deploys a contract that reverts every call with this data.
 async fn refusing(node: &Node, account: &str, data: &str) -> String {
     let length = data.len() / 2;
     // PUSH2 length, PUSH1 12, PUSH0, CODECOPY, PUSH2 length, PUSH0, REVERT, and the data.
@@ -122,7 +121,7 @@ pub(crate) async fn deployed(node: &Node, account: &str, code: &str) -> String {
     within("a contract", mined).await
 }
 
-async fn a_failure_says_why(transport: Transport) {
+async fn a_failure_has_its_reason(transport: Transport) {
     let word = |number: u64| format!("{number:064x}");
     let text = |text: &str| {
         let bytes: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -150,31 +149,31 @@ async fn a_failure_says_why(transport: Transport) {
         let contract = refusing(&node, &accounts[0], &data).await;
         let hash = send_with(&node, &accounts[0], json!({"to": contract})).await;
         let first = watch(&mut client, &hash).await;
-        let told = if first["state"] == "failed" {
+        let status = if first["state"] == "failed" {
             first
         } else {
             until(&mut client, &hash, "failed").await
         };
-        let reason = told["reason"].as_str().unwrap_or_default();
-        assert!(reason.contains(expected), "{told}");
+        let reason = status["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains(expected), "{status}");
     }
 }
 
-async fn a_hash_never_seen_is_unknown(transport: Transport) {
+async fn an_unseen_hash_is_unknown(transport: Transport) {
     let node = Node::start().await;
     let server = server_on(Server::builder(), node.ws()).await;
     let mut client = Client::connect(transport, &server).await;
-    let told = watch(&mut client, &format!("0x{}", "ab".repeat(32))).await;
-    assert_eq!(told["state"], "unknown", "{told}");
-    let reason = told["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("looking since"), "{told}");
-    let (since, now) = (told["since"].as_i64(), told["timestamp"].as_i64());
-    assert!(since.is_some() && since <= now, "{told}");
+    let status = watch(&mut client, &format!("0x{}", "ab".repeat(32))).await;
+    assert_eq!(status["state"], "unknown", "{status}");
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("looking since"), "{status}");
+    let (since, now) = (status["since"].as_i64(), status["timestamp"].as_i64());
+    assert!(since.is_some() && since <= now, "{status}");
     let since = format!("looking since {}", since.unwrap());
-    assert!(reason.contains(&since), "{told}");
+    assert!(reason.contains(&since), "{status}");
 }
 
-async fn an_error_of_ones_own_is_explained(transport: Transport) {
+async fn a_custom_error_is_explained(transport: Transport) {
     let node = Node::start().await;
     let rule = r#"errors = ["error NotYet(uint256 at)"]"#;
     let server = on_chain_with(Server::builder(), 31337, &[node.ws()], rule);
@@ -184,37 +183,37 @@ async fn an_error_of_ones_own_is_explained(transport: Transport) {
     let mut client = Client::connect(transport, &server).await;
     let selector = |signature: &str| hex::encode(&keccak256(signature)[..4]);
     let word = |number: u64| format!("{number:064x}");
-    // By the operator's configuration.
+    // A signature in the configuration explains it.
     let data = format!("{}{}", selector("NotYet(uint256)"), word(7));
     let contract = refusing(&node, &accounts[0], &data).await;
     let hash = send_with(&node, &accounts[0], json!({"to": contract})).await;
-    let told = failed(&mut client, &hash, json!([])).await;
-    assert_eq!(told["reason"], "NotYet(at: 7)", "{told}");
-    // By whoever watches.
+    let status = failed(&mut client, &hash, json!([])).await;
+    assert_eq!(status["reason"], "NotYet(at: 7)", "{status}");
+    // A signature of the watcher explains it.
     let data = format!("{}{}", selector("TooLate(uint256)"), word(8));
     let contract = refusing(&node, &accounts[0], &data).await;
     let hash = send_with(&node, &accounts[0], json!({"to": contract})).await;
-    let told = failed(&mut client, &hash, json!(["error TooLate(uint256 by)"])).await;
-    assert_eq!(told["reason"], "TooLate(by: 8)", "{told}");
-    // By one who comes later, for everyone.
+    let status = failed(&mut client, &hash, json!(["error TooLate(uint256 by)"])).await;
+    assert_eq!(status["reason"], "TooLate(by: 8)", "{status}");
+    // A signature of a later watcher explains it to all watchers.
     let hash = send_with(&node, &accounts[0], json!({"to": contract})).await;
-    let told = failed(&mut client, &hash, json!([])).await;
+    let status = failed(&mut client, &hash, json!([])).await;
     let unexplained = format!("custom error 0x{}", selector("TooLate(uint256)"));
-    assert_eq!(told["reason"], unexplained, "{told}");
+    assert_eq!(status["reason"], unexplained, "{status}");
     let mut other = Client::connect(Transport::WebSocketJson, &server).await;
-    let told = failed(&mut other, &hash, json!(["error TooLate(uint256 by)"])).await;
-    assert_eq!(told["reason"], "TooLate(by: 8)", "{told}");
-    // After the reason as it was told before, perhaps.
+    let status = failed(&mut other, &hash, json!(["error TooLate(uint256 by)"])).await;
+    assert_eq!(status["reason"], "TooLate(by: 8)", "{status}");
+    // The unexplained reason may come first.
     while until(&mut client, &hash, "failed").await["reason"] != "TooLate(by: 8)" {}
-    // What is no signature is refused, and so are too many.
-    for (abi, said) in [
+    // A malformed signature is refused, and so are too many.
+    for (abi, expected) in [
         (json!(["error TooLate("]), "TooLate("),
         (json!(vec!["error A()"; 21]), "expected at most 20"),
     ] {
         let watch = json!({"chain": 31337, "txHash": hash, "abi": abi});
         let reply = client.request("watch", watch).await;
         assert_eq!(reply.error_code(), "invalid_argument", "{}", reply.text);
-        assert!(reply.error_message().contains(said), "{}", reply.text);
+        assert!(reply.error_message().contains(expected), "{}", reply.text);
     }
 }
 
@@ -228,7 +227,7 @@ async fn failed(client: &mut Client, hash: &str, abi: Value) -> Value {
     }
 }
 
-async fn a_transaction_goes_on_for_who_comes_back(transport: Transport) {
+async fn a_client_that_returns_to_a_transaction_misses_nothing(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let folder = TempDir::new().unwrap();
     let path = format!("path = {:?}", folder.path().display().to_string());
@@ -238,7 +237,7 @@ async fn a_transaction_goes_on_for_who_comes_back(transport: Transport) {
     let mut client = Client::connect(transport, &server).await;
     let hash = node.send(&accounts[0], &accounts[1], 5).await;
     let channel = format!("tx:31337:{hash}");
-    // To follow it is to watch it.
+    // A subscription starts the watch.
     let at = client.subscribe(&channel).await;
     until(&mut client, &hash, "pending").await;
     drop(client);
@@ -256,7 +255,7 @@ async fn a_transaction_goes_on_for_who_comes_back(transport: Transport) {
     let server = server_on(builder(), node.ws()).await;
     let mut client = Client::connect(transport, &server).await;
     let resumed = client.resume(&channel, epoch, seq).await;
-    // What it has become is told, whatever was seen of it before.
+    // The current status is published, whatever the client saw before.
     if resumed["recovered"] == true {
         until(&mut client, &hash, "confirming").await;
     }

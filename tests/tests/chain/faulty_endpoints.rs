@@ -1,5 +1,5 @@
-//! Endpoints that break, lag and lie. Beside an honest one none of it is seen; alone, a
-//! lie holds the chain up and is not told.
+//! Faulty endpoints: broken, lagging and invalid responses. Beside an honest endpoint clients see
+//! none of them. From the only endpoint an invalid response stops the chain.
 
 use serde_json::{Value, json};
 use tidewire_tests::{
@@ -11,19 +11,20 @@ use tidewire_tests::{
 use crate::{
     blocks::wait_for_block,
     ledger::{Ledger, on_chain, on_chain_with},
-    shapes::deploy,
+    malformed_logs::deploy,
 };
 
 const CHANNEL: &str = "blocks:31337";
 
-/// Deploys a contract that emits a log whenever it is called.
+/// Deploys a contract that logs whenever it is called.
 pub(crate) async fn logger(node: &Node, account: &str) -> String {
     // PUSH0 PUSH0 LOG0 STOP
     deploy(node, account, "5f5fa000").await
 }
 
-/// Follows a chain whose blocks hold logs, over a faulty and an honest node.
-async fn is_not_seen(
+/// Follows a chain with logs over a faulty and an honest endpoint, and fails if a client sees the
+/// fault.
+async fn hides_faults(
     what: &str,
     over: fn(&FaultyNode) -> String,
     script: impl Fn(&str, &Value, Value) -> Reply + Send + Sync + 'static,
@@ -51,7 +52,7 @@ async fn is_not_seen(
     ledger.check(&node).await;
 }
 
-/// Takes a log out of each receipt.
+/// Removes a log from each receipt.
 fn without_logs(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if method == "eth_getBlockReceipts"
         && let Some(receipts) = truth["result"].as_array_mut()
@@ -63,7 +64,7 @@ fn without_logs(method: &str, _params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// A node behind a load balancer that has not seen the block's logs.
+/// Serves no receipts, and no logs, like a node behind a load balancer that lags.
 fn without_receipts_and_logs(method: &str, _params: &Value, mut truth: Value) -> Reply {
     match method {
         "eth_getBlockReceipts" => {
@@ -82,7 +83,7 @@ fn is_head(method: &str, params: &Value) -> bool {
     method == "newHeads" || (method == "eth_getBlockByNumber" && params[0] == "latest")
 }
 
-/// Every head has a parent that never was.
+/// Every head has a parent that does not exist.
 fn with_wrong_parent(method: &str, params: &Value, mut truth: Value) -> Reply {
     if is_head(method, params) {
         truth["result"]["hash"] = json!(format!("0x{}", "ab".repeat(32)));
@@ -101,7 +102,7 @@ fn far_above(method: &str, params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// A head has the height of another.
+/// Every head is three heights too high.
 fn with_wrong_height(method: &str, params: &Value, mut truth: Value) -> Reply {
     if is_head(method, params) {
         let number = node::number(&truth["result"]["number"]);
@@ -111,7 +112,7 @@ fn with_wrong_height(method: &str, params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// Nothing is known yet by its hash.
+/// No block is known by its hash.
 fn without_blocks(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if method == "eth_getBlockByHash" {
         truth["result"] = Value::Null;
@@ -133,7 +134,7 @@ fn a_page(method: &str, _params: &Value, truth: Value) -> Reply {
     }
 }
 
-/// A batch without any of the answers that were asked for.
+/// A batch without a response.
 fn nothing(method: &str, _params: &Value, truth: Value) -> Reply {
     match method {
         "eth_chainId" => Reply::Response(truth),
@@ -151,7 +152,7 @@ fn of_another_type(method: &str, _params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// Neither a result nor an error.
+/// A response with neither a result nor an error.
 fn bare(method: &str, _params: &Value, truth: Value) -> Reply {
     match method {
         "eth_chainId" => Reply::Response(truth),
@@ -159,7 +160,7 @@ fn bare(method: &str, _params: &Value, truth: Value) -> Reply {
     }
 }
 
-/// Answers calls that nobody made.
+/// Responses to calls that were never made.
 fn to_nobody(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if method != "eth_chainId" && method != "newHeads" {
         truth["id"] = json!(123_456_789);
@@ -167,7 +168,7 @@ fn to_nobody(method: &str, _params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// Numbers that no block has.
+/// Numbers that no block can have.
 fn with_large_numbers(method: &str, params: &Value, mut truth: Value) -> Reply {
     if is_head(method, params) {
         truth["result"]["number"] = json!(format!("0x{}", "f".repeat(64)));
@@ -198,24 +199,24 @@ fn silence(method: &str, _params: &Value, truth: Value) -> Reply {
     Reply::Silence
 }
 
-/// The same over a WebSocket and over HTTP.
-macro_rules! not_seen {
+/// A test over a WebSocket and one over HTTP for each script.
+macro_rules! faults_are_hidden {
     ($($test:ident: $script:ident),* $(,)?) => {$(
         mod $test {
             #[tokio::test]
             async fn over_a_websocket() {
-                super::is_not_seen(stringify!($test), tidewire_tests::FaultyNode::ws, super::$script).await;
+                super::hides_faults(stringify!($test), tidewire_tests::FaultyNode::ws, super::$script).await;
             }
 
             #[tokio::test]
             async fn over_http() {
-                super::is_not_seen(stringify!($test), tidewire_tests::FaultyNode::http, super::$script).await;
+                super::hides_faults(stringify!($test), tidewire_tests::FaultyNode::http, super::$script).await;
             }
         }
     )*};
 }
 
-not_seen!(
+faults_are_hidden!(
     an_honest_proxy: pass_through,
     missing_logs: without_logs,
     incomplete_logs_where_there_are_no_receipts: without_receipts_and_logs,
@@ -235,7 +236,7 @@ not_seen!(
     no_answers_at_all: silence,
 );
 
-/// Says of every log that it was taken back.
+/// Marks every log as removed.
 fn all_removed(method: &str, _params: &Value, mut truth: Value) -> Reply {
     if method == "eth_getBlockReceipts" {
         for receipt in truth["result"].as_array_mut().into_iter().flatten() {
@@ -247,7 +248,7 @@ fn all_removed(method: &str, _params: &Value, mut truth: Value) -> Reply {
     Reply::Response(truth)
 }
 
-/// Has no receipts, but logs.
+/// Serves no receipts, but logs.
 fn without_receipts(method: &str, params: &Value, truth: Value) -> Reply {
     match method {
         "eth_getLogs" => Reply::Response(truth),
@@ -256,7 +257,7 @@ fn without_receipts(method: &str, params: &Value, truth: Value) -> Reply {
 }
 
 #[tokio::test]
-async fn a_log_is_taken_back_once_whatever_the_node_says() {
+async fn a_log_is_retracted_once_whatever_the_node_reports() {
     for script in [pass_through, all_removed, without_receipts] {
         let node = Node::start().await;
         let accounts = node.accounts().await;
@@ -270,7 +271,7 @@ async fn a_log_is_taken_back_once_whatever_the_node_says() {
         let watch = json!({"chain": 31337, "events": {"addresses": [contract]}});
         let watching = client.request("watch", watch).await.expect("watching");
         let channel = watching.data["channel"].as_str().unwrap().to_owned();
-        let mut told = Vec::new();
+        let mut published = Vec::new();
         for _ in 0..3 {
             let hash = node.send(&accounts[0], &contract, 0).await;
             let log = client.next_on(&channel).await.expect("event_log").data;
@@ -278,23 +279,23 @@ async fn a_log_is_taken_back_once_whatever_the_node_says() {
                 (&log["txHash"], &log["removed"]),
                 (&json!(hash), &json!(false))
             );
-            told.push(log);
+            published.push(log);
         }
         node.reorg(3).await;
-        for told in told.iter().rev() {
+        for old in published.iter().rev() {
             let log = client.next_on(&channel).await.expect("event_log").data;
             assert_eq!(log["removed"], true, "{log}");
             for same in ["txHash", "blockHash", "blockNumber", "logIndex"] {
-                assert_eq!(log[same], told[same], "{log}");
+                assert_eq!(log[same], old[same], "{log}");
             }
-            // The node says it too, as nodes do to whoever subscribed to logs.
+            // The node pushes the removal too, as nodes do to a log subscription.
             faulty.push(json!({
                 "address": contract, "topics": [], "data": "0x", "removed": true,
-                "blockHash": told["blockHash"], "blockNumber": "0x2", "logIndex": "0x0",
-                "transactionHash": told["txHash"], "transactionIndex": "0x0",
+                "blockHash": old["blockHash"], "blockNumber": "0x2", "logIndex": "0x0",
+                "transactionHash": old["txHash"], "transactionIndex": "0x0",
             }));
         }
-        // Nothing else comes before the next log.
+        // Nothing else is published before the next log.
         let hash = node.send(&accounts[0], &contract, 0).await;
         let log = client.next_on(&channel).await.expect("event_log").data;
         assert_eq!(
@@ -305,7 +306,7 @@ async fn a_log_is_taken_back_once_whatever_the_node_says() {
 }
 
 #[tokio::test]
-async fn a_lagging_endpoint_is_no_reorg() {
+async fn a_lagging_endpoint_causes_no_reorg() {
     let node = Node::start().await;
     node.mine(5).await;
     let stuck = node.block(5).await;
@@ -331,7 +332,7 @@ async fn a_lagging_endpoint_is_no_reorg() {
 }
 
 #[tokio::test]
-async fn alone_a_lie_holds_the_chain_up_and_is_not_told() {
+async fn an_invalid_response_from_the_only_endpoint_stops_the_chain_and_is_not_published() {
     let node = Node::start().await;
     let accounts = node.accounts().await;
     let contract = logger(&node, &accounts[0]).await;
@@ -355,9 +356,9 @@ async fn alone_a_lie_holds_the_chain_up_and_is_not_told() {
 }
 
 #[tokio::test]
-async fn with_agreement_one_endpoint_alone_is_not_believed() {
-    // Two nodes on chains of their own, and so never of one mind, but for the first
-    // block of a third that follows the first.
+async fn with_agreement_one_endpoint_alone_moves_no_head() {
+    // Two nodes with chains of their own, which never agree. The third endpoint serves the
+    // chain of the first node.
     let honest_node = Node::start().await;
     let follower = FaultyNode::in_front_of(&honest_node, pass_through).await;
     let forked = Node::start_with(&["--timestamp", "1000000000"]).await;

@@ -1,5 +1,4 @@
-//! Blocks with what is not known here: transactions and receipts of the types of other
-//! chains, and fields that those add to headers.
+//! Unknown types: transactions and receipts of other chains, and extra fields in headers.
 
 use alloy::primitives::B256;
 use serde_json::{Value, json};
@@ -7,14 +6,14 @@ use tidewire_tests::{Client, FaultyNode, Node, Server, Transport, faulty_node::R
 
 use crate::{
     blocks::wait_for_block,
+    faulty_endpoints::logger,
     ledger::{Ledger, on_chain_with},
-    lies::logger,
-    watches::until,
+    watching::until,
 };
 
 const CHANNEL: &str = "blocks:31337";
 
-/// Makes of each transaction what an OP Stack chain writes for a deposit.
+/// Rewrites transactions as the deposits of an OP Stack chain.
 fn deposits(method: &str, _params: &Value, truth: Value) -> Reply {
     change(method, truth, "0x7e", |transaction| {
         for gone in [
@@ -37,7 +36,7 @@ fn deposits(method: &str, _params: &Value, truth: Value) -> Reply {
     })
 }
 
-/// What Arbitrum writes for what it begins each block with.
+/// Rewrites transactions as those with which Arbitrum begins a block.
 fn internal(method: &str, _params: &Value, truth: Value) -> Reply {
     change(method, truth, "0x6a", |transaction| {
         for gone in ["accessList", "maxFeePerGas", "maxPriorityFeePerGas"] {
@@ -48,8 +47,8 @@ fn internal(method: &str, _params: &Value, truth: Value) -> Reply {
     })
 }
 
-/// A type that nobody has heard of yet.
-fn of_tomorrow(method: &str, _params: &Value, truth: Value) -> Reply {
+/// Rewrites transactions to a type that does not exist yet.
+fn future_type(method: &str, _params: &Value, truth: Value) -> Reply {
     change(method, truth, "0x55", |transaction| {
         transaction.insert("signatures".to_owned(), json!([{"scheme": "new"}]));
     })
@@ -57,7 +56,7 @@ fn of_tomorrow(method: &str, _params: &Value, truth: Value) -> Reply {
 
 type Fields = serde_json::Map<String, Value>;
 
-/// Gives transactions and their receipts this type, and headers fields of their own.
+/// Sets the type of transactions and receipts, and adds fields to headers.
 fn change(method: &str, mut truth: Value, kind: &str, then: impl Fn(&mut Fields)) -> Reply {
     let result = &mut truth["result"];
     if method == "newHeads" || method.starts_with("eth_getBlockBy") {
@@ -79,7 +78,7 @@ fn change(method: &str, mut truth: Value, kind: &str, then: impl Fn(&mut Fields)
         fields.insert("type".to_owned(), json!(kind));
         then(fields);
     }
-    let give = |receipt: &mut Value| {
+    let set_type = |receipt: &mut Value| {
         if receipt.is_object() {
             receipt["type"] = json!(kind);
             receipt["l1Fee"] = json!("0x1");
@@ -88,23 +87,27 @@ fn change(method: &str, mut truth: Value, kind: &str, then: impl Fn(&mut Fields)
     };
     match method {
         "eth_getBlockReceipts" => {
-            result.as_array_mut().into_iter().flatten().for_each(give);
+            result
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+                .for_each(set_type);
         }
-        "eth_getTransactionReceipt" => give(result),
+        "eth_getTransactionReceipt" => set_type(result),
         _ => {}
     }
     Reply::Response(truth)
 }
 
 #[tokio::test]
-async fn blocks_with_unknown_types_are_told_and_what_they_hold_is_watched() {
+async fn blocks_with_unknown_types_are_published_and_their_contents_are_watched() {
     for (script, over) in [
         (
             deposits as fn(&str, &Value, Value) -> Reply,
             FaultyNode::ws as fn(&FaultyNode) -> String,
         ),
         (internal, FaultyNode::http),
-        (of_tomorrow, FaultyNode::ws),
+        (future_type, FaultyNode::ws),
     ] {
         let node = Node::start().await;
         let accounts = node.accounts().await;
@@ -121,7 +124,7 @@ async fn blocks_with_unknown_types_are_told_and_what_they_hold_is_watched() {
         let watch = json!({"chain": 31337, "events": {"addresses": [contract]}});
         let watching = client.request("watch", watch).await.expect("watching");
         let events = watching.data["channel"].as_str().unwrap().to_owned();
-        // A block with a log, and one that pays a wallet.
+        // One transaction logs, the other pays a wallet.
         let called = node.send(&accounts[0], &contract, 0).await;
         let paid = node.send(&accounts[0], &accounts[1], 5).await;
         let log = client.next_on(&events).await.expect("event_log").data;

@@ -1,4 +1,4 @@
-//! Transactions, events and wallets, from the node to every client.
+//! Watching: transactions, events and wallets, from the node to clients on every transport.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -15,15 +15,14 @@ use tonic::Streaming;
 use crate::{blocks::wait_for_block, ledger::on_chain_with};
 
 on_every_transport!(
-    a_transaction_settles,
-    a_reorg_takes_a_transaction_back,
-    events_come_and_are_taken_back,
-    a_wallet_is_followed,
-    a_wallet_is_told_what_is_pending,
+    a_transaction_is_followed_until_it_is_final,
+    a_reorg_makes_a_transaction_pending_again,
+    events_are_published_and_retracted,
+    a_wallet_receives_transactions_and_balances,
+    a_wallet_receives_pending_transactions,
 );
 
-/// A server on this node that confirms with the third block, and takes the sixth for
-/// final.
+/// A server on this node, where the 3rd block confirms and the 6th is final.
 pub(crate) async fn server_on(builder: ServerBuilder, endpoint: String) -> Server {
     server_with(builder, endpoint, "confirmations = 3\nfinality = 6").await
 }
@@ -36,7 +35,7 @@ async fn server_with(builder: ServerBuilder, endpoint: String, rest: &str) -> Se
     server
 }
 
-/// Reads the states of a transaction until this one, and gives it.
+/// Reads the statuses of a transaction until this state, and returns that status.
 pub(crate) async fn until(client: &mut Client, hash: &str, state: &str) -> Value {
     let channel = format!("tx:31337:{hash}");
     loop {
@@ -47,7 +46,7 @@ pub(crate) async fn until(client: &mut Client, hash: &str, state: &str) -> Value
     }
 }
 
-async fn a_transaction_settles(transport: Transport) {
+async fn a_transaction_is_followed_until_it_is_final(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
@@ -76,7 +75,7 @@ async fn a_transaction_settles(transport: Transport) {
     assert_eq!(reply.expect("unwatched").data["txHash"], hash);
 }
 
-async fn a_reorg_takes_a_transaction_back(transport: Transport) {
+async fn a_reorg_makes_a_transaction_pending_again(transport: Transport) {
     for depth in [1, 3, 12] {
         let node = Node::start().await;
         node.mine(15).await;
@@ -106,7 +105,7 @@ async fn a_reorg_takes_a_transaction_back(transport: Transport) {
 }
 
 #[tokio::test]
-async fn a_back_ends_watch_outlives_a_restart() {
+async fn a_durable_watch_outlives_a_restart() {
     let (node, folder) = (
         Node::start_with(&["--no-mining"]).await,
         TempDir::new().unwrap(),
@@ -116,14 +115,14 @@ async fn a_back_ends_watch_outlives_a_restart() {
     let mut server = server_on(builder(), node.ws()).await;
     let accounts = node.accounts().await;
     let hash = node.send(&accounts[0], &accounts[1], 5).await;
-    let asked = json!({"chain": 31337, "txHash": hash});
+    let request = json!({"chain": 31337, "txHash": hash});
     let refused = server
-        .call("WatchService/WatchTransaction", None, &asked)
+        .call("WatchService/WatchTransaction", None, &request)
         .await;
     assert_eq!(refused.status, 403, "{}", refused.body);
     let token = Token::service();
     let answer = server
-        .call("WatchService/WatchTransaction", Some(&token), &asked)
+        .call("WatchService/WatchTransaction", Some(&token), &request)
         .await;
     assert_eq!(
         answer.json()["status"]["state"],
@@ -140,10 +139,10 @@ async fn a_back_ends_watch_outlives_a_restart() {
     until(&mut client, &hash, "finalized").await;
 }
 
-async fn events_come_and_are_taken_back(transport: Transport) {
+async fn events_are_published_and_retracted(transport: Transport) {
     let node = Node::start().await;
     let accounts = node.accounts().await;
-    let contract = crate::lies::logger(&node, &accounts[0]).await;
+    let contract = crate::faulty_endpoints::logger(&node, &accounts[0]).await;
     let server = server_on(Server::builder(), node.ws()).await;
     let mut client = Client::connect(transport, &server).await;
     let watch = json!({"chain": 31337, "events": {"addresses": [contract]}});
@@ -153,9 +152,9 @@ async fn events_come_and_are_taken_back(transport: Transport) {
         .expect("watching");
     let channel = reply.data["channel"].as_str().unwrap().to_owned();
     let hash = node.send(&accounts[0], &contract, 0).await;
-    let told = client.next_on(&channel).await.expect("event_log").data;
+    let received = client.next_on(&channel).await.expect("event_log").data;
     assert_eq!(
-        (&told["txHash"], &told["removed"]),
+        (&received["txHash"], &received["removed"]),
         (&json!(hash), &json!(false))
     );
     node.reorg(1).await;
@@ -168,7 +167,7 @@ async fn events_come_and_are_taken_back(transport: Transport) {
     let _ = reply.expect("unwatched");
 }
 
-async fn a_wallet_is_followed(transport: Transport) {
+async fn a_wallet_receives_transactions_and_balances(transport: Transport) {
     let node = Node::start().await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
@@ -180,7 +179,7 @@ async fn a_wallet_is_followed(transport: Transport) {
     while kinds.len() < 2 {
         let update = client.next_on(&channel).await.expect("wallet_update").data;
         assert_eq!(update["chain"], 31337);
-        // Which the node may tell too late.
+        // The node may report it as pending after its block.
         if update["data"]["status"] == "pending" {
             continue;
         }
@@ -195,7 +194,7 @@ async fn a_wallet_is_followed(transport: Transport) {
     assert_eq!(kinds, ["balance", "transaction"]);
 }
 
-async fn a_wallet_is_told_what_is_pending(transport: Transport) {
+async fn a_wallet_receives_pending_transactions(transport: Transport) {
     let node = Node::start_with(&["--no-mining"]).await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
@@ -203,24 +202,24 @@ async fn a_wallet_is_told_what_is_pending(transport: Transport) {
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     client.subscribe(&channel).await;
     server.log_line("a pool is heard").await;
-    // Of others nothing is told.
+    // A transaction between other wallets is not published.
     node.send(&accounts[2], &accounts[3], 5).await;
     let hash = node.send(&accounts[0], &accounts[1], 5).await;
-    let told = client.next_on(&channel).await.expect("wallet_update").data;
+    let received = client.next_on(&channel).await.expect("wallet_update").data;
     let expected = (&json!(hash), &json!("pending"), &json!("in"));
-    let data = &told["data"];
+    let data = &received["data"];
     let found = (&data["hash"], &data["status"], &data["direction"]);
-    assert_eq!(found, expected, "{told}");
+    assert_eq!(found, expected, "{received}");
     node.mine(1).await;
-    let told = client.next_on(&channel).await.expect("wallet_update").data;
-    let data = &told["data"];
+    let received = client.next_on(&channel).await.expect("wallet_update").data;
+    let data = &received["data"];
     let found = (&data["hash"], &data["status"], &data["direction"]);
     let expected = (&json!(hash), &json!("confirming"), &json!("in"));
-    assert_eq!(found, expected, "{told}");
+    assert_eq!(found, expected, "{received}");
 }
 
 #[tokio::test]
-async fn a_node_may_tell_hashes_of_what_is_pending() {
+async fn a_node_may_push_hashes_of_pending_transactions() {
     let node = Node::start_with(&["--no-mining"]).await;
     let faulty = FaultyNode::in_front_of(&node, pass_through).await;
     let server = server_on(Server::builder(), faulty.ws()).await;
@@ -231,18 +230,18 @@ async fn a_node_may_tell_hashes_of_what_is_pending() {
     server.log_line("a pool is heard").await;
     let hash = node.send(&accounts[0], &accounts[1], 5).await;
     faulty.push(json!(hash));
-    let told = client.next_on(&channel).await.expect("wallet_update").data;
-    let found = (&told["data"]["hash"], &told["data"]["status"]);
-    assert_eq!(found, (&json!(hash), &json!("pending")), "{told}");
+    let received = client.next_on(&channel).await.expect("wallet_update").data;
+    let found = (&received["data"]["hash"], &received["data"]["status"]);
+    assert_eq!(found, (&json!(hash), &json!("pending")), "{received}");
 }
 
 #[tokio::test]
-async fn what_cannot_be_watched_says_why() {
+async fn a_refused_watch_names_the_reason() {
     let node = Node::start().await;
     let server = server_on(Server::builder(), node.ws()).await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     let hash = format!("0x{}", "ab".repeat(32));
-    for (asked, code) in [
+    for (request, code) in [
         (json!({"chain": 5, "txHash": hash}), "not_found"),
         (
             json!({"chain": 31337, "txHash": "0xab"}),
@@ -254,7 +253,7 @@ async fn what_cannot_be_watched_says_why() {
             "invalid_argument",
         ),
         (
-            // A wrong checksum.
+            // The checksum is wrong.
             json!({"chain": 31337, "events": {"addresses": ["0x5Aaeb6053F3E94C9b9A09f33669435E7Ef1BeAed"]}}),
             "invalid_argument",
         ),
@@ -263,23 +262,23 @@ async fn what_cannot_be_watched_says_why() {
             "invalid_argument",
         ),
     ] {
-        let reply = client.request("watch", asked.clone()).await;
-        assert_eq!(reply.error_code(), code, "{asked}: {}", reply.text);
+        let reply = client.request("watch", request.clone()).await;
+        assert_eq!(reply.error_code(), code, "{request}: {}", reply.text);
     }
-    // A hash that nobody has seen.
+    // No node has seen this hash.
     let reply = client.request("watch", json!({"chain": 31337, "txHash": hash}));
     let reply = reply.await.expect("watching");
     assert_eq!(reply.data["state"], "unknown", "{}", reply.text);
 }
 
-/// What a gRPC stream says next.
-async fn said(stream: &mut Streaming<WatchEvent>) -> WatchEvent {
+/// The next event of a gRPC stream.
+async fn next_event(stream: &mut Streaming<WatchEvent>) -> WatchEvent {
     let next = within("an event", stream.message()).await;
-    next.unwrap().expect("the stream goes on")
+    next.unwrap().expect("the stream continues")
 }
 
 #[tokio::test]
-async fn a_grpc_stream_says_where_it_stands_and_goes_on_from_there() {
+async fn a_grpc_stream_resumes_from_a_position() {
     let node = Node::start_with(&["--no-mining"]).await;
     let server = server_on(Server::builder(), node.ws()).await;
     let accounts = node.accounts().await;
@@ -297,7 +296,7 @@ async fn a_grpc_stream_says_where_it_stands_and_goes_on_from_there() {
         }
     };
     let mut stream = client.watch(request(None)).await.unwrap().into_inner();
-    let first = said(&mut stream).await;
+    let first = next_event(&mut stream).await;
     assert_eq!(first.channel, format!("tx:31337:{hash}"));
     assert!(!first.epoch.is_empty(), "{first:?}");
     node.mine(1).await;
@@ -307,12 +306,12 @@ async fn a_grpc_stream_says_where_it_stands_and_goes_on_from_there() {
         _ => None,
     };
     while state(&last) != Some(TransactionState::Confirming) {
-        let next = said(&mut stream).await;
+        let next = next_event(&mut stream).await;
         assert_eq!((&next.epoch, next.seq), (&last.epoch, last.seq + 1));
         last = next;
     }
     drop(stream);
-    // From where it was, each once and without the state before.
+    // A resumed stream repeats nothing and sends no current status first.
     node.mine(2).await;
     let seen = |epoch: &str, seq| {
         Some(Position {
@@ -322,18 +321,18 @@ async fn a_grpc_stream_says_where_it_stands_and_goes_on_from_there() {
     };
     let since = seen(&last.epoch, last.seq - 1);
     let mut stream = client.watch(request(since)).await.unwrap().into_inner();
-    assert_eq!(said(&mut stream).await, last);
+    assert_eq!(next_event(&mut stream).await, last);
     while state(&last) != Some(TransactionState::Confirmed) {
-        let next = said(&mut stream).await;
+        let next = next_event(&mut stream).await;
         assert_eq!((&next.epoch, next.seq), (&last.epoch, last.seq + 1));
         last = next;
     }
-    // From nowhere: that something is missed, and where it stands.
+    // A stream from an unknown epoch begins with a gap and the current status.
     let since = seen("another", 1);
     let mut stream = client.watch(request(since)).await.unwrap().into_inner();
-    let missed = said(&mut stream).await;
+    let missed = next_event(&mut stream).await;
     assert!(matches!(missed.data, Some(Data::Gap(_))), "{missed:?}");
     assert_eq!((&missed.epoch, missed.seq), (&last.epoch, last.seq));
-    let now = said(&mut stream).await;
+    let now = next_event(&mut stream).await;
     assert_eq!(state(&now), Some(TransactionState::Confirmed));
 }
