@@ -191,9 +191,6 @@ pub enum ConfigError {
         /// The error of the signature.
         error: AbiError,
     },
-    /// The chain's id cannot be part of a channel name.
-    #[error("the channel of a chain has no name: {0}")]
-    Channel(String),
     /// TLS to the endpoints cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
