@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use serde_json::json;
-use tidewire_tests::{Client, Liar, Node, Server, Transport, liar::Reply, within};
+use tidewire_tests::{Client, FaultyNode, Node, Server, Transport, faulty_node::Reply, within};
 
 use crate::{
     blocks::wait_for_block,
@@ -19,20 +19,20 @@ const BLOCKS: &str = "blocks:31337";
 async fn counted(
     node: &Node,
     counts: impl Fn(&str) -> bool + Send + Sync + 'static,
-) -> (Server, Liar, Arc<AtomicUsize>) {
+) -> (Server, FaultyNode, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = calls.clone();
-    let liar = Liar::before(node, move |method, _params, truth| {
+    let faulty = FaultyNode::in_front_of(node, move |method, _params, truth| {
         if counts(method) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        Reply::Answer(truth)
+        Reply::Response(truth)
     });
-    let liar = liar.await;
-    let endpoints = [liar.ws()];
+    let faulty = faulty.await;
+    let endpoints = [faulty.ws()];
     let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
     wait_for_block(&server, 31337).await;
-    (server, liar, calls)
+    (server, faulty, calls)
 }
 
 /// Sends every request on a channel that is no subscription.
@@ -54,7 +54,7 @@ async fn touch(client: &mut Client, channel: &str) {
 async fn only_a_subscription_watches_a_transaction() {
     let node = Node::start().await;
     let is_lookup = |method: &str| method == "eth_getTransactionByHash";
-    let (server, _liar, lookups) = counted(&node, is_lookup).await;
+    let (server, _faulty, lookups) = counted(&node, is_lookup).await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     let mut ledger = Ledger::default();
     client.subscribe(BLOCKS).await;
@@ -78,7 +78,7 @@ async fn only_a_subscription_watches_a_transaction() {
 async fn only_a_subscription_follows_a_wallet() {
     let node = Node::start().await;
     let is_read = |method: &str| method == "eth_getBalance" || method.contains("trace");
-    let (server, _liar, reads) = counted(&node, is_read).await;
+    let (server, _faulty, reads) = counted(&node, is_read).await;
     let accounts = node.accounts().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     let mut ledger = Ledger::default();
