@@ -77,7 +77,7 @@ impl Options {
     }
 
     /// Whether output contains the field regardless of its value.
-    pub(super) fn is_always_shown(&self, field: &FieldDescriptor) -> bool {
+    pub(super) fn is_always_written(&self, field: &FieldDescriptor) -> bool {
         !self.omits_default(field) && (!super::is_option(field) || self.is_nullable(field))
     }
 

@@ -126,7 +126,7 @@ impl Shape<'_> {
             };
             let needed: Vec<_> = message
                 .fields()
-                .filter(|field| self.options.is_always_shown(field))
+                .filter(|field| self.options.is_always_written(field))
                 .map(|field| format!("{:?}", field.json_name()))
                 .collect();
             let (needed, case) = (needed.join(", "), self.case(oneof, &field));

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_that_is_cut_is_kept() {
+    fn an_incomplete_mark_waits_for_the_next_read() {
         let bytes = [b"some".as_slice(), text(99).as_bytes(), b" and"].concat();
         for cut in 0..=bytes.len() {
             let (mut found, done) = numbers(MarkKind::Text, &bytes[..cut]);

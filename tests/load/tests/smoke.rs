@@ -81,7 +81,7 @@ fn every_transport_and_the_bare_loops_deliver_everything() {
 }
 
 #[test]
-fn the_board_delivers_to_those_who_follow() {
+fn a_price_board_delivers_to_its_subscribers() {
     let board = [
         "--channels",
         "8",

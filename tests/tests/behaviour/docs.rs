@@ -1,19 +1,19 @@
 //! Documentation tests: every example of `docs/` is played against a server.
 //!
-//! `page` reads the examples, `shown` compares messages with the documentation, `play` sends
+//! `page` reads the examples, `comparison` compares messages with the documentation, `play` sends
 //! and receives. Each section of a page is a scene, with its own server that knows one price.
 
+mod comparison;
 mod page;
 mod play;
-mod shown;
 
 use serde_json::Value;
 use tidewire_proto::{json, v1::ServerMessage};
 
 use self::{
+    comparison::holds,
     page::{Kind, scenes},
     play::play,
-    shown::holds,
 };
 
 /// A type that no message has.

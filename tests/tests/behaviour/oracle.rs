@@ -30,7 +30,7 @@ fn server_of(oracle: &OracleStandIn, symbols: &[&str]) -> ServerBuilder {
 }
 
 /// Starts a server with a price of the oracle, and a subscribed client.
-async fn following(oracle: &OracleStandIn, builder: ServerBuilder) -> (Server, Client) {
+async fn subscribed_client(oracle: &OracleStandIn, builder: ServerBuilder) -> (Server, Client) {
     let server = builder.start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("prices:BTC-USD").await;
@@ -87,7 +87,7 @@ async fn an_oracle_price_has_a_confidence(transport: Transport) {
 async fn an_oracle_outage_ends_with_a_fresh_price() {
     let mut oracle = OracleStandIn::start(&[BTC_FEED]).await;
     let builder = server_of(&oracle, &["BTC-USD"]);
-    let (server, mut client) = following(&oracle, builder).await;
+    let (server, mut client) = subscribed_client(&oracle, builder).await;
     oracle.stop().await;
     let update = price_until(&mut client, |update| update["stale"] == true).await;
     assert_eq!(
@@ -109,7 +109,7 @@ async fn a_mute_oracle_becomes_stale() {
     let builder = server_of(&oracle, &["BTC-USD"])
         .set("prices", "watchdog_ms = 500")
         .set("prices", "stale_after_ms = 1000");
-    let (server, mut client) = following(&oracle, builder).await;
+    let (server, mut client) = subscribed_client(&oracle, builder).await;
     // The oracle accepts the connection and sends only comments, which are no data.
     oracle.set_manner(Manner::Mute);
     oracle.wait_asked(3).await;
@@ -129,7 +129,7 @@ async fn a_mute_oracle_becomes_stale() {
 async fn invalid_oracle_data_is_ignored() {
     let oracle = OracleStandIn::start(&[BTC_FEED]).await;
     let builder = server_of(&oracle, &["BTC-USD"]);
-    let (server, mut client) = following(&oracle, builder).await;
+    let (server, mut client) = subscribed_client(&oracle, builder).await;
     let other = "a".repeat(64);
     oracle.data("{\"parsed\":[");
     oracle.data("nonsense");

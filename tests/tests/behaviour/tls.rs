@@ -65,7 +65,7 @@ impl Files {
     }
 
     /// Returns the certificate presented to a new connection.
-    async fn shown(&self, server: &Server) -> CertificateDer<'static> {
+    async fn presented_certificate(&self, server: &Server) -> CertificateDer<'static> {
         let stream = self.connect(server, "http/1.1").await;
         let (_, connection) = stream.get_ref();
         connection.peer_certificates().unwrap()[0]
@@ -197,7 +197,10 @@ async fn a_new_certificate_drops_no_connection() {
     let renewed = files.renew();
     server.hang_up();
     server.log_line("certificate was read again").await;
-    assert_eq!(files.shown(&server).await, *renewed.certificate());
+    assert_eq!(
+        files.presented_certificate(&server).await,
+        *renewed.certificate()
+    );
     let ping = json!({"type": "ping", "id": "1"});
     assert_eq!(ask(&mut socket, &ping).await["type"], "pong");
 
@@ -205,7 +208,10 @@ async fn a_new_certificate_drops_no_connection() {
     std::fs::write(files.path("key.pem"), "nonsense").unwrap();
     server.hang_up();
     server.log_line("cannot be read again").await;
-    assert_eq!(files.shown(&server).await, *renewed.certificate());
+    assert_eq!(
+        files.presented_certificate(&server).await,
+        *renewed.certificate()
+    );
     assert_eq!(ask(&mut socket, &ping).await["type"], "pong");
 }
 
@@ -217,7 +223,7 @@ async fn a_certificate_changed_on_disk_is_reloaded() {
     server.log_line("certificate was read again").await;
     // The server may have read the key a moment after the certificate.
     within("the new certificate", async {
-        while files.shown(&server).await != *renewed.certificate() {
+        while files.presented_certificate(&server).await != *renewed.certificate() {
             tokio::task::yield_now().await;
         }
     })

@@ -8,8 +8,8 @@ use tidewire_tests::{
 };
 
 use super::{
+    comparison::Names,
     page::{Example, Kind, Scene},
-    shown::Names,
 };
 use crate::prices::server_of;
 
