@@ -4,6 +4,7 @@
 //! what it has to send. Nothing here knows an engine or a transport.
 
 pub mod auth;
+mod backoff;
 pub mod broker;
 pub mod channel;
 pub mod channel_provider;
@@ -23,6 +24,7 @@ pub mod stream_core;
 mod transport;
 
 pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeys, TokenRules};
+pub use backoff::Backoff;
 pub use channel::{ChannelName, ChannelNameError};
 pub use channel_provider::{ChannelEpoch, ChannelProvider};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};

@@ -16,6 +16,7 @@
 
 use std::time::Duration;
 
+use tidewire_stream::Backoff;
 use tokio::time::Instant;
 
 use super::Failure;
@@ -38,13 +39,13 @@ const MEMORY: Duration = Duration::from_secs(120);
 const WEIGHT: f64 = 0.2;
 
 /// The recent performance of one endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Health {
     latency_ms: f64,
     /// The moving average of the share of failed calls, 0 to 1.
     error_rate: f64,
-    /// Failures in a row.
-    failures: u32,
+    /// The pauses after failures in a row.
+    backoff: Backoff,
     /// The end of the back-off that a response ends early.
     backoff_until: Option<Instant>,
     rate_limits: Strikes,
@@ -53,24 +54,29 @@ pub(super) struct Health {
     suspended_until: Option<Instant>,
 }
 
-/// A count of offences that a successful call does not reset. A node that limits some calls, or
-/// returns invalid blocks, still responds to others.
-#[derive(Debug, Clone, Copy, Default)]
+/// The pauses after offences that a successful call does not reset. A node that limits some calls,
+/// or returns invalid blocks, still responds to others.
+#[derive(Debug)]
 struct Strikes {
-    count: u32,
+    backoff: Backoff,
     forget_at: Option<Instant>,
 }
 
 impl Strikes {
-    /// Adds a strike, and returns the number of earlier ones.
-    fn add(&mut self, now: Instant) -> u32 {
+    fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            backoff: Backoff::new(first, longest),
+            forget_at: None,
+        }
+    }
+
+    /// Adds a strike, and returns the pause after it.
+    fn next_pause(&mut self, now: Instant) -> Duration {
         if self.forget_at.is_none_or(|at| at <= now) {
-            self.count = 0;
+            self.backoff.reset();
         }
         self.forget_at = Some(now + MEMORY);
-        let before = self.count;
-        self.count = self.count.saturating_add(1);
-        before
+        self.backoff.next_pause()
     }
 }
 
@@ -79,10 +85,10 @@ impl Default for Health {
         Self {
             latency_ms: 100.0,
             error_rate: 0.0,
-            failures: 0,
+            backoff: Backoff::new(FIRST_PAUSE, LAST_PAUSE),
             backoff_until: None,
-            rate_limits: Strikes::default(),
-            invalid_responses: Strikes::default(),
+            rate_limits: Strikes::new(FIRST_LIMIT, LAST_LIMIT),
+            invalid_responses: Strikes::new(FIRST_PAUSE, LAST_PAUSE),
             suspended_until: None,
         }
     }
@@ -93,36 +99,31 @@ impl Health {
     pub(super) fn record_success(&mut self, latency: Duration) {
         self.latency_ms += WEIGHT * (latency.as_secs_f64() * 1_000.0 - self.latency_ms);
         self.error_rate -= WEIGHT * self.error_rate;
-        self.failures = 0;
+        self.backoff.reset();
         self.backoff_until = None;
     }
 
     /// Records a failed call.
     pub(super) fn record_failure(&mut self, failure: &Failure, now: Instant) {
-        let doubled = |first: Duration, last: Duration, before: u32| {
-            first.saturating_mul(1 << before.min(10)).min(last)
-        };
         let is_suspended = matches!(
             failure,
             Failure::RateLimited { .. } | Failure::Invalid(_) | Failure::WrongChain { .. }
         );
-        let pause = match failure {
+        let special = match failure {
             // The node works; it only cannot serve this call.
             Failure::Refused { .. } | Failure::Unsupported(_) | Failure::NotFound(_) => return,
-            Failure::RateLimited { after, .. } => after.map_or_else(
-                || doubled(FIRST_LIMIT, LAST_LIMIT, self.rate_limits.add(now)),
+            Failure::RateLimited { after, .. } => Some(after.map_or_else(
+                || self.rate_limits.next_pause(now),
                 |after| after.min(LAST_LIMIT),
-            ),
-            Failure::WrongChain { .. } => WRONG_CHAIN_PAUSE,
-            Failure::Invalid(_) => {
-                doubled(FIRST_PAUSE, LAST_PAUSE, self.invalid_responses.add(now))
-            }
-            Failure::Unreachable(_) | Failure::TimedOut(_) => {
-                doubled(FIRST_PAUSE, LAST_PAUSE, self.failures)
-            }
+            )),
+            Failure::WrongChain { .. } => Some(WRONG_CHAIN_PAUSE),
+            Failure::Invalid(_) => Some(self.invalid_responses.next_pause(now)),
+            Failure::Unreachable(_) | Failure::TimedOut(_) => None,
         };
+        // Every failure in a row lengthens the usual pause, whatever its own pause.
+        let usual = self.backoff.next_pause();
+        let pause = special.unwrap_or(usual);
         self.error_rate += WEIGHT * (1.0 - self.error_rate);
-        self.failures = self.failures.saturating_add(1);
         let until = Some(now + pause);
         self.backoff_until = self.backoff_until.max(until);
         if is_suspended {

@@ -4,7 +4,6 @@
 //! again, ever more seldom while it fails. `connection` is one connection, `tls` whom
 //! it trusts, `feed` where its frames go, `status` what is known of a source.
 
-mod backoff;
 mod connection;
 mod events;
 mod feed;
@@ -15,14 +14,12 @@ mod tls;
 use std::{sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
+use tidewire_stream::Backoff;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::connection::{Ending, Wire, connect, hear_until, listen};
 pub use self::status::LinkState;
-use self::{
-    backoff::{Backoff, Held},
-    connection::{Ending, Wire, connect, hear_until, listen},
-};
 pub(crate) use self::{feed::Feed, http::get as http_get, status::SourceStatus, tls::tls_config};
 use crate::config::SourceSpec;
 
@@ -31,6 +28,19 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The watchdog of a mute connection is doubled so often: 20 seconds become 11 minutes.
 const MOST_DOUBLINGS: u32 = 5;
+
+/// The pause after the first failed attempt, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A connection that had data for this long counts as a success. A venue that accepts a
+/// connection and closes it at once would otherwise be asked again without a pause, which
+/// breaks the venue's limits.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+fn reconnect_backoff() -> Backoff {
+    Backoff::with_jitter(FIRST_PAUSE, LONGEST_PAUSE)
+}
 
 /// Keeps one connection to a venue.
 pub(crate) struct SourceTask {
@@ -55,7 +65,7 @@ impl SourceTask {
     }
 
     async fn keep(&self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = reconnect_backoff();
         let mut outage = Outage::default();
         let mut mute = 0;
         sleep(self.delay).await;
@@ -67,10 +77,11 @@ impl SourceTask {
                 Ending::Mute(_) => MOST_DOUBLINGS.min(mute + 1),
                 _ => 0,
             };
-            if backoff.ended(live) == Held::Well {
+            if live >= STABLE_AFTER {
                 outage = Outage::default();
+                backoff.reset();
             }
-            let pause = backoff.pause();
+            let pause = backoff.next_pause();
             outage.tell(&self.spec, &ending, pause);
             self.feed.link(&LinkState::Lost(ending.reason()));
             sleep(pause).await;
@@ -86,7 +97,7 @@ impl SourceTask {
             Err(reason) => return (Ending::Unreachable(reason), Duration::ZERO),
         };
         let mut old = None;
-        let mut backoff = Backoff::default();
+        let mut backoff = reconnect_backoff();
         loop {
             let connected_at = Instant::now();
             self.feed.link(&LinkState::Connected);
@@ -106,9 +117,11 @@ impl SourceTask {
                     None => return (ending, live),
                 }
             }
-            let pause = match backoff.ended(live) {
-                Held::Well => Duration::ZERO,
-                Held::Briefly => backoff.pause(),
+            let pause = if live >= STABLE_AFTER {
+                backoff.reset();
+                Duration::ZERO
+            } else {
+                backoff.next_pause()
             };
             let (source, reason) = (&self.spec.name, ending.reason());
             tracing::info!(source, reason, ?pause, "connecting again");
@@ -127,12 +140,12 @@ impl SourceTask {
 
     /// Connects after a pause, by as many tries as it takes.
     async fn connect_after(&self, pause: Duration) -> Wire {
-        let mut backoff = Backoff::default();
+        let mut backoff = reconnect_backoff();
         sleep(pause).await;
         loop {
             match self.connect().await {
                 Ok(wire) => return wire,
-                Err(_) => sleep(backoff.pause()).await,
+                Err(_) => sleep(backoff.next_pause()).await,
             }
         }
     }
