@@ -1,10 +1,10 @@
-//! What a venue's frame costs, from its text into the aggregate and its publications,
-//! in one process and on one thread; and what symbols cost in memory.
+//! Price bench: the cost of a venue's frame, from its text through the aggregate to its
+//! publications, on one thread; and the memory of symbols.
 //!
 //! ```text
-//! cargo bench --bench price                   # frames a second and core
-//! cargo bench --bench price -- binance        # only those with this in their name
-//! valgrind --tool=callgrind PATH --fixed binance   # the same number of frames each time, untimed
+//! cargo bench --bench price                        # frames a second and core
+//! cargo bench --bench price -- binance             # only benches with this in their name
+//! valgrind --tool=callgrind PATH --fixed binance   # a fixed number of frames, untimed
 //! ```
 
 mod support;
@@ -22,16 +22,15 @@ use tidewire_stream::{ChannelName, Event, Publisher};
 
 use support::{Bench, resident};
 
-/// Frames of one sample. The best of several is the least disturbed one; the median is
-/// shown too.
+/// Frames of one sample. The best sample is the least disturbed one; the median is shown too.
 const FRAMES: u64 = 200_000;
 const SAMPLES: usize = 9;
-/// Frames when counted by a tool.
+/// Frames of an untimed run.
 const FIXED: u64 = 100_000;
-/// When it takes place, in milliseconds since the Unix epoch.
+/// The start of the bench's time, in milliseconds since the Unix epoch.
 const NOW_MS: u64 = 1_750_000_000_000;
 
-/// Takes publications and does nothing with them.
+/// A publisher that drops everything.
 struct Nowhere;
 
 impl Publisher for Nowhere {
@@ -40,8 +39,8 @@ impl Publisher for Nowhere {
     }
 }
 
-/// A frame in which `@` is the number of the trade, `#` the last digits of the price and
-/// `%` the time in milliseconds.
+/// A frame in which `@` is the number of the trade, `#` the last digits of the price and `%` the
+/// time in milliseconds.
 struct Template {
     bytes: Vec<u8>,
     numbers: Vec<(usize, usize, Field)>,
@@ -78,7 +77,7 @@ impl Template {
         for (at, width, field) in &self.numbers {
             let mut number = match field {
                 Field::Id => 3_000_000_000 + n,
-                // Not always another price: half of the trades are at the last one.
+                // Half of the trades do not change the price, as in a real market.
                 Field::Cents => n / 2 * 7 % 100,
                 Field::Time => NOW_MS + n / 100,
             };
@@ -164,7 +163,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn config(symbols: &[String], kinds: &[VenueKind]) -> PriceConfig {
     let source = |kind: &VenueKind| SourceConfig {
         clock: match kind {
-            // Their times do not move here.
+            // The times in their frames are fixed.
             VenueKind::Coinbase
             | VenueKind::Kraken
             | VenueKind::CoinbaseAdvanced
@@ -195,7 +194,7 @@ impl Bench {
         self.measure(name, kind, aggregator, text)
     }
 
-    /// With other sources that have a price already.
+    /// Measures with other sources that have a price already.
     fn run_beside(&self, name: &str, config: &PriceConfig) -> Result<(), Box<dyn Error>> {
         if !self.wants(name) {
             return Ok(());
@@ -219,7 +218,7 @@ impl Bench {
         text: &str,
     ) -> Result<(), Box<dyn Error>> {
         let source = aggregator.source(kind.name()).ok_or("no such source")?;
-        aggregator.link(source, &LinkState::Live, arrival_us(0));
+        aggregator.set_link_state(source, &LinkState::Live, arrival_us(0));
         let mut template = Template::new(text);
         let mut next = 0;
         let mut run = |count: u64| {
@@ -252,7 +251,7 @@ impl Bench {
         Ok(())
     }
 
-    /// What 5,000 symbols at 8 sources keep when each has traded for a while.
+    /// Measures the memory of 5,000 symbols at 8 sources after some trades each.
     fn memory(&self) -> Result<(), Box<dyn Error>> {
         const SYMBOLS: u64 = 5_000;
         const TRADES: u64 = 200;
@@ -296,7 +295,7 @@ impl Bench {
     }
 }
 
-/// When the n-th frame comes: a hundred a millisecond.
+/// When the n-th frame arrives: a hundred a millisecond.
 fn arrival_us(n: u64) -> i64 {
     ((NOW_MS + 20) * 1_000 + n * 10) as i64
 }

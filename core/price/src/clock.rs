@@ -1,4 +1,4 @@
-//! The time in the unit of this crate, microseconds.
+//! Engine time: the clock in microseconds, which a replay can move.
 
 use std::sync::{
     Arc,
@@ -7,13 +7,13 @@ use std::sync::{
 
 use tidewire_stream::{Clock, SharedClock};
 
-/// Microseconds since the Unix epoch, as fine as the clock is.
+/// Microseconds since the Unix epoch, at the clock's resolution.
 pub(crate) fn now_us(clock: &dyn Clock) -> i64 {
     clock.now_ms().saturating_mul(1_000)
 }
 
-/// The time in an engine: that of its clock, until a recording is played. While it is, it
-/// is the recording's, and it goes on from there.
+/// The time of an engine. It follows the clock until a recording is played. During the replay it is
+/// the recording's time, and it goes on from there afterwards.
 #[derive(Debug, Clone)]
 pub(crate) struct EngineTime {
     clock: SharedClock,
@@ -34,13 +34,13 @@ impl EngineTime {
         now_us(&*self.clock).saturating_add(self.shift_us.load(Ordering::Relaxed))
     }
 
-    /// Now is this time.
+    /// Sets the current time.
     pub(crate) fn set(&self, time_us: i64) {
         let shift_us = time_us.saturating_sub(now_us(&*self.clock));
         self.shift_us.store(shift_us, Ordering::Relaxed);
     }
 
-    /// Whether a recording makes time pass.
+    /// Whether a replay moves the time.
     pub(crate) fn is_playing(&self) -> bool {
         self.playing.load(Ordering::Relaxed)
     }

@@ -1,8 +1,8 @@
-//! The price engine: the aggregator, and what drives it.
+//! Price engine: the aggregator and the tasks that drive it.
 //!
-//! Live, each source's task feeds it; in a replay, a recording does. A task lets
-//! time pass. All of them, and those who ask, share the aggregator under a lock that
-//! is held for microseconds and never across a wait.
+//! Live, each connection's task feeds the aggregator; in a replay, a recording does. One more task
+//! ticks it. All tasks and queries share the aggregator under a lock that is held for microseconds,
+//! and never across an await.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,27 +22,27 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    ConfigError, Line, PriceConfig, PriceError, Recording, RecordingError, RecordingWriter,
-    SourceClock, VenueKind,
+    ConfigError, PriceConfig, PriceError, RecordedFrame, Recording, RecordingError,
+    RecordingWriter, SourceClock, VenueKind,
     aggregate::{Aggregator, PriceGap, PriceTick, SourceId},
     clock::EngineTime,
     config::{SourceConfig, SourceSpec, SupplySpec},
-    recording::RecordedSource,
-    replay::{Replay, ReplaySpeed, ReplayStart},
-    source::{Feed, SourceTask, tls_config},
+    recording::{RecordedSource, Replay, ReplaySpeed, ReplayStart},
+    source::{FrameSink, SourceTask},
     supply::SupplyTask,
+    tls::tls_config,
 };
 
-/// How often time passes in the aggregator.
+/// The time between two ticks of the aggregator.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How many frames may wait for the recording's file. When they are, the venues wait.
+/// Frames that may wait for the recording's file. When the queue is full, the venues wait.
 const RECORDER_QUEUE: usize = 1_024;
 
-/// How often a recording is made readable up to here.
+/// How often a recording is flushed, so that a crash loses no more than this.
 const RECORDER_FLUSH: Duration = Duration::from_secs(1);
 
-/// Prices from many venues as one answer. Cheap to clone.
+/// Prices of many venues as one. Cheap to clone.
 #[derive(Clone)]
 pub struct PriceEngine {
     aggregator: Arc<Mutex<Aggregator>>,
@@ -51,17 +51,17 @@ pub struct PriceEngine {
     watchdog: Duration,
     supply: Option<SupplySpec>,
     tls: Arc<ClientConfig>,
-    /// The connections, once they are asked for.
-    fleet: Arc<Mutex<Option<Fleet>>>,
+    /// The connections, once [`connect`](Self::connect) was called.
+    live: Arc<Mutex<Option<LiveConnections>>>,
 }
 
-/// What keeps the connections of all sources.
-struct Fleet {
+/// The connections of all sources.
+struct LiveConnections {
     tasks: TaskTracker,
     cancel: CancellationToken,
-    /// Ends those of one source.
-    ends: HashMap<SourceId, CancellationToken>,
-    /// Sources that were added since the start: a changed configuration leaves them.
+    /// Ends the connections of one source.
+    cancellations: HashMap<SourceId, CancellationToken>,
+    /// Sources added by a call: a reload of the configuration leaves them.
     added: HashSet<String>,
 }
 
@@ -75,7 +75,7 @@ impl PriceEngine {
     /// An engine that publishes through `publisher` and is not connected yet.
     ///
     /// # Errors
-    /// Names the key of the configuration and what was expected.
+    /// Names the configuration key and what was expected.
     pub fn new(
         config: &PriceConfig,
         publisher: Arc<dyn Publisher>,
@@ -89,17 +89,18 @@ impl PriceEngine {
             watchdog: config.watchdog,
             supply: config.supply_spec()?,
             tls: tls_config(config.ca_file.as_deref())?,
-            fleet: Arc::default(),
+            live: Arc::default(),
         })
     }
 
-    /// Connects to all sources, asks for supplies and lets time pass, in `tasks`, until cancelled.
+    /// Starts the connections to all sources, the supply source's task and the clock in `tasks`,
+    /// until cancelled.
     pub fn connect(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
-        let ends = self.spawn_sources(tasks, cancel, None);
-        *self.fleet.lock() = Some(Fleet {
+        let cancellations = self.spawn_sources(tasks, cancel, None);
+        *self.live.lock() = Some(LiveConnections {
             tasks: tasks.clone(),
             cancel: cancel.clone(),
-            ends,
+            cancellations,
             added: HashSet::new(),
         });
         if let Some(spec) = self.supply.clone() {
@@ -117,49 +118,49 @@ impl PriceEngine {
     /// Adds a source and connects to it.
     ///
     /// # Errors
-    /// Says what is wrong with it, or that the engine plays a recording.
+    /// The source is invalid, or the engine plays a recording.
     pub fn add_source(&self, source: &SourceConfig) -> Result<Source, ConfigError> {
         let spec = source.spec()?;
-        let mut fleet = self.fleet.lock();
-        let fleet = fleet.as_mut().ok_or(ConfigError::NotConnected)?;
+        let mut live = self.live.lock();
+        let live = live.as_mut().ok_or(ConfigError::NotConnected)?;
         let name = spec.name.clone();
-        let id = self.join(fleet, spec)?;
-        fleet.added.insert(name);
+        let id = self.connect_source(live, spec)?;
+        live.added.insert(name);
         let added = self.aggregator.lock().show_source(id, self.now_us());
         tracing::info!(source = added.name, url = added.url, "source added");
         Ok(added)
     }
 
-    /// Removes a source and leaves its venue. What only it told grows stale.
+    /// Removes a source and closes its connections. Prices that only it provided become stale.
     ///
     /// # Errors
     /// There is no such source, or the engine plays a recording.
     pub fn remove_source(&self, name: &str) -> Result<(), ConfigError> {
-        let mut fleet = self.fleet.lock();
-        let fleet = fleet.as_mut().ok_or(ConfigError::NotConnected)?;
-        self.leave(fleet, name)?;
+        let mut live = self.live.lock();
+        let live = live.as_mut().ok_or(ConfigError::NotConnected)?;
+        self.disconnect_source(live, name)?;
         tracing::info!(source = name, "source removed");
         Ok(())
     }
 
-    /// Has the sources be those of a configuration that was read again: others are
-    /// removed, except those that [`add_source`](Self::add_source) added, and changed
-    /// ones are connected to anew. Nothing is changed if it has a fault.
+    /// Applies the sources of a configuration that was read again. Sources that are not in it are
+    /// removed, except those from [`add_source`](Self::add_source); changed ones reconnect. A
+    /// faulty configuration changes nothing.
     ///
     /// # Errors
-    /// Names the key and what was expected.
+    /// Names the configuration key and what was expected.
     pub fn reload_sources(&self, config: &PriceConfig) -> Result<(), ConfigError> {
         let wanted = config.sources()?;
-        let mut fleet = self.fleet.lock();
-        let fleet = fleet.as_mut().ok_or(ConfigError::NotConnected)?;
+        let mut live = self.live.lock();
+        let live = live.as_mut().ok_or(ConfigError::NotConnected)?;
         let now: Vec<SourceSpec> = {
             let aggregator = self.aggregator.lock();
             let ids = aggregator.source_ids();
             ids.map(|id| aggregator.spec(id).clone()).collect()
         };
         for spec in &now {
-            if !wanted.contains(spec) && !fleet.added.contains(&spec.name) {
-                self.leave(fleet, &spec.name)?;
+            if !wanted.contains(spec) && !live.added.contains(&spec.name) {
+                self.disconnect_source(live, &spec.name)?;
                 tracing::info!(source = spec.name, "source removed");
             }
         }
@@ -167,32 +168,36 @@ impl PriceEngine {
             let is_there = self.aggregator.lock().source(&spec.name).is_some();
             if !is_there {
                 tracing::info!(source = spec.name, url = spec.url, "source added");
-                self.join(fleet, spec)?;
+                self.connect_source(live, spec)?;
             }
         }
         Ok(())
     }
 
-    fn join(&self, fleet: &mut Fleet, spec: SourceSpec) -> Result<SourceId, ConfigError> {
+    fn connect_source(
+        &self,
+        live: &mut LiveConnections,
+        spec: SourceSpec,
+    ) -> Result<SourceId, ConfigError> {
         let mut aggregator = self.aggregator.lock();
         let id = aggregator.add_source(spec)?;
-        let end = fleet.cancel.child_token();
-        self.spawn_source(&aggregator, id, &fleet.tasks, &end, None);
-        fleet.ends.insert(id, end);
+        let end = live.cancel.child_token();
+        self.spawn_source(&aggregator, id, &live.tasks, &end, None);
+        live.cancellations.insert(id, end);
         Ok(id)
     }
 
-    fn leave(&self, fleet: &mut Fleet, name: &str) -> Result<(), ConfigError> {
+    fn disconnect_source(&self, live: &mut LiveConnections, name: &str) -> Result<(), ConfigError> {
         let id = self.aggregator.lock().remove_source(name, self.now_us())?;
-        if let Some(end) = fleet.ends.remove(&id) {
+        if let Some(end) = live.cancellations.remove(&id) {
             end.cancel();
         }
-        fleet.added.remove(name);
+        live.added.remove(name);
         Ok(())
     }
 
-    /// Lets time pass, in `tasks`, until cancelled. [`connect`](Self::connect) does
-    /// so too; a replay needs it besides.
+    /// Ticks the aggregator, in `tasks`, until cancelled. [`connect`](Self::connect) includes this;
+    /// a replay needs it separately.
     pub fn run_clock(&self, tasks: &TaskTracker, cancel: &CancellationToken) {
         let (engine, cancel) = (self.clone(), cancel.clone());
         tasks.spawn(async move {
@@ -210,37 +215,40 @@ impl PriceEngine {
         &self,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
-        recorder: Option<&mpsc::Sender<Line>>,
+        recorder: Option<&mpsc::Sender<RecordedFrame>>,
     ) -> HashMap<SourceId, CancellationToken> {
         let aggregator = self.aggregator.lock();
-        for symbol in aggregator.unserved() {
-            tracing::warn!(%symbol, "no configured source trades this symbol: it has no price");
+        for symbol in aggregator.symbols_without_source() {
+            tracing::warn!(%symbol, "no configured source trades this symbol, so it has no price");
         }
-        let ends = aggregator.source_ids().map(|id| {
+        let cancellations = aggregator.source_ids().map(|id| {
             let end = cancel.child_token();
             self.spawn_source(&aggregator, id, tasks, &end, recorder);
             (id, end)
         });
-        ends.collect()
+        cancellations.collect()
     }
 
-    /// Connects to a source, by as many connections as its symbols take.
+    /// Starts as many connections as the source's symbols need.
     fn spawn_source(
         &self,
         aggregator: &Aggregator,
         id: SourceId,
         tasks: &TaskTracker,
         end: &CancellationToken,
-        recorder: Option<&mpsc::Sender<Line>>,
+        recorder: Option<&mpsc::Sender<RecordedFrame>>,
     ) {
         let spec = aggregator.spec(id);
         let links = aggregator.venue_names(id);
         if links.is_empty() {
-            tracing::warn!(source = spec.name, "no configured symbol is traded there");
+            tracing::warn!(
+                source = spec.name,
+                "the source trades none of the configured symbols"
+            );
         }
         let mut delay = Duration::ZERO;
         for (link, names) in links.into_iter().enumerate() {
-            let feed = Feed::new(
+            let sink = FrameSink::new(
                 (id, link),
                 spec.kind,
                 self.aggregator.clone(),
@@ -253,15 +261,15 @@ impl PriceEngine {
                 watchdog: self.watchdog,
                 delay,
                 tls: self.tls.clone(),
-                feed,
+                sink,
             };
             delay += spec.kind.limits().connect_spacing;
             tasks.spawn(task.run(end.clone()));
         }
     }
 
-    /// Connects to all sources and writes all that they say to a file, until
-    /// cancelled. Gives the number of frames.
+    /// Connects to all sources and writes all frames to a file, until cancelled. Returns the number
+    /// of frames.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -274,7 +282,7 @@ impl PriceEngine {
         let mut writer = RecordingWriter::create(path, sources)?;
         let (recorder, mut lines) = mpsc::channel(RECORDER_QUEUE);
         let tasks = TaskTracker::new();
-        // Ends the sources with this function, however it ends.
+        // Ends the sources with this function, also when it returns early.
         let halt = cancel.child_token();
         let _halt_at_the_end = halt.clone().drop_guard();
         self.spawn_sources(&tasks, &halt, Some(&recorder));
@@ -307,9 +315,8 @@ impl PriceEngine {
         sources.collect()
     }
 
-    /// A configuration with the sources of a recording, stamped by arrival. What the venue
-    /// names its markets, and what its contracts are worth, is as for the source of this name
-    /// and kind.
+    /// A configuration with the sources of a recording, with prices stamped by arrival. `ids` and
+    /// `contracts` come from the configured source of the same name and kind.
     #[must_use]
     pub fn replay_config(mut config: PriceConfig, recording: &Recording) -> PriceConfig {
         let configured = std::mem::take(&mut config.source);
@@ -328,10 +335,10 @@ impl PriceEngine {
         config
     }
 
-    /// Plays a recording into the engine, which must have been made with
-    /// [`replay_config`](Self::replay_config). The same recording gives the same
-    /// publications, at any speed; their times are moved so that it begins now, if
-    /// `start` says so. Gives the number of frames.
+    /// Plays a recording into the engine, which must have been built with
+    /// [`replay_config`](Self::replay_config). The same recording gives the same publications at
+    /// any speed. With [`ReplayStart::Now`], times are moved so that it begins now. Returns the
+    /// number of frames.
     pub async fn replay(
         &self,
         recording: Recording,
@@ -349,33 +356,33 @@ impl PriceEngine {
         count
     }
 
-    /// Has `listener` told each price of `prices:{SYMBOL}` as it is published. It is called
-    /// while the engine waits: it is to be quick, and must not ask the engine.
+    /// Calls `listener` with each price of `prices:{SYMBOL}` as it is published. The engine waits
+    /// meanwhile: the listener must be quick, and must not call the engine.
     pub fn on_price(&self, listener: impl Fn(&PriceTick<'_>) + Send + Sync + 'static) {
         self.aggregator.lock().on_price(Box::new(listener));
     }
 
-    /// Has `listener` told of trades that a venue numbered and that never came, as that
-    /// shows. It is called like that of [`on_price`](Self::on_price).
+    /// Calls `listener` with each gap in the numbers of a venue's trades. The rules of
+    /// [`on_price`](Self::on_price) apply.
     pub fn on_gap(&self, listener: impl Fn(&PriceGap<'_>) + Send + Sync + 'static) {
         self.aggregator.lock().on_gap(Box::new(listener));
     }
 
-    /// The price of a symbol, with how it came about.
+    /// The price of a symbol, with its method and the detail of each source.
     ///
     /// # Errors
-    /// The text is no symbol, or none that is configured.
+    /// The text is no symbol, or the symbol is not configured.
     pub fn get_price(&self, symbol: &str) -> Result<PriceUpdate, PriceError> {
         self.aggregator.lock().price(symbol, self.now_us())
     }
 
-    /// The market at a glance.
+    /// The market overview.
     #[must_use]
     pub fn overview(&self) -> MarketOverview {
         self.aggregator.lock().overview(self.now_us())
     }
 
-    /// The sources and how they do.
+    /// The status of each source.
     #[must_use]
     pub fn sources(&self) -> Vec<Source> {
         self.aggregator.lock().sources(self.now_us())
@@ -387,11 +394,10 @@ impl PriceEngine {
         self.aggregator.lock().ages_ms(self.now_us())
     }
 
-    /// Judges the part of a `prices:` channel after the colon: `SYMBOL`, or
-    /// `SYMBOL@SOURCE`.
+    /// Checks the part of a `prices:` channel after the colon: `SYMBOL`, or `SYMBOL@SOURCE`.
     ///
     /// # Errors
-    /// Names what there is no such thing of, and the nearest that there is.
+    /// Names the unknown symbol or source, and the nearest known one.
     pub fn check_channel(&self, rest: &str) -> Result<(), PriceError> {
         self.aggregator.lock().check_channel(rest)
     }

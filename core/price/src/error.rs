@@ -1,8 +1,8 @@
-//! Why there is no price.
+//! Errors of price queries.
 
 use crate::{SymbolError, symbol::nearest};
 
-/// Why there is no price.
+/// Why a query has no price.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
     /// The text is no symbol.
@@ -11,9 +11,9 @@ pub enum PriceError {
     /// The symbol is not configured.
     #[error("there is no symbol {name:?}{hint}")]
     UnknownSymbol {
-        /// What was asked for.
+        /// The requested symbol.
         name: String,
-        /// The nearest one that there is.
+        /// The nearest configured symbol, as a hint for the message.
         hint: String,
     },
     /// The symbol has no such source.
@@ -21,9 +21,9 @@ pub enum PriceError {
     UnknownSource {
         /// The symbol.
         symbol: String,
-        /// What was asked for.
+        /// The requested source.
         name: String,
-        /// What there is.
+        /// The sources that it has.
         expected: String,
     },
 }

@@ -1,29 +1,37 @@
-//! The price engine: venues, aggregation, market overview, record and replay.
+//! Price engine: venues, aggregation, market overview, record and replay.
 //!
-//! [`PriceEngine`] is the whole of it. The venues' protocols are pure parsers in
-//! [`venue`]; [`aggregate`] is the deterministic machine that their events drive;
-//! `source` keeps the connections, `supply` asks how many coins there are; [`recording`]
-//! writes and reads what venues said.
+//! [`PriceEngine`] is the entry point. [`venue`] holds pure parsers of the venues' protocols, and
+//! `source` their connections. [`aggregate`] turns the parsed events into published prices,
+//! `market` sums them up, and `supply` polls numbers of coins. [`recording`] writes frames to a
+//! file and plays them.
+//!
+//! Dependencies point one way: `symbol` ← `venue` ← `config` ← `aggregate` ← `source`, `supply`,
+//! `recording` ← `engine`.
 
 pub mod aggregate;
 mod clock;
 pub mod config;
+mod decimal;
 mod engine;
 mod error;
+mod http_client;
+mod market;
 mod provider;
 pub mod recording;
-mod replay;
 mod source;
 mod supply;
 mod symbol;
+mod tls;
 pub mod venue;
 
-pub use aggregate::{Aggregator, PriceGap, PriceTick, SourceId};
+pub use aggregate::{Aggregator, LinkState, PriceGap, PriceTick, SourceId};
 pub use config::{ConfigError, PriceConfig, SourceClock, SourceConfig};
 pub use engine::PriceEngine;
 pub use error::PriceError;
-pub use recording::{Line, RecordedSource, Recording, RecordingError, RecordingWriter};
-pub use replay::{ReplaySpeed, ReplayStart};
-pub use source::LinkState;
+pub use recording::{
+    RecordedFrame, RecordedSource, Recording, RecordingError, RecordingWriter, ReplaySpeed,
+    ReplayStart,
+};
 pub use symbol::{Symbol, SymbolError};
+pub use tls::TlsError;
 pub use venue::VenueKind;

@@ -1,9 +1,9 @@
-//! How many coins there are, asked of a source over HTTP.
+//! Supply source: polls the numbers of coins in circulation over HTTP, for market caps.
 //!
-//! The source answers with a JSON object: assets, and numbers of coins as texts or numbers,
-//! `{"BTC": "19841234.375", "ETH": 120500000}`. An answer is taken as a whole or not at
-//! all. While the source fails, what it said last holds, and how old that is goes with the
-//! market overview. What it does not say is not made up.
+//! The source answers with a JSON object of assets and numbers, as texts or numbers: `{"BTC":
+//! "19841234.375", "ETH": 120500000}`. A response is used as a whole or not at all. While the
+//! source fails, the last response stays in use, and the market overview shows its age. An asset
+//! that is missing in the response has no market cap.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,13 +19,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    aggregate::Aggregator, clock::now_us, config::SupplySpec, source::http_get, venue::excerpt,
+    aggregate::Aggregator, clock::now_us, config::SupplySpec, http_client, venue::excerpt,
 };
 
-/// After a failure it is asked again this soon, unless it is asked more often anyway.
-const AGAIN: Duration = Duration::from_secs(60);
+/// The pause after a failure, unless the polling interval is shorter.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Asks for the supplies, again and again.
+/// The task that polls the source.
 pub(crate) struct SupplyTask {
     pub(crate) spec: SupplySpec,
     pub(crate) tls: Arc<ClientConfig>,
@@ -33,70 +33,70 @@ pub(crate) struct SupplyTask {
     pub(crate) clock: SharedClock,
 }
 
-/// How it went the last time.
+/// The result of the last poll.
 #[derive(PartialEq, Eq)]
 enum Health {
-    Well,
+    Healthy,
     Failing,
 }
 
 impl SupplyTask {
-    /// Asks until cancelled.
+    /// Polls until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        // Nothing is left half done when it is dropped.
-        cancel.run_until_cancelled(self.keep()).await;
+        // Dropping the future leaves nothing half done.
+        cancel.run_until_cancelled(self.poll_forever()).await;
     }
 
-    async fn keep(&self) {
+    async fn poll_forever(&self) {
         let failures = metrics::counter!("tidewire_supply_failures_total");
-        let mut health = Health::Well;
+        let mut health = Health::Healthy;
         loop {
-            let asked = timeout(self.spec.timeout, self.ask()).await;
-            let answer = asked
+            let response = timeout(self.spec.timeout, self.request()).await;
+            let supplies = response
                 .unwrap_or_else(|_| Err(format!("no answer within {:?}", self.spec.timeout)))
                 .and_then(|body| self.read(&body));
-            let pause = match answer {
+            let pause = match supplies {
                 Ok(supply) => {
                     if health == Health::Failing {
                         tracing::info!(url = self.address(), "the supply source answers again");
                     }
-                    health = Health::Well;
+                    health = Health::Healthy;
                     let now_us = now_us(&*self.clock);
                     self.aggregator.lock().set_supply(supply, now_us);
                     self.spec.interval
                 }
                 Err(reason) => {
-                    self.tell(&reason, &mut health, &failures);
-                    self.spec.interval.min(AGAIN)
+                    self.log_failure(&reason, &mut health, &failures);
+                    self.spec.interval.min(RETRY_AFTER)
                 }
             };
             sleep(pause).await;
         }
     }
 
-    /// A failure is logged until it goes well again.
-    fn tell(&self, reason: &str, health: &mut Health, failures: &Counter) {
+    /// Logs the first failure after a success; all are counted.
+    fn log_failure(&self, reason: &str, health: &mut Health, failures: &Counter) {
         failures.increment(1);
-        if *health == Health::Well {
+        if *health == Health::Healthy {
             let url = self.address();
             tracing::warn!(
                 url,
                 reason,
-                "the supply source cannot be used; what it said last holds"
+                "the supply source failed; its last response stays in use"
             );
         }
         *health = Health::Failing;
     }
 
-    /// Where it is, without a query: that may hold a key.
+    /// The URL without its query, which may hold a key.
     fn address(&self) -> &str {
         let url = &self.spec.url;
         url.split_once('?').map_or(url, |(address, _)| address)
     }
 
-    /// The body of its answer.
-    async fn ask(&self) -> Result<BytesMut, String> {
-        let got = http_get(&self.spec.url, "application/json", self.tls.clone());
+    /// Requests the document and returns its body.
+    async fn request(&self) -> Result<BytesMut, String> {
+        let got = http_client::get(&self.spec.url, "application/json", self.tls.clone());
         let (response, _connection) = got.await?;
         if response.status() != StatusCode::OK {
             let status = response.status();
@@ -118,22 +118,22 @@ impl SupplyTask {
         Ok(bytes)
     }
 
-    /// The supplies of assets that any symbol has for its base.
+    /// The supplies of the assets that are some symbol's base.
     fn read(&self, body: &[u8]) -> Result<BTreeMap<String, f64>, String> {
-        let answer: BTreeMap<String, &RawValue> =
+        let supplies: BTreeMap<String, &RawValue> =
             serde_json::from_slice(body).map_err(|error| {
                 let error = excerpt(&error.to_string());
                 format!("its answer is no JSON object of assets and numbers: {error}")
             })?;
         let bases = self.aggregator.lock().bases();
-        let wanted = answer
+        let wanted = supplies
             .into_iter()
             .filter(|(asset, _)| bases.contains(asset));
         wanted
             .map(|(asset, value)| match coins(value) {
                 Some(coins) => Ok((asset, coins)),
                 None => Err(format!(
-                    "it says {:?} for {asset}, expected a number of coins above zero",
+                    "{asset} is {:?}, expected a number of coins above zero",
                     excerpt(value.get())
                 )),
             })

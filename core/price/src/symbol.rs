@@ -1,4 +1,4 @@
-//! Symbols: what is traded against what.
+//! Symbols: base and quote currency of a market.
 
 use std::{fmt, sync::Arc};
 
@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Symbol(Arc<str>);
 
-/// Why a text is no symbol.
+/// The error of [`Symbol::parse`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a symbol, expected `BASE-QUOTE` in upper-case letters and digits, for example BTC-USD"
@@ -14,7 +14,7 @@ pub struct Symbol(Arc<str>);
 pub struct SymbolError(String);
 
 impl Symbol {
-    /// Reads a symbol.
+    /// Parses a symbol.
     ///
     /// # Errors
     /// The text is not `BASE-QUOTE` in upper-case letters and digits.
@@ -31,19 +31,19 @@ impl Symbol {
         }
     }
 
-    /// What is traded.
+    /// The base currency, which is traded.
     #[must_use]
     pub fn base(&self) -> &str {
         self.0.split_once('-').map_or("", |(base, _)| base)
     }
 
-    /// What it is priced in.
+    /// The quote currency, which prices are in.
     #[must_use]
     pub fn quote(&self) -> &str {
         self.0.split_once('-').map_or("", |(_, quote)| quote)
     }
 
-    /// The symbol as it is sent.
+    /// The symbol in its canonical form.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -62,7 +62,7 @@ impl fmt::Debug for Symbol {
     }
 }
 
-/// The known name nearest to `name`, if any is near.
+/// The known name that is most similar to `name`, if one is similar enough.
 #[must_use]
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = known.map(|known| {

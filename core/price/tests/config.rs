@@ -1,4 +1,4 @@
-//! What is wrong with `[prices]` is named, with what was expected.
+//! Errors of `[prices]`: each names its key and what was expected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -18,7 +18,7 @@ fn without_any_keys_everything_has_its_default() {
 }
 
 #[test]
-fn all_keys_are_understood() {
+fn all_keys_are_accepted() {
     let config = config(
         r#"
         symbols = ["BTC-USD", "ETH-USDT"]
@@ -133,7 +133,7 @@ fn faults_name_their_key_and_what_was_expected() {
 }
 
 #[test]
-fn a_venue_is_not_asked_for_more_than_it_carries() {
+fn more_symbols_than_a_venue_carries_are_refused() {
     let symbols = |count| {
         let symbols: Vec<_> = (0..count).map(|n| format!("\"C{n}-USD\"")).collect();
         format!("symbols = [{}]", symbols.join(","))

@@ -1,4 +1,4 @@
-//! What each method makes of trades, computed by hand.
+//! Each method's price, computed by hand.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
-use support::{Journal, NOW_US, config, price};
+use support::{CapturingPublisher, NOW_US, config, price};
 use tidewire_price::{
     Aggregator, LinkState,
     venue::{Size, Ticker, Trade, TradeId, VenueEvent},
@@ -15,13 +15,13 @@ use tidewire_proto::v1::{PriceUpdate, SourceState, TradeSide};
 
 const SECOND_US: i64 = 1_000_000;
 
-struct Bench {
+struct Harness {
     aggregator: Aggregator,
-    journal: Arc<Journal>,
+    publisher: Arc<CapturingPublisher>,
     id: u64,
 }
 
-impl Bench {
+impl Harness {
     /// Sources `a`, `b` and `c` of BTC-USD, and a window of a minute.
     fn new(method: &str) -> Self {
         let sources =
@@ -30,15 +30,15 @@ impl Bench {
             "symbols = [\"BTC-USD\"]\nmethod = {method:?}\nwindow = \"1m\"\noutlier_percent = 2\n{}",
             sources.join("\n")
         );
-        let journal = Journal::new();
+        let publisher = CapturingPublisher::new();
         Self {
-            aggregator: Aggregator::new(&config(&text), journal.clone()).unwrap(),
-            journal,
+            aggregator: Aggregator::new(&config(&text), publisher.clone()).unwrap(),
+            publisher,
             id: 0,
         }
     }
 
-    /// A trade, so many seconds after the begin.
+    /// A trade, `second` seconds after the start.
     fn trade(&mut self, source: &str, price: &str, size: &str, second: i64) {
         self.id += 1;
         let trade = Trade {
@@ -54,12 +54,12 @@ impl Bench {
             .apply(source, &VenueEvent::Trade(trade), at(second));
     }
 
-    fn ask(&self, second: i64) -> PriceUpdate {
+    fn get_price(&self, second: i64) -> PriceUpdate {
         self.aggregator.price("BTC-USD", at(second)).unwrap()
     }
 
     fn price_at(&self, second: i64) -> String {
-        price(&self.ask(second)).to_owned()
+        price(&self.get_price(second)).to_owned()
     }
 }
 
@@ -68,14 +68,14 @@ fn at(second: i64) -> i64 {
 }
 
 #[test]
-fn a_vwap_weighs_trades_and_forgets_them() {
-    let mut bench = Bench::new("vwap");
-    bench.trade("a", "100.10", "2", 0);
-    bench.trade("b", "100.40", "1.5", 1);
-    bench.trade("c", "100.00", "0.5", 30);
+fn a_vwap_weighs_the_trades_of_its_window() {
+    let mut harness = Harness::new("vwap");
+    harness.trade("a", "100.10", "2", 0);
+    harness.trade("b", "100.40", "1.5", 1);
+    harness.trade("c", "100.00", "0.5", 30);
     // (200.2 + 150.6 + 50) / 4
-    assert_eq!(bench.price_at(30), "100.2");
-    let answer = bench.ask(30);
+    assert_eq!(harness.price_at(30), "100.2");
+    let answer = harness.get_price(30);
     let weights: Vec<_> = answer
         .source_details
         .iter()
@@ -90,72 +90,74 @@ fn a_vwap_weighs_trades_and_forgets_them() {
         ),
         (Some("vwap"), Some(60_000), Some(30_000))
     );
-    bench.trade("c", "100.20", "0.5", 61);
-    // Those of the first two seconds are out of the window: (50 + 50.1) / 1
-    assert_eq!(bench.price_at(61), "100.1");
-    // The passing of time is told too.
-    bench.aggregator.tick(at(90));
-    let told = bench.journal.prices("prices:BTC-USD");
-    assert_eq!(told.last().map(price), Some("100.2"));
+    harness.trade("c", "100.20", "0.5", 61);
+    // The trades of the first two seconds have left the window: (50 + 50.1) / 1
+    assert_eq!(harness.price_at(61), "100.1");
+    // A tick publishes the change too.
+    harness.aggregator.tick(at(90));
+    let published = harness.publisher.prices("prices:BTC-USD");
+    assert_eq!(published.last().map(price), Some("100.2"));
 }
 
 #[test]
-fn a_vwap_of_no_trades_is_the_median() {
-    let mut bench = Bench::new("vwap");
-    let source = bench.aggregator.source("a").unwrap();
+fn a_vwap_without_trades_is_the_median() {
+    let mut harness = Harness::new("vwap");
+    let source = harness.aggregator.source("a").unwrap();
     let ticker = Ticker {
         name: "BTC/USD".into(),
         last: Some(Decimal::new(995, 1)),
         ..Ticker::default()
     };
-    bench
+    harness
         .aggregator
         .apply(source, &VenueEvent::Ticker(ticker), at(0));
-    assert_eq!(bench.price_at(1), "99.5");
+    assert_eq!(harness.price_at(1), "99.5");
 }
 
 #[test]
 fn a_weighted_median_follows_the_volume() {
-    let mut bench = Bench::new("volume_weighted_median");
-    bench.trade("a", "100.10", "5", 0);
-    bench.trade("b", "100.40", "1", 0);
-    bench.trade("c", "100.20", "2", 0);
-    assert_eq!(bench.price_at(0), "100.1");
-    bench.trade("c", "100.30", "8", 1);
-    assert_eq!(bench.price_at(1), "100.3");
+    let mut harness = Harness::new("volume_weighted_median");
+    harness.trade("a", "100.10", "5", 0);
+    harness.trade("b", "100.40", "1", 0);
+    harness.trade("c", "100.20", "2", 0);
+    assert_eq!(harness.price_at(0), "100.1");
+    harness.trade("c", "100.30", "8", 1);
+    assert_eq!(harness.price_at(1), "100.3");
 }
 
 #[test]
-fn a_twap_weighs_by_time_and_says_how_much_it_covers() {
-    let mut bench = Bench::new("twap");
-    bench.trade("a", "100", "1", 0);
-    bench.trade("a", "101", "1", 6);
-    assert_eq!(bench.price_at(8), "100.25");
-    let answer = bench.ask(8);
+fn a_twap_weighs_by_time_and_reports_its_coverage() {
+    let mut harness = Harness::new("twap");
+    harness.trade("a", "100", "1", 0);
+    harness.trade("a", "101", "1", 6);
+    assert_eq!(harness.price_at(8), "100.25");
+    let answer = harness.get_price(8);
     assert_eq!(answer.covered_ms, Some(8_000));
     assert_eq!(answer.twap.unwrap().value, "100.25");
     // Lost at 10, stale at 12, back at 20: those 8 seconds are not covered.
-    let a = bench.aggregator.source("a").unwrap();
+    let a = harness.aggregator.source("a").unwrap();
     let lost = LinkState::Lost("gone".to_owned());
-    bench.aggregator.link(a, &lost, at(10));
-    bench.aggregator.tick(at(12));
-    let answer = bench.ask(14);
+    harness.aggregator.set_link_state(a, &lost, at(10));
+    harness.aggregator.tick(at(12));
+    let answer = harness.get_price(14);
     assert_eq!((answer.stale, answer.covered_ms), (true, Some(12_000)));
-    bench.aggregator.link(a, &LinkState::Connected, at(19));
-    bench.trade("a", "103", "1", 20);
+    harness
+        .aggregator
+        .set_link_state(a, &LinkState::Connected, at(19));
+    harness.trade("a", "103", "1", 20);
     // (6 × 100 + 6 × 101 + 4 × 103) / 16
-    let answer = bench.ask(24);
+    let answer = harness.get_price(24);
     assert_eq!(
         (price(&answer), answer.covered_ms),
         ("101.125", Some(16_000))
     );
     // All updates have it, whatever the method.
-    let mut bench = Bench::new("median");
-    bench.trade("a", "100", "1", 0);
-    bench.trade("a", "104", "1", 5);
-    bench.trade("a", "102", "1", 10);
-    let told = bench.journal.prices("prices:BTC-USD");
-    let twaps: Vec<_> = told
+    let mut harness = Harness::new("median");
+    harness.trade("a", "100", "1", 0);
+    harness.trade("a", "104", "1", 5);
+    harness.trade("a", "102", "1", 10);
+    let published = harness.publisher.prices("prices:BTC-USD");
+    let twaps: Vec<_> = published
         .iter()
         .map(|update| update.twap.clone().unwrap().value)
         .collect();
@@ -164,23 +166,23 @@ fn a_twap_weighs_by_time_and_says_how_much_it_covers() {
 
 #[test]
 fn an_ema_moves_by_2_61ths_a_second() {
-    let mut bench = Bench::new("ema");
-    bench.trade("a", "100", "1", 0);
-    bench.trade("a", "161", "1", 1);
-    assert_eq!(bench.price_at(1), "100");
-    assert_eq!(bench.price_at(2), "102");
-    bench.aggregator.tick(at(2));
-    let told = bench.journal.prices("prices:BTC-USD");
-    assert_eq!(told.last().map(price), Some("102"));
+    let mut harness = Harness::new("ema");
+    harness.trade("a", "100", "1", 0);
+    harness.trade("a", "161", "1", 1);
+    assert_eq!(harness.price_at(1), "100");
+    assert_eq!(harness.price_at(2), "102");
+    harness.aggregator.tick(at(2));
+    let published = harness.publisher.prices("prices:BTC-USD");
+    assert_eq!(published.last().map(price), Some("102"));
 }
 
 #[test]
-fn a_venue_that_is_wrong_is_left_out_until_it_is_right() {
-    let mut bench = Bench::new("median");
-    bench.trade("a", "100", "1", 0);
-    bench.trade("b", "100.4", "1", 0);
-    bench.trade("c", "110", "1", 0);
-    let answer = bench.ask(0);
+fn an_outlier_is_excluded_until_it_is_close_again() {
+    let mut harness = Harness::new("median");
+    harness.trade("a", "100", "1", 0);
+    harness.trade("b", "100.4", "1", 0);
+    harness.trade("c", "110", "1", 0);
+    let answer = harness.get_price(0);
     assert_eq!((price(&answer), answer.sources), ("100.2", 2));
     assert_eq!(answer.confidence.unwrap().value, "0.2");
     let c = &answer.source_details[2];
@@ -189,38 +191,38 @@ fn a_venue_that_is_wrong_is_left_out_until_it_is_right() {
         c.reason.as_deref(),
         Some("9.78 % from the median of the others, 100.2")
     );
-    // Back below half of the limit of 2 %, not before.
-    bench.trade("c", "101.5", "1", 1);
-    assert_eq!(bench.ask(1).sources, 2);
-    bench.trade("c", "101", "1", 2);
+    // Included again below half of the limit of 2 %, not before.
+    harness.trade("c", "101.5", "1", 1);
+    assert_eq!(harness.get_price(1).sources, 2);
+    harness.trade("c", "101", "1", 2);
     assert_eq!(
-        (bench.price_at(2).as_str(), bench.ask(2).sources),
+        (harness.price_at(2).as_str(), harness.get_price(2).sources),
         ("100.4", 3)
     );
 }
 
 #[test]
-fn what_a_majority_left_out_does_not_become_the_price_when_the_others_go() {
-    let mut bench = Bench::new("median");
+fn an_excluded_source_does_not_become_the_price_when_the_others_end() {
+    let mut harness = Harness::new("median");
     for source in ["a", "b"] {
-        bench.trade(source, "100", "1", 0);
+        harness.trade(source, "100", "1", 0);
     }
-    bench.trade("c", "110", "1", 0);
+    harness.trade("c", "110", "1", 0);
     for source in ["a", "b"] {
-        let id = bench.aggregator.source(source).unwrap();
+        let id = harness.aggregator.source(source).unwrap();
         let lost = LinkState::Lost("gone".to_owned());
-        bench.aggregator.link(id, &lost, at(1));
+        harness.aggregator.set_link_state(id, &lost, at(1));
     }
-    bench.aggregator.tick(at(4));
-    bench.trade("c", "110.5", "1", 5);
-    let answer = bench.ask(5);
+    harness.aggregator.tick(at(4));
+    harness.trade("c", "110.5", "1", 5);
+    let answer = harness.get_price(5);
     assert_eq!((price(&answer), answer.stale), ("100", true));
     assert_eq!(answer.source_details[2].state(), SourceState::Excluded);
-    // Said once.
-    let stale = bench.journal.prices("prices:BTC-USD");
+    // Published once.
+    let stale = harness.publisher.prices("prices:BTC-USD");
     assert_eq!(stale.iter().filter(|update| update.stale).count(), 1);
-    // After a minute it is all there is.
-    bench.trade("c", "111", "1", 65);
-    let answer = bench.ask(65);
+    // After a minute without any other it is accepted.
+    harness.trade("c", "111", "1", 65);
+    let answer = harness.get_price(65);
     assert_eq!((price(&answer), answer.stale), ("111", false));
 }

@@ -1,4 +1,4 @@
-//! No frame brings a parser down.
+//! Parsers against mutated and random frames: none may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use support::{binance_trade, bitstamp_trade, coinbase_match, coinbase_ticker, kraken_trade};
 use tidewire_price::{Recording, VenueKind};
 
-/// Frames of all venues: those of the sample, and what it does not have.
+/// Frames of all venues: those of the sample, and further kinds.
 fn frames() -> Vec<Vec<u8>> {
     let mut frames: Vec<_> = Recording::sample()
         .unwrap()
@@ -86,7 +86,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn mutated_frames_are_read_or_refused(
+    fn mutated_frames_are_parsed_or_refused(
         frame in prop::sample::select(frames()),
         mutations in prop::collection::vec(mutation(), 0..6),
     ) {
@@ -102,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(frame in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_parsed_or_refused(frame in prop::collection::vec(any::<u8>(), 0..200)) {
         for kind in VenueKind::ALL {
             let _ = kind.parse(&frame);
         }

@@ -1,24 +1,27 @@
-//! Recordings: what is written is read, and replayed to the same publications.
+//! Recordings: written, read, and replayed to the same publications.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
 use std::{fs, path::Path, sync::Arc};
 
-use support::{Journal, NOW_US, coinbase_match};
+use support::{CapturingPublisher, NOW_US, coinbase_match};
 use tidewire_price::{
-    Line, PriceConfig, PriceEngine, RecordedSource, Recording, RecordingWriter, ReplaySpeed,
-    ReplayStart,
+    PriceConfig, PriceEngine, RecordedFrame, RecordedSource, Recording, RecordingWriter,
+    ReplaySpeed, ReplayStart,
 };
 use tidewire_proto::v1::MarketOverview;
 use tidewire_stream::{Event, ManualClock};
 use tokio_util::sync::CancellationToken;
 
-async fn replay(recording: Recording, speed: ReplaySpeed) -> (u64, PriceEngine, Arc<Journal>) {
-    let journal = Journal::new();
+async fn replay(
+    recording: Recording,
+    speed: ReplaySpeed,
+) -> (u64, PriceEngine, Arc<CapturingPublisher>) {
+    let publisher = CapturingPublisher::new();
     let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
     let clock = ManualClock::at(NOW_US / 1_000);
-    let engine = PriceEngine::new(&config, journal.clone(), clock).unwrap();
+    let engine = PriceEngine::new(&config, publisher.clone(), clock).unwrap();
     let frames = engine
         .replay(
             recording,
@@ -27,7 +30,7 @@ async fn replay(recording: Recording, speed: ReplaySpeed) -> (u64, PriceEngine, 
             &CancellationToken::new(),
         )
         .await;
-    (frames, engine, journal)
+    (frames, engine, publisher)
 }
 
 fn write(path: &Path, frames: &[&str]) -> RecordingWriter {
@@ -37,7 +40,7 @@ fn write(path: &Path, frames: &[&str]) -> RecordingWriter {
     };
     let mut writer = RecordingWriter::create(path, vec![source]).unwrap();
     for (number, frame) in (0..).zip(frames) {
-        let line = Line {
+        let line = RecordedFrame {
             time_us: NOW_US + number,
             source: 0,
             frame: frame.as_bytes().to_vec(),
@@ -53,7 +56,7 @@ async fn the_same_recording_gives_the_same_publications() {
     let (_, _, second) = replay(Recording::sample().unwrap(), ReplaySpeed::Maximum).await;
     assert_eq!(frames, 1_758);
     assert_eq!(first.all(), second.all());
-    // Overviews at least a second apart, the last of them with the last frames.
+    // Overviews are at least a second apart, and the last one comes with the last frames.
     let overviews = first.overviews();
     let is_apart = |pair: &[MarketOverview]| pair[1].timestamp - pair[0].timestamp >= 1_000;
     assert!(overviews.len() > 50 && overviews.windows(2).all(is_apart));
@@ -62,7 +65,7 @@ async fn the_same_recording_gives_the_same_publications() {
         (&last.recent_trades, &last.top_movers),
         (&now.recent_trades, &now.top_movers)
     );
-    // The sample says everywhere that it is one, has no faults and all symbols.
+    // The sample marks every publication as one, has no faults, and covers all symbols.
     let is_sample = |(_, event): &(String, Event)| match event {
         Event::Price(update) => update.sample,
         _ => true,
@@ -88,7 +91,7 @@ async fn a_paced_replay_ends_with_the_same_prices() {
 }
 
 #[tokio::test]
-async fn what_is_written_is_read_up_to_where_the_file_was_cut() {
+async fn a_truncated_file_is_readable_up_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.rec.gz");
     let frames: Vec<_> = (1..=500)
@@ -131,13 +134,13 @@ async fn line_breaks_in_frames_do_not_break_lines() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gaps_and_times_that_run_backward_do_no_harm() {
+async fn gaps_and_backward_times_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.rec.gz");
     let mut writer = write(&path, &[]);
     for (id, time_us) in [(1, NOW_US), (2, i64::MAX), (3, i64::MIN), (4, NOW_US)] {
         let frame = coinbase_match(id, "BTC-USD", "5").into_bytes();
-        let line = Line {
+        let line = RecordedFrame {
             time_us,
             source: 0,
             frame,
@@ -161,7 +164,7 @@ fn other_files_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn speed_and_machine_change_nothing_of_what_is_said() {
+async fn speed_and_machine_do_not_change_the_publications() {
     let mut said = Vec::new();
     let speeds = [
         (ReplaySpeed::Maximum, 0),
@@ -169,11 +172,11 @@ async fn speed_and_machine_change_nothing_of_what_is_said() {
         (ReplaySpeed::Times(333.0), 1_234_567),
     ];
     for (speed, later_ms) in speeds {
-        let journal = Journal::new();
+        let publisher = CapturingPublisher::new();
         let recording = Recording::sample().unwrap();
         let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
         let clock = ManualClock::at(NOW_US / 1_000 + later_ms);
-        let engine = PriceEngine::new(&config, journal.clone(), clock).unwrap();
+        let engine = PriceEngine::new(&config, publisher.clone(), clock).unwrap();
         let (tasks, cancel) = (
             tokio_util::task::TaskTracker::new(),
             CancellationToken::new(),
@@ -183,19 +186,19 @@ async fn speed_and_machine_change_nothing_of_what_is_said() {
             .replay(recording, speed, ReplayStart::Recorded, &cancel)
             .await;
         cancel.cancel();
-        said.push(format!("{:?}", journal.all()));
+        said.push(format!("{:?}", publisher.all()));
     }
     assert!(said[0].len() > 100_000);
     assert!(said[0] == said[1] && said[1] == said[2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn listeners_hear_what_is_published() {
-    let journal = Journal::new();
+async fn listeners_receive_published_prices() {
+    let publisher = CapturingPublisher::new();
     let recording = Recording::sample().unwrap();
     let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
     let clock = ManualClock::at(NOW_US / 1_000);
-    let engine = PriceEngine::new(&config, journal.clone(), clock).unwrap();
+    let engine = PriceEngine::new(&config, publisher.clone(), clock).unwrap();
     let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let own = heard.clone();
     engine.on_price(move |tick| {
@@ -208,21 +211,21 @@ async fn listeners_hear_what_is_published() {
     engine
         .replay(recording, ReplaySpeed::Maximum, ReplayStart::Now, &cancel)
         .await;
-    let told = journal.prices("prices:BTC-USD");
-    let told: Vec<_> = told
+    let published = publisher.prices("prices:BTC-USD");
+    let published: Vec<_> = published
         .iter()
         .map(|update| (support::price(update).to_owned(), update.stale))
         .collect();
-    assert_eq!(*heard.lock(), told);
+    assert_eq!(*heard.lock(), published);
     let price = engine.get_price("BTC-USD").unwrap();
     assert_eq!(
         Some(support::price(&price)),
-        told.last().map(|(price, _)| price.as_str())
+        published.last().map(|(price, _)| price.as_str())
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn listeners_hear_of_trades_that_never_came() {
+async fn listeners_receive_gaps() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.rec.gz");
     let frames = [1, 2, 6, 4, 7].map(|id| coinbase_match(id, "BTC-USD", "5"));
@@ -231,7 +234,7 @@ async fn listeners_hear_of_trades_that_never_came() {
     let recording = Recording::open(&path).unwrap();
     let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
     let clock = ManualClock::at(NOW_US / 1_000);
-    let engine = PriceEngine::new(&config, Journal::new(), clock).unwrap();
+    let engine = PriceEngine::new(&config, CapturingPublisher::new(), clock).unwrap();
     let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let own = heard.clone();
     engine.on_gap(move |gap| {
@@ -247,7 +250,7 @@ async fn listeners_hear_of_trades_that_never_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_and_contracts_of_sources_hold_in_a_replay() {
+async fn a_replay_uses_the_configured_ids_and_contracts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.rec.gz");
     let source = RecordedSource {
@@ -256,7 +259,7 @@ async fn names_and_contracts_of_sources_hold_in_a_replay() {
     };
     let mut writer = RecordingWriter::create(&path, vec![source]).unwrap();
     let frame = support::binance_trade(1, "BTCUSD_PERP", "50").into_bytes();
-    let line = Line {
+    let line = RecordedFrame {
         time_us: NOW_US,
         source: 0,
         frame,
@@ -275,7 +278,7 @@ async fn names_and_contracts_of_sources_hold_in_a_replay() {
     "#;
     let config = PriceEngine::replay_config(support::config(text), &recording);
     let clock = ManualClock::at(NOW_US / 1_000);
-    let engine = PriceEngine::new(&config, Journal::new(), clock).unwrap();
+    let engine = PriceEngine::new(&config, CapturingPublisher::new(), clock).unwrap();
     let cancel = CancellationToken::new();
     engine
         .replay(recording, ReplaySpeed::Maximum, ReplayStart::Now, &cancel)

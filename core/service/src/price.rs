@@ -96,7 +96,7 @@ impl PriceService for PriceRpc {
     ) -> Result<Response<AddSourceResponse>, Status> {
         self.admit_operator(&request)?;
         let asked = request.into_inner();
-        let kind = VenueKind::parse_name(&asked.kind).map_err(|error| refusal(&error))?;
+        let kind = VenueKind::parse_name(&asked.kind).map_err(|error| refusal(&error.into()))?;
         let source = SourceConfig {
             name: asked.name,
             url: asked.url,

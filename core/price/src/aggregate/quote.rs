@@ -1,36 +1,47 @@
-//! What one source says of one symbol.
+//! Quote: the last price, offers and figures of one source for one symbol.
+//!
+//! A quote applies the venue's trades and tickers in order. It drops duplicates
+//! ([`dedup`](super::dedup)), refuses absurd prices until a second one confirms them, and converts
+//! prices of another currency. Whether it counts depends on its liveness and on the outlier filter.
 
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use tidewire_proto::v1::{self, SourceDetail, SourceState};
 use tidewire_stream::ChannelName;
 
 use super::{
-    blend::Part,
-    day::Day,
-    gate::{Standing, deviation},
-    pace::Pace,
-    seen::{Novelty, Seen},
-    shown::{Shown, decimal},
-    volume::{Traded, VolumeWindow},
+    dedup::{Novelty, TradeDedup},
+    methods::Contribution,
+    outlier_filter::{Inclusion, deviation},
+    snapshot::PriceSnapshot,
+    staleness::ArrivalIntervals,
+    window::{DayWindow, Turnover, VolumeWindow},
 };
 use crate::{
     Symbol, VenueKind,
     config::SymbolSpec,
+    decimal::to_wire,
     venue::{Contract, Ticker, Trade},
 };
 
-/// A price that is so many times the last one, or a part of it, is not believed until
-/// the next one is about the same.
+/// A price this many times the last one, or less than that fraction of it, waits for confirmation
+/// by the next price. It is usually a venue's test or error.
 const ABSURD: Decimal = Decimal::from_parts(5, 0, 0, false, 0);
 
-/// Why a volume is not known.
-const UNKNOWN_WORTH: &str =
+/// The reason for an unknown volume.
+const UNKNOWN_CONTRACT_VALUE: &str =
     "it counts in contracts, and `contracts` of the source does not say what one is worth";
 
-/// What one source says of one symbol.
+/// Where a quote is: its symbol, and its index among the symbol's quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct QuoteIndex {
+    pub(super) symbol: usize,
+    pub(super) quote: usize,
+}
+
+/// The last price of one source for one symbol.
 #[derive(Debug)]
 pub(super) struct Quote {
-    /// The source's place in the configuration.
+    /// The index of the source.
     pub(super) source: usize,
     /// `prices:{SYMBOL}@{source}`.
     pub(super) channel: ChannelName,
@@ -40,52 +51,53 @@ pub(super) struct Quote {
     change_percent: Option<f64>,
     volume_quote: Option<f64>,
     /// When the last data arrived, in microseconds since the Unix epoch.
-    pub(super) heard_us: i64,
-    /// When what it says was formed, likewise, by this server's clock.
+    pub(super) last_arrival_us: i64,
+    /// When the last data was formed, in microseconds since the Unix epoch by this server's clock.
     pub(super) formed_us: i64,
-    /// The stamp of the price, likewise.
-    pub(super) stamp_us: i64,
-    pub(super) life: Life,
-    /// Whether it counts while it lives.
-    pub(super) standing: Standing,
-    /// What was told on the channel.
-    pub(super) told: Option<Shown>,
-    /// When the deadlines look at it, likewise, if they hold an entry for it.
-    pub(super) watched_us: Option<i64>,
-    /// How often it speaks.
-    pace: Pace,
-    habit: Habit,
-    /// What was traded of late, if the method asks.
-    window: VolumeWindow,
-    /// A price that was not believed.
+    /// The time that clients see with the price, in microseconds since the Unix epoch.
+    pub(super) timestamp_us: i64,
+    pub(super) liveness: Liveness,
+    /// The outlier filter's last decision.
+    pub(super) inclusion: Inclusion,
+    /// The last publication on `channel`.
+    pub(super) last_published: Option<PriceSnapshot>,
+    /// The time of this quote's entry in the deadlines, if it has one.
+    pub(super) deadline_us: Option<i64>,
+    /// How often data arrives.
+    intervals: ArrivalIntervals,
+    /// Whether no data arrived yet on this connection: the silence before the first is no interval.
+    is_first_on_connection: bool,
+    /// The trades of the method's window, if the method weighs volume.
+    volume: VolumeWindow,
+    /// An absurd price that waits for confirmation.
     suspect: Option<Decimal>,
-    /// What its prices are multiplied by, if they are in another currency.
+    /// How prices of another currency are converted.
     pub(super) conversion: Option<Box<Conversion>>,
-    /// The last 24 hours, if the venue does not tell of them.
-    day: Option<Box<Day>>,
-    /// What one contract is worth, if it is told in contracts and that is known.
+    /// The last 24 hours, if the venue does not report them.
+    day: Option<Box<DayWindow>>,
+    /// The value of one contract, if the venue counts in contracts and the operator gave it.
     contract: Option<Contract>,
-    /// Whether it told of contracts that nobody knows the worth of.
-    worth: Worth,
-    /// Which of the source's connections it comes by.
+    /// Whether contracts of unknown value were traded.
+    contract_value: ContractValue,
+    /// The index of the source's connection that carries this market.
     pub(super) link: usize,
     trades: u64,
     min: Option<Decimal>,
     max: Option<Decimal>,
-    seen: Seen,
+    dedup: TradeDedup,
     last_trade_us: Option<i64>,
 }
 
-/// Prices in another currency, and what that is worth.
+/// A conversion from another currency.
 #[derive(Debug)]
 pub(super) struct Conversion {
-    /// The place of the symbol whose price is the rate.
+    /// The index of the symbol whose price is the rate.
     pub(super) symbol: usize,
     pub(super) name: Symbol,
     pub(super) rate: Option<Rate>,
 }
 
-/// What another currency is worth, while that is known.
+/// The price of another currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rate {
     pub(super) price: Decimal,
@@ -93,45 +105,37 @@ pub(super) struct Rate {
     pub(super) formed_us: i64,
 }
 
-/// Whether a quote counts.
+/// Whether a quote is live, and why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Life {
-    /// Nothing came yet.
-    Waiting,
+pub(super) enum Liveness {
+    /// No data arrived yet.
+    NoData,
     Live,
-    /// Silent for too long.
+    /// Silent too long.
     Silent,
     /// Its connection is lost.
-    Lost,
-    /// Its source was removed: the place waits for another source.
+    Disconnected,
+    /// Its source was removed. Another source may get its index.
     Removed,
 }
 
-/// Whether the silence before the next message says how often it speaks.
+/// Whether the value of every traded contract is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Habit {
+enum ContractValue {
     Known,
-    /// Nothing came yet on this connection.
-    Broken,
-}
-
-/// Whether it is known how much is traded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Worth {
-    Known,
-    /// It counts in contracts.
+    /// The venue counts in contracts, and the operator gave no value.
     Unknown,
 }
 
-/// What became of a trade.
+/// The effect of a trade on its quote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// It counts, with so much of base if that is known, and so many of the venue's trades
-    /// before it never came.
+pub(super) enum TradeOutcome {
+    /// It counts. `size` is in base, if known. `missing` is the number of the venue's trades before
+    /// it that did not arrive.
     Counted { size: Option<Decimal>, missing: u64 },
     /// It was counted before.
-    Repeated,
-    /// Its price is not believed.
+    Duplicate,
+    /// Its price is refused.
     Absurd,
 }
 
@@ -146,8 +150,8 @@ impl Quote {
         Self {
             conversion,
             contract,
-            worth: Worth::Known,
-            day: (!kind.tells_the_day()).then(Box::default),
+            contract_value: ContractValue::Known,
+            day: (!kind.reports_24h()).then(Box::default),
             link: 0,
             source,
             channel,
@@ -156,33 +160,33 @@ impl Quote {
             ask: None,
             change_percent: None,
             volume_quote: None,
-            heard_us: 0,
+            last_arrival_us: 0,
             formed_us: 0,
-            stamp_us: 0,
-            life: Life::Waiting,
-            told: None,
-            standing: Standing::Counted,
-            watched_us: None,
-            pace: Pace::default(),
-            habit: Habit::Broken,
-            window: VolumeWindow::default(),
+            timestamp_us: 0,
+            liveness: Liveness::NoData,
+            last_published: None,
+            inclusion: Inclusion::Included,
+            deadline_us: None,
+            intervals: ArrivalIntervals::default(),
+            is_first_on_connection: true,
+            volume: VolumeWindow::default(),
             suspect: None,
             trades: 0,
             min: None,
             max: None,
-            seen: Seen::default(),
+            dedup: TradeDedup::default(),
             last_trade_us: None,
         }
     }
 
-    /// Its price, if it lives, in the symbol's currency.
+    /// The price in the symbol's currency, if the quote is live.
     pub(super) fn live_price(&self) -> Option<Decimal> {
         self.price
-            .filter(|_| self.life == Life::Live)
+            .filter(|_| self.liveness == Liveness::Live)
             .and_then(|price| self.converted(price))
     }
 
-    /// A price in the symbol's currency, if it is known what it is worth.
+    /// A price in the symbol's currency, if the rate is known.
     pub(super) fn converted(&self, price: Decimal) -> Option<Decimal> {
         match &self.conversion {
             None => Some(price),
@@ -190,7 +194,7 @@ impl Quote {
         }
     }
 
-    /// The best offers, in the symbol's currency.
+    /// The best bid and ask, in the symbol's currency.
     pub(super) fn offers(&self) -> Option<(Decimal, Decimal)> {
         Some((self.converted(self.bid?)?, self.converted(self.ask?)?))
     }
@@ -201,7 +205,7 @@ impl Quote {
         self.change_percent.or_else(counted)
     }
 
-    /// The volume of 24 hours, in the symbol's currency.
+    /// The volume of 24 hours, in the symbol's quote currency.
     pub(super) fn volume_quote(&self) -> Option<f64> {
         let counted = || self.day.as_ref()?.volume_quote();
         let volume = self.volume_quote.or_else(counted)?;
@@ -211,51 +215,50 @@ impl Quote {
         }
     }
 
-    /// How much of the 24 hours its figures cover, in microseconds, if they are counted
-    /// here.
+    /// How much of the 24 hours the figures cover, in microseconds, if this server computes them.
     pub(super) fn day_covered_us(&self, now_us: i64) -> Option<i64> {
         self.day.as_ref().map(|day| day.covered_us(now_us))
     }
 
-    /// Takes a trade that came at `now_us`.
-    pub(super) fn take_trade(
+    /// Applies a trade that arrived at `now_us`.
+    pub(super) fn apply_trade(
         &mut self,
         trade: &Trade<'_>,
         spec: &SymbolSpec,
         now_us: i64,
-    ) -> Taken {
+    ) -> TradeOutcome {
         let is_late = self.is_late(trade);
-        let missing = match self.seen.take(trade) {
+        let missing = match self.dedup.observe(trade) {
             Novelty::New { missing } => missing,
-            Novelty::Repeated => return Taken::Repeated,
+            Novelty::Duplicate => return TradeOutcome::Duplicate,
         };
         if self.is_absurd(trade.price) {
-            return Taken::Absurd;
+            return TradeOutcome::Absurd;
         }
         self.trades += 1;
         let size = trade.size.in_base(trade.price, self.contract.as_ref());
         if size.is_none() {
-            self.worth = Worth::Unknown;
+            self.contract_value = ContractValue::Unknown;
         }
         if let Some(price) = self.converted(trade.price) {
             self.min = Some(self.min.map_or(price, |min| min.min(price)));
             self.max = Some(self.max.map_or(price, |max| max.max(price)));
             if let Some(size) = size.filter(|_| spec.method.weighs_volume()) {
-                self.window.take(price, size, now_us, spec.window_us);
+                self.volume.add(price, size, now_us, spec.window_us);
             }
         }
         if let Some(day) = &mut self.day {
-            day.take(trade.price, size, now_us);
+            day.add(trade.price, size, now_us);
         }
         if !is_late {
             self.last_trade_us = trade.venue_time_us;
             self.price = Some(trade.price);
         }
-        Taken::Counted { size, missing }
+        TradeOutcome::Counted { size, missing }
     }
 
-    /// Whether a price is too far from the last one to be believed. The next one is
-    /// believed if it is about the same.
+    /// Whether a price is too far from the last one. The next price is accepted if it is close to
+    /// this one.
     fn is_absurd(&mut self, price: Decimal) -> bool {
         let is_far = |from: Decimal| {
             let most = |price: Decimal| price.checked_mul(ABSURD).unwrap_or(Decimal::MAX);
@@ -266,69 +269,75 @@ impl Quote {
         is_absurd
     }
 
-    /// Data came: it lives.
-    pub(super) fn heard(&mut self, formed_us: i64, stamp_us: i64, now_us: i64) {
-        if self.habit == Habit::Known {
-            self.pace.heard_after(now_us.saturating_sub(self.heard_us));
+    /// Records that data arrived. The quote is live.
+    pub(super) fn record_arrival(&mut self, formed_us: i64, timestamp_us: i64, now_us: i64) {
+        if !self.is_first_on_connection {
+            self.intervals
+                .record(now_us.saturating_sub(self.last_arrival_us));
         }
-        self.habit = Habit::Known;
-        self.heard_us = now_us;
+        self.is_first_on_connection = false;
+        self.last_arrival_us = now_us;
         self.formed_us = formed_us.max(self.formed_us);
-        self.stamp_us = stamp_us.max(self.stamp_us);
-        self.life = Life::Live;
+        self.timestamp_us = timestamp_us.max(self.timestamp_us);
+        self.liveness = Liveness::Live;
     }
 
-    /// When its silence grows too long.
-    pub(super) fn due_us(&self, stale_after_us: i64) -> i64 {
-        let patience_us = self.pace.patience_us(stale_after_us);
-        self.heard_us.saturating_add(patience_us)
+    /// When the quote becomes stale if nothing else arrives.
+    pub(super) fn stale_at_us(&self, stale_after_us: i64) -> i64 {
+        let timeout_us = self.intervals.timeout_us(stale_after_us);
+        self.last_arrival_us.saturating_add(timeout_us)
     }
 
-    /// Its part in the aggregate, from `place` among the symbol's quotes.
-    pub(super) fn part(&self, place: usize, spec: &SymbolSpec, now_us: i64) -> Option<Part> {
+    /// Its contribution to the aggregate. `index` is its place among the symbol's quotes.
+    pub(super) fn contribution(
+        &self,
+        index: usize,
+        spec: &SymbolSpec,
+        now_us: i64,
+    ) -> Option<Contribution> {
         let price = self.live_price()?;
-        if self.standing == Standing::Out {
+        if self.inclusion == Inclusion::Excluded {
             return None;
         }
-        let traded = if spec.method.weighs_volume() {
-            self.window.traded(now_us, spec.window_us)
+        let turnover = if spec.method.weighs_volume() {
+            self.volume.turnover(now_us, spec.window_us)
         } else {
-            Traded::default()
+            Turnover::default()
         };
-        Some(Part {
-            quote: place,
+        Some(Contribution {
+            quote: index,
             price,
-            traded,
+            turnover,
         })
     }
 
-    /// Whether a later trade came before this one: it counts, and is not the last
-    /// price. Both its number and its time must say so: a venue that counts anew has
+    /// Whether a later trade arrived before this one. A late trade counts, but does not set the
+    /// price. Both its number and its time must be lower: a venue that restarts its numbering has
     /// lower numbers at later times, and one wrong time must not hold the price.
     fn is_late(&self, trade: &Trade<'_>) -> bool {
         let times = trade.venue_time_us.zip(self.last_trade_us);
-        self.seen.is_overtaken(trade.id) && times.is_some_and(|(own, last)| own < last)
+        self.dedup.is_overtaken(trade.id) && times.is_some_and(|(own, last)| own < last)
     }
 
-    /// Takes a summary. False if its price is not believed; nothing is taken then.
-    pub(super) fn take_ticker(&mut self, ticker: &Ticker<'_>, now_us: i64) -> bool {
+    /// Applies a ticker. False if its price is refused; then nothing of it is used.
+    pub(super) fn apply_ticker(&mut self, ticker: &Ticker<'_>, now_us: i64) -> bool {
         if self.is_newer(ticker) {
             if ticker.last.is_some_and(|last| self.is_absurd(last)) {
                 return false;
             }
             if let Some((day, last)) = self.day.as_mut().zip(ticker.last) {
-                day.take(last, None, now_us);
+                day.add(last, None, now_us);
             }
             self.price = ticker.last.or(self.price);
         }
         self.change_percent = ticker.change_percent.or(self.change_percent);
-        self.take_volume(ticker);
+        self.apply_volume(ticker);
         let is_crossed = ticker
             .bid
             .zip(ticker.ask)
             .is_some_and(|(bid, ask)| bid > ask);
         if is_crossed {
-            // Nobody sells below what another pays: neither is known.
+            // A crossed book is an error of the venue: neither offer is known.
             (self.bid, self.ask) = (None, None);
         } else {
             self.bid = ticker.bid.or(self.bid);
@@ -337,56 +346,55 @@ impl Quote {
         true
     }
 
-    fn take_volume(&mut self, ticker: &Ticker<'_>) {
+    fn apply_volume(&mut self, ticker: &Ticker<'_>) {
         let last = ticker.last.or(self.price);
         let volume = ticker.volume.quote_at(last, self.contract.as_ref());
         if volume.is_none() && ticker.volume.contracts.is_some() {
-            self.worth = Worth::Unknown;
+            self.contract_value = ContractValue::Unknown;
         }
         self.volume_quote = volume.or(self.volume_quote);
     }
 
-    /// Whether a ticker's price is of a later trade than the last one: by the trade's
-    /// number, else by the venue's time, else it is, as it came later.
+    /// Whether a ticker's price is of a later trade than the last one: by the trade's number, else
+    /// by the venue's time, else by its arrival.
     fn is_newer(&self, ticker: &Ticker<'_>) -> bool {
-        let by_id = ticker.last_id.and_then(|id| self.seen.is_newer(id));
+        let by_id = ticker.last_id.and_then(|id| self.dedup.is_newer(id));
         let by_time = || Some(ticker.venue_time_us? > self.last_trade_us?);
         by_id.or_else(by_time).unwrap_or(true)
     }
 
-    /// A new connection: times of the old one say nothing of it, nor do its numbers but
-    /// for trades that are said again, and what does not count yet waits for data, no
-    /// more for a connection.
+    /// Prepares for a new connection. Times and numbers of the old one do not order the new one's
+    /// trades; the numbers only identify duplicates. A disconnected quote now waits for data.
     pub(super) fn connected(&mut self) {
-        self.seen.reconnected();
+        self.dedup.reconnected();
         self.last_trade_us = None;
-        self.habit = Habit::Broken;
-        if self.life == Life::Lost {
-            self.life = Life::Silent;
+        self.is_first_on_connection = true;
+        if self.liveness == Liveness::Disconnected {
+            self.liveness = Liveness::Silent;
         }
     }
 
-    /// What its own channel shows.
-    pub(super) fn shown(&self) -> Option<Shown> {
+    /// The state that the source's own channel publishes.
+    pub(super) fn snapshot(&self) -> Option<PriceSnapshot> {
         let is_live = self.live_price().is_some();
         let price = self.converted(self.price?);
-        let before = || self.told.as_ref().map(|told| told.price);
-        Some(Shown {
-            // Without a rate, what it was worth last.
+        let before = || self.last_published.as_ref().map(|last| last.price);
+        Some(PriceSnapshot {
+            // Without a rate, the last published value.
             price: price.or_else(before)?,
             change_percent: self.change_percent(),
             volume_quote: self.volume_quote(),
             confidence: None,
             sources: u32::from(is_live),
             stale: !is_live,
-            stamp_us: self.stamp_us,
+            timestamp_us: self.timestamp_us,
             twap: None,
             missing: self.missing(),
         })
     }
 
-    /// Its part in the answer to GetPrice. `weight` is its share in the aggregate,
-    /// `median` what the aggregate makes of those that count.
+    /// The source's detail in `GetPrice`. `weight` is its share in the aggregate, `median` the
+    /// median of the included sources.
     pub(super) fn detail(
         &self,
         name: &str,
@@ -395,9 +403,9 @@ impl Quote {
         now_us: i64,
     ) -> SourceDetail {
         let stale = |reason: &str| (SourceState::Stale, Some(reason.to_owned()));
-        let (state, reason) = match (self.life, self.price) {
-            (Life::Live, Some(_)) => match (self.live_price(), &self.conversion) {
-                (Some(price), _) if self.standing == Standing::Out => {
+        let (state, reason) = match (self.liveness, self.price) {
+            (Liveness::Live, Some(_)) => match (self.live_price(), &self.conversion) {
+                (Some(price), _) if self.inclusion == Inclusion::Excluded => {
                     (SourceState::Excluded, Some(outlier(price, median)))
                 }
                 (Some(_), _) => (SourceState::Live, None),
@@ -406,10 +414,10 @@ impl Quote {
                 }
                 (None, None) => stale("no price came yet"),
             },
-            (Life::Live, None) => stale("no price came yet"),
-            (Life::Silent, _) => stale("silent for too long"),
-            (Life::Lost, _) => stale("the connection is lost"),
-            (Life::Waiting | Life::Removed, _) => stale("nothing came yet"),
+            (Liveness::Live, None) => stale("no price came yet"),
+            (Liveness::Silent, _) => stale("silent for too long"),
+            (Liveness::Disconnected, _) => stale("the connection is lost"),
+            (Liveness::NoData | Liveness::Removed, _) => stale("nothing came yet"),
         };
         let age_us = now_us.saturating_sub(self.formed_us).max(0);
         SourceDetail {
@@ -417,29 +425,30 @@ impl Quote {
             price: self
                 .price
                 .and_then(|price| self.converted(price))
-                .map(decimal),
-            age_ms: (self.life != Life::Waiting).then_some(age_us.unsigned_abs() / 1_000),
+                .map(to_wire),
+            age_ms: (self.liveness != Liveness::NoData).then_some(age_us.unsigned_abs() / 1_000),
             weight,
             state: state.into(),
             reason,
             trades: self.trades,
-            min: self.min.map(decimal),
-            max: self.max.map(decimal),
+            min: self.min.map(to_wire),
+            max: self.max.map(to_wire),
             rate: self.conversion.as_ref().map(|conversion| v1::Rate {
                 symbol: conversion.name.to_string(),
-                price: conversion.rate.map(|rate| decimal(rate.price)),
+                price: conversion.rate.map(|rate| to_wire(rate.price)),
                 age_ms: conversion.rate.map(|rate| {
                     now_us.saturating_sub(rate.formed_us).max(0).unsigned_abs() / 1_000
                 }),
             }),
             missing: self.missing(),
-            volume_unknown: (self.worth == Worth::Unknown).then(|| UNKNOWN_WORTH.to_owned()),
+            volume_unknown: (self.contract_value == ContractValue::Unknown)
+                .then(|| UNKNOWN_CONTRACT_VALUE.to_owned()),
         }
     }
 
-    /// How many of the venue's trades never came, if any did not.
+    /// The venue's trades that did not arrive, if any.
     fn missing(&self) -> Option<u64> {
-        Some(self.seen.missing()).filter(|missing| *missing > 0)
+        Some(self.dedup.missing()).filter(|missing| *missing > 0)
     }
 }
 

@@ -1,13 +1,14 @@
-//! Sources that come and go, their connections, and rates between currencies.
+//! Sources of the aggregator: adding, removing, their connections, and currency rates.
 
 use super::{
-    Aggregator, Place, SourceId, channel,
-    quote::{Conversion, Life, Quote, Rate},
+    Aggregator, SourceId, channel,
+    quote::{Conversion, Liveness, Quote, QuoteIndex, Rate},
+    source_status::{LinkState, SourceStatus},
+    symbol_state::SymbolState,
 };
 use crate::{
     ConfigError, Symbol,
     config::{MOST_SOURCES, SourceSpec},
-    source::{LinkState, SourceStatus},
     symbol::nearest,
 };
 
@@ -15,13 +16,13 @@ impl Aggregator {
     /// Adds a source. It serves the symbols that its venue trades.
     ///
     /// # Errors
-    /// There is one of this name, there are too many, or its venue carries fewer
-    /// symbols.
+    /// The name is used already, there are too many sources, or the venue's connections cannot
+    /// carry as many symbols.
     pub fn add_source(&mut self, spec: SourceSpec) -> Result<SourceId, ConfigError> {
         if self.source(&spec.name).is_some() {
             return Err(ConfigError::SourceTwice(spec.name));
         }
-        let served = |symbol: &&super::SymbolState| spec.venue_name(&symbol.spec.symbol).is_some();
+        let served = |symbol: &&SymbolState| spec.venue_name(&symbol.spec.symbol).is_some();
         let count = self.symbols.iter().filter(served).count();
         let most = spec.kind.limits().most_symbols();
         if count > most {
@@ -31,13 +32,13 @@ impl Aggregator {
                 most,
             });
         }
-        let index = self.vacancy()?;
+        let index = self.free_slot()?;
         let mut status = SourceStatus::new(spec);
         if let Some(before) = self.sources.get(index) {
             status.generation = before.generation;
         }
         for symbol in 0..self.symbols.len() {
-            self.serve(index, symbol, &mut status)?;
+            self.add_quote(index, symbol, &mut status)?;
         }
         let id = SourceId {
             index,
@@ -48,26 +49,26 @@ impl Aggregator {
         } else {
             self.sources[index] = status;
         }
-        self.share_out(id);
+        self.assign_links(id);
         Ok(id)
     }
 
-    /// A place for one more source: one that was left, or a new one.
-    fn vacancy(&mut self) -> Result<usize, ConfigError> {
+    /// An index for one more source: that of a removed source, or a new one.
+    fn free_slot(&mut self) -> Result<usize, ConfigError> {
         let left = self.sources.iter().position(SourceStatus::is_removed);
         match left {
             Some(index) => Ok(index),
             None if self.sources.len() < MOST_SOURCES => {
-                self.places.push(Default::default());
+                self.quotes_by_name.push(Default::default());
                 Ok(self.sources.len())
             }
             None => Err(ConfigError::TooManySources),
         }
     }
 
-    /// Makes a quote of a source for a symbol, if its venue trades it, or trades it in a
+    /// Creates a source's quote for a symbol, if its venue trades the symbol or the same base in a
     /// currency that is converted.
-    fn serve(
+    fn add_quote(
         &mut self,
         source: usize,
         symbol: usize,
@@ -88,34 +89,34 @@ impl Aggregator {
         let conversion = conversion.map(Box::new);
         let quote = Quote::new(source, status.spec.kind, channel, conversion, contract);
         let quotes = &mut self.symbols[symbol].quotes;
-        let place = match quotes.iter().position(|quote| quote.source == source) {
-            Some(place) => {
-                quotes[place] = quote;
-                place
+        let index = match quotes.iter().position(|quote| quote.source == source) {
+            Some(index) => {
+                quotes[index] = quote;
+                index
             }
             None => {
                 quotes.push(quote);
                 quotes.len() - 1
             }
         };
-        let place = Place {
+        let index = QuoteIndex {
             symbol,
-            quote: place,
+            quote: index,
         };
-        let places = self.places[source].entry(venue_name).or_default();
+        let indexes = self.quotes_by_name[source].entry(venue_name).or_default();
         if is_converted {
-            places.push(place);
-            self.converted.push(place);
+            indexes.push(index);
+            self.converted.push(index);
         } else {
-            // A symbol's own comes first: it is what a frame counts for.
-            places.insert(0, place);
+            // The market's own symbol comes first, because the frame is counted for it.
+            indexes.insert(0, index);
         }
         status.symbols.push(name);
         Ok(())
     }
 
-    /// How a symbol is had from a source that does not trade it, if it is: the venue's name
-    /// of what it trades instead, and that.
+    /// How a source serves a symbol that its venue does not trade: the venue's name of the market,
+    /// that market's symbol, and the conversion.
     fn conversion(
         &self,
         symbol: &Symbol,
@@ -137,23 +138,23 @@ impl Aggregator {
         })
     }
 
-    /// Gives each quote of a source its connection.
-    fn share_out(&mut self, source: SourceId) {
+    /// Assigns each quote of a source to one of its connections.
+    fn assign_links(&mut self, source: SourceId) {
         let chunks = self.venue_names(source);
         self.sources[source.index].set_links(chunks.len());
         for (link, names) in chunks.iter().enumerate() {
             for name in names {
-                for place in &self.places[source.index][name] {
-                    self.symbols[place.symbol].quotes[place.quote].link = link;
+                for index in &self.quotes_by_name[source.index][name] {
+                    self.symbols[index.symbol].quotes[index.quote].link = link;
                 }
             }
         }
     }
 
-    /// Removes a source. What it was the last to tell grows stale.
+    /// Removes a source. Prices that only it provided become stale.
     ///
     /// # Errors
-    /// There is none of this name.
+    /// There is no source of this name.
     pub fn remove_source(&mut self, name: &str, now_us: i64) -> Result<SourceId, ConfigError> {
         let Some(id) = self.source(name) else {
             let known = self.source_ids().map(|id| self.sources[id.index].name());
@@ -165,20 +166,20 @@ impl Aggregator {
                 hint,
             });
         };
-        let mut ended: Vec<Place> = std::mem::take(&mut self.places[id.index])
+        let mut ended: Vec<QuoteIndex> = std::mem::take(&mut self.quotes_by_name[id.index])
             .into_values()
             .flatten()
             .collect();
         ended.sort_unstable();
-        for place in &ended {
-            let quote = &mut self.symbols[place.symbol].quotes[place.quote];
-            quote.life = Life::Removed;
-            quote.watched_us = None;
+        for index in &ended {
+            let quote = &mut self.symbols[index.symbol].quotes[index.quote];
+            quote.liveness = Liveness::Removed;
+            quote.deadline_us = None;
         }
-        self.converted.retain(|place| !ended.contains(place));
-        self.tell_ended(ended, now_us);
-        self.overview.forget(id.index);
-        self.sources[id.index].removed();
+        self.converted.retain(|index| !ended.contains(index));
+        self.publish_ended(ended, now_us);
+        self.market.remove_source(id.index);
+        self.sources[id.index].remove();
         Ok(id)
     }
 
@@ -207,10 +208,10 @@ impl Aggregator {
         &self.sources[source.index].spec
     }
 
-    /// What the source is asked for, by its own names, in their order: a list for each of
-    /// its connections.
+    /// The markets that a source subscribes to, by the venue's names in order: one list for each
+    /// connection.
     pub(crate) fn venue_names(&self, source: SourceId) -> Vec<Vec<String>> {
-        let mut names: Vec<_> = self.places[source.index].keys().cloned().collect();
+        let mut names: Vec<_> = self.quotes_by_name[source.index].keys().cloned().collect();
         names.sort_unstable();
         let most = self.spec(source).kind.limits().symbols;
         let chunks = names.chunks(most.unwrap_or(usize::MAX));
@@ -218,27 +219,27 @@ impl Aggregator {
     }
 
     /// Symbols that no source serves.
-    pub(crate) fn unserved(&self) -> impl Iterator<Item = &Symbol> {
-        let is_there = |quote: &Quote| quote.life != Life::Removed;
-        let unserved = self
+    pub(crate) fn symbols_without_source(&self) -> impl Iterator<Item = &Symbol> {
+        let is_there = |quote: &Quote| quote.liveness != Liveness::Removed;
+        let symbols_without_source = self
             .symbols
             .iter()
             .filter(move |symbol| !symbol.quotes.iter().any(is_there));
-        unserved.map(|symbol| &symbol.spec.symbol)
+        symbols_without_source.map(|symbol| &symbol.spec.symbol)
     }
 
-    /// How all connections to a source do. What it means for prices shows with the
-    /// next ticks.
-    pub fn link(&mut self, source: SourceId, state: &LinkState, now_us: i64) {
+    /// Sets the state of all connections of a source. Its effect on prices shows with the next
+    /// ticks.
+    pub fn set_link_state(&mut self, source: SourceId, state: &LinkState, now_us: i64) {
         if self.is_current(source) {
             for link in 0..self.sources[source.index].links.len() {
-                self.link_of(source, link, state, now_us);
+                self.set_link_state_of(source, link, state, now_us);
             }
         }
     }
 
-    /// How one of the connections to a source does.
-    pub(crate) fn link_of(
+    /// Sets the state of one connection of a source.
+    pub(crate) fn set_link_state_of(
         &mut self,
         source: SourceId,
         link: usize,
@@ -248,44 +249,44 @@ impl Aggregator {
         if !self.is_current(source) {
             return;
         }
-        self.sources[source.index].link(link, state, now_us);
+        self.sources[source.index].set_link_state(link, state, now_us);
         if !matches!(state, LinkState::Connected) {
             return;
         }
-        for place in self.places[source.index].values().flatten() {
-            let quote = &mut self.symbols[place.symbol].quotes[place.quote];
+        for index in self.quotes_by_name[source.index].values().flatten() {
+            let quote = &mut self.symbols[index.symbol].quotes[index.quote];
             if quote.link == link {
                 quote.connected();
             }
         }
     }
 
-    /// Has a converted quote know what the other currency is worth now.
-    pub(super) fn renew_rate(&mut self, place: Place) {
-        let conversion = &self.symbols[place.symbol].quotes[place.quote].conversion;
+    /// Updates the rate of a converted quote from the rate symbol's live price.
+    pub(super) fn update_rate(&mut self, index: QuoteIndex) {
+        let conversion = &self.symbols[index.symbol].quotes[index.quote].conversion;
         let Some(conversion) = conversion else { return };
         let live = self.symbols[conversion.symbol].live();
         let rate = live.map(|live| Rate {
             price: live.price,
-            formed_us: live.stamp_us,
+            formed_us: live.timestamp_us,
         });
-        let quote = &mut self.symbols[place.symbol].quotes[place.quote];
+        let quote = &mut self.symbols[index.symbol].quotes[index.quote];
         if let Some(conversion) = &mut quote.conversion {
             conversion.rate = rate;
         }
     }
 
-    /// Renews all rates. What changed by that is told.
-    pub(super) fn renew_rates(&mut self, now_us: i64) {
+    /// Updates all rates, and publishes the prices that change.
+    pub(super) fn update_rates(&mut self, now_us: i64) {
         for index in 0..self.converted.len() {
-            let place = self.converted[index];
-            let price = |this: &Self| this.symbols[place.symbol].quotes[place.quote].live_price();
+            let index = self.converted[index];
+            let price = |this: &Self| this.symbols[index.symbol].quotes[index.quote].live_price();
             let before = price(self);
-            self.renew_rate(place);
+            self.update_rate(index);
             if price(self) != before {
-                self.tell_quote(place);
-                let stamp_us = self.symbols[place.symbol].quotes[place.quote].stamp_us;
-                self.tell_aggregate(place.symbol, stamp_us, now_us);
+                self.publish_quote(index);
+                let timestamp_us = self.symbols[index.symbol].quotes[index.quote].timestamp_us;
+                self.publish_aggregate(index.symbol, timestamp_us, now_us);
             }
         }
     }

@@ -1,12 +1,15 @@
 //! Errors of the price configuration.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use humantime::format_duration;
 use rust_decimal::Decimal;
 
 use super::{MAX_WINDOW, MOST_SOURCES};
-use crate::venue::ContractError;
+use crate::{
+    TlsError,
+    venue::{ContractError, VenueKindError},
+};
 
 /// An error in `[prices]`: the key, what was wrong and what was expected.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -51,8 +54,8 @@ pub enum ConfigError {
     #[error("a recording is replayed, and its sources cannot change")]
     NotConnected,
     /// No venue has this name.
-    #[error("there is no kind of source {0:?}, expected one of {1}")]
-    UnknownKind(String, String),
+    #[error(transparent)]
+    UnknownKind(#[from] VenueKindError),
     /// There are too many sources.
     #[error("there are {MOST_SOURCES} sources already, expected no more")]
     TooManySources,
@@ -83,12 +86,9 @@ pub enum ConfigError {
     /// The longest response of a supply source is out of bounds.
     #[error("prices.supply_source.most_bytes is {0}, expected bytes between 1 and {1}")]
     SupplyBytes(usize, usize),
-    /// The file of certificates cannot be used.
-    #[error("prices.ca_file {0:?}: {1}, expected a file of certificates in PEM")]
-    CaFile(PathBuf, String),
     /// TLS cannot be set up.
-    #[error("connections to venues cannot be encrypted: {0}")]
-    Tls(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A duration is shorter than a millisecond.
     #[error("{0} is {found}, expected 1ms at least", found = format_duration(*.1))]
     TooShort(String, Duration),

@@ -19,7 +19,7 @@ pub use self::{
     source::{SourceClock, SourceConfig, SourceSpec},
     supply::SupplySourceConfig,
 };
-use crate::{Symbol, VenueKind, source::tls_config, symbol::nearest};
+use crate::{Symbol, VenueKind, symbol::nearest, tls::tls_config};
 
 /// The default of `symbols`.
 pub const DEFAULT_SYMBOLS: [&str; 18] = [
@@ -105,7 +105,7 @@ pub struct SymbolConfig {
 }
 
 /// How the sources of a symbol are put together. What each does stands in
-/// `aggregate::blend`.
+/// `aggregate::methods`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
@@ -192,7 +192,7 @@ impl PriceConfig {
             None => {
                 self.supply_spec()?;
                 above_zero("prices.watchdog", self.watchdog)?;
-                tls_config(self.ca_file.as_deref()).map(drop)
+                Ok(tls_config(self.ca_file.as_deref()).map(drop)?)
             }
         }
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::ConfigError;
 use crate::{
     Symbol, VenueKind,
-    venue::{Carrier, Contract, pyth::feed_id},
+    venue::{Contract, VenueTransport, pyth::feed_id},
 };
 
 /// `[[prices.source]]`.
@@ -103,9 +103,9 @@ impl SourceConfig {
             return Err(ConfigError::SourceName(name));
         }
         let url = self.url.as_deref().unwrap_or(self.kind.url()).to_owned();
-        let (schemes, expected) = match self.kind.carrier() {
-            Carrier::WebSocket => (["ws", "wss"], "ws://… or wss://…"),
-            Carrier::Events => (["http", "https"], "http://… or https://…"),
+        let (schemes, expected) = match self.kind.transport() {
+            VenueTransport::WebSocket => (["ws", "wss"], "ws://… or wss://…"),
+            VenueTransport::ServerSentEvents => (["http", "https"], "http://… or https://…"),
         };
         if !is_url(&url, schemes) {
             return Err(ConfigError::SourceUrl(name, url, expected));

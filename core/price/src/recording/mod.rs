@@ -1,38 +1,43 @@
-//! Recordings: venue frames with the time of their arrival.
+//! Recordings: files of venue frames with their arrival times, and their replay.
 //!
-//! A recording is a gzip file of lines. The first is a JSON object that names the
-//! format, its version and the sources, and says whether the frames are made up.
-//! Each further one is `TIME SOURCE FRAME`: microseconds since the Unix epoch, the
-//! source's place in the list, and the frame as it came. A file that was cut off
-//! reads up to the cut.
+//! A recording is a gzip file of lines. The first line is a JSON object with the format, its
+//! version, the sources, and whether the frames are made up. Each further line is `TIME SOURCE
+//! FRAME`: microseconds since the Unix epoch, the source's index, and the frame as it arrived. A
+//! truncated file is readable up to its end.
 //!
-//! `reader` and `writer` are the file; how a recording is played stands in `replay`.
+//! `reader` and `writer` handle the file, `replay` plays it into the aggregator.
 
 mod reader;
+mod replay;
 mod writer;
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{reader::Recording, writer::RecordingWriter};
+pub(crate) use self::replay::Replay;
+pub use self::{
+    reader::Recording,
+    replay::{ReplaySpeed, ReplayStart},
+    writer::RecordingWriter,
+};
 
 const FORMAT: &str = "tidewire-recording";
 
-/// Version 1 counted milliseconds.
+/// Version 1 had milliseconds.
 const VERSION: u32 = 2;
 
 /// The longest line, in bytes: a frame may be 1 MiB.
 const LINE_BYTES: u64 = (1 << 20) + 64;
 
-/// What a recording holds.
+/// The first line of a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordingHead {
     format: String,
     version: u32,
-    /// The sources, in the order of their numbers.
+    /// The sources, in the order of their indexes.
     pub sources: Vec<RecordedSource>,
-    /// The frames are made up after the venues' documentation.
+    /// Whether the frames are made up after the venues' documentation.
     #[serde(default)]
     pub sample: bool,
 }
@@ -42,16 +47,16 @@ pub struct RecordingHead {
 pub struct RecordedSource {
     /// Its name.
     pub name: String,
-    /// The venue's kind.
+    /// The kind of its venue.
     pub kind: String,
 }
 
 /// A frame of a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct RecordedFrame {
     /// When it arrived, in microseconds since the Unix epoch.
     pub time_us: i64,
-    /// The number of its source.
+    /// The index of its source.
     pub source: usize,
     /// The frame.
     pub frame: Vec<u8>,
@@ -65,15 +70,15 @@ pub enum RecordingError {
     Io {
         /// The file.
         path: String,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// The file is something else.
+    /// The file is not a recording.
     #[error("{path}: this is not a recording: {reason}")]
     Format {
         /// The file.
         path: String,
-        /// What was found.
+        /// What was found instead.
         reason: String,
     },
 }

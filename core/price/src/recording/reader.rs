@@ -1,4 +1,4 @@
-//! Reading a recording.
+//! Recording reader: opens a recording and iterates over its frames.
 
 use std::{
     fs::File,
@@ -8,13 +8,13 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 
-use super::{FORMAT, LINE_BYTES, Line, RecordingError, RecordingHead, VERSION};
+use super::{FORMAT, LINE_BYTES, RecordedFrame, RecordingError, RecordingHead, VERSION};
 use crate::VenueKind;
 
-/// The sample that is built in.
+/// The sample that is built into the program.
 const SAMPLE: &[u8] = include_bytes!("../../sample/sample.rec.gz");
 
-/// A recording being read. Gives its frames in the order of their arrival.
+/// An open recording. Iterates over its frames in the order of their arrival.
 pub struct Recording {
     head: RecordingHead,
     lines: Box<dyn BufRead + Send>,
@@ -32,7 +32,7 @@ impl Recording {
     /// Opens a recording.
     ///
     /// # Errors
-    /// The file cannot be read, or is something else.
+    /// The file cannot be read, or is not a recording.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|error| RecordingError::Io {
@@ -42,7 +42,7 @@ impl Recording {
         Self::read(file, &name)
     }
 
-    /// Opens the sample that is built in: made up, not the market.
+    /// Opens the built-in sample of made-up frames.
     ///
     /// # Errors
     /// The sample is broken, which a test rules out.
@@ -80,18 +80,18 @@ impl Recording {
         })
     }
 
-    /// What it holds.
+    /// The first line: the sources, and whether the frames are made up.
     #[must_use]
     pub fn head(&self) -> &RecordingHead {
         &self.head
     }
 
-    fn line(&self, text: &[u8]) -> Option<Line> {
+    fn line(&self, text: &[u8]) -> Option<RecordedFrame> {
         let mut parts = text.splitn(3, |byte| *byte == b' ');
         let time_us = number(parts.next()?)?;
         let source = usize::try_from(number(parts.next()?)?).ok()?;
         let frame = parts.next()?.to_vec();
-        (source < self.head.sources.len()).then_some(Line {
+        (source < self.head.sources.len()).then_some(RecordedFrame {
             time_us,
             source,
             frame,
@@ -104,10 +104,10 @@ fn number(text: &[u8]) -> Option<i64> {
 }
 
 impl Iterator for Recording {
-    type Item = Line;
+    type Item = RecordedFrame;
 
-    /// The next frame. Ends at the end, or where the file was cut off or is broken.
-    fn next(&mut self) -> Option<Line> {
+    /// The next frame. Ends at the end of the file, or where it is truncated or broken.
+    fn next(&mut self) -> Option<RecordedFrame> {
         let mut text = Vec::new();
         let read = (&mut self.lines)
             .take(LINE_BYTES)

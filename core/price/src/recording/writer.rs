@@ -1,12 +1,12 @@
-//! Writing a recording.
+//! Recording writer: appends frames to a file.
 
 use std::{fs::File, io::Write as _, path::Path};
 
 use flate2::{Compression, write::GzEncoder};
 
-use super::{FORMAT, Line, RecordedSource, RecordingError, RecordingHead, VERSION};
+use super::{FORMAT, RecordedFrame, RecordedSource, RecordingError, RecordingHead, VERSION};
 
-/// A recording being written.
+/// A recording that is open for writing.
 pub struct RecordingWriter {
     out: GzEncoder<File>,
     path: String,
@@ -21,7 +21,7 @@ impl std::fmt::Debug for RecordingWriter {
 }
 
 impl RecordingWriter {
-    /// Begins a recording of what the market says.
+    /// Creates a recording of market data.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -49,16 +49,16 @@ impl RecordingWriter {
         Ok(writer)
     }
 
-    /// Adds a frame.
+    /// Appends a frame.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&mut self, line: &Line) -> Result<(), RecordingError> {
+    pub fn write(&mut self, line: &RecordedFrame) -> Result<(), RecordingError> {
         let place = format!("{} {} ", line.time_us, line.source);
         if !line.frame.iter().any(is_line_break) {
             return self.put(&[place.as_bytes(), &line.frame, b"\n"]);
         }
-        // A line break between JSON's tokens means as much as a space.
+        // A line break between JSON tokens means the same as a space.
         let frame = line.frame.iter();
         let frame: Vec<u8> = frame
             .map(|b| if is_line_break(b) { b' ' } else { *b })
@@ -66,7 +66,7 @@ impl RecordingWriter {
         self.put(&[place.as_bytes(), &frame, b"\n"])
     }
 
-    /// Has everything so far readable, whatever happens next.
+    /// Makes everything so far readable, even if the process ends next.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -77,7 +77,7 @@ impl RecordingWriter {
         })
     }
 
-    /// Ends the recording.
+    /// Closes the recording.
     ///
     /// # Errors
     /// The file cannot be written.

@@ -1,4 +1,9 @@
-//! One connection to a venue, from the handshake to its end.
+//! Connection: one connection to a venue, from the handshake to its end.
+//!
+//! [`read_frames`] subscribes and passes frames to the sink until the connection ends. A connection
+//! that must end is replaced first: the new one subscribes while the old one is still read, and
+//! duplicates are dropped by the aggregator. So neither a renewal nor an announced shutdown loses a
+//! trade.
 
 use std::{collections::VecDeque, future::pending, pin::Pin, sync::Arc, time::Duration};
 
@@ -16,74 +21,70 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    events::{self, EventStream},
-    feed::{Feed, Meaning},
+    frame_sink::{FrameOutcome, FrameSink},
+    sse::{self, MESSAGE_BYTES, SseItem, SseStream},
 };
-use crate::venue::{Carrier, KeepAlive, VenueKind};
+use crate::venue::{KeepAlive, VenueKind, VenueTransport};
 
-/// A connection has so long to come about, and a request to be sent.
+/// How long a handshake may take, and how long a request may take to be sent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A venue has so long to answer a subscription, by an acknowledgement or data.
+/// How long a venue may take to answer a subscription, by an acknowledgement or data.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A message may be so long, in bytes. The longest that is asked for, a ticker
-/// snapshot, takes a few hundred a symbol.
-pub(super) const MESSAGE_BYTES: usize = 1 << 20;
-
-/// Venues end a connection after 24 hours. It is renewed a little before, so that it is
-/// known when.
+/// The age at which a connection is replaced. Venues close one after 24 hours, and at a moment of
+/// their own.
 const RENEW_AFTER: Duration = Duration::from_secs(23 * 3_600 + 50 * 60);
 
-/// So long the old connection is heard beside the one that takes its place.
+/// How long the old connection is read beside its replacement: longer than any venue takes to
+/// activate subscriptions.
 const OVERLAP: Duration = Duration::from_secs(30);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// A connection to a venue, kept open as it wants for as long as it is heard.
-pub(super) struct Wire {
-    link: Link,
-    pulse: Option<Pulse>,
+/// An open connection to a venue. It sends the venue's keep-alive frames while it is read.
+pub(super) struct VenueConnection {
+    stream: TransportStream,
+    keep_alive_timer: Option<KeepAliveTimer>,
 }
 
-enum Link {
+enum TransportStream {
     WebSocket(Box<Socket>),
-    Events(Box<EventStream>),
+    ServerSentEvents(Box<SseStream>),
 }
 
-/// What a venue wants to hear every now and then.
-struct Pulse {
+/// The next keep-alive frame and when it is due.
+struct KeepAliveTimer {
     keep_alive: KeepAlive,
     due: Pin<Box<Sleep>>,
 }
 
-/// What comes from a venue.
-enum Heard {
+/// One item read from a connection.
+enum Incoming {
     Frame(Bytes),
-    /// The connection is there; that is all.
-    Sign,
+    /// Anything without content, such as a ping.
+    Control,
 }
 
 /// Why a connection ended.
 #[derive(Debug)]
-pub(super) enum Ending {
-    /// The venue said before that it would close it.
+pub(super) enum EndReason {
+    /// The venue announced that it will close the connection.
     Announced,
-    /// It was old, and is renewed before the venue ends it.
+    /// It reached [`RENEW_AFTER`].
     Renewed,
-    /// Connected, and nothing of any symbol came for so long.
+    /// It was open, and no market data arrived for this long.
     Mute(Duration),
-    /// It did not come about.
+    /// The handshake failed.
     Unreachable(String),
-    /// Anything else.
+    /// Any other failure.
     Failed(String),
 }
 
-impl Ending {
-    /// Whether the connection still stands, so that another can take its place before it
-    /// goes.
-    pub(super) fn still_stands(&self) -> bool {
+impl EndReason {
+    /// Whether the connection is still open, so that it can be replaced without a gap.
+    pub(super) fn is_replaceable(&self) -> bool {
         matches!(self, Self::Announced | Self::Renewed)
     }
 
@@ -97,76 +98,82 @@ impl Ending {
     }
 }
 
-/// Connects.
+/// Connects to a venue at `url`.
 pub(super) async fn connect(
     kind: VenueKind,
     url: &str,
     tls: Arc<ClientConfig>,
-) -> Result<Wire, String> {
+) -> Result<VenueConnection, String> {
     let connecting = async {
-        match kind.carrier() {
-            Carrier::WebSocket => open_socket(url, tls).await,
-            Carrier::Events => {
-                let stream = Box::pin(events::connect(url, tls)).await?;
-                Ok(Link::Events(Box::new(stream)))
+        match kind.transport() {
+            VenueTransport::WebSocket => open_socket(url, tls).await,
+            VenueTransport::ServerSentEvents => {
+                let stream = Box::pin(sse::connect(url, tls)).await?;
+                Ok(TransportStream::ServerSentEvents(Box::new(stream)))
             }
         }
     };
-    let link = timeout(CONNECT_TIMEOUT, connecting)
+    let stream = timeout(CONNECT_TIMEOUT, connecting)
         .await
         .map_err(|_| format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))??;
-    let pulse = kind.keep_alive().map(|keep_alive| Pulse {
+    let keep_alive_timer = kind.keep_alive().map(|keep_alive| KeepAliveTimer {
         due: Box::pin(sleep(keep_alive.interval)),
         keep_alive,
     });
-    Ok(Wire { link, pulse })
+    Ok(VenueConnection {
+        stream,
+        keep_alive_timer,
+    })
 }
 
-async fn open_socket(url: &str, tls: Arc<ClientConfig>) -> Result<Link, String> {
+async fn open_socket(url: &str, tls: Arc<ClientConfig>) -> Result<TransportStream, String> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
-    // No delay: requests are small. Boxed: the TLS handshake takes 16 KiB, once.
+    // Without delay, because requests are small. Boxed, because the TLS handshake takes 16 KiB
+    // once.
     let tls = Some(Connector::Rustls(tls));
     let connecting = Box::pin(connect_async_tls_with_config(url, Some(config), true, tls));
     let (socket, _) = connecting.await.map_err(|error| reason(&error))?;
-    Ok(Link::WebSocket(Box::new(socket)))
+    Ok(TransportStream::WebSocket(Box::new(socket)))
 }
 
-impl Wire {
-    /// What comes next. Meanwhile it is kept open. Nothing is lost if this is dropped while
-    /// it waits.
-    async fn next(&mut self) -> Result<Heard, String> {
+impl VenueConnection {
+    /// The next item; meanwhile it sends keep-alive frames. Cancel safe.
+    async fn next(&mut self) -> Result<Incoming, String> {
         loop {
-            let Some(pulse) = &mut self.pulse else {
-                return self.link.next().await;
+            let Some(keep_alive_timer) = &mut self.keep_alive_timer else {
+                return self.stream.next().await;
             };
             select! {
-                heard = self.link.next() => return heard,
-                () = &mut pulse.due => {}
+                item = self.stream.next() => return item,
+                () = &mut keep_alive_timer.due => {}
             }
-            // First the next time: if this is dropped while it sends, it does not send twice.
-            let next = Instant::now() + pulse.keep_alive.interval;
-            pulse.due.as_mut().reset(next);
-            self.link.send(pulse.keep_alive.frame.to_owned()).await?;
+            // The timer is set first: if this future is dropped while it sends, the frame is not
+            // sent twice.
+            let next = Instant::now() + keep_alive_timer.keep_alive.interval;
+            keep_alive_timer.due.as_mut().reset(next);
+            self.stream
+                .send(keep_alive_timer.keep_alive.frame.to_owned())
+                .await?;
         }
     }
 
     async fn send(&mut self, frame: String) -> Result<(), String> {
-        self.link.send(frame).await
+        self.stream.send(frame).await
     }
 }
 
-impl Link {
-    async fn next(&mut self) -> Result<Heard, String> {
+impl TransportStream {
+    async fn next(&mut self) -> Result<Incoming, String> {
         match self {
             Self::WebSocket(socket) => match socket.next().await {
                 Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
-                    Ok(Heard::Frame(message.into_data()))
+                    Ok(Incoming::Frame(message.into_data()))
                 }
                 // The library answers pings.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
-                    Ok(Heard::Sign)
+                    Ok(Incoming::Control)
                 }
                 Some(Ok(Message::Close(frame))) => {
                     let said = frame.map(|frame| format!(": {frame}")).unwrap_or_default();
@@ -175,10 +182,10 @@ impl Link {
                 None => Err("the venue closed the connection".to_owned()),
                 Some(Err(error)) => Err(reason(&error)),
             },
-            Self::Events(stream) => match stream.next().await {
-                Some(Ok(events::Heard::Data(data))) => Ok(Heard::Frame(data)),
-                Some(Ok(events::Heard::Sign)) => Ok(Heard::Sign),
-                Some(Ok(events::Heard::Error(reason))) => {
+            Self::ServerSentEvents(stream) => match stream.next().await {
+                Some(Ok(SseItem::Data(data))) => Ok(Incoming::Frame(data)),
+                Some(Ok(SseItem::Comment)) => Ok(Incoming::Control),
+                Some(Ok(SseItem::Error(reason))) => {
                     Err(format!("the venue ended the stream: {reason}"))
                 }
                 Some(Err(reason)) => Err(reason),
@@ -198,134 +205,136 @@ impl Link {
     }
 }
 
-/// What is still to do on a connection, and when.
-struct Agenda {
+/// The pending actions on a connection, and when each is due.
+struct Schedule {
     kind: VenueKind,
-    /// What is asked for, by the venue's names.
+    /// The markets to subscribe to, by the venue's names.
     names: Vec<String>,
     requests: VecDeque<String>,
     request_at: Option<Instant>,
     answer_by: Option<Instant>,
-    data_at: Instant,
+    last_data_at: Instant,
     watchdog: Duration,
     renew_at: Instant,
-    /// When the old connection is heard no more, if there is one.
+    /// When the old connection is closed, if there is one.
     release_at: Option<Instant>,
 }
 
-/// Subscribes, and takes frames until the connection ends. The one whose place it takes
-/// is heard too until its subscriptions are surely there; trades that both tell count
-/// once. The other is left there if the connection ends before that.
-pub(super) async fn listen(
-    wire: &mut Wire,
-    old: &mut Option<Wire>,
+/// Subscribes, and passes frames to `sink` until the connection ends. `old` is the connection that
+/// this one replaces; it is read too until the new subscriptions are surely active. If this
+/// connection ends before that, `old` is left in place.
+pub(super) async fn read_frames(
+    connection: &mut VenueConnection,
+    old: &mut Option<VenueConnection>,
     names: &[String],
     watchdog: Duration,
-    feed: &Feed,
-) -> Ending {
-    let mut agenda = Agenda::new(feed.kind(), names.to_vec(), watchdog);
-    agenda.release_at = old.is_some().then(|| Instant::now() + OVERLAP);
-    // One timer for everything: what moves a deadline back, as each frame does, does
-    // not touch it, and it is set anew when it fires.
-    let timer = sleep_until(agenda.next());
+    sink: &FrameSink,
+) -> EndReason {
+    let mut schedule = Schedule::new(sink.kind(), names.to_vec(), watchdog);
+    schedule.release_at = old.is_some().then(|| Instant::now() + OVERLAP);
+    // One timer serves all deadlines. A frame that moves a deadline does not touch it; the timer is
+    // set again when it fires.
+    let timer = sleep_until(schedule.next_due());
     pin!(timer);
     loop {
-        let heard = select! {
-            heard = wire.next() => heard,
-            heard = next_of(old) => {
-                match heard {
-                    Ok(Heard::Frame(frame)) => drop(feed.take(&frame).await),
-                    Ok(Heard::Sign) => {}
+        let item = select! {
+            item = connection.next() => item,
+            item = next_of(old) => {
+                match item {
+                    Ok(Incoming::Frame(frame)) => drop(sink.accept(&frame).await),
+                    Ok(Incoming::Control) => {}
                     Err(_) => *old = None,
                 }
                 continue;
             }
             () = &mut timer => {
-                if let Err(ending) = agenda.work(wire).await {
-                    return ending;
+                if let Err(end) = schedule.run_due(connection).await {
+                    return end;
                 }
-                if agenda.release_at.is_none() {
+                if schedule.release_at.is_none() {
                     *old = None;
                 }
-                timer.as_mut().reset(agenda.next());
+                timer.as_mut().reset(schedule.next_due());
                 continue;
             }
         };
-        let frame = match heard {
-            Ok(Heard::Frame(frame)) => frame,
-            Ok(Heard::Sign) => continue,
-            Err(reason) => return Ending::Failed(reason),
+        let frame = match item {
+            Ok(Incoming::Frame(frame)) => frame,
+            Ok(Incoming::Control) => continue,
+            Err(reason) => return EndReason::Failed(reason),
         };
-        match feed.take(&frame).await {
-            Meaning::Nothing => {}
-            Meaning::Data => agenda.heard_data(),
-            Meaning::Ack => agenda.answer_by = None,
-            Meaning::Shutdown => return Ending::Announced,
-            Meaning::Refusal(reason) => {
-                agenda.refused(&reason);
-                timer.as_mut().reset(agenda.next());
+        match sink.accept(&frame).await {
+            FrameOutcome::Nothing => {}
+            FrameOutcome::Data => schedule.record_data(),
+            FrameOutcome::Ack => schedule.answer_by = None,
+            FrameOutcome::Shutdown => return EndReason::Announced,
+            FrameOutcome::Refusal(reason) => {
+                schedule.refused(&reason);
+                timer.as_mut().reset(schedule.next_due());
             }
         }
     }
 }
 
-/// Hears the connection until `successor` is there. `None` if it ends before.
-pub(super) async fn hear_until(
-    wire: &mut Wire,
-    feed: &Feed,
-    successor: impl Future<Output = Wire>,
-) -> Option<Wire> {
+/// Reads the connection until `successor` is connected. `None` if it ends before.
+pub(super) async fn read_until(
+    connection: &mut VenueConnection,
+    sink: &FrameSink,
+    successor: impl Future<Output = VenueConnection>,
+) -> Option<VenueConnection> {
     pin!(successor);
     loop {
-        let heard = select! {
+        let item = select! {
             successor = &mut successor => return Some(successor),
-            heard = wire.next() => heard,
+            item = connection.next() => item,
         };
-        if let Heard::Frame(frame) = heard.ok()? {
-            feed.take(&frame).await;
+        if let Incoming::Frame(frame) = item.ok()? {
+            sink.accept(&frame).await;
         }
     }
 }
 
-/// What comes next from the old connection. Without one nothing ever does.
-async fn next_of(old: &mut Option<Wire>) -> Result<Heard, String> {
+/// The next item of the old connection. Without one, it never resolves.
+async fn next_of(old: &mut Option<VenueConnection>) -> Result<Incoming, String> {
     match old {
         Some(old) => old.next().await,
         None => pending().await,
     }
 }
 
-impl Agenda {
+impl Schedule {
     fn new(kind: VenueKind, names: Vec<String>, watchdog: Duration) -> Self {
         let now = Instant::now();
         Self {
             requests: kind.subscribe(&names).into(),
             request_at: Some(now),
-            // Where nothing is asked for, the address was the question.
-            answer_by: (kind.carrier() == Carrier::WebSocket).then(|| now + ANSWER_TIMEOUT),
+            // Over Server-Sent Events, the URL is the subscription.
+            answer_by: (kind.transport() == VenueTransport::WebSocket)
+                .then(|| now + ANSWER_TIMEOUT),
             renew_at: now + RENEW_AFTER,
             release_at: None,
-            data_at: now,
+            last_data_at: now,
             kind,
             names,
             watchdog,
         }
     }
 
-    /// When there is something to do.
-    fn next(&self) -> Instant {
+    /// When the next action is due.
+    fn next_due(&self) -> Instant {
         let others = [self.request_at, self.answer_by, self.release_at];
         let others = others.into_iter().flatten();
-        let mute_at = self.data_at + self.watchdog;
+        let mute_at = self.last_data_at + self.watchdog;
         others.fold(mute_at.min(self.renew_at), Instant::min)
     }
 
-    fn heard_data(&mut self) {
-        self.data_at = Instant::now();
+    fn record_data(&mut self) {
+        self.last_data_at = Instant::now();
         self.answer_by = None;
     }
 
-    /// Asks for the rest, where one name has a whole request refused.
+    /// Subscribes again without the name that the venue refused, if it refused a whole request for
+    /// it.
     fn refused(&mut self, reason: &str) {
         let again = self.kind.subscribe_again(&mut self.names, reason);
         if again.is_empty() {
@@ -335,28 +344,28 @@ impl Agenda {
         self.request_at = Some(Instant::now() + self.kind.limits().request_spacing);
     }
 
-    /// Does what is due. An error ends the connection.
-    async fn work(&mut self, wire: &mut Wire) -> Result<(), Ending> {
+    /// Runs the actions that are due. An error ends the connection.
+    async fn run_due(&mut self, connection: &mut VenueConnection) -> Result<(), EndReason> {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if self.data_at + self.watchdog <= now {
-            return Err(Ending::Mute(self.watchdog));
+        if self.last_data_at + self.watchdog <= now {
+            return Err(EndReason::Mute(self.watchdog));
         }
-        // Not before all is asked for: it may be much.
+        // Not before all requests are sent: there may be many.
         if is_due(self.release_at) {
             self.release_at = (!self.requests.is_empty()).then(|| now + OVERLAP);
         }
         if self.renew_at <= now {
-            return Err(Ending::Renewed);
+            return Err(EndReason::Renewed);
         }
         if is_due(self.answer_by) {
-            return Err(Ending::Failed(format!(
+            return Err(EndReason::Failed(format!(
                 "no subscription was accepted within {ANSWER_TIMEOUT:?}"
             )));
         }
         if is_due(self.request_at) {
             if let Some(request) = self.requests.pop_front() {
-                wire.send(request).await.map_err(Ending::Failed)?;
+                connection.send(request).await.map_err(EndReason::Failed)?;
             }
             let spacing = self.kind.limits().request_spacing;
             self.request_at = (!self.requests.is_empty()).then(|| now + spacing);
@@ -365,7 +374,7 @@ impl Agenda {
     }
 }
 
-/// What the system says, where it is the system that says it.
+/// The text of an error, without the library's prefix for errors of the system.
 fn reason(error: &tungstenite::Error) -> String {
     match error {
         tungstenite::Error::Io(error) => error.to_string(),

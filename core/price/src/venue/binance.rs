@@ -1,8 +1,8 @@
-//! Binance spot: `wss://stream.binance.com:9443/stream`.
+//! Binance spot: parser and requests of `wss://stream.binance.com:9443/stream`.
 //!
-//! Source: Binance's "WebSocket Streams" documentation. Combined-stream frames wrap
-//! the event as `{"stream", "data"}`; bare events are understood too, and so are
-//! the events of its futures, which differ in a few fields.
+//! Source: Binance's "WebSocket Streams" documentation. Combined streams wrap the event as
+//! `{"stream", "data"}`. Bare events are accepted too, and so are the events of its futures, which
+//! differ in a few fields.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -14,16 +14,15 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, FaultKind, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{
-        Text, change_percent, epoch_us, excerpt, maybe_positive, missing, positive, statistic,
-    },
+    event::excerpt,
+    field::{Text, change_percent, epoch_us, maybe_positive, missing, positive, statistic},
 };
 use crate::Symbol;
 
 pub(super) const URL: &str = "wss://stream.binance.com:9443/stream";
 
-/// Five messages a second, pongs among them; 1,024 streams, two for each symbol; 300
-/// connections in five minutes.
+/// Binance allows five messages a second including pongs, 1,024 streams a connection, and 300
+/// connections in five minutes. A symbol takes two streams.
 pub(super) const LIMITS: Limits = Limits {
     request_spacing: Duration::from_millis(250),
     connect_spacing: Duration::from_millis(1_000),
@@ -34,13 +33,12 @@ pub(super) const LIMITS: Limits = Limits {
 /// Streams in one request, so that requests stay short.
 const STREAMS_A_REQUEST: usize = 200;
 
-/// The name, if Binance trades against that quote. It has no US dollars; Tether is
-/// another currency.
+/// The venue's name of a symbol. Binance has no US dollars, and Tether is another currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     (symbol.quote() != "USD").then(|| format!("{}{}", symbol.base(), symbol.quote()))
 }
 
-/// Asks for trades and tickers.
+/// Subscribes to trades and tickers.
 pub(super) fn subscribe(names: &[String]) -> Vec<String> {
     let streams: Vec<_> = names
         .iter()
@@ -55,9 +53,9 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The outermost object: a wrapped event, a bare one, or an answer.
+/// The outermost object: a wrapped event, a bare one, or a response.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct BinanceEnvelope<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     id: Option<IgnoredAny>,
@@ -70,16 +68,16 @@ struct Envelope<'a> {
     u: Option<IgnoredAny>,
 }
 
-/// What tells the events apart.
+/// The fields that tell events apart.
 #[derive(Deserialize)]
-struct Kind<'a> {
+struct BinanceEventKind<'a> {
     #[serde(borrow)]
     e: Option<Text<'a>>,
     u: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
-struct TradeFrame<'a> {
+struct BinanceTrade<'a> {
     #[serde(borrow)]
     s: Cow<'a, str>,
     /// The number of a single trade.
@@ -90,21 +88,21 @@ struct TradeFrame<'a> {
     q: Cow<'a, str>,
     #[serde(rename = "T")]
     time: i64,
-    /// Whether the buyer was the maker, so that the seller took.
+    /// Whether the buyer was the maker, so that the taker sold.
     m: bool,
-    /// Futures: how it came about.
+    /// Futures: the origin of the trade.
     #[serde(rename = "X", borrow)]
     origin: Option<Text<'a>>,
 }
 
 /// The number of an aggregate trade. In older single trades `a` is an order.
 #[derive(Deserialize)]
-struct AggregateId {
+struct BinanceAggregateId {
     a: u64,
 }
 
 #[derive(Deserialize)]
-struct TickerFrame<'a> {
+struct BinanceTicker<'a> {
     #[serde(borrow)]
     s: Cow<'a, str>,
     #[serde(borrow)]
@@ -128,7 +126,7 @@ struct TickerFrame<'a> {
 }
 
 #[derive(Deserialize)]
-struct BookTickerFrame<'a> {
+struct BinanceBookTicker<'a> {
     #[serde(borrow)]
     s: Cow<'a, str>,
     #[serde(borrow)]
@@ -140,24 +138,24 @@ struct BookTickerFrame<'a> {
     time: Option<i64>,
 }
 
-/// What a frame says.
+/// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let envelope: Envelope<'_> = serde_json::from_slice(frame)?;
+    let envelope: BinanceEnvelope<'_> = serde_json::from_slice(frame)?;
     if let Some(data) = envelope.data {
-        let kind: Kind<'_> = serde_json::from_str(data.get())?;
+        let kind: BinanceEventKind<'_> = serde_json::from_str(data.get())?;
         return Ok(smallvec![event(&kind, data.get().as_bytes())?]);
     }
-    if let Some(answer) = answer(&envelope) {
-        return Ok(smallvec![answer]);
+    if let Some(event) = response(&envelope) {
+        return Ok(smallvec![event]);
     }
-    let kind = Kind {
+    let kind = BinanceEventKind {
         e: envelope.e,
         u: envelope.u,
     };
     Ok(smallvec![event(&kind, frame)?])
 }
 
-fn answer(envelope: &Envelope<'_>) -> Option<VenueEvent<'static>> {
+fn response(envelope: &BinanceEnvelope<'_>) -> Option<VenueEvent<'static>> {
     if let Some(error) = envelope.error {
         return Some(VenueEvent::Error(excerpt(error.get())));
     }
@@ -170,26 +168,29 @@ fn answer(envelope: &Envelope<'_>) -> Option<VenueEvent<'static>> {
     envelope.id.is_some().then_some(VenueEvent::Ack)
 }
 
-fn event<'a>(kind: &Kind<'_>, event: &'a [u8]) -> Result<VenueEvent<'a>, ParseError> {
+fn event<'a>(kind: &BinanceEventKind<'_>, event: &'a [u8]) -> Result<VenueEvent<'a>, ParseError> {
     match kind.e.as_deref() {
         Some("trade") => trade(event, None),
         Some("aggTrade") => trade(event, Some(serde_json::from_slice(event)?)),
         Some("24hrTicker" | "24hrMiniTicker") => ticker(event),
         Some("bookTicker") => book_ticker(event),
-        // Spot's book ticker is the only event with an update id and no name.
+        // The book ticker of spot is the only event with an update id and without a name.
         None if kind.u.is_some() => book_ticker(event),
         Some("serverShutdown") => Ok(VenueEvent::Shutdown),
-        // Depth and candles are not asked for, and harmless.
+        // Depth and candles are not subscribed to, and do no harm.
         _ => Ok(VenueEvent::Ignored),
     }
 }
 
-fn trade(event: &[u8], aggregate: Option<AggregateId>) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TradeFrame<'_> = serde_json::from_slice(event)?;
+fn trade(
+    event: &[u8],
+    aggregate: Option<BinanceAggregateId>,
+) -> Result<VenueEvent<'_>, ParseError> {
+    let frame: BinanceTrade<'_> = serde_json::from_slice(event)?;
     if frame.origin.as_deref() == Some("NA") {
         return Err(ParseError {
             kind: FaultKind::BadValue,
-            detail: "`X` is \"NA\": this is no trade of the market".to_owned(),
+            detail: "`X` is \"NA\": this is not a trade of the market".to_owned(),
         });
     }
     Ok(VenueEvent::Trade(Trade {
@@ -209,8 +210,8 @@ fn trade(event: &[u8], aggregate: Option<AggregateId>) -> Result<VenueEvent<'_>,
     }))
 }
 
-/// Whether a contract of this name is worth an amount of dollars and settled in coins
-/// (COIN-M): `BTCUSD_PERP`, `BTCUSD_240927`. Those count in contracts.
+/// Whether a contract of this name is margined in coins (COIN-M): `BTCUSD_PERP`, `BTCUSD_240927`.
+/// Its sizes are contracts, each worth an amount of dollars.
 fn is_coin_margined(name: &str) -> bool {
     name.split_once('_')
         .is_some_and(|(pair, _)| pair.ends_with("USD"))
@@ -224,7 +225,7 @@ fn size(name: &str, number: Decimal) -> Size {
     }
 }
 
-/// `v` is in base and `q` in quote, but for COIN-M in contracts and in base.
+/// `v` is in base and `q` in quote; for COIN-M, `v` is in contracts and `q` in base.
 fn volume(name: &str, v: Option<f64>, q: Option<f64>) -> Volume {
     if is_coin_margined(name) {
         Volume {
@@ -238,8 +239,8 @@ fn volume(name: &str, v: Option<f64>, q: Option<f64>) -> Volume {
 }
 
 fn ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TickerFrame<'_> = serde_json::from_slice(event)?;
-    // The mini ticker has no change: it follows from the price 24 hours ago.
+    let frame: BinanceTicker<'_> = serde_json::from_slice(event)?;
+    // The mini ticker has no change; it follows from the price 24 hours ago.
     let from_open = || change_percent(statistic(Some(&frame.o)), statistic(Some(&frame.c)));
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("c", &frame.c)?),
@@ -258,7 +259,7 @@ fn ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
 }
 
 fn book_ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: BookTickerFrame<'_> = serde_json::from_slice(event)?;
+    let frame: BinanceBookTicker<'_> = serde_json::from_slice(event)?;
     Ok(VenueEvent::Ticker(Ticker {
         bid: maybe_positive(Some(&frame.b)),
         ask: maybe_positive(Some(&frame.a)),
@@ -293,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn bare_aggregate_and_older_trades_are_understood() {
+    fn bare_aggregate_and_older_trades_are_parsed() {
         let aggregate = r#"{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1","q":"2","f":1,"l":2,"T":3,"m":false,"M":true}"#;
         let trade = testing::trade(KIND, aggregate);
         assert_eq!(
             (trade.id, trade.side),
             (TradeId::Aggregate(7), TradeSide::Buy)
         );
-        // Earlier, trades named the orders too.
+        // Older trades have the orders' numbers too.
         let older = TRADE.replace(r#""T":"#, r#""b":88,"a":50,"T":"#);
         let trade = testing::trade(KIND, &older);
         assert_eq!(trade.id, TradeId::Single(12345));
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_other_streams_are_told_apart() {
+    fn responses_and_other_streams_are_distinguished() {
         for ack in [r#"{"result":null,"id":1}"#, r#"{"result":null,"id":"a"}"#] {
             assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
         }
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_keep_within_their_size() {
+    fn requests_stay_within_their_size() {
         let names: Vec<_> = (0..150).map(|n| format!("C{n}USDT")).collect();
         let requests = subscribe(&names);
         assert_eq!(requests.len(), 2);

@@ -1,7 +1,7 @@
-//! Bitstamp, version 2: `wss://ws.bitstamp.net`.
+//! Bitstamp, version 2: parser and requests of `wss://ws.bitstamp.net`.
 //!
-//! Source: Bitstamp's "WebSocket API" documentation. Each symbol has a channel of trades;
-//! there are no tickers. Numbers of trades rise with holes.
+//! Source: Bitstamp's "WebSocket API" documentation. Each symbol has a channel of trades; there are
+//! no tickers. Trade numbers rise with holes.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -12,7 +12,8 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, FaultKind, KeepAlive, Limits, ParseError, Size, Trade, TradeId, VenueEvent,
-    field::{Text, epoch_us, excerpt, positive},
+    event::excerpt,
+    field::{Text, epoch_us, positive},
 };
 use crate::Symbol;
 
@@ -29,10 +30,10 @@ pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
     frame: r#"{"event":"bts:heartbeat"}"#,
 };
 
-/// What channels of trades begin with.
+/// The prefix of trade channels.
 const TRADES: &str = "live_trades_";
 
-/// The name, if Bitstamp trades against that quote.
+/// The venue's name of a symbol, if Bitstamp trades in its quote currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     let name = || format!("{}{}", symbol.base(), symbol.quote()).to_ascii_lowercase();
     matches!(
@@ -42,17 +43,17 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     .then(name)
 }
 
-/// Asks for trades, one channel a request.
+/// Subscribes to trades, one channel a request.
 pub(super) fn subscribe(names: &[String]) -> Vec<String> {
-    let ask = |name: &String| {
+    let request = |name: &String| {
         let data = serde_json::json!({"channel": format!("{TRADES}{name}")});
         serde_json::json!({"event": "bts:subscribe", "data": data}).to_string()
     };
-    names.iter().map(ask).collect()
+    names.iter().map(request).collect()
 }
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct BitstampFrame<'a> {
     #[serde(borrow)]
     event: Cow<'a, str>,
     #[serde(borrow)]
@@ -62,13 +63,13 @@ struct Frame<'a> {
 }
 
 #[derive(Deserialize)]
-struct TradeFrame<'a> {
+struct BitstampTrade<'a> {
     id: u64,
     #[serde(borrow)]
     amount_str: Cow<'a, str>,
     #[serde(borrow)]
     price_str: Cow<'a, str>,
-    /// 0 when the taker bought, 1 when it sold.
+    /// 0 if the taker bought, 1 if it sold.
     #[serde(rename = "type")]
     side: u8,
     #[serde(borrow)]
@@ -76,14 +77,14 @@ struct TradeFrame<'a> {
 }
 
 #[derive(Deserialize)]
-struct ErrorFrame<'a> {
+struct BitstampError<'a> {
     #[serde(borrow)]
     message: Option<Text<'a>>,
 }
 
-/// What a frame says.
+/// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let frame: BitstampFrame<'_> = serde_json::from_slice(frame)?;
     let event = match frame.event.as_ref() {
         "trade" => trade(&frame)?,
         "bts:subscription_succeeded" => VenueEvent::Ack,
@@ -91,7 +92,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
         "bts:request_reconnect" => VenueEvent::Shutdown,
         "bts:error" => {
             let data = frame.data.map_or("{}", RawValue::get);
-            let error: ErrorFrame<'_> = serde_json::from_str(data)?;
+            let error: BitstampError<'_> = serde_json::from_str(data)?;
             VenueEvent::Error(error.message.as_deref().map(excerpt).unwrap_or_default())
         }
         _ => VenueEvent::Ignored,
@@ -99,7 +100,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     Ok(smallvec![event])
 }
 
-fn trade<'a>(frame: &Frame<'a>) -> Result<VenueEvent<'a>, ParseError> {
+fn trade<'a>(frame: &BitstampFrame<'a>) -> Result<VenueEvent<'a>, ParseError> {
     let wrong = |detail: &str| ParseError {
         kind: FaultKind::WrongType,
         detail: detail.to_owned(),
@@ -118,10 +119,10 @@ fn trade<'a>(frame: &Frame<'a>) -> Result<VenueEvent<'a>, ParseError> {
         return Ok(VenueEvent::Ignored);
     };
     let data = frame.data.ok_or_else(|| wrong("`data` is missing"))?;
-    let trade: TradeFrame<'_> = serde_json::from_str(data.get())?;
+    let trade: BitstampTrade<'_> = serde_json::from_str(data.get())?;
     Ok(VenueEvent::Trade(Trade {
         name,
-        id: TradeId::Loose(trade.id),
+        id: TradeId::Sparse(trade.id),
         price: positive("price_str", &trade.price_str)?,
         size: Size::Base(positive("amount_str", &trade.amount_str)?),
         side: match trade.side {
@@ -146,11 +147,11 @@ mod tests {
     const TRADE: &str = r#"{"data":{"id":215999911,"timestamp":"1641343691","amount":0.07920001,"amount_str":"0.07920001","price":3805.4,"price_str":"3805.40","type":1,"microtimestamp":"1641343691596001","buy_order_id":1,"sell_order_id":2},"channel":"live_trades_ethusd","event":"trade"}"#;
 
     #[test]
-    fn a_trade_is_read_from_its_texts() {
+    fn a_trade_is_parsed_from_its_texts() {
         let trade = testing::trade(KIND, TRADE);
         assert_eq!(
             (trade.name.as_ref(), trade.id),
-            ("ethusd", TradeId::Loose(215_999_911))
+            ("ethusd", TradeId::Sparse(215_999_911))
         );
         assert!(matches!(trade.name, Cow::Borrowed(_)));
         assert_eq!(trade.size.number().to_string(), "0.07920001");
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_faults() {
+    fn responses_and_faults_are_parsed() {
         let ack =
             r#"{"event":"bts:subscription_succeeded","channel":"live_trades_btcusd","data":{}}"#;
         assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));

@@ -1,8 +1,8 @@
-//! Bybit, version 5, spot: `wss://stream.bybit.com/v5/public/spot`.
+//! Bybit, version 5, spot: parser and requests of `wss://stream.bybit.com/v5/public/spot`.
 //!
-//! Source: Bybit's "V5 API" documentation, public topics. Tickers of the spot market are
-//! always whole; elsewhere a delta leaves out what has not changed. Numbers of trades rise
-//! with holes, or are no numbers.
+//! Source: Bybit's "V5 API" documentation, public topics. A ticker of the spot market is always
+//! complete; on other markets a delta has only the changed fields. Trade numbers rise with holes,
+//! or are texts.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -21,8 +21,8 @@ use crate::Symbol;
 
 pub(super) const URL: &str = "wss://stream.bybit.com/v5/public/spot";
 
-/// Ten topics a request, 21,000 characters of topics a connection, 500 connections in five
-/// minutes.
+/// Bybit allows ten topics a request, 21,000 characters of topics a connection, and 500 connections
+/// in five minutes.
 pub(super) const LIMITS: Limits = Limits {
     request_spacing: Duration::from_millis(50),
     connect_spacing: Duration::from_millis(700),
@@ -37,13 +37,13 @@ pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
 
 const TOPICS_A_REQUEST: usize = 10;
 
-/// The name, if Bybit trades against that quote.
+/// The venue's name of a symbol, if Bybit trades in its quote currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     matches!(symbol.quote(), "USDT" | "USDC" | "EUR" | "BTC" | "ETH")
         .then(|| format!("{}{}", symbol.base(), symbol.quote()))
 }
 
-/// Asks for trades and tickers.
+/// Subscribes to trades and tickers.
 pub(super) fn subscribe(names: &[String]) -> Vec<String> {
     let topics: Vec<_> = names
         .iter()
@@ -53,7 +53,7 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
 }
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct BybitFrame<'a> {
     #[serde(borrow)]
     topic: Option<Text<'a>>,
     ts: Option<i64>,
@@ -67,7 +67,7 @@ struct Frame<'a> {
 }
 
 #[derive(Deserialize)]
-struct TradeFrame<'a> {
+struct BybitTrade<'a> {
     #[serde(borrow)]
     s: Cow<'a, str>,
     #[serde(rename = "T")]
@@ -80,14 +80,14 @@ struct TradeFrame<'a> {
     v: Cow<'a, str>,
     #[serde(borrow)]
     i: Cow<'a, str>,
-    /// Agreed on outside of the book.
+    /// A block trade, agreed on outside of the order book.
     #[serde(rename = "BT", default)]
     is_block: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct TickerFrame<'a> {
+struct BybitTicker<'a> {
     #[serde(borrow)]
     symbol: Cow<'a, str>,
     #[serde(borrow)]
@@ -104,11 +104,11 @@ struct TickerFrame<'a> {
     turnover: Option<Text<'a>>,
 }
 
-/// What a frame says.
+/// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let frame: BybitFrame<'_> = serde_json::from_slice(frame)?;
     let Some((topic, data)) = frame.topic.as_deref().zip(frame.data) else {
-        return Ok(smallvec![answer(&frame)]);
+        return Ok(smallvec![response(&frame)]);
     };
     if topic.starts_with("publicTrade.") {
         return entries(data, trade);
@@ -119,7 +119,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     Ok(smallvec![VenueEvent::Ignored])
 }
 
-fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
+fn response(frame: &BybitFrame<'_>) -> VenueEvent<'static> {
     match (frame.op.as_deref(), frame.success) {
         (Some("ping" | "pong"), _) => VenueEvent::Heartbeat,
         (Some("subscribe"), Some(true)) => VenueEvent::Ack,
@@ -128,9 +128,9 @@ fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
     }
 }
 
-/// Whether a contract of this name counts in dollars and is settled in coins: `BTCUSD`,
-/// and `BTCUSDH25`, which ends in March 2025. On other markets sizes are in base and
-/// turnovers in quote; here sizes and volumes are in quote and turnovers in base.
+/// Whether a contract of this name is inverse: `BTCUSD`, and `BTCUSDH25`, which expires in March
+/// 2025. Inverse contracts have sizes and volumes in quote and turnovers in base. On other markets
+/// sizes are in base and turnovers in quote.
 fn is_inverse(name: &str) -> bool {
     let Some(place) = name.rfind("USD") else {
         return false;
@@ -146,12 +146,12 @@ fn is_inverse(name: &str) -> bool {
 }
 
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
+    let frame: BybitTrade<'_> = serde_json::from_str(entry)?;
     if frame.is_block {
         return Ok(VenueEvent::Ignored);
     }
     Ok(VenueEvent::Trade(Trade {
-        id: TradeId::Loose(number(&frame.i)),
+        id: TradeId::Sparse(number(&frame.i)),
         price: positive("p", &frame.p)?,
         size: if is_inverse(&frame.s) {
             Size::Quote(positive("v", &frame.v)?)
@@ -164,7 +164,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     }))
 }
 
-/// A number that tells trades apart: the text's own, or one made of it (FNV-1a).
+/// A number that identifies a trade: the text's own, or its FNV-1a hash.
 fn number(id: &str) -> u64 {
     id.parse().unwrap_or_else(|_| {
         id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -174,14 +174,14 @@ fn number(id: &str) -> u64 {
 }
 
 fn ticker(data: &str, ts: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TickerFrame<'_> = serde_json::from_str(data)?;
+    let frame: BybitTicker<'_> = serde_json::from_str(data)?;
     let last = frame.last_price.as_deref();
     Ok(VenueEvent::Ticker(Ticker {
         last: last.map(|last| positive("lastPrice", last)).transpose()?,
         last_id: None,
         bid: maybe_positive(frame.bid1_price.as_deref()),
         ask: maybe_positive(frame.ask1_price.as_deref()),
-        // A fraction.
+        // The venue sends a fraction.
         change_percent: statistic(frame.change.as_deref()).map(|change| change * 100.0),
         volume: if is_inverse(&frame.symbol) {
             Volume {
@@ -213,7 +213,7 @@ mod tests {
     const TICKER: &str = r#"{"topic":"tickers.BTCUSDT","ts":1673853746003,"type":"snapshot","cs":2588407389,"data":{"symbol":"BTCUSDT","lastPrice":"21109.77","highPrice24h":"21426.99","lowPrice24h":"20575","prevPrice24h":"20704.93","volume24h":"6780.866843","turnover24h":"141946527.22907118","price24hPcnt":"0.0196","usdIndexPrice":"21120.2400136"}}"#;
 
     #[test]
-    fn trades_and_their_numbers() {
+    fn trades_and_their_numbers_are_parsed() {
         let trade = testing::trade(KIND, TRADE);
         assert_eq!(
             (trade.price.to_string().as_str(), trade.side),
@@ -224,7 +224,7 @@ mod tests {
             "2290000000068493487",
         );
         let trade = testing::trade(KIND, &numbered);
-        assert_eq!(trade.id, TradeId::Loose(2_290_000_000_068_493_487));
+        assert_eq!(trade.id, TradeId::Sparse(2_290_000_000_068_493_487));
         assert_eq!(
             one(KIND, &TRADE.replace("\"BT\":false", "\"BT\":true")),
             Ok(VenueEvent::Ignored)
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn tickers_have_their_units_and_a_delta_changes_what_it_says() {
+    fn tickers_have_their_units_and_a_delta_keeps_other_fields() {
         let ticker = testing::ticker(KIND, TICKER);
         assert!((ticker.change_percent.unwrap() - 1.96).abs() < 1e-9);
         assert_eq!(
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_faults() {
+    fn responses_and_faults_are_parsed() {
         let ack = r#"{"success":true,"ret_msg":"subscribe","conn_id":"x","op":"subscribe"}"#;
         assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
         let pong = r#"{"success":true,"ret_msg":"pong","conn_id":"x","op":"ping"}"#;

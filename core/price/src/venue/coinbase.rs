@@ -1,8 +1,7 @@
-//! Coinbase Exchange: `wss://ws-feed.exchange.coinbase.com`.
+//! Coinbase Exchange: parser and requests of `wss://ws-feed.exchange.coinbase.com`.
 //!
-//! Source: Coinbase's "WebSocket Channels" documentation. Trades are `match`
-//! messages; `last_match` repeats an old one. A ticker repeats the price of a match
-//! and names it.
+//! Source: Coinbase's "WebSocket Channels" documentation. Trades are `match` messages; `last_match`
+//! repeats an old one. A ticker has the price and the number of the last match.
 
 use std::time::Duration;
 
@@ -20,19 +19,19 @@ use crate::Symbol;
 
 pub(super) const URL: &str = "wss://ws-feed.exchange.coinbase.com";
 
-/// Eight requests a second.
+/// Coinbase allows eight requests a second.
 pub(super) const LIMITS: Limits = Limits {
     request_spacing: Duration::from_millis(150),
     ..Limits::NONE
 };
 
-/// The name, if Coinbase trades against that quote.
+/// The venue's name of a symbol, if Coinbase trades in its quote currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     matches!(symbol.quote(), "USD" | "USDT" | "EUR" | "GBP" | "BTC")
         .then(|| symbol.as_str().to_owned())
 }
 
-/// Asks for trades and tickers, and for heartbeats that keep the connection.
+/// Subscribes to trades and tickers, and to heartbeats, which keep the connection open.
 pub(super) fn subscribe(names: &[String]) -> Vec<String> {
     let request = serde_json::json!({
         "type": "subscribe",
@@ -42,8 +41,8 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
     vec![request.to_string()]
 }
 
-/// One product that does not exist has the whole request refused: `BTC-XYZ is not a
-/// valid product`.
+/// Subscribes again without the unknown product, for which Coinbase refuses the whole request:
+/// `BTC-XYZ is not a valid product`.
 pub(super) fn subscribe_again(names: &mut Vec<String>, refusal: &str) -> Vec<String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let count = names.len();
@@ -55,7 +54,7 @@ pub(super) fn subscribe_again(names: &mut Vec<String>, refusal: &str) -> Vec<Str
 }
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct CoinbaseFrame<'a> {
     #[serde(rename = "type", borrow)]
     kind: Text<'a>,
     #[serde(borrow)]
@@ -83,9 +82,9 @@ struct Frame<'a> {
     reason: Option<Text<'a>>,
 }
 
-/// What a frame says.
+/// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let frame: CoinbaseFrame<'_> = serde_json::from_slice(frame)?;
     let event = match &*frame.kind {
         "match" => trade(frame)?,
         "ticker" => ticker(frame)?,
@@ -101,13 +100,13 @@ fn needed<'a>(field: &str, value: Option<Text<'a>>) -> Result<Text<'a>, ParseErr
     value.ok_or_else(|| missing(field))
 }
 
-fn trade(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
+fn trade(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     let id = frame.trade_id.ok_or_else(|| missing("trade_id"))?;
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(id),
         price: positive("price", &needed("price", frame.price)?)?,
         size: Size::Base(positive("size", &needed("size", frame.size)?)?),
-        // The side is the maker's: the taker did the opposite.
+        // The side is the maker's, so the taker's is the opposite.
         side: match frame.side.as_deref() {
             Some("buy") => TradeSide::Sell,
             Some("sell") => TradeSide::Buy,
@@ -118,7 +117,7 @@ fn trade(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     }))
 }
 
-fn ticker(frame: Frame<'_>) -> Result<VenueEvent<'_>, ParseError> {
+fn ticker(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     let last = needed("price", frame.price)?;
     let price = statistic(Some(&last));
     Ok(VenueEvent::Ticker(Ticker {
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_faults_are_told_apart() {
+    fn responses_and_faults_are_distinguished() {
         assert_eq!(
             one(KIND, r#"{"type":"subscriptions","channels":[]}"#),
             Ok(VenueEvent::Ack)
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_refusal_the_rest_is_asked_for() {
+    fn a_refusal_subscribes_again_to_the_rest() {
         let refused = one(
             KIND,
             r#"{"type":"error","message":"Failed to subscribe","reason":"FOO-USD is not a valid product"}"#,

@@ -1,9 +1,9 @@
-//! Coinbase Advanced Trade: `wss://advanced-trade-ws.coinbase.com`.
+//! Coinbase Advanced Trade: parser and requests of `wss://advanced-trade-ws.coinbase.com`.
 //!
-//! Source: Coinbase's "Advanced Trade WebSocket" documentation. A frame holds events of
-//! one channel, and they hold entries. The first event of `market_trades` is a snapshot of
-//! old trades; later ones come newest first. The venue is that of [`coinbase`](super::coinbase):
-//! to ask both counts the same market twice.
+//! Source: Coinbase's "Advanced Trade WebSocket" documentation. A frame holds events of one
+//! channel, and each event holds entries. The first event of `market_trades` is a snapshot of old
+//! trades; in later ones the newest trade comes first. The market is that of
+//! [`coinbase`](super::coinbase), so using both counts it twice.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,8 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume, coinbase,
-    field::{Text, entries, excerpt, integer, maybe_positive, positive, rfc3339_us, statistic},
+    event::excerpt,
+    field::{Text, entries, integer, maybe_positive, positive, rfc3339_us, statistic},
 };
 use crate::Symbol;
 
@@ -23,25 +24,25 @@ pub(super) const URL: &str = "wss://advanced-trade-ws.coinbase.com";
 /// Eight messages a second, as at Coinbase Exchange.
 pub(super) const LIMITS: Limits = coinbase::LIMITS;
 
-/// The name, if it trades against that quote, as Coinbase Exchange does. A product in USDC
-/// has the data of the one in dollars, and is not asked for: it is no price in USDC.
+/// The venue's name of a symbol, as at Coinbase Exchange. Products in USDC are left out, because
+/// they carry the data of the product in dollars.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     coinbase::venue_name(symbol)
 }
 
-/// Asks for each channel in a frame of its own, and for heartbeats, without which quiet
+/// Subscribes to each channel in a frame of its own, and to heartbeats, without which quiet
 /// channels are closed.
 pub(super) fn subscribe(names: &[String]) -> Vec<String> {
-    let ask = |channel: &str| {
+    let request = |channel: &str| {
         serde_json::json!({"type": "subscribe", "product_ids": names, "channel": channel})
             .to_string()
     };
     let heartbeats = r#"{"type":"subscribe","channel":"heartbeats"}"#.to_owned();
-    vec![heartbeats, ask("ticker"), ask("market_trades")]
+    vec![heartbeats, request("ticker"), request("market_trades")]
 }
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct AdvancedFrame<'a> {
     #[serde(borrow)]
     channel: Option<Text<'a>>,
     #[serde(borrow)]
@@ -55,7 +56,7 @@ struct Frame<'a> {
 }
 
 #[derive(Deserialize)]
-struct Event<'a> {
+struct AdvancedEvent<'a> {
     #[serde(rename = "type", borrow)]
     kind: Option<Text<'a>>,
     #[serde(borrow)]
@@ -65,7 +66,7 @@ struct Event<'a> {
 }
 
 #[derive(Deserialize)]
-struct TradeFrame<'a> {
+struct AdvancedTrade<'a> {
     #[serde(borrow)]
     trade_id: Cow<'a, str>,
     #[serde(borrow)]
@@ -79,7 +80,7 @@ struct TradeFrame<'a> {
 }
 
 #[derive(Deserialize)]
-struct TickerFrame<'a> {
+struct AdvancedTicker<'a> {
     #[serde(borrow)]
     product_id: Cow<'a, str>,
     #[serde(borrow)]
@@ -94,9 +95,9 @@ struct TickerFrame<'a> {
     best_ask: Option<Text<'a>>,
 }
 
-/// What a frame says.
+/// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let frame: AdvancedFrame<'_> = serde_json::from_slice(frame)?;
     let time_us = frame.timestamp.as_deref().and_then(rfc3339_us);
     match frame.channel.as_deref() {
         Some("market_trades") => trades(&frame.events),
@@ -114,8 +115,8 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
 fn trades<'a>(events: &[&'a RawValue]) -> Result<Events<'a>, ParseError> {
     let mut all = Events::new();
     for event in events {
-        let event: Event<'a> = serde_json::from_str(event.get())?;
-        // A snapshot is history.
+        let event: AdvancedEvent<'a> = serde_json::from_str(event.get())?;
+        // A snapshot holds old trades.
         if event.kind.as_deref() != Some("update") {
             all.push(VenueEvent::Ignored);
         } else if let Some(trades) = event.trades {
@@ -128,7 +129,7 @@ fn trades<'a>(events: &[&'a RawValue]) -> Result<Events<'a>, ParseError> {
 fn tickers<'a>(events: &[&'a RawValue], time_us: Option<i64>) -> Result<Events<'a>, ParseError> {
     let mut all = Events::new();
     for event in events {
-        let event: Event<'a> = serde_json::from_str(event.get())?;
+        let event: AdvancedEvent<'a> = serde_json::from_str(event.get())?;
         if let Some(tickers) = event.tickers {
             all.extend(entries(tickers, |entry| ticker(entry, time_us))?);
         }
@@ -137,12 +138,12 @@ fn tickers<'a>(events: &[&'a RawValue], time_us: Option<i64>) -> Result<Events<'
 }
 
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
+    let frame: AdvancedTrade<'_> = serde_json::from_str(entry)?;
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(integer("trade_id", &frame.trade_id)?),
         price: positive("price", &frame.price)?,
         size: Size::Base(positive("size", &frame.size)?),
-        // It is not said whose side it is.
+        // The documentation does not say whose side `side` is.
         side: TradeSide::Unspecified,
         venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
         name: frame.product_id,
@@ -150,7 +151,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
 }
 
 fn ticker(entry: &str, time_us: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TickerFrame<'_> = serde_json::from_str(entry)?;
+    let frame: AdvancedTicker<'_> = serde_json::from_str(entry)?;
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("price", &frame.price)?),
         last_id: None,
@@ -174,7 +175,7 @@ mod tests {
     const TICKER: &str = r#"{"channel":"ticker","client_id":"","timestamp":"2026-11-22T10:00:00.123456789Z","sequence_num":0,"events":[{"type":"snapshot","tickers":[{"type":"ticker","product_id":"BTC-USD","price":"100","volume_24_h":"20","low_24_h":"1","high_24_h":"2","low_52_w":"1","high_52_w":"2","price_percent_chg_24_h":"-2.5","best_bid":"99.5","best_bid_quantity":"1","best_ask":"100.5","best_ask_quantity":"1"}]}]}"#;
 
     #[test]
-    fn trades_come_oldest_first_and_a_snapshot_is_history() {
+    fn trades_are_sorted_oldest_first_and_snapshots_ignored() {
         let trades = all(KIND, TRADES);
         let [VenueEvent::Trade(older), VenueEvent::Trade(newer)] = &trades[..] else {
             panic!("{trades:?}")
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_faults() {
+    fn responses_and_faults_are_parsed() {
         let ack = r#"{"channel":"subscriptions","client_id":"","timestamp":"2026-11-22T10:00:00Z","sequence_num":1,"events":[{"subscriptions":{"ticker":["BTC-USD"]}}]}"#;
         assert_eq!(all(KIND, ack), [VenueEvent::Ack]);
         let heartbeat = r#"{"channel":"heartbeats","client_id":"","timestamp":"2026-11-22T10:00:00Z","sequence_num":1,"events":[{"current_time":"x","heartbeat_counter":3049}]}"#;
@@ -213,7 +214,7 @@ mod tests {
             all(KIND, error),
             [VenueEvent::Error("no such channel".to_owned())]
         );
-        // One bad entry does not take the other along.
+        // One bad entry does not discard the other.
         let bad = TRADES.replace("\"61838.02\"", "\"0\"");
         assert!(matches!(
             &all(KIND, &bad)[..],
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dollar_coin_is_not_asked_for() {
+    fn products_in_usdc_are_left_out() {
         let name = |symbol| venue_name(&Symbol::parse(symbol).unwrap());
         assert_eq!(name("BTC-USDC"), None);
         assert_eq!(name("BTC-USD").as_deref(), Some("BTC-USD"));

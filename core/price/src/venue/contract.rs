@@ -1,28 +1,28 @@
-//! What one contract of a market is worth, where a venue counts in contracts.
+//! Contracts: the value of one contract, where a venue counts in contracts.
 
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 
 use super::{Size, Volume, field::positive};
 use crate::Symbol;
 
-/// What one contract is worth: so much of base, or so much of quote.
+/// The value of one contract, as an amount of base or of quote.
 ///
 /// Worked example: one contract of Binance's `BTCUSD_PERP` is worth 100 USD. Four of them at
-/// 61,804.80 are 400 USD, or 400 / 61,804.80 = 0.00647… BTC. One of OKX's `BTC-USDT-SWAP`
-/// is 0.01 BTC: four of them are 0.04 BTC, whatever the price.
+/// 61,804.80 are 400 USD, or 400 / 61,804.80 = 0.00647… BTC. One contract of OKX's `BTC-USDT-SWAP`
+/// is 0.01 BTC, so four of them are 0.04 BTC at any price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contract {
     amount: Decimal,
-    unit: Unit,
+    unit: ContractUnit,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
+enum ContractUnit {
     Base,
     Quote,
 }
 
-/// Why a text does not say what a contract is worth.
+/// The error of [`Contract::parse`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?}, expected an amount of {base} or {quote}, for example \"100 {quote}\"")]
 pub struct ContractError {
@@ -32,16 +32,16 @@ pub struct ContractError {
 }
 
 impl Contract {
-    /// Reads `100 USD`: an amount of the symbol's base or quote.
+    /// Parses an amount of the symbol's base or quote, for example `100 USD`.
     ///
     /// # Errors
-    /// The text is none.
+    /// The text is not such an amount.
     pub fn parse(text: &str, symbol: &Symbol) -> Result<Self, ContractError> {
         let read = || {
             let (amount, asset) = text.split_once(' ')?;
             let unit = match asset {
-                asset if asset == symbol.base() => Unit::Base,
-                asset if asset == symbol.quote() => Unit::Quote,
+                asset if asset == symbol.base() => ContractUnit::Base,
+                asset if asset == symbol.quote() => ContractUnit::Quote,
                 _ => return None,
             };
             let amount = positive("amount", amount).ok()?;
@@ -56,8 +56,7 @@ impl Contract {
 }
 
 impl Size {
-    /// How much that is in base, at this price. None where it counts contracts, and nobody
-    /// said what one is worth.
+    /// The size in base, at this price. `None` if it counts contracts of unknown value.
     #[must_use]
     pub fn in_base(self, price: Decimal, contract: Option<&Contract>) -> Option<Decimal> {
         match self {
@@ -67,8 +66,8 @@ impl Size {
                 let contract = contract?;
                 let worth = count.checked_mul(contract.amount)?;
                 match contract.unit {
-                    Unit::Base => Some(worth),
-                    Unit::Quote => worth.checked_div(price),
+                    ContractUnit::Base => Some(worth),
+                    ContractUnit::Quote => worth.checked_div(price),
                 }
             }
         }
@@ -76,17 +75,17 @@ impl Size {
 }
 
 impl Volume {
-    /// How much that is in quote, about: by what the venue says in quote, else by contracts
-    /// of a known amount of quote, else by what it says in base at the last price.
+    /// The approximate volume in quote. The venue's figure in quote comes first, then contracts
+    /// valued in quote, then the figure in base at the last price.
     #[must_use]
     pub fn quote_at(&self, last: Option<Decimal>, contract: Option<&Contract>) -> Option<f64> {
-        let contracts = |unit: Unit| {
+        let contracts = |unit: ContractUnit| {
             let contract = contract.filter(|contract| contract.unit == unit)?;
             Some(self.contracts? * contract.amount.to_f64()?)
         };
-        let in_base = || self.base.or_else(|| contracts(Unit::Base));
+        let in_base = || self.base.or_else(|| contracts(ContractUnit::Base));
         let by_base = || Some(in_base()? * last?.to_f64()?);
-        let quote = self.quote.or_else(|| contracts(Unit::Quote));
+        let quote = self.quote.or_else(|| contracts(ContractUnit::Quote));
         quote.or_else(by_base)
     }
 }
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn volumes_come_from_what_is_nearest_to_quote() {
+    fn volumes_come_from_the_unit_nearest_to_quote() {
         let volume = Volume {
             quote: None,
             base: Some(2.0),
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_worth_is_refused() {
+    fn a_text_without_an_amount_is_refused() {
         let symbol = Symbol::parse("BTC-USD").unwrap();
         for text in ["", "100", "100USD", "0 USD", "-1 USD", "100 EUR", "x BTC"] {
             let error = Contract::parse(text, &symbol).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! What venues say, in one vocabulary, and why a frame cannot be used.
+//! Venue events: trades, tickers and responses in one vocabulary, and why a frame is unusable.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,34 +6,32 @@ use rust_decimal::Decimal;
 use smallvec::SmallVec;
 use tidewire_proto::v1::TradeSide;
 
-use super::field::excerpt;
-
-/// What one frame says. Most say one thing.
+/// The events of one frame. Most frames hold one.
 pub type Events<'a> = SmallVec<[VenueEvent<'a>; 1]>;
 
-/// Something that a venue says.
+/// One event of a venue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum VenueEvent<'a> {
     /// A trade.
     Trade(Trade<'a>),
     /// A summary of the market.
     Ticker(Ticker<'a>),
-    /// A subscription is accepted.
+    /// A subscription was accepted.
     Ack,
-    /// A sign of life without data.
+    /// A heartbeat, without market data.
     Heartbeat,
-    /// The venue refuses a request, with its reason.
+    /// The venue refused a request, for this reason.
     Error(String),
-    /// One entry of a frame cannot be used; the others can.
+    /// One entry of a frame is unusable; the others are not.
     Fault(ParseError),
-    /// Understood, and not used.
+    /// A valid frame that is not used.
     Ignored,
-    /// The venue closes the connection soon.
+    /// The venue will close the connection soon.
     Shutdown,
 }
 
 impl VenueEvent<'_> {
-    /// Whether it says something of a market. Heartbeats and answers do not.
+    /// Whether it is market data. Heartbeats and responses are not.
     #[must_use]
     pub fn is_data(&self) -> bool {
         matches!(self, Self::Trade(_) | Self::Ticker(_))
@@ -43,19 +41,19 @@ impl VenueEvent<'_> {
 /// The venue's number of a trade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TradeId {
-    /// Of a single trade. The next one's is higher by one.
+    /// A single trade. Numbers rise by one.
     Single(u64),
-    /// Of the first and the last of several that are told as one.
-    Run {
-        /// The first.
+    /// Several trades sent as one, by their first and last number.
+    Range {
+        /// The first number.
         first: u64,
-        /// The last.
+        /// The last number.
         last: u64,
     },
-    /// Of a trade, at a venue whose numbers rise by whatever.
-    Loose(u64),
-    /// Of several trades of one taker at one price, told as one. These numbers
-    /// count apart from those of single trades.
+    /// A trade at a venue whose numbers rise with holes.
+    Sparse(u64),
+    /// Several trades of one taker at one price, sent as one. These numbers are independent of
+    /// those of single trades.
     Aggregate(u64),
 }
 
@@ -64,11 +62,11 @@ pub enum TradeId {
 pub struct Trade<'a> {
     /// The venue's name of the symbol.
     pub name: Cow<'a, str>,
-    /// Its number.
+    /// The venue's number.
     pub id: TradeId,
     /// The price of one base in quote, above zero.
     pub price: Decimal,
-    /// How much, above zero.
+    /// The size, above zero.
     pub size: Size,
     /// The taker's side.
     pub side: TradeSide,
@@ -76,19 +74,19 @@ pub struct Trade<'a> {
     pub venue_time_us: Option<i64>,
 }
 
-/// How much is traded, in the unit that the venue counts in.
+/// The size of a trade, in the unit of its market.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// Of base, as on spot markets.
+    /// In base, as on spot markets.
     Base(Decimal),
-    /// Of quote: contracts of one unit of it.
+    /// In quote: contracts of one unit of it.
     Quote(Decimal),
-    /// Of contracts. What one is worth is not in the frames.
+    /// In contracts, whose value is not in the frames.
     Contracts(Decimal),
 }
 
 impl Size {
-    /// The number, whatever it counts.
+    /// The number without its unit.
     #[must_use]
     pub fn number(self) -> Decimal {
         let (Self::Base(number) | Self::Quote(number) | Self::Contracts(number)) = self;
@@ -96,8 +94,7 @@ impl Size {
     }
 }
 
-/// The volume of 24 hours, in each unit that a venue gives it in. These are approximate
-/// by nature.
+/// The volume of 24 hours, in the units that the venue sends. Approximate by nature.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Volume {
     /// In quote.
@@ -109,7 +106,7 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Of this in quote, where the venue says it.
+    /// A volume in quote, if the venue sends it.
     #[must_use]
     pub fn in_quote(quote: Option<f64>) -> Self {
         Self {
@@ -118,7 +115,7 @@ impl Volume {
         }
     }
 
-    /// Of this in base, where the venue says it.
+    /// A volume in base, if the venue sends it.
     #[must_use]
     pub fn in_base(base: Option<f64>) -> Self {
         Self {
@@ -128,8 +125,8 @@ impl Volume {
     }
 }
 
-/// A summary of the market. What the venue does not say is `None`, and what was
-/// said before holds.
+/// A summary of the market. A field that the venue leaves out is `None`, and its earlier value
+/// stays valid.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ticker<'a> {
     /// The venue's name of the symbol.
@@ -138,9 +135,9 @@ pub struct Ticker<'a> {
     pub last: Option<Decimal>,
     /// The number of that trade.
     pub last_id: Option<u64>,
-    /// The best offer to buy.
+    /// The best bid.
     pub bid: Option<Decimal>,
-    /// The best offer to sell.
+    /// The best ask.
     pub ask: Option<Decimal>,
     /// The change over 24 hours, in percent.
     pub change_percent: Option<f64>,
@@ -150,13 +147,13 @@ pub struct Ticker<'a> {
     pub venue_time_us: Option<i64>,
 }
 
-/// Why a frame cannot be used.
+/// Why a frame is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}: {detail}")]
 pub struct ParseError {
-    /// The kind of fault; there are few, so that they can be counted.
+    /// The kind of fault, for counting.
     pub kind: FaultKind,
-    /// What was wrong.
+    /// The faulty value, and what was expected.
     pub detail: String,
 }
 
@@ -166,22 +163,22 @@ pub struct ParseError {
 pub enum FaultKind {
     /// Not JSON.
     Malformed,
-    /// A field has another type than documented, or is missing.
+    /// A field is missing, or has another type than documented.
     WrongType,
-    /// A price or size that cannot be.
+    /// An impossible price or size.
     BadValue,
-    /// A symbol that was not asked for.
+    /// A symbol that was not subscribed to.
     UnknownSymbol,
-    /// A price that is many times the last one, or a small part of it.
+    /// A price many times the last one, or a small fraction of it.
     Absurd,
-    /// An offer to buy above the one to sell.
+    /// A best bid above the best ask.
     Crossed,
-    /// A time that is far from what the venue's clock said before.
+    /// A time far from the venue's clock so far.
     TimeJump,
 }
 
 impl FaultKind {
-    /// All kinds, in the order of their numbers.
+    /// All kinds, in the order of their discriminants.
     pub const ALL: [Self; 7] = [
         Self::Malformed,
         Self::WrongType,
@@ -192,7 +189,7 @@ impl FaultKind {
         Self::TimeJump,
     ];
 
-    /// Its name in metrics.
+    /// The label in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -213,6 +210,11 @@ impl fmt::Display for FaultKind {
     }
 }
 
+/// The first 80 characters of a text, because a venue's text has any length.
+pub(crate) fn excerpt(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
 impl From<serde_json::Error> for ParseError {
     fn from(error: serde_json::Error) -> Self {
         let kind = if error.is_data() {
@@ -222,7 +224,7 @@ impl From<serde_json::Error> for ParseError {
         };
         Self {
             kind,
-            // It quotes the value that it met.
+            // Serde quotes the faulty value.
             detail: excerpt(&error.to_string()),
         }
     }

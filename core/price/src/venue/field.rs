@@ -1,4 +1,4 @@
-//! Fields of frames: texts and numbers as venues write them, times, prices.
+//! Fields of frames: texts, exact numbers and times as venues write them.
 //!
 //! Texts are borrowed from the frame. Prices never pass through a float.
 
@@ -9,10 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::value::RawValue;
 use tidewire_proto::v1::TradeSide;
 
-use super::{Events, FaultKind, ParseError, VenueEvent};
+use super::event::{Events, FaultKind, ParseError, VenueEvent, excerpt};
 
-/// A JSON string, borrowed unless it holds escapes. (Serde would copy an
-/// `Option<Cow<str>>`.)
+/// A JSON string, borrowed unless it holds escapes. Serde would copy an `Option<Cow<str>>`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
@@ -27,15 +26,15 @@ impl std::ops::Deref for Text<'_> {
 
 /// The digits of a JSON number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Number<'a>(&'a str);
+pub(super) struct NumberText<'a>(&'a str);
 
-impl<'a> Number<'a> {
+impl<'a> NumberText<'a> {
     pub(super) fn text(self) -> &'a str {
         self.0
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Number<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for NumberText<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
         if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
@@ -47,7 +46,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Number<'a> {
     }
 }
 
-/// A price or size: a number above zero, exactly as it is written.
+/// Parses a price or size exactly: a number above zero.
 pub(super) fn positive(field: &str, text: &str) -> Result<Decimal, ParseError> {
     exact(text)
         .filter(|value| *value > Decimal::ZERO)
@@ -60,7 +59,7 @@ pub(super) fn positive(field: &str, text: &str) -> Result<Decimal, ParseError> {
         })
 }
 
-/// A price that a venue may leave out, or put zero for.
+/// Parses a price that a venue may leave out or set to zero.
 pub(super) fn maybe_positive(text: Option<&str>) -> Option<Decimal> {
     text.and_then(exact).filter(|value| *value > Decimal::ZERO)
 }
@@ -72,7 +71,7 @@ fn exact(text: &str) -> Option<Decimal> {
     Decimal::from_str_exact(text).ok()
 }
 
-/// A statistic; these are approximate by nature.
+/// Parses a statistic, which is approximate by nature.
 pub(super) fn statistic(text: Option<&str>) -> Option<f64> {
     text.and_then(|text| text.parse().ok())
         .filter(|number: &f64| number.is_finite())
@@ -84,7 +83,7 @@ pub(super) fn change_percent(open: Option<f64>, last: Option<f64>) -> Option<f64
     Some((last? / open - 1.0) * 100.0)
 }
 
-/// Reads each entry for itself, so that a bad one does not take the others along.
+/// Parses each entry on its own, so that a bad one does not discard the others.
 pub(super) fn entries<'a>(
     data: &'a RawValue,
     read: impl Fn(&'a str) -> Result<VenueEvent<'a>, ParseError>,
@@ -94,7 +93,7 @@ pub(super) fn entries<'a>(
     Ok(entries.into_iter().map(read).collect())
 }
 
-/// A whole number in a text.
+/// Parses a whole number in a text.
 pub(super) fn integer(field: &str, text: &str) -> Result<u64, ParseError> {
     text.parse().map_err(|_| ParseError {
         kind: FaultKind::BadValue,
@@ -102,7 +101,7 @@ pub(super) fn integer(field: &str, text: &str) -> Result<u64, ParseError> {
     })
 }
 
-/// The side of a trade, as most venues name it. What is not known is not said.
+/// The side of a trade, as most venues name it.
 pub(super) fn side(text: &str) -> TradeSide {
     match text {
         "buy" | "Buy" => TradeSide::Buy,
@@ -111,13 +110,13 @@ pub(super) fn side(text: &str) -> TradeSide {
     }
 }
 
-/// Why a venue refuses a request, in the parts that it says it in.
+/// The reason for a refused request, joined from the venue's fields.
 pub(super) fn refusal<const N: usize>(parts: [Option<&str>; N]) -> VenueEvent<'static> {
     let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
     VenueEvent::Error(parts.join(": "))
 }
 
-/// Requests for so many topics each, as `{"op": "subscribe", "args": […]}`.
+/// Requests of `a_request` topics each, as `{"op": "subscribe", "args": […]}`.
 pub(super) fn subscribe_by_op(topics: &[impl Serialize], a_request: usize) -> Vec<String> {
     let requests = topics.chunks(a_request);
     requests
@@ -125,7 +124,7 @@ pub(super) fn subscribe_by_op(topics: &[impl Serialize], a_request: usize) -> Ve
         .collect()
 }
 
-/// What is missing.
+/// The fault of a missing field.
 pub(super) fn missing(field: &str) -> ParseError {
     ParseError {
         kind: FaultKind::WrongType,
@@ -133,13 +132,8 @@ pub(super) fn missing(field: &str) -> ParseError {
     }
 }
 
-/// The beginning of a text, for messages: what a venue sends is as long as it likes.
-pub(crate) fn excerpt(text: &str) -> String {
-    text.chars().take(80).collect()
-}
-
-/// Microseconds of an epoch time in milliseconds or microseconds. Counted in
-/// milliseconds, 10^14 is the year 5138; in microseconds, 1973.
+/// Microseconds of an epoch time in milliseconds or microseconds. As milliseconds, 10^14 is in the
+/// year 5138; as microseconds, in 1973.
 pub(super) fn epoch_us(time: i64) -> Option<i64> {
     const MICROSECONDS_FROM: i64 = 100_000_000_000_000;
     if time <= 0 {
@@ -152,8 +146,8 @@ pub(super) fn epoch_us(time: i64) -> Option<i64> {
     })
 }
 
-/// Microseconds since the Unix epoch of an RFC 3339 time in UTC, as Coinbase and
-/// Kraken write it: `2024-08-08T23:54:17.102938Z`.
+/// Microseconds since the Unix epoch of an RFC 3339 time in UTC, as Coinbase and Kraken write it:
+/// `2024-08-08T23:54:17.102938Z`.
 pub(super) fn rfc3339_us(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let [year, month, day] = integers(date, '-')?;
@@ -186,8 +180,7 @@ fn integers(text: &str, separator: char) -> Option<[i64; 3]> {
     parts.next().is_none().then_some(numbers)
 }
 
-/// Days since 1970-01-01, after Howard Hinnant's "chrono-Compatible Low-Level Date
-/// Algorithms".
+/// Days since 1970-01-01, after Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms".
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let shifted = if month <= 2 { year - 1 } else { year };
     let era = shifted / 400;
@@ -202,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read() {
+    fn times_are_parsed() {
         let cases = [
             ("1970-01-01T00:00:00Z", 0),
             ("2024-08-08T23:54:17.102938Z", 1_723_161_257_102_938),
@@ -241,7 +234,7 @@ mod tests {
             "0.00012345678901"
         );
         assert_eq!(positive("p", "1e-8").unwrap().to_string(), "0.00000001");
-        // One digit more than can be held: not rounded.
+        // One digit more than fits is refused, not rounded.
         let long = format!("0.{}1", "0".repeat(28));
         for bad in ["0", "-1", "", "NaN", "1e999", "1,5", &long] {
             assert_eq!(

@@ -1,7 +1,7 @@
-//! Kraken, version 2: `wss://ws.kraken.com/v2`.
+//! Kraken, version 2: parser and requests of `wss://ws.kraken.com/v2`.
 //!
-//! Source: Kraken's "WebSocket API v2" documentation. Numbers are JSON numbers and
-//! are taken from their text. A frame may hold several trades.
+//! Source: Kraken's "WebSocket API v2" documentation. Numbers are JSON numbers, and are parsed from
+//! their text. A frame may hold several trades.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -12,14 +12,14 @@ use smallvec::smallvec;
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
-        Number, Text, entries, maybe_positive, positive, refusal, rfc3339_us, side, statistic,
+        NumberText, Text, entries, maybe_positive, positive, refusal, rfc3339_us, side, statistic,
     },
 };
 use crate::Symbol;
 
 pub(super) const URL: &str = "wss://ws.kraken.com/v2";
 
-/// Kraken names no figure for public requests; two go out for each connection.
+/// Kraken documents no limit of public requests; each connection sends two.
 pub(super) const LIMITS: Limits = Limits {
     request_spacing: Duration::from_millis(100),
     ..Limits::NONE
@@ -30,7 +30,7 @@ pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
     frame: r#"{"method":"ping"}"#,
 };
 
-/// The name, if Kraken trades against that quote.
+/// The venue's name of a symbol, if Kraken trades in its quote currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     matches!(
         symbol.quote(),
@@ -39,14 +39,14 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     .then(|| format!("{}/{}", symbol.base(), symbol.quote()))
 }
 
-/// Asks for trades and tickers.
+/// Subscribes to trades and tickers.
 pub(super) fn subscribe(names: &[String]) -> Vec<String> {
     let ticker = serde_json::json!({
         "method": "subscribe",
         "params": {"channel": "ticker", "symbol": names, "event_trigger": "trades", "snapshot": true},
         "req_id": 1,
     });
-    // A snapshot of trades would be history.
+    // A snapshot would hold old trades.
     let trade = serde_json::json!({
         "method": "subscribe",
         "params": {"channel": "trade", "symbol": names, "snapshot": false},
@@ -56,7 +56,7 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
 }
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct KrakenFrame<'a> {
     #[serde(borrow)]
     method: Option<Text<'a>>,
     success: Option<bool>,
@@ -73,57 +73,57 @@ struct Frame<'a> {
 }
 
 #[derive(Deserialize)]
-struct TradeFrame<'a> {
+struct KrakenTrade<'a> {
     #[serde(borrow)]
     symbol: Cow<'a, str>,
     #[serde(borrow)]
     side: Cow<'a, str>,
     #[serde(borrow)]
-    price: Number<'a>,
+    price: NumberText<'a>,
     #[serde(borrow)]
-    qty: Number<'a>,
+    qty: NumberText<'a>,
     trade_id: u64,
     #[serde(borrow)]
     timestamp: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
-struct TickerFrame<'a> {
+struct KrakenTicker<'a> {
     #[serde(borrow)]
     symbol: Cow<'a, str>,
     #[serde(borrow)]
-    last: Number<'a>,
+    last: NumberText<'a>,
     #[serde(borrow)]
-    bid: Option<Number<'a>>,
+    bid: Option<NumberText<'a>>,
     #[serde(borrow)]
-    ask: Option<Number<'a>>,
+    ask: Option<NumberText<'a>>,
     #[serde(borrow)]
-    volume: Option<Number<'a>>,
+    volume: Option<NumberText<'a>>,
     #[serde(borrow)]
-    vwap: Option<Number<'a>>,
+    vwap: Option<NumberText<'a>>,
     #[serde(borrow)]
-    change_pct: Option<Number<'a>>,
+    change_pct: Option<NumberText<'a>>,
     #[serde(borrow)]
     timestamp: Option<Text<'a>>,
 }
 
-/// What a frame says.
+/// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: Frame<'_> = serde_json::from_slice(frame)?;
-    // What it cannot read at all, it refuses without naming the method.
+    let frame: KrakenFrame<'_> = serde_json::from_slice(frame)?;
+    // A refusal of an unreadable request does not name its method.
     if frame.method.is_some() || frame.error.is_some() {
-        return Ok(smallvec![answer(&frame)]);
+        return Ok(smallvec![response(&frame)]);
     }
     match (frame.channel.as_deref(), frame.kind.as_deref(), frame.data) {
         (Some("trade"), Some("update"), Some(data)) => entries(data, trade),
         (Some("ticker"), _, Some(data)) => entries(data, ticker),
         (Some("heartbeat"), _, _) => Ok(smallvec![VenueEvent::Heartbeat]),
-        // The state of the venue; snapshots of trades, which are history.
+        // The venue's status, and snapshots of old trades.
         _ => Ok(smallvec![VenueEvent::Ignored]),
     }
 }
 
-fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
+fn response(frame: &KrakenFrame<'_>) -> VenueEvent<'static> {
     match (frame.method.as_deref(), frame.success) {
         (Some("pong"), _) => VenueEvent::Heartbeat,
         (Some("subscribe"), Some(true)) => VenueEvent::Ack,
@@ -132,7 +132,7 @@ fn answer(frame: &Frame<'_>) -> VenueEvent<'static> {
 }
 
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
+    let frame: KrakenTrade<'_> = serde_json::from_str(entry)?;
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(frame.trade_id),
         price: positive("price", frame.price.text())?,
@@ -144,16 +144,16 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
 }
 
 fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TickerFrame<'_> = serde_json::from_str(entry)?;
-    let volume = statistic(frame.volume.map(Number::text));
-    let average = statistic(frame.vwap.map(Number::text));
+    let frame: KrakenTicker<'_> = serde_json::from_str(entry)?;
+    let volume = statistic(frame.volume.map(NumberText::text));
+    let average = statistic(frame.vwap.map(NumberText::text));
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("last", frame.last.text())?),
         last_id: None,
-        bid: maybe_positive(frame.bid.map(Number::text)),
-        ask: maybe_positive(frame.ask.map(Number::text)),
-        change_percent: statistic(frame.change_pct.map(Number::text)),
-        // The volume is in base, and was traded at this average.
+        bid: maybe_positive(frame.bid.map(NumberText::text)),
+        ask: maybe_positive(frame.ask.map(NumberText::text)),
+        change_percent: statistic(frame.change_pct.map(NumberText::text)),
+        // The volume is in base; times its average price it is in quote.
         volume: Volume::in_quote(
             volume
                 .zip(average)
@@ -176,7 +176,7 @@ mod tests {
     const TRADES: &str = r#"{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":61838.10,"qty":0.00012345678901,"ord_type":"market","trade_id":7,"timestamp":"2024-08-08T23:54:17.102938Z"},{"symbol":"BTC/USD","side":"buy","price":61838.2,"qty":1,"ord_type":"limit","trade_id":8,"timestamp":"2024-08-08T23:54:17.2Z"}]}"#;
 
     #[test]
-    fn numbers_are_taken_from_their_text() {
+    fn numbers_are_parsed_from_their_text() {
         let events = all(KIND, TRADES);
         let [VenueEvent::Trade(first), VenueEvent::Trade(second)] = &events[..] else {
             panic!("{events:?}")
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_entry_leaves_the_others() {
+    fn a_bad_entry_does_not_discard_the_others() {
         for (bad, kind) in [
             ("\"61838.10\"", FaultKind::WrongType),
             ("-1", FaultKind::BadValue),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_faults_are_told_apart() {
+    fn responses_and_faults_are_distinguished() {
         assert_eq!(
             all(
                 KIND,

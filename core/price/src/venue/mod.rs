@@ -1,8 +1,7 @@
-//! Venues: how each names its symbols, is asked for them, and says what happens.
+//! Venues: symbol names, subscriptions, limits and parsers of each exchange and oracle.
 //!
-//! One module a venue: a pure parser and its requests. [`VenueKind`] is the face
-//! of all of them. Connections live in `source`; what the events mean for prices
-//! is decided in [`aggregate`](crate::aggregate).
+//! Each venue has one module: a pure parser and its requests. [`VenueKind`] dispatches to them.
+//! Connections live in `source`, and [`aggregate`](crate::aggregate) turns the events into prices.
 
 mod binance;
 mod bitstamp;
@@ -21,12 +20,12 @@ mod testing;
 use std::time::Duration;
 
 pub use contract::{Contract, ContractError};
+pub(crate) use event::excerpt;
 pub use event::{Events, FaultKind, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume};
-pub(crate) use field::excerpt;
 
-use crate::{ConfigError, Symbol};
+use crate::Symbol;
 
-/// A venue whose protocol is known.
+/// A venue with a known protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VenueKind {
@@ -48,30 +47,38 @@ pub enum VenueKind {
     Pyth,
 }
 
-/// How a venue's frames come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
-    /// Over a WebSocket.
-    WebSocket,
-    /// As Server-Sent Events over HTTP.
-    Events,
+/// The error of [`VenueKind::parse_name`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no kind of source {name:?}, expected one of {known}")]
+pub struct VenueKindError {
+    name: String,
+    known: String,
 }
 
-/// What a venue lets its clients do.
+/// The transport of a venue's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VenueTransport {
+    /// A WebSocket.
+    WebSocket,
+    /// Server-Sent Events over HTTP.
+    ServerSentEvents,
+}
+
+/// A venue's limits for its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The pause between two requests on a connection.
     pub request_spacing: Duration,
-    /// The pause between setting up two connections.
+    /// The pause between two new connections.
     pub connect_spacing: Duration,
-    /// How many symbols a connection carries, if that is limited.
+    /// Symbols for each connection, if limited.
     pub symbols: Option<usize>,
-    /// How many connections there may be.
+    /// Connections at once.
     pub connections: usize,
 }
 
 impl Limits {
-    /// Where a venue names no figures.
+    /// For venues that document no limits.
     const NONE: Self = Self {
         request_spacing: Duration::from_millis(100),
         connect_spacing: Duration::from_millis(500),
@@ -79,7 +86,7 @@ impl Limits {
         connections: 20,
     };
 
-    /// How many symbols all connections together carry.
+    /// Symbols that all connections together can carry.
     #[must_use]
     pub fn most_symbols(&self) -> usize {
         self.symbols.map_or(usize::MAX, |symbols| {
@@ -88,10 +95,10 @@ impl Limits {
     }
 }
 
-/// What keeps a connection open.
+/// A frame that keeps a connection open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// How often it is sent.
+    /// The time between two of them.
     pub interval: Duration,
     /// The frame.
     pub frame: &'static str,
@@ -110,7 +117,7 @@ impl VenueKind {
         Self::Pyth,
     ];
 
-    /// Those that a server asks when none are named: each market once.
+    /// The venues of a server that configures none: each market once.
     pub const DEFAULT: [Self; 7] = [
         Self::Binance,
         Self::Coinbase,
@@ -121,7 +128,7 @@ impl VenueKind {
         Self::Pyth,
     ];
 
-    /// Its name in the configuration.
+    /// The name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -145,15 +152,18 @@ impl VenueKind {
     /// The kind of this name.
     ///
     /// # Errors
-    /// There is none; the names that there are are said.
-    pub fn parse_name(name: &str) -> Result<Self, ConfigError> {
+    /// There is no such kind; the error lists the known names.
+    pub fn parse_name(name: &str) -> Result<Self, VenueKindError> {
         Self::from_name(name).ok_or_else(|| {
             let known = Self::ALL.map(Self::name).join(", ");
-            ConfigError::UnknownKind(excerpt(name), known)
+            VenueKindError {
+                name: excerpt(name),
+                known,
+            }
         })
     }
 
-    /// Where it is.
+    /// The venue's own URL.
     #[must_use]
     pub fn url(self) -> &'static str {
         match self {
@@ -168,8 +178,7 @@ impl VenueKind {
         }
     }
 
-    /// The venue's name of a symbol, as its frames spell it. None if it does not
-    /// trade against that quote.
+    /// The venue's name of a symbol, as its frames spell it. `None` if the venue does not trade it.
     #[must_use]
     pub fn venue_name(self, symbol: &Symbol) -> Option<String> {
         match self {
@@ -184,7 +193,7 @@ impl VenueKind {
         }
     }
 
-    /// The frames that ask for these symbols, by the venue's names.
+    /// The frames that subscribe to these markets, by the venue's names.
     #[must_use]
     pub fn subscribe(self, names: &[String]) -> Vec<String> {
         if names.is_empty() {
@@ -198,23 +207,23 @@ impl VenueKind {
             Self::Bybit => bybit::subscribe(names),
             Self::Bitstamp => bitstamp::subscribe(names),
             Self::CoinbaseAdvanced => coinbase_advanced::subscribe(names),
-            // They stand in the address.
+            // The URL is the subscription.
             Self::Pyth => Vec::new(),
         }
     }
 
-    /// The frames that ask again after a refusal. Some venues refuse a whole
-    /// request for one name: it is taken out of `names`, and the rest is asked for.
+    /// The frames that subscribe again after a refusal. Some venues refuse a whole request for one
+    /// name: the name is removed from `names`, and the rest is requested.
     #[must_use]
     pub fn subscribe_again(self, names: &mut Vec<String>, refusal: &str) -> Vec<String> {
         match self {
             Self::Coinbase => coinbase::subscribe_again(names, refusal),
-            // The others answer for each name, or do not refuse unknown ones.
+            // The others respond for each name, or do not refuse unknown ones.
             _ => Vec::new(),
         }
     }
 
-    /// What a connection may do.
+    /// The venue's limits.
     #[must_use]
     pub fn limits(self) -> Limits {
         match self {
@@ -229,13 +238,13 @@ impl VenueKind {
         }
     }
 
-    /// What keeps a connection open, where the venue wants anything. Pings of the
-    /// WebSocket are answered everywhere.
+    /// The frame that keeps a connection open, if the venue expects one. WebSocket pings are always
+    /// answered.
     #[must_use]
     pub fn keep_alive(self) -> Option<KeepAlive> {
         match self {
-            // Binance pings by itself, Coinbase is kept by its heartbeat channel, and a
-            // stream of events takes nothing.
+            // Binance sends pings, Coinbase has a heartbeat channel, and an event stream accepts no
+            // frames.
             Self::Binance | Self::Coinbase | Self::CoinbaseAdvanced | Self::Pyth => None,
             Self::Kraken => Some(kraken::KEEP_ALIVE),
             Self::Okx => Some(okx::KEEP_ALIVE),
@@ -246,20 +255,20 @@ impl VenueKind {
 
     /// Whether its tickers have the change and the volume of 24 hours.
     #[must_use]
-    pub(crate) fn tells_the_day(self) -> bool {
+    pub(crate) fn reports_24h(self) -> bool {
         !matches!(self, Self::Bitstamp | Self::Pyth)
     }
 
-    /// How its frames come.
+    /// The transport of its frames.
     #[must_use]
-    pub fn carrier(self) -> Carrier {
+    pub fn transport(self) -> VenueTransport {
         match self {
-            Self::Pyth => Carrier::Events,
-            _ => Carrier::WebSocket,
+            Self::Pyth => VenueTransport::ServerSentEvents,
+            _ => VenueTransport::WebSocket,
         }
     }
 
-    /// Where these symbols are had, by the venue's names, at a venue at `url`.
+    /// The URL of a connection that carries these markets, for a venue at `url`.
     #[must_use]
     pub fn stream_url(self, url: &str, names: &[String]) -> String {
         match self {
@@ -268,11 +277,11 @@ impl VenueKind {
         }
     }
 
-    /// What a frame says. Never panics, whatever the frame holds.
+    /// Parses a frame. Never panics, whatever the frame holds.
     ///
     /// # Errors
-    /// The frame is not what the venue documents. Where a frame holds several
-    /// entries, one that cannot be used is a [`VenueEvent::Fault`] between them.
+    /// The frame differs from the venue's documentation. Where a frame holds several entries, an
+    /// unusable one becomes a [`VenueEvent::Fault`] between the others.
     pub fn parse(self, frame: &[u8]) -> Result<Events<'_>, ParseError> {
         match self {
             Self::Binance => binance::parse(frame),
@@ -298,7 +307,7 @@ mod tests {
             VenueKind::ALL.map(|kind| kind.venue_name(&symbol).unwrap_or_default())
         };
         let btc = "e62df6c8b4a85fe1a67db44dc12de5db330f7ac66b72dc658afedf0f4a415b43";
-        // Tether is not the dollar, and some have no dollars.
+        // Tether is not the dollar, and some venues have no dollars.
         assert_eq!(
             names("BTC-USD"),
             ["", "BTC-USD", "BTC/USD", "", "", "btcusd", "BTC-USD", btc]
@@ -316,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_for_without_names() {
+    fn nothing_is_subscribed_to_without_names() {
         for kind in VenueKind::ALL {
             assert!(kind.subscribe(&[]).is_empty());
         }

@@ -1,9 +1,8 @@
-//! OKX, version 5: `wss://ws.okx.com:8443/ws/v5/public`.
+//! OKX, version 5: parser and requests of `wss://ws.okx.com:8443/ws/v5/public`.
 //!
-//! Source: OKX's "API guide", WebSocket, public data. All values are texts. A trade may
-//! stand for several (`count`), and has the number of the last. The instruments asked for
-//! are of the spot market, unless the operator names others (`ids`): swaps and futures count
-//! in contracts.
+//! Source: OKX's "API guide", WebSocket, public data. All values are texts. A trade may stand for
+//! several (`count`), and has the number of the last. Instruments are of the spot market unless the
+//! operator names others (`ids`); swaps and futures count in contracts.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -22,7 +21,7 @@ use crate::Symbol;
 
 pub(super) const URL: &str = "wss://ws.okx.com:8443/ws/v5/public";
 
-/// Three connections a second, and 480 requests an hour on each.
+/// OKX allows three connections a second, and 480 requests an hour on each.
 pub(super) const LIMITS: Limits = Limits {
     request_spacing: Duration::from_millis(200),
     connect_spacing: Duration::from_millis(400),
@@ -30,22 +29,22 @@ pub(super) const LIMITS: Limits = Limits {
     connections: 20,
 };
 
-/// Cut after 30 seconds without a word.
+/// OKX closes a connection after 30 seconds without a frame.
 pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
     interval: Duration::from_secs(20),
     frame: "ping",
 };
 
-/// Channels in one request.
+/// Channels in one request, so that requests stay short.
 const CHANNELS_A_REQUEST: usize = 100;
 
-/// The name, if OKX trades against that quote.
+/// The venue's name of a symbol, if OKX trades in its quote currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     matches!(symbol.quote(), "USDT" | "USDC" | "EUR" | "BTC" | "ETH")
         .then(|| symbol.as_str().to_owned())
 }
 
-/// Asks for trades and tickers.
+/// Subscribes to trades and tickers.
 pub(super) fn subscribe(names: &[String]) -> Vec<String> {
     let channels: Vec<_> = names
         .iter()
@@ -56,9 +55,9 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
 }
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct OkxFrame<'a> {
     #[serde(borrow)]
-    arg: Option<Argument<'a>>,
+    arg: Option<OkxArgument<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -70,14 +69,14 @@ struct Frame<'a> {
 }
 
 #[derive(Deserialize)]
-struct Argument<'a> {
+struct OkxArgument<'a> {
     #[serde(borrow)]
     channel: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct TradeFrame<'a> {
+struct OkxTrade<'a> {
     #[serde(borrow)]
     inst_id: Cow<'a, str>,
     #[serde(borrow)]
@@ -96,7 +95,7 @@ struct TradeFrame<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct TickerFrame<'a> {
+struct OkxTicker<'a> {
     #[serde(borrow)]
     inst_id: Cow<'a, str>,
     #[serde(borrow)]
@@ -115,14 +114,14 @@ struct TickerFrame<'a> {
     ts: Cow<'a, str>,
 }
 
-/// What a frame says.
+/// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     if frame == b"pong" {
         return Ok(smallvec![VenueEvent::Heartbeat]);
     }
-    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let frame: OkxFrame<'_> = serde_json::from_slice(frame)?;
     if let Some(event) = &frame.event {
-        return Ok(smallvec![answer(event, &frame)]);
+        return Ok(smallvec![response(event, &frame)]);
     }
     let channel = frame.arg.and_then(|arg| arg.channel);
     match (channel.as_deref(), frame.data) {
@@ -132,25 +131,25 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     }
 }
 
-fn answer(event: &str, frame: &Frame<'_>) -> VenueEvent<'static> {
+fn response(event: &str, frame: &OkxFrame<'_>) -> VenueEvent<'static> {
     match event {
         "subscribe" => VenueEvent::Ack,
         "error" => refusal([frame.msg.as_deref(), frame.code.as_deref()]),
-        // Of upgrades of the venue, after which the connection is closed.
+        // An upgrade of the venue, after which it closes the connection.
         "notice" => VenueEvent::Shutdown,
         _ => VenueEvent::Ignored,
     }
 }
 
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TradeFrame<'_> = serde_json::from_str(entry)?;
+    let frame: OkxTrade<'_> = serde_json::from_str(entry)?;
     let last = integer("tradeId", &frame.trade_id)?;
     let count = match &frame.count {
         Some(count) => integer("count", count)?.max(1),
         None => 1,
     };
     Ok(VenueEvent::Trade(Trade {
-        id: TradeId::Run {
+        id: TradeId::Range {
             first: last.saturating_sub(count - 1),
             last,
         },
@@ -166,15 +165,15 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     }))
 }
 
-/// Whether an instrument counts in contracts: `BTC-USD-SWAP`, `BTC-USD-240927` and the
-/// like do, `BTC-USDT` of the spot market does not.
+/// Whether an instrument counts in contracts: `BTC-USD-SWAP` and `BTC-USD-240927` do, `BTC-USDT` of
+/// the spot market does not.
 fn is_contract(name: &str) -> bool {
     name.bytes().filter(|byte| *byte == b'-').count() > 1
 }
 
-/// `vol24h` is in base and `volCcy24h` in quote, but for contracts in contracts and in
-/// base.
-fn volume(frame: &TickerFrame<'_>) -> Volume {
+/// `vol24h` is in base and `volCcy24h` in quote; for contracts, `vol24h` is in contracts and
+/// `volCcy24h` in base.
+fn volume(frame: &OkxTicker<'_>) -> Volume {
     let currency = statistic(frame.volume_currency.as_deref());
     if is_contract(&frame.inst_id) {
         Volume {
@@ -188,7 +187,7 @@ fn volume(frame: &TickerFrame<'_>) -> Volume {
 }
 
 fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let frame: TickerFrame<'_> = serde_json::from_str(entry)?;
+    let frame: OkxTicker<'_> = serde_json::from_str(entry)?;
     let last = statistic(Some(&frame.last));
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("last", &frame.last)?),
@@ -220,7 +219,7 @@ mod tests {
     #[test]
     fn a_trade_stands_for_several() {
         let trade = testing::trade(KIND, TRADE);
-        let run = TradeId::Run {
+        let run = TradeId::Range {
             first: 130_639_472,
             last: 130_639_474,
         };
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn spot_volumes_are_in_quote_and_those_of_contracts_in_base_and_contracts() {
+    fn volumes_of_spot_are_in_quote_and_of_contracts_in_base_and_contracts() {
         let volume = |frame: &str| match one(KIND, frame).unwrap() {
             VenueEvent::Ticker(ticker) => (ticker.volume, ticker.change_percent),
             other => panic!("{other:?}"),
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_faults() {
+    fn responses_and_faults_are_parsed() {
         assert_eq!(one(KIND, "pong"), Ok(VenueEvent::Heartbeat));
         let ack = r#"{"event":"subscribe","arg":{"channel":"tickers","instId":"BTC-USDT"}}"#;
         assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_keep_within_their_size() {
+    fn requests_stay_within_their_size() {
         let names: Vec<_> = (0..120).map(|n| format!("C{n}-USDT")).collect();
         let requests = subscribe(&names);
         assert_eq!(requests.len(), 3);

@@ -1,9 +1,9 @@
-//! Pyth Hermes: Server-Sent Events of `https://hermes.pyth.network/v2/updates/price/stream`.
+//! Pyth Hermes: parser and URL of `https://hermes.pyth.network/v2/updates/price/stream`.
 //!
-//! Source: Pyth's "Hermes" documentation. A price is a whole number times a power of ten,
-//! with a confidence and the second of its publication; there are no trades, no volume and
-//! no figures of 24 hours. Feeds have numbers instead of names: some are known here, others
-//! are given with the source in the configuration.
+//! Source: Pyth's "Hermes" documentation. A price is a whole number times a power of ten, with a
+//! confidence and the second of its publication. There are no trades, no volume and no figures of
+//! 24 hours. Feeds have ids instead of names: some are built in, others come from the source's
+//! `ids`.
 
 use std::borrow::Cow;
 
@@ -14,20 +14,21 @@ use smallvec::smallvec;
 
 use super::{
     Events, FaultKind, Limits, ParseError, Ticker, VenueEvent,
-    field::{entries, epoch_us, excerpt, missing},
+    event::excerpt,
+    field::{entries, epoch_us, missing},
 };
 use crate::Symbol;
 
 pub(super) const URL: &str = "https://hermes.pyth.network/v2/updates/price/stream";
 
-/// A stream has the names of its feeds in its address.
+/// The ids of a stream's feeds are in its URL, which must not grow too long.
 pub(super) const LIMITS: Limits = Limits {
     symbols: Some(50),
     ..Limits::NONE
 };
 
-/// Feeds that are known, of the price in US dollars.
-const FEEDS: [(&str, &str); 8] = [
+/// The built-in feeds, of prices in US dollars.
+const KNOWN_FEEDS: [(&str, &str); 8] = [
     (
         "BTC",
         "e62df6c8b4a85fe1a67db44dc12de5db330f7ac66b72dc658afedf0f4a415b43",
@@ -62,21 +63,21 @@ const FEEDS: [(&str, &str); 8] = [
     ),
 ];
 
-/// The number of the feed, if it is known.
+/// The id of a symbol's feed, if it is built in.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
-    let feed = FEEDS.iter().find(|(base, _)| *base == symbol.base());
+    let feed = KNOWN_FEEDS.iter().find(|(base, _)| *base == symbol.base());
     feed.filter(|_| symbol.quote() == "USD")
         .map(|(_, id)| (*id).to_owned())
 }
 
-/// The address of the stream of these feeds.
+/// The URL of the stream of these feeds.
 pub(super) fn stream_url(url: &str, names: &[String]) -> String {
     let separator = if url.contains('?') { '&' } else { '?' };
     let ids: Vec<_> = names.iter().map(|name| format!("ids[]={name}")).collect();
     format!("{url}{separator}{}&parsed=true", ids.join("&"))
 }
 
-/// A feed's number as its frames write it: 64 digits.
+/// A feed's id as frames write it: 64 hexadecimal digits.
 pub(crate) fn feed_id(text: &str) -> Option<String> {
     let id = text.strip_prefix("0x").unwrap_or(text).to_ascii_lowercase();
     let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
@@ -84,21 +85,21 @@ pub(crate) fn feed_id(text: &str) -> Option<String> {
 }
 
 #[derive(Deserialize)]
-struct Frame<'a> {
+struct PythFrame<'a> {
     #[serde(borrow)]
     parsed: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Update<'a> {
+struct PythUpdate<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow)]
-    price: Price<'a>,
+    price: PythPrice<'a>,
 }
 
 #[derive(Deserialize)]
-struct Price<'a> {
+struct PythPrice<'a> {
     #[serde(borrow)]
     price: Cow<'a, str>,
     #[serde(borrow)]
@@ -107,9 +108,9 @@ struct Price<'a> {
     publish_time: i64,
 }
 
-/// What the data of an event says.
+/// Parses the data of an event.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
-    let frame: Frame<'_> = serde_json::from_slice(frame)?;
+    let frame: PythFrame<'_> = serde_json::from_slice(frame)?;
     match frame.parsed {
         Some(parsed) => entries(parsed, update),
         None => Ok(smallvec![VenueEvent::Ignored]),
@@ -117,7 +118,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
 }
 
 fn update(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
-    let update: Update<'_> = serde_json::from_str(entry)?;
+    let update: PythUpdate<'_> = serde_json::from_str(entry)?;
     let price = scaled("price", &update.price.price, update.price.expo)?;
     if price <= Decimal::ZERO {
         return Err(bad("price", &update.price.price));
@@ -127,7 +128,7 @@ fn update(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let time = update.price.publish_time.checked_mul(1_000);
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(price),
-        // The price is known to ± this, as one between two offers is.
+        // A confidence of ± c equals a bid and an ask at that distance.
         bid: offer(price.checked_sub(confidence)),
         ask: offer(price.checked_add(confidence)),
         venue_time_us: time.and_then(epoch_us),
@@ -166,7 +167,7 @@ mod tests {
     const UPDATE: &str = r#"{"binary":{"encoding":"hex","data":["504e41"]},"parsed":[{"id":"e62df6c8b4a85fe1a67db44dc12de5db330f7ac66b72dc658afedf0f4a415b43","price":{"price":"6183801000001","conf":"3000000000","expo":-8,"publish_time":1723161257},"ema_price":{"price":"6","conf":"1","expo":-8,"publish_time":1723161257},"metadata":{"slot":1,"proof_available_time":1723161258,"prev_publish_time":1723161256}}]}"#;
 
     #[test]
-    fn a_price_is_exact_and_its_confidence_lies_between_offers() {
+    fn a_price_is_exact_and_its_confidence_becomes_offers() {
         let ticker = testing::ticker(KIND, UPDATE);
         assert_eq!(ticker.last.unwrap().to_string(), "61838.01000001");
         let offers = ticker.ask.unwrap() - ticker.bid.unwrap();
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn feeds_stand_in_the_address() {
+    fn the_url_lists_the_feeds() {
         let names = ["aa".to_owned(), "bb".to_owned()];
         let url = stream_url("http://x/stream", &names);
         assert_eq!(url, "http://x/stream?ids[]=aa&ids[]=bb&parsed=true");
@@ -210,7 +211,7 @@ mod tests {
             Some("ab".repeat(32))
         );
         assert_eq!(feed_id("0x12"), None);
-        for (base, id) in FEEDS {
+        for (base, id) in KNOWN_FEEDS {
             assert_eq!(feed_id(id).as_deref(), Some(id), "{base}");
         }
     }

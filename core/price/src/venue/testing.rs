@@ -1,20 +1,20 @@
-//! What the tests of parsers share.
+//! Helpers of the parsers' tests.
 
 use super::{FaultKind, ParseError, Ticker, Trade, VenueEvent, VenueKind};
 
-/// All that a frame says.
+/// All events of a frame.
 pub(super) fn all(kind: VenueKind, frame: &str) -> Vec<VenueEvent<'_>> {
     kind.parse(frame.as_bytes()).unwrap().into_vec()
 }
 
-/// The one thing that a frame says.
+/// The one event of a frame.
 pub(super) fn one(kind: VenueKind, frame: &str) -> Result<VenueEvent<'_>, ParseError> {
     let mut events = kind.parse(frame.as_bytes())?;
     assert_eq!(events.len(), 1, "{events:?}");
     Ok(events.remove(0))
 }
 
-/// The one trade that a frame tells of.
+/// The one trade of a frame.
 pub(super) fn trade(kind: VenueKind, frame: &str) -> Trade<'_> {
     match one(kind, frame) {
         Ok(VenueEvent::Trade(trade)) => trade,
@@ -22,7 +22,7 @@ pub(super) fn trade(kind: VenueKind, frame: &str) -> Trade<'_> {
     }
 }
 
-/// The one summary that a frame tells.
+/// The one ticker of a frame.
 pub(super) fn ticker(kind: VenueKind, frame: &str) -> Ticker<'_> {
     match one(kind, frame) {
         Ok(VenueEvent::Ticker(ticker)) => ticker,
@@ -30,7 +30,7 @@ pub(super) fn ticker(kind: VenueKind, frame: &str) -> Ticker<'_> {
     }
 }
 
-/// What is wrong with a frame, or with its one entry.
+/// The fault of a frame, or of its one entry.
 pub(super) fn fault(kind: VenueKind, frame: &str) -> FaultKind {
     match one(kind, frame) {
         Ok(VenueEvent::Fault(fault)) | Err(fault) => fault.kind,

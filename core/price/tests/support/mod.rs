@@ -1,7 +1,7 @@
-//! What the tests of this crate share.
+//! Helpers of this crate's tests.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-pub mod venue;
+pub mod test_venue;
 
 use std::sync::Arc;
 
@@ -17,17 +17,17 @@ use tidewire_stream::{ChannelName, Event, Publisher};
 /// When the tests take place, in microseconds since the Unix epoch.
 pub const NOW_US: i64 = 1_750_000_000_000_000;
 
-/// Keeps all that is published.
+/// A publisher that keeps all publications.
 #[derive(Default)]
-pub struct Journal(Mutex<Vec<(String, Event)>>);
+pub struct CapturingPublisher(Mutex<Vec<(String, Event)>>);
 
-impl Publisher for Journal {
+impl Publisher for CapturingPublisher {
     fn publish(&self, channel: &ChannelName, event: Event) {
         self.0.lock().push((channel.as_str().to_owned(), event));
     }
 }
 
-impl Journal {
+impl CapturingPublisher {
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
@@ -54,7 +54,7 @@ impl Journal {
     }
 }
 
-/// What an operator writes, without `prices.` before each key.
+/// Parses a configuration, without `prices.` before each key.
 pub fn read_config(text: &str) -> Result<PriceConfig, String> {
     Figment::from(Toml::string(text))
         .extract()
@@ -94,7 +94,7 @@ pub fn binance_trade(id: u64, symbol: &str, price: &str) -> String {
     )
 }
 
-/// A trade at Bitstamp; `name` is its own.
+/// A trade at Bitstamp; `name` is the venue's own.
 pub fn bitstamp_trade(id: u64, name: &str, price: &str, size: &str) -> String {
     format!(
         r#"{{"data":{{"id":{id},"amount_str":"{size}","price_str":"{price}","type":0,"microtimestamp":"1750000000000000"}},"channel":"live_trades_{name}","event":"trade"}}"#

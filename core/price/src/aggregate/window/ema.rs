@@ -1,30 +1,31 @@
-//! The exponential moving average of a price.
+//! EMA: the exponential moving average of a price.
 //!
-//! The window has [`STEPS`] steps. At the end of each the average moves to the price
-//! that stands by α = 2 / (60 + 1) of the distance: the average of 60 periods as charts
-//! know it, and independent of how often the price is told. It begins at the first price.
+//! The window has [`STEPS`] steps. At the end of each step the average moves towards the current
+//! price by α = 2 / (60 + 1) of the distance. That is the 60-period average of charts, independent
+//! of how often the price is published. It begins at the first price.
 //!
-//! Computed in decimals, with [`DIGITS`](super::blend::DIGITS) kept after each change of
-//! the price: the same everywhere.
+//! Worked example: the average is 100, and the price is 161 from now on. One step later it is 100 +
+//! 61 × 2 / 61 = 102, and after the next 102 + 59 × 2 / 61 = 103.93….
+//!
+//! All arithmetic is decimal, rounded to [`DIGITS`](crate::decimal::DIGITS) when the price changes,
+//! so every server gets the same digits.
 
 use rust_decimal::Decimal;
 
-use super::blend::rounded;
+use crate::decimal::round;
 
-/// How many steps a window has.
+/// Steps in a window: the periods of the chart's average.
 const STEPS: i64 = 60;
 
-/// What is left of the distance to the price after one step: 1 − 2 / (STEPS + 1), as a
-/// fraction.
-const LEFT: (i64, i64) = (STEPS - 1, STEPS + 1);
+/// The part of the distance that remains after one step, 1 − 2 / (STEPS + 1), as a fraction.
+const REMAINDER: (i64, i64) = (STEPS - 1, STEPS + 1);
 
-/// After so many steps nothing is left of the distance within the digits kept:
-/// (59/61)^1300 < 10^-18.
-const FOR_EVER: i64 = 1_300;
+/// Steps after which nothing remains within the digits: (59/61)^1300 < 10^-18.
+const NEGLIGIBLE_AFTER: i64 = 1_300;
 
-/// The average, as of the end of a step.
+/// The average at the end of a step.
 #[derive(Debug, Clone, Copy)]
-struct State {
+struct EmaState {
     average: Decimal,
     step: i64,
     price: Decimal,
@@ -32,19 +33,19 @@ struct State {
 
 /// An exponential moving average.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Ema(Option<State>);
+pub(crate) struct Ema(Option<EmaState>);
 
 impl Ema {
-    /// The price is this from now on.
-    pub(super) fn set(&mut self, price: Decimal, now_us: i64, window_us: i64) {
+    /// Sets the price from now on.
+    pub(crate) fn set(&mut self, price: Decimal, now_us: i64, window_us: i64) {
         let step = step(now_us, window_us);
-        let before = self.0.get_or_insert(State {
+        let before = self.0.get_or_insert(EmaState {
             average: price,
             step,
             price,
         });
-        if before.price != price || step - before.step > FOR_EVER {
-            *before = State {
+        if before.price != price || step - before.step > NEGLIGIBLE_AFTER {
+            *before = EmaState {
                 average: before.average(step),
                 step: step.max(before.step),
                 price,
@@ -52,31 +53,31 @@ impl Ema {
         }
     }
 
-    /// The average now, if there was any price.
-    pub(super) fn average(&self, now_us: i64, window_us: i64) -> Option<Decimal> {
+    /// The average at `now_us`, if there was any price.
+    pub(crate) fn average(&self, now_us: i64, window_us: i64) -> Option<Decimal> {
         self.0.map(|state| state.average(step(now_us, window_us)))
     }
 }
 
-impl State {
+impl EmaState {
     fn average(&self, step: i64) -> Decimal {
         let steps = step.saturating_sub(self.step);
         if steps <= 0 {
             return self.average;
         }
         let distance = self.average.checked_sub(self.price);
-        let left = distance.and_then(|distance| distance.checked_mul(left_after(steps)));
+        let left = distance.and_then(|distance| distance.checked_mul(remainder_after(steps)));
         let average = left.and_then(|left| self.price.checked_add(left));
-        average.and_then(rounded).unwrap_or(self.price)
+        average.and_then(round).unwrap_or(self.price)
     }
 }
 
-/// What is left of a distance after some steps, by squaring.
-fn left_after(mut steps: i64) -> Decimal {
-    if steps > FOR_EVER {
+/// The part of a distance that remains after `steps`, by squaring.
+fn remainder_after(mut steps: i64) -> Decimal {
+    if steps > NEGLIGIBLE_AFTER {
         return Decimal::ZERO;
     }
-    let mut factor = Decimal::from(LEFT.0) / Decimal::from(LEFT.1);
+    let mut factor = Decimal::from(REMAINDER.0) / Decimal::from(REMAINDER.1);
     let mut left = Decimal::ONE;
     while steps > 0 {
         if steps % 2 == 1 {
@@ -102,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_that_of_steps_taken_one_by_one(
+        fn the_average_equals_that_of_single_steps(
             changes in prop::collection::vec((0..5_000_i64, 1..10_000_i64), 1..40),
         ) {
             let mut ema = Ema::default();
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_end_it_is_the_price() {
+    fn the_average_reaches_the_price() {
         let mut ema = Ema::default();
         assert_eq!(ema.average(0, WINDOW_US), None);
         ema.set(Decimal::from(100), 0, WINDOW_US);

@@ -1,15 +1,17 @@
-//! What clients see of a price, and when it is worth telling.
+//! Snapshot: what clients see of a price, and when a new one is worth publishing.
 
 use rust_decimal::Decimal;
-use tidewire_proto::v1::{self, PriceUpdate};
+use tidewire_proto::v1::PriceUpdate;
 
-/// A price of which only the time has changed is told this often, in microseconds:
-/// clients see that the market lives, and do not get every trade at the same price.
+use crate::decimal::to_wire;
+
+/// How often a price is published whose time alone changed, in microseconds. Clients see that the
+/// market is alive without receiving every trade at the same price.
 const REFRESH_US: i64 = 1_000_000;
 
 /// What clients see of a price.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Shown {
+pub(super) struct PriceSnapshot {
     pub(super) price: Decimal,
     pub(super) change_percent: Option<f64>,
     pub(super) volume_quote: Option<f64>,
@@ -17,20 +19,21 @@ pub(super) struct Shown {
     pub(super) sources: u32,
     pub(super) stale: bool,
     /// When the price was formed, in microseconds since the Unix epoch.
-    pub(super) stamp_us: i64,
-    /// The mean over the window. It moves all the time: alone it is no news.
+    pub(super) timestamp_us: i64,
+    /// The time-weighted mean over the window. It moves all the time, so a new value alone is not
+    /// published.
     pub(super) twap: Option<Decimal>,
-    /// Of one source: how many of the venue's trades never came, if any did not.
+    /// For one source's channel: the venue's trades that did not arrive, if any.
     pub(super) missing: Option<u64>,
 }
 
 /// Where the frames come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Provenance {
-    /// From a market, now or recorded.
+    /// A market, live or recorded.
     #[default]
     Market,
-    /// Made up.
+    /// Made-up data.
     Sample,
 }
 
@@ -40,9 +43,9 @@ impl Provenance {
     }
 }
 
-impl Shown {
-    /// The same price when no source is live any more.
-    pub(super) fn gone_stale(&self) -> Self {
+impl PriceSnapshot {
+    /// The same price after the last source ended.
+    pub(super) fn as_stale(&self) -> Self {
         Self {
             confidence: None,
             sources: 0,
@@ -51,39 +54,32 @@ impl Shown {
         }
     }
 
-    /// Whether a client that was told `told` must be told this.
-    pub(super) fn is_news_after(&self, told: Option<&Self>) -> bool {
-        let Some(told) = told else { return true };
+    /// Whether this is to be published after `last`.
+    pub(super) fn should_follow(&self, last: Option<&Self>) -> bool {
+        let Some(last) = last else { return true };
         let is_same = Self {
-            stamp_us: self.stamp_us,
+            timestamp_us: self.timestamp_us,
             twap: self.twap,
-            ..told.clone()
+            ..last.clone()
         } == *self;
-        !is_same || self.stamp_us.saturating_sub(told.stamp_us) >= REFRESH_US
+        !is_same || self.timestamp_us.saturating_sub(last.timestamp_us) >= REFRESH_US
     }
 
     pub(super) fn update(&self, symbol: &str, source: &str, provenance: Provenance) -> PriceUpdate {
         PriceUpdate {
             symbol: symbol.to_owned(),
-            price: Some(decimal(self.price)),
+            price: Some(to_wire(self.price)),
             change_24h: self.change_percent,
             volume_24h: self.volume_quote,
-            timestamp: self.stamp_us.div_euclid(1_000),
+            timestamp: self.timestamp_us.div_euclid(1_000),
             source: source.to_owned(),
-            confidence: self.confidence.map(decimal),
+            confidence: self.confidence.map(to_wire),
             sources: self.sources,
             stale: self.stale,
-            twap: self.twap.map(decimal),
+            twap: self.twap.map(to_wire),
             sample: provenance.is_sample(),
             missing: self.missing,
             ..PriceUpdate::default()
         }
-    }
-}
-
-/// A number as the protocol carries it: in its one canonical notation.
-pub(super) fn decimal(value: Decimal) -> v1::Decimal {
-    v1::Decimal {
-        value: value.normalize().to_string(),
     }
 }

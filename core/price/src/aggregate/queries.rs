@@ -1,50 +1,54 @@
-//! What the aggregator answers.
+//! Queries: what `PriceService`, metrics and channel checks read from the aggregator.
 
 use tidewire_proto::v1::{MarketOverview, PriceUpdate, Source};
 
-use super::{Aggregator, SourceId, SymbolState, quote::Life};
+use super::{
+    Aggregator, SourceId, quote::Liveness, source_status::SourceStatus, symbol_state::SymbolState,
+};
 use crate::{
     PriceError, Symbol,
     error::{unknown_source, unknown_symbol},
-    source::SourceStatus,
 };
 
 impl Aggregator {
-    /// The price of a symbol, with how it came about.
+    /// The price of a symbol, with its method and the detail of each source.
     ///
     /// # Errors
-    /// The text is no symbol, or none that is configured.
+    /// The text is no symbol, or the symbol is not configured.
     pub fn price(&self, name: &str, now_us: i64) -> Result<PriceUpdate, PriceError> {
         let symbol = self.find(name)?;
         Ok(symbol.explain(&self.sources, self.provenance, now_us))
     }
 
-    /// The market at a glance.
+    /// The market overview as of `now_us`.
     #[must_use]
     pub fn overview(&self, now_us: i64) -> MarketOverview {
-        self.overview.show(&self.symbols, &self.sources, now_us)
+        self.market.overview(
+            now_us,
+            |symbol| self.symbols[symbol].live_price(),
+            |source| self.sources[source].name(),
+        )
     }
 
-    /// The sources and how they do, in the order of the configuration.
+    /// The status of each source, in the order of the configuration.
     #[must_use]
     pub fn sources(&self, now_us: i64) -> Vec<Source> {
-        let show = |status: &SourceStatus| status.show(now_us, self.provenance);
+        let show = |status: &SourceStatus| status.to_proto(now_us, self.provenance);
         let there = self.sources.iter().filter(|status| !status.is_removed());
         there.map(show).collect()
     }
 
-    /// The age of each symbol's newest data, in milliseconds. Symbols without any
-    /// are left out.
+    /// The age of each symbol's newest data, in milliseconds. Symbols without data are left out.
     #[must_use]
     pub fn ages_ms(&self, now_us: i64) -> Vec<(String, i64)> {
         let age = |symbol: &SymbolState| {
-            let age_us = now_us.saturating_sub(symbol.heard_us()?);
+            let age_us = now_us.saturating_sub(symbol.last_arrival_us()?);
             Some((symbol.name().to_owned(), age_us.div_euclid(1_000)))
         };
         self.symbols.iter().filter_map(age).collect()
     }
 
-    /// Judges the part of a `prices:` channel after the colon.
+    /// Checks the part of a `prices:` channel after the colon: `SYMBOL` or `SYMBOL@SOURCE`.
     pub(crate) fn check_channel(&self, rest: &str) -> Result<(), PriceError> {
         let Some((name, source)) = rest.split_once('@') else {
             return self.find(rest).map(drop);
@@ -53,7 +57,7 @@ impl Aggregator {
         let names: Vec<_> = symbol
             .quotes
             .iter()
-            .filter(|quote| quote.life != Life::Removed)
+            .filter(|quote| quote.liveness != Liveness::Removed)
             .map(|quote| self.sources[quote.source].name())
             .collect();
         if names.contains(&source) {
@@ -70,9 +74,9 @@ impl Aggregator {
             .ok_or_else(|| unknown_symbol(name, known()))
     }
 
-    /// One source and how it does.
+    /// The status of one source.
     #[must_use]
     pub(crate) fn show_source(&self, source: SourceId, now_us: i64) -> Source {
-        self.sources[source.index].show(now_us, self.provenance)
+        self.sources[source.index].to_proto(now_us, self.provenance)
     }
 }

@@ -1,4 +1,7 @@
-//! One request over HTTP/1.1, encrypted if the address says so.
+//! HTTP client: one GET over HTTP/1.1, with TLS for `https` URLs.
+//!
+//! A source needs a single request that streams its body, which hyper and rustls give without a
+//! pool, redirects or cookies.
 
 use std::sync::Arc;
 
@@ -15,18 +18,18 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What comes back, and the connection that its body comes by. Dropped, that is closed.
-pub(crate) type Answer = (Response<Incoming>, AbortOnDropHandle<()>);
+/// The response, and the connection that carries its body. Dropping it closes the connection.
+pub(crate) type StreamedResponse = (Response<Incoming>, AbortOnDropHandle<()>);
 
-/// Connects, and asks for what is at `url`.
+/// Connects and requests `url`.
 ///
 /// # Errors
-/// Says what went wrong.
+/// The reason, as a text for the log.
 pub(crate) async fn get(
     url: &str,
     accept: &'static str,
     tls: Arc<ClientConfig>,
-) -> Result<Answer, String> {
+) -> Result<StreamedResponse, String> {
     let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
     let host = uri.host().unwrap_or_default().to_owned();
     let is_encrypted = uri.scheme_str() == Some("https");
@@ -37,17 +40,17 @@ pub(crate) async fn get(
         .await
         .map_err(|error| error.to_string())?;
     if !is_encrypted {
-        return ask(socket, &uri, accept).await;
+        return request(socket, &uri, accept).await;
     }
     let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
     let socket = TlsConnector::from(tls)
         .connect(name, socket)
         .await
         .map_err(|error| error.to_string())?;
-    ask(socket, &uri, accept).await
+    request(socket, &uri, accept).await
 }
 
-async fn ask<S>(socket: S, uri: &Uri, accept: &'static str) -> Result<Answer, String>
+async fn request<S>(socket: S, uri: &Uri, accept: &'static str) -> Result<StreamedResponse, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -55,7 +58,7 @@ where
         .await
         .map_err(|error| error.to_string())?;
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-        // How it ended shows in the body.
+        // A failure of the connection shows in the body.
         let _ = connection.await;
     }));
     let path = uri.path_and_query().map_or("/", |path| path.as_str());

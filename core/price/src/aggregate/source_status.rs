@@ -1,40 +1,41 @@
-//! What is known of a source: how its connection does, and what it said.
+//! Source status: the connections and counters of one source, as `ListSources` and metrics show
+//! them.
 
 use metrics::{Counter, Gauge};
 use tidewire_proto::v1::{ConnectionState, Source};
 
+use super::{clock_offset::ClockOffset, snapshot::Provenance};
 use crate::{
     Symbol,
-    aggregate::{Offset, Provenance},
     config::SourceSpec,
     venue::{FaultKind, ParseError},
 };
 
-/// How the connection to a source does.
+/// The state of one connection to a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkState {
-    /// It is being set up.
+    /// It is being established.
     Connecting,
-    /// It stands, and no data came yet.
+    /// It is open, and no data arrived yet.
     Connected,
-    /// It stands, and data comes.
+    /// It is open, and data arrives.
     Live,
-    /// It ended or did not come about, for this reason. The next try is due.
+    /// It ended or failed, for this reason. The next attempt is scheduled.
     Lost(String),
 }
 
-/// A counter that can be read, and is a metric too.
-pub(crate) struct Tally {
+/// A counter that is readable here and exported as a metric.
+pub(crate) struct EventCounter {
     count: u64,
     metric: Counter,
 }
 
-impl Tally {
+impl EventCounter {
     fn new(metric: Counter) -> Self {
         Self { count: 0, metric }
     }
 
-    pub(crate) fn count(&mut self) {
+    pub(crate) fn increment(&mut self) {
         self.count += 1;
         self.metric.increment(1);
     }
@@ -42,39 +43,39 @@ impl Tally {
 
 /// One of a source's connections.
 #[derive(Debug, Clone)]
-pub(crate) struct Link {
+pub(crate) struct LinkStatus {
     state: LinkState,
-    /// Since when it is lost, in microseconds since the Unix epoch.
+    /// When it was lost, in microseconds since the Unix epoch.
     pub(crate) lost_us: Option<i64>,
 }
 
-impl Link {
+impl LinkStatus {
     const NEW: Self = Self {
         state: LinkState::Connecting,
         lost_us: None,
     };
 }
 
-/// What is known of a source.
+/// The status of a source.
 pub(crate) struct SourceStatus {
     pub(crate) spec: SourceSpec,
-    /// What it is asked for.
+    /// The symbols that it serves.
     pub(crate) symbols: Vec<Symbol>,
-    pub(crate) frames: Tally,
-    pub(crate) trades: Tally,
-    /// How far its clock is from this server's.
-    pub(crate) offset: Offset,
-    gaps: Tally,
-    /// When data last came, in microseconds since the Unix epoch.
-    pub(crate) heard_us: Option<i64>,
-    /// Tells it from a source that had its place before.
+    pub(crate) frames: EventCounter,
+    pub(crate) trades: EventCounter,
+    /// The offset of its clock from this server's.
+    pub(crate) offset: ClockOffset,
+    gaps: EventCounter,
+    /// When data last arrived, in microseconds since the Unix epoch.
+    pub(crate) last_arrival_us: Option<i64>,
+    /// Tells this source from earlier ones with the same index.
     pub(crate) generation: u32,
-    /// Its connections.
-    pub(crate) links: Vec<Link>,
+    /// Its connections. Empty once the source is removed.
+    pub(crate) links: Vec<LinkStatus>,
     connects: u64,
     reconnects: Counter,
-    refusals: Tally,
-    faults: [Tally; FaultKind::ALL.len()],
+    refusals: EventCounter,
+    faults: [EventCounter; FaultKind::ALL.len()],
     connected: Gauge,
     last_error: Option<String>,
 }
@@ -96,23 +97,26 @@ impl SourceStatus {
                 ("source", spec.name.clone()),
                 ("kind", kind.name().to_owned()),
             ];
-            Tally::new(metrics::counter!(
+            EventCounter::new(metrics::counter!(
                 "tidewire_venue_bad_frames_total",
                 &labels
             ))
         };
         Self {
             symbols: Vec::new(),
-            frames: Tally::new(metrics::counter!("tidewire_venue_frames_total", &source)),
-            trades: Tally::new(metrics::counter!("tidewire_venue_trades_total", &source)),
-            offset: Offset::default(),
-            gaps: Tally::new(metrics::counter!("tidewire_venue_gaps_total", &source)),
-            heard_us: None,
+            frames: EventCounter::new(metrics::counter!("tidewire_venue_frames_total", &source)),
+            trades: EventCounter::new(metrics::counter!("tidewire_venue_trades_total", &source)),
+            offset: ClockOffset::default(),
+            gaps: EventCounter::new(metrics::counter!("tidewire_venue_gaps_total", &source)),
+            last_arrival_us: None,
             generation: 0,
-            links: vec![Link::NEW],
+            links: vec![LinkStatus::NEW],
             connects: 0,
             reconnects: metrics::counter!("tidewire_venue_reconnects_total", &source),
-            refusals: Tally::new(metrics::counter!("tidewire_venue_refusals_total", &source)),
+            refusals: EventCounter::new(metrics::counter!(
+                "tidewire_venue_refusals_total",
+                &source
+            )),
             faults: FaultKind::ALL.map(fault),
             connected: metrics::gauge!("tidewire_venue_connected", &source),
             last_error: None,
@@ -124,11 +128,11 @@ impl SourceStatus {
         &self.spec.name
     }
 
-    /// Counts a frame that cannot be used; each kind is logged once.
-    pub(crate) fn fault(&mut self, error: &ParseError) {
-        let tally = &mut self.faults[error.kind as usize];
-        tally.count();
-        if tally.count == 1 {
+    /// Counts an unusable frame. The first of each kind is logged.
+    pub(crate) fn record_fault(&mut self, error: &ParseError) {
+        let counter = &mut self.faults[error.kind as usize];
+        counter.increment();
+        if counter.count == 1 {
             tracing::warn!(
                 source = self.spec.name,
                 kind = %error.kind,
@@ -139,9 +143,9 @@ impl SourceStatus {
         self.last_error = Some(error.to_string());
     }
 
-    /// Counts a time that is far from what its clock said before.
-    pub(crate) fn jumped(&mut self, us: i64, direction: &str) {
-        self.fault(&ParseError {
+    /// Counts a time that is far from the venue's clock so far.
+    pub(crate) fn record_time_jump(&mut self, us: i64, direction: &str) {
+        self.record_fault(&ParseError {
             kind: FaultKind::TimeJump,
             detail: format!(
                 "a time is {} ms {direction} the venue's clock so far",
@@ -150,9 +154,9 @@ impl SourceStatus {
         });
     }
 
-    /// Counts a gap in a symbol's trades; the first one is logged.
-    pub(crate) fn gap(&mut self, symbol: &Symbol, missing: u64) {
-        self.gaps.count();
+    /// Counts a gap in a symbol's trades. The first one is logged as a warning.
+    pub(crate) fn record_gap(&mut self, symbol: &Symbol, missing: u64) {
+        self.gaps.increment();
         let source = &self.spec.name;
         if self.gaps.count == 1 {
             tracing::warn!(
@@ -164,9 +168,9 @@ impl SourceStatus {
         }
     }
 
-    /// Counts a request that the venue refuses; a reason is logged until another comes.
-    pub(crate) fn refused(&mut self, reason: &str) {
-        self.refusals.count();
+    /// Counts a refused request. A reason is logged again only after another one.
+    pub(crate) fn record_refusal(&mut self, reason: &str) {
+        self.refusals.increment();
         let error = format!("the venue refuses: {reason}");
         if self.last_error.as_ref() != Some(&error) {
             tracing::warn!(
@@ -178,12 +182,12 @@ impl SourceStatus {
         self.last_error = Some(error);
     }
 
-    /// So many connections carry its symbols.
+    /// Sets how many connections carry its symbols.
     pub(crate) fn set_links(&mut self, count: usize) {
-        self.links = vec![Link::NEW; count.max(1)];
+        self.links = vec![LinkStatus::NEW; count.max(1)];
     }
 
-    pub(crate) fn link(&mut self, link: usize, state: &LinkState, now_us: i64) {
+    pub(crate) fn set_link_state(&mut self, link: usize, state: &LinkState, now_us: i64) {
         let Some(link) = self.links.get_mut(link) else {
             return;
         };
@@ -202,16 +206,17 @@ impl SourceStatus {
             }
         }
         link.state = state.clone();
-        self.connected.set(f64::from(self.standing()));
+        self.connected.set(f64::from(self.open_links()));
     }
 
-    /// How many connections stand.
-    fn standing(&self) -> u32 {
-        let stands = |link: &&Link| matches!(link.state, LinkState::Connected | LinkState::Live);
+    /// Open connections.
+    fn open_links(&self) -> u32 {
+        let stands =
+            |link: &&LinkStatus| matches!(link.state, LinkState::Connected | LinkState::Live);
         u32::try_from(self.links.iter().filter(stands).count()).unwrap_or(u32::MAX)
     }
 
-    /// How its connections do: as the best of them.
+    /// The best state among its connections.
     fn state(&self) -> ConnectionState {
         let states = self.links.iter().map(|link| match link.state {
             LinkState::Live => (0, ConnectionState::Live),
@@ -223,8 +228,8 @@ impl SourceStatus {
         best.map_or(ConnectionState::Connecting, |(_, state)| state)
     }
 
-    /// It is removed: nothing of it is left but its place.
-    pub(crate) fn removed(&mut self) {
+    /// Marks the source as removed, so that its index can be reused.
+    pub(crate) fn remove(&mut self) {
         self.connected.set(0.0);
         self.generation = self.generation.wrapping_add(1);
         self.symbols.clear();
@@ -235,9 +240,11 @@ impl SourceStatus {
         self.links.is_empty()
     }
 
-    /// As ListSources shows it.
-    pub(crate) fn show(&self, now_us: i64, provenance: Provenance) -> Source {
-        let age_ms = |heard_us: i64| now_us.saturating_sub(heard_us).max(0).unsigned_abs() / 1_000;
+    /// The status as `ListSources` returns it.
+    pub(crate) fn to_proto(&self, now_us: i64, provenance: Provenance) -> Source {
+        let age_ms = |last_arrival_us: i64| {
+            now_us.saturating_sub(last_arrival_us).max(0).unsigned_abs() / 1_000
+        };
         Source {
             name: self.spec.name.clone(),
             kind: self.spec.kind.name().to_owned(),
@@ -245,13 +252,13 @@ impl SourceStatus {
             state: self.state().into(),
             symbols: self.symbols.iter().map(Symbol::to_string).collect(),
             frames: self.frames.count,
-            bad_frames: self.faults.iter().map(|tally| tally.count).sum(),
+            bad_frames: self.faults.iter().map(|counter| counter.count).sum(),
             trades: self.trades.count,
             connects: self.connects,
-            age_ms: self.heard_us.map(age_ms),
+            age_ms: self.last_arrival_us.map(age_ms),
             last_error: self.last_error.clone(),
             sample: provenance.is_sample(),
-            connections: (self.links.len() > 1).then(|| self.standing()),
+            connections: (self.links.len() > 1).then(|| self.open_links()),
             gaps: (self.gaps.count > 0).then_some(self.gaps.count),
             offset_ms: self.offset.us().map(|us| us.div_euclid(1_000)),
         }

@@ -1,45 +1,49 @@
-//! Server-Sent Events of a venue, over HTTP/1.1.
+//! SSE: a venue's Server-Sent Events over HTTP/1.1.
 
 use std::{collections::VecDeque, sync::Arc};
 
-use ::http::StatusCode;
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use rustls::ClientConfig;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{connection::MESSAGE_BYTES, http};
+use crate::http_client;
 
-/// A stream of events. Dropped, its connection is closed.
-pub(super) struct EventStream {
+/// The longest message of a venue, in bytes. The longest expected one, a snapshot of all tickers,
+/// takes a few hundred bytes a symbol.
+pub(super) const MESSAGE_BYTES: usize = 1 << 20;
+
+/// A stream of events. Dropping it closes its connection.
+pub(super) struct SseStream {
     body: Incoming,
-    lines: Lines,
-    events: VecDeque<Heard>,
+    parser: SseParser,
+    events: VecDeque<SseItem>,
     _connection: AbortOnDropHandle<()>,
 }
 
-/// What a stream says.
+/// One item of a stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum SseItem {
     /// The data of an event.
     Data(Bytes),
     /// An event named `error`, which is the last one.
     Error(String),
-    /// A comment: the connection is there.
-    Sign,
+    /// A comment: the connection is alive.
+    Comment,
 }
 
-/// Connects and asks.
+/// Connects and requests the stream.
 ///
 /// # Errors
-/// Says what went wrong.
-pub(super) async fn connect(url: &str, tls: Arc<ClientConfig>) -> Result<EventStream, String> {
-    let (response, connection) = http::get(url, "text/event-stream", tls).await?;
+/// The reason, as a text for the log.
+pub(super) async fn connect(url: &str, tls: Arc<ClientConfig>) -> Result<SseStream, String> {
+    let (response, connection) = http_client::get(url, "text/event-stream", tls).await?;
     match response.status() {
-        StatusCode::OK => Ok(EventStream {
+        StatusCode::OK => Ok(SseStream {
             body: response.into_body(),
-            lines: Lines::default(),
+            parser: SseParser::default(),
             events: VecDeque::new(),
             _connection: connection,
         }),
@@ -47,9 +51,9 @@ pub(super) async fn connect(url: &str, tls: Arc<ClientConfig>) -> Result<EventSt
     }
 }
 
-impl EventStream {
-    /// What comes next. None at the end. Nothing is lost if it is dropped while it waits.
-    pub(super) async fn next(&mut self) -> Option<Result<Heard, String>> {
+impl SseStream {
+    /// The next item, or `None` at the end. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<Result<SseItem, String>> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(Ok(event));
@@ -59,7 +63,7 @@ impl EventStream {
                 Err(error) => return Some(Err(error.to_string())),
             };
             if let Ok(data) = frame.into_data()
-                && let Err(reason) = self.lines.take(&data, &mut self.events)
+                && let Err(reason) = self.parser.push(&data, &mut self.events)
             {
                 return Some(Err(reason));
             }
@@ -67,16 +71,16 @@ impl EventStream {
     }
 }
 
-/// Puts lines together, and events from them.
+/// Joins chunks to lines, and lines to events.
 #[derive(Debug, Default)]
-struct Lines {
+struct SseParser {
     line: BytesMut,
     data: BytesMut,
     is_error: bool,
 }
 
-impl Lines {
-    fn take(&mut self, bytes: &[u8], events: &mut VecDeque<Heard>) -> Result<(), String> {
+impl SseParser {
+    fn push(&mut self, bytes: &[u8], events: &mut VecDeque<SseItem>) -> Result<(), String> {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             self.line.extend_from_slice(&rest[..end]);
@@ -92,15 +96,15 @@ impl Lines {
         Ok(())
     }
 
-    fn end_line(&mut self, line: &[u8], events: &mut VecDeque<Heard>) {
+    fn end_line(&mut self, line: &[u8], events: &mut VecDeque<SseItem>) {
         if line.is_empty() {
             let data = self.data.split().freeze();
             let is_error = std::mem::take(&mut self.is_error);
             if is_error {
                 let reason = String::from_utf8_lossy(&data).chars().take(200).collect();
-                events.push_back(Heard::Error(reason));
+                events.push_back(SseItem::Error(reason));
             } else if !data.is_empty() {
-                events.push_back(Heard::Data(data));
+                events.push_back(SseItem::Data(data));
             }
             return;
         }
@@ -109,7 +113,7 @@ impl Lines {
             Some(value.strip_prefix(b" ").unwrap_or(value))
         };
         if line.starts_with(b":") {
-            events.push_back(Heard::Sign);
+            events.push_back(SseItem::Comment);
         } else if let Some(data) = field(b"data:") {
             if !self.data.is_empty() {
                 self.data.extend_from_slice(b"\n");
@@ -125,28 +129,28 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn read(chunks: &[&str]) -> Result<Vec<Heard>, String> {
-        let (mut lines, mut events) = (Lines::default(), VecDeque::new());
+    fn read(chunks: &[&str]) -> Result<Vec<SseItem>, String> {
+        let (mut parser, mut events) = (SseParser::default(), VecDeque::new());
         for chunk in chunks {
-            lines.take(chunk.as_bytes(), &mut events)?;
+            parser.push(chunk.as_bytes(), &mut events)?;
         }
         Ok(events.into())
     }
 
-    fn data(text: &'static str) -> Heard {
-        Heard::Data(Bytes::from_static(text.as_bytes()))
+    fn data(text: &'static str) -> SseItem {
+        SseItem::Data(Bytes::from_static(text.as_bytes()))
     }
 
     #[test]
-    fn events_are_read_however_they_are_cut() {
+    fn events_are_parsed_from_any_chunks() {
         let text =
             ":\r\n\r\ndata:{\"a\":1}\n\ndata: b\ndata: c\n\nevent: error\ndata: slow\n\nid: 4\n\n";
         let expected = || {
             vec![
-                Heard::Sign,
+                SseItem::Comment,
                 data("{\"a\":1}"),
                 data("b\nc"),
-                Heard::Error("slow".to_owned()),
+                SseItem::Error("slow".to_owned()),
             ]
         };
         assert_eq!(read(&[text]), Ok(expected()));
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_bounded() {
+    fn an_event_above_the_limit_is_refused() {
         let long = "data: ".to_owned() + &"x".repeat(1 << 19) + "\n";
         assert!(read(&[&long, &long, &long]).is_err());
     }

@@ -1,4 +1,7 @@
-//! Playing a recording into the aggregator.
+//! Replay: plays a recording into the aggregator.
+//!
+//! Time in the aggregator is the recording's. It passes in the same ticks between the same frames
+//! at any speed, so speed and machine do not change what is published.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,47 +11,46 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use super::{RecordedFrame, Recording};
 use crate::{
-    Line, Recording, VenueKind,
+    LinkState, VenueKind,
     aggregate::{Aggregator, Provenance, SourceId},
     clock::EngineTime,
-    source::LinkState,
 };
 
-/// How often time passes in a replay, in microseconds of the recording.
+/// The time between two ticks, in microseconds of the recording.
 const TICK_US: i64 = 100_000;
 
-/// A gap in a recording is gone through in so many ticks at most; of a longer one,
-/// the beginning is left out. Prices are stale by then.
-const TICKS_A_GAP: i64 = 1_000;
+/// The most ticks for a gap between two frames. Of a longer gap the beginning is skipped, because
+/// all prices are stale by then.
+const MAX_TICKS_IN_GAP: i64 = 1_000;
 
-/// Time passes once more after the last frame, for the overview that it changed.
+/// How long time goes on after the last frame, in microseconds, so that the last market overview is
+/// published.
 const AFTER_US: i64 = 1_000_000;
 
-/// Others want to run too: a replay at full speed lets them, after so many frames.
-const TURN: u64 = 1_000;
+/// Frames played before the task yields, so that others run during a replay at full speed.
+const FRAMES_BEFORE_YIELD: u64 = 1_000;
 
-/// How fast a recording is replayed.
+/// The speed of a replay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ReplaySpeed {
-    /// So many times as fast as it was recorded.
+    /// A multiple of the recorded speed.
     Times(f64),
     /// As fast as possible.
     Maximum,
 }
 
-/// When a replay takes place.
+/// Which times a replay publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayStart {
-    /// It begins now: all times are moved.
+    /// It begins now, and all times are moved.
     Now,
-    /// When it was recorded: the same recording says the same, to the byte.
+    /// The recorded times: the same recording gives the same publications, to the byte.
     Recorded,
 }
 
-/// Plays one recording. Time in the aggregator is that of the recording, whatever the
-/// speed: it passes in the same steps between the same frames, so that speed and machine
-/// change nothing of what is said.
+/// The state of one replay.
 pub(crate) struct Replay {
     aggregator: Arc<Mutex<Aggregator>>,
     time: EngineTime,
@@ -57,7 +59,7 @@ pub(crate) struct Replay {
     sources: Vec<(SourceId, VenueKind)>,
     /// When the first frame was played.
     started: Instant,
-    /// The time then, in the aggregator and in the recording.
+    /// That moment in the aggregator's time and in the recording's.
     started_us: i64,
     begins_us: i64,
     ticked_us: i64,
@@ -94,7 +96,7 @@ impl Replay {
         }
     }
 
-    /// Plays all of it, counting the frames.
+    /// Plays all frames, and counts them.
     pub(crate) async fn play(mut self, recording: Recording, count: &mut u64) {
         for line in recording {
             if *count == 0 {
@@ -107,7 +109,7 @@ impl Replay {
             self.time.set(arrival_us);
             self.take(&line, arrival_us);
             *count += 1;
-            if count.is_multiple_of(TURN) {
+            if count.is_multiple_of(FRAMES_BEFORE_YIELD) {
                 yield_now().await;
             }
         }
@@ -117,8 +119,8 @@ impl Replay {
         }
     }
 
-    /// All sources are as good as connected.
-    fn begin(&mut self, first: &Line) {
+    /// Starts the clock, and marks all sources as live.
+    fn begin(&mut self, first: &RecordedFrame) {
         self.begins_us = first.time_us;
         self.started_us = match self.start {
             ReplayStart::Now => self.time.now_us(),
@@ -128,12 +130,12 @@ impl Replay {
         self.started = Instant::now();
         let mut aggregator = self.aggregator.lock();
         for (source, _) in &self.sources {
-            aggregator.link(*source, &LinkState::Connected, self.started_us);
-            aggregator.link(*source, &LinkState::Live, self.started_us);
+            aggregator.set_link_state(*source, &LinkState::Connected, self.started_us);
+            aggregator.set_link_state(*source, &LinkState::Live, self.started_us);
         }
     }
 
-    /// Waits until a time of the aggregator has come.
+    /// Waits until the aggregator's time reaches `at_us`.
     async fn wait_until(&self, at_us: i64) {
         let ReplaySpeed::Times(times) = self.speed else {
             return;
@@ -145,12 +147,12 @@ impl Replay {
             .and_then(|offset| self.started.checked_add(offset));
         match due {
             Some(due) => sleep_until(due).await,
-            // Beyond all times: it never comes.
+            // A time beyond the clock's range never comes.
             None => std::future::pending().await,
         }
     }
 
-    fn take(&mut self, line: &Line, arrival_us: i64) {
+    fn take(&mut self, line: &RecordedFrame, arrival_us: i64) {
         if let Some((source, kind)) = self.sources.get(line.source) {
             let parsed = kind.parse(&line.frame);
             self.aggregator
@@ -159,9 +161,9 @@ impl Replay {
         }
     }
 
-    /// Lets time pass up to `now_us`.
+    /// Ticks the aggregator up to `now_us`.
     async fn pass(&mut self, now_us: i64) {
-        let longest_us = TICKS_A_GAP * TICK_US;
+        let longest_us = MAX_TICKS_IN_GAP * TICK_US;
         self.ticked_us = self.ticked_us.max(now_us.saturating_sub(longest_us));
         while now_us.saturating_sub(self.ticked_us) >= TICK_US {
             self.wait_until(self.ticked_us.saturating_add(TICK_US))

@@ -1,4 +1,4 @@
-//! An engine on one venue, which a test plays on a local socket.
+//! Test venue: an engine connected to a venue that the test plays on a local socket.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -14,16 +14,16 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite::Message};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Journal, NOW_US, config, price};
+use super::{CapturingPublisher, NOW_US, config, price};
 
-/// A test that hangs fails after so long. No test waits for it.
+/// The limit of every wait, so that a hanging test fails.
 const HANG: Duration = Duration::from_secs(30);
 
-pub struct Venue(pub TcpListener);
+pub struct TestVenue(pub TcpListener);
 
-pub type Peer = WebSocketStream<TcpStream>;
+pub type VenuePeer = WebSocketStream<TcpStream>;
 
-impl Venue {
+impl TestVenue {
     pub async fn open() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
@@ -33,7 +33,7 @@ impl Venue {
     }
 
     /// The next connection, after it has subscribed.
-    pub async fn accept(&self) -> (Peer, String) {
+    pub async fn accept(&self) -> (VenuePeer, String) {
         let (socket, _) = within(self.0.accept()).await.unwrap();
         let mut peer = within(accept_async(socket)).await.unwrap();
         let request = receive(&mut peer).await;
@@ -45,33 +45,33 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(HANG, future).await.unwrap()
 }
 
-pub async fn receive(peer: &mut Peer) -> String {
+pub async fn receive(peer: &mut VenuePeer) -> String {
     match within(peer.next()).await.unwrap().unwrap() {
         Message::Text(text) => text.to_string(),
         other => panic!("{other:?}"),
     }
 }
 
-pub async fn say(peer: &mut Peer, frame: &str) {
+pub async fn send(peer: &mut VenuePeer, frame: &str) {
     within(peer.send(Message::text(frame))).await.unwrap();
 }
 
-pub struct Bench {
+pub struct Harness {
     pub engine: PriceEngine,
-    pub journal: Arc<Journal>,
+    pub publisher: Arc<CapturingPublisher>,
     pub clock: Arc<ManualClock>,
     pub tasks: TaskTracker,
     pub cancel: CancellationToken,
 }
 
-impl Bench {
-    /// An engine on one venue, not connected yet.
+impl Harness {
+    /// An engine with one source, not connected yet.
     pub fn new(kind: &str, url: &str, more: &str) -> Self {
         let text = format!("{more}\n[[source]]\nkind = {kind:?}\nurl = {url:?}");
-        let (journal, clock) = (Journal::new(), ManualClock::at(NOW_US / 1_000));
+        let (publisher, clock) = (CapturingPublisher::new(), ManualClock::at(NOW_US / 1_000));
         Self {
-            engine: PriceEngine::new(&config(&text), journal.clone(), clock.clone()).unwrap(),
-            journal,
+            engine: PriceEngine::new(&config(&text), publisher.clone(), clock.clone()).unwrap(),
+            publisher,
             clock,
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
@@ -96,9 +96,9 @@ impl Bench {
         .await;
     }
 
-    pub async fn until_told(&self, channel: &str, expected: &str) {
+    pub async fn until_published(&self, channel: &str, expected: &str) {
         within(async {
-            while self.journal.prices(channel).last().map(price) != Some(expected) {
+            while self.publisher.prices(channel).last().map(price) != Some(expected) {
                 yield_now().await;
             }
         })
@@ -112,8 +112,8 @@ impl Bench {
     }
 }
 
-/// As if so long had passed.
-pub async fn pass(seconds: u64) {
+/// Advances tokio's clock.
+pub async fn advance_seconds(seconds: u64) {
     pause();
     advance(Duration::from_secs(seconds)).await;
     resume();

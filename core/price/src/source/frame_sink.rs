@@ -1,4 +1,4 @@
-//! Where a connection's frames go: to the aggregator, and into a recording.
+//! Frame sink: passes a connection's frames to the aggregator and into a recording.
 
 use std::sync::{
     Arc,
@@ -9,48 +9,47 @@ use parking_lot::Mutex;
 use tidewire_stream::SharedClock;
 use tokio::sync::mpsc;
 
-use super::LinkState;
 use crate::{
-    Line,
+    LinkState, RecordedFrame,
     aggregate::{Aggregator, SourceId},
     clock::now_us,
     venue::{VenueEvent, VenueKind},
 };
 
-/// Takes the frames of one source. The aggregator's lock is held for the few
-/// microseconds that a frame takes, and while it is taken the socket is not read: a
-/// venue that is faster than this server is slowed down by TCP, and no frame is lost.
-pub(crate) struct Feed {
+/// The frames' way from one connection. The aggregator's lock is held for the few microseconds that
+/// a frame takes. The socket is not read meanwhile, so TCP slows down a venue that is faster than
+/// this server, and no frame is lost.
+pub(crate) struct FrameSink {
     source: SourceId,
-    /// Which of the source's connections it is.
+    /// The index of the connection among the source's.
     link: usize,
     kind: VenueKind,
     aggregator: Arc<Mutex<Aggregator>>,
     clock: SharedClock,
-    recorder: Option<mpsc::Sender<Line>>,
+    recorder: Option<mpsc::Sender<RecordedFrame>>,
     is_live: AtomicBool,
 }
 
-/// What a frame means to its connection.
+/// What a frame means for its connection.
 #[derive(Debug)]
-pub(super) enum Meaning {
+pub(super) enum FrameOutcome {
     Nothing,
-    /// The connection is not mute.
+    /// Market data: the connection is not mute.
     Data,
     Ack,
     Refusal(String),
-    /// The venue is about to close it.
+    /// The venue will close the connection soon.
     Shutdown,
 }
 
-impl Feed {
-    /// The way of a source's frames; `recorder` takes every one of them too.
+impl FrameSink {
+    /// A sink for one connection of a source. `recorder` receives every frame too.
     pub(crate) fn new(
         (source, link): (SourceId, usize),
         kind: VenueKind,
         aggregator: Arc<Mutex<Aggregator>>,
         clock: SharedClock,
-        recorder: Option<mpsc::Sender<Line>>,
+        recorder: Option<mpsc::Sender<RecordedFrame>>,
     ) -> Self {
         Self {
             source,
@@ -67,29 +66,32 @@ impl Feed {
         self.kind
     }
 
-    /// How the connection does from now on.
-    pub(super) fn link(&self, state: &LinkState) {
+    /// Reports the state of the connection to the aggregator.
+    pub(super) fn set_link_state(&self, state: &LinkState) {
         self.is_live
             .store(*state == LinkState::Live, Ordering::Relaxed);
-        self.aggregator
-            .lock()
-            .link_of(self.source, self.link, state, now_us(&*self.clock));
+        self.aggregator.lock().set_link_state_of(
+            self.source,
+            self.link,
+            state,
+            now_us(&*self.clock),
+        );
     }
 
-    /// Whether data came since the connection was set up.
+    /// Whether data arrived on this connection.
     pub(super) fn is_live(&self) -> bool {
         self.is_live.load(Ordering::Relaxed)
     }
 
-    pub(super) async fn take(&self, frame: &[u8]) -> Meaning {
+    pub(super) async fn accept(&self, frame: &[u8]) -> FrameOutcome {
         let arrival_us = now_us(&*self.clock);
         if let Some(recorder) = &self.recorder {
-            let line = Line {
+            let line = RecordedFrame {
                 time_us: arrival_us,
                 source: self.source.index,
                 frame: frame.to_vec(),
             };
-            // The recorder has ended: so will this task.
+            // A closed recorder ends this task too.
             let _ = recorder.send(line).await;
         }
         let parsed = self.kind.parse(frame);
@@ -97,19 +99,19 @@ impl Feed {
             .lock()
             .apply_frame(self.source, &parsed, arrival_us);
         let Ok(events) = parsed else {
-            return Meaning::Nothing;
+            return FrameOutcome::Nothing;
         };
         if events.iter().any(VenueEvent::is_data) {
             if !self.is_live() {
-                self.link(&LinkState::Live);
+                self.set_link_state(&LinkState::Live);
             }
-            return Meaning::Data;
+            return FrameOutcome::Data;
         }
         match events.into_iter().next() {
-            Some(VenueEvent::Ack) => Meaning::Ack,
-            Some(VenueEvent::Shutdown) => Meaning::Shutdown,
-            Some(VenueEvent::Error(reason)) => Meaning::Refusal(reason),
-            _ => Meaning::Nothing,
+            Some(VenueEvent::Ack) => FrameOutcome::Ack,
+            Some(VenueEvent::Shutdown) => FrameOutcome::Shutdown,
+            Some(VenueEvent::Error(reason)) => FrameOutcome::Refusal(reason),
+            _ => FrameOutcome::Nothing,
         }
     }
 }

@@ -1,25 +1,25 @@
-//! What a source traded within a window that moves in steps.
+//! Volume window: the trades of one source over the method's window.
 //!
-//! The window has [`SLOTS`] slots of equal length, the last of them the current one. A
-//! slot is dropped as a whole: the window reaches back over at least 59 and at most 60 of
-//! its 60 parts. Sums are exact, and memory is bounded however much is traded.
+//! The window has [`SLOTS`] slots of equal length; the last one is current. A slot leaves the
+//! window as a whole, so the window covers 59 to 60 of its 60 slots. Sums are exact, and memory is
+//! bounded whatever the volume.
 
 use std::collections::VecDeque;
 
 use rust_decimal::Decimal;
 
-/// How many parts a window has.
+/// Slots in a window: fine enough that one leaving slot hardly moves a price.
 const SLOTS: i64 = 60;
 
-/// What was traded: how much, in base, and for how much, in quote.
+/// A volume, in base (`size`) and in quote (`value`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Traded {
-    pub(super) size: Decimal,
-    pub(super) value: Decimal,
+pub(crate) struct Turnover {
+    pub(crate) size: Decimal,
+    pub(crate) value: Decimal,
 }
 
-impl Traded {
-    /// What cannot be held is left out.
+impl Turnover {
+    /// A volume that overflows is left out.
     fn add(&mut self, other: Self) {
         let sums = (
             self.size.checked_add(other.size),
@@ -31,16 +31,16 @@ impl Traded {
     }
 }
 
-/// What was traded within the window.
+/// The volumes of the window.
 #[derive(Debug, Default)]
-pub(super) struct VolumeWindow {
-    /// Slots with trades, by their number since the epoch.
-    slots: VecDeque<(i64, Traded)>,
+pub(crate) struct VolumeWindow {
+    /// Slots with trades, by their number since the Unix epoch.
+    slots: VecDeque<(i64, Turnover)>,
 }
 
 impl VolumeWindow {
     /// Adds a trade.
-    pub(super) fn take(&mut self, price: Decimal, size: Decimal, now_us: i64, window_us: i64) {
+    pub(crate) fn add(&mut self, price: Decimal, size: Decimal, now_us: i64, window_us: i64) {
         let Some(value) = price.checked_mul(size) else {
             return;
         };
@@ -52,23 +52,23 @@ impl VolumeWindow {
         {
             self.slots.pop_front();
         }
-        let trade = Traded { size, value };
+        let trade = Turnover { size, value };
         match self.slots.back_mut() {
-            // Also if time seems to have gone back.
-            Some((last, traded)) if *last >= number => traded.add(trade),
+            // Also if the clock seems to have gone back.
+            Some((last, turnover)) if *last >= number => turnover.add(trade),
             _ => self.slots.push_back((number, trade)),
         }
     }
 
-    /// What was traded within the window that ends now.
-    pub(super) fn traded(&self, now_us: i64, window_us: i64) -> Traded {
+    /// The volume of the window that ends at `now_us`.
+    pub(crate) fn turnover(&self, now_us: i64, window_us: i64) -> Turnover {
         let first = slot(now_us, window_us) - SLOTS;
-        let mut sum = Traded::default();
-        for (number, traded) in self.slots.iter().rev() {
+        let mut sum = Turnover::default();
+        for (number, turnover) in self.slots.iter().rev() {
             if *number <= first {
                 break;
             }
-            sum.add(*traded);
+            sum.add(*turnover);
         }
         sum
     }
@@ -88,7 +88,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_sum_of_the_trades_in_its_slots(
+        fn the_turnover_is_the_sum_of_the_trades_in_its_slots(
             trades in prop::collection::vec((0..3_000_i64, 1..1_000_i64, 1..1_000_i64), 1..200),
         ) {
             let mut window = VolumeWindow::default();
@@ -96,16 +96,16 @@ mod tests {
             for (pause_us, price, size) in trades {
                 now_us += pause_us;
                 let (price, size) = (Decimal::new(price, 2), Decimal::new(size, 3));
-                window.take(price, size, now_us, WINDOW_US);
+                window.add(price, size, now_us, WINDOW_US);
                 all.push((now_us, price, size));
                 let inside = all.iter().filter(|(at_us, ..)| at_us / 1_000 > now_us / 1_000 - 60);
-                let expected = inside.fold(Traded::default(), |sum, (_, price, size)| Traded {
+                let expected = inside.fold(Turnover::default(), |sum, (_, price, size)| Turnover {
                     size: sum.size + size, value: sum.value + price * size,
                 });
-                prop_assert_eq!(window.traded(now_us, WINDOW_US), expected);
+                prop_assert_eq!(window.turnover(now_us, WINDOW_US), expected);
                 prop_assert!(window.slots.len() <= 60);
             }
-            prop_assert_eq!(window.traded(now_us + 2 * WINDOW_US, WINDOW_US), Traded::default());
+            prop_assert_eq!(window.turnover(now_us + 2 * WINDOW_US, WINDOW_US), Turnover::default());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The supply source: asked over a local socket, well and badly.
+//! The supply source over a local socket, with good and bad responses.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -6,7 +6,7 @@ mod support;
 use futures::FutureExt as _;
 use support::{
     coinbase_ticker, read_config,
-    venue::{Bench, Venue, pass, say, within},
+    test_venue::{Harness, TestVenue, advance_seconds, send, within},
 };
 use tidewire_proto::v1::MarketOverview;
 use tokio::{
@@ -15,7 +15,7 @@ use tokio::{
     task::yield_now,
 };
 
-/// A source of supplies that is told what to say.
+/// A supply source whose responses the test decides.
 struct SupplySource(TcpListener);
 
 impl SupplySource {
@@ -27,12 +27,12 @@ impl SupplySource {
         format!("http://{}/supply.json", self.0.local_addr().unwrap())
     }
 
-    /// The next request, read whole. Time passes until it comes.
-    async fn asked(&self) -> TcpStream {
+    /// The next request, read to its end. Time passes until it comes.
+    async fn next_request(&self) -> TcpStream {
         let mut socket = None;
         // For hours, by the clock of the test.
         for _ in 0..2_000 {
-            // Enough for whoever has something to do.
+            // Enough for every other task to run.
             for _ in 0..100 {
                 yield_now().await;
             }
@@ -40,7 +40,7 @@ impl SupplySource {
             if socket.is_some() {
                 break;
             }
-            pass(5).await;
+            advance_seconds(5).await;
         }
         let (mut socket, _) = socket.expect("somebody asks").unwrap();
         let mut request = Vec::new();
@@ -56,37 +56,40 @@ impl SupplySource {
     }
 
     async fn answer(&self, status: &str, body: &str) {
-        let mut socket = self.asked().await;
+        let mut socket = self.next_request().await;
         let length = body.len();
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
-        // Who is told more than it takes goes away.
+        // A client that gets more than it accepts closes.
         let _ = within(socket.write_all(answer.as_bytes())).await;
     }
 }
 
 /// An engine with a price of BTC-USD at 100 and of ETH-USD at 10, and this source.
-async fn bench(source: &SupplySource, keys: &str) -> (Bench, Venue) {
-    let venue = Venue::open().await;
+async fn start(source: &SupplySource, keys: &str) -> (Harness, TestVenue) {
+    let venue = TestVenue::open().await;
     let config = format!(
         "symbols = [\"BTC-USD\", \"ETH-USD\"]\nwatchdog = \"200000s\"\nstale_after = \"200000s\"\nsupply = {{ BTC = 20 }}\n[supply_source]\nurl = {:?}\n{keys}",
         source.url()
     );
-    let bench = Bench::new("coinbase", &venue.url(), &config).connect();
-    (bench, venue)
+    let harness = Harness::new("coinbase", &venue.url(), &config).connect();
+    (harness, venue)
 }
 
-async fn say_prices(bench: &Bench, venue: &Venue) -> support::venue::Peer {
+async fn send_prices(harness: &Harness, venue: &TestVenue) -> support::test_venue::VenuePeer {
     let (mut peer, _) = venue.accept().await;
-    say(&mut peer, &coinbase_ticker(1, "BTC-USD", "100")).await;
-    say(&mut peer, &coinbase_ticker(1, "ETH-USD", "10")).await;
-    bench.until_told("prices:ETH-USD", "10").await;
+    send(&mut peer, &coinbase_ticker(1, "BTC-USD", "100")).await;
+    send(&mut peer, &coinbase_ticker(1, "ETH-USD", "10")).await;
+    harness.until_published("prices:ETH-USD", "10").await;
     peer
 }
 
-async fn overview_until(bench: &Bench, is_it: impl Fn(&MarketOverview) -> bool) -> MarketOverview {
+async fn overview_until(
+    harness: &Harness,
+    is_it: impl Fn(&MarketOverview) -> bool,
+) -> MarketOverview {
     within(async {
         loop {
-            let overview = bench.engine.overview();
+            let overview = harness.engine.overview();
             if is_it(&overview) {
                 return overview;
             }
@@ -97,28 +100,28 @@ async fn overview_until(bench: &Bench, is_it: impl Fn(&MarketOverview) -> bool) 
 }
 
 #[tokio::test]
-async fn the_source_fills_what_the_table_lacks_and_its_last_word_holds() {
+async fn the_source_fills_gaps_of_the_table_and_its_last_response_stays() {
     let source = SupplySource::open().await;
-    let (bench, venue) = bench(&source, "most_bytes = 1000\ntimeout = \"200000s\"").await;
-    let _peer = say_prices(&bench, &venue).await;
-    let before = bench.engine.overview();
+    let (harness, venue) = start(&source, "most_bytes = 1000\ntimeout = \"200000s\"").await;
+    let _peer = send_prices(&harness, &venue).await;
+    let before = harness.engine.overview();
     assert_eq!(before.total_market_cap, Some(2_000.0));
     let coverage = before.coverage.unwrap();
     assert_eq!((coverage.with_supply, coverage.supply_age_ms), (1, None));
 
-    // What the operator says counts before what it says, and what nobody asked for not at all.
+    // The operator's table wins, and assets without a symbol are ignored.
     let good = r#"{"BTC": "1", "ETH": "300.5", "DOGE": null}"#;
     source.answer("200 OK", good).await;
-    let told = overview_until(&bench, |overview| {
+    let published = overview_until(&harness, |overview| {
         overview.total_market_cap != Some(2_000.0)
     })
     .await;
-    assert_eq!(told.total_market_cap, Some(2_000.0 + 3_005.0));
-    let coverage = told.coverage.unwrap();
+    assert_eq!(published.total_market_cap, Some(2_000.0 + 3_005.0));
+    let coverage = published.coverage.unwrap();
     assert_eq!((coverage.with_supply, coverage.supply_age_ms), (2, Some(0)));
 
-    // Down, garbage, a wrong number, too long: what it said last holds, with its age.
-    bench.clock.advance(3_600_000);
+    // Down, garbage, a wrong number, too long: the last response stays, with its age.
+    harness.clock.advance(3_600_000);
     source.answer("503 Service Unavailable", "").await;
     let too_long = format!(r#"{{"ETH": "1", "x": "{}"}}"#, "0".repeat(1_000));
     for bad in [
@@ -130,41 +133,41 @@ async fn the_source_fills_what_the_table_lacks_and_its_last_word_holds() {
     ] {
         source.answer("200 OK", bad).await;
     }
-    let socket = source.asked().await;
+    let socket = source.next_request().await;
     drop(socket);
-    let held = bench.engine.overview();
+    let held = harness.engine.overview();
     assert_eq!(held.total_market_cap, Some(5_005.0));
     let age_ms = held.coverage.unwrap().supply_age_ms;
     assert_eq!(age_ms, Some(3_600_000));
 
-    // It is well again. What it does not say any more is not known.
+    // It responds again. An asset that it leaves out is unknown again.
     source.answer("200 OK", r#"{"ETH": 400}"#).await;
-    overview_until(&bench, |overview| {
+    overview_until(&harness, |overview| {
         overview.total_market_cap == Some(6_000.0)
     })
     .await;
     source.answer("200 OK", "{}").await;
-    let told = overview_until(&bench, |overview| {
+    let published = overview_until(&harness, |overview| {
         overview.total_market_cap == Some(2_000.0)
     })
     .await;
-    assert_eq!(told.coverage.unwrap().with_supply, 1);
-    bench.stop().await;
+    assert_eq!(published.coverage.unwrap().with_supply, 1);
+    harness.stop().await;
 }
 
 #[tokio::test]
-async fn a_source_that_does_not_answer_is_asked_again() {
+async fn a_source_that_does_not_answer_is_polled_again() {
     let source = SupplySource::open().await;
-    let (bench, _venue) = bench(&source, "timeout = \"5s\"").await;
-    let silent = source.asked().await;
+    let (harness, _venue) = start(&source, "timeout = \"5s\"").await;
+    let silent = source.next_request().await;
     source.answer("200 OK", r#"{"ETH": 400}"#).await;
-    overview_until(&bench, |overview| {
+    overview_until(&harness, |overview| {
         let coverage = overview.coverage.unwrap_or_default();
         coverage.supply_age_ms.is_some()
     })
     .await;
     drop(silent);
-    bench.stop().await;
+    harness.stop().await;
 }
 
 #[test]

@@ -1,0 +1,41 @@
+//! Listeners: callbacks in this process for published prices and for gaps in trades.
+
+use rust_decimal::Decimal;
+
+use crate::Symbol;
+
+/// A price of `prices:{SYMBOL}`, as it is published.
+#[derive(Debug, Clone, Copy)]
+pub struct PriceTick<'a> {
+    /// The symbol.
+    pub symbol: &'a Symbol,
+    /// The exact price.
+    pub price: Decimal,
+    /// Whether no source counts any more, so that this is the last known price.
+    pub stale: bool,
+    /// Sources that count.
+    pub sources: u32,
+    /// When the price was formed, in microseconds since the Unix epoch.
+    pub formed_us: i64,
+    /// The volume of 24 hours, in the quote currency.
+    pub volume_24h: Option<f64>,
+}
+
+/// Trades that a venue numbered and did not send.
+#[derive(Debug, Clone, Copy)]
+pub struct PriceGap<'a> {
+    /// The symbol.
+    pub symbol: &'a Symbol,
+    /// The source's name.
+    pub source: &'a str,
+    /// Missing trades between two that arrived. Some may still arrive late.
+    pub missing: u64,
+    /// When the gap was found, in microseconds since the Unix epoch.
+    pub found_us: i64,
+}
+
+/// A callback for published prices.
+pub(crate) type Listener = Box<dyn Fn(&PriceTick<'_>) + Send + Sync>;
+
+/// A callback for gaps.
+pub(crate) type GapListener = Box<dyn Fn(&PriceGap<'_>) + Send + Sync>;

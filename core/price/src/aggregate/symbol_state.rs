@@ -1,0 +1,360 @@
+//! Symbol state: all sources' quotes of one symbol, and the price made of them.
+
+use rust_decimal::Decimal;
+use smallvec::SmallVec;
+use tidewire_proto::v1::{PriceUpdate, server_message::Data};
+use tidewire_stream::{ChannelName, Publisher};
+
+use super::{
+    listeners::{Listener, PriceTick},
+    methods::{self, Contributions, confidence, median, turnover, vwap, weighted_median},
+    outlier_filter::{Candidate, Inclusion, LAPSE_US, exclude_outliers},
+    quote::{Liveness, Quote},
+    snapshot::{PriceSnapshot, Provenance},
+    source_status::SourceStatus,
+    window::{Ema, Twap},
+};
+use crate::{
+    config::{Method, SymbolSpec},
+    decimal::to_wire,
+    market::LivePrice,
+};
+
+/// The source's name in the updates of `prices:{SYMBOL}`.
+const AGGREGATE: &str = "aggregate";
+
+/// The quotes of one symbol, and its aggregate.
+#[derive(Debug)]
+pub(super) struct SymbolState {
+    pub(super) spec: SymbolSpec,
+    channel: ChannelName,
+    /// One quote for each source that serves the symbol.
+    pub(super) quotes: Vec<Quote>,
+    /// The median of the included sources, over time.
+    twap: Twap,
+    ema: Ema,
+    /// When a source was last included, in microseconds since the Unix epoch.
+    last_included_us: i64,
+    /// The aggregate now.
+    last: Option<PriceSnapshot>,
+    /// The aggregate as last published.
+    published: Option<PriceSnapshot>,
+}
+
+impl SymbolState {
+    pub(super) fn new(spec: SymbolSpec, channel: ChannelName, quotes: Vec<Quote>) -> Self {
+        Self {
+            spec,
+            channel,
+            quotes,
+            twap: Twap::default(),
+            ema: Ema::default(),
+            last_included_us: 0,
+            last: None,
+            published: None,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.spec.symbol.as_str()
+    }
+
+    pub(super) fn stale_after_us(&self) -> i64 {
+        self.spec.stale_after_ms.saturating_mul(1_000)
+    }
+
+    /// When data last arrived from any source, in microseconds since the Unix epoch.
+    pub(super) fn last_arrival_us(&self) -> Option<i64> {
+        let arrivals = self.quotes.iter().map(|quote| quote.last_arrival_us);
+        arrivals
+            .max()
+            .filter(|last_arrival_us| *last_arrival_us > 0)
+    }
+
+    /// The aggregate, unless it is stale.
+    pub(super) fn live(&self) -> Option<&PriceSnapshot> {
+        self.last.as_ref().filter(|last| !last.stale)
+    }
+
+    /// The live price and the figures of 24 hours, for the market overview.
+    pub(super) fn live_price(&self) -> Option<LivePrice> {
+        self.live().map(|live| LivePrice {
+            price: live.price,
+            change_percent: live.change_percent,
+            volume_quote: live.volume_quote,
+        })
+    }
+
+    /// Publishes a quote on its source's own channel, if it differs from the last publication.
+    pub(super) fn publish_quote(
+        &mut self,
+        index: usize,
+        source: &SourceStatus,
+        provenance: Provenance,
+        publisher: &dyn Publisher,
+    ) {
+        let quote = &mut self.quotes[index];
+        let Some(snapshot) = quote.snapshot() else {
+            return;
+        };
+        if !snapshot.should_follow(quote.last_published.as_ref()) {
+            return;
+        }
+        let update = snapshot.update(self.spec.symbol.as_str(), source.name(), provenance);
+        quote.last_published = Some(snapshot);
+        publisher.publish(&quote.channel, Data::Price(update));
+    }
+
+    /// Computes the aggregate, formed at `timestamp_us`, and publishes it if it differs from the
+    /// last publication.
+    pub(super) fn publish_aggregate(
+        &mut self,
+        timestamp_us: i64,
+        now_us: i64,
+        provenance: Provenance,
+        publisher: &dyn Publisher,
+    ) -> PublishOutcome {
+        self.filter_outliers(now_us);
+        self.last = self.aggregate(timestamp_us, now_us);
+        let Some(snapshot) = &mut self.last else {
+            return PublishOutcome::Unchanged;
+        };
+        if !snapshot.should_follow(self.published.as_ref()) {
+            return PublishOutcome::Unchanged;
+        }
+        let mean = self.twap.mean(now_us, self.spec.window_us);
+        snapshot.twap = mean.map(|mean| mean.price);
+        self.published = Some(snapshot.clone());
+        let update = snapshot.update(self.spec.symbol.as_str(), AGGREGATE, provenance);
+        publisher.publish(&self.channel, Data::Price(update));
+        PublishOutcome::Published
+    }
+
+    /// Calls the listeners with the last publication.
+    pub(super) fn notify(&self, listeners: &[Listener]) {
+        let Some(published) = self.published.as_ref().filter(|_| !listeners.is_empty()) else {
+            return;
+        };
+        let tick = PriceTick {
+            symbol: &self.spec.symbol,
+            price: published.price,
+            stale: published.stale,
+            sources: published.sources,
+            formed_us: published.timestamp_us,
+            volume_24h: published.volume_quote,
+        };
+        listeners.iter().for_each(|listener| listener(&tick));
+    }
+
+    /// Publishes the aggregate again if the passing of time moved its average.
+    pub(super) fn republish_window(
+        &mut self,
+        now_us: i64,
+        provenance: Provenance,
+        publisher: &dyn Publisher,
+    ) -> PublishOutcome {
+        let Some(timestamp_us) = self.live().map(|last| last.timestamp_us) else {
+            return PublishOutcome::Unchanged;
+        };
+        self.publish_aggregate(timestamp_us, now_us, provenance, publisher)
+    }
+
+    /// Runs the outlier filter over the live quotes.
+    fn filter_outliers(&mut self, now_us: i64) {
+        let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
+        for quote in &self.quotes {
+            candidates.extend(quote.live_price().map(|price| Candidate {
+                price,
+                inclusion: quote.inclusion,
+            }));
+        }
+        let is_included = |candidate: &Candidate| candidate.inclusion == Inclusion::Included;
+        if !candidates.iter().any(is_included)
+            && now_us.saturating_sub(self.last_included_us) >= LAPSE_US
+        {
+            candidates
+                .iter_mut()
+                .for_each(|candidate| candidate.inclusion = Inclusion::Included);
+        }
+        exclude_outliers(&mut candidates, self.spec.outlier);
+        if candidates.iter().any(is_included) {
+            self.last_included_us = now_us;
+        }
+        let live = self.quotes.iter_mut();
+        let live = live.filter(|quote| quote.live_price().is_some());
+        for (quote, candidate) in live.zip(candidates) {
+            quote.inclusion = candidate.inclusion;
+        }
+    }
+
+    /// The quotes that are live and included.
+    fn contributions(&self, now_us: i64) -> Contributions {
+        let quotes = self.quotes.iter().enumerate();
+        quotes
+            .filter_map(|(index, quote)| quote.contribution(index, &self.spec, now_us))
+            .collect()
+    }
+
+    fn aggregate(&mut self, timestamp_us: i64, now_us: i64) -> Option<PriceSnapshot> {
+        let contributions = self.contributions(now_us);
+        let median = median(&contributions);
+        self.twap.set(median, now_us, self.spec.window_us);
+        let Some(median) = median else {
+            // The last included source ended: clients get the last price, marked stale.
+            return self.last.as_ref().map(PriceSnapshot::as_stale);
+        };
+        if self.spec.method == Method::Ema {
+            self.ema.set(median, now_us, self.spec.window_us);
+        }
+        // Venues' clocks differ, and time must not run backward for clients.
+        let before = self
+            .last
+            .as_ref()
+            .map_or(timestamp_us, |last| last.timestamp_us);
+        Some(self.snapshot(&contributions, median, timestamp_us.max(before), now_us))
+    }
+
+    fn snapshot(
+        &self,
+        contributions: &Contributions,
+        median: Decimal,
+        timestamp_us: i64,
+        now_us: i64,
+    ) -> PriceSnapshot {
+        PriceSnapshot {
+            price: self.price(contributions, median, now_us),
+            change_percent: self.change_percent(),
+            volume_quote: self.volume_quote(),
+            confidence: confidence(contributions, |quote| self.quotes[quote].offers()),
+            sources: u32::try_from(contributions.len()).unwrap_or(u32::MAX),
+            stale: false,
+            timestamp_us,
+            twap: None,
+            missing: None,
+        }
+    }
+
+    /// The price by the symbol's method. Without trades in the window, volume methods fall back to
+    /// the median.
+    fn price(&self, contributions: &Contributions, median: Decimal, now_us: i64) -> Decimal {
+        let window_us = self.spec.window_us;
+        let price = match self.spec.method {
+            Method::Median => Some(median),
+            Method::VolumeWeightedMedian => weighted_median(contributions),
+            Method::Vwap => vwap(contributions),
+            Method::Twap => self.twap.mean(now_us, window_us).map(|mean| mean.price),
+            Method::Ema => self.ema.average(now_us, window_us),
+        };
+        price.unwrap_or(median)
+    }
+
+    /// The price with its method, window and the detail of each source.
+    pub(super) fn explain(
+        &self,
+        sources: &[SourceStatus],
+        provenance: Provenance,
+        now_us: i64,
+    ) -> PriceUpdate {
+        let contributions = self.contributions(now_us);
+        let median = median(&contributions);
+        let mean = self.twap.mean(now_us, self.spec.window_us);
+        let snapshot = match (&self.last, median) {
+            (Some(last), Some(median)) => {
+                Some(self.snapshot(&contributions, median, last.timestamp_us, now_us))
+            }
+            (last, _) => last.clone(),
+        };
+        let shares = self.shares(&contributions);
+        let quotes = self.quotes.iter().enumerate();
+        let quotes = quotes.filter(|(_, quote)| quote.liveness != Liveness::Removed);
+        let details = quotes.map(|(index, quote)| {
+            let own = contributions
+                .iter()
+                .position(|contribution| contribution.quote == index);
+            let weight = own.map_or(0.0, |own| shares[own]);
+            let name = sources[quote.source].name();
+            quote.detail(name, weight, median, now_us)
+        });
+        let covered_us = mean.map_or(0, |mean| mean.covered_us).max(0);
+        let nothing = || PriceUpdate {
+            symbol: self.name().to_owned(),
+            timestamp: now_us.div_euclid(1_000),
+            source: AGGREGATE.to_owned(),
+            stale: true,
+            sample: provenance.is_sample(),
+            ..PriceUpdate::default()
+        };
+        PriceUpdate {
+            source_details: details.collect(),
+            method: Some(self.spec.method.name().to_owned()),
+            window_ms: Some(self.spec.window_us.unsigned_abs() / 1_000),
+            covered_ms: Some(covered_us.unsigned_abs() / 1_000),
+            twap: mean.map(|mean| to_wire(mean.price)),
+            day_covered_ms: self
+                .day_covered_us(now_us)
+                .map(|us| us.unsigned_abs() / 1_000),
+            ..snapshot.map_or_else(nothing, |snapshot| {
+                snapshot.update(self.name(), AGGREGATE, provenance)
+            })
+        }
+    }
+
+    /// The share of each contribution in the aggregate: by volume if the method weighs it and any
+    /// is known, else equal.
+    fn shares(&self, contributions: &Contributions) -> SmallVec<[f64; 8]> {
+        let total = turnover(contributions).filter(|_| self.spec.method.weighs_volume());
+        let same = 1.0 / contributions.len().max(1) as f64;
+        let share = |contribution| {
+            total
+                .as_ref()
+                .map_or(same, |total| methods::share(contribution, total))
+        };
+        contributions.iter().map(share).collect()
+    }
+
+    /// The change over 24 hours, in percent: the median over the live sources, so that one venue
+    /// with a wrong window does not move it.
+    fn change_percent(&self) -> Option<f64> {
+        let mut changes: SmallVec<[f64; 8]> = self
+            .live_quotes()
+            .filter_map(Quote::change_percent)
+            .collect();
+        changes.sort_unstable_by(f64::total_cmp);
+        let middle = changes.len() / 2;
+        let upper = *changes.get(middle)?;
+        if changes.len().is_multiple_of(2) {
+            return Some(f64::midpoint(changes[middle - 1], upper));
+        }
+        Some(upper)
+    }
+
+    /// The volume of 24 hours in the quote currency, summed over the live sources.
+    fn volume_quote(&self) -> Option<f64> {
+        self.live_quotes()
+            .filter_map(Quote::volume_quote)
+            .reduce(|a, b| a + b)
+    }
+
+    /// How much of the 24 hours the figures cover, in microseconds, if this server computes them
+    /// for every live source.
+    fn day_covered_us(&self, now_us: i64) -> Option<i64> {
+        let covered = |quote: &Quote| quote.day_covered_us(now_us);
+        if self.live_quotes().any(|quote| covered(quote).is_none()) {
+            return None;
+        }
+        self.live_quotes().filter_map(covered).max()
+    }
+
+    fn live_quotes(&self) -> impl Iterator<Item = &Quote> {
+        self.quotes
+            .iter()
+            .filter(|quote| quote.liveness == Liveness::Live)
+    }
+}
+
+/// Whether a publication was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PublishOutcome {
+    Published,
+    Unchanged,
+}
