@@ -9,7 +9,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Parser, ValueEnum};
 use tidewire_tests::{
     VenueKind, VenueStandIn,
-    venue::{Capture, Pace, Repeat, Script},
+    venue::{Capture, PlaybackSpeed, Repeat, Script},
 };
 
 /// Plays recorded frames of a venue to its subscribers, limited to their subscriptions. The
@@ -43,16 +43,16 @@ enum Speed {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let pace = match arguments.speed {
-        Speed::Recorded => Pace::Recorded,
-        Speed::Max => Pace::Maximum,
+    let speed = match arguments.speed {
+        Speed::Recorded => PlaybackSpeed::Recorded,
+        Speed::Max => PlaybackSpeed::Maximum,
     };
     let repeat = if arguments.again {
         Repeat::Forever
     } else {
         Repeat::Once
     };
-    let script = Script::new(Capture::open(&arguments.file)?, pace, repeat);
+    let script = Script::new(Capture::open(&arguments.file)?, speed, repeat);
     let frames = script.len();
     let stand_in = VenueStandIn::listen(arguments.kind, arguments.listen, Some(script)).await?;
     #[expect(clippy::print_stdout, reason = "prints the address for the caller")]

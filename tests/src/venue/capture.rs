@@ -1,8 +1,7 @@
-//! Recorded frames, in the formats that recorders of venues write.
+//! Captures: recorded frames in the formats of common venue recorders, and how they are played.
 //!
-//! hftbacktest writes `NANOSECONDS FRAME` a line, cryptofeed `SECONDS: FRAME`, with
-//! lines of what it sent and of the connection itself between, which are skipped.
-//! Files may be compressed with gzip.
+//! hftbacktest writes `NANOSECONDS FRAME` a line. cryptofeed writes `SECONDS: FRAME`; its lines
+//! about sent frames and connections are skipped. Files may be compressed with gzip.
 
 use std::{
     fs::File,
@@ -16,19 +15,19 @@ use flate2::read::MultiGzDecoder;
 /// The first bytes of a gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// Frames and when they arrived.
+/// Frames and their arrival times.
 #[derive(Debug, Clone, Default)]
 pub struct Capture {
     /// Nanoseconds since the Unix epoch, and the frame.
     pub lines: Vec<(u64, String)>,
 }
 
-/// Why a file cannot be played.
+/// Why a capture cannot be opened.
 #[derive(Debug)]
 pub enum CaptureError {
-    /// It cannot be read.
+    /// The file cannot be read.
     Io(io::Error),
-    /// No line of it is a frame.
+    /// No line is a frame.
     Empty,
 }
 
@@ -53,7 +52,7 @@ impl Capture {
     /// Reads a file, compressed or not.
     ///
     /// # Errors
-    /// It cannot be read, or holds no frame.
+    /// The file cannot be read, or holds no frame.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         let mut file = BufReader::new(File::open(path)?);
         let is_compressed = file.fill_buf()?.starts_with(&GZIP);
@@ -81,7 +80,7 @@ impl Capture {
     }
 }
 
-/// A line, if it is a frame.
+/// Parses a line; `None` if it is not a frame.
 fn parse(line: &str) -> Option<(u64, String)> {
     let (time, frame) = line.split_once(' ')?;
     if !frame.starts_with(['{', '[']) {
@@ -89,7 +88,7 @@ fn parse(line: &str) -> Option<(u64, String)> {
     }
     let nanoseconds = match time.strip_suffix(':') {
         Some(seconds) => {
-            // In whole and broken seconds apart: a float would lose digits.
+            // Whole seconds and their fraction apart, because a float would lose digits.
             let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
             let nanos: u64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
             let whole = whole.parse::<u64>().ok()?;
@@ -100,16 +99,16 @@ fn parse(line: &str) -> Option<(u64, String)> {
     Some((nanoseconds, frame.to_owned()))
 }
 
-/// How fast a script is said.
+/// The speed of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// As it was recorded.
+pub enum PlaybackSpeed {
+    /// As recorded.
     Recorded,
-    /// As fast as it is read.
+    /// As fast as the peer reads.
     Maximum,
 }
 
-impl Pace {
+impl PlaybackSpeed {
     pub(super) fn offset(self, recorded: Duration) -> Duration {
         match self {
             Self::Recorded => recorded,
@@ -118,27 +117,27 @@ impl Pace {
     }
 }
 
-/// Whether a script begins again at its end. A server counts a trade's number once
-/// on a connection, so what it hears again are repetitions.
+/// What a script does at its end. A server counts a trade's number once, so what it receives again
+/// are duplicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// It does not: the connection stays, and nothing is said any more.
+    /// The connection stays open without further frames.
     Once,
-    /// It does.
+    /// It begins again.
     Forever,
 }
 
-/// What a stand-in says to everyone who subscribes.
+/// The frames that a stand-in sends to each subscriber.
 #[derive(Debug, Clone)]
 pub struct Script {
     pub(super) lines: Vec<Line>,
-    pub(super) pace: Pace,
+    pub(super) speed: PlaybackSpeed,
     pub(super) repeat: Repeat,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Line {
-    /// After the script's begin.
+    /// The time since the script's start.
     pub(super) offset: Duration,
     pub(super) frame: String,
 }
@@ -146,7 +145,7 @@ pub(super) struct Line {
 impl Script {
     /// A script of recorded frames.
     #[must_use]
-    pub fn new(capture: Capture, pace: Pace, repeat: Repeat) -> Self {
+    pub fn new(capture: Capture, speed: PlaybackSpeed, repeat: Repeat) -> Self {
         let begin = capture.lines.first().map_or(0, |(time, _)| *time);
         let lines = capture.lines.into_iter().map(|(time, frame)| Line {
             offset: Duration::from_nanos(time.saturating_sub(begin)),
@@ -154,18 +153,18 @@ impl Script {
         });
         Self {
             lines: lines.collect(),
-            pace,
+            speed,
             repeat,
         }
     }
 
-    /// How many frames it has.
+    /// The number of frames.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lines.len()
     }
 
-    /// Whether it has none.
+    /// Whether it has no frames.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()

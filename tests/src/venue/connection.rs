@@ -1,4 +1,4 @@
-//! One connection to a stand-in.
+//! Connection: one client of a stand-in.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,15 +14,15 @@ use tokio_tungstenite::{
     tungstenite::{self, Message},
 };
 
-use super::{Manner, Repeat, Shared, protocol::Subscriptions};
+use super::{Behaviour, Repeat, Shared, protocol::Subscriptions};
 
-/// What a connection is told to do.
+/// An order of the test to a connection.
 #[derive(Debug)]
 pub(super) enum Command {
-    Say(String),
-    /// Ping, and tell when the answer comes.
+    Send(String),
+    /// Sends a ping, and reports the pong.
     Ping(oneshot::Sender<()>),
-    Cut,
+    Disconnect,
 }
 
 pub(super) struct Connection<S> {
@@ -30,16 +30,16 @@ pub(super) struct Connection<S> {
     shared: Arc<Shared>,
     subscriptions: Subscriptions,
     pings: VecDeque<oneshot::Sender<()>>,
-    /// The next line of the script, and when the script began.
+    /// The next line of the script, and when the script started.
     next: usize,
     began: Option<Instant>,
 }
 
-/// Whether a connection goes on.
+/// Whether the connection stays open.
 #[derive(PartialEq, Eq)]
-enum Flow {
-    On,
-    End,
+enum Next {
+    Continue,
+    Close,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -55,22 +55,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             next: 0,
             began: None,
         };
-        // The peer went away: that is what peers do.
-        let _ = connection.talk().await;
+        // The peer may close at any time.
+        let _ = connection.run_until_closed().await;
     }
 
-    async fn talk(&mut self) -> tungstenite::Result<()> {
+    async fn run_until_closed(&mut self) -> tungstenite::Result<()> {
         let (sender, mut commands) = mpsc::unbounded_channel();
         let mut announced = false;
         loop {
             let due = self.due();
             tokio::select! {
                 frame = self.socket.next() => match frame {
-                    Some(frame) => if self.take(frame?).await? == Flow::End { return Ok(()) },
+                    Some(frame) => if self.take(frame?).await? == Next::Close { return Ok(()) },
                     None => return Ok(()),
                 },
                 Some(command) = commands.recv() => {
-                    if self.obey(command).await? == Flow::End { return Ok(()) }
+                    if self.execute(command).await? == Next::Close { return Ok(()) }
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.play().await?;
@@ -79,17 +79,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if !announced && self.subscriptions.is_complete() {
                 announced = true;
                 self.began = Some(Instant::now());
-                self.shared.lives.send_modify(|lives| {
-                    lives.retain(|live| !live.is_closed());
-                    lives.push(sender.clone());
+                self.shared.subscribers.send_modify(|subscribers| {
+                    subscribers.retain(|subscriber| !subscriber.is_closed());
+                    subscribers.push(sender.clone());
                 });
             }
         }
     }
 
-    async fn take(&mut self, frame: Message) -> tungstenite::Result<Flow> {
-        if *self.shared.manner.borrow() == Manner::Mute {
-            return Ok(Flow::On);
+    async fn take(&mut self, frame: Message) -> tungstenite::Result<Next> {
+        if *self.shared.behaviour.borrow() == Behaviour::Mute {
+            return Ok(Next::Continue);
         }
         match frame {
             Message::Text(text) => {
@@ -99,37 +99,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Message::Pong(_) => {
                 if let Some(answered) = self.pings.pop_front() {
-                    // Nobody waits for it any more, at worst.
+                    // The test may have stopped waiting.
                     let _ = answered.send(());
                 }
             }
-            Message::Close(_) => return Ok(Flow::End),
+            Message::Close(_) => return Ok(Next::Close),
             Message::Binary(_) | Message::Ping(_) | Message::Frame(_) => {}
         }
-        Ok(Flow::On)
+        Ok(Next::Continue)
     }
 
-    async fn obey(&mut self, command: Command) -> tungstenite::Result<Flow> {
+    async fn execute(&mut self, command: Command) -> tungstenite::Result<Next> {
         match command {
-            Command::Say(frame) => self.socket.send(Message::text(frame)).await?,
+            Command::Send(frame) => self.socket.send(Message::text(frame)).await?,
             Command::Ping(answered) => {
                 self.pings.push_back(answered);
                 let payload = Bytes::from_static(b"stand-in");
                 self.socket.send(Message::Ping(payload)).await?;
             }
-            Command::Cut => return Ok(Flow::End),
+            Command::Disconnect => return Ok(Next::Close),
         }
-        Ok(Flow::On)
+        Ok(Next::Continue)
     }
 
-    /// When the script has something to say next.
+    /// When the script's next frame is due.
     fn due(&self) -> Option<Instant> {
         let script = self.shared.script.as_ref()?;
         let line = script.lines.get(self.next)?;
-        Some(self.began? + script.pace.offset(line.offset))
+        Some(self.began? + script.speed.offset(line.offset))
     }
 
-    /// Says what is due, and begins again at the end if it is to.
+    /// Sends the frame that is due, and starts the script again at its end if it repeats.
     async fn play(&mut self) -> tungstenite::Result<()> {
         let shared = self.shared.clone();
         let Some(script) = &shared.script else {

@@ -1,10 +1,10 @@
-//! Frames of venues, made after their documentation.
+//! Frames of venues, built after their documentation.
 
 use serde_json::{Value, json};
 
 use super::VenueKind;
 
-/// The time in the frames: what it is does not matter, only that it is one.
+/// The time in the frames. Any valid time would do.
 const TIME_MS: u64 = 1_723_161_257_102;
 const TIME: &str = "2024-08-08T23:54:17.102000Z";
 
@@ -13,14 +13,14 @@ const TIME: &str = "2024-08-08T23:54:17.102000Z";
 pub struct Trade<'a> {
     /// `BASE-QUOTE`.
     pub symbol: &'a str,
-    /// The venue's number of it, counting up.
+    /// The venue's number, counting up.
     pub id: u64,
     /// The price, as the venue writes it.
     pub price: &'a str,
 }
 
 impl Trade<'_> {
-    /// The trade as this venue says it.
+    /// The venue's frame of this trade.
     #[must_use]
     pub fn frame(&self, kind: VenueKind) -> String {
         let Self { id, price, .. } = self;
@@ -40,7 +40,7 @@ impl Trade<'_> {
                 "price": price, "side": "buy",
             })
             .to_string(),
-            // The price is a number, with the digits it is given.
+            // The price is a JSON number with exactly these digits.
             VenueKind::Kraken => format!(
                 concat!(
                     r#"{{"channel":"trade","type":"update","data":[{{"symbol":"{}","side":"sell","#,
@@ -95,7 +95,7 @@ fn advanced(channel: &str, event: &Value) -> String {
     .to_string()
 }
 
-/// A summary of the market.
+/// A ticker.
 #[derive(Debug, Clone, Copy)]
 pub struct Ticker<'a> {
     /// `BASE-QUOTE`.
@@ -109,10 +109,10 @@ pub struct Ticker<'a> {
 }
 
 impl Ticker<'_> {
-    /// The summary as this venue says it.
+    /// The venue's frame of this ticker.
     ///
     /// # Panics
-    /// A number is none, or the venue has no summaries.
+    /// A figure is not a number, or the venue has no tickers.
     #[must_use]
     pub fn frame(&self, kind: VenueKind) -> String {
         let Self {

@@ -1,5 +1,5 @@
-//! Stand-ins for venues: they speak a venue's protocol as it is documented, on a
-//! port of this machine, and say what a test or a recording tells them.
+//! Venue stand-ins: local servers with a venue's documented protocol, which send what a test or a
+//! capture provides.
 
 mod capture;
 mod connection;
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use capture::{Capture, CaptureError, Pace, Repeat, Script};
+pub use capture::{Capture, CaptureError, PlaybackSpeed, Repeat, Script};
 pub use frames::{Ticker, Trade};
 pub use oracle::{BTC_FEED, OraclePrice, OracleStandIn};
 pub use protocol::VenueKind;
@@ -28,16 +28,16 @@ pub use tls::Authority;
 use crate::within;
 use connection::{Command, Connection};
 
-/// How a stand-in treats who connects.
+/// How a stand-in responds to its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// It answers as the venue does.
-    Polite,
-    /// It takes connections and says nothing at all.
+pub enum Behaviour {
+    /// As the venue does.
+    Documented,
+    /// It accepts connections and sends nothing.
     Mute,
 }
 
-/// A stand-in. Dropped, it is gone with all its connections.
+/// A stand-in. Dropping it closes all its connections.
 #[derive(Debug)]
 pub struct VenueStandIn {
     address: SocketAddr,
@@ -45,15 +45,15 @@ pub struct VenueStandIn {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// What the connections of a stand-in share.
+/// The state that a stand-in's connections share.
 struct Shared {
     kind: VenueKind,
     script: Option<Script>,
     tls: Option<TlsAcceptor>,
-    manner: watch::Sender<Manner>,
-    /// Connections that have subscribed.
-    lives: watch::Sender<Vec<mpsc::UnboundedSender<Command>>>,
-    /// How many connections were ever taken.
+    behaviour: watch::Sender<Behaviour>,
+    /// The connections that have subscribed.
+    subscribers: watch::Sender<Vec<mpsc::UnboundedSender<Command>>>,
+    /// Connections accepted so far.
     accepted: watch::Sender<u64>,
 }
 
@@ -77,10 +77,10 @@ impl VenueStandIn {
         Self::open(kind, any, None, tls).await.expect("a free port")
     }
 
-    /// Starts at this address, and plays `script` to everyone who subscribes.
+    /// Starts at this address, and plays `script` to each subscriber.
     ///
     /// # Errors
-    /// The address is taken.
+    /// The address is in use.
     pub async fn listen(
         kind: VenueKind,
         address: SocketAddr,
@@ -99,8 +99,8 @@ impl VenueStandIn {
             kind,
             script,
             tls,
-            manner: watch::Sender::new(Manner::Polite),
-            lives: watch::Sender::new(Vec::new()),
+            behaviour: watch::Sender::new(Behaviour::Documented),
+            subscribers: watch::Sender::new(Vec::new()),
             accepted: watch::Sender::new(0),
         });
         let mut stand_in = Self {
@@ -119,13 +119,13 @@ impl VenueStandIn {
         Ok(())
     }
 
-    /// Which venue it is.
+    /// The kind of its venue.
     #[must_use]
     pub fn kind(&self) -> VenueKind {
         self.shared.kind
     }
 
-    /// Where it is.
+    /// Its address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -140,77 +140,63 @@ impl VenueStandIn {
         }
     }
 
-    /// How many connections it ever took.
+    /// Connections accepted so far.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         *self.shared.accepted.borrow()
     }
 
-    /// Waits until it took so many connections.
+    /// Waits until it has accepted `count` connections.
     ///
     /// # Panics
-    /// They do not come.
+    /// They are not opened in time.
     pub async fn wait_accepted(&self, count: u64) {
         let mut accepted = self.shared.accepted.subscribe();
         let reached = accepted.wait_for(|accepted| *accepted >= count);
         let _ = within(format!("connection {count} to a venue"), reached).await;
     }
 
-    /// Waits until somebody is subscribed.
-    ///
-    /// # Panics
-    /// Nobody comes.
-    pub async fn subscribed(&self) {
-        let mut lives = self.shared.lives.subscribe();
-        let someone = lives.wait_for(|lives| lives.iter().any(|live| !live.is_closed()));
-        let _ = within(
-            format!("someone to subscribe to {:?}", self.kind()),
-            someone,
-        )
-        .await;
-    }
-
-    /// Says a frame to all that are subscribed.
-    pub fn say(&self, frame: impl Into<String>) {
+    /// Sends a frame to all subscribers.
+    pub fn send(&self, frame: impl Into<String>) {
         let frame = frame.into();
-        for live in self.shared.lives.borrow().iter() {
-            // Who has gone hears nothing.
-            let _ = live.send(Command::Say(frame.clone()));
+        for subscriber in self.shared.subscribers.borrow().iter() {
+            // A closed connection receives nothing.
+            let _ = subscriber.send(Command::Send(frame.clone()));
         }
     }
 
-    /// Says a trade.
+    /// Sends a trade.
     pub fn trade(&self, trade: &Trade<'_>) {
-        self.say(trade.frame(self.kind()));
+        self.send(trade.frame(self.kind()));
     }
 
-    /// Says a summary of the market.
+    /// Sends a ticker.
     pub fn ticker(&self, ticker: &Ticker<'_>) {
-        self.say(ticker.frame(self.kind()));
+        self.send(ticker.frame(self.kind()));
     }
 
-    /// Waits until all that was said has been read at the other end: it answers a
-    /// ping that went after it.
+    /// Waits until the clients have read everything sent so far: they answer a ping that was sent
+    /// after it.
     ///
     /// # Panics
-    /// Nobody answers.
-    pub async fn heard(&self) {
-        let lives = self.shared.lives.borrow().clone();
-        for live in lives {
+    /// A client does not answer in time.
+    pub async fn wait_read(&self) {
+        let subscribers = self.shared.subscribers.borrow().clone();
+        for subscriber in subscribers {
             let (answered, answer) = oneshot::channel();
-            if live.send(Command::Ping(answered)).is_ok() {
-                // An error: the connection ended, and nothing is on its way any more.
+            if subscriber.send(Command::Ping(answered)).is_ok() {
+                // An error means that the connection has ended, so nothing is left to read.
                 let _ = within("a venue's frames to be read", answer).await;
             }
         }
     }
 
-    /// Announces that it closes its connections soon, as the venues do that announce it.
+    /// Announces a shutdown of its connections, as the venue documents it.
     ///
     /// # Panics
-    /// This venue does not.
-    pub fn announce_end(&self) {
-        let farewell = match self.kind() {
+    /// This venue announces none.
+    pub fn announce_shutdown(&self) {
+        let announcement = match self.kind() {
             VenueKind::Binance => r#"{"e":"serverShutdown","E":1723161257102}"#,
             VenueKind::Okx => {
                 r#"{"event":"notice","code":"64008","msg":"The connection will soon be closed for a service upgrade. Please reconnect.","connId":"c"}"#
@@ -218,49 +204,51 @@ impl VenueStandIn {
             VenueKind::Bitstamp => r#"{"event":"bts:request_reconnect","channel":"","data":""}"#,
             other => panic!("{other:?} announces no end"),
         };
-        self.say(farewell);
+        self.send(announcement);
     }
 
-    /// Waits until so many connections are subscribed at once.
+    /// Waits until `count` connections are subscribed at once.
     ///
     /// # Panics
-    /// They do not come.
+    /// They do not subscribe in time.
     pub async fn wait_subscribed(&self, count: usize) {
-        let mut lives = self.shared.lives.subscribe();
-        let all = lives.wait_for(|lives| {
-            let live = lives.iter().filter(|live| !live.is_closed());
-            live.count() >= count
+        let mut subscribers = self.shared.subscribers.subscribe();
+        let all = subscribers.wait_for(|subscribers| {
+            let open = subscribers
+                .iter()
+                .filter(|subscriber| !subscriber.is_closed());
+            open.count() >= count
         });
         let _ = within(format!("{count} subscriptions to {:?}", self.kind()), all).await;
     }
 
-    /// Changes its manner, for connections to come; those that stand are cut.
-    pub fn set_manner(&self, manner: Manner) {
-        self.shared.manner.send_replace(manner);
-        self.cut();
+    /// Changes its behaviour for new connections, and closes the open ones.
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        self.shared.behaviour.send_replace(behaviour);
+        self.disconnect();
     }
 
-    /// Cuts all connections that are subscribed. New ones are taken.
-    pub fn cut(&self) {
-        for live in self.shared.lives.send_replace(Vec::new()) {
-            let _ = live.send(Command::Cut);
+    /// Closes all subscribed connections. New ones are accepted.
+    pub fn disconnect(&self) {
+        for subscriber in self.shared.subscribers.send_replace(Vec::new()) {
+            let _ = subscriber.send(Command::Disconnect);
         }
     }
 
-    /// Goes away: every connection breaks, and the port refuses new ones.
+    /// Stops: every connection breaks, and the port refuses new ones.
     pub async fn stop(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
-            // Ended, whichever way.
+            // An aborted task returns an error.
             let _ = accepting.await;
         }
-        self.shared.lives.send_replace(Vec::new());
+        self.shared.subscribers.send_replace(Vec::new());
     }
 
-    /// Comes back at the same port.
+    /// Starts again at the same port.
     ///
     /// # Panics
-    /// Somebody else took the port.
+    /// The port is in use.
     pub async fn restart(&mut self) {
         self.bind().await.expect("the port is still free");
     }
@@ -278,28 +266,28 @@ impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared")
             .field("kind", &self.kind)
-            .field("manner", &self.manner)
+            .field("behaviour", &self.behaviour)
             .finish_non_exhaustive()
     }
 }
 
-/// Takes connections. Its end ends them all.
+/// Accepts connections. Aborting it closes them all.
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         shared.accepted.send_modify(|accepted| *accepted += 1);
-        connections.spawn(welcome(stream, shared.clone()));
+        connections.spawn(serve_connection(stream, shared.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
-    // Trades are small: without this they wait for each other.
+async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
+    // Frames are small, and would otherwise wait for each other.
     let _ = stream.set_nodelay(true);
     let Some(tls) = &shared.tls else {
         return Connection::run(stream, shared).await;
     };
-    // Who does not trust it goes away.
+    // A client that does not trust the certificate closes.
     if let Ok(stream) = tls.accept(stream).await {
         Connection::run(stream, shared.clone()).await;
     }

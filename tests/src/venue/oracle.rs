@@ -1,4 +1,4 @@
-//! A stand-in for Pyth Hermes: Server-Sent Events of prices, as they are documented.
+//! Oracle stand-in: Pyth Hermes, with Server-Sent Events of prices after its documentation.
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
@@ -10,7 +10,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::Manner;
+use super::Behaviour;
 use crate::within;
 
 /// The feed of BTC-USD.
@@ -19,17 +19,17 @@ pub const BTC_FEED: &str = "e62df6c8b4a85fe1a67db44dc12de5db330f7ac66b72dc658afe
 const HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 
-/// A request is no longer than this.
+/// The longest request, in bytes.
 const REQUEST_BYTES: usize = 1 << 14;
 
-/// A price as the oracle says it: whole numbers, times ten to the power of `expo`.
+/// A price in the oracle's form: whole numbers, times ten to the power of `expo`.
 #[derive(Debug, Clone, Copy)]
 pub struct OraclePrice<'a> {
     /// The feed.
     pub feed: &'a str,
     /// The price.
     pub price: &'a str,
-    /// How far it may be off.
+    /// The confidence, as a distance from the price.
     pub conf: &'a str,
     /// The power of ten.
     pub expo: i32,
@@ -59,7 +59,7 @@ impl OraclePrice<'_> {
     }
 }
 
-/// A stand-in. Dropped, it is gone with all its connections.
+/// A stand-in. Dropping it closes all its connections.
 #[derive(Debug)]
 pub struct OracleStandIn {
     address: SocketAddr,
@@ -69,12 +69,12 @@ pub struct OracleStandIn {
 
 #[derive(Debug)]
 struct Shared {
-    /// The feeds that there are.
+    /// The known feeds.
     feeds: BTreeSet<String>,
-    manner: watch::Sender<Manner>,
-    /// Connections that are told prices. `None` ends one.
-    lives: watch::Sender<Vec<mpsc::UnboundedSender<Option<String>>>>,
-    asked: watch::Sender<u64>,
+    behaviour: watch::Sender<Behaviour>,
+    /// The open streams. `None` ends one.
+    subscribers: watch::Sender<Vec<mpsc::UnboundedSender<Option<String>>>>,
+    requests: watch::Sender<u64>,
 }
 
 impl OracleStandIn {
@@ -85,9 +85,9 @@ impl OracleStandIn {
     pub async fn start(feeds: &[&str]) -> Self {
         let shared = Shared {
             feeds: feeds.iter().map(|feed| (*feed).to_owned()).collect(),
-            manner: watch::Sender::new(Manner::Polite),
-            lives: watch::Sender::new(Vec::new()),
-            asked: watch::Sender::new(0),
+            behaviour: watch::Sender::new(Behaviour::Documented),
+            subscribers: watch::Sender::new(Vec::new()),
+            requests: watch::Sender::new(0),
         };
         let mut stand_in = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -98,77 +98,82 @@ impl OracleStandIn {
         stand_in
     }
 
-    /// Where prices are had, for a server's configuration.
+    /// The URL of its price stream, for a server's configuration.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/v2/updates/price/stream", self.address)
     }
 
-    /// Waits until it was asked so often.
+    /// Waits until it has received `count` requests.
     ///
     /// # Panics
-    /// Nobody asks.
-    pub async fn wait_asked(&self, count: u64) {
-        let mut asked = self.shared.asked.subscribe();
-        let reached = asked.wait_for(|asked| *asked >= count);
+    /// They do not come in time.
+    pub async fn wait_requests(&self, count: u64) {
+        let mut requests = self.shared.requests.subscribe();
+        let reached = requests.wait_for(|requests| *requests >= count);
         let _ = within(format!("request {count} to the oracle"), reached).await;
     }
 
-    /// Waits until somebody hears it.
+    /// Waits until `count` streams are open at once.
     ///
     /// # Panics
-    /// Nobody comes.
-    pub async fn subscribed(&self) {
-        let mut lives = self.shared.lives.subscribe();
-        let someone = lives.wait_for(|lives| lives.iter().any(|live| !live.is_closed()));
-        let _ = within("someone to hear the oracle", someone).await;
+    /// They are not opened in time.
+    pub async fn wait_subscribed(&self, count: usize) {
+        let mut subscribers = self.shared.subscribers.subscribe();
+        let all = subscribers.wait_for(|subscribers| {
+            let open = subscribers
+                .iter()
+                .filter(|subscriber| !subscriber.is_closed());
+            open.count() >= count
+        });
+        let _ = within(format!("{count} streams of the oracle"), all).await;
     }
 
-    /// Says a price.
+    /// Sends a price.
     pub fn price(&self, price: &OraclePrice<'_>) {
         self.data(&price.data());
     }
 
-    /// Says an event with this data.
+    /// Sends an event with this data.
     pub fn data(&self, data: &str) {
-        self.say(&format!("data:{data}\n\n"));
+        self.send(&format!("data:{data}\n\n"));
     }
 
-    /// Says these bytes to all that hear it.
-    pub fn say(&self, text: &str) {
-        for live in self.shared.lives.borrow().iter() {
-            // Who has gone hears nothing.
-            let _ = live.send(Some(text.to_owned()));
+    /// Sends these bytes to all streams.
+    pub fn send(&self, text: &str) {
+        for subscriber in self.shared.subscribers.borrow().iter() {
+            // A closed stream receives nothing.
+            let _ = subscriber.send(Some(text.to_owned()));
         }
     }
 
-    /// Ends all streams. New ones are begun.
-    pub fn cut(&self) {
-        for live in self.shared.lives.send_replace(Vec::new()) {
-            let _ = live.send(None);
+    /// Ends all streams. New ones are accepted.
+    pub fn disconnect(&self) {
+        for subscriber in self.shared.subscribers.send_replace(Vec::new()) {
+            let _ = subscriber.send(None);
         }
     }
 
-    /// Changes its manner, for streams to come; those that stand are cut.
-    pub fn set_manner(&self, manner: Manner) {
-        self.shared.manner.send_replace(manner);
-        self.cut();
+    /// Changes its behaviour for new streams, and ends the open ones.
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        self.shared.behaviour.send_replace(behaviour);
+        self.disconnect();
     }
 
-    /// Goes away: every connection breaks, and the port refuses new ones.
+    /// Stops: every connection breaks, and the port refuses new ones.
     pub async fn stop(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
-            // Ended, whichever way.
+            // An aborted task returns an error.
             let _ = accepting.await;
         }
-        self.shared.lives.send_replace(Vec::new());
+        self.shared.subscribers.send_replace(Vec::new());
     }
 
-    /// Comes back at the same port.
+    /// Starts again at the same port.
     ///
     /// # Panics
-    /// Somebody else took the port.
+    /// The port is in use.
     pub async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("a port");
         self.address = listener.local_addr().expect("an address");
@@ -184,14 +189,14 @@ impl Drop for OracleStandIn {
     }
 }
 
-/// Takes connections. Its end ends them all.
+/// Accepts connections. Aborting it closes them all.
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
         let shared = shared.clone();
         connections.spawn(async move {
-            // The peer went away: that is what peers do.
+            // The peer may close at any time.
             let _ = serve(stream, &shared).await;
         });
         while connections.try_join_next().is_some() {}
@@ -203,22 +208,23 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     while !request.ends_with(b"\r\n\r\n") && request.len() < REQUEST_BYTES {
         request.push(stream.read_u8().await?);
     }
-    shared.asked.send_modify(|asked| *asked += 1);
+    shared.requests.send_modify(|requests| *requests += 1);
     let request = String::from_utf8_lossy(&request).into_owned();
     if let Some(refusal) = refusal(&request, &shared.feeds) {
         return stream.write_all(refusal.as_bytes()).await;
     }
-    if *shared.manner.borrow() == Manner::Mute {
-        // It begins, and says nothing but that it is there.
+    if *shared.behaviour.borrow() == Behaviour::Mute {
+        // The stream starts with a comment, and nothing follows.
         stream.write_all(HEAD.as_bytes()).await?;
         stream.write_all(chunk(":\n\n").as_bytes()).await?;
         return drain(stream).await;
     }
     stream.write_all(HEAD.as_bytes()).await?;
     let (sender, mut texts) = mpsc::unbounded_channel();
-    shared.lives.send_modify(|lives| {
-        lives.retain(|live: &mpsc::UnboundedSender<Option<String>>| !live.is_closed());
-        lives.push(sender);
+    shared.subscribers.send_modify(|subscribers| {
+        subscribers
+            .retain(|subscriber: &mpsc::UnboundedSender<Option<String>>| !subscriber.is_closed());
+        subscribers.push(sender);
     });
     while let Some(Some(text)) = texts.recv().await {
         stream.write_all(chunk(&text).as_bytes()).await?;
@@ -226,7 +232,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Waits for the peer to go.
+/// Waits until the peer closes.
 async fn drain(mut stream: TcpStream) -> std::io::Result<()> {
     let mut bytes = [0; 64];
     while stream.read(&mut bytes).await? > 0 {}
@@ -237,7 +243,7 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// The answer to a request that cannot be served.
+/// The response to an invalid request.
 fn refusal(request: &str, feeds: &BTreeSet<String>) -> Option<String> {
     let refuse = |status: &str, reason: &str| {
         let length = reason.len();

@@ -1,10 +1,10 @@
-//! How venues answer requests, after their documentation.
+//! Protocols of venues: how each responds to requests, after its documentation.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-/// A venue whose protocol a stand-in speaks.
+/// A venue that a stand-in can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum VenueKind {
     /// Binance spot.
@@ -25,7 +25,7 @@ pub enum VenueKind {
 }
 
 impl VenueKind {
-    /// Three of them, which most tests do with.
+    /// The three venues that most tests use.
     pub const THREE: [Self; 3] = [Self::Binance, Self::Coinbase, Self::Kraken];
 
     /// All venues.
@@ -39,7 +39,7 @@ impl VenueKind {
         Self::CoinbaseAdvanced,
     ];
 
-    /// Its name in the server's configuration.
+    /// The kind in the server's configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -65,8 +65,7 @@ impl VenueKind {
     }
 }
 
-/// What a peer has subscribed to: pairs of a channel and a symbol, as the venue
-/// spells them.
+/// A peer's subscriptions: pairs of a channel and a symbol, as the venue spells them.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     kind: VenueKind,
@@ -83,7 +82,7 @@ impl Subscriptions {
         }
     }
 
-    /// Whether all was asked for that a client of this venue asks for.
+    /// Whether the peer has subscribed to every channel that a price needs.
     pub(super) fn is_complete(&self) -> bool {
         match self.kind {
             VenueKind::Binance | VenueKind::Coinbase | VenueKind::Bitstamp => {
@@ -91,7 +90,7 @@ impl Subscriptions {
             }
             VenueKind::Okx => self.has("trades") && self.has("tickers"),
             VenueKind::Bybit => self.has("publicTrade") && self.has("tickers"),
-            // They take one channel a request.
+            // These take one channel a request.
             VenueKind::Kraken => self.has("trade") && self.has("ticker"),
             VenueKind::CoinbaseAdvanced => self.has("market_trades") && self.has("ticker"),
         }
@@ -101,7 +100,7 @@ impl Subscriptions {
         self.channels.contains(channel)
     }
 
-    /// Takes a request. Gives the answers.
+    /// Applies a request, and returns the responses.
     pub(super) fn answer(&mut self, request: &str) -> Vec<String> {
         if self.kind == VenueKind::Okx && request == "ping" {
             return vec!["pong".to_owned()];
@@ -242,7 +241,7 @@ impl Subscriptions {
         })]
     }
 
-    /// Whether a recorded frame is one that the venue would send this peer.
+    /// Whether the venue would send a recorded frame to this peer.
     pub(super) fn wants(&self, frame: &str) -> bool {
         let Ok(frame) = serde_json::from_str::<Value>(frame) else {
             return false;

@@ -1,4 +1,4 @@
-//! A stand-in for a source of supplies: an HTTP server that gives one document.
+//! Supply stand-in: an HTTP server that returns one document.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A source of supplies. Dropped, it is gone.
+/// A supply source. Dropping it stops it.
 #[derive(Debug)]
 pub struct SupplyStandIn {
     address: SocketAddr,
@@ -16,7 +16,7 @@ pub struct SupplyStandIn {
 }
 
 impl SupplyStandIn {
-    /// Starts on a free port, and gives this document to all who ask.
+    /// Starts on a free port, and returns this document to every request.
     ///
     /// # Panics
     /// There is no free port.
@@ -29,14 +29,14 @@ impl SupplyStandIn {
         );
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // Whoever asked may have gone.
+                // The client may have closed.
                 let _ = serve(stream, &answer).await;
             }
         });
         Self { address, serving }
     }
 
-    /// Where the document is.
+    /// The URL of the document.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/supply.json", self.address)

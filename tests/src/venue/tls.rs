@@ -1,4 +1,4 @@
-//! Encryption for stand-ins: an authority of the tests' own, and what it vouches for.
+//! TLS of stand-ins: a certificate authority of the tests.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use tokio_rustls::{
     },
 };
 
-/// The name that stand-ins have a certificate for.
+/// The host name in a stand-in's certificate.
 pub(super) const HOST: &str = "localhost";
 
-/// Signs certificates. Nobody trusts it who was not told to.
+/// A certificate authority that only a configured server trusts.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -28,7 +28,7 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// A new one.
+    /// A new authority.
     ///
     /// # Panics
     /// There is no randomness.
@@ -44,13 +44,13 @@ impl Authority {
         }
     }
 
-    /// Its certificate, for those who are to trust it.
+    /// The authority's certificate, for a server's configuration.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// What a server of this machine encrypts with.
+    /// The TLS of a server on this machine, with a certificate of this authority.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new([HOST.to_owned()]).expect("a good name");

@@ -318,7 +318,7 @@ async fn a_replayed_recording_has_the_same_counts() {
     .spawn()
     .unwrap();
     for venue in &venues {
-        venue.subscribed().await;
+        venue.wait_subscribed(1).await;
         for id in 1..=500 {
             let price = format!("{}", 100 + id % 7);
             venue.trade(&Trade {
@@ -327,8 +327,8 @@ async fn a_replayed_recording_has_the_same_counts() {
                 price: &price,
             });
         }
-        venue.say("{");
-        venue.heard().await;
+        venue.send("{");
+        venue.wait_read().await;
     }
     interrupt(&child);
     let status = within("the recording's end", child.wait()).await.unwrap();

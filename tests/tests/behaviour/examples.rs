@@ -15,7 +15,7 @@ async fn server_with_a_price() -> (Server, VenueStandIn) {
     let server = server_of(std::slice::from_ref(&venue), &["BTC-USD", "ETH-USD"])
         .start()
         .await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     let symbols = ["BTC-USD", "ETH-USD"];
     for (symbol, price) in symbols.into_iter().zip(["61838.01", "2680.5"]) {
         venue.trade(&Trade {
@@ -24,7 +24,7 @@ async fn server_with_a_price() -> (Server, VenueStandIn) {
             price,
         });
     }
-    venue.heard().await;
+    venue.wait_read().await;
     (server, venue)
 }
 

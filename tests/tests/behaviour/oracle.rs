@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tidewire_tests::{
     Client, Server, ServerBuilder, Transport,
-    venue::{BTC_FEED, Manner, OraclePrice, OracleStandIn},
+    venue::{BTC_FEED, Behaviour, OraclePrice, OracleStandIn},
 };
 
 use crate::prices::{get_price, price_until};
@@ -34,7 +34,7 @@ async fn subscribed_client(oracle: &OracleStandIn, builder: ServerBuilder) -> (S
     let server = builder.start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("prices:BTC-USD").await;
-    oracle.subscribed().await;
+    oracle.wait_subscribed(1).await;
     oracle.price(&price("6183801", "150", -2, 0));
     let update = price_until(&mut client, |update| update["stale"] == false).await;
     assert_eq!(update["price"], 61_838.01);
@@ -53,8 +53,8 @@ async fn an_oracle_price_has_a_confidence(transport: Transport) {
     let server = server_of(&oracle, &["BTC-USD", "BTC-USDT"]).start().await;
     let mut client = Client::connect(transport, &server).await;
     client.subscribe("prices:BTC-USD").await;
-    oracle.subscribed().await;
-    oracle.say(":\n\n");
+    oracle.wait_subscribed(1).await;
+    oracle.send(":\n\n");
     // 6,183,801,234,567 ± 250,000,000, times 10^-8.
     oracle.price(&price("6183801234567", "250000000", -8, 0));
     let update = price_until(&mut client, |_| true).await;
@@ -97,7 +97,7 @@ async fn an_oracle_outage_ends_with_a_fresh_price() {
     let waiting = source(&server).await;
     assert_eq!(waiting["state"], "waiting");
     oracle.restart().await;
-    oracle.subscribed().await;
+    oracle.wait_subscribed(1).await;
     oracle.price(&price("6184000", "150", -2, 60));
     let update = price_until(&mut client, |update| update["stale"] == false).await;
     assert_eq!(update["price"], 61_840);
@@ -111,15 +111,15 @@ async fn a_mute_oracle_becomes_stale() {
         .set("prices", "stale_after_ms = 1000");
     let (server, mut client) = subscribed_client(&oracle, builder).await;
     // The oracle accepts the connection and sends only comments, which are no data.
-    oracle.set_manner(Manner::Mute);
-    oracle.wait_asked(3).await;
+    oracle.set_behaviour(Behaviour::Mute);
+    oracle.wait_requests(3).await;
     let update = price_until(&mut client, |update| update["stale"] == true).await;
     assert_eq!(update["price"], 61_838.01);
     let mute = source(&server).await;
     let error = mute["lastError"].as_str().unwrap();
     assert!(error.contains("no data"), "{error}");
-    oracle.set_manner(Manner::Polite);
-    oracle.subscribed().await;
+    oracle.set_behaviour(Behaviour::Documented);
+    oracle.wait_subscribed(1).await;
     oracle.price(&price("6184000", "150", -2, 60));
     let update = price_until(&mut client, |update| update["stale"] == false).await;
     assert_eq!(update["price"], 61_840);
@@ -161,8 +161,8 @@ async fn invalid_oracle_data_is_ignored() {
         (&json!(14), &json!(11), &json!(1))
     );
     // The oracle ends the stream with a reason, and the server reconnects.
-    oracle.say("event: error\ndata: the reader is too slow\n\n");
-    oracle.wait_asked(2).await;
+    oracle.send("event: error\ndata: the reader is too slow\n\n");
+    oracle.wait_requests(2).await;
     let error = source(&server).await["lastError"].clone();
     assert_eq!(error, "the venue ended the stream: the reader is too slow");
 }
@@ -171,7 +171,7 @@ async fn invalid_oracle_data_is_ignored() {
 async fn an_unknown_oracle_feed_is_reported() {
     let oracle = OracleStandIn::start(&[]).await;
     let server = server_of(&oracle, &["BTC-USD"]).start().await;
-    oracle.wait_asked(2).await;
+    oracle.wait_requests(2).await;
     let refused = source(&server).await;
     let error = refused["lastError"].as_str().unwrap();
     assert!(error.contains("answers 404 Not Found"), "{error}");

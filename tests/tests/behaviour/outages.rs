@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidewire_tests::{
     Client, Server, Transport, VenueKind, VenueStandIn,
-    venue::{Authority, Manner, Trade},
+    venue::{Authority, Behaviour, Trade},
 };
 
 use crate::prices::{all_subscribed, get_price, price_until, send_prices, server_of, venues};
@@ -103,7 +103,7 @@ async fn a_venue_behind_tls_needs_a_trusted_authority() {
         .await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("prices:BTC-USD").await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     venue.trade(&Trade {
         symbol: "BTC-USD",
         id: 1,
@@ -121,16 +121,16 @@ async fn a_short_outage_is_invisible_to_clients() {
         .await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("prices:BTC-USD").await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     venue.trade(&Trade {
         symbol: "BTC-USD",
         id: 1,
         price: "100",
     });
     price_until(&mut client, |update| update["price"] == 100).await;
-    venue.cut();
+    venue.disconnect();
     venue.wait_accepted(2).await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     venue.trade(&Trade {
         symbol: "BTC-USD",
         id: 2,
@@ -153,7 +153,7 @@ async fn a_silent_venue_becomes_stale_and_is_reconnected() {
         .await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("prices:BTC-USD").await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     venue.trade(&Trade {
         symbol: "BTC-USD",
         id: 1,
@@ -161,13 +161,13 @@ async fn a_silent_venue_becomes_stale_and_is_reconnected() {
     });
     price_until(&mut client, |update| update["stale"] == false).await;
     // The venue stays connected. Heartbeats are no data.
-    venue.say(r#"{"channel":"heartbeat"}"#);
+    venue.send(r#"{"channel":"heartbeat"}"#);
     price_until(&mut client, |update| update["stale"] == true).await;
     venue.wait_accepted(2).await;
-    venue.set_manner(Manner::Mute);
+    venue.set_behaviour(Behaviour::Mute);
     venue.wait_accepted(4).await;
-    venue.set_manner(Manner::Polite);
-    venue.subscribed().await;
+    venue.set_behaviour(Behaviour::Documented);
+    venue.wait_subscribed(1).await;
     venue.trade(&Trade {
         symbol: "BTC-USD",
         id: 2,
@@ -186,7 +186,7 @@ async fn invalid_frames_are_counted_and_prices_continue() {
     let nonsense = ["{", "", "null", "[]", "\u{1f30a}", "{\"data\":", "42"];
     for venue in &venues {
         for frame in nonsense {
-            venue.say(frame);
+            venue.send(frame);
         }
         // Valid in form, but impossible.
         venue.trade(&Trade {
@@ -204,7 +204,7 @@ async fn invalid_frames_are_counted_and_prices_continue() {
             id: 4,
             price: "1",
         });
-        venue.heard().await;
+        venue.wait_read().await;
     }
     let price = get_price(&server, "ETH-BTC").await;
     assert_eq!(
@@ -241,7 +241,7 @@ async fn a_duplicate_trade_counts_once() {
     let server = server_of(std::slice::from_ref(&venue), &["BTC-USDT"])
         .start()
         .await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     for (id, price) in [(1, "10"), (2, "30"), (2, "99"), (1, "1"), (3, "20")] {
         venue.trade(&Trade {
             symbol: "BTC-USDT",
@@ -249,7 +249,7 @@ async fn a_duplicate_trade_counts_once() {
             price,
         });
     }
-    venue.heard().await;
+    venue.wait_read().await;
     let detail = get_price(&server, "BTC-USDT").await["sourceDetails"][0].clone();
     assert_eq!(
         (&detail["trades"], &detail["price"]),

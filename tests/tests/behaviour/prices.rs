@@ -36,7 +36,7 @@ pub(crate) fn server_of(venues: &[VenueStandIn], symbols: &[&str]) -> ServerBuil
 
 pub(crate) async fn all_subscribed(venues: &[VenueStandIn]) {
     for venue in venues {
-        venue.subscribed().await;
+        venue.wait_subscribed(1).await;
     }
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn send_prices(venues: &[VenueStandIn], id: u64) {
             id,
             price,
         });
-        venue.heard().await;
+        venue.wait_read().await;
     }
 }
 
@@ -167,7 +167,7 @@ async fn several_symbols_share_a_frame(transport: Transport) {
         .request("subscribe", json!({"channels": channels}))
         .await
         .expect("subscribed");
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     for id in 1..=50 {
         for symbol in SYMBOLS {
             venue.trade(&Trade {
@@ -215,7 +215,7 @@ async fn the_market_overview_is_published(transport: Transport) {
     .await;
     let mut client = Client::connect(transport, &server).await;
     client.subscribe("market:overview").await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     let ticker = |symbol, last, open| Ticker {
         symbol,
         last,
@@ -274,7 +274,7 @@ async fn a_supply_source_completes_the_configured_table() {
         .await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("market:overview").await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     for (symbol, price) in [("BTC-USD", "60000"), ("ETH-USD", "3000")] {
         venue.trade(&Trade {
             symbol,

@@ -53,7 +53,7 @@ async fn every_venue_counts_and_an_outlier_is_excluded() {
             });
         }
         trade(venue, 2, "0.05");
-        venue.heard().await;
+        venue.wait_read().await;
     }
     let price = get_price(&server, SYMBOL).await;
     assert_eq!(
@@ -76,7 +76,7 @@ async fn every_venue_counts_and_an_outlier_is_excluded() {
     // A venue that is 10 % off is excluded with the reason, and returns once it is right.
     let wrong = &venues[3];
     trade(wrong, 3, "0.055");
-    wrong.heard().await;
+    wrong.wait_read().await;
     let price = get_price(&server, SYMBOL).await;
     assert_eq!(
         (&price["price"], &price["sources"]),
@@ -89,7 +89,7 @@ async fn every_venue_counts_and_an_outlier_is_excluded() {
     );
     assert_eq!(out["reason"], "10 % from the median of the others, 0.05");
     trade(wrong, 4, "0.0501");
-    wrong.heard().await;
+    wrong.wait_read().await;
     assert_eq!(get_price(&server, SYMBOL).await["sources"], 7);
 }
 
@@ -102,7 +102,7 @@ async fn missing_trades_are_reported() {
         .await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("prices:ETH-BTC@binance").await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     let say = |symbol, id| {
         venue.trade(&Trade {
             symbol,
@@ -125,7 +125,7 @@ async fn missing_trades_are_reported() {
     say(SYMBOL, 3);
     price_until(&mut client, |update| update["missing"] == 2).await;
     say(OTHER, 2);
-    venue.heard().await;
+    venue.wait_read().await;
     let price = get_price(&server, SYMBOL).await;
     assert_eq!(detail(&price, "binance")["missing"], 2);
     let other = get_price(&server, OTHER).await;
@@ -147,7 +147,7 @@ async fn sources_are_added_and_removed_while_the_server_runs() {
         .await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     client.subscribe("prices:ETH-BTC").await;
-    first.subscribed().await;
+    first.wait_subscribed(1).await;
     trade(&first, 1, "0.05");
     price_until(&mut client, |update| update["sources"] == 1).await;
 
@@ -159,7 +159,7 @@ async fn sources_are_added_and_removed_while_the_server_runs() {
         (&source["name"], &source["symbols"]),
         (&json!("second"), &json!([SYMBOL]))
     );
-    second.subscribed().await;
+    second.wait_subscribed(1).await;
     trade(&second, 1, "0.051");
     let update = price_until(&mut client, |update| update["sources"] == 2).await;
     assert_eq!(update["price"], 0.0505);
@@ -209,7 +209,7 @@ async fn a_configuration_reload_changes_the_sources() {
     );
     let builder = server_of(std::slice::from_ref(&first), &[SYMBOL]);
     let server = builder.clone().start().await;
-    first.subscribed().await;
+    first.wait_subscribed(1).await;
     let file = server.folder().join("tidewire.toml");
     let before = std::fs::read_to_string(&file).unwrap();
     std::fs::write(
@@ -229,11 +229,11 @@ async fn a_configuration_reload_changes_the_sources() {
         .replace(&first.url(), &second.url());
     std::fs::write(&file, after).unwrap();
     server.hang_up();
-    second.subscribed().await;
+    second.wait_subscribed(1).await;
     server.log_line("the configuration was read again").await;
     assert_eq!(names(&server).await, ["b"]);
     trade(&second, 1, "0.05");
-    second.heard().await;
+    second.wait_read().await;
     assert_eq!(get_price(&server, SYMBOL).await["price"], 0.05);
 }
 
@@ -256,7 +256,7 @@ async fn tether_prices_convert_at_a_live_rate() {
         id: 1,
         price: "60000",
     });
-    venues[0].heard().await;
+    venues[0].wait_read().await;
     let price = get_price(&server, "BTC-USD").await;
     assert_eq!(
         (&price["price"], &price["stale"]),
@@ -289,16 +289,16 @@ async fn a_venue_that_announces_its_shutdown_is_replaced_without_a_gap() {
             .await;
         let mut client = Client::connect(Transport::WebSocketJson, &server).await;
         client.subscribe("prices:ETH-BTC").await;
-        venue.subscribed().await;
+        venue.wait_subscribed(1).await;
         trade(&venue, 1, "0.05");
         price_until(&mut client, |update| update["price"] == 0.05).await;
-        venue.announce_end();
+        venue.announce_shutdown();
         trade(&venue, 2, "0.051");
         venue.wait_subscribed(2).await;
         for (id, price) in [(3, "0.052"), (4, "0.053"), (5, "0.054")] {
             trade(&venue, id, price);
         }
-        venue.heard().await;
+        venue.wait_read().await;
         let mut seen = Vec::new();
         while seen.last() != Some(&json!(0.054)) {
             let update = price_until(&mut client, |_| true).await;

@@ -325,7 +325,7 @@ async fn batches_of_prices_come_compressed() {
     let subscribe = json!({"type": "subscribe", "id": "p", "data": {"channels": channels}});
     peer.send(&frame(FIN | TEXT, subscribe.to_string().as_bytes()))
         .await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     for id in 1..=20 {
         for symbol in SYMBOLS {
             let price = format!("{id}.5");

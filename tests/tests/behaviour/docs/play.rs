@@ -47,7 +47,7 @@ async fn server_with_a_price() -> (Server, VenueStandIn) {
     let server = server_of(std::slice::from_ref(&venue), &["BTC-USD", "ETH-USD"])
         .start()
         .await;
-    venue.subscribed().await;
+    venue.wait_subscribed(1).await;
     let (symbol, last) = ("BTC-USD", "61838.01");
     venue.ticker(&Ticker {
         symbol,
