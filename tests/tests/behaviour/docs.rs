@@ -66,3 +66,40 @@ async fn examples_match_the_documentation() {
         }
     }
 }
+
+/// Every key of the example configuration, with its table: `limits.frame_bytes`.
+fn configuration_keys() -> Vec<String> {
+    let mut table = "";
+    let mut keys = Vec::new();
+    let example = include_str!("../../../tidewire.example.toml");
+    for line in example.lines() {
+        let line = line.trim_start_matches(['#', ' ']);
+        if let Some(header) = line.strip_prefix('[') {
+            table = header
+                .trim_start_matches('[')
+                .split(']')
+                .next()
+                .unwrap_or("");
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            keys.push(format!("{table}.{key}"));
+        }
+    }
+    keys
+}
+
+#[test]
+fn documented_limits_are_configuration_keys() {
+    let page = include_str!("../../../docs/limits.md");
+    let configurable = page.split("\n## ").nth(1).unwrap();
+    let keys = configuration_keys();
+    let rows = configurable.lines().filter_map(|line| {
+        let key = line.strip_prefix("| `")?;
+        key.split('`').next()
+    });
+    let mut count = 0;
+    for key in rows {
+        assert!(keys.iter().any(|known| known == key), "{key} is no key");
+        count += 1;
+    }
+    assert!(count > 20, "only {count} keys were found");
+}
