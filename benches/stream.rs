@@ -206,7 +206,7 @@ async fn connect(
             encoding,
             address: None,
             heartbeat: None,
-            allowance: None,
+            quota: None,
             // Delivered by whoever publishes: what is measured is one thread's work.
             shard: ShardId::CALLER,
         };

@@ -1,6 +1,6 @@
-//! Who a client is and what it may do with a channel.
+//! Identity: the user of a client, and its permissions on channels.
 //!
-//! How an identity is proved is decided in [`auth`](crate::auth).
+//! [`auth`](crate::auth) verifies the token that an identity comes from.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
@@ -13,60 +13,60 @@ use crate::{Access, ChannelName, Namespace, Ownership, PublishRight, StreamError
 pub struct UserId(Arc<str>);
 
 impl UserId {
-    /// Takes an id over.
+    /// A user id.
     #[must_use]
     pub fn new(id: &str) -> Self {
         Self(id.into())
     }
 
-    /// The id.
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What a token allows beyond its subject.
+/// A permission that a token carries beside its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// Publishes and notifies: a back end.
+    /// Back ends: publish and notify.
     Service,
-    /// Operates the server.
+    /// Operators: inspect and control the server.
     Admin,
 }
 
-/// Who a client is.
+/// The identity of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// Nobody yet, and the server wants a token.
+    /// The client has not sent a token yet, and the server requires one.
     Unknown,
-    /// Nobody in particular, welcome to read what is public.
+    /// The client has no token and may read public channels.
     Anonymous,
     /// The subject of a valid token.
     User(Arc<UserIdentity>),
 }
 
-/// What a valid token says.
+/// The user and the permissions of a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserIdentity {
     /// The subject.
     pub user: UserId,
     /// When the token expires, in milliseconds since the Unix epoch.
     pub expires_at_ms: i64,
-    /// When it was issued, in milliseconds since the Unix epoch, if it says so.
+    /// The time of issue, in milliseconds since the Unix epoch, if the token has one.
     pub issued_at_ms: Option<i64>,
-    /// The token's own id.
+    /// The token id.
     pub token_id: Option<String>,
-    /// What it allows.
+    /// The scopes.
     pub scopes: BTreeSet<Scope>,
-    /// Further channels that it may read.
+    /// Patterns of further channels that the user may read.
     pub channels: Vec<ChannelPattern>,
-    /// The user's wallets, in lower case.
+    /// The user's wallet addresses, in lower case.
     pub wallets: BTreeSet<String>,
 }
 
 impl UserIdentity {
-    /// A user whose token says nothing else.
+    /// A user without scopes, channel patterns and wallets.
     #[must_use]
     pub fn new(user: UserId, expires_at_ms: i64) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl From<UserIdentity> for Identity {
     }
 }
 
-/// Channel names, in which each `*` stands for any characters or none.
+/// A pattern of channel names. Each `*` matches any characters or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelPattern(Box<str>);
 
@@ -106,9 +106,9 @@ impl ChannelPattern {
         Self(text.into())
     }
 
-    /// Whether the pattern matches this channel, which is in its canonical form. A pattern
-    /// that names a case-insensitive namespace matches in any case. Takes at most time in
-    /// proportion to the length of the name times that of the pattern.
+    /// Whether the pattern matches `channel`, which is in its canonical form. A pattern that
+    /// names a case-insensitive namespace matches in any case. The time is at most
+    /// proportional to the length of the name times the length of the pattern.
     #[must_use]
     pub fn matches(&self, channel: &ChannelName, namespace: &Namespace) -> bool {
         let names_namespace = |text: &str| {
@@ -120,7 +120,7 @@ impl ChannelPattern {
             false => Cow::Borrowed(&*self.0),
         };
         let mut parts = pattern.split('*');
-        // `split` gives one part at least.
+        // `split` returns at least one part.
         let first = parts.next().unwrap_or_default();
         let Some(mut rest) = channel.as_str().strip_prefix(first) else {
             return false;
@@ -163,11 +163,11 @@ impl Identity {
         matches!(self, Self::User(identity) if identity.scopes.contains(&scope))
     }
 
-    /// Refuses whoever the server does not know yet.
+    /// Checks that the client has sent a token, if the server requires one.
     ///
     /// # Errors
-    /// A token is needed first.
-    pub fn known(&self) -> Result<(), StreamError> {
+    /// The server requires a token first.
+    pub fn require_known(&self) -> Result<(), StreamError> {
         match self {
             Self::Unknown => Err(StreamError::new(
                 ErrorCode::Unauthenticated,
@@ -177,10 +177,10 @@ impl Identity {
         }
     }
 
-    /// Refuses whoever lacks a scope.
+    /// Checks that the token has `scope`.
     ///
     /// # Errors
-    /// The token has no such scope, or there is none.
+    /// The token lacks the scope, or the client has no token.
     pub fn require(&self, scope: Scope) -> Result<(), StreamError> {
         if self.has(scope) {
             return Ok(());
@@ -192,16 +192,16 @@ impl Identity {
         Err(self.refusal(format!("this needs a token with the `{name}` scope")))
     }
 
-    /// May this identity read `channel`?
+    /// Checks that the identity may read `channel`.
     ///
     /// # Errors
-    /// Says what it would take.
+    /// The error names the missing permission.
     pub fn may_read(
         &self,
         channel: &ChannelName,
         namespace: &Namespace,
     ) -> Result<(), StreamError> {
-        self.known()?;
+        self.require_known()?;
         let allowed = match namespace.access {
             Access::Public => true,
             Access::Authenticated => self.user().is_some(),
@@ -220,16 +220,16 @@ impl Identity {
         }))
     }
 
-    /// May this identity publish to `channel`?
+    /// Checks that the identity may publish to `channel`.
     ///
     /// # Errors
-    /// Says what it would take.
+    /// The error names the missing permission.
     pub fn may_publish(
         &self,
         channel: &ChannelName,
         namespace: &Namespace,
     ) -> Result<(), StreamError> {
-        self.known()?;
+        self.require_known()?;
         match namespace.publish {
             PublishRight::Public => Ok(()),
             PublishRight::Authenticated if self.user().is_some() => Ok(()),
@@ -249,7 +249,7 @@ impl Identity {
             if identity.channels.iter().any(|pattern| pattern.matches(channel, namespace)))
     }
 
-    /// Without a token the way out is to get one; with one there is none.
+    /// An unknown client should send a token. For any other client the refusal is final.
     fn refusal(&self, message: String) -> StreamError {
         let code = match self {
             Self::User(_) => ErrorCode::PermissionDenied,
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_stand_for_their_channels() {
+    fn patterns_match_their_channels() {
         let all = Namespaces::built_in();
         let matches = |pattern: &str, name: &str| {
             let channel = channel(name);
@@ -302,7 +302,7 @@ mod tests {
         assert!(!matches("", "a:b"));
     }
 
-    /// A pattern matched the slow way.
+    /// Matches a pattern by trying every split.
     fn matches_slowly(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern.split_first(), text.split_first()) {
             (None, _) => text.is_empty(),
@@ -317,7 +317,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn patterns_match_as_if_tried_all_ways(
+        fn patterns_match_like_the_exhaustive_search(
             pattern in "[ab*]{0,8}",
             rest in "[ab]{1,10}",
         ) {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn wallets_belong_to_whoever_has_the_claim() {
+    fn a_wallet_channel_belongs_to_the_user_with_its_claim() {
         let mut ada = UserIdentity::new(UserId::new("0xab"), 1);
         ada.wallets.insert("0xcd".to_owned());
         let ada = Identity::from(ada);
@@ -347,7 +347,7 @@ mod tests {
             ada.may_read(&channel, namespace).is_ok()
         };
         assert!(may_read("wallet:0xcd"));
-        // Whoever calls itself like a wallet does not own it.
+        // A user id that looks like a wallet address does not own the wallet.
         assert!(!may_read("wallet:0xab"));
         assert!(may_read("user:0xab"));
         assert!(!may_read("user:0xcd"));

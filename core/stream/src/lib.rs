@@ -23,7 +23,7 @@ pub mod session;
 pub mod stream_core;
 mod transport;
 
-pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeys, TokenRules};
+pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeySet, TokenRules};
 pub use backoff::Backoff;
 pub use channel::{ChannelName, ChannelNameError};
 pub use channel_provider::{ChannelEpoch, ChannelProvider};
@@ -31,7 +31,7 @@ pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use error::StreamError;
 pub use hub::{BatchInterval, Shard, ShardId, shard::Sink};
 pub use identity::{Identity, Scope, UserId};
-pub use limit::{Allowance, LimitError, LimitOptions, SessionLimits};
+pub use limit::{LimitError, LimitOptions, SessionLimits, SessionQuota};
 pub use namespace::{Access, Class, Namespace, Namespaces, Opening, Ownership, PublishRight};
 pub use operator::{ConnectionFilter, Presence, Target};
 pub use publication::{

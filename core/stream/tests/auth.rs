@@ -1,5 +1,5 @@
-//! Tokens: every algorithm, every claim that is judged, and an identity provider
-//! that rotates its keys and goes away.
+//! Token verification: every algorithm, every claim, and an identity provider that
+//! rotates its keys and becomes unreachable.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, Claims, Keys, ManualClock, RemoteKeys, Scope, StreamError,
+    AnonymousPolicy, Authenticator, Claims, Keys, ManualClock, RemoteKeySet, Scope, StreamError,
     TokenRules, UserId,
-    auth::{Fetched, KeyError, KeySource},
+    auth::{JwksFuture, JwksSource, KeyError},
 };
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -56,7 +56,7 @@ fn with(key: &str, value: Value) -> Value {
     claims
 }
 
-fn judge(keys: Keys, now_ms: i64) -> Authenticator {
+fn authenticator(keys: Keys, now_ms: i64) -> Authenticator {
     let clock = ManualClock::at(now_ms);
     Authenticator::new(keys, TokenRules::default(), AnonymousPolicy::Read, clock)
 }
@@ -77,23 +77,26 @@ fn assert_refused(result: Result<tidewire_stream::Identity, StreamError>, why: &
 }
 
 #[test]
-fn a_token_gives_its_identity_until_it_expires() {
+fn a_token_proves_its_identity_until_it_expires() {
     let claims = Claims {
         sub: "ada".into(),
         exp: 100,
         scope: Some("service x".into()),
         ..Claims::default()
     };
-    let token = judge(by_secret(), 0).sign(&claims).unwrap();
-    let identity = judge(by_secret(), 99_999).verify(&token).unwrap();
+    let token = authenticator(by_secret(), 0).sign(&claims).unwrap();
+    let identity = authenticator(by_secret(), 99_999).verify(&token).unwrap();
     assert_eq!(identity.user().unwrap().as_str(), "ada");
     assert_eq!(identity.expires_at_ms(), Some(100_000));
     assert!(identity.has(Scope::Service) && !identity.has(Scope::Admin));
-    assert_refused(judge(by_secret(), 100_000).verify(&token), "has expired");
+    assert_refused(
+        authenticator(by_secret(), 100_000).verify(&token),
+        "has expired",
+    );
 }
 
 #[test]
-fn every_algorithm_proves_its_tokens_and_no_others() {
+fn each_key_verifies_tokens_of_its_own_algorithm_only() {
     let keys = [
         (Algorithm::HS256, by_secret()),
         (Algorithm::RS256, Keys::default().pem(RSA_PUBLIC).unwrap()),
@@ -104,7 +107,7 @@ fn every_algorithm_proves_its_tokens_and_no_others() {
         ),
     ];
     for (own, keys) in keys {
-        let judge = judge(keys, 0);
+        let verifier = authenticator(keys, 0);
         for other in [
             Algorithm::HS256,
             Algorithm::RS256,
@@ -112,7 +115,7 @@ fn every_algorithm_proves_its_tokens_and_no_others() {
             Algorithm::EdDSA,
         ] {
             let token = sign(other, None, &ada());
-            let result = judge.verify(&token);
+            let result = verifier.verify(&token);
             assert_eq!(
                 result.is_ok(),
                 own == other,
@@ -124,13 +127,13 @@ fn every_algorithm_proves_its_tokens_and_no_others() {
         let other_claims = sign(own, None, &with("sub", json!("bob")));
         let other_signature = other_claims.rsplit_once('.').unwrap().1;
         assert!(
-            judge
+            verifier
                 .verify(&format!("{signed}.{other_signature}"))
                 .is_err()
         );
-        assert!(judge.verify(&format!("{signed}.")).is_err());
+        assert!(verifier.verify(&format!("{signed}.")).is_err());
         assert!(
-            judge
+            verifier
                 .verify(&format!("{signed}.{}", &signature[1..]))
                 .is_err()
         );
@@ -139,9 +142,9 @@ fn every_algorithm_proves_its_tokens_and_no_others() {
 
 #[test]
 fn a_public_key_is_never_a_shared_secret() {
-    // The classic: the public key, which everyone has, as the secret of an HMAC.
+    // The known attack: an HMAC whose secret is the public key.
     for public in [RSA_PUBLIC, P256_PUBLIC, ED25519_PUBLIC] {
-        let judge = judge(Keys::default().pem(public).unwrap(), 0);
+        let verifier = authenticator(Keys::default().pem(public).unwrap(), 0);
         let der: Vec<u8> = {
             let lines: String = public
                 .lines()
@@ -155,7 +158,7 @@ fn a_public_key_is_never_a_shared_secret() {
             let key = EncodingKey::from_secret(secret);
             for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
                 let token = jsonwebtoken::encode(&Header::new(algorithm), &ada(), &key).unwrap();
-                assert!(judge.verify(&token).is_err(), "{algorithm:?}");
+                assert!(verifier.verify(&token).is_err(), "{algorithm:?}");
             }
         }
         let as_secret = Keys::default().secret(public.as_bytes());
@@ -170,42 +173,42 @@ fn an_unsigned_token_is_refused() {
     let all = by_secret()
         .pem(&[RSA_PUBLIC, P256_PUBLIC, ED25519_PUBLIC].concat())
         .unwrap();
-    let judge = judge(all, 0);
-    assert!(judge.verify(unsigned).is_err());
-    assert!(judge.verify("").is_err());
-    assert!(judge.verify("..").is_err());
-    // The same algorithm family, another member.
+    let verifier = authenticator(all, 0);
+    assert!(verifier.verify(unsigned).is_err());
+    assert!(verifier.verify("").is_err());
+    assert!(verifier.verify("..").is_err());
+    // The same algorithm family with another hash.
     let rs512 = jsonwebtoken::encode(
         &Header::new(Algorithm::RS512),
         &ada(),
         &private(Algorithm::RS256),
     );
     assert_refused(
-        judge.verify(&rs512.unwrap()),
+        verifier.verify(&rs512.unwrap()),
         "no key of this server proves",
     );
 }
 
 #[test]
-fn what_must_be_understood_is_refused_when_it_is_not() {
+fn a_token_with_an_unsupported_critical_header_is_refused() {
     let mut header = Header::new(Algorithm::HS256);
     header.crit = Some(vec!["b64".to_owned()]);
     let token = jsonwebtoken::encode(&header, &ada(), &private(Algorithm::HS256)).unwrap();
-    assert_refused(judge(by_secret(), 0).verify(&token), "`crit`");
+    assert_refused(authenticator(by_secret(), 0).verify(&token), "`crit`");
 }
 
 #[test]
-fn every_claim_that_is_wrong_has_its_word() {
+fn the_error_names_the_claim_that_is_wrong() {
     let rules = TokenRules {
         audience: vec!["tidewire".to_owned(), "other".to_owned()],
         issuer: vec!["https://id.example.com".to_owned()],
         leeway: Duration::from_secs(5),
     };
     let clock = ManualClock::at(104_999);
-    let judge = Authenticator::new(by_secret(), rules, AnonymousPolicy::Read, clock.clone());
+    let verifier = Authenticator::new(by_secret(), rules, AnonymousPolicy::Read, clock.clone());
     let good = json!({"sub": "ada", "exp": 100, "aud": ["x", "tidewire"],
         "iss": "https://id.example.com", "nbf": 109, "iat": 99.5});
-    let identity = judge.verify(&hs256(&good)).unwrap();
+    let identity = verifier.verify(&hs256(&good)).unwrap();
     assert_eq!(identity.expires_at_ms(), Some(105_000));
     let wrong = [
         ("aud", json!("tidewire2"), "`aud`"),
@@ -221,40 +224,40 @@ fn every_claim_that_is_wrong_has_its_word() {
     for (key, value, why) in wrong {
         let mut claims = good.clone();
         claims[key] = value;
-        assert_refused(judge.verify(&hs256(&claims)), why);
+        assert_refused(verifier.verify(&hs256(&claims)), why);
     }
     for key in ["aud", "iss", "exp", "sub"] {
         let mut claims = good.clone();
         claims.as_object_mut().unwrap().remove(key);
-        assert!(judge.verify(&hs256(&claims)).is_err(), "{key}");
+        assert!(verifier.verify(&hs256(&claims)).is_err(), "{key}");
     }
     clock.set(105_000);
-    assert_refused(judge.verify(&hs256(&good)), "has expired");
+    assert_refused(verifier.verify(&hs256(&good)), "has expired");
 }
 
 #[test]
 fn revoked_tokens_are_refused() {
-    let judge = judge(by_secret(), 50_000);
+    let verifier = authenticator(by_secret(), 50_000);
     let by_id = hs256(&with("jti", json!("t1")));
     let by_user = hs256(&with("iat", json!(49)));
-    assert!(judge.verify(&by_id).is_ok() && judge.verify(&by_user).is_ok());
-    judge
+    assert!(verifier.verify(&by_id).is_ok() && verifier.verify(&by_user).is_ok());
+    verifier
         .revocations()
         .revoke_token("t1", Some(100_000))
         .unwrap();
-    assert_refused(judge.verify(&by_id), "was revoked");
-    assert!(judge.verify(&by_user).is_ok());
-    judge
+    assert_refused(verifier.verify(&by_id), "was revoked");
+    assert!(verifier.verify(&by_user).is_ok());
+    verifier
         .revocations()
         .revoke_user(&UserId::new("ada"))
         .unwrap();
-    assert_refused(judge.verify(&by_user), "was revoked");
-    // One of later is as good as any.
-    assert!(judge.verify(&hs256(&with("iat", json!(51)))).is_ok());
+    assert_refused(verifier.verify(&by_user), "was revoked");
+    // A token issued later is valid.
+    assert!(verifier.verify(&hs256(&with("iat", json!(51)))).is_ok());
 }
 
 #[test]
-fn keys_that_cannot_be_used_are_refused_by_name() {
+fn unusable_keys_are_refused_and_named() {
     let error = |text: &str| Keys::default().pem(text).unwrap_err().to_string();
     assert!(error("nothing").contains("-----BEGIN PUBLIC KEY-----"));
     assert!(error(RSA).contains("\"PRIVATE KEY\""));
@@ -263,31 +266,31 @@ fn keys_that_cannot_be_used_are_refused_by_name() {
     assert!(error(&format!("{RSA_PUBLIC}{cut}")).contains("number 2"));
     let short = Keys::default().secret(b"short").unwrap_err();
     assert_eq!(short, KeyError::ShortSecret(5));
-    let public_only = judge(Keys::default().pem(RSA_PUBLIC).unwrap(), 0);
+    let public_only = authenticator(Keys::default().pem(RSA_PUBLIC).unwrap(), 0);
     let error = public_only.sign(&Claims::default()).unwrap_err();
     assert!(error.message().contains("public keys only"), "{error}");
 }
 
-/// An identity provider.
+/// A stand-in for an identity provider.
 #[derive(Debug, Default)]
 struct Provider {
     document: Mutex<Option<String>>,
-    asked: AtomicUsize,
+    fetches: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct Door(Arc<Provider>);
+struct ProviderSource(Arc<Provider>);
 
-impl KeySource for Door {
-    fn fetch(&self) -> Fetched<'_> {
+impl JwksSource for ProviderSource {
+    fn fetch(&self) -> JwksFuture<'_> {
         Box::pin(async {
-            self.0.asked.fetch_add(1, Ordering::Relaxed);
-            // Others come while it answers.
+            self.0.fetches.fetch_add(1, Ordering::Relaxed);
+            // Other callers arrive while the fetch runs.
             tokio::task::yield_now().await;
             let document = self.0.document.lock().clone();
             document
                 .map(String::into_bytes)
-                .ok_or_else(|| "it is down".to_owned())
+                .ok_or_else(|| "the provider is down".to_owned())
         })
     }
 }
@@ -299,40 +302,40 @@ fn web_key(algorithm: Algorithm, id: &str) -> Value {
 }
 
 impl Provider {
-    fn holds(&self, keys: &[Value]) {
+    fn publish_keys(&self, keys: &[Value]) {
         *self.document.lock() = Some(json!({"keys": keys}).to_string());
     }
 
-    fn is_down(&self) {
+    fn go_down(&self) {
         *self.document.lock() = None;
     }
 
-    fn record_activity(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::Relaxed)
     }
 }
 
 fn with_provider() -> (
     Arc<Provider>,
     Arc<ManualClock>,
-    Arc<RemoteKeys>,
+    Arc<RemoteKeySet>,
     Authenticator,
 ) {
     let provider = Arc::new(Provider::default());
     let clock = ManualClock::at(1_000);
-    let remote = RemoteKeys::new(Box::new(Door(provider.clone())), clock.clone());
+    let remote = RemoteKeySet::new(Box::new(ProviderSource(provider.clone())), clock.clone());
     let keys = Keys::default().remote(remote.clone());
     let rules = TokenRules::default();
-    let judge = Authenticator::new(keys, rules, AnonymousPolicy::Read, clock.clone());
-    (provider, clock, remote, judge)
+    let verifier = Authenticator::new(keys, rules, AnonymousPolicy::Read, clock.clone());
+    (provider, clock, remote, verifier)
 }
 
 #[tokio::test]
-async fn keys_of_a_provider_are_told_apart_by_id() {
-    let (provider, _, remote, judge) = with_provider();
+async fn keys_of_a_provider_are_selected_by_id() {
+    let (provider, _, remote, verifier) = with_provider();
     let mut rsa_for_encryption = web_key(Algorithm::RS256, "enc");
     rsa_for_encryption["use"] = json!("enc");
-    provider.holds(&[
+    provider.publish_keys(&[
         web_key(Algorithm::HS256, "secret"),
         rsa_for_encryption,
         json!({"kty": "later", "kid": "x"}),
@@ -348,76 +351,75 @@ async fn keys_of_a_provider_are_told_apart_by_id() {
         (Algorithm::EdDSA, "d"),
     ] {
         assert!(
-            judge.verify(&sign(algorithm, Some(id), &ada())).is_ok(),
+            verifier.verify(&sign(algorithm, Some(id), &ada())).is_ok(),
             "{id}"
         );
-        // Without an id every key of the algorithm is tried.
-        assert!(judge.verify(&sign(algorithm, None, &ada())).is_ok(), "{id}");
+        // A token without a key id is verified with every key of its algorithm.
         assert!(
-            judge
+            verifier.verify(&sign(algorithm, None, &ada())).is_ok(),
+            "{id}"
+        );
+        assert!(
+            verifier
                 .verify(&sign(algorithm, Some("other"), &ada()))
                 .is_err()
         );
     }
-    // A secret that a provider publishes is none, and a key keeps to its purpose.
+    // A published secret is ignored, and so is a key for encryption.
     assert!(
-        judge
+        verifier
             .verify(&sign(Algorithm::HS256, Some("secret"), &ada()))
             .is_err()
     );
     assert!(
-        judge
+        verifier
             .verify(&sign(Algorithm::RS256, Some("enc"), &ada()))
             .is_err()
     );
-    assert_eq!(provider.record_activity(), 1);
+    assert_eq!(provider.fetches(), 1);
 }
 
 #[tokio::test]
-async fn an_unknown_key_is_asked_for_once() {
-    let (provider, clock, remote, judge) = with_provider();
-    provider.holds(&[web_key(Algorithm::RS256, "old")]);
+async fn an_unknown_key_causes_one_fetch() {
+    let (provider, clock, remote, verifier) = with_provider();
+    provider.publish_keys(&[web_key(Algorithm::RS256, "old")]);
     remote.refresh().await;
-    provider.holds(&[web_key(Algorithm::ES256, "new")]);
+    provider.publish_keys(&[web_key(Algorithm::ES256, "new")]);
     let token = sign(Algorithm::ES256, Some("new"), &ada());
-    assert!(judge.verify(&token).is_err());
-    // Many at once: one asks, the others wait for what it gets.
-    let all = (0..20).map(|_| judge.authenticate(&token));
+    assert!(verifier.verify(&token).is_err());
+    // Many callers at once: one fetches, and the others wait for its result.
+    let all = (0..20).map(|_| verifier.authenticate(&token));
     for result in futures::future::join_all(all).await {
         result.unwrap();
     }
-    assert_eq!(provider.record_activity(), 2);
-    // The old key has gone with its set.
+    assert_eq!(provider.fetches(), 2);
+    // The old key is no longer in the set.
     let old = sign(Algorithm::RS256, Some("old"), &ada());
-    assert!(judge.authenticate(&old).await.is_err());
-    // Made-up ids do not become requests without end.
-    let before = provider.record_activity();
+    assert!(verifier.authenticate(&old).await.is_err());
+    // Made-up key ids do not cause unlimited fetches.
+    let before = provider.fetches();
     for n in 0..1_000 {
         let made_up = sign(Algorithm::EdDSA, Some(&n.to_string()), &ada());
-        assert!(judge.authenticate(&made_up).await.is_err());
+        assert!(verifier.authenticate(&made_up).await.is_err());
     }
-    assert!(
-        provider.record_activity() - before <= 4,
-        "{}",
-        provider.record_activity()
-    );
+    assert!(provider.fetches() - before <= 4, "{}", provider.fetches());
     clock.advance(60_000);
-    let before = provider.record_activity();
+    let before = provider.fetches();
     let made_up = sign(Algorithm::EdDSA, Some("later"), &ada());
-    assert!(judge.authenticate(&made_up).await.is_err());
-    assert_eq!(provider.record_activity(), before + 1);
+    assert!(verifier.authenticate(&made_up).await.is_err());
+    assert_eq!(provider.fetches(), before + 1);
 }
 
 #[tokio::test]
-async fn the_last_keys_survive_the_provider() {
-    let (provider, clock, remote, judge) = with_provider();
+async fn the_last_keys_stay_in_force_while_the_provider_is_down() {
+    let (provider, clock, remote, verifier) = with_provider();
     let token = sign(Algorithm::RS256, Some("r"), &ada());
-    // Down from the start: the first token brings another try.
+    // Down from the start: the first token causes another attempt.
     remote.refresh().await;
-    assert!(judge.authenticate(&token).await.is_err());
-    provider.holds(&[web_key(Algorithm::RS256, "r")]);
+    assert!(verifier.authenticate(&token).await.is_err());
+    provider.publish_keys(&[web_key(Algorithm::RS256, "r")]);
     clock.advance(20_000);
-    judge.authenticate(&token).await.unwrap();
+    verifier.authenticate(&token).await.unwrap();
     for broken in [
         None,
         Some("<html>"),
@@ -425,13 +427,13 @@ async fn the_last_keys_survive_the_provider() {
         Some(r#"{"keys": 1}"#),
     ] {
         match broken {
-            None => provider.is_down(),
+            None => provider.go_down(),
             Some(text) => *provider.document.lock() = Some(text.to_owned()),
         }
         clock.advance(15_000);
-        let before = provider.record_activity();
+        let before = provider.fetches();
         remote.refresh().await;
-        assert_eq!(provider.record_activity(), before + 1);
-        judge.authenticate(&token).await.unwrap();
+        assert_eq!(provider.fetches(), before + 1);
+        verifier.authenticate(&token).await.unwrap();
     }
 }

@@ -83,7 +83,7 @@ impl World {
     async fn open(&self, identity: Identity, shard: ShardId, number: u32) -> Connection {
         let address = Some(IpAddr::from((number % 5_000).to_be_bytes()));
         let arrival = ConnectionInfo {
-            allowance: Some(self.limits.admit(address, &identity).unwrap()),
+            quota: Some(self.limits.admit(address, &identity).unwrap()),
             identity,
             transport: TRANSPORTS[number as usize % TRANSPORTS.len()],
             post_key: None,
@@ -116,7 +116,7 @@ impl World {
             && hub.channel_count() == 0
             && lists(ShardId::CALLER) == 0
             && hub.shards().map(lists).sum::<usize>() == 0
-            && self.limits.held() == (0, 0)
+            && self.limits.in_use() == (0, 0)
     }
 }
 

@@ -1,66 +1,66 @@
-//! What a token says, written and read.
+//! Token claims: the JSON payload of a JWT.
 //!
-//! Written it is plain. Read it is lenient where issuers differ: dates may have
-//! fractions, `aud` may be one text or a list, `scope` a text or a list.
+//! Issuers write claims differently, so reading is lenient: dates may have fractions, and
+//! `aud` and `scope` may be a string or a list.
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-/// What a token says.
+/// The claims of a token (RFC 7519, section 4).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Claims {
-    /// The user.
+    /// The user id.
     pub sub: String,
-    /// When it expires, in seconds since the Unix epoch.
+    /// The expiry, in seconds since the Unix epoch.
     #[serde(deserialize_with = "date")]
     pub exp: i64,
-    /// Not before, in seconds since the Unix epoch.
+    /// The start of validity, in seconds since the Unix epoch.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "some_date"
     )]
     pub nbf: Option<i64>,
-    /// When it was issued, in seconds since the Unix epoch.
+    /// The time of issue, in seconds since the Unix epoch.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "some_date"
     )]
     pub iat: Option<i64>,
-    /// Who issued it.
+    /// The issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
-    /// Whom it is for.
+    /// The audience.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub aud: Vec<String>,
-    /// Its own id.
+    /// The token id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// What it allows, separated by spaces.
+    /// Scopes, separated by spaces.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "words"
     )]
     pub scope: Option<String>,
-    /// Further channels that it may read: names, in which `*` stands for anything.
+    /// Patterns of further channels that the token may read; `*` matches any characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<String>,
-    /// The user's wallets.
+    /// The wallet addresses of the user.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wallets: Vec<String>,
 }
 
-/// A NumericDate (RFC 7519, section 2): seconds, perhaps with a fraction.
+/// A NumericDate (RFC 7519, section 2): seconds, with an optional fraction.
 fn date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let number = serde_json::Number::deserialize(deserializer)?;
     match (number.as_i64(), number.as_f64()) {
         (Some(seconds), _) => Ok(seconds),
-        // Saturates at the ends, which are far from any date.
+        // The cast saturates at the limits of `i64`, which are far from any date.
         (None, Some(seconds)) => Ok(seconds as i64),
         (None, None) => Err(D::Error::custom(
             "expected a date in seconds since the Unix epoch",
@@ -73,7 +73,7 @@ fn some_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, 
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a text or a list of texts")]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_issuers_write_differently_is_read_alike() {
+    fn the_forms_of_different_issuers_are_read() {
         let read = |text: &str| serde_json::from_str::<Claims>(text);
         let claims =
             read(r#"{"sub":"a","exp":1.9,"aud":"x","scope":["service","admin"]}"#).unwrap();

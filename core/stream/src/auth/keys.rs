@@ -1,50 +1,53 @@
-//! Keys that prove tokens: a shared secret, public keys from PEM, or a JSON Web
-//! Key Set.
+//! Verifying keys: a shared secret, public keys in PEM, or a JSON Web Key Set.
 //!
-//! A key belongs to exactly one algorithm, decided by what the key is and never by
-//! what a token says: so nobody can pass a public key off as a shared secret.
+//! Each key has exactly one algorithm, which follows from the type of the key. The token
+//! has no say in it. A public key therefore never works as a shared secret.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 
-/// The shortest secret that is accepted, in bytes: HS256 wants a key as long as
-/// its hash (RFC 7518, section 3.2).
+/// The shortest accepted secret, in bytes. HS256 requires a key as long as its hash
+/// (RFC 7518, section 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;
 
-/// The shortest RSA modulus that is accepted, in bytes (RFC 7518, section 3.3).
+/// The shortest accepted RSA modulus, in bytes (RFC 7518, section 3.3).
 const MIN_RSA_BYTES: usize = 256;
 
-/// A key set may hold so many keys; what follows is not read.
+/// Keys read from one set. The bound keeps the work per unknown key id small.
 const MAX_KEYS: usize = 64;
 
-/// Why a key is refused.
+/// The reason for refusing a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Shorter than [`MIN_SECRET_BYTES`].
+    /// The secret is shorter than [`MIN_SECRET_BYTES`].
     #[error("the secret is {0} bytes long, expected at least {MIN_SECRET_BYTES}")]
     ShortSecret(usize),
-    /// A PEM file where a secret was expected.
-    #[error("the secret is a PEM file: public keys go into `public_key_file`")]
+    /// The secret is a PEM file.
+    #[error(
+        "the secret is a PEM file, expected random bytes: set a public key as `public_key_file`"
+    )]
     SecretIsPem,
-    /// There is no PEM block at all.
-    #[error("there is no `-----BEGIN PUBLIC KEY-----` in it")]
+    /// The file has no PEM block.
+    #[error("the file has no PEM block, expected `-----BEGIN PUBLIC KEY-----`")]
     NoPem,
-    /// A private key, or another kind of block.
-    #[error("it holds a {0:?}, expected a \"PUBLIC KEY\" of RSA, P-256 or Ed25519")]
+    /// The PEM block is a private key, or of another kind.
+    #[error("the file has a {0:?} block, expected a \"PUBLIC KEY\" of RSA, P-256 or Ed25519")]
     NotPublic(String),
-    /// A public key of another kind, or broken.
-    #[error("public key number {0} is not one of RSA (2048 bits or more), P-256 or Ed25519")]
+    /// The public key has an unsupported type, or is malformed.
+    #[error(
+        "public key number {0} cannot be used, expected RSA (2048 bits or more), P-256 or Ed25519"
+    )]
     Unusable(usize),
-    /// Not a key set.
-    #[error("it is not a JSON Web Key Set: {0}")]
+    /// The document is not a key set.
+    #[error("the document is not a JSON Web Key Set: {0}")]
     NotKeySet(String),
-    /// A key set without a usable key.
-    #[error("it holds no key that can be used, expected RSA, P-256 or Ed25519 keys for signatures")]
+    /// The key set has no usable key.
+    #[error("the key set has no usable key, expected RSA, P-256 or Ed25519 keys for signatures")]
     EmptyKeySet,
 }
 
-/// A key and the one algorithm that it proves.
+/// A key and its algorithm.
 #[derive(Clone)]
 pub(super) struct VerifyingKey {
     pub(super) id: Option<String>,
@@ -53,18 +56,18 @@ pub(super) struct VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// Whether a token that says this of itself may be proved by this key.
-    pub(super) fn fits(&self, algorithm: Algorithm, id: Option<&str>) -> bool {
+    /// Whether the header of a token, with `algorithm` and key id, selects this key.
+    pub(super) fn matches(&self, algorithm: Algorithm, id: Option<&str>) -> bool {
         self.algorithm == algorithm
             && match (&self.id, id) {
-                (Some(own), Some(asked)) => own == asked,
-                // Whoever names no key means any.
+                (Some(own), Some(named)) => own == named,
+                // A token without a key id selects every key of its algorithm.
                 _ => true,
             }
     }
 }
 
-/// A shared secret.
+/// The key of a shared secret.
 pub(super) fn from_secret(secret: &[u8]) -> Result<VerifyingKey, KeyError> {
     if secret.len() < MIN_SECRET_BYTES {
         return Err(KeyError::ShortSecret(secret.len()));
@@ -79,7 +82,7 @@ pub(super) fn from_secret(secret: &[u8]) -> Result<VerifyingKey, KeyError> {
     })
 }
 
-/// The public keys of a PEM file, one after the other.
+/// The public keys of a PEM file.
 pub(super) fn from_pem(text: &str) -> Result<Vec<VerifyingKey>, KeyError> {
     let mut keys = Vec::new();
     let mut rest = text;
@@ -97,7 +100,9 @@ pub(super) fn from_pem(text: &str) -> Result<Vec<VerifyingKey>, KeyError> {
             .find(&end_line)
             .ok_or(KeyError::Unusable(keys.len() + 1))?
             + end_line.len();
-        keys.push(one_pem(&block.as_bytes()[..end]).ok_or(KeyError::Unusable(keys.len() + 1))?);
+        keys.push(
+            parse_pem_block(&block.as_bytes()[..end]).ok_or(KeyError::Unusable(keys.len() + 1))?,
+        );
         rest = &block[end..];
     }
     if keys.is_empty() {
@@ -106,8 +111,8 @@ pub(super) fn from_pem(text: &str) -> Result<Vec<VerifyingKey>, KeyError> {
     Ok(keys)
 }
 
-/// Each reader refuses the other kinds.
-fn one_pem(block: &[u8]) -> Option<VerifyingKey> {
+/// Tries each key type. Each constructor refuses the other types.
+fn parse_pem_block(block: &[u8]) -> Option<VerifyingKey> {
     let key = |algorithm, key| VerifyingKey {
         id: None,
         algorithm,
@@ -117,7 +122,7 @@ fn one_pem(block: &[u8]) -> Option<VerifyingKey> {
         return Some(key(Algorithm::EdDSA, ed));
     }
     if let Ok(ec) = DecodingKey::from_ec_pem(block) {
-        // An uncompressed point of P-256; other curves are longer.
+        // An uncompressed point of P-256 has 65 bytes; other curves are longer.
         let is_p256 = ec.try_get_as_bytes().is_ok_and(|point| point.len() == 65);
         return is_p256.then(|| key(Algorithm::ES256, ec));
     }
@@ -129,13 +134,13 @@ fn one_pem(block: &[u8]) -> Option<VerifyingKey> {
 }
 
 #[derive(Deserialize)]
-struct KeySet {
+struct JwkSet {
     keys: Vec<serde_json::Value>,
 }
 
-/// What of a JSON Web Key counts here (RFC 7517, RFC 8037).
+/// The members of a JSON Web Key that verification needs (RFC 7517, RFC 8037).
 #[derive(Deserialize)]
-struct WebKey {
+struct Jwk {
     kty: String,
     kid: Option<String>,
     alg: Option<String>,
@@ -148,17 +153,17 @@ struct WebKey {
     y: Option<String>,
 }
 
-/// The keys of a JSON Web Key Set that can be used here. Shared secrets are not
-/// among them, whoever publishes them.
-pub(super) fn from_key_set(bytes: &[u8]) -> Result<Vec<VerifyingKey>, KeyError> {
-    let set: KeySet =
+/// The usable keys of a JSON Web Key Set. Shared secrets are skipped, since a published
+/// secret is none.
+pub(super) fn from_jwks(bytes: &[u8]) -> Result<Vec<VerifyingKey>, KeyError> {
+    let set: JwkSet =
         serde_json::from_slice(bytes).map_err(|error| KeyError::NotKeySet(error.to_string()))?;
     let keys: Vec<_> = set
         .keys
         .into_iter()
         .take(MAX_KEYS)
         .filter_map(|value| serde_json::from_value(value).ok())
-        .filter_map(one_web_key)
+        .filter_map(parse_jwk)
         .collect();
     if keys.is_empty() {
         return Err(KeyError::EmptyKeySet);
@@ -166,7 +171,7 @@ pub(super) fn from_key_set(bytes: &[u8]) -> Result<Vec<VerifyingKey>, KeyError> 
     Ok(keys)
 }
 
-fn one_web_key(key: WebKey) -> Option<VerifyingKey> {
+fn parse_jwk(key: Jwk) -> Option<VerifyingKey> {
     if key
         .purpose
         .as_deref()

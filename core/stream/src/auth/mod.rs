@@ -1,11 +1,14 @@
-//! Tokens: how an identity is proved, and how tokens are made for development.
+//! Token verification: proves the identity of a client by its JSON Web Token.
 //!
-//! HS256 with one shared secret; RS256, ES256 and EdDSA with public keys from a
-//! file or from an identity provider. Times are judged by the injected clock.
+//! Verification has three steps. The signature is checked against the keys that match the
+//! token's algorithm and key id. The claims are checked against [`TokenRules`] and the
+//! injected clock. The revocations are checked last. Supported are HS256 with a shared
+//! secret, and RS256, ES256 and EdDSA with public keys from a file or an identity
+//! provider. [`Authenticator::sign`] makes tokens for development.
 
 mod claims;
+mod jwks;
 mod keys;
-mod remote;
 mod revocation;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -14,9 +17,9 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
 use tidewire_proto::v1::ErrorCode;
 
 pub use claims::Claims;
+pub use jwks::{JwksFuture, JwksSource, RemoteKeySet};
 use keys::VerifyingKey;
 pub use keys::{KeyError, MIN_SECRET_BYTES};
-pub use remote::{Fetched, KeySource, RemoteKeys};
 pub use revocation::{Revocation, Revocations};
 
 use crate::{
@@ -24,32 +27,32 @@ use crate::{
     identity::{ChannelPattern, Identity, Scope, UserId, UserIdentity},
 };
 
-/// What becomes of a client without a token.
+/// The treatment of clients without a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnonymousPolicy {
-    /// It may read what is public.
+    /// They may read public channels.
     Read,
-    /// It must give a token first.
+    /// They must send a token first.
     Refuse,
 }
 
-/// What a token must say, beside being signed and in time.
+/// Requirements on the claims of a token, beside its validity period.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenRules {
-    /// Whom it must be for, one of these; empty for anyone.
+    /// Accepted audiences (`aud`). Empty accepts any.
     pub audience: Vec<String>,
-    /// Who must have issued it, one of these; empty for anyone.
+    /// Accepted issuers (`iss`). Empty accepts any.
     pub issuer: Vec<String>,
-    /// How far the issuer's clock may be off.
+    /// Tolerated difference between the issuer's clock and ours.
     pub leeway: Duration,
 }
 
-/// The keys that prove tokens.
+/// The keys that tokens are verified with.
 #[derive(Default)]
 pub struct Keys {
     fixed: Vec<VerifyingKey>,
     signing: Option<EncodingKey>,
-    remote: Option<Arc<RemoteKeys>>,
+    remote: Option<Arc<RemoteKeySet>>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -62,34 +65,34 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// With a secret for HS256, which signs too.
+    /// Adds a secret for HS256. It also signs.
     ///
     /// # Errors
-    /// It is too short, or no secret at all.
+    /// The secret is too short, or is a PEM file.
     pub fn secret(mut self, secret: &[u8]) -> Result<Self, KeyError> {
         self.fixed.push(keys::from_secret(secret)?);
         self.signing = Some(EncodingKey::from_secret(secret));
         Ok(self)
     }
 
-    /// With the public keys of a PEM file.
+    /// Adds the public keys of a PEM file.
     ///
     /// # Errors
-    /// It holds none, or one that cannot be used.
+    /// The file has no public key, or an unusable one.
     pub fn pem(mut self, text: &str) -> Result<Self, KeyError> {
         self.fixed.extend(keys::from_pem(text)?);
         Ok(self)
     }
 
-    /// With those of an identity provider.
+    /// Adds the keys of an identity provider.
     #[must_use]
-    pub fn remote(mut self, remote: Arc<RemoteKeys>) -> Self {
+    pub fn remote(mut self, remote: Arc<RemoteKeySet>) -> Self {
         self.remote = Some(remote);
         self
     }
 }
 
-/// Judges tokens.
+/// Verifies tokens.
 #[derive(Debug)]
 pub struct Authenticator {
     keys: Keys,
@@ -99,21 +102,21 @@ pub struct Authenticator {
     clock: SharedClock,
 }
 
-/// Why a token is not good.
-enum Fault {
+/// The reason for refusing a token.
+enum TokenFault {
     Refused(StreamError),
-    /// Its key may be in a newer set than this generation.
+    /// The cached key set, of this generation, has no key for the token.
     UnknownKey(u64),
 }
 
-impl From<StreamError> for Fault {
+impl From<StreamError> for TokenFault {
     fn from(error: StreamError) -> Self {
         Self::Refused(error)
     }
 }
 
 impl Authenticator {
-    /// Judges tokens by these keys and rules.
+    /// Verifies tokens with `keys` by `rules`.
     #[must_use]
     pub fn new(
         keys: Keys,
@@ -130,7 +133,7 @@ impl Authenticator {
         }
     }
 
-    /// Judges tokens signed with `secret` by HS256.
+    /// Verifies tokens that `secret` signed by HS256.
     ///
     /// # Errors
     /// The secret is shorter than [`MIN_SECRET_BYTES`].
@@ -145,7 +148,7 @@ impl Authenticator {
         Ok(Self::new(keys, TokenRules::default(), anonymous, clock))
     }
 
-    /// Who a client without a token is.
+    /// The identity of a client without a token.
     #[must_use]
     pub fn without_token(&self) -> Identity {
         match self.anonymous {
@@ -154,60 +157,63 @@ impl Authenticator {
         }
     }
 
-    /// What was revoked.
+    /// The revocations in force.
     #[must_use]
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
     }
 
-    /// Who the bearer of `token` is. A token of a key that is not known yet waits
-    /// for a newer key set, once.
+    /// Verifies `token` and returns the identity of its bearer. When the token names an
+    /// unknown key, the key set is fetched once and the token is verified again.
     ///
     /// # Errors
-    /// The token is malformed, wrongly signed, expired, not valid yet, for someone
-    /// else, or revoked.
+    /// The token is malformed, wrongly signed, expired, not valid yet, for another
+    /// audience, of another issuer, or revoked.
     pub async fn authenticate(&self, token: &str) -> Result<Identity, StreamError> {
-        match self.judge(token) {
+        match self.verify_token(token) {
             Ok(identity) => return Ok(identity),
-            Err(Fault::Refused(error)) => return Err(error),
-            Err(Fault::UnknownKey(generation)) => {
+            Err(TokenFault::Refused(error)) => return Err(error),
+            Err(TokenFault::UnknownKey(generation)) => {
                 if let Some(remote) = &self.keys.remote {
-                    remote.refresh_past(generation).await;
+                    remote.refresh_newer_than(generation).await;
                 }
             }
         }
-        self.judge(token).map_err(refusal)
+        self.verify_token(token).map_err(refusal)
     }
 
-    /// Who the bearer of `token` is, by the keys at hand. A token of a key that is
-    /// not known is refused, and a newer key set asked for.
+    /// Verifies `token` with the cached keys. A token with an unknown key is refused, and
+    /// a refresh of the key set is requested.
     ///
     /// # Errors
-    /// As with [`authenticate`](Self::authenticate).
+    /// The same as for [`authenticate`](Self::authenticate).
     pub fn verify(&self, token: &str) -> Result<Identity, StreamError> {
-        self.judge(token).map_err(|fault| {
-            if let (Fault::UnknownKey(_), Some(remote)) = (&fault, &self.keys.remote) {
-                remote.want();
+        self.verify_token(token).map_err(|fault| {
+            if let (TokenFault::UnknownKey(_), Some(remote)) = (&fault, &self.keys.remote) {
+                remote.request_refresh();
             }
             refusal(fault)
         })
     }
 
-    fn judge(&self, token: &str) -> Result<Identity, Fault> {
-        let claims = self.prove(token)?;
-        Ok(self.accept(claims)?.into())
+    fn verify_token(&self, token: &str) -> Result<Identity, TokenFault> {
+        let claims = self.verify_signature(token)?;
+        Ok(self.check_claims(claims)?.into())
     }
 
-    /// The claims of a token that one of the keys signed.
-    fn prove(&self, token: &str) -> Result<Claims, Fault> {
+    /// Verifies the signature of a token and returns its claims.
+    fn verify_signature(&self, token: &str) -> Result<Claims, TokenFault> {
         let header = jsonwebtoken::decode_header(token).map_err(|error| malformed(&error))?;
         if header.crit.is_some_and(|names| !names.is_empty()) {
-            return Err(unauthenticated("the token's `crit` names what is not known here").into());
+            return Err(unauthenticated(
+                "the token's `crit` names an extension that this server does not support",
+            )
+            .into());
         }
         let id = header.kid.as_deref();
         let mut failure = None;
         for key in &self.keys.fixed {
-            if key.fits(header.alg, id) {
+            if key.matches(header.alg, id) {
                 match decode(token, key) {
                     Ok(claims) => return Ok(claims),
                     Err(error) => failure = Some(error),
@@ -215,9 +221,9 @@ impl Authenticator {
             }
         }
         if let Some(remote) = self.keys.remote.as_ref().filter(|_| is_public(header.alg)) {
-            let (generation, keys) = remote.held();
+            let (generation, keys) = remote.keys();
             let mut knows_key = false;
-            for key in keys.iter().filter(|key| key.fits(header.alg, id)) {
+            for key in keys.iter().filter(|key| key.matches(header.alg, id)) {
                 knows_key = true;
                 match decode(token, key) {
                     Ok(claims) => return Ok(claims),
@@ -225,10 +231,10 @@ impl Authenticator {
                 }
             }
             if !knows_key {
-                return Err(Fault::UnknownKey(generation));
+                return Err(TokenFault::UnknownKey(generation));
             }
         }
-        Err(Fault::Refused(match failure {
+        Err(TokenFault::Refused(match failure {
             Some(error) => malformed(&error),
             None => unauthenticated(format!(
                 "the token is not valid: no key of this server proves {:?}",
@@ -237,7 +243,7 @@ impl Authenticator {
         }))
     }
 
-    fn accept(&self, claims: Claims) -> Result<UserIdentity, StreamError> {
+    fn check_claims(&self, claims: Claims) -> Result<UserIdentity, StreamError> {
         let now_ms = self.clock.now_ms();
         let leeway_ms = i64::try_from(self.rules.leeway.as_millis()).unwrap_or(i64::MAX);
         let ms = |seconds: i64| seconds.saturating_mul(1_000);
@@ -283,10 +289,10 @@ impl Authenticator {
         Ok(identity)
     }
 
-    /// Makes a token.
+    /// Signs a token with the shared secret.
     ///
     /// # Errors
-    /// There is no secret to sign with, or the claims cannot be written as JSON.
+    /// There is no shared secret, or the claims cannot be serialised.
     pub fn sign(&self, claims: &Claims) -> Result<String, StreamError> {
         let Some(key) = &self.keys.signing else {
             return Err(StreamError::new(
@@ -300,7 +306,7 @@ impl Authenticator {
     }
 }
 
-/// Whether tokens of this algorithm are proved by public keys.
+/// Whether tokens of this algorithm are verified with public keys.
 fn is_public(algorithm: Algorithm) -> bool {
     matches!(
         algorithm,
@@ -310,18 +316,18 @@ fn is_public(algorithm: Algorithm) -> bool {
 
 fn decode(token: &str, key: &VerifyingKey) -> Result<Claims, jsonwebtoken::errors::Error> {
     let mut validation = Validation::new(key.algorithm);
-    // What a token says is judged by `accept`, by the injected clock.
+    // `check_claims` checks the claims against the injected clock.
     validation.validate_exp = false;
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
     jsonwebtoken::decode::<Claims>(token, &key.key, &validation).map(|token| token.claims)
 }
 
-fn refusal(fault: Fault) -> StreamError {
+fn refusal(fault: TokenFault) -> StreamError {
     match fault {
-        Fault::Refused(error) => error,
-        Fault::UnknownKey(_) => {
-            unauthenticated("the token is not valid: it names a key that is not known here")
+        TokenFault::Refused(error) => error,
+        TokenFault::UnknownKey(_) => {
+            unauthenticated("the token is not valid: this server has no key with its key id")
         }
     }
 }
@@ -330,7 +336,7 @@ fn malformed(error: &jsonwebtoken::errors::Error) -> StreamError {
     unauthenticated(format!("the token is not valid: {error}"))
 }
 
-/// Scopes that this server does not know mean nothing here.
+/// The scopes of a token. Unknown scopes are ignored.
 fn scopes(text: &str) -> BTreeSet<Scope> {
     text.split_ascii_whitespace()
         .filter_map(|scope| match scope {

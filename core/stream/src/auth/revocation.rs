@@ -1,9 +1,8 @@
-//! Tokens that were made worthless before their time.
+//! Token revocation: refuses tokens before they expire.
 //!
-//! A token is revoked by its id, or with all others that were issued to its user
-//! so far. An entry goes when no token that it could catch is valid any more, at
-//! the latest after thirty days; when there is no room for another, the
-//! revocation is refused rather than an older one forgotten.
+//! A revocation covers one token id, or all tokens issued to a user so far. It expires
+//! when every token that it covers has expired, after thirty days at the latest. A full
+//! table refuses a new revocation, because evicting one would make a token valid again.
 
 use std::collections::HashMap;
 
@@ -12,26 +11,26 @@ use tidewire_proto::v1::ErrorCode;
 
 use crate::{SharedClock, StreamError, UserId, identity::UserIdentity};
 
-/// How long a revocation is kept when the token's end is not known, in
-/// milliseconds: thirty days.
+/// Lifetime of a revocation whose token has no known expiry, in milliseconds: thirty
+/// days.
 const MAX_AGE_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 
-/// How many revocations are kept.
+/// Revocations in force at once. The bound limits the memory.
 const MAX_ENTRIES: usize = 100_000;
 
-/// What is revoked.
+/// The tokens that are revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Revocation {
     /// The token with this id.
     Token(String),
-    /// All tokens that were issued to this user until now, in milliseconds since
-    /// the Unix epoch. Tokens that do not say when they were issued are among them.
+    /// All tokens issued to this user up to a time, in milliseconds since the Unix epoch.
+    /// Tokens without `iat` are included.
     User(UserId, i64),
 }
 
 impl Revocation {
-    /// Whether this identity's token is revoked by it. For those that are
-    /// connected already.
+    /// Whether it covers the token of `identity`. Sessions that are already open are
+    /// checked with it.
     #[must_use]
     pub fn covers(&self, identity: &UserIdentity) -> bool {
         match self {
@@ -43,28 +42,28 @@ impl Revocation {
     }
 }
 
-/// A token's `iat` counts whole seconds: one of the very second is revoked too.
+/// A token's `iat` has whole seconds, so a token of the same second is revoked too.
 fn is_issued_by(identity: &UserIdentity, until_ms: i64) -> bool {
     identity
         .issued_at_ms
         .is_none_or(|issued_at_ms| issued_at_ms <= until_ms)
 }
 
-/// Told of each revocation; says how many connections it closed.
-type Listener = Box<dyn Fn(&Revocation) -> usize + Send + Sync>;
+/// Called with each revocation. Returns the number of connections that it closed.
+type RevocationListener = Box<dyn Fn(&Revocation) -> usize + Send + Sync>;
 
 /// The revocations in force.
 pub struct Revocations {
     clock: SharedClock,
-    entries: Mutex<Entries>,
-    listeners: RwLock<Vec<Listener>>,
+    entries: Mutex<RevocationTable>,
+    listeners: RwLock<Vec<RevocationListener>>,
 }
 
 #[derive(Default)]
-struct Entries {
-    /// Until when each is kept.
+struct RevocationTable {
+    /// The expiry of each revocation, by token id.
     tokens: HashMap<String, i64>,
-    /// Which tokens of each are revoked, and until when that is kept.
+    /// The time of each revocation and its expiry, by user.
     users: HashMap<UserId, (i64, i64)>,
 }
 
@@ -77,7 +76,7 @@ impl std::fmt::Debug for Revocations {
 }
 
 impl Revocations {
-    /// None yet.
+    /// An empty table.
     #[must_use]
     pub fn new(clock: SharedClock) -> Self {
         Self {
@@ -87,86 +86,90 @@ impl Revocations {
         }
     }
 
-    /// Has `listener` told of each revocation from now on, before
+    /// Calls `listener` with each revocation, before
     /// [`revoke_token`](Self::revoke_token) or [`revoke_user`](Self::revoke_user)
-    /// returns. It must not block, and says how many connections it closed.
+    /// returns. It must not block. It returns the number of connections that it closed.
     pub fn on_revoke(&self, listener: impl Fn(&Revocation) -> usize + Send + Sync + 'static) {
         self.listeners.write().push(Box::new(listener));
     }
 
-    /// Revokes one token, kept until it expires if that is known. Says how many
-    /// connections that closed.
+    /// Revokes one token. `token_expires_at_ms` is its expiry, if known. Returns the
+    /// number of closed connections.
     ///
     /// # Errors
-    /// There is no room for it.
-    pub fn revoke_token(&self, id: &str, expires_at_ms: Option<i64>) -> Result<usize, StreamError> {
+    /// The table is full.
+    pub fn revoke_token(
+        &self,
+        id: &str,
+        token_expires_at_ms: Option<i64>,
+    ) -> Result<usize, StreamError> {
         let now_ms = self.clock.now_ms();
         let latest = now_ms.saturating_add(MAX_AGE_MS);
-        let kept_until = expires_at_ms.unwrap_or(latest);
+        let expires_at_ms = token_expires_at_ms.unwrap_or(latest);
         self.make_room(now_ms)?;
         self.entries
             .lock()
             .tokens
             .entry(id.to_owned())
-            .and_modify(|kept| *kept = kept_until.max(*kept))
-            .or_insert(kept_until);
-        Ok(self.tell(&Revocation::Token(id.to_owned())))
+            .and_modify(|expiry| *expiry = expires_at_ms.max(*expiry))
+            .or_insert(expires_at_ms);
+        Ok(self.notify(&Revocation::Token(id.to_owned())))
     }
 
-    /// Revokes all tokens that were issued to a user until now. Says how many
-    /// connections that closed.
+    /// Revokes all tokens issued to a user up to now. Returns the number of closed
+    /// connections.
     ///
     /// # Errors
-    /// There is no room for it.
+    /// The table is full.
     pub fn revoke_user(&self, user: &UserId) -> Result<usize, StreamError> {
         let now_ms = self.clock.now_ms();
         self.make_room(now_ms)?;
-        let kept_until = now_ms.saturating_add(MAX_AGE_MS);
+        let expires_at_ms = now_ms.saturating_add(MAX_AGE_MS);
         self.entries
             .lock()
             .users
-            .insert(user.clone(), (now_ms, kept_until));
-        Ok(self.tell(&Revocation::User(user.clone(), now_ms)))
+            .insert(user.clone(), (now_ms, expires_at_ms));
+        Ok(self.notify(&Revocation::User(user.clone(), now_ms)))
     }
 
-    /// Puts a revocation of an earlier run in force, until `kept_until` in milliseconds
-    /// since the Unix epoch. Nobody is connected yet who would have to be told.
-    pub fn restore(&self, revocation: Revocation, kept_until: i64) {
+    /// Restores a revocation from the store, with its expiry in milliseconds since the
+    /// Unix epoch. Listeners are not called, because no client is connected yet.
+    pub fn restore(&self, revocation: Revocation, expires_at_ms: i64) {
         let mut entries = self.entries.lock();
         match revocation {
             Revocation::Token(id) => {
-                entries.tokens.insert(id, kept_until);
+                entries.tokens.insert(id, expires_at_ms);
             }
             Revocation::User(user, until_ms) => {
-                entries.users.insert(user, (until_ms, kept_until));
+                entries.users.insert(user, (until_ms, expires_at_ms));
             }
         }
     }
 
-    /// The revocation in force of the same token or user, and until when it is kept, in
-    /// milliseconds since the Unix epoch.
+    /// The revocation in force of the same token or user, and its expiry in milliseconds
+    /// since the Unix epoch.
     #[must_use]
     pub fn find(&self, revocation: &Revocation) -> Option<(Revocation, i64)> {
         let entries = self.entries.lock();
         match revocation {
             Revocation::Token(id) => {
-                let kept_until = *entries.tokens.get(id)?;
-                Some((revocation.clone(), kept_until))
+                let expires_at_ms = *entries.tokens.get(id)?;
+                Some((revocation.clone(), expires_at_ms))
             }
             Revocation::User(user, _) => {
-                let (until_ms, kept_until) = *entries.users.get(user)?;
-                Some((Revocation::User(user.clone(), until_ms), kept_until))
+                let (until_ms, expires_at_ms) = *entries.users.get(user)?;
+                Some((Revocation::User(user.clone(), until_ms), expires_at_ms))
             }
         }
     }
 
-    /// Refuses an identity whose token was revoked.
+    /// Checks that the token of `identity` is not revoked.
     ///
-    /// A session that was opened while its token was revoked may be missed by the
-    /// listeners: check once more when it is in the register.
+    /// Listeners can miss a session that opens during the revocation. Check it once more
+    /// after it is registered.
     ///
     /// # Errors
-    /// It was.
+    /// The token is revoked.
     pub fn check(&self, identity: &UserIdentity) -> Result<(), StreamError> {
         let now_ms = self.clock.now_ms();
         let entries = self.entries.lock();
@@ -174,12 +177,12 @@ impl Revocations {
             .token_id
             .as_ref()
             .and_then(|id| entries.tokens.get(id))
-            .is_some_and(|kept_until| *kept_until > now_ms);
+            .is_some_and(|expires_at_ms| *expires_at_ms > now_ms);
         let by_user = entries
             .users
             .get(&identity.user)
-            .is_some_and(|(until_ms, kept_until)| {
-                *kept_until > now_ms && is_issued_by(identity, *until_ms)
+            .is_some_and(|(until_ms, expires_at_ms)| {
+                *expires_at_ms > now_ms && is_issued_by(identity, *until_ms)
             });
         if by_token || by_user {
             return Err(StreamError::new(
@@ -190,14 +193,14 @@ impl Revocations {
         Ok(())
     }
 
-    /// How many are kept.
+    /// The number of revocations, including those that expired since the last cleanup.
     #[must_use]
     pub fn len(&self) -> usize {
         let entries = self.entries.lock();
         entries.tokens.len() + entries.users.len()
     }
 
-    /// Whether none is.
+    /// Whether there are no revocations.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -208,20 +211,24 @@ impl Revocations {
         if entries.tokens.len() + entries.users.len() < MAX_ENTRIES {
             return Ok(());
         }
-        entries.tokens.retain(|_, kept_until| *kept_until > now_ms);
+        entries
+            .tokens
+            .retain(|_, expires_at_ms| *expires_at_ms > now_ms);
         entries
             .users
-            .retain(|_, (_, kept_until)| *kept_until > now_ms);
+            .retain(|_, (_, expires_at_ms)| *expires_at_ms > now_ms);
         if entries.tokens.len() + entries.users.len() < MAX_ENTRIES {
             return Ok(());
         }
         Err(StreamError::new(
             ErrorCode::ResourceExhausted,
-            format!("{MAX_ENTRIES} revocations are in force, and there may not be more"),
+            format!(
+                "{MAX_ENTRIES} revocations are in force, which is the most that the server holds"
+            ),
         ))
     }
 
-    fn tell(&self, revocation: &Revocation) -> usize {
+    fn notify(&self, revocation: &Revocation) -> usize {
         let listeners = self.listeners.read();
         listeners.iter().map(|listener| listener(revocation)).sum()
     }
@@ -262,10 +269,10 @@ mod tests {
     fn a_user_is_revoked_up_to_now() {
         let clock = ManualClock::at(7_500);
         let revocations = Revocations::new(clock);
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let heard = told.clone();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let recorder = calls.clone();
         revocations.on_revoke(move |revocation| {
-            heard.lock().push(revocation.clone());
+            recorder.lock().push(revocation.clone());
             2
         });
         assert_eq!(revocations.revoke_user(&UserId::new("ada")), Ok(2));
@@ -281,15 +288,15 @@ mod tests {
                 .is_ok()
         );
         assert!(revocations.check(&identity("bob", None, None)).is_ok());
-        let told = told.lock();
-        assert_eq!(*told, [Revocation::User(UserId::new("ada"), 7_500)]);
-        assert!(told[0].covers(&identity("ada", None, Some(1))));
-        assert!(!told[0].covers(&identity("ada", None, Some(8_000))));
-        assert!(!told[0].covers(&identity("bob", None, None)));
+        let calls = calls.lock();
+        assert_eq!(*calls, [Revocation::User(UserId::new("ada"), 7_500)]);
+        assert!(calls[0].covers(&identity("ada", None, Some(1))));
+        assert!(!calls[0].covers(&identity("ada", None, Some(8_000))));
+        assert!(!calls[0].covers(&identity("bob", None, None)));
     }
 
     #[test]
-    fn there_is_room_for_so_many() {
+    fn a_full_table_refuses_until_entries_expire() {
         let clock = ManualClock::at(0);
         let revocations = Revocations::new(clock.clone());
         for id in 0..MAX_ENTRIES {
@@ -299,7 +306,7 @@ mod tests {
         }
         let full = revocations.revoke_user(&UserId::new("ada")).unwrap_err();
         assert_eq!(full.code(), ErrorCode::ResourceExhausted);
-        // What nobody can use any more makes room.
+        // Expired revocations make room.
         clock.set(10);
         revocations.revoke_user(&UserId::new("ada")).unwrap();
         assert_eq!(revocations.len(), MAX_ENTRIES / 2 + 1);

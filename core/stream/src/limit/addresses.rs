@@ -1,4 +1,4 @@
-//! How many connections an address may have, and how fast it may open them.
+//! Address limits: open connections and new connections per second of each address.
 
 use std::collections::HashMap;
 
@@ -6,47 +6,50 @@ use parking_lot::Mutex;
 
 use super::{
     LimitError, NetworkKey,
-    bucket::{Bucket, Rate},
-    count::{Counts, Place},
+    bucket::{Rate, TokenBucket},
+    semaphore::{KeyedPermit, KeyedSemaphore},
 };
 use crate::SharedClock;
 
-/// So many addresses are told apart; those beyond share one bucket.
+/// Addresses with a bucket of their own. Further addresses share one bucket, so that
+/// made-up addresses cannot fill the memory.
 const MAX_ADDRESSES: usize = 100_000;
 
-/// Fewer addresses are not swept.
+/// Below this number of addresses a sweep is not worth its time.
 const MIN_SWEEP: usize = 1_024;
 
-/// While there is no room, the addresses are swept so often, in milliseconds.
+/// Milliseconds between sweeps while [`MAX_ADDRESSES`] are tracked, so that a flood of
+/// addresses does not cause a sweep per connection.
 const SWEEP_MS: i64 = 1_000;
 
-/// Who finds all places taken may ask again after so many milliseconds.
+/// Milliseconds after which a client may try again when its connections are in use.
 pub(super) const RETRY_COUNT_MS: u32 = 5_000;
 
-/// What holds for each address.
+/// The limits of each address.
 #[derive(Debug)]
 pub struct AddressLimits {
     connections: u32,
     per_second: u32,
     rate: Option<Rate>,
     clock: SharedClock,
-    open: Counts<NetworkKey>,
-    buckets: Mutex<Buckets>,
+    open: KeyedSemaphore<NetworkKey>,
+    buckets: Mutex<AddressBuckets>,
 }
 
-/// How fast each address came. A bucket that is full again is forgotten.
+/// The connection rate of each address. A full bucket is removed, since a new one says
+/// the same.
 #[derive(Debug, Default)]
-struct Buckets {
-    by_network: HashMap<NetworkKey, Bucket>,
-    /// Of those that found no place.
-    others: Bucket,
+struct AddressBuckets {
+    by_network: HashMap<NetworkKey, TokenBucket>,
+    /// Shared by the addresses beyond [`MAX_ADDRESSES`].
+    overflow: TokenBucket,
     sweep_at: usize,
     swept_ms: i64,
 }
 
 impl AddressLimits {
-    /// So many connections of each address, and so many new ones a second; 0 for
-    /// any number.
+    /// Limits each address to `connections` open connections and `per_second` new ones
+    /// per second. 0 means no limit.
     #[must_use]
     pub fn new(connections: u32, per_second: u32, clock: SharedClock) -> Self {
         Self {
@@ -54,19 +57,19 @@ impl AddressLimits {
             per_second,
             rate: (per_second > 0).then(|| Rate::per_second(per_second, per_second)),
             clock,
-            open: Counts::default(),
+            open: KeyedSemaphore::default(),
             buckets: Mutex::default(),
         }
     }
 
-    /// Admits a connection.
+    /// Admits a connection. The permit counts it until it is dropped.
     ///
     /// # Errors
-    /// Its address has too many, or opened too many a moment ago.
-    pub fn admit(&self, key: NetworkKey) -> Result<Place<NetworkKey>, LimitError> {
-        self.arrive(key)?;
+    /// The address has too many connections open, or opened too many within a second.
+    pub fn admit(&self, key: NetworkKey) -> Result<KeyedPermit<NetworkKey>, LimitError> {
+        self.charge(key)?;
         let limit = self.connections;
-        self.open.take(&key, limit).ok_or_else(|| {
+        self.open.try_acquire(&key, limit).ok_or_else(|| {
             LimitError::new(
                 format!("{key} has {limit} connections already, and may not have more"),
                 RETRY_COUNT_MS,
@@ -74,15 +77,15 @@ impl AddressLimits {
         })
     }
 
-    fn arrive(&self, key: NetworkKey) -> Result<(), LimitError> {
+    fn charge(&self, key: NetworkKey) -> Result<(), LimitError> {
         let Some(rate) = self.rate else {
             return Ok(());
         };
         let now_ms = self.clock.now_ms();
         let mut buckets = self.buckets.lock();
         buckets.sweep(now_ms);
-        let taken = buckets.of(key).take(rate, now_ms, 1);
-        taken.map_err(|retry_after_ms| {
+        let charged = buckets.bucket_of(key).take(rate, now_ms, 1);
+        charged.map_err(|retry_after_ms| {
             LimitError::new(
                 format!(
                     "{key} connects more than {} times a second",
@@ -93,29 +96,29 @@ impl AddressLimits {
         })
     }
 
-    /// How many addresses have a connection.
+    /// The number of addresses with an open connection.
     #[must_use]
-    pub fn held(&self) -> usize {
+    pub fn connected(&self) -> usize {
         self.open.keys()
     }
 
-    /// How many addresses are remembered for their rate.
+    /// The number of addresses with a bucket of their own.
     #[must_use]
-    pub fn remembered(&self) -> usize {
+    pub fn tracked(&self) -> usize {
         self.buckets.lock().by_network.len()
     }
 }
 
-impl Buckets {
-    fn of(&mut self, key: NetworkKey) -> &mut Bucket {
+impl AddressBuckets {
+    fn bucket_of(&mut self, key: NetworkKey) -> &mut TokenBucket {
         if self.by_network.len() >= MAX_ADDRESSES && !self.by_network.contains_key(&key) {
-            return &mut self.others;
+            return &mut self.overflow;
         }
         self.by_network.entry(key).or_default()
     }
 
-    /// Forgets full buckets whenever their number has doubled: so an arrival pays
-    /// for the sweep of two. While there is no room, once a second.
+    /// Removes full buckets whenever their number has doubled, so that each new address
+    /// pays for the sweep of two. At [`MAX_ADDRESSES`] it sweeps once per second.
     fn sweep(&mut self, now_ms: i64) {
         if self.by_network.len() < self.sweep_at.max(MIN_SWEEP) {
             return;
@@ -139,7 +142,7 @@ mod tests {
     use crate::ManualClock;
 
     #[test]
-    fn addresses_come_at_a_rate_and_are_forgotten() {
+    fn each_address_has_its_rate_and_idle_addresses_are_removed() {
         let clock = ManualClock::at(0);
         let limits = AddressLimits::new(0, 2, clock.clone());
         let key = |n: u32| NetworkKey::from(IpAddr::from(n.to_be_bytes()));
@@ -149,11 +152,11 @@ mod tests {
         for n in 0..300_000 {
             let _ = limits.admit(key(n));
         }
-        assert!(limits.remembered() <= MAX_ADDRESSES);
+        assert!(limits.tracked() <= MAX_ADDRESSES);
         clock.advance(60_000);
         for n in 0..3 {
             limits.admit(key(n)).unwrap();
         }
-        assert!(limits.remembered() <= 3, "{}", limits.remembered());
+        assert!(limits.tracked() <= 3, "{}", limits.tracked());
     }
 }

@@ -1,41 +1,41 @@
-//! Limits: how many may come, how fast they may come, and how much each may ask.
+//! Limits: connections per address and user, and message and byte rates per session.
 //!
-//! [`SessionLimits`] admits a client and gives it an [`Allowance`], which counts
-//! what the client asks and lets go of its places when it is released or dropped,
-//! whatever way the session ends. What is refused says so with a [`LimitError`].
+//! [`SessionLimits`] admits a client and returns its [`SessionQuota`]. The quota charges
+//! each message to token buckets. It holds the session's permits until it is released or
+//! dropped, however the session ends. A refusal is a [`LimitError`] with the time to wait.
 
 mod addresses;
-mod allowance;
 pub mod bucket;
-pub mod count;
-pub mod network;
+mod network;
+mod quota;
+pub mod semaphore;
 mod sessions;
 
 use tidewire_proto::v1::{self, ErrorCode};
 
 pub use addresses::AddressLimits;
-pub use allowance::{Allowance, Verdict};
-pub use network::{Network, NetworkKey, ParseNetworkError};
+pub use network::NetworkKey;
+pub use quota::{SessionQuota, Verdict};
 pub use sessions::SessionLimits;
 
 use crate::StreamError;
 
-/// What the operator decides. 0 means no limit.
+/// The limits that the operator configures. 0 means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LimitOptions {
-    /// Open sessions of one address; an IPv6 network of 64 bits is one address.
+    /// Open sessions of one address. An IPv6 network of 64 bits counts as one address.
     pub connections_per_ip: u32,
     /// Open sessions of one user.
     pub connections_per_user: u32,
-    /// Messages that one session may send a second.
+    /// Messages that one session may send per second.
     pub messages_per_second: u32,
-    /// Bytes that one session may send a second.
+    /// Bytes that one session may send per second.
     pub bytes_per_second: u32,
-    /// Sessions that one address may open a second.
+    /// Sessions that one address may open per second.
     pub handshakes_per_second: u32,
 }
 
-/// A limit was reached.
+/// A limit that a client reached, and when it may try again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct LimitError {
@@ -44,7 +44,7 @@ pub struct LimitError {
 }
 
 impl LimitError {
-    /// A refusal, and when it makes sense to try again, in milliseconds.
+    /// An error that asks the client to wait for `retry_after_ms` milliseconds.
     #[must_use]
     pub fn new(message: String, retry_after_ms: u32) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl LimitError {
         }
     }
 
-    /// When it makes sense to try again, in milliseconds.
+    /// The milliseconds to wait before the next attempt.
     #[must_use]
     pub fn retry_after_ms(&self) -> u32 {
         self.retry_after_ms

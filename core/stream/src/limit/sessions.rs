@@ -1,68 +1,71 @@
-//! Who may open a session, by address and by user.
+//! Session limits: admits new sessions by their address and user.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use super::{AddressLimits, Allowance, LimitError, LimitOptions, NetworkKey, count::Counts};
+use super::{
+    AddressLimits, LimitError, LimitOptions, NetworkKey, SessionQuota, quota::QuotaSettings,
+    semaphore::KeyedSemaphore,
+};
 use crate::{Identity, SharedClock, UserId};
 
 /// The limits of all sessions of a server.
-#[derive(Debug)]
 pub struct SessionLimits {
-    options: LimitOptions,
-    clock: SharedClock,
     addresses: AddressLimits,
-    users: Counts<UserId>,
+    users: KeyedSemaphore<UserId>,
+    settings: Arc<QuotaSettings>,
+}
+
+impl std::fmt::Debug for SessionLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionLimits")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SessionLimits {
-    /// No sessions yet.
+    /// Limits by `options`, without any sessions yet.
     #[must_use]
     pub fn new(options: LimitOptions, clock: SharedClock) -> Self {
+        let users = KeyedSemaphore::default();
         Self {
             addresses: AddressLimits::new(
                 options.connections_per_ip,
                 options.handshakes_per_second,
                 clock.clone(),
             ),
-            options,
-            clock,
-            users: Counts::default(),
+            settings: QuotaSettings::new(&options, users.clone(), clock),
+            users,
         }
     }
 
-    /// Admits a session, if its address and its user have room.
+    /// Admits a session and returns its quota.
     ///
     /// # Errors
-    /// Too many are open, or too many came at once.
+    /// The address or the user has too many sessions, or the address opens them too fast.
     pub fn admit(
         &self,
         address: Option<IpAddr>,
         identity: &Identity,
-    ) -> Result<Allowance, LimitError> {
+    ) -> Result<SessionQuota, LimitError> {
         let network = address
             .map(|address| self.addresses.admit(NetworkKey::from(address)))
             .transpose()?;
-        let allowance = Allowance::new(
-            self.clock.clone(),
-            &self.options,
-            self.users.clone(),
-            network,
-        );
-        allowance.assign(identity)?;
-        Ok(allowance)
+        let quota = SessionQuota::new(self.settings.clone(), network);
+        quota.assign(identity)?;
+        Ok(quota)
     }
 
-    /// How many addresses and users have open sessions. For tests of what is left.
+    /// The number of addresses and of users with open sessions. Tests check with it that
+    /// ended sessions leave nothing behind.
     #[must_use]
-    pub fn held(&self) -> (usize, usize) {
-        (self.addresses.held(), self.users.keys())
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.addresses.connected(), self.users.keys())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{ManualClock, Scope, identity::UserIdentity, limit::Verdict};
 
@@ -90,33 +93,33 @@ mod tests {
         let second = limits.admit(ip(2), &user("ada")).unwrap();
         let error = limits.admit(ip(3), &user("ada")).unwrap_err();
         assert!(error.to_string().contains("this user has 2 connections"));
-        // The refused one left no trace at its address.
+        // The refused session does not count for its address.
         let others: Vec<_> = (0..3)
             .map(|_| limits.admit(ip(3), &Identity::Anonymous).unwrap())
             .collect();
         let error = limits.admit(ip(3), &Identity::Anonymous).unwrap_err();
         assert!(error.to_string().contains("10.0.0.3 has 3 connections"));
-        // A user can be known later; the same one is not counted twice.
+        // A session may name its user later. It counts once.
         assert!(others[0].assign(&user("ada")).is_err());
         first.release();
         others[0].assign(&user("ada")).unwrap();
         others[0].assign(&user("ada")).unwrap();
-        assert_eq!(limits.held(), (2, 1));
+        assert_eq!(limits.in_use(), (2, 1));
         drop((second, others));
-        assert_eq!(limits.held(), (0, 0));
-        // Released is released, whatever comes late.
+        assert_eq!(limits.in_use(), (0, 0));
+        // A released quota does not count again.
         first.assign(&user("ada")).unwrap();
-        assert_eq!(limits.held(), (0, 0));
+        assert_eq!(limits.in_use(), (0, 0));
     }
 
     #[test]
-    fn messages_are_refused_and_a_flood_ends() {
+    fn messages_over_the_rate_are_refused_and_a_flood_closes_the_session() {
         let (clock, limits) = limits(LimitOptions {
             messages_per_second: 20,
             ..LimitOptions::default()
         });
-        let allowance = limits.admit(ip(1), &Identity::Anonymous).unwrap();
-        let mut verdicts: Vec<_> = (0..221).map(|_| allowance.charge()).collect();
+        let quota = limits.admit(ip(1), &Identity::Anonymous).unwrap();
+        let mut verdicts: Vec<_> = (0..221).map(|_| quota.charge()).collect();
         assert_eq!(verdicts.pop(), Some(Verdict::Close));
         assert!(
             verdicts[..20]
@@ -126,21 +129,21 @@ mod tests {
         let refused = Verdict::Refuse { retry_after_ms: 50 };
         assert!(verdicts[20..].iter().all(|verdict| *verdict == refused));
         clock.advance(50);
-        assert_eq!(allowance.charge(), Verdict::Pass);
+        assert_eq!(quota.charge(), Verdict::Pass);
     }
 
     #[test]
-    fn a_client_a_little_too_fast_is_not_closed() {
+    fn a_client_slightly_over_the_rate_is_not_closed() {
         let (clock, limits) = limits(LimitOptions {
             messages_per_second: 100,
             ..LimitOptions::default()
         });
-        let allowance = limits.admit(ip(1), &Identity::Anonymous).unwrap();
+        let quota = limits.admit(ip(1), &Identity::Anonymous).unwrap();
         let mut passed = 0;
-        // 125 a second for ten minutes.
+        // 125 messages a second for ten minutes.
         for _ in 0..75_000 {
             clock.advance(8);
-            match allowance.charge() {
+            match quota.charge() {
                 Verdict::Pass => passed += 1,
                 Verdict::Refuse { .. } => {}
                 Verdict::Close => panic!("closed"),
@@ -155,37 +158,37 @@ mod tests {
             bytes_per_second: 1_000,
             ..LimitOptions::default()
         });
-        let allowance = limits.admit(ip(1), &Identity::Anonymous).unwrap();
-        allowance.received(600);
-        assert_eq!(allowance.charge(), Verdict::Pass);
-        allowance.received(300);
-        allowance.received(300);
+        let quota = limits.admit(ip(1), &Identity::Anonymous).unwrap();
+        quota.record_received(600);
+        assert_eq!(quota.charge(), Verdict::Pass);
+        quota.record_received(300);
+        quota.record_received(300);
         let refused = Verdict::Refuse {
             retry_after_ms: 200,
         };
-        assert_eq!(allowance.charge(), refused);
+        assert_eq!(quota.charge(), refused);
         clock.advance(200);
-        allowance.received(600);
-        assert_eq!(allowance.charge(), Verdict::Pass);
-        // Larger than a second's worth: when there is a whole second's worth.
+        quota.record_received(600);
+        assert_eq!(quota.charge(), Verdict::Pass);
+        // A message above a second's worth passes when the bucket is full.
         clock.advance(1_000);
-        allowance.received(5_000);
-        assert_eq!(allowance.charge(), Verdict::Pass);
-        allowance.received(9_000);
-        assert!(matches!(allowance.charge(), Verdict::Refuse { .. }));
-        allowance.received(9_000);
-        assert_eq!(allowance.charge(), Verdict::Close);
+        quota.record_received(5_000);
+        assert_eq!(quota.charge(), Verdict::Pass);
+        quota.record_received(9_000);
+        assert!(matches!(quota.charge(), Verdict::Refuse { .. }));
+        quota.record_received(9_000);
+        assert_eq!(quota.charge(), Verdict::Close);
     }
 
     #[test]
-    fn back_ends_are_exempt_from_rates() {
+    fn the_service_scope_is_exempt_from_rates() {
         let (_, limits) = limits(LimitOptions {
             messages_per_second: 1,
             ..LimitOptions::default()
         });
         let mut service = UserIdentity::new(UserId::new("backend"), i64::MAX);
         service.scopes.insert(Scope::Service);
-        let allowance = limits.admit(ip(1), &service.into()).unwrap();
-        assert!((0..10_000).all(|_| allowance.charge() == Verdict::Pass));
+        let quota = limits.admit(ip(1), &service.into()).unwrap();
+        assert!((0..10_000).all(|_| quota.charge() == Verdict::Pass));
     }
 }

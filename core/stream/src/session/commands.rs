@@ -28,7 +28,7 @@ impl Session {
     /// Nothing was asked for, or the client must give a token first. What is wrong
     /// with one channel is said in its result.
     pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscribed, StreamError> {
-        self.identity().known()?;
+        self.identity().require_known()?;
         if request.channels.is_empty() {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,
@@ -82,7 +82,7 @@ impl Session {
     /// many channels as it may be; or there is no such namespace.
     pub fn may_subscribe(&self, channel: &ChannelName) -> Result<(), StreamError> {
         let identity = self.identity();
-        identity.known()?;
+        identity.require_known()?;
         let namespaces = self.core().stream.namespaces();
         let namespace = namespaces.find(channel)?;
         namespaces.may_read(&identity, channel, namespace)?;
@@ -339,8 +339,8 @@ impl Session {
                     "the token is another user's: open another connection for it",
                 ));
             }
-            if let Some(allowance) = self.allowance() {
-                allowance.assign(&identity)?;
+            if let Some(quota) = self.quota() {
+                quota.assign(&identity)?;
             }
             state.identity = identity;
         }

@@ -39,7 +39,7 @@ pub(crate) use state::Slot;
 use state::State;
 
 use crate::{
-    Allowance, ChannelName, Class, Identity, Position, StreamCore,
+    ChannelName, Class, Identity, Position, SessionQuota, StreamCore,
     hub::shard::{ShardId, Sink},
     publication_batch::Delivery,
     transport::{Transport, TransportCounters},
@@ -138,7 +138,7 @@ pub struct ConnectionInfo {
     /// How much silence it asked for before a sign of life, if it asked.
     pub heartbeat: Option<Duration>,
     /// What it may do. None: nothing holds it to a rate.
-    pub allowance: Option<Allowance>,
+    pub quota: Option<SessionQuota>,
     /// The shard that its connection lives on.
     pub shard: ShardId,
 }
@@ -361,8 +361,8 @@ impl Session {
 
     /// What the client may do.
     #[must_use]
-    pub fn allowance(&self) -> Option<&Allowance> {
-        self.0.arrival.allowance.as_ref()
+    pub fn quota(&self) -> Option<&SessionQuota> {
+        self.0.arrival.quota.as_ref()
     }
 
     /// How the client came.
@@ -490,8 +490,8 @@ impl Session {
         self.leave_all();
         self.0.stream.unregister(self);
         // Others may hold the session for a while: its places are free now.
-        if let Some(allowance) = self.allowance() {
-            allowance.release();
+        if let Some(quota) = self.quota() {
+            quota.release();
         }
         self.0.drained.notify_waiters();
     }

@@ -45,7 +45,7 @@ pub(crate) fn arrival(shard: ShardId) -> ConnectionInfo {
         encoding: Encoding::Json,
         address: None,
         heartbeat: None,
-        allowance: None,
+        quota: None,
         shard,
     }
 }
