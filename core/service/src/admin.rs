@@ -1,4 +1,4 @@
-//! `AdminService`: connections, seen and steered by an operator.
+//! `AdminService`: lists, disconnects and subscribes connections, and revokes tokens.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -16,21 +16,23 @@ use tonic::{Request, Response, Status};
 
 use crate::{RevocationStore, identity_of, status_of};
 
-/// How many connections a page has when no limit is asked for, and at most.
+/// Connections of a page when the request sets no limit.
 const PAGE: u32 = 100;
+
+/// The highest accepted limit. It bounds the size of a response.
 const MAX_PAGE: u32 = 1_000;
 
-/// Who may do what is for operators.
+/// The callers that may use operator functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminAccess {
-    /// Everyone: the server listens on loopback only.
+    /// All callers, because the server listens on loopback only.
     Everyone,
-    /// Tokens with the `admin` scope.
+    /// Callers with the `admin` scope.
     Scope,
 }
 
 impl AdminAccess {
-    /// What fits a server that listens on `address`.
+    /// The access of a server that listens on `address`.
     #[must_use]
     pub fn for_listener(address: IpAddr) -> Self {
         if address.is_loopback() {
@@ -46,22 +48,26 @@ impl AdminAccess {
 pub struct AdminRpc {
     stream: Arc<StreamCore>,
     access: AdminAccess,
-    kept: RevocationStore,
+    revocation_store: RevocationStore,
 }
 
 impl AdminRpc {
-    /// The service over this core, for those whom `access` lets in. What is revoked is
-    /// `kept`.
+    /// The service over `stream`, for callers that `access` permits. Revocations are saved
+    /// in `revocation_store`.
     #[must_use]
-    pub fn new(stream: Arc<StreamCore>, access: AdminAccess, kept: RevocationStore) -> Self {
+    pub fn new(
+        stream: Arc<StreamCore>,
+        access: AdminAccess,
+        revocation_store: RevocationStore,
+    ) -> Self {
         Self {
             stream,
             access,
-            kept,
+            revocation_store,
         }
     }
 
-    /// Refuses whoever is no operator. Gives the operator's name, for the log.
+    /// Checks that the caller is an operator. Returns its user id for the log.
     fn admit<T>(&self, request: &Request<T>) -> Result<String, Status> {
         let identity = identity_of(request);
         if self.access == AdminAccess::Scope {
@@ -75,7 +81,7 @@ impl AdminRpc {
 }
 
 fn missing(expected: &str) -> Status {
-    Status::invalid_argument(format!("there is no target, expected {expected}"))
+    Status::invalid_argument(format!("the target is missing, expected {expected}"))
 }
 
 fn no_target() -> Status {
@@ -86,8 +92,8 @@ fn count(connections: usize) -> u32 {
     u32::try_from(connections).unwrap_or(u32::MAX)
 }
 
-fn described(session: &Session) -> Connection {
-    let arrival = session.info();
+fn connection_info(session: &Session) -> Connection {
+    let info = session.info();
     let quality = session.quality();
     let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
     Connection {
@@ -96,8 +102,8 @@ fn described(session: &Session) -> Connection {
             .identity()
             .user()
             .map(|user| user.as_str().to_owned()),
-        transport: arrival.transport.name().to_owned(),
-        address: arrival
+        transport: info.transport.name().to_owned(),
+        address: info
             .address
             .map(|address| address.to_string())
             .unwrap_or_default(),
@@ -137,7 +143,7 @@ impl AdminService for AdminRpc {
             channel: channel.as_deref(),
             after: after.as_deref().unwrap_or_default(),
         };
-        // One more than asked for tells whether there is a next page.
+        // One more than the limit shows whether there is a next page.
         let found = self.stream.connections(filter, limit + 1).await;
         let mut sessions = found.map_err(|error| status_of(&error))?;
         let has_more = sessions.len() > limit;
@@ -145,7 +151,7 @@ impl AdminService for AdminRpc {
         let last = sessions.last().filter(|_| has_more);
         Ok(Response::new(ListConnectionsResponse {
             next: last.map(|session| session.id().as_str().to_owned()),
-            connections: sessions.iter().map(described).collect(),
+            connections: sessions.iter().map(connection_info).collect(),
         }))
     }
 
@@ -153,12 +159,12 @@ impl AdminService for AdminRpc {
         &self,
         request: Request<DisconnectRequest>,
     ) -> Result<Response<DisconnectResponse>, Status> {
-        use disconnect_request::Target as Asked;
+        use disconnect_request::Target as TargetField;
         let operator = self.admit(&request)?;
-        let asked = request.into_inner().target.ok_or_else(no_target)?;
-        let target = match &asked {
-            Asked::ConnectionId(id) => Target::Connection(id),
-            Asked::User(user) => Target::User(user),
+        let field = request.into_inner().target.ok_or_else(no_target)?;
+        let target = match &field {
+            TargetField::ConnectionId(id) => Target::Connection(id),
+            TargetField::User(user) => Target::User(user),
         };
         let closed = self.stream.disconnect(target);
         let connections = closed.map_err(|error| status_of(&error))?;
@@ -172,13 +178,13 @@ impl AdminService for AdminRpc {
         &self,
         request: Request<SubscribeUserRequest>,
     ) -> Result<Response<SubscribeUserResponse>, Status> {
-        use subscribe_user_request::Target as Asked;
+        use subscribe_user_request::Target as TargetField;
         let operator = self.admit(&request)?;
         let SubscribeUserRequest { channel, target } = request.into_inner();
-        let asked = target.ok_or_else(no_target)?;
-        let target = match &asked {
-            Asked::ConnectionId(id) => Target::Connection(id),
-            Asked::User(user) => Target::User(user),
+        let field = target.ok_or_else(no_target)?;
+        let target = match &field {
+            TargetField::ConnectionId(id) => Target::Connection(id),
+            TargetField::User(user) => Target::User(user),
         };
         let subscribed = self.stream.subscribe_target(target, &channel).await;
         let connections = subscribed.map_err(|error| status_of(&error))?;
@@ -192,13 +198,13 @@ impl AdminService for AdminRpc {
         &self,
         request: Request<UnsubscribeUserRequest>,
     ) -> Result<Response<UnsubscribeUserResponse>, Status> {
-        use unsubscribe_user_request::Target as Asked;
+        use unsubscribe_user_request::Target as TargetField;
         let operator = self.admit(&request)?;
         let UnsubscribeUserRequest { channel, target } = request.into_inner();
-        let asked = target.ok_or_else(no_target)?;
-        let target = match &asked {
-            Asked::ConnectionId(id) => Target::Connection(id),
-            Asked::User(user) => Target::User(user),
+        let field = target.ok_or_else(no_target)?;
+        let target = match &field {
+            TargetField::ConnectionId(id) => Target::Connection(id),
+            TargetField::User(user) => Target::User(user),
         };
         let left = self.stream.unsubscribe_target(target, &channel);
         let connections = left.map_err(|error| status_of(&error))?;
@@ -212,28 +218,33 @@ impl AdminService for AdminRpc {
         &self,
         request: Request<RevokeRequest>,
     ) -> Result<Response<RevokeResponse>, Status> {
-        use revoke_request::Target as Asked;
+        use revoke_request::Target as TargetField;
         let operator = self.admit(&request)?;
         let expected = "`jti` or `user`";
-        let asked = request.into_inner().target;
-        let asked = asked.ok_or_else(|| missing(expected))?;
+        let field = request.into_inner().target;
+        let field = field.ok_or_else(|| missing(expected))?;
         let revocations = self.stream.authenticator().revocations();
-        let revoked = match &asked {
-            Asked::Jti(id) | Asked::User(id) if id.is_empty() => return Err(missing(expected)),
-            Asked::Jti(id) => Revocation::Token(id.clone()),
-            Asked::User(user) => Revocation::User(UserId::new(user), 0),
+        let revocation = match &field {
+            TargetField::Jti(id) | TargetField::User(id) if id.is_empty() => {
+                return Err(missing(expected));
+            }
+            TargetField::Jti(id) => Revocation::Token(id.clone()),
+            TargetField::User(user) => Revocation::User(UserId::new(user), 0),
         };
-        let closed = match &revoked {
+        let closed = match &revocation {
             Revocation::Token(id) => revocations.revoke_token(id, None),
             Revocation::User(user, _) => revocations.revoke_user(user),
         };
         let connections = closed.map_err(|error| status_of(&error))?;
-        self.kept.keep(&revoked).await.map_err(|error| {
-            Status::unavailable(format!(
-                "it is revoked, but would not be after a restart: {error}"
-            ))
-        })?;
-        tracing::info!(operator, target = ?asked, connections, "revoked");
+        self.revocation_store
+            .save(&revocation)
+            .await
+            .map_err(|error| {
+                Status::unavailable(format!(
+                    "the revocation is in force, but a restart would lose it: {error}"
+                ))
+            })?;
+        tracing::info!(operator, target = ?field, connections, "revoked");
         Ok(Response::new(RevokeResponse {
             connections: count(connections),
         }))

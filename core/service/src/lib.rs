@@ -1,9 +1,11 @@
-//! The `tidewire.v1` services over the engines, and the router that answers the
-//! messages of a session.
+//! Services: the `tidewire.v1` gRPC services over the engines, and the router of session
+//! messages.
 //!
-//! Adapters know this crate and the streaming core, never an engine.
+//! Adapters depend on this crate and the streaming core, never on an engine.
 
 mod admin;
+mod channels;
+mod connection;
 mod price;
 mod revocations;
 mod router;
@@ -12,9 +14,10 @@ mod stream;
 mod watch;
 
 pub use admin::{AdminAccess, AdminRpc};
+pub use connection::{ClientAddress, GRPC};
 pub use price::PriceRpc;
 pub use revocations::RevocationStore;
 pub use router::Router;
 pub use status::{from_status, identity_of, status_of};
-pub use stream::{ClientAddress, GRPC, StreamRpc};
+pub use stream::StreamRpc;
 pub use watch::WatchRpc;

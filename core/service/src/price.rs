@@ -1,4 +1,4 @@
-//! `PriceService`: prices, market overview, sources.
+//! `PriceService`: prices, market overview and sources.
 
 use tidewire_price::{ConfigError, PriceEngine, SourceConfig, VenueKind};
 use tidewire_proto::v1::{
@@ -19,14 +19,13 @@ pub struct PriceRpc {
 }
 
 impl PriceRpc {
-    /// The service over this engine. Sources are changed by those whom `access` lets in,
-    /// and by back ends.
+    /// The service over `engine`. Operators by `access` and back ends may change sources.
     #[must_use]
     pub fn new(engine: PriceEngine, access: AdminAccess) -> Self {
         Self { engine, access }
     }
 
-    /// Refuses whoever is neither an operator nor a back end.
+    /// Checks that the caller is an operator or a back end.
     fn admit_operator<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let identity = identity_of(request);
         if self.access == AdminAccess::Everyone || identity.require(Scope::Service).is_ok() {
@@ -39,8 +38,8 @@ impl PriceRpc {
     }
 }
 
-/// Why the sources are not changed.
-fn refusal(error: &ConfigError) -> Status {
+/// The status of an error in the source configuration.
+fn config_status(error: &ConfigError) -> Status {
     let text = error.to_string();
     match error {
         ConfigError::UnknownSource { .. } => Status::not_found(text),
@@ -52,10 +51,10 @@ fn refusal(error: &ConfigError) -> Status {
     }
 }
 
-/// Prices are public, on a server that knows its callers.
+/// Checks that the caller is identified, if the server requires it. Prices are public.
 fn admit<T>(request: &Request<T>) -> Result<(), Status> {
     identity_of(request)
-        .known()
+        .require_known()
         .map_err(|error| status_of(&error))
 }
 
@@ -95,15 +94,16 @@ impl PriceService for PriceRpc {
         request: Request<AddSourceRequest>,
     ) -> Result<Response<AddSourceResponse>, Status> {
         self.admit_operator(&request)?;
-        let asked = request.into_inner();
-        let kind = VenueKind::parse_name(&asked.kind).map_err(|error| refusal(&error.into()))?;
+        let request = request.into_inner();
+        let kind =
+            VenueKind::parse_name(&request.kind).map_err(|error| config_status(&error.into()))?;
         let source = SourceConfig {
-            name: asked.name,
-            url: asked.url,
+            name: request.name,
+            url: request.url,
             ..SourceConfig::new(kind)
         };
         let added = self.engine.add_source(&source);
-        let added = added.map_err(|error| refusal(&error))?;
+        let added = added.map_err(|error| config_status(&error))?;
         Ok(Response::new(AddSourceResponse {
             source: Some(added),
         }))
@@ -116,7 +116,7 @@ impl PriceService for PriceRpc {
         self.admit_operator(&request)?;
         let RemoveSourceRequest { name } = request.into_inner();
         let removed = self.engine.remove_source(&name);
-        removed.map_err(|error| refusal(&error))?;
+        removed.map_err(|error| config_status(&error))?;
         Ok(Response::new(RemoveSourceResponse { name }))
     }
 }

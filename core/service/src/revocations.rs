@@ -1,5 +1,7 @@
-//! Revocations that outlive the process: each is in the store before its RPC answers,
-//! and in force again before the next start listens.
+//! Revocation store: makes token revocations survive a restart.
+//!
+//! A revocation is written before its RPC returns. At the next start it is restored
+//! before the server listens.
 
 use std::sync::Arc;
 
@@ -8,14 +10,14 @@ use tidewire_stream::{StreamCore, UserId, auth::Revocation};
 
 const TABLE: Table = Table("revocations");
 
-/// The first byte of a key says what is revoked, the rest is its id.
+/// The first byte of a key is the kind of revocation, the rest is the id.
 const TOKEN: u8 = b't';
 const USER: u8 = b'u';
 
-/// So many are read at once.
+/// Records read at once. It bounds the memory of a restore.
 const PAGE: usize = 1_024;
 
-/// Keeps revocations, where there is a store.
+/// Saves and restores revocations, if the server has a store.
 #[derive(Clone)]
 pub struct RevocationStore {
     stream: Arc<StreamCore>,
@@ -31,13 +33,13 @@ impl std::fmt::Debug for RevocationStore {
 }
 
 impl RevocationStore {
-    /// Keeps those of this core. Without a store they end with the process.
+    /// The revocations of `stream`. Without a store they end with the process.
     #[must_use]
     pub fn new(stream: Arc<StreamCore>, store: Option<SharedStore>) -> Self {
         Self { stream, store }
     }
 
-    /// Puts those that were kept in force again, and drops what nobody can use any more.
+    /// Restores the saved revocations, and deletes those that have expired.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -47,7 +49,7 @@ impl RevocationStore {
         };
         let now_ms = self.stream.clock().now_ms();
         let revocations = self.stream.authenticator().revocations();
-        let mut old = Batch::new();
+        let mut expired = Batch::new();
         let mut after = None;
         loop {
             let page = store.scan(TABLE, Vec::new(), after.take(), PAGE).await?;
@@ -55,34 +57,34 @@ impl RevocationStore {
             after = Some(last.clone());
             for (key, value) in page {
                 match decode(&key, &value) {
-                    Some((revocation, kept_until)) if kept_until > now_ms => {
-                        revocations.restore(revocation, kept_until);
+                    Some((revocation, expires_at_ms)) if expires_at_ms > now_ms => {
+                        revocations.restore(revocation, expires_at_ms);
                     }
-                    Some(_) => old.delete(TABLE, key),
-                    None => tracing::error!(?key, "a revocation in the store cannot be read"),
+                    Some(_) => expired.delete(TABLE, key),
+                    None => tracing::error!(?key, "a stored revocation cannot be decoded"),
                 }
             }
         }
-        if !old.is_empty() {
-            store.commit(old).await?;
+        if !expired.is_empty() {
+            store.commit(expired).await?;
         }
         Ok(())
     }
 
-    /// Keeps a revocation that is in force.
-    pub(crate) async fn keep(&self, revocation: &Revocation) -> Result<(), StoreError> {
-        let kept = self.stream.authenticator().revocations().find(revocation);
-        let (Some(store), Some((revocation, kept_until))) = (&self.store, kept) else {
+    /// Saves a revocation that is in force.
+    pub(crate) async fn save(&self, revocation: &Revocation) -> Result<(), StoreError> {
+        let found = self.stream.authenticator().revocations().find(revocation);
+        let (Some(store), Some((revocation, expires_at_ms))) = (&self.store, found) else {
             return Ok(());
         };
-        let (key, value) = encode(&revocation, kept_until);
+        let (key, value) = encode(&revocation, expires_at_ms);
         let mut batch = Batch::new();
         batch.put(TABLE, key, value);
         store.commit(batch).await
     }
 }
 
-fn encode(revocation: &Revocation, kept_until: i64) -> (Vec<u8>, Vec<u8>) {
+fn encode(revocation: &Revocation, expires_at_ms: i64) -> (Vec<u8>, Vec<u8>) {
     let (kind, id, until_ms) = match revocation {
         Revocation::Token(id) => (TOKEN, id.as_str(), 0),
         Revocation::User(user, until_ms) => (USER, user.as_str(), *until_ms),
@@ -90,21 +92,21 @@ fn encode(revocation: &Revocation, kept_until: i64) -> (Vec<u8>, Vec<u8>) {
     let key = [&[kind], id.as_bytes()].concat();
     (
         key,
-        [kept_until.to_be_bytes(), until_ms.to_be_bytes()].concat(),
+        [expires_at_ms.to_be_bytes(), until_ms.to_be_bytes()].concat(),
     )
 }
 
 fn decode(key: &[u8], value: &[u8]) -> Option<(Revocation, i64)> {
     let (kind, id) = key.split_first()?;
     let id = std::str::from_utf8(id).ok()?;
-    let (kept_until, until_ms) = value.split_first_chunk()?;
+    let (expires_at_ms, until_ms) = value.split_first_chunk()?;
     let until_ms = i64::from_be_bytes(until_ms.try_into().ok()?);
     let revocation = match *kind {
         TOKEN => Revocation::Token(id.to_owned()),
         USER => Revocation::User(UserId::new(id), until_ms),
         _ => return None,
     };
-    Some((revocation, i64::from_be_bytes(*kept_until)))
+    Some((revocation, i64::from_be_bytes(*expires_at_ms)))
 }
 
 #[cfg(test)]
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_read_as_they_were_written() {
+    fn records_decode_to_what_was_encoded() {
         for revocation in [
             Revocation::Token("t:1".to_owned()),
             Revocation::User(UserId::new("ada"), 7_500),

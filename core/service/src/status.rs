@@ -1,4 +1,4 @@
-//! Between the errors of the core and gRPC's.
+//! Error conversion between the streaming core, gRPC and the wire.
 
 use tidewire_proto::v1::{Error, ErrorCode};
 use tidewire_stream::{Identity, StreamError};
@@ -22,8 +22,8 @@ pub fn from_status(status: &Status) -> Error {
     }
 }
 
-/// Who calls. The adapter puts the identity into the request's extensions; without
-/// one the caller is unknown and may do nothing.
+/// The identity of the caller. The adapter inserts it into the extensions of the request.
+/// Without one the caller is unknown and has no permission.
 #[must_use]
 pub fn identity_of<T>(request: &Request<T>) -> Identity {
     request

@@ -1,4 +1,4 @@
-//! `WatchService`: blocks, transactions, wallets, contract events.
+//! `WatchService`: blocks, transactions, wallets and contract events over gRPC.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -20,12 +20,9 @@ use tidewire_stream::{
 use tonic::{Request, Response, Status};
 
 use crate::{
+    connection::{BATCH_BYTES, close_status, connection_info},
     identity_of, status_of,
-    stream::{arrival, closed},
 };
-
-/// What one stream takes at a time, in bytes.
-const TAKE_BYTES: usize = 64 << 10;
 
 /// `WatchService` over the chain engine. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,27 +32,28 @@ pub struct WatchRpc {
 }
 
 impl WatchRpc {
-    /// The service over this engine, whose publications come through this core.
+    /// The service over `engine`, which publishes through `stream`.
     #[must_use]
     pub fn new(stream: Arc<StreamCore>, engine: ChainEngine) -> Self {
         Self { stream, engine }
     }
 
-    /// Stores what changed of what is followed. Called about once a second.
-    pub async fn keep_followed(&self) {
+    /// Saves changes to the interest in transactions, wallets and events. Call it about once
+    /// per second.
+    pub async fn store_interest(&self) {
         self.engine.store_interest().await;
     }
 
-    /// Forgets what nobody has followed for a while, of all that is followed. Called more
-    /// rarely.
-    pub async fn sweep_followed(&self) {
+    /// Removes interest that has had no subscriber for its retention time. Call it less
+    /// often.
+    pub async fn expire_interest(&self) {
         let hub = self.stream.hub();
         self.engine
             .expire_interest(|channel| hub.subscriber_count(channel) > 0)
             .await;
     }
 
-    /// Has a session watch something: it follows the channel, and gets the state.
+    /// Subscribes a session to a transaction or to events, and returns the current state.
     pub(crate) async fn watch_in(
         &self,
         session: &Session,
@@ -65,14 +63,14 @@ impl WatchRpc {
         let target = match (request.tx_hash, request.events) {
             (Some(hash), None) => {
                 let hash = hash.to_ascii_lowercase();
-                follow_in(session, format!("tx:{chain}:{hash}"), None).await?;
-                // Following it is watching it.
+                subscribe_in(session, format!("tx:{chain}:{hash}"), None).await?;
+                // The subscription already watches the transaction.
                 let status = self.engine.status(chain, &hash, request.abi).await?;
                 watching::Target::Transaction(status)
             }
             (None, Some(filter)) => {
                 let channel = self.watch_events(session, chain, filter).await?;
-                follow_in(session, channel.clone(), None).await?;
+                subscribe_in(session, channel.clone(), None).await?;
                 watching::Target::Events(WatchedEvents { channel })
             }
             _ => {
@@ -87,7 +85,7 @@ impl WatchRpc {
         })
     }
 
-    /// Ends such a watch of a session.
+    /// Ends a watch of a session.
     pub(crate) fn unwatch_in(
         &self,
         session: &Session,
@@ -127,8 +125,8 @@ impl WatchRpc {
     }
 }
 
-/// Has a session follow a channel. What it says flows after the reply.
-async fn follow_in(
+/// Subscribes a session to a channel. Its publications follow after the reply.
+async fn subscribe_in(
     session: &Session,
     channel: String,
     since: Option<Position>,
@@ -146,40 +144,40 @@ async fn follow_in(
     }
 }
 
-/// What outlives connections is for back ends.
-fn service<T>(request: &Request<T>) -> Result<(), Status> {
+/// Checks that the caller is a back end, since durable interest outlives connections.
+fn require_service<T>(request: &Request<T>) -> Result<(), Status> {
     identity_of(request)
         .require(Scope::Service)
         .map_err(|error| status_of(&error))
 }
 
-/// What is on chains is public, on a server that knows its callers.
+/// Checks that the caller is identified, if the server requires it. Chain data is public.
 fn admit<T>(request: &Request<T>) -> Result<(), Status> {
     identity_of(request)
-        .known()
+        .require_known()
         .map_err(|error| status_of(&error))
 }
 
-fn refused(error: ChainError) -> Status {
+fn chain_status(error: ChainError) -> Status {
     status_of(&error.into())
 }
 
-type Events = Pin<Box<dyn FuturesStream<Item = Result<WatchEvent, Status>> + Send>>;
+type EventStream = Pin<Box<dyn FuturesStream<Item = Result<WatchEvent, Status>> + Send>>;
 
-/// What a connection has to say of a channel, as it comes.
+/// The events of a connection. The stream ends with the session.
 fn events(connection: Connection) -> impl FuturesStream<Item = Result<WatchEvent, Status>> + Send {
-    let takes = stream::unfold(Some(connection), |connection| async move {
+    let batches = stream::unfold(Some(connection), |connection| async move {
         let connection = connection?;
         let mut out = Vec::new();
-        match connection.next(TAKE_BYTES, &mut out).await {
+        match connection.next(BATCH_BYTES, &mut out).await {
             Ok(()) => {
                 let events: Vec<_> = out.iter().filter_map(event).map(Ok).collect();
                 Some((events, Some(connection)))
             }
-            Err(reason) => Some((vec![Err(closed(reason))], None)),
+            Err(reason) => Some((vec![Err(close_status(reason))], None)),
         }
     });
-    takes.flat_map(stream::iter)
+    batches.flat_map(stream::iter)
 }
 
 fn event(outgoing: &OutgoingMessage) -> Option<WatchEvent> {
@@ -189,7 +187,7 @@ fn event(outgoing: &OutgoingMessage) -> Option<WatchEvent> {
             let Some(Data::Gap(gap)) = &message.data else {
                 return None;
             };
-            return Some(missed(gap.clone()));
+            return Some(gap_event(gap.clone()));
         }
         OutgoingMessage::PriceBatch(_) => return None,
     };
@@ -201,8 +199,8 @@ fn event(outgoing: &OutgoingMessage) -> Option<WatchEvent> {
     })
 }
 
-/// Something was missed for good.
-fn missed(gap: Gap) -> WatchEvent {
+/// The event of a gap that cannot be recovered.
+fn gap_event(gap: Gap) -> WatchEvent {
     WatchEvent {
         channel: gap.channel.clone(),
         epoch: gap.epoch.clone(),
@@ -221,31 +219,32 @@ fn data(publication: &Publication) -> Option<watch_event::Data> {
     }
 }
 
-/// The user whom a back end speaks of.
+/// The user that a back end names.
 fn user_of(user: Option<&str>) -> Result<UserId, Status> {
     let user = user.ok_or_else(|| {
-        Status::invalid_argument("`user` is missing, expected whose the wallet is")
+        Status::invalid_argument("`user` is missing, expected the owner of the wallet")
     })?;
-    // What cannot name a channel can be nobody's token either.
-    ChannelName::user(user)
-        .map_err(|error| Status::invalid_argument(format!("`user` is no user's id: {error}")))?;
+    // A token with this subject would be refused too.
+    ChannelName::user(user).map_err(|error| {
+        Status::invalid_argument(format!("`user` cannot name a channel: {error}"))
+    })?;
     Ok(UserId::new(user))
 }
 
 #[tonic::async_trait]
 impl WatchService for WatchRpc {
-    type WatchStream = Events;
+    type WatchStream = EventStream;
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Events>, Status> {
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<EventStream>, Status> {
         admit(&request)?;
         let WatchRequest { target, since } = request.get_ref().clone();
         let resumes = since.is_some();
         let target = target.ok_or_else(|| {
             Status::invalid_argument(
-                "nothing is to be watched, expected one of transaction, wallet, blocks, events",
+                "`target` is missing, expected one of transaction, wallet, blocks, events",
             )
         })?;
-        let connection = self.stream.connect(arrival(&request)).await;
+        let connection = self.stream.connect(connection_info(&request)).await;
         let (channel, transaction) = match target {
             Target::Blocks(blocks) => (format!("blocks:{}", blocks.chain), None),
             Target::Wallet(wallet) => (format!("wallet:{}", wallet.address), None),
@@ -260,15 +259,15 @@ impl WatchService for WatchRpc {
                 (watched.map_err(|error| status_of(&error))?, None)
             }
         };
-        let followed = follow_in(&connection, channel, since).await;
-        let at = followed.map_err(|error| status_of(&error))?;
+        let subscribed = subscribe_in(&connection, channel, since).await;
+        let result = subscribed.map_err(|error| status_of(&error))?;
         connection.release_held();
         let mut first = Vec::new();
-        if resumes && !at.recovered {
-            first.push(missed(Gap {
-                channel: at.channel.clone(),
-                epoch: at.epoch.clone(),
-                seq: at.seq,
+        if resumes && !result.recovered {
+            first.push(gap_event(Gap {
+                channel: result.channel.clone(),
+                epoch: result.epoch.clone(),
+                seq: result.seq,
             }));
         }
         if let Some(target) = transaction {
@@ -278,14 +277,14 @@ impl WatchService for WatchRpc {
                 abi,
             } = target;
             let status = self.engine.status(chain, &tx_hash, abi).await;
-            let status = status.map_err(refused)?;
-            // It stands for all that was said until then, and what follows has the next
-            // number. Who resumes has it from what follows.
-            if !at.recovered {
+            let status = status.map_err(chain_status)?;
+            // The status includes all publications up to `seq`; the next one has the next
+            // number. A recovered subscription receives the status as a publication.
+            if !result.recovered {
                 first.push(WatchEvent {
-                    channel: at.channel,
-                    epoch: at.epoch,
-                    seq: at.seq,
+                    channel: result.channel,
+                    epoch: result.epoch,
+                    seq: result.seq,
                     data: Some(watch_event::Data::Transaction(status)),
                 });
             }
@@ -299,7 +298,7 @@ impl WatchService for WatchRpc {
         &self,
         request: Request<WatchTransactionRequest>,
     ) -> Result<Response<WatchTransactionResponse>, Status> {
-        service(&request)?;
+        require_service(&request)?;
         let WatchTransactionRequest {
             chain,
             tx_hash,
@@ -308,7 +307,7 @@ impl WatchService for WatchRpc {
         } = request.into_inner();
         let interest = Interest::Durable(user);
         let status = self.engine.watch(chain, &tx_hash, interest, abi).await;
-        let status = status.map_err(refused)?;
+        let status = status.map_err(chain_status)?;
         Ok(Response::new(WatchTransactionResponse {
             status: Some(status),
         }))
@@ -318,11 +317,11 @@ impl WatchService for WatchRpc {
         &self,
         request: Request<UnwatchRequest>,
     ) -> Result<Response<UnwatchResponse>, Status> {
-        service(&request)?;
+        require_service(&request)?;
         let UnwatchRequest { chain, tx_hash } = request.into_inner();
         let interest = Interest::Durable(None);
         let ended = self.engine.unwatch(chain, &tx_hash, interest).await;
-        ended.map_err(refused)?;
+        ended.map_err(chain_status)?;
         Ok(Response::new(UnwatchResponse {}))
     }
 
@@ -333,7 +332,7 @@ impl WatchService for WatchRpc {
         admit(&request)?;
         let GetTransactionStatusRequest { chain, tx_hash } = request.get_ref();
         let status = self.engine.status(*chain, tx_hash, Vec::new()).await;
-        status.map(Response::new).map_err(refused)
+        status.map(Response::new).map_err(chain_status)
     }
 
     async fn get_latest_block(
@@ -342,18 +341,18 @@ impl WatchService for WatchRpc {
     ) -> Result<Response<Block>, Status> {
         admit(&request)?;
         let block = self.engine.latest_block(request.get_ref().chain);
-        block.map(Response::new).map_err(refused)
+        block.map(Response::new).map_err(chain_status)
     }
 
     async fn link_wallet(
         &self,
         request: Request<LinkWalletRequest>,
     ) -> Result<Response<LinkWalletResponse>, Status> {
-        service(&request)?;
+        require_service(&request)?;
         let LinkWalletRequest { user, address } = request.get_ref();
         let user = user_of(user.as_deref())?;
         let linked = self.engine.link_wallet(&user, address).await;
-        linked.map_err(refused)?;
+        linked.map_err(chain_status)?;
         Ok(Response::new(LinkWalletResponse {}))
     }
 
@@ -361,14 +360,14 @@ impl WatchService for WatchRpc {
         &self,
         request: Request<UnlinkWalletRequest>,
     ) -> Result<Response<UnlinkWalletResponse>, Status> {
-        service(&request)?;
+        require_service(&request)?;
         let UnlinkWalletRequest { user, address } = request.get_ref();
         let user = user_of(user.as_deref())?;
         let channel = self.engine.wallet_channel(address);
-        let channel = channel.map_err(refused)?;
+        let channel = channel.map_err(chain_status)?;
         let unlinked = self.engine.unlink_wallet(&user, address).await;
-        unlinked.map_err(refused)?;
-        // Where a wallet is its owner's alone, the user leaves it now.
+        unlinked.map_err(chain_status)?;
+        // In a namespace with `access = "owner"`, the user is unsubscribed now.
         let left = self.stream.recheck(&user, channel.as_str());
         left.map_err(|error| status_of(&error))?;
         Ok(Response::new(UnlinkWalletResponse {}))

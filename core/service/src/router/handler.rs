@@ -1,41 +1,41 @@
-//! What a handler is, and the register of all of them by message type.
+//! Handlers: the trait, and the registry by message type.
 
 use std::{collections::HashMap, future::Future, pin::Pin};
 
 use tidewire_proto::{
     json,
-    v1::{Error, ErrorCode, client_message::Data as Asked, server_message::Data},
+    v1::{Error, ErrorCode, client_message::Data as RequestData, server_message::Data},
 };
 use tidewire_stream::{Identity, Session, StreamError};
 use tonic::{Request, Response, Status};
 
 use crate::from_status;
 
-/// What a message needs of whoever sends it. What further depends on the channel
-/// or the user it names is the handler's to judge.
+/// The authentication that a message type requires. The handler checks permissions on
+/// the channel or user that a message names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Needs {
-    /// Nothing: it is how one becomes known, or keeps the connection.
-    Nothing,
-    /// To be known: a token, or a server that welcomes clients without.
-    Known,
+pub(super) enum AuthRequirement {
+    /// None: the message authenticates the client, or keeps the connection.
+    None,
+    /// An identity: a token, or a server that accepts clients without one.
+    Identity,
 }
 
 /// Answers the messages of one type.
 pub(super) trait Handler: Send + Sync + 'static {
-    /// What such a message holds.
+    /// The data of a message of this type.
     type Request: Default + Send;
 
-    /// What it needs of its sender.
-    const NEEDS: Needs = Needs::Known;
+    /// The required authentication.
+    const AUTH: AuthRequirement = AuthRequirement::Identity;
 
-    /// The case of the protocol that holds it.
-    fn case(request: Self::Request) -> Asked;
+    /// Wraps a request in its case of the protocol.
+    fn case(request: Self::Request) -> RequestData;
 
-    /// The request, if it is of this type.
-    fn request(asked: Asked) -> Option<Self::Request>;
+    /// The request of this case, or `None` for another case.
+    fn request(data: RequestData) -> Option<Self::Request>;
 
-    /// Answers it.
+    /// Answers a request.
     fn answer(
         &self,
         session: &Session,
@@ -43,8 +43,8 @@ pub(super) trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Data, Error>> + Send;
 }
 
-/// Says which case of the protocol a handler answers.
-macro_rules! answers {
+/// Implements the case conversions of a handler.
+macro_rules! handles {
     ($case:ident($request:ty)) => {
         type Request = $request;
 
@@ -52,33 +52,33 @@ macro_rules! answers {
             tidewire_proto::v1::client_message::Data::$case(request)
         }
 
-        fn request(asked: tidewire_proto::v1::client_message::Data) -> Option<$request> {
-            match asked {
+        fn request(data: tidewire_proto::v1::client_message::Data) -> Option<$request> {
+            match data {
                 tidewire_proto::v1::client_message::Data::$case(request) => Some(request),
                 _ => None,
             }
         }
     };
 }
-pub(super) use answers;
+pub(super) use handles;
 
 type Answer<'a> = Pin<Box<dyn Future<Output = Result<Data, Error>> + Send + 'a>>;
 
-/// A handler whose type is forgotten.
-trait AnyHandler: Send + Sync {
-    fn answer<'a>(&'a self, session: &'a Session, asked: Asked) -> Answer<'a>;
+/// A type-erased handler.
+trait DynHandler: Send + Sync {
+    fn answer<'a>(&'a self, session: &'a Session, data: RequestData) -> Answer<'a>;
 }
 
-impl<H: Handler> AnyHandler for H {
-    fn answer<'a>(&'a self, session: &'a Session, asked: Asked) -> Answer<'a> {
-        // The one allocation on a message's way.
+impl<H: Handler> DynHandler for H {
+    fn answer<'a>(&'a self, session: &'a Session, data: RequestData) -> Answer<'a> {
+        // The only allocation of the router per message.
         Box::pin(async move {
-            match H::request(asked) {
+            match H::request(data) {
                 Some(request) => Handler::answer(self, session, request).await,
-                // The register finds handlers by the case: this is another's.
+                // Unreachable: the registry finds handlers by their case.
                 None => Err(Error {
                     code: ErrorCode::Internal.into(),
-                    message: "the message came to the wrong handler".to_owned(),
+                    message: "the message reached the wrong handler".to_owned(),
                     retry_after_ms: None,
                 }),
             }
@@ -86,46 +86,46 @@ impl<H: Handler> AnyHandler for H {
     }
 }
 
-/// A handler in the register.
-pub(super) struct Registered {
-    needs: Needs,
-    handler: Box<dyn AnyHandler>,
+/// A registered handler.
+pub(super) struct HandlerEntry {
+    auth: AuthRequirement,
+    handler: Box<dyn DynHandler>,
 }
 
-impl Registered {
-    pub(super) fn needs(&self) -> Needs {
-        self.needs
+impl HandlerEntry {
+    pub(super) fn auth(&self) -> AuthRequirement {
+        self.auth
     }
 
-    pub(super) fn answer<'a>(&'a self, session: &'a Session, asked: Asked) -> Answer<'a> {
-        self.handler.answer(session, asked)
+    pub(super) fn answer<'a>(&'a self, session: &'a Session, data: RequestData) -> Answer<'a> {
+        self.handler.answer(session, data)
     }
 }
 
-/// All handlers, by the type of message.
+/// All handlers, by message type.
 #[derive(Default)]
-pub(super) struct Handlers(HashMap<&'static str, Registered>);
+pub(super) struct HandlerRegistry(HashMap<&'static str, HandlerEntry>);
 
-impl std::fmt::Debug for Handlers {
+impl std::fmt::Debug for HandlerRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
-impl Handlers {
-    /// Adds a handler. The last one of a type answers it.
+impl HandlerRegistry {
+    /// Adds a handler. It replaces an earlier one of its type.
     pub(super) fn add<H: Handler>(&mut self, handler: H) {
         let kind = json::client_data_type(&H::case(H::Request::default()));
         self.0.insert(
             kind,
-            Registered {
-                needs: H::NEEDS,
+            HandlerEntry {
+                auth: H::AUTH,
                 handler: Box::new(handler),
             },
         );
     }
 
-    pub(super) fn get(&self, kind: &str) -> Option<&Registered> {
+    pub(super) fn get(&self, kind: &str) -> Option<&HandlerEntry> {
         self.0.get(kind)
     }
 
@@ -134,8 +134,8 @@ impl Handlers {
     }
 }
 
-/// A call of a service, by whoever the session belongs to.
-pub(super) fn asking<T>(session: &Session, message: T) -> Request<T> {
+/// A service request with the identity of the session.
+pub(super) fn request_as<T>(session: &Session, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request
         .extensions_mut()
@@ -143,16 +143,16 @@ pub(super) fn asking<T>(session: &Session, message: T) -> Request<T> {
     request
 }
 
-/// What the core said, as a reply.
-pub(super) fn said<T>(
+/// The reply for a result of the streaming core.
+pub(super) fn reply_from_core<T>(
     result: Result<T, StreamError>,
     wrap: impl FnOnce(T) -> Data,
 ) -> Result<Data, Error> {
     result.map(wrap).map_err(Error::from)
 }
 
-/// What a service answered, as a reply.
-pub(super) fn answered<T>(
+/// The reply for a response of a service.
+pub(super) fn reply_from_service<T>(
     result: Result<Response<T>, Status>,
     wrap: impl FnOnce(T) -> Data,
 ) -> Result<Data, Error> {

@@ -1,15 +1,17 @@
-//! The router: finds the handler of a session's message, has the chain judge it
-//! before and note it after, and gives exactly one reply.
+//! Message router: runs a session's message through the middleware to its handler, and
+//! returns exactly one reply.
 //!
-//! To add a message type: give it a case in `message.proto` and a [`Handler`]
-//! beside its kin (`conversation`, `stream`, `price`, `watch`). Nothing here changes; what
-//! has a case and no handler answers `unimplemented`.
+//! To add a message type, add a case to `message.proto` and a [`Handler`] in `session`,
+//! `stream`, `price` or `watch`. A case without a handler is answered with
+//! `unimplemented`.
+//!
+//! [`Handler`]: handler::Handler
 
-mod chain;
-mod conversation;
 mod handler;
-mod meters;
+mod metrics;
+mod middleware;
 mod price;
+mod session;
 mod stream;
 mod watch;
 
@@ -20,16 +22,16 @@ use tidewire_proto::{
     json,
     v1::{ClientMessage, Error, ErrorCode, ServerMessage, server_message::Data},
 };
-use tidewire_stream::Session;
+use tidewire_stream::{Session, StreamCore};
 use tracing::Instrument as _;
 
 use self::{
-    chain::{Chain, Message},
-    handler::{Handlers, Registered},
+    handler::{HandlerEntry, HandlerRegistry},
+    middleware::{Message, MiddlewareStack},
 };
-use crate::{PriceRpc, StreamRpc, WatchRpc};
+use crate::{PriceRpc, WatchRpc};
 
-/// What a message that could not be read counts as.
+/// The type under which unreadable messages are counted.
 const UNREADABLE: &str = "unreadable";
 
 /// Answers the messages of sessions. Cheap to clone.
@@ -37,8 +39,8 @@ const UNREADABLE: &str = "unreadable";
 pub struct Router(Arc<Inner>);
 
 struct Inner {
-    handlers: Handlers,
-    chain: Chain,
+    handlers: HandlerRegistry,
+    middleware: MiddlewareStack,
 }
 
 impl std::fmt::Debug for Router {
@@ -50,54 +52,57 @@ impl std::fmt::Debug for Router {
 }
 
 impl Router {
-    /// A router over these services. Each brings its own handlers.
+    /// A router with the handlers of all services.
     #[must_use]
-    pub fn new(stream: &StreamRpc, price: &PriceRpc, watch: &WatchRpc) -> Self {
-        let mut handlers = Handlers::default();
-        conversation::register(&mut handlers);
+    pub fn new(stream: &Arc<StreamCore>, price: &PriceRpc, watch: &WatchRpc) -> Self {
+        let mut handlers = HandlerRegistry::default();
+        session::register(&mut handlers);
         stream::register(&mut handlers, stream);
         price::register(&mut handlers, price);
         watch::register(&mut handlers, watch);
-        // The chain, outermost first: what is refused by one is not seen by those
-        // after it, and noted by those before it.
-        let chain = Chain::new(vec![
-            Box::new(chain::Trace),
-            Box::new(chain::Metrics::new(handlers.types())),
-            Box::new(chain::RateLimit),
-            Box::new(chain::Permission),
-            Box::new(chain::Attention),
+        // Outermost first. A middleware does not see messages that an outer one refuses,
+        // but records those that an inner one refuses.
+        let middleware = MiddlewareStack::new(vec![
+            Box::new(middleware::Trace),
+            Box::new(middleware::MessageMetrics::new(handlers.types())),
+            Box::new(middleware::RateLimit),
+            Box::new(middleware::Authentication),
+            Box::new(middleware::ActivityTracker),
         ]);
-        Self(Arc::new(Inner { handlers, chain }))
+        Self(Arc::new(Inner {
+            handlers,
+            middleware,
+        }))
     }
 
-    /// Answers a message. After the reply was sent, call [`Session::resume`].
+    /// Answers a message. After the reply is queued, call [`Session::release_held`].
     pub async fn answer(&self, session: &Session, message: ClientMessage) -> ServerMessage {
         let ClientMessage { id, data } = message;
         let kind = data.as_ref().map_or(UNREADABLE, json::client_data_type);
         let handler = self.0.handlers.get(kind);
-        let message = Message::new(session, kind, handler.map(Registered::needs));
-        let answer = match self.0.chain.before(&message) {
+        let message = Message::new(session, kind, handler.map(HandlerEntry::auth));
+        let answer = match self.0.middleware.before(&message) {
             Ok(()) => match (handler, data) {
-                (Some(handler), Some(asked)) => {
-                    // A handler that breaks costs its message, not the connection.
-                    let answer = AssertUnwindSafe(handler.answer(session, asked))
+                (Some(handler), Some(data)) => {
+                    // A panic fails the message, and not the connection.
+                    let answer = AssertUnwindSafe(handler.answer(session, data))
                         .catch_unwind()
                         .instrument(message.span());
-                    answer.await.unwrap_or_else(|_| Err(broken(kind)))
+                    answer.await.unwrap_or_else(|_| Err(handler_panic(kind)))
                 }
                 (None, Some(_)) => Err(not_built(kind)),
                 (_, None) => Err(unimplemented(
-                    "the message says nothing that this server knows",
+                    "the message has no data that this server knows",
                 )),
             },
-            Err(refused) => Err(refused),
+            Err(refusal) => Err(refusal),
         };
-        self.0.chain.after(&message, &answer);
+        self.0.middleware.after(&message, &answer);
         reply(id, answer)
     }
 
-    /// Answers what is no message: with this error, unless the client sends too
-    /// fast. So a flood of nonsense is a flood.
+    /// Answers an unreadable message with `error`. The rate limits apply, so that a flood
+    /// of unreadable messages closes the session too.
     #[must_use]
     pub fn answer_unreadable(
         &self,
@@ -106,11 +111,11 @@ impl Router {
         error: Error,
     ) -> ServerMessage {
         let message = Message::new(session, UNREADABLE, None);
-        let answer = Err(match self.0.chain.before(&message) {
+        let answer = Err(match self.0.middleware.before(&message) {
             Ok(()) => error,
-            Err(refused) => refused,
+            Err(refusal) => refusal,
         });
-        self.0.chain.after(&message, &answer);
+        self.0.middleware.after(&message, &answer);
         reply(id, answer)
     }
 }
@@ -123,7 +128,7 @@ fn reply(id: Option<String>, answer: Result<Data, Error>) -> ServerMessage {
     }
 }
 
-/// The answer to what the protocol knows and this version does not do.
+/// The error for a message type that the protocol defines and this version lacks.
 fn not_built(kind: &str) -> Error {
     unimplemented(&format!("`{kind}` is not built yet"))
 }
@@ -136,8 +141,8 @@ fn unimplemented(message: &str) -> Error {
     }
 }
 
-fn broken(kind: &str) -> Error {
-    tracing::error!(kind, "a message's handler panicked");
+fn handler_panic(kind: &str) -> Error {
+    tracing::error!(kind, "the handler of a message panicked");
     Error {
         code: ErrorCode::Internal.into(),
         message: format!("`{kind}` failed inside the server"),

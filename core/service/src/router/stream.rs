@@ -1,39 +1,39 @@
-//! The messages that `StreamService` answers.
+//! Channel handlers: publish and history.
 
-use tidewire_proto::v1::{
-    Error, GetHistoryRequest, PublishRequest, server_message::Data,
-    stream_service_server::StreamService as _,
-};
-use tidewire_stream::Session;
+use std::sync::Arc;
 
-use super::handler::{Handler, Handlers, answered, answers, asking};
-use crate::StreamRpc;
+use tidewire_proto::v1::{Error, GetHistoryRequest, PublishRequest, server_message::Data};
+use tidewire_stream::{Session, StreamCore};
 
-pub(super) fn register(handlers: &mut Handlers, stream: &StreamRpc) {
-    handlers.add(History(stream.clone()));
-    handlers.add(Publish(stream.clone()));
+use super::handler::{Handler, HandlerRegistry, handles, reply_from_core};
+use crate::channels::ChannelOperations;
+
+pub(super) fn register(handlers: &mut HandlerRegistry, stream: &Arc<StreamCore>) {
+    let channels = ChannelOperations::new(stream.clone());
+    handlers.add(GetHistory(channels.clone()));
+    handlers.add(Publish(channels));
 }
 
-/// Reads a channel's history.
-struct History(StreamRpc);
+/// Reads the history of a channel.
+struct GetHistory(ChannelOperations);
 
-impl Handler for History {
-    answers!(History(GetHistoryRequest));
+impl Handler for GetHistory {
+    handles!(History(GetHistoryRequest));
 
     async fn answer(&self, session: &Session, request: GetHistoryRequest) -> Result<Data, Error> {
-        let answer = self.0.get_history(asking(session, request)).await;
-        answered(answer, Data::History)
+        let history = self.0.history(&session.identity(), request).await;
+        reply_from_core(history, Data::History)
     }
 }
 
 /// Publishes to a channel.
-struct Publish(StreamRpc);
+struct Publish(ChannelOperations);
 
 impl Handler for Publish {
-    answers!(Publish(PublishRequest));
+    handles!(Publish(PublishRequest));
 
     async fn answer(&self, session: &Session, request: PublishRequest) -> Result<Data, Error> {
-        let answer = self.0.publish(asking(session, request)).await;
-        answered(answer, Data::Published)
+        let published = self.0.publish(&session.identity(), request).await;
+        reply_from_core(published, Data::Published)
     }
 }

@@ -1,4 +1,4 @@
-//! The messages that `WatchService` answers.
+//! Watch handlers: latest block, watch and unwatch.
 
 use tidewire_proto::v1::{
     Error, GetLatestBlockRequest, SessionWatchRequest, server_message::Data,
@@ -6,50 +6,52 @@ use tidewire_proto::v1::{
 };
 use tidewire_stream::Session;
 
-use super::handler::{Handler, Handlers, answered, answers, asking, said};
+use super::handler::{
+    Handler, HandlerRegistry, handles, reply_from_core, reply_from_service, request_as,
+};
 use crate::WatchRpc;
 
-pub(super) fn register(handlers: &mut Handlers, watch: &WatchRpc) {
+pub(super) fn register(handlers: &mut HandlerRegistry, watch: &WatchRpc) {
     handlers.add(GetBlock(watch.clone()));
     handlers.add(Watch(watch.clone()));
     handlers.add(Unwatch(watch.clone()));
 }
 
-/// Tells the newest block of a chain.
+/// Reads the latest block of a chain.
 struct GetBlock(WatchRpc);
 
 impl Handler for GetBlock {
-    answers!(GetBlock(GetLatestBlockRequest));
+    handles!(GetBlock(GetLatestBlockRequest));
 
     async fn answer(
         &self,
         session: &Session,
         request: GetLatestBlockRequest,
     ) -> Result<Data, Error> {
-        let answer = self.0.get_latest_block(asking(session, request)).await;
-        answered(answer, Data::Block)
+        let answer = self.0.get_latest_block(request_as(session, request)).await;
+        reply_from_service(answer, Data::Block)
     }
 }
 
-/// Watches a transaction or events.
+/// Subscribes the session to a transaction or to contract events.
 struct Watch(WatchRpc);
 
 impl Handler for Watch {
-    answers!(Watch(SessionWatchRequest));
+    handles!(Watch(SessionWatchRequest));
 
     async fn answer(&self, session: &Session, request: SessionWatchRequest) -> Result<Data, Error> {
-        said(self.0.watch_in(session, request).await, Data::Watching)
+        reply_from_core(self.0.watch_in(session, request).await, Data::Watching)
     }
 }
 
-/// Watches them no more.
+/// Ends a watch of the session.
 struct Unwatch(WatchRpc);
 
 impl Handler for Unwatch {
-    answers!(Unwatch(SessionWatchRequest));
+    handles!(Unwatch(SessionWatchRequest));
 
     async fn answer(&self, session: &Session, request: SessionWatchRequest) -> Result<Data, Error> {
         let ended = self.0.unwatch_in(session, &request);
-        said(ended, |()| Data::Unwatched(request))
+        reply_from_core(ended, |()| Data::Unwatched(request))
     }
 }

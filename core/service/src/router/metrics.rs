@@ -1,40 +1,40 @@
-//! `tidewire_messages_total{type, code}`.
+//! Message metrics: `tidewire_messages_total{type, code}`.
 //!
-//! The labels are bounded: the types that have a handler, one for all others, and
-//! the codes of the protocol. A counter appears when it first counts.
+//! The labels are bounded: types with a handler, one label for all other types, and the
+//! codes of the protocol. A counter is created on its first use.
 
 use std::{collections::HashMap, sync::OnceLock};
 
 use metrics::Counter;
 use tidewire_proto::v1::ErrorCode;
 
-/// One more than the highest code.
+/// The highest code plus one.
 const CODES: usize = 17;
 
-/// The type of whatever has no handler.
+/// The label of types without a handler.
 const OTHER: &str = "other";
 
-/// Counters by code; the one at 0 counts what went well.
+/// Counters by code. Index 0 counts successes.
 #[derive(Default)]
-struct ByCode([OnceLock<Counter>; CODES]);
+struct CodeCounters([OnceLock<Counter>; CODES]);
 
 /// Counts messages.
 pub(super) struct MessageCounters {
-    by_type: HashMap<&'static str, ByCode>,
-    other: ByCode,
+    by_type: HashMap<&'static str, CodeCounters>,
+    other: CodeCounters,
 }
 
 impl MessageCounters {
-    /// Nothing was counted yet.
+    /// Counters for these types.
     pub(super) fn new(types: impl Iterator<Item = &'static str>) -> Self {
         let types = types.chain([super::UNREADABLE]);
         Self {
-            by_type: types.map(|kind| (kind, ByCode::default())).collect(),
-            other: ByCode::default(),
+            by_type: types.map(|kind| (kind, CodeCounters::default())).collect(),
+            other: CodeCounters::default(),
         }
     }
 
-    /// Counts a message that came to this code, or went well.
+    /// Counts a message that ended with `code`, or succeeded.
     pub(super) fn count(&self, kind: &str, code: Option<ErrorCode>) {
         let (kind, by_code) = match self.by_type.get_key_value(kind) {
             Some((kind, by_code)) => (*kind, by_code),
@@ -52,7 +52,7 @@ impl MessageCounters {
     }
 }
 
-/// The name of a code, as it is sent in JSON.
+/// The name of a code in JSON.
 fn name(code: Option<ErrorCode>) -> String {
     code.map_or_else(
         || "ok".to_owned(),

@@ -1,4 +1,4 @@
-//! The messages that are about the conversation itself.
+//! Session handlers: auth, subscribe, unsubscribe, visibility and ping.
 
 use tidewire_proto::v1::{
     AuthRequest, Error, PingRequest, SubscribeRequest, UnsubscribeRequest, Visibility,
@@ -6,9 +6,9 @@ use tidewire_proto::v1::{
 };
 use tidewire_stream::{CloseReason, Identity, Session};
 
-use super::handler::{Handler, Handlers, Needs, answers, said};
+use super::handler::{AuthRequirement, Handler, HandlerRegistry, handles, reply_from_core};
 
-pub(super) fn register(handlers: &mut Handlers) {
+pub(super) fn register(handlers: &mut HandlerRegistry) {
     handlers.add(Auth);
     handlers.add(Subscribe);
     handlers.add(Unsubscribe);
@@ -16,69 +16,69 @@ pub(super) fn register(handlers: &mut Handlers) {
     handlers.add(Ping);
 }
 
-/// Gives or renews a token.
+/// Sets or renews the token of a session.
 struct Auth;
 
 impl Handler for Auth {
-    answers!(Auth(AuthRequest));
+    handles!(Auth(AuthRequest));
 
-    const NEEDS: Needs = Needs::Nothing;
+    const AUTH: AuthRequirement = AuthRequirement::None;
 
-    /// A client that must give a token and gives a bad one is sent away.
+    /// Closes a client that must send a token and sends an invalid one.
     async fn answer(&self, session: &Session, request: AuthRequest) -> Result<Data, Error> {
         let result = session.authenticate(&request.token).await;
         if result.is_err() && session.identity() == Identity::Unknown {
             session.close(CloseReason::Unauthenticated);
         }
-        said(result, Data::Authenticated)
+        reply_from_core(result, Data::Authenticated)
     }
 }
 
-/// Follows channels.
+/// Subscribes to channels.
 struct Subscribe;
 
 impl Handler for Subscribe {
-    answers!(Subscribe(SubscribeRequest));
+    handles!(Subscribe(SubscribeRequest));
 
     async fn answer(&self, session: &Session, request: SubscribeRequest) -> Result<Data, Error> {
-        said(session.subscribe(request).await, Data::Subscribed)
+        reply_from_core(session.subscribe(request).await, Data::Subscribed)
     }
 }
 
-/// Leaves channels.
+/// Unsubscribes from channels.
 struct Unsubscribe;
 
 impl Handler for Unsubscribe {
-    answers!(Unsubscribe(UnsubscribeRequest));
+    handles!(Unsubscribe(UnsubscribeRequest));
 
-    const NEEDS: Needs = Needs::Nothing;
+    const AUTH: AuthRequirement = AuthRequirement::None;
 
     async fn answer(&self, session: &Session, request: UnsubscribeRequest) -> Result<Data, Error> {
-        said(session.unsubscribe(&request), Data::Unsubscribed)
+        reply_from_core(session.unsubscribe(&request), Data::Unsubscribed)
     }
 }
 
-/// Tells whether anyone is looking.
+/// Sets whether the client is visible to its user.
 struct SetVisibility;
 
 impl Handler for SetVisibility {
-    answers!(Visibility(VisibilityRequest));
+    handles!(Visibility(VisibilityRequest));
 
-    const NEEDS: Needs = Needs::Nothing;
+    const AUTH: AuthRequirement = AuthRequirement::None;
 
     async fn answer(&self, session: &Session, request: VisibilityRequest) -> Result<Data, Error> {
         let state = Visibility::try_from(request.state).unwrap_or(Visibility::Unspecified);
-        said(session.set_visibility(state), Data::Visibility)
+        reply_from_core(session.set_visibility(state), Data::Visibility)
     }
 }
 
-/// Asks for a sign of life.
+/// Answers a heartbeat.
 struct Ping;
 
 impl Handler for Ping {
-    answers!(Ping(PingRequest));
+    handles!(Ping(PingRequest));
 
-    const NEEDS: Needs = Needs::Nothing;
+    const AUTH: AuthRequirement = AuthRequirement::None;
 
     async fn answer(&self, session: &Session, request: PingRequest) -> Result<Data, Error> {
         Ok(Data::Pong(session.answer_ping(request.t)))
