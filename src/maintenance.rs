@@ -44,12 +44,12 @@ pub(crate) async fn sweep_watches(watches: WatchRpc, cancel: CancellationToken) 
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                if cancel.run_until_cancelled(watches.keep_followed()).await.is_none() {
+                if cancel.run_until_cancelled(watches.store_interest()).await.is_none() {
                     return;
                 }
             }
             _ = retention_ticks.tick() => {
-                if cancel.run_until_cancelled(watches.sweep_followed()).await.is_none() {
+                if cancel.run_until_cancelled(watches.expire_interest()).await.is_none() {
                     return;
                 }
             }

@@ -4,12 +4,11 @@ use std::{fs, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use tidewire_adapters::{
-    Admission, AdmissionOptions, KeySetUrl, Proxies,
-    tls::{Acceptor, TlsFiles},
+    Admission, AdmissionOptions, JwksUrl, TrustedProxies,
+    tls::{TlsAcceptor, TlsFiles},
 };
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, Keys, LimitOptions, RemoteKeys, SharedClock, TokenRules,
-    limit::Network,
+    AnonymousPolicy, Authenticator, Keys, LimitOptions, RemoteKeySet, SharedClock, TokenRules,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,7 +24,7 @@ use crate::{
 pub(crate) fn authenticator(
     config: &Config,
     clock: SharedClock,
-) -> anyhow::Result<(Authenticator, Option<Arc<RemoteKeys>>)> {
+) -> anyhow::Result<(Authenticator, Option<Arc<RemoteKeySet>>)> {
     let AuthConfig {
         anonymous,
         hmac_secret,
@@ -52,8 +51,8 @@ pub(crate) fn authenticator(
     }
     let mut remote = None;
     if let Some(url) = jwks_url {
-        let source = KeySetUrl::new(url, jwks_ca.as_deref()).context("auth.jwks_url")?;
-        let fetched = RemoteKeys::new(Box::new(source), clock.clone());
+        let source = JwksUrl::new(url, jwks_ca.as_deref()).context("auth.jwks_url")?;
+        let fetched = RemoteKeySet::new(Box::new(source), clock.clone());
         keys = keys.remote(fetched.clone());
         remote = Some(fetched);
     }
@@ -72,7 +71,7 @@ pub(crate) fn authenticator(
 
 /// Fetches the key set of an identity provider, and refreshes it until `halt`.
 pub(crate) async fn keep_keys(
-    remote: Arc<RemoteKeys>,
+    remote: Arc<RemoteKeySet>,
     tasks: &TaskTracker,
     halt: &CancellationToken,
 ) {
@@ -81,7 +80,7 @@ pub(crate) async fn keep_keys(
     let halt = halt.clone();
     tasks.spawn(async move {
         tokio::select! {
-            () = remote.keep_fresh() => {}
+            () = remote.refresh_periodically() => {}
             () = halt.cancelled() => {}
         }
     });
@@ -112,15 +111,16 @@ pub(crate) fn admission(config: &Config, clock: SharedClock) -> anyhow::Result<A
         handshake_timeout,
         idle_timeout,
     };
-    let proxies = Proxies::new(trusted_proxies(&config.server)?, config.server.proxy_header);
-    Ok(Admission::new(options, proxies, clock))
+    Ok(Admission::new(
+        options,
+        trusted_proxies(&config.server)?,
+        clock,
+    ))
 }
 
-/// The networks of `server.trusted_proxies`.
-pub(crate) fn trusted_proxies(server: &ServerConfig) -> anyhow::Result<Vec<Network>> {
-    let networks = server.trusted_proxies.iter().map(|text| text.parse());
-    networks
-        .collect::<Result<_, _>>()
+/// The proxies of `server.trusted_proxies`.
+pub(crate) fn trusted_proxies(server: &ServerConfig) -> anyhow::Result<TrustedProxies> {
+    TrustedProxies::parse(&server.trusted_proxies, server.proxy_header)
         .context("server.trusted_proxies")
 }
 
@@ -130,17 +130,17 @@ pub(crate) fn tls(
     config: &ServerConfig,
     tasks: &TaskTracker,
     halt: &CancellationToken,
-) -> anyhow::Result<Option<Arc<Acceptor>>> {
+) -> anyhow::Result<Option<Arc<TlsAcceptor>>> {
     let Some(files) = tls_files(config)? else {
         return Ok(None);
     };
-    let acceptor = Acceptor::new(files).context("server.tls_cert, server.tls_key")?;
+    let acceptor = TlsAcceptor::new(files).context("server.tls_cert, server.tls_key")?;
     let mut hang_ups = signal(SignalKind::hangup())?;
     let (watched, halt) = (acceptor.clone(), halt.clone());
     tasks.spawn(async move {
         let on_signal = async {
             while hang_ups.recv().await.is_some() {
-                watched.reload_and_tell();
+                watched.reload_and_log();
             }
         };
         tokio::select! {

@@ -10,12 +10,12 @@ use std::{net::TcpListener, sync::Arc};
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tidewire_adapters::{
-    AdminAccess, Doors, Gateway, GatewayOptions, OriginPolicy, Services, ShardThreads,
-    tls::Acceptor, websocket::deflate::Compressor,
+    AccessPolicy, AdminAccess, CompressionOptions, Gateway, GatewayOptions, OriginPolicy, Services,
+    ShardThreads, tls::TlsAcceptor,
 };
 use tidewire_chain::ChainEngine;
 use tidewire_price::PriceEngine;
-use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, StreamRpc, WatchRpc};
+use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc};
 use tidewire_store::{EmbeddedStore, SharedStore};
 use tidewire_stream::{Namespace, Namespaces, PublishRight, SharedClock, StreamCore, SystemClock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,7 +53,7 @@ struct Server {
     stream: Arc<StreamCore>,
     prices: PriceEngine,
     chains: ChainEngine,
-    tls: Option<Arc<Acceptor>>,
+    tls: Option<Arc<TlsAcceptor>>,
     lifetime: Lifetime,
 }
 
@@ -128,9 +128,11 @@ impl Server {
         let admin = AdminAccess::for_listener(address.ip());
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
         let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
+        let price = PriceRpc::new(self.prices.clone(), admin);
+        let router = Router::new(&self.stream, &price, &watches);
         let services = Services {
-            stream: StreamRpc::new(self.stream.clone()),
-            price: PriceRpc::new(self.prices.clone(), admin),
+            stream: StreamRpc::new(self.stream.clone(), router),
+            price,
             watch: watches.clone(),
             admin: AdminRpc::new(self.stream.clone(), admin, revocations.clone()),
         };
@@ -179,14 +181,14 @@ impl Server {
         Ok(Gateway::new(
             self.stream.clone(),
             services,
-            Doors {
+            AccessPolicy {
                 origins: OriginPolicy::new(server.allowed_origins.clone(), ip),
                 admission: security::admission(&self.config, self.clock.clone())?,
             },
             GatewayOptions {
                 frame_bytes: self.config.limits.frame_bytes,
                 admin,
-                compression: server.compression.then(Compressor::default),
+                compression: server.compression.then(CompressionOptions::default),
             },
             Arc::new(telemetry::ServerProbes {
                 handle: self.metrics.clone(),

@@ -1,9 +1,9 @@
-//! How many bytes a price update takes on a WebSocket, as JSON, as compressed JSON
-//! and as protobuf, and what a compression costs:
+//! Frame sizes: bytes of a price update on a WebSocket as JSON, compressed JSON and
+//! protobuf, and the time that compression takes. Run it with
 //! `cargo run --release -p tidewire-adapters --example frame_sizes`.
 //!
-//! Each figure is the mean over messages that all differ. Times are the best of many
-//! rounds, so that what else runs on the machine counts little.
+//! Each size is the mean over different messages. Each time is the best of many rounds, so
+//! that other load on the machine matters little.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,16 +14,19 @@
 use std::{fmt::Write as _, hint::black_box, time::Instant};
 
 use flate2::{Compress, Compression, FlushCompress};
-use tidewire_adapters::websocket::{
-    deflate::{Compressor, Level, inflate},
-    frame::{Opcode, deflated_frame, frame},
+use tidewire_adapters::{
+    CompressionLevel, CompressionOptions,
+    websocket::{
+        deflate::inflate,
+        frame::{Opcode, encode_deflated_frame, encode_frame},
+    },
 };
 use tidewire_proto::{json, prost::Message as _, v1::ServerMessage};
 
-/// How many messages of each kind.
+/// Messages of each kind.
 const MESSAGES: usize = 200;
 
-/// How often each is compressed.
+/// Rounds of each measurement.
 const ROUNDS: usize = 40;
 
 const LEVELS: [u8; 4] = [1, 3, 6, 9];
@@ -48,7 +51,11 @@ fn main() {
 
 fn measure(name: &str, updates: usize, messages: &[ServerMessage]) {
     let texts: Vec<_> = messages.iter().map(json::to_vec).collect();
-    let plain = mean(texts.iter().map(|text| frame(Opcode::Text, text).len()));
+    let plain = mean(
+        texts
+            .iter()
+            .map(|text| encode_frame(Opcode::Text, text).len()),
+    );
     let row = |encoding: &str, bytes: f64, times: &str| {
         println!(
             "| {name} | {encoding} | {bytes:.0} | {:.0} | {:.0} % | {times} |",
@@ -58,11 +65,11 @@ fn measure(name: &str, updates: usize, messages: &[ServerMessage]) {
     };
     row("JSON", plain, "– | –");
     for level in LEVELS {
-        let compressor = Compressor {
-            level: Level::new(level).unwrap(),
+        let options = CompressionOptions {
+            level: CompressionLevel::new(level).unwrap(),
             threshold: 0,
         };
-        let deflated = |text: &[u8]| deflated_frame(Opcode::Text, text, compressor).unwrap();
+        let deflated = |text: &[u8]| encode_deflated_frame(Opcode::Text, text, options).unwrap();
         let frames: Vec<_> = texts.iter().map(|text| deflated(text)).collect();
         let deflating = best(|| {
             for text in &texts {
@@ -82,21 +89,25 @@ fn measure(name: &str, updates: usize, messages: &[ServerMessage]) {
         );
     }
     if updates > 1 {
-        let joined = mean(texts.iter().map(|text| joined(text)));
-        row("JSON, joined from parts deflated once", joined, "– | –");
+        let concatenated = mean(texts.iter().map(|text| concatenated(text)));
+        row(
+            "JSON, concatenated from parts deflated once",
+            concatenated,
+            "– | –",
+        );
     }
     let protos: Vec<_> = messages.iter().map(ServerMessage::encode_to_vec).collect();
     let bytes = mean(
         protos
             .iter()
-            .map(|bytes| frame(Opcode::Binary, bytes).len()),
+            .map(|bytes| encode_frame(Opcode::Binary, bytes).len()),
     );
     row("protobuf", bytes, "– | –");
 }
 
-/// A frame of this many updates, put together from one compression of each update:
-/// a flushed stream ends at a byte, and the next one may begin there.
-fn joined(text: &[u8]) -> usize {
+/// The payload length of a batch that is concatenated from compressed updates. A flushed
+/// stream ends at a byte boundary, where the next one may begin.
+fn concatenated(text: &[u8]) -> usize {
     let parts = text.split_inclusive(|byte| *byte == b'}');
     let length: usize = parts
         .map(|part| {
@@ -124,7 +135,7 @@ fn mean(lengths: impl ExactSizeIterator<Item = usize>) -> f64 {
     lengths.sum::<usize>() as f64 / count as f64
 }
 
-/// Microseconds a message in the best round.
+/// Microseconds per message in the best round.
 fn best(mut round: impl FnMut()) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..ROUNDS {
@@ -135,7 +146,7 @@ fn best(mut round: impl FnMut()) -> f64 {
     best * 1e6 / MESSAGES as f64
 }
 
-/// A message as the server sends it, with the digits that real ones have.
+/// A message as the server sends it, with realistic digits.
 fn message(random: &mut Random, at: usize, updates: usize) -> ServerMessage {
     let time = 1_795_553_639_679 + at as u64 * 50;
     let text = if updates == 1 {
@@ -183,11 +194,11 @@ fn update(random: &mut Random, symbol: usize, time: u64) -> String {
     text
 }
 
-/// The same numbers in every run.
+/// A generator with the same numbers in every run.
 struct Random(u64);
 
 impl Random {
-    /// From 0 to 1.
+    /// A number from 0 to 1.
     fn unit(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -1,27 +1,26 @@
-//! What all adapters share, and the routes of the one port.
+//! Gateway: the services, access policy and options that all adapters share.
 
 use std::sync::Arc;
 
-use axum::{
-    Router as Routes,
-    routing::{get, post},
-};
 use tidewire_service::{AdminAccess, AdminRpc, PriceRpc, Router, StreamRpc, WatchRpc};
 use tidewire_stream::StreamCore;
 use tokio_util::task::TaskTracker;
 
-use crate::{Admission, OriginPolicy, grpc, http, sse, websocket, websocket::deflate::Compressor};
+use crate::{
+    access::{AccessPolicy, Admission, OriginPolicy},
+    compression::CompressionOptions,
+};
 
-/// What the operator decides about the adapters.
+/// The options of the adapters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GatewayOptions {
-    /// The largest message of a client, in bytes.
+    /// The largest message that a client may send, in bytes.
     pub frame_bytes: usize,
-    /// Who may read `/metrics` and call `AdminService`.
+    /// The callers that may read `/metrics` and call `AdminService`.
     pub admin: AdminAccess,
-    /// How messages are compressed for WebSocket clients that take it; not at all if
-    /// this is none.
-    pub compression: Option<Compressor>,
+    /// How messages are compressed for WebSocket clients that support it. `None` turns
+    /// compression off.
+    pub compression: Option<CompressionOptions>,
 }
 
 /// The services that clients call.
@@ -37,28 +36,19 @@ pub struct Services {
     pub admin: AdminRpc,
 }
 
-/// Who is let in.
-#[derive(Debug, Clone)]
-pub struct Doors {
-    /// Which browser pages.
-    pub origins: OriginPolicy,
-    /// How many clients, and how fast.
-    pub admission: Arc<Admission>,
-}
-
-/// What the server says of itself.
+/// The health and metrics of the server.
 pub trait Probes: Send + Sync + 'static {
-    /// Whether clients should be sent here, and if not, why.
+    /// Whether the server is ready for clients.
     ///
     /// # Errors
-    /// The reason.
+    /// The reason why it is not ready.
     fn ready(&self) -> Result<(), String>;
 
     /// The metrics in the text format of Prometheus.
     fn metrics(&self) -> String;
 }
 
-/// What all adapters share. Cheap to clone.
+/// The shared state of all adapters. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
     pub(crate) stream: Arc<StreamCore>,
@@ -83,12 +73,12 @@ impl std::fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// A gateway to these services. Its connections run in `tasks`.
+    /// A gateway to `services`. Its connections run in `tasks`.
     #[must_use]
     pub fn new(
         stream: Arc<StreamCore>,
         services: Services,
-        doors: Doors,
+        access: AccessPolicy,
         options: GatewayOptions,
         probes: Arc<dyn Probes>,
         tasks: TaskTracker,
@@ -99,43 +89,22 @@ impl Gateway {
             watch: watch_rpc,
             admin: admin_rpc,
         } = services;
-        let router = Router::new(&stream_rpc, &price_rpc, &watch_rpc);
-        stream_rpc.route_with(router.clone());
         Self {
-            admin_rpc,
+            router: stream_rpc.router().clone(),
             stream,
-            router,
             stream_rpc,
             price_rpc,
             watch_rpc,
-            origins: Arc::new(doors.origins),
-            admission: doors.admission,
+            admin_rpc,
+            origins: Arc::new(access.origins),
+            admission: access.admission,
             options,
             probes,
             tasks,
         }
     }
 
-    /// The routes of the one port.
-    pub fn routes(&self) -> Routes {
-        let http = Routes::new()
-            .route("/", get(http::console::page))
-            .route("/healthz", get(http::health::healthz))
-            .route("/readyz", get(http::health::readyz))
-            .route("/metrics", get(http::health::metrics))
-            .route("/v1/ws", get(websocket::upgrade))
-            .route("/v1/sse", get(sse::stream))
-            .route("/v1/sse/{connection}", post(sse::command))
-            .route("/v1/rpc/{service}/{method}", post(http::rpc::call))
-            .fallback(http::reply::not_found)
-            .method_not_allowed_fallback(http::reply::method_not_allowed)
-            .with_state(self.clone());
-        grpc::routes(self)
-            .fallback_service(http)
-            .layer(http::cors::layer(self.origins.clone()))
-    }
-
-    /// How many connections are open.
+    /// The number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.stream.stats().connections()

@@ -1,28 +1,32 @@
-//! The adapters: WebSocket, SSE, gRPC, gRPC-Web and JSON over HTTP, all on one port.
+//! Adapters: WebSocket, SSE, gRPC, gRPC-Web and JSON over HTTP, all on one port.
 //!
-//! An adapter translates between its transport and a session or a service; it
-//! knows no engine. [`Gateway`] is what they share, [`serve`] the listener.
+//! An adapter translates between a transport and a session or service. It knows no
+//! engine. All adapters share one [`Gateway`]; [`serve`] listens and accepts connections.
 
 mod access;
-mod admission;
+mod client;
+mod compression;
+mod context;
 mod frame_kind;
-mod front;
 mod gateway;
-mod grpc;
-pub mod http;
-mod key_set;
-mod origin;
-mod proxy;
+mod grpc_web;
+mod http;
+mod jwks;
+mod reply;
+mod routes;
 mod server;
 pub mod sse;
 pub mod tls;
+mod upgrade;
 pub mod websocket;
 
-pub use admission::{Admission, AdmissionOptions, Ticket};
-pub use gateway::{Doors, Gateway, GatewayOptions, Probes, Services};
-pub use key_set::{KeySetError, KeySetUrl};
-pub use origin::OriginPolicy;
-pub use proxy::{Proxies, ProxyHeader};
+pub use access::{
+    AccessPolicy, Admission, AdmissionOptions, ConnectionGuard, OriginPolicy, ParseNetworkError,
+    ProxyHeader, TrustedProxies,
+};
+pub use compression::{CompressionLevel, CompressionOptions, InvalidCompressionLevel};
+pub use gateway::{Gateway, GatewayOptions, Probes, Services};
+pub use jwks::{JwksUrl, JwksUrlError};
 pub use server::{ShardThreads, serve};
 pub use tidewire_service::AdminAccess;
 

@@ -1,9 +1,8 @@
-//! The listener: one port, served by one thread for each shard.
+//! Listener: one port, accepted by one thread per shard.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use axum::{Router as Routes, extract::ConnectInfo};
-use http::Extensions;
+use bytes::Bytes;
 use tidewire_stream::ShardId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -13,43 +12,39 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Gateway, Ticket,
-    front::{self, First, Rewound, Upgrade},
+    Gateway,
+    context::{RequestContext, ServerContext},
     http::connection,
-    tls::{Acceptor as TlsAcceptor, PeerIdentity},
-    websocket::{self, Ends},
+    routes::routes,
+    tls::{PeerIdentity, TlsAcceptor},
+    upgrade::{self, FirstRequest, Rewind, UpgradeRequest},
+    websocket::{self, ByteStream},
 };
 
-/// A peer that acknowledges nothing for so long is gone.
+/// Time without an acknowledgement after which the kernel closes a connection.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Who is refused has so long to hear why.
+/// Time that a refused connection has to send a request and read the refusal.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The socket's send buffer, in bytes: what waits in the kernel is out of reach
-/// for conflation and for urgent messages.
+/// Pause after a failed `accept`, so that closing connections can free file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Send buffer of a socket, in bytes. Conflation and urgent messages cannot reach what the
+/// kernel buffers, so it is small.
 const SEND_BUFFER_BYTES: usize = 128 << 10;
 
-/// Of it, so much may not have left yet: a slow reader's queue is with us, where
-/// newer values replace older ones.
+/// Unsent bytes in the send buffer, at most. A slow reader's queue then stays in its
+/// session, where newer values replace older ones.
 #[cfg(target_os = "linux")]
 const NOTSENT_BYTES: u32 = 64 << 10;
 
-/// What all connections are served from.
-pub(crate) struct Site {
-    pub(crate) gateway: Gateway,
-    pub(crate) routes: Routes,
-    tls: Option<Arc<TlsAcceptor>>,
-    /// Cancelled when the server is about to stop.
-    pub(crate) stop: CancellationToken,
-}
-
-/// Serves the gateway until `stop` is cancelled, on one thread for each shard of the
-/// streaming core. A connection stays on the thread that accepted it. Connections run
-/// in the gateway's tasks; after `stop` they finish what they do, and idle ones close.
+/// Serves the gateway until `stop` is cancelled, on one thread per shard of the streaming
+/// core. A connection stays on the thread that accepted it, and runs in the gateway's
+/// tasks. After `stop`, connections finish their requests, and idle ones close.
 ///
 /// # Errors
-/// A thread cannot be started, or the listener cannot be shared between them.
+/// The listener cannot be configured or shared, or a thread cannot be started.
 pub fn serve(
     listener: &std::net::TcpListener,
     gateway: &Gateway,
@@ -57,20 +52,20 @@ pub fn serve(
     stop: &CancellationToken,
 ) -> io::Result<ShardThreads> {
     listener.set_nonblocking(true)?;
-    tune(listener)?;
+    set_socket_options(listener)?;
     let stream = &gateway.stream;
-    let site = Arc::new(Site {
+    let server = Arc::new(ServerContext {
         gateway: gateway.clone(),
-        routes: gateway.routes(),
+        routes: routes(gateway),
         tls,
         stop: stop.clone(),
     });
     let (end, mut threads) = (CancellationToken::new(), Vec::new());
     for shard in stream.hub().shards() {
-        let acceptor = Acceptor {
+        let acceptor = ShardAcceptor {
             shard,
             listener: listener.try_clone()?,
-            site: site.clone(),
+            server: server.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -101,7 +96,7 @@ pub struct ShardThreads {
 }
 
 impl ShardThreads {
-    /// Ends the threads, and the connections that still live on them.
+    /// Ends the threads, and the connections that are still open on them.
     pub fn end(self) {
         self.end.cancel();
         for thread in self.threads {
@@ -112,15 +107,15 @@ impl ShardThreads {
     }
 }
 
-/// Accepts connections for one shard. The listener is shared: whoever has time for
-/// it takes the next one.
-struct Acceptor {
+/// Accepts connections for one shard. All shards share the listener, so that an idle shard
+/// accepts the next connection.
+struct ShardAcceptor {
     shard: ShardId,
     listener: std::net::TcpListener,
-    site: Arc<Site>,
+    server: Arc<ServerContext>,
 }
 
-impl Acceptor {
+impl ShardAcceptor {
     async fn run(self) {
         let listener = match TcpListener::from_std(self.listener) {
             Ok(listener) => listener,
@@ -129,143 +124,117 @@ impl Acceptor {
                 return;
             }
         };
-        let gateway = &self.site.gateway;
+        let gateway = &self.server.gateway;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.site.stop.cancelled() => return,
+                () = self.server.stop.cancelled() => return,
             };
             match accepted {
                 Ok((stream, address)) => {
-                    let Some(ticket) = gateway.admission.arrive(address.ip()) else {
+                    let Some(guard) = gateway.admission.admit(address.ip()) else {
                         continue;
                     };
-                    let visit = Visit {
+                    let context = RequestContext {
                         address,
                         shard: self.shard,
-                        ticket,
+                        guard,
                         peer: None,
                     };
-                    let welcome = welcome(stream, visit, self.site.clone());
-                    gateway.tasks.spawn(welcome);
+                    let connection = serve_connection(stream, context, self.server.clone());
+                    gateway.tasks.spawn(connection);
                 }
                 Err(error) => {
-                    // Out of file descriptors, most likely: those that close make room.
+                    // Most likely the process has no file descriptors left.
                     tracing::warn!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
     }
 }
 
-/// A connection: where it comes from and where it is served.
-#[derive(Debug, Clone)]
-pub(crate) struct Visit {
-    pub(crate) address: SocketAddr,
-    pub(crate) shard: ShardId,
-    pub(crate) ticket: Arc<Ticket>,
-    /// Whose certificate it came with.
-    peer: Option<PeerIdentity>,
-}
-
-impl Visit {
-    /// Goes along with a request.
-    pub(crate) fn enter(&self, extensions: &mut Extensions) {
-        extensions.insert(ConnectInfo(self.address));
-        extensions.insert(tonic::transport::server::TcpConnectInfo {
-            local_addr: None,
-            remote_addr: Some(self.address),
-        });
-        extensions.insert(self.shard);
-        extensions.insert(self.ticket.clone());
-        if let Some(peer) = &self.peer {
-            extensions.insert(peer.clone());
-        }
-    }
-}
-
-/// Sees a connection through its handshake.
-async fn welcome(stream: TcpStream, mut visit: Visit, site: Arc<Site>) {
-    let patience = site.gateway.admission.options().handshake_timeout;
-    let patience = if visit.ticket.is_refused() {
-        patience.min(REFUSED_TIMEOUT)
+/// Performs the TLS handshake if there is one, then serves the connection.
+async fn serve_connection(
+    stream: TcpStream,
+    mut context: RequestContext,
+    server: Arc<ServerContext>,
+) {
+    let timeout = server.gateway.admission.options().handshake_timeout;
+    let timeout = if context.guard.is_refused() {
+        timeout.min(REFUSED_TIMEOUT)
     } else {
-        patience
+        timeout
     };
-    let deadline = Instant::now() + patience;
-    let Some(tls) = site.tls.clone() else {
-        return serve_stream(stream, visit, site, deadline, websocket::tcp_ends).await;
+    let deadline = Instant::now() + timeout;
+    let Some(tls) = server.tls.clone() else {
+        return serve_stream(stream, context, server, deadline, websocket::split_tcp).await;
     };
-    let address = visit.address;
+    let address = context.address;
+    // The futures are boxed, so that a plain connection does not hold their memory.
     match Box::pin(timeout_at(deadline, tls.accept(stream))).await {
         Ok(Ok(stream)) => {
-            visit.peer = PeerIdentity::of(&stream);
-            Box::pin(serve_stream(
-                stream,
-                visit,
-                site,
-                deadline,
-                websocket::other_ends,
-            ))
-            .await;
+            context.peer = PeerIdentity::of(&stream);
+            let split = websocket::split_any;
+            Box::pin(serve_stream(stream, context, server, deadline, split)).await;
         }
-        Ok(Err(error)) => tracing::debug!(%error, %address, "no TLS connection"),
-        Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+        Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(%address, "a TLS handshake timed out"),
     }
 }
 
-/// Takes an upgrade itself, and leaves everything else to HTTP.
+/// Serves a WebSocket upgrade directly, and every other request over HTTP.
 async fn serve_stream<I>(
     mut io: I,
-    visit: Visit,
-    site: Arc<Site>,
+    context: RequestContext,
+    server: Arc<ServerContext>,
     deadline: Instant,
-    ends: fn(I) -> Ends,
+    split: fn(I) -> ByteStream,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let read = match front::first(&mut io, deadline).await {
-        Ok(First::WebSocket(upgrade)) => match upgrade_by_itself(upgrade, &visit, &site).await {
-            Ok((accepted, rest)) => {
-                let gateway = &site.gateway;
-                return websocket::serve_accepted(gateway, ends(io), accepted, &rest).await;
+    let read = match upgrade::read_first_request(&mut io, deadline).await {
+        Ok(FirstRequest::WebSocket(request)) => {
+            match accept_upgrade(request, &context, &server).await {
+                Ok((handshake, rest)) => {
+                    let gateway = &server.gateway;
+                    return websocket::serve_handshake(gateway, split(io), handshake, &rest).await;
+                }
+                Err(read) => read,
             }
-            Err(read) => read,
-        },
-        Ok(First::Other(read)) => read,
+        }
+        Ok(FirstRequest::Http(read)) => read,
         Err(error) => {
-            tracing::debug!(%error, address = %visit.address, "a connection asked for nothing");
+            tracing::debug!(%error, address = %context.address, "a connection sent no request");
             return;
         }
     };
-    // Boxed, so that a WebSocket does not hold the room for an HTTP connection.
-    let io = Rewound::new(read, io);
-    Box::pin(connection::serve(io, visit, site, deadline)).await;
+    // Boxed, so that a WebSocket does not hold the memory of an HTTP connection.
+    let io = Rewind::new(read, io);
+    Box::pin(connection::serve(io, context, server, deadline)).await;
 }
 
-/// Judges an upgrade. One that is not granted is given back as it was read: HTTP
-/// says why.
-async fn upgrade_by_itself(
-    mut upgrade: Upgrade,
-    visit: &Visit,
-    site: &Site,
-) -> Result<(websocket::Accepted, bytes::Bytes), bytes::Bytes> {
-    if visit.ticket.is_refused() {
+/// Accepts an upgrade. A refused one is returned as it was read, and HTTP answers it.
+async fn accept_upgrade(
+    mut upgrade: UpgradeRequest,
+    context: &RequestContext,
+    server: &ServerContext,
+) -> Result<(websocket::Handshake, Bytes), Bytes> {
+    if context.guard.is_refused() {
         return Err(upgrade.read);
     }
-    visit.enter(upgrade.request.extensions_mut());
-    // Its handshake is over.
-    let _in_flight = visit.ticket.begin();
-    match websocket::accept(&site.gateway, &upgrade.request).await {
-        Ok(accepted) => Ok((accepted, upgrade.read.slice(upgrade.head..))),
+    context.insert_into(upgrade.request.extensions_mut());
+    // The request ends the handshake of the connection.
+    let _request = context.guard.begin_request();
+    match websocket::accept(&server.gateway, &upgrade.request).await {
+        Ok(handshake) => Ok((handshake, upgrade.read.slice(upgrade.head_length..))),
         Err(_) => Err(upgrade.read),
     }
 }
 
-/// Accepted sockets take these over from the listener, which saves three system calls
-/// for each.
-fn tune(listener: &std::net::TcpListener) -> io::Result<()> {
+/// Sets the options on the listener. Accepted sockets inherit them, which saves three
+/// system calls per connection.
+fn set_socket_options(listener: &std::net::TcpListener) -> io::Result<()> {
     let socket = socket2::SockRef::from(listener);
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;

@@ -1,7 +1,7 @@
-//! TLS: certificates from files, read again when they change, and clients that
-//! prove themselves by a certificate of their own.
+//! TLS: server certificates from files, reloaded on change, and client certificates.
 //!
-//! With TLS there is nothing else on the port: whoever speaks plain HTTP is told so.
+//! A port with TLS accepts nothing else. A client that sends plain HTTP gets an error that
+//! names https.
 
 use std::{
     fs, io,
@@ -22,150 +22,151 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
-/// How often the files are looked at.
-const WATCH: Duration = Duration::from_secs(5);
+/// Time between checks of the files for changes.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// So much is read of what a client sends in plain HTTP.
+/// Bytes read from a client of plain HTTP before its connection is closed.
 const MAX_PLAIN_BYTES: u64 = 64 << 10;
 
-/// What a client in plain HTTP is told.
+/// The response to plain HTTP.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: application/json\r\n\
     content-length: 90\r\n\
     connection: close\r\n\r\n\
     {\"code\":\"invalid_argument\",\"message\":\"this port speaks TLS: use https:// or wss:// here\"}\n";
 
-/// A session of a client certificate is renewed after so long, in milliseconds.
+/// Lifetime of the identity from a client certificate, in milliseconds: one day.
 const CERTIFICATE_SESSION_MS: i64 = 24 * 60 * 60 * 1_000;
 
-/// Where the certificates lie.
+/// The paths of the certificate files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's chain, in PEM.
+    /// The certificate chain of the server, in PEM.
     pub certificate: PathBuf,
-    /// Its key, in PEM.
+    /// The private key of the server, in PEM.
     pub key: PathBuf,
-    /// Who signs the certificates of back ends, in PEM.
+    /// The authority that signs the certificates of back ends, in PEM.
     pub client_ca: Option<PathBuf>,
 }
 
-/// Why TLS cannot be had.
+/// The reason why TLS cannot be configured.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
     #[error("{path} cannot be read as PEM: {reason}")]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the reader.
         reason: String,
     },
-    /// The files do not go together.
+    /// The certificate, key and authority do not fit together.
     #[error("the certificate, its key and the client CA cannot be used: {0}")]
     Config(String),
 }
 
-/// Why a connection does not come to be.
+/// The reason why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// The client speaks plain HTTP. It was told.
+    /// The client sent plain HTTP, and got an error.
     #[error("the client does not speak TLS")]
     Plain,
-    /// The handshake failed.
+    /// The connection or the handshake failed.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// Takes TLS connections. New certificates are for new connections: those that
-/// stand keep theirs.
-pub struct Acceptor {
+/// Accepts TLS connections. A reloaded certificate applies to new connections only.
+pub struct TlsAcceptor {
     files: TlsFiles,
     config: RwLock<Arc<ServerConfig>>,
-    seen: Mutex<Fingerprint>,
+    loaded: Mutex<Fingerprint>,
 }
 
-impl std::fmt::Debug for Acceptor {
+impl std::fmt::Debug for TlsAcceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Acceptor")
+        f.debug_struct("TlsAcceptor")
             .field("files", &self.files)
             .finish_non_exhaustive()
     }
 }
 
-/// What tells that a file changed.
+/// The modification time and size of each file. A difference means a change.
 type Fingerprint = Vec<Option<(SystemTime, u64)>>;
 
-impl Acceptor {
-    /// Reads the files.
+impl TlsAcceptor {
+    /// Loads the files.
     ///
     /// # Errors
-    /// They cannot be read or do not go together.
+    /// A file cannot be read, or the files do not fit together.
     pub fn new(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let seen = fingerprint(&files);
-        let config = read(&files)?;
+        let loaded = fingerprint(&files);
+        let config = load(&files)?;
         Ok(Arc::new(Self {
             files,
             config: RwLock::new(config),
-            seen: Mutex::new(seen),
+            loaded: Mutex::new(loaded),
         }))
     }
 
-    /// Shakes hands. Whoever calls bounds the time.
+    /// Performs the handshake. The caller bounds the time.
     ///
     /// # Errors
-    /// There is no TLS connection.
+    /// The client sent plain HTTP, or the handshake failed.
     pub async fn accept(&self, mut stream: TcpStream) -> Result<TlsStream<TcpStream>, AcceptError> {
         let mut first = [0];
         let is_plain = stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase();
         if is_plain {
-            tell_plain(&mut stream).await?;
+            refuse_plain_http(&mut stream).await?;
             return Err(AcceptError::Plain);
         }
         let config = self.config.read().clone();
-        Ok(TlsAcceptor::from(config).accept(stream).await?)
+        Ok(tokio_rustls::TlsAcceptor::from(config)
+            .accept(stream)
+            .await?)
     }
 
-    /// Reads the files again. What cannot be used changes nothing.
+    /// Reloads the files. On an error the current configuration stays in force.
     ///
     /// # Errors
-    /// They cannot be read or do not go together.
+    /// A file cannot be read, or the files do not fit together.
     pub fn reload(&self) -> Result<(), TlsError> {
-        *self.seen.lock() = fingerprint(&self.files);
-        *self.config.write() = read(&self.files)?;
+        *self.loaded.lock() = fingerprint(&self.files);
+        *self.config.write() = load(&self.files)?;
         Ok(())
     }
 
-    /// Reads the files again whenever they change, for as long as it is polled.
+    /// Reloads the files whenever they change, for as long as it is polled.
     pub async fn watch(&self) {
-        let mut ticks = tokio::time::interval(WATCH);
+        let mut ticks = tokio::time::interval(WATCH_INTERVAL);
         loop {
             ticks.tick().await;
-            let has_changed = fingerprint(&self.files) != *self.seen.lock();
+            let has_changed = fingerprint(&self.files) != *self.loaded.lock();
             if has_changed {
-                self.reload_and_tell();
+                self.reload_and_log();
             }
         }
     }
 
-    /// Reads the files again and says what came of it in the log.
-    pub fn reload_and_tell(&self) {
+    /// Reloads the files and logs the result.
+    pub fn reload_and_log(&self) {
         match self.reload() {
-            Ok(()) => tracing::info!("the TLS certificate was read again"),
+            Ok(()) => tracing::info!("reloaded the TLS certificate"),
             Err(error) => tracing::error!(
                 %error,
-                "the TLS certificate cannot be read again; the last one stays in force"
+                "the TLS certificate cannot be reloaded; the last one stays in force"
             ),
         }
     }
 }
 
-/// Tells a client in plain HTTP what it should speak.
-async fn tell_plain(stream: &mut TcpStream) -> io::Result<()> {
+/// Answers plain HTTP with an error.
+async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(PLAIN_HTTP).await?;
     stream.shutdown().await?;
-    // What it sent has to be read, or the close would take the answer with it.
+    // With unread bytes the kernel would reset the connection, and lose the response.
     let mut rest = stream.take(MAX_PLAIN_BYTES);
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     Ok(())
@@ -187,7 +188,7 @@ fn fingerprint(files: &TlsFiles) -> Fingerprint {
         .collect()
 }
 
-fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let wrong = |reason: String| TlsError::Config(reason);
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -202,7 +203,7 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
                     .map_err(|error| wrong(error.to_string()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    // Browsers have none, and need none.
+                    // Browsers have no certificate, and need none.
                     .allow_unauthenticated()
                     .build()
                     .map_err(|error| wrong(error.to_string()))?;
@@ -231,18 +232,18 @@ pub(crate) fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| wrong(error.to_string()))?;
     if certificates.is_empty() {
-        return Err(wrong("it holds no certificate".to_owned()));
+        return Err(wrong("the file has no certificate".to_owned()));
     }
     Ok(certificates)
 }
 
-/// Who a connection's client certificate says it is. It is an extension of each
-/// request of the connection.
+/// The name in the client certificate of a connection. Each request of the connection
+/// carries it as an extension.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerIdentity(UserId);
 
 impl PeerIdentity {
-    /// The client of a connection, if it gave a certificate.
+    /// The name of the client, if it sent a certificate.
     pub(crate) fn of(stream: &TlsStream<TcpStream>) -> Option<Self> {
         let (_, connection) = stream.get_ref();
         let certificate = connection.peer_certificates()?.first()?;
@@ -250,7 +251,7 @@ impl PeerIdentity {
         Some(Self(UserId::new(&name)))
     }
 
-    /// It, as of now: a back end.
+    /// The identity of a back end with this name, valid for a day from now.
     pub(crate) fn identity(&self, clock: &dyn Clock) -> Identity {
         let expires_at_ms = clock.now_ms().saturating_add(CERTIFICATE_SESSION_MS);
         let mut identity = UserIdentity::new(self.0.clone(), expires_at_ms);
@@ -260,7 +261,7 @@ impl PeerIdentity {
     }
 }
 
-/// The first name of a certificate that can be a user's.
+/// The first URI or DNS name that can be a user id.
 fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     let mut names = certificate

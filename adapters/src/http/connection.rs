@@ -1,5 +1,4 @@
-//! HTTP connections: hyper's HTTP/1.1 with upgrades and HTTP/2, and how long they may
-//! be idle.
+//! HTTP connections: HTTP/1.1 with upgrades and HTTP/2 over hyper, and their idle timeout.
 
 use std::{
     pin::Pin,
@@ -24,31 +23,31 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use crate::{
-    admission::InFlight,
-    server::{Site, Visit},
+    access::RequestGuard,
+    context::{RequestContext, ServerContext},
 };
 
-/// HTTP/2 asks a silent peer for a sign of life after so long.
+/// Silence after which HTTP/2 pings the peer, and time that it has to answer.
 const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// Buffers of a request's head, in bytes.
+/// Buffer for the head of a request, in bytes. hyper refuses longer heads.
 const HEAD_BUFFER_BYTES: usize = 8 << 10;
 
-/// Serves a connection until it ends. It has until `deadline` for its first request.
-pub(crate) async fn serve<I>(io: I, visit: Visit, site: Arc<Site>, deadline: Instant)
-where
+/// Serves a connection until it ends. The first request must arrive before `deadline`.
+pub(crate) async fn serve<I>(
+    io: I,
+    context: RequestContext,
+    server: Arc<ServerContext>,
+    deadline: Instant,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Visit {
-        address, ticket, ..
-    } = visit.clone();
-    let (routes, stop) = (site.routes.clone(), site.stop.clone());
-    let asked = ticket.clone();
+    let RequestContext { address, guard, .. } = context.clone();
+    let (routes, stop) = (server.routes.clone(), server.stop.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        let in_flight = asked.begin();
-        let refusal = asked.refusal(request.headers());
-        let extensions = request.extensions_mut();
-        visit.enter(extensions);
+        let request_guard = context.guard.begin_request();
+        let refusal = context.guard.refusal(request.headers());
+        context.insert_into(request.extensions_mut());
         let routes = routes.clone();
         async move {
             let response = match refusal {
@@ -56,14 +55,14 @@ where
                 None => routes.oneshot(request.map(Body::new)).await,
             };
             response.map(|response: Response| {
-                response.map(|body| Answering {
+                response.map(|body| ResponseBody {
                     body,
-                    _in_flight: in_flight,
+                    _guard: request_guard,
                 })
             })
         }
     });
-    let options = *site.gateway.admission.options();
+    let options = *server.gateway.admission.options();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -77,9 +76,9 @@ where
         .max_concurrent_streams(1_000);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
-    // hyper bounds the head of a request; what comes before one is bounded here:
-    // silence, half a preface, a connection that asks for nothing more.
-    let mut look_at = std::pin::pin!(tokio::time::sleep_until(deadline));
+    // hyper bounds the time of a request head. This timer bounds the time without
+    // requests: silence, half a preface, an idle connection.
+    let mut idle_check = std::pin::pin!(tokio::time::sleep_until(deadline));
     let mut is_stopping = false;
     let served = loop {
         tokio::select! {
@@ -88,27 +87,27 @@ where
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = look_at.as_mut() => {
-                if !ticket.is_busy() {
-                    tracing::debug!(%address, "a connection that asks for nothing is closed");
+            () = idle_check.as_mut() => {
+                if !guard.is_busy() {
+                    tracing::debug!(%address, "closed an idle connection");
                     return;
                 }
-                look_at.as_mut().reset(Instant::now() + options.idle_timeout);
+                idle_check.as_mut().reset(Instant::now() + options.idle_timeout);
             }
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, %address, "a connection ended early");
+        tracing::debug!(%error, %address, "a connection ended with an error");
     }
 }
 
-/// A body that is on its way. Its request is being answered until it is dropped.
-struct Answering {
+/// A response body. Its request counts as in flight until the body is dropped.
+struct ResponseBody {
     body: Body,
-    _in_flight: InFlight,
+    _guard: RequestGuard,
 }
 
-impl HttpBody for Answering {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 

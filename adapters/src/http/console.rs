@@ -1,4 +1,4 @@
-//! The console page, embedded in the binary.
+//! Console page, embedded in the binary.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 /// Built by `npm run build` in `clients/typescript`.
 const PAGE: &str = include_str!("../../../clients/typescript/packages/console/dist/index.html");
 
-/// The page runs its own scripts, talks to its own server and loads nothing else.
+/// The page may run its own scripts and connect to its own server. All else is blocked.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let scripts = script_hashes(PAGE);
     let policy = format!(
@@ -21,7 +21,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         .unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 });
 
-/// The page.
+/// Answers `GET /`.
 pub(crate) async fn page() -> Response {
     let mut response = Response::new(PAGE.into());
     let headers = response.headers_mut();
@@ -42,7 +42,7 @@ pub(crate) async fn page() -> Response {
     response
 }
 
-/// The hash of each inline script, as a policy names it.
+/// The hashes of the inline scripts, in the form of the policy.
 fn script_hashes(page: &str) -> String {
     let mut hashes = Vec::new();
     let mut rest = page;

@@ -1,13 +1,13 @@
-//! CORS: what browsers ask before a page of another origin may call.
+//! CORS: answers the preflight requests of browsers.
 
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::OriginPolicy;
+use crate::access::OriginPolicy;
 
-/// Answers by the same list as everything else.
+/// A layer that allows the origins of the policy.
 pub(crate) fn layer(origins: Arc<OriginPolicy>) -> CorsLayer {
     let exposed =
         ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! Health and metrics: `/healthz`, `/readyz` and `/metrics`.
 
 use axum::{
     extract::{Request, State},
@@ -9,15 +9,14 @@ use tidewire_proto::v1::ErrorCode;
 use tidewire_service::AdminAccess;
 use tidewire_stream::{Scope, StreamError};
 
-use super::reply::HttpError;
-use crate::{Gateway, access};
+use crate::{Gateway, client, reply::HttpError};
 
-/// The process lives.
+/// Liveness: the process runs.
 pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Clients may be sent here.
+/// Readiness: the server accepts clients.
 pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Result<&'static str, HttpError> {
     gateway
         .probes
@@ -31,14 +30,14 @@ pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Result<&'static st
         })
 }
 
-/// The metrics for Prometheus.
+/// The metrics in the text format of Prometheus.
 pub(crate) async fn metrics(
     State(gateway): State<Gateway>,
     request: Request,
 ) -> Result<Response, HttpError> {
     if gateway.options.admin == AdminAccess::Scope {
         let (headers, extensions) = (request.headers(), request.extensions());
-        access::authenticate(&gateway.stream, headers, extensions, None)
+        client::authenticate(&gateway.stream, headers, extensions, None)
             .await?
             .require(Scope::Admin)?;
     }

@@ -1,9 +1,7 @@
 //! Plain HTTP: JSON for unary RPCs, the console page, health and metrics.
 
-pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod console;
 pub(crate) mod cors;
 pub(crate) mod health;
-pub(crate) mod reply;
 pub(crate) mod rpc;

@@ -1,4 +1,4 @@
-//! `POST /v1/rpc/{Service}/{Method}`: every unary RPC as JSON.
+//! JSON RPC: `POST /v1/rpc/{Service}/{Method}` calls a unary RPC.
 
 use axum::{
     body::Body,
@@ -9,13 +9,12 @@ use http::{Request, StatusCode};
 use tidewire_proto::rpc;
 use tidewire_service::from_status;
 
-use super::{
-    body,
-    reply::{HttpError, json_response},
+use crate::{
+    Gateway, client,
+    reply::{HttpError, json_response, read_body},
 };
-use crate::{Gateway, access};
 
-/// Services of the protocol that this version does not have.
+/// Services that the protocol defines and this version lacks.
 const NOT_BUILT: [&str; 2] = ["NotifyService", "AlertService"];
 
 /// Calls an RPC.
@@ -24,18 +23,18 @@ pub(crate) async fn call(
     Path((service, method)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Result<Response, HttpError> {
-    gateway.origins.admit(request.headers())?;
+    gateway.origins.check(request.headers())?;
     let (headers, extensions) = (request.headers(), request.extensions());
-    let identity = access::authenticate(&gateway.stream, headers, extensions, None).await?;
-    let body = body::read(request.into_body(), gateway.options.frame_bytes).await?;
-    let mut asked = tonic::Request::new(body);
-    asked.extensions_mut().insert(identity);
-    // Services may be named with their package.
+    let identity = client::authenticate(&gateway.stream, headers, extensions, None).await?;
+    let body = read_body(request.into_body(), gateway.options.frame_bytes).await?;
+    let mut rpc_request = tonic::Request::new(body);
+    rpc_request.extensions_mut().insert(identity);
+    // The package of a service is optional.
     let answer = match service.strip_prefix("tidewire.v1.").unwrap_or(&service) {
-        "StreamService" => rpc::stream_service(&gateway.stream_rpc, &method, asked).await,
-        "PriceService" => rpc::price_service(&gateway.price_rpc, &method, asked).await,
-        "WatchService" => rpc::watch_service(&gateway.watch_rpc, &method, asked).await,
-        "AdminService" => rpc::admin_service(&gateway.admin_rpc, &method, asked).await,
+        "StreamService" => rpc::stream_service(&gateway.stream_rpc, &method, rpc_request).await,
+        "PriceService" => rpc::price_service(&gateway.price_rpc, &method, rpc_request).await,
+        "WatchService" => rpc::watch_service(&gateway.watch_rpc, &method, rpc_request).await,
+        "AdminService" => rpc::admin_service(&gateway.admin_rpc, &method, rpc_request).await,
         known if NOT_BUILT.contains(&known) => Err(tonic::Status::unimplemented(format!(
             "{known} is not built yet"
         ))),

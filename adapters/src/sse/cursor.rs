@@ -1,4 +1,4 @@
-//! The cursor: where each history channel of an SSE connection stands.
+//! SSE cursor: the position of each history channel of a connection.
 //!
 //! Base64url of lines `EPOCH SEQ CHANNEL`. Clients treat it as opaque.
 
@@ -7,38 +7,38 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tidewire_stream::{ChannelName, Epoch, publication::Position};
 
-/// The longest cursor that is read, in bytes: about what proxies let through.
+/// The longest accepted cursor, in bytes. Proxies rarely pass longer headers.
 const MAX_BYTES: usize = 64 << 10;
 
-/// Where each history channel stands.
+/// The positions of the history channels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cursor(BTreeMap<ChannelName, Position>);
 
-/// Why a text is no cursor.
+/// The reason why a text is no cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
-    /// Longer than any that this server makes.
+    /// The text is longer than the limit.
     #[error("it is longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// Not base64url.
+    /// The text is not base64url.
     #[error("it is not base64url")]
     NotBase64,
-    /// Not lines of epoch, number and channel.
+    /// The text does not decode to lines of epoch, seq and channel.
     #[error("it does not hold positions")]
     NotPositions,
 }
 
 impl Cursor {
-    /// A cursor at these positions.
+    /// A cursor with these positions.
     #[must_use]
     pub fn new(positions: impl IntoIterator<Item = (ChannelName, Position)>) -> Self {
         Self(positions.into_iter().collect())
     }
 
-    /// Reads a cursor.
+    /// Decodes a cursor.
     ///
     /// # Errors
-    /// The text was not made by [`encode`](Self::encode).
+    /// The text is not the result of [`encode`](Self::encode).
     pub fn decode(text: &str) -> Result<Self, CursorError> {
         if text.len() > MAX_BYTES {
             return Err(CursorError::TooLong);
@@ -54,7 +54,7 @@ impl Cursor {
             .map(Self)
     }
 
-    /// The cursor as it is sent.
+    /// Encodes the cursor for the wire.
     #[must_use]
     pub fn encode(&self) -> String {
         let lines: Vec<_> = self
@@ -67,24 +67,24 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(lines.join("\n"))
     }
 
-    /// Where a channel stands.
+    /// The position of a channel.
     #[must_use]
     pub fn get(&self, channel: &str) -> Option<&Position> {
         self.0.get(channel)
     }
 
-    /// All channels and where they stand.
+    /// All channels with their positions.
     pub fn iter(&self) -> impl Iterator<Item = (&ChannelName, &Position)> {
         self.0.iter()
     }
 
-    /// How many channels it holds.
+    /// The number of channels.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether it holds none.
+    /// Whether the cursor has no channels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_cursor_is_refused() {
+    fn malformed_cursors_are_refused() {
         assert_eq!(Cursor::decode("%"), Err(CursorError::NotBase64));
         assert_eq!(Cursor::decode("aGVsbG8"), Err(CursorError::NotPositions));
         assert_eq!(
@@ -126,7 +126,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_survives_the_way(positions in prop::collection::vec(("[a-z]{1,9}", "[0-9a-f]{1,12}", any::<u64>()), 0..20)) {
+        fn a_cursor_decodes_to_what_was_encoded(positions in prop::collection::vec(("[a-z]{1,9}", "[0-9a-f]{1,12}", any::<u64>()), 0..20)) {
             let cursor = Cursor::new(positions.into_iter().map(|(name, epoch, seq)| {
                 let channel = ChannelName::parse(&format!("demo:{name}")).unwrap();
                 (channel, Position { epoch: Epoch::new(&epoch), seq })

@@ -1,4 +1,4 @@
-//! The event stream of one connection.
+//! SSE event stream: encodes the messages of a session as events.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -14,22 +14,22 @@ use tokio::time::Instant;
 use super::Cursor;
 use crate::frame_kind;
 
-/// What is taken from the session at a time, in bytes.
-const TAKE_BYTES: usize = 64 << 10;
+/// Bytes taken from the session for one chunk of the response.
+const BATCH_BYTES: usize = 64 << 10;
 
-/// With several history channels, the cursor is told this often at most.
+/// The shortest time between cursor events of a connection with several history channels.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 
-/// All that the session has to say, as events. Ends with the session.
+/// The events of a session. The stream ends with the session.
 pub(super) fn events(
     connection: Connection,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    let events = Events {
+    let events = EventStream {
         connection,
-        told: None,
-        told_at: Instant::now(),
-        owes_cursor: false,
-        heard_at: Instant::now(),
+        sent_cursor: None,
+        cursor_sent_at: Instant::now(),
+        is_cursor_pending: false,
+        written_at: Instant::now(),
     };
     stream::unfold(Some(events), |events| async move {
         let mut events = events?;
@@ -39,56 +39,58 @@ pub(super) fn events(
     .filter(|chunk| std::future::ready(!matches!(chunk, Ok(bytes) if bytes.is_empty())))
 }
 
-struct Events {
+struct EventStream {
     connection: Connection,
-    /// The cursor that the client knows.
-    told: Option<String>,
-    told_at: Instant,
-    /// Whether there is a newer cursor, which is not due yet.
-    owes_cursor: bool,
-    /// When the client last heard anything.
-    heard_at: Instant,
+    /// The last cursor that was sent.
+    sent_cursor: Option<String>,
+    cursor_sent_at: Instant,
+    /// Whether a newer cursor waits for [`CURSOR_INTERVAL`].
+    is_cursor_pending: bool,
+    /// When an event was last written.
+    written_at: Instant,
 }
 
-impl Events {
-    /// The next events, and whether more follow.
+impl EventStream {
+    /// The next events, and whether the stream continues.
     async fn next(&mut self) -> (Bytes, bool) {
-        let mut taken = Vec::new();
-        let (connection, heard_at) = (&self.connection, self.heard_at);
-        let cursor_at = self.owes_cursor.then(|| self.told_at + CURSOR_INTERVAL);
-        // What the heartbeat is can change meanwhile.
-        let quiet_at = || {
-            let ping_at = heard_at + heartbeat(connection);
+        let mut batch = Vec::new();
+        let (connection, written_at) = (&self.connection, self.written_at);
+        let cursor_at = self
+            .is_cursor_pending
+            .then(|| self.cursor_sent_at + CURSOR_INTERVAL);
+        // The heartbeat interval can change while this waits.
+        let wake_at = || {
+            let ping_at = written_at + heartbeat(connection);
             Some(cursor_at.map_or(ping_at, |cursor_at| cursor_at.min(ping_at)))
         };
-        let next = connection.next_until(quiet_at, TAKE_BYTES, &mut taken);
+        let next = connection.next_until(wake_at, BATCH_BYTES, &mut batch);
         if next.await.is_err() {
             return (Bytes::new(), false);
         }
         let mut out = BytesMut::new();
-        self.write(&taken, &mut out);
-        self.tell_cursor(&mut out);
+        self.write(&batch, &mut out);
+        self.write_cursor(&mut out);
         let now = Instant::now();
-        if out.is_empty() && now >= self.heard_at + heartbeat(&self.connection) {
+        if out.is_empty() && now >= self.written_at + heartbeat(&self.connection) {
             let ping = Heartbeat {
                 server_time: self.connection.now_ms(),
             };
             write_message(&mut out, None, &message(Data::Ping(ping)));
         }
         if !out.is_empty() {
-            self.heard_at = now;
+            self.written_at = now;
             self.connection.record_sent(out.len());
         }
         (out.freeze(), true)
     }
 
-    fn write(&mut self, taken: &[OutgoingMessage], out: &mut BytesMut) {
-        // With one history channel every event carries its place.
+    fn write(&mut self, batch: &[OutgoingMessage], out: &mut BytesMut) {
+        // With one history channel, the id of each event is its cursor.
         let only = match &self.connection.delivered_positions()[..] {
             [(channel, _)] => Some(channel.clone()),
             _ => None,
         };
-        for outgoing in taken {
+        for outgoing in batch {
             match outgoing {
                 OutgoingMessage::Publication(publication) => {
                     let is_only = only.as_ref() == Some(publication.channel());
@@ -103,7 +105,7 @@ impl Events {
                 }
                 outgoing => {
                     let name = match outgoing.event_type() {
-                        // `EventSource` keeps "error" for itself.
+                        // `EventSource` uses "error" for its own events.
                         "error" => "server_error",
                         name => name,
                     };
@@ -113,23 +115,23 @@ impl Events {
         }
     }
 
-    /// With several history channels the cursor has an event of its own.
-    fn tell_cursor(&mut self, out: &mut BytesMut) {
-        let taken = self.connection.delivered_positions();
-        self.owes_cursor = false;
-        if taken.len() < 2 {
-            self.told = None;
+    /// With several history channels, the cursor is an event of its own.
+    fn write_cursor(&mut self, out: &mut BytesMut) {
+        let positions = self.connection.delivered_positions();
+        self.is_cursor_pending = false;
+        if positions.len() < 2 {
+            self.sent_cursor = None;
             return;
         }
-        let cursor = Cursor::new(taken).encode();
-        if self.told.as_ref() == Some(&cursor) {
+        let cursor = Cursor::new(positions).encode();
+        if self.sent_cursor.as_ref() == Some(&cursor) {
             return;
         }
-        if self.told.is_some() && self.told_at.elapsed() < CURSOR_INTERVAL {
-            self.owes_cursor = true;
+        if self.sent_cursor.is_some() && self.cursor_sent_at.elapsed() < CURSOR_INTERVAL {
+            self.is_cursor_pending = true;
             return;
         }
-        self.told_at = Instant::now();
+        self.cursor_sent_at = Instant::now();
         write_message(
             out,
             Some(&cursor),
@@ -137,11 +139,11 @@ impl Events {
                 cursor: cursor.clone(),
             })),
         );
-        self.told = Some(cursor);
+        self.sent_cursor = Some(cursor);
     }
 }
 
-/// What the client was told last.
+/// The heartbeat interval that was last sent to the client.
 fn heartbeat(connection: &Connection) -> Duration {
     Duration::from_millis(connection.heartbeat_ms().into())
 }
@@ -171,15 +173,15 @@ fn write_id(out: &mut BytesMut, id: &str) {
     out.put_u8(b'\n');
 }
 
-/// An event without an id. A published document may hold line breaks between its
-/// tokens: each line is a `data:` line, and the client joins them again.
+/// An event without an id. A published document may have line breaks between its tokens.
+/// Each line becomes a `data:` line, and the client joins them again.
 fn event(name: &str, json: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(json.len() + name.len() + 24);
     out.put_slice(b"event: ");
     out.put_slice(name.as_bytes());
     for line in json.split(|byte| *byte == b'\n') {
         out.put_slice(b"\ndata: ");
-        // A carriage return would end the line too; between tokens it means nothing.
+        // A carriage return would end the line too. JSON ignores it between tokens.
         out.extend(line.iter().filter(|byte| **byte != b'\r'));
     }
     out.put_slice(b"\n\n");
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_keeps_its_lines_together() {
+    fn each_line_of_a_document_is_a_data_line() {
         assert_eq!(
             event("message", b"{\"a\":\r\n1}"),
             &b"event: message\ndata: {\"a\":\ndata: 1}\n\n"[..]

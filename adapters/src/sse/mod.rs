@@ -1,4 +1,4 @@
-//! The SSE adapter: `GET /v1/sse` and the way back, `POST /v1/sse/{connectionId}`.
+//! SSE adapter: events by `GET /v1/sse`, commands by `POST /v1/sse/{connectionId}`.
 
 mod cursor;
 mod events;
@@ -22,18 +22,14 @@ use tidewire_stream::{
 };
 
 use crate::{
-    Gateway, access,
-    http::{
-        body,
-        reply::{HttpError, json_response},
-    },
-    websocket::refusal,
+    Gateway, client,
+    reply::{HttpError, json_response, parse_failure, read_body},
 };
 
 /// Label of SSE streams.
 pub(crate) const TRANSPORT: Transport = Transport::new("sse");
 
-/// The longest silence a client can ask for.
+/// The longest heartbeat interval that a client may request.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -59,32 +55,32 @@ pub(crate) async fn stream(
     request: Request,
 ) -> Result<Response, HttpError> {
     let (headers, extensions) = (request.headers(), request.extensions());
-    gateway.origins.admit(headers)?;
+    gateway.origins.check(headers)?;
     let cursor = resume_from(headers, query.last_event_id.as_deref())?;
     let token = query.token.as_deref();
-    let admitted = access::admit(&gateway, headers, extensions, token).await?;
-    admitted.identity.known()?;
+    let client = client::admit(&gateway, headers, extensions, token).await?;
+    client.identity.require_known()?;
     let heartbeat = query
         .heartbeat_ms
         .map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
-    let arrival = ConnectionInfo {
-        identity: admitted.identity,
+    let info = ConnectionInfo {
+        identity: client.identity,
         transport: TRANSPORT,
         post_key: Some(PostKey::random()),
         encoding: Encoding::Json,
-        address: admitted.address,
+        address: client.address,
         heartbeat,
-        allowance: Some(admitted.allowance),
+        quota: Some(client.quota),
         shard,
     };
-    let connection = gateway.stream.connect(arrival).await;
-    let channels = wanted(
+    let connection = gateway.stream.connect(info).await;
+    let channels = subscriptions(
         query.channels.as_deref().unwrap_or_default(),
         &cursor,
         gateway.stream.namespaces(),
     );
     if !channels.is_empty() {
-        let asked =
+        let subscribe =
             client_message::Data::Subscribe(tidewire_proto::v1::SubscribeRequest { channels });
         let reply = gateway
             .router
@@ -92,7 +88,7 @@ pub(crate) async fn stream(
                 &connection,
                 ClientMessage {
                     id: None,
-                    data: Some(asked),
+                    data: Some(subscribe),
                 },
             )
             .await;
@@ -108,13 +104,13 @@ pub(crate) async fn stream(
         header::CACHE_CONTROL,
         HeaderValue::from_static("no-cache, no-transform"),
     );
-    // Tells nginx not to gather events.
+    // Turns the response buffer of nginx off.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
 
-/// The cursor that the client gave; the header, which a browser sends by itself on
-/// reconnect, is newer than the query.
+/// The cursor of the client. The header comes before the query, because browsers set it
+/// on reconnect and it is then the newer one.
 fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpError> {
     let header = headers
         .get("last-event-id")
@@ -131,9 +127,13 @@ fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpE
     }
 }
 
-/// The channels of the query, each from where the cursor stands. The cursor's
-/// other channels (the user's own) are resumed too.
-fn wanted(channels: &str, cursor: &Cursor, namespaces: &Namespaces) -> Vec<ChannelSubscription> {
+/// The channels of the query, each from its position in the cursor. The user's own
+/// channels in the cursor are resumed too.
+fn subscriptions(
+    channels: &str,
+    cursor: &Cursor,
+    namespaces: &Namespaces,
+) -> Vec<ChannelSubscription> {
     let named: Vec<&str> = channels
         .split(',')
         .map(str::trim)
@@ -143,14 +143,14 @@ fn wanted(channels: &str, cursor: &Cursor, namespaces: &Namespaces) -> Vec<Chann
         let namespace = namespaces.get(channel);
         namespace.is_some_and(|namespace| namespace.is_personal())
     };
-    let further = cursor
+    let own = cursor
         .iter()
         .map(|(channel, _)| channel)
         .filter(|channel| is_personal(channel) && !named.contains(&channel.as_str()));
-    let further: Vec<&str> = further.map(|channel| channel.as_str()).collect();
+    let own: Vec<&str> = own.map(|channel| channel.as_str()).collect();
     named
         .into_iter()
-        .chain(further)
+        .chain(own)
         .map(|name| ChannelSubscription {
             channel: name.to_owned(),
             since: cursor.get(name).map(|position| Position {
@@ -162,15 +162,14 @@ fn wanted(channels: &str, cursor: &Cursor, namespaces: &Namespaces) -> Vec<Chann
         .collect()
 }
 
-/// Answers `POST /v1/sse/{connectionId}`: one message of the client, answered in
-/// the body.
+/// Answers `POST /v1/sse/{connectionId}` with the reply to one client message.
 pub(crate) async fn command(
     State(gateway): State<Gateway>,
     Path(connection): Path<String>,
     Query(query): Query<CommandQuery>,
     request: Request,
 ) -> Result<Response, HttpError> {
-    gateway.origins.admit(request.headers())?;
+    gateway.origins.check(request.headers())?;
     let session = gateway
         .stream
         .session(&connection)
@@ -182,28 +181,28 @@ pub(crate) async fn command(
     };
     let has_key = query.key.is_some() && query.key.as_deref() == session.post_key();
     if !has_key {
-        // Without the key it takes the token of the same user.
+        // Without the key, a token of the same user is required.
         let (headers, extensions) = (request.headers(), request.extensions());
         let token = query.token.as_deref();
-        let identity = access::authenticate(&gateway.stream, headers, extensions, token).await?;
+        let identity = client::authenticate(&gateway.stream, headers, extensions, token).await?;
         let is_same = identity.user().is_some() && identity.user() == session.identity().user();
         if !is_same {
             return Err(StreamError::new(
                 ErrorCode::PermissionDenied,
-                "this connection is another's: give its `postKey` as `?key=`, or the same user's token",
+                "this connection belongs to another client: send its `postKey` as `?key=`, or a token of its user",
             )
             .into());
         }
     }
-    let body = body::read(request.into_body(), gateway.options.frame_bytes).await?;
+    let body = read_body(request.into_body(), gateway.options.frame_bytes).await?;
     session.record_received(body.len());
-    if let Some(allowance) = session.allowance() {
-        allowance.received(body.len());
+    if let Some(quota) = session.quota() {
+        quota.record_received(body.len());
     }
     let reply = match json::parse_client(&body) {
         Ok(message) => gateway.router.answer(&session, message).await,
         Err(error) => {
-            let (id, error) = refusal(error);
+            let (id, error) = parse_failure(error);
             let message = gateway.router.answer_unreadable(&session, id, error);
             return Ok(json_response(
                 StatusCode::BAD_REQUEST,
@@ -211,7 +210,7 @@ pub(crate) async fn command(
             ));
         }
     };
-    // What the command set free flows on the stream once the answer is on its way.
+    // Publications that the command released follow on the event stream after the reply.
     session.release_held();
     Ok(json_response(StatusCode::OK, json::to_vec(&reply)))
 }

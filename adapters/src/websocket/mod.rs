@@ -1,11 +1,11 @@
-//! The WebSocket adapter: `/v1/ws`, JSON and protobuf.
+//! WebSocket adapter: `/v1/ws`, in JSON and protobuf.
 
-mod connection;
+mod byte_stream;
 pub mod deflate;
 pub mod frame;
-mod io;
-mod peer;
-mod socket;
+mod keep_alive;
+mod reader;
+mod writer;
 
 use std::time::Duration;
 
@@ -25,17 +25,16 @@ use tidewire_stream::{
     Transport,
 };
 
-use connection::Start;
-pub(crate) use connection::refusal;
-pub(crate) use io::{Ends, other as other_ends, tcp as tcp_ends};
-use socket::Deflate;
+pub(crate) use byte_stream::{ByteStream, split_any, split_tcp};
+use reader::Preamble;
+use writer::Deflate;
 
-use crate::{Gateway, access, front, http::reply::HttpError};
+use crate::{Gateway, client, reply::HttpError, upgrade::encode_response_head};
 
 /// Label of WebSocket connections.
 pub(crate) const TRANSPORT: Transport = Transport::new("websocket");
 
-/// A client that must give a token has so long for it.
+/// Time in which a client must send a token, if the server requires one.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The subprotocol of text frames.
@@ -44,42 +43,39 @@ const JSON: &str = "tidewire.v1.json";
 /// The subprotocol of binary frames.
 const PROTO: &str = "tidewire.v1.proto";
 
-/// An upgrade that is granted.
-pub(crate) struct Accepted {
-    /// The answer, without a body.
+/// An accepted upgrade.
+pub(crate) struct Handshake {
+    /// The response, without a body.
     pub(crate) response: Response,
-    /// Who arrives.
-    pub(crate) arrival: ConnectionInfo,
-    /// What was agreed on compression.
+    /// The parameters of the session.
+    pub(crate) info: ConnectionInfo,
+    /// The negotiated compression.
     pub(crate) deflate: Option<Deflate>,
 }
 
-/// Judges an upgrade by the head of its request.
+/// Accepts or refuses an upgrade by the head of its request.
 pub(crate) async fn accept<B>(
     gateway: &Gateway,
     request: &http::Request<B>,
-) -> Result<Accepted, HttpError> {
+) -> Result<Handshake, HttpError> {
     let (headers, extensions) = (request.headers(), request.extensions());
-    gateway.origins.admit(headers)?;
+    gateway.origins.check(headers)?;
     let key = websocket_key(headers)?;
     let (encoding, protocol) = subprotocol(headers)?;
     let agreement = deflate::negotiate(headers)
         .map_err(|error| bad_request(&format!("`Sec-WebSocket-Extensions`: {error}")))?;
     let deflate = gateway.options.compression.zip(agreement);
-    let deflate = deflate.map(|(compressor, agreement)| Deflate {
-        agreement,
-        compressor,
-    });
-    let admitted = access::admit(gateway, headers, extensions, None).await?;
-    let arrival = ConnectionInfo {
-        identity: admitted.identity,
+    let deflate = deflate.map(|(options, agreement)| Deflate { agreement, options });
+    let client = client::admit(gateway, headers, extensions, None).await?;
+    let info = ConnectionInfo {
+        identity: client.identity,
         transport: TRANSPORT,
         post_key: None,
         encoding,
-        address: admitted.address,
+        address: client.address,
         heartbeat: None,
-        allowance: Some(admitted.allowance),
-        // The listener says where; without one, whoever publishes delivers.
+        quota: Some(client.quota),
+        // Without a listener, as in tests, the publishing thread delivers.
         shard: extensions.get().copied().unwrap_or(ShardId::CALLER),
     };
     let mut response = Response::new(Body::empty());
@@ -98,62 +94,72 @@ pub(crate) async fn accept<B>(
         let extension = deflate.agreement.response();
         headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
     }
-    Ok(Accepted {
+    Ok(Handshake {
         response,
-        arrival,
+        info,
         deflate,
     })
 }
 
-/// Answers `GET /v1/ws` where the front door left it to hyper: upgrades that come
-/// after another request on the same connection, and those that are refused.
+/// Answers `GET /v1/ws` through hyper: refused upgrades, and upgrades that follow another
+/// request on their connection.
 pub(crate) async fn upgrade(
     State(gateway): State<Gateway>,
     mut request: Request,
 ) -> Result<Response, HttpError> {
-    // The body is not of use, and cannot be shared while it is waited for.
+    // The body is dropped, since it would make the future not `Send`.
     let (mut parts, _) = std::mem::take(&mut request).into_parts();
     let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let accepted = accept(&gateway, &http::Request::from_parts(parts, ())).await?;
+    let handshake = accept(&gateway, &http::Request::from_parts(parts, ())).await?;
     let upgrade =
         upgrade.ok_or_else(|| bad_request("this connection cannot be upgraded: use HTTP/1.1"))?;
     let tasks = gateway.tasks.clone();
     tasks.spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let ends = io::other(TokioIo::new(upgraded));
-        let start = Start {
+        let stream = byte_stream::split_any(TokioIo::new(upgraded));
+        let preamble = Preamble {
             head: Vec::new(),
             rest: &[],
-            deflate: accepted.deflate,
+            deflate: handshake.deflate,
         };
-        serve(&gateway, ends, start, accepted.arrival).await;
+        serve(&gateway, stream, preamble, handshake.info).await;
     });
-    Ok(accepted.response)
+    Ok(handshake.response)
 }
 
-/// Serves a connection that was taken at the front door: the answer to its upgrade
-/// leaves with the session's first words, `rest` was read already.
-pub(crate) async fn serve_accepted(gateway: &Gateway, ends: Ends, accepted: Accepted, rest: &[u8]) {
-    let start = Start {
-        head: front::head_bytes(&accepted.response),
+/// Serves a connection that the server upgraded itself. The response leaves with the
+/// session's first message. `rest` are bytes that were read after the request.
+pub(crate) async fn serve_handshake(
+    gateway: &Gateway,
+    stream: ByteStream,
+    handshake: Handshake,
+    rest: &[u8],
+) {
+    let preamble = Preamble {
+        head: encode_response_head(&handshake.response),
         rest,
-        deflate: accepted.deflate,
+        deflate: handshake.deflate,
     };
-    serve(gateway, ends, start, accepted.arrival).await;
+    serve(gateway, stream, preamble, handshake.info).await;
 }
 
-/// Serves an upgraded connection in a task of its own.
-async fn serve(gateway: &Gateway, ends: Ends, start: Start<'_>, arrival: ConnectionInfo) {
-    let connection = gateway.stream.connect(arrival).await;
-    watch_authentication(gateway, &connection);
+/// Opens the session of an upgraded connection, and serves it in a task of its own.
+async fn serve(
+    gateway: &Gateway,
+    stream: ByteStream,
+    preamble: Preamble<'_>,
+    info: ConnectionInfo,
+) {
+    let connection = gateway.stream.connect(info).await;
+    require_authentication(gateway, &connection);
     let limit = gateway.options.frame_bytes;
     let router = gateway.router.clone();
-    let run = connection::run(ends, start, connection, router, limit);
-    gateway.tasks.spawn(run);
+    let connection = reader::serve(stream, preamble, connection, router, limit);
+    gateway.tasks.spawn(connection);
 }
 
-/// Sends away who gives no token in time.
-fn watch_authentication(gateway: &Gateway, connection: &Connection) {
+/// Closes the session if the client sends no token in time.
+fn require_authentication(gateway: &Gateway, connection: &Connection) {
     if connection.identity() != Identity::Unknown {
         return;
     }
@@ -199,10 +205,10 @@ fn websocket_key(headers: &HeaderMap) -> Result<HeaderValue, HttpError> {
         .ok_or_else(|| bad_request("`Sec-WebSocket-Key` is missing"))
 }
 
-/// The first subprotocol that the server knows; JSON if none is offered.
+/// The first known subprotocol of the offer. JSON if the client offers none.
 fn subprotocol(headers: &HeaderMap) -> Result<(Encoding, Option<&'static str>), HttpError> {
-    let mut offers = access::subprotocols(headers)
-        .filter(|offer| !offer.starts_with(access::BEARER_SUBPROTOCOL));
+    let mut offers = client::subprotocols(headers)
+        .filter(|offer| !offer.starts_with(client::BEARER_SUBPROTOCOL));
     let mut offered = false;
     let known = offers.find_map(|offer| {
         offered = true;
@@ -228,7 +234,7 @@ fn bad_request(message: &str) -> HttpError {
     )
 }
 
-/// RFC 6455, section 4.2.2.
+/// The value of `Sec-WebSocket-Accept` (RFC 6455, section 4.2.2).
 fn accept_key(key: &HeaderValue) -> HeaderValue {
     let mut hash = Sha1::new();
     hash.update(key.as_bytes());

@@ -399,8 +399,14 @@ async fn rotated_and_unreachable_provider_keys_work() {
         assert_eq!(status_of(&server, &made_up).await, 401);
     }
     assert!(provider.requests() < 10, "{}", provider.requests());
-    server.log_line("the keys at hand stay in force").await;
-    assert_eq!(server.log().matches("the key set cannot be had").count(), 1);
+    server.log_line("the cached keys stay in force").await;
+    assert_eq!(
+        server
+            .log()
+            .matches("the key set cannot be fetched")
+            .count(),
+        1
+    );
     assert_eq!(status_of(&server, &old).await, 200);
     assert_eq!(status_of(&server, &new).await, 200);
 }
@@ -413,7 +419,7 @@ async fn a_server_starts_without_its_key_provider() {
         .set("auth", &format!("jwks_url = {:?}", provider.url()))
         .start()
         .await;
-    server.log_line("the key set cannot be had").await;
+    server.log_line("the key set cannot be fetched").await;
     provider.set_keys(&[KeyPair::Ed25519.web_key("k")]);
     let token = Token::of("ada").sign_as(KeyPair::Ed25519, Some("k"));
     assert_eq!(status_of(&server, &token).await, 200);

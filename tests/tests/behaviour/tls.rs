@@ -196,7 +196,7 @@ async fn a_new_certificate_drops_no_connection() {
 
     let renewed = files.renew();
     server.hang_up();
-    server.log_line("certificate was read again").await;
+    server.log_line("reloaded the TLS certificate").await;
     assert_eq!(
         files.presented_certificate(&server).await,
         *renewed.certificate()
@@ -207,7 +207,7 @@ async fn a_new_certificate_drops_no_connection() {
     // An unusable certificate changes nothing.
     std::fs::write(files.path("key.pem"), "nonsense").unwrap();
     server.hang_up();
-    server.log_line("cannot be read again").await;
+    server.log_line("certificate cannot be reloaded").await;
     assert_eq!(
         files.presented_certificate(&server).await,
         *renewed.certificate()
@@ -220,7 +220,7 @@ async fn a_certificate_changed_on_disk_is_reloaded() {
     let files = Files::new();
     let server = files.builder().start().await;
     let renewed = files.renew();
-    server.log_line("certificate was read again").await;
+    server.log_line("reloaded the TLS certificate").await;
     // The server may have read the key a moment after the certificate.
     within("the new certificate", async {
         while files.presented_certificate(&server).await != *renewed.certificate() {
@@ -325,7 +325,7 @@ async fn provider_keys_load_over_tls() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     // Without a configured authority no certificate is trusted, and the log says so.
     let server = start(None).await;
-    server.log_line("the key set cannot be had").await;
+    server.log_line("the key set cannot be fetched").await;
     let answer = server
         .call("StreamService/Publish", Some(&token), &body)
         .await;

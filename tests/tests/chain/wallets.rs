@@ -264,8 +264,14 @@ async fn a_refused_link_names_the_reason() {
         }
         for (request, expected) in [
             (json!({"address": wallet}), "`user` is missing"),
-            (json!({"user": "", "address": wallet}), "no user's id"),
-            (json!({"user": "a b", "address": wallet}), "no user's id"),
+            (
+                json!({"user": "", "address": wallet}),
+                "cannot name a channel",
+            ),
+            (
+                json!({"user": "a b", "address": wallet}),
+                "cannot name a channel",
+            ),
             (
                 json!({"user": "ada", "address": "0xd8"}),
                 "is not 20 bytes of hex",

@@ -1,16 +1,18 @@
-//! The end of a connection: codes, reasons, and what comes after it.
+//! Closing: close codes, reasons, and bytes after a close frame.
 
 use serde_json::json;
 use tidewire_tests::Server;
 
-use crate::peer::{CLOSE, CONTINUATION, End, FIN, PING, PONG, Peer, TEXT, fragments, frame};
+use crate::raw_client::{
+    CLOSE, CONTINUATION, End, FIN, PING, PONG, RawClient, TEXT, fragments, frame,
+};
 
-/// Closes with this payload and waits for the end.
+/// Closes with this payload, and waits for the end of the connection.
 async fn close_with(server: &Server, payload: &[u8]) -> End {
-    let mut peer = Peer::open(server).await;
-    peer.expect_echo(&json!("before")).await;
-    peer.send(&frame(FIN | CLOSE, payload)).await;
-    peer.end().await
+    let mut client = RawClient::open(server).await;
+    client.expect_echo(&json!("before")).await;
+    client.send(&frame(FIN | CLOSE, payload)).await;
+    client.end().await
 }
 
 fn payload(code: u16, reason: &str) -> Vec<u8> {
@@ -40,7 +42,7 @@ async fn a_close_frame_may_be_empty() {
 }
 
 #[tokio::test]
-async fn a_code_that_may_not_be_sent_is_refused() {
+async fn a_forbidden_close_code_is_refused() {
     let server = Server::start().await;
     for code in [
         0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535,
@@ -78,9 +80,9 @@ async fn a_reason_that_is_not_utf8_is_refused() {
 }
 
 #[tokio::test]
-async fn nothing_after_a_close_frame_counts() {
+async fn bytes_after_a_close_frame_are_ignored() {
     let server = Server::start().await;
-    let mut other = Peer::open(&server).await;
+    let mut other = RawClient::open(&server).await;
     let text = other.publish(&json!("from beyond"));
     let publish = frame(FIN | TEXT, text.as_bytes());
     let close = frame(FIN | CLOSE, &payload(1000, ""));
@@ -88,17 +90,17 @@ async fn nothing_after_a_close_frame_counts() {
         frame(FIN | PING, b"ping"),
         publish,
         close.clone(),
-        // A mistake after the end is none.
+        // A violation after the close frame has no effect.
         frame(FIN | 3, b""),
         vec![0xff; 50],
     ] {
-        let mut peer = Peer::open(&server).await;
-        peer.send(&[close.clone(), after.clone()].concat()).await;
-        let end = peer.end().await;
+        let mut client = RawClient::open(&server).await;
+        client.send(&[close.clone(), after.clone()].concat()).await;
+        let end = client.end().await;
         assert_eq!(end.code(), Some(1000), "{after:x?}");
         assert_eq!(end.unread, [], "{after:x?}");
     }
-    // What was published after the end never came.
+    // The publication after the close frame is not delivered.
     other.send(&frame(FIN | PING, b"now")).await;
     assert_eq!(other.expect(PONG).await, b"now");
 }
@@ -106,46 +108,49 @@ async fn nothing_after_a_close_frame_counts() {
 #[tokio::test]
 async fn a_close_frame_ends_an_unfinished_message() {
     let server = Server::start().await;
-    let mut peer = Peer::open(&server).await;
-    peer.send(&frame(TEXT, b"fragment 1")).await;
-    peer.send(&frame(FIN | CLOSE, &payload(1000, ""))).await;
-    peer.try_send(&frame(FIN | CONTINUATION, b"fragment 2"))
+    let mut client = RawClient::open(&server).await;
+    client.send(&frame(TEXT, b"fragment 1")).await;
+    client.send(&frame(FIN | CLOSE, &payload(1000, ""))).await;
+    client
+        .try_send(&frame(FIN | CONTINUATION, b"fragment 2"))
         .await;
-    let end = peer.end().await;
+    let end = client.end().await;
     assert_eq!((end.code(), end.unread), (Some(1000), Vec::new()));
 }
 
 #[tokio::test]
 async fn messages_before_a_close_frame_are_answered() {
     let server = crate::framing::roomy().start().await;
-    let mut peer = Peer::open(&server).await;
+    let mut client = RawClient::open(&server).await;
     let mut commands = Vec::new();
     for data in [json!("x".repeat(200_000)), json!("last")] {
-        let text = peer.publish(&data);
+        let text = client.publish(&data);
         commands.extend(fragments(TEXT, text.as_bytes(), 10_000).concat());
     }
-    peer.send(&commands).await;
+    client.send(&commands).await;
     // A reply and a message for each.
     let mut messages = Vec::new();
     for _ in 0..4 {
-        messages.push(peer.message().await);
+        messages.push(client.message().await);
     }
     assert!(messages.iter().any(|message| message["data"] == "last"));
-    peer.send(&frame(FIN | CLOSE, &payload(1000, "done"))).await;
-    let end = peer.end().await;
+    client
+        .send(&frame(FIN | CLOSE, &payload(1000, "done")))
+        .await;
+    let end = client.end().await;
     assert_eq!((end.code(), end.unread), (Some(1000), Vec::new()));
 }
 
 #[tokio::test]
-async fn a_client_that_just_leaves_harms_nobody() {
+async fn an_abrupt_disconnect_does_not_affect_other_clients() {
     let server = Server::start().await;
     let partial = frame(FIN | TEXT, &[b'x'; 100]);
     for bytes in [&b""[..], &partial[..1], &partial[..50]] {
-        let mut peer = Peer::open(&server).await;
-        peer.send(bytes).await;
-        drop(peer);
+        let mut client = RawClient::open(&server).await;
+        client.send(bytes).await;
+        drop(client);
     }
-    Peer::open(&server)
+    RawClient::open(&server)
         .await
         .expect_echo(&json!("still here"))
         .await;

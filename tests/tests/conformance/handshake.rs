@@ -1,4 +1,4 @@
-//! The upgrade, as raw as it comes.
+//! Handshake: the upgrade over a raw socket.
 
 use std::fmt::Write as _;
 
@@ -12,27 +12,30 @@ use tokio::{
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The answer to an upgrade.
+/// The response to an upgrade.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct UpgradeResponse {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
-    /// What came after it already.
+    /// Bytes that followed the response.
     pub(crate) rest: Vec<u8>,
 }
 
-impl Answer {
-    /// A header that is there once at most.
+impl UpgradeResponse {
+    /// The value of a header that occurs at most once.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(header, _)| header == name);
         let value = values.next().map(|(_, value)| value.as_str());
-        assert!(values.next().is_none(), "{name} is there twice");
+        assert!(values.next().is_none(), "{name} occurs once");
         value
     }
 }
 
-/// Asks for a WebSocket, with these headers beside the usual ones.
-pub(crate) async fn upgrade(server: &Server, headers: &[(&str, &str)]) -> (TcpStream, Answer) {
+/// Requests an upgrade, with these headers beside the usual ones.
+pub(crate) async fn upgrade(
+    server: &Server,
+    headers: &[(&str, &str)],
+) -> (TcpStream, UpgradeResponse) {
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let mut request = format!(
@@ -47,8 +50,12 @@ pub(crate) async fn upgrade(server: &Server, headers: &[(&str, &str)]) -> (TcpSt
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
     let end = loop {
-        let read = within("the answer to an upgrade", stream.read_buf(&mut bytes)).await;
-        assert_ne!(read.unwrap(), 0, "the connection ended within the answer");
+        let read = within("the response to an upgrade", stream.read_buf(&mut bytes)).await;
+        assert_ne!(
+            read.unwrap(),
+            0,
+            "the connection stays open during the response"
+        );
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             break end;
         }
@@ -61,7 +68,7 @@ pub(crate) async fn upgrade(server: &Server, headers: &[(&str, &str)]) -> (TcpSt
         .map(|line| line.split_once(':').unwrap())
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    let answer = Answer {
+    let answer = UpgradeResponse {
         status: status.parse().unwrap(),
         headers,
         rest,
@@ -80,7 +87,7 @@ pub(crate) async fn upgrade(server: &Server, headers: &[(&str, &str)]) -> (TcpSt
 }
 
 #[tokio::test]
-async fn nothing_that_was_not_offered_is_chosen() {
+async fn without_an_offer_no_extension_or_subprotocol_is_chosen() {
     let server = Server::start().await;
     let (_stream, answer) = upgrade(&server, &[]).await;
     assert_eq!(answer.status, 101);

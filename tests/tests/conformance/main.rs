@@ -1,9 +1,8 @@
-//! RFC 6455 and RFC 7692, held against the real binary over a raw socket: the case
-//! families of the Autobahn test suite as tests of our own. One module a subject.
+//! WebSocket conformance: RFC 6455 and RFC 7692 against the real binary, over a raw socket.
 //!
-//! The echo is a channel that clients may publish to. Every frame that the server
-//! sends is read twice, by a strict reader here and by tungstenite, and what both
-//! read is compared (`peer`).
+//! The modules cover the case families of the Autobahn test suite. A channel that clients
+//! may publish to serves as the echo. Every frame of the server is decoded twice, by a
+//! strict decoder here and by tungstenite, and the results are compared (`raw_client`).
 
 #![allow(
     clippy::unwrap_used,
@@ -17,5 +16,5 @@ mod control;
 mod framing;
 mod handshake;
 mod limits;
-mod peer;
+mod raw_client;
 mod utf8;

@@ -1,12 +1,12 @@
-//! Text is UTF-8, and the first fragment that spoils it ends the connection.
+//! UTF-8: text messages are checked, and the first invalid fragment closes the connection.
 
 use serde_json::json;
 use tidewire_tests::Server;
 
-use crate::peer::{CONTINUATION, FIN, PING, PONG, Peer, TEXT, fragments, frame};
+use crate::raw_client::{CONTINUATION, FIN, PING, PONG, RawClient, TEXT, fragments, frame};
 
-/// Characters at the edges of what each length of a sequence can say, and ones that
-/// are assigned to nothing but valid.
+/// The first and last characters of each sequence length, and valid characters without an
+/// assignment.
 const VALID: [&str; 14] = [
     "Hello-µ@ßöäüàá-UTF-8!!",
     "κόσμε",
@@ -24,13 +24,13 @@ const VALID: [&str; 14] = [
     "\u{10ffff}",
 ];
 
-/// Sequences that are no characters.
+/// Invalid sequences.
 const INVALID: [&[u8]; 32] = [
-    // Continuations of nothing.
+    // Continuation bytes without a start.
     b"\x80",
     b"\xbf",
     b"\x80\xbf\x80\xbf\x80\xbf",
-    // Sequences without their end, before a space.
+    // Truncated sequences before a space.
     b"\xc0 ",
     b"\xdf ",
     b"\xe0 ",
@@ -39,7 +39,7 @@ const INVALID: [&[u8]; 32] = [
     b"\xf7 ",
     b"\xe2\x82 ",
     b"\xf0\x9f\x98 ",
-    // Longer than need be.
+    // Overlong sequences.
     b"\xc0\xaf",
     b"\xc1\xbf",
     b"\xe0\x80\xaf",
@@ -55,80 +55,87 @@ const INVALID: [&[u8]; 32] = [
     b"\xfb\xbf\xbf\xbf\xbf",
     b"\xfc\x84\x80\x80\x80\x80",
     b"\xfd\xbf\xbf\xbf\xbf\xbf",
-    // Halves of UTF-16.
+    // UTF-16 surrogates.
     b"\xed\xa0\x80",
     b"\xed\xad\xbf",
     b"\xed\xbf\xbf",
     b"\xed\xa0\x80\xed\xb0\x80",
-    // Bytes that never occur.
+    // Bytes that never occur in UTF-8.
     b"\xfe",
     b"\xff",
     b"\xfe\xfe\xff\xff",
 ];
 
 #[tokio::test]
-async fn all_characters_come_back() {
+async fn all_characters_are_echoed() {
     let server = Server::start().await;
-    let mut peer = Peer::open(&server).await;
+    let mut client = RawClient::open(&server).await;
     for text in VALID {
         let data = json!(text);
-        peer.expect_echo(&data).await;
-        // Cut within characters, and byte by byte.
+        client.expect_echo(&data).await;
+        // Split within characters, and byte by byte.
         for length in [1, 2, 3] {
-            let command = peer.publish(&data);
-            peer.send(&fragments(TEXT, command.as_bytes(), length).concat())
+            let command = client.publish(&data);
+            client
+                .send(&fragments(TEXT, command.as_bytes(), length).concat())
                 .await;
-            assert_eq!(peer.echo().await, data, "{text:?} in fragments of {length}");
+            assert_eq!(
+                client.echo().await,
+                data,
+                "{text:?} in fragments of {length}"
+            );
         }
-        let command = peer.publish(&data);
-        peer.send_slowly(&frame(FIN | TEXT, command.as_bytes()))
+        let command = client.publish(&data);
+        client
+            .send_slowly(&frame(FIN | TEXT, command.as_bytes()))
             .await;
-        assert_eq!(peer.echo().await, data);
+        assert_eq!(client.echo().await, data);
     }
 }
 
 #[tokio::test]
-async fn what_is_not_utf8_ends_the_connection() {
+async fn invalid_utf8_closes_the_connection() {
     let server = Server::start().await;
     for sequence in INVALID {
-        let mut peer = Peer::open(&server).await;
-        peer.expect_echo(&json!("before")).await;
+        let mut client = RawClient::open(&server).await;
+        client.expect_echo(&json!("before")).await;
         let text = [b"\"fine until ", sequence, b" here\""].concat();
-        peer.send(&frame(FIN | TEXT, &text)).await;
-        peer.expect_end(1007, &format!("{sequence:x?}")).await;
+        client.send(&frame(FIN | TEXT, &text)).await;
+        client.expect_end(1007, &format!("{sequence:x?}")).await;
     }
 }
 
 #[tokio::test]
-async fn a_fragment_that_spoils_a_text_ends_the_connection_at_once() {
+async fn an_invalid_fragment_closes_the_connection_at_once() {
     let server = Server::start().await;
     for sequence in INVALID {
-        let mut peer = Peer::open(&server).await;
+        let mut client = RawClient::open(&server).await;
         let mut text = [b"fine until ", sequence].concat();
         text.push(b' ');
-        // No fragment is the last one, and nothing more is sent.
+        // No fragment has FIN, and nothing follows.
         let mut frames = fragments(TEXT, &text, 3);
         let last = text.chunks(3).next_back().unwrap();
         *frames.last_mut().unwrap() = frame(CONTINUATION, last);
-        peer.try_send(&frames.concat()).await;
-        peer.expect_end(1007, &format!("{sequence:x?}")).await;
+        client.try_send(&frames.concat()).await;
+        client.expect_end(1007, &format!("{sequence:x?}")).await;
     }
 }
 
 #[tokio::test]
-async fn a_text_may_not_end_within_a_character() {
+async fn a_text_that_ends_within_a_character_is_refused() {
     let server = Server::start().await;
     for cut in [&b"\xce"[..], b"\xe2\x82", b"\xf0\x9f\x98"] {
-        let mut peer = Peer::open(&server).await;
-        peer.send(&frame(FIN | TEXT, cut)).await;
-        peer.expect_end(1007, &format!("{cut:x?}")).await;
-        let mut peer = Peer::open(&server).await;
-        // As a fragment it is fine until the message ends.
-        peer.send(&frame(TEXT, cut)).await;
-        peer.send(&frame(FIN | PING, b"and?")).await;
-        assert_eq!(peer.expect(PONG).await, b"and?");
-        peer.send(&frame(FIN | CONTINUATION, b"")).await;
-        peer.expect_end(1007, &format!("{cut:x?} in fragments"))
+        let mut client = RawClient::open(&server).await;
+        client.send(&frame(FIN | TEXT, cut)).await;
+        client.expect_end(1007, &format!("{cut:x?}")).await;
+        let mut client = RawClient::open(&server).await;
+        // In a fragment it is valid until the message ends.
+        client.send(&frame(TEXT, cut)).await;
+        client.send(&frame(FIN | PING, b"and?")).await;
+        assert_eq!(client.expect(PONG).await, b"and?");
+        client.send(&frame(FIN | CONTINUATION, b"")).await;
+        client
+            .expect_end(1007, &format!("{cut:x?} in fragments"))
             .await;
     }
 }

@@ -8,7 +8,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 use tidewire_adapters::websocket::{
     deflate::{Agreement, InflateError, inflate, negotiate},
-    frame::{FrameError, FrameReader, Incoming},
+    frame::{FrameError, FrameDecoder, ClientFrame},
 };
 use tokio_tungstenite::tungstenite::protocol::frame::FrameSocket;
 
@@ -108,8 +108,8 @@ fn agreement(offer: &str) -> Option<Agreement> {
 }
 
 /// Returns everything that a reader parses when bytes arrive in pieces of this length.
-fn read(bytes: &[u8], piece: usize) -> (Vec<Incoming>, Option<FrameError>) {
-    let mut reader = FrameReader::new(LIMIT).with_deflate(agreement("permessage-deflate"));
+fn read(bytes: &[u8], piece: usize) -> (Vec<ClientFrame>, Option<FrameError>) {
+    let mut reader = FrameDecoder::new(LIMIT).with_deflate(agreement("permessage-deflate"));
     let mut read = Vec::new();
     for piece in bytes.chunks(piece) {
         reader.feed(piece);
@@ -127,7 +127,7 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<Incoming>, Option<FrameError>) {
 }
 
 /// Parses the first `count` messages with tungstenite's codec and a plain inflater.
-fn read_with_tungstenite(bytes: &[u8], count: usize) -> Vec<Incoming> {
+fn read_with_tungstenite(bytes: &[u8], count: usize) -> Vec<ClientFrame> {
     let mut socket = FrameSocket::new(Cursor::new(bytes.to_vec()));
     let mut all = Vec::new();
     let mut message = (0, false, Vec::new());
@@ -139,15 +139,15 @@ fn read_with_tungstenite(bytes: &[u8], count: usize) -> Vec<Incoming> {
         match opcode {
             8 => {
                 let code = payload.first_chunk::<2>();
-                all.push(Incoming::Close(code.map(|code| u16::from_be_bytes(*code))));
+                all.push(ClientFrame::Close(code.map(|code| u16::from_be_bytes(*code))));
                 continue;
             }
             9 => {
-                all.push(Incoming::Ping(payload.into()));
+                all.push(ClientFrame::Ping(payload.into()));
                 continue;
             }
             10 => {
-                all.push(Incoming::Pong(payload.into()));
+                all.push(ClientFrame::Pong(payload.into()));
                 continue;
             }
             0 => {}
@@ -162,8 +162,8 @@ fn read_with_tungstenite(bytes: &[u8], count: usize) -> Vec<Incoming> {
                 payload
             };
             all.push(match opcode {
-                1 => Incoming::Text(payload.into()),
-                _ => Incoming::Binary(payload.into()),
+                1 => ClientFrame::Text(payload.into()),
+                _ => ClientFrame::Binary(payload.into()),
             });
         }
     }
@@ -203,13 +203,13 @@ fn compressed_frames() {
             assert_eq!(read_with_tungstenite(&bytes, messages.len()), messages);
             for message in messages {
                 match message {
-                    Incoming::Text(text) => {
+                    ClientFrame::Text(text) => {
                         assert!(text.len() <= LIMIT);
                         std::str::from_utf8(&text).unwrap();
                     }
-                    Incoming::Binary(bytes) => assert!(bytes.len() <= LIMIT),
-                    Incoming::Ping(bytes) | Incoming::Pong(bytes) => assert!(bytes.len() <= 125),
-                    Incoming::Close(_) => {}
+                    ClientFrame::Binary(bytes) => assert!(bytes.len() <= LIMIT),
+                    ClientFrame::Ping(bytes) | ClientFrame::Pong(bytes) => assert!(bytes.len() <= 125),
+                    ClientFrame::Close(_) => {}
                 }
             }
         });

@@ -1,6 +1,6 @@
 //! Uncompressed WebSocket frames with edits.
 
-use tidewire_adapters::websocket::frame::{FrameError, FrameReader, Incoming};
+use tidewire_adapters::websocket::frame::{ClientFrame, FrameDecoder, FrameError};
 
 use super::edits::{Verdict, fuzz};
 
@@ -8,8 +8,8 @@ use super::edits::{Verdict, fuzz};
 const LIMIT: usize = 200;
 
 /// Returns everything that a reader parses when bytes arrive in pieces of this length.
-fn read_frames(bytes: &[u8], piece: usize) -> (Vec<Incoming>, Option<FrameError>) {
-    let mut reader = FrameReader::new(LIMIT);
+fn read_frames(bytes: &[u8], piece: usize) -> (Vec<ClientFrame>, Option<FrameError>) {
+    let mut reader = FrameDecoder::new(LIMIT);
     let mut read = Vec::new();
     for piece in bytes.chunks(piece) {
         reader.buffer().extend_from_slice(piece);
@@ -57,13 +57,13 @@ fn websocket_frames() {
         };
         for incoming in read {
             match incoming {
-                Incoming::Text(text) => {
+                ClientFrame::Text(text) => {
                     assert!(text.len() <= LIMIT);
                     std::str::from_utf8(&text).unwrap();
                 }
-                Incoming::Binary(bytes) => assert!(bytes.len() <= LIMIT),
-                Incoming::Ping(bytes) | Incoming::Pong(bytes) => assert!(bytes.len() <= 125),
-                Incoming::Close(_) => {}
+                ClientFrame::Binary(bytes) => assert!(bytes.len() <= LIMIT),
+                ClientFrame::Ping(bytes) | ClientFrame::Pong(bytes) => assert!(bytes.len() <= 125),
+                ClientFrame::Close(_) => {}
             }
         }
         verdict

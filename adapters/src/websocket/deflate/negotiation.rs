@@ -1,15 +1,15 @@
-//! What a client offers in `Sec-WebSocket-Extensions`, and what the server takes
-//! (RFC 6455, section 9.1, and RFC 7692, sections 5 to 7).
+//! Extension negotiation: the client's offers in `Sec-WebSocket-Extensions`, and the
+//! server's response (RFC 6455, section 9.1, and RFC 7692, sections 5 to 7).
 
 use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 
 /// The name of the extension.
 const NAME: &str = "permessage-deflate";
 
-/// What the client and the server agreed on: compressed messages, each on its own.
+/// The negotiated compression.
 ///
-/// The server holds itself and the client to no context takeover. It inflates with
-/// the largest window, so the client may use any.
+/// Neither side uses context takeover. The server inflates with the largest window, so
+/// that the client may use any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreement {
     server_window: Option<WindowBits>,
@@ -31,13 +31,12 @@ impl Agreement {
         }
     }
 
-    /// Whether the client can inflate the compressed frame of a payload that is so
-    /// long; otherwise it is to get the plain frame.
+    /// Whether the client can inflate a shared frame whose payload has this length, in
+    /// bytes. Otherwise it gets the plain frame.
     ///
-    /// A client may ask for a window of 2^n bytes, to save memory. Messages do not
-    /// refer to earlier ones, and within a message nothing is further away than it
-    /// is long: so the frame that all others get is good for this client too,
-    /// unless the message is longer than the window.
+    /// A client may request a window of 2^n bytes, to save memory. A message refers only to
+    /// itself, so no reference is longer than the message. A message within the window can
+    /// therefore be shared with this client.
     #[must_use]
     pub fn fits(self, payload_length: usize) -> bool {
         self.server_window
@@ -45,12 +44,12 @@ impl Agreement {
     }
 }
 
-/// The size of a window, as a power of two: 8 to 15.
+/// The size of a window as a power of two, 8 to 15.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WindowBits(u8);
 
 impl WindowBits {
-    /// Decimal, without leading zeroes (RFC 7692, section 7.1.2).
+    /// Parses a decimal number without leading zeroes (RFC 7692, section 7.1.2).
     fn parse(text: &str) -> Option<Self> {
         match text {
             "8" => Some(Self(8)),
@@ -66,13 +65,13 @@ impl WindowBits {
     }
 }
 
-/// The header is not of the form that RFC 6455 prescribes. The handshake fails.
+/// The header does not have the form of RFC 6455. The handshake fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("`Sec-WebSocket-Extensions` is malformed: {0}")]
 pub struct MalformedExtensions(&'static str);
 
-/// Takes the first offer of permessage-deflate that the server can keep; nothing if
-/// there is none.
+/// Accepts the first offer of permessage-deflate that the server supports. `None` if there
+/// is none.
 ///
 /// # Errors
 /// The header is malformed.
@@ -84,15 +83,15 @@ pub fn negotiate(headers: &HeaderMap) -> Result<Option<Agreement>, MalformedExte
             .map_err(|_| MalformedExtensions("it is not ASCII text"))?;
         let mut parser = Parser { rest: text };
         while let Some(extension) = parser.extension()? {
-            // The rest is read all the same: it may be malformed.
+            // The rest is still parsed, because it may be malformed.
             chosen = chosen.or_else(|| accept(&extension));
         }
     }
     Ok(chosen)
 }
 
-/// An offer with a parameter that is unknown, invalid or said twice is declined
-/// (RFC 7692, section 7).
+/// Accepts an offer. An unknown, invalid or repeated parameter declines it (RFC 7692,
+/// section 7).
 fn accept(offer: &Extension<'_>) -> Option<Agreement> {
     if offer.name != NAME {
         return None;
@@ -108,7 +107,7 @@ fn accept(offer: &Extension<'_>) -> Option<Agreement> {
         match (*name, value.as_deref()) {
             ("server_no_context_takeover" | "client_no_context_takeover", None)
             | ("client_max_window_bits", None) => {}
-            // Any window of the client's can be inflated.
+            // The server can inflate any window of the client.
             ("client_max_window_bits", Some(bits)) => drop(WindowBits::parse(bits)?),
             ("server_max_window_bits", Some(bits)) => {
                 server_window = Some(WindowBits::parse(bits)?)
@@ -119,21 +118,21 @@ fn accept(offer: &Extension<'_>) -> Option<Agreement> {
     Some(Agreement { server_window })
 }
 
-/// An extension that is offered.
+/// An offered extension.
 #[derive(Debug, PartialEq, Eq)]
 struct Extension<'a> {
     name: &'a str,
     parameters: Vec<(&'a str, Option<String>)>,
 }
 
-/// Reads the list of a header, one extension after the other.
+/// Parses the list of a header, one extension at a time.
 struct Parser<'a> {
     rest: &'a str,
 }
 
 impl<'a> Parser<'a> {
-    /// The next extension; nothing at the end. A list may have empty elements
-    /// (RFC 9110, section 5.6.1).
+    /// The next extension, or `None` at the end. A list may have empty elements (RFC 9110,
+    /// section 5.6.1).
     fn extension(&mut self) -> Result<Option<Extension<'a>>, MalformedExtensions> {
         loop {
             self.skip_space();
@@ -177,7 +176,7 @@ impl<'a> Parser<'a> {
         self.token().map(str::to_owned)
     }
 
-    /// What is quoted must be a token once the quotes are off.
+    /// Parses a quoted value, which must be a token without its quotes.
     fn quoted(&mut self) -> Result<String, MalformedExtensions> {
         let mut value = String::new();
         let mut characters = self.rest.chars();
@@ -228,10 +227,10 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// No extension has nearly so many.
+/// Parameters of one extension, at most. Real extensions have far fewer.
 const MAX_PARAMETERS: usize = 16;
 
-/// RFC 9110, section 5.6.2.
+/// Whether a character may be part of a token (RFC 9110, section 5.6.2).
 fn is_token(character: char) -> bool {
     character.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(character)
 }

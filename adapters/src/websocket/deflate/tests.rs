@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The server's answer to these header lines: none if it declines.
-fn answer(lines: &[&str]) -> Option<String> {
+/// The server's response to these header lines, or `None` if it declines.
+fn response_to(lines: &[&str]) -> Option<String> {
     let agreement = negotiate(&headers(lines)).unwrap_or_else(|error| panic!("{lines:?}: {error}"));
     agreement.map(|agreement| agreement.response().to_str().unwrap().to_owned())
 }
@@ -36,16 +36,16 @@ fn offers_are_accepted() {
         "x-webkit-deflate-frame, permessage-deflate",
         "permessage-deflate; unknown, permessage-deflate; client_no_context_takeover",
     ] {
-        assert_eq!(answer(&[offer]).as_deref(), Some(ACCEPTED), "{offer}");
+        assert_eq!(response_to(&[offer]).as_deref(), Some(ACCEPTED), "{offer}");
     }
     assert_eq!(
-        answer(&["x-a; b=c", "permessage-deflate"]).as_deref(),
+        response_to(&["x-a; b=c", "permessage-deflate"]).as_deref(),
         Some(ACCEPTED)
     );
 }
 
 #[test]
-fn a_window_is_agreed_on_and_kept() {
+fn a_requested_window_is_accepted_and_limits_frames() {
     for bits in 8..=15_usize {
         let agreement = negotiate(&headers(&[&format!(
             "permessage-deflate; server_max_window_bits={bits}; client_max_window_bits={bits}"
@@ -65,13 +65,13 @@ fn a_window_is_agreed_on_and_kept() {
 }
 
 #[test]
-fn the_first_offer_that_can_be_kept_wins() {
+fn the_first_supported_offer_wins() {
     let lines = [
         "permessage-deflate; server_max_window_bits=7, permessage-deflate; server_max_window_bits=10",
         "permessage-deflate",
     ];
     assert_eq!(
-        answer(&lines),
+        response_to(&lines),
         Some(format!("{ACCEPTED}; server_max_window_bits=10"))
     );
 }
@@ -96,7 +96,7 @@ fn offers_are_declined() {
         "permessage-deflate; client_no_context_takeover; client_no_context_takeover",
         "permessage-deflate; client_max_window_bits; client_max_window_bits=9",
     ] {
-        assert_eq!(answer(&[offer]), None, "{offer}");
+        assert_eq!(response_to(&[offer]), None, "{offer}");
     }
 }
 
@@ -120,7 +120,7 @@ fn malformed_headers_are_refused() {
     }
 }
 
-/// The examples of RFC 7692, section 7.2.3, all of which say "Hello".
+/// The examples of RFC 7692, section 7.2.3. Each inflates to "Hello".
 #[test]
 fn the_examples_of_the_rfc_are_inflated() {
     let examples: [&[u8]; 4] = [
@@ -129,7 +129,7 @@ fn the_examples_of_the_rfc_are_inflated() {
         &[
             0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00,
         ],
-        // A block that says it is the last one.
+        // A block that is marked as the last one.
         &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00],
         // Two blocks.
         &[
@@ -140,14 +140,14 @@ fn the_examples_of_the_rfc_are_inflated() {
         assert_eq!(inflate(example, 5), Ok(b"Hello".to_vec()), "{example:02x?}");
         assert_eq!(inflate(example, 4), Err(InflateError::TooBig(4)));
     }
-    // A message without a byte, and one of an empty block alone.
+    // An empty message, and a message of one empty block.
     assert_eq!(inflate(&[0x00], 0), Ok(Vec::new()));
     assert_eq!(inflate(&[0x02, 0x00], 0), Ok(Vec::new()));
 }
 
 #[test]
-fn what_is_cut_short_or_senseless_is_refused() {
-    let whole = deflate(&b"over and over and over again".repeat(20), PLAIN).unwrap();
+fn truncated_and_invalid_data_is_refused() {
+    let whole = deflate(&b"over and over and over again".repeat(20), eager()).unwrap();
     assert!(inflate(&whole, 10_000).is_ok());
     for end in 0..whole.len() {
         let inflated = inflate(&whole[..end], 10_000);
@@ -168,21 +168,21 @@ fn what_is_cut_short_or_senseless_is_refused() {
 }
 
 #[test]
-fn a_bomb_is_refused_at_the_limit() {
+fn a_decompression_bomb_is_refused_at_the_limit() {
     let bomb = raw_deflate(&vec![0; 100 << 20], 9);
     assert!(bomb.len() < 200_000, "{}", bomb.len());
     assert_eq!(
         inflate(&bomb, 64 << 10),
         Err(InflateError::TooBig(64 << 10))
     );
-    // A thousand blocks that hold nothing are no bomb.
+    // A thousand empty blocks are within the limit.
     let empty = [0x00, 0x00, 0x00, 0xff, 0xff].repeat(1_000);
     let empty = [&empty[..], &[0x00]].concat();
     assert_eq!(inflate(&empty, 0), Ok(Vec::new()));
 }
 
 #[test]
-fn the_limit_is_met_exactly() {
+fn the_limit_is_exact() {
     for length in [1, 63, 64, 65, 1_000, 65_535, 65_536] {
         let payload = vec![b'x'; length];
         let deflated = raw_deflate(&payload, 6);
@@ -195,15 +195,12 @@ fn the_limit_is_met_exactly() {
 }
 
 #[test]
-fn small_and_random_payloads_are_left_alone() {
-    let compressor = Compressor::default();
-    assert_eq!(
-        deflate(&vec![b'x'; compressor.threshold - 1], compressor),
-        None
-    );
-    assert!(deflate(&vec![b'x'; compressor.threshold], compressor).is_some());
-    assert_eq!(deflate(b"", PLAIN), None);
-    assert_eq!(deflate(b"abc", PLAIN), None);
+fn small_and_random_payloads_are_not_compressed() {
+    let options = CompressionOptions::default();
+    assert_eq!(deflate(&vec![b'x'; options.threshold - 1], options), None);
+    assert!(deflate(&vec![b'x'; options.threshold], options).is_some());
+    assert_eq!(deflate(b"", eager()), None);
+    assert_eq!(deflate(b"abc", eager()), None);
     let mut state = 1_u64;
     let random: Vec<u8> = std::iter::repeat_with(|| {
         state = state
@@ -213,26 +210,18 @@ fn small_and_random_payloads_are_left_alone() {
     })
     .take(5_000)
     .collect();
-    assert_eq!(deflate(&random, PLAIN), None);
+    assert_eq!(deflate(&random, eager()), None);
 }
 
-#[test]
-fn levels_are_checked() {
-    assert!(Level::new(0).is_err());
-    assert_eq!(
-        Level::new(10).unwrap_err().to_string(),
-        "the compression level is 10, expected 1 to 9"
-    );
-    assert_eq!(Level::new(9).unwrap().to_string(), "9");
+/// Compresses everything that gets shorter.
+fn eager() -> CompressionOptions {
+    CompressionOptions {
+        level: CompressionLevel::new(6).unwrap(),
+        threshold: 0,
+    }
 }
 
-/// Everything that gets shorter is compressed.
-const PLAIN: Compressor = Compressor {
-    level: Level(6),
-    threshold: 0,
-};
-
-/// What another sender makes of a payload, without the end that is taken off.
+/// Compresses like another sender, without the flush tail.
 fn raw_deflate(payload: &[u8], level: u32) -> Vec<u8> {
     let mut stream = Compress::new(Compression::new(level), false);
     let mut out = Vec::with_capacity(payload.len() + payload.len() / 100 + 100);
@@ -240,16 +229,16 @@ fn raw_deflate(payload: &[u8], level: u32) -> Vec<u8> {
         .compress_vec(payload, &mut out, FlushCompress::Sync)
         .unwrap();
     assert_eq!(stream.total_in(), payload.len() as u64);
-    assert!(out.ends_with(&FLUSHED));
+    assert!(out.ends_with(&FLUSH_TAIL));
     out.truncate(out.len() - 4);
     out
 }
 
-/// What another receiver makes of a compressed payload.
+/// Inflates like another receiver.
 fn raw_inflate(payload: &[u8], length: usize) -> Vec<u8> {
     let mut stream = Decompress::new(false);
     let mut out = Vec::with_capacity(length + 1);
-    let whole = [payload, &FLUSHED].concat();
+    let whole = [payload, &FLUSH_TAIL].concat();
     stream
         .decompress_vec(&whole, &mut out, FlushDecompress::Sync)
         .unwrap();
@@ -271,20 +260,20 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn what_others_compress_is_inflated(payload in payload(), level in 0_u32..=9) {
+    fn messages_of_other_senders_are_inflated(payload in payload(), level in 0_u32..=9) {
         let deflated = raw_deflate(&payload, level);
         prop_assert_eq!(inflate(&deflated, payload.len()), Ok(payload));
     }
 
     #[test]
-    fn what_is_compressed_here_others_inflate(payload in payload(), level in 1_u8..=9) {
-        let compressor = Compressor { level: Level(level), threshold: 0 };
-        if let Some(deflated) = deflate(&payload, compressor) {
+    fn other_receivers_inflate_our_messages(payload in payload(), level in 1_u8..=9) {
+        let options = CompressionOptions { level: CompressionLevel::new(level).unwrap(), threshold: 0 };
+        if let Some(deflated) = deflate(&payload, options) {
             prop_assert!(deflated.len() < payload.len());
             prop_assert_eq!(&raw_inflate(&deflated, payload.len()), &payload);
             prop_assert_eq!(inflate(&deflated, payload.len()), Ok(payload.clone()));
-            // Nothing is remembered: the same again is the same.
-            prop_assert_eq!(deflate(&payload, compressor), Some(deflated));
+            // Without context, the same payload compresses to the same bytes.
+            prop_assert_eq!(deflate(&payload, options), Some(deflated));
         }
     }
 
@@ -299,7 +288,7 @@ proptest! {
     }
 
     #[test]
-    fn no_header_makes_the_parser_panic(text in "[a-z\\\\\";=, \t0-9_-]{0,80}") {
+    fn arbitrary_headers_do_not_panic(text in "[a-z\\\\\";=, \t0-9_-]{0,80}") {
         let _ = negotiate(&headers(&[&format!("permessage-deflate;{text}")]));
         let _ = negotiate(&headers(&[&text]));
     }

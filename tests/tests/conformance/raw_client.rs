@@ -1,4 +1,4 @@
-//! One client with its hands on the bytes.
+//! Raw client: a WebSocket client that sends and reads single bytes and frames.
 
 use std::{
     io::{self, Cursor, Read, Write},
@@ -30,7 +30,7 @@ pub(crate) const FIN: u8 = 0x80;
 /// A compressed message.
 pub(crate) const RSV1: u8 = 0x40;
 
-/// A frame as clients send it, with another mask each time.
+/// A masked frame of a client, with a new mask each time.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     static MASKS: AtomicU32 = AtomicU32::new(0x1234_5678);
     let mask = MASKS
@@ -54,8 +54,8 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A message in frames whose payloads are so long; `first` holds the opcode, and
-/// RSV1 of a compressed message.
+/// A message in frames with payloads of `length` bytes. `first` is the opcode, with RSV1 for
+/// a compressed message.
 pub(crate) fn fragments(first: u8, payload: &[u8], length: usize) -> Vec<Vec<u8>> {
     let mut parts: Vec<_> = payload.chunks(length).collect();
     if parts.is_empty() {
@@ -78,10 +78,10 @@ pub(crate) struct Frame {
     pub(crate) payload: Vec<u8>,
 }
 
-/// How a connection ended.
+/// The end of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct End {
-    /// The frames before the close frame that the test had not read.
+    /// The frames before the close frame that the test did not read.
     pub(crate) unread: Vec<Frame>,
     /// The close frame's payload.
     pub(crate) close: Vec<u8>,
@@ -94,11 +94,11 @@ impl End {
     }
 }
 
-/// A client that follows a channel of its own and publishes to it.
+/// A client that subscribes to a channel of its own and publishes to it.
 #[derive(Debug)]
-pub(crate) struct Peer {
+pub(crate) struct RawClient {
     stream: TcpStream,
-    /// All bytes since the handshake, and how many were read as frames.
+    /// All bytes since the handshake, and the number that were decoded.
     received: Vec<u8>,
     read: usize,
     extensions: Option<String>,
@@ -106,8 +106,8 @@ pub(crate) struct Peer {
     commands: u64,
 }
 
-impl Peer {
-    /// Connects, offers nothing and subscribes.
+impl RawClient {
+    /// Connects without extensions, and subscribes.
     pub(crate) async fn open(server: &Server) -> Self {
         Self::offering(server, &[]).await
     }
@@ -119,22 +119,23 @@ impl Peer {
             .iter()
             .map(|offer| ("Sec-WebSocket-Extensions", *offer))
             .collect();
-        let mut peer = Self::connect(server, &headers).await;
+        let mut client = Self::connect(server, &headers).await;
         let number = CHANNELS.fetch_add(1, Ordering::Relaxed);
-        peer.channel = format!("demo:echo-{number}");
-        assert_eq!(peer.message().await["type"], "welcome");
+        client.channel = format!("demo:echo-{number}");
+        assert_eq!(client.message().await["type"], "welcome");
         let subscribe = json!({
             "type": "subscribe",
             "id": "s",
-            "data": {"channels": [peer.channel]},
+            "data": {"channels": [client.channel]},
         });
-        peer.send(&frame(FIN | TEXT, subscribe.to_string().as_bytes()))
+        client
+            .send(&frame(FIN | TEXT, subscribe.to_string().as_bytes()))
             .await;
-        assert_eq!(peer.message().await["type"], "subscribed");
-        peer
+        assert_eq!(client.message().await["type"], "subscribed");
+        client
     }
 
-    /// Connects with these headers, and reads nothing.
+    /// Connects with these headers, without reading a message.
     pub(crate) async fn connect(server: &Server, headers: &[(&str, &str)]) -> Self {
         let (stream, answer) = upgrade(server, headers).await;
         assert_eq!(answer.status, 101, "{headers:?}: {answer:?}");
@@ -149,7 +150,7 @@ impl Peer {
         }
     }
 
-    /// What the server said about extensions.
+    /// The extensions that the server accepted.
     pub(crate) fn extensions(&self) -> Option<&str> {
         self.extensions.as_deref()
     }
@@ -158,10 +159,10 @@ impl Peer {
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         within("bytes to leave", self.stream.write_all(bytes))
             .await
-            .expect("the connection stands");
+            .expect("an open connection");
     }
 
-    /// Sends bytes to a server that may have ended the connection already.
+    /// Sends bytes to a server that may have closed the connection.
     pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
         let _ = within("bytes to leave", self.stream.write_all(bytes)).await;
     }
@@ -173,7 +174,7 @@ impl Peer {
         }
     }
 
-    /// A command that publishes `data` to the own channel.
+    /// A command that publishes `data` to the client's channel.
     pub(crate) fn publish(&mut self, data: &Value) -> String {
         self.commands += 1;
         json!({
@@ -184,7 +185,7 @@ impl Peer {
         .to_string()
     }
 
-    /// Waits for what the last [`Self::publish`] published, and for its reply.
+    /// Waits for the publication of the last [`Self::publish`] and for its reply.
     pub(crate) async fn echo(&mut self) -> Value {
         let id = self.commands.to_string();
         let (mut reply, mut data) = (None, None);
@@ -201,7 +202,7 @@ impl Peer {
         data.unwrap()
     }
 
-    /// Publishes in one plain frame, and holds the echo against it.
+    /// Publishes in one plain frame, and compares the echo.
     pub(crate) async fn expect_echo(&mut self, data: &Value) {
         let text = self.publish(data);
         self.send(&frame(FIN | TEXT, text.as_bytes())).await;
@@ -220,14 +221,14 @@ impl Peer {
         }
     }
 
-    /// What a text frame says, inflated if it has to be.
+    /// The JSON of a text frame, inflated if it is compressed.
     pub(crate) fn json(&self, frame: &Frame) -> Value {
         let inflated;
         let text = if frame.is_deflated {
             inflated = inflate(&frame.payload);
             assert!(
                 frame.payload.len() < inflated.len(),
-                "it was compressed for nothing"
+                "compression made the payload shorter"
             );
             &inflated
         } else {
@@ -236,7 +237,7 @@ impl Peer {
         serde_json::from_slice(text).expect("JSON")
     }
 
-    /// The next frame, pings of the server's own aside.
+    /// The payload of the next frame, which has `opcode`. Pings of the server are skipped.
     pub(crate) async fn expect(&mut self, opcode: u8) -> Vec<u8> {
         loop {
             let frame = self.next_frame().await;
@@ -251,19 +252,22 @@ impl Peer {
     pub(crate) async fn next_frame(&mut self) -> Frame {
         loop {
             if let Some((frame, length)) = parse(&self.received[self.read..]) {
-                second_opinion(&self.received[self.read..self.read + length], &frame);
+                compare_frame_with_tungstenite(
+                    &self.received[self.read..self.read + length],
+                    &frame,
+                );
                 assert!(
                     !frame.is_deflated || self.extensions.is_some(),
-                    "compressed, and nobody agreed to it"
+                    "compressed without an agreement"
                 );
                 self.read += length;
                 return frame;
             }
             let read = within("a frame", self.stream.read_buf(&mut self.received)).await;
             assert_ne!(
-                read.expect("the connection stands"),
+                read.expect("an open connection"),
                 0,
-                "it ended without a word"
+                "the connection ended without a close frame"
             );
         }
     }
@@ -278,9 +282,9 @@ impl Peer {
             }
             unread.push(frame);
         };
-        // The other half of the handshake; the server may not wait for it.
+        // The answer to the close frame. The server may not wait for it.
         self.try_send(&frame(FIN | CLOSE, &close)).await;
-        // What the client sent after its end makes the connection break off.
+        // Bytes that the client sent after its close frame can reset the connection.
         let end = self.received.len();
         while matches!(
             within("the end", self.stream.read_buf(&mut self.received)).await,
@@ -288,7 +292,7 @@ impl Peer {
         ) {}
         assert_eq!(self.read, end, "bytes after the close frame");
         assert_eq!(self.received.len(), end, "bytes after the close frame");
-        self.whole_second_opinion(&close);
+        self.compare_messages_with_tungstenite(&close);
         End { unread, close }
     }
 
@@ -298,19 +302,19 @@ impl Peer {
         assert_eq!(end.code(), Some(code), "{why}: {end:?}");
     }
 
-    /// tungstenite's protocol, and not only its codec, on all that was received.
-    fn whole_second_opinion(&self, close: &[u8]) {
+    /// Reads all received bytes with tungstenite's protocol, and not only its codec.
+    fn compare_messages_with_tungstenite(&self, close: &[u8]) {
         if self.extensions.is_some() {
-            // It knows no extension.
+            // Tungstenite supports no extension.
             return;
         }
-        let source = Source(Cursor::new(self.received.clone()));
+        let source = ReceivedBytes(Cursor::new(self.received.clone()));
         let mut socket = WebSocket::from_raw_socket(source, Role::Client, None);
         loop {
             match socket.read().expect("a message that tungstenite takes") {
                 Message::Close(frame) => {
                     let code = frame.map(|frame| u16::from(frame.code));
-                    // It does not know 1014 yet, and says 1002 for it.
+                    // Tungstenite does not know 1014 yet, and returns 1002 for it.
                     if code != Some(1002) {
                         let code = code.map(u16::to_be_bytes);
                         assert_eq!(close.first_chunk(), code.as_ref());
@@ -324,17 +328,17 @@ impl Peer {
     }
 }
 
-/// Reads what was received, and takes what is answered.
+/// Returns the received bytes, and discards what tungstenite writes.
 #[derive(Debug)]
-struct Source(Cursor<Vec<u8>>);
+struct ReceivedBytes(Cursor<Vec<u8>>);
 
-impl Read for Source {
+impl Read for ReceivedBytes {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         Read::read(&mut self.0, out)
     }
 }
 
-impl Write for Source {
+impl Write for ReceivedBytes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(bytes.len())
     }
@@ -344,7 +348,7 @@ impl Write for Source {
     }
 }
 
-/// A frame and its length, strictly as RFC 6455, section 5.2, has it; the server
+/// Decodes a frame strictly after RFC 6455, section 5.2, and returns its length. The server
 /// sends every message in one frame.
 fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
     let (&[first, second], rest) = bytes.split_first_chunk()?;
@@ -352,12 +356,12 @@ fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
         0..=125 => (u64::from(second), 2),
         126 => {
             let length = u16::from_be_bytes(*rest.first_chunk()?);
-            assert!(length > 125, "the length is longer than it need be");
+            assert!(length > 125, "the length has the shortest form");
             (u64::from(length), 4)
         }
         127 => {
             let length = u64::from_be_bytes(*rest.first_chunk()?);
-            assert!(length > 65_535, "the length is longer than it need be");
+            assert!(length > 65_535, "the length has the shortest form");
             (length, 10)
         }
         128.. => panic!("the server's frame is masked"),
@@ -367,7 +371,7 @@ fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
         [TEXT, BINARY, CLOSE, PING, PONG].contains(&opcode),
         "opcode {opcode}"
     );
-    assert_eq!(first & 0xb0, FIN, "FIN, and no bit that is reserved");
+    assert_eq!(first & 0xb0, FIN, "FIN, and no reserved bit");
     let is_deflated = first & RSV1 != 0;
     if opcode >= CLOSE {
         assert!(length <= 125 && !is_deflated, "a control frame");
@@ -394,8 +398,8 @@ fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
     Some((frame, end))
 }
 
-/// tungstenite's codec reads the same frame from the same bytes.
-fn second_opinion(bytes: &[u8], frame: &Frame) {
+/// Decodes the same bytes with tungstenite's codec, and compares the frames.
+fn compare_frame_with_tungstenite(bytes: &[u8], frame: &Frame) {
     let mut socket = FrameSocket::new(Cursor::new(bytes.to_vec()));
     let read = socket.read(None).expect("a frame").expect("a whole frame");
     let header = read.header();
@@ -406,7 +410,7 @@ fn second_opinion(bytes: &[u8], frame: &Frame) {
     assert!(socket.read(None).expect("no more").is_none());
 }
 
-/// Inflates a compressed message that refers to nothing before it.
+/// Inflates a compressed message without context.
 fn inflate(payload: &[u8]) -> Vec<u8> {
     let whole = [payload, &[0x00, 0x00, 0xff, 0xff]].concat();
     let mut stream = Decompress::new(false);

@@ -1,17 +1,17 @@
-//! Errors over HTTP: `{"code","message"}` with the matching status.
+//! HTTP replies: JSON bodies, and errors as `{"code","message"}` with the matching status.
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes, to_bytes},
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderValue, StatusCode, header};
 use tidewire_proto::{
-    json,
+    json::{self, ClientError},
     v1::{Error, ErrorCode},
 };
 use tidewire_stream::{LimitError, StreamError};
 
-/// An error with the status that fits it.
+/// An error with its HTTP status.
 #[derive(Debug, Clone)]
 pub(crate) struct HttpError {
     status: StatusCode,
@@ -19,23 +19,16 @@ pub(crate) struct HttpError {
 }
 
 impl HttpError {
-    /// An error with a status of its own.
-    pub(crate) fn new(status: StatusCode, error: StreamError) -> Self {
+    /// An error with a status other than its code's.
+    pub(crate) fn new(status: StatusCode, error: impl Into<Error>) -> Self {
         Self {
             status,
             error: error.into(),
         }
     }
-}
 
-impl HttpError {
-    /// As [`new`](Self::new), for an error that may be tried again.
-    pub(crate) fn of(status: StatusCode, error: Error) -> Self {
-        Self { status, error }
-    }
-
-    /// The same over gRPC.
-    pub(crate) fn status_in_grpc(self) -> tonic::Status {
+    /// The same error as a gRPC status.
+    pub(crate) fn into_grpc_status(self) -> tonic::Status {
         // The numbers of `ErrorCode` are those of gRPC.
         tonic::Status::new(tonic::Code::from_i32(self.error.code), self.error.message)
     }
@@ -66,7 +59,7 @@ impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let mut response = json_response(self.status, json::to_vec(&self.error));
         if let Some(retry_after_ms) = self.error.retry_after_ms {
-            // Whole seconds, never too few.
+            // `Retry-After` has whole seconds, so the time is rounded up.
             let seconds = HeaderValue::from(retry_after_ms.div_ceil(1_000));
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
@@ -74,7 +67,7 @@ impl IntoResponse for HttpError {
     }
 }
 
-/// An answer in JSON.
+/// A response with a JSON body.
 pub(crate) fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
@@ -85,7 +78,7 @@ pub(crate) fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
-/// As google.rpc.Code maps them to HTTP.
+/// The HTTP status of a code, after the mapping of google.rpc.Code.
 fn status_of(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::InvalidArgument | ErrorCode::FailedPrecondition => StatusCode::BAD_REQUEST,
@@ -103,22 +96,37 @@ fn status_of(code: ErrorCode) -> StatusCode {
     }
 }
 
-/// There is nothing at this path.
-pub(crate) async fn not_found(uri: Uri) -> HttpError {
-    StreamError::new(
-        ErrorCode::NotFound,
-        format!("there is nothing at {}", uri.path()),
-    )
-    .into()
+/// Reads the body of a request, at most `limit` bytes.
+pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, HttpError> {
+    to_bytes(body, limit).await.map_err(|_| {
+        HttpError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("the body cannot be read, expected at most {limit} bytes"),
+            ),
+        )
+    })
 }
 
-/// The path is right and the method is not.
-pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> HttpError {
-    HttpError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        StreamError::new(
+/// The error for a client message that cannot be parsed, and the message's id if it was
+/// readable.
+pub(crate) fn parse_failure(error: ClientError) -> (Option<String>, Error) {
+    let (id, code, message) = match error {
+        ClientError::Malformed { message } => (None, ErrorCode::InvalidArgument, message),
+        ClientError::UnknownType { id, kind } => (
+            id,
             ErrorCode::Unimplemented,
-            format!("{} does not take {method}", uri.path()),
+            format!("there is no message type {kind:?}"),
         ),
+        ClientError::Invalid { id, message } => (id, ErrorCode::InvalidArgument, message),
+    };
+    (
+        id,
+        Error {
+            code: code.into(),
+            message,
+            retry_after_ms: None,
+        },
     )
 }

@@ -1,11 +1,12 @@
-//! One WebSocket connection: reads what the client says and answers it. Writing is
-//! `socket`'s.
+//! WebSocket reader: reads the client's messages and answers its commands.
+//!
+//! Writing is in `writer`; the bytes of a frame are parsed in `frame`.
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidewire_proto::{
-    json::{self, ClientError},
+    json,
     prost::Message as _,
     v1::{ClientMessage, Error, ErrorCode},
 };
@@ -14,84 +15,85 @@ use tidewire_stream::{CloseReason, Connection, Encoding, Session, Sink as _, lim
 use tokio::time::{Instant, timeout};
 
 use super::{
-    frame::{FrameReader, Incoming},
-    io::{Ends, ReadEnd},
-    socket::{Deflate, Socket},
+    byte_stream::{ByteReader, ByteStream},
+    frame::{ClientFrame, FrameDecoder},
+    writer::{Deflate, SocketWriter},
 };
+use crate::reply::parse_failure;
 
-/// How long a peer has to answer a close frame.
+/// Time that a client has to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a connection begins.
-pub(super) struct Start<'a> {
-    /// Sent first.
+/// What an upgraded connection starts with.
+pub(super) struct Preamble<'a> {
+    /// The response to the upgrade, if the server writes it itself.
     pub(super) head: Vec<u8>,
-    /// Read already.
+    /// Bytes that were read after the upgrade request.
     pub(super) rest: &'a [u8],
-    /// What was agreed on compression.
+    /// The negotiated compression.
     pub(super) deflate: Option<Deflate>,
 }
 
-/// Runs a connection until either side ends it.
+/// Serves a connection until either side closes it.
 ///
-/// What stays for as long as the connection is kept small: the parts that only serve
-/// to answer or to end are boxed while they run.
-pub(super) fn run(
-    (read, write): Ends,
-    start: Start<'_>,
+/// The future of an idle connection is small, because the futures that answer or close
+/// are boxed while they run.
+pub(super) fn serve(
+    (read, write): ByteStream,
+    start: Preamble<'_>,
     connection: Connection,
     router: Router,
     frame_bytes: usize,
 ) -> impl Future<Output = ()> + Send + use<> {
     let session = Session::clone(&connection);
-    let Start {
+    let Preamble {
         head,
         rest,
         deflate,
     } = start;
     let agreement = deflate.map(|deflate| deflate.agreement);
-    let mut frames = FrameReader::new(frame_bytes).with_deflate(agreement);
+    let mut frames = FrameDecoder::new(frame_bytes).with_deflate(agreement);
     frames.feed(rest);
-    let mut reader = Box::new(Reader {
+    let mut reader = Box::new(SocketReader {
         read,
-        socket: Socket::attach(session.clone(), write, deflate, head),
+        writer: SocketWriter::attach(session.clone(), write, deflate, head),
         session,
         router,
         frames,
     });
     async move {
-        let socket = reader.socket.clone();
+        let writer = reader.writer.clone();
         let end = tokio::select! {
             end = reader.run() => end,
-            () = socket.ended() => End::Closed,
+            () = writer.ended() => ReadOutcome::Closing,
         };
-        // The session ends before the peer has answered.
+        // The session ends without waiting for the close frame of the client.
         drop(connection);
-        if end == End::Closed {
+        if end == ReadOutcome::Closing {
             let _ = Box::pin(timeout(CLOSE_TIMEOUT, reader.discard())).await;
         }
     }
 }
 
-struct Reader {
-    read: ReadEnd,
-    socket: Arc<Socket>,
+struct SocketReader {
+    read: ByteReader,
+    writer: Arc<SocketWriter>,
     session: Session,
     router: Router,
-    frames: FrameReader,
+    frames: FrameDecoder,
 }
 
-/// How a connection ends.
+/// The reason why reading ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// The peer has gone.
-    Gone,
-    /// The close frame is on its way.
-    Closed,
+enum ReadOutcome {
+    /// The client disconnected.
+    Disconnected,
+    /// A close frame was queued.
+    Closing,
 }
 
-impl Reader {
-    async fn run(&mut self) -> End {
+impl SocketReader {
+    async fn run(&mut self) -> ReadOutcome {
         loop {
             if !self.frames.buffer().is_empty()
                 && let ControlFlow::Break(end) = Box::pin(self.answer_all()).await
@@ -99,46 +101,46 @@ impl Reader {
                 return end;
             }
             match self.read.read(self.frames.buffer()).await {
-                Ok(0) | Err(_) => return End::Gone,
-                Ok(bytes) => self.socket.heard(Instant::now(), bytes),
+                Ok(0) | Err(_) => return ReadOutcome::Disconnected,
+                Ok(bytes) => self.writer.record_read(Instant::now(), bytes),
             }
         }
     }
 
-    /// Answers all that was read, and sends the answers together.
-    async fn answer_all(&mut self) -> ControlFlow<End> {
+    /// Answers all complete messages, and flushes the replies together.
+    async fn answer_all(&mut self) -> ControlFlow<ReadOutcome> {
         let mut has_read = false;
         loop {
             match self.frames.next_message() {
                 Ok(None) => break,
                 Ok(Some(incoming)) => {
                     has_read = true;
-                    self.take(incoming).await?;
+                    self.handle(incoming).await?;
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a client broke the WebSocket protocol");
+                    tracing::debug!(%error, "closing a client that violated the WebSocket protocol");
                     return self.close(error.close_code(), "");
                 }
             }
         }
-        // A silent connection holds no buffer.
+        // An idle connection holds no buffer.
         self.frames.release();
         if has_read {
-            self.socket.answered(Instant::now());
-            // Who talks without a pause does not keep the others waiting.
+            self.writer.flush_replies(Instant::now());
+            // A client that sends without a pause does not delay the others.
             tokio::task::yield_now().await;
         }
         ControlFlow::Continue(())
     }
 
-    async fn take(&mut self, incoming: Incoming) -> ControlFlow<End> {
-        if let Some(allowance) = self.session.allowance() {
-            allowance.received(incoming.len());
-            // Commands are charged by the router. Nothing answers what else came, so
-            // what is too much of it is passed over.
-            let is_command = matches!(incoming, Incoming::Text(_) | Incoming::Binary(_));
-            if !is_command && !matches!(incoming, Incoming::Close(_)) {
-                match allowance.charge() {
+    async fn handle(&mut self, incoming: ClientFrame) -> ControlFlow<ReadOutcome> {
+        if let Some(quota) = self.session.quota() {
+            quota.record_received(incoming.len());
+            // The router charges commands. Control frames above the rate are dropped,
+            // since nothing answers them.
+            let is_command = matches!(incoming, ClientFrame::Text(_) | ClientFrame::Binary(_));
+            if !is_command && !matches!(incoming, ClientFrame::Close(_)) {
+                match quota.charge() {
                     Verdict::Pass => {}
                     Verdict::Refuse { .. } => return ControlFlow::Continue(()),
                     Verdict::Close => self.session.close(CloseReason::RateLimited),
@@ -146,17 +148,17 @@ impl Reader {
             }
         }
         match (incoming, self.session.info().encoding) {
-            (Incoming::Text(text), Encoding::Json) => self.answer_json(&text).await,
-            (Incoming::Binary(bytes), Encoding::Proto) => self.answer_proto(bytes).await,
-            (Incoming::Binary(_), Encoding::Json) => {
+            (ClientFrame::Text(text), Encoding::Json) => self.answer_json(&text).await,
+            (ClientFrame::Binary(bytes), Encoding::Proto) => self.answer_proto(bytes).await,
+            (ClientFrame::Binary(_), Encoding::Json) => {
                 return self.close(1003, "this subprotocol is text");
             }
-            (Incoming::Text(_), Encoding::Proto) => {
+            (ClientFrame::Text(_), Encoding::Proto) => {
                 return self.close(1003, "this subprotocol is binary");
             }
-            (Incoming::Ping(payload), _) => self.socket.pong(&payload),
-            (Incoming::Pong(_), _) => self.socket.ponged(Instant::now()),
-            (Incoming::Close(code), _) => return self.close(code.unwrap_or(1000), ""),
+            (ClientFrame::Ping(payload), _) => self.writer.queue_pong(&payload),
+            (ClientFrame::Pong(_), _) => self.writer.record_pong(Instant::now()),
+            (ClientFrame::Close(code), _) => return self.close(code.unwrap_or(1000), ""),
         }
         ControlFlow::Continue(())
     }
@@ -166,7 +168,7 @@ impl Reader {
         match json::parse_client(text) {
             Ok(message) => self.answer(message).await,
             Err(error) => {
-                let (id, error) = refusal(error);
+                let (id, error) = parse_failure(error);
                 let reply = self.router.answer_unreadable(&self.session, id, error);
                 self.session.reply(reply);
             }
@@ -189,27 +191,27 @@ impl Reader {
         }
     }
 
-    /// Waits while the client has too many replies to read.
+    /// Waits while the client has too many unread replies.
     async fn wait_for_reply_room(&mut self) {
         if self.session.is_reply_queue_full() {
-            self.socket.flush(Instant::now());
+            self.writer.flush(Instant::now());
             self.session.wait_for_reply_room().await;
         }
     }
 
     async fn answer(&mut self, message: ClientMessage) {
-        // Boxed: a connection that says nothing does not hold the room for it.
+        // Boxed, so that an idle connection does not hold the memory of the future.
         let reply = Box::pin(self.router.answer(&self.session, message)).await;
         self.session.reply(reply);
     }
 
-    fn close(&self, code: u16, reason: &str) -> ControlFlow<End> {
-        self.socket.close(code, reason);
-        ControlFlow::Break(End::Closed)
+    fn close(&self, code: u16, reason: &str) -> ControlFlow<ReadOutcome> {
+        self.writer.close(code, reason);
+        ControlFlow::Break(ReadOutcome::Closing)
     }
 
-    /// Reads on until the peer has closed too: with unread bytes the kernel would
-    /// reset the connection, and the close frame could be lost.
+    /// Reads until the client has closed too. With unread bytes the kernel would reset the
+    /// connection, and the close frame could be lost.
     async fn discard(&mut self) {
         loop {
             let buffer = self.frames.buffer();
@@ -219,25 +221,4 @@ impl Reader {
             }
         }
     }
-}
-
-/// What is said to a message that cannot be read, and the id it is said to.
-pub(crate) fn refusal(error: ClientError) -> (Option<String>, Error) {
-    let (id, code, message) = match error {
-        ClientError::Malformed { message } => (None, ErrorCode::InvalidArgument, message),
-        ClientError::UnknownType { id, kind } => (
-            id,
-            ErrorCode::Unimplemented,
-            format!("there is no message type {kind:?}"),
-        ),
-        ClientError::Invalid { id, message } => (id, ErrorCode::InvalidArgument, message),
-    };
-    (
-        id,
-        Error {
-            code: code.into(),
-            message,
-            retry_after_ms: None,
-        },
-    )
 }

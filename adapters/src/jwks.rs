@@ -1,7 +1,7 @@
-//! Gets the key set of an identity provider over HTTP.
+//! JWKS client: fetches the key set of an identity provider over HTTP.
 //!
-//! One small GET every few minutes, on hyper and rustls, which the server is built
-//! on anyway: no redirects, no proxies, no cookies, and nothing unbounded.
+//! It sends one small GET every few minutes, over hyper and rustls, which the server uses
+//! anyway. It follows no redirects and uses no proxies or cookies. Time and size are bounded.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
-use tidewire_stream::auth::{Fetched, KeySource};
+use tidewire_stream::auth::{JwksFuture, JwksSource};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -19,48 +19,48 @@ use tokio_rustls::TlsConnector;
 
 use crate::tls;
 
-/// The whole exchange takes no longer.
+/// The longest time of a fetch, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A key set is no longer, in bytes.
+/// The longest accepted key set, in bytes.
 const MAX_BYTES: usize = 256 << 10;
 
-/// Why there is no key set at all, ever.
+/// The reason why a key set URL cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum KeySetError {
-    /// Not a URL that can be asked.
+pub enum JwksUrlError {
+    /// The text is not an HTTP URL with a host.
     #[error("{0:?} is not a URL of a key set, expected http:// or https:// with a host")]
     Url(String),
-    /// The certificates to trust cannot be used.
+    /// The file of trusted certificates cannot be used.
     #[error(transparent)]
     Roots(#[from] tls::TlsError),
-    /// TLS cannot be set up.
-    #[error("TLS cannot be set up: {0}")]
+    /// TLS cannot be configured.
+    #[error("TLS cannot be configured: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// A key set behind a URL.
-pub struct KeySetUrl {
+/// A key set at a URL.
+pub struct JwksUrl {
     uri: Uri,
     host: String,
     port: u16,
     tls: Option<TlsConnector>,
 }
 
-impl std::fmt::Debug for KeySetUrl {
+impl std::fmt::Debug for JwksUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(&self.uri, f)
     }
 }
 
-impl KeySetUrl {
-    /// The key set at `url`. Over https the provider's certificate must be signed
-    /// by one of `roots`, a PEM file, or without it by one that browsers trust.
+impl JwksUrl {
+    /// The key set at `url`. For https, an authority in the PEM file `roots` must have
+    /// signed the provider's certificate. Without a file, the authorities of browsers count.
     ///
     /// # Errors
     /// The URL or the file cannot be used.
-    pub fn new(url: &str, roots: Option<&Path>) -> Result<Self, KeySetError> {
-        let wrong = || KeySetError::Url(url.to_owned());
+    pub fn new(url: &str, roots: Option<&Path>) -> Result<Self, JwksUrlError> {
+        let wrong = || JwksUrlError::Url(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let host = uri
             .host()
@@ -87,22 +87,22 @@ impl KeySetUrl {
         let address = (self.host.as_str(), self.port);
         let stream = TcpStream::connect(address).await.map_err(text)?;
         match &self.tls {
-            None => self.ask(stream).await,
+            None => self.send_get(stream).await,
             Some(tls) => {
                 let name = ServerName::try_from(self.host.clone()).map_err(text)?;
-                self.ask(tls.connect(name, stream).await.map_err(text)?)
+                self.send_get(tls.connect(name, stream).await.map_err(text)?)
                     .await
             }
         }
     }
 
-    async fn ask<I>(&self, io: I) -> Result<Vec<u8>, String>
+    async fn send_get<I>(&self, io: I) -> Result<Vec<u8>, String>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         let authority = self.uri.authority().map_or("", |host| host.as_str());
-        // Never the user and password that a URL may hold.
+        // Without the user and password that a URL may contain.
         let host = authority.rsplit('@').next().unwrap_or_default();
         let request = Request::get(path)
             .header(header::HOST, host)
@@ -111,36 +111,39 @@ impl KeySetUrl {
             .body(Empty::<Bytes>::new())
             .map_err(text)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(text)?;
-        let answer = async {
+        let response = async {
             let response = sender.send_request(request).await.map_err(text)?;
             if response.status() != StatusCode::OK {
-                return Err(format!("the answer is {}", response.status()));
+                return Err(format!(
+                    "the response is {}, expected 200",
+                    response.status()
+                ));
             }
             let body = Limited::new(response.into_body(), MAX_BYTES);
             let body = body.collect().await.map_err(text)?;
             Ok(body.to_bytes().to_vec())
         };
-        let mut answer = std::pin::pin!(answer);
+        let mut response = std::pin::pin!(response);
         tokio::select! {
             biased;
-            answer = &mut answer => answer,
-            // The answer may end with the connection.
-            _ = connection => answer.await,
+            response = &mut response => response,
+            // The response may be complete when the connection ends.
+            _ = connection => response.await,
         }
     }
 }
 
-impl KeySource for KeySetUrl {
-    fn fetch(&self) -> Fetched<'_> {
+impl JwksSource for JwksUrl {
+    fn fetch(&self) -> JwksFuture<'_> {
         Box::pin(async {
             tokio::time::timeout(TIMEOUT, self.get())
                 .await
-                .unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
+                .unwrap_or_else(|_| Err(format!("no response within {} s", TIMEOUT.as_secs())))
         })
     }
 }
 
-fn connector(roots: Option<&Path>) -> Result<TlsConnector, KeySetError> {
+fn connector(roots: Option<&Path>) -> Result<TlsConnector, JwksUrlError> {
     let mut store = RootCertStore::empty();
     match roots {
         Some(path) => {
@@ -166,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_urls_that_can_be_asked_are_taken() {
+    fn only_http_urls_with_a_host_are_accepted() {
         for url in [
             "",
             "x",
@@ -175,11 +178,11 @@ mod tests {
             "file:///etc/passwd",
             "a.example.com/x",
         ] {
-            assert!(KeySetUrl::new(url, None).is_err(), "{url}");
+            assert!(JwksUrl::new(url, None).is_err(), "{url}");
         }
-        let url = KeySetUrl::new("https://id.example.com/keys?x=1", None).unwrap();
+        let url = JwksUrl::new("https://id.example.com/keys?x=1", None).unwrap();
         assert_eq!((url.host.as_str(), url.port), ("id.example.com", 443));
-        let url = KeySetUrl::new("http://[::1]:8080/keys", None).unwrap();
+        let url = JwksUrl::new("http://[::1]:8080/keys", None).unwrap();
         assert_eq!((url.host.as_str(), url.port), ("::1", 8_080));
     }
 }

@@ -1,10 +1,10 @@
-//! Who may connect: counted and timed before anything of a connection is read.
+//! Admission: limits connections before a byte of them is read.
 //!
-//! The acceptor asks [`Admission::arrive`] for each connection and closes it at once
-//! without a [`Ticket`]. The ticket goes along with the connection: it holds its
-//! places for as long as anything holds the ticket, which a session does through its
-//! allowance. A ticket may carry a refusal; the connection is then answered with it
-//! and closed.
+//! The acceptor calls [`Admission::admit`] for each connection. The returned
+//! [`ConnectionGuard`] holds the permits of the connection until its last clone is dropped;
+//! a session holds a clone through its quota. A guard can carry a refusal. The connection is
+//! then answered with the refusal and closed. Without a guard the connection is closed at
+//! once.
 
 use std::{
     net::IpAddr,
@@ -21,33 +21,34 @@ use parking_lot::Mutex;
 use tidewire_proto::v1;
 use tidewire_stream::{
     LimitError, SessionLimits, SharedClock,
-    limit::{AddressLimits, LimitOptions, NetworkKey, count::Place},
+    limit::{AddressLimits, LimitOptions, NetworkKey, semaphore::KeyedPermit},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Proxies, http::reply::HttpError};
+use super::TrustedProxies;
+use crate::reply::HttpError;
 
-/// So many connections at once are told why they are refused; those beyond are cut.
+/// Connections that are answered with a refusal at once. Further ones are closed without
+/// an answer, so that a flood costs little.
 const MAX_REFUSALS: usize = 256;
 
-/// Whoever finds too many handshakes going on may ask again after so many
-/// milliseconds.
+/// Milliseconds after which a client may try again when too many handshakes are open.
 const RETRY_HANDSHAKE_MS: u32 = 1_000;
 
-/// What the operator decides about connections.
+/// The limits on connections that the operator configures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdmissionOptions {
-    /// What holds for sessions, and by address for connections too.
+    /// The limits on sessions. Those by address count for connections too.
     pub limits: LimitOptions,
-    /// Connections that have not asked for anything yet, 0 for any number.
+    /// Connections without a request yet. 0 means no limit.
     pub concurrent_handshakes: usize,
-    /// How long a connection has until its first request, TLS included.
+    /// The time until the first request of a connection, TLS included.
     pub handshake_timeout: Duration,
-    /// How long a connection may be open without a request.
+    /// The time that a connection may be open without a request.
     pub idle_timeout: Duration,
 }
 
-/// Who may connect.
+/// The limits on connections and sessions, and what is in use of them.
 #[derive(Debug)]
 pub struct Admission {
     options: AdmissionOptions,
@@ -55,13 +56,17 @@ pub struct Admission {
     handshakes: Option<Arc<Semaphore>>,
     refusals: Arc<Semaphore>,
     sessions: SessionLimits,
-    proxies: Proxies,
+    proxies: TrustedProxies,
 }
 
 impl Admission {
-    /// Nobody is there yet.
+    /// Limits by `options`, without any connections yet.
     #[must_use]
-    pub fn new(options: AdmissionOptions, proxies: Proxies, clock: SharedClock) -> Arc<Self> {
+    pub fn new(
+        options: AdmissionOptions,
+        proxies: TrustedProxies,
+        clock: SharedClock,
+    ) -> Arc<Self> {
         let LimitOptions {
             connections_per_ip,
             handshakes_per_second,
@@ -82,22 +87,23 @@ impl Admission {
         })
     }
 
-    /// Admits a connection, or gives a ticket with its refusal. None: cut it.
+    /// Admits a connection from `peer`, or returns a guard with a refusal. `None` means to
+    /// close the connection at once.
     #[must_use]
-    pub fn arrive(&self, peer: IpAddr) -> Option<Arc<Ticket>> {
-        match self.places(peer) {
-            Ok((place, handshake)) => Some(Ticket::new(place, handshake, None)),
+    pub fn admit(&self, peer: IpAddr) -> Option<Arc<ConnectionGuard>> {
+        match self.acquire(peer) {
+            Ok((permit, handshake)) => Some(ConnectionGuard::new(permit, handshake, None)),
             Err(refusal) => {
                 metrics::counter!("tidewire_connections_refused_total").increment(1);
                 let permit = self.refusals.clone().try_acquire_owned().ok()?;
-                Some(Ticket::new(None, Some(permit), Some(refusal)))
+                Some(ConnectionGuard::new(None, Some(permit), Some(refusal)))
             }
         }
     }
 
-    fn places(&self, peer: IpAddr) -> Result<Places, Refusal> {
-        // A proxy has many clients: these are counted one by one as they ask.
-        let place = if self.proxies.trusts(peer) {
+    fn acquire(&self, peer: IpAddr) -> Result<ConnectionPermits, Refusal> {
+        // The clients behind a proxy are counted one by one when they open sessions.
+        let permit = if self.proxies.trusts(peer) {
             None
         } else {
             let admitted = self.connections.admit(NetworkKey::from(peer));
@@ -108,8 +114,8 @@ impl Admission {
         };
         let handshake = match &self.handshakes {
             Some(handshakes) => {
-                let permit = handshakes.clone().try_acquire_owned();
-                Some(permit.map_err(|_| Refusal {
+                let handshake = handshakes.clone().try_acquire_owned();
+                Some(handshake.map_err(|_| Refusal {
                     status: StatusCode::SERVICE_UNAVAILABLE,
                     error: LimitError::new(
                         "too many clients connect at this moment".to_owned(),
@@ -119,7 +125,7 @@ impl Admission {
             }
             None => None,
         };
-        Ok((place, handshake))
+        Ok((permit, handshake))
     }
 
     /// The limits of sessions.
@@ -128,57 +134,61 @@ impl Admission {
         &self.sessions
     }
 
-    /// The proxies that are trusted.
+    /// The trusted proxies.
     #[must_use]
-    pub fn proxies(&self) -> &Proxies {
+    pub fn proxies(&self) -> &TrustedProxies {
         &self.proxies
     }
 
-    /// What the operator decided.
+    /// The configured limits.
     #[must_use]
     pub fn options(&self) -> &AdmissionOptions {
         &self.options
     }
 }
 
-type Places = (Option<Place<NetworkKey>>, Option<OwnedSemaphorePermit>);
+type ConnectionPermits = (
+    Option<KeyedPermit<NetworkKey>>,
+    Option<OwnedSemaphorePermit>,
+);
 
-/// Why a connection is refused.
+/// The reason for refusing a connection.
 #[derive(Debug, Clone)]
 struct Refusal {
     status: StatusCode,
     error: LimitError,
 }
 
-/// A connection's places, and how busy it is.
+/// The permits of a connection, and its requests in flight.
 #[derive(Debug)]
-pub struct Ticket {
-    _place: Option<Place<NetworkKey>>,
+pub struct ConnectionGuard {
+    /// Never read: dropping it gives the permit back.
+    _permit: Option<KeyedPermit<NetworkKey>>,
     handshake: Mutex<Option<OwnedSemaphorePermit>>,
     refusal: Option<Box<Refusal>>,
     was_active: AtomicBool,
     in_flight: AtomicUsize,
 }
 
-/// A request that is being answered.
+/// Counts a request as in flight until it is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<Ticket>);
+pub(crate) struct RequestGuard(Arc<ConnectionGuard>);
 
-impl Drop for InFlight {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.was_active.store(true, Ordering::Relaxed);
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Ticket {
+impl ConnectionGuard {
     fn new(
-        place: Option<Place<NetworkKey>>,
+        permit: Option<KeyedPermit<NetworkKey>>,
         handshake: Option<OwnedSemaphorePermit>,
         refusal: Option<Refusal>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            _place: place,
+            _permit: permit,
             handshake: Mutex::new(handshake),
             refusal: refusal.map(Box::new),
             was_active: AtomicBool::new(false),
@@ -186,23 +196,23 @@ impl Ticket {
         })
     }
 
-    /// The connection asks for something: its handshake is over.
-    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+    /// Begins a request. The first one ends the handshake.
+    pub(crate) fn begin_request(self: &Arc<Self>) -> RequestGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        // Whoever is refused holds its place among the refused until it has gone.
+        // A refused connection keeps its refusal permit until it is closed.
         if !self.was_active.swap(true, Ordering::Relaxed) && self.refusal.is_none() {
             self.handshake.lock().take();
         }
-        InFlight(self.clone())
+        RequestGuard(self.clone())
     }
 
-    /// Whether it is being answered, or was since the last time that this was asked.
+    /// Whether a request is in flight, or was since the previous call.
     pub(crate) fn is_busy(&self) -> bool {
         let was_active = self.was_active.swap(false, Ordering::Relaxed);
         self.in_flight.load(Ordering::Relaxed) > 0 || (was_active && !self.is_refused())
     }
 
-    /// The answer to each of its requests, if it is refused.
+    /// The response to every request of the connection, if it is refused.
     pub(crate) fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
         let Refusal { status, error } = *self.refusal.clone()?;
         let is_grpc = headers
@@ -211,14 +221,14 @@ impl Ticket {
         let mut response = if is_grpc {
             tonic::Status::resource_exhausted(error.to_string()).into_http()
         } else {
-            HttpError::of(status, v1::Error::from(error)).into_response()
+            HttpError::new(status, v1::Error::from(error)).into_response()
         };
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
         Some(response)
     }
 
-    /// Whether it is refused.
+    /// Whether the connection is refused.
     pub(crate) fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
@@ -237,57 +247,56 @@ mod tests {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
         };
-        let trusted = vec!["10.0.0.0/8".parse().unwrap()];
-        let proxies = Proxies::new(trusted, crate::ProxyHeader::XForwardedFor);
-        Admission::new(options, proxies, ManualClock::at(0))
+        let proxies = TrustedProxies::parse(&["10.0.0.0/8"], crate::ProxyHeader::XForwardedFor);
+        Admission::new(options, proxies.unwrap(), ManualClock::at(0))
     }
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(1, 1, 1, 1));
     const PROXY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
     #[test]
-    fn a_place_is_held_as_long_as_the_ticket() {
+    fn the_permit_is_held_as_long_as_the_guard() {
         let limits = LimitOptions {
             connections_per_ip: 1,
             ..LimitOptions::default()
         };
         let admission = admission(limits, 0);
-        let first = admission.arrive(CLIENT).unwrap();
+        let first = admission.admit(CLIENT).unwrap();
         assert!(!first.is_refused());
         let session = first.clone();
         drop(first);
-        assert!(admission.arrive(CLIENT).unwrap().is_refused());
-        assert!(!admission.arrive(PROXY).unwrap().is_refused());
+        assert!(admission.admit(CLIENT).unwrap().is_refused());
+        assert!(!admission.admit(PROXY).unwrap().is_refused());
         drop(session);
-        assert!(!admission.arrive(CLIENT).unwrap().is_refused());
-        assert_eq!(admission.connections.held(), 0);
+        assert!(!admission.admit(CLIENT).unwrap().is_refused());
+        assert_eq!(admission.connections.connected(), 0);
     }
 
     #[test]
     fn a_handshake_ends_with_the_first_request() {
         let admission = admission(LimitOptions::default(), 1);
-        let first = admission.arrive(CLIENT).unwrap();
-        assert!(admission.arrive(CLIENT).unwrap().is_refused());
-        let request = first.begin();
+        let first = admission.admit(CLIENT).unwrap();
+        assert!(admission.admit(CLIENT).unwrap().is_refused());
+        let request = first.begin_request();
         assert!(first.is_busy());
-        let second = admission.arrive(CLIENT).unwrap();
+        let second = admission.admit(CLIENT).unwrap();
         assert!(!second.is_refused() && !second.is_busy());
         drop(request);
-        // It was busy until a moment ago; then it was not.
+        // The first call reports the request that has just ended, the second call none.
         assert!(first.is_busy());
         assert!(!first.is_busy());
     }
 
     #[test]
-    fn the_refused_are_bounded() {
+    fn refused_connections_are_bounded() {
         let admission = admission(LimitOptions::default(), 1);
-        let _first = admission.arrive(CLIENT).unwrap();
+        let _first = admission.admit(CLIENT).unwrap();
         let refused: Vec<_> = (0..MAX_REFUSALS)
-            .map(|_| admission.arrive(CLIENT).unwrap())
+            .map(|_| admission.admit(CLIENT).unwrap())
             .collect();
-        assert!(admission.arrive(CLIENT).is_none());
+        assert!(admission.admit(CLIENT).is_none());
         drop(refused);
-        let refused = admission.arrive(CLIENT).unwrap();
+        let refused = admission.admit(CLIENT).unwrap();
         let response = refused.refusal(&HeaderMap::new()).unwrap();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");

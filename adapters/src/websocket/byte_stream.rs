@@ -1,5 +1,6 @@
-//! The two ends of a connection's bytes: a bare TCP socket where that is what lies
-//! below, and anything else (TLS) behind the same calls.
+//! Byte stream: the read and write halves of a connection, over plain TCP or TLS.
+//!
+//! Plain TCP has a path of its own, because a write can then go straight to the kernel.
 
 use std::{
     cell::RefCell,
@@ -19,50 +20,53 @@ use tokio::{
     },
 };
 
-/// What is read at once, in bytes.
+/// Buffer of one read, in bytes.
 const READ_BYTES: usize = 64 << 10;
 
-/// A duplex stream of bytes.
+/// A stream that is read and written.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 thread_local! {
-    /// Where bytes are read to, so that a silent connection needs no buffer.
-    static INBOUND: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+    /// The read buffer of a shard thread, so that an idle connection needs none.
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// Both ends.
-pub(crate) type Ends = (ReadEnd, WriteEnd);
+/// Both halves of a connection.
+pub(crate) type ByteStream = (ByteReader, ByteWriter);
 
-pub(crate) enum ReadEnd {
+pub(crate) enum ByteReader {
     Tcp(OwnedReadHalf),
     Other(ReadHalf<Box<dyn Duplex>>),
 }
 
-pub(crate) enum WriteEnd {
+pub(crate) enum ByteWriter {
     Tcp(OwnedWriteHalf),
     Other(Mutex<WriteHalf<Box<dyn Duplex>>>),
 }
 
-/// The ends of a bare socket.
-pub(crate) fn tcp(stream: TcpStream) -> Ends {
+/// Splits a plain TCP connection.
+pub(crate) fn split_tcp(stream: TcpStream) -> ByteStream {
     let (read, write) = stream.into_split();
-    (ReadEnd::Tcp(read), WriteEnd::Tcp(write))
+    (ByteReader::Tcp(read), ByteWriter::Tcp(write))
 }
 
-/// The ends of anything else.
-pub(crate) fn other(stream: impl Duplex + 'static) -> Ends {
+/// Splits any other connection.
+pub(crate) fn split_any(stream: impl Duplex + 'static) -> ByteStream {
     let (read, write) = tokio::io::split(Box::new(stream) as Box<dyn Duplex>);
-    (ReadEnd::Other(read), WriteEnd::Other(Mutex::new(write)))
+    (
+        ByteReader::Other(read),
+        ByteWriter::Other(Mutex::new(write)),
+    )
 }
 
-impl ReadEnd {
-    /// Waits for bytes and appends them. 0 at the end of the stream.
+impl ByteReader {
+    /// Waits for bytes and appends them. Returns 0 at the end of the stream.
     pub(super) async fn read(&mut self, out: &mut BytesMut) -> io::Result<usize> {
         poll_fn(|cx| {
-            INBOUND.with_borrow_mut(|inbound| {
-                let mut part = ReadBuf::new(inbound);
+            READ_BUFFER.with_borrow_mut(|buffer| {
+                let mut part = ReadBuf::new(buffer);
                 ready!(match self {
                     Self::Tcp(read) => Pin::new(read).poll_read(cx, &mut part),
                     Self::Other(read) => Pin::new(read).poll_read(cx, &mut part),
@@ -75,12 +79,11 @@ impl ReadEnd {
     }
 }
 
-impl WriteEnd {
-    /// Writes what the peer takes now, and says how much that was.
+impl ByteWriter {
+    /// Writes what the socket accepts now, and returns the number of bytes.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let written = match self {
-            // Past tokio's note of the socket's readiness, which is one more cache
-            // line to touch: the kernel knows.
+            // Asks the kernel directly. Tokio's readiness would touch another cache line.
             Self::Tcp(write) => socket2::SockRef::from(write.as_ref()).send(bytes),
             Self::Other(write) => {
                 let mut cx = Context::from_waker(Waker::noop());
@@ -89,7 +92,7 @@ impl WriteEnd {
                     Poll::Ready(written) => written,
                     Poll::Pending => return Ok(0),
                 };
-                // What stays in between is taken along by the next write.
+                // Bytes that stay in the TLS buffer leave with the next write.
                 if let Poll::Ready(Err(error)) = Pin::new(&mut *write).poll_flush(&mut cx) {
                     return Err(error);
                 }
@@ -102,7 +105,7 @@ impl WriteEnd {
         }
     }
 
-    /// Writes all of it, as the peer takes it.
+    /// Writes all bytes, waiting for the socket.
     pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = match self {
@@ -125,12 +128,12 @@ impl WriteEnd {
         Ok(())
     }
 
-    /// Says that nothing follows.
+    /// Closes the write half.
     pub(super) fn shut_down(&self) {
         match self {
             Self::Tcp(write) => {
                 let socket = socket2::SockRef::from(write.as_ref());
-                // It fails where the peer has gone already.
+                // Fails if the peer has disconnected.
                 let _ = socket.shutdown(std::net::Shutdown::Write);
             }
             Self::Other(write) => {

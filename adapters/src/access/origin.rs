@@ -1,41 +1,42 @@
-//! Which browser pages may talk to the server.
+//! Origin policy: the browser pages that may connect.
 //!
-//! The same origin, requests without `Origin` (not from a browser), and what the
-//! operator allows; on a server that listens on loopback only, any page from
-//! loopback.
+//! Allowed are the server's own origin, the configured origins, and requests without
+//! `Origin`, which do not come from a browser. A server that listens on loopback also allows
+//! every page from loopback.
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::StreamError;
 
-use crate::http::reply::HttpError;
+use crate::reply::HttpError;
 
-/// Where the server listens, as far as origins care.
+/// The allowed origins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginPolicy {
     allowed: Vec<String>,
-    reach: Reach,
+    bind: BindScope,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
+enum BindScope {
     Loopback,
     Network,
 }
 
 impl OriginPolicy {
-    /// Allows these origins, for example `https://app.example.com`; `*` allows all.
+    /// Allows the origins in `allowed`, for example `https://app.example.com`. `*` allows
+    /// all.
     #[must_use]
     pub fn new(allowed: Vec<String>, listen: std::net::IpAddr) -> Self {
-        let reach = if listen.is_loopback() {
-            Reach::Loopback
+        let bind = if listen.is_loopback() {
+            BindScope::Loopback
         } else {
-            Reach::Network
+            BindScope::Network
         };
-        Self { allowed, reach }
+        Self { allowed, bind }
     }
 
-    /// Whether a request with these headers may be answered.
+    /// Whether the policy allows a request with these headers.
     #[must_use]
     pub fn allows(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(header::ORIGIN) else {
@@ -44,7 +45,7 @@ impl OriginPolicy {
         self.allows_origin(origin, headers.get(header::HOST))
     }
 
-    /// Whether a page of `origin` may talk to the server it knows as `host`.
+    /// Whether a page of `origin` may connect to the server under the name `host`.
     #[must_use]
     pub fn allows_origin(&self, origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
         let Ok(origin) = origin.to_str() else {
@@ -66,10 +67,10 @@ impl OriginPolicy {
         if host.is_some_and(|host| host.as_bytes() == authority.as_str().as_bytes()) {
             return true;
         }
-        self.reach == Reach::Loopback && is_loopback(authority.host())
+        self.bind == BindScope::Loopback && is_loopback(authority.host())
     }
 
-    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), HttpError> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), HttpError> {
         if self.allows(headers) {
             return Ok(());
         }
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_held_against_the_list() {
+    fn origins_are_checked_against_the_policy() {
         let network =
             OriginPolicy::new(vec!["https://app.example.com".into()], [10, 0, 0, 1].into());
         assert!(network.allows(&HeaderMap::new()));

@@ -1,10 +1,9 @@
-//! The front door: reads the head of a connection's first request and takes WebSocket
-//! upgrades itself; everything else is hyper's, with the bytes that were read.
+//! WebSocket upgrade: recognises an upgrade in the first request of a connection.
 //!
-//! A phone that comes back opens one connection and upgrades it at once. Done here,
-//! that costs no HTTP connection state, and the answer leaves in the same write as the
-//! session's first words. What is not a plain, well-formed upgrade of `/v1/ws` is left
-//! to hyper as it is, so there is one place that refuses.
+//! A phone that reconnects opens one connection and upgrades it at once. Without hyper the
+//! upgrade needs no HTTP state, and its response leaves in one write with the session's
+//! first message. Every other request goes to hyper together with the bytes that were read.
+//! Refused upgrades go there too, so that one place writes refusals.
 
 use std::{
     io::{self, Write as _},
@@ -19,38 +18,38 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// The path that is taken here.
+/// The beginning of an upgrade request.
 const PATH: &[u8] = b"GET /v1/ws";
 
-/// A head is at most so long; longer ones are for hyper to refuse.
+/// The longest head that is parsed here, in bytes. hyper refuses longer ones.
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
-/// A head has at most so many headers; more are for hyper.
+/// The most headers that are parsed here. Requests with more go to hyper.
 const MAX_HEADERS: usize = 64;
 
-/// What a connection begins with.
-pub(crate) enum First {
+/// The first request of a connection.
+pub(crate) enum FirstRequest {
     /// A request that may be an upgrade of `/v1/ws`.
-    WebSocket(Upgrade),
-    /// Anything else, as it was read.
-    Other(Bytes),
+    WebSocket(UpgradeRequest),
+    /// The bytes of any other request, as they were read.
+    Http(Bytes),
 }
 
-/// A request for an upgrade.
-pub(crate) struct Upgrade {
-    /// The request.
+/// A request to upgrade to WebSocket.
+pub(crate) struct UpgradeRequest {
+    /// The parsed head.
     pub(crate) request: Box<Request<()>>,
-    /// All that was read: its head and what came after it.
+    /// All bytes that were read: the head, and what follows it.
     pub(crate) read: Bytes,
-    /// How long the head is.
-    pub(crate) head: usize,
+    /// The length of the head, in bytes.
+    pub(crate) head_length: usize,
 }
 
-/// Reads the beginning of a connection, as far as it takes to tell.
+/// Reads from a connection until the kind of its first request is known.
 ///
 /// # Errors
-/// The peer has gone, or said too little until `deadline`.
-pub(crate) async fn first<I>(io: &mut I, deadline: Instant) -> io::Result<First>
+/// The connection ended, or sent too little before `deadline`.
+pub(crate) async fn read_first_request<I>(io: &mut I, deadline: Instant) -> io::Result<FirstRequest>
 where
     I: AsyncRead + Unpin,
 {
@@ -60,15 +59,17 @@ where
             if io.read_buf(&mut read).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            match judge(&read) {
-                Judged::NeedsMore => {}
-                Judged::Other => return Ok(First::Other(std::mem::take(&mut read).freeze())),
-                Judged::WebSocket(request, head) => {
+            match parse_head(&read) {
+                ParsedHead::Incomplete => {}
+                ParsedHead::Http => {
+                    return Ok(FirstRequest::Http(std::mem::take(&mut read).freeze()));
+                }
+                ParsedHead::WebSocket(request, head_length) => {
                     let read = std::mem::take(&mut read).freeze();
-                    return Ok(First::WebSocket(Upgrade {
+                    return Ok(FirstRequest::WebSocket(UpgradeRequest {
                         request,
                         read,
-                        head,
+                        head_length,
                     }));
                 }
             }
@@ -79,36 +80,37 @@ where
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-enum Judged {
-    NeedsMore,
-    Other,
+/// The result of parsing the bytes read so far.
+enum ParsedHead {
+    Incomplete,
+    Http,
     WebSocket(Box<Request<()>>, usize),
 }
 
-fn judge(read: &[u8]) -> Judged {
+fn parse_head(read: &[u8]) -> ParsedHead {
     let compared = read.len().min(PATH.len());
     if read[..compared] != PATH[..compared] {
-        return Judged::Other;
+        return ParsedHead::Http;
     }
     match read.get(PATH.len()) {
-        None => return Judged::NeedsMore,
+        None => return ParsedHead::Incomplete,
         Some(b' ' | b'?') => {}
-        Some(_) => return Judged::Other,
+        Some(_) => return ParsedHead::Http,
     }
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut headers);
     match head.parse(read) {
-        Ok(httparse::Status::Complete(length)) => match request(&head) {
-            Some(request) => Judged::WebSocket(Box::new(request), length),
-            None => Judged::Other,
+        Ok(httparse::Status::Complete(length)) => match upgrade_request(&head) {
+            Some(request) => ParsedHead::WebSocket(Box::new(request), length),
+            None => ParsedHead::Http,
         },
-        Ok(httparse::Status::Partial) if read.len() < MAX_HEAD_BYTES => Judged::NeedsMore,
-        Ok(httparse::Status::Partial) | Err(_) => Judged::Other,
+        Ok(httparse::Status::Partial) if read.len() < MAX_HEAD_BYTES => ParsedHead::Incomplete,
+        Ok(httparse::Status::Partial) | Err(_) => ParsedHead::Http,
     }
 }
 
-/// The request, if it has no body and speaks HTTP/1.1.
-fn request(head: &httparse::Request<'_, '_>) -> Option<Request<()>> {
+/// The request, if it is HTTP/1.1, has no body and has a WebSocket key.
+fn upgrade_request(head: &httparse::Request<'_, '_>) -> Option<Request<()>> {
     if head.version != Some(1) {
         return None;
     }
@@ -129,12 +131,12 @@ fn request(head: &httparse::Request<'_, '_>) -> Option<Request<()>> {
     Some(request)
 }
 
-/// The head of an answer without a body, as it is sent.
-pub(crate) fn head_bytes<B>(response: &Response<B>) -> Vec<u8> {
+/// Encodes the head of a response without a body.
+pub(crate) fn encode_response_head<B>(response: &Response<B>) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
-    // Writing to a vector does not fail.
+    // Writing to a vector cannot fail.
     let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.as_str());
     for (name, value) in response.headers() {
         out.extend_from_slice(name.as_str().as_bytes());
@@ -146,19 +148,19 @@ pub(crate) fn head_bytes<B>(response: &Response<B>) -> Vec<u8> {
     out
 }
 
-/// A stream of which some bytes were read already.
-pub(crate) struct Rewound<I> {
+/// A byte stream that first returns bytes that were read before.
+pub(crate) struct Rewind<I> {
     head: Bytes,
     io: I,
 }
 
-impl<I> Rewound<I> {
+impl<I> Rewind<I> {
     pub(crate) fn new(head: Bytes, io: I) -> Self {
         Self { head, io }
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for Rewind<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -177,7 +179,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Rewound<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for Rewind<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -219,13 +221,13 @@ mod tests {
 
     const UPGRADE: &str = "GET /v1/ws?x=1 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-    async fn read(parts: &[&[u8]]) -> io::Result<First> {
-        let mut io = tokio_test_io(parts);
-        first(&mut io, Instant::now() + Duration::from_secs(1)).await
+    async fn read(parts: &[&[u8]]) -> io::Result<FirstRequest> {
+        let mut io = chunked_reader(parts);
+        read_first_request(&mut io, Instant::now() + Duration::from_secs(1)).await
     }
 
-    /// Gives each part in a read of its own.
-    fn tokio_test_io(parts: &[&[u8]]) -> impl AsyncRead + Unpin {
+    /// Returns each part in a separate read.
+    fn chunked_reader(parts: &[&[u8]]) -> impl AsyncRead + Unpin {
         let mut chained: Box<dyn AsyncRead + Unpin> = Box::new(tokio::io::empty());
         for part in parts.iter().rev() {
             let part = io::Cursor::new(part.to_vec());
@@ -235,13 +237,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upgrade_is_taken_whole_or_in_pieces() {
+    async fn an_upgrade_is_recognised_whole_and_in_pieces() {
         for cut in [1, 5, 10, 11, 40, UPGRADE.len() - 1] {
             let (one, two) = UPGRADE.as_bytes().split_at(cut);
-            let First::WebSocket(upgrade) = read(&[one, two, b"more"]).await.unwrap() else {
-                panic!("cut at {cut}: not taken for an upgrade");
+            let FirstRequest::WebSocket(upgrade) = read(&[one, two, b"more"]).await.unwrap() else {
+                panic!("cut at {cut}: not recognised as an upgrade");
             };
-            let (request, rest) = (upgrade.request, upgrade.read.slice(upgrade.head..));
+            let (request, rest) = (upgrade.request, upgrade.read.slice(upgrade.head_length..));
             assert_eq!(request.uri().query(), Some("x=1"));
             assert_eq!(request.headers()[header::SEC_WEBSOCKET_VERSION], "13");
             assert!(rest.is_empty() || &rest[..] == b"more");
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_else_is_left_as_it_was_read() {
+    async fn every_other_request_is_returned_as_it_was_read() {
         let with_body = UPGRADE.replace("Host: a", "Host: a\r\nContent-Length: 1");
         let old = UPGRADE.replace("HTTP/1.1", "HTTP/1.0");
         let long = format!("GET /v1/ws HTTP/1.1\r\nA: {}", "a".repeat(9_000));
@@ -264,7 +266,7 @@ mod tests {
             &old,
             &long,
         ] {
-            let First::Other(bytes) = read(&[text.as_bytes()]).await.unwrap() else {
+            let FirstRequest::Http(bytes) = read(&[text.as_bytes()]).await.unwrap() else {
                 panic!("{text:?} is no upgrade");
             };
             assert!(text.as_bytes().starts_with(&bytes));
@@ -272,9 +274,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_says_too_little_is_not_waited_for() {
+    async fn a_connection_that_sends_too_little_times_out() {
         let (mut io, _peer) = tokio::io::duplex(64);
-        let error = first(&mut io, Instant::now() + Duration::from_secs(1))
+        let error = read_first_request(&mut io, Instant::now() + Duration::from_secs(1))
             .await
             .err()
             .unwrap();
@@ -283,9 +285,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(tail in prop::collection::vec(any::<u8>(), 0..200)) {
-            judge(&tail);
-            judge(&[PATH, b" ", &tail].concat());
+        fn arbitrary_bytes_do_not_panic(tail in prop::collection::vec(any::<u8>(), 0..200)) {
+            parse_head(&tail);
+            parse_head(&[PATH, b" ", &tail].concat());
         }
     }
 }

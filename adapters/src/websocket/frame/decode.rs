@@ -1,195 +1,91 @@
-//! WebSocket frames (RFC 6455): the server's own reader and writer.
-//!
-//! The reader takes masked frames from a client, joins fragments, inflates what was
-//! compressed and checks what the protocol demands. The writer, in `writer`, puts a
-//! header before bytes that many clients share. What the client and the server agree
-//! on about compression, and the compression itself, live in [`super::deflate`];
-//! connections and their commands in `connection`.
-
-#[cfg(test)]
-mod tests;
-mod writer;
+//! Frame decoder: parses masked client frames, joins fragments and inflates messages.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::deflate::{Agreement, InflateError, inflate};
+use super::{ClientFrame, FrameError, Opcode};
+use crate::websocket::deflate::{Agreement, InflateError, inflate};
 
-pub use writer::{
-    close_frame, deflated_frame, frame, put_close, put_deflated_head, put_frame, put_head,
-};
+/// The least capacity that is reserved for the rest of a frame, in bytes.
+pub(super) const MIN_READ: usize = 4 << 10;
 
-/// A message or control frame of a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Incoming {
-    /// A text message: valid UTF-8.
-    Text(Bytes),
-    /// A binary message.
-    Binary(Bytes),
-    /// A ping, to be answered with the same payload.
-    Ping(Bytes),
-    /// The answer to a ping.
-    Pong(Bytes),
-    /// The client closes, with this code if it gave one.
-    Close(Option<u16>),
-}
-
-impl Incoming {
-    /// How many bytes it brought.
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Text(bytes) | Self::Binary(bytes) | Self::Ping(bytes) | Self::Pong(bytes) => {
-                bytes.len()
-            }
-            Self::Close(_) => 0,
-        }
-    }
-}
-
-/// What a client did wrong. Each ends the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FrameError {
-    /// The message is longer than allowed.
-    #[error("the message is longer than {0} bytes")]
-    TooBig(usize),
-    /// A text message, or the reason of a close frame, is not UTF-8.
-    #[error("a text message is not UTF-8")]
-    NotUtf8,
-    /// A compressed message is not DEFLATE data, or ends within a block.
-    #[error("a compressed message is not valid DEFLATE data")]
-    NotDeflate,
-    /// Something else that RFC 6455 forbids.
-    #[error("{0}")]
-    Protocol(&'static str),
-}
-
-impl FrameError {
-    /// The close code for it.
-    #[must_use]
-    pub fn close_code(self) -> u16 {
-        match self {
-            Self::TooBig(_) => 1009,
-            Self::NotUtf8 | Self::NotDeflate => 1007,
-            Self::Protocol(_) => 1002,
-        }
-    }
-}
-
-/// The opcodes of RFC 6455, section 5.2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Opcode {
-    /// More of a message.
-    Continuation = 0,
-    /// A text message, or its first part.
-    Text = 1,
-    /// A binary message, or its first part.
-    Binary = 2,
-    /// The end of the connection.
-    Close = 8,
-    /// A question for a sign of life.
-    Ping = 9,
-    /// Its answer.
-    Pong = 10,
-}
-
-impl Opcode {
-    fn parse(bits: u8) -> Result<Self, FrameError> {
-        Ok(match bits {
-            0 => Self::Continuation,
-            1 => Self::Text,
-            2 => Self::Binary,
-            8 => Self::Close,
-            9 => Self::Ping,
-            10 => Self::Pong,
-            _ => return Err(FrameError::Protocol("the opcode is reserved")),
-        })
-    }
-
-    fn is_control(self) -> bool {
-        self as u8 >= 8
-    }
-}
-
-/// Reads the frames of one client.
+/// Decodes the frames of one client.
 ///
-/// It holds what came and is not used up yet, and nothing else: after
-/// [`FrameReader::release`] an idle client's reader has no memory on the heap.
-/// Memory follows what was received, never what a header announces.
+/// The decoder holds received bytes that are not decoded yet. After
+/// [`FrameDecoder::release`] the decoder of an idle client uses no heap memory. Memory
+/// grows with received bytes, never with the length that a header announces.
 ///
 /// ```
-/// use tidewire_adapters::websocket::frame::{FrameReader, Incoming};
+/// use tidewire_adapters::websocket::frame::{FrameDecoder, ClientFrame};
 ///
-/// let mut reader = FrameReader::new(1_000);
+/// let mut decoder = FrameDecoder::new(1_000);
 /// // A masked ping without a payload.
-/// reader.feed(&[0x89, 0x80, 1, 2, 3, 4]);
-/// assert_eq!(reader.next_message(), Ok(Some(Incoming::Ping(Default::default()))));
-/// assert_eq!(reader.next_message(), Ok(None));
-/// reader.release();
+/// decoder.feed(&[0x89, 0x80, 1, 2, 3, 4]);
+/// assert_eq!(decoder.next_message(), Ok(Some(ClientFrame::Ping(Default::default()))));
+/// assert_eq!(decoder.next_message(), Ok(None));
+/// decoder.release();
 /// ```
 #[derive(Debug)]
-pub struct FrameReader {
+pub struct FrameDecoder {
     buffer: BytesMut,
-    message: Option<Partial>,
+    message: Option<PartialMessage>,
     limit: usize,
-    compression: Compression,
+    compression: DeflateSupport,
 }
 
-/// What the handshake said about compressed messages.
+/// Whether compression was negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compression {
-    Refused,
+enum DeflateSupport {
+    Declined,
     Agreed,
 }
 
-struct Head {
+struct FrameHeader {
     is_final: bool,
     /// RSV1: the message is compressed.
     is_deflated: bool,
     opcode: Opcode,
     mask: [u8; 4],
     length: usize,
-    head_length: usize,
+    header_length: usize,
 }
 
-impl FrameReader {
-    /// A reader of messages up to `limit` bytes, none of them compressed.
+impl FrameDecoder {
+    /// A decoder of uncompressed messages up to `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
             buffer: BytesMut::new(),
             message: None,
             limit,
-            compression: Compression::Refused,
+            compression: DeflateSupport::Declined,
         }
     }
 
-    /// Takes compressed messages too, if that was agreed on. The limit holds for
-    /// what they are when inflated.
+    /// Also accepts compressed messages, if there is an agreement. The limit applies to the
+    /// inflated message.
     #[must_use]
     pub fn with_deflate(mut self, agreement: Option<Agreement>) -> Self {
         self.compression = match agreement {
-            Some(_) => Compression::Agreed,
-            None => Compression::Refused,
+            Some(_) => DeflateSupport::Agreed,
+            None => DeflateSupport::Declined,
         };
         self
     }
 
-    /// Where bytes from the socket are to be appended.
+    /// The buffer to which the caller appends bytes from the socket.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// Appends bytes that were read into memory of the caller's, which many readers
-    /// may share.
+    /// Appends bytes from a buffer of the caller, which many decoders can share.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Gives back the memory that is not in use: to be called when
-    /// [`Self::next_message`] has no more and the socket has nothing to read.
+    /// Frees unused memory. Call it when [`Self::next_message`] returns `None` and the
+    /// socket has nothing to read.
     ///
-    /// The start of a frame, and the parts of a message, are kept in a buffer of
-    /// about their size.
+    /// The bytes of an incomplete frame or message stay in a buffer of about their size.
     pub fn release(&mut self) {
         shrink(&mut self.buffer);
         if let Some(message) = &mut self.message {
@@ -197,33 +93,33 @@ impl FrameReader {
         }
     }
 
-    /// The next message or control frame, if it is there as a whole.
+    /// The next message or control frame, or `None` until it is complete.
     ///
     /// # Errors
-    /// The client broke the protocol; the reader is of no more use.
-    pub fn next_message(&mut self) -> Result<Option<Incoming>, FrameError> {
+    /// The client violated the protocol. The decoder cannot continue.
+    pub fn next_message(&mut self) -> Result<Option<ClientFrame>, FrameError> {
         loop {
-            let Some(head) = self.head()? else {
+            let Some(header) = self.parse_header()? else {
                 return Ok(None);
             };
-            let missing = (head.head_length + head.length).saturating_sub(self.buffer.len());
+            let missing = (header.header_length + header.length).saturating_sub(self.buffer.len());
             if missing > 0 {
-                // Few reads for a long frame, and still no more than a client paid
-                // for with bytes of its own.
+                // The buffer doubles: few reads for a long frame, but never more memory
+                // than the client has sent bytes.
                 self.buffer
                     .reserve(missing.min(self.buffer.len().max(MIN_READ)));
                 return Ok(None);
             }
-            self.buffer.advance(head.head_length);
-            let mut payload = self.buffer.split_to(head.length);
-            unmask(&mut payload, head.mask);
-            if let Some(incoming) = self.take(&head, payload)? {
+            self.buffer.advance(header.header_length);
+            let mut payload = self.buffer.split_to(header.length);
+            unmask(&mut payload, header.mask);
+            if let Some(incoming) = self.accept_frame(&header, payload)? {
                 return Ok(Some(incoming));
             }
         }
     }
 
-    fn head(&self) -> Result<Option<Head>, FrameError> {
+    fn parse_header(&self) -> Result<Option<FrameHeader>, FrameError> {
         let bytes = &self.buffer[..];
         let [first, second, ..] = *bytes else {
             return Ok(None);
@@ -260,24 +156,24 @@ impl FrameReader {
         if !opcode.is_control() {
             self.check_length(is_deflated, length)?;
         }
-        let head_length = 2 + length_bytes + 4;
+        let header_length = 2 + length_bytes + 4;
         let Some(mask) = bytes
-            .get(head_length - 4..head_length)
+            .get(header_length - 4..header_length)
             .and_then(|b| b.first_chunk::<4>())
         else {
             return Ok(None);
         };
-        Ok(Some(Head {
+        Ok(Some(FrameHeader {
             is_final,
             is_deflated,
             opcode,
             mask: *mask,
             length,
-            head_length,
+            header_length,
         }))
     }
 
-    /// RFC 6455, section 5.2, and RFC 7692, section 6.
+    /// Checks the reserved bits (RFC 6455, section 5.2, and RFC 7692, section 6).
     fn check_bits(&self, first: u8, opcode: Opcode) -> Result<(), FrameError> {
         if first & 0x30 != 0 {
             return Err(FrameError::Protocol(
@@ -287,7 +183,7 @@ impl FrameReader {
         if first & 0x40 == 0 {
             return Ok(());
         }
-        if self.compression == Compression::Refused {
+        if self.compression == DeflateSupport::Declined {
             return Err(FrameError::Protocol(
                 "a reserved bit is set, and no extension was agreed on",
             ));
@@ -297,13 +193,13 @@ impl FrameReader {
         }
         if opcode == Opcode::Continuation {
             return Err(FrameError::Protocol(
-                "a continuation says that it is compressed, which only the first frame may",
+                "a continuation sets the compression bit, which only the first frame may",
             ));
         }
         Ok(())
     }
 
-    /// RFC 6455, section 5.4. Said before the payload is there.
+    /// Checks the order of fragments (RFC 6455, section 5.4), before the payload arrives.
     fn check_order(&self, opcode: Opcode) -> Result<(), FrameError> {
         match opcode {
             Opcode::Continuation if self.message.is_none() => Err(FrameError::Protocol(
@@ -316,14 +212,14 @@ impl FrameReader {
         }
     }
 
-    /// Holds the message against the limit before any of the frame is kept.
+    /// Checks the length of the message before any of the payload is buffered.
     fn check_length(&self, is_deflated: bool, length: usize) -> Result<(), FrameError> {
         let (so_far, is_deflated) = match &self.message {
             Some(message) => (message.parts.len(), message.is_deflated),
             None => (0, is_deflated),
         };
         let limit = if is_deflated {
-            // What does not compress grows a little.
+            // Incompressible data becomes slightly longer.
             self.limit.saturating_add(self.limit / 16 + 64)
         } else {
             self.limit
@@ -334,33 +230,37 @@ impl FrameReader {
         Ok(())
     }
 
-    fn take(&mut self, head: &Head, payload: BytesMut) -> Result<Option<Incoming>, FrameError> {
-        let mut message = match (head.opcode, self.message.take()) {
+    fn accept_frame(
+        &mut self,
+        header: &FrameHeader,
+        payload: BytesMut,
+    ) -> Result<Option<ClientFrame>, FrameError> {
+        let mut message = match (header.opcode, self.message.take()) {
             (Opcode::Ping, message) => {
                 self.message = message;
-                return Ok(Some(Incoming::Ping(payload.freeze())));
+                return Ok(Some(ClientFrame::Ping(payload.freeze())));
             }
             (Opcode::Pong, message) => {
                 self.message = message;
-                return Ok(Some(Incoming::Pong(payload.freeze())));
+                return Ok(Some(ClientFrame::Pong(payload.freeze())));
             }
             (Opcode::Close, _) => {
-                return close_code(&payload).map(|code| Some(Incoming::Close(code)));
+                return close_code(&payload).map(|code| Some(ClientFrame::Close(code)));
             }
-            // The order was checked with the head.
+            // The order was checked with the header.
             (_, Some(mut message)) => {
                 message.parts.extend_from_slice(&payload);
                 message
             }
-            (opcode, None) => Partial {
+            (opcode, None) => PartialMessage {
                 opcode,
-                is_deflated: head.is_deflated,
+                is_deflated: header.is_deflated,
                 parts: payload,
                 checked: 0,
             },
         };
         message.check_text()?;
-        if !head.is_final {
+        if !header.is_final {
             self.message = Some(message);
             return Ok(None);
         }
@@ -368,10 +268,7 @@ impl FrameReader {
     }
 }
 
-/// The least that is made room for while a frame comes in.
-const MIN_READ: usize = 4 << 10;
-
-/// Replaces a buffer that is much larger than what it holds.
+/// Replaces a buffer that is much larger than its content.
 fn shrink(buffer: &mut BytesMut) {
     if buffer.is_empty() {
         *buffer = BytesMut::new();
@@ -380,19 +277,19 @@ fn shrink(buffer: &mut BytesMut) {
     }
 }
 
-/// The frames of a message so far.
+/// The fragments of a message so far.
 #[derive(Debug)]
-struct Partial {
+struct PartialMessage {
     opcode: Opcode,
     is_deflated: bool,
     parts: BytesMut,
-    /// So much of a text message is known to be UTF-8.
+    /// The bytes of a text message that were checked as UTF-8.
     checked: usize,
 }
 
-impl Partial {
-    /// Refuses a text message with the first frame that makes it invalid; a
-    /// character may continue in the next frame. Compressed text is checked at its end.
+impl PartialMessage {
+    /// Refuses a text message at the first fragment that makes it invalid. A character may
+    /// continue in the next fragment. Compressed text is checked at its end.
     fn check_text(&mut self) -> Result<(), FrameError> {
         if self.opcode != Opcode::Text || self.is_deflated {
             return Ok(());
@@ -405,7 +302,7 @@ impl Partial {
         Ok(())
     }
 
-    fn finish(self, limit: usize) -> Result<Incoming, FrameError> {
+    fn finish(self, limit: usize) -> Result<ClientFrame, FrameError> {
         let is_text = self.opcode == Opcode::Text;
         let (message, is_utf8) = if self.is_deflated {
             let message = inflate(&self.parts, limit).map_err(|error| match error {
@@ -419,9 +316,9 @@ impl Partial {
             (self.parts.freeze(), is_utf8)
         };
         match (is_text, is_utf8) {
-            (true, true) => Ok(Incoming::Text(message)),
+            (true, true) => Ok(ClientFrame::Text(message)),
             (true, false) => Err(FrameError::NotUtf8),
-            (false, _) => Ok(Incoming::Binary(message)),
+            (false, _) => Ok(ClientFrame::Binary(message)),
         }
     }
 }

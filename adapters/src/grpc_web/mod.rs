@@ -1,4 +1,6 @@
-//! Native gRPC and gRPC-Web, with health and reflection.
+//! gRPC and gRPC-Web: the services, health and reflection.
+
+mod authentication;
 
 use axum::Router as Routes;
 use tidewire_proto::{
@@ -13,9 +15,10 @@ use tonic_reflection::server::Builder;
 use tonic_web::GrpcWebLayer;
 use tower::Layer as _;
 
-use crate::{Gateway, access::Identified};
+use self::authentication::AuthenticationService;
+use crate::Gateway;
 
-/// Routes to all services. What no service answers is for the fallback.
+/// The routes of all gRPC services. Other paths go to the fallback of the caller.
 pub(crate) fn routes(gateway: &Gateway) -> Routes {
     let limit = gateway.options.frame_bytes;
     let streams =
@@ -44,19 +47,19 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
     let mut routes = Routes::new()
         .route_service(
             "/tidewire.v1.StreamService/{*method}",
-            web.layer(Identified::new(streams, gateway)),
+            web.layer(AuthenticationService::new(streams, gateway)),
         )
         .route_service(
             "/tidewire.v1.PriceService/{*method}",
-            web.layer(Identified::new(prices, gateway)),
+            web.layer(AuthenticationService::new(prices, gateway)),
         )
         .route_service(
             "/tidewire.v1.WatchService/{*method}",
-            web.layer(Identified::new(watches, gateway)),
+            web.layer(AuthenticationService::new(watches, gateway)),
         )
         .route_service(
             "/tidewire.v1.AdminService/{*method}",
-            web.layer(Identified::new(admin, gateway)),
+            web.layer(AuthenticationService::new(admin, gateway)),
         )
         .route_service(
             "/grpc.health.v1.Health/{*method}",
@@ -75,7 +78,7 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
         Ok(service) => {
             routes = routes.route_service("/grpc.reflection.v1.ServerReflection/{*method}", service)
         }
-        Err(error) => tracing::error!(%error, "reflection is not served"),
+        Err(error) => tracing::error!(%error, "gRPC reflection v1 is not available"),
     }
     match reflection().build_v1alpha() {
         Ok(service) => {
@@ -84,16 +87,15 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
                 service,
             )
         }
-        Err(error) => tracing::error!(%error, "reflection is not served in its older version"),
+        Err(error) => tracing::error!(%error, "gRPC reflection v1alpha is not available"),
     }
     routes
 }
 
-/// Describes all that is served.
+/// A builder with the descriptors of all services.
 ///
-/// Not a closure that takes the builder: rustc before 1.97 lets such a closure
-/// change the caller's own copy of an argument (rust-lang/rust#155241), and so
-/// the second builder began where the first had ended, in memory given back.
+/// Each caller gets its own builder. Until rustc 1.97 a closure that takes a builder can
+/// change the caller's copy (rust-lang/rust#155241), which led to a use after free.
 fn reflection() -> Builder<'static> {
     Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)

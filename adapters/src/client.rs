@@ -1,0 +1,99 @@
+//! Client context: the identity, address and quota of the client that sends a request.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::extract::ConnectInfo;
+use http::{Extensions, HeaderMap, header};
+use tidewire_proto::v1::ErrorCode;
+use tidewire_stream::{Identity, SessionQuota, StreamCore, StreamError};
+
+use crate::{Gateway, access::ConnectionGuard, reply::HttpError, tls::PeerIdentity};
+
+/// The subprotocol prefix of a token. Browsers use it, because they cannot set headers.
+pub(crate) const BEARER_SUBPROTOCOL: &str = "tidewire.bearer.";
+
+/// A client that may open a session.
+#[derive(Debug)]
+pub(crate) struct ClientContext {
+    /// The identity.
+    pub(crate) identity: Identity,
+    /// The address, as far as it is trusted.
+    pub(crate) address: Option<IpAddr>,
+    /// The quota of the session. It holds the permits of the session and its connection.
+    pub(crate) quota: SessionQuota,
+}
+
+/// Authenticates and admits a client that opens a session.
+pub(crate) async fn admit(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+    query_token: Option<&str>,
+) -> Result<ClientContext, HttpError> {
+    let identity = authenticate(&gateway.stream, headers, extensions, query_token).await?;
+    let address = client_address(gateway, headers, extensions);
+    let quota = gateway.admission.sessions().admit(address, &identity)?;
+    if let Some(guard) = extensions.get::<Arc<ConnectionGuard>>() {
+        quota.hold(guard.clone());
+    }
+    Ok(ClientContext {
+        identity,
+        address,
+        quota,
+    })
+}
+
+/// The address of a client: its peer address, or the address that a trusted proxy names.
+pub(crate) fn client_address(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Option<IpAddr> {
+    let ConnectInfo(peer) = extensions.get::<ConnectInfo<SocketAddr>>()?;
+    Some(gateway.admission.proxies().client(peer.ip(), headers))
+}
+
+/// Authenticates a request: by the `Authorization` header, by the bearer subprotocol, by
+/// `query_token`, or by the client certificate of its connection.
+pub(crate) async fn authenticate(
+    stream: &StreamCore,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+    query_token: Option<&str>,
+) -> Result<Identity, StreamError> {
+    match bearer(headers)?.or(query_token) {
+        Some(token) => stream.authenticator().authenticate(token).await,
+        None => Ok(match extensions.get::<PeerIdentity>() {
+            Some(peer) => peer.identity(stream.clock()),
+            None => stream.authenticator().without_token(),
+        }),
+    }
+}
+
+/// The subprotocols that a client offers.
+pub(crate) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, StreamError> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(subprotocols(headers).find_map(|offer| offer.strip_prefix(BEARER_SUBPROTOCOL)));
+    };
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    token.map(Some).ok_or_else(|| {
+        StreamError::new(
+            ErrorCode::Unauthenticated,
+            "`Authorization` cannot be read, expected `Bearer TOKEN`",
+        )
+    })
+}

@@ -1,0 +1,51 @@
+//! Contexts: what the server shares between connections, and what a connection adds to
+//! its requests.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Router as Routes, extract::ConnectInfo};
+use http::Extensions;
+use tidewire_stream::ShardId;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Gateway,
+    access::ConnectionGuard,
+    tls::{PeerIdentity, TlsAcceptor},
+};
+
+/// The state that all connections share.
+pub(crate) struct ServerContext {
+    pub(crate) gateway: Gateway,
+    pub(crate) routes: Routes,
+    pub(crate) tls: Option<Arc<TlsAcceptor>>,
+    /// Cancelled when the server begins to stop.
+    pub(crate) stop: CancellationToken,
+}
+
+/// The properties of a connection that each of its requests carries.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestContext {
+    pub(crate) address: SocketAddr,
+    /// The shard that accepted the connection.
+    pub(crate) shard: ShardId,
+    pub(crate) guard: Arc<ConnectionGuard>,
+    /// The identity of the client certificate, if there is one.
+    pub(crate) peer: Option<PeerIdentity>,
+}
+
+impl RequestContext {
+    /// Inserts the context into the extensions of a request.
+    pub(crate) fn insert_into(&self, extensions: &mut Extensions) {
+        extensions.insert(ConnectInfo(self.address));
+        extensions.insert(tonic::transport::server::TcpConnectInfo {
+            local_addr: None,
+            remote_addr: Some(self.address),
+        });
+        extensions.insert(self.shard);
+        extensions.insert(self.guard.clone());
+        if let Some(peer) = &self.peer {
+            extensions.insert(peer.clone());
+        }
+    }
+}

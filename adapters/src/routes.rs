@@ -1,0 +1,55 @@
+//! Routes: the paths of the one port and their adapters.
+
+use axum::{
+    Router as Routes,
+    routing::{get, post},
+};
+use http::{Method, StatusCode, Uri};
+use tidewire_proto::v1::ErrorCode;
+use tidewire_stream::StreamError;
+
+use crate::{
+    Gateway, grpc_web,
+    http::{console, cors, health, rpc},
+    reply::HttpError,
+    sse, websocket,
+};
+
+/// All routes of a gateway.
+pub(crate) fn routes(gateway: &Gateway) -> Routes {
+    let http = Routes::new()
+        .route("/", get(console::page))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/v1/ws", get(websocket::upgrade))
+        .route("/v1/sse", get(sse::stream))
+        .route("/v1/sse/{connection}", post(sse::command))
+        .route("/v1/rpc/{service}/{method}", post(rpc::call))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(gateway.clone());
+    grpc_web::routes(gateway)
+        .fallback_service(http)
+        .layer(cors::layer(gateway.origins.clone()))
+}
+
+/// Answers an unknown path.
+async fn not_found(uri: Uri) -> HttpError {
+    StreamError::new(
+        ErrorCode::NotFound,
+        format!("there is nothing at {}", uri.path()),
+    )
+    .into()
+}
+
+/// Answers a known path with the wrong method.
+async fn method_not_allowed(method: Method, uri: Uri) -> HttpError {
+    HttpError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        StreamError::new(
+            ErrorCode::Unimplemented,
+            format!("{} does not take {method}", uri.path()),
+        ),
+    )
+}
