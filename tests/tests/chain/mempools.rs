@@ -27,7 +27,7 @@ async fn following(server: &Server, node: &Node) -> Client {
     let accounts = node.accounts().await;
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     client.subscribe(&channel).await;
-    server.log_line("a pool is heard by asking").await;
+    server.log_line("the mempool is read by polling").await;
     client
 }
 

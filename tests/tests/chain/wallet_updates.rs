@@ -131,7 +131,7 @@ async fn a_wallet_receives_the_outcome_of_a_pending_transaction(transport: Trans
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     let mut client = Client::connect(transport, &running).await;
     let mut log = WalletLog::begin(&mut client, &channel).await;
-    running.log_line("a pool is heard").await;
+    running.log_line("the mempool is read").await;
     let mut sent = Vec::new();
     for from in [0, 2, 3, 4] {
         let hash = send_first(&node, &accounts[from], &accounts[1], 7, 5).await;

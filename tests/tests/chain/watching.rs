@@ -201,7 +201,7 @@ async fn a_wallet_receives_pending_transactions(transport: Transport) {
     let mut client = Client::connect(transport, &server).await;
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     client.subscribe(&channel).await;
-    server.log_line("a pool is heard").await;
+    server.log_line("the mempool is read").await;
     // A transaction between other wallets is not published.
     node.send(&accounts[2], &accounts[3], 5).await;
     let hash = node.send(&accounts[0], &accounts[1], 5).await;
@@ -227,7 +227,7 @@ async fn a_node_may_push_hashes_of_pending_transactions() {
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     let channel = format!("wallet:{}", accounts[1].to_ascii_lowercase());
     client.subscribe(&channel).await;
-    server.log_line("a pool is heard").await;
+    server.log_line("the mempool is read").await;
     let hash = node.send(&accounts[0], &accounts[1], 5).await;
     faulty.push(json!(hash));
     let received = client.next_on(&channel).await.expect("wallet_update").data;

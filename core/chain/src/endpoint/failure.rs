@@ -3,7 +3,7 @@
 //! | failure | next |
 //! |---|---|
 //! | `Unreachable`, `TimedOut`, `Invalid`, `WrongChain` | call another endpoint; this one backs off |
-//! | `RateLimited` | call another endpoint; this one backs off for as long as it asks |
+//! | `RateLimited` | call another endpoint; this one backs off for as long as it demands |
 //! | `Unsupported`, `NotFound` | call another endpoint; this one stays healthy |
 //! | `Refused` | return the error: every node would refuse the call |
 //!

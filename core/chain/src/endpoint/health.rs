@@ -7,7 +7,7 @@
 //! |---|---|
 //! | unreachable, timed out | 250 ms, doubled with each one in a row, at most 30 s; a response ends it |
 //! | invalid response | the same, but a response does not end it |
-//! | rate limit | as long as the endpoint asks, else 1 s, doubled each time; at most 60 s; a response does not end it |
+//! | rate limit | as long as the endpoint demands, else 1 s, doubled each time; at most 60 s; a response does not end it |
 //! | another chain | 30 s; a response does not end it |
 //!
 //! # Example

@@ -106,10 +106,10 @@ async fn load_from(
             endpoint.disable_block_receipts();
             let responses = endpoint.call_all(&[logs_of(block)]).await;
             let response = responses.into_iter().next();
-            Content::Logs(response.unwrap_or_else(|| Err(no_response()))?)
+            LogSource::Logs(response.unwrap_or_else(|| Err(no_response()))?)
         }
-        content if with_receipts => Content::Receipts(content?),
-        content => Content::Logs(content?),
+        content if with_receipts => LogSource::Receipts(content?),
+        content => LogSource::Logs(content?),
     };
     let transactions = parse_transactions(&body, block, proofs)?;
     let mut data = BlockData {
@@ -123,14 +123,14 @@ async fn load_from(
         receipts: Vec::new(),
     };
     match content {
-        Content::Receipts(raw) => {
+        LogSource::Receipts(raw) => {
             let raw: Option<Vec<Box<RawValue>>> = endpoint.parse(&raw)?;
             let Some(raw) = raw else {
                 return Err(Failure::NotFound(format!("receipts of {}", block.hash)).into());
             };
             add_receipts(&mut data, &raw, body.receipts_root, proofs)?;
         }
-        Content::Logs(raw) => {
+        LogSource::Logs(raw) => {
             let logs: Option<Vec<Log>> = endpoint.parse(&raw)?;
             let Some(logs) = logs else {
                 return Err(Failure::NotFound(format!("logs of {}", block.hash)).into());
@@ -141,8 +141,8 @@ async fn load_from(
     Ok(data)
 }
 
-/// The response to the second call.
-enum Content {
+/// The response that holds the logs: all receipts, or the logs alone.
+enum LogSource {
     Receipts(Box<RawValue>),
     Logs(Box<RawValue>),
 }

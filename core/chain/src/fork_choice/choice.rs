@@ -289,7 +289,7 @@ impl IgnoredHeads {
 struct GracePeriod(Option<(B256, Instant)>);
 
 impl GracePeriod {
-    /// The time that is left; zero once it has passed. It starts anew for another tip.
+    /// The time that is left; zero once it has passed. Another tip restarts it.
     fn remaining(&mut self, tip: B256, grace: Duration) -> Duration {
         let since = match self.0 {
             Some((doubted, since)) if doubted == tip => since,

@@ -342,7 +342,7 @@ impl HeadTracker {
         self.resync(head, OldBlocks::Abandoned).await
     }
 
-    /// Starts the chain anew at a head. Clients learn that blocks between are missing.
+    /// Restarts the chain at a head. Clients receive `gap`, as the blocks between are missing.
     async fn resync(&mut self, head: BlockRef, old_blocks: OldBlocks) -> Progress {
         let data = match load(&self.pool, head, self.proofs).await {
             Ok(data) => data,

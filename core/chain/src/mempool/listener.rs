@@ -1,8 +1,8 @@
-//! Hears what comes into the pool of a node, while there are wallets to follow.
+//! Mempool listener: passes on the pending transactions that concern a followed wallet.
 //!
-//! One endpoint is heard at a time: one that pushes, or else one that is asked. A pool is no
-//! history, and what is missed is told once it is in a block. What concerns no wallet that
-//! is followed goes no further.
+//! It listens to one endpoint at a time, and only while wallets are followed. An endpoint with
+//! subscriptions is preferred; otherwise one is polled. A mempool has no history: a transaction
+//! that is missed here is published once it is in a block.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,46 +20,47 @@ use super::poller::MempoolPoller;
 use crate::{
     Call, WalletIndex,
     endpoint::{Address, Endpoint, EndpointPool, Failure, Subscription, SubscriptionEvent},
-    rpc_types,
+    rpc_types::parse_transaction,
 };
 
-/// The pause before endpoints are tried again.
+/// The pause before an endpoint is chosen again.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether there still are wallets.
-const LOOK: Duration = Duration::from_secs(5);
+/// The interval at which the listener checks that wallets are still followed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// After how many questions it is tried again whether another endpoint pushes.
-const QUESTIONS: u32 = 60;
+/// Polls after which endpoints with subscriptions are tried again.
+const MAX_POLLS: u32 = 60;
 
-/// How many transactions are taken together.
-const TOGETHER: usize = 50;
+/// Transactions that are fetched in one request.
+const BATCH: usize = 50;
 
-/// Hears the pool of a chain.
+/// Listens to the mempool of a chain.
 pub(crate) struct MempoolListener {
     pub(crate) chain: u64,
     pub(crate) pool: EndpointPool,
     pub(crate) wallets: Arc<RwLock<WalletIndex>>,
+    /// Notified when the first wallet is followed.
     pub(crate) has_wallets: Arc<Notify>,
     pub(crate) out: mpsc::Sender<Box<Transaction>>,
 }
 
-/// Nobody takes what is heard any more.
-struct Over;
+/// The receiver of transactions is gone.
+struct ReceiverGone;
 
 impl MempoolListener {
-    /// Hears until cancelled.
+    /// Listens until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        cancel.run_until_cancelled(self.hear()).await;
+        cancel.run_until_cancelled(self.listen()).await;
     }
 
-    async fn hear(&self) {
+    async fn listen(&self) {
         loop {
             if self.wallets.read().is_empty() {
                 self.has_wallets.notified().await;
                 continue;
             }
-            if self.hear_one().await.is_err() {
+            if self.listen_to_one().await.is_err() {
                 return;
             }
             if !self.wallets.read().is_empty() {
@@ -68,90 +69,105 @@ impl MempoolListener {
         }
     }
 
-    /// Hears the first endpoint that can be heard.
-    async fn hear_one(&self) -> Result<(), Over> {
+    /// Listens to the first endpoint that offers a subscription, or else to one by polling.
+    async fn listen_to_one(&self) -> Result<(), ReceiverGone> {
         let endpoints = self.pool.by_health(0);
         for endpoint in &endpoints {
-            if let Ok(pooled) = endpoint.subscribe_mempool().await {
-                return self.follow(endpoint, pooled).await;
+            if let Ok(subscription) = endpoint.subscribe_mempool().await {
+                return self.read_subscription(endpoint, subscription).await;
             }
         }
         for endpoint in endpoints.iter().filter(|other| other.backoff().is_zero()) {
-            if let Ok(asked) = MempoolPoller::start(endpoint).await {
-                return self.ask(endpoint, asked).await;
+            if let Ok(poller) = MempoolPoller::start(endpoint).await {
+                return self.poll(endpoint, poller).await;
             }
         }
         Ok(())
     }
 
-    /// Asks one endpoint, until it does not answer or there is no wallet left.
-    async fn ask(&self, endpoint: &Endpoint, mut asked: MempoolPoller<'_>) -> Result<(), Over> {
-        tracing::info!(chain = self.chain, endpoint = %endpoint.address(), "a pool is heard by asking");
+    /// Polls one endpoint until a call fails or no wallet is followed. If another endpoint may
+    /// offer a subscription, polling stops after [`MAX_POLLS`].
+    async fn poll(
+        &self,
+        endpoint: &Endpoint,
+        mut poller: MempoolPoller<'_>,
+    ) -> Result<(), ReceiverGone> {
+        tracing::info!(chain = self.chain, endpoint = %endpoint.address(), "the mempool is read by polling");
         let mut others = self.pool.endpoints().iter();
-        let may_push = others.any(|other| !matches!(other.address(), Address::Http(_)));
-        let mut left = if may_push { QUESTIONS } else { u32::MAX };
-        while left > 0 && !self.wallets.read().is_empty() {
-            left -= 1;
-            sleep(endpoint.backoff().max(asked.pause())).await;
-            let Ok(came) = asked.poll().await else {
+        let may_subscribe = others.any(|other| !matches!(other.address(), Address::Http(_)));
+        let mut polls_left = if may_subscribe { MAX_POLLS } else { u32::MAX };
+        while polls_left > 0 && !self.wallets.read().is_empty() {
+            polls_left -= 1;
+            sleep(endpoint.backoff().max(poller.pause())).await;
+            let Ok(new) = poller.poll().await else {
                 return Ok(());
             };
-            self.pass_over(came.skipped);
-            let mut items = came.items.into_iter();
+            self.record_skipped(new.skipped);
+            let mut items = new.items.into_iter();
             loop {
-                let part: Vec<_> = items.by_ref().take(TOGETHER).collect();
-                if part.is_empty() {
+                let batch: Vec<_> = items.by_ref().take(BATCH).collect();
+                if batch.is_empty() {
                     break;
                 }
-                self.tell(endpoint, part).await?;
+                self.send(endpoint, batch).await?;
             }
         }
-        asked.stop().await;
+        poller.stop().await;
         Ok(())
     }
 
-    fn pass_over(&self, count: u64) {
+    fn record_skipped(&self, count: u64) {
         let id = self.chain.to_string();
         metrics::counter!("tidewire_chain_pool_passed_over_total", "chain" => id).increment(count);
     }
 
-    /// Hears one endpoint, until it ends or there is no wallet left.
-    async fn follow(&self, endpoint: &Endpoint, mut pooled: Subscription) -> Result<(), Over> {
-        tracing::info!(chain = self.chain, endpoint = %endpoint.address(), "a pool is heard");
-        let mut look = Instant::now() + LOOK;
+    /// Reads a subscription until it ends or no wallet is followed.
+    async fn read_subscription(
+        &self,
+        endpoint: &Endpoint,
+        mut subscription: Subscription,
+    ) -> Result<(), ReceiverGone> {
+        tracing::info!(chain = self.chain, endpoint = %endpoint.address(), "the mempool is read by subscription");
+        let mut next_check = Instant::now() + CHECK_INTERVAL;
         loop {
             let first = tokio::select! {
-                pushed = pooled.next() => pushed,
-                () = sleep_until(look) => {
+                event = subscription.next() => event,
+                () = sleep_until(next_check) => {
                     if self.wallets.read().is_empty() {
                         return Ok(());
                     }
-                    look = Instant::now() + LOOK;
+                    next_check = Instant::now() + CHECK_INTERVAL;
                     continue;
                 }
             };
             let mut items = Vec::new();
-            let mut has_ended = false;
+            let mut is_closed = false;
             let mut next = Some(first);
-            while let Some(pushed) = next {
-                match pushed {
+            while let Some(event) = next {
+                match event {
                     SubscriptionEvent::Item(item) => items.push(item),
-                    SubscriptionEvent::Lagged(count) => self.pass_over(count),
-                    SubscriptionEvent::Closed(_) => has_ended = true,
+                    SubscriptionEvent::Lagged(count) => self.record_skipped(count),
+                    SubscriptionEvent::Closed(_) => is_closed = true,
                 }
-                if has_ended || items.len() >= TOGETHER {
+                if is_closed || items.len() >= BATCH {
                     break;
                 }
-                next = pooled.next().now_or_never();
+                next = subscription.next().now_or_never();
             }
-            self.tell(endpoint, items).await?;
-            if has_ended {
+            self.send(endpoint, items).await?;
+            if is_closed {
                 return Ok(());
             }
         }
     }
 
-    async fn tell(&self, endpoint: &Endpoint, items: Vec<Box<RawValue>>) -> Result<(), Over> {
+    /// Sends those transactions that concern a followed wallet. Items that are hashes are
+    /// fetched first.
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        items: Vec<Box<RawValue>>,
+    ) -> Result<(), ReceiverGone> {
         let is_hash = |item: &RawValue| item.get().starts_with('"');
         let (hashes, whole): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| is_hash(item));
         let calls: Vec<_> = hashes
@@ -162,28 +178,28 @@ impl MempoolListener {
                 params: json!([hash]),
             })
             .collect();
-        let answers = if calls.is_empty() {
+        let responses = if calls.is_empty() {
             Vec::new()
         } else {
             endpoint.call_all(&calls).await
         };
-        let fetched = answers.into_iter().filter_map(Result::<_, Failure>::ok);
+        let fetched = responses.into_iter().filter_map(Result::<_, Failure>::ok);
         for raw in whole.into_iter().chain(fetched) {
-            // One that is gone again is null.
-            let Ok((transaction, _)) = rpc_types::parse_transaction(&raw) else {
+            // A transaction that left the mempool meanwhile is null, and skipped.
+            let Ok((transaction, _)) = parse_transaction(&raw) else {
                 continue;
             };
-            if self.concerns_a_wallet(&transaction) {
+            if self.concerns_wallet(&transaction) {
                 self.out
                     .send(Box::new(transaction))
                     .await
-                    .map_err(|_| Over)?;
+                    .map_err(|_| ReceiverGone)?;
             }
         }
         Ok(())
     }
 
-    fn concerns_a_wallet(&self, transaction: &Transaction) -> bool {
+    fn concerns_wallet(&self, transaction: &Transaction) -> bool {
         let wallets = self.wallets.read();
         wallets.watched_parties(transaction).next().is_some()
     }

@@ -64,7 +64,7 @@ pub(super) struct NewTransactions {
 
 /// The response to `txpool_content`: transactions by sender and nonce.
 #[derive(Deserialize)]
-struct Content {
+struct MempoolContent {
     #[serde(default)]
     pending: BTreeMap<String, BTreeMap<String, Box<RawValue>>>,
 }
@@ -169,7 +169,7 @@ async fn content_method(endpoint: &Endpoint) -> Result<PollMethod, Failure> {
 }
 
 async fn read_content(endpoint: &Endpoint) -> Result<Vec<(B256, Box<RawValue>)>, Failure> {
-    let content: Content = endpoint.call(call("txpool_content", json!([]))).await?;
+    let content: MempoolContent = endpoint.call(call("txpool_content", json!([]))).await?;
     let items = content
         .pending
         .into_values()
