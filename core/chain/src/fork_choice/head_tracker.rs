@@ -9,6 +9,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use alloy::primitives::Bloom;
 use futures::{StreamExt as _, stream};
 use metrics::{Counter, Gauge, Histogram};
+use tidewire_stream::Backoff;
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +37,7 @@ const CONCURRENT_LOADS: usize = 4;
 /// Blocks that are kept in memory for a reorg. Older ones are in the block store.
 const RECENT: usize = 16;
 
-/// The pause after a block could not be loaded. It doubles with each further failure.
+/// The pauses after a block could not be loaded: the first one, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -76,7 +77,8 @@ pub(crate) struct HeadTracker {
     recent: VecDeque<Arc<BlockData>>,
     /// The height of the newest final block that a node reported.
     finalized: Option<u64>,
-    /// Blocks in a row that could not be loaded.
+    /// The pauses after loads that failed in a row, and their number.
+    backoff: Backoff,
     failures: u32,
     updates: mpsc::Sender<SequencedUpdate>,
     metrics: ChainMetrics,
@@ -162,6 +164,7 @@ impl HeadTracker {
             block_store,
             recent: VecDeque::new(),
             finalized: None,
+            backoff: Backoff::new(FIRST_PAUSE, LAST_PAUSE),
             failures: 0,
             updates,
             metrics: ChainMetrics::new(config.id),
@@ -278,7 +281,7 @@ impl HeadTracker {
                 Ok(data) => data,
                 Err(failure) => return self.back_off(&failure, head),
             };
-            self.failures = 0;
+            self.reset_backoff();
             let Ok(retracted) = self.tree.advance(data.block) else {
                 return Progress::Continue;
             };
@@ -297,15 +300,18 @@ impl HeadTracker {
     /// report a block shortly before they can return all of it.
     fn back_off(&mut self, failure: &Failure, head: &BlockRef) -> Progress {
         self.metrics.failures.increment(1);
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << self.failures.min(8))
-            .min(LAST_PAUSE);
+        let pause = self.backoff.next_pause();
         self.failures = self.failures.saturating_add(1);
         if self.failures.is_multiple_of(WARN_EVERY) {
             tracing::warn!(chain = self.chain, head = head.number, %failure, tries = self.failures, "blocks cannot be loaded: retrying");
         }
         self.fork_choice.ignore(head, pause);
         Progress::Continue
+    }
+
+    fn reset_backoff(&mut self) {
+        self.backoff.reset();
+        self.failures = 0;
     }
 
     /// Whether an endpoint still serves this chain.
@@ -348,7 +354,7 @@ impl HeadTracker {
             Ok(data) => data,
             Err(failure) => return self.back_off(&failure, &head),
         };
-        self.failures = 0;
+        self.reset_backoff();
         self.fork_choice.record_resync();
         tracing::warn!(
             chain = self.chain,
