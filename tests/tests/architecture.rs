@@ -1,5 +1,7 @@
-//! Dependencies point one way: reads what cargo knows of the workspace, and fails
-//! when an arrow turns.
+//! Architecture lints: directions of dependencies, names, and beginnings of sentences.
+//!
+//! `cargo metadata` gives the dependencies between crates. `git ls-files` gives the Rust
+//! files, whose definitions and documentation are matched line by line.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,14 +11,17 @@
 
 use std::{
     collections::BTreeMap,
-    env,
+    env, fs,
+    path::Path,
     process::{Command, Stdio},
 };
 
 use serde_json::Value;
 
-/// What each crate may depend on, directly. A crate that is not here has no place in
-/// the house yet: give it one.
+/// The repository's root.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Allowed direct dependencies of each crate. Add a new crate here.
 const MAY_DEPEND_ON: [(&str, &[&str]); 14] = [
     ("tidewire-proto", &[]),
     ("tidewire-store", &["tidewire-proto"]),
@@ -49,10 +54,11 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 14] = [
     ("tidewire", EVERYTHING),
 ];
 
-/// What engines stand on. They do not know each other.
+/// Allowed dependencies of engines, which do not know each other.
 const FOUNDATION: &[&str] = &["tidewire-proto", "tidewire-store", "tidewire-stream"];
 
-/// The composition root, and what only tests and measures. Nothing depends on these.
+/// Allowed dependencies of the composition root, and of test and load crates. No crate depends
+/// on these.
 const EVERYTHING: &[&str] = &[
     "tidewire-proto",
     "tidewire-store",
@@ -66,7 +72,8 @@ const EVERYTHING: &[&str] = &[
     "tidewire-client",
 ];
 
-/// The crates of the workspace and what each depends on within it, tests aside.
+/// Returns the crates of the workspace, each with its dependencies in the workspace except
+/// dev-dependencies.
 fn workspace() -> BTreeMap<String, Vec<String>> {
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
@@ -78,7 +85,7 @@ fn workspace() -> BTreeMap<String, Vec<String>> {
             "--format-version",
             "1",
         ])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .current_dir(ROOT)
         .stdin(Stdio::null())
         .output()
         .expect("cargo runs");
@@ -110,7 +117,7 @@ fn dependencies_point_one_way() {
     assert!(workspace.contains_key("tidewire"), "{workspace:?}");
     for (package, dependencies) in &workspace {
         let allowed = rules.get(package.as_str());
-        let allowed = allowed.unwrap_or_else(|| panic!("{package} has no place in the house"));
+        let allowed = allowed.unwrap_or_else(|| panic!("{package} is not in MAY_DEPEND_ON"));
         for dependency in dependencies {
             assert!(
                 allowed.contains(&dependency.as_str()),
@@ -121,8 +128,8 @@ fn dependencies_point_one_way() {
 }
 
 #[test]
-fn names_tell_what_is_inside() {
-    // `core` would hide the standard library's.
+fn no_crate_is_named_core() {
+    // A crate `core` would shadow the standard library's.
     for package in workspace().keys() {
         assert!(
             !package.ends_with("-core") && package != "core",
@@ -132,7 +139,7 @@ fn names_tell_what_is_inside() {
 }
 
 #[test]
-fn the_rules_turn_no_arrow_themselves() {
+fn the_rules_have_no_cycle_of_two() {
     let rules: BTreeMap<_, _> = MAY_DEPEND_ON.into_iter().collect();
     for (package, allowed) in &rules {
         for dependency in *allowed {
@@ -142,4 +149,228 @@ fn the_rules_turn_no_arrow_themselves() {
             );
         }
     }
+}
+
+/// Words that are banned in names of files, modules and types, and as names of functions,
+/// each with the word to use instead. `docs/glossary.md` defines the words of the second column.
+const BANNED_WORDS: &[(&str, &str)] = &[
+    ("archive", "block_store"),
+    ("asked", "status, request"),
+    ("blend", "methods"),
+    ("desk", "processor"),
+    ("handout", "delivery"),
+    ("lies", "the behaviour under test"),
+    ("operated", "server_actions"),
+    ("parcel", "outgoing_item"),
+    ("passing", "staleness"),
+    ("pooled", "mempool"),
+    ("shown", "snapshot"),
+    ("taken", "outcome"),
+    ("telling", "batch_mode"),
+    ("waiting", "mempool, pending"),
+];
+
+/// Returns the Rust files under version control, as paths from the repository's root.
+fn rust_files() -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "*.rs"])
+        .current_dir(ROOT)
+        .stdin(Stdio::null())
+        .output()
+        .expect("git runs");
+    assert!(output.status.success());
+    let files = String::from_utf8(output.stdout).expect("paths are UTF-8");
+    let files: Vec<_> = files.lines().map(str::to_owned).collect();
+    assert!(files.iter().any(|file| file == "src/main.rs"), "{files:?}");
+    files
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// A definition's keyword and name.
+struct Definition<'a> {
+    keyword: &'a str,
+    name: &'a str,
+}
+
+/// Returns the definition on a line of code, if there is one.
+fn definition(line: &str) -> Option<Definition<'_>> {
+    let line = line.trim_start();
+    let line = match line.strip_prefix("pub(") {
+        Some(rest) => rest.split_once(')')?.1,
+        None => line.strip_prefix("pub ").unwrap_or(line),
+    };
+    let mut words = line.split_whitespace();
+    let keyword = words.find(|word| !["async", "const", "unsafe"].contains(word))?;
+    if !["mod", "struct", "enum", "union", "trait", "type", "fn"].contains(&keyword) {
+        return None;
+    }
+    let name = words.next()?;
+    let end = name.find(|character: char| !character.is_alphanumeric() && character != '_');
+    let name = &name[..end.unwrap_or(name.len())];
+    (!name.is_empty()).then_some(Definition { keyword, name })
+}
+
+/// Splits a name in snake or camel case: `FlushOutcome` has `flush` and `outcome`.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    for character in name.chars() {
+        if character == '_' || character.is_uppercase() {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut().filter(|_| character != '_') {
+            word.extend(character.to_lowercase());
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[test]
+fn names_are_the_fields_words() {
+    let mut wrong = Vec::new();
+    let mut check = |place: String, name: &str, words: Vec<String>| {
+        for word in words {
+            if let Some((_, better)) = BANNED_WORDS.iter().find(|(banned, _)| *banned == word) {
+                wrong.push(format!("{place}: {name} has {word:?}, expected {better}"));
+            }
+        }
+    };
+    for file in rust_files() {
+        let stem = Path::new(&file).file_stem().unwrap().to_string_lossy();
+        check(file.clone(), &stem, words(&stem));
+        for (number, line) in read(&file).lines().enumerate() {
+            let Some(found) = definition(line) else {
+                continue;
+            };
+            let place = format!("{file}:{}", number + 1);
+            match found.keyword {
+                // A test's name is a sentence, in which these are ordinary words.
+                "fn" => check(place, found.name, vec![found.name.to_owned()]),
+                _ => check(place, found.name, words(found.name)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Returns the folder of the crate whose library or main program a file belongs to.
+fn crate_of(file: &str) -> Option<&str> {
+    let (folder, rest) = file.split_once("src/")?;
+    (!rest.starts_with("bin/") && !file.starts_with("clients/")).then_some(folder)
+}
+
+#[test]
+fn no_crate_has_two_public_types_of_one_name() {
+    let mut types: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for file in rust_files() {
+        let Some(folder) = crate_of(&file) else {
+            continue;
+        };
+        let text = read(&file);
+        let is_public = |line: &&str| line.starts_with("pub ") || line.starts_with("pub(crate) ");
+        for found in text.lines().filter(is_public).filter_map(definition) {
+            if !["fn", "mod"].contains(&found.keyword) {
+                let key = (folder.to_owned(), found.name.to_owned());
+                types.entry(key).or_default().push(file.clone());
+            }
+        }
+    }
+    types.retain(|_, files| files.len() > 1);
+    assert!(types.is_empty(), "{types:#?}");
+}
+
+/// Beginnings that no sentence of the documentation has, because its subject then comes late or
+/// never.
+const BANNED_BEGINNINGS: [&str; 6] = [
+    "Who ",
+    "Whoever ",
+    "What ",
+    "That which ",
+    "So many ",
+    "So much ",
+];
+
+/// Folders whose documentation still has such sentences. The list must only shrink.
+const UNEDITED: &[&str] = &[
+    "adapters/",
+    "core/chain/",
+    "core/price/",
+    "core/service/",
+    "core/store/",
+    "core/stream/",
+    "tests/src/venue/",
+    "tests/tests/conformance/",
+];
+
+/// Returns the documentation on a line, without its marker.
+fn documentation(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    line.strip_prefix("//!")
+        .or_else(|| line.strip_prefix("///"))
+}
+
+/// Returns the lines of a file on which a sentence has a banned beginning.
+fn banned_beginnings(text: &str) -> Vec<(usize, &str)> {
+    let begins = |text: &str| BANNED_BEGINNINGS.iter().any(|word| text.starts_with(word));
+    let mut found = Vec::new();
+    let (mut previous, mut is_code) = ('.', false);
+    for (number, line) in text.lines().enumerate() {
+        let Some(text) = documentation(line).map(str::trim) else {
+            (previous, is_code) = ('.', false);
+            continue;
+        };
+        is_code ^= text.starts_with("```");
+        if text.is_empty() || is_code {
+            previous = '.';
+            continue;
+        }
+        let is_first = matches!(previous, '.' | '!' | '?') || text.starts_with(['-', '|', '#']);
+        let first = text.trim_start_matches(['-', '|', '#', ' ']);
+        let mut later = [". ", "! ", "? "]
+            .iter()
+            .flat_map(|end| text.split(end).skip(1));
+        if is_first && begins(first) || later.any(begins) {
+            found.push((number + 1, text));
+        }
+        previous = text.chars().next_back().unwrap_or('.');
+    }
+    found
+}
+
+#[test]
+fn sentences_begin_with_their_subject() {
+    let mut wrong = Vec::new();
+    for file in rust_files() {
+        if UNEDITED.iter().any(|folder| file.starts_with(folder)) {
+            continue;
+        }
+        for (line, text) in banned_beginnings(&read(&file)) {
+            wrong.push(format!("{file}:{line}: {text}"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_lints_find_faults() {
+    assert_eq!(words("FlushOutcome_of"), ["flush", "outcome", "of"]);
+    let found = |line| definition(line).map(|found| (found.keyword, found.name));
+    assert_eq!(
+        found("pub(crate) struct Kept<T>(T);"),
+        Some(("struct", "Kept"))
+    );
+    assert_eq!(
+        found("    pub(in crate::a) async fn told(&self) {"),
+        Some(("fn", "told"))
+    );
+    assert_eq!(found("const FIRST: u8 = 1;"), None);
+    let text = "/// A name. What it is.\n/// Not what\n/// What follows.\n\n/// What else\n// What";
+    let lines: Vec<_> = banned_beginnings(text)
+        .iter()
+        .map(|(line, _)| *line)
+        .collect();
+    assert_eq!(lines, [1, 5]);
 }
