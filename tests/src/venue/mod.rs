@@ -7,7 +7,6 @@ mod frames;
 mod oracle;
 mod protocol;
 mod supply;
-mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -23,9 +22,8 @@ pub use frames::{Ticker, Trade};
 pub use oracle::{BTC_FEED, OraclePrice, OracleStandIn};
 pub use protocol::VenueKind;
 pub use supply::SupplyStandIn;
-pub use tls::Authority;
 
-use crate::within;
+use crate::{tls::Authority, within};
 use connection::{Command, Connection};
 
 /// How a stand-in responds to its clients.
@@ -136,7 +134,7 @@ impl VenueStandIn {
     pub fn url(&self) -> String {
         match self.shared.tls {
             None => format!("ws://{}", self.address),
-            Some(_) => format!("wss://{}:{}", tls::HOST, self.address.port()),
+            Some(_) => format!("wss://localhost:{}", self.address.port()),
         }
     }
 

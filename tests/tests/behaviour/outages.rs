@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidewire_tests::{
     Client, Server, Transport, VenueKind, VenueStandIn,
-    venue::{Authority, Behaviour, Trade},
+    tls::Authority,
+    venue::{Behaviour, Trade},
 };
 
 use crate::prices::{all_subscribed, get_price, price_until, send_prices, server_of, venues};
@@ -85,8 +86,7 @@ async fn a_venue_behind_tls_needs_a_trusted_authority() {
     let authority = Authority::new();
     let venue = VenueStandIn::start_encrypted(VenueKind::Coinbase, &authority).await;
     let folder = TempDir::new().unwrap();
-    let file = folder.path().join("ca.pem");
-    std::fs::write(&file, authority.pem()).unwrap();
+    let file = authority.write(folder.path());
     let builder = server_of(std::slice::from_ref(&venue), &["BTC-USD"]);
 
     let stranger = builder.clone().start().await;
