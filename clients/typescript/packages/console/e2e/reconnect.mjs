@@ -16,6 +16,23 @@ export async function checkReconnect(open, server, proxy) {
   await page.getByRole("button", { name: "Subscribe", exact: true }).click();
   await page.locator(`#subscriptions [data-channel="${CHANNEL}"][data-state="on"]`).waitFor();
 
+  const subscribes = [];
+  const results = [];
+  page.on("websocket", (socket) => {
+    socket.on("framesent", ({ payload }) => {
+      const message = JSON.parse(payload);
+      if (message.type === "subscribe") {
+        subscribes.push(message);
+      }
+    });
+    socket.on("framereceived", ({ payload }) => {
+      const message = JSON.parse(payload);
+      if (message.type === "subscribed") {
+        results.push(...message.data.channels);
+      }
+    });
+  });
+
   await check("a lost connection is shown, with the time of the next try", async () => {
     proxy.cut();
     await state(/^(Offline|Reconnecting)$/);
@@ -30,6 +47,15 @@ export async function checkReconnect(open, server, proxy) {
     await state(/^Live$/);
     await page.locator("#connection-bar").waitFor({ state: "hidden" });
     await pricesChange();
+  });
+
+  await check("only history channels request a replay after a reconnect", () => {
+    const channels = subscribes.flatMap(({ data }) => data.channels);
+    const replayed = channels.filter(({ since }) => since !== undefined).map(({ channel }) => channel);
+    assert(replayed.join() === CHANNEL, `the page requests a replay of ${replayed.join()}`);
+    assert(channels.includes("prices:BTC-USD"), "the page does not subscribe to prices again");
+    const batched = results.filter((result) => result.batched).map(({ channel }) => channel.split(":")[0]);
+    assert(new Set(batched).size === 1 && batched[0] === "prices", `the server batches ${batched.join()}`);
   });
 
   await check("a publication of the meantime is recovered, once", async () => {
