@@ -206,6 +206,9 @@ impl Server {
             .load()
             .await
             .context("revocations cannot be read from the store")?;
+        for chain in &self.config.chain {
+            tracing::info!(chain = chain.id, name = chain.label(), "follows a chain");
+        }
         // Before histories: a history continues in the epoch that its chain restored.
         self.chains
             .start(&self.lifetime.tasks, &self.lifetime.halt)
