@@ -1,14 +1,14 @@
-//! Channel names: what they look like and which namespace they belong to.
+//! Channel names: their form, and the namespace that each belongs to.
 //!
-//! Whether a namespace exists and what it allows is decided in
-//! [`namespace`](crate::namespace); whether a name makes sense to an engine
-//! (a symbol that is not configured) is the engine's own check.
+//! [`namespace`](crate::namespace) decides whether a namespace exists and what it allows. The
+//! engine behind a namespace checks the rest of a name, such as a symbol.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-use crate::namespace::PERSONAL;
+/// Namespace of users' personal channels.
+pub(crate) const PERSONAL: &str = "user";
 
-/// The longest channel name, in bytes.
+/// Longest channel name, in bytes.
 pub const MAX_CHANNEL_BYTES: usize = 255;
 
 /// A validated channel name, `namespace:rest`. Cheap to clone.
@@ -20,16 +20,16 @@ pub const MAX_CHANNEL_BYTES: usize = 255;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
-/// Why a channel name is refused.
+/// Reason for which a channel name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelNameError {
-    /// Nothing was given.
+    /// The name is empty.
     #[error("channel name is empty, expected `namespace:name`")]
     Empty,
-    /// Longer than [`MAX_CHANNEL_BYTES`].
+    /// The name is longer than [`MAX_CHANNEL_BYTES`].
     #[error("channel name is {0} bytes long, expected at most {MAX_CHANNEL_BYTES}")]
     TooLong(usize),
-    /// There is no colon, or nothing around it.
+    /// There is no colon, or nothing before or after it.
     #[error("channel name {0:?} has no namespace, expected `namespace:name`")]
     NoNamespace(String),
     /// The part before the colon is malformed.
@@ -37,7 +37,7 @@ pub enum ChannelNameError {
         "namespace {0:?} is malformed, expected a lower-case letter and then lower-case letters, digits, `-` or `_`"
     )]
     BadNamespace(String),
-    /// A character that a name may not have.
+    /// The name has a character that is not allowed.
     #[error(
         "channel name holds {0:?}, expected printable ASCII other than space, `,`, `\"` and `\\`"
     )]
@@ -45,10 +45,10 @@ pub enum ChannelNameError {
 }
 
 impl ChannelName {
-    /// Checks `name` and takes it over as it is.
+    /// Checks a name. It is not changed.
     ///
     /// # Errors
-    /// States the rule that `name` breaks.
+    /// The rule that `name` breaks.
     pub fn parse(name: &str) -> Result<Self, ChannelNameError> {
         if name.is_empty() {
             return Err(ChannelNameError::Empty);
@@ -71,10 +71,10 @@ impl ChannelName {
         Ok(Self(name.into()))
     }
 
-    /// The channel of a user's own messages.
+    /// Name of a user's own channel.
     ///
     /// # Errors
-    /// The user id holds a character that a channel name may not have, or is too long.
+    /// The user id has a character that is not allowed in a channel name, or is too long.
     pub fn user(user: &str) -> Result<Self, ChannelNameError> {
         Self::parse(&format!("{PERSONAL}:{user}"))
     }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_keep_their_parts() {
+    fn a_name_has_a_namespace_and_a_rest() {
         let name = ChannelName::parse("prices:BTC-USD@binance").unwrap();
         assert_eq!(name.namespace(), "prices");
         assert_eq!(name.rest(), "BTC-USD@binance");

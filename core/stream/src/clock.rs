@@ -1,20 +1,20 @@
-//! The time, injected: production reads the system's clocks, tests set their own.
+//! Clock: the wall clock, injected so that tests can set it.
 //!
-//! Timers are tokio's, which tests pause; this is the wall clock that stamps
-//! publications and judges tokens.
+//! It stamps publications and checks the expiry of tokens. Timers are tokio's, which tests can
+//! pause.
 
 use std::sync::{
     Arc,
     atomic::{AtomicI64, Ordering},
 };
 
-/// Where the time comes from.
+/// A source of the wall-clock time.
 pub trait Clock: std::fmt::Debug + Send + Sync + 'static {
     /// Milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
 }
 
-/// A clock that many parts share.
+/// A clock shared by many parts.
 pub type SharedClock = Arc<dyn Clock>;
 
 /// The system's clock.
@@ -35,7 +35,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is set.
+/// A clock that shows the time it was set to.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicI64);
 

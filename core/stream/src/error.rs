@@ -1,10 +1,10 @@
-//! What can go wrong, in the words of the wire contract.
+//! Errors of the streaming core, with the error codes of PROTOCOL.md.
 
 use tidewire_proto::v1::{self, ErrorCode};
 
 use crate::ChannelNameError;
 
-/// A refusal, with its code and what was expected instead.
+/// A refused request: its error code, what was wrong and what was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct StreamError {
@@ -13,7 +13,7 @@ pub struct StreamError {
 }
 
 impl StreamError {
-    /// An error of this kind.
+    /// An error with this code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -21,7 +21,7 @@ impl StreamError {
         }
     }
 
-    /// The kind of the error.
+    /// The error code.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         self.code

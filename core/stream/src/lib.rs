@@ -1,7 +1,10 @@
 //! The streaming core: channels, publications, history and recovery, sessions.
 //!
-//! Engines publish through [`Publisher`]; adapters open a [`Connection`] and take
-//! what it has to send. Nothing here knows an engine or a transport.
+//! Engines publish through [`Publisher`]. Adapters open a [`Connection`] and take what it has
+//! to send. The core knows no engine and no transport: a [`Transport`] is a label to count by,
+//! and a [`FrameKind`] a slot in which an adapter caches a framed publication. Of what goes
+//! over a link it knows the two encodings of a message, JSON and protobuf ([`Encoding`]),
+//! since an encoded message counts towards the bound of an outbox.
 
 pub mod auth;
 mod backoff;
@@ -9,16 +12,15 @@ pub mod broker;
 pub mod channel;
 pub mod channel_provider;
 pub mod clock;
-mod drain;
 pub mod error;
 pub mod hub;
 pub mod identity;
 pub mod limit;
 pub mod namespace;
-pub mod operator;
+mod options;
 pub mod publication;
 mod publication_batch;
-mod registry;
+mod publisher;
 pub mod session;
 pub mod stream_core;
 mod transport;
@@ -29,19 +31,18 @@ pub use channel::{ChannelName, ChannelNameError};
 pub use channel_provider::{ChannelEpoch, ChannelProvider};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use error::StreamError;
-pub use hub::{BatchInterval, Shard, ShardId, shard::Sink};
+pub use hub::{Shard, ShardId, Sink};
 pub use identity::{Identity, Scope, UserId};
 pub use limit::{LimitError, LimitOptions, SessionLimits, SessionQuota};
 pub use namespace::{Access, Class, Namespace, Namespaces, Opening, Ownership, PublishRight};
-pub use operator::{ConnectionFilter, Presence, Target};
-pub use publication::{
-    DurablePublisher, Epoch, Event, FrameKind, Position, Publication, Publisher, StoredPublication,
-};
+pub use options::{BatchInterval, StreamOptions};
+pub use publication::{Epoch, Event, FrameKind, Position, Publication, StoredPublication};
 pub use publication_batch::PublicationBatch;
-pub use registry::RegistrySizes;
+pub use publisher::{DurablePublisher, Publisher};
 pub use session::{
     CloseReason, Connection, ConnectionInfo, ConnectionQuality, DirectMessage, Encoding,
-    FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch, Session,
+    FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch,
+    RegistrySizes, Session,
 };
-pub use stream_core::{StreamCore, StreamOptions, StreamStats};
+pub use stream_core::{ConnectionFilter, Presence, StreamCore, StreamStats, Target};
 pub use transport::{Transport, TransportStats};

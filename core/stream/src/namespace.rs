@@ -13,7 +13,10 @@ use std::{
 
 use tidewire_proto::v1::{ChannelClass, ErrorCode};
 
-use crate::{ChannelEpoch, ChannelName, ChannelProvider, Identity, StreamError, UserId, channel};
+use crate::{
+    ChannelEpoch, ChannelName, ChannelProvider, Identity, StreamError, UserId,
+    channel::{self, PERSONAL},
+};
 
 /// Whether every message of a channel counts, or only the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
@@ -188,9 +191,6 @@ impl Namespace {
         self.ownership == Ownership::Personal
     }
 }
-
-/// The namespace of users' personal channels.
-pub(crate) const PERSONAL: &str = "user";
 
 /// A channel's position is kept for this long after its last publication.
 pub const METADATA_TTL: Duration = Duration::from_secs(24 * 60 * 60);

@@ -1,9 +1,8 @@
-//! Publications: what was said on a channel, encoded at most once per format.
+//! Publications: the messages of a channel, encoded at most once per format.
 //!
-//! A publication is shared by everyone who gets it. Its JSON and protobuf forms,
-//! and the frames that adapters make of them, are made on first use and shared
-//! from then on. The part that says only `data` can be had alone, so that frames
-//! of several publications are joined without encoding anything again.
+//! All subscribers share a publication. Its JSON and protobuf forms, and the frames that
+//! adapters make of them, are made on first use. The bytes of `data` alone can be read too, so
+//! that a message that joins several publications encodes nothing again.
 
 use std::{
     fmt,
@@ -16,73 +15,36 @@ use bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tidewire_proto::{json, v1};
 
-use crate::{ChannelName, broker::BrokerFuture};
+use crate::ChannelName;
 
-/// What a publication says: the `type` and `data` of a server message.
+/// Content of a publication: the `type` and `data` of a server message.
 pub type Event = v1::server_message::Data;
 
-/// Takes what engines have to say.
-pub trait Publisher: Send + Sync + 'static {
-    /// Publishes `event` on `channel`. Never blocks: on one channel, events keep
-    /// their order.
-    fn publish(&self, channel: &ChannelName, event: Event);
-}
-
-/// What an engine kept of a channel, to go on with after a restart.
+/// A publication that an engine stored, to restore its channel after a restart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredPublication {
-    /// The number that it had.
+    /// Sequence number.
     pub seq: Seq,
-    /// When it was published, in milliseconds since the Unix epoch.
+    /// Time of the publication, in milliseconds since the Unix epoch.
     pub time_ms: i64,
     /// What was published.
     pub event: Event,
 }
 
-/// A publisher whose channels outlive the process: an engine that keeps what it
-/// publishes, and is alone on its channels, asks for the place that the next
-/// publication will have, and gives back after a restart what it kept.
-///
-/// # By example
-/// `position` says `(e, 4)`. The engine stores the event as 5 of `e`, then publishes
-/// it. Killed between the two, it gives `(e, 5)` back at the next start, and whoever
-/// resumes after `(e, 4)` gets it.
-pub trait DurablePublisher: Publisher {
-    /// The newest position of a channel.
-    fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position>;
-
-    /// Goes on with a channel that nothing was published on yet, from these
-    /// publications, whose numbers follow each other.
-    fn restore<'a>(
-        &'a self,
-        channel: &'a ChannelName,
-        epoch: Epoch,
-        kept: Vec<StoredPublication>,
-    ) -> BrokerFuture<'a, ()>;
-
-    /// Begins a channel anew, under another epoch: whoever follows it is told at once
-    /// that something is lost.
-    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
-
-    /// Forgets a channel that nobody follows: whoever comes back to it is told that
-    /// something may be lost.
-    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
-}
-
-/// The history that a channel's numbers count in. Cheap to clone.
-#[expect(clippy::derived_hash_with_manual_eq, reason = "both go by the text")]
+/// Epoch of a channel: sequence numbers are comparable within one epoch only. Cheap to clone.
+#[expect(clippy::derived_hash_with_manual_eq, reason = "both compare the text")]
 #[derive(Clone, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(Arc<str>);
 
 impl PartialEq for Epoch {
     fn eq(&self, other: &Self) -> bool {
-        // Nearly always it is the same text: nobody has to read it.
+        // Nearly always the two share their text, which need not be read then.
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
     }
 }
 
 impl Epoch {
-    /// Takes an epoch over.
+    /// The epoch with this text.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
@@ -107,19 +69,25 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// The number of a publication on its channel: 1, 2, 3 …; 0 is before the first.
+/// Sequence number of a publication on its channel: 1, 2, 3 …; 0 is before the first.
 pub type Seq = u64;
 
-/// A place in a channel's history.
+/// Position in a channel's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// The history that `seq` counts in.
+    /// Epoch that `seq` counts in.
     pub epoch: Epoch,
-    /// The publication at this place, 0 for the place before the first.
+    /// Sequence number of the publication, 0 before the first one.
     pub seq: Seq,
 }
 
 impl Position {
+    /// The position before the first publication of an epoch.
+    #[must_use]
+    pub fn start(epoch: Epoch) -> Self {
+        Self { epoch, seq: 0 }
+    }
+
     /// Moves on to `to`.
     pub(crate) fn advance(&mut self, to: &Self) {
         // Nearly always only the number changes.
@@ -163,14 +131,14 @@ impl FrameKind {
     }
 }
 
-/// An encoding and where its `data` part lies.
+/// An encoding, and the range of its `data`.
 #[derive(Debug)]
 struct Encoded {
     bytes: Bytes,
     data: Range<usize>,
 }
 
-/// What was said on a channel.
+/// A message that was published on a channel.
 #[derive(Debug)]
 pub struct Publication {
     channel: ChannelName,
@@ -183,8 +151,8 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// A publication that took `position` on `channel` at `time_ms`, in
-    /// milliseconds since the Unix epoch.
+    /// A publication at `position` of `channel`, published at `time_ms`, in milliseconds since
+    /// the Unix epoch.
     #[must_use]
     pub fn new(channel: ChannelName, position: Position, time_ms: i64, event: Event) -> Arc<Self> {
         Arc::new(Self {
@@ -198,37 +166,37 @@ impl Publication {
         })
     }
 
-    /// Where it was said.
+    /// Channel.
     #[must_use]
     pub fn channel(&self) -> &ChannelName {
         &self.channel
     }
 
-    /// Its place in the channel's history.
+    /// Position in the channel's history.
     #[must_use]
     pub fn position(&self) -> &Position {
         &self.position
     }
 
-    /// Its number.
+    /// Sequence number.
     #[must_use]
     pub fn seq(&self) -> Seq {
         self.position.seq
     }
 
-    /// When it was said, in milliseconds since the Unix epoch.
+    /// Time of the publication, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn time_ms(&self) -> i64 {
         self.time_ms
     }
 
-    /// What was said.
+    /// Content.
     #[must_use]
     pub fn event(&self) -> &Event {
         &self.event
     }
 
-    /// The `type` of its message.
+    /// The `type` of the message.
     #[must_use]
     pub fn event_type(&self) -> &'static str {
         json::data_type(&self.event)
@@ -260,12 +228,12 @@ impl Publication {
         &encoded.bytes[encoded.data.clone()]
     }
 
-    /// A frame of the message: `make` is called on first use only.
+    /// The frame in a slot. `make` is called on first use only.
     pub fn frame(&self, kind: FrameKind, make: impl FnOnce(&Self) -> Bytes) -> &Bytes {
         self.frames[kind.index()].get_or_init(|| make(self))
     }
 
-    /// The message as a value, for those that need more than its bytes.
+    /// The message as a value, where its bytes are not enough.
     #[must_use]
     pub fn to_message(&self) -> v1::ServerMessage {
         v1::ServerMessage {
@@ -277,7 +245,7 @@ impl Publication {
         }
     }
 
-    /// About how much memory it takes, encodings included, in bytes.
+    /// Memory that it takes, with its encodings, in bytes. An estimate.
     #[must_use]
     pub fn size(&self) -> usize {
         let frames: usize = self
@@ -295,7 +263,7 @@ impl Publication {
         size_of::<Self>() + json_size_hint(&self.event) + encodings + frames
     }
 
-    /// About how long it is on the wire, in bytes, without encoding it.
+    /// Length on the wire in bytes, estimated without encoding it.
     pub(crate) fn encoded_size_hint(&self) -> usize {
         self.channel.as_str().len() + json_size_hint(&self.event) + 96
     }
@@ -345,7 +313,7 @@ impl Publication {
     }
 }
 
-/// What an event holds on the heap; only what clients send can be large.
+/// Memory of an event on the heap, in bytes, estimated: only what clients send can be large.
 fn json_size_hint(event: &Event) -> usize {
     match event {
         Event::Message(bytes) => bytes.len(),
@@ -381,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_made_once() {
+    fn a_frame_is_made_once() {
         let publication = Publication::new(
             ChannelName::parse("demo:hello").unwrap(),
             Position {

@@ -1,8 +1,8 @@
-//! Runs: publications that follow each other on one channel, handed out as one piece.
+//! Publication batches: consecutive publications of one channel, delivered in one piece.
 //!
-//! In a burst every follower gets the same publications in the same order. So they are
-//! joined once, and each session holds, and each socket writes, the joined bytes: what
-//! a burst costs for a follower does not depend on how many publications it has.
+//! In a burst all subscribers get the same publications in the same order. The batch joins
+//! their frames once; each session queues, and each socket writes, the joined bytes. The cost
+//! of a burst for one subscriber does not depend on the number of publications.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use crate::{ChannelName, Position, Publication, publication::FrameKind};
 
-/// A run is about so long at most, encoded, in bytes: what one write takes.
-const LONGEST: usize = 64 << 10;
+/// Length at which a batch is cut, encoded, in bytes: about what one write takes.
+const MAX_BATCH_BYTES: usize = 64 << 10;
 
-/// Publications that follow each other without a hole, two at least.
+/// Consecutive publications of one channel and epoch, two at least.
 #[derive(Debug)]
 pub struct PublicationBatch {
     publications: Box<[Arc<Publication>]>,
@@ -25,7 +25,7 @@ pub struct PublicationBatch {
 }
 
 impl PublicationBatch {
-    /// A run of `publications`, if they are one.
+    /// A batch of `publications`, if they are consecutive.
     fn of(publications: &[Arc<Publication>]) -> Option<Arc<Self>> {
         let follow = |pair: &[Arc<Publication>]| {
             let [one, next] = pair else { return false };
@@ -46,14 +46,14 @@ impl PublicationBatch {
         })
     }
 
-    /// What it joins, in order.
+    /// The publications, in order.
     #[must_use]
     pub fn publications(&self) -> &[Arc<Publication>] {
         &self.publications
     }
 
-    /// The frames of all, joined: `frame` gives those of one, and is called on the first
-    /// use of `kind` only.
+    /// The frames of all publications, joined. `frame` returns the frame of one, and is called
+    /// on the first use of `kind` only.
     pub fn frames(
         &self,
         kind: FrameKind,
@@ -72,24 +72,24 @@ impl PublicationBatch {
         })
     }
 
-    /// The place of the first one.
+    /// Position of the first publication.
     pub(crate) fn first(&self) -> &Position {
         &self.first
     }
 
-    /// The place of the last one.
+    /// Position of the last publication.
     pub(crate) fn last(&self) -> &Position {
         &self.last
     }
 
-    /// The length of all as JSON, in bytes.
+    /// Length of all messages as JSON, in bytes.
     pub(crate) fn json_size(&self) -> usize {
         *self
             .json_size
             .get_or_init(|| self.publications.iter().map(|one| one.json().len()).sum())
     }
 
-    /// The length of all as protobuf, in bytes.
+    /// Length of all messages as protobuf, in bytes.
     pub(crate) fn proto_size(&self) -> usize {
         *self
             .proto_size
@@ -97,19 +97,19 @@ impl PublicationBatch {
     }
 }
 
-/// What a shard hands to the followers of one channel: publications in order, and the
-/// run that they are, made for the first who wants it.
+/// What a shard delivers to the subscribers of one channel: publications in order, and the
+/// batch that joins them, made when the first session needs it.
 #[derive(Debug)]
 pub(crate) struct Delivery<'a> {
     publications: &'a [Arc<Publication>],
-    run: OnceLock<Option<Arc<PublicationBatch>>>,
+    batch: OnceLock<Option<Arc<PublicationBatch>>>,
 }
 
 impl<'a> Delivery<'a> {
     pub(crate) fn new(publications: &'a [Arc<Publication>]) -> Self {
         Self {
             publications,
-            run: OnceLock::new(),
+            batch: OnceLock::new(),
         }
     }
 
@@ -122,14 +122,15 @@ impl<'a> Delivery<'a> {
         self.publications.first().map(|one| one.channel())
     }
 
-    pub(crate) fn run(&self) -> Option<&Arc<PublicationBatch>> {
-        self.run
+    pub(crate) fn batch(&self) -> Option<&Arc<PublicationBatch>> {
+        self.batch
             .get_or_init(|| PublicationBatch::of(self.publications))
             .as_ref()
     }
 }
 
-/// Parts what came in a turn where the channel changes, and where a run gets too long.
+/// Splits the publications of a tick where the channel changes, and where a batch gets too
+/// long.
 pub(crate) fn deliveries(
     mut publications: &[Arc<Publication>],
 ) -> impl Iterator<Item = Delivery<'_>> {
@@ -140,7 +141,7 @@ pub(crate) fn deliveries(
             .iter()
             .take_while(|one| {
                 bytes += one.encoded_size_hint();
-                one.channel() == first.channel() && bytes <= LONGEST
+                one.channel() == first.channel() && bytes <= MAX_BATCH_BYTES
             })
             .count();
         let (part, rest) = publications.split_at(length.max(1));
@@ -169,33 +170,33 @@ mod tests {
     }
 
     #[test]
-    fn only_what_follows_without_a_hole_is_a_run() {
-        let run = |ends: [(&str, u64); 2]| {
+    fn only_consecutive_publications_are_a_batch() {
+        let is_batch = |ends: [(&str, u64); 2]| {
             let both = ends.map(|(epoch, seq)| publication("demo:a", epoch, seq, 1));
-            Delivery::new(&both).run().is_some()
+            Delivery::new(&both).batch().is_some()
         };
-        assert!(run([("e", 1), ("e", 2)]));
-        assert!(!run([("e", 1), ("e", 3)]));
-        assert!(!run([("e", 2), ("e", 1)]));
-        assert!(!run([("e", 1), ("f", 2)]));
+        assert!(is_batch([("e", 1), ("e", 2)]));
+        assert!(!is_batch([("e", 1), ("e", 3)]));
+        assert!(!is_batch([("e", 2), ("e", 1)]));
+        assert!(!is_batch([("e", 1), ("f", 2)]));
         assert!(
             Delivery::new(&[publication("demo:a", "e", 1, 1)])
-                .run()
+                .batch()
                 .is_none()
         );
     }
 
     #[test]
-    fn handouts_are_parted_by_channel_and_by_length() {
-        let came = [
+    fn deliveries_are_split_by_channel_and_by_length() {
+        let publications = [
             publication("demo:a", "e", 1, 1),
             publication("demo:a", "e", 2, 1),
-            publication("demo:b", "e", 1, LONGEST / 2),
-            publication("demo:b", "e", 2, LONGEST / 2),
-            publication("demo:b", "e", 3, 2 * LONGEST),
+            publication("demo:b", "e", 1, MAX_BATCH_BYTES / 2),
+            publication("demo:b", "e", 2, MAX_BATCH_BYTES / 2),
+            publication("demo:b", "e", 3, 2 * MAX_BATCH_BYTES),
             publication("demo:b", "e", 4, 1),
         ];
-        let lengths: Vec<_> = deliveries(&came)
+        let lengths: Vec<_> = deliveries(&publications)
             .map(|one| one.publications().len())
             .collect();
         assert_eq!(lengths, [2, 1, 1, 1, 1]);
@@ -205,14 +206,14 @@ mod tests {
     fn frames_are_joined_in_order() {
         let both = [1, 2].map(|seq| publication("demo:a", "e", seq, 1));
         let delivery = Delivery::new(&both);
-        let run = delivery.run().unwrap();
+        let batch = delivery.batch().unwrap();
         let frame = |one: &Publication| {
             one.frame(FrameKind::new(0), |one| {
                 Bytes::from(format!("<{}>", one.seq()))
             });
         };
         both.iter().for_each(|one| frame(one));
-        let joined = run.frames(FrameKind::new(0), |one| {
+        let joined = batch.frames(FrameKind::new(0), |one| {
             one.frame(FrameKind::new(0), |_| unreachable!("made before"))
         });
         assert_eq!(joined, "<1><2>");

@@ -1,5 +1,5 @@
-//! What a client is spared that nobody looks at, or that asked for fewer values: a
-//! price board in the background, and `minIntervalMs`.
+//! Background and `minIntervalMs`: a client in the background, or with an interval, is sent
+//! fewer values and always the last one.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -16,7 +16,7 @@ use tidewire_stream::{
 };
 use tokio::time::{Instant, advance};
 
-use support::{arrival, core_with, open_history};
+use support::{client_on, core_with, open_history};
 
 const SYMBOLS: usize = 50;
 
@@ -29,7 +29,7 @@ fn stream() -> Arc<StreamCore> {
 }
 
 async fn connect(stream: &Arc<StreamCore>) -> Connection {
-    stream.connect(arrival(ShardId::CALLER)).await
+    stream.connect(client_on(ShardId::CALLER)).await
 }
 
 async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) {
@@ -41,7 +41,7 @@ async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) 
     connection.release_held();
 }
 
-/// All that is to be sent now.
+/// Takes all that is to be sent now.
 fn take(connection: &Connection) -> Vec<OutgoingMessage> {
     let mut all = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut all).now_or_never() {}
@@ -56,7 +56,7 @@ fn channel(index: usize) -> ChannelName {
     ChannelName::parse(&format!("prices:{}", symbol(index))).unwrap()
 }
 
-/// A client that counts.
+/// A client that counts what it is sent.
 struct Board {
     connection: Connection,
     frames: usize,
@@ -97,12 +97,12 @@ impl Board {
                 let before = self
                     .prices
                     .insert(update.channel().as_str().to_owned(), number);
-                assert!(before < Some(number), "never back");
+                assert!(before < Some(number), "values never go back");
             }
         }
     }
 
-    /// What a client sends and gets for its heartbeat, when nothing else comes.
+    /// Sends a ping, and reads the pong.
     fn ping(&mut self) {
         let pong = self.connection.answer_ping(None);
         self.connection.reply(tidewire_proto::v1::ServerMessage {
@@ -131,7 +131,7 @@ fn move_prices(stream: &StreamCore, round: i64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_price_board_in_the_background_costs_a_twentieth_at_most() {
+async fn a_client_in_the_background_costs_a_twentieth_at_most() {
     const SECONDS: i64 = 60;
     let stream = stream();
     move_prices(&stream, 0);
@@ -170,7 +170,7 @@ async fn a_price_board_in_the_background_costs_a_twentieth_at_most() {
         active.frames, active.bytes, hidden.frames, hidden.bytes
     );
 
-    // Someone looks again: the newest of everything, once.
+    // In the foreground again: the newest value of every channel, once.
     let frames = hidden.frames;
     hidden
         .connection
@@ -181,54 +181,57 @@ async fn a_price_board_in_the_background_costs_a_twentieth_at_most() {
     assert_eq!(hidden.frames, frames + 1);
 }
 
-/// What happens to a channel with an interval.
+/// An action on a channel with an interval.
 #[derive(Debug, Clone, Copy)]
-enum Step {
+enum Action {
     Publish,
-    Pass(u64),
+    Wait(u64),
     Read,
     Hide,
-    Look,
+    Show,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        6 => Just(Step::Publish),
-        4 => (0_u64..250).prop_map(Step::Pass),
-        4 => Just(Step::Read),
-        1 => Just(Step::Hide),
-        1 => Just(Step::Look),
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let action = prop_oneof![
+        6 => Just(Action::Publish),
+        4 => (0_u64..250).prop_map(Action::Wait),
+        4 => Just(Action::Read),
+        1 => Just(Action::Hide),
+        1 => Just(Action::Show),
     ];
-    proptest::collection::vec(step, 1..120)
+    proptest::collection::vec(action, 1..120)
 }
 
-struct Follower {
+struct Reader {
     connection: Connection,
     interval: Duration,
-    seen: u64,
+    seq: u64,
     at: Option<Instant>,
     hidden: bool,
 }
 
-impl Follower {
+impl Reader {
     fn read(&mut self) {
         let now = Instant::now();
         for message in take(&self.connection) {
             let OutgoingMessage::Publication(publication) = message else {
                 continue;
             };
-            assert!(!self.hidden, "nothing comes unseen");
-            assert!(publication.seq() > self.seen, "never back, never twice");
+            assert!(!self.hidden, "nothing is sent in the background");
+            assert!(
+                publication.seq() > self.seq,
+                "each value newer than the last"
+            );
             if let Some(at) = self.at {
-                assert!(now - at >= self.interval, "not sooner than asked for");
+                assert!(now - at >= self.interval, "not before the interval is over");
             }
-            self.seen = publication.seq();
+            self.seq = publication.seq();
             self.at = Some(now);
         }
     }
 }
 
-async fn walk(interval_ms: u32, steps: Vec<Step>) {
+async fn play(interval_ms: u32, actions: Vec<Action>) {
     let stream = stream();
     let connection = connect(&stream).await;
     let channels = vec![ChannelSubscription {
@@ -237,74 +240,74 @@ async fn walk(interval_ms: u32, steps: Vec<Step>) {
         min_interval_ms: Some(interval_ms),
     }];
     subscribe(&connection, channels).await;
-    let mut follower = Follower {
+    let mut reader = Reader {
         connection,
         interval: Duration::from_millis(interval_ms.into()),
-        seen: 0,
+        seq: 0,
         at: None,
         hidden: false,
     };
     let mut top = 0;
-    for step in steps {
-        match step {
-            Step::Publish => {
+    for action in actions {
+        match action {
+            Action::Publish => {
                 top += 1;
                 let data = Bytes::from(top.to_string());
                 let published = stream.publish_as(&Identity::Anonymous, "state:a", data, None);
                 assert_eq!(published.await.unwrap().1.seq, top);
             }
-            Step::Pass(ms) => advance(Duration::from_millis(ms)).await,
-            Step::Read => follower.read(),
-            Step::Hide | Step::Look => {
-                // What is on its way is not taken back.
-                follower.read();
-                follower.hidden = matches!(step, Step::Hide);
-                let visibility = match step {
-                    Step::Hide => Visibility::Background,
+            Action::Wait(ms) => advance(Duration::from_millis(ms)).await,
+            Action::Read => reader.read(),
+            Action::Hide | Action::Show => {
+                // What is on its way is delivered.
+                reader.read();
+                reader.hidden = matches!(action, Action::Hide);
+                let visibility = match action {
+                    Action::Hide => Visibility::Background,
                     _ => Visibility::Active,
                 };
-                follower.connection.set_visibility(visibility).unwrap();
+                reader.connection.set_visibility(visibility).unwrap();
             }
         }
         assert!(
-            follower.connection.queued_items() <= 1,
-            "one channel, one place"
+            reader.connection.queued_items() <= 1,
+            "one item for one channel"
         );
     }
-    follower.hidden = false;
-    follower
+    reader.hidden = false;
+    reader
         .connection
         .set_visibility(Visibility::Active)
         .unwrap();
-    follower.read();
-    // Within one interval the last value is there, if whoever reads waits for it.
+    reader.read();
+    // A reader that waits gets the last value within one interval.
     let mut out = Vec::new();
-    let due = Instant::now() + follower.interval;
-    follower
+    let due = Instant::now() + reader.interval;
+    reader
         .connection
         .next_until(|| Some(due), usize::MAX, &mut out)
         .await
         .unwrap();
     let last = match out.pop() {
         Some(OutgoingMessage::Publication(publication)) => publication.seq(),
-        _ => follower.seen,
+        _ => reader.seq,
     };
-    assert_eq!(last, top, "the last value always comes");
+    assert_eq!(last, top, "the last value is always sent");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn an_interval_conflates_and_never_loses_the_last_value(
+    fn an_interval_conflates_values_and_never_loses_the_last(
         interval_ms in 1_u32..400,
-        steps in steps(),
+        actions in actions(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(walk(interval_ms, steps));
+        runtime.block_on(play(interval_ms, actions));
     }
 }

@@ -15,7 +15,7 @@ use tidewire_stream::{
     ShardId, StreamCore, StreamError, StreamOptions, Target, UserId,
 };
 
-use support::{arrival, core_with, open_history};
+use support::{client_on, core_with, open_history};
 
 /// Records what it is asked. A channel that was activated has the epoch of its activation.
 #[derive(Default)]
@@ -94,7 +94,7 @@ fn core() -> (Arc<StreamCore>, Arc<RecordingProvider>) {
 }
 
 async fn connect(stream: &Arc<StreamCore>) -> Connection {
-    stream.connect(arrival(ShardId::CALLER)).await
+    stream.connect(client_on(ShardId::CALLER)).await
 }
 
 async fn subscribe(connection: &Connection, wanted: ChannelSubscription) -> SubscriptionResult {
@@ -217,7 +217,7 @@ async fn a_failed_activation_refuses_the_subscription() {
 }
 
 #[tokio::test]
-async fn a_position_from_the_history_of_an_inactive_channel_is_not_resumed() {
+async fn a_position_from_the_history_of_an_inactive_channel_is_not_recovered() {
     let (stream, _provider) = core();
     let read = stream.history_as(&Identity::Anonymous, "made:1", None, 10);
     let (_, history) = read.await.unwrap();
@@ -227,11 +227,11 @@ async fn a_position_from_the_history_of_an_inactive_channel_is_not_resumed() {
         seq: 0,
     };
     let connection = connect(&stream).await;
-    let resumed = ChannelSubscription {
+    let recovered = ChannelSubscription {
         since: Some(since),
         ..wanted("made:1")
     };
-    let result = subscribe(&connection, resumed).await;
+    let result = subscribe(&connection, recovered).await;
     // What happened before the activation is unknown, and the client learns it.
     assert!(!result.recovered);
     assert_eq!(result.epoch, "engine");

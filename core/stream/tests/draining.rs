@@ -1,5 +1,5 @@
-//! Sending thousands away: each is told once, at a time of its own, and has got by
-//! then what was published before.
+//! Draining: each of thousands of sessions is sent `reconnect` once, with a random time, and
+//! gets before it what was published before.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -14,7 +14,7 @@ use tidewire_stream::{
 };
 use tokio::time::Instant;
 
-use support::{arrival, core_with, open_history};
+use support::{client_on, core_with, open_history};
 
 const SESSIONS: usize = 5_000;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ fn stream(shards: usize) -> Arc<StreamCore> {
 }
 
 async fn connect(stream: &Arc<StreamCore>, shard: ShardId) -> Connection {
-    let connection = stream.connect(arrival(shard)).await;
+    let connection = stream.connect(client_on(shard)).await;
     let channels = vec![ChannelSubscription {
         channel: CHANNEL.into(),
         ..ChannelSubscription::default()
@@ -40,17 +40,17 @@ async fn connect(stream: &Arc<StreamCore>, shard: ShardId) -> Connection {
     connection
 }
 
-/// A client, until it is sent away.
+/// A client, until its session ends.
 struct Client {
     connection: Option<Connection>,
-    /// Publications that it got.
-    seen: u64,
-    /// When it was told to come back, and after how many milliseconds.
-    told: Option<(Instant, u32)>,
+    /// Sequence number of its last publication.
+    seq: u64,
+    /// Time of its `reconnect`, and `afterMs` in it.
+    reconnect: Option<(Instant, u32)>,
 }
 
 impl Client {
-    /// Reads all there is. The end of the session is the end of the connection.
+    /// Reads all there is. When the session ends, the connection is dropped.
     fn read(&mut self) {
         let Some(connection) = &self.connection else {
             return;
@@ -61,7 +61,7 @@ impl Client {
                 Some(Ok(())) => {}
                 Some(Err(reason)) => {
                     assert_eq!(reason, CloseReason::Draining);
-                    assert!(self.told.is_some() || !out.is_empty());
+                    assert!(self.reconnect.is_some() || !out.is_empty());
                     break true;
                 }
                 None => break false,
@@ -70,13 +70,13 @@ impl Client {
         for message in out {
             match message {
                 OutgoingMessage::Publication(publication) => {
-                    self.seen += 1;
-                    assert_eq!(publication.seq(), self.seen, "each once, in order");
+                    self.seq += 1;
+                    assert_eq!(publication.seq(), self.seq, "each once, in order");
                 }
                 OutgoingMessage::Direct(message) => {
                     if let Some(Data::Reconnect(reconnect)) = &message.data {
-                        assert_eq!(self.told, None, "it is told once");
-                        self.told = Some((Instant::now(), reconnect.after_ms));
+                        assert_eq!(self.reconnect, None, "one `reconnect`");
+                        self.reconnect = Some((Instant::now(), reconnect.after_ms));
                     }
                 }
                 OutgoingMessage::PriceBatch(_) => unreachable!("there are no prices"),
@@ -95,14 +95,14 @@ async fn publish(stream: &StreamCore) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_are_sent_away_one_by_one() {
+async fn a_drain_spreads_thousands_of_sessions_over_its_window() {
     let stream = stream(0);
     let mut clients = Vec::with_capacity(SESSIONS);
     for _ in 0..SESSIONS {
         clients.push(Client {
             connection: Some(connect(&stream, ShardId::CALLER).await),
-            seen: 0,
-            told: None,
+            seq: 0,
+            reconnect: None,
         });
     }
     let start = Instant::now();
@@ -119,7 +119,7 @@ async fn thousands_are_sent_away_one_by_one() {
             _ = ticks.tick() => {}
             ended = &mut draining => break ended.unwrap(),
         }
-        // The drain takes its step, and then something is published.
+        // The drain takes a step, and then something is published.
         tokio::task::yield_now().await;
         let connected = |clients: &[Client]| {
             clients
@@ -130,11 +130,11 @@ async fn thousands_are_sent_away_one_by_one() {
         let before = connected(&clients);
         let top = publish(&stream).await;
         for client in &mut clients {
-            let was_told = client.told.is_some();
+            let had_reconnect = client.reconnect.is_some();
             client.read();
-            // Whoever is not on its way has it.
-            if client.told.is_none() || !was_told {
-                assert!(client.told.is_some() || client.seen == top);
+            // A client without `reconnect` has it.
+            if client.reconnect.is_none() || !had_reconnect {
+                assert!(client.reconnect.is_some() || client.seq == top);
             }
         }
         most_at_once = most_at_once.max(before - connected(&clients));
@@ -146,57 +146,57 @@ async fn thousands_are_sent_away_one_by_one() {
     assert!(start.elapsed() <= WINDOW, "{:?}", start.elapsed());
     assert!(
         most_at_once <= SESSIONS / 10,
-        "{most_at_once} left in one moment"
+        "{most_at_once} ended at once"
     );
-    assert!(before_last > 20, "there was something to lose");
+    assert!(before_last > 20, "publications could have been lost");
 
     let mut by_tenth = [0; 10];
     for client in &clients {
-        let (_, after_ms) = client.told.expect("everyone is told");
+        let (_, after_ms) = client.reconnect.expect("every client got `reconnect`");
         by_tenth[after_ms as usize / 1_000] += 1;
     }
-    // 500 are expected in each tenth, ± 21: no chance comes this far from it.
+    // 500 are expected in each tenth, ± 21: chance does not explain these bounds.
     for count in by_tenth {
         assert!((300..700).contains(&count), "{by_tenth:?}");
     }
     assert_eq!(stream.stats().connections(), 0);
-    assert_eq!(stream.hub().channel_count(), 0, "nobody is left behind");
+    assert_eq!(stream.hub().channel_count(), 0, "no subscription is left");
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_still_comes_is_sent_away_at_once() {
+async fn a_session_that_opens_during_a_drain_ends_at_once() {
     let stream = stream(0);
     stream.drain(WINDOW).await;
     let mut late = Client {
         connection: Some(connect(&stream, ShardId::CALLER).await),
-        seen: 0,
-        told: None,
+        seq: 0,
+        reconnect: None,
     };
     late.read();
-    let (_, after_ms) = late.told.expect("it is told");
+    let (_, after_ms) = late.reconnect.expect("it got `reconnect`");
     assert!(u128::from(after_ms) < WINDOW.as_millis());
     assert!(late.connection.is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_word_overtakes_nothing_on_a_shard() {
+async fn reconnect_overtakes_no_publication_on_a_shard() {
     let stream = stream(1);
     let home = stream.hub().shards().next().unwrap();
     let mut client = Client {
         connection: Some(connect(&stream, home).await),
-        seen: 0,
-        told: None,
+        seq: 0,
+        reconnect: None,
     };
     client.read();
-    // The shard has not had its turn when the drain begins.
+    // The shard has not run a tick when the drain begins.
     let top = publish(&stream).await;
     stream.drain(WINDOW).await;
     client.read();
-    assert_eq!((client.seen, client.told), (0, None));
+    assert_eq!((client.seq, client.reconnect), (0, None));
     let shard = stream.hub().shard(home).clone();
     tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
     tokio::time::sleep(Duration::from_millis(30)).await;
     client.read();
-    assert_eq!(client.seen, top);
-    assert!(client.told.is_some() && client.connection.is_none());
+    assert_eq!(client.seq, top);
+    assert!(client.reconnect.is_some() && client.connection.is_none());
 }

@@ -1,4 +1,4 @@
-//! How often a client has to give a sign of life, and how it is told.
+//! Heartbeat: its interval, how clients are announced it, and the quality of a link.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -13,7 +13,7 @@ use tidewire_stream::{
 };
 use tokio::time::{Instant, advance};
 
-use support::{arrival, core_with, open_history};
+use support::{client_on, core_with, open_history};
 
 const CHANNEL: &str = "orders:1";
 
@@ -22,11 +22,11 @@ fn stream() -> Arc<StreamCore> {
 }
 
 async fn connect(stream: &Arc<StreamCore>, heartbeat: Option<Duration>) -> Connection {
-    let arrival = ConnectionInfo {
+    let info = ConnectionInfo {
         heartbeat,
-        ..arrival(ShardId::CALLER)
+        ..client_on(ShardId::CALLER)
     };
-    let connection = stream.connect(arrival).await;
+    let connection = stream.connect(info).await;
     let channels = vec![ChannelSubscription {
         channel: CHANNEL.into(),
         ..ChannelSubscription::default()
@@ -43,9 +43,9 @@ async fn publish(stream: &StreamCore) {
     published.await.unwrap();
 }
 
-/// The heartbeats that the client is told unasked, in milliseconds.
-fn told(connection: &Connection) -> Vec<u32> {
-    let mut told = Vec::new();
+/// Intervals that the session announced by itself, in milliseconds.
+fn announced(connection: &Connection) -> Vec<u32> {
+    let mut intervals = Vec::new();
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {
         for message in out.drain(..) {
@@ -53,99 +53,103 @@ fn told(connection: &Connection) -> Vec<u32> {
                 continue;
             };
             match &message.data {
-                Some(Data::Pong(pong)) => told.push(pong.heartbeat_ms),
-                Some(Data::Welcome(welcome)) => told.push(welcome.heartbeat_ms),
+                Some(Data::Pong(pong)) => intervals.push(pong.heartbeat_ms),
+                Some(Data::Welcome(welcome)) => intervals.push(welcome.heartbeat_ms),
                 _ => {}
             }
         }
     }
-    told
+    intervals
 }
 
-async fn pass(secs: u64) {
+async fn wait(secs: u64) {
     advance(Duration::from_secs(secs)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_grows_while_nothing_is_going_on_and_is_short_again_at_once() {
+async fn the_interval_grows_while_idle_and_shrinks_at_once() {
     let stream = stream();
     let connection = connect(&stream, None).await;
-    assert_eq!(told(&connection), [2_000]);
-    pass(59).await;
+    assert_eq!(announced(&connection), [2_000]);
+    wait(59).await;
     assert_eq!(connection.answer_ping(None).heartbeat_ms, 2_000);
-    pass(1).await;
-    // A sign of life is no word of interest.
+    wait(1).await;
+    // A ping is no activity.
     assert_eq!(connection.answer_ping(None).heartbeat_ms, 10_000);
-    pass(240).await;
-    assert_eq!(connection.heartbeat_ms(), 10_000, "until it is told");
+    wait(240).await;
+    assert_eq!(connection.heartbeat_ms(), 10_000, "until it is announced");
     assert_eq!(connection.answer_ping(None).heartbeat_ms, 30_000);
 
     publish(&stream).await;
-    assert_eq!(told(&connection), [2_000], "unasked, and once");
+    assert_eq!(announced(&connection), [2_000], "announced once, by itself");
     publish(&stream).await;
-    assert!(told(&connection).is_empty());
+    assert!(announced(&connection).is_empty());
     assert_eq!(connection.heartbeat_ms(), 2_000);
 
-    pass(60).await;
+    wait(60).await;
     assert_eq!(connection.answer_ping(None).heartbeat_ms, 10_000);
     connection.record_activity();
-    assert_eq!(told(&connection), [2_000]);
+    assert_eq!(announced(&connection), [2_000]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_told_nothing_longer_is_told_nothing() {
+async fn an_interval_that_did_not_change_is_not_announced() {
     let stream = stream();
     let connection = connect(&stream, None).await;
-    let _ = told(&connection);
-    pass(600).await;
+    let _ = announced(&connection);
+    wait(600).await;
     publish(&stream).await;
-    assert!(told(&connection).is_empty());
+    assert!(announced(&connection).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_long_in_the_background() {
+async fn the_interval_is_long_in_the_background() {
     let stream = stream();
     let connection = connect(&stream, None).await;
-    let _ = told(&connection);
+    let _ = announced(&connection);
     let hidden = connection.set_visibility(Visibility::Background).unwrap();
     assert_eq!(hidden.heartbeat_ms, 30_000);
-    // Whatever is asked meanwhile.
+    // Commands do not change that.
     connection.record_activity();
     assert_eq!(connection.answer_ping(None).heartbeat_ms, 30_000);
-    pass(600).await;
+    wait(600).await;
     let seen = connection.set_visibility(Visibility::Active).unwrap();
     assert_eq!(seen.heartbeat_ms, 2_000);
-    assert!(told(&connection).is_empty(), "the reply said it");
+    assert!(announced(&connection).is_empty(), "the reply announced it");
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_never_shorter_than_was_asked_for() {
+async fn the_interval_is_never_shorter_than_the_client_wants() {
     let stream = stream();
     let connection = connect(&stream, Some(Duration::from_secs(15))).await;
-    assert_eq!(told(&connection), [15_000]);
-    pass(60).await;
+    assert_eq!(announced(&connection), [15_000]);
+    wait(60).await;
     assert_eq!(connection.answer_ping(None).heartbeat_ms, 15_000);
-    pass(240).await;
+    wait(240).await;
     assert_eq!(connection.answer_ping(None).heartbeat_ms, 30_000);
     publish(&stream).await;
-    assert_eq!(told(&connection), [15_000]);
+    assert_eq!(announced(&connection), [15_000]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_beats_is_held_to_what_it_was_told() {
+async fn a_client_that_sends_pings_is_held_to_the_announced_interval() {
     let stream = stream();
     let connection = connect(&stream, None).await;
     let seconds = |connection: &Connection| {
         let timeouts = connection.keep_alive_timeouts(Instant::now());
-        let beat = timeouts.heartbeat.map(|beat| beat.as_secs());
-        (beat, timeouts.silence.as_secs())
+        let heartbeat = timeouts.heartbeat.map(|timeout| timeout.as_secs());
+        (heartbeat, timeouts.silence.as_secs())
     };
-    // Nothing says that it beats at all.
+    // It has sent no ping yet.
     assert_eq!(seconds(&connection), (None, 20));
     connection.answer_ping(None);
     assert_eq!(seconds(&connection), (Some(3), 20));
-    pass(60).await;
-    assert_eq!(seconds(&connection), (Some(3), 20), "it knows no other");
+    wait(60).await;
+    assert_eq!(
+        seconds(&connection),
+        (Some(3), 20),
+        "it knows no other interval"
+    );
     connection.answer_ping(None);
     assert_eq!(seconds(&connection), (Some(20), 20));
     connection.set_visibility(Visibility::Background).unwrap();
@@ -153,10 +157,10 @@ async fn who_beats_is_held_to_what_it_was_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_notices_that_it_is_short_again() {
+async fn a_waiting_transport_notices_a_shorter_interval() {
     let stream = stream();
     let connection = connect(&stream, None).await;
-    let _ = told(&connection);
+    let _ = announced(&connection);
     connection.set_visibility(Visibility::Background).unwrap();
     let start = Instant::now();
     let quiet_at = || {
@@ -176,7 +180,7 @@ async fn whoever_waits_notices_that_it_is_short_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pong_tells_the_quality() {
+async fn a_pong_has_the_measured_quality() {
     let stream = stream();
     let connection = connect(&stream, None).await;
     let pong = connection.answer_ping(Some(17.5));
@@ -204,6 +208,6 @@ async fn a_pong_tells_the_quality() {
     assert_eq!(
         (transport.bytes_sent, transport.bytes_received),
         (123, 7),
-        "what ended counts"
+        "ended connections count"
     );
 }

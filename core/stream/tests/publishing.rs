@@ -1,4 +1,4 @@
-//! Publishing: idempotency keys, and clocks that jump.
+//! Publishing: idempotency keys, and a clock that jumps.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -30,7 +30,7 @@ async fn publish(
 }
 
 #[tokio::test]
-async fn the_same_key_gives_the_same_place_until_its_window_is_over() {
+async fn a_key_returns_the_same_position_until_its_window_is_over() {
     let (stream, clock) = stream();
     assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
     assert_eq!(publish(&stream, "1", Some("a")).await.unwrap(), 1);
@@ -46,7 +46,7 @@ async fn the_same_key_gives_the_same_place_until_its_window_is_over() {
 }
 
 #[tokio::test]
-async fn keys_that_were_saved_hold_for_the_rest_of_their_window() {
+async fn a_saved_key_is_valid_for_the_rest_of_its_window() {
     let (first, clock) = stream();
     publish(&first, "1", Some("a")).await.unwrap();
     clock.advance(30_000);
@@ -66,7 +66,7 @@ async fn keys_that_were_saved_hold_for_the_rest_of_their_window() {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_takes_neither_number_nor_time_back() {
+async fn a_clock_that_jumps_sets_back_neither_seq_nor_time() {
     let (stream, clock) = stream();
     publish(&stream, "1", None).await.unwrap();
     clock.set(START_MS - 500_000);
@@ -75,10 +75,10 @@ async fn a_clock_that_jumps_takes_neither_number_nor_time_back() {
     publish(&stream, "3", None).await.unwrap();
     let history = stream.history_as(&Identity::Anonymous, "orders:1", None, 10);
     let (_, history) = history.await.unwrap();
-    let places = history.publications.iter();
-    let places: Vec<_> = places.map(|one| (one.seq(), one.time_ms())).collect();
+    let positions = history.publications.iter();
+    let positions: Vec<_> = positions.map(|one| (one.seq(), one.time_ms())).collect();
     assert_eq!(
-        places,
+        positions,
         [(1, START_MS), (2, START_MS), (3, START_MS + 1_000)]
     );
 }

@@ -1,5 +1,5 @@
-//! Recovery against a model: whatever happens in whatever order, a client gets every
-//! publication once and in order, or is told that something is lost.
+//! Recovery against a model: in any order of actions, a client gets every publication once and
+//! in order, or a `gap`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -18,7 +18,7 @@ use tidewire_stream::{
     OutgoingMessage, PublishRight, ShardId, StreamCore, StreamOptions,
 };
 
-use support::{arrival, core_with, open_history};
+use support::{client_on, core_with, open_history};
 
 const HISTORY: usize = 40;
 const CHANNEL: &str = "orders:1";
@@ -36,18 +36,18 @@ fn stream(outbox_bytes: usize) -> Arc<StreamCore> {
 }
 
 async fn connect(stream: &Arc<StreamCore>) -> Connection {
-    stream.connect(arrival(ShardId::CALLER)).await
+    stream.connect(client_on(ShardId::CALLER)).await
 }
 
-/// A client, and what it may rely on.
+/// A client, and what it was promised.
 struct Client {
     connection: Connection,
-    /// The last publication that it has, or was told it cannot have.
-    seen: u64,
+    /// Sequence number of its last publication, or of its last `gap`.
+    seq: u64,
     epoch: String,
-    /// What the last `subscribed` promised to replay up to.
-    owed: u64,
-    follows: bool,
+    /// Sequence number up to which the last `subscribed` promised publications.
+    promised: u64,
+    is_subscribed: bool,
 }
 
 impl Client {
@@ -72,12 +72,12 @@ impl Client {
             .remove(0);
         assert!(result.error.is_none());
         let missed = since.map(|(_, seq)| result.seq - seq);
-        // Complete or refused, by what the history holds.
+        // Recovered if and only if the history reaches back.
         assert_eq!(
             result.recovered,
             missed.is_some_and(|missed| missed <= HISTORY as u64)
         );
-        let seen = if result.recovered {
+        let start = if result.recovered {
             result.seq - missed.unwrap()
         } else {
             result.seq
@@ -86,17 +86,17 @@ impl Client {
         connection.release_held();
         Self {
             connection,
-            seen,
+            seq: start,
             epoch: result.epoch,
-            owed: result.seq,
-            follows: true,
+            promised: result.seq,
+            is_subscribed: true,
         }
     }
 
     /// Reads once, up to about `budget` bytes. False if there was nothing.
     fn read(&mut self, budget: usize) -> bool {
         let mut out = Vec::new();
-        // The memory broker never waits: what is there is there at once.
+        // The memory broker never waits: what there is comes at once.
         let Some(taken) = self.connection.next(budget, &mut out).now_or_never() else {
             return false;
         };
@@ -104,14 +104,14 @@ impl Client {
         for message in out {
             match message {
                 OutgoingMessage::Publication(publication) => {
-                    assert!(self.follows, "nothing comes after leaving");
-                    assert_eq!(publication.seq(), self.seen + 1, "each once, in order");
-                    self.seen = publication.seq();
+                    assert!(self.is_subscribed, "nothing is sent after unsubscribing");
+                    assert_eq!(publication.seq(), self.seq + 1, "each once, in order");
+                    self.seq = publication.seq();
                 }
                 OutgoingMessage::Direct(message) => {
                     if let Some(Data::Gap(gap)) = &message.data {
-                        assert!(gap.seq > self.seen, "a gap is a loss");
-                        self.seen = gap.seq;
+                        assert!(gap.seq > self.seq, "a gap goes forward");
+                        self.seq = gap.seq;
                     }
                 }
                 OutgoingMessage::PriceBatch(_) => unreachable!("there are no prices"),
@@ -122,33 +122,33 @@ impl Client {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum Action {
     Publish(u8),
     Read(usize),
     Reconnect,
     Resubscribe,
-    Leave,
-    Look(bool),
+    Unsubscribe,
+    Show(bool),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        4 => (1_u8..30).prop_map(Step::Publish),
-        4 => (1_usize..4_000).prop_map(Step::Read),
-        1 => Just(Step::Reconnect),
-        1 => Just(Step::Resubscribe),
-        1 => Just(Step::Leave),
-        1 => any::<bool>().prop_map(Step::Look),
+        4 => (1_u8..30).prop_map(Action::Publish),
+        4 => (1_usize..4_000).prop_map(Action::Read),
+        1 => Just(Action::Reconnect),
+        1 => Just(Action::Resubscribe),
+        1 => Just(Action::Unsubscribe),
+        1 => any::<bool>().prop_map(Action::Show),
     ]
 }
 
-async fn run(steps: Vec<Step>, outbox: usize) {
+async fn play(actions: Vec<Action>, outbox: usize) {
     let stream = stream(outbox);
     let mut top = 0;
     let mut client = Client::subscribe(&stream, connect(&stream).await, None).await;
-    for step in steps {
-        match step {
-            Step::Publish(count) => {
+    for action in actions {
+        match action {
+            Action::Publish(count) => {
                 for _ in 0..count {
                     top += 1;
                     let data = Bytes::from(format!("{{\"n\":{top}}}"));
@@ -159,36 +159,36 @@ async fn run(steps: Vec<Step>, outbox: usize) {
                     assert_eq!(at.seq, top);
                 }
             }
-            Step::Read(budget) => {
+            Action::Read(budget) => {
                 client.read(budget);
             }
-            Step::Reconnect => {
-                let since = (client.epoch.clone(), client.seen);
+            Action::Reconnect => {
+                let since = (client.epoch.clone(), client.seq);
                 drop(client);
                 client = Client::subscribe(&stream, connect(&stream).await, Some(since)).await;
             }
-            Step::Resubscribe => {
-                let since = (client.epoch.clone(), client.seen);
+            Action::Resubscribe => {
+                let since = (client.epoch.clone(), client.seq);
                 client = Client::subscribe(&stream, client.connection, Some(since)).await;
             }
-            Step::Leave => {
+            Action::Unsubscribe => {
                 let channels = vec![CHANNEL.to_owned()];
                 client
                     .connection
                     .unsubscribe(&UnsubscribeRequest { channels })
                     .unwrap();
-                client.follows = false;
+                client.is_subscribed = false;
                 while client.read(usize::MAX) {}
                 assert_eq!(
                     client.connection.queued_bytes(),
                     0,
                     "nothing is left behind"
                 );
-                let since = (client.epoch.clone(), client.seen);
+                let since = (client.epoch.clone(), client.seq);
                 client = Client::subscribe(&stream, client.connection, Some(since)).await;
             }
-            Step::Look(is_seen) => {
-                let state = if is_seen {
+            Action::Show(is_active) => {
+                let state = if is_active {
                     Visibility::Active
                 } else {
                     Visibility::Background
@@ -202,24 +202,28 @@ async fn run(steps: Vec<Step>, outbox: usize) {
             "the outbox is bounded"
         );
     }
-    // In the end everything was had or told of.
+    // In the end the client has everything, or a gap for it.
     client
         .connection
         .set_visibility(Visibility::Active)
         .unwrap();
     while client.read(usize::MAX) {}
-    assert_eq!(client.seen, top);
-    assert!(client.seen >= client.owed);
+    assert_eq!(client.seq, top);
+    assert!(client.seq >= client.promised);
     drop(client);
-    assert_eq!(stream.hub().channel_count(), 0, "nobody is left in the hub");
+    assert_eq!(
+        stream.hub().channel_count(),
+        0,
+        "no subscription is left in the hub"
+    );
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_is_lost_doubled_or_reordered_in_silence(
-        steps in prop::collection::vec(step(), 1..120),
+    fn no_publication_is_lost_repeated_or_reordered_without_a_gap(
+        actions in prop::collection::vec(action(), 1..120),
         outbox in 300_usize..6_000,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -227,12 +231,12 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(run(steps, outbox));
+        runtime.block_on(play(actions, outbox));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn following_and_leaving_unread_leaves_nothing_behind() {
+async fn repeated_subscribing_without_reading_leaves_nothing_queued() {
     let mut namespaces = Namespaces::built_in();
     let ticks = Namespace {
         publish: PublishRight::Public,

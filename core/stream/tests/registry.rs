@@ -1,5 +1,4 @@
-//! The register of connections: nothing of a session is left behind, however it came
-//! and went.
+//! Registry: sessions leave nothing behind, however they open and end.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,7 +20,7 @@ use tidewire_stream::{
 };
 use tokio::time::Instant;
 
-/// How many sessions come and go.
+/// Sessions that open and end.
 const SESSIONS: u32 = 100_000;
 
 /// Labels of the connections, in turn.
@@ -31,10 +30,10 @@ const TRANSPORTS: [Transport; 3] = [
     Transport::new("third"),
 ];
 
-/// How many of them are there at a time.
+/// Sessions that are open at a time.
 const AT_ONCE: usize = 500;
 
-/// Timers of a shard that nobody waits for are looked through when there are so many.
+/// Timers of a shard below which stale entries are not removed.
 const FEW_TIMERS: usize = 1_024;
 
 struct World {
@@ -82,7 +81,7 @@ impl World {
 
     async fn open(&self, identity: Identity, shard: ShardId, number: u32) -> Connection {
         let address = Some(IpAddr::from((number % 5_000).to_be_bytes()));
-        let arrival = ConnectionInfo {
+        let info = ConnectionInfo {
             quota: Some(self.limits.admit(address, &identity).unwrap()),
             identity,
             transport: TRANSPORTS[number as usize % TRANSPORTS.len()],
@@ -92,23 +91,23 @@ impl World {
             heartbeat: None,
             shard,
         };
-        self.stream.connect(arrival).await
+        self.stream.connect(info).await
     }
 
-    /// Waits until nothing holds a session any more: each holds the stream. The shards
-    /// let go of those who waited for a turn.
-    async fn is_let_go(&self) {
+    /// Waits until nothing refers to a session any more. The shards drop the sessions that were
+    /// in their inboxes in the next tick.
+    async fn sessions_are_dropped(&self) {
         for _ in 0..10_000 {
-            if Arc::strong_count(&self.stream) == 1 {
+            if self.stream.referenced_sessions() == 0 {
                 return;
             }
             tokio::task::yield_now().await;
         }
-        let held = Arc::strong_count(&self.stream) - 1;
-        panic!("{held} sessions are held by something");
+        let left = self.stream.referenced_sessions();
+        panic!("something refers to {left} sessions");
     }
 
-    /// Nothing of any session is left.
+    /// Whether no session has left anything.
     fn is_empty(&self) -> bool {
         let hub = self.stream.hub();
         let lists = |shard: ShardId| hub.shard(shard).entry_counts().0;
@@ -120,10 +119,10 @@ impl World {
     }
 }
 
-/// Takes what there is, and comes back in twenty seconds, as a socket does.
-struct Taker(Session);
+/// A sink that takes what there is, and is flushed again after twenty seconds, like a socket.
+struct TestSink(Session);
 
-impl Sink for Taker {
+impl Sink for TestSink {
     fn flush(&self, now: Instant) {
         let mut out = Vec::new();
         let again_at = now + Duration::from_secs(20);
@@ -150,7 +149,7 @@ async fn subscribe(session: &Session, channels: &[String]) {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_100_000_sessions() {
+async fn a_hundred_thousand_sessions_leave_nothing() {
     let world = World::new();
     let stream = &world.stream;
     let shards: Vec<_> = stream.hub().shards().collect();
@@ -165,15 +164,15 @@ async fn nothing_is_left_of_100_000_sessions() {
             0 => ShardId::CALLER,
             shard => shards[shard as usize - 1],
         };
-        // Signing and proving are slow: some of them come with a token, or get one.
+        // Signing and verifying are slow: some sessions open with a token, or get one.
         let identity = match number % 4 {
             0 => stream.authenticator().verify(&world.token(number)).unwrap(),
             _ => Identity::Anonymous,
         };
         let connection = world.open(identity, shard, number).await;
-        let sink = Arc::new(Taker(Session::clone(&connection)));
+        let sink = Arc::new(TestSink(Session::clone(&connection)));
         if shard != ShardId::CALLER {
-            let weak: Weak<Taker> = Arc::downgrade(&sink);
+            let weak: Weak<TestSink> = Arc::downgrade(&sink);
             connection.attach(weak);
             sink.flush(Instant::now());
         }
@@ -213,7 +212,7 @@ async fn nothing_is_left_of_100_000_sessions() {
                 "after {number}: {:?}",
                 stream.registry_sizes()
             );
-            world.is_let_go().await;
+            world.sessions_are_dropped().await;
             let held = shards
                 .iter()
                 .map(|shard| stream.hub().shard(*shard).entry_counts().1);
@@ -221,12 +220,12 @@ async fn nothing_is_left_of_100_000_sessions() {
         }
     }
     assert!(open.is_empty() && world.is_empty());
-    // Entries wait for their time, no more than twice as many as there were sessions.
+    // Stale entries stay until their time, at most twice as many as sessions.
     assert!(timers <= FEW_TIMERS.max(2 * AT_ONCE), "{timers} timers");
 }
 
-/// Ends sessions in every way there is.
-async fn end_all(world: &World, open: &mut Vec<(Connection, Arc<Taker>)>, number: u32) {
+/// Ends sessions in all possible ways.
+async fn end_all(world: &World, open: &mut Vec<(Connection, Arc<TestSink>)>, number: u32) {
     for (index, (connection, _)) in open.iter().enumerate() {
         let id = connection.id().as_str();
         match index % 6 {
@@ -254,7 +253,7 @@ async fn end_all(world: &World, open: &mut Vec<(Connection, Arc<Taker>)>, number
         let session = Session::clone(&connection);
         drop(connection);
         if index % 9 == 0 {
-            // A command that was under way takes no place any more.
+            // A late command subscribes to nothing.
             subscribe(&session, &["room:late".to_owned()]).await;
             assert_eq!(session.subscription_count(), 0);
         }
@@ -265,7 +264,7 @@ async fn end_all(world: &World, open: &mut Vec<(Connection, Arc<Taker>)>, number
 async fn a_session_that_opens_with_a_revoked_token_is_closed() {
     let world = World::new();
     let authenticator = world.stream.authenticator();
-    // Proved before the revocation, opened after it.
+    // Verified before the revocation, opened after it.
     let identity = authenticator.verify(&world.token(1)).unwrap();
     let revocations = authenticator.revocations();
     assert_eq!(revocations.revoke_user(&UserId::new("user1")), Ok(0));
@@ -302,6 +301,6 @@ async fn a_revoked_session_is_sent_nothing_more() {
     while connection.next(usize::MAX, &mut out).await.is_ok() {}
     let types: Vec<_> = out.iter().map(|message| message.event_type()).collect();
     assert_eq!(types, ["welcome", "error"]);
-    // Nor is anything done in its name.
+    // Nothing is done in its name either.
     assert_eq!(connection.identity(), Identity::Unknown);
 }

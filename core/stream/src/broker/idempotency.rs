@@ -1,4 +1,4 @@
-//! Idempotency keys: the same key gives the same position.
+//! Idempotency keys: a publication that is repeated with the same key gets the same position.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,45 +10,45 @@ use tidewire_proto::v1::ErrorCode;
 
 use crate::{ChannelName, Epoch, Event, Position, StreamError};
 
-/// How many keys are remembered at once, the newest ones.
+/// Keys that are remembered; beyond, the oldest are forgotten.
 const MAX_KEYS: usize = 100_000;
 
-/// So many keys are saved in one page.
+/// Keys in one saved page: about 100 KB.
 const PAGE_KEYS: usize = 1_000;
 
-/// The longest key, in bytes.
+/// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
 type Key = (ChannelName, Box<str>);
 
-/// The keys of the last minutes.
+/// Keys of the last minutes.
 #[derive(Debug)]
 pub(super) struct IdempotencyKeys {
     window_ms: i64,
-    seen: HashMap<Key, Seen>,
+    records: HashMap<Key, KeyRecord>,
     order: VecDeque<(i64, Key)>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct KeyRecord {
     body: u64,
     position: Position,
 }
 
 impl IdempotencyKeys {
-    /// Keys that are remembered for `window`.
+    /// No keys yet; each is remembered for `window`.
     pub(super) fn new(window: Duration) -> Self {
         Self {
             window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
-            seen: HashMap::new(),
+            records: HashMap::new(),
             order: VecDeque::new(),
         }
     }
 
-    /// The position that this key got before.
+    /// Returns the position that this key got before.
     ///
     /// # Errors
-    /// The key is too long, or came with another body.
+    /// The key is too long, or was used with another body.
     pub(super) fn find(
         &mut self,
         channel: &ChannelName,
@@ -66,16 +66,16 @@ impl IdempotencyKeys {
             ));
         }
         self.forget_before(now_ms.saturating_sub(self.window_ms));
-        let Some(seen) = self.seen.get(&(channel.clone(), key.into())) else {
+        let Some(record) = self.records.get(&(channel.clone(), key.into())) else {
             return Ok(None);
         };
-        if seen.body != fingerprint(event) {
+        if record.body != fingerprint(event) {
             return Err(StreamError::new(
                 ErrorCode::FailedPrecondition,
                 format!("the idempotency key {key:?} was used on {channel} with other data"),
             ));
         }
-        Ok(Some(seen.position.clone()))
+        Ok(Some(record.position.clone()))
     }
 
     /// Remembers the position that a key got.
@@ -89,24 +89,24 @@ impl IdempotencyKeys {
     ) {
         let key: Key = (channel.clone(), key.into());
         self.order.push_back((now_ms, key.clone()));
-        self.seen.insert(key, Seen { body, position });
+        self.records.insert(key, KeyRecord { body, position });
         while self.order.len() > MAX_KEYS {
             self.forget_oldest();
         }
     }
 
-    /// All keys, as they are kept between two runs: in pages, the oldest keys first.
+    /// All keys, encoded in pages, the oldest keys first.
     pub(super) fn pages(&self) -> Vec<Vec<u8>> {
         let order: Vec<_> = self.order.iter().collect();
         let pages = order.chunks(PAGE_KEYS).map(|keys| {
             let keys = keys.iter().filter_map(|(time_ms, key)| {
-                let seen = self.seen.get(key)?;
+                let record = self.records.get(key)?;
                 Some(SavedKey {
                     channel: key.0.as_str().to_owned(),
                     key: key.1.as_ref().to_owned(),
-                    body: seen.body,
-                    epoch: seen.position.epoch.as_str().to_owned(),
-                    seq: seen.position.seq,
+                    body: record.body,
+                    epoch: record.position.epoch.as_str().to_owned(),
+                    seq: record.position.seq,
                     time_ms: *time_ms,
                 })
             });
@@ -118,15 +118,15 @@ impl IdempotencyKeys {
         pages.collect()
     }
 
-    /// Takes a page back, after those before it.
+    /// Loads a page, after the pages before it.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The page cannot be read.
     pub(super) fn load(&mut self, page: &[u8]) -> Result<(), StreamError> {
         let damaged = |error: &dyn std::fmt::Display| {
             StreamError::new(
                 ErrorCode::Internal,
-                format!("what was saved of idempotency keys cannot be read: {error}"),
+                format!("saved idempotency keys cannot be read: {error}"),
             )
         };
         let saved = SavedKeys::decode(page).map_err(|error| damaged(&error))?;
@@ -153,12 +153,12 @@ impl IdempotencyKeys {
 
     fn forget_oldest(&mut self) {
         if let Some((_, key)) = self.order.pop_front() {
-            self.seen.remove(&key);
+            self.records.remove(&key);
         }
     }
 }
 
-/// A page of keys, as it is written.
+/// A page of keys, as it is saved.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SavedKeys {
     #[prost(message, repeated, tag = "1")]
@@ -181,8 +181,8 @@ struct SavedKey {
     time_ms: i64,
 }
 
-/// Tells bodies apart; it guards against mistakes, not against attacks. FNV-1a (RFC 9923),
-/// since what is saved is compared by another build of the server.
+/// Fingerprint of a body, against mistakes and not against attacks. FNV-1a (RFC 9923), since
+/// another build of the server compares a saved fingerprint.
 pub(super) fn fingerprint(event: &Event) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x100_0000_01b3;

@@ -1,5 +1,5 @@
-//! The broker of a server that runs alone: histories in memory, bounded by
-//! number, age and, over all channels, bytes.
+//! Memory broker: the broker of a server that runs alone. Its histories are in memory, bounded
+//! by number, age and, over all channels, bytes.
 
 mod snapshot;
 
@@ -16,22 +16,22 @@ use parking_lot::{Mutex, RwLock};
 use tidewire_proto::v1::ErrorCode;
 
 use super::{
-    Broker, BrokerFuture, History, Page, Reach, SnapshotEntry,
+    Broker, BrokerFuture, History, LocalDelivery, PageLimit, Reach, SnapshotEntry,
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
     ChannelEpoch, ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock,
-    StoredPublication, StreamError, hub::Hub, namespace::METADATA_TTL,
+    StoredPublication, StreamError, namespace::METADATA_TTL,
 };
 
-/// How much a server that runs alone may keep.
+/// Limits of a memory broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Channels that were published to and are not forgotten yet.
+    /// Channels that were published on and are not forgotten yet.
     pub channels: usize,
     /// Bytes of all histories together.
     pub history_bytes: usize,
-    /// For how long an idempotency key is remembered.
+    /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
 }
 
@@ -45,16 +45,17 @@ impl Default for MemoryLimits {
     }
 }
 
-/// Keeps histories in memory.
+/// Keeps histories in memory. `D` delivers to the subscribers of this server; as a type, so
+/// that no virtual call is needed.
 #[derive(Debug)]
-pub struct MemoryBroker {
+pub struct MemoryBroker<D> {
     namespaces: Arc<Namespaces>,
-    hub: Arc<Hub>,
+    subscribers: Arc<D>,
     clock: SharedClock,
     limits: MemoryLimits,
     channels: RwLock<HashMap<ChannelName, Arc<Mutex<Channel>>>>,
-    /// The epoch of channels that were never published to. Another one after a
-    /// channel was forgotten, so that no position is ever given twice.
+    /// Epoch of channels that were never published on. It changes when a channel is forgotten,
+    /// so that no position is ever given twice.
     fresh_epoch: RwLock<Epoch>,
     keys: Mutex<IdempotencyKeys>,
     bytes: AtomicUsize,
@@ -67,22 +68,23 @@ struct Channel {
     log: VecDeque<(usize, Arc<Publication>)>,
     bytes: usize,
     used_ms: i64,
-    /// Set when the channel is taken off the map: whoever still holds it looks again.
+    /// Set when the channel is removed from the map: a caller that still has it looks it up
+    /// again.
     forgotten: bool,
 }
 
-impl MemoryBroker {
-    /// A broker without any history.
+impl<D: LocalDelivery> MemoryBroker<D> {
+    /// A broker without histories.
     #[must_use]
     pub fn new(
         namespaces: Arc<Namespaces>,
-        hub: Arc<Hub>,
+        subscribers: Arc<D>,
         clock: SharedClock,
         limits: MemoryLimits,
     ) -> Self {
         Self {
             namespaces,
-            hub,
+            subscribers,
             clock,
             limits,
             channels: RwLock::default(),
@@ -103,10 +105,10 @@ impl MemoryBroker {
         }
     }
 
-    /// Appends under the channel's lock and delivers under it too, so that
-    /// everyone sees a channel in its order.
+    /// Appends and delivers under the channel's lock, so that all subscribers get a channel in
+    /// its order.
     fn append(&self, name: &ChannelName, channel: &mut Channel, event: Event) -> Position {
-        // A clock that is set back does not take the channel's time back.
+        // A clock that is set back does not set the channel's time back.
         let now_ms = self.clock.now_ms().max(channel.used_ms);
         channel.seq += 1;
         channel.used_ms = now_ms;
@@ -115,8 +117,8 @@ impl MemoryBroker {
             seq: channel.seq,
         };
         let publication = Publication::new(name.clone(), position.clone(), now_ms, event);
-        self.hub.deliver(&publication);
-        // The size is taken after the delivery, when the encodings exist.
+        self.subscribers.deliver(&publication);
+        // The size is measured after the delivery, when the encodings exist.
         let size = publication.size();
         channel.log.push_back((size, publication));
         channel.bytes += size;
@@ -154,7 +156,7 @@ impl MemoryBroker {
         Ok(channel)
     }
 
-    /// The epoch of a channel that nothing was published on.
+    /// Epoch of a channel that nothing was published on.
     fn first_epoch(&self, name: &ChannelName) -> Epoch {
         match self.namespaces.epoch(name) {
             ChannelEpoch::BrokerChosen => self.fresh_epoch.read().clone(),
@@ -164,7 +166,7 @@ impl MemoryBroker {
         }
     }
 
-    fn renew_now(&self, name: &ChannelName, channel: &mut Channel) {
+    fn start_new_epoch_now(&self, name: &ChannelName, channel: &mut Channel) {
         while !channel.log.is_empty() {
             self.drop_oldest(channel);
         }
@@ -187,7 +189,7 @@ impl MemoryBroker {
         channel.forgotten = true;
     }
 
-    /// Works on a channel that is not forgotten.
+    /// Runs `work` on a channel that is not forgotten.
     fn with_channel<T>(
         &self,
         name: &ChannelName,
@@ -207,7 +209,7 @@ impl MemoryBroker {
         name: &ChannelName,
         channel: &mut Channel,
         epoch: &Epoch,
-        kept: &[StoredPublication],
+        publications: &[StoredPublication],
     ) {
         if channel.seq > 0 {
             return;
@@ -217,7 +219,7 @@ impl MemoryBroker {
             seq,
             time_ms,
             event,
-        } in kept
+        } in publications
         {
             let position = Position {
                 epoch: epoch.clone(),
@@ -259,7 +261,12 @@ impl MemoryBroker {
         }
     }
 
-    fn history_now(&self, name: &ChannelName, since: Option<&Position>, page: Page) -> History {
+    fn history_now(
+        &self,
+        name: &ChannelName,
+        since: Option<&Position>,
+        limit: PageLimit,
+    ) -> History {
         let Some(channel) = self.channels.read().get(name).cloned() else {
             let top = Position::start(self.first_epoch(name));
             let reach = if since.is_none_or(|since| *since == top) {
@@ -275,10 +282,10 @@ impl MemoryBroker {
         };
         let mut channel = channel.lock();
         self.trim(name, &mut channel, self.clock.now_ms());
-        channel.read(since, page)
+        channel.read(since, limit)
     }
 
-    /// Drops the histories that were not used for the longest time.
+    /// Drops the histories that have not been used for the longest time.
     fn free_memory(&self) {
         let used = self.bytes.load(Ordering::Relaxed);
         if used <= self.limits.history_bytes {
@@ -299,14 +306,14 @@ impl MemoryBroker {
 }
 
 impl Channel {
-    fn read(&self, since: Option<&Position>, page: Page) -> History {
+    fn read(&self, since: Option<&Position>, limit: PageLimit) -> History {
         let top = Position {
             epoch: self.epoch.clone(),
             seq: self.seq,
         };
         let first = self.seq + 1 - self.log.len() as u64;
         let (skip, reach) = match since {
-            None => (self.log.len().saturating_sub(page.items), Reach::Complete),
+            None => (self.log.len().saturating_sub(limit.items), Reach::Complete),
             Some(since)
                 if since.epoch != self.epoch || since.seq > self.seq || since.seq + 1 < first =>
             {
@@ -316,7 +323,7 @@ impl Channel {
                     reach: Reach::Lost,
                 };
             }
-            // At most the log's length, as `since` is not before the log.
+            // At most the log's length, since `since` is not before the log.
             Some(since) => ((since.seq + 1 - first) as usize, Reach::Complete),
         };
         let mut bytes = 0;
@@ -324,9 +331,9 @@ impl Channel {
             .log
             .iter()
             .skip(skip)
-            .take(page.items)
+            .take(limit.items)
             .take_while(|(size, _)| {
-                let fits = bytes == 0 || bytes + size <= page.bytes;
+                let fits = bytes == 0 || bytes + size <= limit.bytes;
                 bytes += size;
                 fits
             })
@@ -340,10 +347,10 @@ impl Channel {
     }
 }
 
-impl Broker for MemoryBroker {
+impl<D: LocalDelivery> Broker for MemoryBroker<D> {
     fn offer(&self, channel: &ChannelName, event: Event) {
         if let Err(error) = self.publish_now(channel, event) {
-            tracing::error!(%channel, %error, "an engine's publication is lost");
+            tracing::error!(%channel, %error, "lost a publication of an engine");
         }
     }
 
@@ -357,7 +364,7 @@ impl Broker for MemoryBroker {
             let Some(key) = idempotency_key else {
                 return self.publish_now(channel, event);
             };
-            // Held while publishing, so that two at once do not both publish.
+            // Locked while publishing, so that two requests with one key do not both publish.
             let mut keys = self.keys.lock();
             let now_ms = self.clock.now_ms();
             if let Some(position) = keys.find(channel, key, &event, now_ms)? {
@@ -374,19 +381,20 @@ impl Broker for MemoryBroker {
         &'a self,
         channel: &'a ChannelName,
         since: Option<&'a Position>,
-        page: Page,
+        limit: PageLimit,
     ) -> BrokerFuture<'a, History> {
-        Box::pin(async move { Ok(self.history_now(channel, since, page)) })
+        Box::pin(async move { Ok(self.history_now(channel, since, limit)) })
     }
 
     fn restore<'a>(
         &'a self,
         channel: &'a ChannelName,
         epoch: Epoch,
-        kept: Vec<StoredPublication>,
+        publications: Vec<StoredPublication>,
     ) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
-            let restore = |held: &mut Channel| self.restore_now(channel, held, &epoch, &kept);
+            let restore =
+                |held: &mut Channel| self.restore_now(channel, held, &epoch, &publications);
             self.with_channel(channel, restore)
         })
     }
@@ -395,10 +403,10 @@ impl Broker for MemoryBroker {
         Box::pin(async move {
             let is_known = self.channels.read().contains_key(channel);
             if !is_known && self.namespaces.epoch(channel) != ChannelEpoch::BrokerChosen {
-                // It begins in the epoch that its engine says now.
+                // It starts in the epoch of its engine.
                 return Ok(());
             }
-            self.with_channel(channel, |held| self.renew_now(channel, held))
+            self.with_channel(channel, |held| self.start_new_epoch_now(channel, held))
         })
     }
 
@@ -408,8 +416,8 @@ impl Broker for MemoryBroker {
                 self.forget_now(channel);
                 return Ok(());
             }
-            // Its next epoch is that of many: it must be another one for this channel.
-            self.with_channel(channel, |held| self.renew_now(channel, held))
+            // Channels without history share an epoch: this one needs an epoch of its own.
+            self.with_channel(channel, |held| self.start_new_epoch_now(channel, held))
         })
     }
 
@@ -435,7 +443,7 @@ impl Broker for MemoryBroker {
             let mut channel = channel.lock();
             self.trim(&name, &mut channel, now_ms);
             let is_idle = channel.used_ms.saturating_add(idle_ms) < now_ms;
-            // What an engine still follows goes on in its epoch.
+            // A channel that its engine still follows keeps its epoch.
             let is_active = matches!(self.namespaces.epoch(&name), ChannelEpoch::Active(_));
             if is_idle && !is_active {
                 idle.push(name.clone());

@@ -1,15 +1,19 @@
-//! The broker: gives every publication its place and keeps histories.
+//! Broker: gives every publication its position and keeps histories.
 //!
-//! A broker hands what is published to the local [`Hub`](crate::hub::Hub) in the
-//! order of each channel. Following a channel is the hub's business, resuming
-//! one the session's.
+//! A broker passes what is published to the subscribers of this server ([`LocalDelivery`]), in
+//! the order of each channel. The hub knows the subscribers; recovery is the session's.
 //!
-//! # Recovery, by example
-//! A channel holds publications 3, 4 and 5 of epoch `e` (1 and 2 are too old).
-//! [`Broker::history`] since `(e, 3)` gives 4 and 5 and is complete. Since
-//! `(e, 2)` it gives 3, 4, 5: complete, as nothing after 2 is missing. Since
-//! `(e, 1)` it is not complete: 2 is gone. Since `(f, 4)` it is not complete: the
-//! epoch is another. Since `(e, 9)` it is not complete: nobody can have seen 9.
+//! # Example of a history
+//! A channel has publications 3, 4 and 5 of epoch `e`; 1 and 2 were too old. A client asks
+//! [`Broker::history`] for what came after its position:
+//!
+//! | since    | result                                                  |
+//! |----------|---------------------------------------------------------|
+//! | `(e, 3)` | 4, 5; complete                                          |
+//! | `(e, 2)` | 3, 4, 5; complete: nothing after 2 is missing           |
+//! | `(e, 1)` | lost: 2 is gone                                         |
+//! | `(f, 4)` | lost: the epoch is another                              |
+//! | `(e, 9)` | lost: 9 does not exist, so the position is not from here |
 
 mod idempotency;
 pub mod memory;
@@ -23,48 +27,63 @@ use crate::{ChannelName, Epoch, Event, Position, Publication, StoredPublication,
 /// A future that a broker returns.
 pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StreamError>> + Send + 'a>>;
 
-/// A part of what is kept between two runs of a server.
+/// One entry of what a graceful stop saves for the next start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotEntry {
-    /// Names it: no other has the same.
+    /// Key of the entry, unlike all others.
     pub key: Vec<u8>,
-    /// What it holds, which only a broker understands.
+    /// Content, which only the broker reads.
     pub value: Vec<u8>,
 }
 
 impl SnapshotEntry {
-    /// Whether it is a channel.
+    /// Whether the entry is a channel.
     #[must_use]
     pub fn is_channel(&self) -> bool {
         std::str::from_utf8(&self.key).is_ok_and(|name| ChannelName::parse(name).is_ok())
     }
 }
 
-/// What is read of a history.
+/// Bounds of a read of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
-    /// At most so many publications.
+pub struct PageLimit {
+    /// Publications at most.
     pub items: usize,
-    /// Stop after so many bytes; at least one publication is read.
+    /// Bytes at which reading stops; one publication is read in any case.
     pub bytes: usize,
 }
 
-impl Page {
-    /// Everything there is.
-    pub const ALL: Self = Self {
-        items: usize::MAX,
+impl PageLimit {
+    /// No bound.
+    pub const ALL: Self = Self::bytes(usize::MAX);
+
+    /// The newest publication alone.
+    pub const NEWEST: Self = Self {
+        items: 1,
         bytes: usize::MAX,
     };
+
+    /// No publication: only the newest position is wanted.
+    pub const NOTHING: Self = Self { items: 0, bytes: 0 };
+
+    /// Any number of publications, up to about `bytes`.
+    #[must_use]
+    pub const fn bytes(bytes: usize) -> Self {
+        Self {
+            items: usize::MAX,
+            bytes,
+        }
+    }
 }
 
 /// A part of a channel's history.
 #[derive(Debug, Clone)]
 pub struct History {
-    /// The channel's newest position.
+    /// Newest position of the channel.
     pub top: Position,
-    /// The oldest that were asked for, in order.
+    /// Publications, oldest first.
     pub publications: Vec<Arc<Publication>>,
-    /// Whether the history reaches back to the position that was asked for.
+    /// Whether the history reaches back to the position of the request.
     pub reach: Reach,
 }
 
@@ -77,15 +96,20 @@ pub enum Reach {
     Lost,
 }
 
-/// Gives publications their place and keeps histories.
+/// Delivers publications to the subscribers of this server.
+pub trait LocalDelivery: Send + Sync + 'static {
+    /// Delivers a publication. Called in the order of its channel, under the channel's lock.
+    fn deliver(&self, publication: &Arc<Publication>);
+}
+
+/// Gives publications their position and keeps histories.
 pub trait Broker: Send + Sync + 'static {
-    /// Publishes for an engine: at once if that is possible, else in order and as
-    /// soon as it is.
+    /// Publishes for an engine, without waiting: at once if that is possible, else in order
+    /// and as soon as it is.
     fn offer(&self, channel: &ChannelName, event: Event);
 
-    /// Publishes, and tells the place.
-    ///
-    /// With an idempotency key that was used before, the place of that time.
+    /// Publishes, and returns the position. With an idempotency key that was used before, this
+    /// returns the position of then, and publishes nothing.
     fn publish<'a>(
         &'a self,
         channel: &'a ChannelName,
@@ -98,34 +122,34 @@ pub trait Broker: Send + Sync + 'static {
         &'a self,
         channel: &'a ChannelName,
         since: Option<&'a Position>,
-        page: Page,
+        limit: PageLimit,
     ) -> BrokerFuture<'a, History>;
 
-    /// Sets a channel that nothing was published on to what was kept of it.
+    /// Restores a channel that nothing was published on yet.
     fn restore<'a>(
         &'a self,
         channel: &'a ChannelName,
         epoch: Epoch,
-        kept: Vec<StoredPublication>,
+        publications: Vec<StoredPublication>,
     ) -> BrokerFuture<'a, ()>;
 
-    /// Begins a channel anew, under another epoch.
+    /// Starts a channel anew, under another epoch.
     fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 
-    /// Forgets a channel: no position of it is good any more.
+    /// Forgets a channel: none of its positions is recovered any more.
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 
-    /// What a graceful stop has to keep, entry by entry, so that clients can go on after
-    /// the next start. Where histories outlive the process, there is nothing.
+    /// What a graceful stop has to save, entry by entry, so that clients recover after the next
+    /// start. Nothing where histories outlive the process.
     fn save(&self) -> Box<dyn Iterator<Item = SnapshotEntry> + '_>;
 
-    /// Takes an entry of [`save`](Self::save) back. A channel that something was published
-    /// on since stays as it is.
+    /// Loads an entry of [`save`](Self::save). A channel that was published on since then stays
+    /// as it is.
     ///
     /// # Errors
     /// The entry cannot be read.
     fn load(&self, saved: &SnapshotEntry) -> Result<(), StreamError>;
 
-    /// Forgets what is too old. Called every now and then.
+    /// Forgets what is too old. Called about once a second.
     fn sweep(&self);
 }

@@ -1,9 +1,9 @@
-//! When sessions send the prices that they gathered.
+//! Flush schedule: the times at which the sessions of a shard send their batches of prices.
 //!
-//! All sessions of a shard send at the same ticks, so that it writes to many at once
-//! instead of to a few at a time. A tick costs a system call for each socket, however
-//! little goes through it: where one has to write to many, the next comes later, so
-//! that more shares each write. A shard of few connections keeps the usual interval.
+//! All sessions of a shard send at the same times, so that the shard writes to many sockets at
+//! once instead of to a few at a time. Such a flush costs a system call for each socket,
+//! however little it writes. While it writes to many, the next one comes later, and more
+//! prices share each write. A shard of few connections keeps the usual interval.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -12,26 +12,19 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A tick that wrote to so many sockets is followed by the long interval.
+use crate::BatchInterval;
+
+/// Sockets of a flush from which on the long interval follows.
 const MANY: usize = 256;
 
-/// One that wrote to fewer is followed by the usual one again.
+/// Sockets of a flush below which the usual interval follows again.
 const FEW: usize = 128;
 
-/// How far ticks are apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchInterval {
-    /// Usually.
-    pub usual: Duration,
-    /// While ticks write to many sockets. Not shorter than the usual one.
-    pub busy: Duration,
-}
-
-/// The ticks of a shard.
+/// Flush times of one shard.
 #[derive(Debug)]
 pub(crate) struct FlushSchedule {
     interval: BatchInterval,
-    /// FlushSchedule are multiples of the interval from here.
+    /// Flush times are multiples of the interval from here.
     started: Instant,
     is_busy: AtomicBool,
 }
@@ -45,7 +38,7 @@ impl FlushSchedule {
         }
     }
 
-    /// The next tick after `now`.
+    /// The next flush time after `now`.
     pub(crate) fn next(&self, now: Instant) -> Instant {
         let interval = if self.is_busy.load(Ordering::Relaxed) {
             self.interval.busy.max(self.interval.usual)
@@ -58,8 +51,8 @@ impl FlushSchedule {
         now + interval - Duration::from_nanos(u64::try_from(since).unwrap_or_default())
     }
 
-    /// Notes to how many sockets a tick writes, before it does.
-    pub(super) fn writes_to(&self, sockets: usize) {
+    /// Notes to how many sockets a flush is about to write.
+    pub(super) fn note_sockets(&self, sockets: usize) {
         if sockets >= MANY {
             self.is_busy.store(true, Ordering::Relaxed);
         } else if sockets < FEW {
@@ -73,28 +66,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_further_apart_while_they_write_to_many() {
+    fn flushes_are_further_apart_while_they_write_to_many_sockets() {
         let started = Instant::now();
         let at = |ms| started + Duration::from_millis(ms);
         let interval = BatchInterval {
             usual: Duration::from_millis(50),
             busy: Duration::from_millis(80),
         };
-        let ticks = FlushSchedule::new(interval, started);
-        assert_eq!(ticks.next(at(0)), at(50));
-        assert_eq!(ticks.next(at(49)), at(50));
-        ticks.writes_to(MANY);
-        assert_eq!(ticks.next(at(50)), at(80));
-        assert_eq!(ticks.next(at(80)), at(160));
-        // Between the two, it stays as it is.
-        ticks.writes_to(FEW);
-        assert_eq!(ticks.next(at(160)), at(240));
-        ticks.writes_to(FEW - 1);
-        assert_eq!(ticks.next(at(240)), at(250));
+        let schedule = FlushSchedule::new(interval, started);
+        assert_eq!(schedule.next(at(0)), at(50));
+        assert_eq!(schedule.next(at(49)), at(50));
+        schedule.note_sockets(MANY);
+        assert_eq!(schedule.next(at(50)), at(80));
+        assert_eq!(schedule.next(at(80)), at(160));
+        // Between the two bounds the interval stays as it is.
+        schedule.note_sockets(FEW);
+        assert_eq!(schedule.next(at(160)), at(240));
+        schedule.note_sockets(FEW - 1);
+        assert_eq!(schedule.next(at(240)), at(250));
     }
 
     #[test]
-    fn an_interval_of_nothing_gathers_nothing() {
+    fn an_interval_of_zero_flushes_at_once() {
         let started = Instant::now();
         let interval = BatchInterval {
             usual: Duration::ZERO,

@@ -1,13 +1,14 @@
-//! The hub: who follows which channel on this server, and on which shard.
+//! Hub: the subscribers of each channel on this server, by shard.
 //!
-//! Connections belong to shards, one for each core. A publication enters a shard
-//! once, however many of its connections follow the channel, under the channel's
-//! lock and so in the channel's order; the shard hands it to them in its next tick
-//! (see [`shard`]). Sessions without a shard of their own ([`ShardId::CALLER`]) get
-//! it at once, from whoever publishes.
+//! Connections belong to shards, one for each core. A publication enters a shard once, however
+//! many of its connections are subscribed. It enters under the channel's lock, and so in the
+//! channel's order; the shard delivers it in its next tick (see [`shard`]). Sessions without a
+//! shard ([`ShardId::CALLER`]) get it at once, on the publisher's thread.
 //!
-//! Locks are taken in the order broker channel, hub, shard, session; a session never
-//! calls the hub while it holds its own.
+//! Locks are taken in the order broker channel, hub, shard, session; a session never calls the
+//! hub while it holds its own lock. Hub and session know each other, as
+//! [`session`](crate::session) explains: a delivery goes from one to the other without a
+//! virtual call.
 
 mod flush_schedule;
 pub mod shard;
@@ -19,48 +20,48 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-pub use flush_schedule::BatchInterval;
 pub(crate) use flush_schedule::FlushSchedule;
-pub use shard::{Shard, ShardId};
+pub use shard::{Shard, ShardId, Sink};
 
 use crate::{
-    ChannelName, Publication,
+    BatchInterval, ChannelName, Publication,
+    broker::LocalDelivery,
     session::{SessionCore, Slot},
 };
 
-/// Where a subscriber stands in its channel's list.
+/// Key of a subscriber in its channel's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HubKey(usize);
 
-/// How far one has come in looking at all who follow a channel.
+/// How far a scan of a channel's subscribers has come.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Walk {
+pub(crate) struct SubscriberScan {
     shard: usize,
     from: usize,
 }
 
-/// Who follows which channel.
+/// Subscribers by channel.
 #[derive(Debug)]
 pub struct Hub {
     shards: Box<[Arc<Shard>]>,
-    /// How many follow a channel, by shard.
-    followers: RwLock<HashMap<ChannelName, Box<[usize]>>>,
+    /// Number of subscribers of each channel, by shard.
+    subscribers: RwLock<HashMap<ChannelName, Box<[usize]>>>,
 }
 
 impl Hub {
-    /// A hub of `shards` shards that nobody follows anything on, whose sessions gather
-    /// prices for an `interval`.
+    /// A hub of `shards` shards without subscribers, whose sessions send batches of prices at
+    /// an `interval`.
     #[must_use]
     pub fn new(shards: usize, interval: BatchInterval) -> Self {
         let started = Instant::now();
         let shard = || Arc::new(Shard::new(FlushSchedule::new(interval, started)));
         Self {
             shards: (0..=shards).map(|_| shard()).collect(),
-            followers: RwLock::default(),
+            subscribers: RwLock::default(),
         }
     }
 
-    /// All shards that have a thread of their own.
+    /// All shards that have a thread.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (1..self.shards.len()).map(ShardId)
     }
@@ -71,11 +72,11 @@ impl Hub {
         &self.shards[id.0]
     }
 
-    /// Hands a publication to everyone who follows its channel. Called in the
-    /// order of the channel.
+    /// Delivers a publication to the subscribers of its channel. Called in the order of the
+    /// channel.
     pub fn deliver(&self, publication: &Arc<Publication>) {
-        let followers = self.followers.read();
-        let Some(by_shard) = followers.get(publication.channel()) else {
+        let subscribers = self.subscribers.read();
+        let Some(by_shard) = subscribers.get(publication.channel()) else {
             return;
         };
         for (index, shard) in self.shards.iter().enumerate() {
@@ -84,7 +85,7 @@ impl Hub {
                 (_, ShardId::CALLER) => {
                     shard.deliver_now(publication, Instant::now());
                 }
-                _ => shard.accept(publication.clone()),
+                _ => shard.enqueue(publication.clone()),
             }
         }
     }
@@ -98,61 +99,67 @@ impl Hub {
     ) -> HubKey {
         let shard = session.shard_id();
         let key = self.shards[shard.0].add(channel, session, slot);
-        let mut followers = self.followers.write();
-        let nobody = || vec![0; self.shards.len()].into_boxed_slice();
-        followers.entry(channel.clone()).or_insert_with(nobody)[shard.0] += 1;
+        let mut subscribers = self.subscribers.write();
+        let none = || vec![0; self.shards.len()].into_boxed_slice();
+        subscribers.entry(channel.clone()).or_insert_with(none)[shard.0] += 1;
         HubKey(key)
     }
 
-    /// Takes a subscription out. Nothing is delivered to it afterwards.
+    /// Removes a subscription. Nothing is delivered to it afterwards.
     pub(crate) fn remove(&self, channel: &ChannelName, shard: ShardId, key: HubKey) {
         if !self.shards[shard.0].remove(channel, key.0) {
             return;
         }
-        let mut followers = self.followers.write();
-        if let Some(by_shard) = followers.get_mut(channel) {
+        let mut subscribers = self.subscribers.write();
+        if let Some(by_shard) = subscribers.get_mut(channel) {
             by_shard[shard.0] -= 1;
             if by_shard.iter().all(|count| *count == 0) {
-                followers.remove(channel);
+                subscribers.remove(channel);
             }
         }
     }
 
-    /// Shows `look` a part of those who follow `channel`. False when that was the
-    /// last part. Who comes or goes meanwhile may be missed.
-    pub(crate) fn look(
+    /// Visits a part of a channel's subscribers. Returns false after the last part. A
+    /// subscriber that comes or goes meanwhile may be missed.
+    pub(crate) fn scan_part(
         &self,
         channel: &ChannelName,
-        walk: &mut Walk,
-        mut look: impl FnMut(&Arc<SessionCore>),
+        scan: &mut SubscriberScan,
+        mut visit: impl FnMut(&Arc<SessionCore>),
     ) -> bool {
-        let Some(shard) = self.shards.get(walk.shard) else {
+        let Some(shard) = self.shards.get(scan.shard) else {
             return false;
         };
-        match shard.look(channel, walk.from, &mut look) {
-            Some(from) => walk.from = from,
+        match shard.scan_part(channel, scan.from, &mut visit) {
+            Some(from) => scan.from = from,
             None => {
-                *walk = Walk {
-                    shard: walk.shard + 1,
+                *scan = SubscriberScan {
+                    shard: scan.shard + 1,
                     from: 0,
                 }
             }
         }
-        walk.shard < self.shards.len()
+        scan.shard < self.shards.len()
     }
 
-    /// How many connections follow `channel`.
+    /// How many connections are subscribed to `channel`.
     #[must_use]
     pub fn subscriber_count(&self, channel: &ChannelName) -> usize {
-        let followers = self.followers.read();
-        followers
+        let subscribers = self.subscribers.read();
+        subscribers
             .get(channel)
             .map_or(0, |by_shard| by_shard.iter().sum())
     }
 
-    /// How many channels are followed.
+    /// How many channels have a subscriber.
     #[must_use]
     pub fn channel_count(&self) -> usize {
-        self.followers.read().len()
+        self.subscribers.read().len()
+    }
+}
+
+impl LocalDelivery for Hub {
+    fn deliver(&self, publication: &Arc<Publication>) {
+        self.deliver(publication);
     }
 }

@@ -1,20 +1,21 @@
-//! A shard: the connections of one core, and the ticks in which they get what is
-//! published.
+//! Shard: the connections of one core.
 //!
-//! In a tick a shard takes all that was published since the last one, hands it to the
-//! sessions that follow, and has each session that something waits for flushed once,
-//! by its transport's [`Sink`]. So a burst leaves in one write for each socket, and
-//! nothing is woken that has nothing to do.
+//! In each tick a shard drains its inbox, queues every publication in the outboxes of its
+//! subscribers, and flushes each dirty session once, through its transport's [`Sink`]. A burst
+//! therefore costs one `write` for each socket, and idle sessions are never woken.
 //!
 //! # The pause
-//! Writing to many sockets costs a system call each, however little is written. So
-//! after a tick that wrote to many, a shard waits [`WriteCoalescing::longest`] before the next
-//! if it may expect another publication within that time, judged by how many came of
-//! late: what comes meanwhile shares its writes. At 50 publications a second, 20 ms
-//! apart, a wait of 15 ms would gather nothing, and there is none; at 100 a second it
-//! gathers two. A tick that had sixteen has gathered enough, so that a shard with much
-//! to do never waits. A tick for a few sockets is followed by no pause, and replies to commands are written by whoever answers, so
-//! neither ever waits for one.
+//! A write costs a system call for each socket, however little it writes. After a tick that
+//! wrote to many sockets, a shard pauses for [`WriteCoalescing::max_pause`] before the next
+//! tick if it expects another publication in that time, judged by the rate of late. What is
+//! published in the pause shares its writes. Examples with a pause of 15 ms:
+//!
+//! - 50 publications a second are 20 ms apart: a pause would collect nothing, so there is none.
+//! - 100 a second are 10 ms apart: a pause collects one or two.
+//! - A tick with sixteen publications shares its writes already: a busy shard never pauses.
+//!
+//! A tick for a few sockets is followed by no pause. Replies to commands are written by the
+//! reader of the command, and do not wait for a tick.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,27 +35,27 @@ use crate::{
     session::{SessionCore, Slot},
 };
 
-/// A tick that wrote to fewer sockets is followed by no pause.
-const MANY: usize = 64;
+/// Sockets of a tick from which on a pause may follow: fewer writes are cheaper than a delay.
+const MANY_SOCKETS: usize = 64;
 
-/// So many sockets are written to before other tasks have their tick.
+/// Sockets flushed before the task yields, so that timers and replies run between chunks.
 const CHUNK: usize = 64;
 
-/// So many publications may wait for a tick.
+/// Publications that the inbox holds before it keeps the newest of each channel only.
 const INBOX: usize = 16_384;
 
-/// So many subscribers are looked at before others may have the lists.
-const PART: usize = 1_024;
+/// Subscribers that a scan visits before it releases the lock of the lists.
+const SCAN_PART: usize = 1_024;
 
-/// Buffers of a tick that grew past this many entries are given back.
-const KEEP: usize = 16_384;
+/// Entries of a tick's buffers whose memory is kept; larger buffers are given back.
+const KEPT_ENTRIES: usize = 16_384;
 
 /// Names a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ShardId(pub(super) usize);
 
 impl ShardId {
-    /// No shard of its own: deliveries are made by whoever publishes.
+    /// No shard: the publisher's thread delivers.
     pub const CALLER: Self = Self(0);
 }
 
@@ -64,11 +65,10 @@ impl std::fmt::Display for ShardId {
     }
 }
 
-/// The transport's end of a session on a shard.
+/// Writer of a session's transport, which a shard flushes.
 pub trait Sink: Send + Sync + 'static {
-    /// Writes what the session has to send, as far as the peer takes it, without
-    /// waiting. What the peer does not take is the sink's own business: it comes
-    /// back by itself when it can write again.
+    /// Writes what the session has to send, as far as the socket takes it, without waiting.
+    /// The sink itself writes the rest when the socket takes more.
     fn flush(&self, now: Instant);
 }
 
@@ -78,24 +78,24 @@ pub struct Shard {
     inbox: Mutex<Inbox>,
     lists: Mutex<HashMap<ChannelName, Slab<Subscriber>>>,
     timers: Mutex<Timers>,
-    ticks: FlushSchedule,
+    flush_schedule: FlushSchedule,
     wake: Notify,
 }
 
-/// What came since the last tick.
+/// Input of the next tick.
 ///
-/// It is bounded: with [`INBOX`] publications, only the newest of each channel is kept.
-/// On a latest channel that is all that counts; on a history channel the sessions find
-/// the hole before it, and read the history or say `gap`. So a shard that cannot keep
-/// up costs the memory of the histories, not of all that was ever published.
+/// It is bounded: from [`INBOX`] publications on, it keeps only the newest of each channel. On
+/// a latest channel nothing else counts. On a history channel the sessions notice the hole,
+/// and read the history or send `gap`. A shard that cannot keep up therefore costs the memory
+/// of the histories, not of all publications.
 #[derive(Debug)]
 struct Inbox {
     publications: Vec<Arc<Publication>>,
-    /// With so many publications it is time to keep the newest only.
-    most: usize,
+    /// Number of publications at which it drops the older ones.
+    bound: usize,
     /// Sessions that have something to send for another reason.
-    marked: Vec<Arc<SessionCore>>,
-    /// Sessions that end once they were handed what came before, each with a last word.
+    dirty: Vec<Arc<SessionCore>>,
+    /// Sessions that end after the publications of before, each with its last message.
     leaving: Vec<(Arc<SessionCore>, ServerMessage)>,
 }
 
@@ -103,8 +103,8 @@ impl Default for Inbox {
     fn default() -> Self {
         Self {
             publications: Vec::new(),
-            most: INBOX,
-            marked: Vec::new(),
+            bound: INBOX,
+            dirty: Vec::new(),
             leaving: Vec::new(),
         }
     }
@@ -112,16 +112,16 @@ impl Default for Inbox {
 
 impl Inbox {
     fn keep_newest(&mut self) {
-        let mut seen = HashSet::new();
+        let mut channels = HashSet::new();
         let mut newest: Vec<_> = std::mem::take(&mut self.publications)
             .into_iter()
             .rev()
-            .filter(|publication| seen.insert(publication.channel().clone()))
+            .filter(|publication| channels.insert(publication.channel().clone()))
             .collect();
         newest.reverse();
         self.publications = newest;
-        // With very many channels, not again at once.
-        self.most = (2 * self.publications.len()).max(INBOX);
+        // With very many channels, this is not repeated at once.
+        self.bound = (2 * self.publications.len()).max(INBOX);
     }
 }
 
@@ -132,25 +132,25 @@ struct Subscriber {
 }
 
 impl Shard {
-    pub(super) fn new(ticks: FlushSchedule) -> Self {
+    pub(super) fn new(flush_schedule: FlushSchedule) -> Self {
         Self {
             inbox: Mutex::default(),
             lists: Mutex::default(),
             timers: Mutex::default(),
-            ticks,
+            flush_schedule,
             wake: Notify::new(),
         }
     }
 
-    /// When its sessions send the prices that they gathered.
-    pub(crate) fn ticks(&self) -> &FlushSchedule {
-        &self.ticks
+    /// When its sessions send their batches of prices.
+    pub(crate) fn flush_schedule(&self) -> &FlushSchedule {
+        &self.flush_schedule
     }
 
-    /// Takes a publication for the next tick.
-    pub(super) fn accept(&self, publication: Arc<Publication>) {
+    /// Queues a publication for the next tick.
+    pub(super) fn enqueue(&self, publication: Arc<Publication>) {
         let mut inbox = self.inbox.lock();
-        if inbox.publications.len() >= inbox.most {
+        if inbox.publications.len() >= inbox.bound {
             inbox.keep_newest();
         }
         inbox.publications.push(publication);
@@ -160,23 +160,24 @@ impl Shard {
         }
     }
 
-    /// Has a session flushed in the next tick.
-    pub(crate) fn mark(&self, session: Arc<SessionCore>) {
+    /// Flushes a session in the next tick.
+    pub(crate) fn mark_dirty(&self, session: Arc<SessionCore>) {
         let mut inbox = self.inbox.lock();
-        inbox.marked.push(session);
-        if inbox.marked.len() == 1 {
+        inbox.dirty.push(session);
+        if inbox.dirty.len() == 1 {
             drop(inbox);
             self.wake.notify_one();
         }
     }
 
-    /// Ends a session in the next tick, after what was published until now.
-    pub(crate) fn send_away(&self, session: Arc<SessionCore>, word: ServerMessage) {
-        self.inbox.lock().leaving.push((session, word));
+    /// Ends a session in the next tick, after what was published until now, with a last
+    /// message.
+    pub(crate) fn leave(&self, session: Arc<SessionCore>, last: ServerMessage) {
+        self.inbox.lock().leaving.push((session, last));
         self.wake.notify_one();
     }
 
-    /// Has a session flushed when its time comes.
+    /// Flushes a session at `at`.
     pub(crate) fn arm(&self, at: Instant, session: &Arc<SessionCore>) {
         if self.timers.lock().add(at, session) {
             self.wake.notify_one();
@@ -194,7 +195,7 @@ impl Shard {
         list.insert(Subscriber { session, slot })
     }
 
-    /// True if there was such a subscriber.
+    /// Removes a subscriber. True if there was one.
     pub(super) fn remove(&self, channel: &ChannelName, key: usize) -> bool {
         let mut lists = self.lists.lock();
         let Some(list) = lists.get_mut(channel) else {
@@ -207,48 +208,49 @@ impl Shard {
         removed
     }
 
-    /// Shows `look` a part of those who follow a channel here, from the place `from`.
-    /// Gives the place of the next part, if there may be one.
-    pub(super) fn look(
+    /// Visits a part of a channel's subscribers, from index `from` on. Returns the index of the
+    /// next part, if there may be one.
+    pub(super) fn scan_part(
         &self,
         channel: &ChannelName,
         from: usize,
-        look: &mut impl FnMut(&Arc<SessionCore>),
+        visit: &mut impl FnMut(&Arc<SessionCore>),
     ) -> Option<usize> {
         let lists = self.lists.lock();
         let list = lists.get(channel)?;
-        let until = from + PART;
+        let until = from + SCAN_PART;
         for key in from..until.min(list.capacity()) {
             if let Some(subscriber) = list.get(key) {
-                look(&subscriber.session);
+                visit(&subscriber.session);
             }
         }
         (until < list.capacity()).then_some(until)
     }
 
-    /// How many publications wait for the next tick.
+    /// How many publications are in the inbox.
     #[must_use]
     pub fn inbox_len(&self) -> usize {
         self.inbox.lock().publications.len()
     }
 
-    /// How many channels are followed here, and how many times wait to come.
+    /// Number of channels with a subscriber here, and of entries of the timers. For tests that
+    /// sessions leave nothing behind.
     #[must_use]
     pub fn entry_counts(&self) -> (usize, usize) {
         (self.lists.lock().len(), self.timers.lock().len())
     }
 
-    /// Hands a publication to those who follow its channel here.
+    /// Delivers a publication to its subscribers here, at once.
     pub(super) fn deliver_now(&self, publication: &Arc<Publication>, now: Instant) {
         let delivery = Delivery::new(std::slice::from_ref(publication));
-        self.deliver(&delivery, now, |session| session.mark());
+        self.deliver(&delivery, now, |session| session.mark_dirty());
     }
 
     fn deliver(
         &self,
         delivery: &Delivery<'_>,
         now: Instant,
-        mut mark: impl FnMut(&Arc<SessionCore>),
+        mut mark_dirty: impl FnMut(&Arc<SessionCore>),
     ) {
         let lists = self.lists.lock();
         let Some(list) = delivery.channel().and_then(|channel| lists.get(channel)) else {
@@ -256,56 +258,55 @@ impl Shard {
         };
         for (_, subscriber) in list {
             if subscriber.session.deliver(subscriber.slot, delivery, now) {
-                mark(&subscriber.session);
+                mark_dirty(&subscriber.session);
             }
         }
     }
 
-    /// Takes ticks until it is dropped, with pauses of up to `max_write_pause`. Runs on
-    /// the shard's own thread, where its connections live.
+    /// Runs the ticks until the future is dropped, with pauses of up to `max_write_pause`.
+    /// Runs on the shard's own thread, where its connections live.
     pub async fn run(&self, max_write_pause: Duration) {
-        let mut tick = TickBuffers::default();
+        let mut buffers = TickBuffers::default();
         let mut coalescing = WriteCoalescing::new(max_write_pause, Instant::now());
         loop {
             let due = self.timers.lock().next();
             match due {
                 None => self.wake.notified().await,
-                // Woken or due, the tick finds out.
+                // The tick finds out which of the two it was.
                 Some(due) => tokio::select! {
                     () = self.wake.notified() => {}
                     () = tokio::time::sleep_until(due) => {}
                 },
             }
-            let began = Instant::now();
-            self.collect(&mut tick);
-            let publications = tick.publications.len();
-            coalescing.arrived(publications, began);
-            let flushed = self.hand_out(&mut tick, began).await;
-            if flushed >= MANY && coalescing.is_worthwhile(publications) {
-                tokio::time::sleep(coalescing.longest).await;
+            let started = Instant::now();
+            self.drain_inbox(&mut buffers);
+            let publications = buffers.publications.len();
+            coalescing.note_publications(publications, started);
+            let flushed = self.deliver_and_flush(&mut buffers, started).await;
+            if flushed >= MANY_SOCKETS && coalescing.is_worthwhile(publications) {
+                tokio::time::sleep(coalescing.max_pause()).await;
             }
         }
     }
 
-    /// Takes what was published since, and the sessions that have something to send for
-    /// another reason.
-    fn collect(&self, tick: &mut TickBuffers) {
+    /// Takes the publications and sessions that came since the last tick.
+    fn drain_inbox(&self, buffers: &mut TickBuffers) {
         let mut inbox = self.inbox.lock();
-        std::mem::swap(&mut inbox.publications, &mut tick.publications);
-        inbox.most = INBOX;
-        tick.sessions.append(&mut inbox.marked);
-        tick.leaving.append(&mut inbox.leaving);
+        std::mem::swap(&mut inbox.publications, &mut buffers.publications);
+        inbox.bound = INBOX;
+        buffers.sessions.append(&mut inbox.dirty);
+        buffers.leaving.append(&mut inbox.leaving);
     }
 
-    /// Delivers what came and flushes each session that has something to send, once.
-    /// Says how many there were.
-    async fn hand_out(&self, tick: &mut TickBuffers, now: Instant) -> usize {
+    /// Delivers the publications, and flushes each session that has something to send once.
+    /// Returns how many sessions were flushed.
+    async fn deliver_and_flush(&self, buffers: &mut TickBuffers, now: Instant) -> usize {
         let TickBuffers {
             publications,
             sessions,
             part,
             leaving,
-        } = tick;
+        } = buffers;
         let deliveries: Vec<_> = deliveries(publications).collect();
         let is_last =
             |one: &Delivery<'_>| one.channel() == deliveries.last().and_then(Delivery::channel);
@@ -318,7 +319,7 @@ impl Shard {
             let mut next = Some(0);
             while let Some(from) = next {
                 next = self.deliver_part(delivery, from, now, |session| {
-                    if session.claim() {
+                    if session.claim_flush() {
                         sessions.push(session.clone());
                     }
                 });
@@ -329,38 +330,38 @@ impl Shard {
         while let Some(from) = next.take() {
             for delivery in last {
                 next = self.deliver_part(delivery, from, now, |session| {
-                    if session.claim() {
+                    if session.claim_flush() {
                         part.push(session.clone());
                     }
                 });
             }
-            // Nothing more comes to these: they are flushed while what the delivery
-            // touched is still in the cache.
+            // Nothing else is delivered to these sessions in this tick: they are flushed while
+            // their memory is still in the cache.
             flushed += flush(part, now).await;
         }
-        // Who is sent away has got all that was published before.
-        for (session, word) in leaving.drain(..) {
-            session.leave(word);
+        // These sessions have all that was published before.
+        for (session, last) in leaving.drain(..) {
+            session.leave(last);
         }
         flushed += flush(sessions, now).await;
         flushed += self.flush_due(part, now).await;
         drop(deliveries);
         publications.clear();
-        if sessions.capacity() > KEEP {
+        if sessions.capacity() > KEPT_ENTRIES {
             *sessions = Vec::new();
         }
-        if publications.capacity() > KEEP {
+        if publications.capacity() > KEPT_ENTRIES {
             *publications = Vec::new();
         }
         flushed
     }
 
-    /// Flushes the sessions whose time has come, and says how many there were.
+    /// Flushes the sessions whose time has come, and returns how many.
     async fn flush_due(&self, part: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
         let mut left = {
             let timers = self.timers.lock();
-            if let Some(sockets) = timers.due_together(now) {
-                self.ticks.writes_to(sockets);
+            if let Some(sockets) = timers.due_at_shared_time(now) {
+                self.flush_schedule.note_sockets(sockets);
             }
             timers.len()
         };
@@ -373,7 +374,7 @@ impl Shard {
                     && let Some((at, session)) = timers.pop(now)
                 {
                     left -= 1;
-                    if session.disarm(at) && session.claim() {
+                    if session.disarm(at) && session.claim_flush() {
                         part.push(session);
                     }
                 }
@@ -386,15 +387,15 @@ impl Shard {
         flushed
     }
 
-    /// Hands publications of one channel to a part of those who follow it here, from
-    /// the place `from`. Gives the place of the next part, if there may be one. Who
-    /// takes a place meanwhile that was passed already reads the history after it.
+    /// Delivers publications of one channel to a part of its subscribers here, from index
+    /// `from` on. Returns the index of the next part, if there may be one. A subscriber that
+    /// takes an index behind meanwhile reads the history afterwards, which has them.
     fn deliver_part(
         &self,
         delivery: &Delivery<'_>,
         from: usize,
         now: Instant,
-        mut mark: impl FnMut(&Arc<SessionCore>),
+        mut mark_dirty: impl FnMut(&Arc<SessionCore>),
     ) -> Option<usize> {
         let lists = self.lists.lock();
         let list = lists.get(delivery.channel()?)?;
@@ -403,14 +404,14 @@ impl Shard {
             if let Some(Subscriber { session, slot }) = list.get(key)
                 && session.deliver(*slot, delivery, now)
             {
-                mark(session);
+                mark_dirty(session);
             }
         }
         (until < list.capacity()).then_some(until)
     }
 }
 
-/// Flushes each session once, in chunks, and says how many there were.
+/// Flushes each session once, in chunks, and returns how many.
 async fn flush(sessions: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
     let count = sessions.len();
     for (index, session) in sessions.drain(..).enumerate() {
@@ -422,13 +423,13 @@ async fn flush(sessions: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
     count
 }
 
-/// The buffers of a tick.
+/// Buffers of a tick, kept from one to the next.
 #[derive(Default)]
 struct TickBuffers {
     publications: Vec<Arc<Publication>>,
-    /// What is flushed in the end.
+    /// Sessions that are flushed at the end.
     sessions: Vec<Arc<SessionCore>>,
-    /// What is flushed with its part of a channel's followers.
+    /// Sessions that are flushed with their part of a channel's subscribers.
     part: Vec<Arc<SessionCore>>,
     leaving: Vec<(Arc<SessionCore>, ServerMessage)>,
 }

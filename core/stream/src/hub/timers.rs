@@ -1,4 +1,10 @@
-//! When a shard has to look at which session again.
+//! Timers of a shard: when it flushes which session without being asked.
+//!
+//! Sessions with batches of prices all wait for the same time: these are in a list, all others
+//! in a heap. An entry is not removed when its session ends or is given an earlier time. It
+//! stays until its time, or until there are twice as many entries as sessions that wait: then
+//! all entries without a waiting session are removed. So an entry costs the same however many
+//! there are.
 
 use std::{
     cmp::Ordering,
@@ -10,35 +16,29 @@ use tokio::time::Instant;
 
 use crate::session::SessionCore;
 
-/// So many entries are never looked through.
+/// Entries below which none are removed early: searching costs more than they hold.
 const FEW: usize = 1_024;
 
-/// The times of a shard's sessions, the next one first. A session that has ended, or
-/// was armed for an earlier time since, leaves its entry until its time comes, or
-/// until there are twice as many entries as sessions that wait: then all that no
-/// session waits for go. So there are never more than twice as many as sessions, or
-/// [`FEW`], and an entry costs the same however many there are.
-///
-/// Sessions that gather prices all wait for the same time: these are in a list of their
-/// own.
+/// Times at which a shard flushes sessions. There are never more than twice as many entries as
+/// sessions, or [`FEW`].
 #[derive(Debug)]
 pub(super) struct Timers {
     heap: BinaryHeap<Timer>,
-    /// Those that wait for `common`.
-    together: Vec<Weak<SessionCore>>,
-    /// What the last one waits for.
-    common: Option<Instant>,
-    /// With so many entries it is time to look through them.
-    most: usize,
+    /// Sessions that wait for `shared_time`.
+    at_shared_time: Vec<Weak<SessionCore>>,
+    /// Time that many sessions wait for: that of the last entry that began the list.
+    shared_time: Option<Instant>,
+    /// Number of entries at which those without a waiting session are removed.
+    bound: usize,
 }
 
 impl Default for Timers {
     fn default() -> Self {
         Self {
             heap: BinaryHeap::new(),
-            together: Vec::new(),
-            common: None,
-            most: FEW,
+            at_shared_time: Vec::new(),
+            shared_time: None,
+            bound: FEW,
         }
     }
 }
@@ -50,66 +50,66 @@ struct Timer {
 }
 
 impl Timers {
-    /// Adds a time. True if none is earlier.
+    /// Adds an entry. True if no other is earlier.
     pub(super) fn add(&mut self, at: Instant, session: &Arc<SessionCore>) -> bool {
-        if self.len() >= self.most {
-            self.forget_idle();
+        if self.len() >= self.bound {
+            self.remove_stale();
         }
         let is_next = self.next().is_none_or(|next| at < next);
         let session = Arc::downgrade(session);
-        if self.common == Some(at) {
-            self.together.push(session);
+        if self.shared_time == Some(at) {
+            self.at_shared_time.push(session);
         } else {
-            if self.together.is_empty() {
-                self.common = Some(at);
+            if self.at_shared_time.is_empty() {
+                self.shared_time = Some(at);
             }
             self.heap.push(Timer { at, session });
         }
         is_next
     }
 
-    fn forget_idle(&mut self) {
+    fn remove_stale(&mut self) {
         let waits = |session: &Weak<SessionCore>, at: Instant| {
             let session = session.upgrade();
             session.is_some_and(|session| session.is_armed(at))
         };
         self.heap.retain(|timer| waits(&timer.session, timer.at));
-        if let Some(at) = self.common {
-            self.together.retain(|session| waits(session, at));
+        if let Some(at) = self.shared_time {
+            self.at_shared_time.retain(|session| waits(session, at));
         }
-        self.most = (2 * self.len()).max(FEW);
-        self.heap.shrink_to(self.most);
-        self.together.shrink_to(self.most);
+        self.bound = (2 * self.len()).max(FEW);
+        self.heap.shrink_to(self.bound);
+        self.at_shared_time.shrink_to(self.bound);
     }
 
     /// How many entries there are.
     pub(super) fn len(&self) -> usize {
-        self.heap.len() + self.together.len()
+        self.heap.len() + self.at_shared_time.len()
     }
 
     /// The earliest time.
     pub(super) fn next(&self) -> Option<Instant> {
-        let common = self.common.filter(|_| !self.together.is_empty());
+        let shared = self.shared_time.filter(|_| !self.at_shared_time.is_empty());
         let alone = self.heap.peek().map(|timer| timer.at);
-        common.into_iter().chain(alone).min()
+        shared.into_iter().chain(alone).min()
     }
 
-    /// How many wait for the common time, if it has come.
-    pub(super) fn due_together(&self, now: Instant) -> Option<usize> {
-        self.common
+    /// How many sessions wait for the shared time, if it has come.
+    pub(super) fn due_at_shared_time(&self, now: Instant) -> Option<usize> {
+        self.shared_time
             .is_some_and(|at| at <= now)
-            .then_some(self.together.len())
+            .then_some(self.at_shared_time.len())
     }
 
-    /// Takes a session whose time has come, and that time.
+    /// Takes an entry whose time has come.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(Instant, Arc<SessionCore>)> {
-        if let Some(at) = self.common.filter(|at| *at <= now) {
-            while let Some(session) = self.together.pop() {
+        if let Some(at) = self.shared_time.filter(|at| *at <= now) {
+            while let Some(session) = self.at_shared_time.pop() {
                 if let Some(session) = session.upgrade() {
                     return Some((at, session));
                 }
             }
-            self.common = None;
+            self.shared_time = None;
         }
         while self.heap.peek().is_some_and(|timer| timer.at <= now) {
             let timer = self.heap.pop()?;
@@ -121,7 +121,7 @@ impl Timers {
     }
 }
 
-// The heap gives its greatest first: the earliest is the greatest here.
+// The heap pops its greatest entry first: here, the earliest is the greatest.
 impl Ord for Timer {
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.cmp(&self.at)

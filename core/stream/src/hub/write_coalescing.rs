@@ -1,50 +1,57 @@
-//! Judges whether a pause between a shard's ticks gathers anything; why there are
-//! pauses is told in [`shard`](super::shard).
+//! Write coalescing: decides whether a shard pauses, so that several publications share a
+//! write.
+//!
+//! The reason for pauses, with examples, is in [`shard`](super::shard). A pause pays when more
+//! than one publication is expected in it. The expectation is an exponential moving average of
+//! the rate: each publication counts less the longer ago it was.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How fast old arrivals are forgotten.
+/// Time constant of the average: a publication counts 1/e after it.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
 
-/// So many publications must be expected within a pause to make it.
+/// Publications that a pause must be expected to collect. With fewer it only delays.
 const WORTHWHILE: f64 = 1.2;
 
-/// A tick that had so many has gathered enough: its writes are shared already, and a
-/// pause would only cost time.
+/// Publications of a tick from which on no pause follows: its writes are shared already.
 const ENOUGH: usize = 16;
 
-/// Judges whether a pause gathers anything.
+/// Decides on the pauses of one shard.
 #[derive(Debug)]
 pub(super) struct WriteCoalescing {
-    pub(super) longest: Duration,
-    /// Publications a second, of late.
+    max_pause: Duration,
+    /// Average of publications a second.
     rate: f64,
     at: Instant,
 }
 
 impl WriteCoalescing {
-    pub(super) fn new(longest: Duration, now: Instant) -> Self {
+    pub(super) fn new(max_pause: Duration, now: Instant) -> Self {
         Self {
-            longest,
+            max_pause,
             rate: 0.0,
             at: now,
         }
     }
 
-    /// Notes how many publications came until `now`. The rate is an exponential
-    /// moving average: each arrival counts less the longer ago it was.
-    pub(super) fn arrived(&mut self, count: usize, now: Instant) {
+    /// Length of a pause.
+    pub(super) fn max_pause(&self) -> Duration {
+        self.max_pause
+    }
+
+    /// Notes how many publications came until `now`.
+    pub(super) fn note_publications(&mut self, count: usize, now: Instant) {
         let window = RATE_WINDOW.as_secs_f64();
         let passed = (now - self.at).as_secs_f64();
         self.at = now;
         self.rate = self.rate * (-passed / window).exp() + count as f64 / window;
     }
 
-    /// Whether to pause after a tick of so many publications.
-    pub(super) fn is_worthwhile(&self, gathered: usize) -> bool {
-        gathered < ENOUGH && self.rate * self.longest.as_secs_f64() >= WORTHWHILE
+    /// Whether to pause after a tick with this number of publications.
+    pub(super) fn is_worthwhile(&self, publications: usize) -> bool {
+        publications < ENOUGH && self.rate * self.max_pause.as_secs_f64() >= WORTHWHILE
     }
 }
 
@@ -52,20 +59,19 @@ impl WriteCoalescing {
 mod tests {
     use super::*;
 
-    /// Whether there is a pause after `rate` publications a second have come for two
-    /// seconds.
+    /// Whether a pause follows after two seconds with `rate` publications a second.
     fn pauses(rate: u32) -> bool {
         let start = Instant::now();
         let mut coalescing = WriteCoalescing::new(Duration::from_millis(15), start);
         for number in 1..=2 * rate {
             let at = start + Duration::from_secs(number.into()) / rate;
-            coalescing.arrived(1, at);
+            coalescing.note_publications(1, at);
         }
         coalescing.is_worthwhile(1)
     }
 
     #[test]
-    fn a_shard_waits_only_where_more_is_to_be_expected() {
+    fn a_shard_pauses_only_if_it_expects_another_publication() {
         assert!(!pauses(1));
         assert!(!pauses(50));
         assert!(pauses(100));

@@ -1,6 +1,6 @@
-//! Why a session ends.
+//! Close reasons: why a session ends, with the close codes of PROTOCOL.md.
 
-/// Why a session ends. The numbers are the WebSocket close codes of the contract.
+/// Why a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
     /// The client reads too slowly.
@@ -9,11 +9,11 @@ pub enum CloseReason {
     HeartbeatMissed,
     /// The server is about to stop.
     Draining,
-    /// The client went on sending more than it may.
+    /// The client kept exceeding its rates.
     RateLimited,
     /// The token expired.
     TokenExpired,
-    /// No token was given in time, or a bad one.
+    /// The client gave no token in time, or a bad one.
     Unauthenticated,
     /// The client broke the protocol.
     ProtocolViolation,
@@ -24,7 +24,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// The WebSocket close code.
+    /// Close code of the contract.
     #[must_use]
     pub fn code(self) -> u16 {
         match self {
@@ -40,7 +40,7 @@ impl CloseReason {
         }
     }
 
-    /// The reason in words.
+    /// The reason as text.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {

@@ -1,55 +1,276 @@
-//! What a transport takes of its session: by asking and waiting, or as a sink that the
-//! shard calls. Both take the same steps; what of a history is missing is read on the
-//! way.
+//! Delivery: the way of a publication through a session, from the hub to the transport.
+//!
+//! The hub calls [`State::deliver`], which queues a publication in the outbox, or has it held
+//! back where [`recovery`](super::recovery) takes over. The transport takes what the outbox
+//! has: it waits for it ([`Connection::next`]), or it is a sink that the shard flushes
+//! ([`Session::take_outgoing`]). Both take the same step, and a step produces messages, waits
+//! for a time, reads a history or ends: nothing loops without one of the four.
 
-use std::{sync::Weak, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use tidewire_proto::v1::{Error, ErrorCode, TokenExpiring, server_message::Data};
+use tidewire_proto::v1::{Error, ErrorCode, TokenExpiring, Visibility, server_message::Data};
 use tokio::time::Instant;
 
 use super::{
-    CloseReason, Connection, OutgoingItem, OutgoingMessage, Session, Slot, message,
-    outgoing::Taking,
-    state::{Due, State, Time},
-    subscription::Flow,
+    CloseReason, Connection, OutgoingItem, OutgoingMessage, PriceBatch, Session, Slot, message,
+    outbox::{Due, QueueItem},
+    outgoing::OutgoingBuffer,
+    recovery::{ReleaseCondition, Succession},
+    state::State,
+    subscriptions::BatchMode,
 };
 use crate::{
-    broker::{Page, Reach},
-    hub::shard::Sink,
+    Class, Clock, Publication,
+    hub::{FlushSchedule, Sink},
+    publication_batch::Delivery,
 };
 
-/// What a sink took.
+/// What a sink got from its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushOutcome {
-    /// Something, and there may be more.
+    /// Messages, and there may be more.
     More,
-    /// All that is to be sent now.
+    /// All messages that are to be sent now.
     Drained,
-    /// There is nothing to send now.
+    /// No message: there is nothing to send now.
     Idle,
-    /// The session is over: close with this reason.
+    /// No message: the session is over. Close with this reason.
     Close(CloseReason),
 }
 
-/// A token's end is told so long before, in milliseconds.
+/// Time before the expiry of a token at which the client is warned, in milliseconds.
 const EXPIRY_NOTICE_MS: u64 = 30_000;
 
-enum Step {
-    Take(Next),
-    Read(Slot),
+/// What the transport does next.
+enum DeliveryStep {
+    /// Send what was taken.
+    Send(NextStep),
+    /// Read the history of a subscription, then take the next step.
+    ReadHistory(Slot),
+    /// Wait until this time, or until the session is woken.
     Wait(Option<Instant>),
+    /// Close.
     Close(CloseReason),
 }
 
-/// When there is more to take.
-enum Next {
+/// When to take the next step.
+enum NextStep {
     Now,
     At(Option<Instant>),
 }
 
+/// What tells the time.
+#[derive(Clone, Copy)]
+struct Time<'a> {
+    clock: &'a dyn Clock,
+    /// When batches of prices are sent.
+    schedule: &'a FlushSchedule,
+}
+
+impl State {
+    /// Queues publications of one channel, in order. True if the transport has something to
+    /// do for them.
+    pub(super) fn deliver(&mut self, slot: Slot, delivery: &Delivery<'_>, now: Instant) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return false;
+        };
+        match (subscription.class(), delivery.publications()) {
+            (Class::Latest, [.., newest]) => self.deliver_latest(slot, newest, now),
+            (Class::Latest, []) => false,
+            (Class::History, [_, _, ..]) if self.deliver_batch(slot, delivery) => true,
+            (Class::History, publications) => {
+                let mut has_work = false;
+                for publication in publications {
+                    has_work |= self.deliver_history(slot, publication);
+                }
+                has_work
+            }
+        }
+    }
+
+    /// Queues a whole batch, if all of it comes next and has room.
+    fn deliver_batch(&mut self, slot: Slot, delivery: &Delivery<'_>) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return false;
+        };
+        let Some(batch) = delivery.batch() else {
+            return false;
+        };
+        let progress = &mut subscription.progress;
+        let is_next = progress.succession(batch.first()) == Succession::Next;
+        if !is_next || !progress.is_live() || !self.outbox.push_batch(slot, batch) {
+            return false;
+        }
+        progress.advance(batch.last());
+        true
+    }
+
+    fn deliver_history(&mut self, slot: Slot, publication: &Arc<Publication>) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return false;
+        };
+        let progress = &mut subscription.progress;
+        if let Some(condition) = progress.buffer(publication) {
+            return condition == ReleaseCondition::Room && self.outbox.is_empty();
+        }
+        let succession = progress.succession(publication.position());
+        if succession == Succession::Repeat {
+            // It was on its way to the shard when the history gave it.
+            return false;
+        }
+        let size = self.outbox.size_of(publication);
+        if succession == Succession::Hole || !self.outbox.has_room(size) {
+            // The history has what is missing, or what does not fit.
+            progress.hold_from(publication);
+            self.recovery.note_ready();
+            return self.outbox.is_empty();
+        }
+        progress.advance(publication.position());
+        self.outbox
+            .push_publication(slot, publication.clone(), size);
+        true
+    }
+
+    fn deliver_latest(&mut self, slot: Slot, publication: &Arc<Publication>, now: Instant) -> bool {
+        let is_background = self.visibility == Visibility::Background;
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return false;
+        };
+        if subscription.progress.succession(publication.position()) == Succession::Repeat {
+            // It was on its way to the shard when a newer value was read.
+            return false;
+        }
+        subscription.set_pending(publication.clone());
+        if is_background || subscription.is_queued() || !subscription.progress.is_live() {
+            return false;
+        }
+        self.queue_latest(slot, now)
+    }
+
+    /// Queues the pending value of a latest channel: in the queue, in the batch, or until its
+    /// interval is over. True if the transport has something to do for it.
+    pub(super) fn queue_latest(&mut self, slot: Slot, now: Instant) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return false;
+        };
+        let Some(due) = subscription.queue_pending() else {
+            return false;
+        };
+        let is_batched = subscription.batch_mode() == BatchMode::Batched;
+        if let Some(due) = due.filter(|due| *due > now) {
+            self.outbox.defer(due, slot);
+            true
+        } else if is_batched && self.subscriptions.shares_batches() {
+            self.outbox.add_to_batch(slot)
+        } else {
+            self.outbox.push_latest(slot);
+            true
+        }
+    }
+
+    /// Takes what waits, up to about `budget` bytes.
+    fn take(&mut self, now: Instant, time: Time<'_>, budget: usize, out: &mut impl OutgoingBuffer) {
+        let mut taken = 0;
+        while taken < budget
+            && let Some(reply) = self.outbox.pop_reply()
+        {
+            taken += reply.len();
+            out.push(OutgoingMessage::Direct(reply));
+        }
+        for (_, slot) in self.outbox.take_deferred(now) {
+            if let Some(subscription) = self.subscriptions.get_mut(slot) {
+                subscription.unqueue();
+                self.queue_latest(slot, now);
+            }
+        }
+        while taken < budget
+            && let Some(item) = self.outbox.pop()
+        {
+            taken += self.take_item(item, now, out);
+        }
+        if taken < budget {
+            self.take_batch(now, time, out);
+        }
+        self.outbox.shrink();
+    }
+
+    /// Takes an item of the queue, and returns its size. An item of a subscription that has
+    /// ended is dropped.
+    fn take_item(&mut self, item: QueueItem, now: Instant, out: &mut impl OutgoingBuffer) -> usize {
+        match item {
+            QueueItem::Publication(slot, publication, size) => {
+                if let Some(subscription) = self.subscriptions.get_mut(slot) {
+                    subscription.note_delivered(publication.position());
+                    out.push(OutgoingMessage::Publication(publication));
+                }
+                size
+            }
+            QueueItem::Batch(slot, batch, size) => {
+                if let Some(subscription) = self.subscriptions.get_mut(slot) {
+                    subscription.note_delivered(batch.last());
+                    out.push_batch(batch);
+                }
+                size
+            }
+            QueueItem::Latest(slot) => {
+                let Some(publication) = self.take_latest(slot, now) else {
+                    return 0;
+                };
+                let size = self.outbox.size_of(&publication);
+                out.push(OutgoingMessage::Publication(publication));
+                size
+            }
+            QueueItem::Gap(slot, newest, notice) => {
+                if let Some(subscription) = self.subscriptions.get_mut(slot) {
+                    subscription.note_delivered(&newest);
+                    out.push(OutgoingMessage::Direct(notice));
+                }
+                0
+            }
+        }
+    }
+
+    /// Takes the pending value of a latest channel. In the background it stays pending.
+    fn take_latest(&mut self, slot: Slot, now: Instant) -> Option<Arc<Publication>> {
+        let subscription = self.subscriptions.get_mut(slot)?;
+        subscription.unqueue();
+        if self.visibility == Visibility::Background {
+            return None;
+        }
+        subscription.take_pending(now)
+    }
+
+    fn take_batch(&mut self, now: Instant, time: Time<'_>, out: &mut impl OutgoingBuffer) {
+        let Some(mut slots) = self.outbox.take_batch(now) else {
+            return;
+        };
+        let mut updates = Vec::with_capacity(slots.len());
+        updates.extend(
+            slots
+                .drain(..)
+                .filter_map(|slot| self.take_latest(slot, now)),
+        );
+        self.outbox.reuse_batch(slots);
+        match updates.len() {
+            0 => return,
+            1 => updates
+                .pop()
+                .into_iter()
+                .for_each(|update| out.push(OutgoingMessage::Publication(update))),
+            _ => out.push(OutgoingMessage::PriceBatch(PriceBatch {
+                updates,
+                time_ms: time.clock.now_ms(),
+            })),
+        }
+        self.outbox.set_next_batch(time.schedule.next(now));
+    }
+}
+
 impl Connection {
-    /// Waits until there is something to send, and takes up to about `budget`
-    /// bytes of it.
+    /// Waits until there is something to send, and takes up to about `budget` bytes of it.
     ///
     /// # Errors
     /// The session is over, and everything was taken: close with this reason.
@@ -61,8 +282,8 @@ impl Connection {
         self.next_until(|| None, budget, out).await
     }
 
-    /// The same, but comes back with nothing at `quiet_at` if there is nothing till then.
-    /// Whenever the session is woken that is asked anew.
+    /// Like [`next`](Self::next), but returns without a message at `quiet_at` if there is none
+    /// until then. `quiet_at` is called again each time the session is woken.
     ///
     /// # Errors
     /// As for [`next`](Self::next).
@@ -75,13 +296,13 @@ impl Connection {
         loop {
             let now = Instant::now();
             let due = match self.step(now, budget, out, None) {
-                Step::Take(_) => return Ok(()),
-                Step::Read(slot) => {
+                DeliveryStep::Send(_) => return Ok(()),
+                DeliveryStep::ReadHistory(slot) => {
                     self.read_history(slot).await;
                     continue;
                 }
-                Step::Close(reason) => return Err(reason),
-                Step::Wait(due) => due,
+                DeliveryStep::Close(reason) => return Err(reason),
+                DeliveryStep::Wait(due) => due,
             };
             let quiet_at = quiet_at();
             if quiet_at.is_some_and(|quiet_at| quiet_at <= now) {
@@ -90,7 +311,7 @@ impl Connection {
             match due.into_iter().chain(quiet_at).min() {
                 None => self.core().wake.notified().await,
                 Some(due) => {
-                    // Woken or due, the next step finds out.
+                    // The next step finds out which of the two it was.
                     tokio::select! {
                         () = self.core().wake.notified() => {}
                         () = tokio::time::sleep_until(due) => {}
@@ -102,14 +323,14 @@ impl Connection {
 }
 
 impl Session {
-    /// Has `sink` write for this connection from now on, on the connection's shard.
+    /// Sets the sink that writes for this connection from now on, on the connection's shard.
     pub fn attach(&self, sink: Weak<dyn Sink>) {
         // A second sink changes nothing: the first one writes already.
         let _ = self.core().sink.set(sink);
     }
 
-    /// Takes up to about `budget` bytes of what is to be sent now, for a sink. The
-    /// sink is called again when there is more, and at `again_at` in any case.
+    /// Takes up to about `budget` bytes of what is to be sent now, for a sink. The sink is
+    /// flushed again when there is more, and at `again_at` in any case.
     pub fn take_outgoing(
         &self,
         now: Instant,
@@ -119,15 +340,15 @@ impl Session {
     ) -> FlushOutcome {
         loop {
             match self.step(now, budget, out, Some(again_at)) {
-                Step::Take(Next::Now) => return FlushOutcome::More,
-                Step::Take(Next::At(due)) => {
+                DeliveryStep::Send(NextStep::Now) => return FlushOutcome::More,
+                DeliveryStep::Send(NextStep::At(due)) => {
                     self.arm(due);
                     return FlushOutcome::Drained;
                 }
-                // What waits already goes on meanwhile.
-                Step::Read(slot) => self.catch_up(slot),
-                Step::Close(reason) => return FlushOutcome::Close(reason),
-                Step::Wait(due) => {
+                // What is queued is sent meanwhile.
+                DeliveryStep::ReadHistory(slot) => self.read_history_aside(slot),
+                DeliveryStep::Close(reason) => return FlushOutcome::Close(reason),
+                DeliveryStep::Wait(due) => {
                     self.arm(due);
                     return FlushOutcome::Idle;
                 }
@@ -135,64 +356,64 @@ impl Session {
         }
     }
 
-    /// Takes what there is, or says what to wait for. A sink gives the time at which
-    /// it is to be called in any case; it is then told of a time only if the shard
-    /// does not come back before.
+    /// Takes what there is, or returns what to wait for. A sink gives the time at which it is
+    /// flushed in any case; it then gets a time only if the shard's timer needs a new one.
     fn step(
         &self,
         now: Instant,
         budget: usize,
-        out: &mut impl Taking,
+        out: &mut impl OutgoingBuffer,
         again_at: Option<Instant>,
-    ) -> Step {
+    ) -> DeliveryStep {
         let core = self.core();
         let time = Time {
-            clock: core.stream.clock(),
-            ticks: core.stream.hub().shard(core.shard_id()).ticks(),
+            clock: core.context.clock(),
+            schedule: core.context.hub().shard(core.shard_id()).flush_schedule(),
         };
         let mut state = core.state.lock();
         let expiry = self.watch_expiry(&mut state, now);
         loop {
             if let Some(slot) = state.next_to_read() {
-                return Step::Read(slot);
+                return DeliveryStep::ReadHistory(slot);
             }
-            match state.due(now) {
+            match state.outbox.due(now) {
                 Due::Now => {}
                 _ if state.closing.is_some() => {
-                    return Step::Close(state.closing.unwrap_or(CloseReason::Draining));
+                    return DeliveryStep::Close(state.closing.unwrap_or(CloseReason::Draining));
                 }
-                due => return Step::Wait(state.next_look(due.earliest(expiry), again_at)),
+                due => return DeliveryStep::Wait(state.next_flush(due.earliest(expiry), again_at)),
             }
             state.take(now, time, budget, out);
-            if out.count() > 0 {
+            if out.message_count() > 0 {
                 break;
             }
         }
-        if out.has_published() {
-            core.touch(&mut state, now);
+        if out.ends_with_publication() {
+            core.note_activity(&mut state, now);
         }
-        let next = match state.due(now) {
-            due @ (Due::At(_) | Due::Never) if !state.has_more() => {
-                Next::At(state.next_look(due.earliest(expiry), again_at))
+        let next = match state.outbox.due(now) {
+            due @ (Due::At(_) | Due::Never) if !state.has_work() => {
+                NextStep::At(state.next_flush(due.earliest(expiry), again_at))
             }
-            _ => Next::Now,
+            _ => NextStep::Now,
         };
-        let is_awaited = std::mem::take(&mut state.is_awaited);
+        let has_waiting_command = std::mem::take(&mut state.has_waiting_command);
         drop(state);
-        if is_awaited {
-            core.drained.notify_waiters();
+        if has_waiting_command {
+            core.replies_read.notify_waiters();
         }
-        core.transport.count_deliveries(out.count());
-        Step::Take(next)
+        core.transport.count_deliveries(out.message_count());
+        DeliveryStep::Send(next)
     }
 
-    /// Tells of a token that expires soon, and ends the session when it has.
+    /// Warns of a token that expires soon, and ends the session when it has expired. Returns
+    /// the time of the next check.
     fn watch_expiry(&self, state: &mut State, now: Instant) -> Option<Instant> {
         let expires_at_ms = state.identity.expires_at_ms()?;
         if state.closing.is_some() {
             return None;
         }
-        let now_ms = self.core().stream.clock().now_ms();
+        let now_ms = self.core().context.clock().now_ms();
         let left_ms = u64::try_from(expires_at_ms.saturating_sub(now_ms)).unwrap_or(0);
         if left_ms == 0 {
             state.send(message(Data::Error(Error {
@@ -206,8 +427,8 @@ impl Session {
         if left_ms > EXPIRY_NOTICE_MS {
             return Some(now + Duration::from_millis(left_ms - EXPIRY_NOTICE_MS));
         }
-        if state.expiry_told != Some(expires_at_ms) {
-            state.expiry_told = Some(expires_at_ms);
+        if state.warned_expiry != Some(expires_at_ms) {
+            state.warned_expiry = Some(expires_at_ms);
             state.send(message(Data::TokenExpiring(TokenExpiring {
                 expires_at: expires_at_ms,
             })));
@@ -215,81 +436,10 @@ impl Session {
         Some(now + Duration::from_millis(left_ms))
     }
 
-    /// Reads what a held flow misses, as far as there is room for it.
-    async fn read_history(&self, slot: Slot) {
-        let core = self.core();
-        let (channel, since) = {
-            let mut state = core.state.lock();
-            state.drain_gate(slot);
-            let Some(subscription) = state.get(slot) else {
-                return;
-            };
-            if matches!(subscription.flow, Flow::Live) {
-                return;
-            }
-            (subscription.channel.clone(), subscription.position.clone())
-        };
-        let page = Page {
-            items: usize::MAX,
-            bytes: core.stream.options().outbox_bytes,
-        };
-        let history = match core
-            .stream
-            .broker()
-            .history(&channel, Some(&since), page)
-            .await
-        {
-            Ok(history) => history,
-            Err(error) => {
-                tracing::warn!(%channel, %error, "a history cannot be read, the client is told of a gap");
-                let mut state = core.state.lock();
-                if let Some(Flow::Held(hold)) =
-                    state.get(slot).map(|subscription| &subscription.flow)
-                {
-                    let top = hold.top.clone();
-                    state.gap(slot, top);
-                }
-                return;
-            }
-        };
-        let mut state = core.state.lock();
-        let is_where_it_was = state
-            .get(slot)
-            .is_some_and(|subscription| subscription.position == since);
-        if !is_where_it_was {
-            return;
-        }
-        state.note_top(slot, &history.top);
-        if history.reach == Reach::Lost {
-            state.gap(slot, history.top);
-            state.drain_gate(slot);
-            return;
-        }
-        for publication in history.publications {
-            let size = state.size_of(&publication);
-            if !state.has_room(size) {
-                return;
-            }
-            state.push(slot, publication, size);
-        }
-        state.drain_gate(slot);
-    }
-
-    /// Reads a history beside the sink's work, which never waits.
-    fn catch_up(&self, slot: Slot) {
-        self.core().state.lock().is_reading = true;
-        let session = self.clone();
-        tokio::spawn(async move {
-            session.read_history(slot).await;
-            session.core().state.lock().is_reading = false;
-            session.0.mark();
-        });
-    }
-
-    /// Has the shard come back at `due`, which the state says it was armed for.
+    /// Gives a time to the shard's timer.
     fn arm(&self, due: Option<Instant>) {
         let Some(due) = due else { return };
-        let shard = self.core().stream.hub().shard(self.core().shard_id());
+        let shard = self.core().context.hub().shard(self.core().shard_id());
         shard.arm(due, &self.0);
     }
 }

@@ -1,65 +1,64 @@
-//! How good a connection is, and how often it has to give a sign of life.
+//! Heartbeat: how often a client has to give a sign of life, and how good its link is.
 //!
-//! # The heartbeat
-//! A client that hears nothing for its heartbeat asks for a sign of life. The heartbeat
-//! is short while anything is going on, and longer the longer nothing is: see
-//! [`Pulse::heartbeat`]. What counts is what the client was *told*, in `welcome`,
-//! `visibility` and `pong`; when a heartbeat that was told becomes too long, the session
-//! says so by itself.
+//! # The interval
+//! A client sends a ping when it has heard nothing for its heartbeat interval. The interval
+//! is short while publications or commands pass, and longer the longer none do: see
+//! [`Heartbeat::interval`]. The client uses the interval that it was last *announced*, in
+//! `welcome`, `visibility` or `pong`. When a longer announced interval becomes too long, the
+//! session sends a `pong` by itself.
 //!
 //! # The figures
-//! The round trip is smoothed as TCP does it (RFC 6298, section 2: 7/8 of what was, 1/8
-//! of what is), the jitter is RFC 3550's (section 6.4.1): 1/16 of the way towards the
-//! difference of two neighbouring round trips. Round trips of 40, 56 and 40 ms give
-//! jitters of none, 1 ms (16/16) and 1 + (16 − 1)/16 = 1.94 ms.
+//! The round trip is smoothed as TCP does it (RFC 6298, section 2: 7/8 of the old value, 1/8
+//! of the new sample). The jitter is that of RFC 3550 (section 6.4.1): 1/16 of the way
+//! towards the difference of two neighbouring round trips. Round trips of 40, 56 and 40 ms
+//! give jitters of none, 1 ms (16/16) and 1 + (16 − 1)/16 = 1.94 ms.
 //!
-//! There is one [`Pulse`] for each connection: it is kept small.
+//! Every connection has one [`Heartbeat`], so it is kept small.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use tidewire_proto::v1::{Pong, Visibility, server_message::Data};
+use tidewire_proto::v1::{Pong, Visibility};
 use tokio::time::Instant;
 
-use super::{Session, SessionCore, message, state::State};
 use crate::StreamOptions;
 
-/// Without a word of interest for so long, a connection is idle.
+/// Time without a publication or a command after which a connection is idle.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
 
-/// And then, for so long, asleep.
+/// Time without a publication or a command after which a connection is asleep.
 const ASLEEP_AFTER: Duration = Duration::from_secs(300);
 
-/// The heartbeat of an idle connection, in heartbeats of an active one.
+/// Interval of an idle connection, in intervals of an active one.
 const IDLE_FACTOR: u32 = 5;
 
-/// A beat of an active client may be so late.
-const BEAT_SLACK: Duration = Duration::from_secs(1);
+/// Delay that a ping of an active client may have.
+const PING_SLACK: Duration = Duration::from_secs(1);
 
-/// An active client that missed its beat has so long to answer: as long as it gives the
-/// server.
-const SHORT_PATIENCE: Duration = Duration::from_millis(1_500);
+/// Time to answer for an active client that missed its heartbeat: as long as the client
+/// itself waits for the server.
+const ACTIVE_PROBE: Duration = Duration::from_millis(1_500);
 
-/// Every other client has so long.
-const LONG_PATIENCE: Duration = Duration::from_secs(10);
+/// Time to answer for every other client.
+const PROBE: Duration = Duration::from_secs(10);
 
-/// Whoever was silent for so long is asked in any case.
+/// Silence after which every client is probed, so that dead links are found.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// How good a connection is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionQuality {
-    /// The round trip, smoothed. None until it was measured; only a WebSocket's is.
+    /// Round trip, smoothed. None until it was measured; only WebSockets measure it.
     pub round_trip: Option<Duration>,
-    /// How much it varies. None until it was measured twice.
+    /// Variation of the round trip. None until it was measured twice.
     pub jitter: Option<Duration>,
     /// How often no sign of life came in time.
     pub missed_beats: u32,
     /// Bytes sent, without what TLS adds.
     pub bytes_sent: u64,
-    /// Bytes received, likewise.
+    /// Bytes received, without what TLS adds.
     pub bytes_received: u64,
 }
 
@@ -78,25 +77,25 @@ pub struct KeepAliveTimeouts {
     pub silence_probe: Duration,
 }
 
-/// What a session knows of its link.
+/// Heartbeat and measurements of one connection.
 #[derive(Debug)]
-pub(super) struct Pulse {
-    /// When something of interest was last sent or asked for.
+pub(super) struct Heartbeat {
+    /// When a publication or a command last passed.
     active_at: Instant,
-    /// The heartbeat that the client knows, in milliseconds.
-    told_ms: u32,
-    /// In microseconds.
+    /// Interval that the client was announced, in milliseconds.
+    announced_ms: u32,
+    /// Smoothed round trip, in microseconds.
     round_trip: u32,
     last_round_trip: u32,
     jitter: u32,
     missed: u32,
-    /// Round trips measured; two are as good as more.
+    /// Round trips measured, counted up to two.
     samples: u8,
-    /// Whether the client asks for signs of life by itself.
-    beats: bool,
+    /// Whether the client sends pings.
+    sends_pings: bool,
 }
 
-/// Bytes of a connection. Counted by its transport alone, in one place at a time.
+/// Bytes of a connection. Only its transport counts them, on one thread at a time.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     sent: AtomicU64,
@@ -104,6 +103,14 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
+    pub(super) fn add_sent(&self, bytes: usize) {
+        add(&self.sent, bytes);
+    }
+
+    pub(super) fn add_received(&self, bytes: usize) {
+        add(&self.received, bytes);
+    }
+
     /// Bytes sent and bytes received.
     pub(super) fn totals(&self) -> (u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -111,29 +118,60 @@ impl Traffic {
     }
 }
 
-impl Pulse {
+/// Adds without a locked instruction: a counter has one writer.
+fn add(counter: &AtomicU64, bytes: usize) {
+    let before = counter.load(Ordering::Relaxed);
+    counter.store(before.wrapping_add(bytes as u64), Ordering::Relaxed);
+}
+
+impl Heartbeat {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             active_at: now,
-            told_ms: 0,
+            announced_ms: 0,
             round_trip: 0,
             last_round_trip: 0,
             jitter: 0,
             missed: 0,
             samples: 0,
-            beats: false,
+            sends_pings: false,
         }
     }
 
-    /// Notes that someone looks, or just did. The reply tells the heartbeat.
-    pub(super) fn woken(&mut self, now: Instant) {
+    /// Notes that a publication, a command or a change of visibility passed.
+    pub(super) fn note_activity(&mut self, now: Instant) {
         self.active_at = now;
     }
 
-    /// The heartbeat as it should be: the active one for a minute after the last word of
-    /// interest, five times that for the four minutes that follow, and then, as in the
+    /// Notes that the client sends pings.
+    pub(super) fn note_ping(&mut self) {
+        self.sends_pings = true;
+    }
+
+    /// Notes that no sign of life came in time.
+    pub(super) fn note_missed(&mut self) {
+        self.missed = self.missed.saturating_add(1);
+    }
+
+    /// Interval that the client was announced, in milliseconds.
+    pub(super) fn announced_ms(&self) -> u32 {
+        self.announced_ms
+    }
+
+    /// Notes the interval that the client is about to be announced.
+    pub(super) fn announce(&mut self, interval_ms: u32) {
+        self.announced_ms = interval_ms;
+    }
+
+    /// The interval as it should be now: that of an active connection for a minute after the
+    /// last activity, five times that for the four minutes that follow, and then, as in the
     /// background, the background's.
-    fn heartbeat(&self, now: Instant, visibility: Visibility, options: &StreamOptions) -> Duration {
+    pub(super) fn interval(
+        &self,
+        now: Instant,
+        visibility: Visibility,
+        options: &StreamOptions,
+    ) -> Duration {
         let idle_for = now.saturating_duration_since(self.active_at);
         let asleep = options.heartbeat_background.max(options.heartbeat);
         if visibility == Visibility::Background || idle_for >= ASLEEP_AFTER {
@@ -145,8 +183,57 @@ impl Pulse {
         }
     }
 
-    /// Notes a round trip.
-    fn record_round_trip(&mut self, round_trip: Duration) {
+    /// When the client's silence is worth a probe.
+    ///
+    /// A client that sends pings is held to the interval that it was announced: its heartbeat
+    /// is missed when the ping is a second late, or, in the background and idle, an interval
+    /// late. No other client is probed before 20 seconds of silence, and in the background, or
+    /// asleep, before two intervals: so a sleeping phone is not woken.
+    pub(super) fn timeouts(
+        &self,
+        now: Instant,
+        visibility: Visibility,
+        options: &StreamOptions,
+    ) -> KeepAliveTimeouts {
+        let announced = Duration::from_millis(self.announced_ms.into());
+        let (slack, heartbeat_probe) = if announced <= options.heartbeat {
+            (PING_SLACK, ACTIVE_PROBE)
+        } else {
+            (announced, PROBE)
+        };
+        KeepAliveTimeouts {
+            heartbeat: self.sends_pings.then(|| announced + slack),
+            heartbeat_probe,
+            silence: SILENCE.max(self.interval(now, visibility, options) * 2),
+            silence_probe: PROBE,
+        }
+    }
+
+    /// A pong that answers a ping with this `t`, as far as the heartbeat knows it.
+    pub(super) fn pong(&self, t: Option<f64>, server_time: i64) -> Pong {
+        let in_ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+        Pong {
+            t,
+            server_time,
+            heartbeat_ms: self.announced_ms,
+            rtt_ms: self.round_trip().map(in_ms),
+            jitter_ms: self.jitter().map(in_ms),
+        }
+    }
+
+    /// Quality of a connection with this traffic.
+    pub(super) fn quality(&self, traffic: &Traffic) -> ConnectionQuality {
+        let (bytes_sent, bytes_received) = traffic.totals();
+        ConnectionQuality {
+            round_trip: self.round_trip(),
+            jitter: self.jitter(),
+            missed_beats: self.missed,
+            bytes_sent,
+            bytes_received,
+        }
+    }
+
+    pub(super) fn record_round_trip(&mut self, round_trip: Duration) {
         let sample = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
         if self.samples == 0 {
             self.round_trip = sample;
@@ -175,157 +262,6 @@ fn towards(value: u32, sample: u32, parts: i64) -> u32 {
     u32::try_from(value + (sample - value) / parts).unwrap_or(u32::MAX)
 }
 
-impl SessionCore {
-    /// What the heartbeat should be, in milliseconds.
-    fn due_heartbeat_ms(&self, state: &State, now: Instant) -> u32 {
-        let options = self.stream.options();
-        let heartbeat = state.pulse.heartbeat(now, state.visibility, options);
-        let asked = self.arrival.heartbeat.unwrap_or_default();
-        u32::try_from(heartbeat.max(asked).as_millis()).unwrap_or(u32::MAX)
-    }
-
-    /// Notes that something of interest is sent or was asked for. A client that was told
-    /// a longer heartbeat than it has now is told.
-    pub(super) fn touch(&self, state: &mut State, now: Instant) {
-        state.pulse.active_at = now;
-        if u128::from(state.pulse.told_ms) <= self.stream.options().heartbeat.as_millis() {
-            return;
-        }
-        let heartbeat_ms = self.due_heartbeat_ms(state, now);
-        if heartbeat_ms < state.pulse.told_ms {
-            let pong = self.pong(state, None, now);
-            state.send(message(Data::Pong(pong)));
-        }
-    }
-
-    fn pong(&self, state: &mut State, t: Option<f64>, now: Instant) -> Pong {
-        state.pulse.told_ms = self.due_heartbeat_ms(state, now);
-        Pong {
-            t,
-            server_time: self.stream.clock().now_ms(),
-            heartbeat_ms: state.pulse.told_ms,
-            rtt_ms: state.pulse.round_trip().map(in_ms),
-            jitter_ms: state.pulse.jitter().map(in_ms),
-        }
-    }
-}
-
-fn in_ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
-}
-
-impl Session {
-    /// Answers a ping, and notes that the client sends them.
-    pub fn answer_ping(&self, t: Option<f64>) -> Pong {
-        let mut state = self.core().state.lock();
-        state.pulse.beats = true;
-        self.core().pong(&mut state, t, Instant::now())
-    }
-
-    /// Notes that the client asked for something.
-    pub fn record_activity(&self) {
-        let is_told = {
-            let mut state = self.core().state.lock();
-            let before = state.pulse.told_ms;
-            self.core().touch(&mut state, Instant::now());
-            state.pulse.told_ms != before
-        };
-        if is_told {
-            self.0.mark();
-        }
-    }
-
-    /// The heartbeat that the client was told, in milliseconds: after so much silence it
-    /// asks for a sign of life, or on SSE is given one.
-    #[must_use]
-    pub fn heartbeat_ms(&self) -> u32 {
-        self.core().state.lock().pulse.told_ms
-    }
-
-    /// The heartbeat as it is now, which the client is about to be told.
-    pub(super) fn tell_heartbeat_ms(&self) -> u32 {
-        let mut state = self.core().state.lock();
-        state.pulse.told_ms = self.core().due_heartbeat_ms(&state, Instant::now());
-        state.pulse.told_ms
-    }
-
-    /// When the client's silence is worth a question now.
-    ///
-    /// Whoever beats is held to what it was told: it has missed its beat when it is a
-    /// second late, or in the background, and idle, as long again. Nobody else is asked
-    /// before 20 seconds of silence, and in the background, or long idle, before twice
-    /// its heartbeat: a sleeping phone is not woken for what it says by itself.
-    #[must_use]
-    pub fn keep_alive_timeouts(&self, now: Instant) -> KeepAliveTimeouts {
-        let core = self.core();
-        let options = core.stream.options();
-        let state = core.state.lock();
-        let told = Duration::from_millis(state.pulse.told_ms.into());
-        let heartbeat = state.pulse.heartbeat(now, state.visibility, options);
-        let is_active = told <= options.heartbeat;
-        let (slack, heartbeat_probe) = if is_active {
-            (BEAT_SLACK, SHORT_PATIENCE)
-        } else {
-            (told, LONG_PATIENCE)
-        };
-        KeepAliveTimeouts {
-            heartbeat: state.pulse.beats.then(|| told + slack),
-            heartbeat_probe,
-            silence: SILENCE.max(heartbeat * 2),
-            silence_probe: LONG_PATIENCE,
-        }
-    }
-
-    /// Notes a round trip to the client and back.
-    pub fn record_round_trip(&self, round_trip: Duration) {
-        self.core().state.lock().pulse.record_round_trip(round_trip);
-        self.core().stream.note_round_trip(round_trip);
-    }
-
-    /// Notes that no sign of life came in time.
-    pub fn record_missed_heartbeat(&self) {
-        let mut state = self.core().state.lock();
-        state.pulse.missed = state.pulse.missed.saturating_add(1);
-        drop(state);
-        self.core().stream.note_missed_beat();
-    }
-
-    /// Counts bytes that were sent. Called by whoever writes, and by one at a time.
-    pub fn record_sent(&self, bytes: usize) {
-        count(&self.core().traffic.sent, bytes);
-    }
-
-    /// Counts bytes that were received. Called by whoever reads, and by one at a time.
-    pub fn record_received(&self, bytes: usize) {
-        count(&self.core().traffic.received, bytes);
-    }
-
-    /// Bytes sent and bytes received.
-    pub(crate) fn traffic(&self) -> (u64, u64) {
-        self.core().traffic.totals()
-    }
-
-    /// How good the connection is.
-    #[must_use]
-    pub fn quality(&self) -> ConnectionQuality {
-        let (bytes_sent, bytes_received) = self.core().traffic.totals();
-        let state = self.core().state.lock();
-        ConnectionQuality {
-            round_trip: state.pulse.round_trip(),
-            jitter: state.pulse.jitter(),
-            missed_beats: state.pulse.missed,
-            bytes_sent,
-            bytes_received,
-        }
-    }
-}
-
-/// There is one writer: it takes no locked instruction.
-fn count(counter: &AtomicU64, bytes: usize) {
-    let before = counter.load(Ordering::Relaxed);
-    counter.store(before.wrapping_add(bytes as u64), Ordering::Relaxed);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,29 +271,32 @@ mod tests {
     }
 
     #[test]
-    fn the_figures_are_smoothed_as_the_example_says() {
-        let mut pulse = Pulse::new(Instant::now());
-        assert_eq!((pulse.round_trip(), pulse.jitter()), (None, None));
-        pulse.record_round_trip(ms(40));
-        assert_eq!((pulse.round_trip(), pulse.jitter()), (Some(ms(40)), None));
-        pulse.record_round_trip(ms(56));
-        assert_eq!(pulse.round_trip(), Some(ms(42)));
-        assert_eq!(pulse.jitter(), Some(ms(1)));
-        pulse.record_round_trip(ms(40));
-        assert_eq!(pulse.jitter(), Some(Duration::from_micros(1_937)));
-        // What cannot be held is the most that can.
-        pulse.record_round_trip(Duration::MAX);
-        assert!(pulse.round_trip() < Some(Duration::from_micros(u32::MAX.into())));
+    fn round_trip_and_jitter_are_smoothed_as_in_the_example() {
+        let mut heartbeat = Heartbeat::new(Instant::now());
+        assert_eq!((heartbeat.round_trip(), heartbeat.jitter()), (None, None));
+        heartbeat.record_round_trip(ms(40));
+        assert_eq!(
+            (heartbeat.round_trip(), heartbeat.jitter()),
+            (Some(ms(40)), None)
+        );
+        heartbeat.record_round_trip(ms(56));
+        assert_eq!(heartbeat.round_trip(), Some(ms(42)));
+        assert_eq!(heartbeat.jitter(), Some(ms(1)));
+        heartbeat.record_round_trip(ms(40));
+        assert_eq!(heartbeat.jitter(), Some(Duration::from_micros(1_937)));
+        // A round trip beyond the range counts as the longest one.
+        heartbeat.record_round_trip(Duration::MAX);
+        assert!(heartbeat.round_trip() < Some(Duration::from_micros(u32::MAX.into())));
     }
 
     #[test]
-    fn the_heartbeat_grows_with_the_silence() {
+    fn the_interval_grows_while_the_connection_is_idle() {
         let start = Instant::now();
-        let pulse = Pulse::new(start);
+        let heartbeat = Heartbeat::new(start);
         let options = StreamOptions::default();
         let after = |secs: u64, visibility| {
             let now = start + Duration::from_secs(secs);
-            pulse.heartbeat(now, visibility, &options).as_secs()
+            heartbeat.interval(now, visibility, &options).as_secs()
         };
         for (secs, expected) in [(0, 2), (59, 2), (60, 10), (299, 10), (300, 30), (9_999, 30)] {
             assert_eq!(after(secs, Visibility::Active), expected, "after {secs} s");
@@ -366,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_small() {
-        assert!(size_of::<Pulse>() + size_of::<Traffic>() <= 64);
+    fn its_memory_is_small() {
+        assert!(size_of::<Heartbeat>() + size_of::<Traffic>() <= 64);
     }
 }

@@ -1,23 +1,43 @@
 //! Sessions: one client's conversation, whatever the transport.
 //!
-//! A [`Session`] is what commands act on; a [`Connection`] is the transport's own
-//! handle, which takes what is to be sent and ends the session when it is dropped.
-//! The state behind the lock lives in `state`, the way a flow is held and released
-//! in `subscription`, the commands in `commands`, what a transport takes in `delivery`,
-//! what an operator does to it in `server_actions`.
+//! Commands act on a [`Session`]. A transport holds a [`Connection`], takes from it what is to
+//! be sent, and ends the session by dropping it. The state behind the session's lock has
+//! parts, each with its own invariants:
+//!
+//! - `subscriptions`: the channels, found by name and by slot;
+//! - `outbox`: what waits to be sent, bounded in bytes;
+//! - `recovery`: what is held back, and how it catches up from the history;
+//! - `heartbeat`: the interval of pings and the quality of the link;
+//! - `flush_timer`: when the shard flushes the session without being asked.
+//!
+//! `delivery` is the way of a publication through the parts, `commands` what a client asks
+//! for, `server_actions` what an operator does, `registry` the list of all sessions, and
+//! `context` what they share.
+//!
+//! # Hub and session
+//! The two modules know each other, and no others in this crate do. The hub calls a session
+//! for every delivery and every flush; a session adds and removes its subscriptions in the
+//! hub, and gives times to its shard's timer. A trait between the two would cost a virtual
+//! call for each delivery, of which a server makes millions a second. The order of locks keeps
+//! the circle safe: a session never calls the hub while it holds its own lock.
 
 mod close;
 mod commands;
+mod connection_info;
+mod context;
 mod delivery;
+mod flush_timer;
 mod heartbeat;
+mod outbox;
 mod outgoing;
 mod price_batch;
+mod recovery;
+mod registry;
 mod server_actions;
 mod state;
-mod subscription;
+mod subscriptions;
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
@@ -26,138 +46,45 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tidewire_proto::v1::{ActiveSubscription, ServerMessage, server_message::Data};
+use tidewire_proto::v1::{
+    ActiveSubscription, Error, Pong, ServerMessage, Welcome, server_message::Data,
+};
 use tokio::{sync::Notify, time::Instant};
 
 pub use close::CloseReason;
+pub use connection_info::{ConnectionId, ConnectionInfo, Encoding, PostKey};
+pub(crate) use context::SessionContext;
 pub use delivery::FlushOutcome;
 use heartbeat::Traffic;
 pub use heartbeat::{ConnectionQuality, KeepAliveTimeouts};
 pub use outgoing::{DirectMessage, OutgoingItem, OutgoingMessage};
 pub use price_batch::PriceBatch;
-pub(crate) use state::Slot;
+pub use registry::RegistrySizes;
 use state::State;
+pub(crate) use subscriptions::Slot;
 
 use crate::{
-    ChannelName, Class, Identity, Position, SessionQuota, StreamCore,
-    hub::shard::{ShardId, Sink},
+    ChannelName, Class, Identity, Position, SessionQuota, StreamError,
+    hub::{ShardId, Sink},
     publication_batch::Delivery,
-    transport::{Transport, TransportCounters},
+    transport::TransportCounters,
 };
 
-/// How a client wants its messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// As JSON text.
-    Json,
-    /// As protobuf.
-    Proto,
-}
-
-/// A connection's id, and the proof that one may speak for it: 128 random bits in
-/// hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId([u8; 32]);
-
-impl ConnectionId {
-    fn random() -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut bits = rand::random::<u128>();
-        Self([(); 32].map(|()| {
-            let digit = DIGITS[(bits & 15) as usize];
-            bits >>= 4;
-            digit
-        }))
-    }
-
-    /// The id as it is sent.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        // Digits are ASCII.
-        str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-impl std::fmt::Debug for ConnectionId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.as_str().fmt(f)
-    }
-}
-
-// As text, since that is what is looked up.
-impl std::hash::Hash for ConnectionId {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}
-
-impl std::borrow::Borrow<str> for ConnectionId {
-    fn borrow(&self) -> &str {
-        self.as_str()
-    }
-}
-
-/// Key that proves the right to send commands for a connection, where commands come as
-/// requests of their own: 128 random bits in hexadecimal digits.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PostKey(String);
-
-impl PostKey {
-    /// A key that was never used before.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()))
-    }
-
-    /// The key as it is sent.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for PostKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("PostKey")
-    }
-}
-
-/// What a transport says of a client when it comes.
-#[derive(Debug, Clone)]
-pub struct ConnectionInfo {
-    /// Who it is.
-    pub identity: Identity,
-    /// How it is connected.
-    pub transport: Transport,
-    /// Proof that its commands need, where they come beside the connection.
-    pub post_key: Option<PostKey>,
-    /// How it wants its messages.
-    pub encoding: Encoding,
-    /// Where it comes from.
-    pub address: Option<IpAddr>,
-    /// How much silence it asked for before a sign of life, if it asked.
-    pub heartbeat: Option<Duration>,
-    /// What it may do. None: nothing holds it to a rate.
-    pub quota: Option<SessionQuota>,
-    /// The shard that its connection lives on.
-    pub shard: ShardId,
-}
-
-/// What a session is to the hub.
+/// A session as the hub sees it.
 pub(crate) struct SessionCore {
     id: ConnectionId,
     transport: Arc<TransportCounters>,
     opened_at_ms: i64,
-    arrival: ConnectionInfo,
-    stream: Arc<StreamCore>,
+    info: ConnectionInfo,
+    context: Arc<SessionContext>,
     state: Mutex<State>,
-    /// Whether the session waits for its flush already.
-    marked: AtomicBool,
-    /// Who writes for the session; without one, whoever takes from it is woken.
+    /// Whether the session is to be flushed already.
+    is_dirty: AtomicBool,
+    /// Writes for the session. Without a sink, the transport waits for `wake`.
     sink: OnceLock<Weak<dyn Sink>>,
     wake: Notify,
-    /// Wakes whoever waits for the client to read its replies.
-    drained: Notify,
+    /// Wakes commands that wait for the client to read its replies.
+    replies_read: Notify,
     traffic: Traffic,
 }
 
@@ -170,11 +97,10 @@ impl std::fmt::Debug for SessionCore {
 impl SessionCore {
     /// The shard that the session lives on.
     pub(crate) fn shard_id(&self) -> ShardId {
-        self.arrival.shard
+        self.info.shard
     }
 
-    /// Takes publications of one channel from the hub, in order. True if the
-    /// transport has to look.
+    /// Queues publications of one channel, in order. True if the session is to be flushed.
     pub(crate) fn deliver(
         self: &Arc<Self>,
         slot: Slot,
@@ -188,49 +114,50 @@ impl SessionCore {
         if self.sink.get().is_none() {
             return true;
         }
-        // What is gathered for later needs the shard then, and no flush now.
-        let Some(later) = state.later(now) else {
+        // What is batched for later needs the shard's timer, and no flush now.
+        let Some(later) = state.idle_until(now) else {
             return true;
         };
-        let at = state.arm(later);
+        let at = state.flush_timer.arm(later);
         drop(state);
         if let Some(at) = at {
-            self.stream.hub().shard(self.shard_id()).arm(at, self);
+            self.context.hub().shard(self.shard_id()).arm(at, self);
         }
         false
     }
 
-    /// True for the one who has to see to the next flush.
-    pub(crate) fn claim(&self) -> bool {
-        !self.marked.swap(true, Ordering::AcqRel)
+    /// Claims the next flush. True for one caller alone, which has to see to it.
+    pub(crate) fn claim_flush(&self) -> bool {
+        !self.is_dirty.swap(true, Ordering::AcqRel)
     }
 
-    /// Sees to it that what waits is sent soon.
-    pub(crate) fn mark(self: &Arc<Self>) {
+    /// Has the session flushed soon.
+    pub(crate) fn mark_dirty(self: &Arc<Self>) {
         if self.sink.get().is_none() || self.shard_id() == ShardId::CALLER {
             self.wake.notify_one();
-        } else if self.claim() {
-            self.stream.hub().shard(self.shard_id()).mark(self.clone());
+        } else if self.claim_flush() {
+            let shard = self.context.hub().shard(self.shard_id());
+            shard.mark_dirty(self.clone());
         }
     }
 
-    /// Says the word that sends the client away, once, and ends the session.
-    pub(crate) fn leave(self: &Arc<Self>, word: ServerMessage) {
+    /// Ends the session for a drain, after a last message. Only the first call counts.
+    pub(crate) fn leave(self: &Arc<Self>, last: ServerMessage) {
         {
             let mut state = self.state.lock();
-            if std::mem::replace(&mut state.is_sent_away, true) {
+            if std::mem::replace(&mut state.is_draining, true) {
                 return;
             }
-            state.send(word);
+            state.send(last);
             state.closing.get_or_insert(CloseReason::Draining);
         }
-        self.mark();
-        self.drained.notify_waiters();
+        self.mark_dirty();
+        self.replies_read.notify_waiters();
     }
 
-    /// Has what waits sent.
+    /// Has the transport write what waits.
     pub(crate) fn flush(&self, now: Instant) {
-        self.marked.store(false, Ordering::Release);
+        self.is_dirty.store(false, Ordering::Release);
         match self.sink.get() {
             Some(sink) => {
                 if let Some(sink) = sink.upgrade() {
@@ -241,14 +168,44 @@ impl SessionCore {
         }
     }
 
-    /// Whether the session waits for this time.
+    /// Whether the session still waits for the shard's timer at `at`.
     pub(crate) fn is_armed(&self, at: Instant) -> bool {
-        self.state.lock().is_armed(at)
+        self.state.lock().flush_timer.is_armed(at)
     }
 
-    /// True if the session was armed for this time.
+    /// Notes that the shard's timer has come to `at`. True if the session waits for it.
     pub(crate) fn disarm(&self, at: Instant) -> bool {
-        self.state.lock().disarm(at)
+        self.state.lock().flush_timer.disarm(at)
+    }
+
+    /// The heartbeat interval as it should be now, in milliseconds: never shorter than the
+    /// client asked for.
+    fn heartbeat_interval_ms(&self, state: &State, now: Instant) -> u32 {
+        let options = self.context.options();
+        let interval = state.heartbeat.interval(now, state.visibility, options);
+        let shortest = self.info.heartbeat.unwrap_or_default();
+        u32::try_from(interval.max(shortest).as_millis()).unwrap_or(u32::MAX)
+    }
+
+    /// Notes that a publication or a command passes. A client that uses a longer heartbeat
+    /// interval than it has now is announced the new one.
+    fn note_activity(&self, state: &mut State, now: Instant) {
+        state.heartbeat.note_activity(now);
+        let announced_ms = state.heartbeat.announced_ms();
+        if u128::from(announced_ms) <= self.context.options().heartbeat.as_millis() {
+            return;
+        }
+        if self.heartbeat_interval_ms(state, now) < announced_ms {
+            let pong = self.pong(state, None, now);
+            state.send(message(Data::Pong(pong)));
+        }
+    }
+
+    /// A pong, which announces the heartbeat interval.
+    fn pong(&self, state: &mut State, t: Option<f64>, now: Instant) -> Pong {
+        let interval_ms = self.heartbeat_interval_ms(state, now);
+        state.heartbeat.announce(interval_ms);
+        state.heartbeat.pong(t, self.context.clock().now_ms())
     }
 }
 
@@ -268,39 +225,37 @@ impl From<Arc<SessionCore>> for Session {
     }
 }
 
-/// The transport's handle of a session, which ends with it.
+/// The transport's handle of a session. Dropping it ends the session.
 #[derive(Debug)]
 pub struct Connection(Session);
 
 impl Connection {
-    /// Opens a session: see [`StreamCore::connect`].
-    pub(crate) async fn open(stream: Arc<StreamCore>, arrival: ConnectionInfo) -> Self {
-        let options = *stream.options();
+    /// Opens a session: see [`StreamCore::connect`](crate::StreamCore::connect).
+    pub(crate) async fn open(context: Arc<SessionContext>, info: ConnectionInfo) -> Self {
         let state = State::new(
-            arrival.identity.clone(),
-            arrival.encoding,
-            options.outbox_bytes,
+            info.identity.clone(),
+            info.encoding,
+            context.options().outbox_bytes,
         );
-        let transport = stream.transport_counters(arrival.transport);
         let session = Session(Arc::new(SessionCore {
             id: ConnectionId::random(),
-            transport,
-            opened_at_ms: stream.clock().now_ms(),
-            arrival,
-            stream: stream.clone(),
+            transport: context.transports().counters(info.transport),
+            opened_at_ms: context.clock().now_ms(),
+            info,
+            context,
             state: Mutex::new(state),
-            marked: AtomicBool::new(false),
+            is_dirty: AtomicBool::new(false),
             sink: OnceLock::new(),
             wake: Notify::new(),
-            drained: Notify::new(),
+            replies_read: Notify::new(),
             traffic: Traffic::default(),
         }));
-        stream.register(&session);
+        session.start();
         let connection = Self(session);
-        connection.follow_own_channel().await;
+        connection.subscribe_to_personal_channels().await;
         connection.send_welcome();
         connection.release_held();
-        connection.leave_if_draining(&stream);
+        connection.leave_if_draining();
         connection
     }
 }
@@ -331,76 +286,90 @@ impl Session {
         &self.0
     }
 
-    /// The connection's id.
+    /// Id of the connection.
     #[must_use]
     pub fn id(&self) -> &ConnectionId {
         &self.0.id
     }
 
-    /// The key that a POST must give to speak for this connection.
+    /// Key that a command beside the connection has to give.
     #[must_use]
     pub fn post_key(&self) -> Option<&str> {
-        self.0.arrival.post_key.as_ref().map(PostKey::as_str)
+        self.0.info.post_key.as_ref().map(PostKey::as_str)
     }
 
     /// The server's clock, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
-        self.0.stream.clock().now_ms()
+        self.0.context.clock().now_ms()
+    }
+
+    /// When the session was opened, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn opened_at_ms(&self) -> i64 {
+        self.0.opened_at_ms
+    }
+
+    /// Identity of the client now.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.0.state.lock().identity.clone()
+    }
+
+    /// Rates that the client is held to.
+    #[must_use]
+    pub fn quota(&self) -> Option<&SessionQuota> {
+        self.0.info.quota.as_ref()
+    }
+
+    /// What the transport knew of the client when it connected.
+    #[must_use]
+    pub fn info(&self) -> &ConnectionInfo {
+        &self.0.info
     }
 
     pub(crate) fn transport_counters(&self) -> &TransportCounters {
         &self.0.transport
     }
 
-    /// Who the client is now.
+    /// Whether the session is subscribed to a channel.
     #[must_use]
-    pub fn identity(&self) -> Identity {
-        self.0.state.lock().identity.clone()
+    pub fn is_subscribed(&self, channel: &ChannelName) -> bool {
+        self.0.state.lock().subscriptions.contains(channel)
     }
 
-    /// What the client may do.
-    #[must_use]
-    pub fn quota(&self) -> Option<&SessionQuota> {
-        self.0.arrival.quota.as_ref()
-    }
-
-    /// How the client came.
-    #[must_use]
-    pub fn info(&self) -> &ConnectionInfo {
-        &self.0.arrival
-    }
-
-    /// What the session is subscribed to.
+    /// Channels of the session, with the position of each.
     #[must_use]
     pub fn subscriptions(&self) -> Vec<ActiveSubscription> {
         let state = self.0.state.lock();
-        let subscriptions =
-            state
-                .subscriptions
-                .iter()
-                .map(|(_, subscription)| ActiveSubscription {
-                    channel: subscription.channel.as_str().to_owned(),
-                    epoch: subscription.position.epoch.as_str().to_owned(),
-                    seq: subscription.position.seq,
-                });
+        let subscriptions = state.subscriptions.iter().map(|(_, subscription)| {
+            let position = subscription.progress.position();
+            ActiveSubscription {
+                channel: subscription.channel().as_str().to_owned(),
+                epoch: position.epoch.as_str().to_owned(),
+                seq: position.seq,
+            }
+        });
         subscriptions.collect()
     }
 
-    /// How far the transport has taken each history channel.
+    /// Up to where the transport has taken each history channel.
     #[must_use]
     pub fn delivered_positions(&self) -> Vec<(ChannelName, Position)> {
         let state = self.0.state.lock();
-        let history = state
-            .subscriptions
-            .iter()
-            .filter(|(_, subscription)| subscription.class == Class::History);
-        history
-            .map(|(_, subscription)| (subscription.channel.clone(), subscription.taken.clone()))
+        let subscriptions = state.subscriptions.iter();
+        subscriptions
+            .filter(|(_, subscription)| subscription.class() == Class::History)
+            .map(|(_, subscription)| {
+                (
+                    subscription.channel().clone(),
+                    subscription.delivered().clone(),
+                )
+            })
             .collect()
     }
 
-    /// How many channels the session follows.
+    /// How many channels the session is subscribed to.
     #[must_use]
     pub fn subscription_count(&self) -> usize {
         self.0.state.lock().subscriptions.len()
@@ -409,23 +378,31 @@ impl Session {
     /// Bytes that wait to be sent.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        self.0.state.lock().queued_bytes()
+        self.0.state.lock().outbox.bytes()
     }
 
-    /// How many publications wait for their turn.
+    /// How many publications and pending values wait to be sent.
     #[must_use]
     pub fn queued_items(&self) -> usize {
-        self.0.state.lock().queued_items()
+        self.0.state.lock().outbox.len()
     }
 
-    /// Sends a message to the client, before what is published.
+    /// Sends a message to this client alone. It leaves before what is published.
     pub fn send(&self, message: ServerMessage) {
         self.0.state.lock().send(message);
-        self.0.mark();
+        self.0.mark_dirty();
     }
 
-    /// Sends the reply to a command, and lets flow what was held back until it was
-    /// said. Where a sink writes, whoever answers has it flushed.
+    /// Sends an error that answers no message, or the message with this id.
+    pub fn send_error(&self, id: Option<String>, error: Error) {
+        self.send(ServerMessage {
+            id,
+            ..message(Data::Error(error))
+        });
+    }
+
+    /// Sends the reply to a command, and releases the subscriptions that waited for it. With
+    /// a sink, the caller has to flush.
     pub fn reply(&self, reply: ServerMessage) {
         {
             let mut state = self.0.state.lock();
@@ -433,66 +410,179 @@ impl Session {
             state.release_held(Instant::now());
         }
         if self.0.sink.get().is_none() {
-            self.0.mark();
+            self.0.mark_dirty();
         }
     }
 
-    /// Whether so many replies wait that the client should read some before it asks
-    /// for more.
+    /// Releases the new subscriptions: what is published on them is sent from now on. Called
+    /// when the reply that announces them is queued, so that the reply comes first.
+    pub fn release_held(&self) {
+        self.0.state.lock().release_held(Instant::now());
+        self.0.mark_dirty();
+    }
+
+    fn send_welcome(&self) {
+        let heartbeat_ms = self.announce_heartbeat();
+        let identity = self.identity();
+        let welcome = Welcome {
+            connection_id: self.id().as_str().to_owned(),
+            user_id: identity.user().map(|user| user.as_str().to_owned()),
+            heartbeat_ms,
+            server_time: self.now_ms(),
+            expires_at: identity.expires_at_ms(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            subscriptions: self.subscriptions(),
+            post_key: self.post_key().map(str::to_owned),
+        };
+        self.send(message(Data::Welcome(welcome)));
+    }
+
+    /// Whether so many replies wait that the client should read some before its next command.
     #[must_use]
     pub fn is_reply_queue_full(&self) -> bool {
-        self.0.state.lock().is_reply_queue_full()
+        self.0.state.lock().outbox.is_reply_queue_full()
+    }
+
+    /// Waits until the client has read enough of its replies for another command.
+    pub async fn wait_for_reply_room(&self) {
+        loop {
+            let replies_read = self.0.replies_read.notified();
+            let mut replies_read = std::pin::pin!(replies_read);
+            replies_read.as_mut().enable();
+            {
+                let mut state = self.0.state.lock();
+                if !state.outbox.is_reply_queue_full() || state.closing.is_some() {
+                    return;
+                }
+                state.has_waiting_command = true;
+            }
+            replies_read.await;
+        }
     }
 
     /// Ends the session when all that waits was taken.
     pub fn close(&self, reason: CloseReason) {
         self.0.state.lock().closing.get_or_insert(reason);
-        self.0.mark();
-        self.0.drained.notify_waiters();
+        self.0.mark_dirty();
+        self.0.replies_read.notify_waiters();
     }
 
-    /// Ends the session because the server stops, with a last word. What was published
-    /// until now still goes to it.
-    pub(crate) fn send_away(&self, word: ServerMessage) {
-        match self.0.shard_id() {
-            ShardId::CALLER => self.0.leave(word),
-            shard => self
-                .0
-                .stream
-                .hub()
-                .shard(shard)
-                .send_away(self.0.clone(), word),
-        }
+    /// Lists the session. If its token was revoked meanwhile, it is closed.
+    fn start(&self) {
+        self.0.transport.count_connect();
+        self.0.context.registry().add(self);
+        // A refusal has closed the session already.
+        let _ = self.identify();
     }
 
-    /// Waits while the client has too many replies to read.
-    pub async fn wait_for_reply_room(&self) {
-        loop {
-            let drained = self.0.drained.notified();
-            let mut drained = std::pin::pin!(drained);
-            drained.as_mut().enable();
-            {
-                let mut state = self.0.state.lock();
-                if !state.is_reply_queue_full() || state.closing.is_some() {
-                    return;
-                }
-                state.is_awaited = true;
-            }
-            drained.await;
-        }
-    }
-
-    /// Takes the session off the hub and the register.
+    /// Takes the session off the hub and the list, and frees its quota.
     fn end(&self) {
-        let mut state = self.0.state.lock();
-        state.closing.get_or_insert(CloseReason::Draining);
-        drop(state);
-        self.leave_all();
-        self.0.stream.unregister(self);
-        // Others may hold the session for a while: its places are free now.
+        self.0
+            .state
+            .lock()
+            .closing
+            .get_or_insert(CloseReason::Draining);
+        self.unsubscribe_from_all();
+        self.0.context.registry().remove(self);
+        let (sent, received) = self.traffic();
+        self.0.transport.add_ended(sent, received);
+        // The session may be held for a while: its share of the limits is free now.
         if let Some(quota) = self.quota() {
             quota.release();
         }
-        self.0.drained.notify_waiters();
+        self.0.replies_read.notify_waiters();
+    }
+
+    /// Lists the session under its user and token, and closes it if they were revoked.
+    ///
+    /// # Errors
+    /// They were revoked.
+    fn identify(&self) -> Result<(), StreamError> {
+        let context = &self.0.context;
+        context.registry().identify(self);
+        let Identity::User(identity) = self.identity() else {
+            return Ok(());
+        };
+        let checked = context.authenticator().revocations().check(&identity);
+        if checked.is_err() {
+            self.disconnect(CloseReason::Revoked);
+        }
+        checked
+    }
+
+    /// Answers a ping, and notes that the client sends pings.
+    pub fn answer_ping(&self, t: Option<f64>) -> Pong {
+        let mut state = self.0.state.lock();
+        state.heartbeat.note_ping();
+        self.0.pong(&mut state, t, Instant::now())
+    }
+
+    /// Notes that the client sent a command: the heartbeat interval is short again.
+    pub fn record_activity(&self) {
+        let has_message = {
+            let mut state = self.0.state.lock();
+            let before = state.heartbeat.announced_ms();
+            self.0.note_activity(&mut state, Instant::now());
+            state.heartbeat.announced_ms() != before
+        };
+        if has_message {
+            self.0.mark_dirty();
+        }
+    }
+
+    /// Heartbeat interval that the client was announced, in milliseconds.
+    #[must_use]
+    pub fn heartbeat_ms(&self) -> u32 {
+        self.0.state.lock().heartbeat.announced_ms()
+    }
+
+    /// The heartbeat interval as it is now, in milliseconds, noted as announced.
+    fn announce_heartbeat(&self) -> u32 {
+        let mut state = self.0.state.lock();
+        let interval_ms = self.0.heartbeat_interval_ms(&state, Instant::now());
+        state.heartbeat.announce(interval_ms);
+        interval_ms
+    }
+
+    /// When the client's silence is worth a probe now.
+    #[must_use]
+    pub fn keep_alive_timeouts(&self, now: Instant) -> KeepAliveTimeouts {
+        let state = self.0.state.lock();
+        let options = self.0.context.options();
+        state.heartbeat.timeouts(now, state.visibility, options)
+    }
+
+    /// Records a round trip to the client and back.
+    pub fn record_round_trip(&self, round_trip: Duration) {
+        self.0.state.lock().heartbeat.record_round_trip(round_trip);
+        self.0.context.record_round_trip(round_trip);
+    }
+
+    /// Records that no sign of life came in time.
+    pub fn record_missed_heartbeat(&self) {
+        self.0.state.lock().heartbeat.note_missed();
+        self.0.context.count_missed_heartbeat();
+    }
+
+    /// Counts bytes that were sent. Only the writer calls this.
+    pub fn record_sent(&self, bytes: usize) {
+        self.0.traffic.add_sent(bytes);
+    }
+
+    /// Counts bytes that were received. Only the reader calls this.
+    pub fn record_received(&self, bytes: usize) {
+        self.0.traffic.add_received(bytes);
+    }
+
+    /// Bytes sent and bytes received.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        self.0.traffic.totals()
+    }
+
+    /// How good the connection is.
+    #[must_use]
+    pub fn quality(&self) -> ConnectionQuality {
+        let state = self.0.state.lock();
+        state.heartbeat.quality(&self.0.traffic)
     }
 }

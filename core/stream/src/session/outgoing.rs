@@ -1,4 +1,4 @@
-//! What leaves a session, and its encodings.
+//! Outgoing messages: what leaves a session, and its encodings.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use crate::{Publication, PublicationBatch};
 /// One message to a client.
 #[derive(Debug, Clone)]
 pub enum OutgoingMessage {
-    /// A reply, or a word of the session's own.
+    /// A reply, or another message for this client alone.
     Direct(Arc<DirectMessage>),
-    /// Something published.
+    /// A publication.
     Publication(Arc<Publication>),
-    /// Prices that are told in one `price_batch`.
+    /// Prices that leave in one `price_batch`.
     PriceBatch(PriceBatch),
 }
 
-/// A message for one client alone. It is encoded once, the way its client wants it:
-/// its size counts before it is sent.
+/// A message for one client alone. It is encoded once, when it is queued, since its size
+/// counts towards the bound of the outbox.
 #[derive(Debug)]
 pub struct DirectMessage {
     message: ServerMessage,
@@ -44,7 +44,7 @@ impl DirectMessage {
         }
     }
 
-    /// How long it is, in bytes.
+    /// Length in bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -58,69 +58,64 @@ impl std::ops::Deref for DirectMessage {
     }
 }
 
-/// What a sink takes: a message, or a run of them in one piece.
+/// What a sink writes in one piece: a message, or a batch of them.
 #[derive(Debug, Clone)]
 pub enum OutgoingItem {
     /// One message.
     Message(OutgoingMessage),
-    /// Several that follow each other on one channel.
+    /// Consecutive publications of one channel.
     Batch(Arc<PublicationBatch>),
 }
 
-/// What is taken from a session is put here.
-pub(super) trait Taking {
-    /// Takes a message.
-    fn put(&mut self, message: OutgoingMessage);
-    /// Takes a run.
-    fn put_run(&mut self, run: Arc<PublicationBatch>);
-    /// How many messages were taken.
-    fn count(&self) -> usize;
-    /// Whether anything of a channel was taken: replies and words of the session come
-    /// first, so what is last tells.
-    fn has_published(&self) -> bool;
+/// Collects the messages that a transport takes from a session.
+pub(super) trait OutgoingBuffer {
+    /// Adds a message.
+    fn push(&mut self, message: OutgoingMessage);
+    /// Adds a batch of publications.
+    fn push_batch(&mut self, batch: Arc<PublicationBatch>);
+    /// How many messages there are.
+    fn message_count(&self) -> usize;
+    /// Whether there is a publication: replies come first, so the last message tells.
+    fn ends_with_publication(&self) -> bool;
 }
 
-impl Taking for Vec<OutgoingMessage> {
-    fn put(&mut self, message: OutgoingMessage) {
-        self.push(message);
+impl OutgoingBuffer for Vec<OutgoingMessage> {
+    fn push(&mut self, message: OutgoingMessage) {
+        Self::push(self, message);
     }
 
-    fn put_run(&mut self, run: Arc<PublicationBatch>) {
-        self.extend(
-            run.publications()
-                .iter()
-                .cloned()
-                .map(OutgoingMessage::Publication),
-        );
+    fn push_batch(&mut self, batch: Arc<PublicationBatch>) {
+        let publications = batch.publications().iter().cloned();
+        self.extend(publications.map(OutgoingMessage::Publication));
     }
 
-    fn count(&self) -> usize {
+    fn message_count(&self) -> usize {
         self.len()
     }
 
-    fn has_published(&self) -> bool {
+    fn ends_with_publication(&self) -> bool {
         !matches!(self.last(), None | Some(OutgoingMessage::Direct(_)))
     }
 }
 
-impl Taking for Vec<OutgoingItem> {
-    fn put(&mut self, message: OutgoingMessage) {
-        self.push(OutgoingItem::Message(message));
+impl OutgoingBuffer for Vec<OutgoingItem> {
+    fn push(&mut self, message: OutgoingMessage) {
+        Self::push(self, OutgoingItem::Message(message));
     }
 
-    fn put_run(&mut self, run: Arc<PublicationBatch>) {
-        self.push(OutgoingItem::Batch(run));
+    fn push_batch(&mut self, batch: Arc<PublicationBatch>) {
+        Self::push(self, OutgoingItem::Batch(batch));
     }
 
-    fn count(&self) -> usize {
+    fn message_count(&self) -> usize {
         let count = |item: &OutgoingItem| match item {
             OutgoingItem::Message(_) => 1,
-            OutgoingItem::Batch(run) => run.publications().len(),
+            OutgoingItem::Batch(batch) => batch.publications().len(),
         };
         self.iter().map(count).sum()
     }
 
-    fn has_published(&self) -> bool {
+    fn ends_with_publication(&self) -> bool {
         !matches!(
             self.last(),
             None | Some(OutgoingItem::Message(OutgoingMessage::Direct(_)))

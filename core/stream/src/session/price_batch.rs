@@ -1,4 +1,5 @@
-//! Prices that are told in one `price_batch`: joined from what the updates share.
+//! Price batches: several prices in one `price_batch` message, joined from the encodings that
+//! the updates share.
 
 use std::sync::Arc;
 
@@ -11,14 +12,14 @@ use crate::Publication;
 /// Several price updates for one client, in one message.
 #[derive(Debug, Clone)]
 pub struct PriceBatch {
-    /// One for each symbol.
+    /// The updates, one for each symbol.
     pub updates: Vec<Arc<Publication>>,
-    /// When the batch was made, in milliseconds since the Unix epoch.
+    /// Time of the batch, in milliseconds since the Unix epoch.
     pub time_ms: i64,
 }
 
-/// The field numbers of the messages that are joined from parts. A test holds
-/// them against the messages.
+/// Field numbers of the messages that are joined from parts. A test compares them with the
+/// messages.
 mod field {
     pub(super) const SERVER_MESSAGE_TIMESTAMP: u32 = 4;
     pub(super) const SERVER_MESSAGE_PRICE_BATCH: u32 = 19;
@@ -31,7 +32,7 @@ const JSON_MIDDLE: &[u8] = br#"],"timestamp":"#;
 const JSON_END: &[u8] = br#"},"timestamp":"#;
 
 impl PriceBatch {
-    /// How long the message is, in bytes.
+    /// Length of the message, in bytes.
     #[must_use]
     pub fn len(&self, encoding: Encoding) -> usize {
         match encoding {
@@ -42,7 +43,7 @@ impl PriceBatch {
                     .map(|one| one.json_data().len() + 1)
                     .sum();
                 let time = Digits::of(self.time_ms).as_bytes().len();
-                // A comma less than parts, and the last brace.
+                // One comma fewer than parts, and the last brace.
                 JSON_BEGIN.len() + parts + JSON_MIDDLE.len() + time + JSON_END.len() + time
             }
             Encoding::Proto => {
@@ -71,13 +72,13 @@ impl PriceBatch {
         out.freeze()
     }
 
-    /// What the JSON form says before the first update, for who joins it otherwise.
+    /// The JSON form before the first update, for a writer that joins the updates itself.
     #[must_use]
     pub fn json_before(&self) -> &'static [u8] {
         JSON_BEGIN
     }
 
-    /// What it says after the last one.
+    /// Appends the JSON form after the last update.
     pub fn put_json_after(&self, out: &mut impl BufMut) {
         let time = Digits::of(self.time_ms);
         out.put_slice(JSON_MIDDLE);
@@ -125,7 +126,7 @@ impl PriceBatch {
     }
 }
 
-/// A number in digits, with no memory of its own.
+/// A number in decimal digits, without an allocation.
 struct Digits {
     text: [u8; 20],
     from: usize,
@@ -140,7 +141,7 @@ impl Digits {
         let mut left = number.unsigned_abs();
         while left > 0 || digits.from == 20 {
             digits.from -= 1;
-            // One digit fits.
+            // A digit fits a byte.
             digits.text[digits.from] = b'0' + (left % 10) as u8;
             left /= 10;
         }
@@ -168,7 +169,7 @@ mod tests {
     use crate::{ChannelName, Epoch, Position};
 
     #[test]
-    fn a_joined_batch_equals_an_encoded_one() {
+    fn a_joined_batch_equals_the_encoded_message() {
         let update = |symbol: &str, price: &str| PriceUpdate {
             symbol: symbol.into(),
             price: Some(Decimal {

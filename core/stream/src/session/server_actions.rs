@@ -1,32 +1,24 @@
-//! What an operator does to a session: nobody asked for it on the connection itself.
+//! Server actions: what the server does to a session without a command of its client.
+//!
+//! Operators subscribe, unsubscribe and disconnect sessions; the server ends them to drain.
+
+use std::time::Duration;
 
 use tidewire_proto::v1::{
-    Error, ErrorCode, Subscribed, SubscriptionResult, Unsubscribed, server_message::Data,
+    Error, ErrorCode, Reconnect, Subscribed, Unsubscribed, server_message::Data,
 };
 use tokio::time::Instant;
 
 use super::{
     CloseReason, Session, message,
-    subscription::{HeldUntil, Wish},
+    recovery::{ReleaseCondition, SubscribeOptions},
 };
-use crate::{ChannelName, Identity, Namespace, Position, StreamError};
+use crate::{ChannelName, Identity, Namespace, Position, StreamError, hub::ShardId};
 
 impl Session {
-    /// When the session was opened, in milliseconds since the Unix epoch.
-    #[must_use]
-    pub fn opened_at_ms(&self) -> i64 {
-        self.0.opened_at_ms
-    }
-
-    /// Whether the session follows a channel.
-    #[must_use]
-    pub fn is_subscribed(&self, channel: &ChannelName) -> bool {
-        self.0.state.lock().by_channel.contains_key(channel)
-    }
-
-    /// Subscribes the session to a channel and tells the client so, before what the
-    /// channel says. Nothing is told to a client that follows it already.
-    pub(crate) async fn be_subscribed(
+    /// Subscribes the session to a channel, and sends `subscribed` before what is published
+    /// there. A session that is subscribed already is sent nothing.
+    pub(crate) async fn server_subscribe(
         &self,
         channel: ChannelName,
         namespace: &Namespace,
@@ -43,86 +35,102 @@ impl Session {
                 "the client has not given a token yet, and this server wants one",
             ));
         }
-        // Held apart from what the client itself asks for meanwhile, whose reply
-        // would set it free too early.
-        let until = HeldUntil::Announced;
+        // With a condition of its own: the reply to a command of the client would release it
+        // before the notice is queued.
+        let condition = ReleaseCondition::Notice;
         let (slot, result) = self
-            .follow_until(until, channel, namespace, Wish::default())
+            .subscribe_held(condition, channel, namespace, SubscribeOptions::default())
             .await?;
         let Some(slot) = slot else {
             return Ok(());
         };
         {
             let mut state = self.0.state.lock();
-            if state.get(slot).is_none() {
-                // The client left the channel, or subscribed anew, meanwhile.
+            if state.subscriptions.get_mut(slot).is_none() {
+                // The client unsubscribed, or subscribed again, meanwhile.
                 return Ok(());
             }
-            state.send(message(Data::Subscribed(subscribed(result))));
-            state.begin(slot, Instant::now());
+            let channels = vec![result];
+            state.send(message(Data::Subscribed(Subscribed { channels })));
+            state.release_new(slot, Instant::now());
         }
-        self.0.mark();
+        self.0.mark_dirty();
         Ok(())
     }
 
-    /// Unsubscribes the session from a channel and tells the client so. True if it
-    /// followed the channel.
-    pub(crate) fn be_unsubscribed(&self, channel: &ChannelName) -> bool {
-        let followed = self.unfollow(channel);
-        if followed {
+    /// Unsubscribes the session from a channel, and sends `unsubscribed`. True if it was
+    /// subscribed.
+    pub(crate) fn server_unsubscribe(&self, channel: &ChannelName) -> bool {
+        let was_subscribed = self.unsubscribe_from(channel);
+        if was_subscribed {
             let channels = vec![channel.as_str().to_owned()];
             self.send(message(Data::Unsubscribed(Unsubscribed { channels })));
         }
-        followed
+        was_subscribed
     }
 
-    /// Tells the client that a channel it follows began anew at `top`.
-    pub(crate) fn be_renewed(&self, channel: &ChannelName, top: &Position) {
-        self.0.state.lock().renewed(channel, top);
-        self.0.mark();
+    /// Sends `gap` if the session is subscribed to a channel that begins a new epoch.
+    pub(crate) fn start_new_epoch(&self, channel: &ChannelName, newest: &Position) {
+        self.0.state.lock().start_new_epoch(channel, newest);
+        self.0.mark_dirty();
     }
 
-    /// Ends the session at once: nothing published is sent any more, and nothing is
-    /// done in the client's name. True if it was not about to end already.
-    pub(crate) fn dismiss(&self, reason: CloseReason) -> bool {
+    /// Ends the session at once: no publication is sent any more, and nothing is done in the
+    /// client's name. True if it was not about to end already.
+    pub(crate) fn disconnect(&self, reason: CloseReason) -> bool {
         let was_open = {
             let mut state = self.0.state.lock();
             let was_open = state.closing.replace(reason).is_none();
             state.identity = Identity::Unknown;
             if was_open {
-                // Where there is no close code, this tells why.
-                state.send(message(Data::Error(parting_word(reason))));
+                // Some transports have no close code: the error says why.
+                state.send(message(Data::Error(disconnect_error(reason))));
             }
             was_open
         };
-        self.leave_all();
-        self.0.mark();
-        self.0.drained.notify_waiters();
+        self.unsubscribe_from_all();
+        self.0.mark_dirty();
+        self.0.replies_read.notify_waiters();
         was_open
     }
 
-    /// Leaves all channels. What waits of them is not sent any more.
-    pub(super) fn leave_all(&self) {
-        let subscriptions = {
-            let mut state = self.0.state.lock();
-            state.by_channel.clear();
-            std::mem::take(&mut state.subscriptions)
-        };
-        for (_, subscription) in subscriptions {
-            if let Some(key) = subscription.hub_key {
-                self.remove_from_hub(&subscription.channel, key);
+    /// Ends the session because the server stops: the client is to come back within `window`,
+    /// at a random time. Publications of before are sent first.
+    pub(crate) fn drain(&self, window: Duration) {
+        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
+        let reconnect = message(Data::Reconnect(Reconnect {
+            reason: "the server is about to stop".to_owned(),
+            after_ms: rand::random_range(0..window_ms),
+        }));
+        match self.0.shard_id() {
+            ShardId::CALLER => self.0.leave(reconnect),
+            // The message takes the way of the publications, and overtakes none.
+            shard => {
+                let shard = self.0.context.hub().shard(shard);
+                shard.leave(self.0.clone(), reconnect);
+            }
+        }
+    }
+
+    /// Ends a session that opens while the server drains.
+    pub(super) fn leave_if_draining(&self) {
+        if let Some(window) = self.0.context.draining() {
+            self.drain(window);
+        }
+    }
+
+    /// Ends all subscriptions. What waits of them is not sent any more.
+    pub(super) fn unsubscribe_from_all(&self) {
+        let subscriptions = self.0.state.lock().subscriptions.take_all();
+        for subscription in subscriptions {
+            if let Some(key) = subscription.hub_key() {
+                self.remove_from_hub(subscription.channel(), key);
             }
         }
     }
 }
 
-fn subscribed(result: SubscriptionResult) -> Subscribed {
-    Subscribed {
-        channels: vec![result],
-    }
-}
-
-fn parting_word(reason: CloseReason) -> Error {
+fn disconnect_error(reason: CloseReason) -> Error {
     let (code, message) = match reason {
         CloseReason::Revoked => (ErrorCode::Unauthenticated, "the token was revoked"),
         _ => (

@@ -1,5 +1,5 @@
-//! What the tests of the streaming core begin with: a core by itself, with a clock that
-//! stands still, and clients on it.
+//! Support of the streaming core's tests: a core alone, with a clock that stands still, and the
+//! connection info of a client.
 #![allow(dead_code, reason = "each test program uses what it needs")]
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tidewire_stream::{
     Namespaces, PublishRight, ShardId, StreamCore, StreamOptions, Transport,
 };
 
-/// Where the clock stands, in milliseconds since the Unix epoch.
+/// Time of the clock, in milliseconds since the Unix epoch.
 pub(crate) const START_MS: i64 = 1_000_000;
 
 /// A core with these namespaces besides the built-in ones, and its clock.
@@ -28,7 +28,7 @@ pub(crate) fn core_with(
     (stream, clock)
 }
 
-/// A history namespace that everyone may publish to.
+/// A history namespace that everyone may publish on.
 pub(crate) fn open_history(name: &str) -> Namespace {
     Namespace {
         publish: PublishRight::Public,
@@ -36,8 +36,8 @@ pub(crate) fn open_history(name: &str) -> Namespace {
     }
 }
 
-/// A WebSocket client nobody knows, who wants JSON.
-pub(crate) fn arrival(shard: ShardId) -> ConnectionInfo {
+/// An anonymous client that wants JSON.
+pub(crate) fn client_on(shard: ShardId) -> ConnectionInfo {
     ConnectionInfo {
         identity: Identity::Anonymous,
         transport: Transport::new("test"),

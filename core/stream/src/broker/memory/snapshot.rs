@@ -1,42 +1,41 @@
-//! Channels as they are kept between two runs of a server: a graceful stop saves them,
-//! the next start loads them, and clients go on where they were.
+//! Snapshot of a memory broker: a graceful stop saves the channels, the next start loads them,
+//! and clients recover across the restart.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use prost::Message as _;
 use tidewire_proto::v1::{ErrorCode, ServerMessage};
 
-use super::{Channel, MemoryBroker, SnapshotEntry};
+use super::{Channel, LocalDelivery, MemoryBroker, SnapshotEntry};
 use crate::{
     ChannelEpoch, ChannelName, Class, Epoch, Position, Publication, PublishRight, StreamError,
 };
 
-/// Names the epoch of channels that were never published to among what is saved: no
-/// channel has such a name.
+/// Key of the epoch of channels that were never published on: no channel has this name.
 const FRESH_EPOCH: &[u8] = b"";
 
-/// Begins the names of pages of idempotency keys: no channel's name begins so.
-const KEYS: u8 = b'#';
+/// First byte of the keys of idempotency pages: no channel's name begins with it.
+const IDEMPOTENCY: u8 = b'#';
 
-/// What became of an entry that was saved.
-enum Loaded {
-    Taken,
-    /// There is no such namespace any more.
-    Unknown,
+/// Outcome of loading a channel.
+enum LoadOutcome {
+    Known,
+    /// Its namespace does not exist any more.
+    UnknownNamespace,
 }
 
 /// A channel with its history.
 #[derive(Debug, Clone)]
 struct SavedChannel {
     top: Position,
-    /// When it was last used, in milliseconds since the Unix epoch.
+    /// Time of the last use, in milliseconds since the Unix epoch.
     used_ms: i64,
-    /// The newest ones without a hole, the last one at `top`.
+    /// Newest publications, consecutive, the last one at `top`.
     publications: Vec<Arc<Publication>>,
 }
 
-impl MemoryBroker {
-    /// All that is to be kept.
+impl<D: LocalDelivery> MemoryBroker<D> {
+    /// All entries.
     pub(super) fn all_saved(&self) -> impl Iterator<Item = SnapshotEntry> + '_ {
         let fresh = SnapshotEntry {
             key: FRESH_EPOCH.to_vec(),
@@ -51,31 +50,32 @@ impl MemoryBroker {
         });
         let pages = self.keys.lock().pages().into_iter().enumerate();
         let keys = pages.map(|(number, value)| SnapshotEntry {
-            // In their order, as text.
-            key: format!("{}{number:08}", char::from(KEYS)).into_bytes(),
+            // Zero-padded, so that the order of the keys is that of the pages.
+            key: format!("{}{number:08}", char::from(IDEMPOTENCY)).into_bytes(),
             value,
         });
         std::iter::once(fresh).chain(keys).chain(channels)
     }
 
-    /// Takes back what was kept.
+    /// Loads an entry.
     pub(super) fn load_one(&self, saved: &SnapshotEntry) -> Result<(), StreamError> {
-        if saved.key.first() == Some(&KEYS) {
+        if saved.key.first() == Some(&IDEMPOTENCY) {
             return self.keys.lock().load(&saved.value);
         }
         let loaded = self.load_saved(saved);
-        if !matches!(loaded, Ok(Loaded::Taken)) {
-            // What that channel had may be of this epoch: it is not to begin there again.
+        if !matches!(loaded, Ok(LoadOutcome::Known)) {
+            // The channel may have been in this epoch: it must not start there again.
             *self.fresh_epoch.write() = Epoch::random();
         }
         loaded.map(|_| ())
     }
 
-    /// A channel as it is kept. Where only engines publish, the newest value is news, and
-    /// old after a restart: there, only the place is kept, so that none is given twice.
+    /// Reads a channel to save it. A latest value of an engine is out of date after a restart:
+    /// of such a channel only the position is saved, so that none is given twice.
     fn saved(&self, name: &ChannelName) -> Option<SavedChannel> {
         let namespace = self.namespaces.get(name)?;
-        let is_news = namespace.class == Class::Latest && namespace.publish == PublishRight::Engine;
+        let is_transient =
+            namespace.class == Class::Latest && namespace.publish == PublishRight::Engine;
         let channel = self.channels.read().get(name).cloned()?;
         let mut channel = channel.lock();
         self.trim(name, &mut channel, self.clock.now_ms());
@@ -85,7 +85,7 @@ impl MemoryBroker {
                 seq: channel.seq,
             },
             used_ms: channel.used_ms,
-            publications: match is_news {
+            publications: match is_transient {
                 true => Vec::new(),
                 false => channel.log.iter().map(|(_, one)| one.clone()).collect(),
             },
@@ -108,48 +108,48 @@ impl MemoryBroker {
         self.trim(name, channel, self.clock.now_ms());
     }
 
-    fn load_saved(&self, saved: &SnapshotEntry) -> Result<Loaded, StreamError> {
+    fn load_saved(&self, saved: &SnapshotEntry) -> Result<LoadOutcome, StreamError> {
         let damaged = |what: &dyn std::fmt::Display| {
             StreamError::new(
                 ErrorCode::Internal,
-                format!("what was saved of channels cannot be read: {what}"),
+                format!("a saved channel cannot be read: {what}"),
             )
         };
         if saved.key == FRESH_EPOCH {
             let epoch = std::str::from_utf8(&saved.value).map_err(|error| damaged(&error))?;
             *self.fresh_epoch.write() = Epoch::new(epoch);
-            return Ok(Loaded::Taken);
+            return Ok(LoadOutcome::Known);
         }
         let name = std::str::from_utf8(&saved.key).map_err(|error| damaged(&error))?;
         let name = ChannelName::parse(name).map_err(|error| damaged(&error))?;
         if self.namespaces.get(&name).is_none() {
-            // The configuration has changed.
-            return Ok(Loaded::Unknown);
+            // The configuration has changed since.
+            return Ok(LoadOutcome::UnknownNamespace);
         }
-        let kept = SavedChannel::decode(&name, &saved.value)?;
+        let saved = SavedChannel::decode(&name, &saved.value)?;
         let continues = match self.namespaces.epoch(&name) {
             ChannelEpoch::BrokerChosen => true,
-            ChannelEpoch::Active(epoch) => epoch == kept.top.epoch,
+            ChannelEpoch::Active(epoch) => epoch == saved.top.epoch,
             ChannelEpoch::Inactive => false,
         };
         if !continues {
-            return Ok(Loaded::Taken);
+            return Ok(LoadOutcome::Known);
         }
-        self.with_channel(&name, |channel| self.load_now(&name, channel, &kept))?;
-        Ok(Loaded::Taken)
+        self.with_channel(&name, |channel| self.load_now(&name, channel, &saved))?;
+        Ok(LoadOutcome::Known)
     }
 }
 
-/// What is written.
+/// A channel, as it is saved.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Record {
+struct ChannelRecord {
     #[prost(string, tag = "1")]
     epoch: String,
     #[prost(uint64, tag = "2")]
     seq: u64,
     #[prost(int64, tag = "3")]
     used_ms: i64,
-    /// Each a `ServerMessage`.
+    /// Encoded `ServerMessage`s.
     #[prost(bytes = "bytes", repeated, tag = "4")]
     publications: Vec<bytes::Bytes>,
 }
@@ -157,7 +157,7 @@ struct Record {
 impl SavedChannel {
     fn encode(&self) -> Vec<u8> {
         let publications = self.publications.iter();
-        Record {
+        ChannelRecord {
             epoch: self.top.epoch.as_str().to_owned(),
             seq: self.top.seq,
             used_ms: self.used_ms,
@@ -172,10 +172,10 @@ impl SavedChannel {
         let damaged = |what: &dyn std::fmt::Display| {
             StreamError::new(
                 ErrorCode::Internal,
-                format!("what was saved of {channel} cannot be read: {what}"),
+                format!("the saved history of {channel} cannot be read: {what}"),
             )
         };
-        let record = Record::decode(value).map_err(|error| damaged(&error))?;
+        let record = ChannelRecord::decode(value).map_err(|error| damaged(&error))?;
         let epoch = Epoch::new(&record.epoch);
         let mut publications = Vec::with_capacity(record.publications.len());
         let first = (record.seq + 1).saturating_sub(record.publications.len() as u64);
@@ -185,7 +185,7 @@ impl SavedChannel {
                 return Err(damaged(&"a publication has no data or no time"));
             };
             if message.seq != Some(seq) {
-                return Err(damaged(&"there is a hole in it"));
+                return Err(damaged(&"a publication is missing in it"));
             }
             let position = Position {
                 epoch: epoch.clone(),
@@ -211,12 +211,18 @@ mod tests {
 
     use super::*;
     use crate::{
-        ManualClock, Namespace, Namespaces, StreamOptions,
-        broker::{Broker as _, Page, Reach, memory::MemoryLimits},
-        hub::Hub,
+        ManualClock, Namespace, Namespaces,
+        broker::{Broker as _, PageLimit, Reach, memory::MemoryLimits},
     };
 
-    fn broker(history_size: usize) -> MemoryBroker {
+    #[derive(Debug)]
+    struct NoSubscribers;
+
+    impl LocalDelivery for NoSubscribers {
+        fn deliver(&self, _publication: &Arc<Publication>) {}
+    }
+
+    fn broker(history_size: usize) -> MemoryBroker<NoSubscribers> {
         let mut namespaces = Namespaces::built_in();
         let orders = Namespace {
             history_size,
@@ -224,16 +230,20 @@ mod tests {
         };
         namespaces.add(orders).unwrap();
         let namespaces = Arc::new(namespaces);
-        let hub = Arc::new(Hub::new(1, StreamOptions::default().batch_interval));
         let clock = ManualClock::at(1_000_000);
-        MemoryBroker::new(namespaces, hub, clock, MemoryLimits::default())
+        MemoryBroker::new(
+            namespaces,
+            Arc::new(NoSubscribers),
+            clock,
+            MemoryLimits::default(),
+        )
     }
 
     fn channel(name: &str) -> ChannelName {
         ChannelName::parse(name).unwrap()
     }
 
-    fn publish(broker: &MemoryBroker, name: &str, times: u64) -> Position {
+    fn publish(broker: &MemoryBroker<NoSubscribers>, name: &str, times: u64) -> Position {
         for number in 0..times {
             let event = match name.starts_with("prices") {
                 true => Data::Price(PriceUpdate::default()),
@@ -241,11 +251,11 @@ mod tests {
             };
             broker.offer(&channel(name), event);
         }
-        broker.history_now(&channel(name), None, Page::ALL).top
+        broker.history_now(&channel(name), None, PageLimit::ALL).top
     }
 
     #[test]
-    fn what_was_saved_goes_on() {
+    fn a_saved_channel_continues_after_it_is_loaded() {
         let first = broker(3);
         let orders = publish(&first, "orders:1", 5);
         let price = publish(&first, "prices:BTC-USD", 4);
@@ -253,29 +263,29 @@ mod tests {
         for saved in first.save() {
             second.load(&saved).unwrap();
         }
-        let all = |broker: &MemoryBroker, name: &str| {
-            let history = broker.history_now(&channel(name), None, Page::ALL);
+        let all = |broker: &MemoryBroker<NoSubscribers>, name: &str| {
+            let history = broker.history_now(&channel(name), None, PageLimit::ALL);
             let messages = history.publications.iter();
             let messages: Vec<_> = messages.map(|one| one.to_message()).collect();
             (history.top, messages)
         };
         assert_eq!(all(&second, "orders:1"), all(&first, "orders:1"));
         assert_eq!(publish(&second, "orders:1", 1).seq, orders.seq + 1);
-        // An old price is not shown as news, and its place is not given again.
+        // An old price is not sent again, and its position is not given again.
         assert_eq!(all(&second, "prices:BTC-USD"), (price.clone(), vec![]));
         let next = publish(&second, "prices:BTC-USD", 1);
         assert_eq!((next.epoch, next.seq), (price.epoch, price.seq + 1));
-        // And what was published on meanwhile stays.
+        // A channel that was published on meanwhile stays as it is.
         let third = broker(3);
-        let kept = publish(&third, "orders:1", 1);
+        let newest = publish(&third, "orders:1", 1);
         for saved in first.save() {
             third.load(&saved).unwrap();
         }
-        assert_eq!(all(&third, "orders:1").0, kept);
+        assert_eq!(all(&third, "orders:1").0, newest);
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error_and_begins_anew() {
+    fn an_unreadable_channel_is_an_error_and_starts_a_new_epoch() {
         let first = broker(3);
         let top = publish(&first, "orders:1", 2);
         let saved: Vec<_> = first.save().collect();
@@ -287,7 +297,7 @@ mod tests {
         second.load(&saved[0]).unwrap();
         let error = second.load(&cut(&saved[1])).unwrap_err();
         assert!(error.to_string().contains("orders:1"), "{error}");
-        let history = second.history_now(&channel("orders:1"), Some(&top), Page::ALL);
+        let history = second.history_now(&channel("orders:1"), Some(&top), PageLimit::ALL);
         assert_eq!(history.reach, Reach::Lost);
         assert_ne!(history.top.epoch, top.epoch);
     }

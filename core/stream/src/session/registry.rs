@@ -1,9 +1,9 @@
-//! The register of who is connected: by connection, by user and by token. Who follows
-//! which channel is the [`hub`](crate::hub)'s.
+//! Registry: the open sessions, by connection, by user and by token.
 //!
-//! Everything takes the same time however many are connected, but for keeping the
-//! order of the ids, which takes the logarithm, so that a page of connections costs no
-//! more than its length. The register's lock is taken before a session's.
+//! Subscribers by channel are in the [`hub`](crate::hub). Every request takes constant time,
+//! but for the order of the ids, which takes logarithmic time to maintain: so a page of
+//! connections costs no more than its length. The registry's lock is taken before a
+//! session's.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,33 +15,30 @@ use std::{
 use parking_lot::RwLock;
 use slab::Slab;
 
-use crate::{
-    Identity, UserId,
-    identity::UserIdentity,
-    session::{ConnectionId, Session},
-};
+use super::{ConnectionId, Session};
+use crate::{Identity, UserId, identity::UserIdentity};
 
-/// Who is connected.
+/// The open sessions.
 #[derive(Debug, Default)]
-pub(crate) struct Registry(RwLock<Inner>);
+pub(crate) struct Registry(RwLock<Lists>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    sessions: HashMap<ConnectionId, Entry>,
+struct Lists {
+    sessions: HashMap<ConnectionId, RegistryEntry>,
     order: BTreeSet<ConnectionId>,
     users: Index<UserId>,
     tokens: Index<String>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RegistryEntry {
     session: Session,
-    known: Option<Known>,
+    keys: Option<IndexKeys>,
 }
 
-/// Where a session stands in the indices.
+/// Keys of a session in the indices.
 #[derive(Debug)]
-struct Known {
+struct IndexKeys {
     identity: Arc<UserIdentity>,
     user: usize,
     token: Option<usize>,
@@ -62,9 +59,9 @@ impl<K: Hash + Eq> Index<K> {
         self.0.entry(key).or_default().insert(session)
     }
 
-    fn remove(&mut self, key: &K, place: usize) {
+    fn remove(&mut self, key: &K, index: usize) {
         if let Some(sessions) = self.0.get_mut(key) {
-            sessions.try_remove(place);
+            sessions.try_remove(index);
             if sessions.is_empty() {
                 self.0.remove(key);
             }
@@ -77,34 +74,34 @@ impl<K: Hash + Eq> Index<K> {
     }
 }
 
-/// How much a register holds. For tests of what is left.
+/// Sizes of a registry. For tests that sessions leave nothing behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RegistrySizes {
     /// Connections.
     pub connections: usize,
-    /// Users that are connected.
+    /// Users with a connection.
     pub users: usize,
-    /// Tokens with an id that are in use.
+    /// Ids of tokens with a connection.
     pub tokens: usize,
 }
 
 impl Registry {
-    /// Adds a session, of nobody yet.
+    /// Adds a session, without its identity.
     pub(crate) fn add(&self, session: &Session) {
         let mut inner = self.0.write();
         inner.order.insert(*session.id());
-        let entry = Entry {
+        let entry = RegistryEntry {
             session: session.clone(),
-            known: None,
+            keys: None,
         };
         inner.sessions.insert(*session.id(), entry);
     }
 
-    /// Files a session under the user and the token that it has now. One that was
-    /// removed stays so.
+    /// Lists a session under the user and the token that it has now. A session that was
+    /// removed stays removed.
     pub(crate) fn identify(&self, session: &Session) {
         let mut inner = self.0.write();
-        let Inner {
+        let Lists {
             sessions,
             users,
             tokens,
@@ -113,13 +110,13 @@ impl Registry {
         let Some(entry) = sessions.get_mut(session.id()) else {
             return;
         };
-        if let Some(known) = entry.known.take() {
-            known.leave(users, tokens);
+        if let Some(keys) = entry.keys.take() {
+            keys.remove_from(users, tokens);
         }
-        // Read under the register's lock, so that of two tokens the newer one stays.
+        // Read under the registry's lock, so that of two tokens the newer one stays.
         if let Identity::User(identity) = session.identity() {
             let token = identity.token_id.clone();
-            entry.known = Some(Known {
+            entry.keys = Some(IndexKeys {
                 user: users.add(identity.user.clone(), session.clone()),
                 token: token.map(|token| tokens.add(token, session.clone())),
                 identity,
@@ -127,20 +124,20 @@ impl Registry {
         }
     }
 
-    /// Removes a session from everywhere.
+    /// Removes a session from all lists.
     pub(crate) fn remove(&self, session: &Session) {
         let mut inner = self.0.write();
-        let Inner {
+        let Lists {
             sessions,
             order,
             users,
             tokens,
         } = &mut *inner;
         order.remove(session.id());
-        if let Some(Entry { known, .. }) = sessions.remove(session.id())
-            && let Some(known) = known
+        if let Some(RegistryEntry { keys, .. }) = sessions.remove(session.id())
+            && let Some(keys) = keys
         {
-            known.leave(users, tokens);
+            keys.remove_from(users, tokens);
         }
     }
 
@@ -179,7 +176,7 @@ impl Registry {
             .collect()
     }
 
-    /// How much there is.
+    /// Sizes of the lists.
     pub(crate) fn sizes(&self) -> RegistrySizes {
         let inner = self.0.read();
         RegistrySizes {
@@ -190,11 +187,11 @@ impl Registry {
     }
 }
 
-impl Known {
-    fn leave(self, users: &mut Index<UserId>, tokens: &mut Index<String>) {
+impl IndexKeys {
+    fn remove_from(self, users: &mut Index<UserId>, tokens: &mut Index<String>) {
         users.remove(&self.identity.user, self.user);
-        if let (Some(token), Some(place)) = (&self.identity.token_id, self.token) {
-            tokens.remove(token, place);
+        if let (Some(token), Some(index)) = (&self.identity.token_id, self.token) {
+            tokens.remove(token, index);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! A long random walk of several clients against a model: some read by themselves,
-//! some are written to by their shard, all read as fast or slowly as chance wants.
+//! Delivery against a model: a long random sequence of actions of several clients. Some wait
+//! for messages, some are written to by their shard; all read at random speed.
 //!
-//! Whatever happens in whatever order, a client of a history channel gets every
-//! publication once and in order, or is told that something is lost; a client of a
-//! latest channel never goes back and ends with the newest value.
+//! In any order of actions, a client of a history channel gets every publication once and in
+//! order, or a `gap`. A client of a latest channel gets newer values only, and in the end the
+//! newest.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -31,13 +31,13 @@ use tidewire_stream::{
 };
 use tokio::time::Instant;
 
-use support::{arrival, core_with, open_history};
+use support::{client_on, core_with, open_history};
 
 const STEPS: usize = 100_000;
 const SEEDS: [u64; 2] = [1, 20_261_124];
 const CLIENTS: usize = 6;
 const OUTBOX: usize = 2_000;
-/// No message of this test is longer.
+/// Upper bound of one message of this test, in bytes.
 const ONE_MESSAGE: usize = 250;
 const CHANNELS: [&str; 4] = ["orders:1", "orders:2", "log:1", "ticks:1"];
 
@@ -60,7 +60,7 @@ fn stream(shards: usize) -> Arc<StreamCore> {
     core_with(namespaces, options).0
 }
 
-/// A socket that takes so many bytes and no more.
+/// A socket with room for a number of bytes.
 struct Socket {
     session: Session,
     state: Mutex<SocketState>,
@@ -96,9 +96,9 @@ impl SocketState {
     fn take(&mut self, item: OutgoingItem) {
         let messages = match item {
             OutgoingItem::Message(message) => vec![message],
-            OutgoingItem::Batch(run) => {
-                RUNS.fetch_add(1, Ordering::Relaxed);
-                let all = run.publications().iter().cloned();
+            OutgoingItem::Batch(batch) => {
+                BATCHES.fetch_add(1, Ordering::Relaxed);
+                let all = batch.publications().iter().cloned();
                 all.map(OutgoingMessage::Publication).collect()
             }
         };
@@ -108,33 +108,33 @@ impl SocketState {
     }
 }
 
-/// How many runs sinks were handed: the model means little if there are none.
-static RUNS: AtomicUsize = AtomicUsize::new(0);
+/// Batches that sinks got: without batches, the test would not cover them.
+static BATCHES: AtomicUsize = AtomicUsize::new(0);
 
 enum Reading {
-    /// The transport asks for more.
+    /// The transport waits for messages.
     Pull,
     /// The shard writes.
     Push(Arc<Socket>),
 }
 
-/// What a client knows of a channel.
-struct Known {
+/// Position of a client on a channel.
+struct ChannelView {
     epoch: String,
-    seen: u64,
-    follows: bool,
+    seq: u64,
+    is_subscribed: bool,
 }
 
 struct Client {
     connection: Connection,
     reading: Reading,
     is_closed: bool,
-    known: HashMap<&'static str, Known>,
+    views: HashMap<&'static str, ChannelView>,
 }
 
 impl Client {
     async fn connect(stream: &Arc<StreamCore>, shard: ShardId) -> Self {
-        let connection = stream.connect(arrival(shard)).await;
+        let connection = stream.connect(client_on(shard)).await;
         let reading = if shard == ShardId::CALLER {
             Reading::Pull
         } else {
@@ -150,18 +150,21 @@ impl Client {
             connection,
             reading,
             is_closed: false,
-            known: HashMap::new(),
+            views: HashMap::new(),
         }
     }
 
     async fn subscribe(&mut self, channel: &'static str, resume: bool) {
         let is_latest = channel.starts_with("ticks");
-        let since = self.known.get(channel).filter(|_| resume && !is_latest);
-        let since = since.map(|known| v1::Position {
-            epoch: known.epoch.clone(),
-            seq: known.seen,
+        let since = self.views.get(channel).filter(|_| resume && !is_latest);
+        let since = since.map(|view| v1::Position {
+            epoch: view.epoch.clone(),
+            seq: view.seq,
         });
-        let was_following = self.known.get(channel).is_some_and(|known| known.follows);
+        let was_subscribed = self
+            .views
+            .get(channel)
+            .is_some_and(|view| view.is_subscribed);
         let channels = vec![ChannelSubscription {
             channel: channel.into(),
             since: since.clone(),
@@ -171,19 +174,19 @@ impl Client {
         let subscribed = self.connection.subscribe(request).await;
         let result = subscribed.unwrap().channels.remove(0);
         assert_eq!(result.error, None);
-        if since.is_some() || !was_following {
-            let seen = match since {
+        if since.is_some() || !was_subscribed {
+            let seq = match since {
                 Some(since) if result.recovered => since.seq,
-                // A latest channel says its newest value again.
+                // A latest channel sends its newest value again.
                 _ if is_latest => 0,
                 _ => result.seq,
             };
-            let known = Known {
+            let view = ChannelView {
                 epoch: result.epoch,
-                seen,
-                follows: true,
+                seq,
+                is_subscribed: true,
             };
-            self.known.insert(channel, known);
+            self.views.insert(channel, view);
         }
         self.connection.release_held();
     }
@@ -192,12 +195,12 @@ impl Client {
         let channels = vec![channel.to_owned()];
         let request = UnsubscribeRequest { channels };
         self.connection.unsubscribe(&request).unwrap();
-        if let Some(known) = self.known.get_mut(channel) {
-            known.follows = false;
+        if let Some(view) = self.views.get_mut(channel) {
+            view.is_subscribed = false;
         }
     }
 
-    /// Lets the client read about `bytes`. False if there was nothing.
+    /// Reads about `bytes`. Returns false if there was nothing.
     fn read(&mut self, bytes: usize) -> bool {
         let mut out = Vec::new();
         match &self.reading {
@@ -226,21 +229,21 @@ impl Client {
         match message {
             OutgoingMessage::Publication(publication) => {
                 let channel = publication.channel().as_str();
-                let known = self.known.get_mut(channel).expect("it is followed");
-                assert!(known.follows, "nothing comes after leaving");
-                assert_eq!(known.epoch, publication.position().epoch.as_str());
+                let view = self.views.get_mut(channel).expect("it is subscribed");
+                assert!(view.is_subscribed, "nothing is sent after unsubscribing");
+                assert_eq!(view.epoch, publication.position().epoch.as_str());
                 if channel.starts_with("ticks") {
-                    assert!(publication.seq() > known.seen, "never back");
+                    assert!(publication.seq() > view.seq, "values never go back");
                 } else {
-                    assert_eq!(publication.seq(), known.seen + 1, "each once, in order");
+                    assert_eq!(publication.seq(), view.seq + 1, "each once, in order");
                 }
-                known.seen = publication.seq();
+                view.seq = publication.seq();
             }
             OutgoingMessage::Direct(message) => {
                 if let Some(Data::Gap(gap)) = &message.data {
-                    let known = self.known.get_mut(gap.channel.as_str()).unwrap();
-                    assert!(gap.seq > known.seen, "a gap is a loss");
-                    known.seen = gap.seq;
+                    let view = self.views.get_mut(gap.channel.as_str()).unwrap();
+                    assert!(gap.seq > view.seq, "a gap goes forward");
+                    view.seq = gap.seq;
                 }
             }
             OutgoingMessage::PriceBatch(_) => unreachable!("there are no prices"),
@@ -248,12 +251,12 @@ impl Client {
     }
 }
 
-/// Lets the shards take their turns.
-async fn turns() {
+/// Lets the shards run their ticks.
+async fn run_ticks() {
     tokio::time::sleep(Duration::from_millis(30)).await;
 }
 
-async fn walk(seed: u64) {
+async fn play(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let stream = stream(2);
     let mut homes = vec![ShardId::CALLER];
@@ -287,7 +290,7 @@ async fn walk(seed: u64) {
             35..65 => {
                 client.read(rng.random_range(1..4_000));
             }
-            65..75 => turns().await,
+            65..75 => run_ticks().await,
             75..85 => client.subscribe(channel, rng.random()).await,
             85..88 => client.unsubscribe(channel),
             88..93 => {
@@ -298,17 +301,17 @@ async fn walk(seed: u64) {
                 };
                 client.connection.set_visibility(state).unwrap();
             }
-            // The link breaks, and the client comes back to what it followed.
+            // The link breaks, and the client recovers its subscriptions.
             93..98 => {
                 let home = *homes.choose(&mut rng).unwrap();
-                let known = std::mem::take(&mut client.known);
+                let views = std::mem::take(&mut client.views);
                 *client = Client::connect(&stream, home).await;
-                client.known = known;
+                client.views = views;
                 let followed: Vec<_> = client
-                    .known
+                    .views
                     .iter_mut()
-                    .filter_map(|(channel, known)| {
-                        std::mem::take(&mut known.follows).then_some(*channel)
+                    .filter_map(|(channel, view)| {
+                        std::mem::take(&mut view.is_subscribed).then_some(*channel)
                     })
                     .collect();
                 for channel in followed {
@@ -316,9 +319,9 @@ async fn walk(seed: u64) {
                 }
             }
             _ => {
-                // Nothing of an earlier visit counts.
+                // A fresh start: no earlier position counts.
                 client.unsubscribe(channel);
-                client.known.remove(channel);
+                client.views.remove(channel);
             }
         }
         let queued = client.connection.queued_bytes();
@@ -326,14 +329,14 @@ async fn walk(seed: u64) {
     }
     settle(&mut clients).await;
     for client in &clients {
-        for (channel, known) in client.known.iter().filter(|(_, known)| known.follows) {
-            assert_eq!(known.seen, tops[channel], "{channel} is had as a whole");
+        for (channel, view) in client.views.iter().filter(|(_, view)| view.is_subscribed) {
+            assert_eq!(view.seq, tops[channel], "{channel} is complete");
         }
     }
     drain(&stream, clients).await;
 }
 
-/// Everyone looks and reads until there is nothing more.
+/// All clients are in the foreground and read until there is nothing more.
 async fn settle(clients: &mut [Client]) {
     for client in clients.iter_mut() {
         client
@@ -341,10 +344,10 @@ async fn settle(clients: &mut [Client]) {
             .set_visibility(Visibility::Active)
             .unwrap();
     }
-    // A round without anything may have begun to read a history: the next one has it.
+    // A quiet round may have begun to read a history, which the next round delivers.
     let mut quiet = 0;
     while quiet < 2 {
-        turns().await;
+        run_ticks().await;
         let mut had_some = false;
         for client in clients.iter_mut() {
             had_some |= client.read(usize::MAX);
@@ -353,20 +356,24 @@ async fn settle(clients: &mut [Client]) {
     }
 }
 
-/// A drain tells everyone, and leaves nobody behind.
+/// A drain ends all sessions, and leaves nothing behind.
 async fn drain(stream: &Arc<StreamCore>, mut clients: Vec<Client>) {
     stream.drain(Duration::from_secs(2)).await;
-    turns().await;
+    run_ticks().await;
     for client in &mut clients {
         while client.read(usize::MAX) {}
-        assert!(client.is_closed, "everyone is sent away");
+        assert!(client.is_closed, "every session ends");
     }
     clients.clear();
-    assert_eq!(stream.hub().channel_count(), 0, "nobody is left in the hub");
+    assert_eq!(
+        stream.hub().channel_count(),
+        0,
+        "no subscription is left in the hub"
+    );
     assert_eq!(stream.stats().connections(), 0);
 }
 
-/// A shard that takes no turns is bounded too, and nothing is lost in silence.
+/// A shard that runs no ticks is bounded too, and nothing is lost without a gap.
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_cannot_keep_up_keeps_the_newest_of_each_channel() {
     const MANY: u64 = 40_000;
@@ -384,28 +391,32 @@ async fn a_shard_that_cannot_keep_up_keeps_the_newest_of_each_channel() {
         }
     }
     let shard = stream.hub().shard(home).clone();
-    assert!(shard.inbox_len() <= 16_384, "{} wait", shard.inbox_len());
+    assert!(
+        shard.inbox_len() <= 16_384,
+        "{} in the inbox",
+        shard.inbox_len()
+    );
     tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
     let mut clients = [client];
     settle(&mut clients).await;
-    for (channel, known) in &clients[0].known {
-        assert_eq!(known.seen, MANY, "{channel} is had, or its loss was told");
+    for (channel, view) in &clients[0].views {
+        assert_eq!(view.seq, MANY, "{channel} is complete, or has a gap");
     }
 }
 
 #[test]
-fn no_walk_loses_doubles_or_reorders_in_silence() {
+fn no_publication_is_lost_repeated_or_reordered_without_a_gap() {
     for seed in SEEDS {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(walk(seed));
+        runtime.block_on(play(seed));
     }
-    let runs = RUNS.load(Ordering::Relaxed);
+    let batches = BATCHES.load(Ordering::Relaxed);
     assert!(
-        runs > 1_000,
-        "{runs} runs were handed out, too few to try them"
+        batches > 1_000,
+        "{batches} batches are too few for this test"
     );
 }

@@ -1,20 +1,21 @@
-//! What an operator sees of the connections, and does to them.
+//! Operator's requests: what an operator sees of the connections, and does to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidewire_proto::v1::ErrorCode;
 
+use super::StreamCore;
 use crate::{
-    ChannelName, CloseReason, Identity, StreamCore, StreamError, UserId,
+    ChannelName, CloseReason, Identity, StreamError, UserId,
     auth::Revocation,
-    hub::Walk,
+    hub::SubscriberScan,
     session::{ConnectionId, Session},
 };
 
-/// So many users of a channel are named.
+/// Users of a channel that presence names; more are only counted.
 const MAX_NAMED: usize = 10_000;
 
-/// Whom an operator means.
+/// Connections that an operator means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
     /// The connection with this id.
@@ -23,30 +24,30 @@ pub enum Target<'a> {
     User(&'a str),
 }
 
-/// Which connections an operator wants to see.
+/// Filter of the connections that an operator wants to see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionFilter<'a> {
-    /// Only those of this user.
+    /// Only connections of this user.
     pub user: Option<&'a str>,
-    /// Only those on this channel.
+    /// Only connections that are subscribed to this channel.
     pub channel: Option<&'a str>,
-    /// Only those whose ids come after this one.
+    /// Only connections whose ids come after this one.
     pub after: &'a str,
 }
 
-/// Who is on a channel.
+/// Subscribers of a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
     /// The channel, in its canonical form.
     pub channel: ChannelName,
-    /// How many connections follow it.
+    /// How many connections are subscribed.
     pub connections: usize,
-    /// The users among them, 10,000 at the most.
+    /// Users of these connections, 10,000 at the most.
     pub users: BTreeSet<UserId>,
 }
 
 impl StreamCore {
-    /// The first `limit` connections that pass the filter, in the order of their ids.
+    /// Returns the first `limit` connections that pass the filter, in the order of their ids.
     ///
     /// # Errors
     /// The channel's name is wrong.
@@ -60,7 +61,7 @@ impl StreamCore {
             .map(|name| self.channel_named(name))
             .transpose()?;
         if let Some(user) = filter.user {
-            let mut sessions = self.registry().of_user(&UserId::new(user));
+            let mut sessions = self.context.registry().of_user(&UserId::new(user));
             sessions.retain(|session| {
                 let is_on = |channel| session.is_subscribed(channel);
                 session.id().as_str() > filter.after && channel.as_ref().is_none_or(is_on)
@@ -70,10 +71,10 @@ impl StreamCore {
             return Ok(sessions);
         }
         let Some(channel) = channel else {
-            return Ok(self.registry().page(filter.after, limit));
+            return Ok(self.context.registry().page(filter.after, limit));
         };
         let mut first = BTreeMap::<ConnectionId, Session>::new();
-        self.look_at_followers(&channel, |session| {
+        self.for_each_subscriber(&channel, |session| {
             let id = session.id();
             let may_be_among = first.len() < limit || first.keys().next_back() > Some(id);
             if id.as_str() > filter.after && may_be_among {
@@ -87,10 +88,10 @@ impl StreamCore {
         Ok(first.into_values().collect())
     }
 
-    /// Who is on a channel, for a client that may read it.
+    /// Returns the subscribers of a channel, for a client that may read it.
     ///
     /// # Errors
-    /// The client may not, or the name is wrong.
+    /// The client may not read the channel, or the name is wrong.
     pub async fn presence_as(
         &self,
         identity: &Identity,
@@ -99,7 +100,7 @@ impl StreamCore {
         let (channel, namespace) = self.namespaces().resolve(channel)?;
         self.namespaces().may_read(identity, &channel, namespace)?;
         let mut users = BTreeSet::new();
-        self.look_at_followers(&channel, |session| {
+        self.for_each_subscriber(&channel, |session| {
             if users.len() < MAX_NAMED
                 && let Some(user) = session.identity().user()
             {
@@ -114,21 +115,21 @@ impl StreamCore {
         })
     }
 
-    /// Closes connections, and says how many.
+    /// Closes connections, and returns how many.
     ///
     /// # Errors
     /// There is no such connection.
     pub fn disconnect(&self, target: Target<'_>) -> Result<usize, StreamError> {
         let sessions = self.targets(target)?;
-        Ok(dismiss_all(&sessions, CloseReason::Disconnected))
+        Ok(disconnect_all(&sessions, CloseReason::Disconnected))
     }
 
-    /// Subscribes connections to a channel, whatever their clients may read, and says
-    /// how many follow it then.
+    /// Subscribes connections to a channel, whatever their clients may read, and returns how
+    /// many are subscribed then.
     ///
     /// # Errors
-    /// There is no such connection or no such channel, or none of the connections
-    /// can follow it: the reason of the last.
+    /// There is no such connection or no such channel, or none of the connections can be
+    /// subscribed: the error of the last.
     pub async fn subscribe_target(
         &self,
         target: Target<'_>,
@@ -138,7 +139,7 @@ impl StreamCore {
         let mut count = 0;
         let mut failure = None;
         for session in self.targets(target)? {
-            match session.be_subscribed(channel.clone(), namespace).await {
+            match session.server_subscribe(channel.clone(), namespace).await {
                 Ok(()) => count += 1,
                 Err(error) => failure = Some(error),
             }
@@ -149,7 +150,7 @@ impl StreamCore {
         }
     }
 
-    /// Unsubscribes connections from a channel, and says how many followed it.
+    /// Unsubscribes connections from a channel, and returns how many were subscribed.
     ///
     /// # Errors
     /// There is no such connection, or the channel's name is malformed.
@@ -162,59 +163,42 @@ impl StreamCore {
         let sessions = self.targets(target)?;
         let left = sessions
             .iter()
-            .filter(|session| session.be_unsubscribed(&channel));
+            .filter(|session| session.server_unsubscribe(&channel));
         Ok(left.count())
     }
 
-    /// Has a user's connections leave a channel that they may not read any more, and says
-    /// how many did.
+    /// Unsubscribes a user's connections from a channel that they may not read any more, and
+    /// returns how many were subscribed.
     ///
     /// # Errors
     /// The channel's name is wrong.
     pub fn recheck(&self, user: &UserId, channel: &str) -> Result<usize, StreamError> {
         let (channel, namespace) = self.namespaces().resolve(channel)?;
-        let sessions = self.registry().of_user(user);
+        let sessions = self.context.registry().of_user(user);
         let left = sessions.iter().filter(|session| {
             let identity = session.identity();
             let may_read = self.namespaces().may_read(&identity, &channel, namespace);
-            may_read.is_err() && session.be_unsubscribed(&channel)
+            may_read.is_err() && session.server_unsubscribe(&channel)
         });
         Ok(left.count())
     }
 
-    /// Closes the connections that a revocation covers, and says how many.
-    pub(crate) fn close_revoked(&self, revocation: &Revocation) -> usize {
+    /// Closes the connections that a revocation covers, and returns how many.
+    pub(super) fn close_revoked(&self, revocation: &Revocation) -> usize {
         let mut sessions = match revocation {
-            Revocation::Token(id) => self.registry().of_token(id),
-            Revocation::User(user, _) => self.registry().of_user(user),
+            Revocation::Token(id) => self.context.registry().of_token(id),
+            Revocation::User(user, _) => self.context.registry().of_user(user),
         };
         sessions.retain(|session| match session.identity() {
             Identity::User(identity) => revocation.covers(&identity),
             Identity::Unknown | Identity::Anonymous => false,
         });
-        dismiss_all(&sessions, CloseReason::Revoked)
-    }
-
-    /// Files a session under its user and token, and closes it if they were revoked
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// They were.
-    pub(crate) fn identify(&self, session: &Session) -> Result<(), StreamError> {
-        self.registry().identify(session);
-        let Identity::User(identity) = session.identity() else {
-            return Ok(());
-        };
-        let checked = self.authenticator().revocations().check(&identity);
-        if checked.is_err() {
-            session.dismiss(CloseReason::Revoked);
-        }
-        checked
+        disconnect_all(&sessions, CloseReason::Revoked)
     }
 
     fn targets(&self, target: Target<'_>) -> Result<Vec<Session>, StreamError> {
         match target {
-            Target::User(user) => Ok(self.registry().of_user(&UserId::new(user))),
+            Target::User(user) => Ok(self.context.registry().of_user(&UserId::new(user))),
             Target::Connection(id) => match self.session(id) {
                 Some(session) => Ok(vec![session]),
                 None => Err(StreamError::new(
@@ -225,7 +209,7 @@ impl StreamCore {
         }
     }
 
-    /// A channel in its canonical form, whether or not its engine still knows it.
+    /// Name of a channel in its canonical form, whether or not its engine still knows it.
     fn channel_named(&self, name: &str) -> Result<ChannelName, StreamError> {
         match self.namespaces().resolve(name) {
             Ok((channel, _)) => Ok(channel),
@@ -233,22 +217,22 @@ impl StreamCore {
         }
     }
 
-    /// Looks at all who follow a channel, with breaks for others.
-    pub(crate) async fn look_at_followers(
+    /// Visits all subscribers of a channel. Yields between parts, so that others run.
+    pub(super) async fn for_each_subscriber(
         &self,
         channel: &ChannelName,
-        mut look: impl FnMut(Session),
+        mut visit: impl FnMut(Session),
     ) {
-        let mut walk = Walk::default();
+        let mut scan = SubscriberScan::default();
         loop {
             let mut part = Vec::new();
-            let goes_on = self
+            let has_more = self
                 .hub()
-                .look(channel, &mut walk, |session| part.push(session.clone()));
+                .scan_part(channel, &mut scan, |session| part.push(session.clone()));
             for session in part {
-                look(Session::from(session));
+                visit(Session::from(session));
             }
-            if !goes_on {
+            if !has_more {
                 return;
             }
             tokio::task::yield_now().await;
@@ -256,7 +240,7 @@ impl StreamCore {
     }
 }
 
-fn dismiss_all(sessions: &[Session], reason: CloseReason) -> usize {
-    let dismissed = sessions.iter().filter(|session| session.dismiss(reason));
-    dismissed.count()
+fn disconnect_all(sessions: &[Session], reason: CloseReason) -> usize {
+    let open = sessions.iter().filter(|session| session.disconnect(reason));
+    open.count()
 }

@@ -1,4 +1,5 @@
-//! Channels that go on after a restart, begin anew, or open with their newest.
+//! Durable channels: restored after a restart, started in a new epoch, or forgotten by their
+//! engine.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -16,7 +17,7 @@ use tidewire_stream::{
     StreamOptions,
 };
 
-use support::{arrival, core_with};
+use support::{client_on, core_with};
 
 fn stream() -> Arc<StreamCore> {
     core_with([], StreamOptions::default()).0
@@ -33,24 +34,24 @@ fn block(number: u64) -> server_message::Data {
     })
 }
 
-/// What was kept: the blocks of these numbers, under the same numbers.
-fn kept(numbers: std::ops::RangeInclusive<u64>) -> Vec<StoredPublication> {
-    let kept = numbers.map(|seq| StoredPublication {
+/// Stored blocks of these numbers, with the same sequence numbers.
+fn stored(numbers: std::ops::RangeInclusive<u64>) -> Vec<StoredPublication> {
+    let stored = numbers.map(|seq| StoredPublication {
         seq,
         time_ms: 999_000,
         event: block(seq),
     });
-    kept.collect()
+    stored.collect()
 }
 
-/// A client that subscribes, with what it got first and whether it was recovered.
+/// Subscribes a client. Returns it with what it got first, and whether it was recovered.
 async fn subscribed(
     stream: &Arc<StreamCore>,
     since: Option<(&str, u64)>,
 ) -> (Connection, Vec<String>, bool) {
-    let connection = stream.connect(arrival(ShardId::CALLER)).await;
+    let connection = stream.connect(client_on(ShardId::CALLER)).await;
     received(&connection);
-    let asked = ChannelSubscription {
+    let subscription = ChannelSubscription {
         channel: "blocks:1".to_owned(),
         since: since.map(|(epoch, seq)| Position {
             epoch: epoch.to_owned(),
@@ -59,7 +60,7 @@ async fn subscribed(
         ..ChannelSubscription::default()
     };
     let request = SubscribeRequest {
-        channels: vec![asked],
+        channels: vec![subscription],
     };
     let reply = connection.subscribe(request).await.unwrap();
     connection.release_held();
@@ -67,24 +68,24 @@ async fn subscribed(
     (connection, got, reply.channels[0].recovered)
 }
 
-/// What waits for the client: types and numbers.
+/// Takes what waits for the client: types and sequence numbers.
 fn received(connection: &Connection) -> Vec<String> {
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}
-    let words = out.iter().map(|outgoing| match outgoing {
+    let messages = out.iter().map(|outgoing| match outgoing {
         OutgoingMessage::Publication(publication) => {
             format!("{} {}", publication.event_type(), publication.seq())
         }
         other => other.event_type().to_owned(),
     });
-    words.collect()
+    messages.collect()
 }
 
 #[tokio::test]
-async fn what_was_kept_is_resumed_as_if_nothing_had_been() {
+async fn a_restored_channel_recovers_its_clients() {
     let stream = stream();
     let epoch = Epoch::new("before");
-    let restored = stream.restore(&channel(), epoch, kept(7..=9)).await;
+    let restored = stream.restore(&channel(), epoch, stored(7..=9)).await;
     restored.unwrap();
     let position = stream.position(&channel()).await.unwrap();
     assert_eq!((position.epoch.as_str(), position.seq), ("before", 9));
@@ -95,24 +96,24 @@ async fn what_was_kept_is_resumed_as_if_nothing_had_been() {
     );
     stream.publish(&channel(), block(10));
     assert_eq!(received(&client), ["block 10"]);
-    // What is no longer kept is not made up.
+    // A position before the stored publications is not recovered.
     let (_, got, recovered) = subscribed(&stream, Some(("before", 5))).await;
     assert_eq!((got.len(), recovered), (0, false));
 }
 
 #[tokio::test]
-async fn a_channel_that_has_gone_on_is_not_set_back() {
+async fn a_channel_with_publications_is_not_restored() {
     let stream = stream();
     stream.publish(&channel(), block(1));
     let before = stream.position(&channel()).await.unwrap();
     let epoch = Epoch::new("other");
-    let restored = stream.restore(&channel(), epoch, kept(1..=9)).await;
+    let restored = stream.restore(&channel(), epoch, stored(1..=9)).await;
     restored.unwrap();
     assert_eq!(stream.position(&channel()).await.unwrap(), before);
 }
 
 #[tokio::test]
-async fn a_subscription_to_blocks_begins_with_the_newest() {
+async fn a_subscription_to_blocks_starts_with_the_newest() {
     let stream = stream();
     let (early, got, _) = subscribed(&stream, None).await;
     assert!(got.is_empty());
@@ -126,19 +127,19 @@ async fn a_subscription_to_blocks_begins_with_the_newest() {
 }
 
 #[tokio::test]
-async fn a_channel_that_begins_anew_says_so_to_its_followers() {
+async fn a_new_epoch_sends_a_gap_to_subscribers() {
     let stream = stream();
     stream.publish(&channel(), block(1));
     let before = stream.position(&channel()).await.unwrap();
     let (client, _, _) = subscribed(&stream, None).await;
     stream.start_new_epoch(&channel()).await.unwrap();
-    // At once: nothing more may ever be said there.
+    // At once: nothing more may ever be published there.
     assert_eq!(received(&client), ["gap"]);
     stream.publish(&channel(), block(50));
     assert_eq!(received(&client), ["block 1"]);
     stream.publish(&channel(), block(51));
     assert_eq!(received(&client), ["block 2"]);
-    // Twice before anybody looks is one gap.
+    // Two new epochs before the client reads are one gap.
     stream.start_new_epoch(&channel()).await.unwrap();
     stream.start_new_epoch(&channel()).await.unwrap();
     stream.publish(&channel(), block(52));
@@ -170,8 +171,8 @@ impl ChannelProvider for MapProvider {
     }
 }
 
-/// A core whose `wallet` channels are followed while the map holds them.
-fn following() -> (Arc<StreamCore>, Epochs) {
+/// A core whose `wallet` channels have the epochs of the map.
+fn core_with_epochs() -> (Arc<StreamCore>, Epochs) {
     let epochs = Epochs::default();
     let (stream, _clock) = core_with([], StreamOptions::default());
     let provider = Arc::new(MapProvider(epochs.clone()));
@@ -180,20 +181,20 @@ fn following() -> (Arc<StreamCore>, Epochs) {
 }
 
 #[tokio::test]
-async fn a_channel_begins_in_the_epoch_that_its_engine_says() {
-    let (stream, epochs) = following();
+async fn a_channel_starts_in_the_epoch_of_its_engine() {
+    let (stream, epochs) = core_with_epochs();
     let channel = ChannelName::parse("wallet:0xab").unwrap();
     let top = || async {
         let top = stream.position(&channel).await.unwrap();
         (top.epoch.as_str().to_owned(), top.seq)
     };
-    // Nobody follows it: no position is good twice.
+    // The engine does not follow it: no position is given twice.
     assert_ne!(top().await, top().await);
     epochs.lock().unwrap().insert("0xab".to_owned(), "one");
     assert_eq!(top().await, ("one".to_owned(), 0));
     stream.publish(&channel, block(1));
     assert_eq!(top().await, ("one".to_owned(), 1));
-    // Begun anew before and after anything is said.
+    // A new epoch before and after the first publication.
     epochs.lock().unwrap().insert("0xab".to_owned(), "two");
     stream.start_new_epoch(&channel).await.unwrap();
     assert_eq!(top().await, ("two".to_owned(), 0));
@@ -203,20 +204,20 @@ async fn a_channel_begins_in_the_epoch_that_its_engine_says() {
     assert_eq!(top().await, ("three".to_owned(), 0));
     stream.publish(&channel, block(2));
     assert_eq!(top().await, ("three".to_owned(), 1));
-    // What is forgotten is not gone back to.
+    // A forgotten epoch does not come back.
     epochs.lock().unwrap().remove("0xab");
     stream.forget(&channel).await.unwrap();
     assert_ne!(top().await.0, "three");
 }
 
 #[tokio::test]
-async fn what_was_saved_is_loaded_where_the_engine_goes_on_from_it() {
+async fn a_saved_channel_is_loaded_if_its_engine_is_in_the_same_epoch() {
     let channel = ChannelName::parse("wallet:0xab").unwrap();
-    let (before, epochs) = following();
+    let (before, epochs) = core_with_epochs();
     epochs.lock().unwrap().insert("0xab".to_owned(), "one");
     before.publish(&channel, block(1));
     for (epoch, seq) in [("one", 1), ("two", 0)] {
-        let (after, epochs) = following();
+        let (after, epochs) = core_with_epochs();
         epochs.lock().unwrap().insert("0xab".to_owned(), epoch);
         for saved in before.broker().save() {
             after.broker().load(&saved).unwrap();

@@ -1,0 +1,59 @@
+//! Options of the streaming core: what the operator decides.
+
+use std::time::Duration;
+
+use crate::transport::Transport;
+
+/// What the operator decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Bound of one client's outbox, in bytes.
+    pub outbox_bytes: usize,
+    /// How many channels one connection may subscribe to, 0 for any number.
+    pub channels_per_connection: usize,
+    /// How long prices are collected for one message.
+    pub batch_interval: BatchInterval,
+    /// Silence after which an active client sends a ping.
+    pub heartbeat: Duration,
+    /// The same for a client in the background.
+    pub heartbeat_background: Duration,
+    /// Largest document that can be published, in bytes.
+    pub publication_bytes: usize,
+    /// How long an idempotency key is remembered.
+    pub idempotency_window: Duration,
+    /// Number of shards. Each needs a thread that runs it.
+    pub shards: usize,
+    /// Longest pause in which a shard collects publications for one write.
+    pub max_write_pause: Duration,
+    /// Transports whose counters are exposed before their first connection.
+    pub transports: &'static [Transport],
+}
+
+/// Time between two batches of prices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchInterval {
+    /// Usually.
+    pub usual: Duration,
+    /// While batches are written to many sockets. Not shorter than the usual one.
+    pub busy: Duration,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self {
+            outbox_bytes: 256 << 10,
+            channels_per_connection: 1_000,
+            batch_interval: BatchInterval {
+                usual: Duration::from_millis(50),
+                busy: Duration::from_millis(80),
+            },
+            heartbeat: Duration::from_secs(2),
+            heartbeat_background: Duration::from_secs(30),
+            publication_bytes: 64 << 10,
+            idempotency_window: Duration::from_secs(5 * 60),
+            shards: 0,
+            max_write_pause: Duration::from_millis(15),
+            transports: &[],
+        }
+    }
+}

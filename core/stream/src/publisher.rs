@@ -1,0 +1,38 @@
+//! Publishers: how engines publish, and how they go on after a restart.
+
+use crate::{ChannelName, Epoch, Event, Position, StoredPublication, broker::BrokerFuture};
+
+/// Publishes what engines produce.
+pub trait Publisher: Send + Sync + 'static {
+    /// Publishes `event` on `channel`. Never blocks. Events of one channel keep their order.
+    fn publish(&self, channel: &ChannelName, event: Event);
+}
+
+/// A publisher whose channels outlive the process. An engine that stores what it publishes,
+/// and is alone on its channels, asks for the position of the next publication before it
+/// publishes, and restores what it stored after a restart.
+///
+/// # Example
+/// `position` returns `(e, 4)`. The engine stores the event as number 5 of `e`, then publishes
+/// it. If the process is killed between the two, the engine restores `(e, 5)` at the next
+/// start, and a client that recovers since `(e, 4)` gets it.
+pub trait DurablePublisher: Publisher {
+    /// The newest position of a channel.
+    fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position>;
+
+    /// Restores a channel that nothing was published on yet from these publications, whose
+    /// sequence numbers are consecutive.
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        publications: Vec<StoredPublication>,
+    ) -> BrokerFuture<'a, ()>;
+
+    /// Starts a channel anew, under another epoch. Subscribed clients get a `gap` at once.
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
+
+    /// Forgets a channel without subscribers. A client that comes back to it later is not
+    /// recovered.
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
+}

@@ -1,0 +1,104 @@
+//! Connection info: what a transport knows of a client when it connects, and the ids that the
+//! session gives the connection.
+
+use std::{net::IpAddr, time::Duration};
+
+use crate::{Identity, SessionQuota, hub::ShardId, transport::Transport};
+
+/// How a client wants its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// As JSON text.
+    Json,
+    /// As protobuf.
+    Proto,
+}
+
+/// What a transport knows of a client when it connects.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Identity that the client has proved.
+    pub identity: Identity,
+    /// Label of the transport.
+    pub transport: Transport,
+    /// Key that its commands need, where they come beside the connection.
+    pub post_key: Option<PostKey>,
+    /// Encoding of its messages.
+    pub encoding: Encoding,
+    /// Address of the client, where it is known.
+    pub address: Option<IpAddr>,
+    /// Shortest heartbeat interval that the client wants, if it said one.
+    pub heartbeat: Option<Duration>,
+    /// Rates that the client is held to. None: no rate.
+    pub quota: Option<SessionQuota>,
+    /// Shard that the connection lives on.
+    pub shard: ShardId,
+}
+
+/// Id of a connection: 128 random bits in hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId([u8; 32]);
+
+impl ConnectionId {
+    pub(super) fn random() -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut bits = rand::random::<u128>();
+        Self([(); 32].map(|()| {
+            let digit = DIGITS[(bits & 15) as usize];
+            bits >>= 4;
+            digit
+        }))
+    }
+
+    /// The id as it is sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Digits are ASCII.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+// As text, since maps are searched by text.
+impl std::hash::Hash for ConnectionId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl std::borrow::Borrow<str> for ConnectionId {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+/// Key that proves the right to send commands for a connection, where commands come as
+/// requests of their own: 128 random bits in hexadecimal digits.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostKey(String);
+
+impl PostKey {
+    /// A key that was never used before.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// The key as it is sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+// The key is a secret: logs do not get it.
+impl std::fmt::Debug for PostKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PostKey")
+    }
+}

@@ -1,0 +1,32 @@
+//! Drain: ends all sessions before the server stops.
+//!
+//! Each session is sent `reconnect` with a random time within the window, and closed once it
+//! has got all that waits for it. Sessions are ended in steps over half of the window, so
+//! that clients do not all come back at once. The message goes through the shard like a
+//! publication, and so overtakes none. What is published meanwhile reaches the other sessions.
+
+use std::time::Duration;
+
+use super::StreamCore;
+
+/// Steps in which sessions are ended: enough that one step is a small part of them.
+const STEPS: u32 = 20;
+
+impl StreamCore {
+    /// Ends all sessions, spread over `window`. A session that opens later is ended at once.
+    pub async fn drain(&self, window: Duration) {
+        // Before the sessions are listed: one that opens afterwards sees it.
+        self.context.start_draining(window);
+        let mut sessions = self.context.registry().all();
+        let per_step = sessions.len().div_ceil(STEPS as usize).max(1);
+        while !sessions.is_empty() {
+            let rest = sessions.len().saturating_sub(per_step);
+            for session in sessions.drain(rest..) {
+                session.drain(window);
+            }
+            if !sessions.is_empty() {
+                tokio::time::sleep(window / 2 / STEPS).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The core: engines publish to it, adapters open sessions on it.
+//!
+//! Operators' requests are in `operator`, the graceful stop in `drain`.
+
+mod drain;
+mod operator;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metrics::Counter;
+use tidewire_proto::{json, v1::ErrorCode};
+
+pub use operator::{ConnectionFilter, Presence, Target};
+
+use crate::{
+    Authenticator, ChannelName, ChannelProvider, Class, Clock, DurablePublisher, Epoch, Event,
+    Identity, Namespaces, Position, Publisher, SharedClock, StoredPublication, StreamError,
+    StreamOptions, Transport, TransportStats,
+    broker::{Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, memory::MemoryLimits},
+    hub::Hub,
+    session::{Connection, ConnectionInfo, RegistrySizes, Session, SessionContext},
+};
+
+/// Length of one page of history, in bytes, at which reading stops.
+const HISTORY_PAGE_BYTES: usize = 1 << 20;
+
+/// The streaming core.
+pub struct StreamCore {
+    context: Arc<SessionContext>,
+    publications: Counter,
+}
+
+impl std::fmt::Debug for StreamCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamCore")
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts of a core at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Connections and bytes, by transport.
+    pub transports: Vec<TransportStats>,
+    /// Subscriptions of all connections together.
+    pub subscriptions: usize,
+    /// Channels with a subscriber.
+    pub channels: usize,
+    /// Bytes that wait in all outboxes.
+    pub queued_bytes: usize,
+    /// Bytes that wait in the fullest outbox.
+    pub queued_bytes_max: usize,
+}
+
+impl StreamStats {
+    /// Open connections of all transports together.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.transports.iter().map(|one| one.connections).sum()
+    }
+
+    fn transport(&mut self, transport: Transport) -> Option<&mut TransportStats> {
+        let mut all = self.transports.iter_mut();
+        all.find(|one| one.transport == transport)
+    }
+}
+
+impl StreamCore {
+    /// A streaming core that keeps its histories in memory.
+    #[must_use]
+    pub fn in_memory(
+        namespaces: Namespaces,
+        authenticator: Authenticator,
+        clock: SharedClock,
+        options: StreamOptions,
+    ) -> Arc<Self> {
+        let namespaces = Arc::new(namespaces);
+        let hub = Arc::new(Hub::new(options.shards, options.batch_interval));
+        let broker = MemoryBroker::new(
+            namespaces.clone(),
+            hub.clone(),
+            clock.clone(),
+            MemoryLimits {
+                idempotency_window: options.idempotency_window,
+                ..MemoryLimits::default()
+            },
+        );
+        let broker: Arc<dyn Broker> = Arc::new(broker);
+        let context = SessionContext::new(namespaces, hub, broker, authenticator, clock, options);
+        let core = Arc::new(Self {
+            context: Arc::new(context),
+            publications: metrics::counter!("tidewire_publications_total"),
+        });
+        let this = Arc::downgrade(&core);
+        let revocations = core.authenticator().revocations();
+        revocations.on_revoke(move |revocation| {
+            this.upgrade()
+                .map_or(0, |core| core.close_revoked(revocation))
+        });
+        core
+    }
+
+    /// Opens the session of a new connection. `welcome` is queued first; a known user is
+    /// subscribed to its own channel.
+    pub async fn connect(&self, info: ConnectionInfo) -> Connection {
+        Connection::open(self.context.clone(), info).await
+    }
+
+    /// The namespaces.
+    #[must_use]
+    pub fn namespaces(&self) -> &Namespaces {
+        self.context.namespaces()
+    }
+
+    /// Registers the engine behind a namespace. Call it before clients connect.
+    ///
+    /// # Errors
+    /// There is no such namespace, or it has a provider already.
+    pub fn register_provider(
+        &self,
+        namespace: &str,
+        provider: Arc<dyn ChannelProvider>,
+    ) -> Result<(), StreamError> {
+        self.namespaces().register(namespace, provider)
+    }
+
+    /// Verifies tokens.
+    #[must_use]
+    pub fn authenticator(&self) -> &Authenticator {
+        self.context.authenticator()
+    }
+
+    /// What the operator decided.
+    #[must_use]
+    pub fn options(&self) -> &StreamOptions {
+        self.context.options()
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &dyn Clock {
+        self.context.clock()
+    }
+
+    /// Subscribers by channel and shard.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        self.context.hub()
+    }
+
+    /// Orders publications and keeps histories.
+    #[must_use]
+    pub fn broker(&self) -> &dyn Broker {
+        self.context.broker()
+    }
+
+    /// Publishes a client's JSON document.
+    ///
+    /// # Errors
+    /// The client may not publish here, or the name, the document or the key is wrong.
+    pub async fn publish_as(
+        &self,
+        identity: &Identity,
+        channel: &str,
+        data: Bytes,
+        idempotency_key: Option<&str>,
+    ) -> Result<(ChannelName, Position), StreamError> {
+        let (channel, namespace) = self.namespaces().resolve(channel)?;
+        identity.may_publish(&channel, namespace)?;
+        self.check_document(&data)?;
+        self.publications.increment(1);
+        let position = self
+            .broker()
+            .publish(&channel, Event::Message(data), idempotency_key)
+            .await?;
+        Ok((channel, position))
+    }
+
+    /// Checks a document. From here on it is raw bytes.
+    fn check_document(&self, data: &[u8]) -> Result<(), StreamError> {
+        let limit = self.options().publication_bytes;
+        if data.len() > limit {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!(
+                    "`data` is {} bytes long, expected at most {limit}",
+                    data.len()
+                ),
+            ));
+        }
+        json::check_document(data).map_err(|error| {
+            StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!("`data` is not a document that can be published: {error}"),
+            )
+        })
+    }
+
+    /// Reads the history of a channel for a client: with `since` the oldest publications after
+    /// it, else the newest ones.
+    ///
+    /// # Errors
+    /// The client may not read the channel, the name is wrong, or the history does not reach
+    /// back to `since`.
+    pub async fn history_as(
+        &self,
+        identity: &Identity,
+        channel: &str,
+        since: Option<Position>,
+        limit: usize,
+    ) -> Result<(ChannelName, History), StreamError> {
+        let (channel, namespace) = self.namespaces().resolve(channel)?;
+        self.namespaces().may_read(identity, &channel, namespace)?;
+        if since.is_some() && namespace.class == Class::Latest {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!(
+                    "`since` is for history channels, and {channel} keeps its newest value only"
+                ),
+            ));
+        }
+        let page = PageLimit {
+            items: limit,
+            bytes: HISTORY_PAGE_BYTES,
+        };
+        let history = self
+            .broker()
+            .history(&channel, since.as_ref(), page)
+            .await?;
+        if history.reach == Reach::Lost {
+            return Err(StreamError::new(
+                ErrorCode::FailedPrecondition,
+                format!(
+                    "the history of {channel} does not reach back to `since`: it stands at seq {} of epoch {}",
+                    history.top.seq,
+                    history.top.epoch.as_str()
+                ),
+            ));
+        }
+        Ok((channel, history))
+    }
+
+    /// Forgets what is too old. Called about once a second.
+    pub fn sweep(&self) {
+        self.broker().sweep();
+    }
+
+    /// The session of a connection.
+    #[must_use]
+    pub fn session(&self, id: &str) -> Option<Session> {
+        self.context.registry().get(id)
+    }
+
+    /// How many entries the list of sessions has. For tests that sessions leave nothing.
+    #[must_use]
+    pub fn registry_sizes(&self) -> RegistrySizes {
+        self.context.registry().sizes()
+    }
+
+    /// How many sessions something still refers to, open or not. For tests that sessions leave
+    /// nothing.
+    #[must_use]
+    pub fn referenced_sessions(&self) -> usize {
+        // Each session holds the context once, and so does the core.
+        Arc::strong_count(&self.context) - 1
+    }
+
+    /// Counts of what goes on now.
+    #[must_use]
+    pub fn stats(&self) -> StreamStats {
+        // The list is not locked while its sessions are read.
+        let sessions = self.context.registry().all();
+        let mut stats = StreamStats {
+            channels: self.hub().channel_count(),
+            transports: self.context.transports().ended(),
+            ..StreamStats::default()
+        };
+        for session in sessions {
+            let queued = session.queued_bytes();
+            if let Some(transport) = stats.transport(session.transport_counters().transport()) {
+                let (sent, received) = session.traffic();
+                transport.connections += 1;
+                transport.bytes_sent += sent;
+                transport.bytes_received += received;
+            }
+            stats.subscriptions += session.subscription_count();
+            stats.queued_bytes += queued;
+            stats.queued_bytes_max = stats.queued_bytes_max.max(queued);
+        }
+        stats
+    }
+}
+
+impl Publisher for StreamCore {
+    fn publish(&self, channel: &ChannelName, event: Event) {
+        self.publications.increment(1);
+        self.broker().offer(channel, event);
+    }
+}
+
+impl DurablePublisher for StreamCore {
+    fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position> {
+        Box::pin(async move {
+            let history = self.broker().history(channel, None, PageLimit::NOTHING);
+            Ok(history.await?.top)
+        })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        epoch: Epoch,
+        publications: Vec<StoredPublication>,
+    ) -> BrokerFuture<'a, ()> {
+        self.broker().restore(channel, epoch, publications)
+    }
+
+    fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        Box::pin(async move {
+            self.broker().start_new_epoch(channel).await?;
+            let newest = self.position(channel).await?;
+            self.for_each_subscriber(channel, |session| session.start_new_epoch(channel, &newest))
+                .await;
+            Ok(())
+        })
+    }
+
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
+        self.broker().forget(channel)
+    }
+}
