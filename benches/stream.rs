@@ -1,11 +1,10 @@
-//! Micro-benchmarks of the streaming core's public face, in one process and without
-//! sockets: what a publication costs until every session's transport has it, and the
-//! encodings on its way.
+//! Micro-benchmarks of the streaming core's public interface, in one process and without
+//! sockets: the way of a publication to all transports, and the encodings on this way.
 //!
 //! ```text
 //! cargo bench --bench stream                  # times
-//! cargo bench --bench stream -- parse         # only those with this in their name
-//! valgrind --tool=callgrind PATH --fixed      # the same number of runs each time, untimed
+//! cargo bench --bench stream -- parse         # only benchmarks with this in their name
+//! valgrind --tool=callgrind PATH --fixed      # a fixed number of repetitions, untimed
 //! ```
 
 mod support;
@@ -26,10 +25,10 @@ use tokio::runtime::Runtime;
 
 use support::Bench;
 
-/// Sessions that follow the channel.
+/// Sessions that are subscribed to the channel.
 const SESSIONS: usize = 1_000;
-/// Publications that wait for a transport when it takes them together.
-const TOGETHER: usize = 8;
+/// Publications that a transport takes in one batch.
+const BATCH: usize = 8;
 /// Prices in one frame.
 const PRICES: usize = 50;
 const CHANNEL: &str = "orders:1";
@@ -50,15 +49,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     parsing(&bench)
 }
 
-/// A publication until all transports have taken it.
+/// Benchmarks the way of publications to all transports.
 fn fan_out(bench: &Bench, runtime: &Runtime) -> Result<(), Box<dyn Error>> {
     for (name, encoding) in [("json", Encoding::Json), ("proto", Encoding::Proto)] {
         let stream = stream()?;
         let connections = runtime.block_on(connect(&stream, encoding))?;
-        for together in [1, TOGETHER] {
-            let name = format!("publish {together} to {SESSIONS} sessions, {name}");
-            bench.run(&name, 20, (SESSIONS * together) as u32, || {
-                runtime.block_on(publish_and_take(&stream, &connections, encoding, together))
+        for batch in [1, BATCH] {
+            let name = format!("publish {batch} to {SESSIONS} sessions, {name}");
+            bench.run(&name, 20, (SESSIONS * batch) as u32, || {
+                runtime.block_on(publish_and_take(&stream, &connections, encoding, batch))
             })?;
         }
     }
@@ -69,22 +68,22 @@ async fn publish_and_take(
     stream: &StreamCore,
     connections: &[Connection],
     encoding: Encoding,
-    together: usize,
+    batch: usize,
 ) {
-    for _ in 0..together {
+    for _ in 0..batch {
         let data = Bytes::from_static(PAYLOAD.as_bytes());
         let published = stream
             .publish_as(&Identity::Anonymous, CHANNEL, data, None)
             .await;
         debug_assert!(published.is_ok(), "anyone may publish here");
     }
-    let mut out = Vec::with_capacity(together);
+    let mut out = Vec::with_capacity(batch);
     for connection in connections {
-        // What was published is there: this does not wait.
+        // The publications are in the outbox: this does not wait.
         let taken = connection.next(64 << 10, &mut out).await;
         debug_assert!(
-            taken.is_ok() && out.len() == together,
-            "all is taken at once"
+            taken.is_ok() && out.len() == batch,
+            "all publications are taken at once"
         );
         for message in out.drain(..) {
             black_box(encode(&message, encoding));
@@ -192,14 +191,14 @@ fn stream() -> Result<Arc<StreamCore>, Box<dyn Error>> {
     ))
 }
 
-/// Sessions that follow the channel and have taken what is said in the beginning.
+/// Opens subscribed sessions, whose first messages are taken already.
 async fn connect(
     stream: &Arc<StreamCore>,
     encoding: Encoding,
 ) -> Result<Vec<Connection>, Box<dyn Error>> {
     let mut connections = Vec::with_capacity(SESSIONS);
     for _ in 0..SESSIONS {
-        let arrival = ConnectionInfo {
+        let info = ConnectionInfo {
             identity: Identity::Anonymous,
             transport: Transport::new("bench"),
             post_key: None,
@@ -207,10 +206,10 @@ async fn connect(
             address: None,
             heartbeat: None,
             quota: None,
-            // Delivered by whoever publishes: what is measured is one thread's work.
+            // The publisher's thread delivers: the benchmark measures one thread.
             shard: ShardId::CALLER,
         };
-        let connection = stream.connect(arrival).await;
+        let connection = stream.connect(info).await;
         let channels = vec![ChannelSubscription {
             channel: CHANNEL.to_owned(),
             ..ChannelSubscription::default()

@@ -1,4 +1,4 @@
-//! Batches: writes that happen as a whole.
+//! Batches: writes that are applied together or not at all.
 
 use crate::{Key, Table, Value};
 
@@ -13,12 +13,12 @@ pub enum Write {
     DeleteRange(Table, Key, Key),
 }
 
-/// Writes that happen as a whole, in their order.
+/// Writes that are applied together, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch(Vec<Write>);
 
 impl Batch {
-    /// A batch that writes nothing yet.
+    /// An empty batch.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -40,12 +40,12 @@ impl Batch {
             .push(Write::DeleteRange(table, from.into(), to.into()));
     }
 
-    /// Adds all of another batch.
+    /// Appends the writes of another batch.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// Whether it writes nothing.
+    /// Whether the batch is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,8 +1,8 @@
-//! The embedded store: one file, written by one thread.
+//! Embedded store: one file, written by one thread.
 //!
-//! The thread takes all batches that wait and writes them in one transaction, so that
-//! under load many batches share the price of one flush to the disk. Who commits waits
-//! for that flush. The queue before the thread is bounded; who finds it full waits.
+//! The thread writes all queued batches in one transaction, so that under load many batches
+//! share one flush to the disk. A commit waits for that flush. The queue is bounded; a commit
+//! that finds it full waits for room.
 
 mod file;
 
@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{Batch, Key, Store, StoreError, StoreFuture, Table, Value, Write};
 
-/// How many batches may wait for the writer.
+/// Batches in the queue before a commit waits.
 const QUEUE: usize = 256;
 
-/// How many batches share one transaction at most.
+/// Batches that share one transaction at most.
 const GROUP: usize = 256;
 
 type Definition<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
@@ -26,7 +26,7 @@ struct Job {
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// A store in a file of its own. Cheap to clone; the last one closes it.
+/// A store in a file of its own. Cheap to clone; dropping the last clone closes it.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     database: Arc<Database>,
@@ -40,11 +40,11 @@ impl std::fmt::Debug for EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Opens the store in this folder, and makes both where they are missing.
+    /// Opens the store in this folder, and creates both where they are missing.
     ///
     /// # Errors
-    /// The file cannot be used, is damaged, is open elsewhere, or is newer than this
-    /// version.
+    /// The file cannot be read or written, is damaged, is open in another process, or was
+    /// written by a newer version.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let (path, database) = file::open(folder)?;
         let database = Arc::new(database);
@@ -60,7 +60,7 @@ impl EmbeddedStore {
         Ok(Self { database, queue })
     }
 
-    /// Reads on a thread that may wait for the disk.
+    /// Reads on a thread that may block on the disk.
     fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
@@ -103,7 +103,7 @@ impl Store for EmbeddedStore {
                 Err(error) => return Err(failed(error)),
             };
             let from = match after {
-                // The least key after it.
+                // The least key after `after`.
                 Some(mut after) => {
                     after.push(0);
                     after.max(prefix.clone())
@@ -135,7 +135,7 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// What the one thread that writes runs on.
+/// The thread that writes.
 struct Writer {
     database: Arc<Database>,
     jobs: mpsc::Receiver<Job>,
@@ -147,10 +147,10 @@ impl Writer {
         while self.jobs.blocking_recv_many(&mut group, GROUP) > 0 {
             let written = self.write(&group);
             if let Err(error) = &written {
-                tracing::error!(%error, batches = group.len(), "the store cannot write");
+                tracing::error!(%error, batches = group.len(), "cannot write to the store");
             }
             for job in group.drain(..) {
-                // Who asked may have gone; what is written stays.
+                // The caller may have stopped waiting. The write counts all the same.
                 let _ = job.done.send(written.clone());
             }
         }

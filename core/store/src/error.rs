@@ -1,29 +1,29 @@
-//! What can go wrong with a store.
+//! Errors of a store.
 
 use std::path::PathBuf;
 
-/// Why a store does not do what it is asked.
+/// Reason for which a store cannot be opened, read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The folder or the file cannot be read or written.
     #[error("the store {0} cannot be opened: {1}")]
     Unusable(PathBuf, String),
-    /// Another process has it open.
+    /// Another process has the file open.
     #[error("the store {0} is open in another process, expected one server for each data folder")]
-    Taken(PathBuf),
-    /// The file is no store, or was damaged.
+    InUse(PathBuf),
+    /// The file is not a store, or is damaged.
     #[error(
-        "the store {0} is damaged: {1}; put a copy of it back, or move it away to start without what it kept"
+        "the store {0} is damaged: {1}; put a copy of it back, or move it away to start with an empty store"
     )]
     Corrupt(PathBuf, String),
-    /// A newer version has written it.
+    /// A newer version has written the file.
     #[error(
         "the store {path} has format {found}, expected at most {known}: a newer version has written it"
     )]
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The format of the file.
         found: u64,
         /// The newest format that this version knows.
         known: u64,

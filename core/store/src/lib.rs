@@ -1,8 +1,8 @@
-//! The durable store: keys and values in tables, read by key or by prefix, written in
-//! batches that happen as a whole or not at all.
+//! Durable store: tables of keys and values, read by key or by prefix, written in atomic
+//! batches.
 //!
-//! What is kept, and under which keys, is the business of the engines; which
-//! implementation they get is the composition root's.
+//! The engines decide what is stored under which keys; the composition root chooses the
+//! implementation.
 
 mod batch;
 mod embedded;
@@ -14,7 +14,7 @@ pub use batch::{Batch, Write};
 pub use embedded::EmbeddedStore;
 pub use error::StoreError;
 
-/// A table's name.
+/// Name of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Table(pub &'static str);
 
@@ -27,16 +27,16 @@ pub type Value = Vec<u8>;
 /// A future that a store returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// A store that many parts share.
+/// A store shared by many parts.
 pub type SharedStore = Arc<dyn Store>;
 
-/// Keeps what must outlive the process.
+/// Stores what must outlive the process.
 pub trait Store: Send + Sync + 'static {
-    /// The value of a key.
+    /// Returns the value of a key.
     fn get(&self, table: Table, key: Key) -> StoreFuture<'_, Option<Value>>;
 
-    /// The first entries whose keys begin with `prefix`, in the order of their keys, at
-    /// most `limit`. With `after`, those that come after this key.
+    /// Returns the entries whose keys begin with `prefix`, in the order of the keys, at most
+    /// `limit`. With `after`, the entries after this key.
     fn scan(
         &self,
         table: Table,
@@ -45,7 +45,7 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> StoreFuture<'_, Vec<(Key, Value)>>;
 
-    /// Writes all of a batch, or nothing of it. When this is done, the batch outlives
-    /// the process and the machine. Waits while too many batches are under way.
+    /// Writes a batch as a whole or not at all. After this the batch survives a crash of the
+    /// process or the machine. Waits while the queue of batches is full.
     fn commit(&self, batch: Batch) -> StoreFuture<'_, ()>;
 }

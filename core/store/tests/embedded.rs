@@ -1,4 +1,4 @@
-//! What the embedded store keeps, and what it refuses.
+//! Embedded store: durability, scans, and the files that it refuses.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ fn file(folder: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_there_after_a_restart() {
+async fn a_commit_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     {
         let store = EmbeddedStore::open(folder.path()).unwrap();
@@ -36,10 +36,10 @@ async fn what_was_committed_is_there_after_a_restart() {
         batch.delete(TABLE, *b"a");
         store.commit(batch).await.unwrap();
     }
-    // The writer's thread may hold the file for a moment more.
+    // The writer's thread may have the file open for a moment more.
     let store = loop {
         match EmbeddedStore::open(folder.path()) {
-            Err(StoreError::Taken(_)) => tokio::task::yield_now().await,
+            Err(StoreError::InUse(_)) => tokio::task::yield_now().await,
             opened => break opened.unwrap(),
         }
     };
@@ -49,7 +49,7 @@ async fn what_was_committed_is_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_scan_gives_what_begins_with_the_prefix_page_by_page() {
+async fn a_scan_returns_the_keys_of_a_prefix_in_pages() {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();
     let mut batch = Batch::new();
@@ -73,7 +73,7 @@ async fn a_scan_gives_what_begins_with_the_prefix_page_by_page() {
 }
 
 #[tokio::test]
-async fn many_commit_at_once() {
+async fn concurrent_commits_all_succeed() {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();
     let commits = (0..500_u32).map(|number| {
@@ -91,20 +91,20 @@ async fn many_commit_at_once() {
 }
 
 #[tokio::test]
-async fn one_process_has_it() {
+async fn a_second_open_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let _store = EmbeddedStore::open(folder.path()).unwrap();
     let error = EmbeddedStore::open(folder.path()).unwrap_err();
-    assert_eq!(error, StoreError::Taken(file(folder.path())));
+    assert_eq!(error, StoreError::InUse(file(folder.path())));
 }
 
 #[tokio::test]
-async fn what_is_no_store_is_refused_and_left_as_it_is() {
+async fn a_file_that_is_not_a_store_is_refused_and_not_changed() {
     for text in ["", "x", &"no store at all ".repeat(10_000)] {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(file(folder.path()), text).unwrap();
         match EmbeddedStore::open(folder.path()) {
-            // An empty file is a new one.
+            // An empty file is a new store.
             Ok(_) => assert_eq!(text, ""),
             Err(error) => {
                 assert!(matches!(error, StoreError::Corrupt(..)), "{error:?}");
@@ -116,7 +116,7 @@ async fn what_is_no_store_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_cut_or_overwritten_is_refused_or_read_and_never_a_crash() {
+async fn a_truncated_or_overwritten_file_never_crashes_the_process() {
     let folder = tempfile::tempdir().unwrap();
     {
         let store = EmbeddedStore::open(folder.path()).unwrap();
@@ -145,7 +145,7 @@ async fn a_file_that_was_cut_or_overwritten_is_refused_or_read_and_never_a_crash
 }
 
 #[tokio::test]
-async fn what_a_newer_version_wrote_is_refused() {
+async fn a_file_of_a_newer_version_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     {
         let database = redb::Database::create(file(folder.path())).unwrap();
@@ -162,7 +162,7 @@ async fn what_a_newer_version_wrote_is_refused() {
     assert!(error.contains("format 99, expected at most 1"), "{error}");
 }
 
-/// Some writes to few keys, so that they meet.
+/// Writes to few keys, so that they overlap.
 fn batches() -> impl Strategy<Value = Vec<Vec<Write>>> {
     let key = prop::collection::vec(0_u8..4, 0..3);
     let write = prop_oneof![
@@ -180,7 +180,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn it_does_what_a_map_does(batches in batches()) {
+    fn the_store_behaves_like_a_map(batches in batches()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Opens the file, and tells apart what can be wrong with it.
+//! Store file: opens it, and names what is wrong with it.
 
 use std::{
     io::ErrorKind,
@@ -10,24 +10,24 @@ use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableDe
 
 use crate::StoreError;
 
-/// The file's name in the data folder.
+/// Name of the file in the data folder.
 const FILE: &str = "store.redb";
 
-/// How much of the file is kept in memory.
+/// Size of the page cache, in bytes: enough for the pages that are read again and again.
 const CACHE_BYTES: usize = 16 << 20;
 
-/// The format of what is kept. To be raised when an older version could not read it.
+/// Format of the stored data. Raise it when an older version could not read the new one.
 const FORMAT: u64 = 1;
 
-/// What is said of the file itself.
+/// Table of properties of the file itself.
 const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
 
-/// Opens the file in this folder.
+/// Opens the file in this folder, and creates both where they are missing.
 pub(super) fn open(folder: &Path) -> Result<(PathBuf, Database), StoreError> {
     let path = folder.join(FILE);
     let unusable = |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
     std::fs::create_dir_all(folder).map_err(unusable)?;
-    // What is damaged badly enough makes the library panic.
+    // The library panics on some damaged files.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
@@ -37,7 +37,7 @@ pub(super) fn open(folder: &Path) -> Result<(PathBuf, Database), StoreError> {
         Ok(database)
     }));
     let database = opened.unwrap_or_else(|_| {
-        let reason = "it does not hold what it says".to_owned();
+        let reason = "its content contradicts its header".to_owned();
         Err(StoreError::Corrupt(path.clone(), reason))
     })?;
     Ok((path, database))
@@ -46,7 +46,7 @@ pub(super) fn open(folder: &Path) -> Result<(PathBuf, Database), StoreError> {
 fn explain(path: &Path, error: DatabaseError) -> StoreError {
     let path = path.to_owned();
     match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::Taken(path),
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path),
         DatabaseError::UpgradeRequired(version) => {
             StoreError::Corrupt(path, format!("its file format {version} is too old"))
         }
@@ -59,7 +59,7 @@ fn explain(path: &Path, error: DatabaseError) -> StoreError {
     }
 }
 
-/// Reads the format, and notes it in a new file.
+/// Checks the format, and writes it to a new file.
 fn check_format(path: &Path, database: &Database) -> Result<(), StoreError> {
     let damaged = |error: String| StoreError::Corrupt(path.to_owned(), error);
     let read = || -> Result<Option<u64>, redb::Error> {
@@ -78,12 +78,12 @@ fn check_format(path: &Path, database: &Database) -> Result<(), StoreError> {
         }),
         Some(_) => Ok(()),
         None => {
-            let note = || -> Result<(), redb::Error> {
+            let write = || -> Result<(), redb::Error> {
                 let transaction = database.begin_write()?;
                 transaction.open_table(ABOUT)?.insert("format", FORMAT)?;
                 Ok(transaction.commit()?)
             };
-            note().map_err(|error| damaged(error.to_string()))
+            write().map_err(|error| damaged(error.to_string()))
         }
     }
 }
