@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use alloy::{
-    consensus::Transaction as _, network::TransactionResponse as _, primitives::Address,
-    rpc::types::Transaction,
-};
+use alloy::{consensus::Transaction as _, primitives::Address, rpc::types::Transaction};
+use alloy_network_primitives::TransactionResponse as _;
 
 /// A set of watched addresses, each with a count of its watchers.
 ///

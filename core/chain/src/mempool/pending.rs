@@ -8,10 +8,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use alloy::{
     consensus::Transaction as _,
-    network::TransactionResponse as _,
     primitives::{Address, B256},
     rpc::types::Transaction,
 };
+use alloy_network_primitives::TransactionResponse as _;
 use serde::{Deserialize, Serialize};
 use tidewire_proto::v1::TransactionState;
 use tidewire_store::{Batch, Table};

@@ -6,10 +6,10 @@
 use alloy::{
     consensus::Transaction as _,
     hex,
-    network::TransactionResponse as _,
     primitives::{Address, B256, U256},
     rpc::types::Transaction,
 };
+use alloy_network_primitives::TransactionResponse as _;
 use serde_json::{Value, json};
 
 use super::watch::BlockNumHash;

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use alloy::{
     consensus::Transaction as _,
-    network::TransactionResponse as _,
     primitives::{Address, B256},
     rpc::types::Transaction,
 };
+use alloy_network_primitives::TransactionResponse as _;
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{

@@ -15,10 +15,10 @@ use std::{
 };
 
 use alloy::{
-    network::TransactionResponse as _,
     primitives::{Address, B256, U256},
     rpc::types::Transaction,
 };
+use alloy_network_primitives::TransactionResponse as _;
 use serde_json::json;
 use tidewire_proto::v1::{
     BalanceSource, TransactionState, TransactionStatus, WalletUpdate, wallet_update::Data,

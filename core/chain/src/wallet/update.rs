@@ -2,10 +2,10 @@
 
 use alloy::{
     consensus::Transaction as _,
-    network::TransactionResponse as _,
     primitives::{Address, B256, U256},
     rpc::types::Transaction,
 };
+use alloy_network_primitives::TransactionResponse as _;
 use tidewire_proto::v1::{
     Approval, BalanceChange, BalanceSource, Direction, NftTransfer, TransactionState,
     WalletTransaction, approval::Allowance, wallet_update::Data,

@@ -4,10 +4,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use alloy::{
-    network::TransactionResponse as _,
     primitives::{Address, B256, U256, keccak256},
     rpc::types::{Log, Transaction},
 };
+use alloy_network_primitives::TransactionResponse as _;
 use serde_json::{Value, json};
 use tidewire_chain::{BlockData, BlockRef, Call, ChainUpdate, RpcError};
 

@@ -60,14 +60,14 @@ fn mineable(node: &Node, most: usize) -> Vec<B256> {
     let mut taken: BTreeMap<Address, ()> = BTreeMap::new();
     let mut chosen = Vec::new();
     for (hash, pending) in &node.mempool {
-        let from = alloy::network::TransactionResponse::from(pending);
+        let from = alloy_network_primitives::TransactionResponse::from(pending);
         let nonce = alloy::consensus::Transaction::nonce(pending);
         let used = node
             .blocks
             .iter()
             .flat_map(|block| &block.transactions)
             .any(|other| {
-                alloy::network::TransactionResponse::from(other) == from
+                alloy_network_primitives::TransactionResponse::from(other) == from
                     && alloy::consensus::Transaction::nonce(other) == nonce
             });
         if !used && chosen.len() < most && taken.insert(from, ()).is_none() {
@@ -95,7 +95,7 @@ proptest! {
                     let new = hash(sent);
                     // A mempool has one transaction for each nonce.
                     world.node.mempool.retain(|_, other| {
-                        alloy::network::TransactionResponse::from(other) != account(from)
+                        alloy_network_primitives::TransactionResponse::from(other) != account(from)
                             || alloy::consensus::Transaction::nonce(other) != nonce
                     });
                     world.node.send(transaction(new, account(from), nonce, account(9), 5));
