@@ -264,7 +264,7 @@ async fn a_reorg_past_the_limit_is_a_gap_beside_a_rarely_polled_endpoint() {
     }
     node.reorg(8).await;
     node.mine(1).await;
-    server.log_line("begins anew").await;
+    server.log_line("resync: ").await;
     let gap = client.next_on(CHANNEL).await.expect("gap");
     assert_eq!(gap.data["channel"], CHANNEL);
     let mut ledger = Ledger::default();

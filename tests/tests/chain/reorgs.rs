@@ -74,7 +74,7 @@ async fn a_reorg_past_the_limit_is_a_gap() {
     node.mine(10).await;
     ledger.follow(&mut client, &node, "blocks:31337").await;
     node.reorg(8).await;
-    server.log_line("begins anew").await;
+    server.log_line("resync: ").await;
     let gap = client.next_on("blocks:31337").await.expect("gap");
     assert_eq!(gap.data["channel"], "blocks:31337");
     let first = client.next_on("blocks:31337").await.expect("block");
@@ -117,7 +117,7 @@ async fn more_missed_blocks_than_the_limit_are_a_gap() {
     node.stop().await;
     node.resume().await;
     node.mine(100).await;
-    server.log_line("begins anew").await;
+    server.log_line("resync: ").await;
     let gap = client.next_on("blocks:31337").await.expect("gap");
     assert_eq!(gap.data["channel"], "blocks:31337");
 }
