@@ -117,7 +117,7 @@ impl PlaybackSpeed {
     }
 }
 
-/// What a script does at its end. A server counts a trade's number once, so what it receives again
+/// The behaviour of a script at its end. A server counts a trade's number once, so what it receives again
 /// are duplicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {

@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use super::window::Turnover;
 use crate::decimal::divide;
 
-/// What one included source contributes.
+/// The contribution of one included source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Contribution {
     /// The index of the quote.

@@ -9,7 +9,7 @@ use crate::decimal::to_wire;
 /// market is alive without receiving every trade at the same price.
 const REFRESH_US: i64 = 1_000_000;
 
-/// What clients see of a price.
+/// The state of a price that clients see.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PriceSnapshot {
     pub(super) price: Decimal,

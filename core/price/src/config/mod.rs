@@ -104,8 +104,7 @@ pub struct SymbolConfig {
     pub outlier_percent: Option<Decimal>,
 }
 
-/// How the sources of a symbol are put together. What each does stands in
-/// `aggregate::methods`.
+/// The rule that makes one price of a symbol's sources; see `aggregate::methods`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {

@@ -78,7 +78,7 @@ pub enum RecordingError {
     Format {
         /// The file.
         path: String,
-        /// What was found instead.
+        /// The text that was found instead.
         reason: String,
     },
 }

@@ -30,7 +30,7 @@ pub(crate) struct FrameSink {
     is_live: AtomicBool,
 }
 
-/// What a frame means for its connection.
+/// A frame's meaning for its connection.
 #[derive(Debug)]
 pub(super) enum FrameOutcome {
     Nothing,
