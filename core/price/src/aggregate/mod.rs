@@ -4,10 +4,10 @@
 //! with the events, so a replayed recording gives the same publications. Connections and replays
 //! feed it. It publishes `prices:{SYMBOL}`, `prices:{SYMBOL}@{source}` and `market:overview`.
 //!
-//! The path of a trade: [`dedup`] drops duplicates, [`quote`] takes the price of one source,
-//! [`outlier_filter`] excludes sources far from the median, [`methods`] makes one price, and
-//! [`symbol_state`] publishes it if it differs from the last one. [`tick`] drops sources that have
-//! been silent too long, by the rules of [`staleness`].
+//! The path of a trade: `dedup` drops duplicates, `quote` takes the price of one source,
+//! `outlier_filter` excludes sources far from the median, `methods` makes one price, and
+//! `symbol_state` publishes it if it differs from the last one. `tick` drops sources that have
+//! been silent too long, by the rules of `staleness`.
 
 mod clock_offset;
 mod dedup;
