@@ -1,4 +1,4 @@
-//! Channel providers: what an engine knows about the channels of its namespace.
+//! Channel providers: an engine's knowledge of the channels of its namespace.
 //!
 //! An engine implements [`ChannelProvider`] and registers it with
 //! [`StreamCore::register_provider`](crate::StreamCore::register_provider) before clients connect.
@@ -15,8 +15,8 @@
 //! An engine that follows a wallet gives each uninterrupted stretch of following an epoch.
 //! Example: a client has position (`e1`, 7), and the engine stopped following after that.
 //! The client subscribes since (`e1`, 7). `activate` starts epoch `e2`, and only then is the
-//! position read: (`e2`, 0). The epochs differ, so the client is told `recovered: false` and
-//! reads the state again. Read in the other order, the position would belong to no epoch of
+//! position read: (`e2`, 0). The epochs differ, so the client receives `recovered: false`
+//! and reads the state again. Read in the other order, the position would belong to no epoch of
 //! the engine, and what happens between the two reads could be lost unnoticed.
 //!
 //! Reading a history activates nothing. For a channel that the engine does not follow it
@@ -50,7 +50,7 @@ pub trait ChannelProvider: Send + Sync + 'static {
         ChannelEpoch::BrokerChosen
     }
 
-    /// Whether a channel belongs to a user, beside what the user's token says.
+    /// Whether a channel belongs to a user for a reason other than the user's token.
     fn owns(&self, user: &UserId, rest: &str) -> bool {
         let _ = (user, rest);
         false

@@ -27,7 +27,7 @@ impl StreamError {
         self.code
     }
 
-    /// What was wrong and what was expected.
+    /// Description of the fault, with the expected value.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message

@@ -171,7 +171,7 @@ impl Identity {
         match self {
             Self::Unknown => Err(StreamError::new(
                 ErrorCode::Unauthenticated,
-                "this server wants a token: send `auth` first",
+                "this server requires a token: send `auth` first",
             )),
             Self::Anonymous | Self::User(_) => Ok(()),
         }

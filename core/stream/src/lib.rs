@@ -1,10 +1,10 @@
 //! The streaming core: channels, publications, history and recovery, sessions.
 //!
-//! Engines publish through [`Publisher`]. Adapters open a [`Connection`] and take what it has
-//! to send. The core knows no engine and no transport: a [`Transport`] is a label to count by,
-//! and a [`FrameKind`] a slot in which an adapter caches a framed publication. Of what goes
-//! over a link it knows the two encodings of a message, JSON and protobuf ([`Encoding`]),
-//! since an encoded message counts towards the bound of an outbox.
+//! Engines publish through [`Publisher`]. Adapters open a [`Connection`] and take its
+//! outgoing messages. The core knows no engine and no transport: a [`Transport`] is a label
+//! to count by, and a [`FrameKind`] a slot in which an adapter caches a framed publication.
+//! The core does know the two encodings of a message, JSON and protobuf ([`Encoding`]), since
+//! an encoded message counts towards the bound of an outbox.
 
 pub mod auth;
 mod backoff;

@@ -1,7 +1,7 @@
 //! Namespaces: the policy of all channels whose names share the part before the colon.
 //!
-//! A namespace is data: class, history, permissions, and how its channels behave. Code asks
-//! for a property and never for a namespace's name. The namespaces are fixed when the server
+//! A namespace is data: class, history, permissions, and how its channels behave. Code checks
+//! a property and never a namespace's name. The namespaces are fixed when the server
 //! starts; a channel in an unknown namespace is refused. An engine registers its
 //! [`ChannelProvider`] for a namespace to judge the rest of a channel's name.
 
@@ -46,7 +46,7 @@ pub enum Opening {
     Newest,
 }
 
-/// Who may read a channel.
+/// Permission to read a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
@@ -58,7 +58,7 @@ pub enum Access {
     Owner,
 }
 
-/// Who owns a channel. Counts where [`Namespace::access`] is [`Access::Owner`].
+/// Owner of a channel. Applies where [`Namespace::access`] is [`Access::Owner`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ownership {
     /// The user whose id is the rest of the name.
@@ -70,11 +70,11 @@ pub enum Ownership {
     Personal,
 }
 
-/// Who may publish to a channel.
+/// Permission to publish to a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PublishRight {
-    /// The server's own engines, nobody else.
+    /// The server's own engines only.
     #[serde(skip)]
     Engine,
     /// Tokens with the `service` scope.
@@ -96,11 +96,11 @@ pub struct Namespace {
     pub history_size: usize,
     /// The age at which a publication leaves the history.
     pub history_ttl: Duration,
-    /// Who may read.
+    /// Permission to read.
     pub access: Access,
-    /// Who owns a channel.
+    /// Owner of a channel.
     pub ownership: Ownership,
-    /// Who may publish.
+    /// Permission to publish.
     pub publish: PublishRight,
     /// The first publication of a subscription to a history channel. A subscription to a
     /// latest channel starts with the newest value.
@@ -192,7 +192,7 @@ impl Namespace {
     }
 }
 
-/// A channel's position is kept for this long after its last publication.
+/// How long a channel's position is stored after its last publication.
 pub const METADATA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All namespaces of a server.
@@ -318,7 +318,7 @@ impl Namespaces {
     /// Checks that an identity may read `channel`.
     ///
     /// # Errors
-    /// States what reading it takes.
+    /// The identity may not read the channel. The error names the missing permission.
     pub fn may_read(
         &self,
         identity: &Identity,

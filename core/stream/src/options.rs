@@ -1,10 +1,10 @@
-//! Options of the streaming core: what the operator decides.
+//! Options of the streaming core, which the operator sets.
 
 use std::time::Duration;
 
 use crate::transport::Transport;
 
-/// What the operator decides.
+/// Options that the operator sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamOptions {
     /// Bound of one client's outbox, in bytes.

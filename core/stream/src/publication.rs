@@ -27,7 +27,7 @@ pub struct StoredPublication {
     pub seq: Seq,
     /// Time of the publication, in milliseconds since the Unix epoch.
     pub time_ms: i64,
-    /// What was published.
+    /// Published payload.
     pub event: Event,
 }
 
@@ -107,8 +107,8 @@ impl From<v1::Position> for Position {
     }
 }
 
-/// Slot of a publication that caches one framed form of it. Adapters say what each slot
-/// holds; all slots of one server must differ.
+/// Slot of a publication that caches one framed form of it. Adapters define the content
+/// of each slot; all slots of one server must differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameKind(usize);
 
@@ -245,7 +245,7 @@ impl Publication {
         }
     }
 
-    /// Memory that it takes, with its encodings, in bytes. An estimate.
+    /// Estimated size in memory, with its encodings, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let frames: usize = self

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{ChannelName, Position, Publication, publication::FrameKind};
 
-/// Length at which a batch is cut, encoded, in bytes: about what one write takes.
+/// Length at which a batch is cut, encoded, in bytes: about the size of one write.
 const MAX_BATCH_BYTES: usize = 64 << 10;
 
 /// Consecutive publications of one channel and epoch, two at least.
@@ -97,8 +97,8 @@ impl PublicationBatch {
     }
 }
 
-/// What a shard delivers to the subscribers of one channel: publications in order, and the
-/// batch that joins them, made when the first session needs it.
+/// Delivery of a shard to the subscribers of one channel: publications in order, and the batch
+/// that joins them, made when the first session needs it.
 #[derive(Debug)]
 pub(crate) struct Delivery<'a> {
     publications: &'a [Arc<Publication>],

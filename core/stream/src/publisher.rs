@@ -2,20 +2,20 @@
 
 use crate::{ChannelName, Epoch, Event, Position, StoredPublication, broker::BrokerFuture};
 
-/// Publishes what engines produce.
+/// Publishes the events of engines.
 pub trait Publisher: Send + Sync + 'static {
     /// Publishes `event` on `channel`. Never blocks. Events of one channel keep their order.
     fn publish(&self, channel: &ChannelName, event: Event);
 }
 
-/// A publisher whose channels outlive the process. An engine that stores what it publishes,
-/// and is alone on its channels, asks for the position of the next publication before it
-/// publishes, and restores what it stored after a restart.
+/// A publisher whose channels outlive the process. It is for an engine that stores its
+/// publications and is alone on its channels. The engine reads the newest position, stores the
+/// next publication, and publishes it. After a restart it restores the stored ones.
 ///
 /// # Example
 /// `position` returns `(e, 4)`. The engine stores the event as number 5 of `e`, then publishes
 /// it. If the process is killed between the two, the engine restores `(e, 5)` at the next
-/// start, and a client that recovers since `(e, 4)` gets it.
+/// start. A client that recovers since `(e, 4)` receives it.
 pub trait DurablePublisher: Publisher {
     /// The newest position of a channel.
     fn position<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, Position>;

@@ -41,7 +41,7 @@ async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) 
     connection.release_held();
 }
 
-/// Takes all that is to be sent now.
+/// Takes all messages that are due now.
 fn take(connection: &Connection) -> Vec<OutgoingMessage> {
     let mut all = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut all).now_or_never() {}
@@ -56,7 +56,7 @@ fn channel(index: usize) -> ChannelName {
     ChannelName::parse(&format!("prices:{}", symbol(index))).unwrap()
 }
 
-/// A client that counts what it is sent.
+/// A client that counts its messages.
 struct Board {
     connection: Connection,
     frames: usize,
@@ -259,7 +259,7 @@ async fn play(interval_ms: u32, actions: Vec<Action>) {
             Action::Wait(ms) => advance(Duration::from_millis(ms)).await,
             Action::Read => reader.read(),
             Action::Hide | Action::Show => {
-                // What is on its way is delivered.
+                // Messages on their way are delivered.
                 reader.read();
                 reader.hidden = matches!(action, Action::Hide);
                 let visibility = match action {

@@ -17,7 +17,7 @@ use tidewire_stream::{
 
 use support::{client_on, core_with, open_history};
 
-/// Records what it is asked. A channel that was activated has the epoch of its activation.
+/// Records its calls. A channel that was activated has the epoch of its activation.
 #[derive(Default)]
 struct RecordingProvider {
     calls: Mutex<Vec<String>>,
@@ -73,7 +73,7 @@ impl ChannelProvider for RecordingProvider {
 }
 
 /// A core with the namespaces `made`, which everyone may read and publish to, and `owned`,
-/// whose channels nobody here owns.
+/// whose channels have no owner here.
 fn core() -> (Arc<StreamCore>, Arc<RecordingProvider>) {
     let owned = Namespace {
         access: Access::Owner,
@@ -232,7 +232,7 @@ async fn a_position_from_the_history_of_an_inactive_channel_is_not_recovered() {
         ..wanted("made:1")
     };
     let result = subscribe(&connection, recovered).await;
-    // What happened before the activation is unknown, and the client learns it.
+    // Events before the activation are unknown, and the reply reports this.
     assert!(!result.recovered);
     assert_eq!(result.epoch, "engine");
 }

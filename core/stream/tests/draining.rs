@@ -1,5 +1,5 @@
 //! Draining: each of thousands of sessions is sent `reconnect` once, with a random time, and
-//! gets before it what was published before.
+//! gets all earlier publications before it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -119,7 +119,7 @@ async fn a_drain_spreads_thousands_of_sessions_over_its_window() {
             _ = ticks.tick() => {}
             ended = &mut draining => break ended.unwrap(),
         }
-        // The drain takes a step, and then something is published.
+        // The drain runs a step, and then something is published.
         tokio::task::yield_now().await;
         let connected = |clients: &[Client]| {
             clients

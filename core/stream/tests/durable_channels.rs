@@ -44,7 +44,7 @@ fn stored(numbers: std::ops::RangeInclusive<u64>) -> Vec<StoredPublication> {
     stored.collect()
 }
 
-/// Subscribes a client. Returns it with what it got first, and whether it was recovered.
+/// Subscribes a client. Returns it with its first messages, and whether it was recovered.
 async fn subscribed(
     stream: &Arc<StreamCore>,
     since: Option<(&str, u64)>,
@@ -68,7 +68,7 @@ async fn subscribed(
     (connection, got, reply.channels[0].recovered)
 }
 
-/// Takes what waits for the client: types and sequence numbers.
+/// Takes the messages queued for the client: types and sequence numbers.
 fn received(connection: &Connection) -> Vec<String> {
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}

@@ -39,7 +39,7 @@ async fn connect(stream: &Arc<StreamCore>) -> Connection {
     stream.connect(client_on(ShardId::CALLER)).await
 }
 
-/// A client, and what it was promised.
+/// A client, and the guarantees that it was given.
 struct Client {
     connection: Connection,
     /// Sequence number of its last publication, or of its last `gap`.
@@ -96,7 +96,7 @@ impl Client {
     /// Reads once, up to about `budget` bytes. False if there was nothing.
     fn read(&mut self, budget: usize) -> bool {
         let mut out = Vec::new();
-        // The memory broker never waits: what there is comes at once.
+        // The memory broker never waits: all existing publications come at once.
         let Some(taken) = self.connection.next(budget, &mut out).now_or_never() else {
             return false;
         };

@@ -119,7 +119,7 @@ impl World {
     }
 }
 
-/// A sink that takes what there is, and is flushed again after twenty seconds, like a socket.
+/// A sink that takes all messages, and is flushed again after twenty seconds, like a socket.
 struct TestSink(Session);
 
 impl Sink for TestSink {
@@ -301,6 +301,6 @@ async fn a_revoked_session_is_sent_nothing_more() {
     while connection.next(usize::MAX, &mut out).await.is_ok() {}
     let types: Vec<_> = out.iter().map(|message| message.event_type()).collect();
     assert_eq!(types, ["welcome", "error"]);
-    // Nothing is done in its name either.
+    // No command runs in its name either.
     assert_eq!(connection.identity(), Identity::Unknown);
 }

@@ -1,7 +1,7 @@
 //! Verifying keys: a shared secret, public keys in PEM, or a JSON Web Key Set.
 //!
 //! Each key has exactly one algorithm, which follows from the type of the key. The token
-//! has no say in it. A public key therefore never works as a shared secret.
+//! cannot choose it. A public key therefore never works as a shared secret.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};

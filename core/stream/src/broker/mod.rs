@@ -1,11 +1,11 @@
 //! Broker: gives every publication its position and keeps histories.
 //!
-//! A broker passes what is published to the subscribers of this server ([`LocalDelivery`]), in
-//! the order of each channel. The hub knows the subscribers; recovery is the session's.
+//! A broker passes publications to the subscribers of this server ([`LocalDelivery`]), in the
+//! order of each channel. The hub knows the subscribers; recovery is the session's.
 //!
 //! # Example of a history
-//! A channel has publications 3, 4 and 5 of epoch `e`; 1 and 2 were too old. A client asks
-//! [`Broker::history`] for what came after its position:
+//! A channel has publications 3, 4 and 5 of epoch `e`; 1 and 2 were too old. A client reads
+//! from [`Broker::history`] the publications after its position:
 //!
 //! | since    | result                                                  |
 //! |----------|---------------------------------------------------------|
@@ -27,7 +27,7 @@ use crate::{ChannelName, Epoch, Event, Position, Publication, StoredPublication,
 /// A future that a broker returns.
 pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StreamError>> + Send + 'a>>;
 
-/// One entry of what a graceful stop saves for the next start.
+/// One entry of the state that a graceful stop saves for the next start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotEntry {
     /// Key of the entry, unlike all others.
@@ -63,7 +63,7 @@ impl PageLimit {
         bytes: usize::MAX,
     };
 
-    /// No publication: only the newest position is wanted.
+    /// No publication: only the newest position is read.
     pub const NOTHING: Self = Self { items: 0, bytes: 0 };
 
     /// Any number of publications, up to about `bytes`.
@@ -117,7 +117,7 @@ pub trait Broker: Send + Sync + 'static {
         idempotency_key: Option<&'a str>,
     ) -> BrokerFuture<'a, Position>;
 
-    /// Reads what came after `since`, oldest first; without `since`, the newest.
+    /// Reads the publications after `since`, oldest first; without `since`, the newest.
     fn history<'a>(
         &'a self,
         channel: &'a ChannelName,
@@ -139,8 +139,8 @@ pub trait Broker: Send + Sync + 'static {
     /// Forgets a channel: none of its positions is recovered any more.
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()>;
 
-    /// What a graceful stop has to save, entry by entry, so that clients recover after the next
-    /// start. Nothing where histories outlive the process.
+    /// State that a graceful stop saves, entry by entry, so that clients recover after the next
+    /// start. Empty where histories outlive the process.
     fn save(&self) -> Box<dyn Iterator<Item = SnapshotEntry> + '_>;
 
     /// Loads an entry of [`save`](Self::save). A channel that was published on since then stays
@@ -150,6 +150,6 @@ pub trait Broker: Send + Sync + 'static {
     /// The entry cannot be read.
     fn load(&self, saved: &SnapshotEntry) -> Result<(), StreamError>;
 
-    /// Forgets what is too old. Called about once a second.
+    /// Forgets old publications and channels. Called about once a second.
     fn sweep(&self);
 }

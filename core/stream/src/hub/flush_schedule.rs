@@ -1,7 +1,7 @@
 //! Flush schedule: the times at which the sessions of a shard send their batches of prices.
 //!
-//! All sessions of a shard send at the same times, so that the shard writes to many sockets at
-//! once instead of to a few at a time. Such a flush costs a system call for each socket,
+//! All sessions of a shard send at the same times. The shard thus writes to many sockets at
+//! once, not to a few at a time. Such a flush costs a system call for each socket,
 //! however little it writes. While it writes to many, the next one comes later, and more
 //! prices share each write. A shard of few connections keeps the usual interval.
 

@@ -5,7 +5,7 @@
 //! channel's order; the shard delivers it in its next tick (see [`shard`]). Sessions without a
 //! shard ([`ShardId::CALLER`]) get it at once, on the publisher's thread.
 //!
-//! Locks are taken in the order broker channel, hub, shard, session; a session never calls the
+//! Locks are acquired in the order broker channel, hub, shard, session; a session never calls the
 //! hub while it holds its own lock. Hub and session know each other, as
 //! [`session`](crate::session) explains: a delivery goes from one to the other without a
 //! virtual call.

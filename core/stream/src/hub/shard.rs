@@ -1,14 +1,14 @@
 //! Shard: the connections of one core.
 //!
-//! In each tick a shard drains its inbox, queues every publication in the outboxes of its
-//! subscribers, and flushes each dirty session once, through its transport's [`Sink`]. A burst
+//! In each tick a shard drains its inbox and queues every publication in the outboxes of its
+//! subscribers. Then it flushes each dirty session once, through its transport's [`Sink`]. A burst
 //! therefore costs one `write` for each socket, and idle sessions are never woken.
 //!
 //! # The pause
 //! A write costs a system call for each socket, however little it writes. After a tick that
-//! wrote to many sockets, a shard pauses for [`WriteCoalescing::max_pause`] before the next
-//! tick if it expects another publication in that time, judged by the rate of late. What is
-//! published in the pause shares its writes. Examples with a pause of 15 ms:
+//! wrote to many sockets, a shard may pause for [`WriteCoalescing::max_pause`] before the next
+//! tick. It pauses if the recent rate predicts another publication in that time. All
+//! publications of the pause share its writes. Examples with a pause of 15 ms:
 //!
 //! - 50 publications a second are 20 ms apart: a pause would collect nothing, so there is none.
 //! - 100 a second are 10 ms apart: a pause collects one or two.
@@ -47,7 +47,7 @@ const INBOX: usize = 16_384;
 /// Subscribers that a scan visits before it releases the lock of the lists.
 const SCAN_PART: usize = 1_024;
 
-/// Entries of a tick's buffers whose memory is kept; larger buffers are given back.
+/// Entries of a tick's buffers whose memory is reused; larger buffers are freed.
 const KEPT_ENTRIES: usize = 16_384;
 
 /// Names a shard.
@@ -67,8 +67,8 @@ impl std::fmt::Display for ShardId {
 
 /// Writer of a session's transport, which a shard flushes.
 pub trait Sink: Send + Sync + 'static {
-    /// Writes what the session has to send, as far as the socket takes it, without waiting.
-    /// The sink itself writes the rest when the socket takes more.
+    /// Writes the session's outgoing messages, as far as the socket accepts them, without
+    /// waiting. The sink itself writes the rest when the socket accepts more.
     fn flush(&self, now: Instant);
 }
 
@@ -170,8 +170,7 @@ impl Shard {
         }
     }
 
-    /// Ends a session in the next tick, after what was published until now, with a last
-    /// message.
+    /// Ends a session in the next tick, after all earlier publications, with a last message.
     pub(crate) fn leave(&self, session: Arc<SessionCore>, last: ServerMessage) {
         self.inbox.lock().leaving.push((session, last));
         self.wake.notify_one();
@@ -389,7 +388,7 @@ impl Shard {
 
     /// Delivers publications of one channel to a part of its subscribers here, from index
     /// `from` on. Returns the index of the next part, if there may be one. A subscriber that
-    /// takes an index behind meanwhile reads the history afterwards, which has them.
+    /// gets an index behind meanwhile reads the history afterwards, which has them.
     fn deliver_part(
         &self,
         delivery: &Delivery<'_>,
@@ -423,7 +422,7 @@ async fn flush(sessions: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
     count
 }
 
-/// Buffers of a tick, kept from one to the next.
+/// Buffers of a tick, reused by the next.
 #[derive(Default)]
 struct TickBuffers {
     publications: Vec<Arc<Publication>>,

@@ -1,4 +1,4 @@
-//! Timers of a shard: when it flushes which session without being asked.
+//! Timers of a shard: the time at which it flushes each session without a new publication.
 //!
 //! Sessions with batches of prices all wait for the same time: these are in a list, all others
 //! in a heap. An entry is not removed when its session ends or is given an earlier time. It

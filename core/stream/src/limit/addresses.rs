@@ -36,8 +36,8 @@ pub struct AddressLimits {
     buckets: Mutex<AddressBuckets>,
 }
 
-/// The connection rate of each address. A full bucket is removed, since a new one says
-/// the same.
+/// The connection rate of each address. A full bucket is removed, since a new one is
+/// full too.
 #[derive(Debug, Default)]
 struct AddressBuckets {
     by_network: HashMap<NetworkKey, TokenBucket>,

@@ -60,7 +60,7 @@ impl Rate {
 pub struct TokenBucket {
     /// When the bucket is full again, in nanoseconds of the clock.
     full_at_ns: i64,
-    /// When tokens were last taken, in milliseconds. An earlier time means that the clock
+    /// Time at which tokens were last taken, in milliseconds. An earlier time means that the clock
     /// was set back; `full_at_ns` then moves back by the same amount.
     last_take_ms: i64,
 }

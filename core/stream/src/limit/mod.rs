@@ -44,7 +44,7 @@ pub struct LimitError {
 }
 
 impl LimitError {
-    /// An error that asks the client to wait for `retry_after_ms` milliseconds.
+    /// An error that makes the client wait for `retry_after_ms` milliseconds.
     #[must_use]
     pub fn new(message: String, retry_after_ms: u32) -> Self {
         Self {

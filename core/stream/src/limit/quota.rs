@@ -66,7 +66,7 @@ impl QuotaSettings {
 
 /// A rate, and how far a session may exceed it.
 ///
-/// A message that finds its bucket empty is refused and taken from a second bucket. That
+/// A message that finds its bucket empty is refused and charged to a second bucket. That
 /// one holds ten seconds' worth and fills at the same rate. A client that is slightly too
 /// fast is therefore refused, but never closed. At twice the rate or more, it is closed.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,6 @@
 //! Keyed semaphore: counts the open connections of each address or user.
 //!
-//! Dropping a permit gives it back. A key without permits takes no memory.
+//! Dropping a permit gives it back. A key without permits uses no memory.
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 

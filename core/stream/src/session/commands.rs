@@ -1,4 +1,4 @@
-//! Commands: what a client asks of its session.
+//! Commands: requests of a client to its session.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{
 use crate::{ChannelName, Class, Identity, Namespace, Position, StreamError, hub::HubKey};
 
 impl Session {
-    /// Subscribes to channels. What is published on them is sent after
+    /// Subscribes to channels. Publications on them are sent after
     /// [`release_held`](Self::release_held), so that the reply comes first.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl Session {
         Ok(result)
     }
 
-    /// Ends subscriptions. What waits of them is not sent any more.
+    /// Ends subscriptions, and drops their queued publications.
     ///
     /// # Errors
     /// A name is malformed.

@@ -1,11 +1,11 @@
-//! Connection info: what a transport knows of a client when it connects, and the ids that the
+//! Connection info: facts of a transport about a connecting client, and the ids that the
 //! session gives the connection.
 
 use std::{net::IpAddr, time::Duration};
 
 use crate::{Identity, SessionQuota, hub::ShardId, transport::Transport};
 
-/// How a client wants its messages.
+/// Encoding of a client's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     /// As JSON text.
@@ -14,7 +14,7 @@ pub enum Encoding {
     Proto,
 }
 
-/// What a transport knows of a client when it connects.
+/// Facts that a transport knows about a client when it connects.
 #[derive(Debug, Clone)]
 pub struct ConnectionInfo {
     /// Identity that the client has proved.
@@ -27,7 +27,7 @@ pub struct ConnectionInfo {
     pub encoding: Encoding,
     /// Address of the client, where it is known.
     pub address: Option<IpAddr>,
-    /// Shortest heartbeat interval that the client wants, if it said one.
+    /// Shortest heartbeat interval that the client requested, if any.
     pub heartbeat: Option<Duration>,
     /// Rates that the client is held to. None: no rate.
     pub quota: Option<SessionQuota>,

@@ -1,4 +1,4 @@
-//! Context of a session: what all sessions of one core share.
+//! Context of a session: state that all sessions of one core share.
 //!
 //! Sessions hold the context and not the core, so that the core depends on sessions and
 //! sessions do not depend on the core.
@@ -16,7 +16,7 @@ use crate::{
     transport::Transports,
 };
 
-/// What all sessions of one core share.
+/// State that all sessions of one core share.
 pub(crate) struct SessionContext {
     namespaces: Arc<Namespaces>,
     hub: Arc<Hub>,
@@ -88,7 +88,7 @@ impl SessionContext {
         &self.transports
     }
 
-    /// Has every session that opens from now on leave, to come back within `window`.
+    /// Makes every session that opens from now on leave, to return within `window`.
     pub(crate) fn start_draining(&self, window: Duration) {
         // A second drain changes nothing: the first window counts.
         let _ = self.draining.set(window);

@@ -1,10 +1,10 @@
 //! Delivery: the way of a publication through a session, from the hub to the transport.
 //!
 //! The hub calls [`State::deliver`], which queues a publication in the outbox, or has it held
-//! back where [`recovery`](super::recovery) takes over. The transport takes what the outbox
-//! has: it waits for it ([`Connection::next`]), or it is a sink that the shard flushes
-//! ([`Session::take_outgoing`]). Both take the same step, and a step produces messages, waits
-//! for a time, reads a history or ends: nothing loops without one of the four.
+//! back where [`recovery`](super::recovery) takes over. The transport takes the messages
+//! of the outbox: it waits for them ([`Connection::next`]), or it is a sink that the shard
+//! flushes ([`Session::take_outgoing`]). Both run the same step. A step produces messages,
+//! waits for a time, reads a history or ends: nothing loops without one of the four.
 
 use std::{
     sync::{Arc, Weak},
@@ -28,7 +28,7 @@ use crate::{
     publication_batch::Delivery,
 };
 
-/// What a sink got from its session.
+/// Result of a flush: messages for the sink, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushOutcome {
     /// Messages, and there may be more.
@@ -44,11 +44,11 @@ pub enum FlushOutcome {
 /// Time before the expiry of a token at which the client is warned, in milliseconds.
 const EXPIRY_NOTICE_MS: u64 = 30_000;
 
-/// What the transport does next.
+/// Next action of the transport.
 enum DeliveryStep {
-    /// Send what was taken.
+    /// Send the messages of this step.
     Send(NextStep),
-    /// Read the history of a subscription, then take the next step.
+    /// Read the history of a subscription, then run the next step.
     ReadHistory(Slot),
     /// Wait until this time, or until the session is woken.
     Wait(Option<Instant>),
@@ -56,13 +56,13 @@ enum DeliveryStep {
     Close(CloseReason),
 }
 
-/// When to take the next step.
+/// Time of the next step.
 enum NextStep {
     Now,
     At(Option<Instant>),
 }
 
-/// What tells the time.
+/// Sources of time: the clock, and the schedule of flushes.
 #[derive(Clone, Copy)]
 struct Time<'a> {
     clock: &'a dyn Clock,
@@ -123,7 +123,7 @@ impl State {
         }
         let size = self.outbox.size_of(publication);
         if succession == Succession::Hole || !self.outbox.has_room(size) {
-            // The history has what is missing, or what does not fit.
+            // The history has the missing publications, and those that do not fit.
             progress.hold_from(publication);
             self.recovery.note_ready();
             return self.outbox.is_empty();
@@ -171,7 +171,7 @@ impl State {
         }
     }
 
-    /// Takes what waits, up to about `budget` bytes.
+    /// Takes queued messages, up to about `budget` bytes.
     fn take(&mut self, now: Instant, time: Time<'_>, budget: usize, out: &mut impl OutgoingBuffer) {
         let mut taken = 0;
         while taken < budget
@@ -273,7 +273,7 @@ impl Connection {
     /// Waits until there is something to send, and takes up to about `budget` bytes of it.
     ///
     /// # Errors
-    /// The session is over, and everything was taken: close with this reason.
+    /// The session is over and its outbox is empty: close with this reason.
     pub async fn next(
         &self,
         budget: usize,
@@ -329,7 +329,7 @@ impl Session {
         let _ = self.core().sink.set(sink);
     }
 
-    /// Takes up to about `budget` bytes of what is to be sent now, for a sink. The sink is
+    /// Takes up to about `budget` bytes of the messages due now, for a sink. The sink is
     /// flushed again when there is more, and at `again_at` in any case.
     pub fn take_outgoing(
         &self,
@@ -345,7 +345,7 @@ impl Session {
                     self.arm(due);
                     return FlushOutcome::Drained;
                 }
-                // What is queued is sent meanwhile.
+                // Queued messages are sent meanwhile.
                 DeliveryStep::ReadHistory(slot) => self.read_history_aside(slot),
                 DeliveryStep::Close(reason) => return FlushOutcome::Close(reason),
                 DeliveryStep::Wait(due) => {
@@ -356,8 +356,9 @@ impl Session {
         }
     }
 
-    /// Takes what there is, or returns what to wait for. A sink gives the time at which it is
-    /// flushed in any case; it then gets a time only if the shard's timer needs a new one.
+    /// Takes messages that are due, or returns the time to wait for. A sink passes the time at
+    /// which it is flushed in any case. It then gets a time only if the shard's timer needs a
+    /// new one.
     fn step(
         &self,
         now: Instant,

@@ -1,8 +1,8 @@
-//! Flush timer of a session: the times at which its shard flushes it without being asked.
+//! Flush timer of a session: the times at which its shard flushes it without a new publication.
 //!
-//! The shard keeps every time it was given. A session that sends prices at each flush of the
-//! schedule is therefore not given anew, each time, the heartbeat that is due much later: it
-//! remembers two times, the next one and a later one.
+//! The shard stores every time that a session gives it. The session therefore remembers two
+//! times, the next one and a later one. While it sends prices at each flush of the schedule,
+//! it does not give the shard its much later heartbeat again.
 
 use tokio::time::Instant;
 

@@ -1,7 +1,7 @@
 //! Heartbeat: how often a client has to give a sign of life, and how good its link is.
 //!
 //! # The interval
-//! A client sends a ping when it has heard nothing for its heartbeat interval. The interval
+//! A client sends a ping when it has received nothing for its heartbeat interval. The interval
 //! is short while publications or commands pass, and longer the longer none do: see
 //! [`Heartbeat::interval`]. The client uses the interval that it was last *announced*, in
 //! `welcome`, `visibility` or `pong`. When a longer announced interval becomes too long, the
@@ -13,7 +13,7 @@
 //! towards the difference of two neighbouring round trips. Round trips of 40, 56 and 40 ms
 //! give jitters of none, 1 ms (16/16) and 1 + (16 − 1)/16 = 1.94 ms.
 //!
-//! Every connection has one [`Heartbeat`], so it is kept small.
+//! Every connection has one [`Heartbeat`], so it is small.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -56,9 +56,9 @@ pub struct ConnectionQuality {
     pub jitter: Option<Duration>,
     /// How often no sign of life came in time.
     pub missed_beats: u32,
-    /// Bytes sent, without what TLS adds.
+    /// Bytes sent, without the bytes of TLS.
     pub bytes_sent: u64,
-    /// Bytes received, without what TLS adds.
+    /// Bytes received, without the bytes of TLS.
     pub bytes_received: u64,
 }
 
@@ -71,7 +71,7 @@ pub struct KeepAliveTimeouts {
     pub heartbeat: Option<Duration>,
     /// Time to answer the probe that follows a missed heartbeat.
     pub heartbeat_probe: Duration,
-    /// Silence of the client after which it is probed, whatever the server sends.
+    /// Silence of the client after which it is probed, even while the server sends.
     pub silence: Duration,
     /// Time to answer that probe, and again the second one.
     pub silence_probe: Duration,
@@ -163,9 +163,9 @@ impl Heartbeat {
         self.announced_ms = interval_ms;
     }
 
-    /// The interval as it should be now: that of an active connection for a minute after the
-    /// last activity, five times that for the four minutes that follow, and then, as in the
-    /// background, the background's.
+    /// The interval as it should be now. For a minute after the last activity it is that of an
+    /// active connection, and five times that for the next four minutes. Then, and in the
+    /// background, it is the background's.
     pub(super) fn interval(
         &self,
         now: Instant,

@@ -1,18 +1,18 @@
-//! Sessions: one client's conversation, whatever the transport.
+//! Sessions: one client's conversation, on any transport.
 //!
-//! Commands act on a [`Session`]. A transport holds a [`Connection`], takes from it what is to
-//! be sent, and ends the session by dropping it. The state behind the session's lock has
+//! Commands act on a [`Session`]. A transport holds a [`Connection`], takes from it the
+//! messages to send, and ends the session by dropping it. The state behind the session's lock has
 //! parts, each with its own invariants:
 //!
 //! - `subscriptions`: the channels, found by name and by slot;
-//! - `outbox`: what waits to be sent, bounded in bytes;
-//! - `recovery`: what is held back, and how it catches up from the history;
+//! - `outbox`: queue of outgoing messages, bounded in bytes;
+//! - `recovery`: held publications, and how a subscription catches up from the history;
 //! - `heartbeat`: the interval of pings and the quality of the link;
-//! - `flush_timer`: when the shard flushes the session without being asked.
+//! - `flush_timer`: times at which the shard flushes the session without a new publication.
 //!
-//! `delivery` is the way of a publication through the parts, `commands` what a client asks
-//! for, `server_actions` what an operator does, `registry` the list of all sessions, and
-//! `context` what they share.
+//! `delivery` is the way of a publication through the parts. `commands` are the requests of a
+//! client, `server_actions` the actions of an operator. `registry` is the list of all sessions,
+//! and `context` the state that they share.
 //!
 //! # Hub and session
 //! The two modules know each other, and no others in this crate do. The hub calls a session
@@ -114,7 +114,7 @@ impl SessionCore {
         if self.sink.get().is_none() {
             return true;
         }
-        // What is batched for later needs the shard's timer, and no flush now.
+        // A batch for later needs the shard's timer, and no flush now.
         let Some(later) = state.idle_until(now) else {
             return true;
         };
@@ -131,7 +131,7 @@ impl SessionCore {
         !self.is_dirty.swap(true, Ordering::AcqRel)
     }
 
-    /// Has the session flushed soon.
+    /// Requests a flush of the session soon.
     pub(crate) fn mark_dirty(self: &Arc<Self>) {
         if self.sink.get().is_none() || self.shard_id() == ShardId::CALLER {
             self.wake.notify_one();
@@ -155,7 +155,7 @@ impl SessionCore {
         self.replies_read.notify_waiters();
     }
 
-    /// Has the transport write what waits.
+    /// Makes the transport write the outgoing messages.
     pub(crate) fn flush(&self, now: Instant) {
         self.is_dirty.store(false, Ordering::Release);
         match self.sink.get() {
@@ -179,7 +179,7 @@ impl SessionCore {
     }
 
     /// The heartbeat interval as it should be now, in milliseconds: never shorter than the
-    /// client asked for.
+    /// client requested.
     fn heartbeat_interval_ms(&self, state: &State, now: Instant) -> u32 {
         let options = self.context.options();
         let interval = state.heartbeat.interval(now, state.visibility, options);
@@ -209,7 +209,7 @@ impl SessionCore {
     }
 }
 
-/// One client's conversation: what its commands act on. Cheap to clone.
+/// One client's conversation, on which its commands act. Cheap to clone.
 #[derive(Clone)]
 pub struct Session(Arc<SessionCore>);
 
@@ -322,7 +322,7 @@ impl Session {
         self.0.info.quota.as_ref()
     }
 
-    /// What the transport knew of the client when it connected.
+    /// Facts that the transport knew about the client when it connected.
     #[must_use]
     pub fn info(&self) -> &ConnectionInfo {
         &self.0.info
@@ -353,7 +353,7 @@ impl Session {
         subscriptions.collect()
     }
 
-    /// Up to where the transport has taken each history channel.
+    /// Position of each history channel up to which the transport took its publications.
     #[must_use]
     pub fn delivered_positions(&self) -> Vec<(ChannelName, Position)> {
         let state = self.0.state.lock();
@@ -387,7 +387,7 @@ impl Session {
         self.0.state.lock().outbox.len()
     }
 
-    /// Sends a message to this client alone. It leaves before what is published.
+    /// Sends a message to this client alone. It leaves before later publications.
     pub fn send(&self, message: ServerMessage) {
         self.0.state.lock().send(message);
         self.0.mark_dirty();
@@ -414,8 +414,8 @@ impl Session {
         }
     }
 
-    /// Releases the new subscriptions: what is published on them is sent from now on. Called
-    /// when the reply that announces them is queued, so that the reply comes first.
+    /// Releases the new subscriptions: their publications are sent from now on. Called when
+    /// the reply that announces them is queued, so that the reply comes first.
     pub fn release_held(&self) {
         self.0.state.lock().release_held(Instant::now());
         self.0.mark_dirty();
@@ -437,7 +437,7 @@ impl Session {
         self.send(message(Data::Welcome(welcome)));
     }
 
-    /// Whether so many replies wait that the client should read some before its next command.
+    /// Whether the client should read some of its queued replies before its next command.
     #[must_use]
     pub fn is_reply_queue_full(&self) -> bool {
         self.0.state.lock().outbox.is_reply_queue_full()
@@ -460,7 +460,7 @@ impl Session {
         }
     }
 
-    /// Ends the session when all that waits was taken.
+    /// Ends the session when its outbox is empty.
     pub fn close(&self, reason: CloseReason) {
         self.0.state.lock().closing.get_or_insert(reason);
         self.0.mark_dirty();
@@ -475,7 +475,7 @@ impl Session {
         let _ = self.identify();
     }
 
-    /// Takes the session off the hub and the list, and frees its quota.
+    /// Removes the session from the hub and the list, and frees its quota.
     fn end(&self) {
         self.0
             .state

@@ -1,8 +1,8 @@
-//! Outbox: what waits to be sent to one client, bounded in bytes.
+//! Outbox: queue of messages to one client, bounded in bytes.
 //!
 //! Three lanes share the bound. *Replies* leave first; while more than half of the bound is
 //! replies, the client's next command waits. The *queue* holds publications of history
-//! channels and one item for each latest channel with a new value, so that a newer value
+//! channels, and one item for each latest channel with a new value. A newer value thus
 //! replaces an older one in place. The *batch* collects the channels whose values leave
 //! together, at the times of the shard's flush schedule. A latest value whose `minIntervalMs`
 //! is not over waits among the *deferred*.
@@ -17,10 +17,10 @@ use tokio::time::Instant;
 use super::{DirectMessage, Encoding, Slot};
 use crate::{ChannelName, Position, Publication, PublicationBatch};
 
-/// Channels of a batch whose memory is kept for the next batch; more are given back.
+/// Channels of a batch whose memory is reused for the next batch; more are freed.
 const KEPT_BATCH: usize = 64;
 
-/// Items of an empty queue whose memory is kept; a burst that needed more gives it back.
+/// Items of an empty queue whose memory is reused; the extra memory of a burst is freed.
 const KEPT_QUEUE: usize = 256;
 
 /// An item of the queue.
@@ -57,7 +57,7 @@ impl Due {
     }
 }
 
-/// What waits to be sent to one client.
+/// Outbox: replies and publications queued for one client.
 #[derive(Debug)]
 pub(super) struct Outbox {
     encoding: Encoding,
@@ -75,7 +75,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// An empty outbox that takes up to `limit` bytes.
+    /// An empty outbox that holds up to `limit` bytes.
     pub(super) fn new(encoding: Encoding, limit: usize) -> Self {
         Self {
             encoding,
@@ -100,7 +100,7 @@ impl Outbox {
         self.queue.len() + self.batch.len() + self.deferred.len()
     }
 
-    /// Whether so many replies wait that the client's next command has to.
+    /// Whether the client's next command has to wait, because too many replies do.
     pub(super) fn is_reply_queue_full(&self) -> bool {
         self.reply_bytes > self.limit / 2
     }
@@ -194,7 +194,7 @@ impl Outbox {
         self.deferred.push((due, slot));
     }
 
-    /// Drops what waits of a subscription that has ended: repeated subscribing and
+    /// Drops queued items of a subscription that has ended: repeated subscribing and
     /// unsubscribing without reading leaves nothing behind.
     pub(super) fn remove(&mut self, ended: Slot) {
         let mut freed = 0;

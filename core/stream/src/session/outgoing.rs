@@ -1,4 +1,4 @@
-//! Outgoing messages: what leaves a session, and its encodings.
+//! Outgoing messages of a session, and their encodings.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl std::ops::Deref for DirectMessage {
     }
 }
 
-/// What a sink writes in one piece: a message, or a batch of them.
+/// Unit that a sink writes in one piece: a message, or a batch of them.
 #[derive(Debug, Clone)]
 pub enum OutgoingItem {
     /// One message.
@@ -75,7 +75,7 @@ pub(super) trait OutgoingBuffer {
     fn push_batch(&mut self, batch: Arc<PublicationBatch>);
     /// How many messages there are.
     fn message_count(&self) -> usize;
-    /// Whether there is a publication: replies come first, so the last message tells.
+    /// Whether there is a publication: replies come first, so the last message shows it.
     fn ends_with_publication(&self) -> bool;
 }
 

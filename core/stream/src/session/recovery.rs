@@ -1,22 +1,22 @@
-//! Recovery: how a client gets what it missed on a history channel, each publication once
-//! and in order, or a notice that something is lost.
+//! Recovery: missed publications of a history channel, each once and in order, or a notice
+//! that some are lost.
 //!
 //! A subscription is *live*, and publications go straight to the outbox; or it is *held*, and
 //! they go to the buffer of its [`Hold`]. A hold has one of four reasons
-//! ([`ReleaseCondition`]): the `subscribed` reply is not queued yet, the notice of a
-//! server-side subscription is not queued yet, the client is in the background, or the
-//! outbox is full. All four end in the same way:
+//! ([`ReleaseCondition`]). The `subscribed` reply or the notice of a server-side subscription
+//! is not queued yet, the client is in the background, or the outbox is full. All four end in
+//! the same way:
 //!
 //! 1. **Hold.** Register with the hub, held. From here on nothing published is missed: it is
 //!    in the buffer, or in the history that is read next.
-//! 2. **Read.** Read the history after the client's position, as much as the outbox takes.
+//! 2. **Read.** Read the history after the client's position, as much as the outbox has room for.
 //! 3. **Merge.** Put what was read before the buffer, and drop from the buffer what the
 //!    history has too. Sequence numbers decide; nothing is compared by time.
 //! 4. **Release.** Move from the buffer to the outbox what comes next in sequence, while there
 //!    is room. At the newest publication the subscription is live. If the buffer does not
 //!    have the next one, read again.
 //!
-//! If the history does not reach back to the position, a new subscription says
+//! If the history does not reach back to the position, a new subscription returns
 //! `recovered: false`, and a running one queues `gap`.
 //!
 //! # Worked example
@@ -33,8 +33,8 @@
 //! Later the client reads slowly, and 7 does not fit: the subscription is held again, with 7
 //! in the buffer. It holds [`BUFFER`] publications, 7 to 134; of 200, the others are left to
 //! the history. When half of the outbox is free, the buffer is released, and the history
-//! after 134 is read. If that has only 150 to 200 by then, `gap` says that the channel is at
-//! 200, and the subscription goes on from there.
+//! after 134 is read. If that has only 150 to 200 by then, `gap` reports that the channel is
+//! at 200, and the subscription goes on from there.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -51,16 +51,16 @@ use crate::{
 /// with the history, so one costs a pointer.
 const BUFFER: usize = 128;
 
-/// What a subscription asks for beside the channel.
+/// Options of a subscription beside the channel.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SubscribeOptions {
-    /// Position after which the client wants what it missed.
+    /// Position after which the client recovers.
     pub(super) since: Option<Position>,
     /// Least time between two values of a latest channel.
     pub(super) min_interval: Option<Duration>,
 }
 
-/// How far a client is served on one channel, and what is held back from it.
+/// Progress of a client on one channel: its position, and its held publications.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Progress {
@@ -78,7 +78,7 @@ enum DeliveryState {
     Held(Box<Hold>),
 }
 
-/// What a held subscription has to catch up with.
+/// Backlog of a held subscription, and the condition that releases it.
 #[derive(Debug)]
 pub(super) struct Hold {
     condition: ReleaseCondition,
@@ -164,8 +164,8 @@ impl Progress {
         }
     }
 
-    /// Buffers a publication of a held subscription, and says when that is released. None for
-    /// a live one.
+    /// Buffers a publication of a held subscription, and returns its release condition. None
+    /// for a live one.
     pub(super) fn buffer(&mut self, publication: &Arc<Publication>) -> Option<ReleaseCondition> {
         let hold = self.hold_mut()?;
         hold.buffer(publication);
@@ -236,7 +236,7 @@ impl Hold {
         if self.condition == ReleaseCondition::Foreground {
             return;
         }
-        // A full buffer leaves the newest to the history, and has what is needed first.
+        // A full buffer holds the oldest, which are needed first; the history has the newest.
         if self.buffer.len() < BUFFER {
             self.buffer.push_back(publication.clone());
         }
@@ -250,7 +250,7 @@ impl Hold {
         }
     }
 
-    /// Puts what was read from the history before what the buffer has since.
+    /// Puts the publications of a history read before those in the buffer.
     fn merge(&mut self, read: Vec<Arc<Publication>>) {
         let Some(last) = read.last().map(|one| one.position().clone()) else {
             return;
@@ -281,8 +281,8 @@ impl Hold {
 }
 
 impl Subscription {
-    /// Sets a new subscription to its position, and merges what was read from the history
-    /// with what was published since.
+    /// Sets a new subscription to its position, and merges the history read with later
+    /// publications.
     fn merge_history(&mut self, since: Option<Position>, history: History) {
         self.start_at(since.unwrap_or_else(|| Position {
             seq: match (self.class(), history.publications.first()) {
@@ -307,7 +307,7 @@ impl Subscription {
     }
 }
 
-/// What a session has to do for its held subscriptions. The flags are hints: a search over
+/// Pending work of a session for its held subscriptions. The flags are hints: a search over
 /// all subscriptions is skipped while they are down.
 #[derive(Debug, Default)]
 pub(super) struct RecoveryQueue {
@@ -483,7 +483,7 @@ impl State {
         (!progress.is_live()).then(|| (subscription.channel().clone(), progress.position().clone()))
     }
 
-    /// Queues what was read of the history after `since`, as far as there is room for it.
+    /// Queues the history read after `since`, as far as there is room for it.
     fn queue_history(&mut self, slot: Slot, since: &Position, history: History) {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
@@ -597,7 +597,7 @@ impl Session {
         Ok(None)
     }
 
-    /// Reads what a held subscription misses, as far as there is room for it.
+    /// Reads the missed publications of a held subscription, as far as there is room for them.
     pub(super) async fn read_history(&self, slot: Slot) {
         let core = self.core();
         let missing = core.state.lock().missing_after(slot);

@@ -2,7 +2,7 @@
 //!
 //! Subscribers by channel are in the [`hub`](crate::hub). Every request takes constant time,
 //! but for the order of the ids, which takes logarithmic time to maintain: so a page of
-//! connections costs no more than its length. The registry's lock is taken before a
+//! connections costs no more than its length. The registry's lock is acquired before a
 //! session's.
 
 use std::{

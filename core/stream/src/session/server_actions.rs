@@ -1,4 +1,4 @@
-//! Server actions: what the server does to a session without a command of its client.
+//! Server actions: changes of a session without a command of its client.
 //!
 //! Operators subscribe, unsubscribe and disconnect sessions; the server ends them to drain.
 
@@ -16,8 +16,8 @@ use super::{
 use crate::{ChannelName, Identity, Namespace, Position, StreamError, hub::ShardId};
 
 impl Session {
-    /// Subscribes the session to a channel, and sends `subscribed` before what is published
-    /// there. A session that is subscribed already is sent nothing.
+    /// Subscribes the session to a channel, and sends `subscribed` before its publications. A
+    /// session that is subscribed already is sent nothing.
     pub(crate) async fn server_subscribe(
         &self,
         channel: ChannelName,
@@ -32,7 +32,7 @@ impl Session {
         if self.identity() == Identity::Unknown {
             return Err(StreamError::new(
                 ErrorCode::FailedPrecondition,
-                "the client has not given a token yet, and this server wants one",
+                "the client has not sent a token yet, and this server requires one",
             ));
         }
         // With a condition of its own: the reply to a command of the client would release it
@@ -75,7 +75,7 @@ impl Session {
         self.0.mark_dirty();
     }
 
-    /// Ends the session at once: no publication is sent any more, and nothing is done in the
+    /// Ends the session at once: no publication is sent any more, and no command runs in the
     /// client's name. True if it was not about to end already.
     pub(crate) fn disconnect(&self, reason: CloseReason) -> bool {
         let was_open = {
@@ -83,7 +83,7 @@ impl Session {
             let was_open = state.closing.replace(reason).is_none();
             state.identity = Identity::Unknown;
             if was_open {
-                // Some transports have no close code: the error says why.
+                // Some transports have no close code: the error gives the reason.
                 state.send(message(Data::Error(disconnect_error(reason))));
             }
             was_open
@@ -104,7 +104,7 @@ impl Session {
         }));
         match self.0.shard_id() {
             ShardId::CALLER => self.0.leave(reconnect),
-            // The message takes the way of the publications, and overtakes none.
+            // The message goes the way of the publications, and overtakes none.
             shard => {
                 let shard = self.0.context.hub().shard(shard);
                 shard.leave(self.0.clone(), reconnect);
@@ -119,7 +119,7 @@ impl Session {
         }
     }
 
-    /// Ends all subscriptions. What waits of them is not sent any more.
+    /// Ends all subscriptions, and drops their queued publications.
     pub(super) fn unsubscribe_from_all(&self) {
         let subscriptions = self.0.state.lock().subscriptions.take_all();
         for subscription in subscriptions {

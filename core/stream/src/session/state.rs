@@ -22,7 +22,7 @@ use crate::{ChannelName, Identity};
 pub(super) struct State {
     pub(super) identity: Identity,
     pub(super) visibility: Visibility,
-    /// Why the session ends, once what waits is sent.
+    /// Reason for which the session ends, once its outbox is sent.
     pub(super) closing: Option<CloseReason>,
     /// Whether the client was sent `reconnect`.
     pub(super) is_draining: bool,
@@ -38,7 +38,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// State of a session whose outbox takes up to `outbox_bytes`.
+    /// State of a session whose outbox holds up to `outbox_bytes`.
     pub(super) fn new(identity: Identity, encoding: Encoding, outbox_bytes: usize) -> Self {
         Self {
             identity,
@@ -60,7 +60,7 @@ impl State {
         self.outbox.push_reply(message);
     }
 
-    /// Ends a subscription. What waits of it is not sent any more.
+    /// Ends a subscription, and drops its queued publications.
     pub(super) fn unsubscribe(&mut self, channel: &ChannelName) -> Option<Subscription> {
         let (slot, subscription) = self.subscriptions.remove(channel)?;
         self.outbox.remove(slot);
@@ -85,7 +85,7 @@ impl State {
         }
     }
 
-    /// What to wait for: `due`. A sink is flushed at `again_at` in any case; for a sink, this
+    /// Time to wait for: `due`. A sink is flushed at `again_at` in any case; for a sink, this
     /// is the time that the shard's timer needs, if it needs a new one.
     pub(super) fn next_flush(
         &mut self,

@@ -2,7 +2,7 @@
 //! outbox use.
 //!
 //! A [`Slot`] holds an index and a generation. The index of an ended subscription is used
-//! again, the generation never: so what was queued for an ended subscription does not reach
+//! again, the generation never: so an item queued for an ended subscription does not reach
 //! the next one with its index.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -114,7 +114,7 @@ impl Subscriptions {
 #[repr(C)]
 pub(super) struct Subscription {
     generation: u64,
-    /// How far the client is served, and what is held back.
+    /// Position of the client, and its held publications.
     pub(super) progress: Progress,
     /// On a latest channel: the value that waits to be sent.
     pending: Option<Arc<Publication>>,
@@ -126,7 +126,7 @@ pub(super) struct Subscription {
     pauses_in_background: bool,
     min_interval: Option<Duration>,
     last_sent: Option<Instant>,
-    /// Up to where the transport has taken the channel.
+    /// Position up to which the transport took the channel's publications.
     delivered: Position,
     channel: ChannelName,
     hub_key: Option<HubKey>,
@@ -199,7 +199,7 @@ impl Subscription {
         self.batch_mode
     }
 
-    /// Up to where the transport has taken the channel.
+    /// Position up to which the transport took the channel's publications.
     pub(super) fn delivered(&self) -> &Position {
         &self.delivered
     }
@@ -218,7 +218,7 @@ impl Subscription {
         self.progress.start_at(position);
     }
 
-    /// Notes that the transport has taken the channel up to `position`.
+    /// Notes that the transport took the channel's publications up to `position`.
     pub(super) fn note_delivered(&mut self, position: &Position) {
         self.delivered.advance(position);
     }

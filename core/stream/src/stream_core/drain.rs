@@ -1,9 +1,9 @@
 //! Drain: ends all sessions before the server stops.
 //!
-//! Each session is sent `reconnect` with a random time within the window, and closed once it
-//! has got all that waits for it. Sessions are ended in steps over half of the window, so
+//! Each session is sent `reconnect` with a random time within the window, and closed once its
+//! outbox is empty. Sessions are ended in steps over half of the window, so
 //! that clients do not all come back at once. The message goes through the shard like a
-//! publication, and so overtakes none. What is published meanwhile reaches the other sessions.
+//! publication, and so overtakes none. Publications reach the other sessions meanwhile.
 
 use std::time::Duration;
 

@@ -132,7 +132,7 @@ impl StreamCore {
         self.context.authenticator()
     }
 
-    /// What the operator decided.
+    /// Options that the operator set.
     #[must_use]
     pub fn options(&self) -> &StreamOptions {
         self.context.options()
@@ -242,7 +242,7 @@ impl StreamCore {
         Ok((channel, history))
     }
 
-    /// Forgets what is too old. Called about once a second.
+    /// Forgets old publications and channels. Called about once a second.
     pub fn sweep(&self) {
         self.broker().sweep();
     }
@@ -267,7 +267,7 @@ impl StreamCore {
         Arc::strong_count(&self.context) - 1
     }
 
-    /// Counts of what goes on now.
+    /// Current counts of the core.
     #[must_use]
     pub fn stats(&self) -> StreamStats {
         // The list is not locked while its sessions are read.

@@ -1,4 +1,4 @@
-//! Operator's requests: what an operator sees of the connections, and does to them.
+//! Operator's requests: lists of connections, and actions on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ pub enum Target<'a> {
     User(&'a str),
 }
 
-/// Filter of the connections that an operator wants to see.
+/// Filter of the connections that an operator lists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionFilter<'a> {
     /// Only connections of this user.
@@ -124,7 +124,7 @@ impl StreamCore {
         Ok(disconnect_all(&sessions, CloseReason::Disconnected))
     }
 
-    /// Subscribes connections to a channel, whatever their clients may read, and returns how
+    /// Subscribes connections to a channel, even if their clients may not read it. Returns how
     /// many are subscribed then.
     ///
     /// # Errors

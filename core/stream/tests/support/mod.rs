@@ -36,7 +36,7 @@ pub(crate) fn open_history(name: &str) -> Namespace {
     }
 }
 
-/// An anonymous client that wants JSON.
+/// An anonymous client with JSON encoding.
 pub(crate) fn client_on(shard: ShardId) -> ConnectionInfo {
     ConnectionInfo {
         identity: Identity::Anonymous,
