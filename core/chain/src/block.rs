@@ -1,4 +1,4 @@
-//! Blocks and chain updates: what the fork choice sends to the processor.
+//! Blocks and chain updates: messages of the fork choice to the processor.
 //!
 //! Where a reorg is decided: [`fork_choice`](crate::fork_choice) chooses the head, and
 //! [`HeaderTree::plan`](crate::tree::HeaderTree::plan) decides how far the reorg reaches.

@@ -180,7 +180,7 @@ pub enum ConfigError {
         key: &'static str,
         /// Its value.
         found: String,
-        /// What was expected.
+        /// The expected value.
         expected: String,
     },
     /// The signature of a custom error is refused.

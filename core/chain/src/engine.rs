@@ -131,7 +131,7 @@ impl ChainEngine {
             .ok_or_else(|| self.unknown_chain(rest))
     }
 
-    /// Watches a transaction, and returns its status after a node was asked. The error signatures
+    /// Watches a transaction, and returns its status after a node responded. The error signatures
     /// in `abi` help to explain a failure.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ impl ChainEngine {
         self.chain(chain)?.send(command).await
     }
 
-    /// The status of a transaction, watched or not, after a node was asked. If it is watched, the
+    /// The status of a transaction, watched or not, after a node responded. If it is watched, the
     /// error signatures in `abi` help to explain a failure.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ pub enum ChainError {
     Channel {
         /// The name as it was given.
         given: String,
-        /// What was expected.
+        /// The expected form of a name.
         expected: &'static str,
     },
     /// Not an address.
@@ -48,7 +48,7 @@ pub enum ChainError {
     /// The signature of an error is refused.
     #[error(transparent)]
     Abi(#[from] AbiError),
-    /// A limit is reached; the text says which.
+    /// A limit is reached; the text names it.
     #[error("{0}")]
     LimitReached(String),
     /// The store did not write within 20 seconds.

@@ -52,7 +52,7 @@ pub(crate) struct JournalEntry {
     pub(crate) writes: Batch,
     /// Channels that begin a new epoch.
     pub(crate) renewed: Vec<ChannelName>,
-    /// Channels to forget, unless somebody follows them again.
+    /// Channels to forget, unless they have followers again.
     pub(crate) forgotten: Vec<ChannelName>,
     pub(crate) publications: Vec<(ChannelName, Event)>,
 }
@@ -104,7 +104,7 @@ impl Journal {
         (Self(sender), task)
     }
 
-    /// Stores an entry, then publishes it. Returns when both are done.
+    /// Stores an entry, then publishes it. Returns after both.
     ///
     /// # Errors
     /// The journal has stopped.
@@ -287,7 +287,7 @@ impl JournalTask {
         }
     }
 
-    /// Writes, and retries until the store accepts: what is not stored is not published.
+    /// Writes, and retries until the store accepts: an entry that is not stored is not published.
     async fn commit(&self, writes: Batch) {
         let Some(store) = &self.store else {
             return;

@@ -1,7 +1,7 @@
 //! Channel providers of the chain engine: `blocks`, `tx`, `wallet` and `events`.
 //!
 //! They translate between the streaming core and [`ChainEngine`]: `validate` checks a name,
-//! `activate` follows what it names. Retention ends the following, some time after the last
+//! `activate` follows the named item. Retention ends the following, some time after the last
 //! subscriber has left.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Log decoding: turns logs of tokens and revert data into typed events and reasons.
 //!
-//! The functions are pure and never panic, whatever bytes a contract writes. Events of other
+//! The functions are pure and never panic, even on malformed logs. Events of other
 //! contracts are decoded by their signatures in [`abi`](crate::abi).
 
 mod revert;

@@ -1,7 +1,7 @@
 //! Connection: one transport to a node, over WebSocket, HTTP or IPC.
 //!
-//! Alloy would reconnect by itself, and silently lose what a subscription pushed meanwhile.
-//! Here a broken connection ends instead. Its owner connects again and reads what is missing.
+//! Alloy would reconnect by itself, and silently lose the events of a subscription meanwhile.
+//! Here a broken connection ends instead. Its owner connects again and reads the missing events.
 
 use std::sync::Arc;
 

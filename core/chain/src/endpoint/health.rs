@@ -120,7 +120,7 @@ impl Health {
             Failure::Invalid(_) => Some(self.invalid_responses.next_pause(now)),
             Failure::Unreachable(_) | Failure::TimedOut(_) => None,
         };
-        // Every failure in a row lengthens the usual pause, whatever its own pause.
+        // Every failure in a row lengthens the usual pause, even one with a pause of its own.
         let usual = self.backoff.next_pause();
         let pause = special.unwrap_or(usual);
         self.error_rate += WEIGHT * (1.0 - self.error_rate);

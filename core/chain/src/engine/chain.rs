@@ -46,7 +46,7 @@ pub(super) struct Chain {
     store: Option<SharedStore>,
     clock: SharedClock,
     newest: Arc<Mutex<Option<Block>>>,
-    /// The wallets that somebody follows.
+    /// The followed wallets.
     wallets: WalletLookup,
     interest: Arc<InterestRegistry>,
     /// The queue to the processor, once it runs.
@@ -128,7 +128,7 @@ impl Chain {
         (transactions, wallets)
     }
 
-    /// What the chain's processor works with.
+    /// Dependencies of the chain's processor.
     pub(super) fn deps(&self, journal: Journal) -> Deps {
         Deps {
             chain: self.config.id,
@@ -233,8 +233,8 @@ impl Chain {
         }
     }
 
-    /// Removes a session's interest whose watch got no reply. With a full queue nothing is sent,
-    /// and the watch ends at its time-out.
+    /// Removes a session's interest whose watch received no reply. With a full queue nothing is
+    /// sent, and the watch ends at its time-out.
     pub(super) fn cancel_watch(&self, hash: B256) {
         if let Some(sender) = &*self.commands.lock() {
             let _ = sender.try_send(Command::Unwatch(hash, Interest::Session));

@@ -133,7 +133,7 @@ impl ChainEngine {
                 "{MAX_TRANSACTIONS} transactions are followed, which is the maximum"
             ))),
             InsertOutcome::New => {
-                // Nobody waits for the reply: the status is published on the channel.
+                // The reply has no reader: the status is published on the channel.
                 let (reply, _) = oneshot::channel();
                 let command = Command::Watch(hash, Interest::Session, Vec::new(), reply);
                 self.chain(id)?
@@ -144,7 +144,7 @@ impl ChainEngine {
     }
 
     /// Checks the part of an `events:` channel after the colon: the reply to a `watch` named it,
-    /// and its filter is still kept.
+    /// and its filter is still retained.
     ///
     /// # Errors
     /// States what was expected.
@@ -156,10 +156,10 @@ impl ChainEngine {
         }
     }
 
-    /// Keeps the filter of an `events:` channel for a subscriber.
+    /// Retains the filter of an `events:` channel for a subscriber.
     ///
     /// # Errors
-    /// The filter is not kept.
+    /// The filter is not in the registry.
     pub fn follow_events(&self, rest: &str) -> Result<(), ChainError> {
         let channel = self.events(rest)?;
         match self.0.interest.filters.touch(&channel) {
@@ -168,14 +168,14 @@ impl ChainEngine {
         }
     }
 
-    /// The epoch of a `wallet:` channel, while its wallet is kept.
+    /// The epoch of a `wallet:` channel, while its wallet is retained.
     #[must_use]
     pub fn wallet_epoch(&self, rest: &str) -> Option<Epoch> {
         let address = rest.parse().ok()?;
         self.0.interest.wallets.retained.epoch(&address)
     }
 
-    /// The epoch of an `events:` channel, while its filter is kept.
+    /// The epoch of an `events:` channel, while its filter is retained.
     #[must_use]
     pub fn events_epoch(&self, rest: &str) -> Option<Epoch> {
         let channel = ChannelName::parse(&format!("events:{rest}")).ok()?;
@@ -189,8 +189,8 @@ impl ChainEngine {
         }
     }
 
-    /// Forgets what nobody has followed for ten minutes. It checks everything that is kept, so
-    /// call it about every ten seconds.
+    /// Forgets items without a follower for ten minutes. It checks every retained item, so call
+    /// it about every ten seconds.
     pub async fn expire_interest(&self, has_subscriber: impl Fn(&ChannelName) -> bool) {
         let now_ms = self.0.clock.now_ms();
         let interest = &self.0.interest;

@@ -29,7 +29,7 @@ pub enum FilterError {
     /// More of something than is allowed.
     #[error("a filter has {given} {what}, expected at most {most}")]
     TooMany {
-        /// What there is too much of.
+        /// The part of the filter that is too long.
         what: &'static str,
         /// The number given.
         given: usize,

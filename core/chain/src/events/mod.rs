@@ -1,6 +1,6 @@
 //! Contract events by filter, on the channels `events:{chain}:{digest}`.
 //!
-//! [`Filter`] reads what a client asks for; equal filters share a channel. [`EventTracker`] holds
+//! [`Filter`] parses the request of a client; equal filters share a channel. [`EventTracker`] holds
 //! the filters in use, and turns chain updates into events.
 
 mod filter;

@@ -34,7 +34,7 @@ const MAX_PATH: usize = 16;
 /// Blocks that are loaded at the same time.
 const CONCURRENT_LOADS: usize = 4;
 
-/// Blocks that are kept in memory for a reorg. Older ones are in the block store.
+/// Blocks in memory for a reorg. Older ones are in the block store.
 const RECENT: usize = 16;
 
 /// The pauses after a block could not be loaded: the first one, and the longest.
@@ -443,7 +443,7 @@ impl HeadTracker {
         }
     }
 
-    /// Asks a node for the newest final block. A block off the known chain is not recorded.
+    /// Requests the newest final block from a node. A block off the known chain is not recorded.
     async fn update_finalized(&mut self, path: &[BlockRef]) {
         let Some(tag) = self.finality.tag() else {
             return;

@@ -1,10 +1,9 @@
-//! Interest registry: the wallets, event filters and transactions that somebody follows, and
-//! how long each is kept after its last follower left.
+//! Interest registry: the followed wallets, event filters and transactions, and how long each
+//! is retained after its last follower left.
 //!
 //! [`InterestRegistry`] holds them by channel. [`RetentionMap`] decides when an idle item
-//! expires, `links` knows which user owns which wallet, and [`WalletIndex`] is the set of
-//! addresses that each block is matched against. The engine's methods are in
-//! `engine/interest.rs`.
+//! expires, and `links` knows the owner of each wallet. [`WalletIndex`] is the set of addresses
+//! that each block is matched against. The engine's methods are in `engine/interest.rs`.
 
 mod links;
 mod registry;

@@ -1,8 +1,8 @@
-//! Registry: all wallets, event filters and transactions that somebody follows, by channel.
+//! Registry: all followed wallets, event filters and transactions, by channel.
 //!
-//! The journal asks the registry under which epoch a channel publishes, and whether it may
-//! publish at all. The journal also writes what changed here, in the transaction of the
-//! publications that it belongs to.
+//! The journal reads from the registry the epoch of a channel, and whether the channel may
+//! publish at all. The journal also writes changes of the registry, in the transaction of the
+//! publications that they belong to.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,10 +20,10 @@ const WALLETS: Table = Table("chain.wallets");
 const LINKS: Table = Table("chain.links");
 const FILTERS: Table = Table("chain.filters");
 
-/// Idle filters that are kept at most.
+/// Idle filters in memory at most.
 const MAX_IDLE_FILTERS: usize = 10_000;
 
-/// Idle transactions that are kept at most.
+/// Idle transactions in memory at most.
 const MAX_IDLE_TRANSACTIONS: usize = 10_000;
 
 /// Items of one kind in a write to the store, so that no block waits for a million wallets.
@@ -40,7 +40,7 @@ const ADDRESS_BYTES: usize = 20;
 pub(crate) struct InterestRegistry {
     pub(crate) wallets: WalletInterest,
     pub(crate) filters: RetentionMap<ChannelName, FilterSpec>,
-    /// Transactions by chain and hash. They are not stored: one status says all, so a client
+    /// Transactions by chain and hash. They are not stored: one status is complete, so a client
     /// that returns after one expired misses nothing for good.
     pub(crate) transactions: RetentionMap<(u64, B256), ()>,
     /// Filters that expired, by chain, until its processor takes them.
@@ -82,7 +82,7 @@ impl From<FilterSpec> for EventFilter {
     }
 }
 
-/// What a channel is about, as far as the registry cares.
+/// Subject of a channel: a wallet, an event filter, or nothing that the registry holds.
 enum Subject<'a> {
     Wallet(Address),
     Events(&'a ChannelName),
@@ -114,7 +114,7 @@ impl InterestRegistry {
         !matches!(subject(channel), Subject::Other)
     }
 
-    /// The epoch of a channel, while its wallet or filter is kept.
+    /// The epoch of a channel, while its wallet or filter is retained.
     pub(crate) fn epoch(&self, channel: &ChannelName) -> Option<Epoch> {
         match subject(channel) {
             Subject::Wallet(address) => self.wallets.retained.epoch(&address),
@@ -123,7 +123,7 @@ impl InterestRegistry {
         }
     }
 
-    /// Marks a channel as published on. Returns false if nobody follows it: then nothing may
+    /// Marks a channel as published on. Returns false if it has no followers: then nothing may
     /// be published, and the next subscriber finds another epoch.
     pub(crate) fn mark_published(&self, channel: &ChannelName) -> bool {
         match subject(channel) {
@@ -142,7 +142,7 @@ impl InterestRegistry {
         }
     }
 
-    /// Forgets the wallet or filter of a channel. Returns false if somebody follows it again.
+    /// Forgets the wallet or filter of a channel. Returns false if it has followers again.
     pub(crate) fn forget(&self, channel: &ChannelName) -> bool {
         match subject(channel) {
             Subject::Wallet(address) => self.wallets.forget(&address),

@@ -1,11 +1,11 @@
-//! Retention map: items that somebody follows, kept for ten minutes after the last follower.
+//! Retention map: followed items, retained for ten minutes after the last follower left.
 //!
 //! A client that reconnects within that time misses nothing. Each period of following has an
 //! epoch of its own, in which its channel counts `seq`. A client that returns after the item
 //! expired finds another epoch, and so learns that publications may be missing.
 //!
-//! Items are written to the store by the journal. What is published and the fact that
-//! something was published share a transaction.
+//! The journal writes items to the store. A publication and the mark that its item has
+//! published share a transaction.
 //!
 //! Example: a client subscribes to a wallet at minute 0 and leaves at minute 5. The sweep marks
 //! the wallet idle since minute 5. A subscription at minute 14 continues in the same epoch; one
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidewire_stream::Epoch;
 
-/// How long an idle item is kept, in milliseconds: as long as channel histories are.
+/// How long an idle item is retained, in milliseconds: as long as channel histories.
 pub(crate) const KEEP_MS: i64 = 10 * 60 * 1_000;
 
 /// Items that a sweep checks before it yields, so that other tasks run.
@@ -82,7 +82,7 @@ impl<K, V> Default for RetentionMap<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
-    /// Adds `key` for somebody who is about to follow it, unless there are `max_items`. Calls
+    /// Adds `key` for a subscriber that is about to follow it, unless there are `max_items`. Calls
     /// `on_new` under the lock if the key is new.
     pub(crate) fn insert(
         &self,
@@ -190,7 +190,7 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
     ) -> Vec<K> {
         let mut expired = Vec::new();
         let mut idle = Vec::new();
-        // The lock is taken per item and the task yields between chunks: the map may hold a
+        // The lock is acquired per item and the task yields between chunks: the map may hold a
         // million items, and subscriptions wait for the lock.
         for (index, key) in self.keys().into_iter().enumerate() {
             if index % SWEEP_CHUNK == SWEEP_CHUNK - 1 {
@@ -224,7 +224,7 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
         expired
     }
 
-    /// Removes an item that is still idle, and calls `on_forget` to undo what was done for it.
+    /// Removes an item that is still idle, and calls `on_forget` to undo its insertion.
     /// Returns false if the item stays.
     pub(crate) fn forget(&self, key: &K, on_forget: impl FnOnce()) -> bool {
         let mut state = self.0.lock();
@@ -290,7 +290,7 @@ impl<K: Clone + Eq + Hash, V: Clone> RetentionMap<K, V> {
 
 fn unused_epoch() -> u64 {
     let text = Epoch::random();
-    // A random epoch is a hexadecimal number, so the fallback is never taken.
+    // A random epoch is a hexadecimal number, so the fallback is never used.
     u64::from_str_radix(text.as_str(), 16).unwrap_or_default()
 }
 

@@ -15,10 +15,10 @@ use super::{
     links::{LinkError, Links},
 };
 
-/// Wallets that are kept at most, on all chains together.
+/// Wallets in memory at most, on all chains together.
 pub(crate) const MAX_WALLETS: usize = 1_000_000;
 
-/// Idle wallets that are kept at most. Beyond, those idle longest are evicted.
+/// Idle wallets in memory at most. Beyond, those idle longest are evicted.
 const MAX_IDLE: usize = 100_000;
 
 /// Where one chain looks its wallets up.
@@ -29,7 +29,7 @@ pub(crate) struct WalletLookup {
     pub(crate) has_wallets: Arc<Notify>,
 }
 
-/// The wallets that somebody follows, on all chains.
+/// The followed wallets, on all chains.
 #[derive(Debug, Default)]
 pub(crate) struct WalletInterest {
     pub(crate) retained: RetentionMap<Address, ()>,
@@ -51,7 +51,7 @@ impl WalletInterest {
         }
     }
 
-    /// Follows a wallet for somebody who is about to subscribe.
+    /// Follows a wallet for a client that is about to subscribe.
     pub(crate) fn follow(&self, address: Address) -> Result<(), WalletLimit> {
         let watch = || self.watch(address);
         match self.retained.insert(address, (), MAX_WALLETS, watch) {
@@ -75,7 +75,7 @@ impl WalletInterest {
         self.retained.sweep(now_ms, MAX_IDLE, is_used).await
     }
 
-    /// Forgets a wallet that nobody follows. Returns false if somebody does.
+    /// Forgets an unfollowed wallet. Returns false if it has followers.
     pub(crate) fn forget(&self, address: &Address) -> bool {
         // A caller that links the wallet after this check follows it afterwards, so it is
         // watched again.

@@ -19,7 +19,7 @@ use tidewire_store::{Batch, Table};
 /// Pending transactions by chain and hash. Existing stores have this name.
 const PENDING: Table = Table("chain.waiting");
 
-/// Pending transactions that are kept at most. Beyond, the oldest are dropped.
+/// Pending transactions in memory at most. Beyond, the oldest are dropped.
 const MAX_PENDING: usize = 10_000;
 
 /// Hashes that are remembered as seen at most. Beyond, the oldest are forgotten.

@@ -4,8 +4,8 @@
 //! out through the journal, in one transaction with the state that must survive a restart.
 //!
 //! Requests about watched transactions run beside the processor, so that a slow node delays no
-//! block. What a block did to wallets is read before the block is published, within the time
-//! limits of calls. Commands about transactions are in `status`.
+//! block. The wallet updates of a block are read before the block is published, within the
+//! time limits of calls. Commands about transactions are in `status`.
 
 mod status;
 
@@ -50,9 +50,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// Requests in flight at most. Beyond, the processor waits for a response before anything else.
 const MAX_REQUESTS: usize = 32;
 
-/// What a client wants of a processor.
+/// Command of a client to a processor.
 pub(crate) enum Command {
-    /// Watch a transaction, and reply with its status after a node was asked.
+    /// Watch a transaction, and reply with its status after a node responded.
     Watch(B256, Interest, Vec<String>, oneshot::Sender<StatusResult>),
     /// Remove an interest in a transaction.
     Unwatch(B256, Interest),
@@ -68,7 +68,7 @@ pub(crate) enum Command {
 /// The reply to a command about a transaction.
 pub(crate) type StatusResult = Result<TransactionStatus, ChainError>;
 
-/// What a processor receives.
+/// Inputs of a processor: chain updates, commands and pending transactions.
 pub(crate) struct Inputs {
     pub(crate) updates: mpsc::Receiver<SequencedUpdate>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -76,7 +76,7 @@ pub(crate) struct Inputs {
     pub(crate) pending: mpsc::Receiver<Box<Transaction>>,
 }
 
-/// What a processor works with.
+/// Dependencies of a processor: endpoints, stores, journal, clock and shared state.
 pub(crate) struct Deps {
     pub(crate) chain: u64,
     /// Blocks that a reorg can take back at most.
@@ -187,7 +187,7 @@ impl Processor {
         }
     }
 
-    /// Publishes a block, and what it means for events, wallets and transactions.
+    /// Publishes a block, and its effects on events, wallets and transactions.
     async fn apply_update(
         &mut self,
         SequencedUpdate { update, continuity }: SequencedUpdate,
@@ -231,7 +231,7 @@ impl Processor {
         Ok(())
     }
 
-    /// The wallet events of an update. While no wallet is watched no node is asked.
+    /// The wallet events of an update. While no wallet is watched, no node is called.
     async fn apply_to_wallets(&mut self, update: &ChainUpdate) -> Vec<ChannelEvent> {
         let index = self.deps.wallet_index.clone();
         let now = self.deps.clock.now_ms();

@@ -20,7 +20,7 @@ pub(super) struct StatusRequest {
     after_reply: AfterReply,
 }
 
-/// What happens to the watch after the reply.
+/// Effect of the reply on the watch: the watch stays or ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AfterReply {
     KeepWatch,

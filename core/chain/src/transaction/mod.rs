@@ -13,12 +13,12 @@
 //! ```
 //!
 //! A transaction is **dropped** if several checks in a row, over a minimum time, find it neither
-//! in a mempool nor in the chain, while its nonce is free: unused at the newest block, and not
-//! taken by another pending transaction. A missing hash alone proves nothing, because a node
+//! in a mempool nor in the chain. Its nonce must be free meanwhile: unused at the newest block,
+//! and not used by another pending transaction. A missing hash alone proves nothing, because a node
 //! forgets a replaced transaction at once.
 //!
 //! A state that another block could still undo is published at once. The watch ends when the
-//! block is final. A watch that reaches no final state in time says so in its reason.
+//! block is final. A watch that reaches no final state in time reports this in its reason.
 //!
 //! Example with 3 confirmations and the 6th block final: a transaction in block 10 is confirming
 //! at blocks 10 and 11, confirmed at 12, and finalized at 15. If a reorg at block 12 replaces

@@ -8,7 +8,7 @@ pub struct TransactionOptions {
     pub chain: u64,
     /// Confirmations that make a transaction confirmed. Its own block is the first.
     pub required: u32,
-    /// Blocks after which a block is final, where the chain itself does not say.
+    /// Blocks after which a block is final, where nodes report no final block.
     pub finality_depth: u64,
     /// The time to look for a hash that no node has seen.
     pub unknown_limit: i64,

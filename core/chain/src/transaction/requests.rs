@@ -1,4 +1,4 @@
-//! Requests: what the tracker asks a node, and how the fields of a response are read.
+//! Requests: calls of the tracker to a node, and how the fields of a response are read.
 //!
 //! Responses are read field by field. Chains have transaction types that no library knows, and
 //! a watch must work for those too.
@@ -40,7 +40,7 @@ pub enum NodeRequest {
         /// The gas used and its price, after the receipt.
         gas: (u64, u128),
     },
-    /// Whether the nonce of a missing transaction is used or taken.
+    /// Whether the nonce of a missing transaction is used in a block or a mempool.
     Nonce {
         /// The transaction.
         hash: B256,
@@ -65,7 +65,7 @@ impl NodeRequest {
                 call: request,
                 ..
             } => vec![
-                // The trace shows what happened; the calls only what would happen now.
+                // The trace shows the past execution; the calls only show one at the newest block.
                 call(
                     "debug_traceTransaction",
                     json!([hash, {"tracer": "callTracer", "tracerConfig": {"onlyTopCall": true}}]),

@@ -1,4 +1,4 @@
-//! Responses: what the answers of nodes mean for a watch, and why a transaction failed.
+//! Responses: effects of node responses on a watch, and the reason of a failed transaction.
 //!
 //! A node may lag behind the chain, or answer for another transaction. A response is therefore
 //! believed only where it fits the chain that the updates show. A missing response proves
@@ -18,7 +18,7 @@ use crate::{
     decode::{CustomErrors, revert_reason},
 };
 
-/// Error signatures that are kept for one transaction. Beyond, the oldest are dropped.
+/// Error signatures of one transaction at most. Beyond, the oldest are dropped.
 const MAX_SIGNATURES: usize = 50;
 
 /// The start of a reason that no signature explains.
@@ -225,7 +225,7 @@ impl TransactionTracker {
         }
     }
 
-    /// Judges whether the nonce of a missing transaction is used, taken or free.
+    /// Judges whether the nonce of a missing transaction is used, pending or free.
     fn apply_nonce(
         &mut self,
         hash: B256,
@@ -273,7 +273,7 @@ impl TransactionTracker {
         output.statuses.push(status);
     }
 
-    /// Why a transaction failed: after its trace, its gas, or else what its call returns now.
+    /// Reason of a failed transaction: from its trace, its gas, or else its call repeated now.
     fn failure_reason(
         &self,
         hash: &B256,
@@ -305,7 +305,7 @@ impl TransactionTracker {
         by_trace
             .or_else(by_gas)
             .or_else(by_call)
-            .unwrap_or_else(|| "reverted, and no node says why".to_owned())
+            .unwrap_or_else(|| "reverted, and no node returned a reason".to_owned())
     }
 
     /// The reason in a node's refusal of a call.
@@ -334,7 +334,7 @@ impl TransactionTracker {
         let mut own = CustomErrors::default();
         for signature in abi.into_iter().flatten() {
             if let Err(error) = own.add(signature) {
-                // The engine checks signatures before the tracker gets them.
+                // The engine checks signatures before the tracker receives them.
                 tracing::debug!(%error, "an error signature is refused");
             }
         }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{BlockData, ChainUpdate, decode::CustomErrors};
 
-/// Heights that are remembered, to tell blocks of this chain from others.
+/// Heights in memory at most, to distinguish blocks of this chain from others.
 const MAX_HEIGHTS: usize = 1_024;
 
 /// The first check of an unknown transaction, in milliseconds after the watch began.
@@ -33,7 +33,7 @@ pub enum WatchError {
     TooMany(usize),
 }
 
-/// What a call of the tracker results in.
+/// Output of a call of the tracker: statuses to publish and requests to send.
 #[derive(Debug, Default, PartialEq)]
 pub struct TrackerOutput {
     /// Statuses to publish, in order.
@@ -100,7 +100,7 @@ impl TransactionTracker {
     }
 
     /// Watches a transaction that a mempool reported, with a session's interest. The node is
-    /// asked at one of the next ticks. At the maximum of watches nothing happens.
+    /// called at one of the next ticks. At the maximum of watches nothing happens.
     pub fn watch_pending(&mut self, hash: B256, account: (Address, u64), now_ms: i64) {
         if !self.table.contains(&hash) {
             if self.table.len() >= self.options.max_watches {
@@ -155,7 +155,7 @@ impl TransactionTracker {
         self.table.len() == 0
     }
 
-    /// Applies an update of the chain: its retractions, its block, then what is due.
+    /// Applies an update of the chain: its retractions, its block, then due checks.
     pub fn apply(&mut self, update: &ChainUpdate, now_ms: i64) -> TrackerOutput {
         let mut output = TrackerOutput::default();
         for block in &update.retracted {
@@ -464,7 +464,7 @@ impl TransactionTracker {
                 status.reorged = reorged.then_some(true);
                 TransactionState::Pending
             }
-            // Not published before the outcome is known; a request meanwhile gets this.
+            // Not published before the outcome is known; a request meanwhile returns this.
             Phase::Included { outcome: None, .. } => TransactionState::Pending,
             Phase::Included {
                 at,
@@ -540,7 +540,7 @@ impl CanonicalChain {
         self.head = None;
     }
 
-    /// The confirmations of what a block holds. Its own block is the first.
+    /// Confirmations of a block's transactions. Their own block is the first.
     fn confirmations(&self, at: BlockNumHash) -> u32 {
         let head = self.head.unwrap_or(at.number).max(at.number);
         u32::try_from(head - at.number + 1).unwrap_or(u32::MAX)

@@ -1,4 +1,4 @@
-//! Wallet activity: what a block itself shows about watched wallets.
+//! Wallet activity: updates of watched wallets that a block itself shows.
 //!
 //! Each transaction and each log is read once, and each address in it is looked up once. The cost
 //! depends on the block and on the matches, not on the number of watched wallets.

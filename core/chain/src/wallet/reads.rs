@@ -90,7 +90,7 @@ pub(super) fn is_unreachable(response: &Response) -> bool {
     matches!(response, Err(RpcError::Unreachable { .. }))
 }
 
-/// Makes contract calls at a block, and returns what each returned; `None` for one that failed.
+/// Makes contract calls at a block. Returns the data of each; `None` for one that failed.
 /// Returns `None` for all if no node answered.
 pub(super) async fn view_all<R: RpcClient>(
     client: &R,
@@ -140,7 +140,7 @@ fn multicall(views: &[ViewCall], block: &BlockRef) -> Call {
     eth_call(MULTICALL3, &data, block)
 }
 
-/// What each of `count` calls returned. `None` if Multicall3 is not deployed.
+/// Return data of each of `count` calls. `None` if Multicall3 is not deployed.
 fn decode_multicall(response: &Value, count: usize) -> Option<Vec<Option<Vec<u8>>>> {
     let data = return_data(response)?;
     let results = interface::aggregate3Call::abi_decode_returns(&data).ok()?;

@@ -1,4 +1,4 @@
-//! Sent updates: what wallets received of the newest blocks, so that a reorg can retract it.
+//! Sent updates: wallet updates of the newest blocks, so that a reorg can retract them.
 //!
 //! A retraction repeats each update word for word, the last first, marked `removed`. The memory
 //! also knows which transactions are to be sent again as confirmed and as final. It is stored
@@ -32,7 +32,7 @@ const HEADER_BYTES: usize = 33;
 pub struct ConfirmationRules {
     /// Confirmations that make a transaction confirmed. Its own block is the first.
     pub required: u32,
-    /// Blocks after which a block is final, where the chain itself does not say.
+    /// Blocks after which a block is final, where nodes report no final block.
     pub finality_depth: u64,
     /// Blocks that a reorg can take back at most.
     pub reorg_limit: u64,
@@ -79,7 +79,7 @@ struct SentBlock {
     updates: Updates,
 }
 
-/// What a reorg retracts of one block.
+/// Updates of one block that a reorg retracts.
 #[derive(Debug, PartialEq)]
 pub(super) enum Retraction {
     /// These updates, in the order in which they were sent.
@@ -128,7 +128,7 @@ impl SentUpdates {
         }
     }
 
-    /// Removes a block that a reorg took back, and returns what to retract.
+    /// Removes a block that a reorg took back, and returns the updates to retract.
     pub(super) fn retract(&mut self, number: u64, hash: B256) -> Retraction {
         let index = self.blocks.iter().rposition(|block| block.hash == hash);
         let Some(block) = index.and_then(|index| self.blocks.remove(index)) else {

@@ -7,7 +7,7 @@ use alloy::primitives::Address;
 /// Tokens in the cache at most. Beyond, the one read first is evicted.
 const MAX_TOKENS: usize = 10_000;
 
-/// What never changes about a token.
+/// Constant properties of a token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct TokenMetadata {
     pub(super) symbol: Option<String>,

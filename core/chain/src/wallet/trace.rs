@@ -10,7 +10,7 @@
 //! | `trace_block`, flat traces | OpenEthereum, Erigon, Nethermind |
 //!
 //! [`Tracer`] tries them in this order, and begins the next block with the one that worked. A
-//! node asked by height may answer for another block, so each trace is checked against the
+//! node may answer a call by height with another block, so each trace is checked against the
 //! block's transactions.
 
 use std::collections::{BTreeSet, HashSet};
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{BlockData, BlockRef, Call, RpcClient, RpcError};
 
-/// A way to ask a node for the trace of a block.
+/// A method to request the trace of a block from a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TraceMethod {
     ByHash,

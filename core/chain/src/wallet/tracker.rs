@@ -6,8 +6,8 @@
 //! - the coin balance of each wallet at the block and at its parent;
 //! - the token balances likewise, and the metadata of tokens that it sees first.
 //!
-//! [`SentUpdates`] remembers what wallets received of the newest blocks, so that a reorg can
-//! retract it. [`PendingTransactions`] remembers what they received as pending.
+//! [`SentUpdates`] remembers the updates of the newest blocks, so that a reorg can retract
+//! them. [`PendingTransactions`] remembers the updates of pending transactions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ use crate::{
     mempool::{PendingTransactions, PendingWatch},
 };
 
-/// Blocks after which nodes that refused to trace are asked again.
+/// Blocks after which nodes that refused to trace are called again.
 const TRACE_RETRY_BLOCKS: u64 = 1_000;
 
 /// Whether blocks are traced.
@@ -136,7 +136,7 @@ impl WalletTracker {
         Ok(())
     }
 
-    /// Forgets what was sent: after a resync nothing of it is retracted, confirmed or final.
+    /// Forgets the sent updates: after a resync none of them is retracted, confirmed or final.
     pub(crate) fn resync(&mut self) {
         self.sent.clear();
     }

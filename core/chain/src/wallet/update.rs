@@ -65,7 +65,7 @@ pub(super) fn balance_change(
 /// The NFT transfers and approvals of a token event; its balance changes are read from the node.
 ///
 /// An ERC-721 contract that does not index its token ids logs the events of an ERC-20. `is_nft`
-/// says that the contract claims to be an ERC-721.
+/// means that the contract claims to be an ERC-721.
 pub(super) fn token_updates(
     activity: &TokenActivity,
     block_number: u64,

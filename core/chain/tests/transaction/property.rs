@@ -11,7 +11,7 @@ use crate::{
     world::World,
 };
 
-/// An event. Numbers are taken modulo the number of candidates.
+/// An event. Numbers are modulo the number of candidates.
 #[derive(Debug, Clone)]
 enum Action {
     Send {
