@@ -43,7 +43,7 @@ enum Health {
 impl SupplyTask {
     /// Polls until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        // Dropping the future leaves nothing half done.
+        // Dropping the future leaves no partial update.
         cancel.run_until_cancelled(self.poll_forever()).await;
     }
 

@@ -301,7 +301,7 @@ fn timestamps_are_the_venues_if_plausible_and_the_arrivals_if_configured() {
         harness.apply_frame("coinbase", &coinbase_match(1, "BTC-USD", "10"), at_us);
         harness.publisher.prices("prices:BTC-USD")[0].timestamp
     };
-    // The frame says 1,750,000,000,000.
+    // The frame's time is 1,750,000,000,000.
     assert_eq!(stamp("venue", NOW_US + 900_000), 1_750_000_000_000);
     assert_eq!(stamp("arrival", NOW_US + 900_000), 1_750_000_000_900);
     assert_eq!(

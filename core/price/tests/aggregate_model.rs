@@ -230,7 +230,7 @@ proptest! {
                 prop_assert_eq!(detail.min.clone().map(|min| min.value), text(model.trades.iter().min()));
                 prop_assert_eq!(detail.max.clone().map(|max| max.value), text(model.trades.iter().max()));
             }
-            // The last publication says the same.
+            // The last publication has the same values.
             if let Some(published) = publisher.prices("prices:BTC-USD").last() {
                 prop_assert_eq!((price(published), published.sources, published.stale), (price(&answer), answer.sources, answer.stale));
             }

@@ -273,7 +273,7 @@ async fn sources_are_added_and_removed_at_runtime() {
     assert!(!matches!(end, Some(Ok(Message::Text(_)))), "{end:?}");
     assert!(harness.engine.remove_source("coinbase").is_err());
 
-    // A reload keeps what was added by a call, and reconnects what changed.
+    // A reload keeps sources that a call added, and reconnects changed sources.
     let third = TestVenue::open().await;
     let text = |url: &str| format!("{BTC}\n[[source]]\nkind = \"coinbase\"\nurl = {url:?}");
     harness

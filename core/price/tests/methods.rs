@@ -151,7 +151,7 @@ fn a_twap_weighs_by_time_and_reports_its_coverage() {
         (price(&answer), answer.covered_ms),
         ("101.125", Some(16_000))
     );
-    // All updates have it, whatever the method.
+    // All updates have it, with any method.
     let mut harness = Harness::new("median");
     harness.trade("a", "100", "1", 0);
     harness.trade("a", "104", "1", 5);

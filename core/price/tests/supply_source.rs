@@ -42,7 +42,7 @@ impl SupplySource {
             }
             advance_seconds(5).await;
         }
-        let (mut socket, _) = socket.expect("somebody asks").unwrap();
+        let (mut socket, _) = socket.expect("a request").unwrap();
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             request.push(within(socket.read_u8()).await.unwrap());
@@ -59,7 +59,7 @@ impl SupplySource {
         let mut socket = self.next_request().await;
         let length = body.len();
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
-        // A client that gets more than it accepts closes.
+        // A client that receives more than it accepts closes.
         let _ = within(socket.write_all(answer.as_bytes())).await;
     }
 }

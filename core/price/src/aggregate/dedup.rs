@@ -71,7 +71,7 @@ impl TradeDedup {
             TradeId::Aggregate(id) => (NumberSeries::Aggregate, id, id),
         };
         if self.is_first_on_connection && self.series != Some(series) {
-            // Numbers of the other kind say nothing about these.
+            // Numbers of the other kind are not comparable with these.
             *self = Self {
                 missing: self.missing,
                 ..Self::default()
@@ -148,7 +148,7 @@ impl TradeDedup {
         id < self.newest
     }
 
-    /// Whether this number is above all that arrived. `None` if the numbers cannot tell.
+    /// Whether this number is above all that arrived. `None` if the numbers are not comparable.
     pub(super) fn is_newer(&self, id: u64) -> Option<bool> {
         (self.series? == NumberSeries::Single && !self.is_first_on_connection)
             .then_some(id > self.newest)
@@ -162,7 +162,7 @@ impl TradeDedup {
     }
 }
 
-/// Enough of a number to tell it from those near it.
+/// Low bits of a number: enough to distinguish it from its neighbours.
 fn low_bits(id: u64) -> u32 {
     id as u32
 }

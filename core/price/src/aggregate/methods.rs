@@ -10,10 +10,10 @@
 //!
 //! Worked example: the prices 100, 103 and 101 have the median 101. The confidence is (103 − 100) /
 //! 2 = ± 1.5. With volumes of 5, 1 and 2 the volume-weighted median is 100, because 5 of 8 lie
-//! there, and the vwap is 805 / 8 = 100.625. Without the 103, the median is 100.5 ± 0.5.
+//! there. The vwap is 805 / 8 = 100.625. Without the 103, the median is 100.5 ± 0.5.
 //!
 //! A lone source at 100 with offers of 99.9 and 100.3 gives 100 ± 0.2. Without offers it has no
-//! confidence, because nothing tells how far it may be off.
+//! confidence, because nothing shows how far it may be off.
 
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use smallvec::SmallVec;

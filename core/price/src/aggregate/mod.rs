@@ -4,8 +4,8 @@
 //! with the events, so a replayed recording gives the same publications. Connections and replays
 //! feed it. It publishes `prices:{SYMBOL}`, `prices:{SYMBOL}@{source}` and `market:overview`.
 //!
-//! The path of a trade: `dedup` drops duplicates, `quote` takes the price of one source,
-//! `outlier_filter` excludes sources far from the median, `methods` makes one price, and
+//! The path of a trade: `dedup` drops duplicates, `quote` takes the price of one source, and
+//! `outlier_filter` excludes sources far from the median. `methods` makes one price, and
 //! `symbol_state` publishes it if it differs from the last one. `tick` drops sources that have
 //! been silent too long, by the rules of `staleness`.
 
@@ -59,7 +59,7 @@ use crate::{
 const VENUE_AHEAD_US: i64 = 5_000_000;
 const VENUE_BEHIND_US: i64 = 60_000_000;
 
-/// A source. A removed source's index may be reused; its generation tells the two apart.
+/// A source. A removed source's index may be reused; its generation distinguishes the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId {
     /// The index among the sources.
@@ -330,7 +330,7 @@ impl Aggregator {
         })
     }
 
-    /// Marks a quote as live, and publishes what changed.
+    /// Marks a quote as live, and publishes the changed values.
     fn record_arrival(&mut self, index: QuoteIndex, times: &MessageTimes) {
         let now_us = times.arrival_us;
         let symbol = &mut self.symbols[index.symbol];

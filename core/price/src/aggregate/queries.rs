@@ -1,4 +1,4 @@
-//! Queries: what `PriceService`, metrics and channel checks read from the aggregator.
+//! Queries: reads of `PriceService`, metrics and channel checks from the aggregator.
 
 use tidewire_proto::v1::{MarketOverview, PriceUpdate, Source};
 

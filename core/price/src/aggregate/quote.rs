@@ -29,7 +29,7 @@ const ABSURD: Decimal = Decimal::from_parts(5, 0, 0, false, 0);
 
 /// The reason for an unknown volume.
 const UNKNOWN_CONTRACT_VALUE: &str =
-    "it counts in contracts, and `contracts` of the source does not say what one is worth";
+    "it counts in contracts, and `contracts` of the source does not give the value of one";
 
 /// Where a quote is: its symbol, and its index among the symbol's quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! Snapshot: what clients see of a price, and when a new one is worth publishing.
+//! Snapshot: a price as clients see it, and the rule when a new one is worth publishing.
 
 use rust_decimal::Decimal;
 use tidewire_proto::v1::PriceUpdate;

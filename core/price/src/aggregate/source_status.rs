@@ -68,7 +68,7 @@ pub(crate) struct SourceStatus {
     gaps: EventCounter,
     /// When data last arrived, in microseconds since the Unix epoch.
     pub(crate) last_arrival_us: Option<i64>,
-    /// Tells this source from earlier ones with the same index.
+    /// Distinguishes this source from earlier ones with the same index.
     pub(crate) generation: u32,
     /// Its connections. Empty once the source is removed.
     pub(crate) links: Vec<LinkStatus>,

@@ -16,7 +16,7 @@
 //!
 //! [`Deadlines`] finds the quotes whose timeout has passed. Each quote has one entry at most. Data
 //! does not move the entry; when it comes up, a quote with newer data gets a new one. So data costs
-//! nothing here, and a tick costs only what is due.
+//! nothing here, and a tick costs only its due entries.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 

@@ -200,7 +200,7 @@ impl SymbolState {
         let median = median(&contributions);
         self.twap.set(median, now_us, self.spec.window_us);
         let Some(median) = median else {
-            // The last included source ended: clients get the last price, marked stale.
+            // The last included source ended: clients receive the last price, marked stale.
             return self.last.as_ref().map(PriceSnapshot::as_stale);
         };
         if self.spec.method == Method::Ema {

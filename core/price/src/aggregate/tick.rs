@@ -1,4 +1,4 @@
-//! Tick: what changes as time passes. Silent quotes become stale, averages move, the market
+//! Tick: changes as time passes. Silent quotes become stale, averages move, the market
 //! overview is published.
 
 use tidewire_proto::v1::server_message::Data;
@@ -37,7 +37,7 @@ impl Aggregator {
         }
     }
 
-    /// Publishes what remains after these quotes ended.
+    /// Publishes the prices without these ended quotes.
     pub(super) fn publish_ended(&mut self, mut ended: Vec<QuoteIndex>, now_us: i64) {
         // Publishing waits until all of them have ended: when two sources end at once, neither
         // shows for a moment as the only one.

@@ -71,7 +71,7 @@ pub enum ConfigError {
         /// The most symbols that its connections carry.
         most: usize,
     },
-    /// A window is longer than trades are kept.
+    /// A window is longer than trades stay in memory.
     #[error("{0} is {found}, expected at most {max}", found = format_duration(*.1), max = format_duration(MAX_WINDOW))]
     Window(String, Duration),
     /// The distance for outliers is not a percentage.

@@ -1,7 +1,7 @@
 //! Replay: plays a recording into the aggregator.
 //!
 //! Time in the aggregator is the recording's. It passes in the same ticks between the same frames
-//! at any speed, so speed and machine do not change what is published.
+//! at any speed, so speed and machine do not change the publications.
 
 use std::{sync::Arc, time::Duration};
 

@@ -16,8 +16,8 @@ use crate::{
     venue::{VenueEvent, VenueKind},
 };
 
-/// The frames' way from one connection. The aggregator's lock is held for the few microseconds that
-/// a frame takes. The socket is not read meanwhile, so TCP slows down a venue that is faster than
+/// The frames' way from one connection. Each frame holds the aggregator's lock for a few
+/// microseconds. The socket is not read meanwhile, so TCP slows down a venue that is faster than
 /// this server, and no frame is lost.
 pub(crate) struct FrameSink {
     source: SourceId,

@@ -30,7 +30,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A connection that had data for this long counts as a success and resets the back-off. Without
-/// this, a venue that accepts a connection and closes it at once would be asked again without a
+/// this, a venue that accepts a connection and closes it at once would be called again without a
 /// pause, which breaks the venue's limits.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
@@ -56,7 +56,7 @@ pub(crate) struct SourceTask {
 impl SourceTask {
     /// Connects and reconnects until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        // Dropping the future between two frames leaves nothing half done.
+        // Dropping the future between two frames interrupts no frame.
         cancel.run_until_cancelled(self.reconnect_forever()).await;
     }
 
@@ -136,7 +136,7 @@ impl SourceTask {
         connect(kind, &url, self.tls.clone()).await
     }
 
-    /// Connects after a pause, with as many attempts as it takes.
+    /// Connects after a pause, with any number of attempts.
     async fn connect_after(&self, pause: Duration) -> VenueConnection {
         let mut backoff = reconnect_backoff();
         sleep(pause).await;

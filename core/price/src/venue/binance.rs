@@ -68,7 +68,7 @@ struct BinanceEnvelope<'a> {
     u: Option<IgnoredAny>,
 }
 
-/// The fields that tell events apart.
+/// The fields that distinguish events.
 #[derive(Deserialize)]
 struct BinanceEventKind<'a> {
     #[serde(borrow)]

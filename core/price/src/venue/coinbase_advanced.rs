@@ -143,7 +143,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         id: TradeId::Single(integer("trade_id", &frame.trade_id)?),
         price: positive("price", &frame.price)?,
         size: Size::Base(positive("size", &frame.size)?),
-        // The documentation does not say whose side `side` is.
+        // The documentation does not define whose side `side` is.
         side: TradeSide::Unspecified,
         venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
         name: frame.product_id,

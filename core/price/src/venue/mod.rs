@@ -277,7 +277,7 @@ impl VenueKind {
         }
     }
 
-    /// Parses a frame. Never panics, whatever the frame holds.
+    /// Parses a frame. Never panics, even on a malformed frame.
     ///
     /// # Errors
     /// The frame differs from the venue's documentation. Where a frame holds several entries, an

@@ -2,7 +2,7 @@
 //!
 //! The day has [`SLOTS`] slots of ten minutes; the last one is current. A slot holds its first
 //! price and its volume. Until a day has passed, the figures cover less, and
-//! [`DayWindow::covered_us`] says how much.
+//! [`DayWindow::covered_us`] returns the covered time.
 
 use std::collections::VecDeque;
 

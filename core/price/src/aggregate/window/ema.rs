@@ -5,10 +5,10 @@
 //! of how often the price is published. It begins at the first price.
 //!
 //! Worked example: the average is 100, and the price is 161 from now on. One step later it is 100 +
-//! 61 × 2 / 61 = 102, and after the next 102 + 59 × 2 / 61 = 103.93….
+//! 61 × 2 / 61 = 102. After the next it is 102 + 59 × 2 / 61 = 103.93….
 //!
 //! All arithmetic is decimal, rounded to [`DIGITS`](crate::decimal::DIGITS) when the price changes,
-//! so every server gets the same digits.
+//! so every server computes the same digits.
 
 use rust_decimal::Decimal;
 

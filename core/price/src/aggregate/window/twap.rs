@@ -5,11 +5,12 @@
 //!
 //! Worked example: the price is 100 from second 0, 104 from second 6, unknown from second 8, and
 //! 101 from second 9. At second 10 the mean over 10 seconds is (6 × 100 + 2 × 104 + 1 × 101) / 9 =
-//! 101, and 9 s are covered.
+//! 101. The coverage is 9 s.
 //!
-//! About [`MAX_SEGMENTS`] segments are kept. Beyond that, neighbours are merged into pieces of at
-//! most a [`MIN_PIECES`]th of the window. Their sums stay exact, but a merged piece cannot be cut:
-//! the window then begins with the first whole piece, and the coverage is that much shorter.
+//! The window holds about [`MAX_SEGMENTS`] segments. Beyond that, neighbours are merged into
+//! pieces of at most a [`MIN_PIECES`]th of the window. Their sums stay exact, but a merged piece
+//! cannot be cut: the window then begins with the first whole piece, and the coverage is that
+//! much shorter.
 
 use std::collections::VecDeque;
 
@@ -17,7 +18,7 @@ use rust_decimal::Decimal;
 
 use crate::decimal::divide;
 
-/// Segments kept for each symbol.
+/// Segments of each symbol in memory.
 const MAX_SEGMENTS: usize = 256;
 
 /// Pieces in a window after merging, at least.

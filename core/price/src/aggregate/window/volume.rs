@@ -2,7 +2,7 @@
 //!
 //! The window has [`SLOTS`] slots of equal length; the last one is current. A slot leaves the
 //! window as a whole, so the window covers 59 to 60 of its 60 slots. Sums are exact, and memory is
-//! bounded whatever the volume.
+//! bounded at any volume.
 
 use std::collections::VecDeque;
 
