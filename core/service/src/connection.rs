@@ -11,7 +11,7 @@ use crate::identity_of;
 /// Label of gRPC and gRPC-Web streams.
 pub const GRPC: Transport = Transport::new("grpc");
 
-/// Bytes taken from a session for one poll of its gRPC stream.
+/// Bytes that one poll of a gRPC stream takes from its session.
 pub(crate) const BATCH_BYTES: usize = 64 << 10;
 
 /// The address of the caller, as far as it is trusted. The adapter inserts it into the
