@@ -1,7 +1,7 @@
 //! Durable store: tables of keys and values, read by key or by prefix, written in atomic
 //! batches.
 //!
-//! The engines decide what is stored under which keys; the composition root chooses the
+//! The engines choose the stored values and their keys; the composition root chooses the
 //! implementation.
 
 mod batch;
@@ -30,7 +30,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// A store shared by many parts.
 pub type SharedStore = Arc<dyn Store>;
 
-/// Stores what must outlive the process.
+/// Store of values that must outlive the process.
 pub trait Store: Send + Sync + 'static {
     /// Returns the value of a key.
     fn get(&self, table: Table, key: Key) -> StoreFuture<'_, Option<Value>>;

@@ -1,4 +1,4 @@
-//! Store file: opens it, and names what is wrong with it.
+//! Store file: opens it, and names its faults.
 
 use std::{
     io::ErrorKind,
