@@ -1,5 +1,5 @@
-//! Contexts: what the server shares between connections, and what a connection adds to
-//! its requests.
+//! Contexts: state that the server shares between connections, and data that a connection adds
+//! to its requests.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -30,8 +30,8 @@ const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed `accept`, so that closing connections can free file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Send buffer of a socket, in bytes. Conflation and urgent messages cannot reach what the
-/// kernel buffers, so it is small.
+/// Send buffer of a socket, in bytes. Conflation and urgent messages cannot reach bytes in
+/// the kernel, so it is small.
 const SEND_BUFFER_BYTES: usize = 128 << 10;
 
 /// Unsent bytes in the send buffer, at most. A slow reader's queue then stays in its

@@ -1,7 +1,7 @@
 //! TLS: server certificates from files, reloaded on change, and client certificates.
 //!
-//! A port with TLS accepts nothing else. A client that sends plain HTTP gets an error that
-//! names https.
+//! A port with TLS accepts nothing else. A client that sends plain HTTP receives an error
+//! that names https.
 
 use std::{
     fs, io,
@@ -70,8 +70,8 @@ pub enum TlsError {
 /// The reason why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// The client sent plain HTTP, and got an error.
-    #[error("the client does not speak TLS")]
+    /// The client sent plain HTTP, and received an error.
+    #[error("the client sent plain HTTP to a TLS port")]
     Plain,
     /// The connection or the handshake failed.
     #[error("{0}")]

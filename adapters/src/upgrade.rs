@@ -39,7 +39,7 @@ pub(crate) enum FirstRequest {
 pub(crate) struct UpgradeRequest {
     /// The parsed head.
     pub(crate) request: Box<Request<()>>,
-    /// All bytes that were read: the head, and what follows it.
+    /// All bytes that were read: the head, and any bytes after it.
     pub(crate) read: Bytes,
     /// The length of the head, in bytes.
     pub(crate) head_length: usize,

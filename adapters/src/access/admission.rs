@@ -48,7 +48,7 @@ pub struct AdmissionOptions {
     pub idle_timeout: Duration,
 }
 
-/// The limits on connections and sessions, and what is in use of them.
+/// The limits on connections and sessions, and their current use.
 #[derive(Debug)]
 pub struct Admission {
     options: AdmissionOptions,

@@ -36,7 +36,7 @@ impl TrustedProxies {
     /// such as `10.0.0.0/8` or `2001:db8::/32`.
     ///
     /// # Errors
-    /// A network is malformed. The error names it and what is expected.
+    /// A network is malformed. The error names it and the expected form.
     pub fn parse<T: AsRef<str>>(
         networks: &[T],
         header: ProxyHeader,

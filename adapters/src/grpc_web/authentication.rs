@@ -1,7 +1,7 @@
 //! gRPC authentication: a tower service that adds the identity of the caller to a request.
 //!
 //! Verification can wait for a key set, so tonic's interceptors, which are synchronous,
-//! cannot do it. A call that opens a session is also admitted, and gets its quota.
+//! cannot do it. A call that opens a session is also admitted, and receives its quota.
 
 use std::{
     future::Future,

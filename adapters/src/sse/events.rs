@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Cursor;
 use crate::frame_kind;
 
-/// Bytes taken from the session for one chunk of the response.
+/// Size of one chunk of the response, in bytes: about one flush of the session.
 const BATCH_BYTES: usize = 64 << 10;
 
 /// The shortest time between cursor events of a connection with several history channels.

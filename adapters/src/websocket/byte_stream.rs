@@ -80,10 +80,10 @@ impl ByteReader {
 }
 
 impl ByteWriter {
-    /// Writes what the socket accepts now, and returns the number of bytes.
+    /// Writes as many bytes as the socket accepts now, and returns their number.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let written = match self {
-            // Asks the kernel directly. Tokio's readiness would touch another cache line.
+            // Calls the kernel directly. Tokio's readiness would touch another cache line.
             Self::Tcp(write) => socket2::SockRef::from(write.as_ref()).send(bytes),
             Self::Other(write) => {
                 let mut cx = Context::from_waker(Waker::noop());

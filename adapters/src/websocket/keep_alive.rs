@@ -3,8 +3,8 @@
 //! The session sets the intervals ([`KeepAliveTimeouts`]). A client that sends heartbeats is pinged
 //! when it misses one while nothing is written to it. While data is written, the kernel
 //! finds a dead link (`TCP_USER_TIMEOUT`). Any client is pinged after a long silence. A
-//! client that sends heartbeats is also pinged together with a reply, every 20 s at most,
-//! to measure the round trip without waking an idle radio.
+//! client that sends heartbeats is also pinged together with a reply, every 20 s at most.
+//! That measures the round trip without waking an idle radio.
 //!
 //! Example: a heartbeat is due every 3 s, and the patience is 1.5 s. The last bytes arrive
 //! at 0 s. The ping leaves at 3 s. Without any bytes until 4.5 s, the connection is closed.
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 const MEASURE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Delay of a check above which the server was busy. The pong may then be unread, so the
-/// client gets more time.
+/// client has more time.
 const LATE_CHECK: Duration = Duration::from_millis(500);
 
 /// The keep-alive state of one connection.

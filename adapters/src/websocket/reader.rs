@@ -24,7 +24,7 @@ use crate::reply::parse_failure;
 /// Time that a client has to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What an upgraded connection starts with.
+/// Start of an upgraded connection: its response, its unread bytes and its compression.
 pub(super) struct Preamble<'a> {
     /// The response to the upgrade, if the server writes it itself.
     pub(super) head: Vec<u8>,

@@ -5,7 +5,7 @@
 //! call. A batch that needs nothing else is written from bytes that all subscribers share.
 //!
 //! When the socket accepts only a part, a task writes the rest as the peer reads. Until
-//! then nothing more is taken from the session, whose outbox is bounded. The writer
+//! then the writer takes nothing more from the session, whose outbox is bounded. The writer
 //! therefore buffers at most twice [`BATCH_BYTES`], or one frame. Reading and commands are
 //! in `reader`; the bytes of a frame are made in `frame::encode`.
 
@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{CompressionOptions, frame_kind};
 
-/// Bytes taken from the session for one write.
+/// Size of one write, in bytes: about one flush of the session.
 const BATCH_BYTES: usize = 64 << 10;
 
 /// Time in which the peer must read blocked bytes. Then the connection is closed.
@@ -193,7 +193,7 @@ impl SocketWriter {
         self.ended.notified().await;
     }
 
-    /// Writes what is queued with one system call. True if there may be more.
+    /// Writes the queued messages with one system call. True if there may be more.
     fn write_once(&self, state: &mut WriterState, now: Instant, scratch: &mut Scratch) -> bool {
         let may_have_more = self.fill(state, now, scratch);
         let bytes = scratch.shared.as_deref().unwrap_or(&scratch.bytes);
