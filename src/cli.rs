@@ -53,7 +53,7 @@ enum Command {
         #[arg(long, default_value = "1h", value_parser = parse_ttl)]
         ttl: Duration,
     },
-    /// Check the configuration and print what is wrong with it.
+    /// Check the configuration and print its faults.
     CheckConfig,
     /// Record the venues' messages in a compressed file, until interrupted.
     Record {

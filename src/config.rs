@@ -392,7 +392,7 @@ impl Config {
     }
 }
 
-/// How `humantime-serde` names what it expects.
+/// Name of the expected value in errors of `humantime-serde`.
 const A_DURATION: &str = "a duration";
 
 /// The errors of reading the configuration, one a line.

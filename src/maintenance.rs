@@ -1,4 +1,4 @@
-//! Maintenance tasks: what a server does at intervals, and on SIGHUP.
+//! Maintenance tasks: work of a server at intervals, and on SIGHUP.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 
-/// The time between two sweeps of histories, and between two writes of what chains follow.
+/// The time between two sweeps of histories, and between two writes of followed items.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// The time between two looks for what nobody follows. It visits every wallet and filter.
+/// The time between two sweeps for unfollowed items. A sweep visits every wallet and filter.
 const RETENTION_SWEEP: Duration = Duration::from_secs(10);
 
 /// Removes expired publications, and lets the exporter aggregate its histograms: until then
@@ -36,7 +36,7 @@ pub(crate) async fn sweep_histories(
     }
 }
 
-/// Stores what chains follow, and ends what nobody follows any more. A task of its own: it
+/// Stores the followed items of chains, and ends the unfollowed ones. A task of its own: it
 /// waits for chains, which may stand still.
 pub(crate) async fn sweep_watches(watches: WatchRpc, cancel: CancellationToken) {
     let mut ticks = tokio::time::interval(SWEEP);

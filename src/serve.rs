@@ -1,7 +1,7 @@
 //! Server life cycle: builds the parts, starts them, and shuts them down.
 //!
 //! 1. [`Server::build`] wires engines, streaming core and services. Nothing runs.
-//! 2. [`Server::start`] binds the port, restores what was stored, then starts all tasks. The
+//! 2. [`Server::start`] binds the port, restores the stored state, then starts all tasks. The
 //!    port is served last: no client sees a half-restored server.
 //! 3. [`RunningServer::shut_down`] sends clients away, waits for tasks, and saves histories.
 
@@ -120,7 +120,7 @@ impl Server {
 
     /// Binds the port, restores, starts the engines, then serves clients.
     async fn start(self) -> anyhow::Result<RunningServer> {
-        // Before the log names the address: whoever reads it may stop the server.
+        // Before the log names the address: a reader of the log may stop the server.
         let stop_signal = StopSignal::new()?;
         let listener = TcpListener::bind(self.config.server.listen)
             .with_context(|| format!("cannot listen on {}", self.config.server.listen))?;
@@ -200,7 +200,7 @@ impl Server {
         ))
     }
 
-    /// Restores revocations, chains and histories. To be done before clients resume.
+    /// Restores revocations, chains and histories. Call it before clients resume.
     async fn restore(&self, revocations: &RevocationStore) -> anyhow::Result<()> {
         revocations
             .load()

@@ -58,7 +58,7 @@ pub(super) struct PresentNames {
 }
 
 impl PresentNames {
-    /// Reads a source. Adds what it gives under earlier names to `renamed`.
+    /// Reads a source. Adds its keys with earlier names to `renamed`.
     ///
     /// # Errors
     /// The source cannot be read, an earlier key has no whole number of milliseconds, or a
