@@ -1,4 +1,4 @@
-//! Benches of the chain engine without a node: what one block costs.
+//! Benches of the chain engine without a node: the cost of one block.
 //!
 //! They verify a block against its hashes, match it against a million watched wallets and 100,000
 //! event filters, and decode its logs.

@@ -259,7 +259,7 @@ impl Bench {
         if !self.wants(name) || self.is_fixed {
             return Ok(());
         }
-        let before = resident().ok_or("memory is told on Linux only")?;
+        let before = resident().ok_or("memory is reported on Linux only")?;
         let symbols: Vec<_> = (0..SYMBOLS).map(|n| format!("C{n:04}-USDT")).collect();
         let mut config = config(&symbols, &[VenueKind::Okx; 8]);
         for (number, source) in config.source.iter_mut().enumerate() {
@@ -267,7 +267,7 @@ impl Bench {
         }
         let mut aggregator = Aggregator::new(&config, Arc::new(Nowhere))?;
         let empty = resident()
-            .ok_or("memory is told on Linux only")?
+            .ok_or("memory is reported on Linux only")?
             .saturating_sub(before);
         for source in 0..8 {
             let id = aggregator.source(&format!("b{source}"));
@@ -282,7 +282,7 @@ impl Bench {
             }
         }
         let full = resident()
-            .ok_or("memory is told on Linux only")?
+            .ok_or("memory is reported on Linux only")?
             .saturating_sub(before);
         writeln!(
             io::stdout(),

@@ -83,7 +83,7 @@ async fn publish_and_take(
         let taken = connection.next(64 << 10, &mut out).await;
         debug_assert!(
             taken.is_ok() && out.len() == batch,
-            "all publications are taken at once"
+            "one call returns all publications"
         );
         for message in out.drain(..) {
             black_box(encode(&message, encoding));
@@ -191,7 +191,7 @@ fn stream() -> Result<Arc<StreamCore>, Box<dyn Error>> {
     ))
 }
 
-/// Opens subscribed sessions, whose first messages are taken already.
+/// Opens subscribed sessions, and takes their first messages.
 async fn connect(
     stream: &Arc<StreamCore>,
     encoding: Encoding,
