@@ -1,7 +1,7 @@
 //! Faulty node: a proxy before a real node, whose script may change every response.
 //!
-//! It speaks WebSocket and HTTP. The script sees each call with the real response, and decides
-//! what the client receives: that response, another one, an error, or nothing.
+//! It serves WebSocket and HTTP. The script sees each call with the real response, and chooses
+//! the client's response: that response, another one, an error, or nothing.
 
 use std::sync::{
     Arc,

@@ -114,7 +114,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State
     }
 }
 
-/// Responds to one request, whatever its path is.
+/// Responds to one request, on any path.
 async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -90,7 +90,7 @@ impl Node {
         self.folder.path().join("node.ipc").display().to_string()
     }
 
-    /// Stops the node. Its chain is kept for [`resume`](Self::resume).
+    /// Stops the node. Its chain stays for [`resume`](Self::resume).
     ///
     /// # Panics
     /// The process does not end.

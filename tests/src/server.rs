@@ -229,7 +229,7 @@ impl ServerBuilder {
         server.address = address
             .parse()
             .unwrap_or_else(|_| panic!("no address in {line:?}"));
-        // With TLS, only a client that trusts the certificate can ask.
+        // With TLS, only a client that trusts the certificate can send requests.
         if line.contains("http://") && !self.without_readiness_check {
             let ready = server.get("/readyz").await;
             assert_eq!(ready.status, 200, "{}", ready.body);

@@ -1,6 +1,6 @@
 //! Histogram of durations with 64 buckets per doubling: a relative error of at most 1.6 %.
 
-/// Bits kept below the highest bit of a value.
+/// Bits of precision below the highest bit of a value.
 const PRECISION: u32 = 6;
 const PER_DOUBLING: usize = 1 << PRECISION;
 const BUCKETS: usize = (64 - PRECISION as usize + 1) * PER_DOUBLING;

@@ -1,7 +1,7 @@
 //! Load tool: drives the binary under test over sockets, and compares its cost with reference
 //! servers that only write bytes.
 //!
-//! `docs/performance.md` explains how figures are taken and what they mean.
+//! `docs/performance.md` explains how figures are measured, and their meaning.
 
 mod cli;
 mod client;

@@ -57,7 +57,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Takes the median of each figure. Kept up means in most windows.
+    /// Returns the median of each figure. `kept_up` means in most windows.
     pub(crate) fn median(rows: &[Self]) -> Option<Self> {
         let first = rows.first()?.clone();
         let of = |field: fn(&Self) -> Option<f64>| median(rows.iter().filter_map(field).collect());

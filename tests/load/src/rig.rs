@@ -134,7 +134,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// Starts the server, opens all connections, and sends one message on each channel, so
-    /// that every lazy allocation is done.
+    /// that every lazy allocation exists.
     ///
     /// # Errors
     /// The server does not start, or refuses a connection.

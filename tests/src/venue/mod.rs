@@ -1,5 +1,5 @@
-//! Venue stand-ins: local servers with a venue's documented protocol, which send what a test or a
-//! capture provides.
+//! Venue stand-ins: local servers with a venue's documented protocol. They send the frames of a
+//! test or a capture.
 
 mod capture;
 mod connection;

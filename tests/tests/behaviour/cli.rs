@@ -214,7 +214,7 @@ async fn a_bad_configuration_names_the_key() {
                 "{config}: {part:?} is not in {error_text:?}"
             );
         }
-        // A server refuses what the check refuses.
+        // A server refuses the same configurations as the check.
         let output = run(folder.path(), &["--config", "tidewire.toml"]).await;
         assert!(!output.status.success(), "{config}");
     }

@@ -1,4 +1,4 @@
-//! Identity: how clients authenticate, and what each identity may do.
+//! Identity: authentication of clients, and permissions of each identity.
 
 use serde_json::{Value, json};
 use tidewire_tests::{

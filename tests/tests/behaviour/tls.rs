@@ -323,7 +323,7 @@ async fn provider_keys_load_over_tls() {
         .call("StreamService/Publish", Some(&token), &body)
         .await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    // Without a configured authority no certificate is trusted, and the log says so.
+    // Without a configured authority no certificate is trusted, and the log reports it.
     let server = start(None).await;
     server.log_line("the key set cannot be fetched").await;
     let answer = server

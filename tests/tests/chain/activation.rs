@@ -15,7 +15,7 @@ use crate::{
 
 const BLOCKS: &str = "blocks:31337";
 
-/// A server on a node whose calls are counted where `counts` says so.
+/// A server on a node whose calls are counted where `counts` returns true.
 async fn counted(
     node: &Node,
     counts: impl Fn(&str) -> bool + Send + Sync + 'static,

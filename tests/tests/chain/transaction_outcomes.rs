@@ -255,7 +255,7 @@ async fn a_client_that_returns_to_a_transaction_misses_nothing(transport: Transp
     let server = server_on(builder(), node.ws()).await;
     let mut client = Client::connect(transport, &server).await;
     let resumed = client.resume(&channel, epoch, seq).await;
-    // The current status is published, whatever the client saw before.
+    // The current status is published, even if the client saw it before.
     if resumed["recovered"] == true {
         until(&mut client, &hash, "confirming").await;
     }

@@ -177,7 +177,7 @@ async fn a_client_that_returns_to_a_wallet_misses_nothing(transport: Transport) 
     log.resume(&mut client, &channel).await;
     log.until(&mut client, &channel, &third).await;
     assert_eq!(log.included(), [&first, &second, &third]);
-    // A wallet that nobody followed has no history to resume.
+    // A wallet without followers has no history to resume.
     let other = format!("wallet:{}", accounts[2].to_ascii_lowercase());
     let resumed = client.resume(&other, &log.epoch, 0).await;
     assert_eq!(resumed["recovered"], false, "{resumed}");
@@ -344,7 +344,7 @@ async fn a_client_that_returns_to_an_event_filter_misses_nothing() {
             (Some(seq), &json!(hash))
         );
     }
-    // A filter that nobody watched has no channel.
+    // A filter without a watch has no channel.
     let refused = client.subscribe("events:31337:0123").await;
     assert_eq!(refused["error"]["code"], "invalid_argument", "{refused}");
 }

@@ -328,7 +328,7 @@ impl RawClient {
     }
 }
 
-/// Returns the received bytes, and discards what tungstenite writes.
+/// Returns the received bytes, and discards the output of tungstenite.
 #[derive(Debug)]
 struct ReceivedBytes(Cursor<Vec<u8>>);
 
