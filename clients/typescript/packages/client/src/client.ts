@@ -338,7 +338,7 @@ export class TidewireClient {
     for (const subscription of this.#subscriptions.all()) {
       this.#unsentSubscribes.add(subscription);
     }
-    // Before the event: a listener that publishes at once then gets its own publication.
+    // Before the event: a listener that publishes at once then receives its own publication.
     this.#sendSubscribes();
     this.#emit("state", this.#state);
     this.#measureRtt();

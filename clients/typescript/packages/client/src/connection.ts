@@ -59,7 +59,7 @@ export class Connection {
     this.#socket.addEventListener("error", () => undefined);
   }
 
-  /** The silence in milliseconds after which the connection asks for a ping. */
+  /** The silence in milliseconds after which the connection requests a ping. */
   set heartbeatMs(value: number) {
     const sooner = value < this.#heartbeatMs;
     this.#heartbeatMs = value;
@@ -82,7 +82,7 @@ export class Connection {
     }
   }
 
-  /** Asks for a ping now, and ends the connection unless a frame comes in time. */
+  /** Requests a ping now, and ends the connection unless a frame comes in time. */
   probe(): void {
     if (this.#phase !== "welcomed") {
       return;

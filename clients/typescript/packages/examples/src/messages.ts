@@ -1,4 +1,4 @@
-// Publishes to a channel and subscribes to it. After a lost connection, the client gets the
+// Publishes to a channel and subscribes to it. After a lost connection, the client receives the
 // missed messages once and in order, or a `gap` if the server no longer has them.
 import { TidewireClient } from "@tidewire/client";
 

@@ -28,7 +28,7 @@ export type ErrorCode = Open<
 /** An error from the server. */
 export interface ErrorData {
   readonly code: ErrorCode;
-  /** What was wrong and what was expected, for a human reader. */
+  /** Description of the fault and of the expected value, for a human reader. */
   readonly message: string;
   /** The delay before another try, in milliseconds. */
   readonly retryAfterMs?: number;
