@@ -1,4 +1,4 @@
-//! Asks for a price over gRPC, with how it came about, and follows it.
+//! Requests a price over gRPC with its sources and method, then subscribes to it.
 //!
 //! ```text
 //! cargo run --release -- replay --loop          # a server, in another terminal
@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
         match message.data {
             Some(Data::Price(update)) => show(&update),
             Some(Data::PriceBatch(batch)) => batch.updates.iter().for_each(show),
-            // Later servers say more: what is not known is passed over.
+            // Later servers send more types: unknown ones are ignored.
             _ => {}
         }
     }

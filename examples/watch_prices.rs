@@ -63,8 +63,8 @@ async fn main() -> anyhow::Result<()> {
                 .flatten()
                 .for_each(show),
             Some("subscribed") => complain(data)?,
-            Some("error") => bail!("the server says: {}", data["message"]),
-            // Later servers say more: what is not known is passed over.
+            Some("error") => bail!("the server returned an error: {}", data["message"]),
+            // Later servers send more types: unknown ones are ignored.
             _ => {}
         }
     }
@@ -86,7 +86,7 @@ fn show(update: &Value) {
     );
 }
 
-/// A channel that cannot be followed says why.
+/// Returns the error of the first channel whose subscription failed.
 fn complain(subscribed: &Value) -> anyhow::Result<()> {
     for channel in subscribed["channels"].as_array().into_iter().flatten() {
         if let Some(reason) = channel["error"]["message"].as_str() {
