@@ -8,8 +8,8 @@ use super::JsonError;
 /// limits of common JSON parsers (128 in serde_json).
 pub const MAX_DOCUMENT_DEPTH: usize = 100;
 
-/// Checks bytes that are to be embedded as a document: what came over gRPC is
-/// anything. No bytes at all stand for null.
+/// Checks bytes that are to be embedded as a document: gRPC does not check them. No bytes at
+/// all stand for null.
 ///
 /// # Errors
 /// They are not JSON, or nested deeper than [`MAX_DOCUMENT_DEPTH`].
