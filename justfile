@@ -34,7 +34,7 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     cd clients/typescript && npm run lint && npm run typecheck
 
-# Run a benchmark, or those that match: `just bench price median`
+# Run a benchmark, or those that match: `just bench price kraken`
 bench name filter="":
     cargo bench --workspace --bench {{name}} -- {{filter}}
 

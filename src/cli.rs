@@ -27,11 +27,11 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    config: ConfigFile,
+    config: ConfigArgs,
 }
 
 #[derive(Debug, Clone, Args)]
-struct ConfigFile {
+struct ConfigArgs {
     /// The configuration file. Without one, every key has its default.
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,

@@ -25,7 +25,7 @@ use tidewire_proto::{
 };
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
 use tidewire_stream::{
-    ChannelName, DurablePublisher, Epoch, Event, Position, SharedClock, StoredPublication,
+    Backoff, ChannelName, DurablePublisher, Epoch, Event, Position, SharedClock, StoredPublication,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -45,6 +45,10 @@ const MAX_STORED: u64 = 100_000;
 
 /// Publications in one read of the store.
 const PAGE: usize = 1_000;
+
+/// Pauses between attempts to write to a store that refuses.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// An atomic step of a chain: writes, then publications in their order.
 #[derive(Default)]
@@ -292,11 +296,10 @@ impl JournalTask {
         let Some(store) = &self.store else {
             return;
         };
-        let mut pause = Duration::from_millis(100);
+        let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
         while let Err(error) = store.commit(writes.clone()).await {
             tracing::error!(%error, "the store refuses a write; chains wait until it accepts");
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(5));
+            sleep(backoff.next_pause()).await;
         }
     }
 }

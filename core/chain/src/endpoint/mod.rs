@@ -316,7 +316,7 @@ impl Endpoint {
     }
 
     /// Checks the chain id once more: the node behind an address may have changed.
-    pub(crate) async fn verify_chain(&self) -> Result<(), Failure> {
+    pub(crate) async fn recheck_chain_id(&self) -> Result<(), Failure> {
         let result: Box<RawValue> = self.call(chain_id()).await?;
         self.check_chain_id(&result)
             .inspect_err(|failure| self.disconnect(failure))

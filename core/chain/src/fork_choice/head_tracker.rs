@@ -317,7 +317,7 @@ impl HeadTracker {
     /// Whether an endpoint still serves this chain.
     async fn serves_chain(&self, reporter: usize) -> bool {
         match self.pool.endpoints().get(reporter) {
-            Some(endpoint) => endpoint.verify_chain().await.is_ok(),
+            Some(endpoint) => endpoint.recheck_chain_id().await.is_ok(),
             None => false,
         }
     }
