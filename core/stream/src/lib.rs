@@ -18,6 +18,7 @@ pub mod identity;
 pub mod limit;
 pub mod namespace;
 mod options;
+mod permission;
 pub mod publication;
 mod publication_batch;
 mod publisher;

@@ -14,7 +14,7 @@ use std::{
 use tidewire_proto::v1::{ChannelClass, ErrorCode};
 
 use crate::{
-    ChannelEpoch, ChannelName, ChannelProvider, Identity, StreamError, UserId,
+    ChannelEpoch, ChannelName, ChannelProvider, StreamError, UserId,
     channel::{self, PERSONAL},
 };
 
@@ -315,28 +315,6 @@ impl Namespaces {
         }
     }
 
-    /// Checks that an identity may read `channel`.
-    ///
-    /// # Errors
-    /// The identity may not read the channel. The error names the missing permission.
-    pub fn may_read(
-        &self,
-        identity: &Identity,
-        channel: &ChannelName,
-        namespace: &Namespace,
-    ) -> Result<(), StreamError> {
-        let refused = match identity.may_read(channel, namespace) {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused,
-        };
-        let provider = self.provider(channel);
-        let provider = provider.filter(|_| namespace.access == Access::Owner);
-        match provider.zip(identity.user()) {
-            Some((provider, user)) if provider.owns(user, channel.rest()) => Ok(()),
-            _ => Err(refused),
-        }
-    }
-
     fn put(&mut self, namespace: Namespace) {
         let entry = NamespaceEntry {
             namespace,
@@ -345,7 +323,8 @@ impl Namespaces {
         self.by_name.insert(entry.namespace.name.clone(), entry);
     }
 
-    fn provider(&self, channel: &ChannelName) -> Option<&dyn ChannelProvider> {
+    /// The engine behind a channel's namespace.
+    pub(crate) fn provider(&self, channel: &ChannelName) -> Option<&dyn ChannelProvider> {
         self.by_name.get(channel.namespace())?.provider()
     }
 
@@ -419,6 +398,7 @@ fn canonical(channel: ChannelName, namespace: &Namespace) -> ChannelName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Identity, identity::UserIdentity};
 
     #[test]
     fn names_resolve_to_their_namespace() {
@@ -482,8 +462,8 @@ mod tests {
     fn a_provider_names_owners_besides_those_of_tokens() {
         let mut all = Namespaces::built_in();
         all.register("wallet", one_channel("0xab")).unwrap();
-        let ada = Identity::from(crate::identity::UserIdentity::new(UserId::new("ada"), 1));
-        let eve = Identity::from(crate::identity::UserIdentity::new(UserId::new("eve"), 1));
+        let ada = Identity::from(UserIdentity::new(UserId::new("ada"), 1));
+        let eve = Identity::from(UserIdentity::new(UserId::new("eve"), 1));
         let may_read = |all: &Namespaces, identity: &Identity, name: &str| {
             let channel = ChannelName::parse(name).unwrap();
             let namespace = all.get(&channel).unwrap();
