@@ -134,11 +134,11 @@ fn slow_subscribers_take_nothing_from_the_others() {
 }
 
 #[test]
-fn a_drain_tells_everyone() {
+fn a_drain_notifies_everyone() {
     let rows = load(&["drain", "--connections", "20", "--window", "1"]);
     let note = rows[0]["note"].as_str().unwrap();
     assert!(
-        note.contains("told 20/20") && note.contains("gaps 0"),
+        note.contains("notified 20/20") && note.contains("gaps 0"),
         "{note}"
     );
 }
