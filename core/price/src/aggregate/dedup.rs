@@ -3,21 +3,17 @@
 //! Venues repeat trades: after a reconnect, on the second of two overlapping connections, or as
 //! single and aggregate trades. They also lose some. Both show in the venue's trade numbers.
 //!
-//! Numbers usually rise, and then nothing is searched. A number that does not rise is a duplicate
-//! if it is among the last 128. Otherwise the trade is late, or the venue restarted its numbering.
-//! A venue uses a number once, so a repeated number with another price is the venue's error, and
-//! the first one stands.
+//! A number that was seen before is a duplicate, on any connection, whenever it comes; see
+//! [`seen_numbers`](super::seen_numbers). A venue uses a number once, so a repeated number with
+//! another price is the venue's error, and the first one stands. A lower number that was not seen
+//! is a late trade. Far below the highest, the venue restarted its numbering.
 //!
 //! Worked example: the numbers 100, 101, 105, 103, 105 arrive. 105 reveals a gap of 3 (102 to 104).
 //! 103 is late, counts, and leaves 2 missing. The second 105 is a duplicate. After a reconnect the
 //! venue sends 101 and 108: 101 is a duplicate, and 108 reveals 2 more (106 and 107).
 
-use std::collections::VecDeque;
-
-use crate::venue::{Trade, TradeId};
-
-/// Trades remembered for each quote. There may be tens of thousands of quotes, so memory matters.
-const REMEMBERED_TRADES: usize = 128;
+use super::seen_numbers::{NumberRanges, NumberSet};
+use crate::venue::TradeId;
 
 /// A number further below the highest is not a late trade: the venue restarted its numbering.
 const MAX_LATENESS: u64 = 1_000;
@@ -25,32 +21,33 @@ const MAX_LATENESS: u64 = 1_000;
 /// A larger step is not a gap: the venue restarted its numbering.
 const MAX_GAP: u64 = 10_000_000;
 
-/// The last trades of one quote. They are remembered across connections, because a venue may repeat
-/// recent trades on a new one.
+/// The trade numbers of one quote. They are remembered across connections, because a venue may
+/// repeat recent trades on a new one.
 #[derive(Debug, Default)]
 pub(super) struct TradeDedup {
-    series: Option<NumberSeries>,
+    seen: SeenNumbers,
     /// The highest number on this connection.
     newest: u64,
-    /// The lower halves of the last numbers.
-    recent: VecDeque<u32>,
-    /// The highest of `recent`, in full.
-    highest_recent: u64,
     /// Whether no trade arrived yet on this connection.
     is_first_on_connection: bool,
     /// The highest number on any connection.
     highest: u64,
+    /// The first number of this numbering. Those below it are not missing.
+    origin: u64,
     /// Trades that the numbers prove and that did not arrive.
     missing: u64,
 }
 
-/// The kind of numbers that a connection uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NumberSeries {
-    Single,
+/// The numbers that have arrived, by their kind.
+#[derive(Debug, Default)]
+enum SeenNumbers {
+    /// None yet.
+    #[default]
+    None,
+    Single(NumberRanges),
+    Aggregate(NumberRanges),
     /// Rising, with holes.
-    Sparse,
-    Aggregate,
+    Sparse(NumberSet),
 }
 
 /// Whether a trade is new.
@@ -62,60 +59,105 @@ pub(super) enum Novelty {
     Duplicate,
 }
 
+impl SeenNumbers {
+    fn of_kind(id: TradeId) -> Self {
+        match id {
+            TradeId::Single(_) | TradeId::Range { .. } => Self::Single(NumberRanges::default()),
+            TradeId::Aggregate(_) => Self::Aggregate(NumberRanges::default()),
+            TradeId::Sparse(_) => Self::Sparse(NumberSet::default()),
+        }
+    }
+
+    fn is_kind_of(&self, id: TradeId) -> bool {
+        matches!(
+            (self, id),
+            (Self::Single(_), TradeId::Single(_) | TradeId::Range { .. })
+                | (Self::Aggregate(_), TradeId::Aggregate(_))
+                | (Self::Sparse(_), TradeId::Sparse(_))
+        )
+    }
+
+    fn contains(&self, first: u64, last: u64) -> bool {
+        match self {
+            Self::None => false,
+            Self::Single(ranges) | Self::Aggregate(ranges) => ranges.contains(first, last),
+            Self::Sparse(set) => set.contains(last),
+        }
+    }
+
+    fn insert(&mut self, first: u64, last: u64, now_us: i64) {
+        match self {
+            Self::None => {}
+            Self::Single(ranges) | Self::Aggregate(ranges) => ranges.insert(first, last),
+            Self::Sparse(set) => set.insert(last, now_us),
+        }
+    }
+}
+
 impl TradeDedup {
-    pub(super) fn observe(&mut self, trade: &Trade<'_>) -> Novelty {
-        let (series, first, id) = match trade.id {
-            TradeId::Single(id) => (NumberSeries::Single, id, id),
-            TradeId::Range { first, last } => (NumberSeries::Single, first, last),
-            TradeId::Sparse(id) => (NumberSeries::Sparse, id, id),
-            TradeId::Aggregate(id) => (NumberSeries::Aggregate, id, id),
-        };
-        if self.is_first_on_connection && self.series != Some(series) {
+    /// Whether a trade of this number was counted before, or comes with a second kind of numbers.
+    pub(super) fn is_repeated(&mut self, id: TradeId) -> bool {
+        if !self.seen.is_kind_of(id) {
+            // Another connection may use another kind of numbers.
+            return !self.is_first_on_connection && !matches!(self.seen, SeenNumbers::None);
+        }
+        let (first, last) = bounds(id);
+        let is_repeated = self.seen.contains(first, last);
+        if is_repeated {
+            self.is_first_on_connection = false;
+            self.newest = self.newest.max(last);
+        }
+        is_repeated
+    }
+
+    /// Counts a trade that arrived at `now_us`.
+    pub(super) fn observe(&mut self, id: TradeId, now_us: i64) -> Novelty {
+        if self.is_repeated(id) {
+            return Novelty::Duplicate;
+        }
+        if !self.seen.is_kind_of(id) {
             // Numbers of the other kind are not comparable with these.
             *self = Self {
                 missing: self.missing,
+                seen: SeenNumbers::of_kind(id),
                 ..Self::default()
             };
         }
         self.is_first_on_connection = false;
-        if *self.series.get_or_insert(series) != series {
-            return Novelty::Duplicate;
-        }
-        if id <= self.highest_recent && self.recent.contains(&low_bits(id)) {
-            self.newest = self.newest.max(id);
-            return Novelty::Duplicate;
-        }
-        self.recent.push_back(low_bits(id));
-        self.highest_recent = self.highest_recent.max(id);
-        if self.recent.len() > REMEMBERED_TRADES {
-            self.evict_oldest();
-        }
-        let missing = if series == NumberSeries::Sparse {
-            0
-        } else {
-            self.count_missing(first, id)
+        let (first, last) = bounds(id);
+        let missing = match self.seen {
+            SeenNumbers::Sparse(_) => 0,
+            _ => self.count_missing(first, last),
         };
-        self.newest = self.newest.max(id);
+        self.seen.insert(first, last, now_us);
+        self.newest = self.newest.max(last);
         Novelty::New { missing }
     }
 
-    /// The trades missing before this one. After a reconnect these include trades made in between.
-    /// A late trade reduces the count.
+    /// The trades missing before this one, which is new. After a reconnect these include trades
+    /// made in between. A late trade reduces the count.
     fn count_missing(&mut self, first: u64, last: u64) -> u64 {
-        let expected = self.highest.saturating_add(1);
         if self.highest == 0 || self.highest.saturating_sub(last) > MAX_LATENESS {
             // The first trade, or the venue restarted its numbering.
-            self.highest = last;
+            (self.highest, self.origin, self.newest) = (last, first, last);
             return 0;
         }
-        if last < expected {
-            let count = (last - first.min(last)).saturating_add(1);
-            self.missing = self.missing.saturating_sub(count);
+        if last < self.highest {
+            if first >= self.origin {
+                let count = (last - first).saturating_add(1);
+                self.missing = self.missing.saturating_sub(count);
+            }
+            return 0;
+        }
+        let expected = self.highest.saturating_add(1);
+        self.highest = last;
+        let before = first.saturating_sub(1);
+        if self.seen.contains(before, before) {
             return 0;
         }
         let missing = first.saturating_sub(expected);
-        self.highest = last;
         if missing > MAX_GAP {
+            self.origin = first;
             return 0;
         }
         self.missing = self.missing.saturating_add(missing);
@@ -127,31 +169,21 @@ impl TradeDedup {
         self.missing
     }
 
-    fn evict_oldest(&mut self) {
-        let oldest = self.recent.pop_front();
-        // The oldest is the highest only after the venue restarted its numbering.
-        if oldest == Some(low_bits(self.highest_recent)) {
-            // Recent numbers are close together: their upper halves are the same, or one less.
-            let upper = self.highest_recent & !u64::from(u32::MAX);
-            let highest = self.recent.iter().copied().max().unwrap_or(0);
-            self.highest_recent = upper | u64::from(highest);
-            self.newest = self.newest.min(self.highest_recent);
-        }
-    }
-
     /// Whether a trade with a higher number arrived before this one.
     pub(super) fn is_overtaken(&self, id: TradeId) -> bool {
-        let (TradeId::Single(id)
-        | TradeId::Aggregate(id)
-        | TradeId::Sparse(id)
-        | TradeId::Range { last: id, .. }) = id;
-        id < self.newest
+        bounds(id).1 < self.newest
     }
 
-    /// Whether this number is above all that arrived. `None` if the numbers are not comparable.
+    /// Whether this number of a single trade is above all that arrived. `None` if the numbers are
+    /// not comparable.
     pub(super) fn is_newer(&self, id: u64) -> Option<bool> {
-        (self.series? == NumberSeries::Single && !self.is_first_on_connection)
-            .then_some(id > self.newest)
+        if !matches!(self.seen, SeenNumbers::Single(_)) {
+            return None;
+        }
+        if self.seen.contains(id, id) {
+            return Some(false);
+        }
+        (!self.is_first_on_connection).then_some(id > self.newest)
     }
 
     /// Prepares for a new connection. The venue may restart its numbering or repeat trades, so old
@@ -162,38 +194,34 @@ impl TradeDedup {
     }
 }
 
-/// Low bits of a number: enough to distinguish it from its neighbours.
-fn low_bits(id: u64) -> u32 {
-    id as u32
+/// The first and the last number.
+fn bounds(id: TradeId) -> (u64, u64) {
+    match id {
+        TradeId::Single(id) | TradeId::Sparse(id) | TradeId::Aggregate(id) => (id, id),
+        TradeId::Range { first, last } => (first.min(last), last),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use rust_decimal::Decimal;
-
     use super::*;
 
-    fn trade(id: TradeId, price: i64) -> Trade<'static> {
-        Trade {
-            name: "X".into(),
-            id,
-            price: price.into(),
-            size: crate::venue::Size::Base(Decimal::ONE),
-            side: tidewire_proto::v1::TradeSide::Unspecified,
-            venue_time_us: None,
-        }
-    }
+    const NOW_US: i64 = 1_750_000_000_000_000;
 
     fn count(dedup: &mut TradeDedup, ids: impl IntoIterator<Item = u64>) -> usize {
+        count_as(dedup, ids.into_iter().map(TradeId::Single))
+    }
+
+    fn count_as(dedup: &mut TradeDedup, ids: impl IntoIterator<Item = TradeId>) -> usize {
         ids.into_iter()
-            .filter(|id| dedup.observe(&trade(TradeId::Single(*id), 1)) != Novelty::Duplicate)
+            .filter(|id| dedup.observe(*id, NOW_US) != Novelty::Duplicate)
             .count()
     }
 
     #[test]
     fn the_worked_example_holds() {
         let mut dedup = TradeDedup::default();
-        let mut observe = |id| match dedup.observe(&trade(TradeId::Single(id), 1)) {
+        let mut observe = |id| match dedup.observe(TradeId::Single(id), NOW_US) {
             Novelty::New { missing } => Some((missing, dedup.missing())),
             Novelty::Duplicate => None,
         };
@@ -201,7 +229,7 @@ mod tests {
         let expected = [Some((0, 0)), Some((0, 0)), Some((3, 3)), Some((0, 2)), None];
         assert_eq!(observed, expected);
         dedup.reconnected();
-        let mut observe = |id| dedup.observe(&trade(TradeId::Single(id), 1));
+        let mut observe = |id| dedup.observe(TradeId::Single(id), NOW_US);
         assert_eq!(observe(101), Novelty::Duplicate);
         assert_eq!(observe(108), Novelty::New { missing: 2 });
     }
@@ -210,43 +238,94 @@ mod tests {
     fn each_trade_is_new_once() {
         let mut dedup = TradeDedup::default();
         assert_eq!(count(&mut dedup, [5, 5, 6, 5, 9, 8, 8, 9]), 4);
-        // Also with another price.
-        assert_eq!(
-            dedup.observe(&trade(TradeId::Single(5), 2)),
-            Novelty::Duplicate
-        );
         // Repeated on a new connection.
         dedup.reconnected();
-        assert_eq!(dedup.is_newer(9), None);
+        assert_eq!(dedup.is_newer(9), Some(false));
+        assert_eq!(dedup.is_newer(7), None);
         assert_eq!(count(&mut dedup, [5, 6, 8, 9, 10]), 1);
         // The other kind of numbers, on another connection.
         dedup.reconnected();
-        let other = dedup.observe(&trade(TradeId::Aggregate(5), 1));
+        assert!(!dedup.is_repeated(TradeId::Aggregate(5)));
+        let other = dedup.observe(TradeId::Aggregate(5), NOW_US);
         assert_eq!(other, Novelty::New { missing: 0 });
         assert_eq!(count(&mut dedup, [11]), 0);
+    }
+
+    /// The numbers of two connections, of which the second is `late` trades behind.
+    fn overlapping(late: u64) -> impl Iterator<Item = u64> {
+        (0..60_000).flat_map(move |number| {
+            let repeated = (number >= late).then(|| 1_000_000 + number - late);
+            [Some(1_000_000 + number), repeated].into_iter().flatten()
+        })
+    }
+
+    #[test]
+    fn two_connections_count_each_trade_once_however_far_apart() {
+        // 60 ms, 500 ms and 30 s at 2,000 trades a second.
+        for late in [120, 1_000, 59_999] {
+            let mut dedup = TradeDedup::default();
+            assert_eq!(count(&mut dedup, overlapping(late)), 60_000, "{late}");
+            assert_eq!(dedup.missing(), 0);
+            // A number of each has a hole before it.
+            let sparse = overlapping(late).map(|number| TradeId::Sparse(number * 3));
+            let mut dedup = TradeDedup::default();
+            assert_eq!(count_as(&mut dedup, sparse), 60_000, "{late}");
+        }
+    }
+
+    #[test]
+    fn a_reconnect_that_repeats_trades_neither_counts_them_nor_fills_gaps() {
+        let mut dedup = TradeDedup::default();
+        assert_eq!(count(&mut dedup, (1_000..2_000).chain(2_007..2_200)), 1_193);
+        assert_eq!(dedup.missing(), 7);
+        dedup.reconnected();
+        assert_eq!(count(&mut dedup, (1_900..2_000).chain(2_007..2_200)), 0);
+        assert_eq!((count(&mut dedup, 2_200..2_300), dedup.missing()), (100, 7));
+        // Trades from before the first one fill no gap.
+        let mut dedup = TradeDedup::default();
+        count(&mut dedup, [1_000, 1_005]);
+        assert_eq!((count(&mut dedup, 900..910), dedup.missing()), (10, 4));
+        assert_eq!((count(&mut dedup, 1_001..1_003), dedup.missing()), (2, 2));
+    }
+
+    #[test]
+    fn one_wrong_number_is_no_restart_and_no_gap() {
+        let mut dedup = TradeDedup::default();
+        assert_eq!(count(&mut dedup, 50_000..60_000), 10_000);
+        for wrong in [40, u64::MAX] {
+            assert_eq!(count(&mut dedup, [wrong]), 1);
+        }
+        assert_eq!(
+            (count(&mut dedup, 60_000..60_010), dedup.missing()),
+            (10, 0)
+        );
+        assert_eq!(count(&mut dedup, 50_000..60_010), 0);
     }
 
     #[test]
     fn a_venue_may_restart_its_numbering() {
         let mut dedup = TradeDedup::default();
         assert_eq!(count(&mut dedup, 1_000..2_000), 1_000);
+        // More than 1,000 below the highest.
         assert_eq!(count(&mut dedup, 1..500), 499);
         assert_eq!(dedup.is_newer(500), Some(true));
-        assert!(dedup.recent.len() <= REMEMBERED_TRADES);
+        assert_eq!((dedup.is_newer(499), dedup.missing()), (Some(false), 0));
     }
 
     #[test]
     fn trades_with_two_kinds_of_numbers_count_once() {
         let mut dedup = TradeDedup::default();
-        let first = dedup.observe(&trade(TradeId::Aggregate(1), 1));
+        let first = dedup.observe(TradeId::Aggregate(1), NOW_US);
         assert_eq!(first, Novelty::New { missing: 0 });
+        assert!(dedup.is_repeated(TradeId::Single(100)));
         assert_eq!(count(&mut dedup, [100, 101]), 0);
         assert_eq!(dedup.is_newer(100), None);
     }
+
     #[test]
     fn gaps_are_counted_and_filled_by_late_trades() {
         let mut dedup = TradeDedup::default();
-        let missing = |dedup: &mut TradeDedup, id| match dedup.observe(&trade(id, 1)) {
+        let missing = |dedup: &mut TradeDedup, id| match dedup.observe(id, NOW_US) {
             Novelty::New { missing } => missing,
             Novelty::Duplicate => panic!("repeated"),
         };

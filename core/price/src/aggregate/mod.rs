@@ -16,6 +16,7 @@ mod methods;
 mod outlier_filter;
 mod queries;
 mod quote;
+mod seen_numbers;
 mod snapshot;
 mod source_status;
 mod sources;
@@ -186,6 +187,14 @@ impl Aggregator {
         let Some(indexes) = self.quote_indexes(source, &trade.name) else {
             return;
         };
+        // A duplicate carries no news: it does not keep the source live, and its old time says
+        // nothing about the venue's clock.
+        let is_repeated = |index: &QuoteIndex| {
+            self.symbols[index.symbol].quotes[index.quote].is_repeated(trade.id)
+        };
+        if indexes.iter().all(is_repeated) {
+            return;
+        }
         let Some(times) = self.message_times(source, trade.venue_time_us, arrival_us) else {
             return;
         };
@@ -217,7 +226,6 @@ impl Aggregator {
                     }
                     self.record_arrival(index, &times);
                 }
-                // A duplicate carries no news and does not keep the source live.
                 TradeOutcome::Duplicate => {}
                 TradeOutcome::Absurd if is_first => self.record_absurd(source, trade.price),
                 TradeOutcome::Absurd => {}

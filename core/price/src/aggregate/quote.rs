@@ -20,7 +20,7 @@ use crate::{
     Symbol, VenueKind,
     config::SymbolSpec,
     decimal::to_wire,
-    venue::{Contract, Ticker, Trade},
+    venue::{Contract, Ticker, Trade, TradeId},
 };
 
 /// A price this many times the last one, or less than that fraction of it, waits for confirmation
@@ -220,6 +220,11 @@ impl Quote {
         self.day.as_ref().map(|day| day.covered_us(now_us))
     }
 
+    /// Whether a trade of this number was counted before.
+    pub(super) fn is_repeated(&mut self, id: TradeId) -> bool {
+        self.dedup.is_repeated(id)
+    }
+
     /// Applies a trade that arrived at `now_us`.
     pub(super) fn apply_trade(
         &mut self,
@@ -228,7 +233,7 @@ impl Quote {
         now_us: i64,
     ) -> TradeOutcome {
         let is_late = self.is_late(trade);
-        let missing = match self.dedup.observe(trade) {
+        let missing = match self.dedup.observe(trade.id, now_us) {
             Novelty::New { missing } => missing,
             Novelty::Duplicate => return TradeOutcome::Duplicate,
         };
