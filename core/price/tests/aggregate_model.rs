@@ -17,23 +17,85 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 #[derive(Debug, Clone)]
 enum Action {
-    Trade { source: usize, cents: i64 },
-    Ticker { source: usize, cents: i64 },
+    /// A trade whose number is `skipped` above the next one.
+    Trade {
+        source: usize,
+        cents: i64,
+        skipped: u64,
+    },
+    /// A trade that arrived before, with another price.
+    RepeatedTrade {
+        source: usize,
+        which: prop::sample::Index,
+        cents: i64,
+    },
+    /// A ticker, with the number of a trade at this distance from the highest one.
+    Ticker {
+        source: usize,
+        cents: i64,
+        number: Option<i64>,
+    },
+    /// The last ticker again.
+    RepeatedTicker(usize),
     Disconnect(usize),
     Connect(usize),
-    Pass { ms: i64 },
+    Pass {
+        ms: i64,
+    },
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
     let source = 0..NAMES.len();
+    let cents = || {
+        prop_oneof![
+            20 => 9_000..11_000_i64,
+            1 => 900..1_100_i64,
+            1 => 90_000..110_000_i64,
+            1 => Just(100_000_i64),
+        ]
+    };
+    let skipped = prop_oneof![4 => Just(0_u64), 1 => 1..5_u64];
+    let number = prop::option::of(-3..4_i64);
     let action = prop_oneof![
-        6 => (source.clone(), 9_000..11_000_i64).prop_map(|(source, cents)| Action::Trade { source, cents }),
-        3 => (source.clone(), 9_000..11_000_i64).prop_map(|(source, cents)| Action::Ticker { source, cents }),
+        6 => (source.clone(), cents(), skipped).prop_map(|(source, cents, skipped)| Action::Trade { source, cents, skipped }),
+        1 => (source.clone(), any::<prop::sample::Index>(), cents())
+            .prop_map(|(source, which, cents)| Action::RepeatedTrade { source, which, cents }),
+        4 => (source.clone(), cents(), number).prop_map(|(source, cents, number)| Action::Ticker { source, cents, number }),
+        2 => source.clone().prop_map(Action::RepeatedTicker),
         1 => source.clone().prop_map(Action::Disconnect),
         1 => source.prop_map(Action::Connect),
         4 => (1..4_000_i64).prop_map(|ms| Action::Pass { ms }),
+        1 => (50_000..120_000_i64).prop_map(|ms| Action::Pass { ms }),
     ];
     prop::collection::vec(action, 1..120)
+}
+
+/// The longest silence between messages, in microseconds, and their number.
+#[derive(Debug, Clone, Default)]
+struct Silences {
+    longest_us: i64,
+    count: usize,
+}
+
+impl Silences {
+    fn record(&mut self, silence_us: i64) {
+        let most_us = if self.count == 0 {
+            silence_us
+        } else {
+            (self.longest_us * 4).max(1_000)
+        };
+        self.longest_us = self.longest_us.max(silence_us.min(most_us));
+        self.count += 1;
+    }
+
+    fn timeout_us(&self) -> i64 {
+        let least_us = if self.count < 32 {
+            5 * SECOND_US
+        } else {
+            5 * SECOND_US / 2
+        };
+        (self.longest_us * 3).clamp(least_us, 100 * SECOND_US)
+    }
 }
 
 /// One source as the rules describe it.
@@ -42,39 +104,143 @@ struct Model {
     price: Option<Decimal>,
     heard_us: i64,
     lost_us: Option<i64>,
+    is_open: bool,
     is_live: bool,
     is_excluded: bool,
     /// Whether data arrived on this connection.
     has_data: bool,
-    /// The longest silence between messages, in microseconds, and their number.
-    longest_us: i64,
-    silences: usize,
+    silences: Silences,
     trades: Vec<Decimal>,
+    /// All numbers that arrived, and the highest one on this connection.
+    numbers: Vec<u64>,
+    highest_here: Option<u64>,
+    /// When the last trade arrived on this connection.
+    traded_us: Option<i64>,
+    trade_silences: Silences,
+    last_ticker: Option<(Decimal, Option<u64>)>,
+    /// The last number that a ticker had.
+    ticker_number: Option<u64>,
+    /// An absurd price, and the number of the trade if it was a trade's.
+    suspect: Option<(Decimal, Told)>,
+}
+
+/// Who told an absurd price.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Told {
+    ByTrade(u64),
+    /// By a ticker, with its trade's number.
+    ByTicker(Option<u64>),
+}
+
+fn is_absurd(from: Decimal, to: Decimal) -> bool {
+    let ratio = to / from;
+    ratio > Decimal::from(5) || ratio < Decimal::new(2, 1)
 }
 
 impl Model {
-    fn record(&mut self, price: Decimal, now_us: i64) {
+    fn record(&mut self, now_us: i64) {
         if self.has_data {
-            let silence_us = now_us - self.heard_us;
-            let most_us = if self.silences == 0 {
-                silence_us
-            } else {
-                (self.longest_us * 4).max(1_000)
-            };
-            self.longest_us = self.longest_us.max(silence_us.min(most_us));
-            self.silences += 1;
+            self.silences.record(now_us - self.heard_us);
         }
-        (self.price, self.heard_us, self.is_live, self.has_data) =
-            (Some(price), now_us, true, true);
+        (self.heard_us, self.is_live, self.has_data) = (now_us, true, true);
     }
 
-    fn timeout_us(&self) -> i64 {
-        let least_us = if self.silences < 32 {
-            5 * SECOND_US
+    fn highest(&self) -> u64 {
+        self.numbers.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Numbers between the first and the highest that did not arrive.
+    fn missing(&self) -> Option<u64> {
+        let first = self.numbers.iter().copied().min()?;
+        Some(self.highest() - first + 1 - self.numbers.len() as u64).filter(|missing| *missing > 0)
+    }
+
+    /// Whether a trade keeps the price, whatever a ticker without a number says.
+    fn is_held(&self, now_us: i64) -> bool {
+        let authority_us = if self.trade_silences.count < 32 {
+            100 * SECOND_US
         } else {
-            5 * SECOND_US / 2
+            self.trade_silences.timeout_us()
         };
-        (self.longest_us * 3).clamp(least_us, 100 * SECOND_US)
+        self.traded_us
+            .is_some_and(|at_us| now_us < at_us + authority_us)
+    }
+
+    fn trade(&mut self, price: Decimal, number: u64, now_us: i64) -> bool {
+        self.numbers.push(number);
+        self.highest_here = self.highest_here.max(Some(number));
+        if self.price.is_some_and(|last| is_absurd(last, price)) {
+            let is_second = self.suspect.is_some_and(|(suspect, told)| {
+                !is_absurd(suspect, price)
+                    && match told {
+                        Told::ByTrade(_) => true,
+                        Told::ByTicker(told) => told.is_some_and(|told| told != number),
+                    }
+            });
+            if !is_second {
+                self.suspect = Some((price, Told::ByTrade(number)));
+                return false;
+            }
+        }
+        self.suspect = None;
+        if let Some(traded_us) = self.traded_us {
+            self.trade_silences.record(now_us - traded_us);
+        }
+        self.traded_us = Some(now_us);
+        self.trades.push(price);
+        self.price = Some(price);
+        self.record(now_us);
+        true
+    }
+
+    /// Whether the ticker's price is used. If so, the prices of all sources are judged again.
+    fn ticker(&mut self, price: Decimal, number: Option<u64>, now_us: i64) -> bool {
+        let is_held = self.is_held(now_us);
+        let is_suspect = self.price.is_some_and(|last| is_absurd(last, price));
+        if is_suspect {
+            let confirmed = self
+                .suspect
+                .filter(|(suspect, _)| !is_absurd(*suspect, price));
+            let is_second = !is_held
+                && confirmed.is_some_and(|(suspect, told)| match (told, number) {
+                    (Told::ByTrade(told) | Told::ByTicker(Some(told)), Some(own)) => told != own,
+                    (Told::ByTicker(None), None) => suspect != price,
+                    _ => false,
+                });
+            if !is_second {
+                let is_trade = matches!(self.suspect, Some((_, Told::ByTrade(_))));
+                if !(is_held && is_trade) {
+                    self.suspect = Some((price, Told::ByTicker(number)));
+                }
+                return false;
+            }
+        }
+        if is_suspect || !is_held {
+            self.suspect = None;
+        }
+        let is_newer = match number {
+            Some(number) if self.numbers.contains(&number) => false,
+            Some(number) if self.highest_here.is_some() => Some(number) > self.highest_here,
+            _ => !is_held,
+        };
+        if is_newer {
+            self.price = Some(price);
+        }
+        let told = (price, number.or(self.ticker_number));
+        let is_repeated = self.has_data && self.last_ticker == Some(told);
+        (self.last_ticker, self.ticker_number) = (Some(told), told.1);
+        if !is_repeated {
+            self.record(now_us);
+        }
+        !is_repeated || self.is_live
+    }
+
+    fn connect(&mut self) {
+        self.lost_us = None;
+        if !self.is_open {
+            (self.has_data, self.highest_here, self.traded_us) = (false, None, None);
+        }
+        self.is_open = true;
     }
 }
 
@@ -159,38 +325,63 @@ proptest! {
         let mut models = vec![Model::default(); NAMES.len()];
         let (mut now, mut last_included_us) = (NOW_US, 0);
         let mut last: Option<Decimal> = None;
-        for (number, action) in actions.into_iter().enumerate() {
+        for action in actions {
             let id = |source: usize| aggregator.source(NAMES[source]).unwrap();
+            let trade = |number: u64, price: Decimal| VenueEvent::Trade(Trade {
+                name: "BTC/USD".into(), id: TradeId::Single(number), price, size: Size::Base(price),
+                side: TradeSide::Unspecified, venue_time_us: None,
+            });
+            let ticker = |price: Decimal, number: Option<u64>| VenueEvent::Ticker(Ticker {
+                name: "BTC/USD".into(), last: Some(price), last_id: number, ..Ticker::default()
+            });
             match action {
-                Action::Trade { source, cents } => {
-                    let price = Decimal::new(cents, 2);
-                    let trade = Trade {
-                        name: "BTC/USD".into(), id: TradeId::Sparse(number as u64), price, size: Size::Base(price),
-                        side: TradeSide::Unspecified, venue_time_us: None,
-                    };
+                Action::Trade { source, cents, skipped } => {
+                    let (price, model) = (Decimal::new(cents, 2), &mut models[source]);
+                    let number = model.highest() + 1 + skipped;
                     let id = id(source);
-                    aggregator.apply(id, &VenueEvent::Trade(trade), now);
-                    models[source].trades.push(price);
-                    models[source].record(price, now);
-                    exclude_outliers(&mut models, &mut last_included_us, now);
+                    aggregator.apply(id, &trade(number, price), now);
+                    if model.trade(price, number, now) {
+                        exclude_outliers(&mut models, &mut last_included_us, now);
+                    }
                 }
-                Action::Ticker { source, cents } => {
-                    let price = Decimal::new(cents, 2);
-                    let ticker = Ticker { name: "BTC/USD".into(), last: Some(price), ..Ticker::default() };
+                Action::RepeatedTrade { source, which, cents } => {
+                    let model = &mut models[source];
+                    if model.numbers.is_empty() {
+                        continue;
+                    }
+                    let number = *which.get(&model.numbers);
                     let id = id(source);
-                    aggregator.apply(id, &VenueEvent::Ticker(ticker), now);
-                    models[source].record(price, now);
-                    exclude_outliers(&mut models, &mut last_included_us, now);
+                    aggregator.apply(id, &trade(number, Decimal::new(cents, 2)), now);
+                    model.highest_here = model.highest_here.max(Some(number));
+                }
+                Action::Ticker { source, cents, number } => {
+                    let (price, model) = (Decimal::new(cents, 2), &mut models[source]);
+                    let number = number.map(|more| model.highest().saturating_add_signed(more));
+                    let id = id(source);
+                    aggregator.apply(id, &ticker(price, number), now);
+                    if model.ticker(price, number, now) {
+                        exclude_outliers(&mut models, &mut last_included_us, now);
+                    }
+                }
+                Action::RepeatedTicker(source) => {
+                    let model = &mut models[source];
+                    let Some((price, number)) = model.last_ticker else { continue };
+                    let id = id(source);
+                    aggregator.apply(id, &ticker(price, number), now);
+                    if model.ticker(price, number, now) {
+                        exclude_outliers(&mut models, &mut last_included_us, now);
+                    }
                 }
                 Action::Disconnect(source) => {
                     let id = id(source);
                     aggregator.set_link_state(id, &LinkState::Lost(String::new()), now);
                     models[source].lost_us.get_or_insert(now);
+                    models[source].is_open = false;
                 }
                 Action::Connect(source) => {
                     let id = id(source);
                     aggregator.set_link_state(id, &LinkState::Connected, now);
-                    (models[source].lost_us, models[source].has_data) = (None, false);
+                    models[source].connect();
                 }
                 Action::Pass { ms } => {
                     now += ms * 1_000;
@@ -201,7 +392,7 @@ proptest! {
                         if model.lost_us.is_some_and(|lost| lost + 2 * SECOND_US <= now) {
                             (model.lost_us, model.is_live) = (None, false);
                         }
-                        model.is_live &= model.heard_us + model.timeout_us() > now;
+                        model.is_live &= model.heard_us + model.silences.timeout_us() > now;
                         has_ended |= was_live && !model.is_live;
                     }
                     if has_ended {
@@ -226,6 +417,7 @@ proptest! {
                 prop_assert_eq!(detail.weight > 0.0, state == SourceState::Live);
                 prop_assert_eq!(detail.reason.is_some(), state != SourceState::Live);
                 prop_assert_eq!(detail.trades as usize, model.trades.len());
+                prop_assert_eq!(detail.missing, model.missing());
                 let text = |price: Option<&Decimal>| price.map(|price| price.normalize().to_string());
                 prop_assert_eq!(detail.min.clone().map(|min| min.value), text(model.trades.iter().min()));
                 prop_assert_eq!(detail.max.clone().map(|max| max.value), text(model.trades.iter().max()));

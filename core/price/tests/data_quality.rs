@@ -194,6 +194,24 @@ fn duplicate_trades_do_not_count_and_do_not_keep_a_source_live() {
 }
 
 #[test]
+fn a_reconnect_that_repeats_trades_does_not_move_a_vwap_or_erase_gaps() {
+    let text = "symbols = [\"BTC-USD\"]\nmethod = \"vwap\"\n[[source]]\nkind = \"coinbase\"";
+    let mut harness = Harness::new();
+    harness.aggregator = Aggregator::new(&config(text), CapturingPublisher::new()).unwrap();
+    let price_of = |id: u64| if id <= 600 { "100" } else { "103" };
+    // Of 1,205 trades five are missing. Then the last 300 are repeated, and the venue goes on.
+    for id in (1..=1_000).chain(1_006..=1_205).chain(906..=1_205) {
+        if !(1_001..=1_005).contains(&id) {
+            harness.apply_frame(&coinbase_match(id, "BTC-USD", price_of(id)), NOW_US);
+        }
+    }
+    let detail = harness.detail();
+    assert_eq!((detail.trades, detail.missing), (1_200, Some(5)));
+    // (600 × 100 + 600 × 103) / 1,200
+    assert_eq!(price(&harness.answer()), "101.5");
+}
+
+#[test]
 fn lost_trades_are_a_gap_of_their_symbol_alone() {
     let mut harness = Harness::new();
     let mut say = |id, symbol| {

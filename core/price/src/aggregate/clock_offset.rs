@@ -10,7 +10,8 @@
 //! A time far from the running offset is implausible. One from the future is replaced by the
 //! arrival time; data from the past does not count. When eight messages in a row agree on another
 //! offset for five seconds, the venue's clock was set, and the new offset is used. A burst of old
-//! trades is over sooner.
+//! trades is over sooner. An offset that no working clock has gives way to a usual one at once: it
+//! came from old data that arrived first.
 
 /// How long a lowest offset is used, in microseconds; at most twice as long.
 const GENERATION_US: i64 = 30_000_000;
@@ -18,6 +19,11 @@ const GENERATION_US: i64 = 30_000_000;
 /// The largest plausible distance from the running offset, ahead and behind, in microseconds.
 const MAX_AHEAD_US: i64 = 2_000_000;
 const MAX_BEHIND_US: i64 = 60_000_000;
+
+/// Bounds of the usual offsets, in microseconds. Within them the venue's own time goes on the wire.
+/// Beyond them, its clock or this server's is wrong, and its times are corrected by the offset.
+pub(super) const VENUE_AHEAD_US: i64 = 5_000_000;
+const VENUE_BEHIND_US: i64 = 60_000_000;
 
 /// Messages in a row that must agree on a new offset, and for how long, in microseconds.
 const MIN_AGREEING: u32 = 8;
@@ -65,6 +71,11 @@ impl ClockOffset {
             running.observe(offset_us, arrival_us);
             return VenueTime::At(arrival_us.saturating_sub(late_us.max(0)));
         }
+        if !is_usual(running.us()) && is_usual(offset_us) {
+            self.candidate_count = 0;
+            *running = RunningMinimum::new(offset_us, arrival_us);
+            return VenueTime::At(arrival_us);
+        }
         let agrees = offset_us.saturating_sub(self.candidate_us).abs() <= MAX_AHEAD_US;
         if agrees && self.candidate_count > 0 {
             self.candidate_count = self.candidate_count.saturating_add(1);
@@ -90,6 +101,16 @@ impl ClockOffset {
     pub(crate) fn us(&self) -> Option<i64> {
         self.state.map(|running| running.us())
     }
+
+    /// Whether the venue's own times can be shown. Without an offset they are compared with this
+    /// server's clock.
+    pub(crate) fn is_usual(&self) -> bool {
+        self.us().is_none_or(is_usual)
+    }
+}
+
+fn is_usual(offset_us: i64) -> bool {
+    (-VENUE_AHEAD_US..=VENUE_BEHIND_US).contains(&offset_us)
 }
 
 impl RunningMinimum {
@@ -166,6 +187,30 @@ mod tests {
         for n in 0..1_000 {
             let moment = offset.observe(n, 1_001 * SECOND_US + n);
             assert!(matches!(moment, VenueTime::Past(_)));
+        }
+    }
+
+    #[test]
+    fn an_offset_of_old_data_gives_way_to_a_usual_one() {
+        let at = |n: i64| (1_000 + n) * SECOND_US;
+        let mut offset = ClockOffset::default();
+        // Data of an hour ago arrives first.
+        offset.observe(at(0) - 3_600 * SECOND_US, at(0));
+        assert_eq!(
+            offset.observe(at(1), at(1) + 20_000),
+            VenueTime::At(at(1) + 20_000)
+        );
+        assert_eq!(offset.us(), Some(20_000));
+        let past = offset.observe(at(2) - 3_600 * SECOND_US, at(2));
+        assert!(matches!(past, VenueTime::Past(_)), "{past:?}");
+        // A minute is the most that is usual, five seconds ahead the least.
+        for (usual_us, expected) in [
+            (60_000_000, true),
+            (60_000_001, false),
+            (-5_000_000, true),
+            (-5_000_001, false),
+        ] {
+            assert_eq!(is_usual(usual_us), expected, "{usual_us}");
         }
     }
 

@@ -14,6 +14,7 @@ mod dedup;
 mod listeners;
 mod methods;
 mod outlier_filter;
+mod price_guard;
 mod queries;
 mod quote;
 mod seen_numbers;
@@ -36,9 +37,9 @@ use tidewire_stream::{ChannelName, Publisher};
 
 pub(crate) use self::snapshot::Provenance;
 use self::{
-    clock_offset::VenueTime,
+    clock_offset::{VENUE_AHEAD_US, VenueTime},
     listeners::{GapListener, Listener},
-    quote::{QuoteIndex, TradeOutcome},
+    quote::{Liveness, QuoteIndex, TickerOutcome, TradeOutcome},
     source_status::SourceStatus,
     staleness::Deadlines,
     symbol_state::{PublishOutcome, SymbolState},
@@ -51,14 +52,8 @@ use crate::{
     ConfigError, Symbol,
     config::{PriceConfig, SourceClock},
     market::Market,
-    venue::{Events, FaultKind, ParseError, Ticker, Trade, VenueEvent, excerpt},
+    venue::{Events, FaultKind, ParseError, Stamp, Ticker, Trade, VenueEvent, excerpt},
 };
-
-/// Bounds of a venue's clock offset, in microseconds. Within them the venue's own time goes on the
-/// wire. Beyond them, its clock or this server's is wrong, and its times are corrected by the
-/// offset.
-const VENUE_AHEAD_US: i64 = 5_000_000;
-const VENUE_BEHIND_US: i64 = 60_000_000;
 
 /// A source. A removed source's index may be reused; its generation distinguishes the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -227,8 +222,13 @@ impl Aggregator {
                     self.record_arrival(index, &times);
                 }
                 TradeOutcome::Duplicate => {}
-                TradeOutcome::Absurd if is_first => self.record_absurd(source, trade.price),
-                TradeOutcome::Absurd => {}
+                TradeOutcome::Absurd { missing } if is_first => {
+                    self.record_absurd(source, trade.price);
+                    if missing > 0 {
+                        self.record_gap(source, index.symbol, missing, arrival_us);
+                    }
+                }
+                TradeOutcome::Absurd { .. } => {}
             }
         }
     }
@@ -237,7 +237,12 @@ impl Aggregator {
         let Some(indexes) = self.quote_indexes(source, &ticker.name) else {
             return;
         };
-        let Some(times) = self.message_times(source, ticker.venue_time_us, arrival_us) else {
+        let times = match ticker.stamp {
+            Some(Stamp::Formed(us)) => Some(self.formed_times(source, us, arrival_us)),
+            Some(Stamp::Sent(us)) => self.message_times(source, Some(us), arrival_us),
+            None => self.message_times(source, None, arrival_us),
+        };
+        let Some(times) = times else {
             return;
         };
         if let Some((bid, ask)) = ticker.bid.zip(ticker.ask).filter(|(bid, ask)| bid > ask) {
@@ -246,19 +251,30 @@ impl Aggregator {
                 detail: format!("the best offer to buy is {bid}, above that to sell, {ask}"),
             });
         }
-        let timed = Ticker {
-            venue_time_us: times.venue_us,
-            name: (&*ticker.name).into(),
-            ..*ticker
-        };
         for (number, index) in indexes.into_iter().enumerate() {
             self.update_rate(index);
-            let quote = &mut self.symbols[index.symbol].quotes[index.quote];
-            if quote.apply_ticker(&timed, arrival_us) {
-                self.record_arrival(index, &times);
-            } else if number == 0 {
-                self.record_absurd(source, ticker.last.unwrap_or_default());
+            let symbol = &mut self.symbols[index.symbol];
+            let stale_after_us = symbol.stale_after_us();
+            let quote = &mut symbol.quotes[index.quote];
+            match quote.apply_ticker(ticker, stale_after_us, arrival_us) {
+                TickerOutcome::News => self.record_arrival(index, &times),
+                // It does not keep the source live.
+                TickerOutcome::Repeated => self.publish_figures(index, arrival_us),
+                TickerOutcome::Absurd if number == 0 => {
+                    self.record_absurd(source, ticker.last.unwrap_or_default());
+                }
+                TickerOutcome::Absurd => {}
             }
+        }
+    }
+
+    /// Publishes a quote whose figures of 24 hours alone may have changed.
+    fn publish_figures(&mut self, index: QuoteIndex, now_us: i64) {
+        let quote = &self.symbols[index.symbol].quotes[index.quote];
+        if quote.liveness == Liveness::Live {
+            let timestamp_us = quote.timestamp_us;
+            self.publish_quote(index);
+            self.publish_aggregate(index.symbol, timestamp_us, now_us);
         }
     }
 
@@ -282,7 +298,7 @@ impl Aggregator {
     fn record_absurd(&mut self, source: SourceId, price: Decimal) {
         self.sources[source.index].record_fault(&ParseError {
             kind: FaultKind::Absurd,
-            detail: format!("{price} waits for confirmation by the next price"),
+            detail: format!("{price} waits for confirmation by another trade"),
         });
     }
 
@@ -328,14 +344,48 @@ impl Aggregator {
                 return None;
             }
         };
-        let is_right = |us: &i64| (-VENUE_AHEAD_US..=VENUE_BEHIND_US).contains(us);
-        let is_right = status.offset.us().as_ref().is_some_and(is_right);
         Some(MessageTimes {
             venue_us,
             formed_us,
-            timestamp_us: if is_right { own_us } else { formed_us },
+            timestamp_us: if status.offset.is_usual() {
+                own_us
+            } else {
+                formed_us
+            },
             arrival_us,
         })
+    }
+
+    /// The times of a ticker that is current, and stamped with the time of its price. Such a time
+    /// says nothing about the venue's clock, and however old it is, the ticker counts.
+    fn formed_times(&mut self, source: SourceId, own_us: i64, arrival_us: i64) -> MessageTimes {
+        let status = &mut self.sources[source.index];
+        let offset_us = status.offset.us().unwrap_or(0);
+        let corrected_us = own_us.saturating_add(offset_us);
+        let ahead_us = corrected_us.saturating_sub(arrival_us);
+        let on_arrival = MessageTimes {
+            venue_us: None,
+            formed_us: arrival_us,
+            timestamp_us: arrival_us,
+            arrival_us,
+        };
+        if status.spec.clock != SourceClock::Venue {
+            return on_arrival;
+        }
+        if ahead_us > VENUE_AHEAD_US {
+            status.record_time_jump(ahead_us, "ahead of");
+            return on_arrival;
+        }
+        let formed_us = corrected_us.min(arrival_us);
+        MessageTimes {
+            formed_us,
+            timestamp_us: if status.offset.is_usual() {
+                own_us
+            } else {
+                formed_us
+            },
+            ..on_arrival
+        }
     }
 
     /// Marks a quote as live, and publishes the changed values.

@@ -1,8 +1,15 @@
 //! Quote: the last price, offers and figures of one source for one symbol.
 //!
 //! A quote applies the venue's trades and tickers in order. It drops duplicates
-//! ([`dedup`](super::dedup)), refuses absurd prices until a second one confirms them, and converts
+//! ([`dedup`](super::dedup)) and absurd prices ([`price_guard`](super::price_guard)), and converts
 //! prices of another currency. Whether it counts depends on its liveness and on the outlier filter.
+//!
+//! A ticker never outranks a trade. With the number of its trade, it sets the price if that number
+//! is higher than all that arrived. Without, it sets the price only while no trade holds: none
+//! arrived on this connection, or trades have been silent for longer than usual.
+//!
+//! A ticker that repeats the one before is a heartbeat. Its figures are used, and it does not keep
+//! the quote live.
 
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use tidewire_proto::v1::{self, SourceDetail, SourceState};
@@ -12,6 +19,7 @@ use super::{
     dedup::{Novelty, TradeDedup},
     methods::Contribution,
     outlier_filter::{Inclusion, deviation},
+    price_guard::{PriceGuard, Verdict, Witness},
     snapshot::PriceSnapshot,
     staleness::ArrivalIntervals,
     window::{DayWindow, Turnover, VolumeWindow},
@@ -22,10 +30,6 @@ use crate::{
     decimal::to_wire,
     venue::{Contract, Ticker, Trade, TradeId},
 };
-
-/// A price this many times the last one, or less than that fraction of it, waits for confirmation
-/// by the next price. It is usually a venue's test or error.
-const ABSURD: Decimal = Decimal::from_parts(5, 0, 0, false, 0);
 
 /// The reason for an unknown volume.
 const UNKNOWN_CONTRACT_VALUE: &str =
@@ -69,8 +73,7 @@ pub(super) struct Quote {
     is_first_on_connection: bool,
     /// The trades of the method's window, if the method weighs volume.
     volume: VolumeWindow,
-    /// An absurd price that waits for confirmation.
-    suspect: Option<Decimal>,
+    guard: PriceGuard,
     /// How prices of another currency are converted.
     pub(super) conversion: Option<Box<Conversion>>,
     /// The last 24 hours, if the venue does not report them.
@@ -85,7 +88,14 @@ pub(super) struct Quote {
     min: Option<Decimal>,
     max: Option<Decimal>,
     dedup: TradeDedup,
+    /// The venue's time of the last trade, in microseconds since the Unix epoch.
     last_trade_us: Option<i64>,
+    /// When the last trade arrived on this connection, in microseconds since the Unix epoch.
+    trade_arrival_us: Option<i64>,
+    /// How often trades arrive.
+    trade_intervals: ArrivalIntervals,
+    /// The price and the number of the last ticker.
+    last_ticker: (Option<Decimal>, Option<u64>),
 }
 
 /// A conversion from another currency.
@@ -135,7 +145,18 @@ pub(super) enum TradeOutcome {
     Counted { size: Option<Decimal>, missing: u64 },
     /// It was counted before.
     Duplicate,
-    /// Its price is refused.
+    /// Its price is refused. `missing` as above.
+    Absurd { missing: u64 },
+}
+
+/// The effect of a ticker on its quote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TickerOutcome {
+    /// It differs from the last one.
+    News,
+    /// It repeats the last one.
+    Repeated,
+    /// Its price is refused, and nothing of it is used.
     Absurd,
 }
 
@@ -170,12 +191,15 @@ impl Quote {
             intervals: ArrivalIntervals::default(),
             is_first_on_connection: true,
             volume: VolumeWindow::default(),
-            suspect: None,
+            guard: PriceGuard::default(),
             trades: 0,
             min: None,
             max: None,
             dedup: TradeDedup::default(),
             last_trade_us: None,
+            trade_arrival_us: None,
+            trade_intervals: ArrivalIntervals::default(),
+            last_ticker: (None, None),
         }
     }
 
@@ -237,8 +261,13 @@ impl Quote {
             Novelty::New { missing } => missing,
             Novelty::Duplicate => return TradeOutcome::Duplicate,
         };
-        if self.is_absurd(trade.price) {
-            return TradeOutcome::Absurd;
+        let witness = Witness::Trade(trade.id);
+        if self.guard.judge(trade.price, self.price, witness) == Verdict::Absurd {
+            return TradeOutcome::Absurd { missing };
+        }
+        if let Some(before_us) = self.trade_arrival_us.replace(now_us) {
+            self.trade_intervals
+                .record(now_us.saturating_sub(before_us));
         }
         self.trades += 1;
         let size = trade.size.in_base(trade.price, self.contract.as_ref());
@@ -260,18 +289,6 @@ impl Quote {
             self.price = Some(trade.price);
         }
         TradeOutcome::Counted { size, missing }
-    }
-
-    /// Whether a price is too far from the last one. The next price is accepted if it is close to
-    /// this one.
-    fn is_absurd(&mut self, price: Decimal) -> bool {
-        let is_far = |from: Decimal| {
-            let most = |price: Decimal| price.checked_mul(ABSURD).unwrap_or(Decimal::MAX);
-            price > most(from) || from > most(price)
-        };
-        let is_absurd = self.price.is_some_and(is_far) && self.suspect.is_none_or(is_far);
-        self.suspect = is_absurd.then_some(price);
-        is_absurd
     }
 
     /// Records that data arrived. The quote is live.
@@ -324,17 +341,37 @@ impl Quote {
         self.dedup.is_overtaken(trade.id) && times.is_some_and(|(own, last)| own < last)
     }
 
-    /// Applies a ticker. False if its price is refused; then nothing of it is used.
-    pub(super) fn apply_ticker(&mut self, ticker: &Ticker<'_>, now_us: i64) -> bool {
-        if self.is_newer(ticker) {
-            if ticker.last.is_some_and(|last| self.is_absurd(last)) {
-                return false;
+    /// Applies a ticker that arrived at `now_us`.
+    pub(super) fn apply_ticker(
+        &mut self,
+        ticker: &Ticker<'_>,
+        stale_after_us: i64,
+        now_us: i64,
+    ) -> TickerOutcome {
+        let is_held = self.is_held_by_trade(stale_after_us, now_us);
+        if let Some(last) = ticker.last {
+            let witness = if is_held {
+                Witness::Ticker(ticker.last_id)
+            } else {
+                Witness::LoneTicker(ticker.last_id)
+            };
+            if self.guard.judge(last, self.price, witness) == Verdict::Absurd {
+                return TickerOutcome::Absurd;
             }
+        }
+        let before = (self.last_ticker, self.bid, self.ask);
+        let volume_before = self.volume_quote;
+        let by_id = ticker.last_id.and_then(|id| self.dedup.is_newer(id));
+        if by_id.unwrap_or(!is_held) {
             if let Some((day, last)) = self.day.as_mut().zip(ticker.last) {
                 day.add(last, None, now_us);
             }
             self.price = ticker.last.or(self.price);
         }
+        self.last_ticker = (
+            ticker.last.or(self.last_ticker.0),
+            ticker.last_id.or(self.last_ticker.1),
+        );
         self.change_percent = ticker.change_percent.or(self.change_percent);
         self.apply_volume(ticker);
         let is_crossed = ticker
@@ -348,7 +385,22 @@ impl Quote {
             self.bid = ticker.bid.or(self.bid);
             self.ask = ticker.ask.or(self.ask);
         }
-        true
+        // Volume also falls as old trades leave the 24 hours. It rises with new ones only.
+        let is_news = self.is_first_on_connection
+            || before != (self.last_ticker, self.bid, self.ask)
+            || self.volume_quote > volume_before;
+        if is_news {
+            TickerOutcome::News
+        } else {
+            TickerOutcome::Repeated
+        }
+    }
+
+    /// Whether the last trade sets the price, whatever a ticker without a number says.
+    fn is_held_by_trade(&self, stale_after_us: i64, now_us: i64) -> bool {
+        let authority_us = self.trade_intervals.authority_us(stale_after_us);
+        self.trade_arrival_us
+            .is_some_and(|at_us| now_us.saturating_sub(at_us) < authority_us)
     }
 
     fn apply_volume(&mut self, ticker: &Ticker<'_>) {
@@ -360,19 +412,13 @@ impl Quote {
         self.volume_quote = volume.or(self.volume_quote);
     }
 
-    /// Whether a ticker's price is of a later trade than the last one: by the trade's number, else
-    /// by the venue's time, else by its arrival.
-    fn is_newer(&self, ticker: &Ticker<'_>) -> bool {
-        let by_id = ticker.last_id.and_then(|id| self.dedup.is_newer(id));
-        let by_time = || Some(ticker.venue_time_us? > self.last_trade_us?);
-        by_id.or_else(by_time).unwrap_or(true)
-    }
-
-    /// Prepares for a new connection. Times and numbers of the old one do not order the new one's
-    /// trades; the numbers only identify duplicates. A disconnected quote now waits for data.
+    /// Prepares for a new connection after the old one was lost. Times and numbers of the old one do
+    /// not order the new one's trades; the numbers only identify duplicates. Trades may have been
+    /// missed, so the last one no longer holds the price. A disconnected quote now waits for data.
     pub(super) fn connected(&mut self) {
         self.dedup.reconnected();
         self.last_trade_us = None;
+        self.trade_arrival_us = None;
         self.is_first_on_connection = true;
         if self.liveness == Liveness::Disconnected {
             self.liveness = Liveness::Silent;

@@ -24,6 +24,15 @@ pub enum LinkState {
     Lost(String),
 }
 
+/// The effect of a connection's new state on its quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkChange {
+    /// It was opened after none was open, so data is missing.
+    Opened,
+    /// None: it goes on, or replaces one that was read until now.
+    Same,
+}
+
 /// A counter that is readable here and exported as a metric.
 pub(crate) struct EventCounter {
     count: u64,
@@ -187,10 +196,16 @@ impl SourceStatus {
         self.links = vec![LinkStatus::NEW; count.max(1)];
     }
 
-    pub(crate) fn set_link_state(&mut self, link: usize, state: &LinkState, now_us: i64) {
+    pub(crate) fn set_link_state(
+        &mut self,
+        link: usize,
+        state: &LinkState,
+        now_us: i64,
+    ) -> LinkChange {
         let Some(link) = self.links.get_mut(link) else {
-            return;
+            return LinkChange::Same;
         };
+        let was_open = matches!(link.state, LinkState::Connected | LinkState::Live);
         match state {
             LinkState::Connecting | LinkState::Live => {}
             LinkState::Connected => {
@@ -207,6 +222,10 @@ impl SourceStatus {
         }
         link.state = state.clone();
         self.connected.set(f64::from(self.open_links()));
+        match state {
+            LinkState::Connected if !was_open => LinkChange::Opened,
+            _ => LinkChange::Same,
+        }
     }
 
     /// Open connections.

@@ -3,7 +3,7 @@
 use super::{
     Aggregator, SourceId, channel,
     quote::{Conversion, Liveness, Quote, QuoteIndex, Rate},
-    source_status::{LinkState, SourceStatus},
+    source_status::{LinkChange, LinkState, SourceStatus},
     symbol_state::SymbolState,
 };
 use crate::{
@@ -249,8 +249,8 @@ impl Aggregator {
         if !self.is_current(source) {
             return;
         }
-        self.sources[source.index].set_link_state(link, state, now_us);
-        if !matches!(state, LinkState::Connected) {
+        let change = self.sources[source.index].set_link_state(link, state, now_us);
+        if change == LinkChange::Same {
             return;
         }
         for index in self.quotes_by_name[source.index].values().flatten() {

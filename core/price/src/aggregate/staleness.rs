@@ -8,7 +8,8 @@
 //!   twenty times it.
 //!
 //! "Recent" means the last 256 to 512 messages. One silence raises the longest at most fourfold, so
-//! that an outage is not learnt as normal. Only market data counts, never heartbeats.
+//! that an outage is not learnt as normal. Only market data counts, never heartbeats, and no ticker
+//! that repeats the one before.
 //!
 //! Worked example, with `stale_after` = 30 s. A source sends every 100 ms: its timeout is 15 s, the
 //! lower bound. Another sends once in 120 s: its timeout is 360 s. After an hour's outage the first
@@ -61,6 +62,15 @@ impl ArrivalIntervals {
         if self.count == GENERATION_LEN {
             (self.previous_us, self.longest_us, self.count) = (self.longest_us, 0, 0);
         }
+    }
+
+    /// How long the last message holds against other words of its source, in microseconds: the
+    /// timeout, or until it is known, its upper bound.
+    pub(super) fn authority_us(&self, stale_after_us: i64) -> i64 {
+        if self.samples < MIN_SAMPLES {
+            return stale_after_us.saturating_mul(MAX_FACTOR);
+        }
+        self.timeout_us(stale_after_us)
     }
 
     fn longest(&self) -> i64 {
@@ -128,6 +138,17 @@ mod tests {
         // Once in two minutes: known after the first.
         assert_eq!(after([120_000_000]), 360_000_000);
         assert_eq!(after([7_200_000_000; 3]), 600_000_000);
+    }
+
+    #[test]
+    fn a_message_holds_for_the_timeout_once_that_is_known() {
+        let mut intervals = ArrivalIntervals::default();
+        for _ in 0..31 {
+            intervals.record(10_000_000);
+            assert_eq!(intervals.authority_us(STALE_AFTER_US), 600_000_000);
+        }
+        intervals.record(10_000_000);
+        assert_eq!(intervals.authority_us(STALE_AFTER_US), 30_000_000);
     }
 
     #[test]

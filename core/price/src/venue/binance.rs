@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, FaultKind, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
+    Events, FaultKind, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     event::excerpt,
     field::{Text, change_percent, epoch_us, maybe_positive, missing, positive, statistic},
 };
@@ -253,7 +253,7 @@ fn ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
             statistic(frame.v.as_deref()),
             statistic(Some(&frame.q)),
         ),
-        venue_time_us: epoch_us(frame.time),
+        stamp: epoch_us(frame.time).map(Stamp::Sent),
         name: frame.s,
     }))
 }
@@ -263,7 +263,7 @@ fn book_ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
     Ok(VenueEvent::Ticker(Ticker {
         bid: maybe_positive(Some(&frame.b)),
         ask: maybe_positive(Some(&frame.a)),
-        venue_time_us: frame.time.and_then(epoch_us),
+        stamp: frame.time.and_then(epoch_us).map(Stamp::Sent),
         name: frame.s,
         ..Ticker::default()
     }))

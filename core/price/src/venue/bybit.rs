@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use smallvec::smallvec;
 
 use super::{
-    Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
+    Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
         Text, entries, epoch_us, maybe_positive, positive, refusal, side, statistic,
         subscribe_by_op,
@@ -192,7 +192,7 @@ fn ticker(data: &str, ts: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
         } else {
             Volume::in_quote(statistic(frame.turnover.as_deref()))
         },
-        venue_time_us: ts.and_then(epoch_us),
+        stamp: ts.and_then(epoch_us).map(Stamp::Sent),
         name: frame.symbol,
     }))
 }

@@ -10,7 +10,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
+    Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
         Text, change_percent, maybe_positive, missing, positive, refusal, rfc3339_us, statistic,
     },
@@ -127,7 +127,12 @@ fn ticker(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
         ask: maybe_positive(frame.best_ask.as_deref()),
         change_percent: change_percent(statistic(frame.open_24h.as_deref()), price),
         volume: Volume::in_base(statistic(frame.volume_24h.as_deref())),
-        venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
+        // The time of the last match.
+        stamp: frame
+            .time
+            .as_deref()
+            .and_then(rfc3339_us)
+            .map(Stamp::Formed),
         name: needed("product_id", frame.product_id)?.0,
     }))
 }

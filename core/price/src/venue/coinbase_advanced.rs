@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
-    Events, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume, coinbase,
+    Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume, coinbase,
     event::excerpt,
     field::{Text, entries, integer, maybe_positive, positive, rfc3339_us, statistic},
 };
@@ -159,7 +159,7 @@ fn ticker(entry: &str, time_us: Option<i64>) -> Result<VenueEvent<'_>, ParseErro
         ask: maybe_positive(frame.best_ask.as_deref()),
         change_percent: statistic(frame.price_percent_chg_24_h.as_deref()),
         volume: Volume::in_base(statistic(frame.volume_24_h.as_deref())),
-        venue_time_us: time_us,
+        stamp: time_us.map(Stamp::Sent),
         name: frame.product_id,
     }))
 }
@@ -200,7 +200,7 @@ mod tests {
             (ticker.change_percent, ticker.volume),
             (Some(-2.5), Volume::in_base(Some(20.0)))
         );
-        assert_eq!(ticker.venue_time_us, Some(1_795_341_600_123_456));
+        assert_eq!(ticker.stamp, Some(Stamp::Sent(1_795_341_600_123_456)));
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub struct Ticker<'a> {
     pub name: Cow<'a, str>,
     /// The price of the last trade, above zero.
     pub last: Option<Decimal>,
-    /// The number of that trade.
+    /// The number of that trade; at an oracle, of the publication.
     pub last_id: Option<u64>,
     /// The best bid.
     pub bid: Option<Decimal>,
@@ -143,8 +143,18 @@ pub struct Ticker<'a> {
     pub change_percent: Option<f64>,
     /// The volume of 24 hours.
     pub volume: Volume,
-    /// The venue's time, in microseconds since the Unix epoch.
-    pub venue_time_us: Option<i64>,
+    /// The venue's time.
+    pub stamp: Option<Stamp>,
+}
+
+/// The venue's time in a ticker, in microseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stamp {
+    /// When the venue sent the ticker.
+    Sent(i64),
+    /// When the last trade was made, or the last change. The ticker is current, however long ago
+    /// that was.
+    Formed(i64),
 }
 
 /// Why a frame is unusable.

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use smallvec::smallvec;
 
 use super::{
-    Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
+    Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
         NumberText, Text, entries, maybe_positive, positive, refusal, rfc3339_us, side, statistic,
     },
@@ -159,7 +159,12 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
                 .zip(average)
                 .map(|(volume, average)| volume * average),
         ),
-        venue_time_us: frame.timestamp.as_deref().and_then(rfc3339_us),
+        // The documentation does not define the time.
+        stamp: frame
+            .timestamp
+            .as_deref()
+            .and_then(rfc3339_us)
+            .map(Stamp::Formed),
         name: frame.symbol,
     }))
 }

@@ -21,7 +21,9 @@ use std::time::Duration;
 
 pub use contract::{Contract, ContractError};
 pub(crate) use event::excerpt;
-pub use event::{Events, FaultKind, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume};
+pub use event::{
+    Events, FaultKind, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
+};
 
 use crate::Symbol;
 

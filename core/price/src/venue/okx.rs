@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use smallvec::smallvec;
 
 use super::{
-    Events, KeepAlive, Limits, ParseError, Size, Ticker, Trade, TradeId, VenueEvent, Volume,
+    Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
         Text, change_percent, entries, epoch_us, integer, maybe_positive, positive, refusal, side,
         statistic, subscribe_by_op,
@@ -196,7 +196,8 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         ask: maybe_positive(frame.ask_px.as_deref()),
         change_percent: change_percent(statistic(frame.open.as_deref()), last),
         volume: volume(&frame),
-        venue_time_us: frame.ts.parse().ok().and_then(epoch_us),
+        // The time when the venue last computed it, which may be long ago.
+        stamp: frame.ts.parse().ok().and_then(epoch_us).map(Stamp::Formed),
         name: frame.inst_id,
     }))
 }

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use smallvec::smallvec;
 
 use super::{
-    Events, FaultKind, Limits, ParseError, Ticker, VenueEvent,
+    Events, FaultKind, Limits, ParseError, Stamp, Ticker, VenueEvent,
     event::excerpt,
     field::{entries, epoch_us, missing},
 };
@@ -131,7 +131,8 @@ fn update(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         // A confidence of ± c equals a bid and an ask at that distance.
         bid: offer(price.checked_sub(confidence)),
         ask: offer(price.checked_add(confidence)),
-        venue_time_us: time.and_then(epoch_us),
+        last_id: u64::try_from(update.price.publish_time).ok(),
+        stamp: time.and_then(epoch_us).map(Stamp::Sent),
         name: update.id,
         ..Ticker::default()
     }))
@@ -172,7 +173,8 @@ mod tests {
         assert_eq!(ticker.last.unwrap().to_string(), "61838.01000001");
         let offers = ticker.ask.unwrap() - ticker.bid.unwrap();
         assert_eq!(offers.normalize().to_string(), "60");
-        assert_eq!(ticker.venue_time_us, Some(1_723_161_257_000_000));
+        assert_eq!(ticker.stamp, Some(Stamp::Sent(1_723_161_257_000_000)));
+        assert_eq!(ticker.last_id, Some(1_723_161_257));
         assert_eq!(
             (ticker.change_percent, ticker.volume),
             (None, Volume::default())
