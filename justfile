@@ -1,7 +1,7 @@
 # Daily commands. `just` alone lists them.
 
 _list:
-    @just --list --unsorted
+    @{{just_executable()}} --list --unsorted
 
 # Build the server as everyone first runs it
 build:
@@ -32,7 +32,7 @@ test-all:
 lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
-    cd clients/typescript && npm run lint && npm run typecheck
+    cd clients/typescript && npm ci --silent && npm run lint && npm run typecheck
 
 # Run a benchmark, or those that match: `just bench price kraken`
 bench name filter="":

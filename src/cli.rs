@@ -19,8 +19,8 @@ use crate::{
     security, serve, telemetry,
 };
 
-/// The real-time backbone of a Web3 product: live prices, transactions,
-/// notifications and alerts over WebSocket, SSE and gRPC.
+/// A server for real-time data: live prices, chains and messages over
+/// WebSocket, SSE and gRPC.
 #[derive(Debug, Parser)]
 #[command(name = "tidewire", version)]
 struct Cli {
@@ -106,6 +106,7 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
                     "`{key}` is set, and its part of the server is not built yet"
                 ));
             }
+            serve::check(&config)?;
             print("the configuration is good");
             Ok(())
         }

@@ -8,7 +8,8 @@ use tidewire_adapters::{
     tls::{TlsAcceptor, TlsFiles},
 };
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, Keys, LimitOptions, RemoteKeySet, SharedClock, TokenRules,
+    AnonymousPolicy, Authenticator, Keys, LimitOptions, RemoteKeySet, SharedClock, SystemClock,
+    TokenRules,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,22 +26,55 @@ pub(crate) fn authenticator(
     config: &Config,
     clock: SharedClock,
 ) -> anyhow::Result<(Authenticator, Option<Arc<RemoteKeySet>>)> {
+    let (mut keys, remote) = configured_keys(&config.auth, &clock)?;
+    if config.auth.hmac_secret.is_none() && !config.auth.has_public_keys() {
+        let secret = secret::own_secret(&config.store.path)?;
+        keys = keys.secret(secret.as_bytes()).context("hmac_secret")?;
+    }
     let AuthConfig {
         anonymous,
+        audience,
+        issuer,
+        leeway,
+        ..
+    } = &config.auth;
+    let anonymous = if *anonymous {
+        AnonymousPolicy::Read
+    } else {
+        AnonymousPolicy::Refuse
+    };
+    let rules = TokenRules {
+        audience: audience.clone(),
+        issuer: issuer.clone(),
+        leeway: *leeway,
+    };
+    Ok((Authenticator::new(keys, rules, anonymous, clock), remote))
+}
+
+/// Checks the files of keys and certificates, and the address of the key set.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    configured_keys(&config.auth, &(Arc::new(SystemClock) as SharedClock))?;
+    if let Some(files) = tls_files(&config.server)? {
+        acceptor(files)?;
+    }
+    Ok(())
+}
+
+/// The keys that the configuration names. The key set of an identity provider is returned too.
+fn configured_keys(
+    config: &AuthConfig,
+    clock: &SharedClock,
+) -> anyhow::Result<(Keys, Option<Arc<RemoteKeySet>>)> {
+    let AuthConfig {
         hmac_secret,
         public_key_file,
         jwks_url,
         jwks_ca,
-        audience,
-        issuer,
-        leeway,
-    } = &config.auth;
+        ..
+    } = config;
     let mut keys = Keys::default();
     if let Some(secret) = hmac_secret {
         keys = keys.secret(secret.as_bytes()).context("auth.hmac_secret")?;
-    } else if !config.auth.has_public_keys() {
-        let secret = secret::own_secret(&config.store.path)?;
-        keys = keys.secret(secret.as_bytes()).context("hmac_secret")?;
     }
     if let Some(path) = public_key_file {
         let text = fs::read_to_string(path)
@@ -56,17 +90,7 @@ pub(crate) fn authenticator(
         keys = keys.remote(fetched.clone());
         remote = Some(fetched);
     }
-    let anonymous = if *anonymous {
-        AnonymousPolicy::Read
-    } else {
-        AnonymousPolicy::Refuse
-    };
-    let rules = TokenRules {
-        audience: audience.clone(),
-        issuer: issuer.clone(),
-        leeway: *leeway,
-    };
-    Ok((Authenticator::new(keys, rules, anonymous, clock), remote))
+    Ok((keys, remote))
 }
 
 /// Fetches the key set of an identity provider, and refreshes it until `halt`.
@@ -84,6 +108,11 @@ pub(crate) async fn keep_keys(
             () = halt.cancelled() => {}
         }
     });
+}
+
+/// Reads the certificate and the key.
+fn acceptor(files: TlsFiles) -> anyhow::Result<Arc<TlsAcceptor>> {
+    TlsAcceptor::new(files).context("server.tls_cert, server.tls_key")
 }
 
 /// The limits on connections and clients.
@@ -134,7 +163,7 @@ pub(crate) fn tls(
     let Some(files) = tls_files(config)? else {
         return Ok(None);
     };
-    let acceptor = TlsAcceptor::new(files).context("server.tls_cert, server.tls_key")?;
+    let acceptor = acceptor(files)?;
     let mut hang_ups = signal(SignalKind::hangup())?;
     let (watched, halt) = (acceptor.clone(), halt.clone());
     tasks.spawn(async move {

@@ -122,8 +122,12 @@ impl Server {
     async fn start(self) -> anyhow::Result<RunningServer> {
         // Before the log names the address: a reader of the log may stop the server.
         let stop_signal = StopSignal::new()?;
-        let listener = TcpListener::bind(self.config.server.listen)
-            .with_context(|| format!("cannot listen on {}", self.config.server.listen))?;
+        let listener = TcpListener::bind(self.config.server.listen).with_context(|| {
+            format!(
+                "cannot listen on {}, which `server.listen` or TIDEWIRE_SERVER__LISTEN changes",
+                self.config.server.listen
+            )
+        })?;
         let address = listener.local_addr()?;
         let admin = AdminAccess::for_listener(address.ip());
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
@@ -297,6 +301,13 @@ impl StopSignal {
     }
 }
 
+/// Checks the parts of a server that the configuration names, without starting one: what
+/// [`run`] refuses, this refuses too.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    namespaces(config)?;
+    security::check(config)
+}
+
 /// The built-in namespaces with their configured access, those of the operator, and on
 /// loopback `demo`, which everyone may publish to.
 fn namespaces(config: &Config) -> anyhow::Result<Namespaces> {
@@ -309,10 +320,9 @@ fn namespaces(config: &Config) -> anyhow::Result<Namespaces> {
                     namespace.name()
                 )
             })?;
-            all.restrict(namespace.name(), access)
-                .context("namespace")?;
+            all.restrict(namespace.name(), access)?;
         } else {
-            all.add(namespace.namespace()).context("namespace")?;
+            all.add(namespace.namespace())?;
         }
     }
     if config.server.listen.ip().is_loopback()

@@ -1,4 +1,4 @@
-//! Errors of the streaming core, with the error codes of PROTOCOL.md.
+//! Errors of the streaming core, with the error codes of `docs/protocol.md`.
 
 use tidewire_proto::v1::{self, ErrorCode};
 

@@ -91,6 +91,8 @@ async fn an_error_names_the_invalid_field() {
             "channels[0].since.epoch",
         ),
         ("publish", json!({"channel": 1, "data": 1}), "channel"),
+        // A misspelt `data` must not publish `null`.
+        ("publish", json!({"channel": "demo:a"}), "data"),
         (
             "history",
             json!({"channel": "demo:a", "limit": 1.5}),

@@ -173,7 +173,7 @@ async fn a_valid_configuration_passes_the_check() {
 #[tokio::test]
 async fn a_bad_configuration_names_the_key() {
     // Configuration texts, and the parts that the error must contain.
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 17] = [
         (
             "[server]\nlisten_on = \"127.0.0.1:1\"",
             &["listen_on", "listen"],
@@ -198,6 +198,26 @@ async fn a_bad_configuration_names_the_key() {
             &["prices.ca_file", "nowhere.pem", "PEM"],
         ),
         ("[server\n", &["line 1"]),
+        (
+            "[auth]\npublic_key_file = \"nowhere.pem\"",
+            &["auth.public_key_file", "nowhere.pem"],
+        ),
+        (
+            "[auth]\njwks_url = \"ftp://example.com\"",
+            &["auth.jwks_url", "ftp://example.com"],
+        ),
+        (
+            "[[namespace]]\nname = \"prices\"\nclass = \"history\"",
+            &["\"prices\" is built in", "access"],
+        ),
+        (
+            "[[namespace]]\nname = \"a:b\"\nclass = \"history\"",
+            &["\"a:b\" is malformed"],
+        ),
+        (
+            "[server]\ntls_cert = \"nowhere.pem\"\ntls_key = \"nowhere.pem\"",
+            &["server.tls_cert", "nowhere.pem"],
+        ),
     ];
     for (config, parts) in cases {
         let folder = folder_with(config);

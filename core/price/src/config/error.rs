@@ -16,7 +16,7 @@ use crate::{
 pub enum ConfigError {
     /// A symbol is malformed.
     #[error("prices.symbols: {0}")]
-    Symbol(#[from] crate::SymbolError),
+    Symbol(crate::SymbolError),
     /// A table overrides a symbol that is not configured.
     #[error("prices.symbol.{0:?}: this symbol is not in `prices.symbols`{1}")]
     UnknownSymbol(String, String),

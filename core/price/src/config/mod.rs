@@ -222,7 +222,7 @@ impl PriceConfig {
         let mut specs: Vec<SymbolSpec> = Vec::with_capacity(self.symbols.len());
         let mut known = HashSet::new();
         for name in &self.symbols {
-            let symbol = Symbol::parse(name)?;
+            let symbol = Symbol::parse(name).map_err(ConfigError::Symbol)?;
             if !known.insert(symbol.clone()) {
                 continue;
             }

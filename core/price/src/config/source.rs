@@ -112,7 +112,7 @@ impl SourceConfig {
         }
         let mut ids = BTreeMap::new();
         for (symbol, id) in &self.ids {
-            Symbol::parse(symbol)?;
+            Symbol::parse(symbol).map_err(ConfigError::Symbol)?;
             let (id_of, expected) = match self.kind {
                 VenueKind::Pyth => (feed_id(id), "the 64 hexadecimal digits of a feed of Pyth"),
                 _ => (
@@ -128,7 +128,7 @@ impl SourceConfig {
         }
         let mut contracts = BTreeMap::new();
         for (symbol, worth) in &self.contracts {
-            match Contract::parse(worth, &Symbol::parse(symbol)?) {
+            match Contract::parse(worth, &Symbol::parse(symbol).map_err(ConfigError::Symbol)?) {
                 Ok(contract) => drop(contracts.insert(symbol.clone(), contract)),
                 Err(error) => return Err(ConfigError::Contract(name, symbol.clone(), error)),
             }

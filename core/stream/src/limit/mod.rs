@@ -1,4 +1,4 @@
-//! Limits: connections per address and user, and message and byte rates per session.
+//! Rate limits: connections per address and user, and message and byte rates per session.
 //!
 //! [`SessionLimits`] admits a client and returns its [`SessionQuota`]. The quota charges
 //! each message to token buckets. It holds the session's permits until it is released or

@@ -1,4 +1,4 @@
-//! Session quota: the message and byte rates of one session, and the permits it holds.
+//! Session quota: the rate limits of one session, and the permits that it holds.
 
 use std::{
     any::Any,

@@ -1,4 +1,4 @@
-//! Close reasons: why a session ends, with the close codes of PROTOCOL.md.
+//! Close reasons: why a session ends, with the close codes of `docs/protocol.md`.
 
 /// Why a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +15,6 @@ pub enum CloseReason {
     TokenExpired,
     /// The client gave no token in time, or a bad one.
     Unauthenticated,
-    /// The client broke the protocol.
-    ProtocolViolation,
     /// An operator disconnected the client.
     Disconnected,
     /// The token was revoked.
@@ -24,7 +22,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Close code of the contract.
+    /// WebSocket close code. Clients come back after a code below 4500 only.
     #[must_use]
     pub fn code(self) -> u16 {
         match self {
@@ -34,7 +32,6 @@ impl CloseReason {
             Self::RateLimited => 4004,
             Self::TokenExpired => 4005,
             Self::Unauthenticated => 4500,
-            Self::ProtocolViolation => 4502,
             Self::Disconnected => 4503,
             Self::Revoked => 4504,
         }
@@ -50,7 +47,6 @@ impl CloseReason {
             Self::RateLimited => "rate limited",
             Self::TokenExpired => "token expired",
             Self::Unauthenticated => "not authenticated",
-            Self::ProtocolViolation => "protocol violation",
             Self::Disconnected => "disconnected by an operator",
             Self::Revoked => "revoked",
         }

@@ -180,6 +180,12 @@ impl StreamCore {
 
     /// Checks a document. From here on it is raw bytes.
     fn check_document(&self, data: &[u8]) -> Result<(), StreamError> {
+        if data.is_empty() {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                "`data` is missing, expected a JSON document",
+            ));
+        }
         let limit = self.options().publication_bytes;
         if data.len() > limit {
             return Err(StreamError::new(
