@@ -214,8 +214,10 @@ async fn connect(
             channel: CHANNEL.to_owned(),
             ..ChannelSubscription::default()
         }];
-        connection.subscribe(SubscribeRequest { channels }).await?;
-        connection.release_held();
+        connection
+            .begin_command()
+            .subscribe(SubscribeRequest { channels })
+            .await?;
         let mut out = Vec::new();
         let taken = connection.next(64 << 10, &mut out).await;
         taken.map_err(|reason| format!("a session ended: {}", reason.text()))?;

@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use crate::tls;
 
 /// The longest time of a fetch, connecting included.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The longest accepted key set, in bytes.
 const MAX_BYTES: usize = 256 << 10;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpListener,
+    sync::watch,
     task::AbortHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -32,6 +33,8 @@ struct State {
     /// The key set. None: every request fails with status 503.
     document: Mutex<Option<String>>,
     requests: AtomicUsize,
+    /// Whether requests wait for their response.
+    is_held: watch::Sender<bool>,
 }
 
 impl Drop for IdentityProvider {
@@ -93,6 +96,16 @@ impl IdentityProvider {
         *self.state.document.lock().expect("no panics") = None;
     }
 
+    /// Accepts requests and does not respond, until [`release`](Self::release).
+    pub fn hold(&self) {
+        self.state.is_held.send_replace(true);
+    }
+
+    /// Responds to the requests that wait, and to later ones.
+    pub fn release(&self) {
+        self.state.is_held.send_replace(false);
+    }
+
     /// The number of requests so far.
     #[must_use]
     pub fn requests(&self) -> usize {
@@ -124,6 +137,8 @@ async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Sta
         }
     }
     state.requests.fetch_add(1, Ordering::Relaxed);
+    // Fails only if the provider was dropped.
+    let _ = state.is_held.subscribe().wait_for(|held| !held).await;
     let document = state.document.lock().expect("no panics").clone();
     let (status, body) = match document {
         Some(document) => ("200 OK", document),

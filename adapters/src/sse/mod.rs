@@ -82,17 +82,13 @@ pub(crate) async fn stream(
     if !channels.is_empty() {
         let subscribe =
             client_message::Data::Subscribe(tidewire_proto::v1::SubscribeRequest { channels });
-        let reply = gateway
-            .router
-            .answer(
-                &connection,
-                ClientMessage {
-                    id: None,
-                    data: Some(subscribe),
-                },
-            )
-            .await;
-        connection.reply(reply);
+        let message = ClientMessage {
+            id: None,
+            data: Some(subscribe),
+        };
+        let command = connection.begin_command();
+        let reply = gateway.router.answer(&command, message).await;
+        command.reply(reply);
     }
     let mut response = Response::new(Body::from_stream(events::events(connection)));
     let headers = response.headers_mut();
@@ -199,8 +195,10 @@ pub(crate) async fn command(
     if let Some(quota) = session.quota() {
         quota.record_received(body.len());
     }
+    // Publications that the command releases follow on the event stream after the reply.
+    let command = session.begin_command();
     let reply = match json::parse_client(&body) {
-        Ok(message) => gateway.router.answer(&session, message).await,
+        Ok(message) => gateway.router.answer(&command, message).await,
         Err(error) => {
             let (id, error) = parse_failure(error);
             let message = gateway.router.answer_unreadable(&session, id, error);
@@ -210,7 +208,5 @@ pub(crate) async fn command(
             ));
         }
     };
-    // Publications that the command released follow on the event stream after the reply.
-    session.release_held();
     Ok(json_response(StatusCode::OK, json::to_vec(&reply)))
 }

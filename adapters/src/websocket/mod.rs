@@ -7,8 +7,6 @@ mod keep_alive;
 mod reader;
 mod writer;
 
-use std::time::Duration;
-
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -20,10 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{
-    CloseReason, Connection, ConnectionInfo, Encoding, Identity, Session, ShardId, StreamError,
-    Transport,
-};
+use tidewire_stream::{ConnectionInfo, Encoding, ShardId, StreamError, Transport};
 
 pub(crate) use byte_stream::{ByteStream, split_any, split_tcp};
 use reader::Preamble;
@@ -33,9 +28,6 @@ use crate::{Gateway, client, reply::HttpError, upgrade::encode_response_head};
 
 /// Label of WebSocket connections.
 pub(crate) const TRANSPORT: Transport = Transport::new("websocket");
-
-/// Time in which a client must send a token, if the server requires one.
-const AUTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The subprotocol of text frames.
 const JSON: &str = "tidewire.v1.json";
@@ -151,25 +143,10 @@ async fn serve(
     info: ConnectionInfo,
 ) {
     let connection = gateway.stream.connect(info).await;
-    require_authentication(gateway, &connection);
     let limit = gateway.options.frame_bytes;
     let router = gateway.router.clone();
     let connection = reader::serve(stream, preamble, connection, router, limit);
     gateway.tasks.spawn(connection);
-}
-
-/// Closes the session if the client sends no token in time.
-fn require_authentication(gateway: &Gateway, connection: &Connection) {
-    if connection.identity() != Identity::Unknown {
-        return;
-    }
-    let session = Session::clone(connection);
-    gateway.tasks.spawn(async move {
-        tokio::time::sleep(AUTH_TIMEOUT).await;
-        if session.identity() == Identity::Unknown {
-            session.close(CloseReason::Unauthenticated);
-        }
-    });
 }
 
 fn websocket_key(headers: &HeaderMap) -> Result<HeaderValue, HttpError> {

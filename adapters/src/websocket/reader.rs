@@ -1,4 +1,5 @@
-//! WebSocket reader: reads the client's messages and answers its commands.
+//! WebSocket reader: reads the client's messages and has its commands answered. A command that
+//! waits does not stop the reader.
 //!
 //! Writing is in `writer`; the bytes of a frame are parsed in `frame`.
 
@@ -10,7 +11,7 @@ use tidewire_proto::{
     prost::Message as _,
     v1::{ClientMessage, Error, ErrorCode},
 };
-use tidewire_service::Router;
+use tidewire_service::{CommandQueue, Router};
 use tidewire_stream::{CloseReason, Connection, Encoding, Session, Sink as _, limit::Verdict};
 use tokio::time::{Instant, timeout};
 
@@ -57,8 +58,7 @@ pub(super) fn serve(
     let mut reader = Box::new(SocketReader {
         read,
         writer: SocketWriter::attach(session.clone(), write, deflate, head),
-        session,
-        router,
+        commands: CommandQueue::new(session, router),
         frames,
     });
     async move {
@@ -78,8 +78,7 @@ pub(super) fn serve(
 struct SocketReader {
     read: ByteReader,
     writer: Arc<SocketWriter>,
-    session: Session,
-    router: Router,
+    commands: CommandQueue,
     frames: FrameDecoder,
 }
 
@@ -100,9 +99,14 @@ impl SocketReader {
             {
                 return end;
             }
-            match self.read.read(self.frames.buffer()).await {
-                Ok(0) | Err(_) => return ReadOutcome::Disconnected,
-                Ok(bytes) => self.writer.record_read(Instant::now(), bytes),
+            tokio::select! {
+                read = self.read.read(self.frames.buffer()) => match read {
+                    Ok(0) | Err(_) => return ReadOutcome::Disconnected,
+                    Ok(bytes) => self.writer.record_read(Instant::now(), bytes),
+                },
+                () = self.commands.next_reply(), if !self.commands.is_empty() => {
+                    self.writer.flush_replies(Instant::now());
+                }
             }
         }
     }
@@ -134,7 +138,8 @@ impl SocketReader {
     }
 
     async fn handle(&mut self, incoming: ClientFrame) -> ControlFlow<ReadOutcome> {
-        if let Some(quota) = self.session.quota() {
+        let session = self.commands.session();
+        if let Some(quota) = session.quota() {
             quota.record_received(incoming.len());
             // The router charges commands. Control frames above the rate are dropped,
             // since nothing answers them.
@@ -143,11 +148,11 @@ impl SocketReader {
                 match quota.charge() {
                     Verdict::Pass => {}
                     Verdict::Refuse { .. } => return ControlFlow::Continue(()),
-                    Verdict::Close => self.session.close(CloseReason::RateLimited),
+                    Verdict::Close => session.close(CloseReason::RateLimited),
                 }
             }
         }
-        match (incoming, self.session.info().encoding) {
+        match (incoming, session.info().encoding) {
             (ClientFrame::Text(text), Encoding::Json) => self.answer_json(&text).await,
             (ClientFrame::Binary(bytes), Encoding::Proto) => self.answer_proto(bytes).await,
             (ClientFrame::Binary(_), Encoding::Json) => {
@@ -166,43 +171,37 @@ impl SocketReader {
     async fn answer_json(&mut self, text: &[u8]) {
         self.wait_for_reply_room().await;
         match json::parse_client(text) {
-            Ok(message) => self.answer(message).await,
+            Ok(message) => self.commands.push(message, text.len()),
             Err(error) => {
                 let (id, error) = parse_failure(error);
-                let reply = self.router.answer_unreadable(&self.session, id, error);
-                self.session.reply(reply);
+                self.commands.answer_unreadable(id, error);
             }
         }
     }
 
     async fn answer_proto(&mut self, bytes: Bytes) {
         self.wait_for_reply_room().await;
+        let length = bytes.len();
         match ClientMessage::decode(bytes) {
-            Ok(message) => self.answer(message).await,
+            Ok(message) => self.commands.push(message, length),
             Err(error) => {
                 let error = Error {
                     code: ErrorCode::InvalidArgument.into(),
                     message: format!("the frame is not a ClientMessage: {error}"),
                     retry_after_ms: None,
                 };
-                let reply = self.router.answer_unreadable(&self.session, None, error);
-                self.session.reply(reply);
+                self.commands.answer_unreadable(None, error);
             }
         }
     }
 
     /// Waits while the client has too many unread replies.
     async fn wait_for_reply_room(&mut self) {
-        if self.session.is_reply_queue_full() {
+        let session = self.commands.session();
+        if session.is_reply_queue_full() {
             self.writer.flush(Instant::now());
-            self.session.wait_for_reply_room().await;
+            session.wait_for_reply_room().await;
         }
-    }
-
-    async fn answer(&mut self, message: ClientMessage) {
-        // Boxed, so that an idle connection does not hold the memory of the future.
-        let reply = Box::pin(self.router.answer(&self.session, message)).await;
-        self.session.reply(reply);
     }
 
     fn close(&self, code: u16, reason: &str) -> ControlFlow<ReadOutcome> {

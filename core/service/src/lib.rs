@@ -17,7 +17,7 @@ pub use admin::{AdminAccess, AdminRpc};
 pub use connection::{ClientAddress, GRPC};
 pub use price::PriceRpc;
 pub use revocations::RevocationStore;
-pub use router::Router;
+pub use router::{CommandQueue, Router};
 pub use status::{from_status, identity_of, status_of};
 pub use stream::StreamRpc;
 pub use watch::WatchRpc;

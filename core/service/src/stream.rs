@@ -17,7 +17,7 @@ use tidewire_stream::{ChannelName, CloseReason, Connection, Scope, Session, Stre
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    Router,
+    CommandQueue, Router,
     channels::ChannelOperations,
     connection::{BATCH_BYTES, close_status, connection_info},
     identity_of, status_of,
@@ -62,17 +62,36 @@ impl StreamRpc {
     async fn open<T>(&self, request: &Request<T>) -> Connection {
         self.stream.connect(connection_info(request)).await
     }
+}
 
-    /// Answers a message of a session.
-    async fn answer(&self, session: &Session, message: ClientMessage) {
-        let bytes = message.encoded_len();
-        session.record_received(bytes);
-        if let Some(quota) = session.quota() {
-            quota.record_received(bytes);
+/// Answers the messages of a call until the client ends its side, and then ends the session.
+async fn answer_all(mut incoming: Streaming<ClientMessage>, mut commands: CommandQueue) {
+    loop {
+        tokio::select! {
+            message = incoming.message() => match message {
+                Ok(Some(message)) => {
+                    let bytes = message.encoded_len();
+                    record_received(commands.session(), bytes);
+                    commands.session().wait_for_reply_room().await;
+                    commands.push(message, bytes);
+                }
+                // An end and an error both mean that the client has disconnected.
+                Ok(None) | Err(_) => break,
+            },
+            () = commands.next_reply(), if !commands.is_empty() => {}
         }
-        session.wait_for_reply_room().await;
-        let reply = self.router.answer(session, message).await;
-        session.reply(reply);
+    }
+    while !commands.is_empty() {
+        commands.next_reply().await;
+    }
+    commands.session().close(CloseReason::Draining);
+}
+
+/// Counts a message of a client.
+fn record_received(session: &Session, bytes: usize) {
+    session.record_received(bytes);
+    if let Some(quota) = session.quota() {
+        quota.record_received(bytes);
     }
 }
 
@@ -116,14 +135,14 @@ impl StreamService for StreamRpc {
             .require_known()
             .map_err(|error| status_of(&error))?;
         let subscribe = client_message::Data::Subscribe(request.into_inner());
-        self.answer(
-            &connection,
-            ClientMessage {
-                id: None,
-                data: Some(subscribe),
-            },
-        )
-        .await;
+        let message = ClientMessage {
+            id: None,
+            data: Some(subscribe),
+        };
+        record_received(&connection, message.encoded_len());
+        let command = connection.begin_command();
+        let reply = self.router.answer(&command, message).await;
+        command.reply(reply);
         Ok(Response::new(Box::pin(messages(Arc::new(connection)))))
     }
 
@@ -132,16 +151,9 @@ impl StreamService for StreamRpc {
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<MessageStream>, Status> {
         let connection = Arc::new(self.open(&request).await);
-        let (this, session) = (self.clone(), Session::clone(&connection));
-        let mut incoming = request.into_inner();
+        let commands = CommandQueue::new(Session::clone(&connection), self.router.clone());
         // Commands and messages share one task, so that nothing outlives the call.
-        let commands = stream::once(async move {
-            // An end and an error both mean that the client has disconnected.
-            while let Ok(Some(message)) = incoming.message().await {
-                this.answer(&session, message).await;
-            }
-            session.close(CloseReason::Draining);
-        });
+        let commands = stream::once(answer_all(request.into_inner(), commands));
         let commands = commands.filter_map(|()| std::future::ready(None));
         Ok(Response::new(Box::pin(stream::select(
             commands,

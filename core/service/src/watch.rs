@@ -14,8 +14,8 @@ use tidewire_proto::v1::{
     watch_request::Target, watch_service_server::WatchService, watching,
 };
 use tidewire_stream::{
-    ChannelName, Connection, OutgoingMessage, Publication, Scope, Session, StreamCore, StreamError,
-    UserId,
+    ChannelName, Command, Connection, OutgoingMessage, Publication, Scope, Session, StreamCore,
+    StreamError, UserId,
 };
 use tonic::{Request, Response, Status};
 
@@ -56,29 +56,25 @@ impl WatchRpc {
     /// Subscribes a session to a transaction or to events, and returns the current state.
     pub(crate) async fn watch_in(
         &self,
-        session: &Session,
+        command: &Command,
         request: SessionWatchRequest,
     ) -> Result<Watching, StreamError> {
         let chain = request.chain;
+        let channel = self.watched_channel(&request)?;
         let target = match (request.tx_hash, request.events) {
             (Some(hash), None) => {
                 let hash = hash.to_ascii_lowercase();
-                subscribe_in(session, format!("tx:{chain}:{hash}"), None).await?;
+                subscribe_in(command, channel, None).await?;
                 // The subscription already watches the transaction.
                 let status = self.engine.status(chain, &hash, request.abi).await?;
                 watching::Target::Transaction(status)
             }
             (None, Some(filter)) => {
-                let channel = self.watch_events(session, chain, filter).await?;
-                subscribe_in(session, channel.clone(), None).await?;
+                let channel = self.watch_events(command, chain, filter).await?;
+                subscribe_in(command, channel.clone(), None).await?;
                 watching::Target::Events(WatchedEvents { channel })
             }
-            _ => {
-                return Err(StreamError::new(
-                    ErrorCode::InvalidArgument,
-                    "expected either `txHash` or `events`",
-                ));
-            }
+            _ => return Err(neither_transaction_nor_events()),
         };
         Ok(Watching {
             target: Some(target),
@@ -91,24 +87,25 @@ impl WatchRpc {
         session: &Session,
         request: &SessionWatchRequest,
     ) -> Result<(), StreamError> {
+        let channels = vec![self.watched_channel(request)?];
+        session.unsubscribe(&UnsubscribeRequest { channels })?;
+        Ok(())
+    }
+
+    /// The channel that a watch subscribes to.
+    pub(crate) fn watched_channel(
+        &self,
+        request: &SessionWatchRequest,
+    ) -> Result<String, StreamError> {
         let chain = request.chain;
-        let channel = match (&request.tx_hash, &request.events) {
-            (Some(hash), None) => format!("tx:{chain}:{}", hash.to_ascii_lowercase()),
+        match (&request.tx_hash, &request.events) {
+            (Some(hash), None) => Ok(format!("tx:{chain}:{}", hash.to_ascii_lowercase())),
             (None, Some(filter)) => {
                 let channel = self.engine.events_channel(chain, filter)?;
-                channel.as_str().to_owned()
+                Ok(channel.as_str().to_owned())
             }
-            _ => {
-                return Err(StreamError::new(
-                    ErrorCode::InvalidArgument,
-                    "expected either `txHash` or `events`",
-                ));
-            }
-        };
-        session.unsubscribe(&UnsubscribeRequest {
-            channels: vec![channel],
-        })?;
-        Ok(())
+            _ => Err(neither_transaction_nor_events()),
+        }
     }
 
     /// Registers a filter of events that the session is about to subscribe to, and returns
@@ -125,9 +122,16 @@ impl WatchRpc {
     }
 }
 
+fn neither_transaction_nor_events() -> StreamError {
+    StreamError::new(
+        ErrorCode::InvalidArgument,
+        "expected either `txHash` or `events`",
+    )
+}
+
 /// Subscribes a session to a channel. Its publications follow after the reply.
 async fn subscribe_in(
-    session: &Session,
+    command: &Command,
     channel: String,
     since: Option<Position>,
 ) -> Result<SubscriptionResult, StreamError> {
@@ -136,7 +140,7 @@ async fn subscribe_in(
         since,
         ..ChannelSubscription::default()
     }];
-    let subscribed = session.subscribe(SubscribeRequest { channels }).await?;
+    let subscribed = command.subscribe(SubscribeRequest { channels }).await?;
     let mut result = subscribed.channels.into_iter().next().unwrap_or_default();
     match result.error.take() {
         Some(error) => Err(StreamError::new(error.code(), error.message)),
@@ -259,9 +263,10 @@ impl WatchService for WatchRpc {
                 (watched.map_err(|error| status_of(&error))?, None)
             }
         };
-        let subscribed = subscribe_in(&connection, channel, since).await;
+        let command = connection.begin_command();
+        let subscribed = subscribe_in(&command, channel, since).await;
         let result = subscribed.map_err(|error| status_of(&error))?;
-        connection.release_held();
+        drop(command);
         let mut first = Vec::new();
         if resumes && !result.recovered {
             first.push(gap_event(Gap {

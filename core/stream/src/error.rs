@@ -10,6 +10,7 @@ use crate::ChannelNameError;
 pub struct StreamError {
     code: ErrorCode,
     message: String,
+    retry_after_ms: Option<u32>,
 }
 
 impl StreamError {
@@ -18,6 +19,16 @@ impl StreamError {
         Self {
             code,
             message: message.into(),
+            retry_after_ms: None,
+        }
+    }
+
+    /// The same error, after which the client may try again in `retry_after_ms` milliseconds.
+    #[must_use]
+    pub fn with_retry_after_ms(self, retry_after_ms: u32) -> Self {
+        Self {
+            retry_after_ms: Some(retry_after_ms),
+            ..self
         }
     }
 
@@ -45,7 +56,7 @@ impl From<StreamError> for v1::Error {
         Self {
             code: error.code.into(),
             message: error.message,
-            retry_after_ms: None,
+            retry_after_ms: error.retry_after_ms,
         }
     }
 }

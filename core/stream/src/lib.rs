@@ -41,7 +41,7 @@ pub use publication::{Epoch, Event, FrameKind, Position, Publication, StoredPubl
 pub use publication_batch::PublicationBatch;
 pub use publisher::{DurablePublisher, Publisher};
 pub use session::{
-    CloseReason, Connection, ConnectionInfo, ConnectionQuality, DirectMessage, Encoding,
+    CloseReason, Command, Connection, ConnectionInfo, ConnectionQuality, DirectMessage, Encoding,
     FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch,
     RegistrySizes, Session,
 };

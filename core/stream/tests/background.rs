@@ -34,11 +34,10 @@ async fn connect(stream: &Arc<StreamCore>) -> Connection {
 
 async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) {
     let request = SubscribeRequest { channels };
-    let subscribed = connection.subscribe(request).await.unwrap();
+    let subscribed = connection.begin_command().subscribe(request).await.unwrap();
     for channel in subscribed.channels {
         assert_eq!(channel.error, None);
     }
-    connection.release_held();
 }
 
 /// Takes all messages that are due now.
@@ -105,10 +104,12 @@ impl Board {
     /// Sends a ping, and reads the pong.
     fn ping(&mut self) {
         let pong = self.connection.answer_ping(None);
-        self.connection.reply(tidewire_proto::v1::ServerMessage {
-            data: Some(tidewire_proto::v1::server_message::Data::Pong(pong)),
-            ..Default::default()
-        });
+        self.connection
+            .begin_command()
+            .reply(tidewire_proto::v1::ServerMessage {
+                data: Some(tidewire_proto::v1::server_message::Data::Pong(pong)),
+                ..Default::default()
+            });
         self.read();
     }
 }

@@ -99,7 +99,10 @@ async fn connect(stream: &Arc<StreamCore>) -> Connection {
 
 async fn subscribe(connection: &Connection, wanted: ChannelSubscription) -> SubscriptionResult {
     let channels = vec![wanted];
-    let subscribed = connection.subscribe(SubscribeRequest { channels }).await;
+    let subscribed = connection
+        .begin_command()
+        .subscribe(SubscribeRequest { channels })
+        .await;
     subscribed.unwrap().channels.remove(0)
 }
 

@@ -171,7 +171,7 @@ impl Client {
             min_interval_ms: None,
         }];
         let request = SubscribeRequest { channels };
-        let subscribed = self.connection.subscribe(request).await;
+        let subscribed = self.connection.begin_command().subscribe(request).await;
         let result = subscribed.unwrap().channels.remove(0);
         assert_eq!(result.error, None);
         if since.is_some() || !was_subscribed {
@@ -188,7 +188,6 @@ impl Client {
             };
             self.views.insert(channel, view);
         }
-        self.connection.release_held();
     }
 
     fn unsubscribe(&mut self, channel: &'static str) {

@@ -34,9 +34,11 @@ async fn connect(stream: &Arc<StreamCore>, shard: ShardId) -> Connection {
         channel: CHANNEL.into(),
         ..ChannelSubscription::default()
     }];
-    let subscribed = connection.subscribe(SubscribeRequest { channels }).await;
+    let subscribed = connection
+        .begin_command()
+        .subscribe(SubscribeRequest { channels })
+        .await;
     assert_eq!(subscribed.unwrap().channels[0].error, None);
-    connection.release_held();
     connection
 }
 

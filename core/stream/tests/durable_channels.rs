@@ -62,8 +62,7 @@ async fn subscribed(
     let request = SubscribeRequest {
         channels: vec![subscription],
     };
-    let reply = connection.subscribe(request).await.unwrap();
-    connection.release_held();
+    let reply = connection.begin_command().subscribe(request).await.unwrap();
     let got = received(&connection);
     (connection, got, reply.channels[0].recovered)
 }

@@ -32,8 +32,7 @@ async fn connect(stream: &Arc<StreamCore>, heartbeat: Option<Duration>) -> Conne
         ..ChannelSubscription::default()
     }];
     let request = SubscribeRequest { channels };
-    connection.subscribe(request).await.unwrap();
-    connection.release_held();
+    connection.begin_command().subscribe(request).await.unwrap();
     connection
 }
 

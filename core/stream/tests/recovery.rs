@@ -65,6 +65,7 @@ impl Client {
             min_interval_ms: None,
         }];
         let result = connection
+            .begin_command()
             .subscribe(SubscribeRequest { channels })
             .await
             .unwrap()
@@ -83,7 +84,6 @@ impl Client {
             result.seq
         };
         let _ = stream;
-        connection.release_held();
         Self {
             connection,
             seq: start,
@@ -263,10 +263,10 @@ async fn repeated_subscribing_without_reading_leaves_nothing_queued() {
             ..ChannelSubscription::default()
         }];
         connection
+            .begin_command()
             .subscribe(SubscribeRequest { channels })
             .await
             .unwrap();
-        connection.release_held();
         connection
             .unsubscribe(&UnsubscribeRequest {
                 channels: vec!["ticks:a".into()],

@@ -142,10 +142,10 @@ async fn subscribe(session: &Session, channels: &[String]) {
         })
         .collect();
     session
+        .begin_command()
         .subscribe(SubscribeRequest { channels })
         .await
         .unwrap();
-    session.release_held();
 }
 
 #[tokio::test]
@@ -178,11 +178,19 @@ async fn a_hundred_thousand_sessions_leave_nothing() {
         }
         if number % 8 == 1 {
             let token = world.token(number);
-            connection.authenticate(&token).await.unwrap();
+            connection
+                .begin_command()
+                .authenticate(&token)
+                .await
+                .unwrap();
             if number % 16 == 1 {
                 let fresh = world.token(number + 1);
-                let _ = connection.authenticate(&fresh).await;
-                connection.authenticate(&token).await.unwrap();
+                let _ = connection.begin_command().authenticate(&fresh).await;
+                connection
+                    .begin_command()
+                    .authenticate(&token)
+                    .await
+                    .unwrap();
             }
         }
         let names = [

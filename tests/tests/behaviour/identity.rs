@@ -396,7 +396,8 @@ async fn rotated_and_unreachable_provider_keys_work() {
     provider.set_unavailable();
     let made_up = Token::of("ada").sign_as(KeyPair::Ed25519, Some("made up"));
     for _ in 0..20 {
-        assert_eq!(status_of(&server, &made_up).await, 401);
+        // The key may be a new one, so the token is not called bad.
+        assert_eq!(status_of(&server, &made_up).await, 503);
     }
     assert!(provider.requests() < 10, "{}", provider.requests());
     server.log_line("the cached keys stay in force").await;

@@ -15,6 +15,7 @@ extern crate tidewire_tests;
 mod admin;
 mod bad_input;
 mod cli;
+mod commands;
 mod docs;
 mod examples;
 mod grpc;

@@ -6,7 +6,7 @@ use tidewire_proto::{
     json,
     v1::{Error, ErrorCode, client_message::Data as RequestData, server_message::Data},
 };
-use tidewire_stream::{Identity, Session, StreamError};
+use tidewire_stream::{Command, Identity, Session, StreamError};
 use tonic::{Request, Response, Status};
 
 use crate::from_status;
@@ -35,10 +35,19 @@ pub(super) trait Handler: Send + Sync + 'static {
     /// The request of this case, or `None` for another case.
     fn request(data: RequestData) -> Option<Self::Request>;
 
+    /// The request of this case by reference, or `None` for another case.
+    fn request_ref(data: &RequestData) -> Option<&Self::Request>;
+
+    /// Visits the names of the channels that a request concerns, in any form. Requests that
+    /// concern one channel are answered in their order.
+    fn visit_channels(&self, request: &Self::Request, visit: &mut dyn FnMut(&str)) {
+        let _ = (request, visit);
+    }
+
     /// Answers a request.
     fn answer(
         &self,
-        session: &Session,
+        command: &Command,
         request: Self::Request,
     ) -> impl Future<Output = Result<Data, Error>> + Send;
 }
@@ -58,6 +67,13 @@ macro_rules! handles {
                 _ => None,
             }
         }
+
+        fn request_ref(data: &tidewire_proto::v1::client_message::Data) -> Option<&$request> {
+            match data {
+                tidewire_proto::v1::client_message::Data::$case(request) => Some(request),
+                _ => None,
+            }
+        }
     };
 }
 pub(super) use handles;
@@ -66,15 +82,23 @@ type Answer<'a> = Pin<Box<dyn Future<Output = Result<Data, Error>> + Send + 'a>>
 
 /// A type-erased handler.
 trait DynHandler: Send + Sync {
-    fn answer<'a>(&'a self, session: &'a Session, data: RequestData) -> Answer<'a>;
+    fn visit_channels(&self, data: &RequestData, visit: &mut dyn FnMut(&str));
+
+    fn answer<'a>(&'a self, command: &'a Command, data: RequestData) -> Answer<'a>;
 }
 
 impl<H: Handler> DynHandler for H {
-    fn answer<'a>(&'a self, session: &'a Session, data: RequestData) -> Answer<'a> {
+    fn visit_channels(&self, data: &RequestData, visit: &mut dyn FnMut(&str)) {
+        if let Some(request) = H::request_ref(data) {
+            Handler::visit_channels(self, request, visit);
+        }
+    }
+
+    fn answer<'a>(&'a self, command: &'a Command, data: RequestData) -> Answer<'a> {
         // The only allocation of the router per message.
         Box::pin(async move {
             match H::request(data) {
-                Some(request) => Handler::answer(self, session, request).await,
+                Some(request) => Handler::answer(self, command, request).await,
                 // Unreachable: the registry finds handlers by their case.
                 None => Err(Error {
                     code: ErrorCode::Internal.into(),
@@ -97,8 +121,12 @@ impl HandlerEntry {
         self.auth
     }
 
-    pub(super) fn answer<'a>(&'a self, session: &'a Session, data: RequestData) -> Answer<'a> {
-        self.handler.answer(session, data)
+    pub(super) fn visit_channels(&self, data: &RequestData, visit: &mut dyn FnMut(&str)) {
+        self.handler.visit_channels(data, visit);
+    }
+
+    pub(super) fn answer<'a>(&'a self, command: &'a Command, data: RequestData) -> Answer<'a> {
+        self.handler.answer(command, data)
     }
 }
 

@@ -11,6 +11,7 @@ mod handler;
 mod metrics;
 mod middleware;
 mod price;
+mod queue;
 mod session;
 mod stream;
 mod watch;
@@ -18,11 +19,12 @@ mod watch;
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt as _;
+pub use queue::CommandQueue;
 use tidewire_proto::{
     json,
     v1::{ClientMessage, Error, ErrorCode, ServerMessage, server_message::Data},
 };
-use tidewire_stream::{Session, StreamCore};
+use tidewire_stream::{Command, Session, StreamCore};
 use tracing::Instrument as _;
 
 use self::{
@@ -75,17 +77,17 @@ impl Router {
         }))
     }
 
-    /// Answers a message. After the reply is queued, call [`Session::release_held`].
-    pub async fn answer(&self, session: &Session, message: ClientMessage) -> ServerMessage {
+    /// Answers a message as a command of its own. [`Command::reply`] sends the reply.
+    pub async fn answer(&self, command: &Command, message: ClientMessage) -> ServerMessage {
         let ClientMessage { id, data } = message;
         let kind = data.as_ref().map_or(UNREADABLE, json::client_data_type);
         let handler = self.0.handlers.get(kind);
-        let message = Message::new(session, kind, handler.map(HandlerEntry::auth));
+        let message = Message::new(command, kind, handler.map(HandlerEntry::auth));
         let answer = match self.0.middleware.before(&message) {
             Ok(()) => match (handler, data) {
                 (Some(handler), Some(data)) => {
                     // A panic fails the message, and not the connection.
-                    let answer = AssertUnwindSafe(handler.answer(session, data))
+                    let answer = AssertUnwindSafe(handler.answer(command, data))
                         .catch_unwind()
                         .instrument(message.span());
                     answer.await.unwrap_or_else(|_| Err(handler_panic(kind)))
@@ -110,7 +112,18 @@ impl Router {
         id: Option<String>,
         error: Error,
     ) -> ServerMessage {
-        let message = Message::new(session, UNREADABLE, None);
+        self.refuse(session, UNREADABLE, id, error)
+    }
+
+    /// Answers a message of a type with `error` instead of handling it. The rate limits apply.
+    fn refuse(
+        &self,
+        session: &Session,
+        kind: &'static str,
+        id: Option<String>,
+        error: Error,
+    ) -> ServerMessage {
+        let message = Message::new(session, kind, None);
         let answer = Err(match self.0.middleware.before(&message) {
             Ok(()) => error,
             Err(refusal) => refusal,

@@ -3,7 +3,7 @@
 use tidewire_proto::v1::{
     Error, GetPriceRequest, price_service_server::PriceService as _, server_message::Data,
 };
-use tidewire_stream::Session;
+use tidewire_stream::Command;
 
 use super::handler::{Handler, HandlerRegistry, handles, reply_from_service, request_as};
 use crate::PriceRpc;
@@ -18,8 +18,8 @@ struct GetPrice(PriceRpc);
 impl Handler for GetPrice {
     handles!(GetPrice(GetPriceRequest));
 
-    async fn answer(&self, session: &Session, request: GetPriceRequest) -> Result<Data, Error> {
-        let answer = self.0.get_price(request_as(session, request)).await;
+    async fn answer(&self, command: &Command, request: GetPriceRequest) -> Result<Data, Error> {
+        let answer = self.0.get_price(request_as(command, request)).await;
         reply_from_service(answer, Data::Price)
     }
 }

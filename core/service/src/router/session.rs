@@ -1,10 +1,10 @@
 //! Session handlers: auth, subscribe, unsubscribe, visibility and ping.
 
 use tidewire_proto::v1::{
-    AuthRequest, Error, PingRequest, SubscribeRequest, UnsubscribeRequest, Visibility,
+    AuthRequest, Error, ErrorCode, PingRequest, SubscribeRequest, UnsubscribeRequest, Visibility,
     VisibilityRequest, server_message::Data,
 };
-use tidewire_stream::{CloseReason, Identity, Session};
+use tidewire_stream::{CloseReason, Command, Identity};
 
 use super::handler::{AuthRequirement, Handler, HandlerRegistry, handles, reply_from_core};
 
@@ -24,11 +24,18 @@ impl Handler for Auth {
 
     const AUTH: AuthRequirement = AuthRequirement::None;
 
-    /// Closes a client that must send a token and sends an invalid one.
-    async fn answer(&self, session: &Session, request: AuthRequest) -> Result<Data, Error> {
-        let result = session.authenticate(&request.token).await;
-        if result.is_err() && session.identity() == Identity::Unknown {
-            session.close(CloseReason::Unauthenticated);
+    /// Closes a client that must send a token and sends an invalid one, or one that a limit
+    /// refuses now: with the latter it may come back.
+    async fn answer(&self, command: &Command, request: AuthRequest) -> Result<Data, Error> {
+        let result = command.authenticate(&request.token).await;
+        if let Err(error) = &result
+            && command.identity() == Identity::Unknown
+        {
+            command.close(match error.code() {
+                ErrorCode::ResourceExhausted => CloseReason::RateLimited,
+                ErrorCode::Unavailable => CloseReason::Unavailable,
+                _ => CloseReason::Unauthenticated,
+            });
         }
         reply_from_core(result, Data::Authenticated)
     }
@@ -40,8 +47,13 @@ struct Subscribe;
 impl Handler for Subscribe {
     handles!(Subscribe(SubscribeRequest));
 
-    async fn answer(&self, session: &Session, request: SubscribeRequest) -> Result<Data, Error> {
-        reply_from_core(session.subscribe(request).await, Data::Subscribed)
+    fn visit_channels(&self, request: &SubscribeRequest, visit: &mut dyn FnMut(&str)) {
+        let channels = request.channels.iter();
+        channels.for_each(|one| visit(&one.channel));
+    }
+
+    async fn answer(&self, command: &Command, request: SubscribeRequest) -> Result<Data, Error> {
+        reply_from_core(command.subscribe(request).await, Data::Subscribed)
     }
 }
 
@@ -53,8 +65,12 @@ impl Handler for Unsubscribe {
 
     const AUTH: AuthRequirement = AuthRequirement::None;
 
-    async fn answer(&self, session: &Session, request: UnsubscribeRequest) -> Result<Data, Error> {
-        reply_from_core(session.unsubscribe(&request), Data::Unsubscribed)
+    fn visit_channels(&self, request: &UnsubscribeRequest, visit: &mut dyn FnMut(&str)) {
+        request.channels.iter().for_each(|one| visit(one));
+    }
+
+    async fn answer(&self, command: &Command, request: UnsubscribeRequest) -> Result<Data, Error> {
+        reply_from_core(command.unsubscribe(&request), Data::Unsubscribed)
     }
 }
 
@@ -66,9 +82,9 @@ impl Handler for SetVisibility {
 
     const AUTH: AuthRequirement = AuthRequirement::None;
 
-    async fn answer(&self, session: &Session, request: VisibilityRequest) -> Result<Data, Error> {
+    async fn answer(&self, command: &Command, request: VisibilityRequest) -> Result<Data, Error> {
         let state = Visibility::try_from(request.state).unwrap_or(Visibility::Unspecified);
-        reply_from_core(session.set_visibility(state), Data::Visibility)
+        reply_from_core(command.set_visibility(state), Data::Visibility)
     }
 }
 
@@ -80,7 +96,7 @@ impl Handler for Ping {
 
     const AUTH: AuthRequirement = AuthRequirement::None;
 
-    async fn answer(&self, session: &Session, request: PingRequest) -> Result<Data, Error> {
-        Ok(Data::Pong(session.answer_ping(request.t)))
+    async fn answer(&self, command: &Command, request: PingRequest) -> Result<Data, Error> {
+        Ok(Data::Pong(command.answer_ping(request.t)))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidewire_proto::v1::{Error, GetHistoryRequest, PublishRequest, server_message::Data};
-use tidewire_stream::{Session, StreamCore};
+use tidewire_stream::{Command, StreamCore};
 
 use super::handler::{Handler, HandlerRegistry, handles, reply_from_core};
 use crate::channels::ChannelOperations;
@@ -20,8 +20,12 @@ struct GetHistory(ChannelOperations);
 impl Handler for GetHistory {
     handles!(History(GetHistoryRequest));
 
-    async fn answer(&self, session: &Session, request: GetHistoryRequest) -> Result<Data, Error> {
-        let history = self.0.history(&session.identity(), request).await;
+    fn visit_channels(&self, request: &GetHistoryRequest, visit: &mut dyn FnMut(&str)) {
+        visit(&request.channel);
+    }
+
+    async fn answer(&self, command: &Command, request: GetHistoryRequest) -> Result<Data, Error> {
+        let history = self.0.history(&command.identity(), request).await;
         reply_from_core(history, Data::History)
     }
 }
@@ -32,8 +36,12 @@ struct Publish(ChannelOperations);
 impl Handler for Publish {
     handles!(Publish(PublishRequest));
 
-    async fn answer(&self, session: &Session, request: PublishRequest) -> Result<Data, Error> {
-        let published = self.0.publish(&session.identity(), request).await;
+    fn visit_channels(&self, request: &PublishRequest, visit: &mut dyn FnMut(&str)) {
+        visit(&request.channel);
+    }
+
+    async fn answer(&self, command: &Command, request: PublishRequest) -> Result<Data, Error> {
+        let published = self.0.publish(&command.identity(), request).await;
         reply_from_core(published, Data::Published)
     }
 }

@@ -4,7 +4,7 @@ use tidewire_proto::v1::{
     Error, GetLatestBlockRequest, SessionWatchRequest, server_message::Data,
     watch_service_server::WatchService as _,
 };
-use tidewire_stream::Session;
+use tidewire_stream::Command;
 
 use super::handler::{
     Handler, HandlerRegistry, handles, reply_from_core, reply_from_service, request_as,
@@ -25,10 +25,10 @@ impl Handler for GetBlock {
 
     async fn answer(
         &self,
-        session: &Session,
+        command: &Command,
         request: GetLatestBlockRequest,
     ) -> Result<Data, Error> {
-        let answer = self.0.get_latest_block(request_as(session, request)).await;
+        let answer = self.0.get_latest_block(request_as(command, request)).await;
         reply_from_service(answer, Data::Block)
     }
 }
@@ -39,19 +39,31 @@ struct Watch(WatchRpc);
 impl Handler for Watch {
     handles!(Watch(SessionWatchRequest));
 
-    async fn answer(&self, session: &Session, request: SessionWatchRequest) -> Result<Data, Error> {
-        reply_from_core(self.0.watch_in(session, request).await, Data::Watching)
+    fn visit_channels(&self, request: &SessionWatchRequest, visit: &mut dyn FnMut(&str)) {
+        if let Ok(channel) = self.0.watched_channel(request) {
+            visit(&channel);
+        }
+    }
+
+    async fn answer(&self, command: &Command, request: SessionWatchRequest) -> Result<Data, Error> {
+        reply_from_core(self.0.watch_in(command, request).await, Data::Watching)
     }
 }
 
-/// Ends a watch of the session.
+/// Ends a watch of the command.
 struct Unwatch(WatchRpc);
 
 impl Handler for Unwatch {
     handles!(Unwatch(SessionWatchRequest));
 
-    async fn answer(&self, session: &Session, request: SessionWatchRequest) -> Result<Data, Error> {
-        let ended = self.0.unwatch_in(session, &request);
+    fn visit_channels(&self, request: &SessionWatchRequest, visit: &mut dyn FnMut(&str)) {
+        if let Ok(channel) = self.0.watched_channel(request) {
+            visit(&channel);
+        }
+    }
+
+    async fn answer(&self, command: &Command, request: SessionWatchRequest) -> Result<Data, Error> {
+        let ended = self.0.unwatch_in(command, &request);
         reply_from_core(ended, |()| Data::Unwatched(request))
     }
 }

@@ -60,6 +60,24 @@ struct FetchState {
     is_failing: bool,
 }
 
+/// Whether the identity provider answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProviderState {
+    /// The last fetch succeeded.
+    Available,
+    /// The last fetch failed: the set may lack keys.
+    Unavailable,
+}
+
+impl FetchState {
+    fn state(&self) -> ProviderState {
+        match self.is_failing {
+            true => ProviderState::Unavailable,
+            false => ProviderState::Available,
+        }
+    }
+}
+
 impl std::fmt::Debug for RemoteKeySet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RemoteKeySet")
@@ -96,23 +114,24 @@ impl RemoteKeySet {
         self.refresh_request.notify_one();
     }
 
-    /// Fetches the set.
+    /// Fetches the set. A failure is logged, and the cached keys stay in force.
     pub async fn refresh(&self) {
         let (generation, _) = self.keys();
         self.refresh_newer_than(generation).await;
     }
 
-    /// Fetches a set newer than `generation`, or waits for a fetch in progress. Returns
-    /// without a newer set when the fetch fails, or when the rate allows no fetch now.
-    pub(super) async fn refresh_newer_than(&self, generation: u64) {
+    /// Fetches a set newer than `generation`, or waits for a fetch in progress. There may be
+    /// no newer set afterwards, because the provider has none, or because the rate allows no
+    /// fetch now.
+    pub(super) async fn refresh_newer_than(&self, generation: u64) -> ProviderState {
         let mut fetch = self.fetch.lock().await;
         if self.cache.read().generation != generation {
-            return;
+            return ProviderState::Available;
         }
         let now_ms = self.clock.now_ms();
         let rate = Rate::one_in(FETCH_INTERVAL_MS, FETCH_BURST);
         if fetch.attempts.take(rate, now_ms, 1).is_err() {
-            return;
+            return fetch.state();
         }
         let document = self.source.fetch().await;
         match document.and_then(|bytes| keys::from_jwks(&bytes).map_err(|e| e.to_string())) {
@@ -137,6 +156,7 @@ impl RemoteKeySet {
                 }
             }
         }
+        fetch.state()
     }
 
     /// Refreshes the set periodically and on request, for as long as it is polled.

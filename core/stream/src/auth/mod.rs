@@ -17,6 +17,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
 use tidewire_proto::v1::ErrorCode;
 
 pub use claims::Claims;
+use jwks::ProviderState;
 pub use jwks::{JwksFuture, JwksSource, RemoteKeySet};
 use keys::VerifyingKey;
 pub use keys::{KeyError, MIN_SECRET_BYTES};
@@ -26,6 +27,9 @@ use crate::{
     SharedClock, StreamError,
     identity::{ChannelPattern, Identity, Scope, UserId, UserIdentity},
 };
+
+/// Milliseconds after which a client may send a token again whose key could not be fetched.
+const KEY_SET_RETRY_MS: u32 = 5_000;
 
 /// The treatment of clients without a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,18 +172,30 @@ impl Authenticator {
     ///
     /// # Errors
     /// The token is malformed, wrongly signed, expired, not valid yet, for another
-    /// audience, of another issuer, or revoked.
+    /// audience, of another issuer, or revoked; or its key is unknown while the key set
+    /// cannot be fetched.
     pub async fn authenticate(&self, token: &str) -> Result<Identity, StreamError> {
         match self.verify_token(token) {
-            Ok(identity) => return Ok(identity),
-            Err(TokenFault::Refused(error)) => return Err(error),
+            Ok(identity) => Ok(identity),
+            Err(TokenFault::Refused(error)) => Err(error),
             Err(TokenFault::UnknownKey(generation)) => {
-                if let Some(remote) = &self.keys.remote {
-                    remote.refresh_newer_than(generation).await;
+                let Some(remote) = &self.keys.remote else {
+                    return Err(refusal(TokenFault::UnknownKey(generation)));
+                };
+                let provider = remote.refresh_newer_than(generation).await;
+                match self.verify_token(token) {
+                    // The token may be good: only its key is missing.
+                    Err(TokenFault::UnknownKey(_)) if provider == ProviderState::Unavailable => {
+                        Err(StreamError::new(
+                            ErrorCode::Unavailable,
+                            "the token cannot be verified now: the key set cannot be fetched",
+                        )
+                        .with_retry_after_ms(KEY_SET_RETRY_MS))
+                    }
+                    verified => verified.map_err(refusal),
                 }
             }
         }
-        self.verify_token(token).map_err(refusal)
     }
 
     /// Verifies `token` with the cached keys. A token with an unknown key is refused, and

@@ -72,6 +72,7 @@ impl From<LimitError> for v1::Error {
 
 impl From<LimitError> for StreamError {
     fn from(error: LimitError) -> Self {
-        Self::new(ErrorCode::ResourceExhausted, error.message)
+        let retry_after_ms = error.retry_after_ms;
+        Self::new(ErrorCode::ResourceExhausted, error.message).with_retry_after_ms(retry_after_ms)
     }
 }

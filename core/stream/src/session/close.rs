@@ -19,6 +19,8 @@ pub enum CloseReason {
     Disconnected,
     /// The token was revoked.
     Revoked,
+    /// Something that the server needs is away, and the client may come back.
+    Unavailable,
 }
 
 impl CloseReason {
@@ -34,6 +36,8 @@ impl CloseReason {
             Self::Unauthenticated => 4500,
             Self::Disconnected => 4503,
             Self::Revoked => 4504,
+            // Registered for WebSockets: try again later.
+            Self::Unavailable => 1013,
         }
     }
 
@@ -49,6 +53,7 @@ impl CloseReason {
             Self::Unauthenticated => "not authenticated",
             Self::Disconnected => "disconnected by an operator",
             Self::Revoked => "revoked",
+            Self::Unavailable => "unavailable",
         }
     }
 }

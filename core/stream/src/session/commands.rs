@@ -1,23 +1,76 @@
 //! Commands: requests of a client to its session.
+//!
+//! Several commands of a session may run at the same time. Each is a [`Command`], which owns
+//! the subscriptions that it made until its reply is queued: a reply releases no subscription
+//! of another command, so that its publications follow the reply that announces it.
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use tidewire_proto::v1::{
-    Authenticated, ChannelSubscription, ErrorCode, SubscribeRequest, Subscribed,
+    Authenticated, ChannelSubscription, ErrorCode, ServerMessage, SubscribeRequest, Subscribed,
     SubscriptionResult, UnsubscribeRequest, Unsubscribed, Visibility, VisibilityState,
 };
 use tokio::time::Instant;
 
-use super::{
-    Session,
-    recovery::{ReleaseCondition, SubscribeOptions},
-    state::State,
-};
+use super::{Session, Slot, recovery::SubscribeOptions, state::State};
 use crate::{ChannelName, Class, Identity, Namespace, Position, StreamError, hub::HubKey};
 
-impl Session {
-    /// Subscribes to channels. Publications on them are sent after
-    /// [`release_held`](Self::release_held), so that the reply comes first.
+/// A request of a client in progress. Ends with [`reply`](Self::reply). Where the reply leaves
+/// on another way than the session's, the command is dropped once the reply is ready.
+#[derive(Debug)]
+pub struct Command {
+    session: Session,
+    /// Subscriptions that wait for the reply.
+    held: Mutex<Vec<Slot>>,
+}
+
+impl std::ops::Deref for Command {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl Drop for Command {
+    /// Releases the command's subscriptions, also when the command was cancelled.
+    fn drop(&mut self) {
+        let held = std::mem::take(self.held.get_mut());
+        if held.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        {
+            let mut state = self.core().state.lock();
+            for slot in held {
+                state.release_new(slot, now);
+            }
+        }
+        self.session.0.mark_dirty();
+    }
+}
+
+impl Command {
+    /// Sends the reply, and releases the subscriptions that it announces. With a sink, the
+    /// caller has to flush.
+    pub fn reply(mut self, reply: ServerMessage) {
+        let held = std::mem::take(self.held.get_mut());
+        {
+            let mut state = self.core().state.lock();
+            state.send(reply);
+            let now = Instant::now();
+            for slot in held {
+                state.release_new(slot, now);
+            }
+        }
+        if self.core().sink.get().is_none() {
+            self.session.0.mark_dirty();
+        }
+    }
+
+    /// Subscribes to channels. Publications on them are sent after the reply.
     ///
     /// # Errors
     /// No channel was named, or the client must give a token first. An error of one channel
@@ -69,6 +122,108 @@ impl Session {
         self.subscribe_to(channel, namespace, options).await
     }
 
+    async fn subscribe_to(
+        &self,
+        channel: ChannelName,
+        namespace: &Namespace,
+        options: SubscribeOptions,
+    ) -> Result<SubscriptionResult, StreamError> {
+        let subscribed = self.subscribe_held(channel, namespace, options);
+        let (slot, result) = subscribed.await?;
+        self.held.lock().extend(slot);
+        Ok(result)
+    }
+
+    /// Authenticates the client: with its first token, or with a fresh one of the same user.
+    ///
+    /// # Errors
+    /// The token is not valid, or another user's.
+    pub async fn authenticate(&self, token: &str) -> Result<Authenticated, StreamError> {
+        let authenticator = self.core().context.authenticator();
+        let verification = Verification::begin(self);
+        let identity = authenticator.authenticate(token).await?;
+        let (Some(user), Some(expires_at)) = (identity.user().cloned(), identity.expires_at_ms())
+        else {
+            return Err(StreamError::new(
+                ErrorCode::Unauthenticated,
+                "the token names no user",
+            ));
+        };
+        {
+            let mut state = self.core().state.lock();
+            if state
+                .identity
+                .user()
+                .is_some_and(|current| *current != user)
+            {
+                return Err(StreamError::new(
+                    ErrorCode::PermissionDenied,
+                    "the token is another user's: open another connection for it",
+                ));
+            }
+            if let Some(quota) = self.quota() {
+                quota.assign(&identity)?;
+            }
+            state.identity = identity;
+        }
+        drop(verification);
+        self.identify()?;
+        self.subscribe_to_personal_channels().await;
+        Ok(Authenticated {
+            user_id: user.as_str().to_owned(),
+            expires_at,
+            subscriptions: self.subscriptions(),
+        })
+    }
+
+    /// Subscribes a known user to its personal channel.
+    pub(super) async fn subscribe_to_personal_channels(&self) {
+        let Identity::User(identity) = self.identity() else {
+            return;
+        };
+        let subscribed = async {
+            let namespaces = self.core().context.namespaces();
+            for personal in namespaces.personal_channels(&identity.user) {
+                let (channel, namespace) = personal?;
+                self.subscribe_to(channel, namespace, SubscribeOptions::default())
+                    .await?;
+            }
+            Ok::<(), StreamError>(())
+        };
+        if let Err(error) = subscribed.await {
+            tracing::warn!(user = identity.user.as_str(), %error, "cannot subscribe a user to its personal channel");
+        }
+    }
+}
+
+/// The verification of a token. Meanwhile the time in which the client must prove who it is
+/// does not end.
+struct Verification<'a>(&'a Session);
+
+impl<'a> Verification<'a> {
+    fn begin(session: &'a Session) -> Self {
+        session.core().state.lock().verifications += 1;
+        Self(session)
+    }
+}
+
+impl Drop for Verification<'_> {
+    fn drop(&mut self) {
+        self.0.core().state.lock().verifications -= 1;
+        self.0.0.mark_dirty();
+    }
+}
+
+impl Session {
+    /// Begins a command of the client.
+    #[must_use]
+    pub fn begin_command(&self) -> Command {
+        Command {
+            session: self.clone(),
+            held: Mutex::default(),
+        }
+    }
+
     /// Checks that the client may subscribe to a channel, and has room for it. Activates
     /// nothing; the engine need not know the channel yet.
     ///
@@ -101,18 +256,6 @@ impl Session {
         ))
     }
 
-    async fn subscribe_to(
-        &self,
-        channel: ChannelName,
-        namespace: &Namespace,
-        options: SubscribeOptions,
-    ) -> Result<SubscriptionResult, StreamError> {
-        let condition = ReleaseCondition::Reply;
-        let subscribed = self.subscribe_held(condition, channel, namespace, options);
-        let (_, result) = subscribed.await?;
-        Ok(result)
-    }
-
     /// Ends subscriptions, and drops their queued publications.
     ///
     /// # Errors
@@ -142,68 +285,24 @@ impl Session {
         true
     }
 
+    /// Ends a subscription that may have ended already.
+    pub(super) fn end_subscription(&self, slot: Slot) {
+        let ended = {
+            let mut state = self.core().state.lock();
+            let subscription = state.subscriptions.get_mut(slot);
+            let channel = subscription.map(|one| one.channel().clone());
+            channel.and_then(|channel| state.unsubscribe(&channel))
+        };
+        if let Some(ended) = ended
+            && let Some(key) = ended.hub_key()
+        {
+            self.remove_from_hub(ended.channel(), key);
+        }
+    }
+
     pub(super) fn remove_from_hub(&self, channel: &ChannelName, key: HubKey) {
         let core = self.core();
         core.context.hub().remove(channel, core.shard_id(), key);
-    }
-
-    /// Authenticates the client: with its first token, or with a fresh one of the same user.
-    ///
-    /// # Errors
-    /// The token is not valid, or another user's.
-    pub async fn authenticate(&self, token: &str) -> Result<Authenticated, StreamError> {
-        let authenticator = self.core().context.authenticator();
-        let identity = authenticator.authenticate(token).await?;
-        let (Some(user), Some(expires_at)) = (identity.user().cloned(), identity.expires_at_ms())
-        else {
-            return Err(StreamError::new(
-                ErrorCode::Unauthenticated,
-                "the token names no user",
-            ));
-        };
-        {
-            let mut state = self.core().state.lock();
-            if state
-                .identity
-                .user()
-                .is_some_and(|current| *current != user)
-            {
-                return Err(StreamError::new(
-                    ErrorCode::PermissionDenied,
-                    "the token is another user's: open another connection for it",
-                ));
-            }
-            if let Some(quota) = self.quota() {
-                quota.assign(&identity)?;
-            }
-            state.identity = identity;
-        }
-        self.identify()?;
-        self.subscribe_to_personal_channels().await;
-        Ok(Authenticated {
-            user_id: user.as_str().to_owned(),
-            expires_at,
-            subscriptions: self.subscriptions(),
-        })
-    }
-
-    /// Subscribes a known user to its personal channel.
-    pub(super) async fn subscribe_to_personal_channels(&self) {
-        let Identity::User(identity) = self.identity() else {
-            return;
-        };
-        let subscribed = async {
-            let namespaces = self.core().context.namespaces();
-            for personal in namespaces.personal_channels(&identity.user) {
-                let (channel, namespace) = personal?;
-                self.subscribe_to(channel, namespace, SubscribeOptions::default())
-                    .await?;
-            }
-            Ok::<(), StreamError>(())
-        };
-        if let Err(error) = subscribed.await {
-            tracing::warn!(user = identity.user.as_str(), %error, "cannot subscribe a user to its personal channel");
-        }
     }
 
     /// Notes whether the client is in the foreground. In the background, latest values wait,

@@ -23,7 +23,7 @@ use super::{
     subscriptions::BatchMode,
 };
 use crate::{
-    Class, Clock, Publication,
+    Class, Clock, Identity, Publication,
     hub::{FlushSchedule, Sink},
     publication_batch::Delivery,
 };
@@ -43,6 +43,9 @@ pub enum FlushOutcome {
 
 /// Time before the expiry of a token at which the client is warned, in milliseconds.
 const EXPIRY_NOTICE_MS: u64 = 30_000;
+
+/// Milliseconds in which a client must send a token, if the server requires one.
+const AUTH_TIMEOUT_MS: u64 = 5_000;
 
 /// Next action of the transport.
 enum DeliveryStep {
@@ -407,13 +410,16 @@ impl Session {
         DeliveryStep::Send(next)
     }
 
-    /// Warns of a token that expires soon, and ends the session when it has expired. Returns
-    /// the time of the next check.
+    /// Warns of a token that expires soon, and ends the session when it has expired, or when a
+    /// client that must send one has not. Returns the time of the next check.
     fn watch_expiry(&self, state: &mut State, now: Instant) -> Option<Instant> {
-        let expires_at_ms = state.identity.expires_at_ms()?;
         if state.closing.is_some() {
             return None;
         }
+        if state.identity == Identity::Unknown {
+            return self.watch_authentication(state, now);
+        }
+        let expires_at_ms = state.identity.expires_at_ms()?;
         let now_ms = self.core().context.clock().now_ms();
         let left_ms = u64::try_from(expires_at_ms.saturating_sub(now_ms)).unwrap_or(0);
         if left_ms == 0 {
@@ -435,6 +441,27 @@ impl Session {
             })));
         }
         Some(now + Duration::from_millis(left_ms))
+    }
+
+    /// Ends the session of a client that must send a token and has sent none in time. A token
+    /// that is being verified was sent in time.
+    fn watch_authentication(&self, state: &mut State, now: Instant) -> Option<Instant> {
+        if state.verifications > 0 {
+            return None;
+        }
+        let core = self.core();
+        let open_for_ms = core.context.clock().now_ms() - core.opened_at_ms;
+        let left_ms = AUTH_TIMEOUT_MS.saturating_sub(u64::try_from(open_for_ms).unwrap_or(0));
+        if left_ms > 0 {
+            return Some(now + Duration::from_millis(left_ms));
+        }
+        state.send(message(Data::Error(Error {
+            code: ErrorCode::Unauthenticated.into(),
+            message: format!("no token came within {} s", AUTH_TIMEOUT_MS / 1_000),
+            retry_after_ms: None,
+        })));
+        state.closing = Some(CloseReason::Unauthenticated);
+        None
     }
 
     /// Gives a time to the shard's timer.

@@ -52,6 +52,7 @@ use tidewire_proto::v1::{
 use tokio::{sync::Notify, time::Instant};
 
 pub use close::CloseReason;
+pub use commands::Command;
 pub use connection_info::{ConnectionId, ConnectionInfo, Encoding, PostKey};
 pub(crate) use context::SessionContext;
 pub use delivery::FlushOutcome;
@@ -252,9 +253,10 @@ impl Connection {
         }));
         session.start();
         let connection = Self(session);
-        connection.subscribe_to_personal_channels().await;
+        let opening = connection.begin_command();
+        opening.subscribe_to_personal_channels().await;
         connection.send_welcome();
-        connection.release_held();
+        drop(opening);
         connection.leave_if_draining();
         connection
     }
@@ -399,26 +401,6 @@ impl Session {
             id,
             ..message(Data::Error(error))
         });
-    }
-
-    /// Sends the reply to a command, and releases the subscriptions that waited for it. With
-    /// a sink, the caller has to flush.
-    pub fn reply(&self, reply: ServerMessage) {
-        {
-            let mut state = self.0.state.lock();
-            state.send(reply);
-            state.release_held(Instant::now());
-        }
-        if self.0.sink.get().is_none() {
-            self.0.mark_dirty();
-        }
-    }
-
-    /// Releases the new subscriptions: their publications are sent from now on. Called when
-    /// the reply that announces them is queued, so that the reply comes first.
-    pub fn release_held(&self) {
-        self.0.state.lock().release_held(Instant::now());
-        self.0.mark_dirty();
     }
 
     fn send_welcome(&self) {

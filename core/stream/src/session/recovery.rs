@@ -2,10 +2,9 @@
 //! that some are lost.
 //!
 //! A subscription is *live*, and publications go straight to the outbox; or it is *held*, and
-//! they go to the buffer of its [`Hold`]. A hold has one of four reasons
-//! ([`ReleaseCondition`]). The `subscribed` reply or the notice of a server-side subscription
-//! is not queued yet, the client is in the background, or the outbox is full. All four end in
-//! the same way:
+//! they go to the buffer of its [`Hold`]. A hold has one of three reasons
+//! ([`ReleaseCondition`]). The reply or notice that announces the subscription is not queued
+//! yet, the client is in the background, or the outbox is full. All three end in the same way:
 //!
 //! 1. **Hold.** Register with the hub, held. From here on nothing published is missed: it is
 //!    in the buffer, or in the history that is read next.
@@ -91,9 +90,7 @@ pub(super) struct Hold {
 /// When a held subscription is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReleaseCondition {
-    /// When the reply to `subscribe` is queued.
-    Reply,
-    /// When the notice of a server-side subscription is queued.
+    /// When the reply or notice that announces the subscription is queued.
     Notice,
     /// When the client is in the foreground.
     Foreground,
@@ -114,14 +111,14 @@ pub(super) enum Succession {
 
 impl Progress {
     /// A held subscription whose position is known when its history has been read.
-    pub(super) fn unknown(condition: ReleaseCondition) -> Self {
+    pub(super) fn unknown() -> Self {
         let unknown = Position {
             epoch: Epoch::new(""),
             seq: 0,
         };
         Self {
             position: unknown.clone(),
-            state: DeliveryState::held(condition, unknown),
+            state: DeliveryState::held(ReleaseCondition::Notice, unknown),
         }
     }
 
@@ -311,8 +308,6 @@ impl Subscription {
 /// all subscriptions is skipped while they are down.
 #[derive(Debug, Default)]
 pub(super) struct RecoveryQueue {
-    /// Whether a subscription may wait for the reply to `subscribe`.
-    may_have_new: bool,
     /// Whether a subscription may wait for its history to be read.
     may_have_ready: bool,
     /// Whether a history is being read beside the transport.
@@ -320,11 +315,6 @@ pub(super) struct RecoveryQueue {
 }
 
 impl RecoveryQueue {
-    /// Notes a new subscription.
-    pub(super) fn note_new(&mut self) {
-        self.may_have_new = true;
-    }
-
     /// Notes a subscription that is released as soon as the outbox has room.
     pub(super) fn note_ready(&mut self) {
         self.may_have_ready = true;
@@ -337,20 +327,7 @@ impl RecoveryQueue {
 }
 
 impl State {
-    /// Releases the new subscriptions, whose reply is queued now.
-    pub(super) fn release_held(&mut self, now: Instant) {
-        if !std::mem::take(&mut self.recovery.may_have_new) {
-            return;
-        }
-        let is_new = |one: &Subscription| one.progress.is_held_until(ReleaseCondition::Reply);
-        let new = self.subscriptions.iter().filter(|(_, one)| is_new(one));
-        let new: Vec<_> = new.map(|(slot, _)| slot).collect();
-        for slot in new {
-            self.release_new(slot, now);
-        }
-    }
-
-    /// Releases a new subscription.
+    /// Releases a new subscription, whose reply or notice is queued now.
     pub(super) fn release_new(&mut self, slot: Slot, now: Instant) {
         let is_background = self.visibility == Visibility::Background;
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
@@ -512,12 +489,12 @@ impl State {
 }
 
 impl Session {
-    /// Subscribes to a channel, held until `condition`: registers with the hub, then reads
-    /// position and history, so that nothing is missed between the two. There is no slot if
-    /// the session is subscribed already.
+    /// Subscribes to a channel, held until [`State::release_new`]: registers with the hub, then
+    /// reads position and history, so that nothing is missed between the two. There is no slot
+    /// if the session is subscribed already. A subscription whose history cannot be read, or
+    /// whose caller is cancelled, is ended.
     pub(super) async fn subscribe_held(
         &self,
-        condition: ReleaseCondition,
         channel: ChannelName,
         namespace: &Namespace,
         options: SubscribeOptions,
@@ -529,9 +506,12 @@ impl Session {
         if options.since.is_some() || options.min_interval.is_some() {
             self.unsubscribe_from(&channel);
         }
-        let subscription =
-            Subscription::new(channel.clone(), namespace, options.min_interval, condition);
+        let subscription = Subscription::new(channel.clone(), namespace, options.min_interval);
         let slot = self.register(&channel, subscription)?;
+        let unread = UnreadSubscription {
+            session: self,
+            slot,
+        };
         let context = &self.core().context;
         let (since, page) = match &options.since {
             _ if opens_with_newest(namespace, &options) => (None, PageLimit::NEWEST),
@@ -541,14 +521,7 @@ impl Session {
                 PageLimit::bytes(context.options().outbox_bytes),
             ),
         };
-        let read = context.broker().history(&channel, since, page).await;
-        let history = match read {
-            Ok(history) => history,
-            Err(error) => {
-                self.unsubscribe_from(&channel);
-                return Err(error);
-            }
-        };
+        let history = context.broker().history(&channel, since, page).await?;
         let recovered = namespace.class == Class::History
             && options.since.is_some()
             && history.reach == Reach::Complete;
@@ -558,6 +531,7 @@ impl Session {
         {
             subscription.merge_history(options.since.filter(|_| recovered), history);
         }
+        unread.note_read();
         let result = SubscriptionResult {
             channel: channel.as_str().to_owned(),
             epoch: newest.epoch.as_str().to_owned(),
@@ -584,7 +558,6 @@ impl Session {
                 return Ok(None);
             }
             self.check_room(&state, channel)?;
-            state.recovery.note_new();
             state.subscriptions.insert(subscription)
         };
         let key = core.context.hub().add(channel, Arc::clone(&self.0), slot);
@@ -633,6 +606,27 @@ impl Session {
     }
 }
 
+/// A new subscription whose history is not read yet. Nothing would release it, so dropping
+/// this ends it.
+struct UnreadSubscription<'a> {
+    session: &'a Session,
+    slot: Option<Slot>,
+}
+
+impl UnreadSubscription<'_> {
+    fn note_read(mut self) {
+        self.slot = None;
+    }
+}
+
+impl Drop for UnreadSubscription<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.session.end_subscription(slot);
+        }
+    }
+}
+
 /// Whether a subscription begins with the newest publication.
 fn opens_with_newest(namespace: &Namespace, options: &SubscribeOptions) -> bool {
     match namespace.class {
@@ -671,7 +665,7 @@ mod tests {
 
     #[test]
     fn recovery_goes_as_in_the_example() {
-        let mut progress = Progress::unknown(ReleaseCondition::Reply);
+        let mut progress = Progress::unknown();
         progress.buffer(&publication(6));
         progress.start_at(position(3));
         let hold = progress.hold_mut().unwrap();
@@ -694,7 +688,7 @@ mod tests {
 
     #[test]
     fn a_new_epoch_empties_the_buffer() {
-        let mut progress = Progress::unknown(ReleaseCondition::Room);
+        let mut progress = Progress::unknown();
         progress.start_at(position(1));
         progress.buffer(&publication(2));
         let other = Position {

@@ -9,10 +9,7 @@ use tidewire_proto::v1::{
 };
 use tokio::time::Instant;
 
-use super::{
-    CloseReason, Session, message,
-    recovery::{ReleaseCondition, SubscribeOptions},
-};
+use super::{CloseReason, Session, message, recovery::SubscribeOptions};
 use crate::{ChannelName, Identity, Namespace, Position, StreamError, hub::ShardId};
 
 impl Session {
@@ -35,11 +32,8 @@ impl Session {
                 "the client has not sent a token yet, and this server requires one",
             ));
         }
-        // With a condition of its own: the reply to a command of the client would release it
-        // before the notice is queued.
-        let condition = ReleaseCondition::Notice;
         let (slot, result) = self
-            .subscribe_held(condition, channel, namespace, SubscribeOptions::default())
+            .subscribe_held(channel, namespace, SubscribeOptions::default())
             .await?;
         let Some(slot) = slot else {
             return Ok(());

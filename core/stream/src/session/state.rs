@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) closing: Option<CloseReason>,
     /// Whether the client was sent `reconnect`.
     pub(super) is_draining: bool,
+    /// Tokens of the client that are being verified.
+    pub(super) verifications: u16,
     /// Whether a command waits for the client to read its replies.
     pub(super) has_waiting_command: bool,
     /// Expiry of the token, in milliseconds since the Unix epoch, that the client was warned of.
@@ -45,6 +47,7 @@ impl State {
             visibility: Visibility::Active,
             closing: None,
             is_draining: false,
+            verifications: 0,
             has_waiting_command: false,
             warned_expiry: None,
             outbox: Outbox::new(encoding, outbox_bytes),

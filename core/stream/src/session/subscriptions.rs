@@ -10,7 +10,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::recovery::{Progress, ReleaseCondition};
+use super::recovery::Progress;
 use crate::{ChannelName, Class, Namespace, Position, Publication, hub::HubKey};
 
 /// Names a subscription of a session.
@@ -158,14 +158,13 @@ impl BatchMode {
 }
 
 impl Subscription {
-    /// A new subscription, held until `condition`.
+    /// A new subscription, held until it is announced.
     pub(super) fn new(
         channel: ChannelName,
         namespace: &Namespace,
         min_interval: Option<Duration>,
-        condition: ReleaseCondition,
     ) -> Self {
-        let progress = Progress::unknown(condition);
+        let progress = Progress::unknown();
         Self {
             generation: 0,
             delivered: progress.position().clone(),
@@ -277,7 +276,7 @@ mod tests {
         let channel = ChannelName::parse("orders:1").unwrap();
         let subscription = || {
             let namespace = Namespace::history("orders");
-            Subscription::new(channel.clone(), &namespace, None, ReleaseCondition::Reply)
+            Subscription::new(channel.clone(), &namespace, None)
         };
         let mut all = Subscriptions::new();
         let first = all.insert(subscription());
