@@ -7,7 +7,7 @@
 
 mod millisecond_keys;
 
-use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZero, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use figment::{
@@ -46,6 +46,11 @@ pub(crate) struct Config {
     pub(crate) file: Option<PathBuf>,
 }
 
+/// Accepted values of `server.keepalive`: shorter ones cost every client wake-ups, longer ones
+/// find no dead link.
+const KEEPALIVE_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(10 * 60);
+
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ServerConfig {
@@ -54,6 +59,8 @@ pub(crate) struct ServerConfig {
     pub(crate) allowed_origins: Vec<String>,
     #[serde(with = "humantime_serde")]
     pub(crate) drain: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) keepalive: Duration,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) threads: usize,
@@ -80,6 +87,7 @@ impl Default for ServerConfig {
             admin_listen: None,
             allowed_origins: Vec::new(),
             drain: Duration::from_secs(10),
+            keepalive: Duration::from_secs(25),
             tls_cert: None,
             tls_key: None,
             threads: 0,
@@ -345,6 +353,14 @@ impl Config {
                 );
             }
         }
+        if !KEEPALIVE_RANGE.contains(&self.server.keepalive) {
+            bail!(
+                "server.keepalive is {}, expected {} to {}",
+                format_duration(self.server.keepalive),
+                format_duration(*KEEPALIVE_RANGE.start()),
+                format_duration(*KEEPALIVE_RANGE.end())
+            );
+        }
         if self.limits.frame_bytes < 1_024 {
             bail!(
                 "limits.frame_bytes is {}, expected 1024 at least",
@@ -382,6 +398,7 @@ impl Config {
                 usual: self.stream.batch_interval,
                 busy: self.stream.busy_batch_interval,
             },
+            keepalive: self.server.keepalive,
             publication_bytes: self.limits.frame_bytes,
             idempotency_window: self.stream.idempotency_window,
             shards: self.server.shards(),
@@ -507,6 +524,20 @@ mod tests {
             Some(config.chain[0].block_time())
         );
         assert!(config.prices.supply_source.is_some());
+    }
+
+    #[test]
+    fn a_keep_alive_is_neither_too_short_nor_too_long() {
+        let check = |keepalive: &str| {
+            let config = read(&format!("[server]\nkeepalive = {keepalive:?}")).unwrap();
+            config.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(check("1s"), Ok(()));
+        assert_eq!(check("10m"), Ok(()));
+        for wrong in ["0s", "999ms", "601s"] {
+            let error = check(wrong).unwrap_err();
+            assert!(error.contains("expected 1s to 10m"), "{error}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod cli;
 mod config;
 mod feed;
+mod health;
 mod histories;
 mod maintenance;
 mod secret;

@@ -24,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     feed::{Feed, OpenFeed},
+    health::HealthWatch,
     histories, maintenance, security, telemetry,
 };
 
@@ -61,9 +62,9 @@ struct Server {
 #[derive(Default)]
 struct Lifetime {
     tasks: TaskTracker,
-    /// Cancelled when the server stops to accept connections.
+    /// Cancelled when the server begins to send its clients away.
     stop: CancellationToken,
-    /// Cancelled when clients have been sent away.
+    /// Cancelled when they have been sent away: no connection is accepted any more.
     halt: CancellationToken,
 }
 
@@ -160,9 +161,16 @@ impl Server {
         }
         self.feed.start(&self.prices, tasks, halt);
         let (stream, metrics) = (self.stream.clone(), self.metrics);
+        let health = HealthWatch {
+            stream: self.stream.clone(),
+            prices: self.prices.clone(),
+            chains: self.chains.clone(),
+            chain_configs: self.config.chain.clone(),
+        };
+        tasks.spawn(health.run(halt.clone()));
         tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
         tasks.spawn(maintenance::sweep_watches(watches, halt.clone()));
-        let threads = tidewire_adapters::serve(&listener, &gateway, self.tls, stop)
+        let threads = tidewire_adapters::serve(&listener, &gateway, self.tls, stop, halt)
             .context("the server's threads cannot start")?;
         Ok(RunningServer {
             config: self.config,
@@ -228,7 +236,7 @@ impl Server {
 }
 
 impl RunningServer {
-    /// Stops accepting, sends clients away over the drain window, ends all tasks, and saves
+    /// Sends clients away over the drain window, stops accepting, ends all tasks, and saves
     /// histories last, when nothing is published any more.
     async fn shut_down(self) {
         let Lifetime { tasks, stop, halt } = self.lifetime;

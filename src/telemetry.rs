@@ -94,6 +94,10 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     );
     metrics::describe_gauge!("tidewire_outbox_bytes_max", "Bytes in the fullest outbox.");
     metrics::describe_gauge!(
+        "tidewire_part_degraded",
+        "Whether a part of the server does not work."
+    );
+    metrics::describe_gauge!(
         "tidewire_price_age_seconds",
         "The age of each symbol's newest data."
     );
@@ -189,6 +193,11 @@ impl Probes for ServerProbes {
         metrics::gauge!("tidewire_channels_followed").set(stats.channels as f64);
         metrics::gauge!("tidewire_outbox_bytes").set(stats.queued_bytes as f64);
         metrics::gauge!("tidewire_outbox_bytes_max").set(stats.queued_bytes_max as f64);
+        for part in self.stream.health() {
+            let is_degraded = part.fault.is_some();
+            metrics::gauge!("tidewire_part_degraded", "part" => part.part)
+                .set(f64::from(u8::from(is_degraded)));
+        }
         for (symbol, age_ms) in self.prices.ages_ms() {
             metrics::gauge!("tidewire_price_age_seconds", "symbol" => symbol)
                 .set(age_ms as f64 / 1_000.0);

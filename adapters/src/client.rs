@@ -82,6 +82,14 @@ pub(crate) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
+/// Whether a WebSocket client is a browser that sent a token. Scripts of a page cannot read the
+/// status of a refused upgrade.
+pub(crate) fn is_browser_with_token(headers: &HeaderMap) -> bool {
+    let is_offer = |offer: &str| offer.starts_with(BEARER_SUBPROTOCOL);
+    subprotocols(headers).any(is_offer)
+        || (headers.contains_key(header::ORIGIN) && headers.contains_key(header::AUTHORIZATION))
+}
+
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, StreamError> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return Ok(subprotocols(headers).find_map(|offer| offer.strip_prefix(BEARER_SUBPROTOCOL)));

@@ -19,8 +19,10 @@ pub(crate) struct ServerContext {
     pub(crate) gateway: Gateway,
     pub(crate) routes: Routes,
     pub(crate) tls: Option<Arc<TlsAcceptor>>,
-    /// Cancelled when the server begins to stop.
+    /// Cancelled when the server begins to send its clients away.
     pub(crate) stop: CancellationToken,
+    /// Cancelled when no connection is accepted any more.
+    pub(crate) halt: CancellationToken,
 }
 
 /// The properties of a connection that each of its requests carries.

@@ -29,8 +29,17 @@ impl HttpError {
 
     /// The same error as a gRPC status.
     pub(crate) fn into_grpc_status(self) -> tonic::Status {
-        // The numbers of `ErrorCode` are those of gRPC.
-        tonic::Status::new(tonic::Code::from_i32(self.error.code), self.error.message)
+        self.error.into()
+    }
+
+    /// The code of the error.
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.error.code()
+    }
+
+    /// The error without its status.
+    pub(crate) fn into_error(self) -> Error {
+        self.error
     }
 }
 

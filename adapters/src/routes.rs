@@ -7,6 +7,7 @@ use axum::{
 use http::{Method, StatusCode, Uri};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::StreamError;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Gateway, grpc_web,
@@ -15,8 +16,8 @@ use crate::{
     sse, websocket,
 };
 
-/// All routes of a gateway.
-pub(crate) fn routes(gateway: &Gateway) -> Routes {
+/// All routes of a gateway, whose server begins to stop with `stop`.
+pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
     let http = Routes::new()
         .route("/", get(console::page))
         .route("/healthz", get(health::healthz))
@@ -29,7 +30,7 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(gateway.clone());
-    grpc_web::routes(gateway)
+    grpc_web::routes(gateway, stop)
         .fallback_service(http)
         .layer(cors::layer(gateway.origins.clone()))
 }

@@ -39,9 +39,11 @@ const SEND_BUFFER_BYTES: usize = 128 << 10;
 #[cfg(target_os = "linux")]
 const NOTSENT_BYTES: u32 = 64 << 10;
 
-/// Serves the gateway until `stop` is cancelled, on one thread per shard of the streaming
+/// Serves the gateway until `halt` is cancelled, on one thread per shard of the streaming
 /// core. A connection stays on the thread that accepted it, and runs in the gateway's
-/// tasks. After `stop`, connections finish their requests, and idle ones close.
+/// tasks. After `stop`, connections finish their requests and close. New ones are still
+/// accepted, each for one request: so a load balancer hears that the server is not ready, and
+/// a client that it should come back.
 ///
 /// # Errors
 /// The listener cannot be configured or shared, or a thread cannot be started.
@@ -50,15 +52,17 @@ pub fn serve(
     gateway: &Gateway,
     tls: Option<Arc<TlsAcceptor>>,
     stop: &CancellationToken,
+    halt: &CancellationToken,
 ) -> io::Result<ShardThreads> {
     listener.set_nonblocking(true)?;
     set_socket_options(listener)?;
     let stream = &gateway.stream;
     let server = Arc::new(ServerContext {
         gateway: gateway.clone(),
-        routes: routes(gateway),
+        routes: routes(gateway, stop),
         tls,
         stop: stop.clone(),
+        halt: halt.clone(),
     });
     let (end, mut threads) = (CancellationToken::new(), Vec::new());
     for shard in stream.hub().shards() {
@@ -128,7 +132,7 @@ impl ShardAcceptor {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.server.stop.cancelled() => return,
+                () = self.server.halt.cancelled() => return,
             };
             match accepted {
                 Ok((stream, address)) => {

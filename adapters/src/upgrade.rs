@@ -21,7 +21,7 @@ use tokio::{
 /// The beginning of an upgrade request.
 const PATH: &[u8] = b"GET /v1/ws";
 
-/// The longest head that is parsed here, in bytes. hyper refuses longer ones.
+/// The longest head that is parsed here, in bytes. Requests with longer ones go to hyper.
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
 /// The most headers that are parsed here. Requests with more go to hyper.

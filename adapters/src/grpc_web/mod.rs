@@ -1,25 +1,47 @@
 //! gRPC and gRPC-Web: the services, health and reflection.
 
 mod authentication;
+mod deadline;
 
 use axum::Router as Routes;
 use tidewire_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
-        admin_service_server::AdminServiceServer, price_service_server::PriceServiceServer,
-        stream_service_server::StreamServiceServer, watch_service_server::WatchServiceServer,
+        admin_service_server::{self, AdminServiceServer},
+        price_service_server::{self, PriceServiceServer},
+        stream_service_server::{self, StreamServiceServer},
+        watch_service_server::{self, WatchServiceServer},
     },
 };
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
 use tonic_web::GrpcWebLayer;
 use tower::Layer as _;
 
-use self::authentication::AuthenticationService;
+use self::{authentication::AuthenticationService, deadline::DeadlineService};
 use crate::Gateway;
 
-/// The routes of all gRPC services. Other paths go to the fallback of the caller.
-pub(crate) fn routes(gateway: &Gateway) -> Routes {
+/// Names of the services for health checks. The empty name is the server as a whole.
+const HEALTH_NAMES: [&str; 5] = [
+    "",
+    stream_service_server::SERVICE_NAME,
+    price_service_server::SERVICE_NAME,
+    watch_service_server::SERVICE_NAME,
+    admin_service_server::SERVICE_NAME,
+];
+
+/// Reports the status of all services.
+async fn report_health(health: &HealthReporter, status: ServingStatus) {
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// The routes of all gRPC services, which are not ready any more after `stop`. Other paths go
+/// to the fallback of the caller.
+pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
     let limit = gateway.options.frame_bytes;
     let streams =
         StreamServiceServer::new(gateway.stream_rpc.clone()).max_decoding_message_size(limit);
@@ -29,37 +51,37 @@ pub(crate) fn routes(gateway: &Gateway) -> Routes {
         WatchServiceServer::new(gateway.watch_rpc.clone()).max_decoding_message_size(limit);
     let admin = AdminServiceServer::new(gateway.admin_rpc.clone()).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
+    let stopping = stop.clone();
     gateway.tasks.spawn(async move {
-        health
-            .set_serving::<StreamServiceServer<tidewire_service::StreamRpc>>()
-            .await;
-        health
-            .set_serving::<PriceServiceServer<tidewire_service::PriceRpc>>()
-            .await;
-        health
-            .set_serving::<WatchServiceServer<tidewire_service::WatchRpc>>()
-            .await;
-        health
-            .set_serving::<AdminServiceServer<tidewire_service::AdminRpc>>()
-            .await;
+        report_health(&health, ServingStatus::Serving).await;
+        stopping.cancelled().await;
+        report_health(&health, ServingStatus::NotServing).await;
     });
     let web = GrpcWebLayer::new();
     let mut routes = Routes::new()
         .route_service(
             "/tidewire.v1.StreamService/{*method}",
-            web.layer(AuthenticationService::new(streams, gateway)),
+            web.layer(DeadlineService::new(AuthenticationService::new(
+                streams, gateway,
+            ))),
         )
         .route_service(
             "/tidewire.v1.PriceService/{*method}",
-            web.layer(AuthenticationService::new(prices, gateway)),
+            web.layer(DeadlineService::new(AuthenticationService::new(
+                prices, gateway,
+            ))),
         )
         .route_service(
             "/tidewire.v1.WatchService/{*method}",
-            web.layer(AuthenticationService::new(watches, gateway)),
+            web.layer(DeadlineService::new(AuthenticationService::new(
+                watches, gateway,
+            ))),
         )
         .route_service(
             "/tidewire.v1.AdminService/{*method}",
-            web.layer(AuthenticationService::new(admin, gateway)),
+            web.layer(DeadlineService::new(AuthenticationService::new(
+                admin, gateway,
+            ))),
         )
         .route_service(
             "/grpc.health.v1.Health/{*method}",

@@ -20,18 +20,22 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
     access::RequestGuard,
     context::{RequestContext, ServerContext},
+    sse,
 };
 
-/// Silence after which HTTP/2 pings the peer, and time that it has to answer.
-const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Time that the peer has to answer an HTTP/2 ping.
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Buffer for the head of a request, in bytes. hyper refuses longer heads.
-const HEAD_BUFFER_BYTES: usize = 8 << 10;
+/// The longest head of a request, in bytes: a `Last-Event-ID` of the longest accepted cursor,
+/// and 8 KiB for the other fields. hyper refuses longer heads, and lets a response have as
+/// many unsent bytes before it takes more from its body.
+const HEAD_BYTES: usize = sse::MAX_CURSOR_BYTES + (8 << 10);
 
 /// Serves a connection until it ends. The first request must arrive before `deadline`.
 pub(crate) async fn serve<I>(
@@ -43,8 +47,12 @@ pub(crate) async fn serve<I>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let RequestContext { address, guard, .. } = context.clone();
-    let (routes, stop) = (server.routes.clone(), server.stop.clone());
+    let routes = server.routes.clone();
+    // Cancelled by the first request.
+    let started = CancellationToken::new();
+    let is_started = started.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        started.cancel();
         let request_guard = context.guard.begin_request();
         let refusal = context.guard.refusal(request.headers());
         context.insert_into(request.extensions_mut());
@@ -68,22 +76,32 @@ pub(crate) async fn serve<I>(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.handshake_timeout)
-        .max_buf_size(HEAD_BUFFER_BYTES)
+        .max_buf_size(HEAD_BYTES)
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(HTTP2_KEEP_ALIVE)
-        .keep_alive_timeout(HTTP2_KEEP_ALIVE)
+        .keep_alive_interval(server.gateway.stream.options().keepalive)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT)
+        .max_header_list_size(HEAD_BYTES as u32)
         .max_concurrent_streams(1_000);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     // hyper bounds the time of a request head. This timer bounds the time without
     // requests: silence, half a preface, an idle connection.
     let mut idle_check = std::pin::pin!(tokio::time::sleep_until(deadline));
+    // A connection that was accepted while the server stops has its request answered first.
+    let stopping = async {
+        server.stop.cancelled().await;
+        tokio::select! {
+            () = is_started.cancelled() => {}
+            () = server.halt.cancelled() => {}
+        }
+    };
+    let mut stopping = std::pin::pin!(stopping);
     let mut is_stopping = false;
     let served = loop {
         tokio::select! {
             served = connection.as_mut() => break served,
-            () = stop.cancelled(), if !is_stopping => {
+            () = stopping.as_mut(), if !is_stopping => {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -1,33 +1,88 @@
 //! Health and metrics: `/healthz`, `/readyz` and `/metrics`.
 
 use axum::{
-    extract::{Request, State},
+    body::Body,
+    extract::{RawQuery, Request, State},
     response::Response,
 };
 use http::{HeaderValue, StatusCode, header};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_service::AdminAccess;
-use tidewire_stream::{Scope, StreamError};
+use tidewire_stream::{PartHealth, Scope, StreamError};
 
-use crate::{Gateway, client, reply::HttpError};
+use crate::{
+    Gateway, client,
+    reply::{HttpError, json_response},
+};
 
 /// Liveness: the process runs.
 pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Readiness: the server accepts clients.
-pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Result<&'static str, HttpError> {
-    gateway
-        .probes
-        .ready()
-        .map(|()| "ready\n")
-        .map_err(|reason| {
-            HttpError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                StreamError::new(ErrorCode::Unavailable, reason),
-            )
-        })
+/// Readiness: the server accepts clients. A degraded server does, and says what does not work.
+/// `?verbose` lists all parts as JSON.
+pub(crate) async fn readyz(
+    State(gateway): State<Gateway>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, HttpError> {
+    let (ready, parts) = (gateway.probes.ready(), gateway.stream.health());
+    let mut parameters = query.as_deref().unwrap_or_default().split('&');
+    if parameters.any(|one| one == "verbose" || one.starts_with("verbose=")) {
+        return Ok(list(&ready, &parts));
+    }
+    ready.map_err(|reason| {
+        HttpError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            StreamError::new(ErrorCode::Unavailable, reason),
+        )
+    })?;
+    let faults = parts
+        .iter()
+        .filter_map(|one| Some((&one.part, one.fault.as_ref()?)));
+    let faults: String = faults
+        .map(|(part, fault)| format!("degraded: {part}: {fault}\n"))
+        .collect();
+    Ok(Response::new(Body::from(format!("ready\n{faults}"))))
+}
+
+/// The parts of the server and their state, as JSON.
+fn list(ready: &Result<(), String>, parts: &[PartHealth]) -> Response {
+    let is_degraded = parts.iter().any(|one| one.fault.is_some());
+    let parts: Vec<_> = parts.iter().map(PartView::from).collect();
+    let (status, state, reason) = match ready {
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, "stopping", Some(reason)),
+        Ok(()) if is_degraded => (StatusCode::OK, "degraded", None),
+        Ok(()) => (StatusCode::OK, "ok", None),
+    };
+    let view = serde_json::json!({"state": state, "reason": reason, "parts": parts});
+    json_response(status, view.to_string().into_bytes())
+}
+
+/// One part of the server in `/readyz?verbose`.
+#[derive(serde::Serialize)]
+struct PartView<'a> {
+    part: &'a str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    /// Milliseconds since the Unix epoch.
+    since: i64,
+}
+
+impl<'a> From<&'a PartHealth> for PartView<'a> {
+    fn from(health: &'a PartHealth) -> Self {
+        Self {
+            part: &health.part,
+            state: if health.fault.is_some() {
+                "degraded"
+            } else {
+                "ok"
+            },
+            reason: health.fault.as_deref(),
+            since: health.since_ms,
+        }
+    }
 }
 
 /// The metrics in the text format of Prometheus.

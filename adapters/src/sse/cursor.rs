@@ -8,7 +8,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tidewire_stream::{ChannelName, Epoch, publication::Position};
 
 /// The longest accepted cursor, in bytes. Proxies rarely pass longer headers.
-const MAX_BYTES: usize = 64 << 10;
+pub(crate) const MAX_BYTES: usize = 64 << 10;
 
 /// The positions of the history channels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

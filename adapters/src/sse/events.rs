@@ -11,11 +11,12 @@ use tidewire_proto::{
 use tidewire_stream::{ChannelName, Connection, OutgoingMessage, publication::Position};
 use tokio::time::Instant;
 
-use super::Cursor;
+use super::{Cursor, MAX_CURSOR_BYTES};
 use crate::frame_kind;
 
-/// Size of one chunk of the response, in bytes: about one flush of the session.
-const BATCH_BYTES: usize = 64 << 10;
+/// Size of one chunk of the response, in bytes. hyper takes a chunk while it has unsent bytes,
+/// beyond the outbox, so a chunk is small.
+const BATCH_BYTES: usize = 16 << 10;
 
 /// The shortest time between cursor events of a connection with several history channels.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,10 +26,13 @@ pub(super) fn events(
     connection: Connection,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let events = EventStream {
+        // Before anything is delivered: a client that breaks off after `welcome` misses nothing.
+        first_id: encode(connection.delivered_positions()),
         connection,
         sent_cursor: None,
         cursor_sent_at: Instant::now(),
         is_cursor_pending: false,
+        event_at: Instant::now(),
         written_at: Instant::now(),
     };
     stream::unfold(Some(events), |events| async move {
@@ -39,14 +43,21 @@ pub(super) fn events(
     .filter(|chunk| std::future::ready(!matches!(chunk, Ok(bytes) if bytes.is_empty())))
 }
 
+/// A comment, which is no event.
+const COMMENT: &[u8] = b":\n\n";
+
 struct EventStream {
     connection: Connection,
+    /// The cursor of the first event.
+    first_id: Option<String>,
     /// The last cursor that was sent.
     sent_cursor: Option<String>,
     cursor_sent_at: Instant,
     /// Whether a newer cursor waits for [`CURSOR_INTERVAL`].
     is_cursor_pending: bool,
     /// When an event was last written.
+    event_at: Instant,
+    /// When an event or a comment was last written.
     written_at: Instant,
 }
 
@@ -54,14 +65,15 @@ impl EventStream {
     /// The next events, and whether the stream continues.
     async fn next(&mut self) -> (Bytes, bool) {
         let mut batch = Vec::new();
-        let (connection, written_at) = (&self.connection, self.written_at);
+        let (connection, event_at, written_at) = (&self.connection, self.event_at, self.written_at);
         let cursor_at = self
             .is_cursor_pending
             .then(|| self.cursor_sent_at + CURSOR_INTERVAL);
         // The heartbeat interval can change while this waits.
         let wake_at = || {
-            let ping_at = written_at + heartbeat(connection);
-            Some(cursor_at.map_or(ping_at, |cursor_at| cursor_at.min(ping_at)))
+            let ping_at = event_at + heartbeat(connection);
+            let comment_at = written_at + keepalive(connection);
+            cursor_at.into_iter().chain([ping_at, comment_at]).min()
         };
         let next = connection.next_until(wake_at, BATCH_BYTES, &mut batch);
         if next.await.is_err() {
@@ -71,11 +83,17 @@ impl EventStream {
         self.write(&batch, &mut out);
         self.write_cursor(&mut out);
         let now = Instant::now();
-        if out.is_empty() && now >= self.written_at + heartbeat(&self.connection) {
+        if out.is_empty() && now >= self.event_at + heartbeat(&self.connection) {
             let ping = Heartbeat {
                 server_time: self.connection.now_ms(),
             };
             write_message(&mut out, None, &message(Data::Ping(ping)));
+        }
+        if !out.is_empty() {
+            self.event_at = now;
+        } else if now >= self.written_at + keepalive(&self.connection) {
+            // For what is between the two: a client does not see it.
+            out.put_slice(COMMENT);
         }
         if !out.is_empty() {
             self.written_at = now;
@@ -84,20 +102,29 @@ impl EventStream {
         (out.freeze(), true)
     }
 
+    /// Writes the events of a batch.
     fn write(&mut self, batch: &[OutgoingMessage], out: &mut BytesMut) {
+        if batch.is_empty() {
+            return;
+        }
         // With one history channel, the id of each event is its cursor.
         let only = match &self.connection.delivered_positions()[..] {
             [(channel, _)] => Some(channel.clone()),
             _ => None,
         };
+        if let Some(id) = self.first_id.take() {
+            write_id(out, &id);
+        }
         for outgoing in batch {
             match outgoing {
                 OutgoingMessage::Publication(publication) => {
                     let is_only = only.as_ref() == Some(publication.channel());
                     if is_only {
                         let position = publication.position().clone();
-                        let cursor = encode(publication.channel().clone(), position);
-                        write_id(out, &cursor);
+                        let channel = publication.channel().clone();
+                        if let Some(cursor) = encode([(channel, position)]) {
+                            write_id(out, &cursor);
+                        }
                     }
                     out.put_slice(publication.frame(frame_kind::SSE, |publication| {
                         event(publication.event_type(), &publication.json())
@@ -123,7 +150,9 @@ impl EventStream {
             self.sent_cursor = None;
             return;
         }
-        let cursor = Cursor::new(positions).encode();
+        let Some(cursor) = encode(positions) else {
+            return;
+        };
         if self.sent_cursor.as_ref() == Some(&cursor) {
             return;
         }
@@ -143,13 +172,22 @@ impl EventStream {
     }
 }
 
+/// The silence after which a comment keeps the connection from being taken for idle.
+fn keepalive(connection: &Connection) -> Duration {
+    connection.keep_alive_timeouts(Instant::now()).silence
+}
+
 /// The heartbeat interval that was last sent to the client.
 fn heartbeat(connection: &Connection) -> Duration {
     Duration::from_millis(connection.heartbeat_ms().into())
 }
 
-fn encode(channel: ChannelName, position: Position) -> String {
-    Cursor::new([(channel, position)]).encode()
+/// The cursor of these positions. None if there are none, or too many: a cursor that the
+/// server would not accept is not sent.
+fn encode(positions: impl IntoIterator<Item = (ChannelName, Position)>) -> Option<String> {
+    let cursor = Cursor::new(positions);
+    let text = (!cursor.is_empty()).then(|| cursor.encode());
+    text.filter(|text| text.len() <= MAX_CURSOR_BYTES)
 }
 
 fn message(data: Data) -> ServerMessage {

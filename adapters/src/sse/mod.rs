@@ -8,14 +8,18 @@ use std::time::Duration;
 use axum::{
     Extension,
     body::Body,
-    extract::{Path, Query, Request, State},
+    extract::{Path, Query, Request, State, rejection::QueryRejection},
     response::Response,
 };
+pub(crate) use cursor::MAX_BYTES as MAX_CURSOR_BYTES;
 pub use cursor::{Cursor, CursorError};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tidewire_proto::{
     json,
-    v1::{ChannelSubscription, ClientMessage, ErrorCode, Position, client_message},
+    v1::{
+        ChannelSubscription, ClientMessage, ErrorCode, Position, ServerMessage, SubscribeRequest,
+        client_message, server_message::Data,
+    },
 };
 use tidewire_stream::{
     ChannelName, ConnectionInfo, Encoding, Namespaces, PostKey, ShardId, StreamError, Transport,
@@ -33,7 +37,7 @@ pub(crate) const TRANSPORT: Transport = Transport::new("sse");
 const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct StreamQuery {
     channels: Option<String>,
     token: Option<String>,
@@ -42,6 +46,7 @@ pub(crate) struct StreamQuery {
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CommandQuery {
     key: Option<String>,
     token: Option<String>,
@@ -51,11 +56,12 @@ pub(crate) struct CommandQuery {
 pub(crate) async fn stream(
     State(gateway): State<Gateway>,
     Extension(shard): Extension<ShardId>,
-    Query(query): Query<StreamQuery>,
+    query: Result<Query<StreamQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, HttpError> {
     let (headers, extensions) = (request.headers(), request.extensions());
     gateway.origins.check(headers)?;
+    let Query(query) = query.map_err(bad_query)?;
     let cursor = resume_from(headers, query.last_event_id.as_deref())?;
     let token = query.token.as_deref();
     let client = client::admit(&gateway, headers, extensions, token).await?;
@@ -74,21 +80,24 @@ pub(crate) async fn stream(
         shard,
     };
     let connection = gateway.stream.connect(info).await;
-    let channels = subscriptions(
+    let RequestedChannels { channels, named } = subscriptions(
         query.channels.as_deref().unwrap_or_default(),
         &cursor,
         gateway.stream.namespaces(),
     );
     if !channels.is_empty() {
-        let subscribe =
-            client_message::Data::Subscribe(tidewire_proto::v1::SubscribeRequest { channels });
+        let subscribe = client_message::Data::Subscribe(SubscribeRequest { channels });
         let message = ClientMessage {
             id: None,
             data: Some(subscribe),
         };
         let command = connection.begin_command();
         let reply = gateway.router.answer(&command, message).await;
+        let refusals = refusals(&reply, named)?;
         command.reply(reply);
+        for refusal in refusals {
+            connection.send(refusal);
+        }
     }
     let mut response = Response::new(Body::from_stream(events::events(connection)));
     let headers = response.headers_mut();
@@ -123,48 +132,92 @@ fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpE
     }
 }
 
+/// The error of a query that cannot be read: it names an unknown parameter, or a bad value.
+fn bad_query(rejection: QueryRejection) -> HttpError {
+    StreamError::new(ErrorCode::InvalidArgument, rejection.body_text()).into()
+}
+
+/// The error for each of the first `named` channels of a `subscribe` that was refused.
+///
+/// # Errors
+/// All of them were refused: with the error of the first one.
+fn refusals(reply: &ServerMessage, named: usize) -> Result<Vec<ServerMessage>, HttpError> {
+    let results = match &reply.data {
+        Some(Data::Subscribed(subscribed)) => &subscribed.channels[..],
+        Some(Data::Error(error)) => return Err(error.clone().into()),
+        _ => &[],
+    };
+    let results = results.iter().take(named);
+    let refused = results.filter_map(|one| Some((&one.channel, one.error.clone()?)));
+    let refused: Vec<_> = refused.collect();
+    match refused.first() {
+        Some((_, error)) if refused.len() == named => Err(error.clone().into()),
+        _ => Ok(refused
+            .into_iter()
+            .map(|(channel, error)| ServerMessage {
+                channel: Some(channel.clone()),
+                data: Some(Data::Error(error)),
+                ..ServerMessage::default()
+            })
+            .collect()),
+    }
+}
+
+/// The channels that a stream subscribes to.
+struct RequestedChannels {
+    channels: Vec<ChannelSubscription>,
+    /// How many of them the query names. They come first.
+    named: usize,
+}
+
 /// The channels of the query, each from its position in the cursor. The user's own
-/// channels in the cursor are resumed too.
-fn subscriptions(
-    channels: &str,
-    cursor: &Cursor,
-    namespaces: &Namespaces,
-) -> Vec<ChannelSubscription> {
-    let named: Vec<&str> = channels
+/// channels in the cursor are resumed too. A cursor has canonical names.
+fn subscriptions(channels: &str, cursor: &Cursor, namespaces: &Namespaces) -> RequestedChannels {
+    let canonical = |name: &str| match namespaces.resolve(name) {
+        Ok((channel, _)) => channel.as_str().to_owned(),
+        // Refused later, under the name that the client gave.
+        Err(_) => name.to_owned(),
+    };
+    let named: Vec<String> = channels
         .split(',')
         .map(str::trim)
         .filter(|name| !name.is_empty())
+        .map(canonical)
         .collect();
     let is_personal = |channel: &&ChannelName| {
         let namespace = namespaces.get(channel);
         namespace.is_some_and(|namespace| namespace.is_personal())
     };
-    let own = cursor
-        .iter()
-        .map(|(channel, _)| channel)
-        .filter(|channel| is_personal(channel) && !named.contains(&channel.as_str()));
-    let own: Vec<&str> = own.map(|channel| channel.as_str()).collect();
-    named
+    let own = cursor.iter().map(|(channel, _)| channel).filter(|channel| {
+        is_personal(channel) && !named.iter().any(|name| name == channel.as_str())
+    });
+    let own: Vec<String> = own.map(|channel| channel.as_str().to_owned()).collect();
+    let count = named.len();
+    let channels = named
         .into_iter()
         .chain(own)
         .map(|name| ChannelSubscription {
-            channel: name.to_owned(),
-            since: cursor.get(name).map(|position| Position {
+            since: cursor.get(&name).map(|position| Position {
                 epoch: position.epoch.as_str().to_owned(),
                 seq: position.seq,
             }),
+            channel: name,
             min_interval_ms: None,
-        })
-        .collect()
+        });
+    RequestedChannels {
+        channels: channels.collect(),
+        named: count,
+    }
 }
 
 /// Answers `POST /v1/sse/{connectionId}` with the reply to one client message.
 pub(crate) async fn command(
     State(gateway): State<Gateway>,
     Path(connection): Path<String>,
-    Query(query): Query<CommandQuery>,
+    query: Result<Query<CommandQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, HttpError> {
+    let Query(query) = query.map_err(bad_query)?;
     gateway.origins.check(request.headers())?;
     let session = gateway
         .stream

@@ -2,7 +2,8 @@
 //!
 //! The session sets the intervals ([`KeepAliveTimeouts`]). A client that sends heartbeats is pinged
 //! when it misses one while nothing is written to it. While data is written, the kernel
-//! finds a dead link (`TCP_USER_TIMEOUT`). Any client is pinged after a long silence. A
+//! finds a dead link (`TCP_USER_TIMEOUT`). Any client is pinged after a long silence
+//! (`[server] keepalive`), before load balancers take the connection for idle. A
 //! client that sends heartbeats is also pinged together with a reply, every 20 s at most.
 //! That measures the round trip without waking an idle radio.
 //!

@@ -7,24 +7,33 @@ mod keep_alive;
 mod reader;
 mod writer;
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     extract::{Request, State},
     response::Response,
 };
 use base64::Engine as _;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
-use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{ConnectionInfo, Encoding, ShardId, StreamError, Transport};
+use tidewire_proto::{
+    json,
+    prost::Message as _,
+    v1::{Error, ErrorCode, ServerMessage, server_message::Data},
+};
+use tidewire_stream::{CloseReason, ConnectionInfo, Encoding, ShardId, StreamError, Transport};
 
 pub(crate) use byte_stream::{ByteStream, split_any, split_tcp};
+use frame::{Opcode, write_close, write_frame};
 use reader::Preamble;
 use writer::Deflate;
 
-use crate::{Gateway, client, reply::HttpError, upgrade::encode_response_head};
+use crate::{
+    Gateway, access::ConnectionGuard, client, reply::HttpError, upgrade::encode_response_head,
+};
 
 /// Label of WebSocket connections.
 pub(crate) const TRANSPORT: Transport = Transport::new("websocket");
@@ -39,13 +48,63 @@ const PROTO: &str = "tidewire.v1.proto";
 pub(crate) struct Handshake {
     /// The response, without a body.
     pub(crate) response: Response,
-    /// The parameters of the session.
-    pub(crate) info: ConnectionInfo,
+    /// The parameters of the session, or the reason for which there is none.
+    session: Result<ConnectionInfo, Refusal>,
     /// The negotiated compression.
     pub(crate) deflate: Option<Deflate>,
 }
 
-/// Accepts or refuses an upgrade by the head of its request.
+/// The refusal of a client that can read it only on the WebSocket.
+struct Refusal {
+    error: Error,
+    reason: CloseReason,
+    encoding: Encoding,
+    /// The connection counts for its address until it is closed.
+    _guard: Option<Arc<ConnectionGuard>>,
+}
+
+impl Refusal {
+    /// The refusal on the WebSocket, for a client that cannot read an HTTP status: a browser
+    /// that sent a token. Other clients get the HTTP error.
+    fn on_socket(
+        error: HttpError,
+        encoding: Encoding,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Self, HttpError> {
+        if !client::is_browser_with_token(headers) {
+            return Err(error);
+        }
+        let reason = match error.code() {
+            ErrorCode::Unauthenticated => CloseReason::Unauthenticated,
+            ErrorCode::ResourceExhausted => CloseReason::RateLimited,
+            ErrorCode::Unavailable => CloseReason::Unavailable,
+            _ => return Err(error),
+        };
+        Ok(Self {
+            error: error.into_error(),
+            reason,
+            encoding,
+            _guard: extensions.get().cloned(),
+        })
+    }
+
+    /// The frames that tell the client.
+    fn write(&self, out: &mut Vec<u8>) {
+        let message = ServerMessage {
+            data: Some(Data::Error(self.error.clone())),
+            ..ServerMessage::default()
+        };
+        match self.encoding {
+            Encoding::Json => write_frame(out, Opcode::Text, &json::to_vec(&message)),
+            Encoding::Proto => write_frame(out, Opcode::Binary, &message.encode_to_vec()),
+        }
+        write_close(out, self.reason.code(), self.reason.text());
+    }
+}
+
+/// Accepts or refuses an upgrade by the head of its request. A browser that sent a token gets
+/// the reason for a refusal on the WebSocket.
 pub(crate) async fn accept<B>(
     gateway: &Gateway,
     request: &http::Request<B>,
@@ -58,17 +117,19 @@ pub(crate) async fn accept<B>(
         .map_err(|error| bad_request(&format!("`Sec-WebSocket-Extensions`: {error}")))?;
     let deflate = gateway.options.compression.zip(agreement);
     let deflate = deflate.map(|(options, agreement)| Deflate { agreement, options });
-    let client = client::admit(gateway, headers, extensions, None).await?;
-    let info = ConnectionInfo {
-        identity: client.identity,
-        transport: TRANSPORT,
-        post_key: None,
-        encoding,
-        address: client.address,
-        heartbeat: None,
-        quota: Some(client.quota),
-        // Without a listener, as in tests, the publishing thread delivers.
-        shard: extensions.get().copied().unwrap_or(ShardId::CALLER),
+    let session = match client::admit(gateway, headers, extensions, None).await {
+        Ok(client) => Ok(ConnectionInfo {
+            identity: client.identity,
+            transport: TRANSPORT,
+            post_key: None,
+            encoding,
+            address: client.address,
+            heartbeat: None,
+            quota: Some(client.quota),
+            // Without a listener, as in tests, the publishing thread delivers.
+            shard: extensions.get().copied().unwrap_or(ShardId::CALLER),
+        }),
+        Err(error) => Err(Refusal::on_socket(error, encoding, headers, extensions)?),
     };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -88,7 +149,7 @@ pub(crate) async fn accept<B>(
     }
     Ok(Handshake {
         response,
-        info,
+        session,
         deflate,
     })
 }
@@ -114,7 +175,7 @@ pub(crate) async fn upgrade(
             rest: &[],
             deflate: handshake.deflate,
         };
-        serve(&gateway, stream, preamble, handshake.info).await;
+        serve(&gateway, stream, preamble, handshake.session).await;
     });
     Ok(handshake.response)
 }
@@ -132,16 +193,29 @@ pub(crate) async fn serve_handshake(
         rest,
         deflate: handshake.deflate,
     };
-    serve(gateway, stream, preamble, handshake.info).await;
+    serve(gateway, stream, preamble, handshake.session).await;
 }
 
-/// Opens the session of an upgraded connection, and serves it in a task of its own.
+/// Opens the session of an upgraded connection, and serves it in a task of its own; or tells
+/// the client why it has none.
 async fn serve(
     gateway: &Gateway,
     stream: ByteStream,
     preamble: Preamble<'_>,
-    info: ConnectionInfo,
+    session: Result<ConnectionInfo, Refusal>,
 ) {
+    let info = match session {
+        Ok(info) => info,
+        Err(refusal) => {
+            let mut last_bytes = preamble.head;
+            refusal.write(&mut last_bytes);
+            gateway.tasks.spawn(async move {
+                reader::end(stream, last_bytes).await;
+                drop(refusal);
+            });
+            return;
+        }
+    };
     let connection = gateway.stream.connect(info).await;
     let limit = gateway.options.frame_bytes;
     let router = gateway.router.clone();

@@ -5,7 +5,7 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tidewire_proto::{
     json,
     prost::Message as _,
@@ -73,6 +73,23 @@ pub(super) fn serve(
             let _ = Box::pin(timeout(CLOSE_TIMEOUT, reader.discard())).await;
         }
     }
+}
+
+/// Ends a connection without a session: writes the last bytes, and waits a moment for the
+/// client to close too.
+pub(super) async fn end((mut read, write): ByteStream, last_bytes: Vec<u8>) {
+    let closing = async {
+        if write.write_all(&last_bytes).await.is_err() {
+            return;
+        }
+        write.shut_down();
+        let mut unread = BytesMut::new();
+        while let Ok(1..) = read.read(&mut unread).await {
+            unread.clear();
+        }
+    };
+    // A client that does not answer is cut.
+    let _ = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
 struct SocketReader {

@@ -1,25 +1,19 @@
 //! Error conversion between the streaming core, gRPC and the wire.
 
-use tidewire_proto::v1::{Error, ErrorCode};
+use tidewire_proto::v1::Error;
 use tidewire_stream::{Identity, StreamError};
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 /// The gRPC status of an error.
 #[must_use]
 pub fn status_of(error: &StreamError) -> Status {
-    // The numbers of `ErrorCode` are those of gRPC.
-    Status::new(Code::from_i32(error.code() as i32), error.message())
+    Error::from(error.clone()).into()
 }
 
 /// The error of a gRPC status.
 #[must_use]
 pub fn from_status(status: &Status) -> Error {
-    let code = ErrorCode::try_from(status.code() as i32).unwrap_or(ErrorCode::Internal);
-    Error {
-        code: code.into(),
-        message: status.message().to_owned(),
-        retry_after_ms: None,
-    }
+    Error::from(status)
 }
 
 /// The identity of the caller. The adapter inserts it into the extensions of the request.

@@ -7,10 +7,11 @@ use tidewire_proto::{
     EncodedMessage,
     prost::Message as _,
     v1::{
-        ClientMessage, GetHistoryRequest, GetHistoryResponse, GetPresenceRequest,
+        ClientMessage, Error, GetHistoryRequest, GetHistoryResponse, GetPresenceRequest,
         GetPresenceResponse, PublishBatchRequest, PublishBatchResponse, PublishRequest,
-        PublishResponse, PublishResult, SendToUserRequest, SendToUserResponse, SubscribeRequest,
-        client_message, publish_result, stream_service_server::StreamService,
+        PublishResponse, PublishResult, SendToUserRequest, SendToUserResponse, ServerMessage,
+        SubscribeRequest, client_message, publish_result, server_message::Data,
+        stream_service_server::StreamService,
     },
 };
 use tidewire_stream::{ChannelName, CloseReason, Connection, Scope, Session, StreamCore};
@@ -87,6 +88,19 @@ async fn answer_all(mut incoming: Streaming<ClientMessage>, mut commands: Comman
     commands.session().close(CloseReason::Draining);
 }
 
+/// The reason for which the reply to a `subscribe` leaves nothing to follow.
+fn refusal_of(reply: &ServerMessage) -> Option<&Error> {
+    match reply.data.as_ref()? {
+        Data::Error(error) => Some(error),
+        Data::Subscribed(subscribed) => {
+            let mut refusals = subscribed.channels.iter().map(|one| one.error.as_ref());
+            let first = refusals.next()??;
+            refusals.all(|refusal| refusal.is_some()).then_some(first)
+        }
+        _ => None,
+    }
+}
+
 /// Counts a message of a client.
 fn record_received(session: &Session, bytes: usize) {
     session.record_received(bytes);
@@ -142,6 +156,9 @@ impl StreamService for StreamRpc {
         record_received(&connection, message.encoded_len());
         let command = connection.begin_command();
         let reply = self.router.answer(&command, message).await;
+        if let Some(refusal) = refusal_of(&reply) {
+            return Err(refusal.clone().into());
+        }
         command.reply(reply);
         Ok(Response::new(Box::pin(messages(Arc::new(connection)))))
     }

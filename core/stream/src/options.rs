@@ -17,6 +17,9 @@ pub struct StreamOptions {
     pub heartbeat: Duration,
     /// The same for a client in the background.
     pub heartbeat_background: Duration,
+    /// Silence of an active client after which the server sends something to it and expects an
+    /// answer. Twice as long while the client sleeps.
+    pub keepalive: Duration,
     /// Largest document that can be published, in bytes.
     pub publication_bytes: usize,
     /// How long an idempotency key is remembered.
@@ -49,6 +52,7 @@ impl Default for StreamOptions {
             },
             heartbeat: Duration::from_secs(2),
             heartbeat_background: Duration::from_secs(30),
+            keepalive: Duration::from_secs(25),
             publication_bytes: 64 << 10,
             idempotency_window: Duration::from_secs(5 * 60),
             shards: 0,

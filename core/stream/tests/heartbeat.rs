@@ -140,19 +140,19 @@ async fn a_client_that_sends_pings_is_held_to_the_announced_interval() {
         (heartbeat, timeouts.silence.as_secs())
     };
     // It has sent no ping yet.
-    assert_eq!(seconds(&connection), (None, 20));
+    assert_eq!(seconds(&connection), (None, 25));
     connection.answer_ping(None);
-    assert_eq!(seconds(&connection), (Some(3), 20));
+    assert_eq!(seconds(&connection), (Some(3), 25));
     wait(60).await;
     assert_eq!(
         seconds(&connection),
-        (Some(3), 20),
+        (Some(3), 25),
         "it knows no other interval"
     );
     connection.answer_ping(None);
-    assert_eq!(seconds(&connection), (Some(20), 20));
+    assert_eq!(seconds(&connection), (Some(20), 25));
     connection.set_visibility(Visibility::Background).unwrap();
-    assert_eq!(seconds(&connection), (Some(60), 60));
+    assert_eq!(seconds(&connection), (Some(60), 50));
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,4 +209,28 @@ async fn a_pong_has_the_measured_quality() {
         (123, 7),
         "ended connections count"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_keep_alive_follows_its_option_and_doubles_while_a_client_sleeps() {
+    let options = StreamOptions {
+        keepalive: Duration::from_secs(10),
+        ..StreamOptions::default()
+    };
+    let (stream, _) = core_with([], options);
+    let connection = stream.connect(client_on(ShardId::CALLER)).await;
+    let silence = || {
+        connection
+            .keep_alive_timeouts(Instant::now())
+            .silence
+            .as_secs()
+    };
+    assert_eq!(silence(), 10);
+    connection.set_visibility(Visibility::Background).unwrap();
+    assert_eq!(silence(), 20);
+    connection.set_visibility(Visibility::Active).unwrap();
+    assert_eq!(silence(), 10);
+    // Five minutes without any activity.
+    wait(300).await;
+    assert_eq!(silence(), 20);
 }

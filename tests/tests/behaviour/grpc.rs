@@ -387,3 +387,55 @@ async fn browsers_subscribe_over_grpc_web() {
         assert_eq!(read(2 + number).boxed().await.data, number);
     }
 }
+
+#[tokio::test]
+async fn a_deadline_ends_a_stream() {
+    let server = Server::start().await;
+    let mut client = StreamServiceClient::new(channel(&server).await);
+    let subscribe = SubscribeRequest {
+        channels: vec![ChannelSubscription {
+            channel: "demo:a".to_owned(),
+            ..ChannelSubscription::default()
+        }],
+    };
+    let mut call = request(subscribe, None);
+    // Long enough for a response on a busy machine: the client gives up without one.
+    call.set_timeout(std::time::Duration::from_secs(3));
+    let mut messages = client.subscribe(call).await.unwrap().into_inner();
+    let end = within("the deadline", async {
+        loop {
+            match messages.message().await {
+                Ok(message) => assert!(message.is_some(), "the end has a status"),
+                Err(status) => return status,
+            }
+        }
+    })
+    .await;
+    assert_eq!(end.code(), Code::DeadlineExceeded, "{end:?}");
+    within("the end of the session", async {
+        while server.metric("tidewire_connections", "grpc").await > 0.0 {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_subscribe_without_a_channel_left_ends_with_the_status() {
+    let server = Server::start().await;
+    let mut client = StreamServiceClient::new(channel(&server).await);
+    let subscribe = |names: &[&str]| SubscribeRequest {
+        channels: names
+            .iter()
+            .map(|name| ChannelSubscription {
+                channel: (*name).to_owned(),
+                ..ChannelSubscription::default()
+            })
+            .collect(),
+    };
+    let refused = client.subscribe(subscribe(&["nope:a"])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+    assert!(refused.message().contains("nope"), "{refused:?}");
+    let refused = client.subscribe(subscribe(&[])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    let partly = client.subscribe(subscribe(&["nope:a", "demo:a"])).await;
+    assert!(partly.is_ok(), "one channel is left");
+}

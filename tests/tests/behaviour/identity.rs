@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, Close, IdentityProvider, KeyPair, Refusal, SECRET, Server, Token, Transport,
+    Client, Close, IdentityProvider, KeyPair, Message, Refusal, SECRET, Server, Token, Transport,
     client::{SocketRequest, SseStream},
+    within,
 };
 
 on_every_transport!(
@@ -449,5 +450,106 @@ async fn audience_issuer_and_times_of_a_token_are_checked() {
         good().expires_in(-60),
     ] {
         assert_eq!(status_of(&server, &bad.sign()).await, 401, "{bad:?}");
+    }
+}
+
+/// The error and the close code that a refused WebSocket gets.
+async fn refusal_on_socket(server: &Server, request: SocketRequest) -> (Message, u16) {
+    let (mut socket, _) = request.open(server).await.expect("an upgrade");
+    let error = socket.next().await;
+    (error, socket.close_code().await)
+}
+
+/// A browser's request with a token among its subprotocols.
+fn browser_request(protocol: &str, token: &str) -> SocketRequest {
+    SocketRequest {
+        protocols: vec![protocol.to_owned(), format!("tidewire.bearer.{token}")],
+        ..SocketRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_browser_reads_why_its_token_is_refused() {
+    let server = Server::start().await;
+    for protocol in ["tidewire.v1.json", "tidewire.v1.proto"] {
+        let request = browser_request(protocol, "nonsense");
+        let (error, code) = refusal_on_socket(&server, request).await;
+        assert_eq!(error.error_code(), "unauthenticated");
+        assert!(error.data["message"].as_str().unwrap().contains("token"));
+        assert_eq!(code, 4500);
+    }
+    let mut request = SocketRequest {
+        token: Some("nonsense".to_owned()),
+        ..SocketRequest::default()
+    };
+    let refused = request.open(&server).await.err();
+    assert!(
+        matches!(refused, Some(Refusal::Http(401, _))),
+        "{refused:?}"
+    );
+    request.origin = Some(format!("http://{}", server.address()));
+    let (error, code) = refusal_on_socket(&server, request).await;
+    assert_eq!((error.error_code(), code), ("unauthenticated", 4500));
+}
+
+#[tokio::test]
+async fn a_valid_token_over_a_limit_may_come_back() {
+    let server = Server::builder()
+        .set("auth", "anonymous = false")
+        .set("limits", "connections_per_user = 1")
+        .start()
+        .await;
+    let ada = Token::of("ada").sign();
+    for transport in [
+        Transport::WebSocketJson,
+        Transport::WebSocketProto,
+        Transport::Grpc,
+    ] {
+        let first = Client::connect_as(Transport::WebSocketJson, &server, Some(&ada)).await;
+        let mut second = Client::connect(transport, &server).await;
+        let refused = second.request("auth", json!({"token": ada})).await;
+        assert_eq!(refused.error_code(), "resource_exhausted");
+        assert!(
+            refused.data["retryAfterMs"].as_u64().unwrap() > 0,
+            "{}",
+            refused.text
+        );
+        match second.closed().await {
+            Close::WebSocket { code, .. } => assert_eq!(code, 4004),
+            Close::Grpc { code, .. } => assert_eq!(code, tonic::Code::ResourceExhausted),
+            other => panic!("{other:?}"),
+        }
+        let request = browser_request("tidewire.v1.json", &ada);
+        let (error, code) = refusal_on_socket(&server, request).await;
+        assert_eq!((error.error_code(), code), ("resource_exhausted", 4004));
+        assert!(
+            error.data["retryAfterMs"].as_u64().unwrap() > 0,
+            "{}",
+            error.text
+        );
+        drop(first);
+        within("the first session's end", async {
+            while server.metric("tidewire_connections", "").await > 0.0 {}
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_whose_key_cannot_be_fetched_may_come_back() {
+    let provider = IdentityProvider::start(&[]).await;
+    let server = Server::builder()
+        .set("auth", &format!("jwks_url = {:?}", provider.url()))
+        .set("auth", "anonymous = false")
+        .start()
+        .await;
+    provider.set_unavailable();
+    let token = Token::of("ada").sign_as(KeyPair::P256, Some("new"));
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    let refused = client.request("auth", json!({"token": token})).await;
+    assert_eq!(refused.error_code(), "unavailable");
+    match client.closed().await {
+        Close::WebSocket { code, .. } => assert_eq!(code, 1013),
+        other => panic!("{other:?}"),
     }
 }

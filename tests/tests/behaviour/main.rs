@@ -19,6 +19,7 @@ mod commands;
 mod docs;
 mod examples;
 mod grpc;
+mod health;
 mod http;
 mod identity;
 mod latest;

@@ -286,3 +286,115 @@ async fn a_bad_post_gets_the_error_in_its_response() {
         assert_eq!(reply["id"], id);
     }
 }
+
+#[tokio::test]
+async fn a_refused_channel_is_an_event_of_its_own() {
+    let server = Server::start().await;
+    let mut stream = SseStream::open(&server, "?channels=demo:a,nope:a", &[])
+        .await
+        .unwrap();
+    let refused = stream.next_of("server_error").await.message();
+    assert_eq!(refused.channel.as_deref(), Some("nope:a"));
+    assert_eq!(refused.data["code"], "not_found");
+    server.publish("demo:a", json!(1)).await;
+    assert_eq!(stream.next_of("message").await.message().data, 1);
+}
+
+#[tokio::test]
+async fn a_stream_without_a_channel_left_is_refused() {
+    let server = Server::start().await;
+    for (query, status, code, named) in [
+        ("?channels=nope:a,demo", 404, "not_found", "nope"),
+        ("?channels=user:ada", 403, "permission_denied", "user:ada"),
+        ("?channel=demo:a", 400, "invalid_argument", "`channel`"),
+        (
+            "?channels=demo:a&heartbeatMs=x",
+            400,
+            "invalid_argument",
+            "heartbeatMs",
+        ),
+    ] {
+        let refused = SseStream::open(&server, query, &[]).await.err();
+        let Some(Refusal::Http(found, body)) = refused else {
+            panic!("{query} is accepted");
+        };
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (found, &body["code"]),
+            (status, &json!(code)),
+            "{query}: {body}"
+        );
+        assert!(body["message"].as_str().unwrap().contains(named), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn welcome_has_an_id_to_resume_from() {
+    let server = Server::start().await;
+    for query in ["?channels=demo:a", "?channels=demo:a,demo:b"] {
+        let mut stream = SseStream::open(&server, query, &[]).await.unwrap();
+        let welcome = stream.next_of("welcome").await;
+        assert!(welcome.has_id, "{query}");
+        drop(stream);
+        // Nothing else arrived, and this was missed.
+        let missed = server.publish("demo:a", json!("missed")).await;
+        let id = welcome.last_id.unwrap();
+        let headers = [("last-event-id", id.as_str())];
+        let mut stream = SseStream::open(&server, query, &headers).await.unwrap();
+        let message = stream.next_of("message").await.message();
+        assert_eq!(
+            (message.data, message.seq),
+            (json!("missed"), missed["seq"].as_u64())
+        );
+    }
+}
+
+/// A server with a chain whose node cannot be reached: it has wallet channels.
+async fn server_with_wallets() -> Server {
+    let chain = "[[chain]]\nid = 1\nendpoints = [\"http://127.0.0.1:9\"]\n";
+    Server::builder().table(chain).start().await
+}
+
+#[tokio::test]
+async fn a_cursor_resumes_a_channel_under_any_case_of_its_name() {
+    let server = server_with_wallets().await;
+    let address = format!("0x{}", "ab".repeat(20));
+    let query = format!("?channels=wallet:{address}");
+    let mut stream = SseStream::open(&server, &query, &[]).await.unwrap();
+    let id = stream.next_of("welcome").await.last_id.unwrap();
+    for address in [address.clone(), format!("0x{}", "aB".repeat(20))] {
+        let query = format!("?channels=wallet:{address}");
+        let headers = [("last-event-id", id.as_str())];
+        let mut stream = SseStream::open(&server, &query, &headers).await.unwrap();
+        let subscribed = stream.next_of("subscribed").await.message();
+        assert_eq!(
+            subscribed.data["channels"][0]["recovered"], true,
+            "{address}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_of_many_channels_is_accepted_as_a_header() {
+    let server = server_with_wallets().await;
+    for count in [60, 300] {
+        let channels: Vec<_> = (0..count)
+            .map(|one| format!("wallet:0x{one:040x}"))
+            .collect();
+        let query = format!("?channels={}", channels.join(","));
+        let mut stream = SseStream::open(&server, &query, &[]).await.unwrap();
+        let id = stream.next_of("welcome").await.last_id.unwrap();
+        assert!(id.len() > 5_000, "{}", id.len());
+        let headers = [("last-event-id", id.as_str())];
+        let mut stream = SseStream::open(&server, &query, &headers).await.unwrap();
+        let subscribed = stream.next_of("subscribed").await.message();
+        let results = subscribed.data["channels"].as_array().unwrap();
+        assert!(
+            results.iter().all(|one| one["recovered"] == true),
+            "{}",
+            results[0]
+        );
+        // Another message still fits beside the head.
+        stream.next_of("ping").await;
+    }
+}

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tidewire_tests::{Client, Close, Server, Transport, within};
+use tidewire_tests::{Client, Close, Server, Transport, client::grpc::channel, within};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 on_every_transport!(every_client_gets_a_reconnect_on_drain);
 
@@ -174,4 +177,44 @@ async fn publish_to_the_end(mut client: Client, published: tokio::sync::watch::S
 async fn wait_for(mut published: tokio::sync::watch::Receiver<u64>, count: u64) {
     let reached = published.wait_for(|seq| *seq >= count);
     let _ = within("publications", reached).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_drains_says_so_to_everyone_who_asks() {
+    let server = Server::builder()
+        .set("server", "drain = \"60s\"")
+        .start()
+        .await;
+    // Sessions leave in steps over half of the drain: with these it takes long enough.
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(Client::connect(Transport::WebSocketJson, &server).await);
+    }
+    server.terminate();
+    let refused = within("the end of readiness", async {
+        loop {
+            let answer = server.get("/readyz").await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.json()["code"], "unavailable");
+    assert_eq!(server.get("/healthz").await.status, 200);
+    let mut health = HealthClient::new(channel(&server).await);
+    for service in ["", "tidewire.v1.StreamService"] {
+        let service = service.to_owned();
+        let checked = health.check(HealthCheckRequest { service }).await.unwrap();
+        assert_eq!(checked.into_inner().status(), ServingStatus::NotServing);
+    }
+    // A client that comes now hears that it should come back.
+    let mut late = Client::connect(Transport::WebSocketJson, &server).await;
+    let (messages, close) = late.drain().await;
+    assert_eq!(messages[0].kind, "reconnect", "{messages:?}");
+    assert!(
+        matches!(close, Close::WebSocket { code: 4003, .. }),
+        "{close:?}"
+    );
 }

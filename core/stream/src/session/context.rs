@@ -12,8 +12,8 @@ use metrics::{Counter, Histogram};
 
 use super::registry::Registry;
 use crate::{
-    Authenticator, Clock, Namespaces, SharedClock, StreamOptions, broker::Broker, hub::Hub,
-    transport::Transports,
+    Authenticator, Clock, Namespaces, SharedClock, StreamOptions, broker::Broker, health::Health,
+    hub::Hub, transport::Transports,
 };
 
 /// State that all sessions of one core share.
@@ -26,6 +26,7 @@ pub(crate) struct SessionContext {
     options: StreamOptions,
     registry: Registry,
     transports: Transports,
+    health: Health,
     /// Set once the server is about to stop: the window in which clients come back.
     draining: OnceLock<Duration>,
     round_trips: Histogram,
@@ -50,6 +51,7 @@ impl SessionContext {
             options,
             registry: Registry::default(),
             transports: Transports::new(options.transports),
+            health: Health::default(),
             draining: OnceLock::new(),
             round_trips: metrics::histogram!("tidewire_round_trip_seconds"),
             missed_heartbeats: metrics::counter!("tidewire_missed_beats_total"),
@@ -86,6 +88,10 @@ impl SessionContext {
 
     pub(crate) fn transports(&self) -> &Transports {
         &self.transports
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Makes every session that opens from now on leave, to return within `window`.

@@ -44,8 +44,9 @@ const ACTIVE_PROBE: Duration = Duration::from_millis(1_500);
 /// Time to answer for every other client.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// Silence after which every client is probed, so that dead links are found.
-const SILENCE: Duration = Duration::from_secs(20);
+/// Keep-alive of a sleeping client, in those of an active one: few wake-ups for a phone, and
+/// still less than the 55 to 60 s after which load balancers cut.
+const ASLEEP_KEEPALIVES: u32 = 2;
 
 /// How good a connection is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,7 +72,8 @@ pub struct KeepAliveTimeouts {
     pub heartbeat: Option<Duration>,
     /// Time to answer the probe that follows a missed heartbeat.
     pub heartbeat_probe: Duration,
-    /// Silence of the client after which it is probed, even while the server sends.
+    /// Silence of the client after which it is probed, even while the server sends: dead links
+    /// are found, and what is between the two does not take the connection for idle.
     pub silence: Duration,
     /// Time to answer that probe, and again the second one.
     pub silence_probe: Duration,
@@ -172,23 +174,28 @@ impl Heartbeat {
         visibility: Visibility,
         options: &StreamOptions,
     ) -> Duration {
-        let idle_for = now.saturating_duration_since(self.active_at);
         let asleep = options.heartbeat_background.max(options.heartbeat);
-        if visibility == Visibility::Background || idle_for >= ASLEEP_AFTER {
+        if self.is_asleep(now, visibility) {
             asleep
-        } else if idle_for >= IDLE_AFTER {
+        } else if now.saturating_duration_since(self.active_at) >= IDLE_AFTER {
             (options.heartbeat * IDLE_FACTOR).min(asleep)
         } else {
             options.heartbeat
         }
     }
 
+    /// Whether the client is in the background, or has been idle for long.
+    fn is_asleep(&self, now: Instant, visibility: Visibility) -> bool {
+        let idle_for = now.saturating_duration_since(self.active_at);
+        visibility == Visibility::Background || idle_for >= ASLEEP_AFTER
+    }
+
     /// When the client's silence is worth a probe.
     ///
     /// A client that sends pings is held to the interval that it was announced: its heartbeat
     /// is missed when the ping is a second late, or, in the background and idle, an interval
-    /// late. No other client is probed before 20 seconds of silence, and in the background, or
-    /// asleep, before two intervals: so a sleeping phone is not woken.
+    /// late. Every client is probed after the keep-alive's silence, and in the background, or
+    /// asleep, after twice as much: so a sleeping phone that sends its beats is not woken.
     pub(super) fn timeouts(
         &self,
         now: Instant,
@@ -204,7 +211,10 @@ impl Heartbeat {
         KeepAliveTimeouts {
             heartbeat: self.sends_pings.then(|| announced + slack),
             heartbeat_probe,
-            silence: SILENCE.max(self.interval(now, visibility, options) * 2),
+            silence: match self.is_asleep(now, visibility) {
+                true => options.keepalive * ASLEEP_KEEPALIVES,
+                false => options.keepalive,
+            },
             silence_probe: PROBE,
         }
     }

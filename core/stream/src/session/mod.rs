@@ -66,6 +66,7 @@ pub(crate) use subscriptions::Slot;
 
 use crate::{
     ChannelName, Class, Identity, Position, SessionQuota, StreamError,
+    health::StatusNotice,
     hub::{ShardId, Sink},
     publication_batch::Delivery,
     transport::TransportCounters,
@@ -416,7 +417,34 @@ impl Session {
             subscriptions: self.subscriptions(),
             post_key: self.post_key().map(str::to_owned),
         };
-        self.send(message(Data::Welcome(welcome)));
+        {
+            let mut state = self.0.state.lock();
+            state.send(message(Data::Welcome(welcome)));
+            state.status_notice = StatusNotice::Ok;
+            self.queue_status(&mut state);
+        }
+        self.0.mark_dirty();
+    }
+
+    /// Sends `status`, if the client was sent another one last. A client without `welcome`
+    /// gets it then.
+    pub(crate) fn send_status(&self) {
+        let is_queued = self.queue_status(&mut self.0.state.lock());
+        if is_queued {
+            self.0.mark_dirty();
+        }
+    }
+
+    /// Queues `status`, if the client was sent another one last. The health is read under
+    /// the session's lock: so a change reaches a session either here or by its broadcast.
+    fn queue_status(&self, state: &mut State) -> bool {
+        let news = self.0.context.health().news(state.status_notice);
+        let Some((notice, status)) = news.filter(|_| state.closing.is_none()) else {
+            return false;
+        };
+        state.status_notice = notice;
+        state.send(message(Data::Status(status)));
+        true
     }
 
     /// Whether the client should read some of its queued replies before its next command.

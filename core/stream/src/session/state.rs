@@ -15,7 +15,7 @@ use super::{
     recovery::RecoveryQueue,
     subscriptions::{Slot, Subscription, Subscriptions},
 };
-use crate::{ChannelName, Identity};
+use crate::{ChannelName, Identity, health::StatusNotice};
 
 /// State of a session.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) closing: Option<CloseReason>,
     /// Whether the client was sent `reconnect`.
     pub(super) is_draining: bool,
+    /// The newest status of the server that the client was sent.
+    pub(super) status_notice: StatusNotice,
     /// Tokens of the client that are being verified.
     pub(super) verifications: u16,
     /// Whether a command waits for the client to read its replies.
@@ -47,6 +49,7 @@ impl State {
             visibility: Visibility::Active,
             closing: None,
             is_draining: false,
+            status_notice: StatusNotice::None,
             verifications: 0,
             has_waiting_command: false,
             warned_expiry: None,

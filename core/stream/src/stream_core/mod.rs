@@ -15,15 +15,19 @@ pub use operator::{ConnectionFilter, Presence, Target};
 
 use crate::{
     Authenticator, ChannelName, ChannelProvider, Class, Clock, DurablePublisher, Epoch, Event,
-    Identity, Namespaces, Position, Publisher, SharedClock, StoredPublication, StreamError,
-    StreamOptions, Transport, TransportStats,
+    Identity, Namespaces, PartHealth, PartReport, Position, Publisher, SharedClock,
+    StoredPublication, StreamError, StreamOptions, Transport, TransportStats,
     broker::{Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, memory::MemoryLimits},
+    health::HealthChange,
     hub::Hub,
     session::{Connection, ConnectionInfo, RegistrySizes, Session, SessionContext},
 };
 
 /// Length of one page of history, in bytes, at which reading stops.
 const HISTORY_PAGE_BYTES: usize = 1 << 20;
+
+/// Sessions that are sent `status` before the task yields, so that others run.
+const STATUS_PART: usize = 256;
 
 /// The streaming core.
 pub struct StreamCore {
@@ -246,6 +250,25 @@ impl StreamCore {
             ));
         }
         Ok((channel, history))
+    }
+
+    /// Reports the health of all parts of the server. Sends `status` to every client when the
+    /// server becomes degraded, and when it is well again.
+    pub async fn report_health(&self, reports: Vec<PartReport>) {
+        let change = self.context.health().update(reports, self.clock().now_ms());
+        if change == HealthChange::Unchanged {
+            return;
+        }
+        for part in self.context.registry().all().chunks(STATUS_PART) {
+            part.iter().for_each(Session::send_status);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Health of the parts of the server, as it was last reported.
+    #[must_use]
+    pub fn health(&self) -> Vec<PartHealth> {
+        self.context.health().parts()
     }
 
     /// Forgets old publications and channels. Called about once a second.

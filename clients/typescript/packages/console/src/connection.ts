@@ -27,7 +27,11 @@ export class ConnectionView {
 
   constructor(client: TidewireClient) {
     this.#client = client;
-    client.on("state", () => {
+    client.on("state", ({ status }) => {
+      if (status !== "live") {
+        // Each connection says by itself that the server is degraded.
+        byId("degraded", HTMLElement).hidden = true;
+      }
       draw(this.#paint);
     });
     client.on("rtt", () => {

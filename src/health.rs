@@ -1,0 +1,129 @@
+//! Health watch: finds out once a second which parts of the server do not work.
+//!
+//! A part whose fault comes and goes by itself, such as a venue that reconnects, counts as
+//! faulty after a while only ([`VENUES_GRACE`], [`chain_grace`]).
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tidewire_chain::{ChainConfig, ChainEngine};
+use tidewire_price::PriceEngine;
+use tidewire_proto::v1::ConnectionState;
+use tidewire_stream::{PartReport, StreamCore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Time between two looks at all parts.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time for which no venue may be live: all may reconnect at the same time.
+const VENUES_GRACE: Duration = Duration::from_secs(10);
+
+/// Blocks that a chain may miss before it counts as standing still.
+const MISSED_BLOCKS: u32 = 20;
+
+/// Shortest time after which a chain counts as standing still.
+const MIN_CHAIN_GRACE: Duration = Duration::from_secs(60);
+
+/// The parts that are watched.
+pub(crate) struct HealthWatch {
+    pub(crate) stream: Arc<StreamCore>,
+    pub(crate) prices: PriceEngine,
+    pub(crate) chains: ChainEngine,
+    pub(crate) chain_configs: Vec<ChainConfig>,
+}
+
+/// What a chain was last seen to do.
+struct SeenBlock {
+    hash: Option<String>,
+    at: Instant,
+}
+
+impl HealthWatch {
+    /// Watches until cancelled.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        let mut venues_live_at = Instant::now();
+        let mut blocks = HashMap::new();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = cancel.cancelled() => return,
+            }
+            let now = Instant::now();
+            let mut reports = Vec::new();
+            reports.extend(self.venues(&mut venues_live_at, now));
+            reports.extend(self.chain_configs.iter().map(|chain| {
+                let seen = blocks.entry(chain.id).or_insert(SeenBlock {
+                    hash: None,
+                    at: now,
+                });
+                self.chain(chain, seen, now)
+            }));
+            let reported = self.stream.report_health(reports);
+            if cancel.run_until_cancelled(reported).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The venues together. None if there are none.
+    fn venues(&self, live_at: &mut Instant, now: Instant) -> Option<PartReport> {
+        let sources = self.prices.sources();
+        if sources.is_empty() {
+            return None;
+        }
+        if sources
+            .iter()
+            .any(|one| one.state() == ConnectionState::Live)
+        {
+            *live_at = now;
+        }
+        let is_away = now.saturating_duration_since(*live_at) >= VENUES_GRACE;
+        Some(PartReport {
+            part: "venues".to_owned(),
+            fault: is_away.then(|| format!("none of {} is live", sources.len())),
+        })
+    }
+
+    fn chain(&self, chain: &ChainConfig, seen: &mut SeenBlock, now: Instant) -> PartReport {
+        let newest = self
+            .chains
+            .latest_block(chain.id)
+            .ok()
+            .map(|block| block.hash);
+        if newest != seen.hash {
+            *seen = SeenBlock {
+                hash: newest,
+                at: now,
+            };
+        }
+        let grace = chain_grace(chain.block_time());
+        let stands_still = now.saturating_duration_since(seen.at) >= grace;
+        PartReport {
+            part: format!("chain {}", chain.id),
+            fault: stands_still.then(|| {
+                let grace = humantime::format_duration(grace);
+                format!("it stands still, without a new block for {grace} at least")
+            }),
+        }
+    }
+}
+
+/// Time after which a chain with this block time counts as standing still.
+fn chain_grace(block_time: Duration) -> Duration {
+    (block_time * MISSED_BLOCKS).max(MIN_CHAIN_GRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_chain_has_more_time() {
+        assert_eq!(chain_grace(Duration::from_millis(250)), MIN_CHAIN_GRACE);
+        assert_eq!(
+            chain_grace(Duration::from_secs(12)),
+            Duration::from_secs(240)
+        );
+    }
+}
