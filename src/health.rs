@@ -68,7 +68,9 @@ impl HealthWatch {
 
     /// The venues together. None if there are none.
     fn venues(&self, live_at: &mut Instant, now: Instant) -> Option<PartReport> {
-        let sources = self.prices.sources();
+        let mut sources = self.prices.sources();
+        // A source that trades none of the symbols is never connected.
+        sources.retain(|one| !one.symbols.is_empty());
         if sources.is_empty() {
             return None;
         }

@@ -98,11 +98,13 @@ async fn a_command_that_waits_does_not_stop_the_others() {
 async fn commands_of_one_channel_keep_their_order() {
     let node = SilentNode::start().await;
     let server = server_of(&node, "500ms").await;
-    for transport in TRANSPORTS {
+    // Each transaction is a new one, so that the node is called.
+    for (transport, number) in TRANSPORTS.into_iter().zip(0xab..) {
         let mut client = Client::connect(transport, &server).await;
-        let channel = format!("tx:1:{}", hash(2));
-        client.send(&watch("watch", 2)).await;
-        let unwatch = json!({"chain": 1, "txHash": hash(2).to_uppercase().replace("0X", "0x")});
+        let channel = format!("tx:1:{}", hash(number));
+        client.send(&watch("watch", number)).await;
+        let upper_case = hash(number).to_uppercase().replace("0X", "0x");
+        let unwatch = json!({"chain": 1, "txHash": upper_case});
         client
             .send(&json!({"type": "unwatch", "id": "unwatch", "data": unwatch}))
             .await;

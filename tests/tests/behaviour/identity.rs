@@ -278,14 +278,6 @@ async fn a_browser_sends_its_token_as_a_subprotocol() {
         assert_eq!(chosen.as_deref(), Some(protocol));
         assert_eq!(socket.next().await.expect("welcome").data["userId"], "ada");
     }
-    let mut request = SocketRequest::offering("tidewire.v1.json");
-    request
-        .protocols
-        .push("tidewire.bearer.nonsense".to_owned());
-    assert!(matches!(
-        request.open(&server).await,
-        Err(Refusal::Http(401, _))
-    ));
 }
 
 #[tokio::test]
