@@ -297,5 +297,6 @@ fn block(offset: u64) -> Result<BlockData, Box<dyn Error>> {
         transactions: transactions.collect::<Result<_, _>>()?,
         logs: logs.collect(),
         receipts: Vec::new(),
+        withdrawals: Vec::new(),
     })
 }

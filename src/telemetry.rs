@@ -115,6 +115,14 @@ fn describe_chain_metrics() {
         "Responses by which an endpoint limited the rate of calls."
     );
     metrics::describe_counter!(
+        "tidewire_chain_refusals_total",
+        "Responses by which an endpoint refused a method."
+    );
+    metrics::describe_counter!(
+        "tidewire_chain_blocks_untraced_total",
+        "Blocks that no endpoint returned a trace of."
+    );
+    metrics::describe_counter!(
         "tidewire_chain_lies_total",
         "Responses that failed a proof."
     );

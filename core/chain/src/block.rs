@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use alloy::{
-    primitives::{B256, Bloom},
+    primitives::{Address, B256, Bloom},
     rpc::types::{Log, Transaction, TransactionReceipt},
 };
 
@@ -30,15 +30,32 @@ pub struct BlockData {
     pub timestamp: i64,
     /// The base fee in wei, on chains that have one.
     pub base_fee: Option<u64>,
-    /// The bloom filter of the logs, from the header.
+    /// The bloom filter of the logs.
     pub bloom: Bloom,
     /// The transactions, in block order.
     pub transactions: Vec<Transaction>,
-    /// The logs, in block order. Their bloom equals the header's.
+    /// The logs, in block order.
     pub logs: Vec<Log>,
-    /// The receipts, in the order of the transactions. Empty if no endpoint returns the
-    /// receipts of a whole block.
+    /// The receipts, in the order of the transactions. Empty if the chain's configuration waives
+    /// their proof and no endpoint returns the receipts of a whole block.
     pub receipts: Vec<TransactionReceipt>,
+    /// The accounts that withdrawals of validators credit.
+    pub withdrawals: Vec<Address>,
+}
+
+impl BlockData {
+    /// The receipt of the transaction at a position. None if the block has none.
+    #[must_use]
+    pub fn receipt_of(&self, position: usize) -> Option<&TransactionReceipt> {
+        let hash = *self.transactions.get(position)?.inner.tx_hash();
+        let at_position = self.receipts.get(position);
+        // Positions differ in a block with transactions of the chain itself.
+        let at_position = at_position.filter(|receipt| receipt.transaction_hash == hash);
+        at_position.or_else(|| {
+            let mut all = self.receipts.iter();
+            all.find(|receipt| receipt.transaction_hash == hash)
+        })
+    }
 }
 
 /// One change of the canonical chain: a new tip, and the blocks that it replaces.

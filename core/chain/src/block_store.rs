@@ -15,7 +15,7 @@
 use std::io::{Read as _, Write as _};
 
 use alloy::{
-    primitives::{B256, Bloom},
+    primitives::{Address, B256, Bloom},
     rpc::types::{Log, Transaction, TransactionReceipt},
 };
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
@@ -48,6 +48,8 @@ struct BlockContent {
     transactions: Vec<Transaction>,
     logs: Vec<Log>,
     receipts: Vec<TransactionReceipt>,
+    #[serde(default)]
+    withdrawals: Vec<Address>,
 }
 
 impl BlockStore {
@@ -116,6 +118,7 @@ impl BlockStore {
             transactions: content.transactions,
             logs: content.logs,
             receipts: content.receipts,
+            withdrawals: content.withdrawals,
         })
     }
 
@@ -155,6 +158,7 @@ fn encode(data: &BlockData) -> std::io::Result<Vec<u8>> {
         transactions: data.transactions.clone(),
         logs: data.logs.clone(),
         receipts: data.receipts.clone(),
+        withdrawals: data.withdrawals.clone(),
     };
     let json = serde_json::to_vec(&content)?;
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());

@@ -9,6 +9,7 @@ use crate::{
     abi::{AbiError, ErrorAbi},
     decode::CustomErrors,
     endpoint::{Address, AddressError, TlsError, tls_config},
+    profiles::Profile,
 };
 
 /// One chain.
@@ -38,9 +39,9 @@ pub struct ChainConfig {
     /// The time after which a call to a node is given up.
     #[serde(default = "call_timeout", with = "humantime_serde")]
     pub call_timeout: Duration,
-    /// The most blocks that a reorg may remove. A deeper one restarts the chain with a gap.
-    #[serde(default = "reorg_limit")]
-    pub reorg_limit: usize,
+    /// The most blocks that a reorg may remove. A deeper one restarts the chain with a gap. The
+    /// default is the chain's profile, as for the keys of proofs.
+    pub reorg_limit: Option<usize>,
     /// The most missed blocks that are read. More of them restart the chain with a gap.
     #[serde(default = "catch_up")]
     pub catch_up: u64,
@@ -49,15 +50,18 @@ pub struct ChainConfig {
     pub drop_after: Duration,
     /// Whether headers must match their hashes. Some chains hash headers otherwise; there the
     /// links between blocks are believed.
-    #[serde(default = "checked")]
-    pub header_hash: bool,
+    pub header_hash: Option<bool>,
     /// Whether transactions must match their hashes and the header's root.
-    #[serde(default = "checked")]
-    pub transactions_root: bool,
+    pub transactions_root: Option<bool>,
     /// Whether receipts must match the header's root. On some chains they do not; there they
     /// must match the header's bloom alone.
-    #[serde(default = "checked")]
-    pub receipts_root: bool,
+    pub receipts_root: Option<bool>,
+    /// Whether logs must match the header's bloom. Some chains have a bloom of other logs, or
+    /// none.
+    pub logs_bloom: Option<bool>,
+    /// Whether blocks may hold transactions or receipts of the chain itself, which are outside
+    /// the header's roots and bloom: the state-sync transactions of Polygon.
+    pub system_transactions: Option<bool>,
     /// Signatures of custom errors, such as `error NotYet(uint256 at)`. They explain failed
     /// transactions. Those of the token standards are built in.
     #[serde(default)]
@@ -76,20 +80,12 @@ fn call_timeout() -> Duration {
     Duration::from_secs(10)
 }
 
-fn reorg_limit() -> usize {
-    128
-}
-
 fn catch_up() -> u64 {
     50_000
 }
 
 fn drop_after() -> Duration {
     Duration::from_secs(60)
-}
-
-fn checked() -> bool {
-    true
 }
 
 /// The address of a node.
@@ -126,7 +122,7 @@ pub enum Finality {
     Tag(FinalityTag),
     /// The blocks with at least this many blocks after them.
     Depth(u64),
-    /// The default: as `finalized`.
+    /// The default: as the chain's profile, else as `finalized`.
     #[default]
     #[serde(skip)]
     Unsaid,
@@ -229,7 +225,7 @@ impl ChainConfig {
                 1,
                 addresses.len() as u64,
             ),
-            ("reorg_limit", self.reorg_limit as u64, 1, 4_096),
+            ("reorg_limit", self.reorg_limit() as u64, 1, 4_096),
             ("catch_up", self.catch_up, 1, u64::MAX),
         ];
         for (key, found, least, most) in bounds {
@@ -312,11 +308,26 @@ impl ChainConfig {
             .unwrap_or_else(|| format!("chain {}", self.id))
     }
 
-    /// The usual time between two blocks: as configured, else 12 s for chain 1 and 2 s for
-    /// others.
+    /// The usual time between two blocks: as configured, else as in the chain's profile.
     #[must_use]
     pub fn block_time(&self) -> Duration {
-        let default = if self.id == 1 { 12 } else { 2 };
-        self.block_time.unwrap_or(Duration::from_secs(default))
+        let default = || Profile::of(self.id).block_time();
+        self.block_time.unwrap_or_else(default)
+    }
+
+    /// The most blocks that a reorg may remove.
+    #[must_use]
+    pub fn reorg_limit(&self) -> usize {
+        let default = || Profile::of(self.id).reorg_limit;
+        self.reorg_limit.unwrap_or_else(default)
+    }
+
+    /// The blocks that no reorg removes.
+    #[must_use]
+    pub fn finality(&self) -> Finality {
+        match self.finality {
+            Finality::Unsaid => Profile::of(self.id).finality,
+            configured => configured,
+        }
     }
 }

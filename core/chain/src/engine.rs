@@ -231,6 +231,8 @@ fn parse_hash(text: &str) -> Result<B256, ChainError> {
 
 #[cfg(test)]
 mod tests {
+    use alloy::primitives::Address;
+    use tidewire_proto::v1::TransactionState;
     use tidewire_stream::{
         AnonymousPolicy, Authenticator, ManualClock, Namespaces, StreamCore, StreamOptions,
     };
@@ -238,54 +240,143 @@ mod tests {
 
     use super::*;
     use crate::{
+        BlockData, BlockRef, ChainUpdate,
+        fork_choice::{Continuity, RetractedContent, SequencedUpdate},
         processor::Processor,
-        transaction::{TransactionOptions, TransactionTracker},
-        wallet::{Tracing, WalletTracker},
+        transaction::TransactionOptions,
     };
+
+    fn config() -> ChainConfig {
+        let config = serde_json::json!({"id": 1, "endpoints": ["http://127.0.0.1:1"]});
+        serde_json::from_value(config).unwrap()
+    }
 
     /// An engine of one chain that cannot be reached, and the core that it publishes to.
     fn engine() -> (ChainEngine, Arc<StreamCore>) {
-        let config = serde_json::json!({"id": 1, "endpoints": ["http://127.0.0.1:1"]});
-        let config: ChainConfig = serde_json::from_value(config).unwrap();
         let clock = ManualClock::at(0);
         let policy = AnonymousPolicy::Read;
         let authenticator = Authenticator::hs256(&[7; 32], policy, clock.clone()).unwrap();
         let options = StreamOptions::default();
         let namespaces = Namespaces::built_in();
         let stream = StreamCore::in_memory(namespaces, authenticator, clock.clone(), options);
-        let engine = ChainEngine::new(&[config], stream.clone(), clock, None).unwrap();
+        let engine = ChainEngine::new(&[config()], stream.clone(), clock, None).unwrap();
         (engine, stream)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_follower_of_a_transaction_that_cannot_be_watched_sees_a_gap() {
-        let (engine, stream) = engine();
+    /// Runs the processor of the engine's chain. Returns where its updates go in.
+    fn run(engine: &ChainEngine) -> mpsc::Sender<SequencedUpdate> {
         let journal = engine.0.journal_task.lock().take().unwrap();
         tokio::spawn(journal.run(CancellationToken::new()));
         let chain = &engine.0.chains[&1];
-        let mut options = TransactionOptions::new(1);
-        options.max_watches = 0;
-        let transactions = TransactionTracker::new(options, chain.config().custom_errors());
+        let (transactions, wallets) = chain.trackers();
         let deps = chain.deps(engine.0.journal.clone());
-        let wallets = WalletTracker::new(1, Tracing::Off);
         let processor = Processor::new(deps, transactions, wallets);
-        let (_updates, updates) = mpsc::channel(1);
-        let (inputs, _pending) = chain.connect(updates);
+        let (sender, updates) = mpsc::channel(1);
+        let (inputs, _) = chain.connect(updates);
         tokio::spawn(processor.run(inputs));
-        let hash = B256::repeat_byte(7).to_string();
-        let rest = format!("1:{hash}");
-        let channel = ChannelName::parse(&format!("tx:{rest}")).unwrap();
+        sender
+    }
+
+    /// The update of a first block.
+    fn first_block(number: u64) -> SequencedUpdate {
+        let block = BlockRef {
+            number,
+            hash: B256::repeat_byte(1),
+            parent: B256::ZERO,
+        };
+        SequencedUpdate {
+            update: ChainUpdate {
+                chain: 1,
+                retracted: Vec::new(),
+                included: Arc::new(BlockData {
+                    block,
+                    timestamp: 0,
+                    base_fee: None,
+                    bloom: Default::default(),
+                    transactions: Vec::new(),
+                    logs: Vec::new(),
+                    receipts: Vec::new(),
+                    withdrawals: Vec::new(),
+                }),
+                finalized: None,
+            },
+            continuity: Continuity::Linked,
+            retracted_content: RetractedContent::Known,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_to_a_transaction_beyond_the_maximum_is_refused() {
+        let (engine, _stream) = engine();
+        let _updates = run(&engine);
+        let slots = engine.0.chains[&1].slots().clone();
+        let max = TransactionOptions::new(1).max_watches as u64;
+        let hash = |number: u64| B256::left_padding_from(&number.to_be_bytes());
+        let mut taken: Vec<_> = (0..max).map(|n| slots.reserve(hash(n)).unwrap()).collect();
+        let rest = |number: u64| format!("1:{}", hash(number));
         for _ in 0..2 {
-            let before = stream.position(&channel).await.unwrap();
-            engine.follow_transaction(&rest).unwrap();
-            // Commands are executed in order, so the reply comes after the renewal.
-            let watched = engine.watch(1, &hash, Interest::Session, Vec::new()).await;
+            let refused = engine.follow_transaction(&rest(max));
             assert!(
-                matches!(watched, Err(ChainError::LimitReached(_))),
-                "{watched:?}"
+                matches!(&refused, Err(ChainError::LimitReached(text)) if text.contains("100000 transactions are watched")),
+                "{refused:?}"
             );
-            let after = stream.position(&channel).await.unwrap();
-            assert_ne!(after.epoch, before.epoch);
+        }
+        // One that has a place already is followed, and so is another one once a place is free.
+        engine.follow_transaction(&rest(5)).unwrap();
+        taken.pop();
+        engine.follow_transaction(&rest(max)).unwrap();
+        let refused = engine.follow_transaction(&rest(max + 1));
+        assert!(
+            matches!(refused, Err(ChainError::LimitReached(_))),
+            "{refused:?}"
+        );
+        // The subscription's own place lasts as long as its watch.
+        let key = hash(max).to_string();
+        let status = engine.status(1, &key, Vec::new()).await.unwrap();
+        assert_eq!(status.state(), TransactionState::Unknown);
+        engine.unwatch(1, &key, Interest::Session).await.unwrap();
+        engine.status(1, &key, Vec::new()).await.unwrap();
+        assert!(slots.reserve(hash(max + 1)).is_ok());
+    }
+
+    /// Waits until a block is published.
+    async fn published(stream: &StreamCore) {
+        let channel = ChannelName::parse("blocks:1").unwrap();
+        while stream.position(&channel).await.unwrap().seq == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_published_block_is_the_newest_one_already() {
+        let (engine, stream) = engine();
+        let updates = run(&engine);
+        assert_eq!(engine.latest_block(1), Err(ChainError::NoBlock(1)));
+        updates.send(first_block(7)).await.unwrap();
+        published(&stream).await;
+        assert_eq!(engine.latest_block(1).unwrap().number, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_have_a_gap_if_the_content_of_a_retracted_block_is_lost() {
+        for (content, has_gap) in [
+            (RetractedContent::Known, false),
+            (RetractedContent::Unknown, true),
+        ] {
+            let (engine, stream) = engine();
+            let updates = run(&engine);
+            let filter = EventFilter {
+                addresses: vec![format!("{:?}", Address::with_last_byte(9))],
+                ..EventFilter::default()
+            };
+            let channel = engine.watch_events(1, filter).await.unwrap();
+            let before = engine.events_epoch(channel.rest()).unwrap();
+            let mut reorg = first_block(7);
+            reorg.retracted_content = content;
+            updates.send(reorg).await.unwrap();
+            published(&stream).await;
+            let after = engine.events_epoch(channel.rest()).unwrap();
+            assert_eq!(after != before, has_gap);
         }
     }
 

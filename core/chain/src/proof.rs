@@ -27,12 +27,12 @@ use alloy::{
         proofs::{calculate_receipt_root, ordered_trie_root_encoded},
     },
     eips::Encodable2718 as _,
-    primitives::{B256, keccak256},
-    rpc::types::{Transaction, TransactionReceipt},
+    primitives::{B256, Bloom, keccak256, logs_bloom},
+    rpc::types::{Log, Transaction, TransactionReceipt},
 };
 use serde_json::value::RawValue;
 
-use crate::ChainConfig;
+use crate::{BlockRef, ChainConfig, profiles::Profile};
 
 /// The proofs that a chain requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,36 @@ pub struct ProofPolicy {
     pub transactions: ProofCheck,
     /// The receipts against the header's root.
     pub receipts: ProofCheck,
+    /// The logs against the header's bloom.
+    pub bloom: ProofCheck,
+    /// Whether blocks hold transactions of the chain itself, outside the roots and the bloom.
+    pub system_transactions: SystemTransactions,
+}
+
+/// Whether blocks may hold transactions or receipts outside their header's roots and bloom.
+///
+/// Polygon passes state from Ethereum in such transactions. They have no sender and a hash that
+/// follows from the block. Some nodes return the transaction, some its receipt, some both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SystemTransactions {
+    /// Blocks may hold them.
+    Expected,
+    /// Blocks hold none.
+    Refused,
+}
+
+/// The hash of the system transaction of a block, as Polygon computes it.
+#[must_use]
+pub fn system_transaction_hash(block: BlockRef) -> B256 {
+    let number = block.number.to_be_bytes();
+    keccak256(
+        [
+            b"matic-bor-receipt-".as_slice(),
+            &number,
+            block.hash.as_slice(),
+        ]
+        .concat(),
+    )
 }
 
 /// Whether a proof is required.
@@ -68,10 +98,19 @@ impl ProofPolicy {
     /// The proofs that a chain's configuration requires.
     #[must_use]
     pub fn of(config: &ChainConfig) -> Self {
+        let profile = Profile::of(config.id);
+        let check =
+            |configured: Option<bool>, default| ProofCheck::of(configured.unwrap_or(default));
+        let has_system = config.system_transactions;
         Self {
-            header: ProofCheck::of(config.header_hash),
-            transactions: ProofCheck::of(config.transactions_root),
-            receipts: ProofCheck::of(config.receipts_root),
+            header: check(config.header_hash, profile.header_hash),
+            transactions: check(config.transactions_root, profile.transactions_root),
+            receipts: check(config.receipts_root, profile.receipts_root),
+            bloom: check(config.logs_bloom, profile.logs_bloom),
+            system_transactions: match has_system.unwrap_or(profile.system_transactions) {
+                true => SystemTransactions::Expected,
+                false => SystemTransactions::Refused,
+            },
         }
     }
 }
@@ -107,6 +146,26 @@ pub enum ProofError {
         "the transactions do not hash to the header's root; set `transactions_root = false` only if the chain's transactions never do"
     )]
     Transactions,
+    /// The logs have another bloom.
+    #[error(
+        "the logs do not match the header's bloom; set `logs_bloom = false` only if the chain's bloom never does"
+    )]
+    Bloom,
+    /// The header has no bloom.
+    #[error(
+        "the header has no bloom that can be read; set `logs_bloom = false` only if the chain's headers never have one"
+    )]
+    NoBloom,
+    /// There is not one receipt for each transaction.
+    #[error(
+        "there are {receipts} receipts for {transactions} transactions; set `system_transactions = true` only if the chain adds transactions or receipts of its own"
+    )]
+    ReceiptCount {
+        /// The number of receipts.
+        receipts: usize,
+        /// The number of transactions.
+        transactions: usize,
+    },
     /// The receipts have another root.
     #[error(
         "the receipts do not hash to the header's root; set `receipts_root = false` only if the chain's receipts never do"
@@ -132,8 +191,11 @@ pub fn header(raw: &RawValue, hash: B256) -> Result<(), ProofError> {
 ///
 /// # Errors
 /// A transaction is changed, added or missing.
-pub fn transactions(transactions: &[Transaction], root: B256) -> Result<(), ProofError> {
-    let mut encoded = Vec::with_capacity(transactions.len());
+pub fn transactions<'a>(
+    transactions: impl IntoIterator<Item = &'a Transaction>,
+    root: B256,
+) -> Result<(), ProofError> {
+    let mut encoded = Vec::new();
     for transaction in transactions {
         // The hash is computed, as the node could report any.
         let bytes = transaction.inner.inner().encoded_2718();
@@ -153,15 +215,34 @@ pub fn transactions(transactions: &[Transaction], root: B256) -> Result<(), Proo
 ///
 /// # Errors
 /// A receipt is changed, added or missing.
-pub fn receipts(receipts: &[TransactionReceipt], root: B256) -> Result<(), ProofError> {
+pub fn receipts<'a>(
+    receipts: impl IntoIterator<Item = &'a TransactionReceipt>,
+    root: B256,
+) -> Result<(), ProofError> {
     let plain = receipts
-        .iter()
+        .into_iter()
         .map(|receipt| receipt.inner.clone().map_logs(|log| log.inner));
     let plain: Vec<_> = plain.collect();
     if calculate_receipt_root(&plain) == root {
         return Ok(());
     }
     Err(ProofError::Receipts)
+}
+
+/// Checks the logs of a block against the bloom in its header.
+///
+/// # Errors
+/// A log is missing, or its address or topics are changed. The bloom does not cover its data.
+pub fn bloom<'a>(
+    logs: impl IntoIterator<Item = &'a Log>,
+    bloom: Option<Bloom>,
+) -> Result<(), ProofError> {
+    let expected = bloom.ok_or(ProofError::NoBloom)?;
+    let logs = logs.into_iter().map(|log| &log.inner);
+    if logs_bloom(logs) == expected {
+        return Ok(());
+    }
+    Err(ProofError::Bloom)
 }
 
 #[cfg(test)]

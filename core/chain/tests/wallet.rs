@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use alloy::{
     hex,
@@ -13,10 +16,10 @@ use alloy::{
     sol_types::SolCall as _,
 };
 use serde_json::{Value, json};
-use support::{CHAIN, Node, account, hash, refused, transaction};
+use support::{CHAIN, Node, RECEIPT_FAULTS, account, hash, refused, transaction};
 use tidewire_chain::{
     Call, ChainUpdate, ChannelEvent, RpcClient, RpcError, WalletIndex,
-    wallet::{Activity, Tracing, WalletTracker},
+    wallet::{Activity, ConfirmationRules, Tracing, WalletTracker},
 };
 use tidewire_proto::v1::{
     BalanceSource, Direction, TransactionState, WalletUpdate, approval::Allowance,
@@ -48,12 +51,21 @@ struct Scripted {
     old: Vec<Address>,
     has_multicall: bool,
     trace: Option<Value>,
+    receipts: HashMap<B256, Result<Value, RpcError>>,
+    /// A method that fails, but for calls of Multicall3, which are answered as without it.
+    failing: Option<(&'static str, RpcError)>,
+    /// Contracts that exist only in one block.
+    made_in: Vec<(Address, B256)>,
     is_down: bool,
     requests: Mutex<Vec<Vec<Call>>>,
 }
 
 impl Scripted {
     fn view(&self, block: B256, contract: Address, data: &[u8]) -> Option<Vec<u8>> {
+        let made_in = self.made_in.iter().find(|(made, _)| *made == contract);
+        if made_in.is_some_and(|(_, made_in)| *made_in != block) {
+            return Some(Vec::new());
+        }
         let selector = &data[..4];
         let is_nft = self.nfts.contains(&contract);
         if selector == &keccak256("balanceOf(address)")[..4] {
@@ -80,6 +92,13 @@ impl Scripted {
                 reason: "down".to_owned(),
             });
         }
+        if let Some((method, error)) = &self.failing
+            && *method == call.method
+            && (call.params[0]["to"] != json!(MULTICALL3)
+                || matches!(error, RpcError::Unavailable { .. }))
+        {
+            return Err(error.clone());
+        }
         let block = || {
             call.params[1]["blockHash"]
                 .as_str()
@@ -93,7 +112,10 @@ impl Scripted {
                 let amount = self.coins.get(&(block(), wallet)).copied().unwrap_or(0);
                 Ok(json!(format!("{amount:#x}")))
             }
-            "eth_getTransactionReceipt" => Ok(json!({"status": "0x1"})),
+            "eth_getTransactionReceipt" => {
+                let hash: B256 = call.params[0].as_str().unwrap().parse().unwrap();
+                self.receipts.get(&hash).cloned().unwrap_or(Ok(Value::Null))
+            }
             "debug_traceBlockByNumber" | "trace_block" => Err(refused(-32_601, None)),
             "debug_traceBlockByHash" => self.trace.clone().ok_or_else(|| refused(-32_601, None)),
             "eth_call" => {
@@ -221,8 +243,10 @@ async fn transactions_and_coin_balances_are_sent_from_pending_on_and_retracted()
     let block = update.included.block;
     let mut late = WalletTracker::new(CHAIN, Tracing::Off);
     apply(&mut late, &update, &wallets, &client).await;
+    let receipt_call = Call::new("eth_getTransactionReceipt", json!([hash(1)]));
     let after_block = late.apply_pending(&submitted, &wallets, 7);
     assert!(after_block.is_empty(), "its block was sent before");
+    client.receipts.insert(hash(1), node.respond(&receipt_call));
     client.coins.insert((block.parent, account(1)), 100);
     client.coins.insert((block.hash, account(1)), 94);
     let sent = apply(&mut tracker, &update, &wallets, &client).await;
@@ -258,6 +282,71 @@ async fn transactions_and_coin_balances_are_sent_from_pending_on_and_retracted()
             .map(|update| update.data)
             .collect::<Vec<_>>()
     );
+}
+
+/// The statuses of the transaction updates.
+fn statuses(updates: &[WalletUpdate]) -> Vec<TransactionState> {
+    let statuses = updates.iter().filter_map(|update| match &update.data {
+        Some(Data::Transaction(sent)) => Some(sent.status()),
+        _ => None,
+    });
+    statuses.collect()
+}
+
+#[tokio::test]
+async fn a_transaction_without_its_own_receipt_is_unknown_until_it_has_one() {
+    use TransactionState::{Confirmed, Confirming, Failed, Finalized, Unknown};
+    let rules = ConfirmationRules {
+        required: 2,
+        finality_depth: 4,
+        reorg_limit: 10,
+    };
+    for fault in RECEIPT_FAULTS {
+        for (is_failing, blocks_later, expected) in [
+            (true, 1, vec![Failed]),
+            (true, 6, vec![Failed]),
+            (false, 0, vec![Confirming, Confirmed]),
+            (false, 1, vec![Confirming, Confirmed]),
+            (false, 2, vec![Confirmed]),
+            (false, 6, vec![Finalized]),
+        ] {
+            let wallets = index(&[account(1)]);
+            let mut node = Node::default();
+            let mut tracker = WalletTracker::new(CHAIN, Tracing::Off).with_rules(rules);
+            node.mine(&[]);
+            node.send(transaction(hash(1), account(1), 0, account(2), 5));
+            if is_failing {
+                node.failing.push(hash(1));
+            }
+            let mined = node.mine(&[hash(1)]);
+            let call = Call::new("eth_getTransactionReceipt", json!([hash(1)]));
+            let receipt = node.respond(&call).unwrap();
+            let mut client = Scripted::default();
+            client.receipts.insert(hash(1), fault(receipt.clone()));
+            let mut sent = apply(&mut tracker, &mined, &wallets, &client).await;
+            for _ in 1..blocks_later {
+                let update = node.mine(&[]);
+                sent.extend(apply(&mut tracker, &update, &wallets, &client).await);
+            }
+            assert_eq!(statuses(&sent), [Unknown]);
+            client.receipts.insert(hash(1), Ok(receipt));
+            let update = node.mine(&[]);
+            let told = apply(&mut tracker, &update, &wallets, &client).await;
+            assert_eq!(statuses(&told), expected, "after {blocks_later} blocks");
+            // A reorg retracts all of it, the last first.
+            let mut later = told;
+            for _ in 0..2 {
+                let update = node.mine(&[]);
+                later.extend(apply(&mut tracker, &update, &wallets, &client).await);
+            }
+            let mut all = [statuses(&sent), statuses(&later)].concat();
+            all.reverse();
+            let reorg = node.reorg(node.blocks.len() - 1, &[]);
+            let retracted = apply(&mut tracker, &reorg, &wallets, &client).await;
+            assert_eq!(statuses(&retracted), all);
+            assert!(retracted.iter().all(|update| update.removed));
+        }
+    }
 }
 
 #[tokio::test]
@@ -408,6 +497,124 @@ async fn coins_that_a_contract_moves_are_found_by_a_trace() {
         [WalletUpdate { data: Some(Data::Balance(change)), .. }]
             if change.how() == BalanceSource::Trace && change.delta == "5"
     ));
+}
+
+#[tokio::test]
+async fn a_refused_balance_leaves_a_wallet_unread_and_a_revert_does_not() {
+    let wallets = index(&[account(1)]);
+    let unavailable = || RpcError::Unavailable {
+        chain: CHAIN,
+        reason: "error -32603: Internal error".to_owned(),
+    };
+    for (method, error, is_unread) in [
+        ("eth_getBalance", unavailable(), true),
+        ("eth_getBalance", refused(-32_602, None), true),
+        ("eth_call", unavailable(), true),
+        ("eth_call", refused(3, None), false),
+    ] {
+        let mut node = Node::default();
+        node.send(transaction(hash(1), account(1), 0, account(2), 5));
+        let mut update = node.mine(&[hash(1)]);
+        let block = Arc::make_mut(&mut update.included);
+        block
+            .logs
+            .push(transfer(account(0xAA), account(2), account(1), 5));
+        let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+        let client = Scripted {
+            failing: Some((method, error)),
+            ..Scripted::default()
+        };
+        apply(&mut tracker, &update, &wallets, &client).await;
+        let unread = tracker.take_unread();
+        assert_eq!(unread.contains(&account(1)), is_unread, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_symbol_that_could_not_be_read_is_read_again_later() {
+    let (token, wallets) = (account(0xAA), index(&[account(1)]));
+    let mut node = Node::default();
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+    let mut client = Scripted {
+        failing: Some(("eth_call", refused(3, None))),
+        ..Scripted::default()
+    };
+    for (now_ms, expected) in [(0, None), (59_000, None), (61_000, Some("TOK"))] {
+        let update = node.mine_logs(vec![transfer(token, account(2), account(1), 5)]);
+        let block = update.included.block;
+        let amount = block.number;
+        client
+            .tokens
+            .insert((block.hash, token, account(1)), amount);
+        let activity = Activity::of(&update.included, &wallets);
+        let is_watched = |wallet: &Address| wallets.contains(wallet);
+        let events = tracker.apply(&update, activity, is_watched, &client, now_ms);
+        let sent = updates(events.await);
+        // The node recovers, but the failure is remembered for a minute.
+        client.failing = None;
+        let symbol = sent.iter().find_map(|update| match &update.data {
+            Some(Data::Balance(change)) => change.symbol.clone(),
+            _ => None,
+        });
+        assert_eq!(symbol.as_deref(), expected, "at {now_ms}");
+    }
+}
+
+#[tokio::test]
+async fn a_withdrawal_of_a_validator_is_sent() {
+    let wallets = index(&[account(1), account(2)]);
+    let mut node = Node::default();
+    node.send(transaction(hash(1), account(2), 0, account(3), 5));
+    let mut update = node.mine(&[hash(1)]);
+    let block = Arc::make_mut(&mut update.included);
+    block.withdrawals = vec![account(1), account(2), account(9)];
+    let block = block.block;
+    let mut client = Scripted::default();
+    for (wallet, before, after) in [(1, 10, 17), (2, 10, 12)] {
+        client.coins.insert((block.parent, account(wallet)), before);
+        client.coins.insert((block.hash, account(wallet)), after);
+    }
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+    let sent = apply(&mut tracker, &update, &wallets, &client).await;
+    let changes: Vec<_> = sent
+        .iter()
+        .filter_map(|update| match &update.data {
+            Some(Data::Balance(change)) => Some((change.delta.as_str(), change.how())),
+            _ => None,
+        })
+        .collect();
+    // A wallet with a transaction of its own is read for that.
+    let expected = [
+        ("7", BalanceSource::Withdrawal),
+        ("2", BalanceSource::Balance),
+    ];
+    assert_eq!(changes, expected);
+}
+
+#[tokio::test]
+async fn a_token_whose_constructor_mints_to_a_wallet_is_sent() {
+    for has_multicall in [true, false] {
+        let (token, wallets) = (account(0xAA), index(&[account(1)]));
+        let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+        let mint = transfer(token, Address::ZERO, account(1), 5);
+        let update = Node::default().mine_logs(vec![mint]);
+        let block = update.included.block;
+        let mut client = Scripted {
+            has_multicall,
+            made_in: vec![(token, block.hash)],
+            ..Scripted::default()
+        };
+        client.tokens.insert((block.hash, token, account(1)), 5);
+        let sent = apply(&mut tracker, &update, &wallets, &client).await;
+        assert!(
+            matches!(
+                &sent[..],
+                [WalletUpdate { data: Some(Data::Balance(change)), .. }]
+                    if change.previous.as_deref() == Some("0") && change.delta == "5"
+            ),
+            "{sent:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod ledger;
 mod malformed_logs;
 mod mempools;
 mod proofs;
+mod refusals;
 mod reorgs;
 mod restarts;
 mod tls;

@@ -9,7 +9,10 @@ use alloy::{
     primitives::B256,
     pubsub::{ConnectionHandle, PubSubConnect, RawSubscription},
     rpc::client::{ClientBuilder, RpcClient as AlloyClient},
-    transports::{TransportErrorKind, TransportResult, ipc::IpcConnect, utils::guess_local_url},
+    transports::{
+        TransportError, TransportErrorKind, TransportResult, ipc::IpcConnect,
+        utils::guess_local_url,
+    },
 };
 use futures::future::join_all;
 use serde_json::{Value, json, value::RawValue};
@@ -106,13 +109,19 @@ impl Connection {
         }
     }
 
+    fn explain_call(&self, call: &Call, error: TransportError) -> Failure {
+        self.explain(Failure::of_call(call.method, error))
+    }
+
     pub(super) fn supports_subscriptions(&self) -> bool {
         self.supports_subscriptions
     }
 
     pub(super) async fn call(&self, call: &Call) -> Result<Box<RawValue>, Failure> {
         let request = self.client.request(call.method, &call.params);
-        request.await.map_err(|error| self.explain(error))
+        request
+            .await
+            .map_err(|error| self.explain_call(call, error))
     }
 
     /// Makes all calls in one request.
@@ -126,10 +135,11 @@ impl Connection {
             waiters.push(batch.add_call::<_, Box<RawValue>>(call.method, &call.params)?);
         }
         batch.send().await.map_err(|error| self.explain(error))?;
-        let responses = join_all(waiters).await;
-        Ok(responses
-            .into_iter()
-            .map(|response| response.map_err(|error| self.explain(error)))
+        let responses = join_all(waiters).await.into_iter();
+        Ok(calls
+            .iter()
+            .zip(responses)
+            .map(|(call, response)| response.map_err(|error| self.explain_call(call, error)))
             .collect())
     }
 
@@ -143,7 +153,9 @@ impl Connection {
     pub(super) async fn subscribe_mempool(self: Arc<Self>) -> Result<Subscription, Failure> {
         let whole = json!(["newPendingTransactions", true]);
         match self.clone().subscribe(&whole, MEMPOOL_BUFFER).await {
-            Err(Failure::Refused { .. } | Failure::Unsupported(_)) => {
+            Err(
+                Failure::Refused { .. } | Failure::Unsupported(_) | Failure::Unavailable { .. },
+            ) => {
                 let hashes = json!(["newPendingTransactions"]);
                 self.subscribe(&hashes, MEMPOOL_BUFFER).await
             }

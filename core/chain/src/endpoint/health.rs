@@ -5,7 +5,7 @@
 //!
 //! | failure | back-off |
 //! |---|---|
-//! | unreachable, timed out | 250 ms, doubled with each one in a row, at most 30 s; a response ends it |
+//! | unreachable, timed out, trouble with every call of a request | 250 ms, doubled with each one in a row, at most 30 s; a response ends it |
 //! | invalid response | the same, but a response does not end it |
 //! | rate limit | as long as the endpoint demands, else 1 s, doubled each time; at most 60 s; a response does not end it |
 //! | another chain | 30 s; a response does not end it |
@@ -111,14 +111,17 @@ impl Health {
         );
         let special = match failure {
             // The node works; it only cannot serve this call.
-            Failure::Refused { .. } | Failure::Unsupported(_) | Failure::NotFound(_) => return,
+            Failure::Refused { .. }
+            | Failure::Unsupported(_)
+            | Failure::NotFound(_)
+            | Failure::Incomplete => return,
             Failure::RateLimited { after, .. } => Some(after.map_or_else(
                 || self.rate_limits.next_pause(now),
                 |after| after.min(LAST_LIMIT),
             )),
             Failure::WrongChain { .. } => Some(WRONG_CHAIN_PAUSE),
             Failure::Invalid(_) => Some(self.invalid_responses.next_pause(now)),
-            Failure::Unreachable(_) | Failure::TimedOut(_) => None,
+            Failure::Unreachable(_) | Failure::TimedOut(_) | Failure::Unavailable { .. } => None,
         };
         // Every failure in a row lengthens the usual pause, even one with a pause of its own.
         let usual = self.backoff.next_pause();

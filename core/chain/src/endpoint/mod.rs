@@ -12,10 +12,13 @@
 //! 429 and `Retry-After: 7`. The pool calls B at once, and A again after 7 s.
 
 mod address;
+mod batches;
+mod by_height;
 mod connection;
 mod failure;
 mod health;
 mod http;
+mod methods;
 mod pool;
 mod tls;
 mod websocket;
@@ -23,12 +26,13 @@ mod websocket;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use alloy::primitives::U64;
+use futures::{StreamExt as _, stream};
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -36,8 +40,11 @@ use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
 
 use self::{
+    batches::BatchSize,
+    by_height::retry_by_height,
     connection::{Connection, Response, Tls},
     health::Health,
+    methods::MethodMemory,
 };
 use crate::Call;
 
@@ -48,8 +55,8 @@ pub use pool::EndpointPool;
 pub use tls::TlsError;
 pub(crate) use tls::tls_config;
 
-/// Calls in one request. Many providers refuse larger batches.
-const MAX_BATCH: usize = 50;
+/// Requests of one group of calls that are made at the same time, where batches are small.
+const CONCURRENT_REQUESTS: usize = 4;
 
 /// Timeouts in a row that end the connection.
 const MAX_TIMEOUTS: u64 = 2;
@@ -66,8 +73,8 @@ pub(crate) struct Endpoint {
     head: AtomicU64,
     /// Timeouts in a row.
     timeouts: AtomicU64,
-    supports_batches: AtomicBool,
-    supports_block_receipts: AtomicBool,
+    batch_size: BatchSize,
+    methods: MethodMemory,
     metrics: EndpointMetrics,
 }
 
@@ -119,8 +126,8 @@ impl Endpoint {
             health: Mutex::default(),
             head: AtomicU64::new(0),
             timeouts: AtomicU64::new(0),
-            supports_batches: AtomicBool::new(true),
-            supports_block_receipts: AtomicBool::new(true),
+            batch_size: BatchSize::default(),
+            methods: MethodMemory::default(),
         }
     }
 
@@ -149,14 +156,23 @@ impl Endpoint {
         self.metrics.head.set(number as f64);
     }
 
-    /// Whether the endpoint returns all receipts of a block in one response.
-    pub(crate) fn supports_block_receipts(&self) -> bool {
-        self.supports_block_receipts.load(Ordering::Relaxed)
+    /// The time for which the endpoint still rests for a method; zero if it does not.
+    pub(crate) fn method_pause(&self, method: &str) -> Duration {
+        self.methods.pause(method, Instant::now())
     }
 
-    /// Records that the endpoint does not return all receipts of a block in one response.
-    pub(crate) fn disable_block_receipts(&self) {
-        self.supports_block_receipts.store(false, Ordering::Relaxed);
+    /// Records that the endpoint returns no result by a method. It rests for that method, longer
+    /// each time, and is asked again.
+    pub(crate) fn refuse_method(&self, method: &'static str, failure: &Failure) {
+        let labels = [
+            ("chain", self.chain.to_string()),
+            ("endpoint", self.address.to_string()),
+            ("method", method.to_owned()),
+        ];
+        metrics::counter!("tidewire_chain_refusals_total", &labels).increment(1);
+        if self.methods.record_refusal(method, failure, Instant::now()) {
+            tracing::warn!(chain = self.chain, endpoint = %self.address, method, %failure, "an endpoint refuses a method: it is called elsewhere, and here again after a growing pause");
+        }
     }
 
     /// Records a response that contradicts the chain. The endpoint backs off.
@@ -231,68 +247,144 @@ impl Endpoint {
         })
     }
 
-    /// Makes all calls in as few requests as possible. Returns the responses in their order.
+    /// Makes all calls in as few requests as possible. Returns the responses in their order. A
+    /// method that the endpoint does not implement is not called again at once.
     pub(crate) async fn call_all(&self, calls: &[Call]) -> Vec<Response> {
-        let mut responses = Vec::with_capacity(calls.len());
-        for batch in calls.chunks(MAX_BATCH) {
-            responses.extend(self.call_batch(batch).await);
+        let now = Instant::now();
+        let known = calls.iter();
+        let known: Vec<_> = known
+            .map(|call| self.methods.unsupported(call.method, now))
+            .collect();
+        let open: Vec<_> = calls
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|(call, _)| call.clone())
+            .collect();
+        let mut responses = self.call_in_batches(&open).await;
+        retry_by_height(self, &open, &mut responses).await;
+        let mut responses = responses.into_iter();
+        let no_response = || Err(Failure::Incomplete);
+        let merged = known.into_iter().map(|known| match known {
+            Some(failure) => Err(failure),
+            None => responses.next().unwrap_or_else(no_response),
+        });
+        merged.collect()
+    }
+
+    /// Makes calls in batches of the size that the endpoint accepts.
+    async fn call_in_batches(&self, calls: &[Call]) -> Vec<Response> {
+        let size = self.batch_size.get(Instant::now());
+        if calls.len() <= size {
+            return match calls {
+                [] => Vec::new(),
+                // Boxed, as a refused batch is divided and sent by this function again.
+                calls => Box::pin(self.call_batch(calls)).await,
+            };
+        }
+        let batches = calls.chunks(size);
+        let batches: Vec<_> = batches
+            .map(|batch| Box::pin(self.call_batch(batch)))
+            .collect();
+        let responses: Vec<_> = stream::iter(batches)
+            .buffered(CONCURRENT_REQUESTS)
+            .collect()
+            .await;
+        responses.into_iter().flatten().collect()
+    }
+
+    /// Makes calls in one request. If that is refused because of its size, makes them in smaller
+    /// ones.
+    async fn call_batch(&self, calls: &[Call]) -> Vec<Response> {
+        let began = Instant::now();
+        let mut responses = self.request(calls).await;
+        let may_shrink = calls.len() > 1 && matches!(self.address, Address::Http(_));
+        let open: Vec<_> = responses
+            .iter()
+            .enumerate()
+            .filter(|(_, response)| may_shrink && is_of_batch(response))
+            .map(|(index, _)| index)
+            .collect();
+        if open.len() == calls.len() {
+            // The first call alone shows whether the batch is to blame.
+            let (first, rest) = calls.split_at(1);
+            let first = self.call_in_batches(first).await;
+            if first.iter().any(is_of_batch) {
+                return responses;
+            }
+            self.shrink_batches(calls.len());
+            responses = first;
+            responses.extend(self.call_in_batches(rest).await);
+            return responses;
+        }
+        let missing: Vec<_> = open
+            .into_iter()
+            .filter(|index| matches!(responses.get(*index), Some(Err(Failure::Incomplete))))
+            .collect();
+        self.record_responses(calls, &responses, began);
+        if !missing.is_empty() {
+            self.shrink_batches(calls.len());
+            let again: Vec<_> = missing.iter().map(|index| calls[*index].clone()).collect();
+            let again = self.call_in_batches(&again).await;
+            for (index, response) in missing.into_iter().zip(again) {
+                responses[index] = response;
+            }
         }
         responses
     }
 
-    async fn call_batch(&self, calls: &[Call]) -> Vec<Response> {
-        if calls.len() > 1 && !self.supports_batches.load(Ordering::Relaxed) {
-            return self.call_one_by_one(calls).await;
-        }
+    fn shrink_batches(&self, calls: usize) {
+        let size = self.batch_size.shrink(calls, Instant::now());
+        tracing::info!(chain = self.chain, endpoint = %self.address, calls, size, "the endpoint does not answer a batch as a whole: making smaller ones");
+    }
+
+    async fn request(&self, calls: &[Call]) -> Vec<Response> {
         self.metrics.calls.increment(calls.len() as u64);
-        let began = Instant::now();
         // Boxed, as the future of connecting is large.
         let request = async { Box::pin(self.connection()).await?.batch(calls).await };
-        let responses = match self.with_timeout(request).await {
-            Ok(responses) => responses,
-            Err(failure) => {
-                self.record_failure(&failure);
-                return vec![Err(failure); calls.len()];
+        match self.with_timeout(request).await {
+            Ok(responses) => {
+                self.timeouts.store(0, Ordering::Relaxed);
+                responses
             }
-        };
-        self.timeouts.store(0, Ordering::Relaxed);
-        let is_success = responses.iter().any(|response| {
-            response.is_ok()
-                || matches!(
-                    response,
-                    Err(Failure::Refused { .. } | Failure::NotFound(_))
-                )
-        });
-        let is_batch_refused = calls.len() > 1
-            && responses
-                .iter()
-                .all(|response| matches!(response, Err(Failure::Unreachable(_))));
-        if is_batch_refused && matches!(self.address, Address::Http(_)) {
-            tracing::info!(chain = self.chain, endpoint = %self.address, "the endpoint refuses batches: making calls one by one");
-            self.supports_batches.store(false, Ordering::Relaxed);
-            return self.call_one_by_one(calls).await;
+            Err(failure) => vec![Err(failure); calls.len()],
         }
+    }
+
+    /// Records the health and the refused methods that the responses to one request show.
+    fn record_responses(&self, calls: &[Call], responses: &[Response], began: Instant) {
+        let is_answer = |response: &Response| match response {
+            Ok(_) | Err(Failure::Refused { .. } | Failure::NotFound(_)) => true,
+            Err(_) => false,
+        };
+        let is_success = responses.iter().any(is_answer);
         if is_success {
             let latency = began.elapsed();
             self.metrics.seconds.record(latency);
             self.health.lock().record_success(latency);
         }
-        for failure in responses
-            .iter()
-            .filter_map(|response| response.as_ref().err())
-        {
-            self.record_failure(failure);
+        let mut recorded = Vec::new();
+        for (call, response) in calls.iter().zip(responses) {
+            let failure = match response {
+                Ok(_) => {
+                    self.methods.record_result(call.method);
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            if failure.is_of_method(call.method) {
+                self.refuse_method(call.method, failure);
+            }
+            // A request that failed as a whole counts once. Trouble with one call of several, or
+            // with a contract's code, is not the endpoint's.
+            let is_of_call = matches!(failure, Failure::Unavailable { .. })
+                && (is_success || !failure.is_of_method(call.method));
+            if !is_of_call && !recorded.contains(&failure) {
+                self.record_failure(failure);
+                recorded.push(failure);
+            }
         }
         self.metrics.score.set(self.health.lock().score());
-        responses
-    }
-
-    async fn call_one_by_one(&self, calls: &[Call]) -> Vec<Response> {
-        let mut responses = Vec::with_capacity(calls.len());
-        for call in calls {
-            responses.extend(Box::pin(self.call_batch(std::slice::from_ref(call))).await);
-        }
-        responses
     }
 
     /// The open connection. Connects if there is none.
@@ -378,9 +470,10 @@ impl Endpoint {
     }
 }
 
+fn is_of_batch(response: &Response) -> bool {
+    response.as_ref().is_err_and(Failure::may_be_of_batch)
+}
+
 fn chain_id() -> Call {
-    Call {
-        method: "eth_chainId",
-        params: json!([]),
-    }
+    Call::new("eth_chainId", json!([]))
 }

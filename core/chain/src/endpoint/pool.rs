@@ -14,7 +14,7 @@ use super::{
     connection::Tls,
     tls::{http_client, tls_config},
 };
-use crate::{Call, RpcClient, RpcError};
+use crate::{Call, RpcClient, RpcError, rpc_client::ResultMatch};
 
 /// Endpoints that one call is tried on. More would make the caller wait for several timeouts.
 const MAX_TRIES: usize = 4;
@@ -61,9 +61,22 @@ impl EndpointPool {
     /// The endpoints in the order in which to call them. Endpoints that back off come last.
     /// Before them come those that have not reported a head of this height.
     pub(crate) fn by_health(&self, height: u64) -> Vec<Arc<Endpoint>> {
+        self.by_health_for(height, &[])
+    }
+
+    /// The same order for these methods. Endpoints that rest for one of them come last.
+    pub(crate) fn by_health_for(
+        &self,
+        height: u64,
+        methods: &[&'static str],
+    ) -> Vec<Arc<Endpoint>> {
         let mut endpoints = self.endpoints.to_vec();
         endpoints.sort_by(|a, b| {
-            let rank = |endpoint: &Endpoint| (endpoint.backoff(), endpoint.head() < height);
+            let rank = |endpoint: &Endpoint| {
+                let pauses = methods.iter().map(|method| endpoint.method_pause(method));
+                let is_lagging = endpoint.head() < height;
+                (endpoint.backoff(), pauses.max(), is_lagging)
+            };
             let by_rank = rank(a).cmp(&rank(b));
             by_rank.then_with(|| a.cost().total_cmp(&b.cost()))
         });
@@ -77,7 +90,8 @@ impl EndpointPool {
         height: u64,
     ) -> Result<T, Failure> {
         let mut last = no_endpoint();
-        for endpoint in self.by_health(height).into_iter().take(MAX_TRIES) {
+        let order = self.by_health_for(height, &[call.method]);
+        for endpoint in order.into_iter().take(MAX_TRIES) {
             tokio::time::sleep(endpoint.backoff().min(MAX_WAIT)).await;
             match endpoint.call(call.clone()).await {
                 Ok(result) => return Ok(result),
@@ -91,15 +105,19 @@ impl EndpointPool {
 
 impl RpcClient for EndpointPool {
     async fn call_all(&self, calls: Vec<Call>) -> Vec<Result<Value, RpcError>> {
+        // Null is kept while no endpoint has the result.
         let mut results: Vec<Option<Result<Value, Failure>>> = vec![None; calls.len()];
-        for endpoint in self.by_health(0).into_iter().take(MAX_TRIES) {
+        let mut methods: Vec<_> = calls.iter().map(|call| call.method).collect();
+        methods.dedup();
+        let order = self.by_health_for(0, &methods);
+        for endpoint in order.into_iter().take(MAX_TRIES) {
             let open: Vec<usize> = results
                 .iter()
                 .enumerate()
                 .filter(|(_, result)| match result {
                     None => true,
                     Some(Err(failure)) => failure.is_local(),
-                    Some(Ok(_)) => false,
+                    Some(Ok(result)) => result.is_null(),
                 })
                 .map(|(index, _)| index)
                 .collect();
@@ -110,7 +128,12 @@ impl RpcClient for EndpointPool {
             let open_calls: Vec<Call> = open.iter().map(|index| calls[*index].clone()).collect();
             let responses = endpoint.call_all(&open_calls).await;
             for (index, response) in open.into_iter().zip(responses) {
-                results[index] = Some(response.and_then(|result| endpoint.parse(&result)));
+                let result = response.and_then(|result| endpoint.parse(&result));
+                let result = result.and_then(|result| check(&endpoint, &calls[index], result));
+                let is_missing = matches!(&results[index], Some(Ok(_)));
+                if !is_missing || result.as_ref().is_ok_and(|result| !result.is_null()) {
+                    results[index] = Some(result);
+                }
             }
         }
         results
@@ -120,6 +143,19 @@ impl RpcClient for EndpointPool {
                 result.map_err(|failure| failure.into_rpc_error(self.chain))
             })
             .collect()
+    }
+}
+
+/// Checks that a result is the expected one. Null if the endpoint does not have it.
+fn check(endpoint: &Endpoint, call: &Call, result: Value) -> Result<Value, Failure> {
+    match call.expected.compare(&result) {
+        ResultMatch::Expected => Ok(result),
+        ResultMatch::Missing => Ok(Value::Null),
+        ResultMatch::Invalid => {
+            let reason = format!("{} returned another result than asked for", call.method);
+            endpoint.report_invalid(&reason);
+            Err(Failure::Invalid(reason))
+        }
     }
 }
 

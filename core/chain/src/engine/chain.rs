@@ -24,7 +24,7 @@ use crate::{
     mempool::MempoolListener,
     processor::{Command, Deps, Inputs, Processor, block_message},
     proof::ProofPolicy,
-    transaction::{Interest, TransactionOptions, TransactionTracker},
+    transaction::{Interest, TransactionOptions, TransactionTracker, WatchSlots},
     tree::HeaderTree,
     wallet::{ConfirmationRules, Tracing, WalletTracker},
 };
@@ -49,6 +49,8 @@ pub(super) struct Chain {
     /// The followed wallets.
     wallets: WalletLookup,
     interest: Arc<InterestRegistry>,
+    /// The places of watched transactions.
+    slots: WatchSlots,
     /// The queue to the processor, once it runs.
     commands: Mutex<Option<mpsc::Sender<Command>>>,
 }
@@ -69,6 +71,7 @@ impl Chain {
             newest: Arc::default(),
             wallets,
             interest,
+            slots: WatchSlots::new(TransactionOptions::new(config.id).max_watches),
             commands: Mutex::new(None),
             config,
         })
@@ -83,7 +86,7 @@ impl Chain {
     ) -> Result<(), StoreError> {
         let id = self.config.id;
         let blocks = self.block_store.blocks().await?;
-        let tree = HeaderTree::resume(self.config.reorg_limit, blocks);
+        let tree = HeaderTree::resume(self.config.reorg_limit(), blocks);
         let (transactions, wallets) = self.trackers();
         let mut processor = Processor::new(self.deps(journal), transactions, wallets);
         processor.restore().await?;
@@ -110,20 +113,21 @@ impl Chain {
         Ok(())
     }
 
-    fn trackers(&self) -> (TransactionTracker, WalletTracker) {
+    pub(super) fn trackers(&self) -> (TransactionTracker, WalletTracker) {
         let config = &self.config;
         let mut options = TransactionOptions::new(config.id);
         options.required = config.confirmations;
-        if let Finality::Depth(depth) = config.finality {
+        if let Finality::Depth(depth) = config.finality() {
             options.finality_depth = depth;
         }
         options.drop_after = i64::try_from(config.drop_after.as_millis()).unwrap_or(i64::MAX);
         let rules = ConfirmationRules {
             required: options.required,
             finality_depth: options.finality_depth,
-            reorg_limit: config.reorg_limit as u64,
+            reorg_limit: config.reorg_limit() as u64,
         };
-        let transactions = TransactionTracker::new(options, config.custom_errors());
+        let transactions =
+            TransactionTracker::new(options, config.custom_errors()).with_slots(self.slots.clone());
         let wallets = WalletTracker::new(config.id, Tracing::Auto).with_rules(rules);
         (transactions, wallets)
     }
@@ -132,7 +136,7 @@ impl Chain {
     pub(super) fn deps(&self, journal: Journal) -> Deps {
         Deps {
             chain: self.config.id,
-            reorg_limit: self.config.reorg_limit,
+            reorg_limit: self.config.reorg_limit(),
             pool: self.pool.clone(),
             block_store: self.block_store.clone(),
             journal,
@@ -193,8 +197,8 @@ impl Chain {
     }
 
     #[cfg(test)]
-    pub(super) fn config(&self) -> &ChainConfig {
-        &self.config
+    pub(super) fn slots(&self) -> &WatchSlots {
+        &self.slots
     }
 
     /// The newest block, once one was read.
@@ -213,10 +217,17 @@ impl Chain {
         }
     }
 
-    /// Sends a command to the processor, if its queue has room.
-    pub(super) fn try_send(&self, command: Command) -> Result<(), ChainError> {
+    /// Watches a transaction for the subscribers of its channel, from the processor's next turn
+    /// on.
+    ///
+    /// # Errors
+    /// The chain has its maximum of watches, or the processor's queue is full.
+    pub(super) fn follow(&self, hash: B256) -> Result<(), ChainError> {
+        let slot = self.slots.reserve(hash);
+        let slot = slot.map_err(|error| ChainError::LimitReached(error.to_string()))?;
         let sender = self.commands.lock().clone();
-        let sent = sender.ok_or(ChainError::NotRunning)?.try_send(command);
+        let sender = sender.ok_or(ChainError::NotRunning)?;
+        let sent = sender.try_send(Command::Follow(hash, slot));
         sent.map_err(|_| ChainError::Timeout(self.config.id))
     }
 

@@ -122,8 +122,8 @@ impl ChainEngine {
     /// Watches the transaction of a `tx:` channel.
     ///
     /// # Errors
-    /// The name is not a chain and a hash, the maximum of transactions is followed, or the chain
-    /// does not answer in time.
+    /// The name is not a chain and a hash, the maximum of transactions is followed or watched, or
+    /// the chain does not answer in time.
     pub fn follow_transaction(&self, rest: &str) -> Result<(), ChainError> {
         let key @ (id, hash) = self.transaction(rest)?;
         let transactions = &self.0.interest.transactions;
@@ -133,12 +133,8 @@ impl ChainEngine {
                 "{MAX_TRANSACTIONS} transactions are followed, which is the maximum"
             ))),
             InsertOutcome::New => {
-                // The reply has no reader: the status is published on the channel.
-                let (reply, _) = oneshot::channel();
-                let command = Command::Watch(hash, Interest::Session, Vec::new(), reply);
-                self.chain(id)?
-                    .try_send(command)
-                    .inspect_err(|_| transactions.remove(&key))
+                let followed = self.chain(id).and_then(|chain| chain.follow(hash));
+                followed.inspect_err(|_| transactions.remove(&key))
             }
         }
     }

@@ -6,8 +6,16 @@
 //! 3. There is one receipt for each transaction, of this block. The receipts hash to the
 //!    header's receipts root, and their logs to its bloom.
 //!
-//! If an endpoint cannot return the receipts of a whole block, the logs are read by the block's
-//! hash and checked against the bloom alone.
+//! # Where receipts come from
+//! First every endpoint is asked for all receipts of the block. If none returns them, the receipt
+//! of each transaction is read, and the same root proves them. Logs alone are read only where
+//! the configuration waives the receipts root: the bloom does not cover their data, so an
+//! endpoint could change an amount.
+//!
+//! Example: endpoint A does not know `eth_getBlockReceipts`, and B does. Blocks are loaded from B.
+//! While B is down, A returns the receipts of the block's 180 transactions in four batches.
+
+use std::collections::HashMap;
 
 use alloy::{
     primitives::{B256, Bloom, logs_bloom},
@@ -16,11 +24,16 @@ use alloy::{
 use serde_json::{json, value::RawValue};
 
 use crate::{
-    BlockData, BlockRef, Call,
+    BlockData, BlockRef, Call, ReceiptId,
     endpoint::{Endpoint, EndpointPool, Failure},
-    proof::{self, ProofCheck, ProofError, ProofPolicy},
+    proof::{
+        self, ProofCheck, ProofError, ProofPolicy, SystemTransactions, system_transaction_hash,
+    },
     rpc_types::{BlockJson, EncodingKind, parse_receipt, parse_transaction},
 };
+
+/// The method that returns all receipts of a block.
+const BLOCK_RECEIPTS: &str = "eth_getBlockReceipts";
 
 /// Loads a block from the first endpoint that returns all of it.
 pub(super) async fn load(
@@ -29,17 +42,41 @@ pub(super) async fn load(
     proofs: ProofPolicy,
 ) -> Result<BlockData, Failure> {
     let mut last = Failure::Unreachable("there is no endpoint".to_owned());
-    for endpoint in pool.by_health(block.number) {
-        match load_from(&endpoint, block, proofs).await {
+    let order = pool.by_health_for(block.number, &[BLOCK_RECEIPTS]);
+    let mut without_receipts = Vec::new();
+    for endpoint in order {
+        if !endpoint.method_pause(BLOCK_RECEIPTS).is_zero() {
+            without_receipts.push(endpoint);
+            continue;
+        }
+        match load_from(&endpoint, block, proofs, LogSource::BlockReceipts).await {
             Ok(data) => return Ok(data),
-            Err(LoadError::Failure(failure)) => last = failure,
-            Err(LoadError::Invalid(reason)) => {
-                endpoint.report_invalid(&format!("block {}: {reason}", block.number));
-                last = Failure::Invalid(reason);
-            }
+            Err(LoadError::NoBlockReceipts) => without_receipts.push(endpoint),
+            Err(error) => last = error.report(&endpoint, block),
+        }
+    }
+    let source = match proofs.receipts {
+        ProofCheck::Required => LogSource::SingleReceipts,
+        ProofCheck::Waived => LogSource::Logs,
+    };
+    for endpoint in without_receipts {
+        match load_from(&endpoint, block, proofs, source).await {
+            Ok(data) => return Ok(data),
+            Err(error) => last = error.report(&endpoint, block),
         }
     }
     Err(last)
+}
+
+/// The calls that the logs of a block come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LogSource {
+    /// All receipts of the block, in one call.
+    BlockReceipts,
+    /// The receipt of each transaction.
+    SingleReceipts,
+    /// The logs alone.
+    Logs,
 }
 
 /// The reason why an endpoint did not provide a block.
@@ -48,6 +85,22 @@ enum LoadError {
     Failure(Failure),
     /// A response contradicts the block's hashes.
     Invalid(String),
+    /// The endpoint does not return all receipts of a block.
+    NoBlockReceipts,
+}
+
+impl LoadError {
+    /// Reports an invalid response, and returns the failure.
+    fn report(self, endpoint: &Endpoint, block: BlockRef) -> Failure {
+        match self {
+            Self::Failure(failure) => failure,
+            Self::Invalid(reason) => {
+                endpoint.report_invalid(&format!("block {}: {reason}", block.number));
+                Failure::Invalid(reason)
+            }
+            Self::NoBlockReceipts => Failure::Unsupported(BLOCK_RECEIPTS.to_owned()),
+        }
+    }
 }
 
 impl From<Failure> for LoadError {
@@ -66,31 +119,24 @@ fn invalid<T>(reason: impl Into<String>) -> Result<T, LoadError> {
     Err(LoadError::Invalid(reason.into()))
 }
 
-fn no_response() -> Failure {
-    Failure::Invalid("it returned no response to a call".to_owned())
-}
-
 async fn load_from(
     endpoint: &Endpoint,
     block: BlockRef,
     proofs: ProofPolicy,
+    source: LogSource,
 ) -> Result<BlockData, LoadError> {
-    let body = Call {
-        method: "eth_getBlockByHash",
-        params: json!([block.hash, true]),
-    };
-    let mut calls = vec![body];
-    let with_receipts = endpoint.supports_block_receipts();
-    calls.push(if with_receipts {
-        receipts_of(block)
-    } else {
-        logs_of(block)
-    });
+    let mut calls = vec![Call::new("eth_getBlockByHash", json!([block.hash, true]))];
+    match source {
+        LogSource::BlockReceipts => calls.push(Call::new(BLOCK_RECEIPTS, json!([block.hash]))),
+        LogSource::Logs => calls.push(Call::new(
+            "eth_getLogs",
+            json!([{ "blockHash": block.hash }]),
+        )),
+        // The transactions are not known yet.
+        LogSource::SingleReceipts => {}
+    }
     let mut responses = endpoint.call_all(&calls).await.into_iter();
-    let (Some(body), Some(content)) = (responses.next(), responses.next()) else {
-        return Err(no_response().into());
-    };
-    let raw = body?;
+    let raw = responses.next().unwrap_or(Err(Failure::Incomplete))?;
     let body: Option<BlockJson> = endpoint.parse(&raw)?;
     let Some(body) = body else {
         return Err(Failure::NotFound(format!("block {}", block.hash)).into());
@@ -101,131 +147,223 @@ async fn load_from(
     if proofs.header == ProofCheck::Required {
         proof::header(&raw, block.hash)?;
     }
-    let content = match content {
-        Err(Failure::Unsupported(_) | Failure::Refused { .. }) if with_receipts => {
-            endpoint.disable_block_receipts();
-            let responses = endpoint.call_all(&[logs_of(block)]).await;
-            let response = responses.into_iter().next();
-            LogSource::Logs(response.unwrap_or_else(|| Err(no_response()))?)
-        }
-        content if with_receipts => LogSource::Receipts(content?),
-        content => LogSource::Logs(content?),
-    };
-    let transactions = parse_transactions(&body, block, proofs)?;
-    let mut data = BlockData {
-        block,
-        timestamp: i64::try_from(body.timestamp.to::<u64>().saturating_mul(1_000))
-            .unwrap_or(i64::MAX),
-        base_fee: body.base_fee_per_gas.map(|fee| fee.saturating_to()),
+    let mut content = Content {
+        data: BlockData {
+            block,
+            timestamp: i64::try_from(body.timestamp.to::<u64>().saturating_mul(1_000))
+                .unwrap_or(i64::MAX),
+            base_fee: body.base_fee_per_gas.map(|fee| fee.saturating_to()),
+            bloom: body.logs_bloom.unwrap_or_default(),
+            transactions: Vec::new(),
+            logs: Vec::new(),
+            receipts: Vec::new(),
+            withdrawals: body.withdrawals.iter().map(|one| one.address).collect(),
+        },
+        proofs,
         bloom: body.logs_bloom,
-        transactions,
-        logs: Vec::new(),
-        receipts: Vec::new(),
+        system: system_transaction_hash(block),
     };
-    match content {
-        LogSource::Receipts(raw) => {
-            let raw: Option<Vec<Box<RawValue>>> = endpoint.parse(&raw)?;
-            let Some(raw) = raw else {
-                return Err(Failure::NotFound(format!("receipts of {}", block.hash)).into());
-            };
-            add_receipts(&mut data, &raw, body.receipts_root, proofs)?;
+    content.add_transactions(&body)?;
+    let response = responses.next().unwrap_or(Err(Failure::Incomplete));
+    match source {
+        LogSource::BlockReceipts => {
+            let raw = block_receipts(endpoint, block, response)?;
+            content.add_receipts(&raw, body.receipts_root)?;
         }
-        LogSource::Logs(raw) => {
-            let logs: Option<Vec<Log>> = endpoint.parse(&raw)?;
+        LogSource::SingleReceipts => {
+            let raw = single_receipts(endpoint, &content.data).await?;
+            content.add_receipts(&raw, body.receipts_root)?;
+        }
+        LogSource::Logs => {
+            let logs: Option<Vec<Log>> = endpoint.parse(&response?)?;
             let Some(logs) = logs else {
                 return Err(Failure::NotFound(format!("logs of {}", block.hash)).into());
             };
-            add_logs(&mut data, logs)?;
+            content.add_logs(logs)?;
         }
     }
-    Ok(data)
+    Ok(content.data)
 }
 
-/// The response that holds the logs: all receipts, or the logs alone.
-enum LogSource {
-    Receipts(Box<RawValue>),
-    Logs(Box<RawValue>),
-}
-
-fn receipts_of(block: BlockRef) -> Call {
-    Call {
-        method: "eth_getBlockReceipts",
-        params: json!([block.hash]),
-    }
-}
-
-fn logs_of(block: BlockRef) -> Call {
-    Call {
-        method: "eth_getLogs",
-        params: json!([{ "blockHash": block.hash }]),
-    }
-}
-
-/// The transactions of a block, with the positions that the block gives them. If one has an
-/// unknown type, none is proved, as it cannot be hashed.
-fn parse_transactions(
-    body: &BlockJson,
+/// The receipts in the response to a call for all of them. An error or null is a refusal: the
+/// endpoint rests for the method, and is asked again.
+fn block_receipts(
+    endpoint: &Endpoint,
     block: BlockRef,
-    proofs: ProofPolicy,
-) -> Result<Vec<Transaction>, LoadError> {
-    let mut all_known = true;
-    let mut transactions = Vec::with_capacity(body.transactions.len());
-    for (index, raw) in body.transactions.iter().enumerate() {
-        let (mut transaction, kind) = match parse_transaction(raw) {
-            Ok(parsed) => parsed,
-            Err(error) => return invalid(format!("a transaction cannot be parsed: {error}")),
-        };
-        all_known &= kind == EncodingKind::Known;
-        transaction.block_hash = Some(block.hash);
-        transaction.block_number = Some(block.number);
-        transaction.transaction_index = Some(index as u64);
-        transactions.push(transaction);
-    }
-    if proofs.transactions == ProofCheck::Required && all_known {
-        proof::transactions(&transactions, body.transactions_root)?;
-    }
-    Ok(transactions)
+    response: Result<Box<RawValue>, Failure>,
+) -> Result<Vec<Box<RawValue>>, LoadError> {
+    let failure = match response {
+        Ok(raw) => match endpoint.parse::<Option<Vec<Box<RawValue>>>>(&raw)? {
+            Some(receipts) => return Ok(receipts),
+            None => Failure::NotFound(format!("receipts of {}", block.hash)),
+        },
+        // The endpoint has recorded these itself.
+        Err(Failure::Unsupported(_) | Failure::Unavailable { .. }) => {
+            return Err(LoadError::NoBlockReceipts);
+        }
+        Err(failure @ (Failure::Refused { .. } | Failure::NotFound(_))) => failure,
+        Err(failure) => return Err(failure.into()),
+    };
+    endpoint.refuse_method(BLOCK_RECEIPTS, &failure);
+    Err(LoadError::NoBlockReceipts)
 }
 
-fn add_receipts(
-    data: &mut BlockData,
-    raw: &[Box<RawValue>],
-    root: B256,
-    proofs: ProofPolicy,
-) -> Result<(), LoadError> {
-    if raw.len() != data.transactions.len() {
-        return invalid(format!(
-            "{} receipts for {} transactions",
-            raw.len(),
-            data.transactions.len()
-        ));
-    }
-    let mut all_known = true;
-    let mut receipts: Vec<TransactionReceipt> = Vec::with_capacity(raw.len());
-    for (raw, transaction) in raw.iter().zip(&data.transactions) {
-        let (receipt, kind) = match parse_receipt(raw) {
-            Ok(parsed) => parsed,
-            Err(error) => return invalid(format!("a receipt cannot be parsed: {error}")),
-        };
-        all_known &= kind == EncodingKind::Known;
-        if receipt.transaction_hash != *transaction.inner.tx_hash()
-            || receipt.block_hash != Some(data.block.hash)
-        {
-            return invalid("a receipt is of another transaction or block");
+/// The receipt of each transaction of a block.
+async fn single_receipts(
+    endpoint: &Endpoint,
+    data: &BlockData,
+) -> Result<Vec<Box<RawValue>>, LoadError> {
+    let ids = data.transactions.iter().map(|transaction| ReceiptId {
+        transaction: *transaction.inner.tx_hash(),
+        block: data.block.hash,
+        index: transaction.transaction_index,
+    });
+    let calls: Vec<_> = ids.map(|id| id.call()).collect();
+    let responses = endpoint.call_all(&calls).await;
+    let mut receipts = Vec::with_capacity(responses.len());
+    for response in responses {
+        let receipt = response?;
+        if receipt.get() == "null" {
+            let missing = format!("a receipt of {}", data.block.hash);
+            return Err(Failure::NotFound(missing).into());
         }
         receipts.push(receipt);
     }
-    let logs: Vec<Log> = receipts
-        .iter()
-        .flat_map(|receipt| receipt.inner.logs().iter().map(|log| log_of(receipt, log)))
-        .collect();
-    check_bloom(&data.bloom, &logs)?;
-    if proofs.receipts == ProofCheck::Required && all_known {
-        proof::receipts(&receipts, root)?;
+    Ok(receipts)
+}
+
+/// The content of a block, while it is checked.
+struct Content {
+    data: BlockData,
+    proofs: ProofPolicy,
+    /// The bloom of the header, if it has one.
+    bloom: Option<Bloom>,
+    /// The hash of the transaction that the chain itself may add.
+    system: B256,
+}
+
+impl Content {
+    /// Whether the chain itself added a transaction or receipt, outside the header's roots.
+    fn is_system(&self, hash: B256) -> bool {
+        self.proofs.system_transactions == SystemTransactions::Expected && hash == self.system
     }
-    data.logs = logs;
-    data.receipts = receipts;
-    Ok(())
+
+    /// Adds the transactions, with the positions that the block gives them. If one has an unknown
+    /// type, none is proved, as it cannot be hashed.
+    fn add_transactions(&mut self, body: &BlockJson) -> Result<(), LoadError> {
+        let mut all_known = true;
+        let mut transactions: Vec<Transaction> = Vec::with_capacity(body.transactions.len());
+        for (index, raw) in body.transactions.iter().enumerate() {
+            let (mut transaction, kind) = match parse_transaction(raw) {
+                Ok(parsed) => parsed,
+                Err(error) => return invalid(format!("a transaction cannot be parsed: {error}")),
+            };
+            let hash = *transaction.inner.tx_hash();
+            all_known &= kind == EncodingKind::Known || self.is_system(hash);
+            transaction.block_hash = Some(self.data.block.hash);
+            transaction.block_number = Some(self.data.block.number);
+            transaction.transaction_index = Some(index as u64);
+            transactions.push(transaction);
+        }
+        if self.proofs.transactions == ProofCheck::Required && all_known {
+            let proved = transactions
+                .iter()
+                .filter(|transaction| !self.is_system(*transaction.inner.tx_hash()));
+            proof::transactions(proved, body.transactions_root.unwrap_or_default())?;
+        }
+        self.data.transactions = transactions;
+        Ok(())
+    }
+
+    /// Adds receipts, in the order of the transactions. Those of the chain itself may lack their
+    /// transaction, and come last.
+    fn add_receipts(&mut self, raw: &[Box<RawValue>], root: Option<B256>) -> Result<(), LoadError> {
+        let mut all_known = true;
+        let mut by_hash: HashMap<B256, TransactionReceipt> = HashMap::with_capacity(raw.len());
+        for raw in raw {
+            let (receipt, kind) = match parse_receipt(raw) {
+                Ok(parsed) => parsed,
+                Err(error) => return invalid(format!("a receipt cannot be parsed: {error}")),
+            };
+            all_known &= kind == EncodingKind::Known || self.is_system(receipt.transaction_hash);
+            if receipt.block_hash != Some(self.data.block.hash) {
+                return invalid("a receipt is of another transaction or block");
+            }
+            by_hash.insert(receipt.transaction_hash, receipt);
+        }
+        let mut receipts = Vec::with_capacity(raw.len());
+        let mut without_receipt = 0;
+        for transaction in &self.data.transactions {
+            let hash = *transaction.inner.tx_hash();
+            match by_hash.remove(&hash) {
+                Some(mut receipt) => {
+                    receipt.transaction_index = transaction.transaction_index;
+                    receipts.push(receipt);
+                }
+                None if self.is_system(hash) => {}
+                None => without_receipt += 1,
+            }
+        }
+        let (system, others): (Vec<_>, Vec<_>) = by_hash
+            .into_values()
+            .partition(|receipt| self.is_system(receipt.transaction_hash));
+        if without_receipt > 0 && raw.len() == self.data.transactions.len() {
+            return invalid("a receipt is of another transaction or block");
+        }
+        if without_receipt > 0 || !others.is_empty() {
+            let (receipts, transactions) = (raw.len(), self.data.transactions.len());
+            return Err(ProofError::ReceiptCount {
+                receipts,
+                transactions,
+            }
+            .into());
+        }
+        let proved = || {
+            let receipts = receipts.iter();
+            receipts.filter(|receipt| !self.is_system(receipt.transaction_hash))
+        };
+        if self.proofs.receipts == ProofCheck::Required && all_known {
+            proof::receipts(proved(), root.unwrap_or_default())?;
+        }
+        let logs: Vec<_> = proved().flat_map(logs_of).collect();
+        self.check_bloom(&logs)?;
+        receipts.extend(system);
+        self.data.logs = receipts.iter().flat_map(logs_of).collect();
+        self.data.receipts = receipts;
+        Ok(())
+    }
+
+    fn add_logs(&mut self, mut logs: Vec<Log>) -> Result<(), LoadError> {
+        let is_other = |log: &Log| log.block_hash != Some(self.data.block.hash) || log.removed;
+        if logs.iter().any(is_other) {
+            return invalid("a log is of another block");
+        }
+        let proved = logs.iter();
+        let proved = proved.filter(|log| {
+            !log.transaction_hash
+                .is_some_and(|hash| self.is_system(hash))
+        });
+        let proved: Vec<_> = proved.cloned().collect();
+        self.check_bloom(&proved)?;
+        logs.sort_by_key(|log| log.log_index);
+        self.data.logs = logs;
+        Ok(())
+    }
+
+    /// Checks the header's bloom, or computes it where it is not checked.
+    fn check_bloom(&mut self, logs: &[Log]) -> Result<(), LoadError> {
+        match self.proofs.bloom {
+            ProofCheck::Required => proof::bloom(logs, self.bloom)?,
+            ProofCheck::Waived => {
+                self.data.bloom = logs_bloom(logs.iter().map(|log| &log.inner));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn logs_of(receipt: &TransactionReceipt) -> impl Iterator<Item = Log> {
+    receipt.inner.logs().iter().map(|log| log_of(receipt, log))
 }
 
 /// A log with the position of its receipt. The receipts root does not cover the position that
@@ -240,25 +378,4 @@ fn log_of(receipt: &TransactionReceipt, log: &Log) -> Log {
         removed: false,
         ..*log
     }
-}
-
-fn add_logs(data: &mut BlockData, mut logs: Vec<Log>) -> Result<(), LoadError> {
-    if logs
-        .iter()
-        .any(|log| log.block_hash != Some(data.block.hash) || log.removed)
-    {
-        return invalid("a log is of another block");
-    }
-    check_bloom(&data.bloom, &logs)?;
-    logs.sort_by_key(|log| log.log_index);
-    data.logs = logs;
-    Ok(())
-}
-
-/// Checks that the bloom of the logs equals the header's.
-fn check_bloom(bloom: &Bloom, logs: &[Log]) -> Result<(), LoadError> {
-    if logs_bloom(logs.iter().map(|log| &log.inner)) != *bloom {
-        return invalid("the logs do not match the header's bloom");
-    }
-    Ok(())
 }

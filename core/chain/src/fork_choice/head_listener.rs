@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     HeadSource, Heads, PollIntervals,
-    headers::{fetch_header, parse_header},
+    headers::{fetch_header, parse_pushed_header},
 };
 use crate::{
     BlockRef,
@@ -82,7 +82,7 @@ impl HeadListener {
         loop {
             tokio::select! {
                 event = subscription.next() => match event {
-                    SubscriptionEvent::Item(head) => match self.report_pushed(&head) {
+                    SubscriptionEvent::Item(head) => match self.report_pushed(&head).await {
                         Ok(head) => newest_pushed = head.number,
                         Err(_) => return ListenError::Disconnected,
                     },
@@ -118,8 +118,8 @@ impl HeadListener {
         Ok(self.report(head, HeadSource::Poll))
     }
 
-    fn report_pushed(&self, head: &RawValue) -> Result<BlockRef, Failure> {
-        let head = parse_header(&self.endpoint, head, self.proofs)?;
+    async fn report_pushed(&self, head: &RawValue) -> Result<BlockRef, Failure> {
+        let head = parse_pushed_header(&self.endpoint, head, self.proofs).await?;
         Ok(self.report(head, HeadSource::Subscription))
     }
 

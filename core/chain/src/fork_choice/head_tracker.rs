@@ -10,7 +10,10 @@ use alloy::primitives::Bloom;
 use futures::{StreamExt as _, stream};
 use metrics::{Counter, Gauge, Histogram};
 use tidewire_stream::Backoff;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -41,6 +44,10 @@ const RECENT: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
+/// The pauses after every endpoint refused the tag of final blocks.
+const FIRST_TAG_PAUSE: Duration = Duration::from_secs(1);
+const LAST_TAG_PAUSE: Duration = Duration::from_secs(3_600);
+
 /// Failures in a row between two warnings.
 const WARN_EVERY: u32 = 10;
 
@@ -52,6 +59,16 @@ const IGNORE_UNLINKED: Duration = Duration::from_secs(5);
 pub(crate) struct SequencedUpdate {
     pub(crate) update: ChainUpdate,
     pub(crate) continuity: Continuity,
+    pub(crate) retracted_content: RetractedContent,
+}
+
+/// Whether the content of the retracted blocks is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RetractedContent {
+    /// Every retracted block has its transactions and logs.
+    Known,
+    /// The content of a retracted block is lost, so its logs cannot be retracted one by one.
+    Unknown,
 }
 
 /// The relation of a chain update to the one before.
@@ -77,6 +94,9 @@ pub(crate) struct HeadTracker {
     recent: VecDeque<Arc<BlockData>>,
     /// The height of the newest final block that a node reported.
     finalized: Option<u64>,
+    /// When nodes that refused the tag of final blocks are asked again, and the pauses until then.
+    next_tag_read: Option<Instant>,
+    tag_backoff: Backoff,
     /// The pauses after loads that failed in a row, and their number.
     backoff: Backoff,
     failures: u32,
@@ -128,6 +148,20 @@ enum OldBlocks {
     Abandoned,
 }
 
+/// A retracted block whose content is lost.
+fn without_content(block: BlockRef) -> BlockData {
+    BlockData {
+        block,
+        timestamp: 0,
+        base_fee: None,
+        bloom: Bloom::ZERO,
+        transactions: Vec::new(),
+        logs: Vec::new(),
+        receipts: Vec::new(),
+        withdrawals: Vec::new(),
+    }
+}
+
 /// The result of one round.
 enum Progress {
     /// Start the next round at once.
@@ -160,10 +194,12 @@ impl HeadTracker {
             pool,
             tree,
             proofs,
-            finality: config.finality,
+            finality: config.finality(),
             block_store,
             recent: VecDeque::new(),
             finalized: None,
+            next_tag_read: None,
+            tag_backoff: Backoff::new(FIRST_TAG_PAUSE, LAST_TAG_PAUSE),
             backoff: Backoff::new(FIRST_PAUSE, LAST_PAUSE),
             failures: 0,
             updates,
@@ -385,8 +421,13 @@ impl HeadTracker {
         continuity: Continuity,
     ) -> Result<(), mpsc::error::SendError<SequencedUpdate>> {
         let mut retracted_data = Vec::with_capacity(retracted.len());
+        let mut retracted_content = RetractedContent::Known;
         for block in retracted {
-            retracted_data.push(self.load_retracted(block).await);
+            let loaded = self.load_retracted(block).await;
+            retracted_data.push(loaded.unwrap_or_else(|| {
+                retracted_content = RetractedContent::Unknown;
+                Arc::new(without_content(block))
+            }));
         }
         let included = Arc::new(data);
         self.recent.push_back(included.clone());
@@ -412,35 +453,29 @@ impl HeadTracker {
             finalized: finalized.map(|number| number.min(included.block.number)),
             included,
         };
-        let update = SequencedUpdate { update, continuity };
+        let update = SequencedUpdate {
+            update,
+            continuity,
+            retracted_content,
+        };
         self.updates.send(update).await
     }
 
     /// The content of a retracted block: from memory, from the block store, or from a node.
-    /// Nodes soon forget the blocks of an abandoned branch.
-    async fn load_retracted(&mut self, block: BlockRef) -> Arc<BlockData> {
+    /// Nodes soon forget the blocks of an abandoned branch. None if it is lost.
+    async fn load_retracted(&mut self, block: BlockRef) -> Option<Arc<BlockData>> {
         let index = self.recent.iter().position(|data| data.block == block);
         if let Some(data) = index.and_then(|index| self.recent.remove(index)) {
-            return data;
+            return Some(data);
         }
         if let Some(data) = self.block_store.block(block).await {
-            return Arc::new(data);
+            return Some(Arc::new(data));
         }
-        match load(&self.pool, block, self.proofs).await {
-            Ok(data) => Arc::new(data),
-            Err(failure) => {
-                tracing::warn!(chain = self.chain, number = block.number, %failure, "a retracted block cannot be loaded: its content is not retracted");
-                Arc::new(BlockData {
-                    block,
-                    timestamp: 0,
-                    base_fee: None,
-                    bloom: Bloom::ZERO,
-                    transactions: Vec::new(),
-                    logs: Vec::new(),
-                    receipts: Vec::new(),
-                })
-            }
-        }
+        let loaded = load(&self.pool, block, self.proofs).await;
+        let loaded = loaded.inspect_err(|failure| {
+            tracing::warn!(chain = self.chain, number = block.number, %failure, "a retracted block cannot be loaded");
+        });
+        loaded.ok().map(Arc::new)
     }
 
     /// Requests the newest final block from a node. A block off the known chain is not recorded.
@@ -448,9 +483,14 @@ impl HeadTracker {
         let Some(tag) = self.finality.tag() else {
             return;
         };
+        if self.next_tag_read.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
         let response = self.pool.call::<Option<HeaderJson>>(header_by_tag(tag), 0);
         match response.await {
             Ok(Some(header)) => {
+                self.next_tag_read = None;
+                self.tag_backoff.reset();
                 let reported = header.block();
                 let mut newest_first = path.iter().rev().chain(self.tree.canonical().rev());
                 let known = newest_first.find(|block| block.number <= reported.number);
@@ -471,14 +511,15 @@ impl HeadTracker {
                 self.finalized = Some(self.finalized.map_or(number, |known| known.max(number)));
             }
             Ok(None) => {}
-            Err(Failure::Unsupported(_) | Failure::Refused { .. }) => {
-                tracing::warn!(
-                    chain = self.chain,
-                    tag,
-                    "no endpoint knows this tag: no block becomes final; set `finality` to a number of blocks"
-                );
-                // No block is this deep, so no node is called again.
-                self.finality = Finality::Depth(u64::MAX);
+            Err(
+                failure @ (Failure::Unsupported(_)
+                | Failure::Refused { .. }
+                | Failure::Unavailable { .. }),
+            ) => {
+                if self.next_tag_read.is_none() {
+                    tracing::warn!(chain = self.chain, tag, %failure, "no endpoint knows this tag: no block becomes final until one does; set `finality` to a number of blocks");
+                }
+                self.next_tag_read = Some(Instant::now() + self.tag_backoff.next_pause());
             }
             Err(failure) => {
                 tracing::debug!(chain = self.chain, %failure, "the newest final block is not known");

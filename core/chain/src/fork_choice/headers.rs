@@ -26,8 +26,28 @@ pub(super) async fn fetch_header(
         .transpose()
 }
 
+/// Parses a pushed header. One that does not hash to its hash may only lack fields that the node
+/// does not push, so it is fetched whole by its hash, and that one must.
+pub(super) async fn parse_pushed_header(
+    endpoint: &Endpoint,
+    raw: &RawValue,
+    proofs: ProofPolicy,
+) -> Result<BlockRef, Failure> {
+    let pushed = endpoint.parse::<HeaderJson>(raw)?.block();
+    if proofs.header == ProofCheck::Waived || proof::header(raw, pushed.hash).is_ok() {
+        return Ok(pushed);
+    }
+    let whole = fetch_header(endpoint, header_by_hash(pushed.hash), proofs).await?;
+    let whole = whole.ok_or_else(|| Failure::NotFound(format!("header {}", pushed.hash)))?;
+    if whole == pushed {
+        return Ok(whole);
+    }
+    endpoint.report_invalid(OTHER_HEADER);
+    Err(Failure::Invalid(OTHER_HEADER.to_owned()))
+}
+
 /// Parses a header, and rejects one that does not hash to its hash.
-pub(super) fn parse_header(
+fn parse_header(
     endpoint: &Endpoint,
     raw: &RawValue,
     proofs: ProofPolicy,

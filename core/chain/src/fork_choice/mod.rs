@@ -35,5 +35,5 @@ mod headers;
 mod heads;
 
 pub(crate) use head_listener::HeadListener;
-pub(crate) use head_tracker::{Continuity, HeadTracker, SequencedUpdate};
+pub(crate) use head_tracker::{Continuity, HeadTracker, RetractedContent, SequencedUpdate};
 pub(crate) use heads::{HeadSource, Heads, PollIntervals};

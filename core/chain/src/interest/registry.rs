@@ -165,13 +165,15 @@ impl InterestRegistry {
     pub(crate) fn channels(&self, chain: u64) -> Vec<ChannelName> {
         let wallets = self.wallets.retained.keys().into_iter();
         let mut channels: Vec<_> = wallets.map(|address| wallet_channel(&address)).collect();
-        let filters = self.filters.entries().into_iter();
-        channels.extend(
-            filters
-                .filter(|(_, filter)| filter.chain == chain)
-                .map(|(channel, _)| channel),
-        );
+        channels.extend(self.event_channels(chain));
         channels
+    }
+
+    /// The channels of a chain's filters.
+    pub(crate) fn event_channels(&self, chain: u64) -> Vec<ChannelName> {
+        let filters = self.filters.entries().into_iter();
+        let own = filters.filter(|(_, filter)| filter.chain == chain);
+        own.map(|(channel, _)| channel).collect()
     }
 
     /// The filters of a chain.

@@ -173,10 +173,7 @@ impl MempoolListener {
         let calls: Vec<_> = hashes
             .iter()
             .filter_map(|item| serde_json::from_str::<B256>(item.get()).ok())
-            .map(|hash| Call {
-                method: "eth_getTransactionByHash",
-                params: json!([hash]),
-            })
+            .map(|hash| Call::new("eth_getTransactionByHash", json!([hash])))
             .collect();
         let responses = if calls.is_empty() {
             Vec::new()

@@ -149,12 +149,15 @@ impl<'a> MempoolPoller<'a> {
 fn is_refusal(failure: &Failure) -> bool {
     matches!(
         failure,
-        Failure::Refused { .. } | Failure::Unsupported(_) | Failure::NotFound(_)
+        Failure::Refused { .. }
+            | Failure::Unsupported(_)
+            | Failure::Unavailable { .. }
+            | Failure::NotFound(_)
     )
 }
 
 fn call(method: &'static str, params: Value) -> Call {
-    Call { method, params }
+    Call::new(method, params)
 }
 
 async fn new_filter(endpoint: &Endpoint) -> Result<Value, Failure> {

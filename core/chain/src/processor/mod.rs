@@ -30,11 +30,13 @@ use crate::{
     channel::{blocks_channel, transaction_channel, wallet_channel},
     endpoint::EndpointPool,
     events::{EventTracker, Filter},
-    fork_choice::{Continuity, SequencedUpdate},
+    fork_choice::{Continuity, RetractedContent, SequencedUpdate},
     interest::{FilterSpec, InsertOutcome, InterestRegistry},
     journal::{Journal, JournalEntry, JournalError},
     mempool::PendingWatch,
-    transaction::{Interest, NodeRequest, StoredWatch, TrackerOutput, TransactionTracker},
+    transaction::{
+        Interest, NodeRequest, StoredWatch, TrackerOutput, TransactionTracker, WatchSlot,
+    },
     wallet::{Activity, WalletTracker},
 };
 
@@ -54,6 +56,9 @@ const MAX_REQUESTS: usize = 32;
 pub(crate) enum Command {
     /// Watch a transaction, and reply with its status after a node responded.
     Watch(B256, Interest, Vec<String>, oneshot::Sender<StatusResult>),
+    /// Watch a transaction for the subscribers of its channel, in the place that is reserved
+    /// for it. Its status is published.
+    Follow(B256, WatchSlot),
     /// Remove an interest in a transaction.
     Unwatch(B256, Interest),
     /// Reply with the status of a transaction, watched or not.
@@ -190,7 +195,11 @@ impl Processor {
     /// Publishes a block, and its effects on events, wallets and transactions.
     async fn apply_update(
         &mut self,
-        SequencedUpdate { update, continuity }: SequencedUpdate,
+        SequencedUpdate {
+            update,
+            continuity,
+            retracted_content,
+        }: SequencedUpdate,
     ) -> Result<(), JournalError> {
         let chain = self.deps.chain;
         let newest = block_message(chain, &update.included);
@@ -204,6 +213,14 @@ impl Processor {
             // The blocks between are unknown, and so is whom they concerned.
             entry.renewed.push(blocks_channel(chain));
             entry.renewed.extend(self.deps.interest.channels(chain));
+        }
+        if retracted_content == RetractedContent::Unknown && !is_resync {
+            tracing::warn!(
+                chain,
+                "a reorg retracts logs that no node has any more; followers of events see a gap"
+            );
+            let events = self.deps.interest.event_channels(chain);
+            entry.renewed.extend(events);
         }
         // In a new epoch no block precedes this one, so none is named as retracted.
         let retracted = update.retracted.iter().filter(|_| !is_resync);
@@ -226,9 +243,9 @@ impl Processor {
         if is_resync {
             self.transactions.resync(now);
         }
-        self.publish(output, entry).await?;
+        // Set first, so that a client that receives the block can read it.
         *self.deps.newest.lock() = Some(newest);
-        Ok(())
+        self.publish(output, entry).await
     }
 
     /// The wallet events of an update. While no wallet is watched, no node is called.
@@ -279,6 +296,7 @@ impl Processor {
                 let request = StatusRequest::keeping_watch(reply);
                 self.watch(hash, interest, &abi, request).await
             }
+            Command::Follow(hash, slot) => self.follow(hash, slot).await,
             Command::Status(hash, abi, reply) => self.status(hash, &abi, reply).await,
             Command::Unwatch(hash, interest) => {
                 self.transactions.unwatch(&hash, &interest);
@@ -346,6 +364,7 @@ impl Processor {
             let result = self.transactions.apply_responses(request, &responses, now);
             output.statuses.extend(result.statuses);
             output.requests.extend(result.requests);
+            output.ended.extend(result.ended);
         }
         self.publish(output, JournalEntry::default()).await?;
         for hash in hashes {
@@ -361,6 +380,15 @@ impl Processor {
         output: TrackerOutput,
         mut entry: JournalEntry,
     ) -> Result<(), JournalError> {
+        for hash in &output.ended {
+            let key = (self.deps.chain, *hash);
+            self.deps.interest.transactions.remove(&key);
+            let last = output.statuses.iter().rev();
+            let mut last = last.filter(|status| status.hash == hash.to_string());
+            if let Some(status) = last.next() {
+                self.reply_ended(hash, status);
+            }
+        }
         for status in output.statuses {
             let wallet_events = self.wallets.apply_status(&status);
             if let Ok(hash) = status.hash.parse() {

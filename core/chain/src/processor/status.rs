@@ -4,14 +4,14 @@
 //! the nodes. A transaction that is not watched is watched for the time of the request.
 
 use alloy::primitives::B256;
+use tidewire_proto::v1::TransactionStatus;
 use tokio::sync::oneshot;
 
 use super::{Processor, StatusResult};
 use crate::{
     ChainError,
-    channel::transaction_channel,
     journal::{JournalEntry, JournalError},
-    transaction::{Interest, TrackerOutput, WatchError},
+    transaction::{Interest, TrackerOutput, WatchSlot},
 };
 
 /// A client that waits for the status of a transaction.
@@ -96,11 +96,11 @@ impl Processor {
         let mut requests = match self.transactions.watch(hash, interest, now) {
             Ok(requests) => requests,
             Err(error) => {
-                let refused = Err(ChainError::LimitReached(error.to_string()));
-                return match request.reply.send(refused) {
-                    Ok(()) => Ok(()),
-                    Err(_) => self.refuse_subscriber(hash, &error).await,
-                };
+                // The client may have gone.
+                let _ = request
+                    .reply
+                    .send(Err(ChainError::LimitReached(error.to_string())));
+                return Ok(());
             }
         };
         requests.extend(self.transactions.add_error_signatures(hash, abi));
@@ -114,21 +114,25 @@ impl Processor {
         Ok(())
     }
 
-    /// Renews the channel of a transaction that cannot be watched. No client waits for a reply,
-    /// but one may have subscribed: it sees a gap, and the next subscription tries again.
-    async fn refuse_subscriber(
-        &mut self,
-        hash: B256,
-        error: &WatchError,
-    ) -> Result<(), JournalError> {
-        let chain = self.deps.chain;
-        tracing::warn!(chain, %hash, %error, "a transaction is not watched; followers see a gap");
-        self.deps.interest.transactions.remove(&(chain, hash));
-        let entry = JournalEntry {
-            renewed: vec![transaction_channel(chain, &hash)],
-            ..JournalEntry::default()
+    /// Watches a transaction for the subscribers of its channel.
+    pub(super) async fn follow(&mut self, hash: B256, slot: WatchSlot) -> Result<(), JournalError> {
+        let now = self.deps.clock.now_ms();
+        let watched = self.transactions.watch(hash, Interest::Session, now);
+        // The watch has a slot of its own now.
+        drop(slot);
+        let output = TrackerOutput {
+            // The reserved place cannot be taken by another transaction.
+            requests: watched.unwrap_or_default(),
+            ..TrackerOutput::default()
         };
-        self.deps.journal.append(entry).await
+        self.publish(output, JournalEntry::default()).await
+    }
+
+    /// Replies to the clients that wait for a transaction whose watch ended with this status.
+    pub(super) fn reply_ended(&mut self, hash: &B256, status: &TransactionStatus) {
+        for request in self.status_requests.remove(hash).unwrap_or_default() {
+            let _ = request.reply.send(Ok(status.clone()));
+        }
     }
 
     /// Replies to the clients that wait for a transaction, unless a request about it is in

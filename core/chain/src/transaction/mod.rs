@@ -20,6 +20,9 @@
 //! A state that another block could still undo is published at once. The watch ends when the
 //! block is final. A watch that reaches no final state in time reports this in its reason.
 //!
+//! Only an end that a final block shows is remembered. A dropped or timed-out transaction may
+//! still be sent again and included, so a later watch or request asks the nodes anew.
+//!
 //! Example with 3 confirmations and the 6th block final: a transaction in block 10 is confirming
 //! at blocks 10 and 11, confirmed at 12, and finalized at 15. If a reorg at block 12 replaces
 //! blocks 10 to 12 by a branch without it, it is pending again, with `reorged` set.
@@ -27,11 +30,13 @@
 mod options;
 mod requests;
 mod responses;
+mod slots;
 mod tracker;
 mod watch;
 mod watch_table;
 
 pub use options::TransactionOptions;
 pub use requests::NodeRequest;
+pub use slots::{WatchSlot, WatchSlots};
 pub use tracker::{TrackerOutput, TransactionTracker, WatchError};
 pub use watch::{BlockNumHash, Interest, StoredPhase, StoredWatch};

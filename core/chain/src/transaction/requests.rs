@@ -13,7 +13,7 @@ use alloy_network_primitives::TransactionResponse as _;
 use serde_json::{Value, json};
 
 use super::watch::BlockNumHash;
-use crate::Call;
+use crate::{Call, ExpectedResult, ReceiptId};
 
 /// A request to a node, of one or more calls.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,8 @@ pub enum NodeRequest {
         hash: B256,
         /// The block that should hold it.
         at: BlockNumHash,
+        /// Its position in the block, if it is known.
+        index: Option<u64>,
         /// The transaction as a call, to find out why it failed.
         call: Box<Value>,
     },
@@ -55,10 +57,22 @@ impl NodeRequest {
     /// The calls that the request consists of.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
-        let call = |method, params| Call { method, params };
+        let call = Call::new;
         match self {
-            Self::Transaction(hash) => vec![call("eth_getTransactionByHash", json!([hash]))],
-            Self::Receipt { hash, .. } => vec![call("eth_getTransactionReceipt", json!([hash]))],
+            Self::Transaction(hash) => {
+                let call = call("eth_getTransactionByHash", json!([hash]));
+                vec![call.expecting(ExpectedResult::Transaction(*hash))]
+            }
+            Self::Receipt {
+                hash, at, index, ..
+            } => {
+                let id = ReceiptId {
+                    transaction: *hash,
+                    block: at.hash,
+                    index: *index,
+                };
+                vec![id.call()]
+            }
             Self::Reason {
                 hash,
                 at,
@@ -102,6 +116,8 @@ pub(super) struct NodeTransaction {
     pub(super) account: (Address, u64),
     /// Its block; `None` while it is pending.
     pub(super) at: Option<BlockNumHash>,
+    /// Its position in the block, if the node names it.
+    pub(super) index: Option<u64>,
     /// The transaction as a call.
     pub(super) call: Box<Value>,
 }
@@ -124,6 +140,7 @@ impl NodeTransaction {
         Some(Self {
             account: (from, number(response, "nonce")?),
             at: at.map(|(hash, number)| BlockNumHash { number, hash }),
+            index: number(response, "transactionIndex"),
             call: Box::new(call),
         })
     }

@@ -10,12 +10,13 @@ use tidewire_proto::v1::TransactionState;
 
 use super::{
     NodeRequest, TrackerOutput, TransactionTracker,
-    requests::{NodeTransaction, bytes, gas_limit, number, quantity, word},
+    requests::{NodeTransaction, bytes, gas_limit, number, quantity},
     watch::{BlockNumHash, Phase},
 };
 use crate::{
-    RpcError,
+    ReceiptId, RpcError,
     decode::{CustomErrors, revert_reason},
+    receipt::outcome,
 };
 
 /// Error signatures of one transaction at most. Beyond, the oldest are dropped.
@@ -47,8 +48,21 @@ impl TransactionTracker {
                     self.publish_unknown_once(hash, now_ms, &mut output);
                 }
             }
-            NodeRequest::Receipt { hash, at, call } => {
-                if let Some(Ok(receipt)) = responses.first() {
+            NodeRequest::Receipt {
+                hash,
+                at,
+                index,
+                call,
+            } => {
+                let id = ReceiptId {
+                    transaction: hash,
+                    block: at.hash,
+                    index,
+                };
+                // Another receipt proves nothing. The next tick asks again.
+                if let Some(Ok(receipt)) = responses.first()
+                    && id.matches(receipt)
+                {
                     self.apply_receipt(hash, at, call, receipt, now_ms, &mut output);
                 }
             }
@@ -125,19 +139,25 @@ impl TransactionTracker {
             return;
         };
         watch.misses = 0;
-        let call = found.call;
+        let (index, call) = (found.index, found.call);
         match (watch.phase.clone(), canonical) {
             (Phase::Unknown | Phase::Pending { .. }, Some(at)) => {
                 let phase = Phase::Included { at, outcome: None };
                 self.table.set_phase(hash, phase, now_ms);
-                output
-                    .requests
-                    .push(NodeRequest::Receipt { hash, at, call });
+                output.requests.push(NodeRequest::Receipt {
+                    hash,
+                    at,
+                    index,
+                    call,
+                });
             }
             (Phase::Included { at, outcome: None }, Some(found_at)) if at == found_at => {
-                output
-                    .requests
-                    .push(NodeRequest::Receipt { hash, at, call });
+                output.requests.push(NodeRequest::Receipt {
+                    hash,
+                    at,
+                    index,
+                    call,
+                });
             }
             (Phase::Included { outcome: None, .. }, Some(_)) => {
                 // The watch was stored before a reorg that no update showed.
@@ -204,24 +224,19 @@ impl TransactionTracker {
         now_ms: i64,
         output: &mut TrackerOutput,
     ) {
-        // A receipt of another transaction or branch is requested again at the next tick.
-        if word(receipt, "transactionHash") != Some(hash)
-            || word(receipt, "blockHash") != Some(at.hash)
-        {
-            return;
-        }
         let price = receipt.get("effectiveGasPrice").and_then(quantity);
         let price = price.and_then(|price| price.try_into().ok()).unwrap_or(0);
         let gas = (number(receipt, "gasUsed").unwrap_or(0), price);
-        match number(receipt, "status") {
-            Some(0) => output.requests.push(NodeRequest::Reason {
+        match outcome(receipt) {
+            Some(false) => output.requests.push(NodeRequest::Reason {
                 hash,
                 at,
                 call,
                 gas,
             }),
-            // Receipts before Byzantium have no status, so nothing shows a failure.
-            Some(_) | None => self.settle(hash, at, None, gas, now_ms, output),
+            Some(true) => self.settle(hash, at, None, gas, now_ms, output),
+            // The next tick asks again.
+            None => {}
         }
     }
 
@@ -269,8 +284,7 @@ impl TransactionTracker {
         status.set_state(state);
         status.reorged = None;
         status.reason = Some(reason.to_owned());
-        self.end(hash, status.clone());
-        output.statuses.push(status);
+        self.end_provisionally(hash, status, output);
     }
 
     /// Reason of a failed transaction: from its trace, its gas, or else its call repeated now.

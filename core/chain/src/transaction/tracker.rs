@@ -12,12 +12,12 @@ use alloy_network_primitives::TransactionResponse as _;
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{
-    Interest, NodeRequest, StoredWatch, TransactionOptions,
+    Interest, NodeRequest, StoredWatch, TransactionOptions, WatchSlots,
     requests::as_call,
     watch::{BlockNumHash, Outcome, Phase, Watch},
     watch_table::WatchTable,
 };
-use crate::{BlockData, ChainUpdate, decode::CustomErrors};
+use crate::{BlockData, ChainUpdate, decode::CustomErrors, receipt::parsed_outcome};
 
 /// Heights in memory at most, to distinguish blocks of this chain from others.
 const MAX_HEIGHTS: usize = 1_024;
@@ -40,6 +40,8 @@ pub struct TrackerOutput {
     pub statuses: Vec<TransactionStatus>,
     /// Requests to send; the responses go to [`TransactionTracker::apply_responses`].
     pub requests: Vec<NodeRequest>,
+    /// Watches that ended without a final block. A later subscription watches anew.
+    pub ended: Vec<B256>,
 }
 
 /// All watched transactions of a chain.
@@ -49,6 +51,8 @@ pub struct TransactionTracker {
     pub(super) errors: CustomErrors,
     pub(super) table: WatchTable,
     pub(super) chain: CanonicalChain,
+    slots: WatchSlots,
+    /// What final blocks hold.
     ended: EndedStatuses,
 }
 
@@ -60,9 +64,17 @@ impl TransactionTracker {
             table: WatchTable::new(&options),
             chain: CanonicalChain::default(),
             ended: EndedStatuses::new(options.max_ended),
+            slots: WatchSlots::new(options.max_watches),
             options,
             errors,
         }
+    }
+
+    /// The same tracker, whose watches take these places.
+    #[must_use]
+    pub fn with_slots(mut self, slots: WatchSlots) -> Self {
+        self.slots = slots;
+        self
     }
 
     /// Watches a transaction. The first interest returns a request to look for it.
@@ -77,11 +89,9 @@ impl TransactionTracker {
     ) -> Result<Vec<NodeRequest>, WatchError> {
         let is_new = !self.table.contains(&hash);
         if is_new {
-            if self.table.len() >= self.options.max_watches {
-                return Err(WatchError::TooMany(self.table.len()));
-            }
+            let slot = self.slots.reserve(hash)?;
             let phase = Phase::Unknown;
-            self.table.insert(hash, None, phase, now_ms, now_ms);
+            self.table.insert(slot, None, phase, now_ms, now_ms);
         }
         if let Some(watch) = self.table.get_mut(&hash) {
             match interest {
@@ -103,12 +113,12 @@ impl TransactionTracker {
     /// called at one of the next ticks. At the maximum of watches nothing happens.
     pub fn watch_pending(&mut self, hash: B256, account: (Address, u64), now_ms: i64) {
         if !self.table.contains(&hash) {
-            if self.table.len() >= self.options.max_watches {
+            let Ok(slot) = self.slots.reserve(hash) else {
                 return;
-            }
+            };
             let phase = Phase::Pending { reorged: false };
             self.table
-                .insert(hash, Some(account), phase, now_ms, now_ms);
+                .insert(slot, Some(account), phase, now_ms, now_ms);
             let interval = self.options.check_interval().min(FIRST_CHECK_MS);
             self.table.schedule(hash, now_ms + interval);
         }
@@ -135,7 +145,7 @@ impl TransactionTracker {
         }
     }
 
-    /// The status of a transaction that is watched, or that ended not long ago.
+    /// The status of a transaction that is watched, or that a final block settled not long ago.
     #[must_use]
     pub fn status(&self, hash: &B256, now_ms: i64) -> Option<TransactionStatus> {
         let watch = self.table.get(hash);
@@ -216,9 +226,9 @@ impl TransactionTracker {
     pub fn import(&mut self, stored: StoredWatch, now_ms: i64) {
         let hash = stored.hash;
         if !self.table.contains(&hash) {
-            let phase = stored.phase.into();
+            let (slot, phase) = (self.slots.occupy(hash), stored.phase.into());
             self.table
-                .insert(hash, stored.account, phase, stored.since, now_ms);
+                .insert(slot, stored.account, phase, stored.since, now_ms);
             self.table.schedule(hash, now_ms);
         }
         if let Some(watch) = self.table.get_mut(&hash) {
@@ -282,23 +292,24 @@ impl TransactionTracker {
         let phase = Phase::Included { at, outcome: None };
         self.table.set_phase(hash, phase, now_ms);
         let call = as_call(transaction);
-        let receipt = block.receipts.get(position);
-        let Some(receipt) = receipt.filter(|receipt| receipt.transaction_hash == hash) else {
-            output
-                .requests
-                .push(NodeRequest::Receipt { hash, at, call });
-            return;
-        };
-        let gas = (receipt.gas_used, receipt.effective_gas_price);
-        if receipt.status() {
-            self.settle(hash, at, None, gas, now_ms, output);
-        } else {
-            output.requests.push(NodeRequest::Reason {
+        let known = block.receipt_of(position).and_then(|receipt| {
+            let gas = (receipt.gas_used, receipt.effective_gas_price);
+            Some((parsed_outcome(receipt)?, gas))
+        });
+        match known {
+            Some((true, gas)) => self.settle(hash, at, None, gas, now_ms, output),
+            Some((false, gas)) => output.requests.push(NodeRequest::Reason {
                 hash,
                 at,
                 call,
                 gas,
-            });
+            }),
+            None => output.requests.push(NodeRequest::Receipt {
+                hash,
+                at,
+                index: Some(position as u64),
+                call,
+            }),
         }
     }
 
@@ -360,7 +371,8 @@ impl TransactionTracker {
                 status.set_state(TransactionState::Finalized);
                 output.statuses.push(status.clone());
             }
-            self.end(hash, status);
+            self.table.remove(&hash);
+            self.ended.insert(hash, status);
         }
     }
 
@@ -424,14 +436,20 @@ impl TransactionTracker {
             "timed out: {what} after {minutes} minutes{}",
             reason.unwrap_or_default()
         ));
-        self.end(hash, status.clone());
-        output.statuses.push(status);
+        self.end_provisionally(hash, status, output);
     }
 
-    /// Ends a watch with its final status.
-    pub(super) fn end(&mut self, hash: B256, status: TransactionStatus) {
+    /// Ends a watch with a status that no final block shows. It is not remembered, so that the
+    /// next request asks the nodes.
+    pub(super) fn end_provisionally(
+        &mut self,
+        hash: B256,
+        status: TransactionStatus,
+        output: &mut TrackerOutput,
+    ) {
         self.table.remove(&hash);
-        self.ended.insert(hash, status);
+        output.statuses.push(status);
+        output.ended.push(hash);
     }
 
     pub(super) fn publish(&self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {

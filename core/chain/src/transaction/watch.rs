@@ -3,6 +3,8 @@
 use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
+use super::WatchSlot;
+
 /// How long an interest in a transaction lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interest {
@@ -69,6 +71,8 @@ impl Phase {
 /// A watched transaction. Times are in milliseconds since the Unix epoch.
 #[derive(Debug)]
 pub(super) struct Watch {
+    /// Its place in the table, which is free again once the watch is gone.
+    pub(super) _slot: WatchSlot,
     /// Sender and nonce, once known.
     pub(super) account: Option<(Address, u64)>,
     pub(super) phase: Phase,

@@ -8,7 +8,7 @@ use alloy::primitives::{Address, B256};
 use smallvec::SmallVec;
 
 use super::{
-    TransactionOptions,
+    TransactionOptions, WatchSlot,
     watch::{BlockNumHash, Outcome, Phase, Watch},
 };
 
@@ -121,15 +121,18 @@ impl WatchTable {
         self.deadlines.pop_first().map(|(_, hash)| hash)
     }
 
+    /// Adds the watch of a slot's transaction.
     pub(super) fn insert(
         &mut self,
-        hash: B256,
+        slot: WatchSlot,
         account: Option<(Address, u64)>,
         phase: Phase,
         since: i64,
         now_ms: i64,
     ) {
+        let hash = slot.transaction();
         let watch = Watch {
+            _slot: slot,
             account: None,
             phase: Phase::Unknown,
             since,

@@ -24,6 +24,8 @@ pub struct Activity {
     pub events: Vec<(Address, TokenActivity)>,
     /// Wallets whose coin balance may have changed.
     pub coins: BTreeSet<Address>,
+    /// Wallets that a withdrawal of a validator credits, and no transaction of theirs.
+    pub withdrawals: BTreeSet<Address>,
     /// Wallets with a token whose balance may have changed.
     pub tokens: BTreeSet<(Address, Address)>,
 }
@@ -51,6 +53,12 @@ impl Activity {
             for wallet in index.watched_parties(transaction) {
                 activity.transactions.push((wallet, position));
                 activity.coins.insert(wallet);
+            }
+        }
+        for account in &block.withdrawals {
+            // Its transactions show the change otherwise.
+            if index.contains(account) && activity.coins.insert(*account) {
+                activity.withdrawals.insert(*account);
             }
         }
         for log in block.logs.iter().filter(|log| !log.removed) {

@@ -11,7 +11,7 @@ use alloy::{
 };
 use serde_json::{Value, json};
 
-use crate::{BlockRef, Call, RpcClient, RpcError, abi::word_at};
+use crate::{BlockRef, Call, ReceiptId, RpcClient, RpcError, abi::word_at, receipt::outcome};
 
 /// The address of Multicall3, the same on nearly every chain.
 const MULTICALL3: Address = address!("ca11bde05977b3631167028862be2a173976ca11");
@@ -85,18 +85,47 @@ pub(super) async fn call_all<R: RpcClient>(client: &R, calls: Vec<Call>) -> Vec<
     client.call_all(calls).await
 }
 
-/// Whether no node answered, as opposed to one that refused.
-pub(super) fn is_unreachable(response: &Response) -> bool {
-    matches!(response, Err(RpcError::Unreachable { .. }))
+/// Whether transactions succeeded, by their receipts. None where no node returned the receipt.
+pub(super) async fn read_outcomes<R: RpcClient>(
+    client: &R,
+    ids: &[ReceiptId],
+) -> Vec<Option<bool>> {
+    let calls = ids.iter().map(ReceiptId::call).collect();
+    let responses = call_all(client, calls).await;
+    let outcomes = ids.iter().zip(responses).map(|(id, response)| {
+        let receipt = response.ok().filter(|receipt| id.matches(receipt))?;
+        outcome(&receipt)
+    });
+    outcomes.collect()
 }
 
-/// Makes contract calls at a block. Returns the data of each; `None` for one that failed.
-/// Returns `None` for all if no node answered.
+/// The result of a contract call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// The data that the contract returned. Empty if there is no contract.
+    Data(Vec<u8>),
+    /// The contract reverted.
+    Reverted,
+    /// No node answered.
+    Unread,
+}
+
+impl Reading {
+    /// The data, if the contract returned any.
+    pub(super) fn data(&self) -> Option<&[u8]> {
+        match self {
+            Self::Data(data) => Some(data),
+            Self::Reverted | Self::Unread => None,
+        }
+    }
+}
+
+/// Makes contract calls at a block. Returns the reading of each.
 pub(super) async fn view_all<R: RpcClient>(
     client: &R,
     views: &[ViewCall],
     block: &BlockRef,
-) -> Option<Vec<Option<Vec<u8>>>> {
+) -> Vec<Reading> {
     let chunks: Vec<_> = views.chunks(CALLS_PER_MULTICALL).collect();
     let calls = chunks.iter().map(|chunk| multicall(chunk, block)).collect();
     let responses = call_all(client, calls).await;
@@ -110,23 +139,25 @@ pub(super) async fn view_all<R: RpcClient>(
             results.extend(decoded);
             continue;
         }
+        // Without the contract the call succeeds: the node has the state of the block. An error
+        // of a single call is then the called contract's own.
+        let has_state = matches!(&response, Ok(_) | Err(RpcError::Refused { .. }));
         let calls = chunk.iter().map(|view| view.call(block)).collect();
-        let single = call_all(client, calls).await;
-        if single.iter().all(is_unreachable) {
-            return None;
-        }
-        let single = single.iter().map(|response| response.as_ref().ok());
-        results.extend(single.map(|response| response.and_then(return_data)));
+        let single = call_all(client, calls).await.into_iter();
+        results.extend(single.map(|response| match response {
+            Ok(data) => return_data(&data).map_or(Reading::Unread, Reading::Data),
+            Err(RpcError::Refused { .. }) => Reading::Reverted,
+            Err(RpcError::Unavailable { .. }) if has_state => Reading::Reverted,
+            Err(RpcError::Unavailable { .. } | RpcError::Unreachable { .. }) => Reading::Unread,
+        }));
     }
-    Some(results)
+    results.resize(views.len(), Reading::Unread);
+    results
 }
 
 /// The coin balance of a wallet at a block.
 pub(super) fn coin_balance(wallet: Address, block: &BlockRef) -> Call {
-    Call {
-        method: "eth_getBalance",
-        params: json!([wallet, {"blockHash": block.hash}]),
-    }
+    Call::new("eth_getBalance", json!([wallet, {"blockHash": block.hash}]))
 }
 
 fn multicall(views: &[ViewCall], block: &BlockRef) -> Call {
@@ -141,12 +172,15 @@ fn multicall(views: &[ViewCall], block: &BlockRef) -> Call {
 }
 
 /// Return data of each of `count` calls. `None` if Multicall3 is not deployed.
-fn decode_multicall(response: &Value, count: usize) -> Option<Vec<Option<Vec<u8>>>> {
+fn decode_multicall(response: &Value, count: usize) -> Option<Vec<Reading>> {
     let data = return_data(response)?;
     let results = interface::aggregate3Call::abi_decode_returns(&data).ok()?;
     let results = results.into_iter();
     let results: Vec<_> = results
-        .map(|result| result.success.then(|| result.returnData.to_vec()))
+        .map(|result| match result.success {
+            true => Reading::Data(result.returnData.to_vec()),
+            false => Reading::Reverted,
+        })
         .collect();
     (results.len() == count).then_some(results)
 }
@@ -157,10 +191,10 @@ fn return_data(response: &Value) -> Option<Vec<u8>> {
 
 fn eth_call(to: Address, data: &[u8], block: &BlockRef) -> Call {
     let data = hex::encode_prefixed(data);
-    Call {
-        method: "eth_call",
-        params: json!([{"to": to, "data": data}, {"blockHash": block.hash}]),
-    }
+    Call::new(
+        "eth_call",
+        json!([{"to": to, "data": data}, {"blockHash": block.hash}]),
+    )
 }
 
 /// Decodes a symbol: a string, or in old tokens such as MKR a `bytes32`.

@@ -13,9 +13,11 @@ use std::collections::{BTreeSet, VecDeque};
 use alloy::primitives::{Address, B256};
 use tidewire_proto::{
     prost::Message as _,
-    v1::{TransactionState, WalletUpdate, wallet_update::Data},
+    v1::{TransactionState, WalletTransaction, WalletUpdate, wallet_update::Data},
 };
 use tidewire_store::{Batch, Table};
+
+use crate::ReceiptId;
 
 /// Sent updates by chain and height. Existing stores have this name.
 const SENT: Table = Table("chain.told");
@@ -100,6 +102,8 @@ pub(super) struct SentUpdates {
     finalized: Option<u64>,
     /// Heights whose row in the store is out of date.
     changed: BTreeSet<u64>,
+    /// Heights of blocks with transactions whose outcome is not known yet.
+    unknown: BTreeSet<u64>,
 }
 
 impl SentUpdates {
@@ -117,7 +121,7 @@ impl SentUpdates {
         };
         self.update_count += updates.len();
         self.changed.insert(number);
-        self.blocks.push_back(SentBlock {
+        self.add(SentBlock {
             number,
             hash,
             stage,
@@ -126,6 +130,68 @@ impl SentUpdates {
         while self.update_count > MAX_UPDATES && self.blocks.len() > 1 {
             self.drop_oldest();
         }
+    }
+
+    fn add(&mut self, block: SentBlock) {
+        if !block.unknown_transactions().is_empty() {
+            self.unknown.insert(block.number);
+        }
+        self.blocks.push_back(block);
+    }
+
+    /// The receipts that are missing of transactions that were sent as unknown, `max` at most.
+    pub(super) fn unknown_transactions(&self, max: usize) -> Vec<ReceiptId> {
+        let mut ids = Vec::new();
+        for number in &self.unknown {
+            let Some(block) = self.blocks.iter().find(|block| block.number == *number) else {
+                continue;
+            };
+            let transactions = block.unknown_transactions().into_iter();
+            ids.extend(transactions.filter_map(|hash| {
+                Some(ReceiptId {
+                    transaction: hash.parse().ok()?,
+                    block: block.hash,
+                    index: None,
+                })
+            }));
+            if ids.len() >= max {
+                break;
+            }
+        }
+        ids.truncate(max);
+        ids
+    }
+
+    /// Returns the updates of a transaction that was sent as unknown, now that its outcome is
+    /// known: failed, or as far as its block has come.
+    pub(super) fn resolve(&mut self, id: &ReceiptId, succeeded: bool, now_ms: i64) -> Updates {
+        let mut blocks = self.blocks.iter_mut();
+        let Some(block) = blocks.find(|block| block.hash == id.block) else {
+            return Updates::new();
+        };
+        let state = match (succeeded, block.stage) {
+            (false, _) => TransactionState::Failed,
+            (true, Stage::Included) => TransactionState::Confirming,
+            (true, Stage::Confirmed) => TransactionState::Confirmed,
+            (true, Stage::Final) => TransactionState::Finalized,
+        };
+        let hash = id.transaction.to_string();
+        let sent = block.updates.iter().filter_map(|(wallet, update)| {
+            let Some(Data::Transaction(transaction)) = &update.data else {
+                return None;
+            };
+            let is_unknown = transaction.status() == TransactionState::Unknown;
+            (is_unknown && transaction.hash == hash)
+                .then(|| (*wallet, with_status(update, transaction, state, now_ms)))
+        });
+        let resolved: Updates = sent.collect();
+        block.updates.extend(resolved.iter().cloned());
+        if block.unknown_transactions().is_empty() {
+            self.unknown.remove(&block.number);
+        }
+        self.update_count += resolved.len();
+        self.changed.insert(block.number);
+        resolved
     }
 
     /// Removes a block that a reorg took back, and returns the updates to retract.
@@ -139,6 +205,7 @@ impl SentUpdates {
         };
         self.update_count -= block.updates.len();
         self.changed.insert(block.number);
+        self.unknown.remove(&block.number);
         Retraction::Complete(block.updates)
     }
 
@@ -191,6 +258,7 @@ impl SentUpdates {
         self.changed
             .extend(self.blocks.iter().map(|block| block.number));
         self.blocks.clear();
+        self.unknown.clear();
         (self.update_count, self.forgotten, self.finalized) = (0, None, None);
     }
 
@@ -221,7 +289,7 @@ impl SentUpdates {
         let number = u64::from_be_bytes(key.get(8..)?.try_into().ok()?);
         let block = SentBlock::decode(number, value)?;
         self.update_count += block.updates.len();
-        self.blocks.push_back(block);
+        self.add(block);
         Some(())
     }
 
@@ -239,12 +307,44 @@ impl SentUpdates {
         if let Some(oldest) = self.blocks.pop_front() {
             self.update_count -= oldest.updates.len();
             self.changed.insert(oldest.number);
+            self.unknown.remove(&oldest.number);
             self.forgotten = self.forgotten.max(Some(oldest.number));
         }
     }
 }
 
+/// The update of a transaction, in another state.
+fn with_status(
+    update: &WalletUpdate,
+    transaction: &WalletTransaction,
+    state: TransactionState,
+    now_ms: i64,
+) -> WalletUpdate {
+    let mut transaction = transaction.clone();
+    transaction.set_status(state);
+    WalletUpdate {
+        timestamp: now_ms,
+        data: Some(Data::Transaction(transaction)),
+        ..update.clone()
+    }
+}
+
 impl SentBlock {
+    /// The transactions that were sent as unknown and in no other state since.
+    fn unknown_transactions(&self) -> BTreeSet<&str> {
+        let (mut unknown, mut known) = (BTreeSet::new(), BTreeSet::new());
+        for (_, update) in &self.updates {
+            let Some(Data::Transaction(transaction)) = &update.data else {
+                continue;
+            };
+            match transaction.status() {
+                TransactionState::Unknown => unknown.insert(transaction.hash.as_str()),
+                _ => known.insert(transaction.hash.as_str()),
+            };
+        }
+        &unknown - &known
+    }
+
     /// The successful transactions, in a later state.
     fn in_state(&self, state: TransactionState, now_ms: i64) -> Updates {
         let later = self.updates.iter().filter_map(|(wallet, update)| {
@@ -259,14 +359,7 @@ impl SentBlock {
                 }
                 _ => false,
             };
-            let mut transaction = transaction.clone();
-            transaction.set_status(state);
-            let update = WalletUpdate {
-                timestamp: now_ms,
-                data: Some(Data::Transaction(transaction)),
-                ..update.clone()
-            };
-            is_successful.then_some((*wallet, update))
+            is_successful.then(|| (*wallet, with_status(update, transaction, state, now_ms)))
         });
         let mut later: Updates = later.collect();
         // A transaction sent as confirming and as confirmed becomes final once.
@@ -313,8 +406,6 @@ impl SentBlock {
 
 #[cfg(test)]
 mod tests {
-    use tidewire_proto::v1::WalletTransaction;
-
     use super::*;
 
     const RULES: ConfirmationRules = ConfirmationRules {

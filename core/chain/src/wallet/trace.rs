@@ -42,21 +42,22 @@ pub(super) struct Tracer {
     preferred: usize,
 }
 
-/// No node serves traces by any method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoTraces;
+/// No node returned a trace by any method, for this reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NoTraces(pub(super) String);
 
 impl Tracer {
-    /// The accounts whose coins an inner call of `block` moved. Empty if no node answers in
-    /// time.
+    /// The accounts whose coins an inner call of `block` moved.
     ///
     /// # Errors
-    /// All methods are refused, or answered with traces of another block.
+    /// All methods are refused, or answered with traces of another block, or no node answers in
+    /// time.
     pub(super) async fn coin_accounts<R: RpcClient>(
         &mut self,
         block: &BlockData,
         client: &R,
     ) -> Result<BTreeSet<Address>, NoTraces> {
+        let mut reason = "the traces are of another block".to_owned();
         for offset in 0..METHODS.len() {
             let index = (self.preferred + offset) % METHODS.len();
             let method = METHODS[index];
@@ -68,12 +69,17 @@ impl Tracer {
                         return Ok(accounts);
                     }
                 }
-                Some(Err(RpcError::Refused { .. })) => {}
-                Some(Err(RpcError::Unreachable { .. })) | None => return Ok(BTreeSet::new()),
+                Some(Err(error @ (RpcError::Refused { .. } | RpcError::Unavailable { .. }))) => {
+                    reason = error.to_string()
+                }
+                Some(Err(error @ RpcError::Unreachable { .. })) => {
+                    return Err(NoTraces(error.to_string()));
+                }
+                None => {}
             }
         }
         self.preferred = 0;
-        Err(NoTraces)
+        Err(NoTraces(reason))
     }
 }
 
@@ -91,7 +97,7 @@ impl TraceMethod {
             ),
             Self::Flat => ("trace_block", json!([height()])),
         };
-        Call { method, params }
+        Call::new(method, params)
     }
 
     /// Reads a trace. `None` if it is not a trace of `block`.
@@ -329,6 +335,7 @@ mod tests {
             transactions: vec![transaction],
             logs: Vec::new(),
             receipts: Vec::new(),
+            withdrawals: Vec::new(),
         }
     }
 
@@ -411,7 +418,7 @@ mod tests {
         ] {
             let node = Node::with(method, response.clone());
             let accounts = Tracer::default().coin_accounts(&block(), &node).await;
-            assert_eq!(accounts, Err(NoTraces), "{response}");
+            assert!(accounts.is_err(), "{response}");
         }
     }
 

@@ -19,7 +19,6 @@ use alloy::{
     rpc::types::Transaction,
 };
 use alloy_network_primitives::TransactionResponse as _;
-use serde_json::json;
 use tidewire_proto::v1::{
     BalanceSource, TransactionState, TransactionStatus, WalletUpdate, wallet_update::Data,
 };
@@ -28,20 +27,27 @@ use tidewire_stream::Event;
 
 use super::{
     Activity,
-    reads::{ViewCall, call_all, coin_balance, decimals, is_unreachable, number, symbol, view_all},
+    reads::{
+        Reading, Response, ViewCall, call_all, coin_balance, decimals, number, read_outcomes,
+        symbol, view_all,
+    },
     sent_updates::{ConfirmationRules, Retraction, SentUpdates, Updates},
     tokens::{TokenCache, TokenMetadata},
-    trace::Tracer,
+    trace::{NoTraces, Tracer},
     update::{balance_change, token_updates, wallet_transaction},
 };
 use crate::{
-    BlockData, BlockRef, Call, ChainUpdate, ChannelEvent, RpcClient, WalletIndex,
+    BlockData, BlockRef, ChainUpdate, ChannelEvent, ReceiptId, RpcClient, WalletIndex,
     channel::wallet_channel,
     mempool::{PendingTransactions, PendingWatch},
+    receipt::parsed_outcome,
 };
 
-/// Blocks after which nodes that refused to trace are called again.
-const TRACE_RETRY_BLOCKS: u64 = 1_000;
+/// Blocks at most that pass before nodes that returned no trace are called again.
+const MAX_TRACE_PAUSE: u64 = 1_000;
+
+/// Transactions without a receipt that one block asks for again.
+const MAX_UNKNOWN: usize = 100;
 
 /// Whether blocks are traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +65,9 @@ pub struct WalletTracker {
     tracing: Tracing,
     /// The first block to trace.
     trace_from: u64,
+    /// The blocks that passed untraced after the last failure, which doubles with each one. Zero
+    /// after a trace.
+    trace_pause: u64,
     tracer: Tracer,
     rules: ConfirmationRules,
     tokens: TokenCache,
@@ -66,6 +75,8 @@ pub struct WalletTracker {
     pending: PendingTransactions,
     /// Wallets whose balances no node returned.
     unread: BTreeSet<Address>,
+    /// The positions in their blocks of transactions that were sent as unknown.
+    unknown_positions: BTreeMap<(B256, B256), u64>,
     /// Whether a reorg took back updates that are no longer remembered.
     has_incomplete_retraction: bool,
 }
@@ -78,12 +89,14 @@ impl WalletTracker {
             chain,
             tracing,
             trace_from: 0,
+            trace_pause: 0,
             tracer: Tracer::default(),
             rules: ConfirmationRules::default(),
             tokens: TokenCache::default(),
             sent: SentUpdates::default(),
             pending: PendingTransactions::default(),
             unread: BTreeSet::new(),
+            unknown_positions: BTreeMap::new(),
             has_incomplete_retraction: false,
         }
     }
@@ -159,6 +172,7 @@ impl WalletTracker {
         let traced = self.trace(block, is_watched, client).await;
         let traced_only: BTreeSet<_> = traced.difference(&activity.coins).copied().collect();
         activity.coins.extend(&traced_only);
+        events.extend(self.resolve_unknown(client, now_ms).await);
         let settled = self.settle(update, now_ms);
         if activity.is_empty() {
             events.extend(settled);
@@ -176,7 +190,7 @@ impl WalletTracker {
             .await;
         let coins = self.coin_updates(block, &activity, &traced_only, client, now_ms);
         updates.extend(coins.await);
-        self.read_metadata(block, &activity, client).await;
+        self.read_metadata(block, &activity, client, now_ms).await;
         for (wallet, token_activity) in &activity.events {
             let token = self.tokens.get(&token_activity.contract);
             let is_nft = token.is_some_and(|token| token.is_nft);
@@ -275,6 +289,30 @@ impl WalletTracker {
         self.pending.take_done()
     }
 
+    /// Asks again for the receipts of transactions that were sent as unknown.
+    async fn resolve_unknown<R: RpcClient>(
+        &mut self,
+        client: &R,
+        now_ms: i64,
+    ) -> Vec<ChannelEvent> {
+        let mut ids = self.sent.unknown_transactions(MAX_UNKNOWN);
+        let known = std::mem::take(&mut self.unknown_positions);
+        for id in &mut ids {
+            let key = (id.block, id.transaction);
+            id.index = known.get(&key).copied();
+            self.unknown_positions
+                .extend(id.index.map(|index| (key, index)));
+        }
+        let outcomes = read_outcomes(client, &ids).await;
+        let mut updates = Updates::new();
+        for (id, outcome) in ids.iter().zip(outcomes) {
+            if let Some(succeeded) = outcome {
+                updates.extend(self.sent.resolve(id, succeeded, now_ms));
+            }
+        }
+        channel_events(updates.into_iter())
+    }
+
     fn settle(&mut self, update: &ChainUpdate, now_ms: i64) -> Vec<ChannelEvent> {
         let head = update.included.block.number;
         let updates = self
@@ -319,20 +357,35 @@ impl WalletTracker {
         client: &R,
     ) -> BTreeSet<Address> {
         let number = block.block.number;
-        if self.tracing == Tracing::Off || number < self.trace_from || block.transactions.is_empty()
-        {
+        if self.tracing == Tracing::Off || block.transactions.is_empty() {
             return BTreeSet::new();
         }
-        let accounts = self.tracer.coin_accounts(block, client).await;
-        let accounts = accounts.unwrap_or_else(|_| {
-            self.trace_from = number + TRACE_RETRY_BLOCKS;
-            BTreeSet::new()
-        });
-        accounts.into_iter().filter(is_watched).collect()
+        if number >= self.trace_from {
+            match self.tracer.coin_accounts(block, client).await {
+                Ok(accounts) => {
+                    self.trace_pause = 0;
+                    return accounts.into_iter().filter(is_watched).collect();
+                }
+                Err(NoTraces(reason)) => {
+                    if self.trace_pause == 0 {
+                        tracing::warn!(
+                            chain = self.chain,
+                            reason,
+                            "no endpoint returns traces: coins that contracts send are not seen, until an endpoint does"
+                        );
+                    }
+                    self.trace_pause = (self.trace_pause * 2).clamp(1, MAX_TRACE_PAUSE);
+                    self.trace_from = number + self.trace_pause;
+                }
+            }
+        }
+        let id = self.chain.to_string();
+        metrics::counter!("tidewire_chain_blocks_untraced_total", "chain" => id).increment(1);
+        BTreeSet::new()
     }
 
     async fn transaction_updates<R: RpcClient>(
-        &self,
+        &mut self,
         block: &BlockData,
         activity: &Activity,
         client: &R,
@@ -346,24 +399,31 @@ impl WalletTracker {
         let mut succeeded: BTreeMap<usize, bool> = BTreeMap::new();
         let mut missing = Vec::new();
         for position in positions {
-            match block.receipts.get(position) {
-                Some(receipt) => drop(succeeded.insert(position, receipt.status())),
-                None => missing.push(position),
+            let Some(transaction) = block.transactions.get(position) else {
+                continue;
+            };
+            let transaction = transaction.tx_hash();
+            match block.receipt_of(position).and_then(parsed_outcome) {
+                Some(outcome) => drop(succeeded.insert(position, outcome)),
+                None => missing.push((
+                    position,
+                    ReceiptId {
+                        transaction,
+                        block: block.block.hash,
+                        index: Some(position as u64),
+                    },
+                )),
             }
         }
-        let calls = missing.iter().filter_map(|position| {
-            let hash = block.transactions.get(*position)?.tx_hash();
-            Some(Call {
-                method: "eth_getTransactionReceipt",
-                params: json!([hash]),
-            })
-        });
-        let responses = call_all(client, calls.collect()).await;
-        for (position, response) in missing.into_iter().zip(responses) {
-            if let Ok(receipt) = response
-                && let Some(status) = receipt.get("status").and_then(|status| status.as_str())
-            {
-                succeeded.insert(position, status != "0x0");
+        let ids: Vec<_> = missing.iter().map(|(_, id)| *id).collect();
+        let outcomes = read_outcomes(client, &ids).await;
+        for ((position, id), outcome) in missing.into_iter().zip(outcomes) {
+            match outcome {
+                Some(outcome) => drop(succeeded.insert(position, outcome)),
+                None => {
+                    let key = (id.block, id.transaction);
+                    self.unknown_positions.insert(key, position as u64);
+                }
             }
         }
         let updates = activity
@@ -371,10 +431,11 @@ impl WalletTracker {
             .iter()
             .filter_map(|(wallet, position)| {
                 let transaction = block.transactions.get(*position)?;
-                // Without a receipt nothing shows a failure.
+                // Without its receipt nothing shows whether it failed. Later blocks ask again.
                 let state = match succeeded.get(position) {
                     Some(false) => TransactionState::Failed,
-                    Some(true) | None => self.rules.initial_state(),
+                    Some(true) => self.rules.initial_state(),
+                    None => TransactionState::Unknown,
                 };
                 let number = Some(block.block.number);
                 let data = wallet_transaction(*wallet, transaction, state, number);
@@ -401,14 +462,13 @@ impl WalletTracker {
         });
         let responses = call_all(client, calls.collect()).await;
         let pairs = || activity.coins.iter().zip(responses.chunks(2));
-        let unread = pairs().filter(|(_, pair)| pair.iter().any(is_unreachable));
+        let unread = pairs().filter(|(_, pair)| pair.iter().any(|one| amount_of(one).is_none()));
         self.unread.extend(unread.map(|(wallet, _)| *wallet));
         let updates = pairs().filter_map(|(wallet, pair)| {
-            let amount = |index: usize| {
-                let text = pair.get(index)?.as_ref().ok()?.as_str()?;
-                U256::from_str_radix(text.strip_prefix("0x")?, 16).ok()
-            };
-            let source = if traced_only.contains(wallet) {
+            let amount = |index: usize| amount_of(pair.get(index)?);
+            let source = if activity.withdrawals.contains(wallet) {
+                BalanceSource::Withdrawal
+            } else if traced_only.contains(wallet) {
                 BalanceSource::Trace
             } else {
                 BalanceSource::Balance
@@ -426,28 +486,29 @@ impl WalletTracker {
         block: &BlockData,
         activity: &Activity,
         client: &R,
+        now_ms: i64,
     ) {
         let tokens: BTreeSet<_> = activity.tokens.iter().map(|(_, token)| *token).collect();
         let unknown: Vec<_> = tokens
             .into_iter()
-            .filter(|token| self.tokens.get(token).is_none())
+            .filter(|token| self.tokens.is_due(token, now_ms))
             .collect();
         let views: Vec<_> = unknown
             .iter()
             .flat_map(|token| ViewCall::metadata(*token))
             .collect();
-        let Some(results) = view_all(client, &views, &block.block).await else {
-            // No node answered. The next block tries again.
-            return;
-        };
-        for (token, results) in unknown.into_iter().zip(results.chunks(3)) {
-            let result = |index: usize| results.get(index)?.as_deref();
+        let readings = view_all(client, &views, &block.block).await;
+        for (token, readings) in unknown.into_iter().zip(readings.chunks(3)) {
+            let data = |index: usize| readings.get(index).and_then(Reading::data);
             let metadata = TokenMetadata {
-                symbol: result(0).and_then(symbol),
-                decimals: result(1).and_then(decimals),
-                is_nft: result(2).and_then(number) == Some(U256::ONE),
+                symbol: data(0).and_then(symbol),
+                decimals: data(1).and_then(decimals),
+                is_nft: data(2).and_then(number) == Some(U256::ONE),
             };
-            self.tokens.insert(token, metadata);
+            let is_complete = metadata.symbol.is_some()
+                && (metadata.is_nft || metadata.decimals.is_some())
+                && !readings.contains(&Reading::Unread);
+            self.tokens.insert(token, metadata, is_complete, now_ms);
         }
     }
 
@@ -470,16 +531,21 @@ impl WalletTracker {
             .collect();
         let before = view_all(client, &views, &parent(block)).await;
         let after = view_all(client, &views, &block.block).await;
-        let (Some(before), Some(after)) = (before, after) else {
-            self.unread.extend(pairs.iter().map(|(wallet, _)| *wallet));
-            return Updates::new();
+        let balances = || pairs.iter().zip(before.iter().zip(&after));
+        let unread =
+            balances().filter(|(_, (before, after))| [before, after].contains(&&&Reading::Unread));
+        self.unread.extend(unread.map(|((wallet, _), _)| *wallet));
+        let amount = |reading: &Reading| reading.data().and_then(number);
+        let amount_before = |reading: &Reading| match reading {
+            // There was no contract yet.
+            Reading::Data(data) if data.is_empty() => Some(U256::ZERO),
+            reading => amount(reading),
         };
-        let amount = |result: &Option<Vec<u8>>| result.as_deref().and_then(number);
-        let balances = pairs.into_iter().zip(before.iter().zip(&after));
-        let updates = balances.filter_map(|((wallet, token), (before, after))| {
+        let updates = balances().filter_map(|((wallet, token), (before, after))| {
             let source = BalanceSource::Balance;
             let number = block.block.number;
-            let mut change = balance_change(amount(before), amount(after)?, source, number)?;
+            let before = amount_before(before);
+            let mut change = balance_change(before, amount(after)?, source, number)?;
             change.token = Some(format!("{token:?}"));
             if let Some(metadata) = self.tokens.get(token) {
                 change.symbol = metadata.symbol.clone();
@@ -500,6 +566,12 @@ impl WalletTracker {
             data: Some(data),
         }
     }
+}
+
+/// The balance in a response. None if no node returned one.
+fn amount_of(response: &Response) -> Option<U256> {
+    let text = response.as_ref().ok()?.as_str()?;
+    U256::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
 /// A reference to the block before, good enough for reads by hash.

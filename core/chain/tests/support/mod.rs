@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) mempool: BTreeMap<B256, Transaction>,
     /// Transactions that revert.
     pub(crate) failing: Vec<B256>,
+    /// What the node does to receipts.
+    pub(crate) receipt_fault: Option<fn(Value) -> Result<Value, RpcError>>,
     /// Whether the node answers nothing.
     pub(crate) is_down: bool,
     /// The number of calls so far.
@@ -100,6 +102,7 @@ impl Node {
             transactions: mined,
             logs,
             receipts: Vec::new(),
+            withdrawals: Vec::new(),
         });
         self.blocks.push(block.clone());
         ChainUpdate {
@@ -134,7 +137,11 @@ impl Node {
         let hash = || first.as_str().unwrap().parse::<B256>().unwrap();
         match call.method {
             "eth_getTransactionByHash" => Ok(self.transaction(hash())),
-            "eth_getTransactionReceipt" => Ok(self.receipt(hash())),
+            "eth_getTransactionReceipt" => {
+                let receipt = self.receipt(hash());
+                self.receipt_fault
+                    .map_or(Ok(receipt.clone()), |fault| fault(receipt))
+            }
             "eth_getTransactionCount" => {
                 let from: Address = first.as_str().unwrap().parse().unwrap();
                 let with_mempool = call.params[1] == "pending";
@@ -165,6 +172,9 @@ impl Node {
         let mut value = serde_json::to_value(found).unwrap();
         value["blockHash"] = json!(block.block.hash);
         value["blockNumber"] = json!(format!("{:#x}", block.block.number));
+        let mut all = block.transactions.iter();
+        let index = all.position(|other| other.tx_hash() == hash).unwrap();
+        value["transactionIndex"] = json!(format!("{index:#x}"));
         value
     }
 
@@ -172,6 +182,8 @@ impl Node {
         let Some((block, _)) = self.block_of(hash) else {
             return Value::Null;
         };
+        let mut all = block.transactions.iter();
+        let index = all.position(|other| other.tx_hash() == hash).unwrap();
         let status = if self.failing.contains(&hash) {
             "0x0"
         } else {
@@ -179,6 +191,7 @@ impl Node {
         };
         json!({
             "transactionHash": hash, "blockHash": block.block.hash,
+            "transactionIndex": format!("{index:#x}"),
             "blockNumber": format!("{:#x}", block.block.number), "status": status,
             "gasUsed": "0x5207", "effectiveGasPrice": "0x2",
         })
@@ -194,6 +207,24 @@ impl Node {
             .max()
             .unwrap_or(0)
     }
+}
+
+/// Receipts that prove nothing about a transaction.
+pub(crate) const RECEIPT_FAULTS: [fn(Value) -> Result<Value, RpcError>; 9] = [
+    |_| Ok(Value::Null),
+    |_| Err(refused(-32_000, None)),
+    |receipt| with(receipt, "transactionHash", json!(hash(99))),
+    |receipt| with(receipt, "blockHash", json!(hash(99))),
+    |receipt| with(receipt, "blockHash", Value::Null),
+    |receipt| with(receipt, "transactionIndex", json!("0x7")),
+    |receipt| with(receipt, "status", Value::Null),
+    |receipt| with(receipt, "status", json!("0x2")),
+    |receipt| with(receipt, "status", json!("success")),
+];
+
+fn with(mut receipt: Value, field: &str, value: Value) -> Result<Value, RpcError> {
+    receipt[field] = value;
+    Ok(receipt)
 }
 
 pub(crate) fn refused(code: i64, data: Option<Value>) -> RpcError {

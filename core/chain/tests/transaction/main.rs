@@ -6,7 +6,7 @@ mod property;
 mod support;
 mod world;
 
-use support::{account, hash, transaction};
+use support::{RECEIPT_FAULTS, account, hash, transaction};
 use tidewire_chain::{
     decode::CustomErrors,
     transaction::{Interest, TransactionOptions, TransactionTracker},
@@ -130,6 +130,78 @@ fn a_transaction_missing_from_all_mempools_is_dropped_after_several_checks() {
         Some("no node keeps it in its pool, and its nonce is free")
     );
     assert!(world.tracker.is_empty());
+}
+
+#[test]
+fn a_dropped_transaction_that_is_sent_again_is_asked_for_anew() {
+    for is_mined in [false, true] {
+        let mut world = World::new();
+        let sent = world.send(1, 0, 5);
+        world.watch(sent);
+        world.node.mempool.clear();
+        world.wait(400);
+        assert_eq!(world.published.pop().unwrap().state(), State::Dropped);
+        // The end is provisional: nothing is remembered, and a subscription watches anew.
+        assert_eq!(world.ended, [sent]);
+        assert_eq!(world.tracker.status(&sent, world.now), None);
+        assert_eq!(world.send(1, 0, 5), sent);
+        if is_mined {
+            world.mine(&[sent]);
+        }
+        world.take_states();
+        world.watch(sent);
+        let state = world.tracker.status(&sent, world.now).unwrap().state();
+        if !is_mined {
+            assert_eq!(state, State::Pending);
+            world.mine(&[sent]);
+        }
+        for _ in 0..6 {
+            world.mine(&[]);
+        }
+        assert_eq!(world.take_states().last(), Some(&(State::Finalized, 6)));
+        // A final block shows this end, so it is remembered.
+        let known = world.tracker.status(&sent, world.now).unwrap();
+        assert_eq!(known.state(), State::Finalized);
+        assert_eq!(world.ended, [sent]);
+    }
+}
+
+#[test]
+fn a_watch_that_timed_out_is_not_remembered() {
+    let mut world = World::new();
+    world.watch(hash(1));
+    world.wait(31 * 60);
+    assert_eq!(world.tracker.status(&hash(1), world.now), None);
+    assert_eq!(world.ended, [hash(1)]);
+}
+
+#[test]
+fn without_its_own_receipt_a_transaction_is_neither_confirming_nor_final() {
+    for (number, fault) in RECEIPT_FAULTS.into_iter().enumerate() {
+        let mut world = World::new();
+        world.mine(&[]);
+        let [sent, failing] = [world.send(1, 0, 5), world.send(2, 1, 5)];
+        world.watch(sent);
+        world.watch(failing);
+        world.node.failing.push(failing);
+        world.node.receipt_fault = Some(fault);
+        world.take_states();
+        world.mine(&[sent, failing]);
+        for _ in 0..9 {
+            world.mine(&[]);
+        }
+        assert_eq!(world.take_states(), [], "fault {number}");
+        let status = world.tracker.status(&failing, world.now).unwrap();
+        assert_eq!(status.state(), State::Pending);
+        world.node.receipt_fault = None;
+        world.wait(10);
+        let mut states: Vec<_> = world.published.drain(..).collect();
+        states.retain(|status| status.hash == failing.to_string());
+        assert!(states.iter().all(|status| status.state() == State::Failed));
+        assert!(!states.is_empty());
+        let known = world.tracker.status(&sent, world.now).unwrap();
+        assert_eq!(known.state(), State::Finalized);
+    }
 }
 
 #[test]

@@ -156,7 +156,7 @@ proptest! {
         }
         prop_assert!(world.tracker.is_empty(), "a watch never ended");
         for hash in watched {
-            let status = world.tracker.status(&hash, 0).unwrap();
+            let status = world.status(&hash);
             let included = world.node.block_of(hash).is_some();
             match status.state() {
                 State::Finalized => prop_assert!(included),
@@ -173,7 +173,7 @@ proptest! {
 
 /// Fails unless the status of a watched transaction is true now.
 fn agree(world: &World, hash: B256) -> Result<(), TestCaseError> {
-    let status = world.tracker.status(&hash, world.now).unwrap();
+    let status = world.status(&hash);
     let block = world.node.block_of(hash).map(|(block, _)| block.block);
     match status.state() {
         State::Confirming | State::Confirmed => {

@@ -1,5 +1,7 @@
 //! World: a transaction tracker with a scripted node, and a clock that the test moves.
 
+use std::collections::HashMap;
+
 use alloy::primitives::B256;
 use tidewire_chain::{
     decode::CustomErrors,
@@ -24,6 +26,10 @@ pub(crate) struct World {
     pub(crate) node: Node,
     pub(crate) now: i64,
     pub(crate) published: Vec<TransactionStatus>,
+    /// Watches that ended without a final block.
+    pub(crate) ended: Vec<B256>,
+    /// The last status of each transaction.
+    last: HashMap<String, TransactionStatus>,
 }
 
 impl World {
@@ -33,6 +39,8 @@ impl World {
             node: Node::default(),
             now: 1_000_000,
             published: Vec::new(),
+            ended: Vec::new(),
+            last: HashMap::new(),
         }
     }
 
@@ -68,7 +76,11 @@ impl World {
     }
 
     pub(crate) fn take(&mut self, output: TrackerOutput) {
-        self.published.extend(output.statuses);
+        for status in output.statuses {
+            self.last.insert(status.hash.clone(), status.clone());
+            self.published.push(status);
+        }
+        self.ended.extend(output.ended);
         for request in output.requests {
             let responses: Vec<_> = request
                 .calls()
@@ -78,6 +90,12 @@ impl World {
             let output = self.tracker.apply_responses(request, &responses, self.now);
             self.take(output);
         }
+    }
+
+    /// The status of a transaction: the tracker's, or the last one of a watch that ended.
+    pub(crate) fn status(&self, hash: &B256) -> TransactionStatus {
+        let known = self.tracker.status(hash, self.now);
+        known.unwrap_or_else(|| self.last[&hash.to_string()].clone())
     }
 
     /// The states and confirmations of the statuses since the last call.
