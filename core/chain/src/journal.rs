@@ -19,9 +19,10 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tidewire_proto::{
     prost::Message as _,
-    v1::{Position as WirePosition, ServerMessage},
+    v1::{Block, Position as WirePosition, ServerMessage},
 };
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
 use tidewire_stream::{
@@ -59,7 +60,12 @@ pub(crate) struct JournalEntry {
     /// Channels to forget, unless they have followers again.
     pub(crate) forgotten: Vec<ChannelName>,
     pub(crate) publications: Vec<(ChannelName, Event)>,
+    /// The block that becomes readable with the publications.
+    pub(crate) newest: Option<(NewestBlock, Block)>,
 }
+
+/// The newest block of a chain, as requests read it.
+pub(crate) type NewestBlock = Arc<Mutex<Option<Block>>>;
 
 impl JournalEntry {
     /// Whether the entry changes nothing.
@@ -223,6 +229,7 @@ impl JournalTask {
     async fn handle(&mut self, group: Vec<AppendRequest>) {
         let mut writes = Batch::new();
         let mut publications = Vec::new();
+        let mut newest = Vec::new();
         let mut done = Vec::with_capacity(group.len());
         let mut has_renewed = false;
         for request in group {
@@ -242,12 +249,17 @@ impl JournalTask {
             }
             writes.extend(request.entry.writes);
             publications.extend(request.entry.publications);
+            newest.extend(request.entry.newest);
             done.push(request.done);
         }
         publications.retain(|(channel, _)| self.interest.mark_published(channel));
         self.stage(&mut writes, &publications).await;
         self.interest.stage(&mut writes, has_renewed);
         self.commit(writes).await;
+        // Set first, so that a client that receives the block can read it.
+        for (cell, block) in newest {
+            *cell.lock() = Some(block);
+        }
         for (channel, event) in publications {
             self.publisher.publish(&channel, event);
         }

@@ -1,11 +1,8 @@
 //! Refusals: endpoints that refuse a method, return no receipt, or return less than others.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use serde_json::{Value, json};
@@ -276,44 +273,4 @@ async fn each_check_has_its_switch_and_the_log_names_it() {
         ledger.check(&node).await;
         assert!(!server.log().contains("returned an invalid response"));
     }
-}
-
-#[tokio::test]
-async fn lost_content_of_a_retracted_block_is_a_gap_of_its_events() {
-    let node = Node::start().await;
-    let accounts = node.accounts().await;
-    let contract = amount_logger(&node, &accounts[0]).await;
-    let lost = Arc::new(Mutex::new(HashSet::new()));
-    let forgotten = lost.clone();
-    let script = move |method: &str, params: &Value, mut truth: Value| {
-        let is_lost = forgotten.lock().unwrap().contains(&params[0].to_string());
-        if method == "eth_getBlockByHash" && is_lost {
-            truth["result"] = Value::Null;
-        }
-        Reply::Response(truth)
-    };
-    let faulty = FaultyNode::in_front_of(&node, script).await;
-    let server = on_chain_with(Server::builder(), 31337, &[faulty.http()], "");
-    let server = server.start().await;
-    wait_for_block(&server, 31337).await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
-    client.subscribe(CHANNEL).await;
-    let watch = json!({"chain": 31337, "events": {"addresses": [contract]}});
-    let watching = client.request("watch", watch).await.expect("watching");
-    let channel = watching.data["channel"].as_str().unwrap().to_owned();
-    node.send(&accounts[0], &contract, 0).await;
-    let log = client.next_on(&channel).await.expect("event_log").data;
-    assert_eq!(log["removed"], false);
-    // Longer ago than blocks stay in memory.
-    node.mine(20).await;
-    let mut ledger = Ledger::default();
-    ledger.follow(&mut client, &node, CHANNEL).await;
-    for (_, hash) in &ledger.blocks {
-        lost.lock().unwrap().insert(json!(hash).to_string());
-    }
-    node.reorg(21).await;
-    node.mine(1).await;
-    let gap = client.next_on(&channel).await.expect("gap");
-    assert_eq!(gap.data["channel"], json!(channel));
-    server.log_line("followers of events see a gap").await;
 }

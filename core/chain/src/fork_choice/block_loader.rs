@@ -322,11 +322,12 @@ impl Content {
             let receipts = receipts.iter();
             receipts.filter(|receipt| !self.is_system(receipt.transaction_hash))
         };
+        let logs: Vec<_> = proved().flat_map(logs_of).collect();
+        let bloom = self.bloom_of(&logs)?;
         if self.proofs.receipts == ProofCheck::Required && all_known {
             proof::receipts(proved(), root.unwrap_or_default())?;
         }
-        let logs: Vec<_> = proved().flat_map(logs_of).collect();
-        self.check_bloom(&logs)?;
+        self.data.bloom = bloom;
         receipts.extend(system);
         self.data.logs = receipts.iter().flat_map(logs_of).collect();
         self.data.receipts = receipts;
@@ -344,21 +345,18 @@ impl Content {
                 .is_some_and(|hash| self.is_system(hash))
         });
         let proved: Vec<_> = proved.cloned().collect();
-        self.check_bloom(&proved)?;
+        self.data.bloom = self.bloom_of(&proved)?;
         logs.sort_by_key(|log| log.log_index);
         self.data.logs = logs;
         Ok(())
     }
 
-    /// Checks the header's bloom, or computes it where it is not checked.
-    fn check_bloom(&mut self, logs: &[Log]) -> Result<(), LoadError> {
-        match self.proofs.bloom {
-            ProofCheck::Required => proof::bloom(logs, self.bloom)?,
-            ProofCheck::Waived => {
-                self.data.bloom = logs_bloom(logs.iter().map(|log| &log.inner));
-            }
+    /// The bloom of logs, which must be the header's where that is checked.
+    fn bloom_of(&self, logs: &[Log]) -> Result<Bloom, LoadError> {
+        if self.proofs.bloom == ProofCheck::Required {
+            proof::bloom(logs, self.bloom)?;
         }
-        Ok(())
+        Ok(logs_bloom(logs.iter().map(|log| &log.inner)))
     }
 }
 

@@ -12,7 +12,7 @@ mod status;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use alloy::{primitives::B256, rpc::types::Transaction};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use serde_json::Value;
 use tidewire_proto::v1::{Block, TransactionStatus, server_message::Data};
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
@@ -32,7 +32,7 @@ use crate::{
     events::{EventTracker, Filter},
     fork_choice::{Continuity, RetractedContent, SequencedUpdate},
     interest::{FilterSpec, InsertOutcome, InterestRegistry},
-    journal::{Journal, JournalEntry, JournalError},
+    journal::{Journal, JournalEntry, JournalError, NewestBlock},
     mempool::PendingWatch,
     transaction::{
         Interest, NodeRequest, StoredWatch, TrackerOutput, TransactionTracker, WatchSlot,
@@ -91,7 +91,7 @@ pub(crate) struct Deps {
     pub(crate) journal: Journal,
     pub(crate) store: Option<SharedStore>,
     pub(crate) clock: SharedClock,
-    pub(crate) newest: Arc<Mutex<Option<Block>>>,
+    pub(crate) newest: NewestBlock,
     pub(crate) wallet_index: Arc<RwLock<WalletIndex>>,
     pub(crate) interest: Arc<InterestRegistry>,
 }
@@ -243,8 +243,7 @@ impl Processor {
         if is_resync {
             self.transactions.resync(now);
         }
-        // Set first, so that a client that receives the block can read it.
-        *self.deps.newest.lock() = Some(newest);
+        entry.newest = Some((self.deps.newest.clone(), newest));
         self.publish(output, entry).await
     }
 
