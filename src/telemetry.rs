@@ -67,6 +67,10 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_venue_bad_frames_total",
         "Frames from venues that could not be parsed."
     );
+    metrics::describe_counter!(
+        "tidewire_venue_unexpected_fields_total",
+        "Fields of venues' frames that are not as documented, by name."
+    );
     metrics::describe_counter!("tidewire_venue_trades_total", "Trades from venues.");
     metrics::describe_counter!(
         "tidewire_venue_reconnects_total",

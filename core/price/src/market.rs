@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use tidewire_proto::v1::{MarketCoverage, MarketOverview, RecentTrade, TopMover, TradeSide};
 
-use crate::{Symbol, decimal::to_wire, venue::Trade};
+use crate::{Symbol, decimal::to_wire};
 
 /// The shortest time between two publications, in microseconds: clients refresh a table.
 const INTERVAL_US: i64 = 1_000_000;
@@ -109,10 +109,20 @@ struct MarketFigures {
 struct TradeRecord {
     symbol: usize,
     source: usize,
-    price: Decimal,
-    size: Decimal,
-    side: TradeSide,
-    time_us: i64,
+    trade: MarketTrade,
+}
+
+/// A trade as it is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MarketTrade {
+    /// In the symbol's quote currency.
+    pub(crate) price: Decimal,
+    /// In base.
+    pub(crate) size: Decimal,
+    /// The taker's side.
+    pub(crate) side: TradeSide,
+    /// The time that clients see, in microseconds since the Unix epoch.
+    pub(crate) time_us: i64,
 }
 
 impl Market {
@@ -133,22 +143,13 @@ impl Market {
         }
     }
 
-    /// Adds a trade of `size` in base to the recent trades.
-    pub(crate) fn add_trade(
-        &mut self,
-        (symbol, source): (usize, usize),
-        trade: &Trade<'_>,
-        size: Decimal,
-        time_us: i64,
-    ) {
+    /// Adds a trade to the recent trades, with the indexes of its symbol and source.
+    pub(crate) fn add_trade(&mut self, (symbol, source): (usize, usize), trade: MarketTrade) {
         self.trades.truncate(RECENT_TRADES - 1);
         self.trades.push_front(TradeRecord {
             symbol,
             source,
-            price: trade.price,
-            size,
-            side: trade.side,
-            time_us,
+            trade,
         });
         self.is_changed = true;
     }
@@ -232,13 +233,16 @@ impl Market {
             price: Some(to_wire(*price)),
             change_24h: *change_24h,
         });
-        let trades = self.trades.iter().map(|trade| RecentTrade {
-            symbol: self.symbols[trade.symbol].to_string(),
-            price: Some(to_wire(trade.price)),
-            size: Some(to_wire(trade.size)),
-            side: (trade.side != TradeSide::Unspecified).then(|| trade.side.into()),
-            source: source_name(trade.source).to_owned(),
-            timestamp: trade.time_us.div_euclid(1_000),
+        let trades = self.trades.iter().map(|record| {
+            let (symbol, trade) = (&self.symbols[record.symbol], &record.trade);
+            RecentTrade {
+                symbol: symbol.to_string(),
+                price: Some(to_wire(trade.price)),
+                size: Some(to_wire(trade.size)),
+                side: (trade.side != TradeSide::Unspecified).then(|| trade.side.into()),
+                source: source_name(record.source).to_owned(),
+                timestamp: trade.time_us.div_euclid(1_000),
+            }
         });
         MarketOverview {
             total_market_cap: totals.cap,

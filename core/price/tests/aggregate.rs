@@ -134,6 +134,7 @@ fn a_late_trade_counts_and_does_not_set_the_price() {
             size: Size::Base(price),
             side: TradeSide::Unspecified,
             venue_time_us: Some(time_us),
+            unexpected: Vec::new(),
         })
     };
     let coinbase = harness.aggregator.source("coinbase").unwrap();

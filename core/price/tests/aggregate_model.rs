@@ -329,7 +329,7 @@ proptest! {
             let id = |source: usize| aggregator.source(NAMES[source]).unwrap();
             let trade = |number: u64, price: Decimal| VenueEvent::Trade(Trade {
                 name: "BTC/USD".into(), id: TradeId::Single(number), price, size: Size::Base(price),
-                side: TradeSide::Unspecified, venue_time_us: None,
+                side: TradeSide::Unspecified, venue_time_us: None, unexpected: Vec::new(),
             });
             let ticker = |price: Decimal, number: Option<u64>| VenueEvent::Ticker(Ticker {
                 name: "BTC/USD".into(), last: Some(price), last_id: number, ..Ticker::default()

@@ -101,6 +101,20 @@ fn faults_name_their_key_and_what_was_expected() {
         ("[symbol.\"BTC-UDS\"]", "did you mean \"BTC-USD\"?"),
         ("[supply]\nBTC = -1", "prices.supply.BTC is -1, expected"),
         (
+            "[supply]\nDOGGE = 1",
+            "prices.supply.\"DOGGE\": expected the base of a symbol in `prices.symbols`, did you mean DOGE?",
+        ),
+        ("[supply]\n\"BTC-USD\" = 1", "did you mean BTC?"),
+        ("[supply]\nbtc = 1", "did you mean BTC?"),
+        (
+            "[[source]]\nkind = \"kraken\"\nids = { \"btc-usd\" = \"XBT/USD\" }",
+            "prices.source \"kraken\": ids: \"btc-usd\" is not a symbol, expected",
+        ),
+        (
+            "[[source]]\nkind = \"kraken\"\ncontracts = { \"btc-usd\" = \"1 BTC\" }",
+            "prices.source \"kraken\": contracts: \"btc-usd\" is not a symbol, expected",
+        ),
+        (
             "[[source]]\nkind = \"kraken\"\nurl = \"http://x\"",
             "expected ws://",
         ),
@@ -129,6 +143,15 @@ fn faults_name_their_key_and_what_was_expected() {
     for (text, expected) in cases {
         let error = error(text);
         assert!(error.contains(expected), "{text}: {error}");
+        // Once: no cause repeats the message.
+        let error = config(text).check().unwrap_err();
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        assert_ne!(cause, Some(error.to_string()), "{text}");
+        let cause = cause.unwrap_or_else(|| "no cause".to_owned());
+        assert!(
+            !error.to_string().contains(&cause),
+            "{text}: {error}: {cause}"
+        );
     }
 }
 

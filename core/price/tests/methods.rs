@@ -48,6 +48,7 @@ impl Harness {
             size: Size::Base(size.parse().unwrap()),
             side: TradeSide::Buy,
             venue_time_us: None,
+            unexpected: Vec::new(),
         };
         let source = self.aggregator.source(source).unwrap();
         self.aggregator

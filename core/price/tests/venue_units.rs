@@ -197,7 +197,11 @@ fn impossible_ids_and_contract_values_are_refused() {
             .map_err(|error| error.to_string())
     };
     assert_eq!(source(r#"ids = { "BTC-USD" = "BTC-USD-SWAP" }"#), Ok(()));
-    for name in ["", "a b", "x\\\"}", "é"] {
+    assert_eq!(
+        source(r#"ids = { "BIANREN-USDT" = "币安人生-USDT" }"#),
+        Ok(())
+    );
+    for name in ["", "a b", "x\\\"}", "BTC\u{200b}-USDT", "BTC\u{202e}-USDT"] {
         let error = source(&format!(r#"ids = {{ "BTC-USD" = "{name}" }}"#)).unwrap_err();
         assert!(error.contains("as its frames spell it"), "{error}");
     }

@@ -51,7 +51,7 @@ pub use self::{
 use crate::{
     ConfigError, Symbol,
     config::{PriceConfig, SourceClock},
-    market::Market,
+    market::{Market, MarketTrade},
     venue::{Events, FaultKind, ParseError, Stamp, Ticker, Trade, VenueEvent, excerpt},
 };
 
@@ -196,13 +196,16 @@ impl Aggregator {
         let timed = Trade {
             venue_time_us: times.venue_us,
             name: (&*trade.name).into(),
+            unexpected: Vec::new(),
             ..*trade
         };
+        self.note_unexpected(source, &indexes, &trade.unexpected);
         for (number, index) in indexes.into_iter().enumerate() {
             self.update_rate(index);
             let symbol = &mut self.symbols[index.symbol];
             let quote = &mut symbol.quotes[index.quote];
             let outcome = quote.apply_trade(&timed, &symbol.spec, arrival_us);
+            let price = quote.converted(trade.price);
             // A frame counts once, even if several symbols use it.
             let is_first = number == 0;
             match outcome {
@@ -212,11 +215,16 @@ impl Aggregator {
                         if missing > 0 {
                             self.record_gap(source, index.symbol, missing, arrival_us);
                         }
-                        // Without a known size the trade has no row to show.
-                        if let Some(size) = size {
+                        // Without a known size, or a known rate, the trade has no row to show.
+                        if let Some((size, price)) = size.zip(price) {
                             let indexes = (index.symbol, source.index);
-                            self.market
-                                .add_trade(indexes, trade, size, times.timestamp_us);
+                            let trade = MarketTrade {
+                                price,
+                                size,
+                                side: trade.side,
+                                time_us: times.timestamp_us,
+                            };
+                            self.market.add_trade(indexes, trade);
                         }
                     }
                     self.record_arrival(index, &times);
@@ -251,6 +259,7 @@ impl Aggregator {
                 detail: format!("the best offer to buy is {bid}, above that to sell, {ask}"),
             });
         }
+        self.note_unexpected(source, &indexes, &ticker.unexpected);
         for (number, index) in indexes.into_iter().enumerate() {
             self.update_rate(index);
             let symbol = &mut self.symbols[index.symbol];
@@ -273,7 +282,7 @@ impl Aggregator {
         let quote = &self.symbols[index.symbol].quotes[index.quote];
         if quote.liveness == Liveness::Live {
             let timestamp_us = quote.timestamp_us;
-            self.publish_quote(index);
+            self.publish_quote(index, now_us);
             self.publish_aggregate(index.symbol, timestamp_us, now_us);
         }
     }
@@ -293,6 +302,47 @@ impl Aggregator {
         self.gap_listeners
             .iter()
             .for_each(|listener| listener(&gap));
+    }
+
+    /// Counts and keeps the fields that are not as documented.
+    fn note_unexpected(
+        &mut self,
+        source: SourceId,
+        indexes: &QuoteIndexes,
+        names: &[&'static str],
+    ) {
+        if names.is_empty() {
+            return;
+        }
+        for name in names {
+            self.sources[source.index].record_unexpected(name);
+        }
+        for index in indexes {
+            self.symbols[index.symbol].quotes[index.quote].note_unexpected(names);
+        }
+    }
+
+    /// Records that the venue refuses markets, by its own names of them.
+    pub(crate) fn record_refused(&mut self, source: SourceId, names: &[String], reason: &str) {
+        if !self.is_current(source) {
+            return;
+        }
+        let reason = excerpt(reason);
+        for name in names {
+            for index in self.quotes_by_name[source.index]
+                .get(name)
+                .into_iter()
+                .flatten()
+            {
+                let symbol = &mut self.symbols[index.symbol];
+                let refused = &mut symbol.quotes[index.quote].refused;
+                if refused.as_deref() != Some(&*reason) {
+                    let (source, symbol) = (self.sources[source.index].name(), &symbol.spec.symbol);
+                    tracing::warn!(source, %symbol, reason, "the venue refuses a symbol");
+                }
+                *refused = Some(reason.as_str().into());
+            }
+        }
     }
 
     fn record_absurd(&mut self, source: SourceId, price: Decimal) {
@@ -401,16 +451,17 @@ impl Aggregator {
             self.deadlines.push(stale_at_us, index);
         }
         self.sources[quote.source].last_arrival_us = Some(now_us);
-        self.publish_quote(index);
+        self.publish_quote(index, now_us);
         self.publish_aggregate(index.symbol, times.timestamp_us, now_us);
     }
 
     /// Publishes a quote on the source's own channel, if it differs from the last publication.
-    fn publish_quote(&mut self, index: QuoteIndex) {
+    fn publish_quote(&mut self, index: QuoteIndex, now_us: i64) {
         let symbol = &mut self.symbols[index.symbol];
         let source = &self.sources[symbol.quotes[index.quote].source];
         symbol.publish_quote(
             index.quote,
+            now_us,
             source,
             self.provenance,
             self.publisher.as_ref(),

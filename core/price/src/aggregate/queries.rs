@@ -1,10 +1,8 @@
 //! Queries: reads of `PriceService`, metrics and channel checks from the aggregator.
 
-use tidewire_proto::v1::{MarketOverview, PriceUpdate, Source};
+use tidewire_proto::v1::{MarketOverview, PriceUpdate, RefusedSymbol, Source};
 
-use super::{
-    Aggregator, SourceId, quote::Liveness, source_status::SourceStatus, symbol_state::SymbolState,
-};
+use super::{Aggregator, SourceId, quote::Liveness, symbol_state::SymbolState};
 use crate::{
     PriceError, Symbol,
     error::{unknown_source, unknown_symbol},
@@ -33,9 +31,8 @@ impl Aggregator {
     /// The status of each source, in the order of the configuration.
     #[must_use]
     pub fn sources(&self, now_us: i64) -> Vec<Source> {
-        let show = |status: &SourceStatus| status.to_proto(now_us, self.provenance);
-        let there = self.sources.iter().filter(|status| !status.is_removed());
-        there.map(show).collect()
+        let ids = self.source_ids();
+        ids.map(|source| self.show_source(source, now_us)).collect()
     }
 
     /// The age of each symbol's newest data, in milliseconds. Symbols without data are left out.
@@ -77,6 +74,23 @@ impl Aggregator {
     /// The status of one source.
     #[must_use]
     pub(crate) fn show_source(&self, source: SourceId, now_us: i64) -> Source {
-        self.sources[source.index].to_proto(now_us, self.provenance)
+        let status = &self.sources[source.index];
+        status.to_proto(self.refused_symbols(source), now_us, self.provenance)
+    }
+
+    /// The symbols that a venue refuses.
+    fn refused_symbols(&self, source: SourceId) -> Vec<RefusedSymbol> {
+        let indexes = self.quotes_by_name[source.index].values().flatten();
+        let mut refused: Vec<_> = indexes
+            .filter_map(|index| {
+                let symbol = &self.symbols[index.symbol];
+                Some(RefusedSymbol {
+                    symbol: symbol.name().to_owned(),
+                    reason: symbol.quotes[index.quote].refused.as_deref()?.to_owned(),
+                })
+            })
+            .collect();
+        refused.sort_unstable_by(|a, b| a.symbol.cmp(&b.symbol));
+        refused
     }
 }

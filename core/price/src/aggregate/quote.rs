@@ -96,6 +96,10 @@ pub(super) struct Quote {
     trade_intervals: ArrivalIntervals,
     /// The price and the number of the last ticker.
     last_ticker: (Option<Decimal>, Option<u64>),
+    /// Fields of this connection's frames that were not as documented, each once.
+    unexpected: Vec<&'static str>,
+    /// The venue's reason for refusing the market.
+    pub(super) refused: Option<Box<str>>,
 }
 
 /// A conversion from another currency.
@@ -108,9 +112,11 @@ pub(super) struct Conversion {
 }
 
 /// The price of another currency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Rate {
     pub(super) price: Decimal,
+    /// Its change over 24 hours, in percent.
+    pub(super) change_percent: Option<f64>,
     /// When it was formed, in microseconds since the Unix epoch.
     pub(super) formed_us: i64,
 }
@@ -200,6 +206,8 @@ impl Quote {
             trade_arrival_us: None,
             trade_intervals: ArrivalIntervals::default(),
             last_ticker: (None, None),
+            unexpected: Vec::new(),
+            refused: None,
         }
     }
 
@@ -223,15 +231,26 @@ impl Quote {
         Some((self.converted(self.bid?)?, self.converted(self.ask?)?))
     }
 
-    /// The change over 24 hours, in percent.
-    pub(super) fn change_percent(&self) -> Option<f64> {
-        let counted = || self.day.as_ref()?.change_percent(self.price?);
-        self.change_percent.or_else(counted)
+    /// Whether it counts in the symbol's price and figures.
+    pub(super) fn is_counted(&self) -> bool {
+        self.inclusion == Inclusion::Included && self.live_price().is_some()
+    }
+
+    /// The change over 24 hours, in percent of the symbol's currency.
+    pub(super) fn change_percent(&self, now_us: i64) -> Option<f64> {
+        let counted = || self.day.as_ref()?.change_percent(self.price?, now_us);
+        let change = self.change_percent.or_else(counted)?;
+        let Some(conversion) = &self.conversion else {
+            return Some(change);
+        };
+        // Without the rate's change, the rate is taken as constant.
+        let of_rate = conversion.rate?.change_percent.unwrap_or(0.0);
+        Some(change + of_rate + change * of_rate / 100.0)
     }
 
     /// The volume of 24 hours, in the symbol's quote currency.
-    pub(super) fn volume_quote(&self) -> Option<f64> {
-        let counted = || self.day.as_ref()?.volume_quote();
+    pub(super) fn volume_quote(&self, now_us: i64) -> Option<f64> {
+        let counted = || self.day.as_ref()?.volume_quote(now_us);
         let volume = self.volume_quote.or_else(counted)?;
         match &self.conversion {
             None => Some(volume),
@@ -242,6 +261,11 @@ impl Quote {
     /// How much of the 24 hours the figures cover, in microseconds, if this server computes them.
     pub(super) fn day_covered_us(&self, now_us: i64) -> Option<i64> {
         self.day.as_ref().map(|day| day.covered_us(now_us))
+    }
+
+    /// Whether its change is that of 24 hours, not of the part that this server has seen.
+    pub(super) fn has_whole_day(&self, now_us: i64) -> bool {
+        self.change_percent.is_some() || self.day.as_ref().is_some_and(|day| day.is_whole(now_us))
     }
 
     /// Whether a trade of this number was counted before.
@@ -298,6 +322,7 @@ impl Quote {
                 .record(now_us.saturating_sub(self.last_arrival_us));
         }
         self.is_first_on_connection = false;
+        self.refused = None;
         self.last_arrival_us = now_us;
         self.formed_us = formed_us.max(self.formed_us);
         self.timestamp_us = timestamp_us.max(self.timestamp_us);
@@ -412,13 +437,34 @@ impl Quote {
         self.volume_quote = volume.or(self.volume_quote);
     }
 
+    /// Keeps the names of fields that were not as documented.
+    pub(super) fn note_unexpected(&mut self, names: &[&'static str]) {
+        for name in names {
+            if !self.unexpected.contains(name) {
+                self.unexpected.push(name);
+            }
+        }
+    }
+
+    /// Records that the connection is lost, which the figures of 24 hours do not cover.
+    pub(super) fn lost(&mut self, now_us: i64) {
+        if let Some(day) = &mut self.day {
+            day.lost(now_us);
+        }
+    }
+
     /// Prepares for a new connection after the old one was lost. Times and numbers of the old one do
     /// not order the new one's trades; the numbers only identify duplicates. Trades may have been
     /// missed, so the last one no longer holds the price. A disconnected quote now waits for data.
-    pub(super) fn connected(&mut self) {
+    pub(super) fn connected(&mut self, now_us: i64) {
+        if let Some(day) = &mut self.day {
+            day.connected(now_us);
+        }
         self.dedup.reconnected();
         self.last_trade_us = None;
         self.trade_arrival_us = None;
+        self.unexpected.clear();
+        self.refused = None;
         self.is_first_on_connection = true;
         if self.liveness == Liveness::Disconnected {
             self.liveness = Liveness::Silent;
@@ -426,15 +472,15 @@ impl Quote {
     }
 
     /// The state that the source's own channel publishes.
-    pub(super) fn snapshot(&self) -> Option<PriceSnapshot> {
+    pub(super) fn snapshot(&self, now_us: i64) -> Option<PriceSnapshot> {
         let is_live = self.live_price().is_some();
         let price = self.converted(self.price?);
         let before = || self.last_published.as_ref().map(|last| last.price);
         Some(PriceSnapshot {
             // Without a rate, the last published value.
             price: price.or_else(before)?,
-            change_percent: self.change_percent(),
-            volume_quote: self.volume_quote(),
+            change_percent: self.change_percent(now_us),
+            volume_quote: self.volume_quote(now_us),
             confidence: None,
             sources: u32::from(is_live),
             stale: !is_live,
@@ -466,6 +512,10 @@ impl Quote {
                 (None, None) => stale("no price came yet"),
             },
             (Liveness::Live, None) => stale("no price came yet"),
+            _ if self.refused.is_some() => {
+                let reason = self.refused.as_deref().unwrap_or_default();
+                stale(&format!("the venue refuses it: {reason}"))
+            }
             (Liveness::Silent, _) => stale("silent for too long"),
             (Liveness::Disconnected, _) => stale("the connection is lost"),
             (Liveness::NoData | Liveness::Removed, _) => stale("nothing came yet"),
@@ -494,6 +544,7 @@ impl Quote {
             missing: self.missing(),
             volume_unknown: (self.contract_value == ContractValue::Unknown)
                 .then(|| UNKNOWN_CONTRACT_VALUE.to_owned()),
+            unexpected_fields: self.unexpected.iter().map(ToString::to_string).collect(),
         }
     }
 

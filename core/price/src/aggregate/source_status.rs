@@ -1,8 +1,10 @@
 //! Source status: the connections and counters of one source, as `ListSources` and metrics show
 //! them.
 
+use std::collections::BTreeMap;
+
 use metrics::{Counter, Gauge};
-use tidewire_proto::v1::{ConnectionState, Source};
+use tidewire_proto::v1::{ConnectionState, RefusedSymbol, Source};
 
 use super::{clock_offset::ClockOffset, snapshot::Provenance};
 use crate::{
@@ -29,6 +31,8 @@ pub enum LinkState {
 pub(crate) enum LinkChange {
     /// It was opened after none was open, so data is missing.
     Opened,
+    /// It was lost, and data is missing from now on.
+    Lost,
     /// None: it goes on, or replaces one that was read until now.
     Same,
 }
@@ -84,6 +88,8 @@ pub(crate) struct SourceStatus {
     connects: u64,
     reconnects: Counter,
     refusals: EventCounter,
+    /// By the venue's name of the field.
+    unexpected: BTreeMap<&'static str, EventCounter>,
     faults: [EventCounter; FaultKind::ALL.len()],
     connected: Gauge,
     last_error: Option<String>,
@@ -126,6 +132,7 @@ impl SourceStatus {
                 "tidewire_venue_refusals_total",
                 &source
             )),
+            unexpected: BTreeMap::new(),
             faults: FaultKind::ALL.map(fault),
             connected: metrics::gauge!("tidewire_venue_connected", &source),
             last_error: None,
@@ -150,6 +157,24 @@ impl SourceStatus {
             );
         }
         self.last_error = Some(error.to_string());
+    }
+
+    /// Counts a field that is not as documented. The first of each name is logged.
+    pub(crate) fn record_unexpected(&mut self, field: &'static str) {
+        let source = &self.spec.name;
+        let counter = self.unexpected.entry(field).or_insert_with(|| {
+            tracing::warn!(
+                source,
+                field,
+                "a field is not as the venue documents it; the price still counts"
+            );
+            let labels = [("source", source.clone()), ("field", field.to_owned())];
+            EventCounter::new(metrics::counter!(
+                "tidewire_venue_unexpected_fields_total",
+                &labels
+            ))
+        });
+        counter.increment();
     }
 
     /// Counts a time that is far from the venue's clock so far.
@@ -224,6 +249,7 @@ impl SourceStatus {
         self.connected.set(f64::from(self.open_links()));
         match state {
             LinkState::Connected if !was_open => LinkChange::Opened,
+            LinkState::Lost(_) => LinkChange::Lost,
             _ => LinkChange::Same,
         }
     }
@@ -259,8 +285,13 @@ impl SourceStatus {
         self.links.is_empty()
     }
 
-    /// The status as `ListSources` returns it.
-    pub(crate) fn to_proto(&self, now_us: i64, provenance: Provenance) -> Source {
+    /// The status as `ListSources` returns it, with the symbols that the venue refuses.
+    pub(crate) fn to_proto(
+        &self,
+        refused: Vec<RefusedSymbol>,
+        now_us: i64,
+        provenance: Provenance,
+    ) -> Source {
         let age_ms = |last_arrival_us: i64| {
             now_us.saturating_sub(last_arrival_us).max(0).unsigned_abs() / 1_000
         };
@@ -280,6 +311,7 @@ impl SourceStatus {
             connections: (self.links.len() > 1).then(|| self.open_links()),
             gaps: (self.gaps.count > 0).then_some(self.gaps.count),
             offset_ms: self.offset.us().map(|us| us.div_euclid(1_000)),
+            refused,
         }
     }
 }

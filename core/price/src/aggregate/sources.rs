@@ -255,8 +255,10 @@ impl Aggregator {
         }
         for index in self.quotes_by_name[source.index].values().flatten() {
             let quote = &mut self.symbols[index.symbol].quotes[index.quote];
-            if quote.link == link {
-                quote.connected();
+            match change {
+                LinkChange::Opened if quote.link == link => quote.connected(now_us),
+                LinkChange::Lost if quote.link == link => quote.lost(now_us),
+                LinkChange::Opened | LinkChange::Lost | LinkChange::Same => {}
             }
         }
     }
@@ -268,6 +270,7 @@ impl Aggregator {
         let live = self.symbols[conversion.symbol].live();
         let rate = live.map(|live| Rate {
             price: live.price,
+            change_percent: live.change_percent,
             formed_us: live.timestamp_us,
         });
         let quote = &mut self.symbols[index.symbol].quotes[index.quote];
@@ -284,7 +287,7 @@ impl Aggregator {
             let before = price(self);
             self.update_rate(index);
             if price(self) != before {
-                self.publish_quote(index);
+                self.publish_quote(index, now_us);
                 let timestamp_us = self.symbols[index.symbol].quotes[index.quote].timestamp_us;
                 self.publish_aggregate(index.symbol, timestamp_us, now_us);
             }

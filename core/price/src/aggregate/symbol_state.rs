@@ -89,12 +89,13 @@ impl SymbolState {
     pub(super) fn publish_quote(
         &mut self,
         index: usize,
+        now_us: i64,
         source: &SourceStatus,
         provenance: Provenance,
         publisher: &dyn Publisher,
     ) {
         let quote = &mut self.quotes[index];
-        let Some(snapshot) = quote.snapshot() else {
+        let Some(snapshot) = quote.snapshot(now_us) else {
             return;
         };
         if !snapshot.should_follow(quote.last_published.as_ref()) {
@@ -223,8 +224,8 @@ impl SymbolState {
     ) -> PriceSnapshot {
         PriceSnapshot {
             price: self.price(contributions, median, now_us),
-            change_percent: self.change_percent(),
-            volume_quote: self.volume_quote(),
+            change_percent: self.change_percent(now_us),
+            volume_quote: self.volume_quote(now_us),
             confidence: confidence(contributions, |quote| self.quotes[quote].offers()),
             sources: u32::try_from(contributions.len()).unwrap_or(u32::MAX),
             stale: false,
@@ -312,12 +313,17 @@ impl SymbolState {
         contributions.iter().map(share).collect()
     }
 
-    /// The change over 24 hours, in percent: the median over the live sources, so that one venue
-    /// with a wrong window does not move it.
-    fn change_percent(&self) -> Option<f64> {
+    /// The change over 24 hours, in percent: the median over the included sources, so that one venue
+    /// with a wrong window does not move it. A change that this server has computed over a part of
+    /// the day counts only if no source has the whole day's.
+    fn change_percent(&self, now_us: i64) -> Option<f64> {
+        let has_whole_day = self
+            .counted_quotes()
+            .any(|quote| quote.has_whole_day(now_us));
         let mut changes: SmallVec<[f64; 8]> = self
-            .live_quotes()
-            .filter_map(Quote::change_percent)
+            .counted_quotes()
+            .filter(|quote| !has_whole_day || quote.has_whole_day(now_us))
+            .filter_map(|quote| quote.change_percent(now_us))
             .collect();
         changes.sort_unstable_by(f64::total_cmp);
         let middle = changes.len() / 2;
@@ -328,27 +334,26 @@ impl SymbolState {
         Some(upper)
     }
 
-    /// The volume of 24 hours in the quote currency, summed over the live sources.
-    fn volume_quote(&self) -> Option<f64> {
-        self.live_quotes()
-            .filter_map(Quote::volume_quote)
+    /// The volume of 24 hours in the quote currency, summed over the included sources.
+    fn volume_quote(&self, now_us: i64) -> Option<f64> {
+        self.counted_quotes()
+            .filter_map(|quote| quote.volume_quote(now_us))
             .reduce(|a, b| a + b)
     }
 
-    /// How much of the 24 hours the figures cover, in microseconds, if this server computes them
-    /// for every live source.
+    /// How much of the 24 hours the figures of all included sources cover, in microseconds, if this
+    /// server computes them for each.
     fn day_covered_us(&self, now_us: i64) -> Option<i64> {
         let covered = |quote: &Quote| quote.day_covered_us(now_us);
-        if self.live_quotes().any(|quote| covered(quote).is_none()) {
+        if self.counted_quotes().any(|quote| covered(quote).is_none()) {
             return None;
         }
-        self.live_quotes().filter_map(covered).max()
+        self.counted_quotes().filter_map(covered).min()
     }
 
-    fn live_quotes(&self) -> impl Iterator<Item = &Quote> {
-        self.quotes
-            .iter()
-            .filter(|quote| quote.liveness == Liveness::Live)
+    /// The quotes that are live and included.
+    fn counted_quotes(&self) -> impl Iterator<Item = &Quote> {
+        self.quotes.iter().filter(|quote| quote.is_counted())
     }
 }
 

@@ -43,7 +43,7 @@ impl Aggregator {
         // shows for a moment as the only one.
         ended.sort_unstable();
         for index in &ended {
-            self.publish_quote(*index);
+            self.publish_quote(*index, now_us);
         }
         ended.dedup_by_key(|index| index.symbol);
         for QuoteIndex { symbol, quote } in ended {

@@ -15,8 +15,13 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// A symbol is malformed.
-    #[error("prices.symbols: {0}")]
-    Symbol(crate::SymbolError),
+    #[error("{key}: {error}")]
+    Symbol {
+        /// The key that has it.
+        key: String,
+        /// What was expected.
+        error: crate::SymbolError,
+    },
     /// A table overrides a symbol that is not configured.
     #[error("prices.symbol.{0:?}: this symbol is not in `prices.symbols`{1}")]
     UnknownSymbol(String, String),
@@ -80,6 +85,14 @@ pub enum ConfigError {
     /// A supply is not a number of coins.
     #[error("prices.supply.{0} is {1}, expected a number of coins above zero")]
     Supply(String, f64),
+    /// A supply is that of an asset without a symbol.
+    #[error("prices.supply.{asset:?}: expected the base of a symbol in `prices.symbols`{hint}")]
+    SupplyAsset {
+        /// The asset.
+        asset: String,
+        /// The nearest base, as a hint for the message.
+        hint: String,
+    },
     /// A supply source's address is malformed.
     #[error("prices.supply_source.url is {0:?}, expected http://… or https://…")]
     SupplyUrl(String),

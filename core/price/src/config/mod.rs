@@ -185,6 +185,18 @@ impl PriceConfig {
                 return Err(ConfigError::NoRate(currency.clone()));
             }
         }
+        let bases: HashSet<&str> = symbols.iter().map(|spec| spec.symbol.base()).collect();
+        if let Some(asset) = self
+            .supply
+            .keys()
+            .find(|asset| !bases.contains(asset.as_str()))
+        {
+            let hint = nearest(asset, bases.into_iter())
+                .map(|near| format!(", did you mean {near}?"))
+                .unwrap_or_default();
+            let asset = asset.clone();
+            return Err(ConfigError::SupplyAsset { asset, hint });
+        }
         let is_supply = |supply: f64| supply.is_finite() && supply > 0.0;
         match self.supply.iter().find(|(_, supply)| !is_supply(**supply)) {
             Some((base, supply)) => Err(ConfigError::Supply(base.clone(), *supply)),
@@ -222,7 +234,7 @@ impl PriceConfig {
         let mut specs: Vec<SymbolSpec> = Vec::with_capacity(self.symbols.len());
         let mut known = HashSet::new();
         for name in &self.symbols {
-            let symbol = Symbol::parse(name).map_err(ConfigError::Symbol)?;
+            let symbol = parse_symbol("prices.symbols", name)?;
             if !known.insert(symbol.clone()) {
                 continue;
             }
@@ -270,6 +282,14 @@ impl PriceConfig {
         }
         Ok(specs)
     }
+}
+
+/// The symbol that a key has.
+fn parse_symbol(key: &str, text: &str) -> Result<Symbol, ConfigError> {
+    Symbol::parse(text).map_err(|error| ConfigError::Symbol {
+        key: key.to_owned(),
+        error,
+    })
 }
 
 /// A duration in milliseconds. At least 1.

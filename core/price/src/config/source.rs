@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::{ConfigError, parse_symbol};
 use crate::{
     Symbol, VenueKind,
     venue::{Contract, VenueTransport, pyth::feed_id},
@@ -112,7 +112,7 @@ impl SourceConfig {
         }
         let mut ids = BTreeMap::new();
         for (symbol, id) in &self.ids {
-            Symbol::parse(symbol).map_err(ConfigError::Symbol)?;
+            parse_symbol(&format!("prices.source {name:?}: ids"), symbol)?;
             let (id_of, expected) = match self.kind {
                 VenueKind::Pyth => (feed_id(id), "the 64 hexadecimal digits of a feed of Pyth"),
                 _ => (
@@ -128,7 +128,8 @@ impl SourceConfig {
         }
         let mut contracts = BTreeMap::new();
         for (symbol, worth) in &self.contracts {
-            match Contract::parse(worth, &Symbol::parse(symbol).map_err(ConfigError::Symbol)?) {
+            let key = format!("prices.source {name:?}: contracts");
+            match Contract::parse(worth, &parse_symbol(&key, symbol)?) {
                 Ok(contract) => drop(contracts.insert(symbol.clone(), contract)),
                 Err(error) => return Err(ConfigError::Contract(name, symbol.clone(), error)),
             }
@@ -144,11 +145,11 @@ impl SourceConfig {
     }
 }
 
-/// Whether a text can be a venue's name of a market. It becomes part of requests, so other
-/// characters are refused.
+/// Whether a text can be a venue's name of a market, in letters of any script. It becomes part of
+/// requests, so other characters are refused.
 fn is_venue_name(text: &str) -> bool {
-    let is_good = |b: u8| b.is_ascii_alphanumeric() || b"/_-.:".contains(&b);
-    (1..=64).contains(&text.len()) && text.bytes().all(is_good)
+    let is_good = |c: char| c.is_alphanumeric() || "/_-.:".contains(c);
+    (1..=64).contains(&text.chars().count()) && text.chars().all(is_good)
 }
 
 pub(super) fn is_url(url: &str, schemes: [&str; 2]) -> bool {

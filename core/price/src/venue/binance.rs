@@ -15,7 +15,8 @@ use tidewire_proto::v1::TradeSide;
 use super::{
     Events, FaultKind, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     event::excerpt,
-    field::{Text, change_percent, epoch_us, maybe_positive, missing, positive, statistic},
+    field::{Text, change_percent, missing, positive, statistic},
+    side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
 
@@ -86,13 +87,14 @@ struct BinanceTrade<'a> {
     p: Cow<'a, str>,
     #[serde(borrow)]
     q: Cow<'a, str>,
-    #[serde(rename = "T")]
-    time: i64,
+    #[serde(rename = "T", borrow)]
+    time: RawField<'a>,
     /// Whether the buyer was the maker, so that the taker sold.
-    m: bool,
+    #[serde(borrow)]
+    m: RawField<'a>,
     /// Futures: the origin of the trade.
     #[serde(rename = "X", borrow)]
-    origin: Option<Text<'a>>,
+    origin: RawField<'a>,
 }
 
 /// The number of an aggregate trade. In older single trades `a` is an order.
@@ -108,19 +110,19 @@ struct BinanceTicker<'a> {
     #[serde(borrow)]
     c: Cow<'a, str>,
     #[serde(borrow)]
-    o: Cow<'a, str>,
+    o: RawField<'a>,
     #[serde(borrow)]
-    v: Option<Text<'a>>,
+    v: RawField<'a>,
     #[serde(borrow)]
-    q: Cow<'a, str>,
+    q: RawField<'a>,
     #[serde(rename = "P", borrow)]
-    change_percent: Option<Text<'a>>,
+    change_percent: RawField<'a>,
     #[serde(borrow)]
-    b: Option<Text<'a>>,
+    b: RawField<'a>,
     #[serde(borrow)]
-    a: Option<Text<'a>>,
-    #[serde(rename = "E")]
-    time: i64,
+    a: RawField<'a>,
+    #[serde(rename = "E", borrow)]
+    time: RawField<'a>,
     #[serde(rename = "L")]
     last_id: Option<u64>,
 }
@@ -130,12 +132,12 @@ struct BinanceBookTicker<'a> {
     #[serde(borrow)]
     s: Cow<'a, str>,
     #[serde(borrow)]
-    b: Cow<'a, str>,
+    b: RawField<'a>,
     #[serde(borrow)]
-    a: Cow<'a, str>,
+    a: RawField<'a>,
     /// Futures only.
-    #[serde(rename = "E")]
-    time: Option<i64>,
+    #[serde(rename = "E", borrow)]
+    time: RawField<'a>,
 }
 
 /// Parses a frame.
@@ -172,7 +174,9 @@ fn event<'a>(kind: &BinanceEventKind<'_>, event: &'a [u8]) -> Result<VenueEvent<
     match kind.e.as_deref() {
         Some("trade") => trade(event, None),
         Some("aggTrade") => trade(event, Some(serde_json::from_slice(event)?)),
-        Some("24hrTicker" | "24hrMiniTicker") => ticker(event),
+        Some("24hrTicker") => ticker(event, Documented::Text),
+        // It has no change and no offers.
+        Some("24hrMiniTicker") => ticker(event, Documented::OptionalText),
         Some("bookTicker") => book_ticker(event),
         // The book ticker of spot is the only event with an update id and without a name.
         None if kind.u.is_some() => book_ticker(event),
@@ -187,7 +191,12 @@ fn trade(
     aggregate: Option<BinanceAggregateId>,
 ) -> Result<VenueEvent<'_>, ParseError> {
     let frame: BinanceTrade<'_> = serde_json::from_slice(event)?;
-    if frame.origin.as_deref() == Some("NA") {
+    let mut fields = SideFields::default();
+    if fields
+        .text("X", Documented::OptionalText, frame.origin)
+        .as_deref()
+        == Some("NA")
+    {
         return Err(ParseError {
             kind: FaultKind::BadValue,
             detail: "`X` is \"NA\": this is not a trade of the market".to_owned(),
@@ -200,13 +209,14 @@ fn trade(
         },
         price: positive("p", &frame.p)?,
         size: size(&frame.s, positive("q", &frame.q)?),
-        side: if frame.m {
-            TradeSide::Sell
-        } else {
-            TradeSide::Buy
+        side: match fields.flag("m", frame.m) {
+            Some(true) => TradeSide::Sell,
+            Some(false) => TradeSide::Buy,
+            None => TradeSide::Unspecified,
         },
-        venue_time_us: epoch_us(frame.time),
+        venue_time_us: fields.epoch("T", Documented::Number, frame.time),
         name: frame.s,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
@@ -238,33 +248,43 @@ fn volume(name: &str, v: Option<f64>, q: Option<f64>) -> Volume {
     }
 }
 
-fn ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
+/// `of_whole` is how the fields that only the whole ticker has are documented.
+fn ticker(event: &[u8], of_whole: Documented) -> Result<VenueEvent<'_>, ParseError> {
     let frame: BinanceTicker<'_> = serde_json::from_slice(event)?;
+    let mut fields = SideFields::default();
+    let change = fields.statistic("P", of_whole, frame.change_percent);
     // The mini ticker has no change; it follows from the price 24 hours ago.
-    let from_open = || change_percent(statistic(Some(&frame.o)), statistic(Some(&frame.c)));
+    let open = fields.statistic("o", Documented::Text, frame.o);
+    let from_open = || change_percent(open, statistic(Some(&frame.c)));
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("c", &frame.c)?),
         last_id: frame.last_id,
-        bid: maybe_positive(frame.b.as_deref()),
-        ask: maybe_positive(frame.a.as_deref()),
-        change_percent: statistic(frame.change_percent.as_deref()).or_else(from_open),
+        bid: fields.offer("b", of_whole, frame.b),
+        ask: fields.offer("a", of_whole, frame.a),
+        change_percent: change.or_else(from_open),
         volume: volume(
             &frame.s,
-            statistic(frame.v.as_deref()),
-            statistic(Some(&frame.q)),
+            fields.statistic("v", Documented::Text, frame.v),
+            fields.statistic("q", Documented::Text, frame.q),
         ),
-        stamp: epoch_us(frame.time).map(Stamp::Sent),
+        stamp: fields
+            .epoch("E", Documented::Number, frame.time)
+            .map(Stamp::Sent),
         name: frame.s,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
 fn book_ticker(event: &[u8]) -> Result<VenueEvent<'_>, ParseError> {
     let frame: BinanceBookTicker<'_> = serde_json::from_slice(event)?;
+    let mut fields = SideFields::default();
+    let time_us = fields.epoch("E", Documented::OptionalNumber, frame.time);
     Ok(VenueEvent::Ticker(Ticker {
-        bid: maybe_positive(Some(&frame.b)),
-        ask: maybe_positive(Some(&frame.a)),
-        stamp: frame.time.and_then(epoch_us).map(Stamp::Sent),
+        bid: fields.offer("b", Documented::Text, frame.b),
+        ask: fields.offer("a", Documented::Text, frame.a),
+        stamp: time_us.map(Stamp::Sent),
         name: frame.s,
+        unexpected: fields.into_unexpected(),
         ..Ticker::default()
     }))
 }

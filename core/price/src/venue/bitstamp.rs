@@ -13,7 +13,8 @@ use tidewire_proto::v1::TradeSide;
 use super::{
     Events, FaultKind, KeepAlive, Limits, ParseError, Size, Trade, TradeId, VenueEvent,
     event::excerpt,
-    field::{Text, epoch_us, positive},
+    field::{Text, positive},
+    side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
 
@@ -70,10 +71,10 @@ struct BitstampTrade<'a> {
     #[serde(borrow)]
     price_str: Cow<'a, str>,
     /// 0 if the taker bought, 1 if it sold.
-    #[serde(rename = "type")]
-    side: u8,
+    #[serde(rename = "type", borrow)]
+    side: RawField<'a>,
     #[serde(borrow)]
-    microtimestamp: Cow<'a, str>,
+    microtimestamp: RawField<'a>,
 }
 
 #[derive(Deserialize)]
@@ -120,17 +121,19 @@ fn trade<'a>(frame: &BitstampFrame<'a>) -> Result<VenueEvent<'a>, ParseError> {
     };
     let data = frame.data.ok_or_else(|| wrong("`data` is missing"))?;
     let trade: BitstampTrade<'_> = serde_json::from_str(data.get())?;
+    let mut fields = SideFields::default();
     Ok(VenueEvent::Trade(Trade {
         name,
         id: TradeId::Sparse(trade.id),
         price: positive("price_str", &trade.price_str)?,
         size: Size::Base(positive("amount_str", &trade.amount_str)?),
-        side: match trade.side {
-            0 => TradeSide::Buy,
-            1 => TradeSide::Sell,
+        side: match fields.integer("type", Documented::Number, trade.side) {
+            Some(0) => TradeSide::Buy,
+            Some(1) => TradeSide::Sell,
             _ => TradeSide::Unspecified,
         },
-        venue_time_us: trade.microtimestamp.parse().ok().and_then(epoch_us),
+        venue_time_us: fields.epoch("microtimestamp", Documented::Text, trade.microtimestamp),
+        unexpected: fields.into_unexpected(),
     }))
 }
 

@@ -9,13 +9,12 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::smallvec;
+use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{
-        Text, entries, epoch_us, maybe_positive, positive, refusal, side, statistic,
-        subscribe_by_op,
-    },
+    field::{Text, entries, positive, refusal, side, subscribe_by_op},
+    side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
 
@@ -56,7 +55,10 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
 struct BybitFrame<'a> {
     #[serde(borrow)]
     topic: Option<Text<'a>>,
-    ts: Option<i64>,
+    #[serde(rename = "type", borrow)]
+    kind: RawField<'a>,
+    #[serde(borrow)]
+    ts: RawField<'a>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -70,10 +72,10 @@ struct BybitFrame<'a> {
 struct BybitTrade<'a> {
     #[serde(borrow)]
     s: Cow<'a, str>,
-    #[serde(rename = "T")]
-    time: i64,
+    #[serde(rename = "T", borrow)]
+    time: RawField<'a>,
     #[serde(rename = "S", borrow)]
-    side: Cow<'a, str>,
+    side: RawField<'a>,
     #[serde(borrow)]
     p: Cow<'a, str>,
     #[serde(borrow)]
@@ -81,8 +83,8 @@ struct BybitTrade<'a> {
     #[serde(borrow)]
     i: Cow<'a, str>,
     /// A block trade, agreed on outside of the order book.
-    #[serde(rename = "BT", default)]
-    is_block: bool,
+    #[serde(rename = "BT", borrow)]
+    is_block: RawField<'a>,
 }
 
 #[derive(Deserialize)]
@@ -93,15 +95,15 @@ struct BybitTicker<'a> {
     #[serde(borrow)]
     last_price: Option<Text<'a>>,
     #[serde(borrow)]
-    bid1_price: Option<Text<'a>>,
+    bid1_price: RawField<'a>,
     #[serde(borrow)]
-    ask1_price: Option<Text<'a>>,
+    ask1_price: RawField<'a>,
     #[serde(rename = "price24hPcnt", borrow)]
-    change: Option<Text<'a>>,
+    change: RawField<'a>,
     #[serde(rename = "volume24h", borrow)]
-    volume: Option<Text<'a>>,
+    volume: RawField<'a>,
     #[serde(rename = "turnover24h", borrow)]
-    turnover: Option<Text<'a>>,
+    turnover: RawField<'a>,
 }
 
 /// Parses a frame.
@@ -114,7 +116,7 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
         return entries(data, trade);
     }
     if topic.starts_with("tickers.") {
-        return Ok(smallvec![ticker(data.get(), frame.ts)?]);
+        return Ok(smallvec![ticker(data.get(), frame.kind, frame.ts)?]);
     }
     Ok(smallvec![VenueEvent::Ignored])
 }
@@ -147,7 +149,9 @@ fn is_inverse(name: &str) -> bool {
 
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let frame: BybitTrade<'_> = serde_json::from_str(entry)?;
-    if frame.is_block {
+    let mut fields = SideFields::default();
+    let is_block = frame.is_block.is_some() && fields.flag("BT", frame.is_block) == Some(true);
+    if is_block {
         return Ok(VenueEvent::Ignored);
     }
     Ok(VenueEvent::Trade(Trade {
@@ -158,9 +162,12 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         } else {
             Size::Base(positive("v", &frame.v)?)
         },
-        side: side(&frame.side),
-        venue_time_us: epoch_us(frame.time),
+        side: fields
+            .text("S", Documented::Text, frame.side)
+            .map_or(TradeSide::Unspecified, |text| side(&text)),
+        venue_time_us: fields.epoch("T", Documented::Number, frame.time),
         name: frame.s,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
@@ -173,34 +180,48 @@ fn number(id: &str) -> u64 {
     })
 }
 
-fn ticker(data: &str, ts: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
+fn ticker<'a>(
+    data: &'a str,
+    kind: RawField<'_>,
+    ts: RawField<'_>,
+) -> Result<VenueEvent<'a>, ParseError> {
     let frame: BybitTicker<'_> = serde_json::from_str(data)?;
+    let mut fields = SideFields::default();
+    // A delta has the changed fields only.
+    let of_whole = match fields.text("type", Documented::Text, kind).as_deref() {
+        Some("delta") => Documented::OptionalText,
+        _ => Documented::Text,
+    };
     let last = frame.last_price.as_deref();
+    let volume = fields.statistic("volume24h", of_whole, frame.volume);
+    let turnover = fields.statistic("turnover24h", of_whole, frame.turnover);
     Ok(VenueEvent::Ticker(Ticker {
         last: last.map(|last| positive("lastPrice", last)).transpose()?,
         last_id: None,
-        bid: maybe_positive(frame.bid1_price.as_deref()),
-        ask: maybe_positive(frame.ask1_price.as_deref()),
+        // The spot market has none.
+        bid: fields.offer("bid1Price", Documented::OptionalText, frame.bid1_price),
+        ask: fields.offer("ask1Price", Documented::OptionalText, frame.ask1_price),
         // The venue sends a fraction.
-        change_percent: statistic(frame.change.as_deref()).map(|change| change * 100.0),
+        change_percent: fields
+            .statistic("price24hPcnt", of_whole, frame.change)
+            .map(|change| change * 100.0),
         volume: if is_inverse(&frame.symbol) {
             Volume {
-                quote: statistic(frame.volume.as_deref()),
-                base: statistic(frame.turnover.as_deref()),
+                quote: volume,
+                base: turnover,
                 contracts: None,
             }
         } else {
-            Volume::in_quote(statistic(frame.turnover.as_deref()))
+            Volume::in_quote(turnover)
         },
-        stamp: ts.and_then(epoch_us).map(Stamp::Sent),
+        stamp: fields.epoch("ts", Documented::Number, ts).map(Stamp::Sent),
         name: frame.symbol,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
 #[cfg(test)]
 mod tests {
-    use tidewire_proto::v1::TradeSide;
-
     use super::*;
     use crate::venue::{
         FaultKind, VenueKind,

@@ -11,9 +11,8 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{
-        Text, change_percent, maybe_positive, missing, positive, refusal, rfc3339_us, statistic,
-    },
+    field::{Text, change_percent, missing, positive, refusal, statistic},
+    side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
 
@@ -64,18 +63,18 @@ struct CoinbaseFrame<'a> {
     #[serde(borrow)]
     size: Option<Text<'a>>,
     #[serde(borrow)]
-    side: Option<Text<'a>>,
+    side: RawField<'a>,
     #[serde(borrow)]
-    time: Option<Text<'a>>,
+    time: RawField<'a>,
     trade_id: Option<u64>,
     #[serde(borrow)]
-    open_24h: Option<Text<'a>>,
+    open_24h: RawField<'a>,
     #[serde(borrow)]
-    volume_24h: Option<Text<'a>>,
+    volume_24h: RawField<'a>,
     #[serde(borrow)]
-    best_bid: Option<Text<'a>>,
+    best_bid: RawField<'a>,
     #[serde(borrow)]
-    best_ask: Option<Text<'a>>,
+    best_ask: RawField<'a>,
     #[serde(borrow)]
     message: Option<Text<'a>>,
     #[serde(borrow)]
@@ -102,38 +101,42 @@ fn needed<'a>(field: &str, value: Option<Text<'a>>) -> Result<Text<'a>, ParseErr
 
 fn trade(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     let id = frame.trade_id.ok_or_else(|| missing("trade_id"))?;
+    let mut fields = SideFields::default();
+    let side = fields.text("side", Documented::Text, frame.side);
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(id),
         price: positive("price", &needed("price", frame.price)?)?,
         size: Size::Base(positive("size", &needed("size", frame.size)?)?),
         // The side is the maker's, so the taker's is the opposite.
-        side: match frame.side.as_deref() {
+        side: match side.as_deref() {
             Some("buy") => TradeSide::Sell,
             Some("sell") => TradeSide::Buy,
             _ => TradeSide::Unspecified,
         },
-        venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
+        venue_time_us: fields.rfc3339("time", Documented::Text, frame.time),
         name: needed("product_id", frame.product_id)?.0,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
 fn ticker(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     let last = needed("price", frame.price)?;
     let price = statistic(Some(&last));
+    let mut fields = SideFields::default();
+    let open = fields.statistic("open_24h", Documented::Text, frame.open_24h);
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("price", &last)?),
         last_id: frame.trade_id,
-        bid: maybe_positive(frame.best_bid.as_deref()),
-        ask: maybe_positive(frame.best_ask.as_deref()),
-        change_percent: change_percent(statistic(frame.open_24h.as_deref()), price),
-        volume: Volume::in_base(statistic(frame.volume_24h.as_deref())),
+        bid: fields.offer("best_bid", Documented::Text, frame.best_bid),
+        ask: fields.offer("best_ask", Documented::Text, frame.best_ask),
+        change_percent: change_percent(open, price),
+        volume: Volume::in_base(fields.statistic("volume_24h", Documented::Text, frame.volume_24h)),
         // The time of the last match.
-        stamp: frame
-            .time
-            .as_deref()
-            .and_then(rfc3339_us)
+        stamp: fields
+            .rfc3339("time", Documented::Text, frame.time)
             .map(Stamp::Formed),
         name: needed("product_id", frame.product_id)?.0,
+        unexpected: fields.into_unexpected(),
     }))
 }
 

@@ -15,7 +15,8 @@ use tidewire_proto::v1::TradeSide;
 use super::{
     Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume, coinbase,
     event::excerpt,
-    field::{Text, entries, integer, maybe_positive, positive, rfc3339_us, statistic},
+    field::{Text, entries, integer, positive},
+    side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
 
@@ -46,7 +47,7 @@ struct AdvancedFrame<'a> {
     #[serde(borrow)]
     channel: Option<Text<'a>>,
     #[serde(borrow)]
-    timestamp: Option<Text<'a>>,
+    timestamp: RawField<'a>,
     #[serde(borrow, default)]
     events: Vec<&'a RawValue>,
     #[serde(rename = "type", borrow)]
@@ -76,7 +77,7 @@ struct AdvancedTrade<'a> {
     #[serde(borrow)]
     size: Cow<'a, str>,
     #[serde(borrow)]
-    time: Option<Text<'a>>,
+    time: RawField<'a>,
 }
 
 #[derive(Deserialize)]
@@ -86,22 +87,21 @@ struct AdvancedTicker<'a> {
     #[serde(borrow)]
     price: Cow<'a, str>,
     #[serde(borrow)]
-    volume_24_h: Option<Text<'a>>,
+    volume_24_h: RawField<'a>,
     #[serde(borrow)]
-    price_percent_chg_24_h: Option<Text<'a>>,
+    price_percent_chg_24_h: RawField<'a>,
     #[serde(borrow)]
-    best_bid: Option<Text<'a>>,
+    best_bid: RawField<'a>,
     #[serde(borrow)]
-    best_ask: Option<Text<'a>>,
+    best_ask: RawField<'a>,
 }
 
 /// Parses a frame.
 pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     let frame: AdvancedFrame<'_> = serde_json::from_slice(frame)?;
-    let time_us = frame.timestamp.as_deref().and_then(rfc3339_us);
     match frame.channel.as_deref() {
         Some("market_trades") => trades(&frame.events),
-        Some("ticker") => tickers(&frame.events, time_us),
+        Some("ticker") => tickers(&frame.events, frame.timestamp),
         Some("heartbeats") => Ok(smallvec![VenueEvent::Heartbeat]),
         Some("subscriptions") => Ok(smallvec![VenueEvent::Ack]),
         None if frame.kind.as_deref() == Some("error") => {
@@ -126,12 +126,12 @@ fn trades<'a>(events: &[&'a RawValue]) -> Result<Events<'a>, ParseError> {
     Ok(all)
 }
 
-fn tickers<'a>(events: &[&'a RawValue], time_us: Option<i64>) -> Result<Events<'a>, ParseError> {
+fn tickers<'a>(events: &[&'a RawValue], timestamp: RawField<'_>) -> Result<Events<'a>, ParseError> {
     let mut all = Events::new();
     for event in events {
         let event: AdvancedEvent<'a> = serde_json::from_str(event.get())?;
         if let Some(tickers) = event.tickers {
-            all.extend(entries(tickers, |entry| ticker(entry, time_us))?);
+            all.extend(entries(tickers, |entry| ticker(entry, timestamp))?);
         }
     }
     Ok(all)
@@ -139,28 +139,35 @@ fn tickers<'a>(events: &[&'a RawValue], time_us: Option<i64>) -> Result<Events<'
 
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let frame: AdvancedTrade<'_> = serde_json::from_str(entry)?;
+    let mut fields = SideFields::default();
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(integer("trade_id", &frame.trade_id)?),
         price: positive("price", &frame.price)?,
         size: Size::Base(positive("size", &frame.size)?),
         // The documentation does not define whose side `side` is.
         side: TradeSide::Unspecified,
-        venue_time_us: frame.time.as_deref().and_then(rfc3339_us),
+        venue_time_us: fields.rfc3339("time", Documented::Text, frame.time),
         name: frame.product_id,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
-fn ticker(entry: &str, time_us: Option<i64>) -> Result<VenueEvent<'_>, ParseError> {
+fn ticker<'a>(entry: &'a str, timestamp: RawField<'_>) -> Result<VenueEvent<'a>, ParseError> {
     let frame: AdvancedTicker<'_> = serde_json::from_str(entry)?;
+    let mut fields = SideFields::default();
+    let (change, volume) = (frame.price_percent_chg_24_h, frame.volume_24_h);
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("price", &frame.price)?),
         last_id: None,
-        bid: maybe_positive(frame.best_bid.as_deref()),
-        ask: maybe_positive(frame.best_ask.as_deref()),
-        change_percent: statistic(frame.price_percent_chg_24_h.as_deref()),
-        volume: Volume::in_base(statistic(frame.volume_24_h.as_deref())),
-        stamp: time_us.map(Stamp::Sent),
+        bid: fields.offer("best_bid", Documented::Text, frame.best_bid),
+        ask: fields.offer("best_ask", Documented::Text, frame.best_ask),
+        change_percent: fields.statistic("price_percent_chg_24_h", Documented::Text, change),
+        volume: Volume::in_base(fields.statistic("volume_24_h", Documented::Text, volume)),
+        stamp: fields
+            .rfc3339("timestamp", Documented::Text, timestamp)
+            .map(Stamp::Sent),
         name: frame.product_id,
+        unexpected: fields.into_unexpected(),
     }))
 }
 

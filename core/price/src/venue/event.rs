@@ -72,6 +72,9 @@ pub struct Trade<'a> {
     pub side: TradeSide,
     /// The venue's time, in microseconds since the Unix epoch.
     pub venue_time_us: Option<i64>,
+    /// The venue's names of fields that are not as documented. Those that cannot be read are left
+    /// out.
+    pub unexpected: Vec<&'static str>,
 }
 
 /// The size of a trade, in the unit of its market.
@@ -145,6 +148,9 @@ pub struct Ticker<'a> {
     pub volume: Volume,
     /// The venue's time.
     pub stamp: Option<Stamp>,
+    /// The venue's names of fields that are not as documented. Those that cannot be read are left
+    /// out.
+    pub unexpected: Vec<&'static str>,
 }
 
 /// The venue's time in a ticker, in microseconds since the Unix epoch.

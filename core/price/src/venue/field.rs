@@ -64,11 +64,35 @@ pub(super) fn maybe_positive(text: Option<&str>) -> Option<Decimal> {
     text.and_then(exact).filter(|value| *value > Decimal::ZERO)
 }
 
+/// A number, exactly or not at all.
 fn exact(text: &str) -> Option<Decimal> {
-    if text.contains(['e', 'E']) {
-        return Decimal::from_scientific(text).ok();
+    let Some((number, exponent)) = text.split_once(['e', 'E']) else {
+        return plain(text);
+    };
+    shifted(plain(number)?, exponent.parse().ok()?)
+}
+
+/// A number without an exponent. Zeros after its last digit do not count as decimals.
+fn plain(text: &str) -> Option<Decimal> {
+    let trimmed = || {
+        let (whole, decimals) = text.split_once('.')?;
+        let decimals = decimals.trim_end_matches('0');
+        Decimal::from_str_exact(&format!("{whole}.{decimals}0")).ok()
+    };
+    Decimal::from_str_exact(text).ok().or_else(trimmed)
+}
+
+/// A number times a power of ten, exactly. `None` if it has more digits than a decimal holds.
+pub(super) fn shifted(number: Decimal, exponent: i32) -> Option<Decimal> {
+    let mut number = number.normalize();
+    let scale = i64::from(number.scale()) - i64::from(exponent);
+    if scale >= 0 {
+        number.set_scale(u32::try_from(scale).ok()?).ok()?;
+        return Some(number);
     }
-    Decimal::from_str_exact(text).ok()
+    let power = 10_i128.checked_pow(u32::try_from(-scale).ok()?)?;
+    number.set_scale(0).ok()?;
+    number.checked_mul(Decimal::try_from_i128_with_scale(power, 0).ok()?)
 }
 
 /// Parses a statistic, which is approximate by nature.
@@ -234,9 +258,26 @@ mod tests {
             "0.00012345678901"
         );
         assert_eq!(positive("p", "1e-8").unwrap().to_string(), "0.00000001");
+        // Zeros after the last digit are no digits.
+        let zeros = |digits: &str| format!("{digits}{}", "0".repeat(40));
+        for (text, expected) in [
+            (zeros("61838.5"), "61838.5"),
+            (zeros("5."), "5"),
+            (zeros("1.2") + "e3", "1200"),
+            ("1.25e+1".to_owned(), "12.5"),
+            ("120E-1".to_owned(), "12"),
+            ("0.1e28".to_owned(), "1000000000000000000000000000"),
+            ("10e-28".to_owned(), "0.000000000000000000000000001"),
+        ] {
+            let number = positive("p", &text).unwrap().normalize();
+            assert_eq!(number.to_string(), expected, "{text}");
+        }
         // One digit more than fits is refused, not rounded.
         let long = format!("0.{}1", "0".repeat(28));
-        for bad in ["0", "-1", "", "NaN", "1e999", "1,5", &long] {
+        for bad in [
+            "0", "-1", "", "NaN", "1e999", "1e29", "1e-29", "1.5e", "e5", "1e5e5", "1.2.3", "1,5",
+            &long,
+        ] {
             assert_eq!(
                 positive("p", bad).unwrap_err().kind,
                 FaultKind::BadValue,

@@ -8,12 +8,12 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::smallvec;
+use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{
-        NumberText, Text, entries, maybe_positive, positive, refusal, rfc3339_us, side, statistic,
-    },
+    field::{NumberText, Text, entries, positive, refusal, side},
+    side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
 
@@ -77,14 +77,14 @@ struct KrakenTrade<'a> {
     #[serde(borrow)]
     symbol: Cow<'a, str>,
     #[serde(borrow)]
-    side: Cow<'a, str>,
+    side: RawField<'a>,
     #[serde(borrow)]
     price: NumberText<'a>,
     #[serde(borrow)]
     qty: NumberText<'a>,
     trade_id: u64,
     #[serde(borrow)]
-    timestamp: Cow<'a, str>,
+    timestamp: RawField<'a>,
 }
 
 #[derive(Deserialize)]
@@ -94,17 +94,17 @@ struct KrakenTicker<'a> {
     #[serde(borrow)]
     last: NumberText<'a>,
     #[serde(borrow)]
-    bid: Option<NumberText<'a>>,
+    bid: RawField<'a>,
     #[serde(borrow)]
-    ask: Option<NumberText<'a>>,
+    ask: RawField<'a>,
     #[serde(borrow)]
-    volume: Option<NumberText<'a>>,
+    volume: RawField<'a>,
     #[serde(borrow)]
-    vwap: Option<NumberText<'a>>,
+    vwap: RawField<'a>,
     #[serde(borrow)]
-    change_pct: Option<NumberText<'a>>,
+    change_pct: RawField<'a>,
     #[serde(borrow)]
-    timestamp: Option<Text<'a>>,
+    timestamp: RawField<'a>,
 }
 
 /// Parses a frame.
@@ -133,26 +133,31 @@ fn response(frame: &KrakenFrame<'_>) -> VenueEvent<'static> {
 
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let frame: KrakenTrade<'_> = serde_json::from_str(entry)?;
+    let mut fields = SideFields::default();
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(frame.trade_id),
         price: positive("price", frame.price.text())?,
         size: Size::Base(positive("qty", frame.qty.text())?),
-        side: side(&frame.side),
-        venue_time_us: rfc3339_us(&frame.timestamp),
+        side: fields
+            .text("side", Documented::Text, frame.side)
+            .map_or(TradeSide::Unspecified, |text| side(&text)),
+        venue_time_us: fields.rfc3339("timestamp", Documented::Text, frame.timestamp),
         name: frame.symbol,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
 fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let frame: KrakenTicker<'_> = serde_json::from_str(entry)?;
-    let volume = statistic(frame.volume.map(NumberText::text));
-    let average = statistic(frame.vwap.map(NumberText::text));
+    let mut fields = SideFields::default();
+    let volume = fields.statistic("volume", Documented::Number, frame.volume);
+    let average = fields.statistic("vwap", Documented::Number, frame.vwap);
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("last", frame.last.text())?),
         last_id: None,
-        bid: maybe_positive(frame.bid.map(NumberText::text)),
-        ask: maybe_positive(frame.ask.map(NumberText::text)),
-        change_percent: statistic(frame.change_pct.map(NumberText::text)),
+        bid: fields.offer("bid", Documented::Number, frame.bid),
+        ask: fields.offer("ask", Documented::Number, frame.ask),
+        change_percent: fields.statistic("change_pct", Documented::Number, frame.change_pct),
         // The volume is in base; times its average price it is in quote.
         volume: Volume::in_quote(
             volume
@@ -160,19 +165,16 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
                 .map(|(volume, average)| volume * average),
         ),
         // The documentation does not define the time.
-        stamp: frame
-            .timestamp
-            .as_deref()
-            .and_then(rfc3339_us)
+        stamp: fields
+            .rfc3339("timestamp", Documented::OptionalText, frame.timestamp)
             .map(Stamp::Formed),
         name: frame.symbol,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
 #[cfg(test)]
 mod tests {
-    use tidewire_proto::v1::TradeSide;
-
     use super::*;
     use crate::venue::{FaultKind, VenueKind, testing::all};
 

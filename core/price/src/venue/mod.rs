@@ -14,6 +14,7 @@ mod field;
 mod kraken;
 mod okx;
 pub(crate) mod pyth;
+mod side_fields;
 #[cfg(test)]
 mod testing;
 

@@ -9,13 +9,14 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::smallvec;
+use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
-        Text, change_percent, entries, epoch_us, integer, maybe_positive, positive, refusal, side,
-        statistic, subscribe_by_op,
+        Text, change_percent, entries, integer, positive, refusal, side, statistic, subscribe_by_op,
     },
+    side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
 
@@ -86,11 +87,11 @@ struct OkxTrade<'a> {
     #[serde(borrow)]
     sz: Cow<'a, str>,
     #[serde(borrow)]
-    side: Cow<'a, str>,
+    side: RawField<'a>,
     #[serde(borrow)]
-    ts: Cow<'a, str>,
+    ts: RawField<'a>,
     #[serde(borrow)]
-    count: Option<Text<'a>>,
+    count: RawField<'a>,
 }
 
 #[derive(Deserialize)]
@@ -101,17 +102,17 @@ struct OkxTicker<'a> {
     #[serde(borrow)]
     last: Cow<'a, str>,
     #[serde(borrow)]
-    bid_px: Option<Text<'a>>,
+    bid_px: RawField<'a>,
     #[serde(borrow)]
-    ask_px: Option<Text<'a>>,
+    ask_px: RawField<'a>,
     #[serde(rename = "open24h", borrow)]
-    open: Option<Text<'a>>,
+    open: RawField<'a>,
     #[serde(rename = "vol24h", borrow)]
-    volume: Option<Text<'a>>,
+    volume: RawField<'a>,
     #[serde(rename = "volCcy24h", borrow)]
-    volume_currency: Option<Text<'a>>,
+    volume_currency: RawField<'a>,
     #[serde(borrow)]
-    ts: Cow<'a, str>,
+    ts: RawField<'a>,
 }
 
 /// Parses a frame.
@@ -144,10 +145,9 @@ fn response(event: &str, frame: &OkxFrame<'_>) -> VenueEvent<'static> {
 fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let frame: OkxTrade<'_> = serde_json::from_str(entry)?;
     let last = integer("tradeId", &frame.trade_id)?;
-    let count = match &frame.count {
-        Some(count) => integer("count", count)?.max(1),
-        None => 1,
-    };
+    let mut fields = SideFields::default();
+    let count = fields.integer("count", Documented::OptionalText, frame.count);
+    let count: u64 = count.unwrap_or(1).max(1);
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Range {
             first: last.saturating_sub(count - 1),
@@ -159,9 +159,12 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         } else {
             Size::Base(positive("sz", &frame.sz)?)
         },
-        side: side(&frame.side),
-        venue_time_us: frame.ts.parse().ok().and_then(epoch_us),
+        side: fields
+            .text("side", Documented::Text, frame.side)
+            .map_or(TradeSide::Unspecified, |text| side(&text)),
+        venue_time_us: fields.epoch("ts", Documented::Text, frame.ts),
         name: frame.inst_id,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
@@ -173,39 +176,45 @@ fn is_contract(name: &str) -> bool {
 
 /// `vol24h` is in base and `volCcy24h` in quote; for contracts, `vol24h` is in contracts and
 /// `volCcy24h` in base.
-fn volume(frame: &OkxTicker<'_>) -> Volume {
-    let currency = statistic(frame.volume_currency.as_deref());
-    if is_contract(&frame.inst_id) {
+fn volume(name: &str, vol: Option<f64>, vol_ccy: Option<f64>) -> Volume {
+    if is_contract(name) {
         Volume {
             quote: None,
-            base: currency,
-            contracts: statistic(frame.volume.as_deref()),
+            base: vol_ccy,
+            contracts: vol,
         }
     } else {
-        Volume::in_quote(currency)
+        Volume::in_quote(vol_ccy)
     }
 }
 
 fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     let frame: OkxTicker<'_> = serde_json::from_str(entry)?;
     let last = statistic(Some(&frame.last));
+    let mut fields = SideFields::default();
+    let open = fields.statistic("open24h", Documented::Text, frame.open);
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(positive("last", &frame.last)?),
         last_id: None,
-        bid: maybe_positive(frame.bid_px.as_deref()),
-        ask: maybe_positive(frame.ask_px.as_deref()),
-        change_percent: change_percent(statistic(frame.open.as_deref()), last),
-        volume: volume(&frame),
+        bid: fields.offer("bidPx", Documented::Text, frame.bid_px),
+        ask: fields.offer("askPx", Documented::Text, frame.ask_px),
+        change_percent: change_percent(open, last),
+        volume: volume(
+            &frame.inst_id,
+            fields.statistic("vol24h", Documented::Text, frame.volume),
+            fields.statistic("volCcy24h", Documented::Text, frame.volume_currency),
+        ),
         // The time when the venue last computed it, which may be long ago.
-        stamp: frame.ts.parse().ok().and_then(epoch_us).map(Stamp::Formed),
+        stamp: fields
+            .epoch("ts", Documented::Text, frame.ts)
+            .map(Stamp::Formed),
         name: frame.inst_id,
+        unexpected: fields.into_unexpected(),
     }))
 }
 
 #[cfg(test)]
 mod tests {
-    use tidewire_proto::v1::TradeSide;
-
     use super::*;
     use crate::venue::{
         FaultKind, VenueKind,

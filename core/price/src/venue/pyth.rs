@@ -15,7 +15,8 @@ use smallvec::smallvec;
 use super::{
     Events, FaultKind, Limits, ParseError, Stamp, Ticker, VenueEvent,
     event::excerpt,
-    field::{entries, epoch_us, missing},
+    field::{entries, epoch_us, missing, shifted},
+    side_fields::{Documented, RawField, SideFields},
 };
 use crate::Symbol;
 
@@ -103,9 +104,10 @@ struct PythPrice<'a> {
     #[serde(borrow)]
     price: Cow<'a, str>,
     #[serde(borrow)]
-    conf: Cow<'a, str>,
+    conf: RawField<'a>,
     expo: i32,
-    publish_time: i64,
+    #[serde(borrow)]
+    publish_time: RawField<'a>,
 }
 
 /// Parses the data of an event.
@@ -123,25 +125,34 @@ fn update(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
     if price <= Decimal::ZERO {
         return Err(bad("price", &update.price.price));
     }
-    let confidence = scaled("conf", &update.price.conf, update.price.expo)?;
+    let mut fields = SideFields::default();
+    let confidence = fields.read("conf", Documented::Text, update.price.conf, |text| {
+        scaled("conf", text, update.price.expo).ok()
+    });
     let offer = |offer: Option<Decimal>| offer.filter(|offer| *offer > Decimal::ZERO);
-    let time = update.price.publish_time.checked_mul(1_000);
+    let published: Option<i64> = fields.integer(
+        "publish_time",
+        Documented::Number,
+        update.price.publish_time,
+    );
+    let time_us = published.and_then(|second| epoch_us(second.checked_mul(1_000)?));
     Ok(VenueEvent::Ticker(Ticker {
         last: Some(price),
+        last_id: published.and_then(|second| u64::try_from(second).ok()),
         // A confidence of ± c equals a bid and an ask at that distance.
-        bid: offer(price.checked_sub(confidence)),
-        ask: offer(price.checked_add(confidence)),
-        last_id: u64::try_from(update.price.publish_time).ok(),
-        stamp: time.and_then(epoch_us).map(Stamp::Sent),
+        bid: offer(confidence.and_then(|confidence| price.checked_sub(confidence))),
+        ask: offer(confidence.and_then(|confidence| price.checked_add(confidence))),
+        stamp: time_us.map(Stamp::Sent),
         name: update.id,
+        unexpected: fields.into_unexpected(),
         ..Ticker::default()
     }))
 }
 
 fn scaled(field: &str, text: &str, expo: i32) -> Result<Decimal, ParseError> {
     let digits: i128 = text.parse().map_err(|_| bad(field, text))?;
-    let places = u32::try_from(-i64::from(expo)).ok();
-    let value = places.and_then(|places| Decimal::try_from_i128_with_scale(digits, places).ok());
+    let digits = Decimal::try_from_i128_with_scale(digits, 0).ok();
+    let value = digits.and_then(|digits| shifted(digits, expo));
     value.ok_or_else(|| missing("a price that can be held"))
 }
 
@@ -182,6 +193,19 @@ mod tests {
     }
 
     #[test]
+    fn an_exponent_may_be_above_zero() {
+        for (expo, price) in [(":2,", "618380100000100"), (":0,", "6183801000001")] {
+            let frame = UPDATE.replace(":-8,", expo);
+            let ticker = testing::ticker(KIND, &frame);
+            assert_eq!(
+                ticker.last.unwrap().normalize().to_string(),
+                price,
+                "{expo}"
+            );
+        }
+    }
+
+    #[test]
     fn faults_have_their_kind() {
         for bad in ["\"0\"", "\"-5\"", "\"x\"", "\"1.5\""] {
             let frame = UPDATE.replace("\"6183801000001\"", bad);
@@ -191,10 +215,10 @@ mod tests {
             fault(KIND, &UPDATE.replace("\"6183801000001\"", "5")),
             FaultKind::WrongType
         );
-        assert_eq!(
-            fault(KIND, &UPDATE.replace(":-8,", ":8,")),
-            FaultKind::WrongType
-        );
+        for expo in [":20,", ":99,"] {
+            let frame = UPDATE.replace(":-8,", expo);
+            assert_eq!(fault(KIND, &frame), FaultKind::WrongType, "{expo}");
+        }
         assert_eq!(
             fault(KIND, &UPDATE.replace(":-8,", ":-99,")),
             FaultKind::WrongType

@@ -3,7 +3,7 @@ import type { ServerData, ServerType } from "../messages.ts";
 import type { AlertCondition, AlertRepeat, AlertRule } from "../types/alert.ts";
 import type { ErrorData } from "../types/common.ts";
 import type { Notification, Preferences } from "../types/notify.ts";
-import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, SourceDetail, TopMover } from "../types/price.ts";
+import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, TopMover } from "../types/price.ts";
 import type { ActiveSubscription, HistoryItem, SubscriptionResult } from "../types/session.ts";
 import type {
   Approval,
@@ -34,6 +34,7 @@ const sourceDetail = object<SourceDetail>({
   missing: optional(count),
   rate: optional(object<Rate>({ symbol: text, price: nullable(number), ageMs: nullable(count) })),
   volumeUnknown: optional(text),
+  unexpectedFields: optional(list(text)),
 });
 
 const price = object<PriceUpdate>({
@@ -342,6 +343,7 @@ export const sourceList: Check<{ readonly sources: readonly PriceSource[] }> = o
       gaps: optional(count),
       offsetMs: optional(number),
       connections: optional(count),
+      refused: optional(list(object<RefusedSymbol>({ symbol: text, reason: text }))),
     }),
   ),
 });

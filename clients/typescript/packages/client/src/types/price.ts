@@ -26,6 +26,8 @@ export interface SourceDetail {
   readonly rate?: Rate;
   /** The reason why its trades count in no volume. */
   readonly volumeUnknown?: string;
+  /** The venue's names of fields beside the price that are not as documented. */
+  readonly unexpectedFields?: readonly string[];
 }
 
 /** An exchange rate. */
@@ -146,4 +148,13 @@ export interface PriceSource {
   readonly offsetMs?: number;
   /** The number of open connections, if the venue needs more than one. */
   readonly connections?: number;
+  /** Symbols that the venue refuses. */
+  readonly refused?: readonly RefusedSymbol[];
+}
+
+/** A symbol that a venue refuses. */
+export interface RefusedSymbol {
+  readonly symbol: string;
+  /** The reason that the venue gives. */
+  readonly reason: string;
 }
