@@ -339,3 +339,58 @@ async fn an_oracle_is_read_as_server_sent_events() {
     let _again = http_request(&venue).await;
     harness.stop().await;
 }
+
+#[tokio::test]
+async fn an_oracle_that_refuses_one_feed_streams_the_others() {
+    const ETH: &str = "ff61491a931112ddf1bd8147cd1b641375f79f5825126d665480874634fd0ace";
+    const SOL: &str = "ef0d8b6fda2ceba41da15d4095d1da392a0d2f8ed0c6c7bc0f4cfac8c280b56d";
+    let not_found = |body: &str| {
+        let length = body.len();
+        format!("HTTP/1.1 404 Not Found\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    let symbols = r#"symbols = ["BTC-USD", "ETH-USD", "SOL-USD"]"#;
+    // By the word of the refusal.
+    let venue = TestVenue::open().await;
+    let url = format!("http://{}/stream", venue.0.local_addr().unwrap());
+    let harness = Harness::new("pyth", &url, symbols).connect();
+    let (mut socket, request) = http_request(&venue).await;
+    assert_eq!(request.matches("ids[]=").count(), 3);
+    let refusal = not_found(&format!("Price ids not found: 0x{ETH}"));
+    within(socket.write_all(refusal.as_bytes())).await.unwrap();
+    let (mut socket, request) = http_request(&venue).await;
+    assert!(
+        request.matches("ids[]=").count() == 2 && !request.contains(ETH),
+        "{request}"
+    );
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    within(socket.write_all(head.as_bytes())).await.unwrap();
+    harness.until(|source| !source.refused.is_empty()).await;
+    assert_eq!(harness.source().state(), ConnectionState::Mute);
+    let refused = harness.source().refused;
+    assert_eq!(refused[0].symbol, "ETH-USD");
+    assert!(refused[0].reason.contains("404"), "{refused:?}");
+    harness.stop().await;
+
+    // In halves. SOL-USD has the second id.
+    let venue = TestVenue::open().await;
+    let url = format!("http://{}/stream", venue.0.local_addr().unwrap());
+    let harness = Harness::new("pyth", &url, symbols).connect();
+    let (mut counts, mut sockets) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let (mut socket, request) = http_request(&venue).await;
+        counts.push(request.matches("ids[]=").count());
+        let response = if request.contains(SOL) {
+            not_found("")
+        } else {
+            head.to_owned()
+        };
+        within(socket.write_all(response.as_bytes())).await.unwrap();
+        sockets.push(socket);
+    }
+    // All; the second half, accepted; the first half; its two, of which one is accepted; those two.
+    assert_eq!(counts, [3, 1, 2, 1, 1, 2]);
+    harness.until(|source| !source.refused.is_empty()).await;
+    let refused = harness.source().refused;
+    assert_eq!((refused.len(), refused[0].symbol.as_str()), (1, "SOL-USD"));
+    harness.stop().await;
+}

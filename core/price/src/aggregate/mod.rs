@@ -169,9 +169,11 @@ impl Aggregator {
         match event {
             VenueEvent::Trade(trade) => self.apply_trade(source, trade, arrival_us),
             VenueEvent::Ticker(ticker) => self.apply_ticker(source, ticker, arrival_us),
-            VenueEvent::Error(reason) => self.sources[source.index].record_refusal(reason),
+            VenueEvent::Error(refusal) => {
+                self.sources[source.index].record_refusal(&excerpt(&refusal.reason));
+            }
             VenueEvent::Fault(error) => self.sources[source.index].record_fault(error),
-            VenueEvent::Ack
+            VenueEvent::Ack(_)
             | VenueEvent::Heartbeat
             | VenueEvent::Ignored
             | VenueEvent::Shutdown => {}

@@ -5,7 +5,7 @@
 //! duplicates are dropped by the aggregator. So neither a renewal nor an announced shutdown loses a
 //! trade.
 
-use std::{collections::VecDeque, future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
@@ -22,9 +22,10 @@ use tokio_tungstenite::{
 
 use super::{
     frame_sink::{FrameOutcome, FrameSink},
-    sse::{self, MESSAGE_BYTES, SseItem, SseStream},
+    sse::{self, MESSAGE_BYTES, SseError, SseItem, SseStream},
+    subscriptions::Subscriptions,
 };
-use crate::venue::{KeepAlive, VenueKind, VenueTransport};
+use crate::venue::{KeepAlive, Refusal, VenueKind, VenueTransport};
 
 /// How long a handshake may take, and how long a request may take to be sent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,12 +42,17 @@ const RENEW_AFTER: Duration = Duration::from_secs(23 * 3_600 + 50 * 60);
 /// activate subscriptions.
 const OVERLAP: Duration = Duration::from_secs(30);
 
+/// How long after a refusal the refused markets are requested again: venues list new ones daily.
+const REFUSED_RETRY: Duration = Duration::from_secs(3_600);
+
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// An open connection to a venue. It sends the venue's keep-alive frames while it is read.
 pub(super) struct VenueConnection {
     stream: TransportStream,
     keep_alive_timer: Option<KeepAliveTimer>,
+    /// Markets that the venue refused when the connection was opened.
+    pub(super) refused: Vec<(String, Refusal)>,
 }
 
 enum TransportStream {
@@ -103,19 +109,20 @@ pub(super) async fn connect(
     kind: VenueKind,
     url: &str,
     tls: Arc<ClientConfig>,
-) -> Result<VenueConnection, String> {
+) -> Result<VenueConnection, SseError> {
     let connecting = async {
         match kind.transport() {
-            VenueTransport::WebSocket => open_socket(url, tls).await,
+            VenueTransport::WebSocket => open_socket(url, tls).await.map_err(SseError::Failed),
             VenueTransport::ServerSentEvents => {
                 let stream = Box::pin(sse::connect(url, tls)).await?;
                 Ok(TransportStream::ServerSentEvents(Box::new(stream)))
             }
         }
     };
-    let stream = timeout(CONNECT_TIMEOUT, connecting)
-        .await
-        .map_err(|_| format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))??;
+    let stream = timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| {
+        let seconds = CONNECT_TIMEOUT.as_secs();
+        SseError::Failed(format!("no connection within {seconds} s"))
+    })??;
     let keep_alive_timer = kind.keep_alive().map(|keep_alive| KeepAliveTimer {
         due: Box::pin(sleep(keep_alive.interval)),
         keep_alive,
@@ -123,6 +130,7 @@ pub(super) async fn connect(
     Ok(VenueConnection {
         stream,
         keep_alive_timer,
+        refused: Vec::new(),
     })
 }
 
@@ -208,11 +216,11 @@ impl TransportStream {
 /// The pending actions on a connection, and when each is due.
 struct Schedule {
     kind: VenueKind,
-    /// The markets to subscribe to, by the venue's names.
-    names: Vec<String>,
-    requests: VecDeque<String>,
+    subscriptions: Subscriptions,
     request_at: Option<Instant>,
     answer_by: Option<Instant>,
+    /// When refused markets are requested again.
+    again_at: Option<Instant>,
     last_data_at: Instant,
     watchdog: Duration,
     renew_at: Instant,
@@ -230,7 +238,10 @@ pub(super) async fn read_frames(
     watchdog: Duration,
     sink: &FrameSink,
 ) -> EndReason {
-    let mut schedule = Schedule::new(sink.kind(), names.to_vec(), watchdog);
+    let mut schedule = Schedule::new(sink.kind(), names, watchdog);
+    for (name, refusal) in connection.refused.drain(..) {
+        sink.record_refused(&[name], &refusal);
+    }
     schedule.release_at = old.is_some().then(|| Instant::now() + OVERLAP);
     // One timer serves all deadlines. A frame that moves a deadline does not touch it; the timer is
     // set again when it fires.
@@ -266,10 +277,11 @@ pub(super) async fn read_frames(
         match sink.accept(&frame).await {
             FrameOutcome::Nothing => {}
             FrameOutcome::Data => schedule.record_data(),
-            FrameOutcome::Ack => schedule.answer_by = None,
+            FrameOutcome::Ack(id) => schedule.accepted(id),
             FrameOutcome::Shutdown => return EndReason::Announced,
-            FrameOutcome::Refusal(reason) => {
-                schedule.refused(&reason);
+            FrameOutcome::Refusal(refusal) => {
+                let names = schedule.refuse(&refusal);
+                sink.record_refused(&names, &refusal);
                 timer.as_mut().reset(schedule.next_due());
             }
         }
@@ -303,26 +315,31 @@ async fn next_of(old: &mut Option<VenueConnection>) -> Result<Incoming, String> 
 }
 
 impl Schedule {
-    fn new(kind: VenueKind, names: Vec<String>, watchdog: Duration) -> Self {
+    fn new(kind: VenueKind, names: &[String], watchdog: Duration) -> Self {
         let now = Instant::now();
         Self {
-            requests: kind.subscribe(&names).into(),
+            subscriptions: Subscriptions::new(kind, names),
             request_at: Some(now),
             // Over Server-Sent Events, the URL is the subscription.
             answer_by: (kind.transport() == VenueTransport::WebSocket)
                 .then(|| now + ANSWER_TIMEOUT),
             renew_at: now + RENEW_AFTER,
             release_at: None,
+            again_at: None,
             last_data_at: now,
             kind,
-            names,
             watchdog,
         }
     }
 
     /// When the next action is due.
     fn next_due(&self) -> Instant {
-        let others = [self.request_at, self.answer_by, self.release_at];
+        let others = [
+            self.request_at,
+            self.answer_by,
+            self.release_at,
+            self.again_at,
+        ];
         let others = others.into_iter().flatten();
         let mute_at = self.last_data_at + self.watchdog;
         others.fold(mute_at.min(self.renew_at), Instant::min)
@@ -333,15 +350,22 @@ impl Schedule {
         self.answer_by = None;
     }
 
-    /// Subscribes again without the name that the venue refused, if it refused a whole request for
-    /// it.
-    fn refused(&mut self, reason: &str) {
-        let again = self.kind.subscribe_again(&mut self.names, reason);
-        if again.is_empty() {
-            return;
+    fn accepted(&mut self, id: Option<u64>) {
+        self.answer_by = None;
+        self.subscriptions.accepted(id);
+    }
+
+    /// Requests the others of a refused request again. Returns the refused markets.
+    fn refuse(&mut self, refusal: &Refusal) -> Vec<String> {
+        let now = Instant::now();
+        let refused = self.subscriptions.refuse(refusal);
+        if self.subscriptions.has_unsent() {
+            self.request_at = Some(now + self.kind.limits().request_spacing);
         }
-        self.requests.extend(again);
-        self.request_at = Some(Instant::now() + self.kind.limits().request_spacing);
+        if self.subscriptions.has_refused() && self.again_at.is_none() {
+            self.again_at = Some(now + REFUSED_RETRY);
+        }
+        refused
     }
 
     /// Runs the actions that are due. An error ends the connection.
@@ -353,7 +377,7 @@ impl Schedule {
         }
         // Not before all requests are sent: there may be many.
         if is_due(self.release_at) {
-            self.release_at = (!self.requests.is_empty()).then(|| now + OVERLAP);
+            self.release_at = self.subscriptions.has_unsent().then(|| now + OVERLAP);
         }
         if self.renew_at <= now {
             return Err(EndReason::Renewed);
@@ -363,12 +387,17 @@ impl Schedule {
                 "no subscription was accepted within {ANSWER_TIMEOUT:?}"
             )));
         }
+        if is_due(self.again_at) {
+            self.again_at = None;
+            self.subscriptions.request_refused();
+            self.request_at = Some(now);
+        }
         if is_due(self.request_at) {
-            if let Some(request) = self.requests.pop_front() {
-                connection.send(request).await.map_err(EndReason::Failed)?;
+            if let Some(frame) = self.subscriptions.next_frame() {
+                connection.send(frame).await.map_err(EndReason::Failed)?;
             }
             let spacing = self.kind.limits().request_spacing;
-            self.request_at = (!self.requests.is_empty()).then(|| now + spacing);
+            self.request_at = self.subscriptions.has_unsent().then(|| now + spacing);
         }
         Ok(())
     }

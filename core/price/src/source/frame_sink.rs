@@ -13,7 +13,7 @@ use crate::{
     LinkState, RecordedFrame,
     aggregate::{Aggregator, SourceId},
     clock::now_us,
-    venue::{VenueEvent, VenueKind},
+    venue::{Refusal, VenueEvent, VenueKind},
 };
 
 /// The frames' way from one connection. Each frame holds the aggregator's lock for a few
@@ -36,8 +36,8 @@ pub(super) enum FrameOutcome {
     Nothing,
     /// Market data: the connection is not mute.
     Data,
-    Ack,
-    Refusal(String),
+    Ack(Option<u64>),
+    Refusal(Refusal),
     /// The venue will close the connection soon.
     Shutdown,
 }
@@ -78,6 +78,14 @@ impl FrameSink {
         );
     }
 
+    /// Reports the markets that the venue refuses, by its own names.
+    pub(super) fn record_refused(&self, names: &[String], refusal: &Refusal) {
+        if !names.is_empty() {
+            let mut aggregator = self.aggregator.lock();
+            aggregator.record_refused(self.source, names, &refusal.reason);
+        }
+    }
+
     /// Whether data arrived on this connection.
     pub(super) fn is_live(&self) -> bool {
         self.is_live.load(Ordering::Relaxed)
@@ -108,9 +116,9 @@ impl FrameSink {
             return FrameOutcome::Data;
         }
         match events.into_iter().next() {
-            Some(VenueEvent::Ack) => FrameOutcome::Ack,
+            Some(VenueEvent::Ack(id)) => FrameOutcome::Ack(id),
             Some(VenueEvent::Shutdown) => FrameOutcome::Shutdown,
-            Some(VenueEvent::Error(reason)) => FrameOutcome::Refusal(reason),
+            Some(VenueEvent::Error(refusal)) => FrameOutcome::Refusal(refusal),
             _ => FrameOutcome::Nothing,
         }
     }

@@ -7,6 +7,7 @@
 mod connection;
 mod frame_sink;
 mod sse;
+mod subscriptions;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::{EndReason, VenueConnection, connect, read_frames, read_until};
 pub(crate) use self::frame_sink::FrameSink;
-use crate::{LinkState, config::SourceSpec};
+use self::{sse::SseError, subscriptions::Parts};
+use crate::{LinkState, config::SourceSpec, venue::Refusal};
 
 /// The shortest time between two logged failures of a source.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -130,10 +132,67 @@ impl SourceTask {
         }
     }
 
+    /// Connects, if need be without markets that the venue refuses.
     async fn connect(&self) -> Result<VenueConnection, String> {
+        match self.connect_to(&self.names).await {
+            Ok(connection) => Ok(connection),
+            Err(SseError::Failed(reason)) => Err(reason),
+            Err(SseError::Refused(refusal)) if self.names.len() < 2 => {
+                self.sink.record_refused(&self.names, &refusal);
+                Err(refusal.reason)
+            }
+            Err(SseError::Refused(refusal)) => self.connect_without_refused(refusal).await,
+        }
+    }
+
+    async fn connect_to(&self, names: &[String]) -> Result<VenueConnection, SseError> {
         let kind = self.spec.kind;
-        let url = kind.stream_url(&self.spec.url, &self.names);
+        let url = kind.stream_url(&self.spec.url, names);
         connect(kind, &url, self.tls.clone()).await
+    }
+
+    /// Connects after the venue refused all markets together: without the ones that the refusal
+    /// names, or else in halves, until those that are refused are alone.
+    async fn connect_without_refused(&self, first: Refusal) -> Result<VenueConnection, String> {
+        let spacing = self.spec.kind.limits().connect_spacing;
+        let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+        let mut lists: Vec<Vec<String>> = Vec::new();
+        let parts = Parts::of(self.names.clone(), &first);
+        refused.extend(parts.refused.into_iter().map(|name| (name, first.clone())));
+        lists.extend(parts.rest);
+        while let Some(names) = lists.pop() {
+            sleep(spacing).await;
+            match self.connect_to(&names).await {
+                Ok(mut connection) if accepted.is_empty() && lists.is_empty() => {
+                    connection.refused = refused;
+                    return Ok(connection);
+                }
+                Ok(_) => accepted.extend(names),
+                Err(SseError::Refused(refusal)) => {
+                    let parts = Parts::of(names, &refusal);
+                    let alone = parts.refused.into_iter();
+                    refused.extend(alone.map(|name| (name, refusal.clone())));
+                    lists.extend(parts.rest);
+                }
+                Err(SseError::Failed(reason)) => return Err(reason),
+            }
+        }
+        if accepted.is_empty() {
+            for (name, refusal) in refused {
+                self.sink.record_refused(&[name], &refusal);
+            }
+            return Err(first.reason);
+        }
+        sleep(spacing).await;
+        match self.connect_to(&accepted).await {
+            Ok(mut connection) => {
+                connection.refused = refused;
+                Ok(connection)
+            }
+            Err(SseError::Failed(reason) | SseError::Refused(Refusal { reason, .. })) => {
+                Err(reason)
+            }
+        }
     }
 
     /// Connects after a pause, with any number of attempts.

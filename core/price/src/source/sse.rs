@@ -9,11 +9,14 @@ use hyper::body::Incoming;
 use rustls::ClientConfig;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::http_client;
+use crate::{http_client, venue::Refusal};
 
 /// The longest message of a venue, in bytes. The longest expected one, a snapshot of all tickers,
 /// takes a few hundred bytes a symbol.
 pub(super) const MESSAGE_BYTES: usize = 1 << 20;
+
+/// The most bytes of a refusal that are read. It may list all feeds of a stream.
+const REASON_BYTES: usize = 16 << 10;
 
 /// A stream of events. Dropping it closes its connection.
 pub(super) struct SseStream {
@@ -34,21 +37,53 @@ pub(super) enum SseItem {
     Comment,
 }
 
+/// Why a stream could not be opened.
+#[derive(Debug)]
+pub(super) enum SseError {
+    /// The venue does not have what the URL requests.
+    Refused(Refusal),
+    /// Any other failure, as a text for the log.
+    Failed(String),
+}
+
 /// Connects and requests the stream.
 ///
 /// # Errors
-/// The reason, as a text for the log.
-pub(super) async fn connect(url: &str, tls: Arc<ClientConfig>) -> Result<SseStream, String> {
-    let (response, connection) = http_client::get(url, "text/event-stream", tls).await?;
-    match response.status() {
+/// The venue cannot be reached, or refuses the request.
+pub(super) async fn connect(url: &str, tls: Arc<ClientConfig>) -> Result<SseStream, SseError> {
+    let got = http_client::get(url, "text/event-stream", tls).await;
+    let (response, connection) = got.map_err(SseError::Failed)?;
+    let status = response.status();
+    let reason = format!("the venue answers {status}, expected 200 OK");
+    match status {
         StatusCode::OK => Ok(SseStream {
             body: response.into_body(),
             parser: SseParser::default(),
             events: VecDeque::new(),
             _connection: connection,
         }),
-        status => Err(format!("the venue answers {status}, expected 200 OK")),
+        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
+            let said = read_reason(response.into_body()).await;
+            let reason = format!("{reason}: {said}");
+            let reason = reason.trim_end_matches([':', ' ']);
+            Err(SseError::Refused(Refusal::of_request(reason, None)))
+        }
+        _ => Err(SseError::Failed(reason)),
     }
+}
+
+/// The beginning of a body, as text.
+async fn read_reason(mut body: Incoming) -> String {
+    let mut bytes = BytesMut::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() > REASON_BYTES {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl SseStream {

@@ -8,15 +8,15 @@ use std::{borrow::Cow, time::Duration};
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, FaultKind, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    event::excerpt,
-    field::{Text, change_percent, missing, positive, statistic},
+    field::{Text, change_percent, missing, positive, refusal, request_id, statistic},
     side_fields::{Documented, RawField, SideFields},
+    subscribe::{Channel, Markets},
 };
 use crate::Symbol;
 
@@ -31,8 +31,11 @@ pub(super) const LIMITS: Limits = Limits {
     connections: 20,
 };
 
-/// Streams in one request, so that requests stay short.
-const STREAMS_A_REQUEST: usize = 200;
+/// A hundred markets are 200 streams. Requests stay short.
+pub(super) const CHANNELS: [Channel; 1] = [Channel {
+    name: "",
+    markets: Markets::AtMost(100),
+}];
 
 /// The venue's name of a symbol. Binance has no US dollars, and Tether is another currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
@@ -40,18 +43,13 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
 }
 
 /// Subscribes to trades and tickers.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+pub(super) fn subscribe(names: &[String], id: u64) -> Value {
     let streams: Vec<_> = names
         .iter()
         .map(|name| name.to_ascii_lowercase())
         .flat_map(|name| [format!("{name}@trade"), format!("{name}@ticker")])
         .collect();
-    let requests = streams.chunks(STREAMS_A_REQUEST).zip(1..);
-    requests
-        .map(|(params, id): (_, u32)| {
-            serde_json::json!({"method": "SUBSCRIBE", "params": params, "id": id}).to_string()
-        })
-        .collect()
+    json!({"method": "SUBSCRIBE", "params": streams, "id": id})
 }
 
 /// The outermost object: a wrapped event, a bare one, or a response.
@@ -59,7 +57,8 @@ pub(super) fn subscribe(names: &[String]) -> Vec<String> {
 struct BinanceEnvelope<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    id: Option<IgnoredAny>,
+    #[serde(borrow)]
+    id: RawField<'a>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -158,16 +157,17 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
 }
 
 fn response(envelope: &BinanceEnvelope<'_>) -> Option<VenueEvent<'static>> {
+    let id = request_id(envelope.id);
     if let Some(error) = envelope.error {
-        return Some(VenueEvent::Error(excerpt(error.get())));
+        return Some(refusal(id, [Some(error.get())]));
     }
     if envelope.e.is_some() {
         return None;
     }
     if let Some(reason) = &envelope.msg {
-        return Some(VenueEvent::Error(excerpt(reason)));
+        return Some(refusal(id, [Some(reason)]));
     }
-    envelope.id.is_some().then_some(VenueEvent::Ack)
+    envelope.id.is_some().then_some(VenueEvent::Ack(id))
 }
 
 fn event<'a>(kind: &BinanceEventKind<'_>, event: &'a [u8]) -> Result<VenueEvent<'a>, ParseError> {
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
     use crate::venue::{
         VenueKind,
-        testing::{self, fault, one},
+        testing::{self, fault, frames, one},
     };
 
     const KIND: VenueKind = VenueKind::Binance;
@@ -352,14 +352,21 @@ mod tests {
 
     #[test]
     fn responses_and_other_streams_are_distinguished() {
-        for ack in [r#"{"result":null,"id":1}"#, r#"{"result":null,"id":"a"}"#] {
-            assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
+        for (ack, id) in [
+            (r#"{"result":null,"id":1}"#, Some(1)),
+            (r#"{"result":null,"id":"2"}"#, Some(2)),
+            (r#"{"result":null,"id":"a"}"#, None),
+        ] {
+            assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack(id)));
         }
         for error in [
             r#"{"error":{"code":2,"msg":"x"},"id":1}"#,
             r#"{"code":2,"msg":"Invalid request","id":1}"#,
         ] {
-            assert!(matches!(one(KIND, error), Ok(VenueEvent::Error(_))));
+            assert!(matches!(
+                one(KIND, error),
+                Ok(VenueEvent::Error(refusal)) if refusal.request == Some(1)
+            ));
         }
         for ignored in [
             r#"{"stream":"x@depth","data":{"e":"depthUpdate","U":1,"u":2,"b":[["1","2"]],"a":[]}}"#,
@@ -404,7 +411,7 @@ mod tests {
     #[test]
     fn requests_stay_within_their_size() {
         let names: Vec<_> = (0..150).map(|n| format!("C{n}USDT")).collect();
-        let requests = subscribe(&names);
+        let requests = frames(KIND, &names);
         assert_eq!(requests.len(), 2);
         assert!(requests[0].contains("\"c0usdt@trade\"") && requests[1].contains("\"id\":2"));
     }

@@ -6,15 +6,15 @@
 use std::{borrow::Cow, time::Duration};
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, FaultKind, KeepAlive, Limits, ParseError, Size, Trade, TradeId, VenueEvent,
-    event::excerpt,
-    field::{Text, positive},
+    field::{Text, positive, refusal},
     side_fields::{Documented, RawField, SideFields},
+    subscribe::{Channel, Markets},
 };
 use crate::Symbol;
 
@@ -44,13 +44,16 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     .then(name)
 }
 
-/// Subscribes to trades, one channel a request.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
-    let request = |name: &String| {
-        let data = serde_json::json!({"channel": format!("{TRADES}{name}")});
-        serde_json::json!({"event": "bts:subscribe", "data": data}).to_string()
-    };
-    names.iter().map(request).collect()
+/// Each market is a channel, with a request of its own.
+pub(super) const CHANNELS: [Channel; 1] = [Channel {
+    name: "",
+    markets: Markets::AtMost(1),
+}];
+
+/// Subscribes to trades of one market.
+pub(super) fn subscribe(names: &[String]) -> Value {
+    let name = names.first().map(String::as_str).unwrap_or_default();
+    json!({"event": "bts:subscribe", "data": {"channel": format!("{TRADES}{name}")}})
 }
 
 #[derive(Deserialize)]
@@ -88,13 +91,13 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
     let frame: BitstampFrame<'_> = serde_json::from_slice(frame)?;
     let event = match frame.event.as_ref() {
         "trade" => trade(&frame)?,
-        "bts:subscription_succeeded" => VenueEvent::Ack,
+        "bts:subscription_succeeded" => VenueEvent::Ack(None),
         "bts:heartbeat" => VenueEvent::Heartbeat,
         "bts:request_reconnect" => VenueEvent::Shutdown,
         "bts:error" => {
             let data = frame.data.map_or("{}", RawValue::get);
             let error: BitstampError<'_> = serde_json::from_str(data)?;
-            VenueEvent::Error(error.message.as_deref().map(excerpt).unwrap_or_default())
+            refusal(None, [error.message.as_deref()])
         }
         _ => VenueEvent::Ignored,
     };
@@ -166,11 +169,11 @@ mod tests {
     fn responses_and_faults_are_parsed() {
         let ack =
             r#"{"event":"bts:subscription_succeeded","channel":"live_trades_btcusd","data":{}}"#;
-        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
+        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack(None)));
         let error = r#"{"event":"bts:error","channel":"","data":{"code":4003,"message":"Bad subscription string."}}"#;
         assert_eq!(
             one(KIND, error),
-            Ok(VenueEvent::Error("Bad subscription string.".to_owned()))
+            Ok(refusal(None, [Some("Bad subscription string.")]))
         );
         let heartbeat = r#"{"event":"bts:heartbeat","channel":"","data":{"status":"success"}}"#;
         assert_eq!(one(KIND, heartbeat), Ok(VenueEvent::Heartbeat));

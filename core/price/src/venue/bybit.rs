@@ -7,14 +7,15 @@
 use std::{borrow::Cow, time::Duration};
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, entries, positive, refusal, side, subscribe_by_op},
+    field::{Text, entries, positive, refusal, request_id, side},
     side_fields::{Documented, RawField, SideFields},
+    subscribe::{Channel, Markets},
 };
 use crate::Symbol;
 
@@ -34,7 +35,11 @@ pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
     frame: r#"{"op":"ping"}"#,
 };
 
-const TOPICS_A_REQUEST: usize = 10;
+/// Five markets are ten topics.
+pub(super) const CHANNELS: [Channel; 1] = [Channel {
+    name: "",
+    markets: Markets::AtMost(5),
+}];
 
 /// The venue's name of a symbol, if Bybit trades in its quote currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
@@ -43,12 +48,12 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
 }
 
 /// Subscribes to trades and tickers.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+pub(super) fn subscribe(names: &[String], id: u64) -> Value {
     let topics: Vec<_> = names
         .iter()
         .flat_map(|name| [format!("tickers.{name}"), format!("publicTrade.{name}")])
         .collect();
-    subscribe_by_op(&topics, TOPICS_A_REQUEST)
+    json!({"req_id": id.to_string(), "op": "subscribe", "args": topics})
 }
 
 #[derive(Deserialize)]
@@ -66,6 +71,8 @@ struct BybitFrame<'a> {
     success: Option<bool>,
     #[serde(borrow)]
     ret_msg: Option<Text<'a>>,
+    #[serde(borrow)]
+    req_id: RawField<'a>,
 }
 
 #[derive(Deserialize)]
@@ -124,8 +131,8 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
 fn response(frame: &BybitFrame<'_>) -> VenueEvent<'static> {
     match (frame.op.as_deref(), frame.success) {
         (Some("ping" | "pong"), _) => VenueEvent::Heartbeat,
-        (Some("subscribe"), Some(true)) => VenueEvent::Ack,
-        (_, Some(false)) => refusal([frame.ret_msg.as_deref()]),
+        (Some("subscribe"), Some(true)) => VenueEvent::Ack(request_id(frame.req_id)),
+        (_, Some(false)) => refusal(request_id(frame.req_id), [frame.ret_msg.as_deref()]),
         _ => VenueEvent::Ignored,
     }
 }
@@ -225,7 +232,7 @@ mod tests {
     use super::*;
     use crate::venue::{
         FaultKind, VenueKind,
-        testing::{self, fault, one},
+        testing::{self, fault, frames, one},
     };
 
     const KIND: VenueKind = VenueKind::Bybit;
@@ -269,7 +276,9 @@ mod tests {
     #[test]
     fn responses_and_faults_are_parsed() {
         let ack = r#"{"success":true,"ret_msg":"subscribe","conn_id":"x","op":"subscribe"}"#;
-        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
+        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack(None)));
+        let numbered = ack.replace("\"op\"", "\"req_id\":\"3\",\"op\"");
+        assert_eq!(one(KIND, &numbered), Ok(VenueEvent::Ack(Some(3))));
         let pong = r#"{"success":true,"ret_msg":"pong","conn_id":"x","op":"ping"}"#;
         assert_eq!(one(KIND, pong), Ok(VenueEvent::Heartbeat));
         let error = r#"{"success":false,"ret_msg":"error:handler not found","conn_id":"x","op":"subscribe"}"#;
@@ -288,7 +297,7 @@ mod tests {
     #[test]
     fn requests_have_ten_topics() {
         let names: Vec<_> = (0..12).map(|n| format!("C{n}USDT")).collect();
-        let requests = subscribe(&names);
+        let requests = frames(KIND, &names);
         assert_eq!(requests.len(), 3);
         assert!(requests[2].contains("publicTrade.C11USDT"));
     }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
@@ -13,6 +14,7 @@ use super::{
     Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{Text, change_percent, missing, positive, refusal, statistic},
     side_fields::{Documented, RawField, SideFields},
+    subscribe::{Channel, Markets},
 };
 use crate::Symbol;
 
@@ -30,26 +32,19 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
         .then(|| symbol.as_str().to_owned())
 }
 
+/// One request has all markets.
+pub(super) const CHANNELS: [Channel; 1] = [Channel {
+    name: "",
+    markets: Markets::All,
+}];
+
 /// Subscribes to trades and tickers, and to heartbeats, which keep the connection open.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
-    let request = serde_json::json!({
+pub(super) fn subscribe(names: &[String]) -> Value {
+    json!({
         "type": "subscribe",
         "product_ids": names,
         "channels": ["ticker", "matches", "heartbeat"],
-    });
-    vec![request.to_string()]
-}
-
-/// Subscribes again without the unknown product, for which Coinbase refuses the whole request:
-/// `BTC-XYZ is not a valid product`.
-pub(super) fn subscribe_again(names: &mut Vec<String>, refusal: &str) -> Vec<String> {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    let count = names.len();
-    names.retain(|name| refusal.split(|c| !is_word(c)).all(|word| word != name));
-    if names.len() == count || names.is_empty() {
-        return Vec::new();
-    }
-    subscribe(names)
+    })
 }
 
 #[derive(Deserialize)]
@@ -88,8 +83,8 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
         "match" => trade(frame)?,
         "ticker" => ticker(frame)?,
         "heartbeat" => VenueEvent::Heartbeat,
-        "subscriptions" => VenueEvent::Ack,
-        "error" => refusal([frame.message.as_deref(), frame.reason.as_deref()]),
+        "subscriptions" => VenueEvent::Ack(None),
+        "error" => refusal(None, [frame.message.as_deref(), frame.reason.as_deref()]),
         _ => VenueEvent::Ignored,
     };
     Ok(smallvec![event])
@@ -178,7 +173,7 @@ mod tests {
     fn responses_and_faults_are_distinguished() {
         assert_eq!(
             one(KIND, r#"{"type":"subscriptions","channels":[]}"#),
-            Ok(VenueEvent::Ack)
+            Ok(VenueEvent::Ack(None))
         );
         let heartbeat = r#"{"type":"heartbeat","sequence":90,"last_trade_id":20,"product_id":"BTC-USD","time":"2014-11-07T08:19:28.464459Z"}"#;
         assert_eq!(one(KIND, heartbeat), Ok(VenueEvent::Heartbeat));
@@ -195,19 +190,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_subscribes_again_to_the_rest() {
+    fn a_refusal_names_the_product() {
         let refused = one(
             KIND,
             r#"{"type":"error","message":"Failed to subscribe","reason":"FOO-USD is not a valid product"}"#,
         );
-        let Ok(VenueEvent::Error(reason)) = refused else {
-            panic!("{refused:?}")
-        };
-        let mut names = vec!["BTC-USD".to_owned(), "FOO-USD".to_owned()];
-        let again = subscribe_again(&mut names, &reason);
-        assert_eq!(names, ["BTC-USD"]);
-        assert!(again[0].contains("BTC-USD") && !again[0].contains("FOO-USD"));
-        assert!(subscribe_again(&mut names, &reason).is_empty());
-        assert!(subscribe_again(&mut names, "BTC-USD").is_empty());
+        let reason = "Failed to subscribe: FOO-USD is not a valid product";
+        assert_eq!(refused, Ok(refusal(None, [Some(reason)])));
     }
 }

@@ -8,15 +8,15 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume, coinbase,
-    event::excerpt,
-    field::{Text, entries, integer, positive},
+    field::{Text, entries, integer, positive, refusal},
     side_fields::{Documented, RawField, SideFields},
+    subscribe::{Channel, Markets},
 };
 use crate::Symbol;
 
@@ -31,15 +31,28 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     coinbase::venue_name(symbol)
 }
 
-/// Subscribes to each channel in a frame of its own, and to heartbeats, without which quiet
-/// channels are closed.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
-    let request = |channel: &str| {
-        serde_json::json!({"type": "subscribe", "product_ids": names, "channel": channel})
-            .to_string()
-    };
-    let heartbeats = r#"{"type":"subscribe","channel":"heartbeats"}"#.to_owned();
-    vec![heartbeats, request("ticker"), request("market_trades")]
+/// Each channel has a request with all markets. Without heartbeats, quiet channels are closed.
+pub(super) const CHANNELS: [Channel; 3] = [
+    Channel {
+        name: "heartbeats",
+        markets: Markets::None,
+    },
+    Channel {
+        name: "ticker",
+        markets: Markets::All,
+    },
+    Channel {
+        name: "market_trades",
+        markets: Markets::All,
+    },
+];
+
+/// Subscribes to a channel.
+pub(super) fn subscribe(channel: &str, names: &[String]) -> Value {
+    if names.is_empty() {
+        return json!({"type": "subscribe", "channel": channel});
+    }
+    json!({"type": "subscribe", "product_ids": names, "channel": channel})
 }
 
 #[derive(Deserialize)]
@@ -103,10 +116,9 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
         Some("market_trades") => trades(&frame.events),
         Some("ticker") => tickers(&frame.events, frame.timestamp),
         Some("heartbeats") => Ok(smallvec![VenueEvent::Heartbeat]),
-        Some("subscriptions") => Ok(smallvec![VenueEvent::Ack]),
+        Some("subscriptions") => Ok(smallvec![VenueEvent::Ack(None)]),
         None if frame.kind.as_deref() == Some("error") => {
-            let message = frame.message.as_deref().map(excerpt).unwrap_or_default();
-            Ok(smallvec![VenueEvent::Error(message)])
+            Ok(smallvec![refusal(None, [frame.message.as_deref()])])
         }
         _ => Ok(smallvec![VenueEvent::Ignored]),
     }
@@ -174,7 +186,10 @@ fn ticker<'a>(entry: &'a str, timestamp: RawField<'_>) -> Result<VenueEvent<'a>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::venue::{FaultKind, VenueKind, testing::all};
+    use crate::venue::{
+        FaultKind, VenueKind,
+        testing::{all, frames},
+    };
 
     const KIND: VenueKind = VenueKind::CoinbaseAdvanced;
 
@@ -213,14 +228,11 @@ mod tests {
     #[test]
     fn responses_and_faults_are_parsed() {
         let ack = r#"{"channel":"subscriptions","client_id":"","timestamp":"2026-11-22T10:00:00Z","sequence_num":1,"events":[{"subscriptions":{"ticker":["BTC-USD"]}}]}"#;
-        assert_eq!(all(KIND, ack), [VenueEvent::Ack]);
+        assert_eq!(all(KIND, ack), [VenueEvent::Ack(None)]);
         let heartbeat = r#"{"channel":"heartbeats","client_id":"","timestamp":"2026-11-22T10:00:00Z","sequence_num":1,"events":[{"current_time":"x","heartbeat_counter":3049}]}"#;
         assert_eq!(all(KIND, heartbeat), [VenueEvent::Heartbeat]);
         let error = r#"{"type":"error","message":"no such channel"}"#;
-        assert_eq!(
-            all(KIND, error),
-            [VenueEvent::Error("no such channel".to_owned())]
-        );
+        assert_eq!(all(KIND, error), [refusal(None, [Some("no such channel")])]);
         // One bad entry does not discard the other.
         let bad = TRADES.replace("\"61838.02\"", "\"0\"");
         assert!(matches!(
@@ -238,6 +250,6 @@ mod tests {
         let name = |symbol| venue_name(&Symbol::parse(symbol).unwrap());
         assert_eq!(name("BTC-USDC"), None);
         assert_eq!(name("BTC-USD").as_deref(), Some("BTC-USD"));
-        assert_eq!(subscribe(&["BTC-USD".to_owned()]).len(), 3);
+        assert_eq!(frames(KIND, &["BTC-USD".to_owned()]).len(), 3);
     }
 }

@@ -6,6 +6,8 @@ use rust_decimal::Decimal;
 use smallvec::SmallVec;
 use tidewire_proto::v1::TradeSide;
 
+use super::subscribe::Refusal;
+
 /// The events of one frame. Most frames hold one.
 pub type Events<'a> = SmallVec<[VenueEvent<'a>; 1]>;
 
@@ -16,12 +18,12 @@ pub enum VenueEvent<'a> {
     Trade(Trade<'a>),
     /// A summary of the market.
     Ticker(Ticker<'a>),
-    /// A subscription was accepted.
-    Ack,
+    /// A subscription was accepted, with the number of its request if the venue repeats it.
+    Ack(Option<u64>),
     /// A heartbeat, without market data.
     Heartbeat,
-    /// The venue refused a request, for this reason.
-    Error(String),
+    /// The venue refused a request.
+    Error(Refusal),
     /// One entry of a frame is unusable; the others are not.
     Fault(ParseError),
     /// A valid frame that is not used.

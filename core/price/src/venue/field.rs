@@ -5,11 +5,14 @@
 use std::borrow::Cow;
 
 use rust_decimal::Decimal;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::value::RawValue;
 use tidewire_proto::v1::TradeSide;
 
-use super::event::{Events, FaultKind, ParseError, VenueEvent, excerpt};
+use super::{
+    event::{Events, FaultKind, ParseError, VenueEvent, excerpt},
+    subscribe::Refusal,
+};
 
 /// A JSON string, borrowed unless it holds escapes. Serde would copy an `Option<Cow<str>>`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -134,18 +137,18 @@ pub(super) fn side(text: &str) -> TradeSide {
     }
 }
 
-/// The reason for a refused request, joined from the venue's fields.
-pub(super) fn refusal<const N: usize>(parts: [Option<&str>; N]) -> VenueEvent<'static> {
-    let parts: Vec<_> = parts.into_iter().flatten().map(excerpt).collect();
-    VenueEvent::Error(parts.join(": "))
+/// The refusal of a request, with the reason joined from the venue's fields.
+pub(super) fn refusal<const N: usize>(
+    request: Option<u64>,
+    parts: [Option<&str>; N],
+) -> VenueEvent<'static> {
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    VenueEvent::Error(Refusal::of_request(&parts.join(": "), request))
 }
 
-/// Requests of `a_request` topics each, as `{"op": "subscribe", "args": […]}`.
-pub(super) fn subscribe_by_op(topics: &[impl Serialize], a_request: usize) -> Vec<String> {
-    let requests = topics.chunks(a_request);
-    requests
-        .map(|args| serde_json::json!({"op": "subscribe", "args": args}).to_string())
-        .collect()
+/// The number of a request in its response, as a number or a text.
+pub(super) fn request_id(field: Option<&RawValue>) -> Option<u64> {
+    field?.get().trim_matches('"').parse().ok()
 }
 
 /// The fault of a missing field.

@@ -6,14 +6,15 @@
 use std::{borrow::Cow, time::Duration};
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{NumberText, Text, entries, positive, refusal, side},
+    field::{NumberText, Text, entries, positive, request_id, side},
     side_fields::{Documented, RawField, SideFields},
+    subscribe::{Channel, Markets, Refusal, RefusalScope},
 };
 use crate::Symbol;
 
@@ -39,20 +40,28 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
     .then(|| format!("{}/{}", symbol.base(), symbol.quote()))
 }
 
-/// Subscribes to trades and tickers.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
-    let ticker = serde_json::json!({
-        "method": "subscribe",
-        "params": {"channel": "ticker", "symbol": names, "event_trigger": "trades", "snapshot": true},
-        "req_id": 1,
-    });
-    // A snapshot would hold old trades.
-    let trade = serde_json::json!({
-        "method": "subscribe",
-        "params": {"channel": "trade", "symbol": names, "snapshot": false},
-        "req_id": 2,
-    });
-    vec![ticker.to_string(), trade.to_string()]
+/// Each channel has a request with all markets, which are accepted or refused one by one.
+pub(super) const CHANNELS: [Channel; 2] = [
+    Channel {
+        name: "ticker",
+        markets: Markets::All,
+    },
+    Channel {
+        name: "trade",
+        markets: Markets::All,
+    },
+];
+
+/// Subscribes to a channel.
+pub(super) fn subscribe(channel: &str, names: &[String], id: u64) -> Value {
+    let params = match channel {
+        "ticker" => {
+            json!({"channel": channel, "symbol": names, "event_trigger": "trades", "snapshot": true})
+        }
+        // A snapshot would hold old trades.
+        _ => json!({"channel": channel, "symbol": names, "snapshot": false}),
+    };
+    json!({"method": "subscribe", "params": params, "req_id": id})
 }
 
 #[derive(Deserialize)]
@@ -60,6 +69,8 @@ struct KrakenFrame<'a> {
     #[serde(borrow)]
     method: Option<Text<'a>>,
     success: Option<bool>,
+    #[serde(borrow)]
+    req_id: RawField<'a>,
     #[serde(borrow)]
     error: Option<Text<'a>>,
     #[serde(borrow)]
@@ -124,10 +135,21 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
 }
 
 fn response(frame: &KrakenFrame<'_>) -> VenueEvent<'static> {
+    let id = request_id(frame.req_id);
     match (frame.method.as_deref(), frame.success) {
         (Some("pong"), _) => VenueEvent::Heartbeat,
-        (Some("subscribe"), Some(true)) => VenueEvent::Ack,
-        _ => refusal([frame.error.as_deref(), frame.symbol.as_deref()]),
+        (Some("subscribe"), Some(true)) => VenueEvent::Ack(id),
+        _ => {
+            let parts = [frame.error.as_deref(), frame.symbol.as_deref()];
+            let reason: Vec<_> = parts.into_iter().flatten().collect();
+            VenueEvent::Error(Refusal {
+                scope: match frame.symbol {
+                    Some(_) => RefusalScope::Market,
+                    None => RefusalScope::Request,
+                },
+                ..Refusal::of_request(&reason.join(": "), id)
+            })
+        }
     }
 }
 
@@ -237,18 +259,22 @@ mod tests {
                 KIND,
                 r#"{"method":"subscribe","result":{"channel":"trade"},"success":true,"req_id":2}"#
             ),
-            [VenueEvent::Ack]
+            [VenueEvent::Ack(Some(2))]
         );
         let refusal = r#"{"error":"Currency pair not supported","method":"subscribe","req_id":1,"success":false,"symbol":"FOO/USD"}"#;
         assert_eq!(
             all(KIND, refusal),
-            [VenueEvent::Error(
-                "Currency pair not supported: FOO/USD".to_owned()
-            )]
+            [VenueEvent::Error(Refusal {
+                scope: RefusalScope::Market,
+                ..Refusal::of_request("Currency pair not supported: FOO/USD", Some(1))
+            })]
         );
         assert_eq!(
             all(KIND, r#"{"error":"Malformed request","success":false}"#),
-            [VenueEvent::Error("Malformed request".to_owned())]
+            [VenueEvent::Error(Refusal::of_request(
+                "Malformed request",
+                None
+            ))]
         );
         for heartbeat in [
             r#"{"channel":"heartbeat"}"#,

@@ -15,6 +15,7 @@ mod kraken;
 mod okx;
 pub(crate) mod pyth;
 mod side_fields;
+mod subscribe;
 #[cfg(test)]
 mod testing;
 
@@ -25,6 +26,8 @@ pub(crate) use event::excerpt;
 pub use event::{
     Events, FaultKind, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
 };
+use subscribe::Channel;
+pub use subscribe::{Refusal, RefusalScope, SubscribeRequest};
 
 use crate::Symbol;
 
@@ -196,34 +199,47 @@ impl VenueKind {
         }
     }
 
-    /// The frames that subscribe to these markets, by the venue's names.
+    /// The requests that subscribe to these markets, by the venue's names.
     #[must_use]
-    pub fn subscribe(self, names: &[String]) -> Vec<String> {
+    pub fn subscribe(self, names: &[String]) -> Vec<SubscribeRequest> {
         if names.is_empty() {
             return Vec::new();
         }
+        let channels = self.channels().iter();
+        channels
+            .flat_map(|channel| channel.requests(names))
+            .collect()
+    }
+
+    fn channels(self) -> &'static [Channel] {
         match self {
-            Self::Binance => binance::subscribe(names),
-            Self::Coinbase => coinbase::subscribe(names),
-            Self::Kraken => kraken::subscribe(names),
-            Self::Okx => okx::subscribe(names),
-            Self::Bybit => bybit::subscribe(names),
-            Self::Bitstamp => bitstamp::subscribe(names),
-            Self::CoinbaseAdvanced => coinbase_advanced::subscribe(names),
+            Self::Binance => &binance::CHANNELS,
+            Self::Coinbase => &coinbase::CHANNELS,
+            Self::Kraken => &kraken::CHANNELS,
+            Self::Okx => &okx::CHANNELS,
+            Self::Bybit => &bybit::CHANNELS,
+            Self::Bitstamp => &bitstamp::CHANNELS,
+            Self::CoinbaseAdvanced => &coinbase_advanced::CHANNELS,
             // The URL is the subscription.
-            Self::Pyth => Vec::new(),
+            Self::Pyth => &[],
         }
     }
 
-    /// The frames that subscribe again after a refusal. Some venues refuse a whole request for one
-    /// name: the name is removed from `names`, and the rest is requested.
+    /// The frame of a request. Venues that can repeat the number in their response do.
     #[must_use]
-    pub fn subscribe_again(self, names: &mut Vec<String>, refusal: &str) -> Vec<String> {
-        match self {
-            Self::Coinbase => coinbase::subscribe_again(names, refusal),
-            // The others respond for each name, or do not refuse unknown ones.
-            _ => Vec::new(),
-        }
+    pub fn subscribe_frame(self, request: &SubscribeRequest, id: u64) -> String {
+        let SubscribeRequest { channel, names } = request;
+        let frame = match self {
+            Self::Binance => binance::subscribe(names, id),
+            Self::Coinbase => coinbase::subscribe(names),
+            Self::Kraken => kraken::subscribe(channel, names, id),
+            Self::Okx => okx::subscribe(names, id),
+            Self::Bybit => bybit::subscribe(names, id),
+            Self::Bitstamp => bitstamp::subscribe(names),
+            Self::CoinbaseAdvanced => coinbase_advanced::subscribe(channel, names),
+            Self::Pyth => serde_json::Value::Null,
+        };
+        frame.to_string()
     }
 
     /// The venue's limits.

@@ -7,16 +7,17 @@
 use std::{borrow::Cow, time::Duration};
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
 use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
     field::{
-        Text, change_percent, entries, integer, positive, refusal, side, statistic, subscribe_by_op,
+        Text, change_percent, entries, integer, positive, refusal, request_id, side, statistic,
     },
     side_fields::{Documented, RawField, SideFields},
+    subscribe::{Channel, Markets},
 };
 use crate::Symbol;
 
@@ -36,8 +37,11 @@ pub(super) const KEEP_ALIVE: KeepAlive = KeepAlive {
     frame: "ping",
 };
 
-/// Channels in one request, so that requests stay short.
-const CHANNELS_A_REQUEST: usize = 100;
+/// Fifty markets are a hundred channels. Requests stay short.
+pub(super) const CHANNELS: [Channel; 1] = [Channel {
+    name: "",
+    markets: Markets::AtMost(50),
+}];
 
 /// The venue's name of a symbol, if OKX trades in its quote currency.
 pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
@@ -46,13 +50,13 @@ pub(super) fn venue_name(symbol: &Symbol) -> Option<String> {
 }
 
 /// Subscribes to trades and tickers.
-pub(super) fn subscribe(names: &[String]) -> Vec<String> {
+pub(super) fn subscribe(names: &[String], id: u64) -> Value {
     let channels: Vec<_> = names
         .iter()
         .flat_map(|name| ["tickers", "trades"].map(|channel| (channel, name)))
-        .map(|(channel, name)| serde_json::json!({"channel": channel, "instId": name}))
+        .map(|(channel, name)| json!({"channel": channel, "instId": name}))
         .collect();
-    subscribe_by_op(&channels, CHANNELS_A_REQUEST)
+    json!({"id": id.to_string(), "op": "subscribe", "args": channels})
 }
 
 #[derive(Deserialize)]
@@ -67,6 +71,8 @@ struct OkxFrame<'a> {
     code: Option<Text<'a>>,
     #[serde(borrow)]
     msg: Option<Text<'a>>,
+    #[serde(borrow)]
+    id: RawField<'a>,
 }
 
 #[derive(Deserialize)]
@@ -134,8 +140,11 @@ pub(super) fn parse(frame: &[u8]) -> Result<Events<'_>, ParseError> {
 
 fn response(event: &str, frame: &OkxFrame<'_>) -> VenueEvent<'static> {
     match event {
-        "subscribe" => VenueEvent::Ack,
-        "error" => refusal([frame.msg.as_deref(), frame.code.as_deref()]),
+        "subscribe" => VenueEvent::Ack(request_id(frame.id)),
+        "error" => {
+            let reason = [frame.msg.as_deref(), frame.code.as_deref()];
+            refusal(request_id(frame.id), reason)
+        }
         // An upgrade of the venue, after which it closes the connection.
         "notice" => VenueEvent::Shutdown,
         _ => VenueEvent::Ignored,
@@ -218,7 +227,7 @@ mod tests {
     use super::*;
     use crate::venue::{
         FaultKind, VenueKind,
-        testing::{self, fault, one},
+        testing::{self, fault, frames, one},
     };
 
     const KIND: VenueKind = VenueKind::Okx;
@@ -265,11 +274,11 @@ mod tests {
     fn responses_and_faults_are_parsed() {
         assert_eq!(one(KIND, "pong"), Ok(VenueEvent::Heartbeat));
         let ack = r#"{"event":"subscribe","arg":{"channel":"tickers","instId":"BTC-USDT"}}"#;
-        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack));
+        assert_eq!(one(KIND, ack), Ok(VenueEvent::Ack(None)));
         let error =
             r#"{"event":"error","code":"60018","msg":"Wrong URL or instId:X-Y doesn't exist"}"#;
         assert!(
-            matches!(one(KIND, error), Ok(VenueEvent::Error(reason)) if reason.ends_with("60018"))
+            matches!(one(KIND, error), Ok(VenueEvent::Error(refusal)) if refusal.reason.ends_with("60018"))
         );
         assert_eq!(
             one(KIND, r#"{"arg":{"channel":"books"},"data":[]}"#),
@@ -289,7 +298,7 @@ mod tests {
     #[test]
     fn requests_stay_within_their_size() {
         let names: Vec<_> = (0..120).map(|n| format!("C{n}-USDT")).collect();
-        let requests = subscribe(&names);
+        let requests = frames(KIND, &names);
         assert_eq!(requests.len(), 3);
         assert!(requests[0].starts_with(r#"{"args":[{"channel":"tickers","instId":"C0-USDT"}"#));
     }

@@ -2,6 +2,14 @@
 
 use super::{FaultKind, ParseError, Ticker, Trade, VenueEvent, VenueKind};
 
+/// The frames that subscribe to these markets.
+pub(super) fn frames(kind: VenueKind, names: &[String]) -> Vec<String> {
+    let requests = kind.subscribe(names).into_iter().zip(1..);
+    requests
+        .map(|(request, id)| kind.subscribe_frame(&request, id))
+        .collect()
+}
+
 /// All events of a frame.
 pub(super) fn all(kind: VenueKind, frame: &str) -> Vec<VenueEvent<'_>> {
     kind.parse(frame.as_bytes()).unwrap().into_vec()
