@@ -61,7 +61,7 @@ pub(crate) async fn stream(
 ) -> Result<Response, HttpError> {
     let (headers, extensions) = (request.headers(), request.extensions());
     gateway.origins.check(headers)?;
-    let Query(query) = query.map_err(bad_query)?;
+    let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
     let cursor = resume_from(headers, query.last_event_id.as_deref())?;
     let token = query.token.as_deref();
     let client = client::admit(&gateway, headers, extensions, token).await?;
@@ -133,7 +133,7 @@ fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpE
 }
 
 /// The error of a query that cannot be read: it names an unknown parameter, or a bad value.
-fn bad_query(rejection: QueryRejection) -> HttpError {
+fn bad_query(rejection: &QueryRejection) -> HttpError {
     StreamError::new(ErrorCode::InvalidArgument, rejection.body_text()).into()
 }
 
@@ -217,7 +217,7 @@ pub(crate) async fn command(
     query: Result<Query<CommandQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, HttpError> {
-    let Query(query) = query.map_err(bad_query)?;
+    let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
     gateway.origins.check(request.headers())?;
     let session = gateway
         .stream

@@ -112,7 +112,8 @@ fn each(request: &Value, script: &dyn Fn(&Value) -> Value) -> Value {
     }
 }
 
-fn result(call: &Value, result: Value) -> Value {
+fn result(call: &Value, result: impl Into<Value>) -> Value {
+    let result = result.into();
     json!({"jsonrpc": "2.0", "id": call["id"], "result": result})
 }
 

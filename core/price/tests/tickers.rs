@@ -59,7 +59,7 @@ impl Harness {
     }
 
     /// All prices that the source's own channel showed.
-    fn shown(&self, symbol: &str) -> Vec<String> {
+    fn prices(&self, symbol: &str) -> Vec<String> {
         let channel = format!("prices:{symbol}@{}", self.kind.name());
         let updates = self.publisher.prices(&channel);
         updates
@@ -149,9 +149,9 @@ fn a_ticker_without_a_number_never_outranks_a_trade() {
         harness.apply_frame(&ticker("107.5"), 2);
         harness.apply_frame(&trade(2, "101"), 3);
         harness.apply_frame(&ticker("103.33"), 4);
-        let mut shown = harness.shown(symbol);
-        shown.dedup();
-        assert_eq!(shown, ["99", "100", "101"], "{kind:?}");
+        let mut prices = harness.prices(symbol);
+        prices.dedup();
+        assert_eq!(prices, ["99", "100", "101"], "{kind:?}");
         // Its figures count.
         let answer = harness.get_price(symbol, 4);
         assert!(
