@@ -179,7 +179,7 @@ async fn serve_connection(
     match Box::pin(timeout_at(deadline, tls.accept(stream))).await {
         Ok(Ok(stream)) => {
             context.peer = PeerIdentity::of(&stream);
-            let split = websocket::split_any;
+            let split = websocket::split_tls;
             Box::pin(serve_stream(stream, context, server, deadline, split)).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),

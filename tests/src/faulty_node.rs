@@ -85,7 +85,7 @@ impl FaultyNode {
         let port = listener.local_addr().expect("an address").port();
         let shared = Arc::new(Shared {
             upstream: Mutex::new((node.http(), node.ws())),
-            http: http_client(),
+            http: http_client(None),
             script: Mutex::new(Arc::new(script)),
             calls: AtomicUsize::new(0),
             pushed: watch::channel(None).0,

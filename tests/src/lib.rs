@@ -31,15 +31,21 @@ pub use server::{HttpResponse, Server, ServerBuilder, binary, command, interrupt
 pub use token::{KeyPair, SECRET, Token};
 pub use venue::{VenueKind, VenueStandIn};
 
-/// Builds an HTTP client. Installs the TLS provider first, because the client needs one.
+/// Builds an HTTP client, which trusts only `authority` if there is one. Installs the TLS
+/// provider first, because the client needs one.
 ///
 /// # Panics
 /// Never: a provider is always installed by then.
 #[must_use]
-pub fn http_client() -> reqwest::Client {
+pub fn http_client(authority: Option<&tls::Authority>) -> reqwest::Client {
     // Another test in this process may have installed one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
+    let Some(authority) = authority else {
+        return reqwest::Client::new();
+    };
+    let config = authority.client_config("http/1.1", None);
+    let builder = reqwest::Client::builder().tls_backend_preconfigured((*config).clone());
+    builder.build().expect("a client")
 }
 
 /// Generates one test per transport from each function.
@@ -70,4 +76,34 @@ macro_rules! on_every_transport {
             }
         }
     )*};
+}
+
+/// Generates the tests of [`on_every_transport`], and the same over TLS: `wss`, SSE by
+/// `https`, and gRPC.
+#[macro_export]
+macro_rules! on_every_transport_and_tls {
+    ($($test:ident),* $(,)?) => {
+        $crate::on_every_transport!($($test),*);
+
+        mod over_tls {
+            $(mod $test {
+                use $crate::{Transport, tls::over_tls};
+
+                #[tokio::test]
+                async fn websocket() {
+                    over_tls(super::super::$test(Transport::WebSocketJson)).await;
+                }
+
+                #[tokio::test]
+                async fn sse() {
+                    over_tls(super::super::$test(Transport::Sse)).await;
+                }
+
+                #[tokio::test]
+                async fn grpc() {
+                    over_tls(super::super::$test(Transport::Grpc)).await;
+                }
+            })*
+        }
+    };
 }

@@ -68,7 +68,7 @@ impl Node {
             port,
             arguments,
             folder,
-            http: http_client(),
+            http: http_client(None),
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{SECRET, http_client, within};
+use crate::{SECRET, http_client, tls::Authority, within};
 
 /// Returns the path of the binary: `TIDEWIRE_BIN`, or the binary built beside the tests.
 ///
@@ -100,6 +100,7 @@ pub struct ServerBuilder {
     environment: Vec<(String, String)>,
     without_file: bool,
     without_readiness_check: bool,
+    has_tls: bool,
 }
 
 impl ServerBuilder {
@@ -111,6 +112,7 @@ impl ServerBuilder {
             environment: Vec::new(),
             without_file: false,
             without_readiness_check: false,
+            has_tls: crate::tls::is_default(),
         };
         builder
             .set("server", "listen = \"127.0.0.1:0\"")
@@ -181,6 +183,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Serves over TLS, with a certificate that the server's clients trust.
+    #[must_use]
+    pub fn with_tls(mut self) -> Self {
+        self.has_tls = true;
+        self
+    }
+
     /// Returns the text of the configuration file.
     #[must_use]
     pub fn toml(&self) -> String {
@@ -201,8 +210,17 @@ impl ServerBuilder {
     ///
     /// # Panics
     /// It does not start.
-    pub async fn start(self) -> Server {
+    pub async fn start(mut self) -> Server {
         let folder = TempDir::new().expect("a temporary folder");
+        let authority = self.has_tls.then(Authority::new);
+        if let Some(authority) = &authority {
+            let paths = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+            let [certificate, key] = &paths;
+            authority.sign(&["localhost"]).write(certificate, key);
+            self = self
+                .set("server", &format!("tls_cert = {certificate:?}"))
+                .set("server", &format!("tls_key = {key:?}"));
+        }
         let mut arguments = self.arguments.clone();
         if !self.without_file {
             let path = folder.path().join("tidewire.toml");
@@ -222,15 +240,16 @@ impl ServerBuilder {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
             folder,
-            http: http_client(),
+            http: http_client(authority.as_ref()),
+            authority,
         };
         let line = server.log_line("listens on http").await;
         let address = line.rsplit("://").next().unwrap_or_default().trim();
         server.address = address
             .parse()
             .unwrap_or_else(|_| panic!("no address in {line:?}"));
-        // With TLS, only a client that trusts the certificate can send requests.
-        if line.contains("http://") && !self.without_readiness_check {
+        // With another certificate, this client cannot send requests.
+        if (line.contains("http://") || self.has_tls) && !self.without_readiness_check {
             let ready = server.get("/readyz").await;
             assert_eq!(ready.status, 200, "{}", ready.body);
         }
@@ -259,6 +278,7 @@ pub struct Server {
     log: watch::Receiver<Vec<String>>,
     folder: TempDir,
     http: reqwest::Client,
+    authority: Option<Authority>,
 }
 
 /// An HTTP response.
@@ -316,7 +336,25 @@ impl Server {
     /// Returns the HTTP URL of a path.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        let scheme = if self.authority.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}{path}", self.address)
+    }
+
+    /// Returns the authority of the server's certificate, if
+    /// [`ServerBuilder::with_tls`] made one.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    /// Builds an HTTP client with connections of its own.
+    #[must_use]
+    pub fn new_http(&self) -> reqwest::Client {
+        http_client(self.authority())
     }
 
     /// Returns the HTTP client.

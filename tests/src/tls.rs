@@ -1,7 +1,8 @@
 //! Test certificates, and TLS connections that trust them.
 
 use std::{
-    fs,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use rcgen::{
     SanType,
 };
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
 };
@@ -19,6 +20,47 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use crate::{Server, within};
+
+tokio::task_local! {
+    /// Set while a test runs over TLS.
+    static OVER_TLS: ();
+}
+
+/// Runs a test whose servers serve over TLS, and whose clients connect to them over TLS.
+pub async fn over_tls(test: impl Future<Output = ()>) {
+    OVER_TLS.scope((), test).await;
+}
+
+/// Whether this task runs in [`over_tls`].
+pub(crate) fn is_default() -> bool {
+    OVER_TLS.try_with(|()| ()).is_ok()
+}
+
+/// Opens a TLS connection to `localhost` at this address.
+///
+/// # Errors
+/// The connection or the handshake fails.
+pub async fn connect(
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
+    handshake(TcpStream::connect(address).await?, config).await
+}
+
+/// Performs a TLS handshake with `localhost` over a TCP connection.
+///
+/// # Errors
+/// The handshake fails.
+///
+/// # Panics
+/// Never.
+pub async fn handshake(
+    stream: TcpStream,
+    config: Arc<ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    TlsConnector::from(config).connect(name, stream).await
+}
 
 /// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -53,7 +95,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
 
-    /// Issues a certificate for these DNS names.
+    /// Issues a certificate for these DNS names, and for 127.0.0.1.
     ///
     /// # Panics
     /// A name is not a DNS name.
@@ -64,6 +106,8 @@ impl Authority {
             let name = (*name).try_into().expect("a DNS name");
             params.subject_alt_names.push(SanType::DnsName(name));
         }
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        params.subject_alt_names.push(SanType::IpAddress(loopback));
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
         Identity {
@@ -104,20 +148,42 @@ impl Authority {
     /// client certificate if one is given.
     ///
     /// # Errors
-    /// The handshake fails.
-    ///
-    /// # Panics
-    /// The TCP connection fails.
+    /// The connection or the handshake fails.
     pub async fn connect(
         &self,
         server: &Server,
         protocol: &str,
         client: Option<&Identity>,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let config = self.client_config(protocol, client);
+        within("a TLS handshake", connect(server.address(), config)).await
+    }
+
+    /// Builds the configuration of clients that trust this authority and offer `protocol`.
+    /// They resume sessions among each other.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn client_config(&self, protocol: &str, client: Option<&Identity>) -> Arc<ClientConfig> {
+        self.client_config_of(rustls::DEFAULT_VERSIONS, protocol, client)
+    }
+
+    /// Like [`client_config`](Self::client_config), for some versions of TLS.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn client_config_of(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        protocol: &str,
+        client: Option<&Identity>,
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).expect("a certificate");
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("ring has them")
             .with_root_certificates(roots);
         let mut config = match client {
@@ -127,11 +193,7 @@ impl Authority {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        let stream = TcpStream::connect(server.address()).await;
-        let stream = stream.expect("the server is there");
-        let name = ServerName::try_from("localhost").expect("a name");
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        within("a TLS handshake", connecting).await
+        Arc::new(config)
     }
 }
 

@@ -1,16 +1,19 @@
 //! Byte stream: the read and write halves of a connection, over plain TCP or TLS.
 //!
-//! Plain TCP has a path of its own, because a write can then go straight to the kernel.
+//! A stream can accept bytes and hold them, as TLS does. [`Written`] therefore says whether
+//! the kernel has them. Plain TCP and TLS have paths of their own, on which a write goes
+//! straight to the kernel.
 
 use std::{
     cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::BytesMut;
+use bytes::{Buf as _, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf},
@@ -19,6 +22,8 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
+
+use crate::tls::TlsStream;
 
 /// Buffer of one read, in bytes.
 const READ_BYTES: usize = 64 << 10;
@@ -38,18 +43,36 @@ pub(crate) type ByteStream = (ByteReader, ByteWriter);
 
 pub(crate) enum ByteReader {
     Tcp(OwnedReadHalf),
+    Tls(Arc<TlsStream>),
     Other(ReadHalf<Box<dyn Duplex>>),
 }
 
 pub(crate) enum ByteWriter {
     Tcp(OwnedWriteHalf),
+    Tls(Arc<TlsStream>),
     Other(Mutex<WriteHalf<Box<dyn Duplex>>>),
+}
+
+/// The result of a write that does not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Bytes that the stream accepted. It may still hold some of them.
+    pub(super) accepted: usize,
+    /// Whether the kernel has all accepted bytes. Otherwise they leave by
+    /// [`ByteWriter::write_some`].
+    pub(super) is_flushed: bool,
 }
 
 /// Splits a plain TCP connection.
 pub(crate) fn split_tcp(stream: TcpStream) -> ByteStream {
     let (read, write) = stream.into_split();
     (ByteReader::Tcp(read), ByteWriter::Tcp(write))
+}
+
+/// Splits a TLS connection.
+pub(crate) fn split_tls(stream: TlsStream) -> ByteStream {
+    let stream = Arc::new(stream);
+    (ByteReader::Tls(stream.clone()), ByteWriter::Tls(stream))
 }
 
 /// Splits any other connection.
@@ -64,68 +87,96 @@ pub(crate) fn split_any(stream: impl Duplex + 'static) -> ByteStream {
 impl ByteReader {
     /// Waits for bytes and appends them. Returns 0 at the end of the stream.
     pub(super) async fn read(&mut self, out: &mut BytesMut) -> io::Result<usize> {
-        poll_fn(|cx| {
-            READ_BUFFER.with_borrow_mut(|buffer| {
-                let mut part = ReadBuf::new(buffer);
-                ready!(match self {
-                    Self::Tcp(read) => Pin::new(read).poll_read(cx, &mut part),
-                    Self::Other(read) => Pin::new(read).poll_read(cx, &mut part),
-                })?;
-                out.extend_from_slice(part.filled());
-                Poll::Ready(Ok(part.filled().len()))
-            })
+        poll_fn(|cx| match self {
+            Self::Tcp(read) => poll_append(read, cx, out),
+            Self::Tls(stream) => stream.poll_receive(cx, out),
+            Self::Other(read) => poll_append(read, cx, out),
         })
         .await
     }
 }
 
+/// Reads through the thread's buffer, and appends to `out`.
+fn poll_append(
+    read: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    out: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let mut part = ReadBuf::new(buffer);
+        ready!(Pin::new(read).poll_read(cx, &mut part))?;
+        out.extend_from_slice(part.filled());
+        Poll::Ready(Ok(part.filled().len()))
+    })
+}
+
 impl ByteWriter {
-    /// Writes as many bytes as the socket accepts now, and returns their number.
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let written = match self {
+    /// Writes what the stream accepts now.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<Written> {
+        match self {
             // Calls the kernel directly. Tokio's readiness would touch another cache line.
-            Self::Tcp(write) => socket2::SockRef::from(write.as_ref()).send(bytes),
+            Self::Tcp(write) => {
+                let accepted = match socket2::SockRef::from(write.as_ref()).send(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    accepted => accepted?,
+                };
+                Ok(Written {
+                    accepted,
+                    is_flushed: true,
+                })
+            }
+            Self::Tls(stream) => Ok(Written {
+                accepted: bytes.len(),
+                is_flushed: stream.try_write(bytes)?,
+            }),
             Self::Other(write) => {
                 let mut cx = Context::from_waker(Waker::noop());
                 let mut write = write.lock();
-                let written = match Pin::new(&mut *write).poll_write(&mut cx, bytes) {
-                    Poll::Ready(written) => written,
-                    Poll::Pending => return Ok(0),
+                let accepted = match Pin::new(&mut *write).poll_write(&mut cx, bytes) {
+                    Poll::Ready(accepted) => accepted?,
+                    Poll::Pending => 0,
                 };
-                // Bytes that stay in the TLS buffer leave with the next write.
-                if let Poll::Ready(Err(error)) = Pin::new(&mut *write).poll_flush(&mut cx) {
-                    return Err(error);
-                }
-                written
+                let is_flushed = match Pin::new(&mut *write).poll_flush(&mut cx) {
+                    Poll::Ready(flushed) => flushed.map(|()| true)?,
+                    Poll::Pending => false,
+                };
+                Ok(Written {
+                    accepted,
+                    is_flushed,
+                })
             }
-        };
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            written => written,
         }
     }
 
-    /// Writes all bytes, waiting for the socket.
-    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let written = match self {
-                Self::Tcp(write) => {
+    /// Waits until bytes leave: those that the stream holds, or some of `rest`, which it then
+    /// removes. True if nothing is left.
+    pub(super) async fn write_some(&self, rest: &mut Bytes) -> io::Result<bool> {
+        match self {
+            Self::Tcp(write) => {
+                while !rest.is_empty() {
                     write.writable().await?;
-                    match write.try_write(bytes) {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                        written => written?,
+                    match write.try_write(rest) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        written => {
+                            rest.advance(written?);
+                            break;
+                        }
                     }
                 }
-                Self::Other(write) => {
-                    poll_fn(|cx| Pin::new(&mut *write.lock()).poll_write(cx, bytes)).await?
+                Ok(rest.is_empty())
+            }
+            Self::Tls(stream) => poll_fn(|cx| stream.poll_flush_some(cx)).await,
+            Self::Other(write) => {
+                if rest.is_empty() {
+                    poll_fn(|cx| Pin::new(&mut *write.lock()).poll_flush(cx)).await?;
+                    return Ok(true);
                 }
-            };
-            bytes = &bytes[written..];
+                let written =
+                    poll_fn(|cx| Pin::new(&mut *write.lock()).poll_write(cx, rest)).await?;
+                rest.advance(written);
+                Ok(false)
+            }
         }
-        if let Self::Other(write) = self {
-            poll_fn(|cx| Pin::new(&mut *write.lock()).poll_flush(cx)).await?;
-        }
-        Ok(())
     }
 
     /// Closes the write half.
@@ -136,6 +187,7 @@ impl ByteWriter {
                 // Fails if the peer has disconnected.
                 let _ = socket.shutdown(std::net::Shutdown::Write);
             }
+            Self::Tls(stream) => stream.shut_down(),
             Self::Other(write) => {
                 let mut cx = Context::from_waker(Waker::noop());
                 let _ = Pin::new(&mut *write.lock()).poll_shutdown(&mut cx);

@@ -4,10 +4,11 @@
 //! flush takes up to [`BATCH_BYTES`] from the session and writes all of it with one system
 //! call. A batch that needs nothing else is written from bytes that all subscribers share.
 //!
-//! When the socket accepts only a part, a task writes the rest as the peer reads. Until
-//! then the writer takes nothing more from the session, whose outbox is bounded. The writer
-//! therefore buffers at most twice [`BATCH_BYTES`], or one frame. Reading and commands are
-//! in `reader`; the bytes of a frame are made in `frame::encode`.
+//! When the socket accepts only a part, a task writes the rest as the peer reads. So it does
+//! when TLS accepts more than its socket. Until then the writer takes nothing more from the
+//! session, whose outbox is bounded. The writer therefore buffers at most twice
+//! [`BATCH_BYTES`], or one frame. Reading and commands are in `reader`; the bytes of a frame
+//! are made in `frame::encode`.
 
 use std::{
     cell::RefCell,
@@ -40,7 +41,7 @@ use crate::{CompressionOptions, frame_kind};
 /// Size of one write, in bytes: about one flush of the session.
 const BATCH_BYTES: usize = 64 << 10;
 
-/// Time in which the peer must read blocked bytes. Then the connection is closed.
+/// Time in which the peer must take some of the blocked bytes. Then the connection is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The smallest reply that is compressed, in bytes. A reply has one reader, so that
@@ -204,8 +205,8 @@ impl SocketWriter {
             return false;
         }
         match self.io.try_write(bytes) {
-            Ok(written) if written == bytes.len() => {
-                self.session.record_sent(written);
+            Ok(written) if written.is_flushed && written.accepted == bytes.len() => {
+                self.session.record_sent(bytes.len());
                 may_have_more
             }
             Ok(written) => {
@@ -215,8 +216,8 @@ impl SocketWriter {
                 // Succeeds while the reader runs, which holds the writer.
                 if let Some(this) = self.this.upgrade() {
                     let rest = match &scratch.shared {
-                        Some(shared) => shared.slice(written..),
-                        None => Bytes::copy_from_slice(&scratch.bytes[written..]),
+                        Some(shared) => shared.slice(written.accepted..),
+                        None => Bytes::copy_from_slice(&scratch.bytes[written.accepted..]),
                     };
                     tokio::spawn(this.write_rest(rest));
                 }
@@ -273,14 +274,20 @@ impl SocketWriter {
         }
     }
 
-    /// Writes the rest of a blocked write, as the socket accepts it.
-    async fn write_rest(self: Arc<Self>, rest: Bytes) {
-        let written = timeout(WRITE_TIMEOUT, self.io.write_all(&rest)).await;
+    /// Writes the rest of a blocked write, as the socket accepts it. A client that reads
+    /// slowly is served for as long as it takes some bytes in each [`WRITE_TIMEOUT`].
+    async fn write_rest(self: Arc<Self>, mut rest: Bytes) {
+        let written = loop {
+            match timeout(WRITE_TIMEOUT, self.io.write_some(&mut rest)).await {
+                Ok(Ok(false)) => {}
+                written => break written,
+            }
+        };
         {
             let mut state = self.state.lock();
             state.is_blocked = false;
             match written {
-                Ok(Ok(())) => {}
+                Ok(Ok(_)) => {}
                 Ok(Err(_)) => self.end(&mut state),
                 Err(_) => {
                     tracing::debug!(

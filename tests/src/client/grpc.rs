@@ -1,6 +1,7 @@
 //! gRPC transport: the `Connect` stream, through the generated client.
 
 use futures::FutureExt as _;
+use hyper_util::rt::TokioIo;
 use tidewire_proto::{
     json,
     v1::{ClientMessage, ServerMessage, stream_service_client::StreamServiceClient},
@@ -10,15 +11,25 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
 use super::{Incoming, Outgoing, Refusal, Sent, Wire};
-use crate::{Close, Message, Server};
+use crate::{Close, Message, Server, tls};
 
 /// Opens a channel to the server.
 ///
 /// # Panics
 /// The server cannot be reached.
 pub async fn channel(server: &Server) -> Channel {
-    let endpoint = Channel::from_shared(server.url("")).expect("a URL");
-    endpoint.connect().await.expect("the server is there")
+    let url = format!("http://{}", server.address());
+    let endpoint = Channel::from_shared(url).expect("a URL");
+    let Some(authority) = server.authority() else {
+        return endpoint.connect().await.expect("the server is there");
+    };
+    let (address, config) = (server.address(), authority.client_config("h2", None));
+    let connector = tower::service_fn(move |_| {
+        let config = config.clone();
+        async move { tls::connect(address, config).await.map(TokioIo::new) }
+    });
+    let channel = endpoint.connect_with_connector(connector).await;
+    channel.expect("the server is there")
 }
 
 /// Builds a request with a token.

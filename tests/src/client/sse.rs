@@ -73,7 +73,9 @@ impl SseStream {
         headers: &[(&str, &str)],
     ) -> Result<Self, Refusal> {
         // A separate HTTP client, so that dropping it closes the connection.
-        let mut request = crate::http_client().get(server.url(&format!("/v1/sse{query}")));
+        let mut request = server
+            .new_http()
+            .get(server.url(&format!("/v1/sse{query}")));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -9,7 +9,7 @@ use http::{HeaderValue, header};
 use tidewire_proto::{json, prost::Message as _};
 use tokio::{net::TcpStream, sync::mpsc};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
     tungstenite::{self, Message as Frame, client::IntoClientRequest as _},
 };
 
@@ -50,7 +50,11 @@ impl SocketRequest {
     /// # Panics
     /// There is no HTTP response.
     pub async fn open(&self, server: &Server) -> Result<(RawSocket, Option<String>), Refusal> {
-        let url = format!("ws://{}/v1/ws", server.address());
+        // `https` becomes `wss`.
+        let url = server.url("/v1/ws").replacen("http", "ws", 1);
+        let connector = server.authority().map_or(Connector::Plain, |authority| {
+            Connector::Rustls(authority.client_config("http/1.1", None))
+        });
         let mut request = url.into_client_request().expect("a request");
         let value = |text: String| HeaderValue::from_str(&text).expect("a header value");
         let headers = request.headers_mut();
@@ -66,7 +70,8 @@ impl SocketRequest {
         if let Some(origin) = &self.origin {
             headers.insert(header::ORIGIN, value(origin.clone()));
         }
-        match within("a WebSocket", Box::pin(connect_async(request))).await {
+        let connecting = connect_async_tls_with_config(request, None, false, Some(connector));
+        match within("a WebSocket", Box::pin(connecting)).await {
             Ok((socket, response)) => {
                 let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
                 let chosen = chosen

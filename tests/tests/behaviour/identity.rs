@@ -7,7 +7,7 @@ use tidewire_tests::{
     within,
 };
 
-on_every_transport!(
+on_every_transport_and_tls!(
     publishing_needs_the_right_scope,
     reading_needs_the_right_token,
     a_user_has_its_own_channel,

@@ -9,7 +9,7 @@
     reason = "a panic is how a test fails, and a test's future lives once"
 )]
 
-#[macro_use(on_every_transport)]
+#[macro_use(on_every_transport, on_every_transport_and_tls)]
 extern crate tidewire_tests;
 
 mod admin;
@@ -31,6 +31,7 @@ mod rates;
 mod recovery;
 mod restarts;
 mod session;
+mod slow_readers;
 mod sources;
 mod sse;
 mod stopping;

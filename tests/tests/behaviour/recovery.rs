@@ -4,7 +4,7 @@ use serde_json::json;
 use tidewire_tests::{Client, Server, Transport, within};
 use tokio::sync::watch;
 
-on_every_transport!(
+on_every_transport_and_tls!(
     missed_publications_are_replayed,
     recovery_without_missed_publications_succeeds,
     subscribing_without_a_position_replays_nothing,

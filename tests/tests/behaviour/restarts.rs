@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidewire_tests::{Client, Server, Token, Transport};
 
-on_every_transport!(a_graceful_stop_loses_no_recovery);
+on_every_transport_and_tls!(a_graceful_stop_loses_no_recovery);
 
 /// Starts a server whose data is in this folder.
 async fn server(folder: &TempDir) -> Server {

@@ -9,7 +9,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-on_every_transport!(every_client_gets_a_reconnect_on_drain);
+on_every_transport_and_tls!(every_client_gets_a_reconnect_on_drain);
 
 async fn every_client_gets_a_reconnect_on_drain(transport: Transport) {
     let mut server = Server::start().await;

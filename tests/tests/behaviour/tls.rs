@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use futures::{SinkExt as _, StreamExt as _};
 use http::{HeaderValue, header};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::CertificateDer;
+use rustls::{HandshakeKind, pki_types::CertificateDer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidewire_proto::v1::{GetHistoryRequest, stream_service_client::StreamServiceClient};
 use tidewire_tests::{
     IdentityProvider, KeyPair, Server, ServerBuilder, Token,
     client::grpc,
-    tls::{Authority, Identity},
+    tls::{self, Authority, Identity},
     within,
 };
 use tokio::{
@@ -228,6 +228,27 @@ async fn a_certificate_changed_on_disk_is_reloaded() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_returning_client_resumes_its_session() {
+    let server = Server::builder().with_tls().start().await;
+    let authority = server.authority().unwrap();
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let config = authority.client_config_of(&[version], "http/1.1", None);
+        let visit = async || {
+            let connecting = tls::connect(server.address(), config.clone());
+            let mut stream = within("a TLS handshake", connecting).await.unwrap();
+            let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+            stream.write_all(request.as_bytes()).await.unwrap();
+            // The ticket comes before the response.
+            let read = within("an answer", stream.read(&mut [0; 1_024])).await;
+            assert!(read.unwrap() > 0);
+            stream.get_ref().1.handshake_kind().unwrap()
+        };
+        assert_eq!(visit().await, HandshakeKind::Full, "{version:?}");
+        assert_eq!(visit().await, HandshakeKind::Resumed, "{version:?}");
+    }
 }
 
 #[tokio::test]

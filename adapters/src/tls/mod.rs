@@ -3,6 +3,8 @@
 //! A port with TLS accepts nothing else. A client that sends plain HTTP receives an error
 //! that names https.
 
+mod stream;
+
 use std::{
     fs, io,
     path::PathBuf,
@@ -15,17 +17,21 @@ use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    server::{ServerSessionMemoryCache, WebPkiClientVerifier},
 };
 use tidewire_stream::{ChannelName, Clock, Identity, Scope, UserId, identity::UserIdentity};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
+
+pub(crate) use stream::TlsStream;
 
 /// Time between checks of the files for changes.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Sessions of TLS 1.2 that are kept for resumption. Each has some 300 bytes.
+const MAX_CACHED_SESSIONS: usize = 4_096;
 
 /// Bytes read from a client of plain HTTP before its connection is closed.
 const MAX_PLAIN_BYTES: u64 = 64 << 10;
@@ -115,7 +121,7 @@ impl TlsAcceptor {
     ///
     /// # Errors
     /// The client sent plain HTTP, or the handshake failed.
-    pub async fn accept(&self, mut stream: TcpStream) -> Result<TlsStream<TcpStream>, AcceptError> {
+    pub(crate) async fn accept(&self, mut stream: TcpStream) -> Result<TlsStream, AcceptError> {
         let mut first = [0];
         let is_plain = stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase();
         if is_plain {
@@ -123,9 +129,7 @@ impl TlsAcceptor {
             return Err(AcceptError::Plain);
         }
         let config = self.config.read().clone();
-        Ok(tokio_rustls::TlsAcceptor::from(config)
-            .accept(stream)
-            .await?)
+        Ok(TlsStream::accept(stream, config).await?)
     }
 
     /// Reloads the files. On an error the current configuration stays in force.
@@ -219,6 +223,11 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         .with_single_cert(certificates(&files.certificate)?, key)
         .map_err(|error| wrong(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Sessions are resumed by tickets, and those of TLS 1.2 clients without tickets by the
+    // cache. Both are new with each load: a resumed session keeps its client certificate, which
+    // a new authority may not have signed.
+    config.ticketer = ring::Ticketer::new().map_err(|error| wrong(error.to_string()))?;
+    config.session_storage = ServerSessionMemoryCache::new(MAX_CACHED_SESSIONS);
     Ok(Arc::new(config))
 }
 
@@ -244,10 +253,9 @@ pub(crate) struct PeerIdentity(UserId);
 
 impl PeerIdentity {
     /// The name of the client, if it sent a certificate.
-    pub(crate) fn of(stream: &TlsStream<TcpStream>) -> Option<Self> {
-        let (_, connection) = stream.get_ref();
-        let certificate = connection.peer_certificates()?.first()?;
-        let name = name_of(certificate).unwrap_or_else(|| "service".to_owned());
+    pub(crate) fn of(stream: &TlsStream) -> Option<Self> {
+        let certificate = stream.peer_certificate()?;
+        let name = name_of(&certificate).unwrap_or_else(|| "service".to_owned());
         Some(Self(UserId::new(&name)))
     }
 
