@@ -217,6 +217,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) handshake_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub(crate) idle_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) body_timeout: Duration,
     pub(crate) frame_bytes: usize,
     pub(crate) outbox_bytes: usize,
 }
@@ -233,6 +235,7 @@ impl Default for LimitsConfig {
             concurrent_handshakes: 4_096,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(10),
             frame_bytes: 64 << 10,
             outbox_bytes: 256 << 10,
         }
@@ -345,6 +348,7 @@ impl Config {
         for (key, value) in [
             ("limits.handshake_timeout", self.limits.handshake_timeout),
             ("limits.idle_timeout", self.limits.idle_timeout),
+            ("limits.body_timeout", self.limits.body_timeout),
         ] {
             if value < Duration::from_millis(100) {
                 bail!(

@@ -126,6 +126,7 @@ pub(crate) fn admission(config: &Config, clock: SharedClock) -> anyhow::Result<A
         concurrent_handshakes,
         handshake_timeout,
         idle_timeout,
+        body_timeout,
         ..
     } = config.limits;
     let options = AdmissionOptions {
@@ -139,6 +140,7 @@ pub(crate) fn admission(config: &Config, clock: SharedClock) -> anyhow::Result<A
         concurrent_handshakes,
         handshake_timeout,
         idle_timeout,
+        body_timeout,
     };
     Ok(Admission::new(
         options,

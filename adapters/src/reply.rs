@@ -11,6 +11,8 @@ use tidewire_proto::{
 };
 use tidewire_stream::{LimitError, StreamError};
 
+use crate::http::request_body::SlowBody;
+
 /// An error with its HTTP status.
 #[derive(Debug, Clone)]
 pub(crate) struct HttpError {
@@ -107,7 +109,11 @@ fn status_of(code: ErrorCode) -> StatusCode {
 
 /// Reads the body of a request, at most `limit` bytes.
 pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, HttpError> {
-    to_bytes(body, limit).await.map_err(|_| {
+    to_bytes(body, limit).await.map_err(|error| {
+        if let Some(slow) = source_of::<SlowBody>(&error) {
+            let error = StreamError::new(ErrorCode::DeadlineExceeded, slow.to_string());
+            return HttpError::new(StatusCode::REQUEST_TIMEOUT, error);
+        }
         HttpError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             StreamError::new(
@@ -116,6 +122,14 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, HttpErr
             ),
         )
     })
+}
+
+/// The error of this type among an error and its causes.
+fn source_of<'a, E: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a E> {
+    std::iter::successors(Some(error), |error| error.source())
+        .find_map(|error| error.downcast_ref())
 }
 
 /// The error for a client message that cannot be parsed, and the message's id if it was

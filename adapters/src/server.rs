@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use tidewire_stream::ShardId;
 use tokio::{
@@ -197,17 +198,17 @@ async fn serve_stream<I>(
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let read = match upgrade::read_first_request(&mut io, deadline).await {
+    let (read, refusal) = match upgrade::read_first_request(&mut io, deadline).await {
         Ok(FirstRequest::WebSocket(request)) => {
             match accept_upgrade(request, &context, &server).await {
                 Ok((handshake, rest)) => {
                     let gateway = &server.gateway;
                     return websocket::serve_handshake(gateway, split(io), handshake, &rest).await;
                 }
-                Err(read) => read,
+                Err(refused) => refused,
             }
         }
-        Ok(FirstRequest::Http(read)) => read,
+        Ok(FirstRequest::Http(read)) => (read, None),
         Err(error) => {
             tracing::debug!(%error, address = %context.address, "a connection sent no request");
             return;
@@ -215,24 +216,25 @@ async fn serve_stream<I>(
     };
     // Boxed, so that a WebSocket does not hold the memory of an HTTP connection.
     let io = Rewind::new(read, io);
-    Box::pin(connection::serve(io, context, server, deadline)).await;
+    Box::pin(connection::serve(io, context, server, deadline, refusal)).await;
 }
 
-/// Accepts an upgrade. A refused one is returned as it was read, and HTTP answers it.
+/// Accepts an upgrade. A refused one is returned as it was read, with the response that HTTP
+/// sends, so that nothing judges and counts it again.
 async fn accept_upgrade(
     mut upgrade: UpgradeRequest,
     context: &RequestContext,
     server: &ServerContext,
-) -> Result<(websocket::Handshake, Bytes), Bytes> {
+) -> Result<(websocket::Handshake, Bytes), (Bytes, Option<Response>)> {
     if context.guard.is_refused() {
-        return Err(upgrade.read);
+        return Err((upgrade.read, None));
     }
     context.insert_into(upgrade.request.extensions_mut());
     // The request ends the handshake of the connection.
     let _request = context.guard.begin_request();
     match websocket::accept(&server.gateway, &upgrade.request).await {
         Ok(handshake) => Ok((handshake, upgrade.read.slice(upgrade.head_length..))),
-        Err(_) => Err(upgrade.read),
+        Err(error) => Err((upgrade.read, Some(error.into_response()))),
     }
 }
 

@@ -46,6 +46,8 @@ pub struct AdmissionOptions {
     pub handshake_timeout: Duration,
     /// The time that a connection may be open without a request.
     pub idle_timeout: Duration,
+    /// The time for the body of a request, to which each received KiB adds a second.
+    pub body_timeout: Duration,
 }
 
 /// The limits on connections and sessions, and their current use.
@@ -246,6 +248,7 @@ mod tests {
             concurrent_handshakes,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(10),
         };
         let proxies = TrustedProxies::parse(&["10.0.0.0/8"], crate::ProxyHeader::XForwardedFor);
         Admission::new(options, proxies.unwrap(), ManualClock::at(0))

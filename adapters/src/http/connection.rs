@@ -8,6 +8,7 @@ use std::{
 };
 
 use axum::{body::Body, response::Response};
+use http::Version;
 use hyper::{
     body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
     service::service_fn,
@@ -16,6 +17,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -23,6 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::request_body::RequestBody;
 use crate::{
     access::RequestGuard,
     context::{RequestContext, ServerContext},
@@ -37,12 +40,14 @@ const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// many unsent bytes before it takes more from its body.
 const HEAD_BYTES: usize = sse::MAX_CURSOR_BYTES + (8 << 10);
 
-/// Serves a connection until it ends. The first request must arrive before `deadline`.
+/// Serves a connection until it ends. The first request must arrive before `deadline`. A
+/// `refusal` is its response, if it was judged already.
 pub(crate) async fn serve<I>(
     io: I,
     context: RequestContext,
     server: Arc<ServerContext>,
     deadline: Instant,
+    refusal: Option<Response>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -51,16 +56,28 @@ pub(crate) async fn serve<I>(
     // Cancelled by the first request.
     let started = CancellationToken::new();
     let is_started = started.clone();
+    let options = *server.gateway.admission.options();
+    let first_refusal = Mutex::new(refusal);
+    // Cancelled by a request body that does not arrive.
+    let is_stalled = CancellationToken::new();
+    let stalled = is_stalled.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         started.cancel();
         let request_guard = context.guard.begin_request();
-        let refusal = context.guard.refusal(request.headers());
+        let refusal = first_refusal.lock().take();
+        let refusal = refusal.or_else(|| context.guard.refusal(request.headers()));
         context.insert_into(request.extensions_mut());
-        let routes = routes.clone();
+        let (routes, stalled) = (routes.clone(), stalled.clone());
         async move {
             let response = match refusal {
                 Some(refusal) => Ok(refusal),
-                None => routes.oneshot(request.map(Body::new)).await,
+                None => {
+                    let path = request.uri().path().to_owned();
+                    let limit = options.body_timeout;
+                    let close = (request.version() < Version::HTTP_2).then_some(stalled);
+                    let bounded = |body| Body::new(RequestBody::new(body, &path, limit, close));
+                    routes.oneshot(request.map(bounded)).await
+                }
             };
             response.map(|response: Response| {
                 response.map(|body| ResponseBody {
@@ -70,7 +87,6 @@ pub(crate) async fn serve<I>(
             })
         }
     });
-    let options = *server.gateway.admission.options();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -104,6 +120,10 @@ pub(crate) async fn serve<I>(
             () = stopping.as_mut(), if !is_stopping => {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = is_stalled.cancelled() => {
+                tracing::debug!(%address, "closed a connection whose request body does not arrive");
+                return;
             }
             () = idle_check.as_mut() => {
                 if !guard.is_busy() {

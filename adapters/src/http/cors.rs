@@ -19,10 +19,18 @@ pub(crate) fn layer(origins: Arc<OriginPolicy>) -> CorsLayer {
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
+            // Polyfills of `EventSource` set these two.
+            header::CACHE_CONTROL,
             HeaderName::from_static("last-event-id"),
+            // gRPC-Web and Connect.
             HeaderName::from_static("x-grpc-web"),
             HeaderName::from_static("x-user-agent"),
             HeaderName::from_static("grpc-timeout"),
+            HeaderName::from_static("connect-protocol-version"),
+            HeaderName::from_static("connect-timeout-ms"),
+            // W3C Trace Context.
+            HeaderName::from_static("traceparent"),
+            HeaderName::from_static("tracestate"),
         ])
         .expose_headers(exposed)
         .max_age(Duration::from_secs(600))

@@ -4,4 +4,5 @@ pub(crate) mod connection;
 pub(crate) mod console;
 pub(crate) mod cors;
 pub(crate) mod health;
+pub(crate) mod request_body;
 pub(crate) mod rpc;

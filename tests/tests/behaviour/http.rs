@@ -247,6 +247,35 @@ async fn allowed_origins_may_call() {
         Some("http://localhost:5173")
     );
     assert_eq!(preflight("https://evil.example.com").await, None);
+    // What polyfills of `EventSource`, gRPC-Web, Connect and tracing send.
+    let url = server.url("/v1/sse");
+    let request = server.http().request(http::Method::OPTIONS, url);
+    let request = request
+        .header("origin", app)
+        .header("access-control-request-method", "GET");
+    let response = request.send().await.unwrap();
+    let allowed = &response.headers()["access-control-allow-headers"];
+    let allowed: Vec<_> = allowed
+        .to_str()
+        .unwrap()
+        .split(',')
+        .map(str::trim)
+        .collect();
+    for header in [
+        "authorization",
+        "cache-control",
+        "connect-protocol-version",
+        "connect-timeout-ms",
+        "content-type",
+        "grpc-timeout",
+        "last-event-id",
+        "traceparent",
+        "tracestate",
+        "x-grpc-web",
+        "x-user-agent",
+    ] {
+        assert!(allowed.contains(&header), "{header} is not in {allowed:?}");
+    }
     let call = async |path: &str| {
         let request = server
             .http()

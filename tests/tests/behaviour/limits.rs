@@ -77,6 +77,45 @@ async fn connections_without_a_request_are_closed() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_arrive_ends_its_request() {
+    let server = Server::builder()
+        .set("limits", "body_timeout = \"300ms\"")
+        .start()
+        .await;
+    for (path, kind) in [
+        ("/v1/rpc/StreamService/Publish", "application/json"),
+        (
+            "/tidewire.v1.StreamService/Publish",
+            "application/grpc-web+proto",
+        ),
+    ] {
+        let mut stream = dial(&server).await;
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\n\
+             content-length: 1000\r\n\r\n{{"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        ended(&mut stream).await;
+    }
+    // A body in time is served.
+    assert_eq!(server.publish("demo:a", json!(1)).await["seq"], 1);
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_leaves_its_connection_usable() {
+    let server = Server::start().await;
+    let mut stream = dial(&server).await;
+    let upgrade = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n\
+        connection: upgrade\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nauthorization: Bearer nonsense\r\n\r\n";
+    let answer = exchange(&mut stream, upgrade, "}").await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert!(answer.contains("\"code\":\"unauthenticated\""), "{answer}");
+    let answer = exchange(&mut stream, HEALTH, "ok\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
 async fn connections_per_address_are_limited() {
     let server = Server::builder()
         .set("limits", "connections_per_ip = 2")

@@ -1,0 +1,249 @@
+//! Request body: bounds the time in which a client sends it.
+//!
+//! A body must arrive within a time limit, and each second more costs
+//! [`BYTES_PER_SECOND`] bytes. The time begins when a handler waits for the first byte, so
+//! that a server that is slow itself refuses nobody. A call that streams its messages has no
+//! limit: its session ends silent clients.
+//!
+//! Over HTTP/1.1 the connection is closed, since its client still writes and reads no response.
+//! Over HTTP/2 the request fails, and the connection's other requests go on.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// The slowest rate at which a body may arrive after its time limit.
+const BYTES_PER_SECOND: u64 = 1 << 10;
+
+/// The methods whose clients stream messages, for as long as they like.
+const STREAMING_METHODS: [&str; 3] = [
+    "/tidewire.v1.StreamService/Connect",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// The error of a body that arrives too slowly.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the request body arrives too slowly: it had {limit:?} and a second for each {BYTES_PER_SECOND} bytes"
+)]
+pub(crate) struct SlowBody {
+    limit: Duration,
+    /// The error as gRPC reports it.
+    #[source]
+    status: tonic::Status,
+}
+
+/// The body of a request.
+pub(crate) struct RequestBody<B = Incoming> {
+    body: B,
+    /// `None` for a body that may take any time.
+    limit: Option<Duration>,
+    /// Cancelled when the time is over, to close the connection. `None` fails the request.
+    close: Option<CancellationToken>,
+    timer: Option<BodyTimer>,
+    received: u64,
+}
+
+/// The time limit of a body that a handler waits for.
+struct BodyTimer {
+    began: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl<B> RequestBody<B> {
+    /// The body of a request to `path`, which has `limit` and the time that its bytes buy. Then
+    /// `close` is cancelled, or the body fails if there is none.
+    pub(crate) fn new(
+        body: B,
+        path: &str,
+        limit: Duration,
+        close: Option<CancellationToken>,
+    ) -> Self {
+        let is_streaming = STREAMING_METHODS.contains(&path);
+        Self {
+            body,
+            limit: (!is_streaming).then_some(limit),
+            close,
+            timer: None,
+            received: 0,
+        }
+    }
+
+    /// Waits for the end of the time limit.
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<SlowBody> {
+        let Some(limit) = self.limit else {
+            return Poll::Pending;
+        };
+        let timer = self.timer.get_or_insert_with(|| {
+            let began = Instant::now();
+            BodyTimer {
+                began,
+                sleep: Box::pin(sleep_until(began + limit)),
+            }
+        });
+        let bought = Duration::from_secs(self.received / BYTES_PER_SECOND);
+        let deadline = timer.began + limit + bought;
+        if timer.sleep.deadline() != deadline {
+            timer.sleep.as_mut().reset(deadline);
+        }
+        ready!(timer.sleep.as_mut().poll(cx));
+        if let Some(close) = &self.close {
+            close.cancel();
+            return Poll::Pending;
+        }
+        let status = tonic::Status::deadline_exceeded("the request body arrives too slowly");
+        Poll::Ready(SlowBody { limit, status })
+    }
+}
+
+impl<B> HttpBody for RequestBody<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<axum::BoxError>,
+{
+    type Data = Bytes;
+    type Error = axum::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                if let Some(Ok(frame)) = &frame {
+                    self.received += frame.data_ref().map_or(0, Bytes::len) as u64;
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending => {
+                let slow = ready!(self.poll_limit(cx));
+                Poll::Ready(Some(Err(slow.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::body::Body;
+    use futures::{StreamExt as _, stream};
+    use http_body_util::BodyExt as _;
+    use tidewire_proto::{FILE_DESCRIPTOR_SET, prost::Message as _};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// A body of `count` parts of `bytes` each, one every second, that never ends.
+    fn dripping(count: u64, bytes: usize) -> Body {
+        let parts = stream::iter(0..count).then(move |_| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, std::convert::Infallible>(Bytes::from(vec![0; bytes]))
+        });
+        Body::from_stream(parts.chain(stream::pending()))
+    }
+
+    /// The time after which the body fails, and the bytes before.
+    async fn failure(body: Body, path: &str) -> (Duration, usize) {
+        let began = Instant::now();
+        let mut body = RequestBody::new(body, path, LIMIT, None);
+        let mut bytes = 0;
+        loop {
+            match body.frame().await {
+                Some(Ok(frame)) => bytes += frame.into_data().unwrap().len(),
+                Some(Err(error)) => {
+                    assert!(error.downcast_ref::<SlowBody>().is_some(), "{error}");
+                    return (began.elapsed(), bytes);
+                }
+                None => panic!("the body ended"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_fails_after_its_time() {
+        let (after, bytes) = failure(dripping(1, 10), "/v1/rpc/A/B").await;
+        assert_eq!((after.as_secs(), bytes), (10, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connection_closes_where_it_has_one_request() {
+        let close = CancellationToken::new();
+        let body = dripping(1, 10);
+        let mut body = RequestBody::new(body, "/v1/rpc/A/B", LIMIT, Some(close.clone()));
+        let began = Instant::now();
+        tokio::select! {
+            () = close.cancelled() => assert_eq!(began.elapsed().as_secs(), 10),
+            _ = async { while body.frame().await.is_some() {} } => panic!("the body ended"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn grpc_reports_an_exceeded_deadline() {
+        let mut body = RequestBody::new(dripping(0, 0), "/v1/rpc/A/B", LIMIT, None);
+        let error = body.frame().await.unwrap().unwrap_err();
+        let status = tonic::Status::from_error(error);
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_buy_time_at_the_least_rate() {
+        // Half of the rate: 20 parts buy the 10 seconds after the limit.
+        let (after, bytes) = failure(dripping(1_000, 512), "/v1/rpc/A/B").await;
+        assert!((19..=21).contains(&after.as_secs()), "{after:?}");
+        assert!((18 * 512..=21 * 512).contains(&bytes), "{bytes}");
+        // Above the rate, the body may take as long as it has bytes.
+        let (after, bytes) = failure(dripping(100, 2_048), "/v1/rpc/A/B").await;
+        assert_eq!((after.as_secs(), bytes), (210, 100 * 2_048));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_messages_has_no_limit() {
+        let body = dripping(1, 10);
+        let failing = failure(body, "/tidewire.v1.StreamService/Connect");
+        let waited = tokio::time::timeout(100 * LIMIT, failing).await;
+        assert!(waited.is_err(), "it failed");
+    }
+
+    #[test]
+    fn the_streaming_methods_are_those_of_the_descriptors() {
+        let mut streaming = BTreeSet::new();
+        for set in [
+            FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
+            let set = prost_types::FileDescriptorSet::decode(set).unwrap();
+            for file in &set.file {
+                for service in &file.service {
+                    for method in &service.method {
+                        if method.client_streaming() {
+                            let (service, method) = (service.name(), method.name());
+                            streaming.insert(format!("/{}.{service}/{method}", file.package()));
+                        }
+                    }
+                }
+            }
+        }
+        let listed: BTreeSet<_> = STREAMING_METHODS.map(str::to_owned).into();
+        assert_eq!(listed, streaming);
+    }
+}
