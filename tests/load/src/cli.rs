@@ -40,6 +40,9 @@ pub(crate) struct Common {
     /// Append every row to this file, as lines of JSON.
     #[arg(long, global = true)]
     pub(crate) out: Option<PathBuf>,
+    /// Measure over TLS. The bare loops, which have none, are left out.
+    #[arg(long, global = true)]
+    pub(crate) tls: bool,
     /// Measure the binary under test alone.
     #[arg(long, global = true)]
     pub(crate) alone: bool,

@@ -11,13 +11,14 @@ use crate::{
     machine,
     report::{self, Row},
     rig::{Rig, Shape, Source, Subject},
-    server::Programs,
+    server::{Certificate, Programs},
 };
 
 /// Files that this tool opens besides its connections.
 const OTHER_FILES: u64 = 64;
 
 /// CPUs of the servers, subjects to measure, and output of rows.
+#[derive(Clone)]
 pub(crate) struct Lab {
     pub(crate) programs: Programs,
     pub(crate) reps: usize,
@@ -66,6 +67,7 @@ impl Lab {
             own_cpus,
             grace: (common.grace * SECOND as f64) as u64,
             environment: common.environment.clone(),
+            certificate: common.tls.then(Certificate::new).transpose()?,
         };
         Ok(Self {
             programs,
@@ -88,7 +90,10 @@ impl Lab {
         if self.is_alone {
             return Vec::new();
         }
-        let mut beside = vec![Subject::Bare, Subject::Gather];
+        let mut beside = Vec::new();
+        if !self.has_tls() {
+            beside.extend([Subject::Bare, Subject::Gather]);
+        }
         beside.extend(self.programs.bun.is_some().then_some(Subject::Bun));
         beside
     }
@@ -96,6 +101,23 @@ impl Lab {
     /// Whether uWebSockets is measured too.
     pub(crate) fn has_bun(&self) -> bool {
         self.programs.bun.is_some() && !self.is_alone
+    }
+
+    /// Whether the servers are measured over TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.programs.certificate.is_some()
+    }
+
+    /// Returns the same lab, whose servers are measured over TLS.
+    ///
+    /// # Errors
+    /// No certificate can be issued.
+    pub(crate) fn over_tls(&self) -> anyhow::Result<Self> {
+        let mut lab = self.clone();
+        if !lab.has_tls() {
+            lab.programs.certificate = Some(Certificate::new()?);
+        }
+        Ok(lab)
     }
 
     /// Checks that the open-file limit allows this many connections.

@@ -1,12 +1,19 @@
 //! Rig: one server with its subscribers and its sender, ready to be measured.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use mio::net::TcpStream;
 
 use crate::{
-    client::{Dialect, Engine, Order, Plan, Route, Sender, Transport, dialect::Wanted},
+    client::{
+        Dialect, Engine, Order, Plan, Route, Sender, Transport,
+        dialect::Wanted,
+        socket::{self, Socket},
+    },
     clock::{self, MILLISECOND, SECOND},
     machine::{self, Memory},
     mark::{Ledger, MarkKind, Marks},
@@ -178,6 +185,7 @@ impl Rig {
             at_once: AT_ONCE,
             slow: shape.slow(),
             is_deflated: shape.is_deflated,
+            tls: programs.client(),
         };
         let tally = Tally::new(
             Marks::new(mark_kind(subject, shape)),
@@ -185,7 +193,7 @@ impl Rig {
             shape.connections,
         );
         let mut engine = Engine::new(plan, tally)?;
-        if let Some(sender) = sender(&server, subject, shape, names, venue.as_ref())? {
+        if let Some(sender) = sender(programs, &server, subject, shape, names, venue.as_ref())? {
             engine.add_sender(sender)?;
         }
         let before = server.memory();
@@ -344,6 +352,7 @@ fn ledger(shape: &Shape) -> Ledger {
 }
 
 fn sender(
+    programs: &Programs,
     server: &Server,
     subject: Subject,
     shape: &Shape,
@@ -356,7 +365,12 @@ fn sender(
             let name = |name: &String| name.trim_start_matches("prices:").replace('-', "");
             let names: Vec<_> = names.iter().map(name).collect();
             let stream = venue.accept(&names)?;
-            (Route::Venue, names, stream)
+            stream.set_nonblocking(true)?;
+            (
+                Route::Venue,
+                names,
+                Socket::Plain(TcpStream::from_std(stream)),
+            )
         }
         (Source::Prices, None) => anyhow::bail!("prices need a venue"),
         (Source::Messages, _) => {
@@ -364,11 +378,9 @@ fn sender(
                 Subject::Tidewire(_) => (Route::Publish, "/v1/ws"),
                 Subject::Bare | Subject::Gather | Subject::Bun => (Route::Reference, "/pub"),
             };
-            (route, names, open_websocket(server, path)?)
+            (route, names, open_websocket(programs, server, path)?)
         }
     };
-    stream.set_nonblocking(true)?;
-    let stream = TcpStream::from_std(stream);
     Ok(Some(Sender::new(
         stream,
         route,
@@ -379,11 +391,23 @@ fn sender(
 }
 
 /// Opens the sender's WebSocket, and waits for the response head.
-fn open_websocket(server: &Server, path: &str) -> anyhow::Result<std::net::TcpStream> {
-    use std::io::{Read as _, Write as _};
+fn open_websocket(programs: &Programs, server: &Server, path: &str) -> anyhow::Result<Socket> {
     let mut stream = std::net::TcpStream::connect(server.address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let Some(config) = programs.client() else {
+        exchange_heads(&mut stream, path)?;
+        stream.set_nonblocking(true)?;
+        return Ok(Socket::Plain(TcpStream::from_std(stream)));
+    };
+    let mut tls = rustls::StreamOwned::new(socket::connection(&config)?, stream);
+    exchange_heads(&mut tls, path)?;
+    let (connection, stream) = tls.into_parts();
+    stream.set_nonblocking(true)?;
+    Ok(Socket::joined(connection, TcpStream::from_std(stream)))
+}
+
+fn exchange_heads(stream: &mut (impl Read + Write), path: &str) -> anyhow::Result<()> {
     stream.write_all(&http1::upgrade(path, ""))?;
     let mut head = Vec::new();
     let mut byte = [0];
@@ -398,7 +422,7 @@ fn open_websocket(server: &Server, path: &str) -> anyhow::Result<std::net::TcpSt
         status == 101,
         "the sender got HTTP status {status}, expected 101"
     );
-    Ok(stream)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -126,6 +126,19 @@ fn idle_connections_are_counted() {
 }
 
 #[test]
+fn every_transport_delivers_everything_over_tls() {
+    let tls = [
+        "fanout",
+        "--tls",
+        "--transport",
+        "ws-json,ws-proto,sse,grpc",
+    ];
+    let rows = load(&[&tls[..], &SHORT[..]].concat());
+    rows.iter().for_each(assert_complete);
+    assert_eq!(rows.len(), 4);
+}
+
+#[test]
 fn slow_subscribers_take_nothing_from_the_others() {
     let slow = ["--every", "10", "--rate", "20", "--size", "500"];
     let rows = load(&[&["slow"], &SHORT[..], &slow].concat());

@@ -1,15 +1,12 @@
 //! Subscriber connection: opens, subscribes, then counts deliveries.
 
-use std::{
-    io::{self, Read as _, Write as _},
-    net::Shutdown,
-};
+use std::io::{self, Read as _, Write as _};
 
 use memchr::memmem;
-use mio::net::TcpStream;
 
 use super::{
     dialect::{Dialect, Framing, Progress, Wanted},
+    socket::Socket,
     tail::Tail,
 };
 use crate::{
@@ -55,7 +52,7 @@ pub(crate) struct Shared<'a> {
 
 /// One subscriber.
 pub(crate) struct Connection {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Socket,
     pub(crate) phase: Phase,
     pub(crate) end: Option<End>,
     /// Whether the server compresses.
@@ -76,7 +73,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Socket,
         dialect: Dialect,
         wanted: Vec<Wanted>,
         is_deflated: bool,
@@ -103,14 +100,20 @@ impl Connection {
 
     /// Writes queued bytes.
     pub(crate) fn flush(&mut self) {
-        if self.out.is_empty() || self.phase == Phase::Ended {
+        if self.phase == Phase::Ended {
             return;
         }
-        match self.stream.write(&self.out) {
-            Ok(written) if written == self.out.len() => self.out = Vec::new(),
-            Ok(written) => drop(self.out.drain(..written)),
-            Err(error) if is_for_later(&error) => {}
-            Err(error) => self.lose(error.to_string()),
+        if !self.out.is_empty() {
+            match self.stream.write(&self.out) {
+                Ok(written) if written == self.out.len() => self.out = Vec::new(),
+                Ok(written) => drop(self.out.drain(..written)),
+                Err(error) if is_for_later(&error) => return,
+                Err(error) => return self.lose(error.to_string()),
+            }
+        }
+        match self.stream.flush() {
+            Err(error) if !is_for_later(&error) => self.lose(error.to_string()),
+            _ => {}
         }
     }
 
@@ -128,7 +131,8 @@ impl Connection {
             let read = match self.stream.read(&mut buffer[kept..]) {
                 Ok(0) => return self.lose("the server ended the stream".to_owned()),
                 Ok(read) => read,
-                Err(error) if is_for_later(&error) => return,
+                // A TLS handshake may have ended with this read.
+                Err(error) if is_for_later(&error) => return self.flush(),
                 Err(error) => return self.lose(error.to_string()),
             };
             shared.tally.read(read);
@@ -144,7 +148,7 @@ impl Connection {
                 return self.lose("a frame is too long".to_owned());
             }
             // A read that did not fill the buffer emptied the socket.
-            if !to_end && kept + read < buffer.len() {
+            if !to_end && self.stream.reads_whole() && kept + read < buffer.len() {
                 return;
             }
         }
@@ -164,7 +168,7 @@ impl Connection {
 
     /// Closes the connection.
     pub(crate) fn leave(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.stream.close();
         self.phase = Phase::Ended;
     }
 

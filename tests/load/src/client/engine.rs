@@ -1,15 +1,17 @@
 //! Event loop: all subscribers and the sender on one thread.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
-use socket2::{Domain, Socket, Type};
+use rustls::ClientConfig;
+use socket2::{Domain, Type};
 
 use super::{
     connection::{Connection, End, OnFrame, Phase, Shared},
     dialect::{Dialect, Wanted},
     sender::Sender,
+    socket::Socket,
 };
 use crate::{clock, tally::Tally};
 
@@ -36,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) slow: Vec<usize>,
     /// Whether clients offer compression.
     pub(crate) is_deflated: bool,
+    /// How clients perform TLS handshakes. `None` is plain TCP.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 /// All subscribers and the sender.
@@ -80,7 +84,7 @@ impl Engine {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
-            .register(&mut sender.stream, SENDER, interest)?;
+            .register(sender.stream.source(), SENDER, interest)?;
         self.sender = Some(sender);
         Ok(())
     }
@@ -131,17 +135,22 @@ impl Engine {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
-            .register(&mut connection.stream, Token(key), interest)?;
+            .register(connection.stream.source(), Token(key), interest)?;
         self.connections.push(connection);
         self.pending += 1;
         Ok(())
     }
 
-    fn connect(&self, key: usize) -> io::Result<TcpStream> {
+    fn connect(&self, key: usize) -> io::Result<Socket> {
+        Socket::new(self.connect_tcp(key)?, self.plan.tls.as_ref())
+    }
+
+    fn connect_tcp(&self, key: usize) -> io::Result<TcpStream> {
         if !self.plan.slow.contains(&key) {
             return TcpStream::connect(self.plan.address);
         }
-        let socket = Socket::new(Domain::for_address(self.plan.address), Type::STREAM, None)?;
+        let socket =
+            socket2::Socket::new(Domain::for_address(self.plan.address), Type::STREAM, None)?;
         socket.set_recv_buffer_size(SLOW_BUFFER)?;
         socket.connect(&self.plan.address.into())?;
         socket.set_nonblocking(true)?;
@@ -303,7 +312,9 @@ impl Engine {
                 self.pending -= 1;
                 self.ready += 1;
                 if self.plan.slow.contains(&key) {
-                    self.poll.registry().deregister(&mut connection.stream)?;
+                    self.poll
+                        .registry()
+                        .deregister(connection.stream.source())?;
                 }
             }
             Phase::Ended if before == Phase::Ready => {

@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod dialect;
 pub(crate) mod engine;
 pub(crate) mod sender;
+pub(crate) mod socket;
 mod tail;
 
 pub(crate) use connection::End;

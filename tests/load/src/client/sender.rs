@@ -9,8 +9,7 @@ use std::{
     io::{self, Read as _, Write as _},
 };
 
-use mio::net::TcpStream;
-
+use super::socket::Socket;
 use crate::{
     clock,
     histogram::Histogram,
@@ -43,7 +42,7 @@ pub(crate) enum Order {
 
 /// The sender.
 pub(crate) struct Sender {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Socket,
     route: Route,
     names: Vec<String>,
     order: Order,
@@ -75,7 +74,7 @@ impl Schedule {
 
 impl Sender {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Socket,
         route: Route,
         names: Vec<String>,
         order: Order,
@@ -171,7 +170,12 @@ impl Sender {
                 Err(error) => anyhow::bail!("the server does not take messages: {error}"),
             }
         }
-        Ok(())
+        match self.stream.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                anyhow::bail!("the server does not take messages: {error}")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads and drops replies, and answers pings.

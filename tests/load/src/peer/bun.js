@@ -1,8 +1,11 @@
 // uWebSockets beside the server under test: a URL names the channels that a socket
-// follows, and on /pub a message is `channel\npayload`.
+// follows, and on /pub a message is `channel\npayload`. Arguments name the files of a
+// certificate and its key.
+const [certificate, key] = process.argv.slice(2);
 const server = Bun.serve({
   hostname: "127.0.0.1",
   port: 0,
+  tls: certificate && { cert: Bun.file(certificate), key: Bun.file(key) },
   fetch(request, server) {
     const url = new URL(request.url);
     const channels = (url.searchParams.get("ch") ?? "").split(",").filter((name) => name !== "");
@@ -23,4 +26,4 @@ const server = Bun.serve({
     },
   },
 });
-console.error(`listens on http://127.0.0.1:${server.port}`);
+console.error(`listens on ${certificate ? "https" : "http"}://127.0.0.1:${server.port}`);

@@ -53,14 +53,20 @@ impl Results {
 pub(crate) fn run(lab: &Lab, options: &Bars) -> anyhow::Result<()> {
     let start = clock::now();
     let mut results = Results::default();
+    let tls = lab.over_tls()?;
     for rep in 0..lab.reps {
-        fanout(lab, options, &mut results)?;
-        board(lab, options, &mut results)?;
-        transports(lab, options, &mut results)?;
-        if rep < LONG_REPS {
-            saturation(lab, &mut results)?;
-            connections(lab, options, &mut results)?;
+        let is_long = rep < LONG_REPS;
+        // With `--tls`, only the bars over TLS are measured.
+        if !lab.has_tls() {
+            fanout(lab, options, &mut results)?;
+            board(lab, options, &mut results)?;
+            transports(lab, options, &mut results)?;
+            if is_long {
+                saturation(lab, &mut results)?;
+                connections(lab, options, &mut results)?;
+            }
         }
+        over_tls(&tls, options, &mut results, is_long)?;
     }
     print_rows(&results)?;
     let lines: Vec<_> = bars().iter().map(|bar| bar.line(&results)).collect();
@@ -172,6 +178,25 @@ fn connections(lab: &Lab, options: &Bars, results: &mut Results) -> anyhow::Resu
     Ok(())
 }
 
+fn over_tls(lab: &Lab, options: &Bars, results: &mut Results, is_long: bool) -> anyhow::Result<()> {
+    let shape = Shape::fanout(SUBSCRIBERS);
+    for (who, subject) in beside(lab) {
+        let mut rig = lab.rig(subject, &shape)?;
+        let row = overrun(&mut rig, "50k, TLS", 50.0, options.seconds);
+        results.add(lab, "50k, TLS", who, row)?;
+    }
+    if !is_long {
+        return Ok(());
+    }
+    for (who, subject) in beside(lab) {
+        let row = ramp::saturate(lab, subject, &shape, RAMP_FROM, RAMP_SECONDS)?;
+        results.add(lab, "ramp, TLS", who, row)?;
+        let row = idle::measure(lab, subject, &idle::shape(options.idle, true), "idle, TLS")?;
+        results.add(lab, "idle, TLS", who, row)?;
+    }
+    Ok(())
+}
+
 fn print_rows(results: &Results) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for scenario in [
@@ -183,6 +208,9 @@ fn print_rows(results: &Results) -> anyhow::Result<()> {
         "board",
         "prices",
         "idle",
+        "50k, TLS",
+        "ramp, TLS",
+        "idle, TLS",
     ] {
         let all = ["tidewire", "sse", "grpc", "bun", "bare", "gather"];
         rows.extend(all.iter().filter_map(|who| results.median(scenario, who)));
@@ -381,6 +409,34 @@ fn bars() -> Vec<Bar> {
             Some(("50k", "tidewire")),
             cpu,
             AtMost(1.15),
+        ),
+        bar(
+            "TLS: CPU us/delivery, 50,000/s",
+            ("50k, TLS", "tidewire"),
+            Some(("50k, TLS", "bun")),
+            cpu,
+            AtMost(1.10),
+        ),
+        bar(
+            "TLS: saturation, deliveries/s",
+            ("ramp, TLS", "tidewire"),
+            Some(("ramp, TLS", "bun")),
+            |row| row.deliveries,
+            AtLeast(1.0),
+        ),
+        bar(
+            "TLS: idle WebSocket, bytes",
+            ("idle, TLS", "tidewire"),
+            None,
+            |row| row.rss_per_connection,
+            AtMost(6_144.0),
+        ),
+        bar(
+            "TLS: handshakes/s",
+            ("idle, TLS", "tidewire"),
+            Some(("idle, TLS", "bun")),
+            |row| row.connects,
+            AtLeast(0.8),
         ),
     ]
 }

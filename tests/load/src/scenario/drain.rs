@@ -2,7 +2,7 @@
 //! what time, and whether they recover after reconnecting.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -12,13 +12,13 @@ use memchr::memmem;
 
 use crate::{
     cli::Drain,
-    client::{Dialect, End, Engine, Plan, Transport, dialect::Wanted},
+    client::{Dialect, End, Engine, Plan, Transport, dialect::Wanted, socket},
     clock::{self, MILLISECOND, SECOND},
     lab::Lab,
     mark::{Ledger, MarkKind, Marks},
     report,
     rig::{Rig, Shape, Subject},
-    server::{Program, Server, ServerConfig, config::NAMESPACE},
+    server::{Program, Programs, Server, ServerConfig, config::NAMESPACE},
     tally::Tally,
     wire::http1,
 };
@@ -37,7 +37,7 @@ pub(crate) fn run(lab: &Lab, options: &Drain) -> anyhow::Result<()> {
     let subject = Subject::Tidewire(Transport::WsJson);
     let mut rig = Rig::set_up_with(&lab.programs, subject, &shape, config.clone())?;
     let channel = format!("{NAMESPACE}:c0");
-    let epoch = epoch(rig.server.address, &channel)?;
+    let epoch = epoch(&lab.programs, rig.server.address, &channel)?;
     let mut clients = Clients::new(options.connections);
     let mut row = rig.row("drain");
 
@@ -70,7 +70,7 @@ pub(crate) fn run(lab: &Lab, options: &Drain) -> anyhow::Result<()> {
 
     let folder = rig.server.into_folder()?;
     let again = Server::start_in(folder, &lab.programs, Program::Tidewire, &config)?;
-    let recovered = reconnect_all(&again, &channel, &epoch, &clients.last)?;
+    let recovered = reconnect_all(&lab.programs, &again, &channel, &epoch, &clients.last)?;
     let all = options.connections;
     row.note = format!(
         "notified {}/{all}, closed with 4003 {closed}/{all}, {}, exit after {:.1} s ({exit}), gaps {}, \
@@ -160,6 +160,7 @@ fn number_after(text: &[u8], before: &[u8]) -> Option<u64> {
 
 /// Reconnects all clients from their positions. Returns how many recovered.
 fn reconnect_all(
+    programs: &Programs,
     server: &Server,
     channel: &str,
     epoch: &str,
@@ -178,6 +179,7 @@ fn reconnect_all(
         at_once: 64,
         slow: Vec::new(),
         is_deflated: false,
+        tls: programs.client(),
     };
     let tally = Tally::new(Marks::new(MarkKind::Text), Ledger::new(vec![0]), last.len());
     let mut engine = Engine::new(plan, tally)?;
@@ -190,10 +192,20 @@ fn reconnect_all(
 }
 
 /// Returns the epoch of a channel.
-fn epoch(address: SocketAddr, channel: &str) -> anyhow::Result<String> {
-    let body = serde_json::json!({"channel": channel}).to_string();
-    let mut stream = TcpStream::connect(address)?;
+fn epoch(programs: &Programs, address: SocketAddr, channel: &str) -> anyhow::Result<String> {
+    let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    match programs.client() {
+        Some(config) => {
+            let connection = socket::connection(&config)?;
+            epoch_over(rustls::StreamOwned::new(connection, stream), channel)
+        }
+        None => epoch_over(stream, channel),
+    }
+}
+
+fn epoch_over(mut stream: impl Read + Write, channel: &str) -> anyhow::Result<String> {
+    let body = serde_json::json!({"channel": channel}).to_string();
     let head = format!(
         "POST /v1/rpc/StreamService/GetHistory HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",

@@ -2,6 +2,8 @@
 
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
+use super::certificate::{CERTIFICATE_FILE, KEY_FILE};
+
 /// Namespace of the published messages.
 pub(crate) const NAMESPACE: &str = "bench";
 
@@ -27,19 +29,24 @@ impl Default for ServerConfig {
 
 impl ServerConfig {
     /// Returns the configuration file. It removes limits on connections and rates, and
-    /// tolerates a venue that is silent between windows. Other settings keep their defaults.
-    pub(crate) fn toml(&self) -> String {
+    /// tolerates a venue that is silent between windows. Other settings keep their defaults. With
+    /// TLS, it names the certificate in the server's folder.
+    pub(crate) fn toml(&self, has_tls: bool) -> String {
         let Self {
             prices,
             drain,
             history,
         } = self;
         let symbols: Vec<_> = prices.iter().flat_map(|(_, symbols)| symbols).collect();
+        let tls = match has_tls {
+            true => format!("tls_cert = {CERTIFICATE_FILE:?}\ntls_key = {KEY_FILE:?}\n"),
+            false => String::new(),
+        };
         let mut text = format!(
             r#"[server]
 listen = "127.0.0.1:0"
 drain = "{}ms"
-[auth]
+{tls}[auth]
 anonymous = true
 hmac_secret = "a secret of the load tool, which is not secret"
 [limits]

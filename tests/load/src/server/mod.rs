@@ -1,6 +1,7 @@
 //! Server processes: the server under test and the reference servers, started, measured and
 //! stopped.
 
+pub(crate) mod certificate;
 pub(crate) mod config;
 pub(crate) mod venue;
 
@@ -10,14 +11,16 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
+pub(crate) use certificate::Certificate;
 pub(crate) use config::ServerConfig;
 pub(crate) use venue::Venue;
 
@@ -54,6 +57,16 @@ pub(crate) struct Programs {
     pub(crate) grace: u64,
     /// Further environment variables of the binary.
     pub(crate) environment: Vec<(String, String)>,
+    /// The certificate of the servers, if they are measured over TLS.
+    pub(crate) certificate: Option<Certificate>,
+}
+
+impl Programs {
+    /// Returns the TLS configuration of clients, if the servers are measured over TLS.
+    pub(crate) fn client(&self) -> Option<Arc<ClientConfig>> {
+        let certificate = self.certificate.as_ref()?;
+        Some(certificate.client.clone())
+    }
 }
 
 /// A running server. Dropping it kills the process.
@@ -182,15 +195,22 @@ fn command(
     program: Program,
     config: &ServerConfig,
 ) -> anyhow::Result<Command> {
+    if let Some(certificate) = &programs.certificate {
+        let written = certificate.write(folder);
+        written.context("the certificate cannot be written")?;
+    }
+    let has_tls = programs.certificate.is_some();
     match program {
         Program::Tidewire => {
             let file = folder.join("tidewire.toml");
-            fs::write(&file, config.toml()).context("the configuration cannot be written")?;
+            fs::write(&file, config.toml(has_tls))
+                .context("the configuration cannot be written")?;
             let mut command = Command::new(&programs.tidewire);
             command.arg("serve").arg("--config").arg(file);
             Ok(command)
         }
         Program::Bare | Program::Gather => {
+            anyhow::ensure!(!has_tls, "the bare loops have no TLS");
             let mut command = Command::new(env::current_exe()?);
             command.arg("bare");
             if program == Program::Gather {
@@ -207,6 +227,9 @@ fn command(
             fs::write(&script, peer::BUN_SCRIPT).context("the script cannot be written")?;
             let mut command = Command::new(bun);
             command.arg(script);
+            if has_tls {
+                command.args([certificate::CERTIFICATE_FILE, certificate::KEY_FILE]);
+            }
             Ok(command)
         }
     }
@@ -214,7 +237,7 @@ fn command(
 
 /// Waits for the log line with the server's address.
 fn listening(child: &mut Child) -> anyhow::Result<SocketAddr> {
-    const BEFORE: &str = "listens on http://";
+    const BEFORE: &str = "listens on http";
     let log = child.stderr.take().context("the server has no log")?;
     let (sender, receiver) = mpsc::channel();
     // Drains the log for as long as the server lives, so that the pipe never fills.
@@ -237,6 +260,8 @@ fn listening(child: &mut Child) -> anyhow::Result<SocketAddr> {
         };
         if let Some((_, rest)) = line.split_once(BEFORE) {
             let address: String = rest
+                .trim_start_matches("s")
+                .trim_start_matches("://")
                 .chars()
                 .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
                 .collect();
