@@ -84,12 +84,13 @@ function sourceRows(detail: SourceDetail, from: number | null): HTMLTableRowElem
   return [row, make("tr", { class: "remarks" }, cell)];
 }
 
-/** Remarks on a source: why it is excluded, the conversion of its price, missing trades, unknown volume. */
-function remarks({ reason, missing = 0, rate, volumeUnknown }: SourceDetail): string[] {
+/** Remarks on a source: why it is excluded, the conversion of its price, missing trades, unknown volume, other fields. */
+function remarks({ reason, missing = 0, rate, volumeUnknown, unexpectedFields = [] }: SourceDetail): string[] {
   const missingTrades = missing === 0 ? undefined : `${count(missing, "trade")} missing`;
   const converted = rate === undefined ? undefined : conversion(rate);
   const unknown = volumeUnknown === undefined ? undefined : `volume unknown: ${volumeUnknown}`;
-  return [reason, converted, missingTrades, unknown].filter((remark) => remark !== undefined);
+  const fields = unexpectedFields.length === 0 ? undefined : `fields not as documented: ${unexpectedFields.join(", ")}`;
+  return [reason, converted, missingTrades, unknown, fields].filter((remark) => remark !== undefined);
 }
 
 /** The rate that converted the price. */
