@@ -3,9 +3,9 @@
 //!
 //! Writing is in `writer`; the bytes of a frame are parsed in `frame`.
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{io, ops::ControlFlow, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tidewire_proto::{
     json,
     prost::Message as _,
@@ -79,14 +79,16 @@ pub(super) fn serve(
 /// client to close too.
 pub(super) async fn end((mut read, write): ByteStream, last_bytes: Vec<u8>) {
     let closing = async {
-        if write.write_all(&last_bytes).await.is_err() {
-            return;
-        }
+        let mut rest = Bytes::from(last_bytes);
+        let written = write.try_write(&rest)?;
+        rest.advance(written.accepted);
+        while !write.write_some(&mut rest).await? {}
         write.shut_down();
         let mut unread = BytesMut::new();
         while let Ok(1..) = read.read(&mut unread).await {
             unread.clear();
         }
+        Ok::<(), io::Error>(())
     };
     // A client that does not answer is cut.
     let _ = timeout(CLOSE_TIMEOUT, closing).await;
