@@ -107,6 +107,9 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
                 ));
             }
             serve::check(&config)?;
+            for contradiction in config.contradictions() {
+                print_error(&contradiction);
+            }
             print("the configuration is good");
             Ok(())
         }
@@ -146,7 +149,11 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn start(config: Config, feed: Feed) -> anyhow::Result<()> {
     telemetry::init_logs(config.log.format);
-    runtime()?.block_on(serve::run(config, feed))
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve::run(config, feed));
+    // What is stuck by now must not keep the process.
+    runtime.shutdown_background();
+    served
 }
 
 fn token(

@@ -190,6 +190,7 @@ pub(crate) struct StreamConfig {
     pub(crate) gather: Duration,
     #[serde(with = "humantime_serde")]
     pub(crate) idempotency_window: Duration,
+    pub(crate) idempotency_bytes: usize,
 }
 
 impl Default for StreamConfig {
@@ -199,6 +200,7 @@ impl Default for StreamConfig {
             busy_batch_interval: Duration::from_millis(80),
             gather: Duration::from_millis(15),
             idempotency_window: Duration::from_secs(5 * 60),
+            idempotency_bytes: 64 << 20,
         }
     }
 }
@@ -221,6 +223,7 @@ pub(crate) struct LimitsConfig {
     pub(crate) body_timeout: Duration,
     pub(crate) frame_bytes: usize,
     pub(crate) outbox_bytes: usize,
+    pub(crate) history_bytes: usize,
 }
 
 impl Default for LimitsConfig {
@@ -238,6 +241,7 @@ impl Default for LimitsConfig {
             body_timeout: Duration::from_secs(10),
             frame_bytes: 64 << 10,
             outbox_bytes: 256 << 10,
+            history_bytes: 512 << 20,
         }
     }
 }
@@ -377,9 +381,48 @@ impl Config {
                 self.limits.outbox_bytes
             );
         }
+        if self.limits.history_bytes < 4 * self.limits.frame_bytes {
+            bail!(
+                "limits.history_bytes is {}, expected {} at least, four times limits.frame_bytes: a history holds a publication and its encodings",
+                self.limits.history_bytes,
+                4 * self.limits.frame_bytes
+            );
+        }
+        if self.stream.idempotency_bytes < 4_096 {
+            bail!(
+                "stream.idempotency_bytes is {}, expected 4096 at least",
+                self.stream.idempotency_bytes
+            );
+        }
         self.prices.check()?;
         ChainConfig::check_all(&self.chain)?;
         Ok(())
+    }
+
+    /// Limits that contradict each other. The server runs with them, but hardly as it was meant.
+    pub(crate) fn contradictions(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let LimitsConfig {
+            outbox_bytes,
+            frame_bytes,
+            history_bytes,
+            ..
+        } = self.limits;
+        if outbox_bytes < frame_bytes {
+            all.push(format!(
+                "limits.outbox_bytes is {outbox_bytes} and limits.frame_bytes {frame_bytes}: expected an outbox that holds the largest publication, which otherwise waits until it is empty"
+            ));
+        }
+        for namespace in self.namespace.iter().map(NamespaceConfig::namespace) {
+            let largest = namespace.history_size.saturating_mul(frame_bytes);
+            if largest > history_bytes {
+                all.push(format!(
+                    "namespace.history_size of {:?} is {}: with the largest publications one channel has {largest} bytes, expected limits.history_bytes ({history_bytes}) at most, which all channels share",
+                    namespace.name, namespace.history_size
+                ));
+            }
+        }
+        all
     }
 
     /// Keys that are set, and whose part of the server is not built yet.
@@ -405,6 +448,8 @@ impl Config {
             keepalive: self.server.keepalive,
             publication_bytes: self.limits.frame_bytes,
             idempotency_window: self.stream.idempotency_window,
+            idempotency_bytes: self.stream.idempotency_bytes,
+            history_bytes: self.limits.history_bytes,
             shards: self.server.shards(),
             max_write_pause: self.stream.gather,
             transports: &tidewire_adapters::TRANSPORTS,
@@ -542,6 +587,21 @@ mod tests {
             let error = check(wrong).unwrap_err();
             assert!(error.contains("expected 1s to 10m"), "{error}");
         }
+    }
+
+    #[test]
+    fn limits_are_checked_against_each_other() {
+        let contradictions = |text: &str| read(text).unwrap().contradictions();
+        assert_eq!(contradictions(EXAMPLE), [""; 0]);
+        let small = contradictions("[limits]\noutbox_bytes = 32768");
+        assert_eq!(small.len(), 1, "{small:?}");
+        let long = contradictions("[[namespace]]\nname = \"log\"\nhistory_size = 10000");
+        assert_eq!(long.len(), 1, "{long:?}");
+        assert!(
+            long[0].starts_with("namespace.history_size of \"log\" is 10000"),
+            "{long:?}"
+        );
+        assert!(small[0].starts_with("limits.outbox_bytes is 32768 and limits.frame_bytes 65536"));
     }
 
     #[test]

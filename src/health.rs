@@ -1,7 +1,7 @@
 //! Health watch: finds out once a second which parts of the server do not work.
 //!
 //! A part whose fault comes and goes by itself, such as a venue that reconnects, counts as
-//! faulty after a while only ([`VENUES_GRACE`], [`chain_grace`]).
+//! faulty after a while only ([`VENUES_GRACE`], [`SHARD_GRACE`], [`chain_grace`]).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,6 +17,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time for which no venue may be live: all may reconnect at the same time.
 const VENUES_GRACE: Duration = Duration::from_secs(10);
+
+/// Time for which a shard may be late before clients are told.
+const SHARD_GRACE: Duration = Duration::from_secs(5);
 
 /// Blocks that a chain may miss before it counts as standing still.
 const MISSED_BLOCKS: u32 = 20;
@@ -52,6 +55,7 @@ impl HealthWatch {
             let now = Instant::now();
             let mut reports = Vec::new();
             reports.extend(self.venues(&mut venues_live_at, now));
+            reports.push(self.shards());
             reports.extend(self.chain_configs.iter().map(|chain| {
                 let seen = blocks.entry(chain.id).or_insert(SeenBlock {
                     hash: None,
@@ -63,6 +67,20 @@ impl HealthWatch {
             if cancel.run_until_cancelled(reported).await.is_none() {
                 return;
             }
+        }
+    }
+
+    /// The shards together.
+    fn shards(&self) -> PartReport {
+        let late = self.stream.late_shards();
+        let mut late = late.iter().filter(|one| one.late_for >= SHARD_GRACE);
+        let fault = late.next().map(|one| {
+            let seconds = one.late_for.as_secs();
+            format!("{} has not finished a tick for {seconds} s", one.shard)
+        });
+        PartReport {
+            part: "shards".to_owned(),
+            fault,
         }
     }
 

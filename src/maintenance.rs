@@ -31,9 +31,15 @@ pub(crate) async fn sweep_histories(
                 stream.sweep();
                 metrics.run_upkeep();
             }
+            () = stream.over_budget() => stream.sweep(),
             () = cancel.cancelled() => return,
         }
     }
+}
+
+/// Watches over the shards' threads.
+pub(crate) async fn watch_shards(stream: Arc<StreamCore>, cancel: CancellationToken) {
+    cancel.run_until_cancelled(stream.watch_shards()).await;
 }
 
 /// Stores the followed items of chains, and ends the unfollowed ones. A task of its own: it

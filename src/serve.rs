@@ -4,8 +4,9 @@
 //! 2. [`Server::start`] binds the port, restores the stored state, then starts all tasks. The
 //!    port is served last: no client sees a half-restored server.
 //! 3. [`RunningServer::shut_down`] sends clients away, waits for tasks, and saves histories.
+//!    Each step has an end, whatever a client or a shard does.
 
-use std::{net::TcpListener, sync::Arc};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -18,7 +19,10 @@ use tidewire_price::PriceEngine;
 use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc};
 use tidewire_store::{EmbeddedStore, SharedStore};
 use tidewire_stream::{Namespace, Namespaces, PublishRight, SharedClock, StreamCore, SystemClock};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -28,6 +32,13 @@ use crate::{
     histories, maintenance, security, telemetry,
 };
 
+/// Longest part of the drain window that is left for threads and histories, after clients.
+const MAX_RESERVE: Duration = Duration::from_secs(2);
+
+/// Time from SIGTERM to a forced exit where the drain window is shorter: a short window cuts
+/// clients, and must not lose histories.
+const SHORTEST_EXIT: Duration = Duration::from_secs(5);
+
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let metrics = telemetry::init_metrics()?;
@@ -36,6 +47,9 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
             key,
             "this key is set, and its part of the server is not built yet"
         );
+    }
+    for contradiction in config.contradictions() {
+        tracing::warn!("{contradiction}");
     }
     let server = Server::build(config, feed, metrics).await?;
     let mut running = server.start().await?;
@@ -170,6 +184,7 @@ impl Server {
         tasks.spawn(health.run(halt.clone()));
         tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
         tasks.spawn(maintenance::sweep_watches(watches, halt.clone()));
+        tasks.spawn(maintenance::watch_shards(self.stream.clone(), halt.clone()));
         let threads = tidewire_adapters::serve(&listener, &gateway, self.tls, stop, halt)
             .context("the server's threads cannot start")?;
         Ok(RunningServer {
@@ -246,26 +261,43 @@ impl RunningServer {
         );
         stop.cancel();
         let window = self.config.server.drain;
-        let deadline = tokio::time::Instant::now() + window;
-        self.stream.drain(window).await;
+        let started = Instant::now();
+        exit_after(window.max(SHORTEST_EXIT));
+        let reserve = (window / 5).min(MAX_RESERVE);
+        let cut = started + window - reserve;
+        // In a task of its own: a session that is stuck in its lock keeps only that task.
+        let stream = self.stream.clone();
+        let drained = tokio::spawn(async move { stream.drain(window).await });
+        let is_drained = timeout_at(cut, drained).await.is_ok();
         halt.cancel();
         tasks.close();
-        if tokio::time::timeout_at(deadline, tasks.wait())
-            .await
-            .is_err()
-        {
+        if timeout_at(cut, tasks.wait()).await.is_err() || !is_drained {
             tracing::warn!(
                 tasks = tasks.len(),
                 "some connections did not end in time and are cut"
             );
         }
-        self.threads.end();
+        self.threads.end(cut + reserve / 2).await;
         if let Some(store) = &self.store
             && let Err(error) = histories::save(&**store, &self.stream).await
         {
             tracing::error!(%error, "histories are not saved: clients will read their state again");
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Ends the process after `time`, if it still runs: a shard's thread that is stuck in a lock
+/// could stop every orderly way out.
+fn exit_after(time: Duration) {
+    let watch = std::thread::Builder::new().name("tidewire-exit".to_owned());
+    let watched = watch.spawn(move || {
+        std::thread::sleep(time);
+        tracing::error!("the stop takes too long: the process ends, and histories may be lost");
+        std::process::exit(1);
+    });
+    if let Err(error) = watched {
+        tracing::warn!(%error, "nothing watches over the time of the stop");
     }
 }
 

@@ -94,12 +94,23 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_gauge!("tidewire_channels_followed", "Channels with a subscriber.");
     metrics::describe_gauge!(
         "tidewire_outbox_bytes",
-        "Bytes in the outboxes of all clients."
+        "Bytes that wait for clients: in outboxes, held back, and in transports."
     );
-    metrics::describe_gauge!("tidewire_outbox_bytes_max", "Bytes in the fullest outbox.");
+    metrics::describe_gauge!(
+        "tidewire_outbox_bytes_max",
+        "Bytes that wait for the client with the most of them."
+    );
+    metrics::describe_gauge!(
+        "tidewire_history_bytes",
+        "Memory of all histories, with the encodings of their publications."
+    );
     metrics::describe_gauge!(
         "tidewire_part_degraded",
         "Whether a part of the server does not work."
+    );
+    metrics::describe_gauge!(
+        "tidewire_shard_late",
+        "Whether a shard has not finished a tick for a second."
     );
     metrics::describe_gauge!(
         "tidewire_price_age_seconds",
@@ -183,9 +194,15 @@ pub(crate) struct ServerProbes {
 impl Probes for ServerProbes {
     fn ready(&self) -> Result<(), String> {
         if self.stopping.is_cancelled() {
-            Err("the server is about to stop".to_owned())
-        } else {
-            Ok(())
+            return Err("the server is about to stop".to_owned());
+        }
+        match self.stream.late_shards().first() {
+            Some(late) => Err(format!(
+                "{} has not finished a tick for {} s: its connections wait",
+                late.shard,
+                late.late_for.as_secs()
+            )),
+            None => Ok(()),
         }
     }
 
@@ -210,6 +227,7 @@ impl Probes for ServerProbes {
             metrics::gauge!("tidewire_part_degraded", "part" => part.part)
                 .set(f64::from(u8::from(is_degraded)));
         }
+        metrics::gauge!("tidewire_history_bytes").set(stats.history_bytes as f64);
         for (symbol, age_ms) in self.prices.ages_ms() {
             metrics::gauge!("tidewire_price_age_seconds", "symbol" => symbol)
                 .set(age_ms as f64 / 1_000.0);

@@ -107,6 +107,6 @@ impl Gateway {
     /// The number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.stream.stats().connections()
+        self.stream.registry_sizes().connections
     }
 }

@@ -8,6 +8,7 @@ use tidewire_stream::ShardId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,7 @@ pub fn serve(
         halt: halt.clone(),
     });
     let (end, mut threads) = (CancellationToken::new(), Vec::new());
+    let (running, all_ended) = mpsc::channel::<()>(1);
     for shard in stream.hub().shards() {
         let acceptor = ShardAcceptor {
             shard,
@@ -75,7 +77,7 @@ pub fn serve(
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (stream, end) = (stream.clone(), end.clone());
+        let (stream, end, running) = (stream.clone(), end.clone(), running.clone());
         let thread = std::thread::Builder::new()
             .name(format!("tidewire-{shard}"))
             .spawn(move || {
@@ -87,10 +89,15 @@ pub fn serve(
                     });
                     end.cancelled().await;
                 });
+                drop((runtime, running));
             })?;
         threads.push(thread);
     }
-    Ok(ShardThreads { end, threads })
+    Ok(ShardThreads {
+        end,
+        threads,
+        all_ended,
+    })
 }
 
 /// The threads of the shards.
@@ -98,13 +105,23 @@ pub fn serve(
 pub struct ShardThreads {
     end: CancellationToken,
     threads: Vec<std::thread::JoinHandle<()>>,
+    /// Closed when each thread has dropped its sender at its end.
+    all_ended: mpsc::Receiver<()>,
 }
 
 impl ShardThreads {
-    /// Ends the threads, and the connections that are still open on them.
-    pub fn end(self) {
+    /// Ends the threads, and the connections that are still open on them. A thread that has
+    /// not ended at `deadline` is left to the end of the process.
+    pub async fn end(mut self, deadline: Instant) {
         self.end.cancel();
+        // Nothing is ever sent: the channel only closes.
+        let has_ended = timeout_at(deadline, self.all_ended.recv()).await.is_ok();
         for thread in self.threads {
+            if !has_ended && !thread.is_finished() {
+                let name = thread.thread().name().unwrap_or_default();
+                tracing::error!(thread = name, "a shard's thread does not end, and is left");
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!("a shard's thread panicked");
             }
@@ -250,4 +267,27 @@ fn set_socket_options(listener: &std::net::TcpListener) -> io::Result<()> {
         socket.set_tcp_notsent_lowat(NOTSENT_BYTES)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_is_stuck_is_left_at_the_deadline() {
+        let (running, all_ended) = mpsc::channel::<()>(1);
+        let (release, stuck) = std::sync::mpsc::channel::<()>();
+        let stuck = std::thread::spawn(move || {
+            // Until the test has ended.
+            let _ = stuck.recv();
+            drop(running);
+        });
+        let threads = ShardThreads {
+            end: CancellationToken::new(),
+            threads: vec![stuck],
+            all_ended,
+        };
+        threads.end(Instant::now() + Duration::from_secs(1)).await;
+        drop(release);
+    }
 }

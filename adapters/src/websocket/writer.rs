@@ -212,6 +212,7 @@ impl SocketWriter {
             Ok(written) => {
                 // Counted as sent, since the rest is either written by the task or lost.
                 self.session.record_sent(bytes.len());
+                self.session.record_unsent(bytes.len() - written.accepted);
                 state.is_blocked = true;
                 // Succeeds while the reader runs, which holds the writer.
                 if let Some(this) = self.this.upgrade() {
@@ -286,6 +287,7 @@ impl SocketWriter {
         {
             let mut state = self.state.lock();
             state.is_blocked = false;
+            self.session.record_unsent(0);
             match written {
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) => self.end(&mut state),

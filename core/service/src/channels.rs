@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidewire_proto::v1::{
     ErrorCode, GetHistoryRequest, GetHistoryResponse, PublishRequest, PublishResponse,
 };
-use tidewire_stream::{Identity, Position, StreamCore, StreamError};
+use tidewire_stream::{Identity, PageLimit, Position, StreamCore, StreamError};
 
 /// Messages that `GetHistory` returns when the request sets no limit.
 const HISTORY_LIMIT: u32 = 100;
@@ -42,11 +42,18 @@ impl ChannelOperations {
         })
     }
 
-    /// Reads the history of a channel.
+    /// Length that the history in a response should not exceed, in bytes: as much as may wait
+    /// for a client.
+    pub(crate) fn history_bytes(&self) -> usize {
+        self.stream.options().outbox_bytes
+    }
+
+    /// Reads the history of a channel, up to about `bytes`.
     pub(crate) async fn history(
         &self,
         identity: &Identity,
         request: GetHistoryRequest,
+        bytes: usize,
     ) -> Result<GetHistoryResponse, StreamError> {
         let GetHistoryRequest {
             channel,
@@ -61,9 +68,13 @@ impl ChannelOperations {
             ));
         }
         let since = since.map(Position::from);
+        let page = PageLimit {
+            items: limit as usize,
+            bytes,
+        };
         let (channel, history) = self
             .stream
-            .history_as(identity, &channel, since, limit as usize)
+            .history_as(identity, &channel, since, page)
             .await?;
         let messages = history.publications.iter().map(|publication| {
             let mut message = publication.to_message();

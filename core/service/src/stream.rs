@@ -243,7 +243,9 @@ impl StreamService for StreamRpc {
         request: Request<GetHistoryRequest>,
     ) -> Result<Response<GetHistoryResponse>, Status> {
         let identity = identity_of(&request);
-        let history = self.channels.history(&identity, request.into_inner()).await;
+        let bytes = self.channels.history_bytes();
+        let request = request.into_inner();
+        let history = self.channels.history(&identity, request, bytes).await;
         history
             .map(Response::new)
             .map_err(|error| status_of(&error))

@@ -188,10 +188,10 @@ fn event(outgoing: &OutgoingMessage) -> Option<WatchEvent> {
     let publication = match outgoing {
         OutgoingMessage::Publication(publication) => publication,
         OutgoingMessage::Direct(message) => {
-            let Some(Data::Gap(gap)) = &message.data else {
+            let Some(Data::Gap(gap)) = message.to_message().data else {
                 return None;
             };
-            return Some(gap_event(gap.clone()));
+            return Some(gap_event(gap));
         }
         OutgoingMessage::PriceBatch(_) => return None,
     };

@@ -14,6 +14,7 @@ pub mod channel_provider;
 pub mod clock;
 pub mod error;
 pub mod health;
+mod history_memory;
 pub mod hub;
 pub mod identity;
 pub mod limit;
@@ -29,12 +30,13 @@ mod transport;
 
 pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeySet, TokenRules};
 pub use backoff::Backoff;
+pub use broker::PageLimit;
 pub use channel::{ChannelName, ChannelNameError};
 pub use channel_provider::{ChannelEpoch, ChannelProvider};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
 pub use error::StreamError;
 pub use health::{PartHealth, PartReport};
-pub use hub::{Shard, ShardId, Sink};
+pub use hub::{LateShard, Shard, ShardId, Sink};
 pub use identity::{Identity, Scope, UserId};
 pub use limit::{LimitError, LimitOptions, SessionLimits, SessionQuota};
 pub use namespace::{Access, Class, Namespace, Namespaces, Opening, Ownership, PublishRight};
@@ -45,7 +47,7 @@ pub use publisher::{DurablePublisher, Publisher};
 pub use session::{
     CloseReason, Command, Connection, ConnectionInfo, ConnectionQuality, DirectMessage, Encoding,
     FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch,
-    RegistrySizes, Session,
+    RegistrySizes, ReplyReservation, Session,
 };
 pub use stream_core::{ConnectionFilter, Presence, StreamCore, StreamStats, Target};
 pub use transport::{Transport, TransportStats};

@@ -24,6 +24,11 @@ pub struct StreamOptions {
     pub publication_bytes: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// Bytes that the remembered idempotency keys may take. Beyond, a publication with a new
+    /// key is refused.
+    pub idempotency_bytes: usize,
+    /// Memory of all histories together, with the encodings of their publications, in bytes.
+    pub history_bytes: usize,
     /// Number of shards. Each needs a thread that runs it.
     pub shards: usize,
     /// Longest pause in which a shard collects publications for one write.
@@ -55,6 +60,8 @@ impl Default for StreamOptions {
             keepalive: Duration::from_secs(25),
             publication_bytes: 64 << 10,
             idempotency_window: Duration::from_secs(5 * 60),
+            idempotency_bytes: 64 << 20,
+            history_bytes: 512 << 20,
             shards: 0,
             max_write_pause: Duration::from_millis(15),
             transports: &[],

@@ -8,14 +8,20 @@ use std::{
     fmt,
     io::Write as _,
     ops::Range,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tidewire_proto::{json, v1};
 
-use crate::ChannelName;
+use crate::{
+    ChannelName,
+    history_memory::{HistoryMemory, heap_bytes},
+};
 
 /// Content of a publication: the `type` and `data` of a server message.
 pub type Event = v1::server_message::Data;
@@ -145,25 +151,76 @@ pub struct Publication {
     position: Position,
     time_ms: i64,
     event: Event,
+    /// Length of the event, in bytes, estimated. Exact for what clients published.
+    event_bytes: usize,
     json: OnceLock<Encoded>,
     proto: OnceLock<Encoded>,
     frames: [OnceLock<Bytes>; FrameKind::SLOTS],
+    /// Memory of the publication and its encodings, in bytes, and [`IN_HISTORY`].
+    memory: AtomicUsize,
+    /// Where `memory` is charged while a history has the publication.
+    charged_to: OnceLock<Arc<HistoryMemory>>,
 }
+
+/// Bit of [`Publication::memory`]: a history has the publication, and is charged for it.
+const IN_HISTORY: usize = 1 << (usize::BITS - 1);
+
+/// Memory of an entry of a history, with room to grow, and of the counts of a shared
+/// publication, in bytes.
+const ENTRY_BYTES: usize = 32;
 
 impl Publication {
     /// A publication at `position` of `channel`, published at `time_ms`, in milliseconds since
     /// the Unix epoch.
     #[must_use]
     pub fn new(channel: ChannelName, position: Position, time_ms: i64, event: Event) -> Arc<Self> {
+        let event_bytes = event_bytes(&event);
+        let memory = heap_bytes(size_of::<Self>()) + heap_bytes(event_bytes) + ENTRY_BYTES;
         Arc::new(Self {
             channel,
             position,
             time_ms,
             event,
+            event_bytes,
             json: OnceLock::new(),
             proto: OnceLock::new(),
             frames: [const { OnceLock::new() }; FrameKind::SLOTS],
+            memory: AtomicUsize::new(memory),
+            charged_to: OnceLock::new(),
         })
+    }
+
+    /// Notes that a history has the publication: from now on `memory` is charged for it, and for
+    /// each encoding when it is made. A publication enters one history once.
+    pub(crate) fn enter_history(&self, memory: &Arc<HistoryMemory>) {
+        if self.charged_to.set(memory.clone()).is_ok() {
+            memory.add(self.memory.fetch_or(IN_HISTORY, Ordering::AcqRel));
+        }
+    }
+
+    /// Notes that the history has dropped the publication, and returns the bytes that are no
+    /// longer charged for.
+    pub(crate) fn leave_history(&self) -> usize {
+        let before = self.memory.fetch_and(!IN_HISTORY, Ordering::AcqRel);
+        let bytes = before & !IN_HISTORY;
+        match self.charged_to.get() {
+            Some(charged) if before != bytes => {
+                charged.remove(bytes);
+                bytes
+            }
+            _ => 0,
+        }
+    }
+
+    /// Counts an encoding that was just made.
+    fn charge(&self, length: usize) {
+        let bytes = heap_bytes(length);
+        let before = self.memory.fetch_add(bytes, Ordering::AcqRel);
+        if before & IN_HISTORY != 0
+            && let Some(charged) = self.charged_to.get()
+        {
+            charged.add(bytes);
+        }
     }
 
     /// Channel.
@@ -208,6 +265,11 @@ impl Publication {
         self.json_encoded().bytes.clone()
     }
 
+    /// Length of the message as JSON, in bytes.
+    pub(crate) fn json_len(&self) -> usize {
+        self.json_encoded().bytes.len()
+    }
+
     /// The `data` of the message as JSON.
     #[must_use]
     pub fn json_data(&self) -> &[u8] {
@@ -221,6 +283,19 @@ impl Publication {
         self.proto_encoded().bytes.clone()
     }
 
+    /// Length of the message as protobuf, in bytes.
+    pub(crate) fn proto_len(&self) -> usize {
+        self.proto_encoded().bytes.len()
+    }
+
+    /// The message as protobuf, which is not kept if it was not made before.
+    pub(crate) fn proto_once(&self) -> Bytes {
+        match self.proto.get() {
+            Some(encoded) => encoded.bytes.clone(),
+            None => self.make_proto().bytes,
+        }
+    }
+
     /// The `data` of the message as protobuf, without its field's key and length.
     #[must_use]
     pub fn proto_data(&self) -> &[u8] {
@@ -230,7 +305,11 @@ impl Publication {
 
     /// The frame in a slot. `make` is called on first use only.
     pub fn frame(&self, kind: FrameKind, make: impl FnOnce(&Self) -> Bytes) -> &Bytes {
-        self.frames[kind.index()].get_or_init(|| make(self))
+        self.frames[kind.index()].get_or_init(|| {
+            let frame = make(self);
+            self.charge(frame.len());
+            frame
+        })
     }
 
     /// The message as a value, where its bytes are not enough.
@@ -245,27 +324,15 @@ impl Publication {
         }
     }
 
-    /// Estimated size in memory, with its encodings, in bytes.
+    /// Memory of the publication with the encodings that were made so far, in bytes, estimated.
     #[must_use]
-    pub fn size(&self) -> usize {
-        let frames: usize = self
-            .frames
-            .iter()
-            .filter_map(OnceLock::get)
-            .map(Bytes::len)
-            .sum();
-        let encodings = [&self.json, &self.proto];
-        let encodings: usize = encodings
-            .iter()
-            .filter_map(|e| e.get())
-            .map(|e| e.bytes.len())
-            .sum();
-        size_of::<Self>() + json_size_hint(&self.event) + encodings + frames
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.load(Ordering::Relaxed) & !IN_HISTORY
     }
 
     /// Length on the wire in bytes, estimated without encoding it.
     pub(crate) fn encoded_size_hint(&self) -> usize {
-        self.channel.as_str().len() + json_size_hint(&self.event) + 96
+        self.channel.as_str().len() + self.event_bytes + 96
     }
 
     fn json_encoded(&self) -> &Encoded {
@@ -286,6 +353,7 @@ impl Publication {
             let end = out.len();
             let tail = write!(out, r#","timestamp":{}}}"#, self.time_ms);
             debug_assert!(tail.is_ok(), "writing to a vector does not fail");
+            self.charge(out.capacity());
             Encoded {
                 bytes: out.into(),
                 data: start..end,
@@ -295,30 +363,37 @@ impl Publication {
 
     fn proto_encoded(&self) -> &Encoded {
         self.proto.get_or_init(|| {
-            let (field, data) = json::proto_fragment(&self.event);
-            let mut out = Vec::with_capacity(data.len() + self.channel.as_str().len() + 32);
-            prost::encoding::string::encode(2, &self.channel.as_str().to_owned(), &mut out);
-            prost::encoding::uint64::encode(3, &self.position.seq, &mut out);
-            prost::encoding::int64::encode(4, &self.time_ms, &mut out);
-            encode_key(field, WireType::LengthDelimited, &mut out);
-            encode_varint(data.len() as u64, &mut out);
-            let start = out.len();
-            out.extend_from_slice(&data);
-            let end = out.len();
-            Encoded {
-                bytes: out.into(),
-                data: start..end,
-            }
+            let encoded = self.make_proto();
+            self.charge(encoded.bytes.len());
+            encoded
         })
+    }
+
+    fn make_proto(&self) -> Encoded {
+        let (field, data) = json::proto_fragment(&self.event);
+        let mut out = Vec::with_capacity(data.len() + self.channel.as_str().len() + 32);
+        prost::encoding::string::encode(2, &self.channel.as_str().to_owned(), &mut out);
+        prost::encoding::uint64::encode(3, &self.position.seq, &mut out);
+        prost::encoding::int64::encode(4, &self.time_ms, &mut out);
+        encode_key(field, WireType::LengthDelimited, &mut out);
+        encode_varint(data.len() as u64, &mut out);
+        let start = out.len();
+        out.extend_from_slice(&data);
+        let end = out.len();
+        Encoded {
+            bytes: out.into(),
+            data: start..end,
+        }
     }
 }
 
-/// Memory of an event on the heap, in bytes, estimated: only what clients send can be large.
-fn json_size_hint(event: &Event) -> usize {
+/// Length of an event, in bytes, estimated. JSON and the parts of a message in memory take about
+/// twice as much as protobuf.
+fn event_bytes(event: &Event) -> usize {
     match event {
         Event::Message(bytes) => bytes.len(),
-        Event::Notification(notification) => notification.body.len() + notification.data.len(),
-        _ => 256,
+        Event::Notification(notification) => notification.data.len() + 2 * event.encoded_len(),
+        event => 2 * event.encoded_len(),
     }
 }
 
@@ -362,5 +437,32 @@ mod tests {
         let first = publication.frame(FrameKind::new(0), |_| Bytes::from_static(b"x"));
         let again = publication.frame(FrameKind::new(0), |_| unreachable!("made before"));
         assert_eq!(first, again);
+    }
+
+    #[test]
+    fn a_history_is_charged_for_every_encoding_and_for_nothing_afterwards() {
+        let memory = Arc::new(HistoryMemory::new(1 << 20));
+        let publication = Publication::new(
+            ChannelName::parse("demo:hello").unwrap(),
+            Position {
+                epoch: Epoch::new("e"),
+                seq: 1,
+            },
+            0,
+            Event::Message(Bytes::from(vec![b'1'; 1_000])),
+        );
+        let _ = publication.json();
+        publication.enter_history(&memory);
+        assert_eq!(memory.used(), publication.memory_bytes());
+        let with_json = memory.used();
+        assert!(with_json > 2_000, "{with_json}");
+        let _ = (publication.json(), publication.proto());
+        publication.frame(FrameKind::new(0), |_| Bytes::from(vec![b'x'; 500]));
+        assert_eq!(memory.used(), publication.memory_bytes());
+        assert!(memory.used() > with_json + 1_500, "{}", memory.used());
+        assert_eq!(publication.leave_history(), publication.memory_bytes());
+        assert_eq!((memory.used(), publication.leave_history()), (0, 0));
+        publication.frame(FrameKind::new(1), |_| Bytes::from(vec![b'x'; 500]));
+        assert_eq!(memory.used(), 0, "a session that still has it is charged");
     }
 }

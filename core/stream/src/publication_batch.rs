@@ -86,14 +86,14 @@ impl PublicationBatch {
     pub(crate) fn json_size(&self) -> usize {
         *self
             .json_size
-            .get_or_init(|| self.publications.iter().map(|one| one.json().len()).sum())
+            .get_or_init(|| self.publications.iter().map(|one| one.json_len()).sum())
     }
 
     /// Length of all messages as protobuf, in bytes.
     pub(crate) fn proto_size(&self) -> usize {
         *self
             .proto_size
-            .get_or_init(|| self.publications.iter().map(|one| one.proto().len()).sum())
+            .get_or_init(|| self.publications.iter().map(|one| one.proto_len()).sum())
     }
 }
 

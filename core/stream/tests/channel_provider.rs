@@ -12,7 +12,7 @@ use tidewire_proto::v1::{
 };
 use tidewire_stream::{
     Access, ChannelEpoch, ChannelName, ChannelProvider, Connection, Epoch, Identity, Namespace,
-    ShardId, StreamCore, StreamError, StreamOptions, Target, UserId,
+    PageLimit, ShardId, StreamCore, StreamError, StreamOptions, Target, UserId,
 };
 
 use support::{client_on, core_with, open_history};
@@ -152,7 +152,7 @@ async fn reading_a_history_activates_nothing() {
     let (stream, provider) = core();
     for name in ["made:1", "made:unknown", "owned:1"] {
         let _ = stream
-            .history_as(&Identity::Anonymous, name, None, 10)
+            .history_as(&Identity::Anonymous, name, None, PageLimit::ALL)
             .await;
     }
     assert_eq!(provider.take_activations(), 0);
@@ -222,7 +222,7 @@ async fn a_failed_activation_refuses_the_subscription() {
 #[tokio::test]
 async fn a_position_from_the_history_of_an_inactive_channel_is_not_recovered() {
     let (stream, _provider) = core();
-    let read = stream.history_as(&Identity::Anonymous, "made:1", None, 10);
+    let read = stream.history_as(&Identity::Anonymous, "made:1", None, PageLimit::ALL);
     let (_, history) = read.await.unwrap();
     assert_eq!((history.top.seq, history.publications.len()), (0, 0));
     let since = WirePosition {

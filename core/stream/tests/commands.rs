@@ -47,7 +47,7 @@ fn received(connection: &Connection) -> Vec<String> {
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}
     let names = out.iter().filter_map(|message| match message {
-        OutgoingMessage::Direct(reply) => reply.id.as_ref().map(|id| format!("reply {id}")),
+        OutgoingMessage::Direct(reply) => reply.to_message().id.map(|id| format!("reply {id}")),
         OutgoingMessage::Publication(one) => Some(one.channel().to_string()),
         OutgoingMessage::PriceBatch(_) => None,
     });

@@ -174,6 +174,10 @@ impl Client {
         let subscribed = self.connection.begin_command().subscribe(request).await;
         let result = subscribed.unwrap().channels.remove(0);
         assert_eq!(result.error, None);
+        if since.is_none() && was_subscribed && !is_latest {
+            let view = &self.views[channel];
+            assert!(result.seq <= view.seq, "a repeated subscribe is not ahead");
+        }
         if since.is_some() || !was_subscribed {
             let seq = match since {
                 Some(since) if result.recovered => since.seq,
@@ -239,7 +243,7 @@ impl Client {
                 view.seq = publication.seq();
             }
             OutgoingMessage::Direct(message) => {
-                if let Some(Data::Gap(gap)) = &message.data {
+                if let Some(Data::Gap(gap)) = &message.to_message().data {
                     let view = self.views.get_mut(gap.channel.as_str()).unwrap();
                     assert!(gap.seq > view.seq, "a gap goes forward");
                     view.seq = gap.seq;

@@ -76,7 +76,7 @@ impl Client {
                     assert_eq!(publication.seq(), self.seq, "each once, in order");
                 }
                 OutgoingMessage::Direct(message) => {
-                    if let Some(Data::Reconnect(reconnect)) = &message.data {
+                    if let Some(Data::Reconnect(reconnect)) = &message.to_message().data {
                         assert_eq!(self.reconnect, None, "one `reconnect`");
                         self.reconnect = Some((Instant::now(), reconnect.after_ms));
                     }

@@ -15,7 +15,7 @@ fn received(connection: &Connection) -> Vec<&'static str> {
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}
     let names = out.iter().filter_map(|message| match message {
-        OutgoingMessage::Direct(message) => match message.data.as_ref()? {
+        OutgoingMessage::Direct(message) => match message.to_message().data? {
             Data::Welcome(_) => Some("welcome"),
             Data::Status(status) if status.state() == ServerState::Ok => Some("ok"),
             Data::Status(_) => Some("degraded"),

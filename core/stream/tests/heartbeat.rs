@@ -51,7 +51,7 @@ fn announced(connection: &Connection) -> Vec<u32> {
             let OutgoingMessage::Direct(message) = message else {
                 continue;
             };
-            match &message.data {
+            match &message.to_message().data {
                 Some(Data::Pong(pong)) => intervals.push(pong.heartbeat_ms),
                 Some(Data::Welcome(welcome)) => intervals.push(welcome.heartbeat_ms),
                 _ => {}

@@ -109,7 +109,7 @@ impl Client {
                     self.seq = publication.seq();
                 }
                 OutgoingMessage::Direct(message) => {
-                    if let Some(Data::Gap(gap)) = &message.data {
+                    if let Some(Data::Gap(gap)) = &message.to_message().data {
                         assert!(gap.seq > self.seq, "a gap goes forward");
                         self.seq = gap.seq;
                     }

@@ -25,7 +25,10 @@ impl Handler for GetHistory {
     }
 
     async fn answer(&self, command: &Command, request: GetHistoryRequest) -> Result<Data, Error> {
-        let history = self.0.history(&command.identity(), request).await;
+        // The reply counts in the outbox before it is made.
+        let room = command.reserve_reply(self.0.history_bytes() / 2);
+        let identity = command.identity();
+        let history = self.0.history(&identity, request, room.bytes()).await;
         reply_from_core(history, Data::History)
     }
 }

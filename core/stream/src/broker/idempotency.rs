@@ -1,7 +1,12 @@
 //! Idempotency keys: a publication that is repeated with the same key gets the same position.
+//!
+//! A key is remembered for its whole window. When the keys of a window take the bytes that they
+//! may take, a publication with a new key is refused; repetitions of known keys still get their
+//! positions. So no publication is ever made twice because others were published meanwhile.
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,8 +15,9 @@ use tidewire_proto::v1::ErrorCode;
 
 use crate::{ChannelName, Epoch, Event, Position, StreamError};
 
-/// Keys that are remembered; beyond, the oldest are forgotten.
-const MAX_KEYS: usize = 100_000;
+/// Memory of a remembered key beside its text and its channel's name, in bytes: an entry in the
+/// table and one in the order, both with room to grow, and the text's header.
+const KEY_BYTES: usize = 2 * (size_of::<(Key, KeyRecord)>() + size_of::<(i64, Key)>()) + 32;
 
 /// Keys in one saved page: about 100 KB.
 const PAGE_KEYS: usize = 1_000;
@@ -19,12 +25,16 @@ const PAGE_KEYS: usize = 1_000;
 /// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
-type Key = (ChannelName, Box<str>);
+type Key = (ChannelName, Arc<str>);
 
 /// Keys of the last minutes.
 #[derive(Debug)]
 pub(super) struct IdempotencyKeys {
     window_ms: i64,
+    /// The bound of `bytes`.
+    limit: usize,
+    /// Memory of the remembered keys.
+    bytes: usize,
     records: HashMap<Key, KeyRecord>,
     order: VecDeque<(i64, Key)>,
 }
@@ -36,19 +46,22 @@ struct KeyRecord {
 }
 
 impl IdempotencyKeys {
-    /// No keys yet; each is remembered for `window`.
-    pub(super) fn new(window: Duration) -> Self {
+    /// No keys yet; each is remembered for `window`, and all together take up to `limit` bytes.
+    pub(super) fn new(window: Duration, limit: usize) -> Self {
         Self {
             window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
+            limit,
+            bytes: 0,
             records: HashMap::new(),
             order: VecDeque::new(),
         }
     }
 
-    /// Returns the position that this key got before.
+    /// Returns the position that this key got before. None if the key is new and can be
+    /// remembered.
     ///
     /// # Errors
-    /// The key is too long, or was used with another body.
+    /// The key is too long, or was used with another body, or there is no room for a new one.
     pub(super) fn find(
         &mut self,
         channel: &ChannelName,
@@ -67,7 +80,7 @@ impl IdempotencyKeys {
         }
         self.forget_before(now_ms.saturating_sub(self.window_ms));
         let Some(record) = self.records.get(&(channel.clone(), key.into())) else {
-            return Ok(None);
+            return self.check_room(channel, key).map(|()| None);
         };
         if record.body != fingerprint(event) {
             return Err(StreamError::new(
@@ -76,6 +89,21 @@ impl IdempotencyKeys {
             ));
         }
         Ok(Some(record.position.clone()))
+    }
+
+    fn check_room(&self, channel: &ChannelName, key: &str) -> Result<(), StreamError> {
+        if self.bytes + key_bytes(channel, key) <= self.limit {
+            return Ok(());
+        }
+        Err(StreamError::new(
+            ErrorCode::ResourceExhausted,
+            format!(
+                "the {} idempotency keys of the last {} s take the {} bytes that they may take: publish again later, or without a key",
+                self.order.len(),
+                self.window_ms / 1_000,
+                self.limit
+            ),
+        ))
     }
 
     /// Remembers the position that a key got.
@@ -88,11 +116,9 @@ impl IdempotencyKeys {
         now_ms: i64,
     ) {
         let key: Key = (channel.clone(), key.into());
+        self.bytes += key_bytes(&key.0, &key.1);
         self.order.push_back((now_ms, key.clone()));
         self.records.insert(key, KeyRecord { body, position });
-        while self.order.len() > MAX_KEYS {
-            self.forget_oldest();
-        }
     }
 
     /// All keys, encoded in pages, the oldest keys first.
@@ -103,7 +129,7 @@ impl IdempotencyKeys {
                 let record = self.records.get(key)?;
                 Some(SavedKey {
                     channel: key.0.as_str().to_owned(),
-                    key: key.1.as_ref().to_owned(),
+                    key: key.1.to_string(),
                     body: record.body,
                     epoch: record.position.epoch.as_str().to_owned(),
                     seq: record.position.seq,
@@ -153,9 +179,15 @@ impl IdempotencyKeys {
 
     fn forget_oldest(&mut self) {
         if let Some((_, key)) = self.order.pop_front() {
+            self.bytes -= key_bytes(&key.0, &key.1);
             self.records.remove(&key);
         }
     }
+}
+
+/// Memory of a remembered key, in bytes. Its channel may be forgotten before the key is.
+fn key_bytes(channel: &ChannelName, key: &str) -> usize {
+    KEY_BYTES + channel.as_str().len() + key.len()
 }
 
 /// A page of keys, as it is saved.

@@ -5,10 +5,7 @@ mod snapshot;
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +18,7 @@ use super::{
 };
 use crate::{
     ChannelEpoch, ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock,
-    StoredPublication, StreamError, namespace::METADATA_TTL,
+    StoredPublication, StreamError, history_memory::HistoryMemory, namespace::METADATA_TTL,
 };
 
 /// Limits of a memory broker.
@@ -29,10 +26,12 @@ use crate::{
 pub struct MemoryLimits {
     /// Channels that were published on and are not forgotten yet.
     pub channels: usize,
-    /// Bytes of all histories together.
+    /// Memory of all histories together, with the encodings of their publications, in bytes.
     pub history_bytes: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// Bytes of all remembered idempotency keys together.
+    pub idempotency_bytes: usize,
 }
 
 impl Default for MemoryLimits {
@@ -41,6 +40,7 @@ impl Default for MemoryLimits {
             channels: 1_000_000,
             history_bytes: 512 << 20,
             idempotency_window: Duration::from_secs(5 * 60),
+            idempotency_bytes: 64 << 20,
         }
     }
 }
@@ -58,15 +58,16 @@ pub struct MemoryBroker<D> {
     /// so that no position is ever given twice.
     fresh_epoch: RwLock<Epoch>,
     keys: Mutex<IdempotencyKeys>,
-    bytes: AtomicUsize,
+    memory: Arc<HistoryMemory>,
+    /// Held by the one who frees memory: a second one would drop histories twice.
+    freeing: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Channel {
     epoch: Epoch,
     seq: u64,
-    log: VecDeque<(usize, Arc<Publication>)>,
-    bytes: usize,
+    log: VecDeque<Arc<Publication>>,
     used_ms: i64,
     /// Set when the channel is removed from the map: a caller that still has it looks it up
     /// again.
@@ -89,8 +90,12 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             limits,
             channels: RwLock::default(),
             fresh_epoch: RwLock::new(Epoch::random()),
-            keys: Mutex::new(IdempotencyKeys::new(limits.idempotency_window)),
-            bytes: AtomicUsize::new(0),
+            keys: Mutex::new(IdempotencyKeys::new(
+                limits.idempotency_window,
+                limits.idempotency_bytes,
+            )),
+            memory: Arc::new(HistoryMemory::new(limits.history_bytes)),
+            freeing: Mutex::default(),
         }
     }
 
@@ -101,7 +106,12 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             if channel.forgotten {
                 continue;
             }
-            return Ok(self.append(name, &mut channel, event));
+            let position = self.append(name, &mut channel, event);
+            drop(channel);
+            if self.memory.is_far_exceeded() {
+                self.free_memory();
+            }
+            return Ok(position);
         }
     }
 
@@ -118,13 +128,15 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         };
         let publication = Publication::new(name.clone(), position.clone(), now_ms, event);
         self.subscribers.deliver(&publication);
-        // The size is measured after the delivery, when the encodings exist.
-        let size = publication.size();
-        channel.log.push_back((size, publication));
-        channel.bytes += size;
-        self.bytes.fetch_add(size, Ordering::Relaxed);
+        self.push(channel, publication);
         self.trim(name, channel, now_ms);
         position
+    }
+
+    /// Adds a publication to a history.
+    fn push(&self, channel: &mut Channel, publication: Arc<Publication>) {
+        publication.enter_history(&self.memory);
+        channel.log.push_back(publication);
     }
 
     fn channel(&self, name: &ChannelName) -> Result<Arc<Mutex<Channel>>, StreamError> {
@@ -148,7 +160,6 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             epoch: self.first_epoch(name),
             seq: 0,
             log: VecDeque::new(),
-            bytes: 0,
             used_ms: self.clock.now_ms(),
             forgotten: false,
         }));
@@ -167,9 +178,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     }
 
     fn start_new_epoch_now(&self, name: &ChannelName, channel: &mut Channel) {
-        while !channel.log.is_empty() {
-            self.drop_oldest(channel);
-        }
+        channel.drop_all();
         channel.epoch = match self.namespaces.epoch(name) {
             ChannelEpoch::Active(epoch) => epoch,
             ChannelEpoch::BrokerChosen | ChannelEpoch::Inactive => Epoch::random(),
@@ -183,9 +192,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             return;
         };
         let mut channel = channel.lock();
-        while !channel.log.is_empty() {
-            self.drop_oldest(&mut channel);
-        }
+        channel.drop_all();
         channel.forgotten = true;
     }
 
@@ -225,12 +232,9 @@ impl<D: LocalDelivery> MemoryBroker<D> {
                 epoch: epoch.clone(),
                 seq: *seq,
             };
-            let publication = Publication::new(name.clone(), position, *time_ms, event.clone());
-            let size = publication.size();
             channel.seq = *seq;
-            channel.log.push_back((size, publication));
-            channel.bytes += size;
-            self.bytes.fetch_add(size, Ordering::Relaxed);
+            let publication = Publication::new(name.clone(), position, *time_ms, event.clone());
+            self.push(channel, publication);
         }
         self.trim(name, channel, self.clock.now_ms());
     }
@@ -248,16 +252,9 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             || channel
                 .log
                 .front()
-                .is_some_and(|(_, publication)| publication.time_ms() < oldest_ms)
+                .is_some_and(|publication| publication.time_ms() < oldest_ms)
         {
-            self.drop_oldest(channel);
-        }
-    }
-
-    fn drop_oldest(&self, channel: &mut Channel) {
-        if let Some((size, _)) = channel.log.pop_front() {
-            channel.bytes -= size;
-            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            channel.drop_oldest();
         }
     }
 
@@ -285,27 +282,48 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         channel.read(since, limit)
     }
 
-    /// Drops the histories that have not been used for the longest time.
+    /// Drops what is oldest in the histories that have not been used for the longest time, until
+    /// all together take less than they may. What sessions still have of it is theirs.
     fn free_memory(&self) {
-        let used = self.bytes.load(Ordering::Relaxed);
-        if used <= self.limits.history_bytes {
+        let Some(_freeing) = self.freeing.try_lock() else {
             return;
-        }
+        };
+        let Some(excess) = self.memory.excess() else {
+            return;
+        };
         let mut channels: Vec<_> = self.channels.read().values().cloned().collect();
         channels.sort_by_cached_key(|channel| channel.lock().used_ms);
+        let mut freed = 0;
         for channel in channels {
-            if self.bytes.load(Ordering::Relaxed) <= self.limits.history_bytes {
-                return;
-            }
             let mut channel = channel.lock();
-            while !channel.log.is_empty() {
-                self.drop_oldest(&mut channel);
+            while freed < excess && !channel.log.is_empty() {
+                freed += channel.drop_oldest();
+            }
+            if freed >= excess {
+                return;
             }
         }
     }
 }
 
 impl Channel {
+    /// Drops the oldest publication of the history, and returns the memory that is no longer
+    /// charged for.
+    fn drop_oldest(&mut self) -> usize {
+        let oldest = self.log.pop_front();
+        // After a burst, the memory of its entries is freed too.
+        if self.log.capacity() > 64 && self.log.len() < self.log.capacity() / 4 {
+            self.log.shrink_to(2 * self.log.len());
+        }
+        oldest.map_or(0, |oldest| oldest.leave_history())
+    }
+
+    fn drop_all(&mut self) {
+        while !self.log.is_empty() {
+            self.drop_oldest();
+        }
+    }
+
     fn read(&self, since: Option<&Position>, limit: PageLimit) -> History {
         let top = Position {
             epoch: self.epoch.clone(),
@@ -332,12 +350,13 @@ impl Channel {
             .iter()
             .skip(skip)
             .take(limit.items)
-            .take_while(|(size, _)| {
+            .take_while(|publication| {
+                let size = publication.encoded_size_hint();
                 let fits = bytes == 0 || bytes + size <= limit.bytes;
                 bytes += size;
                 fits
             })
-            .map(|(_, publication)| publication.clone())
+            .cloned()
             .collect();
         History {
             top,
@@ -421,6 +440,17 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         })
     }
 
+    fn over_budget(&self) -> BrokerFuture<'_, ()> {
+        Box::pin(async move {
+            self.memory.exceeded().await;
+            Ok(())
+        })
+    }
+
+    fn history_bytes(&self) -> usize {
+        self.memory.used()
+    }
+
     fn save(&self) -> Box<dyn Iterator<Item = SnapshotEntry> + '_> {
         Box::new(self.all_saved())
     }
@@ -461,9 +491,7 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
             if channel.used_ms.saturating_add(idle_ms) >= now_ms {
                 continue;
             }
-            while !channel.log.is_empty() {
-                self.drop_oldest(&mut channel);
-            }
+            channel.drop_all();
             channel.forgotten = true;
             channels.remove(&name);
         }

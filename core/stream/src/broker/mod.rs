@@ -150,6 +150,13 @@ pub trait Broker: Send + Sync + 'static {
     /// The entry cannot be read.
     fn load(&self, saved: &SnapshotEntry) -> Result<(), StreamError>;
 
+    /// Waits until histories take more memory than they may: then [`sweep`](Self::sweep) is
+    /// needed at once.
+    fn over_budget(&self) -> BrokerFuture<'_, ()>;
+
+    /// Memory of all histories here, with the encodings of their publications, in bytes.
+    fn history_bytes(&self) -> usize;
+
     /// Forgets old publications and channels. Called about once a second.
     fn sweep(&self);
 }

@@ -11,6 +11,7 @@
 //! virtual call.
 
 mod flush_schedule;
+mod liveness;
 pub mod shard;
 mod timers;
 mod write_coalescing;
@@ -21,6 +22,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 pub(crate) use flush_schedule::FlushSchedule;
+pub use liveness::LateShard;
 pub use shard::{Shard, ShardId, Sink};
 
 use crate::{
@@ -54,7 +56,10 @@ impl Hub {
     #[must_use]
     pub fn new(shards: usize, interval: BatchInterval) -> Self {
         let started = Instant::now();
-        let shard = || Arc::new(Shard::new(FlushSchedule::new(interval, started)));
+        let shard = || {
+            let schedule = FlushSchedule::new(interval, started);
+            Arc::new(Shard::new(schedule, started))
+        };
         Self {
             shards: (0..=shards).map(|_| shard()).collect(),
             subscribers: RwLock::default(),
@@ -64,6 +69,24 @@ impl Hub {
     /// All shards that have a thread.
     pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (1..self.shards.len()).map(ShardId)
+    }
+
+    /// Asks every shard for a tick, so that [`late_shards`](Self::late_shards) shows those whose
+    /// thread is stuck. Called several times a second.
+    pub(crate) fn probe_shards(&self, now: Instant) {
+        for shard in self.shards() {
+            self.shard(shard).probe(now);
+        }
+    }
+
+    /// The shards that have not finished a tick for a second.
+    #[must_use]
+    pub fn late_shards(&self, now: Instant) -> Vec<LateShard> {
+        let late = self.shards().filter_map(|shard| {
+            let late_for = self.shard(shard).late_for(now)?;
+            Some(LateShard { shard, late_for })
+        });
+        late.collect()
     }
 
     /// A shard.

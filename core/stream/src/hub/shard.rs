@@ -28,7 +28,10 @@ use slab::Slab;
 use tidewire_proto::v1::ServerMessage;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{flush_schedule::FlushSchedule, timers::Timers, write_coalescing::WriteCoalescing};
+use super::{
+    flush_schedule::FlushSchedule, liveness::Liveness, timers::Timers,
+    write_coalescing::WriteCoalescing,
+};
 use crate::{
     ChannelName, Publication,
     publication_batch::{Delivery, deliveries},
@@ -43,6 +46,10 @@ const CHUNK: usize = 64;
 
 /// Publications that the inbox holds before it keeps the newest of each channel only.
 const INBOX: usize = 16_384;
+
+/// Bytes of publications from which on the inbox does the same: without this bound, large
+/// publications that histories have dropped would stay in a shard that is late.
+const INBOX_BYTES: usize = 64 << 20;
 
 /// Subscribers that a scan visits before it releases the lock of the lists.
 const SCAN_PART: usize = 1_024;
@@ -79,12 +86,14 @@ pub struct Shard {
     lists: Mutex<HashMap<ChannelName, Slab<Subscriber>>>,
     timers: Mutex<Timers>,
     flush_schedule: FlushSchedule,
+    liveness: Liveness,
     wake: Notify,
 }
 
 /// Input of the next tick.
 ///
-/// It is bounded: from [`INBOX`] publications on, it keeps only the newest of each channel. On
+/// It is bounded: from [`INBOX`] publications or [`INBOX_BYTES`] on, it keeps only the newest of
+/// each channel. On
 /// a latest channel nothing else counts. On a history channel the sessions notice the hole,
 /// and read the history or send `gap`. A shard that cannot keep up therefore costs the memory
 /// of the histories, not of all publications.
@@ -93,6 +102,9 @@ struct Inbox {
     publications: Vec<Arc<Publication>>,
     /// Number of publications at which it drops the older ones.
     bound: usize,
+    /// Bytes of the publications, and the number at which it drops the older ones.
+    bytes: usize,
+    bytes_bound: usize,
     /// Sessions that have something to send for another reason.
     dirty: Vec<Arc<SessionCore>>,
     /// Sessions that end after the publications of before, each with its last message.
@@ -104,6 +116,8 @@ impl Default for Inbox {
         Self {
             publications: Vec::new(),
             bound: INBOX,
+            bytes: 0,
+            bytes_bound: INBOX_BYTES,
             dirty: Vec::new(),
             leaving: Vec::new(),
         }
@@ -120,8 +134,11 @@ impl Inbox {
             .collect();
         newest.reverse();
         self.publications = newest;
+        let sizes = self.publications.iter();
+        self.bytes = sizes.map(|one| one.encoded_size_hint()).sum();
         // With very many channels, this is not repeated at once.
         self.bound = (2 * self.publications.len()).max(INBOX);
+        self.bytes_bound = (2 * self.bytes).max(INBOX_BYTES);
     }
 }
 
@@ -132,12 +149,13 @@ struct Subscriber {
 }
 
 impl Shard {
-    pub(super) fn new(flush_schedule: FlushSchedule) -> Self {
+    pub(super) fn new(flush_schedule: FlushSchedule, started: Instant) -> Self {
         Self {
             inbox: Mutex::default(),
             lists: Mutex::default(),
             timers: Mutex::default(),
             flush_schedule,
+            liveness: Liveness::new(started),
             wake: Notify::new(),
         }
     }
@@ -147,12 +165,25 @@ impl Shard {
         &self.flush_schedule
     }
 
+    /// Asks for a tick, to see whether the shard's thread still runs them.
+    pub(super) fn probe(&self, now: Instant) {
+        if self.liveness.ask(now) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// How long the shard has been late, if it is.
+    pub(super) fn late_for(&self, now: Instant) -> Option<Duration> {
+        self.liveness.late_for(now)
+    }
+
     /// Queues a publication for the next tick.
     pub(super) fn enqueue(&self, publication: Arc<Publication>) {
         let mut inbox = self.inbox.lock();
-        if inbox.publications.len() >= inbox.bound {
+        if inbox.publications.len() >= inbox.bound || inbox.bytes >= inbox.bytes_bound {
             inbox.keep_newest();
         }
+        inbox.bytes += publication.encoded_size_hint();
         inbox.publications.push(publication);
         if inbox.publications.len() == 1 {
             drop(inbox);
@@ -282,6 +313,7 @@ impl Shard {
             let publications = buffers.publications.len();
             coalescing.note_publications(publications, started);
             let flushed = self.deliver_and_flush(&mut buffers, started).await;
+            self.liveness.answer();
             if flushed >= MANY_SOCKETS && coalescing.is_worthwhile(publications) {
                 tokio::time::sleep(coalescing.max_pause()).await;
             }
@@ -293,6 +325,8 @@ impl Shard {
         let mut inbox = self.inbox.lock();
         std::mem::swap(&mut inbox.publications, &mut buffers.publications);
         inbox.bound = INBOX;
+        inbox.bytes = 0;
+        inbox.bytes_bound = INBOX_BYTES;
         buffers.sessions.append(&mut inbox.dirty);
         buffers.leaving.append(&mut inbox.leaving);
     }

@@ -17,6 +17,13 @@ use tokio::time::Instant;
 use super::{Session, Slot, recovery::SubscribeOptions, state::State};
 use crate::{ChannelName, Class, Identity, Namespace, Position, StreamError, hub::HubKey};
 
+/// Length of one result in a `subscribed` reply beside the channel's name, in bytes: its fields
+/// with the longest numbers, or a short error.
+const RESULT_BYTES: usize = 176;
+
+/// Channels of one command after which other tasks have their turn.
+const CHANNELS_PER_TURN: usize = 64;
+
 /// A request of a client in progress. Ends with [`reply`](Self::reply). Where the reply leaves
 /// on another way than the session's, the command is dropped once the reply is ready.
 #[derive(Debug)]
@@ -73,8 +80,8 @@ impl Command {
     /// Subscribes to channels. Publications on them are sent after the reply.
     ///
     /// # Errors
-    /// No channel was named, or the client must give a token first. An error of one channel
-    /// is in that channel's result.
+    /// No channel was named, or so many that the reply would not fit the outbox, or the client
+    /// must give a token first. An error of one channel is in that channel's result.
     pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscribed, StreamError> {
         self.identity().require_known()?;
         if request.channels.is_empty() {
@@ -83,17 +90,35 @@ impl Command {
                 "`channels` is empty, expected one channel at least",
             ));
         }
+        let limit = self.core().context.options().outbox_bytes;
+        let names = request.channels.iter();
+        let shortest: usize = names.map(|one| one.channel.len() + RESULT_BYTES).sum();
+        if shortest > limit {
+            return Err(StreamError::new(
+                ErrorCode::InvalidArgument,
+                format!(
+                    "`channels` names {} channels, whose results would take about {shortest} bytes, expected {limit} at most: subscribe in several messages",
+                    request.channels.len()
+                ),
+            ));
+        }
+        let reservation = self.reserve_reply((2 * shortest).min(limit));
+        // Room for errors that say more than the shortest ones.
+        let mut spare = reservation.bytes().saturating_sub(shortest);
         let mut channels = Vec::with_capacity(request.channels.len());
-        for request in request.channels {
+        for (index, request) in request.channels.into_iter().enumerate() {
             let name = request.channel.clone();
             channels.push(match self.subscribe_one(request).await {
                 Ok(result) => result,
                 Err(error) => SubscriptionResult {
                     channel: name,
-                    error: Some(error.into()),
+                    error: Some(shorten(error, &mut spare).into()),
                     ..SubscriptionResult::default()
                 },
             });
+            if index % CHANNELS_PER_TURN == CHANNELS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(Subscribed { channels })
     }
@@ -336,4 +361,20 @@ impl Session {
             heartbeat_ms,
         })
     }
+}
+
+/// The error of one channel, with its text if there is room for it in the reply.
+fn shorten(error: StreamError, spare: &mut usize) -> StreamError {
+    // In JSON, a quote or a backslash takes two bytes, and a control character six.
+    let escaped = |byte: u8| match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    let length: usize = error.message().bytes().map(escaped).sum();
+    if length <= *spare {
+        *spare -= length;
+        return error;
+    }
+    StreamError::new(error.code(), "refused; the reply has no room for more")
 }

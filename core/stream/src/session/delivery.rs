@@ -3,8 +3,8 @@
 //! The hub calls [`State::deliver`], which queues a publication in the outbox, or has it held
 //! back where [`recovery`](super::recovery) takes over. The transport takes the messages
 //! of the outbox: it waits for them ([`Connection::next`]), or it is a sink that the shard
-//! flushes ([`Session::take_outgoing`]). Both run the same step. A step produces messages,
-//! waits for a time, reads a history or ends: nothing loops without one of the four.
+//! flushes ([`Session::take_outgoing`]). Both run the same step, which sends messages, waits or
+//! ends. Before it does, it may start to read a history, beside the transport.
 
 use std::{
     sync::{Arc, Weak},
@@ -49,10 +49,8 @@ const AUTH_TIMEOUT_MS: u64 = 5_000;
 
 /// Next action of the transport.
 enum DeliveryStep {
-    /// Send the messages of this step.
-    Send(NextStep),
-    /// Read the history of a subscription, then run the next step.
-    ReadHistory(Slot),
+    /// Send the messages of this step, of about this many bytes without batches of prices.
+    Send(NextStep, usize),
     /// Wait until this time, or until the session is woken.
     Wait(Option<Instant>),
     /// Close.
@@ -116,7 +114,9 @@ impl State {
             return false;
         };
         let progress = &mut subscription.progress;
-        if let Some(condition) = progress.buffer(publication) {
+        let size = self.outbox.size_of(publication);
+        let held = &mut self.recovery.held;
+        if let Some(condition) = progress.buffer(publication, size, held) {
             return condition == ReleaseCondition::Room && self.outbox.is_empty();
         }
         let succession = progress.succession(publication.position());
@@ -124,10 +124,9 @@ impl State {
             // It was on its way to the shard when the history gave it.
             return false;
         }
-        let size = self.outbox.size_of(publication);
         if succession == Succession::Hole || !self.outbox.has_room(size) {
             // The history has the missing publications, and those that do not fit.
-            progress.hold_from(publication);
+            progress.hold_from(publication, size, held);
             self.recovery.note_ready();
             return self.outbox.is_empty();
         }
@@ -174,8 +173,14 @@ impl State {
         }
     }
 
-    /// Takes queued messages, up to about `budget` bytes.
-    fn take(&mut self, now: Instant, time: Time<'_>, budget: usize, out: &mut impl OutgoingBuffer) {
+    /// Takes queued messages, up to about `budget` bytes, and returns how many.
+    fn take(
+        &mut self,
+        now: Instant,
+        time: Time<'_>,
+        budget: usize,
+        out: &mut impl OutgoingBuffer,
+    ) -> usize {
         let mut taken = 0;
         while taken < budget
             && let Some(reply) = self.outbox.pop_reply()
@@ -198,6 +203,7 @@ impl State {
             self.take_batch(now, time, out);
         }
         self.outbox.shrink();
+        taken
     }
 
     /// Takes an item of the queue, and returns its size. An item of a subscription that has
@@ -296,13 +302,19 @@ impl Connection {
         budget: usize,
         out: &mut Vec<OutgoingMessage>,
     ) -> Result<(), CloseReason> {
+        // A transport comes back when it has passed on what it took before.
+        self.record_unsent(0);
         loop {
             let now = Instant::now();
             let due = match self.step(now, budget, out, None) {
-                DeliveryStep::Send(_) => return Ok(()),
-                DeliveryStep::ReadHistory(slot) => {
-                    self.read_history(slot).await;
-                    continue;
+                DeliveryStep::Send(_, taken) => {
+                    let encoding = self.info().encoding;
+                    let batches = out.iter().map(|message| match message {
+                        OutgoingMessage::PriceBatch(prices) => prices.len(encoding),
+                        OutgoingMessage::Direct(_) | OutgoingMessage::Publication(_) => 0,
+                    });
+                    self.record_unsent(taken + batches.sum::<usize>());
+                    return Ok(());
                 }
                 DeliveryStep::Close(reason) => return Err(reason),
                 DeliveryStep::Wait(due) => due,
@@ -341,20 +353,16 @@ impl Session {
         out: &mut Vec<OutgoingItem>,
         again_at: Instant,
     ) -> FlushOutcome {
-        loop {
-            match self.step(now, budget, out, Some(again_at)) {
-                DeliveryStep::Send(NextStep::Now) => return FlushOutcome::More,
-                DeliveryStep::Send(NextStep::At(due)) => {
-                    self.arm(due);
-                    return FlushOutcome::Drained;
-                }
-                // Queued messages are sent meanwhile.
-                DeliveryStep::ReadHistory(slot) => self.read_history_aside(slot),
-                DeliveryStep::Close(reason) => return FlushOutcome::Close(reason),
-                DeliveryStep::Wait(due) => {
-                    self.arm(due);
-                    return FlushOutcome::Idle;
-                }
+        match self.step(now, budget, out, Some(again_at)) {
+            DeliveryStep::Send(NextStep::Now, _) => FlushOutcome::More,
+            DeliveryStep::Send(NextStep::At(due), _) => {
+                self.arm(due);
+                FlushOutcome::Drained
+            }
+            DeliveryStep::Close(reason) => FlushOutcome::Close(reason),
+            DeliveryStep::Wait(due) => {
+                self.arm(due);
+                FlushOutcome::Idle
             }
         }
     }
@@ -376,18 +384,27 @@ impl Session {
         };
         let mut state = core.state.lock();
         let expiry = self.watch_expiry(&mut state, now);
+        let mut taken = 0;
         loop {
-            if let Some(slot) = state.next_to_read() {
-                return DeliveryStep::ReadHistory(slot);
+            // Each pass of this loop makes a subscription live, queues something, or finds no
+            // room: so it ends.
+            while let Some(slot) = state.next_to_read(now) {
+                drop(state);
+                self.read_history_aside(slot);
+                state = core.state.lock();
             }
             match state.outbox.due(now) {
                 Due::Now => {}
                 _ if state.closing.is_some() => {
                     return DeliveryStep::Close(state.closing.unwrap_or(CloseReason::Draining));
                 }
-                due => return DeliveryStep::Wait(state.next_flush(due.earliest(expiry), again_at)),
+                due => {
+                    let due = due.earliest(expiry);
+                    return DeliveryStep::Wait(state.next_flush(due, again_at));
+                }
             }
-            state.take(now, time, budget, out);
+            // A budget of nothing would take nothing, for ever.
+            taken += state.take(now, time, budget.max(1), out);
             if out.message_count() > 0 {
                 break;
             }
@@ -396,8 +413,9 @@ impl Session {
             core.note_activity(&mut state, now);
         }
         let next = match state.outbox.due(now) {
-            due @ (Due::At(_) | Due::Never) if !state.has_work() => {
-                NextStep::At(state.next_flush(due.earliest(expiry), again_at))
+            due @ (Due::At(_) | Due::Never) if !state.has_work(now) => {
+                let due = due.earliest(expiry);
+                NextStep::At(state.next_flush(due, again_at))
             }
             _ => NextStep::Now,
         };
@@ -407,7 +425,7 @@ impl Session {
             core.replies_read.notify_waiters();
         }
         core.transport.count_deliveries(out.message_count());
-        DeliveryStep::Send(next)
+        DeliveryStep::Send(next, taken)
     }
 
     /// Warns of a token that expires soon, and ends the session when it has expired, or when a

@@ -40,7 +40,7 @@ mod subscriptions;
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -85,6 +85,8 @@ pub(crate) struct SessionCore {
     /// Writes for the session. Without a sink, the transport waits for `wake`.
     sink: OnceLock<Weak<dyn Sink>>,
     wake: Notify,
+    /// Bytes that the transport took and has not sent.
+    unsent: AtomicUsize,
     /// Wakes commands that wait for the client to read its replies.
     replies_read: Notify,
     traffic: Traffic,
@@ -227,6 +229,28 @@ impl From<Arc<SessionCore>> for Session {
     }
 }
 
+/// Room for a reply that is being made.
+#[derive(Debug)]
+pub struct ReplyReservation {
+    session: Session,
+    bytes: usize,
+}
+
+impl ReplyReservation {
+    /// Length that the reply should not exceed, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for ReplyReservation {
+    fn drop(&mut self) {
+        self.session.0.state.lock().outbox.unreserve(self.bytes);
+        self.session.0.replies_read.notify_waiters();
+    }
+}
+
 /// The transport's handle of a session. Dropping it ends the session.
 #[derive(Debug)]
 pub struct Connection(Session);
@@ -249,6 +273,7 @@ impl Connection {
             is_dirty: AtomicBool::new(false),
             sink: OnceLock::new(),
             wake: Notify::new(),
+            unsent: AtomicUsize::new(0),
             replies_read: Notify::new(),
             traffic: Traffic::default(),
         }));
@@ -341,12 +366,13 @@ impl Session {
         self.0.state.lock().subscriptions.contains(channel)
     }
 
-    /// Channels of the session, with the position of each.
+    /// Channels of the session, each with the position up to which the client was sent its
+    /// publications: a client that resumes from there misses nothing.
     #[must_use]
     pub fn subscriptions(&self) -> Vec<ActiveSubscription> {
         let state = self.0.state.lock();
         let subscriptions = state.subscriptions.iter().map(|(_, subscription)| {
-            let position = subscription.progress.position();
+            let position = subscription.sent();
             ActiveSubscription {
                 channel: subscription.channel().as_str().to_owned(),
                 epoch: position.epoch.as_str().to_owned(),
@@ -378,10 +404,36 @@ impl Session {
         self.0.state.lock().subscriptions.len()
     }
 
-    /// Bytes that wait to be sent.
+    /// Bytes in the outbox.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.0.state.lock().outbox.bytes()
+    }
+
+    /// Bytes that wait for the client anywhere: in the outbox, in the buffers of held
+    /// subscriptions, in replies that are being made, and in the transport.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        let state = self.0.state.lock();
+        let held = state.recovery.held.used();
+        let unsent = self.0.unsent.load(Ordering::Relaxed);
+        state.outbox.bytes() + state.outbox.reserved_bytes() + held + unsent
+    }
+
+    /// Notes how many of the bytes that the transport took it has not sent yet.
+    pub fn record_unsent(&self, bytes: usize) {
+        self.0.unsent.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Reserves room for a reply before it is made: up to `most` bytes, or as many as there is
+    /// room for. Keep the reservation until the reply is queued.
+    #[must_use]
+    pub fn reserve_reply(&self, most: usize) -> ReplyReservation {
+        let bytes = self.0.state.lock().outbox.reserve(most);
+        ReplyReservation {
+            session: self.clone(),
+            bytes,
+        }
     }
 
     /// How many publications and pending values wait to be sent.
@@ -419,7 +471,8 @@ impl Session {
         };
         {
             let mut state = self.0.state.lock();
-            state.send(message(Data::Welcome(welcome)));
+            // Whatever was sent while the session opened comes after it.
+            state.outbox.push_first(message(Data::Welcome(welcome)));
             state.status_notice = StatusNotice::Ok;
             self.queue_status(&mut state);
         }

@@ -1,7 +1,7 @@
 //! Outbox: queue of messages to one client, bounded in bytes.
 //!
 //! Three lanes share the bound. *Replies* leave first; while more than half of the bound is
-//! replies, the client's next command waits. The *queue* holds publications of history
+//! replies, those that are being made included, the client's next command waits. The *queue* holds publications of history
 //! channels, and one item for each latest channel with a new value. A newer value thus
 //! replaces an older one in place. The *batch* collects the channels whose values leave
 //! together, at the times of the shard's flush schedule. A latest value whose `minIntervalMs`
@@ -65,6 +65,8 @@ pub(super) struct Outbox {
     limit: usize,
     replies: VecDeque<Arc<DirectMessage>>,
     reply_bytes: usize,
+    /// Bytes of replies that are being made.
+    reserved: usize,
     queue: VecDeque<QueueItem>,
     queue_bytes: usize,
     /// Latest values before the end of their interval.
@@ -82,6 +84,7 @@ impl Outbox {
             limit,
             replies: VecDeque::new(),
             reply_bytes: 0,
+            reserved: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
             deferred: Vec::new(),
@@ -102,7 +105,26 @@ impl Outbox {
 
     /// Whether the client's next command has to wait, because too many replies do.
     pub(super) fn is_reply_queue_full(&self) -> bool {
-        self.reply_bytes > self.limit / 2
+        self.reply_bytes + self.reserved > self.limit / 2
+    }
+
+    /// Bytes of replies that are being made.
+    pub(super) fn reserved_bytes(&self) -> usize {
+        self.reserved
+    }
+
+    /// Reserves up to `most` bytes for a reply, or as many as there is room for, and returns how
+    /// many. An eighth of the bound is granted in any case, so that every command is answered.
+    pub(super) fn reserve(&mut self, most: usize) -> usize {
+        let room = self.limit.saturating_sub(self.reply_bytes + self.reserved);
+        let granted = most.min(room.max(self.limit / 8));
+        self.reserved += granted;
+        granted
+    }
+
+    /// Ends a reservation: its reply is about to be queued.
+    pub(super) fn unreserve(&mut self, bytes: usize) {
+        self.reserved -= bytes;
     }
 
     /// Whether no byte waits.
@@ -124,8 +146,8 @@ impl Outbox {
     /// Size of a publication as it is sent, in bytes.
     pub(super) fn size_of(&self, publication: &Publication) -> usize {
         match self.encoding {
-            Encoding::Json => publication.json().len(),
-            Encoding::Proto => publication.proto().len(),
+            Encoding::Json => publication.json_len(),
+            Encoding::Proto => publication.proto_len(),
         }
     }
 
@@ -134,6 +156,13 @@ impl Outbox {
         let message = DirectMessage::new(message, self.encoding);
         self.reply_bytes += message.len();
         self.replies.push_back(Arc::new(message));
+    }
+
+    /// Queues a message for this client alone before all others.
+    pub(super) fn push_first(&mut self, message: ServerMessage) {
+        let message = DirectMessage::new(message, self.encoding);
+        self.reply_bytes += message.len();
+        self.replies.push_front(Arc::new(message));
     }
 
     pub(super) fn push_publication(

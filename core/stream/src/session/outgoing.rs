@@ -20,11 +20,11 @@ pub enum OutgoingMessage {
     PriceBatch(PriceBatch),
 }
 
-/// A message for one client alone. It is encoded once, when it is queued, since its size
-/// counts towards the bound of the outbox.
+/// A message for one client alone. It is encoded when it is queued, since its size counts
+/// towards the bound of the outbox, and only its bytes wait there.
 #[derive(Debug)]
 pub struct DirectMessage {
-    message: ServerMessage,
+    event_type: &'static str,
     encoding: Encoding,
     bytes: Bytes,
 }
@@ -38,7 +38,7 @@ impl DirectMessage {
             Encoding::Proto => message.encode_to_vec().into(),
         };
         Self {
-            message,
+            event_type: message.data.as_ref().map_or("", json::data_type),
             encoding,
             bytes,
         }
@@ -48,13 +48,16 @@ impl DirectMessage {
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
-}
 
-impl std::ops::Deref for DirectMessage {
-    type Target = ServerMessage;
-
-    fn deref(&self) -> &ServerMessage {
-        &self.message
+    /// The message as a value, decoded again.
+    #[must_use]
+    pub fn to_message(&self) -> ServerMessage {
+        let decoded = match self.encoding {
+            Encoding::Json => json::from_slice(&self.bytes).ok(),
+            Encoding::Proto => ServerMessage::decode(self.bytes.clone()).ok(),
+        };
+        debug_assert!(decoded.is_some(), "an encoded message can be decoded");
+        decoded.unwrap_or_default()
     }
 }
 
@@ -128,7 +131,7 @@ impl OutgoingMessage {
     #[must_use]
     pub fn event_type(&self) -> &'static str {
         match self {
-            Self::Direct(message) => message.data.as_ref().map_or("", json::data_type),
+            Self::Direct(message) => message.event_type,
             Self::Publication(publication) => publication.event_type(),
             Self::PriceBatch(_) => "price_batch",
         }
@@ -139,7 +142,7 @@ impl OutgoingMessage {
     pub fn json(&self) -> Bytes {
         match self {
             Self::Direct(direct) if direct.encoding == Encoding::Json => direct.bytes.clone(),
-            Self::Direct(direct) => json::to_vec(&direct.message).into(),
+            Self::Direct(direct) => json::to_vec(&direct.to_message()).into(),
             Self::Publication(publication) => publication.json(),
             Self::PriceBatch(prices) => prices.bytes(Encoding::Json),
         }
@@ -150,7 +153,7 @@ impl OutgoingMessage {
     pub fn proto(&self) -> Bytes {
         match self {
             Self::Direct(direct) if direct.encoding == Encoding::Proto => direct.bytes.clone(),
-            Self::Direct(direct) => direct.message.encode_to_vec().into(),
+            Self::Direct(direct) => direct.to_message().encode_to_vec().into(),
             Self::Publication(publication) => publication.proto(),
             Self::PriceBatch(prices) => prices.bytes(Encoding::Proto),
         }

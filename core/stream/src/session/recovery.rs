@@ -18,6 +18,11 @@
 //! If the history does not reach back to the position, a new subscription returns
 //! `recovered: false`, and a running one queues `gap`.
 //!
+//! # Progress
+//! A client that reads always catches up. Nothing is read before the outbox has room for the
+//! publication that comes next, and an empty outbox has room for any: one that is larger than
+//! the outbox travels alone. A read that brought nothing is not repeated before a pause.
+//!
 //! # Worked example
 //! The channel has publications 1 to 5 of epoch `e`; the client had 3 when its link broke.
 //!
@@ -30,12 +35,19 @@
 //!
 //! Position and newest are equal: the subscription is live. 6 came twice and is sent once.
 //! Later the client reads slowly, and 7 does not fit: the subscription is held again, with 7
-//! in the buffer. It holds [`BUFFER`] publications, 7 to 134; of 200, the others are left to
+//! in the buffer. It holds [`BUFFER`] publications, 7 to 134, or fewer: all buffers of a session
+//! together hold half of the bytes of an outbox ([`HeldBytes`]), since a history may drop what a
+//! buffer still has. Of 200, the others are left to
 //! the history. When half of the outbox is free, the buffer is released, and the history
 //! after 134 is read. If that has only 150 to 200 by then, `gap` reports that the channel is
 //! at 200, and the subscription goes on from there.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use tidewire_proto::v1::{ChannelClass, SubscriptionResult, Visibility};
 use tokio::time::Instant;
@@ -46,9 +58,12 @@ use crate::{
     broker::{History, PageLimit, Reach},
 };
 
-/// Publications that a hold buffers; a longer burst is read from the history. They are shared
-/// with the history, so one costs a pointer.
+/// Publications that a hold buffers; a longer burst is read from the history.
 const BUFFER: usize = 128;
+
+/// Pause before a history is read again that had nothing new: a broker may be behind what it
+/// delivered. Without the pause, a session could read without end and send nothing.
+const REREAD_PAUSE: Duration = Duration::from_millis(50);
 
 /// Options of a subscription beside the channel.
 #[derive(Debug, Clone, Default)]
@@ -83,8 +98,42 @@ pub(super) struct Hold {
     condition: ReleaseCondition,
     /// The newest publication of the channel.
     newest: Position,
-    /// Publications that need not be read from the history, oldest first.
-    buffer: VecDeque<Arc<Publication>>,
+    /// Publications that need not be read from the history, oldest first, with their sizes.
+    buffer: VecDeque<HeldPublication>,
+}
+
+/// A publication in a buffer, with its size in bytes as it is sent.
+type HeldPublication = (usize, Arc<Publication>);
+
+/// Bytes in all buffers of a session, and their bound.
+#[derive(Debug)]
+pub(super) struct HeldBytes {
+    used: usize,
+    limit: usize,
+}
+
+impl HeldBytes {
+    /// Bytes in the buffers.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    fn has_room(&self, size: usize) -> bool {
+        self.used + size <= self.limit
+    }
+
+    /// Bytes for which there is room.
+    fn room(&self) -> usize {
+        self.limit.saturating_sub(self.used)
+    }
+
+    fn add(&mut self, size: usize) {
+        self.used += size;
+    }
+
+    fn remove(&mut self, size: usize) {
+        self.used = self.used.saturating_sub(size);
+    }
 }
 
 /// When a held subscription is released.
@@ -152,21 +201,38 @@ impl Progress {
         self.position = position;
     }
 
-    /// Holds a live subscription back from `publication` on, until the outbox has room.
-    pub(super) fn hold_from(&mut self, publication: &Arc<Publication>) {
+    /// Holds a live subscription back from `publication` on, of `size` bytes, until the outbox
+    /// has room.
+    pub(super) fn hold_from(
+        &mut self,
+        publication: &Arc<Publication>,
+        size: usize,
+        held: &mut HeldBytes,
+    ) {
         let newest = publication.position().clone();
         self.state = DeliveryState::held(ReleaseCondition::Room, newest);
         if let Some(hold) = self.hold_mut() {
-            hold.buffer(publication);
+            hold.buffer(publication, size, held);
         }
     }
 
-    /// Buffers a publication of a held subscription, and returns its release condition. None
-    /// for a live one.
-    pub(super) fn buffer(&mut self, publication: &Arc<Publication>) -> Option<ReleaseCondition> {
+    /// Buffers a publication of a held subscription, and returns its release condition.
+    pub(super) fn buffer(
+        &mut self,
+        publication: &Arc<Publication>,
+        size: usize,
+        held: &mut HeldBytes,
+    ) -> Option<ReleaseCondition> {
         let hold = self.hold_mut()?;
-        hold.buffer(publication);
+        hold.buffer(publication, size, held);
         Some(hold.condition)
+    }
+
+    /// Empties the buffer of a held subscription.
+    pub(super) fn clear_buffer(&mut self, held: &mut HeldBytes) {
+        if let Some(hold) = self.hold_mut() {
+            hold.clear(held);
+        }
     }
 
     /// Makes a latest channel live: it has a pending value instead of a buffer.
@@ -194,20 +260,22 @@ impl Progress {
 
     /// Takes the next publication from the buffer. None if the buffer does not have it, or
     /// if the client has caught up: then the subscription is live.
-    fn take_buffered(&mut self) -> Option<Arc<Publication>> {
+    fn take_buffered(&mut self, held: &mut HeldBytes) -> Option<HeldPublication> {
         let DeliveryState::Held(hold) = &mut self.state else {
             return None;
         };
         if hold.newest.epoch == self.position.epoch && hold.newest.seq <= self.position.seq {
+            hold.clear(held);
             self.state = DeliveryState::Live;
             return None;
         }
-        hold.take_after(&self.position)
+        hold.take_after(&self.position, held)
     }
 
     /// Puts a publication back that has no room.
-    fn put_back(&mut self, publication: Arc<Publication>) {
+    fn put_back(&mut self, publication: HeldPublication, held: &mut HeldBytes) {
         if let Some(hold) = self.hold_mut() {
+            held.add(publication.0);
             hold.buffer.push_front(publication);
         }
     }
@@ -224,18 +292,25 @@ impl DeliveryState {
 }
 
 impl Hold {
-    /// Notes a publication that cannot be sent yet.
-    fn buffer(&mut self, publication: &Arc<Publication>) {
+    /// Notes a publication of `size` bytes that cannot be sent yet.
+    fn buffer(&mut self, publication: &Arc<Publication>, size: usize, held: &mut HeldBytes) {
         if publication.position().epoch != self.newest.epoch {
-            self.buffer.clear();
+            self.clear(held);
         }
         self.note_newest(publication.position());
         if self.condition == ReleaseCondition::Foreground {
             return;
         }
         // A full buffer holds the oldest, which are needed first; the history has the newest.
-        if self.buffer.len() < BUFFER {
-            self.buffer.push_back(publication.clone());
+        if self.buffer.len() < BUFFER && held.has_room(size) {
+            held.add(size);
+            self.buffer.push_back((size, publication.clone()));
+        }
+    }
+
+    fn clear(&mut self, held: &mut HeldBytes) {
+        for (size, _) in self.buffer.drain(..) {
+            held.remove(size);
         }
     }
 
@@ -247,40 +322,57 @@ impl Hold {
         }
     }
 
-    /// Puts the publications of a history read before those in the buffer.
-    fn merge(&mut self, read: Vec<Arc<Publication>>) {
-        let Some(last) = read.last().map(|one| one.position().clone()) else {
+    /// Puts the publications of a history read before those in the buffer, as many as there is
+    /// room for: the history has the others.
+    fn merge(&mut self, read: Vec<HeldPublication>, held: &mut HeldBytes) {
+        let Some(last) = read.last().map(|(_, one)| one.position().clone()) else {
             return;
         };
-        self.buffer
-            .retain(|one| one.position().epoch == last.epoch && one.seq() > last.seq);
-        for publication in read.into_iter().rev() {
-            self.buffer.push_front(publication);
+        let later = std::mem::take(&mut self.buffer);
+        for (size, _) in &later {
+            held.remove(*size);
+        }
+        let is_later =
+            |one: &Publication| one.position().epoch == last.epoch && one.seq() > last.seq;
+        let later = later.into_iter().filter(|(_, one)| is_later(one));
+        for (size, publication) in read.into_iter().chain(later) {
+            if !held.has_room(size) {
+                return;
+            }
+            held.add(size);
+            self.buffer.push_back((size, publication));
         }
     }
 
     /// Takes the publication that follows `position`, if the buffer has it.
-    fn take_after(&mut self, position: &Position) -> Option<Arc<Publication>> {
-        let is_behind = |one: &Arc<Publication>| {
-            one.position().epoch != position.epoch || one.seq() <= position.seq
-        };
-        while self.buffer.front().is_some_and(is_behind) {
-            self.buffer.pop_front();
+    fn take_after(&mut self, position: &Position, held: &mut HeldBytes) -> Option<HeldPublication> {
+        let is_behind =
+            |one: &Publication| one.position().epoch != position.epoch || one.seq() <= position.seq;
+        while let Some((size, one)) = self.buffer.front() {
+            let is_next = !is_behind(one) && one.seq() == position.seq + 1;
+            if !is_next && !is_behind(one) {
+                return None;
+            }
+            held.remove(*size);
+            let first = self.buffer.pop_front();
+            if is_next {
+                return first;
+            }
         }
-        let front = self.buffer.front();
-        let is_next = front.is_some_and(|one| one.seq() == position.seq + 1);
-        if is_next {
-            self.buffer.pop_front()
-        } else {
-            None
-        }
+        None
     }
 }
 
 impl Subscription {
     /// Sets a new subscription to its position, and merges the history read with later
     /// publications.
-    fn merge_history(&mut self, since: Option<Position>, history: History) {
+    fn merge_history(
+        &mut self,
+        since: Option<Position>,
+        history: History,
+        size_of: impl Fn(&Publication) -> usize,
+        held: &mut HeldBytes,
+    ) {
         self.start_at(since.unwrap_or_else(|| Position {
             seq: match (self.class(), history.publications.first()) {
                 (Class::History, Some(first)) => first.seq() - 1,
@@ -300,33 +392,88 @@ impl Subscription {
         if is_unknown || hold.newest.epoch == history.top.epoch {
             hold.note_newest(&history.top);
         }
-        hold.merge(history.publications);
+        let read = history.publications.into_iter();
+        let read = read.map(|one| (size_of(&one), one)).collect();
+        hold.merge(read, held);
     }
 }
 
 /// Pending work of a session for its held subscriptions. The flags are hints: a search over
 /// all subscriptions is skipped while they are down.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RecoveryQueue {
+    /// Bytes in the buffers of the subscriptions.
+    pub(super) held: HeldBytes,
     /// Whether a subscription may wait for its history to be read.
     may_have_ready: bool,
     /// Whether a history is being read beside the transport.
     is_reading: bool,
+    /// Size of the publication that comes next and had no room, in bytes. Nothing is read
+    /// before the outbox has room for it.
+    wanted_room: usize,
+    /// Time before which no history is read, since the last read had nothing new.
+    paused_until: Option<Instant>,
+    /// Index of the subscription that was read last: the next one has its turn first.
+    last_read: usize,
+}
+
+/// How far a buffer was moved to the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DrainOutcome {
+    /// The subscription is live, or has ended.
+    CaughtUp,
+    /// The outbox has no room for the next publication.
+    NoRoom,
+    /// The buffer does not have the next publication.
+    Missing,
 }
 
 impl RecoveryQueue {
+    /// Nothing to do, and buffers for up to `held_bytes` together.
+    pub(super) fn new(held_bytes: usize) -> Self {
+        Self {
+            held: HeldBytes {
+                used: 0,
+                limit: held_bytes,
+            },
+            may_have_ready: false,
+            is_reading: false,
+            wanted_room: 0,
+            paused_until: None,
+            last_read: 0,
+        }
+    }
+
     /// Notes a subscription that is released as soon as the outbox has room.
     pub(super) fn note_ready(&mut self) {
         self.may_have_ready = true;
     }
 
-    /// Whether a history has to be read now.
-    pub(super) fn has_work(&self) -> bool {
+    /// Whether a history has to be read, now or after a pause.
+    fn is_waiting(&self) -> bool {
         self.may_have_ready && !self.is_reading
+    }
+
+    /// Whether a history has to be read now.
+    pub(super) fn has_work(&self, now: Instant) -> bool {
+        self.is_waiting() && self.paused_until.is_none_or(|until| until <= now)
+    }
+
+    /// The end of a pause after which a history has to be read.
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.paused_until.filter(|_| self.is_waiting())
     }
 }
 
 impl State {
+    /// Sets a new subscription to its position, with what was read of its history.
+    fn merge_history(&mut self, slot: Slot, since: Option<Position>, history: History) {
+        let (outbox, held) = (&self.outbox, &mut self.recovery.held);
+        if let Some(subscription) = self.subscriptions.get_mut(slot) {
+            subscription.merge_history(since, history, |one| outbox.size_of(one), held);
+        }
+    }
+
     /// Releases a new subscription, whose reply or notice is queued now.
     pub(super) fn release_new(&mut self, slot: Slot, now: Instant) {
         let is_background = self.visibility == Visibility::Background;
@@ -342,7 +489,10 @@ impl State {
         }
         let pauses = is_background && subscription.pauses_in_background();
         match subscription.progress.hold_mut() {
-            Some(hold) if pauses => hold.condition = ReleaseCondition::Foreground,
+            Some(hold) if pauses => {
+                hold.condition = ReleaseCondition::Foreground;
+                hold.clear(&mut self.recovery.held);
+            }
             _ => self.release(slot),
         }
     }
@@ -363,6 +513,8 @@ impl State {
             }
             DeliveryState::Held(hold) if hold.condition == ReleaseCondition::Room => {
                 hold.condition = ReleaseCondition::Foreground;
+                // The client may be away for long: the history keeps what it can.
+                hold.clear(&mut self.recovery.held);
             }
             DeliveryState::Held(_) => {}
         }
@@ -414,19 +566,25 @@ impl State {
 
     /// Moves to the outbox what the buffer has next. The subscription is live when nothing is
     /// missing any more.
-    fn drain_buffer(&mut self, slot: Slot) {
+    fn drain_buffer(&mut self, slot: Slot) -> DrainOutcome {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
-            return;
+            return DrainOutcome::CaughtUp;
         };
         let progress = &mut subscription.progress;
-        while let Some(next) = progress.take_buffered() {
-            let size = self.outbox.size_of(&next);
+        let held = &mut self.recovery.held;
+        while let Some((size, next)) = progress.take_buffered(held) {
             if !self.outbox.has_room(size) {
-                progress.put_back(next);
-                return;
+                progress.put_back((size, next), held);
+                self.recovery.wanted_room = size;
+                return DrainOutcome::NoRoom;
             }
             progress.advance(next.position());
             self.outbox.push_publication(slot, next, size);
+        }
+        if progress.is_live() {
+            DrainOutcome::CaughtUp
+        } else {
+            DrainOutcome::Missing
         }
     }
 
@@ -438,30 +596,46 @@ impl State {
         }
     }
 
-    /// A subscription whose history has to be read now, if the outbox has room.
-    pub(super) fn next_to_read(&mut self) -> Option<Slot> {
-        let may_read = self.recovery.has_work() && self.closing.is_none();
-        if !may_read || !self.outbox.has_room_for_history() {
+    /// A subscription that has to catch up now, if the outbox has room for what comes next.
+    /// An empty outbox has room for any publication, so a client that reads always catches up.
+    pub(super) fn next_to_read(&mut self, now: Instant) -> Option<Slot> {
+        let may_read = self.recovery.has_work(now) && self.closing.is_none();
+        let has_room =
+            self.outbox.has_room_for_history() && self.outbox.has_room(self.recovery.wanted_room);
+        if !may_read || !has_room {
             return None;
         }
         let is_ready = |one: &Subscription| one.progress.is_held_until(ReleaseCondition::Room);
-        let mut all = self.subscriptions.iter();
-        let ready = all.find(|(_, one)| is_ready(one)).map(|(slot, _)| slot);
+        let mut first = None;
+        let mut next = None;
+        for (slot, _) in self.subscriptions.iter().filter(|(_, one)| is_ready(one)) {
+            first.get_or_insert(slot);
+            if slot.index() > self.recovery.last_read {
+                next = Some(slot);
+                break;
+            }
+        }
+        let ready = next.or(first);
         self.recovery.may_have_ready = ready.is_some();
+        self.recovery.wanted_room = 0;
+        self.recovery.paused_until = None;
+        self.recovery.last_read = ready?.index();
         ready
     }
 
     /// Channel and position of a subscription whose history has to be read, if the buffer
     /// does not have what comes next.
     fn missing_after(&mut self, slot: Slot) -> Option<(ChannelName, Position)> {
-        self.drain_buffer(slot);
+        if self.drain_buffer(slot) != DrainOutcome::Missing {
+            return None;
+        }
         let subscription = self.subscriptions.get_mut(slot)?;
-        let progress = &subscription.progress;
-        (!progress.is_live()).then(|| (subscription.channel().clone(), progress.position().clone()))
+        let position = subscription.progress.position().clone();
+        Some((subscription.channel().clone(), position))
     }
 
     /// Queues the history read after `since`, as far as there is room for it.
-    fn queue_history(&mut self, slot: Slot, since: &Position, history: History) {
+    fn queue_history(&mut self, slot: Slot, since: &Position, history: History, now: Instant) {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };
@@ -476,15 +650,19 @@ impl State {
             self.drain_buffer(slot);
             return;
         }
+        let has_nothing = history.publications.is_empty();
         for publication in history.publications {
             let size = self.outbox.size_of(&publication);
             if !self.outbox.has_room(size) {
+                self.recovery.wanted_room = size;
                 return;
             }
             subscription.progress.advance(publication.position());
             self.outbox.push_publication(slot, publication, size);
         }
-        self.drain_buffer(slot);
+        if self.drain_buffer(slot) == DrainOutcome::Missing && has_nothing {
+            self.recovery.paused_until = Some(now + REREAD_PAUSE);
+        }
     }
 }
 
@@ -516,32 +694,46 @@ impl Session {
         let (since, page) = match &options.since {
             _ if opens_with_newest(namespace, &options) => (None, PageLimit::NEWEST),
             None => (None, PageLimit::NOTHING),
-            since => (
-                since.as_ref(),
-                PageLimit::bytes(context.options().outbox_bytes),
-            ),
+            // What the buffers have no room for is read when it can be sent.
+            since => match self.core().state.lock().recovery.held.room() {
+                0 => (since.as_ref(), PageLimit::NOTHING),
+                room => (since.as_ref(), PageLimit::bytes(room)),
+            },
         };
         let history = context.broker().history(&channel, since, page).await?;
         let recovered = namespace.class == Class::History
             && options.since.is_some()
             && history.reach == Reach::Complete;
-        let newest = history.top.clone();
-        if let Some(slot) = slot
-            && let Some(subscription) = self.core().state.lock().subscriptions.get_mut(slot)
-        {
-            subscription.merge_history(options.since.filter(|_| recovered), history);
+        let position = match slot {
+            Some(_) => history.top.clone(),
+            // The reply leaves before what waits in the outbox: it must not be ahead of that.
+            None => self
+                .sent_position(&channel)
+                .unwrap_or_else(|| Position::start(history.top.epoch.clone())),
+        };
+        if let Some(slot) = slot {
+            let since = options.since.filter(|_| recovered);
+            self.core().state.lock().merge_history(slot, since, history);
         }
         unread.note_read();
         let result = SubscriptionResult {
             channel: channel.as_str().to_owned(),
-            epoch: newest.epoch.as_str().to_owned(),
-            seq: newest.seq,
+            epoch: position.epoch.as_str().to_owned(),
+            seq: position.seq,
             recovered,
             error: None,
             class: Some(ChannelClass::from(namespace.class).into()),
             batched: Some(namespace.batched),
         };
         Ok((slot, result))
+    }
+
+    /// Position up to which the client was sent the publications of a channel, once the
+    /// channel's history has been read.
+    fn sent_position(&self, channel: &ChannelName) -> Option<Position> {
+        let state = self.core().state.lock();
+        let sent = state.subscriptions.on(channel)?.sent();
+        (!sent.epoch.as_str().is_empty()).then(|| sent.clone())
     }
 
     /// Adds a subscription to the session and the hub. None if the session is subscribed
@@ -571,7 +763,7 @@ impl Session {
     }
 
     /// Reads the missed publications of a held subscription, as far as there is room for them.
-    pub(super) async fn read_history(&self, slot: Slot) {
+    async fn read_history(&self, slot: Slot) {
         let core = self.core();
         let missing = core.state.lock().missing_after(slot);
         let Some((channel, since)) = missing else {
@@ -582,7 +774,7 @@ impl Session {
         let read = broker.history(&channel, Some(&since), page).await;
         let mut state = core.state.lock();
         match read {
-            Ok(history) => state.queue_history(slot, &since, history),
+            Ok(history) => state.queue_history(slot, &since, history, Instant::now()),
             Err(error) => {
                 tracing::warn!(%channel, %error, "cannot read a history; the client gets a gap");
                 let subscription = state.subscriptions.get_mut(slot);
@@ -594,15 +786,31 @@ impl Session {
         }
     }
 
-    /// Reads a history beside a sink, which never waits.
+    /// Reads a history beside the transport, which sends queued messages meanwhile. A sink is
+    /// never kept from other sockets; a transport that waits for messages has its history at
+    /// once if the broker does not wait.
     pub(super) fn read_history_aside(&self, slot: Slot) {
         self.core().state.lock().recovery.is_reading = true;
-        let session = self.clone();
-        tokio::spawn(async move {
-            session.read_history(slot).await;
-            session.core().state.lock().recovery.is_reading = false;
-            session.0.mark_dirty();
+        let guard = ReadingGuard(self.clone());
+        let mut read = Box::pin(async move {
+            let reading = guard;
+            reading.0.read_history(slot).await;
         });
+        let is_sink = self.core().sink.get().is_some();
+        let mut now = Context::from_waker(Waker::noop());
+        if is_sink || read.as_mut().poll(&mut now).is_pending() {
+            tokio::spawn(read);
+        }
+    }
+}
+
+/// The read of a history. Its end lets the session read the next one, however it ends.
+struct ReadingGuard(Session);
+
+impl Drop for ReadingGuard {
+    fn drop(&mut self) {
+        self.0.core().state.lock().recovery.is_reading = false;
+        self.0.0.mark_dirty();
     }
 }
 
@@ -654,9 +862,9 @@ mod tests {
     }
 
     /// Moves the buffer to the outbox, and returns the sequence numbers.
-    fn drain(progress: &mut Progress) -> Vec<u64> {
+    fn drain(progress: &mut Progress, held: &mut HeldBytes) -> Vec<u64> {
         let mut drained = Vec::new();
-        while let Some(next) = progress.take_buffered() {
+        while let Some((_, next)) = progress.take_buffered(held) {
             progress.advance(next.position());
             drained.push(next.seq());
         }
@@ -665,19 +873,26 @@ mod tests {
 
     #[test]
     fn recovery_goes_as_in_the_example() {
+        let mut held = RecoveryQueue::new(1_000).held;
         let mut progress = Progress::unknown();
-        progress.buffer(&publication(6));
+        progress.buffer(&publication(6), 1, &mut held);
         progress.start_at(position(3));
         let hold = progress.hold_mut().unwrap();
-        hold.merge((4..=6).map(publication).collect());
-        assert_eq!(drain(&mut progress), [4, 5, 6]);
+        hold.merge(
+            (4..=6).map(|seq| (1, publication(seq))).collect(),
+            &mut held,
+        );
+        assert_eq!(drain(&mut progress, &mut held), [4, 5, 6]);
         assert!(progress.is_live());
 
-        progress.hold_from(&publication(7));
+        progress.hold_from(&publication(7), 1, &mut held);
         for seq in 8..=200 {
-            progress.buffer(&publication(seq));
+            progress.buffer(&publication(seq), 1, &mut held);
         }
-        assert_eq!(drain(&mut progress), (7..=134).collect::<Vec<_>>());
+        assert_eq!(
+            drain(&mut progress, &mut held),
+            (7..=134).collect::<Vec<_>>()
+        );
         assert!(!progress.is_live(), "the rest is read from the history");
         assert_eq!(
             progress.succession(&position(150)),
@@ -688,22 +903,51 @@ mod tests {
 
     #[test]
     fn a_new_epoch_empties_the_buffer() {
+        let mut held = RecoveryQueue::new(1_000).held;
         let mut progress = Progress::unknown();
         progress.start_at(position(1));
-        progress.buffer(&publication(2));
+        progress.buffer(&publication(2), 1, &mut held);
         let other = Position {
             epoch: Epoch::new("f"),
             seq: 1,
         };
         let channel = ChannelName::parse("orders:1").unwrap();
         let first = Publication::new(channel, other.clone(), 0, Event::Message("1".into()));
-        progress.buffer(&first);
-        assert_eq!(drain(&mut progress), [0; 0], "nothing follows position 1");
+        progress.buffer(&first, 1, &mut held);
+        assert_eq!(
+            drain(&mut progress, &mut held),
+            [0; 0],
+            "nothing follows position 1"
+        );
         progress.start_at(Position::start(other.epoch));
-        assert_eq!(drain(&mut progress), [0; 0]);
+        assert_eq!(drain(&mut progress, &mut held), [0; 0]);
         assert!(
             !progress.is_live(),
             "the new epoch is read from the history"
         );
+    }
+
+    #[test]
+    fn all_buffers_of_a_session_share_a_bound() {
+        let mut held = RecoveryQueue::new(5).held;
+        let mut all: Vec<_> = (0..4).map(|_| Progress::unknown()).collect();
+        for progress in &mut all {
+            progress.start_at(position(0));
+            for seq in 1..=2 {
+                progress.buffer(&publication(seq), 1, &mut held);
+            }
+        }
+        assert_eq!(held.used(), 5);
+        let lengths = all.iter_mut().map(|one| drain(one, &mut held).len());
+        assert_eq!(lengths.collect::<Vec<_>>(), [2, 2, 1, 0]);
+        assert_eq!(held.used(), 0);
+        let hold = all[3].hold_mut().unwrap();
+        hold.merge(
+            (1..=9).map(|seq| (1, publication(seq))).collect(),
+            &mut held,
+        );
+        assert_eq!((held.used(), held.room()), (5, 0));
+        all[3].clear_buffer(&mut held);
+        assert_eq!(held.used(), 0);
     }
 }

@@ -115,7 +115,7 @@ impl Session {
 
     /// Ends all subscriptions, and drops their queued publications.
     pub(super) fn unsubscribe_from_all(&self) {
-        let subscriptions = self.0.state.lock().subscriptions.take_all();
+        let subscriptions = self.0.state.lock().unsubscribe_all();
         for subscription in subscriptions {
             if let Some(key) = subscription.hub_key() {
                 self.remove_from_hub(subscription.channel(), key);

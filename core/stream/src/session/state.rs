@@ -55,7 +55,7 @@ impl State {
             warned_expiry: None,
             outbox: Outbox::new(encoding, outbox_bytes),
             subscriptions: Subscriptions::new(),
-            recovery: RecoveryQueue::default(),
+            recovery: RecoveryQueue::new(outbox_bytes / 2),
             heartbeat: Heartbeat::new(Instant::now()),
             flush_timer: FlushTimer::default(),
         }
@@ -68,9 +68,19 @@ impl State {
 
     /// Ends a subscription, and drops its queued publications.
     pub(super) fn unsubscribe(&mut self, channel: &ChannelName) -> Option<Subscription> {
-        let (slot, subscription) = self.subscriptions.remove(channel)?;
+        let (slot, mut subscription) = self.subscriptions.remove(channel)?;
+        subscription.progress.clear_buffer(&mut self.recovery.held);
         self.outbox.remove(slot);
         Some(subscription)
+    }
+
+    /// Ends all subscriptions. Their queued publications are dropped as they are taken.
+    pub(super) fn unsubscribe_all(&mut self) -> impl Iterator<Item = Subscription> + use<> {
+        let mut all: Vec<_> = self.subscriptions.take_all().collect();
+        for subscription in &mut all {
+            subscription.progress.clear_buffer(&mut self.recovery.held);
+        }
+        all.into_iter()
     }
 
     /// Slots of all subscriptions.
@@ -79,25 +89,26 @@ impl State {
     }
 
     /// Whether there is more to do than to wait for a time.
-    pub(super) fn has_work(&self) -> bool {
-        self.closing.is_some() || self.recovery.has_work()
+    pub(super) fn has_work(&self, now: Instant) -> bool {
+        self.closing.is_some() || self.recovery.has_work(now)
     }
 
     /// The time to wait for, if there is nothing to do before.
     pub(super) fn idle_until(&self, now: Instant) -> Option<Instant> {
         match self.outbox.due(now) {
-            Due::At(at) if !self.has_work() => Some(at),
+            Due::At(at) if !self.has_work(now) => Some(at),
             Due::At(_) | Due::Now | Due::Never => None,
         }
     }
 
-    /// Time to wait for: `due`. A sink is flushed at `again_at` in any case; for a sink, this
+    /// Time to wait for: `due`, or the end of a pause of recovery. A sink is flushed at `again_at` in any case; for a sink, this
     /// is the time that the shard's timer needs, if it needs a new one.
     pub(super) fn next_flush(
         &mut self,
         due: Option<Instant>,
         again_at: Option<Instant>,
     ) -> Option<Instant> {
+        let due = due.into_iter().chain(self.recovery.paused_until()).min();
         match again_at {
             None => due,
             Some(again_at) => {

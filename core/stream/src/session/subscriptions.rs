@@ -20,6 +20,13 @@ pub(crate) struct Slot {
     generation: u64,
 }
 
+impl Slot {
+    /// Index in the session's list: the order in which subscriptions have their turn.
+    pub(super) fn index(self) -> usize {
+        self.index
+    }
+}
+
 /// The subscriptions of a session.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
@@ -93,6 +100,12 @@ impl Subscriptions {
     pub(super) fn on_mut(&mut self, channel: &ChannelName) -> Option<&mut Subscription> {
         let index = self.by_channel.get(channel)?;
         self.slab.get_mut(*index)
+    }
+
+    /// The subscription to a channel.
+    pub(super) fn on(&self, channel: &ChannelName) -> Option<&Subscription> {
+        let index = self.by_channel.get(channel)?;
+        self.slab.get(*index)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Subscription)> {
@@ -201,6 +214,15 @@ impl Subscription {
     /// Position up to which the transport took the channel's publications.
     pub(super) fn delivered(&self) -> &Position {
         &self.delivered
+    }
+
+    /// Position up to which the client was sent the channel's publications. What waits in the
+    /// outbox comes after it.
+    pub(super) fn sent(&self) -> &Position {
+        match self.class {
+            Class::History => &self.delivered,
+            Class::Latest => self.progress.position(),
+        }
     }
 
     pub(super) fn hub_key(&self) -> Option<HubKey> {

@@ -1,9 +1,11 @@
 //! The core: engines publish to it, adapters open sessions on it.
 //!
-//! Operators' requests are in `operator`, the graceful stop in `drain`.
+//! Operators' requests are in `operator`, the graceful stop in `drain`, and the watch over the
+//! shards' threads in `shards`.
 
 mod drain;
 mod operator;
+mod shards;
 
 use std::sync::Arc;
 
@@ -22,9 +24,6 @@ use crate::{
     hub::Hub,
     session::{Connection, ConnectionInfo, RegistrySizes, Session, SessionContext},
 };
-
-/// Length of one page of history, in bytes, at which reading stops.
-const HISTORY_PAGE_BYTES: usize = 1 << 20;
 
 /// Sessions that are sent `status` before the task yields, so that others run.
 const STATUS_PART: usize = 256;
@@ -52,10 +51,12 @@ pub struct StreamStats {
     pub subscriptions: usize,
     /// Channels with a subscriber.
     pub channels: usize,
-    /// Bytes that wait in all outboxes.
+    /// Bytes that wait for all clients: see [`Session::waiting_bytes`].
     pub queued_bytes: usize,
-    /// Bytes that wait in the fullest outbox.
+    /// Bytes that wait for the client with the most of them.
     pub queued_bytes_max: usize,
+    /// Memory of all histories, with the encodings of their publications, in bytes.
+    pub history_bytes: usize,
 }
 
 impl StreamStats {
@@ -88,6 +89,8 @@ impl StreamCore {
             clock.clone(),
             MemoryLimits {
                 idempotency_window: options.idempotency_window,
+                idempotency_bytes: options.idempotency_bytes,
+                history_bytes: options.history_bytes,
                 ..MemoryLimits::default()
             },
         );
@@ -174,6 +177,9 @@ impl StreamCore {
         let (channel, namespace) = self.namespaces().resolve(channel)?;
         identity.may_publish(&channel, namespace)?;
         self.check_document(&data)?;
+        // A copy of its own: the request that the document is a part of may be much longer, and
+        // would stay in memory with the history.
+        let data = Bytes::copy_from_slice(&data);
         self.publications.increment(1);
         let position = self
             .broker()
@@ -209,7 +215,7 @@ impl StreamCore {
     }
 
     /// Reads the history of a channel for a client: with `since` the oldest publications after
-    /// it, else the newest ones.
+    /// it, else the newest ones. Reading stops at `limit`.
     ///
     /// # Errors
     /// The client may not read the channel, the name is wrong, or the history does not reach
@@ -219,7 +225,7 @@ impl StreamCore {
         identity: &Identity,
         channel: &str,
         since: Option<Position>,
-        limit: usize,
+        limit: PageLimit,
     ) -> Result<(ChannelName, History), StreamError> {
         let (channel, namespace) = self.namespaces().resolve(channel)?;
         self.namespaces().may_read(identity, &channel, namespace)?;
@@ -231,13 +237,9 @@ impl StreamCore {
                 ),
             ));
         }
-        let page = PageLimit {
-            items: limit,
-            bytes: HISTORY_PAGE_BYTES,
-        };
         let history = self
             .broker()
-            .history(&channel, since.as_ref(), page)
+            .history(&channel, since.as_ref(), limit)
             .await?;
         if history.reach == Reach::Lost {
             return Err(StreamError::new(
@@ -276,6 +278,15 @@ impl StreamCore {
         self.broker().sweep();
     }
 
+    /// Waits until histories take more memory than they may: then [`sweep`](Self::sweep) is
+    /// needed at once.
+    pub async fn over_budget(&self) {
+        if self.broker().over_budget().await.is_err() {
+            // A broker that cannot tell has no budget here.
+            std::future::pending().await
+        }
+    }
+
     /// The session of a connection.
     #[must_use]
     pub fn session(&self, id: &str) -> Option<Session> {
@@ -303,11 +314,12 @@ impl StreamCore {
         let sessions = self.context.registry().all();
         let mut stats = StreamStats {
             channels: self.hub().channel_count(),
+            history_bytes: self.broker().history_bytes(),
             transports: self.context.transports().ended(),
             ..StreamStats::default()
         };
         for session in sessions {
-            let queued = session.queued_bytes();
+            let queued = session.waiting_bytes();
             if let Some(transport) = stats.transport(session.transport_counters().transport()) {
                 let (sent, received) = session.traffic();
                 transport.connections += 1;

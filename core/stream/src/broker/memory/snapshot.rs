@@ -1,7 +1,7 @@
 //! Snapshot of a memory broker: a graceful stop saves the channels, the next start loads them,
 //! and clients recover across the restart.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use prost::Message as _;
 use tidewire_proto::v1::{ErrorCode, ServerMessage};
@@ -87,7 +87,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             used_ms: channel.used_ms,
             publications: match is_transient {
                 true => Vec::new(),
-                false => channel.log.iter().map(|(_, one)| one.clone()).collect(),
+                false => channel.log.iter().cloned().collect(),
             },
         })
     }
@@ -100,10 +100,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         channel.seq = saved.top.seq;
         channel.used_ms = saved.used_ms;
         for publication in &saved.publications {
-            let size = publication.size();
-            channel.log.push_back((size, publication.clone()));
-            channel.bytes += size;
-            self.bytes.fetch_add(size, Ordering::Relaxed);
+            self.push(channel, publication.clone());
         }
         self.trim(name, channel, self.clock.now_ms());
     }
@@ -162,7 +159,7 @@ impl SavedChannel {
             seq: self.top.seq,
             used_ms: self.used_ms,
             publications: publications
-                .map(|publication| publication.proto())
+                .map(|publication| publication.proto_once())
                 .collect(),
         }
         .encode_to_vec()
