@@ -26,7 +26,7 @@ use tidewire_proto::{
 };
 use tidewire_stream::{CloseReason, ConnectionInfo, Encoding, ShardId, StreamError, Transport};
 
-pub(crate) use byte_stream::{ByteStream, split_any, split_tcp, split_tls};
+pub(crate) use byte_stream::{ByteStream, split_tcp, split_tls};
 use frame::{Opcode, write_close, write_frame};
 use reader::Preamble;
 use writer::Deflate;

@@ -32,6 +32,10 @@ pub struct DirectMessage {
 impl DirectMessage {
     /// Encodes a message.
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the message ends here, and its memory with it"
+    )]
     pub fn new(message: ServerMessage, encoding: Encoding) -> Self {
         let bytes = match encoding {
             Encoding::Json => json::to_vec(&message).into(),
