@@ -189,6 +189,23 @@ fn coinbase_and_kraken_count_in_base() {
 }
 
 #[test]
+fn a_market_name_may_be_in_any_script() {
+    let keys = r#"ids = { "BTC-USDT" = "币安人生USDT" }"#;
+    let mut harness = Harness::new(VenueKind::Binance, keys);
+    let requests = VenueKind::Binance.subscribe(&["币安人生USDT".to_owned()]);
+    let frame = VenueKind::Binance.subscribe_frame(&requests[0], 1);
+    assert!(frame.contains("\"币安人生usdt@trade\""), "{frame}");
+    for (id, name) in [(1, "币安人生USDT"), (2, r"\u5e01\u5b89\u4eba\u751fUSDT")] {
+        harness.apply_venue_frame(&format!(r#"{{"stream":"x@trade","data":{{"e":"trade","E":1723161257687,"T":1723161257679,"s":"{name}","t":{id},"p":"0.5","q":"2","m":false}}}}"#));
+    }
+    let detail = harness.get_price("BTC-USDT").source_details.remove(0);
+    assert_eq!(
+        (detail.trades, detail.price.unwrap().value.as_str()),
+        (2, "0.5")
+    );
+}
+
+#[test]
 fn impossible_ids_and_contract_values_are_refused() {
     let source = |keys: &str| {
         let text = format!("[[source]]\nkind = \"okx\"\n{keys}");

@@ -54,8 +54,12 @@ impl Subscriptions {
         Some(frame)
     }
 
-    /// Records that the venue accepted a request: the one of this number, or the oldest.
+    /// Records that the venue accepted a request: the one of this number, or the oldest. Where each
+    /// market has a response of its own, others of the request may still be refused.
     pub(super) fn accepted(&mut self, id: Option<u64>) {
+        if self.kind.answers_each_market() {
+            return;
+        }
         match id {
             None => drop(self.unanswered.pop_front()),
             Some(id) => self.unanswered.retain(|(own, _)| *own != id),
@@ -73,8 +77,9 @@ impl Subscriptions {
         let (channel, parts) = match refusal.scope {
             // The other markets of the request have responses of their own.
             RefusalScope::Market => {
-                let (_, request) = &self.unanswered[position];
+                let (_, request) = &mut self.unanswered[position];
                 let refused = refusal.named(&request.names);
+                request.names.retain(|name| !refused.contains(name));
                 (
                     request.channel,
                     Parts {
@@ -235,16 +240,49 @@ mod tests {
 
     #[test]
     fn a_refusal_of_one_market_leaves_the_others_of_its_request() {
-        let mut subscriptions =
-            Subscriptions::new(VenueKind::Kraken, &names(&["BTC/USD", "FOO/USD"]));
+        let markets = names(&["BTC/USD", "FOO/USD"]);
+        let mut subscriptions = Subscriptions::new(VenueKind::Kraken, &markets);
         while subscriptions.next_frame().is_some() {}
-        let refusal = Refusal {
-            scope: RefusalScope::Market,
-            ..Refusal::of_request("Currency pair not supported: FOO/USD", Some(2))
-        };
-        assert_eq!(subscriptions.refuse(&refusal), ["FOO/USD"]);
+        // The other market is accepted first, in both requests.
+        subscriptions.accepted(Some(1));
+        subscriptions.accepted(Some(2));
+        for id in [1, 2] {
+            let refusal = Refusal {
+                scope: RefusalScope::Market,
+                ..Refusal::of_request("Currency pair not supported: FOO/USD", Some(id))
+            };
+            assert_eq!(subscriptions.refuse(&refusal), ["FOO/USD"]);
+            assert!(subscriptions.refuse(&refusal).is_empty());
+        }
         assert!(!subscriptions.has_unsent());
-        assert_eq!(subscriptions.unanswered.len(), 2);
+        // Later it is requested in both channels.
+        subscriptions.request_refused();
+        let again = [(); 2].map(|()| subscriptions.next_frame().unwrap());
+        assert!(
+            again
+                .iter()
+                .all(|frame| frame.contains(r#""symbol":["FOO/USD"]"#))
+        );
+        assert!(again[0].contains("ticker") && again[1].contains("trade"));
+    }
+
+    #[test]
+    fn an_accepted_market_does_not_answer_for_the_others_of_its_request() {
+        let markets = names(&["BTC-USDT", "FOO-USDT", "ETH-USDT"]);
+        let mut subscriptions = Subscriptions::new(VenueKind::Okx, &markets);
+        subscriptions.next_frame().unwrap();
+        subscriptions.accepted(None);
+        subscriptions.accepted(Some(1));
+        let first = refusal("Wrong URL or instId:FOO-USDT doesn't exist: 60018");
+        assert_eq!(subscriptions.refuse(&first), ["FOO-USDT"]);
+        let again = subscriptions.next_frame().unwrap();
+        assert!(
+            again.contains("ETH-USDT") && !again.contains("FOO-USDT"),
+            "{again}"
+        );
+        // Of its other channel.
+        assert!(subscriptions.refuse(&first).is_empty());
+        assert!(!subscriptions.has_unsent());
     }
 
     proptest! {

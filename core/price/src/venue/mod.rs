@@ -225,6 +225,12 @@ impl VenueKind {
         }
     }
 
+    /// Whether each market of a request has a response of its own.
+    #[must_use]
+    pub(crate) fn answers_each_market(self) -> bool {
+        matches!(self, Self::Kraken | Self::Okx)
+    }
+
     /// The frame of a request. Venues that can repeat the number in their response do.
     #[must_use]
     pub fn subscribe_frame(self, request: &SubscribeRequest, id: u64) -> String {
