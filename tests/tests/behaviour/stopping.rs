@@ -193,7 +193,7 @@ async fn a_server_that_drains_says_so_to_everyone_who_asks() {
     server.terminate();
     // Each request opens a connection: the server closes those that are idle.
     let get = async |path: &str| {
-        let request = tidewire_tests::http_client().get(server.url(path));
+        let request = tidewire_tests::http_client(server.authority()).get(server.url(path));
         server.send(request).await
     };
     let refused = within("the end of readiness", async {
