@@ -16,7 +16,7 @@ pub mod shard;
 mod timers;
 mod write_coalescing;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -33,7 +33,19 @@ use crate::{
 
 /// Key of a subscriber in its channel's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HubKey(usize);
+pub(crate) struct HubKey(NonZeroU32);
+
+impl HubKey {
+    fn new(index: usize) -> Self {
+        // A shard has fewer connections than 2^32 - 1, and so has each of its lists.
+        let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(number).unwrap_or(NonZeroU32::MAX))
+    }
+
+    fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 /// How far a scan of a channel's subscribers has come.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,7 +59,7 @@ pub(crate) struct SubscriberScan {
 pub struct Hub {
     shards: Box<[Arc<Shard>]>,
     /// Number of subscribers of each channel, by shard.
-    subscribers: RwLock<HashMap<ChannelName, Box<[usize]>>>,
+    subscribers: RwLock<HashMap<ChannelName, Box<[u32]>>>,
 }
 
 impl Hub {
@@ -125,12 +137,12 @@ impl Hub {
         let mut subscribers = self.subscribers.write();
         let none = || vec![0; self.shards.len()].into_boxed_slice();
         subscribers.entry(channel.clone()).or_insert_with(none)[shard.0] += 1;
-        HubKey(key)
+        HubKey::new(key)
     }
 
     /// Removes a subscription. Nothing is delivered to it afterwards.
     pub(crate) fn remove(&self, channel: &ChannelName, shard: ShardId, key: HubKey) {
-        if !self.shards[shard.0].remove(channel, key.0) {
+        if !self.shards[shard.0].remove(channel, key.index()) {
             return;
         }
         let mut subscribers = self.subscribers.write();
@@ -169,9 +181,9 @@ impl Hub {
     #[must_use]
     pub fn subscriber_count(&self, channel: &ChannelName) -> usize {
         let subscribers = self.subscribers.read();
-        subscribers
-            .get(channel)
-            .map_or(0, |by_shard| by_shard.iter().sum())
+        subscribers.get(channel).map_or(0, |by_shard| {
+            by_shard.iter().map(|count| *count as usize).sum()
+        })
     }
 
     /// How many channels have a subscriber.

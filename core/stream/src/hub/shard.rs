@@ -221,7 +221,10 @@ impl Shard {
         slot: Slot,
     ) -> usize {
         let mut lists = self.lists.lock();
-        let list = lists.entry(channel.clone()).or_default();
+        // Many channels have one subscriber: a list begins with room for one.
+        let list = lists
+            .entry(channel.clone())
+            .or_insert_with(|| Slab::with_capacity(1));
         list.insert(Subscriber { session, slot })
     }
 

@@ -389,12 +389,7 @@ impl Session {
         let subscriptions = state.subscriptions.iter();
         subscriptions
             .filter(|(_, subscription)| subscription.class() == Class::History)
-            .map(|(_, subscription)| {
-                (
-                    subscription.channel().clone(),
-                    subscription.delivered().clone(),
-                )
-            })
+            .map(|(_, subscription)| (subscription.channel().clone(), subscription.delivered()))
             .collect()
     }
 

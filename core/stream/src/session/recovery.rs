@@ -591,7 +591,7 @@ impl State {
     /// Queues a notice that publications are lost, and goes on from `newest`.
     fn queue_gap(&mut self, slot: Slot, newest: Position) {
         if let Some(subscription) = self.subscriptions.get_mut(slot) {
-            subscription.progress.start_at(newest.clone());
+            subscription.skip_to(newest.clone());
             self.outbox.push_gap(slot, subscription.channel(), newest);
         }
     }
@@ -733,7 +733,7 @@ impl Session {
     fn sent_position(&self, channel: &ChannelName) -> Option<Position> {
         let state = self.core().state.lock();
         let sent = state.subscriptions.on(channel)?.sent();
-        (!sent.epoch.as_str().is_empty()).then(|| sent.clone())
+        (!sent.epoch.as_str().is_empty()).then_some(sent)
     }
 
     /// Adds a subscription to the session and the hub. None if the session is subscribed

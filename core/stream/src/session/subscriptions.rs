@@ -4,26 +4,32 @@
 //! A [`Slot`] holds an index and a generation. The index of an ended subscription is used
 //! again, the generation never: so an item queued for an ended subscription does not reach
 //! the next one with its index.
+//!
+//! A server has many more subscriptions than anything else, so one takes about a hundred bytes:
+//! names are found by binary search in a list of indices, and what few subscriptions have is
+//! boxed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use slab::Slab;
 use tokio::time::Instant;
 
 use super::recovery::Progress;
-use crate::{ChannelName, Class, Namespace, Position, Publication, hub::HubKey};
+use crate::{
+    ChannelName, Class, Epoch, Namespace, Position, Publication, hub::HubKey, publication::Seq,
+};
 
 /// Names a subscription of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
-    index: usize,
-    generation: u64,
+    index: u32,
+    generation: u32,
 }
 
 impl Slot {
     /// Index in the session's list: the order in which subscriptions have their turn.
     pub(super) fn index(self) -> usize {
-        self.index
+        self.index as usize
     }
 }
 
@@ -31,8 +37,9 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     slab: Slab<Subscription>,
-    by_channel: HashMap<ChannelName, usize>,
-    generation: u64,
+    /// Indices of the subscriptions, in the order of their channels' names.
+    by_channel: Vec<u32>,
+    generation: u32,
     /// Subscriptions whose values are sent in batches.
     batched: usize,
 }
@@ -42,7 +49,7 @@ impl Subscriptions {
         Self {
             // Most sessions have one subscription, and a subscription is not small.
             slab: Slab::with_capacity(1),
-            by_channel: HashMap::new(),
+            by_channel: Vec::new(),
             generation: 0,
             batched: 0,
         }
@@ -53,19 +60,32 @@ impl Subscriptions {
     }
 
     pub(super) fn contains(&self, channel: &ChannelName) -> bool {
-        self.by_channel.contains_key(channel)
+        self.find(channel).is_ok()
+    }
+
+    /// Place of a channel in the list of indices, or where it would be.
+    fn find(&self, channel: &ChannelName) -> Result<usize, usize> {
+        self.by_channel.binary_search_by(|index| {
+            let subscription = self.slab.get(*index as usize);
+            subscription.map_or(Ordering::Less, |one| one.channel.cmp(channel))
+        })
     }
 
     /// Adds a subscription to a channel that the session is not subscribed to.
     pub(super) fn insert(&mut self, mut subscription: Subscription) -> Slot {
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         subscription.generation = self.generation;
         if subscription.batch_mode == BatchMode::Batched {
             self.batched += 1;
         }
-        let channel = subscription.channel.clone();
-        let index = self.slab.insert(subscription);
-        self.by_channel.insert(channel, index);
+        if self.slab.len() == self.slab.capacity() {
+            // A quarter at a time: doubling would leave half of a large list empty.
+            self.slab.reserve_exact(self.slab.len() / 4 + 1);
+        }
+        let at = self.find(&subscription.channel).unwrap_or_else(|at| at);
+        // A connection has fewer subscriptions than 2^32.
+        let index = u32::try_from(self.slab.insert(subscription)).unwrap_or(u32::MAX);
+        self.by_channel.insert(at, index);
         Slot {
             index,
             generation: self.generation,
@@ -73,8 +93,9 @@ impl Subscriptions {
     }
 
     pub(super) fn remove(&mut self, channel: &ChannelName) -> Option<(Slot, Subscription)> {
-        let index = self.by_channel.remove(channel)?;
-        let subscription = self.slab.try_remove(index)?;
+        let at = self.find(channel).ok()?;
+        let index = self.by_channel.remove(at);
+        let subscription = self.slab.try_remove(index as usize)?;
         if subscription.batch_mode == BatchMode::Batched {
             self.batched -= 1;
         }
@@ -84,7 +105,7 @@ impl Subscriptions {
 
     /// Removes all subscriptions.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Subscription> + use<> {
-        self.by_channel.clear();
+        self.by_channel = Vec::new();
         self.batched = 0;
         let all = std::mem::take(&mut self.slab);
         all.into_iter().map(|(_, subscription)| subscription)
@@ -92,25 +113,26 @@ impl Subscriptions {
 
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Subscription> {
         self.slab
-            .get_mut(slot.index)
+            .get_mut(slot.index())
             .filter(|subscription| subscription.generation == slot.generation)
     }
 
     /// The subscription to a channel.
     pub(super) fn on_mut(&mut self, channel: &ChannelName) -> Option<&mut Subscription> {
-        let index = self.by_channel.get(channel)?;
-        self.slab.get_mut(*index)
+        let index = self.by_channel[self.find(channel).ok()?];
+        self.slab.get_mut(index as usize)
     }
 
     /// The subscription to a channel.
     pub(super) fn on(&self, channel: &ChannelName) -> Option<&Subscription> {
-        let index = self.by_channel.get(channel)?;
-        self.slab.get(*index)
+        let index = self.by_channel[self.find(channel).ok()?];
+        self.slab.get(index as usize)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Subscription)> {
         self.slab.iter().map(|(index, subscription)| {
             let generation = subscription.generation;
+            let index = index as u32;
             (Slot { index, generation }, subscription)
         })
     }
@@ -121,28 +143,36 @@ impl Subscriptions {
     }
 }
 
-/// One subscription. The fields that every delivery reads come first, on one cache line or
-/// two: a server has more subscriptions than its caches hold.
+/// One subscription. The fields that every delivery reads come first, on one cache line: a
+/// server has more subscriptions than its caches hold.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Subscription {
-    generation: u64,
-    /// Position of the client, and its held publications.
-    pub(super) progress: Progress,
-    /// On a latest channel: the value that waits to be sent.
-    pending: Option<Arc<Publication>>,
+    generation: u32,
     class: Class,
     /// Whether an item in the outbox stands for `pending`.
     queue_state: QueueState,
     batch_mode: BatchMode,
     /// Whether publications wait while the client is in the background.
     pauses_in_background: bool,
-    min_interval: Option<Duration>,
-    last_sent: Option<Instant>,
-    /// Position up to which the transport took the channel's publications.
-    delivered: Position,
+    /// Position of the client, and its held publications.
+    pub(super) progress: Progress,
+    /// On a latest channel: the value that waits to be sent.
+    pending: Option<Arc<Publication>>,
+    /// Number up to which the transport took the channel's publications.
+    delivered: Seq,
+    /// Epoch of `delivered`, while it is another than that of the position.
+    delivered_epoch: Option<Box<Epoch>>,
+    pacing: Option<Box<Pacing>>,
     channel: ChannelName,
     hub_key: Option<HubKey>,
+}
+
+/// Least time between two values of a latest channel.
+#[derive(Debug)]
+struct Pacing {
+    min_interval: Duration,
+    last_sent: Option<Instant>,
 }
 
 /// Whether the values of several channels leave in one message.
@@ -177,18 +207,21 @@ impl Subscription {
         namespace: &Namespace,
         min_interval: Option<Duration>,
     ) -> Self {
-        let progress = Progress::unknown();
+        let pacing = min_interval.map(|min_interval| Pacing {
+            min_interval,
+            last_sent: None,
+        });
         Self {
             generation: 0,
-            delivered: progress.position().clone(),
-            progress,
+            progress: Progress::unknown(),
             pending: None,
+            delivered: 0,
+            delivered_epoch: None,
             class: namespace.class,
             queue_state: QueueState::Absent,
             batch_mode: BatchMode::of(namespace),
             pauses_in_background: namespace.pauses_in_background,
-            min_interval,
-            last_sent: None,
+            pacing: pacing.map(Box::new),
             channel,
             hub_key: None,
         }
@@ -212,16 +245,20 @@ impl Subscription {
     }
 
     /// Position up to which the transport took the channel's publications.
-    pub(super) fn delivered(&self) -> &Position {
-        &self.delivered
+    pub(super) fn delivered(&self) -> Position {
+        let epoch = self.delivered_epoch.as_deref();
+        Position {
+            epoch: epoch.unwrap_or(&self.progress.position().epoch).clone(),
+            seq: self.delivered,
+        }
     }
 
     /// Position up to which the client was sent the channel's publications. What waits in the
     /// outbox comes after it.
-    pub(super) fn sent(&self) -> &Position {
+    pub(super) fn sent(&self) -> Position {
         match self.class {
-            Class::History => &self.delivered,
-            Class::Latest => self.progress.position(),
+            Class::History => self.delivered(),
+            Class::Latest => self.progress.position().clone(),
         }
     }
 
@@ -235,13 +272,31 @@ impl Subscription {
 
     /// Starts at a position: nothing before it is sent.
     pub(super) fn start_at(&mut self, position: Position) {
-        self.delivered = position.clone();
+        self.delivered = position.seq;
+        self.delivered_epoch = None;
         self.progress.start_at(position);
+    }
+
+    /// Goes on from `newest`, when what is before it is lost. The transport has not taken the
+    /// notice of it yet.
+    pub(super) fn skip_to(&mut self, newest: Position) {
+        let current = &self.progress.position().epoch;
+        if self.delivered_epoch.is_none() && newest.epoch != *current {
+            self.delivered_epoch = Some(Box::new(current.clone()));
+        }
+        self.progress.start_at(newest);
     }
 
     /// Notes that the transport took the channel's publications up to `position`.
     pub(super) fn note_delivered(&mut self, position: &Position) {
-        self.delivered.advance(position);
+        self.delivered = position.seq;
+        // Nearly always there is one epoch.
+        if let Some(epoch) = &mut self.delivered_epoch {
+            **epoch = position.epoch.clone();
+            if position.epoch == self.progress.position().epoch {
+                self.delivered_epoch = None;
+            }
+        }
     }
 
     /// Replaces the value that waits to be sent.
@@ -275,15 +330,17 @@ impl Subscription {
             return None;
         }
         self.queue_state = QueueState::Queued;
-        let due = self.min_interval.zip(self.last_sent);
-        Some(due.map(|(interval, sent)| sent + interval))
+        let pacing = self.pacing.as_ref();
+        Some(pacing.and_then(|pacing| Some(pacing.last_sent? + pacing.min_interval)))
     }
 
     /// Takes the pending value, to send it now.
     pub(super) fn take_pending(&mut self, now: Instant) -> Option<Arc<Publication>> {
         let publication = self.pending.take()?;
         self.progress.advance(publication.position());
-        self.last_sent = Some(now);
+        if let Some(pacing) = &mut self.pacing {
+            pacing.last_sent = Some(now);
+        }
         Some(publication)
     }
 }
@@ -309,5 +366,59 @@ mod tests {
         assert!(all.get_mut(first).is_none() && all.get_mut(second).is_some());
         assert_eq!(all.take_all().count(), 1);
         assert!(all.get_mut(second).is_none() && !all.contains(&channel));
+    }
+
+    #[test]
+    fn subscriptions_are_found_by_name_in_any_order() {
+        let namespace = Namespace::history("orders");
+        let name = |number: u32| ChannelName::parse(&format!("orders:{number}")).unwrap();
+        let mut all = Subscriptions::new();
+        // 7 and 100 have no common divisor: every number comes once.
+        let numbers = (0..100).map(|index| index * 7 % 100);
+        for number in numbers.clone() {
+            assert!(!all.contains(&name(number)));
+            all.insert(Subscription::new(name(number), &namespace, None));
+        }
+        assert_eq!(all.len(), 100);
+        for number in numbers {
+            assert_eq!(*all.on(&name(number)).unwrap().channel(), name(number));
+            assert!(all.remove(&name(number)).is_some());
+            assert!(all.remove(&name(number)).is_none());
+        }
+        assert_eq!(all.len(), 0);
+    }
+
+    #[test]
+    fn delivered_is_in_its_own_epoch_until_the_notice_of_another_is_taken() {
+        let position = |epoch: &str, seq| Position {
+            epoch: Epoch::new(epoch),
+            seq,
+        };
+        let channel = ChannelName::parse("orders:1").unwrap();
+        let namespace = Namespace::history("orders");
+        let mut one = Subscription::new(channel, &namespace, None);
+        one.start_at(position("e", 3));
+        one.note_delivered(&position("e", 4));
+        one.skip_to(position("f", 9));
+        assert_eq!(one.delivered(), position("e", 4));
+        one.skip_to(position("g", 1));
+        one.note_delivered(&position("e", 5));
+        assert_eq!(one.delivered(), position("e", 5));
+        one.note_delivered(&position("f", 9));
+        assert_eq!(one.delivered(), position("f", 9));
+        one.note_delivered(&position("g", 1));
+        assert_eq!(one.delivered(), position("g", 1));
+        one.note_delivered(&position("g", 2));
+        assert_eq!(one.delivered(), position("g", 2));
+    }
+
+    #[test]
+    fn a_subscription_is_small() {
+        assert!(
+            size_of::<Subscription>() <= 96,
+            "{}",
+            size_of::<Subscription>()
+        );
+        assert_eq!(size_of::<Slot>(), 8);
     }
 }
