@@ -12,11 +12,12 @@
 
 use std::{
     cell::RefCell,
+    io,
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use parking_lot::Mutex;
 use tidewire_stream::{
     CloseReason, Encoding, FlushOutcome, FrameKind, OutgoingItem, OutgoingMessage, PriceBatch,
@@ -24,7 +25,7 @@ use tidewire_stream::{
 };
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout},
+    time::{Instant, error::Elapsed, timeout},
 };
 
 use super::{
@@ -43,6 +44,13 @@ const BATCH_BYTES: usize = 64 << 10;
 
 /// Time in which the peer must take some of the blocked bytes. Then the connection is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same for a close frame. Together they are shorter than the time after which the kernel
+/// closes the connection.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The bit of a frame that ends its message. The server sends no fragments.
+const FIN: u8 = 0x80;
 
 /// The smallest reply that is compressed, in bytes. A reply has one reader, so that
 /// compressing a smaller one costs more than it saves.
@@ -216,11 +224,13 @@ impl SocketWriter {
                 state.is_blocked = true;
                 // Succeeds while the reader runs, which holds the writer.
                 if let Some(this) = self.this.upgrade() {
+                    let frame_end = frame_end(bytes, written.accepted);
                     let rest = match &scratch.shared {
                         Some(shared) => shared.slice(written.accepted..),
                         None => Bytes::copy_from_slice(&scratch.bytes[written.accepted..]),
                     };
-                    tokio::spawn(this.write_rest(rest));
+                    let begun = frame_end.map(|end| end - written.accepted);
+                    tokio::spawn(this.write_rest(rest, begun));
                 }
                 false
             }
@@ -276,32 +286,65 @@ impl SocketWriter {
     }
 
     /// Writes the rest of a blocked write, as the socket accepts it. A client that reads
-    /// slowly is served for as long as it takes some bytes in each [`WRITE_TIMEOUT`].
-    async fn write_rest(self: Arc<Self>, mut rest: Bytes) {
-        let written = loop {
-            match timeout(WRITE_TIMEOUT, self.io.write_some(&mut rest)).await {
-                Ok(Ok(false)) => {}
-                written => break written,
+    /// slowly is served for as long as it takes some bytes in each [`WRITE_TIMEOUT`]. `begun`
+    /// is the length of the frame at the beginning of `rest`, as far as it is in `rest`.
+    async fn write_rest(self: Arc<Self>, mut rest: Bytes, begun: Option<usize>) {
+        let blocked = rest.clone();
+        let written = self.write_while_taken(&mut rest, WRITE_TIMEOUT).await;
+        if matches!(written, Err(Elapsed { .. })) {
+            tracing::debug!(
+                connection = self.session.id().as_str(),
+                "closing a client that does not read"
+            );
+            self.session.close(CloseReason::SlowConsumer);
+            let taken = blocked.len() - rest.len();
+            let frame = begun.and_then(|begun| begun_frame(&blocked, begun, taken));
+            if let Some(frame) = frame {
+                self.write_last(frame).await;
             }
-        };
+        }
         {
             let mut state = self.state.lock();
             state.is_blocked = false;
             self.session.record_unsent(0);
-            match written {
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) => self.end(&mut state),
-                Err(_) => {
-                    tracing::debug!(
-                        connection = self.session.id().as_str(),
-                        "closing a client that does not read"
-                    );
-                    self.session.close(CloseReason::SlowConsumer);
-                    self.end(&mut state);
-                }
+            if !matches!(written, Ok(Ok(()))) {
+                self.end(&mut state);
             }
         }
         self.flush(Instant::now());
+    }
+
+    /// Writes bytes for as long as the client takes some of them in each `patience`.
+    async fn write_while_taken(
+        &self,
+        bytes: &mut Bytes,
+        patience: Duration,
+    ) -> Result<io::Result<()>, Elapsed> {
+        loop {
+            match timeout(patience, self.io.write_some(bytes)).await? {
+                Ok(false) => {}
+                Ok(true) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// Writes the rest of a frame, and the close frame after it: a client that reads again
+    /// learns why it was cut.
+    async fn write_last(&self, frame: Bytes) {
+        let close = {
+            let mut state = self.state.lock();
+            let reason = CloseReason::SlowConsumer;
+            state.close(reason.code(), reason.text());
+            std::mem::take(&mut state.control)
+        };
+        let mut last = Bytes::from([&frame[..], &close[..]].concat());
+        let Ok(written) = self.io.try_write(&last) else {
+            return;
+        };
+        last.advance(written.accepted);
+        // The connection ends, whether the client takes the rest or not.
+        let _ = self.write_while_taken(&mut last, CLOSE_PATIENCE).await;
     }
 
     /// Pings a silent client, and closes a dead one.
@@ -332,6 +375,37 @@ impl SocketWriter {
         self.io.shut_down();
         self.ended.notify_one();
     }
+}
+
+/// End of the frame at `at`, in bytes from the beginning: `frames` begins with a frame. None
+/// for anything but whole frames of the server, such as the response to an upgrade.
+fn frame_end(frames: &[u8], at: usize) -> Option<usize> {
+    let mut end = 0;
+    while end < at {
+        let [first, length, rest @ ..] = frames.get(end..)? else {
+            return None;
+        };
+        if first & FIN == 0 {
+            return None;
+        }
+        let (header, payload) = match length {
+            126 => (4, u64::from(u16::from_be_bytes(*rest.first_chunk()?))),
+            127 => (10, u64::from_be_bytes(*rest.first_chunk()?)),
+            short => (2, u64::from(*short)),
+        };
+        end += header + usize::try_from(payload).ok()?;
+    }
+    Some(end)
+}
+
+/// The rest of the frame that the client has begun to take: of `blocked`, whose first `begun`
+/// bytes end a frame, it took `taken` bytes.
+fn begun_frame(blocked: &Bytes, begun: usize, taken: usize) -> Option<Bytes> {
+    let end = match taken.checked_sub(begun) {
+        None | Some(0) => begun,
+        Some(later) => begun + frame_end(blocked.get(begun..)?, later)?,
+    };
+    (end <= blocked.len()).then(|| blocked.slice(taken..end))
 }
 
 impl WriterState {
@@ -473,5 +547,46 @@ fn write_deflated_prices(out: &mut Vec<u8>, deflate: Deflate, prices: &PriceBatc
     } else {
         write_header(out, Opcode::Text, plain);
         prices.put(Encoding::Json, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Wherever a client stops in a sequence of frames, the rest of its frame follows, and
+        /// nothing else.
+        #[test]
+        fn the_rest_of_a_frame_ends_with_the_frame(
+            lengths in prop::collection::vec(
+                prop_oneof![0_usize..300, 65_000_usize..66_000], 1..8),
+            blocked_at in any::<prop::sample::Index>(),
+            stopped_at in any::<prop::sample::Index>(),
+        ) {
+            let mut frames = Vec::new();
+            let mut ends = vec![0];
+            for length in lengths {
+                write_frame(&mut frames, Opcode::Text, &vec![b'x'; length]);
+                ends.push(frames.len());
+            }
+            let accepted = blocked_at.index(frames.len());
+            let taken = stopped_at.index(frames.len() - accepted + 1);
+            let begun = frame_end(&frames, accepted).unwrap() - accepted;
+            let rest = Bytes::copy_from_slice(&frames[accepted..]);
+            let frame = begun_frame(&rest, begun, taken).unwrap();
+            let stopped = accepted + taken;
+            let end = ends.into_iter().find(|end| *end >= stopped).unwrap();
+            prop_assert_eq!(&frame[..], &frames[stopped..end]);
+        }
+    }
+
+    #[test]
+    fn the_response_to_an_upgrade_is_no_frame() {
+        assert_eq!(frame_end(b"HTTP/1.1 101 Switching Protocols", 3), None);
+        assert_eq!(frame_end(b"", 0), Some(0));
+        assert_eq!(frame_end(&[0x81], 1), None);
     }
 }

@@ -155,3 +155,19 @@ async fn an_abrupt_disconnect_does_not_affect_other_clients() {
         .expect_echo(&json!("still here"))
         .await;
 }
+
+#[tokio::test]
+async fn a_client_that_stops_reading_hears_why_it_was_cut() {
+    let server = Server::builder()
+        .environment("TIDEWIRE_LOG", "debug")
+        .start()
+        .await;
+    let client = RawClient::open(&server).await;
+    // More than the socket's buffers and the outbox hold.
+    let text = "x".repeat(60_000);
+    for _ in 0..200 {
+        server.publish(client.channel(), json!(text)).await;
+    }
+    server.log_line("closing a client that does not read").await;
+    client.expect_end(4001, "slow consumer").await;
+}

@@ -135,6 +135,11 @@ impl RawClient {
         client
     }
 
+    /// The channel of its own.
+    pub(crate) fn channel(&self) -> &str {
+        &self.channel
+    }
+
     /// Connects with these headers, without reading a message.
     pub(crate) async fn connect(server: &Server, headers: &[(&str, &str)]) -> Self {
         let (stream, answer) = upgrade(server, headers).await;
