@@ -121,10 +121,16 @@ impl HealthWatch {
         let stands_still = now.saturating_duration_since(seen.at) >= grace;
         PartReport {
             part: format!("chain {}", chain.id),
-            fault: stands_still.then(|| {
-                let grace = humantime::format_duration(grace);
-                format!("it stands still, without a new block for {grace} at least")
-            }),
+            fault: match (self.chains.has_outage(chain.id), stands_still) {
+                (true, _) => Some("it stands still, as none of its endpoints responds".to_owned()),
+                (false, true) => {
+                    let grace = humantime::format_duration(grace);
+                    let fault =
+                        format!("it stands still, without a new block for {grace} at least");
+                    Some(fault)
+                }
+                (false, false) => None,
+            },
         }
     }
 }

@@ -6,7 +6,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidewire_adapters::Probes;
 use tidewire_price::PriceEngine;
 use tidewire_stream::StreamCore;
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, filter::filter_fn, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use crate::config::LogFormat;
 
@@ -19,16 +22,43 @@ const DEFAULT_FILTER: &str = "info,alloy_pubsub=off,alloy_transport_ws=off,alloy
 pub(crate) fn init_logs(format: LogFormat) {
     let filter =
         EnvFilter::try_from_env("TIDEWIRE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let layers = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(is_without_urls));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
-        LogFormat::Human => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
+        LogFormat::Human => layers
+            .with(
+                lines
+                    .with_ansi(std::io::stderr().is_terminal())
+                    .with_target(false),
+            )
             .init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Json => layers.with(lines.json()).init(),
     }
+}
+
+/// Whether a log line cannot hold a URL. Below `info`, the crates of transports log requests with
+/// their paths and queries, which may hold keys of endpoints and tokens of clients.
+fn is_without_urls(metadata: &Metadata<'_>) -> bool {
+    const TRANSPORTS: [&str; 9] = [
+        "alloy",
+        "h2",
+        "hyper",
+        "reqwest",
+        "rustls",
+        "tokio_tungstenite",
+        "tower",
+        "tungstenite",
+        "axum",
+    ];
+    let of_crate = metadata.target().split("::").next().unwrap_or_default();
+    let is_transport = TRANSPORTS.iter().any(|name| {
+        of_crate
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    });
+    *metadata.level() <= Level::INFO || !is_transport
 }
 
 /// The bounds of round trips, in seconds: one machine, one city, one continent, the world, a

@@ -1,9 +1,9 @@
 //! Chain configuration: `[[chain]]`, its endpoints and its finality.
 
-use std::{collections::HashSet, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fmt, path::PathBuf, time::Duration};
 
 use humantime::format_duration;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
     abi::{AbiError, ErrorAbi},
@@ -21,7 +21,7 @@ pub struct ChainConfig {
     /// The name in logs.
     pub name: Option<String>,
     /// The nodes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "endpoints")]
     pub endpoints: Vec<EndpointConfig>,
     /// The usual time between two blocks. Nodes that do not push heads are polled about
     /// three times as often.
@@ -68,6 +68,16 @@ pub struct ChainConfig {
     pub errors: Vec<String>,
 }
 
+/// Reads endpoints. An error does not quote them, as a URL may hold an API key.
+fn endpoints<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<EndpointConfig>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    serde_json::from_value(value).map_err(|_| {
+        D::Error::custom(
+            "expected a list, in which each endpoint is wss://…, https://…, a path, or a table with `url` and `ca_file`",
+        )
+    })
+}
+
 fn confirmations() -> u32 {
     12
 }
@@ -89,7 +99,7 @@ fn drop_after() -> Duration {
 }
 
 /// The address of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(
     untagged,
     expecting = "expected wss://…, https://…, a path, or a table with `url` and `ca_file`"
@@ -101,8 +111,22 @@ pub enum EndpointConfig {
     Signed(SignedEndpoint),
 }
 
+impl fmt::Debug for EndpointConfig {
+    /// Writes the scheme and the host, as the rest of a URL may hold a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Address(text) => text,
+            Self::Signed(signed) => &signed.url,
+        };
+        match text.parse::<Address>() {
+            Ok(address) => write!(f, "{address}"),
+            Err(_) => f.write_str("an invalid address"),
+        }
+    }
+}
+
 /// A node with a certificate of a private authority.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignedEndpoint {
     /// `wss://…` or `https://…`.
@@ -329,5 +353,38 @@ impl ChainConfig {
             Finality::Unsaid => Profile::of(self.id).finality,
             configured => configured,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_an_error_nor_a_debug_text_quotes_an_endpoint() {
+        for endpoints in [
+            serde_json::json!("https://node.example/MARKED"),
+            serde_json::json!(["https://node.example/MARKED", 5]),
+            serde_json::json!([{"url": "https://node.example/MARKED"}]),
+            serde_json::json!({"url": "MARKED"}),
+        ] {
+            let config = serde_json::json!({"id": 1, "endpoints": endpoints});
+            let error = serde_json::from_value::<ChainConfig>(config).unwrap_err();
+            assert!(error.to_string().contains("expected a list"), "{error}");
+            assert!(!error.to_string().contains("MARKED"), "{error}");
+        }
+        let endpoints = [
+            "https://u:MARKED@node.example/MARKED?k=MARKED",
+            "ht!tp://MARKED",
+        ];
+        let config = serde_json::json!({"id": 1, "endpoints": endpoints});
+        let config: ChainConfig = serde_json::from_value(config).unwrap();
+        let text = format!("{config:?}");
+        assert!(
+            !text.contains("MARKED") && text.contains("https://node.example"),
+            "{text}"
+        );
+        let error = ChainConfig::check_all(&[config]).unwrap_err();
+        assert!(!error.to_string().contains("MARKED"), "{error}");
     }
 }

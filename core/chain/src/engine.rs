@@ -5,6 +5,7 @@
 
 mod chain;
 mod interest;
+mod outage;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -116,8 +117,19 @@ impl ChainEngine {
     /// # Errors
     /// The chain is not configured, or no block of it was read yet.
     pub fn latest_block(&self, chain: u64) -> Result<Block, ChainError> {
-        let newest = self.chain(chain)?.newest_block();
-        newest.ok_or(ChainError::NoBlock(chain))
+        let followed = self.chain(chain)?;
+        let missing = || match followed.has_outage() {
+            true => ChainError::Outage(chain),
+            false => ChainError::NoBlock(chain),
+        };
+        followed.newest_block().ok_or_else(missing)
+    }
+
+    /// Whether a chain stands still because none of its endpoints responds.
+    #[must_use]
+    pub fn has_outage(&self, chain: u64) -> bool {
+        let chain = self.0.chains.get(&chain);
+        chain.is_some_and(Chain::has_outage)
     }
 
     /// Checks the part of a `blocks:` channel after the colon: a chain's id.

@@ -22,6 +22,11 @@ pub enum ChainError {
     /// No block of the chain was read yet.
     #[error("no block of chain {0} has been read yet")]
     NoBlock(u64),
+    /// No block of the chain was read yet, as none of its endpoints responds.
+    #[error(
+        "no block of chain {0} has been read yet: none of its endpoints responds, see the server's log"
+    )]
+    Outage(u64),
     /// Not a transaction hash.
     #[error("{0:?} is not a transaction hash, expected 32 bytes of hex that begin with 0x")]
     Hash(String),
@@ -69,6 +74,7 @@ impl From<ChainError> for StreamError {
         let code = match error {
             ChainError::UnknownChain { .. } => ErrorCode::NotFound,
             ChainError::NoBlock(_)
+            | ChainError::Outage(_)
             | ChainError::Timeout(_)
             | ChainError::StoreTimeout
             | ChainError::NotRunning => ErrorCode::Unavailable,

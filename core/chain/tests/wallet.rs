@@ -54,6 +54,8 @@ struct Scripted {
     receipts: HashMap<B256, Result<Value, RpcError>>,
     /// A method that fails, but for calls of Multicall3, which are answered as without it.
     failing: Option<(&'static str, RpcError)>,
+    /// The supply of every token.
+    supply: Option<u64>,
     /// Contracts that exist only in one block.
     made_in: Vec<(Address, B256)>,
     is_down: bool,
@@ -78,6 +80,9 @@ impl Scripted {
                 return Some(B256::right_padding_from(b"MKR").to_vec());
             }
             Some(interface::symbolCall::abi_encode_returns(&"TOK".to_owned()))
+        } else if selector == &keccak256("totalSupply()")[..4] {
+            self.supply
+                .map(|supply| U256::from(supply).to_be_bytes::<32>().to_vec())
         } else if selector == &keccak256("decimals()")[..4] {
             (!is_nft).then(|| U256::from(6).to_be_bytes::<32>().to_vec())
         } else {
@@ -459,9 +464,15 @@ async fn nft_transfers_and_approvals_are_sent_and_an_unindexed_id_is_no_amount()
             pair(&huge.to_string(), "1"),
             pair("77", "1"),
             pair("1", "5"),
-            pair("2", "6")
         ]
     );
+    let items = sent.iter().find_map(|data| match data {
+        Data::Nft(nft) if nft.standard == "erc1155" => Some(nft.items.clone()),
+        _ => None,
+    });
+    let items = items.unwrap().into_iter();
+    let items: Vec<_> = items.map(|item| (item.token_id, item.amount)).collect();
+    assert_eq!(items, [pair("1", "5"), pair("2", "6")]);
     let approvals: Vec<_> = sent
         .into_iter()
         .filter_map(|data| match data {
@@ -472,6 +483,120 @@ async fn nft_transfers_and_approvals_are_sent_and_an_unindexed_id_is_no_amount()
     assert_eq!(approvals.len(), 2);
     assert!(approvals.iter().all(|approval| approval.unlimited));
     assert_eq!(approvals[1].allowance, Some(Allowance::ApprovedAll(true)));
+}
+
+#[tokio::test]
+async fn a_batch_of_many_ids_is_a_bounded_number_of_updates() {
+    let wallets = index(&[account(1)]);
+    for (count, pages, left_out) in [(1_u64, 1, None), (2, 1, None), (3_000, 4, Some(1_976))] {
+        let numbers = |from: u64| (0..count).map(move |id| U256::from(from + id));
+        let data: Vec<_> = [64, 96 + 32 * count, count]
+            .map(U256::from)
+            .into_iter()
+            .chain(numbers(10))
+            .chain([U256::from(count)])
+            .chain(numbers(20))
+            .collect();
+        let [me, other] = [account(1).into_word(), account(2).into_word()];
+        let batch = "TransferBatch(address,address,address,uint256[],uint256[])";
+        let spam = log(account(0xAB), batch, &[other, other, me], &data);
+        let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+        let update = Node::default().mine_logs(vec![spam]);
+        let sent = apply(&mut tracker, &update, &wallets, &Scripted::default()).await;
+        let moved: Vec<_> = sent
+            .into_iter()
+            .map(|update| match update.data {
+                Some(Data::Nft(nft)) => nft,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(moved.len(), pages, "{count} ids");
+        assert_eq!(
+            (moved[0].token_id.as_str(), moved[0].amount.as_str()),
+            ("10", "20")
+        );
+        let listed: usize = moved.iter().map(|nft| nft.items.len()).sum();
+        assert_eq!(
+            listed,
+            if count == 1 {
+                0
+            } else {
+                count.min(1_024) as usize
+            }
+        );
+        assert_eq!(moved[pages - 1].left_out, left_out);
+    }
+}
+
+#[tokio::test]
+async fn an_approval_is_judged_by_its_contract_and_by_the_supply() {
+    let (token, nft) = (account(0xAC), account(0xAA));
+    let wallets = index(&[account(1)]);
+    let [me, other] = [account(1).into_word(), account(2).into_word()];
+    let approval = |contract: Address, value: U256| {
+        log(
+            contract,
+            "Approval(address,address,uint256)",
+            &[me, other],
+            &[value],
+        )
+    };
+    let number = U256::from::<u64>;
+    let cases = [
+        (approval(nft, number(77)), false, "erc721"),
+        (approval(token, number(100)), false, "erc20"),
+        (approval(token, number(101)), true, "erc20"),
+        (approval(token, U256::ONE << 255), true, "erc20"),
+    ];
+    for (approval, unlimited, standard) in cases {
+        let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+        let client = Scripted {
+            nfts: vec![nft],
+            supply: Some(100),
+            has_multicall: true,
+            ..Scripted::default()
+        };
+        let update = Node::default().mine_logs(vec![approval]);
+        let sent = apply(&mut tracker, &update, &wallets, &client).await;
+        let Some(Data::Approval(approval)) = &sent[0].data else {
+            panic!("{sent:?}");
+        };
+        assert_eq!(
+            (approval.unlimited, approval.standard.as_str()),
+            (unlimited, standard)
+        );
+        let is_id = matches!(approval.allowance, Some(Allowance::TokenId(_)));
+        assert_eq!(is_id, standard == "erc721");
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_from_an_address_that_imitates_a_recipient_is_suspicious() {
+    let wallets = index(&[account(1)]);
+    let recipient = address!("abcd000000000000000000000000000000001234");
+    let alike = address!("abcdffffffffffffffffffffffffffffffff1234");
+    let mut node = Node::default();
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+    let client = Scripted::default();
+    let mut suspicions = Vec::new();
+    for (number, from, to, value) in [
+        (1, account(1), recipient, 5),
+        (2, alike, account(1), 1),
+        (3, account(9), account(1), 0),
+        (4, account(9), account(1), 1),
+    ] {
+        node.send(transaction(hash(number), from, number, to, value));
+        let update = node.mine(&[hash(number)]);
+        let sent = apply(&mut tracker, &update, &wallets, &client).await;
+        suspicions.push(sent[0].suspicious.clone().unwrap_or_default());
+    }
+    assert_eq!(suspicions[0], "");
+    assert!(
+        suspicions[1].contains("looks like 0xabcd0000"),
+        "{suspicions:?}"
+    );
+    assert_eq!(suspicions[2], "it moves nothing");
+    assert_eq!(suspicions[3], "");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use metrics::Counter;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use serde_json::{Value, value::RawValue};
-use tidewire_stream::SharedClock;
+use tidewire_stream::{SharedClock, shown_url};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -88,10 +88,9 @@ impl SupplyTask {
         *health = Health::Failing;
     }
 
-    /// The URL without its query, which may hold a key.
-    fn address(&self) -> &str {
-        let url = &self.spec.url;
-        url.split_once('?').map_or(url, |(address, _)| address)
+    /// The URL without the parts that may hold a key.
+    fn address(&self) -> String {
+        shown_url(&self.spec.url)
     }
 
     /// Requests the document and returns its body.

@@ -25,6 +25,7 @@ pub mod publication;
 mod publication_batch;
 mod publisher;
 pub mod session;
+mod shown_url;
 pub mod stream_core;
 mod transport;
 
@@ -49,5 +50,6 @@ pub use session::{
     FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch,
     RegistrySizes, ReplyReservation, Session,
 };
+pub use shown_url::shown_url;
 pub use stream_core::{ConnectionFilter, Presence, StreamCore, StreamStats, Target};
 pub use transport::{Transport, TransportStats};

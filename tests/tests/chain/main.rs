@@ -17,6 +17,7 @@ mod faulty_endpoints;
 mod ledger;
 mod malformed_logs;
 mod mempools;
+mod outages;
 mod proofs;
 mod refusals;
 mod reorgs;

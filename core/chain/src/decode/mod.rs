@@ -6,6 +6,8 @@
 mod revert;
 mod token;
 mod topic;
+mod visible;
 
 pub use revert::{CustomErrors, revert_reason};
 pub use token::{MalformedLog, NftAmount, TokenEvent, decode};
+pub use visible::visible_name;

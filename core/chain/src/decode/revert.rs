@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use alloy::{hex, primitives::U256};
 
+use super::visible::visible;
 use crate::abi::{AbiError, ErrorAbi, word_at};
 
 /// The selector of `Error(string)`.
@@ -135,11 +136,15 @@ fn panic_reason(arguments: &[u8]) -> String {
     format!("panic {code}: {meaning}")
 }
 
-/// Replaces control characters by spaces, and cuts a long reason off.
+/// Removes what cannot be seen, and cuts a long reason off.
 fn shorten(reason: &str) -> String {
-    let mut visible = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut short: String = visible.by_ref().take(MAX_REASON).collect();
-    if visible.next().is_some() {
+    let visible = visible(reason);
+    if visible.is_empty() {
+        return "reverted with an empty reason".to_owned();
+    }
+    let mut characters = visible.chars();
+    let mut short: String = characters.by_ref().take(MAX_REASON).collect();
+    if characters.next().is_some() {
         short.push('…');
     }
     short

@@ -347,16 +347,33 @@ fn flag(word: U256) -> Option<bool> {
     }
 }
 
+/// Whether a number is the greatest one of 96, 128 or 160 bits.
+fn is_greatest(value: &U256) -> bool {
+    [96, 128, 160].contains(&value.bit_len()) && value.trailing_ones() == value.bit_len()
+}
+
 /// A `uint48`.
 fn time(word: U256) -> Option<u64> {
     u64::try_from(word).ok().filter(|time| *time < 1 << 48)
 }
 
 impl TokenEvent {
-    /// Whether an allowance is unlimited in practice.
+    /// The token and the amount of an allowance of amounts; `contract` logged the event.
+    #[must_use]
+    pub fn allowance(&self, contract: Address) -> Option<(Address, U256)> {
+        match self {
+            Self::Erc20Approval { value, .. } => Some((contract, *value)),
+            Self::Permit2 { token, amount, .. } => Some((*token, *amount)),
+            _ => None,
+        }
+    }
+
+    /// Whether an allowance is unlimited in practice, by its number alone. One of more than the
+    /// token's supply is unlimited too.
     ///
     /// That holds for all NFTs of a contract, and for the numbers by which wallets mean "all":
-    /// the greatest ones of 96, 128 and 160 bits, and all from 2²⁵⁵ on.
+    /// the greatest ones of 96, 128 and 160 bits, and all from 2²⁵⁵ on; through Permit2, whose
+    /// amounts have 160 bits, from 2¹⁵⁹ on.
     ///
     /// ```
     /// # use alloy::primitives::{Address, U256};
@@ -370,11 +387,8 @@ impl TokenEvent {
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
         match self {
-            Self::Erc20Approval { value, .. } | Self::Permit2 { amount: value, .. } => {
-                value.bit(255)
-                    || [96, 128, 160].contains(&value.bit_len())
-                        && value.trailing_ones() == value.bit_len()
-            }
+            Self::Erc20Approval { value, .. } => value.bit(255) || is_greatest(value),
+            Self::Permit2 { amount, .. } => amount.bit(159) || is_greatest(amount),
             Self::ApprovalForAll { approved, .. } => *approved,
             _ => false,
         }

@@ -197,10 +197,16 @@ pub(super) fn without_url(text: &str) -> String {
     }
 }
 
-/// The time in a `Retry-After` header, if it is in seconds.
+/// The time in a `Retry-After` header: a number of seconds, or a date, from that of the response.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    // The node's own clock counts. A date that has passed names no time.
+    let now = headers.get(header::DATE)?.to_str().ok()?;
+    let [now, at] = [now, value].map(httpdate::parse_http_date);
+    at.ok()?.duration_since(now.ok()?).ok()
 }
 
 /// Whether a text of a node mentions a rate limit.
@@ -443,6 +449,22 @@ mod tests {
         assert!(matches!(limited, Failure::RateLimited { after: found, .. } if found == after));
         let long = classified(-32005, "query returned more than 10000 results");
         assert!(matches!(long, Failure::Unavailable { .. }));
+    }
+
+    #[test]
+    fn a_retry_time_may_be_a_date() {
+        let header = |value: &str| {
+            let mut headers = HeaderMap::new();
+            let now = "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap();
+            headers.insert(header::DATE, now);
+            headers.insert(header::RETRY_AFTER, value.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(header(" 7 "), Some(Duration::from_secs(7)));
+        let later = header("Sun, 06 Nov 1994 08:50:07 GMT");
+        assert_eq!(later, Some(Duration::from_secs(30)));
+        assert_eq!(header("Sun, 06 Nov 1994 08:49:00 GMT"), None);
+        assert_eq!(header("soon"), None);
     }
 
     #[test]

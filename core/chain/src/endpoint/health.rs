@@ -117,7 +117,7 @@ impl Health {
             | Failure::Incomplete => return,
             Failure::RateLimited { after, .. } => Some(after.map_or_else(
                 || self.rate_limits.next_pause(now),
-                |after| after.min(LAST_LIMIT),
+                |after| after.clamp(FIRST_PAUSE, LAST_LIMIT),
             )),
             Failure::WrongChain { .. } => Some(WRONG_CHAIN_PAUSE),
             Failure::Invalid(_) => Some(self.invalid_responses.next_pause(now)),

@@ -3,13 +3,17 @@
 //! It replaces alloy's own transport, which reads a response of any size and logs the URL. The
 //! URL may hold an API key.
 
-use std::task::{Context, Poll};
+use std::{
+    io::Read as _,
+    task::{Context, Poll},
+};
 
 use alloy::{
     rpc::json_rpc::{RequestPacket, ResponsePacket},
     transports::{TransportError, TransportErrorKind, TransportFut},
 };
-use reqwest::{Client, Response, StatusCode, Url};
+use flate2::read::GzDecoder;
+use reqwest::{Client, Response, StatusCode, Url, header};
 use tower_service::Service;
 
 use super::failure::{retry_after, without_url};
@@ -35,12 +39,18 @@ impl Http {
 
     async fn send(self, request: RequestPacket) -> Result<ResponsePacket, TransportError> {
         let post = self.client.post(self.url).json(&request);
+        let post = post.header(header::ACCEPT_ENCODING, "gzip");
         let response = post.headers(request.headers()).send().await;
         let response = response.map_err(|error| transport_error(&error))?;
         let status = response.status();
         let after = retry_after(response.headers());
         let is_rate_limit = after.is_some() || status == StatusCode::TOO_MANY_REQUESTS;
-        let body = read_body(response, self.max_bytes).await?;
+        let encoding = response.headers().get(header::CONTENT_ENCODING);
+        let is_gzip = encoding.is_some_and(|encoding| encoding == "gzip");
+        let mut body = read_body(response, self.max_bytes).await?;
+        if is_gzip {
+            body = inflate(&body, self.max_bytes)?;
+        }
         // Some nodes send a JSON-RPC error with an HTTP error status.
         match serde_json::from_slice::<ResponsePacket>(&body) {
             Ok(packet) if status.is_success() || !is_rate_limit && packet.is_error() => Ok(packet),
@@ -70,6 +80,19 @@ async fn read_body(mut response: Response, max_bytes: usize) -> Result<Vec<u8>, 
         body.extend_from_slice(&part);
     }
     Ok(body)
+}
+
+/// Decompresses a body.
+fn inflate(body: &[u8], max_bytes: usize) -> Result<Vec<u8>, TransportError> {
+    let mut inflated = Vec::new();
+    let limit = max_bytes as u64 + 1;
+    let read = GzDecoder::new(body).take(limit).read_to_end(&mut inflated);
+    let error = match read {
+        Ok(_) if inflated.len() <= max_bytes => return Ok(inflated),
+        Ok(_) => format!("the response has more than {max_bytes} bytes"),
+        Err(error) => format!("the response is no valid gzip: {error}"),
+    };
+    Err(TransportErrorKind::custom_str(&error))
 }
 
 /// The error with all its causes, each without the URL.
@@ -158,6 +181,19 @@ mod tests {
         assert!(matches!(limited, Failure::RateLimited { after: found, .. } if found == after));
         let page = failure_of("502 Bad Gateway", "<html>", false).await;
         assert!(matches!(page, Failure::Unreachable(_)), "{page}");
+    }
+
+    #[test]
+    fn a_compressed_body_is_read_up_to_the_limit() {
+        use std::io::Write as _;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&[b'x'; 100_000]).unwrap();
+        let body = encoder.finish().unwrap();
+        assert!(body.len() < 1_000);
+        assert_eq!(inflate(&body, 100_000).unwrap(), [b'x'; 100_000]);
+        let long = inflate(&body, 99_999).unwrap_err().to_string();
+        assert!(long.contains("more than 99999 bytes"), "{long}");
+        assert!(inflate(b"no gzip", 100).is_err());
     }
 
     #[tokio::test]

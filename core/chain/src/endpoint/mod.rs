@@ -75,7 +75,15 @@ pub(crate) struct Endpoint {
     timeouts: AtomicU64,
     batch_size: BatchSize,
     methods: MethodMemory,
+    trouble: Mutex<Option<Trouble>>,
     metrics: EndpointMetrics,
+}
+
+/// A time without a result from an endpoint, and the newest reason.
+#[derive(Debug, Clone)]
+struct Trouble {
+    since: Instant,
+    reason: String,
 }
 
 struct EndpointMetrics {
@@ -128,6 +136,10 @@ impl Endpoint {
             timeouts: AtomicU64::new(0),
             batch_size: BatchSize::default(),
             methods: MethodMemory::default(),
+            trouble: Mutex::new(Some(Trouble {
+                since: Instant::now(),
+                reason: "no response yet".to_owned(),
+            })),
         }
     }
 
@@ -138,6 +150,13 @@ impl Endpoint {
     /// The time for which the endpoint still backs off; zero if it does not.
     pub(crate) fn backoff(&self) -> Duration {
         self.health.lock().backoff(Instant::now())
+    }
+
+    /// The time since which no call had a result, and the newest reason. None after a result.
+    fn trouble(&self) -> Option<(Duration, String)> {
+        let trouble = self.trouble.lock();
+        let trouble = trouble.as_ref();
+        trouble.map(|trouble| (trouble.since.elapsed(), trouble.reason.clone()))
     }
 
     /// The rank in the pool: the endpoint with the lowest cost is called first.
@@ -362,6 +381,7 @@ impl Endpoint {
             let latency = began.elapsed();
             self.metrics.seconds.record(latency);
             self.health.lock().record_success(latency);
+            *self.trouble.lock() = None;
         }
         let mut recorded = Vec::new();
         for (call, response) in calls.iter().zip(responses) {
@@ -463,6 +483,13 @@ impl Endpoint {
         if matches!(failure, Failure::RateLimited { .. }) {
             self.metrics.rate_limits.increment(1);
         }
+        let mut trouble = self.trouble.lock();
+        let since = trouble
+            .as_ref()
+            .map_or_else(Instant::now, |before| before.since);
+        let reason = failure.to_string();
+        *trouble = Some(Trouble { since, reason });
+        drop(trouble);
         self.metrics.failures.increment(1);
         let mut health = self.health.lock();
         health.record_failure(failure, Instant::now());

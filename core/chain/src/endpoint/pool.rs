@@ -83,6 +83,19 @@ impl EndpointPool {
         endpoints
     }
 
+    /// The time since which no endpoint has returned a result, and the reason of each. None while
+    /// one does.
+    pub(crate) fn outage(&self) -> Option<(Duration, String)> {
+        let mut shortest = Duration::MAX;
+        let mut reasons = Vec::with_capacity(self.endpoints.len());
+        for endpoint in self.endpoints.iter() {
+            let (age, reason) = endpoint.trouble()?;
+            shortest = shortest.min(age);
+            reasons.push(format!("{}: {reason}", endpoint.address()));
+        }
+        (!reasons.is_empty()).then(|| (shortest, reasons.join("; ")))
+    }
+
     /// Calls one endpoint after the other until one returns a result.
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,

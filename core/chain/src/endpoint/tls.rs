@@ -52,8 +52,11 @@ pub(crate) fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Tl
 
 /// An HTTP client with a TLS configuration.
 pub(super) fn http_client(tls: &ClientConfig) -> Result<reqwest::Client, TlsError> {
+    let mut tls = tls.clone();
+    // A WebSocket needs HTTP/1.1; calls over HTTP use HTTP/2 where the node offers it.
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     reqwest::Client::builder()
-        .tls_backend_preconfigured(tls.clone())
+        .tls_backend_preconfigured(tls)
         .build()
         .map_err(|error| TlsError::Setup(error.to_string()))
 }

@@ -1,6 +1,9 @@
 //! Chain: one configured chain, its tasks, and the queue of commands to its processor.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use alloy::{primitives::B256, rpc::types::Transaction};
 use parking_lot::Mutex;
@@ -13,7 +16,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::REPLY_TIMEOUT;
+use super::{REPLY_TIMEOUT, outage::OutageMonitor};
 use crate::{
     ChainConfig, ChainError, ConfigError, Finality,
     block_store::BlockStore,
@@ -49,6 +52,8 @@ pub(super) struct Chain {
     /// The followed wallets.
     wallets: WalletLookup,
     interest: Arc<InterestRegistry>,
+    /// Whether no endpoint responds.
+    has_outage: Arc<AtomicBool>,
     /// The places of watched transactions.
     slots: WatchSlots,
     /// The queue to the processor, once it runs.
@@ -71,6 +76,7 @@ impl Chain {
             newest: Arc::default(),
             wallets,
             interest,
+            has_outage: Arc::default(),
             slots: WatchSlots::new(TransactionOptions::new(config.id).max_watches),
             commands: Mutex::new(None),
             config,
@@ -109,6 +115,13 @@ impl Chain {
             out: pending,
         };
         tasks.spawn(mempool.run(cancel.clone()));
+        let monitor = OutageMonitor {
+            chain: id,
+            name: self.config.label(),
+            pool: self.pool.clone(),
+            has_outage: self.has_outage.clone(),
+        };
+        tasks.spawn(monitor.run(cancel.clone()));
         tasks.spawn(processor.run(inputs));
         Ok(())
     }
@@ -199,6 +212,11 @@ impl Chain {
     #[cfg(test)]
     pub(super) fn slots(&self) -> &WatchSlots {
         &self.slots
+    }
+
+    /// Whether no endpoint responds.
+    pub(super) fn has_outage(&self) -> bool {
+        self.has_outage.load(Ordering::Relaxed)
     }
 
     /// The newest block, once one was read.

@@ -48,8 +48,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(2);
 const FIRST_TAG_PAUSE: Duration = Duration::from_secs(1);
 const LAST_TAG_PAUSE: Duration = Duration::from_secs(3_600);
 
-/// Failures in a row between two warnings.
-const WARN_EVERY: u32 = 10;
+/// The time for which blocks cannot be loaded before the first warning, and between two.
+const FIRST_WARNING: Duration = Duration::from_secs(2);
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The time for which a head that does not link is ignored.
 const IGNORE_UNLINKED: Duration = Duration::from_secs(5);
@@ -100,6 +101,8 @@ pub(crate) struct HeadTracker {
     /// The pauses after loads that failed in a row, and their number.
     backoff: Backoff,
     failures: u32,
+    /// When the next warning about them is due. None after a block was loaded.
+    warning_due: Option<Instant>,
     updates: mpsc::Sender<SequencedUpdate>,
     metrics: ChainMetrics,
 }
@@ -202,6 +205,7 @@ impl HeadTracker {
             tag_backoff: Backoff::new(FIRST_TAG_PAUSE, LAST_TAG_PAUSE),
             backoff: Backoff::new(FIRST_PAUSE, LAST_PAUSE),
             failures: 0,
+            warning_due: None,
             updates,
             metrics: ChainMetrics::new(config.id),
         }
@@ -338,8 +342,11 @@ impl HeadTracker {
         self.metrics.failures.increment(1);
         let pause = self.backoff.next_pause();
         self.failures = self.failures.saturating_add(1);
-        if self.failures.is_multiple_of(WARN_EVERY) {
+        let now = Instant::now();
+        let due = *self.warning_due.get_or_insert(now + FIRST_WARNING);
+        if due <= now {
             tracing::warn!(chain = self.chain, head = head.number, %failure, tries = self.failures, "blocks cannot be loaded: retrying");
+            self.warning_due = Some(now + WARNING_INTERVAL);
         }
         self.fork_choice.ignore(head, pause);
         Progress::Continue
@@ -348,6 +355,7 @@ impl HeadTracker {
     fn reset_backoff(&mut self) {
         self.backoff.reset();
         self.failures = 0;
+        self.warning_due = None;
     }
 
     /// Whether an endpoint still serves this chain.

@@ -7,6 +7,7 @@
 mod activity;
 mod reads;
 mod sent_updates;
+mod suspicion;
 mod tokens;
 mod trace;
 mod tracker;

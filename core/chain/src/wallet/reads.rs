@@ -11,7 +11,10 @@ use alloy::{
 };
 use serde_json::{Value, json};
 
-use crate::{BlockRef, Call, ReceiptId, RpcClient, RpcError, abi::word_at, receipt::outcome};
+use crate::{
+    BlockRef, Call, ReceiptId, RpcClient, RpcError, abi::word_at, decode::visible_name,
+    receipt::outcome,
+};
 
 /// The address of Multicall3, the same on nearly every chain.
 const MULTICALL3: Address = address!("ca11bde05977b3631167028862be2a173976ca11");
@@ -19,9 +22,6 @@ const MULTICALL3: Address = address!("ca11bde05977b3631167028862be2a173976ca11")
 /// Contract calls in one Multicall3 call. A token's call costs up to some 100,000 gas, and nodes
 /// allow tens of millions.
 const CALLS_PER_MULTICALL: usize = 100;
-
-/// The longest symbol that is published, in characters.
-const MAX_SYMBOL: usize = 32;
 
 mod interface {
     #![allow(missing_docs, reason = "these functions belong to deployed contracts")]
@@ -31,6 +31,7 @@ mod interface {
         function aggregate3(Call3[] calls) returns (Result[] results);
         function balanceOf(address owner) returns (uint256 balance);
         function symbol() returns (string text);
+        function totalSupply() returns (uint256 amount);
         function decimals() returns (uint8 count);
         function supportsInterface(bytes4 id) returns (bool is);
     }
@@ -53,6 +54,14 @@ impl ViewCall {
         Self {
             contract: token,
             data,
+        }
+    }
+
+    /// The total supply of a token.
+    pub(super) fn supply(token: Address) -> Self {
+        Self {
+            contract: token,
+            data: interface::totalSupplyCall {}.abi_encode(),
         }
     }
 
@@ -206,9 +215,7 @@ pub(super) fn symbol(data: &[u8]) -> Option<String> {
         }
         _ => interface::symbolCall::abi_decode_returns(data).ok()?,
     };
-    let text = text.chars().filter(|c| !c.is_control()).take(MAX_SYMBOL);
-    let text: String = text.collect();
-    (!text.is_empty()).then_some(text)
+    visible_name(&text)
 }
 
 /// Decodes a token's number of decimals.

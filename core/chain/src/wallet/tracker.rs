@@ -15,6 +15,7 @@ use std::{
 };
 
 use alloy::{
+    consensus::Transaction as _,
     primitives::{Address, B256, U256},
     rpc::types::Transaction,
 };
@@ -32,13 +33,15 @@ use super::{
         symbol, view_all,
     },
     sent_updates::{ConfirmationRules, Retraction, SentUpdates, Updates},
+    suspicion::Recipients,
     tokens::{TokenCache, TokenMetadata},
     trace::{NoTraces, Tracer},
-    update::{balance_change, token_updates, wallet_transaction},
+    update::{TokenFacts, balance_change, token_updates, wallet_transaction},
 };
 use crate::{
     BlockData, BlockRef, ChainUpdate, ChannelEvent, ReceiptId, RpcClient, WalletIndex,
     channel::wallet_channel,
+    decode::TokenEvent,
     mempool::{PendingTransactions, PendingWatch},
     receipt::parsed_outcome,
 };
@@ -75,6 +78,7 @@ pub struct WalletTracker {
     pending: PendingTransactions,
     /// Wallets whose balances no node returned.
     unread: BTreeSet<Address>,
+    recipients: Recipients,
     /// The positions in their blocks of transactions that were sent as unknown.
     unknown_positions: BTreeMap<(B256, B256), u64>,
     /// Whether a reorg took back updates that are no longer remembered.
@@ -96,6 +100,7 @@ impl WalletTracker {
             sent: SentUpdates::default(),
             pending: PendingTransactions::default(),
             unread: BTreeSet::new(),
+            recipients: Recipients::default(),
             unknown_positions: BTreeMap::new(),
             has_incomplete_retraction: false,
         }
@@ -191,15 +196,25 @@ impl WalletTracker {
         let coins = self.coin_updates(block, &activity, &traced_only, client, now_ms);
         updates.extend(coins.await);
         self.read_metadata(block, &activity, client, now_ms).await;
+        let supplies = self.read_supplies(block, &activity, client).await;
         for (wallet, token_activity) in &activity.events {
-            let token = self.tokens.get(&token_activity.contract);
-            let is_nft = token.is_some_and(|token| token.is_nft);
-            for data in token_updates(token_activity, block.block.number, is_nft) {
+            let contract = token_activity.contract;
+            let token = self.tokens.get(&contract);
+            let allowance = token_activity.event.allowance(contract);
+            let facts = TokenFacts {
+                is_nft: token.is_some_and(|token| token.is_nft),
+                supply: allowance.and_then(|(token, _)| supplies.get(&token).copied()),
+            };
+            for data in token_updates(token_activity, block.block.number, facts) {
                 updates.push((*wallet, self.wallet_update(*wallet, now_ms, data)));
             }
         }
         let balances = self.token_balance_updates(block, &activity, client, now_ms);
         updates.extend(balances.await);
+        for (wallet, update) in &mut updates {
+            update.suspicious = self.recipients.suspicion(wallet, update);
+        }
+        self.remember_recipients(block, &activity);
         events.extend(channel_events(updates.iter().cloned()));
         let BlockRef { number, hash, .. } = block.block;
         self.sent.push(number, hash, updates, self.rules);
@@ -230,7 +245,9 @@ impl WalletTracker {
         let updates = wallets.into_iter().map(|wallet| {
             let data = wallet_transaction(wallet, transaction, TransactionState::Pending, None);
             let data = Data::Transaction(data);
-            (wallet, self.wallet_update(wallet, now_ms, data))
+            let mut update = self.wallet_update(wallet, now_ms, data);
+            update.suspicious = self.recipients.suspicion(&wallet, &update);
+            (wallet, update)
         });
         channel_events(updates)
     }
@@ -488,7 +505,11 @@ impl WalletTracker {
         client: &R,
         now_ms: i64,
     ) {
-        let tokens: BTreeSet<_> = activity.tokens.iter().map(|(_, token)| *token).collect();
+        let mut tokens: BTreeSet<_> = activity.tokens.iter().map(|(_, token)| *token).collect();
+        // An approval of three topics may be of an ERC-721 that does not index its ids.
+        tokens.extend(activity.events.iter().filter_map(|(_, one)| {
+            matches!(one.event, TokenEvent::Erc20Approval { .. }).then_some(one.contract)
+        }));
         let unknown: Vec<_> = tokens
             .into_iter()
             .filter(|token| self.tokens.is_due(token, now_ms))
@@ -509,6 +530,57 @@ impl WalletTracker {
                 && (metadata.is_nft || metadata.decimals.is_some())
                 && !readings.contains(&Reading::Unread);
             self.tokens.insert(token, metadata, is_complete, now_ms);
+        }
+    }
+
+    /// The supplies of the tokens that allowances are of, where the number alone does not show
+    /// that they are unlimited.
+    async fn read_supplies<R: RpcClient>(
+        &self,
+        block: &BlockData,
+        activity: &Activity,
+        client: &R,
+    ) -> BTreeMap<Address, U256> {
+        let limited = activity.events.iter().filter_map(|(_, one)| {
+            let (token, amount) = one.event.allowance(one.contract)?;
+            let is_nft = self.tokens.get(&token).is_some_and(|token| token.is_nft);
+            let is_open = !amount.is_zero() && !one.event.is_unlimited() && !is_nft;
+            is_open.then_some(token)
+        });
+        let tokens: BTreeSet<_> = limited.collect();
+        let views: Vec<_> = tokens
+            .iter()
+            .map(|token| ViewCall::supply(*token))
+            .collect();
+        let readings = view_all(client, &views, &block.block).await;
+        let supplies = tokens.into_iter().zip(&readings);
+        supplies
+            .filter_map(|(token, reading)| Some((token, reading.data().and_then(number)?)))
+            .collect()
+    }
+
+    /// Remembers whom wallets paid to, to mark addresses that look alike.
+    fn remember_recipients(&mut self, block: &BlockData, activity: &Activity) {
+        for (wallet, position) in &activity.transactions {
+            let Some(transaction) = block.transactions.get(*position) else {
+                continue;
+            };
+            let is_paid = transaction.from() == *wallet && !transaction.value().is_zero();
+            if let Some(to) = transaction.to().filter(|_| is_paid) {
+                self.recipients.insert(*wallet, to);
+            }
+        }
+        for (wallet, one) in &activity.events {
+            if let TokenEvent::Erc20Transfer {
+                from, to, value, ..
+            } = &one.event
+                && from == wallet
+                && !value.is_zero()
+                // Anyone can log a transfer of a token of their own making.
+                && block.transactions.iter().any(|sent| sent.from() == *wallet)
+            {
+                self.recipients.insert(*wallet, *to);
+            }
         }
     }
 
@@ -563,6 +635,7 @@ impl WalletTracker {
             chain: self.chain,
             timestamp: now_ms,
             removed: false,
+            suspicious: None,
             data: Some(data),
         }
     }

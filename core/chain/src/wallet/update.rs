@@ -7,12 +7,12 @@ use alloy::{
 };
 use alloy_network_primitives::TransactionResponse as _;
 use tidewire_proto::v1::{
-    Approval, BalanceChange, BalanceSource, Direction, NftTransfer, TransactionState,
+    Approval, BalanceChange, BalanceSource, Direction, NftItem, NftTransfer, TransactionState,
     WalletTransaction, approval::Allowance, wallet_update::Data,
 };
 
 use super::TokenActivity;
-use crate::decode::TokenEvent;
+use crate::decode::{NftAmount, TokenEvent};
 
 /// A transaction as `wallet` sees it. `block_number` is `None` while it is pending.
 pub(super) fn wallet_transaction(
@@ -62,19 +62,35 @@ pub(super) fn balance_change(
     Some(change)
 }
 
+/// Ids of a batch in one update. Their JSON stays below the usual limit of a message.
+const PAGE: usize = 256;
+
+/// Updates of one log at most. Further ids are counted, so that a batch does not push other
+/// updates out of the wallet's history.
+const MAX_PAGES: usize = 4;
+
+/// What is known of a contract that logged a token event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TokenFacts {
+    /// Whether the contract claims to be an ERC-721. One that does not index its token ids logs
+    /// the events of an ERC-20.
+    pub(super) is_nft: bool,
+    /// The supply of the token that an allowance is of, if it was read.
+    pub(super) supply: Option<U256>,
+}
+
 /// The NFT transfers and approvals of a token event; its balance changes are read from the node.
-///
-/// An ERC-721 contract that does not index its token ids logs the events of an ERC-20. `is_nft`
-/// means that the contract claims to be an ERC-721.
 pub(super) fn token_updates(
     activity: &TokenActivity,
     block_number: u64,
-    is_nft: bool,
+    facts: TokenFacts,
 ) -> Vec<Data> {
+    let is_nft = facts.is_nft;
     let context = Context {
         contract: activity.contract,
         tx_hash: activity.transaction,
         block_number,
+        supply: facts.supply,
     };
     match &activity.event {
         TokenEvent::Erc20Transfer {
@@ -88,12 +104,7 @@ pub(super) fn token_updates(
         }
         TokenEvent::Erc1155Transfer {
             from, to, items, ..
-        } => {
-            let items = items.iter();
-            items
-                .map(|item| context.nft("erc1155", item.id, item.amount, *from, *to))
-                .collect()
-        }
+        } => context.batch(items, *from, *to),
         TokenEvent::Erc20Approval {
             owner,
             spender,
@@ -119,11 +130,16 @@ struct Context {
     contract: Address,
     tx_hash: B256,
     block_number: u64,
+    supply: Option<U256>,
 }
 
 impl Context {
     fn approval_of(&self, event: &TokenEvent) -> Option<Data> {
-        let unlimited = event.is_unlimited();
+        let amount = event.allowance(self.contract).map(|(_, amount)| amount);
+        let is_above_supply = amount
+            .zip(self.supply)
+            .is_some_and(|(amount, supply)| amount > supply);
+        let unlimited = event.is_unlimited() || is_above_supply;
         let (token, standard, owner, spender, allowance) = match event {
             TokenEvent::Erc20Approval {
                 owner,
@@ -183,8 +199,45 @@ impl Context {
         })
     }
 
+    /// The updates of an ERC-1155 transfer: one for each page of ids.
+    fn batch(&self, items: &[NftAmount], from: Address, to: Address) -> Vec<Data> {
+        if let [item] = items {
+            return vec![self.nft("erc1155", item.id, item.amount, from, to)];
+        }
+        let left_out = items.len().saturating_sub(PAGE * MAX_PAGES);
+        let pages = items.chunks(PAGE).take(MAX_PAGES);
+        let mut updates: Vec<_> = pages
+            .map(|page| {
+                let mut transfer = self.transfer("erc1155", page[0].id, page[0].amount, from, to);
+                transfer.items = page
+                    .iter()
+                    .map(|item| NftItem {
+                        token_id: item.id.to_string(),
+                        amount: item.amount.to_string(),
+                    })
+                    .collect();
+                transfer
+            })
+            .collect();
+        if let Some(last) = updates.last_mut().filter(|_| left_out > 0) {
+            last.left_out = u32::try_from(left_out).ok();
+        }
+        updates.into_iter().map(Data::Nft).collect()
+    }
+
     fn nft(&self, standard: &str, id: U256, amount: U256, from: Address, to: Address) -> Data {
-        Data::Nft(NftTransfer {
+        Data::Nft(self.transfer(standard, id, amount, from, to))
+    }
+
+    fn transfer(
+        &self,
+        standard: &str,
+        id: U256,
+        amount: U256,
+        from: Address,
+        to: Address,
+    ) -> NftTransfer {
+        NftTransfer {
             contract: format!("{:?}", self.contract),
             standard: standard.to_owned(),
             token_id: id.to_string(),
@@ -193,6 +246,7 @@ impl Context {
             to: format!("{to:?}"),
             tx_hash: self.tx_hash.to_string(),
             block_number: self.block_number,
-        })
+            ..NftTransfer::default()
+        }
     }
 }

@@ -1,0 +1,108 @@
+//! Outages: a chain that stands still says so, and no key of an endpoint is shown anywhere.
+
+use serde_json::json;
+use tidewire_tests::{
+    FaultyNode, Node, Server,
+    faulty_node::{Reply, pass_through},
+    within,
+};
+
+use crate::{blocks::wait_for_block, ledger::on_chain};
+
+/// A part of a URL that must not be shown.
+const KEY: &str = "MARKEDKEY";
+
+#[tokio::test]
+async fn a_chain_whose_only_endpoint_fails_is_named() {
+    let node = Node::start().await;
+    let page = FaultyNode::in_front_of(&node, |_, _, _| {
+        Reply::Text("<html>Just a moment</html>".to_owned())
+    })
+    .await;
+    let silent = FaultyNode::in_front_of(&node, |_, _, _| Reply::Silence).await;
+    for (endpoint, host, reason) in [
+        (
+            "http://127.0.0.1:1".to_owned(),
+            "http://127.0.0.1:1",
+            "refused",
+        ),
+        ("ws://127.0.0.1:1".to_owned(), "ws://127.0.0.1:1", "refused"),
+        (page.http(), "http://127.0.0.1", "invalid response"),
+        (silent.http(), "http://127.0.0.1", "no response yet"),
+    ] {
+        let endpoint = format!("{endpoint}/{KEY}?key={KEY}");
+        let server = on_chain(Server::builder(), 31337, &[endpoint])
+            .start()
+            .await;
+        let line = server.log_line("the chain stands still").await;
+        for part in ["WARN", "chain=31337", host, reason] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(!line.contains(KEY), "{line}");
+        let request = json!({"chain": 31337});
+        let newest = server
+            .call("WatchService/GetLatestBlock", None, &request)
+            .await;
+        assert_eq!(newest.status, 503);
+        let said = "none of its endpoints responds";
+        assert!(
+            newest.body.contains("chain 31337") && newest.body.contains(said),
+            "{}",
+            newest.body
+        );
+        let named = "degraded: chain 31337: it stands still, as none of its endpoints responds";
+        within("a note about the chain", async {
+            while !server.get("/readyz").await.body.contains(named) {}
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_chain_that_goes_on_is_named_no_more() {
+    let node = Node::start().await;
+    let faulty = FaultyNode::in_front_of(&node, |_, _, _| Reply::Status(502, "")).await;
+    let server = on_chain(Server::builder(), 31337, &[faulty.http()])
+        .start()
+        .await;
+    server.log_line("the chain stands still").await;
+    faulty.set_script(pass_through).await;
+    wait_for_block(&server, 31337).await;
+    server
+        .log_line("an endpoint of the chain responds again")
+        .await;
+    within("a server without notes", async {
+        while server.get("/readyz").await.body != "ready\n" {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_log_level_metric_or_call_shows_the_key_of_an_endpoint() {
+    let node = Node::start().await;
+    let faulty = FaultyNode::in_front_of(&node, pass_through).await;
+    let marked = |url: String| format!("{url}/{KEY}/v1?key={KEY}");
+    let endpoints = [
+        marked(faulty.http()),
+        marked(faulty.ws()),
+        marked("http://127.0.0.1:1".to_owned()),
+        marked("ws://127.0.0.1:1".to_owned()),
+    ];
+    let builder =
+        Server::builder().environment("TIDEWIRE_LOG", "trace,tungstenite=trace,hyper=trace");
+    let server = on_chain(builder, 31337, &endpoints).start().await;
+    wait_for_block(&server, 31337).await;
+    node.mine(3).await;
+    let request = json!({"chain": 31337});
+    let newest = server
+        .call("WatchService/GetLatestBlock", None, &request)
+        .await;
+    let metrics = server.get("/metrics").await;
+    let sources = server
+        .call("PriceService/ListSources", None, &json!({}))
+        .await;
+    for text in [newest.body, metrics.body, sources.body, server.log()] {
+        assert!(!text.contains(KEY), "{text}");
+    }
+    assert!(server.log().contains("TRACE") || server.log().contains("DEBUG"));
+}
