@@ -1,29 +1,68 @@
 //! Development secret: signs tokens on loopback where no key is configured.
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{
+    fs,
+    io::{ErrorKind, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use tidewire_stream::auth::MIN_SECRET_BYTES;
+
+/// Name of the file in the data folder.
+const FILE: &str = "hmac_secret";
 
 /// Reads the secret from the data folder, or creates one that only this system user can read.
 pub(crate) fn own_secret(folder: &Path) -> anyhow::Result<String> {
-    let path = folder.join("hmac_secret");
-    if let Ok(secret) = fs::read_to_string(&path) {
-        return Ok(secret.trim().to_owned());
+    let path = folder.join(FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let secret = text.trim();
+            if secret.len() < MIN_SECRET_BYTES {
+                bail!(
+                    "the secret in {} is {} bytes long, expected {MIN_SECRET_BYTES} at least: put a copy of the file back, or remove it. The server then creates another secret, and refuses the tokens of this one",
+                    path.display(),
+                    secret.len()
+                );
+            }
+            Ok(secret.to_owned())
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let secret = format!(
+                "{:032x}{:032x}",
+                rand::random::<u128>(),
+                rand::random::<u128>()
+            );
+            write(folder, &secret)
+                .with_context(|| format!("cannot write the secret {}", path.display()))?;
+            Ok(secret)
+        }
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot read the secret {}", path.display()))
+        }
     }
-    fs::create_dir_all(folder)
-        .with_context(|| format!("cannot create the data folder {}", folder.display()))?;
-    let secret = format!(
-        "{:032x}{:032x}",
-        rand::random::<u128>(),
-        rand::random::<u128>()
-    );
-    let mut file = fs::OpenOptions::new()
+}
+
+/// Writes the secret whole or not at all: a crash of the machine leaves no file, or this one.
+fn write(folder: &Path, secret: &str) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    // A name of its own: the server and `tidewire token` may write at the same time.
+    let temporary = folder.join(format!("{FILE}.{:08x}", rand::random::<u32>()));
+    let written = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    file.write_all(secret.as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(secret)
+        .open(&temporary)
+        .and_then(|mut file| {
+            file.write_all(secret.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, folder.join(FILE))?;
+            fs::File::open(folder)?.sync_all()
+        });
+    if written.is_err() {
+        // The error of the write counts.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }

@@ -215,6 +215,7 @@ impl Server {
             GatewayOptions {
                 frame_bytes: self.config.limits.frame_bytes,
                 admin,
+                store: self.store.clone(),
                 compression: server.compression.then(CompressionOptions::default),
             },
             Arc::new(telemetry::ServerProbes {
@@ -301,20 +302,13 @@ fn exit_after(time: Duration) {
     }
 }
 
-/// Opens the store. A replay without chains stores nothing. Only chains need the store; a
-/// server without them starts even if it cannot be opened.
+/// Opens the store. A replay without chains stores nothing. Any other server does not start
+/// without its store: the tokens that it names as revoked would be valid again.
 fn open_store(config: &Config, feed: &OpenFeed) -> anyhow::Result<Option<SharedStore>> {
     if config.chain.is_empty() && !feed.is_live() {
         return Ok(None);
     }
-    match EmbeddedStore::open(&config.store.path) {
-        Ok(store) => Ok(Some(Arc::new(store))),
-        Err(error) if config.chain.is_empty() => {
-            tracing::warn!(%error, "there is no store: histories and revocations will not outlive this server");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
+    Ok(Some(Arc::new(EmbeddedStore::open(&config.store.path)?)))
 }
 
 /// SIGTERM and SIGINT, caught from the moment it exists.

@@ -5,6 +5,7 @@ use std::{io::IsTerminal as _, sync::Arc};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidewire_adapters::Probes;
 use tidewire_price::PriceEngine;
+use tidewire_store::SharedStore;
 use tidewire_stream::StreamCore;
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -218,6 +219,7 @@ pub(crate) struct ServerProbes {
     pub(crate) handle: PrometheusHandle,
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) prices: PriceEngine,
+    pub(crate) store: Option<SharedStore>,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
 }
 
@@ -226,12 +228,15 @@ impl Probes for ServerProbes {
         if self.stopping.is_cancelled() {
             return Err("the server is about to stop".to_owned());
         }
-        match self.stream.late_shards().first() {
-            Some(late) => Err(format!(
+        if let Some(late) = self.stream.late_shards().first() {
+            return Err(format!(
                 "{} has not finished a tick for {} s: its connections wait",
                 late.shard,
                 late.late_for.as_secs()
-            )),
+            ));
+        }
+        match self.store.as_ref().and_then(|store| store.failure()) {
+            Some(error) => Err(format!("the store cannot be written: {error}")),
             None => Ok(()),
         }
     }

@@ -11,6 +11,8 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+#[cfg(target_os = "linux")]
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -48,7 +50,18 @@ pub fn binary() -> PathBuf {
 /// `TIDEWIRE_` variable of the environment.
 #[must_use]
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    prepare(Command::new(binary()), folder, arguments)
+}
+
+/// Builds the same command behind a shell, which passes its ignored signal on to the binary.
+fn command_ignoring_file_limit(folder: &Path, arguments: &[&str]) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+    shell.arg(binary());
+    prepare(shell, folder, arguments)
+}
+
+fn prepare(mut command: Command, folder: &Path, arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .current_dir(folder)
@@ -101,6 +114,7 @@ pub struct ServerBuilder {
     without_file: bool,
     without_readiness_check: bool,
     has_tls: bool,
+    ignores_file_limit: bool,
 }
 
 impl ServerBuilder {
@@ -113,6 +127,7 @@ impl ServerBuilder {
             without_file: false,
             without_readiness_check: false,
             has_tls: crate::tls::is_default(),
+            ignores_file_limit: false,
         };
         builder
             .set("server", "listen = \"127.0.0.1:0\"")
@@ -190,6 +205,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Ignores the signal of [`Server::limit_files`], so that writes fail as on a full disk.
+    #[must_use]
+    pub fn ignoring_file_limit(mut self) -> Self {
+        self.ignores_file_limit = true;
+        self
+    }
+
     /// Returns the text of the configuration file.
     #[must_use]
     pub fn toml(&self) -> String {
@@ -228,7 +250,10 @@ impl ServerBuilder {
             arguments.extend(["--config".to_owned(), path.display().to_string()]);
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut command = command(folder.path(), &arguments);
+        let mut command = match self.ignores_file_limit {
+            true => command_ignoring_file_limit(folder.path(), &arguments),
+            false => command(folder.path(), &arguments),
+        };
         command
             .envs(self.environment)
             .stdout(Stdio::null())
@@ -471,6 +496,21 @@ impl Server {
     /// The process has ended.
     pub fn hang_up(&self) {
         kill_process(self.pid(), Signal::HUP).expect("a signal can be sent");
+    }
+
+    /// Makes every write of the server beyond `bytes` of a file fail, or none. The server must
+    /// be started with [`ServerBuilder::ignoring_file_limit`].
+    ///
+    /// # Panics
+    /// The process has ended.
+    #[cfg(target_os = "linux")]
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let limit = Rlimit {
+            current: bytes.or(maximum),
+            maximum,
+        };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("a limit can be set");
     }
 
     /// Sends SIGTERM.

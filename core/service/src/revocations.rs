@@ -1,7 +1,8 @@
 //! Revocation store: makes token revocations survive a restart.
 //!
-//! A revocation is written before its RPC returns. At the next start it is restored
-//! before the server listens.
+//! A revocation is written before its RPC returns. At the next start it is restored before
+//! the server listens. A record that cannot be read ends the start: without it, a revoked
+//! token would be valid again.
 
 use std::sync::Arc;
 
@@ -13,6 +14,10 @@ const TABLE: Table = Table("revocations");
 /// The first byte of a key is the kind of revocation, the rest is the id.
 const TOKEN: u8 = b't';
 const USER: u8 = b'u';
+
+/// The end of a record. Records of earlier versions lack it: they ended thirty days after the
+/// revocation, whatever the expiry of the token, and are restored without an end.
+const VERSION: u64 = 2;
 
 /// Records read at once. It bounds the memory of a restore.
 const PAGE: usize = 1_024;
@@ -42,7 +47,7 @@ impl RevocationStore {
     /// Restores the saved revocations, and deletes those that have expired.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store or one of its records cannot be read.
     pub async fn load(&self) -> Result<(), StoreError> {
         let Some(store) = &self.store else {
             return Ok(());
@@ -61,20 +66,30 @@ impl RevocationStore {
                         revocations.restore(revocation, expires_at_ms);
                     }
                     Some(_) => expired.delete(TABLE, key),
-                    None => tracing::error!(?key, "a stored revocation cannot be decoded"),
+                    None => {
+                        let key = String::from_utf8_lossy(&key);
+                        return Err(StoreError::Failed(format!(
+                            "the revocation {key:?} is damaged"
+                        )));
+                    }
                 }
             }
         }
-        if !expired.is_empty() {
-            store.commit(expired).await?;
+        if !expired.is_empty()
+            && let Err(error) = store.commit(expired).await
+        {
+            // Harmless: the next start finds them expired too.
+            tracing::warn!(%error, "expired revocations cannot be removed from the store");
         }
         Ok(())
     }
 
     /// Saves a revocation that is in force.
     pub(crate) async fn save(&self, revocation: &Revocation) -> Result<(), StoreError> {
+        let store = self.store.as_ref().ok_or(StoreError::Absent)?;
         let found = self.stream.authenticator().revocations().find(revocation);
-        let (Some(store), Some((revocation, expires_at_ms))) = (&self.store, found) else {
+        let Some((revocation, expires_at_ms)) = found else {
+            // It has expired meanwhile.
             return Ok(());
         };
         let (key, value) = encode(&revocation, expires_at_ms);
@@ -92,21 +107,32 @@ fn encode(revocation: &Revocation, expires_at_ms: i64) -> (Vec<u8>, Vec<u8>) {
     let key = [&[kind], id.as_bytes()].concat();
     (
         key,
-        [expires_at_ms.to_be_bytes(), until_ms.to_be_bytes()].concat(),
+        [
+            expires_at_ms.to_be_bytes(),
+            until_ms.to_be_bytes(),
+            VERSION.to_be_bytes(),
+        ]
+        .concat(),
     )
 }
 
 fn decode(key: &[u8], value: &[u8]) -> Option<(Revocation, i64)> {
     let (kind, id) = key.split_first()?;
     let id = std::str::from_utf8(id).ok()?;
-    let (expires_at_ms, until_ms) = value.split_first_chunk()?;
-    let until_ms = i64::from_be_bytes(until_ms.try_into().ok()?);
+    let (expires_at_ms, rest) = value.split_first_chunk()?;
+    let (until_ms, version) = rest.split_first_chunk()?;
+    let until_ms = i64::from_be_bytes(*until_ms);
+    let expires_at_ms = match version {
+        [] => i64::MAX,
+        version if version == VERSION.to_be_bytes() => i64::from_be_bytes(*expires_at_ms),
+        _ => return None,
+    };
     let revocation = match *kind {
         TOKEN => Revocation::Token(id.to_owned()),
         USER => Revocation::User(UserId::new(id), until_ms),
         _ => return None,
     };
-    Some((revocation, i64::from_be_bytes(*expires_at_ms)))
+    Some((revocation, expires_at_ms))
 }
 
 #[cfg(test)]
@@ -120,7 +146,9 @@ mod tests {
             Revocation::User(UserId::new("ada"), 7_500),
         ] {
             let (key, value) = encode(&revocation, 9_000);
-            assert_eq!(decode(&key, &value), Some((revocation, 9_000)));
+            assert_eq!(decode(&key, &value), Some((revocation.clone(), 9_000)));
+            let old = &value[..16];
+            assert_eq!(decode(&key, old), Some((revocation, i64::MAX)));
             assert_eq!(decode(&key, &value[1..]), None);
         }
         assert_eq!(decode(b"", b""), None);

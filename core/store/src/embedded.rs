@@ -3,13 +3,28 @@
 //! The thread writes all queued batches in one transaction, so that under load many batches
 //! share one flush to the disk. A commit waits for that flush. The queue is bounded; a commit
 //! that finds it full waits for room.
+//!
+//! # After a failed write
+//! The library uses a file no more after an error of the disk. The thread closes the file, and
+//! every read and commit fails at once. It opens the file again every [`RETRY`], and before a
+//! commit, and keeps it only if [`PROBE_BYTES`] can be written: so a full disk is used again
+//! when it has room. [`Store::failure`] tells the reason meanwhile.
 
 mod file;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use parking_lot::RwLock;
 use redb::{Database, ReadableDatabase as _, TableDefinition, TableError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 
 use crate::{Batch, Key, Store, StoreError, StoreFuture, Table, Value, Write};
 
@@ -19,6 +34,16 @@ const QUEUE: usize = 256;
 /// Batches that share one transaction at most.
 const GROUP: usize = 256;
 
+/// Time between two attempts to open the file again after a failed write.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Bytes that a file which is opened again must have room for. Fewer would let the store open
+/// on a disk that is still full, and fail again with the next batch.
+const PROBE_BYTES: usize = 64 << 10;
+
+/// Table of the probe, empty between probes.
+const PROBE: Table = Table("probe");
+
 type Definition<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
 
 struct Job {
@@ -26,10 +51,13 @@ struct Job {
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
+/// The open file, or the reason for which it is closed.
+type FileState = Result<Arc<Database>, StoreError>;
+
 /// A store in a file of its own. Cheap to clone; dropping the last clone closes it.
 #[derive(Clone)]
 pub struct EmbeddedStore {
-    database: Arc<Database>,
+    file: Arc<RwLock<FileState>>,
     queue: mpsc::Sender<Job>,
 }
 
@@ -47,17 +75,27 @@ impl EmbeddedStore {
     /// written by a newer version.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let (path, database) = file::open(folder)?;
-        let database = Arc::new(database);
+        let unusable = |error: std::io::Error| StoreError::Unusable(path, error.to_string());
+        let timer = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let timer = match timer {
+            Ok(timer) => timer,
+            Err(error) => return Err(unusable(error)),
+        };
+        let file = Arc::new(RwLock::new(Ok(Arc::new(database))));
         let (queue, jobs) = mpsc::channel(QUEUE);
         let writer = Writer {
-            database: database.clone(),
+            folder: folder.to_owned(),
+            file: file.clone(),
             jobs,
+            retry_at: Instant::now(),
         };
         std::thread::Builder::new()
             .name("tidewire-store".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| StoreError::Unusable(path, error.to_string()))?;
-        Ok(Self { database, queue })
+            .spawn(move || timer.block_on(writer.run()))
+            .map_err(unusable)?;
+        Ok(Self { file, queue })
     }
 
     /// Reads on a thread that may block on the disk.
@@ -65,8 +103,9 @@ impl EmbeddedStore {
         &self,
         read: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<'_, T> {
-        let database = self.database.clone();
+        let file = self.file.clone();
         Box::pin(async move {
+            let database = file.read().clone()?;
             tokio::task::spawn_blocking(move || read(&database))
                 .await
                 .map_err(failed)?
@@ -133,22 +172,44 @@ impl Store for EmbeddedStore {
             written.await.map_err(|_| StoreError::Closed)?
         })
     }
+
+    fn failure(&self) -> Option<StoreError> {
+        match self.queue.is_closed() {
+            true => Some(StoreError::Closed),
+            false => self.file.read().as_ref().err().cloned(),
+        }
+    }
 }
 
 /// The thread that writes.
 struct Writer {
-    database: Arc<Database>,
+    folder: PathBuf,
+    file: Arc<RwLock<FileState>>,
     jobs: mpsc::Receiver<Job>,
+    /// When a closed file may be opened again.
+    retry_at: Instant,
 }
 
 impl Writer {
-    fn run(mut self) {
+    async fn run(mut self) {
         let mut group = Vec::new();
-        while self.jobs.blocking_recv_many(&mut group, GROUP) > 0 {
-            let written = self.write(&group);
-            if let Err(error) = &written {
-                tracing::error!(%error, batches = group.len(), "cannot write to the store");
+        loop {
+            let is_open = self.file.read().is_ok();
+            let received = self.jobs.recv_many(&mut group, GROUP);
+            let received = match is_open {
+                true => received.await,
+                false => match timeout_at(self.retry_at, received).await {
+                    Ok(received) => received,
+                    Err(_) => {
+                        self.open_again();
+                        continue;
+                    }
+                },
+            };
+            if received == 0 {
+                return;
             }
+            let written = self.write_group(&group);
             for job in group.drain(..) {
                 // The caller may have stopped waiting. The write counts all the same.
                 let _ = job.done.send(written.clone());
@@ -156,36 +217,92 @@ impl Writer {
         }
     }
 
-    fn write(&self, group: &[Job]) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write().map_err(failed)?;
-        for write in group.iter().flat_map(|job| job.batch.writes()) {
-            match write {
-                Write::Put(name, key, value) => {
-                    let mut table = transaction
-                        .open_table(Definition::new(name.0))
-                        .map_err(failed)?;
-                    table
-                        .insert(key.as_slice(), value.as_slice())
-                        .map_err(failed)?;
-                }
-                Write::Delete(name, key) => {
-                    let mut table = transaction
-                        .open_table(Definition::new(name.0))
-                        .map_err(failed)?;
-                    table.remove(key.as_slice()).map_err(failed)?;
-                }
-                Write::DeleteRange(name, from, to) => {
-                    let mut table = transaction
-                        .open_table(Definition::new(name.0))
-                        .map_err(failed)?;
-                    table
-                        .retain_in(from.as_slice()..to.as_slice(), |_, _| false)
-                        .map_err(failed)?;
-                }
+    /// Writes a group of batches. A failure closes the file.
+    fn write_group(&mut self, group: &[Job]) -> Result<(), StoreError> {
+        if self.file.read().is_err() && self.retry_at <= Instant::now() {
+            self.open_again();
+        }
+        let database = self.file.read().clone()?;
+        let writes = || group.iter().flat_map(|job| job.batch.writes());
+        // The library panics on some damaged pages.
+        let written = catch_unwind(AssertUnwindSafe(|| write(&database, writes())));
+        let written = written.unwrap_or_else(|_| Err(failed("its content contradicts itself")));
+        drop(database);
+        if let Err(error) = &written {
+            tracing::error!(
+                %error,
+                batches = group.len(),
+                "cannot write to the store: it is closed until it can be written again"
+            );
+            self.close(error.clone());
+        }
+        written
+    }
+
+    fn close(&mut self, reason: StoreError) {
+        *self.file.write() = Err(reason);
+        self.retry_at = Instant::now() + RETRY;
+    }
+
+    /// Opens a closed file again if it can be written. Readers that still have the old file
+    /// open make it fail once more.
+    fn open_again(&mut self) {
+        let opened = file::open(&self.folder).and_then(|(_, database)| {
+            let probed = catch_unwind(AssertUnwindSafe(|| probe(&database)));
+            probed.unwrap_or_else(|_| Err(failed("its content contradicts itself")))?;
+            Ok(database)
+        });
+        match opened {
+            Ok(database) => {
+                *self.file.write() = Ok(Arc::new(database));
+                tracing::info!("the store can be written again");
+            }
+            Err(error) => self.close(error),
+        }
+    }
+}
+
+/// Writes some bytes and removes them again.
+fn probe(database: &Database) -> Result<(), StoreError> {
+    let put = Write::Put(PROBE, Key::new(), vec![0; PROBE_BYTES]);
+    write(database, [&put].into_iter())?;
+    let delete = Write::Delete(PROBE, Key::new());
+    write(database, [&delete].into_iter())
+}
+
+/// Applies writes in one transaction.
+fn write<'a>(
+    database: &Database,
+    writes: impl Iterator<Item = &'a Write>,
+) -> Result<(), StoreError> {
+    let transaction = database.begin_write().map_err(failed)?;
+    for write in writes {
+        match write {
+            Write::Put(name, key, value) => {
+                let mut table = transaction
+                    .open_table(Definition::new(name.0))
+                    .map_err(failed)?;
+                table
+                    .insert(key.as_slice(), value.as_slice())
+                    .map_err(failed)?;
+            }
+            Write::Delete(name, key) => {
+                let mut table = transaction
+                    .open_table(Definition::new(name.0))
+                    .map_err(failed)?;
+                table.remove(key.as_slice()).map_err(failed)?;
+            }
+            Write::DeleteRange(name, from, to) => {
+                let mut table = transaction
+                    .open_table(Definition::new(name.0))
+                    .map_err(failed)?;
+                table
+                    .retain_in(from.as_slice()..to.as_slice(), |_, _| false)
+                    .map_err(failed)?;
             }
         }
-        transaction.commit().map_err(failed)
     }
+    transaction.commit().map_err(failed)
 }
 
 fn failed(error: impl std::fmt::Display) -> StoreError {

@@ -6,14 +6,18 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The folder or the file cannot be read or written.
-    #[error("the store {0} cannot be opened: {1}")]
+    #[error(
+        "the store {0} cannot be opened: {1}; check the disk and the permissions of the folder"
+    )]
     Unusable(PathBuf, String),
     /// Another process has the file open.
-    #[error("the store {0} is open in another process, expected one server for each data folder")]
+    #[error(
+        "the store {0} is open in another process: stop it, or set another folder in `store.path`"
+    )]
     InUse(PathBuf),
     /// The file is not a store, or is damaged.
     #[error(
-        "the store {0} is damaged: {1}; put a copy of it back, or move it away to start with an empty store"
+        "the store {0} is damaged: {1}; put a copy of it back, or move it away to start with an empty store, in which no token is revoked"
     )]
     Corrupt(PathBuf, String),
     /// A newer version has written the file.
@@ -31,6 +35,9 @@ pub enum StoreError {
     /// A write or a read failed.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// The server has no store.
+    #[error("this server has no store: a replay without chains stores nothing")]
+    Absent,
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,

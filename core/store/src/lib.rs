@@ -48,4 +48,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a batch as a whole or not at all. After this the batch survives a crash of the
     /// process or the machine. Waits while the queue of batches is full.
     fn commit(&self, batch: Batch) -> StoreFuture<'_, ()>;
+
+    /// Why nothing can be read or written at present. None while the store works. A store that
+    /// failed recovers by itself when it can be written again.
+    fn failure(&self) -> Option<StoreError>;
 }

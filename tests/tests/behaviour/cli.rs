@@ -118,6 +118,32 @@ async fn server_and_token_command_share_the_folders_secret() {
     let token = stdout(&first);
     let client = Client::connect_as(Transport::WebSocketJson, &server, Some(token.trim())).await;
     assert_eq!(client.welcome().data["userId"], "ada");
+    // The secret was written under another name first.
+    let files = std::fs::read_dir(folder.path().join("data")).unwrap();
+    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["hmac_secret", "store.redb"]);
+}
+
+#[tokio::test]
+async fn a_secret_that_a_crash_left_empty_is_refused_by_name() {
+    for text in ["", "cut off"] {
+        let folder = folder_with("[store]\npath = \"data\"\n");
+        let path = folder.path().join("data/hmac_secret");
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        std::fs::write(&path, text).unwrap();
+        for command in [
+            &["--config", "tidewire.toml"][..],
+            &["token", "--config", "tidewire.toml", "--user", "ada"],
+        ] {
+            let output = run(folder.path(), command).await;
+            assert!(!output.status.success());
+            let error = stderr(&output);
+            assert!(error.contains("data/hmac_secret"), "{error}");
+            assert!(error.contains("or remove it"), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
 }
 
 #[tokio::test]

@@ -2,14 +2,28 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_tests::{Client, Server, Token, Transport};
+use tidewire_tests::{Client, Server, ServerBuilder, Token, Transport, refused_start, within};
 
 on_every_transport_and_tls!(a_graceful_stop_loses_no_recovery);
 
+/// A server whose data is in this folder.
+fn builder(folder: &TempDir) -> ServerBuilder {
+    let path = format!("path = {:?}", folder.path().display().to_string());
+    Server::builder().set("store", &path)
+}
+
 /// Starts a server whose data is in this folder.
 async fn server(folder: &TempDir) -> Server {
-    let path = format!("path = {:?}", folder.path().display().to_string());
-    Server::builder().set("store", &path).start().await
+    builder(folder).start().await
+}
+
+/// The error of a server whose data is in this folder, and which does not start.
+async fn refusal(folder: &TempDir) -> String {
+    let elsewhere = TempDir::new().unwrap();
+    let error = refused_start(elsewhere.path(), &builder(folder).toml()).await;
+    let file = folder.path().join("store.redb");
+    assert!(error.contains(&file.display().to_string()), "{error}");
+    error
 }
 
 async fn publish(server: &Server, numbers: std::ops::RangeInclusive<u64>) -> String {
@@ -103,10 +117,10 @@ async fn a_killed_server_starts_a_new_epoch() {
 async fn two_servers_do_not_share_a_store() {
     let folder = TempDir::new().unwrap();
     let first = server(&folder).await;
-    let second = server(&folder).await;
-    second.log_line("there is no store").await;
+    let error = refusal(&folder).await;
+    assert!(error.contains("open in another process"), "{error}");
+    assert!(error.contains("store.path"), "{error}");
     let epoch = publish(&first, 1..=3).await;
-    stop(second).await;
     stop(first).await;
     let third = server(&folder).await;
     assert_eq!(resumed(&third, &epoch).await["recovered"], true);
@@ -122,12 +136,119 @@ async fn revocations_survive_a_kill() {
     }
     first.kill().await;
     let second = server(&folder).await;
-    let comes = async |token: &str| {
-        let transport = Transport::WebSocketJson;
-        let client = Client::open(transport, &second, Some(token)).await;
-        client.is_ok()
-    };
-    assert!(!comes(&Token::of("ada").id("stolen").sign()).await);
-    assert!(!comes(&Token::of("bob").sign()).await);
-    assert!(comes(&Token::of("ada").id("own").sign()).await);
+    assert!(!accepts(&second, &Token::of("ada").id("stolen").sign()).await);
+    assert!(!accepts(&second, &Token::of("bob").sign()).await);
+    assert!(accepts(&second, &Token::of("ada").id("own").sign()).await);
+}
+
+/// Whether the server accepts a token.
+async fn accepts(server: &Server, token: &str) -> bool {
+    let body = json!({"channel": "demo:a"});
+    let answer = server
+        .call("StreamService/GetHistory", Some(token), &body)
+        .await;
+    answer.status == 200
+}
+
+#[tokio::test]
+async fn a_server_with_a_damaged_store_does_not_start() {
+    let folder = TempDir::new().unwrap();
+    let first = server(&folder).await;
+    let answer = revoke(&first, "stolen").await;
+    assert_eq!(answer, (200, String::new()));
+    stop(first).await;
+    let file = folder.path().join("store.redb");
+    let whole = std::fs::read(&file).unwrap();
+    let mut damaged = whole.clone();
+    damaged[..64].fill(0);
+    std::fs::write(&file, &damaged).unwrap();
+    let error = refusal(&folder).await;
+    assert!(error.contains("is damaged"), "{error}");
+    assert!(error.contains("put a copy of it back"), "{error}");
+    std::fs::write(&file, &whole).unwrap();
+    let second = server(&folder).await;
+    assert!(!accepts(&second, &Token::of("ada").id("stolen").sign()).await);
+}
+
+/// Revokes a token. Returns the status and the error code.
+async fn revoke(server: &Server, id: &str) -> (u16, String) {
+    let body = json!({"jti": id});
+    let answer = server.call("AdminService/Revoke", None, &body).await;
+    let code = answer.json()["code"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    (answer.status, code)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_is_used_again_when_it_has_room() {
+    let folder = TempDir::new().unwrap();
+    let mut first = builder(&folder).ignoring_file_limit().start().await;
+    assert_eq!(revoke(&first, "before").await.0, 200);
+    first.limit_files(Some(0));
+    assert_eq!(
+        revoke(&first, "meanwhile").await,
+        (503, "unavailable".to_owned())
+    );
+    // The revocation is in force, and the server names its trouble.
+    assert!(!accepts(&first, &Token::of("ada").id("meanwhile").sign()).await);
+    let ready = first.get("/readyz").await;
+    assert_eq!(ready.status, 503, "{}", ready.body);
+    assert!(ready.body.contains("the store"), "{}", ready.body);
+    assert_eq!(first.get("/healthz").await.status, 200);
+    first.limit_files(None);
+    within("a ready server", async {
+        while first.get("/readyz").await.status != 200 {}
+    })
+    .await;
+    assert_eq!(revoke(&first, "after").await.0, 200);
+    first.kill().await;
+    let second = server(&folder).await;
+    for id in ["before", "after"] {
+        let token = Token::of("ada").id(id).sign();
+        assert!(!accepts(&second, &token).await, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_replay_without_a_store_says_that_it_forgets_a_revocation() {
+    let server = Server::builder()
+        .arguments(&["replay", "--loop"])
+        .start()
+        .await;
+    assert_eq!(
+        revoke(&server, "stolen").await,
+        (503, "unavailable".to_owned())
+    );
+    assert!(!accepts(&server, &Token::of("ada").id("stolen").sign()).await);
+}
+
+#[tokio::test]
+async fn a_stop_saves_thousands_of_channels() {
+    let folder = TempDir::new().unwrap();
+    let first = server(&folder).await;
+    let mut epoch = Value::Null;
+    for part in 0..20 {
+        let publications: Vec<_> = (0..1_000)
+            .map(|number| json!({"channel": format!("demo:{part}-{number}"), "data": "news"}))
+            .collect();
+        let batch = json!({"publications": publications});
+        let answer = first
+            .call(
+                "StreamService/PublishBatch",
+                Some(&Token::service()),
+                &batch,
+            )
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        epoch = answer.json()["results"][0]["published"]["epoch"].clone();
+    }
+    stop(first).await;
+    let second = server(&folder).await;
+    for channel in ["demo:0-0", "demo:9-500", "demo:19-999"] {
+        let position = second.publish(channel, json!("more")).await;
+        assert_eq!((&position["epoch"], &position["seq"]), (&epoch, &json!(2)));
+    }
 }
