@@ -199,11 +199,10 @@ async fn connect(
     let mut connections = Vec::with_capacity(SESSIONS);
     for _ in 0..SESSIONS {
         let info = ConnectionInfo {
-            identity: Identity::Anonymous,
+            caller: Identity::Anonymous.into(),
             transport: Transport::new("bench"),
             post_key: None,
             encoding,
-            address: None,
             heartbeat: None,
             quota: None,
             // The publisher's thread delivers: the benchmark measures one thread.

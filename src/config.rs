@@ -211,6 +211,7 @@ pub(crate) struct LimitsConfig {
     pub(crate) connections_per_ip: u32,
     pub(crate) connections_per_user: u32,
     pub(crate) channels_per_connection: usize,
+    pub(crate) channels_per_client: usize,
     pub(crate) messages_per_second: u32,
     pub(crate) bytes_per_second: u32,
     pub(crate) handshakes_per_second: u32,
@@ -232,6 +233,7 @@ impl Default for LimitsConfig {
             connections_per_ip: 1_000,
             connections_per_user: 0,
             channels_per_connection: 1_000,
+            channels_per_client: 10_000,
             messages_per_second: 1_000,
             bytes_per_second: 16 << 20,
             handshakes_per_second: 0,
@@ -254,6 +256,7 @@ pub(crate) struct NamespaceConfig {
     history_size: Option<usize>,
     #[serde(default, with = "humantime_serde")]
     history_ttl: Option<Duration>,
+    max_channels: Option<NonZero<usize>>,
     access: Option<Access>,
     publish: Option<PublishRight>,
 }
@@ -268,6 +271,7 @@ impl NamespaceConfig {
         let has_other_keys = self.class.is_some()
             || self.history_size.is_some()
             || self.history_ttl.is_some()
+            || self.max_channels.is_some()
             || self.publish.is_some();
         self.access.filter(|_| !has_other_keys)
     }
@@ -278,6 +282,7 @@ impl NamespaceConfig {
             class: self.class.unwrap_or(default.class),
             history_size: self.history_size.unwrap_or(default.history_size),
             history_ttl: self.history_ttl.unwrap_or(default.history_ttl),
+            max_channels: self.max_channels.map_or(default.max_channels, NonZero::get),
             access: self.access.unwrap_or(default.access),
             publish: self.publish.unwrap_or(default.publish),
             ..default
@@ -441,6 +446,7 @@ impl Config {
         StreamOptions {
             outbox_bytes: self.limits.outbox_bytes,
             channels_per_connection: self.limits.channels_per_connection,
+            channels_per_client: self.limits.channels_per_client,
             batch_interval: BatchInterval {
                 usual: self.stream.batch_interval,
                 busy: self.stream.busy_batch_interval,

@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tidewire_chain::{ChainConfig, ChainEngine};
 use tidewire_price::PriceEngine;
 use tidewire_proto::v1::ConnectionState;
+use tidewire_store::SharedStore;
 use tidewire_stream::{PartReport, StreamCore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ pub(crate) struct HealthWatch {
     pub(crate) prices: PriceEngine,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_configs: Vec<ChainConfig>,
+    pub(crate) store: Option<SharedStore>,
 }
 
 /// What a chain was last seen to do.
@@ -54,6 +56,10 @@ impl HealthWatch {
             }
             let now = Instant::now();
             let mut reports = Vec::new();
+            reports.extend(self.store.as_ref().map(|store| PartReport {
+                part: "store".to_owned(),
+                fault: store.failure().map(|error| error.to_string()),
+            }));
             reports.extend(self.venues(&mut venues_live_at, now));
             reports.push(self.shards());
             reports.extend(self.chain_configs.iter().map(|chain| {

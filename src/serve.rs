@@ -11,8 +11,8 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tidewire_adapters::{
-    AccessPolicy, AdminAccess, CompressionOptions, Gateway, GatewayOptions, OriginPolicy, Services,
-    ShardThreads, tls::TlsAcceptor,
+    AccessPolicy, CompressionOptions, Gateway, GatewayOptions, LocalityPolicy, OriginPolicy,
+    Services, ShardThreads, tls::TlsAcceptor,
 };
 use tidewire_chain::ChainEngine;
 use tidewire_price::PriceEngine;
@@ -144,18 +144,17 @@ impl Server {
             )
         })?;
         let address = listener.local_addr()?;
-        let admin = AdminAccess::for_listener(address.ip());
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
         let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
-        let price = PriceRpc::new(self.prices.clone(), admin);
+        let price = PriceRpc::new(self.prices.clone());
         let router = Router::new(&self.stream, &price, &watches);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
             price,
             watch: watches.clone(),
-            admin: AdminRpc::new(self.stream.clone(), admin, revocations.clone()),
+            admin: AdminRpc::new(self.stream.clone(), revocations.clone()),
         };
-        let gateway = self.gateway(services, admin, address.ip())?;
+        let gateway = self.gateway(services, address.ip())?;
         self.restore(&revocations).await?;
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         tracing::info!(
@@ -180,6 +179,7 @@ impl Server {
             prices: self.prices.clone(),
             chains: self.chains.clone(),
             chain_configs: self.config.chain.clone(),
+            store: self.store.clone(),
         };
         tasks.spawn(health.run(halt.clone()));
         tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
@@ -198,30 +198,25 @@ impl Server {
         })
     }
 
-    fn gateway(
-        &self,
-        services: Services,
-        admin: AdminAccess,
-        ip: std::net::IpAddr,
-    ) -> anyhow::Result<Gateway> {
+    fn gateway(&self, services: Services, ip: std::net::IpAddr) -> anyhow::Result<Gateway> {
         let server = &self.config.server;
         Ok(Gateway::new(
             self.stream.clone(),
             services,
             AccessPolicy {
                 origins: OriginPolicy::new(server.allowed_origins.clone(), ip),
+                locality: LocalityPolicy::new(ip),
                 admission: security::admission(&self.config, self.clock.clone())?,
             },
             GatewayOptions {
                 frame_bytes: self.config.limits.frame_bytes,
-                admin,
-                store: self.store.clone(),
                 compression: server.compression.then(CompressionOptions::default),
             },
             Arc::new(telemetry::ServerProbes {
                 handle: self.metrics.clone(),
                 stream: self.stream.clone(),
                 prices: self.prices.clone(),
+                store: self.store.clone(),
                 stopping: self.lifetime.stop.clone(),
             }),
             self.lifetime.tasks.clone(),
@@ -343,7 +338,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
 }
 
 /// The built-in namespaces with their configured access, those of the operator, and on
-/// loopback `demo`, which everyone may publish to.
+/// loopback `demo`, which the machine's own user may publish to without a token.
 fn namespaces(config: &Config) -> anyhow::Result<Namespaces> {
     let mut all = Namespaces::built_in();
     for namespace in &config.namespace {
@@ -366,7 +361,7 @@ fn namespaces(config: &Config) -> anyhow::Result<Namespaces> {
             .all(|own| own.namespace().name != "demo")
     {
         all.add(Namespace {
-            publish: PublishRight::Public,
+            publish: PublishRight::AuthenticatedOrLocal,
             ..Namespace::history("demo")
         })?;
     }

@@ -8,7 +8,7 @@ use std::{
 use axum::extract::ConnectInfo;
 use http::{Extensions, HeaderMap, header};
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{Identity, SessionQuota, StreamCore, StreamError};
+use tidewire_stream::{CallQuota, Caller, Identity, SessionQuota, StreamCore, StreamError};
 
 use crate::{Gateway, access::ConnectionGuard, reply::HttpError, tls::PeerIdentity};
 
@@ -18,10 +18,8 @@ pub(crate) const BEARER_SUBPROTOCOL: &str = "tidewire.bearer.";
 /// A client that may open a session.
 #[derive(Debug)]
 pub(crate) struct ClientContext {
-    /// The identity.
-    pub(crate) identity: Identity,
-    /// The address, as far as it is trusted.
-    pub(crate) address: Option<IpAddr>,
+    /// The client.
+    pub(crate) caller: Caller,
     /// The quota of the session. It holds the permits of the session and its connection.
     pub(crate) quota: SessionQuota,
 }
@@ -33,21 +31,51 @@ pub(crate) async fn admit(
     extensions: &Extensions,
     query_token: Option<&str>,
 ) -> Result<ClientContext, HttpError> {
-    let identity = authenticate(&gateway.stream, headers, extensions, query_token).await?;
-    let address = client_address(gateway, headers, extensions);
-    let quota = gateway.admission.sessions().admit(address, &identity)?;
+    let caller = caller(gateway, headers, extensions, query_token).await?;
+    let sessions = gateway.admission.sessions();
+    let quota = sessions.admit(caller.address, &caller.identity)?;
     if let Some(guard) = extensions.get::<Arc<ConnectionGuard>>() {
         quota.hold(guard.clone());
     }
-    Ok(ClientContext {
-        identity,
-        address,
-        quota,
-    })
+    Ok(ClientContext { caller, quota })
+}
+
+/// The client that sends a request: its identity, address and locality. A bad token is charged
+/// to the rates of the address, so that tokens cannot be tried without limit.
+pub(crate) async fn caller(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+    query_token: Option<&str>,
+) -> Result<Caller, HttpError> {
+    let mut caller = Caller {
+        identity: Identity::Unknown,
+        address: client_address(gateway, headers, extensions),
+        locality: extensions.get().copied().unwrap_or_default(),
+    };
+    match authenticate(&gateway.stream, headers, extensions, query_token).await {
+        Ok(identity) => {
+            caller.identity = identity;
+            Ok(caller)
+        }
+        Err(error) => {
+            charge(gateway, &caller, 0)?;
+            Err(error.into())
+        }
+    }
+}
+
+/// Charges a call without a session to its caller's rates.
+pub(crate) fn charge(
+    gateway: &Gateway,
+    caller: &Caller,
+    bytes: usize,
+) -> Result<CallQuota, HttpError> {
+    Ok(gateway.admission.calls().charge(caller, bytes)?)
 }
 
 /// The address of a client: its peer address, or the address that a trusted proxy names.
-pub(crate) fn client_address(
+fn client_address(
     gateway: &Gateway,
     headers: &HeaderMap,
     extensions: &Extensions,
@@ -58,7 +86,7 @@ pub(crate) fn client_address(
 
 /// Authenticates a request: by the `Authorization` header, by the bearer subprotocol, by
 /// `query_token`, or by the client certificate of its connection.
-pub(crate) async fn authenticate(
+async fn authenticate(
     stream: &StreamCore,
     headers: &HeaderMap,
     extensions: &Extensions,

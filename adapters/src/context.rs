@@ -4,13 +4,13 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router as Routes, extract::ConnectInfo};
-use http::Extensions;
+use http::Request;
 use tidewire_stream::ShardId;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Gateway,
-    access::ConnectionGuard,
+    access::{self, ConnectionGuard},
     tls::{PeerIdentity, TlsAcceptor},
 };
 
@@ -37,8 +37,13 @@ pub(crate) struct RequestContext {
 }
 
 impl RequestContext {
-    /// Inserts the context into the extensions of a request.
-    pub(crate) fn insert_into(&self, extensions: &mut Extensions) {
+    /// Inserts the context into the extensions of a request, with the request's locality.
+    pub(crate) fn insert_into<B>(&self, request: &mut Request<B>, gateway: &Gateway) {
+        access::set_host(request);
+        let (peer, proxies) = (self.address.ip(), gateway.admission.proxies());
+        let locality = gateway.locality.of(request, peer, proxies);
+        let extensions = request.extensions_mut();
+        extensions.insert(locality);
         extensions.insert(ConnectInfo(self.address));
         extensions.insert(tonic::transport::server::TcpConnectInfo {
             local_addr: None,

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use tidewire_service::{AdminAccess, AdminRpc, PriceRpc, Router, StreamRpc, WatchRpc};
+use tidewire_service::{AdminRpc, PriceRpc, Router, StreamRpc, WatchRpc};
 use tidewire_stream::StreamCore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    access::{AccessPolicy, Admission, OriginPolicy},
+    access::{AccessPolicy, Admission, LocalityPolicy, OriginPolicy},
     compression::CompressionOptions,
 };
 
@@ -16,8 +16,6 @@ use crate::{
 pub struct GatewayOptions {
     /// The largest message that a client may send, in bytes.
     pub frame_bytes: usize,
-    /// The callers that may read `/metrics` and call `AdminService`.
-    pub admin: AdminAccess,
     /// How messages are compressed for WebSocket clients that support it. `None` turns
     /// compression off.
     pub compression: Option<CompressionOptions>,
@@ -58,6 +56,7 @@ pub struct Gateway {
     pub(crate) watch_rpc: WatchRpc,
     pub(crate) admin_rpc: AdminRpc,
     pub(crate) origins: Arc<OriginPolicy>,
+    pub(crate) locality: LocalityPolicy,
     pub(crate) admission: Arc<Admission>,
     pub(crate) options: GatewayOptions,
     pub(crate) probes: Arc<dyn Probes>,
@@ -97,6 +96,7 @@ impl Gateway {
             watch_rpc,
             admin_rpc,
             origins: Arc::new(access.origins),
+            locality: access.locality,
             admission: access.admission,
             options,
             probes,

@@ -21,14 +21,13 @@ mod upgrade;
 pub mod websocket;
 
 pub use access::{
-    AccessPolicy, Admission, AdmissionOptions, ConnectionGuard, OriginPolicy, ParseNetworkError,
-    ProxyHeader, TrustedProxies,
+    AccessPolicy, Admission, AdmissionOptions, ConnectionGuard, LocalityPolicy, OriginPolicy,
+    ParseNetworkError, ProxyHeader, TrustedProxies,
 };
 pub use compression::{CompressionLevel, CompressionOptions, InvalidCompressionLevel};
 pub use gateway::{Gateway, GatewayOptions, Probes, Services};
 pub use jwks::{JwksUrl, JwksUrlError};
 pub use server::{ShardThreads, serve};
-pub use tidewire_service::AdminAccess;
 
 /// Transports that the adapters serve.
 pub const TRANSPORTS: [tidewire_stream::Transport; 3] =

@@ -1,7 +1,7 @@
 //! Routes: the paths of the one port and their adapters.
 
 use axum::{
-    Router as Routes,
+    Router as Routes, middleware,
     routing::{get, post},
 };
 use http::{Method, StatusCode, Uri};
@@ -10,7 +10,9 @@ use tidewire_stream::StreamError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Gateway, grpc_web,
+    Gateway,
+    access::check_origin,
+    grpc_web,
     http::{console, cors, health, rpc},
     reply::HttpError,
     sse, websocket,
@@ -32,6 +34,10 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         .with_state(gateway.clone());
     grpc_web::routes(gateway, stop)
         .fallback_service(http)
+        .layer(middleware::from_fn_with_state(
+            gateway.origins.clone(),
+            check_origin,
+        ))
         .layer(cors::layer(gateway.origins.clone()))
 }
 

@@ -246,7 +246,7 @@ async fn accept_upgrade(
     if context.guard.is_refused() {
         return Err((upgrade.read, None));
     }
-    context.insert_into(upgrade.request.extensions_mut());
+    context.insert_into(&mut upgrade.request, &server.gateway);
     // The request ends the handshake of the connection.
     let _request = context.guard.begin_request();
     match websocket::accept(&server.gateway, &upgrade.request).await {

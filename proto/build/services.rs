@@ -130,5 +130,22 @@ pub(crate) fn json_calls(pool: &DescriptorPool) -> String {
             "        _ => Err(no_method({name:?}, method, {list:?})),\n    }}\n}}"
         );
     }
+    out.push_str(&streams(pool));
     out
+}
+
+/// Generates the list of RPCs with a stream.
+fn streams(pool: &DescriptorPool) -> String {
+    let mut out = "/// The RPCs whose request or response is a stream.\npub const STREAMS: &[StreamCall] = &[\n".to_owned();
+    for service in ours(pool) {
+        for method in service.methods().filter(is_stream) {
+            let path = format!("/{}/{}", service.full_name(), method.name());
+            let streams_request = method.is_client_streaming();
+            let _ = writeln!(
+                out,
+                "    StreamCall {{ path: {path:?}, streams_request: {streams_request} }},"
+            );
+        }
+    }
+    out + "];\n"
 }

@@ -1,5 +1,5 @@
-//! Unary RPCs called by name, with JSON requests and responses. One function per service is
-//! generated.
+//! Unary RPCs called by name, with JSON requests and responses, and the list of streams. One
+//! function per service is generated.
 
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
@@ -8,6 +8,15 @@ use crate::{
     json::{self, JsonValue},
     v1,
 };
+
+/// An RPC with a stream. It lasts as long as a connection of its own would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamCall {
+    /// The HTTP path.
+    pub path: &'static str,
+    /// Whether the request is a stream too. Otherwise it is one message.
+    pub streams_request: bool,
+}
 
 include!(concat!(env!("OUT_DIR"), "/rpc.rs"));
 

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tidewire_proto::v1;
 use tidewire_stream::{
     LimitError, SessionLimits, SharedClock,
-    limit::{AddressLimits, LimitOptions, NetworkKey, semaphore::KeyedPermit},
+    limit::{AddressLimits, CallLimits, LimitOptions, NetworkKey, semaphore::KeyedPermit},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -58,6 +58,7 @@ pub struct Admission {
     handshakes: Option<Arc<Semaphore>>,
     refusals: Arc<Semaphore>,
     sessions: SessionLimits,
+    calls: CallLimits,
     proxies: TrustedProxies,
 }
 
@@ -83,6 +84,7 @@ impl Admission {
             ),
             handshakes: (handshakes > 0).then(|| Arc::new(Semaphore::new(handshakes))),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            calls: CallLimits::new(&options.limits, clock.clone()),
             sessions: SessionLimits::new(options.limits, clock),
             options,
             proxies,
@@ -134,6 +136,12 @@ impl Admission {
     #[must_use]
     pub fn sessions(&self) -> &SessionLimits {
         &self.sessions
+    }
+
+    /// The limits of calls without a session.
+    #[must_use]
+    pub fn calls(&self) -> &CallLimits {
+        &self.calls
     }
 
     /// The trusted proxies.

@@ -4,10 +4,18 @@
 //! `Origin`, which do not come from a browser. A server that listens on loopback also allows
 //! every page from loopback.
 
+use std::{net::IpAddr, sync::Arc};
+
 use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::StreamError;
 
+use super::{BindScope, names_loopback};
 use crate::reply::HttpError;
 
 /// The allowed origins.
@@ -17,23 +25,15 @@ pub struct OriginPolicy {
     bind: BindScope,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum BindScope {
-    Loopback,
-    Network,
-}
-
 impl OriginPolicy {
     /// Allows the origins in `allowed`, for example `https://app.example.com`. `*` allows
     /// all.
     #[must_use]
-    pub fn new(allowed: Vec<String>, listen: std::net::IpAddr) -> Self {
-        let bind = if listen.is_loopback() {
-            BindScope::Loopback
-        } else {
-            BindScope::Network
-        };
-        Self { allowed, bind }
+    pub fn new(allowed: Vec<String>, listen: IpAddr) -> Self {
+        Self {
+            allowed,
+            bind: BindScope::of(listen),
+        }
     }
 
     /// Whether the policy allows a request with these headers.
@@ -67,7 +67,7 @@ impl OriginPolicy {
         if host.is_some_and(|host| host.as_bytes() == authority.as_str().as_bytes()) {
             return true;
         }
-        self.bind == BindScope::Loopback && is_loopback(authority.host())
+        self.bind == BindScope::Loopback && names_loopback(authority.host())
     }
 
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), HttpError> {
@@ -84,12 +84,14 @@ impl OriginPolicy {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+/// Middleware that refuses the requests of pages that may not connect, on every path.
+pub(crate) async fn check_origin(
+    State(origins): State<Arc<OriginPolicy>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, HttpError> {
+    origins.check(request.headers())?;
+    Ok(next.run(request).await)
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
-//! gRPC authentication: a tower service that adds the identity of the caller to a request.
+//! gRPC admission: a tower service that admits a call and adds the caller to its request.
 //!
-//! Verification can wait for a key set, so tonic's interceptors, which are synchronous,
-//! cannot do it. A call that opens a session is also admitted, and receives its quota.
+//! Verification can wait for a key set, so tonic's interceptors, which are synchronous, cannot
+//! do it. A call with a stream opens a session: it is admitted as a connection and receives
+//! the session's quota. Any other call is charged to the rates of its caller.
+//!
+//! A request of one message is read here, so that its size is judged before it is decoded:
+//! tonic would answer a long one with a code that the protocol does not have.
 
 use std::{
     future::Future,
@@ -9,13 +13,23 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::{Buf as _, Bytes};
 use http::{Request, Response};
-use tidewire_service::{ClientAddress, status_of};
+use http_body_util::Full;
+use tidewire_proto::{rpc, v1::ErrorCode};
+use tidewire_stream::StreamError;
+use tonic::body::Body;
 use tower::Service;
 
-use crate::{Gateway, client};
+use crate::{
+    Gateway, client,
+    reply::{HttpError, read_body},
+};
 
-/// Authenticates the callers of a gRPC service.
+/// Bytes before each message of a gRPC body: a flag and the length.
+const PREFIX_BYTES: usize = 5;
+
+/// Admits the callers of a gRPC service.
 #[derive(Clone)]
 pub(crate) struct AuthenticationService<S> {
     inner: S,
@@ -31,18 +45,11 @@ impl<S> AuthenticationService<S> {
     }
 }
 
-/// The calls that open a session, and so need admission.
-const SESSION_CALLS: [&str; 2] = [
-    "/tidewire.v1.StreamService/Subscribe",
-    "/tidewire.v1.StreamService/Connect",
-];
-
-impl<S, B> Service<Request<B>> for AuthenticationService<S>
+impl<S> Service<Request<Body>> for AuthenticationService<S>
 where
-    S: Service<Request<B>, Response = Response<tonic::body::Body>> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send,
-    B: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -52,40 +59,68 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         // Only this instance was polled ready, so it moves into the future.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let gateway = self.gateway.clone();
         Box::pin(async move {
-            let opens_session = SESSION_CALLS.contains(&request.uri().path());
-            let (headers, extensions) = (request.headers(), request.extensions());
-            let refusal = if opens_session {
-                match client::admit(&gateway, headers, extensions, None).await {
-                    Ok(client) => {
-                        let extensions = request.extensions_mut();
-                        extensions.insert(client.identity);
-                        extensions.insert(client.quota);
-                        if let Some(address) = client.address {
-                            extensions.insert(ClientAddress(address));
-                        }
-                        None
-                    }
-                    Err(error) => Some(error.into_grpc_status()),
-                }
-            } else {
-                match client::authenticate(&gateway.stream, headers, extensions, None).await {
-                    Ok(identity) => {
-                        request.extensions_mut().insert(identity);
-                        None
-                    }
-                    Err(error) => Some(status_of(&error)),
-                }
-            };
-            match refusal {
-                Some(status) => Ok(status.into_http()),
-                None => inner.call(request).await,
+            match admit(&gateway, request).await {
+                Ok(request) => inner.call(request).await,
+                Err(error) => Ok(error.into_grpc_status().into_http()),
             }
         })
     }
+}
+
+async fn admit(gateway: &Gateway, request: Request<Body>) -> Result<Request<Body>, HttpError> {
+    let (mut parts, mut body) = request.into_parts();
+    let stream = rpc::STREAMS
+        .iter()
+        .find(|call| call.path == parts.uri.path());
+    let (headers, extensions) = (&parts.headers, &parts.extensions);
+    match stream {
+        Some(stream) => {
+            let client = client::admit(gateway, headers, extensions, None).await?;
+            if !stream.streams_request {
+                body = body_of(read_message(gateway, body).await?);
+            }
+            parts.extensions.insert(client.caller);
+            parts.extensions.insert(client.quota);
+        }
+        None => {
+            let caller = client::caller(gateway, headers, extensions, None).await?;
+            let message = read_message(gateway, body).await?;
+            let quota = client::charge(gateway, &caller, message.len())?;
+            body = body_of(message);
+            parts.extensions.insert(caller);
+            parts.extensions.insert(quota);
+        }
+    }
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Reads a body of one message.
+async fn read_message(gateway: &Gateway, body: Body) -> Result<Bytes, HttpError> {
+    let limit = gateway.options.frame_bytes;
+    let body = read_body(axum::body::Body::new(body), limit + PREFIX_BYTES).await;
+    let body = body.map_err(|_| too_long(limit))?;
+    // The decoder reserves what the prefix announces.
+    let announced = body.get(1..PREFIX_BYTES).map(|mut length| length.get_u32());
+    if announced.is_some_and(|length| length as usize > limit) {
+        return Err(too_long(limit).into());
+    }
+    Ok(body)
+}
+
+/// The error for a message beyond the limit of a frame.
+fn too_long(limit: usize) -> StreamError {
+    StreamError::new(
+        ErrorCode::InvalidArgument,
+        format!("the message is too long, expected at most {limit} bytes"),
+    )
+}
+
+fn body_of(message: Bytes) -> Body {
+    Body::new(Full::new(message))
 }

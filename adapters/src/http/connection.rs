@@ -57,6 +57,7 @@ pub(crate) async fn serve<I>(
     let started = CancellationToken::new();
     let is_started = started.clone();
     let options = *server.gateway.admission.options();
+    let gateway = server.gateway.clone();
     let first_refusal = Mutex::new(refusal);
     // Cancelled by a request body that does not arrive.
     let is_stalled = CancellationToken::new();
@@ -66,7 +67,7 @@ pub(crate) async fn serve<I>(
         let request_guard = context.guard.begin_request();
         let refusal = first_refusal.lock().take();
         let refusal = refusal.or_else(|| context.guard.refusal(request.headers()));
-        context.insert_into(request.extensions_mut());
+        context.insert_into(&mut request, &gateway);
         let (routes, stalled) = (routes.clone(), stalled.clone());
         async move {
             let response = match refusal {

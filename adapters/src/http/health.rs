@@ -7,8 +7,7 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use tidewire_proto::v1::ErrorCode;
-use tidewire_service::AdminAccess;
-use tidewire_stream::{PartHealth, Scope, StreamError};
+use tidewire_stream::{PartHealth, StreamError};
 
 use crate::{
     Gateway, client,
@@ -51,7 +50,7 @@ fn list(ready: &Result<(), String>, parts: &[PartHealth]) -> Response {
     let is_degraded = parts.iter().any(|one| one.fault.is_some());
     let parts: Vec<_> = parts.iter().map(PartView::from).collect();
     let (status, state, reason) = match ready {
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, "stopping", Some(reason)),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", Some(reason)),
         Ok(()) if is_degraded => (StatusCode::OK, "degraded", None),
         Ok(()) => (StatusCode::OK, "ok", None),
     };
@@ -85,17 +84,14 @@ impl<'a> From<&'a PartHealth> for PartView<'a> {
     }
 }
 
-/// The metrics in the text format of Prometheus.
+/// The metrics in the text format of Prometheus, for operators.
 pub(crate) async fn metrics(
     State(gateway): State<Gateway>,
     request: Request,
 ) -> Result<Response, HttpError> {
-    if gateway.options.admin == AdminAccess::Scope {
-        let (headers, extensions) = (request.headers(), request.extensions());
-        client::authenticate(&gateway.stream, headers, extensions, None)
-            .await?
-            .require(Scope::Admin)?;
-    }
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let caller = client::caller(&gateway, headers, extensions, None).await?;
+    caller.require_operator()?;
     let mut response = Response::new(gateway.probes.metrics().into());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

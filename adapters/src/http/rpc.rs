@@ -23,12 +23,13 @@ pub(crate) async fn call(
     Path((service, method)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Result<Response, HttpError> {
-    gateway.origins.check(request.headers())?;
     let (headers, extensions) = (request.headers(), request.extensions());
-    let identity = client::authenticate(&gateway.stream, headers, extensions, None).await?;
+    let caller = client::caller(&gateway, headers, extensions, None).await?;
     let body = read_body(request.into_body(), gateway.options.frame_bytes).await?;
+    let quota = client::charge(&gateway, &caller, body.len())?;
     let mut rpc_request = tonic::Request::new(body);
-    rpc_request.extensions_mut().insert(identity);
+    rpc_request.extensions_mut().insert(quota);
+    rpc_request.extensions_mut().insert(caller);
     // The package of a service is optional.
     let answer = match service.strip_prefix("tidewire.v1.").unwrap_or(&service) {
         "StreamService" => rpc::stream_service(&gateway.stream_rpc, &method, rpc_request).await,

@@ -60,21 +60,19 @@ pub(crate) async fn stream(
     request: Request,
 ) -> Result<Response, HttpError> {
     let (headers, extensions) = (request.headers(), request.extensions());
-    gateway.origins.check(headers)?;
     let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
     let cursor = resume_from(headers, query.last_event_id.as_deref())?;
     let token = query.token.as_deref();
     let client = client::admit(&gateway, headers, extensions, token).await?;
-    client.identity.require_known()?;
+    client.caller.identity.require_known()?;
     let heartbeat = query
         .heartbeat_ms
         .map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
     let info = ConnectionInfo {
-        identity: client.identity,
+        caller: client.caller,
         transport: TRANSPORT,
         post_key: Some(PostKey::random()),
         encoding: Encoding::Json,
-        address: client.address,
         heartbeat,
         quota: Some(client.quota),
         shard,
@@ -218,7 +216,6 @@ pub(crate) async fn command(
     request: Request,
 ) -> Result<Response, HttpError> {
     let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
-    gateway.origins.check(request.headers())?;
     let session = gateway
         .stream
         .session(&connection)
@@ -233,7 +230,8 @@ pub(crate) async fn command(
         // Without the key, a token of the same user is required.
         let (headers, extensions) = (request.headers(), request.extensions());
         let token = query.token.as_deref();
-        let identity = client::authenticate(&gateway.stream, headers, extensions, token).await?;
+        let caller = client::caller(&gateway, headers, extensions, token).await?;
+        let identity = caller.identity;
         let is_same = identity.user().is_some() && identity.user() == session.identity().user();
         if !is_same {
             return Err(StreamError::new(

@@ -119,11 +119,10 @@ pub(crate) async fn accept<B>(
     let deflate = deflate.map(|(options, agreement)| Deflate { agreement, options });
     let session = match client::admit(gateway, headers, extensions, None).await {
         Ok(client) => Ok(ConnectionInfo {
-            identity: client.identity,
+            caller: client.caller,
             transport: TRANSPORT,
             post_key: None,
             encoding,
-            address: client.address,
             heartbeat: None,
             quota: Some(client.quota),
             // Without a listener, as in tests, the publishing thread delivers.

@@ -1,6 +1,6 @@
 //! `AdminService`: lists, disconnects and subscribes connections, and revokes tokens.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tidewire_proto::v1::{
     Connection, DisconnectRequest, DisconnectResponse, ListConnectionsRequest,
@@ -9,12 +9,10 @@ use tidewire_proto::v1::{
     admin_service_server::AdminService, disconnect_request, revoke_request, subscribe_user_request,
     unsubscribe_user_request,
 };
-use tidewire_stream::{
-    ConnectionFilter, Scope, Session, StreamCore, Target, UserId, auth::Revocation,
-};
+use tidewire_stream::{ConnectionFilter, Session, StreamCore, Target, UserId, auth::Revocation};
 use tonic::{Request, Response, Status};
 
-use crate::{RevocationStore, identity_of, status_of};
+use crate::{RevocationStore, caller_of, status_of};
 
 /// Connections of a page when the request sets no limit.
 const PAGE: u32 = 100;
@@ -22,62 +20,35 @@ const PAGE: u32 = 100;
 /// The highest accepted limit. It bounds the size of a response.
 const MAX_PAGE: u32 = 1_000;
 
-/// The callers that may use operator functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdminAccess {
-    /// All callers, because the server listens on loopback only.
-    Everyone,
-    /// Callers with the `admin` scope.
-    Scope,
-}
-
-impl AdminAccess {
-    /// The access of a server that listens on `address`.
-    #[must_use]
-    pub fn for_listener(address: IpAddr) -> Self {
-        if address.is_loopback() {
-            Self::Everyone
-        } else {
-            Self::Scope
-        }
-    }
-}
+/// Length of the longest id that can be revoked, in bytes. It bounds the memory of revocations.
+const MAX_ID_BYTES: usize = 4 << 10;
 
 /// `AdminService` over the streaming core. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AdminRpc {
     stream: Arc<StreamCore>,
-    access: AdminAccess,
     revocation_store: RevocationStore,
 }
 
 impl AdminRpc {
-    /// The service over `stream`, for callers that `access` permits. Revocations are saved
-    /// in `revocation_store`.
+    /// The service over `stream`, for operators. Revocations are saved in `revocation_store`.
     #[must_use]
-    pub fn new(
-        stream: Arc<StreamCore>,
-        access: AdminAccess,
-        revocation_store: RevocationStore,
-    ) -> Self {
+    pub fn new(stream: Arc<StreamCore>, revocation_store: RevocationStore) -> Self {
         Self {
             stream,
-            access,
             revocation_store,
         }
     }
+}
 
-    /// Checks that the caller is an operator. Returns its user id for the log.
-    fn admit<T>(&self, request: &Request<T>) -> Result<String, Status> {
-        let identity = identity_of(request);
-        if self.access == AdminAccess::Scope {
-            identity
-                .require(Scope::Admin)
-                .map_err(|error| status_of(&error))?;
-        }
-        let user = identity.user().map(|user| user.as_str().to_owned());
-        Ok(user.unwrap_or_default())
-    }
+/// Checks that the caller is an operator. Returns its user id for the log.
+fn admit<T>(request: &Request<T>) -> Result<String, Status> {
+    let caller = caller_of(request);
+    caller
+        .require_operator()
+        .map_err(|error| status_of(&error))?;
+    let user = caller.identity.user().map(|user| user.as_str().to_owned());
+    Ok(user.unwrap_or_default())
 }
 
 fn missing(expected: &str) -> Status {
@@ -104,6 +75,7 @@ fn connection_info(session: &Session) -> Connection {
             .map(|user| user.as_str().to_owned()),
         transport: info.transport.name().to_owned(),
         address: info
+            .caller
             .address
             .map(|address| address.to_string())
             .unwrap_or_default(),
@@ -124,7 +96,7 @@ impl AdminService for AdminRpc {
         &self,
         request: Request<ListConnectionsRequest>,
     ) -> Result<Response<ListConnectionsResponse>, Status> {
-        self.admit(&request)?;
+        admit(&request)?;
         let ListConnectionsRequest {
             user,
             channel,
@@ -160,7 +132,7 @@ impl AdminService for AdminRpc {
         request: Request<DisconnectRequest>,
     ) -> Result<Response<DisconnectResponse>, Status> {
         use disconnect_request::Target as TargetField;
-        let operator = self.admit(&request)?;
+        let operator = admit(&request)?;
         let field = request.into_inner().target.ok_or_else(no_target)?;
         let target = match &field {
             TargetField::ConnectionId(id) => Target::Connection(id),
@@ -179,7 +151,7 @@ impl AdminService for AdminRpc {
         request: Request<SubscribeUserRequest>,
     ) -> Result<Response<SubscribeUserResponse>, Status> {
         use subscribe_user_request::Target as TargetField;
-        let operator = self.admit(&request)?;
+        let operator = admit(&request)?;
         let SubscribeUserRequest { channel, target } = request.into_inner();
         let field = target.ok_or_else(no_target)?;
         let target = match &field {
@@ -199,7 +171,7 @@ impl AdminService for AdminRpc {
         request: Request<UnsubscribeUserRequest>,
     ) -> Result<Response<UnsubscribeUserResponse>, Status> {
         use unsubscribe_user_request::Target as TargetField;
-        let operator = self.admit(&request)?;
+        let operator = admit(&request)?;
         let UnsubscribeUserRequest { channel, target } = request.into_inner();
         let field = target.ok_or_else(no_target)?;
         let target = match &field {
@@ -219,21 +191,30 @@ impl AdminService for AdminRpc {
         request: Request<RevokeRequest>,
     ) -> Result<Response<RevokeResponse>, Status> {
         use revoke_request::Target as TargetField;
-        let operator = self.admit(&request)?;
+        let operator = admit(&request)?;
         let expected = "`jti` or `user`";
-        let field = request.into_inner().target;
-        let field = field.ok_or_else(|| missing(expected))?;
-        let revocations = self.stream.authenticator().revocations();
+        let RevokeRequest { target, expires_at } = request.into_inner();
+        let field = target.ok_or_else(|| missing(expected))?;
+        let authenticator = self.stream.authenticator();
+        let leeway_ms = i64::try_from(authenticator.leeway().as_millis()).unwrap_or(i64::MAX);
+        let expires_at = expires_at.map(|at| at.saturating_add(leeway_ms));
+        let revocations = authenticator.revocations();
         let revocation = match &field {
             TargetField::Jti(id) | TargetField::User(id) if id.is_empty() => {
                 return Err(missing(expected));
+            }
+            TargetField::Jti(id) | TargetField::User(id) if id.len() > MAX_ID_BYTES => {
+                return Err(Status::invalid_argument(format!(
+                    "the id is {} bytes long, expected {MAX_ID_BYTES} at most",
+                    id.len()
+                )));
             }
             TargetField::Jti(id) => Revocation::Token(id.clone()),
             TargetField::User(user) => Revocation::User(UserId::new(user), 0),
         };
         let closed = match &revocation {
-            Revocation::Token(id) => revocations.revoke_token(id, None),
-            Revocation::User(user, _) => revocations.revoke_user(user),
+            Revocation::Token(id) => revocations.revoke_token(id, expires_at),
+            Revocation::User(user, _) => revocations.revoke_user(user, expires_at),
         };
         let connections = closed.map_err(|error| status_of(&error))?;
         self.revocation_store

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidewire_proto::v1::{
     ErrorCode, GetHistoryRequest, GetHistoryResponse, PublishRequest, PublishResponse,
 };
-use tidewire_stream::{Identity, PageLimit, Position, StreamCore, StreamError};
+use tidewire_stream::{Caller, Identity, PageLimit, Position, StreamCore, StreamError};
 
 /// Messages that `GetHistory` returns when the request sets no limit.
 const HISTORY_LIMIT: u32 = 100;
@@ -27,13 +27,13 @@ impl ChannelOperations {
     /// Publishes to a channel.
     pub(crate) async fn publish(
         &self,
-        identity: &Identity,
+        caller: Caller,
         request: PublishRequest,
     ) -> Result<PublishResponse, StreamError> {
         let key = request.idempotency_key.as_deref();
         let (channel, position) = self
             .stream
-            .publish_as(identity, &request.channel, request.data, key)
+            .publish_as(caller, &request.channel, request.data, key)
             .await?;
         Ok(PublishResponse {
             channel: channel.as_str().to_owned(),

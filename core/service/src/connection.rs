@@ -1,12 +1,10 @@
 //! Session streams: how a gRPC call opens a session, and how the session's end becomes a
 //! status.
 
-use std::net::IpAddr;
-
 use tidewire_stream::{CloseReason, ConnectionInfo, Encoding, SessionQuota, ShardId, Transport};
 use tonic::{Request, Status};
 
-use crate::identity_of;
+use crate::caller_of;
 
 /// Label of gRPC and gRPC-Web streams.
 pub const GRPC: Transport = Transport::new("grpc");
@@ -14,20 +12,14 @@ pub const GRPC: Transport = Transport::new("grpc");
 /// Bytes that one poll of a gRPC stream takes from its session.
 pub(crate) const BATCH_BYTES: usize = 64 << 10;
 
-/// The address of the caller, as far as it is trusted. The adapter inserts it into the
-/// extensions of the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientAddress(pub IpAddr);
-
 /// The session parameters of a call, from the extensions that the adapter inserted.
 pub(crate) fn connection_info<T>(request: &Request<T>) -> ConnectionInfo {
     let extensions = request.extensions();
     ConnectionInfo {
-        identity: identity_of(request),
+        caller: caller_of(request),
         transport: GRPC,
         post_key: None,
         encoding: Encoding::Proto,
-        address: extensions.get::<ClientAddress>().map(|address| address.0),
         heartbeat: None,
         quota: extensions.get::<SessionQuota>().cloned(),
         // Without a listener, as in tests, the publishing thread delivers.
@@ -40,6 +32,7 @@ pub(crate) fn close_status(reason: CloseReason) -> Status {
     match reason.code() {
         4005 | 4500 | 4504 => Status::unauthenticated(reason.text()),
         4001 | 4004 => Status::resource_exhausted(reason.text()),
+        4502 => Status::invalid_argument(reason.text()),
         4503 => Status::permission_denied(reason.text()),
         _ => Status::unavailable(reason.text()),
     }

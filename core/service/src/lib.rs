@@ -13,11 +13,11 @@ mod status;
 mod stream;
 mod watch;
 
-pub use admin::{AdminAccess, AdminRpc};
-pub use connection::{ClientAddress, GRPC};
+pub use admin::AdminRpc;
+pub use connection::GRPC;
 pub use price::PriceRpc;
 pub use revocations::RevocationStore;
 pub use router::{CommandQueue, Router};
-pub use status::{from_status, identity_of, status_of};
+pub use status::{caller_of, from_status, status_of};
 pub use stream::StreamRpc;
 pub use watch::WatchRpc;

@@ -9,33 +9,32 @@ use tidewire_proto::v1::{
 use tidewire_stream::Scope;
 use tonic::{Request, Response, Status};
 
-use crate::{AdminAccess, identity_of, status_of};
+use crate::{
+    caller_of,
+    status::{identity_of, status_of},
+};
 
 /// `PriceService` over the price engine. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PriceRpc {
     engine: PriceEngine,
-    access: AdminAccess,
 }
 
 impl PriceRpc {
-    /// The service over `engine`. Operators by `access` and back ends may change sources.
+    /// The service over `engine`. Operators and back ends may change sources.
     #[must_use]
-    pub fn new(engine: PriceEngine, access: AdminAccess) -> Self {
-        Self { engine, access }
+    pub fn new(engine: PriceEngine) -> Self {
+        Self { engine }
     }
+}
 
-    /// Checks that the caller is an operator or a back end.
-    fn admit_operator<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let identity = identity_of(request);
-        if self.access == AdminAccess::Everyone || identity.require(Scope::Service).is_ok() {
-            return Ok(());
-        }
-        identity
-            .require(Scope::Admin)
-            .map(drop)
-            .map_err(|error| status_of(&error))
+/// Checks that the caller is an operator or a back end.
+fn admit_operator<T>(request: &Request<T>) -> Result<(), Status> {
+    let caller = caller_of(request);
+    if caller.identity.has(Scope::Service) {
+        return Ok(());
     }
+    caller.require_operator().map_err(|error| status_of(&error))
 }
 
 /// The status of an error in the source configuration.
@@ -93,7 +92,7 @@ impl PriceService for PriceRpc {
         &self,
         request: Request<AddSourceRequest>,
     ) -> Result<Response<AddSourceResponse>, Status> {
-        self.admit_operator(&request)?;
+        admit_operator(&request)?;
         let request = request.into_inner();
         let kind =
             VenueKind::parse_name(&request.kind).map_err(|error| config_status(&error.into()))?;
@@ -113,7 +112,7 @@ impl PriceService for PriceRpc {
         &self,
         request: Request<RemoveSourceRequest>,
     ) -> Result<Response<RemoveSourceResponse>, Status> {
-        self.admit_operator(&request)?;
+        admit_operator(&request)?;
         let RemoveSourceRequest { name } = request.into_inner();
         let removed = self.engine.remove_source(&name);
         removed.map_err(|error| config_status(&error))?;

@@ -1,7 +1,7 @@
 //! Error conversion between the streaming core, gRPC and the wire.
 
 use tidewire_proto::v1::Error;
-use tidewire_stream::{Identity, StreamError};
+use tidewire_stream::{Caller, Identity, StreamError};
 use tonic::{Request, Status};
 
 /// The gRPC status of an error.
@@ -16,13 +16,15 @@ pub fn from_status(status: &Status) -> Error {
     Error::from(status)
 }
 
-/// The identity of the caller. The adapter inserts it into the extensions of the request.
-/// Without one the caller is unknown and has no permission.
+/// The caller of a request. The adapter inserts it into the extensions. Without it the caller
+/// is unknown and has no permission.
 #[must_use]
-pub fn identity_of<T>(request: &Request<T>) -> Identity {
-    request
-        .extensions()
-        .get::<Identity>()
-        .cloned()
-        .unwrap_or(Identity::Unknown)
+pub fn caller_of<T>(request: &Request<T>) -> Caller {
+    let caller = request.extensions().get::<Caller>();
+    caller.cloned().unwrap_or(Identity::Unknown.into())
+}
+
+/// The identity of the caller of a request.
+pub(crate) fn identity_of<T>(request: &Request<T>) -> Identity {
+    caller_of(request).identity
 }

@@ -7,21 +7,23 @@ use tidewire_proto::{
     EncodedMessage,
     prost::Message as _,
     v1::{
-        ClientMessage, Error, GetHistoryRequest, GetHistoryResponse, GetPresenceRequest,
+        ClientMessage, Error, ErrorCode, GetHistoryRequest, GetHistoryResponse, GetPresenceRequest,
         GetPresenceResponse, PublishBatchRequest, PublishBatchResponse, PublishRequest,
         PublishResponse, PublishResult, SendToUserRequest, SendToUserResponse, ServerMessage,
         SubscribeRequest, client_message, publish_result, server_message::Data,
         stream_service_server::StreamService,
     },
 };
-use tidewire_stream::{ChannelName, CloseReason, Connection, Scope, Session, StreamCore};
-use tonic::{Request, Response, Status, Streaming};
+use tidewire_stream::{
+    CallQuota, ChannelName, CloseReason, Connection, Scope, Session, StreamCore, StreamError,
+};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
-    CommandQueue, Router,
+    CommandQueue, Router, caller_of,
     channels::ChannelOperations,
     connection::{BATCH_BYTES, close_status, connection_info},
-    identity_of, status_of,
+    status::{identity_of, status_of},
 };
 
 /// Publications that one `PublishBatch` may hold. It bounds the time of a call.
@@ -67,6 +69,7 @@ impl StreamRpc {
 
 /// Answers the messages of a call until the client ends its side, and then ends the session.
 async fn answer_all(mut incoming: Streaming<ClientMessage>, mut commands: CommandQueue) {
+    let mut reason = CloseReason::Draining;
     loop {
         tokio::select! {
             message = incoming.message() => match message {
@@ -75,6 +78,14 @@ async fn answer_all(mut incoming: Streaming<ClientMessage>, mut commands: Comman
                     record_received(commands.session(), bytes);
                     commands.session().wait_for_reply_room().await;
                     commands.push(message, bytes);
+                }
+                // The decoder's code for a long message is not in the protocol.
+                Err(status) if status.code() == Code::OutOfRange => {
+                    let text = "a message is longer than `frame_bytes` allows";
+                    let error = StreamError::new(ErrorCode::InvalidArgument, text);
+                    commands.session().send_error(None, error.into());
+                    reason = CloseReason::ProtocolViolation;
+                    break;
                 }
                 // An end and an error both mean that the client has disconnected.
                 Ok(None) | Err(_) => break,
@@ -85,7 +96,7 @@ async fn answer_all(mut incoming: Streaming<ClientMessage>, mut commands: Comman
     while !commands.is_empty() {
         commands.next_reply().await;
     }
-    commands.session().close(CloseReason::Draining);
+    commands.session().close(reason);
 }
 
 /// The reason for which the reply to a `subscribe` leaves nothing to follow.
@@ -182,8 +193,8 @@ impl StreamService for StreamRpc {
         &self,
         request: Request<PublishRequest>,
     ) -> Result<Response<PublishResponse>, Status> {
-        let identity = identity_of(&request);
-        let published = self.channels.publish(&identity, request.into_inner()).await;
+        let caller = caller_of(&request);
+        let published = self.channels.publish(caller, request.into_inner()).await;
         published
             .map(Response::new)
             .map_err(|error| status_of(&error))
@@ -193,7 +204,8 @@ impl StreamService for StreamRpc {
         &self,
         request: Request<PublishBatchRequest>,
     ) -> Result<Response<PublishBatchResponse>, Status> {
-        let identity = identity_of(&request);
+        let caller = caller_of(&request);
+        let quota = request.extensions().get::<CallQuota>().cloned();
         let publications = request.into_inner().publications;
         if publications.len() > MAX_BATCH {
             return Err(Status::invalid_argument(format!(
@@ -201,9 +213,13 @@ impl StreamService for StreamRpc {
                 publications.len()
             )));
         }
+        // The call itself was charged as one message.
+        if let Some(quota) = quota {
+            quota.charge_messages(publications.len().saturating_sub(1));
+        }
         let mut results = Vec::with_capacity(publications.len());
         for publication in publications {
-            let result = match self.channels.publish(&identity, publication).await {
+            let result = match self.channels.publish(caller.clone(), publication).await {
                 Ok(published) => publish_result::Result::Published(published),
                 Err(error) => publish_result::Result::Error(error.into()),
             };
@@ -218,8 +234,9 @@ impl StreamService for StreamRpc {
         &self,
         request: Request<SendToUserRequest>,
     ) -> Result<Response<SendToUserResponse>, Status> {
-        let identity = identity_of(&request);
-        identity
+        let caller = caller_of(&request);
+        caller
+            .identity
             .require(Scope::Service)
             .map_err(|error| status_of(&error))?;
         let SendToUserRequest { user, data } = request.into_inner();
@@ -228,7 +245,7 @@ impl StreamService for StreamRpc {
         })?;
         let sent = self
             .stream
-            .publish_as(&identity, channel.as_str(), data, None)
+            .publish_as(caller, channel.as_str(), data, None)
             .await;
         let (channel, position) = sent.map_err(|error| status_of(&error))?;
         Ok(Response::new(SendToUserResponse {

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     connection::{BATCH_BYTES, close_status, connection_info},
-    identity_of, status_of,
+    status::{identity_of, status_of},
 };
 
 /// `WatchService` over the chain engine. Cheap to clone.

@@ -9,6 +9,7 @@
 pub mod auth;
 mod backoff;
 pub mod broker;
+mod caller;
 pub mod channel;
 pub mod channel_provider;
 pub mod clock;
@@ -32,6 +33,7 @@ mod transport;
 pub use auth::{AnonymousPolicy, Authenticator, Claims, Keys, RemoteKeySet, TokenRules};
 pub use backoff::Backoff;
 pub use broker::PageLimit;
+pub use caller::{Caller, Locality};
 pub use channel::{ChannelName, ChannelNameError};
 pub use channel_provider::{ChannelEpoch, ChannelProvider};
 pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
@@ -39,7 +41,9 @@ pub use error::StreamError;
 pub use health::{PartHealth, PartReport};
 pub use hub::{LateShard, Shard, ShardId, Sink};
 pub use identity::{Identity, Scope, UserId};
-pub use limit::{LimitError, LimitOptions, SessionLimits, SessionQuota};
+pub use limit::{
+    CallLimits, CallQuota, ClientKey, LimitError, LimitOptions, SessionLimits, SessionQuota,
+};
 pub use namespace::{Access, Class, Namespace, Namespaces, Opening, Ownership, PublishRight};
 pub use options::{BatchInterval, StreamOptions};
 pub use publication::{Epoch, Event, FrameKind, Position, Publication, StoredPublication};

@@ -77,6 +77,9 @@ pub enum PublishRight {
     /// The server's own engines only.
     #[serde(skip)]
     Engine,
+    /// Everyone with a valid token, and the user of the server's own machine.
+    #[serde(skip)]
+    AuthenticatedOrLocal,
     /// Tokens with the `service` scope.
     Service,
     /// Everyone with a valid token.
@@ -96,6 +99,9 @@ pub struct Namespace {
     pub history_size: usize,
     /// The age at which a publication leaves the history.
     pub history_ttl: Duration,
+    /// The number of channels with publications. At the bound, those without subscribers that
+    /// have not been used for longest are forgotten.
+    pub max_channels: usize,
     /// Permission to read.
     pub access: Access,
     /// Owner of a channel.
@@ -123,6 +129,7 @@ impl Namespace {
             class: Class::History,
             history_size: 1_000,
             history_ttl: Duration::from_secs(600),
+            max_channels: 1_000_000,
             access: Access::Public,
             ownership: Ownership::User,
             publish: PublishRight::Service,
@@ -333,6 +340,11 @@ impl Namespaces {
     pub fn get(&self, channel: &ChannelName) -> Option<&Namespace> {
         let entry = self.by_name.get(channel.namespace())?;
         Some(&entry.namespace)
+    }
+
+    /// The namespace with this name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Namespace> {
+        self.by_name.get(name).map(|entry| &entry.namespace)
     }
 
     /// The namespace of `channel`.

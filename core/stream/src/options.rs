@@ -11,6 +11,9 @@ pub struct StreamOptions {
     pub outbox_bytes: usize,
     /// How many channels one connection may subscribe to, 0 for any number.
     pub channels_per_connection: usize,
+    /// How many channels a client may make by publishing, 0 for any number. The `service`
+    /// scope is exempt.
+    pub channels_per_client: usize,
     /// How long prices are collected for one message.
     pub batch_interval: BatchInterval,
     /// Silence after which an active client sends a ping.
@@ -51,6 +54,7 @@ impl Default for StreamOptions {
         Self {
             outbox_bytes: 256 << 10,
             channels_per_connection: 1_000,
+            channels_per_client: 10_000,
             batch_interval: BatchInterval {
                 usual: Duration::from_millis(50),
                 busy: Duration::from_millis(80),

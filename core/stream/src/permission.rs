@@ -3,6 +3,7 @@
 //! A namespace gives the rule ([`Access`], [`PublishRight`]). An identity satisfies it by its
 //! token: by its mere presence, its scope, its subject, its wallets or its channel patterns. The
 //! owner of a channel can also be known to the engine behind it ([`ChannelProvider::owns`]).
+//! Publishing can also be the right of the machine's own user ([`Locality`]).
 //!
 //! [`ChannelProvider::owns`]: crate::ChannelProvider::owns
 
@@ -11,8 +12,8 @@ use std::borrow::Cow;
 use tidewire_proto::v1::ErrorCode;
 
 use crate::{
-    Access, ChannelName, Identity, Namespace, Namespaces, Ownership, PublishRight, Scope,
-    StreamError,
+    Access, Caller, ChannelName, Identity, Locality, Namespace, Namespaces, Ownership,
+    PublishRight, Scope, StreamError,
     identity::{ChannelPattern, UserIdentity},
 };
 
@@ -65,7 +66,14 @@ impl Identity {
         }))
     }
 
-    /// Checks that the identity may publish to `channel`.
+    fn is_granted(&self, channel: &ChannelName, namespace: &Namespace) -> bool {
+        matches!(self, Self::User(identity)
+            if identity.channels.iter().any(|pattern| pattern.matches(channel, namespace)))
+    }
+}
+
+impl Caller {
+    /// Checks that the caller may publish to `channel`.
     ///
     /// # Errors
     /// The error names the missing permission.
@@ -74,24 +82,25 @@ impl Identity {
         channel: &ChannelName,
         namespace: &Namespace,
     ) -> Result<(), StreamError> {
-        self.require_known()?;
-        match namespace.publish {
-            PublishRight::Public => Ok(()),
-            PublishRight::Authenticated if self.user().is_some() => Ok(()),
-            PublishRight::Authenticated => {
-                Err(self.refusal(format!("publishing to {channel} needs a valid token")))
+        let identity = &self.identity;
+        identity.require_known()?;
+        let is_local = self.locality == Locality::Local;
+        let allowed = match namespace.publish {
+            PublishRight::Public => true,
+            PublishRight::AuthenticatedOrLocal => is_local || identity.user().is_some(),
+            PublishRight::Authenticated => identity.user().is_some(),
+            PublishRight::Service => return identity.require(Scope::Service),
+            PublishRight::Engine => {
+                return Err(StreamError::new(
+                    ErrorCode::PermissionDenied,
+                    format!("only the server itself publishes to {:?}", namespace.name),
+                ));
             }
-            PublishRight::Service => self.require(Scope::Service),
-            PublishRight::Engine => Err(StreamError::new(
-                ErrorCode::PermissionDenied,
-                format!("only the server itself publishes to {:?}", namespace.name),
-            )),
+        };
+        match allowed {
+            true => Ok(()),
+            false => Err(identity.refusal(format!("publishing to {channel} needs a valid token"))),
         }
-    }
-
-    fn is_granted(&self, channel: &ChannelName, namespace: &Namespace) -> bool {
-        matches!(self, Self::User(identity)
-            if identity.channels.iter().any(|pattern| pattern.matches(channel, namespace)))
     }
 }
 

@@ -249,7 +249,7 @@ fn revoked_tokens_are_refused() {
     assert!(verifier.verify(&by_user).is_ok());
     verifier
         .revocations()
-        .revoke_user(&UserId::new("ada"))
+        .revoke_user(&UserId::new("ada"), None)
         .unwrap();
     assert_refused(verifier.verify(&by_user), "was revoked");
     // A token issued later is valid.

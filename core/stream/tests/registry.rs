@@ -13,7 +13,7 @@ use std::{
 
 use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, UnsubscribeRequest};
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, Claims, Connection, ConnectionInfo, Encoding, Identity,
+    AnonymousPolicy, Authenticator, Caller, Claims, Connection, ConnectionInfo, Encoding, Identity,
     LimitOptions, ManualClock, Namespace, Namespaces, PublishRight, RegistrySizes, Session,
     SessionLimits, ShardId, Sink, StreamCore, StreamOptions, Target, Transport, UserId,
     session::CloseReason,
@@ -83,11 +83,13 @@ impl World {
         let address = Some(IpAddr::from((number % 5_000).to_be_bytes()));
         let info = ConnectionInfo {
             quota: Some(self.limits.admit(address, &identity).unwrap()),
-            identity,
+            caller: Caller {
+                address,
+                ..Caller::from(identity)
+            },
             transport: TRANSPORTS[number as usize % TRANSPORTS.len()],
             post_key: None,
             encoding: Encoding::Json,
-            address,
             heartbeat: None,
             shard,
         };
@@ -275,7 +277,7 @@ async fn a_session_that_opens_with_a_revoked_token_is_closed() {
     // Verified before the revocation, opened after it.
     let identity = authenticator.verify(&world.token(1)).unwrap();
     let revocations = authenticator.revocations();
-    assert_eq!(revocations.revoke_user(&UserId::new("user1")), Ok(0));
+    assert_eq!(revocations.revoke_user(&UserId::new("user1"), None), Ok(0));
     let connection = world.open(identity, ShardId::CALLER, 1).await;
     let mut out = Vec::new();
     let mut ended = Ok(());

@@ -146,7 +146,10 @@ async fn a_user_is_subscribed_and_unsubscribed(transport: Transport) {
         let told = client.next().await.expect("unsubscribed");
         assert_eq!(
             (told.id, told.data),
-            (None, json!({"channels": ["demo:a"]}))
+            (
+                None,
+                json!({"channels": ["demo:a"], "reason": "an operator ended the subscription"})
+            )
         );
         // The user's next message comes from another channel: nothing more came from this one.
         client.subscribe("demo:b").await;
@@ -276,6 +279,7 @@ async fn a_user_is_revoked(transport: Transport) {
     let answer = AdminServiceClient::new(channel(&server).await)
         .revoke(RevokeRequest {
             target: Some(target),
+            expires_at: None,
         })
         .await
         .unwrap();

@@ -100,6 +100,47 @@ async fn the_stream_service_replies() {
 }
 
 #[tokio::test]
+async fn an_oversized_message_is_invalid() {
+    let server = Server::builder()
+        .set("limits", "frame_bytes = 2048")
+        .start()
+        .await;
+    let mut client = StreamServiceClient::new(channel(&server).await);
+    let publication = PublishRequest {
+        channel: "demo:a".to_owned(),
+        data: Bytes::from(format!("{:?}", "x".repeat(3_000))),
+        idempotency_key: None,
+    };
+    let subscription = ChannelSubscription {
+        channel: "x".repeat(3_000),
+        ..ChannelSubscription::default()
+    };
+    let subscribe = SubscribeRequest {
+        channels: vec![subscription],
+    };
+    for status in [
+        client.publish(publication.clone()).await.unwrap_err(),
+        client.subscribe(subscribe).await.unwrap_err(),
+    ] {
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(
+            status.message().contains("at most 2048 bytes"),
+            "{status:?}"
+        );
+    }
+    let message = publication.encode_to_vec();
+    let answer = web(&server, "/tidewire.v1.StreamService/Publish", &message).await;
+    assert_eq!(answer.status, Some(Code::InvalidArgument as i32));
+    // The longest message that is allowed.
+    let fits = PublishRequest {
+        data: Bytes::from(format!("{:?}", "x".repeat(2_048 - 8 - 3 - 2))),
+        ..publication
+    };
+    assert_eq!(fits.encoded_len(), 2_048);
+    client.publish(fits).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_price_service_replies() {
     let server = Server::builder()
         .set("prices", "symbols = [\"BTC-USD\"]")

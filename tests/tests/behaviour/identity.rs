@@ -16,6 +16,7 @@ on_every_transport_and_tls!(
     a_bad_token_on_an_open_connection_changes_nothing,
     a_connection_closes_when_its_token_expires,
     a_fresh_token_extends_the_session,
+    a_narrower_token_ends_subscriptions,
     a_server_can_require_a_token,
     public_keys_verify_tokens,
 );
@@ -222,6 +223,51 @@ async fn a_fresh_token_extends_the_session(transport: Transport) {
     other.closed().await;
     send_to_user(&server, "ada", json!("still here")).await;
     assert_eq!(client.next_on("user:ada").await.data, "still here");
+}
+
+async fn a_narrower_token_ends_subscriptions(transport: Transport) {
+    let server = Server::builder()
+        .namespace("room", "access = \"owner\"")
+        .start()
+        .await;
+    let wide = Token::of("ada").channels(&["room:*"]).sign();
+    let mut client = Client::connect_as(transport, &server, Some(&wide)).await;
+    for channel in ["room:7", "room:8", "demo:a"] {
+        client.subscribe(channel).await;
+    }
+    // An operator's subscription needs no permission, whoever made it first.
+    for channel in ["room:8", "room:9"] {
+        let wanted = json!({"user": "ada", "channel": channel});
+        let answer = server
+            .call("AdminService/SubscribeUser", None, &wanted)
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    let _ = client.next_of("subscribed").await;
+    let narrow = json!({"token": Token::of("ada").sign()});
+    let renewed = client.request("auth", narrow).await.expect("authenticated");
+    let mut left = channels(&renewed.data);
+    left.sort_unstable();
+    assert_eq!(left, ["demo:a", "room:8", "room:9", "user:ada"]);
+    let told = client.next_of("unsubscribed").await;
+    assert_eq!(
+        (told.id, told.data),
+        (
+            None,
+            json!({"channels": ["room:7"], "reason": "the client may not read the channel any more"})
+        )
+    );
+    for channel in ["room:7", "room:8", "room:9"] {
+        server.publish(channel, json!("secret")).await;
+    }
+    assert_eq!(client.next().await.channel.as_deref(), Some("room:8"));
+    assert_eq!(client.next().await.channel.as_deref(), Some("room:9"));
+    // A wider token allows the channel again.
+    let _ = client
+        .request("auth", json!({"token": wide}))
+        .await
+        .expect("authenticated");
+    assert_eq!(client.subscribe("room:7").await["error"], Value::Null);
 }
 
 async fn a_server_can_require_a_token(transport: Transport) {

@@ -1,7 +1,19 @@
 //! Session limits: connections per user and per address behind a proxy, and request rates.
 
+use bytes::Bytes;
 use serde_json::{Value, json};
-use tidewire_tests::{Client, Close, Refusal, Server, Token, Transport, client::SseStream, within};
+use tidewire_proto::v1::{
+    BlocksTarget, PublishRequest, WatchRequest, stream_service_client::StreamServiceClient,
+    watch_request::Target, watch_service_client::WatchServiceClient,
+};
+use tidewire_tests::{
+    Client, Close, HttpResponse, Refusal, Server, Token, Transport,
+    client::{
+        SseStream,
+        grpc::{channel, request},
+    },
+    within,
+};
 
 on_every_transport!(
     messages_beyond_the_rate_are_refused_and_a_flood_is_closed,
@@ -195,4 +207,197 @@ async fn clients_behind_a_trusted_proxy_have_their_own_limits() {
         open(&server, "9.9.9.2").await,
     ];
     assert!(open(&server, "9.9.9.3").await.is_err());
+}
+
+/// Calls a method with JSON until it is refused, and returns the refusal and the number of calls
+/// before it.
+async fn call_until_refused(
+    server: &Server,
+    method: &str,
+    token: Option<&str>,
+    body: &Value,
+) -> (usize, HttpResponse) {
+    for count in 0..1_000 {
+        let answer = server.call(method, token, body).await;
+        if answer.status == 429 {
+            return (count, answer);
+        }
+    }
+    panic!("no call of {method} is refused");
+}
+
+#[tokio::test]
+async fn calls_beyond_the_rate_are_refused() {
+    let server = Server::builder()
+        .set("limits", "messages_per_second = 5")
+        .start()
+        .await;
+    let publish = "StreamService/Publish";
+    let body = json!({"channel": "demo:a", "data": 1});
+    let (served, refused) = call_until_refused(&server, publish, None, &body).await;
+    assert!(served >= 5, "{served}");
+    let refused = refused.json();
+    assert_eq!(refused["code"], "resource_exhausted");
+    assert!((1..=200).contains(&refused["retryAfterMs"].as_u64().unwrap()));
+    // gRPC shares the rate of the address.
+    let mut grpc = StreamServiceClient::new(channel(&server).await);
+    let publication = || PublishRequest {
+        channel: "demo:a".to_owned(),
+        data: Bytes::from_static(b"1"),
+        idempotency_key: None,
+    };
+    let refused = within("a refusal", async {
+        loop {
+            if let Err(status) = grpc.publish(publication()).await {
+                break status;
+            }
+        }
+    })
+    .await;
+    assert_eq!(
+        refused.code(),
+        tonic::Code::ResourceExhausted,
+        "{refused:?}"
+    );
+    // Each user has rates of its own, over all connections, and trying tokens is limited too.
+    let ada = Token::of("ada").sign();
+    assert_eq!(server.call(publish, Some(&ada), &body).await.status, 200);
+    call_until_refused(&server, publish, Some(&ada), &body).await;
+    let bob = request(publication(), Some(&Token::of("bob").sign()));
+    grpc.publish(bob).await.unwrap();
+    call_until_refused(&server, publish, Some("nonsense"), &body).await;
+    // The service scope is exempt.
+    for _ in 0..20 {
+        server.publish("demo:a", json!(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_of_calls_are_limited() {
+    let server = Server::builder()
+        .set("limits", "bytes_per_second = 1000")
+        .start()
+        .await;
+    let body = json!({"channel": "demo:a", "data": "x".repeat(900)});
+    let publish = "StreamService/Publish";
+    assert_eq!(server.call(publish, None, &body).await.status, 200);
+    call_until_refused(&server, publish, None, &body).await;
+}
+
+#[tokio::test]
+async fn each_publication_of_a_batch_counts() {
+    let server = Server::builder()
+        .set("limits", "messages_per_second = 10")
+        .start()
+        .await;
+    let publication = json!({"channel": "demo:a", "data": 1});
+    let batch = json!({"publications": vec![publication.clone(); 1_000]});
+    let answer = server
+        .call("StreamService/PublishBatch", None, &batch)
+        .await;
+    assert_eq!(answer.json()["results"].as_array().unwrap().len(), 1_000);
+    let refused = server
+        .call("StreamService/Publish", None, &publication)
+        .await;
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    assert!(refused.json()["retryAfterMs"].as_u64().unwrap() > 60_000);
+}
+
+#[tokio::test]
+async fn a_watch_counts_as_a_connection() {
+    let server = Server::builder()
+        .set("limits", "connections_per_user = 1")
+        .start()
+        .await;
+    let ada = Token::of("ada").sign();
+    let _first = Client::connect_as(Transport::WebSocketJson, &server, Some(&ada)).await;
+    let blocks = || WatchRequest {
+        target: Some(Target::Blocks(BlocksTarget { chain: 1 })),
+        since: None,
+    };
+    let mut watches = WatchServiceClient::new(channel(&server).await);
+    let refused = watches.watch(request(blocks(), Some(&ada))).await;
+    let status = refused.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+    // This server follows no chain, so that an admitted watch is not found.
+    let bob = Token::of("bob").sign();
+    let admitted = watches.watch(request(blocks(), Some(&bob))).await;
+    assert_eq!(admitted.unwrap_err().code(), tonic::Code::NotFound);
+}
+
+/// The position of a channel: its epoch and its newest sequence number.
+async fn position(server: &Server, channel: &str) -> (String, u64) {
+    let history = server
+        .call(
+            "StreamService/GetHistory",
+            Some(&Token::service()),
+            &json!({"channel": channel}),
+        )
+        .await
+        .json();
+    let epoch = history["epoch"].as_str().unwrap().to_owned();
+    (epoch, history["seq"].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn a_client_makes_a_bounded_number_of_channels() {
+    let server = Server::builder()
+        .set("limits", "channels_per_client = 3")
+        .start()
+        .await;
+    let publish = async |token: Option<&str>, channel: &str| {
+        let body = json!({"channel": channel, "data": 1});
+        server.call("StreamService/Publish", token, &body).await
+    };
+    let mut reader = Client::connect(Transport::WebSocketJson, &server).await;
+    for channel in ["demo:0", "demo:1", "demo:2", "demo:3", "demo:4"] {
+        assert_eq!(publish(None, channel).await.status, 200, "{channel}");
+        // The first one has a subscriber, and is not idle.
+        if channel == "demo:0" {
+            reader.subscribe(channel).await;
+        }
+    }
+    assert_eq!(position(&server, "demo:0").await.1, 1);
+    assert_eq!(position(&server, "demo:1").await.1, 0);
+    assert_eq!(position(&server, "demo:2").await.1, 0);
+    assert_eq!(position(&server, "demo:4").await.1, 1);
+    for channel in ["demo:3", "demo:4"] {
+        reader.subscribe(channel).await;
+    }
+    let refused = publish(None, "demo:5").await;
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    // The channels in use, other clients and back ends go on.
+    assert_eq!(publish(None, "demo:4").await.status, 200);
+    let ada = Token::of("ada").sign();
+    assert_eq!(publish(Some(&ada), "demo:5").await.status, 200);
+    for number in 0..10 {
+        server.publish(&format!("demo:s{number}"), json!(1)).await;
+    }
+    assert_eq!(position(&server, "demo:s0").await.1, 1);
+}
+
+#[tokio::test]
+async fn a_full_namespace_leaves_the_others_open() {
+    let server = Server::builder()
+        .namespace("rooms", "max_channels = 2")
+        .start()
+        .await;
+    let mut reader = Client::connect(Transport::WebSocketJson, &server).await;
+    let quiet = reader.subscribe("demo:quiet").await;
+    for channel in ["rooms:0", "rooms:1", "rooms:2"] {
+        server.publish(channel, json!(1)).await;
+    }
+    assert_eq!(position(&server, "rooms:0").await.1, 0);
+    for channel in ["rooms:1", "rooms:2"] {
+        assert_eq!(reader.subscribe(channel).await["seq"], 1, "{channel}");
+    }
+    let body = json!({"channel": "rooms:3", "data": 1});
+    let refused = server
+        .call("StreamService/Publish", Some(&Token::service()), &body)
+        .await;
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    // A channel of another namespace starts where its subscriber expects it.
+    let published = server.publish("demo:quiet", json!(1)).await;
+    assert_eq!(published["epoch"], quiet["epoch"]);
+    assert_eq!(reader.next().await.channel.as_deref(), Some("demo:quiet"));
 }

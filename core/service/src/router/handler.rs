@@ -6,7 +6,7 @@ use tidewire_proto::{
     json,
     v1::{Error, ErrorCode, client_message::Data as RequestData, server_message::Data},
 };
-use tidewire_stream::{Command, Identity, Session, StreamError};
+use tidewire_stream::{Command, Session, StreamError};
 use tonic::{Request, Response, Status};
 
 use crate::from_status;
@@ -162,12 +162,10 @@ impl HandlerRegistry {
     }
 }
 
-/// A service request with the identity of the session.
+/// A service request of the client of a session.
 pub(super) fn request_as<T>(session: &Session, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request
-        .extensions_mut()
-        .insert::<Identity>(session.identity());
+    request.extensions_mut().insert(session.caller());
     request
 }
 

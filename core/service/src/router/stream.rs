@@ -44,7 +44,7 @@ impl Handler for Publish {
     }
 
     async fn answer(&self, command: &Command, request: PublishRequest) -> Result<Data, Error> {
-        let published = self.0.publish(&command.identity(), request).await;
+        let published = self.0.publish(command.caller(), request).await;
         reply_from_core(published, Data::Published)
     }
 }

@@ -161,6 +161,12 @@ impl Authenticator {
         }
     }
 
+    /// The tolerated difference between the issuer's clock and ours.
+    #[must_use]
+    pub fn leeway(&self) -> Duration {
+        self.rules.leeway
+    }
+
     /// The revocations in force.
     #[must_use]
     pub fn revocations(&self) -> &Revocations {

@@ -1,8 +1,9 @@
 //! Token revocation: refuses tokens before they expire.
 //!
-//! A revocation covers one token id, or all tokens issued to a user so far. It expires
-//! when every token that it covers has expired, after thirty days at the latest. A full
-//! table refuses a new revocation, because evicting one would make a token valid again.
+//! A revocation covers one token id, or all tokens issued to a user so far. It expires when
+//! every token that it covers has expired. Where that time is not known it never expires,
+//! because the token may live for any time. A full table refuses a new revocation, because
+//! evicting one would make a token valid again.
 
 use std::collections::HashMap;
 
@@ -11,12 +12,11 @@ use tidewire_proto::v1::ErrorCode;
 
 use crate::{SharedClock, StreamError, UserId, identity::UserIdentity};
 
-/// Lifetime of a revocation whose token has no known expiry, in milliseconds: thirty
-/// days.
-const MAX_AGE_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+/// Expiry of a revocation whose tokens have no known expiry.
+const NEVER_MS: i64 = i64::MAX;
 
-/// Revocations in force at once. The bound limits the memory.
-const MAX_ENTRIES: usize = 100_000;
+/// Revocations in force at once. The bound limits the memory: about 150 bytes each.
+const MAX_ENTRIES: usize = 1_000_000;
 
 /// The tokens that are revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,10 +103,8 @@ impl Revocations {
         id: &str,
         token_expires_at_ms: Option<i64>,
     ) -> Result<usize, StreamError> {
-        let now_ms = self.clock.now_ms();
-        let latest = now_ms.saturating_add(MAX_AGE_MS);
-        let expires_at_ms = token_expires_at_ms.unwrap_or(latest);
-        self.make_room(now_ms)?;
+        let expires_at_ms = token_expires_at_ms.unwrap_or(NEVER_MS);
+        self.make_room(self.clock.now_ms())?;
         self.entries
             .lock()
             .tokens
@@ -116,19 +114,28 @@ impl Revocations {
         Ok(self.notify(&Revocation::Token(id.to_owned())))
     }
 
-    /// Revokes all tokens issued to a user up to now. Returns the number of closed
-    /// connections.
+    /// Revokes all tokens issued to a user up to now. `tokens_expire_at_ms` is the expiry of
+    /// the last of them, if known. Returns the number of closed connections.
     ///
     /// # Errors
     /// The table is full.
-    pub fn revoke_user(&self, user: &UserId) -> Result<usize, StreamError> {
+    pub fn revoke_user(
+        &self,
+        user: &UserId,
+        tokens_expire_at_ms: Option<i64>,
+    ) -> Result<usize, StreamError> {
         let now_ms = self.clock.now_ms();
+        let expires_at_ms = tokens_expire_at_ms.unwrap_or(NEVER_MS);
         self.make_room(now_ms)?;
-        let expires_at_ms = now_ms.saturating_add(MAX_AGE_MS);
         self.entries
             .lock()
             .users
-            .insert(user.clone(), (now_ms, expires_at_ms));
+            .entry(user.clone())
+            .and_modify(|(until_ms, expiry)| {
+                *until_ms = now_ms.max(*until_ms);
+                *expiry = expires_at_ms.max(*expiry);
+            })
+            .or_insert((now_ms, expires_at_ms));
         Ok(self.notify(&Revocation::User(user.clone(), now_ms)))
     }
 
@@ -266,6 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn a_revocation_without_a_known_expiry_lasts() {
+        let clock = ManualClock::at(1_000);
+        let revocations = Revocations::new(clock.clone());
+        revocations.revoke_token("t", None).unwrap();
+        // A later revocation does not shorten an earlier one.
+        revocations.revoke_token("t", Some(5_000)).unwrap();
+        let ada = UserId::new("ada");
+        revocations.revoke_user(&ada, None).unwrap();
+        revocations.revoke_user(&ada, Some(5_000)).unwrap();
+        clock.set(100 * 365 * 24 * 3_600 * 1_000);
+        let token = identity("bob", Some("t"), None);
+        assert!(revocations.check(&token).is_err());
+        assert!(revocations.check(&identity("ada", None, Some(1))).is_err());
+    }
+
+    #[test]
     fn a_user_is_revoked_up_to_now() {
         let clock = ManualClock::at(7_500);
         let revocations = Revocations::new(clock);
@@ -275,7 +298,7 @@ mod tests {
             recorder.lock().push(revocation.clone());
             2
         });
-        assert_eq!(revocations.revoke_user(&UserId::new("ada")), Ok(2));
+        assert_eq!(revocations.revoke_user(&UserId::new("ada"), None), Ok(2));
         assert!(
             revocations
                 .check(&identity("ada", None, Some(7_000)))
@@ -304,11 +327,12 @@ mod tests {
                 .revoke_token(&id.to_string(), Some(10 + id as i64 % 2))
                 .unwrap();
         }
-        let full = revocations.revoke_user(&UserId::new("ada")).unwrap_err();
+        let ada = UserId::new("ada");
+        let full = revocations.revoke_user(&ada, None).unwrap_err();
         assert_eq!(full.code(), ErrorCode::ResourceExhausted);
         // Expired revocations make room.
         clock.set(10);
-        revocations.revoke_user(&UserId::new("ada")).unwrap();
+        revocations.revoke_user(&ada, None).unwrap();
         assert_eq!(revocations.len(), MAX_ENTRIES / 2 + 1);
     }
 }

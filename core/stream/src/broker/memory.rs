@@ -2,9 +2,10 @@
 //! by number, age and, over all channels, bytes.
 
 mod snapshot;
+mod table;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -12,20 +13,26 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tidewire_proto::v1::ErrorCode;
 
+use self::table::{ChannelTable, FreshEpochs};
 use super::{
     Broker, BrokerFuture, History, LocalDelivery, PageLimit, Reach, SnapshotEntry,
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
     ChannelEpoch, ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock,
-    StoredPublication, StreamError, history_memory::HistoryMemory, namespace::METADATA_TTL,
+    StoredPublication, StreamError, history_memory::HistoryMemory, limit::ClientKey,
+    namespace::METADATA_TTL,
 };
+
+/// Part of a full number of channels that is forgotten at once, so that the search for the idle
+/// ones is paid for by many new channels.
+const PART: usize = 64;
 
 /// Limits of a memory broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Channels that were published on and are not forgotten yet.
-    pub channels: usize,
+    /// Channels that one client made and that are not forgotten yet. 0 means no limit.
+    pub channels_per_client: usize,
     /// Memory of all histories together, with the encodings of their publications, in bytes.
     pub history_bytes: usize,
     /// How long an idempotency key is remembered.
@@ -37,7 +44,7 @@ pub struct MemoryLimits {
 impl Default for MemoryLimits {
     fn default() -> Self {
         Self {
-            channels: 1_000_000,
+            channels_per_client: 10_000,
             history_bytes: 512 << 20,
             idempotency_window: Duration::from_secs(5 * 60),
             idempotency_bytes: 64 << 20,
@@ -53,14 +60,20 @@ pub struct MemoryBroker<D> {
     subscribers: Arc<D>,
     clock: SharedClock,
     limits: MemoryLimits,
-    channels: RwLock<HashMap<ChannelName, Arc<Mutex<Channel>>>>,
-    /// Epoch of channels that were never published on. It changes when a channel is forgotten,
-    /// so that no position is ever given twice.
-    fresh_epoch: RwLock<Epoch>,
+    channels: RwLock<ChannelTable>,
+    fresh_epochs: FreshEpochs,
     keys: Mutex<IdempotencyKeys>,
     memory: Arc<HistoryMemory>,
     /// Held by the one who frees memory: a second one would drop histories twice.
     freeing: Mutex<()>,
+}
+
+/// Channels of a namespace that is almost full.
+struct Crowd {
+    /// Number of channels to forget.
+    excess: usize,
+    /// The channels, with the time of their last use.
+    channels: Vec<(i64, ChannelName)>,
 }
 
 #[derive(Debug)]
@@ -89,7 +102,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             clock,
             limits,
             channels: RwLock::default(),
-            fresh_epoch: RwLock::new(Epoch::random()),
+            fresh_epochs: FreshEpochs::new(),
             keys: Mutex::new(IdempotencyKeys::new(
                 limits.idempotency_window,
                 limits.idempotency_bytes,
@@ -99,9 +112,14 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         }
     }
 
-    fn publish_now(&self, name: &ChannelName, event: Event) -> Result<Position, StreamError> {
+    fn publish_now(
+        &self,
+        name: &ChannelName,
+        event: Event,
+        client: Option<&ClientKey>,
+    ) -> Result<Position, StreamError> {
         loop {
-            let channel = self.channel(name)?;
+            let channel = self.channel(name, client)?;
             let mut channel = channel.lock();
             if channel.forgotten {
                 continue;
@@ -139,22 +157,22 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         channel.log.push_back(publication);
     }
 
-    fn channel(&self, name: &ChannelName) -> Result<Arc<Mutex<Channel>>, StreamError> {
+    /// The channel, which is made if there is none. A new one counts towards those of `client`.
+    fn channel(
+        &self,
+        name: &ChannelName,
+        client: Option<&ClientKey>,
+    ) -> Result<Arc<Mutex<Channel>>, StreamError> {
         if let Some(channel) = self.channels.read().get(name) {
             return Ok(channel.clone());
         }
+        if let Some(client) = client {
+            self.make_room_of(client)?;
+        }
+        self.make_room_in(name.namespace())?;
         let mut channels = self.channels.write();
         if let Some(channel) = channels.get(name) {
             return Ok(channel.clone());
-        }
-        if channels.len() >= self.limits.channels {
-            return Err(StreamError::new(
-                ErrorCode::ResourceExhausted,
-                format!(
-                    "there are {} channels already, and no room for another",
-                    channels.len()
-                ),
-            ));
         }
         let channel = Arc::new(Mutex::new(Channel {
             epoch: self.first_epoch(name),
@@ -163,14 +181,95 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             used_ms: self.clock.now_ms(),
             forgotten: false,
         }));
-        channels.insert(name.clone(), channel.clone());
+        channels.insert(name, channel.clone(), client.cloned());
         Ok(channel)
+    }
+
+    /// Makes room for another channel of a client: forgets those of its channels that have no
+    /// subscriber and have not been used for longest.
+    fn make_room_of(&self, client: &ClientKey) -> Result<(), StreamError> {
+        let most = self.limits.channels_per_client;
+        let made = {
+            let channels = self.channels.read();
+            if most == 0 || channels.count_of(client) < most {
+                return Ok(());
+            }
+            with_last_use(channels.made_by(client))
+        };
+        match self.forget_oldest(made, most.div_ceil(PART)) {
+            0 => Err(StreamError::new(
+                ErrorCode::ResourceExhausted,
+                format!("this client made {most} channels, all in use, and may not make another"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes room for another channel of a namespace. Sweeps do it ahead of time, unless very
+    /// many channels are new.
+    fn make_room_in(&self, namespace: &str) -> Result<(), StreamError> {
+        let Some(most) = self.namespaces.named(namespace).map(|one| one.max_channels) else {
+            return Ok(());
+        };
+        let all = {
+            let channels = self.channels.read();
+            if channels.count(namespace) < most {
+                return Ok(());
+            }
+            let all = channels.iter();
+            with_last_use(all.filter(|(name, _)| name.namespace() == namespace))
+        };
+        match self.forget_oldest(all, most.div_ceil(PART)) {
+            0 => Err(StreamError::new(
+                ErrorCode::ResourceExhausted,
+                format!(
+                    "namespace {namespace:?} has {most} channels, all in use, and no room for another"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets those of `channels`, with the time of their last use, that have no subscriber,
+    /// the oldest first and up to `count` of them. Returns how many.
+    fn forget_oldest(&self, mut channels: Vec<(i64, ChannelName)>, count: usize) -> usize {
+        channels.sort_unstable_by_key(|(used_ms, _)| *used_ms);
+        let idle = channels.into_iter().filter(|(_, name)| {
+            let is_active = matches!(self.namespaces.epoch(name), ChannelEpoch::Active(_));
+            !is_active && !self.subscribers.has_subscribers(name)
+        });
+        self.forget_unused(idle.take(count).collect())
+    }
+
+    /// Forgets channels that were not used after the given times. Returns how many.
+    fn forget_unused(&self, channels: Vec<(i64, ChannelName)>) -> usize {
+        // Before the channels are gone: none of them starts again in the epoch that it had.
+        let namespaces: HashSet<_> = channels.iter().map(|(_, name)| name.namespace()).collect();
+        for namespace in namespaces {
+            self.fresh_epochs.change(namespace);
+        }
+        let mut count = 0;
+        for (used_ms, name) in &channels {
+            let mut table = self.channels.write();
+            let Some(channel) = table.get(name).cloned() else {
+                continue;
+            };
+            let mut channel = channel.lock();
+            if channel.used_ms > *used_ms {
+                continue;
+            }
+            channel.drop_all();
+            channel.forgotten = true;
+            table.remove(name);
+            count += 1;
+        }
+        count
     }
 
     /// Epoch of a channel that nothing was published on.
     fn first_epoch(&self, name: &ChannelName) -> Epoch {
         match self.namespaces.epoch(name) {
-            ChannelEpoch::BrokerChosen => self.fresh_epoch.read().clone(),
+            ChannelEpoch::BrokerChosen => self.fresh_epochs.of(name.namespace()),
             ChannelEpoch::Active(epoch) => epoch,
             // No position of it can be resumed.
             ChannelEpoch::Inactive => Epoch::random(),
@@ -203,7 +302,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         work: impl Fn(&mut Channel) -> T,
     ) -> Result<T, StreamError> {
         loop {
-            let channel = self.channel(name)?;
+            let channel = self.channel(name, None)?;
             let mut channel = channel.lock();
             if !channel.forgotten {
                 return Ok(work(&mut channel));
@@ -282,6 +381,23 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         channel.read(since, limit)
     }
 
+    /// Namespaces that are almost full, so that they have room for new channels until the next
+    /// sweep.
+    fn crowded_namespaces(&self) -> HashMap<Box<str>, Crowd> {
+        let channels = self.channels.read();
+        let crowded = channels.counts().filter_map(|(name, count)| {
+            let most = self.namespaces.named(name)?.max_channels;
+            // A small namespace makes room when it needs it.
+            let kept = most - most / PART;
+            let crowd = Crowd {
+                excess: count.checked_sub(kept).filter(|excess| *excess > 0)?,
+                channels: Vec::new(),
+            };
+            Some((name.into(), crowd))
+        });
+        crowded.collect()
+    }
+
     /// Drops what is oldest in the histories that have not been used for the longest time, until
     /// all together take less than they may. What sessions still have of it is theirs.
     fn free_memory(&self) {
@@ -291,7 +407,10 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let Some(excess) = self.memory.excess() else {
             return;
         };
-        let mut channels: Vec<_> = self.channels.read().values().cloned().collect();
+        let mut channels: Vec<_> = {
+            let channels = self.channels.read();
+            channels.iter().map(|(_, one)| one.clone()).collect()
+        };
         channels.sort_by_cached_key(|channel| channel.lock().used_ms);
         let mut freed = 0;
         for channel in channels {
@@ -304,6 +423,15 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             }
         }
     }
+}
+
+/// The names of channels, with the time of their last use.
+fn with_last_use<'a>(
+    channels: impl Iterator<Item = (&'a ChannelName, &'a Arc<Mutex<Channel>>)>,
+) -> Vec<(i64, ChannelName)> {
+    channels
+        .map(|(name, channel)| (channel.lock().used_ms, name.clone()))
+        .collect()
 }
 
 impl Channel {
@@ -368,7 +496,7 @@ impl Channel {
 
 impl<D: LocalDelivery> Broker for MemoryBroker<D> {
     fn offer(&self, channel: &ChannelName, event: Event) {
-        if let Err(error) = self.publish_now(channel, event) {
+        if let Err(error) = self.publish_now(channel, event, None) {
             tracing::error!(%channel, %error, "lost a publication of an engine");
         }
     }
@@ -378,10 +506,12 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         channel: &'a ChannelName,
         event: Event,
         idempotency_key: Option<&'a str>,
+        client: Option<ClientKey>,
     ) -> BrokerFuture<'a, Position> {
         Box::pin(async move {
+            let client = client.as_ref();
             let Some(key) = idempotency_key else {
-                return self.publish_now(channel, event);
+                return self.publish_now(channel, event, client);
             };
             // Locked while publishing, so that two requests with one key do not both publish.
             let mut keys = self.keys.lock();
@@ -390,7 +520,7 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
                 return Ok(position);
             }
             let body = fingerprint(&event);
-            let position = self.publish_now(channel, event)?;
+            let position = self.publish_now(channel, event, client)?;
             keys.remember(channel, key, body, position.clone(), now_ms);
             Ok(position)
         })
@@ -420,7 +550,7 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
 
     fn start_new_epoch<'a>(&'a self, channel: &'a ChannelName) -> BrokerFuture<'a, ()> {
         Box::pin(async move {
-            let is_known = self.channels.read().contains_key(channel);
+            let is_known = self.channels.read().contains(channel);
             if !is_known && self.namespaces.epoch(channel) != ChannelEpoch::BrokerChosen {
                 // It starts in the epoch of its engine.
                 return Ok(());
@@ -469,31 +599,24 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
             .map(|(name, channel)| (name.clone(), channel.clone()))
             .collect();
         let mut idle = Vec::new();
+        let mut crowded = self.crowded_namespaces();
         for (name, channel) in all {
             let mut channel = channel.lock();
             self.trim(&name, &mut channel, now_ms);
-            let is_idle = channel.used_ms.saturating_add(idle_ms) < now_ms;
+            let used_ms = channel.used_ms;
+            let is_idle = used_ms.saturating_add(idle_ms) < now_ms;
             // A channel that its engine still follows keeps its epoch.
             let is_active = matches!(self.namespaces.epoch(&name), ChannelEpoch::Active(_));
+            drop(channel);
             if is_idle && !is_active {
-                idle.push(name.clone());
+                idle.push((used_ms, name));
+            } else if let Some(crowd) = crowded.get_mut(name.namespace()) {
+                crowd.channels.push((used_ms, name));
             }
         }
-        if !idle.is_empty() {
-            *self.fresh_epoch.write() = Epoch::random();
-        }
-        for name in idle {
-            let mut channels = self.channels.write();
-            let Some(channel) = channels.get(&name).cloned() else {
-                continue;
-            };
-            let mut channel = channel.lock();
-            if channel.used_ms.saturating_add(idle_ms) >= now_ms {
-                continue;
-            }
-            channel.drop_all();
-            channel.forgotten = true;
-            channels.remove(&name);
+        self.forget_unused(idle);
+        for crowd in crowded.into_values() {
+            self.forget_oldest(crowd.channels, crowd.excess);
         }
         self.free_memory();
     }

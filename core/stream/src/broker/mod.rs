@@ -22,7 +22,10 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use memory::MemoryBroker;
 
-use crate::{ChannelName, Epoch, Event, Position, Publication, StoredPublication, StreamError};
+use crate::{
+    ChannelName, Epoch, Event, Position, Publication, StoredPublication, StreamError,
+    limit::ClientKey,
+};
 
 /// A future that a broker returns.
 pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StreamError>> + Send + 'a>>;
@@ -100,6 +103,9 @@ pub enum Reach {
 pub trait LocalDelivery: Send + Sync + 'static {
     /// Delivers a publication. Called in the order of its channel, under the channel's lock.
     fn deliver(&self, publication: &Arc<Publication>);
+
+    /// Whether a channel has a subscriber.
+    fn has_subscribers(&self, channel: &ChannelName) -> bool;
 }
 
 /// Gives publications their position and keeps histories.
@@ -109,12 +115,14 @@ pub trait Broker: Send + Sync + 'static {
     fn offer(&self, channel: &ChannelName, event: Event);
 
     /// Publishes, and returns the position. With an idempotency key that was used before, this
-    /// returns the position of then, and publishes nothing.
+    /// returns the position of then, and publishes nothing. A new channel counts towards the
+    /// channels of `client`.
     fn publish<'a>(
         &'a self,
         channel: &'a ChannelName,
         event: Event,
         idempotency_key: Option<&'a str>,
+        client: Option<ClientKey>,
     ) -> BrokerFuture<'a, Position>;
 
     /// Reads the publications after `since`, oldest first; without `since`, the newest.

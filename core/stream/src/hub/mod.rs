@@ -197,4 +197,8 @@ impl LocalDelivery for Hub {
     fn deliver(&self, publication: &Arc<Publication>) {
         self.deliver(publication);
     }
+
+    fn has_subscribers(&self, channel: &ChannelName) -> bool {
+        self.subscriber_count(channel) > 0
+    }
 }

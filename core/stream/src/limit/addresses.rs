@@ -1,26 +1,14 @@
 //! Address limits: open connections and new connections per second of each address.
 
-use std::collections::HashMap;
-
 use parking_lot::Mutex;
 
 use super::{
     LimitError, NetworkKey,
     bucket::{Rate, TokenBucket},
+    keyed::{Entry, KeyedBuckets},
     semaphore::{KeyedPermit, KeyedSemaphore},
 };
 use crate::SharedClock;
-
-/// Addresses with a bucket of their own. Further addresses share one bucket, so that
-/// made-up addresses cannot fill the memory.
-const MAX_ADDRESSES: usize = 100_000;
-
-/// Below this number of addresses a sweep is not worth its time.
-const MIN_SWEEP: usize = 1_024;
-
-/// Milliseconds between sweeps while [`MAX_ADDRESSES`] are tracked, so that a flood of
-/// addresses does not cause a sweep per connection.
-const SWEEP_MS: i64 = 1_000;
 
 /// Milliseconds after which a client may try again when its connections are in use.
 pub(super) const RETRY_COUNT_MS: u32 = 5_000;
@@ -33,18 +21,13 @@ pub struct AddressLimits {
     rate: Option<Rate>,
     clock: SharedClock,
     open: KeyedSemaphore<NetworkKey>,
-    buckets: Mutex<AddressBuckets>,
+    buckets: Mutex<KeyedBuckets<NetworkKey, TokenBucket>>,
 }
 
-/// The connection rate of each address. A full bucket is removed, since a new one is
-/// full too.
-#[derive(Debug, Default)]
-struct AddressBuckets {
-    by_network: HashMap<NetworkKey, TokenBucket>,
-    /// Shared by the addresses beyond [`MAX_ADDRESSES`].
-    overflow: TokenBucket,
-    sweep_at: usize,
-    swept_ms: i64,
+impl Entry for TokenBucket {
+    fn is_full(&self, now_ms: i64) -> bool {
+        Self::is_full(self, now_ms)
+    }
 }
 
 impl AddressLimits {
@@ -83,8 +66,7 @@ impl AddressLimits {
         };
         let now_ms = self.clock.now_ms();
         let mut buckets = self.buckets.lock();
-        buckets.sweep(now_ms);
-        let charged = buckets.bucket_of(key).take(rate, now_ms, 1);
+        let charged = buckets.of(key, now_ms).take(rate, now_ms, 1);
         charged.map_err(|retry_after_ms| {
             LimitError::new(
                 format!(
@@ -105,32 +87,7 @@ impl AddressLimits {
     /// The number of addresses with a bucket of their own.
     #[must_use]
     pub fn tracked(&self) -> usize {
-        self.buckets.lock().by_network.len()
-    }
-}
-
-impl AddressBuckets {
-    fn bucket_of(&mut self, key: NetworkKey) -> &mut TokenBucket {
-        if self.by_network.len() >= MAX_ADDRESSES && !self.by_network.contains_key(&key) {
-            return &mut self.overflow;
-        }
-        self.by_network.entry(key).or_default()
-    }
-
-    /// Removes full buckets whenever their number has doubled, so that each new address
-    /// pays for the sweep of two. At [`MAX_ADDRESSES`] it sweeps once per second.
-    fn sweep(&mut self, now_ms: i64) {
-        if self.by_network.len() < self.sweep_at.max(MIN_SWEEP) {
-            return;
-        }
-        let is_soon = now_ms.abs_diff(self.swept_ms) < SWEEP_MS.unsigned_abs();
-        if self.sweep_at >= MAX_ADDRESSES && is_soon {
-            return;
-        }
-        self.swept_ms = now_ms;
-        self.by_network.retain(|_, bucket| !bucket.is_full(now_ms));
-        self.sweep_at = (self.by_network.len() * 2).min(MAX_ADDRESSES);
-        self.by_network.shrink_to(self.sweep_at.max(MIN_SWEEP));
+        self.buckets.lock().len()
     }
 }
 
@@ -138,7 +95,7 @@ impl AddressBuckets {
 mod tests {
     use std::net::IpAddr;
 
-    use super::*;
+    use super::{super::keyed::MAX_KEYS, *};
     use crate::ManualClock;
 
     #[test]
@@ -152,7 +109,7 @@ mod tests {
         for n in 0..300_000 {
             let _ = limits.admit(key(n));
         }
-        assert!(limits.tracked() <= MAX_ADDRESSES);
+        assert!(limits.tracked() <= MAX_KEYS);
         clock.advance(60_000);
         for n in 0..3 {
             limits.admit(key(n)).unwrap();

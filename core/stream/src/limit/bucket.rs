@@ -91,6 +91,17 @@ impl TokenBucket {
         Ok(())
     }
 
+    /// Takes `tokens` whether the bucket holds them or not. Later takes wait for what is missing.
+    pub fn overdraw(&mut self, rate: Rate, now_ms: i64, tokens: u64) {
+        let cost_ns = i64::try_from(tokens)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(rate.token_ns);
+        let now_ns = now_ms.saturating_mul(MS_NS);
+        let full_at_ns = self.full_at_ns(now_ms).max(now_ns);
+        self.full_at_ns = full_at_ns.saturating_add(cost_ns);
+        self.last_take_ms = now_ms;
+    }
+
     /// Whether the bucket is full, and so equals a new one.
     #[must_use]
     pub fn is_full(&self, now_ms: i64) -> bool {

@@ -2,10 +2,14 @@
 //!
 //! [`SessionLimits`] admits a client and returns its [`SessionQuota`]. The quota charges
 //! each message to token buckets. It holds the session's permits until it is released or
-//! dropped, however the session ends. A refusal is a [`LimitError`] with the time to wait.
+//! dropped, however the session ends. [`CallLimits`] holds the same rates for calls without a
+//! session. A refusal is a [`LimitError`] with the time to wait.
 
 mod addresses;
 pub mod bucket;
+mod calls;
+mod client_key;
+mod keyed;
 mod network;
 mod quota;
 pub mod semaphore;
@@ -14,6 +18,8 @@ mod sessions;
 use tidewire_proto::v1::{self, ErrorCode};
 
 pub use addresses::AddressLimits;
+pub use calls::{CallLimits, CallQuota};
+pub use client_key::ClientKey;
 pub use network::NetworkKey;
 pub use quota::{SessionQuota, Verdict};
 pub use sessions::SessionLimits;

@@ -144,7 +144,16 @@ impl Command {
                 ),
             ));
         }
-        self.subscribe_to(channel, namespace, options).await
+        let result = self
+            .subscribe_to(channel.clone(), namespace, options)
+            .await?;
+        // The client may have been given another token meanwhile. Either this check or the one
+        // of `authenticate` sees both the token and the subscription.
+        if let Err(refused) = namespaces.may_read(&self.identity(), &channel, namespace) {
+            self.unsubscribe_from(&channel);
+            return Err(refused);
+        }
+        Ok(result)
     }
 
     async fn subscribe_to(
@@ -160,6 +169,7 @@ impl Command {
     }
 
     /// Authenticates the client: with its first token, or with a fresh one of the same user.
+    /// Subscriptions that the fresh one does not allow are ended.
     ///
     /// # Errors
     /// The token is not valid, or another user's.
@@ -193,6 +203,7 @@ impl Command {
         }
         drop(verification);
         self.identify()?;
+        self.recheck_subscriptions();
         self.subscribe_to_personal_channels().await;
         Ok(Authenticated {
             user_id: user.as_str().to_owned(),
@@ -296,7 +307,10 @@ impl Session {
             self.unsubscribe_from(&channel);
             channels.push(channel.as_str().to_owned());
         }
-        Ok(Unsubscribed { channels })
+        Ok(Unsubscribed {
+            channels,
+            reason: None,
+        })
     }
 
     /// Ends a subscription. True if the session was subscribed.

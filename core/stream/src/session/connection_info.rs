@@ -1,9 +1,9 @@
 //! Connection info: facts of a transport about a connecting client, and the ids that the
 //! session gives the connection.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use crate::{Identity, SessionQuota, hub::ShardId, transport::Transport};
+use crate::{Caller, SessionQuota, hub::ShardId, transport::Transport};
 
 /// Encoding of a client's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,16 +17,14 @@ pub enum Encoding {
 /// Facts that a transport knows about a client when it connects.
 #[derive(Debug, Clone)]
 pub struct ConnectionInfo {
-    /// Identity that the client has proved.
-    pub identity: Identity,
+    /// The client.
+    pub caller: Caller,
     /// Label of the transport.
     pub transport: Transport,
     /// Key that its commands need, where they come beside the connection.
     pub post_key: Option<PostKey>,
     /// Encoding of its messages.
     pub encoding: Encoding,
-    /// Address of the client, where it is known.
-    pub address: Option<IpAddr>,
     /// Shortest heartbeat interval that the client requested, if any.
     pub heartbeat: Option<Duration>,
     /// Rates that the client is held to. None: no rate.

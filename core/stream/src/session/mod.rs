@@ -61,11 +61,12 @@ pub use heartbeat::{ConnectionQuality, KeepAliveTimeouts};
 pub use outgoing::{DirectMessage, OutgoingItem, OutgoingMessage};
 pub use price_batch::PriceBatch;
 pub use registry::RegistrySizes;
+pub(crate) use server_actions::UnsubscribeReason;
 use state::State;
 pub(crate) use subscriptions::Slot;
 
 use crate::{
-    ChannelName, Class, Identity, Position, SessionQuota, StreamError,
+    Caller, ChannelName, Class, Identity, Position, SessionQuota, StreamError,
     health::StatusNotice,
     hub::{ShardId, Sink},
     publication_batch::Delivery,
@@ -259,7 +260,7 @@ impl Connection {
     /// Opens a session: see [`StreamCore::connect`](crate::StreamCore::connect).
     pub(crate) async fn open(context: Arc<SessionContext>, info: ConnectionInfo) -> Self {
         let state = State::new(
-            info.identity.clone(),
+            info.caller.identity.clone(),
             info.encoding,
             context.options().outbox_bytes,
         );
@@ -342,6 +343,15 @@ impl Session {
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.0.state.lock().identity.clone()
+    }
+
+    /// The client, with its identity now.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            identity: self.identity(),
+            ..self.0.info.caller.clone()
+        }
     }
 
     /// Rates that the client is held to.

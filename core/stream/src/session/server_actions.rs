@@ -1,6 +1,7 @@
 //! Server actions: changes of a session without a command of its client.
 //!
-//! Operators subscribe, unsubscribe and disconnect sessions; the server ends them to drain.
+//! Operators subscribe, unsubscribe and disconnect sessions. The server ends subscriptions that
+//! a fresh token does not allow, and sessions to drain.
 
 use std::time::Duration;
 
@@ -32,18 +33,24 @@ impl Session {
                 "the client has not sent a token yet, and this server requires one",
             ));
         }
+        let granted = channel.clone();
         let (slot, result) = self
             .subscribe_held(channel, namespace, SubscribeOptions::default())
             .await?;
-        let Some(slot) = slot else {
-            return Ok(());
-        };
         {
             let mut state = self.0.state.lock();
-            if state.subscriptions.get_mut(slot).is_none() {
+            let Some(slot) = slot else {
+                // The client is subscribed already. From now on it needs no permission.
+                if let Some(subscription) = state.subscriptions.on_mut(&granted) {
+                    subscription.grant();
+                }
+                return Ok(());
+            };
+            let Some(subscription) = state.subscriptions.get_mut(slot) else {
                 // The client unsubscribed, or subscribed again, meanwhile.
                 return Ok(());
-            }
+            };
+            subscription.grant();
             let channels = vec![result];
             state.send(message(Data::Subscribed(Subscribed { channels })));
             state.release_new(slot, Instant::now());
@@ -54,13 +61,50 @@ impl Session {
 
     /// Unsubscribes the session from a channel, and sends `unsubscribed`. True if it was
     /// subscribed.
-    pub(crate) fn server_unsubscribe(&self, channel: &ChannelName) -> bool {
+    pub(crate) fn server_unsubscribe(
+        &self,
+        channel: &ChannelName,
+        reason: UnsubscribeReason,
+    ) -> bool {
         let was_subscribed = self.unsubscribe_from(channel);
         if was_subscribed {
-            let channels = vec![channel.as_str().to_owned()];
-            self.send(message(Data::Unsubscribed(Unsubscribed { channels })));
+            self.send_unsubscribed([channel], reason);
         }
         was_subscribed
+    }
+
+    /// Ends the subscriptions that the client may not read any more, and sends `unsubscribed`.
+    /// Those of an operator stay.
+    pub(super) fn recheck_subscriptions(&self) {
+        let identity = self.identity();
+        let own: Vec<ChannelName> = {
+            let state = self.0.state.lock();
+            let all = state.subscriptions.iter().map(|(_, one)| one);
+            let own = all.filter(|one| !one.is_granted());
+            own.map(|one| one.channel().clone()).collect()
+        };
+        let namespaces = self.0.context.namespaces();
+        let may_read = |channel: &ChannelName| {
+            let namespace = namespaces.find(channel)?;
+            namespaces.may_read(&identity, channel, namespace)
+        };
+        let mut lost = own;
+        lost.retain(|channel| may_read(channel).is_err() && self.unsubscribe_from(channel));
+        if !lost.is_empty() {
+            self.send_unsubscribed(&lost, UnsubscribeReason::NotPermitted);
+        }
+    }
+
+    fn send_unsubscribed<'a>(
+        &self,
+        channels: impl IntoIterator<Item = &'a ChannelName>,
+        reason: UnsubscribeReason,
+    ) {
+        let channels = channels.into_iter();
+        self.send(message(Data::Unsubscribed(Unsubscribed {
+            channels: channels.map(|one| one.as_str().to_owned()).collect(),
+            reason: Some(reason.text().to_owned()),
+        })));
     }
 
     /// Sends `gap` if the session is subscribed to a channel that begins a new epoch.
@@ -120,6 +164,24 @@ impl Session {
             if let Some(key) = subscription.hub_key() {
                 self.remove_from_hub(subscription.channel(), key);
             }
+        }
+    }
+}
+
+/// Why the server ends a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnsubscribeReason {
+    /// An operator ended it.
+    Operator,
+    /// The client may not read the channel any more.
+    NotPermitted,
+}
+
+impl UnsubscribeReason {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Operator => "an operator ended the subscription",
+            Self::NotPermitted => "the client may not read the channel any more",
         }
     }
 }

@@ -155,6 +155,8 @@ pub(super) struct Subscription {
     batch_mode: BatchMode,
     /// Whether publications wait while the client is in the background.
     pauses_in_background: bool,
+    /// Whether an operator made it: then the client needs no permission.
+    is_granted: bool,
     /// Position of the client, and its held publications.
     pub(super) progress: Progress,
     /// On a latest channel: the value that waits to be sent.
@@ -221,6 +223,7 @@ impl Subscription {
             queue_state: QueueState::Absent,
             batch_mode: BatchMode::of(namespace),
             pauses_in_background: namespace.pauses_in_background,
+            is_granted: false,
             pacing: pacing.map(Box::new),
             channel,
             hub_key: None,
@@ -238,6 +241,16 @@ impl Subscription {
     /// Whether publications wait while the client is in the background.
     pub(super) fn pauses_in_background(&self) -> bool {
         self.pauses_in_background
+    }
+
+    /// Whether the client needs no permission for it.
+    pub(super) fn is_granted(&self) -> bool {
+        self.is_granted
+    }
+
+    /// Notes that an operator made the subscription.
+    pub(super) fn grant(&mut self) {
+        self.is_granted = true;
     }
 
     pub(super) fn batch_mode(&self) -> BatchMode {

@@ -16,12 +16,13 @@ use tidewire_proto::{json, v1::ErrorCode};
 pub use operator::{ConnectionFilter, Presence, Target};
 
 use crate::{
-    Authenticator, ChannelName, ChannelProvider, Class, Clock, DurablePublisher, Epoch, Event,
-    Identity, Namespaces, PartHealth, PartReport, Position, Publisher, SharedClock,
+    Authenticator, Caller, ChannelName, ChannelProvider, Class, Clock, DurablePublisher, Epoch,
+    Event, Identity, Namespaces, PartHealth, PartReport, Position, Publisher, Scope, SharedClock,
     StoredPublication, StreamError, StreamOptions, Transport, TransportStats,
     broker::{Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, memory::MemoryLimits},
     health::HealthChange,
     hub::Hub,
+    limit::ClientKey,
     session::{Connection, ConnectionInfo, RegistrySizes, Session, SessionContext},
 };
 
@@ -91,6 +92,7 @@ impl StreamCore {
                 idempotency_window: options.idempotency_window,
                 idempotency_bytes: options.idempotency_bytes,
                 history_bytes: options.history_bytes,
+                channels_per_client: options.channels_per_client,
                 ..MemoryLimits::default()
             },
         );
@@ -169,21 +171,25 @@ impl StreamCore {
     /// The client may not publish here, or the name, the document or the key is wrong.
     pub async fn publish_as(
         &self,
-        identity: &Identity,
+        caller: impl Into<Caller>,
         channel: &str,
         data: Bytes,
         idempotency_key: Option<&str>,
     ) -> Result<(ChannelName, Position), StreamError> {
         let (channel, namespace) = self.namespaces().resolve(channel)?;
-        identity.may_publish(&channel, namespace)?;
+        let caller = caller.into();
+        caller.may_publish(&channel, namespace)?;
         self.check_document(&data)?;
         // A copy of its own: the request that the document is a part of may be much longer, and
         // would stay in memory with the history.
         let data = Bytes::copy_from_slice(&data);
         self.publications.increment(1);
+        // A back end has as many channels as it needs.
+        let is_service = caller.identity.has(Scope::Service);
+        let client = (!is_service).then(|| ClientKey::from(&caller));
         let position = self
             .broker()
-            .publish(&channel, Event::Message(data), idempotency_key)
+            .publish(&channel, Event::Message(data), idempotency_key, client)
             .await?;
         Ok((channel, position))
     }

@@ -9,7 +9,7 @@ use crate::{
     ChannelName, CloseReason, Identity, StreamError, UserId,
     auth::Revocation,
     hub::SubscriberScan,
-    session::{ConnectionId, Session},
+    session::{ConnectionId, Session, UnsubscribeReason},
 };
 
 /// Users of a channel that presence names; more are only counted.
@@ -163,7 +163,7 @@ impl StreamCore {
         let sessions = self.targets(target)?;
         let left = sessions
             .iter()
-            .filter(|session| session.server_unsubscribe(&channel));
+            .filter(|session| session.server_unsubscribe(&channel, UnsubscribeReason::Operator));
         Ok(left.count())
     }
 
@@ -178,7 +178,8 @@ impl StreamCore {
         let left = sessions.iter().filter(|session| {
             let identity = session.identity();
             let may_read = self.namespaces().may_read(&identity, &channel, namespace);
-            may_read.is_err() && session.server_unsubscribe(&channel)
+            may_read.is_err()
+                && session.server_unsubscribe(&channel, UnsubscribeReason::NotPermitted)
         });
         Ok(left.count())
     }

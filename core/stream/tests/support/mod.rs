@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest};
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, ConnectionInfo, Encoding, Identity, ManualClock, Namespace,
     Namespaces, PublishRight, ShardId, StreamCore, StreamOptions, Transport,
@@ -39,13 +40,22 @@ pub(crate) fn open_history(name: &str) -> Namespace {
 /// An anonymous client with JSON encoding.
 pub(crate) fn client_on(shard: ShardId) -> ConnectionInfo {
     ConnectionInfo {
-        identity: Identity::Anonymous,
+        caller: Identity::Anonymous.into(),
         transport: Transport::new("test"),
         post_key: None,
         encoding: Encoding::Json,
-        address: None,
         heartbeat: None,
         quota: None,
         shard,
+    }
+}
+
+/// A request to subscribe to one channel.
+pub(crate) fn subscription(channel: &str) -> SubscribeRequest {
+    SubscribeRequest {
+        channels: vec![ChannelSubscription {
+            channel: channel.to_owned(),
+            ..ChannelSubscription::default()
+        }],
     }
 }

@@ -53,6 +53,7 @@ hmac_secret = "a secret of the load tool, which is not secret"
 connections_per_ip = 0
 connections_per_user = 0
 messages_per_second = 0
+channels_per_client = 0
 bytes_per_second = 0
 handshakes_per_second = 0
 [[namespace]]

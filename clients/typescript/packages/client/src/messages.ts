@@ -29,6 +29,7 @@ import type {
   ServerStatus,
   Subscribed,
   TokenExpiring,
+  Unsubscribed,
   Visibility,
   VisibilityState,
   Welcome,
@@ -68,7 +69,7 @@ export interface ServerData {
   welcome: Welcome;
   authenticated: Authenticated;
   subscribed: Subscribed;
-  unsubscribed: ChannelNames;
+  unsubscribed: Unsubscribed;
   history: History;
   published: ActiveSubscription;
   watching: Watching;

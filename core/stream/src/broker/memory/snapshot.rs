@@ -14,6 +14,9 @@ use crate::{
 /// Key of the epoch of channels that were never published on: no channel has this name.
 const FRESH_EPOCH: &[u8] = b"";
 
+/// First byte of the keys of a namespace's own epoch: no channel's name begins with it.
+const NAMESPACE_EPOCH: u8 = 0;
+
 /// First byte of the keys of idempotency pages: no channel's name begins with it.
 const IDEMPOTENCY: u8 = b'#';
 
@@ -37,11 +40,17 @@ struct SavedChannel {
 impl<D: LocalDelivery> MemoryBroker<D> {
     /// All entries.
     pub(super) fn all_saved(&self) -> impl Iterator<Item = SnapshotEntry> + '_ {
-        let fresh = SnapshotEntry {
-            key: FRESH_EPOCH.to_vec(),
-            value: self.fresh_epoch.read().as_str().as_bytes().to_vec(),
-        };
-        let names: Vec<_> = self.channels.read().keys().cloned().collect();
+        let epochs = self.fresh_epochs.all().into_iter();
+        let epochs = epochs.map(|(namespace, epoch)| SnapshotEntry {
+            key: match namespace {
+                None => FRESH_EPOCH.to_vec(),
+                Some(namespace) => [&[NAMESPACE_EPOCH], namespace.as_bytes()].concat(),
+            },
+            value: epoch.as_str().as_bytes().to_vec(),
+        });
+        let channels = self.channels.read();
+        let names: Vec<_> = channels.iter().map(|(name, _)| name.clone()).collect();
+        drop(channels);
         let channels = names.into_iter().filter_map(|name| {
             Some(SnapshotEntry {
                 value: self.saved(&name)?.encode(),
@@ -54,7 +63,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             key: format!("{}{number:08}", char::from(IDEMPOTENCY)).into_bytes(),
             value,
         });
-        std::iter::once(fresh).chain(keys).chain(channels)
+        epochs.chain(keys).chain(channels)
     }
 
     /// Loads an entry.
@@ -65,7 +74,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let loaded = self.load_saved(saved);
         if !matches!(loaded, Ok(LoadOutcome::Known)) {
             // The channel may have been in this epoch: it must not start there again.
-            *self.fresh_epoch.write() = Epoch::random();
+            self.fresh_epochs.change_all();
         }
         loaded.map(|_| ())
     }
@@ -112,9 +121,13 @@ impl<D: LocalDelivery> MemoryBroker<D> {
                 format!("a saved channel cannot be read: {what}"),
             )
         };
-        if saved.key == FRESH_EPOCH {
+        let namespace = match saved.key.strip_prefix(&[NAMESPACE_EPOCH]) {
+            Some(name) => Some(std::str::from_utf8(name).map_err(|error| damaged(&error))?),
+            None => None,
+        };
+        if namespace.is_some() || saved.key == FRESH_EPOCH {
             let epoch = std::str::from_utf8(&saved.value).map_err(|error| damaged(&error))?;
-            *self.fresh_epoch.write() = Epoch::new(epoch);
+            self.fresh_epochs.set(namespace, Epoch::new(epoch));
             return Ok(LoadOutcome::Known);
         }
         let name = std::str::from_utf8(&saved.key).map_err(|error| damaged(&error))?;
@@ -217,6 +230,10 @@ mod tests {
 
     impl LocalDelivery for NoSubscribers {
         fn deliver(&self, _publication: &Arc<Publication>) {}
+
+        fn has_subscribers(&self, _channel: &ChannelName) -> bool {
+            false
+        }
     }
 
     fn broker(history_size: usize) -> MemoryBroker<NoSubscribers> {

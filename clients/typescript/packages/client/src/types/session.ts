@@ -60,6 +60,11 @@ export interface ChannelNames {
   readonly channels: readonly string[];
 }
 
+/** Ended subscriptions: by the client, or with a reason by the server. */
+export interface Unsubscribed extends ChannelNames {
+  readonly reason?: string;
+}
+
 /** A request for a channel's history. */
 export interface HistoryRequest {
   readonly channel: string;
