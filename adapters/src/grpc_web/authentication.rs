@@ -1,8 +1,9 @@
 //! gRPC admission: a tower service that admits a call and adds the caller to its request.
 //!
 //! Verification can wait for a key set, so tonic's interceptors, which are synchronous, cannot
-//! do it. A call with a stream opens a session: it is admitted as a connection and receives
-//! the session's quota. Any other call is charged to the rates of its caller.
+//! do it. A call with a stream lasts like a connection and is admitted as one: a session holds
+//! its quota, and the response holds that of a stream without a session. Any other call is
+//! charged to the rates of its caller.
 //!
 //! A request of one message is read here, so that its size is judged before it is decoded:
 //! tonic would answer a long one with a code that the protocol does not have.
@@ -15,9 +16,12 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use http::{Request, Response};
-use http_body_util::Full;
-use tidewire_proto::{rpc, v1::ErrorCode};
-use tidewire_stream::StreamError;
+use http_body_util::{BodyExt as _, Full};
+use tidewire_proto::{
+    rpc::{self, StreamCall},
+    v1::ErrorCode,
+};
+use tidewire_stream::{SessionQuota, StreamError};
 use tonic::body::Body;
 use tower::Service;
 
@@ -28,6 +32,22 @@ use crate::{
 
 /// Bytes before each message of a gRPC body: a flag and the length.
 const PREFIX_BYTES: usize = 5;
+
+/// Streams of the health and reflection services, which open no session.
+const STREAMS_WITHOUT_SESSION: [StreamCall; 3] = [
+    StreamCall {
+        path: "/grpc.health.v1.Health/Watch",
+        streams_request: false,
+    },
+    StreamCall {
+        path: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        streams_request: true,
+    },
+    StreamCall {
+        path: "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        streams_request: true,
+    },
+];
 
 /// Admits the callers of a gRPC service.
 #[derive(Clone)]
@@ -66,18 +86,30 @@ where
         let gateway = self.gateway.clone();
         Box::pin(async move {
             match admit(&gateway, request).await {
-                Ok(request) => inner.call(request).await,
+                Ok((request, None)) => inner.call(request).await,
+                Ok((request, Some(quota))) => {
+                    let response = inner.call(request).await?;
+                    Ok(response.map(|body| holding(body, quota)))
+                }
                 Err(error) => Ok(error.into_grpc_status().into_http()),
             }
         })
     }
 }
 
-async fn admit(gateway: &Gateway, request: Request<Body>) -> Result<Request<Body>, HttpError> {
+/// Admits a request. Returns the quota that its response has to hold, if no session does.
+async fn admit(
+    gateway: &Gateway,
+    request: Request<Body>,
+) -> Result<(Request<Body>, Option<SessionQuota>), HttpError> {
     let (mut parts, mut body) = request.into_parts();
-    let stream = rpc::STREAMS
-        .iter()
-        .find(|call| call.path == parts.uri.path());
+    let mut held = None;
+    let find = |calls: &'static [StreamCall]| {
+        let mut calls = calls.iter();
+        calls.find(|call| call.path == parts.uri.path())
+    };
+    let without_session = find(&STREAMS_WITHOUT_SESSION);
+    let stream = find(rpc::STREAMS).or(without_session);
     let (headers, extensions) = (&parts.headers, &parts.extensions);
     match stream {
         Some(stream) => {
@@ -85,6 +117,7 @@ async fn admit(gateway: &Gateway, request: Request<Body>) -> Result<Request<Body
             if !stream.streams_request {
                 body = body_of(read_message(gateway, body).await?);
             }
+            held = without_session.map(|_| client.quota.clone());
             parts.extensions.insert(client.caller);
             parts.extensions.insert(client.quota);
         }
@@ -97,7 +130,15 @@ async fn admit(gateway: &Gateway, request: Request<Body>) -> Result<Request<Body
             parts.extensions.insert(quota);
         }
     }
-    Ok(Request::from_parts(parts, body))
+    Ok((Request::from_parts(parts, body), held))
+}
+
+/// A body that holds the quota until it is dropped.
+fn holding(body: Body, quota: SessionQuota) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        let _held = &quota;
+        frame
+    }))
 }
 
 /// Reads a body of one message.

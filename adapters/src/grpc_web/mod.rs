@@ -85,7 +85,7 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         )
         .route_service(
             "/grpc.health.v1.Health/{*method}",
-            web.layer(health_service),
+            web.layer(AuthenticationService::new(health_service, gateway)),
         );
     for service in ["NotifyService", "AlertService"] {
         routes = routes.route(
@@ -98,7 +98,10 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
     }
     match reflection().build_v1() {
         Ok(service) => {
-            routes = routes.route_service("/grpc.reflection.v1.ServerReflection/{*method}", service)
+            routes = routes.route_service(
+                "/grpc.reflection.v1.ServerReflection/{*method}",
+                web.layer(AuthenticationService::new(service, gateway)),
+            )
         }
         Err(error) => tracing::error!(%error, "gRPC reflection v1 is not available"),
     }
@@ -106,7 +109,7 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         Ok(service) => {
             routes = routes.route_service(
                 "/grpc.reflection.v1alpha.ServerReflection/{*method}",
-                service,
+                web.layer(AuthenticationService::new(service, gateway)),
             )
         }
         Err(error) => tracing::error!(%error, "gRPC reflection v1alpha is not available"),

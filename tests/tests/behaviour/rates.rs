@@ -14,6 +14,7 @@ use tidewire_tests::{
     },
     within,
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 on_every_transport!(
     messages_beyond_the_rate_are_refused_and_a_flood_is_closed,
@@ -304,7 +305,7 @@ async fn each_publication_of_a_batch_counts() {
 }
 
 #[tokio::test]
-async fn a_watch_counts_as_a_connection() {
+async fn every_stream_of_grpc_counts_as_a_connection() {
     let server = Server::builder()
         .set("limits", "connections_per_user = 1")
         .start()
@@ -323,6 +324,21 @@ async fn a_watch_counts_as_a_connection() {
     let bob = Token::of("bob").sign();
     let admitted = watches.watch(request(blocks(), Some(&bob))).await;
     assert_eq!(admitted.unwrap_err().code(), tonic::Code::NotFound);
+    // A stream without a session counts as long as it is open.
+    let mut health = HealthClient::new(channel(&server).await);
+    let check = || {
+        let service = "tidewire.v1.StreamService".to_owned();
+        request(HealthCheckRequest { service }, Some(&bob))
+    };
+    let open = health.watch(check()).await.unwrap();
+    let status = health.watch(check()).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+    health.check(check()).await.unwrap();
+    drop(open);
+    within("room", async {
+        while health.watch(check()).await.is_err() {}
+    })
+    .await;
 }
 
 /// The position of a channel: its epoch and its newest sequence number.
