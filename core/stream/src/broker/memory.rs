@@ -238,18 +238,19 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             let is_active = matches!(self.namespaces.epoch(name), ChannelEpoch::Active(_));
             !is_active && !self.subscribers.has_subscribers(name)
         });
-        self.forget_unused(idle.take(count).collect())
+        let idle: Vec<_> = idle.take(count).collect();
+        self.forget_unused(&idle)
     }
 
     /// Forgets channels that were not used after the given times. Returns how many.
-    fn forget_unused(&self, channels: Vec<(i64, ChannelName)>) -> usize {
+    fn forget_unused(&self, channels: &[(i64, ChannelName)]) -> usize {
         // Before the channels are gone: none of them starts again in the epoch that it had.
         let namespaces: HashSet<_> = channels.iter().map(|(_, name)| name.namespace()).collect();
         for namespace in namespaces {
             self.fresh_epochs.change(namespace);
         }
         let mut count = 0;
-        for (used_ms, name) in &channels {
+        for (used_ms, name) in channels {
             let mut table = self.channels.write();
             let Some(channel) = table.get(name).cloned() else {
                 continue;
@@ -614,7 +615,7 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
                 crowd.channels.push((used_ms, name));
             }
         }
-        self.forget_unused(idle);
+        self.forget_unused(&idle);
         for crowd in crowded.into_values() {
             self.forget_oldest(crowd.channels, crowd.excess);
         }
