@@ -84,7 +84,7 @@ async fn answer_all(mut incoming: Streaming<ClientMessage>, mut commands: Comman
                     let text = "a message is longer than `frame_bytes` allows";
                     let error = StreamError::new(ErrorCode::InvalidArgument, text);
                     commands.session().send_error(None, error.into());
-                    reason = CloseReason::ProtocolViolation;
+                    reason = CloseReason::MessageTooLong;
                     break;
                 }
                 // An end and an error both mean that the client has disconnected.

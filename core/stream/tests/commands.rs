@@ -114,7 +114,7 @@ fn core_with_provider() -> (Arc<StreamCore>, Arc<ManualClock>, Arc<Notify>) {
 
 async fn connect_unknown(stream: &Arc<StreamCore>) -> Connection {
     let mut info = client_on(ShardId::CALLER);
-    info.identity = Identity::Unknown;
+    info.caller = Identity::Unknown.into();
     stream.connect(info).await
 }
 

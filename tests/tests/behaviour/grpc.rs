@@ -15,7 +15,7 @@ use tidewire_proto::{
     },
 };
 use tidewire_tests::{
-    Message, Server, Token,
+    Client, Close, Message, Server, Token, Transport,
     client::grpc::{channel, request},
     within,
 };
@@ -131,6 +131,15 @@ async fn an_oversized_message_is_invalid() {
     let message = publication.encode_to_vec();
     let answer = web(&server, "/tidewire.v1.StreamService/Publish", &message).await;
     assert_eq!(answer.status, Some(Code::InvalidArgument as i32));
+    // A message of a stream ends it.
+    let mut stream = Client::connect(Transport::Grpc, &server).await;
+    let long = json!({"channel": "demo:a", "data": "x".repeat(3_000)});
+    stream.send(&json!({"type": "publish", "data": long})).await;
+    let (messages, close) = stream.drain().await;
+    let last = messages.last().expect("an error message");
+    assert_eq!(last.error_code(), "invalid_argument");
+    let is_invalid = matches!(&close, Close::Grpc { code, .. } if *code == Code::InvalidArgument);
+    assert!(is_invalid, "{close:?}");
     // The longest message that is allowed.
     let fits = PublishRequest {
         data: Bytes::from(format!("{:?}", "x".repeat(2_048 - 8 - 3 - 2))),

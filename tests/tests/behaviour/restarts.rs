@@ -198,6 +198,16 @@ async fn a_full_disk_is_used_again_when_it_has_room() {
     assert_eq!(ready.status, 503, "{}", ready.body);
     assert!(ready.body.contains("the store"), "{}", ready.body);
     assert_eq!(first.get("/healthz").await.status, 200);
+    within("a degraded store in the list of parts", async {
+        let is_store = |part: &Value| part["part"] == "store" && part["state"] == "degraded";
+        loop {
+            let list = first.get("/readyz?verbose").await.json();
+            if list["parts"].as_array().unwrap().iter().any(is_store) {
+                break;
+            }
+        }
+    })
+    .await;
     first.limit_files(None);
     within("a ready server", async {
         while first.get("/readyz").await.status != 200 {}

@@ -19,6 +19,8 @@ pub enum CloseReason {
     Disconnected,
     /// The token was revoked.
     Revoked,
+    /// The client sent a message that is too long.
+    MessageTooLong,
     /// Something that the server needs is away, and the client may come back.
     Unavailable,
 }
@@ -36,7 +38,8 @@ impl CloseReason {
             Self::Unauthenticated => 4500,
             Self::Disconnected => 4503,
             Self::Revoked => 4504,
-            // Registered for WebSockets: try again later.
+            // Registered for WebSockets: message too big, and try again later.
+            Self::MessageTooLong => 1009,
             Self::Unavailable => 1013,
         }
     }
@@ -46,6 +49,7 @@ impl CloseReason {
     pub fn text(self) -> &'static str {
         match self {
             Self::SlowConsumer => "slow consumer",
+            Self::MessageTooLong => "message too long",
             Self::HeartbeatMissed => "heartbeat missed",
             Self::Draining => "draining",
             Self::RateLimited => "rate limited",
