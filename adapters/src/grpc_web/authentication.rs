@@ -145,7 +145,10 @@ fn holding(body: Body, quota: SessionQuota) -> Body {
 async fn read_message(gateway: &Gateway, body: Body) -> Result<Bytes, HttpError> {
     let limit = gateway.options.frame_bytes;
     let body = read_body(axum::body::Body::new(body), limit + PREFIX_BYTES).await;
-    let body = body.map_err(|_| too_long(limit))?;
+    let body = body.map_err(|error| match error.code() {
+        ErrorCode::InvalidArgument => too_long(limit).into(),
+        _ => error,
+    })?;
     // The decoder reserves what the prefix announces.
     let announced = body.get(1..PREFIX_BYTES).map(|mut length| length.get_u32());
     if announced.is_some_and(|length| length as usize > limit) {

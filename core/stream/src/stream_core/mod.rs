@@ -93,7 +93,6 @@ impl StreamCore {
                 idempotency_bytes: options.idempotency_bytes,
                 history_bytes: options.history_bytes,
                 channels_per_client: options.channels_per_client,
-                ..MemoryLimits::default()
             },
         );
         let broker: Arc<dyn Broker> = Arc::new(broker);
