@@ -66,7 +66,7 @@ async fn welcome_is_first_even_if_the_session_ends_while_it_opens() {
     provider.0.set(Arc::downgrade(&stream)).unwrap();
     stream.register_provider("user", provider).unwrap();
     let info = ConnectionInfo {
-        identity: identity(&stream, "ada").await,
+        caller: identity(&stream, "ada").await.into(),
         ..client_on(ShardId::CALLER)
     };
     let connection = stream.connect(info).await;
