@@ -125,7 +125,7 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, HttpErr
 }
 
 /// The error of this type among an error and its causes.
-fn source_of<'a, E: std::error::Error + 'static>(
+pub(crate) fn source_of<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {
     std::iter::successors(Some(error), |error| error.source())

@@ -14,6 +14,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use axum::body::to_bytes;
 use bytes::{Buf as _, Bytes};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -22,12 +23,12 @@ use tidewire_proto::{
     v1::ErrorCode,
 };
 use tidewire_stream::{SessionQuota, StreamError};
-use tonic::body::Body;
+use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use crate::{
     Gateway, client,
-    reply::{HttpError, read_body},
+    reply::{HttpError, source_of},
 };
 
 /// Bytes before each message of a gRPC body: a flag and the length.
@@ -144,10 +145,14 @@ fn holding(body: Body, quota: SessionQuota) -> Body {
 /// Reads a body of one message.
 async fn read_message(gateway: &Gateway, body: Body) -> Result<Bytes, HttpError> {
     let limit = gateway.options.frame_bytes;
-    let body = read_body(axum::body::Body::new(body), limit + PREFIX_BYTES).await;
-    let body = body.map_err(|error| match error.code() {
-        ErrorCode::InvalidArgument => too_long(limit).into(),
-        _ => error,
+    let body = axum::body::Body::new(body);
+    let body = to_bytes(body, limit + PREFIX_BYTES).await;
+    let body = body.map_err(|error| match source_of::<Status>(&error) {
+        // A body that arrives too slowly.
+        Some(slow) if slow.code() == Code::DeadlineExceeded => {
+            StreamError::new(ErrorCode::DeadlineExceeded, slow.message())
+        }
+        _ => too_long(limit),
     })?;
     // The decoder reserves what the prefix announces.
     let announced = body.get(1..PREFIX_BYTES).map(|mut length| length.get_u32());
