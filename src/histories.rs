@@ -146,7 +146,8 @@ mod tests {
 
     use tidewire_store::{Key, StoreError, StoreFuture, Value};
     use tidewire_stream::{
-        AnonymousPolicy, Authenticator, Identity, ManualClock, Namespace, Namespaces, StreamOptions,
+        AnonymousPolicy, Authenticator, Identity, ManualClock, Namespace, Namespaces, PageLimit,
+        StreamOptions,
     };
 
     use super::*;
@@ -192,7 +193,9 @@ mod tests {
     fn a_full_disk_restores_nothing_and_the_server_starts() {
         let top = async |stream: &StreamCore| {
             let identity = Identity::Anonymous;
-            let history = stream.history_as(&identity, "orders:1", None, 1).await;
+            let history = stream
+                .history_as(&identity, "orders:1", None, PageLimit::ALL)
+                .await;
             history.unwrap().1.top
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build();

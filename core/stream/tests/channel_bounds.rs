@@ -15,8 +15,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{
-    Caller, Identity, ManualClock, Namespace, Position, ShardId, StreamCore, StreamError,
-    StreamOptions,
+    Caller, Identity, ManualClock, Namespace, PageLimit, Position, ShardId, StreamCore,
+    StreamError, StreamOptions,
 };
 
 use support::{START_MS, client_on, core_with, open_history};
@@ -54,7 +54,9 @@ async fn publish(stream: &StreamCore, by: u8, channel: &str) -> Result<Position,
 
 async fn top(stream: &StreamCore, channel: &str) -> Position {
     let identity = Identity::Anonymous;
-    let history = stream.history_as(&identity, channel, None, 10).await;
+    let history = stream
+        .history_as(&identity, channel, None, PageLimit::ALL)
+        .await;
     history.unwrap().1.top
 }
 
@@ -71,7 +73,7 @@ async fn a_position_of_a_forgotten_channel_is_not_recovered() {
     assert_eq!(after.seq, 1);
     assert_ne!(after.epoch, before.epoch);
     let identity = Identity::Anonymous;
-    let since = stream.history_as(&identity, "small:a", Some(before), 10);
+    let since = stream.history_as(&identity, "small:a", Some(before), PageLimit::ALL);
     assert_eq!(
         since.await.unwrap_err().code(),
         ErrorCode::FailedPrecondition
