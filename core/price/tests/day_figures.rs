@@ -52,9 +52,7 @@ type Trade = (i64, i64, i64);
 /// Change and volume of the 24 hours that end at `now_us`.
 fn plain(tape: &[Trade], now_us: i64) -> (f64, f64) {
     let until_now = || tape.iter().filter(move |(at_us, ..)| *at_us <= now_us);
-    let in_force = until_now()
-        .filter(|(at_us, ..)| *at_us <= now_us - DAY_US)
-        .next_back();
+    let in_force = until_now().rfind(|(at_us, ..)| *at_us <= now_us - DAY_US);
     let (_, open, _) = in_force.unwrap_or(&tape[0]);
     let (_, last, _) = until_now().next_back().unwrap();
     let inside = until_now().filter(|(at_us, ..)| *at_us > now_us - DAY_US);

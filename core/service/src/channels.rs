@@ -44,7 +44,7 @@ impl ChannelOperations {
 
     /// Length that the history in a response should not exceed, in bytes: as much as may wait
     /// for a client.
-    pub(crate) fn history_bytes(&self) -> usize {
+    pub(crate) fn page_bytes(&self) -> usize {
         self.stream.options().outbox_bytes
     }
 

@@ -260,7 +260,7 @@ impl StreamService for StreamRpc {
         request: Request<GetHistoryRequest>,
     ) -> Result<Response<GetHistoryResponse>, Status> {
         let identity = identity_of(&request);
-        let bytes = self.channels.history_bytes();
+        let bytes = self.channels.page_bytes();
         let request = request.into_inner();
         let history = self.channels.history(&identity, request, bytes).await;
         history

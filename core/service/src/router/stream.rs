@@ -26,7 +26,7 @@ impl Handler for GetHistory {
 
     async fn answer(&self, command: &Command, request: GetHistoryRequest) -> Result<Data, Error> {
         // The reply counts in the outbox before it is made.
-        let room = command.reserve_reply(self.0.history_bytes() / 2);
+        let room = command.reserve_reply(self.0.page_bytes() / 2);
         let identity = command.identity();
         let history = self.0.history(&identity, request, room.bytes()).await;
         reply_from_core(history, Data::History)
