@@ -285,6 +285,10 @@ impl RunningServer {
 
 /// Ends the process after `time`, if it still runs: a shard's thread that is stuck in a lock
 /// could stop every orderly way out.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own waits, because every runtime may be stuck"
+)]
 fn exit_after(time: Duration) {
     let watch = std::thread::Builder::new().name("tidewire-exit".to_owned());
     let watched = watch.spawn(move || {
