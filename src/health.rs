@@ -37,7 +37,7 @@ pub(crate) struct HealthWatch {
     pub(crate) store: Option<SharedStore>,
 }
 
-/// What a chain was last seen to do.
+/// The last observation of a chain.
 struct SeenBlock {
     hash: Option<String>,
     at: Instant,

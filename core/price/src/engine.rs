@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tidewire_proto::v1::{MarketOverview, PriceUpdate, Source};
-use tidewire_stream::{Publisher, SharedClock, shown_url};
+use tidewire_stream::{Publisher, SharedClock, redacted_url};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -167,7 +167,7 @@ impl PriceEngine {
         for spec in wanted {
             let is_there = self.aggregator.lock().source(&spec.name).is_some();
             if !is_there {
-                let url = shown_url(&spec.url);
+                let url = redacted_url(&spec.url);
                 tracing::info!(source = spec.name, url, "source added");
                 self.connect_source(live, spec)?;
             }

@@ -14,7 +14,7 @@ use metrics::Counter;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use serde_json::{Value, value::RawValue};
-use tidewire_stream::{SharedClock, shown_url};
+use tidewire_stream::{SharedClock, redacted_url};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,7 @@ impl SupplyTask {
 
     /// The URL without the parts that may hold a key.
     fn address(&self) -> String {
-        shown_url(&self.spec.url)
+        redacted_url(&self.spec.url)
     }
 
     /// Requests the document and returns its body.

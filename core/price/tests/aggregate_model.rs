@@ -124,7 +124,7 @@ struct Model {
     suspect: Option<(Decimal, Told)>,
 }
 
-/// Who told an absurd price.
+/// The witnesses of an absurd price.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Told {
     ByTrade(u64),

@@ -13,18 +13,18 @@ use tidewire_proto::v1::{ServerState, ServerStatus};
 pub struct PartHealth {
     /// Name of the part, such as `store` or `chain 1`.
     pub part: String,
-    /// What does not work. None: the part works.
+    /// The fault in words, or none while the part works.
     pub fault: Option<String>,
     /// Since when it works or does not, in milliseconds since the Unix epoch.
     pub since_ms: i64,
 }
 
-/// What was found about one part.
+/// The finding about one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartReport {
     /// Name of the part.
     pub part: String,
-    /// What does not work. None: the part works.
+    /// The fault in words, or none while the part works.
     pub fault: Option<String>,
 }
 

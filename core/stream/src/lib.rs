@@ -25,8 +25,8 @@ mod permission;
 pub mod publication;
 mod publication_batch;
 mod publisher;
+mod redacted_url;
 pub mod session;
-mod shown_url;
 pub mod stream_core;
 mod transport;
 
@@ -49,11 +49,11 @@ pub use options::{BatchInterval, StreamOptions};
 pub use publication::{Epoch, Event, FrameKind, Position, Publication, StoredPublication};
 pub use publication_batch::PublicationBatch;
 pub use publisher::{DurablePublisher, Publisher};
+pub use redacted_url::redacted_url;
 pub use session::{
     CloseReason, Command, Connection, ConnectionInfo, ConnectionQuality, DirectMessage, Encoding,
     FlushOutcome, KeepAliveTimeouts, OutgoingItem, OutgoingMessage, PostKey, PriceBatch,
     RegistrySizes, ReplyReservation, Session,
 };
-pub use shown_url::shown_url;
 pub use stream_core::{ConnectionFilter, Presence, StreamCore, StreamStats, Target};
 pub use transport::{Transport, TransportStats};

@@ -124,7 +124,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(action, 1..80)
 }
 
-/// What a model knows of one channel.
+/// The model of one channel.
 #[derive(Debug, Clone)]
 struct Known {
     position: Position,

@@ -42,7 +42,7 @@ async fn subscribe(command: &Command, channel: &str) -> ServerMessage {
     }
 }
 
-/// What the client receives now: ids of replies, and channels of publications.
+/// Messages that the client receives now: ids of replies, and channels of publications.
 fn received(connection: &Connection) -> Vec<String> {
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}

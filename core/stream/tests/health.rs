@@ -10,7 +10,7 @@ use tidewire_stream::{Connection, OutgoingMessage, PartReport, ShardId, StreamOp
 
 use support::{client_on, core_with};
 
-/// What the client receives now: `welcome`, `ok` or `degraded`.
+/// Messages that the client receives now: `welcome`, `ok` or `degraded`.
 fn received(connection: &Connection) -> Vec<&'static str> {
     let mut out = Vec::new();
     while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}

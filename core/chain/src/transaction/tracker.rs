@@ -52,7 +52,7 @@ pub struct TransactionTracker {
     pub(super) table: WatchTable,
     pub(super) chain: CanonicalChain,
     slots: WatchSlots,
-    /// What final blocks hold.
+    /// The ends that final blocks show.
     ended: EndedStatuses,
 }
 

@@ -69,7 +69,7 @@ const PAGE: usize = 256;
 /// updates out of the wallet's history.
 const MAX_PAGES: usize = 4;
 
-/// What is known of a contract that logged a token event.
+/// Facts about a contract that logged a token event.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TokenFacts {
     /// Whether the contract claims to be an ERC-721. One that does not index its token ids logs

@@ -47,7 +47,7 @@ pub(crate) struct Node {
     pub(crate) mempool: BTreeMap<B256, Transaction>,
     /// Transactions that revert.
     pub(crate) failing: Vec<B256>,
-    /// What the node does to receipts.
+    /// The node's treatment of receipts.
     pub(crate) receipt_fault: Option<fn(Value) -> Result<Value, RpcError>>,
     /// Whether the node answers nothing.
     pub(crate) is_down: bool,

@@ -19,7 +19,7 @@ use crate::venue::TradeId;
 /// A price this many times the last one, or less than that fraction of it, is a suspect.
 const ABSURD: Decimal = Decimal::from_parts(5, 0, 0, false, 0);
 
-/// What reports a price.
+/// The kind of report that carries a price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Witness {
     /// A trade.

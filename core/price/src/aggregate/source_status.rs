@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use metrics::{Counter, Gauge};
 use tidewire_proto::v1::{ConnectionState, RefusedSymbol, Source};
-use tidewire_stream::shown_url;
+use tidewire_stream::redacted_url;
 
 use super::{clock_offset::ClockOffset, snapshot::Provenance};
 use crate::{
@@ -299,7 +299,7 @@ impl SourceStatus {
         Source {
             name: self.spec.name.clone(),
             kind: self.spec.kind.name().to_owned(),
-            url: shown_url(&self.spec.url),
+            url: redacted_url(&self.spec.url),
             state: self.state().into(),
             symbols: self.symbols.iter().map(Symbol::to_string).collect(),
             frames: self.frames.count,

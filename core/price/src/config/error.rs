@@ -19,7 +19,7 @@ pub enum ConfigError {
     Symbol {
         /// The key that has it.
         key: String,
-        /// What was expected.
+        /// The expected form.
         error: crate::SymbolError,
     },
     /// A table overrides a symbol that is not configured.

@@ -1,7 +1,7 @@
 //! Source configuration: `[[prices.source]]`, a venue that prices come from.
 
 use std::collections::BTreeMap;
-use tidewire_stream::shown_url;
+use tidewire_stream::redacted_url;
 
 use serde::Deserialize;
 
@@ -109,7 +109,7 @@ impl SourceConfig {
             VenueTransport::ServerSentEvents => (["http", "https"], "http://… or https://…"),
         };
         if !is_url(&url, schemes) {
-            return Err(ConfigError::SourceUrl(name, shown_url(&url), expected));
+            return Err(ConfigError::SourceUrl(name, redacted_url(&url), expected));
         }
         let mut ids = BTreeMap::new();
         for (symbol, id) in &self.ids {

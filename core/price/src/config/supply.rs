@@ -1,7 +1,7 @@
 //! Supply source configuration: `[prices.supply_source]`, which returns numbers of coins.
 
 use std::time::Duration;
-use tidewire_stream::shown_url;
+use tidewire_stream::redacted_url;
 
 use serde::Deserialize;
 
@@ -55,7 +55,7 @@ impl SupplySourceConfig {
     /// Names the key and what was expected.
     pub(crate) fn spec(&self) -> Result<SupplySpec, ConfigError> {
         if !is_url(&self.url, ["http", "https"]) {
-            return Err(ConfigError::SupplyUrl(shown_url(&self.url)));
+            return Err(ConfigError::SupplyUrl(redacted_url(&self.url)));
         }
         if !(1..=MOST_BYTES).contains(&self.most_bytes) {
             return Err(ConfigError::SupplyBytes(self.most_bytes, MOST_BYTES));

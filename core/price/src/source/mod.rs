@@ -12,7 +12,7 @@ mod subscriptions;
 use std::{sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
-use tidewire_stream::{Backoff, shown_url};
+use tidewire_stream::{Backoff, redacted_url};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -101,7 +101,7 @@ impl SourceTask {
             self.sink.set_link_state(&LinkState::Connected);
             tracing::info!(
                 source = self.spec.name,
-                url = shown_url(&self.spec.url),
+                url = redacted_url(&self.spec.url),
                 symbols = self.names.len(),
                 "connected"
             );
@@ -217,7 +217,7 @@ struct OutageLog {
 
 impl OutageLog {
     fn log(&mut self, spec: &SourceSpec, end: &EndReason, pause: Duration) {
-        let (source, url, reason) = (&spec.name, shown_url(&spec.url), end.reason());
+        let (source, url, reason) = (&spec.name, redacted_url(&spec.url), end.reason());
         let what = match end {
             // It ended before it was replaced.
             EndReason::Announced | EndReason::Renewed => {

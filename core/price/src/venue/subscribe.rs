@@ -50,11 +50,11 @@ pub struct Refusal {
     pub reason: String,
     /// The number of the request, if the venue repeats it.
     pub request: Option<u64>,
-    /// What is refused.
+    /// The refused part of a request.
     pub scope: RefusalScope,
 }
 
-/// What a refusal refuses.
+/// The scope of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalScope {
     /// The whole request.

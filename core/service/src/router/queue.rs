@@ -67,7 +67,7 @@ type Answer = Pin<Box<dyn Future<Output = u64> + Send>>;
 struct Backlog {
     answers: FuturesUnordered<Answer>,
     running: Vec<RunningCommand>,
-    waiting: VecDeque<WaitingCommand>,
+    waiting: VecDeque<PendingCommand>,
     /// Bytes of all commands here.
     bytes: usize,
     /// Number of the next command.
@@ -80,13 +80,13 @@ struct RunningCommand {
     bytes: usize,
 }
 
-struct WaitingCommand {
+struct PendingCommand {
     message: ClientMessage,
     order: CommandOrder,
     bytes: usize,
 }
 
-/// What a command has to be in order with.
+/// The commands that a command keeps its order with.
 #[derive(Debug, Default)]
 struct CommandOrder {
     identity: IdentityUse,
@@ -107,7 +107,7 @@ enum IdentityUse {
     Change,
 }
 
-/// What is in progress before a command.
+/// The commands in progress before a command.
 #[derive(Default)]
 struct Predecessors {
     changes_identity: bool,
@@ -152,7 +152,7 @@ impl Backlog {
     }
 
     /// Takes the first waiting command that may start now.
-    fn take_ready(&mut self) -> Option<WaitingCommand> {
+    fn take_ready(&mut self) -> Option<PendingCommand> {
         if self.running.len() >= MAX_RUNNING {
             return None;
         }
@@ -203,7 +203,7 @@ impl CommandQueue {
             let is_next = backlog.running.len() < MAX_RUNNING;
             if !is_next || backlog.predecessors().precede(&order) {
                 backlog.bytes += bytes;
-                backlog.waiting.push_back(WaitingCommand {
+                backlog.waiting.push_back(PendingCommand {
                     message,
                     order,
                     bytes,
@@ -288,7 +288,7 @@ impl CommandQueue {
 }
 
 impl Router {
-    /// What the command of a message has to be in order with.
+    /// The commands that a message's command keeps its order with.
     fn order_of(&self, message: &ClientMessage) -> CommandOrder {
         let Some(data) = &message.data else {
             return CommandOrder::default();
@@ -377,7 +377,7 @@ mod tests {
         ) {
             let mut backlog = Backlog::default();
             for (index, one) in commands.iter().enumerate() {
-                backlog.waiting.push_back(WaitingCommand {
+                backlog.waiting.push_back(PendingCommand {
                     message: ClientMessage { id: Some(index.to_string()), data: None },
                     order: model_order(one),
                     bytes: 1,

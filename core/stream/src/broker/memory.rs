@@ -400,7 +400,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     }
 
     /// Drops what is oldest in the histories that have not been used for the longest time, until
-    /// all together take less than they may. What sessions still have of it is theirs.
+    /// all together take less than they may. Sessions count their own part of it.
     fn free_memory(&self) {
         let Some(_freeing) = self.freeing.try_lock() else {
             return;

@@ -266,8 +266,8 @@ impl Subscription {
         }
     }
 
-    /// Position up to which the client was sent the channel's publications. What waits in the
-    /// outbox comes after it.
+    /// Position up to which the client was sent the channel's publications. Those that wait in the
+    /// outbox come after it.
     pub(super) fn sent(&self) -> Position {
         match self.class {
             Class::History => self.delivered(),
