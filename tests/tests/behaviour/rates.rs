@@ -374,10 +374,18 @@ async fn a_client_makes_a_bounded_number_of_channels() {
         }
     }
     assert_eq!(position(&server, "demo:0").await.1, 1);
-    assert_eq!(position(&server, "demo:1").await.1, 0);
-    assert_eq!(position(&server, "demo:2").await.1, 0);
     assert_eq!(position(&server, "demo:4").await.1, 1);
-    for channel in ["demo:3", "demo:4"] {
+    // Which of the others is the oldest, a clock of milliseconds may not tell.
+    let mut left = Vec::new();
+    for channel in ["demo:1", "demo:2", "demo:3"] {
+        if position(&server, channel).await.1 > 0 {
+            left.push(channel);
+        }
+    }
+    let [left] = left[..] else {
+        panic!("{left:?} are left, expected one");
+    };
+    for channel in [left, "demo:4"] {
         reader.subscribe(channel).await;
     }
     let refused = publish(None, "demo:5").await;
