@@ -178,7 +178,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
       }),
     ),
   }),
-  unsubscribed: object({ channels: list(text) }),
+  unsubscribed: object<ServerData["unsubscribed"]>({ channels: list(text), reason: optional(text) }),
   history: object<ServerData["history"]>({
     channel: text,
     ...position,
