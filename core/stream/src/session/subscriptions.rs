@@ -153,10 +153,7 @@ pub(super) struct Subscription {
     /// Whether an item in the outbox stands for `pending`.
     queue_state: QueueState,
     batch_mode: BatchMode,
-    /// Whether publications wait while the client is in the background.
-    pauses_in_background: bool,
-    /// Whether an operator made it: then the client needs no permission.
-    is_granted: bool,
+    flags: Flags,
     /// Position of the client, and its held publications.
     pub(super) progress: Progress,
     /// On a latest channel: the value that waits to be sent.
@@ -168,6 +165,21 @@ pub(super) struct Subscription {
     pacing: Option<Box<Pacing>>,
     channel: ChannelName,
     hub_key: Option<HubKey>,
+}
+
+/// Yes or no of a subscription, in one byte: a byte more would cost eight.
+#[derive(Debug, Clone, Copy)]
+struct Flags(u8);
+
+impl Flags {
+    /// Publications wait while the client is in the background.
+    const PAUSES_IN_BACKGROUND: u8 = 1;
+    /// An operator made the subscription: the client needs no permission.
+    const GRANTED: u8 = 1 << 1;
+
+    fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
 }
 
 /// Least time between two values of a latest channel.
@@ -222,8 +234,10 @@ impl Subscription {
             class: namespace.class,
             queue_state: QueueState::Absent,
             batch_mode: BatchMode::of(namespace),
-            pauses_in_background: namespace.pauses_in_background,
-            is_granted: false,
+            flags: Flags(match namespace.pauses_in_background {
+                true => Flags::PAUSES_IN_BACKGROUND,
+                false => 0,
+            }),
             pacing: pacing.map(Box::new),
             channel,
             hub_key: None,
@@ -240,17 +254,17 @@ impl Subscription {
 
     /// Whether publications wait while the client is in the background.
     pub(super) fn pauses_in_background(&self) -> bool {
-        self.pauses_in_background
+        self.flags.has(Flags::PAUSES_IN_BACKGROUND)
     }
 
     /// Whether the client needs no permission for it.
     pub(super) fn is_granted(&self) -> bool {
-        self.is_granted
+        self.flags.has(Flags::GRANTED)
     }
 
     /// Notes that an operator made the subscription.
     pub(super) fn grant(&mut self) {
-        self.is_granted = true;
+        self.flags.0 |= Flags::GRANTED;
     }
 
     pub(super) fn batch_mode(&self) -> BatchMode {

@@ -9,6 +9,7 @@ import type {
   Approval,
   BalanceChange,
   EventFilter,
+  NftItem,
   NftTransfer,
   TransactionStatus,
   WalletTransaction,
@@ -84,6 +85,7 @@ function walletUpdate(data: Check<WalletUpdate["data"]>): Check<WalletUpdate> {
     chain: count,
     timestamp: millis,
     removed: optional(flag),
+    suspicious: optional(text),
     data,
   }) as Check<WalletUpdate>;
 }
@@ -278,6 +280,8 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
         to: text,
         txHash: text,
         blockNumber: count,
+        items: optional(list(object<NftItem>({ tokenId: text, amount: text }))),
+        leftOut: optional(count),
       }),
     ),
   }),

@@ -86,7 +86,7 @@ export interface BalanceChange {
   readonly current: string;
   readonly delta: string;
   readonly blockNumber: number;
-  readonly how: Open<"balance" | "trace">;
+  readonly how: Open<"balance" | "trace" | "withdrawal">;
 }
 
 /** A transaction from or to a wallet. */
@@ -127,6 +127,16 @@ export interface NftTransfer {
   readonly to: string;
   readonly txHash: string;
   readonly blockNumber: number;
+  /** The ids and amounts of a batch. `tokenId` and `amount` are those of its first one. */
+  readonly items?: readonly NftItem[];
+  /** Number of ids of the batch that are left out, on its last update. */
+  readonly leftOut?: number;
+}
+
+/** One id of a batch. */
+export interface NftItem {
+  readonly tokenId: string;
+  readonly amount: string;
 }
 
 interface WalletUpdateOf<Type extends string, Data> {
@@ -137,6 +147,8 @@ interface WalletUpdateOf<Type extends string, Data> {
   readonly data: Data;
   /** A reorg removed it. */
   readonly removed?: boolean;
+  /** Why the change may be an attempt to mislead the wallet's owner. */
+  readonly suspicious?: string;
 }
 
 /** An update of a wallet. */
