@@ -132,6 +132,8 @@ impl ServerBuilder {
         builder
             .set("server", "listen = \"127.0.0.1:0\"")
             .set("server", "drain = \"2s\"")
+            // Tests publish and poll as fast as they can.
+            .set("limits", "messages_per_second = 1000000")
             .set("auth", &format!("hmac_secret = {SECRET:?}"))
     }
 
