@@ -2,7 +2,7 @@
 //! that some are lost.
 //!
 //! A subscription is *live*, and publications go straight to the outbox; or it is *held*, and
-//! they go to the buffer of its [`Hold`]. A hold has one of three reasons
+//! they go to the buffer of its [`hold`]. A hold has one of three reasons
 //! ([`ReleaseCondition`]). The reply or notice that announces the subscription is not queued
 //! yet, the client is in the background, or the outbox is full. All three end in the same way:
 //!
@@ -35,15 +35,16 @@
 //!
 //! Position and newest are equal: the subscription is live. 6 came twice and is sent once.
 //! Later the client reads slowly, and 7 does not fit: the subscription is held again, with 7
-//! in the buffer. It holds [`BUFFER`] publications, 7 to 134, or fewer: all buffers of a session
+//! in the buffer. It holds 128 publications, 7 to 134, or fewer: all buffers of a session
 //! together hold half of the bytes of an outbox ([`HeldBytes`]), since a history may drop what a
 //! buffer still has. Of 200, the others are left to
 //! the history. When half of the outbox is free, the buffer is released, and the history
 //! after 134 is read. If that has only 150 to 200 by then, `gap` reports that the channel is
 //! at 200, and the subscription goes on from there.
 
+mod hold;
+
 use std::{
-    collections::VecDeque,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -52,14 +53,13 @@ use std::{
 use tidewire_proto::v1::{ChannelClass, SubscriptionResult, Visibility};
 use tokio::time::Instant;
 
+pub(super) use hold::{HeldBytes, Progress, ReleaseCondition, Succession};
+
 use super::{Session, Slot, state::State, subscriptions::Subscription};
 use crate::{
-    ChannelName, Class, Epoch, Namespace, Opening, Position, Publication, StreamError,
+    ChannelName, Class, Namespace, Opening, Position, Publication, StreamError,
     broker::{History, PageLimit, Reach},
 };
-
-/// Publications that a hold buffers; a longer burst is read from the history.
-const BUFFER: usize = 128;
 
 /// Pause before a history is read again that had nothing new: a broker may be behind what it
 /// delivered. Without the pause, a session could read without end and send nothing.
@@ -72,295 +72,6 @@ pub(super) struct SubscribeOptions {
     pub(super) since: Option<Position>,
     /// Least time between two values of a latest channel.
     pub(super) min_interval: Option<Duration>,
-}
-
-/// Progress of a client on one channel: its position, and its held publications.
-#[derive(Debug)]
-#[repr(C)]
-pub(super) struct Progress {
-    /// The newest publication that the client has, or that the outbox has for it.
-    position: Position,
-    state: DeliveryState,
-}
-
-/// Where publications of a channel go.
-#[derive(Debug)]
-enum DeliveryState {
-    /// To the outbox.
-    Live,
-    /// To the buffer of the hold.
-    Held(Box<Hold>),
-}
-
-/// Backlog of a held subscription, and the condition that releases it.
-#[derive(Debug)]
-pub(super) struct Hold {
-    condition: ReleaseCondition,
-    /// The newest publication of the channel.
-    newest: Position,
-    /// Publications that need not be read from the history, oldest first, with their sizes.
-    buffer: VecDeque<HeldPublication>,
-}
-
-/// A publication in a buffer, with its size in bytes as it is sent.
-type HeldPublication = (usize, Arc<Publication>);
-
-/// Bytes in all buffers of a session, and their bound.
-#[derive(Debug)]
-pub(super) struct HeldBytes {
-    used: usize,
-    limit: usize,
-}
-
-impl HeldBytes {
-    /// Bytes in the buffers.
-    pub(super) fn used(&self) -> usize {
-        self.used
-    }
-
-    fn has_room(&self, size: usize) -> bool {
-        self.used + size <= self.limit
-    }
-
-    /// Bytes for which there is room.
-    fn room(&self) -> usize {
-        self.limit.saturating_sub(self.used)
-    }
-
-    fn add(&mut self, size: usize) {
-        self.used += size;
-    }
-
-    fn remove(&mut self, size: usize) {
-        self.used = self.used.saturating_sub(size);
-    }
-}
-
-/// When a held subscription is released.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReleaseCondition {
-    /// When the reply or notice that announces the subscription is queued.
-    Notice,
-    /// When the client is in the foreground.
-    Foreground,
-    /// When the outbox has room.
-    Room,
-}
-
-/// How a publication follows a position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Succession {
-    /// It is not newer.
-    Repeat,
-    /// It is the next one.
-    Next,
-    /// Others are missing between the two, or its epoch is another.
-    Hole,
-}
-
-impl Progress {
-    /// A held subscription whose position is known when its history has been read.
-    pub(super) fn unknown() -> Self {
-        let unknown = Position {
-            epoch: Epoch::new(""),
-            seq: 0,
-        };
-        Self {
-            position: unknown.clone(),
-            state: DeliveryState::held(ReleaseCondition::Notice, unknown),
-        }
-    }
-
-    pub(super) fn position(&self) -> &Position {
-        &self.position
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        matches!(self.state, DeliveryState::Live)
-    }
-
-    /// How `next` follows the position.
-    pub(super) fn succession(&self, next: &Position) -> Succession {
-        if next.epoch != self.position.epoch {
-            Succession::Hole
-        } else if next.seq <= self.position.seq {
-            Succession::Repeat
-        } else if next.seq == self.position.seq + 1 {
-            Succession::Next
-        } else {
-            Succession::Hole
-        }
-    }
-
-    /// Moves the position on.
-    pub(super) fn advance(&mut self, to: &Position) {
-        self.position.advance(to);
-    }
-
-    pub(super) fn start_at(&mut self, position: Position) {
-        self.position = position;
-    }
-
-    /// Holds a live subscription back from `publication` on, of `size` bytes, until the outbox
-    /// has room.
-    pub(super) fn hold_from(
-        &mut self,
-        publication: &Arc<Publication>,
-        size: usize,
-        held: &mut HeldBytes,
-    ) {
-        let newest = publication.position().clone();
-        self.state = DeliveryState::held(ReleaseCondition::Room, newest);
-        if let Some(hold) = self.hold_mut() {
-            hold.buffer(publication, size, held);
-        }
-    }
-
-    /// Buffers a publication of a held subscription, and returns its release condition.
-    pub(super) fn buffer(
-        &mut self,
-        publication: &Arc<Publication>,
-        size: usize,
-        held: &mut HeldBytes,
-    ) -> Option<ReleaseCondition> {
-        let hold = self.hold_mut()?;
-        hold.buffer(publication, size, held);
-        Some(hold.condition)
-    }
-
-    /// Empties the buffer of a held subscription.
-    pub(super) fn clear_buffer(&mut self, held: &mut HeldBytes) {
-        if let Some(hold) = self.hold_mut() {
-            hold.clear(held);
-        }
-    }
-
-    /// Makes a latest channel live: it has a pending value instead of a buffer.
-    fn set_live(&mut self) {
-        self.state = DeliveryState::Live;
-    }
-
-    fn hold(&self) -> Option<&Hold> {
-        match &self.state {
-            DeliveryState::Live => None,
-            DeliveryState::Held(hold) => Some(hold),
-        }
-    }
-
-    fn hold_mut(&mut self) -> Option<&mut Hold> {
-        match &mut self.state {
-            DeliveryState::Live => None,
-            DeliveryState::Held(hold) => Some(hold),
-        }
-    }
-
-    fn is_held_until(&self, condition: ReleaseCondition) -> bool {
-        self.hold().is_some_and(|hold| hold.condition == condition)
-    }
-
-    /// Takes the next publication from the buffer. None if the buffer does not have it, or
-    /// if the client has caught up: then the subscription is live.
-    fn take_buffered(&mut self, held: &mut HeldBytes) -> Option<HeldPublication> {
-        let DeliveryState::Held(hold) = &mut self.state else {
-            return None;
-        };
-        if hold.newest.epoch == self.position.epoch && hold.newest.seq <= self.position.seq {
-            hold.clear(held);
-            self.state = DeliveryState::Live;
-            return None;
-        }
-        hold.take_after(&self.position, held)
-    }
-
-    /// Puts a publication back that has no room.
-    fn put_back(&mut self, publication: HeldPublication, held: &mut HeldBytes) {
-        if let Some(hold) = self.hold_mut() {
-            held.add(publication.0);
-            hold.buffer.push_front(publication);
-        }
-    }
-}
-
-impl DeliveryState {
-    fn held(condition: ReleaseCondition, newest: Position) -> Self {
-        Self::Held(Box::new(Hold {
-            condition,
-            newest,
-            buffer: VecDeque::new(),
-        }))
-    }
-}
-
-impl Hold {
-    /// Notes a publication of `size` bytes that cannot be sent yet.
-    fn buffer(&mut self, publication: &Arc<Publication>, size: usize, held: &mut HeldBytes) {
-        if publication.position().epoch != self.newest.epoch {
-            self.clear(held);
-        }
-        self.note_newest(publication.position());
-        if self.condition == ReleaseCondition::Foreground {
-            return;
-        }
-        // A full buffer holds the oldest, which are needed first; the history has the newest.
-        if self.buffer.len() < BUFFER && held.has_room(size) {
-            held.add(size);
-            self.buffer.push_back((size, publication.clone()));
-        }
-    }
-
-    fn clear(&mut self, held: &mut HeldBytes) {
-        for (size, _) in self.buffer.drain(..) {
-            held.remove(size);
-        }
-    }
-
-    /// Notes the newest publication of the channel. One that was under way before a history
-    /// was read does not take it back.
-    fn note_newest(&mut self, newest: &Position) {
-        if self.newest.epoch != newest.epoch || self.newest.seq < newest.seq {
-            self.newest = newest.clone();
-        }
-    }
-
-    /// Puts the publications of a history read before those in the buffer, as many as there is
-    /// room for: the history has the others.
-    fn merge(&mut self, read: Vec<HeldPublication>, held: &mut HeldBytes) {
-        let Some(last) = read.last().map(|(_, one)| one.position().clone()) else {
-            return;
-        };
-        let later = std::mem::take(&mut self.buffer);
-        for (size, _) in &later {
-            held.remove(*size);
-        }
-        let is_later =
-            |one: &Publication| one.position().epoch == last.epoch && one.seq() > last.seq;
-        let later = later.into_iter().filter(|(_, one)| is_later(one));
-        for (size, publication) in read.into_iter().chain(later) {
-            if !held.has_room(size) {
-                return;
-            }
-            held.add(size);
-            self.buffer.push_back((size, publication));
-        }
-    }
-
-    /// Takes the publication that follows `position`, if the buffer has it.
-    fn take_after(&mut self, position: &Position, held: &mut HeldBytes) -> Option<HeldPublication> {
-        let is_behind =
-            |one: &Publication| one.position().epoch != position.epoch || one.seq() <= position.seq;
-        while let Some((size, one)) = self.buffer.front() {
-            let is_next = !is_behind(one) && one.seq() == position.seq + 1;
-            if !is_next && !is_behind(one) {
-                return None;
-            }
-            held.remove(*size);
-            let first = self.buffer.pop_front();
-            if is_next {
-                return first;
-            }
-        }
-        None
-    }
 }
 
 impl Subscription {
@@ -385,16 +96,9 @@ impl Subscription {
             self.merge_latest(&history.top, newest);
             return;
         }
-        let Some(hold) = self.progress.hold_mut() else {
-            return;
-        };
-        let is_unknown = hold.newest.epoch.as_str().is_empty();
-        if is_unknown || hold.newest.epoch == history.top.epoch {
-            hold.note_newest(&history.top);
-        }
         let read = history.publications.into_iter();
         let read = read.map(|one| (size_of(&one), one)).collect();
-        hold.merge(read, held);
+        self.progress.merge(&history.top, read, held);
     }
 }
 
@@ -432,10 +136,7 @@ impl RecoveryQueue {
     /// Nothing to do, and buffers for up to `held_bytes` together.
     pub(super) fn new(held_bytes: usize) -> Self {
         Self {
-            held: HeldBytes {
-                used: 0,
-                limit: held_bytes,
-            },
+            held: HeldBytes::new(held_bytes),
             may_have_ready: false,
             is_reading: false,
             wanted_room: 0,
@@ -488,12 +189,11 @@ impl State {
             return;
         }
         let pauses = is_background && subscription.pauses_in_background();
-        match subscription.progress.hold_mut() {
-            Some(hold) if pauses => {
-                hold.condition = ReleaseCondition::Foreground;
-                hold.clear(&mut self.recovery.held);
-            }
-            _ => self.release(slot),
+        if pauses {
+            let (condition, held) = (ReleaseCondition::Foreground, &mut self.recovery.held);
+            subscription.progress.hold_until(condition, held);
+        } else {
+            self.release(slot);
         }
     }
 
@@ -505,19 +205,7 @@ impl State {
         if subscription.class() == Class::Latest || !subscription.pauses_in_background() {
             return;
         }
-        let progress = &mut subscription.progress;
-        match &mut progress.state {
-            DeliveryState::Live => {
-                let newest = progress.position.clone();
-                progress.state = DeliveryState::held(ReleaseCondition::Foreground, newest);
-            }
-            DeliveryState::Held(hold) if hold.condition == ReleaseCondition::Room => {
-                hold.condition = ReleaseCondition::Foreground;
-                // The client may be away for long: the history keeps what it can.
-                hold.clear(&mut self.recovery.held);
-            }
-            DeliveryState::Held(_) => {}
-        }
+        subscription.progress.pause(&mut self.recovery.held);
     }
 
     /// Goes on with a subscription when the client is in the foreground again.
@@ -540,8 +228,8 @@ impl State {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return;
         };
-        if let Some(hold) = subscription.progress.hold_mut() {
-            hold.condition = ReleaseCondition::Room;
+        let (condition, held) = (ReleaseCondition::Room, &mut self.recovery.held);
+        if subscription.progress.hold_until(condition, held) {
             self.recovery.note_ready();
             self.drain_buffer(slot);
         }
@@ -553,15 +241,9 @@ impl State {
         let Some(subscription) = self.subscriptions.on_mut(channel) else {
             return;
         };
-        let progress = &mut subscription.progress;
-        match &mut progress.state {
-            DeliveryState::Held(hold) => hold.note_newest(newest),
-            DeliveryState::Live if progress.position.epoch == newest.epoch => return,
-            state @ DeliveryState::Live => {
-                *state = DeliveryState::held(ReleaseCondition::Room, newest.clone());
-            }
+        if subscription.progress.note_newest(newest) {
+            self.recovery.note_ready();
         }
-        self.recovery.note_ready();
     }
 
     /// Moves to the outbox what the buffer has next. The subscription is live when nothing is
@@ -642,9 +324,7 @@ impl State {
         if subscription.progress.position() != since {
             return;
         }
-        if let Some(hold) = subscription.progress.hold_mut() {
-            hold.note_newest(&history.top);
-        }
+        subscription.progress.note_newest_held(&history.top);
         if history.reach == Reach::Lost {
             self.queue_gap(slot, history.top);
             self.drain_buffer(slot);
@@ -778,8 +458,8 @@ impl Session {
             Err(error) => {
                 tracing::warn!(%channel, %error, "cannot read a history; the client gets a gap");
                 let subscription = state.subscriptions.get_mut(slot);
-                let hold = subscription.and_then(|one| one.progress.hold_mut());
-                if let Some(newest) = hold.map(|hold| hold.newest.clone()) {
+                let newest = subscription.and_then(|one| one.progress.newest_held());
+                if let Some(newest) = newest.cloned() {
                     state.queue_gap(slot, newest);
                 }
             }
@@ -840,114 +520,5 @@ fn opens_with_newest(namespace: &Namespace, options: &SubscribeOptions) -> bool 
     match namespace.class {
         Class::Latest => true,
         Class::History => options.since.is_none() && namespace.opening == Opening::Newest,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Event;
-
-    fn publication(seq: u64) -> Arc<Publication> {
-        let channel = ChannelName::parse("orders:1").unwrap();
-        let event = Event::Message("1".into());
-        Publication::new(channel, position(seq), 0, event)
-    }
-
-    fn position(seq: u64) -> Position {
-        Position {
-            epoch: Epoch::new("e"),
-            seq,
-        }
-    }
-
-    /// Moves the buffer to the outbox, and returns the sequence numbers.
-    fn drain(progress: &mut Progress, held: &mut HeldBytes) -> Vec<u64> {
-        let mut drained = Vec::new();
-        while let Some((_, next)) = progress.take_buffered(held) {
-            progress.advance(next.position());
-            drained.push(next.seq());
-        }
-        drained
-    }
-
-    #[test]
-    fn recovery_goes_as_in_the_example() {
-        let mut held = RecoveryQueue::new(1_000).held;
-        let mut progress = Progress::unknown();
-        progress.buffer(&publication(6), 1, &mut held);
-        progress.start_at(position(3));
-        let hold = progress.hold_mut().unwrap();
-        hold.merge(
-            (4..=6).map(|seq| (1, publication(seq))).collect(),
-            &mut held,
-        );
-        assert_eq!(drain(&mut progress, &mut held), [4, 5, 6]);
-        assert!(progress.is_live());
-
-        progress.hold_from(&publication(7), 1, &mut held);
-        for seq in 8..=200 {
-            progress.buffer(&publication(seq), 1, &mut held);
-        }
-        assert_eq!(
-            drain(&mut progress, &mut held),
-            (7..=134).collect::<Vec<_>>()
-        );
-        assert!(!progress.is_live(), "the rest is read from the history");
-        assert_eq!(
-            progress.succession(&position(150)),
-            Succession::Hole,
-            "135 to 149 are missing"
-        );
-    }
-
-    #[test]
-    fn a_new_epoch_empties_the_buffer() {
-        let mut held = RecoveryQueue::new(1_000).held;
-        let mut progress = Progress::unknown();
-        progress.start_at(position(1));
-        progress.buffer(&publication(2), 1, &mut held);
-        let other = Position {
-            epoch: Epoch::new("f"),
-            seq: 1,
-        };
-        let channel = ChannelName::parse("orders:1").unwrap();
-        let first = Publication::new(channel, other.clone(), 0, Event::Message("1".into()));
-        progress.buffer(&first, 1, &mut held);
-        assert_eq!(
-            drain(&mut progress, &mut held),
-            [0; 0],
-            "nothing follows position 1"
-        );
-        progress.start_at(Position::start(other.epoch));
-        assert_eq!(drain(&mut progress, &mut held), [0; 0]);
-        assert!(
-            !progress.is_live(),
-            "the new epoch is read from the history"
-        );
-    }
-
-    #[test]
-    fn all_buffers_of_a_session_share_a_bound() {
-        let mut held = RecoveryQueue::new(5).held;
-        let mut all: Vec<_> = (0..4).map(|_| Progress::unknown()).collect();
-        for progress in &mut all {
-            progress.start_at(position(0));
-            for seq in 1..=2 {
-                progress.buffer(&publication(seq), 1, &mut held);
-            }
-        }
-        assert_eq!(held.used(), 5);
-        let lengths = all.iter_mut().map(|one| drain(one, &mut held).len());
-        assert_eq!(lengths.collect::<Vec<_>>(), [2, 2, 1, 0]);
-        assert_eq!(held.used(), 0);
-        let hold = all[3].hold_mut().unwrap();
-        hold.merge(
-            (1..=9).map(|seq| (1, publication(seq))).collect(),
-            &mut held,
-        );
-        assert_eq!((held.used(), held.room()), (5, 0));
-        all[3].clear_buffer(&mut held);
-        assert_eq!(held.used(), 0);
     }
 }
