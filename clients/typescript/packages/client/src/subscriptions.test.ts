@@ -193,6 +193,18 @@ describe("channels", () => {
     ]);
   });
 
+  it("of the latest class do not give a later handler a gap for the newest value", async () => {
+    const received = subscribe("scores:final");
+    await goLive();
+    subscribed("scores:final", "e1", 7, false, { class: "latest", batched: false });
+    message("scores:final", 7);
+    fake.socket.receive({ type: "gap", channel: "scores:final", data: { channel: "scores:final", epoch: "e2", seq: 0 } });
+    const later = subscribe("scores:final");
+    await settle();
+    expect(received.map(({ type }) => type)).toEqual(["message", "gap"]);
+    expect(later.map(({ type, seq }) => [type, seq])).toEqual([["message", 7]]);
+  });
+
   it("of the latest class miss nothing when the application names a position", async () => {
     const received: ChannelMessage[] = [];
     client.subscribe("scores:final", (event) => received.push(event), { since: { epoch: "e1", seq: 3 } });

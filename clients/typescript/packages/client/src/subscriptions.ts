@@ -309,7 +309,8 @@ function sendLatestSoon(subscription: Subscription, subscriber: Subscriber): voi
 }
 
 function deliver(subscription: Subscription, message: ChannelMessage): void {
-  if (subscription.class === "latest") {
+  // A gap is no value.
+  if (subscription.class === "latest" && message.type !== "gap") {
     subscription.latest = message;
   }
   for (const { handler } of [...subscription.subscribers]) {
