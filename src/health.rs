@@ -128,7 +128,9 @@ impl HealthWatch {
         PartReport {
             part: format!("chain {}", chain.id),
             fault: match (self.chains.has_outage(chain.id), stands_still) {
-                (true, _) => Some("it stands still, as none of its endpoints responds".to_owned()),
+                (true, _) => Some(
+                    "it stands still, as none of its endpoints returns usable results".to_owned(),
+                ),
                 (false, true) => {
                     let grace = humantime::format_duration(grace);
                     let fault =

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tidewire_price::PriceEngine;
-use tidewire_service::WatchRpc;
+use tidewire_service::{RevocationStore, WatchRpc};
 use tidewire_stream::StreamCore;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,17 @@ pub(crate) async fn sweep_watches(watches: WatchRpc, cancel: CancellationToken) 
                 }
             }
             () = cancel.cancelled() => return,
+        }
+    }
+}
+
+/// Stores revocations that could not be stored as they were made.
+pub(crate) async fn save_revocations(revocations: RevocationStore, cancel: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => revocations.save_unsaved().await,
+            () = cancel.cancelled() => return revocations.save_unsaved().await,
         }
     }
 }

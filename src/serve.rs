@@ -184,6 +184,7 @@ impl Server {
         tasks.spawn(health.run(halt.clone()));
         tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
         tasks.spawn(maintenance::sweep_watches(watches, halt.clone()));
+        tasks.spawn(maintenance::save_revocations(revocations, halt.clone()));
         tasks.spawn(maintenance::watch_shards(self.stream.clone(), halt.clone()));
         let threads = tidewire_adapters::serve(&listener, &gateway, self.tls, stop, halt)
             .context("the server's threads cannot start")?;

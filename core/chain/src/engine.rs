@@ -125,7 +125,7 @@ impl ChainEngine {
         followed.newest_block().ok_or_else(missing)
     }
 
-    /// Whether a chain stands still because none of its endpoints responds.
+    /// Whether a chain stands still because none of its endpoints returns usable results.
     #[must_use]
     pub fn has_outage(&self, chain: u64) -> bool {
         let chain = self.0.chains.get(&chain);

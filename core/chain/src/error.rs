@@ -22,9 +22,9 @@ pub enum ChainError {
     /// No block of the chain was read yet.
     #[error("no block of chain {0} has been read yet")]
     NoBlock(u64),
-    /// No block of the chain was read yet, as none of its endpoints responds.
+    /// No block of the chain was read yet, as none of its endpoints returns usable results.
     #[error(
-        "no block of chain {0} has been read yet: none of its endpoints responds, see the server's log"
+        "no block of chain {0} has been read yet: none of its endpoints returns usable results, see the server's log"
     )]
     Outage(u64),
     /// Not a transaction hash.

@@ -197,6 +197,12 @@ impl AdminService for AdminRpc {
         let field = target.ok_or_else(|| missing(expected))?;
         let authenticator = self.stream.authenticator();
         let leeway_ms = i64::try_from(authenticator.leeway().as_millis()).unwrap_or(i64::MAX);
+        let now_ms = self.stream.clock().now_ms();
+        if let Some(at) = expires_at.filter(|at| *at <= now_ms) {
+            return Err(Status::invalid_argument(format!(
+                "`expiresAt` is {at}, expected a time in the future, in milliseconds since 1970"
+            )));
+        }
         let expires_at = expires_at.map(|at| at.saturating_add(leeway_ms));
         let revocations = authenticator.revocations();
         let revocation = match &field {
@@ -222,7 +228,7 @@ impl AdminService for AdminRpc {
             .await
             .map_err(|error| {
                 Status::unavailable(format!(
-                    "the revocation is in force, but a restart would lose it: {error}"
+                    "the revocation is in force, but it is not stored, and a restart would lose it: {error}"
                 ))
             })?;
         tracing::info!(operator, target = ?field, connections, "revoked");

@@ -2,10 +2,12 @@
 //!
 //! A revocation is written before its RPC returns. At the next start it is restored before
 //! the server listens. A record that cannot be read ends the start: without it, a revoked
-//! token would be valid again.
+//! token would be valid again. A revocation that could not be written is in force, and is
+//! written as soon as the store can be.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
 use tidewire_stream::{StreamCore, UserId, auth::Revocation};
 
@@ -27,6 +29,8 @@ const PAGE: usize = 1_024;
 pub struct RevocationStore {
     stream: Arc<StreamCore>,
     store: Option<SharedStore>,
+    /// The revocations that could not be written, by key. All are in force, which bounds them.
+    unsaved: Arc<Mutex<BTreeMap<Vec<u8>, Revocation>>>,
 }
 
 impl std::fmt::Debug for RevocationStore {
@@ -41,7 +45,11 @@ impl RevocationStore {
     /// The revocations of `stream`. Without a store they end with the process.
     #[must_use]
     pub fn new(stream: Arc<StreamCore>, store: Option<SharedStore>) -> Self {
-        Self { stream, store }
+        Self {
+            stream,
+            store,
+            unsaved: Arc::default(),
+        }
     }
 
     /// Restores the saved revocations, and deletes those that have expired.
@@ -87,26 +95,72 @@ impl RevocationStore {
     /// Saves a revocation that is in force.
     pub(crate) async fn save(&self, revocation: &Revocation) -> Result<(), StoreError> {
         let store = self.store.as_ref().ok_or(StoreError::Absent)?;
-        let found = self.stream.authenticator().revocations().find(revocation);
-        let Some((revocation, expires_at_ms)) = found else {
-            // It has expired meanwhile.
-            return Ok(());
-        };
-        let (key, value) = encode(&revocation, expires_at_ms);
         let mut batch = Batch::new();
-        batch.put(TABLE, key, value);
-        store.commit(batch).await
+        self.put(&mut batch, revocation);
+        let saved = store.commit(batch).await;
+        if saved.is_err() {
+            let unsaved = (key_of(revocation), revocation.clone());
+            self.unsaved.lock().extend([unsaved]);
+        }
+        saved
+    }
+
+    /// Saves the revocations that could not be saved before. Call it from time to time.
+    pub async fn save_unsaved(&self) {
+        let Some(store) = &self.store else { return };
+        loop {
+            let page: Vec<_> = {
+                let unsaved = self.unsaved.lock();
+                let page = unsaved.iter().take(PAGE);
+                page.map(|(key, one)| (key.clone(), one.clone())).collect()
+            };
+            if page.is_empty() {
+                return;
+            }
+            let mut batch = Batch::new();
+            for (_, revocation) in &page {
+                self.put(&mut batch, revocation);
+            }
+            // The store says itself why it cannot be written.
+            if store.commit(batch).await.is_err() {
+                return;
+            }
+            tracing::info!(
+                count = page.len(),
+                "revocations that could not be stored are stored now"
+            );
+            let mut unsaved = self.unsaved.lock();
+            for (key, _) in page {
+                unsaved.remove(&key);
+            }
+        }
+    }
+
+    /// Adds the record of a revocation, unless that has expired meanwhile.
+    fn put(&self, batch: &mut Batch, revocation: &Revocation) {
+        let found = self.stream.authenticator().revocations().find(revocation);
+        if let Some((revocation, expires_at_ms)) = found {
+            let (key, value) = encode(&revocation, expires_at_ms);
+            batch.put(TABLE, key, value);
+        }
     }
 }
 
-fn encode(revocation: &Revocation, expires_at_ms: i64) -> (Vec<u8>, Vec<u8>) {
-    let (kind, id, until_ms) = match revocation {
-        Revocation::Token(id) => (TOKEN, id.as_str(), 0),
-        Revocation::User(user, until_ms) => (USER, user.as_str(), *until_ms),
+fn key_of(revocation: &Revocation) -> Vec<u8> {
+    let (kind, id) = match revocation {
+        Revocation::Token(id) => (TOKEN, id.as_str()),
+        Revocation::User(user, _) => (USER, user.as_str()),
     };
-    let key = [&[kind], id.as_bytes()].concat();
+    [&[kind], id.as_bytes()].concat()
+}
+
+fn encode(revocation: &Revocation, expires_at_ms: i64) -> (Vec<u8>, Vec<u8>) {
+    let until_ms = match revocation {
+        Revocation::Token(_) => 0,
+        Revocation::User(_, until_ms) => *until_ms,
+    };
     (
-        key,
+        key_of(revocation),
         [
             expires_at_ms.to_be_bytes(),
             until_ms.to_be_bytes(),

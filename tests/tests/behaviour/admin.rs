@@ -293,6 +293,20 @@ async fn a_user_is_revoked(transport: Transport) {
     stays.settle().await;
 }
 
+#[tokio::test]
+async fn a_revocation_that_ends_in_the_past_is_refused() {
+    let server = Server::start().await;
+    let token = Token::of("ada").id("stolen").sign();
+    // The `exp` of a token has seconds.
+    for expires_at in [0, 1_795_933_317] {
+        let body = json!({"jti": "stolen", "expiresAt": expires_at});
+        let answer = server.call("AdminService/Revoke", None, &body).await;
+        assert_eq!(answer.json()["code"], "invalid_argument", "{}", answer.body);
+        assert!(answer.body.contains("milliseconds"), "{}", answer.body);
+    }
+    Client::connect_as(Transport::WebSocketJson, &server, Some(&token)).await;
+}
+
 async fn a_token_sent_after_connecting_is_revoked_too(transport: Transport) {
     let server = Server::start().await;
     let [one, two] = ["one", "two"].map(|id| Token::of("ada").id(id).sign());

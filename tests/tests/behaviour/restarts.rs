@@ -213,10 +213,13 @@ async fn a_full_disk_is_used_again_when_it_has_room() {
         while first.get("/readyz").await.status != 200 {}
     })
     .await;
+    first
+        .log_line("revocations that could not be stored are stored now")
+        .await;
     assert_eq!(revoke(&first, "after").await.0, 200);
     first.kill().await;
     let second = server(&folder).await;
-    for id in ["before", "after"] {
+    for id in ["before", "meanwhile", "after"] {
         let token = Token::of("ada").id(id).sign();
         assert!(!accepts(&second, &token).await, "{id}");
     }

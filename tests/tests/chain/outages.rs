@@ -44,13 +44,13 @@ async fn a_chain_whose_only_endpoint_fails_is_named() {
             .call("WatchService/GetLatestBlock", None, &request)
             .await;
         assert_eq!(newest.status, 503);
-        let said = "none of its endpoints responds";
+        let said = "none of its endpoints returns usable results";
         assert!(
             newest.body.contains("chain 31337") && newest.body.contains(said),
             "{}",
             newest.body
         );
-        let named = "degraded: chain 31337: it stands still, as none of its endpoints responds";
+        let named = "degraded: chain 31337: it stands still, as none of its endpoints returns usable results";
         within("a note about the chain", async {
             while !server.get("/readyz").await.body.contains(named) {}
         })

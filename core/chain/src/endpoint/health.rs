@@ -141,6 +141,11 @@ impl Health {
             .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
+    /// Whether the endpoint returned an invalid response that is not forgotten yet.
+    pub(super) fn is_distrusted(&self, now: Instant) -> bool {
+        self.invalid_responses.forget_at.is_some_and(|at| at > now)
+    }
+
     /// The cost of a call, in milliseconds. The endpoint with the lowest cost is called first.
     pub(super) fn cost(&self) -> f64 {
         self.latency_ms * (1.0 + 20.0 * self.error_rate)

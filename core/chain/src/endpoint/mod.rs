@@ -159,6 +159,11 @@ impl Endpoint {
         trouble.map(|trouble| (trouble.since.elapsed(), trouble.reason.clone()))
     }
 
+    /// Whether the endpoint returned an invalid response that is not forgotten yet.
+    fn is_distrusted(&self) -> bool {
+        self.health.lock().is_distrusted(Instant::now())
+    }
+
     /// The rank in the pool: the endpoint with the lowest cost is called first.
     fn cost(&self) -> f64 {
         self.health.lock().cost()

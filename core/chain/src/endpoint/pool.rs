@@ -96,6 +96,12 @@ impl EndpointPool {
         (!reasons.is_empty()).then(|| (shortest, reasons.join("; ")))
     }
 
+    /// Whether every endpoint returned an invalid response lately: a result of such an endpoint
+    /// is no sign that its blocks can be used.
+    pub(crate) fn is_distrusted(&self) -> bool {
+        self.endpoints.iter().all(|one| one.is_distrusted())
+    }
+
     /// Calls one endpoint after the other until one returns a result.
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,

@@ -52,7 +52,7 @@ pub(super) struct Chain {
     /// The followed wallets.
     wallets: WalletLookup,
     interest: Arc<InterestRegistry>,
-    /// Whether no endpoint responds.
+    /// Whether no endpoint returns usable results.
     has_outage: Arc<AtomicBool>,
     /// The places of watched transactions.
     slots: WatchSlots,
@@ -119,6 +119,7 @@ impl Chain {
             chain: id,
             name: self.config.label(),
             pool: self.pool.clone(),
+            newest: self.newest.clone(),
             has_outage: self.has_outage.clone(),
         };
         tasks.spawn(monitor.run(cancel.clone()));

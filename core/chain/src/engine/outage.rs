@@ -1,7 +1,12 @@
-//! Outage monitor: reports a chain that stands still because none of its endpoints responds.
+//! Outage monitor: reports a chain that stands still because none of its endpoints returns
+//! usable results.
 //!
 //! The first report comes within five seconds, and further ones every minute. Each names the
 //! endpoints by scheme and host, with the newest reason of each.
+//!
+//! An outage ends with a result. If every endpoint returned an invalid response lately, a new
+//! block is needed, or two minutes without one more: such an endpoint returns results between
+//! its invalid blocks, and clients would hear of an end and a beginning each time.
 
 use std::{
     sync::{
@@ -11,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
+use tidewire_proto::v1::Block;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +38,8 @@ pub(super) struct OutageMonitor {
     /// The configured name of the chain.
     pub(super) name: String,
     pub(super) pool: EndpointPool,
+    /// The newest block of the chain.
+    pub(super) newest: Arc<Mutex<Option<Block>>>,
     /// Whether the chain has an outage, as requests read it.
     pub(super) has_outage: Arc<AtomicBool>,
 }
@@ -42,31 +51,143 @@ impl OutageMonitor {
     }
 
     async fn watch(&self) {
-        let mut reported_at: Option<Instant> = None;
+        let mut outage = OutageState::default();
         loop {
             sleep(CHECK_INTERVAL).await;
-            let outage = self.pool.outage().filter(|(age, _)| *age >= FIRST_REPORT);
-            self.has_outage.store(outage.is_some(), Ordering::Relaxed);
+            let newest = self.newest.lock().as_ref().map(|block| block.hash.clone());
+            let observation = Observation {
+                trouble: self.pool.outage(),
+                is_distrusted: self.pool.is_distrusted(),
+                newest,
+            };
             let (chain, name) = (self.chain, &self.name);
-            let is_due = reported_at.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL);
-            match outage {
-                Some((age, reason)) if is_due => {
-                    let seconds = age.as_secs();
-                    tracing::warn!(
-                        chain,
-                        name,
-                        seconds,
-                        reason,
-                        "the chain stands still: none of its endpoints responds"
-                    );
-                    reported_at = Some(Instant::now());
-                }
-                Some(_) => {}
-                None if reported_at.take().is_some() => {
+            match outage.observe(observation, Instant::now()) {
+                Some(Report::StandsStill(age, reason)) => tracing::warn!(
+                    chain,
+                    name,
+                    seconds = age.as_secs(),
+                    reason,
+                    "the chain stands still: none of its endpoints returns usable results"
+                ),
+                Some(Report::Responds) => {
                     tracing::info!(chain, name, "an endpoint of the chain responds again");
                 }
                 None => {}
             }
+            self.has_outage
+                .store(outage.is_reported(), Ordering::Relaxed);
         }
+    }
+}
+
+/// The endpoints and the chain, as they are looked at.
+struct Observation {
+    /// The time without a result from any endpoint, and the reason of each.
+    trouble: Option<(Duration, String)>,
+    /// Whether every endpoint returned an invalid response lately.
+    is_distrusted: bool,
+    /// The hash of the chain's newest block.
+    newest: Option<String>,
+}
+
+/// A line for the log.
+#[derive(Debug, PartialEq, Eq)]
+enum Report {
+    StandsStill(Duration, String),
+    Responds,
+}
+
+/// Whether a chain has an outage.
+#[derive(Default)]
+struct OutageState(Option<Outage>);
+
+/// An outage that was reported.
+struct Outage {
+    /// The newest block as the outage began.
+    newest: Option<String>,
+    reported_at: Instant,
+}
+
+impl OutageState {
+    fn is_reported(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn observe(&mut self, seen: Observation, now: Instant) -> Option<Report> {
+        let trouble = seen.trouble.filter(|(age, _)| *age >= FIRST_REPORT);
+        match (&mut self.0, trouble) {
+            (None, None) => None,
+            (None, Some((age, reason))) => {
+                self.0 = Some(Outage {
+                    newest: seen.newest,
+                    reported_at: now,
+                });
+                Some(Report::StandsStill(age, reason))
+            }
+            (Some(outage), Some((age, reason))) => {
+                if now.saturating_duration_since(outage.reported_at) < REPORT_INTERVAL {
+                    return None;
+                }
+                outage.reported_at = now;
+                Some(Report::StandsStill(age, reason))
+            }
+            (Some(outage), None) => {
+                if seen.is_distrusted && outage.newest == seen.newest {
+                    return None;
+                }
+                self.0 = None;
+                Some(Report::Responds)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observation(seconds: Option<u64>, is_distrusted: bool, newest: &str) -> Observation {
+        Observation {
+            trouble: seconds.map(|seconds| (Duration::from_secs(seconds), "x".to_owned())),
+            is_distrusted,
+            newest: Some(newest.to_owned()),
+        }
+    }
+
+    fn stands_still(seconds: u64) -> Option<Report> {
+        Some(Report::StandsStill(
+            Duration::from_secs(seconds),
+            "x".to_owned(),
+        ))
+    }
+
+    #[test]
+    fn an_outage_is_reported_after_three_seconds_and_each_minute() {
+        let (mut outage, began) = (OutageState::default(), Instant::now());
+        for second in 0..200 {
+            let now = began + Duration::from_secs(second);
+            let report = outage.observe(observation(Some(second), false, "a"), now);
+            let is_due = [3, 63, 123, 183].contains(&second);
+            assert_eq!(report, is_due.then(|| stands_still(second)).flatten());
+            assert_eq!(outage.is_reported(), second >= 3);
+        }
+        let report = outage.observe(observation(None, false, "a"), began);
+        assert_eq!(report, Some(Report::Responds));
+        assert!(!outage.is_reported());
+    }
+
+    #[test]
+    fn results_between_invalid_responses_do_not_end_an_outage() {
+        let (mut outage, now) = (OutageState::default(), Instant::now());
+        outage.observe(observation(Some(3), true, "a"), now);
+        for seconds in [None, Some(1), Some(4), None] {
+            assert_eq!(outage.observe(observation(seconds, true, "a"), now), None);
+            assert!(outage.is_reported());
+        }
+        let report = outage.observe(observation(None, true, "b"), now);
+        assert_eq!(report, Some(Report::Responds), "a new block was read");
+        outage.observe(observation(Some(3), true, "b"), now);
+        let report = outage.observe(observation(None, false, "b"), now);
+        assert_eq!(report, Some(Report::Responds), "no endpoint is distrusted");
     }
 }
