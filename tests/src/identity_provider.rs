@@ -2,10 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use serde_json::{Value, json};
@@ -17,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::tls::Authority;
+use crate::{tls::Authority, within};
 
 /// A running identity provider. It stops on drop.
 #[derive(Debug)]
@@ -32,7 +29,7 @@ pub struct IdentityProvider {
 struct State {
     /// The key set. None: every request fails with status 503.
     document: Mutex<Option<String>>,
-    requests: AtomicUsize,
+    requests: watch::Sender<usize>,
     /// Whether requests wait for their response.
     is_held: watch::Sender<bool>,
 }
@@ -109,7 +106,20 @@ impl IdentityProvider {
     /// The number of requests so far.
     #[must_use]
     pub fn requests(&self) -> usize {
-        self.state.requests.load(Ordering::Relaxed)
+        *self.state.requests.borrow()
+    }
+
+    /// Waits until there were `count` requests.
+    ///
+    /// # Panics
+    /// They do not come.
+    pub async fn requested(&self, count: usize) {
+        let mut requests = self.state.requests.subscribe();
+        let requested = within(
+            "a request for the keys",
+            requests.wait_for(|all| *all >= count),
+        );
+        let _ = requested.await.expect("the provider lives");
     }
 }
 
@@ -136,7 +146,7 @@ async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Sta
             Err(_) => return,
         }
     }
-    state.requests.fetch_add(1, Ordering::Relaxed);
+    state.requests.send_modify(|count| *count += 1);
     // Fails only if the provider was dropped.
     let _ = state.is_held.subscribe().wait_for(|held| !held).await;
     let document = state.document.lock().expect("no panics").clone();

@@ -22,7 +22,7 @@ mod token;
 pub mod venue;
 
 pub use client::{Client, Refusal, Transport};
-pub use deadline::within;
+pub use deadline::{eventually, within};
 pub use faulty_node::FaultyNode;
 pub use identity_provider::IdentityProvider;
 pub use message::{Close, Message};

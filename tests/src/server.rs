@@ -21,7 +21,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{SECRET, http_client, tls::Authority, within};
+use crate::{SECRET, eventually, http_client, tls::Authority, within};
 
 /// Returns the path of the binary: `TIDEWIRE_BIN`, or the binary built beside the tests.
 ///
@@ -464,6 +464,24 @@ impl Server {
         values
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
+    }
+
+    /// Waits until a metric, summed as by [`metric`](Self::metric), has a value that
+    /// `is_reached` accepts. Returns the value.
+    ///
+    /// # Panics
+    /// No such value comes.
+    pub async fn metric_until(
+        &self,
+        name: &str,
+        label: &str,
+        is_reached: impl Fn(f64) -> bool,
+    ) -> f64 {
+        let what = format!("a value of {name}{{{label}}}");
+        eventually(what, async || {
+            Some(self.metric(name, label).await).filter(|value| is_reached(*value))
+        })
+        .await
     }
 
     /// Waits for a log line that contains `text`.

@@ -462,10 +462,10 @@ async fn a_deadline_ends_a_stream() {
     })
     .await;
     assert_eq!(end.code(), Code::DeadlineExceeded, "{end:?}");
-    within("the end of the session", async {
-        while server.metric("tidewire_connections", "grpc").await > 0.0 {}
-    })
-    .await;
+    let is_none = |connections: f64| connections == 0.0;
+    server
+        .metric_until("tidewire_connections", "grpc", is_none)
+        .await;
 }
 
 #[tokio::test]

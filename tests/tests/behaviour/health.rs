@@ -3,7 +3,8 @@
 use futures::StreamExt as _;
 use serde_json::json;
 use tidewire_tests::{
-    Client, Server, Transport, VenueKind, VenueStandIn, client::SocketRequest, venue::Trade, within,
+    Client, Server, Transport, VenueKind, VenueStandIn, client::SocketRequest, eventually,
+    venue::Trade, within,
 };
 
 const SYMBOL: &str = "ETH-BTC";
@@ -71,13 +72,9 @@ async fn every_client_hears_once_that_the_server_is_degraded_and_that_it_is_well
 async fn the_parts_of_a_healthy_server_are_listed() {
     let chain = "[[chain]]\nid = 5\nendpoints = [\"http://127.0.0.1:9\"]\n";
     let server = Server::builder().table(chain).start().await;
-    let listed = within("the first look", async {
-        loop {
-            let listed = server.get("/readyz?verbose").await.json();
-            if listed["parts"] != json!([]) {
-                return listed;
-            }
-        }
+    let listed = eventually("the first look", async || {
+        let listed = server.get("/readyz?verbose").await.json();
+        (listed["parts"] != json!([])).then_some(listed)
     })
     .await;
     assert_eq!(listed["state"], "ok");
@@ -100,12 +97,12 @@ async fn a_silent_client_is_pinged_after_the_keep_alive() {
     let _ = socket.next().await.expect("welcome");
     // The client answers pings while it reads, and nothing else arrives.
     let reading = async { socket.frame().await };
-    let pinged = within("an answered ping", async {
-        while server.metric("tidewire_round_trip_seconds_count", "").await < 1.0 {}
+    let pinged = server.metric_until("tidewire_round_trip_seconds_count", "", |count| {
+        count >= 1.0
     });
     tokio::select! {
         frame = reading => panic!("no frame was expected: {frame:?}"),
-        () = pinged => {}
+        _ = pinged => {}
     }
 }
 

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use tidewire_tests::{
     Client, Close, IdentityProvider, KeyPair, Message, Refusal, SECRET, Server, Token, Transport,
     client::{SocketRequest, SseStream},
-    within,
 };
 
 on_every_transport_and_tls!(
@@ -566,10 +565,10 @@ async fn a_valid_token_over_a_limit_may_come_back() {
             error.text
         );
         drop(first);
-        within("the first session's end", async {
-            while server.metric("tidewire_connections", "").await > 0.0 {}
-        })
-        .await;
+        let is_none = |connections: f64| connections == 0.0;
+        server
+            .metric_until("tidewire_connections", "", is_none)
+            .await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connection limits: count, rate and idle time.
 
 use serde_json::json;
-use tidewire_tests::{Refusal, Server, client::SseStream, within};
+use tidewire_tests::{Refusal, Server, client::SseStream, eventually, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -148,16 +148,9 @@ async fn connections_per_address_are_limited() {
     assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
     // A closed connection frees its slot.
     drop(second);
-    within("room", async {
-        loop {
-            let mut stream = dial(&server).await;
-            if exchange(&mut stream, HEALTH, "\r\n\r\n")
-                .await
-                .starts_with("HTTP/1.1 200")
-            {
-                break;
-            }
-        }
+    eventually("room", async || {
+        let answer = exchange(&mut dial(&server).await, HEALTH, "\r\n\r\n").await;
+        answer.starts_with("HTTP/1.1 200").then_some(())
     })
     .await;
 }

@@ -1,10 +1,8 @@
 //! Memory: the resident size of the server stays within its budgets, whatever clients send,
 //! and whatever they do not read.
 
-use std::time::Duration;
-
 use serde_json::json;
-use tidewire_tests::{Client, Server, Transport, within};
+use tidewire_tests::{Client, Server, Transport};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -92,16 +90,11 @@ async fn unread_replies_are_counted_and_bounded() {
         }
         sockets.push(socket);
     }
-    let waiting = async {
-        loop {
-            let waiting = server.metric("tidewire_outbox_bytes", "").await;
-            if waiting > (SILENT * OUTBOX / 4) as f64 {
-                return waiting;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let waiting = within("bytes that wait for the clients", waiting).await;
+    let waiting = server
+        .metric_until("tidewire_outbox_bytes", "", |waiting| {
+            waiting > (SILENT * OUTBOX / 4) as f64
+        })
+        .await;
     // An outbox, and the write that the socket did not accept.
     assert!(waiting <= (SILENT * 2 * OUTBOX) as f64, "{waiting}");
     let grown = resident(&server).saturating_sub(before);
@@ -147,13 +140,11 @@ async fn histories_take_their_budget_with_every_encoding() {
         let call = server.call("StreamService/PublishBatch", None, &body);
         assert_eq!(call.await.status, 200);
     }
-    let settled = async {
-        while server.metric("tidewire_history_bytes", "").await > HISTORIES as f64 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    within("histories within their budget", settled).await;
-    let counted = server.metric("tidewire_history_bytes", "").await;
+    let counted = server
+        .metric_until("tidewire_history_bytes", "", |counted| {
+            counted <= HISTORIES as f64
+        })
+        .await;
     assert!(
         counted > HISTORIES as f64 / 2.0,
         "the histories are full: {counted}"

@@ -12,7 +12,7 @@ use tidewire_tests::{
         SseStream,
         grpc::{channel, request},
     },
-    within,
+    eventually, within,
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -134,8 +134,9 @@ async fn connections_per_user_are_limited(transport: Transport) {
     let bob = Token::of("bob").sign();
     let _other = Client::connect_as(transport, &server, Some(&bob)).await;
     drop(first);
-    within("room for a connection of ada", async {
-        while third.request("auth", auth.clone()).await.kind == "error" {}
+    eventually("room for a connection of ada", async || {
+        let reply = third.request("auth", auth.clone()).await;
+        (reply.kind != "error").then_some(())
     })
     .await;
 }
@@ -148,12 +149,8 @@ async fn a_closed_connection_frees_its_slot(transport: Transport) {
         .await;
     let open = async |seconds: i64| {
         let token = Token::of("ada").expires_in(seconds).sign();
-        within("room", async {
-            loop {
-                if let Ok(client) = Client::open(transport, &server, Some(&token)).await {
-                    return client;
-                }
-            }
+        eventually("room", async || {
+            Client::open(transport, &server, Some(&token)).await.ok()
         })
         .await
     };
@@ -335,10 +332,7 @@ async fn every_stream_of_grpc_counts_as_a_connection() {
     assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
     health.check(check()).await.unwrap();
     drop(open);
-    within("room", async {
-        while health.watch(check()).await.is_err() {}
-    })
-    .await;
+    eventually("room", async || health.watch(check()).await.ok()).await;
 }
 
 /// The position of a channel: its epoch and its newest sequence number.

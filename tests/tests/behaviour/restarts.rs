@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_tests::{Client, Server, ServerBuilder, Token, Transport, refused_start, within};
+use tidewire_tests::{Client, Server, ServerBuilder, Token, Transport, eventually, refused_start};
 
 on_every_transport_and_tls!(a_graceful_stop_loses_no_recovery);
 
@@ -198,19 +198,16 @@ async fn a_full_disk_is_used_again_when_it_has_room() {
     assert_eq!(ready.status, 503, "{}", ready.body);
     assert!(ready.body.contains("the store"), "{}", ready.body);
     assert_eq!(first.get("/healthz").await.status, 200);
-    within("a degraded store in the list of parts", async {
+    eventually("a degraded store in the list of parts", async || {
         let is_store = |part: &Value| part["part"] == "store" && part["state"] == "degraded";
-        loop {
-            let list = first.get("/readyz?verbose").await.json();
-            if list["parts"].as_array().unwrap().iter().any(is_store) {
-                break;
-            }
-        }
+        let list = first.get("/readyz?verbose").await.json();
+        let parts = list["parts"].as_array().unwrap();
+        parts.iter().any(is_store).then_some(())
     })
     .await;
     first.limit_files(None);
-    within("a ready server", async {
-        while first.get("/readyz").await.status != 200 {}
+    eventually("a ready server", async || {
+        (first.get("/readyz").await.status == 200).then_some(())
     })
     .await;
     first

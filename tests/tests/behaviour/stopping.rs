@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tidewire_tests::{Client, Close, Server, Transport, client::grpc::channel, within};
+use tidewire_tests::{Client, Close, Server, Transport, client::grpc::channel, eventually, within};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -196,13 +196,8 @@ async fn a_server_that_drains_says_so_to_everyone_who_asks() {
         let request = tidewire_tests::http_client(server.authority()).get(server.url(path));
         server.send(request).await
     };
-    let refused = within("the end of readiness", async {
-        loop {
-            let answer = get("/readyz").await;
-            if answer.status != 200 {
-                return answer;
-            }
-        }
+    let refused = eventually("the end of readiness", async || {
+        Some(get("/readyz").await).filter(|answer| answer.status != 200)
     })
     .await;
     assert_eq!(refused.status, 503);
