@@ -78,6 +78,24 @@ macro_rules! on_every_transport {
     )*};
 }
 
+/// Generates two tests from each function: over plain TCP, and over TLS.
+#[macro_export]
+macro_rules! on_tcp_and_tls {
+    ($($test:ident),* $(,)?) => {$(
+        mod $test {
+            #[tokio::test]
+            async fn tcp() {
+                super::$test().await;
+            }
+
+            #[tokio::test]
+            async fn tls() {
+                $crate::tls::over_tls(super::$test()).await;
+            }
+        }
+    )*};
+}
+
 /// Generates the tests of [`on_every_transport`], and the same over TLS: `wss`, SSE by
 /// `https`, and gRPC.
 #[macro_export]

@@ -143,17 +143,19 @@ impl TlsStream {
         Poll::Ready(Ok(out.len() - before))
     }
 
-    /// Encrypts all of `bytes`, and writes what the socket accepts now. True if that is
-    /// everything. [`poll_flush`](Self::poll_flush) or the next write sends the rest.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<bool> {
+    /// Encrypts all of `bytes`, and writes what the socket accepts now. Returns the number of
+    /// encrypted bytes that are left, which [`poll_flush`](Self::poll_flush) or the next write
+    /// sends.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut records = self.records.lock();
         records.write(&self.socket, bytes.len(), |traffic, out| {
             traffic.encrypt(bytes, out)
         })
     }
 
-    /// Waits until the socket accepts some of what was encrypted. True if nothing is left.
-    pub(crate) fn poll_flush_some(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Waits until the socket accepts some of the encrypted bytes. Returns the number of those
+    /// that are left.
+    pub(crate) fn poll_flush_some(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut records = self.records.lock();
         while !records.unsent.is_empty() {
             ready!(self.socket.poll_write_ready(cx))?;
@@ -162,16 +164,16 @@ impl TlsStream {
                 written => records.unsent.advance(written?),
             }
             if !records.unsent.is_empty() {
-                return Poll::Ready(Ok(false));
+                return Poll::Ready(Ok(records.unsent.len()));
             }
         }
         records.unsent = BytesMut::new();
-        Poll::Ready(Ok(true))
+        Poll::Ready(Ok(0))
     }
 
     /// Waits until the socket has accepted everything that was encrypted.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !ready!(self.poll_flush_some(cx))? {}
+        while ready!(self.poll_flush_some(cx))? > 0 {}
         Poll::Ready(Ok(()))
     }
 
@@ -276,21 +278,21 @@ impl Records {
     }
 
     /// Tells the client, once, that nothing follows.
-    fn write_close_notify(&mut self, socket: &TcpStream) -> io::Result<bool> {
+    fn write_close_notify(&mut self, socket: &TcpStream) -> io::Result<usize> {
         if std::mem::replace(&mut self.is_shut_down, true) {
             return self.push(socket);
         }
         self.write(socket, 0, |traffic, out| traffic.queue_close_notify(out))
     }
 
-    /// Encrypts `length` bytes by `encrypt`, and writes what the socket accepts now. True if
-    /// that is everything.
+    /// Encrypts `length` bytes by `encrypt`, and writes what the socket accepts now. Returns the
+    /// number of unsent bytes.
     fn write(
         &mut self,
         socket: &TcpStream,
         length: usize,
         encrypt: impl Fn(&mut Traffic<'_>, &mut [u8]) -> Result<usize, EncryptError>,
-    ) -> io::Result<bool> {
+    ) -> io::Result<usize> {
         ENCRYPTED
             .with_borrow_mut(|buffer| {
                 let records = length / RECORD_BYTES + 1;
@@ -344,16 +346,16 @@ impl Records {
         }
     }
 
-    /// Writes what the socket accepts of the unsent bytes. True if none is left.
-    fn push(&mut self, socket: &TcpStream) -> io::Result<bool> {
+    /// Writes what the socket accepts of the unsent bytes. Returns the number of those left.
+    fn push(&mut self, socket: &TcpStream) -> io::Result<usize> {
         while !self.unsent.is_empty() {
             match send(socket, &self.unsent)? {
-                0 => return Ok(false),
+                0 => return Ok(self.unsent.len()),
                 sent => self.unsent.advance(sent),
             }
         }
         self.unsent = BytesMut::new();
-        Ok(true)
+        Ok(0)
     }
 }
 

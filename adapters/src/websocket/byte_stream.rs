@@ -1,8 +1,8 @@
 //! Byte stream: the read and write halves of a connection, over plain TCP or TLS.
 //!
-//! A stream can accept bytes and hold them, as TLS does. [`Written`] therefore says whether
-//! the kernel has them. Plain TCP and TLS have paths of their own, on which a write goes
-//! straight to the kernel.
+//! A stream can accept bytes and hold them, as TLS does. [`Written`] therefore counts the held
+//! ones apart. Plain TCP and TLS have paths of their own, on which a write goes straight to the
+//! kernel.
 
 use std::{
     cell::RefCell,
@@ -56,11 +56,11 @@ pub(crate) enum ByteWriter {
 /// The result of a write that does not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Written {
-    /// Bytes that the stream accepted. It may still hold some of them.
+    /// Bytes that the stream accepted.
     pub(super) accepted: usize,
-    /// Whether the kernel has all accepted bytes. Otherwise they leave by
+    /// Bytes that the stream holds, since the kernel does not accept them yet. They leave by
     /// [`ByteWriter::write_some`].
-    pub(super) is_flushed: bool,
+    pub(super) held: usize,
 }
 
 /// Splits a plain TCP connection.
@@ -120,14 +120,11 @@ impl ByteWriter {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
                     accepted => accepted?,
                 };
-                Ok(Written {
-                    accepted,
-                    is_flushed: true,
-                })
+                Ok(Written { accepted, held: 0 })
             }
             Self::Tls(stream) => Ok(Written {
                 accepted: bytes.len(),
-                is_flushed: stream.try_write(bytes)?,
+                held: stream.try_write(bytes)?,
             }),
             Self::Other(write) => {
                 let mut cx = Context::from_waker(Waker::noop());
@@ -136,21 +133,19 @@ impl ByteWriter {
                     Poll::Ready(accepted) => accepted?,
                     Poll::Pending => 0,
                 };
-                let is_flushed = match Pin::new(&mut *write).poll_flush(&mut cx) {
-                    Poll::Ready(flushed) => flushed.map(|()| true)?,
-                    Poll::Pending => false,
+                let held = match Pin::new(&mut *write).poll_flush(&mut cx) {
+                    Poll::Ready(flushed) => flushed.map(|()| 0)?,
+                    // Up to as many.
+                    Poll::Pending => accepted,
                 };
-                Ok(Written {
-                    accepted,
-                    is_flushed,
-                })
+                Ok(Written { accepted, held })
             }
         }
     }
 
     /// Waits until bytes leave: those that the stream holds, or some of `rest`, which it then
-    /// removes. True if nothing is left.
-    pub(super) async fn write_some(&self, rest: &mut Bytes) -> io::Result<bool> {
+    /// removes. Returns the number of bytes that are left of both.
+    pub(super) async fn write_some(&self, rest: &mut Bytes) -> io::Result<usize> {
         match self {
             Self::Tcp(write) => {
                 while !rest.is_empty() {
@@ -163,18 +158,20 @@ impl ByteWriter {
                         }
                     }
                 }
-                Ok(rest.is_empty())
+                Ok(rest.len())
             }
             Self::Tls(stream) => poll_fn(|cx| stream.poll_flush_some(cx)).await,
             Self::Other(write) => {
                 if rest.is_empty() {
                     poll_fn(|cx| Pin::new(&mut *write.lock()).poll_flush(cx)).await?;
-                    return Ok(true);
+                    return Ok(0);
                 }
+                let left = rest.len();
                 let written =
                     poll_fn(|cx| Pin::new(&mut *write.lock()).poll_write(cx, rest)).await?;
                 rest.advance(written);
-                Ok(false)
+                // The stream may hold what it accepted.
+                Ok(left)
             }
         }
     }

@@ -82,7 +82,7 @@ pub(super) async fn end((mut read, write): ByteStream, last_bytes: Vec<u8>) {
         let mut rest = Bytes::from(last_bytes);
         let written = write.try_write(&rest)?;
         rest.advance(written.accepted);
-        while !write.write_some(&mut rest).await? {}
+        while write.write_some(&mut rest).await? > 0 {}
         write.shut_down();
         let mut unread = BytesMut::new();
         while let Ok(1..) = read.read(&mut unread).await {

@@ -213,14 +213,14 @@ impl SocketWriter {
             return false;
         }
         match self.io.try_write(bytes) {
-            Ok(written) if written.is_flushed && written.accepted == bytes.len() => {
-                self.session.record_sent(bytes.len());
-                may_have_more
-            }
             Ok(written) => {
                 // Counted as sent, since the rest is either written by the task or lost.
                 self.session.record_sent(bytes.len());
-                self.session.record_unsent(bytes.len() - written.accepted);
+                let left = bytes.len() - written.accepted + written.held;
+                if left == 0 {
+                    return may_have_more;
+                }
+                self.session.record_unsent(left);
                 state.is_blocked = true;
                 // Succeeds while the reader runs, which holds the writer.
                 if let Some(this) = self.this.upgrade() {
@@ -322,8 +322,12 @@ impl SocketWriter {
     ) -> Result<io::Result<()>, Elapsed> {
         loop {
             match timeout(patience, self.io.write_some(bytes)).await? {
-                Ok(false) => {}
-                Ok(true) => return Ok(Ok(())),
+                Ok(left) => {
+                    self.session.record_unsent(left);
+                    if left == 0 {
+                        return Ok(Ok(()));
+                    }
+                }
                 Err(error) => return Ok(Err(error)),
             }
         }

@@ -9,7 +9,7 @@
     reason = "a panic is how a test fails, and a test's future lives once"
 )]
 
-#[macro_use(on_every_transport, on_every_transport_and_tls)]
+#[macro_use(on_every_transport, on_every_transport_and_tls, on_tcp_and_tls)]
 extern crate tidewire_tests;
 
 mod admin;

@@ -7,17 +7,19 @@ use tidewire_proto::v1::{
     ChannelSubscription, SubscribeRequest, server_message::Data,
     stream_service_client::StreamServiceClient,
 };
-use tidewire_tests::{
-    Server,
-    client::grpc,
-    tls::{self, over_tls},
-    within,
-};
+use tidewire_tests::{Server, client::grpc, tls, within};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::TcpSocket,
 };
-use tokio_tungstenite::{client_async, tungstenite::Message as Frame};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message as Frame};
+
+on_tcp_and_tls!(
+    a_websocket_gets_all_of_a_burst,
+    an_event_stream_gets_all_of_a_burst,
+    a_call_gets_all_of_a_burst,
+    a_long_message_counts_until_it_is_read,
+);
 
 /// Numbers of publications in a burst. With 8 KB each, the bursts end at many places within
 /// the buffers of the kernel and of TLS.
@@ -50,40 +52,37 @@ async fn publish(server: &Server, channel: &str, burst: u64) {
     }
 }
 
-#[tokio::test]
+type Socket = WebSocketStream<Box<dyn Duplex>>;
+
+/// Opens a WebSocket that is subscribed to a channel.
+async fn subscribed_socket(server: &Server, channel: &str) -> Socket {
+    let stream = dial(server).await;
+    let opening = client_async("ws://127.0.0.1/v1/ws", stream);
+    let (mut socket, _) = within("a WebSocket", opening).await.unwrap();
+    let subscribe = json!({"type": "subscribe", "id": "1", "data": {"channels": [channel]}});
+    socket
+        .send(Frame::text(subscribe.to_string()))
+        .await
+        .unwrap();
+    while next_frame(&mut socket).await["type"] != "subscribed" {}
+    socket
+}
+
+async fn next_frame(socket: &mut Socket) -> Value {
+    match within("a frame", socket.next()).await.unwrap().unwrap() {
+        Frame::Text(text) => serde_json::from_str(&text).unwrap(),
+        other => panic!("the server waited until it had to send {other:?}"),
+    }
+}
+
 async fn a_websocket_gets_all_of_a_burst() {
-    a_websocket_reads_a_burst_late().await;
-}
-
-#[tokio::test]
-async fn a_websocket_over_tls_gets_all_of_a_burst() {
-    over_tls(a_websocket_reads_a_burst_late()).await;
-}
-
-async fn a_websocket_reads_a_burst_late() {
     let server = Server::start().await;
     for burst in BURSTS {
         let channel = format!("demo:{burst}");
-        let stream = dial(&server).await;
-        let (mut socket, _) = within("a WebSocket", client_async("ws://127.0.0.1/v1/ws", stream))
-            .await
-            .unwrap();
-        let subscribe = json!({"type": "subscribe", "id": "1", "data": {"channels": [channel]}});
-        socket
-            .send(Frame::text(subscribe.to_string()))
-            .await
-            .unwrap();
-        let mut next = async || {
-            let frame = within(format!("a frame of {burst}"), socket.next()).await;
-            match frame.unwrap().unwrap() {
-                Frame::Text(text) => serde_json::from_str::<Value>(&text).unwrap(),
-                other => panic!("the server waited until it had to send {other:?}"),
-            }
-        };
-        while next().await["type"] != "subscribed" {}
+        let mut socket = subscribed_socket(&server, &channel).await;
         publish(&server, &channel, burst).await;
         for number in 1..=burst {
-            let message = next().await;
+            let message = next_frame(&mut socket).await;
             assert_eq!(
                 (&message["seq"], &message["data"]["n"]),
                 (&json!(number), &json!(number))
@@ -92,17 +91,30 @@ async fn a_websocket_reads_a_burst_late() {
     }
 }
 
-#[tokio::test]
+/// A message that is longer than an outbox, and than the buffers of a socket.
+const LONG: usize = 1 << 20;
+
+async fn a_long_message_counts_until_it_is_read() {
+    let server = Server::builder()
+        .set("limits", &format!("frame_bytes = {}", 2 * LONG))
+        .start()
+        .await;
+    let mut socket = subscribed_socket(&server, "demo:a").await;
+    let long = Value::from("x".repeat(LONG));
+    server.publish("demo:a", long.clone()).await;
+    // The outbox is empty: the bytes wait where the kernel has no room for them.
+    let is_most = |bytes: f64| bytes > LONG as f64 / 2.0;
+    server
+        .metric_until("tidewire_outbox_bytes", "", is_most)
+        .await;
+    assert_eq!(next_frame(&mut socket).await["data"], long);
+    let is_none = |bytes: f64| bytes == 0.0;
+    server
+        .metric_until("tidewire_outbox_bytes", "", is_none)
+        .await;
+}
+
 async fn an_event_stream_gets_all_of_a_burst() {
-    an_event_stream_reads_a_burst_late().await;
-}
-
-#[tokio::test]
-async fn an_event_stream_over_tls_gets_all_of_a_burst() {
-    over_tls(an_event_stream_reads_a_burst_late()).await;
-}
-
-async fn an_event_stream_reads_a_burst_late() {
     let server = Server::start().await;
     for burst in BURSTS {
         let channel = format!("demo:{burst}");
@@ -130,17 +142,7 @@ async fn an_event_stream_reads_a_burst_late() {
     }
 }
 
-#[tokio::test]
 async fn a_call_gets_all_of_a_burst() {
-    a_call_reads_a_burst_late().await;
-}
-
-#[tokio::test]
-async fn a_call_over_tls_gets_all_of_a_burst() {
-    over_tls(a_call_reads_a_burst_late()).await;
-}
-
-async fn a_call_reads_a_burst_late() {
     let server = Server::start().await;
     for burst in BURSTS {
         let channel = format!("demo:{burst}");
