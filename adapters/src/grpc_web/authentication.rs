@@ -18,14 +18,12 @@ use axum::body::to_bytes;
 use bytes::{Buf as _, Bytes};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
-use tidewire_proto::{
-    rpc::{self, StreamCall},
-    v1::ErrorCode,
-};
+use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{SessionQuota, StreamError};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
+use super::streams;
 use crate::{
     Gateway, client,
     reply::{HttpError, source_of},
@@ -33,22 +31,6 @@ use crate::{
 
 /// Bytes before each message of a gRPC body: a flag and the length.
 const PREFIX_BYTES: usize = 5;
-
-/// Streams of the health and reflection services, which open no session.
-const STREAMS_WITHOUT_SESSION: [StreamCall; 3] = [
-    StreamCall {
-        path: "/grpc.health.v1.Health/Watch",
-        streams_request: false,
-    },
-    StreamCall {
-        path: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        streams_request: true,
-    },
-    StreamCall {
-        path: "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        streams_request: true,
-    },
-];
 
 /// Admits the callers of a gRPC service.
 #[derive(Clone)]
@@ -105,12 +87,9 @@ async fn admit(
 ) -> Result<(Request<Body>, Option<SessionQuota>), HttpError> {
     let (mut parts, mut body) = request.into_parts();
     let mut held = None;
-    let find = |calls: &'static [StreamCall]| {
-        let mut calls = calls.iter();
-        calls.find(|call| call.path == parts.uri.path())
-    };
-    let without_session = find(&STREAMS_WITHOUT_SESSION);
-    let stream = find(rpc::STREAMS).or(without_session);
+    let path = parts.uri.path();
+    let without_session = streams::without_session(path);
+    let stream = streams::with_session(path).or(without_session);
     let (headers, extensions) = (&parts.headers, &parts.extensions);
     match stream {
         Some(stream) => {

@@ -2,6 +2,7 @@
 
 mod authentication;
 mod deadline;
+mod streams;
 
 use axum::Router as Routes;
 use tidewire_proto::{
@@ -20,6 +21,7 @@ use tonic_reflection::server::Builder;
 use tonic_web::GrpcWebLayer;
 use tower::Layer as _;
 
+pub(crate) use self::streams::streams_request;
 use self::{authentication::AuthenticationService, deadline::DeadlineService};
 use crate::Gateway;
 

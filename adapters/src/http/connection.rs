@@ -29,7 +29,7 @@ use super::request_body::RequestBody;
 use crate::{
     access::RequestGuard,
     context::{RequestContext, ServerContext},
-    sse,
+    grpc_web, sse,
 };
 
 /// Time that the peer has to answer an HTTP/2 ping.
@@ -73,10 +73,10 @@ pub(crate) async fn serve<I>(
             let response = match refusal {
                 Some(refusal) => Ok(refusal),
                 None => {
-                    let path = request.uri().path().to_owned();
-                    let limit = options.body_timeout;
+                    let is_stream = grpc_web::streams_request(request.uri().path());
+                    let limit = (!is_stream).then_some(options.body_timeout);
                     let close = (request.version() < Version::HTTP_2).then_some(stalled);
-                    let bounded = |body| Body::new(RequestBody::new(body, &path, limit, close));
+                    let bounded = |body| Body::new(RequestBody::new(body, limit, close));
                     routes.oneshot(request.map(bounded)).await
                 }
             };

@@ -2,7 +2,7 @@
 //!
 //! A body must arrive within a time limit, and each second more costs
 //! [`BYTES_PER_SECOND`] bytes. The time begins when a handler waits for the first byte, so
-//! that a server that is slow itself refuses nobody. A call that streams its messages has no
+//! that a server that is slow itself refuses nobody. The body of a stream of messages has no
 //! limit: its session ends silent clients.
 //!
 //! Over HTTP/1.1 the connection is closed, since its client still writes and reads no response.
@@ -20,13 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 /// The slowest rate at which a body may arrive after its time limit.
 const BYTES_PER_SECOND: u64 = 1 << 10;
-
-/// The methods whose clients stream messages, for as long as they like.
-const STREAMING_METHODS: [&str; 3] = [
-    "/tidewire.v1.StreamService/Connect",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
 
 /// The error of a body that arrives too slowly.
 #[derive(Debug, thiserror::Error)]
@@ -58,18 +51,12 @@ struct BodyTimer {
 }
 
 impl<B> RequestBody<B> {
-    /// The body of a request to `path`, which has `limit` and the time that its bytes buy. Then
-    /// `close` is cancelled, or the body fails if there is none.
-    pub(crate) fn new(
-        body: B,
-        path: &str,
-        limit: Duration,
-        close: Option<CancellationToken>,
-    ) -> Self {
-        let is_streaming = STREAMING_METHODS.contains(&path);
+    /// A body that has `limit` and the time that its bytes buy. Then `close` is cancelled, or
+    /// the body fails if there is none.
+    pub(crate) fn new(body: B, limit: Option<Duration>, close: Option<CancellationToken>) -> Self {
         Self {
             body,
-            limit: (!is_streaming).then_some(limit),
+            limit,
             close,
             timer: None,
             received: 0,
@@ -140,12 +127,9 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use axum::body::Body;
     use futures::{StreamExt as _, stream};
     use http_body_util::BodyExt as _;
-    use tidewire_proto::{FILE_DESCRIPTOR_SET, prost::Message as _};
 
     use super::*;
 
@@ -161,9 +145,9 @@ mod tests {
     }
 
     /// The time after which the body fails, and the bytes before.
-    async fn failure(body: Body, path: &str) -> (Duration, usize) {
+    async fn failure(body: Body, limit: Option<Duration>) -> (Duration, usize) {
         let began = Instant::now();
-        let mut body = RequestBody::new(body, path, LIMIT, None);
+        let mut body = RequestBody::new(body, limit, None);
         let mut bytes = 0;
         loop {
             match body.frame().await {
@@ -179,7 +163,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_fails_after_its_time() {
-        let (after, bytes) = failure(dripping(1, 10), "/v1/rpc/A/B").await;
+        let (after, bytes) = failure(dripping(1, 10), Some(LIMIT)).await;
         assert_eq!((after.as_secs(), bytes), (10, 10));
     }
 
@@ -187,7 +171,7 @@ mod tests {
     async fn the_connection_closes_where_it_has_one_request() {
         let close = CancellationToken::new();
         let body = dripping(1, 10);
-        let mut body = RequestBody::new(body, "/v1/rpc/A/B", LIMIT, Some(close.clone()));
+        let mut body = RequestBody::new(body, Some(LIMIT), Some(close.clone()));
         let began = Instant::now();
         tokio::select! {
             () = close.cancelled() => assert_eq!(began.elapsed().as_secs(), 10),
@@ -197,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn grpc_reports_an_exceeded_deadline() {
-        let mut body = RequestBody::new(dripping(0, 0), "/v1/rpc/A/B", LIMIT, None);
+        let mut body = RequestBody::new(dripping(0, 0), Some(LIMIT), None);
         let error = body.frame().await.unwrap().unwrap_err();
         let status = tonic::Status::from_error(error);
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
@@ -206,44 +190,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bytes_buy_time_at_the_least_rate() {
         // Half of the rate: 20 parts buy the 10 seconds after the limit.
-        let (after, bytes) = failure(dripping(1_000, 512), "/v1/rpc/A/B").await;
+        let (after, bytes) = failure(dripping(1_000, 512), Some(LIMIT)).await;
         assert!((19..=21).contains(&after.as_secs()), "{after:?}");
         assert!((18 * 512..=21 * 512).contains(&bytes), "{bytes}");
         // Above the rate, the body may take as long as it has bytes.
-        let (after, bytes) = failure(dripping(100, 2_048), "/v1/rpc/A/B").await;
+        let (after, bytes) = failure(dripping(100, 2_048), Some(LIMIT)).await;
         assert_eq!((after.as_secs(), bytes), (210, 100 * 2_048));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_of_messages_has_no_limit() {
-        let body = dripping(1, 10);
-        let failing = failure(body, "/tidewire.v1.StreamService/Connect");
+        let failing = failure(dripping(1, 10), None);
         let waited = tokio::time::timeout(100 * LIMIT, failing).await;
         assert!(waited.is_err(), "it failed");
-    }
-
-    #[test]
-    fn the_streaming_methods_are_those_of_the_descriptors() {
-        let mut streaming = BTreeSet::new();
-        for set in [
-            FILE_DESCRIPTOR_SET,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ] {
-            let set = prost_types::FileDescriptorSet::decode(set).unwrap();
-            for file in &set.file {
-                for service in &file.service {
-                    for method in &service.method {
-                        if method.client_streaming() {
-                            let (service, method) = (service.name(), method.name());
-                            streaming.insert(format!("/{}.{service}/{method}", file.package()));
-                        }
-                    }
-                }
-            }
-        }
-        let listed: BTreeSet<_> = STREAMING_METHODS.map(str::to_owned).into();
-        assert_eq!(listed, streaming);
     }
 }
