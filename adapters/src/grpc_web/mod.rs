@@ -1,6 +1,6 @@
 //! gRPC and gRPC-Web: the services, health and reflection.
 
-mod authentication;
+mod admission;
 mod deadline;
 mod streams;
 
@@ -22,7 +22,7 @@ use tonic_web::GrpcWebLayer;
 use tower::Layer as _;
 
 pub(crate) use self::streams::streams_request;
-use self::{authentication::AuthenticationService, deadline::DeadlineService};
+use self::{admission::AdmissionService, deadline::DeadlineService};
 use crate::Gateway;
 
 /// Names of the services for health checks. The empty name is the server as a whole.
@@ -63,31 +63,27 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
     let mut routes = Routes::new()
         .route_service(
             "/tidewire.v1.StreamService/{*method}",
-            web.layer(DeadlineService::new(AuthenticationService::new(
+            web.layer(DeadlineService::new(AdmissionService::new(
                 streams, gateway,
             ))),
         )
         .route_service(
             "/tidewire.v1.PriceService/{*method}",
-            web.layer(DeadlineService::new(AuthenticationService::new(
-                prices, gateway,
-            ))),
+            web.layer(DeadlineService::new(AdmissionService::new(prices, gateway))),
         )
         .route_service(
             "/tidewire.v1.WatchService/{*method}",
-            web.layer(DeadlineService::new(AuthenticationService::new(
+            web.layer(DeadlineService::new(AdmissionService::new(
                 watches, gateway,
             ))),
         )
         .route_service(
             "/tidewire.v1.AdminService/{*method}",
-            web.layer(DeadlineService::new(AuthenticationService::new(
-                admin, gateway,
-            ))),
+            web.layer(DeadlineService::new(AdmissionService::new(admin, gateway))),
         )
         .route_service(
             "/grpc.health.v1.Health/{*method}",
-            web.layer(AuthenticationService::new(health_service, gateway)),
+            web.layer(AdmissionService::new(health_service, gateway)),
         );
     for service in ["NotifyService", "AlertService"] {
         routes = routes.route(
@@ -102,7 +98,7 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         Ok(service) => {
             routes = routes.route_service(
                 "/grpc.reflection.v1.ServerReflection/{*method}",
-                web.layer(AuthenticationService::new(service, gateway)),
+                web.layer(AdmissionService::new(service, gateway)),
             )
         }
         Err(error) => tracing::error!(%error, "gRPC reflection v1 is not available"),
@@ -111,7 +107,7 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         Ok(service) => {
             routes = routes.route_service(
                 "/grpc.reflection.v1alpha.ServerReflection/{*method}",
-                web.layer(AuthenticationService::new(service, gateway)),
+                web.layer(AdmissionService::new(service, gateway)),
             )
         }
         Err(error) => tracing::error!(%error, "gRPC reflection v1alpha is not available"),

@@ -34,12 +34,12 @@ const PREFIX_BYTES: usize = 5;
 
 /// Admits the callers of a gRPC service.
 #[derive(Clone)]
-pub(crate) struct AuthenticationService<S> {
+pub(crate) struct AdmissionService<S> {
     inner: S,
     gateway: Gateway,
 }
 
-impl<S> AuthenticationService<S> {
+impl<S> AdmissionService<S> {
     pub(crate) fn new(inner: S, gateway: &Gateway) -> Self {
         Self {
             inner,
@@ -48,7 +48,7 @@ impl<S> AuthenticationService<S> {
     }
 }
 
-impl<S> Service<Request<Body>> for AuthenticationService<S>
+impl<S> Service<Request<Body>> for AdmissionService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
