@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
-use tonic_web::GrpcWebLayer;
+use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::Layer as _;
 
 pub(crate) use self::streams::streams_request;
@@ -59,31 +59,26 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         stopping.cancelled().await;
         report_health(&health, ServingStatus::NotServing).await;
     });
-    let web = GrpcWebLayer::new();
     let mut routes = Routes::new()
         .route_service(
             "/tidewire.v1.StreamService/{*method}",
-            web.layer(DeadlineService::new(AdmissionService::new(
-                streams, gateway,
-            ))),
+            layered(streams, gateway),
         )
         .route_service(
             "/tidewire.v1.PriceService/{*method}",
-            web.layer(DeadlineService::new(AdmissionService::new(prices, gateway))),
+            layered(prices, gateway),
         )
         .route_service(
             "/tidewire.v1.WatchService/{*method}",
-            web.layer(DeadlineService::new(AdmissionService::new(
-                watches, gateway,
-            ))),
+            layered(watches, gateway),
         )
         .route_service(
             "/tidewire.v1.AdminService/{*method}",
-            web.layer(DeadlineService::new(AdmissionService::new(admin, gateway))),
+            layered(admin, gateway),
         )
         .route_service(
             "/grpc.health.v1.Health/{*method}",
-            web.layer(AdmissionService::new(health_service, gateway)),
+            layered(health_service, gateway),
         );
     for service in ["NotifyService", "AlertService"] {
         routes = routes.route(
@@ -98,7 +93,7 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         Ok(service) => {
             routes = routes.route_service(
                 "/grpc.reflection.v1.ServerReflection/{*method}",
-                web.layer(AdmissionService::new(service, gateway)),
+                layered(service, gateway),
             )
         }
         Err(error) => tracing::error!(%error, "gRPC reflection v1 is not available"),
@@ -107,12 +102,22 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         Ok(service) => {
             routes = routes.route_service(
                 "/grpc.reflection.v1alpha.ServerReflection/{*method}",
-                web.layer(AdmissionService::new(service, gateway)),
+                layered(service, gateway),
             )
         }
         Err(error) => tracing::error!(%error, "gRPC reflection v1alpha is not available"),
     }
     routes
+}
+
+/// A service for gRPC and gRPC-Web, whose callers are admitted and whose calls end at their
+/// deadlines.
+fn layered<S>(
+    service: S,
+    gateway: &Gateway,
+) -> GrpcWebService<DeadlineService<AdmissionService<S>>> {
+    let admitted = AdmissionService::new(service, gateway);
+    GrpcWebLayer::new().layer(DeadlineService::new(admitted))
 }
 
 /// A builder with the descriptors of all services.

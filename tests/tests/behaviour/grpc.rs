@@ -1,5 +1,7 @@
 //! Native gRPC and gRPC-Web: unary calls, streams, health, reflection.
 
+use std::time::Duration;
+
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::json;
@@ -19,7 +21,7 @@ use tidewire_tests::{
     client::grpc::{channel, request},
     within,
 };
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -438,6 +440,16 @@ async fn browsers_subscribe_over_grpc_web() {
     }
 }
 
+/// Status at the end of a stream.
+async fn end_of<T>(mut stream: Streaming<T>) -> Status {
+    loop {
+        match stream.message().await {
+            Ok(message) => assert!(message.is_some(), "the end has a status"),
+            Err(status) => return status,
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_deadline_ends_a_stream() {
     let server = Server::start().await;
@@ -448,20 +460,19 @@ async fn a_deadline_ends_a_stream() {
             ..ChannelSubscription::default()
         }],
     };
-    let mut call = request(subscribe, None);
     // Long enough for a response on a busy machine: the client gives up without one.
-    call.set_timeout(std::time::Duration::from_secs(3));
-    let mut messages = client.subscribe(call).await.unwrap().into_inner();
-    let end = within("the deadline", async {
-        loop {
-            match messages.message().await {
-                Ok(message) => assert!(message.is_some(), "the end has a status"),
-                Err(status) => return status,
-            }
-        }
-    })
-    .await;
-    assert_eq!(end.code(), Code::DeadlineExceeded, "{end:?}");
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    let mut call = request(subscribe, None);
+    call.set_timeout(TIMEOUT);
+    let messages = client.subscribe(call).await.unwrap().into_inner();
+    let mut health = HealthClient::new(channel(&server).await);
+    let mut call = request(HealthCheckRequest::default(), None);
+    call.set_timeout(TIMEOUT);
+    let changes = health.watch(call).await.unwrap().into_inner();
+    let ends = futures::future::join(end_of(messages), end_of(changes));
+    let (stream, watch) = within("the deadlines", ends).await;
+    assert_eq!(stream.code(), Code::DeadlineExceeded, "{stream:?}");
+    assert_eq!(watch.code(), Code::DeadlineExceeded, "{watch:?}");
     let is_none = |connections: f64| connections == 0.0;
     server
         .metric_until("tidewire_connections", "grpc", is_none)
