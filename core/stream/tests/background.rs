@@ -7,7 +7,6 @@ mod support;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::FutureExt as _;
 use proptest::prelude::*;
 use tidewire_proto::v1::{ChannelSubscription, Decimal, PriceUpdate, SubscribeRequest, Visibility};
 use tidewire_stream::{
@@ -16,7 +15,7 @@ use tidewire_stream::{
 };
 use tokio::time::{Instant, advance};
 
-use support::{client_on, core_with, open_history};
+use support::{client_on, core_with, open_history, take};
 
 const SYMBOLS: usize = 50;
 
@@ -38,13 +37,6 @@ async fn subscribe(connection: &Connection, channels: Vec<ChannelSubscription>) 
     for channel in subscribed.channels {
         assert_eq!(channel.error, None);
     }
-}
-
-/// Takes all messages that are due now.
-fn take(connection: &Connection) -> Vec<OutgoingMessage> {
-    let mut all = Vec::new();
-    while let Some(Ok(())) = connection.next(usize::MAX, &mut all).now_or_never() {}
-    all
 }
 
 fn symbol(index: usize) -> String {

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use jsonwebtoken::Algorithm;
-use tidewire_proto::v1::{
-    ChannelSubscription, ErrorCode, ServerMessage, SubscribeRequest, server_message::Data,
-};
+use tidewire_proto::v1::{ErrorCode, ServerMessage, server_message::Data};
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, CloseReason, Command, Connection, Identity, Keys, ManualClock,
     Namespaces, OutgoingMessage, RemoteKeySet, ShardId, StreamCore, StreamOptions, TokenRules,
@@ -19,7 +17,7 @@ use tidewire_stream::{
 };
 use tokio::sync::Notify;
 
-use support::{client_on, core_with, open_history};
+use support::{client_on, core_with, open_history, subscription, take};
 
 async fn publish(stream: &StreamCore, channel: &str, data: &'static str) {
     let data = Bytes::from_static(data.as_bytes());
@@ -30,11 +28,7 @@ async fn publish(stream: &StreamCore, channel: &str, data: &'static str) {
 }
 
 async fn subscribe(command: &Command, channel: &str) -> ServerMessage {
-    let channels = vec![ChannelSubscription {
-        channel: channel.to_owned(),
-        ..ChannelSubscription::default()
-    }];
-    let subscribed = command.subscribe(SubscribeRequest { channels }).await;
+    let subscribed = command.subscribe(subscription(channel)).await;
     ServerMessage {
         id: Some(channel.to_owned()),
         data: Some(Data::Subscribed(subscribed.unwrap())),
@@ -44,9 +38,8 @@ async fn subscribe(command: &Command, channel: &str) -> ServerMessage {
 
 /// Messages that the client receives now: ids of replies, and channels of publications.
 fn received(connection: &Connection) -> Vec<String> {
-    let mut out = Vec::new();
-    while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}
-    let names = out.iter().filter_map(|message| match message {
+    let messages = take(connection).into_iter();
+    let names = messages.filter_map(|message| match message {
         OutgoingMessage::Direct(reply) => reply.to_message().id.map(|id| format!("reply {id}")),
         OutgoingMessage::Publication(one) => Some(one.channel().to_string()),
         OutgoingMessage::PriceBatch(_) => None,

@@ -31,7 +31,7 @@ use tidewire_stream::{
 };
 use tokio::time::Instant;
 
-use support::{client_on, core_with, open_history};
+use support::{client_on, core_with, open_history, run_shard, run_ticks};
 
 const STEPS: usize = 100_000;
 const SEEDS: [u64; 2] = [1, 20_261_124];
@@ -254,19 +254,13 @@ impl Client {
     }
 }
 
-/// Lets the shards run their ticks.
-async fn run_ticks() {
-    tokio::time::sleep(Duration::from_millis(30)).await;
-}
-
 async fn play(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let stream = stream(2);
     let mut homes = vec![ShardId::CALLER];
     for shard in stream.hub().shards() {
         homes.push(shard);
-        let shard = stream.hub().shard(shard).clone();
-        tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
+        run_shard(&stream, shard);
     }
     let mut clients = Vec::new();
     for index in 0..CLIENTS {
@@ -393,13 +387,9 @@ async fn a_shard_that_cannot_keep_up_keeps_the_newest_of_each_channel() {
             published.await.unwrap();
         }
     }
-    let shard = stream.hub().shard(home).clone();
-    assert!(
-        shard.inbox_len() <= 16_384,
-        "{} in the inbox",
-        shard.inbox_len()
-    );
-    tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
+    let waiting = stream.hub().shard(home).inbox_len();
+    assert!(waiting <= 16_384, "{waiting} in the inbox");
+    run_shard(&stream, home);
     let mut clients = [client];
     settle(&mut clients).await;
     for (channel, view) in &clients[0].views {

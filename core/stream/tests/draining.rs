@@ -8,13 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, server_message::Data};
+use tidewire_proto::v1::server_message::Data;
 use tidewire_stream::{
     CloseReason, Connection, Identity, OutgoingMessage, ShardId, StreamCore, StreamOptions,
 };
 use tokio::time::Instant;
 
-use support::{client_on, core_with, open_history};
+use support::{client_on, core_with, open_history, run_shard, run_ticks, subscription};
 
 const SESSIONS: usize = 5_000;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -30,14 +30,9 @@ fn stream(shards: usize) -> Arc<StreamCore> {
 
 async fn connect(stream: &Arc<StreamCore>, shard: ShardId) -> Connection {
     let connection = stream.connect(client_on(shard)).await;
-    let channels = vec![ChannelSubscription {
-        channel: CHANNEL.into(),
-        ..ChannelSubscription::default()
-    }];
-    let subscribed = connection
-        .begin_command()
-        .subscribe(SubscribeRequest { channels })
-        .await;
+    let command = connection.begin_command();
+    let subscribed = command.subscribe(subscription(CHANNEL)).await;
+    drop(command);
     assert_eq!(subscribed.unwrap().channels[0].error, None);
     connection
 }
@@ -195,9 +190,8 @@ async fn reconnect_overtakes_no_publication_on_a_shard() {
     stream.drain(WINDOW).await;
     client.read();
     assert_eq!((client.seq, client.reconnect), (0, None));
-    let shard = stream.hub().shard(home).clone();
-    tokio::spawn(async move { shard.run(Duration::from_millis(15)).await });
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    run_shard(&stream, home);
+    run_ticks().await;
     client.read();
     assert_eq!(client.seq, top);
     assert!(client.reconnect.is_some() && client.connection.is_none());

@@ -9,7 +9,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use futures::FutureExt as _;
 use tidewire_proto::v1::{Block, ChannelSubscription, Position, SubscribeRequest, server_message};
 use tidewire_stream::{
     ChannelEpoch, ChannelName, ChannelProvider, Connection, DurablePublisher as _, Epoch,
@@ -17,7 +16,7 @@ use tidewire_stream::{
     StreamOptions,
 };
 
-use support::{client_on, core_with};
+use support::{client_on, core_with, take};
 
 fn stream() -> Arc<StreamCore> {
     core_with([], StreamOptions::default()).0
@@ -69,9 +68,7 @@ async fn subscribed(
 
 /// Takes the messages queued for the client: types and sequence numbers.
 fn received(connection: &Connection) -> Vec<String> {
-    let mut out = Vec::new();
-    while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}
-    let messages = out.iter().map(|outgoing| match outgoing {
+    let messages = take(connection).into_iter().map(|outgoing| match outgoing {
         OutgoingMessage::Publication(publication) => {
             format!("{} {}", publication.event_type(), publication.seq())
         }

@@ -3,18 +3,16 @@
 
 mod support;
 
-use futures::FutureExt as _;
 use proptest::prelude::*;
 use tidewire_proto::v1::{ServerState, server_message::Data};
 use tidewire_stream::{Connection, OutgoingMessage, PartReport, ShardId, StreamOptions};
 
-use support::{client_on, core_with};
+use support::{client_on, core_with, take};
 
 /// Messages that the client receives now: `welcome`, `ok` or `degraded`.
 fn received(connection: &Connection) -> Vec<&'static str> {
-    let mut out = Vec::new();
-    while let Some(Ok(())) = connection.next(usize::MAX, &mut out).now_or_never() {}
-    let names = out.iter().filter_map(|message| match message {
+    let messages = take(connection).into_iter();
+    let names = messages.filter_map(|message| match message {
         OutgoingMessage::Direct(message) => match message.to_message().data? {
             Data::Welcome(_) => Some("welcome"),
             Data::Status(status) if status.state() == ServerState::Ok => Some("ok"),

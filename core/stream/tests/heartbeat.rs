@@ -7,13 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, Visibility, server_message::Data};
+use tidewire_proto::v1::{Visibility, server_message::Data};
 use tidewire_stream::{
     Connection, ConnectionInfo, Identity, OutgoingMessage, ShardId, StreamCore, StreamOptions,
 };
 use tokio::time::{Instant, advance};
 
-use support::{client_on, core_with, open_history};
+use support::{client_on, core_with, open_history, subscription};
 
 const CHANNEL: &str = "orders:1";
 
@@ -27,12 +27,9 @@ async fn connect(stream: &Arc<StreamCore>, heartbeat: Option<Duration>) -> Conne
         ..client_on(ShardId::CALLER)
     };
     let connection = stream.connect(info).await;
-    let channels = vec![ChannelSubscription {
-        channel: CHANNEL.into(),
-        ..ChannelSubscription::default()
-    }];
-    let request = SubscribeRequest { channels };
-    connection.begin_command().subscribe(request).await.unwrap();
+    let command = connection.begin_command();
+    command.subscribe(subscription(CHANNEL)).await.unwrap();
+    drop(command);
     connection
 }
 

@@ -8,16 +8,13 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use tidewire_proto::v1::{
-    ActiveSubscription, ChannelSubscription, SubscribeRequest, SubscriptionResult,
-    server_message::Data,
-};
+use tidewire_proto::v1::{ActiveSubscription, SubscriptionResult, server_message::Data};
 use tidewire_stream::{
     ChannelProvider, Claims, CloseReason, Connection, ConnectionInfo, Identity, OutgoingMessage,
     ShardId, StreamCore, StreamError, StreamOptions, Target,
 };
 
-use support::{START_MS, client_on, core_with, open_history};
+use support::{START_MS, client_on, core_with, open_history, subscription};
 
 const CHANNEL: &str = "orders:1";
 
@@ -76,12 +73,8 @@ async fn welcome_is_first_even_if_the_session_ends_while_it_opens() {
 }
 
 async fn subscribe(connection: &Connection) -> SubscriptionResult {
-    let channels = vec![ChannelSubscription {
-        channel: CHANNEL.into(),
-        ..ChannelSubscription::default()
-    }];
-    let request = SubscribeRequest { channels };
-    let subscribed = connection.begin_command().subscribe(request).await;
+    let command = connection.begin_command();
+    let subscribed = command.subscribe(subscription(CHANNEL)).await;
     subscribed.unwrap().channels.remove(0)
 }
 

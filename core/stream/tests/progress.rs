@@ -16,14 +16,14 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest, Visibility, server_message::Data};
+use tidewire_proto::v1::{Visibility, server_message::Data};
 use tidewire_stream::{
     Connection, ConnectionInfo, Encoding, FlushOutcome, Identity, Namespace, OutgoingItem,
     OutgoingMessage, Session, ShardId, Sink, StreamCore, StreamOptions,
 };
 use tokio::time::Instant;
 
-use support::{client_on, core_with, open_history};
+use support::{client_on, core_with, open_history, run_shard, subscription};
 
 const CHANNEL: &str = "orders:1";
 
@@ -134,13 +134,9 @@ impl Client {
             connection.attach(weak);
             socket
         });
-        let channels = vec![ChannelSubscription {
-            channel: CHANNEL.into(),
-            ..ChannelSubscription::default()
-        }];
-        let request = SubscribeRequest { channels };
-        let subscribed = connection.begin_command().subscribe(request).await;
-        subscribed.unwrap();
+        let command = connection.begin_command();
+        command.subscribe(subscription(CHANNEL)).await.unwrap();
+        drop(command);
         Self {
             name: format!("{shard}, {encoding:?}"),
             connection,
@@ -159,6 +155,8 @@ impl Client {
             Some(socket) => {
                 socket.state.lock().0 = budget;
                 socket.flush(Instant::now());
+                // In paused time: longer than a tick, and than the pause before another read of a
+                // history.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 let mut state = socket.state.lock();
                 state.0 = 0;
@@ -196,8 +194,7 @@ async fn play(bounds: Bounds, actions: Vec<Action>) {
     };
     let stream = core_with([orders], options).0;
     let shard = stream.hub().shards().next().unwrap();
-    let ticking = stream.hub().shard(shard).clone();
-    tokio::spawn(async move { ticking.run(Duration::from_millis(15)).await });
+    run_shard(&stream, shard);
     let mut clients = Vec::new();
     for home in [ShardId::CALLER, shard] {
         for encoding in [Encoding::Json, Encoding::Proto] {

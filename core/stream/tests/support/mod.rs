@@ -1,17 +1,23 @@
-//! Support of the streaming core's tests: a core alone, with a clock that stands still, and the
-//! connection info of a client.
+//! Support of the streaming core's tests: a core alone, with a clock that stands still, clients of
+//! it, and shards that run in paused time.
 #![allow(dead_code, reason = "each test program uses what it needs")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tidewire_proto::v1::{ChannelSubscription, SubscribeRequest};
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, ConnectionInfo, Encoding, Identity, ManualClock, Namespace,
-    Namespaces, PublishRight, ShardId, StreamCore, StreamOptions, Transport,
+    AnonymousPolicy, Authenticator, Connection, ConnectionInfo, Encoding, Identity, ManualClock,
+    Namespace, Namespaces, OutgoingMessage, PublishRight, ShardId, StreamCore, StreamOptions,
+    Transport,
 };
+use tokio::task::JoinHandle;
 
 /// Time of the clock, in milliseconds since the Unix epoch.
 pub(crate) const START_MS: i64 = 1_000_000;
+
+/// Longest pause of a shard between two ticks.
+const MAX_PAUSE: Duration = Duration::from_millis(15);
 
 /// A core with these namespaces besides the built-in ones, and its clock.
 pub(crate) fn core_with(
@@ -58,4 +64,23 @@ pub(crate) fn subscription(channel: &str) -> SubscribeRequest {
             ..ChannelSubscription::default()
         }],
     }
+}
+
+/// All messages of a connection that are due now.
+pub(crate) fn take(connection: &Connection) -> Vec<OutgoingMessage> {
+    let mut all = Vec::new();
+    while let Some(Ok(())) = connection.next(usize::MAX, &mut all).now_or_never() {}
+    all
+}
+
+/// Runs a shard until its task is aborted.
+pub(crate) fn run_shard(stream: &StreamCore, shard: ShardId) -> JoinHandle<()> {
+    let shard = stream.hub().shard(shard).clone();
+    tokio::spawn(async move { shard.run(MAX_PAUSE).await })
+}
+
+/// Lets the running shards finish their ticks. In paused time, in which every timer of a shard
+/// that is due before the end of this one fires first.
+pub(crate) async fn run_ticks() {
+    tokio::time::sleep(2 * MAX_PAUSE).await;
 }
