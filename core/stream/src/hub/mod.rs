@@ -199,6 +199,6 @@ impl LocalDelivery for Hub {
     }
 
     fn has_subscribers(&self, channel: &ChannelName) -> bool {
-        self.subscriber_count(channel) > 0
+        self.subscribers.read().contains_key(channel)
     }
 }
