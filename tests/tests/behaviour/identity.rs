@@ -5,6 +5,7 @@ use tidewire_tests::{
     Client, Close, IdentityProvider, KeyPair, Message, Refusal, SECRET, Server, Token, Transport,
     client::{SocketRequest, SseStream},
 };
+use tonic::Code;
 
 on_every_transport_and_tls!(
     publishing_needs_the_right_scope,
@@ -168,7 +169,7 @@ async fn a_bad_token_is_refused_at_connect(transport: Transport) {
                 let body: Value = serde_json::from_str(&body).unwrap();
                 assert_eq!(body["code"], "unauthenticated");
             }
-            Refusal::Grpc(code, _) => assert_eq!(code, tonic::Code::Unauthenticated),
+            Refusal::Grpc(code, _) => assert_eq!(code, Code::Unauthenticated),
         }
     }
 }
@@ -203,7 +204,7 @@ async fn a_connection_closes_when_its_token_expires(transport: Transport) {
     match close {
         Close::WebSocket { code, .. } => assert_eq!(code, 4005),
         Close::Sse => {}
-        Close::Grpc { code, .. } => assert_eq!(code, tonic::Code::Unauthenticated),
+        Close::Grpc { code, .. } => assert_eq!(code, Code::Unauthenticated),
         Close::Broken(reason) => panic!("{reason}"),
     }
 }
@@ -269,6 +270,15 @@ async fn a_narrower_token_ends_subscriptions(transport: Transport) {
     assert_eq!(client.subscribe("room:7").await["error"], Value::Null);
 }
 
+/// Asserts that the server closes a connection with the code of its transport.
+async fn assert_closed(client: &mut Client, websocket: u16, grpc: Code) {
+    match client.closed().await {
+        Close::WebSocket { code, .. } => assert_eq!(code, websocket),
+        Close::Grpc { code, .. } => assert_eq!(code, grpc),
+        other => panic!("{other:?}"),
+    }
+}
+
 async fn a_server_can_require_a_token(transport: Transport) {
     let server = Server::builder()
         .set("auth", "anonymous = false")
@@ -304,11 +314,7 @@ async fn a_server_can_require_a_token(transport: Transport) {
     client
         .send(&json!({"type": "auth", "id": "a", "data": {"token": "nonsense"}}))
         .await;
-    match client.closed().await {
-        Close::WebSocket { code, .. } => assert_eq!(code, 4500),
-        Close::Grpc { code, .. } => assert_eq!(code, tonic::Code::Unauthenticated),
-        other => panic!("{other:?}"),
-    }
+    assert_closed(&mut client, 4500, Code::Unauthenticated).await;
 }
 
 #[tokio::test]
@@ -551,11 +557,7 @@ async fn a_valid_token_over_a_limit_may_come_back() {
             "{}",
             refused.text
         );
-        match second.closed().await {
-            Close::WebSocket { code, .. } => assert_eq!(code, 4004),
-            Close::Grpc { code, .. } => assert_eq!(code, tonic::Code::ResourceExhausted),
-            other => panic!("{other:?}"),
-        }
+        assert_closed(&mut second, 4004, Code::ResourceExhausted).await;
         let request = browser_request("tidewire.v1.json", &ada);
         let (error, code) = refusal_on_socket(&server, request).await;
         assert_eq!((error.error_code(), code), ("resource_exhausted", 4004));
@@ -585,8 +587,5 @@ async fn a_token_whose_key_cannot_be_fetched_may_come_back() {
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     let refused = client.request("auth", json!({"token": token})).await;
     assert_eq!(refused.error_code(), "unavailable");
-    match client.closed().await {
-        Close::WebSocket { code, .. } => assert_eq!(code, 1013),
-        other => panic!("{other:?}"),
-    }
+    assert_closed(&mut client, 1013, Code::Unavailable).await;
 }

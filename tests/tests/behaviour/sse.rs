@@ -153,21 +153,23 @@ async fn a_user_channel_recovers_after_reconnecting() {
     assert_eq!(stream.next_of("message").await.message().data, 2);
 }
 
+/// Status and error of a stream that the server refuses.
+async fn refusal(server: &Server, query: &str) -> (u16, Value) {
+    match SseStream::open(server, query, &[]).await.err() {
+        Some(Refusal::Http(status, body)) => (status, serde_json::from_str(&body).unwrap()),
+        other => panic!("{query} is not refused over HTTP: {other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_bad_cursor_is_refused() {
     let server = Server::start().await;
     for cursor in ["%25", "nonsense", "aGVsbG8", &"A".repeat(100)] {
         let query = format!("?channels=demo:a&lastEventId={cursor}");
-        match SseStream::open(&server, &query, &[]).await.unwrap_err() {
-            Refusal::Http(status, body) => {
-                assert_eq!(status, 400);
-                let body: Value = serde_json::from_str(&body).unwrap();
-                assert_eq!(body["code"], "invalid_argument");
-                let message = body["message"].as_str().unwrap();
-                assert!(message.contains("Last-Event-ID"), "{message}");
-            }
-            other => panic!("{other:?}"),
-        }
+        let (status, error) = refusal(&server, &query).await;
+        assert_eq!((status, &error["code"]), (400, &json!("invalid_argument")));
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("Last-Event-ID"), "{message}");
     }
 }
 
@@ -314,17 +316,14 @@ async fn a_stream_without_a_channel_left_is_refused() {
             "heartbeatMs",
         ),
     ] {
-        let refused = SseStream::open(&server, query, &[]).await.err();
-        let Some(Refusal::Http(found, body)) = refused else {
-            panic!("{query} is accepted");
-        };
-        let body: Value = serde_json::from_str(&body).unwrap();
+        let (found, error) = refusal(&server, query).await;
         assert_eq!(
-            (found, &body["code"]),
+            (found, &error["code"]),
             (status, &json!(code)),
-            "{query}: {body}"
+            "{query}: {error}"
         );
-        assert!(body["message"].as_str().unwrap().contains(named), "{body}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(named), "{message}");
     }
 }
 
