@@ -117,8 +117,8 @@ impl PlaybackSpeed {
     }
 }
 
-/// The behaviour of a script at its end. A server counts a trade's number once, so what it receives again
-/// are duplicates.
+/// The behaviour of a script at its end. A server counts a trade's number once, so a repeated
+/// trade is a duplicate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
     /// The connection stays open without further frames.

@@ -95,7 +95,6 @@ impl<H: Handler> DynHandler for H {
     }
 
     fn answer<'a>(&'a self, command: &'a Command, data: RequestData) -> Answer<'a> {
-        // The only allocation of the router per message.
         Box::pin(async move {
             match H::request(data) {
                 Some(request) => Handler::answer(self, command, request).await,

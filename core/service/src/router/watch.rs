@@ -50,7 +50,7 @@ impl Handler for Watch {
     }
 }
 
-/// Ends a watch of the command.
+/// Ends a watch of the session.
 struct Unwatch(WatchRpc);
 
 impl Handler for Unwatch {

@@ -93,10 +93,9 @@ pub struct Shard {
 /// Input of the next tick.
 ///
 /// It is bounded: from [`INBOX`] publications or [`INBOX_BYTES`] on, it keeps only the newest of
-/// each channel. On
-/// a latest channel nothing else counts. On a history channel the sessions notice the hole,
-/// and read the history or send `gap`. A shard that cannot keep up therefore costs the memory
-/// of the histories, not of all publications.
+/// each channel. On a latest channel nothing else counts. On a history channel the sessions
+/// notice the hole, and read the history or send `gap`. A shard that cannot keep up therefore
+/// costs the memory of the histories, not of all publications.
 #[derive(Debug)]
 struct Inbox {
     publications: Vec<Arc<Publication>>,

@@ -4,7 +4,7 @@
 //! back where [`recovery`](super::recovery) takes over. The transport takes the messages
 //! of the outbox: it waits for them ([`Connection::next`]), or it is a sink that the shard
 //! flushes ([`Session::take_outgoing`]). Both run the same step, which sends messages, waits or
-//! ends. Before it does, it may start to read a history, beside the transport.
+//! ends. Before that, it may start to read a history beside the transport.
 
 use std::{
     sync::{Arc, Weak},

@@ -1,11 +1,11 @@
 //! Outbox: queue of messages to one client, bounded in bytes.
 //!
-//! Three lanes share the bound. *Replies* leave first; while more than half of the bound is
-//! replies, those that are being made included, the client's next command waits. The *queue* holds publications of history
-//! channels, and one item for each latest channel with a new value. A newer value thus
-//! replaces an older one in place. The *batch* collects the channels whose values leave
-//! together, at the times of the shard's flush schedule. A latest value whose `minIntervalMs`
-//! is not over waits among the *deferred*.
+//! Three lanes share the bound. *Replies* leave first. While they take more than half of the
+//! bound, with those that are being made, the client's next command waits. The *queue* holds
+//! publications of history channels, and one item for each latest channel with a new value. A
+//! newer value thus replaces an older one in place. The *batch* collects the channels whose
+//! values leave together, at the times of the shard's flush schedule. A latest value whose
+//! `minIntervalMs` is not over waits among the *deferred*.
 //!
 //! The outbox knows subscriptions by their [`Slot`] only.
 

@@ -101,8 +101,9 @@ impl State {
         }
     }
 
-    /// Time to wait for: `due`, or the end of a pause of recovery. A sink is flushed at `again_at` in any case; for a sink, this
-    /// is the time that the shard's timer needs, if it needs a new one.
+    /// Time to wait for: `due`, or the end of a pause of recovery. A sink is flushed at
+    /// `again_at` in any case. For a sink, this is the time that the shard's timer needs, if it
+    /// needs a new one.
     pub(super) fn next_flush(
         &mut self,
         due: Option<Instant>,

@@ -258,10 +258,10 @@ fn listening(child: &mut Child) -> anyhow::Result<SocketAddr> {
         let Ok(line) = receiver.recv_timeout(left) else {
             break;
         };
-        if let Some((_, rest)) = line.split_once(BEFORE) {
+        if let Some((_, url)) = line.split_once(BEFORE)
+            && let Some((_, rest)) = url.split_once("://")
+        {
             let address: String = rest
-                .trim_start_matches("s")
-                .trim_start_matches("://")
                 .chars()
                 .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
                 .collect();
