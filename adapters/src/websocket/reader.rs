@@ -216,11 +216,9 @@ impl SocketReader {
 
     /// Waits while the client has too many unread replies.
     async fn wait_for_reply_room(&mut self) {
-        let session = self.commands.session();
-        if session.is_reply_queue_full() {
-            self.writer.flush(Instant::now());
-            session.wait_for_reply_room().await;
-        }
+        let writer = &self.writer;
+        let flush = || writer.flush(Instant::now());
+        self.commands.wait_for_reply_room(flush).await;
     }
 
     fn close(&self, code: u16, reason: &str) -> ControlFlow<ReadOutcome> {

@@ -150,6 +150,29 @@ async fn commands_in_progress_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_command_waits_for_the_room_of_one_in_progress() {
+    let server = Server::start().await;
+    for transport in TRANSPORTS {
+        let mut client = Client::connect(transport, &server).await;
+        // Each reserves more than half of an outbox for its reply, and yields to other tasks
+        // before that is made.
+        for part in 0..2 {
+            let names = (0..400).map(|number| format!("demo:{part}-{number}"));
+            let channels = json!({"channels": names.collect::<Vec<_>>()});
+            let subscribe = json!({"type": "subscribe", "id": part.to_string(), "data": channels});
+            client.send(&subscribe).await;
+        }
+        client.send(&json!({"type": "ping", "id": "ping"})).await;
+        let ids: BTreeSet<_> = reply_ids(&mut client, 3).await.into_iter().collect();
+        assert_eq!(
+            ids,
+            ["0", "1", "ping"].map(str::to_owned).into(),
+            "{transport:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn commands_after_auth_act_in_the_name_of_the_token() {
     for transport in TRANSPORTS {
         let provider = IdentityProvider::start(&[]).await;

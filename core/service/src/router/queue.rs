@@ -18,7 +18,7 @@ use std::{
     collections::{HashSet, VecDeque},
     future::pending,
     hash::{DefaultHasher, Hasher as _},
-    pin::Pin,
+    pin::{Pin, pin},
 };
 
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
@@ -243,6 +243,24 @@ impl CommandQueue {
         }
         if self.backlog.as_ref().is_some_and(|all| all.len() == 0) {
             self.backlog = None;
+        }
+    }
+
+    /// Waits while the client has too many unread replies. Commands in progress go on meanwhile:
+    /// the bytes that they have reserved count too, and are free again only when they end.
+    /// Calls `flush` before the wait and after each of their replies.
+    pub async fn wait_for_reply_room(&mut self, flush: impl Fn()) {
+        if !self.session.is_reply_queue_full() {
+            return;
+        }
+        flush();
+        let session = self.session.clone();
+        let mut room = pin!(session.wait_for_reply_room());
+        loop {
+            tokio::select! {
+                () = &mut room => return,
+                () = self.next_reply(), if !self.is_empty() => flush(),
+            }
         }
     }
 
