@@ -75,14 +75,12 @@ impl EmbeddedStore {
     /// written by a newer version.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let (path, database) = file::open(folder)?;
-        let unusable = |error: std::io::Error| StoreError::Unusable(path, error.to_string());
+        let unusable =
+            |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
         let timer = tokio::runtime::Builder::new_current_thread()
             .enable_time()
-            .build();
-        let timer = match timer {
-            Ok(timer) => timer,
-            Err(error) => return Err(unusable(error)),
-        };
+            .build()
+            .map_err(unusable)?;
         let file = Arc::new(RwLock::new(Ok(Arc::new(database))));
         let (queue, jobs) = mpsc::channel(QUEUE);
         let writer = Writer {
@@ -223,10 +221,8 @@ impl Writer {
             self.open_again();
         }
         let database = self.file.read().clone()?;
-        let writes = || group.iter().flat_map(|job| job.batch.writes());
-        // The library panics on some damaged pages.
-        let written = catch_unwind(AssertUnwindSafe(|| write(&database, writes())));
-        let written = written.unwrap_or_else(|_| Err(failed("its content contradicts itself")));
+        let writes = group.iter().flat_map(|job| job.batch.writes());
+        let written = write(&database, writes);
         drop(database);
         if let Err(error) = &written {
             tracing::error!(
@@ -248,8 +244,7 @@ impl Writer {
     /// open make it fail once more.
     fn open_again(&mut self) {
         let opened = file::open(&self.folder).and_then(|(_, database)| {
-            let probed = catch_unwind(AssertUnwindSafe(|| probe(&database)));
-            probed.unwrap_or_else(|_| Err(failed("its content contradicts itself")))?;
+            probe(&database)?;
             Ok(database)
         });
         match opened {
@@ -272,6 +267,15 @@ fn probe(database: &Database) -> Result<(), StoreError> {
 
 /// Applies writes in one transaction.
 fn write<'a>(
+    database: &Database,
+    writes: impl Iterator<Item = &'a Write>,
+) -> Result<(), StoreError> {
+    // The library panics on some damaged pages.
+    let written = catch_unwind(AssertUnwindSafe(|| commit(database, writes)));
+    written.unwrap_or_else(|_| Err(failed("its content contradicts itself")))
+}
+
+fn commit<'a>(
     database: &Database,
     writes: impl Iterator<Item = &'a Write>,
 ) -> Result<(), StoreError> {
