@@ -1,7 +1,7 @@
 //! Wallet reads: balances and token metadata, many contract calls in one `eth_call`.
 //!
-//! Multicall3 runs up to a hundred calls as one, and none of them fails the others. Where it is
-//! not deployed, each call is made alone.
+//! Multicall3 runs up to a hundred calls as one. Where it is not deployed, each call is made
+//! alone, and so is each call that failed beside others.
 
 use alloy::{
     hex,
@@ -130,6 +130,8 @@ impl Reading {
 }
 
 /// Makes contract calls at a block. Returns the reading of each.
+///
+/// A call that fails beside others is made again alone: one contract can use up the gas of all.
 pub(super) async fn view_all<R: RpcClient>(
     client: &R,
     views: &[ViewCall],
@@ -138,30 +140,37 @@ pub(super) async fn view_all<R: RpcClient>(
     let chunks: Vec<_> = views.chunks(CALLS_PER_MULTICALL).collect();
     let calls = chunks.iter().map(|chunk| multicall(chunk, block)).collect();
     let responses = call_all(client, calls).await;
-    let mut results = Vec::with_capacity(views.len());
+    let mut readings = Vec::with_capacity(views.len());
+    // Without Multicall3 the call succeeds: the node has the state of the block.
+    let mut has_state = false;
     for (chunk, response) in chunks.into_iter().zip(responses) {
+        has_state |= shows_state(&response);
         let decoded = response
-            .as_ref()
             .ok()
-            .and_then(|response| decode_multicall(response, chunk.len()));
-        if let Some(decoded) = decoded {
-            results.extend(decoded);
-            continue;
-        }
-        // Without the contract the call succeeds: the node has the state of the block. An error
-        // of a single call is then the called contract's own.
-        let has_state = matches!(&response, Ok(_) | Err(RpcError::Refused { .. }));
-        let calls = chunk.iter().map(|view| view.call(block)).collect();
-        let single = call_all(client, calls).await.into_iter();
-        results.extend(single.map(|response| match response {
+            .and_then(|response| decode_multicall(&response, chunk.len()));
+        readings.extend(decoded.unwrap_or_else(|| vec![Reading::Unread; chunk.len()]));
+    }
+    readings.resize(views.len(), Reading::Unread);
+    let failed = (0..views.len()).filter(|index| readings[*index].data().is_none());
+    let failed: Vec<_> = failed.collect();
+    let calls = failed.iter().map(|index| views[*index].call(block));
+    let responses = call_all(client, calls.collect()).await;
+    has_state |= responses.iter().any(shows_state);
+    for (index, response) in failed.into_iter().zip(responses) {
+        readings[index] = match response {
             Ok(data) => return_data(&data).map_or(Reading::Unread, Reading::Data),
             Err(RpcError::Refused { .. }) => Reading::Reverted,
+            // The node has the state, so the error is the called contract's own.
             Err(RpcError::Unavailable { .. }) if has_state => Reading::Reverted,
             Err(RpcError::Unavailable { .. } | RpcError::Unreachable { .. }) => Reading::Unread,
-        }));
+        };
     }
-    results.resize(views.len(), Reading::Unread);
-    results
+    readings
+}
+
+/// Whether a response to a contract call shows that the node has the state of its block.
+fn shows_state(response: &Response) -> bool {
+    matches!(response, Ok(_) | Err(RpcError::Refused { .. }))
 }
 
 /// The coin balance of a wallet at a block.

@@ -10,7 +10,7 @@
 //! them. [`PendingTransactions`] remembers the updates of pending transactions.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -570,14 +570,22 @@ impl WalletTracker {
                 self.recipients.insert(*wallet, to);
             }
         }
+        if activity.events.is_empty() {
+            return;
+        }
+        let transactions = block.transactions.iter();
+        let senders: HashMap<_, _> = transactions
+            .map(|transaction| (transaction.tx_hash(), transaction.from()))
+            .collect();
         for (wallet, one) in &activity.events {
             if let TokenEvent::Erc20Transfer {
                 from, to, value, ..
             } = &one.event
                 && from == wallet
                 && !value.is_zero()
-                // Anyone can log a transfer of a token of their own making.
-                && block.transactions.iter().any(|sent| sent.from() == *wallet)
+                // Anyone can log a transfer of a token of their own making, but not in a
+                // transaction of the wallet.
+                && senders.get(&one.transaction) == Some(wallet)
             {
                 self.recipients.insert(*wallet, *to);
             }

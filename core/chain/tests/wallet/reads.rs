@@ -7,7 +7,7 @@ use tidewire_chain::{
     RpcError,
     wallet::{Activity, Tracing, WalletTracker},
 };
-use tidewire_proto::v1::wallet_update::Data;
+use tidewire_proto::v1::{WalletUpdate, wallet_update::Data};
 
 use crate::{
     apply, index,
@@ -99,4 +99,32 @@ async fn a_symbol_that_could_not_be_read_is_read_again_later() {
         });
         assert_eq!(symbol.as_deref(), expected, "at {now_ms}");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_uses_up_the_gas_hides_no_other_balance() {
+    let (bomb, token) = (account(0xAA), account(0xAB));
+    let wallets = index(&[account(1), account(2)]);
+    let update = Node::default().mine_logs(vec![
+        transfer(bomb, account(9), account(1), 1),
+        transfer(token, account(9), account(2), 5),
+    ]);
+    let mut client = Scripted {
+        has_multicall: true,
+        gas_bomb: Some(bomb),
+        ..Scripted::default()
+    };
+    let block = update.included.block.hash;
+    client.tokens.insert((block, token, account(2)), 5);
+    let mut tracker = WalletTracker::new(CHAIN, Tracing::Off);
+    let sent = apply(&mut tracker, &update, &wallets, &client).await;
+    assert!(
+        matches!(
+            &sent[..],
+            [WalletUpdate { data: Some(Data::Balance(change)), .. }]
+                if change.delta == "5" && change.symbol.as_deref() == Some("TOK")
+        ),
+        "{sent:?}"
+    );
+    assert!(tracker.take_unread().is_empty());
 }

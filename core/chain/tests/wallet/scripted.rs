@@ -36,6 +36,8 @@ pub(crate) struct Scripted {
     /// Tokens whose symbol is a `bytes32`.
     pub(crate) old: Vec<Address>,
     pub(crate) has_multicall: bool,
+    /// A contract that uses up all gas, also that of the calls after it in one Multicall3 call.
+    pub(crate) gas_bomb: Option<Address>,
     pub(crate) trace: Option<Value>,
     pub(crate) receipts: HashMap<B256, Result<Value, RpcError>>,
     /// A method that fails, but for calls of Multicall3, which are answered as without it.
@@ -117,8 +119,11 @@ impl Scripted {
                 }
                 if to == MULTICALL3 {
                     let calls = interface::aggregate3Call::abi_decode(&data).unwrap().calls;
+                    let mut has_gas = true;
                     let results = calls.iter().map(|call| {
+                        has_gas &= Some(call.target) != self.gas_bomb;
                         let returned = self.view(block(), call.target, &call.callData);
+                        let returned = returned.filter(|_| has_gas);
                         interface::Result {
                             success: returned.is_some(),
                             returnData: returned.unwrap_or_default().into(),
@@ -129,6 +134,7 @@ impl Scripted {
                     return Ok(json!(hex::encode_prefixed(encoded)));
                 }
                 self.view(block(), to, &data)
+                    .filter(|_| Some(to) != self.gas_bomb)
                     .map(|data| json!(hex::encode_prefixed(data)))
                     .ok_or_else(|| refused(3, None))
             }
