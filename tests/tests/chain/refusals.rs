@@ -111,6 +111,36 @@ async fn an_endpoint_without_block_receipts_cannot_forge_an_amount() {
 }
 
 #[tokio::test]
+async fn an_endpoint_whose_receipts_are_null_rests_for_them_and_is_named_once() {
+    let node = Node::start().await;
+    let script = |method: &str, _: &Value, mut truth: Value| {
+        if method == "eth_getBlockReceipts" {
+            truth["result"] = Value::Null;
+        }
+        Reply::Response(truth)
+    };
+    let faulty = FaultyNode::in_front_of(&node, script).await;
+    let server = on_chain_with(Server::builder(), 31337, &[faulty.http()], "");
+    let server = server.start().await;
+    wait_for_block(&server, 31337).await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe(CHANNEL).await;
+    let mut ledger = Ledger::default();
+    // The third refusal comes after the first two pauses.
+    while server
+        .metric("tidewire_chain_refusals_total", "31337")
+        .await
+        < 3.0
+    {
+        node.mine(1).await;
+        ledger.follow(&mut client, &node, CHANNEL).await;
+    }
+    let log = server.log();
+    let lines: Vec<_> = log.matches("an endpoint refuses a method").collect();
+    assert_eq!(lines.len(), 1, "{log}");
+}
+
+#[tokio::test]
 async fn a_failed_transaction_without_a_receipt_is_never_sent_as_confirming() {
     let faults: [Script; 4] = [
         |_, _, mut truth| {

@@ -2,7 +2,7 @@
 //!
 //! A plan without a method, a daily quota, an internal error: all of these concern one method of
 //! one endpoint, and none lasts for ever. Other endpoints are called first for that method
-//! meanwhile. The pause begins at 250 ms and doubles up to 10 minutes; a result ends it.
+//! meanwhile. The pause begins at 250 ms and doubles up to 10 minutes; a result but null ends it.
 //!
 //! Example: a node behind a shared address does not know `eth_getBlockReceipts`. The next block
 //! is read without it, the block 250 ms later with it. If every node refuses, the method is

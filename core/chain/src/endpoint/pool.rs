@@ -70,17 +70,17 @@ impl EndpointPool {
         height: u64,
         methods: &[&'static str],
     ) -> Vec<Arc<Endpoint>> {
-        let mut endpoints = self.endpoints.to_vec();
-        endpoints.sort_by(|a, b| {
-            let rank = |endpoint: &Endpoint| {
-                let pauses = methods.iter().map(|method| endpoint.method_pause(method));
-                let is_lagging = endpoint.head() < height;
-                (endpoint.backoff(), pauses.max(), is_lagging)
-            };
-            let by_rank = rank(a).cmp(&rank(b));
-            by_rank.then_with(|| a.cost().total_cmp(&b.cost()))
+        // Ranked once each, as their pauses pass while they are sorted.
+        let ranked = self.endpoints.iter().map(|endpoint| {
+            let pauses = methods.iter().map(|method| endpoint.method_pause(method));
+            let is_lagging = endpoint.head() < height;
+            let rank = (endpoint.backoff(), pauses.max(), is_lagging);
+            (rank, endpoint.cost(), endpoint)
         });
-        endpoints
+        let mut ranked: Vec<_> = ranked.collect();
+        ranked.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1)));
+        let endpoints = ranked.into_iter();
+        endpoints.map(|(_, _, endpoint)| endpoint.clone()).collect()
     }
 
     /// The time since which no endpoint has returned a result, and the reason of each. None while
