@@ -37,10 +37,7 @@ async fn hides_faults(
     let builder = Server::builder();
     let server = on_chain_with(builder, 31337, &endpoints, "call_timeout_ms = 300");
     let server = server.start().await;
-    wait_for_block(&server, 31337).await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
-    client.subscribe(CHANNEL).await;
-    let mut ledger = Ledger::default();
+    let (mut client, mut ledger) = Ledger::subscribed(&server, CHANNEL).await;
     ledger.follow(&mut client, &node, CHANNEL).await;
     for _ in 0..4 {
         node.send(&accounts[0], &contract, 0).await;
@@ -319,10 +316,7 @@ async fn a_lagging_endpoint_causes_no_reorg() {
     let faulty = FaultyNode::in_front_of(&node, script).await;
     let endpoints = [faulty.http(), node.ws()];
     let server = on_chain(Server::builder(), 31337, &endpoints).start().await;
-    wait_for_block(&server, 31337).await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
-    client.subscribe(CHANNEL).await;
-    let mut ledger = Ledger::default();
+    let (mut client, mut ledger) = Ledger::subscribed(&server, CHANNEL).await;
     for _ in 0..5 {
         node.mine(3).await;
         ledger.follow(&mut client, &node, CHANNEL).await;
@@ -340,10 +334,7 @@ async fn an_invalid_response_from_the_only_endpoint_stops_the_chain_and_is_not_p
     let server = on_chain(Server::builder(), 31337, &[faulty.ws()])
         .start()
         .await;
-    wait_for_block(&server, 31337).await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
-    client.subscribe(CHANNEL).await;
-    let mut ledger = Ledger::default();
+    let (mut client, mut ledger) = Ledger::subscribed(&server, CHANNEL).await;
     ledger.follow(&mut client, &node, CHANNEL).await;
     node.send(&accounts[0], &contract, 0).await;
     let line = server.log_line("returned an invalid response").await;

@@ -1,7 +1,9 @@
 //! Ledger: the chain as a client reads it from a `blocks:` channel.
 
 use serde_json::Value;
-use tidewire_tests::{Client, Node, ServerBuilder};
+use tidewire_tests::{Client, Node, Server, ServerBuilder, Transport};
+
+use crate::blocks::wait_for_block;
 
 /// A server on a chain with these endpoints, and a short block time, so that endpoints are polled
 /// often.
@@ -32,6 +34,15 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// A client that is subscribed to the blocks of chain 31337, once the server has read one,
+    /// and its empty ledger.
+    pub(crate) async fn subscribed(server: &Server, channel: &str) -> (Client, Self) {
+        wait_for_block(server, 31337).await;
+        let mut client = Client::connect(Transport::WebSocketJson, server).await;
+        client.subscribe(channel).await;
+        (client, Self::default())
+    }
+
     /// Adds the next block, which must link to the last one.
     pub(crate) fn push(&mut self, block: &Value) {
         let text = |name: &str| block[name].as_str().unwrap().to_owned();

@@ -122,10 +122,7 @@ async fn an_endpoint_whose_receipts_are_null_rests_for_them_and_is_named_once() 
     let faulty = FaultyNode::in_front_of(&node, script).await;
     let server = on_chain_with(Server::builder(), 31337, &[faulty.http()], "");
     let server = server.start().await;
-    wait_for_block(&server, 31337).await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
-    client.subscribe(CHANNEL).await;
-    let mut ledger = Ledger::default();
+    let (mut client, mut ledger) = Ledger::subscribed(&server, CHANNEL).await;
     // The third refusal comes after the first two pauses.
     while server
         .metric("tidewire_chain_refusals_total", "31337")
@@ -211,10 +208,7 @@ async fn pushed_heads_without_newer_fields_are_no_invalid_responses() {
     let faulty = FaultyNode::in_front_of(&node, script).await;
     let server = on_chain_with(Server::builder(), 31337, &[faulty.ws()], "");
     let server = server.start().await;
-    wait_for_block(&server, 31337).await;
-    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
-    client.subscribe(CHANNEL).await;
-    let mut ledger = Ledger::default();
+    let (mut client, mut ledger) = Ledger::subscribed(&server, CHANNEL).await;
     for _ in 0..5 {
         node.mine(1).await;
         ledger.follow(&mut client, &node, CHANNEL).await;
