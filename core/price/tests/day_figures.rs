@@ -130,6 +130,26 @@ fn the_change_is_from_the_price_in_force_a_day_ago() {
 }
 
 #[test]
+fn a_late_trade_is_in_the_volume_and_its_price_is_never_in_force() {
+    let mut harness = Harness::bitstamp();
+    for (id, price, venue_second, second) in [(1, "100", 1, 1), (3, "200", 3, 3), (2, "150", 2, 4)]
+    {
+        let frame = bitstamp_trade(id, "btcusd", price, "1");
+        let frame = frame.replace("0000000000\"", &format!("{venue_second:04}000000\""));
+        harness.apply_frame(VenueKind::Bitstamp, &frame, NOW_US + second * SECOND_US);
+    }
+    assert_eq!(
+        harness.get_price(NOW_US + 4 * SECOND_US).volume_24h,
+        Some(450.0)
+    );
+    let answer = harness.get_price(NOW_US + DAY_US + 4 * SECOND_US);
+    assert_eq!(
+        (answer.change_24h, answer.volume_24h),
+        (Some(0.0), Some(0.0))
+    );
+}
+
+#[test]
 fn a_hole_of_seven_hours_is_bridged_by_the_price_in_force_and_not_covered() {
     let (mut harness, mut tape) = (Harness::bitstamp(), Vec::new());
     harness.link(&LinkState::Connected, NOW_US);

@@ -305,12 +305,13 @@ impl Quote {
                 self.volume.add(price, size, now_us, spec.window_us);
             }
         }
-        if let Some(day) = &mut self.day {
-            day.add(trade.price, size, now_us);
-        }
         if !is_late {
             self.last_trade_us = trade.venue_time_us;
             self.price = Some(trade.price);
+        }
+        if let Some((day, price)) = self.day.as_mut().zip(self.price) {
+            let value = size.and_then(|size| trade.price.checked_mul(size));
+            day.add(price, value, now_us);
         }
         TradeOutcome::Counted { size, missing }
     }

@@ -59,11 +59,11 @@ struct Piece {
 }
 
 impl DayWindow {
-    /// Adds a price, and the size traded at it if it is of a trade.
-    pub(crate) fn add(&mut self, price: Decimal, size: Option<Decimal>, now_us: i64) {
+    /// Adds the price in force from now on, and the value of a trade in the quote currency. A late
+    /// trade has a price of its own, which is not in force.
+    pub(crate) fn add(&mut self, price: Decimal, value: Option<Decimal>, now_us: i64) {
         self.first.get_or_insert((now_us, price));
         self.drop_before(now_us.saturating_sub(DAY_US));
-        let value = size.and_then(|size| price.checked_mul(size));
         self.is_traded |= value.is_some();
         let value = value.unwrap_or_default();
         // A value that overflows is left out.
@@ -223,8 +223,8 @@ mod tests {
             (day.change_percent(Decimal::ONE, 0), day.volume_quote(0)),
             (None, None)
         );
-        day.add(Decimal::from(100), Some(Decimal::ONE), 0);
-        day.add(Decimal::from(200), Some(Decimal::ONE), 60_000_000);
+        day.add(Decimal::from(100), Some(Decimal::from(100)), 0);
+        day.add(Decimal::from(200), Some(Decimal::from(200)), 60_000_000);
         assert_eq!(
             (change(&day, 200, 60_000_000), day.volume_quote(60_000_000)),
             (100.0, Some(300.0))
@@ -241,7 +241,7 @@ mod tests {
             (0.0, Some(0.0))
         );
         // Another trade drops what has left the window, and changes nothing of that.
-        day.add(Decimal::from(200), Some(Decimal::TWO), next_us);
+        day.add(Decimal::from(200), Some(Decimal::from(400)), next_us);
         assert_eq!(
             (change(&day, 200, next_us), day.volume_quote(next_us)),
             (0.0, Some(400.0))
@@ -300,7 +300,8 @@ mod tests {
         let price = |n: i64| 1_000 + (n / 600) % 977;
         let count = 3 * DAY_US / step_us;
         for n in 0..count {
-            day.add(Decimal::from(price(n)), Some(Decimal::ONE), n * step_us);
+            let price = Decimal::from(price(n));
+            day.add(price, Some(price), n * step_us);
             assert!(day.pieces.len() <= MAX_PIECES);
         }
         let now_us = (count - 1) * step_us;
