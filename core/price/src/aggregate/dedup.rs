@@ -6,7 +6,9 @@
 //! A number that was seen before is a duplicate, on any connection, whenever it comes; see
 //! [`seen_numbers`](super::seen_numbers). A venue uses a number once, so a repeated number with
 //! another price is the venue's error, and the first one stands. A lower number that was not seen
-//! is a late trade. Far below the highest, the venue restarted its numbering.
+//! is a late trade. Far below the highest, the venue restarted its numbering, and may soon use the
+//! numbers of the old one again. When the new numbering reaches those after a minute, the old ones
+//! are forgotten. Until then they are repetitions, for example of a connection that is behind.
 //!
 //! Worked example: the numbers 100, 101, 105, 103, 105 arrive. 105 reveals a gap of 3 (102 to 104).
 //! 103 is late, counts, and leaves 2 missing. The second 105 is a duplicate. After a reconnect the
@@ -21,6 +23,10 @@ const MAX_LATENESS: u64 = 1_000;
 /// A larger step is not a gap: the venue restarted its numbering.
 const MAX_GAP: u64 = 10_000_000;
 
+/// How long after a restart the numbers of the old numbering are still repetitions, in
+/// microseconds. Venues repeat trades for half a minute.
+const OLD_NUMBERS_US: i64 = 60_000_000;
+
 /// The trade numbers of one quote. They are remembered across connections, because a venue may
 /// repeat recent trades on a new one.
 #[derive(Debug, Default)]
@@ -34,6 +40,9 @@ pub(super) struct TradeDedup {
     highest: u64,
     /// The first number of this numbering. Those below it are not missing.
     origin: u64,
+    /// When the venue restarted its numbering, in microseconds since the Unix epoch. None once the
+    /// old numbers go on, or are forgotten.
+    restarted_us: Option<i64>,
     /// Trades that the numbers prove and that did not arrive.
     missing: u64,
 }
@@ -92,17 +101,25 @@ impl SeenNumbers {
             Self::Sparse(set) => set.insert(last, now_us),
         }
     }
+
+    /// Forgets the numbers above this one.
+    fn forget_above(&mut self, number: u64) {
+        if let Self::Single(ranges) | Self::Aggregate(ranges) = self {
+            ranges.forget_above(number);
+        }
+    }
 }
 
 impl TradeDedup {
-    /// Whether a trade of this number was counted before, or comes with a second kind of numbers.
-    pub(super) fn is_repeated(&mut self, id: TradeId) -> bool {
+    /// Whether a trade of this number, which arrived at `now_us`, was counted before, or comes with
+    /// a second kind of numbers.
+    pub(super) fn is_repeated(&mut self, id: TradeId, now_us: i64) -> bool {
         if !self.seen.is_kind_of(id) {
             // Another connection may use another kind of numbers.
             return !self.is_first_on_connection && !matches!(self.seen, SeenNumbers::None);
         }
         let (first, last) = bounds(id);
-        let is_repeated = self.seen.contains(first, last);
+        let is_repeated = self.seen.contains(first, last) && !self.is_reused(last, now_us);
         if is_repeated {
             self.is_first_on_connection = false;
             self.newest = self.newest.max(last);
@@ -110,9 +127,18 @@ impl TradeDedup {
         is_repeated
     }
 
+    /// Whether this number is of the restarted numbering, even if the old one had it too.
+    fn is_reused(&self, number: u64, now_us: i64) -> bool {
+        let step = number.saturating_sub(self.highest);
+        (1..=MAX_LATENESS).contains(&step)
+            && self
+                .restarted_us
+                .is_some_and(|at_us| now_us.saturating_sub(at_us) >= OLD_NUMBERS_US)
+    }
+
     /// Counts a trade that arrived at `now_us`.
     pub(super) fn observe(&mut self, id: TradeId, now_us: i64) -> Novelty {
-        if self.is_repeated(id) {
+        if self.is_repeated(id, now_us) {
             return Novelty::Duplicate;
         }
         if !self.seen.is_kind_of(id) {
@@ -127,7 +153,7 @@ impl TradeDedup {
         let (first, last) = bounds(id);
         let missing = match self.seen {
             SeenNumbers::Sparse(_) => 0,
-            _ => self.count_missing(first, last),
+            _ => self.count_missing(first, last, now_us),
         };
         self.seen.insert(first, last, now_us);
         self.newest = self.newest.max(last);
@@ -136,9 +162,10 @@ impl TradeDedup {
 
     /// The trades missing before this one, which is new. After a reconnect these include trades
     /// made in between. A late trade reduces the count.
-    fn count_missing(&mut self, first: u64, last: u64) -> u64 {
+    fn count_missing(&mut self, first: u64, last: u64, now_us: i64) -> u64 {
         if self.highest == 0 || self.highest.saturating_sub(last) > MAX_LATENESS {
             // The first trade, or the venue restarted its numbering.
+            self.restarted_us = (self.highest > 0).then_some(now_us);
             (self.highest, self.origin, self.newest) = (last, first, last);
             return 0;
         }
@@ -148,6 +175,12 @@ impl TradeDedup {
                 self.missing = self.missing.saturating_sub(count);
             }
             return 0;
+        }
+        if self.is_reused(last, now_us) {
+            self.seen.forget_above(self.highest);
+            self.restarted_us = None;
+        } else if last.saturating_sub(self.highest) > MAX_LATENESS {
+            self.restarted_us = None;
         }
         let expected = self.highest.saturating_add(1);
         self.highest = last;
@@ -245,7 +278,7 @@ mod tests {
         assert_eq!(count(&mut dedup, [5, 6, 8, 9, 10]), 1);
         // The other kind of numbers, on another connection.
         dedup.reconnected();
-        assert!(!dedup.is_repeated(TradeId::Aggregate(5)));
+        assert!(!dedup.is_repeated(TradeId::Aggregate(5), NOW_US));
         let other = dedup.observe(TradeId::Aggregate(5), NOW_US);
         assert_eq!(other, Novelty::New { missing: 0 });
         assert_eq!(count(&mut dedup, [11]), 0);
@@ -313,11 +346,39 @@ mod tests {
     }
 
     #[test]
+    fn a_restarted_numbering_may_use_remembered_numbers_again() {
+        const SECOND_US: i64 = 1_000_000;
+        let mut dedup = TradeDedup::default();
+        assert_eq!(count(&mut dedup, 1_500..9_000), 7_500);
+        let new = |dedup: &mut TradeDedup, id, seconds| {
+            let at_us = NOW_US + seconds * SECOND_US;
+            dedup.observe(TradeId::Single(id), at_us) != Novelty::Duplicate
+        };
+        // Ten trades a second, from 1 on. The numbers from 1,500 on come after 150 seconds.
+        for id in 1..9_100 {
+            assert!(new(&mut dedup, id, id as i64 / 10), "{id}");
+        }
+        assert!((1..9_100).all(|id| !new(&mut dedup, id, 910)));
+        assert_eq!(dedup.missing(), 0);
+        // A second connection that is far behind is no restart, whatever it alone has seen.
+        let mut dedup = TradeDedup::default();
+        assert_eq!(count(&mut dedup, (1_000..2_000).chain(2_001..9_000)), 7_999);
+        for id in 2_000..9_000 {
+            assert_eq!(new(&mut dedup, id, 1 + id as i64 / 1_000), id == 2_000);
+        }
+        // Nor is one wrong number, after which the market is quiet.
+        assert!(new(&mut dedup, 40, 10) && new(&mut dedup, 9_000, 500));
+        assert!((1_000..9_001).all(|id| !new(&mut dedup, id, 501)));
+        // 2,000 came too late to fill its gap.
+        assert_eq!(dedup.missing(), 1);
+    }
+
+    #[test]
     fn trades_with_two_kinds_of_numbers_count_once() {
         let mut dedup = TradeDedup::default();
         let first = dedup.observe(TradeId::Aggregate(1), NOW_US);
         assert_eq!(first, Novelty::New { missing: 0 });
-        assert!(dedup.is_repeated(TradeId::Single(100)));
+        assert!(dedup.is_repeated(TradeId::Single(100), NOW_US));
         assert_eq!(count(&mut dedup, [100, 101]), 0);
         assert_eq!(dedup.is_newer(100), None);
     }

@@ -187,7 +187,7 @@ impl Aggregator {
         // A duplicate carries no news: it does not keep the source live, and its old time says
         // nothing about the venue's clock.
         let is_repeated = |index: &QuoteIndex| {
-            self.symbols[index.symbol].quotes[index.quote].is_repeated(trade.id)
+            self.symbols[index.symbol].quotes[index.quote].is_repeated(trade.id, arrival_us)
         };
         if indexes.iter().all(is_repeated) {
             return;

@@ -268,9 +268,9 @@ impl Quote {
         self.change_percent.is_some() || self.day.as_ref().is_some_and(|day| day.is_whole(now_us))
     }
 
-    /// Whether a trade of this number was counted before.
-    pub(super) fn is_repeated(&mut self, id: TradeId) -> bool {
-        self.dedup.is_repeated(id)
+    /// Whether a trade of this number, which arrived at `now_us`, was counted before.
+    pub(super) fn is_repeated(&mut self, id: TradeId, now_us: i64) -> bool {
+        self.dedup.is_repeated(id, now_us)
     }
 
     /// Applies a trade that arrived at `now_us`.

@@ -49,6 +49,15 @@ impl NumberRanges {
         range.is_some_and(|range| last <= range.last)
     }
 
+    /// Forgets the numbers above this one.
+    pub(super) fn forget_above(&mut self, number: u64) {
+        let kept = self.ranges.partition_point(|range| range.first <= number);
+        self.ranges.truncate(kept);
+        if let Some(range) = self.ranges.back_mut() {
+            range.last = range.last.min(number);
+        }
+    }
+
     /// Adds the numbers from `first` to `last`.
     pub(super) fn insert(&mut self, first: u64, last: u64) {
         // The ranges that overlap the new one, or touch it.
