@@ -414,3 +414,38 @@ async fn a_node_that_knows_heights_only_is_read_by_height() {
         }
     }
 }
+
+#[tokio::test]
+async fn each_request_by_height_confirms_the_block_after_its_reads() {
+    let hash = B256::repeat_byte(7);
+    let node = HttpNode::answering(move |call| {
+        let params = &call["params"];
+        let header = json!({"number": "0x1f", "hash": hash, "parentHash": B256::ZERO});
+        match call["method"].as_str().unwrap() {
+            "eth_getBalance" if params[1].is_object() => error(call, -32602, "invalid argument 1"),
+            "eth_getBalance" => result(call, params[0].clone()),
+            _ => result(call, header),
+        }
+    })
+    .await;
+    let read = |number: u64| {
+        let account = format!("{number:#x}");
+        Call::new("eth_getBalance", json!([account, {"blockHash": hash}]))
+    };
+    let results = pool(&[&node]).call_all((0..120).map(read).collect()).await;
+    let expected: Vec<_> = (0..120).map(|n| Ok(json!(format!("{n:#x}")))).collect();
+    assert_eq!(results, expected);
+    let mut read_count = 0;
+    for request in node.take_requests() {
+        let calls = request.as_array().cloned().unwrap_or_default();
+        let is_by_height = |call: &Value| call["params"][1] == "0x1f";
+        let reads = calls.iter().filter(|call| is_by_height(call)).count();
+        read_count += reads;
+        if reads > 0 {
+            let methods: Vec<_> = calls.iter().map(|call| &call["method"]).collect();
+            assert_eq!(methods.len(), reads + 1);
+            assert_eq!(methods.last(), Some(&&json!("eth_getBlockByNumber")));
+        }
+    }
+    assert_eq!(read_count, 120);
+}

@@ -2,7 +2,7 @@
 //!
 //! EIP-1898 lets a read name its block by hash. A node without it refuses such a read as invalid.
 //! The read is then made by height, in one request with the header at that height. The result
-//! counts only if that header has the hash.
+//! counts only if that header has the hash. Many reads take several requests, each with the header.
 //!
 //! Example: the balance at block `b7` is asked for, and refused. The header `b7` has the height
 //! 7. The balance at height 7 is 5, and the header at height 7, read after it, is `b7`: the
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use alloy::primitives::B256;
 use serde_json::{json, value::RawValue};
+use tokio::time::Instant;
 
 use super::{Endpoint, Failure, connection::Response};
 use crate::{
@@ -29,49 +30,36 @@ pub(super) async fn retry_by_height(
     calls: &[Call],
     responses: &mut [Response],
 ) {
-    let refused = calls.iter().zip(&*responses).enumerate();
-    let refused = refused.filter_map(|(index, (call, response))| match response {
-        Err(Failure::Refused { code, .. }) if *code == INVALID_PARAMS => {
-            Some((index, block_of(call)?))
-        }
-        _ => None,
-    });
-    let refused: Vec<_> = refused.collect();
-    if refused.is_empty() {
-        return;
-    }
-    let mut heights = BTreeMap::new();
-    for (_, hash) in &refused {
-        heights.entry(*hash).or_insert(None);
-    }
-    for (hash, height) in &mut heights {
-        let found = endpoint.call_in_batches(&[header_by_hash(*hash)]).await;
-        let header = header(&found, 0);
-        *height = header.filter(|header| header.hash == *hash);
-    }
-    let mut retries = Vec::new();
-    let mut reads = Vec::new();
-    for (index, hash) in refused {
-        if let Some(Some(header)) = heights.get(&hash) {
-            reads.push(at_height(&calls[index], header.number));
-            retries.push((index, hash));
+    let mut by_block: BTreeMap<B256, Vec<usize>> = BTreeMap::new();
+    for (index, (call, response)) in calls.iter().zip(&*responses).enumerate() {
+        if let Err(Failure::Refused { code, .. }) = response
+            && *code == INVALID_PARAMS
+            && let Some(hash) = block_of(call)
+        {
+            by_block.entry(hash).or_default().push(index);
         }
     }
-    let known: Vec<_> = heights.into_values().flatten().collect();
-    let count = reads.len();
-    reads.extend(known.iter().map(|header| header_by_number(header.number)));
-    let results = endpoint.call_in_batches(&reads).await;
-    let confirmed: Vec<_> = known
-        .iter()
-        .enumerate()
-        .filter(|(index, known)| header(&results, count + index) == Some(**known))
-        .map(|(_, header)| header.hash)
-        .collect();
-    for ((index, hash), result) in retries.into_iter().zip(results) {
-        responses[index] = match confirmed.contains(&hash) {
-            true => result,
-            false => Err(Failure::NotFound(format!("block {hash} by its height"))),
+    // The header takes one place of each request.
+    let size = endpoint.batch_size.get(Instant::now()).max(2) - 1;
+    for (hash, indexes) in by_block {
+        let found = endpoint.call_in_batches(&[header_by_hash(hash)]).await;
+        let Some(known) = header(&found, 0).filter(|known| known.hash == hash) else {
+            continue;
         };
+        for indexes in indexes.chunks(size) {
+            let reads = indexes
+                .iter()
+                .map(|index| at_height(&calls[*index], known.number));
+            let reads: Vec<_> = reads.chain([header_by_number(known.number)]).collect();
+            let results = endpoint.call_in_batches(&reads).await;
+            let is_confirmed = header(&results, indexes.len()) == Some(known);
+            for (index, result) in indexes.iter().zip(results) {
+                responses[*index] = match is_confirmed {
+                    true => result,
+                    false => Err(Failure::NotFound(format!("block {hash} by its height"))),
+                };
+            }
+        }
     }
 }
 
