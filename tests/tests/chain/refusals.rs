@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tidewire_tests::{
     Client, FaultyNode, Node, Server, Transport,
     faulty_node::{Reply, pass_through},
+    within,
 };
 
 use crate::{
@@ -124,14 +125,18 @@ async fn an_endpoint_whose_receipts_are_null_rests_for_them_and_is_named_once() 
     let server = server.start().await;
     let (mut client, mut ledger) = Ledger::subscribed(&server, CHANNEL).await;
     // The third refusal comes after the first two pauses.
-    while server
-        .metric("tidewire_chain_refusals_total", "31337")
-        .await
-        < 3.0
-    {
-        node.mine(1).await;
-        ledger.follow(&mut client, &node, CHANNEL).await;
-    }
+    let refusals = async || {
+        server
+            .metric("tidewire_chain_refusals_total", "31337")
+            .await
+    };
+    within("the third refusal", async {
+        while refusals().await < 3.0 {
+            node.mine(1).await;
+            ledger.follow(&mut client, &node, CHANNEL).await;
+        }
+    })
+    .await;
     let log = server.log();
     let lines: Vec<_> = log.matches("an endpoint refuses a method").collect();
     assert_eq!(lines.len(), 1, "{log}");

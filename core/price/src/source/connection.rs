@@ -360,7 +360,9 @@ impl Schedule {
         let now = Instant::now();
         let refused = self.subscriptions.refuse(refusal);
         if self.subscriptions.has_unsent() {
-            self.request_at = Some(now + self.kind.limits().request_spacing);
+            // A pending request keeps its time: refusals in a row must not put it off.
+            let spacing = self.kind.limits().request_spacing;
+            self.request_at.get_or_insert(now + spacing);
         }
         if self.subscriptions.has_refused() && self.again_at.is_none() {
             self.again_at = Some(now + REFUSED_RETRY);
