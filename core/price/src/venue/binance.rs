@@ -238,11 +238,7 @@ fn size(name: &str, number: Decimal) -> Size {
 /// `v` is in base and `q` in quote; for COIN-M, `v` is in contracts and `q` in base.
 fn volume(name: &str, v: Option<f64>, q: Option<f64>) -> Volume {
     if is_coin_margined(name) {
-        Volume {
-            quote: None,
-            base: q,
-            contracts: v,
-        }
+        Volume::in_contracts(v, q)
     } else {
         Volume::in_quote(q)
     }

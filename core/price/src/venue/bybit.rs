@@ -9,11 +9,10 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
-use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{Text, entries, positive, refusal, request_id, side},
+    field::{Text, entries, positive, refusal, request_id},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -169,9 +168,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         } else {
             Size::Base(positive("v", &frame.v)?)
         },
-        side: fields
-            .text("S", Documented::Text, frame.side)
-            .map_or(TradeSide::Unspecified, |text| side(&text)),
+        side: fields.side("S", frame.side),
         venue_time_us: fields.epoch("T", Documented::Number, frame.time),
         name: frame.s,
         unexpected: fields.into_unexpected(),
@@ -229,6 +226,8 @@ fn ticker<'a>(
 
 #[cfg(test)]
 mod tests {
+    use tidewire_proto::v1::TradeSide;
+
     use super::*;
     use crate::venue::{
         FaultKind, VenueKind,

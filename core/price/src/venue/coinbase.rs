@@ -97,16 +97,15 @@ fn needed<'a>(field: &str, value: Option<Text<'a>>) -> Result<Text<'a>, ParseErr
 fn trade(frame: CoinbaseFrame<'_>) -> Result<VenueEvent<'_>, ParseError> {
     let id = frame.trade_id.ok_or_else(|| missing("trade_id"))?;
     let mut fields = SideFields::default();
-    let side = fields.text("side", Documented::Text, frame.side);
     Ok(VenueEvent::Trade(Trade {
         id: TradeId::Single(id),
         price: positive("price", &needed("price", frame.price)?)?,
         size: Size::Base(positive("size", &needed("size", frame.size)?)?),
         // The side is the maker's, so the taker's is the opposite.
-        side: match side.as_deref() {
-            Some("buy") => TradeSide::Sell,
-            Some("sell") => TradeSide::Buy,
-            _ => TradeSide::Unspecified,
+        side: match fields.side("side", frame.side) {
+            TradeSide::Buy => TradeSide::Sell,
+            TradeSide::Sell => TradeSide::Buy,
+            TradeSide::Unspecified => TradeSide::Unspecified,
         },
         venue_time_us: fields.rfc3339("time", Documented::Text, frame.time),
         name: needed("product_id", frame.product_id)?.0,

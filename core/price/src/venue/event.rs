@@ -120,6 +120,16 @@ impl Volume {
         }
     }
 
+    /// A volume in contracts, and in base, if the venue sends them.
+    #[must_use]
+    pub fn in_contracts(contracts: Option<f64>, base: Option<f64>) -> Self {
+        Self {
+            quote: None,
+            base,
+            contracts,
+        }
+    }
+
     /// A volume in base, if the venue sends it.
     #[must_use]
     pub fn in_base(base: Option<f64>) -> Self {

@@ -129,11 +129,11 @@ pub(super) fn integer(field: &str, text: &str) -> Result<u64, ParseError> {
 }
 
 /// The side of a trade, as most venues name it.
-pub(super) fn side(text: &str) -> TradeSide {
+pub(super) fn side(text: &str) -> Option<TradeSide> {
     match text {
-        "buy" | "Buy" => TradeSide::Buy,
-        "sell" | "Sell" => TradeSide::Sell,
-        _ => TradeSide::Unspecified,
+        "buy" | "Buy" => Some(TradeSide::Buy),
+        "sell" | "Sell" => Some(TradeSide::Sell),
+        _ => None,
     }
 }
 

@@ -8,11 +8,10 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
-use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{NumberText, Text, entries, positive, request_id, side},
+    field::{NumberText, Text, entries, positive, request_id},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets, Refusal, RefusalScope},
 };
@@ -160,9 +159,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         id: TradeId::Single(frame.trade_id),
         price: positive("price", frame.price.text())?,
         size: Size::Base(positive("qty", frame.qty.text())?),
-        side: fields
-            .text("side", Documented::Text, frame.side)
-            .map_or(TradeSide::Unspecified, |text| side(&text)),
+        side: fields.side("side", frame.side),
         venue_time_us: fields.rfc3339("timestamp", Documented::Text, frame.timestamp),
         name: frame.symbol,
         unexpected: fields.into_unexpected(),
@@ -197,6 +194,8 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
 
 #[cfg(test)]
 mod tests {
+    use tidewire_proto::v1::TradeSide;
+
     use super::*;
     use crate::venue::{FaultKind, VenueKind, testing::all};
 

@@ -9,13 +9,10 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use smallvec::smallvec;
-use tidewire_proto::v1::TradeSide;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{
-        Text, change_percent, entries, integer, positive, refusal, request_id, side, statistic,
-    },
+    field::{Text, change_percent, entries, integer, positive, refusal, request_id, statistic},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets},
 };
@@ -168,9 +165,7 @@ fn trade(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
         } else {
             Size::Base(positive("sz", &frame.sz)?)
         },
-        side: fields
-            .text("side", Documented::Text, frame.side)
-            .map_or(TradeSide::Unspecified, |text| side(&text)),
+        side: fields.side("side", frame.side),
         venue_time_us: fields.epoch("ts", Documented::Text, frame.ts),
         name: frame.inst_id,
         unexpected: fields.into_unexpected(),
@@ -187,11 +182,7 @@ fn is_contract(name: &str) -> bool {
 /// `volCcy24h` in base.
 fn volume(name: &str, vol: Option<f64>, vol_ccy: Option<f64>) -> Volume {
     if is_contract(name) {
-        Volume {
-            quote: None,
-            base: vol_ccy,
-            contracts: vol,
-        }
+        Volume::in_contracts(vol, vol_ccy)
     } else {
         Volume::in_quote(vol_ccy)
     }
@@ -224,6 +215,8 @@ fn ticker(entry: &str) -> Result<VenueEvent<'_>, ParseError> {
 
 #[cfg(test)]
 mod tests {
+    use tidewire_proto::v1::TradeSide;
+
     use super::*;
     use crate::venue::{
         FaultKind, VenueKind,

@@ -9,8 +9,9 @@ use std::borrow::Cow;
 
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
+use tidewire_proto::v1::TradeSide;
 
-use super::field::{epoch_us, maybe_positive, rfc3339_us, statistic};
+use super::field::{epoch_us, maybe_positive, rfc3339_us, side, statistic};
 
 /// A field as it is in the frame. `None` if it is missing or `null`.
 pub(super) type RawField<'a> = Option<&'a RawValue>;
@@ -149,6 +150,12 @@ impl SideFields {
         self.read(name, documented, field, rfc3339_us)
     }
 
+    /// The side of a trade, which is always a text.
+    pub(super) fn side(&mut self, name: &'static str, field: RawField<'_>) -> TradeSide {
+        self.read(name, Text, field, side)
+            .unwrap_or(TradeSide::Unspecified)
+    }
+
     /// A truth value.
     pub(super) fn flag(&mut self, name: &'static str, field: RawField<'_>) -> Option<bool> {
         match field.map(RawValue::get) {
@@ -203,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn offers_times_and_flags_are_read() {
+    fn offers_times_sides_and_flags_are_read() {
         let mut fields = SideFields::default();
         let zero = raw("\"0.00\"");
         assert_eq!(fields.offer("b", Text, Some(&zero)), None);
@@ -214,6 +221,7 @@ mod tests {
         let at = fields.rfc3339("time", Text, Some(&raw("\"1970-01-01T00:00:01Z\"")));
         assert_eq!(at, Some(1_000_000));
         assert_eq!(fields.flag("m", Some(&raw("true"))), Some(true));
+        assert_eq!(fields.side("S", Some(&raw("\"Sell\""))), TradeSide::Sell);
         assert_eq!(
             fields.integer::<u8>("type", Number, Some(&raw("1"))),
             Some(1)
@@ -225,6 +233,8 @@ mod tests {
         assert_eq!(fields.rfc3339("time", Text, Some(&raw("\"noon\""))), None);
         assert_eq!(fields.flag("m", Some(&raw("\"true\""))), None);
         assert_eq!(fields.flag("M", None), None);
+        let unknown = fields.side("S", Some(&raw("\"ask\"")));
+        assert_eq!(unknown, TradeSide::Unspecified);
         assert_eq!(
             fields.integer::<u8>("type", Number, Some(&raw("300"))),
             None
@@ -232,7 +242,7 @@ mod tests {
         // Each name once.
         assert_eq!(
             fields.into_unexpected(),
-            ["b", "T", "time", "m", "M", "type"]
+            ["b", "T", "time", "m", "M", "S", "type"]
         );
     }
 }
