@@ -229,18 +229,18 @@ pub fn receipts<'a>(
     Err(ProofError::Receipts)
 }
 
-/// Checks the logs of a block against the bloom in its header.
+/// Checks the logs of a block against the bloom in its header, and returns the bloom.
 ///
 /// # Errors
 /// A log is missing, or its address or topics are changed. The bloom does not cover its data.
 pub fn bloom<'a>(
     logs: impl IntoIterator<Item = &'a Log>,
     bloom: Option<Bloom>,
-) -> Result<(), ProofError> {
+) -> Result<Bloom, ProofError> {
     let expected = bloom.ok_or(ProofError::NoBloom)?;
     let logs = logs.into_iter().map(|log| &log.inner);
     if logs_bloom(logs) == expected {
-        return Ok(());
+        return Ok(expected);
     }
     Err(ProofError::Bloom)
 }

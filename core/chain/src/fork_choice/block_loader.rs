@@ -322,8 +322,7 @@ impl Content {
             let receipts = receipts.iter();
             receipts.filter(|receipt| !self.is_system(receipt.transaction_hash))
         };
-        let logs: Vec<_> = proved().flat_map(logs_of).collect();
-        let bloom = self.bloom_of(&logs)?;
+        let bloom = self.bloom_of(proved().flat_map(|receipt| receipt.inner.logs()))?;
         if self.proofs.receipts == ProofCheck::Required && all_known {
             proof::receipts(proved(), root.unwrap_or_default())?;
         }
@@ -344,19 +343,18 @@ impl Content {
             !log.transaction_hash
                 .is_some_and(|hash| self.is_system(hash))
         });
-        let proved: Vec<_> = proved.cloned().collect();
-        self.data.bloom = self.bloom_of(&proved)?;
+        self.data.bloom = self.bloom_of(proved)?;
         logs.sort_by_key(|log| log.log_index);
         self.data.logs = logs;
         Ok(())
     }
 
     /// The bloom of logs, which must be the header's where that is checked.
-    fn bloom_of(&self, logs: &[Log]) -> Result<Bloom, LoadError> {
-        if self.proofs.bloom == ProofCheck::Required {
-            proof::bloom(logs, self.bloom)?;
+    fn bloom_of<'a>(&self, logs: impl Iterator<Item = &'a Log>) -> Result<Bloom, LoadError> {
+        match self.proofs.bloom {
+            ProofCheck::Required => Ok(proof::bloom(logs, self.bloom)?),
+            ProofCheck::Waived => Ok(logs_bloom(logs.map(|log| &log.inner))),
         }
-        Ok(logs_bloom(logs.iter().map(|log| &log.inner)))
     }
 }
 

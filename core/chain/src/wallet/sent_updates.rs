@@ -332,17 +332,23 @@ fn with_status(
 impl SentBlock {
     /// The transactions that were sent as unknown and in no other state since.
     fn unknown_transactions(&self) -> BTreeSet<&str> {
-        let (mut unknown, mut known) = (BTreeSet::new(), BTreeSet::new());
-        for (_, update) in &self.updates {
-            let Some(Data::Transaction(transaction)) = &update.data else {
-                continue;
-            };
-            match transaction.status() {
-                TransactionState::Unknown => unknown.insert(transaction.hash.as_str()),
-                _ => known.insert(transaction.hash.as_str()),
-            };
+        let hashes = |is_wanted: fn(TransactionState) -> bool| {
+            let updates = self.updates.iter();
+            updates.filter_map(move |(_, update)| match &update.data {
+                Some(Data::Transaction(sent)) if is_wanted(sent.status()) => {
+                    Some(sent.hash.as_str())
+                }
+                _ => None,
+            })
+        };
+        let mut unknown: BTreeSet<_> = hashes(|state| state == TransactionState::Unknown).collect();
+        // Nearly always there is none.
+        if !unknown.is_empty() {
+            for known in hashes(|state| state != TransactionState::Unknown) {
+                unknown.remove(known);
+            }
         }
-        &unknown - &known
+        unknown
     }
 
     /// The successful transactions, in a later state.
