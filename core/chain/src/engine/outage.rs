@@ -61,7 +61,11 @@ impl OutageMonitor {
                 newest,
             };
             let (chain, name) = (self.chain, &self.name);
-            match outage.observe(observation, Instant::now()) {
+            let report = outage.observe(observation, Instant::now());
+            // Before the log: an operator who reads the line finds the state that it names.
+            self.has_outage
+                .store(outage.is_reported(), Ordering::Relaxed);
+            match report {
                 Some(Report::StandsStill(age, reason)) => tracing::warn!(
                     chain,
                     name,
@@ -74,8 +78,6 @@ impl OutageMonitor {
                 }
                 None => {}
             }
-            self.has_outage
-                .store(outage.is_reported(), Ordering::Relaxed);
         }
     }
 }
