@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that curl can do with a server:
+# Calls and streams of a server with curl:
 #
 #     cargo run --release -- replay --loop      # a server, in another terminal
 #     examples/curl.sh
@@ -7,10 +7,10 @@
 set -euo pipefail
 server="${1:-http://127.0.0.1:8080}" symbol="${2:-BTC-USD}"
 
-# rpc SERVICE/METHOD JSON: calls an RPC, and fails with the server's own words.
+# rpc SERVICE/METHOD JSON: calls an RPC. If it fails, prints the server's error.
 rpc() { curl -sS --fail-with-body -X POST "$server/v1/rpc/$1" -d "$2" && echo; }
 
-# events QUERY COUNT: the first so many events of a stream.
+# events QUERY COUNT: prints the first COUNT events of a stream.
 events() {
   local left="$2" line
   while [ "$left" -gt 0 ] && IFS= read -r line; do
@@ -21,13 +21,13 @@ events() {
   [ "$left" -eq 0 ]
 }
 
-echo "# a price, with how it came about"
+echo "# a price, with its sources and its method"
 rpc PriceService/GetPrice "{\"symbol\":\"$symbol\"}"
 
-echo "# the sources, and how they do"
+echo "# the sources, and their state"
 rpc PriceService/ListSources '{}'
 
-echo "# publish; demo: channels are open to everyone on a server of this machine"
+echo "# publish; demo: channels exist on loopback, where this machine's user needs no token for them"
 rpc StreamService/Publish '{"channel":"demo:curl","data":{"text":"hello"}}'
 
 echo "# what was published on a channel"
