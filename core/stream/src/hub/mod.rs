@@ -13,6 +13,7 @@
 mod flush_schedule;
 mod liveness;
 pub mod shard;
+mod subscriber_list;
 mod timers;
 mod write_coalescing;
 
@@ -58,15 +59,44 @@ pub(crate) struct SubscriberScan {
 #[derive(Debug)]
 pub struct Hub {
     shards: Box<[Arc<Shard>]>,
-    /// Number of subscribers of each channel, by shard.
-    subscribers: RwLock<HashMap<ChannelName, Box<[u32]>>>,
+    /// The shards where each channel has subscribers.
+    subscribers: RwLock<HashMap<ChannelName, ShardSet>>,
+}
+
+/// A set of shards, one bit each, so that a channel with subscribers takes few bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct ShardSet([u64; 2]);
+
+impl ShardSet {
+    /// Number of shards that a set can hold.
+    const CAPACITY: usize = 128;
+
+    fn contains(self, shard: ShardId) -> bool {
+        self.0[shard.0 / 64] & (1 << (shard.0 % 64)) != 0
+    }
+
+    fn insert(&mut self, shard: ShardId) {
+        self.0[shard.0 / 64] |= 1 << (shard.0 % 64);
+    }
+
+    fn remove(&mut self, shard: ShardId) {
+        self.0[shard.0 / 64] &= !(1 << (shard.0 % 64));
+    }
+
+    fn is_empty(self) -> bool {
+        self == Self::default()
+    }
 }
 
 impl Hub {
-    /// A hub of `shards` shards without subscribers, whose sessions send batches of prices at
-    /// an `interval`.
+    /// The most shards with a thread of their own.
+    pub const MAX_SHARDS: usize = ShardSet::CAPACITY - 1;
+
+    /// A hub of `shards` shards without subscribers, at most [`MAX_SHARDS`](Self::MAX_SHARDS),
+    /// whose sessions send batches of prices at an `interval`.
     #[must_use]
     pub fn new(shards: usize, interval: BatchInterval) -> Self {
+        let shards = shards.min(Self::MAX_SHARDS);
         let started = Instant::now();
         let shard = || {
             let schedule = FlushSchedule::new(interval, started);
@@ -111,15 +141,13 @@ impl Hub {
     /// channel.
     pub fn deliver(&self, publication: &Arc<Publication>) {
         let subscribers = self.subscribers.read();
-        let Some(by_shard) = subscribers.get(publication.channel()) else {
+        let Some(shards) = subscribers.get(publication.channel()) else {
             return;
         };
         for (index, shard) in self.shards.iter().enumerate() {
-            match (by_shard[index], ShardId(index)) {
-                (0, _) => {}
-                (_, ShardId::CALLER) => {
-                    shard.deliver_now(publication, Instant::now());
-                }
+            match ShardId(index) {
+                id if !shards.contains(id) => {}
+                ShardId::CALLER => shard.deliver_now(publication, Instant::now()),
                 _ => shard.enqueue(publication.clone()),
             }
         }
@@ -133,22 +161,28 @@ impl Hub {
         slot: Slot,
     ) -> HubKey {
         let shard = session.shard_id();
-        let key = self.shards[shard.0].add(channel, session, slot);
         let mut subscribers = self.subscribers.write();
-        let none = || vec![0; self.shards.len()].into_boxed_slice();
-        subscribers.entry(channel.clone()).or_insert_with(none)[shard.0] += 1;
+        let key = self.shards[shard.0].add(channel, session, slot);
+        match subscribers.get_mut(channel) {
+            Some(shards) => shards.insert(shard),
+            None => {
+                let mut shards = ShardSet::default();
+                shards.insert(shard);
+                subscribers.insert(channel.clone(), shards);
+            }
+        }
         HubKey::new(key)
     }
 
     /// Removes a subscription. Nothing is delivered to it afterwards.
     pub(crate) fn remove(&self, channel: &ChannelName, shard: ShardId, key: HubKey) {
+        let mut subscribers = self.subscribers.write();
         if !self.shards[shard.0].remove(channel, key.index()) {
             return;
         }
-        let mut subscribers = self.subscribers.write();
-        if let Some(by_shard) = subscribers.get_mut(channel) {
-            by_shard[shard.0] -= 1;
-            if by_shard.iter().all(|count| *count == 0) {
+        if let Some(shards) = subscribers.get_mut(channel) {
+            shards.remove(shard);
+            if shards.is_empty() {
                 subscribers.remove(channel);
             }
         }
@@ -180,10 +214,8 @@ impl Hub {
     /// How many connections are subscribed to `channel`.
     #[must_use]
     pub fn subscriber_count(&self, channel: &ChannelName) -> usize {
-        let subscribers = self.subscribers.read();
-        subscribers.get(channel).map_or(0, |by_shard| {
-            by_shard.iter().map(|count| *count as usize).sum()
-        })
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.subscriber_count(channel)).sum()
     }
 
     /// How many channels have a subscriber.
@@ -200,5 +232,36 @@ impl LocalDelivery for Hub {
 
     fn has_subscribers(&self, channel: &ChannelName) -> bool {
         self.subscribers.read().contains_key(channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_holds_each_shard_by_itself() {
+        let mut set = ShardSet::default();
+        for index in (0..ShardSet::CAPACITY).rev() {
+            assert!(!set.contains(ShardId(index)));
+            set.insert(ShardId(index));
+            assert!(set.contains(ShardId(index)));
+        }
+        for index in 0..ShardSet::CAPACITY {
+            assert!(!set.is_empty());
+            set.remove(ShardId(index));
+            assert!(!set.contains(ShardId(index)));
+        }
+        assert!(set.is_empty());
+    }
+
+    #[test]
+    fn a_hub_has_no_more_shards_than_a_set() {
+        let interval = BatchInterval {
+            usual: std::time::Duration::from_millis(50),
+            busy: std::time::Duration::from_millis(80),
+        };
+        let hub = Hub::new(1_000, interval);
+        assert_eq!(hub.shards().count(), Hub::MAX_SHARDS);
     }
 }

@@ -24,12 +24,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use slab::Slab;
 use tidewire_proto::v1::ServerMessage;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    flush_schedule::FlushSchedule, liveness::Liveness, timers::Timers,
+    flush_schedule::FlushSchedule,
+    liveness::Liveness,
+    subscriber_list::SubscriberList,
+    timers::Timers,
     write_coalescing::WriteCoalescing,
 };
 use crate::{
@@ -83,7 +85,7 @@ pub trait Sink: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Shard {
     inbox: Mutex<Inbox>,
-    lists: Mutex<HashMap<ChannelName, Slab<Subscriber>>>,
+    lists: Mutex<HashMap<ChannelName, SubscriberList<Subscriber>>>,
     timers: Mutex<Timers>,
     flush_schedule: FlushSchedule,
     liveness: Liveness,
@@ -141,6 +143,7 @@ impl Inbox {
     }
 }
 
+/// A subscription of a session.
 #[derive(Debug)]
 struct Subscriber {
     session: Arc<SessionCore>,
@@ -213,6 +216,7 @@ impl Shard {
         }
     }
 
+    /// Adds a subscriber of a channel, and returns its key.
     pub(super) fn add(
         &self,
         channel: &ChannelName,
@@ -220,24 +224,28 @@ impl Shard {
         slot: Slot,
     ) -> usize {
         let mut lists = self.lists.lock();
-        // Many channels have one subscriber: a list begins with room for one.
-        let list = lists
-            .entry(channel.clone())
-            .or_insert_with(|| Slab::with_capacity(1));
+        let list = lists.entry(channel.clone()).or_default();
         list.insert(Subscriber { session, slot })
     }
 
-    /// Removes a subscriber. True if there was one.
+    /// Removes a subscriber. True if it was the channel's last one here.
     pub(super) fn remove(&self, channel: &ChannelName, key: usize) -> bool {
         let mut lists = self.lists.lock();
         let Some(list) = lists.get_mut(channel) else {
             return false;
         };
-        let removed = list.try_remove(key).is_some();
-        if list.is_empty() {
+        list.remove(key);
+        let is_empty = list.len() == 0;
+        if is_empty {
             lists.remove(channel);
         }
-        removed
+        is_empty
+    }
+
+    /// Number of subscribers of a channel here.
+    pub(super) fn subscriber_count(&self, channel: &ChannelName) -> usize {
+        let lists = self.lists.lock();
+        lists.get(channel).map_or(0, SubscriberList::len)
     }
 
     /// Visits a part of a channel's subscribers, from index `from` on. Returns the index of the
@@ -251,12 +259,12 @@ impl Shard {
         let lists = self.lists.lock();
         let list = lists.get(channel)?;
         let until = from + SCAN_PART;
-        for key in from..until.min(list.capacity()) {
+        for key in from..until.min(list.keys_end()) {
             if let Some(subscriber) = list.get(key) {
                 visit(&subscriber.session);
             }
         }
-        (until < list.capacity()).then_some(until)
+        (until < list.keys_end()).then_some(until)
     }
 
     /// How many publications are in the inbox.
@@ -288,9 +296,11 @@ impl Shard {
         let Some(list) = delivery.channel().and_then(|channel| lists.get(channel)) else {
             return;
         };
-        for (_, subscriber) in list {
-            if subscriber.session.deliver(subscriber.slot, delivery, now) {
-                mark_dirty(&subscriber.session);
+        for key in 0..list.keys_end() {
+            if let Some(Subscriber { session, slot }) = list.get(key)
+                && session.deliver(*slot, delivery, now)
+            {
+                mark_dirty(session);
             }
         }
     }
@@ -435,14 +445,14 @@ impl Shard {
         let lists = self.lists.lock();
         let list = lists.get(delivery.channel()?)?;
         let until = from + CHUNK;
-        for key in from..until.min(list.capacity()) {
+        for key in from..until.min(list.keys_end()) {
             if let Some(Subscriber { session, slot }) = list.get(key)
                 && session.deliver(*slot, delivery, now)
             {
                 mark_dirty(session);
             }
         }
-        (until < list.capacity()).then_some(until)
+        (until < list.keys_end()).then_some(until)
     }
 }
 

@@ -71,6 +71,17 @@ impl Subscriptions {
         })
     }
 
+    /// Makes room for more subscriptions, of which there are `count` or fewer.
+    pub(super) fn reserve(&mut self, count: usize) {
+        let len = self.slab.len();
+        if self.slab.capacity() - len < count {
+            // A quarter at a time: doubling would leave half of a large list empty.
+            let added = count.max(len / 4 + 1);
+            self.slab.reserve_exact(added);
+            self.by_channel.reserve_exact(added);
+        }
+    }
+
     /// Adds a subscription to a channel that the session is not subscribed to.
     pub(super) fn insert(&mut self, mut subscription: Subscription) -> Slot {
         self.generation = self.generation.wrapping_add(1);
@@ -78,10 +89,7 @@ impl Subscriptions {
         if subscription.batch_mode == BatchMode::Batched {
             self.batched += 1;
         }
-        if self.slab.len() == self.slab.capacity() {
-            // A quarter at a time: doubling would leave half of a large list empty.
-            self.slab.reserve_exact(self.slab.len() / 4 + 1);
-        }
+        self.reserve(1);
         let at = self.find(&subscription.channel).unwrap_or_else(|at| at);
         // A connection has fewer subscriptions than 2^32.
         let index = u32::try_from(self.slab.insert(subscription)).unwrap_or(u32::MAX);
