@@ -112,7 +112,11 @@ pub(crate) async fn keep_keys(
 
 /// Reads the certificate and the key.
 fn acceptor(files: TlsFiles) -> anyhow::Result<Arc<TlsAcceptor>> {
-    TlsAcceptor::new(files).context("server.tls_cert, server.tls_key")
+    let keys = match files.client_ca {
+        Some(_) => "server.tls_cert, server.tls_key, server.tls_client_ca",
+        None => "server.tls_cert, server.tls_key",
+    };
+    TlsAcceptor::new(files).context(keys)
 }
 
 /// The limits on connections and clients.

@@ -4,6 +4,8 @@ mod admission;
 mod deadline;
 mod streams;
 
+use std::{sync::Arc, time::Duration};
+
 use axum::Router as Routes;
 use tidewire_proto::{
     FILE_DESCRIPTOR_SET,
@@ -23,7 +25,10 @@ use tower::Layer as _;
 
 pub(crate) use self::streams::streams_request;
 use self::{admission::AdmissionService, deadline::DeadlineService};
-use crate::Gateway;
+use crate::{Gateway, Probes};
+
+/// Time between two looks at the readiness of the server.
+const READINESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Names of the services for health checks. The empty name is the server as a whole.
 const HEALTH_NAMES: [&str; 5] = [
@@ -33,6 +38,27 @@ const HEALTH_NAMES: [&str; 5] = [
     watch_service_server::SERVICE_NAME,
     admin_service_server::SERVICE_NAME,
 ];
+
+/// Reports that the services are ready whenever the server is, until `stop`.
+async fn report_readiness(
+    health: HealthReporter,
+    probes: Arc<dyn Probes>,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(READINESS_INTERVAL);
+    let mut reported = None;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let status = match probes.ready() {
+            Ok(()) => ServingStatus::Serving,
+            Err(_) => ServingStatus::NotServing,
+        };
+        if reported != Some(status) {
+            report_health(&health, status).await;
+            reported = Some(status);
+        }
+    }
+    report_health(&health, ServingStatus::NotServing).await;
+}
 
 /// Reports the status of all services.
 async fn report_health(health: &HealthReporter, status: ServingStatus) {
@@ -53,12 +79,9 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         WatchServiceServer::new(gateway.watch_rpc.clone()).max_decoding_message_size(limit);
     let admin = AdminServiceServer::new(gateway.admin_rpc.clone()).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
-    let stopping = stop.clone();
-    gateway.tasks.spawn(async move {
-        report_health(&health, ServingStatus::Serving).await;
-        stopping.cancelled().await;
-        report_health(&health, ServingStatus::NotServing).await;
-    });
+    gateway
+        .tasks
+        .spawn(report_readiness(health, gateway.probes.clone(), stop.clone()));
     let mut routes = Routes::new()
         .route_service(
             "/tidewire.v1.StreamService/{*method}",

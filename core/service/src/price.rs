@@ -6,7 +6,7 @@ use tidewire_proto::v1::{
     ListSourcesRequest, ListSourcesResponse, MarketOverview, PriceUpdate, RemoveSourceRequest,
     RemoveSourceResponse, price_service_server::PriceService,
 };
-use tidewire_stream::Scope;
+use tidewire_stream::{Scope, StreamError};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -34,7 +34,10 @@ fn admit_operator<T>(request: &Request<T>) -> Result<(), Status> {
     if caller.identity.has(Scope::Service) {
         return Ok(());
     }
-    caller.require_operator().map_err(|error| status_of(&error))
+    caller.require_operator().map_err(|error| {
+        let message = "this needs a token with the `service` or `admin` scope";
+        status_of(&StreamError::new(error.code(), message))
+    })
 }
 
 /// The status of an error in the source configuration.

@@ -2,7 +2,13 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_tests::{Client, Server, ServerBuilder, Token, Transport, eventually, refused_start};
+use tidewire_tests::{
+    Client, Server, ServerBuilder, Token, Transport, client::grpc::channel, eventually,
+    refused_start,
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 on_every_transport_and_tls!(a_graceful_stop_loses_no_recovery);
 
@@ -205,9 +211,22 @@ async fn a_full_disk_is_used_again_when_it_has_room() {
         parts.iter().any(is_store).then_some(())
     })
     .await;
+    let mut health = HealthClient::new(channel(&first).await);
+    let mut grpc_status = async || {
+        let checked = health.check(HealthCheckRequest::default()).await.unwrap();
+        checked.into_inner().status()
+    };
+    eventually("a gRPC health service that is not ready", async || {
+        (grpc_status().await == ServingStatus::NotServing).then_some(())
+    })
+    .await;
     first.limit_files(None);
     eventually("a ready server", async || {
         (first.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    eventually("a gRPC health service that is ready", async || {
+        (grpc_status().await == ServingStatus::Serving).then_some(())
     })
     .await;
     first

@@ -30,7 +30,7 @@ pub enum ConfigError {
     SourceTwice(String),
     /// A source's name cannot be part of a channel name.
     #[error(
-        "prices.source: the name {0:?} cannot name a channel, expected lower-case letters, digits, `-` and `_`"
+        "prices.source: the name {0:?} cannot name a channel, expected lower-case letters, digits, `-` and `_`, 64 at most"
     )]
     SourceName(String),
     /// A source's address is malformed.

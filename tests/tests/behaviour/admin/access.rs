@@ -181,6 +181,29 @@ async fn statuses(server: &Server, token: Option<&str>, headers: &[(&str, &str)]
     statuses
 }
 
+#[tokio::test]
+async fn the_refusal_of_a_source_names_the_scopes_that_suffice() {
+    let server = loopback_server().start().await;
+    let add = async |token: Token| {
+        let request = server
+            .http()
+            .post(server.url("/v1/rpc/PriceService/AddSource"))
+            .json(&json!({"kind": "kraken", "url": "ws://127.0.0.1:1"}))
+            .header("x-forwarded-for", "203.0.113.7")
+            .bearer_auth(token.sign());
+        server.send(request).await
+    };
+    let refused = add(Token::of("ada")).await;
+    assert_eq!(refused.status, 403, "{}", refused.body);
+    assert!(
+        refused.body.contains("`service` or `admin`"),
+        "{}",
+        refused.body
+    );
+    let added = add(Token::of("billing").scope("service")).await;
+    assert_eq!(added.status, 200, "{}", added.body);
+}
+
 /// A server on loopback that a price source can be added to.
 fn loopback_server() -> ServerBuilder {
     Server::builder()
