@@ -14,6 +14,28 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
+on_every_transport!(a_long_id_is_refused);
+
+async fn a_long_id_is_refused(transport: Transport) {
+    let server = Server::start().await;
+    let mut client = Client::connect(transport, &server).await;
+    let longest = "i".repeat(255);
+    client.send(&json!({"type": "ping", "id": longest})).await;
+    let _ = client.reply(&longest).await.expect("pong");
+    for message in [
+        json!({"type": "ping", "id": "i".repeat(256)}),
+        json!({"type": "subscribe", "id": "i".repeat(60_000), "data": {"channels": ["demo:a"]}}),
+    ] {
+        client.send(&message).await;
+        let refused = client.next_of("error").await;
+        assert_eq!(refused.error_code(), "invalid_argument");
+        assert_eq!(refused.id, None);
+        let text = refused.error_message();
+        assert!(text.contains("expected at most 255"), "{text}");
+    }
+    client.subscribe("demo:a").await;
+}
+
 async fn json_socket(server: &Server) -> RawSocket {
     let (mut socket, _) = SocketRequest::default().open(server).await.unwrap();
     let _ = socket.next().await.expect("welcome");

@@ -36,6 +36,10 @@ use crate::{PriceRpc, WatchRpc};
 /// The type under which unreadable messages are counted.
 const UNREADABLE: &str = "unreadable";
 
+/// Bytes of a command's `id`, at most. Its reply carries it: without this bound, replies would be
+/// as long as the commands.
+const MAX_ID_BYTES: usize = 255;
+
 /// Answers the messages of sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Router(Arc<Inner>);
@@ -81,6 +85,9 @@ impl Router {
     pub async fn answer(&self, command: &Command, message: ClientMessage) -> ServerMessage {
         let ClientMessage { id, data } = message;
         let kind = data.as_ref().map_or(UNREADABLE, json::client_data_type);
+        if let Some(error) = id.as_deref().and_then(long_id) {
+            return self.refuse(command, kind, None, error);
+        }
         let handler = self.0.handlers.get(kind);
         let message = Message::new(command, kind, handler.map(HandlerEntry::auth));
         let answer = match self.0.middleware.before(&message) {
@@ -115,7 +122,8 @@ impl Router {
         self.refuse(session, UNREADABLE, id, error)
     }
 
-    /// Answers a message of a type with `error` instead of handling it. The rate limits apply.
+    /// Answers a message of a type with `error` instead of handling it. The rate limits apply. An
+    /// `id` that is too long is left out.
     fn refuse(
         &self,
         session: &Session,
@@ -129,8 +137,20 @@ impl Router {
             Err(refusal) => refusal,
         });
         self.0.middleware.after(&message, &answer);
-        reply(id, answer)
+        reply(id.filter(|id| long_id(id).is_none()), answer)
     }
+}
+
+/// The error of an `id` that is too long to be sent back.
+fn long_id(id: &str) -> Option<Error> {
+    (id.len() > MAX_ID_BYTES).then(|| Error {
+        code: ErrorCode::InvalidArgument.into(),
+        message: format!(
+            "`id` takes {} bytes, expected at most {MAX_ID_BYTES}",
+            id.len()
+        ),
+        retry_after_ms: None,
+    })
 }
 
 fn reply(id: Option<String>, answer: Result<Data, Error>) -> ServerMessage {
