@@ -146,6 +146,15 @@ async fn commands_in_progress_are_bounded() {
             .collect();
         let expected: BTreeSet<String> = (256..300).map(|number| number.to_string()).collect();
         assert_eq!(refused, expected, "{transport:?}");
+        // A command that is answered at once needs no place.
+        for _ in 0..300 {
+            client.settle().await;
+        }
+        let state = json!({"state": "active"});
+        let _ = client
+            .request("visibility", state)
+            .await
+            .expect("visibility");
     }
 }
 
@@ -169,6 +178,102 @@ async fn a_command_waits_for_the_room_of_one_in_progress() {
             ["0", "1", "ping"].map(str::to_owned).into(),
             "{transport:?}"
         );
+    }
+}
+
+/// Sends `frames` requests to subscribe to `channels` each, and a ping, without a wait.
+async fn send_subscribes(client: &mut Client, frames: usize, channels: usize) {
+    for frame in 0..frames {
+        let names = (0..channels).map(|number| format!("demo:{frame}-{number}"));
+        let data = json!({"channels": names.collect::<Vec<_>>()});
+        let subscribe = json!({"type": "subscribe", "id": format!("s{frame}"), "data": data});
+        client.send(&subscribe).await;
+    }
+    client.send(&json!({"type": "ping", "id": "ping"})).await;
+}
+
+/// Ids of the replies to [`send_subscribes`].
+fn subscribe_ids(frames: usize) -> BTreeSet<String> {
+    let ids = (0..frames).map(|frame| format!("s{frame}"));
+    ids.chain(["ping".to_owned()]).collect()
+}
+
+#[tokio::test]
+async fn requests_for_many_channels_are_all_answered() {
+    let node = SilentNode::start().await;
+    let server = server_of(&node).await;
+    for transport in TRANSPORTS {
+        for (frames, channels) in [(4, 100), (10, 100), (1, 400), (2, 400), (1, 1_000)] {
+            let mut client = Client::connect(transport, &server).await;
+            // It stays in progress all the time.
+            client.send(&watch("slow", 1)).await;
+            send_subscribes(&mut client, frames, channels).await;
+            let ids = reply_ids(&mut client, frames + 1).await;
+            let ids: BTreeSet<_> = ids.into_iter().collect();
+            assert_eq!(ids, subscribe_ids(frames), "{transport:?}");
+        }
+    }
+}
+
+/// A server that requires a token and fetches its keys from a provider that holds its response
+/// back, the provider, and a token that needs the new keys.
+async fn server_with_held_keys() -> (Server, IdentityProvider, String) {
+    let provider = IdentityProvider::start(&[]).await;
+    let server = Server::builder()
+        .set("auth", &format!("jwks_url = {:?}", provider.url()))
+        .set("auth", "anonymous = false")
+        .start()
+        .await;
+    provider.set_keys(&[KeyPair::P256.web_key("new")]);
+    provider.hold();
+    let token = Token::of("ada").sign_as(KeyPair::P256, Some("new"));
+    (server, provider, token)
+}
+
+#[tokio::test]
+async fn requests_for_many_channels_wait_for_auth() {
+    for transport in TRANSPORTS {
+        let (server, provider, token) = server_with_held_keys().await;
+        let requests = provider.requests();
+        let mut client = Client::connect(transport, &server).await;
+        let auth = json!({"type": "auth", "id": "auth", "data": {"token": token}});
+        client.send(&auth).await;
+        send_subscribes(&mut client, 9, 100).await;
+        assert_eq!(reply_ids(&mut client, 1).await, ["ping"], "{transport:?}");
+        provider.requested(requests + 1).await;
+        provider.release();
+        let mut ids = reply_ids(&mut client, 10).await;
+        assert_eq!(ids.remove(0), "auth", "{transport:?}");
+        ids.push("ping".to_owned());
+        let ids: BTreeSet<_> = ids.into_iter().collect();
+        assert_eq!(ids, subscribe_ids(9), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unsubscribe_after_auth_ends_a_subscription_of_the_token() {
+    for transport in TRANSPORTS {
+        let (server, provider, token) = server_with_held_keys().await;
+        let requests = provider.requests();
+        let mut client = Client::connect(transport, &server).await;
+        let auth = json!({"type": "auth", "id": "auth", "data": {"token": token}});
+        client.send(&auth).await;
+        let channels = json!({"channels": ["user:ada"]});
+        client
+            .send(&json!({"type": "unsubscribe", "id": "end", "data": channels}))
+            .await;
+        client.settle().await;
+        assert!(client.unread().is_empty(), "{:?}", client.unread());
+        provider.requested(requests + 1).await;
+        provider.release();
+        assert_eq!(reply_ids(&mut client, 2).await, ["auth", "end"]);
+        let body = json!({"user": "ada", "data": 1});
+        let token = Token::service();
+        let sent = server.call("StreamService/SendToUser", Some(&token), &body);
+        assert_eq!(sent.await.status, 200);
+        client.settle().await;
+        let is_message = |message: &&Message| message.kind == "message";
+        assert!(!client.unread().iter().any(is_message), "{transport:?}");
     }
 }
 

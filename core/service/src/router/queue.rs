@@ -6,9 +6,9 @@
 //!
 //! # Order
 //! Commands that concern one channel are answered in their order. After `auth`, every command
-//! that depends on the client's identity waits until it is answered. Example: `watch` of
-//! transaction `a` waits for a node; `unwatch` of `a` waits for it, `subscribe` to another
-//! channel and `ping` do not.
+//! that depends on the client's identity or names a channel waits until it is answered, since
+//! `auth` changes the subscriptions too. Example: `watch` of transaction `a` waits for a node;
+//! `unwatch` of `a` waits for it, `subscribe` to another channel and `ping` do not.
 //!
 //! # Bounds
 //! [`MAX_RUNNING`] commands of a connection run at the same time. [`MAX_COMMANDS`] and
@@ -101,9 +101,9 @@ enum IdentityUse {
     /// Not at all.
     #[default]
     None,
-    /// It acts in the client's name.
+    /// It acts in the client's name, or on subscriptions.
     Read,
-    /// It changes the identity.
+    /// It changes the identity, and with it the subscriptions.
     Change,
 }
 
@@ -320,6 +320,7 @@ impl Router {
         let identity = match (data, handler.auth()) {
             (RequestData::Auth(_), _) => IdentityUse::Change,
             (_, AuthRequirement::Identity) => IdentityUse::Read,
+            (_, AuthRequirement::None) if !channels.is_empty() => IdentityUse::Read,
             (_, AuthRequirement::None) => IdentityUse::None,
         };
         CommandOrder { identity, channels }
