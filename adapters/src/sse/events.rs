@@ -27,7 +27,7 @@ pub(super) fn events(
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let events = EventStream {
         // Before anything is delivered: a client that breaks off after `welcome` misses nothing.
-        first_id: encode(connection.delivered_positions()),
+        first_id: connection.delivered_positions().and_then(encode),
         connection,
         sent_cursor: None,
         cursor_sent_at: Instant::now(),
@@ -108,8 +108,8 @@ impl EventStream {
             return;
         }
         // With one history channel, the id of each event is its cursor.
-        let only = match &self.connection.delivered_positions()[..] {
-            [(channel, _)] => Some(channel.clone()),
+        let only = match self.connection.delivered_positions().as_deref() {
+            Some([(channel, _)]) => Some(channel.clone()),
             _ => None,
         };
         if let Some(id) = self.first_id.take() {
@@ -144,8 +144,12 @@ impl EventStream {
 
     /// With several history channels, the cursor is an event of its own.
     fn write_cursor(&mut self, out: &mut BytesMut) {
-        let positions = self.connection.delivered_positions();
         self.is_cursor_pending = false;
+        // A cursor with an unknown position could not be resumed from. The client keeps its last
+        // one until the history of every channel has been read.
+        let Some(positions) = self.connection.delivered_positions() else {
+            return;
+        };
         if positions.len() < 2 {
             self.sent_cursor = None;
             return;

@@ -377,29 +377,31 @@ impl Session {
     }
 
     /// Channels of the session, each with the position up to which the client was sent its
-    /// publications: a client that resumes from there misses nothing.
+    /// publications: a client that resumes from there misses nothing. A channel whose history has
+    /// not been read yet is announced by its own reply.
     #[must_use]
     pub fn subscriptions(&self) -> Vec<ActiveSubscription> {
         let state = self.0.state.lock();
-        let subscriptions = state.subscriptions.iter().map(|(_, subscription)| {
-            let position = subscription.sent();
-            ActiveSubscription {
+        let subscriptions = state.subscriptions.iter().filter_map(|(_, subscription)| {
+            let position = subscription.sent()?;
+            Some(ActiveSubscription {
                 channel: subscription.channel().as_str().to_owned(),
                 epoch: position.epoch.as_str().to_owned(),
                 seq: position.seq,
-            }
+            })
         });
         subscriptions.collect()
     }
 
-    /// Position of each history channel up to which the transport took its publications.
+    /// Position of each history channel up to which the transport took its publications. None
+    /// while one of them is unknown, since the channel's history has not been read yet.
     #[must_use]
-    pub fn delivered_positions(&self) -> Vec<(ChannelName, Position)> {
+    pub fn delivered_positions(&self) -> Option<Vec<(ChannelName, Position)>> {
         let state = self.0.state.lock();
         let subscriptions = state.subscriptions.iter();
         subscriptions
             .filter(|(_, subscription)| subscription.class() == Class::History)
-            .map(|(_, subscription)| (subscription.channel().clone(), subscription.delivered()))
+            .map(|(_, one)| Some((one.channel().clone(), one.delivered()?)))
             .collect()
     }
 

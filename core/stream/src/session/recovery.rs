@@ -412,12 +412,12 @@ impl Session {
     /// channel's history has been read.
     fn sent_position(&self, channel: &ChannelName) -> Option<Position> {
         let state = self.core().state.lock();
-        let sent = state.subscriptions.on(channel)?.sent();
-        (!sent.epoch.as_str().is_empty()).then_some(sent)
+        state.subscriptions.on(channel)?.sent()
     }
 
-    /// Adds a subscription to the session and the hub. None if the session is subscribed
-    /// already, or is about to end: its subscription would be left behind.
+    /// Adds a subscription to the session and the hub. If it `replaces` another one to the
+    /// channel, it inherits the grant of an operator. None if the session is subscribed already
+    /// otherwise, or is about to end: its subscription would be left behind.
     fn register(
         &self,
         channel: &ChannelName,

@@ -279,21 +279,25 @@ impl Subscription {
         self.batch_mode
     }
 
-    /// Position up to which the transport took the channel's publications.
-    pub(super) fn delivered(&self) -> Position {
+    /// Position up to which the transport took the channel's publications. None until the
+    /// channel's history has been read.
+    pub(super) fn delivered(&self) -> Option<Position> {
         let epoch = self.delivered_epoch.as_deref();
-        Position {
+        self.progress.is_known().then(|| Position {
             epoch: epoch.unwrap_or(&self.progress.position().epoch).clone(),
             seq: self.delivered,
-        }
+        })
     }
 
     /// Position up to which the client was sent the channel's publications. Those that wait in the
-    /// outbox come after it.
-    pub(super) fn sent(&self) -> Position {
+    /// outbox come after it. None until the channel's history has been read.
+    pub(super) fn sent(&self) -> Option<Position> {
         match self.class {
             Class::History => self.delivered(),
-            Class::Latest => self.progress.position().clone(),
+            Class::Latest => {
+                let is_known = self.progress.is_known();
+                is_known.then(|| self.progress.position().clone())
+            }
         }
     }
 
@@ -432,19 +436,20 @@ mod tests {
         let channel = ChannelName::parse("orders:1").unwrap();
         let namespace = Namespace::history("orders");
         let mut one = Subscription::new(channel, &namespace, None);
+        assert_eq!(one.delivered(), None);
         one.start_at(position("e", 3));
         one.note_delivered(&position("e", 4));
         one.skip_to(position("f", 9));
-        assert_eq!(one.delivered(), position("e", 4));
+        assert_eq!(one.delivered(), Some(position("e", 4)));
         one.skip_to(position("g", 1));
         one.note_delivered(&position("e", 5));
-        assert_eq!(one.delivered(), position("e", 5));
+        assert_eq!(one.delivered(), Some(position("e", 5)));
         one.note_delivered(&position("f", 9));
-        assert_eq!(one.delivered(), position("f", 9));
+        assert_eq!(one.delivered(), Some(position("f", 9)));
         one.note_delivered(&position("g", 1));
-        assert_eq!(one.delivered(), position("g", 1));
+        assert_eq!(one.delivered(), Some(position("g", 1)));
         one.note_delivered(&position("g", 2));
-        assert_eq!(one.delivered(), position("g", 2));
+        assert_eq!(one.delivered(), Some(position("g", 2)));
     }
 
     #[test]

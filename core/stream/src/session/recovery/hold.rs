@@ -111,6 +111,11 @@ impl Progress {
         }
     }
 
+    /// Whether the position is known.
+    pub(in crate::session) fn is_known(&self) -> bool {
+        !self.position.epoch.as_str().is_empty()
+    }
+
     pub(in crate::session) fn position(&self) -> &Position {
         &self.position
     }
