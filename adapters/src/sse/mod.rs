@@ -208,6 +208,10 @@ fn subscriptions(channels: &str, cursor: &Cursor, namespaces: &Namespaces) -> Re
     }
 }
 
+fn no_such_connection() -> HttpError {
+    StreamError::new(ErrorCode::NotFound, "there is no such SSE connection here").into()
+}
+
 /// Answers `POST /v1/sse/{connectionId}` with the reply to one client message.
 pub(crate) async fn command(
     State(gateway): State<Gateway>,
@@ -220,11 +224,7 @@ pub(crate) async fn command(
         .stream
         .session(&connection)
         .filter(|session| session.post_key().is_some());
-    let Some(session) = session else {
-        return Err(
-            StreamError::new(ErrorCode::NotFound, "there is no such SSE connection here").into(),
-        );
-    };
+    let session = session.ok_or_else(no_such_connection)?;
     let has_key = query.key.is_some() && query.key.as_deref() == session.post_key();
     if !has_key {
         // Without the key, a token of the same user is required.
@@ -245,6 +245,9 @@ pub(crate) async fn command(
     session.record_received(body.len());
     if let Some(quota) = session.quota() {
         quota.record_received(body.len());
+    }
+    if session.is_closing() {
+        return Err(no_such_connection());
     }
     // Publications that the command releases follow on the event stream after the reply.
     let command = session.begin_command();

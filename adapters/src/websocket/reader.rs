@@ -113,7 +113,12 @@ enum ReadOutcome {
 impl SocketReader {
     async fn run(&mut self) -> ReadOutcome {
         loop {
-            if !self.frames.buffer().is_empty()
+            if self.commands.session().is_closing() {
+                // Nothing that the client sends counts any more, except as a sign of life. With
+                // unread bytes the kernel would reset the connection, and the close frame could
+                // be lost.
+                self.frames.buffer().clear();
+            } else if !self.frames.buffer().is_empty()
                 && let ControlFlow::Break(end) = Box::pin(self.answer_all()).await
             {
                 return end;

@@ -45,8 +45,8 @@ const BATCH_BYTES: usize = 64 << 10;
 /// Time in which the peer must take some of the blocked bytes. Then the connection is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The same for a close frame. Together they are shorter than the time after which the kernel
-/// closes the connection.
+/// Time in which the peer must take the rest of a frame and the close frame. Together they are
+/// shorter than the time after which the kernel closes the connection.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The bit of a frame that ends its message. The server sends no fragments.
@@ -286,16 +286,21 @@ impl SocketWriter {
     }
 
     /// Writes the rest of a blocked write, as the socket accepts it. A client that reads
-    /// slowly is served for as long as it takes some bytes in each [`WRITE_TIMEOUT`]. `begun`
-    /// is the length of the frame at the beginning of `rest`, as far as it is in `rest`.
+    /// slowly is served for as long as it takes some bytes in each [`WRITE_TIMEOUT`], and its
+    /// session is not past the deadline to close. `begun` is the length of the frame at the
+    /// beginning of `rest`, as far as it is in `rest`.
     async fn write_rest(self: Arc<Self>, mut rest: Bytes, begun: Option<usize>) {
         let blocked = rest.clone();
-        let written = self.write_while_taken(&mut rest, WRITE_TIMEOUT).await;
-        if matches!(written, Err(Elapsed { .. })) {
+        let written = tokio::select! {
+            written = self.write_while_taken(&mut rest) => written.ok(),
+            () = self.session.close_deadline() => None,
+        };
+        if written.is_none() {
             tracing::debug!(
                 connection = self.session.id().as_str(),
-                "closing a client that does not read"
+                "closing a client that does not read, or too slowly"
             );
+            // A session that is closing keeps its reason.
             self.session.close(CloseReason::SlowConsumer);
             let taken = blocked.len() - rest.len();
             let frame = begun.and_then(|begun| begun_frame(&blocked, begun, taken));
@@ -307,21 +312,17 @@ impl SocketWriter {
             let mut state = self.state.lock();
             state.is_blocked = false;
             self.session.record_unsent(0);
-            if !matches!(written, Ok(Ok(()))) {
+            if !matches!(written, Some(Ok(()))) {
                 self.end(&mut state);
             }
         }
         self.flush(Instant::now());
     }
 
-    /// Writes bytes for as long as the client takes some of them in each `patience`.
-    async fn write_while_taken(
-        &self,
-        bytes: &mut Bytes,
-        patience: Duration,
-    ) -> Result<io::Result<()>, Elapsed> {
+    /// Writes bytes for as long as the client takes some of them in each [`WRITE_TIMEOUT`].
+    async fn write_while_taken(&self, bytes: &mut Bytes) -> Result<io::Result<()>, Elapsed> {
         loop {
-            match timeout(patience, self.io.write_some(bytes)).await? {
+            match timeout(WRITE_TIMEOUT, self.io.write_some(bytes)).await? {
                 Ok(left) => {
                     self.session.record_unsent(left);
                     if left == 0 {
@@ -338,7 +339,8 @@ impl SocketWriter {
     async fn write_last(&self, frame: Bytes) {
         let close = {
             let mut state = self.state.lock();
-            let reason = CloseReason::SlowConsumer;
+            let reason = self.session.close_reason();
+            let reason = reason.unwrap_or(CloseReason::SlowConsumer);
             state.close(reason.code(), reason.text());
             std::mem::take(&mut state.control)
         };
@@ -348,7 +350,7 @@ impl SocketWriter {
         };
         last.advance(written.accepted);
         // The connection ends, whether the client takes the rest or not.
-        let _ = self.write_while_taken(&mut last, CLOSE_PATIENCE).await;
+        let _ = timeout(CLOSE_PATIENCE, self.write_while_taken(&mut last)).await;
     }
 
     /// Pings a silent client, and closes a dead one.
@@ -369,6 +371,7 @@ impl SocketWriter {
             KeepAliveAction::Close => {
                 self.session.record_missed_heartbeat();
                 let reason = CloseReason::HeartbeatMissed;
+                self.session.close(reason);
                 state.close(reason.code(), reason.text());
             }
         }

@@ -70,7 +70,7 @@ impl StreamRpc {
 /// Answers the messages of a call until the client ends its side, and then ends the session.
 async fn answer_all(mut incoming: Streaming<ClientMessage>, mut commands: CommandQueue) {
     let mut reason = CloseReason::Draining;
-    loop {
+    while !commands.session().is_closing() {
         tokio::select! {
             message = incoming.message() => match message {
                 Ok(Some(message)) => {

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use jsonwebtoken::Algorithm;
-use tidewire_proto::v1::{ErrorCode, ServerMessage, server_message::Data};
+use tidewire_proto::v1::{ErrorCode, Position, ServerMessage, server_message::Data};
 use tidewire_stream::{
-    AnonymousPolicy, Authenticator, CloseReason, Command, Connection, Identity, Keys, ManualClock,
-    Namespaces, OutgoingMessage, RemoteKeySet, ShardId, StreamCore, StreamOptions, TokenRules,
+    Access, AnonymousPolicy, Authenticator, Claims, CloseReason, Command, Connection, Identity,
+    Keys, ManualClock, Namespace, Namespaces, OutgoingMessage, RemoteKeySet, ShardId, StreamCore,
+    StreamOptions, Target, TokenRules,
     auth::{JwksFuture, JwksSource},
 };
 use tokio::sync::Notify;
@@ -72,6 +73,40 @@ async fn a_cancelled_command_holds_nothing_back() {
     assert_eq!(received(&connection), [""; 0]);
     drop(command);
     assert_eq!(received(&connection), ["orders:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_subscription_inherits_the_grant_of_an_operator() {
+    let rooms = Namespace {
+        access: Access::Owner,
+        ..Namespace::history("room")
+    };
+    let (stream, _) = core_with([rooms], StreamOptions::default());
+    let token = |channels: &[&str]| {
+        let claims = Claims {
+            sub: "ada".to_owned(),
+            exp: support::START_MS / 1_000 + 60,
+            channels: channels.iter().map(|&one| one.to_owned()).collect(),
+            ..Claims::default()
+        };
+        stream.authenticator().sign(&claims).unwrap()
+    };
+    let connection = stream.connect(client_on(ShardId::CALLER)).await;
+    let command = connection.begin_command();
+    command.authenticate(&token(&["room:*"])).await.unwrap();
+    let target = Target::User("ada");
+    assert_eq!(stream.subscribe_target(target, "room:1").await.unwrap(), 1);
+    // The client comes back to its position.
+    let mut request = subscription("room:1");
+    request.channels[0].since = Some(Position {
+        epoch: "e".to_owned(),
+        seq: 0,
+    });
+    let subscribed = command.subscribe(request).await.unwrap();
+    assert_eq!(subscribed.channels[0].error, None);
+    command.authenticate(&token(&[])).await.unwrap();
+    let (channel, _) = stream.namespaces().resolve("room:1").unwrap();
+    assert!(connection.is_subscribed(&channel));
 }
 
 /// An identity provider that responds with no keys, when it is released.

@@ -23,6 +23,7 @@ mod health;
 mod http;
 mod identity;
 mod latest;
+mod lifetime;
 mod limits;
 mod memory;
 mod oracle;

@@ -1,10 +1,12 @@
 //! Memory: the resident size of the server stays within its budgets, whatever clients send,
 //! and whatever they do not read.
 
+use std::io;
+
 use serde_json::json;
 use tidewire_tests::{Client, Server, Transport};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
 };
 
@@ -42,11 +44,15 @@ fn resident(server: &Server) -> usize {
 }
 
 /// A WebSocket with a small receive buffer that is never read after its handshake.
-async fn silent_socket(server: &Server) -> TcpStream {
+pub(crate) async fn silent_socket(server: &Server, token: Option<&str>) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let mut socket = socket.connect(server.address()).await.unwrap();
-    let head = "GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+    let token = token.unwrap_or_default();
+    let head = format!(
+        "GET /v1/ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{token}\r\n"
+    );
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut first = [0; 12];
     socket.read_exact(&mut first).await.unwrap();
@@ -55,7 +61,7 @@ async fn silent_socket(server: &Server) -> TcpStream {
 }
 
 /// Sends a text frame, masked with zeros.
-async fn send(socket: &mut TcpStream, text: &str) {
+pub(crate) async fn send(socket: &mut (impl AsyncWrite + Unpin), text: &str) -> io::Result<()> {
     let mut frame = vec![0x81];
     match u16::try_from(text.len()).unwrap() {
         short @ 0..126 => frame.push(0x80 | short.to_be_bytes()[1]),
@@ -66,7 +72,7 @@ async fn send(socket: &mut TcpStream, text: &str) {
     }
     frame.extend([0; 4]);
     frame.extend(text.as_bytes());
-    socket.write_all(&frame).await.unwrap();
+    socket.write_all(&frame).await
 }
 
 /// Clients that do not read.
@@ -82,11 +88,11 @@ async fn unread_replies_are_counted_and_bounded() {
     let before = resident(&server);
     let mut sockets = Vec::new();
     for _ in 0..SILENT {
-        let mut socket = silent_socket(&server).await;
+        let mut socket = silent_socket(&server, None).await;
         for id in 0..8 {
             let data = json!({"channel": "demo:h", "limit": 10_000});
             let message = json!({"type": "history", "id": id.to_string(), "data": data});
-            send(&mut socket, &message.to_string()).await;
+            send(&mut socket, &message.to_string()).await.unwrap();
         }
         sockets.push(socket);
     }

@@ -144,6 +144,12 @@ impl Backlog {
         len >= MAX_COMMANDS || (len > 0 && self.bytes + bytes > MAX_BYTES)
     }
 
+    /// Drops the commands that have not begun.
+    fn cancel_waiting(&mut self) {
+        let waiting = self.waiting.drain(..);
+        self.bytes -= waiting.map(|one| one.bytes).sum::<usize>();
+    }
+
     fn predecessors(&self) -> Predecessors {
         let mut all = Predecessors::default();
         self.running.iter().for_each(|one| all.add(&one.order));
@@ -191,8 +197,12 @@ impl CommandQueue {
     }
 
     /// Adds a command, whose message is `bytes` long. Its reply is queued at once if nothing
-    /// has to be waited for, else by a later [`next_reply`](Self::next_reply).
+    /// has to be waited for, else by a later [`next_reply`](Self::next_reply). A session that is
+    /// about to end runs no further command.
     pub fn push(&mut self, message: ClientMessage, bytes: usize) {
+        if self.session.is_closing() {
+            return;
+        }
         let order = self.router.order_of(&message);
         if let Some(backlog) = &mut self.backlog
             && !order.is_free()
@@ -214,8 +224,11 @@ impl CommandQueue {
         self.start(message, order, bytes);
     }
 
-    /// Answers an unreadable message with `error`.
+    /// Answers an unreadable message with `error`, unless the session is about to end.
     pub fn answer_unreadable(&self, id: Option<String>, error: Error) {
+        if self.session.is_closing() {
+            return;
+        }
         let reply = self.router.answer_unreadable(&self.session, id, error);
         self.session.begin_command().reply(reply);
     }
@@ -234,6 +247,9 @@ impl CommandQueue {
         if let Some(index) = backlog.running.iter().position(|one| one.number == number) {
             let ended = backlog.running.swap_remove(index);
             backlog.bytes -= ended.bytes;
+        }
+        if self.session.is_closing() {
+            backlog.cancel_waiting();
         }
         while let Some(ready) = self.backlog.as_mut().and_then(|all| all.take_ready()) {
             if let Some(backlog) = &mut self.backlog {

@@ -401,7 +401,8 @@ impl Shard {
         flushed
     }
 
-    /// Flushes the sessions whose time has come, and returns how many.
+    /// Flushes the sessions whose time has come, and returns how many. Checks the lifetime of
+    /// others.
     async fn flush_due(&self, part: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
         let mut left = {
             let timers = self.timers.lock();
@@ -411,23 +412,36 @@ impl Shard {
             timers.len()
         };
         let mut flushed = 0;
+        let mut lifetimes = Vec::new();
         while left > 0 {
             {
                 let mut timers = self.timers.lock();
-                while part.len() < CHUNK
+                while part.len() + lifetimes.len() < CHUNK
                     && left > 0
                     && let Some((at, session)) = timers.pop(now)
                 {
                     left -= 1;
-                    if session.disarm(at) && session.claim_flush() {
+                    let due = session.disarm(at);
+                    if due.lifetime {
+                        lifetimes.push(session.clone());
+                    }
+                    if due.flush && session.claim_flush() {
                         part.push(session);
                     }
                 }
             }
-            if part.is_empty() {
+            // Without the lock of the timers, since each gives its next time to them.
+            let checked = lifetimes.len();
+            for session in lifetimes.drain(..) {
+                session.check_lifetime(now);
+            }
+            if part.len() + checked == 0 {
                 break;
             }
             flushed += flush(part, now).await;
+            if checked > 0 {
+                tokio::task::yield_now().await;
+            }
         }
         flushed
     }

@@ -1,10 +1,11 @@
-//! Timers of a shard: the time at which it flushes each session without a new publication.
+//! Timers of a shard: the times at which it flushes each session without a new publication, or
+//! checks its lifetime.
 //!
 //! Sessions with batches of prices all wait for the same time: these are in a list, all others
 //! in a heap. An entry is not removed when its session ends or is given an earlier time. It
-//! stays until its time, or until there are twice as many entries as sessions that wait: then
-//! all entries without a waiting session are removed. So an entry costs the same however many
-//! there are.
+//! stays until its time, or until there are twice as many entries as times that sessions wait
+//! for: then all entries without a waiting session are removed. So an entry costs the same
+//! however many there are.
 
 use std::{
     cmp::Ordering,
@@ -19,8 +20,8 @@ use crate::session::SessionCore;
 /// Entries below which none are removed early: searching costs more than they hold.
 const FEW: usize = 1_024;
 
-/// Times at which a shard flushes sessions. There are never more than twice as many entries as
-/// sessions, or [`FEW`].
+/// Times at which a shard flushes sessions or checks their lifetime. There are never more than
+/// twice as many entries as times that sessions wait for, or [`FEW`].
 #[derive(Debug)]
 pub(super) struct Timers {
     heap: BinaryHeap<Timer>,

@@ -1,5 +1,34 @@
 //! Close reasons: why a session ends, with the close codes of `docs/protocol.md`.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Time of a closing session to send what is queued. A client that takes less than the rest of
+/// its outbox in this time loses it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// End of a session that is closing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SessionEnd {
+    pub(super) reason: CloseReason,
+    /// Time at which the session ends, whatever is still queued.
+    pub(super) deadline: Instant,
+    /// Whether that time has come, and what was queued is dropped.
+    pub(super) is_over: bool,
+}
+
+impl SessionEnd {
+    /// The end of a session that begins to close now.
+    pub(super) fn new(reason: CloseReason, now: Instant) -> Self {
+        Self {
+            reason,
+            deadline: now + CLOSE_TIMEOUT,
+            is_over: false,
+        }
+    }
+}
+
 /// Why a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {

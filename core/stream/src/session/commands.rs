@@ -14,7 +14,10 @@ use tidewire_proto::v1::{
 };
 use tokio::time::Instant;
 
-use super::{Session, Slot, recovery::SubscribeOptions, state::State};
+use super::{
+    Session, Slot, lifetime::closing_error, recovery::SubscribeOptions, state::State,
+    subscriptions::Subscription,
+};
 use crate::{ChannelName, Class, Identity, Namespace, Position, StreamError, hub::HubKey};
 
 /// Channels of one `subscribe` for which memory is reserved before they are checked: growing step
@@ -155,7 +158,9 @@ impl Command {
             .await?;
         // The client may have been given another token meanwhile. Either this check or the one
         // of `authenticate` sees both the token and the subscription.
-        if let Err(refused) = namespaces.may_read(&self.identity(), &channel, namespace) {
+        if let Err(refused) = namespaces.may_read(&self.identity(), &channel, namespace)
+            && !self.is_granted(&channel)
+        {
             self.unsubscribe_from(&channel);
             return Err(refused);
         }
@@ -190,8 +195,13 @@ impl Command {
                 "the token names no user",
             ));
         };
+        // A refresh that comes too late does not help an expired token.
+        self.0.check_lifetime(Instant::now());
         {
             let mut state = self.core().state.lock();
+            if state.closing.is_some() {
+                return Err(closing_error());
+            }
             if state
                 .identity
                 .user()
@@ -252,6 +262,8 @@ impl<'a> Verification<'a> {
 impl Drop for Verification<'_> {
     fn drop(&mut self) {
         self.0.core().state.lock().verifications -= 1;
+        // The time of a client whose token was refused goes on, and a new token has another end.
+        self.0.0.check_lifetime(Instant::now());
         self.0.0.mark_dirty();
     }
 }
@@ -319,15 +331,20 @@ impl Session {
         })
     }
 
-    /// Ends a subscription. True if the session was subscribed.
-    pub(super) fn unsubscribe_from(&self, channel: &ChannelName) -> bool {
-        let Some(ended) = self.core().state.lock().unsubscribe(channel) else {
-            return false;
-        };
+    /// Whether an operator subscribed the session to a channel.
+    fn is_granted(&self, channel: &ChannelName) -> bool {
+        let state = self.core().state.lock();
+        let subscription = state.subscriptions.on(channel);
+        subscription.is_some_and(Subscription::is_granted)
+    }
+
+    /// Ends a subscription, and returns it. None if the session was not subscribed.
+    pub(super) fn unsubscribe_from(&self, channel: &ChannelName) -> Option<Subscription> {
+        let ended = self.core().state.lock().unsubscribe(channel)?;
         if let Some(key) = ended.hub_key() {
             self.remove_from_hub(channel, key);
         }
-        true
+        Some(ended)
     }
 
     /// Ends a subscription that may have ended already.

@@ -6,16 +6,13 @@
 //! flushes ([`Session::take_outgoing`]). Both run the same step, which sends messages, waits or
 //! ends. Before that, it may start to read a history beside the transport.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, Weak};
 
-use tidewire_proto::v1::{Error, ErrorCode, TokenExpiring, Visibility, server_message::Data};
+use tidewire_proto::v1::Visibility;
 use tokio::time::Instant;
 
 use super::{
-    CloseReason, Connection, OutgoingItem, OutgoingMessage, PriceBatch, Session, Slot, message,
+    CloseReason, Connection, OutgoingItem, OutgoingMessage, PriceBatch, Session, Slot,
     outbox::{Due, QueueItem},
     outgoing::OutgoingBuffer,
     recovery::{ReleaseCondition, Succession},
@@ -23,7 +20,7 @@ use super::{
     subscriptions::BatchMode,
 };
 use crate::{
-    Class, Clock, Identity, Publication,
+    Class, Clock, Publication,
     hub::{FlushSchedule, Sink},
     publication_batch::Delivery,
 };
@@ -40,12 +37,6 @@ pub enum FlushOutcome {
     /// No message: the session is over. Close with this reason.
     Close(CloseReason),
 }
-
-/// Time before the expiry of a token at which the client is warned, in milliseconds.
-const EXPIRY_NOTICE_MS: u64 = 30_000;
-
-/// Milliseconds in which a client must send a token, if the server requires one.
-const AUTH_TIMEOUT_MS: u64 = 5_000;
 
 /// Next action of the transport.
 enum DeliveryStep {
@@ -75,6 +66,10 @@ impl State {
     /// Queues publications of one channel, in order. True if the transport has something to
     /// do for them.
     pub(super) fn deliver(&mut self, slot: Slot, delivery: &Delivery<'_>, now: Instant) -> bool {
+        if self.closing.is_some() {
+            // The session ends when what is queued already is sent.
+            return false;
+        }
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return false;
         };
@@ -382,8 +377,12 @@ impl Session {
             clock: core.context.clock(),
             schedule: core.context.hub().shard(core.shard_id()).flush_schedule(),
         };
+        // A sink leaves its lifetime to the shard's timer.
+        let expiry = match again_at {
+            None => self.0.check_lifetime(now),
+            Some(_) => None,
+        };
         let mut state = core.state.lock();
-        let expiry = self.watch_expiry(&mut state, now);
         let mut taken = 0;
         loop {
             // Each pass of this loop makes a subscription live, queues something, or finds no
@@ -395,10 +394,10 @@ impl Session {
             }
             match state.outbox.due(now) {
                 Due::Now => {}
-                _ if state.closing.is_some() => {
-                    return DeliveryStep::Close(state.closing.unwrap_or(CloseReason::Draining));
-                }
                 due => {
+                    if let Some(end) = &state.closing {
+                        return DeliveryStep::Close(end.reason);
+                    }
                     let due = due.earliest(expiry);
                     return DeliveryStep::Wait(state.next_flush(due, again_at));
                 }
@@ -426,60 +425,6 @@ impl Session {
         }
         core.transport.count_deliveries(out.message_count());
         DeliveryStep::Send(next, taken)
-    }
-
-    /// Warns of a token that expires soon, and ends the session when it has expired, or when a
-    /// client that must send one has not. Returns the time of the next check.
-    fn watch_expiry(&self, state: &mut State, now: Instant) -> Option<Instant> {
-        if state.closing.is_some() {
-            return None;
-        }
-        if state.identity == Identity::Unknown {
-            return self.watch_authentication(state, now);
-        }
-        let expires_at_ms = state.identity.expires_at_ms()?;
-        let now_ms = self.core().context.clock().now_ms();
-        let left_ms = u64::try_from(expires_at_ms.saturating_sub(now_ms)).unwrap_or(0);
-        if left_ms == 0 {
-            state.send(message(Data::Error(Error {
-                code: ErrorCode::Unauthenticated.into(),
-                message: "the token has expired".to_owned(),
-                retry_after_ms: None,
-            })));
-            state.closing = Some(CloseReason::TokenExpired);
-            return None;
-        }
-        if left_ms > EXPIRY_NOTICE_MS {
-            return Some(now + Duration::from_millis(left_ms - EXPIRY_NOTICE_MS));
-        }
-        if state.warned_expiry != Some(expires_at_ms) {
-            state.warned_expiry = Some(expires_at_ms);
-            state.send(message(Data::TokenExpiring(TokenExpiring {
-                expires_at: expires_at_ms,
-            })));
-        }
-        Some(now + Duration::from_millis(left_ms))
-    }
-
-    /// Ends the session of a client that must send a token and has sent none in time. A token
-    /// that is being verified was sent in time.
-    fn watch_authentication(&self, state: &mut State, now: Instant) -> Option<Instant> {
-        if state.verifications > 0 {
-            return None;
-        }
-        let core = self.core();
-        let open_for_ms = core.context.clock().now_ms() - core.opened_at_ms;
-        let left_ms = AUTH_TIMEOUT_MS.saturating_sub(u64::try_from(open_for_ms).unwrap_or(0));
-        if left_ms > 0 {
-            return Some(now + Duration::from_millis(left_ms));
-        }
-        state.send(message(Data::Error(Error {
-            code: ErrorCode::Unauthenticated.into(),
-            message: format!("no token came within {} s", AUTH_TIMEOUT_MS / 1_000),
-            retry_after_ms: None,
-        })));
-        state.closing = Some(CloseReason::Unauthenticated);
-        None
     }
 
     /// Gives a time to the shard's timer.

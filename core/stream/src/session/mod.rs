@@ -10,6 +10,8 @@
 //! - `heartbeat`: the interval of pings and the quality of the link;
 //! - `flush_timer`: times at which the shard flushes the session without a new publication.
 //!
+//! `lifetime` ends a session whose token has expired, or that takes too long to close.
+//!
 //! `delivery` is the way of a publication through the parts. `commands` are the requests of a
 //! client, `server_actions` the actions of an operator. `registry` is the list of all sessions,
 //! and `context` the state that they share.
@@ -28,6 +30,7 @@ mod context;
 mod delivery;
 mod flush_timer;
 mod heartbeat;
+mod lifetime;
 mod outbox;
 mod outgoing;
 mod price_batch;
@@ -56,6 +59,7 @@ pub use commands::Command;
 pub use connection_info::{ConnectionId, ConnectionInfo, Encoding, PostKey};
 pub(crate) use context::SessionContext;
 pub use delivery::FlushOutcome;
+pub(crate) use flush_timer::DueTimers;
 use heartbeat::Traffic;
 pub use heartbeat::{ConnectionQuality, KeepAliveTimeouts};
 pub use outgoing::{DirectMessage, OutgoingItem, OutgoingMessage};
@@ -88,7 +92,7 @@ pub(crate) struct SessionCore {
     wake: Notify,
     /// Bytes that the transport took and has not sent.
     unsent: AtomicUsize,
-    /// Wakes commands that wait for the client to read its replies.
+    /// Wakes those who wait for the client to read its replies, or for the session to close.
     replies_read: Notify,
     traffic: Traffic,
 }
@@ -154,10 +158,9 @@ impl SessionCore {
                 return;
             }
             state.send(last);
-            state.closing.get_or_insert(CloseReason::Draining);
+            state.close(CloseReason::Draining, Instant::now());
         }
-        self.mark_dirty();
-        self.replies_read.notify_waiters();
+        self.begin_closing();
     }
 
     /// Makes the transport write the outgoing messages.
@@ -178,8 +181,8 @@ impl SessionCore {
         self.state.lock().flush_timer.is_armed(at)
     }
 
-    /// Notes that the shard's timer has come to `at`. True if the session waits for it.
-    pub(crate) fn disarm(&self, at: Instant) -> bool {
+    /// Notes that the shard's timer has come to `at`. Returns what the session waits for.
+    pub(crate) fn disarm(&self, at: Instant) -> DueTimers {
         self.state.lock().flush_timer.disarm(at)
     }
 
@@ -339,10 +342,15 @@ impl Session {
         self.0.opened_at_ms
     }
 
-    /// Identity of the client now.
+    /// Identity of the client now. An expired token proves none, also before the session ends
+    /// for it.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        self.0.state.lock().identity.clone()
+        let identity = self.0.state.lock().identity.clone();
+        match identity.expires_at_ms() {
+            Some(expires_at) if expires_at <= self.now_ms() => Identity::Unknown,
+            _ => identity,
+        }
     }
 
     /// The client, with its identity now.
@@ -530,11 +538,11 @@ impl Session {
         }
     }
 
-    /// Ends the session when its outbox is empty.
+    /// Ends the session when its outbox is empty, or after ten seconds. Only the first reason
+    /// counts.
     pub fn close(&self, reason: CloseReason) {
-        self.0.state.lock().closing.get_or_insert(reason);
-        self.0.mark_dirty();
-        self.0.replies_read.notify_waiters();
+        self.0.state.lock().close(reason, Instant::now());
+        self.0.begin_closing();
     }
 
     /// Lists the session. If its token was revoked meanwhile, it is closed.
@@ -543,15 +551,18 @@ impl Session {
         self.0.context.registry().add(self);
         // A refusal has closed the session already.
         let _ = self.identify();
+        self.0.check_lifetime(Instant::now());
     }
 
     /// Removes the session from the hub and the list, and frees its quota.
     fn end(&self) {
-        self.0
-            .state
-            .lock()
-            .closing
-            .get_or_insert(CloseReason::Draining);
+        {
+            let mut state = self.0.state.lock();
+            state.close(CloseReason::Draining, Instant::now());
+            if let Some(end) = &mut state.closing {
+                end.is_over = true;
+            }
+        }
         self.unsubscribe_from_all();
         self.0.context.registry().remove(self);
         let (sent, received) = self.traffic();

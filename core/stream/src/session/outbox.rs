@@ -223,6 +223,16 @@ impl Outbox {
         self.deferred.push((due, slot));
     }
 
+    /// Drops all that is queued.
+    pub(super) fn clear(&mut self) {
+        self.replies = VecDeque::new();
+        self.reply_bytes = 0;
+        self.queue = VecDeque::new();
+        self.queue_bytes = 0;
+        self.deferred = Vec::new();
+        self.batch = Vec::new();
+    }
+
     /// Drops queued items of a subscription that has ended: repeated subscribing and
     /// unsubscribing without reading leaves nothing behind.
     pub(super) fn remove(&mut self, ended: Slot) {

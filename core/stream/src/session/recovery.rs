@@ -361,11 +361,9 @@ impl Session {
         self.check_room(&self.core().state.lock(), &channel)?;
         // Before the position is read: its epoch is that of the engine's work.
         self.core().context.namespaces().activate(&channel)?;
-        if options.since.is_some() || options.min_interval.is_some() {
-            self.unsubscribe_from(&channel);
-        }
         let subscription = Subscription::new(channel.clone(), namespace, options.min_interval);
-        let slot = self.register(&channel, subscription)?;
+        let replaces = options.since.is_some() || options.min_interval.is_some();
+        let slot = self.register(&channel, subscription, replaces)?;
         let unread = UnreadSubscription {
             session: self,
             slot,
@@ -421,17 +419,28 @@ impl Session {
     fn register(
         &self,
         channel: &ChannelName,
-        subscription: Subscription,
+        mut subscription: Subscription,
+        replaces: bool,
     ) -> Result<Option<Slot>, StreamError> {
         let core = self.core();
-        let slot = {
+        let (slot, replaced) = {
             let mut state = core.state.lock();
-            if state.closing.is_some() || state.subscriptions.contains(channel) {
+            if state.closing.is_some() {
                 return Ok(None);
             }
             self.check_room(&state, channel)?;
-            state.subscriptions.insert(subscription)
+            let replaced = replaces.then(|| state.unsubscribe(channel)).flatten();
+            if state.subscriptions.contains(channel) {
+                return Ok(None);
+            }
+            if replaced.as_ref().is_some_and(Subscription::is_granted) {
+                subscription.grant();
+            }
+            (state.subscriptions.insert(subscription), replaced)
         };
+        if let Some(key) = replaced.and_then(|replaced| replaced.hub_key()) {
+            self.remove_from_hub(channel, key);
+        }
         let key = core.context.hub().add(channel, Arc::clone(&self.0), slot);
         if let Some(subscription) = core.state.lock().subscriptions.get_mut(slot) {
             subscription.set_hub_key(key);
@@ -520,5 +529,54 @@ fn opens_with_newest(namespace: &Namespace, options: &SubscribeOptions) -> bool 
     match namespace.class {
         Class::Latest => true,
         Class::History => options.since.is_none() && namespace.opening == Opening::Newest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        AnonymousPolicy, Authenticator, ConnectionInfo, Encoding, Identity, ManualClock,
+        Namespaces, ShardId, StreamCore, StreamOptions, Transport,
+    };
+
+    #[tokio::test]
+    async fn a_position_is_announced_once_the_history_has_been_read() {
+        let clock = ManualClock::at(0);
+        let policy = AnonymousPolicy::Read;
+        let authenticator = Authenticator::hs256(&[7; 32], policy, clock.clone()).unwrap();
+        let mut namespaces = Namespaces::built_in();
+        namespaces.add(Namespace::history("orders")).unwrap();
+        let options = StreamOptions::default();
+        let stream = StreamCore::in_memory(namespaces, authenticator, clock, options);
+        let info = ConnectionInfo {
+            caller: Identity::Anonymous.into(),
+            transport: Transport::new("test"),
+            post_key: None,
+            encoding: Encoding::Json,
+            heartbeat: None,
+            quota: None,
+            shard: ShardId::CALLER,
+        };
+        let connection = stream.connect(info).await;
+        let name = |number: u32| ChannelName::parse(&format!("orders:{number}")).unwrap();
+        let namespace = Namespace::history("orders");
+        let read = |channel| {
+            let options = SubscribeOptions::default();
+            connection.subscribe_held(channel, &namespace, options)
+        };
+        read(name(1)).await.unwrap();
+        // The history of the second channel is being read.
+        let unread = Subscription::new(name(2), &namespace, None);
+        connection.register(&name(2), unread, false).unwrap();
+        let announced = connection.subscriptions();
+        let names: Vec<_> = announced.iter().map(|one| one.channel.as_str()).collect();
+        assert_eq!(names, ["orders:1"]);
+        assert!(announced.iter().all(|one| !one.epoch.is_empty()));
+        assert_eq!(connection.delivered_positions(), None);
+        connection.unsubscribe_from(&name(2));
+        read(name(2)).await.unwrap();
+        assert_eq!(connection.subscriptions().len(), 2);
+        assert_eq!(connection.delivered_positions().unwrap().len(), 2);
     }
 }

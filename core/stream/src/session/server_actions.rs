@@ -10,7 +10,7 @@ use tidewire_proto::v1::{
 };
 use tokio::time::Instant;
 
-use super::{CloseReason, Session, message, recovery::SubscribeOptions};
+use super::{CloseReason, Session, lifetime::closing_error, message, recovery::SubscribeOptions};
 use crate::{ChannelName, Identity, Namespace, Position, StreamError, hub::ShardId};
 
 impl Session {
@@ -21,11 +21,8 @@ impl Session {
         channel: ChannelName,
         namespace: &Namespace,
     ) -> Result<(), StreamError> {
-        if self.0.state.lock().closing.is_some() {
-            return Err(StreamError::new(
-                ErrorCode::FailedPrecondition,
-                "the connection is about to end",
-            ));
+        if self.is_closing() {
+            return Err(closing_error());
         }
         if self.identity() == Identity::Unknown {
             return Err(StreamError::new(
@@ -66,7 +63,7 @@ impl Session {
         channel: &ChannelName,
         reason: UnsubscribeReason,
     ) -> bool {
-        let was_subscribed = self.unsubscribe_from(channel);
+        let was_subscribed = self.unsubscribe_from(channel).is_some();
         if was_subscribed {
             self.send_unsubscribed([channel], reason);
         }
@@ -89,7 +86,9 @@ impl Session {
             namespaces.may_read(&identity, channel, namespace)
         };
         let mut lost = own;
-        lost.retain(|channel| may_read(channel).is_err() && self.unsubscribe_from(channel));
+        lost.retain(|channel| {
+            may_read(channel).is_err() && self.unsubscribe_from(channel).is_some()
+        });
         if !lost.is_empty() {
             self.send_unsubscribed(&lost, UnsubscribeReason::NotPermitted);
         }
@@ -116,20 +115,7 @@ impl Session {
     /// Ends the session at once: no publication is sent any more, and no command runs in the
     /// client's name. True if it was not about to end already.
     pub(crate) fn disconnect(&self, reason: CloseReason) -> bool {
-        let was_open = {
-            let mut state = self.0.state.lock();
-            let was_open = state.closing.replace(reason).is_none();
-            state.identity = Identity::Unknown;
-            if was_open {
-                // Some transports have no close code: the error gives the reason.
-                state.send(message(Data::Error(disconnect_error(reason))));
-            }
-            was_open
-        };
-        self.unsubscribe_from_all();
-        self.0.mark_dirty();
-        self.0.replies_read.notify_waiters();
-        was_open
+        self.expel(reason, disconnect_error(reason))
     }
 
     /// Ends the session because the server stops: the client is to come back within `window`,

@@ -4,13 +4,15 @@
 //! through the parts is in [`delivery`](super::delivery), how one is held back in
 //! [`recovery`](super::recovery).
 
-use tidewire_proto::v1::{ServerMessage, Visibility};
+use tidewire_proto::v1::{Error, ServerMessage, Visibility, server_message::Data};
 use tokio::time::Instant;
 
 use super::{
     CloseReason, Encoding,
+    close::SessionEnd,
     flush_timer::FlushTimer,
     heartbeat::Heartbeat,
+    message,
     outbox::{Due, Outbox},
     recovery::RecoveryQueue,
     subscriptions::{Slot, Subscription, Subscriptions},
@@ -22,8 +24,9 @@ use crate::{ChannelName, Identity, health::StatusNotice};
 pub(super) struct State {
     pub(super) identity: Identity,
     pub(super) visibility: Visibility,
-    /// Reason for which the session ends, once its outbox is sent.
-    pub(super) closing: Option<CloseReason>,
+    /// How the session ends, once its outbox is sent. Set for ever: no command runs and no
+    /// publication is queued any more.
+    pub(super) closing: Option<SessionEnd>,
     /// Whether the client was sent `reconnect`.
     pub(super) is_draining: bool,
     /// The newest status of the server that the client was sent.
@@ -64,6 +67,28 @@ impl State {
     /// Queues a reply, or another message for this client alone.
     pub(super) fn send(&mut self, message: ServerMessage) {
         self.outbox.push_reply(message);
+    }
+
+    /// Begins to close the session, unless it is closing.
+    pub(super) fn close(&mut self, reason: CloseReason, now: Instant) {
+        let end = SessionEnd::new(reason, now);
+        self.closing.get_or_insert(end);
+    }
+
+    /// Closes the session and takes all rights from it. The caller ends its subscriptions. True
+    /// if it was not closing already.
+    pub(super) fn expel(&mut self, reason: CloseReason, error: Error, now: Instant) -> bool {
+        let was_open = self.closing.is_none();
+        self.close(reason, now);
+        if let Some(end) = &mut self.closing {
+            end.reason = reason;
+        }
+        self.identity = Identity::Unknown;
+        if was_open {
+            // Some transports have no close code: the error gives the reason.
+            self.send(message(Data::Error(error)));
+        }
+        was_open
     }
 
     /// Ends a subscription, and drops its queued publications.
