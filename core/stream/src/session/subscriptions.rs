@@ -5,9 +5,9 @@
 //! again, the generation never: so an item queued for an ended subscription does not reach
 //! the next one with its index.
 //!
-//! A server has many more subscriptions than anything else, so one takes about a hundred bytes:
-//! names are found by binary search in a list of indices, and what few subscriptions have is
-//! boxed.
+//! A server has many more subscriptions than anything else, so one takes less than a hundred
+//! bytes: names are found by binary search in a list of indices, and parts that few subscriptions
+//! have are boxed.
 
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
@@ -168,11 +168,17 @@ pub(super) struct Subscription {
     pending: Option<Arc<Publication>>,
     /// Number up to which the transport took the channel's publications.
     delivered: Seq,
-    /// Epoch of `delivered`, while it is another than that of the position.
-    delivered_epoch: Option<Box<Epoch>>,
-    pacing: Option<Box<Pacing>>,
+    extras: Option<Box<Extras>>,
     channel: ChannelName,
     hub_key: Option<HubKey>,
+}
+
+/// The parts that few subscriptions have.
+#[derive(Debug, Default)]
+struct Extras {
+    /// Epoch of `delivered`, while it is another than that of the position.
+    delivered_epoch: Option<Epoch>,
+    pacing: Option<Pacing>,
 }
 
 /// Yes or no of a subscription, in one byte: a byte more would cost eight.
@@ -238,7 +244,6 @@ impl Subscription {
             progress: Progress::unknown(),
             pending: None,
             delivered: 0,
-            delivered_epoch: None,
             class: namespace.class,
             queue_state: QueueState::Absent,
             batch_mode: BatchMode::of(namespace),
@@ -246,7 +251,12 @@ impl Subscription {
                 true => Flags::PAUSES_IN_BACKGROUND,
                 false => 0,
             }),
-            pacing: pacing.map(Box::new),
+            extras: pacing.map(|pacing| {
+                Box::new(Extras {
+                    delivered_epoch: None,
+                    pacing: Some(pacing),
+                })
+            }),
             channel,
             hub_key: None,
         }
@@ -282,7 +292,7 @@ impl Subscription {
     /// Position up to which the transport took the channel's publications. None until the
     /// channel's history has been read.
     pub(super) fn delivered(&self) -> Option<Position> {
-        let epoch = self.delivered_epoch.as_deref();
+        let epoch = self.delivered_epoch();
         self.progress.is_known().then(|| Position {
             epoch: epoch.unwrap_or(&self.progress.position().epoch).clone(),
             seq: self.delivered,
@@ -312,16 +322,35 @@ impl Subscription {
     /// Starts at a position: nothing before it is sent.
     pub(super) fn start_at(&mut self, position: Position) {
         self.delivered = position.seq;
-        self.delivered_epoch = None;
+        self.set_delivered_epoch(None);
         self.progress.start_at(position);
+    }
+
+    /// Epoch of `delivered`, if it is another than that of the position.
+    fn delivered_epoch(&self) -> Option<&Epoch> {
+        self.extras.as_ref()?.delivered_epoch.as_ref()
+    }
+
+    fn set_delivered_epoch(&mut self, epoch: Option<Epoch>) {
+        if epoch.is_some() || self.extras.is_some() {
+            self.extras.get_or_insert_default().delivered_epoch = epoch;
+        }
+        // What is not needed any more costs nothing.
+        self.extras
+            .take_if(|extras| extras.delivered_epoch.is_none() && extras.pacing.is_none());
+    }
+
+    fn pacing_mut(&mut self) -> Option<&mut Pacing> {
+        self.extras.as_mut()?.pacing.as_mut()
     }
 
     /// Goes on from `newest`, when what is before it is lost. The transport has not taken the
     /// notice of it yet.
     pub(super) fn skip_to(&mut self, newest: Position) {
         let current = &self.progress.position().epoch;
-        if self.delivered_epoch.is_none() && newest.epoch != *current {
-            self.delivered_epoch = Some(Box::new(current.clone()));
+        if self.delivered_epoch().is_none() && newest.epoch != *current {
+            let delivered = current.clone();
+            self.set_delivered_epoch(Some(delivered));
         }
         self.progress.start_at(newest);
     }
@@ -330,11 +359,9 @@ impl Subscription {
     pub(super) fn note_delivered(&mut self, position: &Position) {
         self.delivered = position.seq;
         // Nearly always there is one epoch.
-        if let Some(epoch) = &mut self.delivered_epoch {
-            **epoch = position.epoch.clone();
-            if position.epoch == self.progress.position().epoch {
-                self.delivered_epoch = None;
-            }
+        if self.delivered_epoch().is_some() {
+            let is_other = position.epoch != self.progress.position().epoch;
+            self.set_delivered_epoch(is_other.then(|| position.epoch.clone()));
         }
     }
 
@@ -369,7 +396,7 @@ impl Subscription {
             return None;
         }
         self.queue_state = QueueState::Queued;
-        let pacing = self.pacing.as_ref();
+        let pacing = self.pacing_mut();
         Some(pacing.and_then(|pacing| Some(pacing.last_sent? + pacing.min_interval)))
     }
 
@@ -377,7 +404,7 @@ impl Subscription {
     pub(super) fn take_pending(&mut self, now: Instant) -> Option<Arc<Publication>> {
         let publication = self.pending.take()?;
         self.progress.advance(publication.position());
-        if let Some(pacing) = &mut self.pacing {
+        if let Some(pacing) = self.pacing_mut() {
             pacing.last_sent = Some(now);
         }
         Some(publication)
@@ -455,7 +482,7 @@ mod tests {
     #[test]
     fn a_subscription_is_small() {
         assert!(
-            size_of::<Subscription>() <= 96,
+            size_of::<Subscription>() <= 88,
             "{}",
             size_of::<Subscription>()
         );
