@@ -21,7 +21,7 @@ use tidewire_stream::Locality;
 use super::{BindScope, TrustedProxies, names_loopback};
 
 /// Headers that only proxies write, beside those that begin with a prefix below.
-const PROXY_HEADERS: [&str; 7] = [
+const PROXY_HEADERS: [&str; 10] = [
     "forwarded",
     "via",
     "x-real-ip",
@@ -29,10 +29,13 @@ const PROXY_HEADERS: [&str; 7] = [
     "x-cluster-client-ip",
     "true-client-ip",
     "cf-connecting-ip",
+    "client-ip",
+    "fastly-client-ip",
+    "fly-client-ip",
 ];
 
 /// Prefixes of headers that only proxies write.
-const PROXY_PREFIXES: [&str; 2] = ["x-forwarded", "x-original-"];
+const PROXY_PREFIXES: [&str; 3] = ["x-forwarded", "x-original-", "x-envoy-"];
 
 /// The rule for requests of the machine's own user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +182,9 @@ mod tests {
             "X-Real-IP",
             "X-Original-Forwarded-For",
             "CF-Connecting-IP",
+            "Client-IP",
+            "Fly-Client-IP",
+            "X-Envoy-External-Address",
         ] {
             assert!(!is_local(&[("host", "localhost"), (name, "")]), "{name}");
         }

@@ -269,14 +269,41 @@ async fn a_request_that_may_come_from_elsewhere_needs_a_token() {
             "{headers:?}"
         );
     }
-    let trusting = loopback_server()
-        .set("server", "trusted_proxies = [\"127.0.0.1\"]")
-        .start()
-        .await;
-    assert_eq!(statuses(&trusting, None, &[]).await, [403; 7]);
-    let results = call_all(channel(&trusting).await, None).await;
-    for result in results {
-        assert_eq!(result.unwrap_err().code(), Code::PermissionDenied);
+    for trusted in [
+        "127.0.0.1",
+        "::ffff:127.0.0.1",
+        "::ffff:127.0.0.0/104",
+        "::ffff:0:0/96",
+    ] {
+        let trusting = loopback_server()
+            .set("server", &format!("trusted_proxies = [{trusted:?}]"))
+            .start()
+            .await;
+        assert_eq!(statuses(&trusting, None, &[]).await, [403; 7], "{trusted}");
+        let results = call_all(channel(&trusting).await, None).await;
+        for result in results {
+            assert_eq!(result.unwrap_err().code(), Code::PermissionDenied);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_names_an_operator_without_a_token_by_its_address() {
+    let server = loopback_server().start().await;
+    let revocation = json!({"jti": "t"});
+    for (token, name) in [
+        (None, "operator=\"127.0.0.1 without a token\""),
+        (
+            Some(Token::of("grace").scope("admin").sign()),
+            "operator=\"grace\"",
+        ),
+    ] {
+        let answer = server
+            .call("AdminService/Revoke", token.as_deref(), &revocation)
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let line = server.log_line(name).await;
+        assert!(line.contains("revoked"), "{line}");
     }
 }
 
