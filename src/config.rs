@@ -5,9 +5,10 @@
 //! reported by name. Durations have one form, `"15ms"` or `"5m"`; `millisecond_keys` accepts
 //! the earlier integers.
 
+mod bounds;
 mod millisecond_keys;
 
-use std::{net::SocketAddr, num::NonZero, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use figment::{
@@ -15,8 +16,10 @@ use figment::{
     error::Kind,
     providers::{Env, Format as _, Toml},
 };
-use humantime::format_duration;
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Unexpected, Visitor},
+};
 use tidewire_adapters::ProxyHeader;
 use tidewire_chain::ChainConfig;
 use tidewire_price::PriceConfig;
@@ -46,15 +49,12 @@ pub(crate) struct Config {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// Accepted values of `server.keepalive`: shorter ones cost every client wake-ups, longer ones
-/// find no dead link.
-const KEEPALIVE_RANGE: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(10 * 60);
-
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ServerConfig {
+    #[serde(deserialize_with = "socket_address")]
     pub(crate) listen: SocketAddr,
+    #[serde(deserialize_with = "optional_socket_address")]
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) allowed_origins: Vec<String>,
     #[serde(with = "humantime_serde")]
@@ -256,7 +256,7 @@ pub(crate) struct NamespaceConfig {
     history_size: Option<usize>,
     #[serde(default, with = "humantime_serde")]
     history_ttl: Option<Duration>,
-    max_channels: Option<NonZero<usize>>,
+    max_channels: Option<usize>,
     access: Option<Access>,
     publish: Option<PublishRight>,
 }
@@ -282,7 +282,7 @@ impl NamespaceConfig {
             class: self.class.unwrap_or(default.class),
             history_size: self.history_size.unwrap_or(default.history_size),
             history_ttl: self.history_ttl.unwrap_or(default.history_ttl),
-            max_channels: self.max_channels.map_or(default.max_channels, NonZero::get),
+            max_channels: self.max_channels.unwrap_or(default.max_channels),
             access: self.access.unwrap_or(default.access),
             publish: self.publish.unwrap_or(default.publish),
             ..default
@@ -319,11 +319,13 @@ impl Config {
         // prefix, such as `TIDEWIRE_LOG`, are not keys.
         let variables = Env::prefixed("TIDEWIRE_").filter(|name| name.as_str().contains("__"));
         figment = figment.merge(PresentNames::read(&variables.split("__"), &mut renamed)?);
-        let mut config: Self = figment.extract().map_err(explain_all)?;
+        let read = figment.extract().map_err(explain_all);
+        let checked = read.and_then(|config: Self| {
+            config.check()?;
+            Ok(config)
+        });
+        let mut config = checked.map_err(|error| Renamed::explain(&renamed, &error))?;
         config.file = file.cloned();
-        config
-            .check()
-            .map_err(|error| Renamed::explain(&renamed, &error))?;
         Ok(config)
     }
 
@@ -354,51 +356,7 @@ impl Config {
                 secret.len()
             );
         }
-        for (key, value) in [
-            ("limits.handshake_timeout", self.limits.handshake_timeout),
-            ("limits.idle_timeout", self.limits.idle_timeout),
-            ("limits.body_timeout", self.limits.body_timeout),
-        ] {
-            if value < Duration::from_millis(100) {
-                bail!(
-                    "{key} is {}, expected 100ms at least",
-                    format_duration(value)
-                );
-            }
-        }
-        if !KEEPALIVE_RANGE.contains(&self.server.keepalive) {
-            bail!(
-                "server.keepalive is {}, expected {} to {}",
-                format_duration(self.server.keepalive),
-                format_duration(*KEEPALIVE_RANGE.start()),
-                format_duration(*KEEPALIVE_RANGE.end())
-            );
-        }
-        if self.limits.frame_bytes < 1_024 {
-            bail!(
-                "limits.frame_bytes is {}, expected 1024 at least",
-                self.limits.frame_bytes
-            );
-        }
-        if self.limits.outbox_bytes < 4_096 {
-            bail!(
-                "limits.outbox_bytes is {}, expected 4096 at least",
-                self.limits.outbox_bytes
-            );
-        }
-        if self.limits.history_bytes < 4 * self.limits.frame_bytes {
-            bail!(
-                "limits.history_bytes is {}, expected {} at least, four times limits.frame_bytes: a history holds a publication and its encodings",
-                self.limits.history_bytes,
-                4 * self.limits.frame_bytes
-            );
-        }
-        if self.stream.idempotency_bytes < 4_096 {
-            bail!(
-                "stream.idempotency_bytes is {}, expected 4096 at least",
-                self.stream.idempotency_bytes
-            );
-        }
+        bounds::check(self)?;
         self.prices.check()?;
         ChainConfig::check_all(&self.chain)?;
         Ok(())
@@ -464,8 +422,31 @@ impl Config {
     }
 }
 
-/// Name of the expected value in errors of `humantime-serde`.
-const A_DURATION: &str = "a duration";
+/// Names of expected values in errors of deserialization, and the words for operators.
+const EXPECTED: [(&str, &str); 12] = [
+    (
+        "a duration",
+        "a duration such as \"500ms\", \"10s\" or \"5m\"",
+    ),
+    ("a sequence", "a list such as [\"a\", \"b\"]"),
+    ("a map", "a table"),
+    ("a boolean", "true or false"),
+    ("a string", "a text in quotes"),
+    ("path string", "a path in quotes"),
+    ("u32", "a whole number from 0 to 4294967295"),
+    ("u64", "a whole number, 0 at least"),
+    ("usize", "a whole number, 0 at least"),
+    ("f64", "a number"),
+    ("f32", "a number"),
+    ("option", "a value"),
+];
+
+/// The words of an operator for an expected value.
+fn plain(expected: &str) -> &str {
+    let mut words = EXPECTED.iter();
+    let found = words.find(|(name, _)| *name == expected);
+    found.map_or(expected, |(_, words)| words)
+}
 
 /// The errors of reading the configuration, one a line.
 fn explain_all(errors: figment::Error) -> anyhow::Error {
@@ -501,15 +482,39 @@ fn explain(error: &figment::Error) -> String {
             format!("unknown key `{key}`{place}: {hint}")
         }
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected)
-            if expected == A_DURATION =>
+            if !path.is_empty() =>
         {
-            format!(
-                "`{path}` is {found}{place}, expected {expected} such as \"500ms\", \"10s\" or \"5m\""
-            )
+            format!("`{path}` is {found}{place}, expected {}", plain(expected))
         }
         kind if path.is_empty() => format!("{kind}{place}"),
         kind => format!("`{path}`: {kind}{place}"),
     }
+}
+
+/// An IP address with a port.
+fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    struct AddressText;
+
+    impl Visitor<'_> for AddressText {
+        type Value = SocketAddr;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SocketAddr, E> {
+            let address = text.parse();
+            address.map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        }
+    }
+
+    deserializer.deserialize_str(AddressText)
+}
+
+fn optional_socket_address<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    socket_address(deserializer).map(Some)
 }
 
 /// One string, or a list of strings.
@@ -579,6 +584,42 @@ mod tests {
             Some(config.chain[0].block_time())
         );
         assert!(config.prices.supply_source.is_some());
+    }
+
+    #[test]
+    fn the_example_names_every_key() {
+        for table in [
+            "",
+            "[server]",
+            "[auth]",
+            "[broker]",
+            "[store]",
+            "[stream]",
+            "[limits]",
+            "[log]",
+            "[[namespace]]\nname = \"a\"",
+            "[prices]",
+            "[prices.symbol.\"BTC-USD\"]",
+            "[prices.supply_source]\nurl = \"http://a\"",
+            "[[prices.source]]\nkind = \"binance\"",
+            "[[chain]]\nid = 1",
+        ] {
+            // The error lists the known keys of the table.
+            let error = read(&format!("{table}\nzzzzzz = 1"))
+                .unwrap_err()
+                .to_string();
+            let (_, known) = error.split_once("expected one of ").unwrap();
+            for key in known.split(", ") {
+                let is_named = |line: &str| {
+                    let line = line.trim_start_matches(['#', ' ', '[']);
+                    let line = line.strip_prefix("prices.").unwrap_or(line);
+                    let rest = line.strip_prefix(key).unwrap_or("x");
+                    !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                };
+                let is_url = key == "url" && EXAMPLE.contains("(with url)");
+                assert!(is_url || EXAMPLE.lines().any(is_named), "{table}: {key}");
+            }
+        }
     }
 
     #[test]

@@ -18,7 +18,9 @@ use tidewire_chain::ChainEngine;
 use tidewire_price::PriceEngine;
 use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc};
 use tidewire_store::{EmbeddedStore, SharedStore};
-use tidewire_stream::{Namespace, Namespaces, PublishRight, SharedClock, StreamCore, SystemClock};
+use tidewire_stream::{
+    Namespace, Namespaces, PublishRight, SharedClock, StreamCore, SystemClock, deadline,
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, timeout_at},
@@ -261,7 +263,7 @@ impl RunningServer {
         let started = Instant::now();
         exit_after(window.max(SHORTEST_EXIT));
         let reserve = (window / 5).min(MAX_RESERVE);
-        let cut = started + window - reserve;
+        let cut = deadline(started, window.saturating_sub(reserve));
         // In a task of its own: a session that is stuck in its lock keeps only that task.
         let stream = self.stream.clone();
         let drained = tokio::spawn(async move { stream.drain(window).await });

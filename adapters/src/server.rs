@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use tidewire_stream::ShardId;
+use tidewire_stream::{ShardId, deadline};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -188,7 +188,7 @@ async fn serve_connection(
     } else {
         timeout
     };
-    let deadline = Instant::now() + timeout;
+    let deadline = deadline(Instant::now(), timeout);
     let Some(tls) = server.tls.clone() else {
         return serve_stream(stream, context, server, deadline, websocket::split_tcp).await;
     };

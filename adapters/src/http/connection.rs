@@ -131,7 +131,8 @@ pub(crate) async fn serve<I>(
                     tracing::debug!(%address, "closed an idle connection");
                     return;
                 }
-                idle_check.as_mut().reset(Instant::now() + options.idle_timeout);
+                let next = tidewire_stream::deadline(Instant::now(), options.idle_timeout);
+                idle_check.as_mut().reset(next);
             }
         }
     };

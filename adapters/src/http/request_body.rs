@@ -15,6 +15,7 @@ use std::{
 };
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+use tidewire_stream::deadline;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -72,11 +73,11 @@ impl<B> RequestBody<B> {
             let began = Instant::now();
             BodyTimer {
                 began,
-                sleep: Box::pin(sleep_until(began + limit)),
+                sleep: Box::pin(sleep_until(deadline(began, limit))),
             }
         });
         let bought = Duration::from_secs(self.received / BYTES_PER_SECOND);
-        let deadline = timer.began + limit + bought;
+        let deadline = deadline(timer.began, limit.saturating_add(bought));
         if timer.sleep.deadline() != deadline {
             timer.sleep.as_mut().reset(deadline);
         }

@@ -12,6 +12,9 @@ use crate::{
     profiles::Profile,
 };
 
+/// Blocks that a key can count at most: four months of a chain with a block every second.
+const MOST_BLOCKS: u64 = 10_000_000;
+
 /// One chain.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -240,6 +243,10 @@ impl ChainConfig {
         for (_, ca_file) in &addresses {
             tls_config(ca_file.as_deref())?;
         }
+        let finality = match self.finality() {
+            Finality::Depth(depth) => depth,
+            Finality::Tag(_) | Finality::Unsaid => 0,
+        };
         let bounds = [
             ("id", self.id, 1, u64::MAX),
             ("confirmations", self.confirmations.into(), 1, 10_000),
@@ -250,7 +257,8 @@ impl ChainConfig {
                 addresses.len() as u64,
             ),
             ("reorg_limit", self.reorg_limit() as u64, 1, 4_096),
-            ("catch_up", self.catch_up, 1, u64::MAX),
+            ("catch_up", self.catch_up, 1, MOST_BLOCKS),
+            ("finality", finality, 0, MOST_BLOCKS),
         ];
         for (key, found, least, most) in bounds {
             if !(least..=most).contains(&found) {

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::BytesMut;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
+use humantime::format_duration;
 use metrics::Counter;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -19,7 +20,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    aggregate::Aggregator, clock::now_us, config::SupplySpec, http_client, venue::excerpt,
+    aggregate::Aggregator,
+    clock::now_us,
+    config::{MAX_SUPPLY, SupplySpec},
+    http_client,
+    venue::excerpt,
 };
 
 /// The pause after a failure, unless the polling interval is shorter.
@@ -32,6 +37,12 @@ pub(crate) struct SupplyTask {
     pub(crate) aggregator: Arc<Mutex<Aggregator>>,
     pub(crate) clock: SharedClock,
 }
+
+/// Bytes of a response that the log may quote from.
+const EXCERPT_BYTES: usize = 320;
+
+/// The form of a response.
+const EXPECTED: &str = "expected an object of assets and numbers, such as {\"BTC\": \"19800000\"}";
 
 /// The result of the last poll.
 #[derive(PartialEq, Eq)]
@@ -53,7 +64,12 @@ impl SupplyTask {
         loop {
             let response = timeout(self.spec.timeout, self.request()).await;
             let supplies = response
-                .unwrap_or_else(|_| Err(format!("no answer within {:?}", self.spec.timeout)))
+                .unwrap_or_else(|_| {
+                    Err(format!(
+                        "no complete answer came within {}",
+                        format_duration(self.spec.timeout)
+                    ))
+                })
                 .and_then(|body| self.read(&body));
             let pause = match supplies {
                 Ok(supply) => {
@@ -105,12 +121,16 @@ impl SupplyTask {
         let mut body = response.into_body();
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| error.to_string())?;
+            let frame = frame.map_err(|error| {
+                format!("its answer broke off: {}", http_client::explain(&error))
+            })?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };
             if bytes.len() + data.len() > most {
-                return Err(format!("its answer is longer than {most} bytes"));
+                return Err(format!(
+                    "its answer is longer than `most_bytes`, {most} bytes"
+                ));
             }
             bytes.extend_from_slice(&data);
         }
@@ -121,8 +141,15 @@ impl SupplyTask {
     fn read(&self, body: &[u8]) -> Result<BTreeMap<String, f64>, String> {
         let supplies: BTreeMap<String, &RawValue> =
             serde_json::from_slice(body).map_err(|error| {
-                let error = excerpt(&error.to_string());
-                format!("its answer is no JSON object of assets and numbers: {error}")
+                let begin = body.get(..EXCERPT_BYTES).unwrap_or(body);
+                let found = excerpt(&String::from_utf8_lossy(begin));
+                match error.is_data() {
+                    true => format!("its answer begins with {found:?}, {EXPECTED}"),
+                    false => format!(
+                        "its answer is not JSON from line {} on, {EXPECTED}",
+                        error.line()
+                    ),
+                }
             })?;
         let bases = self.aggregator.lock().bases();
         let wanted = supplies
@@ -132,7 +159,7 @@ impl SupplyTask {
             .map(|(asset, value)| match coins(value) {
                 Some(coins) => Ok((asset, coins)),
                 None => Err(format!(
-                    "{asset} is {:?}, expected a number of coins above zero",
+                    "{asset} is {:?}, expected a number of coins above zero, {MAX_SUPPLY:e} at most",
                     excerpt(value.get())
                 )),
             })
@@ -147,7 +174,7 @@ fn coins(value: &RawValue) -> Option<f64> {
         Value::Number(number) => number.as_f64()?,
         _ => return None,
     };
-    (number.is_finite() && number > 0.0).then_some(number)
+    (number > 0.0 && number <= MAX_SUPPLY).then_some(number)
 }
 
 #[cfg(test)]

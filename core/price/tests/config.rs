@@ -95,6 +95,26 @@ fn faults_name_their_key_and_what_was_expected() {
             "prices.watchdog is 0s, expected 1ms at least",
         ),
         (
+            "watchdog = \"18446744073709551615s\"",
+            ", expected at most 7days",
+        ),
+        (
+            "stale_after = \"8days\"",
+            "prices.stale_after is 8days, expected at most 7days",
+        ),
+        (
+            "[symbol.\"BTC-USD\"]\nstale_after = \"8days\"",
+            "prices.symbol.\"BTC-USD\".stale_after is 8days, expected at most 7days",
+        ),
+        (
+            "[symbol.\"BTC-USD\"]\nwindow = \"2h\"",
+            "prices.symbol.\"BTC-USD\".window is 2h, expected at most 1h",
+        ),
+        (
+            "[supply]\nBTC = 1e31",
+            "expected a number of coins above zero, at most 1e30",
+        ),
+        (
             "[symbol.\"BTC-USD\"]\nstale_after = \"0s\"",
             "prices.symbol.\"BTC-USD\".stale_after is 0s",
         ),

@@ -3,10 +3,25 @@
 //! It stamps publications and checks the expiry of tokens. Timers are tokio's, which tests can
 //! pause.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
+
+use tokio::time::Instant;
+
+/// Stands for a time that an [`Instant`] cannot express: 30 years.
+const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The time `after` a start. A time that is too far to express is 30 years after it.
+#[must_use]
+pub fn deadline(start: Instant, after: Duration) -> Instant {
+    let exact = start.checked_add(after);
+    exact.unwrap_or_else(|| start + FAR_FUTURE)
+}
 
 /// A source of the wall-clock time.
 pub trait Clock: std::fmt::Debug + Send + Sync + 'static {
@@ -60,5 +75,18 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_ms(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_beyond_all_clocks_is_far_away() {
+        let start = Instant::now();
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(deadline(start, hour), start + hour);
+        assert_eq!(deadline(start, Duration::MAX), start + FAR_FUTURE);
     }
 }

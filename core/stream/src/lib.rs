@@ -36,7 +36,7 @@ pub use broker::PageLimit;
 pub use caller::{Caller, Locality};
 pub use channel::{ChannelName, ChannelNameError};
 pub use channel_provider::{ChannelEpoch, ChannelProvider};
-pub use clock::{Clock, ManualClock, SharedClock, SystemClock};
+pub use clock::{Clock, ManualClock, SharedClock, SystemClock, deadline};
 pub use error::StreamError;
 pub use health::{PartHealth, PartReport};
 pub use hub::{LateShard, Shard, ShardId, Sink};

@@ -16,6 +16,7 @@ mod admin;
 mod bad_input;
 mod cli;
 mod commands;
+mod configuration;
 mod docs;
 mod examples;
 mod grpc;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use rust_decimal::Decimal;
 
-use super::{MAX_WINDOW, MOST_SOURCES};
+use super::{MAX_SUPPLY, MOST_SOURCES};
 use crate::{
     TlsError,
     venue::{ContractError, VenueKindError},
@@ -76,14 +76,16 @@ pub enum ConfigError {
         /// The most symbols that its connections carry.
         most: usize,
     },
-    /// A window is longer than trades stay in memory.
-    #[error("{0} is {found}, expected at most {max}", found = format_duration(*.1), max = format_duration(MAX_WINDOW))]
-    Window(String, Duration),
+    /// A duration is longer than accepted.
+    #[error("{0} is {found}, expected at most {max}", found = format_duration(*.1), max = format_duration(*.2))]
+    TooLong(String, Duration, Duration),
     /// The distance for outliers is not a percentage.
     #[error("{0} is {1}, expected a percentage above 0 and below 100")]
     Outlier(String, Decimal),
     /// A supply is not a number of coins.
-    #[error("prices.supply.{0} is {1}, expected a number of coins above zero")]
+    #[error(
+        "prices.supply.{0} is {1}, expected a number of coins above zero, at most {MAX_SUPPLY:e}"
+    )]
     Supply(String, f64),
     /// A supply is that of an asset without a symbol.
     #[error("prices.supply.{asset:?}: expected the base of a symbol in `prices.symbols`{hint}")]

@@ -32,7 +32,13 @@ pub const DEFAULT_SYMBOLS: [&str; 18] = [
 pub(crate) const MOST_SOURCES: usize = 64;
 
 /// The longest window: the aggregator keeps its trades in memory.
-const MAX_WINDOW: Duration = Duration::from_secs(3_600);
+const MAX_WINDOW: Duration = Duration::from_secs(60 * 60);
+
+/// The longest silence of a source or of a connection. Some markets rest over a holiday.
+const MAX_SILENCE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The largest number of coins, so that a market cap is a finite number.
+pub(crate) const MAX_SUPPLY: f64 = 1e30;
 
 /// `[prices]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -197,12 +203,12 @@ impl PriceConfig {
             let asset = asset.clone();
             return Err(ConfigError::SupplyAsset { asset, hint });
         }
-        let is_supply = |supply: f64| supply.is_finite() && supply > 0.0;
+        let is_supply = |supply: f64| supply > 0.0 && supply <= MAX_SUPPLY;
         match self.supply.iter().find(|(_, supply)| !is_supply(**supply)) {
             Some((base, supply)) => Err(ConfigError::Supply(base.clone(), *supply)),
             None => {
                 self.supply_spec()?;
-                above_zero("prices.watchdog", self.watchdog)?;
+                milliseconds("prices.watchdog", self.watchdog, MAX_SILENCE)?;
                 Ok(tls_config(self.ca_file.as_deref()).map(drop)?)
             }
         }
@@ -219,7 +225,7 @@ impl PriceConfig {
     /// # Errors
     /// Names the key and what was expected.
     pub fn symbols(&self) -> Result<Vec<SymbolSpec>, ConfigError> {
-        let stale_after_ms = above_zero("prices.stale_after", self.stale_after)?;
+        let stale_after_ms = milliseconds("prices.stale_after", self.stale_after, MAX_SILENCE)?;
         let window_us = window_us("prices.window", self.window)?;
         let outlier = fraction("prices.outlier_percent", self.outlier_percent)?;
         for name in self.symbol.keys() {
@@ -244,7 +250,7 @@ impl PriceConfig {
                 symbol,
                 method: own.method.unwrap_or(self.method),
                 stale_after_ms: match own.stale_after {
-                    Some(own) => above_zero(&key("stale_after"), own)?,
+                    Some(own) => milliseconds(&key("stale_after"), own, MAX_SILENCE)?,
                     None => stale_after_ms,
                 },
                 window_us: match own.window {
@@ -292,22 +298,22 @@ fn parse_symbol(key: &str, text: &str) -> Result<Symbol, ConfigError> {
     })
 }
 
-/// A duration in milliseconds. At least 1.
-fn above_zero(key: &str, duration: Duration) -> Result<i64, ConfigError> {
-    match i64::try_from(duration.as_millis()) {
-        Ok(0) => Err(ConfigError::TooShort(key.to_owned(), duration)),
-        // No clock reaches that time.
-        Err(_) => Ok(i64::MAX),
+/// A duration in milliseconds, from 1 to those of `max`.
+fn milliseconds(key: &str, found: Duration, max: Duration) -> Result<i64, ConfigError> {
+    if found > max {
+        return Err(ConfigError::TooLong(key.to_owned(), found, max));
+    }
+    match i64::try_from(found.as_millis()) {
+        Ok(0) => Err(ConfigError::TooShort(key.to_owned(), found)),
         Ok(ms) => Ok(ms),
+        // Longer than any `max`.
+        Err(_) => Err(ConfigError::TooLong(key.to_owned(), found, max)),
     }
 }
 
 /// A window in microseconds.
 fn window_us(key: &str, window: Duration) -> Result<i64, ConfigError> {
-    if window > MAX_WINDOW {
-        return Err(ConfigError::Window(key.to_owned(), window));
-    }
-    Ok(above_zero(key, window)?.saturating_mul(1_000))
+    Ok(milliseconds(key, window, MAX_WINDOW)?.saturating_mul(1_000))
 }
 
 fn fraction(key: &str, percent: Decimal) -> Result<Decimal, ConfigError> {

@@ -1,14 +1,20 @@
 //! Supply source configuration: `[prices.supply_source]`, which returns numbers of coins.
 
 use std::time::Duration;
-use tidewire_stream::redacted_url;
 
 use serde::Deserialize;
+use tidewire_stream::redacted_url;
 
-use super::{ConfigError, above_zero, source::is_url};
+use super::{ConfigError, milliseconds, source::is_url};
 
 /// The largest value of `most_bytes`, which bounds memory.
 const MOST_BYTES: usize = 64 << 20;
+
+/// The longest time between two requests. Supplies change within a month.
+const MAX_INTERVAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The longest time of a request.
+const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// `[prices.supply_source]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -60,8 +66,9 @@ impl SupplySourceConfig {
         if !(1..=MOST_BYTES).contains(&self.most_bytes) {
             return Err(ConfigError::SupplyBytes(self.most_bytes, MOST_BYTES));
         }
-        above_zero("prices.supply_source.interval", self.interval)?;
-        above_zero("prices.supply_source.timeout", self.timeout)?;
+        let key = "prices.supply_source.interval";
+        milliseconds(key, self.interval, MAX_INTERVAL)?;
+        milliseconds("prices.supply_source.timeout", self.timeout, MAX_TIMEOUT)?;
         Ok(SupplySpec {
             url: self.url.clone(),
             interval: self.interval,

@@ -10,6 +10,7 @@ use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use rustls::ClientConfig;
+use tidewire_stream::deadline;
 use tokio::{
     net::TcpStream,
     pin, select,
@@ -341,7 +342,7 @@ impl Schedule {
             self.again_at,
         ];
         let others = others.into_iter().flatten();
-        let mute_at = self.last_data_at + self.watchdog;
+        let mute_at = deadline(self.last_data_at, self.watchdog);
         others.fold(mute_at.min(self.renew_at), Instant::min)
     }
 
@@ -374,7 +375,7 @@ impl Schedule {
     async fn run_due(&mut self, connection: &mut VenueConnection) -> Result<(), EndReason> {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if self.last_data_at + self.watchdog <= now {
+        if deadline(self.last_data_at, self.watchdog) <= now {
             return Err(EndReason::Mute(self.watchdog));
         }
         // Not before all requests are sent: there may be many.

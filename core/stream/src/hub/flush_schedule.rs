@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::BatchInterval;
+use crate::{BatchInterval, deadline};
 
 /// Sockets of a flush from which on the long interval follows.
 const MANY: usize = 256;
@@ -48,7 +48,8 @@ impl FlushSchedule {
         let passed = (now - self.started).as_nanos();
         // Less than an interval, which is some milliseconds.
         let since = passed.checked_rem(interval.as_nanos()).unwrap_or_default();
-        now + interval - Duration::from_nanos(u64::try_from(since).unwrap_or_default())
+        let since = Duration::from_nanos(u64::try_from(since).unwrap_or_default());
+        deadline(now, interval.saturating_sub(since))
     }
 
     /// Notes to how many sockets a flush is about to write.
@@ -95,5 +96,16 @@ mod tests {
         };
         let later = started + Duration::from_millis(7);
         assert_eq!(FlushSchedule::new(interval, started).next(later), later);
+    }
+
+    #[test]
+    fn the_longest_interval_flushes_far_away() {
+        let started = Instant::now();
+        let interval = BatchInterval {
+            usual: Duration::MAX,
+            busy: Duration::MAX,
+        };
+        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        assert!(FlushSchedule::new(interval, started).next(started) > started + year);
     }
 }

@@ -28,11 +28,8 @@ use tidewire_proto::v1::ServerMessage;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    flush_schedule::FlushSchedule,
-    liveness::Liveness,
-    subscriber_list::SubscriberList,
-    timers::Timers,
-    write_coalescing::WriteCoalescing,
+    flush_schedule::FlushSchedule, liveness::Liveness, subscriber_list::SubscriberList,
+    timers::Timers, write_coalescing::WriteCoalescing,
 };
 use crate::{
     ChannelName, Publication,

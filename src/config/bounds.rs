@@ -1,0 +1,179 @@
+//! Bounds: the accepted range of each configured number and duration.
+//!
+//! Every number and every duration has an upper bound, so that no sum or product of them
+//! overflows. The keys of `[prices]` and `[[chain]]` are checked by their crates, which also
+//! work without this file. A test sets each key of the example to the bounds that `docs/limits.md`
+//! names, and beyond them.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use humantime::format_duration;
+
+use super::{Config, LimitsConfig, NamespaceConfig, ServerConfig, StreamConfig};
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// Connections, channels, messages and the like: more than one machine has.
+const MOST_ITEMS: u64 = 1_000_000_000;
+
+/// Shards at most. Each is a thread.
+const MOST_THREADS: u64 = 1_024;
+
+/// Publications of one history at most.
+const MOST_PUBLICATIONS: u64 = 10_000_000;
+
+/// History bytes for each byte of the largest publication: it and its encodings fit.
+const HISTORY_OF_FRAME: u64 = 4;
+
+/// Checks every number and duration outside of `[prices]` and `[[chain]]`.
+///
+/// # Errors
+/// Names the key, its value and the accepted range.
+pub(super) fn check(config: &Config) -> anyhow::Result<()> {
+    let Config {
+        server,
+        auth,
+        store,
+        stream,
+        limits,
+        namespace,
+        ..
+    } = config;
+    check_durations(server, auth.leeway, stream, limits)?;
+    check_number("store.inbox_items", store.inbox_items.into(), 1, 1_000_000)?;
+    check_numbers(server, stream, limits)?;
+    namespace.iter().try_for_each(check_namespace)
+}
+
+fn check_durations(
+    server: &ServerConfig,
+    leeway: Duration,
+    stream: &StreamConfig,
+    limits: &LimitsConfig,
+) -> anyhow::Result<()> {
+    // In milliseconds. A keep-alive that is shorter costs every client wake-ups, and a longer
+    // one finds no dead link.
+    let durations = [
+        ("server.drain", server.drain, 0, HOUR),
+        ("server.keepalive", server.keepalive, SECOND, 10 * MINUTE),
+        ("auth.leeway", leeway, 0, HOUR),
+        ("stream.batch_interval", stream.batch_interval, 0, MINUTE),
+        (
+            "stream.busy_batch_interval",
+            stream.busy_batch_interval,
+            0,
+            MINUTE,
+        ),
+        ("stream.gather", stream.gather, 0, SECOND),
+        (
+            "stream.idempotency_window",
+            stream.idempotency_window,
+            0,
+            7 * DAY,
+        ),
+        (
+            "limits.handshake_timeout",
+            limits.handshake_timeout,
+            100,
+            HOUR,
+        ),
+        ("limits.idle_timeout", limits.idle_timeout, 100, DAY),
+        ("limits.body_timeout", limits.body_timeout, 100, HOUR),
+    ];
+    durations
+        .into_iter()
+        .try_for_each(|(key, found, min_ms, max_ms)| check_duration(key, found, min_ms, max_ms))
+}
+
+fn check_numbers(
+    server: &ServerConfig,
+    stream: &StreamConfig,
+    limits: &LimitsConfig,
+) -> anyhow::Result<()> {
+    // The rates and the counts of connections are bounded by their type, `u32`.
+    let numbers = [
+        ("server.threads", server.threads, 0, MOST_THREADS),
+        (
+            "stream.idempotency_bytes",
+            stream.idempotency_bytes,
+            4_096,
+            TIB,
+        ),
+        (
+            "limits.channels_per_connection",
+            limits.channels_per_connection,
+            0,
+            MOST_ITEMS,
+        ),
+        (
+            "limits.channels_per_client",
+            limits.channels_per_client,
+            0,
+            MOST_ITEMS,
+        ),
+        (
+            "limits.concurrent_handshakes",
+            limits.concurrent_handshakes,
+            0,
+            1_000_000,
+        ),
+        ("limits.frame_bytes", limits.frame_bytes, 1_024, 256 * MIB),
+        ("limits.outbox_bytes", limits.outbox_bytes, 4_096, 16 * GIB),
+        ("limits.history_bytes", limits.history_bytes, 4_096, TIB),
+    ];
+    for (key, found, min, max) in numbers {
+        check_number(key, found as u64, min, max)?;
+    }
+    let (found, least) = (
+        limits.history_bytes,
+        HISTORY_OF_FRAME.saturating_mul(limits.frame_bytes as u64),
+    );
+    if (found as u64) < least {
+        bail!(
+            "limits.history_bytes is {found}, expected {least} at least, four times limits.frame_bytes: a history holds a publication and its encodings"
+        );
+    }
+    Ok(())
+}
+
+fn check_namespace(namespace: &NamespaceConfig) -> anyhow::Result<()> {
+    let key = |key: &str| format!("namespace.{key} of {:?}", namespace.name);
+    if let Some(size) = namespace.history_size {
+        check_number(&key("history_size"), size as u64, 0, MOST_PUBLICATIONS)?;
+    }
+    if let Some(ttl) = namespace.history_ttl {
+        check_duration(&key("history_ttl"), ttl, 0, 365 * DAY)?;
+    }
+    if let Some(channels) = namespace.max_channels {
+        check_number(&key("max_channels"), channels as u64, 1, MOST_ITEMS)?;
+    }
+    Ok(())
+}
+
+fn check_duration(key: &str, found: Duration, min_ms: u64, max_ms: u64) -> anyhow::Result<()> {
+    let (min, max) = (Duration::from_millis(min_ms), Duration::from_millis(max_ms));
+    if !(min..=max).contains(&found) {
+        bail!(
+            "{key} is {}, expected {} to {}",
+            format_duration(found),
+            format_duration(min),
+            format_duration(max)
+        );
+    }
+    Ok(())
+}
+
+fn check_number(key: &str, found: u64, min: u64, max: u64) -> anyhow::Result<()> {
+    if !(min..=max).contains(&found) {
+        bail!("{key} is {found}, expected {min} to {max}");
+    }
+    Ok(())
+}
