@@ -2,18 +2,18 @@
 
 mod cursor;
 mod events;
-
-use std::time::Duration;
+mod query;
 
 use axum::{
     Extension,
     body::Body,
-    extract::{Path, Query, Request, State, rejection::QueryRejection},
+    extract::{Path, Query, Request, State},
     response::Response,
 };
 pub(crate) use cursor::MAX_BYTES as MAX_CURSOR_BYTES;
 pub use cursor::{Cursor, CursorError};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use query::{CommandQuery, Pairs, StreamQuery};
 use tidewire_proto::{
     json,
     v1::{
@@ -33,47 +33,25 @@ use crate::{
 /// Label of SSE streams.
 pub(crate) const TRANSPORT: Transport = Transport::new("sse");
 
-/// The longest heartbeat interval that a client may request.
-const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct StreamQuery {
-    channels: Option<String>,
-    token: Option<String>,
-    last_event_id: Option<String>,
-    heartbeat_ms: Option<u64>,
-}
-
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CommandQuery {
-    key: Option<String>,
-    token: Option<String>,
-}
-
 /// Answers `GET /v1/sse`.
 pub(crate) async fn stream(
     State(gateway): State<Gateway>,
     Extension(shard): Extension<ShardId>,
-    query: Result<Query<StreamQuery>, QueryRejection>,
+    Query(query): Query<Pairs>,
     request: Request,
 ) -> Result<Response, HttpError> {
     let (headers, extensions) = (request.headers(), request.extensions());
-    let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
+    let query = StreamQuery::read(query)?;
     let cursor = resume_from(headers, query.last_event_id.as_deref())?;
     let token = query.token.as_deref();
     let client = client::admit(&gateway, headers, extensions, token).await?;
     client.caller.identity.require_known()?;
-    let heartbeat = query
-        .heartbeat_ms
-        .map(|ms| Duration::from_millis(ms).min(MAX_HEARTBEAT));
     let info = ConnectionInfo {
         caller: client.caller,
         transport: TRANSPORT,
         post_key: Some(PostKey::random()),
         encoding: Encoding::Json,
-        heartbeat,
+        heartbeat: query.heartbeat,
         quota: Some(client.quota),
         shard,
     };
@@ -128,11 +106,6 @@ fn resume_from(headers: &HeaderMap, query: Option<&str>) -> Result<Cursor, HttpE
             .into()
         }),
     }
-}
-
-/// The error of a query that cannot be read: it names an unknown parameter, or a bad value.
-fn bad_query(rejection: &QueryRejection) -> HttpError {
-    StreamError::new(ErrorCode::InvalidArgument, rejection.body_text()).into()
 }
 
 /// The error for each of the first `named` channels of a `subscribe` that was refused.
@@ -216,10 +189,10 @@ fn no_such_connection() -> HttpError {
 pub(crate) async fn command(
     State(gateway): State<Gateway>,
     Path(connection): Path<String>,
-    query: Result<Query<CommandQuery>, QueryRejection>,
+    Query(query): Query<Pairs>,
     request: Request,
 ) -> Result<Response, HttpError> {
-    let Query(query) = query.map_err(|rejection| bad_query(&rejection))?;
+    let query = CommandQuery::read(query)?;
     let session = gateway
         .stream
         .session(&connection)

@@ -96,6 +96,49 @@ fn a_token_proves_its_identity_until_it_expires() {
 }
 
 #[test]
+fn a_refusal_says_what_was_wrong_and_what_was_expected() {
+    let verifier = authenticator(by_secret(), 0);
+    let token = hs256(&ada());
+    let parts: Vec<_> = token.split('.').collect();
+    let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+    let other_key = Keys::default().secret(&[7; 32]).unwrap();
+    assert_refused(
+        authenticator(other_key, 0).verify(&token),
+        "its signature is not of a key of this server",
+    );
+    for text in ["", "garbage", "a.b", "a.b.c", "!.!.!", &"x".repeat(10_000)] {
+        assert_refused(
+            verifier.verify(text),
+            "it is not a JSON Web Token, expected three parts in base64url",
+        );
+    }
+    for header in ["{}", "[]", "nonsense", r#"{"alg":"none"}"#, r#"{"alg":5}"#] {
+        let text = format!("{}.{}.{}", encode(header), parts[1], parts[2]);
+        assert_refused(
+            verifier.verify(&text),
+            "expected JSON with an `alg` of HS256",
+        );
+    }
+    assert_refused(
+        verifier.verify(&sign(Algorithm::RS256, None, &ada())),
+        "no key of this server proves RS256",
+    );
+    for (claims, why) in [
+        (json!({"exp": 100}), "`sub` is missing, expected a text"),
+        (json!({"sub": "ada"}), "`exp` is missing, expected a number"),
+        (
+            with("exp", json!("100")),
+            "`exp` has another form, expected",
+        ),
+        (with("wallets", json!("0x1")), "`wallets` has another form"),
+        (json!(["MARKED"]), "its payload is not a JSON object"),
+    ] {
+        let refused = verifier.verify(&hs256(&claims));
+        assert_refused(refused, &format!("the token is not valid: {why}"));
+    }
+}
+
+#[test]
 fn each_key_verifies_tokens_of_its_own_algorithm_only() {
     let keys = [
         (Algorithm::HS256, by_secret()),

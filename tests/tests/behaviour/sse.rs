@@ -313,7 +313,19 @@ async fn a_stream_without_a_channel_left_is_refused() {
             "?channels=demo:a&heartbeatMs=x",
             400,
             "invalid_argument",
-            "heartbeatMs",
+            "`heartbeatMs` is \"x\", expected a whole number of milliseconds",
+        ),
+        (
+            "?channels=demo:a&chanels=demo:b",
+            400,
+            "invalid_argument",
+            "expected one of `channels`, `token`, `lastEventId`, `heartbeatMs`",
+        ),
+        (
+            "?channels=demo:a&channels=demo:b",
+            400,
+            "invalid_argument",
+            "`channels` is there twice",
         ),
     ] {
         let (found, error) = refusal(&server, query).await;

@@ -4,6 +4,7 @@
 //! `aud` and `scope` may be a string or a list.
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
 
 /// The claims of a token (RFC 7519, section 4).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -90,6 +91,74 @@ fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     one_or_many(deserializer).map(|words| Some(words.join(" ")))
 }
 
+/// The form of a claim.
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Date,
+    TextOrList,
+    List,
+}
+
+/// Every claim, with its form. The first two are required.
+const CLAIMS: [(&str, Form); 10] = [
+    ("sub", Form::Text),
+    ("exp", Form::Date),
+    ("nbf", Form::Date),
+    ("iat", Form::Date),
+    ("iss", Form::Text),
+    ("aud", Form::TextOrList),
+    ("jti", Form::Text),
+    ("scope", Form::TextOrList),
+    ("channels", Form::List),
+    ("wallets", Form::List),
+];
+
+impl Form {
+    fn holds(self, value: &Value) -> bool {
+        let is_list = || {
+            let texts = value.as_array();
+            texts.is_some_and(|texts| texts.iter().all(Value::is_string))
+        };
+        match self {
+            Self::Text => value.is_string(),
+            Self::Date => value.is_number(),
+            Self::TextOrList => value.is_string() || is_list(),
+            Self::List => is_list(),
+        }
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::Text => "a text",
+            Self::Date => "a number of seconds since 1970",
+            Self::TextOrList => "a text or a list of texts",
+            Self::List => "a list of texts",
+        }
+    }
+}
+
+/// Explains why the claims of a token cannot be read. `None` stands for a payload that is not
+/// JSON. The text quotes no claim.
+pub(super) fn fault(payload: Option<&Value>) -> String {
+    let Some(claims) = payload.and_then(Value::as_object) else {
+        return "its payload is not a JSON object of claims".to_owned();
+    };
+    for (index, (name, form)) in CLAIMS.into_iter().enumerate() {
+        let expected = form.expected();
+        match claims.get(name) {
+            // An optional text may be null.
+            Some(Value::Null) if index >= 2 && matches!(form, Form::Text) => {}
+            None if index < 2 => return format!("`{name}` is missing, expected {expected}"),
+            Some(value) if !form.holds(value) => {
+                return format!("`{name}` has another form, expected {expected}");
+            }
+            _ => {}
+        }
+    }
+    "a claim is there twice".to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +175,44 @@ mod tests {
         assert!(read(r#"{"sub":"a","exp":"1"}"#).is_err());
         assert!(read(r#"{"sub":"a"}"#).is_err());
         assert!(read(r#"{"exp":1}"#).is_err());
+    }
+
+    #[test]
+    fn a_fault_names_the_claim_and_the_expected_form() {
+        let text = |payload: &str| fault(serde_json::from_str(payload).ok().as_ref());
+        for (payload, expected) in [
+            ("{", "its payload is not a JSON object of claims"),
+            ("[]", "its payload is not a JSON object of claims"),
+            ("{}", "`sub` is missing, expected a text"),
+            (r#"{"sub":5}"#, "`sub` has another form, expected a text"),
+            (
+                r#"{"sub":"a"}"#,
+                "`exp` is missing, expected a number of seconds since 1970",
+            ),
+            (
+                r#"{"sub":"a","exp":"1"}"#,
+                "`exp` has another form, expected a number of seconds since 1970",
+            ),
+            (
+                r#"{"sub":"a","exp":1,"aud":[5]}"#,
+                "`aud` has another form, expected a text or a list of texts",
+            ),
+            (
+                r#"{"sub":"a","exp":1,"channels":"a"}"#,
+                "`channels` has another form, expected a list of texts",
+            ),
+            (
+                r#"{"sub":"a","exp":1,"iss":null,"scope":5}"#,
+                "`scope` has another form, expected a text or a list of texts",
+            ),
+            (r#"{"sub":"a","exp":1,"exp":1}"#, "a claim is there twice"),
+        ] {
+            // Only claims that cannot be read are explained.
+            assert!(
+                serde_json::from_str::<Claims>(payload).is_err(),
+                "{payload}"
+            );
+            assert_eq!(text(payload), expected, "{payload}");
+        }
     }
 }

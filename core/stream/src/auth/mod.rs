@@ -13,7 +13,8 @@ mod revocation;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, Validation, errors::ErrorKind};
+use serde_json::Value;
 use tidewire_proto::v1::ErrorCode;
 
 pub use claims::Claims;
@@ -30,6 +31,10 @@ use crate::{
 
 /// Milliseconds after which a client may send a token again whose key could not be fetched.
 const KEY_SET_RETRY_MS: u32 = 5_000;
+
+/// The fault of a text that is not in the form of a token.
+const NO_TOKEN: &str =
+    "it is not a JSON Web Token, expected three parts in base64url with a dot between two";
 
 /// The treatment of clients without a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +230,7 @@ impl Authenticator {
 
     /// Verifies the signature of a token and returns its claims.
     fn verify_signature(&self, token: &str) -> Result<Claims, TokenFault> {
-        let header = jsonwebtoken::decode_header(token).map_err(|error| malformed(&error))?;
+        let header = jsonwebtoken::decode_header(token).map_err(|error| bad_header(&error))?;
         if header.crit.is_some_and(|names| !names.is_empty()) {
             return Err(unauthenticated(
                 "the token's `crit` names an extension that this server does not support",
@@ -238,7 +243,7 @@ impl Authenticator {
             if key.matches(header.alg, id) {
                 match decode(token, key) {
                     Ok(claims) => return Ok(claims),
-                    Err(error) => failure = Some(error),
+                    Err(fault) => failure = Some(fault),
                 }
             }
         }
@@ -249,7 +254,7 @@ impl Authenticator {
                 knows_key = true;
                 match decode(token, key) {
                     Ok(claims) => return Ok(claims),
-                    Err(error) => failure = Some(error),
+                    Err(fault) => failure = Some(fault),
                 }
             }
             if !knows_key {
@@ -257,11 +262,8 @@ impl Authenticator {
             }
         }
         Err(TokenFault::Refused(match failure {
-            Some(error) => malformed(&error),
-            None => unauthenticated(format!(
-                "the token is not valid: no key of this server proves {:?}",
-                header.alg
-            )),
+            Some(fault) => invalid(fault),
+            None => invalid(format!("no key of this server proves {:?}", header.alg)),
         }))
     }
 
@@ -336,26 +338,50 @@ fn is_public(algorithm: Algorithm) -> bool {
     )
 }
 
-fn decode(token: &str, key: &VerifyingKey) -> Result<Claims, jsonwebtoken::errors::Error> {
+/// Verifies a signature and reads the claims.
+///
+/// # Errors
+/// What is wrong with the token and what was expected.
+fn decode(token: &str, key: &VerifyingKey) -> Result<Claims, String> {
     let mut validation = Validation::new(key.algorithm);
     // `check_claims` checks the claims against the injected clock.
     validation.validate_exp = false;
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
-    jsonwebtoken::decode::<Claims>(token, &key.key, &validation).map(|token| token.claims)
+    let failure = match jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
+        Ok(token) => return Ok(token.claims),
+        Err(failure) => failure,
+    };
+    Err(match failure.kind() {
+        ErrorKind::InvalidSignature => "its signature is not of a key of this server".to_owned(),
+        ErrorKind::Json(_) => {
+            let read = jsonwebtoken::decode::<Value>(token, &key.key, &validation);
+            claims::fault(read.ok().map(|token| token.claims).as_ref())
+        }
+        ErrorKind::InvalidToken | ErrorKind::Base64(_) | ErrorKind::Utf8(_) => NO_TOKEN.to_owned(),
+        _ => format!("its signature cannot be verified as {:?}", key.algorithm),
+    })
 }
 
 fn refusal(fault: TokenFault) -> StreamError {
     match fault {
         TokenFault::Refused(error) => error,
-        TokenFault::UnknownKey(_) => {
-            unauthenticated("the token is not valid: this server has no key with its key id")
-        }
+        TokenFault::UnknownKey(_) => invalid("this server has no key with its key id (`kid`)"),
     }
 }
 
-fn malformed(error: &jsonwebtoken::errors::Error) -> StreamError {
-    unauthenticated(format!("the token is not valid: {error}"))
+/// The refusal of a token whose header cannot be read.
+fn bad_header(error: &jsonwebtoken::errors::Error) -> StreamError {
+    invalid(match error.kind() {
+        ErrorKind::Json(_) => {
+            "its header cannot be read, expected JSON with an `alg` of HS256, RS256, ES256 or EdDSA"
+        }
+        _ => NO_TOKEN,
+    })
+}
+
+fn invalid(fault: impl std::fmt::Display) -> StreamError {
+    unauthenticated(format!("the token is not valid: {fault}"))
 }
 
 /// The scopes of a token. Unknown scopes are ignored.
