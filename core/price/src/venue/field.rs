@@ -11,7 +11,7 @@ use tidewire_proto::v1::TradeSide;
 
 use super::{
     event::{Events, FaultKind, ParseError, VenueEvent, excerpt},
-    subscribe::Refusal,
+    subscribe::{Refusal, has_word},
 };
 
 /// A JSON string, borrowed unless it holds escapes. Serde would copy an `Option<Cow<str>>`.
@@ -142,8 +142,23 @@ pub(super) fn refusal<const N: usize>(
     request: Option<u64>,
     parts: [Option<&str>; N],
 ) -> VenueEvent<'static> {
-    let parts: Vec<_> = parts.into_iter().flatten().collect();
-    VenueEvent::Error(Refusal::of_request(&parts.join(": "), request))
+    VenueEvent::Error(Refusal::of_request(&joined(parts), request))
+}
+
+/// Joins the parts of a reason. A part that the text already has is not repeated: some venues
+/// write the market in their message and in a field of its own.
+pub(super) fn joined<const N: usize>(parts: [Option<&str>; N]) -> String {
+    let mut text = String::new();
+    for part in parts.into_iter().flatten() {
+        if has_word(&text, part) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(part);
+    }
+    text
 }
 
 /// The number of a request in its response, as a number or a text.

@@ -11,7 +11,7 @@ use smallvec::smallvec;
 
 use super::{
     Events, KeepAlive, Limits, ParseError, Size, Stamp, Ticker, Trade, TradeId, VenueEvent, Volume,
-    field::{NumberText, Text, entries, positive, request_id},
+    field::{NumberText, Text, entries, joined, positive, request_id},
     side_fields::{Documented, RawField, SideFields},
     subscribe::{Channel, Markets, Refusal, RefusalScope},
 };
@@ -139,14 +139,13 @@ fn response(frame: &KrakenFrame<'_>) -> VenueEvent<'static> {
         (Some("pong"), _) => VenueEvent::Heartbeat,
         (Some("subscribe"), Some(true)) => VenueEvent::Ack(id),
         _ => {
-            let parts = [frame.error.as_deref(), frame.symbol.as_deref()];
-            let reason: Vec<_> = parts.into_iter().flatten().collect();
+            let reason = joined([frame.error.as_deref(), frame.symbol.as_deref()]);
             VenueEvent::Error(Refusal {
                 scope: match frame.symbol {
                     Some(_) => RefusalScope::Market,
                     None => RefusalScope::Request,
                 },
-                ..Refusal::of_request(&reason.join(": "), id)
+                ..Refusal::of_request(&reason, id)
             })
         }
     }
@@ -266,6 +265,15 @@ mod tests {
             [VenueEvent::Error(Refusal {
                 scope: RefusalScope::Market,
                 ..Refusal::of_request("Currency pair not supported: FOO/USD", Some(1))
+            })]
+        );
+        // The message names the market too.
+        let refusal = r#"{"error":"Currency pair not supported FOO/USD","method":"subscribe","req_id":1,"success":false,"symbol":"FOO/USD"}"#;
+        assert_eq!(
+            all(KIND, refusal),
+            [VenueEvent::Error(Refusal {
+                scope: RefusalScope::Market,
+                ..Refusal::of_request("Currency pair not supported FOO/USD", Some(1))
             })]
         );
         assert_eq!(
