@@ -19,6 +19,9 @@ use crate::{
     security, serve, telemetry,
 };
 
+/// The longest life of a token, so that its expiry is a date: 100 years of 366 days.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
 /// A server for real-time data: live prices, chains and messages over
 /// WebSocket, SSE and gRPC.
 #[derive(Debug, Parser)]
@@ -47,9 +50,9 @@ enum Command {
         #[arg(long)]
         user: String,
         /// The scopes of the token: `service`, `admin`, or both with a space between.
-        #[arg(long)]
+        #[arg(long, value_parser = parse_scope)]
         scope: Option<String>,
-        /// The time until the token expires, for example 30m, 1h or 7d.
+        /// The time until the token expires, for example 30m, 1h or 7d. At most 100 years.
         #[arg(long, default_value = "1h", value_parser = parse_ttl)]
         ttl: Duration,
     },
@@ -213,9 +216,24 @@ impl tidewire_stream::Publisher for NullPublisher {
     fn publish(&self, _channel: &tidewire_stream::ChannelName, _event: tidewire_stream::Event) {}
 }
 
+/// The scopes of a token. The server ignores scopes that it does not know, and a token with one
+/// would not do what its user expects.
+fn parse_scope(text: &str) -> Result<String, String> {
+    let is_known = |scope| ["service", "admin"].contains(&scope);
+    let words: Vec<_> = text.split_whitespace().collect();
+    if words.is_empty() || !words.iter().copied().all(is_known) {
+        return Err("expected `service`, `admin`, or both with a space between".to_owned());
+    }
+    Ok(words.join(" "))
+}
+
 fn parse_ttl(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}, expected a duration such as 30m, 1h or 7d"))
+    let ttl = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}, expected a duration such as 30m, 1h or 7d"))?;
+    match ttl > LONGEST_TTL {
+        true => Err("expected 100 years at most".to_owned()),
+        false => Ok(ttl),
+    }
 }
 
 fn parse_speed(text: &str) -> Result<ReplaySpeed, String> {

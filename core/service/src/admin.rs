@@ -41,14 +41,18 @@ impl AdminRpc {
     }
 }
 
-/// Checks that the caller is an operator. Returns its user id for the log.
+/// Checks that the caller is an operator. Returns its name for the log: its user id, or the
+/// address that it calls from without a token.
 fn admit<T>(request: &Request<T>) -> Result<String, Status> {
     let caller = caller_of(request);
     caller
         .require_operator()
         .map_err(|error| status_of(&error))?;
-    let user = caller.identity.user().map(|user| user.as_str().to_owned());
-    Ok(user.unwrap_or_default())
+    Ok(match (caller.identity.user(), caller.address) {
+        (Some(user), _) => user.as_str().to_owned(),
+        (None, Some(address)) => format!("{address} without a token"),
+        (None, None) => "an unknown address without a token".to_owned(),
+    })
 }
 
 fn missing(expected: &str) -> Status {

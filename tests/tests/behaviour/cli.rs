@@ -92,10 +92,33 @@ async fn the_token_command_prints_only_the_token() {
         .await;
     assert_eq!(sent.status, 200, "{}", sent.body);
 
-    for bad in [&["token"][..], &["token", "--user", "ada", "--ttl", "soon"]] {
+    let both = ["--scope", " admin  service "];
+    let output = run(folder.path(), &[&asked[..5], &both].concat()).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    for bad in [
+        &["token"][..],
+        &["token", "--user", "ada", "--ttl", "soon"],
+        &["token", "--user", "ada", "--ttl", "101years"],
+    ] {
         let output = run(folder.path(), bad).await;
         assert!(!output.status.success());
         assert_eq!(stdout(&output), "");
+    }
+    // The server would ignore such a scope.
+    for bad in [
+        "bogus",
+        "service bogus",
+        "Service",
+        "service,admin",
+        "",
+        " ",
+    ] {
+        let asked = ["token", "--user", "ada", "--scope", bad];
+        let output = run(folder.path(), &asked).await;
+        assert!(!output.status.success());
+        assert_eq!(stdout(&output), "");
+        let error = stderr(&output);
+        assert!(error.contains("expected `service`, `admin`"), "{error}");
     }
 }
 
@@ -199,7 +222,7 @@ async fn a_valid_configuration_passes_the_check() {
 #[tokio::test]
 async fn a_bad_configuration_names_the_key() {
     // Configuration texts, and the parts that the error must contain.
-    let cases: [(&str, &[&str]); 17] = [
+    let cases: [(&str, &[&str]); 21] = [
         (
             "[server]\nlisten_on = \"127.0.0.1:1\"",
             &["listen_on", "listen"],
@@ -224,6 +247,22 @@ async fn a_bad_configuration_names_the_key() {
             &["prices.ca_file", "nowhere.pem", "PEM"],
         ),
         ("[server\n", &["line 1"]),
+        (
+            "[prices]\nwatchdog_ms = 9223372036854775807",
+            &["prices.watchdog_ms"],
+        ),
+        (
+            "[server]\ntrusted_proxies = [\"::ffff:10.0.0.0/64\"]",
+            &["server.trusted_proxies", "expected the IPv4 network"],
+        ),
+        (
+            "[[namespace]]\nname = \"a\"\nmax_channels = 0",
+            &["namespace.max_channels of \"a\" is 0, expected 1 to"],
+        ),
+        (
+            "[server]\ncompression = \"yes\"",
+            &["server.compression", "true or false"],
+        ),
         (
             "[auth]\npublic_key_file = \"nowhere.pem\"",
             &["auth.public_key_file", "nowhere.pem"],
@@ -276,6 +315,29 @@ async fn a_bad_configuration_names_the_key() {
         "{}",
         stderr(&output)
     );
+}
+
+#[tokio::test]
+async fn an_environment_variable_takes_a_list() {
+    let folder = TempDir::new().unwrap();
+    let check = async |value: &str| {
+        let mut check = command(folder.path(), &["check-config"]);
+        check.env("TIDEWIRE_SERVER__TRUSTED_PROXIES", value);
+        within("a command", check.output()).await.unwrap()
+    };
+    let output = check(r#"["10.0.0.0/8", "::1"]"#).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    for (wrong, part) in [
+        ("10.0.0.0/8", "expected a list such as [\"a\", \"b\"]"),
+        (r#"["10.0.0.0/33"]"#, "server.trusted_proxies"),
+        (r#"["::ffff:10.0.0.0/64"]"#, "server.trusted_proxies"),
+    ] {
+        let output = check(wrong).await;
+        assert!(!output.status.success(), "{wrong}");
+        let error = stderr(&output);
+        assert!(error.contains(part), "{wrong}: {error}");
+        assert!(error.to_lowercase().contains("trusted_proxies"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -187,9 +187,21 @@ async fn history_is_read_in_pages(transport: Transport) {
     let newest = client.request("history", newest).await.expect("history");
     assert_eq!(seqs(&newest.data), [8, 9, 10]);
     let since = json!({"epoch": all.data["epoch"], "seq": 4});
-    let page = json!({"channel": "demo:a", "since": since, "limit": 3});
+    let page = json!({"channel": "demo:a", "since": since.clone(), "limit": 3});
     let page = client.request("history", page).await.expect("history");
     assert_eq!(seqs(&page.data), [5, 6, 7]);
+    // The position alone.
+    for ask in [
+        json!({"channel": "demo:a"}),
+        json!({"channel": "demo:a", "since": since}),
+    ] {
+        let mut ask = ask;
+        ask["limit"] = json!(0);
+        let position = client.request("history", ask).await.expect("history");
+        assert_eq!(position.data["epoch"], all.data["epoch"]);
+        assert_eq!(position.data["seq"], 10);
+        assert_eq!(seqs(&position.data), [0; 0]);
+    }
     let empty = client
         .request("history", json!({"channel": "demo:none"}))
         .await
