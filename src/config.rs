@@ -25,6 +25,7 @@ use tidewire_chain::ChainConfig;
 use tidewire_price::PriceConfig;
 use tidewire_stream::{
     Access, BatchInterval, Class, Namespace, PublishRight, StreamOptions, auth::MIN_SECRET_BYTES,
+    hub::Hub,
 };
 
 use crate::security;
@@ -73,8 +74,9 @@ pub(crate) struct ServerConfig {
 impl ServerConfig {
     /// The number of shards: as configured, or one for each core that this process may use.
     fn shards(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
         match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            0 => cores().min(Hub::MAX_SHARDS),
             threads => threads,
         }
     }

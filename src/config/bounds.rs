@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::bail;
 use humantime::format_duration;
 
+use tidewire_stream::hub::Hub;
+
 use super::{Config, LimitsConfig, NamespaceConfig, ServerConfig, StreamConfig};
 
 const SECOND: u64 = 1_000;
@@ -23,9 +25,6 @@ const TIB: u64 = 1 << 40;
 
 /// Connections, channels, messages and the like: more than one machine has.
 const MOST_ITEMS: u64 = 1_000_000_000;
-
-/// Shards at most. Each is a thread.
-const MOST_THREADS: u64 = 1_024;
 
 /// Publications of one history at most.
 const MOST_PUBLICATIONS: u64 = 10_000_000;
@@ -100,7 +99,7 @@ fn check_numbers(
 ) -> anyhow::Result<()> {
     // The rates and the counts of connections are bounded by their type, `u32`.
     let numbers = [
-        ("server.threads", server.threads, 0, MOST_THREADS),
+        ("server.threads", server.threads, 0, Hub::MAX_SHARDS as u64),
         (
             "stream.idempotency_bytes",
             stream.idempotency_bytes,

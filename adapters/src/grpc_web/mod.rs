@@ -79,9 +79,11 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         WatchServiceServer::new(gateway.watch_rpc.clone()).max_decoding_message_size(limit);
     let admin = AdminServiceServer::new(gateway.admin_rpc.clone()).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
-    gateway
-        .tasks
-        .spawn(report_readiness(health, gateway.probes.clone(), stop.clone()));
+    gateway.tasks.spawn(report_readiness(
+        health,
+        gateway.probes.clone(),
+        stop.clone(),
+    ));
     let mut routes = Routes::new()
         .route_service(
             "/tidewire.v1.StreamService/{*method}",
