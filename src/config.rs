@@ -224,6 +224,9 @@ pub(crate) struct LimitsConfig {
     pub(crate) idle_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub(crate) body_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) response_timeout: Duration,
+    pub(crate) response_bytes: usize,
     pub(crate) frame_bytes: usize,
     pub(crate) outbox_bytes: usize,
     pub(crate) history_bytes: usize,
@@ -243,6 +246,8 @@ impl Default for LimitsConfig {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(30),
+            response_bytes: 1 << 20,
             frame_bytes: 64 << 10,
             outbox_bytes: 256 << 10,
             history_bytes: 512 << 20,

@@ -131,6 +131,8 @@ pub(crate) fn admission(config: &Config, clock: SharedClock) -> anyhow::Result<A
         handshake_timeout,
         idle_timeout,
         body_timeout,
+        response_timeout,
+        response_bytes,
         ..
     } = config.limits;
     let options = AdmissionOptions {
@@ -145,6 +147,8 @@ pub(crate) fn admission(config: &Config, clock: SharedClock) -> anyhow::Result<A
         handshake_timeout,
         idle_timeout,
         body_timeout,
+        response_timeout,
+        response_bytes,
     };
     Ok(Admission::new(
         options,

@@ -203,13 +203,14 @@ impl Server {
 
     fn gateway(&self, services: Services, ip: std::net::IpAddr) -> anyhow::Result<Gateway> {
         let server = &self.config.server;
+        let admission = security::admission(&self.config, self.clock.clone())?;
         Ok(Gateway::new(
             self.stream.clone(),
             services,
             AccessPolicy {
                 origins: OriginPolicy::new(server.allowed_origins.clone(), ip),
                 locality: LocalityPolicy::new(ip),
-                admission: security::admission(&self.config, self.clock.clone())?,
+                admission: admission.clone(),
             },
             GatewayOptions {
                 frame_bytes: self.config.limits.frame_bytes,
@@ -218,6 +219,7 @@ impl Server {
             Arc::new(telemetry::ServerProbes {
                 handle: self.metrics.clone(),
                 stream: self.stream.clone(),
+                admission,
                 prices: self.prices.clone(),
                 store: self.store.clone(),
                 stopping: self.lifetime.stop.clone(),

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, sync::Arc};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tidewire_adapters::Probes;
+use tidewire_adapters::{Admission, Probes};
 use tidewire_price::PriceEngine;
 use tidewire_store::SharedStore;
 use tidewire_stream::StreamCore;
@@ -125,7 +125,7 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     metrics::describe_gauge!("tidewire_channels_followed", "Channels with a subscriber.");
     metrics::describe_gauge!(
         "tidewire_outbox_bytes",
-        "Bytes that wait for clients: in outboxes, held back, and in transports."
+        "Bytes that wait for clients: in outboxes, held back, in transports, and of responses."
     );
     metrics::describe_gauge!(
         "tidewire_outbox_bytes_max",
@@ -218,6 +218,7 @@ fn describe_chain_metrics() {
 pub(crate) struct ServerProbes {
     pub(crate) handle: PrometheusHandle,
     pub(crate) stream: Arc<StreamCore>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) prices: PriceEngine,
     pub(crate) store: Option<SharedStore>,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
@@ -255,7 +256,8 @@ impl Probes for ServerProbes {
         }
         metrics::gauge!("tidewire_subscriptions").set(stats.subscriptions as f64);
         metrics::gauge!("tidewire_channels_followed").set(stats.channels as f64);
-        metrics::gauge!("tidewire_outbox_bytes").set(stats.queued_bytes as f64);
+        let unsent = stats.queued_bytes + self.admission.unsent_bytes();
+        metrics::gauge!("tidewire_outbox_bytes").set(unsent as f64);
         metrics::gauge!("tidewire_outbox_bytes_max").set(stats.queued_bytes_max as f64);
         for part in self.stream.health() {
             let is_degraded = part.fault.is_some();

@@ -11,7 +11,7 @@ use tidewire_proto::{
 };
 use tidewire_stream::{LimitError, StreamError};
 
-use crate::http::request_body::SlowBody;
+use crate::http::{request_body::SlowBody, unsent::ResponsesFull};
 
 /// An error with its HTTP status.
 #[derive(Debug, Clone)]
@@ -113,6 +113,9 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, HttpErr
         if let Some(slow) = source_of::<SlowBody>(&error) {
             let error = StreamError::new(ErrorCode::DeadlineExceeded, slow.to_string());
             return HttpError::new(StatusCode::REQUEST_TIMEOUT, error);
+        }
+        if let Some(full) = ResponsesFull::find(&error) {
+            return full.into();
         }
         HttpError::new(
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -26,7 +26,7 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .route("/v1/ws", get(websocket::upgrade))
-        .route("/v1/sse", get(sse::stream))
+        .route(sse::PATH, get(sse::stream))
         .route("/v1/sse/{connection}", post(sse::command))
         .route("/v1/rpc/{service}/{method}", post(rpc::call))
         .fallback(not_found)

@@ -86,6 +86,12 @@ fn check_durations(
         ),
         ("limits.idle_timeout", limits.idle_timeout, 100, DAY),
         ("limits.body_timeout", limits.body_timeout, 100, HOUR),
+        (
+            "limits.response_timeout",
+            limits.response_timeout,
+            100,
+            HOUR,
+        ),
     ];
     durations
         .into_iter()
@@ -126,6 +132,12 @@ fn check_numbers(
         ),
         ("limits.frame_bytes", limits.frame_bytes, 1_024, 256 * MIB),
         ("limits.outbox_bytes", limits.outbox_bytes, 4_096, 16 * GIB),
+        (
+            "limits.response_bytes",
+            limits.response_bytes,
+            4_096,
+            16 * GIB,
+        ),
         ("limits.history_bytes", limits.history_bytes, 4_096, TIB),
     ];
     for (key, found, min, max) in numbers {

@@ -15,18 +15,16 @@ use std::{
     time::Duration,
 };
 
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
-use tidewire_proto::v1;
 use tidewire_stream::{
     LimitError, SessionLimits, SharedClock,
     limit::{AddressLimits, CallLimits, LimitOptions, NetworkKey, semaphore::KeyedPermit},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::TrustedProxies;
-use crate::reply::HttpError;
+use super::{TrustedProxies, refusal};
 
 /// Connections that are answered with a refusal at once. Further ones are closed without
 /// an answer, so that a flood costs little.
@@ -48,6 +46,11 @@ pub struct AdmissionOptions {
     pub idle_timeout: Duration,
     /// The time for the body of a request, to which each received KiB adds a second.
     pub body_timeout: Duration,
+    /// The time in which a client takes at least one byte of a response that waits for it.
+    pub response_timeout: Duration,
+    /// The bytes of responses that wait for the client of one connection. Beyond them, its
+    /// further requests wait.
+    pub response_bytes: usize,
 }
 
 /// The limits on connections and sessions, and their current use.
@@ -60,6 +63,7 @@ pub struct Admission {
     sessions: SessionLimits,
     calls: CallLimits,
     proxies: TrustedProxies,
+    unsent: Arc<AtomicUsize>,
 }
 
 impl Admission {
@@ -88,6 +92,7 @@ impl Admission {
             sessions: SessionLimits::new(options.limits, clock),
             options,
             proxies,
+            unsent: Arc::default(),
         })
     }
 
@@ -142,6 +147,17 @@ impl Admission {
     #[must_use]
     pub fn calls(&self) -> &CallLimits {
         &self.calls
+    }
+
+    /// The bytes of responses that wait for clients, without those of sessions.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// The counter of [`unsent_bytes`](Self::unsent_bytes).
+    pub(crate) fn unsent_total(&self) -> Arc<AtomicUsize> {
+        self.unsent.clone()
     }
 
     /// The trusted proxies.
@@ -216,7 +232,12 @@ impl ConnectionGuard {
         RequestGuard(self.clone())
     }
 
-    /// Whether a request is in flight, or was since the previous call.
+    /// Notes that the client took bytes of a response.
+    pub(crate) fn note_activity(&self) {
+        self.was_active.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a request is in flight, or bytes of one, or were since the previous call.
     pub(crate) fn is_busy(&self) -> bool {
         let was_active = self.was_active.swap(false, Ordering::Relaxed);
         self.in_flight.load(Ordering::Relaxed) > 0 || (was_active && !self.is_refused())
@@ -225,14 +246,7 @@ impl ConnectionGuard {
     /// The response to every request of the connection, if it is refused.
     pub(crate) fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
         let Refusal { status, error } = *self.refusal.clone()?;
-        let is_grpc = headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        let mut response = if is_grpc {
-            tonic::Status::resource_exhausted(error.to_string()).into_http()
-        } else {
-            HttpError::new(status, v1::Error::from(error)).into_response()
-        };
+        let mut response = refusal::response(headers, status, error);
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
         Some(response)
@@ -257,6 +271,8 @@ mod tests {
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(30),
+            response_bytes: 1 << 20,
         };
         let proxies = TrustedProxies::parse(&["10.0.0.0/8"], crate::ProxyHeader::XForwardedFor);
         Admission::new(options, proxies.unwrap(), ManualClock::at(0))

@@ -5,6 +5,7 @@ mod admission;
 mod locality;
 mod origin;
 mod proxy;
+pub(crate) mod refusal;
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -26,6 +26,7 @@ use tower::Service;
 use super::streams;
 use crate::{
     Gateway, client,
+    http::unsent::ResponsesFull,
     reply::{HttpError, source_of},
 };
 
@@ -126,12 +127,17 @@ async fn read_message(gateway: &Gateway, body: Body) -> Result<Bytes, HttpError>
     let limit = gateway.options.frame_bytes;
     let body = axum::body::Body::new(body);
     let body = to_bytes(body, limit + PREFIX_BYTES).await;
-    let body = body.map_err(|error| match source_of::<Status>(&error) {
-        // A body that arrives too slowly.
-        Some(slow) if slow.code() == Code::DeadlineExceeded => {
-            StreamError::new(ErrorCode::DeadlineExceeded, slow.message())
+    let body = body.map_err(|error| {
+        if let Some(full) = ResponsesFull::find(&error) {
+            return full.into();
         }
-        _ => too_long(limit),
+        match source_of::<Status>(&error) {
+            // A body that arrives too slowly.
+            Some(slow) if slow.code() == Code::DeadlineExceeded => {
+                StreamError::new(ErrorCode::DeadlineExceeded, slow.message())
+            }
+            _ => too_long(limit),
+        }
     })?;
     // The decoder reserves what the prefix announces.
     let announced = body.get(1..PREFIX_BYTES).map(|mut length| length.get_u32());

@@ -23,7 +23,7 @@ use tonic_reflection::server::Builder;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::Layer as _;
 
-pub(crate) use self::streams::streams_request;
+pub(crate) use self::streams::{opens_session, streams_request};
 use self::{admission::AdmissionService, deadline::DeadlineService};
 use crate::{Gateway, Probes};
 

@@ -23,6 +23,11 @@ pub(super) fn with_session(path: &str) -> Option<StreamCall> {
     find(rpc::STREAMS, path)
 }
 
+/// Whether a call at a path opens a session.
+pub(crate) fn opens_session(path: &str) -> bool {
+    with_session(path).is_some()
+}
+
 /// The stream at a path that opens none.
 pub(super) fn without_session(path: &str) -> Option<StreamCall> {
     find(WITHOUT_SESSION, path)

@@ -1,20 +1,12 @@
 //! HTTP connections: HTTP/1.1 with upgrades and HTTP/2 over hyper, and their idle timeout.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
 use http::Version;
-use hyper::{
-    body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint},
-    service::service_fn,
-};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use parking_lot::Mutex;
@@ -25,9 +17,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::request_body::RequestBody;
+use super::{
+    request_body::RequestBody,
+    response_body::{ResponseBody, ResponseKind},
+    response_timeout::{ResponseIo, StreamExecutor, WriteActivity, current_progress},
+    unsent::UnsentResponses,
+};
 use crate::{
-    access::RequestGuard,
+    access::refusal,
     context::{RequestContext, ServerContext},
     grpc_web, sse,
 };
@@ -39,6 +36,10 @@ const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// and 8 KiB for the other fields. hyper refuses longer heads, and lets a response have as
 /// many unsent bytes before it takes more from its body.
 const HEAD_BYTES: usize = sse::MAX_CURSOR_BYTES + (8 << 10);
+
+/// Bytes of an HTTP/2 stream that hyper buffers before they are written, beyond the part of a
+/// body that it took last.
+const STREAM_BUFFER_BYTES: usize = 64 << 10;
 
 /// Serves a connection until it ends. The first request must arrive before `deadline`. A
 /// `refusal` is its response, if it was judged already.
@@ -62,33 +63,45 @@ pub(crate) async fn serve<I>(
     // Cancelled by a request body that does not arrive.
     let is_stalled = CancellationToken::new();
     let stalled = is_stalled.clone();
+    let timeout = options.response_timeout;
+    let total = server.gateway.admission.unsent_total();
+    let unsent = UnsentResponses::new(options.response_bytes, timeout, total);
+    let activity = WriteActivity::new(guard.clone());
+    let writes = activity.clone();
+    let executor = StreamExecutor::new(unsent.clone(), timeout);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         started.cancel();
         let request_guard = context.guard.begin_request();
         let refusal = first_refusal.lock().take();
         let refusal = refusal.or_else(|| context.guard.refusal(request.headers()));
         context.insert_into(&mut request, &gateway);
-        let (routes, stalled) = (routes.clone(), stalled.clone());
+        let (routes, stalled, unsent) = (routes.clone(), stalled.clone(), unsent.clone());
+        let is_http2 = request.version() == Version::HTTP_2;
+        if !is_http2 {
+            writes.begin_http1();
+        }
         async move {
+            let kind = response_kind(request.uri().path());
+            let progress = current_progress(&unsent);
             let response = match refusal {
                 Some(refusal) => Ok(refusal),
-                None => {
-                    let is_stream = grpc_web::streams_request(request.uri().path());
-                    let limit = (!is_stream).then_some(options.body_timeout);
-                    let close = (request.version() < Version::HTTP_2).then_some(stalled);
-                    let bounded = |body| Body::new(RequestBody::new(body, limit, close));
-                    routes.oneshot(request.map(bounded)).await
-                }
+                None => match unsent.wait_for_room().await {
+                    Err(full) => Ok(refusal::response_of(request.headers(), full.into())),
+                    Ok(()) => {
+                        let is_stream = grpc_web::streams_request(request.uri().path());
+                        let limit = (!is_stream).then_some(options.body_timeout);
+                        let room = (!is_stream).then_some(unsent);
+                        let close = (!is_http2).then_some(stalled);
+                        let bounded = |body| Body::new(RequestBody::new(body, limit, close, room));
+                        routes.oneshot(request.map(bounded)).await
+                    }
+                },
             };
-            response.map(|response: Response| {
-                response.map(|body| ResponseBody {
-                    body,
-                    _guard: request_guard,
-                })
-            })
+            let follow = |body| ResponseBody::new(body, kind, progress, is_http2, request_guard);
+            response.map(|response: Response| response.map(follow))
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(executor);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -99,7 +112,9 @@ pub(crate) async fn serve<I>(
         .keep_alive_interval(server.gateway.stream.options().keepalive)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
         .max_header_list_size(HEAD_BYTES as u32)
+        .max_send_buf_size(STREAM_BUFFER_BYTES)
         .max_concurrent_streams(1_000);
+    let io = ResponseIo::new(io, activity, timeout);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     // hyper bounds the time of a request head. This timer bounds the time without
@@ -141,28 +156,10 @@ pub(crate) async fn serve<I>(
     }
 }
 
-/// A response body. Its request counts as in flight until the body is dropped.
-struct ResponseBody {
-    body: Body,
-    _guard: RequestGuard,
-}
-
-impl HttpBody for ResponseBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+/// The kind of the responses at a path.
+fn response_kind(path: &str) -> ResponseKind {
+    match grpc_web::opens_session(path) || path == sse::PATH {
+        true => ResponseKind::SessionStream,
+        false => ResponseKind::Reply,
     }
 }

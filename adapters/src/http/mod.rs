@@ -5,4 +5,7 @@ pub(crate) mod console;
 pub(crate) mod cors;
 pub(crate) mod health;
 pub(crate) mod request_body;
+mod response_body;
+mod response_timeout;
 pub(crate) mod rpc;
+pub(crate) mod unsent;

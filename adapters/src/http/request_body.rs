@@ -5,11 +5,15 @@
 //! that a server that is slow itself refuses nobody. The body of a stream of messages has no
 //! limit: its session ends silent clients.
 //!
+//! The end of a body waits until the connection has room for a further response: a handler
+//! makes its response right after it, and many bodies can end at once.
+//!
 //! Over HTTP/1.1 the connection is closed, since its client still writes and reads no response.
 //! Over HTTP/2 the request fails, and the connection's other requests go on.
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -18,6 +22,8 @@ use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use tidewire_stream::deadline;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+use super::unsent::{ResponsesFull, UnsentResponses};
 
 /// The slowest rate at which a body may arrive after its time limit.
 const BYTES_PER_SECOND: u64 = 1 << 10;
@@ -43,7 +49,13 @@ pub(crate) struct RequestBody<B = Incoming> {
     close: Option<CancellationToken>,
     timer: Option<BodyTimer>,
     received: u64,
+    /// Where the end of the body waits for room. `None` for a body whose end does not wait.
+    room: Option<Arc<UnsentResponses>>,
+    /// The end of the body, while it waits.
+    end: Option<RoomFuture>,
 }
+
+type RoomFuture = Pin<Box<dyn Future<Output = Result<(), ResponsesFull>> + Send>>;
 
 /// The time limit of a body that a handler waits for.
 struct BodyTimer {
@@ -53,15 +65,39 @@ struct BodyTimer {
 
 impl<B> RequestBody<B> {
     /// A body that has `limit` and the time that its bytes buy. Then `close` is cancelled, or
-    /// the body fails if there is none.
-    pub(crate) fn new(body: B, limit: Option<Duration>, close: Option<CancellationToken>) -> Self {
+    /// the body fails if there is none. Its end waits for `room`.
+    pub(crate) fn new(
+        body: B,
+        limit: Option<Duration>,
+        close: Option<CancellationToken>,
+        room: Option<Arc<UnsentResponses>>,
+    ) -> Self {
         Self {
             body,
             limit,
             close,
             timer: None,
             received: 0,
+            room,
+            end: None,
         }
+    }
+
+    /// Waits at the end of the body until a further response has room.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponsesFull>> {
+        let Some(room) = &self.room else {
+            return Poll::Ready(Ok(()));
+        };
+        if self.end.is_none() && room.has_room() {
+            return Poll::Ready(Ok(()));
+        }
+        let end = self.end.get_or_insert_with(|| {
+            let room = room.clone();
+            Box::pin(async move { room.wait_for_room().await })
+        });
+        let found = ready!(end.as_mut().poll(cx));
+        (self.room, self.end) = (None, None);
+        Poll::Ready(found)
     }
 
     /// Waits for the end of the time limit.
@@ -91,6 +127,14 @@ impl<B> RequestBody<B> {
     }
 }
 
+impl<B> RequestBody<B> {
+    /// The end of the body, as soon as it may be seen.
+    fn poll_end<T>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, axum::BoxError>>> {
+        let found = ready!(self.poll_room(cx));
+        Poll::Ready(found.err().map(|full| Err(full.into())))
+    }
+}
+
 impl<B> HttpBody for RequestBody<B>
 where
     B: HttpBody<Data = Bytes> + Unpin,
@@ -103,13 +147,17 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        if self.end.is_some() {
+            return self.poll_end(cx);
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                if let Some(Ok(frame)) = &frame {
+            Poll::Ready(Some(frame)) => {
+                if let Ok(frame) = &frame {
                     self.received += frame.data_ref().map_or(0, Bytes::len) as u64;
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+                Poll::Ready(Some(frame.map_err(Into::into)))
             }
+            Poll::Ready(None) => self.poll_end(cx),
             Poll::Pending => {
                 let slow = ready!(self.poll_limit(cx));
                 Poll::Ready(Some(Err(slow.into())))
@@ -118,7 +166,9 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        // A body of nothing has no end to wait at.
+        let waits = self.room.is_some() && self.received > 0;
+        !waits && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -148,7 +198,7 @@ mod tests {
     /// The time after which the body fails, and the bytes before.
     async fn failure(body: Body, limit: Option<Duration>) -> (Duration, usize) {
         let began = Instant::now();
-        let mut body = RequestBody::new(body, limit, None);
+        let mut body = RequestBody::new(body, limit, None, None);
         let mut bytes = 0;
         loop {
             match body.frame().await {
@@ -172,7 +222,7 @@ mod tests {
     async fn the_connection_closes_where_it_has_one_request() {
         let close = CancellationToken::new();
         let body = dripping(1, 10);
-        let mut body = RequestBody::new(body, Some(LIMIT), Some(close.clone()));
+        let mut body = RequestBody::new(body, Some(LIMIT), Some(close.clone()), None);
         let began = Instant::now();
         tokio::select! {
             () = close.cancelled() => assert_eq!(began.elapsed().as_secs(), 10),
@@ -182,7 +232,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn grpc_reports_an_exceeded_deadline() {
-        let mut body = RequestBody::new(dripping(0, 0), Some(LIMIT), None);
+        let mut body = RequestBody::new(dripping(0, 0), Some(LIMIT), None, None);
         let error = body.frame().await.unwrap().unwrap_err();
         let status = tonic::Status::from_error(error);
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);

@@ -33,6 +33,9 @@ use crate::{
 /// Label of SSE streams.
 pub(crate) const TRANSPORT: Transport = Transport::new("sse");
 
+/// Path of event streams.
+pub(crate) const PATH: &str = "/v1/sse";
+
 /// Answers `GET /v1/sse`.
 pub(crate) async fn stream(
     State(gateway): State<Gateway>,

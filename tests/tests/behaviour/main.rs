@@ -40,3 +40,4 @@ mod sources;
 mod sse;
 mod stopping;
 mod tls;
+mod unread_responses;
