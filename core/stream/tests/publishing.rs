@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidewire_proto::v1::ErrorCode;
-use tidewire_stream::{Identity, ManualClock, PageLimit, StreamCore, StreamError, StreamOptions};
+use tidewire_stream::{
+    Caller, Identity, ManualClock, PageLimit, Scope, StreamCore, StreamError, StreamOptions,
+    UserId, identity::UserIdentity,
+};
 
 use support::{START_MS, core_with, open_history};
 
@@ -24,9 +27,48 @@ async fn publish(
     data: &'static str,
     key: Option<&str>,
 ) -> Result<u64, StreamError> {
+    publish_as(stream, &Identity::Anonymous.into(), data, key).await
+}
+
+async fn publish_as(
+    stream: &StreamCore,
+    caller: &Caller,
+    data: &'static str,
+    key: Option<&str>,
+) -> Result<u64, StreamError> {
     let data = Bytes::from_static(data.as_bytes());
-    let published = stream.publish_as(&Identity::Anonymous, "orders:1", data, key);
+    let published = stream.publish_as(caller.clone(), "orders:1", data, key);
     published.await.map(|(_, position)| position.seq)
+}
+
+fn back_end() -> Caller {
+    let mut identity = UserIdentity::new(UserId::new("shop"), i64::MAX);
+    identity.scopes.insert(Scope::Service);
+    Identity::from(identity).into()
+}
+
+fn user(name: &str) -> Caller {
+    Identity::from(UserIdentity::new(UserId::new(name), i64::MAX)).into()
+}
+
+/// A client without a token.
+fn stranger(last: u8) -> Caller {
+    Caller {
+        address: Some([10, 0, 0, last].into()),
+        ..Identity::Anonymous.into()
+    }
+}
+
+/// Publishes with new keys until one is refused. Returns how many were not.
+async fn fill(stream: &StreamCore, caller: &Caller) -> usize {
+    for number in 0..100_000 {
+        let key = format!("key{number}");
+        if let Err(error) = publish_as(stream, caller, "1", Some(&key)).await {
+            assert_eq!(error.code(), ErrorCode::ResourceExhausted);
+            return number;
+        }
+    }
+    panic!("the keys are not bounded");
 }
 
 #[tokio::test]
@@ -56,7 +98,7 @@ async fn a_key_is_kept_for_its_window_or_refused() {
     let mut known = Vec::new();
     let error = loop {
         let key = format!("key{}", known.len());
-        match publish(&stream, "1", Some(&key)).await {
+        match publish_as(&stream, &back_end(), "1", Some(&key)).await {
             Ok(seq) => known.push((key, seq)),
             Err(error) => break error,
         }
@@ -66,16 +108,132 @@ async fn a_key_is_kept_for_its_window_or_refused() {
     assert_eq!(error.code(), ErrorCode::ResourceExhausted);
     assert!(known.len() >= 10, "{} keys", known.len());
     for (key, seq) in &known {
-        assert_eq!(publish(&stream, "1", Some(key)).await.unwrap(), *seq);
+        assert_eq!(
+            publish_as(&stream, &back_end(), "1", Some(key))
+                .await
+                .unwrap(),
+            *seq
+        );
     }
     let last = known.len() as u64;
     assert_eq!(publish(&stream, "1", None).await.unwrap(), last + 1);
     // The first key ends its window, and leaves room for one other.
     clock.advance(60_000 - i64::try_from(known.len()).unwrap() + 1);
-    assert_eq!(publish(&stream, "1", Some("new")).await.unwrap(), last + 2);
-    let error = publish(&stream, "1", Some("one more")).await.unwrap_err();
+    assert_eq!(
+        publish_as(&stream, &back_end(), "1", Some("new"))
+            .await
+            .unwrap(),
+        last + 2
+    );
+    let error = publish_as(&stream, &back_end(), "1", Some("one more"))
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), ErrorCode::ResourceExhausted);
-    assert_eq!(publish(&stream, "1", Some("key1")).await.unwrap(), 2);
+    assert_eq!(
+        publish_as(&stream, &back_end(), "1", Some("key1"))
+            .await
+            .unwrap(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_its_sender() {
+    let (stream, _) = stream();
+    let senders = [
+        stranger(1),
+        stranger(2),
+        user("ada"),
+        user("bob"),
+        back_end(),
+    ];
+    for (index, sender) in senders.iter().enumerate() {
+        let data = if index % 2 == 0 { "1" } else { "2" };
+        let published = publish_as(&stream, sender, data, Some("order-77")).await;
+        assert_eq!(published.unwrap(), index as u64 + 1, "{sender:?}");
+        let repeated = publish_as(&stream, sender, data, Some("order-77")).await;
+        assert_eq!(repeated.unwrap(), index as u64 + 1, "{sender:?}");
+    }
+    // A user is the same one at another address, with another scope too.
+    let elsewhere = Caller {
+        address: stranger(9).address,
+        ..user("ada")
+    };
+    let repeated = publish_as(&stream, &elsewhere, "1", Some("order-77")).await;
+    assert_eq!(repeated.unwrap(), 3);
+    let other_data = publish_as(&stream, &elsewhere, "2", Some("order-77")).await;
+    assert_eq!(
+        other_data.unwrap_err().code(),
+        ErrorCode::FailedPrecondition
+    );
+}
+
+#[tokio::test]
+async fn a_saved_key_belongs_to_its_sender_after_a_restart() {
+    let (first, _) = stream();
+    let senders = [
+        stranger(1),
+        user("ada"),
+        back_end(),
+        Identity::Anonymous.into(),
+    ];
+    for sender in &senders {
+        publish_as(&first, sender, "1", Some("a")).await.unwrap();
+    }
+    let (second, _) = stream();
+    for saved in first.broker().save() {
+        second.broker().load(&saved).unwrap();
+    }
+    for (index, sender) in senders.iter().enumerate() {
+        let repeated = publish_as(&second, sender, "1", Some("a")).await;
+        assert_eq!(repeated.unwrap(), index as u64 + 1, "{sender:?}");
+    }
+    let new = publish_as(&second, &stranger(2), "1", Some("a")).await;
+    assert_eq!(new.unwrap(), senders.len() as u64 + 1);
+}
+
+#[tokio::test]
+async fn the_keys_of_clients_leave_room_for_others_and_for_back_ends() {
+    let options = StreamOptions {
+        idempotency_window: Duration::from_secs(60),
+        idempotency_bytes: 64 << 10,
+        ..StreamOptions::default()
+    };
+    let (stream, clock) = core_with([open_history("orders")], options);
+    let one = fill(&stream, &stranger(1)).await;
+    assert!(one > 1, "{one}");
+    // A known key still returns its position.
+    assert_eq!(
+        publish_as(&stream, &stranger(1), "1", Some("key0"))
+            .await
+            .unwrap(),
+        1
+    );
+    // Another client has as much, and all of them together half.
+    assert_eq!(fill(&stream, &user("ada")).await.abs_diff(one), 0);
+    let mut all = 2 * one;
+    for last in 2..100 {
+        all += fill(&stream, &stranger(last)).await;
+    }
+    assert!(all >= 7 * one && all <= 9 * one, "{all}, each {one}");
+    assert_eq!(fill(&stream, &user("late")).await, 0);
+    let own = fill(&stream, &back_end()).await;
+    assert!(own >= 6 * one, "{own}, each client {one}");
+    // All shares are free again when the window is over.
+    clock.advance(60_001);
+    assert_eq!(fill(&stream, &user("late")).await.abs_diff(one), 0);
+    assert!(fill(&stream, &back_end()).await >= 14 * one);
+}
+
+#[tokio::test]
+async fn a_client_may_have_a_key_where_shares_are_small() {
+    let options = StreamOptions {
+        idempotency_bytes: 4 << 10,
+        ..StreamOptions::default()
+    };
+    let (stream, _) = core_with([open_history("orders")], options);
+    assert_eq!(fill(&stream, &stranger(1)).await, 1);
+    assert_eq!(fill(&stream, &stranger(2)).await, 1);
 }
 
 #[tokio::test]

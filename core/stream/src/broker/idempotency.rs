@@ -3,9 +3,14 @@
 //! A key is remembered for its whole window. When the keys of a window take the bytes that they
 //! may take, a publication with a new key is refused; repetitions of known keys still get their
 //! positions. So no publication is ever made twice because others were published meanwhile.
+//!
+//! A key is its sender's: two senders that choose the same key publish twice. The keys of all
+//! clients without the `service` scope take half of the bytes at most, and those of one client a
+//! sixteenth. So no client takes the room of back ends, nor one client that of the others.
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -13,11 +18,14 @@ use std::{
 use prost::Message as _;
 use tidewire_proto::v1::ErrorCode;
 
-use crate::{ChannelName, Epoch, Event, Position, StreamError};
+use super::Sender;
+use crate::{ChannelName, Epoch, Event, Position, StreamError, UserId, limit::ClientKey};
 
-/// Memory of a remembered key beside its text and its channel's name, in bytes: an entry in the
-/// table and one in the order, both with room to grow, and the text's header.
-const KEY_BYTES: usize = 2 * (size_of::<(Key, KeyRecord)>() + size_of::<(i64, Key)>()) + 32;
+/// Memory of a remembered key beside its text and the names of its channel and its user, in
+/// bytes: an entry in the table and one in the order, both with room to grow, the key that they
+/// share, its headers and those of its texts.
+const KEY_BYTES: usize =
+    2 * (size_of::<(Arc<Key>, KeyRecord)>() + size_of::<(i64, Arc<Key>)>()) + size_of::<Key>() + 64;
 
 /// Keys in one saved page: about 100 KB.
 const PAGE_KEYS: usize = 1_000;
@@ -25,7 +33,39 @@ const PAGE_KEYS: usize = 1_000;
 /// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
-type Key = (ChannelName, Arc<str>);
+/// Parts of all bytes of which the keys of one client take one at most. One key it always may
+/// have.
+const CLIENT_PARTS: usize = 16;
+
+/// Parts of all bytes of which the keys of all clients together take one at most.
+const ALL_CLIENTS_PARTS: usize = 2;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    client: ClientKey,
+    channel: ChannelName,
+    text: Arc<str>,
+}
+
+impl Key {
+    fn new(sender: &Sender, channel: &ChannelName, text: &str) -> Self {
+        Self {
+            client: sender.client.clone(),
+            channel: channel.clone(),
+            text: text.into(),
+        }
+    }
+
+    /// Memory of the key when it is remembered, in bytes. Its channel may be forgotten before it
+    /// is, and its user may have left.
+    fn bytes(&self) -> usize {
+        let user = match &self.client {
+            ClientKey::User(user) => user.as_str().len(),
+            ClientKey::Network(_) | ClientKey::Unknown => 0,
+        };
+        KEY_BYTES + user + self.channel.as_str().len() + self.text.len()
+    }
+}
 
 /// Keys of the last minutes.
 #[derive(Debug)]
@@ -35,12 +75,18 @@ pub(super) struct IdempotencyKeys {
     limit: usize,
     /// Memory of the remembered keys.
     bytes: usize,
-    records: HashMap<Key, KeyRecord>,
-    order: VecDeque<(i64, Key)>,
+    /// The part of `bytes` of each client that is limited.
+    shares: HashMap<ClientKey, usize>,
+    /// The sum of the shares.
+    shared: usize,
+    records: HashMap<Arc<Key>, KeyRecord>,
+    order: VecDeque<(i64, Arc<Key>)>,
 }
 
 #[derive(Debug)]
 struct KeyRecord {
+    /// Whether the key counts in a share.
+    is_shared: bool,
     body: u64,
     position: Position,
 }
@@ -52,18 +98,21 @@ impl IdempotencyKeys {
             window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
             limit,
             bytes: 0,
+            shares: HashMap::new(),
+            shared: 0,
             records: HashMap::new(),
             order: VecDeque::new(),
         }
     }
 
-    /// Returns the position that this key got before. None if the key is new and can be
-    /// remembered.
+    /// Returns the position that this key of a sender got before. None if the key is new and can
+    /// be remembered.
     ///
     /// # Errors
     /// The key is too long, or was used with another body, or there is no room for a new one.
     pub(super) fn find(
         &mut self,
+        sender: &Sender,
         channel: &ChannelName,
         key: &str,
         event: &Event,
@@ -79,8 +128,9 @@ impl IdempotencyKeys {
             ));
         }
         self.forget_before(now_ms.saturating_sub(self.window_ms));
-        let Some(record) = self.records.get(&(channel.clone(), key.into())) else {
-            return self.check_room(channel, key).map(|()| None);
+        let own = Key::new(sender, channel, key);
+        let Some(record) = self.records.get(&own) else {
+            return self.check_room(sender, &own).map(|()| None);
         };
         if record.body != fingerprint(event) {
             return Err(StreamError::new(
@@ -91,17 +141,25 @@ impl IdempotencyKeys {
         Ok(Some(record.position.clone()))
     }
 
-    fn check_room(&self, channel: &ChannelName, key: &str) -> Result<(), StreamError> {
-        if self.bytes + key_bytes(channel, key) <= self.limit {
+    fn check_room(&self, sender: &Sender, key: &Key) -> Result<(), StreamError> {
+        let bytes = key.bytes();
+        let share = self.shares.get(&sender.client).copied();
+        let most = self.limit / CLIENT_PARTS;
+        let most_of_clients = self.limit / ALL_CLIENTS_PARTS;
+        let (owner, most) = if sender.is_limited && share.is_some_and(|own| own + bytes > most) {
+            ("this client", most)
+        } else if sender.is_limited && self.shared + bytes > most_of_clients {
+            ("all clients", most_of_clients)
+        } else if self.bytes + bytes > self.limit {
+            ("all senders", self.limit)
+        } else {
             return Ok(());
-        }
+        };
         Err(StreamError::new(
             ErrorCode::ResourceExhausted,
             format!(
-                "the {} idempotency keys of the last {} s take the {} bytes that they may take: publish again later, or without a key",
-                self.order.len(),
+                "the idempotency keys of {owner} in the last {} s take the {most} bytes that they may take: publish again later, or without a key",
                 self.window_ms / 1_000,
-                self.limit
             ),
         ))
     }
@@ -109,16 +167,27 @@ impl IdempotencyKeys {
     /// Remembers the position that a key got.
     pub(super) fn remember(
         &mut self,
+        sender: &Sender,
         channel: &ChannelName,
         key: &str,
         body: u64,
         position: Position,
         now_ms: i64,
     ) {
-        let key: Key = (channel.clone(), key.into());
-        self.bytes += key_bytes(&key.0, &key.1);
+        let key = Arc::new(Key::new(sender, channel, key));
+        let bytes = key.bytes();
+        self.bytes += bytes;
+        if sender.is_limited {
+            self.shared += bytes;
+            *self.shares.entry(sender.client.clone()).or_default() += bytes;
+        }
+        let record = KeyRecord {
+            is_shared: sender.is_limited,
+            body,
+            position,
+        };
         self.order.push_back((now_ms, key.clone()));
-        self.records.insert(key, KeyRecord { body, position });
+        self.records.insert(key, record);
     }
 
     /// All keys, encoded in pages, the oldest keys first.
@@ -127,9 +196,17 @@ impl IdempotencyKeys {
         let pages = order.chunks(PAGE_KEYS).map(|keys| {
             let keys = keys.iter().filter_map(|(time_ms, key)| {
                 let record = self.records.get(key)?;
+                let (user, address) = match &key.client {
+                    ClientKey::User(user) => (Some(user.as_str().to_owned()), None),
+                    ClientKey::Network(network) => (None, Some(network.address().to_string())),
+                    ClientKey::Unknown => (None, None),
+                };
                 Some(SavedKey {
-                    channel: key.0.as_str().to_owned(),
-                    key: key.1.to_string(),
+                    user,
+                    address,
+                    is_limited: record.is_shared,
+                    channel: key.channel.as_str().to_owned(),
+                    key: key.text.to_string(),
                     body: record.body,
                     epoch: record.position.epoch.as_str().to_owned(),
                     seq: record.position.seq,
@@ -162,7 +239,18 @@ impl IdempotencyKeys {
                 epoch: Epoch::new(&saved.epoch),
                 seq: saved.seq,
             };
-            self.remember(&channel, &saved.key, saved.body, position, saved.time_ms);
+            let address = saved.address.map(|address| address.parse::<IpAddr>());
+            let address = address.transpose().map_err(|error| damaged(&error))?;
+            let sender = Sender {
+                client: match (saved.user, address) {
+                    (Some(user), _) => ClientKey::User(UserId::new(&user)),
+                    (None, Some(address)) => ClientKey::Network(address.into()),
+                    (None, None) => ClientKey::Unknown,
+                },
+                is_limited: saved.is_limited,
+            };
+            let (body, time_ms) = (saved.body, saved.time_ms);
+            self.remember(&sender, &channel, &saved.key, body, position, time_ms);
         }
         Ok(())
     }
@@ -178,16 +266,23 @@ impl IdempotencyKeys {
     }
 
     fn forget_oldest(&mut self) {
-        if let Some((_, key)) = self.order.pop_front() {
-            self.bytes -= key_bytes(&key.0, &key.1);
-            self.records.remove(&key);
+        let Some((_, key)) = self.order.pop_front() else {
+            return;
+        };
+        let bytes = key.bytes();
+        self.bytes -= bytes;
+        let record = self.records.remove(&key);
+        if record.is_none_or(|record| !record.is_shared) {
+            return;
+        }
+        self.shared -= bytes;
+        if let Some(share) = self.shares.get_mut(&key.client) {
+            *share -= bytes;
+            if *share == 0 {
+                self.shares.remove(&key.client);
+            }
         }
     }
-}
-
-/// Memory of a remembered key, in bytes. Its channel may be forgotten before the key is.
-fn key_bytes(channel: &ChannelName, key: &str) -> usize {
-    KEY_BYTES + channel.as_str().len() + key.len()
 }
 
 /// A page of keys, as it is saved.
@@ -211,6 +306,12 @@ struct SavedKey {
     seq: u64,
     #[prost(int64, tag = "6")]
     time_ms: i64,
+    #[prost(string, optional, tag = "7")]
+    user: Option<String>,
+    #[prost(string, optional, tag = "8")]
+    address: Option<String>,
+    #[prost(bool, tag = "9")]
+    is_limited: bool,
 }
 
 /// Fingerprint of a body, against mistakes and not against attacks. FNV-1a (RFC 9923), since

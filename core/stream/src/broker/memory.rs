@@ -15,7 +15,7 @@ use tidewire_proto::v1::ErrorCode;
 
 use self::table::{ChannelTable, FreshEpochs};
 use super::{
-    Broker, BrokerFuture, History, LocalDelivery, PageLimit, Reach, SnapshotEntry,
+    Broker, BrokerFuture, History, LocalDelivery, PageLimit, Reach, Sender, SnapshotEntry,
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
@@ -507,22 +507,22 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         channel: &'a ChannelName,
         event: Event,
         idempotency_key: Option<&'a str>,
-        client: Option<ClientKey>,
+        sender: Sender,
     ) -> BrokerFuture<'a, Position> {
         Box::pin(async move {
-            let client = client.as_ref();
+            let client = sender.is_limited.then_some(&sender.client);
             let Some(key) = idempotency_key else {
                 return self.publish_now(channel, event, client);
             };
             // Locked while publishing, so that two requests with one key do not both publish.
             let mut keys = self.keys.lock();
             let now_ms = self.clock.now_ms();
-            if let Some(position) = keys.find(channel, key, &event, now_ms)? {
+            if let Some(position) = keys.find(&sender, channel, key, &event, now_ms)? {
                 return Ok(position);
             }
             let body = fingerprint(&event);
             let position = self.publish_now(channel, event, client)?;
-            keys.remember(channel, key, body, position.clone(), now_ms);
+            keys.remember(&sender, channel, key, body, position.clone(), now_ms);
             Ok(position)
         })
     }

@@ -23,8 +23,8 @@ use std::{future::Future, pin::Pin, sync::Arc};
 pub use memory::MemoryBroker;
 
 use crate::{
-    ChannelName, Epoch, Event, Position, Publication, StoredPublication, StreamError,
-    limit::ClientKey,
+    Caller, ChannelName, Epoch, Event, Position, Publication, Scope, StoredPublication,
+    StreamError, limit::ClientKey,
 };
 
 /// A future that a broker returns.
@@ -108,21 +108,40 @@ pub trait LocalDelivery: Send + Sync + 'static {
     fn has_subscribers(&self, channel: &ChannelName) -> bool;
 }
 
+/// The sender of a publication that is not an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// The client. Its idempotency keys are its own.
+    pub client: ClientKey,
+    /// Whether its channels and keys count towards the shares of a client. Those of a back end
+    /// do not.
+    pub is_limited: bool,
+}
+
+impl From<&Caller> for Sender {
+    fn from(caller: &Caller) -> Self {
+        Self {
+            client: caller.into(),
+            is_limited: !caller.identity.has(Scope::Service),
+        }
+    }
+}
+
 /// Gives publications their position and keeps histories.
 pub trait Broker: Send + Sync + 'static {
     /// Publishes for an engine, without waiting: at once if that is possible, else in order
     /// and as soon as it is.
     fn offer(&self, channel: &ChannelName, event: Event);
 
-    /// Publishes, and returns the position. With an idempotency key that was used before, this
-    /// returns the position of then, and publishes nothing. A new channel counts towards the
-    /// channels of `client`.
+    /// Publishes, and returns the position. With an idempotency key that `sender` used before,
+    /// this returns the position of then, and publishes nothing. A new channel counts towards the
+    /// channels of `sender`.
     fn publish<'a>(
         &'a self,
         channel: &'a ChannelName,
         event: Event,
         idempotency_key: Option<&'a str>,
-        client: Option<ClientKey>,
+        sender: Sender,
     ) -> BrokerFuture<'a, Position>;
 
     /// Reads the publications after `since`, oldest first; without `since`, the newest.

@@ -1,6 +1,6 @@
 //! Client key: the unit in which clients without a session are counted.
 
-use crate::{Caller, UserId};
+use crate::{Caller, Scope, UserId};
 
 use super::NetworkKey;
 
@@ -13,6 +13,15 @@ pub enum ClientKey {
     Network(NetworkKey),
     /// Clients without a token whose address is not known.
     Unknown,
+}
+
+impl ClientKey {
+    /// The client of which shares of common room are counted. None for a back end, which has as
+    /// much as it needs.
+    #[must_use]
+    pub fn sharing(caller: &Caller) -> Option<Self> {
+        (!caller.identity.has(Scope::Service)).then(|| caller.into())
+    }
 }
 
 impl From<&Caller> for ClientKey {

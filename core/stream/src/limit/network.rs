@@ -13,6 +13,14 @@ const IPV6_PREFIX: u8 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NetworkKey(IpAddr);
 
+impl NetworkKey {
+    /// The address, or the first one of the network. Its key is this key again.
+    #[must_use]
+    pub fn address(self) -> IpAddr {
+        self.0
+    }
+}
+
 impl From<IpAddr> for NetworkKey {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
@@ -46,5 +54,7 @@ mod tests {
         assert_ne!(key("10.0.0.1"), key("10.0.0.2"));
         assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
         assert_eq!(key("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
+        let network = key("2001:db8:1:2::1");
+        assert_eq!(NetworkKey::from(network.address()), network);
     }
 }

@@ -17,12 +17,13 @@ pub use operator::{ConnectionFilter, Presence, Target};
 
 use crate::{
     Authenticator, Caller, ChannelName, ChannelProvider, Class, Clock, DurablePublisher, Epoch,
-    Event, Identity, Namespaces, PartHealth, PartReport, Position, Publisher, Scope, SharedClock,
+    Event, Identity, Namespaces, PartHealth, PartReport, Position, Publisher, SharedClock,
     StoredPublication, StreamError, StreamOptions, Transport, TransportStats,
-    broker::{Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, memory::MemoryLimits},
+    broker::{
+        Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, Sender, memory::MemoryLimits,
+    },
     health::HealthChange,
     hub::Hub,
-    limit::ClientKey,
     session::{Connection, ConnectionInfo, RegistrySizes, Session, SessionContext},
 };
 
@@ -183,12 +184,10 @@ impl StreamCore {
         // would stay in memory with the history.
         let data = Bytes::copy_from_slice(&data);
         self.publications.increment(1);
-        // A back end has as many channels as it needs.
-        let is_service = caller.identity.has(Scope::Service);
-        let client = (!is_service).then(|| ClientKey::from(&caller));
+        let sender = Sender::from(&caller);
         let position = self
             .broker()
-            .publish(&channel, Event::Message(data), idempotency_key, client)
+            .publish(&channel, Event::Message(data), idempotency_key, sender)
             .await?;
         Ok((channel, position))
     }
