@@ -4,14 +4,17 @@ use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use tidewire_chain::{ChainEngine, ChainError, transaction::Interest};
-use tidewire_proto::v1::{
-    Block, ChannelSubscription, ErrorCode, EventFilter, EventsTarget, Gap, GetLatestBlockRequest,
-    GetTransactionStatusRequest, LinkWalletRequest, LinkWalletResponse, Position,
-    SessionWatchRequest, SubscribeRequest, SubscriptionResult, TransactionStatus,
-    TransactionTarget, UnlinkWalletRequest, UnlinkWalletResponse, UnsubscribeRequest,
-    UnwatchRequest, UnwatchResponse, WatchEvent, WatchRequest, WatchTransactionRequest,
-    WatchTransactionResponse, WatchedEvents, Watching, server_message::Data, watch_event,
-    watch_request::Target, watch_service_server::WatchService, watching,
+use tidewire_proto::{
+    prost::Message as _,
+    v1::{
+        Block, ChannelSubscription, ErrorCode, EventFilter, EventsTarget, Gap,
+        GetLatestBlockRequest, GetTransactionStatusRequest, LinkWalletRequest, LinkWalletResponse,
+        Position, SessionWatchRequest, SubscribeRequest, SubscriptionResult, TransactionStatus,
+        TransactionTarget, UnlinkWalletRequest, UnlinkWalletResponse, UnsubscribeRequest,
+        UnwatchRequest, UnwatchResponse, WatchEvent, WatchRequest, WatchTransactionRequest,
+        WatchTransactionResponse, WatchedEvents, Watching, server_message::Data, watch_event,
+        watch_request::Target, watch_service_server::WatchService, watching,
+    },
 };
 use tidewire_stream::{
     ChannelName, Command, Connection, OutgoingMessage, Publication, Scope, Session, StreamCore,
@@ -175,13 +178,21 @@ fn events(connection: Connection) -> impl FuturesStream<Item = Result<WatchEvent
         let mut out = Vec::new();
         match connection.next(BATCH_BYTES, &mut out).await {
             Ok(()) => {
-                let events: Vec<_> = out.iter().filter_map(event).map(Ok).collect();
+                let events: Vec<_> = out.iter().filter_map(event).collect();
+                record_sent(&connection, &events);
+                let events = events.into_iter().map(Ok).collect();
                 Some((events, Some(connection)))
             }
             Err(reason) => Some((vec![Err(close_status(reason))], None)),
         }
     });
     batches.flat_map(stream::iter)
+}
+
+/// Counts events that the transport takes.
+fn record_sent(session: &Session, events: &[WatchEvent]) {
+    let bytes = events.iter().map(WatchEvent::encoded_len);
+    session.record_sent(bytes.sum());
 }
 
 fn event(outgoing: &OutgoingMessage) -> Option<WatchEvent> {
@@ -249,6 +260,7 @@ impl WatchService for WatchRpc {
             )
         })?;
         let connection = self.stream.connect(connection_info(&request)).await;
+        connection.record_received(request.get_ref().encoded_len());
         let (channel, transaction) = match target {
             Target::Blocks(blocks) => (format!("blocks:{}", blocks.chain), None),
             Target::Wallet(wallet) => (format!("wallet:{}", wallet.address), None),
@@ -294,6 +306,7 @@ impl WatchService for WatchRpc {
                 });
             }
         }
+        record_sent(&connection, &first);
         let first = stream::iter(first.into_iter().map(Ok));
         let events = first.chain(events(connection));
         Ok(Response::new(Box::pin(events)))

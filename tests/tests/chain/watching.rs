@@ -2,9 +2,12 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidewire_proto::v1::{
-    Position, TransactionState, TransactionTarget, WatchEvent, WatchRequest, watch_event::Data,
-    watch_request::Target, watch_service_client::WatchServiceClient,
+use tidewire_proto::{
+    prost::Message as _,
+    v1::{
+        BlocksTarget, Position, TransactionState, TransactionTarget, WatchEvent, WatchRequest,
+        watch_event::Data, watch_request::Target, watch_service_client::WatchServiceClient,
+    },
 };
 use tidewire_tests::{
     Client, FaultyNode, Node, Server, ServerBuilder, Token, Transport, client::grpc::channel,
@@ -335,4 +338,27 @@ async fn a_grpc_stream_resumes_from_a_position() {
     assert_eq!((&missed.epoch, missed.seq), (&last.epoch, last.seq));
     let now = next_event(&mut stream).await;
     assert_eq!(state(&now), Some(TransactionState::Confirmed));
+}
+
+#[tokio::test]
+async fn the_bytes_of_a_grpc_watch_are_counted() {
+    let node = Node::start().await;
+    let server = server_on(Server::builder(), node.ws()).await;
+    let mut client = WatchServiceClient::new(channel(&server).await);
+    let request = WatchRequest {
+        target: Some(Target::Blocks(BlocksTarget { chain: 31337 })),
+        since: None,
+    };
+    let received = request.encoded_len();
+    let mut stream = client.watch(request).await.unwrap().into_inner();
+    let mut sent = 0;
+    for _ in 0..3 {
+        node.mine(1).await;
+        sent += next_event(&mut stream).await.encoded_len();
+    }
+    let method = "AdminService/ListConnections";
+    let list = server.call(method, None, &json!({})).await.json();
+    let connection = &list["connections"][0];
+    let counted = (&connection["bytesSent"], &connection["bytesReceived"]);
+    assert_eq!(counted, (&json!(sent), &json!(received)), "{list}");
 }
