@@ -94,10 +94,10 @@ async fn authenticate(
 ) -> Result<Identity, StreamError> {
     match bearer(headers)?.or(query_token) {
         Some(token) => stream.authenticator().authenticate(token).await,
-        None => Ok(match extensions.get::<PeerIdentity>() {
+        None => match extensions.get::<PeerIdentity>() {
             Some(peer) => peer.identity(stream.clock()),
-            None => stream.authenticator().without_token(),
-        }),
+            None => Ok(stream.authenticator().without_token()),
+        },
     }
 }
 

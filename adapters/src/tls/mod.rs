@@ -3,6 +3,7 @@
 //! A port with TLS accepts nothing else. A client that sends plain HTTP receives an error
 //! that names https.
 
+mod certificate;
 mod stream;
 
 use std::{
@@ -19,7 +20,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{ServerSessionMemoryCache, WebPkiClientVerifier},
 };
-use tidewire_stream::{ChannelName, Clock, Identity, Scope, UserId, identity::UserIdentity};
+use tidewire_proto::v1::ErrorCode;
+use tidewire_stream::{Clock, Identity, Scope, StreamError, UserId, identity::UserIdentity};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -42,9 +44,6 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-length: 90\r\n\
     connection: close\r\n\r\n\
     {\"code\":\"invalid_argument\",\"message\":\"this port speaks TLS: use https:// or wss:// here\"}\n";
-
-/// Lifetime of the identity from a client certificate, in milliseconds: one day.
-const CERTIFICATE_SESSION_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// The paths of the certificate files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,36 +245,79 @@ pub(crate) fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>
     Ok(certificates)
 }
 
-/// The name in the client certificate of a connection. Each request of the connection
+/// The identity in the client certificate of a connection. Each request of the connection
 /// carries it as an extension.
 #[derive(Debug, Clone)]
-pub(crate) struct PeerIdentity(UserId);
+pub(crate) struct PeerIdentity {
+    user: UserId,
+    /// When the certificate expires, in milliseconds since the Unix epoch.
+    expires_at_ms: i64,
+}
 
 impl PeerIdentity {
-    /// The name of the client, if it sent a certificate.
+    /// The identity of the client, if it sent a certificate.
     pub(crate) fn of(stream: &TlsStream) -> Option<Self> {
-        let certificate = stream.peer_certificate()?;
-        let name = name_of(&certificate).unwrap_or_else(|| "service".to_owned());
-        Some(Self(UserId::new(&name)))
+        Self::read(&stream.peer_certificate()?)
     }
 
-    /// The identity of a back end with this name, valid for a day from now.
-    pub(crate) fn identity(&self, clock: &dyn Clock) -> Identity {
-        let expires_at_ms = clock.now_ms().saturating_add(CERTIFICATE_SESSION_MS);
-        let mut identity = UserIdentity::new(self.0.clone(), expires_at_ms);
-        identity.issued_at_ms = Some(clock.now_ms());
+    fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let Some(expires_at_ms) = certificate::expires_at_ms(certificate) else {
+            tracing::warn!("the end of a client certificate cannot be read: it grants nothing");
+            return None;
+        };
+        let name = certificate::name_of(certificate).unwrap_or_else(|| "service".to_owned());
+        Some(Self {
+            user: UserId::new(&name),
+            expires_at_ms,
+        })
+    }
+
+    /// The identity of a back end with this name, valid as long as the certificate. An open
+    /// connection may outlive it, and so may a resumed one.
+    ///
+    /// # Errors
+    /// The certificate has expired.
+    pub(crate) fn identity(&self, clock: &dyn Clock) -> Result<Identity, StreamError> {
+        let now_ms = clock.now_ms();
+        if self.expires_at_ms <= now_ms {
+            return Err(StreamError::new(
+                ErrorCode::Unauthenticated,
+                "the client certificate has expired: connect again with a new one",
+            ));
+        }
+        let mut identity = UserIdentity::new(self.user.clone(), self.expires_at_ms);
+        identity.issued_at_ms = Some(now_ms);
         identity.scopes.insert(Scope::Service);
-        identity.into()
+        Ok(identity.into())
     }
 }
 
-/// The first URI or DNS name that can be a user id.
-fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
-    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
-    let mut names = certificate
-        .valid_uri_names()
-        .chain(certificate.valid_dns_names());
-    names
-        .find(|name| ChannelName::user(name).is_ok())
-        .map(str::to_owned)
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use tidewire_stream::ManualClock;
+
+    use super::*;
+
+    #[test]
+    fn an_identity_lasts_as_long_as_its_certificate() {
+        let mut params = CertificateParams::new(["billing.internal".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(2030, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let peer = PeerIdentity::read(certificate.der()).unwrap();
+        let expires_at_ms = (1_893_456_000 + 1) * 1_000;
+        let clock = ManualClock::at(0);
+        // Neither earlier than the certificate, however long that is, nor later.
+        for now_ms in [0, expires_at_ms - 1] {
+            clock.set(now_ms);
+            let identity = peer.identity(&*clock).unwrap();
+            assert_eq!(identity.expires_at_ms(), Some(expires_at_ms));
+            assert_eq!(identity.user(), Some(&UserId::new("billing.internal")));
+            assert!(identity.has(Scope::Service));
+        }
+        clock.set(expires_at_ms);
+        let error = peer.identity(&*clock).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Unauthenticated);
+    }
 }
