@@ -52,6 +52,7 @@ pub(crate) async fn caller(
         identity: Identity::Unknown,
         address: client_address(gateway, headers, extensions),
         locality: extensions.get().copied().unwrap_or_default(),
+        connection: None,
     };
     match authenticate(&gateway.stream, headers, extensions, query_token).await {
         Ok(identity) => {

@@ -13,7 +13,7 @@ use alloy::primitives::B256;
 use parking_lot::Mutex;
 use tidewire_proto::v1::{Block, EventFilter, TransactionStatus};
 use tidewire_store::{SharedStore, StoreError};
-use tidewire_stream::{ChannelName, DurablePublisher, SharedClock};
+use tidewire_stream::{Caller, ChannelName, DurablePublisher, SharedClock};
 use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -26,7 +26,7 @@ use crate::{
     interest::{InterestRegistry, WalletInterest, WalletLookup},
     journal::{Journal, JournalTask},
     processor::Command,
-    transaction::Interest,
+    transaction::{Interest, RequestOwner},
 };
 
 /// The time to wait for a processor or the journal. With a full disk or a hanging node they stand
@@ -35,7 +35,11 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The engine of all configured chains. Cheap to clone.
 #[derive(Clone)]
-pub struct ChainEngine(Arc<Inner>);
+pub struct ChainEngine(
+    Arc<Inner>,
+    /// The owner of the requests.
+    RequestOwner,
+);
 
 struct Inner {
     chains: BTreeMap<u64, Chain>,
@@ -81,13 +85,21 @@ impl ChainEngine {
             chains.insert(config.id, chain?);
         }
         let (journal, task) = Journal::new(store, publisher, interest.clone(), clock.clone());
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             chains,
             journal,
             interest,
             clock,
             journal_task: Mutex::new(Some(task)),
-        })))
+        });
+        Ok(Self(inner, RequestOwner::default()))
+    }
+
+    /// The same engine, whose requests about transactions count towards the shares of `caller`.
+    /// A back end has as much room as it needs.
+    #[must_use]
+    pub fn on_behalf_of(&self, caller: &Caller) -> Self {
+        Self(self.0.clone(), caller.into())
     }
 
     /// Restores the histories of the channels, and runs all chains in `tasks` until cancelled.
@@ -159,8 +171,9 @@ impl ChainEngine {
         let (reply, status) = oneshot::channel();
         let hash = parse_hash(hash)?;
         check_signatures(&abi)?;
-        let command = Command::Watch(hash, interest.clone(), abi, reply);
         let watched = self.chain(chain)?;
+        let requester = watched.requester(&self.1)?;
+        let command = Command::Watch(hash, interest.clone(), abi, requester, reply);
         let result = watched.request(command, status).await;
         // A back end tries again, but a session may be gone by then.
         if result == Err(ChainError::Timeout(chain)) && interest == Interest::Session {
@@ -196,8 +209,10 @@ impl ChainEngine {
     ) -> Result<TransactionStatus, ChainError> {
         let (reply, status) = oneshot::channel();
         check_signatures(&abi)?;
-        let command = Command::Status(parse_hash(hash)?, abi, reply);
-        self.chain(chain)?.request(command, status).await
+        let (hash, asked) = (parse_hash(hash)?, self.chain(chain)?);
+        let requester = asked.requester(&self.1)?;
+        let command = Command::Status(hash, abi, requester, reply);
+        asked.request(command, status).await
     }
 
     /// The channel of a filter's events.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tidewire_stream::{ChannelEpoch, ChannelProvider, Epoch, StreamError, UserId};
+use tidewire_stream::{Caller, ChannelEpoch, ChannelProvider, Epoch, StreamError, UserId};
 
 use crate::ChainEngine;
 
@@ -41,8 +41,8 @@ impl ChannelProvider for TransactionProvider {
         Ok(self.0.check_transaction_channel(rest)?)
     }
 
-    fn activate(&self, rest: &str) -> Result<(), StreamError> {
-        Ok(self.0.follow_transaction(rest)?)
+    fn activate(&self, rest: &str, caller: &Caller) -> Result<(), StreamError> {
+        Ok(self.0.on_behalf_of(caller).follow_transaction(rest)?)
     }
 }
 
@@ -54,7 +54,7 @@ impl ChannelProvider for WalletProvider {
         Ok(self.0.check_wallet_channel(rest)?)
     }
 
-    fn activate(&self, rest: &str) -> Result<(), StreamError> {
+    fn activate(&self, rest: &str, _caller: &Caller) -> Result<(), StreamError> {
         Ok(self.0.follow_wallet(rest)?)
     }
 
@@ -75,7 +75,7 @@ impl ChannelProvider for EventsProvider {
         Ok(self.0.check_events_channel(rest)?)
     }
 
-    fn activate(&self, rest: &str) -> Result<(), StreamError> {
+    fn activate(&self, rest: &str, _caller: &Caller) -> Result<(), StreamError> {
         Ok(self.0.follow_events(rest)?)
     }
 

@@ -23,6 +23,7 @@ use tidewire_stream::{
 use tonic::{Request, Response, Status};
 
 use crate::{
+    caller_of,
     connection::{BATCH_BYTES, close_status, connection_info},
     status::{identity_of, status_of},
 };
@@ -69,7 +70,8 @@ impl WatchRpc {
                 let hash = hash.to_ascii_lowercase();
                 subscribe_in(command, channel, None).await?;
                 // The subscription already watches the transaction.
-                let status = self.engine.status(chain, &hash, request.abi).await?;
+                let engine = self.engine.on_behalf_of(&command.caller());
+                let status = engine.status(chain, &hash, request.abi).await?;
                 watching::Target::Transaction(status)
             }
             (None, Some(filter)) => {
@@ -120,7 +122,8 @@ impl WatchRpc {
         filter: EventFilter,
     ) -> Result<String, StreamError> {
         session.may_subscribe(&self.engine.events_channel(chain, &filter)?)?;
-        let channel = self.engine.watch_events(chain, filter).await?;
+        let engine = self.engine.on_behalf_of(&session.caller());
+        let channel = engine.watch_events(chain, filter).await?;
         Ok(channel.as_str().to_owned())
     }
 }
@@ -260,6 +263,7 @@ impl WatchService for WatchRpc {
             )
         })?;
         let connection = self.stream.connect(connection_info(&request)).await;
+        let caller = connection.caller();
         connection.record_received(request.get_ref().encoded_len());
         let (channel, transaction) = match target {
             Target::Blocks(blocks) => (format!("blocks:{}", blocks.chain), None),
@@ -293,7 +297,8 @@ impl WatchService for WatchRpc {
                 tx_hash,
                 abi,
             } = target;
-            let status = self.engine.status(chain, &tx_hash, abi).await;
+            let engine = self.engine.on_behalf_of(&caller);
+            let status = engine.status(chain, &tx_hash, abi).await;
             let status = status.map_err(chain_status)?;
             // The status includes all publications up to `seq`; the next one has the next
             // number. A recovered subscription receives the status as a publication.
@@ -349,7 +354,8 @@ impl WatchService for WatchRpc {
     ) -> Result<Response<TransactionStatus>, Status> {
         admit(&request)?;
         let GetTransactionStatusRequest { chain, tx_hash } = request.get_ref();
-        let status = self.engine.status(*chain, tx_hash, Vec::new()).await;
+        let engine = self.engine.on_behalf_of(&caller_of(&request));
+        let status = engine.status(*chain, tx_hash, Vec::new()).await;
         status.map(Response::new).map_err(chain_status)
     }
 

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::{Identity, Scope, StreamError};
+use crate::{Identity, Scope, StreamError, session::ConnectionId};
 
 /// Whether a request comes from the user of the server's own machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +27,8 @@ pub struct Caller {
     pub address: Option<IpAddr>,
     /// Whether the client is the user of the server's own machine.
     pub locality: Locality,
+    /// The session of the request. None for a request without one.
+    pub connection: Option<ConnectionId>,
 }
 
 impl Caller {
@@ -57,6 +59,7 @@ impl From<Identity> for Caller {
             identity,
             address: None,
             locality: Locality::Remote,
+            connection: None,
         }
     }
 }

@@ -22,7 +22,7 @@
 //! Reading a history activates nothing. For a channel that the engine does not follow it
 //! returns an epoch that no later subscription continues.
 
-use crate::{Epoch, StreamError, UserId};
+use crate::{Caller, Epoch, StreamError, UserId};
 
 /// The channels of one namespace, as their engine knows them. `rest` is the part of a
 /// channel's canonical name after the colon.
@@ -35,12 +35,13 @@ pub trait ChannelProvider: Send + Sync + 'static {
 
     /// Starts the work that the channel's publications need, or continues it. Called for each
     /// subscription, after its permission is known and before its position is read. Returns
-    /// at once, and may be called again for the same channel.
+    /// at once, and may be called again for the same channel. The work may count towards the
+    /// share of `caller`.
     ///
     /// # Errors
     /// The work cannot be started; the subscription is refused with this error.
-    fn activate(&self, rest: &str) -> Result<(), StreamError> {
-        let _ = rest;
+    fn activate(&self, rest: &str, caller: &Caller) -> Result<(), StreamError> {
+        let _ = (rest, caller);
         Ok(())
     }
 

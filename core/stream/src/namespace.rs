@@ -14,7 +14,7 @@ use std::{
 use tidewire_proto::v1::{ChannelClass, ErrorCode};
 
 use crate::{
-    ChannelEpoch, ChannelName, ChannelProvider, StreamError, UserId,
+    Caller, ChannelEpoch, ChannelName, ChannelProvider, StreamError, UserId,
     channel::{self, PERSONAL},
 };
 
@@ -307,9 +307,13 @@ impl Namespaces {
 
     /// Starts the engine's work on a channel. Called by subscriptions alone, once they are
     /// allowed and before they read a position.
-    pub(crate) fn activate(&self, channel: &ChannelName) -> Result<(), StreamError> {
+    pub(crate) fn activate(
+        &self,
+        channel: &ChannelName,
+        caller: &Caller,
+    ) -> Result<(), StreamError> {
         match self.provider(channel) {
-            Some(provider) => provider.activate(channel.rest()),
+            Some(provider) => provider.activate(channel.rest(), caller),
             None => Ok(()),
         }
     }

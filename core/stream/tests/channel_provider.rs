@@ -11,8 +11,8 @@ use tidewire_proto::v1::{
     SubscriptionResult, UnsubscribeRequest,
 };
 use tidewire_stream::{
-    Access, ChannelEpoch, ChannelName, ChannelProvider, Connection, Epoch, Identity, Namespace,
-    PageLimit, ShardId, StreamCore, StreamError, StreamOptions, Target, UserId,
+    Access, Caller, ChannelEpoch, ChannelName, ChannelProvider, Connection, Epoch, Identity,
+    Namespace, PageLimit, ShardId, StreamCore, StreamError, StreamOptions, Target, UserId,
 };
 
 use support::{client_on, core_with, open_history};
@@ -49,7 +49,7 @@ impl ChannelProvider for RecordingProvider {
         }
     }
 
-    fn activate(&self, rest: &str) -> Result<(), StreamError> {
+    fn activate(&self, rest: &str, _caller: &Caller) -> Result<(), StreamError> {
         self.note("activate", rest);
         match rest.starts_with("full") {
             true => Err(StreamError::new(ErrorCode::ResourceExhausted, "no room")),

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tidewire_proto::v1::{ActiveSubscription, SubscriptionResult, server_message::Data};
 use tidewire_stream::{
-    ChannelProvider, Claims, CloseReason, Connection, ConnectionInfo, Identity, OutgoingMessage,
-    ShardId, StreamCore, StreamError, StreamOptions, Target,
+    Caller, ChannelProvider, Claims, CloseReason, Connection, ConnectionInfo, Identity,
+    OutgoingMessage, ShardId, StreamCore, StreamError, StreamOptions, Target,
 };
 
 use support::{START_MS, client_on, core_with, open_history, subscription};
@@ -27,7 +27,7 @@ impl ChannelProvider for Disconnector {
         Ok(())
     }
 
-    fn activate(&self, rest: &str) -> Result<(), StreamError> {
+    fn activate(&self, rest: &str, _caller: &Caller) -> Result<(), StreamError> {
         let stream = self.0.get().and_then(Weak::upgrade).unwrap();
         assert_eq!(stream.disconnect(Target::User(rest)).unwrap(), 1);
         Ok(())

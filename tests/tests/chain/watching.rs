@@ -10,8 +10,10 @@ use tidewire_proto::{
     },
 };
 use tidewire_tests::{
-    Client, FaultyNode, Node, Server, ServerBuilder, Token, Transport, client::grpc::channel,
-    faulty_node::pass_through, within,
+    Client, FaultyNode, Node, Server, ServerBuilder, Token, Transport,
+    client::grpc::channel,
+    faulty_node::{Reply, pass_through},
+    within,
 };
 use tonic::Streaming;
 
@@ -338,6 +340,44 @@ async fn a_grpc_stream_resumes_from_a_position() {
     assert_eq!((&missed.epoch, missed.seq), (&last.epoch, last.seq));
     let now = next_event(&mut stream).await;
     assert_eq!(state(&now), Some(TransactionState::Confirmed));
+}
+
+#[tokio::test]
+async fn a_client_that_watches_very_many_transactions_leaves_room_for_others() {
+    let node = Node::start().await;
+    // The node never answers requests about transactions that begin with `0xaa`.
+    let silent = |method: &str, params: &Value, response: Value| {
+        let hash = params[0].as_str().unwrap_or_default();
+        match method == "eth_getTransactionByHash" && hash.starts_with("0xaa") {
+            true => Reply::Silence,
+            false => Reply::Response(response),
+        }
+    };
+    let faulty = FaultyNode::in_front_of(&node, silent).await;
+    let server = server_on(Server::builder(), faulty.http()).await;
+    let mut stranger = Client::connect(Transport::WebSocketJson, &server).await;
+    let channels: Vec<_> = (0..500)
+        .map(|number| format!("tx:31337:0xaa{number:062x}"))
+        .collect();
+    let subscribed = stranger.request("subscribe", json!({"channels": channels}));
+    let subscribed = subscribed.await.expect("subscribed");
+    let results = subscribed.data["channels"].as_array().unwrap().clone();
+    assert!(
+        results.iter().all(|one| one["error"].is_null()),
+        "{results:?}"
+    );
+    // Clients at the same address, with and without a token, and the blocks of the chain.
+    let mut other = Client::connect(Transport::WebSocketJson, &server).await;
+    let token = Token::of("ada").sign();
+    let mut user = Client::connect_as(Transport::Grpc, &server, Some(&token)).await;
+    other.subscribe("blocks:31337").await;
+    for client in [&mut other, &mut user] {
+        let hash = format!("0xbb{:062x}", 1);
+        let reply = client.request("watch", json!({"chain": 31337, "txHash": hash}));
+        assert_eq!(reply.await.expect("watching").data["state"], "unknown");
+    }
+    node.mine(1).await;
+    let _ = other.next_on("blocks:31337").await.expect("block");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use alloy::{primitives::B256, rpc::types::Transaction};
 use parking_lot::Mutex;
 use tidewire_proto::v1::Block;
 use tidewire_store::{SharedStore, StoreError};
-use tidewire_stream::SharedClock;
+use tidewire_stream::{ClientKey, SharedClock, limit::semaphore::KeyedSemaphore};
 use tokio::{
     sync::{mpsc, mpsc::error::SendTimeoutError, oneshot},
     time::timeout,
@@ -25,9 +25,9 @@ use crate::{
     interest::{InterestRegistry, WalletLookup},
     journal::Journal,
     mempool::MempoolListener,
-    processor::{Command, Deps, Inputs, Processor, block_message},
+    processor::{Command, Deps, Inputs, Processor, Requester, block_message},
     proof::ProofPolicy,
-    transaction::{Interest, TransactionOptions, TransactionTracker, WatchSlots},
+    transaction::{Interest, RequestOwner, TransactionOptions, TransactionTracker, WatchSlots},
     tree::HeaderTree,
     wallet::{ConfirmationRules, Tracing, WalletTracker},
 };
@@ -36,7 +36,11 @@ use crate::{
 const UPDATE_QUEUE: usize = 8;
 
 /// Commands that wait for the processor at most. Beyond, clients wait.
-const COMMAND_QUEUE: usize = 256;
+const COMMAND_QUEUE: usize = 4_096;
+
+/// Commands of one client that wait for the processor at most: those of a connection that
+/// subscribes to all of its channels at once.
+const COMMANDS_PER_CLIENT: u32 = 1_024;
 
 /// Pending transactions that wait for the processor at most. Beyond, the mempool listener waits.
 const PENDING_QUEUE: usize = 256;
@@ -58,6 +62,8 @@ pub(super) struct Chain {
     slots: WatchSlots,
     /// The queue to the processor, once it runs.
     commands: Mutex<Option<mpsc::Sender<Command>>>,
+    /// The places of clients in that queue.
+    requesters: KeyedSemaphore<ClientKey>,
 }
 
 impl Chain {
@@ -79,6 +85,7 @@ impl Chain {
             has_outage: Arc::default(),
             slots: WatchSlots::new(TransactionOptions::new(config.id).max_watches),
             commands: Mutex::new(None),
+            requesters: KeyedSemaphore::default(),
             config,
         })
     }
@@ -240,14 +247,33 @@ impl Chain {
     /// on.
     ///
     /// # Errors
-    /// The chain has its maximum of watches, or the processor's queue is full.
-    pub(super) fn follow(&self, hash: B256) -> Result<(), ChainError> {
-        let slot = self.slots.reserve(hash);
+    /// The chain has its maximum of watches, or the client its share, or the processor's queue is
+    /// full.
+    pub(super) fn follow(&self, hash: B256, owner: &RequestOwner) -> Result<(), ChainError> {
+        let requester = self.requester(owner)?;
+        let slot = self.slots.reserve_for(hash, owner);
         let slot = slot.map_err(|error| ChainError::LimitReached(error.to_string()))?;
         let sender = self.commands.lock().clone();
         let sender = sender.ok_or(ChainError::NotRunning)?;
-        let sent = sender.try_send(Command::Follow(hash, slot));
+        let sent = sender.try_send(Command::Follow(hash, slot, requester));
         sent.map_err(|_| ChainError::Timeout(self.config.id))
+    }
+
+    /// An owner that may send a command to the processor.
+    ///
+    /// # Errors
+    /// The client's share of the queue is taken by its commands.
+    pub(super) fn requester(&self, owner: &RequestOwner) -> Result<Requester, ChainError> {
+        let place = owner.client.as_ref().map(|client| {
+            let place = self.requesters.try_acquire(client, COMMANDS_PER_CLIENT);
+            place.ok_or_else(|| {
+                ChainError::LimitReached(format!(
+                    "{COMMANDS_PER_CLIENT} requests of this client wait for chain {}",
+                    self.config.id
+                ))
+            })
+        });
+        Ok(Requester::new(owner.clone(), place.transpose()?))
     }
 
     /// Sends a command to the processor, and waits for its reply.

@@ -105,10 +105,10 @@ impl ChainEngine {
         let (reply, channel) = oneshot::channel();
         let watched = self.chain(chain)?;
         let parsed = Filter::parse(&filter)?;
+        let requester = watched.requester(&self.1)?;
         let filter = Box::new((parsed, FilterSpec::new(chain, filter)));
-        watched
-            .request(Command::Events(filter, reply), channel)
-            .await
+        let command = Command::Events(filter, requester, reply);
+        watched.request(command, channel).await
     }
 
     /// Checks the part of a `tx:` channel after the colon: a chain's id and a hash.
@@ -133,7 +133,7 @@ impl ChainEngine {
                 "{MAX_TRANSACTIONS} transactions are followed, which is the maximum"
             ))),
             InsertOutcome::New => {
-                let followed = self.chain(id).and_then(|chain| chain.follow(hash));
+                let followed = self.chain(id).and_then(|chain| chain.follow(hash, &self.1));
                 followed.inspect_err(|_| transactions.remove(&key))
             }
         }

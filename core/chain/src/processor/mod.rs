@@ -4,9 +4,10 @@
 //! out through the journal, in one transaction with the state that must survive a restart.
 //!
 //! Requests about watched transactions run beside the processor, so that a slow node delays no
-//! block. The wallet updates of a block are read before the block is published, within the
+//! block. Those of clients wait in a fair order: see `request_queue`. The wallet updates of a block are read before the block is published, within the
 //! time limits of calls. Commands about transactions are in `status`.
 
+mod request_queue;
 mod status;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -16,14 +17,14 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use tidewire_proto::v1::{Block, TransactionStatus, server_message::Data};
 use tidewire_store::{Batch, SharedStore, StoreError, Table};
-use tidewire_stream::{ChannelName, SharedClock};
+use tidewire_stream::{ChannelName, ClientKey, SharedClock, limit::semaphore::KeyedPermit};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinSet,
+    task::{self, JoinSet},
     time::{MissedTickBehavior, interval},
 };
 
-use self::status::StatusRequest;
+use self::{request_queue::RequestQueue, status::StatusRequest};
 use crate::{
     BlockData, ChainError, ChainUpdate, ChannelEvent, RpcClient as _, RpcError, WalletIndex,
     block_store::BlockStore,
@@ -35,7 +36,8 @@ use crate::{
     journal::{Journal, JournalEntry, JournalError, NewestBlock},
     mempool::PendingWatch,
     transaction::{
-        Interest, NodeRequest, StoredWatch, TrackerOutput, TransactionTracker, WatchSlot,
+        Interest, NodeRequest, RequestOwner, StoredWatch, TrackerOutput, TransactionTracker,
+        WatchSlot,
     },
     wallet::{Activity, WalletTracker},
 };
@@ -49,25 +51,49 @@ const MAX_FILTERS: usize = 100_000;
 /// How often checks, time-outs and expired filters are handled.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Requests in flight at most. Beyond, the processor waits for a response before anything else.
+/// Groups of the processor's own requests in flight at most, which blocks and checks cause.
+/// Beyond, blocks and checks wait.
 const MAX_REQUESTS: usize = 32;
 
 /// Command of a client to a processor.
 pub(crate) enum Command {
     /// Watch a transaction, and reply with its status after a node responded.
-    Watch(B256, Interest, Vec<String>, oneshot::Sender<StatusResult>),
+    Watch(
+        B256,
+        Interest,
+        Vec<String>,
+        Requester,
+        oneshot::Sender<StatusResult>,
+    ),
     /// Watch a transaction for the subscribers of its channel, in the place that is reserved
     /// for it. Its status is published.
-    Follow(B256, WatchSlot),
+    Follow(B256, WatchSlot, Requester),
     /// Remove an interest in a transaction.
     Unwatch(B256, Interest),
     /// Reply with the status of a transaction, watched or not.
-    Status(B256, Vec<String>, oneshot::Sender<StatusResult>),
+    Status(B256, Vec<String>, Requester, oneshot::Sender<StatusResult>),
     /// Match the logs of blocks against a filter, and reply with its channel.
     Events(
         Box<(Filter, FilterSpec)>,
+        Requester,
         oneshot::Sender<Result<ChannelName, ChainError>>,
     ),
+}
+
+/// The owner of a command, and its place in the queue of commands.
+pub(crate) struct Requester {
+    owner: RequestOwner,
+    /// Never read: dropping it gives the place back. None for a back end.
+    _place: Option<KeyedPermit<ClientKey>>,
+}
+
+impl Requester {
+    pub(crate) fn new(owner: RequestOwner, place: Option<KeyedPermit<ClientKey>>) -> Self {
+        Self {
+            owner,
+            _place: place,
+        }
+    }
 }
 
 /// The reply to a command about a transaction.
@@ -99,6 +125,15 @@ pub(crate) struct Deps {
 /// Requests that were sent together, each with the responses to its calls.
 type ResponseBatch = Vec<(NodeRequest, Vec<Result<Value, RpcError>>)>;
 
+/// Cause of requests to a node.
+#[derive(Debug, Clone)]
+enum Origin {
+    /// A block or a check.
+    Processor,
+    /// A client, or a back end.
+    Client(RequestOwner),
+}
+
 /// The task that owns a chain's trackers.
 pub(crate) struct Processor {
     deps: Deps,
@@ -106,7 +141,13 @@ pub(crate) struct Processor {
     transactions: TransactionTracker,
     wallets: WalletTracker,
     in_flight: JoinSet<ResponseBatch>,
-    /// The number of requests in flight, by transaction.
+    /// The origins of the requests in flight.
+    origins: HashMap<task::Id, Origin>,
+    /// How many of them are the processor's own.
+    own_in_flight: usize,
+    /// The requests of clients that are not in flight yet.
+    queue: RequestQueue,
+    /// The number of requests that wait or are in flight, by transaction.
     open_requests: HashMap<B256, usize>,
     /// Clients that wait for the status of a transaction.
     status_requests: HashMap<B256, Vec<StatusRequest>>,
@@ -124,6 +165,9 @@ impl Processor {
             transactions,
             wallets,
             in_flight: JoinSet::new(),
+            origins: HashMap::new(),
+            own_in_flight: 0,
+            queue: RequestQueue::default(),
             open_requests: HashMap::new(),
             status_requests: HashMap::new(),
         }
@@ -162,22 +206,25 @@ impl Processor {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            let has_room = self.in_flight.len() < MAX_REQUESTS;
+            self.send_next_requests();
+            let has_room = self.own_in_flight < MAX_REQUESTS;
             let result = tokio::select! {
                 update = inputs.updates.recv(), if has_room => match update {
                     Some(update) => self.apply_update(update).await,
                     None => return,
                 },
-                Some(command) = inputs.commands.recv(), if has_room => {
-                    self.execute(command).await
-                }
-                Some(transaction) = inputs.pending.recv(), if has_room => {
+                Some(command) = inputs.commands.recv() => self.execute(command).await,
+                Some(transaction) = inputs.pending.recv() => {
                     self.apply_pending(&transaction).await
                 }
-                Some(batch) = self.in_flight.join_next(), if !self.in_flight.is_empty() => {
-                    match batch {
-                        Ok(batch) => self.apply_responses(batch).await,
+                Some(ended) = self.in_flight.join_next_with_id() => {
+                    match ended {
+                        Ok((id, batch)) => {
+                            let origin = self.finish(id);
+                            self.apply_responses(batch, origin).await
+                        }
                         Err(error) => {
+                            self.finish(error.id());
                             let chain = self.deps.chain;
                             tracing::error!(chain, %error, "a request to a node was lost");
                             Ok(())
@@ -291,21 +338,26 @@ impl Processor {
 
     async fn execute(&mut self, command: Command) -> Result<(), JournalError> {
         match command {
-            Command::Watch(hash, interest, abi, reply) => {
+            Command::Watch(hash, interest, abi, Requester { owner, .. }, reply) => {
                 let request = StatusRequest::keeping_watch(reply);
-                self.watch(hash, interest, &abi, request).await
+                self.watch(hash, interest, &abi, owner, request).await
             }
-            Command::Follow(hash, slot) => self.follow(hash, slot).await,
-            Command::Status(hash, abi, reply) => self.status(hash, &abi, reply).await,
+            Command::Follow(hash, slot, Requester { owner, .. }) => {
+                self.follow(hash, slot, owner).await
+            }
+            Command::Status(hash, abi, Requester { owner, .. }, reply) => {
+                self.status(hash, &abi, owner, reply).await
+            }
             Command::Unwatch(hash, interest) => {
                 self.transactions.unwatch(&hash, &interest);
                 self.publish(TrackerOutput::default(), JournalEntry::default())
                     .await
             }
-            Command::Events(filter, reply) => {
+            Command::Events(filter, requester, reply) => {
                 let (filter, spec) = *filter;
                 // The client may have gone.
                 let _ = reply.send(self.add_filter(filter, spec));
+                drop(requester);
                 Ok(())
             }
         }
@@ -347,7 +399,11 @@ impl Processor {
         self.publish(output, JournalEntry::default()).await
     }
 
-    async fn apply_responses(&mut self, batch: ResponseBatch) -> Result<(), JournalError> {
+    async fn apply_responses(
+        &mut self,
+        batch: ResponseBatch,
+        origin: Origin,
+    ) -> Result<(), JournalError> {
         let now = self.deps.clock.now_ms();
         let mut output = TrackerOutput::default();
         let mut hashes = Vec::with_capacity(batch.len());
@@ -365,17 +421,28 @@ impl Processor {
             output.requests.extend(result.requests);
             output.ended.extend(result.ended);
         }
-        self.publish(output, JournalEntry::default()).await?;
+        self.publish_for(origin, output, JournalEntry::default())
+            .await?;
         for hash in hashes {
             self.reply(hash);
         }
         Ok(())
     }
 
-    /// Appends an entry to the journal, with the statuses of `output` and all state that changed.
-    /// Sends the requests of `output`.
+    /// Publishes what a block or a check caused: see [`publish_for`](Self::publish_for).
     async fn publish(
         &mut self,
+        output: TrackerOutput,
+        entry: JournalEntry,
+    ) -> Result<(), JournalError> {
+        self.publish_for(Origin::Processor, output, entry).await
+    }
+
+    /// Appends an entry to the journal, with the statuses of `output` and all state that changed.
+    /// Sends the requests of `output`, or queues them if a client caused them.
+    async fn publish_for(
+        &mut self,
+        origin: Origin,
         output: TrackerOutput,
         mut entry: JournalEntry,
     ) -> Result<(), JournalError> {
@@ -401,7 +468,10 @@ impl Processor {
         self.update_pending_watches();
         self.stage_watches(&mut entry.writes);
         self.wallets.stage(&mut entry.writes);
-        self.send_requests(output.requests);
+        match origin {
+            Origin::Processor => self.send(output.requests),
+            Origin::Client(owner) => self.enqueue(&owner, output.requests),
+        }
         if entry.is_empty() {
             return Ok(());
         }
@@ -431,16 +501,47 @@ impl Processor {
         }
     }
 
-    /// Sends requests in a task of their own. The responses come back to the processor.
-    fn send_requests(&mut self, requests: Vec<NodeRequest>) {
+    /// Queues requests in the line of a client.
+    fn enqueue(&mut self, owner: &RequestOwner, requests: Vec<NodeRequest>) {
+        for request in requests {
+            *self.open_requests.entry(request.hash()).or_default() += 1;
+            self.queue.push(owner, request);
+        }
+    }
+
+    /// Sends requests of clients, as many as may be in flight.
+    fn send_next_requests(&mut self) {
+        while let Some(batch) = self.queue.next_batch() {
+            self.spawn(Origin::Client(batch.owner), batch.requests);
+        }
+    }
+
+    /// Sends the processor's own requests.
+    fn send(&mut self, requests: Vec<NodeRequest>) {
         if requests.is_empty() {
             return;
         }
         for request in &requests {
             *self.open_requests.entry(request.hash()).or_default() += 1;
         }
+        self.own_in_flight += 1;
+        self.spawn(Origin::Processor, requests);
+    }
+
+    /// Notes that requests are no longer in flight, and returns their origin.
+    fn finish(&mut self, id: task::Id) -> Origin {
+        let origin = self.origins.remove(&id).unwrap_or(Origin::Processor);
+        match &origin {
+            Origin::Processor => self.own_in_flight = self.own_in_flight.saturating_sub(1),
+            Origin::Client(owner) => self.queue.finish(owner),
+        }
+        origin
+    }
+
+    /// Sends requests in a task of their own. The responses come back to the processor.
+    fn spawn(&mut self, origin: Origin, requests: Vec<NodeRequest>) {
         let pool = self.deps.pool.clone();
-        self.in_flight.spawn(async move {
+        let sent = self.in_flight.spawn(async move {
             let calls: Vec<_> = requests.iter().map(NodeRequest::calls).collect();
             let counts: Vec<_> = calls.iter().map(Vec::len).collect();
             let responses = pool.call_all(calls.into_iter().flatten().collect()).await;
@@ -450,6 +551,7 @@ impl Processor {
                 .map(|(request, count)| (request, responses.by_ref().take(count).collect()))
                 .collect()
         });
+        self.origins.insert(sent.id(), origin);
     }
 }
 

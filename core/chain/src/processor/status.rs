@@ -1,17 +1,17 @@
 //! Status requests: the processor's commands to watch a transaction and to reply with its status.
 //!
-//! A reply waits until no request about the transaction is in flight, so that it is as fresh as
+//! A reply waits until no request about the transaction waits or is in flight, so that it is as fresh as
 //! the nodes. A transaction that is not watched is watched for the time of the request.
 
 use alloy::primitives::B256;
 use tidewire_proto::v1::TransactionStatus;
 use tokio::sync::oneshot;
 
-use super::{Processor, StatusResult};
+use super::{Origin, Processor, StatusResult};
 use crate::{
     ChainError,
     journal::{JournalEntry, JournalError},
-    transaction::{Interest, TrackerOutput, WatchSlot},
+    transaction::{Interest, RequestOwner, TrackerOutput, WatchSlot},
 };
 
 /// A client that waits for the status of a transaction.
@@ -45,16 +45,29 @@ impl StatusRequest {
     }
 }
 
+/// Refuses to look for a transaction, because very many of the same client wait already.
+fn refuse(reply: oneshot::Sender<StatusResult>) {
+    let text = "too many transactions of this client wait for a node, try again";
+    // The client may have gone.
+    let _ = reply.send(Err(ChainError::LimitReached(text.to_owned())));
+}
+
 impl Processor {
     /// Replies with the status of a transaction.
     pub(super) async fn status(
         &mut self,
         hash: B256,
         abi: &[String],
+        owner: RequestOwner,
         reply: oneshot::Sender<StatusResult>,
     ) -> Result<(), JournalError> {
-        self.add_error_signatures(hash, abi).await?;
+        self.add_error_signatures(hash, abi, owner.clone()).await?;
         if self.open_requests.contains_key(&hash) {
+            if self.queue.is_full(&owner) {
+                refuse(reply);
+                return Ok(());
+            }
+            self.queue.join(&owner, hash);
             let requests = self.status_requests.entry(hash).or_default();
             requests.push(StatusRequest::keeping_watch(reply));
             return Ok(());
@@ -67,7 +80,8 @@ impl Processor {
             }
             None => {
                 let request = StatusRequest::ending_watch(reply);
-                self.watch(hash, Interest::Session, &[], request).await
+                self.watch(hash, Interest::Session, &[], owner, request)
+                    .await
             }
         }
     }
@@ -76,12 +90,15 @@ impl Processor {
         &mut self,
         hash: B256,
         abi: &[String],
+        owner: RequestOwner,
     ) -> Result<(), JournalError> {
         let output = TrackerOutput {
             requests: self.transactions.add_error_signatures(hash, abi),
             ..TrackerOutput::default()
         };
-        self.publish(output, JournalEntry::default()).await
+        let origin = Origin::Client(owner);
+        self.publish_for(origin, output, JournalEntry::default())
+            .await
     }
 
     /// Watches a transaction, and replies with its status.
@@ -90,10 +107,22 @@ impl Processor {
         hash: B256,
         interest: Interest,
         abi: &[String],
+        owner: RequestOwner,
         request: StatusRequest,
     ) -> Result<(), JournalError> {
+        if self.queue.is_full(&owner) {
+            refuse(request.reply);
+            return Ok(());
+        }
         let now = self.deps.clock.now_ms();
-        let mut requests = match self.transactions.watch(hash, interest, now) {
+        let slot = self.transactions.reserve(hash, &owner);
+        let watched = slot.and_then(|slot| {
+            let requests = self.transactions.watch(hash, interest, now);
+            // The watch has a slot of its own now.
+            drop(slot);
+            requests
+        });
+        let mut requests = match watched {
             Ok(requests) => requests,
             Err(error) => {
                 // The client may have gone.
@@ -103,29 +132,44 @@ impl Processor {
                 return Ok(());
             }
         };
+        self.queue.join(&owner, hash);
         requests.extend(self.transactions.add_error_signatures(hash, abi));
         self.status_requests.entry(hash).or_default().push(request);
         let output = TrackerOutput {
             requests,
             ..TrackerOutput::default()
         };
-        self.publish(output, JournalEntry::default()).await?;
+        let origin = Origin::Client(owner);
+        self.publish_for(origin, output, JournalEntry::default())
+            .await?;
         self.reply(hash);
         Ok(())
     }
 
-    /// Watches a transaction for the subscribers of its channel.
-    pub(super) async fn follow(&mut self, hash: B256, slot: WatchSlot) -> Result<(), JournalError> {
+    /// Watches a transaction for the subscribers of its channel. If the client's line is full,
+    /// the node is called at the transaction's first check.
+    pub(super) async fn follow(
+        &mut self,
+        hash: B256,
+        slot: WatchSlot,
+        owner: RequestOwner,
+    ) -> Result<(), JournalError> {
         let now = self.deps.clock.now_ms();
         let watched = self.transactions.watch(hash, Interest::Session, now);
         // The watch has a slot of its own now.
         drop(slot);
+        // The reserved place cannot be taken by another transaction.
+        let mut requests = watched.unwrap_or_default();
+        if self.queue.is_full(&owner) {
+            requests.clear();
+        }
         let output = TrackerOutput {
-            // The reserved place cannot be taken by another transaction.
-            requests: watched.unwrap_or_default(),
+            requests,
             ..TrackerOutput::default()
         };
-        self.publish(output, JournalEntry::default()).await
+        let origin = Origin::Client(owner);
+        self.publish_for(origin, output, JournalEntry::default())
+            .await
     }
 
     /// Replies to the clients that wait for a transaction whose watch ended with this status.

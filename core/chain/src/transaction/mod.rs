@@ -28,6 +28,7 @@
 //! blocks 10 to 12 by a branch without it, it is pending again, with `reorged` set.
 
 mod options;
+mod request_owner;
 mod requests;
 mod responses;
 mod slots;
@@ -36,6 +37,7 @@ mod watch;
 mod watch_table;
 
 pub use options::TransactionOptions;
+pub(crate) use request_owner::RequestOwner;
 pub use requests::NodeRequest;
 pub use slots::{WatchSlot, WatchSlots};
 pub use tracker::{TrackerOutput, TransactionTracker, WatchError};

@@ -6,13 +6,29 @@
 //! Example with 2 places: `a` is watched, and a subscription reserves a place for `b`. A
 //! subscription to `c` is refused, although the watch of `b` is still in the queue. One to `a`
 //! is not: the transaction has its place already.
+//!
+//! A client without the `service` scope has a share of the places, and each of its connections a
+//! part of that, so that none takes the places of others. A place counts for the connection that
+//! reserved it first, until it is free again.
 
 use std::{collections::HashMap, sync::Arc};
 
 use alloy::primitives::B256;
 use parking_lot::Mutex;
+use tidewire_stream::{
+    ClientKey,
+    limit::semaphore::{KeyedPermit, KeyedSemaphore},
+    session::ConnectionId,
+};
 
-use super::WatchError;
+use super::{RequestOwner, WatchError};
+
+/// Parts of all places of which one client takes one at most. All transactions of a client are
+/// then checked once a minute, however many there are.
+const CLIENT_PARTS: usize = 20;
+
+/// Parts of all places of which one connection takes one at most.
+const CONNECTION_PARTS: usize = 50;
 
 /// The places of one chain's watch table. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -21,8 +37,27 @@ pub struct WatchSlots(Arc<Slots>);
 #[derive(Debug)]
 struct Slots {
     max: usize,
-    /// The slots of each transaction that has a place.
-    holders: Mutex<HashMap<B256, u32>>,
+    /// The transactions that have a place.
+    holders: Mutex<HashMap<B256, Holder>>,
+    /// The places of each client and of each connection.
+    clients: KeyedSemaphore<ClientKey>,
+    connections: KeyedSemaphore<ConnectionId>,
+}
+
+/// The holder of a place.
+#[derive(Debug, Default)]
+struct Holder {
+    /// The slots of the transaction.
+    slots: u32,
+    /// Never read: dropping it gives the share of the place back.
+    _share: Option<Share>,
+}
+
+/// A place in the share of a client, and in that of its connection.
+#[derive(Debug)]
+struct Share {
+    _client: KeyedPermit<ClientKey>,
+    _connection: Option<KeyedPermit<ConnectionId>>,
 }
 
 /// A claim on the place of one transaction, which ends on drop. All slots of a transaction
@@ -37,8 +72,12 @@ impl WatchSlots {
     /// Places for this number of transactions.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        let holders = Mutex::default();
-        Self(Arc::new(Slots { max, holders }))
+        Self(Arc::new(Slots {
+            max,
+            holders: Mutex::default(),
+            clients: KeyedSemaphore::default(),
+            connections: KeyedSemaphore::default(),
+        }))
     }
 
     /// Reserves the place of a transaction. One that has a place already keeps it.
@@ -46,17 +85,60 @@ impl WatchSlots {
     /// # Errors
     /// All places are taken by other transactions.
     pub fn reserve(&self, hash: B256) -> Result<WatchSlot, WatchError> {
+        self.reserve_for(hash, &RequestOwner::default())
+    }
+
+    /// Reserves the place of a transaction within the shares of an owner. A transaction that has a
+    /// place already keeps it, and costs the owner nothing.
+    ///
+    /// # Errors
+    /// All places are taken by other transactions, or a share of the owner is.
+    pub(crate) fn reserve_for(
+        &self,
+        hash: B256,
+        owner: &RequestOwner,
+    ) -> Result<WatchSlot, WatchError> {
         let mut holders = self.0.holders.lock();
-        if holders.len() >= self.0.max && !holders.contains_key(&hash) {
+        if let Some(holder) = holders.get_mut(&hash) {
+            holder.slots += 1;
+            return Ok(self.slot(hash));
+        }
+        if holders.len() >= self.0.max {
             return Err(WatchError::TooMany(holders.len()));
         }
-        *holders.entry(hash).or_default() += 1;
+        let share = owner.client.as_ref();
+        let share = share.map(|client| self.share(client, owner.connection.as_ref()));
+        let holder = Holder {
+            slots: 1,
+            _share: share.transpose()?,
+        };
+        holders.insert(hash, holder);
         Ok(self.slot(hash))
+    }
+
+    /// A place in the share of a client and of its connection.
+    fn share(
+        &self,
+        client: &ClientKey,
+        connection: Option<&ConnectionId>,
+    ) -> Result<Share, WatchError> {
+        let part = |parts: usize| u32::try_from((self.0.max / parts).max(1)).unwrap_or(u32::MAX);
+        let connection = connection.map(|connection| {
+            let most = part(CONNECTION_PARTS);
+            let share = self.0.connections.try_acquire(connection, most);
+            share.ok_or(WatchError::TooManyOfConnection(most))
+        });
+        let most = part(CLIENT_PARTS);
+        let share = self.0.clients.try_acquire(client, most);
+        Ok(Share {
+            _connection: connection.transpose()?,
+            _client: share.ok_or(WatchError::TooManyOfClient(most))?,
+        })
     }
 
     /// Takes a place beyond the maximum too: a stored watch was accepted before the restart.
     pub(super) fn occupy(&self, hash: B256) -> WatchSlot {
-        *self.0.holders.lock().entry(hash).or_default() += 1;
+        self.0.holders.lock().entry(hash).or_default().slots += 1;
         self.slot(hash)
     }
 
@@ -76,11 +158,11 @@ impl WatchSlot {
 impl Drop for WatchSlot {
     fn drop(&mut self) {
         let mut holders = self.slots.0.holders.lock();
-        let Some(count) = holders.get_mut(&self.hash) else {
+        let Some(holder) = holders.get_mut(&self.hash) else {
             return;
         };
-        *count -= 1;
-        if *count == 0 {
+        holder.slots -= 1;
+        if holder.slots == 0 {
             holders.remove(&self.hash);
         }
     }
@@ -104,5 +186,54 @@ mod tests {
         assert!(slots.reserve(B256::ZERO).is_err());
         drop(stored);
         assert!(slots.reserve(B256::ZERO).is_ok());
+    }
+
+    fn owner(name: &str, connection: Option<ConnectionId>) -> RequestOwner {
+        RequestOwner {
+            client: Some(ClientKey::User(tidewire_stream::UserId::new(name))),
+            connection,
+        }
+    }
+
+    #[test]
+    fn a_client_has_a_share_of_the_places() {
+        let (many, one) = (owner("many", None), owner("one", None));
+        let slots = WatchSlots::new(2 * CLIENT_PARTS);
+        let [first, second, third, fourth] = [1, 2, 3, 4].map(B256::repeat_byte);
+        let held = slots.reserve_for(first, &many).unwrap();
+        let _second = slots.reserve_for(second, &many).unwrap();
+        let refused = slots.reserve_for(third, &many).unwrap_err();
+        assert_eq!(refused, WatchError::TooManyOfClient(2));
+        // A transaction with a place costs nothing, and others have their own shares.
+        let again = slots.reserve_for(first, &many).unwrap();
+        let others = slots.reserve_for(first, &one).unwrap();
+        let _third = slots.reserve_for(third, &one).unwrap();
+        // The share is free when the place is.
+        drop((held, again));
+        assert!(slots.reserve_for(fourth, &many).is_err());
+        drop(others);
+        assert!(slots.reserve_for(fourth, &many).is_ok());
+        assert!(slots.reserve(B256::ZERO).is_ok());
+    }
+
+    #[test]
+    fn a_connection_has_a_part_of_its_clients_share() {
+        let slots = WatchSlots::new(2 * CONNECTION_PARTS);
+        let connection = || owner("ada", Some(ConnectionId::random()));
+        let (first, second, third) = (connection(), connection(), connection());
+        let hash = |number: u64| B256::left_padding_from(&number.to_be_bytes());
+        let mut held: Vec<_> = [(0, &first), (1, &first), (2, &second), (3, &second)]
+            .into_iter()
+            .map(|(number, owner)| slots.reserve_for(hash(number), owner).unwrap())
+            .collect();
+        let refused = slots.reserve_for(hash(4), &first).unwrap_err();
+        assert_eq!(refused, WatchError::TooManyOfConnection(2));
+        held.push(slots.reserve_for(hash(4), &third).unwrap());
+        // The client as a whole has five.
+        let refused = slots.reserve_for(hash(5), &third).unwrap_err();
+        assert_eq!(refused, WatchError::TooManyOfClient(5));
+        // A refusal of the client takes nothing of the connection's share.
+        held.remove(0);
+        held.push(slots.reserve_for(hash(5), &third).unwrap());
     }
 }

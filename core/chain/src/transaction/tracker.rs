@@ -12,7 +12,7 @@ use alloy_network_primitives::TransactionResponse as _;
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{
-    Interest, NodeRequest, StoredWatch, TransactionOptions, WatchSlots,
+    Interest, NodeRequest, RequestOwner, StoredWatch, TransactionOptions, WatchSlot, WatchSlots,
     requests::as_call,
     watch::{BlockNumHash, Outcome, Phase, Watch},
     watch_table::WatchTable,
@@ -31,6 +31,12 @@ pub enum WatchError {
     /// The chain has its maximum of watched transactions.
     #[error("{0} transactions are watched on this chain, which is the maximum")]
     TooMany(usize),
+    /// A client has its share of them.
+    #[error("{0} transactions are watched for this client, which is its share")]
+    TooManyOfClient(u32),
+    /// A connection has its share of its client's.
+    #[error("{0} transactions are watched for this connection, which is its share")]
+    TooManyOfConnection(u32),
 }
 
 /// Output of a call of the tracker: statuses to publish and requests to send.
@@ -75,6 +81,18 @@ impl TransactionTracker {
     pub fn with_slots(mut self, slots: WatchSlots) -> Self {
         self.slots = slots;
         self
+    }
+
+    /// Reserves the place of a transaction for the owner of a request.
+    ///
+    /// # Errors
+    /// The chain has its maximum of watched transactions, or the owner its share.
+    pub(crate) fn reserve(
+        &self,
+        hash: B256,
+        owner: &RequestOwner,
+    ) -> Result<WatchSlot, WatchError> {
+        self.slots.reserve_for(hash, owner)
     }
 
     /// Watches a transaction. The first interest returns a request to look for it.

@@ -38,7 +38,9 @@ pub struct ConnectionInfo {
 pub struct ConnectionId([u8; 32]);
 
 impl ConnectionId {
-    pub(super) fn random() -> Self {
+    /// A new id.
+    #[must_use]
+    pub fn random() -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut bits = rand::random::<u128>();
         Self([(); 32].map(|()| {

@@ -358,6 +358,7 @@ impl Session {
     pub fn caller(&self) -> Caller {
         Caller {
             identity: self.identity(),
+            connection: Some(self.0.id),
             ..self.0.info.caller.clone()
         }
     }

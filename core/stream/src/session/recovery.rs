@@ -360,7 +360,9 @@ impl Session {
         // A refused subscription activates nothing, and leaves the one before.
         self.check_room(&self.core().state.lock(), &channel)?;
         // Before the position is read: its epoch is that of the engine's work.
-        self.core().context.namespaces().activate(&channel)?;
+        let caller = self.caller();
+        let namespaces = self.core().context.namespaces();
+        namespaces.activate(&channel, &caller)?;
         let subscription = Subscription::new(channel.clone(), namespace, options.min_interval);
         let replaces = options.since.is_some() || options.min_interval.is_some();
         let slot = self.register(&channel, subscription, replaces)?;
