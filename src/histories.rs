@@ -160,6 +160,18 @@ mod tests {
             Box::pin(async { Ok(Some(Value::new())) })
         }
 
+        fn get_many(&self, keys: Vec<(Table, Key)>) -> StoreFuture<'_, Vec<Option<Value>>> {
+            Box::pin(async move { Ok(vec![None; keys.len()]) })
+        }
+
+        fn get_floor(
+            &self,
+            _table: Table,
+            keys: Vec<Key>,
+        ) -> StoreFuture<'_, Vec<Option<(Key, Value)>>> {
+            Box::pin(async move { Ok(vec![None; keys.len()]) })
+        }
+
         fn scan(
             &self,
             _table: Table,

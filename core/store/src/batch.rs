@@ -13,6 +13,16 @@ pub enum Write {
     DeleteRange(Table, Key, Key),
 }
 
+impl Write {
+    /// The table that the write changes.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        match self {
+            Self::Put(table, ..) | Self::Delete(table, _) | Self::DeleteRange(table, ..) => *table,
+        }
+    }
+}
+
 /// Writes that are applied together, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch(Vec<Write>);

@@ -20,7 +20,9 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use redb::{Database, ReadableDatabase as _, TableDefinition, TableError};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, TableDefinition, TableError,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
@@ -45,6 +47,8 @@ const PROBE_BYTES: usize = 64 << 10;
 const PROBE: Table = Table("probe");
 
 type Definition<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
+type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+type WriteTable<'a> = redb::Table<'a, &'static [u8], &'static [u8]>;
 
 struct Job {
     batch: Batch,
@@ -115,13 +119,55 @@ impl Store for EmbeddedStore {
     fn get(&self, table: Table, key: Key) -> StoreFuture<'_, Option<Value>> {
         self.read(move |database| {
             let transaction = database.begin_read().map_err(failed)?;
-            let table = match transaction.open_table(Definition::new(table.0)) {
-                Ok(table) => table,
-                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-                Err(error) => return Err(failed(error)),
+            let Some(table) = open_read(&transaction, table)? else {
+                return Ok(None);
             };
             let value = table.get(key.as_slice()).map_err(failed)?;
             Ok(value.map(|value| value.value().to_vec()))
+        })
+    }
+
+    fn get_many(&self, keys: Vec<(Table, Key)>) -> StoreFuture<'_, Vec<Option<Value>>> {
+        self.read(move |database| {
+            let transaction = database.begin_read().map_err(failed)?;
+            let mut tables: Vec<(Table, Option<ReadTable>)> = Vec::new();
+            let mut found = Vec::with_capacity(keys.len());
+            for (name, key) in keys {
+                let place = match tables.iter().position(|(opened, _)| *opened == name) {
+                    Some(place) => place,
+                    None => {
+                        tables.push((name, open_read(&transaction, name)?));
+                        tables.len() - 1
+                    }
+                };
+                found.push(match &tables[place].1 {
+                    Some(table) => {
+                        let value = table.get(key.as_slice()).map_err(failed)?;
+                        value.map(|value| value.value().to_vec())
+                    }
+                    None => None,
+                });
+            }
+            Ok(found)
+        })
+    }
+
+    fn get_floor(
+        &self,
+        table: Table,
+        keys: Vec<Key>,
+    ) -> StoreFuture<'_, Vec<Option<(Key, Value)>>> {
+        self.read(move |database| {
+            let transaction = database.begin_read().map_err(failed)?;
+            let Some(table) = open_read(&transaction, table)? else {
+                return Ok(vec![None; keys.len()]);
+            };
+            let floor = |key: Key| {
+                let mut range = table.range(..=key.as_slice()).map_err(failed)?;
+                let entry = range.next_back().transpose().map_err(failed)?;
+                Ok(entry.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+            };
+            keys.into_iter().map(floor).collect()
         })
     }
 
@@ -134,10 +180,8 @@ impl Store for EmbeddedStore {
     ) -> StoreFuture<'_, Vec<(Key, Value)>> {
         self.read(move |database| {
             let transaction = database.begin_read().map_err(failed)?;
-            let table = match transaction.open_table(Definition::new(table.0)) {
-                Ok(table) => table,
-                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                Err(error) => return Err(failed(error)),
+            let Some(table) = open_read(&transaction, table)? else {
+                return Ok(Vec::new());
             };
             let from = match after {
                 // The least key after `after`.
@@ -275,31 +319,41 @@ fn write<'a>(
     written.unwrap_or_else(|_| Err(failed("its content contradicts itself")))
 }
 
+/// Opens a table to read. None if nothing was ever written to it.
+fn open_read(transaction: &ReadTransaction, table: Table) -> Result<Option<ReadTable>, StoreError> {
+    match transaction.open_table(Definition::new(table.0)) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Applies writes table by table, each opened once, and in the order of their keys: neighbours
+/// then change one page of the file, and a key that was written several times is written once.
 fn commit<'a>(
     database: &Database,
     writes: impl Iterator<Item = &'a Write>,
 ) -> Result<(), StoreError> {
     let transaction = database.begin_write().map_err(failed)?;
+    let mut tables: Vec<(Table, Vec<&Write>)> = Vec::new();
     for write in writes {
-        match write {
-            Write::Put(name, key, value) => {
-                let mut table = transaction
-                    .open_table(Definition::new(name.0))
-                    .map_err(failed)?;
-                table
-                    .insert(key.as_slice(), value.as_slice())
-                    .map_err(failed)?;
-            }
-            Write::Delete(name, key) => {
-                let mut table = transaction
-                    .open_table(Definition::new(name.0))
-                    .map_err(failed)?;
-                table.remove(key.as_slice()).map_err(failed)?;
-            }
-            Write::DeleteRange(name, from, to) => {
-                let mut table = transaction
-                    .open_table(Definition::new(name.0))
-                    .map_err(failed)?;
+        let name = write.table();
+        match tables.iter_mut().find(|(table, _)| *table == name) {
+            Some((_, writes)) => writes.push(write),
+            None => tables.push((name, vec![write])),
+        }
+    }
+    for (name, writes) in tables {
+        let mut table = transaction
+            .open_table(Definition::new(name.0))
+            .map_err(failed)?;
+        for part in writes.split_inclusive(|write| matches!(write, Write::DeleteRange(..))) {
+            let (range, points) = match part.split_last() {
+                Some((Write::DeleteRange(_, from, to), points)) => (Some((from, to)), points),
+                _ => (None, part),
+            };
+            apply_points(&mut table, points)?;
+            if let Some((from, to)) = range {
                 table
                     .retain_in(from.as_slice()..to.as_slice(), |_, _| false)
                     .map_err(failed)?;
@@ -307,6 +361,30 @@ fn commit<'a>(
         }
     }
     transaction.commit().map_err(failed)
+}
+
+/// Applies writes of single keys. The last write of a key wins.
+fn apply_points(table: &mut WriteTable<'_>, writes: &[&Write]) -> Result<(), StoreError> {
+    let mut points: Vec<(&[u8], Option<&[u8]>)> = writes
+        .iter()
+        .filter_map(|write| match write {
+            Write::Put(_, key, value) => Some((key.as_slice(), Some(value.as_slice()))),
+            Write::Delete(_, key) => Some((key.as_slice(), None)),
+            Write::DeleteRange(..) => None,
+        })
+        .collect();
+    // Stable, so that the writes of one key keep their order.
+    points.sort_by_key(|(key, _)| *key);
+    for (place, (key, value)) in points.iter().enumerate() {
+        if points.get(place + 1).is_some_and(|(next, _)| next == key) {
+            continue;
+        }
+        match value {
+            Some(value) => drop(table.insert(*key, *value).map_err(failed)?),
+            None => drop(table.remove(*key).map_err(failed)?),
+        }
+    }
+    Ok(())
 }
 
 fn failed(error: impl std::fmt::Display) -> StoreError {

@@ -7,12 +7,14 @@
 mod batch;
 mod embedded;
 mod error;
+mod memory;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use batch::{Batch, Write};
 pub use embedded::EmbeddedStore;
 pub use error::StoreError;
+pub use memory::MemoryStore;
 
 /// Name of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +36,15 @@ pub type SharedStore = Arc<dyn Store>;
 pub trait Store: Send + Sync + 'static {
     /// Returns the value of a key.
     fn get(&self, table: Table, key: Key) -> StoreFuture<'_, Option<Value>>;
+
+    /// Returns the values of many keys, in their order. One read serves all, so that an
+    /// operation on many keys costs one hand-over to the disk's thread.
+    fn get_many(&self, keys: Vec<(Table, Key)>) -> StoreFuture<'_, Vec<Option<Value>>>;
+
+    /// Returns for each key the entry with the greatest key up to it, the key itself included,
+    /// in the order of `keys`.
+    fn get_floor(&self, table: Table, keys: Vec<Key>)
+    -> StoreFuture<'_, Vec<Option<(Key, Value)>>>;
 
     /// Returns the entries whose keys begin with `prefix`, in the order of the keys, at most
     /// `limit`. With `after`, the entries after this key.

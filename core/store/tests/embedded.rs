@@ -9,11 +9,11 @@
 use std::{collections::BTreeMap, path::Path};
 
 use proptest::prelude::*;
-use tidewire_store::{Batch, EmbeddedStore, Store as _, StoreError, Table, Write};
+use tidewire_store::{Batch, EmbeddedStore, MemoryStore, Store, StoreError, Table, Write};
 
 const TABLE: Table = Table("things");
 
-async fn all(store: &EmbeddedStore) -> BTreeMap<Vec<u8>, Vec<u8>> {
+async fn all(store: &dyn Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let found = store.scan(TABLE, Vec::new(), None, usize::MAX).await;
     found.unwrap().into_iter().collect()
 }
@@ -70,6 +70,41 @@ async fn a_scan_returns_the_keys_of_a_prefix_in_pages() {
     batch.delete_range(TABLE, *b"b/1", *b"b/3");
     store.commit(batch).await.unwrap();
     assert_eq!(all(&store).await.len(), 3);
+}
+
+#[tokio::test]
+async fn many_keys_and_floors_are_read_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    let other = Table("others");
+    let mut batch = Batch::new();
+    for key in ["b", "d"] {
+        batch.put(TABLE, key, key);
+    }
+    batch.put(other, *b"b", *b"other");
+    store.commit(batch).await.unwrap();
+    let keys = [
+        (TABLE, "d"),
+        (Table("none"), "d"),
+        (TABLE, "c"),
+        (other, "b"),
+    ];
+    let keys = keys.map(|(table, key)| (table, key.into()));
+    let found = store.get_many(keys.into()).await.unwrap();
+    let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
+    let found: Vec<_> = found
+        .iter()
+        .map(|value| value.as_deref().map(text))
+        .collect();
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(found, [some("d"), None, None, some("other")]);
+    let keys = ["a", "b", "c", "d", "e"].map(Vec::from);
+    let floors = store.get_floor(TABLE, keys.into()).await.unwrap();
+    let floors: Vec<_> = floors
+        .iter()
+        .map(|entry| entry.as_ref().map(|entry| text(&entry.0)))
+        .collect();
+    assert_eq!(floors, [None, some("b"), some("b"), some("d"), some("d")]);
 }
 
 #[tokio::test]
@@ -185,6 +220,7 @@ proptest! {
         runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();
             let store = EmbeddedStore::open(folder.path()).unwrap();
+            let memory = MemoryStore::new();
             let mut model = BTreeMap::new();
             for writes in batches {
                 let mut batch = Batch::new();
@@ -204,8 +240,13 @@ proptest! {
                         }
                     }
                 }
+                memory.commit(batch.clone()).await.unwrap();
                 store.commit(batch).await.unwrap();
                 assert_eq!(all(&store).await, model);
+                assert_eq!(all(&memory).await, model);
+                let keys: Vec<_> = (0_u8..4).map(|byte| vec![byte, 1]).collect();
+                let floors = store.get_floor(TABLE, keys.clone()).await.unwrap();
+                assert_eq!(memory.get_floor(TABLE, keys).await.unwrap(), floors);
             }
         });
     }
