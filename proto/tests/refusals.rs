@@ -63,8 +63,12 @@ fn an_unknown_enum_value_lists_the_known() {
         );
     }
     assert!(
-        refusal::<v1::ListNotificationsRequest>(r#"{"types":["price_alert","x"]}"#)
+        refusal::<v1::ListNotificationsRequest>(r#"{"types":["price_alert",1]}"#)
             .starts_with("`types[1]`")
+    );
+    assert!(
+        refusal::<v1::ListNotificationsRequest>(r#"{"priorities":["low","x"]}"#)
+            .starts_with("`priorities[1]`")
     );
 }
 

@@ -12,6 +12,7 @@ pub(super) struct Options {
     nullable: ExtensionDescriptor,
     raw: ExtensionDescriptor,
     omit_default: ExtensionDescriptor,
+    other_names: ExtensionDescriptor,
 }
 
 /// JSON form of a message's oneof.
@@ -38,6 +39,7 @@ impl Options {
             nullable: find("json_nullable")?,
             raw: find("json_raw")?,
             omit_default: find("json_omit_default")?,
+            other_names: find("json_other_names")?,
         })
     }
 
@@ -76,9 +78,25 @@ impl Options {
         Self::flag(field, &self.omit_default)
     }
 
+    /// The field that holds the names which this field's enum lacks.
+    pub(super) fn other_names(&self, field: &FieldDescriptor) -> Option<String> {
+        let options = field.options();
+        let name = options.get_extension(&self.other_names);
+        let name = name.as_str().map(str::to_owned);
+        name.filter(|text| !text.is_empty())
+    }
+
+    /// The field whose enum lacks the names that this field holds.
+    pub(super) fn enum_of(&self, field: &FieldDescriptor) -> Option<FieldDescriptor> {
+        let name = Some(field.name().to_owned());
+        let mut fields = field.parent_message().fields();
+        fields.find(|sibling| self.other_names(sibling) == name)
+    }
+
     /// Whether output contains the field regardless of its value.
     pub(super) fn is_always_written(&self, field: &FieldDescriptor) -> bool {
-        !self.omits_default(field) && (!super::is_option(field) || self.is_nullable(field))
+        let is_shown = !self.omits_default(field) && self.enum_of(field).is_none();
+        is_shown && (!super::is_option(field) || self.is_nullable(field))
     }
 
     fn flag(field: &FieldDescriptor, option: &ExtensionDescriptor) -> bool {

@@ -25,6 +25,12 @@ impl Shape<'_> {
     }
 
     fn read_field(&self, field: &FieldDescriptor) -> String {
+        if let Some(of) = self.options.enum_of(field) {
+            return read_open(&of, "other");
+        }
+        if self.options.other_names(field).is_some() {
+            return read_open(field, "number");
+        }
         let json = field.json_name().to_owned();
         let (kind, inner) = (self.value(field), inner(field));
         if is_list(field) {
@@ -184,5 +190,17 @@ fn inner(field: &FieldDescriptor) -> &'static str {
     match field.kind() {
         Kind::Enum(_) | Kind::Bytes => ".0",
         _ => "",
+    }
+}
+
+/// Returns the code that reads one part of an open enum: its numbers, or its other names.
+fn read_open(field: &FieldDescriptor, part: &str) -> String {
+    let json = field.json_name().to_owned();
+    let kind = names::value(&field.kind()).replacen("EnumName", "OpenName", 1);
+    match is_list(field) {
+        true => {
+            format!("o.list::<{kind}>({json:?})?.into_iter().filter_map({kind}::{part}).collect()")
+        }
+        false => format!("o.value::<{kind}>({json:?})?.{part}().unwrap_or_default()"),
     }
 }

@@ -56,6 +56,28 @@ impl Shape<'_> {
     fn write_field(&self, field: &FieldDescriptor, out: &mut String) {
         let (member, json) = (names::field(field.name()), field.json_name().to_owned());
         let omits = self.options.omits_default(field);
+        if self.options.enum_of(field).is_some() {
+            // Shown with the enum.
+            return;
+        }
+        if let (Some(other), Kind::Enum(descriptor)) =
+            (self.options.other_names(field), field.kind())
+        {
+            let (name, other) = (descriptor.name(), names::field(&other));
+            let line = match (is_list(field), omits) {
+                (true, true) => format!(
+                    "o.put_list_some({json:?}, &OpenName::<v1::{name}>::list(&self.{member}, &self.{other}))"
+                ),
+                (true, false) => format!(
+                    "o.put_list({json:?}, &OpenName::<v1::{name}>::list(&self.{member}, &self.{other}))"
+                ),
+                (false, _) => format!(
+                    "o.put({json:?}, &OpenName::<v1::{name}>::one(self.{member}, &self.{other}))"
+                ),
+            };
+            let _ = writeln!(out, "        {line};");
+            return;
+        }
         let line = if is_list(field) {
             let put = if omits { "put_list_some" } else { "put_list" };
             let values = match field.kind() {

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use crate::v1;
 use object::{FieldWriter, JsonFields, NameOrObject, Object};
 use shapes::{number_value, object_value, serde_value, shorthand_value};
-use value::{EnumName, JsonEnum, RawJson, write_name};
+use value::{EnumName, JsonEnum, OpenName, RawJson, write_name};
 
 pub use client::{ClientError, parse_client};
 pub use document::{MAX_DOCUMENT_DEPTH, check_document};

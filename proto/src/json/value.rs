@@ -117,6 +117,66 @@ impl<T: JsonEnum> JsonValue for EnumName<T> {
     }
 }
 
+/// A name of an enum, or another name. The unspecified value is null.
+pub(super) enum OpenName<T> {
+    Number(EnumName<T>),
+    Other(String),
+}
+
+impl<T> Default for OpenName<T> {
+    fn default() -> Self {
+        Self::Number(EnumName::default())
+    }
+}
+
+impl<T> OpenName<T> {
+    /// The enum's value, or the other name if the value is unspecified.
+    pub(super) fn one(number: i32, other: &str) -> Self {
+        match number == 0 && !other.is_empty() {
+            true => Self::Other(other.to_owned()),
+            false => Self::Number(EnumName::new(number)),
+        }
+    }
+
+    /// The enum's values, then the other names.
+    pub(super) fn list(numbers: &[i32], others: &[String]) -> Vec<Self> {
+        let numbers = numbers.iter().map(|number| EnumName::new(*number));
+        let others = others.iter().cloned().map(Self::Other);
+        numbers.map(Self::Number).chain(others).collect()
+    }
+
+    /// The enum's value.
+    pub(super) fn number(self) -> Option<i32> {
+        match self {
+            Self::Number(name) => Some(name.0),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The other name.
+    pub(super) fn other(self) -> Option<String> {
+        match self {
+            Self::Number(_) => None,
+            Self::Other(name) => Some(name),
+        }
+    }
+}
+
+impl<T: JsonEnum> JsonValue for OpenName<T> {
+    fn write_value(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Number(name) => name.write_value(out),
+            Self::Other(name) => name.write_value(out),
+        }
+    }
+
+    fn read_value(raw: &RawValue, depth: u32) -> Result<Self, JsonError> {
+        EnumName::read_value(raw, depth)
+            .map(Self::Number)
+            .or_else(|_| String::read_value(raw, depth).map(Self::Other))
+    }
+}
+
 /// An embedded JSON document. Empty bytes are null.
 #[derive(Default)]
 pub(super) struct RawJson(pub(super) Bytes);

@@ -116,6 +116,14 @@ impl Supply<'_> {
         {
             self.field(&mut message, &field, depth);
         }
+        // JSON shows one name: that of the enum, or another one.
+        if message
+            .get_field_by_name("type")
+            .and_then(|value| value.as_enum_number())
+            .is_some_and(|number| number != 0)
+        {
+            message.clear_field_by_name("custom_type");
+        }
         for oneof in descriptor.oneofs() {
             let cases: Vec<_> = oneof.fields().collect();
             // A repeat without a case has no JSON form except null.

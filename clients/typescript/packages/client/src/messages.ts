@@ -52,7 +52,7 @@ export interface Requests {
   notifications: { data: NotificationQuery; reply: "notifications" };
   mark_read: { data: NotificationIds; reply: "read" };
   dismiss: { data: NotificationIds; reply: "dismissed" };
-  mark_all_read: { data: Empty; reply: "read" };
+  mark_all_read: { data: { readonly upTo?: string }; reply: "read" };
   unread_count: { data: Empty; reply: "unread_count" };
   preferences: { data: Preferences; reply: "preferences" };
   alert_register: { data: AlertDraft; reply: "alert_registered" };

@@ -2,7 +2,7 @@
 import type { ServerData, ServerType } from "../messages.ts";
 import type { AlertCondition, AlertRepeat, AlertRule } from "../types/alert.ts";
 import type { ErrorData } from "../types/common.ts";
-import type { Notification, Preferences } from "../types/notify.ts";
+import type { DeliveryFilter, Notification, Preferences } from "../types/notify.ts";
 import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, TopMover } from "../types/price.ts";
 import type { ActiveSubscription, HistoryItem, SubscriptionResult } from "../types/session.ts";
 import type {
@@ -103,6 +103,7 @@ const notification = object<Notification>({
   collapseKey: optional(text),
   actions: optional(list(object({ label: text, url: text }))),
   expiresAt: optional(millis),
+  scheduledId: optional(text),
 });
 
 const symbol = { kind: text as Check<never>, symbol: text };
@@ -149,10 +150,14 @@ const rule = object<AlertRule>({
   state: text,
 });
 
+const deliveryFilter = object<DeliveryFilter>({ minPriority: optional(text), mutedTypes: optional(list(text)) });
+
 const preferences = object<Preferences>({
   minPriority: optional(text),
   mutedTypes: optional(list(text)),
   quietHours: optional(object({ start: text, end: text, timeZone: text })),
+  digest: optional(flag),
+  channels: optional(object({ push: optional(deliveryFilter), email: optional(deliveryFilter), webhook: optional(deliveryFilter) })),
 });
 
 /** The check of the data of each message type. */
@@ -288,7 +293,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
   notification,
   notification_batch: object({ items: list(notification), unreadCount: count }),
   notifications: object<ServerData["notifications"]>({ items: list(notification), unreadCount: count, next: optional(text) }),
-  read: object<ServerData["read"]>({ ids: optional(list(text)), all: optional(flag), unreadCount: count }),
+  read: object<ServerData["read"]>({ ids: optional(list(text)), all: optional(flag), upTo: optional(text), unreadCount: count }),
   dismissed: object({ ids: list(text), unreadCount: count }),
   unread_count: object({ unreadCount: count }),
   preferences,

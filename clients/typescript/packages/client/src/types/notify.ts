@@ -37,6 +37,8 @@ export interface Notification {
   readonly collapseKey?: string;
   readonly actions?: readonly NotificationAction[];
   readonly expiresAt?: Millis;
+  /** The id that the sender received, if the notification was scheduled. */
+  readonly scheduledId?: string;
 }
 
 /** Several notifications in one frame, oldest first. */
@@ -71,6 +73,8 @@ export interface NotificationIds {
 export interface ReadReceipt {
   readonly ids?: readonly string[];
   readonly all?: boolean;
+  /** With `all`: the newest notification that was read. */
+  readonly upTo?: string;
   readonly unreadCount: number;
 }
 
@@ -79,10 +83,20 @@ export interface Dismissed extends NotificationIds {
   readonly unreadCount: number;
 }
 
+/** The notifications that a delivery channel omits. */
+export interface DeliveryFilter {
+  readonly minPriority?: Priority;
+  readonly mutedTypes?: readonly NotificationType[];
+}
+
 /** A user's choice of notifications. */
 export interface Preferences {
   readonly minPriority?: Priority;
   readonly mutedTypes?: readonly NotificationType[];
   /** Start and end as `HH:MM`, and an IANA time zone. */
   readonly quietHours?: { readonly start: string; readonly end: string; readonly timeZone: string };
+  /** Whether one message sums up, after quiet hours, what they held back. */
+  readonly digest?: boolean;
+  /** Further limits for each delivery channel. */
+  readonly channels?: { readonly push?: DeliveryFilter; readonly email?: DeliveryFilter; readonly webhook?: DeliveryFilter };
 }
