@@ -22,12 +22,13 @@ use serde_json::Value;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Allowed direct dependencies of each crate. Add a new crate here.
-const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 11] = [
     ("tidewire-proto", &[]),
     ("tidewire-store", &["tidewire-proto"]),
     ("tidewire-stream", &["tidewire-proto"]),
     ("tidewire-price", FOUNDATION),
     ("tidewire-chain", FOUNDATION),
+    ("tidewire-notification", FOUNDATION),
     (
         "tidewire-service",
         &[
@@ -36,6 +37,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
             "tidewire-stream",
             "tidewire-price",
             "tidewire-chain",
+            "tidewire-notification",
         ],
     ),
     // An adapter knows RPC messages and sessions, never an engine.
@@ -59,6 +61,7 @@ const EVERYTHING: &[&str] = &[
     "tidewire-stream",
     "tidewire-price",
     "tidewire-chain",
+    "tidewire-notification",
     "tidewire-service",
     "tidewire-adapters",
 ];

@@ -1,0 +1,82 @@
+//! Events: every change that clients see, as the hub publishes it.
+//!
+//! The hub publishes an event after its change is stored, and before it acknowledges the change.
+//! Events of one user keep their order. A broadcast is one event, however many users there are;
+//! the receiver fans it out to the connections.
+//!
+//! Gathering events of medium priority for up to 250 ms, and of low priority for up to 2 s, is
+//! the receiver's part: it knows which connections there are.
+
+use tidewire_proto::v1::{Dismissed, Notification, Preferences, ReadReceipt};
+use tidewire_stream::{ChannelName, UserId};
+
+use crate::{NotificationId, kind::Class};
+
+/// A change that clients see.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HubEvent {
+    /// A notification for a user, who sees its class.
+    Notification {
+        /// The user.
+        user: UserId,
+        /// The notification.
+        notification: Box<Notification>,
+        /// Its class, by which delivery channels filter.
+        class: Class,
+        /// Number of unread notifications after it.
+        unread_count: u64,
+    },
+    /// A notification for everyone. Users whose preferences hide its class do not see it.
+    Broadcast {
+        /// The notification.
+        notification: Box<Notification>,
+        /// Its class.
+        class: Class,
+    },
+    /// A notification for the subscribers of a channel. It is in no inbox.
+    Channel {
+        /// The channel.
+        channel: ChannelName,
+        /// The notification.
+        notification: Box<Notification>,
+    },
+    /// A user read notifications.
+    Read {
+        /// The user.
+        user: UserId,
+        /// The notifications, and the count after it.
+        receipt: ReadReceipt,
+    },
+    /// A user dismissed notifications.
+    Dismissed {
+        /// The user.
+        user: UserId,
+        /// The notifications, and the count after it.
+        dismissed: Dismissed,
+    },
+    /// A user's count changed by itself, or by new preferences.
+    UnreadCount {
+        /// The user.
+        user: UserId,
+        /// Number of unread notifications.
+        unread_count: u64,
+    },
+    /// Broadcasts left all lists. The counts of users may have changed.
+    BroadcastRemoval {
+        /// The broadcasts.
+        ids: Vec<NotificationId>,
+    },
+    /// A user set preferences.
+    Preferences {
+        /// The user.
+        user: UserId,
+        /// The new preferences.
+        preferences: Box<Preferences>,
+    },
+}
+
+/// Receiver of events.
+pub trait EventSink: Send + Sync + 'static {
+    /// Receives an event. Never blocks.
+    fn publish(&self, event: HubEvent);
+}

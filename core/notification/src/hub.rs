@@ -1,0 +1,323 @@
+//! Notification hub: the engine's public face.
+//!
+//! An operation locks the users and keys that it needs, loads their states, changes them by pure
+//! functions, commits one batch, and publishes its events. It returns after the commit, so what
+//! it acknowledges survives a crash. An operation that fails changes nothing.
+
+mod background;
+mod reading;
+mod schedules;
+mod sending;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tidewire_proto::v1::{Dismissed, Preferences, ReadReceipt};
+use tidewire_store::SharedStore;
+use tidewire_stream::{SharedClock, UserId};
+
+use crate::{
+    EventSink, HubEvent, NotificationConfig, NotificationError, NotificationId,
+    counts::{self, Visibility},
+    draft,
+    hub_core::HubCore,
+    preferences, record, tables,
+    work::Work,
+};
+
+pub use background::StepOutcome;
+pub use reading::{ListQuery, NotificationPage};
+pub use schedules::ScheduleRef;
+pub use sending::NotifyOutcome;
+
+/// Ids of one request at most.
+const MAX_IDS: usize = 1_000;
+
+/// The notification hub. Cheap to clone.
+#[derive(Clone)]
+pub struct NotificationHub(Arc<HubCore>);
+
+impl std::fmt::Debug for NotificationHub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NotificationHub").finish_non_exhaustive()
+    }
+}
+
+impl NotificationHub {
+    /// Opens the hub on its tables in `store`. [`run`](Self::run) does the work that is due at a
+    /// time.
+    ///
+    /// # Errors
+    /// The configuration is refused, or the store cannot be read or written.
+    pub async fn open(
+        store: SharedStore,
+        events: Arc<dyn EventSink>,
+        clock: SharedClock,
+        config: NotificationConfig,
+    ) -> Result<Self, NotificationError> {
+        let core = HubCore::open(store, events, clock, config).await?;
+        Ok(Self(Arc::new(core)))
+    }
+
+    /// Counts a user's unread notifications: direct ones and broadcasts, of the classes that the
+    /// user sees. Reads no notification, and no store for a user whose state is cached.
+    ///
+    /// # Errors
+    /// The user's id is malformed, or the store cannot be read.
+    pub async fn unread_count(&self, user: &str) -> Result<u64, NotificationError> {
+        let core = &*self.0;
+        let user = draft::check_user("user", user)?;
+        if let Some(stored) = core.cache.get(&user) {
+            let state = record::decode_counts(&stored)?;
+            let now_ms = core.clock.now_ms();
+            if now_ms < state.next_due_ms {
+                return Ok(counts::unread(
+                    &state,
+                    &core.live(now_ms),
+                    core.floor(&state),
+                ));
+            }
+        }
+        self.with_user(&user, async |work| {
+            work.load([&user], Vec::new()).await?;
+            Ok(work.unread(&user))
+        })
+        .await
+    }
+
+    /// Marks notifications and broadcasts as read. Ids that the user does not have are ignored,
+    /// and are not in the receipt: another tab may have dismissed them. Marking twice changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// An id is malformed, or the store cannot be written.
+    pub async fn mark_read(
+        &self,
+        user: &str,
+        ids: &[String],
+    ) -> Result<ReadReceipt, NotificationError> {
+        let core = &*self.0;
+        let user = draft::check_user("user", user)?;
+        let orders = core.orders(&parse_ids(ids)?);
+        self.with_user(&user, async |work| {
+            work.load([&user], Vec::new()).await?;
+            if work.inbox(&user).needs_blocks(&orders) {
+                work.load_blocks(&user).await?;
+            }
+            let live = work.live.clone();
+            let floor = core.floor(&work.inbox(&user).state);
+            let (known, is_changed) = work.inbox(&user).mark_read(&orders, &live, floor);
+            let receipt = ReadReceipt {
+                ids: known
+                    .into_iter()
+                    .map(|order| core.id(order).to_string())
+                    .collect(),
+                unread_count: work.unread(&user),
+                ..ReadReceipt::default()
+            };
+            if is_changed {
+                work.events.push(HubEvent::Read {
+                    user: user.clone(),
+                    receipt: receipt.clone(),
+                });
+            }
+            Ok(receipt)
+        })
+        .await
+    }
+
+    /// Marks all notifications and broadcasts as read, up to `up_to` if given: newer ones stay
+    /// unread. Hidden ones are marked too. The receipt has the true count.
+    ///
+    /// # Errors
+    /// The id is malformed, or the store cannot be written.
+    pub async fn mark_all_read(
+        &self,
+        user: &str,
+        up_to: Option<&str>,
+    ) -> Result<ReadReceipt, NotificationError> {
+        let core = &*self.0;
+        let user = draft::check_user("user", user)?;
+        let id = up_to.map(|text| parse_id("upTo", text)).transpose()?;
+        self.with_user(&user, async |work| {
+            work.load([&user], Vec::new()).await?;
+            // Under the user's lock all given places are in the inbox already, or are others'.
+            let last = core.ids.last();
+            let direct = id.map_or(last, |id| id.order.min(last));
+            let newest = work.live.newest();
+            let broadcasts = id.map_or(newest, |id| id.order.min(newest));
+            if work.inbox(&user).needs_blocks(&[direct]) {
+                work.load_blocks(&user).await?;
+            }
+            let is_changed = work.inbox(&user).mark_all(direct, broadcasts);
+            let receipt = ReadReceipt {
+                all: true,
+                up_to: up_to.map(str::to_owned),
+                unread_count: work.unread(&user),
+                ..ReadReceipt::default()
+            };
+            if is_changed {
+                work.events.push(HubEvent::Read {
+                    user: user.clone(),
+                    receipt: receipt.clone(),
+                });
+            }
+            Ok(receipt)
+        })
+        .await
+    }
+
+    /// Removes notifications from a user's inbox, and broadcasts from this user's list. Ids that
+    /// the user does not have are ignored, and are not in the result.
+    ///
+    /// # Errors
+    /// An id is malformed, or the store cannot be written.
+    pub async fn dismiss(
+        &self,
+        user: &str,
+        ids: &[String],
+    ) -> Result<Dismissed, NotificationError> {
+        let core = &*self.0;
+        let user = draft::check_user("user", user)?;
+        let orders = core.orders(&parse_ids(ids)?);
+        self.with_user(&user, async |work| {
+            work.load([&user], Vec::new()).await?;
+            if work.inbox(&user).needs_blocks(&orders) {
+                work.load_blocks(&user).await?;
+            }
+            let live = work.live.clone();
+            let floor = core.floor(&work.inbox(&user).state);
+            let gone = work.inbox(&user).dismiss(&orders, &live, floor);
+            let dismissed = Dismissed {
+                ids: gone
+                    .iter()
+                    .map(|order| core.id(*order).to_string())
+                    .collect(),
+                unread_count: work.unread(&user),
+            };
+            if !gone.is_empty() {
+                let event = HubEvent::Dismissed {
+                    user: user.clone(),
+                    dismissed: dismissed.clone(),
+                };
+                work.events.push(event);
+            }
+            Ok(dismissed)
+        })
+        .await
+    }
+
+    /// Reads a user's preferences.
+    ///
+    /// # Errors
+    /// The user's id is malformed, or the store cannot be read.
+    pub async fn preferences(&self, user: &str) -> Result<Preferences, NotificationError> {
+        let user = draft::check_user("user", user)?;
+        let value = self
+            .0
+            .store
+            .get(tables::PREFERENCES, user.as_str().into())
+            .await?;
+        let Some(value) = value else {
+            return Ok(Preferences::default());
+        };
+        let read = prost::Message::decode(value.as_slice());
+        read.map_err(|_| NotificationError::Damaged("preferences"))
+    }
+
+    /// Replaces a user's preferences. Types and priorities that they hide leave list, count and
+    /// push, and are not deleted.
+    ///
+    /// # Errors
+    /// A field is refused, or the store cannot be written.
+    pub async fn set_preferences(
+        &self,
+        user: &str,
+        preferences: Preferences,
+    ) -> Result<Preferences, NotificationError> {
+        let user = draft::check_user("user", user)?;
+        let visibility = preferences::check(&self.0.kinds, &preferences)?;
+        self.with_user(&user, async |work| {
+            work.load([&user], Vec::new()).await?;
+            let before = work.unread(&user);
+            let state = &mut work.inbox(&user).state;
+            state.min_priority = visibility.min_priority;
+            state.muted = visibility.muted;
+            let value = prost::Message::encode_to_vec(&preferences);
+            work.batch.put(tables::PREFERENCES, user.as_str(), value);
+            let shared = Box::new(preferences.clone());
+            work.events.push(HubEvent::Preferences {
+                user: user.clone(),
+                preferences: shared,
+            });
+            work.push_count_if_changed(&user, before);
+            Ok(preferences)
+        })
+        .await
+    }
+
+    /// The classes that a user sees, for the fan-out of broadcasts.
+    ///
+    /// # Errors
+    /// The user's id is malformed, or the store cannot be read.
+    pub async fn visibility(&self, user: &str) -> Result<Visibility, NotificationError> {
+        let user = draft::check_user("user", user)?;
+        if let Some(stored) = self.0.cache.get(&user) {
+            return Ok(record::decode_counts(&stored)?.visibility());
+        }
+        self.with_user(&user, async |work| {
+            work.load([&user], Vec::new()).await?;
+            Ok(work.inbox(&user).state.visibility())
+        })
+        .await
+    }
+
+    /// The classes that a filter of a delivery channel lets through.
+    #[must_use]
+    pub fn delivery_filter(&self, filter: &tidewire_proto::v1::DeliveryFilter) -> Visibility {
+        preferences::filter(&self.0.kinds, filter)
+    }
+
+    /// Bytes of the cached states of users, about.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        self.0.cache.bytes()
+    }
+
+    /// Runs an operation under the lock of one user, and commits its changes.
+    async fn with_user<T>(
+        &self,
+        user: &UserId,
+        operation: impl AsyncFnOnce(&mut Work<'_>) -> Result<T, NotificationError>,
+    ) -> Result<T, NotificationError> {
+        let core = &*self.0;
+        let stripe = core.locks.stripe(user);
+        let _guards = core.locks.lock(&BTreeSet::from([stripe])).await;
+        let mut work = Work::new(core, Some(stripe));
+        let result = operation(&mut work).await?;
+        work.commit().await?;
+        Ok(result)
+    }
+}
+
+fn parse_id(field: &str, text: &str) -> Result<NotificationId, NotificationError> {
+    NotificationId::parse(text).ok_or_else(|| {
+        NotificationError::invalid(
+            field,
+            format!("{text:?} is not the id of a notification, expected one as the server sent it"),
+        )
+    })
+}
+
+fn parse_ids(ids: &[String]) -> Result<Vec<NotificationId>, NotificationError> {
+    if ids.is_empty() || ids.len() > MAX_IDS {
+        let problem = format!("{} ids, expected 1 to {MAX_IDS}", ids.len());
+        return Err(NotificationError::invalid("ids", problem));
+    }
+    let ids = ids.iter().enumerate();
+    let mut ids = ids
+        .map(|(place, text)| parse_id(&format!("ids[{place}]"), text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut known = BTreeSet::new();
+    ids.retain(|id| known.insert(*id));
+    Ok(ids)
+}

@@ -1,0 +1,272 @@
+//! Lists: pages of a user's notifications and broadcasts, newest first.
+//!
+//! A page merges the inbox and the live broadcasts by id, under the user's lock; so its count
+//! and its items belong together. The cursor is an id, not a number: notifications that arrive
+//! between two pages move nothing.
+
+use std::collections::VecDeque;
+
+use tidewire_proto::v1::{ListNotificationsRequest, Notification};
+
+use super::{NotificationHub, parse_id};
+use crate::{
+    NotificationError, NotificationId, broadcast, draft,
+    hub_core::HubCore,
+    id::Order,
+    inbox::Entry,
+    kind::{Class, Kind},
+    record, tables,
+    work::{self, Work},
+};
+
+/// Items of a page if the request names no number.
+const DEFAULT_LIMIT: u32 = 50;
+
+/// Items of a page at most.
+const MAX_LIMIT: u32 = 500;
+
+/// Blocks of an inbox in one read.
+const BLOCKS: usize = 16;
+
+/// Filter and cursor of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListQuery {
+    limit: usize,
+    before: Option<NotificationId>,
+    is_unread_only: bool,
+    kinds: Vec<Kind>,
+    /// Numbers on the wire.
+    priorities: Vec<i32>,
+}
+
+/// A page of notifications.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotificationPage {
+    /// Newest first.
+    pub items: Vec<Notification>,
+    /// Number of unread notifications of the user, whatever the filter.
+    pub unread_count: u64,
+    /// The `before` of the next page. None on the last page.
+    pub next: Option<NotificationId>,
+}
+
+/// An item of a page, without its text.
+struct ListedItem {
+    order: Order,
+    class: Class,
+    is_read: bool,
+    expires_at_ms: Option<i64>,
+    is_broadcast: bool,
+}
+
+impl NotificationHub {
+    /// Checks a request to list notifications.
+    ///
+    /// # Errors
+    /// A field is refused.
+    pub fn list_query(
+        &self,
+        request: &ListNotificationsRequest,
+    ) -> Result<ListQuery, NotificationError> {
+        let limit = request.limit.unwrap_or(DEFAULT_LIMIT);
+        if limit == 0 || limit > MAX_LIMIT {
+            let problem = format!("{limit}, expected 1 to {MAX_LIMIT}");
+            return Err(NotificationError::invalid("limit", problem));
+        }
+        let before = request.before.as_deref();
+        let before = before.map(|text| parse_id("before", text)).transpose()?;
+        let kinds = self
+            .0
+            .kinds
+            .find_all("types", &request.types, &request.custom_types)?;
+        let priorities = request.priorities.iter().enumerate();
+        let priorities = priorities.map(|(place, number)| match *number {
+            1..=4 => Ok(*number),
+            _ => {
+                let problem = format!("{number}, expected one of low, medium, high, urgent");
+                Err(NotificationError::invalid(
+                    format!("priorities[{place}]"),
+                    problem,
+                ))
+            }
+        });
+        Ok(ListQuery {
+            limit: limit as usize,
+            before,
+            is_unread_only: request.unread_only.unwrap_or(false),
+            kinds,
+            priorities: priorities.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Lists a user's notifications and broadcasts, newest first.
+    ///
+    /// # Errors
+    /// The user's id is malformed, or the store cannot be read.
+    pub async fn list(
+        &self,
+        user: &str,
+        query: &ListQuery,
+    ) -> Result<NotificationPage, NotificationError> {
+        let core = &*self.0;
+        let user = draft::check_user("user", user)?;
+        self.with_user(&user, async |work| {
+            work.load([&user], Vec::new()).await?;
+            let unread_count = work.unread(&user);
+            let mut items = find(core, work, &user, query).await?;
+            let has_more = items.len() > query.limit;
+            items.truncate(query.limit);
+            let next = items
+                .last()
+                .filter(|_| has_more)
+                .map(|item| core.id(item.order));
+            let items = read_texts(core, &items).await?;
+            Ok(NotificationPage {
+                items,
+                unread_count,
+                next,
+            })
+        })
+        .await
+    }
+}
+
+impl ListQuery {
+    fn matches(&self, class: Class) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(&class.kind()))
+            && (self.priorities.is_empty() || self.priorities.contains(&class.priority().into()))
+    }
+}
+
+/// The items of a page, and one more if there are more.
+async fn find(
+    core: &HubCore,
+    work: &mut Work<'_>,
+    user: &tidewire_stream::UserId,
+    query: &ListQuery,
+) -> Result<Vec<ListedItem>, NotificationError> {
+    let before = query.before.map_or(Order(u64::MAX), |id| id.order);
+    let live = work.live.clone();
+    let inbox = work.inbox(user);
+    let state = &inbox.state;
+    let (visibility, floor) = (state.visibility(), core.floor(state));
+    let is_shown = |class: Class, is_read: bool| {
+        visibility.shows(class) && query.matches(class) && !(query.is_unread_only && is_read)
+    };
+    let mut broadcasts = live
+        .before(before)
+        .take_while(|broadcast| broadcast.order >= floor);
+    let mut next_broadcast = || {
+        broadcasts.find_map(|broadcast| {
+            let mark = state.mark(broadcast.order);
+            let is_read = broadcast.order <= state.broadcast_watermark || mark.is_some();
+            let is_dismissed = mark.is_some_and(|mark| mark.is_dismissal);
+            (!is_dismissed && is_shown(broadcast.class, is_read)).then_some(ListedItem {
+                order: broadcast.order,
+                class: broadcast.class,
+                is_read,
+                expires_at_ms: broadcast.expires_at_ms,
+                is_broadcast: true,
+            })
+        })
+    };
+    let listed = |entry: &Entry| {
+        let is_read = state.is_read(entry);
+        (entry.order < before && is_shown(entry.class, is_read)).then_some(ListedItem {
+            order: entry.order,
+            class: entry.class,
+            is_read,
+            expires_at_ms: entry.expires_at_ms,
+            is_broadcast: false,
+        })
+    };
+    let mut direct: VecDeque<ListedItem> = match &inbox.blocks {
+        // All entries are in memory: there is no block, or something has just expired.
+        Some(_) => inbox.entries().rev().filter_map(listed).collect(),
+        None => state.head.iter().rev().filter_map(listed).collect(),
+    };
+    let prefix = tables::blocks_of(user);
+    // The newest block whose first entry is before the cursor.
+    let mut after = (before.0 < u64::MAX).then(|| tables::block(user, before));
+    let mut has_more = inbox.blocks.is_none();
+    let mut items = Vec::new();
+    let mut broadcast = next_broadcast();
+    while items.len() <= query.limit {
+        if direct.is_empty() && has_more {
+            let page = core
+                .store
+                .scan(tables::BLOCKS, prefix.clone(), after.take(), BLOCKS)
+                .await?;
+            has_more = page.len() == BLOCKS;
+            after = page.last().map(|(key, _)| key.clone());
+            for (_, value) in &page {
+                direct.extend(record::decode_block(value)?.iter().rev().filter_map(listed));
+            }
+            continue;
+        }
+        let newest_direct = direct.front().map(|item| item.order);
+        let item = match (newest_direct, &broadcast) {
+            (Some(order), Some(other)) if order > other.order => direct.pop_front(),
+            (Some(_), None) => direct.pop_front(),
+            _ => std::mem::replace(&mut broadcast, next_broadcast()),
+        };
+        match item {
+            Some(item) => items.push(item),
+            None => break,
+        }
+    }
+    Ok(items)
+}
+
+/// Reads the texts of items.
+async fn read_texts(
+    core: &HubCore,
+    items: &[ListedItem],
+) -> Result<Vec<Notification>, NotificationError> {
+    let key = |item: &ListedItem| item.order.0.to_be_bytes().to_vec();
+    let direct = items
+        .iter()
+        .filter(|item| !item.is_broadcast)
+        .map(key)
+        .collect::<Vec<_>>();
+    let broadcasts = items.iter().filter(|item| item.is_broadcast);
+    let broadcasts: Vec<_> = broadcasts
+        .map(|item| (tables::BROADCASTS, key(item)))
+        .collect();
+    let mut direct = match direct.is_empty() {
+        true => Vec::new().into_iter(),
+        false => core
+            .store
+            .get_floor(tables::BODIES, direct)
+            .await?
+            .into_iter(),
+    };
+    let mut broadcasts = match broadcasts.is_empty() {
+        true => Vec::new().into_iter(),
+        false => core.store.get_many(broadcasts).await?.into_iter(),
+    };
+    let mut notifications = Vec::with_capacity(items.len());
+    for item in items {
+        let text = match item.is_broadcast {
+            true => {
+                let record = broadcasts.next().flatten();
+                record
+                    .map(|record| broadcast::decode(item.order, &record))
+                    .transpose()?
+                    .map(|(_, text)| text)
+            }
+            false => direct.next().flatten().and_then(|(first, chunk)| {
+                let first = tables::order(&first)?;
+                record::find_body(first, &chunk, item.order).map(<[u8]>::to_vec)
+            }),
+        };
+        let text = text.ok_or(NotificationError::Damaged("notification"))?;
+        let notification =
+            work::notification(core, item.order, item.class, item.expires_at_ms, &text)?;
+        notifications.push(Notification {
+            read: item.is_read,
+            ..notification
+        });
+    }
+    Ok(notifications)
+}

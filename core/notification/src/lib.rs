@@ -1,0 +1,47 @@
+//! Notification engine: inboxes, broadcasts, unread counts, schedules and preferences.
+//!
+//! [`NotificationHub`] is the public face. The path of a request:
+//!
+//! ```text
+//! request ─▶ draft ─▶ locks ─▶ inbox ─▶ store ─▶ cache ─▶ events ─▶ reply
+//!            checks             pure     durable           EventSink
+//! ```
+//!
+//! - A request is acknowledged after its commit. One that fails changes nothing.
+//! - Counts equal lists at any time, and reading a count reads no notification (`counts`).
+//! - A broadcast is one record, however many users there are (`broadcast`).
+//! - Memory does not grow with users who are away (`cache`).
+//!
+//! Delivery outside of the server (webhook, push, e-mail) and the fan-out to connections are
+//! the receivers' of [`HubEvent`]s.
+
+mod broadcast;
+mod cache;
+mod config;
+mod counts;
+mod draft;
+mod error;
+mod events;
+mod hub;
+mod hub_core;
+mod id;
+mod idempotency;
+mod inbox;
+mod kind;
+mod locks;
+pub mod preferences;
+mod record;
+mod schedule;
+mod tables;
+mod work;
+
+pub use config::NotificationConfig;
+pub use counts::Visibility;
+pub use error::NotificationError;
+pub use events::{EventSink, HubEvent};
+pub use hub::{
+    ListQuery, NotificationHub, NotificationPage, NotifyOutcome, ScheduleRef, StepOutcome,
+};
+pub use id::NotificationId;
+pub use kind::Class;
+pub use preferences::QuietHours;

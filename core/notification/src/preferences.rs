@@ -1,0 +1,288 @@
+//! Preferences of a user: checks, and quiet hours.
+//!
+//! Minimum priority and muted types act in `counts`: they are a view on the inbox. Quiet hours,
+//! the digest and the delivery channels act on the delivery outside of the application; the hub
+//! stores and checks them.
+//!
+//! # Quiet hours
+//! They are wall-clock times of an IANA time zone, from `start` to before `end`, over midnight if
+//! `end` is earlier. On the day of a clock change they keep their wall-clock times, so a night
+//! is an hour shorter or longer.
+
+use jiff::{Timestamp, civil::Time, tz::TimeZone};
+use smallvec::SmallVec;
+use tidewire_proto::v1::{DeliveryFilter, Preferences, Priority};
+
+use crate::{
+    NotificationError,
+    counts::Visibility,
+    kind::{Class, KindRegistry},
+};
+
+/// Daily hours without delivery.
+#[derive(Debug, Clone)]
+pub struct QuietHours {
+    start: Time,
+    end: Time,
+    zone: TimeZone,
+}
+
+impl QuietHours {
+    /// Reads the quiet hours of the wire.
+    ///
+    /// # Errors
+    /// A time or the zone is malformed, or the hours are empty.
+    pub fn parse(hours: &tidewire_proto::v1::QuietHours) -> Result<Self, NotificationError> {
+        let start = parse_time("quietHours.start", &hours.start)?;
+        let end = parse_time("quietHours.end", &hours.end)?;
+        if start == end {
+            let problem = format!("{:?}, as the start, expected another time", hours.end);
+            return Err(NotificationError::invalid("quietHours.end", problem));
+        }
+        let zone = TimeZone::get(&hours.time_zone).map_err(|_| {
+            let problem = format!(
+                "{:?}, expected an IANA time zone like Europe/Vienna",
+                hours.time_zone
+            );
+            NotificationError::invalid("quietHours.timeZone", problem)
+        })?;
+        Ok(Self { start, end, zone })
+    }
+
+    /// Whether a time, in milliseconds since the Unix epoch, is in the quiet hours.
+    #[must_use]
+    pub fn is_quiet(&self, now_ms: i64) -> bool {
+        let Ok(now) = Timestamp::from_millisecond(now_ms) else {
+            return false;
+        };
+        let time = now.to_zoned_datetime(self.zone.clone()).time();
+        match self.start < self.end {
+            true => self.start <= time && time < self.end,
+            false => self.start <= time || time < self.end,
+        }
+    }
+
+    /// When quiet hours that hold at `now_ms` end, in milliseconds since the Unix epoch. None if
+    /// they do not hold.
+    #[must_use]
+    pub fn end_ms(&self, now_ms: i64) -> Option<i64> {
+        if !self.is_quiet(now_ms) {
+            return None;
+        }
+        let now = Timestamp::from_millisecond(now_ms)
+            .ok()?
+            .to_zoned_datetime(self.zone.clone());
+        let today = now
+            .date()
+            .to_datetime(self.end)
+            .to_zoned_datetime(self.zone.clone())
+            .ok()?;
+        let end = match today.timestamp() > now.timestamp() {
+            true => today,
+            false => {
+                let tomorrow = now.date().tomorrow().ok()?;
+                tomorrow
+                    .to_datetime(self.end)
+                    .to_zoned_datetime(self.zone.clone())
+                    .ok()?
+            }
+        };
+        Some(end.timestamp().as_millisecond())
+    }
+}
+
+fn parse_time(field: &str, text: &str) -> Result<Time, NotificationError> {
+    let read = || {
+        let (hour, minute) = text.split_once(':').filter(|_| text.len() == 5)?;
+        let number = |digits: &str| {
+            let is_number = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| digits.parse::<i8>().ok())?
+        };
+        Time::new(number(hour)?, number(minute)?, 0, 0).ok()
+    };
+    read().ok_or_else(|| {
+        NotificationError::invalid(
+            field,
+            format!("{text:?}, expected HH:MM from 00:00 to 23:59"),
+        )
+    })
+}
+
+/// Checks preferences, and returns the classes that they show.
+pub(crate) fn check(
+    kinds: &KindRegistry,
+    preferences: &Preferences,
+) -> Result<Visibility, NotificationError> {
+    if let Some(hours) = &preferences.quiet_hours {
+        QuietHours::parse(hours)?;
+    }
+    if let Some(channels) = &preferences.channels {
+        let filters = [
+            ("push", &channels.push),
+            ("email", &channels.email),
+            ("webhook", &channels.webhook),
+        ];
+        for (name, filter) in filters {
+            let Some(filter) = filter else { continue };
+            check_filter(kinds, &format!("channels.{name}."), filter)?;
+        }
+    }
+    let filter = DeliveryFilter {
+        min_priority: preferences.min_priority,
+        muted_types: preferences.muted_types.clone(),
+        custom_muted_types: preferences.custom_muted_types.clone(),
+    };
+    check_filter(kinds, "", &filter)
+}
+
+fn check_filter(
+    kinds: &KindRegistry,
+    path: &str,
+    filter: &DeliveryFilter,
+) -> Result<Visibility, NotificationError> {
+    let min_priority = match filter.min_priority {
+        None => 0,
+        Some(number) => match Priority::try_from(number) {
+            Ok(priority) => priority as u8,
+            Err(_) => {
+                let problem = format!("{number}, expected one of low, medium, high, urgent");
+                return Err(NotificationError::invalid(
+                    format!("{path}minPriority"),
+                    problem,
+                ));
+            }
+        },
+    };
+    let field = format!("{path}mutedTypes");
+    let mut muted: SmallVec<_> = kinds
+        .find_all(&field, &filter.muted_types, &filter.custom_muted_types)?
+        .into();
+    muted.sort_unstable();
+    muted.dedup();
+    Ok(Visibility {
+        min_priority,
+        muted,
+    })
+}
+
+/// The classes that a delivery channel delivers to a user.
+pub(crate) fn filter(kinds: &KindRegistry, filter: &DeliveryFilter) -> Visibility {
+    // It was checked when it was set. A type that is not configured any more mutes nothing.
+    check_filter(kinds, "", filter).unwrap_or_default()
+}
+
+/// Whether quiet hours hold a notification back. Urgent ones and security warnings are exempt.
+#[must_use]
+pub fn is_held_back(hours: &QuietHours, class: Class, now_ms: i64) -> bool {
+    !class.is_exempt() && hours.is_quiet(now_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hours(start: &str, end: &str, zone: &str) -> Result<QuietHours, NotificationError> {
+        QuietHours::parse(&tidewire_proto::v1::QuietHours {
+            start: start.to_owned(),
+            end: end.to_owned(),
+            time_zone: zone.to_owned(),
+        })
+    }
+
+    fn ms(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_millisecond()
+    }
+
+    #[test]
+    fn quiet_hours_of_new_york_keep_their_wall_clock_times_over_both_clock_changes() {
+        let night = hours("22:00", "07:00", "America/New_York").unwrap();
+        // Summer time: UTC−4.
+        assert!(!night.is_quiet(ms("2025-07-01T01:59:59Z")));
+        assert!(night.is_quiet(ms("2025-07-01T02:00:00Z")));
+        assert!(night.is_quiet(ms("2025-07-01T10:59:59Z")));
+        assert!(!night.is_quiet(ms("2025-07-01T11:00:00Z")));
+        // The clock goes back in the night to 2 November: the night has an hour more.
+        let start = ms("2025-11-02T02:00:00Z");
+        assert!(!night.is_quiet(start - 1) && night.is_quiet(start));
+        let end = ms("2025-11-02T12:00:00Z");
+        assert!(night.is_quiet(end - 1) && !night.is_quiet(end));
+        assert_eq!(
+            (night.end_ms(start), night.end_ms(end - 1)),
+            (Some(end), Some(end))
+        );
+        assert_eq!(end - start, 10 * 3_600_000);
+        // The clock goes forward in the night to 8 March: the night has an hour less.
+        let start = ms("2026-03-08T03:00:00Z");
+        let end = ms("2026-03-08T11:00:00Z");
+        assert!(!night.is_quiet(start - 1) && night.is_quiet(start));
+        assert!(night.is_quiet(end - 1) && !night.is_quiet(end));
+        assert_eq!((night.end_ms(start), night.end_ms(end)), (Some(end), None));
+    }
+
+    #[test]
+    fn hours_that_end_in_the_gap_or_in_the_repeated_hour_end_once() {
+        // 02:30 does not exist on 8 March 2026: the hours end at 03:30 on the clock.
+        let night = hours("22:00", "02:30", "America/New_York").unwrap();
+        let start = ms("2026-03-08T03:00:00Z");
+        let end = night.end_ms(start).unwrap();
+        assert_eq!(end, ms("2026-03-08T07:30:00Z"));
+        // 01:30 comes twice on 2 November 2025. The first one ends them for a digest.
+        let night = hours("22:00", "01:30", "America/New_York").unwrap();
+        assert_eq!(
+            night.end_ms(ms("2025-11-02T02:00:00Z")),
+            Some(ms("2025-11-02T05:30:00Z"))
+        );
+    }
+
+    #[test]
+    fn hours_within_a_day_and_a_zone_without_changes() {
+        let noon = hours("12:00", "13:30", "UTC").unwrap();
+        assert!(!noon.is_quiet(ms("2025-01-01T11:59:59Z")));
+        assert!(noon.is_quiet(ms("2025-01-01T12:00:00Z")));
+        assert!(!noon.is_quiet(ms("2025-01-01T13:30:00Z")));
+        assert_eq!(
+            noon.end_ms(ms("2025-01-01T12:10:00Z")),
+            Some(ms("2025-01-01T13:30:00Z"))
+        );
+        let half = hours("00:00", "06:00", "Asia/Kolkata").unwrap();
+        assert!(
+            half.is_quiet(ms("2025-01-01T18:30:00Z")) && !half.is_quiet(ms("2025-01-01T18:29:00Z"))
+        );
+    }
+
+    #[test]
+    fn bad_hours_name_the_field() {
+        let refusal = |start, end, zone| hours(start, end, zone).unwrap_err().to_string();
+        for bad in [
+            "24:00", "7:00", "07:60", "0700", "", "ab:cd", "+1:00", "07:00:00",
+        ] {
+            assert_eq!(
+                refusal(bad, "07:00", "UTC"),
+                format!("`quietHours.start`: {bad:?}, expected HH:MM from 00:00 to 23:59")
+            );
+        }
+        assert!(refusal("07:00", "x", "UTC").starts_with("`quietHours.end`"));
+        assert!(refusal("07:00", "07:00", "UTC").starts_with("`quietHours.end`"));
+        for zone in [
+            "",
+            "Mars/Olympus",
+            "+02:00",
+            "EST5EDT,M3.2.0,M11.1.0",
+            "../../etc/passwd",
+        ] {
+            assert!(
+                refusal("07:00", "08:00", zone).starts_with("`quietHours.timeZone`"),
+                "{zone}"
+            );
+        }
+    }
+
+    #[test]
+    fn urgent_ones_and_security_warnings_are_never_held_back() {
+        let always = hours("00:00", "23:59", "UTC").unwrap();
+        let class = |kind, priority| Class::new(crate::kind::Kind(kind), priority);
+        assert!(is_held_back(&always, class(1, Priority::High), 0));
+        assert!(!is_held_back(&always, class(1, Priority::Urgent), 0));
+        assert!(!is_held_back(&always, class(6, Priority::Low), 0));
+    }
+}

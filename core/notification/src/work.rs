@@ -1,0 +1,348 @@
+//! Unit of work: inboxes that an operation loads under its locks, and the writes and events that
+//! it stages. One commit stores all of it, or nothing; then the cache changes, then the events
+//! are published.
+
+use std::{collections::HashMap, sync::Arc};
+
+use prost::Message as _;
+use tidewire_proto::v1::Notification;
+use tidewire_store::{Batch, Key, Table, Value};
+use tidewire_stream::UserId;
+
+use crate::{
+    HubEvent, NotificationError,
+    broadcast::{Broadcast, LiveBroadcasts},
+    counts,
+    hub_core::{HubCore, scan_all},
+    id::Order,
+    inbox::{Block, Inbox, NEVER_MS, UserState},
+    kind::Class,
+    locks::Stripe,
+    record::{self, Body},
+    tables::{self, DueWork},
+};
+
+/// An inbox, with the form in which it is stored.
+struct LoadedInbox {
+    inbox: Inbox,
+    /// The stored state. None for a user who was never seen.
+    stored: Option<Arc<[u8]>>,
+    /// The time of the inbox in the table of due work.
+    stored_due_ms: i64,
+}
+
+/// The changes of one operation.
+pub(crate) struct Work<'a> {
+    core: &'a HubCore,
+    pub(crate) now_ms: i64,
+    pub(crate) live: Arc<LiveBroadcasts>,
+    inboxes: HashMap<UserId, LoadedInbox>,
+    pub(crate) bodies: Vec<Body>,
+    pub(crate) batch: Batch,
+    pub(crate) events: Vec<HubEvent>,
+    /// The place that was given out last, and the first stripe that the operation holds.
+    newest: Option<Order>,
+    stripe: Option<Stripe>,
+    added: Vec<Broadcast>,
+    removed: Vec<Order>,
+    /// The earliest time of staged due work.
+    due_ms: i64,
+}
+
+impl<'a> Work<'a> {
+    /// An operation that holds `stripe` as its first lock.
+    pub(crate) fn new(core: &'a HubCore, stripe: Option<Stripe>) -> Self {
+        let now_ms = core.clock.now_ms();
+        Self {
+            core,
+            now_ms,
+            live: core.live(now_ms),
+            inboxes: HashMap::new(),
+            bodies: Vec::new(),
+            batch: Batch::new(),
+            events: Vec::new(),
+            newest: None,
+            stripe,
+            added: Vec::new(),
+            removed: Vec::new(),
+            due_ms: NEVER_MS,
+        }
+    }
+
+    /// A new place. Its stripe stores it, so that no later process gives it out again.
+    pub(crate) fn next_order(&mut self) -> Order {
+        let order = self.core.ids.next(self.now_ms);
+        self.newest = Some(order);
+        order
+    }
+
+    /// Loads the inboxes of users, and reads `keys` beside them. Expires what is due.
+    pub(crate) async fn load(
+        &mut self,
+        users: impl IntoIterator<Item = &UserId>,
+        mut keys: Vec<(Table, Key)>,
+    ) -> Result<Vec<Option<Value>>, NotificationError> {
+        let requested = keys.len();
+        let mut missing = Vec::new();
+        for user in users {
+            if self.inboxes.contains_key(user) {
+                continue;
+            }
+            match self.core.cache.get(user) {
+                Some(state) => self.insert(user, Some(state))?,
+                None => {
+                    keys.push((tables::STATES, user.as_str().into()));
+                    missing.push(user);
+                }
+            }
+        }
+        if keys.is_empty() {
+            self.settle().await?;
+            return Ok(Vec::new());
+        }
+        let mut values = self.core.store.get_many(keys).await?;
+        let states = values.split_off(requested);
+        for (user, state) in missing.into_iter().zip(states) {
+            let state: Option<Arc<[u8]>> = state.map(Into::into);
+            if let Some(state) = &state {
+                self.core.cache.put(user, state.clone());
+            }
+            self.insert(user, state)?;
+        }
+        self.settle().await?;
+        Ok(values)
+    }
+
+    fn insert(
+        &mut self,
+        user: &UserId,
+        stored: Option<Arc<[u8]>>,
+    ) -> Result<(), NotificationError> {
+        let state = match &stored {
+            Some(stored) => record::decode_state(stored)?,
+            None => UserState::new(self.now_ms),
+        };
+        let loaded = LoadedInbox {
+            stored_due_ms: state.next_due_ms,
+            inbox: Inbox::new(state),
+            stored,
+        };
+        self.inboxes.insert(user.clone(), loaded);
+        Ok(())
+    }
+
+    /// Expires what is due in the loaded inboxes.
+    async fn settle(&mut self) -> Result<(), NotificationError> {
+        let due = self.inboxes.iter();
+        let due = due.filter(|(_, loaded)| loaded.inbox.state.next_due_ms <= self.now_ms);
+        let users: Vec<_> = due.map(|(user, _)| user.clone()).collect();
+        for user in users {
+            self.load_blocks(&user).await?;
+            let before = self.unread(&user);
+            let retention = self.core.retention();
+            let now_ms = self.now_ms;
+            self.inbox(&user).expire(now_ms, retention);
+            self.push_count_if_changed(&user, before);
+        }
+        Ok(())
+    }
+
+    /// Publishes a user's count if it is not `before`.
+    pub(crate) fn push_count_if_changed(&mut self, user: &UserId, before: u64) {
+        let unread_count = self.unread(user);
+        if unread_count != before {
+            self.events.push(HubEvent::UnreadCount {
+                user: user.clone(),
+                unread_count,
+            });
+        }
+    }
+
+    /// A loaded inbox. Callers load it first; an inbox that was not loaded is a new user's.
+    pub(crate) fn inbox(&mut self, user: &UserId) -> &mut Inbox {
+        let now_ms = self.now_ms;
+        let loaded = self
+            .inboxes
+            .entry(user.clone())
+            .or_insert_with(|| LoadedInbox {
+                inbox: Inbox::new(UserState::new(now_ms)),
+                stored: None,
+                stored_due_ms: NEVER_MS,
+            });
+        &mut loaded.inbox
+    }
+
+    /// Loads the older entries of an inbox.
+    pub(crate) async fn load_blocks(&mut self, user: &UserId) -> Result<(), NotificationError> {
+        if self.inbox(user).blocks.is_some() {
+            return Ok(());
+        }
+        let rows = scan_all(&self.core.store, tables::BLOCKS, tables::blocks_of(user)).await?;
+        let mut blocks = Vec::with_capacity(rows.len());
+        for (key, value) in rows.iter().rev() {
+            let key =
+                tables::block_order(key).ok_or(NotificationError::Damaged("block of an inbox"))?;
+            blocks.push(Block {
+                key,
+                entries: record::decode_block(value)?,
+                is_dirty: false,
+            });
+        }
+        let inbox = self.inbox(user);
+        blocks.append(&mut inbox.new_blocks);
+        inbox.blocks = Some(blocks);
+        Ok(())
+    }
+
+    /// The number of unread notifications that a user sees.
+    pub(crate) fn unread(&mut self, user: &UserId) -> u64 {
+        let live = self.live.clone();
+        let core = self.core;
+        let state = &self.inbox(user).state;
+        counts::unread(state, &live, core.floor(state))
+    }
+
+    /// Adds a broadcast to the lists.
+    pub(crate) fn add_broadcast(&mut self, broadcast: Broadcast, text: &[u8]) {
+        let record = crate::broadcast::encode(&broadcast, text);
+        self.batch
+            .put(tables::BROADCASTS, broadcast.order.0.to_be_bytes(), record);
+        Arc::make_mut(&mut self.live)
+            .insert(broadcast.clone(), self.core.config.broadcast_max_age_ms);
+        self.due_ms = self.due_ms.min(self.live.next_due_ms());
+        self.added.push(broadcast);
+    }
+
+    /// Removes broadcasts from the lists.
+    pub(crate) fn remove_broadcasts(&mut self, orders: Vec<Order>) {
+        if orders.is_empty() {
+            return;
+        }
+        for order in &orders {
+            self.batch.delete(tables::BROADCASTS, order.0.to_be_bytes());
+            Arc::make_mut(&mut self.live).remove(*order);
+        }
+        let ids = orders.iter().map(|order| self.core.id(*order)).collect();
+        self.events.push(HubEvent::BroadcastRemoval { ids });
+        self.removed.extend(orders);
+    }
+
+    /// Stages work that is due at a time.
+    pub(crate) fn add_due(&mut self, due_ms: i64, work: &DueWork) {
+        self.batch
+            .put(tables::DUE, tables::due(due_ms, work), Value::new());
+        self.due_ms = self.due_ms.min(due_ms);
+    }
+
+    /// A notification as clients get it.
+    pub(crate) fn notification(
+        &self,
+        order: Order,
+        class: Class,
+        expires_at_ms: Option<i64>,
+        text: &[u8],
+    ) -> Result<Notification, NotificationError> {
+        notification(self.core, order, class, expires_at_ms, text)
+    }
+
+    /// Stores all changes, then publishes the events.
+    pub(crate) async fn commit(mut self) -> Result<(), NotificationError> {
+        for (order, chunk) in record::encode_chunks(&self.bodies) {
+            self.batch.put(tables::BODIES, order.0.to_be_bytes(), chunk);
+        }
+        let mut states = Vec::new();
+        let mut due_changes = Vec::new();
+        for (user, loaded) in &mut self.inboxes {
+            let inbox = &mut loaded.inbox;
+            let live = &self.live;
+            inbox
+                .state
+                .marks
+                .retain(|mark| live.get(mark.order).is_some());
+            let new_blocks = inbox.new_blocks.iter();
+            let blocks = inbox.blocks.iter().flatten().filter(|block| block.is_dirty);
+            for block in blocks.chain(new_blocks) {
+                let key = tables::block(user, block.key);
+                match block.entries.is_empty() {
+                    true => self.batch.delete(tables::BLOCKS, key),
+                    false => {
+                        self.batch
+                            .put(tables::BLOCKS, key, record::encode_block(&block.entries))
+                    }
+                }
+            }
+            for order in &inbox.removed {
+                self.batch
+                    .put(tables::GARBAGE, tables::garbage(*order, user), Value::new());
+            }
+            let state = record::encode_state(&inbox.state);
+            if loaded.stored.as_deref() == Some(state.as_slice()) {
+                continue;
+            }
+            let due_ms = inbox.state.next_due_ms;
+            if due_ms != loaded.stored_due_ms {
+                due_changes.push((user.clone(), loaded.stored_due_ms, due_ms));
+            }
+            self.batch.put(tables::STATES, user.as_str(), state.clone());
+            states.push((user.clone(), Arc::<[u8]>::from(state)));
+        }
+        for (user, before_ms, due_ms) in due_changes {
+            let work = DueWork::Expiry(user);
+            if before_ms != NEVER_MS {
+                self.batch
+                    .delete(tables::DUE, tables::due(before_ms, &work));
+            }
+            if due_ms != NEVER_MS {
+                self.add_due(due_ms, &work);
+            }
+        }
+        if let (Some(newest), Some(stripe), false) =
+            (self.newest, self.stripe, self.batch.is_empty())
+        {
+            let key = [&[tables::NEWEST], stripe.number().to_be_bytes().as_slice()].concat();
+            self.batch.put(tables::META, key, newest.0.to_be_bytes());
+        }
+        self.core.store.commit(self.batch).await?;
+        for (user, state) in states {
+            self.core.cache.put(&user, state);
+        }
+        if !self.added.is_empty() || !self.removed.is_empty() {
+            let max_age_ms = self.core.config.broadcast_max_age_ms;
+            self.core.update_live(|live| {
+                for broadcast in self.added {
+                    live.insert(broadcast, max_age_ms);
+                }
+                for order in self.removed {
+                    live.remove(order);
+                }
+            });
+        }
+        for event in self.events {
+            self.core.events.publish(event);
+        }
+        self.core.wake_for(self.due_ms);
+        Ok(())
+    }
+}
+
+/// A notification as clients get it, unread.
+pub(crate) fn notification(
+    core: &HubCore,
+    order: Order,
+    class: Class,
+    expires_at_ms: Option<i64>,
+    text: &[u8],
+) -> Result<Notification, NotificationError> {
+    let shared =
+        Notification::decode(text).map_err(|_| NotificationError::Damaged("notification"))?;
+    let (kind, custom_type) = core.kinds.wire(class.kind());
+    Ok(Notification {
+        id: core.id(order).to_string(),
+        r#type: kind,
+        custom_type,
+        priority: class.priority().into(),
+        timestamp: order.time_ms(),
+        expires_at: expires_at_ms,
+        ..shared
+    })
+}

@@ -1,0 +1,825 @@
+//! Property test: the hub against a naive model, which keeps everything in plain lists and counts
+//! by filtering.
+//!
+//! Every operation is compared: its result, then count and list of a user. The seed is printed;
+//! `TIDEWIRE_MODEL_SEED` repeats a run, `TIDEWIRE_MODEL_OPERATIONS` sets its length.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+#![allow(clippy::print_stdout, reason = "the seed of a failed run")]
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use support::{START_MS, World, sender};
+use tidewire_notification::{HubEvent, NotificationConfig, NotificationError, ScheduleRef};
+use tidewire_proto::v1::{ListNotificationsRequest, Notification, NotifyRequest, Preferences};
+
+const USERS: usize = 24;
+const MINUTE_MS: i64 = 60_000;
+
+fn config() -> NotificationConfig {
+    NotificationConfig {
+        types: vec!["order_shipped".to_owned(), "invoice".to_owned()],
+        inbox_items: 60,
+        max_age_ms: 60 * MINUTE_MS,
+        broadcast_max_age_ms: 40 * MINUTE_MS,
+        max_broadcasts: 8,
+        first_contact_window_ms: 15 * MINUTE_MS,
+        // Small, so that states are evicted and read again.
+        cache_bytes: 16 * 1_200,
+    }
+}
+
+/// A notification, in whichever list it is.
+#[derive(Debug, Clone)]
+struct Item {
+    /// Place in the order of all deliveries.
+    seq: u64,
+    title: String,
+    /// 1 to 8, or 9 and 10 for the types of the configuration.
+    kind: i32,
+    priority: i32,
+    time_ms: i64,
+    expires_at_ms: Option<i64>,
+    collapse: Option<String>,
+    is_read: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct ModelUser {
+    first_contact_ms: Option<i64>,
+    items: Vec<Item>,
+    read_broadcasts: HashSet<u64>,
+    dismissed_broadcasts: HashSet<u64>,
+    min_priority: i32,
+    muted: Vec<i32>,
+}
+
+#[derive(Debug, Clone)]
+struct ModelSchedule {
+    id: String,
+    due_ms: i64,
+    target: Option<Vec<usize>>,
+    item: Item,
+    ttl_ms: Option<i64>,
+    key: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    now_ms: i64,
+    next_seq: u64,
+    users: Vec<ModelUser>,
+    broadcasts: Vec<Item>,
+    schedules: Vec<ModelSchedule>,
+    ids: HashMap<u64, String>,
+    /// Requests by idempotency key, with their ids and times.
+    keys: HashMap<String, (NotifyRequest, String, i64)>,
+}
+
+impl Model {
+    fn expire(&mut self) {
+        let now_ms = self.now_ms;
+        let is_live = |item: &Item, age_ms: i64| {
+            item.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms) && item.time_ms + age_ms > now_ms
+        };
+        for user in &mut self.users {
+            user.items.retain(|item| is_live(item, config().max_age_ms));
+        }
+        self.broadcasts
+            .retain(|item| is_live(item, config().broadcast_max_age_ms));
+    }
+
+    fn contact(&mut self, user: usize) {
+        let now_ms = self.now_ms;
+        self.users[user].first_contact_ms.get_or_insert(now_ms);
+    }
+
+    /// All that a user has, newest first, hidden ones too.
+    fn all(&self, user: usize) -> Vec<Item> {
+        let of = &self.users[user];
+        let first_ms =
+            of.first_contact_ms.unwrap_or(self.now_ms) - config().first_contact_window_ms;
+        let broadcasts = self.broadcasts.iter();
+        let broadcasts = broadcasts.filter(|item| {
+            item.time_ms >= first_ms && !of.dismissed_broadcasts.contains(&item.seq)
+        });
+        let broadcasts = broadcasts.map(|item| Item {
+            is_read: of.read_broadcasts.contains(&item.seq),
+            ..item.clone()
+        });
+        let mut all: Vec<_> = of.items.iter().cloned().chain(broadcasts).collect();
+        all.sort_by_key(|item| std::cmp::Reverse(item.seq));
+        all
+    }
+
+    fn visible(&self, user: usize) -> Vec<Item> {
+        let of = &self.users[user];
+        let is_visible = |item: &Item| {
+            item.priority == 4
+                || item.kind == 6
+                || (item.priority >= of.min_priority && !of.muted.contains(&item.kind))
+        };
+        self.all(user).into_iter().filter(is_visible).collect()
+    }
+
+    fn unread(&self, user: usize) -> u64 {
+        self.visible(user)
+            .iter()
+            .filter(|item| !item.is_read)
+            .count() as u64
+    }
+
+    /// Delivers an item, and returns its place.
+    fn deliver(&mut self, target: Option<&[usize]>, item: &Item) -> u64 {
+        self.next_seq += 1;
+        let item = Item {
+            seq: self.next_seq,
+            time_ms: self.now_ms,
+            ..item.clone()
+        };
+        match target {
+            None => {
+                if let Some(key) = &item.collapse {
+                    self.broadcasts
+                        .retain(|other| other.collapse.as_ref() != Some(key));
+                }
+                self.broadcasts.push(item);
+                let surplus = self
+                    .broadcasts
+                    .len()
+                    .saturating_sub(config().max_broadcasts);
+                self.broadcasts.drain(..surplus);
+            }
+            Some(users) => {
+                for user in users {
+                    self.contact(*user);
+                    let items = &mut self.users[*user].items;
+                    if let Some(key) = &item.collapse {
+                        items.retain(|other| other.collapse.as_ref() != Some(key));
+                    }
+                    items.push(item.clone());
+                    if items.len() > config().inbox_items {
+                        let stays = config().inbox_items - config().inbox_items / 20;
+                        items.drain(..items.len() - stays);
+                    }
+                }
+            }
+        }
+        self.next_seq
+    }
+}
+
+struct Run {
+    world: World,
+    model: Model,
+    random: StdRng,
+    titles: u64,
+    is_failing: bool,
+}
+
+fn name(user: usize) -> String {
+    format!("u{user}")
+}
+
+/// A request, and the item and the recipients that it makes.
+struct Sending {
+    request: NotifyRequest,
+    target: Option<Vec<usize>>,
+    item: Item,
+}
+
+impl Run {
+    async fn new(seed: u64) -> Self {
+        let model = Model {
+            now_ms: START_MS,
+            users: vec![ModelUser::default(); USERS],
+            ..Model::default()
+        };
+        Self {
+            world: World::with(config()).await,
+            model,
+            random: StdRng::seed_from_u64(seed),
+            titles: 0,
+            is_failing: false,
+        }
+    }
+
+    fn user(&mut self) -> usize {
+        // A few users get most.
+        match self.random.random_ratio(1, 2) {
+            true => self.random.random_range(0..3),
+            false => self.random.random_range(0..USERS),
+        }
+    }
+
+    fn draw(&mut self, in_flight: bool) -> Sending {
+        self.titles += 1;
+        let title = format!("t{}", self.titles);
+        let kind = self.random.random_range(1..=10);
+        let priority = self.random.random_range(1..=4);
+        let mut request = NotifyRequest::default();
+        let target = match self.random.random_range(0..10) {
+            0 => {
+                request.everyone = true;
+                None
+            }
+            1 => {
+                let count = self.random.random_range(1..6);
+                let users: Vec<_> = (0..count).map(|_| self.user()).collect();
+                request.users = users.iter().map(|user| name(*user)).collect();
+                let mut known = HashSet::new();
+                Some(
+                    users
+                        .into_iter()
+                        .filter(|user| known.insert(*user))
+                        .collect(),
+                )
+            }
+            _ => {
+                let user = self.user();
+                request.user = Some(name(user));
+                Some(vec![user])
+            }
+        };
+        let collapse = self
+            .random
+            .random_ratio(1, 5)
+            .then(|| format!("c{}", self.random.random_range(0..4)));
+        if in_flight {
+            let ahead_ms = self.random.random_range(1..20 * MINUTE_MS);
+            request.not_before = Some(self.model.now_ms + ahead_ms);
+        }
+        let start_ms = request.not_before.unwrap_or(self.model.now_ms);
+        let mut expires_at_ms = None;
+        match self.random.random_range(0..8) {
+            0 => {
+                expires_at_ms = Some(start_ms + self.random.random_range(1..10 * MINUTE_MS));
+            }
+            1 => request.ttl_ms = Some(self.random.random_range(1..10 * MINUTE_MS as u64)),
+            _ => {}
+        }
+        let custom = ["order_shipped", "invoice"];
+        request.notification = Some(Notification {
+            r#type: if kind <= 8 { kind } else { 0 },
+            custom_type: if kind > 8 {
+                custom[kind as usize - 9].to_owned()
+            } else {
+                String::new()
+            },
+            priority,
+            title: title.clone(),
+            collapse_key: collapse.clone(),
+            expires_at: expires_at_ms,
+            ..Notification::default()
+        });
+        let item = Item {
+            seq: 0,
+            title,
+            kind,
+            priority,
+            time_ms: 0,
+            expires_at_ms,
+            collapse,
+            is_read: false,
+        };
+        if self.random.random_ratio(1, 4) {
+            request.idempotency_key = Some(format!("k{}", self.titles));
+        }
+        Sending {
+            request,
+            target,
+            item,
+        }
+    }
+
+    /// Applies a request that the hub accepted under this id.
+    fn accept(&mut self, sending: &Sending, id: String) {
+        let request = &sending.request;
+        let now_ms = self.model.now_ms;
+        if let Some(key) = &request.idempotency_key {
+            self.model
+                .keys
+                .insert(key.clone(), (request.clone(), id.clone(), now_ms));
+        }
+        let ttl_ms = request.ttl_ms.map(|ttl_ms| ttl_ms as i64);
+        if let Some(due_ms) = request.not_before {
+            if sending.item.collapse.is_some() {
+                let targets = |target: &Option<Vec<usize>>| {
+                    target.clone().map(|mut users| {
+                        users.sort_unstable();
+                        users
+                    })
+                };
+                let is_same = |other: &ModelSchedule| {
+                    other.item.collapse == sending.item.collapse
+                        && targets(&other.target) == targets(&sending.target)
+                };
+                self.model.schedules.retain(|other| !is_same(other));
+            }
+            self.model.schedules.push(ModelSchedule {
+                id,
+                due_ms,
+                target: sending.target.clone(),
+                item: sending.item.clone(),
+                ttl_ms,
+                key: request.idempotency_key.clone(),
+            });
+            return;
+        }
+        let mut item = sending.item.clone();
+        if let Some(ttl_ms) = ttl_ms {
+            item.expires_at_ms = Some(now_ms + ttl_ms);
+        }
+        let seq = self.model.deliver(sending.target.as_deref(), &item);
+        self.model.ids.insert(seq, id);
+    }
+
+    /// Whether an operation succeeded. One that fails changes nothing.
+    fn is_ok<T>(&self, result: &Result<T, NotificationError>) -> bool {
+        match result {
+            Ok(_) => true,
+            Err(NotificationError::Unavailable(_)) if self.is_failing => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn operation(&mut self) -> Option<usize> {
+        self.model.expire();
+        let hub = self.world.hub.clone();
+        match self.random.random_range(0..100) {
+            0..30 => {
+                let sending = self.draw(false);
+                let result = hub.notify(&sender(), sending.request.clone()).await;
+                if self.is_ok(&result) {
+                    self.accept(&sending, result.unwrap().id.to_string());
+                }
+                sending.target.map(|users| users[0])
+            }
+            30..36 => {
+                let count = self.random.random_range(1..12);
+                let sendings: Vec<_> = (0..count)
+                    .map(|_| {
+                        let is_scheduled = self.random.random_ratio(1, 6);
+                        self.draw(is_scheduled)
+                    })
+                    .collect();
+                let requests = sendings
+                    .iter()
+                    .map(|sending| sending.request.clone())
+                    .collect();
+                let results = hub.notify_batch(&sender(), requests).await;
+                for (sending, result) in sendings.iter().zip(results) {
+                    if self.is_ok(&result) {
+                        self.accept(sending, result.unwrap().id.to_string());
+                    }
+                }
+                sendings
+                    .into_iter()
+                    .find_map(|sending| sending.target)
+                    .map(|users| users[0])
+            }
+            36..41 => {
+                let sending = self.draw(true);
+                let result = hub.notify(&sender(), sending.request.clone()).await;
+                if self.is_ok(&result) {
+                    self.accept(&sending, result.unwrap().id.to_string());
+                }
+                None
+            }
+            41..43 => {
+                self.repeat_request().await;
+                None
+            }
+            43..45 => {
+                self.cancel().await;
+                None
+            }
+            45..47 => {
+                let place = self.random.random_range(0..config().max_broadcasts);
+                let item = self.model.broadcasts.get(place)?.clone();
+                let id = self.model.ids.get(&item.seq)?.clone();
+                let result = hub.recall_broadcast(&id).await;
+                if self.is_ok(&result) {
+                    self.model.broadcasts.retain(|other| other.seq != item.seq);
+                }
+                None
+            }
+            47..60 => {
+                let user = self.user();
+                let ids = self.some_ids(user);
+                let result = hub.mark_read(&name(user), &ids).await;
+                if self.is_ok(&result) {
+                    self.model.contact(user);
+                    let known = self.mark(user, |id, _| ids.contains(id));
+                    let mut found = result.unwrap().ids;
+                    found.sort_unstable();
+                    assert_eq!(found, known, "the ids of a receipt");
+                }
+                Some(user)
+            }
+            60..66 => {
+                let user = self.user();
+                let all = self.model.all(user);
+                let up_to = match self.random.random_ratio(1, 2) || all.is_empty() {
+                    true => None,
+                    false => Some(all[self.random.random_range(0..all.len())].seq),
+                };
+                let id = match up_to {
+                    Some(seq) => Some(self.model.ids.get(&seq)?.clone()),
+                    None => None,
+                };
+                let result = hub.mark_all_read(&name(user), id.as_deref()).await;
+                if self.is_ok(&result) {
+                    self.model.contact(user);
+                    self.mark(user, |_, seq| up_to.is_none_or(|up_to| seq <= up_to));
+                    assert_eq!(
+                        result.unwrap().unread_count,
+                        self.model.unread(user),
+                        "the count of a receipt"
+                    );
+                }
+                Some(user)
+            }
+            66..74 => {
+                let user = self.user();
+                let ids = self.some_ids(user);
+                let result = hub.dismiss(&name(user), &ids).await;
+                if self.is_ok(&result) {
+                    self.model.contact(user);
+                    let gone: Vec<_> = self
+                        .model
+                        .all(user)
+                        .into_iter()
+                        .filter(|item| {
+                            self.model
+                                .ids
+                                .get(&item.seq)
+                                .is_some_and(|id| ids.contains(id))
+                        })
+                        .collect();
+                    let seqs: HashSet<_> = gone.iter().map(|item| item.seq).collect();
+                    let of = &mut self.model.users[user];
+                    of.items.retain(|item| !seqs.contains(&item.seq));
+                    of.dismissed_broadcasts.extend(&seqs);
+                    let mut expected: Vec<_> = gone
+                        .iter()
+                        .map(|item| self.model.ids[&item.seq].clone())
+                        .collect();
+                    expected.sort_unstable();
+                    let mut found = result.unwrap().ids;
+                    found.sort_unstable();
+                    assert_eq!(found, expected, "the ids that were dismissed");
+                }
+                Some(user)
+            }
+            74..78 => self.set_preferences().await,
+            78..90 => {
+                let ms = match self.random.random_range(0..10) {
+                    0 => self.random.random_range(0..12 * MINUTE_MS),
+                    _ => self.random.random_range(0..20_000),
+                };
+                self.world.advance(ms);
+                self.model.now_ms += ms;
+                None
+            }
+            90..96 => {
+                self.background().await;
+                None
+            }
+            96 => {
+                self.world.restart().await;
+                None
+            }
+            _ => {
+                self.is_failing = !self.is_failing && self.random.random_ratio(1, 2);
+                match self.is_failing {
+                    true => self.world.store.fail_commits(),
+                    false => self.world.store.accept_commits(),
+                }
+                None
+            }
+        }
+    }
+
+    /// Marks what a user has as read. Returns the ids of all that `is_meant` selects.
+    fn mark(&mut self, user: usize, is_meant: impl Fn(&String, u64) -> bool) -> Vec<String> {
+        let none = String::new();
+        let mut known = Vec::new();
+        for item in self.model.all(user) {
+            let id = self.model.ids.get(&item.seq).unwrap_or(&none).clone();
+            if !is_meant(&id, item.seq) {
+                continue;
+            }
+            known.push(id);
+            let of = &mut self.model.users[user];
+            match of.items.iter_mut().find(|other| other.seq == item.seq) {
+                Some(item) => item.is_read = true,
+                None => drop(of.read_broadcasts.insert(item.seq)),
+            }
+        }
+        known.sort_unstable();
+        known
+    }
+
+    /// Ids of this user, of another user, and of nobody.
+    fn some_ids(&mut self, user: usize) -> Vec<String> {
+        let count = self.random.random_range(1..5);
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            let user = match self.random.random_ratio(1, 10) {
+                true => self.user(),
+                false => user,
+            };
+            let all = self.model.all(user);
+            if all.is_empty() {
+                continue;
+            }
+            let newest = self.random.random_range(0..all.len());
+            ids.extend(self.model.ids.get(&all[newest].seq).cloned());
+        }
+        if ids.is_empty() || self.random.random_ratio(1, 10) {
+            ids.push("00000000000000000000000001".to_owned());
+        }
+        ids
+    }
+
+    async fn repeat_request(&mut self) {
+        let Some(key) = self.model.keys.keys().min().cloned() else {
+            return;
+        };
+        let (request, id, sent_ms) = match self.random.random_ratio(1, 4) {
+            true => self.model.keys.remove(&key).unwrap(),
+            false => self.model.keys[&key].clone(),
+        };
+        if sent_ms + support::DAY_MS <= self.model.now_ms {
+            self.model.keys.remove(&key);
+            return;
+        }
+        let result = self.world.hub.notify(&sender(), request.clone()).await;
+        // Something of the recipients may be due, which has to be stored.
+        if !self.is_ok(&result) {
+            return;
+        }
+        assert_eq!(result.unwrap().id.to_string(), id, "a repeated request");
+        let other = support::with(request, |notification| notification.body.push('x'));
+        let refused = self.world.hub.notify(&sender(), other).await;
+        assert_eq!(refused.map(drop), Err(NotificationError::KeyReuse(key)));
+    }
+
+    async fn cancel(&mut self) {
+        if self.model.schedules.is_empty() {
+            return;
+        }
+        let place = self.random.random_range(0..self.model.schedules.len());
+        let schedule = self.model.schedules[place].clone();
+        let reference = match &schedule.key {
+            Some(key) => ScheduleRef::Key(key),
+            None => ScheduleRef::Id(&schedule.id),
+        };
+        let result = self.world.hub.cancel_scheduled(&sender(), reference).await;
+        if self.is_ok(&result) {
+            assert_eq!(result.unwrap().to_string(), schedule.id);
+            self.model.schedules.remove(place);
+        }
+    }
+
+    async fn set_preferences(&mut self) -> Option<usize> {
+        let user = self.user();
+        let min_priority = self.random.random_range(0..=4);
+        let count = self.random.random_range(0..4);
+        let muted: Vec<i32> = (0..count)
+            .map(|_| self.random.random_range(1..=10))
+            .collect();
+        let custom = ["order_shipped", "invoice"];
+        let preferences = Preferences {
+            min_priority: (min_priority > 0).then_some(min_priority),
+            muted_types: muted.iter().copied().filter(|kind| *kind <= 8).collect(),
+            custom_muted_types: muted
+                .iter()
+                .filter(|kind| **kind > 8)
+                .map(|kind| custom[*kind as usize - 9].to_owned())
+                .collect(),
+            ..Preferences::default()
+        };
+        let result = self
+            .world
+            .hub
+            .set_preferences(&name(user), preferences)
+            .await;
+        if self.is_ok(&result) {
+            self.model.contact(user);
+            let of = &mut self.model.users[user];
+            (of.min_priority, of.muted) = (min_priority, muted);
+        }
+        Some(user)
+    }
+
+    /// Delivers what is due, and learns the new ids of what it made public.
+    async fn background(&mut self) {
+        let done = self.world.work().await;
+        if !self.is_ok(&done) {
+            return;
+        }
+        let now_ms = self.model.now_ms;
+        let mut due: Vec<_> = self
+            .model
+            .schedules
+            .extract_if(.., |schedule| schedule.due_ms <= now_ms)
+            .collect();
+        due.sort_by(|a, b| (a.due_ms, &a.id).cmp(&(b.due_ms, &b.id)));
+        for schedule in due {
+            let mut item = schedule.item;
+            if item.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+                continue;
+            }
+            if let Some(ttl_ms) = schedule.ttl_ms {
+                item.expires_at_ms = Some(now_ms + ttl_ms);
+            }
+            self.model.deliver(schedule.target.as_deref(), &item);
+        }
+    }
+
+    /// Compares a user's count and list, through random pages and filters.
+    async fn compare(&mut self, user: usize) {
+        self.model.expire();
+        let hub = self.world.hub.clone();
+        let count = hub.unread_count(&name(user)).await;
+        if !self.is_ok(&count) {
+            return;
+        }
+        self.model.contact(user);
+        assert_eq!(
+            count.unwrap(),
+            self.model.unread(user),
+            "the count of {user}"
+        );
+        let mut request = ListNotificationsRequest {
+            limit: Some(self.random.random_range(1..80)),
+            ..ListNotificationsRequest::default()
+        };
+        if self.random.random_ratio(1, 4) {
+            request.unread_only = Some(true);
+        }
+        if self.random.random_ratio(1, 6) {
+            request.types = vec![1, 6, 7];
+            request.custom_types = vec!["invoice".to_owned()];
+        }
+        if self.random.random_ratio(1, 6) {
+            request.priorities = vec![2, 4];
+        }
+        let mut expected = self.model.visible(user);
+        let is_kind = |kind| request.types.is_empty() || [1, 6, 7, 10].contains(&kind);
+        expected.retain(|item| {
+            (request.unread_only.is_none() || !item.is_read)
+                && is_kind(item.kind)
+                && (request.priorities.is_empty() || [2, 4].contains(&item.priority))
+        });
+        let mut listed = Vec::new();
+        loop {
+            let query = hub.list_query(&request).unwrap();
+            let page = hub.list(&name(user), &query).await;
+            if !self.is_ok(&page) {
+                return;
+            }
+            let page = page.unwrap();
+            assert_eq!(page.unread_count, self.model.unread(user));
+            assert!(page.items.len() <= request.limit.unwrap() as usize);
+            listed.extend(page.items);
+            match page.next {
+                Some(next) => request.before = Some(next.to_string()),
+                None => break,
+            }
+        }
+        let of = |item: &Notification| {
+            let kind = match item.custom_type.as_str() {
+                "order_shipped" => 9,
+                "invoice" => 10,
+                _ => item.r#type,
+            };
+            (
+                item.title.clone(),
+                kind,
+                item.priority,
+                item.timestamp,
+                item.expires_at,
+                item.read,
+                item.collapse_key.clone(),
+            )
+        };
+        let found: Vec<_> = listed.iter().map(of).collect();
+        let wanted: Vec<_> = expected
+            .iter()
+            .map(|item| {
+                (
+                    item.title.clone(),
+                    item.kind,
+                    item.priority,
+                    item.time_ms,
+                    item.expires_at_ms,
+                    item.is_read,
+                    item.collapse.clone(),
+                )
+            })
+            .collect();
+        assert_eq!(found, wanted, "the list of {user}");
+        for (item, listed) in expected.iter().zip(&listed) {
+            let id = self
+                .model
+                .ids
+                .entry(item.seq)
+                .or_insert_with(|| listed.id.clone());
+            assert_eq!(*id, listed.id);
+        }
+    }
+
+    /// Events never hold a count that is below zero, which would show as a huge one.
+    fn check_events(&self) {
+        for event in self.world.events() {
+            let count = match &event {
+                HubEvent::Notification { unread_count, .. }
+                | HubEvent::UnreadCount { unread_count, .. } => *unread_count,
+                HubEvent::Read { receipt, .. } => receipt.unread_count,
+                HubEvent::Dismissed { dismissed, .. } => dismissed.unread_count,
+                _ => 0,
+            };
+            assert!(count < 1_000, "{event:?}");
+        }
+    }
+}
+
+async fn run(seed: u64, operations: u64) {
+    println!("TIDEWIRE_MODEL_SEED={seed} TIDEWIRE_MODEL_OPERATIONS={operations}");
+    let mut run = Run::new(seed).await;
+    for number in 0..operations {
+        let touched = run.operation().await;
+        if let Some(user) = touched {
+            run.compare(user).await;
+        }
+        if number % 100 == 99 {
+            for user in 0..USERS {
+                // Some users are seen late.
+                if run.model.users[user].first_contact_ms.is_some() || number % 5_000 == 4_999 {
+                    run.compare(user).await;
+                }
+            }
+            run.check_events();
+        }
+    }
+    // Nothing stays in the store once all is too old.
+    run.world.store.accept_commits();
+    run.is_failing = false;
+    run.world.advance(10 * support::DAY_MS);
+    run.model.now_ms += 10 * support::DAY_MS;
+    run.background().await;
+    run.world.advance(10 * support::DAY_MS);
+    run.model.now_ms += 10 * support::DAY_MS;
+    run.background().await;
+    for user in 0..USERS {
+        run.compare(user).await;
+    }
+    for table in [
+        "blocks",
+        "bodies",
+        "garbage",
+        "broadcasts",
+        "schedules",
+        "slots",
+        "due",
+    ] {
+        let name =
+            tidewire_store::Table(Box::leak(format!("notification.{table}").into_boxed_str()));
+        assert_eq!(run.world.store.len(name), 0, "{table}");
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect(name))
+}
+
+fn run_with(operations: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let seed = setting("TIDEWIRE_MODEL_SEED", rand::random::<u32>().into());
+    let operations = setting("TIDEWIRE_MODEL_OPERATIONS", operations);
+    runtime.block_on(run(seed, operations));
+}
+
+#[test]
+fn the_hub_behaves_like_a_naive_model() {
+    run_with(100_000);
+}
+
+/// The full length, for the nightly lane.
+#[test]
+#[ignore = "takes minutes"]
+fn the_hub_behaves_like_a_naive_model_over_a_million_operations() {
+    run_with(1_000_000);
+}

@@ -1,0 +1,172 @@
+//! Test support: a hub on a store in memory, a clock that tests set, and a recorder of events.
+#![allow(dead_code, reason = "each test program uses what it needs")]
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tidewire_notification::{
+    EventSink, HubEvent, NotificationConfig, NotificationError, NotificationHub, NotificationPage,
+    NotifyOutcome, StepOutcome,
+};
+use tidewire_proto::v1::{
+    ListNotificationsRequest, Notification, NotificationType, NotifyRequest, Priority,
+};
+use tidewire_store::MemoryStore;
+use tidewire_stream::{ManualClock, UserId};
+
+/// The start of the tests' time, in milliseconds since the Unix epoch.
+pub(crate) const START_MS: i64 = 1_750_000_000_000;
+
+pub(crate) const HOUR_MS: i64 = 60 * 60 * 1_000;
+
+pub(crate) const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// Keeps all events until a test takes them.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder(Mutex<Vec<HubEvent>>);
+
+impl EventSink for Recorder {
+    fn publish(&self, event: HubEvent) {
+        self.0.lock().push(event);
+    }
+}
+
+/// A hub and all that it depends on.
+pub(crate) struct World {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) config: NotificationConfig,
+    pub(crate) hub: NotificationHub,
+    now_ms: i64,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(NotificationConfig::default()).await
+    }
+
+    pub(crate) async fn with(config: NotificationConfig) -> Self {
+        let store = Arc::new(MemoryStore::new());
+        let clock = ManualClock::at(START_MS);
+        let recorder = Arc::new(Recorder::default());
+        let hub = NotificationHub::open(
+            store.clone(),
+            recorder.clone(),
+            clock.clone(),
+            config.clone(),
+        );
+        let hub = hub.await.unwrap();
+        Self {
+            store,
+            clock,
+            recorder,
+            config,
+            hub,
+            now_ms: START_MS,
+        }
+    }
+
+    /// Opens the hub again, as after a crash.
+    pub(crate) async fn restart(&mut self) {
+        let (store, recorder) = (self.store.clone(), self.recorder.clone());
+        let hub =
+            NotificationHub::open(store, recorder, self.clock.clone(), self.config.clone()).await;
+        self.hub = hub.unwrap();
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    pub(crate) fn advance(&mut self, ms: i64) {
+        self.now_ms += ms;
+        self.clock.set(self.now_ms);
+    }
+
+    /// Does all background work that is due, and returns when the next is.
+    pub(crate) async fn work(&self) -> Result<i64, NotificationError> {
+        loop {
+            if let StepOutcome::Idle(due_ms) = self.hub.step().await? {
+                return Ok(due_ms);
+            }
+        }
+    }
+
+    pub(crate) fn events(&self) -> Vec<HubEvent> {
+        std::mem::take(&mut *self.recorder.0.lock())
+    }
+
+    pub(crate) async fn send(&self, request: NotifyRequest) -> NotifyOutcome {
+        self.hub.notify(&sender(), request).await.unwrap()
+    }
+
+    /// Notifies a user, and returns the id.
+    pub(crate) async fn notify(&self, user: &str, title: &str) -> String {
+        self.send(to(user, title)).await.id.to_string()
+    }
+
+    pub(crate) async fn count(&self, user: &str) -> u64 {
+        self.hub.unread_count(user).await.unwrap()
+    }
+
+    pub(crate) async fn list(
+        &self,
+        user: &str,
+        request: &ListNotificationsRequest,
+    ) -> NotificationPage {
+        let query = self.hub.list_query(request).unwrap();
+        self.hub.list(user, &query).await.unwrap()
+    }
+
+    /// The titles of a user's list. Checks that the count equals the list.
+    pub(crate) async fn titles(&self, user: &str) -> Vec<String> {
+        let request = ListNotificationsRequest {
+            limit: Some(500),
+            ..ListNotificationsRequest::default()
+        };
+        let page = self.list(user, &request).await;
+        let unread = page.items.iter().filter(|item| !item.read).count() as u64;
+        assert_eq!(page.unread_count, unread, "{user}");
+        assert_eq!(self.count(user).await, unread, "{user}");
+        page.items.into_iter().map(|item| item.title).collect()
+    }
+}
+
+pub(crate) fn sender() -> UserId {
+    UserId::new("backend")
+}
+
+pub(crate) fn notification(title: &str) -> Notification {
+    Notification {
+        r#type: NotificationType::PriceAlert.into(),
+        priority: Priority::High.into(),
+        title: title.to_owned(),
+        ..Notification::default()
+    }
+}
+
+pub(crate) fn to(user: &str, title: &str) -> NotifyRequest {
+    NotifyRequest {
+        user: Some(user.to_owned()),
+        notification: Some(notification(title)),
+        ..NotifyRequest::default()
+    }
+}
+
+pub(crate) fn everyone(title: &str) -> NotifyRequest {
+    NotifyRequest {
+        everyone: true,
+        notification: Some(notification(title)),
+        ..NotifyRequest::default()
+    }
+}
+
+/// Changes the notification of a request.
+pub(crate) fn with(
+    mut request: NotifyRequest,
+    change: impl FnOnce(&mut Notification),
+) -> NotifyRequest {
+    change(request.notification.as_mut().unwrap());
+    request
+}
