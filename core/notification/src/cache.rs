@@ -70,6 +70,14 @@ impl StateCache {
         }
     }
 
+    /// Forgets a user's state.
+    pub(crate) fn remove(&self, user: &UserId) {
+        let mut shard = self.shard(user).lock();
+        if let Some(state) = shard.states.pop(user) {
+            shard.bytes -= entry_bytes(user, &state);
+        }
+    }
+
     /// Bytes of all entries, about.
     pub(crate) fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().bytes).sum()

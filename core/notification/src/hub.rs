@@ -289,10 +289,8 @@ impl NotificationHub {
         user: &UserId,
         operation: impl AsyncFnOnce(&mut Work<'_>) -> Result<T, NotificationError>,
     ) -> Result<T, NotificationError> {
-        let core = &*self.0;
-        let stripe = core.locks.stripe(user);
-        let _guards = core.locks.lock(&BTreeSet::from([stripe])).await;
-        let mut work = Work::new(core, Some(stripe));
+        let stripes = BTreeSet::from([self.0.locks.stripe(user)]);
+        let mut work = Work::lock(&self.0, &stripes).await;
         let result = operation(&mut work).await?;
         work.commit().await?;
         Ok(result)

@@ -1,10 +1,10 @@
 //! Shared parts of the hub: store, clock, ids, locks, cache and live broadcasts.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -20,7 +20,7 @@ use crate::{
     id::{IdGenerator, Order},
     inbox::{NEVER_MS, Retention, UserState},
     kind::KindRegistry,
-    locks::Locks,
+    locks::{self, Locks},
     tables,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct HubCore {
     pub(crate) locks: Locks,
     pub(crate) cache: StateCache,
     live: RwLock<Arc<LiveBroadcasts>>,
+    /// Whether the store may have other broadcasts than `live`.
+    is_live_unknown: AtomicBool,
     /// Broadcasts that left the lists by time, whose records are in the store yet.
     ended: Mutex<Vec<Order>>,
     /// The time until which the background task sleeps.
@@ -86,12 +88,7 @@ impl HubCore {
             }
         };
         store.commit(batch).await?;
-        let mut live = LiveBroadcasts::default();
-        for (key, record) in scan_all(&store, tables::BROADCASTS, Key::new()).await? {
-            let order = tables::order(&key).ok_or(NotificationError::Damaged("broadcast"))?;
-            let (broadcast, _) = broadcast::decode(order, &record)?;
-            live.insert(broadcast, config.broadcast_max_age_ms);
-        }
+        let live = read_live(&store, &config).await?;
         Ok(Self {
             store,
             events,
@@ -102,6 +99,7 @@ impl HubCore {
             locks: Locks::default(),
             cache: StateCache::new(config.cache_bytes),
             live: RwLock::new(Arc::new(live)),
+            is_live_unknown: AtomicBool::new(false),
             ended: Mutex::default(),
             wake_at_ms: AtomicI64::new(NEVER_MS),
             wake: Notify::new(),
@@ -164,6 +162,24 @@ impl HubCore {
         live.clone()
     }
 
+    /// Notes that a change of broadcasts failed, and may be in the store all the same.
+    pub(crate) fn mark_live_unknown(&self) {
+        self.is_live_unknown.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Reads the broadcasts again if a change of them failed.
+    pub(crate) async fn reload_live(&self) -> Result<(), NotificationError> {
+        if !self.is_live_unknown.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _guards = self.locks.lock(&BTreeSet::from([locks::BROADCASTS])).await;
+        let stored = read_live(&self.store, &self.config).await?;
+        self.update_live(|live| *live = stored);
+        self.is_live_unknown.store(false, Ordering::Release);
+        Ok(())
+    }
+
     /// Takes the broadcasts that left the lists by time.
     pub(crate) fn take_ended(&self) -> Vec<Order> {
         std::mem::take(&mut *self.ended.lock())
@@ -185,6 +201,20 @@ impl HubCore {
             self.wake.notify_one();
         }
     }
+}
+
+/// The broadcasts in the store.
+async fn read_live(
+    store: &SharedStore,
+    config: &NotificationConfig,
+) -> Result<LiveBroadcasts, NotificationError> {
+    let mut live = LiveBroadcasts::default();
+    for (key, record) in scan_all(store, tables::BROADCASTS, Key::new()).await? {
+        let order = tables::order(&key).ok_or(NotificationError::Damaged("broadcast"))?;
+        let (broadcast, _) = broadcast::decode(order, &record)?;
+        live.insert(broadcast, config.broadcast_max_age_ms);
+    }
+    Ok(live)
 }
 
 /// All entries of a table whose keys begin with `prefix`.

@@ -7,9 +7,10 @@
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher as _, Hash, RandomState},
+    sync::Arc,
 };
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// Number of stripes for users and keys. Few operations on different users then meet.
 const STRIPES: usize = 1_024;
@@ -31,17 +32,20 @@ impl Stripe {
     }
 }
 
+/// Held locks. They outlive a caller that stops waiting for its operation.
+pub(crate) type Guards = Vec<OwnedMutexGuard<()>>;
+
 /// The locks.
 #[derive(Debug)]
 pub(crate) struct Locks {
-    stripes: Vec<Mutex<()>>,
+    stripes: Vec<Arc<Mutex<()>>>,
     hasher: RandomState,
 }
 
 impl Default for Locks {
     fn default() -> Self {
         Self {
-            stripes: (0..STRIPES + 2).map(|_| Mutex::new(())).collect(),
+            stripes: (0..STRIPES + 2).map(|_| Arc::default()).collect(),
             hasher: RandomState::new(),
         }
     }
@@ -54,10 +58,10 @@ impl Locks {
     }
 
     /// Locks stripes. The locks end with the returned guards.
-    pub(crate) async fn lock(&self, stripes: &BTreeSet<Stripe>) -> Vec<MutexGuard<'_, ()>> {
+    pub(crate) async fn lock(&self, stripes: &BTreeSet<Stripe>) -> Guards {
         let mut guards = Vec::with_capacity(stripes.len());
         for stripe in stripes {
-            guards.push(self.stripes[stripe.0].lock().await);
+            guards.push(self.stripes[stripe.0].clone().lock_owned().await);
         }
         guards
     }

@@ -2,11 +2,14 @@
 //! it stages. One commit stores all of it, or nothing; then the cache changes, then the events
 //! are published.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use prost::Message as _;
 use tidewire_proto::v1::Notification;
-use tidewire_store::{Batch, Key, Table, Value};
+use tidewire_store::{Batch, Key, StoreError, Table, Value};
 use tidewire_stream::UserId;
 
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
     id::Order,
     inbox::{Block, Inbox, NEVER_MS, UserState},
     kind::Class,
-    locks::Stripe,
+    locks::{Guards, Stripe},
     record::{self, Body},
     tables::{self, DueWork},
 };
@@ -33,7 +36,8 @@ struct LoadedInbox {
 
 /// The changes of one operation.
 pub(crate) struct Work<'a> {
-    core: &'a HubCore,
+    core: &'a Arc<HubCore>,
+    guards: Guards,
     pub(crate) now_ms: i64,
     pub(crate) live: Arc<LiveBroadcasts>,
     inboxes: HashMap<UserId, LoadedInbox>,
@@ -50,11 +54,13 @@ pub(crate) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// An operation that holds `stripe` as its first lock.
-    pub(crate) fn new(core: &'a HubCore, stripe: Option<Stripe>) -> Self {
+    /// An operation that holds these locks.
+    pub(crate) async fn lock(core: &'a Arc<HubCore>, stripes: &BTreeSet<Stripe>) -> Self {
+        let guards = core.locks.lock(stripes).await;
         let now_ms = core.clock.now_ms();
         Self {
             core,
+            guards,
             now_ms,
             live: core.live(now_ms),
             inboxes: HashMap::new(),
@@ -62,7 +68,7 @@ impl<'a> Work<'a> {
             batch: Batch::new(),
             events: Vec::new(),
             newest: None,
-            stripe,
+            stripe: stripes.first().copied(),
             added: Vec::new(),
             removed: Vec::new(),
             due_ms: NEVER_MS,
@@ -197,7 +203,7 @@ impl<'a> Work<'a> {
     /// The number of unread notifications that a user sees.
     pub(crate) fn unread(&mut self, user: &UserId) -> u64 {
         let live = self.live.clone();
-        let core = self.core;
+        let core = self.core.clone();
         let state = &self.inbox(user).state;
         counts::unread(state, &live, core.floor(state))
     }
@@ -302,8 +308,53 @@ impl<'a> Work<'a> {
             let key = [&[tables::NEWEST], stripe.number().to_be_bytes().as_slice()].concat();
             self.batch.put(tables::META, key, newest.0.to_be_bytes());
         }
-        self.core.store.commit(self.batch).await?;
-        for (user, state) in states {
+        let has_writes = !self.batch.is_empty();
+        let stored = StoredWork {
+            core: self.core.clone(),
+            batch: self.batch,
+            states,
+            added: self.added,
+            removed: self.removed,
+            events: self.events,
+            due_ms: self.due_ms,
+            _guards: self.guards,
+        };
+        if !has_writes {
+            return stored.finish().await;
+        }
+        // A caller may stop waiting at any moment, for example with its connection. The store
+        // writes the batch all the same, so the cache must follow before the locks are released.
+        let finished = tokio::spawn(stored.finish()).await;
+        finished.unwrap_or(Err(NotificationError::Unavailable(StoreError::Closed)))
+    }
+}
+
+/// The end of an operation, which nothing interrupts.
+struct StoredWork {
+    core: Arc<HubCore>,
+    batch: Batch,
+    states: Vec<(UserId, Arc<[u8]>)>,
+    added: Vec<Broadcast>,
+    removed: Vec<Order>,
+    events: Vec<HubEvent>,
+    due_ms: i64,
+    _guards: Guards,
+}
+
+impl StoredWork {
+    async fn finish(self) -> Result<(), NotificationError> {
+        let is_read = self.batch.is_empty();
+        if !is_read && let Err(error) = self.core.store.commit(self.batch).await {
+            // A flush that failed may have written the batch. Only the store knows.
+            for (user, _) in &self.states {
+                self.core.cache.remove(user);
+            }
+            if !self.added.is_empty() || !self.removed.is_empty() {
+                self.core.mark_live_unknown();
+            }
+            return Err(error.into());
+        }
+        for (user, state) in self.states {
             self.core.cache.put(&user, state);
         }
         if !self.added.is_empty() || !self.removed.is_empty() {

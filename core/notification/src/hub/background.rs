@@ -78,6 +78,7 @@ impl NotificationHub {
         let now_ms = core.clock.now_ms();
         // Work that is added from here on wakes the task.
         core.sleep_until(NEVER_MS);
+        core.reload_live().await?;
         let (mut has_more, next_due_ms) = self.step_due(now_ms).await?;
         has_more |= end_broadcasts(core, now_ms).await?;
         has_more |= remove_keys(core, now_ms).await?;
@@ -113,7 +114,7 @@ impl NotificationHub {
                     })
                     .await?;
                 }
-                DueWork::Delivery(order) => schedules::deliver_due(core, *order).await?,
+                DueWork::Delivery(order) => schedules::deliver_due(&self.0, *order).await?,
             }
         }
         Ok((is_full, NEVER_MS))

@@ -1,6 +1,6 @@
 //! Scheduling: adding, replacing, cancelling and delivering; and recalling broadcasts.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use prost::Message as _;
 use tidewire_proto::v1::Notification;
@@ -38,7 +38,7 @@ impl NotificationHub {
         sender: &UserId,
         reference: ScheduleRef<'_>,
     ) -> Result<NotificationId, NotificationError> {
-        let core = &*self.0;
+        let core = &self.0;
         let (text, id) = match reference {
             ScheduleRef::Id(text) => (text, Some(parse_id("id", text)?)),
             ScheduleRef::Key(text) => (text, None),
@@ -48,7 +48,7 @@ impl NotificationHub {
         if id.is_none() {
             stripes.insert(core.locks.stripe(&hash));
         }
-        let _guards = core.locks.lock(&stripes).await;
+        let mut work = Work::lock(core, &stripes).await;
         let unknown = || NotificationError::NotScheduled(text.to_owned());
         let order = match id {
             Some(id) => core.order(id).ok_or_else(unknown)?,
@@ -66,7 +66,6 @@ impl NotificationHub {
             .await?
             .filter(|schedule| schedule.sender == *sender);
         let schedule = schedule.ok_or_else(unknown)?;
-        let mut work = Work::new(core, stripes.first().copied());
         remove(core, &mut work, &schedule);
         work.commit().await?;
         Ok(core.id(order))
@@ -78,12 +77,11 @@ impl NotificationHub {
     /// # Errors
     /// The id is malformed, there is no such broadcast, or the store cannot be written.
     pub async fn recall_broadcast(&self, id: &str) -> Result<NotificationId, NotificationError> {
-        let core = &*self.0;
+        let core = &self.0;
         let unknown = || NotificationError::NoBroadcast(id.to_owned());
         let order = core.order(parse_id("id", id)?).ok_or_else(unknown)?;
         let stripes = BTreeSet::from([locks::SCHEDULES, locks::BROADCASTS]);
-        let _guards = core.locks.lock(&stripes).await;
-        let mut work = Work::new(core, stripes.first().copied());
+        let mut work = Work::lock(core, &stripes).await;
         let live = work.live.get(order).map(|broadcast| broadcast.order);
         match live.or_else(|| work.live.find_scheduled(order)) {
             Some(live) => work.remove_broadcasts(vec![live]),
@@ -188,7 +186,10 @@ async fn load(core: &HubCore, order: Order) -> Result<Option<Schedule>, Notifica
 
 /// Delivers a scheduled notification whose time has come, unless it was cancelled or replaced
 /// meanwhile.
-pub(super) async fn deliver_due(core: &HubCore, order: Order) -> Result<(), NotificationError> {
+pub(super) async fn deliver_due(
+    core: &Arc<HubCore>,
+    order: Order,
+) -> Result<(), NotificationError> {
     // Its recipients never change, so the locks can be chosen before they are held.
     let Some(schedule) = load(core, order).await? else {
         return Ok(());
@@ -202,11 +203,10 @@ pub(super) async fn deliver_due(core: &HubCore, order: Order) -> Result<(), Noti
         Target::Everyone => drop(stripes.insert(locks::BROADCASTS)),
         Target::Channel(_) => {}
     }
-    let _guards = core.locks.lock(&stripes).await;
+    let mut work = Work::lock(core, &stripes).await;
     let Some(mut schedule) = load(core, order).await? else {
         return Ok(());
     };
-    let mut work = Work::new(core, stripes.first().copied());
     if schedule.due_ms > work.now_ms {
         return Ok(());
     }

@@ -1,6 +1,9 @@
 //! Sending: to users, to a channel, to everyone; one request or many.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use tidewire_proto::v1::NotifyRequest;
 use tidewire_store::{Key, Table};
@@ -59,7 +62,7 @@ impl NotificationHub {
         sender: &UserId,
         requests: Vec<NotifyRequest>,
     ) -> Vec<Result<NotifyOutcome, NotificationError>> {
-        let core = &*self.0;
+        let core = &self.0;
         let count = requests.len();
         if count > MAX_BATCH {
             let problem = format!("{count} requests, expected at most {MAX_BATCH}");
@@ -82,13 +85,12 @@ impl NotificationHub {
 
 /// Locks all that the drafts need, handles them, and commits.
 async fn send(
-    core: &HubCore,
+    core: &Arc<HubCore>,
     sender: &UserId,
     drafts: &[Result<Draft, NotificationError>],
 ) -> Result<Vec<Result<NotifyOutcome, NotificationError>>, NotificationError> {
     let stripes = stripes(core, drafts);
-    let _guards = core.locks.lock(&stripes).await;
-    let mut work = Work::new(core, stripes.first().copied());
+    let mut work = Work::lock(core, &stripes).await;
     let mut sending = Sending::load(core, sender, &mut work, drafts).await?;
     let mut results = Vec::with_capacity(drafts.len());
     for draft in drafts {
