@@ -80,12 +80,13 @@ impl NotificationId {
 impl fmt::Display for NotificationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = u128::from(self.order.0) << 64 | u128::from(self.realm);
-        let digit = |place: usize| {
+        let text: [u8; TEXT_LEN] = std::array::from_fn(|place| {
             let bits = number >> (5 * (TEXT_LEN - 1 - place)) & 31;
-            char::from(DIGITS[bits as usize])
-        };
-        let text: String = (0..TEXT_LEN).map(digit).collect();
-        f.write_str(&text)
+            DIGITS[bits as usize]
+        });
+        // The digits are ASCII.
+        let text = std::str::from_utf8(&text).unwrap_or_default();
+        f.write_str(text)
     }
 }
 

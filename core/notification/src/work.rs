@@ -18,7 +18,7 @@ use crate::{
     counts,
     hub_core::{HubCore, scan_all},
     id::Order,
-    inbox::{Block, Inbox, NEVER_MS, UserState},
+    inbox::{Block, Entry, Inbox, NEVER_MS, Retention, UserState},
     kind::Class,
     locks::{Guards, Stripe},
     record::{self, Body},
@@ -95,7 +95,7 @@ impl<'a> Work<'a> {
                 continue;
             }
             match self.core.cache.get(user) {
-                Some(state) => self.insert(user, Some(state))?,
+                Some(state) => self.add_inbox(user, Some(state))?,
                 None => {
                     keys.push((tables::STATES, user.as_str().into()));
                     missing.push(user);
@@ -113,13 +113,13 @@ impl<'a> Work<'a> {
             if let Some(state) = &state {
                 self.core.cache.put(user, state.clone());
             }
-            self.insert(user, state)?;
+            self.add_inbox(user, state)?;
         }
         self.settle().await?;
         Ok(values)
     }
 
-    fn insert(
+    fn add_inbox(
         &mut self,
         user: &UserId,
         stored: Option<Arc<[u8]>>,
@@ -176,6 +176,22 @@ impl<'a> Work<'a> {
                 stored_due_ms: NEVER_MS,
             });
         &mut loaded.inbox
+    }
+
+    /// Adds a notification to a loaded inbox. Returns the user's count if the user sees it.
+    pub(crate) fn insert(
+        &mut self,
+        user: &UserId,
+        entry: Entry,
+        retention: Retention,
+    ) -> Option<u64> {
+        let (live, core) = (self.live.clone(), self.core);
+        let class = entry.class;
+        let inbox = self.inbox(user);
+        inbox.insert(entry, retention);
+        let state = &inbox.state;
+        let is_shown = state.visibility().shows(class);
+        is_shown.then(|| counts::unread(state, &live, core.floor(state)))
     }
 
     /// Loads the older entries of an inbox.

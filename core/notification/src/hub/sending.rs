@@ -305,10 +305,8 @@ pub(super) async fn deliver(
                 if is_full || message.collapse.is_some() {
                     work.load_blocks(user).await?;
                 }
-                work.inbox(user).insert(entry.clone(), retention);
                 // Hidden ones are pushed no more than they are listed.
-                if work.inbox(user).state.visibility().shows(class) {
-                    let unread_count = work.unread(user);
+                if let Some(unread_count) = work.insert(user, entry.clone(), retention) {
                     work.events.push(HubEvent::Notification {
                         user: user.clone(),
                         notification: Box::new(notification.clone()),
