@@ -104,11 +104,6 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Serve => start(config, Feed::Live),
         Command::Token { user, scope, ttl } => token(&config, user, scope, ttl),
         Command::CheckConfig => {
-            for key in config.not_built() {
-                print_error(&format!(
-                    "`{key}` is set, and its part of the server is not built yet"
-                ));
-            }
             serve::check(&config)?;
             for contradiction in config.contradictions() {
                 print_error(&contradiction);

@@ -1,8 +1,8 @@
 //! Configuration: one TOML file, overridden by the environment.
 //!
 //! Every key of `tidewire.example.toml` is declared here, in `tidewire_price::config` or in
-//! `tidewire_chain::config`. A key whose part of the server is not built yet is refused or
-//! reported by name. Durations have one form, `"15ms"` or `"5m"`; `millisecond_keys` accepts
+//! `tidewire_chain::config`. A key whose part of the server is not built yet is refused by name.
+//! Durations have one form, `"15ms"` or `"5m"`; `millisecond_keys` accepts
 //! the earlier integers.
 
 mod bounds;
@@ -22,13 +22,14 @@ use serde::{
 };
 use tidewire_adapters::ProxyHeader;
 use tidewire_chain::ChainConfig;
+use tidewire_notification::NotificationConfig;
 use tidewire_price::PriceConfig;
 use tidewire_stream::{
     Access, BatchInterval, Class, Namespace, PublishRight, StreamOptions, auth::MIN_SECRET_BYTES,
     hub::Hub,
 };
 
-use crate::security;
+use crate::{notifications, security};
 use millisecond_keys::{PresentNames, Renamed};
 
 /// The whole configuration.
@@ -44,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) namespace: Vec<NamespaceConfig>,
     pub(crate) prices: PriceConfig,
     pub(crate) chain: Vec<ChainConfig>,
+    pub(crate) notifications: NotificationsConfig,
     pub(crate) log: LogConfig,
     /// The file that the configuration was read from.
     #[serde(skip)]
@@ -297,6 +299,32 @@ impl NamespaceConfig {
     }
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NotificationsConfig {
+    pub(crate) types: Vec<String>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) max_age: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) broadcast_max_age: Duration,
+    pub(crate) max_broadcasts: usize,
+    pub(crate) cache_bytes: usize,
+}
+
+impl Default for NotificationsConfig {
+    fn default() -> Self {
+        let hub = NotificationConfig::default();
+        let duration = |ms: i64| Duration::from_millis(ms.unsigned_abs());
+        Self {
+            max_age: duration(hub.max_age_ms),
+            broadcast_max_age: duration(hub.broadcast_max_age_ms),
+            types: hub.types,
+            max_broadcasts: hub.max_broadcasts,
+            cache_bytes: hub.cache_bytes,
+        }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LogConfig {
@@ -364,6 +392,7 @@ impl Config {
             );
         }
         bounds::check(self)?;
+        notifications::check(&self.notification_config())?;
         self.prices.check()?;
         ChainConfig::check_all(&self.chain)?;
         Ok(())
@@ -395,16 +424,18 @@ impl Config {
         all
     }
 
-    /// Keys that are set, and whose part of the server is not built yet.
-    pub(crate) fn not_built(&self) -> Vec<&'static str> {
-        let set = [(
-            self.store.inbox_items != StoreConfig::default().inbox_items,
-            "store.inbox_items",
-        )];
-        set.into_iter()
-            .filter(|(is_set, _)| *is_set)
-            .map(|(_, key)| key)
-            .collect()
+    /// The configuration of the notification hub.
+    pub(crate) fn notification_config(&self) -> NotificationConfig {
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        NotificationConfig {
+            types: self.notifications.types.clone(),
+            inbox_items: self.store.inbox_items as usize,
+            max_age_ms: ms(self.notifications.max_age),
+            broadcast_max_age_ms: ms(self.notifications.broadcast_max_age),
+            max_broadcasts: self.notifications.max_broadcasts,
+            cache_bytes: self.notifications.cache_bytes,
+            ..NotificationConfig::default()
+        }
     }
 
     pub(crate) fn stream_options(&self) -> StreamOptions {
@@ -561,6 +592,7 @@ mod tests {
         assert_eq!(text(&config.store), text(&default.store));
         assert_eq!(text(&config.stream), text(&default.stream));
         assert_eq!(text(&config.limits), text(&default.limits));
+        assert_eq!(text(&config.notifications), text(&default.notifications));
         let prices = PriceConfig {
             symbols: default.prices.symbols.clone(),
             ..config.prices
@@ -641,6 +673,22 @@ mod tests {
             let error = check(wrong).unwrap_err();
             assert!(error.contains("expected 1s to 10m"), "{error}");
         }
+    }
+
+    #[test]
+    fn keys_of_notifications_are_checked() {
+        let refusal = |text: &str| read(text).unwrap().check().unwrap_err().to_string();
+        let items = refusal("[store]\ninbox_items = 0");
+        assert!(items.starts_with("store.inbox_items is 0"), "{items}");
+        let age = refusal("[notifications]\nmax_age = \"0s\"");
+        assert_eq!(age, "notifications.max_age is 0s, expected 1s at least");
+        for wrong in ["Order", "price_alert", "a\", \"a"] {
+            let types = refusal(&format!("[notifications]\ntypes = [\"{wrong}\"]"));
+            assert!(types.starts_with("notifications.types["), "{types}");
+        }
+        let config = read("[notifications]\ntypes = [\"order_shipped\"]").unwrap();
+        config.check().unwrap();
+        assert_eq!(config.notification_config().types, ["order_shipped"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod feed;
 mod health;
 mod histories;
 mod maintenance;
+mod notifications;
 mod secret;
 mod security;
 mod serve;

@@ -16,7 +16,9 @@ use tidewire_adapters::{
 };
 use tidewire_chain::ChainEngine;
 use tidewire_price::PriceEngine;
-use tidewire_service::{AdminRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc};
+use tidewire_service::{
+    AdminRpc, NotifyRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc,
+};
 use tidewire_store::{EmbeddedStore, SharedStore};
 use tidewire_stream::{
     Namespace, Namespaces, PublishRight, SharedClock, StreamCore, SystemClock, deadline,
@@ -31,7 +33,9 @@ use crate::{
     config::Config,
     feed::{Feed, OpenFeed},
     health::HealthWatch,
-    histories, maintenance, security, telemetry,
+    histories, maintenance,
+    notifications::Notifications,
+    security, telemetry,
 };
 
 /// Longest part of the drain window that is left for threads and histories, after clients.
@@ -44,12 +48,6 @@ const SHORTEST_EXIT: Duration = Duration::from_secs(5);
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let metrics = telemetry::init_metrics()?;
-    for key in config.not_built() {
-        tracing::warn!(
-            key,
-            "this key is set, and its part of the server is not built yet"
-        );
-    }
     for contradiction in config.contradictions() {
         tracing::warn!("{contradiction}");
     }
@@ -149,15 +147,27 @@ impl Server {
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
         let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
         let price = PriceRpc::new(self.prices.clone());
-        let router = Router::new(&self.stream, &price, &watches);
+        let notify = NotifyRpc::new(self.stream.clone());
+        let mut notifications = Notifications::new(
+            &notify,
+            &self.stream,
+            self.store.clone(),
+            self.clock.clone(),
+            self.config.notification_config(),
+        );
+        let router = Router::new(&self.stream, &price, &watches, &notify);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
             price,
             watch: watches.clone(),
+            notify,
             admin: AdminRpc::new(self.stream.clone(), revocations.clone()),
         };
         let gateway = self.gateway(services, address.ip())?;
         self.restore(&revocations).await?;
+        if let Some(notifications) = &mut notifications {
+            notifications.open().await;
+        }
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         tracing::info!(
             "Tidewire {} listens on {scheme}://{address}",
@@ -186,6 +196,9 @@ impl Server {
         tasks.spawn(health.run(halt.clone()));
         tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
         tasks.spawn(maintenance::sweep_watches(watches, halt.clone()));
+        if let Some(notifications) = notifications {
+            tasks.spawn(notifications.run(halt.clone()));
+        }
         tasks.spawn(maintenance::save_revocations(revocations, halt.clone()));
         tasks.spawn(maintenance::watch_shards(self.stream.clone(), halt.clone()));
         let threads = tidewire_adapters::serve(&listener, &gateway, self.tls, stop, halt)

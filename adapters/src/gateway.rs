@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidewire_service::{AdminRpc, PriceRpc, Router, StreamRpc, WatchRpc};
+use tidewire_service::{AdminRpc, NotifyRpc, PriceRpc, Router, StreamRpc, WatchRpc};
 use tidewire_stream::StreamCore;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +30,8 @@ pub struct Services {
     pub price: PriceRpc,
     /// Chains.
     pub watch: WatchRpc,
+    /// Notifications.
+    pub notify: NotifyRpc,
     /// Connections and tokens, for operators.
     pub admin: AdminRpc,
 }
@@ -54,6 +56,7 @@ pub struct Gateway {
     pub(crate) stream_rpc: StreamRpc,
     pub(crate) price_rpc: PriceRpc,
     pub(crate) watch_rpc: WatchRpc,
+    pub(crate) notify_rpc: NotifyRpc,
     pub(crate) admin_rpc: AdminRpc,
     pub(crate) origins: Arc<OriginPolicy>,
     pub(crate) locality: LocalityPolicy,
@@ -86,6 +89,7 @@ impl Gateway {
             stream: stream_rpc,
             price: price_rpc,
             watch: watch_rpc,
+            notify: notify_rpc,
             admin: admin_rpc,
         } = services;
         Self {
@@ -94,6 +98,7 @@ impl Gateway {
             stream_rpc,
             price_rpc,
             watch_rpc,
+            notify_rpc,
             admin_rpc,
             origins: Arc::new(access.origins),
             locality: access.locality,

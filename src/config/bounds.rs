@@ -12,7 +12,9 @@ use humantime::format_duration;
 
 use tidewire_stream::hub::Hub;
 
-use super::{Config, LimitsConfig, NamespaceConfig, ServerConfig, StreamConfig};
+use super::{
+    Config, LimitsConfig, NamespaceConfig, NotificationsConfig, ServerConfig, StreamConfig,
+};
 
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
@@ -44,11 +46,13 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         stream,
         limits,
         namespace,
+        notifications,
         ..
     } = config;
     check_durations(server, auth.leeway, stream, limits)?;
     check_number("store.inbox_items", store.inbox_items.into(), 1, 1_000_000)?;
     check_numbers(server, stream, limits)?;
+    check_notifications(notifications)?;
     namespace.iter().try_for_each(check_namespace)
 }
 
@@ -151,6 +155,35 @@ fn check_numbers(
         bail!(
             "limits.history_bytes is {found}, expected {least} at least, four times limits.frame_bytes: a history holds a publication and its encodings"
         );
+    }
+    Ok(())
+}
+
+fn check_notifications(notifications: &NotificationsConfig) -> anyhow::Result<()> {
+    for (key, found) in [
+        ("notifications.max_age", notifications.max_age),
+        (
+            "notifications.broadcast_max_age",
+            notifications.broadcast_max_age,
+        ),
+    ] {
+        check_duration(key, found, SECOND, 10 * 365 * DAY)?;
+    }
+    for (key, found, min, max) in [
+        (
+            "notifications.max_broadcasts",
+            notifications.max_broadcasts,
+            1,
+            100_000,
+        ),
+        (
+            "notifications.cache_bytes",
+            notifications.cache_bytes,
+            4_096,
+            16 * GIB,
+        ),
+    ] {
+        check_number(key, found as u64, min, max)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use tidewire_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         admin_service_server::{self, AdminServiceServer},
+        notify_service_server::{self, NotifyServiceServer},
         price_service_server::{self, PriceServiceServer},
         stream_service_server::{self, StreamServiceServer},
         watch_service_server::{self, WatchServiceServer},
@@ -31,11 +32,12 @@ use crate::{Gateway, Probes};
 const READINESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Names of the services for health checks. The empty name is the server as a whole.
-const HEALTH_NAMES: [&str; 5] = [
+const HEALTH_NAMES: [&str; 6] = [
     "",
     stream_service_server::SERVICE_NAME,
     price_service_server::SERVICE_NAME,
     watch_service_server::SERVICE_NAME,
+    notify_service_server::SERVICE_NAME,
     admin_service_server::SERVICE_NAME,
 ];
 
@@ -77,6 +79,8 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         PriceServiceServer::new(gateway.price_rpc.clone()).max_decoding_message_size(limit);
     let watches =
         WatchServiceServer::new(gateway.watch_rpc.clone()).max_decoding_message_size(limit);
+    let notify =
+        NotifyServiceServer::new(gateway.notify_rpc.clone()).max_decoding_message_size(limit);
     let admin = AdminServiceServer::new(gateway.admin_rpc.clone()).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     gateway.tasks.spawn(report_readiness(
@@ -98,22 +102,24 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
             layered(watches, gateway),
         )
         .route_service(
+            "/tidewire.v1.NotifyService/{*method}",
+            layered(notify, gateway),
+        )
+        .route_service(
             "/tidewire.v1.AdminService/{*method}",
             layered(admin, gateway),
         )
         .route_service(
             "/grpc.health.v1.Health/{*method}",
             layered(health_service, gateway),
-        );
-    for service in ["NotifyService", "AlertService"] {
-        routes = routes.route(
-            &format!("/tidewire.v1.{service}/{{*method}}"),
-            axum::routing::any(move || async move {
-                Status::unimplemented(format!("{service} is not built yet"))
+        )
+        .route(
+            "/tidewire.v1.AlertService/{*method}",
+            axum::routing::any(|| async {
+                Status::unimplemented("AlertService is not built yet")
                     .into_http::<axum::body::Body>()
             }),
         );
-    }
     match reflection().build_v1() {
         Ok(service) => {
             routes = routes.route_service(

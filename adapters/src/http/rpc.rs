@@ -14,8 +14,8 @@ use crate::{
     reply::{HttpError, json_response, read_body},
 };
 
-/// Services that the protocol defines and this version lacks.
-const NOT_BUILT: [&str; 2] = ["NotifyService", "AlertService"];
+/// The service that the protocol defines and this version lacks.
+const NOT_BUILT: &str = "AlertService";
 
 /// Calls an RPC.
 pub(crate) async fn call(
@@ -35,13 +35,13 @@ pub(crate) async fn call(
         "StreamService" => rpc::stream_service(&gateway.stream_rpc, &method, rpc_request).await,
         "PriceService" => rpc::price_service(&gateway.price_rpc, &method, rpc_request).await,
         "WatchService" => rpc::watch_service(&gateway.watch_rpc, &method, rpc_request).await,
+        "NotifyService" => rpc::notify_service(&gateway.notify_rpc, &method, rpc_request).await,
         "AdminService" => rpc::admin_service(&gateway.admin_rpc, &method, rpc_request).await,
-        known if NOT_BUILT.contains(&known) => Err(tonic::Status::unimplemented(format!(
-            "{known} is not built yet"
+        NOT_BUILT => Err(tonic::Status::unimplemented(format!(
+            "{NOT_BUILT} is not built yet"
         ))),
         unknown => Err(tonic::Status::not_found(format!(
-            "there is no service {unknown:?}, expected one of StreamService, PriceService, WatchService, AdminService, {}",
-            NOT_BUILT.join(", ")
+            "there is no service {unknown:?}, expected one of StreamService, PriceService, WatchService, NotifyService, AdminService, {NOT_BUILT}"
         ))),
     };
     match answer {

@@ -1,6 +1,11 @@
 //! Configuration: custom types, retention, and limits of requests.
 
-use crate::{NotificationError, kind::MAX_CUSTOM_TYPES};
+use std::collections::HashMap;
+
+use crate::{
+    NotificationError,
+    kind::{KindRegistry, MAX_CUSTOM_TYPES},
+};
 
 /// A day, in milliseconds.
 pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -66,6 +71,7 @@ impl NotificationConfig {
             );
             return Err(NotificationError::invalid("types", problem));
         }
+        KindRegistry::new(HashMap::new(), &self.types)?;
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 mod admin;
 mod channels;
 mod connection;
+mod notify;
 mod price;
 mod revocations;
 mod router;
@@ -15,6 +16,7 @@ mod watch;
 
 pub use admin::AdminRpc;
 pub use connection::GRPC;
+pub use notify::NotifyRpc;
 pub use price::PriceRpc;
 pub use revocations::RevocationStore;
 pub use router::{CommandQueue, Router};

@@ -2,7 +2,7 @@
 //! returns exactly one reply.
 //!
 //! To add a message type, add a case to `message.proto` and a [`Handler`] in `session`,
-//! `stream`, `price` or `watch`. A case without a handler is answered with
+//! `stream`, `price`, `watch` or `notify`. A case without a handler is answered with
 //! `unimplemented`.
 //!
 //! [`Handler`]: handler::Handler
@@ -10,6 +10,7 @@
 mod handler;
 mod metrics;
 mod middleware;
+mod notify;
 mod price;
 mod queue;
 mod session;
@@ -31,7 +32,7 @@ use self::{
     handler::{HandlerEntry, HandlerRegistry},
     middleware::{Message, MiddlewareStack},
 };
-use crate::{PriceRpc, WatchRpc};
+use crate::{NotifyRpc, PriceRpc, WatchRpc};
 
 /// The type under which unreadable messages are counted.
 const UNREADABLE: &str = "unreadable";
@@ -60,12 +61,18 @@ impl std::fmt::Debug for Router {
 impl Router {
     /// A router with the handlers of all services.
     #[must_use]
-    pub fn new(stream: &Arc<StreamCore>, price: &PriceRpc, watch: &WatchRpc) -> Self {
+    pub fn new(
+        stream: &Arc<StreamCore>,
+        price: &PriceRpc,
+        watch: &WatchRpc,
+        notify: &NotifyRpc,
+    ) -> Self {
         let mut handlers = HandlerRegistry::default();
         session::register(&mut handlers);
         stream::register(&mut handlers, stream);
         price::register(&mut handlers, price);
         watch::register(&mut handlers, watch);
+        notify::register(&mut handlers, notify);
         // Outermost first. A middleware does not see messages that an outer one refuses,
         // but records those that an inner one refuses.
         let middleware = MiddlewareStack::new(vec![

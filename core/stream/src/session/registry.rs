@@ -152,6 +152,11 @@ impl Registry {
         self.0.read().users.get(user)
     }
 
+    /// The users with a session, each once, in no order.
+    pub(crate) fn users(&self) -> Vec<UserId> {
+        self.0.read().users.0.keys().cloned().collect()
+    }
+
     /// The sessions of the token with this id.
     pub(crate) fn of_token(&self, id: &String) -> Vec<Session> {
         self.0.read().tokens.get(id)

@@ -88,6 +88,12 @@ impl StreamCore {
         Ok(first.into_values().collect())
     }
 
+    /// Returns the users with a connection, each once, in no order.
+    #[must_use]
+    pub fn connected_users(&self) -> Vec<UserId> {
+        self.context.registry().users()
+    }
+
     /// Returns the subscribers of a channel, for a client that may read it.
     ///
     /// # Errors

@@ -1,0 +1,574 @@
+//! `NotifyService`: notifications, inboxes, unread counts and preferences.
+//!
+//! Sending needs the `service` scope. On a server that listens on loopback, the user of its
+//! machine may send without a token. A request about an inbox concerns the caller's own one; a
+//! back end names the user.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
+
+use futures::{Stream as FuturesStream, StreamExt as _, stream};
+use parking_lot::Mutex;
+use tidewire_notification::{
+    NotificationError, NotificationHub, NotificationPage, NotifyOutcome, ScheduleRef,
+};
+use tidewire_proto::{
+    json,
+    v1::{
+        CancelScheduledRequest, CancelScheduledResponse, DismissRequest, DismissResponse,
+        Dismissed, ErrorCode, GetPreferencesRequest, GetUnreadCountRequest, GetUnreadCountResponse,
+        ListNotificationsRequest, ListNotificationsResponse, MarkAllReadRequest,
+        MarkAllReadResponse, MarkReadRequest, MarkReadResponse, Notification, NotifyBatchRequest,
+        NotifyBatchResponse, NotifyRequest, NotifyResponse, NotifyResult, Preferences, ReadReceipt,
+        RecallBroadcastRequest, RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse,
+        SetPreferencesRequest, StreamNotificationsRequest, UnregisterPushRequest,
+        UnregisterPushResponse, cancel_scheduled_request, notify_result,
+        notify_service_server::NotifyService, server_message::Data,
+    },
+};
+use tidewire_stream::{
+    CallQuota, Caller, ChannelName, Connection, Identity, Locality, OutgoingMessage, Scope,
+    StreamCore, StreamError, Target, UserId,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    caller_of,
+    connection::{BATCH_BYTES, close_status, connection_info},
+    status_of,
+};
+
+/// Namespace of the channels of single users.
+const USER_NAMESPACE: &str = "user:";
+
+/// `NotifyService` over the notification hub. Cheap to clone.
+///
+/// The hub opens after the service is made, and later still if the store cannot be written at
+/// first. Until then every call returns `unavailable` with the reason.
+#[derive(Debug, Clone)]
+pub struct NotifyRpc {
+    stream: Arc<StreamCore>,
+    hub: Arc<OnceLock<NotificationHub>>,
+    /// Why there is no hub.
+    absence: Arc<Mutex<String>>,
+}
+
+impl NotifyRpc {
+    /// The service whose streams are sessions of `stream`, without a hub.
+    #[must_use]
+    pub fn new(stream: Arc<StreamCore>) -> Self {
+        let absence = "the server is starting".to_owned();
+        Self {
+            stream,
+            hub: Arc::default(),
+            absence: Arc::new(Mutex::new(absence)),
+        }
+    }
+
+    /// Sets the hub. The first one stays.
+    pub fn set_hub(&self, hub: NotificationHub) {
+        let _ = self.hub.set(hub);
+    }
+
+    /// Sets the reason that calls return while there is no hub.
+    pub fn set_absence(&self, reason: String) {
+        *self.absence.lock() = reason;
+    }
+
+    fn hub(&self) -> Result<&NotificationHub, StreamError> {
+        self.hub.get().ok_or_else(|| {
+            let text = format!("notifications are unavailable: {}", self.absence.lock());
+            StreamError::new(ErrorCode::Unavailable, text)
+        })
+    }
+
+    /// Length that a list in a response should not exceed, in bytes: as much as may wait for a
+    /// client.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.stream.options().outbox_bytes
+    }
+
+    /// Checks the channel of a request. The caller must be allowed to publish to it.
+    fn check_channel(
+        &self,
+        caller: &Caller,
+        mut request: NotifyRequest,
+    ) -> Result<NotifyRequest, StreamError> {
+        let Some(name) = &request.channel else {
+            return Ok(request);
+        };
+        let in_field = |error: StreamError| {
+            StreamError::new(error.code(), format!("`channel`: {}", error.message()))
+        };
+        let resolved = self.stream.namespaces().resolve(name);
+        let (channel, namespace) = resolved.map_err(in_field)?;
+        if channel.as_str().starts_with(USER_NAMESPACE) {
+            let text = "`channel`: it belongs to one user, expected the user in `user`";
+            return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+        }
+        caller.may_publish(&channel, namespace).map_err(in_field)?;
+        request.channel = Some(channel.as_str().to_owned());
+        Ok(request)
+    }
+
+    /// Lists notifications, up to about `bytes` of JSON, and at least one.
+    pub(crate) async fn list_as(
+        &self,
+        caller: &Caller,
+        request: &ListNotificationsRequest,
+        bytes: usize,
+    ) -> Result<ListNotificationsResponse, StreamError> {
+        let user = inbox_of(caller, request.user.as_deref())?;
+        let hub = self.hub()?;
+        let page = hub.list(&user, &hub.list_query(request)?).await?;
+        Ok(page_within(page, bytes))
+    }
+
+    /// Marks notifications as read.
+    pub(crate) async fn mark_read_as(
+        &self,
+        caller: &Caller,
+        request: &MarkReadRequest,
+    ) -> Result<ReadReceipt, StreamError> {
+        let user = inbox_of(caller, request.user.as_deref())?;
+        Ok(self.hub()?.mark_read(&user, &request.ids).await?)
+    }
+
+    /// Marks all notifications as read, or all up to one.
+    pub(crate) async fn mark_all_read_as(
+        &self,
+        caller: &Caller,
+        request: &MarkAllReadRequest,
+    ) -> Result<ReadReceipt, StreamError> {
+        let user = inbox_of(caller, request.user.as_deref())?;
+        let up_to = request.up_to.as_deref();
+        Ok(self.hub()?.mark_all_read(&user, up_to).await?)
+    }
+
+    /// Removes notifications.
+    pub(crate) async fn dismiss_as(
+        &self,
+        caller: &Caller,
+        request: &DismissRequest,
+    ) -> Result<Dismissed, StreamError> {
+        let user = inbox_of(caller, request.user.as_deref())?;
+        Ok(self.hub()?.dismiss(&user, &request.ids).await?)
+    }
+
+    /// Counts unread notifications.
+    pub(crate) async fn unread_count_as(
+        &self,
+        caller: &Caller,
+        request: &GetUnreadCountRequest,
+    ) -> Result<GetUnreadCountResponse, StreamError> {
+        let user = inbox_of(caller, request.user.as_deref())?;
+        let unread_count = self.hub()?.unread_count(&user).await?;
+        Ok(GetUnreadCountResponse { unread_count })
+    }
+
+    /// Reads preferences.
+    pub(crate) async fn preferences_as(
+        &self,
+        caller: &Caller,
+        user: Option<&str>,
+    ) -> Result<Preferences, StreamError> {
+        let user = inbox_of(caller, user)?;
+        Ok(self.hub()?.preferences(&user).await?)
+    }
+
+    /// Replaces preferences.
+    pub(crate) async fn set_preferences_as(
+        &self,
+        caller: &Caller,
+        user: Option<&str>,
+        preferences: Preferences,
+    ) -> Result<Preferences, StreamError> {
+        let user = inbox_of(caller, user)?;
+        Ok(self.hub()?.set_preferences(&user, preferences).await?)
+    }
+}
+
+/// Checks that the caller may send, and returns the sender's name. Idempotency keys and scheduled
+/// notifications belong to the sender.
+fn sender_of(caller: &Caller) -> Result<UserId, StreamError> {
+    if caller.locality == Locality::Local && caller.identity.user().is_none() {
+        // No token has this subject.
+        return Ok(UserId::new(""));
+    }
+    caller.identity.require(Scope::Service)?;
+    let user = caller.identity.user();
+    Ok(user.cloned().unwrap_or_else(|| UserId::new("")))
+}
+
+/// The user whose inbox a request concerns.
+fn inbox_of(caller: &Caller, user: Option<&str>) -> Result<String, StreamError> {
+    caller.identity.require_known()?;
+    if caller.identity.has(Scope::Service) {
+        let text = "`user` is missing, expected the user whose inbox it is";
+        let user = user.ok_or_else(|| StreamError::new(ErrorCode::InvalidArgument, text))?;
+        return Ok(user.to_owned());
+    }
+    let Some(own) = caller.identity.user() else {
+        let text = "an inbox belongs to a user: this needs a token";
+        return Err(StreamError::new(ErrorCode::PermissionDenied, text));
+    };
+    match user {
+        Some(other) if other != own.as_str() => {
+            let text = "`user` is another user, expected your own id or none";
+            Err(StreamError::new(ErrorCode::PermissionDenied, text))
+        }
+        _ => Ok(own.as_str().to_owned()),
+    }
+}
+
+/// The user whose inbox a message of a session concerns: the session's own one, unless the
+/// message names another.
+pub(crate) fn own_user(identity: &Identity, user: Option<String>) -> Option<String> {
+    user.or_else(|| identity.user().map(|own| own.as_str().to_owned()))
+}
+
+/// The first items of a page, up to about `bytes` of JSON, and at least one.
+fn page_within(page: NotificationPage, bytes: usize) -> ListNotificationsResponse {
+    let NotificationPage {
+        mut items,
+        unread_count,
+        next,
+    } = page;
+    let mut next = next.map(|id| id.to_string());
+    let (mut kept, mut used) = (0, 0_usize);
+    for item in &items {
+        used = used.saturating_add(json::to_vec(item).len());
+        if used > bytes && kept > 0 {
+            break;
+        }
+        kept += 1;
+    }
+    if kept < items.len() {
+        items.truncate(kept);
+        next = items.last().map(|item| item.id.clone());
+    }
+    ListNotificationsResponse {
+        items,
+        unread_count,
+        next,
+    }
+}
+
+fn response(outcome: NotifyOutcome) -> NotifyResponse {
+    NotifyResponse {
+        id: outcome.id.to_string(),
+        recipients: outcome.recipients,
+    }
+}
+
+fn result(result: Result<NotifyOutcome, StreamError>) -> NotifyResult {
+    NotifyResult {
+        result: Some(match result {
+            Ok(outcome) => notify_result::Result::Notified(response(outcome)),
+            Err(error) => notify_result::Result::Error(error.into()),
+        }),
+    }
+}
+
+fn answer<T>(result: Result<T, StreamError>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| status_of(&error))
+}
+
+type NotificationStream = Pin<Box<dyn FuturesStream<Item = Result<Notification, Status>> + Send>>;
+
+/// The notifications that a connection receives on `channel`. The stream ends with the session,
+/// or when notifications were missed.
+fn notifications(
+    connection: Connection,
+    channel: ChannelName,
+) -> impl FuturesStream<Item = Result<Notification, Status>> + Send {
+    let start = Some((connection, channel));
+    let batches = stream::unfold(start, |state| async move {
+        let (connection, channel) = state?;
+        let mut out = Vec::new();
+        if let Err(reason) = connection.next(BATCH_BYTES, &mut out).await {
+            return Some((vec![Err(close_status(reason))], None));
+        }
+        let mut items = Vec::new();
+        for message in &out {
+            match message {
+                OutgoingMessage::Publication(publication) if *publication.channel() == channel => {
+                    match publication.event() {
+                        Data::Notification(one) => items.push(Ok(one.clone())),
+                        Data::NotificationBatch(batch) => {
+                            items.extend(batch.items.iter().cloned().map(Ok));
+                        }
+                        _ => {}
+                    }
+                }
+                OutgoingMessage::Direct(direct) if is_gap(direct.to_message().data) => {
+                    items.push(Err(Status::unavailable(
+                        "notifications were missed: list them, then stream again",
+                    )));
+                    return Some((items, None));
+                }
+                _ => {}
+            }
+        }
+        Some((items, Some((connection, channel))))
+    });
+    batches.flat_map(stream::iter)
+}
+
+fn is_gap(data: Option<Data>) -> bool {
+    matches!(data, Some(Data::Gap(_)))
+}
+
+#[tonic::async_trait]
+impl NotifyService for NotifyRpc {
+    type StreamNotificationsStream = NotificationStream;
+
+    async fn notify(
+        &self,
+        request: Request<NotifyRequest>,
+    ) -> Result<Response<NotifyResponse>, Status> {
+        let caller = caller_of(&request);
+        let notify = async {
+            let sender = sender_of(&caller)?;
+            let hub = self.hub()?;
+            let request = self.check_channel(&caller, request.into_inner())?;
+            let outcome = hub.notify(&sender, request).await?;
+            Ok(response(outcome))
+        };
+        answer(notify.await)
+    }
+
+    async fn notify_batch(
+        &self,
+        request: Request<NotifyBatchRequest>,
+    ) -> Result<Response<NotifyBatchResponse>, Status> {
+        let caller = caller_of(&request);
+        let quota = request.extensions().get::<CallQuota>().cloned();
+        let requests = request.into_inner().notifications;
+        let notify = async {
+            let sender = sender_of(&caller)?;
+            let hub = self.hub()?;
+            // The call itself was charged as one message.
+            if let Some(quota) = quota {
+                quota.charge_messages(requests.len().saturating_sub(1));
+            }
+            let mut refusals = Vec::with_capacity(requests.len());
+            let mut admitted = Vec::with_capacity(requests.len());
+            for request in requests {
+                match self.check_channel(&caller, request) {
+                    Ok(request) => {
+                        admitted.push(request);
+                        refusals.push(None);
+                    }
+                    Err(error) => refusals.push(Some(error)),
+                }
+            }
+            let mut outcomes = hub.notify_batch(&sender, admitted).await.into_iter();
+            let results = refusals.into_iter().map(|refusal| {
+                let outcome = match refusal {
+                    Some(error) => Err(error),
+                    // Each admitted request has one outcome.
+                    None => match outcomes.next() {
+                        Some(outcome) => outcome.map_err(StreamError::from),
+                        None => Err(NotificationError::Damaged("result").into()),
+                    },
+                };
+                result(outcome)
+            });
+            let results = results.collect();
+            Ok(NotifyBatchResponse { results })
+        };
+        answer(notify.await)
+    }
+
+    async fn list_notifications(
+        &self,
+        request: Request<ListNotificationsRequest>,
+    ) -> Result<Response<ListNotificationsResponse>, Status> {
+        let caller = caller_of(&request);
+        let bytes = self.page_bytes();
+        answer(self.list_as(&caller, request.get_ref(), bytes).await)
+    }
+
+    async fn mark_read(
+        &self,
+        request: Request<MarkReadRequest>,
+    ) -> Result<Response<MarkReadResponse>, Status> {
+        let caller = caller_of(&request);
+        let marked = self.mark_read_as(&caller, request.get_ref());
+        answer(marked.await.map(|receipt| MarkReadResponse {
+            ids: receipt.ids,
+            unread_count: receipt.unread_count,
+        }))
+    }
+
+    async fn mark_all_read(
+        &self,
+        request: Request<MarkAllReadRequest>,
+    ) -> Result<Response<MarkAllReadResponse>, Status> {
+        let caller = caller_of(&request);
+        let marked = self.mark_all_read_as(&caller, request.get_ref());
+        answer(marked.await.map(|receipt| MarkAllReadResponse {
+            unread_count: receipt.unread_count,
+        }))
+    }
+
+    async fn dismiss(
+        &self,
+        request: Request<DismissRequest>,
+    ) -> Result<Response<DismissResponse>, Status> {
+        let caller = caller_of(&request);
+        let dismissed = self.dismiss_as(&caller, request.get_ref());
+        answer(dismissed.await.map(|dismissed| DismissResponse {
+            ids: dismissed.ids,
+            unread_count: dismissed.unread_count,
+        }))
+    }
+
+    async fn get_unread_count(
+        &self,
+        request: Request<GetUnreadCountRequest>,
+    ) -> Result<Response<GetUnreadCountResponse>, Status> {
+        let caller = caller_of(&request);
+        answer(self.unread_count_as(&caller, request.get_ref()).await)
+    }
+
+    async fn stream_notifications(
+        &self,
+        request: Request<StreamNotificationsRequest>,
+    ) -> Result<Response<NotificationStream>, Status> {
+        let caller = caller_of(&request);
+        let opened = async {
+            let user = inbox_of(&caller, request.get_ref().user.as_deref())?;
+            self.hub()?;
+            let channel = ChannelName::user(&user).map_err(|error| {
+                let text = format!("`user` cannot name a channel: {error}");
+                StreamError::new(ErrorCode::InvalidArgument, text)
+            })?;
+            let connection = self.stream.connect(connection_info(&request)).await;
+            // A user's own session is subscribed already. A back end's is subscribed here.
+            if !connection.is_subscribed(&channel) {
+                let target = Target::Connection(connection.id().as_str());
+                let subscribed = self.stream.subscribe_target(target, channel.as_str());
+                subscribed.await?;
+            }
+            Ok((connection, channel))
+        };
+        let (connection, channel) = opened.await.map_err(|error| status_of(&error))?;
+        let stream: NotificationStream = Box::pin(notifications(connection, channel));
+        Ok(Response::new(stream))
+    }
+
+    async fn get_preferences(
+        &self,
+        request: Request<GetPreferencesRequest>,
+    ) -> Result<Response<Preferences>, Status> {
+        let caller = caller_of(&request);
+        let user = request.get_ref().user.as_deref();
+        answer(self.preferences_as(&caller, user).await)
+    }
+
+    async fn set_preferences(
+        &self,
+        request: Request<SetPreferencesRequest>,
+    ) -> Result<Response<Preferences>, Status> {
+        let caller = caller_of(&request);
+        let SetPreferencesRequest { user, preferences } = request.into_inner();
+        let preferences = preferences.ok_or_else(|| {
+            Status::invalid_argument("`preferences` is missing, expected the new preferences")
+        })?;
+        let set = self.set_preferences_as(&caller, user.as_deref(), preferences);
+        answer(set.await)
+    }
+
+    async fn register_push(
+        &self,
+        _request: Request<RegisterPushRequest>,
+    ) -> Result<Response<RegisterPushResponse>, Status> {
+        Err(no_push())
+    }
+
+    async fn unregister_push(
+        &self,
+        _request: Request<UnregisterPushRequest>,
+    ) -> Result<Response<UnregisterPushResponse>, Status> {
+        Err(no_push())
+    }
+
+    async fn cancel_scheduled(
+        &self,
+        request: Request<CancelScheduledRequest>,
+    ) -> Result<Response<CancelScheduledResponse>, Status> {
+        let caller = caller_of(&request);
+        let cancel = async {
+            let sender = sender_of(&caller)?;
+            let reference = match &request.get_ref().target {
+                Some(cancel_scheduled_request::Target::Id(id)) => ScheduleRef::Id(id),
+                Some(cancel_scheduled_request::Target::IdempotencyKey(key)) => {
+                    ScheduleRef::Key(key)
+                }
+                None => {
+                    let text = "`id` is missing, expected `id` or `idempotencyKey`";
+                    return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+                }
+            };
+            let id = self.hub()?.cancel_scheduled(&sender, reference).await?;
+            Ok(CancelScheduledResponse { id: id.to_string() })
+        };
+        answer(cancel.await)
+    }
+
+    async fn recall_broadcast(
+        &self,
+        request: Request<RecallBroadcastRequest>,
+    ) -> Result<Response<RecallBroadcastResponse>, Status> {
+        let caller = caller_of(&request);
+        let recall = async {
+            sender_of(&caller)?;
+            let id = self.hub()?.recall_broadcast(&request.get_ref().id).await?;
+            Ok(RecallBroadcastResponse { id: id.to_string() })
+        };
+        answer(recall.await)
+    }
+}
+
+fn no_push() -> Status {
+    Status::unimplemented("push messages to devices are not built yet")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(id: &str, body: usize) -> Notification {
+        Notification {
+            id: id.to_owned(),
+            body: "b".repeat(body),
+            ..Notification::default()
+        }
+    }
+
+    fn page(items: Vec<Notification>) -> NotificationPage {
+        NotificationPage {
+            items,
+            unread_count: 3,
+            next: None,
+        }
+    }
+
+    #[test]
+    fn a_page_ends_where_the_room_ends() {
+        let items = vec![item("c", 400), item("b", 400), item("a", 400)];
+        let whole = page_within(page(items.clone()), 10_000);
+        assert_eq!((whole.items.len(), whole.next), (3, None));
+        let cut = page_within(page(items.clone()), 1_200);
+        assert_eq!((cut.items.len(), cut.next.as_deref()), (2, Some("b")));
+        assert_eq!(cut.unread_count, 3);
+        // A page always goes on, however little room there is.
+        let least = page_within(page(items), 1);
+        assert_eq!((least.items.len(), least.next.as_deref()), (1, Some("c")));
+        assert!(page_within(page(Vec::new()), 1).items.is_empty());
+    }
+}

@@ -1,0 +1,149 @@
+//! Notification handlers: list, read, dismiss, count and preferences of the session's user.
+
+use tidewire_proto::v1::{
+    DismissRequest, Error, GetUnreadCountRequest, ListNotificationsRequest, MarkAllReadRequest,
+    MarkReadRequest, Preferences, server_message::Data,
+};
+use tidewire_stream::Command;
+
+use super::handler::{Handler, HandlerRegistry, handles, reply_from_core};
+use crate::{NotifyRpc, notify::own_user};
+
+/// Stands for the inbox in the order of commands: a client that marks and then counts gets the
+/// count after the mark.
+const INBOX: &str = "user:";
+
+pub(super) fn register(handlers: &mut HandlerRegistry, notify: &NotifyRpc) {
+    handlers.add(ListNotifications(notify.clone()));
+    handlers.add(MarkRead(notify.clone()));
+    handlers.add(Dismiss(notify.clone()));
+    handlers.add(MarkAllRead(notify.clone()));
+    handlers.add(CountUnread(notify.clone()));
+    handlers.add(AccessPreferences(notify.clone()));
+}
+
+/// Lists notifications.
+struct ListNotifications(NotifyRpc);
+
+impl Handler for ListNotifications {
+    handles!(Notifications(ListNotificationsRequest));
+
+    fn visit_channels(&self, _request: &ListNotificationsRequest, visit: &mut dyn FnMut(&str)) {
+        visit(INBOX);
+    }
+
+    async fn answer(
+        &self,
+        command: &Command,
+        mut request: ListNotificationsRequest,
+    ) -> Result<Data, Error> {
+        // The reply counts in the outbox before it is made.
+        let room = command.reserve_reply(self.0.page_bytes() / 2);
+        let caller = command.caller();
+        request.user = own_user(&caller.identity, request.user);
+        let listed = self.0.list_as(&caller, &request, room.bytes()).await;
+        reply_from_core(listed, Data::Notifications)
+    }
+}
+
+/// Marks notifications as read.
+struct MarkRead(NotifyRpc);
+
+impl Handler for MarkRead {
+    handles!(MarkRead(MarkReadRequest));
+
+    fn visit_channels(&self, _request: &MarkReadRequest, visit: &mut dyn FnMut(&str)) {
+        visit(INBOX);
+    }
+
+    async fn answer(&self, command: &Command, mut request: MarkReadRequest) -> Result<Data, Error> {
+        let caller = command.caller();
+        request.user = own_user(&caller.identity, request.user);
+        reply_from_core(self.0.mark_read_as(&caller, &request).await, Data::Read)
+    }
+}
+
+/// Removes notifications.
+struct Dismiss(NotifyRpc);
+
+impl Handler for Dismiss {
+    handles!(Dismiss(DismissRequest));
+
+    fn visit_channels(&self, _request: &DismissRequest, visit: &mut dyn FnMut(&str)) {
+        visit(INBOX);
+    }
+
+    async fn answer(&self, command: &Command, mut request: DismissRequest) -> Result<Data, Error> {
+        let caller = command.caller();
+        request.user = own_user(&caller.identity, request.user);
+        reply_from_core(self.0.dismiss_as(&caller, &request).await, Data::Dismissed)
+    }
+}
+
+/// Marks all notifications as read.
+struct MarkAllRead(NotifyRpc);
+
+impl Handler for MarkAllRead {
+    handles!(MarkAllRead(MarkAllReadRequest));
+
+    fn visit_channels(&self, _request: &MarkAllReadRequest, visit: &mut dyn FnMut(&str)) {
+        visit(INBOX);
+    }
+
+    async fn answer(
+        &self,
+        command: &Command,
+        mut request: MarkAllReadRequest,
+    ) -> Result<Data, Error> {
+        let caller = command.caller();
+        request.user = own_user(&caller.identity, request.user);
+        reply_from_core(self.0.mark_all_read_as(&caller, &request).await, Data::Read)
+    }
+}
+
+/// Counts unread notifications.
+struct CountUnread(NotifyRpc);
+
+impl Handler for CountUnread {
+    handles!(UnreadCount(GetUnreadCountRequest));
+
+    fn visit_channels(&self, _request: &GetUnreadCountRequest, visit: &mut dyn FnMut(&str)) {
+        visit(INBOX);
+    }
+
+    async fn answer(
+        &self,
+        command: &Command,
+        mut request: GetUnreadCountRequest,
+    ) -> Result<Data, Error> {
+        let caller = command.caller();
+        request.user = own_user(&caller.identity, request.user);
+        let counted = self.0.unread_count_as(&caller, &request).await;
+        reply_from_core(counted, Data::UnreadCount)
+    }
+}
+
+/// Reads preferences, or replaces them if the message has any.
+struct AccessPreferences(NotifyRpc);
+
+impl Handler for AccessPreferences {
+    handles!(Preferences(Preferences));
+
+    fn visit_channels(&self, _request: &Preferences, visit: &mut dyn FnMut(&str)) {
+        visit(INBOX);
+    }
+
+    async fn answer(&self, command: &Command, preferences: Preferences) -> Result<Data, Error> {
+        let caller = command.caller();
+        let user = own_user(&caller.identity, None);
+        let answered = if preferences == Preferences::default() {
+            self.0.preferences_as(&caller, user.as_deref()).await
+        } else {
+            let set = self
+                .0
+                .set_preferences_as(&caller, user.as_deref(), preferences);
+            set.await
+        };
+        reply_from_core(answered, Data::Preferences)
+    }
+}

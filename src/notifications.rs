@@ -1,0 +1,307 @@
+//! Notifications: opens the hub on the store, and publishes its events to the users' connections.
+//!
+//! An event of one user is published on `user:{id}` at once. A broadcast is one event of the
+//! hub, and one publication for each connected user: the fan-out task makes these in chunks and
+//! yields between them. Users who are not connected find the broadcast in their list.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::bail;
+use tidewire_notification::{
+    EventSink, HubEvent, NotificationConfig, NotificationError, NotificationHub,
+};
+use tidewire_proto::v1::{GetUnreadCountResponse, Notification, server_message::Data};
+use tidewire_service::NotifyRpc;
+use tidewire_store::SharedStore;
+use tidewire_stream::{ChannelName, Event, Publisher as _, SharedClock, StreamCore, UserId};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Time between two attempts to open the hub on a store that fails.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Users in one chunk of a fan-out. Their states are read together, so that a store that has
+/// to read them reads in one group.
+const CHUNK: usize = 256;
+
+/// Broadcasts that wait for the fan-out. Beyond it, connected users get their new count, and
+/// find the broadcast in their list.
+const QUEUE: usize = 1_024;
+
+/// Notifications of a server. The hub may open later than the server starts.
+pub(crate) struct Notifications {
+    service: NotifyRpc,
+    stream: Arc<StreamCore>,
+    store: SharedStore,
+    clock: SharedClock,
+    config: NotificationConfig,
+    sink: Arc<ChannelSink>,
+    fan_outs: mpsc::Receiver<FanOut>,
+    hub: Option<NotificationHub>,
+    /// Why the last attempt to open the hub failed.
+    failure: Option<NotificationError>,
+}
+
+impl Notifications {
+    /// Notifications without a hub yet. Without a store there never is one: `service` returns
+    /// the reason.
+    pub(crate) fn new(
+        service: &NotifyRpc,
+        stream: &Arc<StreamCore>,
+        store: Option<SharedStore>,
+        clock: SharedClock,
+        config: NotificationConfig,
+    ) -> Option<Self> {
+        let Some(store) = store else {
+            let reason = "a replay has no store to keep them in";
+            service.set_absence(reason.to_owned());
+            return None;
+        };
+        let (sender, fan_outs) = mpsc::channel(QUEUE);
+        let sink = ChannelSink {
+            stream: stream.clone(),
+            fan_outs: sender,
+            has_dropped: AtomicBool::new(false),
+        };
+        Some(Self {
+            service: service.clone(),
+            stream: stream.clone(),
+            store,
+            clock,
+            config,
+            sink: Arc::new(sink),
+            fan_outs,
+            hub: None,
+            failure: None,
+        })
+    }
+
+    /// Opens the hub. Call it before clients connect. A failure leaves the rest of the server as
+    /// it is: [`run`](Self::run) repeats the attempt, and meanwhile requests return
+    /// `unavailable`.
+    pub(crate) async fn open(&mut self) {
+        let opening = NotificationHub::open(
+            self.store.clone(),
+            self.sink.clone(),
+            self.clock.clone(),
+            self.config.clone(),
+        );
+        match opening.await {
+            Ok(hub) => {
+                if self.failure.take().is_some() {
+                    tracing::info!("notifications are available again");
+                }
+                self.service.set_hub(hub.clone());
+                self.hub = Some(hub);
+            }
+            Err(error) => {
+                if self.failure.as_ref() != Some(&error) {
+                    tracing::error!(%error, "notifications cannot be opened");
+                    self.service.set_absence(error.to_string());
+                }
+                self.failure = Some(error);
+            }
+        }
+    }
+
+    /// Does the background work of the hub, and fans its broadcasts out, until cancelled.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        let Some(Some(hub)) = cancel.run_until_cancelled(self.opened()).await else {
+            return;
+        };
+        let background = tokio::spawn({
+            let (hub, cancel) = (hub.clone(), cancel.clone());
+            async move { hub.run(cancel).await }
+        });
+        while let Some(Some(fan_out)) = cancel.run_until_cancelled(self.fan_outs.recv()).await {
+            let done = cancel.run_until_cancelled(self.fan_out(&hub, fan_out));
+            if done.await.is_none() {
+                break;
+            }
+        }
+        if background.await.is_err() {
+            tracing::error!("the background work of notifications panicked");
+        }
+    }
+
+    /// The hub, once it is open. None if no later attempt can open it.
+    async fn opened(&mut self) -> Option<NotificationHub> {
+        while self.hub.is_none() {
+            // Only a store that fails now may work later.
+            if !matches!(self.failure, None | Some(NotificationError::Unavailable(_))) {
+                return None;
+            }
+            sleep(RETRY).await;
+            self.open().await;
+        }
+        self.hub.clone()
+    }
+
+    async fn fan_out(&self, hub: &NotificationHub, fan_out: FanOut) {
+        self.publish_to_connected(hub, fan_out).await;
+        // The count covers what the queue had no room for.
+        if self.fan_outs.is_empty() && self.sink.take_dropped() {
+            self.publish_to_connected(hub, FanOut::Counts).await;
+        }
+    }
+
+    /// Publishes once to each user who is connected now.
+    async fn publish_to_connected(&self, hub: &NotificationHub, fan_out: FanOut) {
+        let fan_out = Arc::new(fan_out);
+        for users in self.stream.connected_users().chunks(CHUNK) {
+            let mut events = JoinSet::new();
+            for user in users {
+                let (hub, user, fan_out) = (hub.clone(), user.clone(), fan_out.clone());
+                events.spawn(async move {
+                    let event = fan_out.event_for(&hub, &user).await;
+                    (user, event)
+                });
+            }
+            let mut failure = None;
+            while let Some(joined) = events.join_next().await {
+                match joined {
+                    Ok((user, Ok(Some(event)))) => self.sink.publish_to(&user, event),
+                    Ok((_, Ok(None))) => {}
+                    Ok((_, Err(error))) => failure = Some(error.to_string()),
+                    Err(error) => failure = Some(error.to_string()),
+                }
+            }
+            if let Some(error) = failure {
+                tracing::warn!(
+                    error,
+                    "some connected users find a broadcast in their lists only"
+                );
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Checks the configuration, as the hub does when it opens.
+pub(crate) fn check(config: &NotificationConfig) -> anyhow::Result<()> {
+    match config.check() {
+        Ok(()) => Ok(()),
+        Err(NotificationError::Invalid { field, problem }) if field == "inbox_items" => {
+            bail!("store.inbox_items is {problem}")
+        }
+        Err(NotificationError::Invalid { field, problem }) => {
+            bail!("notifications.{field}: {problem}")
+        }
+        Err(error) => bail!("notifications: {error}"),
+    }
+}
+
+/// Something that concerns all connected users.
+enum FanOut {
+    /// A broadcast, for the users who see its class.
+    Broadcast {
+        notification: Box<Notification>,
+        class: tidewire_notification::Class,
+    },
+    /// The counts of users may have changed.
+    Counts,
+}
+
+impl FanOut {
+    /// The event for a user. None if the user's preferences hide it.
+    async fn event_for(
+        &self,
+        hub: &NotificationHub,
+        user: &UserId,
+    ) -> Result<Option<Event>, NotificationError> {
+        match self {
+            Self::Broadcast {
+                notification,
+                class,
+            } => {
+                let is_shown = hub.visibility(user.as_str()).await?.shows(*class);
+                Ok(is_shown.then(|| Data::Notification((**notification).clone())))
+            }
+            Self::Counts => {
+                let unread_count = hub.unread_count(user.as_str()).await?;
+                Ok(Some(count_event(unread_count)))
+            }
+        }
+    }
+}
+
+/// Publishes the events of the hub on channels.
+struct ChannelSink {
+    stream: Arc<StreamCore>,
+    fan_outs: mpsc::Sender<FanOut>,
+    /// Whether the queue had no room.
+    has_dropped: AtomicBool,
+}
+
+impl ChannelSink {
+    fn publish_to(&self, user: &UserId, event: Event) {
+        match ChannelName::user(user.as_str()) {
+            Ok(channel) => self.stream.publish(&channel, event),
+            // The hub accepts no such user.
+            Err(error) => tracing::error!(%error, "a user's id cannot name a channel"),
+        }
+    }
+
+    fn queue(&self, fan_out: FanOut) {
+        if self.fan_outs.try_send(fan_out).is_err() {
+            self.has_dropped.store(true, Ordering::Release);
+        }
+    }
+
+    fn take_dropped(&self) -> bool {
+        self.has_dropped.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl EventSink for ChannelSink {
+    fn publish(&self, event: HubEvent) {
+        match event {
+            HubEvent::Notification {
+                user,
+                notification,
+                unread_count,
+                ..
+            } => {
+                // Of a collapsed one, clients cannot tell whether it replaces an unread one.
+                let replaces = notification.collapse_key.is_some();
+                self.publish_to(&user, Data::Notification(*notification));
+                if replaces {
+                    self.publish_to(&user, count_event(unread_count));
+                }
+            }
+            HubEvent::Broadcast {
+                notification,
+                class,
+            } => self.queue(FanOut::Broadcast {
+                notification,
+                class,
+            }),
+            HubEvent::Channel {
+                channel,
+                notification,
+            } => self
+                .stream
+                .publish(&channel, Data::Notification(*notification)),
+            HubEvent::Read { user, receipt } => self.publish_to(&user, Data::Read(receipt)),
+            HubEvent::Dismissed { user, dismissed } => {
+                self.publish_to(&user, Data::Dismissed(dismissed));
+            }
+            HubEvent::UnreadCount { user, unread_count } => {
+                self.publish_to(&user, count_event(unread_count));
+            }
+            HubEvent::BroadcastRemoval { .. } => self.queue(FanOut::Counts),
+            // Delivery outside of the application will read them.
+            HubEvent::Preferences { .. } => {}
+        }
+    }
+}
+
+fn count_event(unread_count: u64) -> Event {
+    Data::UnreadCount(GetUnreadCountResponse { unread_count })
+}
