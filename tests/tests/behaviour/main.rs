@@ -27,6 +27,7 @@ mod latest;
 mod lifetime;
 mod limits;
 mod memory;
+mod notifications;
 mod oracle;
 mod outages;
 mod prices;

@@ -1,0 +1,801 @@
+//! Notifications: inboxes, pushes to all connections of a user, broadcasts, schedules,
+//! preferences, and what a store that fails changes.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tidewire_proto::v1::{StreamNotificationsRequest, notify_service_client::NotifyServiceClient};
+use tidewire_tests::{
+    Client, HttpResponse, Message, Server, ServerBuilder, Token, Transport,
+    client::grpc::{channel, request},
+    eventually, within,
+};
+use tonic::Code;
+
+on_every_transport_and_tls!(
+    all_connections_of_a_user_agree,
+    an_inbox_belongs_to_its_user,
+    a_broadcast_reaches_connected_and_later_users,
+    a_kill_loses_nothing,
+    a_wrong_field_is_named,
+    preferences_hide_and_delete_nothing,
+);
+
+on_every_transport!(a_list_has_pages, a_channel_gets_a_notification);
+
+/// A request to notify a user.
+fn to_user(user: &str, title: &str) -> Value {
+    json!({"user": user, "notification": note(title)})
+}
+
+fn note(title: &str) -> Value {
+    json!({"type": "payment_received", "title": title, "priority": "high"})
+}
+
+async fn call(server: &Server, method: &str, body: &Value) -> HttpResponse {
+    let method = format!("NotifyService/{method}");
+    server.call(&method, Some(&Token::service()), body).await
+}
+
+/// Calls a method as a back end, and returns the response.
+async fn done(server: &Server, method: &str, body: &Value) -> Value {
+    let answer = call(server, method, body).await;
+    assert_eq!(answer.status, 200, "{method} {body}: {}", answer.body);
+    answer.json()
+}
+
+/// Notifies, and returns the id.
+async fn notify(server: &Server, body: &Value) -> String {
+    let notified = done(server, "Notify", body).await;
+    notified["id"].as_str().unwrap().to_owned()
+}
+
+/// The status, code and text of a refusal.
+fn refusal(answer: &HttpResponse) -> (u16, String, String) {
+    let error = answer.json();
+    let text = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
+    (answer.status, text("code"), text("message"))
+}
+
+async fn connect(transport: Transport, server: &Server, user: &str) -> Client {
+    Client::connect_as(transport, server, Some(&Token::of(user).sign())).await
+}
+
+async fn count(client: &mut Client) -> u64 {
+    let reply = client.request("unread_count", json!({})).await;
+    let reply = reply.expect("unread_count");
+    reply.data["unreadCount"].as_u64().unwrap()
+}
+
+async fn list(client: &mut Client, query: Value) -> Value {
+    let reply = client.request("notifications", query).await;
+    reply.expect("notifications").data
+}
+
+/// A property of each listed notification.
+fn listed(list: &Value, field: &str) -> Vec<Value> {
+    let items = list["items"].as_array().unwrap().iter();
+    items.map(|item| item[field].clone()).collect()
+}
+
+/// The next push on the channel of a user.
+async fn push(client: &mut Client, user: &str) -> Message {
+    client.next_on(&format!("user:{user}")).await
+}
+
+async fn all_connections_of_a_user_agree(transport: Transport) {
+    let server = Server::start().await;
+    let mut first = connect(transport, &server, "ada").await;
+    let mut second = connect(transport, &server, "ada").await;
+    let mut body = to_user("ada", "Paid");
+    body["notification"]["data"] = json!({"amount": 0.1});
+    let paid = notify(&server, &body).await;
+    let refund = notify(&server, &to_user("ada", "Refund")).await;
+    for client in [&mut first, &mut second] {
+        let pushed = push(client, "ada").await.expect("notification");
+        assert_eq!((pushed.seq, &pushed.data["id"]), (Some(1), &json!(paid)));
+        assert_eq!(pushed.data["title"], "Paid");
+        assert_eq!(pushed.data["data"], json!({"amount": 0.1}));
+        assert_eq!(pushed.data["type"], "payment_received");
+        assert_eq!(pushed.data["priority"], "high");
+        assert_eq!(pushed.data["read"], false);
+        assert!(pushed.data["timestamp"].as_i64().unwrap() > 1_700_000_000_000);
+        let pushed = push(client, "ada").await.expect("notification");
+        assert_eq!((pushed.seq, &pushed.data["id"]), (Some(2), &json!(refund)));
+        let page = list(client, json!({})).await;
+        assert_eq!(listed(&page, "id"), [json!(refund), json!(paid)]);
+        assert_eq!(
+            (&page["unreadCount"], &page["next"]),
+            (&json!(2), &Value::Null)
+        );
+    }
+    // Twice at once: the count drops by one.
+    let receipt = json!({"ids": [paid], "unreadCount": 1});
+    for client in [&mut first, &mut second] {
+        let read = client.request("mark_read", json!({"ids": [paid]})).await;
+        assert_eq!(read.expect("read").data, receipt);
+    }
+    for client in [&mut first, &mut second] {
+        let pushed = push(client, "ada").await.expect("read");
+        assert_eq!((pushed.seq, pushed.data), (Some(3), receipt.clone()));
+        assert_eq!(count(client).await, 1);
+        let unread = list(client, json!({"unreadOnly": true})).await;
+        assert_eq!(listed(&unread, "id"), [json!(refund)]);
+    }
+    let dismissed = first.request("dismiss", json!({"ids": [refund]})).await;
+    let expected = json!({"ids": [refund], "unreadCount": 0});
+    assert_eq!(dismissed.expect("dismissed").data, expected);
+    let later = notify(&server, &to_user("ada", "Later")).await;
+    let all = second.request("mark_all_read", json!({})).await;
+    assert_eq!(
+        all.expect("read").data,
+        json!({"all": true, "unreadCount": 0})
+    );
+    for client in [&mut first, &mut second] {
+        assert_eq!(push(client, "ada").await.expect("dismissed").data, expected);
+        let pushed = push(client, "ada").await.expect("notification");
+        assert_eq!(pushed.data["id"], later);
+        let pushed = push(client, "ada").await.expect("read");
+        assert_eq!(pushed.data, json!({"all": true, "unreadCount": 0}));
+        assert_eq!(count(client).await, 0);
+        let page = list(client, json!({})).await;
+        assert_eq!(listed(&page, "id"), [json!(later), json!(paid)]);
+        assert_eq!(listed(&page, "read"), [true, true]);
+        assert!(client.unread().is_empty(), "{:?}", client.unread());
+    }
+}
+
+async fn an_inbox_belongs_to_its_user(transport: Transport) {
+    let server = Server::start().await;
+    let mut ada = connect(transport, &server, "ada").await;
+    let mut bob = connect(transport, &server, "bob").await;
+    let id = notify(&server, &to_user("ada", "For Ada")).await;
+    // Ids of another user are like unknown ones. `read` omits an empty list.
+    let read = bob.request("mark_read", json!({"ids": [id]})).await;
+    assert_eq!(read.expect("read").data, json!({"unreadCount": 0}));
+    let gone = bob.request("dismiss", json!({"ids": [id]})).await;
+    assert_eq!(
+        gone.expect("dismissed").data,
+        json!({"ids": [], "unreadCount": 0})
+    );
+    assert_eq!(
+        listed(&list(&mut bob, json!({})).await, "id"),
+        [json!(null); 0]
+    );
+    assert_eq!(count(&mut ada).await, 1);
+    // A message may name its own user, and no other.
+    let own = ada.request("unread_count", json!({"user": "ada"})).await;
+    assert_eq!(own.expect("unread_count").data["unreadCount"], 1);
+    for (kind, data) in [
+        ("notifications", json!({"user": "ada"})),
+        ("mark_read", json!({"user": "ada", "ids": [id]})),
+        ("dismiss", json!({"user": "ada", "ids": [id]})),
+        ("mark_all_read", json!({"user": "ada"})),
+        ("unread_count", json!({"user": "ada"})),
+    ] {
+        let refused = bob.request(kind, data).await;
+        assert_eq!(
+            refused.error_code(),
+            "permission_denied",
+            "{}",
+            refused.text
+        );
+        assert!(
+            refused.error_message().contains("`user`"),
+            "{}",
+            refused.text
+        );
+    }
+    // Without a user there is no inbox.
+    let mut anonymous = Client::connect(transport, &server).await;
+    for kind in [
+        "notifications",
+        "mark_all_read",
+        "unread_count",
+        "preferences",
+    ] {
+        let refused = anonymous.request(kind, json!({})).await;
+        assert_eq!(
+            refused.error_code(),
+            "permission_denied",
+            "{}",
+            refused.text
+        );
+        assert!(
+            refused.error_message().contains("token"),
+            "{}",
+            refused.text
+        );
+    }
+    assert_eq!(count(&mut ada).await, 1);
+    assert_eq!(
+        push(&mut ada, "ada").await.expect("notification").data["id"],
+        id
+    );
+    assert!(bob.unread().is_empty(), "{:?}", bob.unread());
+}
+
+async fn a_broadcast_reaches_connected_and_later_users(transport: Transport) {
+    let server = Server::start().await;
+    let mut ada = connect(transport, &server, "ada").await;
+    let mut other = connect(transport, &server, "ada").await;
+    let mut bob = connect(transport, &server, "bob").await;
+    let mut muted = connect(transport, &server, "cleo").await;
+    let mute = json!({"mutedTypes": ["system_announcement"]});
+    let set = muted.request("preferences", mute).await;
+    let _ = set.expect("preferences");
+    let mut body = json!({"everyone": true, "notification": note("Hello")});
+    body["notification"]["type"] = json!("system_announcement");
+    let sent = done(&server, "Notify", &body).await;
+    assert_eq!(sent["recipients"], 0);
+    let id = sent["id"].clone();
+    for (client, user) in [(&mut ada, "ada"), (&mut other, "ada"), (&mut bob, "bob")] {
+        let pushed = push(client, user).await.expect("notification");
+        assert_eq!(pushed.data["id"], id);
+        assert_eq!(count(client).await, 1);
+    }
+    // The next push is another one: each user gets a broadcast once.
+    for user in ["ada", "bob", "cleo"] {
+        notify(&server, &to_user(user, "Next")).await;
+    }
+    for (client, user) in [
+        (&mut ada, "ada"),
+        (&mut other, "ada"),
+        (&mut bob, "bob"),
+        (&mut muted, "cleo"),
+    ] {
+        let pushed = push(client, user).await.expect("notification");
+        assert_eq!(pushed.data["title"], "Next", "{user}");
+    }
+    assert_eq!(count(&mut muted).await, 1);
+    let mut late = connect(transport, &server, "dan").await;
+    let page = list(&mut late, json!({})).await;
+    assert_eq!(listed(&page, "id"), std::slice::from_ref(&id));
+    assert_eq!(page["unreadCount"], 1);
+    let read = late.request("mark_read", json!({"ids": [id]})).await;
+    assert_eq!(read.expect("read").data["unreadCount"], 0);
+    // One user's mark is no other's.
+    assert_eq!(count(&mut bob).await, 2);
+
+    let recalled = done(&server, "RecallBroadcast", &json!({"id": id})).await;
+    assert_eq!(recalled["id"], id);
+    for (client, user) in [(&mut ada, "ada"), (&mut other, "ada"), (&mut bob, "bob")] {
+        let pushed = push(client, user).await.expect("unread_count");
+        assert_eq!(pushed.data["unreadCount"], 1);
+        let page = list(client, json!({})).await;
+        assert_eq!(listed(&page, "title"), ["Next"]);
+    }
+    let again = call(&server, "RecallBroadcast", &json!({"id": id})).await;
+    assert_eq!(refusal(&again).1, "not_found");
+}
+
+/// A server whose data is in this folder.
+fn builder(folder: &TempDir) -> ServerBuilder {
+    let path = format!("path = {:?}", folder.path().display().to_string());
+    Server::builder().set("store", &path)
+}
+
+async fn a_kill_loses_nothing(transport: Transport) {
+    let folder = TempDir::new().unwrap();
+    let mut first = builder(&folder).start().await;
+    let mut keyed = to_user("ada", "Keyed");
+    keyed["idempotencyKey"] = json!("order-7");
+    let id = notify(&first, &keyed).await;
+    assert_eq!(notify(&first, &keyed).await, id);
+    let read = notify(&first, &to_user("ada", "Read")).await;
+    let gone = notify(&first, &to_user("ada", "Gone")).await;
+    let everyone = json!({"everyone": true, "notification": note("All")});
+    let broadcast = notify(&first, &everyone).await;
+    let mut planned = to_user("ada", "Planned");
+    planned["notBefore"] = json!(in_an_hour());
+    let planned = notify(&first, &planned).await;
+    let mut ada = connect(transport, &first, "ada").await;
+    let _ = ada.request("mark_read", json!({"ids": [read]})).await;
+    let _ = ada.request("dismiss", json!({"ids": [gone]})).await;
+    let wishes =
+        json!({"quietHours": {"start": "22:00", "end": "07:00", "timeZone": "Europe/Vienna"}});
+    let set = ada.request("preferences", wishes).await;
+    let preferences = set.expect("preferences").data;
+    let before = list(&mut ada, json!({})).await;
+    assert_eq!(
+        listed(&before, "id"),
+        [json!(broadcast), json!(read), json!(id)]
+    );
+    assert_eq!(before["unreadCount"], 2);
+    first.kill().await;
+
+    let second = builder(&folder).start().await;
+    let mut ada = connect(transport, &second, "ada").await;
+    assert_eq!(list(&mut ada, json!({})).await, before);
+    assert_eq!(count(&mut ada).await, 2);
+    let kept = ada.request("preferences", json!({})).await;
+    assert_eq!(kept.expect("preferences").data, preferences);
+    // A repeated request notifies once.
+    assert_eq!(notify(&second, &keyed).await, id);
+    assert_eq!(count(&mut ada).await, 2);
+    keyed["notification"]["title"] = json!("Another");
+    let refused = call(&second, "Notify", &keyed).await;
+    let (status, code, text) = refusal(&refused);
+    assert_eq!(
+        (status, code.as_str()),
+        (400, "failed_precondition"),
+        "{text}"
+    );
+    assert!(text.contains("order-7"), "{text}");
+    let cancelled = done(&second, "CancelScheduled", &json!({"id": planned})).await;
+    assert_eq!(cancelled["id"], planned);
+}
+
+/// A time that no test lives to see, in milliseconds since the Unix epoch.
+fn in_an_hour() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(now.unwrap().as_millis()).unwrap() + 3_600_000
+}
+
+async fn a_wrong_field_is_named(transport: Transport) {
+    let server = Server::start().await;
+    let mut ada = connect(transport, &server, "ada").await;
+    for (kind, data, field) in [
+        ("notifications", json!({"limit": 0}), "`limit`"),
+        ("notifications", json!({"before": "n-1"}), "`before`"),
+        (
+            "notifications",
+            json!({"types": ["order_shipped"]}),
+            "`types[0]`",
+        ),
+        ("mark_read", json!({"ids": []}), "`ids`"),
+        ("mark_read", json!({"ids": ["n-1"]}), "`ids[0]`"),
+        ("dismiss", json!({"ids": ["n-1"]}), "`ids[0]`"),
+        ("mark_all_read", json!({"upTo": "n-1"}), "`upTo`"),
+        (
+            "preferences",
+            json!({"quietHours": {"start": "25:00", "end": "07:00", "timeZone": "UTC"}}),
+            "`quietHours.start`",
+        ),
+        (
+            "preferences",
+            json!({"quietHours": {"start": "22:00", "end": "07:00", "timeZone": "Atlantis"}}),
+            "`quietHours.timeZone`",
+        ),
+        (
+            "preferences",
+            json!({"mutedTypes": ["order_shipped"]}),
+            "`mutedTypes[0]`",
+        ),
+    ] {
+        let refused = ada.request(kind, data.clone()).await;
+        assert_eq!(refused.error_code(), "invalid_argument", "{}", refused.text);
+        let text = refused.error_message();
+        assert!(text.contains(field), "{data}: {text}");
+    }
+    // The connection goes on.
+    assert_eq!(count(&mut ada).await, 0);
+}
+
+#[tokio::test]
+async fn a_wrong_field_of_a_notification_is_named() {
+    let server = Server::start().await;
+    let with = |field: &str, value: Value| {
+        let mut body = to_user("ada", "Paid");
+        body["notification"][field] = value;
+        body
+    };
+    let of = |body: Value| {
+        let mut all = json!({"notification": note("Paid")});
+        let all_fields = all.as_object_mut().unwrap();
+        all_fields.extend(body.as_object().unwrap().clone());
+        all
+    };
+    let link = |url: &str| with("actions", json!([{"label": "Open", "url": url}]));
+    for (body, field) in [
+        (with("title", json!("")), "`notification.title`"),
+        (
+            with("title", json!("a".repeat(501))),
+            "`notification.title`",
+        ),
+        (
+            with("body", json!("a".repeat(10_001))),
+            "`notification.body`",
+        ),
+        (
+            with("data", json!("a".repeat(17_000))),
+            "`notification.data`",
+        ),
+        (with("type", json!("order_shipped")), "`notification.type`"),
+        (with("type", Value::Null), "`notification.type`"),
+        (link("javascript:alert(1)"), "`notification.actions[0].url`"),
+        (with("expiresAt", json!(1)), "`notification.expiresAt`"),
+        (json!({"user": "ada"}), "`notification`"),
+        (of(json!({})), "`user`"),
+        (of(json!({"user": "ada", "everyone": true})), "`user`"),
+        (of(json!({"user": "a b"})), "`user`"),
+        (of(json!({"users": ["ada", ""]})), "`users[1]`"),
+        (of(json!({"user": "ada", "ttlMs": 0})), "`ttlMs`"),
+        (
+            of(json!({"user": "ada", "idempotencyKey": ""})),
+            "`idempotencyKey`",
+        ),
+        (
+            of(json!({"user": "ada", "notBefore": in_an_hour() + 400 * 86_400_000})),
+            "`notBefore`",
+        ),
+        (of(json!({"channel": "user:ada"})), "`channel`"),
+        (of(json!({"channel": "demo"})), "`channel`"),
+    ] {
+        let answer = call(&server, "Notify", &body).await;
+        let (status, code, text) = refusal(&answer);
+        assert_eq!(
+            (status, code.as_str()),
+            (400, "invalid_argument"),
+            "{body}: {text}"
+        );
+        assert!(text.contains(field), "{body}: {text}");
+    }
+    let answer = call(&server, "Notify", &with("priority", json!("top"))).await;
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert!(answer.body.contains("priority"), "{}", answer.body);
+    // Nobody was notified.
+    let none = done(&server, "ListNotifications", &json!({"user": "ada"})).await;
+    assert_eq!(none, json!({"items": [], "unreadCount": 0}));
+}
+
+async fn preferences_hide_and_delete_nothing(transport: Transport) {
+    let server = Server::builder()
+        .set("notifications", "types = [\"order_shipped\"]")
+        .start()
+        .await;
+    let mut ada = connect(transport, &server, "ada").await;
+    let mut other = connect(transport, &server, "ada").await;
+    let read = ada.request("preferences", json!({})).await;
+    assert_eq!(read.expect("preferences").data, json!({}));
+    let mut shipped = to_user("ada", "Shipped");
+    shipped["notification"]["type"] = json!("order_shipped");
+    let id = notify(&server, &shipped).await;
+    for client in [&mut ada, &mut other] {
+        let pushed = push(client, "ada").await.expect("notification");
+        assert_eq!(pushed.data["type"], "order_shipped");
+    }
+    let mute = json!({"mutedTypes": ["order_shipped"]});
+    let set = ada.request("preferences", mute.clone()).await;
+    assert_eq!(set.expect("preferences").data, mute);
+    for client in [&mut ada, &mut other] {
+        let pushed = push(client, "ada").await.expect("unread_count");
+        assert_eq!(pushed.data["unreadCount"], 0);
+        let page = list(client, json!({})).await;
+        assert_eq!(page, json!({"items": [], "unreadCount": 0}));
+    }
+    // A hidden one is not pushed either.
+    notify(&server, &shipped).await;
+    let urgent = json!({"type": "order_shipped", "title": "Now", "priority": "urgent"});
+    notify(&server, &json!({"user": "ada", "notification": urgent})).await;
+    assert_eq!(push(&mut other, "ada").await.data["title"], "Now");
+    let least = json!({"minPriority": "low"});
+    let _ = ada.request("preferences", least).await;
+    assert_eq!(push(&mut other, "ada").await.data["unreadCount"], 3);
+    let page = list(&mut ada, json!({"types": ["order_shipped"]})).await;
+    assert_eq!(listed(&page, "title"), ["Now", "Shipped", "Shipped"]);
+    assert_eq!(page["items"][2]["id"], id);
+}
+
+async fn a_list_has_pages(transport: Transport) {
+    // A page has no more than half of the outbox.
+    let server = Server::builder()
+        .set("limits", "outbox_bytes = 8192")
+        .start()
+        .await;
+    let mut ada = connect(transport, &server, "ada").await;
+    let mut ids = Vec::new();
+    for number in 0..7 {
+        let mut body = to_user("ada", &format!("Number {number}"));
+        body["notification"]["body"] = json!("b".repeat(1_000));
+        ids.insert(0, json!(notify(&server, &body).await));
+    }
+    let mut seen = Vec::new();
+    let mut query = json!({"limit": 5});
+    loop {
+        let page = list(&mut ada, query.clone()).await;
+        let items = listed(&page, "id");
+        assert!((1..=3).contains(&items.len()), "{page}");
+        seen.extend(items);
+        // One that arrives meanwhile moves nothing.
+        notify(&server, &to_user("ada", "Newer")).await;
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        query["before"] = json!(next);
+    }
+    assert_eq!(seen, ids);
+}
+
+async fn a_channel_gets_a_notification(transport: Transport) {
+    let server = Server::builder()
+        .namespace("orders", "publish = \"service\"")
+        .start()
+        .await;
+    let mut ada = connect(transport, &server, "ada").await;
+    ada.subscribe("orders:1").await;
+    let body = json!({"channel": "orders:1", "notification": note("Packed")});
+    let sent = done(&server, "Notify", &body).await;
+    let pushed = ada.next_on("orders:1").await.expect("notification");
+    assert_eq!(pushed.data["id"], sent["id"]);
+    assert_eq!(pushed.data["title"], "Packed");
+    assert_eq!(
+        listed(&list(&mut ada, json!({})).await, "id"),
+        [json!(null); 0]
+    );
+    for (name, code) in [
+        ("market:overview", "permission_denied"),
+        ("nosuch:1", "not_found"),
+    ] {
+        let body = json!({"channel": name, "notification": note("No")});
+        let (_, refused, text) = refusal(&call(&server, "Notify", &body).await);
+        assert_eq!(refused, code, "{text}");
+        assert!(text.starts_with("`channel`: "), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn sending_needs_the_service_scope() {
+    let server = Server::start().await;
+    let user = Token::of("ada").sign();
+    let admin = Token::of("root").scope("admin").sign();
+    let batch = json!({"notifications": [to_user("ada", "Paid")]});
+    for (method, body) in [
+        ("Notify", to_user("ada", "Paid")),
+        ("NotifyBatch", batch),
+        ("CancelScheduled", json!({"idempotencyKey": "k"})),
+        ("RecallBroadcast", json!({"id": "0".repeat(26)})),
+    ] {
+        let method = format!("NotifyService/{method}");
+        for token in [&user, &admin] {
+            let answer = server.call(&method, Some(token), &body).await;
+            let (status, code, text) = refusal(&answer);
+            assert_eq!(
+                (status, code.as_str()),
+                (403, "permission_denied"),
+                "{method}: {text}"
+            );
+            assert!(text.contains("`service`"), "{text}");
+        }
+    }
+    // The user of the server's own machine needs no token to send, and reads no inbox.
+    let local = server
+        .call("NotifyService/Notify", None, &to_user("ada", "Paid"))
+        .await;
+    assert_eq!(local.status, 200, "{}", local.body);
+    let body = json!({"user": "ada"});
+    let read = server
+        .call("NotifyService/ListNotifications", None, &body)
+        .await;
+    assert_eq!(refusal(&read).1, "permission_denied");
+}
+
+#[tokio::test]
+async fn requests_about_a_user_name_it_as_their_token_allows() {
+    let server = Server::start().await;
+    let id = notify(&server, &to_user("ada", "Paid")).await;
+    let user = Token::of("ada").sign();
+    for (method, rest) in [
+        ("ListNotifications", json!({})),
+        ("MarkRead", json!({"ids": [id]})),
+        ("MarkAllRead", json!({})),
+        ("Dismiss", json!({"ids": [id]})),
+        ("GetUnreadCount", json!({})),
+        ("GetPreferences", json!({})),
+        ("SetPreferences", json!({"preferences": {}})),
+    ] {
+        let code = async |token: &str, user: Option<&str>| {
+            let mut body = rest.clone();
+            if let Some(user) = user {
+                body["user"] = json!(user);
+            }
+            let name = format!("NotifyService/{method}");
+            let answer = server.call(&name, Some(token), &body).await;
+            match answer.status {
+                200 => String::new(),
+                _ => refusal(&answer).1,
+            }
+        };
+        assert_eq!(code(&user, None).await, "", "{method}");
+        assert_eq!(code(&user, Some("ada")).await, "", "{method}");
+        assert_eq!(
+            code(&user, Some("bob")).await,
+            "permission_denied",
+            "{method}"
+        );
+        let service = Token::service();
+        assert_eq!(code(&service, Some("ada")).await, "", "{method}");
+        assert_eq!(code(&service, None).await, "invalid_argument", "{method}");
+    }
+    let required = Server::builder()
+        .set("auth", "anonymous = false")
+        .start()
+        .await;
+    let body = json!({"user": "ada"});
+    let answer = required
+        .call("NotifyService/GetUnreadCount", None, &body)
+        .await;
+    assert_eq!(refusal(&answer).1, "unauthenticated");
+}
+
+#[tokio::test]
+async fn a_batch_has_a_result_for_each() {
+    let server = Server::start().await;
+    let body = json!({"notifications": [
+        to_user("ada", "One"),
+        to_user("ada", ""),
+        {"channel": "nosuch:1", "notification": note("No")},
+        {"users": ["ada", "bob", "ada"], "notification": note("Two")},
+        {"channel": "demo:a", "notification": note("Channel")},
+    ]});
+    let answer = done(&server, "NotifyBatch", &body).await;
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results.len(), 5, "{answer}");
+    let recipients = |place: usize| results[place]["notified"]["recipients"].clone();
+    let code = |place: usize| results[place]["error"]["code"].clone();
+    assert_eq!(
+        (recipients(0), recipients(3), recipients(4)),
+        (json!(1), json!(2), json!(0))
+    );
+    assert_eq!(
+        (code(1), code(2)),
+        (json!("invalid_argument"), json!("not_found"))
+    );
+    let list = done(&server, "ListNotifications", &json!({"user": "ada"})).await;
+    assert_eq!(listed(&list, "title"), ["Two", "One"]);
+    let none = done(&server, "NotifyBatch", &json!({})).await;
+    assert_eq!(none, json!({"results": []}));
+}
+
+#[tokio::test]
+async fn a_scheduled_notification_waits_and_can_be_cancelled() {
+    let server = Server::start().await;
+    let mut body = to_user("ada", "Later");
+    body["notBefore"] = json!(in_an_hour());
+    body["idempotencyKey"] = json!("later");
+    let id = notify(&server, &body).await;
+    let list = done(&server, "ListNotifications", &json!({"user": "ada"})).await;
+    assert_eq!(list, json!({"items": [], "unreadCount": 0}));
+    let by_key = json!({"idempotencyKey": "later"});
+    let other = Token::of("other-backend").scope("service").sign();
+    let refused = server
+        .call("NotifyService/CancelScheduled", Some(&other), &by_key)
+        .await;
+    assert_eq!(refusal(&refused).1, "not_found");
+    let cancelled = done(&server, "CancelScheduled", &by_key).await;
+    assert_eq!(cancelled["id"], id);
+    let again = call(&server, "CancelScheduled", &json!({"id": id})).await;
+    assert_eq!(refusal(&again).1, "not_found");
+    let nothing = call(&server, "CancelScheduled", &json!({})).await;
+    let (_, code, text) = refusal(&nothing);
+    assert_eq!(code, "invalid_argument");
+    assert!(text.contains("`id`"), "{text}");
+    // A time in the past is now.
+    let mut body = to_user("ada", "Now");
+    body["notBefore"] = json!(1);
+    notify(&server, &body).await;
+    let count = done(&server, "GetUnreadCount", &json!({"user": "ada"})).await;
+    assert_eq!(count["unreadCount"], 1);
+}
+
+#[tokio::test]
+async fn a_collapsed_notification_replaces_and_pushes_the_count() {
+    let server = Server::start().await;
+    let mut ada = connect(Transport::WebSocketJson, &server, "ada").await;
+    let mut body = to_user("ada", "1 new message");
+    body["notification"]["collapseKey"] = json!("chat");
+    for title in ["1 new message", "2 new messages"] {
+        body["notification"]["title"] = json!(title);
+        notify(&server, &body).await;
+        assert_eq!(
+            push(&mut ada, "ada").await.expect("notification").data["title"],
+            title
+        );
+        let count = push(&mut ada, "ada").await.expect("unread_count");
+        assert_eq!(count.data["unreadCount"], 1);
+    }
+    let page = list(&mut ada, json!({})).await;
+    assert_eq!(listed(&page, "title"), ["2 new messages"]);
+}
+
+#[tokio::test]
+async fn notifications_are_streamed_over_grpc() {
+    let server = Server::start().await;
+    let mut client = NotifyServiceClient::new(channel(&server).await);
+    let about = |user: Option<&str>| StreamNotificationsRequest {
+        user: user.map(str::to_owned),
+    };
+    let (ada, service) = (Token::of("ada").sign(), Token::service());
+    let own = client.stream_notifications(request(about(None), Some(&ada)));
+    let mut own = own.await.unwrap().into_inner();
+    let named = client.stream_notifications(request(about(Some("ada")), Some(&service)));
+    let mut named = named.await.unwrap().into_inner();
+    for (user, token, code) in [
+        (Some("bob"), Some(&ada), Code::PermissionDenied),
+        (None, Some(&service), Code::InvalidArgument),
+        (Some("a b"), Some(&service), Code::InvalidArgument),
+        (Some("ada"), None, Code::PermissionDenied),
+    ] {
+        let token = token.map(String::as_str);
+        let refused = client.stream_notifications(request(about(user), token));
+        assert_eq!(refused.await.unwrap_err().code(), code, "{user:?}");
+    }
+    let message = json!({"user": "ada", "data": "no notification"});
+    let sent = server
+        .call("StreamService/SendToUser", Some(&service), &message)
+        .await;
+    assert_eq!(sent.status, 200, "{}", sent.body);
+    notify(&server, &to_user("backend", "Not Ada's")).await;
+    let paid = notify(&server, &to_user("ada", "Paid")).await;
+    let everyone = json!({"everyone": true, "notification": note("All")});
+    let all = notify(&server, &everyone).await;
+    for stream in [&mut own, &mut named] {
+        for id in [&paid, &all] {
+            let next = within("a notification", stream.message()).await;
+            assert_eq!(next.unwrap().unwrap().id, *id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn push_messages_to_devices_are_not_built() {
+    let server = Server::start().await;
+    for (method, body) in [
+        ("RegisterPush", json!({"user": "ada", "subscription": {}})),
+        ("UnregisterPush", json!({"user": "ada", "id": "p"})),
+    ] {
+        let answer = call(&server, method, &body).await;
+        let (status, code, text) = refusal(&answer);
+        assert_eq!((status, code.as_str()), (501, "unimplemented"), "{text}");
+        assert!(text.contains("not built yet"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_replay_has_no_notifications() {
+    let server = Server::builder()
+        .arguments(&["replay", "--speed", "max"])
+        .start()
+        .await;
+    let answer = call(&server, "Notify", &to_user("ada", "Paid")).await;
+    let (status, code, text) = refusal(&answer);
+    assert_eq!((status, code.as_str()), (503, "unavailable"), "{text}");
+    assert!(text.contains("replay"), "{text}");
+    let mut ada = connect(Transport::WebSocketJson, &server, "ada").await;
+    let refused = ada.request("unread_count", json!({})).await;
+    assert_eq!(refused.error_code(), "unavailable");
+    server.publish("demo:a", json!(1)).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_stops_notifications_alone() {
+    let folder = TempDir::new().unwrap();
+    let mut first = builder(&folder).ignoring_file_limit().start().await;
+    let mut ada = connect(Transport::WebSocketJson, &first, "ada").await;
+    notify(&first, &to_user("ada", "Before")).await;
+    first.limit_files(Some(0));
+    let mut keyed = to_user("ada", "Meanwhile");
+    keyed["idempotencyKey"] = json!("k");
+    let (status, code, text) = refusal(&call(&first, "Notify", &keyed).await);
+    assert_eq!((status, code.as_str()), (503, "unavailable"), "{text}");
+    // All the rest goes on.
+    ada.subscribe("demo:a").await;
+    first.publish("demo:a", json!(1)).await;
+    assert_eq!(ada.next_on("demo:a").await.data, 1);
+    first.limit_files(None);
+    eventually("a store with room", async || {
+        let answer = call(&first, "Notify", &keyed).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    for title in ["Before", "Meanwhile"] {
+        assert_eq!(
+            push(&mut ada, "ada").await.expect("notification").data["title"],
+            title
+        );
+    }
+    first.kill().await;
+    let second = builder(&folder).start().await;
+    let list = done(&second, "ListNotifications", &json!({"user": "ada"})).await;
+    assert_eq!(listed(&list, "title"), ["Meanwhile", "Before"]);
+}
