@@ -95,6 +95,11 @@ impl Names {
                 (Some(a), Some(b)) if (a - b).abs() <= a.abs() * 1e-9 => Ok(()),
                 _ => differs(),
             },
+            (Value::String(a), Value::String(b))
+                if is_notification_id(a) && is_notification_id(b) =>
+            {
+                self.bind(path, shown, real)
+            }
             // The documentation leaves out the text after `…`.
             (Value::String(shown), Value::String(real))
                 if shown
@@ -131,6 +136,12 @@ impl Names {
 
 fn parse(place: &str, text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{place}: {error} in {text}"))
+}
+
+/// Whether a text has the form of a notification's id.
+fn is_notification_id(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.len() == 26 && text.starts_with('0') && text.bytes().all(is_digit)
 }
 
 fn is_latest(message: &serde_json::Map<String, Value>) -> bool {
@@ -180,6 +191,9 @@ mod tests {
             r#"{"epoch":"x","seq":1,"timestamp":6}"#
         ));
         assert!(!differs(r#"{"epoch":"a"}"#, r#"{"epoch":"x"}"#));
+        let ids = |digit: &str| format!("{{\"ids\":[\"0{}\"]}}", digit.repeat(25));
+        assert!(!differs(&ids("a"), &ids("b")));
+        assert!(differs(&ids("a"), &ids("c")));
         assert!(!differs(r#""a…""#, r#""abc""#));
         assert!(!differs(
             r#"{"channel":"prices:A","seq":1}"#,
