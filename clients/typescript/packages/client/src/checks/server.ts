@@ -157,7 +157,13 @@ const preferences = object<Preferences>({
   mutedTypes: optional(list(text)),
   quietHours: optional(object({ start: text, end: text, timeZone: text })),
   digest: optional(flag),
-  channels: optional(object({ push: optional(deliveryFilter), email: optional(deliveryFilter), webhook: optional(deliveryFilter) })),
+  channels: optional(
+    object<NonNullable<Preferences["channels"]>>({
+      push: optional(deliveryFilter),
+      email: optional(deliveryFilter),
+      webhook: optional(deliveryFilter),
+    }),
+  ),
 });
 
 /** The check of the data of each message type. */
