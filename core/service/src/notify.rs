@@ -303,7 +303,9 @@ fn notifications(
                         _ => {}
                     }
                 }
-                OutgoingMessage::Direct(direct) if is_gap(direct.to_message().data) => {
+                OutgoingMessage::Direct(direct)
+                    if matches!(direct.to_message().data, Some(Data::Gap(_))) =>
+                {
                     items.push(Err(Status::unavailable(
                         "notifications were missed: list them, then stream again",
                     )));
@@ -315,10 +317,6 @@ fn notifications(
         Some((items, Some((connection, channel))))
     });
     batches.flat_map(stream::iter)
-}
-
-fn is_gap(data: Option<Data>) -> bool {
-    matches!(data, Some(Data::Gap(_)))
 }
 
 #[tonic::async_trait]
