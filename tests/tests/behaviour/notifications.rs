@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidewire_proto::v1::{StreamNotificationsRequest, notify_service_client::NotifyServiceClient};
+use tidewire_stream::{Clock as _, SystemClock};
 use tidewire_tests::{
     Client, HttpResponse, Message, Server, ServerBuilder, Token, Transport,
     client::grpc::{channel, request},
@@ -326,9 +327,8 @@ async fn a_kill_loses_nothing(transport: Transport) {
 }
 
 /// A time that no test lives to see, in milliseconds since the Unix epoch.
-fn in_an_hour() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    u64::try_from(now.unwrap().as_millis()).unwrap() + 3_600_000
+fn in_an_hour() -> i64 {
+    SystemClock.now_ms() + 3_600_000
 }
 
 async fn a_wrong_field_is_named(transport: Transport) {
