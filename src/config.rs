@@ -681,7 +681,7 @@ mod tests {
         let items = refusal("[store]\ninbox_items = 0");
         assert!(items.starts_with("store.inbox_items is 0"), "{items}");
         let age = refusal("[notifications]\nmax_age = \"0s\"");
-        assert_eq!(age, "notifications.max_age is 0s, expected 1s at least");
+        assert_eq!(age, "notifications.max_age is 0s, expected 1s to 4years");
         for wrong in ["Order", "price_alert", "a\", \"a"] {
             let types = refusal(&format!("[notifications]\ntypes = [\"{wrong}\"]"));
             assert!(types.starts_with("notifications.types["), "{types}");

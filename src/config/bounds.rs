@@ -167,7 +167,8 @@ fn check_notifications(notifications: &NotificationsConfig) -> anyhow::Result<()
             notifications.broadcast_max_age,
         ),
     ] {
-        check_duration(key, found, SECOND, 10 * 365 * DAY)?;
+        // Four years.
+        check_duration(key, found, SECOND, 1_461 * DAY)?;
     }
     for (key, found, min, max) in [
         (
