@@ -99,18 +99,10 @@ impl NotificationHub {
         let user = draft::check_user("user", user)?;
         let orders = core.orders(&parse_ids(ids)?);
         self.with_user(&user, async |work| {
-            work.load([&user], Vec::new()).await?;
-            if work.inbox(&user).needs_blocks(&orders) {
-                work.load_blocks(&user).await?;
-            }
-            let live = work.live.clone();
-            let floor = core.floor(&work.inbox(&user).state);
+            let (live, floor) = work.load_for(&user, &orders).await?;
             let (known, is_changed) = work.inbox(&user).mark_read(&orders, &live, floor);
             let receipt = ReadReceipt {
-                ids: known
-                    .into_iter()
-                    .map(|order| core.id(order).to_string())
-                    .collect(),
+                ids: core.id_texts(&known),
                 unread_count: work.unread(&user),
                 ..ReadReceipt::default()
             };
@@ -139,15 +131,12 @@ impl NotificationHub {
         let user = draft::check_user("user", user)?;
         let id = up_to.map(|text| parse_id("upTo", text)).transpose()?;
         self.with_user(&user, async |work| {
-            work.load([&user], Vec::new()).await?;
             // Under the user's lock all given places are in the inbox already, or are others'.
             let last = core.ids.last();
             let direct = id.map_or(last, |id| id.order.min(last));
-            let newest = work.live.newest();
+            let (live, _) = work.load_for(&user, &[direct]).await?;
+            let newest = live.newest();
             let broadcasts = id.map_or(newest, |id| id.order.min(newest));
-            if work.inbox(&user).needs_blocks(&[direct]) {
-                work.load_blocks(&user).await?;
-            }
             let is_changed = work.inbox(&user).mark_all(direct, broadcasts);
             let receipt = ReadReceipt {
                 all: true,
@@ -180,18 +169,10 @@ impl NotificationHub {
         let user = draft::check_user("user", user)?;
         let orders = core.orders(&parse_ids(ids)?);
         self.with_user(&user, async |work| {
-            work.load([&user], Vec::new()).await?;
-            if work.inbox(&user).needs_blocks(&orders) {
-                work.load_blocks(&user).await?;
-            }
-            let live = work.live.clone();
-            let floor = core.floor(&work.inbox(&user).state);
+            let (live, floor) = work.load_for(&user, &orders).await?;
             let gone = work.inbox(&user).dismiss(&orders, &live, floor);
             let dismissed = Dismissed {
-                ids: gone
-                    .iter()
-                    .map(|order| core.id(*order).to_string())
-                    .collect(),
+                ids: core.id_texts(&gone),
                 unread_count: work.unread(&user),
             };
             if !gone.is_empty() {

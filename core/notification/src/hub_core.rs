@@ -107,6 +107,12 @@ impl HubCore {
         })
     }
 
+    /// The ids at these places, as clients read them.
+    pub(crate) fn id_texts(&self, orders: &[Order]) -> Vec<String> {
+        let ids = orders.iter().map(|order| self.id(*order).to_string());
+        ids.collect()
+    }
+
     pub(crate) fn id(&self, order: Order) -> NotificationId {
         NotificationId {
             order,

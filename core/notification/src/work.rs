@@ -216,6 +216,22 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Loads an inbox for a change of the entries at these places. Returns the live broadcasts,
+    /// and the first one that is the user's.
+    pub(crate) async fn load_for(
+        &mut self,
+        user: &UserId,
+        orders: &[Order],
+    ) -> Result<(Arc<LiveBroadcasts>, Order), NotificationError> {
+        self.load([user], Vec::new()).await?;
+        if self.inbox(user).needs_blocks(orders) {
+            self.load_blocks(user).await?;
+        }
+        let core = self.core.clone();
+        let floor = core.floor(&self.inbox(user).state);
+        Ok((self.live.clone(), floor))
+    }
+
     /// The number of unread notifications that a user sees.
     pub(crate) fn unread(&mut self, user: &UserId) -> u64 {
         let live = self.live.clone();
