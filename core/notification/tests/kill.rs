@@ -1,6 +1,6 @@
 //! Kills: no acknowledged notification is lost, and none is there twice.
 //!
-//! A child process notifies from several tasks, each request under its own idempotency key, and
+//! The test runs itself as a child process, which notifies from several tasks, each request under its own idempotency key, and
 //! prints each key that was acknowledged. The test kills it at a random moment, opens the store,
 //! repeats every request that the child may have sent, and looks for each notification.
 
@@ -26,6 +26,11 @@ use tidewire_notification::{NotificationConfig, NotificationHub};
 use tidewire_proto::v1::{ListNotificationsRequest, NotifyRequest};
 use tidewire_store::{EmbeddedStore, StoreError};
 use tidewire_stream::SystemClock;
+
+/// The test, which is also the child.
+const TEST: &str = "a_killed_process_loses_nothing_that_was_acknowledged_and_repeats_nothing";
+
+const KILLS: usize = 100;
 
 /// Folder of the store, set for the child.
 const FOLDER: &str = "TIDEWIRE_KILL_FOLDER";
@@ -59,17 +64,12 @@ fn request(number: u64) -> NotifyRequest {
     }
 }
 
-/// The child. It runs until it is killed.
-#[test]
-#[ignore = "is the child process of the other tests"]
-fn child() {
-    let Some(folder) = env::var_os(FOLDER).map(PathBuf::from) else {
-        return;
-    };
+/// Notifies until the process is killed.
+fn notify_for_ever(folder: &Path) {
     let first: u64 = env::var(FIRST).unwrap().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
     runtime.block_on(async {
-        let hub = open(&folder).await;
+        let hub = open(folder).await;
         let tasks = (0..TASKS).map(|task| {
             let hub = hub.clone();
             tokio::spawn(async move {
@@ -91,7 +91,7 @@ fn child() {
 /// acknowledged.
 fn run_child(folder: &Path, first: u64, acknowledgements: usize) -> Vec<u64> {
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .args(["--exact", TEST, "--nocapture"])
         .env(FOLDER, folder)
         .env(FIRST, first.to_string())
         .stdin(Stdio::null())
@@ -160,24 +160,17 @@ async fn check(folder: &Path, first: u64, acknowledged: &[u64]) -> u64 {
     end
 }
 
-fn kill(times: usize) {
+#[test]
+fn a_killed_process_loses_nothing_that_was_acknowledged_and_repeats_nothing() {
+    if let Some(folder) = env::var_os(FOLDER).map(PathBuf::from) {
+        return notify_for_ever(&folder);
+    }
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
     let mut first = 0;
-    for _ in 0..times {
+    for _ in 0..KILLS {
         let acknowledgements = rand::random_range(1..400);
         let acknowledged = run_child(folder.path(), first, acknowledgements);
         first = runtime.block_on(check(folder.path(), first, &acknowledged));
     }
-}
-
-#[test]
-fn a_killed_process_loses_nothing_that_was_acknowledged_and_repeats_nothing() {
-    kill(4);
-}
-
-#[test]
-#[ignore = "takes minutes"]
-fn a_hundred_kills_lose_nothing_and_repeat_nothing() {
-    kill(100);
 }

@@ -1,187 +1,23 @@
-//! Property test: the hub against a naive model, which keeps everything in plain lists and counts
-//! by filtering.
-//!
-//! Every operation is compared: its result, then count and list of a user. The seed is printed;
-//! `TIDEWIRE_MODEL_SEED` repeats a run, `TIDEWIRE_MODEL_OPERATIONS` sets its length.
+//! Operations: random ones, made on the hub and on the model, and the comparison of the two.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a panic is how a test fails"
-)]
-#![allow(clippy::print_stdout, reason = "the seed of a failed run")]
-
-mod support;
-
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use support::{START_MS, World, sender};
-use tidewire_notification::{HubEvent, NotificationConfig, NotificationError, ScheduleRef};
+use tidewire_notification::{HubEvent, NotificationError, ScheduleRef};
 use tidewire_proto::v1::{ListNotificationsRequest, Notification, NotifyRequest, Preferences};
 
-const USERS: usize = 24;
-const MINUTE_MS: i64 = 60_000;
+use crate::{
+    MINUTE_MS, USERS, config,
+    naive::{Item, Model, ModelSchedule, ModelUser},
+    support::{DAY_MS, START_MS, World, sender, with},
+};
 
-fn config() -> NotificationConfig {
-    NotificationConfig {
-        types: vec!["order_shipped".to_owned(), "invoice".to_owned()],
-        inbox_items: 60,
-        max_age_ms: 60 * MINUTE_MS,
-        broadcast_max_age_ms: 40 * MINUTE_MS,
-        max_broadcasts: 8,
-        first_contact_window_ms: 15 * MINUTE_MS,
-        // Small, so that states are evicted and read again.
-        cache_bytes: 16 * 1_200,
-    }
-}
-
-/// A notification, in whichever list it is.
-#[derive(Debug, Clone)]
-struct Item {
-    /// Place in the order of all deliveries.
-    seq: u64,
-    title: String,
-    /// 1 to 8, or 9 and 10 for the types of the configuration.
-    kind: i32,
-    priority: i32,
-    time_ms: i64,
-    expires_at_ms: Option<i64>,
-    collapse: Option<String>,
-    is_read: bool,
-}
-
-#[derive(Debug, Clone, Default)]
-struct ModelUser {
-    first_contact_ms: Option<i64>,
-    items: Vec<Item>,
-    read_broadcasts: HashSet<u64>,
-    dismissed_broadcasts: HashSet<u64>,
-    min_priority: i32,
-    muted: Vec<i32>,
-}
-
-#[derive(Debug, Clone)]
-struct ModelSchedule {
-    id: String,
-    due_ms: i64,
-    target: Option<Vec<usize>>,
-    item: Item,
-    ttl_ms: Option<i64>,
-    key: Option<String>,
-}
-
-#[derive(Debug, Default)]
-struct Model {
-    now_ms: i64,
-    next_seq: u64,
-    users: Vec<ModelUser>,
-    broadcasts: Vec<Item>,
-    schedules: Vec<ModelSchedule>,
-    ids: HashMap<u64, String>,
-    /// Requests by idempotency key, with their ids and times.
-    keys: HashMap<String, (NotifyRequest, String, i64)>,
-}
-
-impl Model {
-    fn expire(&mut self) {
-        let now_ms = self.now_ms;
-        let is_live = |item: &Item, age_ms: i64| {
-            item.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms) && item.time_ms + age_ms > now_ms
-        };
-        for user in &mut self.users {
-            user.items.retain(|item| is_live(item, config().max_age_ms));
-        }
-        self.broadcasts
-            .retain(|item| is_live(item, config().broadcast_max_age_ms));
-    }
-
-    fn contact(&mut self, user: usize) {
-        let now_ms = self.now_ms;
-        self.users[user].first_contact_ms.get_or_insert(now_ms);
-    }
-
-    /// All that a user has, newest first, hidden ones too.
-    fn all(&self, user: usize) -> Vec<Item> {
-        let of = &self.users[user];
-        let first_ms =
-            of.first_contact_ms.unwrap_or(self.now_ms) - config().first_contact_window_ms;
-        let broadcasts = self.broadcasts.iter();
-        let broadcasts = broadcasts.filter(|item| {
-            item.time_ms >= first_ms && !of.dismissed_broadcasts.contains(&item.seq)
-        });
-        let broadcasts = broadcasts.map(|item| Item {
-            is_read: of.read_broadcasts.contains(&item.seq),
-            ..item.clone()
-        });
-        let mut all: Vec<_> = of.items.iter().cloned().chain(broadcasts).collect();
-        all.sort_by_key(|item| std::cmp::Reverse(item.seq));
-        all
-    }
-
-    fn visible(&self, user: usize) -> Vec<Item> {
-        let of = &self.users[user];
-        let is_visible = |item: &Item| {
-            item.priority == 4
-                || item.kind == 6
-                || (item.priority >= of.min_priority && !of.muted.contains(&item.kind))
-        };
-        self.all(user).into_iter().filter(is_visible).collect()
-    }
-
-    fn unread(&self, user: usize) -> u64 {
-        self.visible(user)
-            .iter()
-            .filter(|item| !item.is_read)
-            .count() as u64
-    }
-
-    /// Delivers an item, and returns its place.
-    fn deliver(&mut self, target: Option<&[usize]>, item: &Item) -> u64 {
-        self.next_seq += 1;
-        let item = Item {
-            seq: self.next_seq,
-            time_ms: self.now_ms,
-            ..item.clone()
-        };
-        match target {
-            None => {
-                if let Some(key) = &item.collapse {
-                    self.broadcasts
-                        .retain(|other| other.collapse.as_ref() != Some(key));
-                }
-                self.broadcasts.push(item);
-                let surplus = self
-                    .broadcasts
-                    .len()
-                    .saturating_sub(config().max_broadcasts);
-                self.broadcasts.drain(..surplus);
-            }
-            Some(users) => {
-                for user in users {
-                    self.contact(*user);
-                    let items = &mut self.users[*user].items;
-                    if let Some(key) = &item.collapse {
-                        items.retain(|other| other.collapse.as_ref() != Some(key));
-                    }
-                    items.push(item.clone());
-                    if items.len() > config().inbox_items {
-                        let stays = config().inbox_items - config().inbox_items / 20;
-                        items.drain(..items.len() - stays);
-                    }
-                }
-            }
-        }
-        self.next_seq
-    }
-}
-
-struct Run {
-    world: World,
-    model: Model,
+pub(crate) struct Run {
+    pub(crate) world: World,
+    pub(crate) model: Model,
     random: StdRng,
     titles: u64,
-    is_failing: bool,
+    pub(crate) is_failing: bool,
 }
 
 fn name(user: usize) -> String {
@@ -196,7 +32,7 @@ struct Sending {
 }
 
 impl Run {
-    async fn new(seed: u64) -> Self {
+    pub(crate) async fn new(seed: u64) -> Self {
         let model = Model {
             now_ms: START_MS,
             users: vec![ModelUser::default(); USERS],
@@ -350,7 +186,7 @@ impl Run {
         }
     }
 
-    async fn operation(&mut self) -> Option<usize> {
+    pub(crate) async fn operation(&mut self) -> Option<usize> {
         self.model.expire();
         let hub = self.world.hub.clone();
         match self.random.random_range(0..100) {
@@ -558,7 +394,7 @@ impl Run {
             true => self.model.keys.remove(&key).unwrap(),
             false => self.model.keys[&key].clone(),
         };
-        if sent_ms + support::DAY_MS <= self.model.now_ms {
+        if sent_ms + DAY_MS <= self.model.now_ms {
             self.model.keys.remove(&key);
             return;
         }
@@ -568,7 +404,7 @@ impl Run {
             return;
         }
         assert_eq!(result.unwrap().id.to_string(), id, "a repeated request");
-        let other = support::with(request, |notification| notification.body.push('x'));
+        let other = with(request, |notification| notification.body.push('x'));
         let refused = self.world.hub.notify(&sender(), other).await;
         assert_eq!(refused.map(drop), Err(NotificationError::KeyReuse(key)));
     }
@@ -622,7 +458,7 @@ impl Run {
     }
 
     /// Delivers what is due, and learns the new ids of what it made public.
-    async fn background(&mut self) {
+    pub(crate) async fn background(&mut self) {
         let done = self.world.work().await;
         if !self.is_ok(&done) {
             return;
@@ -647,7 +483,7 @@ impl Run {
     }
 
     /// Compares a user's count and list, through random pages and filters.
-    async fn compare(&mut self, user: usize) {
+    pub(crate) async fn compare(&mut self, user: usize) {
         self.model.expire();
         let hub = self.world.hub.clone();
         let count = hub.unread_count(&name(user)).await;
@@ -740,7 +576,7 @@ impl Run {
     }
 
     /// Events never hold a count that is below zero, which would show as a huge one.
-    fn check_events(&self) {
+    pub(crate) fn check_events(&self) {
         for event in self.world.events() {
             let count = match &event {
                 HubEvent::Notification { unread_count, .. }
@@ -752,74 +588,4 @@ impl Run {
             assert!(count < 1_000, "{event:?}");
         }
     }
-}
-
-async fn run(seed: u64, operations: u64) {
-    println!("TIDEWIRE_MODEL_SEED={seed} TIDEWIRE_MODEL_OPERATIONS={operations}");
-    let mut run = Run::new(seed).await;
-    for number in 0..operations {
-        let touched = run.operation().await;
-        if let Some(user) = touched {
-            run.compare(user).await;
-        }
-        if number % 100 == 99 {
-            for user in 0..USERS {
-                // Some users are seen late.
-                if run.model.users[user].first_contact_ms.is_some() || number % 5_000 == 4_999 {
-                    run.compare(user).await;
-                }
-            }
-            run.check_events();
-        }
-    }
-    // Nothing stays in the store once all is too old.
-    run.world.store.accept_commits();
-    run.is_failing = false;
-    run.world.advance(10 * support::DAY_MS);
-    run.model.now_ms += 10 * support::DAY_MS;
-    run.background().await;
-    run.world.advance(10 * support::DAY_MS);
-    run.model.now_ms += 10 * support::DAY_MS;
-    run.background().await;
-    for user in 0..USERS {
-        run.compare(user).await;
-    }
-    for table in [
-        "blocks",
-        "bodies",
-        "garbage",
-        "broadcasts",
-        "schedules",
-        "slots",
-        "due",
-    ] {
-        let name =
-            tidewire_store::Table(Box::leak(format!("notification.{table}").into_boxed_str()));
-        assert_eq!(run.world.store.len(name), 0, "{table}");
-    }
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect(name))
-}
-
-fn run_with(operations: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    let seed = setting("TIDEWIRE_MODEL_SEED", rand::random::<u32>().into());
-    let operations = setting("TIDEWIRE_MODEL_OPERATIONS", operations);
-    runtime.block_on(run(seed, operations));
-}
-
-#[test]
-fn the_hub_behaves_like_a_naive_model() {
-    run_with(100_000);
-}
-
-/// The full length, for the nightly lane.
-#[test]
-#[ignore = "takes minutes"]
-fn the_hub_behaves_like_a_naive_model_over_a_million_operations() {
-    run_with(1_000_000);
 }
