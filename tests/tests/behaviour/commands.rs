@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tidewire_tests::{
-    Client, IdentityProvider, KeyPair, Message, Server, Token, Transport, client::SseStream,
+    Client, IdentityProvider, KeyPair, Message, Server, ServerBuilder, Token, Transport,
+    client::SseStream,
 };
 use tokio::{net::TcpListener, task::AbortHandle};
 
@@ -215,33 +216,46 @@ async fn requests_for_many_channels_are_all_answered() {
     }
 }
 
-/// A server that requires a token and fetches its keys from a provider that holds its response
-/// back, the provider, and a token that needs the new keys.
-async fn server_with_held_keys() -> (Server, IdentityProvider, String) {
+/// A provider that holds the key of a client's token back.
+struct HeldKey {
+    provider: IdentityProvider,
+    /// Requests of the server before the client sent its token.
+    requests: usize,
+}
+
+impl HeldKey {
+    /// Lets the server verify the token, once it asks for the key.
+    async fn release(&self) {
+        self.provider.requested(self.requests + 1).await;
+        self.provider.release();
+    }
+}
+
+/// A server that requires a token, and a client whose `auth` waits for the key of its token.
+async fn begin_auth(transport: Transport, builder: ServerBuilder) -> (Server, Client, HeldKey) {
     let provider = IdentityProvider::start(&[]).await;
-    let server = Server::builder()
+    let server = builder
         .set("auth", &format!("jwks_url = {:?}", provider.url()))
         .set("auth", "anonymous = false")
         .start()
         .await;
     provider.set_keys(&[KeyPair::P256.web_key("new")]);
     provider.hold();
+    let requests = provider.requests();
+    let mut client = Client::connect(transport, &server).await;
     let token = Token::of("ada").sign_as(KeyPair::P256, Some("new"));
-    (server, provider, token)
+    let auth = json!({"type": "auth", "id": "auth", "data": {"token": token}});
+    client.send(&auth).await;
+    (server, client, HeldKey { provider, requests })
 }
 
 #[tokio::test]
 async fn requests_for_many_channels_wait_for_auth() {
     for transport in TRANSPORTS {
-        let (server, provider, token) = server_with_held_keys().await;
-        let requests = provider.requests();
-        let mut client = Client::connect(transport, &server).await;
-        let auth = json!({"type": "auth", "id": "auth", "data": {"token": token}});
-        client.send(&auth).await;
+        let (_server, mut client, key) = begin_auth(transport, Server::builder()).await;
         send_subscribes(&mut client, 9, 100).await;
         assert_eq!(reply_ids(&mut client, 1).await, ["ping"], "{transport:?}");
-        provider.requested(requests + 1).await;
-        provider.release();
+        key.release().await;
         let mut ids = reply_ids(&mut client, 10).await;
         assert_eq!(ids.remove(0), "auth", "{transport:?}");
         ids.push("ping".to_owned());
@@ -253,19 +267,14 @@ async fn requests_for_many_channels_wait_for_auth() {
 #[tokio::test]
 async fn an_unsubscribe_after_auth_ends_a_subscription_of_the_token() {
     for transport in TRANSPORTS {
-        let (server, provider, token) = server_with_held_keys().await;
-        let requests = provider.requests();
-        let mut client = Client::connect(transport, &server).await;
-        let auth = json!({"type": "auth", "id": "auth", "data": {"token": token}});
-        client.send(&auth).await;
+        let (server, mut client, key) = begin_auth(transport, Server::builder()).await;
         let channels = json!({"channels": ["user:ada"]});
         client
             .send(&json!({"type": "unsubscribe", "id": "end", "data": channels}))
             .await;
         client.settle().await;
         assert!(client.unread().is_empty(), "{:?}", client.unread());
-        provider.requested(requests + 1).await;
-        provider.release();
+        key.release().await;
         assert_eq!(reply_ids(&mut client, 2).await, ["auth", "end"]);
         let body = json!({"user": "ada", "data": 1});
         let token = Token::service();
@@ -280,23 +289,9 @@ async fn an_unsubscribe_after_auth_ends_a_subscription_of_the_token() {
 #[tokio::test]
 async fn commands_after_auth_act_in_the_name_of_the_token() {
     for transport in TRANSPORTS {
-        let provider = IdentityProvider::start(&[]).await;
-        let server = Server::builder()
-            .set("auth", &format!("jwks_url = {:?}", provider.url()))
-            .set("auth", "anonymous = false")
-            .namespace(
-                "chat",
-                "publish = \"authenticated\"\naccess = \"authenticated\"",
-            )
-            .start()
-            .await;
-        provider.set_keys(&[KeyPair::P256.web_key("new")]);
-        provider.hold();
-        let requests = provider.requests();
-        let mut client = Client::connect(transport, &server).await;
-        let token = Token::of("ada").sign_as(KeyPair::P256, Some("new"));
-        let auth = json!({"type": "auth", "id": "auth", "data": {"token": token}});
-        client.send(&auth).await;
+        let rights = "publish = \"authenticated\"\naccess = \"authenticated\"";
+        let builder = Server::builder().namespace("chat", rights);
+        let (_server, mut client, key) = begin_auth(transport, builder).await;
         let channels = json!({"channels": ["chat:a"]});
         client
             .send(&json!({"type": "subscribe", "id": "subscribe", "data": channels}))
@@ -308,8 +303,7 @@ async fn commands_after_auth_act_in_the_name_of_the_token() {
         // A ping needs no identity.
         client.settle().await;
         assert!(client.unread().is_empty(), "{:?}", client.unread());
-        provider.requested(requests + 1).await;
-        provider.release();
+        key.release().await;
         let reply = client.reply("auth").await.expect("authenticated");
         assert_eq!(reply.data["userId"], "ada");
         let reply = client.reply("subscribe").await.expect("subscribed");
