@@ -186,7 +186,7 @@ impl ResponseBody {
             return Poll::Ready(());
         }
         self.progress.body.register(cx.waker());
-        // What was written meanwhile woke nobody.
+        // Bytes that were written meanwhile woke nobody.
         if self.progress.unsent() < bytes {
             return Poll::Ready(());
         }

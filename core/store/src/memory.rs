@@ -1,4 +1,4 @@
-//! Memory store: the same tables without a file, for tests and for servers that store nothing.
+//! Memory store: the same tables without a file, for tests and benchmarks of engines.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -341,7 +341,7 @@ fn is_public(algorithm: Algorithm) -> bool {
 /// Verifies a signature and reads the claims.
 ///
 /// # Errors
-/// What is wrong with the token and what was expected.
+/// The fault of the token, and the expected form.
 fn decode(token: &str, key: &VerifyingKey) -> Result<Claims, String> {
     let mut validation = Validation::new(key.algorithm);
     // `check_claims` checks the claims against the injected clock.

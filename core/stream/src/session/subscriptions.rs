@@ -335,7 +335,7 @@ impl Subscription {
         if epoch.is_some() || self.extras.is_some() {
             self.extras.get_or_insert_default().delivered_epoch = epoch;
         }
-        // What is not needed any more costs nothing.
+        // An empty box would take memory for nothing.
         self.extras
             .take_if(|extras| extras.delivered_epoch.is_none() && extras.pacing.is_none());
     }
