@@ -109,10 +109,12 @@ impl RevocationStore {
     pub async fn save_unsaved(&self) {
         let Some(store) = &self.store else { return };
         loop {
+            // Taken out, so that one that fails meanwhile under the same key is not lost.
             let page: Vec<_> = {
-                let unsaved = self.unsaved.lock();
-                let page = unsaved.iter().take(PAGE);
-                page.map(|(key, one)| (key.clone(), one.clone())).collect()
+                let mut unsaved = self.unsaved.lock();
+                std::iter::from_fn(|| unsaved.pop_first())
+                    .take(PAGE)
+                    .collect()
             };
             if page.is_empty() {
                 return;
@@ -123,16 +125,16 @@ impl RevocationStore {
             }
             // The store says itself why it cannot be written.
             if store.commit(batch).await.is_err() {
+                let mut unsaved = self.unsaved.lock();
+                for (key, revocation) in page {
+                    unsaved.entry(key).or_insert(revocation);
+                }
                 return;
             }
             tracing::info!(
                 count = page.len(),
                 "revocations that could not be stored are stored now"
             );
-            let mut unsaved = self.unsaved.lock();
-            for (key, _) in page {
-                unsaved.remove(&key);
-            }
         }
     }
 
