@@ -40,9 +40,6 @@ use crate::{
     status_of,
 };
 
-/// Namespace of the channels of single users.
-const USER_NAMESPACE: &str = "user:";
-
 /// `NotifyService` over the notification hub. Cheap to clone.
 ///
 /// The hub opens after the service is made, and later still if the store cannot be written at
@@ -104,7 +101,7 @@ impl NotifyRpc {
         };
         let resolved = self.stream.namespaces().resolve(name);
         let (channel, namespace) = resolved.map_err(in_field)?;
-        if channel.as_str().starts_with(USER_NAMESPACE) {
+        if ChannelName::user(channel.rest()).as_ref() == Ok(&channel) {
             let text = "`channel`: it belongs to one user, expected the user in `user`";
             return Err(StreamError::new(ErrorCode::InvalidArgument, text));
         }
