@@ -1,6 +1,7 @@
 //! Notifications: opens the hub on the store, and publishes its events to the users' connections.
 //!
-//! An event of one user is published on `user:{id}` at once. A broadcast is one event of the
+//! An event of one user is published on `user:{id}` at once, unless the user was not connected for
+//! a day: then the list alone has it. A broadcast is one event of the
 //! hub, and one publication for each connected user: the fan-out task makes these in chunks and
 //! yields between them. Users who are not connected find the broadcast in their list.
 
@@ -242,7 +243,7 @@ struct ChannelSink {
 impl ChannelSink {
     fn publish_to(&self, user: &UserId, event: Event) {
         match ChannelName::user(user.as_str()) {
-            Ok(channel) => self.stream.publish(&channel, event),
+            Ok(channel) => self.stream.publish_if_known(&channel, event),
             // The hub accepts no such user.
             Err(error) => tracing::error!(%error, "a user's id cannot name a channel"),
         }

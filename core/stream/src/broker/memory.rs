@@ -502,6 +502,25 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         }
     }
 
+    fn offer_if_known(&self, channel: &ChannelName, event: Event) -> bool {
+        let is_known = self.channels.read().contains(channel);
+        let is_known = is_known || self.subscribers.has_subscribers(channel);
+        if is_known {
+            self.offer(channel, event);
+        }
+        is_known
+    }
+
+    fn touch(&self, channel: &ChannelName) {
+        let now_ms = self.clock.now_ms();
+        let touched = self.with_channel(channel, |held| held.used_ms = held.used_ms.max(now_ms));
+        if touched.is_err() {
+            // The namespace is full. The channel is unknown once its subscribers leave, so that
+            // none of them is recovered.
+            self.fresh_epochs.change(channel.namespace());
+        }
+    }
+
     fn publish<'a>(
         &'a self,
         channel: &'a ChannelName,

@@ -133,6 +133,16 @@ pub trait Broker: Send + Sync + 'static {
     /// and as soon as it is.
     fn offer(&self, channel: &ChannelName, event: Event);
 
+    /// Publishes as [`offer`](Self::offer) does, if the channel is known: it has a subscriber, or
+    /// was [touched](Self::touch) or published on lately. Returns whether it is.
+    ///
+    /// It is for events that clients can also read elsewhere. A client that subscribes to an
+    /// unknown channel later is not recovered, or was never subscribed before.
+    fn offer_if_known(&self, channel: &ChannelName, event: Event) -> bool;
+
+    /// Makes a channel known from now on, without a publication.
+    fn touch(&self, channel: &ChannelName);
+
     /// Publishes, and returns the position. With an idempotency key that `sender` used before,
     /// this returns the position of then, and publishes nothing. A new channel counts towards the
     /// channels of `sender`.

@@ -380,6 +380,10 @@ impl Session {
                 room => (since.as_ref(), PageLimit::bytes(room)),
             },
         };
+        if namespace.is_personal() {
+            // So that nothing is left out for a user who is away for a moment.
+            context.broker().touch(&channel);
+        }
         let history = context.broker().history(&channel, since, page).await?;
         let recovered = namespace.class == Class::History
             && options.since.is_some()

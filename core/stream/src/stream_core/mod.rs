@@ -338,6 +338,17 @@ impl StreamCore {
     }
 }
 
+impl StreamCore {
+    /// Publishes for an engine whose events clients can also read elsewhere, if the channel has a
+    /// subscriber, or had one or a publication within a day. Memory therefore does not grow with
+    /// users who are away, and a client that comes back later is not recovered.
+    pub fn publish_if_known(&self, channel: &ChannelName, event: Event) {
+        if self.broker().offer_if_known(channel, event) {
+            self.publications.increment(1);
+        }
+    }
+}
+
 impl Publisher for StreamCore {
     fn publish(&self, channel: &ChannelName, event: Event) {
         self.publications.increment(1);

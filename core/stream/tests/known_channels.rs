@@ -1,0 +1,133 @@
+//! Known channels: an event that clients can also read elsewhere is left out where nobody was
+//! subscribed lately, and no client that missed it is recovered.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+
+use support::{START_MS, client_on, core_with, subscription};
+use tidewire_proto::v1::{
+    ChannelSubscription, GetUnreadCountResponse, SubscribeRequest, SubscriptionResult,
+    server_message::Data,
+};
+use tidewire_stream::{
+    AnonymousPolicy, Authenticator, ChannelName, Connection, ConnectionInfo, Epoch, Identity,
+    ManualClock, Namespace, Namespaces, PageLimit, Position, ShardId, StreamCore, StreamOptions,
+    UserId,
+    identity::UserIdentity,
+    namespace::{METADATA_TTL, Ownership},
+};
+
+fn channel(user: &str) -> ChannelName {
+    ChannelName::user(user).unwrap()
+}
+
+fn offer(stream: &StreamCore, user: &str) {
+    let event = Data::UnreadCount(GetUnreadCountResponse { unread_count: 1 });
+    stream.publish_if_known(&channel(user), event);
+}
+
+/// The newest position of a user's channel.
+async fn top(stream: &StreamCore, user: &str) -> Position {
+    let channel = channel(user);
+    let history = stream.broker().history(&channel, None, PageLimit::NOTHING);
+    history.await.unwrap().top
+}
+
+async fn connect(stream: &Arc<StreamCore>, user: &str) -> Connection {
+    let identity = UserIdentity::new(UserId::new(user), i64::MAX);
+    let info = ConnectionInfo {
+        caller: Identity::from(identity).into(),
+        ..client_on(ShardId::CALLER)
+    };
+    stream.connect(info).await
+}
+
+/// Subscribes a user's connection again, since a position.
+async fn resume(connection: &Connection, user: &str, since: Position) -> SubscriptionResult {
+    let request = SubscribeRequest {
+        channels: vec![ChannelSubscription {
+            since: Some(tidewire_proto::v1::Position {
+                epoch: since.epoch.as_str().to_owned(),
+                seq: since.seq,
+            }),
+            ..subscription(channel(user).as_str()).channels.remove(0)
+        }],
+    };
+    let subscribed = connection.begin_command().subscribe(request).await;
+    subscribed.unwrap().channels.remove(0)
+}
+
+/// What the server does once a second, after some time.
+fn pass(stream: &StreamCore, clock: &ManualClock, ms: i64) {
+    clock.advance(ms);
+    stream.sweep();
+}
+
+const DAY_MS: i64 = METADATA_TTL.as_millis() as i64;
+
+#[tokio::test]
+async fn a_user_who_never_came_costs_nothing() {
+    let (stream, _) = core_with([], StreamOptions::default());
+    let saved = stream.broker().save().count();
+    for number in 0..100 {
+        offer(&stream, &format!("u{number}"));
+    }
+    assert_eq!(stream.broker().history_bytes(), 0);
+    assert_eq!(stream.broker().save().count(), saved);
+    assert_eq!(top(&stream, "u1").await.seq, 0);
+}
+
+#[tokio::test]
+async fn a_user_who_is_away_for_a_moment_misses_nothing() {
+    let (stream, clock) = core_with([], StreamOptions::default());
+    let connection = connect(&stream, "ada").await;
+    let since = top(&stream, "ada").await;
+    drop(connection);
+    pass(&stream, &clock, 60_000);
+    offer(&stream, "ada");
+    let connection = connect(&stream, "ada").await;
+    let resumed = resume(&connection, "ada", since).await;
+    assert_eq!((resumed.recovered, resumed.seq), (true, 1));
+}
+
+#[tokio::test]
+async fn a_user_who_was_away_for_a_day_is_not_recovered() {
+    let (stream, clock) = core_with([], StreamOptions::default());
+    let connection = connect(&stream, "ada").await;
+    let since = top(&stream, "ada").await;
+    drop(connection);
+    pass(&stream, &clock, DAY_MS + 1);
+    offer(&stream, "ada");
+    assert_eq!(top(&stream, "ada").await.seq, 0, "it was left out");
+    let connection = connect(&stream, "ada").await;
+    assert!(!resume(&connection, "ada", since).await.recovered);
+}
+
+#[tokio::test]
+async fn a_full_namespace_recovers_nobody_whose_channel_is_unknown() {
+    let personal = Namespace {
+        ownership: Ownership::Personal,
+        max_channels: 1,
+        ..Namespace::history("user")
+    };
+    let mut namespaces = Namespaces::default();
+    namespaces.add(personal).unwrap();
+    let clock = ManualClock::at(START_MS);
+    let authenticator =
+        Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone()).unwrap();
+    let options = StreamOptions::default();
+    let stream = StreamCore::in_memory(namespaces, authenticator, clock, options);
+    let _ada = connect(&stream, "ada").await;
+    let bob = connect(&stream, "bob").await;
+    let since = bob.subscriptions().remove(0);
+    drop(bob);
+    offer(&stream, "bob");
+    let bob = connect(&stream, "bob").await;
+    let since = Position {
+        epoch: Epoch::new(&since.epoch),
+        seq: since.seq,
+    };
+    assert!(!resume(&bob, "bob", since).await.recovered);
+}
