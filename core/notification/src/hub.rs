@@ -20,6 +20,7 @@ use crate::{
     counts::{self, Visibility},
     draft,
     hub_core::HubCore,
+    id::Order,
     preferences, record, tables,
     work::Work,
 };
@@ -127,16 +128,15 @@ impl NotificationHub {
         user: &str,
         up_to: Option<&str>,
     ) -> Result<ReadReceipt, NotificationError> {
-        let core = &*self.0;
         let user = draft::check_user("user", user)?;
         let id = up_to.map(|text| parse_id("upTo", text)).transpose()?;
         self.with_user(&user, async |work| {
-            // Under the user's lock all given places are in the inbox already, or are others'.
-            let last = core.ids.last();
-            let direct = id.map_or(last, |id| id.order.min(last));
-            let (live, _) = work.load_for(&user, &[direct]).await?;
-            let newest = live.newest();
-            let broadcasts = id.map_or(newest, |id| id.order.min(newest));
+            // Not up to the place that was given out last: it may have been given to a write that
+            // failed, and a clock that is set back gives it out again.
+            let given = id.map_or(Order::MAX, |id| id.order);
+            let (live, _) = work.load_for(&user, &[given]).await?;
+            let direct = given.min(work.inbox(&user).newest());
+            let broadcasts = given.min(live.newest());
             let is_changed = work.inbox(&user).mark_all(direct, broadcasts);
             let receipt = ReadReceipt {
                 all: true,

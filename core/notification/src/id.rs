@@ -27,6 +27,9 @@ const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 pub(crate) struct Order(pub(crate) u64);
 
 impl Order {
+    /// After all places.
+    pub(crate) const MAX: Self = Self(u64::MAX);
+
     /// The first place of a millisecond since the Unix epoch. Times before the epoch count as
     /// the epoch.
     pub(crate) fn at(time_ms: i64) -> Self {

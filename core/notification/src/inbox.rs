@@ -174,6 +174,12 @@ impl Inbox {
         older.chain(&self.state.head)
     }
 
+    /// The newest entry. The blocks are loaded if the head is empty.
+    pub(crate) fn newest(&self) -> Order {
+        let newest = self.entries().next_back();
+        newest.map(|entry| entry.order).unwrap_or_default()
+    }
+
     /// Adds a notification. Removes the one with the same collapse key, and the oldest beyond
     /// the limit. The blocks are loaded if there is a collapse key, or if the inbox is full.
     pub(crate) fn insert(&mut self, entry: Entry, retention: Retention) {

@@ -59,7 +59,7 @@ async fn resume(connection: &Connection, user: &str, since: Position) -> Subscri
     subscribed.unwrap().channels.remove(0)
 }
 
-/// What the server does once a second, after some time.
+/// Lets some time pass, and then does the work that the server does once a second.
 fn pass(stream: &StreamCore, clock: &ManualClock, ms: i64) {
     clock.advance(ms);
     stream.sweep();
