@@ -1,9 +1,9 @@
 //! Notifications: opens the hub on the store, and publishes its events to the users' connections.
 //!
 //! An event of one user is published on `user:{id}` at once, unless the user was not connected for
-//! a day: then the list alone has it. A broadcast is one event of the
-//! hub, and one publication for each connected user: the fan-out task makes these in chunks and
-//! yields between them. Users who are not connected find the broadcast in their list.
+//! a day: then the list alone has it. A broadcast is one event of the hub, and one publication for
+//! each user who is connected or was until a moment ago: the fan-out task makes these in chunks
+//! and yields between them. All others find the broadcast in their list, and are not recovered.
 
 use std::{
     sync::{
@@ -20,7 +20,9 @@ use tidewire_notification::{
 use tidewire_proto::v1::{GetUnreadCountResponse, Notification, server_message::Data};
 use tidewire_service::NotifyRpc;
 use tidewire_store::SharedStore;
-use tidewire_stream::{ChannelName, Event, Publisher as _, SharedClock, StreamCore, UserId};
+use tidewire_stream::{
+    ChannelName, DurablePublisher as _, Event, Publisher as _, SharedClock, StreamCore, UserId,
+};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +33,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// to read them reads in one group.
 const CHUNK: usize = 256;
 
-/// Broadcasts that wait for the fan-out. Beyond it, connected users get their new count, and
-/// find the broadcast in their list.
+/// Broadcasts that wait for the fan-out. Beyond it, connected users get a `gap` instead.
 const QUEUE: usize = 1_024;
 
 /// Notifications of a server. The hub may open later than the server starts.
@@ -145,41 +146,54 @@ impl Notifications {
     }
 
     async fn fan_out(&self, hub: &NotificationHub, fan_out: FanOut) {
-        self.publish_to_connected(hub, fan_out).await;
-        // The count covers what the queue had no room for.
+        self.publish_to_all(hub, fan_out).await;
         if self.fan_outs.is_empty() && self.sink.take_dropped() {
-            self.publish_to_connected(hub, FanOut::Counts).await;
+            tracing::warn!("too many broadcasts at once: connected users read their lists again");
+            for user in self.stream.users_to_reach() {
+                self.publish_gap(&user).await;
+            }
         }
     }
 
-    /// Publishes once to each user who is connected now.
-    async fn publish_to_connected(&self, hub: &NotificationHub, fan_out: FanOut) {
+    /// Publishes to each user who is connected now, or was until a moment ago.
+    async fn publish_to_all(&self, hub: &NotificationHub, fan_out: FanOut) {
         let fan_out = Arc::new(fan_out);
-        for users in self.stream.connected_users().chunks(CHUNK) {
+        let users: Vec<_> = self.stream.users_to_reach().into_iter().collect();
+        for users in users.chunks(CHUNK) {
             let mut events = JoinSet::new();
             for user in users {
                 let (hub, user, fan_out) = (hub.clone(), user.clone(), fan_out.clone());
                 events.spawn(async move {
-                    let event = fan_out.event_for(&hub, &user).await;
-                    (user, event)
+                    let result = fan_out.publish_to(&hub, &user).await;
+                    result.map_err(|error| (user, error))
                 });
             }
             let mut failure = None;
             while let Some(joined) = events.join_next().await {
                 match joined {
-                    Ok((user, Ok(Some(event)))) => self.sink.publish_to(&user, event),
-                    Ok((_, Ok(None))) => {}
-                    Ok((_, Err(error))) => failure = Some(error.to_string()),
+                    Ok(Ok(())) => {}
+                    Ok(Err((user, error))) => {
+                        self.publish_gap(&user).await;
+                        failure = Some(error.to_string());
+                    }
                     Err(error) => failure = Some(error.to_string()),
                 }
             }
             if let Some(error) = failure {
-                tracing::warn!(
-                    error,
-                    "some connected users find a broadcast in their lists only"
-                );
+                tracing::warn!(error, "some connected users must read their lists again");
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Tells a user's connections that they missed something.
+    async fn publish_gap(&self, user: &UserId) {
+        let gap = async {
+            let channel = ChannelName::user(user.as_str())?;
+            anyhow::Ok(self.stream.start_new_epoch(&channel).await?)
+        };
+        if let Err(error) = gap.await {
+            tracing::error!(%error, "a user's connections miss a broadcast");
         }
     }
 }
@@ -210,24 +224,21 @@ enum FanOut {
 }
 
 impl FanOut {
-    /// The event for a user. None if the user's preferences hide it.
-    async fn event_for(
+    /// Has the hub publish the events of a user.
+    async fn publish_to(
         &self,
         hub: &NotificationHub,
         user: &UserId,
-    ) -> Result<Option<Event>, NotificationError> {
+    ) -> Result<(), NotificationError> {
         match self {
             Self::Broadcast {
                 notification,
                 class,
             } => {
-                let is_shown = hub.visibility(user.as_str()).await?.shows(*class);
-                Ok(is_shown.then(|| Data::Notification((**notification).clone())))
+                hub.publish_broadcast(user.as_str(), notification, *class)
+                    .await
             }
-            Self::Counts => {
-                let unread_count = hub.unread_count(user.as_str()).await?;
-                Ok(Some(count_event(unread_count)))
-            }
+            Self::Counts => hub.publish_count(user.as_str()).await,
         }
     }
 }
@@ -264,18 +275,8 @@ impl EventSink for ChannelSink {
     fn publish(&self, event: HubEvent) {
         match event {
             HubEvent::Notification {
-                user,
-                notification,
-                unread_count,
-                ..
-            } => {
-                // Of a collapsed one, clients cannot tell whether it replaces an unread one.
-                let replaces = notification.collapse_key.is_some();
-                self.publish_to(&user, Data::Notification(*notification));
-                if replaces {
-                    self.publish_to(&user, count_event(unread_count));
-                }
-            }
+                user, notification, ..
+            } => self.publish_to(&user, Data::Notification(*notification)),
             HubEvent::Broadcast {
                 notification,
                 class,
@@ -294,15 +295,12 @@ impl EventSink for ChannelSink {
                 self.publish_to(&user, Data::Dismissed(dismissed));
             }
             HubEvent::UnreadCount { user, unread_count } => {
-                self.publish_to(&user, count_event(unread_count));
+                let count = GetUnreadCountResponse { unread_count };
+                self.publish_to(&user, Data::UnreadCount(count));
             }
             HubEvent::BroadcastRemoval { .. } => self.queue(FanOut::Counts),
             // Delivery outside of the application will read them.
             HubEvent::Preferences { .. } => {}
         }
     }
-}
-
-fn count_event(unread_count: u64) -> Event {
-    Data::UnreadCount(GetUnreadCountResponse { unread_count })
 }

@@ -5,6 +5,7 @@
 //! it acknowledges survives a crash. An operation that fails changes nothing.
 
 mod background;
+mod fan_out;
 mod reading;
 mod schedules;
 mod sending;
@@ -232,22 +233,6 @@ impl NotificationHub {
             });
             work.push_count_if_changed(&user, before);
             Ok(preferences)
-        })
-        .await
-    }
-
-    /// The classes that a user sees, for the fan-out of broadcasts.
-    ///
-    /// # Errors
-    /// The user's id is malformed, or the store cannot be read.
-    pub async fn visibility(&self, user: &str) -> Result<Visibility, NotificationError> {
-        let user = draft::check_user("user", user)?;
-        if let Some(stored) = self.0.cache.get(&user) {
-            return Ok(record::decode_counts(&stored)?.visibility());
-        }
-        self.with_user(&user, async |work| {
-            work.load([&user], Vec::new()).await?;
-            Ok(work.inbox(&user).state.visibility())
         })
         .await
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use prost::Message as _;
-use tidewire_proto::v1::Notification;
+use tidewire_proto::v1::{Dismissed, Notification};
 use tidewire_store::{Batch, Key, StoreError, Table, Value};
 use tidewire_stream::UserId;
 
@@ -178,20 +178,46 @@ impl<'a> Work<'a> {
         &mut loaded.inbox
     }
 
-    /// Adds a notification to a loaded inbox. Returns the user's count if the user sees it.
+    /// Adds a notification to a loaded inbox, and stages the events of what the user sees of it.
     pub(crate) fn insert(
         &mut self,
         user: &UserId,
         entry: Entry,
         retention: Retention,
-    ) -> Option<u64> {
-        let (live, core) = (self.live.clone(), self.core);
-        let class = entry.class;
+        notification: &Notification,
+    ) {
+        let (class, collapses) = (entry.class, entry.collapse.is_some());
+        let before = self.unread(user);
         let inbox = self.inbox(user);
+        let removed = inbox.removed.len();
         inbox.insert(entry, retention);
-        let state = &inbox.state;
-        let is_shown = state.visibility().shows(class);
-        is_shown.then(|| counts::unread(state, &live, core.floor(state)))
+        let is_shown = inbox.state.visibility().shows(class);
+        let gone = inbox.removed.split_off(removed);
+        let ids = self.core.id_texts(&gone);
+        self.inbox(user).removed.extend(gone);
+        let unread_count = self.unread(user);
+        let user = user.clone();
+        if !is_shown {
+            // Hidden ones are pushed no more than they are listed. What they replace leaves the
+            // list all the same.
+            if !ids.is_empty() {
+                let dismissed = Dismissed { ids, unread_count };
+                self.events.push(HubEvent::Dismissed { user, dismissed });
+            }
+            return;
+        }
+        self.events.push(HubEvent::Notification {
+            user: user.clone(),
+            notification: Box::new(notification.clone()),
+            class,
+            unread_count,
+        });
+        // Clients add one for a notification. They cannot tell whether it replaces an unread one,
+        // nor what a full inbox drops.
+        if collapses || unread_count != before + 1 {
+            self.events
+                .push(HubEvent::UnreadCount { user, unread_count });
+        }
     }
 
     /// Loads the older entries of an inbox.

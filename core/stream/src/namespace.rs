@@ -384,10 +384,14 @@ impl Namespaces {
         &self,
         user: &UserId,
     ) -> impl Iterator<Item = Result<(ChannelName, &Namespace), StreamError>> {
-        let namespaces = self.by_name.values().map(|entry| &entry.namespace);
-        let personal = namespaces.filter(|namespace| namespace.is_personal());
-        personal
+        self.personal()
             .map(move |namespace| self.resolve(&format!("{}:{}", namespace.name, user.as_str())))
+    }
+
+    /// The namespaces in which each user has a channel.
+    pub(crate) fn personal(&self) -> impl Iterator<Item = &Namespace> {
+        let namespaces = self.by_name.values().map(|entry| &entry.namespace);
+        namespaces.filter(|namespace| namespace.is_personal())
     }
 
     fn unknown(&self, name: &str) -> StreamError {

@@ -131,3 +131,49 @@ async fn a_full_namespace_recovers_nobody_whose_channel_is_unknown() {
     };
     assert!(!resume(&bob, "bob", since).await.recovered);
 }
+
+/// Publishes for every user who needs it.
+fn offer_to_all(stream: &StreamCore) {
+    for user in stream.users_to_reach() {
+        offer(stream, user.as_str());
+    }
+}
+
+#[tokio::test]
+async fn an_event_for_all_reaches_who_is_there_and_recovers_nobody_who_missed_it() {
+    let (stream, _) = core_with([], StreamOptions::default());
+    let _ada = connect(&stream, "ada").await;
+    let bob = connect(&stream, "bob").await;
+    let since = top(&stream, "bob").await;
+    drop(bob);
+    offer_to_all(&stream);
+    assert_eq!(top(&stream, "ada").await.seq, 1);
+    assert_eq!(top(&stream, "bob").await.seq, 0, "it was left out");
+    let bob = connect(&stream, "bob").await;
+    assert!(!resume(&bob, "bob", since).await.recovered);
+    // From here on it has all.
+    let since = top(&stream, "bob").await;
+    offer_to_all(&stream);
+    drop(bob);
+    let bob = connect(&stream, "bob").await;
+    let resumed = resume(&bob, "bob", since).await;
+    assert_eq!((resumed.recovered, resumed.seq), (true, 1));
+}
+
+#[tokio::test]
+async fn an_event_for_all_costs_nobody_a_message() {
+    let (stream, clock) = core_with([], StreamOptions::default());
+    let bob = connect(&stream, "bob").await;
+    let since = top(&stream, "bob").await;
+    drop(bob);
+    offer(&stream, "bob");
+    offer_to_all(&stream);
+    let bob = connect(&stream, "bob").await;
+    let resumed = resume(&bob, "bob", since).await;
+    assert_eq!((resumed.recovered, resumed.seq), (true, 2));
+    drop(bob);
+    // Once its history has ended, nothing is lost but the position.
+    pass(&stream, &clock, DAY_MS / 2);
+    assert!(stream.users_to_reach().is_empty());
+    assert_eq!(stream.broker().history_bytes(), 0);
+}

@@ -23,7 +23,10 @@ on_every_transport_and_tls!(
     preferences_hide_and_delete_nothing,
 );
 
-on_every_transport!(a_list_has_pages);
+on_every_transport!(
+    a_broadcast_that_a_user_missed_is_no_silent_gap,
+    a_list_has_pages,
+);
 
 /// A time that no test lives to see, in milliseconds since the Unix epoch.
 fn in_an_hour() -> i64 {
@@ -226,8 +229,13 @@ async fn a_broadcast_reaches_connected_and_later_users(transport: Transport) {
     for (client, user) in [(&mut ada, "ada"), (&mut other, "ada"), (&mut bob, "bob")] {
         let pushed = push(client, user).await.expect("notification");
         assert_eq!(pushed.data["id"], id);
+        let counted = push(client, user).await.expect("unread_count");
+        assert_eq!(counted.data["unreadCount"], 1);
         assert_eq!(count(client).await, 1);
     }
+    // Of a hidden one, the count alone is pushed.
+    let counted = push(&mut muted, "cleo").await.expect("unread_count");
+    assert_eq!(counted.data["unreadCount"], 0);
     // The next push is another one: each user gets a broadcast once.
     for user in ["ada", "bob", "cleo"] {
         notify(&server, &to_user(user, "Next")).await;
@@ -261,6 +269,38 @@ async fn a_broadcast_reaches_connected_and_later_users(transport: Transport) {
     }
     let again = call(&server, "RecallBroadcast", &json!({"id": id})).await;
     assert_eq!(refusal(&again).1, "not_found");
+}
+
+/// A broadcast is not published on the channels of users who are away: none of them is recovered
+/// past it.
+async fn a_broadcast_that_a_user_missed_is_no_silent_gap(transport: Transport) {
+    let server = Server::start().await;
+    let ada = connect(transport, &server, "ada").await;
+    let position = ada.welcome().data["subscriptions"][0].clone();
+    let (epoch, seq) = (position["epoch"].as_str(), position["seq"].as_u64());
+    drop(ada);
+    eventually("the end of the connection", async || {
+        let method = "AdminService/ListConnections";
+        let list = server.call(method, None, &json!({"user": "ada"})).await;
+        let list = list.json();
+        list["connections"]
+            .as_array()
+            .is_none_or(Vec::is_empty)
+            .then_some(())
+    })
+    .await;
+    let mut bob = connect(transport, &server, "bob").await;
+    let body = json!({"everyone": true, "notification": note("Hello")});
+    notify(&server, &body).await;
+    let _ = push(&mut bob, "bob").await.expect("notification");
+    let counted = push(&mut bob, "bob").await.expect("unread_count");
+    assert_eq!(counted.data["unreadCount"], 1);
+    let mut ada = connect(transport, &server, "ada").await;
+    let resumed = ada.resume("user:ada", epoch.unwrap(), seq.unwrap()).await;
+    assert_eq!(resumed["recovered"], false);
+    assert_eq!(count(&mut ada).await, 1);
+    let page = list(&mut ada, json!({})).await;
+    assert_eq!(listed(&page, "title"), ["Hello"]);
 }
 
 /// A server whose data is in this folder.

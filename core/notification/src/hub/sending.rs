@@ -269,11 +269,8 @@ pub(super) async fn deliver(
             });
         }
         Target::Everyone => {
-            let replaced = message
-                .collapse
-                .and_then(|hash| work.live.find_collapse(hash));
-            work.remove_broadcasts(replaced.into_iter().collect());
             let collapse = message.collapse;
+            let replaced = collapse.and_then(|hash| work.live.find_collapse(hash));
             work.add_broadcast(
                 Broadcast {
                     order,
@@ -284,12 +281,14 @@ pub(super) async fn deliver(
                 },
                 &message.text,
             );
-            let surplus = work.live.surplus(core.config.max_broadcasts);
-            work.remove_broadcasts(surplus);
+            // First the newcomer, so that a client that counts is right at the end.
             work.events.push(HubEvent::Broadcast {
                 notification: Box::new(notification),
                 class,
             });
+            work.remove_broadcasts(replaced.into_iter().collect());
+            let surplus = work.live.surplus(core.config.max_broadcasts);
+            work.remove_broadcasts(surplus);
         }
         Target::Users(users) => {
             let entry = Entry {
@@ -305,15 +304,7 @@ pub(super) async fn deliver(
                 if is_full || message.collapse.is_some() {
                     work.load_blocks(user).await?;
                 }
-                // Hidden ones are pushed no more than they are listed.
-                if let Some(unread_count) = work.insert(user, entry.clone(), retention) {
-                    work.events.push(HubEvent::Notification {
-                        user: user.clone(),
-                        notification: Box::new(notification.clone()),
-                        class,
-                        unread_count,
-                    });
-                }
+                work.insert(user, entry.clone(), retention, &notification);
             }
             let inboxes = u32::try_from(users.len()).unwrap_or(u32::MAX);
             work.bodies.push(Body {

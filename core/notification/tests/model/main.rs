@@ -50,7 +50,7 @@ async fn run(seed: u64, operations: u64) {
                     run.compare(user).await;
                 }
             }
-            run.check_events();
+            run.follow_events().await;
         }
     }
     // Nothing stays in the store once all is too old.

@@ -6,6 +6,8 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tidewire_notification::{HubEvent, NotificationError, ScheduleRef};
 use tidewire_proto::v1::{ListNotificationsRequest, Notification, NotifyRequest, Preferences};
 
+use tidewire_stream::UserId;
+
 use crate::{
     MINUTE_MS, USERS, config,
     naive::{Item, Model, ModelSchedule, ModelUser},
@@ -18,10 +20,20 @@ pub(crate) struct Run {
     random: StdRng,
     titles: u64,
     pub(crate) is_failing: bool,
+    /// The count that an open application shows for each user, by the events alone. None while
+    /// something changed of which it learns later.
+    badges: Vec<Option<u64>>,
 }
+
+/// Users to whom broadcasts are fanned out.
+const FOLLOWED: usize = 3;
 
 fn name(user: usize) -> String {
     format!("u{user}")
+}
+
+fn number(user: &UserId) -> usize {
+    user.as_str()[1..].parse().unwrap()
 }
 
 /// A request, and the item and the recipients that it makes.
@@ -44,6 +56,7 @@ impl Run {
             random: StdRng::seed_from_u64(seed),
             titles: 0,
             is_failing: false,
+            badges: vec![None; USERS],
         }
     }
 
@@ -321,6 +334,7 @@ impl Run {
                     0 => self.random.random_range(0..12 * MINUTE_MS),
                     _ => self.random.random_range(0..20_000),
                 };
+                self.badges.fill(None);
                 self.world.advance(ms);
                 self.model.now_ms += ms;
                 None
@@ -491,11 +505,11 @@ impl Run {
             return;
         }
         self.model.contact(user);
-        assert_eq!(
-            count.unwrap(),
-            self.model.unread(user),
-            "the count of {user}"
-        );
+        let count = count.unwrap();
+        assert_eq!(count, self.model.unread(user), "the count of {user}");
+        self.follow_events().await;
+        let badge = self.badges[user].replace(count);
+        assert_eq!(badge.unwrap_or(count), count, "the badge of {user}");
         let mut request = ListNotificationsRequest {
             limit: Some(self.random.random_range(1..80)),
             ..ListNotificationsRequest::default()
@@ -575,17 +589,68 @@ impl Run {
         }
     }
 
-    /// Events never hold a count that is below zero, which would show as a huge one.
-    pub(crate) fn check_events(&self) {
-        for event in self.world.events() {
-            let count = match &event {
-                HubEvent::Notification { unread_count, .. }
-                | HubEvent::UnreadCount { unread_count, .. } => *unread_count,
-                HubEvent::Read { receipt, .. } => receipt.unread_count,
-                HubEvent::Dismissed { dismissed, .. } => dismissed.unread_count,
-                _ => 0,
-            };
-            assert!(count < 1_000, "{event:?}");
+    /// Counts as an open application does: it adds one for a notification, and else shows the
+    /// count of the event. Broadcasts are fanned out to a few users.
+    pub(crate) async fn follow_events(&mut self) {
+        let is_for_all = |event: &HubEvent| {
+            matches!(
+                event,
+                HubEvent::Broadcast { .. } | HubEvent::BroadcastRemoval { .. }
+            )
+        };
+        let (for_all, direct): (Vec<_>, Vec<_>) =
+            self.world.events().into_iter().partition(is_for_all);
+        for event in direct {
+            self.follow(&event);
         }
+        // The fan-out comes later, and publishes what is true then.
+        for event in for_all {
+            match event {
+                HubEvent::Broadcast {
+                    notification,
+                    class,
+                } => {
+                    self.badges.fill(None);
+                    for user in 0..FOLLOWED {
+                        let (hub, to) = (&self.world.hub, name(user));
+                        let done = hub.publish_broadcast(&to, &notification, class).await;
+                        if self.is_ok(&done) {
+                            self.model.contact(user);
+                        }
+                        self.follow_fan_out();
+                    }
+                }
+                _ => {
+                    self.badges.fill(None);
+                    for user in 0..FOLLOWED {
+                        let done = self.world.hub.publish_count(&name(user)).await;
+                        if self.is_ok(&done) {
+                            self.model.contact(user);
+                        }
+                        self.follow_fan_out();
+                    }
+                }
+            }
+        }
+    }
+
+    fn follow_fan_out(&mut self) {
+        for event in self.world.events() {
+            self.follow(&event);
+        }
+    }
+
+    fn follow(&mut self, event: &HubEvent) {
+        let (user, count) = match event {
+            HubEvent::Notification { user, .. } => {
+                let badge = self.badges[number(user)];
+                (user, badge.map(|count| count + 1))
+            }
+            HubEvent::UnreadCount { user, unread_count } => (user, Some(*unread_count)),
+            HubEvent::Read { user, receipt } => (user, Some(receipt.unread_count)),
+            HubEvent::Dismissed { user, dismissed } => (user, Some(dismissed.unread_count)),
+            _ => return,
+        };
+        self.badges[number(user)] = count;
     }
 }

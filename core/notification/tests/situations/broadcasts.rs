@@ -65,6 +65,54 @@ async fn a_broadcast_is_one_record_and_one_event() {
 }
 
 #[tokio::test]
+async fn a_fan_out_publishes_what_a_user_has_now_and_then_the_count() {
+    let world = World::new().await;
+    world.notify("ada", "direct").await;
+    let collapsing = |title| with(everyone(title), |of| of.collapse_key = Some("k".to_owned()));
+    let old = world.send(collapsing("old")).await.id.to_string();
+    let new = world.send(collapsing("new")).await.id.to_string();
+    let mut broadcasts = Vec::new();
+    let mut order = Vec::new();
+    for event in world.events() {
+        match event {
+            HubEvent::Broadcast {
+                notification,
+                class,
+            } => {
+                order.push(notification.id.clone());
+                broadcasts.push((notification, class));
+            }
+            HubEvent::BroadcastRemoval { ids } => order.push(format!("-{}", ids[0])),
+            _ => {}
+        }
+    }
+    // The newcomer comes before the end of the one that it replaces: whoever counts is right.
+    assert_eq!(order, [old.clone(), new.clone(), format!("-{old}")]);
+    let fan_out = async |number: usize| {
+        let (notification, class) = &broadcasts[number];
+        let done = world.hub.publish_broadcast("ada", notification, *class);
+        done.await.unwrap();
+        let events = world.events().into_iter().map(|event| match event {
+            HubEvent::Notification { notification, .. } => {
+                format!("{} {}", notification.title, notification.read)
+            }
+            HubEvent::UnreadCount { unread_count, .. } => unread_count.to_string(),
+            other => panic!("{other:?}"),
+        });
+        events.collect::<Vec<_>>()
+    };
+    // It is replaced already.
+    assert_eq!(fan_out(0).await, ["2"]);
+    assert_eq!(fan_out(1).await, ["new false", "2"]);
+    world.hub.mark_all_read("ada", None).await.unwrap();
+    world.events();
+    assert_eq!(fan_out(1).await, ["new true", "0"]);
+    world.hub.dismiss("ada", &[new]).await.unwrap();
+    world.events();
+    assert_eq!(fan_out(1).await, ["0"]);
+}
+
+#[tokio::test]
 async fn a_recalled_broadcast_leaves_all_lists_and_counts() {
     let mut world = World::new().await;
     let id = world.send(everyone("a")).await.id.to_string();

@@ -67,6 +67,22 @@ async fn ids_increase_across_a_restart_with_the_clock_set_back() {
 }
 
 #[tokio::test]
+async fn a_place_that_a_failed_write_gave_back_is_unread_for_the_next() {
+    let mut world = World::new().await;
+    world.notify("ada", "a").await;
+    world.store.fail_commits();
+    let refused = world.hub.notify(&sender(), to("bob", "lost")).await;
+    refused.unwrap_err();
+    world.store.accept_commits();
+    world.hub.mark_all_read("ada", None).await.unwrap();
+    // The clock stands: the next process gives the place out again.
+    world.restart().await;
+    world.notify("ada", "b").await;
+    assert_eq!(world.count("ada").await, 1);
+    assert_eq!(world.titles("ada").await, ["b", "a"]);
+}
+
+#[tokio::test]
 async fn memory_does_not_grow_with_users_who_are_away() {
     let config = NotificationConfig {
         cache_bytes: 64 << 10,

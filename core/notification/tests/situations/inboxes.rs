@@ -95,6 +95,63 @@ async fn dismissal_expiry_collapse_and_retention_keep_count_and_list_equal() {
     assert_eq!(world.store.len(Table("notification.bodies")), 0);
 }
 
+/// Kinds and counts of the events that one user's connections get.
+fn pushed(world: &World) -> Vec<(&'static str, u64)> {
+    let events = world.events().into_iter().map(|event| match event {
+        HubEvent::Notification { unread_count, .. } => ("notification", unread_count),
+        HubEvent::UnreadCount { unread_count, .. } => ("unread_count", unread_count),
+        HubEvent::Dismissed { dismissed, .. } => ("dismissed", dismissed.unread_count),
+        other => panic!("{other:?}"),
+    });
+    events.collect()
+}
+
+#[tokio::test]
+async fn a_hidden_one_that_replaces_a_visible_one_removes_it_from_the_application() {
+    let world = World::new().await;
+    let collapsing = |priority: Priority| {
+        with(to("ada", "a"), |of| {
+            of.collapse_key = Some("eth".to_owned());
+            of.priority = priority.into();
+        })
+    };
+    let preferences = Preferences {
+        min_priority: Some(Priority::High.into()),
+        ..Preferences::default()
+    };
+    let set = world.hub.set_preferences("ada", preferences);
+    set.await.unwrap();
+    world.events();
+    world.send(collapsing(Priority::High)).await;
+    assert_eq!(pushed(&world), [("notification", 1), ("unread_count", 1)]);
+    world.send(collapsing(Priority::Low)).await;
+    assert_eq!(pushed(&world), [("dismissed", 0)]);
+    assert!(world.titles("ada").await.is_empty());
+    // One hidden one for another is nothing to see, and one id that nobody knows.
+    world.send(collapsing(Priority::Low)).await;
+    assert_eq!(pushed(&world), [("dismissed", 0)]);
+    world.send(collapsing(Priority::High)).await;
+    assert_eq!(pushed(&world), [("notification", 1), ("unread_count", 1)]);
+}
+
+#[tokio::test]
+async fn a_full_inbox_that_drops_unread_ones_pushes_the_count() {
+    let config = NotificationConfig {
+        inbox_items: 40,
+        ..NotificationConfig::default()
+    };
+    let world = World::with(config).await;
+    for count in 1..=40 {
+        world.notify("ada", "a").await;
+        assert_eq!(pushed(&world), [("notification", count)]);
+    }
+    // A twentieth makes room.
+    world.notify("ada", "a").await;
+    assert_eq!(pushed(&world), [("notification", 38), ("unread_count", 38)]);
+    world.notify("ada", "a").await;
+    assert_eq!(pushed(&world), [("notification", 39)]);
+}
+
 #[tokio::test]
 async fn a_read_expires_what_is_due_before_the_background_does() {
     let mut world = World::new().await;

@@ -251,20 +251,26 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         }
         let mut count = 0;
         for (used_ms, name) in channels {
-            let mut table = self.channels.write();
-            let Some(channel) = table.get(name).cloned() else {
-                continue;
-            };
-            let mut channel = channel.lock();
-            if channel.used_ms > *used_ms {
-                continue;
-            }
-            channel.drop_all();
-            channel.forgotten = true;
-            table.remove(name);
-            count += 1;
+            let is_forgotten = self.forget_if(name, |channel| channel.used_ms <= *used_ms);
+            count += usize::from(is_forgotten);
         }
         count
+    }
+
+    /// Forgets a channel if that is right. Returns whether it did.
+    fn forget_if(&self, name: &ChannelName, is_right: impl FnOnce(&Channel) -> bool) -> bool {
+        let mut table = self.channels.write();
+        let Some(channel) = table.get(name).cloned() else {
+            return false;
+        };
+        let mut channel = channel.lock();
+        if !is_right(&channel) {
+            return false;
+        }
+        channel.drop_all();
+        channel.forgotten = true;
+        table.remove(name);
+        true
     }
 
     /// Epoch of a channel that nothing was published on.
@@ -519,6 +525,38 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
             // none of them is recovered.
             self.fresh_epochs.change(channel.namespace());
         }
+    }
+
+    fn forget_quiet(&self, namespace: &str) -> Vec<ChannelName> {
+        let all: Vec<_> = {
+            let channels = self.channels.read();
+            let all = channels.iter();
+            let all = all.filter(|(name, _)| name.namespace() == namespace);
+            all.map(|(name, channel)| (name.clone(), channel.clone()))
+                .collect()
+        };
+        let now_ms = self.clock.now_ms();
+        let (mut quiet, mut others) = (Vec::new(), Vec::new());
+        for (name, channel) in all {
+            let mut channel = channel.lock();
+            self.trim(&name, &mut channel, now_ms);
+            match channel.log.is_empty() && !self.subscribers.has_subscribers(&name) {
+                true => quiet.push(name),
+                false => others.push(name),
+            }
+        }
+        if quiet.is_empty() {
+            return others;
+        }
+        // Before the channels are gone: none of them starts again in the epoch that it had.
+        self.fresh_epochs.change(namespace);
+        for name in quiet {
+            match self.forget_if(&name, |channel| channel.log.is_empty()) {
+                true => {}
+                false => others.push(name),
+            }
+        }
+        others
     }
 
     fn publish<'a>(

@@ -143,6 +143,12 @@ pub trait Broker: Send + Sync + 'static {
     /// Makes a channel known from now on, without a publication.
     fn touch(&self, channel: &ChannelName);
 
+    /// Forgets the channels of a namespace that have neither a subscriber nor a history, and
+    /// returns the others. It comes before an event for all channels of a namespace that is
+    /// published on those alone: no position on a forgotten channel is recovered, so the event is
+    /// missed by nobody who believes to have all.
+    fn forget_quiet(&self, namespace: &str) -> Vec<ChannelName>;
+
     /// Publishes, and returns the position. With an idempotency key that `sender` used before,
     /// this returns the position of then, and publishes nothing. A new channel counts towards the
     /// channels of `sender`.

@@ -1,6 +1,6 @@
 //! Operator's requests: lists of connections, and actions on them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use tidewire_proto::v1::ErrorCode;
 
@@ -88,10 +88,19 @@ impl StreamCore {
         Ok(first.into_values().collect())
     }
 
-    /// Returns the users with a connection, each once, in no order.
+    /// Returns the users who need an event that concerns all users: those with a connection, and
+    /// those who were away for so short a time that their channels have a history. The positions
+    /// of all others are no longer recovered, so none of them misses the event unknowingly.
     #[must_use]
-    pub fn connected_users(&self) -> Vec<UserId> {
-        self.context.registry().users()
+    pub fn users_to_reach(&self) -> HashSet<UserId> {
+        let mut users = HashSet::new();
+        for namespace in self.namespaces().personal() {
+            let channels = self.broker().forget_quiet(&namespace.name);
+            users.extend(channels.iter().map(|channel| UserId::new(channel.rest())));
+        }
+        // Who connects from now on reads a state that has the event.
+        users.extend(self.context.registry().users());
+        users
     }
 
     /// Returns the subscribers of a channel, for a client that may read it.
