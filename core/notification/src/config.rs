@@ -28,6 +28,9 @@ pub struct NotificationConfig {
     pub first_contact_window_ms: i64,
     /// Bytes that cached states of users may take.
     pub cache_bytes: usize,
+    /// Whether notifications also go to delivery channels outside of the application. Each is
+    /// then noted in the table of [outgoing](crate::outgoing) notifications.
+    pub has_delivery: bool,
 }
 
 impl Default for NotificationConfig {
@@ -40,6 +43,7 @@ impl Default for NotificationConfig {
             max_broadcasts: 1_000,
             first_contact_window_ms: 30 * DAY_MS,
             cache_bytes: 64 << 20,
+            has_delivery: false,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
 
 /// The classes that a user sees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Visibility {
+pub(crate) struct Visibility {
     /// The lowest visible priority, 0 for all.
     pub(crate) min_priority: u8,
     /// Hidden types.
@@ -32,8 +32,7 @@ pub struct Visibility {
 
 impl Visibility {
     /// Whether the user sees notifications of this class.
-    #[must_use]
-    pub fn shows(&self, class: Class) -> bool {
+    pub(crate) fn shows(&self, class: Class) -> bool {
         class.is_exempt()
             || (class.priority() as u16 >= u16::from(self.min_priority)
                 && !self.muted.contains(&class.kind()))

@@ -6,6 +6,7 @@
 
 mod background;
 mod fan_out;
+mod outgoing;
 mod reading;
 mod schedules;
 mod sending;
@@ -17,13 +18,8 @@ use tidewire_store::SharedStore;
 use tidewire_stream::{SharedClock, UserId};
 
 use crate::{
-    EventSink, HubEvent, NotificationConfig, NotificationError, NotificationId,
-    counts::{self, Visibility},
-    draft,
-    hub_core::HubCore,
-    id::Order,
-    preferences, record, tables,
-    work::Work,
+    EventSink, HubEvent, NotificationConfig, NotificationError, NotificationId, counts, draft,
+    hub_core::HubCore, id::Order, preferences, record, tables, work::Work,
 };
 
 pub use background::StepOutcome;
@@ -235,12 +231,6 @@ impl NotificationHub {
             Ok(preferences)
         })
         .await
-    }
-
-    /// The classes that a filter of a delivery channel lets through.
-    #[must_use]
-    pub fn delivery_filter(&self, filter: &tidewire_proto::v1::DeliveryFilter) -> Visibility {
-        preferences::filter(&self.0.kinds, filter)
     }
 
     /// Bytes of the cached states of users, about.

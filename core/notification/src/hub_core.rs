@@ -35,7 +35,7 @@ pub(crate) struct HubCore {
     pub(crate) config: NotificationConfig,
     pub(crate) kinds: KindRegistry,
     pub(crate) ids: IdGenerator,
-    realm: u64,
+    pub(crate) realm: u64,
     pub(crate) locks: Locks,
     pub(crate) cache: StateCache,
     live: RwLock<Arc<LiveBroadcasts>>,
@@ -47,6 +47,8 @@ pub(crate) struct HubCore {
     wake_at_ms: AtomicI64,
     /// Notified when work is due before that.
     pub(crate) wake: Notify,
+    /// Notified when there are new outgoing notifications.
+    pub(crate) outgoing: Notify,
 }
 
 impl HubCore {
@@ -103,6 +105,7 @@ impl HubCore {
             ended: Mutex::default(),
             wake_at_ms: AtomicI64::new(NEVER_MS),
             wake: Notify::new(),
+            outgoing: Notify::new(),
             config,
         })
     }

@@ -29,6 +29,7 @@ mod idempotency;
 mod inbox;
 mod kind;
 mod locks;
+pub mod outgoing;
 pub mod preferences;
 mod record;
 mod schedule;
@@ -36,7 +37,6 @@ mod tables;
 mod work;
 
 pub use config::NotificationConfig;
-pub use counts::Visibility;
 pub use error::NotificationError;
 pub use events::{EventSink, HubEvent};
 pub use hub::{
@@ -44,4 +44,5 @@ pub use hub::{
 };
 pub use id::NotificationId;
 pub use kind::Class;
+pub use outgoing::Outgoing;
 pub use preferences::QuietHours;

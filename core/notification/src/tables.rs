@@ -28,6 +28,9 @@ pub(crate) const KEYS: Table = Table("notification.keys");
 /// User → preferences.
 pub(crate) const PREFERENCES: Table = Table("notification.preferences");
 
+/// Time, user, place → progress: a notification that goes to delivery channels.
+pub(crate) const OUTGOING: Table = Table("notification.outgoing");
+
 /// Key of the realm in [`META`].
 pub(crate) const REALM: &[u8] = b"r";
 /// First byte of the keys of types in [`META`]. The number follows.

@@ -21,6 +21,7 @@ use crate::{
     inbox::{Block, Entry, Inbox, NEVER_MS, Retention, UserState},
     kind::Class,
     locks::{Guards, Stripe},
+    outgoing,
     record::{self, Body},
     tables::{self, DueWork},
 };
@@ -51,6 +52,7 @@ pub(crate) struct Work<'a> {
     removed: Vec<Order>,
     /// The earliest time of staged due work.
     due_ms: i64,
+    has_outgoing: bool,
 }
 
 impl<'a> Work<'a> {
@@ -72,6 +74,7 @@ impl<'a> Work<'a> {
             added: Vec::new(),
             removed: Vec::new(),
             due_ms: NEVER_MS,
+            has_outgoing: false,
         }
     }
 
@@ -186,7 +189,7 @@ impl<'a> Work<'a> {
         retention: Retention,
         notification: &Notification,
     ) {
-        let (class, collapses) = (entry.class, entry.collapse.is_some());
+        let (order, class, collapses) = (entry.order, entry.class, entry.collapse.is_some());
         let before = self.unread(user);
         let inbox = self.inbox(user);
         let removed = inbox.removed.len();
@@ -212,6 +215,10 @@ impl<'a> Work<'a> {
             class,
             unread_count,
         });
+        if self.core.config.has_delivery {
+            outgoing::add(&mut self.batch, self.now_ms, Some(&user), order);
+            self.has_outgoing = true;
+        }
         // Clients add one for a notification. They cannot tell whether it replaces an unread one,
         // nor what a full inbox drops.
         if collapses || unread_count != before + 1 {
@@ -274,6 +281,10 @@ impl<'a> Work<'a> {
         Arc::make_mut(&mut self.live)
             .insert(broadcast.clone(), self.core.config.broadcast_max_age_ms);
         self.due_ms = self.due_ms.min(self.live.next_due_ms());
+        if self.core.config.has_delivery {
+            outgoing::add(&mut self.batch, self.now_ms, None, broadcast.order);
+            self.has_outgoing = true;
+        }
         self.added.push(broadcast);
     }
 
@@ -375,6 +386,7 @@ impl<'a> Work<'a> {
             removed: self.removed,
             events: self.events,
             due_ms: self.due_ms,
+            has_outgoing: self.has_outgoing,
             _guards: self.guards,
         };
         if !has_writes {
@@ -396,6 +408,7 @@ struct StoredWork {
     removed: Vec<Order>,
     events: Vec<HubEvent>,
     due_ms: i64,
+    has_outgoing: bool,
     _guards: Guards,
 }
 
@@ -430,6 +443,9 @@ impl StoredWork {
             self.core.events.publish(event);
         }
         self.core.wake_for(self.due_ms);
+        if self.has_outgoing {
+            self.core.outgoing.notify_one();
+        }
         Ok(())
     }
 }

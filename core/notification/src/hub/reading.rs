@@ -10,7 +10,9 @@ use tidewire_proto::v1::{ListNotificationsRequest, Notification};
 
 use super::{NotificationHub, parse_id};
 use crate::{
-    NotificationError, NotificationId, broadcast, draft,
+    NotificationError, NotificationId,
+    broadcast::{self, Broadcast},
+    draft,
     hub_core::HubCore,
     id::Order,
     inbox::Entry,
@@ -51,12 +53,25 @@ pub struct NotificationPage {
 }
 
 /// An item of a page, without its text.
-struct ListedItem {
-    order: Order,
-    class: Class,
+pub(super) struct ListedItem {
+    pub(super) order: Order,
+    pub(super) class: Class,
     is_read: bool,
     expires_at_ms: Option<i64>,
     is_broadcast: bool,
+}
+
+impl ListedItem {
+    /// A broadcast, for nobody in particular.
+    pub(super) fn broadcast(broadcast: &Broadcast) -> Self {
+        Self {
+            order: broadcast.order,
+            class: broadcast.class,
+            is_read: false,
+            expires_at_ms: broadcast.expires_at_ms,
+            is_broadcast: true,
+        }
+    }
 }
 
 impl NotificationHub {
@@ -132,6 +147,19 @@ impl NotificationHub {
 }
 
 impl ListQuery {
+    /// The query of the newest unread notification up to a place.
+    pub(super) fn newest_unread(up_to: NotificationId) -> Self {
+        Self {
+            limit: 1,
+            before: Some(NotificationId {
+                order: Order(up_to.order.0.saturating_add(1)),
+                ..up_to
+            }),
+            is_unread_only: true,
+            ..Self::default()
+        }
+    }
+
     fn matches(&self, class: Class) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&class.kind()))
             && (self.priorities.is_empty() || self.priorities.contains(&class.priority().into()))
@@ -139,7 +167,7 @@ impl ListQuery {
 }
 
 /// The items of a page, and one more if there are more.
-async fn find(
+pub(super) async fn find(
     core: &HubCore,
     work: &mut Work<'_>,
     user: &tidewire_stream::UserId,
@@ -219,7 +247,7 @@ async fn find(
 }
 
 /// Reads the texts of items.
-async fn read_texts(
+pub(super) async fn read_texts(
     core: &HubCore,
     items: &[ListedItem],
 ) -> Result<Vec<Notification>, NotificationError> {

@@ -32,6 +32,7 @@ fn config() -> NotificationConfig {
         first_contact_window_ms: 15 * MINUTE_MS,
         // Small, so that states are evicted and read again.
         cache_bytes: 16 * 1_200,
+        has_delivery: false,
     }
 }
 

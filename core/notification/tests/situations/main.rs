@@ -9,6 +9,7 @@
 mod broadcasts;
 mod failures;
 mod inboxes;
+mod outgoing;
 mod schedules;
 mod sending;
 #[path = "../support/mod.rs"]
