@@ -9,6 +9,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -115,13 +116,25 @@ impl IdGenerator {
 
     /// A new place, after all before and not before `now_ms`.
     pub(crate) fn next(&self, now_ms: i64) -> Order {
-        let next = |last: u64| Order::at(now_ms).0.max(last.saturating_add(1));
+        Order(self.take(now_ms, 1).start)
+    }
+
+    /// New places without a gap, after all before and not before `now_ms`.
+    pub(crate) fn take(&self, now_ms: i64, count: usize) -> Range<u64> {
+        let count = count as u64;
+        let first = |last: u64| Order::at(now_ms).0.max(last.saturating_add(1));
+        let newest = |last: u64| match count {
+            0 => last,
+            _ => first(last).saturating_add(count - 1),
+        };
         let last = self
             .last
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
+                Some(newest(last))
+            });
         // The update never declines.
         let (Ok(last) | Err(last)) = last;
-        Order(next(last))
+        first(last)..first(last).saturating_add(count)
     }
 
     /// The newest place.
@@ -178,5 +191,10 @@ mod tests {
             before = ids.next(6_000);
         }
         assert_eq!(before.time_ms(), 6_001);
+        // Reserved places are given to nobody else.
+        let reserved = ids.take(6_000, 3);
+        assert_eq!(reserved, before.0 + 1..before.0 + 4);
+        assert!(ids.take(6_000, 0).is_empty());
+        assert_eq!(ids.next(6_000).0, before.0 + 4);
     }
 }

@@ -233,17 +233,23 @@ pub(crate) struct Body {
 }
 
 /// Encodes bodies with rising places as chunks, each with the place of its first body.
+///
+/// A body is found in the chunk with the greatest place up to its own. Another operation may have
+/// taken a place in between, and its chunk would be found instead: so the places of a chunk have
+/// no gap.
 pub(crate) fn encode_chunks<'a>(
     bodies: impl IntoIterator<Item = &'a Body>,
 ) -> Vec<(Order, Vec<u8>)> {
     let mut chunks: Vec<(Order, Vec<u8>)> = Vec::new();
+    let mut next = Order::default();
     for body in bodies {
         // A body has up to 15 bytes of numbers.
         let needed = body.text.len() + 15;
         let has_room = |(_, chunk): &(Order, Vec<u8>)| chunk.len() + needed <= CHUNK_BYTES;
-        if !chunks.last().is_some_and(has_room) {
+        if body.order != next || !chunks.last().is_some_and(has_room) {
             chunks.push((body.order, Writer::new().0));
         }
+        next = Order(body.order.0.saturating_add(1));
         let Some((first, chunk)) = chunks.last_mut() else {
             continue;
         };
@@ -297,6 +303,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        /// Operations take places in turns, and each stores its own chunks.
+        #[test]
+        fn every_body_is_found_whoever_took_the_places_between(
+            writers in proptest::collection::vec((0..4_usize, 0..20_usize), 1..300),
+        ) {
+            let mut operations = vec![Vec::new(); 4];
+            for (place, (writer, len)) in writers.iter().enumerate() {
+                let (order, text) = (Order(place as u64), vec![place as u8; len * 40]);
+                operations[*writer].push(Body { order, inboxes: 1, text });
+            }
+            let chunks = operations.iter().flat_map(encode_chunks);
+            let stored: std::collections::BTreeMap<_, _> = chunks.collect();
+            for body in operations.iter().flatten() {
+                let (first, chunk) = stored.range(..=body.order).next_back().unwrap();
+                prop_assert_eq!(find_body(*first, chunk, body.order), Some(body.text.as_slice()));
+            }
+        }
+    }
 
     fn entries() -> impl Strategy<Value = Vec<Entry>> {
         let entry = (

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Range,
     sync::Arc,
 };
 
@@ -45,6 +46,8 @@ pub(crate) struct Work<'a> {
     pub(crate) bodies: Vec<Body>,
     pub(crate) batch: Batch,
     pub(crate) events: Vec<HubEvent>,
+    /// Places that no other operation takes, as a range.
+    reserved: Range<u64>,
     /// The place that was given out last, and the first stripe that the operation holds.
     newest: Option<Order>,
     stripe: Option<Stripe>,
@@ -69,6 +72,7 @@ impl<'a> Work<'a> {
             bodies: Vec::new(),
             batch: Batch::new(),
             events: Vec::new(),
+            reserved: 0..0,
             newest: None,
             stripe: stripes.first().copied(),
             added: Vec::new(),
@@ -78,9 +82,18 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Takes places for as many notifications, so that these follow each other and their texts
+    /// share chunks.
+    pub(crate) fn reserve(&mut self, count: usize) {
+        self.reserved = self.core.ids.take(self.now_ms, count);
+    }
+
     /// A new place. Its stripe stores it, so that no later process gives it out again.
     pub(crate) fn next_order(&mut self) -> Order {
-        let order = self.core.ids.next(self.now_ms);
+        let order = match self.reserved.next() {
+            Some(order) => Order(order),
+            None => self.core.ids.next(self.now_ms),
+        };
         self.newest = Some(order);
         order
     }

@@ -91,6 +91,7 @@ async fn send(
 ) -> Result<Vec<Result<NotifyOutcome, NotificationError>>, NotificationError> {
     let stripes = stripes(core, drafts);
     let mut work = Work::lock(core, &stripes).await;
+    work.reserve(drafts.iter().flatten().count());
     let mut sending = Sending::load(core, sender, &mut work, drafts).await?;
     let mut results = Vec::with_capacity(drafts.len());
     for draft in drafts {
