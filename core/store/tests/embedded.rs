@@ -48,6 +48,19 @@ async fn a_commit_survives_a_restart() {
     assert_eq!(value.as_deref(), Some(b"2".as_slice()));
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn only_its_user_can_read_a_new_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let _store = EmbeddedStore::open(folder.path()).unwrap();
+    let mode = std::fs::metadata(file(folder.path()))
+        .unwrap()
+        .permissions();
+    assert_eq!(mode.mode() & 0o777, 0o600);
+}
+
 #[tokio::test]
 async fn a_scan_returns_the_keys_of_a_prefix_in_pages() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,9 @@
 //! Store file: opens it, and names its faults.
 
 use std::{
+    fs::OpenOptions,
     io::ErrorKind,
+    os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -22,11 +24,13 @@ const FORMAT: u64 = 1;
 /// Table of properties of the file itself.
 const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
 
-/// Opens the file in this folder, and creates both where they are missing.
+/// Opens the file in this folder, and creates both where they are missing. Only this system user
+/// can read a new file: it holds users' notifications and wallets. The mode of a known file stays.
 pub(super) fn open(folder: &Path) -> Result<(PathBuf, Database), StoreError> {
     let path = folder.join(FILE);
     let unusable = |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
     std::fs::create_dir_all(folder).map_err(unusable)?;
+    create_private(&path).map_err(unusable)?;
     // The library panics on some damaged files.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = Database::builder()
@@ -41,6 +45,20 @@ pub(super) fn open(folder: &Path) -> Result<(PathBuf, Database), StoreError> {
         Err(StoreError::Corrupt(path.clone(), reason))
     })?;
     Ok((path, database))
+}
+
+/// Creates an empty file that the library then fills, if there is none. The library would give
+/// it the system's mode, which others can usually read.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match created {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn explain(path: &Path, error: DatabaseError) -> StoreError {
