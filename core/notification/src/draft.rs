@@ -46,6 +46,10 @@ const MAX_RECIPIENTS: usize = 10_000;
 /// The longest time to a scheduled delivery.
 const MAX_SCHEDULE_MS: i64 = 366 * DAY_MS;
 
+/// Times before this one, in September 2001, are taken for seconds and refused: the seconds of
+/// today would mean January 1970.
+const FIRST_TIME_MS: i64 = 1_000_000_000_000;
+
 /// Schemes of an action's link. Others, like `javascript:`, could run code where a client opens
 /// the link.
 const SCHEMES: [&str; 3] = ["https", "http", "mailto"];
@@ -151,16 +155,22 @@ pub(crate) fn check(
             let problem = "given beside `notification.expiresAt`, expected one of the two";
             return Err(NotificationError::invalid("ttlMs", problem));
         }
-        (Some(at_ms), None) => Expiry::At(at_ms),
+        (Some(at_ms), None) => {
+            check_time("notification.expiresAt", at_ms)?;
+            Expiry::At(at_ms)
+        }
         (None, Some(0)) => {
             return Err(NotificationError::invalid(
                 "ttlMs",
-                "0, expected at least 1",
+                "0, expected 1 millisecond at least",
             ));
         }
         (None, Some(ttl_ms)) => Expiry::After(i64::try_from(ttl_ms).unwrap_or(i64::MAX)),
         (None, None) => Expiry::Never,
     };
+    if let Some(time_ms) = request.not_before {
+        check_time("notBefore", time_ms)?;
+    }
     let not_before_ms = request.not_before.filter(|time_ms| *time_ms > now_ms);
     let message = check_notification(kinds, notification, target, expiry)?;
     Ok(Draft {
@@ -273,11 +283,25 @@ fn check_target(request: &NotifyRequest) -> Result<Target, NotificationError> {
         request.channel.is_some(),
         request.everyone,
     ];
-    let count = given.into_iter().filter(|is_given| *is_given).count();
-    if count != 1 {
-        let problem =
-            format!("{count} of `user`, `users`, `channel` and `everyone` are given, expected one");
-        return Err(NotificationError::invalid("user", problem));
+    let names = ["user", "users", "channel", "everyone"];
+    let given: Vec<_> = names
+        .into_iter()
+        .zip(given)
+        .filter_map(|(name, is_given)| is_given.then_some(name))
+        .collect();
+    match given[..] {
+        [_] => {}
+        // An empty list of users is the same as none on the wire.
+        [] => {
+            let problem = "missing, expected `user`, `users` with one user at least, `channel`, or `everyone` with true";
+            return Err(NotificationError::invalid("user", problem));
+        }
+        [first, second, ..] => {
+            let problem = format!(
+                "given beside `{first}`, expected one of `user`, `users`, `channel` and `everyone`"
+            );
+            return Err(NotificationError::invalid(second, problem));
+        }
     }
     if let Some(user) = &request.user {
         return Ok(Target::Users(vec![check_user("user", user)?]));
@@ -308,8 +332,25 @@ fn check_target(request: &NotifyRequest) -> Result<Target, NotificationError> {
     Ok(Target::Users(users))
 }
 
+/// Checks that a time is in milliseconds.
+fn check_time(field: &str, time_ms: i64) -> Result<(), NotificationError> {
+    if time_ms >= FIRST_TIME_MS {
+        return Ok(());
+    }
+    let problem = format!(
+        "{time_ms} is before the year 2001, expected a time in milliseconds since the Unix epoch, not in seconds"
+    );
+    Err(NotificationError::invalid(field, problem))
+}
+
 /// Checks a user's id: it names the user's channel.
 pub(crate) fn check_user(field: &str, user: &str) -> Result<UserId, NotificationError> {
+    if user.is_empty() {
+        return Err(NotificationError::invalid(
+            field,
+            "empty, expected the id of a user",
+        ));
+    }
     match ChannelName::user(user) {
         Ok(_) => Ok(UserId::new(user)),
         Err(error) => Err(NotificationError::invalid(

@@ -22,7 +22,7 @@ pub enum NotificationError {
     KeyReuse(String),
     /// Nothing is scheduled under this id or key for this sender.
     #[error(
-        "no notification {0:?} is scheduled: it was delivered or cancelled, or another sender's"
+        "no scheduled notification of this sender has the id or key {0:?}: it was delivered, cancelled or replaced, or never existed"
     )]
     NotScheduled(String),
     /// No broadcast with this id is in the lists.

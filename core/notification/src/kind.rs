@@ -21,6 +21,9 @@ pub(crate) const MAX_CUSTOM_TYPES: usize = 256;
 /// Longest name of a type, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
+/// Similarity (Jaro-Winkler, from 0 to 1) above which an error suggests a known name.
+const NEAR: f64 = 0.8;
+
 /// Number of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Kind(pub(crate) u16);
@@ -130,10 +133,10 @@ impl KindRegistry {
                 .configured
                 .get(name)
                 .copied()
-                .ok_or_else(|| self.unknown(field, &format!("{name:?}"))),
-            Some(NotificationType::Unspecified) => Err(self.unknown(field, "none is given")),
+                .ok_or_else(|| self.unknown(field, &format!("{name:?}"), name)),
+            Some(NotificationType::Unspecified) => Err(self.unknown(field, "none is given", "")),
             Some(built_in) => Ok(Kind(built_in as u16)),
-            None => Err(self.unknown(field, &number.to_string())),
+            None => Err(self.unknown(field, &number.to_string(), "")),
         }
     }
 
@@ -159,7 +162,9 @@ impl KindRegistry {
         }
     }
 
-    fn unknown(&self, field: &str, given: &str) -> NotificationError {
+    /// The error for a type that is shown as `given`. The nearest known name to `name` comes
+    /// first.
+    fn unknown(&self, field: &str, given: &str, name: &str) -> NotificationError {
         let built_in = (1..=8).filter_map(|number| NotificationType::try_from(number).ok());
         let built_in = built_in.map(|kind| {
             let name = kind.as_str_name();
@@ -170,9 +175,15 @@ impl KindRegistry {
         let mut configured: Vec<_> = self.configured.keys().cloned().collect();
         configured.sort_unstable();
         let names: Vec<_> = built_in.chain(configured).collect();
+        let near = names
+            .iter()
+            .map(|known| (strsim::jaro_winkler(name, known), known))
+            .filter(|(score, _)| *score > NEAR)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = near.map_or_else(String::new, |(_, near)| format!("did you mean {near}? "));
         NotificationError::invalid(
             field,
-            format!("{given}, expected one of {}", names.join(", ")),
+            format!("{given}, {hint}expected one of {}", names.join(", ")),
         )
     }
 }

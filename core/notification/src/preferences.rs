@@ -36,14 +36,18 @@ impl QuietHours {
         let start = parse_time("quietHours.start", &hours.start)?;
         let end = parse_time("quietHours.end", &hours.end)?;
         if start == end {
-            let problem = format!("{:?}, as the start, expected another time", hours.end);
+            let problem = format!(
+                "{:?} is also `quietHours.start`, expected another time",
+                hours.end
+            );
             return Err(NotificationError::invalid("quietHours.end", problem));
         }
         let zone = TimeZone::get(&hours.time_zone).map_err(|_| {
-            let problem = format!(
-                "{:?}, expected an IANA time zone like Europe/Vienna",
-                hours.time_zone
-            );
+            let given = match hours.time_zone.as_str() {
+                "" => "missing".to_owned(),
+                name => format!("{name:?}"),
+            };
+            let problem = format!("{given}, expected an IANA time zone like Europe/Vienna");
             NotificationError::invalid("quietHours.timeZone", problem)
         })?;
         Ok(Self { start, end, zone })
@@ -101,9 +105,13 @@ fn parse_time(field: &str, text: &str) -> Result<Time, NotificationError> {
         Time::new(number(hour)?, number(minute)?, 0, 0).ok()
     };
     read().ok_or_else(|| {
+        let given = match text {
+            "" => "missing".to_owned(),
+            _ => format!("{text:?}"),
+        };
         NotificationError::invalid(
             field,
-            format!("{text:?}, expected HH:MM from 00:00 to 23:59"),
+            format!("{given}, expected HH:MM from 00:00 to 23:59"),
         )
     })
 }
@@ -254,13 +262,17 @@ mod tests {
     fn bad_hours_name_the_field() {
         let refusal = |start, end, zone| hours(start, end, zone).unwrap_err().to_string();
         for bad in [
-            "24:00", "7:00", "07:60", "0700", "", "ab:cd", "+1:00", "07:00:00",
+            "24:00", "7:00", "07:60", "0700", "ab:cd", "+1:00", "07:00:00",
         ] {
             assert_eq!(
                 refusal(bad, "07:00", "UTC"),
                 format!("`quietHours.start`: {bad:?}, expected HH:MM from 00:00 to 23:59")
             );
         }
+        assert_eq!(
+            refusal("", "07:00", "UTC"),
+            "`quietHours.start`: missing, expected HH:MM from 00:00 to 23:59"
+        );
         assert!(refusal("07:00", "x", "UTC").starts_with("`quietHours.end`"));
         assert!(refusal("07:00", "07:00", "UTC").starts_with("`quietHours.end`"));
         for zone in [

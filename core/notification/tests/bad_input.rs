@@ -89,6 +89,21 @@ async fn each_field_of_a_request_is_checked() {
             "`notification.expiresAt`: not after the delivery",
         ),
         (
+            changed(|of| of.expires_at = Some(now_ms / 1_000)),
+            "`notification.expiresAt`: 1750000000 is before the year 2001, expected a time in milliseconds",
+        ),
+        (
+            NotifyRequest {
+                not_before: Some(now_ms / 1_000 + 60),
+                ..to("ada", "a")
+            },
+            "`notBefore`: 1750000060 is before the year 2001, expected a time in milliseconds",
+        ),
+        (
+            changed(|of| (of.r#type, of.custom_type) = (0, "price_alrt".to_owned())),
+            "`notification.type`: \"price_alrt\", did you mean price_alert? expected one of ",
+        ),
+        (
             action("javascript:alert(1)"),
             "`notification.actions[0].url`: \"javascript:alert(1)\", expected a link",
         ),
@@ -126,16 +141,16 @@ async fn each_field_of_a_request_is_checked() {
                 user: None,
                 ..to("ada", "a")
             },
-            "`user`: 0 of `user`, `users`, ",
+            "`user`: missing, expected `user`, `users` with one user at least, ",
         ),
         (
             NotifyRequest {
                 everyone: true,
                 ..to("ada", "a")
             },
-            "`user`: 2 of `user`, `users`, ",
+            "`everyone`: given beside `user`, expected one of `user`, ",
         ),
-        (to("", "a"), "`user`: \"\" is not the id of a user: "),
+        (to("", "a"), "`user`: empty, expected the id of a user"),
         (to("a b", "a"), "`user`: \"a b\" is not the id of a user: "),
         (to(&"x".repeat(300), "a"), "`user`: "),
         (
@@ -174,7 +189,7 @@ async fn each_field_of_a_request_is_checked() {
                 ttl_ms: Some(0),
                 ..to("ada", "a")
             },
-            "`ttlMs`: 0, expected at least 1",
+            "`ttlMs`: 0, expected 1 millisecond at least",
         ),
         (
             NotifyRequest {
@@ -332,6 +347,18 @@ async fn preferences_are_checked() {
     };
     let cases = [
         (hours("25:00", "UTC"), "`quietHours.start`"),
+        (
+            hours("", "UTC"),
+            "`quietHours.start`: missing, expected HH:MM",
+        ),
+        (
+            hours("07:00", "UTC"),
+            "`quietHours.end`: \"07:00\" is also `quietHours.start`",
+        ),
+        (
+            hours("22:00", ""),
+            "`quietHours.timeZone`: missing, expected an IANA",
+        ),
         (
             hours("22:00", "Mars/Olympus"),
             "`quietHours.timeZone`: \"Mars/Olympus\", expected an IANA time zone",
