@@ -32,17 +32,41 @@ fn the_wrong_type_names_the_path() {
         "expected an object, found []"
     );
     assert!(json::from_slice::<v1::Gap>(b"{").unwrap_err().is_syntax());
+    for (text, expected) in [
+        (
+            "nope",
+            "not JSON: expected `true`, `false` or `null` at line 1 column 2",
+        ),
+        (
+            r#"{"a":1"#,
+            "not JSON: the text ends within an object at line 1 column 6",
+        ),
+        (
+            "{1:2}",
+            "not JSON: expected a name in quotes at line 1 column 2",
+        ),
+    ] {
+        assert_eq!(refusal::<v1::Gap>(text), expected);
+    }
 }
 
 #[test]
 fn integers_hold_their_range() {
-    for text in ["-1", "18446744073709551616", "1.5", "\"1\"", "1e3", "true"] {
+    for text in ["-1", "1.5", "\"1\"", "1e3", "true"] {
         let error = refusal::<v1::Gap>(&format!(r#"{{"seq":{text}}}"#));
         assert!(
-            error.starts_with("`seq`: expected an integer from 0 to 18446744073709551615, found"),
+            error.starts_with("`seq`: expected a whole number, not negative, found"),
             "{error}"
         );
     }
+    assert_eq!(
+        refusal::<v1::Gap>(r#"{"seq":18446744073709551616}"#),
+        "`seq`: expected a smaller number, found 18446744073709551616"
+    );
+    assert_eq!(
+        refusal::<v1::ListNotificationsRequest>(r#"{"limit":4294967296}"#),
+        "`limit`: expected a smaller number, found 4294967296"
+    );
     assert!(
         refusal::<v1::TokenExpiring>(r#"{"expiresAt":9223372036854775808}"#)
             .starts_with("`expiresAt`: expected")

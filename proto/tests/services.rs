@@ -206,7 +206,7 @@ async fn refusals_say_what_was_expected() {
     assert!(
         error
             .message()
-            .starts_with("`since.seq`: expected an integer"),
+            .starts_with("`since.seq`: expected a whole number"),
         "{error}"
     );
     assert_eq!(

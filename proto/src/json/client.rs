@@ -6,7 +6,7 @@ use super::{
     JsonError,
     object::{JsonFields as _, Object},
 };
-use crate::v1::ClientMessage;
+use crate::v1::{ClientMessage, Preferences, Priority, client_message::Data};
 
 /// Why a client's text is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,17 +62,42 @@ pub fn parse_client(text: &[u8]) -> Result<ClientMessage, ClientError> {
         .some::<String>("type")
         .map_err(|error| invalid(error.to_string()))?
         .ok_or_else(|| invalid("`type` is missing, expected the message's type".to_owned()))?;
-    match ClientMessage::read_fields(&object) {
+    match read(&object) {
         Ok(message) => Ok(message),
         Err(error) if error.is_unknown_type() => Err(ClientError::UnknownType { id, kind }),
         Err(error) => Err(invalid(error.to_string())),
     }
 }
 
+/// Fields of preferences in JSON.
+const PREFERENCES: [&str; 5] = [
+    "minPriority",
+    "mutedTypes",
+    "quietHours",
+    "digest",
+    "channels",
+];
+
+/// Reads a message. Preferences without any field read the stored ones, and preferences with a
+/// field replace them, also where its value is empty. Protobuf cannot tell the two apart, so the
+/// latter get the minimum priority `low`, which hides nothing.
+fn read(object: &Object<'_>) -> Result<ClientMessage, JsonError> {
+    let mut message = ClientMessage::read_fields(object)?;
+    if let Some(Data::Preferences(preferences)) = &mut message.data {
+        let empty = Preferences {
+            user: preferences.user.clone(),
+            ..Preferences::default()
+        };
+        if *preferences == empty && object.nested_has_any("data", &PREFERENCES) {
+            preferences.min_priority = Some(Priority::Low.into());
+        }
+    }
+    Ok(message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1::client_message::Data;
 
     fn parse(text: &str) -> Result<ClientMessage, ClientError> {
         parse_client(text.as_bytes())
@@ -97,7 +122,8 @@ mod tests {
             })
         );
         let text = r#"{"id":"8","data":{"channels":["a:b",{"channel":"a:c","since":{"epoch":"e","seq":"x"}}]},"type":"subscribe"}"#;
-        let message = "`data.channels[1].since.seq`: expected an integer from 0 to 18446744073709551615, found \"x\"";
+        let message =
+            "`data.channels[1].since.seq`: expected a whole number, not negative, found \"x\"";
         assert_eq!(
             parse(text),
             Err(ClientError::Invalid {
@@ -113,6 +139,37 @@ mod tests {
             parse(r#"{"id":9,"type":"ping"}"#),
             Err(ClientError::Invalid { id: None, .. })
         ));
+    }
+
+    #[test]
+    fn preferences_with_an_empty_field_are_written() {
+        let preferences = |data: &str| {
+            let text = format!(r#"{{"type":"preferences","data":{data}}}"#);
+            let message = parse(&text).unwrap();
+            // The JSON form keeps the difference.
+            assert_eq!(
+                parse_client(&crate::json::to_vec(&message)).as_ref(),
+                Ok(&message)
+            );
+            match message.data {
+                Some(Data::Preferences(preferences)) => preferences,
+                other => panic!("{other:?}"),
+            }
+        };
+        for read in ["null", "{}", r#"{"later":[]}"#] {
+            assert_eq!(preferences(read), Preferences::default(), "{read}");
+        }
+        for written in [
+            r#"{"mutedTypes":[]}"#,
+            r#"{"minPriority":null}"#,
+            r#"{"quietHours":null,"mutedTypes":[]}"#,
+            r#"{"user":"u1","mutedTypes":[]}"#,
+        ] {
+            let low = Some(Priority::Low.into());
+            assert_eq!(preferences(written).min_priority, low, "{written}");
+        }
+        assert_eq!(preferences(r#"{"digest":false}"#).min_priority, None);
+        assert_eq!(preferences(r#"{"user":"u1"}"#).min_priority, None);
     }
 
     #[test]

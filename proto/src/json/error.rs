@@ -15,6 +15,33 @@ pub struct JsonError {
     kind: Kind,
 }
 
+/// Words of the JSON parser that only its readers understand, and the words for users.
+const PARSER_WORDS: [(&str, &str); 6] = [
+    ("expected ident", "expected `true`, `false` or `null`"),
+    ("EOF while parsing a value", "the text ends before a value"),
+    ("EOF while parsing a list", "the text ends within a list"),
+    (
+        "EOF while parsing an object",
+        "the text ends within an object",
+    ),
+    (
+        "EOF while parsing a string",
+        "the text ends within a string",
+    ),
+    ("key must be a string", "expected a name in quotes"),
+];
+
+/// The text of a parser's error, in plain words. It keeps its line and column.
+fn plain(error: &str) -> String {
+    let known = PARSER_WORDS
+        .iter()
+        .find_map(|(words, plain)| Some((plain, error.strip_prefix(words)?)));
+    known.map_or_else(
+        || error.to_owned(),
+        |(plain, rest)| format!("{plain}{rest}"),
+    )
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Syntax,
@@ -36,7 +63,7 @@ impl JsonError {
     pub(super) fn syntax(error: &serde_json::Error) -> Self {
         Self {
             kind: Kind::Syntax,
-            ..Self::new(format!("not JSON: {error}"))
+            ..Self::new(format!("not JSON: {}", plain(&error.to_string())))
         }
     }
 

@@ -74,6 +74,15 @@ impl<'a> Object<'a> {
         names.iter().all(|name| self.fields.contains_key(*name))
     }
 
+    /// Whether a field is an object with any of these fields, null or not.
+    pub(super) fn nested_has_any(&self, name: &str, names: &[&str]) -> bool {
+        let Some(nested) = self.get(name) else {
+            return false;
+        };
+        Self::read(nested, self.depth)
+            .is_ok_and(|nested| names.iter().any(|name| nested.fields.contains_key(*name)))
+    }
+
     /// Returns the error for a second case of a union.
     pub(super) fn second_case(name: &str) -> JsonError {
         JsonError::new("given beside another field that excludes it").within(name)

@@ -41,9 +41,33 @@ macro_rules! scalar {
 
 scalar!(String, "a string");
 scalar!(bool, "true or false");
-scalar!(u32, "an integer from 0 to 4294967295");
-scalar!(u64, "an integer from 0 to 18446744073709551615");
-scalar!(i64, "an integer");
+scalar!(i64, "a whole number");
+
+/// An unsigned integer. The error names no upper bound, because most fields have a smaller one
+/// than their type.
+macro_rules! unsigned {
+    ($type:ty) => {
+        impl JsonValue for $type {
+            fn write_value(&self, out: &mut Vec<u8>) {
+                write(self, out);
+            }
+
+            fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
+                serde_json::from_str(raw.get()).map_err(|_| {
+                    let is_whole = raw.get().bytes().all(|byte| byte.is_ascii_digit());
+                    let expected = match is_whole {
+                        true => "a smaller number",
+                        false => "a whole number, not negative",
+                    };
+                    JsonError::expected(expected, raw)
+                })
+            }
+        }
+    };
+}
+
+unsigned!(u32);
+unsigned!(u64);
 
 impl JsonValue for f64 {
     /// Writes NaN and infinities as null, because JSON has neither. Whole numbers have no

@@ -123,7 +123,8 @@ impl Handler for CountUnread {
     }
 }
 
-/// Reads preferences, or replaces them if the message has any.
+/// Reads preferences, or replaces them if the message has any. The JSON form sees to it that a
+/// message whose fields are all empty has some.
 struct AccessPreferences(NotifyRpc);
 
 impl Handler for AccessPreferences {
@@ -133,9 +134,9 @@ impl Handler for AccessPreferences {
         visit(INBOX);
     }
 
-    async fn answer(&self, command: &Command, preferences: Preferences) -> Result<Data, Error> {
+    async fn answer(&self, command: &Command, mut preferences: Preferences) -> Result<Data, Error> {
         let caller = command.caller();
-        let user = own_user(&caller.identity, None);
+        let user = own_user(&caller.identity, preferences.user.take());
         let answered = if preferences == Preferences::default() {
             self.0.preferences_as(&caller, user.as_deref()).await
         } else {
