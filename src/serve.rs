@@ -217,6 +217,7 @@ impl Server {
     fn gateway(&self, services: Services, ip: std::net::IpAddr) -> anyhow::Result<Gateway> {
         let server = &self.config.server;
         let admission = security::admission(&self.config, self.clock.clone())?;
+        let notify = services.notify.clone();
         Ok(Gateway::new(
             self.stream.clone(),
             services,
@@ -234,6 +235,7 @@ impl Server {
                 stream: self.stream.clone(),
                 admission,
                 prices: self.prices.clone(),
+                notify,
                 store: self.store.clone(),
                 stopping: self.lifetime.stop.clone(),
             }),

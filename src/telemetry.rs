@@ -5,6 +5,7 @@ use std::{io::IsTerminal as _, sync::Arc};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidewire_adapters::{Admission, Probes};
 use tidewire_price::PriceEngine;
+use tidewire_service::NotifyRpc;
 use tidewire_store::SharedStore;
 use tidewire_stream::StreamCore;
 use tracing::{Level, Metadata};
@@ -117,6 +118,18 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     );
     metrics::describe_gauge!("tidewire_venue_connected", "Whether a venue is connected.");
     describe_chain_metrics();
+    metrics::describe_counter!(
+        "tidewire_notifications_total",
+        "Requests to notify that were accepted, by kind of recipient and priority."
+    );
+    metrics::describe_counter!(
+        "tidewire_notification_refusals_total",
+        "Requests to notify that were refused or failed, by error code."
+    );
+    metrics::describe_gauge!(
+        "tidewire_notification_cache_bytes",
+        "Memory of the cached notification states of users."
+    );
     metrics::describe_gauge!("tidewire_connections", "Open connections.");
     metrics::describe_gauge!(
         "tidewire_subscriptions",
@@ -220,6 +233,7 @@ pub(crate) struct ServerProbes {
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) prices: PriceEngine,
+    pub(crate) notify: NotifyRpc,
     pub(crate) store: Option<SharedStore>,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
 }
@@ -265,6 +279,8 @@ impl Probes for ServerProbes {
                 .set(f64::from(u8::from(is_degraded)));
         }
         metrics::gauge!("tidewire_history_bytes").set(stats.history_bytes as f64);
+        let cached = self.notify.cache_bytes();
+        metrics::gauge!("tidewire_notification_cache_bytes").set(cached as f64);
         for (symbol, age_ms) in self.prices.ages_ms() {
             metrics::gauge!("tidewire_price_age_seconds", "symbol" => symbol)
                 .set(age_ms as f64 / 1_000.0);

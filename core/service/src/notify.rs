@@ -1,8 +1,10 @@
 //! `NotifyService`: notifications, inboxes, unread counts and preferences.
 //!
-//! Sending needs the `service` scope. On a server that listens on loopback, the user of its
-//! machine may send without a token. A request about an inbox concerns the caller's own one; a
+//! Sending needs the `service` scope. On a server that listens on loopback, a local request
+//! without a token may send too. A request about an inbox concerns the caller's own one; a
 //! back end names the user.
+
+mod metrics;
 
 use std::{
     pin::Pin,
@@ -34,6 +36,7 @@ use tidewire_stream::{
 };
 use tonic::{Request, Response, Status};
 
+use self::metrics::{RequestLabels, count_refused};
 use crate::{
     caller_of,
     connection::{BATCH_BYTES, close_status, connection_info},
@@ -85,6 +88,12 @@ impl NotifyRpc {
     /// client.
     pub(crate) fn page_bytes(&self) -> usize {
         self.stream.options().outbox_bytes
+    }
+
+    /// Bytes of the cached states of users, about. Zero without a hub.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        self.hub.get().map_or(0, NotificationHub::cache_bytes)
     }
 
     /// Checks the channel of a request. The caller must be allowed to publish to it.
@@ -183,6 +192,11 @@ impl NotifyRpc {
         preferences: Preferences,
     ) -> Result<Preferences, StreamError> {
         let user = inbox_of(caller, user)?;
+        if preferences.user.is_some() {
+            let text =
+                "`preferences.user`: given, expected the user in `user` beside `preferences`";
+            return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+        }
         Ok(self.hub()?.set_preferences(&user, preferences).await?)
     }
 }
@@ -329,10 +343,16 @@ impl NotifyService for NotifyRpc {
             let sender = sender_of(&caller)?;
             let hub = self.hub()?;
             let request = self.check_channel(&caller, request.into_inner())?;
+            let labels = RequestLabels::of(&request);
             let outcome = hub.notify(&sender, request).await?;
+            labels.count_accepted();
             Ok(response(outcome))
         };
-        answer(notify.await)
+        answer(
+            notify
+                .await
+                .inspect_err(|error: &StreamError| count_refused(error.code())),
+        )
     }
 
     async fn notify_batch(
@@ -351,31 +371,43 @@ impl NotifyService for NotifyRpc {
             }
             let mut refusals = Vec::with_capacity(requests.len());
             let mut admitted = Vec::with_capacity(requests.len());
+            let mut labels = Vec::with_capacity(requests.len());
             for request in requests {
                 match self.check_channel(&caller, request) {
                     Ok(request) => {
+                        labels.push(RequestLabels::of(&request));
                         admitted.push(request);
                         refusals.push(None);
                     }
                     Err(error) => refusals.push(Some(error)),
                 }
             }
-            let mut outcomes = hub.notify_batch(&sender, admitted).await.into_iter();
+            let outcomes = hub.notify_batch(&sender, admitted).await.into_iter();
+            let mut outcomes = outcomes.zip(labels);
             let results = refusals.into_iter().map(|refusal| {
                 let outcome = match refusal {
                     Some(error) => Err(error),
                     // Each admitted request has one outcome.
                     None => match outcomes.next() {
-                        Some(outcome) => outcome.map_err(StreamError::from),
+                        Some((Ok(outcome), labels)) => {
+                            labels.count_accepted();
+                            Ok(outcome)
+                        }
+                        Some((Err(error), _)) => Err(error.into()),
                         None => Err(NotificationError::Damaged("result").into()),
                     },
                 };
-                result(outcome)
+                result(outcome.inspect_err(|error| count_refused(error.code())))
             });
             let results = results.collect();
             Ok(NotifyBatchResponse { results })
         };
-        answer(notify.await)
+        // Only the refusal of the whole call: each request has counted its own.
+        answer(
+            notify
+                .await
+                .inspect_err(|error: &StreamError| count_refused(error.code())),
+        )
     }
 
     async fn list_notifications(
@@ -505,7 +537,7 @@ impl NotifyService for NotifyRpc {
                     ScheduleRef::Key(key)
                 }
                 None => {
-                    let text = "`id` is missing, expected `id` or `idempotencyKey`";
+                    let text = "neither `id` nor `idempotencyKey` is given, expected one of them";
                     return Err(StreamError::new(ErrorCode::InvalidArgument, text));
                 }
             };
@@ -522,7 +554,12 @@ impl NotifyService for NotifyRpc {
         let caller = caller_of(&request);
         let recall = async {
             sender_of(&caller)?;
-            let id = self.hub()?.recall_broadcast(&request.get_ref().id).await?;
+            let id = request.get_ref().id.as_str();
+            if id.is_empty() {
+                let text = "`id` is missing, expected the id of the broadcast";
+                return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+            }
+            let id = self.hub()?.recall_broadcast(id).await?;
             Ok(RecallBroadcastResponse { id: id.to_string() })
         };
         answer(recall.await)

@@ -43,7 +43,7 @@ impl MessageCounters {
         let index = code.map_or(0, |code| code as usize);
         let counter = by_code.0.get(index).map(|counter| {
             counter.get_or_init(|| {
-                metrics::counter!("tidewire_messages_total", "type" => kind, "code" => name(code))
+                metrics::counter!("tidewire_messages_total", "type" => kind, "code" => code_name(code))
             })
         });
         if let Some(counter) = counter {
@@ -53,7 +53,7 @@ impl MessageCounters {
 }
 
 /// The name of a code in JSON.
-fn name(code: Option<ErrorCode>) -> String {
+pub(crate) fn code_name(code: Option<ErrorCode>) -> String {
     code.map_or_else(
         || "ok".to_owned(),
         |code| {
@@ -76,9 +76,9 @@ mod tests {
                 assert!((code as usize) < CODES, "{code:?}");
             }
         }
-        assert_eq!(name(None), "ok");
+        assert_eq!(code_name(None), "ok");
         assert_eq!(
-            name(Some(ErrorCode::ResourceExhausted)),
+            code_name(Some(ErrorCode::ResourceExhausted)),
             "resource_exhausted"
         );
     }

@@ -19,6 +19,7 @@ mod watch;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
+pub(crate) use self::metrics::code_name;
 use futures::FutureExt as _;
 pub use queue::CommandQueue;
 use tidewire_proto::{

@@ -4,7 +4,7 @@ use tidewire_proto::v1::{
     AuthRequest, Error, ErrorCode, PingRequest, SubscribeRequest, UnsubscribeRequest, Visibility,
     VisibilityRequest, server_message::Data,
 };
-use tidewire_stream::{CloseReason, Command, Identity};
+use tidewire_stream::{CloseReason, Command, Identity, StreamError};
 
 use super::handler::{AuthRequirement, Handler, HandlerRegistry, handles, reply_from_core};
 
@@ -27,7 +27,13 @@ impl Handler for Auth {
     /// Closes a client that must send a token and sends an invalid one, or one that a limit
     /// refuses now: with the latter it may come back.
     async fn answer(&self, command: &Command, request: AuthRequest) -> Result<Data, Error> {
-        let result = command.authenticate(&request.token).await;
+        let result = match request.token.as_str() {
+            "" => Err(StreamError::new(
+                ErrorCode::Unauthenticated,
+                "`token` is missing or empty, expected a JSON Web Token",
+            )),
+            token => command.authenticate(token).await,
+        };
         if let Err(error) = &result
             && command.identity() == Identity::Unknown
         {
