@@ -56,7 +56,7 @@ enum Command {
         #[arg(long, default_value = "1h", value_parser = parse_ttl)]
         ttl: Duration,
     },
-    /// Check the configuration and print its faults.
+    /// Check the configuration and print its first fault.
     CheckConfig,
     /// Record the venues' messages in a compressed file, until interrupted.
     Record {

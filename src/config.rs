@@ -639,6 +639,41 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_in_the_words_of_an_operator() {
+        for (text, expected) in [
+            (
+                "[server]\nthreads = -1",
+                "`server.threads` is the number -1, expected a whole number, 0 at least",
+            ),
+            (
+                "[server]\ncompression = 1",
+                "`server.compression` is the number 1, expected true or false",
+            ),
+            (
+                "[auth]\nanonymous = \"no\"",
+                "`auth.anonymous` is the text \"no\", expected true or false",
+            ),
+            (
+                "[store]\nkind = \"sqlite\"",
+                "`store.kind` is the text \"sqlite\", expected one of \"embedded\", \"redis\"",
+            ),
+            (
+                "[notifications]\ntypes = 5",
+                "`notifications.types` is the number 5, expected a list such as [\"a\", \"b\"]",
+            ),
+            (
+                "[[namespace]]\nclass = \"history\"",
+                "`namespace.0.name` is missing",
+            ),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            // The name of the source is beside the value.
+            let error = error.replace(" (TOML source string)", "");
+            assert_eq!(error, expected);
+        }
+    }
+
+    #[test]
     fn a_duration_has_a_unit() {
         for wrong in ["10", "\"10\"", "\"10 parsecs\"", "\"-1s\""] {
             let error = read(&format!("[server]\ndrain = {wrong}")).unwrap_err();

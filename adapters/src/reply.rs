@@ -5,6 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::LengthLimitError;
 use tidewire_proto::{
     json::{self, ClientError},
     v1::{Error, ErrorCode},
@@ -117,13 +118,15 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, HttpErr
         if let Some(full) = ResponsesFull::find(&error) {
             return full.into();
         }
-        HttpError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            StreamError::new(
-                ErrorCode::InvalidArgument,
-                format!("the body cannot be read, expected at most {limit} bytes"),
-            ),
-        )
+        if source_of::<LengthLimitError>(&error).is_some() {
+            let text = format!(
+                "the body is too long, expected at most {limit} bytes (`limits.frame_bytes`)"
+            );
+            let error = StreamError::new(ErrorCode::InvalidArgument, text);
+            return HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, error);
+        }
+        let text = "the body ends too early, expected a whole request";
+        StreamError::new(ErrorCode::InvalidArgument, text).into()
     })
 }
 

@@ -56,7 +56,10 @@ async fn method_not_allowed(method: Method, uri: Uri) -> HttpError {
         StatusCode::METHOD_NOT_ALLOWED,
         StreamError::new(
             ErrorCode::Unimplemented,
-            format!("{} does not take {method}", uri.path()),
+            format!(
+                "{} does not take {method}, expected the method that `Allow` names",
+                uri.path()
+            ),
         ),
     )
 }

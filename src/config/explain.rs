@@ -1,7 +1,7 @@
 //! Explanation of errors in the configuration: the key, and the words of an operator for what was
 //! expected.
 
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 
 /// Names of expected values in errors of deserialization, and the words for operators.
 const EXPECTED: [(&str, &str); 12] = [
@@ -29,6 +29,30 @@ fn plain(expected: &str) -> &str {
     found.map_or(expected, |(_, words)| words)
 }
 
+/// The words of an operator for a found value.
+fn found(actual: &Actual) -> String {
+    match actual {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(number) => format!("the number {number}"),
+        Actual::Signed(number) => format!("the number {number}"),
+        Actual::Float(number) => format!("the number {number}"),
+        Actual::Str(text) => format!("the text {text:?}"),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The known name that is nearest to an unknown one, if one is near.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|known| (strsim::jaro_winkler(name, known), *known))
+        .filter(|(score, _)| *score > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
+}
+
 /// The errors of reading the configuration, one a line.
 pub(super) fn explain_all(errors: figment::Error) -> anyhow::Error {
     let texts: Vec<_> = errors.into_iter().map(|error| explain(&error)).collect();
@@ -51,21 +75,26 @@ fn explain(error: &figment::Error) -> String {
                 format!("{path}.{name}")
             };
             let key = if key.is_empty() { name.clone() } else { key };
-            let near = known
-                .iter()
-                .map(|known| (strsim::jaro_winkler(name, known), known))
-                .filter(|(score, _)| *score > 0.7)
-                .max_by(|a, b| a.0.total_cmp(&b.0));
-            let hint = match near {
-                Some((_, near)) => format!("did you mean `{near}`?"),
+            let hint = match nearest(name, known) {
+                Some(near) => format!("did you mean `{near}`?"),
                 None => format!("expected one of {}", known.join(", ")),
             };
             format!("unknown key `{key}`{place}: {hint}")
         }
-        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected)
+        Kind::UnknownVariant(name, known) if !path.is_empty() => {
+            let quoted: Vec<_> = known.iter().map(|known| format!("{known:?}")).collect();
+            let expected = quoted.join(", ");
+            format!("`{path}` is the text {name:?}{place}, expected one of {expected}")
+        }
+        Kind::MissingField(name) => {
+            let dot = if path.is_empty() { "" } else { "." };
+            format!("`{path}{dot}{name}` is missing{place}")
+        }
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected)
             if !path.is_empty() =>
         {
-            format!("`{path}` is {found}{place}, expected {}", plain(expected))
+            let (found, expected) = (found(actual), plain(expected));
+            format!("`{path}` is {found}{place}, expected {expected}")
         }
         kind if path.is_empty() => format!("{kind}{place}"),
         kind => format!("`{path}`: {kind}{place}"),

@@ -133,7 +133,7 @@ impl Identity {
         match self {
             Self::Unknown => Err(StreamError::new(
                 ErrorCode::Unauthenticated,
-                "this server requires a token: send `auth` first",
+                "this server requires a token: send it in the header `Authorization: Bearer …` of a request, or on a session with `auth`",
             )),
             Self::Anonymous | Self::User(_) => Ok(()),
         }

@@ -94,7 +94,7 @@ impl Command {
         if request.channels.is_empty() {
             return Err(StreamError::new(
                 ErrorCode::InvalidArgument,
-                "`channels` is empty, expected one channel at least",
+                "`channels` is missing or empty, expected a list of one channel at least",
             ));
         }
         let limit = self.core().context.options().outbox_bytes;
