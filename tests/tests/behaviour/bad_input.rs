@@ -90,6 +90,29 @@ async fn an_unknown_type_is_unimplemented() {
 }
 
 #[tokio::test]
+async fn a_missing_field_is_named() {
+    let server = Server::start().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    for (kind, data, code, text) in [
+        ("auth", json!({}), "unauthenticated", "`token` is missing"),
+        (
+            "subscribe",
+            json!({"channel": "demo:a"}),
+            "invalid_argument",
+            "`channels` is missing",
+        ),
+    ] {
+        let refused = client.request(kind, data).await;
+        assert_eq!(refused.error_code(), code, "{}", refused.text);
+        assert!(
+            refused.error_message().starts_with(text),
+            "{}",
+            refused.text
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_error_names_the_invalid_field() {
     let server = Server::start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;

@@ -143,6 +143,8 @@ async fn an_oversized_body_is_refused() {
         (answer.status, &answer.json()["code"]),
         (413, &json!("invalid_argument"))
     );
+    let expected = "too long, expected at most 2048 bytes (`limits.frame_bytes`)";
+    assert!(answer.body.contains(expected), "{}", answer.body);
 }
 
 #[tokio::test]

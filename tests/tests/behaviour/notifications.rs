@@ -189,10 +189,26 @@ async fn an_inbox_belongs_to_its_user(transport: Transport) {
         ("dismiss", json!({"user": "ada", "ids": [id]})),
         ("mark_all_read", json!({"user": "ada"})),
         ("unread_count", json!({"user": "ada"})),
+        ("preferences", json!({"user": "ada"})),
+        ("preferences", json!({"user": "ada", "mutedTypes": []})),
     ] {
         let refused = bob.request(kind, data).await;
         assert_refused(&refused, "permission_denied", "`user`");
     }
+    // A back end may name any user. Its preferences are not those of the user.
+    let service = Token::service();
+    let mut shop = Client::connect_as(transport, &server, Some(&service)).await;
+    let named = shop.request("unread_count", json!({"user": "ada"})).await;
+    assert_eq!(named.expect("unread_count").data["unreadCount"], 1);
+    let mute = json!({"user": "ada", "mutedTypes": ["price_alert"]});
+    let set = shop.request("preferences", mute).await;
+    let muted = json!({"mutedTypes": ["price_alert"]});
+    assert_eq!(set.expect("preferences").data, muted);
+    let of_ada = ada.request("preferences", json!({})).await;
+    assert_eq!(of_ada.expect("preferences").data, muted);
+    let own = shop.request("preferences", json!({})).await;
+    assert_eq!(own.expect("preferences").data, json!({}));
+    assert_eq!(count(&mut shop).await, 0);
     // Without a user there is no inbox.
     let mut anonymous = Client::connect(transport, &server).await;
     for kind in [
@@ -428,8 +444,16 @@ async fn preferences_hide_and_delete_nothing(transport: Transport) {
     let urgent = json!({"type": "order_shipped", "title": "Now", "priority": "urgent"});
     notify(&server, &json!({"user": "ada", "notification": urgent})).await;
     assert_eq!(push(&mut other, "ada").await.data["title"], "Now");
-    let least = json!({"minPriority": "low"});
-    let _ = ada.request("preferences", least).await;
+    // No data and no known field read. A field writes, also an empty list.
+    for read in [json!({}), json!({"later": true})] {
+        let read = ada.request("preferences", read).await;
+        assert_eq!(read.expect("preferences").data, mute);
+    }
+    let shown = ada.request("preferences", json!({"mutedTypes": []})).await;
+    assert_eq!(
+        shown.expect("preferences").data,
+        json!({"minPriority": "low"})
+    );
     assert_eq!(push(&mut other, "ada").await.data["unreadCount"], 3);
     let page = list(&mut ada, json!({"types": ["order_shipped"]})).await;
     assert_eq!(listed(&page, "title"), ["Now", "Shipped", "Shipped"]);
@@ -511,7 +535,17 @@ async fn requests_about_a_user_name_it_as_their_token_allows() {
     let answer = required
         .call("NotifyService/GetUnreadCount", None, &body)
         .await;
-    assert_eq!(refusal(&answer).1, "unauthenticated");
+    let (_, code, text) = refusal(&answer);
+    assert_eq!(code, "unauthenticated");
+    assert!(text.contains("`Authorization: Bearer"), "{text}");
+    // A local request may notify users, and publishes to no channel.
+    let sent = required
+        .call("NotifyService/Notify", None, &to_user("ada", "Paid"))
+        .await;
+    assert_eq!(sent.status, 200, "{}", sent.body);
+    let body = json!({"channel": "demo:a", "notification": note("No")});
+    let refused = required.call("NotifyService/Notify", None, &body).await;
+    assert_eq!(refusal(&refused).1, "unauthenticated");
 }
 
 #[tokio::test]
@@ -550,6 +584,73 @@ async fn notifications_are_streamed_over_grpc() {
             let next = within("a notification", stream.message()).await;
             assert_eq!(next.unwrap().unwrap().id, *id);
         }
+    }
+}
+
+#[tokio::test]
+async fn requests_to_notify_are_counted() {
+    let server = Server::start().await;
+    let refused = to_user("ada", "");
+    assert_eq!(call(&server, "Notify", &refused).await.status, 400);
+    notify(&server, &to_user("ada", "One")).await;
+    let everyone = json!({"everyone": true, "notification": note("All")});
+    let batch = json!({"notifications": [to_user("bob", "Two"), refused, everyone]});
+    let _ = done(&server, "NotifyBatch", &batch).await;
+    let sent = "tidewire_notifications_total";
+    assert_eq!(server.metric(sent, "target=\"user\"").await, 2.0);
+    assert_eq!(server.metric(sent, "target=\"everyone\"").await, 1.0);
+    assert_eq!(server.metric(sent, "priority=\"high\"").await, 3.0);
+    let refusals = "tidewire_notification_refusals_total";
+    assert_eq!(
+        server.metric(refusals, "code=\"invalid_argument\"").await,
+        2.0
+    );
+    let cached = server.metric("tidewire_notification_cache_bytes", "").await;
+    assert!(cached > 0.0, "{cached}");
+}
+
+#[tokio::test]
+async fn preferences_of_a_request_have_their_user_beside_them() {
+    let server = Server::start().await;
+    let body = json!({"user": "ada", "preferences": {"user": "bob"}});
+    let (status, code, text) = refusal(&call(&server, "SetPreferences", &body).await);
+    assert_eq!((status, code.as_str()), (400, "invalid_argument"), "{text}");
+    assert!(text.starts_with("`preferences.user`: given"), "{text}");
+}
+
+#[tokio::test]
+async fn references_to_broadcasts_and_schedules_are_explained() {
+    let server = Server::start().await;
+    let id = "06c9d4f1x00003m5q8r2t7w9y1";
+    for (method, body, code, text) in [
+        (
+            "CancelScheduled",
+            json!({}),
+            "invalid_argument",
+            "neither `id` nor `idempotencyKey` is given",
+        ),
+        (
+            "CancelScheduled",
+            json!({"id": id}),
+            "not_found",
+            "never existed",
+        ),
+        (
+            "RecallBroadcast",
+            json!({}),
+            "invalid_argument",
+            "`id` is missing",
+        ),
+        (
+            "RecallBroadcast",
+            json!({"id": id}),
+            "not_found",
+            "never existed",
+        ),
+    ] {
+        let (_, found, message) = refusal(&call(&server, method, &body).await);
+        assert_eq!(found, code, "{method}: {message}");
+        assert!(message.contains(text), "{method}: {message}");
     }
 }
 

@@ -54,6 +54,10 @@ async fn a_wrong_field_of_a_notification_is_named() {
             of(json!({"user": "ada", "notBefore": in_an_hour() + 400 * 86_400_000})),
             "`notBefore`",
         ),
+        (
+            of(json!({"user": "ada", "notBefore": in_an_hour() / 1_000})),
+            "`notBefore`: ",
+        ),
         (of(json!({"channel": "user:ada"})), "`channel`"),
         (of(json!({"channel": "demo"})), "`channel`"),
     ] {
@@ -191,7 +195,7 @@ async fn a_scheduled_notification_waits_and_can_be_cancelled() {
     assert!(text.contains("`id`"), "{text}");
     // A time in the past is now.
     let mut body = to_user("ada", "Now");
-    body["notBefore"] = json!(1);
+    body["notBefore"] = json!(in_an_hour() - 7_200_000);
     notify(&server, &body).await;
     let count = done(&server, "GetUnreadCount", &json!({"user": "ada"})).await;
     assert_eq!(count["unreadCount"], 1);
