@@ -51,6 +51,6 @@ docs:
 ci:
     .ci/run
 
-# Run the long lanes: memcheck, five minutes of load
+# Run the long lanes: memcheck, five minutes of load, a million operations on notifications
 nightly:
     tests/nightly
