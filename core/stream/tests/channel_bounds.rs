@@ -171,6 +171,12 @@ async fn play(actions: Vec<Action>) {
                 reader
                     .unsubscribe(&tidewire_proto::v1::UnsubscribeRequest { channels })
                     .unwrap();
+                if subscribed.contains(&channel)
+                    && let Some(left) = known.get_mut(&channel)
+                {
+                    // It was in use until now.
+                    left.used_ms = now_ms;
+                }
                 subscribed.retain(|one| *one != channel);
             }
             Action::Publish { client, channel } => {

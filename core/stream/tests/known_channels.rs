@@ -6,14 +6,14 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{START_MS, client_on, core_with, subscription};
+use support::{START_MS, client_on, core_with, open_history, subscription, take};
 use tidewire_proto::v1::{
     ChannelSubscription, GetUnreadCountResponse, SubscribeRequest, SubscriptionResult,
     server_message::Data,
 };
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, ChannelName, Connection, ConnectionInfo, Epoch, Identity,
-    ManualClock, Namespace, Namespaces, PageLimit, Position, ShardId, StreamCore, StreamOptions,
+    ManualClock, Namespace, Namespaces, OutgoingMessage, PageLimit, Position, ShardId, StreamCore, StreamOptions,
     UserId,
     identity::UserIdentity,
     namespace::{METADATA_TTL, Ownership},
@@ -90,6 +90,71 @@ async fn a_user_who_is_away_for_a_moment_misses_nothing() {
     let connection = connect(&stream, "ada").await;
     let resumed = resume(&connection, "ada", since).await;
     assert_eq!((resumed.recovered, resumed.seq), (true, 1));
+}
+
+#[tokio::test]
+async fn a_user_who_is_connected_for_quiet_days_and_away_for_a_moment_misses_nothing() {
+    let (stream, clock) = core_with([], StreamOptions::default());
+    for quiet_ms in [DAY_MS - 1, DAY_MS + 1, 2 * DAY_MS] {
+        let connection = connect(&stream, "ada").await;
+        let since = top(&stream, "ada").await;
+        pass(&stream, &clock, quiet_ms);
+        drop(connection);
+        pass(&stream, &clock, DAY_MS - 1);
+        offer(&stream, "ada");
+        let connection = connect(&stream, "ada").await;
+        let seq = since.seq + 1;
+        let resumed = resume(&connection, "ada", since).await;
+        assert_eq!((resumed.recovered, resumed.seq), (true, seq));
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_gets_the_message_after_a_quiet_day_and_no_gap() {
+    let (stream, clock) = core_with([open_history("orders")], StreamOptions::default());
+    let connection = connect(&stream, "ada").await;
+    let command = connection.begin_command();
+    command.subscribe(subscription("orders:1")).await.unwrap();
+    drop(command);
+    take(&connection);
+    for day in 0..3 {
+        let published = stream.publish_as(&Identity::Anonymous, "orders:1", "1".into(), None);
+        let (_, position) = published.await.unwrap();
+        assert_eq!(position.seq, day + 1);
+        let [OutgoingMessage::Publication(publication)] = &take(&connection)[..] else {
+            panic!("day {day}: expected the message alone");
+        };
+        assert_eq!(*publication.position(), position);
+        pass(&stream, &clock, DAY_MS + 1);
+    }
+    // Nobody is there any more: the channel is forgotten a day later.
+    drop(connection);
+    let channel = ChannelName::parse("orders:1").unwrap();
+    let top = async || {
+        let history = stream.broker().history(&channel, None, PageLimit::NOTHING);
+        history.await.unwrap().top.seq
+    };
+    pass(&stream, &clock, DAY_MS);
+    assert_eq!(top().await, 3);
+    pass(&stream, &clock, 1);
+    assert_eq!(top().await, 0);
+}
+
+#[tokio::test]
+async fn a_stop_saves_that_a_quiet_channel_was_in_use() {
+    let (before, clock) = core_with([], StreamOptions::default());
+    let connection = connect(&before, "ada").await;
+    let since = top(&before, "ada").await;
+    clock.advance(DAY_MS - 1);
+    let (after, clock) = core_with([], StreamOptions::default());
+    clock.advance(DAY_MS - 1);
+    for saved in before.broker().save() {
+        after.broker().load(&saved).unwrap();
+    }
+    drop(connection);
+    pass(&after, &clock, 2);
+    let connection = connect(&after, "ada").await;
+    assert!(resume(&connection, "ada", since).await.recovered);
 }
 
 #[tokio::test]

@@ -251,7 +251,10 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         }
         let mut count = 0;
         for (used_ms, name) in channels {
-            let is_forgotten = self.forget_if(name, |channel| channel.used_ms <= *used_ms);
+            // Another client may have come meanwhile.
+            let is_forgotten = self.forget_if(name, |channel| {
+                channel.used_ms <= *used_ms && !self.subscribers.has_subscribers(name)
+            });
             count += usize::from(is_forgotten);
         }
         count
@@ -527,6 +530,14 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         }
     }
 
+    fn note_left(&self, channel: &ChannelName) {
+        let Some(known) = self.channels.read().get(channel).cloned() else {
+            return;
+        };
+        let mut known = known.lock();
+        known.used_ms = known.used_ms.max(self.clock.now_ms());
+    }
+
     fn forget_quiet(&self, namespace: &str) -> Vec<ChannelName> {
         let all: Vec<_> = {
             let channels = self.channels.read();
@@ -551,9 +562,11 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         // Before the channels are gone: none of them starts again in the epoch that it had.
         self.fresh_epochs.change(namespace);
         for name in quiet {
-            match self.forget_if(&name, |channel| channel.log.is_empty()) {
-                true => {}
-                false => others.push(name),
+            let is_forgotten = self.forget_if(&name, |channel| {
+                channel.log.is_empty() && !self.subscribers.has_subscribers(&name)
+            });
+            if !is_forgotten {
+                others.push(name);
             }
         }
         others
@@ -661,8 +674,13 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         for (name, channel) in all {
             let mut channel = channel.lock();
             self.trim(&name, &mut channel, now_ms);
+            let mut is_idle = channel.used_ms.saturating_add(idle_ms) < now_ms;
+            // Only idle channels are looked up among the subscribers: there may be a million.
+            if is_idle && self.subscribers.has_subscribers(&name) {
+                channel.used_ms = now_ms;
+                is_idle = false;
+            }
             let used_ms = channel.used_ms;
-            let is_idle = used_ms.saturating_add(idle_ms) < now_ms;
             // A channel that its engine still follows keeps its epoch.
             let is_active = matches!(self.namespaces.epoch(&name), ChannelEpoch::Active(_));
             drop(channel);

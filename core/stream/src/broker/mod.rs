@@ -143,6 +143,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Makes a channel known from now on, without a publication.
     fn touch(&self, channel: &ChannelName);
 
+    /// Notes that a subscriber is about to leave a channel. The channel was in use until now,
+    /// however long ago the last publication was.
+    fn note_left(&self, channel: &ChannelName);
+
     /// Forgets the channels of a namespace that have neither a subscriber nor a history, and
     /// returns the others. It comes before an event for all channels of a namespace that is
     /// published on those alone: no position on a forgotten channel is recovered, so the event is
@@ -200,6 +204,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Memory of all histories here, with the encodings of their publications, in bytes.
     fn history_bytes(&self) -> usize;
 
-    /// Forgets old publications and channels. Called about once a second.
+    /// Forgets old publications, and channels that have had neither a subscriber nor a
+    /// publication for a day. Called about once a second.
     fn sweep(&self);
 }

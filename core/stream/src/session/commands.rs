@@ -364,6 +364,8 @@ impl Session {
 
     pub(super) fn remove_from_hub(&self, channel: &ChannelName, key: HubKey) {
         let core = self.core();
+        // Before the channel is without subscribers, so that it is not forgotten between the two.
+        core.context.broker().note_left(channel);
         core.context.hub().remove(channel, core.shard_id(), key);
     }
 

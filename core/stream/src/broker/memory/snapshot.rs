@@ -93,7 +93,11 @@ impl<D: LocalDelivery> MemoryBroker<D> {
                 epoch: channel.epoch.clone(),
                 seq: channel.seq,
             },
-            used_ms: channel.used_ms,
+            used_ms: match self.subscribers.has_subscribers(name) {
+                // It is in use until the server stops.
+                true => self.clock.now_ms().max(channel.used_ms),
+                false => channel.used_ms,
+            },
             publications: match is_transient {
                 true => Vec::new(),
                 false => channel.log.iter().cloned().collect(),
