@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use support::{START_MS, client_on, core_with, open_history, subscription, take};
 use tidewire_proto::v1::{
-    ChannelSubscription, GetUnreadCountResponse, SubscribeRequest, SubscriptionResult,
+    ChannelSubscription, ErrorCode, GetUnreadCountResponse, SubscribeRequest, SubscriptionResult,
     server_message::Data,
 };
 use tidewire_stream::{
@@ -90,6 +90,28 @@ async fn a_user_who_is_away_for_a_moment_misses_nothing() {
     let connection = connect(&stream, "ada").await;
     let resumed = resume(&connection, "ada", since).await;
     assert_eq!((resumed.recovered, resumed.seq), (true, 1));
+}
+
+#[tokio::test]
+async fn a_position_that_was_read_without_a_subscription_is_not_recovered() {
+    let (stream, _) = core_with([], StreamOptions::default());
+    let identity = Identity::from(UserIdentity::new(UserId::new("ada"), i64::MAX));
+    let saved = stream.broker().save().count();
+    let since = {
+        let read = stream.history_as(&identity, "user:ada", None, PageLimit::NOTHING);
+        read.await.unwrap().1.top
+    };
+    assert_eq!(stream.broker().save().count(), saved, "reading makes no channel");
+    offer(&stream, "ada");
+    let read = stream.history_as(&identity, "user:ada", Some(since.clone()), PageLimit::ALL);
+    let refused = read.await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::FailedPrecondition);
+    let connection = connect(&stream, "ada").await;
+    assert!(!resume(&connection, "ada", since).await.recovered);
+    // From here on the channel is known, and a read position is one of its own.
+    let since = top(&stream, "ada").await;
+    offer(&stream, "ada");
+    assert!(resume(&connection, "ada", since).await.recovered);
 }
 
 #[tokio::test]

@@ -286,6 +286,16 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         }
     }
 
+    /// Epoch in which a channel that is not known is read.
+    fn unknown_epoch(&self, name: &ChannelName) -> Epoch {
+        match self.namespaces.get(name) {
+            // An event for a user whose channel is unknown is left out: no position of before is
+            // recovered.
+            Some(namespace) if namespace.is_personal() => Epoch::random(),
+            _ => self.first_epoch(name),
+        }
+    }
+
     fn start_new_epoch_now(&self, name: &ChannelName, channel: &mut Channel) {
         channel.drop_all();
         channel.epoch = match self.namespaces.epoch(name) {
@@ -374,7 +384,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         limit: PageLimit,
     ) -> History {
         let Some(channel) = self.channels.read().get(name).cloned() else {
-            let top = Position::start(self.first_epoch(name));
+            let top = Position::start(self.unknown_epoch(name));
             let reach = if since.is_none_or(|since| *since == top) {
                 Reach::Complete
             } else {
@@ -522,12 +532,8 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
 
     fn touch(&self, channel: &ChannelName) {
         let now_ms = self.clock.now_ms();
-        let touched = self.with_channel(channel, |held| held.used_ms = held.used_ms.max(now_ms));
-        if touched.is_err() {
-            // The namespace is full. The channel is unknown once its subscribers leave, so that
-            // none of them is recovered.
-            self.fresh_epochs.change(channel.namespace());
-        }
+        // In a full namespace the channel stays unknown, and none of its positions is recovered.
+        let _ = self.with_channel(channel, |held| held.used_ms = held.used_ms.max(now_ms));
     }
 
     fn note_left(&self, channel: &ChannelName) {
