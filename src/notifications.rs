@@ -7,13 +7,14 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::bail;
+use parking_lot::Mutex;
 use tidewire_notification::{
     EventSink, HubEvent, NotificationConfig, NotificationError, NotificationHub,
 };
@@ -21,7 +22,8 @@ use tidewire_proto::v1::{GetUnreadCountResponse, Notification, server_message::D
 use tidewire_service::NotifyRpc;
 use tidewire_store::SharedStore;
 use tidewire_stream::{
-    ChannelName, DurablePublisher as _, Event, Publisher as _, SharedClock, StreamCore, UserId,
+    ChannelName, Content, DurablePublisher as _, Event, Publisher as _, SharedClock, SharedEvent,
+    StreamCore, UserId,
 };
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +72,7 @@ impl Notifications {
             stream: stream.clone(),
             fan_outs: sender,
             has_dropped: AtomicBool::new(false),
+            newest: Mutex::default(),
         };
         Some(Self {
             service: service.clone(),
@@ -158,7 +161,7 @@ impl Notifications {
     /// Publishes to each user who is connected now, or was until a moment ago.
     async fn publish_to_all(&self, hub: &NotificationHub, fan_out: FanOut) {
         let fan_out = Arc::new(fan_out);
-        let users: Vec<_> = self.stream.users_to_reach().into_iter().collect();
+        let users = self.stream.users_to_reach();
         for users in users.chunks(CHUNK) {
             let mut events = JoinSet::new();
             for user in users {
@@ -249,15 +252,32 @@ struct ChannelSink {
     fan_outs: mpsc::Sender<FanOut>,
     /// Whether the queue had no room.
     has_dropped: AtomicBool,
+    /// The notification that was published last, while something still has it.
+    newest: Mutex<Weak<SharedEvent>>,
 }
 
 impl ChannelSink {
-    fn publish_to(&self, user: &UserId, event: Event) {
+    fn publish_to(&self, user: &UserId, content: impl Into<Content>) {
         match ChannelName::user(user.as_str()) {
-            Ok(channel) => self.stream.publish_if_known(&channel, event),
+            Ok(channel) => self.stream.publish_if_known(&channel, content),
             // The hub accepts no such user.
             Err(error) => tracing::error!(%error, "a user's id cannot name a channel"),
         }
+    }
+
+    /// The event of a notification. Those of a broadcast and of a request for many users are all
+    /// the same, and come one after the other: their publications share one event. A broadcast to
+    /// 20,000 users would else be in memory 20,000 times.
+    fn shared(&self, notification: Notification) -> Arc<SharedEvent> {
+        let newest = self.newest.lock().upgrade();
+        if let Some(newest) = newest
+            && matches!(newest.event(), Event::Notification(one) if *one == notification)
+        {
+            return newest;
+        }
+        let shared = SharedEvent::new(Data::Notification(notification));
+        *self.newest.lock() = Arc::downgrade(&shared);
+        shared
     }
 
     fn queue(&self, fan_out: FanOut) {
@@ -276,7 +296,7 @@ impl EventSink for ChannelSink {
         match event {
             HubEvent::Notification {
                 user, notification, ..
-            } => self.publish_to(&user, Data::Notification(*notification)),
+            } => self.publish_to(&user, self.shared(*notification)),
             HubEvent::Broadcast {
                 notification,
                 class,

@@ -5,8 +5,17 @@
 //! encoding when it is made, and everything back when it leaves. Example: a document of 1,000
 //! bytes takes about 1,900 bytes at first, 3,100 with its JSON form, and 4,300 with the frame
 //! for WebSocket clients; a history of 512 MiB holds fewer of them the more forms clients use.
+//!
+//! # Shares
+//! Each namespace is charged by itself ([`HistoryShare`]). When all together exceed the bound,
+//! the namespaces that take most are cut down to the same size ([`largest_share`]). So one
+//! namespace may take nearly everything that the others leave free, and none of them loses
+//! anything to it while it takes less than its part of the bound.
 
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicIsize, Ordering},
+};
 
 use tokio::sync::Notify;
 
@@ -41,7 +50,7 @@ impl HistoryMemory {
         }
     }
 
-    pub(crate) fn add(&self, bytes: usize) {
+    fn add(&self, bytes: usize) {
         let before = self.used.fetch_add(signed(bytes), Ordering::Relaxed);
         let limit = signed(self.limit);
         if before <= limit && before + signed(bytes) > limit {
@@ -49,7 +58,7 @@ impl HistoryMemory {
         }
     }
 
-    pub(crate) fn remove(&self, bytes: usize) {
+    fn remove(&self, bytes: usize) {
         self.used.fetch_sub(signed(bytes), Ordering::Relaxed);
     }
 
@@ -76,7 +85,83 @@ impl HistoryMemory {
     }
 }
 
+/// Memory of the histories of one namespace.
+#[derive(Debug)]
+pub(crate) struct HistoryShare {
+    used: AtomicIsize,
+    all: Arc<HistoryMemory>,
+}
+
+impl HistoryShare {
+    /// A share of `all` without a history.
+    pub(crate) fn new(all: &Arc<HistoryMemory>) -> Arc<Self> {
+        Arc::new(Self {
+            used: AtomicIsize::new(0),
+            all: all.clone(),
+        })
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.used.fetch_add(signed(bytes), Ordering::Relaxed);
+        self.all.add(bytes);
+    }
+
+    pub(crate) fn remove(&self, bytes: usize) {
+        self.used.fetch_sub(signed(bytes), Ordering::Relaxed);
+        self.all.remove(bytes);
+    }
+
+    /// Bytes in use.
+    pub(crate) fn used(&self) -> usize {
+        usize::try_from(self.used.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}
+
+/// The size to which shares that use more are to be cut down, so that all together use `kept`
+/// bytes. Example: of 10, 30 and 80 bytes, 100 are to be kept. Each may have a third; the first
+/// needs less, so that the others may have 45 each. The second needs less too, and the third may
+/// have 60.
+pub(crate) fn largest_share(mut used: Vec<usize>, kept: usize) -> usize {
+    used.sort_unstable();
+    let mut rest = kept;
+    for (index, bytes) in used.iter().enumerate() {
+        let part = rest / (used.len() - index);
+        if *bytes > part {
+            return part;
+        }
+        rest -= bytes;
+    }
+    usize::MAX
+}
+
 /// Memory sizes are far below the largest number with a sign.
 fn signed(bytes: usize) -> isize {
     isize::try_from(bytes).unwrap_or(isize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_shares_alone_are_cut_down() {
+        assert_eq!(largest_share(vec![80, 10, 30], 100), 60);
+        assert_eq!(largest_share(vec![80, 10, 90], 100), 45);
+        assert_eq!(largest_share(vec![50, 50, 50], 90), 30);
+        assert_eq!(largest_share(vec![50, 50], 100), usize::MAX);
+        assert_eq!(largest_share(vec![7], 0), 0);
+        assert_eq!(largest_share(Vec::new(), 0), usize::MAX);
+    }
+
+    #[test]
+    fn what_a_share_uses_counts_among_all() {
+        let all = Arc::new(HistoryMemory::new(100));
+        let (one, other) = (HistoryShare::new(&all), HistoryShare::new(&all));
+        one.add(60);
+        other.add(50);
+        assert_eq!((one.used(), other.used(), all.used()), (60, 50, 110));
+        assert!(all.excess().is_some());
+        one.remove(60);
+        assert_eq!((one.used(), all.used(), all.excess()), (0, 50, None));
+    }
 }

@@ -346,6 +346,11 @@ impl Namespaces {
         Some(&entry.namespace)
     }
 
+    /// The names of all namespaces.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
     /// The namespace with this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Namespace> {
         self.by_name.get(name).map(|entry| &entry.namespace)

@@ -19,8 +19,8 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use tidewire_proto::{json, v1};
 
 use crate::{
-    ChannelName,
-    history_memory::{HistoryMemory, heap_bytes},
+    ChannelName, Content,
+    history_memory::{HistoryShare, heap_bytes},
 };
 
 /// Content of a publication: the `type` and `data` of a server message.
@@ -150,8 +150,8 @@ pub struct Publication {
     channel: ChannelName,
     position: Position,
     time_ms: i64,
-    event: Event,
-    /// Length of the event, in bytes, estimated. Exact for what clients published.
+    content: Content,
+    /// Length of the event on the wire, in bytes, estimated. Exact for what clients published.
     event_bytes: usize,
     json: OnceLock<Encoded>,
     proto: OnceLock<Encoded>,
@@ -159,7 +159,7 @@ pub struct Publication {
     /// Memory of the publication and its encodings, in bytes, and [`IN_HISTORY`].
     memory: AtomicUsize,
     /// Where `memory` is charged while a history has the publication.
-    charged_to: OnceLock<Arc<HistoryMemory>>,
+    charged_to: OnceLock<Arc<HistoryShare>>,
 }
 
 /// Bit of [`Publication::memory`]: a history has the publication, and is charged for it.
@@ -173,14 +173,20 @@ impl Publication {
     /// A publication at `position` of `channel`, published at `time_ms`, in milliseconds since
     /// the Unix epoch.
     #[must_use]
-    pub fn new(channel: ChannelName, position: Position, time_ms: i64, event: Event) -> Arc<Self> {
-        let event_bytes = event_bytes(&event);
-        let memory = heap_bytes(size_of::<Self>()) + heap_bytes(event_bytes) + ENTRY_BYTES;
+    pub fn new(
+        channel: ChannelName,
+        position: Position,
+        time_ms: i64,
+        content: impl Into<Content>,
+    ) -> Arc<Self> {
+        let content = content.into();
+        let event_bytes = event_bytes(content.event());
+        let memory = heap_bytes(size_of::<Self>()) + content.own_memory() + ENTRY_BYTES;
         Arc::new(Self {
             channel,
             position,
             time_ms,
-            event,
+            content,
             event_bytes,
             json: OnceLock::new(),
             proto: OnceLock::new(),
@@ -190,11 +196,29 @@ impl Publication {
         })
     }
 
+    /// The publication as a history keeps it. One with a shared event is kept without the
+    /// encodings that its subscribers need now: its channel is one of very many, and each would
+    /// keep its own. A client that comes back has them made again.
+    pub(crate) fn for_history(self: Arc<Self>) -> Arc<Self> {
+        match &self.content {
+            Content::Own(_) => self,
+            Content::Shared(shared) => Self::new(
+                self.channel.clone(),
+                self.position.clone(),
+                self.time_ms,
+                shared.clone(),
+            ),
+        }
+    }
+
     /// Notes that a history has the publication: from now on `memory` is charged for it, and for
     /// each encoding when it is made. A publication enters one history once.
-    pub(crate) fn enter_history(&self, memory: &Arc<HistoryMemory>) {
+    pub(crate) fn enter_history(&self, memory: &Arc<HistoryShare>) {
         if self.charged_to.set(memory.clone()).is_ok() {
             memory.add(self.memory.fetch_or(IN_HISTORY, Ordering::AcqRel));
+            if let Content::Shared(shared) = &self.content {
+                shared.enter_history(memory);
+            }
         }
     }
 
@@ -206,7 +230,10 @@ impl Publication {
         match self.charged_to.get() {
             Some(charged) if before != bytes => {
                 charged.remove(bytes);
-                bytes
+                match &self.content {
+                    Content::Own(_) => bytes,
+                    Content::Shared(shared) => bytes + shared.leave_history(),
+                }
             }
             _ => 0,
         }
@@ -250,13 +277,13 @@ impl Publication {
     /// Content.
     #[must_use]
     pub fn event(&self) -> &Event {
-        &self.event
+        self.content.event()
     }
 
     /// The `type` of the message.
     #[must_use]
     pub fn event_type(&self) -> &'static str {
-        json::data_type(&self.event)
+        json::data_type(self.event())
     }
 
     /// The message as JSON.
@@ -320,7 +347,7 @@ impl Publication {
             channel: Some(self.channel.as_str().to_owned()),
             seq: Some(self.position.seq),
             timestamp: Some(self.time_ms),
-            data: Some(self.event.clone()),
+            data: Some(self.event().clone()),
         }
     }
 
@@ -337,7 +364,7 @@ impl Publication {
 
     fn json_encoded(&self) -> &Encoded {
         self.json.get_or_init(|| {
-            let data = json::fragment(&self.event);
+            let data = json::fragment(self.event());
             let mut out = Vec::with_capacity(data.len() + self.channel.as_str().len() + 96);
             // Types and channel names hold nothing that JSON escapes.
             let head = write!(
@@ -370,7 +397,7 @@ impl Publication {
     }
 
     fn make_proto(&self) -> Encoded {
-        let (field, data) = json::proto_fragment(&self.event);
+        let (field, data) = json::proto_fragment(self.event());
         let mut out = Vec::with_capacity(data.len() + self.channel.as_str().len() + 32);
         prost::encoding::string::encode(2, &self.channel.as_str().to_owned(), &mut out);
         prost::encoding::uint64::encode(3, &self.position.seq, &mut out);
@@ -387,8 +414,7 @@ impl Publication {
     }
 }
 
-/// Length of an event, in bytes, estimated. JSON and the parts of a message in memory take about
-/// twice as much as protobuf.
+/// Length of an event on the wire, in bytes, estimated. JSON takes about twice as much as protobuf.
 fn event_bytes(event: &Event) -> usize {
     match event {
         Event::Message(bytes) => bytes.len(),
@@ -402,6 +428,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::{SharedEvent, history_memory::HistoryMemory};
 
     #[test]
     fn assembled_encodings_equal_those_of_the_message() {
@@ -441,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_history_is_charged_for_every_encoding_and_for_nothing_afterwards() {
-        let memory = Arc::new(HistoryMemory::new(1 << 20));
+        let memory = HistoryShare::new(&Arc::new(HistoryMemory::new(1 << 20)));
         let publication = Publication::new(
             ChannelName::parse("demo:hello").unwrap(),
             Position {
@@ -464,5 +491,64 @@ mod tests {
         assert_eq!((memory.used(), publication.leave_history()), (0, 0));
         publication.frame(FrameKind::new(1), |_| Bytes::from(vec![b'x'; 500]));
         assert_eq!(memory.used(), 0, "a session that still has it is charged");
+    }
+
+    /// A publication on channel `user:{user}`, at number 1.
+    fn publication_for(user: usize, content: impl Into<Content>) -> Arc<Publication> {
+        let position = Position {
+            epoch: Epoch::new("e"),
+            seq: 1,
+        };
+        let channel = ChannelName::user(&user.to_string()).unwrap();
+        Publication::new(channel, position, 0, content)
+    }
+
+    fn long_notification() -> Event {
+        Event::Notification(v1::Notification {
+            title: "t".to_owned(),
+            body: "b".repeat(10_000),
+            data: Bytes::from(vec![b'1'; 16_000]),
+            ..v1::Notification::default()
+        })
+    }
+
+    #[test]
+    fn a_notification_is_charged_for_its_parts_once() {
+        let bytes = publication_for(1, long_notification()).memory_bytes();
+        assert!((26_000..30_000).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn a_shared_event_is_charged_once_and_kept_without_encodings() {
+        let memory = HistoryShare::new(&Arc::new(HistoryMemory::new(usize::MAX / 4)));
+        let shared = SharedEvent::new(long_notification());
+        let kept: Vec<_> = (0..100)
+            .map(|user| {
+                let delivered = publication_for(user, shared.clone());
+                let _ = (delivered.json(), delivered.proto());
+                let kept = delivered.clone().for_history();
+                kept.enter_history(&memory);
+                assert_eq!(delivered.to_message(), kept.to_message());
+                kept
+            })
+            .collect();
+        let used = memory.used();
+        assert!(
+            (100 * 500..100 * 1_500).contains(&(used - 26_000)),
+            "{used}"
+        );
+        // Who comes back has it encoded again, and that is charged.
+        let _ = kept[0].json();
+        assert!(memory.used() > used + 26_000);
+        for one in &kept {
+            one.leave_history();
+        }
+        assert_eq!(memory.used(), 0);
+        // A history may have the event again.
+        let again = publication_for(7, shared).for_history();
+        again.enter_history(&memory);
+        assert!(memory.used() > 26_000);
+        assert!(again.leave_history() > 26_000);
+        assert_eq!(memory.used(), 0);
     }
 }

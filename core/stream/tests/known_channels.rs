@@ -6,15 +6,16 @@ mod support;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use support::{START_MS, client_on, core_with, open_history, subscription, take};
 use tidewire_proto::v1::{
-    ChannelSubscription, ErrorCode, GetUnreadCountResponse, SubscribeRequest, SubscriptionResult,
-    server_message::Data,
+    ChannelSubscription, ErrorCode, GetUnreadCountResponse, Notification, SubscribeRequest,
+    SubscriptionResult, server_message::Data,
 };
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, ChannelName, Connection, ConnectionInfo, Epoch, Identity,
-    ManualClock, Namespace, Namespaces, OutgoingMessage, PageLimit, Position, ShardId, StreamCore, StreamOptions,
-    UserId,
+    ManualClock, Namespace, Namespaces, OutgoingMessage, PageLimit, Position, ShardId, SharedEvent,
+    StreamCore, StreamOptions, UserId,
     identity::UserIdentity,
     namespace::{METADATA_TTL, Ownership},
 };
@@ -101,7 +102,11 @@ async fn a_position_that_was_read_without_a_subscription_is_not_recovered() {
         let read = stream.history_as(&identity, "user:ada", None, PageLimit::NOTHING);
         read.await.unwrap().1.top
     };
-    assert_eq!(stream.broker().save().count(), saved, "reading makes no channel");
+    assert_eq!(
+        stream.broker().save().count(),
+        saved,
+        "reading makes no channel"
+    );
     offer(&stream, "ada");
     let read = stream.history_as(&identity, "user:ada", Some(since.clone()), PageLimit::ALL);
     let refused = read.await.unwrap_err();
@@ -217,6 +222,87 @@ async fn a_full_namespace_recovers_nobody_whose_channel_is_unknown() {
         seq: since.seq,
     };
     assert!(!resume(&bob, "bob", since).await.recovered);
+}
+
+#[tokio::test]
+async fn events_alone_keep_nobody_known() {
+    let (stream, clock) = core_with([], StreamOptions::default());
+    drop(connect(&stream, "ada").await);
+    let since = top(&stream, "ada").await;
+    for _ in 0..25 {
+        offer(&stream, "ada");
+        pass(&stream, &clock, DAY_MS / 24);
+    }
+    assert_eq!(top(&stream, "ada").await.seq, 0, "it is forgotten");
+    assert_eq!(stream.broker().history_bytes(), 0);
+    assert!(stream.users_to_reach().is_empty());
+    let connection = connect(&stream, "ada").await;
+    assert!(!resume(&connection, "ada", since).await.recovered);
+}
+
+/// A notification with much text, as many users get it.
+fn long_notification() -> Arc<SharedEvent> {
+    SharedEvent::new(Data::Notification(Notification {
+        title: "t".to_owned(),
+        body: "b".repeat(10_000),
+        data: vec![b'1'; 16_000].into(),
+        ..Notification::default()
+    }))
+}
+
+#[tokio::test]
+async fn one_event_for_many_users_costs_no_history_of_others() {
+    const USERS: usize = 300;
+    let options = StreamOptions {
+        history_bytes: 4 << 20,
+        ..StreamOptions::default()
+    };
+    let (stream, _) = core_with([open_history("orders")], options);
+    let publish = async |channel: &str, data: Bytes| {
+        let published = stream.publish_as(&Identity::Anonymous, channel, data, None);
+        published.await.unwrap().1
+    };
+    let order = publish("orders:1", "1".into()).await;
+    for _ in 0..20 {
+        publish("orders:1", format!("{:?}", "x".repeat(1_000)).into()).await;
+    }
+    // A half of them is away, with a history.
+    let mut connections = Vec::new();
+    for user in 0..USERS {
+        let connection = connect(&stream, &user.to_string()).await;
+        offer(&stream, &user.to_string());
+        connections.extend((user % 2 == 0).then_some(connection));
+    }
+    let before = stream.broker().history_bytes();
+    for _ in 0..3 {
+        let event = long_notification();
+        let users = stream.users_to_reach();
+        assert_eq!(users.len(), USERS);
+        for user in users {
+            stream.publish_if_known(&channel(user.as_str()), event.clone());
+        }
+        for connection in &connections {
+            assert!(take(connection).iter().any(|message| {
+                matches!(message, OutgoingMessage::Publication(one) if one.json().len() > 26_000)
+            }));
+        }
+        stream.sweep();
+    }
+    let added = stream.broker().history_bytes() - before;
+    assert!(added < 3 * (30_000 + 1_500 * USERS), "{added}");
+    let kept = stream.history_as(
+        &Identity::Anonymous,
+        "orders:1",
+        Some(order),
+        PageLimit::ALL,
+    );
+    assert_eq!(kept.await.unwrap().1.publications.len(), 20);
+    // Those who were away have all of it when they come back.
+    let away = connect(&stream, "1").await;
+    let top = top(&stream, "1").await;
+    let since = Position::start(top.epoch);
+    let resumed = resume(&away, "1", since).await;
+    assert_eq!((resumed.recovered, resumed.seq), (true, 4));
 }
 
 /// Publishes for every user who needs it.

@@ -1,6 +1,7 @@
 //! Memory broker: the broker of a server that runs alone. Its histories are in memory, bounded
 //! by number, age and, over all channels, bytes.
 
+mod shares;
 mod snapshot;
 mod table;
 
@@ -13,14 +14,19 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tidewire_proto::v1::ErrorCode;
 
-use self::table::{ChannelTable, FreshEpochs};
+use self::{
+    shares::Shares,
+    table::{ChannelTable, FreshEpochs},
+};
 use super::{
     Broker, BrokerFuture, History, LocalDelivery, PageLimit, Reach, Sender, SnapshotEntry,
     idempotency::{IdempotencyKeys, fingerprint},
 };
 use crate::{
-    ChannelEpoch, ChannelName, Class, Epoch, Event, Namespaces, Position, Publication, SharedClock,
-    StoredPublication, StreamError, history_memory::HistoryMemory, limit::ClientKey,
+    ChannelEpoch, ChannelName, Class, Content, Epoch, Event, Namespaces, Position, Publication,
+    SharedClock, StoredPublication, StreamError,
+    history_memory::{HistoryMemory, HistoryShare},
+    limit::ClientKey,
     namespace::METADATA_TTL,
 };
 
@@ -64,8 +70,18 @@ pub struct MemoryBroker<D> {
     fresh_epochs: FreshEpochs,
     keys: Mutex<IdempotencyKeys>,
     memory: Arc<HistoryMemory>,
+    shares: Shares,
     /// Held by the one who frees memory: a second one would drop histories twice.
     freeing: Mutex<()>,
+}
+
+/// How a publication counts as a use of its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// In any case.
+    Always,
+    /// If the channel has a subscriber. Otherwise nobody may ever come to read it.
+    WithSubscribers,
 }
 
 /// Channels of a namespace that is almost full.
@@ -82,6 +98,8 @@ struct Channel {
     seq: u64,
     log: VecDeque<Arc<Publication>>,
     used_ms: i64,
+    /// Where the memory of `log` is charged.
+    share: Arc<HistoryShare>,
     /// Set when the channel is removed from the map: a caller that still has it looks it up
     /// again.
     forgotten: bool,
@@ -96,7 +114,10 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         clock: SharedClock,
         limits: MemoryLimits,
     ) -> Self {
+        let memory = Arc::new(HistoryMemory::new(limits.history_bytes));
         Self {
+            shares: Shares::new(&namespaces, &memory),
+            memory,
             namespaces,
             subscribers,
             clock,
@@ -107,7 +128,6 @@ impl<D: LocalDelivery> MemoryBroker<D> {
                 limits.idempotency_window,
                 limits.idempotency_bytes,
             )),
-            memory: Arc::new(HistoryMemory::new(limits.history_bytes)),
             freeing: Mutex::default(),
         }
     }
@@ -115,8 +135,9 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     fn publish_now(
         &self,
         name: &ChannelName,
-        event: Event,
+        content: Content,
         client: Option<&ClientKey>,
+        counts: Use,
     ) -> Result<Position, StreamError> {
         loop {
             let channel = self.channel(name, client)?;
@@ -124,7 +145,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             if channel.forgotten {
                 continue;
             }
-            let position = self.append(name, &mut channel, event);
+            let position = self.append(name, &mut channel, content, counts);
             drop(channel);
             if self.memory.is_far_exceeded() {
                 self.free_memory();
@@ -133,27 +154,42 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         }
     }
 
+    fn offer_content(&self, channel: &ChannelName, content: Content, counts: Use) {
+        if let Err(error) = self.publish_now(channel, content, None, counts) {
+            tracing::error!(%channel, %error, "lost a publication of an engine");
+        }
+    }
+
     /// Appends and delivers under the channel's lock, so that all subscribers get a channel in
     /// its order.
-    fn append(&self, name: &ChannelName, channel: &mut Channel, event: Event) -> Position {
+    fn append(
+        &self,
+        name: &ChannelName,
+        channel: &mut Channel,
+        content: Content,
+        counts: Use,
+    ) -> Position {
         // A clock that is set back does not set the channel's time back.
-        let now_ms = self.clock.now_ms().max(channel.used_ms);
+        let newest_ms = channel.log.back().map_or(0, |newest| newest.time_ms());
+        let now_ms = self.clock.now_ms().max(channel.used_ms).max(newest_ms);
         channel.seq += 1;
-        channel.used_ms = now_ms;
+        if counts == Use::Always || self.subscribers.has_subscribers(name) {
+            channel.used_ms = now_ms;
+        }
         let position = Position {
             epoch: channel.epoch.clone(),
             seq: channel.seq,
         };
-        let publication = Publication::new(name.clone(), position.clone(), now_ms, event);
+        let publication = Publication::new(name.clone(), position.clone(), now_ms, content);
         self.subscribers.deliver(&publication);
-        self.push(channel, publication);
+        self.push(channel, publication.for_history());
         self.trim(name, channel, now_ms);
         position
     }
 
     /// Adds a publication to a history.
     fn push(&self, channel: &mut Channel, publication: Arc<Publication>) {
-        publication.enter_history(&self.memory);
+        publication.enter_history(&channel.share);
         channel.log.push_back(publication);
     }
 
@@ -179,6 +215,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             seq: 0,
             log: VecDeque::new(),
             used_ms: self.clock.now_ms(),
+            share: self.shares.of(name).clone(),
             forgotten: false,
         }));
         channels.insert(name, channel.clone(), client.cloned());
@@ -417,32 +454,6 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         });
         crowded.collect()
     }
-
-    /// Drops what is oldest in the histories that have not been used for the longest time, until
-    /// all together take less than they may. Sessions count their own part of it.
-    fn free_memory(&self) {
-        let Some(_freeing) = self.freeing.try_lock() else {
-            return;
-        };
-        let Some(excess) = self.memory.excess() else {
-            return;
-        };
-        let mut channels: Vec<_> = {
-            let channels = self.channels.read();
-            channels.iter().map(|(_, one)| one.clone()).collect()
-        };
-        channels.sort_by_cached_key(|channel| channel.lock().used_ms);
-        let mut freed = 0;
-        for channel in channels {
-            let mut channel = channel.lock();
-            while freed < excess && !channel.log.is_empty() {
-                freed += channel.drop_oldest();
-            }
-            if freed >= excess {
-                return;
-            }
-        }
-    }
 }
 
 /// The names of channels, with the time of their last use.
@@ -516,16 +527,14 @@ impl Channel {
 
 impl<D: LocalDelivery> Broker for MemoryBroker<D> {
     fn offer(&self, channel: &ChannelName, event: Event) {
-        if let Err(error) = self.publish_now(channel, event, None) {
-            tracing::error!(%channel, %error, "lost a publication of an engine");
-        }
+        self.offer_content(channel, event.into(), Use::Always);
     }
 
-    fn offer_if_known(&self, channel: &ChannelName, event: Event) -> bool {
+    fn offer_if_known(&self, channel: &ChannelName, content: Content) -> bool {
         let is_known = self.channels.read().contains(channel);
         let is_known = is_known || self.subscribers.has_subscribers(channel);
         if is_known {
-            self.offer(channel, event);
+            self.offer_content(channel, content, Use::WithSubscribers);
         }
         is_known
     }
@@ -588,7 +597,7 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         Box::pin(async move {
             let client = sender.is_limited.then_some(&sender.client);
             let Some(key) = idempotency_key else {
-                return self.publish_now(channel, event, client);
+                return self.publish_now(channel, event.into(), client, Use::Always);
             };
             // Locked while publishing, so that two requests with one key do not both publish.
             let mut keys = self.keys.lock();
@@ -597,7 +606,7 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
                 return Ok(position);
             }
             let body = fingerprint(&event);
-            let position = self.publish_now(channel, event, client)?;
+            let position = self.publish_now(channel, event.into(), client, Use::Always)?;
             keys.remember(&sender, channel, key, body, position.clone(), now_ms);
             Ok(position)
         })

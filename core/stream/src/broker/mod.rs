@@ -23,7 +23,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 pub use memory::MemoryBroker;
 
 use crate::{
-    Caller, ChannelName, Epoch, Event, Position, Publication, Scope, StoredPublication,
+    Caller, ChannelName, Content, Epoch, Event, Position, Publication, Scope, StoredPublication,
     StreamError, limit::ClientKey,
 };
 
@@ -134,11 +134,12 @@ pub trait Broker: Send + Sync + 'static {
     fn offer(&self, channel: &ChannelName, event: Event);
 
     /// Publishes as [`offer`](Self::offer) does, if the channel is known: it has a subscriber, or
-    /// was [touched](Self::touch) or published on lately. Returns whether it is.
+    /// had one lately. Returns whether it is. The publication alone does not keep the channel
+    /// known, so that a user who is away for good is forgotten.
     ///
     /// It is for events that clients can also read elsewhere. A client that subscribes to an
     /// unknown channel later is not recovered, or was never subscribed before.
-    fn offer_if_known(&self, channel: &ChannelName, event: Event) -> bool;
+    fn offer_if_known(&self, channel: &ChannelName, content: Content) -> bool;
 
     /// Makes a channel known from now on, without a publication.
     fn touch(&self, channel: &ChannelName);

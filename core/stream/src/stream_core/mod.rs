@@ -16,8 +16,8 @@ use tidewire_proto::{json, v1::ErrorCode};
 pub use operator::{ConnectionFilter, Presence, Target};
 
 use crate::{
-    Authenticator, Caller, ChannelName, ChannelProvider, Class, Clock, DurablePublisher, Epoch,
-    Event, Identity, Namespaces, PartHealth, PartReport, Position, Publisher, SharedClock,
+    Authenticator, Caller, ChannelName, ChannelProvider, Class, Clock, Content, DurablePublisher,
+    Epoch, Event, Identity, Namespaces, PartHealth, PartReport, Position, Publisher, SharedClock,
     StoredPublication, StreamError, StreamOptions, Transport, TransportStats,
     broker::{
         Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, Sender, memory::MemoryLimits,
@@ -340,10 +340,11 @@ impl StreamCore {
 
 impl StreamCore {
     /// Publishes for an engine whose events clients can also read elsewhere, if the channel has a
-    /// subscriber, or had one or a publication within a day. Memory therefore does not grow with
-    /// users who are away, and a client that comes back later is not recovered.
-    pub fn publish_if_known(&self, channel: &ChannelName, event: Event) {
-        if self.broker().offer_if_known(channel, event) {
+    /// subscriber, or had one within a day. Memory therefore does not grow with users who are
+    /// away, and a client that comes back later is not recovered. An event for many channels is
+    /// shared ([`SharedEvent`](crate::SharedEvent)), so that it is in memory once.
+    pub fn publish_if_known(&self, channel: &ChannelName, content: impl Into<Content>) {
+        if self.broker().offer_if_known(channel, content.into()) {
             self.publications.increment(1);
         }
     }

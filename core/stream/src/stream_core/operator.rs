@@ -89,17 +89,22 @@ impl StreamCore {
     }
 
     /// Returns the users who need an event that concerns all users: those with a connection, and
-    /// those who were away for so short a time that their channels have a history. The positions
-    /// of all others are no longer recovered, so none of them misses the event unknowingly.
+    /// then those who were away for so short a time that their channels have a history. The
+    /// positions of all others are no longer recovered, so none of them misses the event
+    /// unknowingly.
     #[must_use]
-    pub fn users_to_reach(&self) -> HashSet<UserId> {
-        let mut users = HashSet::new();
+    pub fn users_to_reach(&self) -> Vec<UserId> {
+        let mut away = HashSet::new();
         for namespace in self.namespaces().personal() {
             let channels = self.broker().forget_quiet(&namespace.name);
-            users.extend(channels.iter().map(|channel| UserId::new(channel.rest())));
+            away.extend(channels.iter().map(|channel| UserId::new(channel.rest())));
         }
         // Who connects from now on reads a state that has the event.
-        users.extend(self.context.registry().users());
+        let mut users: Vec<_> = self.context.registry().users().into_iter().collect();
+        users.iter().for_each(|user| {
+            away.remove(user);
+        });
+        users.extend(away);
         users
     }
 
