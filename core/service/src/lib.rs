@@ -6,6 +6,7 @@
 mod admin;
 mod channels;
 mod connection;
+mod counts;
 mod notify;
 mod price;
 mod revocations;

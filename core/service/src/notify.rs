@@ -31,8 +31,8 @@ use tidewire_proto::{
     },
 };
 use tidewire_stream::{
-    CallQuota, Caller, ChannelName, Connection, Identity, Locality, OutgoingMessage, Scope,
-    StreamCore, StreamError, Target, UserId,
+    CallQuota, Caller, ChannelName, Command, Connection, Identity, Locality, OutgoingMessage,
+    Scope, StreamCore, StreamError, Target, UserId,
 };
 use tonic::{Request, Response, Status};
 
@@ -40,6 +40,7 @@ use self::metrics::{RequestLabels, count_refused};
 use crate::{
     caller_of,
     connection::{BATCH_BYTES, close_status, connection_info},
+    counts::CountOrder,
     status_of,
 };
 
@@ -94,6 +95,16 @@ impl NotifyRpc {
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
         self.hub.get().map_or(0, NotificationHub::cache_bytes)
+    }
+
+    /// Begins a command whose reply carries the count of a user: see [`CountOrder`].
+    pub(crate) async fn count_order(
+        &self,
+        command: &Command,
+        user: Option<&str>,
+    ) -> Option<CountOrder> {
+        let hub = self.hub().ok()?.clone();
+        CountOrder::begin(command, user?, self.stream.clone(), hub).await
     }
 
     /// Checks the channel of a request. The caller must be allowed to publish to it.

@@ -4,10 +4,27 @@ use tidewire_proto::v1::{
     DismissRequest, Error, GetUnreadCountRequest, ListNotificationsRequest, MarkAllReadRequest,
     MarkReadRequest, Preferences, server_message::Data,
 };
-use tidewire_stream::Command;
+use tidewire_stream::{Command, StreamError};
 
 use super::handler::{Handler, HandlerRegistry, handles, reply_from_core};
 use crate::{NotifyRpc, notify::own_user};
+
+/// Runs an operation whose result carries the count of a user. Sees to it that the client ends at
+/// the right count, whatever is pushed before and after the reply.
+async fn in_order<T>(
+    notify: &NotifyRpc,
+    command: &Command,
+    user: Option<&str>,
+    operation: impl Future<Output = Result<T, StreamError>>,
+    count: impl FnOnce(&T) -> u64,
+) -> Result<T, StreamError> {
+    let order = notify.count_order(command, user).await;
+    let result = operation.await;
+    if let (Some(order), Ok(result)) = (order, &result) {
+        order.follow(command, count(result));
+    }
+    result
+}
 
 /// Stands for the inbox in the order of commands: a client that marks and then counts gets the
 /// count after the mark.
@@ -41,8 +58,10 @@ impl Handler for ListNotifications {
         let room = command.reserve_reply(self.0.page_bytes() / 2);
         let caller = command.caller();
         request.user = own_user(&caller.identity, request.user);
-        let listed = self.0.list_as(&caller, &request, room.bytes()).await;
-        reply_from_core(listed, Data::Notifications)
+        let listed = self.0.list_as(&caller, &request, room.bytes());
+        let user = request.user.as_deref();
+        let listed = in_order(&self.0, command, user, listed, |list| list.unread_count);
+        reply_from_core(listed.await, Data::Notifications)
     }
 }
 
@@ -59,7 +78,10 @@ impl Handler for MarkRead {
     async fn answer(&self, command: &Command, mut request: MarkReadRequest) -> Result<Data, Error> {
         let caller = command.caller();
         request.user = own_user(&caller.identity, request.user);
-        reply_from_core(self.0.mark_read_as(&caller, &request).await, Data::Read)
+        let marked = self.0.mark_read_as(&caller, &request);
+        let user = request.user.as_deref();
+        let marked = in_order(&self.0, command, user, marked, |read| read.unread_count);
+        reply_from_core(marked.await, Data::Read)
     }
 }
 
@@ -76,7 +98,10 @@ impl Handler for Dismiss {
     async fn answer(&self, command: &Command, mut request: DismissRequest) -> Result<Data, Error> {
         let caller = command.caller();
         request.user = own_user(&caller.identity, request.user);
-        reply_from_core(self.0.dismiss_as(&caller, &request).await, Data::Dismissed)
+        let gone = self.0.dismiss_as(&caller, &request);
+        let user = request.user.as_deref();
+        let gone = in_order(&self.0, command, user, gone, |gone| gone.unread_count);
+        reply_from_core(gone.await, Data::Dismissed)
     }
 }
 
@@ -97,7 +122,10 @@ impl Handler for MarkAllRead {
     ) -> Result<Data, Error> {
         let caller = command.caller();
         request.user = own_user(&caller.identity, request.user);
-        reply_from_core(self.0.mark_all_read_as(&caller, &request).await, Data::Read)
+        let marked = self.0.mark_all_read_as(&caller, &request);
+        let user = request.user.as_deref();
+        let marked = in_order(&self.0, command, user, marked, |read| read.unread_count);
+        reply_from_core(marked.await, Data::Read)
     }
 }
 
@@ -118,8 +146,10 @@ impl Handler for CountUnread {
     ) -> Result<Data, Error> {
         let caller = command.caller();
         request.user = own_user(&caller.identity, request.user);
-        let counted = self.0.unread_count_as(&caller, &request).await;
-        reply_from_core(counted, Data::UnreadCount)
+        let counted = self.0.unread_count_as(&caller, &request);
+        let user = request.user.as_deref();
+        let counted = in_order(&self.0, command, user, counted, |count| count.unread_count);
+        reply_from_core(counted.await, Data::UnreadCount)
     }
 }
 

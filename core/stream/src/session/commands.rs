@@ -38,6 +38,26 @@ pub struct Command {
     session: Session,
     /// Subscriptions that wait for the reply.
     held: Mutex<Vec<Slot>>,
+    /// The last field, so that it is dropped after the rest is done.
+    follow_up: FollowUp,
+}
+
+/// Work that follows a reply: it begins when this is dropped.
+#[derive(Default)]
+struct FollowUp(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl std::fmt::Debug for FollowUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FollowUp").finish_non_exhaustive()
+    }
+}
+
+impl Drop for FollowUp {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.get_mut().take() {
+            work();
+        }
+    }
 }
 
 impl std::ops::Deref for Command {
@@ -82,6 +102,12 @@ impl Command {
         if self.core().sink.get().is_none() {
             self.session.0.mark_dirty();
         }
+    }
+
+    /// Does `work` once the reply is queued, or the command is dropped without one. It must not
+    /// wait. A second call replaces the work of the first.
+    pub fn after_reply(&self, work: impl FnOnce() + Send + 'static) {
+        *self.follow_up.0.lock() = Some(Box::new(work));
     }
 
     /// Subscribes to channels. Publications on them are sent after the reply.
@@ -275,6 +301,7 @@ impl Session {
         Command {
             session: self.clone(),
             held: Mutex::default(),
+            follow_up: FollowUp::default(),
         }
     }
 

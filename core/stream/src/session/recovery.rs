@@ -414,7 +414,8 @@ impl Session {
 
     /// Position up to which the client was sent the publications of a channel, once the
     /// channel's history has been read.
-    fn sent_position(&self, channel: &ChannelName) -> Option<Position> {
+    #[must_use]
+    pub fn sent_position(&self, channel: &ChannelName) -> Option<Position> {
         let state = self.core().state.lock();
         state.subscriptions.on(channel)?.sent()
     }
