@@ -7,7 +7,7 @@ use bytes::{BufMut as _, Bytes};
 use prost::Message;
 use tonic::{
     Status,
-    codec::{BufferSettings, Codec, EncodeBuf, Encoder},
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
@@ -71,14 +71,14 @@ impl<T: Message + Default + Send + 'static> Codec for SharedCodec<T> {
     type Encode = EncodedMessage;
     type Decode = T;
     type Encoder = SharedEncoder;
-    type Decoder = ProstDecoder<T>;
+    type Decoder = RequestDecoder<T>;
 
     fn encoder(&mut self) -> Self::Encoder {
         SharedEncoder
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, T>::raw_decoder(buffer())
+        RequestDecoder::default()
     }
 }
 
@@ -118,13 +118,38 @@ where
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = RequestDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstCodec::<T, U>::raw_encoder(buffer())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(buffer())
+        RequestDecoder::default()
+    }
+}
+
+/// Decodes requests. One that cannot be decoded is the client's fault: `INVALID_ARGUMENT`, where
+/// tonic's own decoder returns `INTERNAL`.
+#[derive(Debug)]
+pub struct RequestDecoder<T>(ProstDecoder<T>);
+
+impl<T> Default for RequestDecoder<T> {
+    fn default() -> Self {
+        Self(ProstDecoder::new(buffer()))
+    }
+}
+
+impl<T: Message + Default> Decoder for RequestDecoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
+        let decoded = self.0.decode(bytes);
+        decoded.map_err(|error| Status::invalid_argument(error.message()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffer()
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use axum::body::to_bytes;
 use bytes::{Buf as _, Bytes};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{SessionQuota, StreamError};
@@ -32,6 +32,9 @@ use crate::{
 
 /// Bytes before each message of a gRPC body: a flag and the length.
 const PREFIX_BYTES: usize = 5;
+
+/// The header with the compression of a request.
+const ENCODING: &str = "grpc-encoding";
 
 /// Admits the callers of a gRPC service.
 #[derive(Clone)]
@@ -96,7 +99,7 @@ async fn admit(
         Some(stream) => {
             let client = client::admit(gateway, headers, extensions, None).await?;
             if !stream.streams_request {
-                body = body_of(read_message(gateway, body).await?);
+                body = body_of(read_message(gateway, headers, body).await?);
             }
             held = without_session.map(|_| client.quota.clone());
             parts.extensions.insert(client.caller);
@@ -104,7 +107,7 @@ async fn admit(
         }
         None => {
             let caller = client::caller(gateway, headers, extensions, None).await?;
-            let message = read_message(gateway, body).await?;
+            let message = read_message(gateway, headers, body).await?;
             let quota = client::charge(gateway, &caller, message.len())?;
             body = body_of(message);
             parts.extensions.insert(caller);
@@ -123,7 +126,11 @@ fn holding(body: Body, quota: SessionQuota) -> Body {
 }
 
 /// Reads a body of one message.
-async fn read_message(gateway: &Gateway, body: Body) -> Result<Bytes, HttpError> {
+async fn read_message(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Bytes, HttpError> {
     let limit = gateway.options.frame_bytes;
     let body = axum::body::Body::new(body);
     let body = to_bytes(body, limit + PREFIX_BYTES).await;
@@ -139,12 +146,48 @@ async fn read_message(gateway: &Gateway, body: Body) -> Result<Bytes, HttpError>
             _ => too_long(limit),
         }
     })?;
-    // The decoder reserves what the prefix announces.
-    let announced = body.get(1..PREFIX_BYTES).map(|mut length| length.get_u32());
-    if announced.is_some_and(|length| length as usize > limit) {
-        return Err(too_long(limit).into());
-    }
+    // The service refuses every compression by its name.
+    let is_compressed = headers.contains_key(ENCODING);
+    check_framing(&body, limit, is_compressed)?;
     Ok(body)
+}
+
+/// Checks that a body is one message behind its prefix. The decoder would answer another with
+/// `INTERNAL`, as if the server had failed; and it reserves what the prefix announces.
+fn check_framing(body: &[u8], limit: usize, is_compressed: bool) -> Result<(), StreamError> {
+    let Some((prefix, message)) = body.split_at_checked(PREFIX_BYTES) else {
+        let length = body.len();
+        return Err(malformed(&format!(
+            "{length} bytes, expected a message behind its prefix of {PREFIX_BYTES} bytes"
+        )));
+    };
+    let (flag, mut announced) = (prefix[0], &prefix[1..]);
+    let announced = announced.get_u32() as usize;
+    if announced > limit {
+        return Err(too_long(limit));
+    }
+    match flag {
+        0 => {}
+        1 if is_compressed => {}
+        1 => {
+            let problem = "it is compressed, without the header `grpc-encoding`";
+            return Err(malformed(problem));
+        }
+        _ => return Err(malformed(&format!("its flag is {flag}, expected 0"))),
+    }
+    if message.len() != announced {
+        let length = message.len();
+        return Err(malformed(&format!(
+            "its prefix announces {announced} bytes and {length} follow, expected one message"
+        )));
+    }
+    Ok(())
+}
+
+/// The error for a body that is not a message.
+fn malformed(problem: &str) -> StreamError {
+    let text = format!("the body is not one gRPC message: {problem}");
+    StreamError::new(ErrorCode::InvalidArgument, text)
 }
 
 /// The error for a message beyond the limit of a frame.
@@ -157,4 +200,35 @@ fn too_long(limit: usize) -> StreamError {
 
 fn body_of(message: Bytes) -> Body {
     Body::new(Full::new(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_is_not_one_message_is_the_clients_fault() {
+        let body = |flag: u8, length: u32, message: &[u8]| {
+            [&[flag], &length.to_be_bytes()[..], message].concat()
+        };
+        let check = |body: &[u8]| {
+            check_framing(body, 100, false).map_err(|error| error.message().to_owned())
+        };
+        assert_eq!(check(&body(0, 3, b"abc")), Ok(()));
+        assert_eq!(check(&body(0, 0, b"")), Ok(()));
+        assert_eq!(check_framing(&body(1, 3, b"abc"), 100, true), Ok(()));
+        for (malformed, named) in [
+            (vec![], "0 bytes"),
+            (vec![0, 0, 0], "3 bytes"),
+            (body(0x80, 3, b"abc"), "flag is 128"),
+            (body(0x40, 3, b"abc"), "flag is 64"),
+            (body(1, 3, b"abc"), "compressed"),
+            (body(0, 4, b"abc"), "announces 4 bytes and 3 follow"),
+            (body(0, 2, b"abc"), "announces 2 bytes and 3 follow"),
+            (body(0, 101, b"abc"), "too long"),
+        ] {
+            let error = check(&malformed).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+    }
 }

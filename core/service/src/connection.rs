@@ -32,7 +32,7 @@ pub(crate) fn close_status(reason: CloseReason) -> Status {
     match reason.code() {
         4005 | 4500 | 4504 => Status::unauthenticated(reason.text()),
         4001 | 4004 => Status::resource_exhausted(reason.text()),
-        1009 => Status::invalid_argument(reason.text()),
+        1007 | 1009 => Status::invalid_argument(reason.text()),
         4503 => Status::permission_denied(reason.text()),
         _ => Status::unavailable(reason.text()),
     }

@@ -88,7 +88,15 @@ async fn answer_all(mut incoming: Streaming<ClientMessage>, mut commands: Comman
                     reason = CloseReason::MessageTooLong;
                     break;
                 }
-                // An end and an error both mean that the client has disconnected.
+                // Not a message in its frame, or not a message of the protocol.
+                Err(status) if matches!(status.code(), Code::Internal | Code::InvalidArgument) => {
+                    let text = format!("a message cannot be read: {}", status.message());
+                    let error = StreamError::new(ErrorCode::InvalidArgument, text);
+                    commands.session().send_error(None, error.into());
+                    reason = CloseReason::UnreadableMessage;
+                    break;
+                }
+                // An end and another error both mean that the client has disconnected.
                 Ok(None) | Err(_) => break,
             },
             () = commands.next_reply(), if !commands.is_empty() => {}

@@ -152,6 +152,20 @@ async fn an_oversized_message_is_invalid() {
 }
 
 #[tokio::test]
+async fn a_malformed_request_is_the_clients_fault() {
+    let server = Server::start().await;
+    let publish = "/tidewire.v1.StreamService/Publish";
+    // A field of six bytes with three, and a field without an end.
+    for message in [&b"\x0a\x06dem"[..], &[0xff; 4]] {
+        let answer = web(&server, publish, message).await;
+        assert_eq!(answer.status, Some(Code::InvalidArgument as i32));
+    }
+    let connect = "/tidewire.v1.StreamService/Subscribe";
+    let answer = web(&server, connect, &[0xff; 4]).await;
+    assert_eq!(answer.status, Some(Code::InvalidArgument as i32));
+}
+
+#[tokio::test]
 async fn the_price_service_replies() {
     let server = Server::builder()
         .set("prices", "symbols = [\"BTC-USD\"]")

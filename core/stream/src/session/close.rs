@@ -50,6 +50,8 @@ pub enum CloseReason {
     Revoked,
     /// The client sent a message that is too long.
     MessageTooLong,
+    /// The client sent a message that cannot be read, so that no later one can be.
+    UnreadableMessage,
     /// Something that the server needs is away, and the client may come back.
     Unavailable,
 }
@@ -67,7 +69,8 @@ impl CloseReason {
             Self::Unauthenticated => 4500,
             Self::Disconnected => 4503,
             Self::Revoked => 4504,
-            // Registered for WebSockets: message too big, and try again later.
+            // Registered for WebSockets: bad data, message too big, and try again later.
+            Self::UnreadableMessage => 1007,
             Self::MessageTooLong => 1009,
             Self::Unavailable => 1013,
         }
@@ -79,6 +82,7 @@ impl CloseReason {
         match self {
             Self::SlowConsumer => "slow consumer",
             Self::MessageTooLong => "message too long",
+            Self::UnreadableMessage => "unreadable message",
             Self::HeartbeatMissed => "heartbeat missed",
             Self::Draining => "draining",
             Self::RateLimited => "rate limited",
