@@ -29,6 +29,10 @@ const MAX_TICKS_IN_GAP: i64 = 1_000;
 /// published.
 const AFTER_US: i64 = 1_000_000;
 
+/// The times that a recording may have, in microseconds since the Unix epoch: to the end of the year
+/// 9999. Others count as the nearest of them, so that no sum of times leaves the range of numbers.
+const TIMES_US: std::ops::RangeInclusive<i64> = 0..=253_402_300_799_999_999;
+
 /// Frames played before the task yields, so that others run during a replay at full speed.
 const FRAMES_BEFORE_YIELD: u64 = 1_000;
 
@@ -98,12 +102,16 @@ impl Replay {
 
     /// Plays all frames, and counts them.
     pub(crate) async fn play(mut self, recording: Recording, count: &mut u64) {
-        for line in recording {
+        for mut line in recording {
+            line.time_us = line.time_us.clamp(*TIMES_US.start(), *TIMES_US.end());
             if *count == 0 {
                 self.begin(&line);
             }
             let offset_us = line.time_us.saturating_sub(self.begins_us).max(0);
-            let arrival_us = self.started_us.saturating_add(offset_us);
+            let arrival_us = self
+                .started_us
+                .saturating_add(offset_us)
+                .min(*TIMES_US.end());
             self.pass(arrival_us).await;
             self.wait_until(arrival_us).await;
             self.time.set(arrival_us);
