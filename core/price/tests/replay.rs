@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io::Write as _, path::Path, sync::Arc};
 
 use support::{CapturingPublisher, NOW_US, coinbase_match};
 use tidewire_price::{
@@ -151,6 +151,99 @@ async fn gaps_and_backward_times_do_no_harm() {
     let recording = Recording::open(&path).unwrap();
     let (frames, engine, _) = replay(recording, ReplaySpeed::Maximum).await;
     assert_eq!((frames, engine.sources()[0].trades), (4, 4));
+}
+
+/// Writes a recording of one source from lines as they are.
+fn write_lines(path: &Path, lines: &[Vec<u8>]) {
+    let head = br#"{"format":"tidewire-recording","version":2,"sources":[{"name":"cb","kind":"coinbase"}]}"#;
+    let file = fs::File::create(path).unwrap();
+    let mut out = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    for line in [&head.to_vec()].into_iter().chain(lines) {
+        out.write_all(line).unwrap();
+        out.write_all(b"\n").unwrap();
+    }
+    out.finish().unwrap();
+}
+
+#[test]
+fn a_bad_line_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let long = vec![b'x'; 3 << 20];
+    let bad = [
+        &b"garbage"[..],
+        b"",
+        b"1 0",
+        b"x 0 {}",
+        b"1 1 {}",
+        b"1 -1 {}",
+        b"9223372036854775808 0 {}",
+        &long,
+    ];
+    let mut lines = vec![b"1 0 first".to_vec()];
+    lines.extend(bad.map(<[u8]>::to_vec));
+    lines.push(b"2 0 last".to_vec());
+    write_lines(&path, &lines);
+    let mut recording = Recording::open(&path).unwrap();
+    let frames: Vec<_> = recording.by_ref().map(|one| one.frame).collect();
+    assert_eq!(frames, [b"first".to_vec(), b"last".to_vec()]);
+    assert_eq!(recording.bad_lines(), bad.len() as u64);
+}
+
+#[test]
+fn a_line_that_is_cut_off_is_not_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    write_lines(&path, &[b"1 0 first".to_vec(), b"2 0 la".to_vec()]);
+    // A file that ends within its compression.
+    let bytes = fs::read(&path).unwrap();
+    for end in 1..bytes.len() {
+        fs::write(&path, &bytes[..end]).unwrap();
+        if let Ok(mut recording) = Recording::open(&path) {
+            assert!(recording.by_ref().count() <= 2);
+            assert_eq!(recording.bad_lines(), 0, "{end}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_at_the_end_of_numbers_end() {
+    const LAST_US: i64 = 253_402_300_799_999_999;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    for times in [
+        [i64::MAX - 50_000, i64::MAX],
+        [i64::MIN, 0],
+        [i64::MIN, i64::MAX],
+        [i64::MAX, i64::MIN],
+        [NOW_US, i64::MAX],
+    ] {
+        let mut writer = write(&path, &[]);
+        for (id, time_us) in (1..).zip(times) {
+            let frame = coinbase_match(id, "BTC-USD", "5").into_bytes();
+            let line = RecordedFrame {
+                time_us,
+                source: 0,
+                frame,
+            };
+            writer.write(&line).unwrap();
+        }
+        writer.finish().unwrap();
+        for start in [ReplayStart::Now, ReplayStart::Recorded] {
+            let recording = Recording::open(&path).unwrap();
+            let config = PriceEngine::replay_config(PriceConfig::default(), &recording);
+            let clock = ManualClock::at(NOW_US / 1_000);
+            let engine = PriceEngine::new(&config, CapturingPublisher::new(), clock).unwrap();
+            let cancel = CancellationToken::new();
+            let frames = engine.replay(recording, ReplaySpeed::Maximum, start, &cancel);
+            assert_eq!(frames.await, 2);
+            let time_ms = engine.get_price("BTC-USD").unwrap().timestamp;
+            assert!(
+                (0..=LAST_US / 1_000 + 1_000).contains(&time_ms),
+                "{time_ms}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, ErrorKind, Read},
     path::Path,
 };
 
@@ -14,10 +14,19 @@ use crate::VenueKind;
 /// The sample that is built into the program.
 const SAMPLE: &[u8] = include_bytes!("../../sample/sample.rec.gz");
 
-/// An open recording. Iterates over its frames in the order of their arrival.
+/// Bad lines that are logged one by one; of more, the number is logged at the end.
+const LOGGED_LINES: u64 = 10;
+
+/// An open recording. Iterates over its frames in the order of their arrival. A line that cannot
+/// be read is left out, and the log names it.
 pub struct Recording {
     head: RecordingHead,
+    name: String,
     lines: Box<dyn BufRead + Send>,
+    /// Number of the line that was read last.
+    line: u64,
+    bad_lines: u64,
+    is_quiet: bool,
 }
 
 impl std::fmt::Debug for Recording {
@@ -76,8 +85,25 @@ impl Recording {
         }
         Ok(Self {
             head,
+            name: name.to_owned(),
             lines: Box::new(lines),
+            line: 1,
+            bad_lines: 0,
+            is_quiet: false,
         })
+    }
+
+    /// The recording without warnings: for one that was played before.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.is_quiet = true;
+        self
+    }
+
+    /// How many of the lines so far could not be read.
+    #[must_use]
+    pub fn bad_lines(&self) -> u64 {
+        self.bad_lines
     }
 
     /// The first line: the sources, and whether the frames are made up.
@@ -86,16 +112,72 @@ impl Recording {
         &self.head
     }
 
-    fn line(&self, text: &[u8]) -> Option<RecordedFrame> {
+    /// Reads the parts of a line.
+    fn parse(&self, text: &[u8]) -> Result<RecordedFrame, String> {
         let mut parts = text.splitn(3, |byte| *byte == b' ');
-        let time_us = number(parts.next()?)?;
-        let source = usize::try_from(number(parts.next()?)?).ok()?;
-        let frame = parts.next()?.to_vec();
-        (source < self.head.sources.len()).then_some(RecordedFrame {
+        let mut part = |what: &str| parts.next().ok_or_else(|| format!("it has no {what}"));
+        let (time, source) = (part("time")?, part("source")?);
+        let frame = part("frame")?.to_vec();
+        let time_us = number(time).ok_or("its time is no number of microseconds")?;
+        let sources = self.head.sources.len();
+        let source = number(source).and_then(|number| usize::try_from(number).ok());
+        let source = source.filter(|source| *source < sources);
+        let source = source.ok_or_else(|| format!("its source is none of the {sources}"))?;
+        Ok(RecordedFrame {
             time_us,
             source,
             frame,
         })
+    }
+
+    /// Reads the next line, without its end. None at the end of the file, which may be within a
+    /// line or a block of the compression: its writer was killed.
+    fn next_line(&mut self) -> Option<Result<Vec<u8>, String>> {
+        let mut text = Vec::new();
+        let mut limited = (&mut self.lines).take(LINE_BYTES);
+        match limited.read_until(b'\n', &mut text) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
+            Err(error) => {
+                self.warn(&format!("the rest of it cannot be read: {error}"));
+                return None;
+            }
+        }
+        if text.pop_if(|last| *last == b'\n').is_some() {
+            self.line += 1;
+            return Some(Ok(text));
+        }
+        if limited.limit() > 0 || !self.skip_line() {
+            return None;
+        }
+        self.line += 1;
+        Some(Err(format!("it is longer than {LINE_BYTES} bytes")))
+    }
+
+    /// Skips the rest of a line. False if the file ends within it.
+    fn skip_line(&mut self) -> bool {
+        self.lines
+            .skip_until(b'\n')
+            .is_ok_and(|skipped| skipped > 0)
+    }
+
+    fn note_bad(&mut self, problem: &str) {
+        self.bad_lines += 1;
+        if self.bad_lines <= LOGGED_LINES {
+            self.warn(problem);
+        }
+    }
+
+    fn warn(&self, problem: &str) {
+        if !self.is_quiet {
+            let (recording, line) = (&self.name, self.line);
+            tracing::warn!(
+                recording,
+                line,
+                problem,
+                "a line of a recording is left out"
+            );
+        }
     }
 }
 
@@ -106,15 +188,20 @@ fn number(text: &[u8]) -> Option<i64> {
 impl Iterator for Recording {
     type Item = RecordedFrame;
 
-    /// The next frame. Ends at the end of the file, or where it is truncated or broken.
+    /// The next frame. Ends at the end of the file, or where it is truncated.
     fn next(&mut self) -> Option<RecordedFrame> {
-        let mut text = Vec::new();
-        let read = (&mut self.lines)
-            .take(LINE_BYTES)
-            .read_until(b'\n', &mut text);
-        if read.is_err() || text.pop() != Some(b'\n') {
-            return None;
+        loop {
+            let Some(text) = self.next_line() else {
+                let (bad_lines, recording) = (self.bad_lines, &self.name);
+                if bad_lines > LOGGED_LINES && !self.is_quiet {
+                    tracing::warn!(recording, bad_lines, "lines of a recording were left out");
+                }
+                return None;
+            };
+            match text.and_then(|text| self.parse(&text)) {
+                Ok(frame) => return Some(frame),
+                Err(problem) => self.note_bad(&problem),
+            }
         }
-        self.line(&text)
     }
 }
