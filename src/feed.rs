@@ -1,6 +1,9 @@
 //! Price feed: drives the price engine from the venues, or from a recording.
 
+use std::time::Duration;
+
 use tidewire_price::{PriceConfig, PriceEngine, Recording, ReplaySpeed, ReplayStart};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Where prices come from.
@@ -77,21 +80,35 @@ impl OpenFeed {
     }
 }
 
+/// Least time between two messages of the log about passes that have ended.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Plays a recording once, or again and again.
 async fn play(replay: Replay, first: Recording, prices: PriceEngine, cancel: CancellationToken) {
+    if first.head().sample {
+        tracing::warn!("replaying sample data: these are not market prices");
+    }
     let mut next = Some(first);
+    let (mut frames, mut passes) = (0, 0_u64);
+    let mut logged: Option<Instant> = None;
     while let Some(recording) = next.take() {
-        if recording.head().sample {
-            tracing::warn!("replaying sample data: these are not market prices");
-        }
         let (speed, start) = (replay.speed, replay.start);
-        let frames = prices.replay(recording, speed, start, &cancel).await;
-        tracing::info!(frames, "the replay has ended");
+        let played = prices.replay(recording, speed, start, &cancel).await;
+        frames += played;
+        passes += 1;
         // An empty recording would be played again without a pause.
-        if replay.repeat == Repeat::Forever && !cancel.is_cancelled() && frames > 0 {
+        if replay.repeat == Repeat::Forever && !cancel.is_cancelled() && played > 0 {
             next = (replay.open)()
                 .inspect_err(|error| tracing::error!(%error, "the recording cannot be read again"))
-                .ok();
+                .ok()
+                .map(Recording::quiet);
         }
+        // A short recording at full speed ends many times a second.
+        if next.is_none() || logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            tracing::info!(frames, passes, "the replay has ended");
+            (frames, passes) = (0, 0);
+            logged = Some(Instant::now());
+        }
+        tokio::task::yield_now().await;
     }
 }
