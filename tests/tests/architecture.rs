@@ -22,13 +22,23 @@ use serde_json::Value;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Allowed direct dependencies of each crate. Add a new crate here.
-const MAY_DEPEND_ON: [(&str, &[&str]); 11] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 12] = [
     ("tidewire-proto", &[]),
     ("tidewire-store", &["tidewire-proto"]),
     ("tidewire-stream", &["tidewire-proto"]),
     ("tidewire-price", FOUNDATION),
     ("tidewire-chain", FOUNDATION),
     ("tidewire-notification", FOUNDATION),
+    // Senders know messages and the clock; the caller has the hub and the store.
+    (
+        "tidewire-delivery",
+        &[
+            "tidewire-proto",
+            "tidewire-store",
+            "tidewire-stream",
+            "tidewire-notification",
+        ],
+    ),
     (
         "tidewire-service",
         &[
@@ -38,6 +48,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 11] = [
             "tidewire-price",
             "tidewire-chain",
             "tidewire-notification",
+            "tidewire-delivery",
         ],
     ),
     // An adapter knows RPC messages and sessions, never an engine.
@@ -62,6 +73,7 @@ const EVERYTHING: &[&str] = &[
     "tidewire-price",
     "tidewire-chain",
     "tidewire-notification",
+    "tidewire-delivery",
     "tidewire-service",
     "tidewire-adapters",
 ];
