@@ -7,13 +7,14 @@
 use std::{
     collections::HashMap,
     future::pending,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tidewire_stream::SharedClock;
 use tokio::{
@@ -173,7 +174,16 @@ impl Shared {
         if self.store.verdict(&job).await == Verdict::Drop {
             return (job, None);
         }
-        let outcome = self.sender.send(&job).await;
+        // A panic must not end the endpoint's task: its queue would stand still for ever.
+        let attempt = async { self.sender.send(&job).await };
+        let attempt = AssertUnwindSafe(attempt).catch_unwind();
+        let outcome = attempt.await.unwrap_or_else(|_| {
+            tracing::error!(
+                message = job.message.id.as_str(),
+                "an attempt to send panicked"
+            );
+            Outcome::retry("internal error")
+        });
         (job, Some(outcome))
     }
 

@@ -150,27 +150,26 @@ impl HttpClient {
         self.guard.check(url).map_err(HttpFailure::Refused)?;
         let request = self.client.post(url.clone()).headers(headers).body(body);
         let response = request.send().await.map_err(failure)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = read(response).await.map_err(failure)?;
         Ok(HttpAnswer {
-            status,
-            headers,
-            body,
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: read(response).await,
         })
     }
 }
 
-/// The beginning of a response's body. The connection closes if there is more.
-async fn read(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+/// The beginning of a response's body. The connection closes if there is more. A body that breaks
+/// off changes nothing: the receiver has decided by the status.
+async fn read(mut response: Response) -> Vec<u8> {
     let mut body = Vec::new();
-    while let Some(part) = response.chunk().await? {
+    while let Ok(Some(part)) = response.chunk().await {
         let room = MAX_RESPONSE_BYTES - body.len();
         body.extend_from_slice(&part[..part.len().min(room)]);
         if body.len() == MAX_RESPONSE_BYTES {
             break;
         }
     }
-    Ok(body)
+    body
 }
 
 fn failure(error: reqwest::Error) -> HttpFailure {

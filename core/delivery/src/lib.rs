@@ -41,7 +41,7 @@ pub use http_client::{Lookup, SystemLookup};
 pub use job::{
     Deferral, EndpointId, EndpointState, Job, JobEnd, JobId, JobStore, QueueLimits, Target, Verdict,
 };
-pub use message::{Channel, Content, MessageId, Outcome, OutgoingMessage};
+pub use message::{Channel, Content, MAX_DIGEST, MessageId, Outcome, OutgoingMessage};
 pub use metrics::{Count, DeliveryMetrics};
 pub use queue::Offer;
 pub use secret::Secret;

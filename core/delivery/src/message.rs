@@ -7,6 +7,9 @@ use tidewire_stream::UserId;
 
 use crate::DeliveryError;
 
+/// Notifications of a digest at most. The application has all of them.
+pub const MAX_DIGEST: usize = 50;
+
 /// Longest id of a message, in bytes.
 const MAX_ID_BYTES: usize = 128;
 
@@ -68,8 +71,13 @@ impl MessageId {
 pub enum Content {
     /// One notification.
     Notification(Box<Notification>),
-    /// The notifications that quiet hours held back, oldest first, in one message.
-    Digest(Vec<Notification>),
+    /// The notifications that quiet hours held back, in one message.
+    Digest {
+        /// The newest ones, oldest first.
+        notifications: Vec<Notification>,
+        /// Older ones that the message does not have.
+        left_out: usize,
+    },
 }
 
 impl Content {
@@ -78,7 +86,7 @@ impl Content {
     pub fn notifications(&self) -> &[Notification] {
         match self {
             Self::Notification(one) => std::slice::from_ref(one),
-            Self::Digest(all) => all,
+            Self::Digest { notifications, .. } => notifications,
         }
     }
 
@@ -93,13 +101,26 @@ impl Content {
         }
     }
 
+    /// Older notifications that a digest does not have.
+    pub(crate) fn left_out(&self) -> usize {
+        match self {
+            Self::Notification(_) => 0,
+            Self::Digest { left_out, .. } => *left_out,
+        }
+    }
+
     /// The title: that of the notification, or the number of them.
     #[must_use]
     pub fn title(&self) -> String {
         match self {
             Self::Notification(one) => one.title.clone(),
-            Self::Digest(all) if all.len() == 1 => all[0].title.clone(),
-            Self::Digest(all) => format!("{} notifications", all.len()),
+            Self::Digest {
+                notifications,
+                left_out,
+            } => match (&notifications[..], left_out) {
+                ([one], 0) => one.title.clone(),
+                (all, left_out) => format!("{} notifications", all.len() + left_out),
+            },
         }
     }
 }
@@ -132,19 +153,25 @@ impl OutgoingMessage {
         }
     }
 
-    /// A message of several notifications, oldest first. Their own expiries do not count: the
-    /// message says what happened.
+    /// A message of several notifications, oldest first. It has the newest
+    /// [`MAX_DIGEST`] of them, and the number of the others. Their own expiries do not count:
+    /// the message says what happened.
     #[must_use]
     pub fn digest(
         id: MessageId,
         user: UserId,
-        notifications: Vec<Notification>,
+        mut notifications: Vec<Notification>,
         created_ms: i64,
     ) -> Self {
+        let left_out = notifications.len().saturating_sub(MAX_DIGEST);
+        notifications.drain(..left_out);
         Self {
             id,
             user,
-            content: Content::Digest(notifications),
+            content: Content::Digest {
+                notifications,
+                left_out,
+            },
             created_ms,
             expires_ms: None,
         }
@@ -259,10 +286,23 @@ mod tests {
             ..Notification::default()
         };
         let all = vec![with(Priority::Low, "a"), with(Priority::High, "b")];
-        let digest = Content::Digest(all.clone());
-        assert_eq!(digest.priority(), Priority::High);
-        assert_eq!(digest.title(), "2 notifications");
-        assert_eq!(Content::Digest(all[..1].to_vec()).title(), "a");
+        let digest = |all: &[Notification]| {
+            let id = MessageId::new("d").unwrap();
+            OutgoingMessage::digest(id, UserId::new("ada"), all.to_vec(), 1).content
+        };
+        assert_eq!(digest(&all).priority(), Priority::High);
+        assert_eq!(digest(&all).title(), "2 notifications");
+        assert_eq!(digest(&all[..1]).title(), "a");
+        let many: Vec<_> = (0..MAX_DIGEST + 2)
+            .map(|number| with(Priority::Low, &number.to_string()))
+            .collect();
+        let many = digest(&many);
+        assert_eq!(many.title(), "52 notifications");
+        assert_eq!(
+            (many.notifications().len(), many.left_out()),
+            (MAX_DIGEST, 2)
+        );
+        assert_eq!(many.notifications()[0].title, "2", "the newest ones");
         let unset = Content::Notification(Box::default());
         assert_eq!(unset.priority(), Priority::Medium);
     }

@@ -8,7 +8,9 @@
 //!
 //! Each is drawn from zero to a longest value ("full jitter"), which doubles with each failure:
 //! with `first_pause` 2 s the first is up to 2 s, the second up to 4 s, and so on up to
-//! `longest_pause`. A wait that the receiver demands (`Retry-After`) counts instead, exactly.
+//! `longest_pause`. A wait that the receiver demands (`Retry-After`) counts instead, exactly, after
+//! the first failure. After further ones the longer of both counts: a receiver that demands
+//! no wait and always fails does not use up all attempts at once.
 //! Source: <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>
 //!
 //! # Order
@@ -223,8 +225,15 @@ impl EndpointQueue {
                 let state = EndpointState::Failing {
                     reason: reason.clone(),
                 };
-                let pause = after.unwrap_or_else(|| self.pause(self.failures, chance()));
-                let own = after.unwrap_or_else(|| self.pause(attempts, chance()));
+                let mut pause = |failures| {
+                    let drawn = self.pause(failures, chance());
+                    match (after, failures) {
+                        (Some(after), 1) => after,
+                        (Some(after), _) => after.max(drawn),
+                        (None, _) => drawn,
+                    }
+                };
+                let (pause, own) = (pause(self.failures), pause(attempts));
                 self.close(now, pause);
                 if attempts >= self.limits.attempts {
                     return self.end(job, JobEnd::Dead { attempts, reason }, Some(state));
@@ -358,6 +367,7 @@ impl EndpointQueue {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
     use tidewire_proto::v1::Notification;
     use tidewire_stream::UserId;
 
@@ -570,9 +580,10 @@ mod tests {
     fn a_job_dies_of_its_attempts() {
         let mut bench = Bench::new(LIMITS);
         bench.offer(job("a"));
-        for _ in 0..2 {
+        for pause in [1, 4] {
             assert!(bench.fail(Some(SECOND)).result.is_err());
-            bench.at += SECOND;
+            assert_eq!(bench.wait(), Some(pause * SECOND));
+            bench.at += pause * SECOND;
         }
         let reason = "HTTP status 503".to_owned();
         let end = JobEnd::Dead {
@@ -582,9 +593,18 @@ mod tests {
         assert_eq!(bench.fail(Some(SECOND)).result, Ok(end));
         // The queue remembers the pause of its endpoint, without a job too.
         assert!(!bench.queue.is_done(bench.now()));
-        assert_eq!(bench.wait(), Some(SECOND));
-        bench.at += SECOND;
+        assert_eq!(bench.wait(), Some(8 * SECOND));
+        bench.at += 8 * SECOND;
         assert!(bench.queue.is_done(bench.now()));
+    }
+
+    #[test]
+    fn a_receiver_that_demands_no_wait_is_not_asked_in_a_loop() {
+        let mut bench = Bench::new(LIMITS);
+        bench.offer(job("a"));
+        bench.fail(Some(Duration::ZERO));
+        bench.fail(Some(Duration::ZERO));
+        assert_eq!(bench.wait(), Some(4 * SECOND));
     }
 
     #[test]
@@ -695,5 +715,65 @@ mod tests {
         wrong.not_before_ms = i64::MAX;
         far.offer(wrong);
         assert_eq!(far.wait(), Some(3_600 * SECOND));
+    }
+
+    proptest! {
+        /// Every job that is accepted ends once, whatever its receiver answers, and the queue is
+        /// never larger than its bound.
+        #[test]
+        fn every_job_ends_once(steps in vec((0_u8..8, 0_u64..400), 1..120)) {
+            let mut bench = Bench::new(QueueLimits { concurrency: 2, ..LIMITS });
+            let (mut open, mut in_flight) = (HashSet::new(), Vec::new());
+            let ended = |open: &mut HashSet<JobId>, id: &JobId| {
+                prop_assert!(open.remove(id), "{id:?} ended twice");
+                Ok(())
+            };
+            for (number, (kind, seconds)) in steps.into_iter().enumerate() {
+                match kind {
+                    0 | 1 => {
+                        let job = job(&format!("j{number}"));
+                        let id = job.id.clone();
+                        if bench.offer(job) == Offer::Queued {
+                            open.insert(id);
+                        }
+                    }
+                    2 => bench.at += u32::try_from(seconds).unwrap() * SECOND,
+                    3..6 => match bench.queue.next(bench.now()) {
+                        Step::Send(job) => in_flight.push(*job),
+                        Step::End(job, _) => ended(&mut open, &job.id)?,
+                        Step::Wait(at) => prop_assert!(at > bench.now().instant),
+                        Step::Idle => {}
+                    },
+                    _ => if let Some(job) = in_flight.pop() {
+                        let reason = String::new();
+                        let after = Some(Duration::from_millis(seconds));
+                        let outcome = match seconds % 6 {
+                            0 => Outcome::Delivered,
+                            1 => Outcome::Permanent { reason },
+                            2 => Outcome::Paused { reason },
+                            3 => Outcome::Misconfigured { reason },
+                            4 => Outcome::Retry { after, reason },
+                            _ => Outcome::Retry { after: None, reason },
+                        };
+                        let done = bench.finish(job, outcome);
+                        if done.result.is_ok() {
+                            ended(&mut open, &done.job.id)?;
+                        }
+                    },
+                }
+                prop_assert!(in_flight.len() <= 2 && open.len() <= LIMITS.jobs);
+                prop_assert_eq!(open.len(), bench.queue.known.len());
+            }
+            for job in in_flight {
+                bench.queue.drop_job(&job);
+                ended(&mut open, &job.id)?;
+            }
+            // All that is left is too old one day.
+            bench.at += LIMITS.max_age * 3;
+            while let Step::End(job, _) = bench.queue.next(bench.now()) {
+                ended(&mut open, &job.id)?;
+            }
+            prop_assert!(open.is_empty() && bench.queue.is_done(bench.now()));
+        }
     }
 }

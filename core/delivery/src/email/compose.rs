@@ -81,6 +81,9 @@ fn text(content: &Content, link: &Url) -> String {
         }
         lines.push(String::new());
     }
+    if let Some(note) = left_out(content) {
+        lines.push(format!("{note}\n"));
+    }
     lines.push(format!("Unsubscribe: {link}"));
     lines.join("\n")
 }
@@ -92,11 +95,20 @@ fn html(content: &Content, link: &Url) -> String {
     for notification in content.notifications() {
         parts.push_str(&section(notification));
     }
+    if let Some(note) = left_out(content) {
+        parts.push_str(&format!("<p>{note}</p>\n"));
+    }
     let link = escape(link.as_str());
     parts.push_str(&format!(
         "<p style=\"color:#666;font-size:small\"><a href=\"{link}\">Unsubscribe</a></p>\n</body></html>\n"
     ));
     parts
+}
+
+/// The line about the notifications that a digest does not have.
+fn left_out(content: &Content) -> Option<String> {
+    let number = content.left_out();
+    (number > 0).then(|| format!("… and {number} older ones in the application."))
 }
 
 fn section(notification: &Notification) -> String {
@@ -246,7 +258,10 @@ mod tests {
             title: title.to_owned(),
             ..Notification::default()
         };
-        let content = Content::Digest(vec![one("first"), one("second")]);
+        let content = Content::Digest {
+            notifications: vec![one("first"), one("second")],
+            left_out: 0,
+        };
         let link = "https://app.example/u".parse().unwrap();
         assert_eq!(
             text(&content, &link),
@@ -254,5 +269,11 @@ mod tests {
         );
         assert_eq!(html(&content, &link).matches("<h3>").count(), 2);
         assert_eq!(content.title(), "2 notifications");
+        let long = Content::Digest {
+            notifications: vec![one("first")],
+            left_out: 7,
+        };
+        assert!(text(&long, &link).contains("\n… and 7 older ones in the application.\n"));
+        assert!(html(&long, &link).contains("<p>… and 7 older ones"));
     }
 }

@@ -57,11 +57,11 @@ pub fn payload(message: &OutgoingMessage) -> Vec<u8> {
     let title = message.content.title();
     let (kind, body) = match &message.content {
         Content::Notification(one) => (type_name(one), one.body.clone()),
-        Content::Digest(all) => ("digest".to_owned(), titles(all)),
+        Content::Digest { notifications, .. } => ("digest".to_owned(), titles(notifications)),
     };
     let first = match &message.content {
         Content::Notification(one) => Some(&**one),
-        Content::Digest(_) => None,
+        Content::Digest { .. } => None,
     };
     let actions: Vec<_> = first.map_or(&[][..], |one| &one.actions).iter().collect();
     let actions: Vec<_> = actions.into_iter().map(action).collect();

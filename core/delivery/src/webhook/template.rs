@@ -80,6 +80,8 @@ struct StandardData<'a> {
     notification: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     notifications: Option<Vec<Box<RawValue>>>,
+    #[serde(rename = "leftOut", skip_serializing_if = "Option::is_none")]
+    left_out: Option<usize>,
 }
 
 /// The body of Standard Webhooks. `data` has the user, and the notification as on the wire: a
@@ -94,14 +96,19 @@ fn standard(message: &OutgoingMessage) -> String {
         user: message.user.as_str(),
         notification: None,
         notifications: None,
+        left_out: None,
     };
     let kind = match &message.content {
         Content::Notification(one) => {
             data.notification = raw(&**one);
             type_name(one)
         }
-        Content::Digest(all) => {
-            data.notifications = Some(all.iter().filter_map(raw).collect());
+        Content::Digest {
+            notifications,
+            left_out,
+        } => {
+            data.notifications = Some(notifications.iter().filter_map(raw).collect());
+            data.left_out = Some(*left_out);
             "digest".to_owned()
         }
     };
@@ -117,9 +124,7 @@ fn standard(message: &OutgoingMessage) -> String {
 /// A message as lines of text: title, body, and one line for each button.
 fn plain_text(content: &Content) -> String {
     let mut lines = Vec::new();
-    if let Content::Digest(all) = content
-        && all.len() > 1
-    {
+    if content.notifications().len() > 1 {
         lines.push(content.title());
     }
     for notification in content.notifications() {
@@ -129,6 +134,9 @@ fn plain_text(content: &Content) -> String {
         }
         let link = |action: &NotificationAction| format!("{}: {}", action.label, action.url);
         lines.extend(notification.actions.iter().map(link));
+    }
+    if content.left_out() > 0 {
+        lines.push(format!("and {} older ones", content.left_out()));
     }
     lines.join("\n")
 }
@@ -223,6 +231,7 @@ mod tests {
         let body = sent(Template::Standard, &digest);
         assert_eq!(body["type"], "digest");
         assert_eq!(body["data"]["notifications"].as_array().unwrap().len(), 2);
+        assert_eq!(body["data"]["leftOut"], 0);
         let text = sent(Template::Discord, &digest)["content"].to_string();
         assert!(
             text.starts_with("\"2 notifications\\na\\nb\\nOpen: "),

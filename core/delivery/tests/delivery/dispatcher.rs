@@ -8,9 +8,9 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tidewire_delivery::{
     Channel, Count, Deferral, Dispatcher, DispatcherLimits, EndpointId, EndpointState, Job, JobEnd,
-    JobId, JobStore, Offer, Outcome, QueueLimits, Sender, Target, Verdict,
+    JobId, JobStore, Offer, Outcome, QueueLimits, Sender, Senders, Target, Verdict,
 };
-use tidewire_stream::{Clock, SharedClock};
+use tidewire_stream::{Clock, ManualClock, SharedClock};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
@@ -122,6 +122,38 @@ impl JobStore for RecordingStore {
     fn has_room(&self, endpoint: &EndpointId) {
         self.call(Call::Room(endpoint.to_string()));
     }
+}
+
+/// A store that keeps the ends of jobs only.
+struct Ends(mpsc::UnboundedSender<(Job, JobEnd)>);
+
+impl JobStore for Ends {
+    fn verdict<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Verdict> {
+        Box::pin(async { Verdict::Send })
+    }
+
+    fn deferred<'a>(&'a self, _: &'a Job, _: &'a Deferral) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn finished<'a>(&'a self, job: &'a Job, end: &'a JobEnd) -> BoxFuture<'a, ()> {
+        let _ = self.0.send((job.clone(), end.clone()));
+        Box::pin(async {})
+    }
+}
+
+/// A dispatcher of real senders, and the ends of its jobs.
+pub(crate) fn dispatcher(
+    senders: Arc<Senders>,
+) -> (Dispatcher, mpsc::UnboundedReceiver<(Job, JobEnd)>) {
+    let (ends, received) = mpsc::unbounded_channel();
+    let clock: SharedClock = ManualClock::at(CREATED_MS);
+    let limits = DispatcherLimits {
+        jobs: 10,
+        in_flight: 10,
+    };
+    let dispatcher = Dispatcher::new(senders, Arc::new(Ends(ends)), clock, limits);
+    (dispatcher, received)
 }
 
 struct Setup {
@@ -388,4 +420,21 @@ async fn a_stop_waits_for_attempts_in_flight_and_begins_none() {
     // `b` stays in the store.
     assert!(setup.calls.try_recv().is_err());
     assert_eq!(setup.offer("ops", "c"), Offer::Full);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_an_attempt_does_not_stop_the_queue() {
+    // An endpoint without a script panics.
+    let mut setup = Setup::new(&[]);
+    setup.offer("ops", "a");
+    let Call::Changed(_, EndpointState::Failing { reason }) = setup.call().await else {
+        panic!("the attempt failed");
+    };
+    assert_eq!(reason, "internal error");
+    setup
+        .sender
+        .answers
+        .lock()
+        .insert("ops".to_owned(), vec![ok()]);
+    assert_eq!(setup.finished().await, delivered("a"));
 }

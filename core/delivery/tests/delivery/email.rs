@@ -1,15 +1,19 @@
 //! E-mail: a real SMTP server with TLS and a login, and the answers of ill ones.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};
 use tidewire_delivery::{
-    DeliveryConfig, MessageId, Outcome, OutgoingMessage, Secret, Senders,
+    DeliveryConfig, Job, JobEnd, JobId, MessageId, Outcome, OutgoingMessage, Secret, Senders,
+    Target,
     email::{EmailAddress, Encryption, UnsubscribeStep, unsubscribe_step},
 };
 use tidewire_stream::{ManualClock, SharedClock, UserId};
 
-use crate::{CREATED_MS, config, message, message_of, node::Program, smtp_server::SmtpServer};
+use crate::{
+    CREATED_MS, config, dispatcher::dispatcher, message, message_of, node::Program,
+    smtp_server::SmtpServer,
+};
 
 fn email_config(port: u16) -> DeliveryConfig {
     config(&format!(
@@ -155,7 +159,8 @@ async fn an_answer_decides_what_is_next() {
 
 #[tokio::test]
 async fn a_repetition_is_the_same_mail() {
-    let mut server = SmtpServer::start(&[(".", "451 try again later")]).await;
+    let answers = &[(".", "451 try again later"), (".", "451 try again later")];
+    let mut server = SmtpServer::start(answers).await;
     let senders = senders(&email_config(server.port));
     let mut heads = Vec::new();
     for _ in 0..2 {
@@ -177,4 +182,28 @@ async fn nobody_listens_or_answers() {
     config.timeout = Duration::from_secs(1);
     let outcome = attempt(&senders(&config), &message("m")).await;
     assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_digest_that_is_refused_for_now_is_sent_again_whole() {
+    let mut server = SmtpServer::start(&[(".", "451 try again later")]).await;
+    let mut config = email_config(server.port);
+    config.first_pause = Duration::from_millis(100);
+    let notifications: Vec<_> = ["first", "second"]
+        .iter()
+        .flat_map(|title| message_of("n", title, "").content.notifications().to_vec())
+        .collect();
+    let id = MessageId::new("d1").unwrap();
+    let digest = OutgoingMessage::digest(id, UserId::new("ada"), notifications, CREATED_MS);
+    let (dispatcher, mut finished) = dispatcher(Arc::new(senders(&config)));
+    let target = Target::Email("ada@example.org".parse().unwrap());
+    dispatcher.offer(Job::new(JobId::new("j1"), target, digest));
+    let (job, end) = finished.recv().await.unwrap();
+    assert_eq!((job.id.as_str(), end), ("j1", JobEnd::Delivered));
+    for _ in 0..2 {
+        let mail = server.mail().await;
+        assert!(mail.contains("first") && mail.contains("second"), "{mail}");
+        assert!(mail.contains("Message-ID: <d1@example.com>"), "{mail}");
+    }
+    dispatcher.stop().await;
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,8 +11,15 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use tidewire_delivery::{Lookup, Outcome, Secret, Senders};
 use tidewire_stream::{ManualClock, SharedClock};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{CREATED_MS, http_server::HttpServer, message, webhook_config};
 
@@ -118,5 +126,59 @@ async fn a_private_address_in_the_url_is_refused_in_the_configuration() {
             error.starts_with("`delivery.webhook \"ops\" url`: its "),
             "{error}"
         );
+    }
+}
+
+/// Accepts one TLS connection with a certificate for this name, and responds. Returns the port
+/// and the file of the certificate's authority.
+async fn tls_server(name: &str, folder: &Path) -> (u16, PathBuf) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let file = folder.join(format!("{name}.pem"));
+    std::fs::write(&file, certificate.pem()).unwrap();
+    let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let Ok(mut socket) = TlsAcceptor::from(Arc::new(config)).accept(socket).await else {
+            return;
+        };
+        let mut request = [0; 4_096];
+        let _ = socket.read(&mut request).await.unwrap();
+        let response = b"HTTP/1.1 204 OK\r\n\r\n";
+        socket.write_all(response).await.unwrap();
+        // The client closes.
+        let _ = socket.read(&mut request).await;
+    });
+    (port, file)
+}
+
+#[tokio::test]
+async fn the_certificate_is_that_of_the_name_and_not_of_the_address() {
+    let folder = tempfile::tempdir().unwrap();
+    for (host, is_right) in [("hook.example.com", true), ("other.example.com", false)] {
+        let (port, ca_file) = tls_server("hook.example.com", folder.path()).await;
+        let url = format!("https://{host}:{port}/");
+        let mut config = webhook_config(&url);
+        config.ca_file = Some(ca_file);
+        let clock: SharedClock = ManualClock::at(CREATED_MS);
+        let lookup: Arc<dyn Lookup> = Arc::new(ChangingLookup {
+            answers: vec![vec!["127.0.0.1"]],
+            count: Arc::default(),
+        });
+        let senders = Senders::with_lookup(&config, &clock, &lookup).unwrap();
+        let outcome = attempt(&senders).await;
+        match is_right {
+            true => assert_eq!(outcome, Outcome::Delivered),
+            false => assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}"),
+        }
     }
 }

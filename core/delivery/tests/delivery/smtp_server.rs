@@ -1,6 +1,11 @@
 //! SMTP server of the tests: answers commands as scripted, for answers that a well-behaved
 //! server does not give.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -16,8 +21,8 @@ pub(crate) struct SmtpServer {
 }
 
 impl SmtpServer {
-    /// A server that answers these commands with these lines, and accepts all others. The pair
-    /// `(".", line)` answers the end of a mail; an empty line closes the connection.
+    /// A server that answers these commands with these lines, and accepts all others. The pairs
+    /// `(".", line)` answer the ends of the mails, one each; an empty line closes the connection.
     pub(crate) async fn start(answers: &'static [(&'static str, &'static str)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -25,9 +30,10 @@ impl SmtpServer {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
+            let count = Arc::new(AtomicUsize::new(0));
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(socket, answers, sender.clone()));
+                connections.spawn(serve(socket, answers, count.clone(), sender.clone()));
             }
         });
         Self {
@@ -43,7 +49,12 @@ impl SmtpServer {
     }
 }
 
-async fn serve(socket: TcpStream, answers: &[(&str, &str)], mails: mpsc::UnboundedSender<String>) {
+async fn serve(
+    socket: TcpStream,
+    answers: &[(&str, &str)],
+    count: Arc<AtomicUsize>,
+    mails: mpsc::UnboundedSender<String>,
+) {
     let mut socket = BufReader::new(socket);
     let mut reply = Some("220 ready".to_owned());
     while let Some(text) = reply.take().filter(|text| !text.is_empty()) {
@@ -59,7 +70,8 @@ async fn serve(socket: TcpStream, answers: &[(&str, &str)], mails: mpsc::Unbound
                 return;
             };
             let _ = mails.send(mail);
-            reply = Some(answer(answers, ".", "250 accepted"));
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            reply = Some(answer(answers, ".", number, "250 accepted"));
             continue;
         }
         let mut line = String::new();
@@ -73,12 +85,13 @@ async fn serve(socket: TcpStream, answers: &[(&str, &str)], mails: mpsc::Unbound
             "AUTH" => "235 welcome",
             _ => "250 ok",
         };
-        reply = Some(answer(answers, &command, usual));
+        reply = Some(answer(answers, &command, 0, usual));
     }
 }
 
-fn answer(answers: &[(&str, &str)], command: &str, usual: &str) -> String {
-    let found = answers.iter().find(|(listed, _)| *listed == command);
+fn answer(answers: &[(&str, &str)], command: &str, number: usize, usual: &str) -> String {
+    let mut listed = answers.iter().filter(|(listed, _)| *listed == command);
+    let found = listed.nth(number);
     found.map_or(usual, |(_, text)| text).to_owned()
 }
 

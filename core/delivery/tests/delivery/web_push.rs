@@ -4,12 +4,18 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidewire_delivery::{
-    DeliveryConfig, Outcome, Senders,
+    DeliveryConfig, Job, JobEnd, JobId, Outcome, Senders, Target,
     web_push::{MAX_BODY_BYTES, PushSubscription, WebPushSender},
 };
 use tidewire_stream::{ManualClock, SharedClock};
 
-use crate::{CREATED_MS, config, http_server::HttpServer, message, message_of, node::Program};
+use crate::{
+    CREATED_MS, config,
+    dispatcher::dispatcher,
+    http_server::{HttpServer, response},
+    message, message_of,
+    node::Program,
+};
 
 /// Keys of a browser, from RFC 8291, appendix A.
 const P256DH: &str =
@@ -202,4 +208,39 @@ fn a_private_push_endpoint_is_refused() {
             .unwrap_err();
         assert_eq!(error.field, "subscription.endpoint", "{error}");
     }
+}
+
+#[tokio::test]
+async fn the_end_of_an_old_registration_spares_the_new_one() {
+    let (senders, _) = senders();
+    let mut server = HttpServer::start(|number| {
+        let head = ["410 Gone", "201 Created"][number];
+        Some(response(head, ""))
+    })
+    .await;
+    let subscription = subscription(senders.push().unwrap(), &server);
+    let (dispatcher, mut finished) = dispatcher(Arc::new(senders));
+    for (registration, expected) in [("old", None), ("new", Some(JobEnd::Delivered))] {
+        let target = Target::Push {
+            registration: registration.into(),
+            subscription: subscription.clone(),
+        };
+        dispatcher.offer(Job::new(JobId::new(registration), target, message("m")));
+        let (job, end) = finished.recv().await.unwrap();
+        let Target::Push {
+            registration: found,
+            ..
+        } = &job.target
+        else {
+            panic!("{job:?}");
+        };
+        // The store removes the registration that the job names, and no other of this browser.
+        assert_eq!(&**found, registration);
+        match expected {
+            Some(expected) => assert_eq!(end, expected),
+            None => assert!(matches!(end, JobEnd::Gone { .. }), "{end:?}"),
+        }
+        server.request().await;
+    }
+    dispatcher.stop().await;
 }

@@ -202,3 +202,13 @@ async fn chats_receive_their_own_form() {
         assert_eq!(body[field], text, "{template:?}");
     }
 }
+
+#[tokio::test]
+async fn an_accepted_message_is_delivered_even_if_the_response_breaks_off() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+    let server = HttpServer::start(move |number| (number == 0).then(|| head.to_owned())).await;
+    let mut config = webhook_config(&server.url());
+    config.timeout = Duration::from_secs(1);
+    let (senders, _) = senders(&config);
+    assert_eq!(attempt(&senders, "m").await, Outcome::Delivered);
+}
