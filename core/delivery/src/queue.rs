@@ -79,7 +79,9 @@ pub enum Offer {
     Queued,
     /// The job was there already.
     Known,
-    /// There is no room. The job stays in the store, to be offered later.
+    /// There is no room. The job stays in the store. Offer it again on
+    /// [`JobStore::has_room`](crate::JobStore::has_room), and also every few seconds: nothing
+    /// announces that all endpoints together have room again.
     Full,
 }
 
