@@ -158,6 +158,9 @@ pub struct EmailConfig {
     /// Certificate authorities of the SMTP server, in place of the web's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// Time for which a notification may be read in the application before it is mailed.
+    #[serde(default = "five_minutes", with = "humantime_serde")]
+    pub delay: Duration,
     /// Where one click unsubscribes. The server adds `?token=…`.
     pub unsubscribe_url: String,
     /// Secrets of the unsubscribe tokens, 32 bytes at least. The first signs, all verify.
@@ -174,11 +177,21 @@ fn one() -> usize {
     1
 }
 
+fn five_minutes() -> Duration {
+    300 * SECOND
+}
+
 fn day() -> Duration {
     DAY
 }
 
 impl DeliveryConfig {
+    /// Whether a channel is configured.
+    #[must_use]
+    pub fn has_channels(&self) -> bool {
+        !self.webhook.is_empty() || self.push.is_some() || self.email.is_some()
+    }
+
     /// Checks all values. Nothing is connected to.
     ///
     /// # Errors

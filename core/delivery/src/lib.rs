@@ -18,6 +18,7 @@
 
 pub mod config;
 mod dispatcher;
+pub mod durable;
 pub mod email;
 mod error;
 pub mod guard;

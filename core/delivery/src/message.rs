@@ -130,7 +130,7 @@ impl Content {
 pub struct OutgoingMessage {
     /// Its id, the same in every attempt and after a restart.
     pub id: MessageId,
-    /// The recipient.
+    /// The recipient. Empty for a notification to everyone.
     pub user: UserId,
     /// The content.
     pub content: Content,

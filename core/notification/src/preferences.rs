@@ -139,6 +139,7 @@ pub(crate) fn check(
         min_priority: preferences.min_priority,
         muted_types: preferences.muted_types.clone(),
         custom_muted_types: preferences.custom_muted_types.clone(),
+        ..DeliveryFilter::default()
     };
     check_filter(kinds, "", &filter)
 }

@@ -75,7 +75,9 @@ struct Standard<'a> {
 
 #[derive(Serialize)]
 struct StandardData<'a> {
-    user: &'a str,
+    /// None for a notification to everyone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     notification: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +95,7 @@ fn standard(message: &OutgoingMessage) -> String {
         text.and_then(|text| RawValue::from_string(text).ok())
     };
     let mut data = StandardData {
-        user: message.user.as_str(),
+        user: Some(message.user.as_str()).filter(|user| !user.is_empty()),
         notification: None,
         notifications: None,
         left_out: None,

@@ -152,6 +152,11 @@ impl Registry {
         self.0.read().users.get(user)
     }
 
+    /// Whether a user has a session.
+    pub(crate) fn has_user(&self, user: &UserId) -> bool {
+        self.0.read().users.0.contains_key(user)
+    }
+
     /// The users with a session, each once, in no order.
     pub(crate) fn users(&self) -> Vec<UserId> {
         self.0.read().users.0.keys().cloned().collect()

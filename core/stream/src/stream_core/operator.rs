@@ -88,6 +88,12 @@ impl StreamCore {
         Ok(first.into_values().collect())
     }
 
+    /// Whether a user has a connection to this server.
+    #[must_use]
+    pub fn is_connected(&self, user: &UserId) -> bool {
+        self.context.registry().has_user(user)
+    }
+
     /// Returns the users who need an event that concerns all users: those with a connection, and
     /// then those who were away for so short a time that their channels have a history. The
     /// positions of all others are no longer recovered, so none of them misses the event

@@ -1,0 +1,68 @@
+//! Tables of the store, and their keys.
+
+use tidewire_store::{Key, Table};
+use tidewire_stream::UserId;
+
+use crate::{EndpointId, MessageId};
+
+/// Endpoint, message → job.
+pub(super) const JOBS: Table = Table("delivery.jobs");
+/// Time, message → dead letter.
+pub(super) const DEAD: Table = Table("delivery.dead");
+/// Push registration → user and subscription.
+pub(super) const REGISTRATIONS: Table = Table("delivery.registrations");
+/// User, push registration → time.
+pub(super) const REGISTRATIONS_OF: Table = Table("delivery.registrations_of");
+/// Hash of a push endpoint → its registration.
+pub(super) const PUSH_ENDPOINTS: Table = Table("delivery.push_endpoints");
+/// User → mail address.
+pub(super) const EMAILS: Table = Table("delivery.emails");
+
+/// First bytes of the keys of an endpoint's jobs. Names of endpoints have no zero byte.
+pub(super) fn jobs_of(endpoint: &EndpointId) -> Key {
+    let mut key = vec![endpoint.channel as u8];
+    key.extend(endpoint.name.as_bytes());
+    key.push(0);
+    key
+}
+
+/// The key after all jobs of an endpoint.
+pub(super) fn after_jobs_of(endpoint: &EndpointId) -> Key {
+    let mut key = jobs_of(endpoint);
+    if let Some(last) = key.last_mut() {
+        *last = 1;
+    }
+    key
+}
+
+pub(super) fn job(endpoint: &EndpointId, id: &MessageId) -> Key {
+    let mut key = jobs_of(endpoint);
+    key.extend(id.as_str().as_bytes());
+    key
+}
+
+pub(super) fn dead(time_ms: i64, id: &str) -> Key {
+    let mut key = time_ms.max(0).to_be_bytes().to_vec();
+    key.extend(id.as_bytes());
+    key
+}
+
+/// First bytes of the keys of a user's registrations. Ids of users have no zero byte.
+pub(super) fn registrations_of(user: &UserId) -> Key {
+    let mut key = user.as_str().as_bytes().to_vec();
+    key.push(0);
+    key
+}
+
+pub(super) fn registration_of(user: &UserId, registration: &str) -> Key {
+    let mut key = registrations_of(user);
+    key.extend(registration.as_bytes());
+    key
+}
+
+/// The user of a key of [`REGISTRATIONS_OF`].
+pub(super) fn user_of(key: &[u8]) -> Option<UserId> {
+    let end = key.iter().position(|byte| *byte == 0)?;
+    let user = std::str::from_utf8(key.get(..end)?).ok()?;
+    Some(UserId::new(user))
+}

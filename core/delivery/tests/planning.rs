@@ -1,0 +1,659 @@
+//! Planning: which notification goes to which endpoint and when; and that a crash at any moment
+//! loses nothing.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tidewire_delivery::{
+    Content, DeliveryConfig, Dispatcher, DispatcherLimits, EndpointId, Job, Outcome, QueueLimits,
+    Sender, Target,
+    durable::{Contacts, DurableJobs, MAX_REGISTRATIONS, PlanOutcome, Planner, Presence},
+    guard::{Guard, Networks},
+    web_push::PushSubscription,
+};
+use tidewire_notification::{EventSink, HubEvent, NotificationConfig, NotificationHub};
+use tidewire_proto::v1::{
+    DeliveryFilter, DeliveryPreferences, Notification, NotificationType, NotifyRequest,
+    Preferences, Priority, QuietHours,
+};
+use tidewire_store::{MemoryStore, Store as _, Table};
+use tidewire_stream::{ManualClock, UserId};
+use tokio_util::sync::CancellationToken;
+
+/// 2025-06-15, 22:30 in New York.
+const NIGHT_MS: i64 = 1_750_041_000_000;
+
+const MINUTE_MS: i64 = 60_000;
+
+const CONFIG: &str = r#"
+[[webhook]]
+name = "ops"
+url = "https://hooks.example.com/1"
+secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+
+[[webhook]]
+name = "payments"
+url = "https://hooks.example.com/2"
+secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+types = ["payment_received"]
+
+[push]
+vapid_private_key = "IQ9Ur0ykXoHS9gzfYX0aBjy9lvdrjx_PFUXmie9YRcY"
+subject = "mailto:ops@example.com"
+
+[email]
+host = "smtp.example.com"
+from = "notify@example.com"
+unsubscribe_url = "https://example.com/unsubscribe"
+unsubscribe_secrets = ["0123456789abcdef0123456789abcdef"]
+"#;
+
+struct Silent;
+
+impl EventSink for Silent {
+    fn publish(&self, _event: HubEvent) {}
+}
+
+/// Records what is sent, and answers as the test says.
+#[derive(Default)]
+struct Recorder {
+    sent: Mutex<Vec<String>>,
+    ids: Mutex<Vec<String>>,
+    outcome: Mutex<Option<Outcome>>,
+}
+
+impl Sender for Recorder {
+    fn send<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Outcome> {
+        let to = match &job.target {
+            Target::Webhook(name) => format!("webhook {name}"),
+            Target::Push { subscription, .. } => {
+                let (_, name) = subscription.endpoint().rsplit_once('/').unwrap();
+                format!("push {name}")
+            }
+            Target::Email(address) => format!("email {address}"),
+        };
+        let titles: Vec<_> = job
+            .message
+            .content
+            .notifications()
+            .iter()
+            .map(|one| one.title.clone())
+            .collect();
+        let kind = match job.message.content {
+            Content::Digest { .. } => " digest",
+            Content::Notification(_) => "",
+        };
+        self.sent
+            .lock()
+            .push(format!("{to}{kind}: {}", titles.join(", ")));
+        self.ids.lock().push(job.message.id.as_str().to_owned());
+        let outcome = self.outcome.lock().clone().unwrap_or(Outcome::Delivered);
+        Box::pin(async move { outcome })
+    }
+
+    fn limits(&self, _endpoint: &EndpointId) -> QueueLimits {
+        QueueLimits {
+            jobs: 10,
+            concurrency: 1,
+            interval: Duration::ZERO,
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(1),
+            attempts: 3,
+            max_age: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Connected(Mutex<HashSet<UserId>>);
+
+impl Presence for Connected {
+    fn is_connected(&self, user: &UserId) -> bool {
+        self.0.lock().contains(user)
+    }
+}
+
+struct World {
+    store: Arc<MemoryStore>,
+    clock: Arc<ManualClock>,
+    now_ms: i64,
+    hub: NotificationHub,
+    contacts: Contacts,
+    connected: Arc<Connected>,
+    recorder: Arc<Recorder>,
+    jobs: DurableJobs,
+    dispatcher: Dispatcher,
+    planner: Planner,
+    cancel: CancellationToken,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::on(
+            Arc::new(MemoryStore::new()),
+            ManualClock::at(NIGHT_MS),
+            NIGHT_MS,
+        )
+        .await
+    }
+
+    async fn on(store: Arc<MemoryStore>, clock: Arc<ManualClock>, now_ms: i64) -> Self {
+        let config: DeliveryConfig = figment::Figment::new()
+            .merge(<figment::providers::Toml as figment::providers::Format>::string(CONFIG))
+            .extract()
+            .unwrap();
+        let hub = NotificationConfig {
+            has_delivery: true,
+            ..NotificationConfig::default()
+        };
+        let hub = NotificationHub::open(store.clone(), Arc::new(Silent), clock.clone(), hub)
+            .await
+            .unwrap();
+        let contacts = Contacts::new(store.clone(), clock.clone());
+        let (connected, recorder) = (Arc::<Connected>::default(), Arc::<Recorder>::default());
+        let jobs = DurableJobs::new(store.clone(), hub.clone(), contacts.clone(), clock.clone());
+        let limits = DispatcherLimits {
+            jobs: 100,
+            in_flight: 10,
+        };
+        let dispatcher = Dispatcher::new(
+            recorder.clone(),
+            Arc::new(jobs.clone()),
+            clock.clone(),
+            limits,
+        );
+        let planner = Planner::new(
+            hub.clone(),
+            store.clone(),
+            contacts.clone(),
+            connected.clone(),
+            clock.clone(),
+            config,
+            jobs.clone(),
+            dispatcher.clone(),
+        );
+        let cancel = CancellationToken::new();
+        tokio::spawn({
+            let (jobs, dispatcher, cancel) = (jobs.clone(), dispatcher.clone(), cancel.clone());
+            async move { jobs.run(&dispatcher, cancel).await }
+        });
+        Self {
+            store,
+            clock,
+            now_ms,
+            hub,
+            contacts,
+            connected,
+            recorder,
+            jobs,
+            dispatcher,
+            planner,
+            cancel,
+        }
+    }
+
+    /// Ends everything, as a crash does, and begins anew on the same store.
+    async fn restart(self) -> Self {
+        self.cancel.cancel();
+        self.dispatcher.stop().await;
+        Self::on(self.store, self.clock, self.now_ms).await
+    }
+
+    fn advance(&mut self, ms: i64) {
+        self.now_ms += ms;
+        self.clock.set(self.now_ms);
+    }
+
+    async fn notify(&self, user: &str, title: &str, priority: Priority) -> String {
+        self.send(NotifyRequest {
+            user: Some(user.to_owned()),
+            notification: Some(note(title, priority)),
+            ..NotifyRequest::default()
+        })
+        .await
+    }
+
+    async fn send(&self, request: NotifyRequest) -> String {
+        let sent = self.hub.notify(&UserId::new("backend"), request).await;
+        sent.unwrap().id.to_string()
+    }
+
+    async fn register(&self, user: &str, name: &str) -> String {
+        let json = subscription(name);
+        let read = PushSubscription::read(&json, Guard::new(Networks::Public)).unwrap();
+        let user = UserId::new(user);
+        self.contacts.register(&user, &json, &read).await.unwrap()
+    }
+
+    async fn set_email(&self, user: &str) {
+        let address = format!("{user}@example.com");
+        let user = UserId::new(user);
+        let set = self.contacts.set_email(&user, Some(&address));
+        set.await.unwrap().unwrap();
+    }
+
+    async fn prefer(&self, user: &str, preferences: Preferences) {
+        self.hub.set_preferences(user, preferences).await.unwrap();
+    }
+
+    /// Plans all that is due, waits until it is sent, and returns it, sorted.
+    async fn sent(&self) -> Vec<String> {
+        loop {
+            match self.planner.step().await.unwrap() {
+                PlanOutcome::More => {}
+                PlanOutcome::Idle(Some(due_ms)) if due_ms <= self.now_ms => {}
+                PlanOutcome::Idle(_) => break,
+            }
+        }
+        // Time is paused: it passes once all tasks wait.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut sent = std::mem::take(&mut *self.recorder.sent.lock());
+        sent.sort();
+        sent
+    }
+}
+
+fn note(title: &str, priority: Priority) -> Notification {
+    Notification {
+        r#type: NotificationType::PriceAlert.into(),
+        priority: priority.into(),
+        title: title.to_owned(),
+        ..Notification::default()
+    }
+}
+
+fn subscription(name: &str) -> Vec<u8> {
+    let text = format!(
+        r#"{{"endpoint":"https://push.example.com/{name}","keys":{{
+        "p256dh":"BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
+        "auth":"BTBZMqHH6r4Tts7J_aSIgg"}}}}"#
+    );
+    text.into_bytes()
+}
+
+fn quiet(digest: bool) -> Preferences {
+    Preferences {
+        quiet_hours: Some(QuietHours {
+            start: "22:00".to_owned(),
+            end: "07:00".to_owned(),
+            time_zone: "America/New_York".to_owned(),
+        }),
+        digest: Some(digest),
+        ..Preferences::default()
+    }
+}
+
+fn push_filter(filter: DeliveryFilter) -> Preferences {
+    Preferences {
+        channels: Some(DeliveryPreferences {
+            push: Some(filter),
+            ..DeliveryPreferences::default()
+        }),
+        ..Preferences::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn webhooks_get_all_and_push_those_who_are_not_connected() {
+    let world = World::new().await;
+    world.register("ada", "phone").await;
+    world.register("ada", "laptop").await;
+    world.register("bob", "bobs").await;
+    world.connected.0.lock().insert(UserId::new("bob"));
+    world.notify("ada", "a", Priority::High).await;
+    world.notify("bob", "b", Priority::High).await;
+    assert_eq!(
+        world.sent().await,
+        [
+            "push laptop: a",
+            "push phone: a",
+            "webhook ops: a",
+            "webhook ops: b"
+        ]
+    );
+    let mut payment = note("paid", Priority::Low);
+    payment.r#type = NotificationType::PaymentReceived.into();
+    world
+        .send(NotifyRequest {
+            user: Some("bob".to_owned()),
+            notification: Some(payment),
+            ..NotifyRequest::default()
+        })
+        .await;
+    assert_eq!(
+        world.sent().await,
+        ["webhook ops: paid", "webhook payments: paid"]
+    );
+    // Always, if bob wants it.
+    let always = DeliveryFilter {
+        always: Some(true),
+        ..DeliveryFilter::default()
+    };
+    world.prefer("bob", push_filter(always)).await;
+    world.notify("bob", "c", Priority::High).await;
+    assert_eq!(world.sent().await, ["push bobs: c", "webhook ops: c"]);
+    assert_eq!(world.store.len(Table("delivery.jobs")), 0);
+    assert_eq!(world.store.len(Table("notification.outgoing")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_of_a_channel_is_the_channels_own() {
+    let world = World::new().await;
+    world.register("ada", "phone").await;
+    let filter = DeliveryFilter {
+        min_priority: Some(Priority::High.into()),
+        muted_types: vec![NotificationType::SubscriptionRenewal.into()],
+        ..DeliveryFilter::default()
+    };
+    world.prefer("ada", push_filter(filter)).await;
+    world.notify("ada", "medium", Priority::Medium).await;
+    world.notify("ada", "high", Priority::High).await;
+    assert_eq!(
+        world.sent().await,
+        [
+            "push phone: high",
+            "webhook ops: high",
+            "webhook ops: medium"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mail_waits_and_is_not_sent_if_the_notification_was_read() {
+    let mut world = World::new().await;
+    world.set_email("ada").await;
+    let read = world.notify("ada", "read", Priority::High).await;
+    world.notify("ada", "unread", Priority::High).await;
+    assert_eq!(
+        world.sent().await,
+        ["webhook ops: read", "webhook ops: unread"]
+    );
+    world.hub.mark_read("ada", &[read]).await.unwrap();
+    world.advance(5 * MINUTE_MS - 1);
+    assert!(world.sent().await.is_empty());
+    world.advance(1);
+    assert_eq!(world.sent().await, ["email ada@example.com: unread"]);
+    // Who unsubscribed gets none, also not when the same address is set again.
+    world
+        .contacts
+        .unsubscribe(&UserId::new("ada"))
+        .await
+        .unwrap();
+    world.set_email("ada").await;
+    world.notify("ada", "later", Priority::High).await;
+    world.advance(10 * MINUTE_MS);
+    assert_eq!(world.sent().await, ["webhook ops: later"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn quiet_hours_hold_back_what_is_not_urgent() {
+    let mut world = World::new().await;
+    world.register("ada", "phone").await;
+    world.set_email("ada").await;
+    world.prefer("ada", quiet(false)).await;
+    let read = world.notify("ada", "read at night", Priority::High).await;
+    world.notify("ada", "one", Priority::High).await;
+    world.notify("ada", "two", Priority::Low).await;
+    world.notify("ada", "urgent", Priority::Urgent).await;
+    let mut warning = note("warning", Priority::Low);
+    warning.r#type = NotificationType::SecurityWarning.into();
+    world
+        .send(NotifyRequest {
+            user: Some("ada".to_owned()),
+            notification: Some(warning),
+            ..NotifyRequest::default()
+        })
+        .await;
+    let at_once: Vec<_> = world
+        .sent()
+        .await
+        .into_iter()
+        .filter(|line| line.starts_with("push"))
+        .collect();
+    assert_eq!(at_once, ["push phone: urgent", "push phone: warning"]);
+    world.hub.mark_read("ada", &[read]).await.unwrap();
+    // Seven in the morning there.
+    world.advance(8 * 60 * MINUTE_MS);
+    let mails: Vec<_> = world.sent().await;
+    assert_eq!(
+        mails,
+        [
+            "email ada@example.com: urgent",
+            "email ada@example.com: warning"
+        ]
+    );
+    world.advance(30 * MINUTE_MS);
+    assert_eq!(
+        world.sent().await,
+        [
+            "email ada@example.com: one",
+            "email ada@example.com: two",
+            "push phone: one",
+            "push phone: two"
+        ]
+    );
+    assert_eq!(world.store.len(Table("notification.outgoing")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_digest_is_one_message_and_is_retried_as_one() {
+    let mut world = World::new().await;
+    world.register("ada", "phone").await;
+    world.set_email("ada").await;
+    world.prefer("ada", quiet(true)).await;
+    world.notify("ada", "one", Priority::High).await;
+    world.advance(1_000);
+    world.notify("ada", "two", Priority::High).await;
+    let _ = world.sent().await;
+    world.advance(9 * 60 * MINUTE_MS);
+    *world.recorder.outcome.lock() = Some(Outcome::Retry {
+        after: None,
+        reason: "451".to_owned(),
+    });
+    assert_eq!(
+        world.sent().await,
+        [
+            "email ada@example.com digest: one, two",
+            "push phone digest: one, two"
+        ]
+    );
+    // A restart in between sends it again with the same id.
+    let before: HashSet<_> = world.recorder.ids.lock().iter().cloned().collect();
+    let world = world.restart().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let again: HashSet<_> = world.recorder.ids.lock().iter().cloned().collect();
+    assert_eq!(again.len(), 2);
+    assert!(again.is_subset(&before));
+    assert_eq!(world.store.len(Table("delivery.jobs")), 0);
+    assert!(
+        world
+            .jobs
+            .dead_letters()
+            .list(None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_any_two_steps_loses_nothing() {
+    let world = World::new().await;
+    world.register("ada", "phone").await;
+    world.notify("ada", "a", Priority::High).await;
+    // Stored, not planned.
+    let world = world.restart().await;
+    *world.recorder.outcome.lock() = Some(Outcome::Retry {
+        after: None,
+        reason: "down".to_owned(),
+    });
+    assert_eq!(world.sent().await, ["push phone: a", "webhook ops: a"]);
+    // Planned, not sent.
+    let world = world.restart().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(world.sent().await, ["push phone: a", "webhook ops: a"]);
+    let world = world.restart().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(world.sent().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_for_good_is_a_dead_letter() {
+    let world = World::new().await;
+    *world.recorder.outcome.lock() = Some(Outcome::Permanent {
+        reason: "HTTP 400".to_owned(),
+    });
+    world.notify("ada", "a", Priority::High).await;
+    assert_eq!(world.sent().await, ["webhook ops: a"]);
+    let dead = world.jobs.dead_letters().list(None, 10).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    let letter = &dead[0];
+    assert_eq!(
+        (
+            letter.endpoint.as_str(),
+            letter.user.as_str(),
+            letter.attempts
+        ),
+        ("ops", "ada", 1)
+    );
+    assert_eq!(
+        (letter.titles[0].as_str(), letter.reason.as_str()),
+        ("a", "HTTP 400")
+    );
+    assert_eq!(world.store.len(Table("delivery.jobs")), 0);
+    // A page begins after the one before.
+    let after = world
+        .jobs
+        .dead_letters()
+        .list(Some((letter.time_ms, &letter.id)), 10);
+    assert!(after.await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_endpoint_belongs_to_who_registered_it_last() {
+    let world = World::new().await;
+    let first = world.register("ada", "shared").await;
+    world.register("bob", "shared").await;
+    assert!(
+        !world
+            .contacts
+            .unregister(&UserId::new("ada"), &first)
+            .await
+            .unwrap()
+    );
+    world.notify("ada", "a", Priority::High).await;
+    world.notify("bob", "b", Priority::High).await;
+    assert_eq!(
+        world.sent().await,
+        ["push shared: b", "webhook ops: a", "webhook ops: b"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_pushed_after_the_registration_ended() {
+    let world = World::new().await;
+    let id = world.register("ada", "phone").await;
+    *world.recorder.outcome.lock() = Some(Outcome::Retry {
+        after: None,
+        reason: "down".to_owned(),
+    });
+    world.notify("ada", "a", Priority::High).await;
+    assert_eq!(world.sent().await, ["push phone: a", "webhook ops: a"]);
+    let bob = UserId::new("bob");
+    assert!(!world.contacts.unregister(&bob, &id).await.unwrap());
+    assert!(
+        world
+            .contacts
+            .unregister(&UserId::new("ada"), &id)
+            .await
+            .unwrap()
+    );
+    *world.recorder.outcome.lock() = None;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.sent().await, ["webhook ops: a"]);
+    assert_eq!(world.store.len(Table("delivery.jobs")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_gone_is_removed_and_a_new_one_of_it_stays() {
+    let world = World::new().await;
+    world.register("ada", "phone").await;
+    *world.recorder.outcome.lock() = Some(Outcome::Gone {
+        reason: "410".to_owned(),
+    });
+    world.notify("ada", "a", Priority::High).await;
+    let _ = world.sent().await;
+    *world.recorder.outcome.lock() = None;
+    assert_eq!(world.store.len(Table("delivery.registrations")), 0);
+    world.register("ada", "phone").await;
+    world.notify("ada", "b", Priority::High).await;
+    assert_eq!(world.sent().await, ["push phone: b", "webhook ops: b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_has_a_bounded_number_of_registrations() {
+    let mut world = World::new().await;
+    for number in 0..MAX_REGISTRATIONS + 5 {
+        world.register("ada", &format!("p{number:02}")).await;
+        world.advance(1);
+    }
+    world.notify("ada", "a", Priority::High).await;
+    let sent = world.sent().await;
+    assert_eq!(sent.len(), MAX_REGISTRATIONS + 1);
+    assert_eq!(sent[0], "push p05: a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_goes_to_webhooks_once_and_to_each_user_with_a_contact() {
+    let mut world = World::new().await;
+    for user in ["ada", "bob", "cleo"] {
+        world.register(user, user).await;
+    }
+    world.set_email("dan").await;
+    world.set_email("ada").await;
+    world.connected.0.lock().insert(UserId::new("cleo"));
+    let broadcast = NotifyRequest {
+        everyone: true,
+        notification: Some(note("all", Priority::High)),
+        ..NotifyRequest::default()
+    };
+    world.send(broadcast).await;
+    assert_eq!(
+        world.sent().await,
+        ["push ada: all", "push bob: all", "webhook ops: all"]
+    );
+    world.hub.mark_all_read("ada", None).await.unwrap();
+    world.advance(5 * MINUTE_MS);
+    assert_eq!(world.sent().await, ["email dan@example.com: all"]);
+    assert_eq!(world.store.len(Table("notification.outgoing")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_fits_in_memory_waits_in_the_store() {
+    let world = World::new().await;
+    for number in 0..50 {
+        world
+            .notify("ada", &format!("{number:02}"), Priority::High)
+            .await;
+    }
+    let mut sent = world.sent().await;
+    while world.store.len(Table("delivery.jobs")) > 0 {
+        sent.extend(world.sent().await);
+    }
+    assert_eq!(sent.len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_address_is_named() {
+    let world = World::new().await;
+    let user = UserId::new("ada");
+    let set = world.contacts.set_email(&user, Some("ada@\r\nexample.com"));
+    let error = set.await.unwrap().unwrap_err();
+    assert_eq!(error.field, "address");
+    assert_eq!(
+        world.store.commit(tidewire_store::Batch::new()).await,
+        Ok(())
+    );
+}
