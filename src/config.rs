@@ -22,6 +22,7 @@ use serde::{
 };
 use tidewire_adapters::ProxyHeader;
 use tidewire_chain::ChainConfig;
+use tidewire_delivery::{DeliveryConfig, DeliveryError};
 use tidewire_notification::NotificationConfig;
 use tidewire_price::PriceConfig;
 use tidewire_stream::{
@@ -47,6 +48,7 @@ pub(crate) struct Config {
     pub(crate) prices: PriceConfig,
     pub(crate) chain: Vec<ChainConfig>,
     pub(crate) notifications: NotificationsConfig,
+    pub(crate) delivery: DeliveryConfig,
     pub(crate) log: LogConfig,
     /// The file that the configuration was read from.
     #[serde(skip)]
@@ -394,6 +396,9 @@ impl Config {
         }
         bounds::check(self)?;
         notifications::check(&self.notification_config())?;
+        if let Err(DeliveryError { field, problem }) = self.delivery.check() {
+            bail!("{field} is {problem}");
+        }
         self.prices.check()?;
         ChainConfig::check_all(&self.chain)?;
         Ok(())
@@ -435,6 +440,7 @@ impl Config {
             broadcast_max_age_ms: ms(self.notifications.broadcast_max_age),
             max_broadcasts: self.notifications.max_broadcasts,
             cache_bytes: self.notifications.cache_bytes,
+            has_delivery: self.delivery.has_channels(),
             ..NotificationConfig::default()
         }
     }

@@ -5,6 +5,7 @@
 
 mod cli;
 mod config;
+mod delivery;
 mod feed;
 mod health;
 mod histories;

@@ -28,6 +28,8 @@ use tidewire_stream::{
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::delivery::DeliveryChannels;
+
 /// Time between two attempts to open the hub on a store that fails.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,7 @@ pub(crate) struct Notifications {
     sink: Arc<ChannelSink>,
     fan_outs: mpsc::Receiver<FanOut>,
     hub: Option<NotificationHub>,
+    delivery: Option<DeliveryChannels>,
     /// Why the last attempt to open the hub failed.
     failure: Option<NotificationError>,
 }
@@ -61,6 +64,7 @@ impl Notifications {
         store: Option<SharedStore>,
         clock: SharedClock,
         config: NotificationConfig,
+        delivery: Option<DeliveryChannels>,
     ) -> Option<Self> {
         let Some(store) = store else {
             let reason = "a replay has no store to keep them in";
@@ -83,6 +87,7 @@ impl Notifications {
             sink: Arc::new(sink),
             fan_outs,
             hub: None,
+            delivery,
             failure: None,
         })
     }
@@ -124,6 +129,10 @@ impl Notifications {
             let (hub, cancel) = (hub.clone(), cancel.clone());
             async move { hub.run(cancel).await }
         });
+        let delivery = self.delivery.take().map(|delivery| {
+            let slot = self.service.delivery().clone();
+            tokio::spawn(delivery.run(hub.clone(), slot, cancel.clone()))
+        });
         while let Some(Some(fan_out)) = cancel.run_until_cancelled(self.fan_outs.recv()).await {
             let done = cancel.run_until_cancelled(self.fan_out(&hub, fan_out));
             if done.await.is_none() {
@@ -132,6 +141,11 @@ impl Notifications {
         }
         if background.await.is_err() {
             tracing::error!("the background work of notifications panicked");
+        }
+        if let Some(delivery) = delivery
+            && delivery.await.is_err()
+        {
+            tracing::error!("the delivery channels panicked");
         }
     }
 

@@ -31,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
+    delivery::DeliveryChannels,
     feed::{Feed, OpenFeed},
     health::HealthWatch,
     histories, maintenance,
@@ -148,20 +149,31 @@ impl Server {
         let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
         let price = PriceRpc::new(self.prices.clone());
         let notify = NotifyRpc::new(self.stream.clone());
+        let delivery = match &self.store {
+            Some(store) => {
+                DeliveryChannels::new(&self.config.delivery, store, &self.stream, &self.clock)?
+            }
+            None => None,
+        };
         let mut notifications = Notifications::new(
             &notify,
             &self.stream,
             self.store.clone(),
             self.clock.clone(),
             self.config.notification_config(),
+            delivery,
         );
         let router = Router::new(&self.stream, &price, &watches, &notify);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
             price,
             watch: watches.clone(),
+            admin: AdminRpc::new(
+                self.stream.clone(),
+                revocations.clone(),
+                notify.delivery().clone(),
+            ),
             notify,
-            admin: AdminRpc::new(self.stream.clone(), revocations.clone()),
         };
         let gateway = self.gateway(services, address.ip())?;
         self.restore(&revocations).await?;

@@ -126,6 +126,14 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_notification_refusals_total",
         "Requests to notify that were refused or failed, by error code."
     );
+    metrics::describe_counter!(
+        "tidewire_deliveries_total",
+        "Messages to webhooks, devices and mail addresses, by result."
+    );
+    metrics::describe_gauge!(
+        "tidewire_delivery_queue",
+        "Messages to webhooks, devices and mail addresses that wait in memory."
+    );
     metrics::describe_gauge!(
         "tidewire_notification_cache_bytes",
         "Memory of the cached notification states of users."
@@ -279,6 +287,17 @@ impl Probes for ServerProbes {
                 .set(f64::from(u8::from(is_degraded)));
         }
         metrics::gauge!("tidewire_history_bytes").set(stats.history_bytes as f64);
+        if let Some(dispatcher) = self.notify.delivery().dispatcher() {
+            for (channel, result, count) in dispatcher.metrics().all() {
+                metrics::counter!(
+                    "tidewire_deliveries_total",
+                    "channel" => channel.name(),
+                    "result" => result.name()
+                )
+                .absolute(count);
+            }
+            metrics::gauge!("tidewire_delivery_queue").set(dispatcher.jobs() as f64);
+        }
         let cached = self.notify.cache_bytes();
         metrics::gauge!("tidewire_notification_cache_bytes").set(cached as f64);
         for (symbol, age_ms) in self.prices.ages_ms() {

@@ -13,7 +13,7 @@ use crate::{
     Gateway,
     access::check_origin,
     grpc_web,
-    http::{console, cors, health, rpc},
+    http::{console, cors, health, rpc, unsubscribe},
     reply::HttpError,
     sse, websocket,
 };
@@ -29,6 +29,10 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         .route(sse::PATH, get(sse::stream))
         .route("/v1/sse/{connection}", post(sse::command))
         .route("/v1/rpc/{service}/{method}", post(rpc::call))
+        .route(
+            "/v1/unsubscribe",
+            get(unsubscribe::handle).post(unsubscribe::handle),
+        )
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(gateway.clone());

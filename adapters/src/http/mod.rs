@@ -9,3 +9,4 @@ mod response_body;
 mod response_timeout;
 pub(crate) mod rpc;
 pub(crate) mod unsent;
+pub(crate) mod unsubscribe;

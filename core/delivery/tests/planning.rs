@@ -164,16 +164,7 @@ impl World {
             clock.clone(),
             limits,
         );
-        let planner = Planner::new(
-            hub.clone(),
-            store.clone(),
-            contacts.clone(),
-            connected.clone(),
-            clock.clone(),
-            config,
-            jobs.clone(),
-            dispatcher.clone(),
-        );
+        let planner = Planner::new(jobs.clone(), connected.clone(), config, dispatcher.clone());
         let cancel = CancellationToken::new();
         tokio::spawn({
             let (jobs, dispatcher, cancel) = (jobs.clone(), dispatcher.clone(), cancel.clone());

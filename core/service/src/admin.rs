@@ -3,16 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use tidewire_proto::v1::{
-    Connection, DisconnectRequest, DisconnectResponse, ListConnectionsRequest,
-    ListConnectionsResponse, RevokeRequest, RevokeResponse, SubscribeUserRequest,
-    SubscribeUserResponse, UnsubscribeUserRequest, UnsubscribeUserResponse,
-    admin_service_server::AdminService, disconnect_request, revoke_request, subscribe_user_request,
-    unsubscribe_user_request,
+    Connection, DeadLetter, DisconnectRequest, DisconnectResponse, ListConnectionsRequest,
+    ListConnectionsResponse, ListDeadLettersRequest, ListDeadLettersResponse, RevokeRequest,
+    RevokeResponse, SubscribeUserRequest, SubscribeUserResponse, UnsubscribeUserRequest,
+    UnsubscribeUserResponse, admin_service_server::AdminService, disconnect_request,
+    revoke_request, subscribe_user_request, unsubscribe_user_request,
 };
 use tidewire_stream::{ConnectionFilter, Session, StreamCore, Target, UserId, auth::Revocation};
 use tonic::{Request, Response, Status};
 
-use crate::{RevocationStore, caller_of, status_of};
+use crate::{DeliverySlot, RevocationStore, caller_of, status_of};
 
 /// Connections of a page when the request sets no limit.
 const PAGE: u32 = 100;
@@ -28,15 +28,22 @@ const MAX_ID_BYTES: usize = 4 << 10;
 pub struct AdminRpc {
     stream: Arc<StreamCore>,
     revocation_store: RevocationStore,
+    delivery: DeliverySlot,
 }
 
 impl AdminRpc {
-    /// The service over `stream`, for operators. Revocations are saved in `revocation_store`.
+    /// The service over `stream`, for operators. Revocations are saved in `revocation_store`, and
+    /// dead letters are those of `delivery`.
     #[must_use]
-    pub fn new(stream: Arc<StreamCore>, revocation_store: RevocationStore) -> Self {
+    pub fn new(
+        stream: Arc<StreamCore>,
+        revocation_store: RevocationStore,
+        delivery: DeliverySlot,
+    ) -> Self {
         Self {
             stream,
             revocation_store,
+            delivery,
         }
     }
 }
@@ -187,6 +194,30 @@ impl AdminService for AdminRpc {
         tracing::info!(operator, ?target, channel, connections, "unsubscribed");
         Ok(Response::new(UnsubscribeUserResponse {
             connections: count(connections),
+        }))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<ListDeadLettersRequest>,
+    ) -> Result<Response<ListDeadLettersResponse>, Status> {
+        admit(&request)?;
+        let ListDeadLettersRequest { limit, after } = request.into_inner();
+        let page = self.delivery.dead_letters(limit, after.as_deref()).await;
+        let (letters, next) = page.map_err(|error| status_of(&error))?;
+        let items = letters.into_iter().map(|letter| DeadLetter {
+            id: letter.id,
+            timestamp: letter.time_ms,
+            channel: letter.channel.name().to_owned(),
+            endpoint: letter.endpoint,
+            user: (!letter.user.is_empty()).then_some(letter.user),
+            titles: letter.titles,
+            attempts: letter.attempts,
+            reason: letter.reason,
+        });
+        Ok(Response::new(ListDeadLettersResponse {
+            items: items.collect(),
+            next,
         }))
     }
 

@@ -7,6 +7,7 @@ mod admin;
 mod channels;
 mod connection;
 mod counts;
+mod delivery;
 mod notify;
 mod price;
 mod revocations;
@@ -17,6 +18,7 @@ mod watch;
 
 pub use admin::AdminRpc;
 pub use connection::GRPC;
+pub use delivery::{Delivery, DeliverySlot, UnsubscribeAnswer};
 pub use notify::NotifyRpc;
 pub use price::PriceRpc;
 pub use revocations::RevocationStore;

@@ -20,12 +20,13 @@ use tidewire_proto::{
     json,
     v1::{
         CancelScheduledRequest, CancelScheduledResponse, DismissRequest, DismissResponse,
-        Dismissed, ErrorCode, GetPreferencesRequest, GetUnreadCountRequest, GetUnreadCountResponse,
-        ListNotificationsRequest, ListNotificationsResponse, MarkAllReadRequest,
-        MarkAllReadResponse, MarkReadRequest, MarkReadResponse, Notification, NotifyBatchRequest,
-        NotifyBatchResponse, NotifyRequest, NotifyResponse, NotifyResult, Preferences, ReadReceipt,
-        RecallBroadcastRequest, RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse,
-        SetPreferencesRequest, StreamNotificationsRequest, UnregisterPushRequest,
+        Dismissed, ErrorCode, GetPreferencesRequest, GetPushKeyRequest, GetPushKeyResponse,
+        GetUnreadCountRequest, GetUnreadCountResponse, ListNotificationsRequest,
+        ListNotificationsResponse, MarkAllReadRequest, MarkAllReadResponse, MarkReadRequest,
+        MarkReadResponse, Notification, NotifyBatchRequest, NotifyBatchResponse, NotifyRequest,
+        NotifyResponse, NotifyResult, Preferences, ReadReceipt, RecallBroadcastRequest,
+        RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse, SetEmailRequest,
+        SetEmailResponse, SetPreferencesRequest, StreamNotificationsRequest, UnregisterPushRequest,
         UnregisterPushResponse, cancel_scheduled_request, notify_result,
         notify_service_server::NotifyService, server_message::Data,
     },
@@ -41,6 +42,7 @@ use crate::{
     caller_of,
     connection::{BATCH_BYTES, close_status, connection_info},
     counts::CountOrder,
+    delivery::DeliverySlot,
     status_of,
 };
 
@@ -54,6 +56,7 @@ pub struct NotifyRpc {
     hub: Arc<OnceLock<NotificationHub>>,
     /// Why there is no hub.
     absence: Arc<Mutex<String>>,
+    delivery: DeliverySlot,
 }
 
 impl NotifyRpc {
@@ -65,7 +68,14 @@ impl NotifyRpc {
             stream,
             hub: Arc::default(),
             absence: Arc::new(Mutex::new(absence)),
+            delivery: DeliverySlot::default(),
         }
+    }
+
+    /// The delivery channels outside of the application.
+    #[must_use]
+    pub fn delivery(&self) -> &DeliverySlot {
+        &self.delivery
     }
 
     /// Sets the hub. The first one stays.
@@ -523,16 +533,56 @@ impl NotifyService for NotifyRpc {
 
     async fn register_push(
         &self,
-        _request: Request<RegisterPushRequest>,
+        request: Request<RegisterPushRequest>,
     ) -> Result<Response<RegisterPushResponse>, Status> {
-        Err(no_push())
+        let caller = caller_of(&request);
+        let RegisterPushRequest { user, subscription } = request.into_inner();
+        let register = async {
+            let user = inbox_of(&caller, user.as_deref())?;
+            let id = self.delivery.register_push(&user, &subscription).await?;
+            Ok(RegisterPushResponse { id })
+        };
+        answer(register.await)
     }
 
     async fn unregister_push(
         &self,
-        _request: Request<UnregisterPushRequest>,
+        request: Request<UnregisterPushRequest>,
     ) -> Result<Response<UnregisterPushResponse>, Status> {
-        Err(no_push())
+        let caller = caller_of(&request);
+        let UnregisterPushRequest { user, id } = request.into_inner();
+        let unregister = async {
+            let user = inbox_of(&caller, user.as_deref())?;
+            self.delivery.unregister_push(&user, &id).await?;
+            Ok(UnregisterPushResponse {})
+        };
+        answer(unregister.await)
+    }
+
+    async fn get_push_key(
+        &self,
+        _request: Request<GetPushKeyRequest>,
+    ) -> Result<Response<GetPushKeyResponse>, Status> {
+        let key = self.delivery.push_key();
+        answer(key.map(|public_key| GetPushKeyResponse { public_key }))
+    }
+
+    async fn set_email(
+        &self,
+        request: Request<SetEmailRequest>,
+    ) -> Result<Response<SetEmailResponse>, Status> {
+        let caller = caller_of(&request);
+        let SetEmailRequest { user, address } = request.into_inner();
+        let set = async {
+            sender_of(&caller)?;
+            if let Err(error) = ChannelName::user(&user) {
+                let text = format!("`user`: {user:?} is not the id of a user: {error}");
+                return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+            }
+            self.delivery.set_email(&user, address.as_deref()).await?;
+            Ok(SetEmailResponse {})
+        };
+        answer(set.await)
     }
 
     async fn cancel_scheduled(
@@ -575,10 +625,6 @@ impl NotifyService for NotifyRpc {
         };
         answer(recall.await)
     }
-}
-
-fn no_push() -> Status {
-    Status::unimplemented("push messages to devices are not built yet")
 }
 
 #[cfg(test)]

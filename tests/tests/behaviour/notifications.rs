@@ -1,6 +1,7 @@
 //! Notifications: inboxes, pushes to all connections of a user, broadcasts, preferences, and
 //! failures of the store.
 
+mod delivery;
 mod sending;
 
 use serde_json::{Value, json};
@@ -682,20 +683,6 @@ async fn references_to_broadcasts_and_schedules_are_explained() {
         let (_, found, message) = refusal(&call(&server, method, &body).await);
         assert_eq!(found, code, "{method}: {message}");
         assert!(message.contains(text), "{method}: {message}");
-    }
-}
-
-#[tokio::test]
-async fn push_messages_to_devices_are_not_built() {
-    let server = Server::start().await;
-    for (method, body) in [
-        ("RegisterPush", json!({"user": "ada", "subscription": {}})),
-        ("UnregisterPush", json!({"user": "ada", "id": "p"})),
-    ] {
-        let answer = call(&server, method, &body).await;
-        let (status, code, text) = refusal(&answer);
-        assert_eq!((status, code.as_str()), (501, "unimplemented"), "{text}");
-        assert!(text.contains("not built yet"), "{text}");
     }
 }
 

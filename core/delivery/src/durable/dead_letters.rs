@@ -132,8 +132,7 @@ impl DeadLetters {
 }
 
 fn channel(number: u32) -> Channel {
-    let all = Channel::ALL.into_iter();
-    all.filter(|channel| *channel as u32 == number)
-        .next()
+    let mut all = Channel::ALL.into_iter();
+    all.find(|channel| *channel as u32 == number)
         .unwrap_or(Channel::Webhook)
 }

@@ -90,6 +90,22 @@ impl DurableJobs {
         &self.0.dead
     }
 
+    pub(super) fn hub(&self) -> &NotificationHub {
+        &self.0.hub
+    }
+
+    pub(super) fn store(&self) -> &SharedStore {
+        &self.0.store
+    }
+
+    pub(super) fn contacts(&self) -> &Contacts {
+        &self.0.contacts
+    }
+
+    pub(super) fn clock(&self) -> &SharedClock {
+        &self.0.clock
+    }
+
     /// Stages a job.
     pub(super) fn put(batch: &mut Batch, job: &Job) {
         let key = tables::job(&job.target.endpoint(), &job.message.id);

@@ -134,24 +134,20 @@ struct Reach {
 }
 
 impl Planner {
-    /// A planner of a hub's notifications, whose jobs go to `dispatcher`.
+    /// A planner of the notifications of the jobs' hub. What it plans goes to `dispatcher`.
     #[must_use]
     pub fn new(
-        hub: NotificationHub,
-        store: SharedStore,
-        contacts: Contacts,
-        presence: Arc<dyn Presence>,
-        clock: SharedClock,
-        config: DeliveryConfig,
         jobs: DurableJobs,
+        presence: Arc<dyn Presence>,
+        config: DeliveryConfig,
         dispatcher: Dispatcher,
     ) -> Self {
         Self {
-            hub,
-            store,
-            contacts,
+            hub: jobs.hub().clone(),
+            store: jobs.store().clone(),
+            contacts: jobs.contacts().clone(),
+            clock: jobs.clock().clone(),
             presence,
-            clock,
             config,
             jobs,
             dispatcher,

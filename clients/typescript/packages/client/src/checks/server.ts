@@ -150,7 +150,11 @@ const rule = object<AlertRule>({
   state: text,
 });
 
-const deliveryFilter = object<DeliveryFilter>({ minPriority: optional(text), mutedTypes: optional(list(text)) });
+const deliveryFilter = object<DeliveryFilter>({
+  minPriority: optional(text),
+  mutedTypes: optional(list(text)),
+  always: optional(flag),
+});
 
 const preferences = object<Preferences>({
   minPriority: optional(text),

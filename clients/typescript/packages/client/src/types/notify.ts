@@ -87,6 +87,8 @@ export interface Dismissed extends NotificationIds {
 export interface DeliveryFilter {
   readonly minPriority?: Priority;
   readonly mutedTypes?: readonly NotificationType[];
+  /** Whether to deliver also while the user is connected. */
+  readonly always?: boolean;
 }
 
 /** A user's choice of notifications. */

@@ -1,0 +1,209 @@
+//! Delivery channels, as the services see them: contacts of users, and dead letters.
+
+use std::sync::{Arc, OnceLock};
+
+use tidewire_delivery::{
+    DeliveryError, Dispatcher, Senders,
+    durable::{Contacts, DeadLetter, DeadLetters},
+    email::{CONFIRMATION_PAGE, UnsubscribeStep, unsubscribe_step},
+};
+use tidewire_proto::v1::ErrorCode;
+use tidewire_stream::{StreamError, UserId};
+
+/// Dead letters of a page, by default.
+const DEFAULT_PAGE: u32 = 100;
+
+/// Dead letters of a page at most.
+const MAX_PAGE: u32 = 1_000;
+
+const UNSUBSCRIBED_PAGE: &str = "\
+<!doctype html>
+<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Unsubscribed</title></head>
+<body style=\"font-family:sans-serif\"><p>You get no more e-mail notifications.</p></body></html>
+";
+
+/// The delivery channels of a server.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The contacts of users.
+    pub contacts: Contacts,
+    /// The senders of the configured channels.
+    pub senders: Arc<Senders>,
+    /// The dead letters.
+    pub dead_letters: DeadLetters,
+    /// The queues of messages, for metrics.
+    pub dispatcher: Dispatcher,
+}
+
+/// The delivery channels, once they run. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct DeliverySlot(Arc<OnceLock<Delivery>>);
+
+/// The answer to a request at the unsubscribe URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnsubscribeAnswer {
+    /// The page with a button. Nothing has changed.
+    Page,
+    /// The user gets no mails any more.
+    Done,
+}
+
+impl UnsubscribeAnswer {
+    /// The page that a browser shows.
+    #[must_use]
+    pub fn page(self) -> &'static str {
+        match self {
+            Self::Page => CONFIRMATION_PAGE,
+            Self::Done => UNSUBSCRIBED_PAGE,
+        }
+    }
+}
+
+impl DeliverySlot {
+    /// Sets the delivery channels. The first ones stay.
+    pub fn set(&self, delivery: Delivery) {
+        let _ = self.0.set(delivery);
+    }
+
+    /// The queues of messages, once the channels run.
+    #[must_use]
+    pub fn dispatcher(&self) -> Option<&Dispatcher> {
+        self.0.get().map(|delivery| &delivery.dispatcher)
+    }
+
+    fn get(&self) -> Result<&Delivery, StreamError> {
+        self.0.get().ok_or_else(|| {
+            let text = "this server has no delivery channels: add `[delivery.push]`, \
+                        `[delivery.email]` or `[[delivery.webhook]]` to its configuration";
+            StreamError::new(ErrorCode::FailedPrecondition, text)
+        })
+    }
+
+    /// The key with which browsers subscribe.
+    pub(crate) fn push_key(&self) -> Result<String, StreamError> {
+        let push = self.get()?.senders.push().ok_or_else(no_push)?;
+        Ok(push.public_key().to_owned())
+    }
+
+    /// Registers a browser.
+    pub(crate) async fn register_push(
+        &self,
+        user: &str,
+        subscription: &[u8],
+    ) -> Result<String, StreamError> {
+        let delivery = self.get()?;
+        let push = delivery.senders.push().ok_or_else(no_push)?;
+        let read = push
+            .read_subscription(subscription)
+            .map_err(|error| invalid(&error))?;
+        let (user, contacts) = (UserId::new(user), &delivery.contacts);
+        let registered = contacts.register(&user, subscription, &read).await;
+        registered.map_err(unavailable)
+    }
+
+    /// Ends a registration.
+    pub(crate) async fn unregister_push(&self, user: &str, id: &str) -> Result<(), StreamError> {
+        let delivery = self.get()?;
+        let ended = delivery.contacts.unregister(&UserId::new(user), id).await;
+        match ended.map_err(unavailable)? {
+            true => Ok(()),
+            false => Err(StreamError::new(
+                ErrorCode::NotFound,
+                format!("`id`: {id:?} is no registration of this user"),
+            )),
+        }
+    }
+
+    /// Sets a user's mail address.
+    pub(crate) async fn set_email(
+        &self,
+        user: &str,
+        address: Option<&str>,
+    ) -> Result<(), StreamError> {
+        let delivery = self.get()?;
+        if delivery.senders.email().is_none() {
+            return Err(no_email());
+        }
+        let user = UserId::new(user);
+        let set = delivery.contacts.set_email(&user, address).await;
+        set.map_err(unavailable)?.map_err(|error| invalid(&error))
+    }
+
+    /// Handles a request at the unsubscribe URL. Only a POST changes something: scanners of mail
+    /// follow links.
+    ///
+    /// # Errors
+    /// This server did not make the token, has no e-mail, or its store fails.
+    pub async fn unsubscribe(
+        &self,
+        method: &http::Method,
+        token: &str,
+    ) -> Result<UnsubscribeAnswer, StreamError> {
+        let delivery = self.get()?;
+        let email = delivery.senders.email().ok_or_else(no_email)?;
+        let step = unsubscribe_step(email.unsubscribe_tokens(), method, token);
+        let step = step.map_err(|_| {
+            let text = "`token` is not one of this server, expected the link of a mail";
+            StreamError::new(ErrorCode::InvalidArgument, text)
+        })?;
+        match step {
+            UnsubscribeStep::Unsubscribe(user) => {
+                let unsubscribed = delivery.contacts.unsubscribe(&user).await;
+                unsubscribed.map_err(unavailable)?;
+                Ok(UnsubscribeAnswer::Done)
+            }
+            UnsubscribeStep::ShowPage | UnsubscribeStep::RefuseMethod => {
+                Ok(UnsubscribeAnswer::Page)
+            }
+        }
+    }
+
+    /// A page of dead letters, and the cursor of the next one.
+    pub(crate) async fn dead_letters(
+        &self,
+        limit: Option<u32>,
+        after: Option<&str>,
+    ) -> Result<(Vec<DeadLetter>, Option<String>), StreamError> {
+        let limit = limit.unwrap_or(DEFAULT_PAGE);
+        if limit == 0 || limit > MAX_PAGE {
+            let text = format!("`limit` is {limit}, expected 1 to {MAX_PAGE}");
+            return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+        }
+        let after = after.map(|text| {
+            let (time, id) = text.split_once('.')?;
+            Some((time.parse().ok()?, id))
+        });
+        let after = match after {
+            Some(None) => {
+                let text = "`after` is not the `next` of a page";
+                return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+            }
+            after => after.flatten(),
+        };
+        let limit = limit as usize;
+        let letters = self.get()?.dead_letters.list(after, limit).await;
+        let letters = letters.map_err(unavailable)?;
+        let next = letters.last().filter(|_| letters.len() == limit);
+        let next = next.map(|last| format!("{}.{}", last.time_ms, last.id));
+        Ok((letters, next))
+    }
+}
+
+fn no_push() -> StreamError {
+    let text = "this server sends no push messages: `[delivery.push]` is not configured";
+    StreamError::new(ErrorCode::FailedPrecondition, text)
+}
+
+fn no_email() -> StreamError {
+    let text = "this server sends no mails: `[delivery.email]` is not configured";
+    StreamError::new(ErrorCode::FailedPrecondition, text)
+}
+
+fn invalid(error: &DeliveryError) -> StreamError {
+    StreamError::new(ErrorCode::InvalidArgument, error.to_string())
+}
+
+fn unavailable(error: impl std::fmt::Display) -> StreamError {
+    let text = format!("contacts are unavailable, try again: {error}");
+    StreamError::new(ErrorCode::Unavailable, text)
+}
