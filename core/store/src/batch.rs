@@ -25,7 +25,10 @@ impl Write {
 
 /// Writes that are applied together, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Batch(Vec<Write>);
+pub struct Batch {
+    writes: Vec<Write>,
+    is_urgent: bool,
+}
 
 impl Batch {
     /// An empty batch.
@@ -36,34 +39,48 @@ impl Batch {
 
     /// Sets the value of a key.
     pub fn put(&mut self, table: Table, key: impl Into<Key>, value: impl Into<Value>) {
-        self.0.push(Write::Put(table, key.into(), value.into()));
+        self.writes
+            .push(Write::Put(table, key.into(), value.into()));
     }
 
     /// Removes a key.
     pub fn delete(&mut self, table: Table, key: impl Into<Key>) {
-        self.0.push(Write::Delete(table, key.into()));
+        self.writes.push(Write::Delete(table, key.into()));
     }
 
     /// Removes all keys from `from` to before `to`.
     pub fn delete_range(&mut self, table: Table, from: impl Into<Key>, to: impl Into<Key>) {
-        self.0
+        self.writes
             .push(Write::DeleteRange(table, from.into(), to.into()));
     }
 
     /// Appends the writes of another batch.
     pub fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+        self.writes.extend(other.writes);
+        self.is_urgent |= other.is_urgent;
+    }
+
+    /// Lets the batch be written before others that wait. It must not write a key that one of these
+    /// writes.
+    pub fn mark_urgent(&mut self) {
+        self.is_urgent = true;
+    }
+
+    /// Whether the batch is written before others that wait.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.is_urgent
     }
 
     /// Whether the batch is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.writes.is_empty()
     }
 
     /// The writes, in their order.
     #[must_use]
     pub fn writes(&self) -> &[Write] {
-        &self.0
+        &self.writes
     }
 }

@@ -1,8 +1,12 @@
 //! Embedded store: one file, written by one thread.
 //!
-//! The thread writes all queued batches in one transaction, so that under load many batches
-//! share one flush to the disk. A commit waits for that flush. The queue is bounded; a commit
-//! that finds it full waits for room.
+//! The thread writes queued batches in one transaction, so that under load many batches share one
+//! flush to the disk. A commit waits for that flush. The queue is bounded; a commit that finds it
+//! full waits for room.
+//!
+//! Urgent batches have a queue of their own and come first in the next transaction. A transaction
+//! takes no further batch from [`GROUP`] batches or [`GROUP_WRITES`] writes on. An urgent batch
+//! therefore waits for the end of one such transaction, and for its own flush.
 //!
 //! # After a failed write
 //! The library uses a file no more after an error of the disk. The thread closes the file, and
@@ -13,6 +17,7 @@
 mod file;
 
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -35,6 +40,9 @@ const QUEUE: usize = 256;
 
 /// Batches that share one transaction at most.
 const GROUP: usize = 256;
+
+/// Writes of a transaction from which on it takes no further batch: some milliseconds of work.
+const GROUP_WRITES: usize = 2_048;
 
 /// Time between two attempts to open the file again after a failed write.
 const RETRY: Duration = Duration::from_millis(250);
@@ -63,6 +71,7 @@ type FileState = Result<Arc<Database>, StoreError>;
 pub struct EmbeddedStore {
     file: Arc<RwLock<FileState>>,
     queue: mpsc::Sender<Job>,
+    urgent: mpsc::Sender<Job>,
 }
 
 impl std::fmt::Debug for EmbeddedStore {
@@ -87,17 +96,24 @@ impl EmbeddedStore {
             .map_err(unusable)?;
         let file = Arc::new(RwLock::new(Ok(Arc::new(database))));
         let (queue, jobs) = mpsc::channel(QUEUE);
+        let (urgent, urgent_jobs) = mpsc::channel(QUEUE);
         let writer = Writer {
             folder: folder.to_owned(),
             file: file.clone(),
             jobs,
+            urgent_jobs,
+            waiting: VecDeque::new(),
             retry_at: Instant::now(),
         };
         std::thread::Builder::new()
             .name("tidewire-store".to_owned())
             .spawn(move || timer.block_on(writer.run()))
             .map_err(unusable)?;
-        Ok(Self { file, queue })
+        Ok(Self {
+            file,
+            queue,
+            urgent,
+        })
     }
 
     /// Reads on a thread that may block on the disk.
@@ -209,8 +225,12 @@ impl Store for EmbeddedStore {
                 return Ok(());
             }
             let (done, written) = oneshot::channel();
+            let queue = match batch.is_urgent() {
+                true => &self.urgent,
+                false => &self.queue,
+            };
             let job = Job { batch, done };
-            self.queue.send(job).await.map_err(|_| StoreError::Closed)?;
+            queue.send(job).await.map_err(|_| StoreError::Closed)?;
             written.await.map_err(|_| StoreError::Closed)?
         })
     }
@@ -228,6 +248,9 @@ struct Writer {
     folder: PathBuf,
     file: Arc<RwLock<FileState>>,
     jobs: mpsc::Receiver<Job>,
+    urgent_jobs: mpsc::Receiver<Job>,
+    /// Batches that the last transaction left, in their order.
+    waiting: VecDeque<Job>,
     /// When a closed file may be opened again.
     retry_at: Instant,
 }
@@ -236,19 +259,19 @@ impl Writer {
     async fn run(mut self) {
         let mut group = Vec::new();
         loop {
-            let is_open = self.file.read().is_ok();
-            let received = self.jobs.recv_many(&mut group, GROUP);
-            let received = match is_open {
-                true => received.await,
-                false => match timeout_at(self.retry_at, received).await {
-                    Ok(received) => received,
+            let (is_open, retry_at) = (self.file.read().is_ok(), self.retry_at);
+            let collected = self.collect(&mut group);
+            let has_jobs = match is_open {
+                true => collected.await,
+                false => match timeout_at(retry_at, collected).await {
+                    Ok(has_jobs) => has_jobs,
                     Err(_) => {
                         self.open_again();
                         continue;
                     }
                 },
             };
-            if received == 0 {
+            if !has_jobs {
                 return;
             }
             let written = self.write_group(&group);
@@ -257,6 +280,50 @@ impl Writer {
                 let _ = job.done.send(written.clone());
             }
         }
+    }
+
+    /// Waits for batches, and collects those of the next transaction. False if there will be none
+    /// any more.
+    async fn collect(&mut self, group: &mut Vec<Job>) -> bool {
+        if self.waiting.is_empty() {
+            // Both queues belong to the same handles, so that both end together.
+            let job = tokio::select! {
+                biased;
+                Some(urgent) = self.urgent_jobs.recv() => {
+                    group.push(urgent);
+                    None
+                }
+                job = self.jobs.recv() => job,
+            };
+            self.waiting.extend(job);
+            if group.is_empty() && self.waiting.is_empty() {
+                return false;
+            }
+        }
+        let writes = |group: &[Job]| {
+            let batches = group.iter().map(|job| job.batch.writes().len());
+            batches.sum::<usize>()
+        };
+        while group.len() < GROUP
+            && writes(group) < GROUP_WRITES
+            && let Ok(urgent) = self.urgent_jobs.try_recv()
+        {
+            group.push(urgent);
+        }
+        while self.waiting.len() < GROUP
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            self.waiting.push_back(job);
+        }
+        let mut count = writes(group);
+        while group.len() < GROUP
+            && count < GROUP_WRITES
+            && let Some(job) = self.waiting.pop_front()
+        {
+            count += job.batch.writes().len();
+            group.push(job);
+        }
+        true
     }
 
     /// Writes a group of batches. A failure closes the file.

@@ -264,3 +264,36 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn an_urgent_batch_is_written_before_those_that_wait() {
+    const BATCHES: u32 = 4_000;
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    let written = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let mut commits = tokio::task::JoinSet::new();
+    for number in 0..BATCHES {
+        let (store, written) = (store.clone(), written.clone());
+        commits.spawn(async move {
+            let mut batch = Batch::new();
+            for part in 0..20_u32 {
+                let key = [number.to_be_bytes(), part.to_be_bytes()].concat();
+                batch.put(TABLE, key, vec![b'x'; 100]);
+            }
+            store.commit(batch).await.unwrap();
+            written.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+    // All of them wait in the queue, or for room in it.
+    tokio::task::yield_now().await;
+    let mut urgent = Batch::new();
+    urgent.put(TABLE, *b"urgent", *b"1");
+    urgent.mark_urgent();
+    store.commit(urgent).await.unwrap();
+    let before = written.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(before < BATCHES, "{before}");
+    while let Some(done) = commits.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(all(&store).await.len(), 20 * BATCHES as usize + 1);
+}
