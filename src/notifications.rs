@@ -1,29 +1,30 @@
 //! Notifications: opens the hub on the store, and publishes its events to the users' connections.
 //!
-//! An event of one user is published on `user:{id}` at once, unless the user was not connected for
-//! a day: then the list alone has it. A broadcast is one event of the hub, and one publication for
-//! each user who is connected or was until a moment ago: the fan-out task makes these in chunks
-//! and yields between them. All others find the broadcast in their list, and are not recovered.
+//! An event of one user is published on `user:{id}` ([`UserPushes`]): at once, or gathered with
+//! others by priority. A broadcast is one event of the hub, and one push to each user who is
+//! connected or was until a moment ago: the fan-out task makes these in chunks and yields between
+//! them. All others find the broadcast in their list, and are not recovered. A notification to a
+//! channel is published at once, whatever its priority, so that it stays between the messages of
+//! its time.
 
 use std::{
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::bail;
-use parking_lot::Mutex;
 use tidewire_notification::{
     EventSink, HubEvent, NotificationConfig, NotificationError, NotificationHub,
+    NotificationSummary, UserPushes,
 };
-use tidewire_proto::v1::{GetUnreadCountResponse, Notification, server_message::Data};
+use tidewire_proto::v1::{Notification, Priority, server_message::Data};
 use tidewire_service::NotifyRpc;
 use tidewire_store::SharedStore;
 use tidewire_stream::{
-    ChannelName, Content, DurablePublisher as _, Event, Publisher as _, SharedClock, SharedEvent,
-    StreamCore, UserId,
+    ChannelName, DurablePublisher as _, SharedClock, StreamCore, Urgency, UserId, channel::PERSONAL,
 };
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,7 @@ pub(crate) struct Notifications {
     config: NotificationConfig,
     sink: Arc<ChannelSink>,
     fan_outs: mpsc::Receiver<FanOut>,
+    urgent_fan_outs: mpsc::Receiver<FanOut>,
     hub: Option<NotificationHub>,
     delivery: Option<DeliveryChannels>,
     /// Why the last attempt to open the hub failed.
@@ -72,11 +74,16 @@ impl Notifications {
             return None;
         };
         let (sender, fan_outs) = mpsc::channel(QUEUE);
+        let (urgent_sender, urgent_fan_outs) = mpsc::channel(QUEUE);
+        if let Err(error) = stream.register_summary(PERSONAL, Arc::new(NotificationSummary)) {
+            tracing::error!(%error, "clients receive what they missed one by one");
+        }
         let sink = ChannelSink {
             stream: stream.clone(),
+            pushes: Arc::new(UserPushes::new(stream.clone())),
             fan_outs: sender,
+            urgent_fan_outs: urgent_sender,
             has_dropped: AtomicBool::new(false),
-            newest: Mutex::default(),
         };
         Some(Self {
             service: service.clone(),
@@ -86,10 +93,16 @@ impl Notifications {
             config,
             sink: Arc::new(sink),
             fan_outs,
+            urgent_fan_outs,
             hub: None,
             delivery,
             failure: None,
         })
+    }
+
+    /// The pushes to users, to close before clients are sent away.
+    pub(crate) fn pushes(&self) -> Arc<UserPushes> {
+        self.sink.pushes.clone()
     }
 
     /// Opens the hub. Call it before clients connect. A failure leaves the rest of the server as
@@ -133,13 +146,17 @@ impl Notifications {
             let slot = self.service.delivery().clone();
             tokio::spawn(delivery.run(hub.clone(), slot, cancel.clone()))
         });
-        while let Some(Some(fan_out)) = cancel.run_until_cancelled(self.fan_outs.recv()).await {
+        let pushing = tokio::spawn({
+            let (pushes, cancel) = (self.pushes(), cancel.clone());
+            async move { pushes.run(cancel).await }
+        });
+        while let Some(Some(fan_out)) = cancel.run_until_cancelled(self.next_fan_out()).await {
             let done = cancel.run_until_cancelled(self.fan_out(&hub, fan_out));
             if done.await.is_none() {
                 break;
             }
         }
-        if background.await.is_err() {
+        if background.await.is_err() || pushing.await.is_err() {
             tracing::error!("the background work of notifications panicked");
         }
         if let Some(delivery) = delivery
@@ -162,8 +179,24 @@ impl Notifications {
         self.hub.clone()
     }
 
-    async fn fan_out(&self, hub: &NotificationHub, fan_out: FanOut) {
-        self.publish_to_all(hub, fan_out).await;
+    async fn next_fan_out(&mut self) -> Option<FanOut> {
+        tokio::select! {
+            biased;
+            urgent = self.urgent_fan_outs.recv() => urgent,
+            next = self.fan_outs.recv() => next,
+        }
+    }
+
+    /// Publishes to each user who needs it. Urgent broadcasts have their turn after each chunk.
+    async fn fan_out(&mut self, hub: &NotificationHub, fan_out: FanOut) {
+        let fan_out = Arc::new(fan_out);
+        let users: Vec<_> = self.stream.users_to_reach().into_iter().collect();
+        for users in users.chunks(CHUNK) {
+            while let Ok(urgent) = self.urgent_fan_outs.try_recv() {
+                self.publish_to_all(hub, urgent).await;
+            }
+            self.publish_to_chunk(hub, users, &fan_out).await;
+        }
         if self.fan_outs.is_empty() && self.sink.take_dropped() {
             tracing::warn!("too many broadcasts at once: connected users read their lists again");
             for user in self.stream.users_to_reach() {
@@ -177,30 +210,39 @@ impl Notifications {
         let fan_out = Arc::new(fan_out);
         let users = self.stream.users_to_reach();
         for users in users.chunks(CHUNK) {
-            let mut events = JoinSet::new();
-            for user in users {
-                let (hub, user, fan_out) = (hub.clone(), user.clone(), fan_out.clone());
-                events.spawn(async move {
-                    let result = fan_out.publish_to(&hub, &user).await;
-                    result.map_err(|error| (user, error))
-                });
-            }
-            let mut failure = None;
-            while let Some(joined) = events.join_next().await {
-                match joined {
-                    Ok(Ok(())) => {}
-                    Ok(Err((user, error))) => {
-                        self.publish_gap(&user).await;
-                        failure = Some(error.to_string());
-                    }
-                    Err(error) => failure = Some(error.to_string()),
-                }
-            }
-            if let Some(error) = failure {
-                tracing::warn!(error, "some connected users must read their lists again");
-            }
-            tokio::task::yield_now().await;
+            self.publish_to_chunk(hub, users, &fan_out).await;
         }
+    }
+
+    async fn publish_to_chunk(
+        &self,
+        hub: &NotificationHub,
+        users: &[UserId],
+        fan_out: &Arc<FanOut>,
+    ) {
+        let mut events = JoinSet::new();
+        for user in users {
+            let (hub, user, fan_out) = (hub.clone(), user.clone(), fan_out.clone());
+            events.spawn(async move {
+                let result = fan_out.publish_to(&hub, &user).await;
+                result.map_err(|error| (user, error))
+            });
+        }
+        let mut failure = None;
+        while let Some(joined) = events.join_next().await {
+            match joined {
+                Ok(Ok(())) => {}
+                Ok(Err((user, error))) => {
+                    self.publish_gap(&user).await;
+                    failure = Some(error.to_string());
+                }
+                Err(error) => failure = Some(error.to_string()),
+            }
+        }
+        if let Some(error) = failure {
+            tracing::warn!(error, "some connected users must read their lists again");
+        }
+        tokio::task::yield_now().await;
     }
 
     /// Tells a user's connections that they missed something.
@@ -263,39 +305,22 @@ impl FanOut {
 /// Publishes the events of the hub on channels.
 struct ChannelSink {
     stream: Arc<StreamCore>,
+    pushes: Arc<UserPushes>,
     fan_outs: mpsc::Sender<FanOut>,
-    /// Whether the queue had no room.
+    urgent_fan_outs: mpsc::Sender<FanOut>,
+    /// Whether a queue had no room.
     has_dropped: AtomicBool,
-    /// The notification that was published last, while something still has it.
-    newest: Mutex<Weak<SharedEvent>>,
 }
 
 impl ChannelSink {
-    fn publish_to(&self, user: &UserId, content: impl Into<Content>) {
-        match ChannelName::user(user.as_str()) {
-            Ok(channel) => self.stream.publish_if_known(&channel, content),
-            // The hub accepts no such user.
-            Err(error) => tracing::error!(%error, "a user's id cannot name a channel"),
-        }
-    }
-
-    /// The event of a notification. Those of a broadcast and of a request for many users are all
-    /// the same, and come one after the other: their publications share one event. A broadcast to
-    /// 20,000 users would else be in memory 20,000 times.
-    fn shared(&self, notification: Notification) -> Arc<SharedEvent> {
-        let newest = self.newest.lock().upgrade();
-        if let Some(newest) = newest
-            && matches!(newest.event(), Event::Notification(one) if *one == notification)
-        {
-            return newest;
-        }
-        let shared = SharedEvent::new(Data::Notification(notification));
-        *self.newest.lock() = Arc::downgrade(&shared);
-        shared
-    }
-
     fn queue(&self, fan_out: FanOut) {
-        if self.fan_outs.try_send(fan_out).is_err() {
+        let queue = match &fan_out {
+            FanOut::Broadcast { class, .. } if class.priority() == Priority::Urgent => {
+                &self.urgent_fan_outs
+            }
+            FanOut::Broadcast { .. } | FanOut::Counts => &self.fan_outs,
+        };
+        if queue.try_send(fan_out).is_err() {
             self.has_dropped.store(true, Ordering::Release);
         }
     }
@@ -309,8 +334,14 @@ impl EventSink for ChannelSink {
     fn publish(&self, event: HubEvent) {
         match event {
             HubEvent::Notification {
-                user, notification, ..
-            } => self.publish_to(&user, self.shared(*notification)),
+                user,
+                notification,
+                unread_count,
+                audience,
+                ..
+            } => self
+                .pushes
+                .notification(&user, *notification, unread_count, audience),
             HubEvent::Broadcast {
                 notification,
                 class,
@@ -321,18 +352,23 @@ impl EventSink for ChannelSink {
             HubEvent::Channel {
                 channel,
                 notification,
-            } => self
-                .stream
-                .publish(&channel, Data::Notification(*notification)),
-            HubEvent::Read { user, receipt } => self.publish_to(&user, Data::Read(receipt)),
-            HubEvent::Dismissed { user, dismissed } => {
-                self.publish_to(&user, Data::Dismissed(dismissed));
+            } => {
+                let urgency = match notification.priority() {
+                    Priority::Urgent => Urgency::Urgent,
+                    _ => Urgency::Ordinary,
+                };
+                let event = Data::Notification(*notification);
+                self.stream.publish_with(&channel, event, urgency);
             }
+            HubEvent::Read { user, receipt } => self.pushes.read(&user, receipt),
+            HubEvent::Dismissed { user, dismissed } => self.pushes.dismissed(&user, dismissed),
             HubEvent::UnreadCount { user, unread_count } => {
-                let count = GetUnreadCountResponse { unread_count };
-                self.publish_to(&user, Data::UnreadCount(count));
+                self.pushes.unread_count(&user, unread_count);
             }
-            HubEvent::BroadcastRemoval { .. } => self.queue(FanOut::Counts),
+            HubEvent::BroadcastRemoval { ids } => {
+                self.pushes.retract(&ids);
+                self.queue(FanOut::Counts);
+            }
             // Delivery outside of the application will read them.
             HubEvent::Preferences { .. } => {}
         }

@@ -15,6 +15,7 @@ use tidewire_adapters::{
     Services, ShardThreads, tls::TlsAcceptor,
 };
 use tidewire_chain::ChainEngine;
+use tidewire_notification::UserPushes;
 use tidewire_price::PriceEngine;
 use tidewire_service::{
     AdminRpc, NotifyRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc,
@@ -91,6 +92,8 @@ struct RunningServer {
     stream: Arc<StreamCore>,
     gateway: Gateway,
     threads: ShardThreads,
+    /// Pushes to users. None without a store.
+    pushes: Option<Arc<UserPushes>>,
     lifetime: Lifetime,
 }
 
@@ -180,6 +183,7 @@ impl Server {
         if let Some(notifications) = &mut notifications {
             notifications.open().await;
         }
+        let pushes = notifications.as_ref().map(Notifications::pushes);
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         tracing::info!(
             "Tidewire {} listens on {scheme}://{address}",
@@ -222,6 +226,7 @@ impl Server {
             stream: self.stream,
             gateway,
             threads,
+            pushes,
             lifetime: self.lifetime,
         })
     }
@@ -287,6 +292,9 @@ impl RunningServer {
             connections = self.gateway.connections(),
             "stopping: clients are sent away"
         );
+        if let Some(pushes) = &self.pushes {
+            pushes.close();
+        }
         stop.cancel();
         let window = self.config.server.drain;
         let started = Instant::now();

@@ -181,6 +181,11 @@ pub(crate) fn check(
 }
 
 impl Draft {
+    /// Whether it is delivered now, and is urgent.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.not_before_ms.is_none() && self.message.class.priority() == Priority::Urgent
+    }
+
     /// Checks the times. A repeated request is not checked: its times were right at first.
     pub(crate) fn check_times(&self, now_ms: i64) -> Result<(), NotificationError> {
         let delivery_ms = self.not_before_ms.unwrap_or(now_ms);

@@ -4,13 +4,13 @@
 //! Events of one user keep their order. A broadcast is one event, however many users there are;
 //! the receiver fans it out to the connections.
 //!
-//! Gathering events of medium priority for up to 250 ms, and of low priority for up to 2 s, is
-//! the receiver's part: it knows which connections there are.
+//! The receiver passes the events of users to [`UserPushes`](crate::UserPushes), which gathers those
+//! of medium and low priority.
 
 use tidewire_proto::v1::{Dismissed, Notification, Preferences, ReadReceipt};
 use tidewire_stream::{ChannelName, UserId};
 
-use crate::{NotificationId, kind::Class};
+use crate::{Audience, NotificationId, kind::Class};
 
 /// A change that clients see.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +25,8 @@ pub enum HubEvent {
         class: Class,
         /// Number of unread notifications after it.
         unread_count: u64,
+        /// Whether it is a broadcast.
+        audience: Audience,
     },
     /// A notification for everyone. Users whose preferences hide its class do not see it.
     Broadcast {

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::{
     EventSink, NotificationConfig, NotificationError, NotificationId,
+    admission::Admission,
     broadcast::{self, LiveBroadcasts},
     cache::StateCache,
     id::{IdGenerator, Order},
@@ -37,6 +38,7 @@ pub(crate) struct HubCore {
     pub(crate) ids: IdGenerator,
     pub(crate) realm: u64,
     pub(crate) locks: Locks,
+    pub(crate) admission: Admission,
     pub(crate) cache: StateCache,
     live: RwLock<Arc<LiveBroadcasts>>,
     /// Whether the store may have other broadcasts than `live`.
@@ -99,6 +101,7 @@ impl HubCore {
             ids: IdGenerator::after(newest),
             realm,
             locks: Locks::default(),
+            admission: Admission::default(),
             cache: StateCache::new(config.cache_bytes),
             live: RwLock::new(Arc::new(live)),
             is_live_unknown: AtomicBool::new(false),

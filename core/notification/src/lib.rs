@@ -12,9 +12,11 @@
 //! - A broadcast is one record, however many users there are (`broadcast`).
 //! - Memory does not grow with users who are away (`cache`).
 //!
-//! Delivery outside of the server (webhook, push, e-mail) and the fan-out to connections are
-//! the receivers' of [`HubEvent`]s.
+//! [`HubEvent`]s go to a receiver outside of this crate. It passes those of users to [`UserPushes`],
+//! which gathers by priority (`gathering`) and publishes. Delivery outside of the server (webhook,
+//! push, e-mail) and the fan-out of broadcasts are the receiver's.
 
+mod admission;
 mod broadcast;
 mod cache;
 mod config;
@@ -22,6 +24,7 @@ mod counts;
 mod draft;
 mod error;
 mod events;
+mod gathering;
 mod hub;
 mod hub_core;
 mod id;
@@ -29,8 +32,10 @@ mod idempotency;
 mod inbox;
 mod kind;
 mod locks;
+mod missed;
 pub mod outgoing;
 pub mod preferences;
+mod pushes;
 mod record;
 mod schedule;
 mod tables;
@@ -39,10 +44,13 @@ mod work;
 pub use config::NotificationConfig;
 pub use error::NotificationError;
 pub use events::{EventSink, HubEvent};
+pub use gathering::{Audience, GatheringLimits, NotificationGatherer, Push};
 pub use hub::{
     ListQuery, NotificationHub, NotificationPage, NotifyOutcome, ScheduleRef, StepOutcome,
 };
 pub use id::NotificationId;
 pub use kind::Class;
+pub use missed::NotificationSummary;
 pub use outgoing::Outgoing;
 pub use preferences::QuietHours;
+pub use pushes::UserPushes;

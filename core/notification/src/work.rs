@@ -14,7 +14,7 @@ use tidewire_store::{Batch, Key, StoreError, Table, Value};
 use tidewire_stream::UserId;
 
 use crate::{
-    HubEvent, NotificationError,
+    Audience, HubEvent, NotificationError,
     broadcast::{Broadcast, LiveBroadcasts},
     counts,
     hub_core::{HubCore, scan_all},
@@ -227,6 +227,7 @@ impl<'a> Work<'a> {
             notification: Box::new(notification.clone()),
             class,
             unread_count,
+            audience: Audience::Users,
         });
         if self.core.config.has_delivery {
             outgoing::add(&mut self.batch, self.now_ms, Some(&user), order);

@@ -6,7 +6,7 @@
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 /// Namespace of users' personal channels.
-pub(crate) const PERSONAL: &str = "user";
+pub const PERSONAL: &str = "user";
 
 /// Longest channel name, in bytes.
 pub const MAX_CHANNEL_BYTES: usize = 255;

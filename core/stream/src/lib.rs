@@ -20,6 +20,7 @@ mod history_memory;
 pub mod hub;
 pub mod identity;
 pub mod limit;
+mod missed_summary;
 pub mod namespace;
 mod options;
 mod permission;
@@ -46,9 +47,10 @@ pub use identity::{Identity, Scope, UserId};
 pub use limit::{
     CallLimits, CallQuota, ClientKey, LimitError, LimitOptions, SessionLimits, SessionQuota,
 };
+pub use missed_summary::MissedSummary;
 pub use namespace::{Access, Class, Namespace, Namespaces, Opening, Ownership, PublishRight};
 pub use options::{BatchInterval, StreamOptions};
-pub use publication::{Epoch, Event, FrameKind, Position, Publication, StoredPublication};
+pub use publication::{Epoch, Event, FrameKind, Position, Publication, StoredPublication, Urgency};
 pub use publication_batch::PublicationBatch;
 pub use publisher::{DurablePublisher, Publisher};
 pub use redacted_url::redacted_url;

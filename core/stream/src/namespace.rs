@@ -14,7 +14,7 @@ use std::{
 use tidewire_proto::v1::{ChannelClass, ErrorCode};
 
 use crate::{
-    Caller, ChannelEpoch, ChannelName, ChannelProvider, StreamError, UserId,
+    Caller, ChannelEpoch, ChannelName, ChannelProvider, MissedSummary, StreamError, UserId,
     channel::{self, PERSONAL},
 };
 
@@ -214,6 +214,8 @@ struct NamespaceEntry {
     /// Set once: an engine exists after the streaming core that it publishes to. Reading
     /// takes no lock.
     provider: OnceLock<Arc<dyn ChannelProvider>>,
+    /// Sums up what clients missed. Set once, likewise.
+    summary: OnceLock<Arc<dyn MissedSummary>>,
 }
 
 impl NamespaceEntry {
@@ -305,6 +307,31 @@ impl Namespaces {
         })
     }
 
+    /// Registers what sums up the missed publications of a namespace.
+    ///
+    /// # Errors
+    /// There is no such namespace, or it has one already.
+    pub fn register_summary(
+        &self,
+        namespace: &str,
+        summary: Arc<dyn MissedSummary>,
+    ) -> Result<(), StreamError> {
+        let entry = self.by_name.get(namespace);
+        let entry = entry.ok_or_else(|| self.unknown(namespace))?;
+        entry.summary.set(summary).map_err(|_| {
+            StreamError::new(
+                ErrorCode::AlreadyExists,
+                format!("namespace {namespace:?} has a summary already"),
+            )
+        })
+    }
+
+    /// What sums up the missed publications of a channel.
+    pub(crate) fn summary(&self, channel: &ChannelName) -> Option<&dyn MissedSummary> {
+        let entry = self.by_name.get(channel.namespace())?;
+        entry.summary.get().map(|summary| &**summary)
+    }
+
     /// Starts the engine's work on a channel. Called by subscriptions alone, once they are
     /// allowed and before they read a position.
     pub(crate) fn activate(
@@ -330,6 +357,7 @@ impl Namespaces {
         let entry = NamespaceEntry {
             namespace,
             provider: OnceLock::new(),
+            summary: OnceLock::new(),
         };
         self.by_name.insert(entry.namespace.name.clone(), entry);
     }

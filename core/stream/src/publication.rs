@@ -113,6 +113,18 @@ impl From<v1::Position> for Position {
     }
 }
 
+/// How a publication leaves beside those of other channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Urgency {
+    /// In its turn.
+    #[default]
+    Ordinary,
+    /// At once: before what other channels have queued, without gathering, and in the background
+    /// too. What its own channel has queued before it goes ahead with it, so that each channel
+    /// keeps its order.
+    Urgent,
+}
+
 /// Slot of a publication that caches one framed form of it. Adapters define the content
 /// of each slot; all slots of one server must differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +162,9 @@ pub struct Publication {
     channel: ChannelName,
     position: Position,
     time_ms: i64,
+    /// Number before the first publication that this one stands for.
+    after: Seq,
+    urgency: Urgency,
     content: Content,
     /// Length of the event on the wire, in bytes, estimated. Exact for what clients published.
     event_bytes: usize,
@@ -179,13 +194,57 @@ impl Publication {
         time_ms: i64,
         content: impl Into<Content>,
     ) -> Arc<Self> {
-        let content = content.into();
+        Self::with_urgency(channel, position, time_ms, content, Urgency::Ordinary)
+    }
+
+    /// A publication as [`new`](Self::new), of this urgency.
+    #[must_use]
+    pub fn with_urgency(
+        channel: ChannelName,
+        position: Position,
+        time_ms: i64,
+        content: impl Into<Content>,
+        urgency: Urgency,
+    ) -> Arc<Self> {
+        let after = position.seq.saturating_sub(1);
+        Arc::new(Self::build(
+            channel,
+            position,
+            after,
+            time_ms,
+            content.into(),
+            urgency,
+        ))
+    }
+
+    /// A publication in place of those from `first` to `last`.
+    pub(crate) fn summary_of(first: &Self, last: &Self, event: Event) -> Arc<Self> {
+        Arc::new(Self::build(
+            last.channel.clone(),
+            last.position.clone(),
+            first.after,
+            last.time_ms,
+            event.into(),
+            Urgency::Ordinary,
+        ))
+    }
+
+    fn build(
+        channel: ChannelName,
+        position: Position,
+        after: Seq,
+        time_ms: i64,
+        content: Content,
+        urgency: Urgency,
+    ) -> Self {
         let event_bytes = event_bytes(content.event());
         let memory = heap_bytes(size_of::<Self>()) + content.own_memory() + ENTRY_BYTES;
-        Arc::new(Self {
+        Self {
             channel,
             position,
             time_ms,
+            after,
+            urgency,
             content,
             event_bytes,
             json: OnceLock::new(),
@@ -193,7 +252,7 @@ impl Publication {
             frames: [const { OnceLock::new() }; FrameKind::SLOTS],
             memory: AtomicUsize::new(memory),
             charged_to: OnceLock::new(),
-        })
+        }
     }
 
     /// The publication as a history keeps it. One with a shared event is kept without the
@@ -268,10 +327,22 @@ impl Publication {
         self.position.seq
     }
 
+    /// Number of the publication that it follows. A summary follows the one before all that it
+    /// stands for.
+    pub(crate) fn after(&self) -> Seq {
+        self.after
+    }
+
     /// Time of the publication, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn time_ms(&self) -> i64 {
         self.time_ms
+    }
+
+    /// Whether it overtakes other channels.
+    #[must_use]
+    pub fn urgency(&self) -> Urgency {
+        self.urgency
     }
 
     /// Content.

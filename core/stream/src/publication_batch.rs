@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::{ChannelName, Position, Publication, publication::FrameKind};
+use crate::{ChannelName, Position, Publication, Urgency, publication::FrameKind};
 
 /// Length at which a batch is cut, encoded, in bytes: about the size of one write.
 const MAX_BATCH_BYTES: usize = 64 << 10;
@@ -102,15 +102,26 @@ impl PublicationBatch {
 #[derive(Debug)]
 pub(crate) struct Delivery<'a> {
     publications: &'a [Arc<Publication>],
+    urgency: Urgency,
     batch: OnceLock<Option<Arc<PublicationBatch>>>,
 }
 
 impl<'a> Delivery<'a> {
     pub(crate) fn new(publications: &'a [Arc<Publication>]) -> Self {
+        let is_urgent = |one: &Arc<Publication>| one.urgency() == Urgency::Urgent;
         Self {
             publications,
+            urgency: match publications.iter().any(is_urgent) {
+                true => Urgency::Urgent,
+                false => Urgency::Ordinary,
+            },
             batch: OnceLock::new(),
         }
+    }
+
+    /// Whether one of them is urgent.
+    pub(crate) fn urgency(&self) -> Urgency {
+        self.urgency
     }
 
     pub(crate) fn publications(&self) -> &'a [Arc<Publication>] {

@@ -15,7 +15,7 @@ use tidewire_proto::v1::{
 use tidewire_stream::{
     AnonymousPolicy, Authenticator, ChannelName, Connection, ConnectionInfo, Epoch, Identity,
     ManualClock, Namespace, Namespaces, OutgoingMessage, PageLimit, Position, ShardId, SharedEvent,
-    StreamCore, StreamOptions, UserId,
+    StreamCore, StreamOptions, Urgency, UserId,
     identity::UserIdentity,
     namespace::{METADATA_TTL, Ownership},
 };
@@ -26,7 +26,7 @@ fn channel(user: &str) -> ChannelName {
 
 fn offer(stream: &StreamCore, user: &str) {
     let event = Data::UnreadCount(GetUnreadCountResponse { unread_count: 1 });
-    stream.publish_if_known(&channel(user), event);
+    stream.publish_if_known(&channel(user), event, Urgency::Ordinary);
 }
 
 /// The newest position of a user's channel.

@@ -2,7 +2,9 @@
 //! failures of the store.
 
 mod delivery;
+mod priorities;
 mod sending;
+mod waking;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;

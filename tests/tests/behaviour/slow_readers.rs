@@ -7,7 +7,7 @@ use tidewire_proto::v1::{
     ChannelSubscription, SubscribeRequest, server_message::Data,
     stream_service_client::StreamServiceClient,
 };
-use tidewire_tests::{Server, client::grpc, tls, within};
+use tidewire_tests::{Server, Token, client::grpc, tls, within};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::TcpSocket,
@@ -19,6 +19,7 @@ on_tcp_and_tls!(
     an_event_stream_gets_all_of_a_burst,
     a_call_gets_all_of_a_burst,
     a_long_message_counts_until_it_is_read,
+    an_urgent_notification_passes_over_what_waits,
 );
 
 /// Numbers of publications in a burst. With 8 KB each, the bursts end at many places within
@@ -89,6 +90,42 @@ async fn a_websocket_gets_all_of_a_burst() {
             );
         }
     }
+}
+
+async fn an_urgent_notification_passes_over_what_waits() {
+    const BURST: u64 = 120;
+    let server = Server::start().await;
+    let mut socket = subscribed_socket(&server, "demo:slow").await;
+    let auth = json!({"type": "auth", "id": "2", "data": {"token": Token::of("ada").sign()}});
+    socket.send(Frame::text(auth.to_string())).await.unwrap();
+    while next_frame(&mut socket).await["type"] != "authenticated" {}
+    publish(&server, "demo:slow", BURST).await;
+    for title in ["First", "Second"] {
+        let body = json!({"user": "ada", "notification": {
+            "type": "security_warning", "title": title, "priority": "urgent",
+        }});
+        let token = Token::service();
+        let sent = server
+            .call("NotifyService/Notify", Some(&token), &body)
+            .await;
+        assert_eq!(sent.status, 200, "{}", sent.body);
+    }
+    let (mut numbers, mut before) = (Vec::new(), Vec::new());
+    while numbers.len() < BURST as usize {
+        let frame = next_frame(&mut socket).await;
+        match frame["channel"].as_str() {
+            Some("demo:slow") => numbers.push(frame["seq"].as_u64().unwrap()),
+            Some("user:ada") => before.push((frame["seq"].clone(), numbers.len())),
+            _ => {}
+        }
+    }
+    // The socket has as many as its buffers hold. All others come later, and none is lost.
+    assert_eq!(numbers, (1..=BURST).collect::<Vec<_>>());
+    let [(first, passed), (second, again)] = &before[..] else {
+        panic!("{before:?}");
+    };
+    assert_eq!((first, second), (&json!(1), &json!(2)));
+    assert!(passed == again && *passed < 100, "{before:?}");
 }
 
 /// A message that is longer than an outbox, and than the buffers of a socket.

@@ -7,7 +7,7 @@ use tidewire_proto::v1::Notification;
 use tidewire_stream::UserId;
 
 use super::{NotificationHub, parse_id};
-use crate::{Class, HubEvent, NotificationError, draft, work::Work};
+use crate::{Audience, Class, HubEvent, NotificationError, draft, work::Work};
 
 impl NotificationHub {
     /// Publishes a broadcast to a user, then the user's count. The notification is left out if
@@ -41,6 +41,7 @@ impl NotificationHub {
                     notification: Box::new(notification),
                     class,
                     unread_count,
+                    audience: Audience::Everyone,
                 });
             }
             push_count(work, &user);

@@ -12,6 +12,7 @@ use tidewire_stream::UserId;
 use super::NotificationHub;
 use crate::{
     HubEvent, NotificationError, NotificationId,
+    admission::Haste,
     broadcast::Broadcast,
     draft::{self, Draft, Message, SenderKey, Target},
     hub_core::HubCore,
@@ -90,8 +91,13 @@ async fn send(
     drafts: &[Result<Draft, NotificationError>],
 ) -> Result<Vec<Result<NotifyOutcome, NotificationError>>, NotificationError> {
     let stripes = stripes(core, drafts);
+    let haste = Haste::of(drafts);
+    let _permit = core.admission.enter(drafts.len(), haste).await;
     let mut work = Work::lock(core, &stripes).await;
     work.reserve(drafts.iter().flatten().count());
+    if haste == Haste::Urgent {
+        work.batch.mark_urgent();
+    }
     let mut sending = Sending::load(core, sender, &mut work, drafts).await?;
     let mut results = Vec::with_capacity(drafts.len());
     for draft in drafts {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ChannelEpoch, ChannelName, Class, Content, Epoch, Event, Namespaces, Position, Publication,
-    SharedClock, StoredPublication, StreamError,
+    SharedClock, StoredPublication, StreamError, Urgency,
     history_memory::{HistoryMemory, HistoryShare},
     limit::ClientKey,
     namespace::METADATA_TTL,
@@ -136,6 +136,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         &self,
         name: &ChannelName,
         content: Content,
+        urgency: Urgency,
         client: Option<&ClientKey>,
         counts: Use,
     ) -> Result<Position, StreamError> {
@@ -145,7 +146,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             if channel.forgotten {
                 continue;
             }
-            let position = self.append(name, &mut channel, content, counts);
+            let position = self.append(name, &mut channel, content, urgency, counts);
             drop(channel);
             if self.memory.is_far_exceeded() {
                 self.free_memory();
@@ -154,8 +155,14 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         }
     }
 
-    fn offer_content(&self, channel: &ChannelName, content: Content, counts: Use) {
-        if let Err(error) = self.publish_now(channel, content, None, counts) {
+    fn offer_content(
+        &self,
+        channel: &ChannelName,
+        content: Content,
+        urgency: Urgency,
+        counts: Use,
+    ) {
+        if let Err(error) = self.publish_now(channel, content, urgency, None, counts) {
             tracing::error!(%channel, %error, "lost a publication of an engine");
         }
     }
@@ -167,6 +174,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         name: &ChannelName,
         channel: &mut Channel,
         content: Content,
+        urgency: Urgency,
         counts: Use,
     ) -> Position {
         // A clock that is set back does not set the channel's time back.
@@ -180,7 +188,8 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             epoch: channel.epoch.clone(),
             seq: channel.seq,
         };
-        let publication = Publication::new(name.clone(), position.clone(), now_ms, content);
+        let (name_shared, at) = (name.clone(), position.clone());
+        let publication = Publication::with_urgency(name_shared, at, now_ms, content, urgency);
         self.subscribers.deliver(&publication);
         self.push(channel, publication.for_history());
         self.trim(name, channel, now_ms);
@@ -526,17 +535,20 @@ impl Channel {
 }
 
 impl<D: LocalDelivery> Broker for MemoryBroker<D> {
-    fn offer(&self, channel: &ChannelName, event: Event) {
-        self.offer_content(channel, event.into(), Use::Always);
+    fn offer(&self, channel: &ChannelName, event: Event, urgency: Urgency) {
+        self.offer_content(channel, event.into(), urgency, Use::Always);
     }
 
-    fn offer_if_known(&self, channel: &ChannelName, content: Content) -> bool {
-        let is_known = self.channels.read().contains(channel);
-        let is_known = is_known || self.subscribers.has_subscribers(channel);
+    fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool {
+        let is_known = self.is_known(channel);
         if is_known {
-            self.offer_content(channel, content, Use::WithSubscribers);
+            self.offer_content(channel, content, urgency, Use::WithSubscribers);
         }
         is_known
+    }
+
+    fn is_known(&self, channel: &ChannelName) -> bool {
+        self.channels.read().contains(channel) || self.subscribers.has_subscribers(channel)
     }
 
     fn touch(&self, channel: &ChannelName) {
@@ -597,7 +609,8 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
         Box::pin(async move {
             let client = sender.is_limited.then_some(&sender.client);
             let Some(key) = idempotency_key else {
-                return self.publish_now(channel, event.into(), client, Use::Always);
+                let ordinary = Urgency::Ordinary;
+                return self.publish_now(channel, event.into(), ordinary, client, Use::Always);
             };
             // Locked while publishing, so that two requests with one key do not both publish.
             let mut keys = self.keys.lock();
@@ -606,7 +619,9 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
                 return Ok(position);
             }
             let body = fingerprint(&event);
-            let position = self.publish_now(channel, event.into(), client, Use::Always)?;
+            let ordinary = Urgency::Ordinary;
+            let position =
+                self.publish_now(channel, event.into(), ordinary, client, Use::Always)?;
             keys.remember(&sender, channel, key, body, position.clone(), now_ms);
             Ok(position)
         })

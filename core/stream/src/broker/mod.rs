@@ -24,7 +24,7 @@ pub use memory::MemoryBroker;
 
 use crate::{
     Caller, ChannelName, Content, Epoch, Event, Position, Publication, Scope, StoredPublication,
-    StreamError, limit::ClientKey,
+    StreamError, Urgency, limit::ClientKey,
 };
 
 /// A future that a broker returns.
@@ -131,7 +131,7 @@ impl From<&Caller> for Sender {
 pub trait Broker: Send + Sync + 'static {
     /// Publishes for an engine, without waiting: at once if that is possible, else in order
     /// and as soon as it is.
-    fn offer(&self, channel: &ChannelName, event: Event);
+    fn offer(&self, channel: &ChannelName, event: Event, urgency: Urgency);
 
     /// Publishes as [`offer`](Self::offer) does, if the channel is known: it has a subscriber, or
     /// had one lately. Returns whether it is. The publication alone does not keep the channel
@@ -139,7 +139,10 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// It is for events that clients can also read elsewhere. A client that subscribes to an
     /// unknown channel later is not recovered, or was never subscribed before.
-    fn offer_if_known(&self, channel: &ChannelName, content: Content) -> bool;
+    fn offer_if_known(&self, channel: &ChannelName, content: Content, urgency: Urgency) -> bool;
+
+    /// Whether a channel is known: see [`offer_if_known`](Self::offer_if_known).
+    fn is_known(&self, channel: &ChannelName) -> bool;
 
     /// Makes a channel known from now on, without a publication.
     fn touch(&self, channel: &ChannelName);

@@ -16,10 +16,19 @@
 //!
 //! A tick for a few sockets is followed by no pause. Replies to commands are written by the
 //! reader of the command, and do not wait for a tick.
+//!
+//! # Urgent publications
+//! They have an inbox of their own. A shard delivers and flushes them before it goes on: during a
+//! pause, and within a tick after each [`CHUNK`] of sockets. What the inbox has of their channels
+//! goes with them. A publication of their channel may be further on in the tick: then the session
+//! sees a hole, and reads the history.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,7 +41,7 @@ use super::{
     timers::Timers, write_coalescing::WriteCoalescing,
 };
 use crate::{
-    ChannelName, Publication,
+    ChannelName, Publication, Urgency,
     publication_batch::{Delivery, deliveries},
     session::{SessionCore, Slot},
 };
@@ -87,6 +96,10 @@ pub struct Shard {
     flush_schedule: FlushSchedule,
     liveness: Liveness,
     wake: Notify,
+    /// Whether the inbox has urgent publications: read within a tick, without its lock.
+    has_urgent: AtomicBool,
+    /// Wakes the shard from a pause.
+    wake_urgent: Notify,
 }
 
 /// Input of the next tick.
@@ -95,34 +108,69 @@ pub struct Shard {
 /// each channel. On a latest channel nothing else counts. On a history channel the sessions
 /// notice the hole, and read the history or send `gap`. A shard that cannot keep up therefore
 /// costs the memory of the histories, not of all publications.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inbox {
-    publications: Vec<Arc<Publication>>,
-    /// Number of publications at which it drops the older ones.
-    bound: usize,
-    /// Bytes of the publications, and the number at which it drops the older ones.
-    bytes: usize,
-    bytes_bound: usize,
+    ordinary: Backlog,
+    urgent: Backlog,
     /// Sessions that have something to send for another reason.
     dirty: Vec<Arc<SessionCore>>,
     /// Sessions that end after the publications of before, each with its last message.
     leaving: Vec<(Arc<SessionCore>, ServerMessage)>,
 }
 
-impl Default for Inbox {
+/// Publications that wait for the shard.
+#[derive(Debug)]
+struct Backlog {
+    publications: Vec<Arc<Publication>>,
+    /// Number of publications at which it drops the older ones.
+    bound: usize,
+    /// Bytes of the publications, and the number at which it drops the older ones.
+    bytes: usize,
+    bytes_bound: usize,
+}
+
+impl Default for Backlog {
     fn default() -> Self {
         Self {
             publications: Vec::new(),
             bound: INBOX,
             bytes: 0,
             bytes_bound: INBOX_BYTES,
-            dirty: Vec::new(),
-            leaving: Vec::new(),
         }
     }
 }
 
 impl Inbox {
+    /// Adds an urgent publication, after what its channel has here already.
+    fn push_urgent(&mut self, publication: Arc<Publication>) {
+        let (ordinary, urgent) = (&mut self.ordinary, &mut self.urgent);
+        let is_earlier = |one: &mut Arc<Publication>| one.channel() == publication.channel();
+        for earlier in ordinary.publications.extract_if(.., is_earlier) {
+            let bytes = earlier.encoded_size_hint();
+            ordinary.bytes = ordinary.bytes.saturating_sub(bytes);
+            urgent.push(earlier);
+        }
+        urgent.push(publication);
+    }
+}
+
+impl Backlog {
+    fn push(&mut self, publication: Arc<Publication>) {
+        if self.publications.len() >= self.bound || self.bytes >= self.bytes_bound {
+            self.keep_newest();
+        }
+        self.bytes += publication.encoded_size_hint();
+        self.publications.push(publication);
+    }
+
+    /// Exchanges the publications for an empty list.
+    fn swap(&mut self, emptied: &mut Vec<Arc<Publication>>) {
+        std::mem::swap(&mut self.publications, emptied);
+        self.bound = INBOX;
+        self.bytes = 0;
+        self.bytes_bound = INBOX_BYTES;
+    }
+
     fn keep_newest(&mut self) {
         let mut channels = HashSet::new();
         let mut newest: Vec<_> = std::mem::take(&mut self.publications)
@@ -156,6 +204,8 @@ impl Shard {
             flush_schedule,
             liveness: Liveness::new(started),
             wake: Notify::new(),
+            has_urgent: AtomicBool::new(false),
+            wake_urgent: Notify::new(),
         }
     }
 
@@ -176,15 +226,19 @@ impl Shard {
         self.liveness.late_for(now)
     }
 
-    /// Queues a publication for the next tick.
+    /// Queues a publication for the next tick, or for the next moment of this one if it is urgent.
     pub(super) fn enqueue(&self, publication: Arc<Publication>) {
         let mut inbox = self.inbox.lock();
-        if inbox.publications.len() >= inbox.bound || inbox.bytes >= inbox.bytes_bound {
-            inbox.keep_newest();
+        if publication.urgency() == Urgency::Urgent {
+            inbox.push_urgent(publication);
+            self.has_urgent.store(true, Ordering::Release);
+            drop(inbox);
+            self.wake.notify_one();
+            self.wake_urgent.notify_one();
+            return;
         }
-        inbox.bytes += publication.encoded_size_hint();
-        inbox.publications.push(publication);
-        if inbox.publications.len() == 1 {
+        inbox.ordinary.push(publication);
+        if inbox.ordinary.publications.len() == 1 {
             drop(inbox);
             self.wake.notify_one();
         }
@@ -267,7 +321,8 @@ impl Shard {
     /// How many publications are in the inbox.
     #[must_use]
     pub fn inbox_len(&self) -> usize {
-        self.inbox.lock().publications.len()
+        let inbox = self.inbox.lock();
+        inbox.ordinary.publications.len() + inbox.urgent.publications.len()
     }
 
     /// Number of channels with a subscriber here, and of entries of the timers. For tests that
@@ -317,6 +372,7 @@ impl Shard {
                     () = tokio::time::sleep_until(due) => {}
                 },
             }
+            self.deliver_urgent().await;
             let started = Instant::now();
             self.drain_inbox(&mut buffers);
             let publications = buffers.publications.len();
@@ -324,7 +380,49 @@ impl Shard {
             let flushed = self.deliver_and_flush(&mut buffers, started).await;
             self.liveness.answer();
             if flushed >= MANY_SOCKETS && coalescing.is_worthwhile(publications) {
-                tokio::time::sleep(coalescing.max_pause()).await;
+                self.pause(coalescing.max_pause()).await;
+            }
+        }
+    }
+
+    /// Collects publications for the next tick. Urgent ones do not wait for it.
+    async fn pause(&self, length: Duration) {
+        let mut end = std::pin::pin!(tokio::time::sleep(length));
+        loop {
+            self.deliver_urgent().await;
+            tokio::select! {
+                () = &mut end => return,
+                () = self.wake_urgent.notified() => {}
+            }
+        }
+    }
+
+    /// Delivers the urgent publications that came, and flushes their subscribers.
+    async fn deliver_urgent(&self) {
+        if !self.has_urgent.load(Ordering::Acquire) {
+            return;
+        }
+        let mut publications = Vec::new();
+        {
+            let mut inbox = self.inbox.lock();
+            inbox.urgent.swap(&mut publications);
+            self.has_urgent.store(false, Ordering::Release);
+        }
+        let now = Instant::now();
+        let mut sessions = Vec::new();
+        for delivery in deliveries(&publications) {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                // Also those that the tick flushes later on.
+                next = self.deliver_part(&delivery, from, now, |session| {
+                    sessions.push(session.clone());
+                });
+            }
+        }
+        for (index, session) in sessions.into_iter().enumerate() {
+            session.flush(now);
+            if index % CHUNK == CHUNK - 1 {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -332,10 +430,7 @@ impl Shard {
     /// Takes the publications and sessions that came since the last tick.
     fn drain_inbox(&self, buffers: &mut TickBuffers) {
         let mut inbox = self.inbox.lock();
-        std::mem::swap(&mut inbox.publications, &mut buffers.publications);
-        inbox.bound = INBOX;
-        inbox.bytes = 0;
-        inbox.bytes_bound = INBOX_BYTES;
+        inbox.ordinary.swap(&mut buffers.publications);
         buffers.sessions.append(&mut inbox.dirty);
         buffers.leaving.append(&mut inbox.leaving);
     }
@@ -365,6 +460,7 @@ impl Shard {
                         sessions.push(session.clone());
                     }
                 });
+                self.deliver_urgent().await;
             }
         }
         let mut flushed = 0;
@@ -379,13 +475,13 @@ impl Shard {
             }
             // Nothing else is delivered to these sessions in this tick: they are flushed while
             // their memory is still in the cache.
-            flushed += flush(part, now).await;
+            flushed += self.flush(part, now).await;
         }
         // These sessions have all that was published before.
         for (session, last) in leaving.drain(..) {
             session.leave(last);
         }
-        flushed += flush(sessions, now).await;
+        flushed += self.flush(sessions, now).await;
         flushed += self.flush_due(part, now).await;
         drop(deliveries);
         publications.clear();
@@ -435,7 +531,7 @@ impl Shard {
             if part.len() + checked == 0 {
                 break;
             }
-            flushed += flush(part, now).await;
+            flushed += self.flush(part, now).await;
             if checked > 0 {
                 tokio::task::yield_now().await;
             }
@@ -465,18 +561,20 @@ impl Shard {
         }
         (until < list.keys_end()).then_some(until)
     }
-}
 
-/// Flushes each session once, in chunks, and returns how many.
-async fn flush(sessions: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
-    let count = sessions.len();
-    for (index, session) in sessions.drain(..).enumerate() {
-        session.flush(now);
-        if index % CHUNK == CHUNK - 1 {
-            tokio::task::yield_now().await;
+    /// Flushes each session once, in chunks, and returns how many. Urgent publications are
+    /// delivered between two chunks.
+    async fn flush(&self, sessions: &mut Vec<Arc<SessionCore>>, now: Instant) -> usize {
+        let count = sessions.len();
+        for (index, session) in sessions.drain(..).enumerate() {
+            session.flush(now);
+            if index % CHUNK == CHUNK - 1 {
+                tokio::task::yield_now().await;
+                self.deliver_urgent().await;
+            }
         }
+        count
     }
-    count
 }
 
 /// Buffers of a tick, reused by the next.

@@ -20,7 +20,7 @@ use super::{
     subscriptions::BatchMode,
 };
 use crate::{
-    Class, Clock, Publication,
+    Class, Clock, Publication, Urgency,
     hub::{FlushSchedule, Sink},
     publication_batch::Delivery,
 };
@@ -73,6 +73,9 @@ impl State {
         let Some(subscription) = self.subscriptions.get_mut(slot) else {
             return false;
         };
+        if delivery.urgency() == Urgency::Urgent {
+            return self.deliver_with_urgent(slot, delivery.publications(), now);
+        }
         match (subscription.class(), delivery.publications()) {
             (Class::Latest, [.., newest]) => self.deliver_latest(slot, newest, now),
             (Class::Latest, []) => false,
@@ -145,6 +148,35 @@ impl State {
             return false;
         }
         self.queue_latest(slot, now)
+    }
+
+    /// Queues publications of one channel of which one is urgent: see [`urgent`](super::urgent).
+    fn deliver_with_urgent(
+        &mut self,
+        slot: Slot,
+        publications: &[Arc<Publication>],
+        now: Instant,
+    ) -> bool {
+        let mut has_work = false;
+        for publication in publications {
+            let class = self.subscriptions.get_mut(slot).map(|one| one.class());
+            has_work |= match (class, publication.urgency()) {
+                (None, _) => false,
+                (Some(Class::Latest), Urgency::Urgent) => {
+                    self.deliver_urgent_latest(slot, publication)
+                }
+                (Some(Class::Latest), Urgency::Ordinary) => {
+                    self.deliver_latest(slot, publication, now)
+                }
+                (Some(Class::History), Urgency::Urgent) => {
+                    self.deliver_urgent_history(slot, publication)
+                }
+                (Some(Class::History), Urgency::Ordinary) => {
+                    self.deliver_history(slot, publication)
+                }
+            };
+        }
+        has_work
     }
 
     /// Queues the pending value of a latest channel: in the queue, in the batch, or until its
@@ -241,7 +273,7 @@ impl State {
     fn take_latest(&mut self, slot: Slot, now: Instant) -> Option<Arc<Publication>> {
         let subscription = self.subscriptions.get_mut(slot)?;
         subscription.unqueue();
-        if self.visibility == Visibility::Background {
+        if self.visibility == Visibility::Background && !subscription.has_urgent_pending() {
             return None;
         }
         subscription.take_pending(now)

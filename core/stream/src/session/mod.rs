@@ -12,7 +12,7 @@
 //!
 //! `lifetime` ends a session whose token has expired, or that takes too long to close.
 //!
-//! `delivery` is the way of a publication through the parts. `commands` are the requests of a
+//! `delivery` is the way of a publication through the parts, and `urgent` that of an urgent one. `commands` are the requests of a
 //! client, `server_actions` the actions of an operator. `registry` is the list of all sessions,
 //! and `context` the state that they share.
 //!
@@ -39,6 +39,7 @@ mod registry;
 mod server_actions;
 mod state;
 mod subscriptions;
+mod urgent;
 
 use std::{
     sync::{

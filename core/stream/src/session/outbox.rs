@@ -1,7 +1,10 @@
 //! Outbox: queue of messages to one client, bounded in bytes.
 //!
-//! Three lanes share the bound. *Replies* leave first. While they take more than half of the
-//! bound, with those that are being made, the client's next command waits. The *queue* holds
+//! Four lanes share the bound. *Replies* leave first. While they take more than half of the
+//! bound, with those that are being made, the client's next command waits. The *urgent* lane is
+//! next. It holds urgent publications, and before each of them what its channel had queued: so
+//! every channel keeps its order. When the outbox is full, the newest items of the queue make room
+//! for it, and are read from the history later. The *queue* holds
 //! publications of history channels, and one item for each latest channel with a new value. A
 //! newer value thus replaces an older one in place. The *batch* collects the channels whose
 //! values leave together, at the times of the shard's flush schedule. A latest value whose
@@ -36,6 +39,25 @@ pub(super) enum QueueItem {
     Gap(Slot, Position, Arc<DirectMessage>),
 }
 
+impl QueueItem {
+    fn slot(&self) -> Slot {
+        match self {
+            Self::Publication(slot, ..)
+            | Self::Batch(slot, ..)
+            | Self::Latest(slot)
+            | Self::Gap(slot, ..) => *slot,
+        }
+    }
+
+    /// Size that counts towards the bound, in bytes.
+    fn size(&self) -> usize {
+        match self {
+            Self::Publication(_, _, size) | Self::Batch(_, _, size) => *size,
+            Self::Latest(_) | Self::Gap(..) => 0,
+        }
+    }
+}
+
 /// When the outbox has something to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
@@ -67,7 +89,9 @@ pub(super) struct Outbox {
     reply_bytes: usize,
     /// Bytes of replies that are being made.
     reserved: usize,
+    urgent: VecDeque<QueueItem>,
     queue: VecDeque<QueueItem>,
+    /// Bytes of the queue and the urgent lane.
     queue_bytes: usize,
     /// Latest values before the end of their interval.
     deferred: Vec<(Instant, Slot)>,
@@ -85,6 +109,7 @@ impl Outbox {
             replies: VecDeque::new(),
             reply_bytes: 0,
             reserved: 0,
+            urgent: VecDeque::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
             deferred: Vec::new(),
@@ -98,9 +123,9 @@ impl Outbox {
         self.reply_bytes + self.queue_bytes
     }
 
-    /// Items in the queue, in the batch and among the deferred.
+    /// Items in the urgent lane, in the queue, in the batch and among the deferred.
     pub(super) fn len(&self) -> usize {
-        self.queue.len() + self.batch.len() + self.deferred.len()
+        self.urgent.len() + self.queue.len() + self.batch.len() + self.deferred.len()
     }
 
     /// Whether the client's next command has to wait, because too many replies do.
@@ -176,6 +201,51 @@ impl Outbox {
             .push_back(QueueItem::Publication(slot, publication, size));
     }
 
+    /// Moves what a channel has queued to the urgent lane, in its order.
+    pub(super) fn expedite(&mut self, expedited: Slot) {
+        // Nearly always nothing is queued.
+        if self.queue.iter().any(|item| item.slot() == expedited) {
+            let (moved, kept) = std::mem::take(&mut self.queue)
+                .into_iter()
+                .partition::<VecDeque<_>, _>(|item| item.slot() == expedited);
+            self.queue = kept;
+            self.urgent.extend(moved);
+        }
+    }
+
+    pub(super) fn push_urgent(&mut self, slot: Slot, publication: Arc<Publication>, size: usize) {
+        self.queue_bytes += size;
+        self.urgent
+            .push_back(QueueItem::Publication(slot, publication, size));
+    }
+
+    /// Queues the value of a latest channel in the urgent lane, and nowhere else.
+    pub(super) fn push_urgent_latest(&mut self, slot: Slot) {
+        self.remove(slot);
+        self.urgent.push_back(QueueItem::Latest(slot));
+    }
+
+    /// Removes the newest publications of the queue, and returns the position that they follow.
+    /// None if there are none: a notice of lost ones is the newest, or nothing is queued.
+    pub(super) fn shed(&mut self) -> Option<(Slot, Position)> {
+        let is_value = |item: &QueueItem| matches!(item, QueueItem::Latest(_));
+        let newest = self.queue.iter().rposition(|item| !is_value(item))?;
+        let item = self.queue.get(newest)?;
+        let first = match item {
+            QueueItem::Publication(_, one, _) => one,
+            QueueItem::Batch(_, batch, _) => batch.publications().first()?,
+            QueueItem::Latest(_) | QueueItem::Gap(..) => return None,
+        };
+        let before = Position {
+            epoch: first.position().epoch.clone(),
+            seq: first.after(),
+        };
+        let (slot, size) = (item.slot(), item.size());
+        self.queue.remove(newest);
+        self.queue_bytes -= size;
+        Some((slot, before))
+    }
+
     /// Queues a batch, if all of it has room.
     pub(super) fn push_batch(&mut self, slot: Slot, batch: &Arc<PublicationBatch>) -> bool {
         let size = match self.encoding {
@@ -227,6 +297,7 @@ impl Outbox {
     pub(super) fn clear(&mut self) {
         self.replies = VecDeque::new();
         self.reply_bytes = 0;
+        self.urgent = VecDeque::new();
         self.queue = VecDeque::new();
         self.queue_bytes = 0;
         self.deferred = Vec::new();
@@ -237,16 +308,13 @@ impl Outbox {
     /// unsubscribing without reading leaves nothing behind.
     pub(super) fn remove(&mut self, ended: Slot) {
         let mut freed = 0;
-        self.queue.retain(|item| match item {
-            QueueItem::Publication(slot, _, size) | QueueItem::Batch(slot, _, size)
-                if *slot == ended =>
-            {
-                freed += size;
-                false
-            }
-            QueueItem::Latest(slot) | QueueItem::Gap(slot, ..) => *slot != ended,
-            QueueItem::Publication(..) | QueueItem::Batch(..) => true,
-        });
+        for lane in [&mut self.urgent, &mut self.queue] {
+            lane.retain(|item| {
+                let stays = item.slot() != ended;
+                freed += if stays { 0 } else { item.size() };
+                stays
+            });
+        }
         self.queue_bytes -= freed;
         self.deferred.retain(|(_, slot)| *slot != ended);
         self.batch.retain(|slot| *slot != ended);
@@ -254,7 +322,7 @@ impl Outbox {
 
     /// When there is something to send.
     pub(super) fn due(&self, now: Instant) -> Due {
-        if !self.replies.is_empty() || !self.queue.is_empty() {
+        if !self.replies.is_empty() || !self.urgent.is_empty() || !self.queue.is_empty() {
             return Due::Now;
         }
         let batch = (!self.batch.is_empty()).then(|| self.next_batch.unwrap_or(now));
@@ -273,10 +341,9 @@ impl Outbox {
     }
 
     pub(super) fn pop(&mut self) -> Option<QueueItem> {
-        let item = self.queue.pop_front()?;
-        if let QueueItem::Publication(_, _, size) | QueueItem::Batch(_, _, size) = &item {
-            self.queue_bytes -= size;
-        }
+        let urgent = self.urgent.pop_front();
+        let item = urgent.or_else(|| self.queue.pop_front())?;
+        self.queue_bytes -= item.size();
         Some(item)
     }
 
@@ -314,6 +381,9 @@ impl Outbox {
     pub(super) fn shrink(&mut self) {
         if self.queue.is_empty() && self.queue.capacity() > KEPT_QUEUE {
             self.queue = VecDeque::new();
+        }
+        if self.urgent.is_empty() && self.urgent.capacity() > 0 {
+            self.urgent = VecDeque::new();
         }
     }
 }

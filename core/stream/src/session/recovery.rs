@@ -23,6 +23,9 @@
 //! publication that comes next, and an empty outbox has room for any: one that is larger than
 //! the outbox travels alone. A read that brought nothing is not repeated before a pause.
 //!
+//! Where the engine has a [`MissedSummary`](crate::MissedSummary), one publication stands for many
+//! that were read. It follows the position before the first of them.
+//!
 //! # Worked example
 //! The channel has publications 1 to 5 of epoch `e`; the client had 3 when its link broke.
 //!
@@ -59,11 +62,15 @@ use super::{Session, Slot, state::State, subscriptions::Subscription};
 use crate::{
     ChannelName, Class, Namespace, Opening, Position, Publication, StreamError,
     broker::{History, PageLimit, Reach},
+    missed_summary::{Absence, condense},
 };
 
 /// Pause before a history is read again that had nothing new: a broker may be behind what it
 /// delivered. Without the pause, a session could read without end and send nothing.
 const REREAD_PAUSE: Duration = Duration::from_millis(50);
+
+/// Part of an outbox that a summary may take, so that it is sent soon.
+const SUMMARY_PART: usize = 4;
 
 /// Options of a subscription beside the channel.
 #[derive(Debug, Clone, Default)]
@@ -110,6 +117,8 @@ pub(super) struct RecoveryQueue {
     pub(super) held: HeldBytes,
     /// Whether a subscription may wait for its history to be read.
     may_have_ready: bool,
+    /// Whether an expedited subscription may be among them.
+    may_have_expedited: bool,
     /// Whether a history is being read beside the transport.
     is_reading: bool,
     /// Size of the publication that comes next and had no room, in bytes. Nothing is read
@@ -123,7 +132,7 @@ pub(super) struct RecoveryQueue {
 
 /// How far a buffer was moved to the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DrainOutcome {
+pub(super) enum DrainOutcome {
     /// The subscription is live, or has ended.
     CaughtUp,
     /// The outbox has no room for the next publication.
@@ -138,6 +147,7 @@ impl RecoveryQueue {
         Self {
             held: HeldBytes::new(held_bytes),
             may_have_ready: false,
+            may_have_expedited: false,
             is_reading: false,
             wanted_room: 0,
             paused_until: None,
@@ -148,6 +158,13 @@ impl RecoveryQueue {
     /// Notes a subscription that is released as soon as the outbox has room.
     pub(super) fn note_ready(&mut self) {
         self.may_have_ready = true;
+    }
+
+    /// Notes a subscription that is released before all others, whatever the room.
+    pub(super) fn note_expedited(&mut self) {
+        self.may_have_ready = true;
+        self.may_have_expedited = true;
+        self.paused_until = None;
     }
 
     /// Whether a history has to be read, now or after a pause.
@@ -188,7 +205,8 @@ impl State {
             }
             return;
         }
-        let pauses = is_background && subscription.pauses_in_background();
+        let pauses =
+            is_background && subscription.pauses_in_background() && !subscription.is_expedited();
         if pauses {
             let (condition, held) = (ReleaseCondition::Foreground, &mut self.recovery.held);
             subscription.progress.hold_until(condition, held);
@@ -203,6 +221,10 @@ impl State {
             return;
         };
         if subscription.class() == Class::Latest || !subscription.pauses_in_background() {
+            return;
+        }
+        if subscription.is_expedited() {
+            // It pauses when it has caught up.
             return;
         }
         subscription.progress.pause(&mut self.recovery.held);
@@ -230,7 +252,10 @@ impl State {
         };
         let (condition, held) = (ReleaseCondition::Room, &mut self.recovery.held);
         if subscription.progress.hold_until(condition, held) {
-            self.recovery.note_ready();
+            match subscription.is_expedited() {
+                true => self.recovery.note_expedited(),
+                false => self.recovery.note_ready(),
+            }
             self.drain_buffer(slot);
         }
     }
@@ -248,26 +273,61 @@ impl State {
 
     /// Moves to the outbox what the buffer has next. The subscription is live when nothing is
     /// missing any more.
-    fn drain_buffer(&mut self, slot: Slot) -> DrainOutcome {
-        let Some(subscription) = self.subscriptions.get_mut(slot) else {
-            return DrainOutcome::CaughtUp;
-        };
-        let progress = &mut subscription.progress;
-        let held = &mut self.recovery.held;
-        while let Some((size, next)) = progress.take_buffered(held) {
-            if !self.outbox.has_room(size) {
-                progress.put_back((size, next), held);
-                self.recovery.wanted_room = size;
+    pub(super) fn drain_buffer(&mut self, slot: Slot) -> DrainOutcome {
+        loop {
+            let Some(subscription) = self.subscriptions.get_mut(slot) else {
+                return DrainOutcome::CaughtUp;
+            };
+            let progress = &mut subscription.progress;
+            let Some((size, next)) = progress.take_buffered(&mut self.recovery.held) else {
+                let (is_live, is_expedited) = (progress.is_live(), subscription.is_expedited());
+                if is_live && is_expedited {
+                    self.end_expediting(slot);
+                }
+                return match is_live {
+                    true => DrainOutcome::CaughtUp,
+                    false => DrainOutcome::Missing,
+                };
+            };
+            if let Err(next) = self.queue_missed(slot, next, size) {
+                if let Some(subscription) = self.subscriptions.get_mut(slot) {
+                    let held = &mut self.recovery.held;
+                    subscription.progress.put_back((size, next), held);
+                }
                 return DrainOutcome::NoRoom;
             }
-            progress.advance(next.position());
-            self.outbox.push_publication(slot, next, size);
         }
-        if progress.is_live() {
-            DrainOutcome::CaughtUp
-        } else {
-            DrainOutcome::Missing
+    }
+
+    /// Queues a publication that comes next on a held subscription. Returns it if there is no room
+    /// for it.
+    fn queue_missed(
+        &mut self,
+        slot: Slot,
+        publication: Arc<Publication>,
+        size: usize,
+    ) -> Result<(), Arc<Publication>> {
+        let is_expedited = |one: &mut Subscription| one.is_expedited();
+        let is_expedited = self.subscriptions.get_mut(slot).is_some_and(is_expedited);
+        let has_room = match is_expedited {
+            true => self.make_room(size),
+            false => self.outbox.has_room(size),
+        };
+        let Some(subscription) = self.subscriptions.get_mut(slot) else {
+            return Ok(());
+        };
+        if !has_room {
+            // An expedited one, too, waits for room from here on.
+            subscription.set_expedited(false);
+            self.recovery.wanted_room = size;
+            return Err(publication);
         }
+        subscription.progress.advance(publication.position());
+        match is_expedited {
+            true => self.outbox.push_urgent(slot, publication, size),
+            false => self.outbox.push_publication(slot, publication, size),
+        }
+        Ok(())
     }
 
     /// Queues a notice that publications are lost, and goes on from `newest`.
@@ -275,6 +335,9 @@ impl State {
         if let Some(subscription) = self.subscriptions.get_mut(slot) {
             subscription.skip_to(newest.clone());
             self.outbox.push_gap(slot, subscription.channel(), newest);
+            if subscription.is_expedited() {
+                self.outbox.expedite(slot);
+            }
         }
     }
 
@@ -282,6 +345,17 @@ impl State {
     /// An empty outbox has room for any publication, so a client that reads always catches up.
     pub(super) fn next_to_read(&mut self, now: Instant) -> Option<Slot> {
         let may_read = self.recovery.has_work(now) && self.closing.is_none();
+        if may_read && self.recovery.may_have_expedited {
+            let is_expedited = |one: &Subscription| {
+                one.is_expedited() && one.progress.is_held_until(ReleaseCondition::Room)
+            };
+            let mut all = self.subscriptions.iter();
+            if let Some((slot, _)) = all.find(|(_, one)| is_expedited(one)) {
+                self.recovery.paused_until = None;
+                return Some(slot);
+            }
+            self.recovery.may_have_expedited = false;
+        }
         let has_room =
             self.outbox.has_room_for_history() && self.outbox.has_room(self.recovery.wanted_room);
         if !may_read || !has_room {
@@ -333,12 +407,9 @@ impl State {
         let has_nothing = history.publications.is_empty();
         for publication in history.publications {
             let size = self.outbox.size_of(&publication);
-            if !self.outbox.has_room(size) {
-                self.recovery.wanted_room = size;
+            if self.queue_missed(slot, publication, size).is_err() {
                 return;
             }
-            subscription.progress.advance(publication.position());
-            self.outbox.push_publication(slot, publication, size);
         }
         if self.drain_buffer(slot) == DrainOutcome::Missing && has_nothing {
             self.recovery.paused_until = Some(now + REREAD_PAUSE);
@@ -371,20 +442,25 @@ impl Session {
             slot,
         };
         let context = &self.core().context;
+        let summary = namespaces.summary(&channel);
+        let held_room = self.core().state.lock().recovery.held.room();
         let (since, page) = match &options.since {
             _ if opens_with_newest(namespace, &options) => (None, PageLimit::NEWEST),
             None => (None, PageLimit::NOTHING),
-            // What the buffers have no room for is read when it can be sent.
-            since => match self.core().state.lock().recovery.held.room() {
-                0 => (since.as_ref(), PageLimit::NOTHING),
-                room => (since.as_ref(), PageLimit::bytes(room)),
+            // What the buffers have no room for is read when it can be sent. A summary is short.
+            since => match (held_room, summary) {
+                (0, _) => (since.as_ref(), PageLimit::NOTHING),
+                (_, Some(_)) => (since.as_ref(), PageLimit::ALL),
+                (room, None) => (since.as_ref(), PageLimit::bytes(room)),
             },
         };
         if namespace.is_personal() {
             // So that nothing is left out for a user who is away for a moment.
             context.broker().touch(&channel);
         }
-        let history = context.broker().history(&channel, since, page).await?;
+        let mut history = context.broker().history(&channel, since, page).await?;
+        let max_bytes = held_room.min(context.options().outbox_bytes / SUMMARY_PART);
+        history.publications = condense(summary, history.publications, Absence::Away, max_bytes);
         let recovered = namespace.class == Class::History
             && options.since.is_some()
             && history.reach == Reach::Complete;
@@ -468,6 +544,12 @@ impl Session {
         let page = PageLimit::bytes(core.context.options().outbox_bytes);
         let broker = core.context.broker();
         let read = broker.history(&channel, Some(&since), page).await;
+        let read = read.map(|mut history| {
+            let summary = core.context.namespaces().summary(&channel);
+            let (missed, max_bytes) = (history.publications, page.bytes / SUMMARY_PART);
+            history.publications = condense(summary, missed, Absence::Behind, max_bytes);
+            history
+        });
         let mut state = core.state.lock();
         match read {
             Ok(history) => state.queue_history(slot, &since, history, Instant::now()),

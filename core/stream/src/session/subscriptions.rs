@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use super::recovery::Progress;
 use crate::{
-    ChannelName, Class, Epoch, Namespace, Position, Publication, hub::HubKey, publication::Seq,
+    ChannelName, Class, Epoch, Namespace, Position, Publication, Urgency, hub::HubKey,
+    publication::Seq,
 };
 
 /// Names a subscription of a session.
@@ -190,6 +191,8 @@ impl Flags {
     const PAUSES_IN_BACKGROUND: u8 = 1;
     /// An operator made the subscription: the client needs no permission.
     const GRANTED: u8 = 1 << 1;
+    /// An urgent publication waits: what comes before it leaves by the urgent lane too.
+    const EXPEDITED: u8 = 1 << 2;
 
     fn has(self, flag: u8) -> bool {
         self.0 & flag != 0
@@ -285,6 +288,18 @@ impl Subscription {
         self.flags.0 |= Flags::GRANTED;
     }
 
+    /// Whether what the client misses leaves by the urgent lane.
+    pub(super) fn is_expedited(&self) -> bool {
+        self.flags.has(Flags::EXPEDITED)
+    }
+
+    pub(super) fn set_expedited(&mut self, is_expedited: bool) {
+        match is_expedited {
+            true => self.flags.0 |= Flags::EXPEDITED,
+            false => self.flags.0 &= !Flags::EXPEDITED,
+        }
+    }
+
     pub(super) fn batch_mode(&self) -> BatchMode {
         self.batch_mode
     }
@@ -365,9 +380,27 @@ impl Subscription {
         }
     }
 
-    /// Replaces the value that waits to be sent.
+    /// Replaces the value that waits to be sent, unless that is newer: an urgent value may have
+    /// overtaken this one.
     pub(super) fn set_pending(&mut self, publication: Arc<Publication>) {
-        self.pending = Some(publication);
+        let is_newer = |pending: &Arc<Publication>| {
+            let (pending, next) = (pending.position(), publication.position());
+            pending.epoch == next.epoch && pending.seq > next.seq
+        };
+        if !self.pending.as_ref().is_some_and(is_newer) {
+            self.pending = Some(publication);
+        }
+    }
+
+    /// Whether the value that waits to be sent is urgent.
+    pub(super) fn has_urgent_pending(&self) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|one| one.urgency() == Urgency::Urgent)
+    }
+
+    /// Notes that the outbox gets an item for the pending value, which replaces any other.
+    pub(super) fn queue_urgent(&mut self) {
+        self.queue_state = QueueState::Queued;
     }
 
     /// Merges the newest value of the history with one that was delivered while the history

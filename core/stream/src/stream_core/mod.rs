@@ -17,8 +17,8 @@ pub use operator::{ConnectionFilter, Presence, Target};
 
 use crate::{
     Authenticator, Caller, ChannelName, ChannelProvider, Class, Clock, Content, DurablePublisher,
-    Epoch, Event, Identity, Namespaces, PartHealth, PartReport, Position, Publisher, SharedClock,
-    StoredPublication, StreamError, StreamOptions, Transport, TransportStats,
+    Epoch, Event, Identity, MissedSummary, Namespaces, PartHealth, PartReport, Position, Publisher,
+    SharedClock, StoredPublication, StreamError, StreamOptions, Transport, TransportStats, Urgency,
     broker::{
         Broker, BrokerFuture, History, MemoryBroker, PageLimit, Reach, Sender, memory::MemoryLimits,
     },
@@ -133,6 +133,19 @@ impl StreamCore {
         provider: Arc<dyn ChannelProvider>,
     ) -> Result<(), StreamError> {
         self.namespaces().register(namespace, provider)
+    }
+
+    /// Registers what sums up the missed publications of a namespace. Call it before clients
+    /// connect.
+    ///
+    /// # Errors
+    /// There is no such namespace, or it has one already.
+    pub fn register_summary(
+        &self,
+        namespace: &str,
+        summary: Arc<dyn MissedSummary>,
+    ) -> Result<(), StreamError> {
+        self.namespaces().register_summary(namespace, summary)
     }
 
     /// Verifies tokens.
@@ -343,17 +356,37 @@ impl StreamCore {
     /// subscriber, or had one within a day. Memory therefore does not grow with users who are
     /// away, and a client that comes back later is not recovered. An event for many channels is
     /// shared ([`SharedEvent`](crate::SharedEvent)), so that it is in memory once.
-    pub fn publish_if_known(&self, channel: &ChannelName, content: impl Into<Content>) {
-        if self.broker().offer_if_known(channel, content.into()) {
+    pub fn publish_if_known(
+        &self,
+        channel: &ChannelName,
+        content: impl Into<Content>,
+        urgency: Urgency,
+    ) {
+        if self
+            .broker()
+            .offer_if_known(channel, content.into(), urgency)
+        {
             self.publications.increment(1);
         }
+    }
+
+    /// Publishes for an engine, as [`Publisher::publish`] does. An urgent event overtakes those of
+    /// other channels on its way to each client, and never an earlier one of its own channel.
+    pub fn publish_with(&self, channel: &ChannelName, event: Event, urgency: Urgency) {
+        self.publications.increment(1);
+        self.broker().offer(channel, event, urgency);
+    }
+
+    /// Whether [`publish_if_known`](Self::publish_if_known) would publish on the channel.
+    #[must_use]
+    pub fn is_known(&self, channel: &ChannelName) -> bool {
+        self.broker().is_known(channel)
     }
 }
 
 impl Publisher for StreamCore {
     fn publish(&self, channel: &ChannelName, event: Event) {
-        self.publications.increment(1);
-        self.broker().offer(channel, event);
+        self.publish_with(channel, event, Urgency::Ordinary);
     }
 }
 

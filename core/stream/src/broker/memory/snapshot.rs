@@ -267,7 +267,7 @@ mod tests {
                 true => Data::Price(PriceUpdate::default()),
                 false => Data::Message(Bytes::from(number.to_string())),
             };
-            broker.offer(&channel(name), event);
+            broker.offer(&channel(name), event, crate::Urgency::Ordinary);
         }
         broker.history_now(&channel(name), None, PageLimit::ALL).top
     }

@@ -220,6 +220,16 @@ impl Progress {
         hold.take_after(&self.position, held)
     }
 
+    /// Goes back to `position`: what follows it was queued and is not any more. The subscription
+    /// is held until there is room, and reads the history from there.
+    pub(in crate::session) fn go_back_to(&mut self, position: &Position) {
+        if let DeliveryState::Live = self.state {
+            let newest = self.position.clone();
+            self.state = DeliveryState::held(ReleaseCondition::Room, newest);
+        }
+        self.position.advance(position);
+    }
+
     /// Holds the subscription until the client is in the foreground, if it is live or waits for
     /// room. The client may be away for long: the history keeps what it can.
     pub(in crate::session) fn pause(&mut self, held: &mut HeldBytes) {
@@ -375,7 +385,7 @@ impl Hold {
         let is_behind =
             |one: &Publication| one.position().epoch != position.epoch || one.seq() <= position.seq;
         while let Some((size, one)) = self.buffer.front() {
-            let is_next = !is_behind(one) && one.seq() == position.seq + 1;
+            let is_next = !is_behind(one) && one.after() == position.seq;
             if !is_next && !is_behind(one) {
                 return None;
             }

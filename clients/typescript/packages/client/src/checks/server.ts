@@ -104,7 +104,11 @@ const notification = object<Notification>({
   actions: optional(list(object({ label: text, url: text }))),
   expiresAt: optional(millis),
   scheduledId: optional(text),
+  unreadCount: optional(count),
 });
+
+const readReceipt = object<ServerData["read"]>({ ids: optional(list(text)), all: optional(flag), upTo: optional(text), unreadCount: count });
+const dismissed = object<ServerData["dismissed"]>({ ids: list(text), unreadCount: count });
 
 const symbol = { kind: text as Check<never>, symbol: text };
 const threshold = object({ ...symbol, threshold: number });
@@ -301,10 +305,16 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
     ),
   }),
   notification,
-  notification_batch: object({ items: list(notification), unreadCount: count }),
+  notification_batch: object<ServerData["notification_batch"]>({
+    items: list(notification),
+    unreadCount: count,
+    read: optional(readReceipt),
+    dismissed: optional(dismissed),
+    next: optional(text),
+  }),
   notifications: object<ServerData["notifications"]>({ items: list(notification), unreadCount: count, next: optional(text) }),
-  read: object<ServerData["read"]>({ ids: optional(list(text)), all: optional(flag), upTo: optional(text), unreadCount: count }),
-  dismissed: object({ ids: list(text), unreadCount: count }),
+  read: readReceipt,
+  dismissed,
   unread_count: object({ unreadCount: count }),
   preferences,
   alert: object<ServerData["alert"]>({

@@ -39,12 +39,20 @@ export interface Notification {
   readonly expiresAt?: Millis;
   /** The id that the sender received, if the notification was scheduled. */
   readonly scheduledId?: string;
+  /** The unread count after this notification, where it is pushed to a user. */
+  readonly unreadCount?: number;
 }
 
-/** Several notifications in one frame, oldest first. */
+/** Several notifications in one frame, oldest first. After a pause, it stands for all that was missed. */
 export interface NotificationBatch {
   readonly items: readonly Notification[];
   readonly unreadCount: number;
+  /** Older notifications that were read meanwhile. Apply it before the items. */
+  readonly read?: ReadReceipt;
+  /** Older notifications that were removed meanwhile. Apply it before the items. */
+  readonly dismissed?: Dismissed;
+  /** The `before` of a list of the missed notifications that `items` has no room for. */
+  readonly next?: string;
 }
 
 /** A page of notifications, newest first. */

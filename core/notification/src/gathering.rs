@@ -1,0 +1,433 @@
+//! Gathering: medium and low notifications wait a moment, so that those of one user share a
+//! `notification_batch`.
+//!
+//! [`NotificationGatherer`] is a state machine without I/O. It receives everything that is pushed
+//! to users, in each user's order, and returns what to push now. Time is a parameter.
+//!
+//! | priority | waits |
+//! |---|---|
+//! | urgent, high | not at all; what is pending of the user stays pending |
+//! | medium | up to [`GatheringLimits::medium_wait`] |
+//! | low | up to [`GatheringLimits::low_wait`], or up to [`GatheringLimits::low_max`] while more users are due than [`GatheringLimits::budget`] |
+//!
+//! What is pending of one user leaves together, when the first of it is due. One notification
+//! alone leaves as `notification`.
+//!
+//! # Order
+//! A user never hears of a notification that a later push took back, and a count is never older
+//! than one before. A `read` marks pending notifications, a `dismissed` and a newer one with the
+//! same collapse key remove them, and a batch has the newest count of its user. A high
+//! notification may overtake an older one: ids sort by time.
+//!
+//! # Worked example
+//! Ada has 4 unread. At 0 ms comes a medium one (5 unread), at 50 ms a high one (6), at 90 ms she
+//! dismisses an older one that was unread (5). The high one and `dismissed` are pushed at once.
+//! At 200 ms the medium one follows, with a count of 5.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher as _, RandomState},
+    time::Duration,
+};
+
+use tidewire_proto::{
+    prost::Message as _,
+    v1::{
+        Dismissed, GetUnreadCountResponse, Notification, NotificationBatch, Priority, ReadReceipt,
+        server_message::Data,
+    },
+};
+use tidewire_stream::{Event, Urgency, UserId};
+use tokio::time::Instant;
+
+use crate::NotificationId;
+
+/// Bytes of a pending notification beside its text.
+const ENTRY_BYTES: usize = 256;
+
+/// Users of one call of [`NotificationGatherer::due`].
+const PART: usize = 64;
+
+/// Bounds of gathering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatheringLimits {
+    /// Time that a medium notification waits.
+    pub medium_wait: Duration,
+    /// Time that a low notification waits.
+    pub low_wait: Duration,
+    /// Time that a low notification waits at most, under pressure.
+    pub low_max: Duration,
+    /// Users to whom is pushed at one time before low ones are put off.
+    pub budget: usize,
+    /// Pending notifications of one user that are pushed without waiting for their time.
+    pub user_items: usize,
+    /// The same, in bytes.
+    pub user_bytes: usize,
+    /// Bytes of all pending notifications. Beyond, the ones that are due first are pushed.
+    pub bytes: usize,
+}
+
+impl Default for GatheringLimits {
+    fn default() -> Self {
+        Self {
+            // The rest of 250 ms, and of 2 s, is for the way to the client.
+            medium_wait: Duration::from_millis(200),
+            low_wait: Duration::from_millis(1_000),
+            low_max: Duration::from_millis(1_800),
+            budget: 1_000,
+            user_items: 100,
+            user_bytes: 64 << 10,
+            bytes: 64 << 20,
+        }
+    }
+}
+
+/// Recipients of a notification to users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Its own users.
+    Users,
+    /// Everyone who is connected. Low ones leave spread over their time.
+    Everyone,
+}
+
+/// Something to publish on the channel of a user now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Push {
+    /// The user.
+    pub user: UserId,
+    /// What to publish.
+    pub event: Event,
+    /// Whether it overtakes what other channels wait for.
+    pub urgency: Urgency,
+}
+
+/// Gathers the pushes of all users.
+#[derive(Debug)]
+pub struct NotificationGatherer {
+    limits: GatheringLimits,
+    users: HashMap<UserId, PendingBatch>,
+    /// Users with a pending medium notification, by the time at which it is due.
+    medium: BTreeMap<(Instant, u64), UserId>,
+    /// Users with low ones alone.
+    low: BTreeMap<(Instant, u64), UserId>,
+    bytes: usize,
+    /// Makes times of several users differ.
+    tickets: u64,
+    spread: RandomState,
+}
+
+/// What is pending of one user.
+#[derive(Debug)]
+struct PendingBatch {
+    items: Vec<PendingItem>,
+    bytes: usize,
+    /// The newest count of the user.
+    unread_count: u64,
+    due: (Instant, u64),
+    has_medium: bool,
+}
+
+#[derive(Debug)]
+struct PendingItem {
+    notification: Notification,
+    audience: Audience,
+    bytes: usize,
+}
+
+impl NotificationGatherer {
+    /// Gathers within `limits`.
+    #[must_use]
+    pub fn new(limits: GatheringLimits) -> Self {
+        Self {
+            limits,
+            users: HashMap::new(),
+            medium: BTreeMap::new(),
+            low: BTreeMap::new(),
+            bytes: 0,
+            tickets: 0,
+            spread: RandomState::new(),
+        }
+    }
+
+    /// Whether nothing is pending.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// Bytes of all pending notifications, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A notification of a user, with the count after it.
+    pub fn notification(
+        &mut self,
+        user: &UserId,
+        mut notification: Notification,
+        unread_count: u64,
+        audience: Audience,
+        now: Instant,
+        out: &mut Vec<Push>,
+    ) {
+        if let Some(key) = &notification.collapse_key {
+            // The older one has left the inbox.
+            self.remove(user, |one| one.collapse_key.as_ref() == Some(key));
+        }
+        let priority = notification.priority();
+        let wait = match priority {
+            Priority::Medium => self.limits.medium_wait,
+            Priority::Low if audience == Audience::Everyone => self.spread_wait(user),
+            Priority::Low => self.limits.low_wait,
+            Priority::High | Priority::Urgent | Priority::Unspecified => {
+                self.note_count(user, unread_count);
+                // One to everyone stays the same for all users, so that it is in memory once. The
+                // count follows it.
+                if audience != Audience::Everyone {
+                    notification.unread_count = Some(unread_count);
+                }
+                out.push(Push {
+                    user: user.clone(),
+                    event: Data::Notification(notification),
+                    urgency: match priority {
+                        Priority::Urgent => Urgency::Urgent,
+                        _ => Urgency::Ordinary,
+                    },
+                });
+                return;
+            }
+        };
+        let item = PendingItem {
+            bytes: ENTRY_BYTES + notification.encoded_len(),
+            notification,
+            audience,
+        };
+        let due = tidewire_stream::deadline(now, wait);
+        self.add(user, item, unread_count, priority == Priority::Medium, due);
+        let is_full = self.users.get(user).is_some_and(|pending| {
+            pending.items.len() >= self.limits.user_items || pending.bytes >= self.limits.user_bytes
+        });
+        if is_full {
+            self.flush(user, out);
+        }
+        while self.bytes > self.limits.bytes {
+            let medium = self.medium.first_key_value();
+            let first = medium.or_else(|| self.low.first_key_value());
+            let Some(first) = first.map(|(_, user)| user.clone()) else {
+                break;
+            };
+            self.flush(&first, out);
+        }
+    }
+
+    /// A user read notifications.
+    pub fn read(&mut self, user: &UserId, receipt: ReadReceipt, out: &mut Vec<Push>) {
+        if let Some(pending) = self.users.get_mut(user) {
+            pending.unread_count = receipt.unread_count;
+            for item in &mut pending.items {
+                if is_read_by(&item.notification, &receipt) {
+                    item.notification.read = true;
+                }
+            }
+        }
+        out.push(Push::ordinary(user, Data::Read(receipt)));
+    }
+
+    /// A user dismissed notifications.
+    pub fn dismissed(&mut self, user: &UserId, dismissed: Dismissed, out: &mut Vec<Push>) {
+        self.remove(user, |one| dismissed.ids.contains(&one.id));
+        self.note_count(user, dismissed.unread_count);
+        out.push(Push::ordinary(user, Data::Dismissed(dismissed)));
+    }
+
+    /// The count of a user changed. What is pending of the user brings the new one.
+    pub fn unread_count(&mut self, user: &UserId, unread_count: u64, out: &mut Vec<Push>) {
+        match self.users.get_mut(user) {
+            Some(pending) => pending.unread_count = unread_count,
+            None => {
+                let event = Data::UnreadCount(GetUnreadCountResponse { unread_count });
+                out.push(Push::ordinary(user, event));
+            }
+        }
+    }
+
+    /// Broadcasts left all lists.
+    pub fn retract(&mut self, ids: &[NotificationId]) {
+        let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        let users: Vec<_> = self.users.keys().cloned().collect();
+        for user in users {
+            self.remove(&user, |one| ids.contains(&one.id));
+        }
+    }
+
+    /// Pushes a part of what is due at `now`: medium ones first, and low ones while the budget
+    /// lasts or when their time is over. `spent` is how much was pushed at `now` already. Nothing
+    /// more is due when a part is empty.
+    pub fn due(&mut self, now: Instant, spent: usize, out: &mut Vec<Push>) {
+        let late = self.limits.low_max.saturating_sub(self.limits.low_wait);
+        for pushed in 0..PART {
+            let user = first_due(&self.medium, now).or_else(|| {
+                let user = first_due(&self.low, now)?;
+                let due = self.users.get(&user)?.due.0;
+                let is_late = tidewire_stream::deadline(due, late) <= now;
+                (is_late || spent + pushed < self.limits.budget).then_some(user)
+            });
+            let Some(user) = user else { return };
+            self.flush(&user, out);
+        }
+    }
+
+    /// Pushes all that is pending.
+    pub fn flush_all(&mut self, out: &mut Vec<Push>) {
+        let users: Vec<_> = self.users.keys().cloned().collect();
+        for user in users {
+            self.flush(&user, out);
+        }
+    }
+
+    /// A time of its own for each user, within that of a low notification.
+    fn spread_wait(&self, user: &UserId) -> Duration {
+        let steps = u32::try_from(self.spread.hash_one(user) % 1_024).unwrap_or_default();
+        self.limits.low_wait * steps / 1_024
+    }
+
+    /// Notes the newest count of a user with pending notifications.
+    fn note_count(&mut self, user: &UserId, unread_count: u64) {
+        if let Some(pending) = self.users.get_mut(user) {
+            pending.unread_count = unread_count;
+        }
+    }
+
+    fn add(
+        &mut self,
+        user: &UserId,
+        item: PendingItem,
+        unread_count: u64,
+        is_medium: bool,
+        due: Instant,
+    ) {
+        self.tickets += 1;
+        let ticket = (due, self.tickets);
+        self.bytes += item.bytes;
+        let Some(pending) = self.users.get_mut(user) else {
+            let pending = PendingBatch {
+                bytes: item.bytes,
+                items: vec![item],
+                unread_count,
+                due: ticket,
+                has_medium: is_medium,
+            };
+            self.users.insert(user.clone(), pending);
+            self.queue(is_medium).insert(ticket, user.clone());
+            return;
+        };
+        pending.bytes += item.bytes;
+        pending.unread_count = unread_count;
+        pending.items.push(item);
+        let before = (pending.has_medium, pending.due);
+        let is_first_medium = is_medium && !pending.has_medium;
+        pending.has_medium |= is_medium;
+        pending.due = match is_first_medium {
+            true => pending.due.min(ticket),
+            false => pending.due,
+        };
+        let after = (pending.has_medium, pending.due);
+        if before != after {
+            self.queue(before.0).remove(&before.1);
+            self.queue(after.0).insert(after.1, user.clone());
+        }
+    }
+
+    fn queue(&mut self, is_medium: bool) -> &mut BTreeMap<(Instant, u64), UserId> {
+        match is_medium {
+            true => &mut self.medium,
+            false => &mut self.low,
+        }
+    }
+
+    /// Removes pending notifications of a user.
+    fn remove(&mut self, user: &UserId, is_gone: impl Fn(&Notification) -> bool) {
+        let Some(pending) = self.users.get_mut(user) else {
+            return;
+        };
+        let mut freed = 0;
+        pending.items.retain(|item| {
+            let stays = !is_gone(&item.notification);
+            freed += if stays { 0 } else { item.bytes };
+            stays
+        });
+        pending.bytes -= freed;
+        self.bytes -= freed;
+        if pending.items.is_empty() {
+            self.take(user);
+        }
+    }
+
+    fn take(&mut self, user: &UserId) -> Option<PendingBatch> {
+        let pending = self.users.remove(user)?;
+        self.queue(pending.has_medium).remove(&pending.due);
+        self.bytes -= pending.bytes;
+        Some(pending)
+    }
+
+    fn flush(&mut self, user: &UserId, out: &mut Vec<Push>) {
+        let Some(pending) = self.take(user) else {
+            return;
+        };
+        let unread_count = pending.unread_count;
+        if let [only] = &pending.items[..]
+            && only.audience == Audience::Everyone
+        {
+            let event = Data::Notification(only.notification.clone());
+            out.push(Push::ordinary(user, event));
+            let count = GetUnreadCountResponse { unread_count };
+            out.push(Push::ordinary(user, Data::UnreadCount(count)));
+            return;
+        }
+        let mut items: Vec<_> = pending
+            .items
+            .into_iter()
+            .map(|item| item.notification)
+            .collect();
+        items.sort_by(|one, other| one.id.cmp(&other.id));
+        let event = match <[Notification; 1]>::try_from(items) {
+            Ok([mut one]) => {
+                one.unread_count = Some(unread_count);
+                Data::Notification(one)
+            }
+            Err(items) => Data::NotificationBatch(NotificationBatch {
+                items,
+                unread_count,
+                ..NotificationBatch::default()
+            }),
+        };
+        out.push(Push::ordinary(user, event));
+    }
+}
+
+impl Push {
+    fn ordinary(user: &UserId, event: Event) -> Self {
+        Self {
+            user: user.clone(),
+            event,
+            urgency: Urgency::Ordinary,
+        }
+    }
+}
+
+/// Whether a receipt covers a notification. Ids sort by time.
+fn is_read_by(notification: &Notification, receipt: &ReadReceipt) -> bool {
+    let is_before = |newest: &String| notification.id <= *newest;
+    (receipt.all && receipt.up_to.as_ref().is_none_or(is_before))
+        || receipt.ids.contains(&notification.id)
+}
+
+fn first_due(queue: &BTreeMap<(Instant, u64), UserId>, now: Instant) -> Option<UserId> {
+    let ((due, _), user) = queue.first_key_value()?;
+    (*due <= now).then(|| user.clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+use super::*;
+
+/// A gatherer, and what it pushed.
+struct Rig {
+    gatherer: NotificationGatherer,
+    start: Instant,
+    out: Vec<Push>,
+}
+
+impl Rig {
+    fn new(limits: GatheringLimits) -> Self {
+        Self {
+            gatherer: NotificationGatherer::new(limits),
+            start: Instant::now(),
+            out: Vec::new(),
+        }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    fn add(&mut self, user: &str, id: &str, priority: Priority, count: u64, ms: u64) {
+        self.add_note(user, note(id, priority), count, Audience::Users, ms);
+    }
+
+    fn add_note(&mut self, user: &str, one: Notification, count: u64, audience: Audience, ms: u64) {
+        let (user, now) = (UserId::new(user), self.at(ms));
+        self.gatherer
+            .notification(&user, one, count, audience, now, &mut self.out);
+    }
+
+    fn read(&mut self, ids: &[&str], count: u64) {
+        let receipt = ReadReceipt {
+            ids: ids.iter().map(ToString::to_string).collect(),
+            unread_count: count,
+            ..ReadReceipt::default()
+        };
+        self.gatherer
+            .read(&UserId::new("ada"), receipt, &mut self.out);
+    }
+
+    fn dismiss(&mut self, ids: &[&str], count: u64) {
+        let dismissed = Dismissed {
+            ids: ids.iter().map(ToString::to_string).collect(),
+            unread_count: count,
+        };
+        self.gatherer
+            .dismissed(&UserId::new("ada"), dismissed, &mut self.out);
+    }
+
+    fn due(&mut self, ms: u64) {
+        let (now, before) = (self.at(ms), self.out.len());
+        loop {
+            let spent = self.out.len() - before;
+            self.gatherer.due(now, spent, &mut self.out);
+            if self.out.len() - before == spent {
+                return;
+            }
+        }
+    }
+
+    /// What was pushed since the last call, in short.
+    fn pushed(&mut self) -> Vec<String> {
+        let pushes = std::mem::take(&mut self.out);
+        pushes.iter().map(short).collect()
+    }
+}
+
+fn note(id: &str, priority: Priority) -> Notification {
+    Notification {
+        id: id.to_owned(),
+        priority: priority.into(),
+        ..Notification::default()
+    }
+}
+
+fn short(push: &Push) -> String {
+    let count = |count: Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
+    let mark = |one: &Notification| if one.read { "*" } else { "" };
+    let text = match &push.event {
+        Data::Notification(one) => format!("{}{}={}", one.id, mark(one), count(one.unread_count)),
+        Data::NotificationBatch(batch) => {
+            let items = batch
+                .items
+                .iter()
+                .map(|one| format!("{}{}", one.id, mark(one)));
+            let items: Vec<_> = items.collect();
+            format!("[{}]={}", items.join(" "), batch.unread_count)
+        }
+        Data::Read(receipt) => format!("read={}", receipt.unread_count),
+        Data::Dismissed(dismissed) => format!("dismissed={}", dismissed.unread_count),
+        Data::UnreadCount(count) => format!("count={}", count.unread_count),
+        other => format!("{other:?}"),
+    };
+    match push.urgency {
+        Urgency::Urgent => format!("urgent {text}"),
+        Urgency::Ordinary => text,
+    }
+}
+
+use Priority::{High, Low, Medium, Urgent};
+
+#[test]
+fn a_high_one_overtakes_and_a_batch_has_the_newest_count() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    rig.add("ada", "a", Medium, 5, 0);
+    rig.add("ada", "b", High, 6, 50);
+    rig.dismiss(&["0"], 5);
+    assert_eq!(rig.pushed(), ["b=6", "dismissed=5"]);
+    rig.due(199);
+    assert_eq!(rig.pushed(), [""; 0]);
+    rig.due(200);
+    assert_eq!(rig.pushed(), ["a=5"], "one alone is a notification");
+    assert!(rig.gatherer.is_empty());
+    assert_eq!(rig.gatherer.bytes(), 0);
+    rig.add("ada", "c", Urgent, 7, 300);
+    assert_eq!(rig.pushed(), ["urgent c=7"]);
+}
+
+#[test]
+fn what_is_pending_of_a_user_leaves_together() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    rig.add("ada", "a", Low, 1, 0);
+    rig.add("bob", "b", Low, 1, 0);
+    rig.add("ada", "c", Medium, 2, 100);
+    rig.add("ada", "d", Low, 3, 200);
+    rig.due(299);
+    assert_eq!(rig.pushed(), [""; 0]);
+    rig.due(300);
+    assert_eq!(rig.pushed(), ["[a c d]=3"]);
+    rig.due(999);
+    assert_eq!(rig.pushed(), [""; 0]);
+    rig.due(1_000);
+    assert_eq!(rig.pushed(), ["b=1"]);
+}
+
+#[test]
+fn a_pending_one_is_read_removed_and_replaced() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    for (id, count) in [("a", 1), ("b", 2), ("c", 3)] {
+        rig.add("ada", id, Low, count, 0);
+    }
+    rig.read(&["a"], 2);
+    rig.dismiss(&["b"], 1);
+    assert_eq!(rig.pushed(), ["read=2", "dismissed=1"]);
+    let keyed = |id: &str| Notification {
+        collapse_key: Some("k".to_owned()),
+        ..note(id, Low)
+    };
+    rig.add_note("ada", keyed("d"), 2, Audience::Users, 0);
+    rig.add_note("ada", keyed("e"), 2, Audience::Users, 0);
+    rig.due(1_000);
+    assert_eq!(rig.pushed(), ["[a* c e]=2"]);
+    rig.add("ada", "f", Low, 3, 2_000);
+    rig.dismiss(&["f"], 2);
+    rig.due(9_000);
+    assert_eq!(rig.pushed(), ["dismissed=2"], "nothing is left");
+    assert_eq!(rig.gatherer.bytes(), 0);
+}
+
+#[test]
+fn a_count_comes_with_what_is_pending() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    let ada = UserId::new("ada");
+    rig.gatherer.unread_count(&ada, 4, &mut rig.out);
+    assert_eq!(rig.pushed(), ["count=4"]);
+    rig.add("ada", "a", Medium, 5, 0);
+    rig.gatherer.unread_count(&ada, 3, &mut rig.out);
+    assert_eq!(rig.pushed(), [""; 0]);
+    rig.due(200);
+    assert_eq!(rig.pushed(), ["a=3"]);
+}
+
+#[test]
+fn a_recalled_broadcast_is_not_pushed() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    let id = NotificationId::parse("06c9d4f1x00003m5q8r2t7w9y1").unwrap();
+    let one = note(&id.to_string(), Low);
+    rig.add_note("ada", one, 1, Audience::Everyone, 0);
+    rig.gatherer.retract(&[id]);
+    rig.due(5_000);
+    assert_eq!(rig.pushed(), [""; 0]);
+}
+
+#[test]
+fn low_ones_wait_under_pressure_and_no_longer_than_their_time() {
+    let mut rig = Rig::new(GatheringLimits {
+        budget: 10,
+        ..GatheringLimits::default()
+    });
+    for number in 0..15 {
+        rig.add(&format!("low-{number}"), "l", Low, 1, 0);
+        rig.add(&format!("medium-{number}"), "m", Medium, 1, 800);
+    }
+    rig.due(1_000);
+    assert_eq!(
+        rig.pushed(),
+        vec!["m=1"; 15],
+        "more than the budget, and no low one"
+    );
+    rig.due(1_020);
+    assert_eq!(rig.pushed().len(), 10);
+    for number in 0..15 {
+        rig.add(&format!("medium-{number}"), "m", Medium, 1, 1_600);
+    }
+    rig.due(1_800);
+    let pushed = rig.pushed();
+    assert_eq!(pushed.len(), 20, "{pushed:?}");
+    assert_eq!(pushed[15..], ["l=1"; 5], "their time is over");
+}
+
+#[test]
+fn low_broadcasts_are_spread() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    for number in 0..1_000 {
+        let user = format!("user-{number}");
+        rig.add_note(&user, note("b", Low), 1, Audience::Everyone, 0);
+    }
+    rig.due(500);
+    let half = rig.pushed().len();
+    assert!((300..700).contains(&half), "{half}");
+    rig.due(1_000);
+    assert_eq!(rig.pushed().len(), 1_000 - half);
+}
+
+#[test]
+fn bounds_push_and_lose_nothing() {
+    let mut rig = Rig::new(GatheringLimits {
+        user_items: 3,
+        ..GatheringLimits::default()
+    });
+    for number in 1..=7 {
+        rig.add("ada", &format!("{number}"), Low, number, 0);
+    }
+    assert_eq!(rig.pushed(), ["[1 2 3]=3", "[4 5 6]=6"]);
+    let mut rig = Rig::new(GatheringLimits {
+        bytes: 3 * (ENTRY_BYTES + 20),
+        ..GatheringLimits::default()
+    });
+    for (user, ms) in [("b", 0), ("a", 1), ("c", 2), ("d", 3)] {
+        rig.add(user, user, Low, 1, ms);
+    }
+    assert_eq!(rig.pushed(), ["b=1"], "the one that is due first");
+    assert!(rig.gatherer.bytes() <= 3 * (ENTRY_BYTES + 20));
+    rig.gatherer.flush_all(&mut rig.out);
+    assert_eq!(rig.pushed().len(), 3);
+    assert!(rig.gatherer.is_empty());
+}

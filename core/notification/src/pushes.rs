@@ -1,0 +1,181 @@
+//! Pushes to users: gathers the events of users and publishes them on `user:{id}`.
+//!
+//! All pushes go through the one gatherer, and are published under its lock. Each user's pushes
+//! therefore keep their order, whether an event or the time causes them. Nothing is gathered for a
+//! user who was not connected lately: the list alone has the notification.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tidewire_proto::v1::{Dismissed, Notification, ReadReceipt};
+use tidewire_stream::{ChannelName, Content, Event, SharedEvent, StreamCore, UserId};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Audience, GatheringLimits, NotificationGatherer, NotificationId, gathering::Push};
+
+/// Time between two looks at what is due, while something is pending.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Publishes on the channels of users.
+#[derive(Debug)]
+pub struct UserPushes {
+    stream: Arc<StreamCore>,
+    state: Mutex<State>,
+    /// The newest event that may have to be published for many users.
+    newest: Mutex<Weak<SharedEvent>>,
+    /// Notified when something is pending again.
+    pending: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    gatherer: NotificationGatherer,
+    /// Whether the server stops: then nothing waits any more.
+    is_closed: bool,
+}
+
+impl UserPushes {
+    /// Pushes on the channels of `stream`. [`run`](Self::run) pushes what waits for its time.
+    #[must_use]
+    pub fn new(stream: Arc<StreamCore>) -> Self {
+        Self {
+            stream,
+            state: Mutex::new(State {
+                gatherer: NotificationGatherer::new(GatheringLimits::default()),
+                is_closed: false,
+            }),
+            newest: Mutex::default(),
+            pending: Notify::new(),
+        }
+    }
+
+    /// Pushes a notification, now or with others. `unread_count` is the count after it.
+    pub fn notification(
+        &self,
+        user: &UserId,
+        notification: Notification,
+        unread_count: u64,
+        audience: Audience,
+    ) {
+        let is_known = |channel| self.stream.is_known(&channel);
+        if !ChannelName::user(user.as_str()).is_ok_and(is_known) {
+            return;
+        }
+        self.apply(|gatherer, out| {
+            let now = Instant::now();
+            gatherer.notification(user, notification, unread_count, audience, now, out);
+        });
+    }
+
+    /// Pushes that a user read notifications.
+    pub fn read(&self, user: &UserId, receipt: ReadReceipt) {
+        self.apply(|gatherer, out| gatherer.read(user, receipt, out));
+    }
+
+    /// Pushes that a user dismissed notifications.
+    pub fn dismissed(&self, user: &UserId, dismissed: Dismissed) {
+        self.apply(|gatherer, out| gatherer.dismissed(user, dismissed, out));
+    }
+
+    /// Pushes the count of a user.
+    pub fn unread_count(&self, user: &UserId, unread_count: u64) {
+        self.apply(|gatherer, out| gatherer.unread_count(user, unread_count, out));
+    }
+
+    /// Takes pending broadcasts back.
+    pub fn retract(&self, ids: &[NotificationId]) {
+        self.apply(|gatherer, _| gatherer.retract(ids));
+    }
+
+    /// Pushes what is pending, and lets nothing wait from now on.
+    pub fn close(&self) {
+        self.state.lock().is_closed = true;
+        self.apply(|_, _| ());
+    }
+
+    /// Pushes what is due, until cancelled.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let ticks = async {
+            loop {
+                if self.state.lock().gatherer.is_empty() {
+                    self.pending.notified().await;
+                }
+                sleep(TICK).await;
+                self.push_due().await;
+            }
+        };
+        cancel.run_until_cancelled(ticks).await;
+    }
+
+    /// Pushes what is due now, in parts: requests that push have their turn between them.
+    async fn push_due(&self) {
+        let now = Instant::now();
+        let mut spent = 0;
+        loop {
+            let mut count = 0;
+            self.apply(|gatherer, out| {
+                gatherer.due(now, spent, out);
+                count = out.len();
+            });
+            if count == 0 {
+                return;
+            }
+            spent += count;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Changes what is pending, and publishes what follows.
+    fn apply(&self, change: impl FnOnce(&mut NotificationGatherer, &mut Vec<Push>)) {
+        let mut out = Vec::new();
+        let mut state = self.state.lock();
+        let was_empty = state.gatherer.is_empty();
+        change(&mut state.gatherer, &mut out);
+        if state.is_closed {
+            state.gatherer.flush_all(&mut out);
+        }
+        for push in out {
+            self.publish(push);
+        }
+        if was_empty && !state.gatherer.is_empty() {
+            self.pending.notify_one();
+        }
+    }
+
+    /// The event. Those of a broadcast are all the same, and come one after the other: their
+    /// publications share one event. A broadcast to 20,000 users would else be in memory 20,000
+    /// times.
+    fn shared(&self, event: Event) -> Content {
+        if !matches!(&event, Event::Notification(one) if one.unread_count.is_none()) {
+            return event.into();
+        }
+        let mut newest = self.newest.lock();
+        if let Some(newest) = newest.upgrade()
+            && *newest.event() == event
+        {
+            return newest.into();
+        }
+        let shared = SharedEvent::new(event);
+        *newest = Arc::downgrade(&shared);
+        shared.into()
+    }
+
+    fn publish(&self, push: Push) {
+        match ChannelName::user(push.user.as_str()) {
+            Ok(channel) => {
+                let content = self.shared(push.event);
+                self.stream
+                    .publish_if_known(&channel, content, push.urgency);
+            }
+            // The hub accepts no such user.
+            Err(error) => tracing::error!(%error, "a user's id cannot name a channel"),
+        }
+    }
+}
