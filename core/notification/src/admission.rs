@@ -11,9 +11,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::draft::Draft;
 
-/// Ordinary requests that are on their way at once: enough that the store writes one transaction
-/// while the next one is prepared.
-const REQUESTS: u32 = 1_024;
+/// Ordinary requests that are on their way at once: one large call, or as many small ones as share
+/// a flush. Large calls have users in common, so that a second one would only wait for locks.
+const REQUESTS: u32 = PART as u32;
+
+/// Requests of a call that share a transaction at most. An urgent notification may have to wait for
+/// it: some milliseconds.
+pub(crate) const PART: usize = 512;
 
 /// Requests of an urgent call at most. A larger one would hold others up.
 const URGENT_REQUESTS: usize = 64;
@@ -49,13 +53,12 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Waits until a call with `count` requests may go on. It ends with the permit.
+    /// Waits until `count` requests may go on. They end with the permit.
     pub(crate) async fn enter(&self, count: usize, haste: Haste) -> Option<OwnedSemaphorePermit> {
         if haste == Haste::Urgent {
             return None;
         }
-        // Half at most, so that two large calls overlap.
-        let count = u32::try_from(count).unwrap_or(u32::MAX).min(REQUESTS / 2);
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(REQUESTS);
         // The semaphore is never closed.
         self.0.clone().acquire_many_owned(count).await.ok()
     }

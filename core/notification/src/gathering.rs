@@ -10,7 +10,7 @@
 //! | medium | up to [`GatheringLimits::medium_wait`] |
 //! | low | up to [`GatheringLimits::low_wait`], or up to [`GatheringLimits::low_max`] while more users are due than [`GatheringLimits::budget`] |
 //!
-//! What is pending of one user leaves together, when the first of it is due. One notification
+//! All that is pending of one user leaves together, when the first of it is due. One notification
 //! alone leaves as `notification`.
 //!
 //! # Order
@@ -96,7 +96,7 @@ pub enum Audience {
 pub struct Push {
     /// The user.
     pub user: UserId,
-    /// What to publish.
+    /// The event.
     pub event: Event,
     /// Whether it overtakes what other channels wait for.
     pub urgency: Urgency,
@@ -117,7 +117,7 @@ pub struct NotificationGatherer {
     spread: RandomState,
 }
 
-/// What is pending of one user.
+/// Pending notifications of one user.
 #[derive(Debug)]
 struct PendingBatch {
     items: Vec<PendingItem>,
@@ -242,7 +242,7 @@ impl NotificationGatherer {
         out.push(Push::ordinary(user, Data::Dismissed(dismissed)));
     }
 
-    /// The count of a user changed. What is pending of the user brings the new one.
+    /// The count of a user changed. If something is pending of the user, it brings the new one.
     pub fn unread_count(&mut self, user: &UserId, unread_count: u64, out: &mut Vec<Push>) {
         match self.users.get_mut(user) {
             Some(pending) => pending.unread_count = unread_count,

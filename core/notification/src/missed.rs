@@ -2,9 +2,9 @@
 //!
 //! [`NotificationSummary`] stands for the pushes of a user's channel while a device was away. Its
 //! `items` are the newest notifications, oldest first, as they are at the end: read ones are
-//! marked, and dismissed or replaced ones left out. What was read or dismissed of older
-//! notifications is in `read` and `dismissed`, so that nothing is lost. The count is that after
-//! the last push, since each push brings one.
+//! marked, and dismissed or replaced ones left out. `read` and `dismissed` name the older ones that
+//! were read or dismissed, so that nothing is lost. The count is that of the last push: each push
+//! brings one.
 //!
 //! # Worked example
 //! A device has the notification A and a count of 1. While it is away, B (2), C (3), `read` of A
@@ -47,12 +47,12 @@ impl MissedSummary for NotificationSummary {
     }
 }
 
-/// What several pushes come to.
+/// Result of several pushes.
 #[derive(Debug, Default)]
 struct Sum {
     /// The notifications, by id: ids sort by time.
     items: BTreeMap<String, Notification>,
-    /// What was read of notifications that are not in `items`.
+    /// Receipts of notifications that are not in `items`.
     read: ReadReceipt,
     /// Removed notifications that are not in `items`.
     dismissed: Vec<String>,

@@ -4,9 +4,10 @@
 //! flush to the disk. A commit waits for that flush. The queue is bounded; a commit that finds it
 //! full waits for room.
 //!
-//! Urgent batches have a queue of their own and come first in the next transaction. A transaction
-//! takes no further batch from [`GROUP`] batches or [`GROUP_WRITES`] writes on. An urgent batch
-//! therefore waits for the end of one such transaction, and for its own flush.
+//! Urgent batches have a queue of their own, and the next transaction is theirs alone. After it, the
+//! others have their turn, with urgent ones before them. A transaction takes no further batch from
+//! [`GROUP`] batches or [`GROUP_WRITES`] writes on. An urgent batch therefore waits for the end of
+//! one such transaction, and for its own flush.
 //!
 //! # After a failed write
 //! The library uses a file no more after an error of the disk. The thread closes the file, and
@@ -42,7 +43,7 @@ const QUEUE: usize = 256;
 const GROUP: usize = 256;
 
 /// Writes of a transaction from which on it takes no further batch: some milliseconds of work.
-const GROUP_WRITES: usize = 2_048;
+const GROUP_WRITES: usize = 1_024;
 
 /// Time between two attempts to open the file again after a failed write.
 const RETRY: Duration = Duration::from_millis(250);
@@ -103,6 +104,7 @@ impl EmbeddedStore {
             jobs,
             urgent_jobs,
             waiting: VecDeque::new(),
+            was_urgent: false,
             retry_at: Instant::now(),
         };
         std::thread::Builder::new()
@@ -251,6 +253,8 @@ struct Writer {
     urgent_jobs: mpsc::Receiver<Job>,
     /// Batches that the last transaction left, in their order.
     waiting: VecDeque<Job>,
+    /// Whether the last transaction was of urgent batches alone.
+    was_urgent: bool,
     /// When a closed file may be opened again.
     retry_at: Instant,
 }
@@ -309,6 +313,11 @@ impl Writer {
             && let Ok(urgent) = self.urgent_jobs.try_recv()
         {
             group.push(urgent);
+        }
+        // Others are not kept waiting twice in a row.
+        self.was_urgent = !group.is_empty() && !self.was_urgent;
+        if self.was_urgent {
+            return true;
         }
         while self.waiting.len() < GROUP
             && let Ok(job) = self.jobs.try_recv()

@@ -326,7 +326,7 @@ impl Namespaces {
         })
     }
 
-    /// What sums up the missed publications of a channel.
+    /// The summary of missed publications on a channel.
     pub(crate) fn summary(&self, channel: &ChannelName) -> Option<&dyn MissedSummary> {
         let entry = self.by_name.get(channel.namespace())?;
         entry.summary.get().map(|summary| &**summary)

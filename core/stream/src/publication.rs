@@ -120,8 +120,8 @@ pub enum Urgency {
     #[default]
     Ordinary,
     /// At once: before what other channels have queued, without gathering, and in the background
-    /// too. What its own channel has queued before it goes ahead with it, so that each channel
-    /// keeps its order.
+    /// too. Earlier publications of its own channel go ahead with it, so that each channel keeps
+    /// its order.
     Urgent,
 }
 

@@ -78,7 +78,7 @@ fn places(messages: &[OutgoingMessage]) -> Vec<(String, Option<u64>)> {
     places.collect()
 }
 
-fn taken(connection: &Connection) -> Vec<(String, Option<u64>)> {
+fn received(connection: &Connection) -> Vec<(String, Option<u64>)> {
     places(&take(connection))
 }
 
@@ -114,7 +114,7 @@ async fn an_urgent_publication_overtakes_other_channels_and_not_its_own() {
         ("orders:b", 2),
         ("orders:a", 4),
     ];
-    assert_eq!(taken(&client), expected(&order));
+    assert_eq!(received(&client), expected(&order));
     assert_eq!(client.queued_bytes(), 0);
 }
 
@@ -125,14 +125,14 @@ async fn a_paused_channel_pauses_again_after_an_urgent_publication() {
     client.set_visibility(Visibility::Background).unwrap();
     publish(&stream, "orders:a", 1, Ordinary);
     publish(&stream, "orders:b", 1, Ordinary);
-    assert_eq!(taken(&client), []);
+    assert_eq!(received(&client), []);
     publish(&stream, "orders:a", 1, Urgent);
     let order = [("orders:a", 1), ("orders:a", 2)];
-    assert_eq!(taken(&client), expected(&order));
+    assert_eq!(received(&client), expected(&order));
     publish(&stream, "orders:a", 1, Ordinary);
-    assert_eq!(taken(&client), [], "it waits for the foreground again");
+    assert_eq!(received(&client), [], "it waits for the foreground again");
     client.set_visibility(Visibility::Active).unwrap();
-    let mut rest = taken(&client);
+    let mut rest = received(&client);
     rest.sort();
     assert_eq!(rest, expected(&[("orders:a", 3), ("orders:b", 1)]));
 }
@@ -145,16 +145,16 @@ async fn an_urgent_value_waits_for_no_interval_and_no_foreground() {
     take(&client);
     publish(&stream, "state:c", 1, Ordinary);
     publish(&stream, "state:c", 1, Ordinary);
-    assert_eq!(taken(&client), expected(&[("state:c", 2)]));
+    assert_eq!(received(&client), expected(&[("state:c", 2)]));
     publish(&stream, "state:c", 1, Ordinary);
-    assert_eq!(taken(&client), [], "the interval is not over");
+    assert_eq!(received(&client), [], "the interval is not over");
     publish(&stream, "state:c", 1, Urgent);
-    assert_eq!(taken(&client), expected(&[("state:c", 4)]));
+    assert_eq!(received(&client), expected(&[("state:c", 4)]));
     client.set_visibility(Visibility::Background).unwrap();
     publish(&stream, "state:c", 1, Ordinary);
-    assert_eq!(taken(&client), []);
+    assert_eq!(received(&client), []);
     publish(&stream, "state:c", 1, Urgent);
-    assert_eq!(taken(&client), expected(&[("state:c", 6)]));
+    assert_eq!(received(&client), expected(&[("state:c", 6)]));
     assert_eq!(
         client.queued_items(),
         0,
@@ -177,13 +177,13 @@ async fn an_urgent_publication_does_not_wait_for_a_batch_of_prices() {
         stream.publish_with(&channel(name), Event::Price(price), Ordinary);
     };
     prices.iter().for_each(|name| update(name));
-    assert_eq!(taken(&client).len(), 1, "the first batch leaves at once");
+    assert_eq!(received(&client).len(), 1, "the first batch leaves at once");
     prices.iter().for_each(|name| update(name));
     publish(&stream, "orders:a", 1, Urgent);
-    assert_eq!(taken(&client), expected(&[("orders:a", 1)]));
+    assert_eq!(received(&client), expected(&[("orders:a", 1)]));
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(
-        taken(&client).len(),
+        received(&client).len(),
         1,
         "the prices are a batch of their own"
     );
@@ -203,7 +203,7 @@ async fn a_full_outbox_makes_room_and_loses_nothing() {
     publish(&stream, "orders:a", 1_000, Ordinary);
     publish(&stream, "orders:a", 1_000, Urgent);
     assert!(client.queued_bytes() <= OUTBOX, "{}", client.queued_bytes());
-    let all = taken(&client);
+    let all = received(&client);
     assert_eq!(all[..2], expected(&[("orders:a", 1), ("orders:a", 2)]));
     let rest: Vec<_> = (1..=20).map(|seq| ("orders:b", seq)).collect();
     assert_eq!(all[2..], expected(&rest));
@@ -221,7 +221,7 @@ async fn a_lane_that_fills_the_outbox_waits_for_room() {
         publish(&stream, "orders:b", 1_000, Ordinary);
         assert!(client.queued_bytes() <= OUTBOX, "{}", client.queued_bytes());
     }
-    let all = taken(&client);
+    let all = received(&client);
     for name in ["orders:a", "orders:b"] {
         let numbers = all.iter().filter(|(channel, _)| channel == name);
         let numbers: Vec<_> = numbers.map(|(_, seq)| seq.unwrap()).collect();
@@ -251,7 +251,7 @@ async fn a_shard_delivers_what_its_inbox_has_of_the_channel_first() {
         ("orders:b", 1),
         ("orders:b", 2),
     ];
-    assert_eq!(taken(&client), expected(&order));
+    assert_eq!(received(&client), expected(&order));
     running.abort();
 }
 
@@ -276,12 +276,12 @@ async fn an_urgent_publication_ends_no_pause_and_does_not_wait_for_one() {
     clients.iter().for_each(|client| drop(take(client)));
     publish(&stream, "orders:b", 1, Ordinary);
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(taken(&clients[0]), expected(&[("orders:b", 101)]));
+    assert_eq!(received(&clients[0]), expected(&[("orders:b", 101)]));
     // The shard pauses now.
     publish(&stream, "orders:b", 1, Ordinary);
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(
-        taken(&clients[0]),
+        received(&clients[0]),
         [],
         "the next tick comes after the pause"
     );

@@ -125,7 +125,7 @@ async fn an_urgent_notification_passes_over_what_waits() {
         panic!("{before:?}");
     };
     assert_eq!((first, second), (&json!(1), &json!(2)));
-    assert!(passed == again && *passed < 100, "{before:?}");
+    assert!(passed <= again && *again < 100, "{before:?}");
 }
 
 /// A message that is longer than an outbox, and than the buffers of a socket.

@@ -60,7 +60,7 @@ impl Rig {
         }
     }
 
-    /// What was pushed since the last call, in short.
+    /// The pushes since the last call, in short.
     fn pushed(&mut self) -> Vec<String> {
         let pushes = std::mem::take(&mut self.out);
         pushes.iter().map(short).collect()

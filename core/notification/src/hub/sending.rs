@@ -12,7 +12,7 @@ use tidewire_stream::UserId;
 use super::NotificationHub;
 use crate::{
     HubEvent, NotificationError, NotificationId,
-    admission::Haste,
+    admission::{Haste, PART},
     broadcast::Broadcast,
     draft::{self, Draft, Message, SenderKey, Target},
     hub_core::HubCore,
@@ -56,8 +56,9 @@ impl NotificationHub {
             .unwrap_or(Err(NotificationError::Damaged("result")))
     }
 
-    /// Handles several requests in their order, in one transaction. Each has its own result; a
-    /// refused one does not affect the others. If the store fails, all fail.
+    /// Handles several requests in their order, in transactions of a bounded size. Each has its own
+    /// result; a refused one does not affect the others. If the store fails, all of a transaction
+    /// fail.
     pub async fn notify_batch(
         &self,
         sender: &UserId,
@@ -70,17 +71,27 @@ impl NotificationHub {
             return vec![Err(NotificationError::invalid("notifications", problem)); count];
         }
         let now_ms = core.clock.now_ms();
-        let drafts = requests
-            .into_iter()
-            .map(|request| draft::check(&core.kinds, sender, request, now_ms));
-        let drafts: Vec<_> = drafts.collect();
-        match send(core, sender, &drafts).await {
-            Ok(results) => results,
-            Err(error) => drafts
-                .into_iter()
-                .map(|draft| Err(draft.err().unwrap_or(error.clone())))
-                .collect(),
+        let mut results = Vec::with_capacity(count);
+        let mut requests = requests.into_iter();
+        let mut check_part = || {
+            let part = requests.by_ref().take(PART);
+            let drafts = part.map(|request| draft::check(&core.kinds, sender, request, now_ms));
+            drafts.collect::<Vec<_>>()
+        };
+        let mut drafts = check_part();
+        while !drafts.is_empty() {
+            // The next part is checked while this one is written.
+            let (sent, next) = tokio::join!(send(core, sender, &drafts), async { check_part() });
+            match sent {
+                Ok(part) => results.extend(part),
+                Err(error) => {
+                    let refusal = |draft: Result<Draft, _>| draft.err().unwrap_or(error.clone());
+                    results.extend(drafts.into_iter().map(|draft| Err(refusal(draft))));
+                }
+            }
+            drafts = next;
         }
+        results
     }
 }
 

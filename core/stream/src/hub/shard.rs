@@ -19,9 +19,9 @@
 //!
 //! # Urgent publications
 //! They have an inbox of their own. A shard delivers and flushes them before it goes on: during a
-//! pause, and within a tick after each [`CHUNK`] of sockets. What the inbox has of their channels
-//! goes with them. A publication of their channel may be further on in the tick: then the session
-//! sees a hole, and reads the history.
+//! pause, and within a tick after each [`CHUNK`] of sockets. Earlier publications of their channels
+//! leave the ordinary inbox with them. One may be further on in the tick: then the session sees a
+//! hole, and reads the history.
 
 use std::{
     collections::{HashMap, HashSet},

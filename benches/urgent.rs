@@ -1,0 +1,353 @@
+//! Urgent bench: the time from `notify` of an urgent notification to its arrival on the user's
+//! socket, alone and while low ones saturate the process.
+//!
+//! In process are the hub on a store on the disk, gathering, and the streaming core with one shard
+//! and a socket for each user. Not in process are TLS, the HTTP request of the back end, and
+//! WebSocket frames.
+//!
+//! ```text
+//! cargo bench --workspace --bench urgent
+//! ```
+
+mod support;
+
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    os::unix::net::UnixStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rand::Rng as _;
+use tidewire_notification::{EventSink, HubEvent, NotificationConfig, NotificationHub, UserPushes};
+use tidewire_proto::v1::{Notification, NotificationType, NotifyRequest, Priority};
+use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore};
+use tidewire_stream::{
+    AnonymousPolicy, Authenticator, Connection, ConnectionInfo, Encoding, FlushOutcome, Identity,
+    Namespaces, OutgoingItem, Session, ShardId, Sink, StreamCore, StreamOptions, SystemClock,
+    Transport, UserId, identity::UserIdentity,
+};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio_util::sync::CancellationToken;
+
+use support::Bench;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Users, each with one connection.
+const USERS: usize = 1_000;
+
+/// Senders of low notifications, each with one request on its way.
+const SENDERS: usize = 8;
+
+/// Time between two urgent notifications.
+const PACE: Duration = Duration::from_millis(10);
+
+/// Writes a session's messages to a socket, one on each line.
+struct LineSink {
+    session: Session,
+    socket: UnixStream,
+}
+
+impl Sink for LineSink {
+    fn flush(&self, now: tokio::time::Instant) {
+        loop {
+            let (mut items, mut bytes) = (Vec::new(), Vec::new());
+            let again_at = now + Duration::from_secs(25);
+            let outcome = self
+                .session
+                .take_outgoing(now, 64 << 10, &mut items, again_at);
+            for item in &items {
+                match item {
+                    OutgoingItem::Message(message) => {
+                        bytes.extend_from_slice(&message.json());
+                        bytes.push(b'\n');
+                    }
+                    OutgoingItem::Batch(batch) => {
+                        for one in batch.publications() {
+                            bytes.extend_from_slice(&one.json());
+                            bytes.push(b'\n');
+                        }
+                    }
+                }
+            }
+            // A reader that is gone ends the bench.
+            let is_written = (&self.socket).write_all(&bytes).is_ok();
+            if !is_written || !matches!(outcome, FlushOutcome::More) {
+                return;
+            }
+        }
+    }
+}
+
+/// Passes events on as the server does.
+struct Pushes(Arc<UserPushes>);
+
+impl EventSink for Pushes {
+    fn publish(&self, event: HubEvent) {
+        if let HubEvent::Notification {
+            user,
+            notification,
+            unread_count,
+            audience,
+            ..
+        } = event
+        {
+            self.0
+                .notification(&user, *notification, unread_count, audience);
+        }
+    }
+}
+
+/// Times since the start in the titles of notifications, and what was measured.
+struct Clock {
+    start: Instant,
+    urgent: Mutex<Vec<Duration>>,
+    low: Mutex<Vec<Duration>>,
+}
+
+impl Clock {
+    fn title(&self, kind: &str) -> String {
+        format!("{kind} {};", self.start.elapsed().as_micros())
+    }
+
+    /// Notes the age of the first notification of a line.
+    fn note(&self, line: &str) {
+        let Some((_, title)) = line.split_once(r#""title":""#) else {
+            return;
+        };
+        let Some((kind, rest)) = title.split_once(' ') else {
+            return;
+        };
+        let sent = rest.split(';').next().and_then(|text| text.parse().ok());
+        let Some(sent) = sent.map(Duration::from_micros) else {
+            return;
+        };
+        let age = self.start.elapsed().saturating_sub(sent);
+        match kind {
+            "urgent" => self.urgent.lock().push(age),
+            _ => self.low.lock().push(age),
+        }
+    }
+}
+
+fn request(user: usize, title: String, priority: Priority) -> NotifyRequest {
+    NotifyRequest {
+        user: Some(name(user)),
+        notification: Some(Notification {
+            r#type: NotificationType::PaymentReceived.into(),
+            priority: priority.into(),
+            title,
+            body: "You received 25 USDC from 0x8ba1f109551bd432803012645ac136ddd64dba72".into(),
+            ..Notification::default()
+        }),
+        ..NotifyRequest::default()
+    }
+}
+
+fn name(user: usize) -> String {
+    format!("user-{user:06}")
+}
+
+fn main() -> Outcome<()> {
+    let bench = Bench::from_arguments();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        for batch in [0, 1, 100, 1_000] {
+            measure(&bench, batch, Medium::Disk).await?;
+        }
+        measure(&bench, 100, Medium::Memory).await
+    })
+}
+
+/// Where the store is.
+#[derive(Clone, Copy)]
+enum Medium {
+    Disk,
+    /// To see the rest of the way without the disk.
+    Memory,
+}
+
+/// Measures beside low notifications in batches of this size. 0 stands for none.
+async fn measure(bench: &Bench, batch: usize, medium: Medium) -> Outcome<()> {
+    let name = match (batch, medium) {
+        (0, _) => "urgent, alone".to_owned(),
+        (batch, Medium::Disk) => {
+            format!("urgent, beside {SENDERS} senders of low ones in batches of {batch}")
+        }
+        (batch, Medium::Memory) => {
+            format!("urgent, store in memory, beside {SENDERS} senders in batches of {batch}")
+        }
+    };
+    if !bench.wants(&name) {
+        return Ok(());
+    }
+    let length = Duration::from_secs(if bench.is_fixed { 1 } else { 10 });
+    let folder = tempfile::tempdir()?;
+    let stream = stream()?;
+    let cancel = CancellationToken::new();
+    let shard = run_shard(&stream, &cancel)?;
+    let clock = Arc::new(Clock {
+        start: Instant::now(),
+        urgent: Mutex::default(),
+        low: Mutex::default(),
+    });
+    let mut clients = Vec::new();
+    for user in 0..USERS {
+        clients.push(connect(&stream, shard, user, &clock).await?);
+    }
+    let pushes = Arc::new(UserPushes::new(stream.clone()));
+    let store: SharedStore = match medium {
+        Medium::Disk => Arc::new(EmbeddedStore::open(folder.path())?),
+        Medium::Memory => Arc::new(MemoryStore::new()),
+    };
+    let hub = NotificationHub::open(
+        store,
+        Arc::new(Pushes(pushes.clone())),
+        Arc::new(SystemClock),
+        NotificationConfig::default(),
+    )
+    .await?;
+    let pushing = pushes.clone();
+    let ended = cancel.clone();
+    tokio::spawn(async move { pushing.run(ended).await });
+    let is_over = Arc::new(AtomicBool::new(false));
+    let sent = Arc::new(AtomicU64::new(0));
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..if batch == 0 { 0 } else { SENDERS } {
+        let (hub, clock) = (hub.clone(), clock.clone());
+        let (is_over, sent) = (is_over.clone(), sent.clone());
+        senders.spawn(async move {
+            while !is_over.load(Ordering::Relaxed) {
+                let requests = (0..batch).map(|_| {
+                    let user = rand::rng().random_range(0..USERS);
+                    request(user, clock.title("low"), Priority::Low)
+                });
+                let requests = requests.collect();
+                let results = hub.notify_batch(&UserId::new("backend"), requests).await;
+                let count = results.iter().filter(|result| result.is_ok()).count();
+                sent.fetch_add(count as u64, Ordering::Relaxed);
+            }
+        });
+    }
+    // Beginning and end of the load are not measured.
+    tokio::time::sleep(length / 10).await;
+    clock.urgent.lock().clear();
+    let (began, before) = (Instant::now(), sent.load(Ordering::Relaxed));
+    let mut acknowledged = Vec::new();
+    while began.elapsed() < length {
+        let user = rand::rng().random_range(0..USERS);
+        let start = Instant::now();
+        let one = request(user, clock.title("urgent"), Priority::Urgent);
+        hub.notify(&UserId::new("backend"), one).await?;
+        acknowledged.push(start.elapsed());
+        tokio::time::sleep(PACE).await;
+    }
+    let rate = (sent.load(Ordering::Relaxed) - before) as f64 / began.elapsed().as_secs_f64();
+    is_over.store(true, Ordering::Relaxed);
+    while senders.join_next().await.is_some() {}
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cancel.cancel();
+    let text = format!(
+        "{}; acknowledged {}; low {rate:.0}/s, {}",
+        summary(&mut clock.urgent.lock()),
+        summary(&mut acknowledged),
+        summary(&mut clock.low.lock()),
+    );
+    writeln!(io::stdout(), "{name}\n    {text}")?;
+    drop(clients);
+    Ok(())
+}
+
+fn summary(times: &mut [Duration]) -> String {
+    times.sort_unstable();
+    let at = |part: usize| {
+        times
+            .get(times.len() * part / 1_000)
+            .copied()
+            .unwrap_or_default()
+    };
+    let last = times.last().copied().unwrap_or_default();
+    format!(
+        "p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms of {}",
+        at(500).as_secs_f64() * 1e3,
+        at(990).as_secs_f64() * 1e3,
+        last.as_secs_f64() * 1e3,
+        times.len()
+    )
+}
+
+fn stream() -> Outcome<Arc<StreamCore>> {
+    let clock = Arc::new(SystemClock);
+    let authenticator = Authenticator::hs256(&[7; 32], AnonymousPolicy::Read, clock.clone())?;
+    let options = StreamOptions {
+        shards: 1,
+        ..StreamOptions::default()
+    };
+    let namespaces = Namespaces::built_in();
+    Ok(StreamCore::in_memory(
+        namespaces,
+        authenticator,
+        clock,
+        options,
+    ))
+}
+
+/// Runs the shard on a thread of its own, as the server does.
+fn run_shard(stream: &Arc<StreamCore>, cancel: &CancellationToken) -> Outcome<ShardId> {
+    let id = stream.hub().shards().next().ok_or("there is no shard")?;
+    let shard = stream.hub().shard(id).clone();
+    let pause = stream.options().max_write_pause;
+    let cancel = cancel.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new().spawn(move || {
+        runtime.block_on(cancel.run_until_cancelled(shard.run(pause)));
+    })?;
+    Ok(id)
+}
+
+/// Connects a user, and reads what arrives.
+async fn connect(
+    stream: &Arc<StreamCore>,
+    shard: ShardId,
+    user: usize,
+    clock: &Arc<Clock>,
+) -> Outcome<(Connection, Arc<LineSink>)> {
+    let identity = UserIdentity::new(UserId::new(&name(user)), i64::MAX);
+    let info = ConnectionInfo {
+        caller: Identity::from(identity).into(),
+        transport: Transport::new("bench"),
+        post_key: None,
+        encoding: Encoding::Json,
+        heartbeat: None,
+        quota: None,
+        shard,
+    };
+    let connection = stream.connect(info).await;
+    let (socket, peer) = UnixStream::pair()?;
+    peer.set_nonblocking(true)?;
+    let sink = Arc::new(LineSink {
+        session: Session::clone(&connection),
+        socket,
+    });
+    let weak = Arc::downgrade(&sink);
+    connection.attach(weak);
+    let clock = clock.clone();
+    let mut lines = BufReader::new(tokio::net::UnixStream::from_std(peer)?).lines();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            clock.note(&line);
+        }
+    });
+    Ok((connection, sink))
+}
