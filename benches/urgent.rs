@@ -32,7 +32,10 @@ use tidewire_stream::{
     Namespaces, OutgoingItem, Session, ShardId, Sink, StreamCore, StreamOptions, SystemClock,
     Transport, UserId, identity::UserIdentity,
 };
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    runtime::Handle,
+};
 use tokio_util::sync::CancellationToken;
 
 use support::Bench;
@@ -200,9 +203,10 @@ async fn measure(bench: &Bench, batch: usize, medium: Medium) -> Outcome<()> {
         urgent: Mutex::default(),
         low: Mutex::default(),
     });
+    let readers = run_readers(&cancel)?;
     let mut clients = Vec::new();
     for user in 0..USERS {
-        clients.push(connect(&stream, shard, user, &clock).await?);
+        clients.push(connect(&stream, shard, user, &clock, &readers).await?);
     }
     let pushes = Arc::new(UserPushes::new(stream.clone()));
     let store: SharedStore = match medium {
@@ -316,12 +320,24 @@ fn run_shard(stream: &Arc<StreamCore>, cancel: &CancellationToken) -> Outcome<Sh
     Ok(id)
 }
 
+/// Runs the readers of all sockets on a thread of their own, so that senders do not keep them from
+/// reading.
+fn run_readers(cancel: &CancellationToken) -> Outcome<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (handle, cancel) = (runtime.handle().clone(), cancel.clone());
+    std::thread::Builder::new().spawn(move || runtime.block_on(cancel.cancelled()))?;
+    Ok(handle)
+}
+
 /// Connects a user, and reads what arrives.
 async fn connect(
     stream: &Arc<StreamCore>,
     shard: ShardId,
     user: usize,
     clock: &Arc<Clock>,
+    readers: &Handle,
 ) -> Outcome<(Connection, Arc<LineSink>)> {
     let identity = UserIdentity::new(UserId::new(&name(user)), i64::MAX);
     let info = ConnectionInfo {
@@ -343,8 +359,12 @@ async fn connect(
     let weak = Arc::downgrade(&sink);
     connection.attach(weak);
     let clock = clock.clone();
-    let mut lines = BufReader::new(tokio::net::UnixStream::from_std(peer)?).lines();
-    tokio::spawn(async move {
+    let peer = {
+        let _entered = readers.enter();
+        tokio::net::UnixStream::from_std(peer)?
+    };
+    let mut lines = BufReader::new(peer).lines();
+    readers.spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
             clock.note(&line);
         }
