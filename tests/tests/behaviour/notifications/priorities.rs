@@ -49,7 +49,7 @@ async fn a_batch_gathers_what_can_wait(transport: Transport) {
     assert_eq!(count(&mut ada).await, 4);
     // One alone is a notification.
     notify(&server, &with_priority("ada", "Alone", "low")).await;
-    let pushed = push(&mut ada, "ada").await.expect("notification");
+    let pushed = push_of(&mut ada, "ada", "notification").await;
     assert_eq!(pushed.data["title"], "Alone");
     assert_eq!(pushed.data["unreadCount"], 5);
 }

@@ -74,7 +74,11 @@ async fn a_thousand_missed_come_as_one_batch(transport: Transport) {
     // From here on, nothing is repeated.
     let result = ada.resume("user:ada", &epoch, 1_001).await;
     assert_eq!(result["recovered"], true);
-    assert_eq!(all_on(&mut ada, &server, "ada").await.len(), 0);
+    let mut repeated = all_on(&mut ada, &server, "ada").await;
+    // The count that follows the list's reply may have been missed: a batch without items.
+    let is_count = |one: &Message| one.kind == "unread_count" || one.data["items"] == json!([]);
+    repeated.retain(|one| !is_count(one) || !has_pushed_counts(&ada));
+    assert_eq!(repeated.len(), 0, "{repeated:?}");
 }
 
 async fn a_summary_has_what_was_read_and_dismissed(transport: Transport) {
