@@ -43,8 +43,8 @@ impl DeliveryChannels {
         }))
     }
 
-    /// Sends the notifications of `hub` until cancelled. What is not sent by then stays in the
-    /// store.
+    /// Sends the notifications of `hub` until cancelled. Messages that are not sent by then
+    /// stay in the store.
     pub(crate) async fn run(
         self,
         hub: NotificationHub,

@@ -4,7 +4,7 @@
 //! - Web Push goes to users without a connection, or to all who want it always. Quiet hours hold
 //!   it back.
 //! - E-mail goes to those who have still not read it some time later. Quiet hours hold it back.
-//! - What quiet hours held back is one message after them, if the user wants a digest.
+//! - After quiet hours, all that they held back is one message, if the user wants a digest.
 //!
 //! Whatever the user has read, dismissed or hidden by then is not sent. Urgent notifications and
 //! security warnings pass quiet hours and filters.
@@ -92,7 +92,7 @@ struct Item {
     class: Class,
 }
 
-/// What a step stores, and offers afterwards.
+/// Changes that a step stores, and jobs that it offers afterwards.
 #[derive(Default)]
 struct Plan {
     batch: Batch,
@@ -134,7 +134,7 @@ struct Reach {
 }
 
 impl Planner {
-    /// A planner of the notifications of the jobs' hub. What it plans goes to `dispatcher`.
+    /// A planner of the notifications of the jobs' hub, which offers its jobs to `dispatcher`.
     #[must_use]
     pub fn new(
         jobs: DurableJobs,
