@@ -334,6 +334,8 @@ impl Run {
                     0 => self.random.random_range(0..12 * MINUTE_MS),
                     _ => self.random.random_range(0..20_000),
                 };
+                // Counts change with the time: events of before must not be taken for later ones.
+                self.follow_events().await;
                 self.badges.fill(None);
                 self.world.advance(ms);
                 self.model.now_ms += ms;
