@@ -18,7 +18,7 @@ use tidewire_proto::v1::{
     DeliveryFilter, DeliveryPreferences, Notification, NotificationType, NotifyRequest,
     Preferences, Priority, QuietHours,
 };
-use tidewire_store::{MemoryStore, Store as _, Table};
+use tidewire_store::{Batch, MemoryStore, Store as _, Table};
 use tidewire_stream::{ManualClock, UserId};
 use tokio_util::sync::CancellationToken;
 
@@ -637,14 +637,59 @@ async fn more_than_fits_in_memory_waits_in_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_text_that_cannot_be_read_holds_up_no_other() {
+    let world = World::new().await;
+    world.notify("ada", "damaged", Priority::High).await;
+    let bodies = Table("notification.bodies");
+    let stored = world
+        .store
+        .scan(bodies, Vec::new(), None, 10)
+        .await
+        .unwrap();
+    let mut batch = Batch::new();
+    for (key, _) in stored {
+        batch.put(bodies, key, b"?");
+    }
+    // Nor does a message that cannot be read.
+    batch.put(Table("delivery.jobs"), b"\0ops\0a", b"?");
+    world.store.commit(batch).await.unwrap();
+    let world = world.restart().await;
+    world.notify("bob", "b", Priority::High).await;
+    assert_eq!(world.sent().await, ["webhook ops: b"]);
+    assert_eq!(world.store.len(Table("notification.outgoing")), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_to_many_is_planned_in_steps() {
+    let world = World::new().await;
+    for number in 0..600 {
+        world.set_email(&format!("u{number:03}")).await;
+    }
+    let broadcast = NotifyRequest {
+        everyone: true,
+        notification: Some(note("all", Priority::High)),
+        ..NotifyRequest::default()
+    };
+    world.send(broadcast).await;
+    assert_eq!(world.sent().await, ["webhook ops: all"]);
+    let mut world = world;
+    world.advance(5 * MINUTE_MS);
+    let mut sent = world.sent().await;
+    while world.store.len(Table("delivery.jobs")) > 0 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        sent.extend(world.sent().await);
+    }
+    sent.sort();
+    sent.dedup();
+    assert_eq!(sent.len(), 600);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bad_address_is_named() {
     let world = World::new().await;
     let user = UserId::new("ada");
     let set = world.contacts.set_email(&user, Some("ada@\r\nexample.com"));
     let error = set.await.unwrap().unwrap_err();
     assert_eq!(error.field, "address");
-    assert_eq!(
-        world.store.commit(tidewire_store::Batch::new()).await,
-        Ok(())
-    );
+    assert_eq!(world.store.commit(Batch::new()).await, Ok(()));
 }

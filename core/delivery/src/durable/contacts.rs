@@ -31,7 +31,7 @@ const PAGE: usize = 1_000;
 pub struct Contacts {
     store: SharedStore,
     clock: SharedClock,
-    /// Held while a registration is changed: an endpoint has one user.
+    /// Held while a contact is changed: an endpoint has one user, and who unsubscribes stays so.
     changing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -142,6 +142,7 @@ impl Contacts {
         user: &UserId,
         address: Option<&str>,
     ) -> Result<Result<(), DeliveryError>, StoreError> {
+        let _changing = self.changing.lock().await;
         let mut batch = Batch::new();
         match address {
             None => batch.delete(tables::EMAILS, user.as_str()),
@@ -172,6 +173,7 @@ impl Contacts {
     /// # Errors
     /// The store cannot be read or written.
     pub async fn unsubscribe(&self, user: &UserId) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
         let Some(email) = self.stored_email(user).await? else {
             return Ok(());
         };

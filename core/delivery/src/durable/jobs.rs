@@ -175,7 +175,14 @@ impl DurableJobs {
                 if full.contains(&endpoint) {
                     continue;
                 }
-                let stored: StoredJob = record::decode("message", value)?;
+                let stored: StoredJob = match record::decode("message", value) {
+                    Ok(stored) => stored,
+                    // It must not hold up the others for ever.
+                    Err(error) => {
+                        tracing::error!(%error, %endpoint, "a stored message is left alone");
+                        continue;
+                    }
+                };
                 let Some(job) = self.load(&endpoint, stored).await? else {
                     let mut batch = Batch::new();
                     batch.delete(tables::JOBS, key.clone());

@@ -197,10 +197,11 @@ impl Planner {
         let due = rows.partition_point(|row| row.due_ms <= now_ms);
         let next_ms = rows.get(due).map(|row| row.due_ms);
         let mut is_expanded = false;
+        // One transaction for all: a broadcast to many users would else wait for as many flushes.
+        let mut plan = Plan::default();
         for rows in
             rows[..due].chunk_by(|one, next| (one.due_ms, &one.user) == (next.due_ms, &next.user))
         {
-            let mut plan = Plan::default();
             match &rows[0].user {
                 Some(user) => self.plan_user(&mut plan, user, rows, now_ms).await?,
                 None => {
@@ -210,10 +211,12 @@ impl Planner {
                     }
                 }
             }
+        }
+        if !plan.batch.is_empty() {
             self.store.commit(plan.batch).await?;
-            for job in plan.jobs {
-                self.jobs.offer(&self.dispatcher, job);
-            }
+        }
+        for job in plan.jobs {
+            self.jobs.offer(&self.dispatcher, job);
         }
         Ok(match next_ms {
             None if is_full => PlanOutcome::More,
@@ -232,13 +235,19 @@ impl Planner {
     ) -> Result<(), NotificationError> {
         let mut items = Vec::new();
         for row in rows {
-            match self.hub.unread(user, row.id).await? {
-                Some((notification, class)) => items.push(Item {
+            match self.hub.unread(user, row.id).await {
+                Ok(Some((notification, class))) => items.push(Item {
                     row: row.clone(),
                     notification,
                     class,
                 }),
-                None => plan.change(row, ALL, None),
+                Ok(None) => plan.change(row, ALL, None),
+                // One that can never be read must not hold up all others for ever.
+                Err(error @ NotificationError::Damaged(_)) => {
+                    tracing::error!(%error, user = user.as_str(), id = %row.id, "not sent");
+                    plan.change(row, ALL, None);
+                }
+                Err(error) => return Err(error),
             }
         }
         if items.is_empty() {
