@@ -650,8 +650,9 @@ async fn a_text_that_cannot_be_read_holds_up_no_other() {
     for (key, _) in stored {
         batch.put(bodies, key, b"?");
     }
-    // Nor does a message that cannot be read.
+    // Nor does a message that cannot be read, nor a row that says nothing.
     batch.put(Table("delivery.jobs"), b"\0ops\0a", b"?");
+    batch.put(Table("notification.outgoing"), b"\0", b"?");
     world.store.commit(batch).await.unwrap();
     let world = world.restart().await;
     world.notify("bob", "b", Priority::High).await;

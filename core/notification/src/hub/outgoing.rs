@@ -1,7 +1,7 @@
 //! Outgoing notifications, as the planner of the delivery channels reads them.
 
 use tidewire_proto::v1::{DeliveryFilter, Notification};
-use tidewire_store::Key;
+use tidewire_store::{Batch, Key};
 use tidewire_stream::UserId;
 
 use super::{
@@ -15,18 +15,33 @@ use crate::{
 };
 
 impl NotificationHub {
-    /// The first outgoing notifications, those that are due first, at most `limit`.
+    /// The first outgoing notifications, those that are due first, at most `limit`. Rows that
+    /// cannot be read are removed, and the log says so: they would hold all others up.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store cannot be read, or a damaged row cannot be removed.
     pub async fn outgoing(&self, limit: usize) -> Result<Vec<Outgoing>, NotificationError> {
         let store = &self.0.store;
-        let rows = store.scan(outgoing::TABLE, Key::new(), None, limit).await?;
-        let rows = rows.iter().map(|(key, value)| {
-            Outgoing::decode(self.0.realm, key, value)
-                .ok_or(NotificationError::Damaged("outgoing notification"))
-        });
-        rows.collect()
+        loop {
+            let rows = store.scan(outgoing::TABLE, Key::new(), None, limit).await?;
+            let mut damaged = Batch::new();
+            let mut found = Vec::with_capacity(rows.len());
+            for (key, value) in rows {
+                match Outgoing::decode(self.0.realm, &key, &value) {
+                    Some(row) => found.push(row),
+                    None => damaged.delete(outgoing::TABLE, key),
+                }
+            }
+            if damaged.is_empty() {
+                return Ok(found);
+            }
+            tracing::error!(
+                rows = damaged.writes().len(),
+                "damaged rows of outgoing notifications are removed: what they named reaches no \
+                 webhook, push or mail"
+            );
+            store.commit(damaged).await?;
+        }
     }
 
     /// Waits until there are new outgoing notifications. One call returns for those that were
