@@ -399,8 +399,21 @@ impl Config {
         if let Err(DeliveryError { field, problem }) = self.delivery.check() {
             bail!("{field} is {problem}");
         }
+        self.check_webhook_types()?;
         self.prices.check()?;
         ChainConfig::check_all(&self.chain)?;
+        Ok(())
+    }
+
+    /// Checks that webhooks name types that exist: another would never be sent.
+    fn check_webhook_types(&self) -> anyhow::Result<()> {
+        let config = self.notification_config();
+        for webhook in &self.delivery.webhook {
+            let field = format!("delivery.webhook {:?} types", webhook.name);
+            if let Err(error) = config.check_types(&field, &webhook.types) {
+                bail!("{error}");
+            }
+        }
         Ok(())
     }
 

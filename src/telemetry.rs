@@ -127,8 +127,8 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "Requests to notify that were refused or failed, by error code."
     );
     metrics::describe_counter!(
-        "tidewire_deliveries_total",
-        "Messages to webhooks, devices and mail addresses, by result."
+        "tidewire_delivery_results_total",
+        "Attempts and ends of messages to webhooks, devices and mail addresses, by result."
     );
     metrics::describe_gauge!(
         "tidewire_delivery_queue",
@@ -290,7 +290,7 @@ impl Probes for ServerProbes {
         if let Some(dispatcher) = self.notify.delivery().dispatcher() {
             for (channel, result, count) in dispatcher.metrics().all() {
                 metrics::counter!(
-                    "tidewire_deliveries_total",
+                    "tidewire_delivery_results_total",
                     "channel" => channel.name(),
                     "result" => result.name()
                 )

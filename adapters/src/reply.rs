@@ -138,6 +138,30 @@ pub(crate) fn source_of<'a, E: std::error::Error + 'static>(
         .find_map(|error| error.downcast_ref())
 }
 
+/// The message type that an unknown one may mean: the same words in lower snake case.
+fn nearest_type(kind: &str) -> Option<String> {
+    let mut snake = String::with_capacity(kind.len() + 4);
+    for letter in kind.chars().take(64) {
+        match letter {
+            'A'..='Z' if !snake.is_empty() => {
+                snake.push('_');
+                snake.push(letter.to_ascii_lowercase());
+            }
+            '-' | ' ' | '.' => snake.push('_'),
+            letter if letter.is_ascii_alphanumeric() || letter == '_' => {
+                snake.push(letter.to_ascii_lowercase());
+            }
+            _ => return None,
+        }
+    }
+    let message = format!(r#"{{"type":"{snake}"}}"#);
+    let is_known = !matches!(
+        json::parse_client(message.as_bytes()),
+        Err(ClientError::UnknownType { .. })
+    );
+    (is_known && snake != kind).then_some(snake)
+}
+
 /// The error for a client message that cannot be parsed, and the message's id if it was
 /// readable.
 pub(crate) fn parse_failure(error: ClientError) -> (Option<String>, Error) {
@@ -146,7 +170,12 @@ pub(crate) fn parse_failure(error: ClientError) -> (Option<String>, Error) {
         ClientError::UnknownType { id, kind } => (
             id,
             ErrorCode::Unimplemented,
-            format!("there is no message type {kind:?}"),
+            match nearest_type(&kind) {
+                Some(near) => {
+                    format!("there is no message type {kind:?}, did you mean {near:?}?")
+                }
+                None => format!("there is no message type {kind:?}"),
+            },
         ),
         ClientError::Invalid { id, message } => (id, ErrorCode::InvalidArgument, message),
     };

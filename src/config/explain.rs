@@ -4,7 +4,7 @@
 use figment::error::{Actual, Kind};
 
 /// Names of expected values in errors of deserialization, and the words for operators.
-const EXPECTED: [(&str, &str); 12] = [
+const EXPECTED: [(&str, &str); 13] = [
     (
         "a duration",
         "a duration such as \"500ms\", \"10s\" or \"5m\"",
@@ -14,6 +14,7 @@ const EXPECTED: [(&str, &str); 12] = [
     ("a boolean", "true or false"),
     ("a string", "a text in quotes"),
     ("path string", "a path in quotes"),
+    ("u16", "a whole number from 0 to 65535"),
     ("u32", "a whole number from 0 to 4294967295"),
     ("u64", "a whole number, 0 at least"),
     ("usize", "a whole number, 0 at least"),
@@ -93,7 +94,13 @@ fn explain(error: &figment::Error) -> String {
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected)
             if !path.is_empty() =>
         {
-            let (found, expected) = (found(actual), plain(expected));
+            let expected = match (actual, expected.as_str()) {
+                (Actual::Map, "a sequence") => {
+                    format!("a list of tables: `[[{path}]]`")
+                }
+                (_, expected) => plain(expected).to_owned(),
+            };
+            let found = found(actual);
             format!("`{path}` is {found}{place}, expected {expected}")
         }
         kind if path.is_empty() => format!("{kind}{place}"),

@@ -6,7 +6,6 @@
 
 use std::{collections::HashSet, path::PathBuf, time::Duration};
 
-use humantime::format_duration;
 use serde::Deserialize;
 use tidewire_proto::v1::{Notification, Priority};
 
@@ -210,8 +209,8 @@ impl DeliveryConfig {
                 "delivery.first_pause",
                 format!(
                     "{}, expected at most delivery.longest_pause ({})",
-                    format_duration(self.first_pause),
-                    format_duration(self.longest_pause)
+                    duration_text(self.first_pause),
+                    duration_text(self.longest_pause)
                 ),
             ));
         }
@@ -244,10 +243,7 @@ impl DeliveryConfig {
             if !names.insert(&webhook.name) {
                 return Err(DeliveryError::invalid(
                     "delivery.webhook.name",
-                    format!(
-                        "{:?} is there twice, expected different names",
-                        webhook.name
-                    ),
+                    format!("{:?} twice, expected different names", webhook.name),
                 ));
             }
         }
@@ -289,7 +285,15 @@ impl WebhookConfig {
             ));
         }
         let url = Guard::new(self.networks()).check_url(self.url.expose());
-        url.map_err(|error| DeliveryError::invalid(self.key("url"), error.to_string()))?;
+        url.map_err(|error| {
+            let hint = match self.allow_private {
+                false if error.is_private() => {
+                    ", or `allow_private = true` for a receiver in a private network"
+                }
+                _ => "",
+            };
+            DeliveryError::invalid(self.key("url"), format!("refused: {error}{hint}"))
+        })?;
         check_number(&self.key("concurrency"), self.concurrency, 1, 100)?;
         check_number(&self.key("rate"), self.rate as usize, 0, 10_000)?;
         check_number(&self.key("secrets"), self.secrets.len(), 0, MAX_SECRETS)?;
@@ -300,7 +304,7 @@ impl WebhookConfig {
         if self.template == Template::Standard && self.secrets.is_empty() {
             return Err(DeliveryError::invalid(
                 self.key("secrets"),
-                "none, expected one at least: without a signature the receiver cannot trust a request",
+                "empty, expected one at least: without a signature the receiver cannot trust a request",
             ));
         }
         let is_telegram = self.template == Template::Telegram;
@@ -341,6 +345,17 @@ impl EmailConfig {
     fn check(&self) -> Result<(), DeliveryError> {
         check_number("delivery.email.concurrency", self.concurrency, 1, 100)?;
         check_number("delivery.email.rate", self.rate as usize, 0, 10_000)?;
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if !self.host.bytes().all(is_part) {
+            return Err(DeliveryError::invalid(
+                "delivery.email.host",
+                format!(
+                    "{:?}, expected a name or an address alone, such as \"smtp.example.com\"",
+                    self.host
+                ),
+            ));
+        }
+        check_duration("delivery.email.delay", self.delay, Duration::ZERO, 7 * DAY)?;
         email::check(self)
     }
 }
@@ -361,11 +376,30 @@ fn check_duration(
     if (min..=max).contains(&found) {
         return Ok(());
     }
-    let [found, min, max] = [found, min, max].map(format_duration);
+    let [found, min, max] = [found, min, max].map(duration_text);
     Err(DeliveryError::invalid(
         key,
         format!("{found}, expected {min} to {max}"),
     ))
+}
+
+/// A duration as an operator writes it: in the largest unit that leaves no rest.
+fn duration_text(duration: Duration) -> String {
+    let units = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+    ];
+    let ms = duration.as_millis();
+    if ms == 0 {
+        return "0s".to_owned();
+    }
+    let fits = |(_, unit): &(&str, u128)| ms.is_multiple_of(*unit);
+    match units.into_iter().find(fits) {
+        Some((name, unit)) => format!("{}{name}", ms / unit),
+        None => format!("{ms}ms"),
+    }
 }
 
 fn check_number(key: &str, found: usize, min: usize, max: usize) -> Result<(), DeliveryError> {

@@ -60,6 +60,13 @@ pub enum GuardError {
     Address(&'static str),
 }
 
+impl GuardError {
+    /// Whether `allow_private` would permit the URL.
+    pub(crate) fn is_private(&self) -> bool {
+        matches!(self, Self::Scheme { .. } | Self::Port(_) | Self::Address(_))
+    }
+}
+
 /// Checks a URL before a request, and an address before a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Guard {

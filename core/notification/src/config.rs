@@ -78,4 +78,13 @@ impl NotificationConfig {
         KindRegistry::new(HashMap::new(), &self.types)?;
         Ok(())
     }
+
+    /// Checks that types exist: built-in ones, or those of [`types`](Self::types).
+    ///
+    /// # Errors
+    /// `field` with the place of the unknown one, and the known types.
+    pub fn check_types(&self, field: &str, names: &[String]) -> Result<(), NotificationError> {
+        let (kinds, _) = KindRegistry::new(HashMap::new(), &self.types)?;
+        kinds.find_all(field, &[], names).map(|_| ())
+    }
 }

@@ -133,6 +133,7 @@ impl KindRegistry {
                 .configured
                 .get(name)
                 .copied()
+                .or_else(|| built_in_kind(name))
                 .ok_or_else(|| self.unknown(field, &format!("{name:?}"), name)),
             Some(NotificationType::Unspecified) => Err(self.unknown(field, "none is given", "")),
             Some(built_in) => Ok(Kind(built_in as u16)),
@@ -186,6 +187,14 @@ impl KindRegistry {
             format!("{given}, {hint}expected one of {}", names.join(", ")),
         )
     }
+}
+
+/// The built-in type of a name, as the JSON transports write it.
+fn built_in_kind(name: &str) -> Option<Kind> {
+    let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+    let full = format!("NOTIFICATION_TYPE_{}", name.to_ascii_uppercase());
+    let kind = NotificationType::from_str_name(&full).filter(|_| is_lower)?;
+    (kind != NotificationType::Unspecified).then_some(Kind(kind as u16))
 }
 
 fn check_name(field: &str, name: &str) -> Result<(), NotificationError> {

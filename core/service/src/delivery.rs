@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use tidewire_delivery::{
     DeliveryError, Dispatcher, Senders,
     durable::{Contacts, DeadLetter, DeadLetters},
-    email::{CONFIRMATION_PAGE, UnsubscribeStep, unsubscribe_step},
+    email::{CONFIRMATION_PAGE, EmailSender, UnsubscribeStep, unsubscribe_step},
+    web_push::WebPushSender,
 };
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{StreamError, UserId};
@@ -79,9 +80,23 @@ impl DeliverySlot {
         })
     }
 
+    fn push(&self) -> Result<&WebPushSender, StreamError> {
+        let senders = self.0.get().map(|delivery| &delivery.senders);
+        senders
+            .and_then(|senders| senders.push())
+            .ok_or_else(no_push)
+    }
+
+    fn email(&self) -> Result<&EmailSender, StreamError> {
+        let senders = self.0.get().map(|delivery| &delivery.senders);
+        senders
+            .and_then(|senders| senders.email())
+            .ok_or_else(no_email)
+    }
+
     /// The key with which browsers subscribe.
     pub(crate) fn push_key(&self) -> Result<String, StreamError> {
-        let push = self.get()?.senders.push().ok_or_else(no_push)?;
+        let push = self.push()?;
         Ok(push.public_key().to_owned())
     }
 
@@ -91,8 +106,7 @@ impl DeliverySlot {
         user: &str,
         subscription: &[u8],
     ) -> Result<String, StreamError> {
-        let delivery = self.get()?;
-        let push = delivery.senders.push().ok_or_else(no_push)?;
+        let (push, delivery) = (self.push()?, self.get()?);
         let read = push
             .read_subscription(subscription)
             .map_err(|error| invalid(&error))?;
@@ -103,6 +117,10 @@ impl DeliverySlot {
 
     /// Ends a registration.
     pub(crate) async fn unregister_push(&self, user: &str, id: &str) -> Result<(), StreamError> {
+        if id.is_empty() {
+            let text = "`id` is missing, expected the id that RegisterPush returned";
+            return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+        }
         let delivery = self.get()?;
         let ended = delivery.contacts.unregister(&UserId::new(user), id).await;
         match ended.map_err(unavailable)? {
@@ -120,10 +138,8 @@ impl DeliverySlot {
         user: &str,
         address: Option<&str>,
     ) -> Result<(), StreamError> {
+        self.email()?;
         let delivery = self.get()?;
-        if delivery.senders.email().is_none() {
-            return Err(no_email());
-        }
         let user = UserId::new(user);
         let set = delivery.contacts.set_email(&user, address).await;
         set.map_err(unavailable)?.map_err(|error| invalid(&error))
@@ -139,8 +155,7 @@ impl DeliverySlot {
         method: &http::Method,
         token: &str,
     ) -> Result<UnsubscribeAnswer, StreamError> {
-        let delivery = self.get()?;
-        let email = delivery.senders.email().ok_or_else(no_email)?;
+        let (email, delivery) = (self.email()?, self.get()?);
         let step = unsubscribe_step(email.unsubscribe_tokens(), method, token);
         let step = step.map_err(|_| {
             let text = "`token` is not one of this server, expected the link of a mail";

@@ -574,7 +574,12 @@ impl NotifyService for NotifyRpc {
         let caller = caller_of(&request);
         let SetEmailRequest { user, address } = request.into_inner();
         let set = async {
-            sender_of(&caller)?;
+            // Also on loopback: a local program without a token must not divert a user's mail.
+            caller.identity.require(Scope::Service)?;
+            if user.is_empty() {
+                let text = "`user` is missing, expected the user whose address it is";
+                return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+            }
             if let Err(error) = ChannelName::user(&user) {
                 let text = format!("`user`: {user:?} is not the id of a user: {error}");
                 return Err(StreamError::new(ErrorCode::InvalidArgument, text));

@@ -62,12 +62,16 @@ impl PushSubscription {
     /// # Errors
     /// Names the field and the value that was expected.
     pub fn read(json: &[u8], guard: Guard) -> Result<Self, DeliveryError> {
-        let document: Value = serde_json::from_slice(json).map_err(|_| {
-            DeliveryError::invalid(
-                "subscription",
-                "no JSON, expected the object that pushManager.subscribe() returns",
-            )
-        })?;
+        let expected = "expected the object that pushManager.subscribe() returns";
+        let refuse =
+            |found: &str| DeliveryError::invalid("subscription", format!("{found}, {expected}"));
+        if json.is_empty() {
+            return Err(refuse("missing"));
+        }
+        let document: Value = serde_json::from_slice(json).map_err(|_| refuse("no JSON"))?;
+        if !document.is_object() {
+            return Err(refuse("no object"));
+        }
         let text = |pointer: &str| {
             let value = document.pointer(pointer).and_then(Value::as_str);
             value.ok_or_else(|| {

@@ -89,9 +89,9 @@ fn an_error_names_the_key() {
         assert!(found.starts_with(&expected), "{keys}: {found}");
     }
     let twice = format!("{}{}", webhook(""), webhook(""));
-    assert!(refusal(&twice).starts_with("`delivery.webhook.name`: \"ops\" is there twice"));
+    assert!(refusal(&twice).starts_with("`delivery.webhook.name`: \"ops\" twice"));
     let unsigned = webhook("").replace(&format!("\"{SECRET}\""), "");
-    assert!(refusal(&unsigned).starts_with("`delivery.webhook \"ops\" secrets`: none"));
+    assert!(refusal(&unsigned).starts_with("`delivery.webhook \"ops\" secrets`: empty"));
     let name = webhook("").replace("\"ops\"", "\"o p s\"");
     assert!(refusal(&name).starts_with("`delivery.webhook.name`: \"o p s\""));
     for (from, to, expected) in [

@@ -123,7 +123,8 @@ async fn a_private_address_in_the_url_is_refused_in_the_configuration() {
         let clock: SharedClock = ManualClock::at(CREATED_MS);
         let error = Senders::new(&config, &clock).unwrap_err().to_string();
         assert!(
-            error.starts_with("`delivery.webhook \"ops\" url`: its "),
+            error.starts_with("`delivery.webhook \"ops\" url`: refused: its ")
+                && error.contains("allow_private = true"),
             "{error}"
         );
     }

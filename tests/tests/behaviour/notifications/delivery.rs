@@ -108,7 +108,7 @@ async fn a_webhook_gets_what_was_acknowledged_before_a_kill() {
     assert_eq!(next.body["data"]["notification"]["title"], "Next");
     assert_ne!(next.id, first.id);
     next.answer("204 No Content").await;
-    let delivered = "tidewire_deliveries_total";
+    let delivered = "tidewire_delivery_results_total";
     eventually("the count of deliveries", async || {
         let count = server.metric(delivered, "result=\"delivered\"").await;
         (count == 2.0).then_some(())
@@ -230,11 +230,19 @@ async fn devices_and_mail_addresses_are_registered_and_end() {
 #[tokio::test]
 async fn without_channels_their_calls_name_the_configuration() {
     let server = Server::start().await;
-    for (method, body) in [
-        ("RegisterPush", json!({"user": "ada", "subscription": {}})),
-        ("UnregisterPush", json!({"user": "ada", "id": "p"})),
-        ("GetPushKey", json!({})),
-        ("SetEmail", json!({"user": "ada"})),
+    for (method, body, table) in [
+        (
+            "RegisterPush",
+            json!({"user": "ada", "subscription": {}}),
+            "[delivery.push]",
+        ),
+        (
+            "UnregisterPush",
+            json!({"user": "ada", "id": "p"}),
+            "[delivery.push]",
+        ),
+        ("GetPushKey", json!({}), "[delivery.push]"),
+        ("SetEmail", json!({"user": "ada"}), "[delivery.email]"),
     ] {
         let (status, code, text) = refusal(&call(&server, method, &body).await);
         assert_eq!(
@@ -242,6 +250,10 @@ async fn without_channels_their_calls_name_the_configuration() {
             (400, "failed_precondition"),
             "{text}"
         );
-        assert!(text.contains("[delivery.push]"), "{text}");
+        assert!(text.contains(table), "{text}");
     }
+    // Mail addresses are no business of a local program without a token.
+    let body = json!({"user": "ada", "address": "a@example.org"});
+    let refused = server.call("NotifyService/SetEmail", None, &body).await;
+    assert_eq!(refused.status, 403, "{refused:?}");
 }
