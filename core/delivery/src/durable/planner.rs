@@ -97,6 +97,8 @@ struct Item {
 struct Plan {
     batch: Batch,
     jobs: Vec<Job>,
+    /// The earliest time to which a row was moved.
+    next_ms: Option<i64>,
 }
 
 impl Plan {
@@ -119,6 +121,7 @@ impl Plan {
                 ..row.clone()
             };
             row.put(&mut self.batch);
+            self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
         }
     }
 }
@@ -212,6 +215,8 @@ impl Planner {
                 }
             }
         }
+        // A row that was moved may be the next one.
+        let idle_until_ms = [next_ms, plan.next_ms].into_iter().flatten().min();
         if !plan.batch.is_empty() {
             self.store.commit(plan.batch).await?;
         }
@@ -222,7 +227,7 @@ impl Planner {
             None if is_full => PlanOutcome::More,
             // The rows of its users are due.
             _ if is_expanded => PlanOutcome::More,
-            next_ms => PlanOutcome::Idle(next_ms),
+            _ => PlanOutcome::Idle(idle_until_ms),
         })
     }
 
