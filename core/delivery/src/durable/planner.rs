@@ -92,6 +92,12 @@ struct Item {
     class: Class,
 }
 
+/// The time until `due_ms`. None is left if it has passed, as during a long step.
+fn until(due_ms: i64, now_ms: i64) -> Duration {
+    let wait_ms = due_ms.saturating_sub(now_ms).max(0);
+    Duration::from_millis(wait_ms.unsigned_abs())
+}
+
 /// Changes that a step stores, and jobs that it offers afterwards.
 #[derive(Default)]
 struct Plan {
@@ -169,9 +175,8 @@ impl Planner {
                 }
                 Ok(PlanOutcome::Idle(due_ms)) => {
                     is_failing = false;
-                    let wait_ms = due_ms.map(|due_ms| due_ms.saturating_sub(self.clock.now_ms()));
-                    let wait_ms = wait_ms.and_then(|wait_ms| u64::try_from(wait_ms).ok());
-                    wait_ms.map_or(LONGEST_PAUSE, Duration::from_millis)
+                    let now_ms = self.clock.now_ms();
+                    due_ms.map_or(LONGEST_PAUSE, |due_ms| until(due_ms, now_ms))
                 }
                 Err(error) => {
                     if !is_failing {
@@ -501,4 +506,17 @@ fn endpoint_message(
         target => target.endpoint(),
     };
     message_id(id, user.as_str(), &endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_passed_during_a_step_is_no_pause() {
+        assert_eq!(until(1_500, 1_000), Duration::from_millis(500));
+        for passed in [1_000, 999, i64::MIN] {
+            assert_eq!(until(passed, 1_000), Duration::ZERO);
+        }
+    }
 }
