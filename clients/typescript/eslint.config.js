@@ -6,7 +6,7 @@ import tseslint from "typescript-eslint";
 const globals = (...names) => Object.fromEntries(names.map((name) => [name, "readonly"]));
 const nodeGlobals = globals("clearTimeout", "console", "fetch", "process", "setTimeout", "TextDecoderStream", "URL", "WebSocket");
 /** Globals of functions that the browser test runs in the page. */
-const pageGlobals = globals("CSSStyleSheet", "FontFace", "NodeFilter", "atob", "document", "navigator", "window");
+const pageGlobals = globals("CSSStyleSheet", "FontFace", "MutationObserver", "NodeFilter", "atob", "document", "navigator", "window");
 
 export default defineConfig(
   globalIgnores(["**/dist/", "**/node_modules/"]),

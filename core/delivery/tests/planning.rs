@@ -379,6 +379,24 @@ async fn a_mail_waits_and_is_not_sent_if_the_notification_was_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_planner_wakes_for_what_it_moved_itself() {
+    let world = World::new().await;
+    world.register("ada", "phone").await;
+    world.set_email("bob").await;
+    world.prefer("ada", quiet(false)).await;
+    // A push that waits for the morning, and a mail that waits for five minutes.
+    world.notify("ada", "at night", Priority::High).await;
+    let morning_ms = NIGHT_MS + (8 * 60 + 30) * MINUTE_MS;
+    let idle = |until_ms| PlanOutcome::Idle(Some(until_ms));
+    assert_eq!(world.planner.step().await.unwrap(), idle(morning_ms));
+    world.notify("bob", "unread", Priority::High).await;
+    let mail_ms = NIGHT_MS + 5 * MINUTE_MS;
+    for _ in 0..2 {
+        assert_eq!(world.planner.step().await.unwrap(), idle(mail_ms));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn quiet_hours_hold_back_what_is_not_urgent() {
     let mut world = World::new().await;
     world.register("ada", "phone").await;

@@ -2,7 +2,8 @@
 
 use std::{env, path::Path, process::Stdio};
 
-use tidewire_tests::{Server, VenueKind, VenueStandIn, venue::Trade, within};
+use serde_json::json;
+use tidewire_tests::{Program, Server, Token, VenueKind, VenueStandIn, venue::Trade, within};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
@@ -86,26 +87,138 @@ async fn prices_are_watched_over_grpc() {
     .await;
 }
 
-#[tokio::test]
-async fn the_curl_example_runs() {
-    let (server, _venue) = server_with_a_price().await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/curl.sh");
-    let output = Command::new(script)
-        .args([&server.url(""), "BTC-USD"])
-        .stdin(Stdio::null())
-        .output();
-    let output = within("curl", output).await.unwrap();
+/// Runs a script to its end, and expects each part in its output.
+async fn expect_output(command: &mut Command, expected: &[&str]) {
+    let output = within("a script", command.stdin(Stdio::null()).output());
+    let output = output.await.unwrap();
     let output_text = String::from_utf8(output.stdout).unwrap();
     let complaints = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{output_text}\n{complaints}");
-    for part in [
+    for part in expected {
+        assert!(output_text.contains(part), "no {part} in\n{output_text}");
+    }
+}
+
+/// Returns a script of `examples`.
+fn script(name: &str) -> Command {
+    Command::new(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../examples")
+            .join(name),
+    )
+}
+
+#[tokio::test]
+async fn the_curl_example_runs() {
+    let (server, _venue) = server_with_a_price().await;
+    let expected = [
         r#""price":61838.01"#,
         r#""state":"live""#,
         r#""channel":"demo:curl""#,
         r#""data":{"text":"hello"}"#,
         "event: welcome",
         "event: price",
-    ] {
-        assert!(output_text.contains(part), "no {part} in\n{output_text}");
+    ];
+    expect_output(
+        script("curl.sh").args([&server.url(""), "BTC-USD"]),
+        &expected,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn notifications_are_sent_and_read_with_curl() {
+    let server = Server::start().await;
+    let expected = [
+        "event: notification",
+        r#""title":"Payment received""#,
+        "`notification.title`: empty",
+        r#""unreadCount":2}"#,
+        r#"{"unreadCount":0}"#,
+        r#""mutedTypes":["marketplace_update"]"#,
+    ];
+    // The second run finds what the first left, and notifies as well.
+    for _ in 0..2 {
+        let mut command = script("notifications.sh");
+        command.args([&server.url(""), "ada"]);
+        command.env("TOKEN", Token::of("ada").sign());
+        command.env_remove("SERVICE_TOKEN");
+        expect_output(&mut command, &expected).await;
+    }
+    // A user's token is none of a back end.
+    let mut command = script("notifications.sh");
+    command.args([&server.url(""), "ada"]);
+    for name in ["TOKEN", "SERVICE_TOKEN"] {
+        command.env(name, Token::of("ada").sign());
+    }
+    let output = within("a script", command.output()).await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && text.contains("permission_denied"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn notifications_are_sent_and_streamed_over_grpc() {
+    let server = Server::start().await;
+    let mut command = example("grpc_notifications");
+    command.args([&server.url(""), "ada"]);
+    command.env("TOKEN", Token::of("ada").sign());
+    command.env_remove("SERVICE_TOKEN");
+    expect_lines(
+        &mut command,
+        &[
+            "sent to 1 inbox",
+            "refused: `notification.title`: empty, expected 1 to 500 bytes",
+            "received: Payment received",
+            "received: Your wallet was used",
+            "unread: 0",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_webhook_is_verified_in_a_few_lines() {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let environment = [("WEBHOOK_SECRET", secret), ("PORT", "0")];
+    let mut receiver = Program::example("webhook_receiver.mjs", &environment);
+    let line = receiver.line().await;
+    let url = line.strip_prefix("listens on ").unwrap();
+    let server = Server::builder()
+        .table(&format!(
+            "[[delivery.webhook]]\nname = \"example\"\nurl = {url:?}\nsecrets = [{secret:?}]\n\
+             allow_private = true\n"
+        ))
+        .start()
+        .await;
+    let note = json!({"type": "payment_received", "title": "Paid – 0,1 Ξ"});
+    let notify = async |body| {
+        let method = "NotifyService/Notify";
+        let answer = server.call(method, Some(&Token::service()), &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    notify(json!({"user": "ada", "notification": note})).await;
+    assert_eq!(
+        receiver.line().await,
+        "payment_received for ada: Paid – 0,1 Ξ"
+    );
+    notify(json!({"everyone": true, "notification": note})).await;
+    assert_eq!(
+        receiver.line().await,
+        "payment_received for everyone: Paid – 0,1 Ξ"
+    );
+    // Without a signature, with one of somebody else, and with one of long ago.
+    let old = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+    for signature in [None, Some("v1,AAAA"), Some(old)] {
+        let mut request = server.http().post(url).body("{\"test\": 2432232314}");
+        if let Some(signature) = signature {
+            request = request
+                .header("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek")
+                .header("webhook-timestamp", "1614265330")
+                .header("webhook-signature", signature);
+        }
+        assert_eq!(request.send().await.unwrap().status(), 401, "{signature:?}");
     }
 }

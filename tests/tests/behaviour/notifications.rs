@@ -2,6 +2,7 @@
 //! failures of the store.
 
 mod delivery;
+mod mail;
 mod priorities;
 mod sending;
 mod waking;

@@ -92,11 +92,19 @@ struct Item {
     class: Class,
 }
 
+/// The time until `due_ms`. None is left if it has passed, as during a long step.
+fn until(due_ms: i64, now_ms: i64) -> Duration {
+    let wait_ms = due_ms.saturating_sub(now_ms).max(0);
+    Duration::from_millis(wait_ms.unsigned_abs())
+}
+
 /// Changes that a step stores, and jobs that it offers afterwards.
 #[derive(Default)]
 struct Plan {
     batch: Batch,
     jobs: Vec<Job>,
+    /// The earliest time to which a row was moved.
+    next_ms: Option<i64>,
 }
 
 impl Plan {
@@ -119,6 +127,7 @@ impl Plan {
                 ..row.clone()
             };
             row.put(&mut self.batch);
+            self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
         }
     }
 }
@@ -166,9 +175,8 @@ impl Planner {
                 }
                 Ok(PlanOutcome::Idle(due_ms)) => {
                     is_failing = false;
-                    let wait_ms = due_ms.map(|due_ms| due_ms.saturating_sub(self.clock.now_ms()));
-                    let wait_ms = wait_ms.and_then(|wait_ms| u64::try_from(wait_ms).ok());
-                    wait_ms.map_or(LONGEST_PAUSE, Duration::from_millis)
+                    let now_ms = self.clock.now_ms();
+                    due_ms.map_or(LONGEST_PAUSE, |due_ms| until(due_ms, now_ms))
                 }
                 Err(error) => {
                     if !is_failing {
@@ -212,6 +220,8 @@ impl Planner {
                 }
             }
         }
+        // A row that was moved may be the next one.
+        let idle_until_ms = [next_ms, plan.next_ms].into_iter().flatten().min();
         if !plan.batch.is_empty() {
             self.store.commit(plan.batch).await?;
         }
@@ -222,7 +232,7 @@ impl Planner {
             None if is_full => PlanOutcome::More,
             // The rows of its users are due.
             _ if is_expanded => PlanOutcome::More,
-            next_ms => PlanOutcome::Idle(next_ms),
+            _ => PlanOutcome::Idle(idle_until_ms),
         })
     }
 
@@ -496,4 +506,17 @@ fn endpoint_message(
         target => target.endpoint(),
     };
     message_id(id, user.as_str(), &endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_passed_during_a_step_is_no_pause() {
+        assert_eq!(until(1_500, 1_000), Duration::from_millis(500));
+        for passed in [1_000, 999, i64::MIN] {
+            assert_eq!(until(passed, 1_000), Duration::ZERO);
+        }
+    }
 }

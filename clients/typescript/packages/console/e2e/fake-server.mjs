@@ -60,6 +60,18 @@ const VENUES = ["kraken", LONG_WORD].map((name) => ({
   offsetMs: -123_456_789,
 }));
 
+const NOTIFICATIONS = ["low", "urgent"].map((priority, index) => ({
+  id: `n${index}`,
+  type: `${LONG_WORD.toLowerCase()}_${LONG_WORD.toLowerCase()}`,
+  title: `${LONG_WORD} ${LONG_REASON}`,
+  body: `${LONG_REASON}\n${LONG_WORD}`,
+  data: null,
+  priority,
+  timestamp: timestamp - 1e12 * index,
+  read: index === 1,
+  actions: [LONG_WORD, LONG_REASON].map((label) => ({ label, url: "https://example.com" })),
+}));
+
 /** Returns the reply to a request and the pushes after it. */
 function messagesFor({ type, id, data }) {
   const reply = (replyType, replyData) => ({ type: replyType, id, data: replyData });
@@ -73,6 +85,10 @@ function messagesFor({ type, id, data }) {
       return [reply("price", { ...update(data.symbol), method: "median", sourceDetails: [detail("kraken", "live"), detail(LONG_WORD, "excluded", LONG_REASON)] })];
     case "publish":
       return [reply("error", { code: "invalid_argument", message: LONG_REASON })];
+    case "notifications":
+      return [reply("notifications", { items: NOTIFICATIONS, unreadCount: 123_456_789_012, next: "n1" })];
+    case "mark_read":
+      return [reply("error", { code: "unavailable", message: LONG_REASON })];
     case "ping":
       return [reply("pong", { serverTime: timestamp, heartbeatMs: 60_000 })];
     default:
@@ -88,6 +104,9 @@ function firstPush(channel) {
   if (channel.startsWith("prices:")) {
     return { type: "price", channel, data: update(channel.slice("prices:".length)) };
   }
+  if (channel.startsWith("user:")) {
+    return { type: "unread_count", channel, seq: 1, data: { unreadCount: 123_456_789_012 } };
+  }
   return { type: "message", channel, seq: THIRTY_DIGITS, data: { [LONG_WORD]: LONG_REASON } };
 }
 
@@ -96,7 +115,7 @@ export async function useFakeServer(page) {
   await page.routeWebSocket("**/v1/ws", (socket) => {
     const send = (message) => socket.send(JSON.stringify({ timestamp, ...message }));
     socket.onMessage((text) => messagesFor(JSON.parse(text)).forEach(send));
-    send({ type: "welcome", data: { connectionId: "c", heartbeatMs: 60_000, serverTime: timestamp, version: `0.1.0-${LONG_WORD}`, subscriptions: [] } });
+    send({ type: "welcome", data: { connectionId: "c", heartbeatMs: 60_000, serverTime: timestamp, version: `0.1.0-${LONG_WORD}`, subscriptions: [{ channel: `user:${LONG_WORD}`, epoch: "e", seq: 0 }] } });
     send({ type: "status", data: { state: "degraded", reason: LONG_REASON } });
   });
   await page.route("**/v1/rpc/PriceService/ListSources", (route) => route.fulfill({ json: { sources: VENUES } }));

@@ -25,6 +25,7 @@ export async function checkLayout(open, server) {
   await useFakeServer(extreme);
   await extreme.goto(server);
   await fill(extreme);
+  await signIn(extreme);
   await checkContrast(extreme, " with extreme values");
   await checkFonts(extreme, " with extreme values", true);
   await extreme.close();
@@ -43,6 +44,15 @@ async function fill(page) {
   await page.locator("#explorer-note", { hasText: /./ }).waitFor();
   await page.locator("#frames > li").first().waitFor();
   await page.locator("#trades th").first().waitFor();
+}
+
+/** Signs in, so that the inbox has text in all of its parts. */
+async function signIn(page) {
+  await page.getByLabel("Token", { exact: true }).fill("a.b.c");
+  await page.getByRole("button", { name: "Sign in", exact: true }).click();
+  await page.getByRole("button", { name: /^Mark read/ }).click();
+  await page.locator("#inbox-note", { hasText: /./ }).waitFor();
+  await page.locator("#older").waitFor();
 }
 
 async function checkFonts(page, suffix, mayScroll = false) {

@@ -1,9 +1,10 @@
-/** Console page: live prices, market, venues and channels of a server. */
+/** Console page: live prices, market, venues, inbox and channels of a server. */
 import { TidewireClient } from "@tidewire/client";
 import { ConnectionView } from "./connection.ts";
 import { copyButtons } from "./copy.ts";
 import { byId } from "./dom.ts";
 import { Explorer } from "./explorer.ts";
+import { Inbox } from "./inbox.ts";
 import { MarketView } from "./market.ts";
 import { PriceTable } from "./prices.ts";
 import { showVenues } from "./venues.ts";
@@ -13,11 +14,13 @@ const TICK_MS = 1_000;
 /** Ticks between two requests for the venues. */
 const VENUES_TICKS = 5;
 
-const client = new TidewireClient({ url: `${location.origin.replace(/^http/, "ws")}/v1/ws` });
+const url = `${location.origin.replace(/^http/, "ws")}/v1/ws`;
+const client = new TidewireClient({ url });
 const connection = new ConnectionView(client);
 const prices = new PriceTable(client);
 new MarketView(client);
 new Explorer(client);
+const inbox = new Inbox(url);
 
 byId("prices-copy", HTMLElement).replaceWith(
   copyButtons("the prices", () => ({ kind: "channels", channels: prices.symbols.map((symbol) => `prices:${symbol}`) })),
@@ -40,6 +43,7 @@ function tick(): void {
   }
   connection.tick();
   prices.tick();
+  inbox.tick();
   if (client.state.status === "live" && ticks % VENUES_TICKS === 0) {
     void refreshVenues();
   }

@@ -1,0 +1,61 @@
+// Server with a store: starts the binary in a folder of its own, with no venues and no chains.
+import { execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { TIMEOUT_MS } from "./harness.mjs";
+
+/** Starts a server. `url` stays the same when it is started again. */
+export async function startServer(binary) {
+  const folder = mkdtempSync(join(tmpdir(), "tidewire-server-"));
+  const own = Object.entries(process.env).filter(([name]) => !name.startsWith("TIDEWIRE_"));
+  const environment = (listen) => ({ ...Object.fromEntries(own), TIDEWIRE_PRICES__SYMBOLS: "[]", TIDEWIRE_SERVER__LISTEN: listen });
+  let { child, address } = await run(binary, folder, environment("127.0.0.1:0"));
+  process.once("exit", () => child.kill("SIGKILL"));
+  const stop = async () => {
+    const ended = new Promise((resolve) => child.once("close", resolve));
+    child.kill("SIGKILL");
+    await ended;
+  };
+  return {
+    url: `http://${address}`,
+    /** Returns a token of this user. */
+    token(user) {
+      return execFileSync(binary, ["token", "--user", user], { cwd: folder, env: environment(address), encoding: "utf8" }).trim();
+    },
+    /** Kills the server. */
+    stop,
+    /** Starts it again at the same address, with the same store. */
+    async start() {
+      ({ child } = await run(binary, folder, environment(address)));
+    },
+    /** Ends the server and removes its folder. */
+    async close() {
+      await stop();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Resolves to the process and its address when it listens. */
+function run(binary, cwd, env) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(binary, ["serve"], { cwd, env, stdio: ["ignore", "ignore", "pipe"] });
+    let log = "";
+    const fail = (reason) => {
+      child.kill("SIGKILL");
+      reject(new Error(`${reason} before it listened; its log:\n${log}`));
+    };
+    const timer = setTimeout(() => fail("the server timed out"), TIMEOUT_MS);
+    child.stderr.setEncoding("utf8").on("data", (text) => {
+      log += log.length < 100_000 ? text : "";
+      const address = /listens on http:\/\/([0-9.:]+)/.exec(log)?.[1];
+      if (address !== undefined) {
+        clearTimeout(timer);
+        resolve({ child, address });
+      }
+    });
+    child.on("error", reject);
+    child.on("close", () => fail("the server ended"));
+  });
+}
