@@ -182,6 +182,7 @@ impl TransactionTracker {
         let Some(watch) = self.table.get_mut(&hash) else {
             return;
         };
+        watch.is_missed = true;
         match watch.phase {
             Phase::Unknown => self.publish_unknown_once(hash, now_ms, output),
             Phase::Pending { .. } => {

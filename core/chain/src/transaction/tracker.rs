@@ -25,6 +25,9 @@ const MAX_HEIGHTS: usize = 1_024;
 /// The first check of an unknown transaction, in milliseconds after the watch began.
 const FIRST_CHECK_MS: i64 = 5_000;
 
+/// Users whom one watched transaction can concern.
+const MAX_USERS: usize = 100;
+
 /// Why a transaction cannot be watched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {
@@ -37,6 +40,9 @@ pub enum WatchError {
     /// A connection has its share of its client's.
     #[error("{0} transactions are watched for this connection, which is its share")]
     TooManyOfConnection(u32),
+    /// The transaction concerns its maximum of users.
+    #[error("the transaction is watched for {MAX_USERS} users, which is the maximum")]
+    TooManyUsers,
 }
 
 /// Output of a call of the tracker: statuses to publish and requests to send.
@@ -48,6 +54,8 @@ pub struct TrackerOutput {
     pub requests: Vec<NodeRequest>,
     /// Watches that ended without a final block. A later subscription watches anew.
     pub ended: Vec<B256>,
+    /// The users for whom back ends watch the transactions of the statuses.
+    pub users: BTreeMap<B256, Vec<Box<str>>>,
 }
 
 /// All watched transactions of a chain.
@@ -98,7 +106,7 @@ impl TransactionTracker {
     /// Watches a transaction. The first interest returns a request to look for it.
     ///
     /// # Errors
-    /// The chain has its maximum of watched transactions.
+    /// The chain has its maximum of watched transactions, or the transaction its maximum of users.
     pub fn watch(
         &mut self,
         hash: B256,
@@ -115,7 +123,14 @@ impl TransactionTracker {
             match interest {
                 Interest::Session => watch.sessions = watch.sessions.saturating_add(1),
                 Interest::Durable(user) => {
-                    watch.durable = Some(user.map(String::into_boxed_str));
+                    let users = watch.durable.get_or_insert_default();
+                    let user = user.map(String::into_boxed_str);
+                    if let Some(user) = user.filter(|user| !users.contains(user)) {
+                        if users.len() >= MAX_USERS {
+                            return Err(WatchError::TooManyUsers);
+                        }
+                        users.insert(user);
+                    }
                     self.table.mark_changed(hash);
                 }
             }
@@ -169,6 +184,12 @@ impl TransactionTracker {
         let watch = self.table.get(hash);
         let live = watch.map(|watch| self.describe(hash, watch, now_ms));
         live.or_else(|| self.ended.get(hash).cloned())
+    }
+
+    /// Whether a transaction is watched.
+    #[must_use]
+    pub fn is_watched(&self, hash: &B256) -> bool {
+        self.table.contains(hash)
     }
 
     /// The number of watched transactions.
@@ -250,7 +271,8 @@ impl TransactionTracker {
             self.table.schedule(hash, now_ms);
         }
         if let Some(watch) = self.table.get_mut(&hash) {
-            watch.durable = Some(stored.user.map(String::into_boxed_str));
+            let users = stored.user.into_iter().chain(stored.further_users);
+            watch.durable = Some(users.map(String::into_boxed_str).collect());
             watch.abi = stored.abi.into();
         }
     }
@@ -387,7 +409,7 @@ impl TransactionTracker {
             let mut status = self.describe(&hash, watch, now_ms);
             if is_success {
                 status.set_state(TransactionState::Finalized);
-                output.statuses.push(status.clone());
+                self.push(hash, status.clone(), output);
             }
             self.table.remove(&hash);
             self.ended.insert(hash, status);
@@ -445,7 +467,7 @@ impl TransactionTracker {
         let mut status = self.describe(&hash, watch, now_ms);
         let reason = status.reason.take().map(|reason| format!("; {reason}"));
         let what = match &watch.phase {
-            Phase::Unknown => "no node has seen it",
+            Phase::Unknown => watch.why_unknown(),
             Phase::Pending { .. } => "it is still pending",
             Phase::Included { outcome: None, .. } => "its receipt could not be read",
             Phase::Included { .. } | Phase::Superseded { .. } => "its block is not final yet",
@@ -465,15 +487,25 @@ impl TransactionTracker {
         status: TransactionStatus,
         output: &mut TrackerOutput,
     ) {
+        self.push(hash, status, output);
         self.table.remove(&hash);
-        output.statuses.push(status);
         output.ended.push(hash);
     }
 
     pub(super) fn publish(&self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
         if let Some(watch) = self.table.get(&hash) {
-            output.statuses.push(self.describe(&hash, watch, now_ms));
+            self.push(hash, self.describe(&hash, watch, now_ms), output);
         }
+    }
+
+    /// Adds a status to publish, with the users whom it concerns.
+    fn push(&self, hash: B256, status: TransactionStatus, output: &mut TrackerOutput) {
+        let watch = self.table.get(&hash);
+        let users = watch.and_then(|watch| watch.durable.as_ref());
+        if let Some(users) = users.filter(|users| !users.is_empty()) {
+            output.users.insert(hash, users.iter().cloned().collect());
+        }
+        output.statuses.push(status);
     }
 
     /// The status of a watch as clients receive it.
@@ -490,10 +522,8 @@ impl TransactionTracker {
         let state = match &watch.phase {
             Phase::Unknown => {
                 status.since = Some(watch.since);
-                status.reason = Some(format!(
-                    "no node has seen it, looking since {}",
-                    watch.since
-                ));
+                let why = watch.why_unknown();
+                status.reason = Some(format!("{why}, looking since {}", watch.since));
                 TransactionState::Unknown
             }
             Phase::Pending { reorged } => {
