@@ -199,7 +199,7 @@ async fn kills_between_block_and_inbox_lose_and_repeat_nothing() {
             assert_eq!(*id, item["id"], "{item}");
         }
     };
-    for round in 0..12 {
+    for round in 0..25 {
         let goal = sent.len() + round % 8;
         for _ in 0..8 {
             sent.insert(node.send(&accounts[0], &accounts[1], 7).await);

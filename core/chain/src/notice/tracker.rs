@@ -40,7 +40,7 @@ use super::{
 use crate::{
     BlockData, ChainUpdate, ChannelEvent,
     interest::Links,
-    transaction::BlockNumHash,
+    transaction::{BlockNumHash, Concern},
     wallet::{ConfirmationRules, TokenPayment},
 };
 
@@ -133,16 +133,16 @@ impl NoticeTracker {
         notices
     }
 
-    /// Applies a status of a transaction that a back end watches for these users.
-    pub(crate) fn apply_status<'u>(
+    /// Applies a status of a transaction that a back end watches for users.
+    pub(crate) fn apply_status(
         &mut self,
         status: &TransactionStatus,
-        users: impl IntoIterator<Item = &'u str>,
+        concern: &Concern,
         context: NoticeContext<'_>,
     ) -> Vec<Notice> {
         use TransactionState::{Cancelled, Confirmed, Confirming, Dropped, Failed, Replaced};
-        let users: BTreeSet<String> = users.into_iter().map(str::to_owned).collect();
-        let Some(hash) = status.hash.parse().ok().filter(|_| !users.is_empty()) else {
+        let users: BTreeSet<String> = concern.users.iter().map(ToString::to_string).collect();
+        let Ok(hash) = status.hash.parse() else {
             return Vec::new();
         };
         let by = status.replaced_by.as_ref();
@@ -157,6 +157,8 @@ impl NoticeTracker {
         };
         let facts = NoticeFacts {
             from: status.from.as_ref().and_then(|from| from.parse().ok()),
+            to: concern.transfer.as_ref().and_then(|transfer| transfer.to),
+            value: concern.transfer.as_ref().map(|transfer| transfer.value),
             reason: status.reason.clone(),
             replaced_by: by,
             ..NoticeFacts::default()

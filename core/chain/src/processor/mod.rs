@@ -37,8 +37,8 @@ use crate::{
     mempool::PendingWatch,
     notice::{Notice, NoticeContext, NoticeTracker},
     transaction::{
-        Interest, NodeRequest, RequestOwner, StoredWatch, TrackerOutput, TransactionTracker,
-        WatchSlot,
+        Concern, Interest, NodeRequest, RequestOwner, StoredWatch, TrackerOutput,
+        TransactionTracker, WatchSlot,
     },
     wallet::{Activity, WalletTracker},
 };
@@ -343,17 +343,13 @@ impl Processor {
     }
 
     /// The notices that the status of a watched transaction causes.
-    fn notices_of_status<'u>(
-        &mut self,
-        status: &TransactionStatus,
-        users: impl IntoIterator<Item = &'u str>,
-    ) -> Vec<Notice> {
+    fn notices_of_status(&mut self, status: &TransactionStatus, concern: &Concern) -> Vec<Notice> {
         let now_ms = self.deps.clock.now_ms();
         let links = &self.deps.interest.wallets.links;
         let Some(notices) = &mut self.notices else {
             return Vec::new();
         };
-        notices.apply_status(status, users, NoticeContext { links, now_ms })
+        notices.apply_status(status, concern, NoticeContext { links, now_ms })
     }
 
     /// Renews the epochs of the wallet channels that lack publications, so that subscribers see
@@ -468,7 +464,7 @@ impl Processor {
             output.statuses.extend(result.statuses);
             output.requests.extend(result.requests);
             output.ended.extend(result.ended);
-            output.users.extend(result.users);
+            output.concerns.extend(result.concerns);
         }
         self.publish_for(origin, output, JournalEntry::default())
             .await?;
@@ -507,9 +503,10 @@ impl Processor {
         for status in output.statuses {
             let wallet_events = self.wallets.apply_status(&status);
             if let Ok(hash) = status.hash.parse() {
-                let users = output.users.get(&hash).into_iter().flatten();
-                let notices = self.notices_of_status(&status, users.map(|user| &**user));
-                entry.notices.extend(notices);
+                if let Some(concern) = output.concerns.get(&hash) {
+                    let notices = self.notices_of_status(&status, concern);
+                    entry.notices.extend(notices);
+                }
                 let channel = transaction_channel(self.deps.chain, &hash);
                 entry
                     .publications

@@ -141,10 +141,11 @@ impl Processor {
         };
         let mut entry = JournalEntry::default();
         // A transaction that was watched already may have no further status.
-        if let Interest::Durable(Some(user)) = &interest
+        if let Interest::Durable(_) = &interest
             && let Some(status) = self.transactions.status(&hash, now)
+            && let Some(concern) = self.transactions.concern(&hash)
         {
-            entry.notices = self.notices_of_status(&status, [user.as_str()]);
+            entry.notices = self.notices_of_status(&status, &concern);
         }
         let origin = Origin::Client(owner);
         self.publish_for(origin, output, entry).await?;

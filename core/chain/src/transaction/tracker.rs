@@ -9,12 +9,13 @@ use alloy::{
     rpc::types::Transaction,
 };
 use alloy_network_primitives::TransactionResponse as _;
+use serde_json::Value;
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{
     Interest, NodeRequest, RequestOwner, StoredWatch, TransactionOptions, WatchSlot, WatchSlots,
-    requests::as_call,
-    watch::{BlockNumHash, Outcome, Phase, Watch},
+    requests::{as_call, transfer},
+    watch::{BlockNumHash, Outcome, Phase, Transfer, Watch},
     watch_table::WatchTable,
 };
 use crate::{BlockData, ChainUpdate, decode::CustomErrors, receipt::parsed_outcome};
@@ -54,8 +55,17 @@ pub struct TrackerOutput {
     pub requests: Vec<NodeRequest>,
     /// Watches that ended without a final block. A later subscription watches anew.
     pub ended: Vec<B256>,
-    /// The users for whom back ends watch the transactions of the statuses.
-    pub users: BTreeMap<B256, Vec<Box<str>>>,
+    /// Whom the transactions of the statuses concern, if back ends watch them for users.
+    pub concerns: BTreeMap<B256, Concern>,
+}
+
+/// The users for whom back ends watch a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Concern {
+    /// Their ids.
+    pub users: Vec<Box<str>>,
+    /// What the transaction moves, once known.
+    pub transfer: Option<Transfer>,
 }
 
 /// All watched transactions of a chain.
@@ -332,6 +342,7 @@ impl TransactionTracker {
         let phase = Phase::Included { at, outcome: None };
         self.table.set_phase(hash, phase, now_ms);
         let call = as_call(transaction);
+        self.set_transfer(&hash, &call);
         let known = block.receipt_of(position).and_then(|receipt| {
             let gas = (receipt.gas_used, receipt.effective_gas_price);
             Some((parsed_outcome(receipt)?, gas))
@@ -498,14 +509,28 @@ impl TransactionTracker {
         }
     }
 
-    /// Adds a status to publish, with the users whom it concerns.
+    /// Adds a status to publish, with those whom it concerns.
     fn push(&self, hash: B256, status: TransactionStatus, output: &mut TrackerOutput) {
-        let watch = self.table.get(&hash);
-        let users = watch.and_then(|watch| watch.durable.as_ref());
-        if let Some(users) = users.filter(|users| !users.is_empty()) {
-            output.users.insert(hash, users.iter().cloned().collect());
+        if let Some(concern) = self.concern(&hash) {
+            output.concerns.insert(hash, concern);
         }
         output.statuses.push(status);
+    }
+
+    /// The users for whom back ends watch a transaction. None if there are none.
+    #[must_use]
+    pub fn concern(&self, hash: &B256) -> Option<Concern> {
+        let watch = self.table.get(hash)?;
+        let users: Vec<_> = watch.durable.iter().flatten().cloned().collect();
+        let transfer = watch.transfer.as_deref().cloned();
+        (!users.is_empty()).then_some(Concern { users, transfer })
+    }
+
+    /// Notes what a transaction moves.
+    pub(super) fn set_transfer(&mut self, hash: &B256, call: &Value) {
+        if let Some(watch) = self.table.get_mut(hash) {
+            watch.transfer = transfer(call).map(Box::new);
+        }
     }
 
     /// The status of a watch as clients receive it.

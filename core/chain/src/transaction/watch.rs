@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, U256};
 use serde::{Deserialize, Serialize};
 
 use super::WatchSlot;
@@ -89,6 +89,8 @@ pub(super) struct Watch {
     /// The last checks in a row that missed it, and the time of the first.
     pub(super) misses: u8,
     pub(super) first_miss: i64,
+    /// What it moves, once known.
+    pub(super) transfer: Option<Box<Transfer>>,
     /// Whether a node answered that it does not have the transaction.
     pub(super) is_missed: bool,
     /// Interests of sessions.
@@ -97,6 +99,15 @@ pub(super) struct Watch {
     pub(super) durable: Option<BTreeSet<Box<str>>>,
     /// Error signatures that the watchers brought along.
     pub(super) abi: Box<[String]>,
+}
+
+/// What a transaction itself moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// The recipient. None if it creates a contract.
+    pub to: Option<Address>,
+    /// The amount, in wei.
+    pub value: U256,
 }
 
 /// A watch as the store has it.

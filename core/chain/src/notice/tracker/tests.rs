@@ -120,8 +120,11 @@ impl World {
             links: &self.links,
             now_ms: self.now_ms,
         };
-        let users = users.iter().copied();
-        news(&self.tracker.apply_status(status, users, context))
+        let concern = Concern {
+            users: users.iter().map(|user| (*user).into()).collect(),
+            transfer: None,
+        };
+        news(&self.tracker.apply_status(status, &concern, context))
     }
 }
 
