@@ -323,4 +323,119 @@ mod tests {
             assert_eq!(decimal(value, decimals), expected);
         }
     }
+
+    /// A sink for chain 1, which has a name and a coin, and no hub.
+    fn sink() -> ChainNotifications {
+        let names = ChainNames {
+            label: "ethereum".to_owned(),
+            coin: Some("ETH".to_owned()),
+        };
+        let clock = tidewire_stream::ManualClock::at(0);
+        let policy = tidewire_stream::AnonymousPolicy::Read;
+        let authenticator =
+            tidewire_stream::Authenticator::hs256(&[7; 32], policy, clock.clone()).unwrap();
+        let stream = tidewire_stream::StreamCore::in_memory(
+            tidewire_stream::Namespaces::built_in(),
+            authenticator,
+            clock,
+            tidewire_stream::StreamOptions::default(),
+        );
+        ChainNotifications {
+            service: NotifyRpc::new(stream),
+            chains: HashMap::from([(1, names)]),
+        }
+    }
+
+    /// A notice with these fields and facts, beside those that each has.
+    fn notice(fields: &Value, facts: &Value) -> Notice {
+        let address = |digit: &str| format!("0x{}", digit.repeat(40));
+        let mut notice = json!({
+            "chain": 1, "user": "ada", "topic": "payment", "state": "confirmed",
+            "grouping": "single", "hash": format!("0x{}", "ab".repeat(32)),
+            "wallet": address("1"), "block": null,
+            "facts": {
+                "from": address("2"), "to": address("1"), "value": "0x14d1120d7b160000",
+                "token": null, "reason": null, "replaced_by": null,
+            },
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            notice[name] = value.clone();
+        }
+        for (name, value) in facts.as_object().unwrap() {
+            notice["facts"][name] = value.clone();
+        }
+        serde_json::from_value(notice).unwrap()
+    }
+
+    #[test]
+    fn texts_name_amounts_and_parties() {
+        let token = |symbol: Option<&str>| {
+            let address = format!("0x{}", "3".repeat(40));
+            let is_listed = symbol.is_some();
+            json!({"token": {
+                "address": address, "symbol": symbol, "decimals": 6, "is_listed": is_listed,
+            }})
+        };
+        let (transaction, none) = (json!({"topic": "transaction"}), json!({}));
+        for (fields, facts, title, body) in [
+            (
+                &none,
+                &none,
+                "Payment received: 1.5 ETH",
+                "Payment from 0x2222…2222 to your wallet 0x1111…1111 on ethereum.",
+            ),
+            (
+                &json!({"chain": 7}),
+                &none,
+                "Payment received: 1.5 coins",
+                "Payment from 0x2222…2222 to your wallet 0x1111…1111 on chain 7.",
+            ),
+            (
+                &none,
+                &token(Some("USDC")),
+                "Payment received: 1500000000000 USDC",
+                "Payment from 0x2222…2222 to your wallet 0x1111…1111 on ethereum.",
+            ),
+            (
+                &none,
+                &token(None),
+                "Payment received: 1500000000000 of token 0x3333…3333",
+                "Payment from 0x2222…2222 to your wallet 0x1111…1111 on ethereum. The token is not listed: it may be worthless.",
+            ),
+            (
+                &json!({"state": "reorged"}),
+                &none,
+                "Payment taken back: 1.5 ETH",
+                "A reorganisation of ethereum removed the payment from 0x2222…2222 to your wallet 0x1111…1111. It may be included again.",
+            ),
+            (
+                &transaction,
+                &none,
+                "Transaction confirmed",
+                "Transaction 0xabab…abab of 1.5 ETH to 0x1111…1111 is confirmed on ethereum.",
+            ),
+            (
+                &json!({"topic": "transaction", "state": "failed"}),
+                &json!({"reason": "out of gas", "value": "0x0"}),
+                "Transaction failed",
+                "Transaction 0xabab…abab to 0x1111…1111 failed on ethereum: out of gas.",
+            ),
+        ] {
+            let notification = sink().notification(&notice(fields, facts));
+            assert_eq!(notification.title, title);
+            assert_eq!(notification.body, body);
+        }
+    }
+
+    #[test]
+    fn notifications_of_one_subject_collapse() {
+        let key = |fields: &Value| collapse_key(&notice(fields, &json!({})));
+        let payment = key(&json!({}));
+        assert_eq!(payment, key(&json!({"state": "reorged"})));
+        let other = json!({"hash": format!("0x{}", "cd".repeat(32))});
+        assert_ne!(payment, key(&other));
+        assert_ne!(payment, key(&json!({"topic": "transaction"})));
+        let grouped = json!({"grouping": "grouped", "hash": format!("0x{}", "cd".repeat(32))});
+        assert_eq!(key(&json!({"grouping": "grouped"})), key(&grouped));
+    }
 }

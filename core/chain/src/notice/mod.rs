@@ -143,7 +143,7 @@ pub struct Notice {
     pub wallet: Option<Address>,
     /// The block of the transaction, if it is or was in one.
     pub block: Option<BlockNumHash>,
-    /// What is known about it.
+    /// The known facts about it.
     pub facts: NoticeFacts,
 }
 

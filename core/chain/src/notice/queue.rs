@@ -23,7 +23,7 @@ const PAGE: usize = 1_000;
 /// The key of the only row in [`NUMBERS`].
 const NEXT: &[u8] = b"next";
 
-/// What the journal and the sender share. Cheap to clone.
+/// State that the journal and the sender share. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NoticeQueue(Arc<Shared>);
 

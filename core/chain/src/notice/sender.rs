@@ -38,7 +38,7 @@ pub(crate) struct NoticeSender {
 }
 
 impl NoticeSender {
-    /// Runs until cancelled. What is left is sent after the next start.
+    /// Runs until cancelled. The rest is sent after the next start.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let _ = cancel.run_until_cancelled(self.send_all()).await;
     }
@@ -113,12 +113,12 @@ mod tests {
         notice::{Grouping, Notice, NoticeFacts, NoticeState, SinkFuture},
     };
 
-    /// A sink like the hub: it ignores what it knows by its key, and fails when told to.
+    /// A sink like the hub: it ignores what it knows by its key, and fails as often as the test says.
     #[derive(Debug, Default)]
     struct TestSink {
         /// Calls that fail from now on.
         failures: Mutex<u8>,
-        /// What users received, in order.
+        /// Received notices, in order.
         inbox: Mutex<Vec<B256>>,
         keys: Mutex<BTreeMap<String, Notice>>,
     }

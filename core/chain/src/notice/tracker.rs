@@ -17,7 +17,7 @@
 //! - a payment between two wallets of one user, whose sender learns about the transaction;
 //! - a failed transaction of somebody else;
 //! - coins that a contract moves: only a trace shows them, which nothing proves;
-//! - what happened in a linked wallet more than [`MAX_AGE_MS`] ago, which an outage replays.
+//! - in linked wallets, what was confirmed more than [`MAX_AGE_MS`] ago and comes after an outage.
 
 mod candidate;
 #[cfg(test)]
@@ -50,14 +50,14 @@ const MAX_CANDIDATES: usize = 50_000;
 /// Payments of tokens that are not listed, of one wallet in one block, that are candidates.
 const MAX_UNLISTED_IN_BLOCK: usize = 16;
 
-/// The age of a block from which it notifies no user of a linked wallet.
+/// The age from which a block that confirms transactions notifies no user of a linked wallet.
 const MAX_AGE_MS: i64 = 24 * 60 * 60 * 1_000;
 
-/// The time for which a watched transaction's notices are remembered, so that a back end that
-/// repeats its call causes no second one.
-const KEEP_WATCHED_MS: i64 = 24 * 60 * 60 * 1_000;
+/// The time for which the notices of a transaction are remembered: a back end may watch it later,
+/// or repeat its call, and must cause no second one.
+const KEEP_MS: i64 = 24 * 60 * 60 * 1_000;
 
-/// What the tracker needs from the engine at each call.
+/// The engine's part of a call of the tracker.
 #[derive(Clone, Copy)]
 pub(crate) struct NoticeContext<'a> {
     pub(crate) links: &'a Links,
@@ -74,6 +74,8 @@ pub(crate) struct NoticeTracker {
     blocks: BTreeMap<BlockNumHash, CandidateBlock>,
     count: usize,
     head: Option<BlockNumHash>,
+    /// The time of the head, in milliseconds since the Unix epoch.
+    head_time_ms: i64,
     finalized: Option<u64>,
     /// Blocks whose row in the store is out of date.
     changed: BTreeSet<BlockNumHash>,
@@ -95,6 +97,7 @@ impl NoticeTracker {
             blocks: BTreeMap::new(),
             count: 0,
             head: None,
+            head_time_ms: 0,
             finalized: None,
             changed: BTreeSet::new(),
         }
@@ -116,6 +119,7 @@ impl NoticeTracker {
         let block = &update.included;
         let at = num_hash(block);
         self.head = Some(at);
+        self.head_time_ms = block.timestamp;
         self.finalized = self.finalized.max(update.finalized);
         for event in events {
             if let Data::WalletUpdate(update) = &event.event
@@ -165,17 +169,19 @@ impl NoticeTracker {
         };
         let subject = Subject::transaction(hash);
         let mut notices = Vec::new();
-        // One that was replaced is in no block, and its status may come more than once.
-        let known = self.find(&subject, outcome);
         let at = match outcome {
             Outcome::Succeeded | Outcome::Failed => at,
-            _ => known.or(at),
+            // It is in no block, and its status may come more than once.
+            _ => self.find(&subject, outcome).or(at),
         };
         let Some(at) = at else {
             let mut candidate = Candidate::of_watch(outcome, facts, users);
-            self.tell(subject, None, &mut candidate, context, &mut notices);
+            self.notify(subject, None, &mut candidate, context, &mut notices);
             return notices;
         };
+        if self.is_known(at, &subject, outcome, &users) {
+            return notices;
+        }
         let mut block = self.blocks.remove(&at).unwrap_or_default();
         let is_new = !block.candidates.contains_key(&subject);
         let candidate = block.candidates.entry(subject);
@@ -184,14 +190,35 @@ impl NoticeTracker {
         candidate.merge(facts);
         candidate.watchers.extend(users);
         if self.is_deep(at.number) {
-            // The block may have told others already.
-            let at = (Some(at), block.time_ms);
-            self.tell(subject, Some(at), candidate, context, &mut notices);
+            // Others of the block may have been notified already.
+            self.notify(subject, Some(at), candidate, context, &mut notices);
         }
         self.count += usize::from(is_new);
         self.changed.insert(at);
         self.blocks.insert(at, block);
         notices
+    }
+
+    /// Whether a status changes nothing: most only count confirmations.
+    fn is_known(
+        &self,
+        at: BlockNumHash,
+        subject: &Subject,
+        outcome: Outcome,
+        users: &BTreeSet<String>,
+    ) -> bool {
+        let block = self.blocks.get(&at);
+        let candidate = block.and_then(|block| block.candidates.get(subject));
+        candidate.is_some_and(|candidate| {
+            let is_notified = || {
+                users
+                    .iter()
+                    .all(|user| candidate.notified.contains_key(user))
+            };
+            candidate.outcome == Some(outcome)
+                && users.is_subset(&candidate.watchers)
+                && (!self.is_deep(at.number) || is_notified())
+        })
     }
 
     /// Forgets the users for whom a back end watched a transaction.
@@ -212,11 +239,12 @@ impl NoticeTracker {
         self.finalized = None;
         let keys: Vec<_> = self.blocks.keys().copied().collect();
         for at in keys {
-            self.retain(at, |_, candidate| !candidate.told.is_empty());
+            self.retain(at, |_, candidate| !candidate.notified.is_empty());
         }
     }
 
-    /// Forgets the blocks that no reorg can reach, except for transactions that are watched.
+    /// Forgets the blocks that no reorg can reach, except for transactions that are watched or whose
+    /// users were notified not long ago.
     pub(crate) fn prune(&mut self, is_watched: impl Fn(&B256) -> bool, now_ms: i64) {
         let Some(head) = self.head else {
             return;
@@ -229,10 +257,10 @@ impl NoticeTracker {
             .collect();
         for at in old {
             self.retain(at, |subject, candidate| {
-                let is_recent = candidate.told_ms.is_some_and(|told_ms| {
-                    !candidate.watchers.is_empty() && now_ms - told_ms < KEEP_WATCHED_MS
-                });
-                is_recent || (!candidate.watchers.is_empty() && is_watched(&subject.hash))
+                let is_recent = |notified_ms: i64| now_ms - notified_ms < KEEP_MS;
+                let is_watched = !candidate.watchers.is_empty() && is_watched(&subject.hash);
+                let is_transaction = subject.topic == NoticeTopic::Transaction;
+                is_watched || (is_transaction && candidate.notified_ms.is_some_and(is_recent))
             });
         }
     }
@@ -381,7 +409,6 @@ impl NoticeTracker {
         let at = num_hash(block);
         self.changed.insert(at);
         let entry = self.blocks.entry(at).or_default();
-        entry.time_ms = Some(block.timestamp);
         let count = &mut self.count;
         entry.candidates.entry(subject).or_insert_with(|| {
             *count += 1;
@@ -401,8 +428,7 @@ impl NoticeTracker {
                 continue;
             };
             for (subject, candidate) in &mut block.candidates {
-                let place = Some((Some(at), block.time_ms));
-                self.tell(*subject, place, candidate, context, notices);
+                self.notify(*subject, Some(at), candidate, context, notices);
             }
             block.is_settled = true;
             self.changed.insert(at);
@@ -410,12 +436,11 @@ impl NoticeTracker {
         }
     }
 
-    /// Notifies the users of a candidate who do not know it yet. `place` is its block, with the
-    /// time of the block where that is known.
-    fn tell(
+    /// Notifies the users of a candidate who do not know it yet. `at` is its block.
+    fn notify(
         &self,
         subject: Subject,
-        place: Option<(Option<BlockNumHash>, Option<i64>)>,
+        at: Option<BlockNumHash>,
         candidate: &mut Candidate,
         context: NoticeContext<'_>,
         notices: &mut Vec<Notice>,
@@ -427,8 +452,7 @@ impl NoticeTracker {
         if is_payment && state != NoticeState::Confirmed {
             return;
         }
-        let (at, time_ms) = place.unwrap_or_default();
-        let is_recent = time_ms.is_some_and(|time_ms| context.now_ms - time_ms <= MAX_AGE_MS);
+        let is_recent = context.now_ms - self.head_time_ms <= MAX_AGE_MS;
         let owners = match candidate.wallet {
             Some(wallet) if is_recent => context.links.users(&wallet),
             _ => Vec::new(),
@@ -438,7 +462,7 @@ impl NoticeTracker {
             .map(|user| user.as_str().to_owned())
             .collect();
         for user in owners.union(&candidate.watchers.clone()) {
-            if candidate.told.contains_key(user) {
+            if candidate.notified.contains_key(user) {
                 continue;
             }
             let grouping = match is_payment {
@@ -448,8 +472,8 @@ impl NoticeTracker {
                 },
                 false => super::Grouping::Single,
             };
-            candidate.told.insert(user.clone(), grouping);
-            candidate.told_ms = Some(context.now_ms);
+            candidate.notified.insert(user.clone(), grouping);
+            candidate.notified_ms = Some(context.now_ms);
             let wallet = candidate.wallet.filter(|_| owners.contains(user));
             notices.push(Notice {
                 chain: self.chain,
@@ -494,7 +518,7 @@ impl NoticeTracker {
         self.count -= block.candidates.len();
         self.changed.insert(at);
         for (subject, candidate) in block.candidates {
-            for (user, grouping) in candidate.told {
+            for (user, grouping) in candidate.notified {
                 let owner = UserId::new(&user);
                 let wallet = candidate.wallet;
                 let wallet = wallet.filter(|wallet| context.links.is_linked(wallet, &owner));
@@ -565,11 +589,14 @@ impl NoticeTracker {
             && let Some((at, block)) = self.blocks.pop_first()
         {
             let (chain, count) = (self.chain, block.candidates.len());
-            tracing::warn!(
-                chain,
-                count,
-                "too many transactions wait for their confirmations: the oldest notify nobody"
-            );
+            let mut candidates = block.candidates.values();
+            if candidates.any(|candidate| candidate.notified.is_empty()) {
+                tracing::warn!(
+                    chain,
+                    count,
+                    "too many transactions wait for their confirmations: the oldest notify nobody"
+                );
+            }
             self.count -= count;
             self.changed.insert(at);
         }

@@ -160,7 +160,7 @@ pub(super) fn as_call(transaction: &Transaction) -> Box<Value> {
     Box::new(call)
 }
 
-/// What a call moves.
+/// The transfer of a call.
 pub(super) fn transfer(call: &Value) -> Option<Transfer> {
     Some(Transfer {
         to: address(call, "to"),

@@ -64,7 +64,7 @@ pub struct TrackerOutput {
 pub struct Concern {
     /// Their ids.
     pub users: Vec<Box<str>>,
-    /// What the transaction moves, once known.
+    /// The transfer of the transaction, once known.
     pub transfer: Option<Transfer>,
 }
 

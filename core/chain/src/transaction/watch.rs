@@ -89,7 +89,7 @@ pub(super) struct Watch {
     /// The last checks in a row that missed it, and the time of the first.
     pub(super) misses: u8,
     pub(super) first_miss: i64,
-    /// What it moves, once known.
+    /// Its transfer, once known.
     pub(super) transfer: Option<Box<Transfer>>,
     /// Whether a node answered that it does not have the transaction.
     pub(super) is_missed: bool,
@@ -101,7 +101,7 @@ pub(super) struct Watch {
     pub(super) abi: Box<[String]>,
 }
 
-/// What a transaction itself moves.
+/// Coins that a transaction itself moves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transfer {
     /// The recipient. None if it creates a contract.

@@ -10,7 +10,8 @@ use crate::{
     transaction::BlockNumHash,
 };
 
-/// What users are notified of once: a transaction, or a payment in it to one wallet in one token.
+/// Subject of a notice, which users receive once: a transaction, or a payment in it to one wallet in
+/// one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct Subject {
     pub(super) hash: B256,
@@ -72,9 +73,9 @@ pub(super) struct Candidate {
     /// The users for whom a back end watches the transaction.
     pub(super) watchers: BTreeSet<String>,
     /// The users who were notified, and how.
-    pub(super) told: BTreeMap<String, Grouping>,
+    pub(super) notified: BTreeMap<String, Grouping>,
     /// When the last of them was.
-    pub(super) told_ms: Option<i64>,
+    pub(super) notified_ms: Option<i64>,
 }
 
 impl Candidate {
@@ -84,8 +85,8 @@ impl Candidate {
             outcome: None,
             facts,
             watchers: BTreeSet::new(),
-            told: BTreeMap::new(),
-            told_ms: None,
+            notified: BTreeMap::new(),
+            notified_ms: None,
         }
     }
 
@@ -119,9 +120,6 @@ impl Candidate {
 /// The candidates of a block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CandidateBlock {
-    /// The time of the block, in milliseconds since the Unix epoch. None if only a status named
-    /// the block.
-    pub(super) time_ms: Option<i64>,
     /// Whether it was deep enough at the last look, so that its users were notified.
     pub(super) is_settled: bool,
     pub(super) candidates: BTreeMap<Subject, Candidate>,
@@ -130,7 +128,6 @@ pub(super) struct CandidateBlock {
 /// A block as the store has it.
 #[derive(Serialize, Deserialize)]
 struct StoredBlock {
-    time_ms: Option<i64>,
     is_settled: bool,
     candidates: Vec<(Subject, Candidate)>,
 }
@@ -139,7 +136,6 @@ impl CandidateBlock {
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let candidates = self.candidates.iter();
         let stored = StoredBlock {
-            time_ms: self.time_ms,
             is_settled: self.is_settled,
             candidates: candidates
                 .map(|(subject, candidate)| (*subject, candidate.clone()))
@@ -167,7 +163,6 @@ pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(BlockNumHash, Candidat
         hash: B256::try_from(hash).ok()?,
     };
     let block = CandidateBlock {
-        time_ms: stored.time_ms,
         is_settled: stored.is_settled,
         candidates: stored.candidates.into_iter().collect(),
     };
