@@ -67,6 +67,7 @@ fn transactions() -> io::Result<()> {
             abi: Vec::new(),
             hash: keccak256(number.to_le_bytes()),
             user: Some(format!("user-{number}")),
+            further_users: Vec::new(),
             account: Some((account(number), number)),
             phase: StoredPhase::Pending { reorged: false },
             since: 0,

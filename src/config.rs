@@ -312,6 +312,8 @@ pub(crate) struct NotificationsConfig {
     pub(crate) broadcast_max_age: Duration,
     pub(crate) max_broadcasts: usize,
     pub(crate) cache_bytes: usize,
+    /// Whether users are notified of the transactions of their wallets.
+    pub(crate) on_chain: bool,
 }
 
 impl Default for NotificationsConfig {
@@ -324,6 +326,7 @@ impl Default for NotificationsConfig {
             types: hub.types,
             max_broadcasts: hub.max_broadcasts,
             cache_bytes: hub.cache_bytes,
+            on_chain: true,
         }
     }
 }

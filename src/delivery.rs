@@ -70,7 +70,7 @@ impl DeliveryChannels {
         slot.set(Delivery {
             contacts: self.contacts.clone(),
             senders: self.senders,
-            dead_letters: jobs.dead_letters().clone(),
+            jobs: jobs.clone(),
             dispatcher: dispatcher.clone(),
         });
         let planner = Planner::new(

@@ -31,6 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    chain_notifications::ChainNotifications,
     config::Config,
     delivery::DeliveryChannels,
     feed::{Feed, OpenFeed},
@@ -166,6 +167,10 @@ impl Server {
             self.config.notification_config(),
             delivery,
         );
+        if self.config.notifications.on_chain {
+            let sink = ChainNotifications::new(&notify, &self.config.chain);
+            self.chains.notify_users(Arc::new(sink));
+        }
         let router = Router::new(&self.stream, &price, &watches, &notify);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),

@@ -5,15 +5,24 @@ use std::{collections::HashSet, fmt, path::PathBuf, time::Duration};
 use humantime::format_duration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use alloy::primitives::Address as AccountAddress;
+
 use crate::{
     abi::{AbiError, ErrorAbi},
+    address::parse_address,
     decode::CustomErrors,
     endpoint::{Address, AddressError, TlsError, tls_config},
-    profiles::Profile,
+    profiles::{Profile, coin},
 };
 
 /// Blocks that a key can count at most: four months of a chain with a block every second.
 const MOST_BLOCKS: u64 = 10_000_000;
+
+/// Longest symbol of a coin, in bytes.
+const MAX_SYMBOL_BYTES: usize = 16;
+
+/// Tokens that a chain can list.
+const MAX_TOKENS: usize = 10_000;
 
 /// One chain.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -69,6 +78,20 @@ pub struct ChainConfig {
     /// transactions. Those of the token standards are built in.
     #[serde(default)]
     pub errors: Vec<String>,
+    /// The symbol of the chain's coin, in notifications. The default is the chain's profile.
+    pub coin: Option<String>,
+    /// Token contracts whose payments are notified like those of the coin, with their symbol.
+    #[serde(default, deserialize_with = "tokens")]
+    pub tokens: Vec<AccountAddress>,
+}
+
+/// Reads addresses of contracts. An error quotes the one at fault.
+fn tokens<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<AccountAddress>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let parsed = texts.iter().map(|text| parse_address(text));
+    parsed
+        .map(|address| address.map_err(D::Error::custom))
+        .collect()
 }
 
 /// Reads endpoints. An error does not quote them, as a URL may hold an API key.
@@ -291,6 +314,24 @@ impl ChainConfig {
                 });
             }
         }
+        let coin = self.coin.as_deref().unwrap_or("ETH");
+        let is_symbol = coin.chars().all(|one| one.is_ascii_graphic());
+        if coin.is_empty() || coin.len() > MAX_SYMBOL_BYTES || !is_symbol {
+            return Err(ConfigError::Bounds {
+                chain: self.id,
+                key: "coin",
+                found: format!("{coin:?}"),
+                expected: format!("a symbol of 1 to {MAX_SYMBOL_BYTES} letters, such as \"ETH\""),
+            });
+        }
+        if self.tokens.len() > MAX_TOKENS {
+            return Err(ConfigError::Bounds {
+                chain: self.id,
+                key: "tokens",
+                found: format!("a list of {}", self.tokens.len()),
+                expected: format!("{MAX_TOKENS} tokens at most"),
+            });
+        }
         for signature in &self.errors {
             ErrorAbi::parse(signature).map_err(|error| ConfigError::Abi {
                 chain: self.id,
@@ -338,6 +379,12 @@ impl ChainConfig {
         self.name
             .clone()
             .unwrap_or_else(|| format!("chain {}", self.id))
+    }
+
+    /// The symbol of the chain's coin: as configured, else as in the chain's profile, if it has one.
+    #[must_use]
+    pub fn coin(&self) -> Option<&str> {
+        self.coin.as_deref().or_else(|| coin(self.id))
     }
 
     /// The usual time between two blocks: as configured, else as in the chain's profile.

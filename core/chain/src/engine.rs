@@ -7,7 +7,11 @@ mod chain;
 mod interest;
 mod outage;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use alloy::primitives::B256;
 use parking_lot::Mutex;
@@ -25,6 +29,7 @@ use crate::{
     events::Filter,
     interest::{InterestRegistry, WalletInterest, WalletLookup},
     journal::{Journal, JournalTask},
+    notice::{self, NoticeQueue, NoticeSender, NoticeSink, PaymentLimits},
     processor::Command,
     transaction::{Interest, RequestOwner},
 };
@@ -46,6 +51,11 @@ struct Inner {
     journal: Journal,
     interest: Arc<InterestRegistry>,
     clock: SharedClock,
+    store: Option<SharedStore>,
+    /// Notices that wait for the sink.
+    notices: NoticeQueue,
+    /// Where notices go. Without it nobody is notified.
+    sink: OnceLock<Arc<dyn NoticeSink>>,
     /// The journal's task, until the engine is started.
     journal_task: Mutex<Option<JournalTask>>,
 }
@@ -84,12 +94,22 @@ impl ChainEngine {
             );
             chains.insert(config.id, chain?);
         }
-        let (journal, task) = Journal::new(store, publisher, interest.clone(), clock.clone());
+        let notices = NoticeQueue::default();
+        let (journal, task) = Journal::new(
+            store.clone(),
+            publisher,
+            interest.clone(),
+            clock.clone(),
+            notices.clone(),
+        );
         let inner = Arc::new(Inner {
             chains,
             journal,
             interest,
             clock,
+            store,
+            notices,
+            sink: OnceLock::new(),
             journal_task: Mutex::new(Some(task)),
         });
         Ok(Self(inner, RequestOwner::default()))
@@ -100,6 +120,12 @@ impl ChainEngine {
     #[must_use]
     pub fn on_behalf_of(&self, caller: &Caller) -> Self {
         Self(self.0.clone(), caller.into())
+    }
+
+    /// Notifies users of the transactions of their wallets through `sink`. Call it before
+    /// [`start`](Self::start). Without a store nobody is notified. The first sink stays.
+    pub fn notify_users(&self, sink: Arc<dyn NoticeSink>) {
+        let _ = self.0.sink.set(sink);
     }
 
     /// Restores the histories of the channels, and runs all chains in `tasks` until cancelled.
@@ -115,11 +141,28 @@ impl ChainEngine {
         let Some(mut journal) = self.0.journal_task.lock().take() else {
             return Ok(());
         };
+        let sink = self.0.sink.get().cloned();
+        if let (None, Some(store)) = (&sink, &self.0.store) {
+            notice::clear(&**store).await?;
+        }
         journal.restore().await?;
         tasks.spawn(journal.run(cancel.clone()));
+        let limits = match (sink, &self.0.store) {
+            (Some(sink), Some(store)) => {
+                let sender = NoticeSender {
+                    store: store.clone(),
+                    queue: self.0.notices.clone(),
+                    sink,
+                    interest: self.0.interest.clone(),
+                };
+                tasks.spawn(sender.run(cancel.clone()));
+                Some(PaymentLimits::default())
+            }
+            _ => None,
+        };
         for chain in self.0.chains.values() {
             let journal = self.0.journal.clone();
-            chain.start(journal, tasks, cancel).await?;
+            chain.start(journal, limits.clone(), tasks, cancel).await?;
         }
         Ok(())
     }
@@ -297,7 +340,7 @@ mod tests {
         let chain = &engine.0.chains[&1];
         let (transactions, wallets) = chain.trackers();
         let deps = chain.deps(engine.0.journal.clone());
-        let processor = Processor::new(deps, transactions, wallets);
+        let processor = Processor::new(deps, transactions, wallets, None);
         let (sender, updates) = mpsc::channel(1);
         let (inputs, _) = chain.connect(updates);
         tokio::spawn(processor.run(inputs));

@@ -34,7 +34,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::interest::InterestRegistry;
+use crate::{
+    interest::InterestRegistry,
+    notice::{Notice, NoticeQueue},
+};
 
 const JOURNAL: Table = Table("chain.journal");
 
@@ -60,6 +63,8 @@ pub(crate) struct JournalEntry {
     /// Channels to forget, unless they have followers again.
     pub(crate) forgotten: Vec<ChannelName>,
     pub(crate) publications: Vec<(ChannelName, Event)>,
+    /// Notices to users, which are stored with the publications.
+    pub(crate) notices: Vec<Notice>,
     /// The block that becomes readable with the publications.
     pub(crate) newest: Option<(NewestBlock, Block)>,
 }
@@ -70,7 +75,8 @@ pub(crate) type NewestBlock = Arc<Mutex<Option<Block>>>;
 impl JournalEntry {
     /// Whether the entry changes nothing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.writes.is_empty() && self.keeps_epochs() && self.publications.is_empty()
+        let is_quiet = self.publications.is_empty() && self.notices.is_empty();
+        self.writes.is_empty() && self.keeps_epochs() && is_quiet
     }
 
     /// Whether all channels continue in their epochs.
@@ -100,6 +106,7 @@ impl Journal {
         publisher: Arc<dyn DurablePublisher>,
         interest: Arc<InterestRegistry>,
         clock: SharedClock,
+        notices: NoticeQueue,
     ) -> (Self, JournalTask) {
         let (sender, requests) = mpsc::channel(QUEUE);
         let task = JournalTask {
@@ -108,6 +115,7 @@ impl Journal {
             publisher,
             interest,
             clock,
+            notices,
             next: 0,
             oldest: 0,
         };
@@ -133,6 +141,7 @@ pub(crate) struct JournalTask {
     publisher: Arc<dyn DurablePublisher>,
     interest: Arc<InterestRegistry>,
     clock: SharedClock,
+    notices: NoticeQueue,
     /// The number of the next publication in the store.
     next: u64,
     /// The number of the oldest publication in the store.
@@ -149,6 +158,7 @@ impl JournalTask {
             return Ok(());
         };
         self.interest.restore(&*store, self.clock.now_ms()).await?;
+        self.notices.restore(&*store).await?;
         let mut restored_channels = HashSet::new();
         let mut channels: HashMap<String, (String, Vec<StoredPublication>)> = HashMap::new();
         let (mut after, mut is_first) = (None, true);
@@ -230,6 +240,7 @@ impl JournalTask {
         let mut writes = Batch::new();
         let mut publications = Vec::new();
         let mut newest = Vec::new();
+        let mut notices = Vec::new();
         let mut done = Vec::with_capacity(group.len());
         let mut has_renewed = false;
         for request in group {
@@ -250,12 +261,19 @@ impl JournalTask {
             writes.extend(request.entry.writes);
             publications.extend(request.entry.publications);
             newest.extend(request.entry.newest);
+            notices.extend(request.entry.notices);
             done.push(request.done);
         }
         publications.retain(|(channel, _)| self.interest.mark_published(channel));
         self.stage(&mut writes, &publications).await;
+        if self.store.is_some() {
+            self.notices.stage(&mut writes, &notices);
+        }
         self.interest.stage(&mut writes, has_renewed);
         self.commit(writes).await;
+        if !notices.is_empty() {
+            self.notices.wake();
+        }
         // Set first, so that a client that receives the block can read it.
         for (cell, block) in newest {
             *cell.lock() = Some(block);

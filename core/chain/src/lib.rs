@@ -27,6 +27,7 @@ mod fork_choice;
 mod interest;
 mod journal;
 mod mempool;
+pub mod notice;
 mod processor;
 mod profiles;
 pub mod proof;

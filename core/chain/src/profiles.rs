@@ -142,6 +142,27 @@ const PROFILES: [Profile; 24] = [
     unchecked(1_313_161_554, 1_000, Finality::Unsaid),
 ];
 
+/// The symbol of a chain's coin, if it is known.
+pub(crate) fn coin(id: u64) -> Option<&'static str> {
+    Some(match id {
+        1 | 10 | 130 | 324 | 480 | 8_453 | 42_161 | 57_073 | 59_144 | 81_457 | 534_352
+        | 1_313_161_554 => "ETH",
+        25 => "CRO",
+        56 => "BNB",
+        100 => "xDAI",
+        137 => "POL",
+        146 => "S",
+        250 => "FTM",
+        314 => "FIL",
+        1_329 => "SEI",
+        5_000 => "MNT",
+        42_220 => "CELO",
+        43_114 => "AVAX",
+        80_094 => "BERA",
+        _ => return None,
+    })
+}
+
 impl Profile {
     /// The profile of a chain; of a chain without one, the one that checks everything.
     pub(crate) fn of(id: u64) -> Self {

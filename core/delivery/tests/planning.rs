@@ -7,9 +7,11 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tidewire_delivery::{
-    Content, DeliveryConfig, Dispatcher, DispatcherLimits, EndpointId, Job, Outcome, QueueLimits,
-    Sender, Target,
-    durable::{Contacts, DurableJobs, MAX_REGISTRATIONS, PlanOutcome, Planner, Presence},
+    Channel, Content, DeliveryConfig, Dispatcher, DispatcherLimits, EndpointId, Job, MessageId,
+    Outcome, QueueLimits, Sender, Target,
+    durable::{
+        Contacts, DurableJobs, MAX_REGISTRATIONS, PlanOutcome, Planner, Presence, RetryOutcome,
+    },
     guard::{Guard, Networks},
     web_push::PushSubscription,
 };
@@ -538,6 +540,63 @@ async fn what_is_refused_for_good_is_a_dead_letter() {
         .dead_letters()
         .list(Some((letter.time_ms, &letter.id)), 10);
     assert!(after.await.unwrap().is_empty());
+    // It is sent again with the same id, and may become a dead letter again.
+    let id = MessageId::new(&letter.id).unwrap();
+    for _ in 0..2 {
+        let retried = world.jobs.retry(&world.dispatcher, &id).await.unwrap();
+        assert_eq!(retried, RetryOutcome::Queued);
+        assert_eq!(world.sent().await, ["webhook ops: a"]);
+        assert_eq!(world.store.len(Table("delivery.dead")), 1);
+    }
+    *world.recorder.outcome.lock() = None;
+    let both = tokio::join!(
+        world.jobs.retry(&world.dispatcher, &id),
+        world.jobs.retry(&world.dispatcher, &id)
+    );
+    let outcomes = (both.0.unwrap(), both.1.unwrap());
+    assert_eq!(outcomes, (RetryOutcome::Queued, RetryOutcome::Unknown));
+    assert_eq!(world.sent().await, ["webhook ops: a"]);
+    let left = ["delivery.dead", "delivery.jobs"].map(|name| world.store.len(Table(name)));
+    assert_eq!(left, [0, 0]);
+    let ids: HashSet<_> = world.recorder.ids.lock().iter().cloned().collect();
+    assert_eq!(ids, HashSet::from([letter.id.clone()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_cannot_be_sent_any_more_stays() {
+    let world = World::new().await;
+    let registration = world.register("ada", "phone").await;
+    *world.recorder.outcome.lock() = Some(Outcome::Permanent {
+        reason: "HTTP 400".to_owned(),
+    });
+    let ttl_ms = 60 * MINUTE_MS.unsigned_abs();
+    world
+        .send(NotifyRequest {
+            user: Some("ada".to_owned()),
+            notification: Some(note("a", Priority::High)),
+            ttl_ms: Some(ttl_ms),
+            ..NotifyRequest::default()
+        })
+        .await;
+    assert_eq!(world.sent().await.len(), 2);
+    let dead = world.jobs.dead_letters().list(None, 10).await.unwrap();
+    let retry = async |channel: Channel| {
+        let letter = dead.iter().find(|letter| letter.channel == channel);
+        let id = MessageId::new(&letter.unwrap().id).unwrap();
+        world.jobs.retry(&world.dispatcher, &id).await.unwrap()
+    };
+    let ada = UserId::new("ada");
+    assert!(
+        world
+            .contacts
+            .unregister(&ada, &registration)
+            .await
+            .unwrap()
+    );
+    assert_eq!(retry(Channel::Push).await, RetryOutcome::NoEndpoint);
+    world.clock.set(world.now_ms + 61 * MINUTE_MS);
+    assert_eq!(retry(Channel::Webhook).await, RetryOutcome::Expired);
+    assert_eq!(world.store.len(Table("delivery.dead")), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use tidewire_delivery::{
-    DeliveryError, Dispatcher, Senders,
-    durable::{Contacts, DeadLetter, DeadLetters},
+    DeliveryError, Dispatcher, MessageId, Senders,
+    durable::{Contacts, DeadLetter, DurableJobs, RetryOutcome},
     email::{CONFIRMATION_PAGE, EmailSender, UnsubscribeStep, unsubscribe_step},
     web_push::WebPushSender,
 };
@@ -30,8 +30,8 @@ pub struct Delivery {
     pub contacts: Contacts,
     /// The senders of the configured channels.
     pub senders: Arc<Senders>,
-    /// The dead letters.
-    pub dead_letters: DeadLetters,
+    /// The stored messages, and the dead letters.
+    pub jobs: DurableJobs,
     /// The queues of messages, for metrics.
     pub dispatcher: Dispatcher,
 }
@@ -173,6 +173,27 @@ impl DeliverySlot {
         }
     }
 
+    /// Sends a dead letter again.
+    pub(crate) async fn retry_dead_letter(&self, id: &str) -> Result<(), StreamError> {
+        let delivery = self.get()?;
+        let refusal = |code, problem: &str| StreamError::new(code, format!("`id`: {problem}"));
+        let unknown = || refusal(ErrorCode::NotFound, "there is no dead letter with this id");
+        let id = MessageId::new(id).map_err(|_| unknown())?;
+        let retried = delivery.jobs.retry(&delivery.dispatcher, &id).await;
+        match retried.map_err(unavailable)? {
+            RetryOutcome::Queued => Ok(()),
+            RetryOutcome::Unknown => Err(unknown()),
+            RetryOutcome::Expired => Err(refusal(
+                ErrorCode::FailedPrecondition,
+                "the notification of this dead letter has expired",
+            )),
+            RetryOutcome::NoEndpoint => Err(refusal(
+                ErrorCode::FailedPrecondition,
+                "the device of this dead letter is not registered any more, or its user has no mail address",
+            )),
+        }
+    }
+
     /// A page of dead letters, and the cursor of the next one.
     pub(crate) async fn dead_letters(
         &self,
@@ -196,7 +217,7 @@ impl DeliverySlot {
             after => after.flatten(),
         };
         let limit = limit as usize;
-        let letters = self.get()?.dead_letters.list(after, limit).await;
+        let letters = self.get()?.jobs.dead_letters().list(after, limit).await;
         let letters = letters.map_err(unavailable)?;
         let next = letters.last().filter(|_| letters.len() == limit);
         let next = next.map(|last| format!("{}.{}", last.time_ms, last.id));

@@ -25,10 +25,11 @@ use tidewire_proto::{
         ListNotificationsResponse, MarkAllReadRequest, MarkAllReadResponse, MarkReadRequest,
         MarkReadResponse, Notification, NotifyBatchRequest, NotifyBatchResponse, NotifyRequest,
         NotifyResponse, NotifyResult, Preferences, ReadReceipt, RecallBroadcastRequest,
-        RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse, SetEmailRequest,
-        SetEmailResponse, SetPreferencesRequest, StreamNotificationsRequest, UnregisterPushRequest,
-        UnregisterPushResponse, cancel_scheduled_request, notify_result,
-        notify_service_server::NotifyService, server_message::Data,
+        RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse, RetryDeadLetterRequest,
+        RetryDeadLetterResponse, SetEmailRequest, SetEmailResponse, SetPreferencesRequest,
+        StreamNotificationsRequest, UnregisterPushRequest, UnregisterPushResponse,
+        cancel_scheduled_request, notify_result, notify_service_server::NotifyService,
+        server_message::Data,
     },
 };
 use tidewire_stream::{
@@ -86,6 +87,14 @@ impl NotifyRpc {
     /// Sets the reason that calls return while there is no hub.
     pub fn set_absence(&self, reason: String) {
         *self.absence.lock() = reason;
+    }
+
+    /// The hub, for parts of the server that notify users.
+    ///
+    /// # Errors
+    /// `unavailable` with the reason, while there is no hub.
+    pub fn open_hub(&self) -> Result<NotificationHub, StreamError> {
+        self.hub().cloned()
     }
 
     fn hub(&self) -> Result<&NotificationHub, StreamError> {
@@ -588,6 +597,20 @@ impl NotifyService for NotifyRpc {
             Ok(SetEmailResponse {})
         };
         answer(set.await)
+    }
+
+    async fn retry_dead_letter(
+        &self,
+        request: Request<RetryDeadLetterRequest>,
+    ) -> Result<Response<RetryDeadLetterResponse>, Status> {
+        let caller = caller_of(&request);
+        let RetryDeadLetterRequest { id } = request.into_inner();
+        let retry = async {
+            sender_of(&caller)?;
+            self.delivery.retry_dead_letter(&id).await?;
+            Ok(RetryDeadLetterResponse {})
+        };
+        answer(retry.await)
     }
 
     async fn cancel_scheduled(

@@ -242,11 +242,17 @@ fn user_of(user: Option<&str>) -> Result<UserId, Status> {
     let user = user.ok_or_else(|| {
         Status::invalid_argument("`user` is missing, expected the owner of the wallet")
     })?;
+    check_user(user)?;
+    Ok(UserId::new(user))
+}
+
+/// Checks that an id can be a user's.
+fn check_user(user: &str) -> Result<(), Status> {
     // A token with this subject would be refused too.
     ChannelName::user(user).map_err(|error| {
         Status::invalid_argument(format!("`user` cannot name a channel: {error}"))
     })?;
-    Ok(UserId::new(user))
+    Ok(())
 }
 
 #[tonic::async_trait]
@@ -328,6 +334,9 @@ impl WatchService for WatchRpc {
             user,
             abi,
         } = request.into_inner();
+        if let Some(user) = &user {
+            check_user(user)?;
+        }
         let interest = Interest::Durable(user);
         let status = self.engine.watch(chain, &tx_hash, interest, abi).await;
         let status = status.map_err(chain_status)?;

@@ -17,6 +17,7 @@ mod faulty_endpoints;
 mod ledger;
 mod malformed_logs;
 mod mempools;
+mod notifications;
 mod outages;
 mod proofs;
 mod refusals;

@@ -25,6 +25,7 @@ use crate::{
     interest::{InterestRegistry, WalletLookup},
     journal::Journal,
     mempool::MempoolListener,
+    notice::{NoticeTracker, PaymentLimits},
     processor::{Command, Deps, Inputs, Processor, Requester, block_message},
     proof::ProofPolicy,
     transaction::{Interest, RequestOwner, TransactionOptions, TransactionTracker, WatchSlots},
@@ -94,6 +95,7 @@ impl Chain {
     pub(super) async fn start(
         &self,
         journal: Journal,
+        limits: Option<PaymentLimits>,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Result<(), StoreError> {
@@ -101,7 +103,11 @@ impl Chain {
         let blocks = self.block_store.blocks().await?;
         let tree = HeaderTree::resume(self.config.reorg_limit(), blocks);
         let (transactions, wallets) = self.trackers();
-        let mut processor = Processor::new(self.deps(journal), transactions, wallets);
+        let notices = limits.map(|limits| {
+            let listed = self.config.tokens.iter().copied().collect();
+            NoticeTracker::new(id, self.rules(), listed, limits)
+        });
+        let mut processor = Processor::new(self.deps(journal), transactions, wallets, notices);
         processor.restore().await?;
         if let Some(tip) = tree.tip() {
             let newest = self.block_store.block(tip).await;
@@ -136,21 +142,29 @@ impl Chain {
 
     pub(super) fn trackers(&self) -> (TransactionTracker, WalletTracker) {
         let config = &self.config;
+        let rules = self.rules();
         let mut options = TransactionOptions::new(config.id);
-        options.required = config.confirmations;
-        if let Finality::Depth(depth) = config.finality() {
-            options.finality_depth = depth;
-        }
+        options.required = rules.required;
+        options.finality_depth = rules.finality_depth;
         options.drop_after = i64::try_from(config.drop_after.as_millis()).unwrap_or(i64::MAX);
-        let rules = ConfirmationRules {
-            required: options.required,
-            finality_depth: options.finality_depth,
-            reorg_limit: config.reorg_limit() as u64,
-        };
         let transactions =
             TransactionTracker::new(options, config.custom_errors()).with_slots(self.slots.clone());
         let wallets = WalletTracker::new(config.id, Tracing::Auto).with_rules(rules);
         (transactions, wallets)
+    }
+
+    /// The depths at which transactions are confirmed and final.
+    fn rules(&self) -> ConfirmationRules {
+        let config = &self.config;
+        let default = TransactionOptions::new(config.id).finality_depth;
+        ConfirmationRules {
+            required: config.confirmations,
+            finality_depth: match config.finality() {
+                Finality::Depth(depth) => depth,
+                Finality::Tag(_) | Finality::Unsaid => default,
+            },
+            reorg_limit: config.reorg_limit() as u64,
+        }
     }
 
     /// Dependencies of the chain's processor.

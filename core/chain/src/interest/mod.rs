@@ -11,6 +11,7 @@ mod retention;
 mod wallet_index;
 mod wallets;
 
+pub(crate) use links::Links;
 pub(crate) use registry::{FilterSpec, InterestRegistry};
 pub(crate) use retention::{InsertOutcome, RetentionMap, StoredItem};
 pub use wallet_index::WalletIndex;

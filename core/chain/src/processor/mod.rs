@@ -35,9 +35,10 @@ use crate::{
     interest::{FilterSpec, InsertOutcome, InterestRegistry},
     journal::{Journal, JournalEntry, JournalError, NewestBlock},
     mempool::PendingWatch,
+    notice::{Notice, NoticeContext, NoticeTracker},
     transaction::{
-        Interest, NodeRequest, RequestOwner, StoredWatch, TrackerOutput, TransactionTracker,
-        WatchSlot,
+        Concern, Interest, NodeRequest, RequestOwner, StoredWatch, TrackerOutput,
+        TransactionTracker, WatchSlot,
     },
     wallet::{Activity, WalletTracker},
 };
@@ -140,6 +141,8 @@ pub(crate) struct Processor {
     events: EventTracker,
     transactions: TransactionTracker,
     wallets: WalletTracker,
+    /// None if nobody is notified.
+    notices: Option<NoticeTracker>,
     in_flight: JoinSet<ResponseBatch>,
     /// The origins of the requests in flight.
     origins: HashMap<task::Id, Origin>,
@@ -158,12 +161,14 @@ impl Processor {
         deps: Deps,
         transactions: TransactionTracker,
         wallets: WalletTracker,
+        notices: Option<NoticeTracker>,
     ) -> Self {
         Self {
             events: EventTracker::new(deps.chain),
             deps,
             transactions,
             wallets,
+            notices,
             in_flight: JoinSet::new(),
             origins: HashMap::new(),
             own_in_flight: 0,
@@ -189,6 +194,9 @@ impl Processor {
             }
         }
         self.wallets.restore(&**store).await?;
+        if let Some(notices) = &mut self.notices {
+            notices.restore(&**store).await?;
+        }
         let prefix = chain.to_be_bytes().to_vec();
         let watches = store.scan(WATCHES, prefix, None, usize::MAX).await?;
         let now = self.deps.clock.now_ms();
@@ -283,6 +291,7 @@ impl Processor {
             self.wallets.resync();
         }
         let wallet_events = self.apply_to_wallets(&update).await;
+        entry.notices = self.apply_to_notices(&update, &wallet_events, is_resync);
         append(&mut entry, wallet_events);
         self.renew_incomplete_channels(&mut entry);
         let now = self.deps.clock.now_ms();
@@ -309,6 +318,38 @@ impl Processor {
         let pool = &self.deps.pool;
         let events = self.wallets.apply(update, activity, is_watched, pool, now);
         Box::pin(events).await
+    }
+
+    /// The notices that an update causes, apart from those about watched transactions.
+    fn apply_to_notices(
+        &mut self,
+        update: &ChainUpdate,
+        wallet_events: &[ChannelEvent],
+        is_resync: bool,
+    ) -> Vec<Notice> {
+        let payments = self.wallets.take_payments();
+        let now_ms = self.deps.clock.now_ms();
+        let Some(notices) = &mut self.notices else {
+            return Vec::new();
+        };
+        if is_resync {
+            notices.resync();
+        }
+        let links = &self.deps.interest.wallets.links;
+        let context = NoticeContext { links, now_ms };
+        let caused = notices.apply(update, wallet_events, payments, context);
+        notices.prune(|hash| self.transactions.is_watched(hash), now_ms);
+        caused
+    }
+
+    /// The notices that the status of a watched transaction causes.
+    fn notices_of_status(&mut self, status: &TransactionStatus, concern: &Concern) -> Vec<Notice> {
+        let now_ms = self.deps.clock.now_ms();
+        let links = &self.deps.interest.wallets.links;
+        let Some(notices) = &mut self.notices else {
+            return Vec::new();
+        };
+        notices.apply_status(status, concern, NoticeContext { links, now_ms })
     }
 
     /// Renews the epochs of the wallet channels that lack publications, so that subscribers see
@@ -350,6 +391,9 @@ impl Processor {
             }
             Command::Unwatch(hash, interest) => {
                 self.transactions.unwatch(&hash, &interest);
+                if let (Some(notices), Interest::Durable(_)) = (&mut self.notices, &interest) {
+                    notices.unwatch(&hash);
+                }
                 self.publish(TrackerOutput::default(), JournalEntry::default())
                     .await
             }
@@ -420,6 +464,7 @@ impl Processor {
             output.statuses.extend(result.statuses);
             output.requests.extend(result.requests);
             output.ended.extend(result.ended);
+            output.concerns.extend(result.concerns);
         }
         self.publish_for(origin, output, JournalEntry::default())
             .await?;
@@ -458,6 +503,10 @@ impl Processor {
         for status in output.statuses {
             let wallet_events = self.wallets.apply_status(&status);
             if let Ok(hash) = status.hash.parse() {
+                if let Some(concern) = output.concerns.get(&hash) {
+                    let notices = self.notices_of_status(&status, concern);
+                    entry.notices.extend(notices);
+                }
                 let channel = transaction_channel(self.deps.chain, &hash);
                 entry
                     .publications
@@ -468,6 +517,9 @@ impl Processor {
         self.update_pending_watches();
         self.stage_watches(&mut entry.writes);
         self.wallets.stage(&mut entry.writes);
+        if let Some(notices) = &mut self.notices {
+            notices.stage(&mut entry.writes);
+        }
         match origin {
             Origin::Processor => self.send(output.requests),
             Origin::Client(owner) => self.enqueue(&owner, output.requests),

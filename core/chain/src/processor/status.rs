@@ -117,7 +117,7 @@ impl Processor {
         let now = self.deps.clock.now_ms();
         let slot = self.transactions.reserve(hash, &owner);
         let watched = slot.and_then(|slot| {
-            let requests = self.transactions.watch(hash, interest, now);
+            let requests = self.transactions.watch(hash, interest.clone(), now);
             // The watch has a slot of its own now.
             drop(slot);
             requests
@@ -139,9 +139,16 @@ impl Processor {
             requests,
             ..TrackerOutput::default()
         };
+        let mut entry = JournalEntry::default();
+        // A transaction that was watched already may have no further status.
+        if let Interest::Durable(_) = &interest
+            && let Some(status) = self.transactions.status(&hash, now)
+            && let Some(concern) = self.transactions.concern(&hash)
+        {
+            entry.notices = self.notices_of_status(&status, &concern);
+        }
         let origin = Origin::Client(owner);
-        self.publish_for(origin, output, JournalEntry::default())
-            .await?;
+        self.publish_for(origin, output, entry).await?;
         self.reply(hash);
         Ok(())
     }

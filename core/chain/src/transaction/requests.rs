@@ -12,7 +12,7 @@ use alloy::{
 use alloy_network_primitives::TransactionResponse as _;
 use serde_json::{Value, json};
 
-use super::watch::BlockNumHash;
+use super::watch::{BlockNumHash, Transfer};
 use crate::{Call, ExpectedResult, ReceiptId};
 
 /// A request to a node, of one or more calls.
@@ -158,6 +158,14 @@ pub(super) fn as_call(transaction: &Transaction) -> Box<Value> {
         call["to"] = json!(to);
     }
     Box::new(call)
+}
+
+/// The transfer of a call.
+pub(super) fn transfer(call: &Value) -> Option<Transfer> {
+    Some(Transfer {
+        to: address(call, "to"),
+        value: quantity(call.get("value")?)?,
+    })
 }
 
 /// The gas limit of a call.

@@ -134,6 +134,7 @@ impl TransactionTracker {
             return;
         };
         self.table.set_account(hash, found.account);
+        self.set_transfer(&hash, &found.call);
         let canonical = found.at.filter(|at| self.chain.is_canonical(*at));
         let Some(watch) = self.table.get_mut(&hash) else {
             return;
@@ -182,6 +183,7 @@ impl TransactionTracker {
         let Some(watch) = self.table.get_mut(&hash) else {
             return;
         };
+        watch.is_missed = true;
         match watch.phase {
             Phase::Unknown => self.publish_unknown_once(hash, now_ms, output),
             Phase::Pending { .. } => {

@@ -9,12 +9,13 @@ use alloy::{
     rpc::types::Transaction,
 };
 use alloy_network_primitives::TransactionResponse as _;
+use serde_json::Value;
 use tidewire_proto::v1::{TransactionState, TransactionStatus};
 
 use super::{
     Interest, NodeRequest, RequestOwner, StoredWatch, TransactionOptions, WatchSlot, WatchSlots,
-    requests::as_call,
-    watch::{BlockNumHash, Outcome, Phase, Watch},
+    requests::{as_call, transfer},
+    watch::{BlockNumHash, Outcome, Phase, Transfer, Watch},
     watch_table::WatchTable,
 };
 use crate::{BlockData, ChainUpdate, decode::CustomErrors, receipt::parsed_outcome};
@@ -24,6 +25,9 @@ const MAX_HEIGHTS: usize = 1_024;
 
 /// The first check of an unknown transaction, in milliseconds after the watch began.
 const FIRST_CHECK_MS: i64 = 5_000;
+
+/// Users whom one watched transaction can concern.
+const MAX_USERS: usize = 100;
 
 /// Why a transaction cannot be watched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +41,9 @@ pub enum WatchError {
     /// A connection has its share of its client's.
     #[error("{0} transactions are watched for this connection, which is its share")]
     TooManyOfConnection(u32),
+    /// The transaction concerns its maximum of users.
+    #[error("the transaction is watched for {MAX_USERS} users, which is the maximum")]
+    TooManyUsers,
 }
 
 /// Output of a call of the tracker: statuses to publish and requests to send.
@@ -48,6 +55,17 @@ pub struct TrackerOutput {
     pub requests: Vec<NodeRequest>,
     /// Watches that ended without a final block. A later subscription watches anew.
     pub ended: Vec<B256>,
+    /// Whom the transactions of the statuses concern, if back ends watch them for users.
+    pub concerns: BTreeMap<B256, Concern>,
+}
+
+/// The users for whom back ends watch a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Concern {
+    /// Their ids.
+    pub users: Vec<Box<str>>,
+    /// The transfer of the transaction, once known.
+    pub transfer: Option<Transfer>,
 }
 
 /// All watched transactions of a chain.
@@ -98,7 +116,7 @@ impl TransactionTracker {
     /// Watches a transaction. The first interest returns a request to look for it.
     ///
     /// # Errors
-    /// The chain has its maximum of watched transactions.
+    /// The chain has its maximum of watched transactions, or the transaction its maximum of users.
     pub fn watch(
         &mut self,
         hash: B256,
@@ -115,7 +133,14 @@ impl TransactionTracker {
             match interest {
                 Interest::Session => watch.sessions = watch.sessions.saturating_add(1),
                 Interest::Durable(user) => {
-                    watch.durable = Some(user.map(String::into_boxed_str));
+                    let users = watch.durable.get_or_insert_default();
+                    let user = user.map(String::into_boxed_str);
+                    if let Some(user) = user.filter(|user| !users.contains(user)) {
+                        if users.len() >= MAX_USERS {
+                            return Err(WatchError::TooManyUsers);
+                        }
+                        users.insert(user);
+                    }
                     self.table.mark_changed(hash);
                 }
             }
@@ -169,6 +194,12 @@ impl TransactionTracker {
         let watch = self.table.get(hash);
         let live = watch.map(|watch| self.describe(hash, watch, now_ms));
         live.or_else(|| self.ended.get(hash).cloned())
+    }
+
+    /// Whether a transaction is watched.
+    #[must_use]
+    pub fn is_watched(&self, hash: &B256) -> bool {
+        self.table.contains(hash)
     }
 
     /// The number of watched transactions.
@@ -250,7 +281,8 @@ impl TransactionTracker {
             self.table.schedule(hash, now_ms);
         }
         if let Some(watch) = self.table.get_mut(&hash) {
-            watch.durable = Some(stored.user.map(String::into_boxed_str));
+            let users = stored.user.into_iter().chain(stored.further_users);
+            watch.durable = Some(users.map(String::into_boxed_str).collect());
             watch.abi = stored.abi.into();
         }
     }
@@ -310,6 +342,7 @@ impl TransactionTracker {
         let phase = Phase::Included { at, outcome: None };
         self.table.set_phase(hash, phase, now_ms);
         let call = as_call(transaction);
+        self.set_transfer(&hash, &call);
         let known = block.receipt_of(position).and_then(|receipt| {
             let gas = (receipt.gas_used, receipt.effective_gas_price);
             Some((parsed_outcome(receipt)?, gas))
@@ -387,7 +420,7 @@ impl TransactionTracker {
             let mut status = self.describe(&hash, watch, now_ms);
             if is_success {
                 status.set_state(TransactionState::Finalized);
-                output.statuses.push(status.clone());
+                self.push(hash, status.clone(), output);
             }
             self.table.remove(&hash);
             self.ended.insert(hash, status);
@@ -445,7 +478,7 @@ impl TransactionTracker {
         let mut status = self.describe(&hash, watch, now_ms);
         let reason = status.reason.take().map(|reason| format!("; {reason}"));
         let what = match &watch.phase {
-            Phase::Unknown => "no node has seen it",
+            Phase::Unknown => watch.why_unknown(),
             Phase::Pending { .. } => "it is still pending",
             Phase::Included { outcome: None, .. } => "its receipt could not be read",
             Phase::Included { .. } | Phase::Superseded { .. } => "its block is not final yet",
@@ -465,14 +498,38 @@ impl TransactionTracker {
         status: TransactionStatus,
         output: &mut TrackerOutput,
     ) {
+        self.push(hash, status, output);
         self.table.remove(&hash);
-        output.statuses.push(status);
         output.ended.push(hash);
     }
 
     pub(super) fn publish(&self, hash: B256, now_ms: i64, output: &mut TrackerOutput) {
         if let Some(watch) = self.table.get(&hash) {
-            output.statuses.push(self.describe(&hash, watch, now_ms));
+            self.push(hash, self.describe(&hash, watch, now_ms), output);
+        }
+    }
+
+    /// Adds a status to publish, with those whom it concerns.
+    fn push(&self, hash: B256, status: TransactionStatus, output: &mut TrackerOutput) {
+        if let Some(concern) = self.concern(&hash) {
+            output.concerns.insert(hash, concern);
+        }
+        output.statuses.push(status);
+    }
+
+    /// The users for whom back ends watch a transaction. None if there are none.
+    #[must_use]
+    pub fn concern(&self, hash: &B256) -> Option<Concern> {
+        let watch = self.table.get(hash)?;
+        let users: Vec<_> = watch.durable.iter().flatten().cloned().collect();
+        let transfer = watch.transfer.as_deref().cloned();
+        (!users.is_empty()).then_some(Concern { users, transfer })
+    }
+
+    /// Notes what a transaction moves.
+    pub(super) fn set_transfer(&mut self, hash: &B256, call: &Value) {
+        if let Some(watch) = self.table.get_mut(hash) {
+            watch.transfer = transfer(call).map(Box::new);
         }
     }
 
@@ -490,10 +547,8 @@ impl TransactionTracker {
         let state = match &watch.phase {
             Phase::Unknown => {
                 status.since = Some(watch.since);
-                status.reason = Some(format!(
-                    "no node has seen it, looking since {}",
-                    watch.since
-                ));
+                let why = watch.why_unknown();
+                status.reason = Some(format!("{why}, looking since {}", watch.since));
                 TransactionState::Unknown
             }
             Phase::Pending { reorged } => {

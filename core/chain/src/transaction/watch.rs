@@ -1,6 +1,8 @@
 //! Watch: one watched transaction, its phase, and who is interested in it.
 
-use alloy::primitives::{Address, B256};
+use std::collections::BTreeSet;
+
+use alloy::primitives::{Address, B256, U256};
 use serde::{Deserialize, Serialize};
 
 use super::WatchSlot;
@@ -10,7 +12,8 @@ use super::WatchSlot;
 pub enum Interest {
     /// Until a session unsubscribes or ends.
     Session,
-    /// Until the final state, for a back end, with the user whom the transaction concerns.
+    /// Until the final state, for a back end, with a user whom the transaction concerns. Further
+    /// users may follow.
     Durable(Option<String>),
 }
 
@@ -86,12 +89,25 @@ pub(super) struct Watch {
     /// The last checks in a row that missed it, and the time of the first.
     pub(super) misses: u8,
     pub(super) first_miss: i64,
+    /// Its transfer, once known.
+    pub(super) transfer: Option<Box<Transfer>>,
+    /// Whether a node answered that it does not have the transaction.
+    pub(super) is_missed: bool,
     /// Interests of sessions.
     pub(super) sessions: u32,
-    /// The interest of a back end: the user whom it concerns, if any.
-    pub(super) durable: Option<Option<Box<str>>>,
+    /// The interest of a back end: the users whom it concerns.
+    pub(super) durable: Option<BTreeSet<Box<str>>>,
     /// Error signatures that the watchers brought along.
     pub(super) abi: Box<[String]>,
+}
+
+/// Coins that a transaction itself moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// The recipient. None if it creates a contract.
+    pub to: Option<Address>,
+    /// The amount, in wei.
+    pub value: U256,
 }
 
 /// A watch as the store has it.
@@ -102,6 +118,9 @@ pub struct StoredWatch {
     /// The user whom it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Further users whom it concerns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_users: Vec<String>,
     /// Sender and nonce, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<(Address, u64)>,
@@ -139,12 +158,21 @@ pub enum StoredPhase {
 }
 
 impl Watch {
+    /// Why the transaction is unknown: no node has it, or no node has answered.
+    pub(super) fn why_unknown(&self) -> &'static str {
+        match self.is_missed {
+            true => "no node has seen it",
+            false => "no node has answered",
+        }
+    }
+
     /// The watch as the store has it. `None` if no back end is interested.
     pub(super) fn stored(&self, hash: B256) -> Option<StoredWatch> {
-        let user = self.durable.as_ref()?;
+        let mut users = self.durable.as_ref()?.iter().map(ToString::to_string);
         Some(StoredWatch {
             hash,
-            user: user.as_ref().map(ToString::to_string),
+            user: users.next(),
+            further_users: users.collect(),
             account: self.account,
             abi: self.abi.to_vec(),
             phase: match &self.phase {

@@ -141,6 +141,8 @@ impl WatchTable {
             checks: 0,
             misses: 0,
             first_miss: 0,
+            transfer: None,
+            is_missed: false,
             sessions: 0,
             durable: None,
             abi: Vec::new().into(),

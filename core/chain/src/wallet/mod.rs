@@ -5,6 +5,7 @@
 //! `interest`; which transactions are pending, in `mempool`.
 
 mod activity;
+mod payment;
 mod reads;
 mod sent_updates;
 mod suspicion;
@@ -14,5 +15,6 @@ mod tracker;
 mod update;
 
 pub use activity::{Activity, TokenActivity};
+pub(crate) use payment::TokenPayment;
 pub use sent_updates::ConfirmationRules;
 pub use tracker::{Tracing, WalletTracker};

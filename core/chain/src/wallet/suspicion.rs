@@ -48,7 +48,7 @@ impl Recipients {
     }
 
     /// The recipient of a wallet that another address looks like.
-    fn imitated(&self, wallet: &Address, other: &Address) -> Option<Address> {
+    pub(super) fn imitated(&self, wallet: &Address, other: &Address) -> Option<Address> {
         let recipients = self.by_wallet.get(wallet)?;
         if recipients.contains(other) {
             return None;

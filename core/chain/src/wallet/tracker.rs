@@ -27,7 +27,8 @@ use tidewire_store::{Batch, Store, StoreError};
 use tidewire_stream::Event;
 
 use super::{
-    Activity,
+    Activity, TokenPayment,
+    payment::token_payments,
     reads::{
         Reading, Response, ViewCall, call_all, coin_balance, decimals, number, read_outcomes,
         symbol, view_all,
@@ -79,6 +80,8 @@ pub struct WalletTracker {
     /// Wallets whose balances no node returned.
     unread: BTreeSet<Address>,
     recipients: Recipients,
+    /// The token payments of the newest block.
+    payments: Vec<TokenPayment>,
     /// The positions in their blocks of transactions that were sent as unknown.
     unknown_positions: BTreeMap<(B256, B256), u64>,
     /// Whether a reorg took back updates that are no longer remembered.
@@ -101,6 +104,7 @@ impl WalletTracker {
             pending: PendingTransactions::default(),
             unread: BTreeSet::new(),
             recipients: Recipients::default(),
+            payments: Vec::new(),
             unknown_positions: BTreeMap::new(),
             has_incomplete_retraction: false,
         }
@@ -123,6 +127,11 @@ impl WalletTracker {
     /// have a gap.
     pub fn take_unread(&mut self) -> BTreeSet<Address> {
         std::mem::take(&mut self.unread)
+    }
+
+    /// Takes the token payments of the newest block.
+    pub(crate) fn take_payments(&mut self) -> Vec<TokenPayment> {
+        std::mem::take(&mut self.payments)
     }
 
     /// Adds the changes to a write of the store.
@@ -173,6 +182,7 @@ impl WalletTracker {
         now_ms: i64,
     ) -> Vec<ChannelEvent> {
         let mut events = self.retract_all(update);
+        self.payments.clear();
         let block = &update.included;
         let traced = self.trace(block, is_watched, client).await;
         let traced_only: BTreeSet<_> = traced.difference(&activity.coins).copied().collect();
@@ -214,6 +224,7 @@ impl WalletTracker {
         for (wallet, update) in &mut updates {
             update.suspicious = self.recipients.suspicion(wallet, update);
         }
+        self.payments = token_payments(&activity, &self.tokens, &self.recipients);
         self.remember_recipients(block, &activity);
         events.extend(channel_events(updates.iter().cloned()));
         let BlockRef { number, hash, .. } = block.block;

@@ -8,6 +8,7 @@ mod world;
 
 use support::{RECEIPT_FAULTS, account, hash, transaction};
 use tidewire_chain::{
+    RpcError,
     decode::CustomErrors,
     transaction::{Interest, TransactionOptions, TransactionTracker},
 };
@@ -246,6 +247,64 @@ fn a_reorg_makes_a_transaction_pending_until_it_is_included_again() {
             .unwrap()
             .starts_with("a reorg took its block back")
     );
+}
+
+#[test]
+fn an_unknown_transaction_says_whether_a_node_answered() {
+    let mut world = World::new();
+    let requests = world.tracker.watch(hash(1), Interest::Session, world.now);
+    let request = requests.unwrap().remove(0);
+    let silence = [Err(RpcError::Unreachable {
+        chain: 1,
+        reason: "a time-out".to_owned(),
+    })];
+    let reason = |world: &World| {
+        let status = world.tracker.status(&hash(1), world.now).unwrap();
+        status.reason.unwrap()
+    };
+    let now = world.now;
+    world.tracker.apply_responses(request, &silence, now);
+    assert_eq!(
+        reason(&world),
+        format!("no node has answered, looking since {now}")
+    );
+    world.wait(10);
+    assert_eq!(
+        reason(&world),
+        format!("no node has seen it, looking since {now}")
+    );
+}
+
+#[test]
+fn a_watch_concerns_several_users_across_a_restart() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    for user in ["ada", "bob", "ada"] {
+        let durable = Interest::Durable(Some(user.to_owned()));
+        world.tracker.watch(sent, durable, world.now).unwrap();
+    }
+    let text = serde_json::to_string(&world.tracker.export()).unwrap();
+    world.tracker = TransactionTracker::new(options(), CustomErrors::default());
+    for stored in serde_json::from_str::<Vec<_>>(&text).unwrap() {
+        world.tracker.import(stored, world.now);
+    }
+    let update = world.node.mine(&[sent]);
+    let output = world.tracker.apply(&update, world.now);
+    let concern = world.tracker.concern(&sent).unwrap();
+    assert_eq!(concern.users, ["ada".into(), "bob".into()]);
+    let transfer = concern.transfer.unwrap();
+    assert_eq!(
+        (transfer.to, transfer.value.to::<u64>()),
+        (Some(account(2)), 5)
+    );
+    world.take(output);
+    for number in 0..98 {
+        let durable = Interest::Durable(Some(number.to_string()));
+        world.tracker.watch(sent, durable, world.now).unwrap();
+    }
+    let durable = Interest::Durable(Some("eve".to_owned()));
+    let refused = world.tracker.watch(sent, durable, world.now).unwrap_err();
+    assert!(refused.to_string().contains("100 users"), "{refused}");
 }
 
 #[test]

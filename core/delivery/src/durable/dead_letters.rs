@@ -6,13 +6,16 @@ use super::{
     record::{self, StoredDeadLetter, StoredJob},
     tables,
 };
-use crate::{Channel, Job};
+use crate::{Channel, Job, MessageId};
 
 /// Dead letters in the store at most. A further one removes the oldest.
 pub const MAX_DEAD_LETTERS: usize = 10_000;
 
 /// Rows that are removed at once when there are too many.
 const SURPLUS: usize = 100;
+
+/// Rows of one read.
+const PAGE: usize = 1_000;
 
 /// A message that could not be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +87,33 @@ impl DeadLetters {
         rows.collect()
     }
 
+    /// The row of the oldest dead letter with this id of a message: its key, and itself.
+    pub(super) async fn find(
+        &self,
+        id: &MessageId,
+    ) -> Result<Option<(Key, StoredDeadLetter)>, StoreError> {
+        let mut after = None;
+        loop {
+            let rows = self
+                .store
+                .scan(tables::DEAD, Key::new(), after, PAGE)
+                .await?;
+            let is_last = rows.len() < PAGE;
+            after = rows.last().map(|(key, _)| key.clone());
+            let mut rows = rows.into_iter();
+            let found =
+                rows.find(|(key, _)| tables::message_of_dead(key) == id.as_str().as_bytes());
+            match found {
+                Some((key, value)) => {
+                    let letter = record::decode("dead letter", &value)?;
+                    return Ok(Some((key, letter)));
+                }
+                None if is_last => return Ok(None),
+                None => {}
+            }
+        }
+    }
+
     /// Stages a dead letter.
     pub(super) fn add(batch: &mut Batch, job: &Job, attempts: u32, reason: &str, now_ms: i64) {
         let endpoint = job.target.endpoint();
@@ -120,18 +150,19 @@ impl DeadLetters {
         loop {
             let rows = self
                 .store
-                .scan(tables::DEAD, Key::new(), after, 1_000)
+                .scan(tables::DEAD, Key::new(), after, PAGE)
                 .await?;
             count += rows.len();
             match rows.last() {
-                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
+                Some((key, _)) if rows.len() == PAGE => after = Some(key.clone()),
                 _ => return Ok(count),
             }
         }
     }
 }
 
-fn channel(number: u32) -> Channel {
+/// The channel of a stored number.
+pub(super) fn channel(number: u32) -> Channel {
     let mut all = Channel::ALL.into_iter();
     all.find(|channel| *channel as u32 == number)
         .unwrap_or(Channel::Webhook)

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     contacts::Contacts,
-    dead_letters::DeadLetters,
+    dead_letters::{self, DeadLetters},
     record::{self, StoredJob},
     tables,
 };
@@ -36,6 +36,19 @@ const OFFER_AGAIN: Duration = Duration::from_secs(5);
 
 /// Rows of one read.
 const PAGE: usize = 256;
+
+/// The result of sending a dead letter again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryOutcome {
+    /// It is a message again, and no dead letter any more.
+    Queued,
+    /// There is no dead letter with this id.
+    Unknown,
+    /// Its notification has expired.
+    Expired,
+    /// Its device is not registered any more, or its user has no mail address.
+    NoEndpoint,
+}
 
 /// The jobs in a store. Cheap to clone.
 #[derive(Clone)]
@@ -88,6 +101,47 @@ impl DurableJobs {
     #[must_use]
     pub fn dead_letters(&self) -> &DeadLetters {
         &self.0.dead
+    }
+
+    /// Sends a dead letter again, as if it were new: with all its attempts, and under the id of the
+    /// message, by which its receiver recognises it.
+    ///
+    /// # Errors
+    /// The store cannot be read or written.
+    pub async fn retry(
+        &self,
+        dispatcher: &Dispatcher,
+        id: &MessageId,
+    ) -> Result<RetryOutcome, StoreError> {
+        // Until the end, so that a second call finds no letter any more.
+        let mut count = self.0.dead_count.lock().await;
+        let Some((key, letter)) = self.0.dead.find(id).await? else {
+            return Ok(RetryOutcome::Unknown);
+        };
+        let now_ms = self.0.clock.now_ms();
+        let endpoint = EndpointId {
+            channel: dead_letters::channel(letter.channel),
+            name: letter.endpoint.as_str().into(),
+        };
+        let stored = StoredJob {
+            attempts: 0,
+            not_before_ms: 0,
+            created_ms: now_ms,
+            ..letter.job.unwrap_or_default()
+        };
+        if stored.expires_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+            return Ok(RetryOutcome::Expired);
+        }
+        let Some(job) = self.load(&endpoint, stored).await? else {
+            return Ok(RetryOutcome::NoEndpoint);
+        };
+        let mut batch = Batch::new();
+        batch.delete(tables::DEAD, key);
+        Self::put(&mut batch, &job);
+        self.0.store.commit(batch).await?;
+        *count = count.map(|count| count.saturating_sub(1));
+        self.offer(dispatcher, job);
+        Ok(RetryOutcome::Queued)
     }
 
     pub(super) fn hub(&self) -> &NotificationHub {

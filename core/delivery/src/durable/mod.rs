@@ -20,5 +20,5 @@ mod tables;
 
 pub use contacts::{Contacts, MAX_REGISTRATIONS};
 pub use dead_letters::{DeadLetter, DeadLetters, MAX_DEAD_LETTERS};
-pub use jobs::DurableJobs;
+pub use jobs::{DurableJobs, RetryOutcome};
 pub use planner::{PlanOutcome, Planner, Presence};

@@ -47,6 +47,11 @@ pub(super) fn dead(time_ms: i64, id: &str) -> Key {
     key
 }
 
+/// The message of a key of [`DEAD`].
+pub(super) fn message_of_dead(key: &[u8]) -> &[u8] {
+    key.get(8..).unwrap_or_default()
+}
+
 /// First bytes of the keys of a user's registrations. Ids of users have no zero byte.
 pub(super) fn registrations_of(user: &UserId) -> Key {
     let mut key = user.as_str().as_bytes().to_vec();

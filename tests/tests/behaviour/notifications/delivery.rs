@@ -164,6 +164,19 @@ async fn a_refused_message_is_a_dead_letter_that_operators_list() {
     let method = "AdminService/ListDeadLetters";
     let bad = server.call(method, None, &json!({"after": "x"})).await;
     assert_eq!(refusal(&bad).1, "invalid_argument");
+    // It is sent again with the same id, and is no dead letter any more.
+    let letter = json!({"id": id});
+    let _ = done(&server, "RetryDeadLetter", &letter).await;
+    let received = receiver.next().await;
+    assert_eq!(received.id, id);
+    received.answer("200 OK").await;
+    assert_eq!(list(&server).await["items"], json!([]));
+    let (_, code, text) = refusal(&call(&server, "RetryDeadLetter", &letter).await);
+    assert_eq!(code, "not_found", "{text}");
+    let ada = Token::of("ada").sign();
+    let method = "NotifyService/RetryDeadLetter";
+    let refused = server.call(method, Some(&ada), &letter).await;
+    assert_eq!(refusal(&refused).1, "permission_denied");
 }
 
 #[tokio::test]
@@ -241,6 +254,7 @@ async fn without_channels_their_calls_name_the_configuration() {
             json!({"user": "ada", "id": "p"}),
             "[delivery.push]",
         ),
+        ("RetryDeadLetter", json!({"id": "p"}), "[delivery.push]"),
         ("GetPushKey", json!({}), "[delivery.push]"),
         ("SetEmail", json!({"user": "ada"}), "[delivery.email]"),
     ] {
