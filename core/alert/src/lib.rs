@@ -6,6 +6,7 @@
 
 mod backtest;
 mod catalog;
+mod engine;
 mod error;
 mod evaluator;
 mod explain;
@@ -19,6 +20,10 @@ mod template;
 
 pub use backtest::{Backtest, BacktestFire};
 pub use catalog::Catalog;
+pub use engine::{
+    AlertConfig, AlertEngine, AlertError, AlertSink, AlertStats, AlertTasks, Evaluated,
+    SharedCatalog, SinkError, SinkFuture,
+};
 pub use error::RuleError;
 pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorCounters};
 pub use explain::{Decision, Explanation};

@@ -5,13 +5,7 @@ import type { TransactionState } from "./watch.ts";
 
 /** The condition that fires an alert. */
 export type AlertCondition =
-  | {
-      readonly kind: "price_above" | "price_below";
-      readonly symbol: string;
-      readonly threshold: number;
-      /** The distance that the price must move back before the rule can fire again. */
-      readonly hysteresis?: number;
-    }
+  | { readonly kind: "price_above" | "price_below"; readonly symbol: string; readonly threshold: number }
   | {
       readonly kind: "price_crosses";
       readonly symbol: string;
