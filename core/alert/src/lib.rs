@@ -10,15 +10,20 @@ mod engine;
 mod error;
 mod evaluator;
 mod explain;
+mod index;
 mod input;
+mod key;
+mod leaf;
 mod limits;
 mod output;
 mod rule;
 mod rule_state;
+mod signal;
 mod subject;
 mod template;
+mod window;
 
-pub use backtest::{Backtest, BacktestFire};
+pub use backtest::Backtest;
 pub use catalog::Catalog;
 pub use engine::{
     AlertConfig, AlertEngine, AlertError, AlertSink, AlertStats, AlertTasks, Evaluated,

@@ -111,7 +111,7 @@ impl Condition {
 }
 
 /// A test of one signal of one subject.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Leaf {
     /// The subject.
     pub subject: Subject,
@@ -166,7 +166,7 @@ pub enum SignalKind {
 }
 
 /// A test of a signal. Thresholds are exact.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Test {
     /// At least the threshold.
     Above(Decimal),
