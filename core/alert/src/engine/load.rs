@@ -8,6 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 use prost::Message as _;
 use tidewire_proto::v1::AlertRule;
 use tidewire_store::{Key, SharedStore, StoreError, Table, Value};
+use tidewire_stream::UserId;
 use tokio::sync::mpsc;
 
 use super::{
@@ -144,10 +145,14 @@ impl Shared {
         let mut symbols = self.symbols_of_rules.lock();
         for one in loaded {
             for subject in one.rule.subjects() {
-                if let Subject::Symbol(symbol) = subject
-                    && !symbols.contains(symbol)
-                {
-                    symbols.insert(symbol.clone());
+                match subject {
+                    Subject::Symbol(symbol) if !symbols.contains(symbol) => {
+                        symbols.insert(symbol.clone());
+                    }
+                    Subject::Transaction { chain, hash } => {
+                        self.sink.follow(*chain, hash, &UserId::new(&one.user));
+                    }
+                    _ => {}
                 }
             }
             let owner = (one.id, one.user.as_str());

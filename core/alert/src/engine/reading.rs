@@ -227,7 +227,7 @@ impl AlertEngine {
             })?;
             for one in fires {
                 if response.fired.len() < MOST_FIRES {
-                    let mut event = view::event(Id::default(), &one.fire, rule.clone());
+                    let mut event = view::event(Id::default(), &one, rule.clone());
                     event.id = None;
                     event.rule_version = None;
                     response.fired.push(event);
