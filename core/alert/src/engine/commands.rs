@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use tidewire_proto::v1::{AlertEvent, AlertRule};
+use tidewire_proto::v1::{AlertEvent, AlertRepeat, AlertRule, Unit, alert_repeat};
 use tidewire_store::{Batch, Key, Table};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -408,6 +408,9 @@ impl Writer {
             config, catalog, ..
         } = &*self.shared;
         rule.enabled = Some(rule.enabled.unwrap_or(true));
+        rule.repeat.get_or_insert(AlertRepeat {
+            repeat: Some(alert_repeat::Repeat::Once(Unit {})),
+        });
         let template = rule.template.clone();
         let checked = Rule::from_proto(
             rule,

@@ -320,7 +320,8 @@ impl AlertEngine {
     pub async fn evaluate(&self, request: EvaluateRequest) -> Result<Evaluated, AlertError> {
         let (subject, input, sources) = match request.value {
             Some(evaluate_request::Value::Price(price)) => {
-                let price = self.price_of(&price, "price")?;
+                let source = Some(price.source.as_deref().unwrap_or("evaluate"));
+                let price = self.price_of(&price, "price", source)?;
                 (price.subject, price.input, price.sources)
             }
             Some(evaluate_request::Value::Portfolio(portfolio)) => self.portfolio(&portfolio)?,

@@ -220,7 +220,7 @@ impl AlertEngine {
         let mut response = BacktestResponse::default();
         for (place, price) in request.prices.iter().enumerate() {
             let field = format!("prices[{place}]");
-            let price = self.price_of(price, &field)?;
+            let price = self.price_of(price, &field, price.source.as_deref())?;
             let fires = backtest.apply(&price.subject, price.input, price.at_ms);
             let fires = fires.map_err(|error| {
                 AlertError::invalid(format!("{field}.timestamp"), error.problem)
@@ -242,6 +242,7 @@ impl AlertEngine {
         &self,
         price: &PriceValue,
         field: &str,
+        source: Option<&str>,
     ) -> Result<CheckedPrice, AlertError> {
         let of = |name: &str| format!("{field}.{name}");
         let catalog = &self.0.catalog;
@@ -260,7 +261,7 @@ impl AlertEngine {
             None => None,
             Some(volume) => Some(volume_of(volume, &of("volume"))?),
         };
-        let sources: Sources = Some([price.source.as_deref().unwrap_or("evaluate").into()].into());
+        let sources: Sources = source.map(|source| [source.into()].into());
         let input = Input::Price {
             tick: Tick {
                 value,

@@ -6,7 +6,7 @@ use tidewire_proto::v1::{
 };
 
 use super::{id::Id, record::StateRecord};
-use crate::{Decision, Explanation, Fire, Phase, Subject, SubjectValue};
+use crate::{Decision, Explanation, Fire, Phase, SubjectValue};
 
 /// The reader of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,15 +187,5 @@ pub(crate) fn explanation(explained: &Explanation, rule: AlertRule) -> ExplainAl
         tick: explained.current.as_ref().map(shown),
         decision: Some(decision.into()),
         rule: Some(rule),
-    }
-}
-
-/// The name of a subject, for people.
-pub(crate) fn subject_name(subject: &Subject) -> String {
-    match subject {
-        Subject::Symbol(symbol) => symbol.to_string(),
-        Subject::Gas(chain) => format!("gas of chain {chain}"),
-        Subject::Portfolio { portfolio, .. } => format!("portfolio {portfolio}"),
-        Subject::Transaction { hash, .. } => format!("transaction {hash}"),
     }
 }
