@@ -146,7 +146,8 @@ async fn a_log_is_bounded() {
     }
     run.evaluate("BTC-USD", "60").await;
     let fires = tidewire_store::Table("alert.fires");
-    run.until("the bound", |_| world.store.len(fires) <= 20).await;
+    run.until("the bound", |_| world.store.len(fires) <= 20)
+        .await;
     assert_eq!(run.log("ada").await.len(), 19);
     run.stop().await;
 }
