@@ -6,19 +6,18 @@
 use std::{collections::HashMap, sync::Arc};
 
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
-use tidewire_proto::v1::{AlertEvent, AlertRepeat, AlertRule, Unit, alert_repeat};
+use tidewire_proto::v1::{AlertEvent, AlertRule};
 use tidewire_store::{Batch, Key, Table};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
-    config::DAY_MS,
     id::Id,
+    planning::{Registration, key_hash, key_row, periods},
     record::{KeyRecord, StateRecord},
+    staging::Chunk,
     tables, view,
-    writer::{Attribution, Chunk, Superseded, Writer, forget},
+    writer::{Attribution, Superseded, Writer, forget},
 };
 use crate::{AlertError, Input, Now, Rule, Sources, Subject};
 
@@ -78,22 +77,22 @@ enum Planned {
     Registered {
         id: Id,
         user: String,
-        rule: AlertRule,
-        checked: Rule,
+        rule: Box<AlertRule>,
+        checked: Box<Rule>,
         reply: Reply<AlertRule>,
     },
     Updated {
         id: Id,
-        before: AlertRule,
-        rule: AlertRule,
-        checked: Rule,
-        state: StateRecord,
+        before: Box<AlertRule>,
+        rule: Box<AlertRule>,
+        checked: Box<Rule>,
+        state: Box<StateRecord>,
         reply: Reply<AlertRule>,
     },
     Deleted {
         id: Id,
         user: Arc<str>,
-        rule: AlertRule,
+        rule: Box<AlertRule>,
         reply: Reply<()>,
     },
     Triggered {
@@ -103,20 +102,20 @@ enum Planned {
     /// Nothing changes.
     Same {
         id: Id,
-        rule: AlertRule,
-        state: StateRecord,
+        rule: Box<AlertRule>,
+        state: Box<StateRecord>,
         reply: Reply<AlertRule>,
     },
 }
 
 /// The rows that a group of commands needs, with the changes of the group so far.
 #[derive(Default)]
-struct Rows {
-    rules: HashMap<Id, Option<AlertRule>>,
-    states: HashMap<Id, StateRecord>,
-    keys: HashMap<Key, KeyRecord>,
+pub(super) struct Rows {
+    pub(super) rules: HashMap<Id, Option<AlertRule>>,
+    pub(super) states: HashMap<Id, StateRecord>,
+    pub(super) keys: HashMap<Key, KeyRecord>,
     /// Rules that the group adds, by user.
-    added: HashMap<String, usize>,
+    pub(super) added: HashMap<String, usize>,
 }
 
 impl Writer {
@@ -270,14 +269,14 @@ impl Writer {
                 Ok(Registration::New(id, rule, checked)) => Some(Planned::Registered {
                     id,
                     user,
-                    rule,
-                    checked,
+                    rule: Box::new(rule),
+                    checked: Box::new(checked),
                     reply,
                 }),
                 Ok(Registration::Known(id, rule)) => Some(Planned::Same {
-                    state: rows.states.get(&id).cloned().unwrap_or_default(),
+                    state: Box::new(rows.states.get(&id).cloned().unwrap_or_default()),
                     id,
-                    rule,
+                    rule: Box::new(rule),
                     reply,
                 }),
                 Err(error) => answer(reply, Err(error)),
@@ -285,13 +284,14 @@ impl Writer {
             Command::Update { user, rule, reply } => {
                 match self.plan_update(&user, &rule, rows, &mut chunk.batch, now) {
                     Ok((id, before, rule, checked)) => {
-                        let state = rows.states.get(&id).cloned().unwrap_or_default();
+                        let state = Box::new(rows.states.get(&id).cloned().unwrap_or_default());
+                        let (before, rule) = (Box::new(before), Box::new(rule));
                         Some(match checked {
                             Some(checked) => Planned::Updated {
                                 id,
                                 before,
                                 rule,
-                                checked,
+                                checked: Box::new(checked),
                                 state,
                                 reply,
                             },
@@ -315,7 +315,7 @@ impl Writer {
                     Some(Planned::Deleted {
                         id,
                         user: user.into(),
-                        rule,
+                        rule: Box::new(rule),
                         reply,
                     })
                 }
@@ -344,124 +344,6 @@ impl Writer {
             // `run_group` runs it alone.
             Command::Evaluate { reply, .. } => answer(reply, Err(AlertError::Stopped)),
         }
-    }
-
-    fn plan_register(
-        &self,
-        user: &str,
-        mut rule: AlertRule,
-        key: Option<&str>,
-        (rows, chunk): (&mut Rows, &mut Chunk),
-        now: Now,
-    ) -> Result<Registration, AlertError> {
-        let hash = key.map(|key| (key, key_hash(user, key)));
-        let request = request_hash(&rule);
-        if let Some((key, hash)) = &hash
-            && let Some(known) = rows.keys.get(hash)
-        {
-            if known.request != request {
-                return Err(AlertError::KeyReuse((*key).to_owned()));
-            }
-            let id = Id(known.rule);
-            return match rows.of_user(id, user) {
-                Ok(rule) => Ok(Registration::Known(id, rule)),
-                Err(_) => Err(AlertError::NotFound(id.to_string())),
-            };
-        }
-        let added = rows.added.get(user).copied().unwrap_or(0);
-        let limit = self.shared.config.rules_per_user;
-        {
-            let judge = self.shared.judge.lock();
-            let count = judge.user(user).map_or(0, |user| user.rules as usize);
-            if count + added >= limit {
-                return Err(AlertError::TooManyRules(limit));
-            }
-        }
-        let id = self.shared.ids.next(now.wall_ms);
-        rule.id = id.to_string();
-        rule.user = Some(user.to_owned());
-        rule.version = Some(1);
-        let checked = self.check(user, &mut rule, now)?;
-        self.shared.judge.lock().evaluator.admit(&checked)?;
-        chunk
-            .batch
-            .put(tables::RULES, id.key(), rule.encode_to_vec());
-        let owner = tables::owner(user, id);
-        chunk.batch.put(tables::OWNERS, owner, Vec::new());
-        if let Some((_, hash)) = hash {
-            let record = KeyRecord {
-                rule: id.0,
-                request,
-            };
-            let row = key_row(period(now.wall_ms), &hash);
-            chunk.batch.put(tables::KEYS, row, record.encode_to_vec());
-            rows.keys.insert(hash, record);
-        }
-        *rows.added.entry(user.to_owned()).or_default() += 1;
-        rows.rules.insert(id, Some(rule.clone()));
-        Ok(Registration::New(id, rule, checked))
-    }
-
-    /// Checks a rule, and brings it into the form that is stored.
-    fn check(&self, user: &str, rule: &mut AlertRule, now: Now) -> Result<Rule, AlertError> {
-        let Shared {
-            config, catalog, ..
-        } = &*self.shared;
-        rule.enabled = Some(rule.enabled.unwrap_or(true));
-        rule.repeat.get_or_insert(AlertRepeat {
-            repeat: Some(alert_repeat::Repeat::Once(Unit {})),
-        });
-        let template = rule.template.clone();
-        let checked = Rule::from_proto(
-            rule,
-            user,
-            template.as_deref(),
-            &config.limits,
-            &**catalog,
-            now,
-        )?;
-        if rule
-            .priority
-            .is_some_and(|priority| tidewire_proto::v1::Priority::try_from(priority).is_err())
-        {
-            let problem = "unknown, expected one of low, medium, high, urgent";
-            return Err(AlertError::invalid("priority", problem));
-        }
-        view::canonicalise(rule.condition.as_mut(), &|name| catalog.symbol(name));
-        Ok(checked.with_version(rule.version.unwrap_or(1)))
-    }
-
-    /// Returns the rule before and after. No checked rule means that nothing changes.
-    #[expect(clippy::type_complexity, reason = "one caller takes it apart")]
-    fn plan_update(
-        &self,
-        user: &str,
-        update: &AlertRule,
-        rows: &mut Rows,
-        batch: &mut Batch,
-        now: Now,
-    ) -> Result<(Id, AlertRule, AlertRule, Option<Rule>), AlertError> {
-        let missing = || AlertError::NotFound(update.id.clone());
-        let id = Id::parse(&update.id).ok_or_else(missing)?;
-        let before = rows.of_user(id, user)?;
-        let mut rule = merged(&before, update);
-        // An expiry that has passed since it was set is no fault of this change.
-        let expiry = rule.expires_at;
-        if expiry == before.expires_at {
-            rule.expires_at = None;
-        }
-        self.check(user, &mut rule, now)?;
-        rule.expires_at = expiry;
-        if rule == before {
-            return Ok((id, before, rule, None));
-        }
-        let version = before.version.unwrap_or(1).saturating_add(1);
-        rule.version = Some(version);
-        let checked = Rule::restore(&rule, user, version)?;
-        self.shared.judge.lock().evaluator.admit(&checked)?;
-        batch.put(tables::RULES, id.key(), rule.encode_to_vec());
-        rows.rules.insert(id, Some(rule.clone()));
-        Ok((id, before, rule, Some(checked)))
     }
 
     /// Applies a command whose writes are stored, and answers it.
@@ -531,7 +413,7 @@ impl Writer {
                 let superseded = Superseded {
                     id,
                     user: user.as_str().into(),
-                    rule: before,
+                    rule: *before,
                 };
                 self.superseded.insert((slot, earlier), superseded);
                 judge.poll();
@@ -551,7 +433,11 @@ impl Writer {
                     (judge.slot_of(id), Rule::restore(&rule, &user, version))
                 {
                     forget(undone, &judge.remove(id, &checked, &shared.inputs));
-                    let deleted = Superseded { id, user, rule };
+                    let deleted = Superseded {
+                        id,
+                        user,
+                        rule: *rule,
+                    };
                     self.deleted.insert(slot, deleted);
                 }
                 judge.mark_changed();
@@ -622,16 +508,9 @@ impl Attribution<'_> {
     }
 }
 
-/// Result of a registration.
-enum Registration {
-    New(Id, AlertRule, Rule),
-    /// The rule of an earlier request under the same key.
-    Known(Id, AlertRule),
-}
-
 impl Rows {
     /// The rule of a user. That of another user is not found.
-    fn of_user(&self, id: Id, user: &str) -> Result<AlertRule, AlertError> {
+    pub(super) fn of_user(&self, id: Id, user: &str) -> Result<AlertRule, AlertError> {
         let rule = self.rules.get(&id).and_then(Option::as_ref);
         let rule = rule.filter(|rule| rule.user.as_deref() == Some(user));
         rule.cloned()
@@ -657,7 +536,7 @@ fn answer<T, U>(reply: Reply<T>, result: Result<T, AlertError>) -> Option<U> {
     None
 }
 
-fn refuse_all(commands: Vec<Command>, error: &AlertError) {
+pub(crate) fn refuse_all(commands: Vec<Command>, error: &AlertError) {
     for command in commands {
         match command {
             Command::Register { reply, .. } | Command::Update { reply, .. } => {
@@ -668,86 +547,4 @@ fn refuse_all(commands: Vec<Command>, error: &AlertError) {
             Command::Evaluate { reply, .. } => drop(reply.send(Err(error.clone()))),
         }
     }
-}
-
-/// A rule with the given fields of a change. Empty texts and zeros remove what they name.
-fn merged(before: &AlertRule, update: &AlertRule) -> AlertRule {
-    let text = |given: &Option<String>, before: &Option<String>| match given {
-        Some(text) if text.is_empty() => None,
-        Some(text) => Some(text.clone()),
-        None => before.clone(),
-    };
-    let mut rule = before.clone();
-    rule.name = text(&update.name, &before.name);
-    rule.template = text(&update.template, &before.template);
-    if update.condition.is_some() {
-        rule.condition = update.condition.clone();
-    }
-    if update.repeat.is_some() {
-        rule.repeat = update.repeat;
-    }
-    rule.cooldown_ms = update
-        .cooldown_ms
-        .or(before.cooldown_ms)
-        .filter(|ms| *ms != 0);
-    rule.expires_at = update
-        .expires_at
-        .or(before.expires_at)
-        .filter(|ms| *ms != 0);
-    rule.snoozed_until = update
-        .snoozed_until
-        .or(before.snoozed_until)
-        .filter(|ms| *ms != 0);
-    rule.priority = update.priority.or(before.priority);
-    rule.enabled = update.enabled.or(before.enabled);
-    if update.enabled == Some(true) {
-        rule.stopped_reason = None;
-    }
-    rule
-}
-
-/// The fields that a client chooses.
-pub(crate) fn draft(rule: AlertRule) -> AlertRule {
-    let empty = |text: Option<String>| text.filter(|text| !text.is_empty());
-    AlertRule {
-        name: empty(rule.name),
-        condition: rule.condition,
-        repeat: rule.repeat,
-        cooldown_ms: rule.cooldown_ms.filter(|ms| *ms != 0),
-        expires_at: rule.expires_at.filter(|ms| *ms != 0),
-        snoozed_until: rule.snoozed_until.filter(|ms| *ms != 0),
-        priority: rule.priority,
-        enabled: rule.enabled,
-        template: empty(rule.template),
-        ..AlertRule::default()
-    }
-}
-
-type KeyHash = Vec<u8>;
-
-fn key_hash(user: &str, key: &str) -> KeyHash {
-    let mut hash = Sha256::new();
-    hash.update((user.len() as u64).to_le_bytes());
-    hash.update(user);
-    hash.update(key);
-    hash.finalize()[..16].to_vec()
-}
-
-fn request_hash(rule: &AlertRule) -> u64 {
-    let hash = Sha256::digest(rule.encode_to_vec());
-    u64::from_le_bytes(std::array::from_fn(|place| hash[place]))
-}
-
-/// The day of a time. A key is known for 24 to 48 hours.
-pub(crate) fn period(time_ms: i64) -> u32 {
-    u32::try_from(time_ms.max(0) / DAY_MS).unwrap_or(u32::MAX)
-}
-
-fn periods(time_ms: i64) -> [u32; 2] {
-    let now = period(time_ms);
-    [now, now.saturating_sub(1)]
-}
-
-pub(crate) fn key_row(period: u32, hash: &[u8]) -> Key {
-    [period.to_be_bytes().as_slice(), hash].concat()
 }

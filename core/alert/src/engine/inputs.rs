@@ -246,7 +246,7 @@ fn end_run(run: &mut Vec<Input>, out: &mut Vec<Input>) {
     let values: Vec<_> = run.iter().filter_map(value).collect();
     let places = 0..values.len();
     let low = places.clone().min_by_key(|place| values[*place]);
-    let high = places.clone().max_by_key(|place| values[*place]);
+    let high = places.max_by_key(|place| values[*place]);
     let mut traded: Option<Decimal> = None;
     for (place, mut input) in run.drain(..).enumerate() {
         if let Input::Price { volume, .. } = &mut input {

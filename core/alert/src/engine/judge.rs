@@ -321,9 +321,12 @@ impl Judge {
                 output => self.pending.push_back(output),
             }
         }
-        if self.is_drained() {
-            self.free.append(&mut self.retired);
-        }
+    }
+
+    /// Frees the slots of deleted rules. Call it when nothing waits: an output of a deleted rule must
+    /// not be taken for one of a new rule in its slot.
+    pub(crate) fn release_retired(&mut self) {
+        self.free.append(&mut self.retired);
     }
 
     /// Whether everything that was applied is judged and stored.

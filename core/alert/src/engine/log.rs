@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tidewire_store::{Batch, Key, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, commands, id::Id, tables};
+use super::{Shared, id::Id, planning, tables};
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -85,12 +85,12 @@ async fn remove_old(shared: &Shared) -> Result<(), StoreError> {
 
 /// Removes idempotency keys that are not looked up any more.
 async fn remove_keys(shared: &Shared) -> Result<(), StoreError> {
-    let first = commands::period(shared.clocks.now_ms()).saturating_sub(1);
+    let first = planning::period(shared.clocks.now_ms()).saturating_sub(1);
     let rows = shared.store.scan(tables::KEYS, Key::new(), None, 1).await?;
     let Some((key, _)) = rows.into_iter().next() else {
         return Ok(());
     };
-    let end = commands::key_row(first, &[]);
+    let end = planning::key_row(first, &[]);
     if key >= end {
         return Ok(());
     }

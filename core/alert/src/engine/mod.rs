@@ -20,8 +20,10 @@ mod judge;
 mod load;
 mod log;
 mod notice;
+mod planning;
 mod reading;
 mod record;
+mod staging;
 mod tables;
 mod view;
 mod writer;
@@ -47,10 +49,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    commands::{Command, Reply, draft},
+    commands::{Command, Reply},
     id::{Id, IdSource},
     inputs::Inputs,
     judge::{Clocks, Judge},
+    planning::draft,
     writer::Writer,
 };
 use crate::{Catalog, Input, Rule, Sources, Subject, Tick};

@@ -9,8 +9,8 @@ use tidewire_proto::v1::{
 
 use super::{
     AlertEngine,
-    commands::draft,
     id::Id,
+    planning::draft,
     record::StateRecord,
     tables,
     view::{self, Audience},

@@ -41,6 +41,9 @@ async fn fires_wait_while_the_store_fails() {
     run.until("the judgement", |run| run.engine.stats().touched > 0)
         .await;
     assert_eq!(run.sink.pushes.lock().len(), 0);
+    // Requests are refused, and do not wait for the store.
+    let refused = run.engine.register("ada", above("BTC-USD", "2"), None);
+    assert_eq!(refused.await.unwrap_err().code(), ErrorCode::Unavailable);
     world.store.accept_commits();
     run.until("the notification", |run| run.notified() == 1)
         .await;

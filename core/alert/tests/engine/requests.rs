@@ -24,7 +24,7 @@ async fn a_rule_is_registered_changed_and_deleted() {
         panic!("{rule:?}");
     };
     assert_eq!(one.symbol, "BTC-USD");
-    assert_eq!(listed(&run, "ada").await, [rule.clone()]);
+    assert_eq!(listed(&run, "ada").await, std::slice::from_ref(&rule));
     let change = AlertRule {
         id: rule.id.clone(),
         name: Some("mine".to_owned()),
@@ -100,6 +100,28 @@ async fn a_repeated_registration_under_a_key_is_one_rule() {
     let key = Some("k".to_owned());
     let known = run.engine.register("ada", above("BTC-USD", "1"), key).await;
     assert_eq!(known.unwrap().id, first.id);
+    run.stop().await;
+}
+
+/// The slots of deleted rules are used again, by rules of other users.
+#[tokio::test]
+async fn fires_of_deleted_rules_are_not_those_of_new_ones() {
+    let world = World::new();
+    let run = world.start().await;
+    for round in 0..20 {
+        let (old, new) = (format!("old{round}"), format!("new{round}"));
+        let rule = run.register(&old, recurring(above("BTC-USD", "100"))).await;
+        run.evaluate("BTC-USD", "101").await;
+        run.evaluate("BTC-USD", "99").await;
+        run.engine.delete(&old, &rule.id).await.unwrap();
+        let rule = run.register(&new, above("BTC-USD", "100")).await;
+        run.evaluate("BTC-USD", "101").await;
+        run.evaluate("BTC-USD", "99").await;
+        let fires = run.log(&new).await;
+        assert_eq!((fires.len(), &fires[0].alert_id), (1, &rule.id));
+        assert_eq!(run.log(&old).await.len(), 1);
+        run.engine.delete(&new, &rule.id).await.unwrap();
+    }
     run.stop().await;
 }
 
