@@ -125,6 +125,8 @@ impl Closes {
 pub(crate) struct Peaks {
     step_ms: u64,
     steps: VecDeque<(u64, Decimal)>,
+    /// The last value, which is valid until the next.
+    last: Option<Decimal>,
 }
 
 impl Peaks {
@@ -132,14 +134,17 @@ impl Peaks {
         Self {
             step_ms: window_ms.div_ceil(STEPS).max(1),
             steps: VecDeque::new(),
+            last: None,
         }
     }
 
     pub(crate) fn clear(&mut self) {
         self.steps.clear();
+        self.last = None;
     }
 
     pub(crate) fn push(&mut self, at_ms: u64, value: Decimal) {
+        self.last = Some(value);
         let step = at_ms / self.step_ms;
         while self.steps.back().is_some_and(|(_, peak)| *peak <= value) {
             self.steps.pop_back();
@@ -152,12 +157,10 @@ impl Peaks {
 
     fn trim(&mut self, at_ms: u64) {
         let now = at_ms / self.step_ms;
-        // The newest stays: it is valid until the next value.
-        while self.steps.len() > 1
-            && self
-                .steps
-                .front()
-                .is_some_and(|(step, _)| step + STEPS < now)
+        while self
+            .steps
+            .front()
+            .is_some_and(|(step, _)| step + STEPS < now)
         {
             self.steps.pop_front();
         }
@@ -165,12 +168,13 @@ impl Peaks {
 
     pub(crate) fn peak(&mut self, at_ms: u64) -> Option<Decimal> {
         self.trim(at_ms);
-        self.steps.front().map(|(_, peak)| *peak)
+        self.steps.front().map(|(_, peak)| *peak).or(self.last)
     }
 
+    /// When the highest value changes without a new value.
     pub(crate) fn deadline(&self) -> Option<u64> {
-        let (step, _) = self.steps.front().filter(|_| self.steps.len() > 1)?;
-        Some((step + STEPS + 1).saturating_mul(self.step_ms))
+        let (step, peak) = self.steps.front()?;
+        (Some(*peak) != self.last).then(|| (step + STEPS + 1).saturating_mul(self.step_ms))
     }
 }
 

@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 use smallvec::SmallVec;
 
 use super::{
-    CHUNK, Evaluator,
+    Evaluator,
     records::{NONE, TestKind, flag},
 };
 use crate::{Now, Sources, index::Entry, key::KeyRange};
@@ -22,6 +22,8 @@ pub(super) struct Moment {
     pub(super) now: Now,
     /// The subject's value.
     pub(super) price: Decimal,
+    /// The subject's value before.
+    pub(super) earlier: Decimal,
     pub(super) sources: Sources,
     pub(super) formed_us: i64,
     /// Whether the value before is of an earlier run.
@@ -189,7 +191,7 @@ impl Evaluator {
 
     /// Judges one chunk of a subject's oldest values.
     pub(super) fn run_chunk(&mut self, number: u32) {
-        let mut budget = CHUNK;
+        let mut budget = self.config.chunk.max(1);
         while budget > 0 {
             let entry = self.subjects.get_mut(number as usize);
             let Some(mut job) = entry.and_then(|entry| entry.jobs.pop_front()) else {

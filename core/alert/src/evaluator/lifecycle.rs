@@ -62,7 +62,10 @@ impl Evaluator {
                 previous: None,
                 threshold: test.threshold(),
             };
-            self.fire(slot, fact, moment);
+            let mut end = moment.clone();
+            end.price = moment.earlier;
+            end.is_catch_up = false;
+            self.fire(slot, fact, &end);
         }
         let Some(record) = self.records.get_mut(slot) else {
             return;
@@ -117,7 +120,9 @@ impl Evaluator {
             let Some(value) = signal.value.filter(|_| signal.subject == subject) else {
                 continue;
             };
-            if !self.subjects[subject as usize].is_live() && signal.kind != SignalKind::Age {
+            // An age only ends with a live value.
+            let is_running = signal.kind == SignalKind::Age && !one.state.is_on();
+            if !self.subjects[subject as usize].is_live() && !is_running {
                 continue;
             }
             let step = one.test.step(value, one.state, moment.is_retraction);
@@ -510,6 +515,7 @@ impl Evaluator {
         Moment {
             now,
             price: last.map_or(Decimal::ZERO, |last| last.value),
+            earlier: last.map_or(Decimal::ZERO, |last| last.value),
             sources: last.and_then(|last| last.sources.clone()),
             formed_us: last.map_or(0, |last| last.formed_us),
             is_catch_up: false,

@@ -30,9 +30,6 @@ pub(crate) const AUTO_STOP_FIRES: usize = 15;
 /// The time in which fires count towards the automatic stop: three minutes.
 pub(crate) const AUTO_STOP_MS: u64 = 3 * 60 * 1_000;
 
-/// Entries that one chunk touches: about a tenth of a millisecond of work.
-const CHUNK: usize = 1_024;
-
 /// Values of one subject that wait to be judged.
 const MOST_JOBS: usize = 64;
 
@@ -47,12 +44,16 @@ const MOST_SIGNALS: usize = 64;
 pub struct EvaluatorConfig {
     /// Longest absence over which a last value is still compared with the next, in milliseconds.
     pub catch_up_ms: u64,
+    /// Rules of one test that are judged before other subjects have their turn. 1,024 are about a
+    /// tenth of a millisecond of work.
+    pub chunk: usize,
 }
 
 impl Default for EvaluatorConfig {
     fn default() -> Self {
         Self {
             catch_up_ms: 5 * 60 * 1_000,
+            chunk: 1_024,
         }
     }
 }
@@ -144,7 +145,8 @@ impl Evaluator {
     }
 
     /// Moves up to `most` outputs to `outputs`. Returns whether more may follow. One call judges at
-    /// most one chunk of a queue, so that inputs of other subjects can come between.
+    /// most one chunk of a queue, so that inputs of other subjects can come between. Poll until no
+    /// more follow before time passes: a deferred passage cannot fire before it is judged.
     pub fn poll(&mut self, most: usize, outputs: &mut Vec<Output>) -> bool {
         if self.outputs.is_empty() {
             self.run_next_chunk();

@@ -32,7 +32,7 @@ impl Evaluator {
         now: Now,
     ) -> Result<(), RuleError> {
         self.admit(rule)?;
-        self.now = now;
+        self.advance(now);
         self.remove(slot);
         self.counters.rules += 1;
         let mut record = Record::VACANT;
@@ -99,7 +99,8 @@ impl Evaluator {
     pub fn update(&mut self, slot: u32, rule: &Rule, now: Now) -> Result<(), RuleError> {
         self.admit(rule)?;
         self.advance(now);
-        self.settle(slot);
+        // A block that ended is judged by the version before.
+        self.end_block(slot, now);
         let Some(record) = self.records.get(slot).copied() else {
             return Ok(());
         };
@@ -107,8 +108,6 @@ impl Evaluator {
         let has_new_repeat = self.repeat(&record) != rule.repeat;
         let was_off = record.has(flag::DISABLED) || record.has(flag::STOPPED);
         let was_expired = self.is_expired(&record, now);
-        self.change_cooldown(slot, &record, rule.cooldown_ms);
-        self.set_extra(slot, rule);
         let is_expired = rule
             .expires_at_ms
             .is_some_and(|expires_ms| expires_ms <= now.wall_ms);
@@ -121,8 +120,11 @@ impl Evaluator {
             }
         }
         if has_new_condition || !rule.is_enabled || revives {
+            // Before the test changes, so that its boundaries are found.
             self.detach_if_attached(slot);
         }
+        self.change_cooldown(slot, &record, rule.cooldown_ms, now);
+        self.set_extra(slot, rule);
         if has_new_condition {
             self.replace_condition(slot, &rule.condition);
         }
@@ -140,11 +142,13 @@ impl Evaluator {
         Ok(())
     }
 
-    /// Removes a rule. It does not fire any more, but outputs that wait to be polled stay.
+    /// Removes a rule. It is judged by the values that arrived before, and its outputs stay: poll
+    /// them before the slot has another rule.
     pub fn remove(&mut self, slot: u32) {
         if self.records.get(slot).is_none() {
             return;
         }
+        self.settle(slot);
         self.cancel_timer(slot);
         self.detach_if_attached(slot);
         if let Some(record) = self.records.get(slot)
@@ -235,7 +239,7 @@ impl Evaluator {
     }
 
     /// A new cooldown holds at once: it counts from the last fire.
-    fn change_cooldown(&mut self, slot: u32, record: &Record, cooldown_ms: u32) {
+    fn change_cooldown(&mut self, slot: u32, record: &Record, cooldown_ms: u32, now: Now) {
         let old_ms = record.cooldown_ms;
         if old_ms == cooldown_ms {
             return;
@@ -248,7 +252,10 @@ impl Evaluator {
         }
         if let Some(extra) = self.records.extra_mut(slot) {
             extra.recent_ms.clear();
-            extra.cooldown_ends_ms = extra.cooldown_ends_ms.map(|ends_ms| {
+            let running = extra
+                .cooldown_ends_ms
+                .filter(|ends_ms| *ends_ms > now.monotonic_ms);
+            extra.cooldown_ends_ms = running.map(|ends_ms| {
                 let fired_ms = ends_ms.saturating_sub(u64::from(old_ms));
                 fired_ms.saturating_add(u64::from(cooldown_ms))
             });
@@ -287,6 +294,14 @@ impl Evaluator {
 
     /// Puts a rule into the indexes of its signals, and judges it as far as it can be.
     fn attach(&mut self, slot: u32, condition: &Condition, now: Now) {
+        for leaf in condition.leaves() {
+            // Ages grow without being computed.
+            if leaf.signal == SignalKind::Age
+                && let Some(number) = self.numbers.get(&leaf.subject)
+            {
+                self.pass_time(*number, now);
+            }
+        }
         let signals: Vec<_> = condition
             .leaves()
             .into_iter()
@@ -333,7 +348,9 @@ impl Evaluator {
         };
         let signal = &self.signals[record.signal as usize];
         let subject = &self.subjects[signal.subject as usize];
-        let is_live = subject.is_live() || signal.kind == SignalKind::Age;
+        // An age only ends with a live value: one that was passed before a restart stays passed.
+        let is_live =
+            subject.is_live() || signal.kind == SignalKind::Age && !record.leaf.is_known();
         if is_live && let Some(value) = signal.value {
             let one = Move {
                 signal: record.signal,

@@ -149,7 +149,7 @@ impl Evaluator {
                 // The history begins with the current value.
                 signal.feed(now.monotonic_ms, last.value, None);
             }
-            let is_known = entry.is_live() || signal.is_plain();
+            let is_known = entry.is_live() || signal.is_plain() || leaf.signal == SignalKind::Age;
             signal.value = if is_known {
                 signal.compute(entry.basis(now))
             } else {

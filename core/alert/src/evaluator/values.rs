@@ -120,7 +120,17 @@ impl Evaluator {
 
     fn vanish(&mut self, number: u32, now: Now) {
         self.stale(number, now);
-        let entry = &mut self.subjects[number as usize];
+        // The rules that the last values end are not told. This happens once in a symbol's life.
+        while self
+            .subjects
+            .get(number as usize)
+            .is_some_and(|entry| !entry.jobs.is_empty())
+        {
+            self.run_chunk(number);
+        }
+        let Some(entry) = self.subjects.get_mut(number as usize) else {
+            return;
+        };
         if std::mem::replace(&mut entry.has_vanished, true) {
             return;
         }
@@ -203,6 +213,10 @@ impl Evaluator {
         let moment = Moment {
             now,
             price: value,
+            earlier: entry
+                .previous
+                .as_ref()
+                .map_or(value, |previous| previous.value),
             sources: arrival.tick.sources,
             formed_us: arrival.tick.formed_us,
             is_catch_up: continuity == Continuity::CatchUp,
@@ -215,6 +229,7 @@ impl Evaluator {
     }
 
     /// Judges what time alone changes: windows, averages, ages, and ends of cooldown and snooze.
+    /// Call it at [`Self::next_deadline`]: a late call judges everything by its own time.
     pub fn advance(&mut self, now: Now) {
         self.now = now;
         self.end_blocks(now);
@@ -239,7 +254,7 @@ impl Evaluator {
     }
 
     /// Computes a subject's signals anew, without a new value.
-    fn pass_time(&mut self, number: u32, now: Now) {
+    pub(super) fn pass_time(&mut self, number: u32, now: Now) {
         // Time cannot be refused: make room.
         while self
             .subjects
@@ -251,18 +266,7 @@ impl Evaluator {
         let Some(entry) = self.subjects.get(number as usize) else {
             return;
         };
-        let last = entry.last.as_ref();
-        let moment = Moment {
-            now,
-            price: last.map_or(Decimal::ZERO, |last| last.value),
-            sources: last.and_then(|last| last.sources.clone()),
-            formed_us: last.map_or(0, |last| last.formed_us),
-            is_catch_up: false,
-            is_baseline: false,
-            is_retraction: false,
-            is_arrival: false,
-            is_back: false,
-        };
+        let moment = self.subject_present(Some(entry), now);
         self.refresh(number, moment);
     }
 
