@@ -21,6 +21,7 @@ use serde::{
     de::{Unexpected, Visitor},
 };
 use tidewire_adapters::ProxyHeader;
+use tidewire_alert::AlertConfig;
 use tidewire_chain::ChainConfig;
 use tidewire_delivery::{DeliveryConfig, DeliveryError};
 use tidewire_notification::NotificationConfig;
@@ -30,7 +31,7 @@ use tidewire_stream::{
     hub::Hub,
 };
 
-use crate::{notifications, security};
+use crate::{alerts, notifications, security};
 use explain::explain_all;
 use millisecond_keys::{PresentNames, Renamed};
 
@@ -49,6 +50,7 @@ pub(crate) struct Config {
     pub(crate) chain: Vec<ChainConfig>,
     pub(crate) notifications: NotificationsConfig,
     pub(crate) delivery: DeliveryConfig,
+    pub(crate) alerts: AlertsConfig,
     pub(crate) log: LogConfig,
     /// The file that the configuration was read from.
     #[serde(skip)]
@@ -331,6 +333,32 @@ impl Default for NotificationsConfig {
     }
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AlertsConfig {
+    pub(crate) enabled: bool,
+    pub(crate) rules_per_user: u32,
+    pub(crate) fires_per_minute: u32,
+    #[serde(with = "humantime_serde")]
+    pub(crate) catch_up: Duration,
+    pub(crate) log_items: u32,
+    #[serde(with = "humantime_serde")]
+    pub(crate) log_max_age: Duration,
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            rules_per_user: 1_000,
+            fires_per_minute: 60,
+            catch_up: Duration::from_secs(5 * 60),
+            log_items: 1_000,
+            log_max_age: Duration::from_secs(90 * 24 * 60 * 60),
+        }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LogConfig {
@@ -399,6 +427,7 @@ impl Config {
         }
         bounds::check(self)?;
         notifications::check(&self.notification_config())?;
+        alerts::check(&self.alert_config())?;
         if let Err(DeliveryError { field, problem }) = self.delivery.check() {
             bail!("{field} is {problem}");
         }
@@ -444,6 +473,19 @@ impl Config {
             }
         }
         all
+    }
+
+    /// The configuration of the alert engine.
+    pub(crate) fn alert_config(&self) -> AlertConfig {
+        let alerts = &self.alerts;
+        AlertConfig {
+            rules_per_user: alerts.rules_per_user as usize,
+            fires_per_minute: alerts.fires_per_minute,
+            catch_up_ms: u64::try_from(alerts.catch_up.as_millis()).unwrap_or(u64::MAX),
+            log_items: alerts.log_items as usize,
+            log_max_age_ms: i64::try_from(alerts.log_max_age.as_millis()).unwrap_or(i64::MAX),
+            ..AlertConfig::default()
+        }
     }
 
     /// The configuration of the notification hub.
@@ -589,6 +631,7 @@ mod tests {
             "[store]",
             "[stream]",
             "[limits]",
+            "[alerts]",
             "[log]",
             "[[namespace]]\nname = \"a\"",
             "[prices]",

@@ -3,6 +3,7 @@
 //! This package is the composition root: command line, configuration, telemetry, and the
 //! wiring of engines to the streaming core and the adapters.
 
+mod alerts;
 mod chain_notifications;
 mod cli;
 mod config;

@@ -18,7 +18,7 @@ use tidewire_chain::ChainEngine;
 use tidewire_notification::UserPushes;
 use tidewire_price::PriceEngine;
 use tidewire_service::{
-    AdminRpc, NotifyRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc,
+    AdminRpc, AlertRpc, NotifyRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc,
 };
 use tidewire_store::{EmbeddedStore, SharedStore};
 use tidewire_stream::{
@@ -31,6 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    alerts::{Alerts, ChainTap},
     chain_notifications::ChainNotifications,
     config::Config,
     delivery::DeliveryChannels,
@@ -62,15 +63,16 @@ pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
 }
 
 /// The parts of a server, wired to each other. Only TLS files and remote keys are watched.
-struct Server {
-    config: Config,
+pub(crate) struct Server {
+    pub(crate) config: Config,
     feed: OpenFeed,
     metrics: PrometheusHandle,
-    clock: SharedClock,
-    store: Option<SharedStore>,
-    stream: Arc<StreamCore>,
-    prices: PriceEngine,
-    chains: ChainEngine,
+    pub(crate) clock: SharedClock,
+    pub(crate) store: Option<SharedStore>,
+    pub(crate) stream: Arc<StreamCore>,
+    pub(crate) prices: PriceEngine,
+    pub(crate) chains: ChainEngine,
+    pub(crate) chain_tap: Arc<ChainTap>,
     tls: Option<Arc<TlsAcceptor>>,
     lifetime: Lifetime,
 }
@@ -115,7 +117,13 @@ impl Server {
         );
         let price_config = feed.price_config(&config.prices);
         let prices = PriceEngine::new(&price_config, stream.clone(), clock.clone())?;
-        let chains = ChainEngine::new(&config.chain, stream.clone(), clock.clone(), store.clone())?;
+        let chain_tap = Arc::new(ChainTap::new(stream.clone()));
+        let chains = ChainEngine::new(
+            &config.chain,
+            chain_tap.clone(),
+            clock.clone(),
+            store.clone(),
+        )?;
         let providers = prices.channel_providers().into_iter();
         for (namespace, provider) in providers.chain(chains.channel_providers()) {
             stream.register_provider(namespace, provider)?;
@@ -133,6 +141,7 @@ impl Server {
             stream,
             prices,
             chains,
+            chain_tap,
             tls,
             lifetime,
         })
@@ -171,7 +180,8 @@ impl Server {
             let sink = ChainNotifications::new(&notify, &self.config.chain);
             self.chains.notify_users(Arc::new(sink));
         }
-        let router = Router::new(&self.stream, &price, &watches, &notify);
+        let alert = AlertRpc::new(self.stream.clone());
+        let router = Router::new(&self.stream, &price, &watches, &notify, &alert);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
             price,
@@ -181,13 +191,19 @@ impl Server {
                 revocations.clone(),
                 notify.delivery().clone(),
             ),
-            notify,
+            notify: notify.clone(),
+            alert: alert.clone(),
         };
         let gateway = self.gateway(services, address.ip())?;
         self.restore(&revocations).await?;
         if let Some(notifications) = &mut notifications {
             notifications.open().await;
         }
+        let alerts = Alerts::new(&self, &alert, &notify);
+        let alerts = match alerts {
+            Some(alerts) => Some(alerts.open().await),
+            None => None,
+        };
         let pushes = notifications.as_ref().map(Notifications::pushes);
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         tracing::info!(
@@ -220,6 +236,9 @@ impl Server {
         if let Some(notifications) = notifications {
             tasks.spawn(notifications.run(halt.clone()));
         }
+        if let Some(alerts) = alerts {
+            tasks.spawn(alerts.run(halt.clone()));
+        }
         tasks.spawn(maintenance::save_revocations(revocations, halt.clone()));
         tasks.spawn(maintenance::watch_shards(self.stream.clone(), halt.clone()));
         let threads = tidewire_adapters::serve(&listener, &gateway, self.tls, stop, halt)
@@ -239,7 +258,7 @@ impl Server {
     fn gateway(&self, services: Services, ip: std::net::IpAddr) -> anyhow::Result<Gateway> {
         let server = &self.config.server;
         let admission = security::admission(&self.config, self.clock.clone())?;
-        let notify = services.notify.clone();
+        let (notify, alerts) = (services.notify.clone(), services.alert.clone());
         Ok(Gateway::new(
             self.stream.clone(),
             services,
@@ -258,6 +277,7 @@ impl Server {
                 admission,
                 prices: self.prices.clone(),
                 notify,
+                alerts,
                 store: self.store.clone(),
                 stopping: self.lifetime.stop.clone(),
             }),

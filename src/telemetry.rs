@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, sync::Arc};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tidewire_adapters::{Admission, Probes};
 use tidewire_price::PriceEngine;
-use tidewire_service::NotifyRpc;
+use tidewire_service::{AlertRpc, NotifyRpc};
 use tidewire_store::SharedStore;
 use tidewire_stream::StreamCore;
 use tracing::{Level, Metadata};
@@ -138,6 +138,27 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "tidewire_notification_cache_bytes",
         "Memory of the cached notification states of users."
     );
+    metrics::describe_counter!(
+        "tidewire_alerts_evaluated_total",
+        "Values that alert rules were judged by."
+    );
+    metrics::describe_counter!(
+        "tidewire_alerts_touched_total",
+        "Alert rules that a value passed the threshold of."
+    );
+    metrics::describe_counter!(
+        "tidewire_alerts_fired_total",
+        "Fires of alert rules, and retractions."
+    );
+    metrics::describe_counter!(
+        "tidewire_alerts_summarised_total",
+        "Fires that share a notification with others of their minute."
+    );
+    metrics::describe_gauge!(
+        "tidewire_alerts_delayed",
+        "Notifications of alerts that wait for the notification hub, or for the end of their minute, up to 256."
+    );
+    metrics::describe_gauge!("tidewire_alerts_rules", "Alert rules.");
     metrics::describe_gauge!("tidewire_connections", "Open connections.");
     metrics::describe_gauge!(
         "tidewire_subscriptions",
@@ -242,6 +263,7 @@ pub(crate) struct ServerProbes {
     pub(crate) admission: Arc<Admission>,
     pub(crate) prices: PriceEngine,
     pub(crate) notify: NotifyRpc,
+    pub(crate) alerts: AlertRpc,
     pub(crate) store: Option<SharedStore>,
     pub(crate) stopping: tokio_util::sync::CancellationToken,
 }
@@ -297,6 +319,14 @@ impl Probes for ServerProbes {
                 .absolute(count);
             }
             metrics::gauge!("tidewire_delivery_queue").set(dispatcher.jobs() as f64);
+        }
+        if let Some(alerts) = self.alerts.stats() {
+            metrics::counter!("tidewire_alerts_evaluated_total").absolute(alerts.evaluated);
+            metrics::counter!("tidewire_alerts_touched_total").absolute(alerts.touched);
+            metrics::counter!("tidewire_alerts_fired_total").absolute(alerts.fired);
+            metrics::counter!("tidewire_alerts_summarised_total").absolute(alerts.summarised);
+            metrics::gauge!("tidewire_alerts_delayed").set(alerts.waiting as f64);
+            metrics::gauge!("tidewire_alerts_rules").set(alerts.rules as f64);
         }
         let cached = self.notify.cache_bytes();
         metrics::gauge!("tidewire_notification_cache_bytes").set(cached as f64);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidewire_service::{AdminRpc, NotifyRpc, PriceRpc, Router, StreamRpc, WatchRpc};
+use tidewire_service::{AdminRpc, AlertRpc, NotifyRpc, PriceRpc, Router, StreamRpc, WatchRpc};
 use tidewire_stream::StreamCore;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +32,8 @@ pub struct Services {
     pub watch: WatchRpc,
     /// Notifications.
     pub notify: NotifyRpc,
+    /// Rules and fires.
+    pub alert: AlertRpc,
     /// Connections and tokens, for operators.
     pub admin: AdminRpc,
 }
@@ -57,6 +59,7 @@ pub struct Gateway {
     pub(crate) price_rpc: PriceRpc,
     pub(crate) watch_rpc: WatchRpc,
     pub(crate) notify_rpc: NotifyRpc,
+    pub(crate) alert_rpc: AlertRpc,
     pub(crate) admin_rpc: AdminRpc,
     pub(crate) origins: Arc<OriginPolicy>,
     pub(crate) locality: LocalityPolicy,
@@ -90,6 +93,7 @@ impl Gateway {
             price: price_rpc,
             watch: watch_rpc,
             notify: notify_rpc,
+            alert: alert_rpc,
             admin: admin_rpc,
         } = services;
         Self {
@@ -99,6 +103,7 @@ impl Gateway {
             price_rpc,
             watch_rpc,
             notify_rpc,
+            alert_rpc,
             admin_rpc,
             origins: Arc::new(access.origins),
             locality: access.locality,

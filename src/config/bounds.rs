@@ -13,7 +13,8 @@ use humantime::format_duration;
 use tidewire_stream::hub::Hub;
 
 use super::{
-    Config, LimitsConfig, NamespaceConfig, NotificationsConfig, ServerConfig, StreamConfig,
+    AlertsConfig, Config, LimitsConfig, NamespaceConfig, NotificationsConfig, ServerConfig,
+    StreamConfig,
 };
 
 const SECOND: u64 = 1_000;
@@ -47,12 +48,14 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         limits,
         namespace,
         notifications,
+        alerts,
         ..
     } = config;
     check_durations(server, auth.leeway, stream, limits)?;
     check_number("store.inbox_items", store.inbox_items.into(), 1, 1_000_000)?;
     check_numbers(server, stream, limits)?;
     check_notifications(notifications)?;
+    check_alerts(alerts)?;
     namespace.iter().try_for_each(check_namespace)
 }
 
@@ -187,6 +190,34 @@ fn check_notifications(notifications: &NotificationsConfig) -> anyhow::Result<()
         check_number(key, found as u64, min, max)?;
     }
     Ok(())
+}
+
+fn check_alerts(alerts: &AlertsConfig) -> anyhow::Result<()> {
+    for (key, found, min, max) in [
+        (
+            "alerts.rules_per_user",
+            alerts.rules_per_user,
+            1,
+            10_000_000,
+        ),
+        (
+            "alerts.fires_per_minute",
+            alerts.fires_per_minute,
+            1,
+            1_000_000,
+        ),
+        ("alerts.log_items", alerts.log_items, 1, 1_000_000),
+    ] {
+        check_number(key, u64::from(found), min, max)?;
+    }
+    check_duration("alerts.catch_up", alerts.catch_up, 0, 7 * DAY)?;
+    // Four years.
+    check_duration(
+        "alerts.log_max_age",
+        alerts.log_max_age,
+        SECOND,
+        1_461 * DAY,
+    )
 }
 
 fn check_namespace(namespace: &NamespaceConfig) -> anyhow::Result<()> {

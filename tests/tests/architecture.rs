@@ -22,13 +22,14 @@ use serde_json::Value;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Allowed direct dependencies of each crate. Add a new crate here.
-const MAY_DEPEND_ON: [(&str, &[&str]); 12] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 13] = [
     ("tidewire-proto", &[]),
     ("tidewire-store", &["tidewire-proto"]),
     ("tidewire-stream", &["tidewire-proto"]),
     ("tidewire-price", FOUNDATION),
     ("tidewire-chain", FOUNDATION),
     ("tidewire-notification", FOUNDATION),
+    ("tidewire-alert", FOUNDATION),
     // Senders know messages and the clock; the caller has the hub and the store.
     (
         "tidewire-delivery",
@@ -48,6 +49,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 12] = [
             "tidewire-price",
             "tidewire-chain",
             "tidewire-notification",
+            "tidewire-alert",
             "tidewire-delivery",
         ],
     ),
@@ -73,6 +75,7 @@ const EVERYTHING: &[&str] = &[
     "tidewire-price",
     "tidewire-chain",
     "tidewire-notification",
+    "tidewire-alert",
     "tidewire-delivery",
     "tidewire-service",
     "tidewire-adapters",

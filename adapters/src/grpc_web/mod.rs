@@ -11,6 +11,7 @@ use tidewire_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         admin_service_server::{self, AdminServiceServer},
+        alert_service_server::{self, AlertServiceServer},
         notify_service_server::{self, NotifyServiceServer},
         price_service_server::{self, PriceServiceServer},
         stream_service_server::{self, StreamServiceServer},
@@ -18,7 +19,6 @@ use tidewire_proto::{
     },
 };
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tonic_reflection::server::Builder;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
@@ -32,11 +32,12 @@ use crate::{Gateway, Probes};
 const READINESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Names of the services for health checks. The empty name is the server as a whole.
-const HEALTH_NAMES: [&str; 6] = [
+const HEALTH_NAMES: [&str; 7] = [
     "",
     stream_service_server::SERVICE_NAME,
     price_service_server::SERVICE_NAME,
     watch_service_server::SERVICE_NAME,
+    alert_service_server::SERVICE_NAME,
     notify_service_server::SERVICE_NAME,
     admin_service_server::SERVICE_NAME,
 ];
@@ -81,6 +82,8 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
         WatchServiceServer::new(gateway.watch_rpc.clone()).max_decoding_message_size(limit);
     let notify =
         NotifyServiceServer::new(gateway.notify_rpc.clone()).max_decoding_message_size(limit);
+    let alerts =
+        AlertServiceServer::new(gateway.alert_rpc.clone()).max_decoding_message_size(limit);
     let admin = AdminServiceServer::new(gateway.admin_rpc.clone()).max_decoding_message_size(limit);
     let (health, health_service) = tonic_health::server::health_reporter();
     gateway.tasks.spawn(report_readiness(
@@ -106,19 +109,16 @@ pub(crate) fn routes(gateway: &Gateway, stop: &CancellationToken) -> Routes {
             layered(notify, gateway),
         )
         .route_service(
+            "/tidewire.v1.AlertService/{*method}",
+            layered(alerts, gateway),
+        )
+        .route_service(
             "/tidewire.v1.AdminService/{*method}",
             layered(admin, gateway),
         )
         .route_service(
             "/grpc.health.v1.Health/{*method}",
             layered(health_service, gateway),
-        )
-        .route(
-            "/tidewire.v1.AlertService/{*method}",
-            axum::routing::any(|| async {
-                Status::unimplemented("AlertService is not built yet")
-                    .into_http::<axum::body::Body>()
-            }),
         );
     match reflection().build_v1() {
         Ok(service) => {

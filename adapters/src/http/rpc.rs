@@ -14,9 +14,6 @@ use crate::{
     reply::{HttpError, json_response, read_body},
 };
 
-/// The service that the protocol defines and this version lacks.
-const NOT_BUILT: &str = "AlertService";
-
 /// Calls an RPC.
 pub(crate) async fn call(
     State(gateway): State<Gateway>,
@@ -37,11 +34,9 @@ pub(crate) async fn call(
         "WatchService" => rpc::watch_service(&gateway.watch_rpc, &method, rpc_request).await,
         "NotifyService" => rpc::notify_service(&gateway.notify_rpc, &method, rpc_request).await,
         "AdminService" => rpc::admin_service(&gateway.admin_rpc, &method, rpc_request).await,
-        NOT_BUILT => Err(tonic::Status::unimplemented(format!(
-            "{NOT_BUILT} is not built yet"
-        ))),
+        "AlertService" => rpc::alert_service(&gateway.alert_rpc, &method, rpc_request).await,
         unknown => Err(tonic::Status::not_found(format!(
-            "there is no service {unknown:?}, expected one of StreamService, PriceService, WatchService, NotifyService, AdminService, {NOT_BUILT}"
+            "there is no service {unknown:?}, expected one of StreamService, PriceService, WatchService, NotifyService, AlertService, AdminService"
         ))),
     };
     match answer {

@@ -389,6 +389,12 @@ impl PriceEngine {
         self.aggregator.lock().sources(self.now_us())
     }
 
+    /// The configured symbols.
+    #[must_use]
+    pub fn symbols(&self) -> Vec<String> {
+        self.aggregator.lock().symbol_names()
+    }
+
     /// The age of each symbol's newest data, in milliseconds.
     #[must_use]
     pub fn ages_ms(&self) -> Vec<(String, i64)> {

@@ -4,6 +4,7 @@
 //! Adapters depend on this crate and the streaming core, never on an engine.
 
 mod admin;
+mod alert;
 mod channels;
 mod connection;
 mod counts;
@@ -17,6 +18,7 @@ mod stream;
 mod watch;
 
 pub use admin::AdminRpc;
+pub use alert::AlertRpc;
 pub use connection::GRPC;
 pub use delivery::{Delivery, DeliverySlot, UnsubscribeAnswer};
 pub use notify::NotifyRpc;

@@ -79,6 +79,12 @@ impl NotifyRpc {
         &self.delivery
     }
 
+    /// The hub. None before it is open.
+    #[must_use]
+    pub fn opened_hub(&self) -> Option<&NotificationHub> {
+        self.hub.get()
+    }
+
     /// Sets the hub. The first one stays.
     pub fn set_hub(&self, hub: NotificationHub) {
         let _ = self.hub.set(hub);

@@ -186,7 +186,13 @@ async fn unbuilt_messages_are_unimplemented() {
     let server = Server::start().await;
     let mut client = Client::connect(Transport::WebSocketJson, &server).await;
     // Once implemented, these may reply otherwise. Every reply carries the request's id.
-    for kind in ["unread_count", "alerts", "get_block", "preferences"] {
+    for kind in [
+        "unread_count",
+        "alerts",
+        "alert_log",
+        "get_block",
+        "preferences",
+    ] {
         let reply = client.request(kind, json!({})).await;
         if reply.kind == "error" {
             assert!(!reply.error_message().is_empty());

@@ -227,7 +227,7 @@ async fn messages_are_counted_by_type_and_code() {
         ("code=\"ok\",type=\"ping\"", 1.0),
         ("code=\"ok\",type=\"publish\"", 1.0),
         ("code=\"not_found\",type=\"publish\"", 1.0),
-        ("code=\"unimplemented\",type=\"other\"", 1.0),
+        ("code=\"permission_denied\",type=\"alerts\"", 1.0),
     ] {
         let metrics = server.get("/metrics").await.body;
         let line = metrics.lines().find(|line| {

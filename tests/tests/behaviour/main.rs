@@ -13,6 +13,7 @@
 extern crate tidewire_tests;
 
 mod admin;
+mod alerts;
 mod bad_input;
 mod cli;
 mod commands;

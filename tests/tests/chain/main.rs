@@ -11,6 +11,7 @@
 extern crate tidewire_tests;
 
 mod activation;
+mod alerts;
 mod blocks;
 mod endpoint_limits;
 mod faulty_endpoints;

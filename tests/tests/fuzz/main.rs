@@ -11,6 +11,7 @@
     reason = "a panic is how a test fails"
 )]
 
+mod alerts;
 mod chain;
 mod edits;
 mod frames;

@@ -17,8 +17,12 @@ pub struct PriceTick<'a> {
     pub sources: u32,
     /// When the price was formed, in microseconds since the Unix epoch.
     pub formed_us: i64,
+    /// The names of the sources that count.
+    pub names: &'a [&'a str],
     /// The volume of 24 hours, in the quote currency.
     pub volume_24h: Option<f64>,
+    /// The volume traded since the tick before, in the quote currency, as far as sizes are known.
+    pub traded: Option<Decimal>,
 }
 
 /// Trades that a venue numbered and did not send.

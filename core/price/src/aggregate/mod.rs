@@ -212,6 +212,9 @@ impl Aggregator {
             let is_first = number == 0;
             match outcome {
                 TradeOutcome::Counted { size, missing } => {
+                    if let Some((size, price)) = size.zip(price) {
+                        symbol.add_traded(price, size);
+                    }
                     if is_first {
                         self.sources[source.index].trades.increment();
                         if missing > 0 {
@@ -477,7 +480,7 @@ impl Aggregator {
         let publisher = self.publisher.as_ref();
         let outcome = symbol.publish_aggregate(timestamp_us, now_us, self.provenance, publisher);
         if outcome == PublishOutcome::Published {
-            symbol.notify(&self.listeners);
+            symbol.notify(&self.listeners, &self.sources);
             self.market.mark_outdated(index);
         }
     }

@@ -35,6 +35,12 @@ impl Aggregator {
         ids.map(|source| self.show_source(source, now_us)).collect()
     }
 
+    /// The configured symbols.
+    pub(crate) fn symbol_names(&self) -> Vec<String> {
+        let names = self.symbols.iter().map(|symbol| symbol.name().to_owned());
+        names.collect()
+    }
+
     /// The age of each symbol's newest data, in milliseconds. Symbols without data are left out.
     #[must_use]
     pub fn ages_ms(&self, now_us: i64) -> Vec<(String, i64)> {

@@ -39,6 +39,8 @@ pub(super) struct SymbolState {
     last: Option<PriceSnapshot>,
     /// The aggregate as last published.
     published: Option<PriceSnapshot>,
+    /// The volume traded since the last call of listeners, in the quote currency.
+    traded: Option<Decimal>,
 }
 
 impl SymbolState {
@@ -52,6 +54,17 @@ impl SymbolState {
             last_included_us: 0,
             last: None,
             published: None,
+            traded: None,
+        }
+    }
+
+    /// Adds a trade to the volume since the last call of listeners.
+    pub(super) fn add_traded(&mut self, price: Decimal, size: Decimal) {
+        let value = price.checked_mul(size);
+        let traded = self.traded.unwrap_or_default();
+        // A sum that is too large for a decimal stands still.
+        if let Some(sum) = value.and_then(|value| traded.checked_add(value)) {
+            self.traded = Some(sum);
         }
     }
 
@@ -132,17 +145,24 @@ impl SymbolState {
     }
 
     /// Calls the listeners with the last publication.
-    pub(super) fn notify(&self, listeners: &[Listener]) {
+    pub(super) fn notify(&mut self, listeners: &[Listener], sources: &[SourceStatus]) {
+        let traded = self.traded.take();
         let Some(published) = self.published.as_ref().filter(|_| !listeners.is_empty()) else {
             return;
         };
+        let names: SmallVec<[&str; 8]> = self
+            .counted_quotes()
+            .map(|quote| sources[quote.source].name())
+            .collect();
         let tick = PriceTick {
             symbol: &self.spec.symbol,
             price: published.price,
             stale: published.stale,
             sources: published.sources,
             formed_us: published.timestamp_us,
+            names: &names,
             volume_24h: published.volume_quote,
+            traded,
         };
         listeners.iter().for_each(|listener| listener(&tick));
     }

@@ -63,7 +63,7 @@ impl Aggregator {
             let symbol = &mut self.symbols[*index];
             let outcome = symbol.republish_window(now_us, self.provenance, self.publisher.as_ref());
             if outcome == PublishOutcome::Published {
-                symbol.notify(&self.listeners);
+                symbol.notify(&self.listeners, &self.sources);
                 self.market.mark_outdated(*index);
             }
         }

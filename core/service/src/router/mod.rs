@@ -2,11 +2,12 @@
 //! returns exactly one reply.
 //!
 //! To add a message type, add a case to `message.proto` and a [`Handler`] in `session`,
-//! `stream`, `price`, `watch` or `notify`. A case without a handler is answered with
+//! `stream`, `price`, `watch`, `notify` or `alert`. A case without a handler is answered with
 //! `unimplemented`.
 //!
 //! [`Handler`]: handler::Handler
 
+mod alert;
 mod handler;
 mod metrics;
 mod middleware;
@@ -33,7 +34,7 @@ use self::{
     handler::{HandlerEntry, HandlerRegistry},
     middleware::{Message, MiddlewareStack},
 };
-use crate::{NotifyRpc, PriceRpc, WatchRpc};
+use crate::{AlertRpc, NotifyRpc, PriceRpc, WatchRpc};
 
 /// The type under which unreadable messages are counted.
 const UNREADABLE: &str = "unreadable";
@@ -67,6 +68,7 @@ impl Router {
         price: &PriceRpc,
         watch: &WatchRpc,
         notify: &NotifyRpc,
+        alert: &AlertRpc,
     ) -> Self {
         let mut handlers = HandlerRegistry::default();
         session::register(&mut handlers);
@@ -74,6 +76,7 @@ impl Router {
         price::register(&mut handlers, price);
         watch::register(&mut handlers, watch);
         notify::register(&mut handlers, notify);
+        alert::register(&mut handlers, alert);
         // Outermost first. A middleware does not see messages that an outer one refuses,
         // but records those that an inner one refuses.
         let middleware = MiddlewareStack::new(vec![

@@ -9,13 +9,15 @@ use serde_json::Value;
 const NAMES: [&str; 3] = ["epoch", "connectionId", "postKey"];
 
 /// Values that differ between runs. Only their types are compared.
-const VOLATILE: [&str; 6] = [
+const VOLATILE: [&str; 8] = [
     "serverTime",
     "timestamp",
     "expiresAt",
     "ageMs",
     "coveredMs",
     "version",
+    "lastFiredAt",
+    "time",
 ];
 
 /// Names bound in a scene, documented to real.
@@ -95,9 +97,7 @@ impl Names {
                 (Some(a), Some(b)) if (a - b).abs() <= a.abs() * 1e-9 => Ok(()),
                 _ => differs(),
             },
-            (Value::String(a), Value::String(b))
-                if is_notification_id(a) && is_notification_id(b) =>
-            {
+            (Value::String(a), Value::String(b)) if is_id(a) && is_id(b) => {
                 self.bind(path, shown, real)
             }
             // The documentation leaves out the text after `…`.
@@ -138,10 +138,10 @@ fn parse(place: &str, text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{place}: {error} in {text}"))
 }
 
-/// Whether a text has the form of a notification's id.
-fn is_notification_id(text: &str) -> bool {
+/// Whether a text has the form of the id of a notification, an alert or a fire.
+fn is_id(text: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.len() == 26 && text.starts_with('0') && text.bytes().all(is_digit)
+    matches!(text.len(), 13 | 26) && text.starts_with('0') && text.bytes().all(is_digit)
 }
 
 fn is_latest(message: &serde_json::Map<String, Value>) -> bool {

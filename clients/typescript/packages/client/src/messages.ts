@@ -2,7 +2,16 @@
  * Messages of the WebSocket protocol: the types of requests, replies and pushes.
  * The shapes follow `proto/tidewire/v1`. The parser is in `parse.ts`.
  */
-import type { AlertDraft, AlertEvent, AlertExplanation, AlertRule } from "./types/alert.ts";
+import type {
+  AlertDraft,
+  AlertEvent,
+  AlertExplanation,
+  AlertLog,
+  AlertLogQuery,
+  AlertPage,
+  AlertQuery,
+  AlertRule,
+} from "./types/alert.ts";
 import type { ErrorData, Json, Millis } from "./types/common.ts";
 import type {
   Dismissed,
@@ -57,9 +66,10 @@ export interface Requests {
   preferences: { data: Preferences; reply: "preferences" };
   alert_register: { data: AlertDraft; reply: "alert_registered" };
   alert_update: { data: AlertDraft & { readonly id: string }; reply: "alert_updated" };
-  alerts: { data: Empty; reply: "alerts" };
+  alerts: { data: AlertQuery; reply: "alerts" };
   alert_delete: { data: { readonly id: string }; reply: "alert_deleted" };
   alert_explain: { data: { readonly id: string }; reply: "alert_explained" };
+  alert_log: { data: AlertLogQuery; reply: "alert_log" };
   visibility: { data: { readonly state: Visibility }; reply: "visibility" };
   ping: { data: { readonly t?: number }; reply: "pong" };
 }
@@ -91,9 +101,10 @@ export interface ServerData {
   alert: AlertEvent;
   alert_registered: AlertRule;
   alert_updated: AlertRule;
-  alerts: { readonly items: readonly AlertRule[] };
+  alerts: AlertPage;
   alert_deleted: { readonly id: string };
   alert_explained: AlertExplanation;
+  alert_log: AlertLog;
   visibility: VisibilityState;
   pong: Pong;
   message: Json;

@@ -1,6 +1,6 @@
 /** Checks of server messages: the shape of the data of each message type. */
 import type { ServerData, ServerType } from "../messages.ts";
-import type { AlertCondition, AlertRepeat, AlertRule } from "../types/alert.ts";
+import type { AlertCondition, AlertEvent, AlertRepeat, AlertRule, AlertTick } from "../types/alert.ts";
 import type { ErrorData } from "../types/common.ts";
 import type { DeliveryFilter, Notification, Preferences } from "../types/notify.ts";
 import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, TopMover } from "../types/price.ts";
@@ -152,7 +152,30 @@ const rule = object<AlertRule>({
   priority: optional(text),
   enabled: flag,
   state: text,
+  version: optional(count),
+  template: optional(text),
+  user: optional(text),
+  stoppedReason: optional(text),
+  fires: optional(count),
+  lastFiredAt: optional(millis),
+  idempotencyKey: optional(text),
 });
+
+const alertEvent = object<AlertEvent>({
+  alertId: text,
+  rule: optional(rule),
+  value: nullable(number),
+  previous: nullable(number),
+  sources: list(text),
+  timestamp: millis,
+  id: optional(text),
+  ruleVersion: optional(count),
+  retracted: optional(flag),
+  symbol: optional(text),
+  threshold: optional(number),
+  manual: optional(flag),
+});
+const alertTick = object<AlertTick>({ value: nullable(number), timestamp: millis, sources: list(text) });
 
 const deliveryFilter = object<DeliveryFilter>({
   minPriority: optional(text),
@@ -317,24 +340,22 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
   dismissed,
   unread_count: object({ unreadCount: count }),
   preferences,
-  alert: object<ServerData["alert"]>({
-    alertId: text,
-    rule: optional(rule),
-    value: nullable(number),
-    previous: nullable(number),
-    sources: list(text),
-    timestamp: millis,
-  }),
+  alert: alertEvent,
   alert_registered: rule,
   alert_updated: rule,
-  alerts: object({ items: list(rule) }),
+  alerts: object<ServerData["alerts"]>({ items: list(rule), next: optional(text) }),
   alert_deleted: object({ id: text }),
   alert_explained: object<ServerData["alert_explained"]>({
     rule: optional(rule),
     value: nullable(number),
     holds: flag,
     reason: text,
+    ruleVersion: optional(count),
+    previousTick: optional(alertTick),
+    tick: optional(alertTick),
+    decision: optional(text),
   }),
+  alert_log: object<ServerData["alert_log"]>({ items: list(alertEvent), next: optional(text) }),
   visibility: object({ state: text, heartbeatMs: count }),
   pong: object<ServerData["pong"]>({
     t: optional(number),

@@ -54,7 +54,18 @@ export type CrossDirection = Open<"up" | "down" | "either">;
 export type AlertRepeat = "once" | "recurring" | { readonly times: number };
 
 /** The state of an alert. */
-export type AlertState = Open<"armed" | "cooling" | "snoozed" | "done" | "expired">;
+export type AlertState = Open<
+  | "pending"
+  | "armed"
+  | "firing"
+  | "recovering"
+  | "cooldown"
+  | "snoozed"
+  | "exhausted"
+  | "expired"
+  | "disabled"
+  | "stopped"
+>;
 
 /** An alert rule as a client sends it. */
 export interface AlertDraft {
@@ -66,6 +77,12 @@ export interface AlertDraft {
   readonly snoozedUntil?: Millis;
   readonly priority?: Priority;
   readonly enabled?: boolean;
+  /** The text of its notifications, with `{symbol}`, `{price}`, `{threshold}` and other fields. */
+  readonly template?: string;
+  /** The owner, where a back end sends it. */
+  readonly user?: string;
+  /** Only with `alert_register`: repeating it under its key registers one rule. */
+  readonly idempotencyKey?: string;
 }
 
 /** An alert rule as the server stores it. */
@@ -73,6 +90,26 @@ export interface AlertRule extends AlertDraft {
   readonly id: string;
   readonly enabled: boolean;
   readonly state: AlertState;
+  /** Counts the changes of the rule, from 1. */
+  readonly version?: number;
+  /** Why the server stopped the rule, while it is stopped. */
+  readonly stoppedReason?: string;
+  /** The times that it fired. */
+  readonly fires?: number;
+  readonly lastFiredAt?: Millis;
+}
+
+/** The page of the user's rules that a client asks for. */
+export interface AlertQuery {
+  readonly limit?: number;
+  readonly after?: string;
+}
+
+/** A page of the user's rules, oldest first. */
+export interface AlertPage {
+  readonly items: readonly AlertRule[];
+  /** The `after` of the next page. */
+  readonly next?: string;
 }
 
 /** The firing of an alert. */
@@ -84,6 +121,36 @@ export interface AlertEvent {
   readonly previous: number | null;
   readonly sources: readonly string[];
   readonly timestamp: Millis;
+  /** A retraction has the id of the event that it takes back. */
+  readonly id?: string;
+  readonly ruleVersion?: number;
+  /** Whether the event is taken back, since a reorg removed the transaction. */
+  readonly retracted?: boolean;
+  readonly symbol?: string;
+  readonly threshold?: number;
+  /** Whether a person or a back end fired it, and no value. */
+  readonly manual?: boolean;
+}
+
+/** The page of the log that a client asks for. */
+export interface AlertLogQuery {
+  readonly before?: string;
+  readonly limit?: number;
+  readonly alertId?: string;
+}
+
+/** A page of what fired, newest first. */
+export interface AlertLog {
+  readonly items: readonly AlertEvent[];
+  /** The `before` of the next page. */
+  readonly next?: string;
+}
+
+/** A value that a condition tested. */
+export interface AlertTick {
+  readonly value: number | null;
+  readonly timestamp: Millis;
+  readonly sources: readonly string[];
 }
 
 /** Why a rule did or did not fire. */
@@ -92,4 +159,8 @@ export interface AlertExplanation {
   readonly value: number | null;
   readonly holds: boolean;
   readonly reason: string;
+  readonly ruleVersion?: number;
+  readonly previousTick?: AlertTick;
+  readonly tick?: AlertTick;
+  readonly decision?: Open<"fired" | "not_met" | "suppressed" | "unknown">;
 }

@@ -1,0 +1,550 @@
+//! Commands: changes of rules, and values of back ends, as the writer runs them.
+//!
+//! Commands that wait together share one batch. A command is answered after its commit, so what it
+//! acknowledges survives a crash. One that fails changes nothing.
+
+use std::{collections::HashMap, sync::Arc};
+
+use prost::Message as _;
+use tidewire_proto::v1::{AlertEvent, AlertRule};
+use tidewire_store::{Batch, Key, Table};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    id::Id,
+    planning::{Registration, key_hash, key_row, periods},
+    record::{KeyRecord, StateRecord},
+    staging::Chunk,
+    tables, view,
+    writer::{Attribution, Superseded, Writer, forget},
+};
+use crate::{AlertError, Input, Now, Rule, Sources, Subject};
+
+/// Events that `Evaluate` returns at most.
+const MOST_EVENTS: usize = 100;
+
+/// A reply that the caller waits for.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, AlertError>>;
+
+/// A request that the writer runs.
+pub(crate) enum Command {
+    /// Registers a rule.
+    Register {
+        user: String,
+        rule: Box<AlertRule>,
+        key: Option<String>,
+        reply: Reply<AlertRule>,
+    },
+    /// Changes a rule. Fields that are not given stay.
+    Update {
+        user: String,
+        rule: Box<AlertRule>,
+        reply: Reply<AlertRule>,
+    },
+    /// Deletes a rule.
+    Delete {
+        user: String,
+        id: Id,
+        reply: Reply<()>,
+    },
+    /// Fires a rule manually.
+    Trigger {
+        user: String,
+        id: Id,
+        reply: Reply<AlertEvent>,
+    },
+    /// Judges the value of a back end.
+    Evaluate {
+        subject: Subject,
+        input: Box<Input>,
+        sources: Sources,
+        reply: Reply<Evaluated>,
+    },
+}
+
+/// What a value of a back end fired.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluated {
+    /// The first fires.
+    pub events: Vec<AlertEvent>,
+    /// The number of all.
+    pub total: u64,
+}
+
+/// A command that is checked and waits for its commit.
+enum Planned {
+    Registered {
+        id: Id,
+        user: String,
+        rule: Box<AlertRule>,
+        checked: Box<Rule>,
+        reply: Reply<AlertRule>,
+    },
+    Updated {
+        id: Id,
+        before: Box<AlertRule>,
+        rule: Box<AlertRule>,
+        checked: Box<Rule>,
+        state: Box<StateRecord>,
+        reply: Reply<AlertRule>,
+    },
+    Deleted {
+        id: Id,
+        user: Arc<str>,
+        rule: Box<AlertRule>,
+        reply: Reply<()>,
+    },
+    Triggered {
+        event: Box<AlertEvent>,
+        reply: Reply<AlertEvent>,
+    },
+    /// Nothing changes.
+    Same {
+        id: Id,
+        rule: Box<AlertRule>,
+        state: Box<StateRecord>,
+        reply: Reply<AlertRule>,
+    },
+}
+
+/// The rows that a group of commands needs, with the changes of the group so far.
+#[derive(Default)]
+pub(super) struct Rows {
+    pub(super) rules: HashMap<Id, Option<AlertRule>>,
+    pub(super) states: HashMap<Id, StateRecord>,
+    pub(super) keys: HashMap<Key, KeyRecord>,
+    /// Rules that the group adds, by user.
+    pub(super) added: HashMap<String, usize>,
+}
+
+impl Writer {
+    /// Runs a group of commands: reads, checks, commits, applies and answers.
+    pub(crate) async fn run_group(&mut self, group: Vec<Command>, cancel: &CancellationToken) {
+        let mut changes = Vec::with_capacity(group.len());
+        for command in group {
+            match command {
+                Command::Evaluate {
+                    subject,
+                    input,
+                    sources,
+                    reply,
+                } => {
+                    // In their order with the changes before.
+                    self.run_changes(std::mem::take(&mut changes)).await;
+                    let evaluated = self.evaluate(&subject, *input, &sources, cancel).await;
+                    // The caller may have stopped waiting.
+                    let _ = reply.send(evaluated);
+                }
+                change => changes.push(change),
+            }
+        }
+        self.run_changes(changes).await;
+    }
+
+    async fn run_changes(&mut self, commands: Vec<Command>) {
+        if commands.is_empty() {
+            return;
+        }
+        let now = self.shared.clocks.now();
+        let mut rows = match self.load(&commands, now).await {
+            Ok(rows) => rows,
+            Err(error) => return refuse_all(commands, &error),
+        };
+        let mut chunk = Chunk::default();
+        let mut planned = Vec::with_capacity(commands.len());
+        for command in commands {
+            planned.extend(self.plan(command, &mut rows, &mut chunk, now));
+        }
+        if !chunk.batch.is_empty()
+            && let Err(error) = self.shared.store.commit(chunk.batch.clone()).await
+        {
+            let error = AlertError::from(error);
+            planned.into_iter().for_each(|one| one.refuse(&error));
+            return;
+        }
+        self.shared.publish(Chunk {
+            batch: Batch::new(),
+            ..chunk
+        });
+        let mut undone = Batch::new();
+        for one in planned {
+            self.apply(one, &mut undone, now);
+        }
+        if !undone.is_empty()
+            && let Err(error) = self.shared.store.commit(undone).await
+        {
+            tracing::warn!(%error, "rows of deleted alerts stay in the store");
+        }
+        self.shared.rules_changed.notify_one();
+    }
+
+    async fn load(&self, commands: &[Command], now: Now) -> Result<Rows, AlertError> {
+        let mut keys: Vec<(Table, Key)> = Vec::new();
+        for command in commands {
+            match command {
+                Command::Register {
+                    user,
+                    key: Some(key),
+                    ..
+                } => {
+                    let hash = key_hash(user, key);
+                    for period in periods(now.wall_ms) {
+                        keys.push((tables::KEYS, key_row(period, &hash)));
+                    }
+                }
+                Command::Update { rule, .. } => {
+                    if let Some(id) = Id::parse(&rule.id) {
+                        keys.push((tables::RULES, id.key()));
+                        keys.push((tables::STATES, id.key()));
+                    }
+                }
+                Command::Delete { id, .. } | Command::Trigger { id, .. } => {
+                    keys.push((tables::RULES, id.key()));
+                    keys.push((tables::STATES, id.key()));
+                }
+                Command::Register { .. } | Command::Evaluate { .. } => {}
+            }
+        }
+        let mut rows = Rows::default();
+        let mut registered = Vec::new();
+        let values = self.shared.store.get_many(keys.clone()).await?;
+        for ((table, key), value) in keys.into_iter().zip(values) {
+            let Some(value) = value else { continue };
+            let value = value.as_slice();
+            if table == tables::KEYS {
+                let record = KeyRecord::decode(value);
+                let record = record.map_err(|_| AlertError::Damaged("idempotency key"))?;
+                registered.push(Id(record.rule));
+                // The hash alone: the period does not matter.
+                rows.keys.insert(key[4..].to_vec(), record);
+            } else if let Some(id) = Id::of_key(&key) {
+                if table == tables::RULES {
+                    let rule = AlertRule::decode(value);
+                    let rule = rule.map_err(|_| AlertError::Damaged("alert"))?;
+                    rows.rules.insert(id, Some(rule));
+                } else {
+                    let state = StateRecord::decode(value);
+                    let state = state.map_err(|_| AlertError::Damaged("state of an alert"))?;
+                    rows.states.insert(id, state);
+                }
+            }
+        }
+        if !registered.is_empty() {
+            let keys = registered
+                .iter()
+                .flat_map(|id| [tables::RULES, tables::STATES].map(|table| (table, id.key())));
+            let mut values = self
+                .shared
+                .store
+                .get_many(keys.collect())
+                .await?
+                .into_iter();
+            for id in registered {
+                let (rule, state) = (values.next().flatten(), values.next().flatten());
+                let rule = rule.and_then(|rule| AlertRule::decode(rule.as_slice()).ok());
+                let state = state.and_then(|state| StateRecord::decode(state.as_slice()).ok());
+                rows.rules.entry(id).or_insert(rule);
+                rows.states.entry(id).or_insert(state.unwrap_or_default());
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Checks a command and stages its writes. None if it is answered already.
+    fn plan(
+        &self,
+        command: Command,
+        rows: &mut Rows,
+        chunk: &mut Chunk,
+        now: Now,
+    ) -> Option<Planned> {
+        match command {
+            Command::Register {
+                user,
+                rule,
+                key,
+                reply,
+            } => match self.plan_register(&user, *rule, key.as_deref(), (rows, chunk), now) {
+                Ok(Registration::New(id, rule, checked)) => Some(Planned::Registered {
+                    id,
+                    user,
+                    rule: Box::new(rule),
+                    checked: Box::new(checked),
+                    reply,
+                }),
+                Ok(Registration::Known(id, rule)) => Some(Planned::Same {
+                    state: Box::new(rows.states.get(&id).cloned().unwrap_or_default()),
+                    id,
+                    rule: Box::new(rule),
+                    reply,
+                }),
+                Err(error) => answer(reply, Err(error)),
+            },
+            Command::Update { user, rule, reply } => {
+                match self.plan_update(&user, &rule, rows, &mut chunk.batch, now) {
+                    Ok((id, before, rule, checked)) => {
+                        let state = Box::new(rows.states.get(&id).cloned().unwrap_or_default());
+                        let (before, rule) = (Box::new(before), Box::new(rule));
+                        Some(match checked {
+                            Some(checked) => Planned::Updated {
+                                id,
+                                before,
+                                rule,
+                                checked: Box::new(checked),
+                                state,
+                                reply,
+                            },
+                            None => Planned::Same {
+                                id,
+                                rule,
+                                state,
+                                reply,
+                            },
+                        })
+                    }
+                    Err(error) => answer(reply, Err(error)),
+                }
+            }
+            Command::Delete { user, id, reply } => match rows.of_user(id, &user) {
+                Ok(rule) => {
+                    chunk.batch.delete(tables::RULES, id.key());
+                    chunk.batch.delete(tables::STATES, id.key());
+                    chunk.batch.delete(tables::OWNERS, tables::owner(&user, id));
+                    rows.rules.insert(id, None);
+                    Some(Planned::Deleted {
+                        id,
+                        user: user.into(),
+                        rule: Box::new(rule),
+                        reply,
+                    })
+                }
+                Err(error) => answer(reply, Err(error)),
+            },
+            Command::Trigger { user, id, reply } => match rows.of_user(id, &user) {
+                Ok(rule) => {
+                    let state = rows.states.get(&id).cloned().unwrap_or_default();
+                    let phase = self.shared.judge.lock().phase(id, now);
+                    let fire = self.shared.ids.next(now.wall_ms);
+                    let event = AlertEvent {
+                        alert_id: rule.id.clone(),
+                        rule_version: rule.version,
+                        timestamp: now.wall_ms,
+                        id: Some(fire.to_string()),
+                        manual: true,
+                        rule: Some(view::rule(&rule, &state, phase, view::Audience::Owner)),
+                        ..AlertEvent::default()
+                    };
+                    self.stage_event(chunk, fire, &user, event.clone(), None);
+                    let event = Box::new(event);
+                    Some(Planned::Triggered { event, reply })
+                }
+                Err(error) => answer(reply, Err(error)),
+            },
+            // `run_group` runs it alone.
+            Command::Evaluate { reply, .. } => answer(reply, Err(AlertError::Stopped)),
+        }
+    }
+
+    /// Applies a command whose writes are stored, and answers it.
+    fn apply(&mut self, planned: Planned, undone: &mut Batch, now: Now) {
+        let shared = self.shared.clone();
+        let mut judge = shared.judge.lock();
+        let show = |rule: &AlertRule, state: &StateRecord, phase| {
+            view::rule(rule, state, phase, view::Audience::Owner)
+        };
+        match planned {
+            Planned::Registered {
+                id,
+                user,
+                rule,
+                checked,
+                reply,
+            } => {
+                let state = crate::RuleState::new();
+                let owner = (id, user.as_str());
+                let inserted = judge.insert(owner, &checked, state, &shared.inputs, now);
+                if let Err(error) = inserted {
+                    undone.delete(tables::RULES, id.key());
+                    undone.delete(tables::OWNERS, tables::owner(&user, id));
+                    answer::<AlertRule, ()>(reply, Err(error.into()));
+                    return;
+                }
+                judge.poll();
+                let phase = judge.phase(id, now);
+                drop(judge);
+                shared.follow(&checked, &user);
+                answer::<_, ()>(reply, Ok(show(&rule, &StateRecord::default(), phase)));
+            }
+            Planned::Updated {
+                id,
+                before,
+                rule,
+                checked,
+                state,
+                reply,
+            } => {
+                let Some(slot) = judge.slot_of(id) else {
+                    answer::<AlertRule, ()>(reply, Err(AlertError::NotFound(rule.id)));
+                    return;
+                };
+                let user = before.user.clone().unwrap_or_default();
+                let earlier = before.version.unwrap_or(1);
+                let subjects: Vec<Subject> = Rule::restore(&before, &user, earlier)
+                    .map(|rule| rule.subjects().into_iter().cloned().collect())
+                    .unwrap_or_default();
+                for subject in checked.subjects() {
+                    shared.inputs.open(subject);
+                }
+                if let Err(error) = judge.evaluator.update(slot, &checked, now) {
+                    undone.put(tables::RULES, id.key(), before.encode_to_vec());
+                    answer::<AlertRule, ()>(reply, Err(error.into()));
+                    return;
+                }
+                judge.mark_changed();
+                judge.dirty.insert(slot);
+                for subject in subjects {
+                    let is_symbol = matches!(subject, Subject::Symbol(_));
+                    if !is_symbol && judge.evaluator.subject(&subject).is_none() {
+                        shared.inputs.close(&subject);
+                        forget(undone, &[subject]);
+                    }
+                }
+                let superseded = Superseded {
+                    id,
+                    user: user.as_str().into(),
+                    rule: *before,
+                };
+                self.superseded.insert((slot, earlier), superseded);
+                judge.poll();
+                let phase = judge.phase(id, now);
+                drop(judge);
+                shared.follow(&checked, &user);
+                answer::<_, ()>(reply, Ok(show(&rule, &state, phase)));
+            }
+            Planned::Deleted {
+                id,
+                user,
+                rule,
+                reply,
+            } => {
+                let version = rule.version.unwrap_or(1);
+                if let (Some(slot), Ok(checked)) =
+                    (judge.slot_of(id), Rule::restore(&rule, &user, version))
+                {
+                    forget(undone, &judge.remove(id, &checked, &shared.inputs));
+                    let deleted = Superseded {
+                        id,
+                        user,
+                        rule: *rule,
+                    };
+                    self.deleted.insert(slot, deleted);
+                }
+                judge.mark_changed();
+                answer::<_, ()>(reply, Ok(()));
+            }
+            Planned::Triggered { event, reply } => drop(answer::<_, ()>(reply, Ok(*event))),
+            Planned::Same {
+                id,
+                rule,
+                state,
+                reply,
+            } => {
+                let phase = judge.phase(id, now);
+                answer::<_, ()>(reply, Ok(show(&rule, &state, phase)));
+            }
+        }
+    }
+
+    /// Judges a value, and stores what it fires.
+    async fn evaluate(
+        &mut self,
+        subject: &Subject,
+        input: Input,
+        sources: &Sources,
+        cancel: &CancellationToken,
+    ) -> Result<Evaluated, AlertError> {
+        if let Some(error) = self.shared.store.failure() {
+            return Err(error.into());
+        }
+        let mut attribution = Attribution {
+            sources,
+            events: Vec::new(),
+            total: 0,
+            most: MOST_EVENTS,
+        };
+        loop {
+            let now = self.shared.clocks.now();
+            let applied = {
+                let mut judge = self.shared.judge.lock();
+                let applied = judge.apply_now(subject, input.clone(), now);
+                judge.poll();
+                applied
+            };
+            match applied {
+                None => return Ok(attribution.finish()),
+                Some(true) => break,
+                Some(false) => drop(self.write_outputs(cancel, Some(&mut attribution)).await),
+            }
+            if cancel.is_cancelled() {
+                return Err(AlertError::Stopped);
+            }
+        }
+        while !self.shared.judge.lock().is_drained() {
+            if !self.write_outputs(cancel, Some(&mut attribution)).await && cancel.is_cancelled() {
+                return Err(AlertError::Stopped);
+            }
+        }
+        Ok(attribution.finish())
+    }
+}
+
+impl Attribution<'_> {
+    fn finish(self) -> Evaluated {
+        Evaluated {
+            events: self.events,
+            total: self.total,
+        }
+    }
+}
+
+impl Rows {
+    /// The rule of a user. That of another user is not found.
+    pub(super) fn of_user(&self, id: Id, user: &str) -> Result<AlertRule, AlertError> {
+        let rule = self.rules.get(&id).and_then(Option::as_ref);
+        let rule = rule.filter(|rule| rule.user.as_deref() == Some(user));
+        rule.cloned()
+            .ok_or_else(|| AlertError::NotFound(id.to_string()))
+    }
+}
+
+impl Planned {
+    fn refuse(self, error: &AlertError) {
+        match self {
+            Self::Registered { reply, .. }
+            | Self::Updated { reply, .. }
+            | Self::Same { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::Deleted { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::Triggered { reply, .. } => drop(reply.send(Err(error.clone()))),
+        }
+    }
+}
+
+/// Answers a command. The caller may have stopped waiting.
+fn answer<T, U>(reply: Reply<T>, result: Result<T, AlertError>) -> Option<U> {
+    let _ = reply.send(result);
+    None
+}
+
+pub(crate) fn refuse_all(commands: Vec<Command>, error: &AlertError) {
+    for command in commands {
+        match command {
+            Command::Register { reply, .. } | Command::Update { reply, .. } => {
+                drop(reply.send(Err(error.clone())));
+            }
+            Command::Delete { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Command::Trigger { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Command::Evaluate { reply, .. } => drop(reply.send(Err(error.clone()))),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Planning: what a registration or a change makes of a rule, before it is stored.
+
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tidewire_proto::v1::{AlertRepeat, AlertRule, Unit, alert_repeat};
+use tidewire_store::{Batch, Key};
+
+use super::{
+    Shared, commands::Rows, config::DAY_MS, id::Id, record::KeyRecord, staging::Chunk, tables,
+    view, writer::Writer,
+};
+use crate::{AlertError, Now, Rule};
+
+/// Result of a registration.
+pub(super) enum Registration {
+    New(Id, AlertRule, Rule),
+    /// The rule of an earlier request under the same key.
+    Known(Id, AlertRule),
+}
+
+impl Writer {
+    pub(super) fn plan_register(
+        &self,
+        user: &str,
+        mut rule: AlertRule,
+        key: Option<&str>,
+        (rows, chunk): (&mut Rows, &mut Chunk),
+        now: Now,
+    ) -> Result<Registration, AlertError> {
+        let hash = key.map(|key| (key, key_hash(user, key)));
+        let request = request_hash(&rule);
+        if let Some((key, hash)) = &hash
+            && let Some(known) = rows.keys.get(hash)
+        {
+            if known.request != request {
+                return Err(AlertError::KeyReuse((*key).to_owned()));
+            }
+            let id = Id(known.rule);
+            return match rows.of_user(id, user) {
+                Ok(rule) => Ok(Registration::Known(id, rule)),
+                Err(_) => Err(AlertError::NotFound(id.to_string())),
+            };
+        }
+        let added = rows.added.get(user).copied().unwrap_or(0);
+        let limit = self.shared.config.rules_per_user;
+        {
+            let judge = self.shared.judge.lock();
+            let count = judge.user(user).map_or(0, |user| user.rules as usize);
+            if count + added >= limit {
+                return Err(AlertError::TooManyRules(limit));
+            }
+        }
+        let id = self.shared.ids.next(now.wall_ms);
+        rule.id = id.to_string();
+        rule.user = Some(user.to_owned());
+        rule.version = Some(1);
+        let checked = self.check(user, &mut rule, now)?;
+        self.shared.judge.lock().evaluator.admit(&checked)?;
+        chunk
+            .batch
+            .put(tables::RULES, id.key(), rule.encode_to_vec());
+        let owner = tables::owner(user, id);
+        chunk.batch.put(tables::OWNERS, owner, Vec::new());
+        if let Some((_, hash)) = hash {
+            let record = KeyRecord {
+                rule: id.0,
+                request,
+            };
+            let row = key_row(period(now.wall_ms), &hash);
+            chunk.batch.put(tables::KEYS, row, record.encode_to_vec());
+            rows.keys.insert(hash, record);
+        }
+        *rows.added.entry(user.to_owned()).or_default() += 1;
+        rows.rules.insert(id, Some(rule.clone()));
+        Ok(Registration::New(id, rule, checked))
+    }
+
+    /// Checks a rule, and brings it into the form that is stored.
+    fn check(&self, user: &str, rule: &mut AlertRule, now: Now) -> Result<Rule, AlertError> {
+        let Shared {
+            config, catalog, ..
+        } = &*self.shared;
+        rule.enabled = Some(rule.enabled.unwrap_or(true));
+        rule.repeat.get_or_insert(AlertRepeat {
+            repeat: Some(alert_repeat::Repeat::Once(Unit {})),
+        });
+        let template = rule.template.clone();
+        let checked = Rule::from_proto(
+            rule,
+            user,
+            template.as_deref(),
+            &config.limits,
+            &**catalog,
+            now,
+        )?;
+        if rule
+            .priority
+            .is_some_and(|priority| tidewire_proto::v1::Priority::try_from(priority).is_err())
+        {
+            let problem = "unknown, expected one of low, medium, high, urgent";
+            return Err(AlertError::invalid("priority", problem));
+        }
+        view::canonicalise(rule.condition.as_mut(), &|name| catalog.symbol(name));
+        Ok(checked.with_version(rule.version.unwrap_or(1)))
+    }
+
+    /// Returns the rule before and after. No checked rule means that nothing changes.
+    pub(super) fn plan_update(
+        &self,
+        user: &str,
+        update: &AlertRule,
+        rows: &mut Rows,
+        batch: &mut Batch,
+        now: Now,
+    ) -> Result<(Id, AlertRule, AlertRule, Option<Rule>), AlertError> {
+        let missing = || AlertError::NotFound(update.id.clone());
+        let id = Id::parse(&update.id).ok_or_else(missing)?;
+        let before = rows.of_user(id, user)?;
+        let mut rule = merged(&before, update);
+        // An expiry that has passed since it was set is no fault of this change.
+        let expiry = rule.expires_at;
+        if expiry == before.expires_at {
+            rule.expires_at = None;
+        }
+        self.check(user, &mut rule, now)?;
+        rule.expires_at = expiry;
+        if rule == before {
+            return Ok((id, before, rule, None));
+        }
+        let version = before.version.unwrap_or(1).saturating_add(1);
+        rule.version = Some(version);
+        let checked = Rule::restore(&rule, user, version)?;
+        self.shared.judge.lock().evaluator.admit(&checked)?;
+        batch.put(tables::RULES, id.key(), rule.encode_to_vec());
+        rows.rules.insert(id, Some(rule.clone()));
+        Ok((id, before, rule, Some(checked)))
+    }
+}
+
+/// A rule with the given fields of a change. Empty texts and zeros remove what they name.
+fn merged(before: &AlertRule, update: &AlertRule) -> AlertRule {
+    let text = |given: &Option<String>, before: &Option<String>| match given {
+        Some(text) if text.is_empty() => None,
+        Some(text) => Some(text.clone()),
+        None => before.clone(),
+    };
+    let mut rule = before.clone();
+    rule.name = text(&update.name, &before.name);
+    rule.template = text(&update.template, &before.template);
+    if update.condition.is_some() {
+        rule.condition = update.condition.clone();
+    }
+    if update.repeat.is_some() {
+        rule.repeat = update.repeat;
+    }
+    rule.cooldown_ms = update
+        .cooldown_ms
+        .or(before.cooldown_ms)
+        .filter(|ms| *ms != 0);
+    rule.expires_at = update
+        .expires_at
+        .or(before.expires_at)
+        .filter(|ms| *ms != 0);
+    rule.snoozed_until = update
+        .snoozed_until
+        .or(before.snoozed_until)
+        .filter(|ms| *ms != 0);
+    rule.priority = update.priority.or(before.priority);
+    rule.enabled = update.enabled.or(before.enabled);
+    if update.enabled == Some(true) {
+        rule.stopped_reason = None;
+    }
+    rule
+}
+
+/// The fields that a client chooses.
+pub(crate) fn draft(rule: AlertRule) -> AlertRule {
+    let empty = |text: Option<String>| text.filter(|text| !text.is_empty());
+    AlertRule {
+        name: empty(rule.name),
+        condition: rule.condition,
+        repeat: rule.repeat,
+        cooldown_ms: rule.cooldown_ms.filter(|ms| *ms != 0),
+        expires_at: rule.expires_at.filter(|ms| *ms != 0),
+        snoozed_until: rule.snoozed_until.filter(|ms| *ms != 0),
+        priority: rule.priority,
+        enabled: rule.enabled,
+        template: empty(rule.template),
+        ..AlertRule::default()
+    }
+}
+
+/// Hash of a user and a key.
+pub(super) type KeyHash = Vec<u8>;
+
+pub(super) fn key_hash(user: &str, key: &str) -> KeyHash {
+    let mut hash = Sha256::new();
+    hash.update((user.len() as u64).to_le_bytes());
+    hash.update(user);
+    hash.update(key);
+    hash.finalize()[..16].to_vec()
+}
+
+fn request_hash(rule: &AlertRule) -> u64 {
+    let hash = Sha256::digest(rule.encode_to_vec());
+    u64::from_le_bytes(std::array::from_fn(|place| hash[place]))
+}
+
+/// The day of a time. A key is known for 24 to 48 hours.
+pub(crate) fn period(time_ms: i64) -> u32 {
+    u32::try_from(time_ms.max(0) / DAY_MS).unwrap_or(u32::MAX)
+}
+
+pub(super) fn periods(time_ms: i64) -> [u32; 2] {
+    let now = period(time_ms);
+    [now, now.saturating_sub(1)]
+}
+
+pub(crate) fn key_row(period: u32, hash: &[u8]) -> Key {
+    [period.to_be_bytes().as_slice(), hash].concat()
+}

@@ -1,0 +1,235 @@
+//! Subjects: their last values, whether these are live, and their signals.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::{Evaluator, MOST_SIGNALS, jobs::Job};
+use crate::{
+    Leaf, Now, Rule, RuleError, SignalKind, Subject, SubjectValue,
+    signal::{Basis, Signal},
+};
+
+/// Whether the next value of a subject continues from the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Liveness {
+    /// It had no value yet.
+    Never,
+    /// Its last value counts.
+    Live,
+    /// No source counts since then, in monotonic milliseconds.
+    Stale { since_ms: u64 },
+    /// Its last value is of an earlier run.
+    Restored,
+    /// Its last value was taken back.
+    Corrected,
+}
+
+#[derive(Debug)]
+pub(super) struct SubjectEntry {
+    pub(super) key: Subject,
+    /// Tests of rules about it.
+    pub(super) tests: u32,
+    pub(super) signals: SmallVec<[u32; 4]>,
+    pub(super) last: Option<SubjectValue>,
+    pub(super) previous: Option<SubjectValue>,
+    pub(super) liveness: Liveness,
+    /// Monotonic time of the last live value.
+    pub(super) last_live_ms: Option<u64>,
+    /// Values that are not judged yet, oldest first.
+    pub(super) jobs: VecDeque<Job>,
+    /// Whether it is in the evaluator's queue.
+    pub(super) is_busy: bool,
+    /// Its entry in the evaluator's deadlines, if it has one.
+    pub(super) deadline_ms: Option<u64>,
+    pub(super) is_changed: bool,
+    pub(super) has_vanished: bool,
+}
+
+impl SubjectEntry {
+    fn new(key: Subject) -> Self {
+        Self {
+            key,
+            tests: 0,
+            signals: SmallVec::new(),
+            last: None,
+            previous: None,
+            liveness: Liveness::Never,
+            last_live_ms: None,
+            jobs: VecDeque::new(),
+            is_busy: false,
+            deadline_ms: None,
+            is_changed: false,
+            has_vanished: false,
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.liveness == Liveness::Live
+    }
+
+    pub(super) fn basis(&self, now: Now) -> Basis {
+        Basis {
+            value: self.last.as_ref().map(|last| last.value),
+            peak: self.last.as_ref().and_then(|last| last.peak),
+            last_live_ms: self.last_live_ms,
+            now_ms: now.monotonic_ms,
+        }
+    }
+}
+
+impl Evaluator {
+    pub(super) fn intern_number(&mut self, subject: &Subject) -> u32 {
+        if let Some(number) = self.numbers.get(subject) {
+            return *number;
+        }
+        let number = self.subjects.insert(SubjectEntry::new(subject.clone())) as u32;
+        self.numbers.insert(subject.clone(), number);
+        number
+    }
+
+    /// Restores the last value of a subject before its rules are inserted. Its age follows the
+    /// wall clock, because the monotonic clock starts anew.
+    pub fn restore_value(&mut self, subject: &Subject, value: SubjectValue, now: Now) {
+        self.now = now;
+        let number = self.intern_number(subject);
+        let Some(entry) = self.subjects.get_mut(number as usize) else {
+            return;
+        };
+        if entry.liveness == Liveness::Never {
+            entry.last = Some(value);
+            entry.liveness = Liveness::Restored;
+            // An outage of this server is no silence of the sources.
+            entry.last_live_ms = Some(now.monotonic_ms);
+        }
+    }
+
+    /// Whether the evaluator has room for the rule's signals. Ask before the rule is stored.
+    ///
+    /// # Errors
+    /// A subject would have more than 64 different windows.
+    pub fn admit(&self, rule: &Rule) -> Result<(), RuleError> {
+        let mut new: Vec<(&Subject, SignalKind)> = Vec::new();
+        for leaf in rule.condition.leaves() {
+            let wanted = (&leaf.subject, leaf.signal);
+            if !new.contains(&wanted) && self.find_signal(leaf).is_none() {
+                new.push(wanted);
+            }
+        }
+        for (subject, _) in &new {
+            let number = self.numbers.get(*subject);
+            let entry = number.and_then(|number| self.subjects.get(*number as usize));
+            let old = entry.map_or(0, |entry| entry.signals.len());
+            let wanted = new.iter().filter(|(other, _)| other == subject).count();
+            if old + wanted > MOST_SIGNALS {
+                let problem = format!(
+                    "rules test this subject over {old} different windows already, expected one of them"
+                );
+                return Err(RuleError::new("condition", problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn find_signal(&self, leaf: &Leaf) -> Option<u32> {
+        let number = self.numbers.get(&leaf.subject)?;
+        let signals = &self.subjects.get(*number as usize)?.signals;
+        let has_kind = |signal: &&u32| self.signals[**signal as usize].kind == leaf.signal;
+        signals.iter().find(has_kind).copied()
+    }
+
+    /// The signal of a test, made if it is the first.
+    pub(super) fn acquire_signal(&mut self, leaf: &Leaf, now: Now) -> u32 {
+        let subject = self.intern_number(&leaf.subject);
+        let found = self.find_signal(leaf);
+        let signal = found.unwrap_or_else(|| {
+            let entry = &mut self.subjects[subject as usize];
+            let mut signal = Signal::new(subject, leaf.signal);
+            if let (Some(last), true) = (&entry.last, entry.is_live()) {
+                // The history begins with the current value.
+                signal.feed(now.monotonic_ms, last.value, None);
+            }
+            let is_known = entry.is_live() || signal.is_plain() || leaf.signal == SignalKind::Age;
+            signal.value = if is_known {
+                signal.compute(entry.basis(now))
+            } else {
+                None
+            };
+            let number = self.signals.insert(signal) as u32;
+            entry.signals.push(number);
+            number
+        });
+        self.subjects[subject as usize].tests += 1;
+        let found = &mut self.signals[signal as usize];
+        found.tests += 1;
+        if let SignalKind::Age = leaf.signal
+            && let Some(after) = leaf.test.threshold()
+        {
+            found.add_age(after);
+        }
+        self.schedule(subject, now);
+        signal
+    }
+
+    /// Releases a test's signal. The last one ends it, and its subject if that is no symbol.
+    pub(super) fn release_signal(&mut self, signal: u32, test: &crate::Test) {
+        let found = &mut self.signals[signal as usize];
+        found.tests -= 1;
+        if let (SignalKind::Age, Some(after)) = (found.kind, test.threshold()) {
+            found.remove_age(after);
+        }
+        let (number, is_last) = (found.subject, found.tests == 0);
+        let subject = &mut self.subjects[number as usize];
+        subject.tests -= 1;
+        if is_last {
+            self.signals.remove(signal as usize);
+            subject.signals.retain(|other| *other != signal);
+            for job in &mut subject.jobs {
+                job.forget(signal);
+            }
+        }
+        let subject = &self.subjects[number as usize];
+        if subject.tests == 0 && !matches!(subject.key, Subject::Symbol(_)) {
+            let subject = self.subjects.remove(number as usize);
+            self.numbers.remove(&subject.key);
+            self.busy.retain(|other| *other != number);
+            self.changed.retain(|other| *other != number);
+        }
+    }
+
+    /// Marks a subject's value as changed since it was stored.
+    pub(super) fn mark_changed(&mut self, number: u32) {
+        let subject = &mut self.subjects[number as usize];
+        if !subject.is_changed {
+            subject.is_changed = true;
+            self.changed.push(number);
+        }
+    }
+
+    /// Schedules the next change of a subject by time alone.
+    pub(super) fn schedule(&mut self, number: u32, now: Now) {
+        let subject = &self.subjects[number as usize];
+        let deadline_ms = subject.signals.iter().filter_map(|signal| {
+            let signal = &self.signals[*signal as usize];
+            // Only ages change while no source counts.
+            let is_running = subject.is_live() || signal.kind == SignalKind::Age;
+            let deadline_ms = signal.deadline(now.monotonic_ms, subject.last_live_ms);
+            deadline_ms.filter(|_| is_running)
+        });
+        let Some(deadline_ms) = deadline_ms.min() else {
+            return;
+        };
+        let deadline_ms = deadline_ms.max(now.monotonic_ms + 1);
+        let subject = &mut self.subjects[number as usize];
+        // A deadline that is too early does no harm: it is scheduled again then. So each subject
+        // has few entries, although ages end later with each value.
+        if subject
+            .deadline_ms
+            .is_none_or(|known_ms| deadline_ms < known_ms)
+        {
+            subject.deadline_ms = Some(deadline_ms);
+            self.deadlines
+                .push(std::cmp::Reverse((deadline_ms, number)));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Delivery: outages of the hub and the store, deletion, limits of a minute, stops.
+
+use std::sync::atomic::Ordering;
+
+use tidewire_proto::v1::{AlertRule, AlertState, ErrorCode, ListAlertsRequest};
+
+use crate::support::{World, above, recurring};
+
+#[tokio::test]
+async fn fires_wait_while_the_hub_is_down() {
+    let world = World::new();
+    world.hub.is_down.store(true, Ordering::Release);
+    let run = world.start().await;
+    run.register("ada", above("BTC-USD", "100")).await;
+    run.evaluate("BTC-USD", "101").await;
+    // The push does not need the hub.
+    run.until("the push", |run| run.sink.pushes.lock().len() == 1)
+        .await;
+    assert_eq!(run.notified(), 0);
+    world.hub.is_down.store(false, Ordering::Release);
+    run.until("the notification", |run| run.notified() == 1)
+        .await;
+    run.stop().await;
+    assert_eq!(world.titles(), ["BTC-USD above 100"]);
+}
+
+#[tokio::test]
+async fn fires_wait_while_the_store_fails() {
+    let world = World::new();
+    let run = world.start().await;
+    run.register("ada", above("BTC-USD", "100")).await;
+    world.store.fail_commits();
+    let refused = run
+        .engine
+        .register("ada", above("BTC-USD", "1"), None)
+        .await;
+    assert_eq!(refused.unwrap_err().code(), ErrorCode::Unavailable);
+    let price = || tidewire_alert::Decimal::from(101);
+    run.engine
+        .price("BTC-USD", (price(), 1), None, ["a"].into_iter());
+    run.until("the judgement", |run| run.engine.stats().touched > 0)
+        .await;
+    assert_eq!(run.sink.pushes.lock().len(), 0);
+    // Requests are refused, and do not wait for the store.
+    let refused = run.engine.register("ada", above("BTC-USD", "2"), None);
+    assert_eq!(refused.await.unwrap_err().code(), ErrorCode::Unavailable);
+    world.store.accept_commits();
+    run.until("the notification", |run| run.notified() == 1)
+        .await;
+    let log = run.log("ada").await;
+    assert_eq!((log.len(), &*log[0].sources), (1, &["a".to_owned()][..]));
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn a_fire_is_delivered_after_its_rule_is_deleted() {
+    let world = World::new();
+    world.hub.is_down.store(true, Ordering::Release);
+    let run = world.start().await;
+    let rule = run
+        .register("ada", recurring(above("BTC-USD", "100")))
+        .await;
+    run.evaluate("BTC-USD", "101").await;
+    run.engine.delete("ada", &rule.id).await.unwrap();
+    run.evaluate("BTC-USD", "99").await;
+    assert_eq!(run.evaluate("BTC-USD", "101").await.total, Some(0));
+    world.hub.is_down.store(false, Ordering::Release);
+    run.until("the notification", |run| run.notified() == 1)
+        .await;
+    // The log outlives the rule.
+    assert_eq!(run.log("ada").await.len(), 1);
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn a_sixteenth_fire_in_three_minutes_stops_the_rule() {
+    let world = World::new();
+    let run = world.start().await;
+    let rule = run
+        .register("ada", recurring(above("BTC-USD", "100")))
+        .await;
+    for _ in 0..20 {
+        run.evaluate("BTC-USD", "101").await;
+        run.evaluate("BTC-USD", "99").await;
+    }
+    assert_eq!(run.log("ada").await.len(), 15);
+    run.until("the notices", |run| run.notified() == 16).await;
+    let stops = || {
+        let mut titles = world.titles();
+        titles.retain(|title| title.starts_with("Alert stopped: "));
+        titles.len()
+    };
+    assert_eq!(stops(), 1);
+    let request = ListAlertsRequest::default();
+    let listed = run.engine.list("ada", &request, false).await.unwrap();
+    assert_eq!(listed.items[0].state(), AlertState::Stopped);
+    assert!(listed.items[0].stopped_reason().contains("15 times"));
+    run.stop().await;
+    // It stays stopped after a restart, until its owner enables it.
+    let run = world.start().await;
+    let listed = run.engine.list("ada", &request, false).await.unwrap();
+    assert_eq!(listed.items[0].state(), AlertState::Stopped);
+    run.evaluate("BTC-USD", "101").await;
+    assert_eq!(run.log("ada").await.len(), 15);
+    let enable = AlertRule {
+        id: rule.id,
+        enabled: Some(true),
+        ..AlertRule::default()
+    };
+    let enabled = run.engine.update("ada", enable).await.unwrap();
+    assert_eq!(enabled.stopped_reason, None);
+    run.evaluate("BTC-USD", "99").await;
+    run.evaluate("BTC-USD", "101").await;
+    assert_eq!(run.log("ada").await.len(), 16);
+    assert_eq!(stops(), 1);
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn fires_beyond_the_limit_of_a_minute_share_a_notification() {
+    let mut world = World::new();
+    world.config.fires_per_minute = 3;
+    let run = world.start().await;
+    for threshold in 1..=10 {
+        run.register("ada", above("BTC-USD", &threshold.to_string()))
+            .await;
+    }
+    run.evaluate("BTC-USD", "10").await;
+    assert_eq!(run.log("ada").await.len(), 10);
+    run.until("three notifications", |run| run.notified() == 3)
+        .await;
+    run.stop().await;
+    // The summary comes at the end of the minute, also after a restart.
+    world.clock.advance(60_000);
+    let run = world.start().await;
+    run.until("the summary", |run| run.notified() == 4).await;
+    assert!(world.titles().contains(&"7 more alerts fired".to_owned()));
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_is_bounded() {
+    let mut world = World::new();
+    world.config.log_items = 20;
+    let run = world.start().await;
+    for threshold in 1..=60 {
+        run.register("ada", above("BTC-USD", &threshold.to_string()))
+            .await;
+    }
+    run.evaluate("BTC-USD", "60").await;
+    let fires = tidewire_store::Table("alert.fires");
+    run.until("the bound", |_| world.store.len(fires) <= 20)
+        .await;
+    assert_eq!(run.log("ada").await.len(), 19);
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn a_manual_fire_changes_no_state() {
+    let world = World::new();
+    let run = world.start().await;
+    let rule = run.register("ada", above("BTC-USD", "100")).await;
+    let event = run.engine.trigger("ada", &rule.id).await.unwrap();
+    assert!(event.manual && event.id.is_some());
+    run.until("the notification", |run| run.notified() == 1)
+        .await;
+    assert_eq!(run.evaluate("BTC-USD", "101").await.total, Some(1));
+    run.stop().await;
+}

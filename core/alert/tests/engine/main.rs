@@ -1,0 +1,13 @@
+//! Engine of alerts: requests, durability, delivery and limits, on a store in memory.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
+
+mod delivery;
+mod kills;
+mod requests;
+mod restarts;
+mod support;

@@ -1,0 +1,450 @@
+//! `AlertService`: alert rules, what they fired, and values of back ends.
+//!
+//! A request concerns the caller's own rules; a back end names the user. A rule of another user is
+//! not found. Values for all users, and those of portfolios, need the `service` scope. On a server
+//! that listens on loopback, a local request without a token may send them too.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
+
+use futures::{Stream as FuturesStream, StreamExt as _, stream};
+use parking_lot::Mutex;
+use tidewire_alert::{AlertEngine, AlertError, AlertStats};
+use tidewire_proto::{
+    json,
+    v1::{
+        AlertEvent, AlertRequest, AlertRule, BacktestRequest, BacktestResponse, DeleteAlertRequest,
+        DeleteAlertResponse, ErrorCode, EvaluateRequest, EvaluateResponse, ExplainAlertRequest,
+        ExplainAlertResponse, ListAlertsRequest, ListAlertsResponse, ListFiresRequest,
+        ListFiresResponse, RegisterAlertRequest, TriggerAlertRequest, TriggerAlertResponse,
+        UpdateAlertRequest, alert_service_server::AlertService, server_message::Data,
+    },
+};
+use tidewire_stream::{
+    Caller, ChannelName, Connection, Locality, OutgoingMessage, Scope, StreamCore, StreamError,
+    Target,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    caller_of,
+    connection::{BATCH_BYTES, close_status, connection_info},
+    status_of,
+};
+
+/// `AlertService` over the alert engine. Cheap to clone.
+///
+/// The engine opens after the service is made. Until then every call returns `unavailable` with
+/// the reason.
+#[derive(Debug, Clone)]
+pub struct AlertRpc {
+    stream: Arc<StreamCore>,
+    engine: Arc<OnceLock<AlertEngine>>,
+    /// Why there is no engine.
+    absence: Arc<Mutex<String>>,
+}
+
+impl AlertRpc {
+    /// The service whose streams are sessions of `stream`, without an engine.
+    #[must_use]
+    pub fn new(stream: Arc<StreamCore>) -> Self {
+        Self {
+            stream,
+            engine: Arc::default(),
+            absence: Arc::new(Mutex::new("the server is starting".to_owned())),
+        }
+    }
+
+    /// Sets the engine. The first one stays.
+    pub fn set_engine(&self, engine: AlertEngine) {
+        let _ = self.engine.set(engine);
+    }
+
+    /// Sets the reason that calls return while there is no engine.
+    pub fn set_absence(&self, reason: String) {
+        *self.absence.lock() = reason;
+    }
+
+    /// Counts of the engine. None while there is none.
+    #[must_use]
+    pub fn stats(&self) -> Option<AlertStats> {
+        self.engine.get().map(AlertEngine::stats)
+    }
+
+    fn engine(&self) -> Result<&AlertEngine, StreamError> {
+        self.engine.get().ok_or_else(|| {
+            let text = format!("alerts are unavailable: {}", self.absence.lock());
+            StreamError::new(ErrorCode::Unavailable, text)
+        })
+    }
+
+    /// Length that a list in a response should not exceed, in bytes: as much as may wait for a
+    /// client.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.stream.options().outbox_bytes
+    }
+
+    /// Registers a rule.
+    pub(crate) async fn register_as(
+        &self,
+        caller: &Caller,
+        user: Option<&str>,
+        rule: AlertRule,
+        key: Option<String>,
+    ) -> Result<AlertRule, AlertRefusal> {
+        let owner = owner_of(caller, user)?;
+        Ok(self.engine()?.register(&owner, rule, key).await?)
+    }
+
+    /// Changes a rule.
+    pub(crate) async fn update_as(
+        &self,
+        caller: &Caller,
+        user: Option<&str>,
+        rule: AlertRule,
+    ) -> Result<AlertRule, AlertRefusal> {
+        let owner = owner_of(caller, user)?;
+        Ok(self.engine()?.update(&owner, rule).await?)
+    }
+
+    /// Lists rules, up to about `bytes` of JSON, and at least one.
+    pub(crate) async fn list_as(
+        &self,
+        caller: &Caller,
+        request: &ListAlertsRequest,
+        bytes: usize,
+    ) -> Result<ListAlertsResponse, StreamError> {
+        let owner = owner_of(caller, request.user.as_deref())?;
+        let names_owner = caller.identity.has(Scope::Service);
+        let mut page = self.engine()?.list(&owner, request, names_owner).await?;
+        if cut(&mut page.items, bytes) {
+            page.next = page.items.last().map(|rule| rule.id.clone());
+        }
+        Ok(page)
+    }
+
+    /// Lists what fired, up to about `bytes` of JSON, and at least one.
+    pub(crate) async fn fires_as(
+        &self,
+        caller: &Caller,
+        request: &ListFiresRequest,
+        bytes: usize,
+    ) -> Result<ListFiresResponse, StreamError> {
+        let owner = owner_of(caller, request.user.as_deref())?;
+        let mut page = self.engine()?.fires(&owner, request).await?;
+        if cut(&mut page.items, bytes) {
+            page.next = page.items.last().and_then(|event| event.id.clone());
+        }
+        Ok(page)
+    }
+
+    /// Deletes a rule.
+    pub(crate) async fn delete_as(
+        &self,
+        caller: &Caller,
+        request: DeleteAlertRequest,
+    ) -> Result<DeleteAlertResponse, StreamError> {
+        let owner = owner_of(caller, request.user.as_deref())?;
+        self.engine()?.delete(&owner, &request.id).await?;
+        Ok(DeleteAlertResponse { id: request.id })
+    }
+
+    /// Explains a rule.
+    pub(crate) async fn explain_as(
+        &self,
+        caller: &Caller,
+        request: &ExplainAlertRequest,
+    ) -> Result<ExplainAlertResponse, StreamError> {
+        let owner = owner_of(caller, request.user.as_deref())?;
+        Ok(self.engine()?.explain(&owner, &request.id).await?)
+    }
+}
+
+/// Why a request about a rule is refused. The caller knows where the rule is in its request.
+pub(crate) enum AlertRefusal {
+    Rule(AlertError),
+    Other(StreamError),
+}
+
+impl From<AlertError> for AlertRefusal {
+    fn from(error: AlertError) -> Self {
+        Self::Rule(error)
+    }
+}
+
+impl From<StreamError> for AlertRefusal {
+    fn from(error: StreamError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<AlertRefusal> for StreamError {
+    fn from(refusal: AlertRefusal) -> Self {
+        match refusal {
+            AlertRefusal::Rule(error) => error.into(),
+            AlertRefusal::Other(error) => error,
+        }
+    }
+}
+
+impl AlertRefusal {
+    /// The error of a request whose field `rule` has the rule.
+    fn in_rule(self) -> StreamError {
+        match self {
+            Self::Rule(AlertError::Invalid { field, problem })
+                if field != "user" && field != "idempotencyKey" =>
+            {
+                AlertError::Invalid { field, problem }.within("rule").into()
+            }
+            other => other.into(),
+        }
+    }
+}
+
+/// The user whose alerts a request concerns.
+fn owner_of(caller: &Caller, user: Option<&str>) -> Result<String, StreamError> {
+    caller.identity.require_known()?;
+    if caller.identity.has(Scope::Service) {
+        let text = "`user` is missing, expected the user whose alerts they are";
+        let user = user.ok_or_else(|| StreamError::new(ErrorCode::InvalidArgument, text))?;
+        return Ok(user.to_owned());
+    }
+    let Some(own) = caller.identity.user() else {
+        let text = "alerts belong to a user: this needs a token";
+        return Err(StreamError::new(ErrorCode::PermissionDenied, text));
+    };
+    match user {
+        Some(other) if other != own.as_str() => {
+            let text = "`user` is another user, expected your own id or none";
+            Err(StreamError::new(ErrorCode::PermissionDenied, text))
+        }
+        _ => Ok(own.as_str().to_owned()),
+    }
+}
+
+/// Checks that the caller may send values that concern all users.
+fn check_sender(caller: &Caller) -> Result<(), StreamError> {
+    if caller.locality == Locality::Local && caller.identity.user().is_none() {
+        return Ok(());
+    }
+    caller.identity.require(Scope::Service)
+}
+
+/// Keeps the first items, up to about `bytes` of JSON, and at least one. True if some are left out.
+fn cut<T: json::JsonValue>(items: &mut Vec<T>, bytes: usize) -> bool {
+    let (mut kept, mut used) = (0, 0_usize);
+    for item in &*items {
+        used = used.saturating_add(json::to_vec(item).len());
+        if used > bytes && kept > 0 {
+            break;
+        }
+        kept += 1;
+    }
+    let is_cut = kept < items.len();
+    items.truncate(kept);
+    is_cut
+}
+
+fn answer<T>(result: Result<T, StreamError>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| status_of(&error))
+}
+
+fn missing_rule() -> StreamError {
+    let text = "`rule` is missing, expected a rule";
+    StreamError::new(ErrorCode::InvalidArgument, text)
+}
+
+/// Refuses fields of a rule that the request has a field of its own for.
+fn check_rule(rule: &AlertRule) -> Result<(), StreamError> {
+    let misplaced = [
+        (rule.user.is_some(), "user"),
+        (rule.idempotency_key.is_some(), "idempotencyKey"),
+    ];
+    for (is_given, field) in misplaced {
+        if is_given {
+            let text = format!("`rule.{field}`: given, expected `{field}` beside `rule`");
+            return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+        }
+    }
+    Ok(())
+}
+
+type AlertStream = Pin<Box<dyn FuturesStream<Item = Result<AlertEvent, Status>> + Send>>;
+
+/// The fires that a connection receives on `channel`. The stream ends with the session, or when
+/// fires were missed.
+fn fires(
+    connection: Connection,
+    channel: ChannelName,
+) -> impl FuturesStream<Item = Result<AlertEvent, Status>> + Send {
+    let batches = stream::unfold(Some((connection, channel)), |state| async move {
+        let (connection, channel) = state?;
+        let mut out = Vec::new();
+        if let Err(reason) = connection.next(BATCH_BYTES, &mut out).await {
+            return Some((vec![Err(close_status(reason))], None));
+        }
+        let mut items = Vec::new();
+        for message in &out {
+            match message {
+                OutgoingMessage::Publication(publication) if *publication.channel() == channel => {
+                    if let Data::Alert(event) = publication.event() {
+                        items.push(Ok(event.clone()));
+                    }
+                }
+                OutgoingMessage::Direct(direct)
+                    if matches!(direct.to_message().data, Some(Data::Gap(_))) =>
+                {
+                    items.push(Err(Status::unavailable(
+                        "alerts were missed: list what fired, then stream again",
+                    )));
+                    return Some((items, None));
+                }
+                _ => {}
+            }
+        }
+        Some((items, Some((connection, channel))))
+    });
+    batches.flat_map(stream::iter)
+}
+
+#[tonic::async_trait]
+impl AlertService for AlertRpc {
+    type AlertStream = AlertStream;
+
+    async fn alert(&self, request: Request<AlertRequest>) -> Result<Response<AlertStream>, Status> {
+        let caller = caller_of(&request);
+        let opened = async {
+            let user = owner_of(&caller, request.get_ref().user.as_deref())?;
+            self.engine()?;
+            let channel = ChannelName::user(&user).map_err(|error| {
+                let text = format!("`user` cannot name a channel: {error}");
+                StreamError::new(ErrorCode::InvalidArgument, text)
+            })?;
+            let connection = self.stream.connect(connection_info(&request)).await;
+            // A user's own session is subscribed already. A back end's is subscribed here.
+            if !connection.is_subscribed(&channel) {
+                let target = Target::Connection(connection.id().as_str());
+                let subscribed = self.stream.subscribe_target(target, channel.as_str());
+                subscribed.await?;
+            }
+            Ok((connection, channel))
+        };
+        let opened: Result<_, StreamError> = opened.await;
+        let (connection, channel) = opened.map_err(|error| status_of(&error))?;
+        let stream: AlertStream = Box::pin(fires(connection, channel));
+        Ok(Response::new(stream))
+    }
+
+    async fn register_alert(
+        &self,
+        request: Request<RegisterAlertRequest>,
+    ) -> Result<Response<AlertRule>, Status> {
+        let caller = caller_of(&request);
+        let RegisterAlertRequest {
+            user,
+            rule,
+            idempotency_key,
+        } = request.into_inner();
+        let register = async {
+            let rule = rule.ok_or_else(missing_rule)?;
+            check_rule(&rule)?;
+            let registered = self.register_as(&caller, user.as_deref(), rule, idempotency_key);
+            registered.await.map_err(AlertRefusal::in_rule)
+        };
+        answer(register.await)
+    }
+
+    async fn update_alert(
+        &self,
+        request: Request<UpdateAlertRequest>,
+    ) -> Result<Response<AlertRule>, Status> {
+        let caller = caller_of(&request);
+        let UpdateAlertRequest { user, rule } = request.into_inner();
+        let update = async {
+            let rule = rule.ok_or_else(missing_rule)?;
+            check_rule(&rule)?;
+            let updated = self.update_as(&caller, user.as_deref(), rule);
+            updated.await.map_err(AlertRefusal::in_rule)
+        };
+        answer(update.await)
+    }
+
+    async fn list_alerts(
+        &self,
+        request: Request<ListAlertsRequest>,
+    ) -> Result<Response<ListAlertsResponse>, Status> {
+        let caller = caller_of(&request);
+        let bytes = self.page_bytes();
+        answer(self.list_as(&caller, request.get_ref(), bytes).await)
+    }
+
+    async fn list_fires(
+        &self,
+        request: Request<ListFiresRequest>,
+    ) -> Result<Response<ListFiresResponse>, Status> {
+        let caller = caller_of(&request);
+        let bytes = self.page_bytes();
+        answer(self.fires_as(&caller, request.get_ref(), bytes).await)
+    }
+
+    async fn delete_alert(
+        &self,
+        request: Request<DeleteAlertRequest>,
+    ) -> Result<Response<DeleteAlertResponse>, Status> {
+        let caller = caller_of(&request);
+        answer(self.delete_as(&caller, request.into_inner()).await)
+    }
+
+    async fn trigger_alert(
+        &self,
+        request: Request<TriggerAlertRequest>,
+    ) -> Result<Response<TriggerAlertResponse>, Status> {
+        let caller = caller_of(&request);
+        let TriggerAlertRequest { user, id } = request.into_inner();
+        let trigger = async {
+            let owner = owner_of(&caller, user.as_deref())?;
+            let event = self.engine()?.trigger(&owner, &id).await?;
+            Ok(TriggerAlertResponse { event: Some(event) })
+        };
+        answer(trigger.await)
+    }
+
+    async fn evaluate(
+        &self,
+        request: Request<EvaluateRequest>,
+    ) -> Result<Response<EvaluateResponse>, Status> {
+        let caller = caller_of(&request);
+        let evaluate = async {
+            check_sender(&caller)?;
+            let evaluated = self.engine()?.evaluate(request.into_inner()).await?;
+            Ok(EvaluateResponse {
+                fired: evaluated.events,
+                total: Some(evaluated.total),
+            })
+        };
+        answer(evaluate.await)
+    }
+
+    async fn explain_alert(
+        &self,
+        request: Request<ExplainAlertRequest>,
+    ) -> Result<Response<ExplainAlertResponse>, Status> {
+        let caller = caller_of(&request);
+        answer(self.explain_as(&caller, request.get_ref()).await)
+    }
+
+    async fn backtest(
+        &self,
+        request: Request<BacktestRequest>,
+    ) -> Result<Response<BacktestResponse>, Status> {
+        let caller = caller_of(&request);
+        let backtest = || {
+            caller.identity.require_known()?;
+            let owner = caller.identity.user().map_or("", |user| user.as_str());
+            Ok(self.engine()?.backtest(owner, request.into_inner())?)
+        };
+        answer(backtest())
+    }
+}

@@ -1,0 +1,187 @@
+//! Alerts: opens the engine on the store, and ties it to prices, chains and notifications.
+//!
+//! Prices come from a listener of the price engine, base fees and transaction states from a tap on
+//! what the chain engine publishes. Fires go to the users' channels and to the notification hub.
+//! The engines do not know each other.
+
+mod catalog;
+mod chain_tap;
+mod followed;
+mod sink;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::bail;
+use tidewire_alert::{AlertConfig, AlertEngine, AlertError, AlertTasks, SharedCatalog};
+use tidewire_price::PriceEngine;
+use tidewire_service::{AlertRpc, NotifyRpc};
+use tidewire_store::SharedStore;
+use tidewire_stream::SharedClock;
+use tokio::{task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::{catalog::EngineCatalog, followed::FollowedTransactions, sink::ChannelSink};
+use crate::serve::Server;
+
+pub(crate) use self::chain_tap::ChainTap;
+
+/// Time between two attempts to open the engine on a store that fails.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Time that the start of the server waits for the rules to be loaded. Very many of them are loaded
+/// while it serves already.
+const OPEN_WAIT: Duration = Duration::from_millis(500);
+
+/// The engine, once it is open.
+type EngineSlot = Arc<OnceLock<AlertEngine>>;
+
+type Opening = JoinHandle<Result<(AlertEngine, AlertTasks), AlertError>>;
+
+/// Alerts of a server. The engine may open later than the server starts.
+pub(crate) struct Alerts {
+    service: AlertRpc,
+    store: SharedStore,
+    clock: SharedClock,
+    config: AlertConfig,
+    sink: Arc<ChannelSink>,
+    catalog: SharedCatalog,
+    followed: Arc<FollowedTransactions>,
+    engine: EngineSlot,
+    opening: Option<Opening>,
+    tasks: Option<AlertTasks>,
+    /// Why the last attempt to open the engine failed.
+    failure: Option<AlertError>,
+}
+
+impl Alerts {
+    /// Alerts without an engine yet. None if there never is one: `service` returns the reason.
+    pub(crate) fn new(server: &Server, service: &AlertRpc, notify: &NotifyRpc) -> Option<Self> {
+        if !server.config.alerts.enabled {
+            let reason = "`alerts.enabled` is false";
+            service.set_absence(reason.to_owned());
+            return None;
+        }
+        let Some(store) = server.store.clone() else {
+            let reason = "a replay has no store to keep them in";
+            service.set_absence(reason.to_owned());
+            return None;
+        };
+        service.set_absence("the rules are being loaded".to_owned());
+        let engine = server.chain_tap.engine();
+        listen(&server.prices, &engine);
+        let followed = Arc::new(FollowedTransactions::new(server.chains.clone()));
+        let chains = server.config.chain.iter().map(|chain| chain.id).collect();
+        Some(Self {
+            service: service.clone(),
+            store,
+            clock: server.clock.clone(),
+            config: server.config.alert_config(),
+            sink: Arc::new(ChannelSink::new(
+                server.stream.clone(),
+                notify.clone(),
+                followed.clone(),
+            )),
+            catalog: Arc::new(EngineCatalog::new(server.prices.symbols(), chains)),
+            followed,
+            engine,
+            opening: None,
+            tasks: None,
+            failure: None,
+        })
+    }
+
+    /// Opens the engine, if that takes no longer than a moment. Call it before clients connect.
+    pub(crate) async fn open(mut self) -> Self {
+        // A slow load goes on in `run`.
+        let _ = tokio::time::timeout(OPEN_WAIT, self.opened()).await;
+        self
+    }
+
+    /// Waits until the engine is open. False if no later attempt can open it.
+    async fn opened(&mut self) -> bool {
+        loop {
+            if self.engine.get().is_some() {
+                return true;
+            }
+            if self.opening.is_none() && self.failure.is_some() {
+                sleep(RETRY).await;
+            }
+            let start = || {
+                let (store, sink) = (self.store.clone(), self.sink.clone());
+                let (catalog, clock) = (self.catalog.clone(), self.clock.clone());
+                let config = self.config.clone();
+                tokio::spawn(AlertEngine::open(store, sink, catalog, clock, config))
+            };
+            // The handle stays here if this function is cancelled, so that the loading goes on.
+            let result = self.opening.get_or_insert_with(start).await;
+            self.opening = None;
+            match result {
+                Ok(Ok((engine, tasks))) => {
+                    if self.failure.take().is_some() {
+                        tracing::info!("alerts are available again");
+                    }
+                    self.service.set_engine(engine.clone());
+                    let _ = self.engine.set(engine);
+                    self.tasks = Some(tasks);
+                }
+                Ok(Err(error)) => {
+                    if self.failure.as_ref() != Some(&error) {
+                        tracing::error!(%error, "alerts cannot be opened");
+                        self.service.set_absence(error.to_string());
+                    }
+                    let may_work_later = matches!(error, AlertError::Unavailable(_));
+                    self.failure = Some(error);
+                    if !may_work_later {
+                        return false;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the loading of alerts panicked");
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+impl Alerts {
+    /// Judges, stores and delivers until cancelled.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        let opened = cancel.run_until_cancelled(self.opened()).await;
+        let (Some(true), Some(tasks)) = (opened, self.tasks.take()) else {
+            return;
+        };
+        let followed = self.followed.run(&self.engine, cancel.clone());
+        tokio::join!(tasks.run(cancel.clone()), followed);
+    }
+}
+
+/// Checks the configuration, as the engine does when it opens.
+pub(crate) fn check(config: &AlertConfig) -> anyhow::Result<()> {
+    match config.check() {
+        Ok(()) => Ok(()),
+        Err(AlertError::Invalid { field, problem }) => bail!("alerts.{field}: {problem}"),
+        Err(error) => bail!("alerts: {error}"),
+    }
+}
+
+/// Passes each published price on.
+fn listen(prices: &PriceEngine, engine: &EngineSlot) {
+    let engine = engine.clone();
+    prices.on_price(move |tick| {
+        let Some(engine) = engine.get() else { return };
+        let symbol = tick.symbol.as_str();
+        match tick.stale {
+            true => engine.stale(symbol),
+            false => engine.price(
+                symbol,
+                (tick.price, tick.formed_us),
+                tick.traded,
+                tick.names.iter().copied(),
+            ),
+        }
+    });
+}

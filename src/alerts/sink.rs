@@ -1,0 +1,80 @@
+//! Sink: publishes fires on the users' channels, and notifies through the notification hub.
+
+use std::sync::Arc;
+
+use tidewire_alert::{AlertSink, SinkError, SinkFuture};
+use tidewire_notification::NotificationError;
+use tidewire_proto::v1::{AlertEvent, NotifyRequest, Priority, server_message::Data};
+use tidewire_service::NotifyRpc;
+use tidewire_stream::{ChannelName, StreamCore, Urgency, UserId};
+
+use super::FollowedTransactions;
+
+/// The sender of the notifications, to which their idempotency keys belong. No token has this
+/// subject.
+const SENDER: &str = "\0alerts";
+
+/// Publishes and notifies.
+pub(super) struct ChannelSink {
+    stream: Arc<StreamCore>,
+    notify: NotifyRpc,
+    followed: Arc<FollowedTransactions>,
+}
+
+impl ChannelSink {
+    pub(super) fn new(
+        stream: Arc<StreamCore>,
+        notify: NotifyRpc,
+        followed: Arc<FollowedTransactions>,
+    ) -> Self {
+        Self {
+            stream,
+            notify,
+            followed,
+        }
+    }
+}
+
+impl AlertSink for ChannelSink {
+    fn publish(&self, user: &UserId, event: AlertEvent) {
+        let Ok(channel) = ChannelName::user(user.as_str()) else {
+            return;
+        };
+        // The log has it for a user who was not connected lately.
+        if !self.stream.is_known(&channel) {
+            return;
+        }
+        let priority = event.rule.as_ref().map(|rule| rule.priority());
+        let urgency = match priority {
+            Some(Priority::Urgent) => Urgency::Urgent,
+            _ => Urgency::Ordinary,
+        };
+        self.stream
+            .publish_with(&channel, Data::Alert(event), urgency);
+    }
+
+    fn notify(&self, requests: Vec<NotifyRequest>) -> SinkFuture<'_, Vec<Result<(), SinkError>>> {
+        Box::pin(async move {
+            let Some(hub) = self.notify.opened_hub() else {
+                let absent = || SinkError::Unavailable("the notification hub is not open".into());
+                return requests.iter().map(|_| Err(absent())).collect();
+            };
+            let sender = UserId::new(SENDER);
+            let results = hub.notify_batch(&sender, requests).await.into_iter();
+            results
+                .map(|result| match result {
+                    // An earlier version of the server has sent it with another text.
+                    Ok(_) | Err(NotificationError::KeyReuse(_)) => Ok(()),
+                    Err(error @ NotificationError::Unavailable(_)) => {
+                        Err(SinkError::Unavailable(error.to_string()))
+                    }
+                    Err(error) => Err(SinkError::Refused(error.to_string())),
+                })
+                .collect()
+        })
+    }
+
+    fn follow(&self, chain: u64, hash: &str, user: &UserId) {
+        self.followed.add(chain, hash, user);
+    }
+}
