@@ -16,6 +16,7 @@ mod dead_letters;
 mod jobs;
 mod planner;
 mod record;
+mod rules;
 mod tables;
 
 pub use contacts::{Contacts, MAX_REGISTRATIONS};

@@ -7,6 +7,8 @@ use crate::{EndpointId, MessageId};
 
 /// Endpoint, message → job.
 pub(super) const JOBS: Table = Table("delivery.jobs");
+/// User, endpoint, message → job that quiet hours hold back.
+pub(super) const HELD: Table = Table("delivery.held");
 /// Time, message → dead letter.
 pub(super) const DEAD: Table = Table("delivery.dead");
 /// Push registration → user and subscription.
@@ -38,6 +40,20 @@ pub(super) fn after_jobs_of(endpoint: &EndpointId) -> Key {
 pub(super) fn job(endpoint: &EndpointId, id: &MessageId) -> Key {
     let mut key = jobs_of(endpoint);
     key.extend(id.as_str().as_bytes());
+    key
+}
+
+/// First bytes of the keys of a user's held jobs. Ids of users have no zero byte.
+pub(super) fn held_of(user: &UserId) -> Key {
+    let mut key = user.as_str().as_bytes().to_vec();
+    key.push(0);
+    key
+}
+
+/// The key of a held job: its user, then its key in [`JOBS`].
+pub(super) fn held(user: &UserId, endpoint: &EndpointId, id: &MessageId) -> Key {
+    let mut key = held_of(user);
+    key.extend(job(endpoint, id));
     key
 }
 
