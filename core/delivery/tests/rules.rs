@@ -7,7 +7,10 @@ mod support;
 use std::time::Duration;
 
 use support::{MINUTE_MS, NIGHT_MS, World, note, push_filter, quiet};
-use tidewire_delivery::{Outcome, durable::PlanOutcome};
+use tidewire_delivery::{
+    Outcome,
+    durable::{MAX_UNSUBSCRIBED, PlanOutcome},
+};
 use tidewire_notification::StepOutcome;
 use tidewire_proto::v1::{
     DeliveryFilter, NotificationType, NotifyRequest, Preferences, Priority, QuietHours,
@@ -273,4 +276,92 @@ async fn a_phone_that_lost_its_network_gets_the_push_when_its_connection_ends() 
     world.advance(HOUR_MS);
     assert!(world.sent().await.is_empty());
     assert!(is_empty(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unsubscribed_address_stays_so_whatever_is_set_meanwhile() {
+    let mut world = World::new().await;
+    let ada = UserId::new("ada");
+    let first = "ada@example.com";
+    for number in 0..6 {
+        world.advance(1);
+        set_email(&world, Some(first)).await;
+        world.contacts.unsubscribe(&ada).await.unwrap();
+        let again = match number {
+            0 => first,
+            1 => "Ada@example.com",
+            2 => "ada@EXAMPLE.com",
+            3 => {
+                set_email(&world, None).await;
+                first
+            }
+            4 => {
+                set_email(&world, Some("other@example.com")).await;
+                assert!(!is_unsubscribed(&world).await);
+                "ADA@example.com"
+            }
+            _ => {
+                // Once more, for another address, and back.
+                set_email(&world, Some("third@example.com")).await;
+                world.contacts.unsubscribe(&ada).await.unwrap();
+                first
+            }
+        };
+        set_email(&world, Some(again)).await;
+        world = world.restart().await;
+        assert!(is_unsubscribed(&world).await, "{again}");
+        world.notify("ada", "a", Priority::High).await;
+        world.advance(HOUR_MS);
+        assert_eq!(world.sent().await, ["webhook ops: a"], "{again}");
+        // Another user may have the address.
+        let bob = UserId::new("bob");
+        let set = world.contacts.set_email(&bob, Some(first)).await;
+        set.unwrap().unwrap();
+        let of_bob = world.contacts.email_contact(&bob).await;
+        assert!(!of_bob.unwrap().unwrap().is_unsubscribed);
+        if number < 5 {
+            world.contacts.subscribe(&ada).await.unwrap();
+            assert!(!is_unsubscribed(&world).await);
+        }
+    }
+    set_email(&world, Some("THIRD@example.com")).await;
+    assert!(is_unsubscribed(&world).await);
+    // The user subscribes again.
+    world.contacts.subscribe(&ada).await.unwrap();
+    world.notify("ada", "b", Priority::High).await;
+    let _ = world.sent().await;
+    world.advance(HOUR_MS);
+    assert_eq!(world.sent().await, ["email THIRD@example.com: b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_has_a_bounded_number_of_unsubscribed_addresses() {
+    let mut world = World::new().await;
+    for number in 0..MAX_UNSUBSCRIBED + 2 {
+        world.advance(1);
+        set_email(&world, Some(&format!("a{number}@example.com"))).await;
+        world
+            .contacts
+            .unsubscribe(&UserId::new("ada"))
+            .await
+            .unwrap();
+    }
+    let rows = world.store.len(Table("delivery.unsubscribed"));
+    assert_eq!(rows, MAX_UNSUBSCRIBED);
+    for (number, is_known) in [(1, false), (2, true)] {
+        set_email(&world, Some(&format!("a{number}@example.com"))).await;
+        assert_eq!(is_unsubscribed(&world).await, is_known, "{number}");
+    }
+}
+
+async fn set_email(world: &World, address: Option<&str>) {
+    let ada = UserId::new("ada");
+    let set = world.contacts.set_email(&ada, address).await;
+    set.unwrap().unwrap();
+}
+
+async fn is_unsubscribed(world: &World) -> bool {
+    let ada = UserId::new("ada");
+    let contact = world.contacts.email_contact(&ada).await;
+    contact.unwrap().unwrap().is_unsubscribed
 }

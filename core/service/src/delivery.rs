@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tidewire_delivery::{
     DeliveryError, Dispatcher, Senders,
-    durable::{Contacts, DeadLetter, DeadLetters},
+    durable::{Contacts, DeadLetter, DeadLetters, EmailContact},
     email::{CONFIRMATION_PAGE, UnsubscribeStep, unsubscribe_step},
 };
 use tidewire_proto::v1::ErrorCode;
@@ -114,19 +114,40 @@ impl DeliverySlot {
         }
     }
 
-    /// Sets a user's mail address.
+    /// Sets a user's mail address. Returns whether the user unsubscribed it.
     pub(crate) async fn set_email(
         &self,
         user: &str,
         address: Option<&str>,
-    ) -> Result<(), StreamError> {
+        subscribes: bool,
+    ) -> Result<bool, StreamError> {
         let delivery = self.get()?;
         if delivery.senders.email().is_none() {
             return Err(no_email());
         }
-        let user = UserId::new(user);
-        let set = delivery.contacts.set_email(&user, address).await;
-        set.map_err(unavailable)?.map_err(|error| invalid(&error))
+        let Some(address) = address else {
+            let text = "`address`: missing, expected a mail address, or an empty text to remove it";
+            return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+        };
+        let (user, contacts) = (UserId::new(user), &delivery.contacts);
+        let address = Some(address).filter(|address| !address.is_empty());
+        let set = contacts.set_email(&user, address).await;
+        set.map_err(unavailable)?.map_err(|error| invalid(&error))?;
+        if subscribes {
+            contacts.subscribe(&user).await.map_err(unavailable)?;
+        }
+        let contact = contacts.email_contact(&user).await.map_err(unavailable)?;
+        Ok(contact.is_some_and(|contact| contact.is_unsubscribed))
+    }
+
+    /// A user's mail address.
+    pub(crate) async fn email(&self, user: &str) -> Result<Option<EmailContact>, StreamError> {
+        let delivery = self.get()?;
+        if delivery.senders.email().is_none() {
+            return Err(no_email());
+        }
+        let contact = delivery.contacts.email_contact(&UserId::new(user)).await;
+        contact.map_err(unavailable)
     }
 
     /// Handles a request at the unsubscribe URL. Only a POST changes something: scanners of mail

@@ -20,14 +20,14 @@ use tidewire_proto::{
     json,
     v1::{
         CancelScheduledRequest, CancelScheduledResponse, DismissRequest, DismissResponse,
-        Dismissed, ErrorCode, GetPreferencesRequest, GetPushKeyRequest, GetPushKeyResponse,
-        GetUnreadCountRequest, GetUnreadCountResponse, ListNotificationsRequest,
-        ListNotificationsResponse, MarkAllReadRequest, MarkAllReadResponse, MarkReadRequest,
-        MarkReadResponse, Notification, NotifyBatchRequest, NotifyBatchResponse, NotifyRequest,
-        NotifyResponse, NotifyResult, Preferences, ReadReceipt, RecallBroadcastRequest,
-        RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse, SetEmailRequest,
-        SetEmailResponse, SetPreferencesRequest, StreamNotificationsRequest, UnregisterPushRequest,
-        UnregisterPushResponse, cancel_scheduled_request, notify_result,
+        Dismissed, ErrorCode, GetEmailRequest, GetEmailResponse, GetPreferencesRequest,
+        GetPushKeyRequest, GetPushKeyResponse, GetUnreadCountRequest, GetUnreadCountResponse,
+        ListNotificationsRequest, ListNotificationsResponse, MarkAllReadRequest,
+        MarkAllReadResponse, MarkReadRequest, MarkReadResponse, Notification, NotifyBatchRequest,
+        NotifyBatchResponse, NotifyRequest, NotifyResponse, NotifyResult, Preferences, ReadReceipt,
+        RecallBroadcastRequest, RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse,
+        SetEmailRequest, SetEmailResponse, SetPreferencesRequest, StreamNotificationsRequest,
+        UnregisterPushRequest, UnregisterPushResponse, cancel_scheduled_request, notify_result,
         notify_service_server::NotifyService, server_message::Data,
     },
 };
@@ -232,6 +232,15 @@ fn sender_of(caller: &Caller) -> Result<UserId, StreamError> {
     caller.identity.require(Scope::Service)?;
     let user = caller.identity.user();
     Ok(user.cloned().unwrap_or_else(|| UserId::new("")))
+}
+
+/// Checks the id of a user whom a back end names.
+fn check_user(user: &str) -> Result<(), StreamError> {
+    let checked = ChannelName::user(user);
+    checked.map(drop).map_err(|error| {
+        let text = format!("`user`: {user:?} is not the id of a user: {error}");
+        StreamError::new(ErrorCode::InvalidArgument, text)
+    })
 }
 
 /// The user whose inbox a request concerns.
@@ -572,17 +581,35 @@ impl NotifyService for NotifyRpc {
         request: Request<SetEmailRequest>,
     ) -> Result<Response<SetEmailResponse>, Status> {
         let caller = caller_of(&request);
-        let SetEmailRequest { user, address } = request.into_inner();
+        let request = request.into_inner();
         let set = async {
             sender_of(&caller)?;
-            if let Err(error) = ChannelName::user(&user) {
-                let text = format!("`user`: {user:?} is not the id of a user: {error}");
-                return Err(StreamError::new(ErrorCode::InvalidArgument, text));
-            }
-            self.delivery.set_email(&user, address.as_deref()).await?;
-            Ok(SetEmailResponse {})
+            check_user(&request.user)?;
+            let (user, address) = (&request.user, request.address.as_deref());
+            let set = self.delivery.set_email(user, address, request.subscribe);
+            let unsubscribed = set.await?;
+            Ok(SetEmailResponse { unsubscribed })
         };
         answer(set.await)
+    }
+
+    async fn get_email(
+        &self,
+        request: Request<GetEmailRequest>,
+    ) -> Result<Response<GetEmailResponse>, Status> {
+        let caller = caller_of(&request);
+        let get = async {
+            sender_of(&caller)?;
+            let user = &request.get_ref().user;
+            check_user(user)?;
+            let contact = self.delivery.email(user).await?;
+            let unsubscribed = contact.as_ref().is_some_and(|one| one.is_unsubscribed);
+            Ok(GetEmailResponse {
+                address: contact.map(|one| one.address),
+                unsubscribed,
+            })
+        };
+        answer(get.await)
     }
 
     async fn cancel_scheduled(

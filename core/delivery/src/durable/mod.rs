@@ -19,7 +19,7 @@ mod record;
 mod rules;
 mod tables;
 
-pub use contacts::{Contacts, MAX_REGISTRATIONS};
+pub use contacts::{Contacts, EmailContact, MAX_REGISTRATIONS, MAX_UNSUBSCRIBED};
 pub use dead_letters::{DeadLetter, DeadLetters, MAX_DEAD_LETTERS};
 pub use jobs::DurableJobs;
 pub use planner::{PlanOutcome, Planner, Presence};

@@ -1,5 +1,6 @@
 //! Tables of the store, and their keys.
 
+use sha2::{Digest as _, Sha256};
 use tidewire_store::{Key, Table};
 use tidewire_stream::UserId;
 
@@ -19,6 +20,8 @@ pub(super) const REGISTRATIONS_OF: Table = Table("delivery.registrations_of");
 pub(super) const PUSH_ENDPOINTS: Table = Table("delivery.push_endpoints");
 /// User → mail address.
 pub(super) const EMAILS: Table = Table("delivery.emails");
+/// User, hash of a mail address → time at which the user unsubscribed it.
+pub(super) const UNSUBSCRIBED: Table = Table("delivery.unsubscribed");
 
 /// First bytes of the keys of an endpoint's jobs. Names of endpoints have no zero byte.
 pub(super) fn jobs_of(endpoint: &EndpointId) -> Key {
@@ -73,6 +76,19 @@ pub(super) fn registrations_of(user: &UserId) -> Key {
 pub(super) fn registration_of(user: &UserId, registration: &str) -> Key {
     let mut key = registrations_of(user);
     key.extend(registration.as_bytes());
+    key
+}
+
+/// First bytes of the keys of a user's unsubscribed addresses.
+pub(super) fn unsubscribed_of(user: &UserId) -> Key {
+    registrations_of(user)
+}
+
+/// The key of an unsubscribed address. Case makes no difference: mail servers ignore it in
+/// domains, and nearly all do in names.
+pub(super) fn unsubscribed(user: &UserId, address: &str) -> Key {
+    let mut key = unsubscribed_of(user);
+    key.extend(Sha256::digest(address.to_lowercase()));
     key
 }
 
