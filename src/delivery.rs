@@ -1,6 +1,6 @@
 //! Delivery outside of the application: wires the channels of the configuration to the hub.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tidewire_delivery::{
     DeliveryConfig, Dispatcher, DispatcherLimits, Senders,
@@ -93,5 +93,9 @@ struct Connections(Arc<StreamCore>);
 impl Presence for Connections {
     fn is_connected(&self, user: &UserId) -> bool {
         self.0.is_connected(user)
+    }
+
+    fn dead_after(&self) -> Duration {
+        self.0.options().longest_silence()
     }
 }

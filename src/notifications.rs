@@ -369,8 +369,9 @@ impl EventSink for ChannelSink {
                 self.pushes.retract(&ids);
                 self.queue(FanOut::Counts);
             }
-            // Delivery outside of the application will read them.
-            HubEvent::Preferences { .. } => {}
+            HubEvent::Preferences { user, preferences } => {
+                self.pushes.preferences(&user, &preferences);
+            }
         }
     }
 }

@@ -167,12 +167,14 @@ impl Shared {
     }
 
     /// Makes one attempt, if the store still wants the job.
-    async fn attempt(&self, job: Job) -> (Job, Option<Outcome>) {
+    async fn attempt(&self, job: Job) -> (Job, Result<Outcome, JobEnd>) {
         let channel = job.target.endpoint().channel;
         // The semaphore is never closed.
         let _permit = self.permits[channel as usize].acquire().await;
-        if self.store.verdict(&job).await == Verdict::Drop {
-            return (job, None);
+        match self.store.verdict(&job).await {
+            Verdict::Send => {}
+            Verdict::Drop => return (job, Err(JobEnd::Unwanted)),
+            Verdict::Hold { until_ms } => return (job, Err(JobEnd::Held { until_ms })),
         }
         // A panic must not end the endpoint's task: its queue would stand still for ever.
         let attempt = async { self.sender.send(&job).await };
@@ -184,7 +186,7 @@ impl Shared {
             );
             Outcome::retry("internal error")
         });
-        (job, Some(outcome))
+        (job, Ok(outcome))
     }
 
     /// Counts and stores the end of a job.
@@ -199,16 +201,19 @@ impl Shared {
             JobEnd::Gone { reason } => {
                 tracing::info!(%endpoint, message, reason, "an endpoint is gone");
             }
-            JobEnd::Delivered | JobEnd::Expired | JobEnd::Unwanted => {}
+            JobEnd::Delivered | JobEnd::Expired | JobEnd::Unwanted | JobEnd::Held { .. } => {}
         }
         self.store.finished(job, end).await;
     }
 
     /// Records the outcome of an attempt.
-    async fn conclude(&self, endpoint: &Endpoint, job: Job, outcome: Option<Outcome>) {
-        let Some(outcome) = outcome else {
-            endpoint.queue.lock().drop_job(&job);
-            return self.finish(endpoint, &job, &JobEnd::Unwanted).await;
+    async fn conclude(&self, endpoint: &Endpoint, job: Job, outcome: Result<Outcome, JobEnd>) {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(end) => {
+                endpoint.queue.lock().drop_job(&job);
+                return self.finish(endpoint, &job, &end).await;
+            }
         };
         let now = self.now();
         let Consequence {
@@ -253,7 +258,7 @@ impl Shared {
 
 /// Sends the jobs of one endpoint, until there is none.
 async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>) {
-    let mut attempts: FuturesUnordered<BoxFuture<'_, (Job, Option<Outcome>)>> =
+    let mut attempts: FuturesUnordered<BoxFuture<'_, (Job, Result<Outcome, JobEnd>)>> =
         FuturesUnordered::new();
     loop {
         let is_stopping = shared.stop.is_cancelled();

@@ -125,6 +125,11 @@ pub enum JobEnd {
     Expired,
     /// The store did not want it any more: it was read, or its endpoint was removed.
     Unwanted,
+    /// Quiet hours of its user hold it back. It is offered again when they end.
+    Held {
+        /// Their end, in milliseconds since the Unix epoch.
+        until_ms: i64,
+    },
 }
 
 /// A failed attempt, and the time of the next one.
@@ -165,8 +170,13 @@ pub enum EndpointState {
 pub enum Verdict {
     /// Send it.
     Send,
-    /// Drop it: the user has read the notification or removed the endpoint.
+    /// Drop it: the user has read or hidden the notification, or removed the endpoint.
     Drop,
+    /// Hold it back: the user's quiet hours have begun.
+    Hold {
+        /// Their end, in milliseconds since the Unix epoch.
+        until_ms: i64,
+    },
 }
 
 /// The durable part of the queue.

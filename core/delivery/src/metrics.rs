@@ -19,19 +19,22 @@ pub enum Count {
     Expired,
     /// A message was not wanted any more.
     Unwanted,
+    /// Quiet hours held a message back before another attempt.
+    Held,
     /// A job was refused for lack of room. It stays in the store.
     Full,
 }
 
 impl Count {
     /// All counts.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Delivered,
         Self::Retried,
         Self::Dead,
         Self::Gone,
         Self::Expired,
         Self::Unwanted,
+        Self::Held,
         Self::Full,
     ];
 
@@ -45,6 +48,7 @@ impl Count {
             Self::Gone => "gone",
             Self::Expired => "expired",
             Self::Unwanted => "unwanted",
+            Self::Held => "held",
             Self::Full => "full",
         }
     }
@@ -56,6 +60,7 @@ impl Count {
             JobEnd::Gone { .. } => Self::Gone,
             JobEnd::Expired => Self::Expired,
             JobEnd::Unwanted => Self::Unwanted,
+            JobEnd::Held { .. } => Self::Held,
         }
     }
 }
@@ -98,11 +103,11 @@ mod tests {
                 metrics.add(channel, count);
             }
         }
-        assert_eq!(metrics.all().count(), 21);
+        assert_eq!(metrics.all().count(), 24);
         assert!(metrics.all().all(|(_, _, value)| value == 1));
         let mut names: Vec<_> = Count::ALL.map(Count::name).into();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), 7);
+        assert_eq!(names.len(), 8);
     }
 }

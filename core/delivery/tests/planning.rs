@@ -2,295 +2,22 @@
 //! loses nothing.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+mod support;
 
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
+use std::{collections::HashSet, time::Duration};
+
+use support::{MINUTE_MS, World, note, push_filter, quiet};
 use tidewire_delivery::{
-    Channel, Content, DeliveryConfig, Dispatcher, DispatcherLimits, EndpointId, Job, MessageId,
-    Outcome, QueueLimits, Sender, Target,
-    durable::{
-        Contacts, DurableJobs, MAX_REGISTRATIONS, PlanOutcome, Planner, Presence, RetryOutcome,
-    },
-    guard::{Guard, Networks},
-    web_push::PushSubscription,
+    Channel, MessageId, Outcome,
+    durable::{MAX_REGISTRATIONS, RetryOutcome},
 };
-use tidewire_notification::{EventSink, HubEvent, NotificationConfig, NotificationHub};
-use tidewire_proto::v1::{
-    DeliveryFilter, DeliveryPreferences, Notification, NotificationType, NotifyRequest,
-    Preferences, Priority, QuietHours,
-};
-use tidewire_store::{Batch, MemoryStore, Store as _, Table};
-use tidewire_stream::{ManualClock, UserId};
-use tokio_util::sync::CancellationToken;
-
-/// 2025-06-15, 22:30 in New York.
-const NIGHT_MS: i64 = 1_750_041_000_000;
-
-const MINUTE_MS: i64 = 60_000;
-
-const CONFIG: &str = r#"
-[[webhook]]
-name = "ops"
-url = "https://hooks.example.com/1"
-secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
-
-[[webhook]]
-name = "payments"
-url = "https://hooks.example.com/2"
-secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
-types = ["payment_received"]
-
-[push]
-vapid_private_key = "IQ9Ur0ykXoHS9gzfYX0aBjy9lvdrjx_PFUXmie9YRcY"
-subject = "mailto:ops@example.com"
-
-[email]
-host = "smtp.example.com"
-from = "notify@example.com"
-unsubscribe_url = "https://example.com/unsubscribe"
-unsubscribe_secrets = ["0123456789abcdef0123456789abcdef"]
-"#;
-
-struct Silent;
-
-impl EventSink for Silent {
-    fn publish(&self, _event: HubEvent) {}
-}
-
-/// Records what is sent, and answers as the test says.
-#[derive(Default)]
-struct Recorder {
-    sent: Mutex<Vec<String>>,
-    ids: Mutex<Vec<String>>,
-    outcome: Mutex<Option<Outcome>>,
-}
-
-impl Sender for Recorder {
-    fn send<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Outcome> {
-        let to = match &job.target {
-            Target::Webhook(name) => format!("webhook {name}"),
-            Target::Push { subscription, .. } => {
-                let (_, name) = subscription.endpoint().rsplit_once('/').unwrap();
-                format!("push {name}")
-            }
-            Target::Email(address) => format!("email {address}"),
-        };
-        let titles: Vec<_> = job
-            .message
-            .content
-            .notifications()
-            .iter()
-            .map(|one| one.title.clone())
-            .collect();
-        let kind = match job.message.content {
-            Content::Digest { .. } => " digest",
-            Content::Notification(_) => "",
-        };
-        self.sent
-            .lock()
-            .push(format!("{to}{kind}: {}", titles.join(", ")));
-        self.ids.lock().push(job.message.id.as_str().to_owned());
-        let outcome = self.outcome.lock().clone().unwrap_or(Outcome::Delivered);
-        Box::pin(async move { outcome })
-    }
-
-    fn limits(&self, _endpoint: &EndpointId) -> QueueLimits {
-        QueueLimits {
-            jobs: 10,
-            concurrency: 1,
-            interval: Duration::ZERO,
-            first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_secs(1),
-            attempts: 3,
-            max_age: Duration::from_secs(30 * 24 * 3600),
-        }
-    }
-}
-
-#[derive(Default)]
-struct Connected(Mutex<HashSet<UserId>>);
-
-impl Presence for Connected {
-    fn is_connected(&self, user: &UserId) -> bool {
-        self.0.lock().contains(user)
-    }
-}
-
-struct World {
-    store: Arc<MemoryStore>,
-    clock: Arc<ManualClock>,
-    now_ms: i64,
-    hub: NotificationHub,
-    contacts: Contacts,
-    connected: Arc<Connected>,
-    recorder: Arc<Recorder>,
-    jobs: DurableJobs,
-    dispatcher: Dispatcher,
-    planner: Planner,
-    cancel: CancellationToken,
-}
-
-impl World {
-    async fn new() -> Self {
-        Self::on(
-            Arc::new(MemoryStore::new()),
-            ManualClock::at(NIGHT_MS),
-            NIGHT_MS,
-        )
-        .await
-    }
-
-    async fn on(store: Arc<MemoryStore>, clock: Arc<ManualClock>, now_ms: i64) -> Self {
-        let config: DeliveryConfig = figment::Figment::new()
-            .merge(<figment::providers::Toml as figment::providers::Format>::string(CONFIG))
-            .extract()
-            .unwrap();
-        let hub = NotificationConfig {
-            has_delivery: true,
-            ..NotificationConfig::default()
-        };
-        let hub = NotificationHub::open(store.clone(), Arc::new(Silent), clock.clone(), hub)
-            .await
-            .unwrap();
-        let contacts = Contacts::new(store.clone(), clock.clone());
-        let (connected, recorder) = (Arc::<Connected>::default(), Arc::<Recorder>::default());
-        let jobs = DurableJobs::new(store.clone(), hub.clone(), contacts.clone(), clock.clone());
-        let limits = DispatcherLimits {
-            jobs: 100,
-            in_flight: 10,
-        };
-        let dispatcher = Dispatcher::new(
-            recorder.clone(),
-            Arc::new(jobs.clone()),
-            clock.clone(),
-            limits,
-        );
-        let planner = Planner::new(jobs.clone(), connected.clone(), config, dispatcher.clone());
-        let cancel = CancellationToken::new();
-        tokio::spawn({
-            let (jobs, dispatcher, cancel) = (jobs.clone(), dispatcher.clone(), cancel.clone());
-            async move { jobs.run(&dispatcher, cancel).await }
-        });
-        Self {
-            store,
-            clock,
-            now_ms,
-            hub,
-            contacts,
-            connected,
-            recorder,
-            jobs,
-            dispatcher,
-            planner,
-            cancel,
-        }
-    }
-
-    /// Ends everything, as a crash does, and begins anew on the same store.
-    async fn restart(self) -> Self {
-        self.cancel.cancel();
-        self.dispatcher.stop().await;
-        Self::on(self.store, self.clock, self.now_ms).await
-    }
-
-    fn advance(&mut self, ms: i64) {
-        self.now_ms += ms;
-        self.clock.set(self.now_ms);
-    }
-
-    async fn notify(&self, user: &str, title: &str, priority: Priority) -> String {
-        self.send(NotifyRequest {
-            user: Some(user.to_owned()),
-            notification: Some(note(title, priority)),
-            ..NotifyRequest::default()
-        })
-        .await
-    }
-
-    async fn send(&self, request: NotifyRequest) -> String {
-        let sent = self.hub.notify(&UserId::new("backend"), request).await;
-        sent.unwrap().id.to_string()
-    }
-
-    async fn register(&self, user: &str, name: &str) -> String {
-        let json = subscription(name);
-        let read = PushSubscription::read(&json, Guard::new(Networks::Public)).unwrap();
-        let user = UserId::new(user);
-        self.contacts.register(&user, &json, &read).await.unwrap()
-    }
-
-    async fn set_email(&self, user: &str) {
-        let address = format!("{user}@example.com");
-        let user = UserId::new(user);
-        let set = self.contacts.set_email(&user, Some(&address));
-        set.await.unwrap().unwrap();
-    }
-
-    async fn prefer(&self, user: &str, preferences: Preferences) {
-        self.hub.set_preferences(user, preferences).await.unwrap();
-    }
-
-    /// Plans all that is due, waits until it is sent, and returns it, sorted.
-    async fn sent(&self) -> Vec<String> {
-        loop {
-            match self.planner.step().await.unwrap() {
-                PlanOutcome::More => {}
-                PlanOutcome::Idle(Some(due_ms)) if due_ms <= self.now_ms => {}
-                PlanOutcome::Idle(_) => break,
-            }
-        }
-        // Time is paused: it passes once all tasks wait.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let mut sent = std::mem::take(&mut *self.recorder.sent.lock());
-        sent.sort();
-        sent
-    }
-}
-
-fn note(title: &str, priority: Priority) -> Notification {
-    Notification {
-        r#type: NotificationType::PriceAlert.into(),
-        priority: priority.into(),
-        title: title.to_owned(),
-        ..Notification::default()
-    }
-}
-
-fn subscription(name: &str) -> Vec<u8> {
-    let text = format!(
-        r#"{{"endpoint":"https://push.example.com/{name}","keys":{{
-        "p256dh":"BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
-        "auth":"BTBZMqHH6r4Tts7J_aSIgg"}}}}"#
-    );
-    text.into_bytes()
-}
-
-fn quiet(digest: bool) -> Preferences {
-    Preferences {
-        quiet_hours: Some(QuietHours {
-            start: "22:00".to_owned(),
-            end: "07:00".to_owned(),
-            time_zone: "America/New_York".to_owned(),
-        }),
-        digest: Some(digest),
-        ..Preferences::default()
-    }
-}
-
-fn push_filter(filter: DeliveryFilter) -> Preferences {
-    Preferences {
-        channels: Some(DeliveryPreferences {
-            push: Some(filter),
-            ..DeliveryPreferences::default()
-        }),
-        ..Preferences::default()
-    }
-}
+use tidewire_proto::v1::{DeliveryFilter, NotificationType, NotifyRequest, Priority};
+use tidewire_store::{Batch, Store as _, Table};
+use tidewire_stream::UserId;
 
 #[tokio::test(start_paused = true)]
 async fn webhooks_get_all_and_push_those_who_are_not_connected() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     world.register("ada", "phone").await;
     world.register("ada", "laptop").await;
     world.register("bob", "bobs").await;
@@ -319,6 +46,9 @@ async fn webhooks_get_all_and_push_those_who_are_not_connected() {
         world.sent().await,
         ["webhook ops: paid", "webhook payments: paid"]
     );
+    // The connection has stayed: they have reached bob.
+    world.advance(2 * MINUTE_MS);
+    assert!(world.sent().await.is_empty());
     // Always, if bob wants it.
     let always = DeliveryFilter {
         always: Some(true),
@@ -378,24 +108,6 @@ async fn a_mail_waits_and_is_not_sent_if_the_notification_was_read() {
     world.notify("ada", "later", Priority::High).await;
     world.advance(10 * MINUTE_MS);
     assert_eq!(world.sent().await, ["webhook ops: later"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_planner_wakes_for_what_it_moved_itself() {
-    let world = World::new().await;
-    world.register("ada", "phone").await;
-    world.set_email("bob").await;
-    world.prefer("ada", quiet(false)).await;
-    // A push that waits for the morning, and a mail that waits for five minutes.
-    world.notify("ada", "at night", Priority::High).await;
-    let morning_ms = NIGHT_MS + (8 * 60 + 30) * MINUTE_MS;
-    let idle = |until_ms| PlanOutcome::Idle(Some(until_ms));
-    assert_eq!(world.planner.step().await.unwrap(), idle(morning_ms));
-    world.notify("bob", "unread", Priority::High).await;
-    let mail_ms = NIGHT_MS + 5 * MINUTE_MS;
-    for _ in 0..2 {
-        assert_eq!(world.planner.step().await.unwrap(), idle(mail_ms));
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -68,7 +68,8 @@ pub enum HubEvent {
         /// The broadcasts.
         ids: Vec<NotificationId>,
     },
-    /// A user set preferences.
+    /// A user set preferences. What waits for the user to receive it, and is hidden now, is not
+    /// pushed. A count that changes with them is published before.
     Preferences {
         /// The user.
         user: UserId,

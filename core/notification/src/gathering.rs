@@ -16,8 +16,9 @@
 //! # Order
 //! A user never hears of a notification that a later push took back, and a count is never older
 //! than one before. A `read` marks pending notifications, a `dismissed` and a newer one with the
-//! same collapse key remove them, and a batch has the newest count of its user. A high
-//! notification may overtake an older one: ids sort by time.
+//! same collapse key remove them, and a batch has the newest count of its user. One that expires,
+//! or that new preferences hide, is removed too. If nothing is left, the count is pushed alone. A
+//! high notification may overtake an older one: ids sort by time.
 //!
 //! # Worked example
 //! Ada has 4 unread. At 0 ms comes a medium one (5 unread), at 50 ms a high one (6), at 90 ms she
@@ -33,14 +34,14 @@ use std::{
 use tidewire_proto::{
     prost::Message as _,
     v1::{
-        Dismissed, GetUnreadCountResponse, Notification, NotificationBatch, Priority, ReadReceipt,
-        server_message::Data,
+        Dismissed, GetUnreadCountResponse, Notification, NotificationBatch, Preferences, Priority,
+        ReadReceipt, server_message::Data,
     },
 };
 use tidewire_stream::{Event, Urgency, UserId};
 use tokio::time::Instant;
 
-use crate::NotificationId;
+use crate::{NotificationId, preferences};
 
 /// Bytes of a pending notification beside its text.
 const ENTRY_BYTES: usize = 256;
@@ -133,6 +134,7 @@ struct PendingItem {
     notification: Notification,
     audience: Audience,
     bytes: usize,
+    expires: Option<Instant>,
 }
 
 impl NotificationGatherer {
@@ -201,6 +203,7 @@ impl NotificationGatherer {
         };
         let item = PendingItem {
             bytes: ENTRY_BYTES + notification.encoded_len(),
+            expires: expiry(&notification, now),
             notification,
             audience,
         };
@@ -210,7 +213,7 @@ impl NotificationGatherer {
             pending.items.len() >= self.limits.user_items || pending.bytes >= self.limits.user_bytes
         });
         if is_full {
-            self.flush(user, out);
+            self.flush(user, now, out);
         }
         while self.bytes > self.limits.bytes {
             let medium = self.medium.first_key_value();
@@ -218,7 +221,7 @@ impl NotificationGatherer {
             let Some(first) = first.map(|(_, user)| user.clone()) else {
                 break;
             };
-            self.flush(&first, out);
+            self.flush(&first, now, out);
         }
     }
 
@@ -246,11 +249,14 @@ impl NotificationGatherer {
     pub fn unread_count(&mut self, user: &UserId, unread_count: u64, out: &mut Vec<Push>) {
         match self.users.get_mut(user) {
             Some(pending) => pending.unread_count = unread_count,
-            None => {
-                let event = Data::UnreadCount(GetUnreadCountResponse { unread_count });
-                out.push(Push::ordinary(user, event));
-            }
+            None => out.push(Push::count(user, unread_count)),
         }
+    }
+
+    /// A user set preferences. What they hide is not pushed any more.
+    pub fn preferences(&mut self, user: &UserId, preferences: &Preferences, out: &mut Vec<Push>) {
+        let count = self.remove(user, |one| !preferences::shows(preferences, one));
+        out.extend(count.map(|count| Push::count(user, count)));
     }
 
     /// Broadcasts left all lists.
@@ -275,15 +281,15 @@ impl NotificationGatherer {
                 (is_late || spent + pushed < self.limits.budget).then_some(user)
             });
             let Some(user) = user else { return };
-            self.flush(&user, out);
+            self.flush(&user, now, out);
         }
     }
 
-    /// Pushes all that is pending.
-    pub fn flush_all(&mut self, out: &mut Vec<Push>) {
+    /// Pushes all that is pending at `now`.
+    pub fn flush_all(&mut self, now: Instant, out: &mut Vec<Push>) {
         let users: Vec<_> = self.users.keys().cloned().collect();
         for user in users {
-            self.flush(&user, out);
+            self.flush(&user, now, out);
         }
     }
 
@@ -347,11 +353,9 @@ impl NotificationGatherer {
         }
     }
 
-    /// Removes pending notifications of a user.
-    fn remove(&mut self, user: &UserId, is_gone: impl Fn(&Notification) -> bool) {
-        let Some(pending) = self.users.get_mut(user) else {
-            return;
-        };
+    /// Removes pending notifications of a user. Returns the user's newest count if none is left.
+    fn remove(&mut self, user: &UserId, is_gone: impl Fn(&Notification) -> bool) -> Option<u64> {
+        let pending = self.users.get_mut(user)?;
         let mut freed = 0;
         pending.items.retain(|item| {
             let stays = !is_gone(&item.notification);
@@ -360,8 +364,9 @@ impl NotificationGatherer {
         });
         pending.bytes -= freed;
         self.bytes -= freed;
-        if pending.items.is_empty() {
-            self.take(user);
+        match pending.items.is_empty() {
+            true => self.take(user).map(|pending| pending.unread_count),
+            false => None,
         }
     }
 
@@ -372,18 +377,23 @@ impl NotificationGatherer {
         Some(pending)
     }
 
-    fn flush(&mut self, user: &UserId, out: &mut Vec<Push>) {
-        let Some(pending) = self.take(user) else {
+    fn flush(&mut self, user: &UserId, now: Instant, out: &mut Vec<Push>) {
+        let Some(mut pending) = self.take(user) else {
             return;
         };
         let unread_count = pending.unread_count;
+        let has_expired = |item: &PendingItem| item.expires.is_some_and(|expires| expires <= now);
+        pending.items.retain(|item| !has_expired(item));
+        if pending.items.is_empty() {
+            out.push(Push::count(user, unread_count));
+            return;
+        }
         if let [only] = &pending.items[..]
             && only.audience == Audience::Everyone
         {
             let event = Data::Notification(only.notification.clone());
             out.push(Push::ordinary(user, event));
-            let count = GetUnreadCountResponse { unread_count };
-            out.push(Push::ordinary(user, Data::UnreadCount(count)));
+            out.push(Push::count(user, unread_count));
             return;
         }
         let mut items: Vec<_> = pending
@@ -408,6 +418,11 @@ impl NotificationGatherer {
 }
 
 impl Push {
+    fn count(user: &UserId, unread_count: u64) -> Self {
+        let count = GetUnreadCountResponse { unread_count };
+        Self::ordinary(user, Data::UnreadCount(count))
+    }
+
     fn ordinary(user: &UserId, event: Event) -> Self {
         Self {
             user: user.clone(),
@@ -415,6 +430,15 @@ impl Push {
             urgency: Urgency::Ordinary,
         }
     }
+}
+
+/// When a notification expires that comes at `now`, just after its time.
+fn expiry(notification: &Notification, now: Instant) -> Option<Instant> {
+    let left_ms = notification
+        .expires_at?
+        .saturating_sub(notification.timestamp);
+    let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+    Some(tidewire_stream::deadline(now, left))
 }
 
 /// Whether a receipt covers a notification. Ids sort by time.

@@ -23,6 +23,7 @@ use crate::{
 };
 
 pub use background::StepOutcome;
+pub use outgoing::OutgoingItem;
 pub use reading::{ListQuery, NotificationPage};
 pub use schedules::ScheduleRef;
 pub use sending::NotifyOutcome;
@@ -222,12 +223,13 @@ impl NotificationHub {
             state.muted = visibility.muted;
             let value = prost::Message::encode_to_vec(&preferences);
             work.batch.put(tables::PREFERENCES, user.as_str(), value);
-            let shared = Box::new(preferences.clone());
+            work.review_outgoing(&user);
+            // First the count: what is gathered for the user, and leaves now, had the one before.
+            work.push_count_if_changed(&user, before);
             work.events.push(HubEvent::Preferences {
                 user: user.clone(),
-                preferences: shared,
+                preferences: Box::new(preferences.clone()),
             });
-            work.push_count_if_changed(&user, before);
             Ok(preferences)
         })
         .await

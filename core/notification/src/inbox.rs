@@ -302,10 +302,10 @@ impl Inbox {
                 continue;
             }
             let Self { state, blocks, .. } = self;
-            let found = find(&mut state.head, *order).or_else(|| {
+            let found = find_mut(&mut state.head, *order).or_else(|| {
                 let blocks = blocks.as_mut()?;
                 let block = blocks.iter_mut().rfind(|block| block.key <= *order)?;
-                let entry = find(&mut block.entries, *order)?;
+                let entry = find_mut(&mut block.entries, *order)?;
                 block.is_dirty |= !entry.is_marked_read;
                 Some(entry)
             });
@@ -391,9 +391,16 @@ fn due_ms(entry: &Entry, retention: Retention) -> i64 {
     entry.expires_at_ms.unwrap_or(NEVER_MS).min(too_old_ms)
 }
 
-fn find(entries: &mut [Entry], order: Order) -> Option<&mut Entry> {
-    let place = entries
-        .binary_search_by_key(&order, |entry| entry.order)
-        .ok()?;
-    entries.get_mut(place)
+/// The entry of a place.
+pub(crate) fn find(entries: &[Entry], order: Order) -> Option<&Entry> {
+    entries.get(place(entries, order)?)
+}
+
+fn find_mut(entries: &mut [Entry], order: Order) -> Option<&mut Entry> {
+    entries.get_mut(place(entries, order)?)
+}
+
+fn place(entries: &[Entry], order: Order) -> Option<usize> {
+    let place = entries.binary_search_by_key(&order, |entry| entry.order);
+    place.ok()
 }

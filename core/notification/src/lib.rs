@@ -46,7 +46,8 @@ pub use error::NotificationError;
 pub use events::{EventSink, HubEvent};
 pub use gathering::{Audience, GatheringLimits, NotificationGatherer, Push};
 pub use hub::{
-    ListQuery, NotificationHub, NotificationPage, NotifyOutcome, ScheduleRef, StepOutcome,
+    ListQuery, NotificationHub, NotificationPage, NotifyOutcome, OutgoingItem, ScheduleRef,
+    StepOutcome,
 };
 pub use id::NotificationId;
 pub use kind::Class;

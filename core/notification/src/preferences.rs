@@ -11,7 +11,7 @@
 
 use jiff::{Timestamp, civil::Time, tz::TimeZone};
 use smallvec::SmallVec;
-use tidewire_proto::v1::{DeliveryFilter, Preferences, Priority};
+use tidewire_proto::v1::{DeliveryFilter, Notification, NotificationType, Preferences, Priority};
 
 use crate::{
     NotificationError,
@@ -180,6 +180,20 @@ pub(crate) fn filter(kinds: &KindRegistry, filter: &DeliveryFilter) -> Visibilit
     check_filter(kinds, "", filter).unwrap_or_default()
 }
 
+/// Whether preferences that were checked show a notification of the server.
+pub(crate) fn shows(preferences: &Preferences, notification: &Notification) -> bool {
+    let is_exempt = notification.priority() == Priority::Urgent
+        || notification.r#type() == NotificationType::SecurityWarning;
+    let is_muted = match notification.custom_type.as_str() {
+        "" => preferences.muted_types.contains(&notification.r#type),
+        name => preferences
+            .custom_muted_types
+            .iter()
+            .any(|muted| muted == name),
+    };
+    is_exempt || (notification.priority >= preferences.min_priority.unwrap_or(0) && !is_muted)
+}
+
 /// Whether quiet hours hold a notification back. Urgent ones and security warnings are exempt.
 #[must_use]
 pub fn is_held_back(hours: &QuietHours, class: Class, now_ms: i64) -> bool {
@@ -188,6 +202,8 @@ pub fn is_held_back(hours: &QuietHours, class: Class, now_ms: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     fn hours(start: &str, end: &str, zone: &str) -> Result<QuietHours, NotificationError> {
@@ -257,6 +273,45 @@ mod tests {
         assert!(
             half.is_quiet(ms("2025-01-01T18:30:00Z")) && !half.is_quiet(ms("2025-01-01T18:29:00Z"))
         );
+    }
+
+    #[test]
+    fn a_notification_is_shown_where_its_class_is() {
+        let custom = ["order".to_owned(), "refund".to_owned()];
+        let (kinds, _) = KindRegistry::new(HashMap::new(), &custom).unwrap();
+        let types = [(1, ""), (6, ""), (8, ""), (0, "order"), (0, "refund")];
+        let mut tested = 0;
+        for min_priority in [None, Some(1), Some(2), Some(3), Some(4)] {
+            for (muted_types, custom_muted_types) in [
+                (vec![], vec![]),
+                (vec![1, 6], vec!["order".to_owned()]),
+                (vec![8], custom.to_vec()),
+            ] {
+                let preferences = Preferences {
+                    min_priority,
+                    muted_types,
+                    custom_muted_types,
+                    ..Preferences::default()
+                };
+                let visibility = check(&kinds, &preferences).unwrap();
+                for (number, name) in types {
+                    for priority in 1..=4 {
+                        let kind = kinds.find("type", number, name).unwrap();
+                        let class = Class::new(kind, Priority::try_from(priority).unwrap());
+                        let one = Notification {
+                            r#type: number,
+                            custom_type: name.to_owned(),
+                            priority,
+                            ..Notification::default()
+                        };
+                        let is_shown = shows(&preferences, &one);
+                        assert_eq!(is_shown, visibility.shows(class), "{preferences:?} {one:?}");
+                        tested += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(tested, 300);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tidewire_proto::v1::{Dismissed, Notification, ReadReceipt};
+use tidewire_proto::v1::{Dismissed, Notification, Preferences, ReadReceipt};
 use tidewire_stream::{ChannelName, Content, Event, SharedEvent, StreamCore, UserId};
 use tokio::{
     sync::Notify,
@@ -89,6 +89,11 @@ impl UserPushes {
         self.apply(|gatherer, out| gatherer.unread_count(user, unread_count, out));
     }
 
+    /// Takes back what a user's new preferences hide.
+    pub fn preferences(&self, user: &UserId, preferences: &Preferences) {
+        self.apply(|gatherer, out| gatherer.preferences(user, preferences, out));
+    }
+
     /// Takes pending broadcasts back.
     pub fn retract(&self, ids: &[NotificationId]) {
         self.apply(|gatherer, _| gatherer.retract(ids));
@@ -139,7 +144,7 @@ impl UserPushes {
         let was_empty = state.gatherer.is_empty();
         change(&mut state.gatherer, &mut out);
         if state.is_closed {
-            state.gatherer.flush_all(&mut out);
+            state.gatherer.flush_all(Instant::now(), &mut out);
         }
         for push in out {
             self.publish(push);

@@ -30,6 +30,8 @@ pub(crate) const PREFERENCES: Table = Table("notification.preferences");
 
 /// Time, user, place → progress: a notification that goes to delivery channels.
 pub(crate) const OUTGOING: Table = Table("notification.outgoing");
+/// User, place → time of the row in [`OUTGOING`] that waits for it.
+pub(crate) const OUTGOING_OF: Table = Table("notification.outgoing_of");
 
 /// Key of the realm in [`META`].
 pub(crate) const REALM: &[u8] = b"r";
@@ -69,6 +71,19 @@ pub(crate) fn order(key: &[u8]) -> Option<Order> {
 pub(crate) fn garbage(order: Order, user: &UserId) -> Vec<u8> {
     let mut key = order.0.to_be_bytes().to_vec();
     key.extend(user.as_str().as_bytes());
+    key
+}
+
+/// First bytes of the keys of a user's waiting rows. Ids of users have no zero byte.
+pub(crate) fn all_outgoing_of(user: &UserId) -> Vec<u8> {
+    let mut key = user.as_str().as_bytes().to_vec();
+    key.push(0);
+    key
+}
+
+pub(crate) fn outgoing_of(user: &UserId, order: Order) -> Vec<u8> {
+    let mut key = all_outgoing_of(user);
+    key.extend(order.0.to_be_bytes());
     key
 }
 

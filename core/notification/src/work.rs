@@ -22,7 +22,7 @@ use crate::{
     inbox::{Block, Entry, Inbox, NEVER_MS, Retention, UserState},
     kind::Class,
     locks::{Guards, Stripe},
-    outgoing,
+    outgoing::Outgoing,
     record::{self, Body},
     tables::{self, DueWork},
 };
@@ -203,6 +203,7 @@ impl<'a> Work<'a> {
         notification: &Notification,
     ) {
         let (order, class, collapses) = (entry.order, entry.class, entry.collapse.is_some());
+        let expires_at_ms = entry.expires_at_ms;
         let before = self.unread(user);
         let inbox = self.inbox(user);
         let removed = inbox.removed.len();
@@ -230,8 +231,11 @@ impl<'a> Work<'a> {
             audience: Audience::Users,
         });
         if self.core.config.has_delivery {
-            outgoing::add(&mut self.batch, self.now_ms, Some(&user), order);
-            self.has_outgoing = true;
+            self.put_outgoing(&Outgoing {
+                class: Some(class),
+                expires_at_ms,
+                ..Outgoing::new(self.now_ms, Some(user.clone()), self.core.id(order), 0)
+            });
         }
         // Clients add one for a notification. They cannot tell whether it replaces an unread one,
         // nor what a full inbox drops.
@@ -296,10 +300,26 @@ impl<'a> Work<'a> {
             .insert(broadcast.clone(), self.core.config.broadcast_max_age_ms);
         self.due_ms = self.due_ms.min(self.live.next_due_ms());
         if self.core.config.has_delivery {
-            outgoing::add(&mut self.batch, self.now_ms, None, broadcast.order);
-            self.has_outgoing = true;
+            self.put_outgoing(&Outgoing {
+                class: Some(broadcast.class),
+                expires_at_ms: broadcast.expires_at_ms,
+                text: text.to_vec(),
+                ..Outgoing::new(self.now_ms, None, self.core.id(broadcast.order), 0)
+            });
         }
         self.added.push(broadcast);
+    }
+
+    /// Has the planner of the delivery channels judge anew what waits of a user.
+    pub(crate) fn review_outgoing(&mut self, user: &UserId) {
+        if self.core.config.has_delivery {
+            self.put_outgoing(&Outgoing::review(self.now_ms, user.clone()));
+        }
+    }
+
+    fn put_outgoing(&mut self, row: &Outgoing) {
+        row.put(&mut self.batch);
+        self.has_outgoing = true;
     }
 
     /// Removes broadcasts from the lists.

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tidewire_delivery::{
     DeliveryError, Dispatcher, MessageId, Senders,
-    durable::{Contacts, DeadLetter, DurableJobs, RetryOutcome},
+    durable::{Contacts, DeadLetter, DurableJobs, EmailContact, RetryOutcome},
     email::{CONFIRMATION_PAGE, EmailSender, UnsubscribeStep, unsubscribe_step},
     web_push::WebPushSender,
 };
@@ -80,14 +80,14 @@ impl DeliverySlot {
         })
     }
 
-    fn push(&self) -> Result<&WebPushSender, StreamError> {
+    fn push_sender(&self) -> Result<&WebPushSender, StreamError> {
         let senders = self.0.get().map(|delivery| &delivery.senders);
         senders
             .and_then(|senders| senders.push())
             .ok_or_else(no_push)
     }
 
-    fn email(&self) -> Result<&EmailSender, StreamError> {
+    fn email_sender(&self) -> Result<&EmailSender, StreamError> {
         let senders = self.0.get().map(|delivery| &delivery.senders);
         senders
             .and_then(|senders| senders.email())
@@ -96,7 +96,7 @@ impl DeliverySlot {
 
     /// The key with which browsers subscribe.
     pub(crate) fn push_key(&self) -> Result<String, StreamError> {
-        let push = self.push()?;
+        let push = self.push_sender()?;
         Ok(push.public_key().to_owned())
     }
 
@@ -106,7 +106,7 @@ impl DeliverySlot {
         user: &str,
         subscription: &[u8],
     ) -> Result<String, StreamError> {
-        let (push, delivery) = (self.push()?, self.get()?);
+        let (push, delivery) = (self.push_sender()?, self.get()?);
         let read = push
             .read_subscription(subscription)
             .map_err(|error| invalid(&error))?;
@@ -132,17 +132,36 @@ impl DeliverySlot {
         }
     }
 
-    /// Sets a user's mail address.
+    /// Sets a user's mail address. Returns whether the user unsubscribed it.
     pub(crate) async fn set_email(
         &self,
         user: &str,
         address: Option<&str>,
-    ) -> Result<(), StreamError> {
-        self.email()?;
+        subscribes: bool,
+    ) -> Result<bool, StreamError> {
+        self.email_sender()?;
         let delivery = self.get()?;
-        let user = UserId::new(user);
-        let set = delivery.contacts.set_email(&user, address).await;
-        set.map_err(unavailable)?.map_err(|error| invalid(&error))
+        let Some(address) = address else {
+            let text = "`address`: missing, expected a mail address, or an empty text to remove it";
+            return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+        };
+        let (user, contacts) = (UserId::new(user), &delivery.contacts);
+        let address = Some(address).filter(|address| !address.is_empty());
+        let set = contacts.set_email(&user, address).await;
+        set.map_err(unavailable)?.map_err(|error| invalid(&error))?;
+        if subscribes {
+            contacts.subscribe(&user).await.map_err(unavailable)?;
+        }
+        let contact = contacts.email_contact(&user).await.map_err(unavailable)?;
+        Ok(contact.is_some_and(|contact| contact.is_unsubscribed))
+    }
+
+    /// A user's mail address.
+    pub(crate) async fn email(&self, user: &str) -> Result<Option<EmailContact>, StreamError> {
+        self.email_sender()?;
+        let delivery = self.get()?;
+        let contact = delivery.contacts.email_contact(&UserId::new(user)).await;
+        contact.map_err(unavailable)
     }
 
     /// Handles a request at the unsubscribe URL. Only a POST changes something: scanners of mail
@@ -155,7 +174,7 @@ impl DeliverySlot {
         method: &http::Method,
         token: &str,
     ) -> Result<UnsubscribeAnswer, StreamError> {
-        let (email, delivery) = (self.email()?, self.get()?);
+        let (email, delivery) = (self.email_sender()?, self.get()?);
         let step = unsubscribe_step(email.unsubscribe_tokens(), method, token);
         let step = step.map_err(|_| {
             let text = "`token` is not one of this server, expected the link of a mail";

@@ -20,16 +20,16 @@ use tidewire_proto::{
     json,
     v1::{
         CancelScheduledRequest, CancelScheduledResponse, DismissRequest, DismissResponse,
-        Dismissed, ErrorCode, GetPreferencesRequest, GetPushKeyRequest, GetPushKeyResponse,
-        GetUnreadCountRequest, GetUnreadCountResponse, ListNotificationsRequest,
-        ListNotificationsResponse, MarkAllReadRequest, MarkAllReadResponse, MarkReadRequest,
-        MarkReadResponse, Notification, NotifyBatchRequest, NotifyBatchResponse, NotifyRequest,
-        NotifyResponse, NotifyResult, Preferences, ReadReceipt, RecallBroadcastRequest,
-        RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse, RetryDeadLetterRequest,
-        RetryDeadLetterResponse, SetEmailRequest, SetEmailResponse, SetPreferencesRequest,
-        StreamNotificationsRequest, UnregisterPushRequest, UnregisterPushResponse,
-        cancel_scheduled_request, notify_result, notify_service_server::NotifyService,
-        server_message::Data,
+        Dismissed, ErrorCode, GetEmailRequest, GetEmailResponse, GetPreferencesRequest,
+        GetPushKeyRequest, GetPushKeyResponse, GetUnreadCountRequest, GetUnreadCountResponse,
+        ListNotificationsRequest, ListNotificationsResponse, MarkAllReadRequest,
+        MarkAllReadResponse, MarkReadRequest, MarkReadResponse, Notification, NotifyBatchRequest,
+        NotifyBatchResponse, NotifyRequest, NotifyResponse, NotifyResult, Preferences, ReadReceipt,
+        RecallBroadcastRequest, RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse,
+        RetryDeadLetterRequest, RetryDeadLetterResponse, SetEmailRequest, SetEmailResponse,
+        SetPreferencesRequest, StreamNotificationsRequest, UnregisterPushRequest,
+        UnregisterPushResponse, cancel_scheduled_request, notify_result,
+        notify_service_server::NotifyService, server_message::Data,
     },
 };
 use tidewire_stream::{
@@ -247,6 +247,19 @@ fn sender_of(caller: &Caller) -> Result<UserId, StreamError> {
     caller.identity.require(Scope::Service)?;
     let user = caller.identity.user();
     Ok(user.cloned().unwrap_or_else(|| UserId::new("")))
+}
+
+/// Checks the id of a user whom a back end names.
+fn check_user(user: &str) -> Result<(), StreamError> {
+    if user.is_empty() {
+        let text = "`user` is missing, expected the user whose address it is";
+        return Err(StreamError::new(ErrorCode::InvalidArgument, text));
+    }
+    let checked = ChannelName::user(user);
+    checked.map(drop).map_err(|error| {
+        let text = format!("`user`: {user:?} is not the id of a user: {error}");
+        StreamError::new(ErrorCode::InvalidArgument, text)
+    })
 }
 
 /// The user whose inbox a request concerns.
@@ -587,20 +600,15 @@ impl NotifyService for NotifyRpc {
         request: Request<SetEmailRequest>,
     ) -> Result<Response<SetEmailResponse>, Status> {
         let caller = caller_of(&request);
-        let SetEmailRequest { user, address } = request.into_inner();
+        let request = request.into_inner();
         let set = async {
             // Also on loopback: a local program without a token must not divert a user's mail.
             caller.identity.require(Scope::Service)?;
-            if user.is_empty() {
-                let text = "`user` is missing, expected the user whose address it is";
-                return Err(StreamError::new(ErrorCode::InvalidArgument, text));
-            }
-            if let Err(error) = ChannelName::user(&user) {
-                let text = format!("`user`: {user:?} is not the id of a user: {error}");
-                return Err(StreamError::new(ErrorCode::InvalidArgument, text));
-            }
-            self.delivery.set_email(&user, address.as_deref()).await?;
-            Ok(SetEmailResponse {})
+            check_user(&request.user)?;
+            let (user, address) = (&request.user, request.address.as_deref());
+            let set = self.delivery.set_email(user, address, request.subscribe);
+            let unsubscribed = set.await?;
+            Ok(SetEmailResponse { unsubscribed })
         };
         answer(set.await)
     }
@@ -617,6 +625,25 @@ impl NotifyService for NotifyRpc {
             Ok(RetryDeadLetterResponse {})
         };
         answer(retry.await)
+    }
+
+    async fn get_email(
+        &self,
+        request: Request<GetEmailRequest>,
+    ) -> Result<Response<GetEmailResponse>, Status> {
+        let caller = caller_of(&request);
+        let get = async {
+            caller.identity.require(Scope::Service)?;
+            let user = &request.get_ref().user;
+            check_user(user)?;
+            let contact = self.delivery.email(user).await?;
+            let unsubscribed = contact.as_ref().is_some_and(|one| one.is_unsubscribed);
+            Ok(GetEmailResponse {
+                address: contact.map(|one| one.address),
+                unsubscribed,
+            })
+        };
+        answer(get.await)
     }
 
     async fn cancel_scheduled(

@@ -1,5 +1,8 @@
 //! Contacts: the browsers and the mail address that reach a user outside of the application.
 //!
+//! A user who unsubscribes an address stays so, whatever addresses are set afterwards, until the
+//! back end says that the user subscribed again.
+//!
 //! A push endpoint belongs to one user: who registers it last has it. The end of a registration
 //! ends the messages that wait for it.
 
@@ -23,8 +26,20 @@ use crate::{
 /// Push registrations of a user at most. A further one ends the oldest.
 pub const MAX_REGISTRATIONS: usize = 20;
 
+/// Unsubscribed addresses of a user at most. A further one forgets the oldest.
+pub const MAX_UNSUBSCRIBED: usize = 100;
+
 /// Rows of one read.
 const PAGE: usize = 1_000;
+
+/// A user's mail address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmailContact {
+    /// The address.
+    pub address: String,
+    /// Whether the user unsubscribed it: no mail is sent to it.
+    pub is_unsubscribed: bool,
+}
 
 /// The contacts of all users.
 #[derive(Clone)]
@@ -133,7 +148,8 @@ impl Contacts {
         self.store.commit(batch).await
     }
 
-    /// Sets a user's mail address, or removes it. The same address stays unsubscribed if it was.
+    /// Sets a user's mail address, or removes it. An address that the user unsubscribed at any
+    /// time stays so.
     ///
     /// # Errors
     /// The address is none, or the store cannot be read or written.
@@ -144,6 +160,11 @@ impl Contacts {
     ) -> Result<Result<(), DeliveryError>, StoreError> {
         let _changing = self.changing.lock().await;
         let mut batch = Batch::new();
+        let known = self.stored_email(user).await?;
+        if let Some(known) = known.filter(|known| known.is_unsubscribed) {
+            // One of an earlier version has no row yet.
+            self.forbid(&mut batch, user, &known.address).await?;
+        }
         match address {
             None => batch.delete(tables::EMAILS, user.as_str()),
             Some(text) => {
@@ -154,12 +175,9 @@ impl Contacts {
                         return Ok(Err(DeliveryError::invalid("address", problem)));
                     }
                 };
-                let known = self.stored_email(user).await?;
-                let is_unsubscribed =
-                    known.is_some_and(|known| known.address == address && known.is_unsubscribed);
                 let email = StoredEmail {
                     address,
-                    is_unsubscribed,
+                    is_unsubscribed: false,
                 };
                 batch.put(tables::EMAILS, user.as_str(), record::encode(&email));
             }
@@ -168,7 +186,7 @@ impl Contacts {
         Ok(Ok(()))
     }
 
-    /// Sends a user no mails any more, until another address is set.
+    /// Sends a user no mails to the present address any more.
     ///
     /// # Errors
     /// The store cannot be read or written.
@@ -178,17 +196,78 @@ impl Contacts {
             return Ok(());
         };
         let mut batch = Batch::new();
+        self.forbid(&mut batch, user, &email.address).await?;
+        self.store.commit(batch).await
+    }
+
+    /// Sends a user mails to the present address again: the user subscribed anew.
+    ///
+    /// # Errors
+    /// The store cannot be read or written.
+    pub async fn subscribe(&self, user: &UserId) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        let Some(email) = self.stored_email(user).await? else {
+            return Ok(());
+        };
+        let mut batch = Batch::new();
+        batch.delete(
+            tables::UNSUBSCRIBED,
+            tables::unsubscribed(user, &email.address),
+        );
         let email = StoredEmail {
-            is_unsubscribed: true,
+            is_unsubscribed: false,
             ..email
         };
         batch.put(tables::EMAILS, user.as_str(), record::encode(&email));
         self.store.commit(batch).await
     }
 
+    /// A user's mail address, and whether the user unsubscribed it.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn email_contact(&self, user: &UserId) -> Result<Option<EmailContact>, StoreError> {
+        let Some(email) = self.stored_email(user).await? else {
+            return Ok(None);
+        };
+        let key = tables::unsubscribed(user, &email.address);
+        let row = self.store.get(tables::UNSUBSCRIBED, key).await?;
+        Ok(Some(EmailContact {
+            is_unsubscribed: email.is_unsubscribed || row.is_some(),
+            address: email.address,
+        }))
+    }
+
+    /// Stages that a user unsubscribed an address.
+    async fn forbid(
+        &self,
+        batch: &mut Batch,
+        user: &UserId,
+        address: &str,
+    ) -> Result<(), StoreError> {
+        let key = tables::unsubscribed(user, address);
+        let prefix = tables::unsubscribed_of(user);
+        let rows = self
+            .store
+            .scan(tables::UNSUBSCRIBED, prefix, None, PAGE)
+            .await?;
+        let mut others: Vec<_> = rows
+            .into_iter()
+            .filter(|(other, _)| *other != key)
+            .collect();
+        others.sort_unstable_by(|(_, one), (_, other)| one.cmp(other));
+        let surplus = (others.len() + 1).saturating_sub(MAX_UNSUBSCRIBED);
+        for (key, _) in others.drain(..surplus) {
+            batch.delete(tables::UNSUBSCRIBED, key);
+        }
+        let now_ms = self.clock.now_ms();
+        batch.put(tables::UNSUBSCRIBED, key, now_ms.max(0).to_be_bytes());
+        Ok(())
+    }
+
     /// A user's mail address, if mails may be sent to it.
     pub(super) async fn email(&self, user: &UserId) -> Result<Option<EmailAddress>, StoreError> {
-        let email = self.stored_email(user).await?;
+        let email = self.email_contact(user).await?;
         let email = email.filter(|email| !email.is_unsubscribed);
         // It was checked when it was set.
         Ok(email.and_then(|email| email.address.parse().ok()))

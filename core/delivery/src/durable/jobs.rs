@@ -11,9 +11,9 @@ use std::{
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tidewire_notification::{NotificationHub, NotificationId};
+use tidewire_notification::{NotificationError, NotificationHub, NotificationId, Outgoing};
 use tidewire_store::{Batch, Key, SharedStore, StoreError};
-use tidewire_stream::SharedClock;
+use tidewire_stream::{SharedClock, UserId};
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ use super::{
     contacts::Contacts,
     dead_letters::{self, DeadLetters},
     record::{self, StoredJob},
+    rules::Rules,
     tables,
 };
 use crate::{
@@ -264,7 +265,7 @@ impl DurableJobs {
             Channel::Webhook => Some(Target::Webhook(endpoint.name.clone())),
             Channel::Push => self.0.contacts.push_target(&endpoint.name).await?,
             Channel::Email => {
-                let user = tidewire_stream::UserId::new(&stored.user);
+                let user = UserId::new(&stored.user);
                 self.0.contacts.email(&user).await?.map(Target::Email)
             }
         };
@@ -282,19 +283,61 @@ impl DurableJobs {
         }
     }
 
-    /// Whether a user still has to be reached.
-    async fn is_unread(&self, job: &Job) -> bool {
-        for notification in job.message.content.notifications() {
-            let Some(id) = NotificationId::parse(&notification.id) else {
+    /// Decides about a message to a user: the user may have read it since it was planned, or have
+    /// other preferences.
+    async fn judge(&self, job: &Job) -> Result<Verdict, NotificationError> {
+        let hub = &self.0.hub;
+        let (user, channel) = (&job.message.user, job.target.endpoint().channel);
+        let notifications = job.message.content.notifications().iter();
+        let ids = notifications.filter_map(|one| NotificationId::parse(&one.id));
+        let mut items = hub.unread_among(user, &ids.collect::<Vec<_>>()).await?;
+        if items.is_empty() {
+            return Ok(Verdict::Drop);
+        }
+        let rules = Rules::read(hub, user, self.0.clock.now_ms()).await?;
+        items.retain(|item| rules.passes(hub, channel, item.class));
+        let held = items
+            .iter()
+            .map(|item| rules.held_until_ms(channel, item.class));
+        // One that nothing holds back takes the others of a digest with it.
+        Ok(match held.min() {
+            None => Verdict::Drop,
+            Some(None) => Verdict::Send,
+            Some(Some(until_ms)) => Verdict::Hold { until_ms },
+        })
+    }
+
+    /// Stages the return of a user's held jobs to the queue, at most `limit`, and returns them.
+    /// Jobs whose target has ended are removed.
+    pub(super) async fn release(
+        &self,
+        batch: &mut Batch,
+        user: &UserId,
+        limit: usize,
+    ) -> Result<(usize, Vec<Job>), StoreError> {
+        let prefix = tables::held_of(user);
+        let store = &self.0.store;
+        let rows = store
+            .scan(tables::HELD, prefix.clone(), None, limit)
+            .await?;
+        let mut jobs = Vec::new();
+        for (key, value) in &rows {
+            batch.delete(tables::HELD, key.clone());
+            let endpoint = key.get(prefix.len()..).and_then(endpoint_of);
+            let stored = record::decode::<StoredJob>("message", value);
+            let (Some(endpoint), Ok(stored)) = (endpoint, stored) else {
+                tracing::error!(user = user.as_str(), "a held message cannot be read");
                 continue;
             };
-            match self.0.hub.unread(&job.message.user, id).await {
-                Ok(None) => {}
-                // Unknown is no reason to send nothing.
-                Ok(Some(_)) | Err(_) => return true,
+            if let Some(mut job) = self.load(&endpoint, stored).await? {
+                job.not_before_ms = 0;
+                // Its age counts from here: the wait was the user's wish.
+                job.message.created_ms = self.0.clock.now_ms();
+                Self::put(batch, &job);
+                jobs.push(job);
             }
         }
-        false
+        Ok((rows.len(), jobs))
     }
 
     /// Whether the target may still be sent to. Waits for the store: what has ended must get
@@ -339,15 +382,13 @@ impl JobStore for DurableJobs {
     fn verdict<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             // A webhook is an event for a program: that the user has read it changes nothing.
-            let is_wanted = match job.target {
-                Target::Webhook(_) => true,
-                Target::Push { .. } | Target::Email(_) => {
-                    self.has_target(job).await && self.is_unread(job).await
-                }
-            };
-            match is_wanted {
-                true => Verdict::Send,
-                false => Verdict::Drop,
+            match job.target {
+                Target::Webhook(_) => Verdict::Send,
+                Target::Push { .. } | Target::Email(_) => match self.has_target(job).await {
+                    // Unknown is no reason to send nothing.
+                    true => self.judge(job).await.unwrap_or(Verdict::Send),
+                    false => Verdict::Drop,
+                },
             }
         })
     }
@@ -372,6 +413,13 @@ impl JobStore for DurableJobs {
             batch.delete(tables::JOBS, tables::job(&endpoint, &job.message.id));
             match end {
                 JobEnd::Delivered | JobEnd::Expired | JobEnd::Unwanted => {}
+                JobEnd::Held { until_ms } => {
+                    let (user, message) = (&job.message.user, &job.message);
+                    let stored = StoredJob::new(message, job.attempts, 0);
+                    let key = tables::held(user, &endpoint, &message.id);
+                    batch.put(tables::HELD, key, record::encode(&stored));
+                    Outgoing::review(*until_ms, user.clone()).put(&mut batch);
+                }
                 JobEnd::Dead { attempts, reason } => {
                     let now_ms = self.0.clock.now_ms();
                     DeadLetters::add(&mut batch, job, *attempts, reason, now_ms);
@@ -401,6 +449,9 @@ impl JobStore for DurableJobs {
             self.commit(&batch).await;
             if matches!(end, JobEnd::Dead { .. } | JobEnd::Gone { .. }) {
                 self.count_dead().await;
+            }
+            if let JobEnd::Held { .. } = end {
+                self.0.hub.wake_outgoing();
             }
         })
     }

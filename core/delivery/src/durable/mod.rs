@@ -16,9 +16,10 @@ mod dead_letters;
 mod jobs;
 mod planner;
 mod record;
+mod rules;
 mod tables;
 
-pub use contacts::{Contacts, MAX_REGISTRATIONS};
+pub use contacts::{Contacts, EmailContact, MAX_REGISTRATIONS, MAX_UNSUBSCRIBED};
 pub use dead_letters::{DeadLetter, DeadLetters, MAX_DEAD_LETTERS};
 pub use jobs::{DurableJobs, RetryOutcome};
 pub use planner::{PlanOutcome, Planner, Presence};

@@ -1,20 +1,33 @@
 //! Planner: decides which outgoing notification goes to which endpoint, and when.
 //!
-//! - Webhooks get each notification at once, as programs do.
+//! - Webhooks get each notification at once, as programs do, whether or not its user still has it.
 //! - Web Push goes to users without a connection, or to all who want it always. Quiet hours hold
 //!   it back.
 //! - E-mail goes to those who have still not read it some time later. Quiet hours hold it back.
 //! - After quiet hours, all that they held back is one message, if the user wants a digest.
 //!
-//! Whatever the user has read, dismissed or hidden by then is not sent. Urgent notifications and
-//! security warnings pass quiet hours and filters.
+//! Whatever the user has read, dismissed or hidden by then is not pushed and not mailed. Urgent
+//! notifications and security warnings pass quiet hours and filters.
+//!
+//! # Connections without a client
+//! A phone that lost its network stays connected until the keep-alive ends its connection. A
+//! notification to a connected user is therefore judged once more after that time: it has reached
+//! the user if there is a connection then. If there is none, it is sent.
+//!
+//! # Rows that wait
+//! A row is judged at its time, and moves to another time or ends. New preferences bring a review:
+//! it moves all rows of its user that wait to the present, and has them judged anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tidewire_notification::{
-    Class, NotificationError, NotificationHub, NotificationId, Outgoing, QuietHours,
+    NotificationError, NotificationHub, NotificationId, Outgoing, OutgoingItem,
 };
-use tidewire_proto::v1::{DeliveryFilter, Notification, Preferences};
+use tidewire_proto::v1::Notification;
 use tidewire_store::{Batch, SharedStore};
 use tidewire_stream::{SharedClock, UserId};
 use tokio::time::sleep;
@@ -23,14 +36,18 @@ use tokio_util::sync::CancellationToken;
 use super::{
     contacts::Contacts,
     jobs::{DurableJobs, message_id},
+    rules::Rules,
 };
 use crate::{
-    Channel, DeliveryConfig, Dispatcher, EndpointId, Job, JobId, OutgoingMessage, Target,
-    config::WebhookConfig,
+    Channel, Content, DeliveryConfig, Dispatcher, EndpointId, Job, JobId, MAX_DIGEST,
+    OutgoingMessage, Target, config::WebhookConfig,
 };
 
 /// Rows of one step.
 const STEP_ROWS: usize = 256;
+
+/// Rows of one user that one step of a review moves.
+const REVIEW_ROWS: usize = 1_000;
 
 /// Users to whom a broadcast is expanded in one transaction.
 const BROADCAST_USERS: usize = 1_000;
@@ -56,6 +73,9 @@ const ALL: u8 = WEBHOOK | PUSH | EMAIL;
 pub trait Presence: Send + Sync + 'static {
     /// Whether a user has a connection.
     fn is_connected(&self, user: &UserId) -> bool;
+
+    /// Time within which a connection ends whose client is gone.
+    fn dead_after(&self) -> Duration;
 }
 
 /// The result of a step.
@@ -85,26 +105,15 @@ impl std::fmt::Debug for Planner {
     }
 }
 
-/// A notification of one user that is still to be sent.
-struct Item {
-    row: Outgoing,
-    notification: Notification,
-    class: Class,
-}
-
-/// The time until `due_ms`. None is left if it has passed, as during a long step.
-fn until(due_ms: i64, now_ms: i64) -> Duration {
-    let wait_ms = due_ms.saturating_sub(now_ms).max(0);
-    Duration::from_millis(wait_ms.unsigned_abs())
-}
-
 /// Changes that a step stores, and jobs that it offers afterwards.
 #[derive(Default)]
 struct Plan {
     batch: Batch,
     jobs: Vec<Job>,
-    /// The earliest time to which a row was moved.
+    /// The earliest time of a row that was put off.
     next_ms: Option<i64>,
+    /// Whether rows were added that are due.
+    has_more: bool,
 }
 
 impl Plan {
@@ -115,31 +124,51 @@ impl Plan {
         }
     }
 
-    /// Moves a row to another time, or ends it.
-    fn change(&mut self, row: &Outgoing, done: u8, due_ms: Option<i64>) {
+    fn end(&mut self, row: &Outgoing) {
         row.remove(&mut self.batch);
-        if let Some(due_ms) = due_ms
-            && done & ALL != ALL
-        {
-            let row = Outgoing {
-                due_ms,
-                done,
-                ..row.clone()
-            };
-            row.put(&mut self.batch);
-            self.next_ms = Some(self.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
-        }
+    }
+
+    /// Moves a row to a later time.
+    fn put_off(&mut self, row: &Outgoing, later: &Outgoing) {
+        row.remove(&mut self.batch);
+        later.put_waiting(&mut self.batch);
+        let next_ms = self.next_ms.unwrap_or(later.due_ms);
+        self.next_ms = Some(next_ms.min(later.due_ms));
     }
 }
 
 /// A user's channels at a moment.
 struct Reach {
-    preferences: Preferences,
-    /// When quiet hours end, if they hold.
-    quiet_until_ms: Option<i64>,
+    rules: Rules,
     is_connected: bool,
     push: Vec<Target>,
     email: Option<Target>,
+}
+
+impl Reach {
+    fn has(&self, channel: Channel) -> bool {
+        match channel {
+            Channel::Webhook => false,
+            Channel::Push => !self.push.is_empty(),
+            Channel::Email => self.email.is_some(),
+        }
+    }
+
+    fn targets(&self, channel: Channel) -> &[Target] {
+        match channel {
+            Channel::Webhook => &[],
+            Channel::Push => &self.push,
+            Channel::Email => self.email.as_slice(),
+        }
+    }
+}
+
+/// What a step sends to one user, without texts.
+#[derive(Default)]
+struct Outbound {
+    single: Vec<(OutgoingItem, Channel)>,
+    /// By channel: what quiet hours held back.
+    digests: BTreeMap<Channel, Vec<OutgoingItem>>,
 }
 
 impl Planner {
@@ -175,8 +204,12 @@ impl Planner {
                 }
                 Ok(PlanOutcome::Idle(due_ms)) => {
                     is_failing = false;
+                    // None is left of a time that passed during the step.
                     let now_ms = self.clock.now_ms();
-                    due_ms.map_or(LONGEST_PAUSE, |due_ms| until(due_ms, now_ms))
+                    let wait_ms = |due_ms: i64| due_ms.saturating_sub(now_ms).max(0);
+                    due_ms.map_or(LONGEST_PAUSE, |due_ms| {
+                        Duration::from_millis(wait_ms(due_ms).unsigned_abs())
+                    })
                 }
                 Err(error) => {
                     if !is_failing {
@@ -200,173 +233,271 @@ impl Planner {
     /// The store cannot be read or written.
     pub async fn step(&self) -> Result<PlanOutcome, NotificationError> {
         let now_ms = self.clock.now_ms();
-        let rows = self.hub.outgoing(STEP_ROWS).await?;
-        let is_full = rows.len() == STEP_ROWS;
+        let mut rows = self.hub.outgoing(STEP_ROWS).await?;
         let due = rows.partition_point(|row| row.due_ms <= now_ms);
         let next_ms = rows.get(due).map(|row| row.due_ms);
-        let mut is_expanded = false;
+        rows.truncate(due);
+        // The rows of one user may go on after the step's.
+        let cut = rows.last().filter(|_| due == STEP_ROWS).cloned();
         // One transaction for all: a broadcast to many users would else wait for as many flushes.
-        let mut plan = Plan::default();
-        for rows in
-            rows[..due].chunk_by(|one, next| (one.due_ms, &one.user) == (next.due_ms, &next.user))
-        {
+        let mut plan = Plan {
+            next_ms,
+            has_more: cut.is_some(),
+            ..Plan::default()
+        };
+        rows.sort_by(|one, other| user_of(one).cmp(&user_of(other)));
+        for rows in rows.chunk_by(|one, next| one.user == next.user) {
             match &rows[0].user {
-                Some(user) => self.plan_user(&mut plan, user, rows, now_ms).await?,
+                Some(user) => {
+                    let cut = cut.as_ref().filter(|cut| cut.user.as_ref() == Some(user));
+                    self.plan_user(&mut plan, user, rows.to_vec(), cut, now_ms)
+                        .await?;
+                }
                 None => {
-                    is_expanded = true;
                     for row in rows {
                         self.plan_broadcast(&mut plan, row, now_ms).await?;
                     }
                 }
             }
         }
-        // A row that was moved may be the next one.
-        let idle_until_ms = [next_ms, plan.next_ms].into_iter().flatten().min();
         if !plan.batch.is_empty() {
             self.store.commit(plan.batch).await?;
         }
-        for job in plan.jobs {
+        // In the order of their notifications, whoever their users are.
+        let mut jobs = plan.jobs;
+        jobs.sort_by(|one, other| one.message.id.cmp(&other.message.id));
+        for job in jobs {
             self.jobs.offer(&self.dispatcher, job);
         }
-        Ok(match next_ms {
-            None if is_full => PlanOutcome::More,
-            // The rows of its users are due.
-            _ if is_expanded => PlanOutcome::More,
-            _ => PlanOutcome::Idle(idle_until_ms),
+        Ok(match plan.has_more {
+            true => PlanOutcome::More,
+            false => PlanOutcome::Idle(plan.next_ms),
         })
     }
 
+    /// Plans the rows of a user that are due. `cut` is the last of them, if more may follow it.
     async fn plan_user(
         &self,
         plan: &mut Plan,
         user: &UserId,
-        rows: &[Outgoing],
+        mut rows: Vec<Outgoing>,
+        cut: Option<&Outgoing>,
         now_ms: i64,
     ) -> Result<(), NotificationError> {
-        let mut items = Vec::new();
-        for row in rows {
-            match self.hub.unread(user, row.id).await {
-                Ok(Some((notification, class))) => items.push(Item {
-                    row: row.clone(),
-                    notification,
-                    class,
-                }),
-                Ok(None) => plan.change(row, ALL, None),
-                // One that can never be read must not hold up all others for ever.
-                Err(error @ NotificationError::Damaged(_)) => {
-                    tracing::error!(%error, user = user.as_str(), id = %row.id, "not sent");
-                    plan.change(row, ALL, None);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if items.is_empty() {
-            return Ok(());
+        if let Some(review) = rows.iter().find(|row| row.is_review()) {
+            self.review(plan, user, review, now_ms).await?;
+            let reviews = rows.extract_if(.., |row| row.is_review());
+            reviews.skip(1).for_each(|row| plan.end(&row));
         }
         let reach = self.reach(user, now_ms).await?;
-        let (mut push_digest, mut email_digest) = (Vec::new(), Vec::new());
-        let wants_digest = reach.preferences.digest.unwrap_or(false);
-        for item in &items {
-            let mut done = item.row.done;
-            let mut wait_ms: Option<i64> = None;
-            if done & WEBHOOK == 0 {
-                self.plan_webhooks(plan, user, item, &reach.preferences);
-                done |= WEBHOOK;
+        if let Some(cut) = cut
+            && reach.rules.wants_digest()
+        {
+            // A digest is one message, however many rows it has.
+            rows.extend(self.hub.outgoing_after(cut).await?);
+        }
+        self.plan_webhooks(plan, user, &rows, &reach).await?;
+        let ids = rows.iter().filter(|row| row.done & ALL != ALL);
+        let ids: Vec<_> = match reach.has(Channel::Push) || reach.has(Channel::Email) {
+            true => ids.map(|row| row.id).collect(),
+            false => Vec::new(),
+        };
+        let unread = self.hub.unread_among(user, &ids).await?;
+        let unread: HashMap<_, _> = unread.into_iter().map(|item| (item.id, item)).collect();
+        let mut outbound = Outbound::default();
+        for row in &rows {
+            match unread.get(&row.id) {
+                Some(item) => self.plan_row(plan, &mut outbound, &reach, row, item, now_ms),
+                None => plan.end(row),
             }
-            for (bit, channel) in [(PUSH, Channel::Push), (EMAIL, Channel::Email)] {
-                if done & bit != 0 {
+        }
+        self.add_jobs(plan, user, &reach, outbound, now_ms).await
+    }
+
+    /// Decides about Web Push and e-mail of a row.
+    fn plan_row(
+        &self,
+        plan: &mut Plan,
+        outbound: &mut Outbound,
+        reach: &Reach,
+        row: &Outgoing,
+        item: &OutgoingItem,
+        now_ms: i64,
+    ) {
+        let mut later = Outgoing {
+            done: row.done | WEBHOOK,
+            connected_ms: None,
+            ..row.clone()
+        };
+        let mut wait_ms: Option<i64> = None;
+        for (bit, channel) in [(PUSH, Channel::Push), (EMAIL, Channel::Email)] {
+            if row.done & bit != 0 {
+                continue;
+            }
+            let at_ms = match self.when(reach, row, item, channel, now_ms) {
+                When::Never => {
+                    later.done |= bit;
                     continue;
                 }
-                match self.when(&reach, item, channel, now_ms) {
-                    When::Never => done |= bit,
-                    When::At(at_ms) => {
-                        wait_ms = Some(wait_ms.map_or(at_ms, |other| other.min(at_ms)));
-                        if reach.quiet_until_ms == Some(at_ms) {
-                            done |= HELD;
-                        }
+                When::Now => {
+                    later.done |= bit;
+                    let is_held = reach.rules.wants_digest() && row.done & HELD != 0;
+                    match is_held {
+                        true => outbound.digests.entry(channel).or_default().push(*item),
+                        false => outbound.single.push((*item, channel)),
                     }
-                    When::Now => {
-                        done |= bit;
-                        let is_held = wants_digest && item.row.done & HELD != 0;
-                        match (is_held, channel) {
-                            (true, Channel::Push) => push_digest.push(item),
-                            (true, _) => email_digest.push(item),
-                            (false, Channel::Push) => {
-                                for target in &reach.push {
-                                    plan.add(job(user, item, target.clone()));
-                                }
-                            }
-                            (false, _) => {
-                                let target = reach.email.clone();
-                                plan.add(target.and_then(|target| job(user, item, target)));
-                            }
-                        }
-                    }
+                    continue;
                 }
-            }
-            plan.change(&item.row, done, wait_ms);
+                When::At(at_ms) => at_ms,
+                When::Quiet(until_ms) => {
+                    later.done |= HELD;
+                    until_ms
+                }
+                When::Connected { since_ms, until_ms } => {
+                    later.connected_ms = Some(since_ms);
+                    until_ms
+                }
+            };
+            wait_ms = Some(wait_ms.map_or(at_ms, |other| other.min(at_ms)));
         }
-        for target in &reach.push {
-            plan.add(digest(user, &push_digest, target, now_ms));
+        match wait_ms {
+            Some(due_ms) => plan.put_off(row, &Outgoing { due_ms, ..later }),
+            None => plan.end(row),
         }
-        if let Some(target) = &reach.email {
-            plan.add(digest(user, &email_digest, target, now_ms));
-        }
-        Ok(())
     }
 
     /// When an item goes to a channel of the user.
-    fn when(&self, reach: &Reach, item: &Item, channel: Channel, now_ms: i64) -> When {
-        let has_target = match channel {
-            Channel::Push => self.config.push.is_some() && !reach.push.is_empty(),
-            _ => self.config.email.is_some() && reach.email.is_some(),
-        };
-        let filter = filter(&reach.preferences, channel);
-        if !has_target || !self.hub.passes(filter, item.class) {
+    fn when(
+        &self,
+        reach: &Reach,
+        row: &Outgoing,
+        item: &OutgoingItem,
+        channel: Channel,
+        now_ms: i64,
+    ) -> When {
+        if !reach.has(channel) || !reach.rules.passes(&self.hub, channel, item.class) {
             return When::Never;
         }
-        if let Some(until_ms) = reach.quiet_until_ms
-            && !item.class.is_exempt()
-        {
-            return When::At(until_ms);
+        if let Some(until_ms) = reach.rules.held_until_ms(channel, item.class) {
+            return When::Quiet(until_ms);
         }
         if channel == Channel::Email {
-            let delay = self
-                .config
-                .email
-                .as_ref()
-                .map_or(Duration::ZERO, |email| email.delay);
-            let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-            let due_ms = item.notification.timestamp.saturating_add(delay_ms);
+            let email = self.config.email.as_ref();
+            let delay_ms = email.map_or(0, |email| millis(email.delay));
+            let due_ms = item.id.time_ms().saturating_add(delay_ms);
             // A clock that was set back does not hold it back for longer.
             if due_ms > now_ms && due_ms - now_ms <= delay_ms {
                 return When::At(due_ms);
             }
         }
-        let is_always = filter.and_then(|filter| filter.always).unwrap_or(false);
-        match reach.is_connected && !is_always {
+        if !reach.is_connected || reach.rules.is_always(channel) {
+            return When::Now;
+        }
+        let dead_after_ms = millis(self.presence.dead_after());
+        let since_ms = row.connected_ms.unwrap_or(now_ms).min(now_ms);
+        let until_ms = since_ms.saturating_add(dead_after_ms);
+        match until_ms <= now_ms {
             true => When::Never,
-            false => When::Now,
+            false => When::Connected { since_ms, until_ms },
         }
     }
 
-    fn plan_webhooks(
+    /// Reads the texts of what is sent to a user, and makes jobs of it.
+    async fn add_jobs(
         &self,
         plan: &mut Plan,
         user: &UserId,
-        item: &Item,
-        preferences: &Preferences,
-    ) {
-        if !self
-            .hub
-            .passes(filter(preferences, Channel::Webhook), item.class)
-        {
-            return;
+        reach: &Reach,
+        outbound: Outbound,
+        now_ms: i64,
+    ) -> Result<(), NotificationError> {
+        let items: Vec<_> = outbound.single.iter().map(|(item, _)| *item).collect();
+        let texts = self.hub.texts_of(&items).await?;
+        for ((item, channel), text) in outbound.single.iter().zip(texts) {
+            let Some(text) = text else { continue };
+            for target in reach.targets(*channel) {
+                plan.add(job(user, item.id, &text, target.clone(), Some(now_ms)));
+            }
         }
-        for webhook in self.webhooks(&item.notification) {
-            let target = Target::Webhook(webhook.name.as_str().into());
-            plan.add(job(user, item, target));
+        for (channel, mut items) in outbound.digests {
+            items.sort_unstable_by_key(|item| item.id);
+            let left_out = items.len().saturating_sub(MAX_DIGEST);
+            let texts = self.hub.texts_of(&items[left_out..]).await?;
+            let content = Content::Digest {
+                notifications: texts.into_iter().flatten().collect(),
+                left_out,
+            };
+            let Some(last) = items.last() else { continue };
+            for target in reach.targets(channel) {
+                plan.add(digest(user, last.id, &content, target, now_ms));
+            }
         }
+        Ok(())
+    }
+
+    /// Has all that waits of a user judged anew.
+    async fn review(
+        &self,
+        plan: &mut Plan,
+        user: &UserId,
+        review: &Outgoing,
+        now_ms: i64,
+    ) -> Result<(), NotificationError> {
+        let rows = self.hub.outgoing_waiting(user, now_ms, REVIEW_ROWS).await?;
+        for row in &rows {
+            row.remove(&mut plan.batch);
+            let row = Outgoing {
+                due_ms: now_ms,
+                ..row.clone()
+            };
+            row.put(&mut plan.batch);
+        }
+        let (held, jobs) = self
+            .jobs
+            .release(&mut plan.batch, user, REVIEW_ROWS)
+            .await?;
+        plan.jobs.extend(jobs);
+        plan.has_more |= !rows.is_empty();
+        match rows.len() == REVIEW_ROWS || held == REVIEW_ROWS {
+            true => plan.has_more = true,
+            false => plan.end(review),
+        }
+        Ok(())
+    }
+
+    /// Plans the webhooks of rows. A program gets a notification also if its user has read,
+    /// removed or replaced it by now.
+    async fn plan_webhooks(
+        &self,
+        plan: &mut Plan,
+        user: &UserId,
+        rows: &[Outgoing],
+        reach: &Reach,
+    ) -> Result<(), NotificationError> {
+        if self.config.webhook.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<_> = rows.iter().filter(|row| row.done & WEBHOOK == 0).collect();
+        let mut items: Vec<_> = rows
+            .iter()
+            .filter_map(|row| self.hub.item_of(row))
+            .collect();
+        if items.len() < rows.len() {
+            // Rows of an earlier version have no class: the inbox knows it.
+            let ids = rows.iter().filter(|row| row.class.is_none());
+            let ids: Vec<_> = ids.map(|row| row.id).collect();
+            items.extend(self.hub.unread_among(user, &ids).await?);
+        }
+        items.retain(|item| reach.rules.passes(&self.hub, Channel::Webhook, item.class));
+        let texts = self.hub.texts_of(&items).await?;
+        for (item, text) in items.iter().zip(texts) {
+            let Some(text) = text else { continue };
+            for webhook in self.webhooks(&text) {
+                let target = Target::Webhook(webhook.name.as_str().into());
+                plan.add(job(user, item.id, &text, target, None));
+            }
+        }
+        Ok(())
     }
 
     fn webhooks<'a>(
@@ -384,25 +515,29 @@ impl Planner {
         row: &Outgoing,
         now_ms: i64,
     ) -> Result<(), NotificationError> {
-        let Some((notification, class)) = self.hub.broadcast(row.id).await? else {
-            plan.change(row, ALL, None);
-            return Ok(());
+        let listed = self.hub.broadcast(row.id).await?;
+        let is_listed = listed.is_some();
+        // A broadcast that was replaced or recalled meanwhile goes to webhooks all the same.
+        let sent = match self.hub.sent_broadcast(row) {
+            Ok(sent) => sent,
+            Err(error) => {
+                tracing::error!(%error, id = %row.id, "not sent");
+                None
+            }
         };
-        if row.done & WEBHOOK == 0 {
-            let item = Item {
-                row: row.clone(),
-                notification,
-                class,
-            };
-            for webhook in self.webhooks(&item.notification) {
+        let sent = sent.or(listed.map(|(notification, _)| notification));
+        if let Some(notification) = sent.filter(|_| row.done & WEBHOOK == 0) {
+            for webhook in self.webhooks(&notification) {
                 let target = Target::Webhook(webhook.name.as_str().into());
-                plan.add(job(&UserId::new(""), &item, target));
+                let everyone = UserId::new("");
+                plan.add(job(&everyone, row.id, &notification, target, None));
             }
         }
         // Rows of users are ordinary ones from here on. A crash in between expands it again, to
         // the same rows and messages.
         let mut after: Option<UserId> = None;
-        if self.config.push.is_some() || self.config.email.is_some() {
+        if is_listed && (self.config.push.is_some() || self.config.email.is_some()) {
+            plan.has_more = true;
             loop {
                 let users = self
                     .contacts
@@ -410,13 +545,8 @@ impl Planner {
                     .await?;
                 let mut batch = Batch::new();
                 for user in &users {
-                    let row = Outgoing {
-                        due_ms: now_ms,
-                        user: Some(user.clone()),
-                        id: row.id,
-                        done: WEBHOOK,
-                    };
-                    row.put(&mut batch);
+                    let user = Some(user.clone());
+                    Outgoing::new(now_ms, user, row.id, WEBHOOK).put(&mut batch);
                 }
                 self.store.commit(batch).await?;
                 let is_last = users.len() < BROADCAST_USERS;
@@ -426,15 +556,11 @@ impl Planner {
                 }
             }
         }
-        plan.change(row, ALL, None);
+        plan.end(row);
         Ok(())
     }
 
     async fn reach(&self, user: &UserId, now_ms: i64) -> Result<Reach, NotificationError> {
-        let preferences = self.hub.preferences(user.as_str()).await?;
-        // They were checked when they were set.
-        let hours = preferences.quiet_hours.as_ref();
-        let hours = hours.and_then(|hours| QuietHours::parse(hours).ok());
         let mut push = Vec::new();
         if self.config.push.is_some() {
             for (_, id) in self.contacts.registrations(user).await? {
@@ -446,9 +572,8 @@ impl Planner {
             None => None,
         };
         Ok(Reach {
-            quiet_until_ms: hours.and_then(|hours| hours.end_ms(now_ms)),
+            rules: Rules::read(&self.hub, user, now_ms).await?,
             is_connected: self.presence.is_connected(user),
-            preferences,
             push,
             email,
         })
@@ -460,36 +585,56 @@ enum When {
     Now,
     /// Not before this time, at which it is judged anew.
     At(i64),
+    /// Not before quiet hours end.
+    Quiet(i64),
+    /// Not while the user is connected: it has arrived if a connection is there at the later time.
+    Connected {
+        since_ms: i64,
+        until_ms: i64,
+    },
     Never,
 }
 
-/// The user's filter of a channel.
-fn filter(preferences: &Preferences, channel: Channel) -> Option<&DeliveryFilter> {
-    let channels = preferences.channels.as_ref()?;
-    match channel {
-        Channel::Webhook => channels.webhook.as_ref(),
-        Channel::Push => channels.push.as_ref(),
-        Channel::Email => channels.email.as_ref(),
-    }
+/// The user of a row, in the order of the rows. None comes first.
+fn user_of(row: &Outgoing) -> Option<&str> {
+    row.user.as_ref().map(UserId::as_str)
 }
 
-fn job(user: &UserId, item: &Item, target: Target) -> Option<Job> {
-    let id = endpoint_message(item.row.id, user, &target)?;
-    let message = OutgoingMessage::notification(id, user.clone(), item.notification.clone());
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A message of one notification. Its age counts from `planned_ms`, or from its notification.
+fn job(
+    user: &UserId,
+    id: NotificationId,
+    notification: &Notification,
+    target: Target,
+    planned_ms: Option<i64>,
+) -> Option<Job> {
+    let id = endpoint_message(id, user, &target)?;
+    let mut message = OutgoingMessage::notification(id, user.clone(), notification.clone());
+    message.created_ms = planned_ms.unwrap_or(message.created_ms);
     Some(Job::new(JobId::new(message.id.as_str()), target, message))
 }
 
-/// One message of several items. None if there is none.
-fn digest(user: &UserId, items: &[&Item], target: &Target, now_ms: i64) -> Option<Job> {
-    let last = items.last()?;
-    let id = endpoint_message(last.row.id, user, target)?;
-    let notifications = items.iter().map(|item| item.notification.clone()).collect();
-    let message = OutgoingMessage::digest(id, user.clone(), notifications, now_ms);
-    Some(Job::new(
-        JobId::new(message.id.as_str()),
-        target.clone(),
-        message,
-    ))
+/// One message of several items, the newest of which is `last`.
+fn digest(
+    user: &UserId,
+    last: NotificationId,
+    content: &Content,
+    target: &Target,
+    now_ms: i64,
+) -> Option<Job> {
+    let message = OutgoingMessage {
+        id: endpoint_message(last, user, target)?,
+        user: user.clone(),
+        content: content.clone(),
+        created_ms: now_ms,
+        expires_ms: None,
+    };
+    let id = JobId::new(message.id.as_str());
+    Some(Job::new(id, target.clone(), message))
 }
 
 fn endpoint_message(
@@ -506,17 +651,4 @@ fn endpoint_message(
         target => target.endpoint(),
     };
     message_id(id, user.as_str(), &endpoint)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_that_passed_during_a_step_is_no_pause() {
-        assert_eq!(until(1_500, 1_000), Duration::from_millis(500));
-        for passed in [1_000, 999, i64::MIN] {
-            assert_eq!(until(passed, 1_000), Duration::ZERO);
-        }
-    }
 }

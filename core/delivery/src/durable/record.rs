@@ -65,6 +65,7 @@ pub(super) struct StoredRegistration {
 pub(super) struct StoredEmail {
     #[prost(string, tag = "1")]
     pub(super) address: String,
+    /// Set by earlier versions alone.
     #[prost(bool, tag = "2")]
     pub(super) is_unsubscribed: bool,
 }

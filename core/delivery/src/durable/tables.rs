@@ -1,5 +1,6 @@
 //! Tables of the store, and their keys.
 
+use sha2::{Digest as _, Sha256};
 use tidewire_store::{Key, Table};
 use tidewire_stream::UserId;
 
@@ -7,6 +8,8 @@ use crate::{EndpointId, MessageId};
 
 /// Endpoint, message → job.
 pub(super) const JOBS: Table = Table("delivery.jobs");
+/// User, endpoint, message → job that quiet hours hold back.
+pub(super) const HELD: Table = Table("delivery.held");
 /// Time, message → dead letter.
 pub(super) const DEAD: Table = Table("delivery.dead");
 /// Push registration → user and subscription.
@@ -17,6 +20,8 @@ pub(super) const REGISTRATIONS_OF: Table = Table("delivery.registrations_of");
 pub(super) const PUSH_ENDPOINTS: Table = Table("delivery.push_endpoints");
 /// User → mail address.
 pub(super) const EMAILS: Table = Table("delivery.emails");
+/// User, hash of a mail address → time at which the user unsubscribed it.
+pub(super) const UNSUBSCRIBED: Table = Table("delivery.unsubscribed");
 
 /// First bytes of the keys of an endpoint's jobs. Names of endpoints have no zero byte.
 pub(super) fn jobs_of(endpoint: &EndpointId) -> Key {
@@ -41,6 +46,20 @@ pub(super) fn job(endpoint: &EndpointId, id: &MessageId) -> Key {
     key
 }
 
+/// First bytes of the keys of a user's held jobs. Ids of users have no zero byte.
+pub(super) fn held_of(user: &UserId) -> Key {
+    let mut key = user.as_str().as_bytes().to_vec();
+    key.push(0);
+    key
+}
+
+/// The key of a held job: its user, then its key in [`JOBS`].
+pub(super) fn held(user: &UserId, endpoint: &EndpointId, id: &MessageId) -> Key {
+    let mut key = held_of(user);
+    key.extend(job(endpoint, id));
+    key
+}
+
 pub(super) fn dead(time_ms: i64, id: &str) -> Key {
     let mut key = time_ms.max(0).to_be_bytes().to_vec();
     key.extend(id.as_bytes());
@@ -62,6 +81,19 @@ pub(super) fn registrations_of(user: &UserId) -> Key {
 pub(super) fn registration_of(user: &UserId, registration: &str) -> Key {
     let mut key = registrations_of(user);
     key.extend(registration.as_bytes());
+    key
+}
+
+/// First bytes of the keys of a user's unsubscribed addresses.
+pub(super) fn unsubscribed_of(user: &UserId) -> Key {
+    registrations_of(user)
+}
+
+/// The key of an unsubscribed address. Case makes no difference: mail servers ignore it in
+/// domains, and nearly all do in names.
+pub(super) fn unsubscribed(user: &UserId, address: &str) -> Key {
+    let mut key = unsubscribed_of(user);
+    key.extend(Sha256::digest(address.to_lowercase()));
     key
 }
 

@@ -49,6 +49,11 @@ impl Rig {
             .dismissed(&UserId::new("ada"), dismissed, &mut self.out);
     }
 
+    fn prefer(&mut self, preferences: &Preferences) {
+        self.gatherer
+            .preferences(&UserId::new("ada"), preferences, &mut self.out);
+    }
+
     fn due(&mut self, ms: u64) {
         let (now, before) = (self.at(ms), self.out.len());
         loop {
@@ -244,7 +249,62 @@ fn bounds_push_and_lose_nothing() {
     }
     assert_eq!(rig.pushed(), ["b=1"], "the one that is due first");
     assert!(rig.gatherer.bytes() <= 3 * (ENTRY_BYTES + 20));
-    rig.gatherer.flush_all(&mut rig.out);
+    let now = rig.at(4);
+    rig.gatherer.flush_all(now, &mut rig.out);
     assert_eq!(rig.pushed().len(), 3);
     assert!(rig.gatherer.is_empty());
+}
+
+#[test]
+fn what_expires_while_it_waits_is_not_pushed() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    let expiring = |id: &str, ttl_ms: i64| Notification {
+        timestamp: 1_000,
+        expires_at: Some(1_000 + ttl_ms),
+        ..note(id, Low)
+    };
+    rig.add_note("ada", expiring("a", 999), 1, Audience::Users, 0);
+    rig.add_note("ada", expiring("b", 1_001), 2, Audience::Users, 0);
+    rig.due(1_000);
+    assert_eq!(rig.pushed(), ["b=2"]);
+    // The count is pushed, because it may have been gathered too.
+    rig.add_note("ada", expiring("c", 300), 3, Audience::Users, 2_000);
+    let ada = UserId::new("ada");
+    rig.gatherer.unread_count(&ada, 2, &mut rig.out);
+    rig.due(3_000);
+    assert_eq!(rig.pushed(), ["count=2"]);
+    rig.add_note("bob", expiring("d", 300), 1, Audience::Everyone, 4_000);
+    let now = rig.at(4_400);
+    rig.gatherer.flush_all(now, &mut rig.out);
+    assert_eq!(rig.pushed(), ["count=1"]);
+    assert!(rig.gatherer.is_empty());
+    assert_eq!(rig.gatherer.bytes(), 0);
+}
+
+#[test]
+fn what_new_preferences_hide_while_it_waits_is_not_pushed() {
+    let mut rig = Rig::new(GatheringLimits::default());
+    let high_only = Preferences {
+        min_priority: Some(High.into()),
+        ..Preferences::default()
+    };
+    let medium_too = Preferences {
+        min_priority: Some(Medium.into()),
+        ..Preferences::default()
+    };
+    rig.add("ada", "a", Low, 1, 0);
+    rig.add("ada", "b", Medium, 2, 0);
+    rig.add("bob", "c", Low, 1, 0);
+    rig.prefer(&medium_too);
+    rig.due(1_000);
+    assert_eq!(rig.pushed(), ["b=2", "c=1"]);
+    rig.add("ada", "d", Low, 3, 2_000);
+    let ada = UserId::new("ada");
+    rig.gatherer.unread_count(&ada, 2, &mut rig.out);
+    assert_eq!(rig.pushed(), [""; 0]);
+    rig.prefer(&high_only);
+    assert_eq!(rig.pushed(), ["count=2"]);
+    rig.due(4_000);
+    assert_eq!(rig.pushed(), [""; 0]);
+    assert_eq!(rig.gatherer.bytes(), 0);
 }

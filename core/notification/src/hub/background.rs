@@ -198,15 +198,24 @@ async fn remove_garbage(core: &HubCore) -> Result<bool, NotificationError> {
     if rows.is_empty() {
         return Ok(false);
     }
+    let wanted = outgoing_from(core).await?;
     let has_more = rows.len() == STEP_ROWS;
     let mut batch = Batch::new();
     let mut counts: BTreeMap<Order, u32> = BTreeMap::new();
     for (key, _) in rows {
         let order =
             tables::order(&key).ok_or(NotificationError::Damaged("removed notification"))?;
+        // The rows are in the order of their places.
+        if order >= wanted {
+            break;
+        }
         *counts.entry(order).or_default() += 1;
         batch.delete(tables::GARBAGE, key);
     }
+    if counts.is_empty() {
+        return Ok(false);
+    }
+    let has_more = has_more && batch.writes().len() == STEP_ROWS;
     let keys = counts
         .keys()
         .map(|order| order.0.to_be_bytes().to_vec())
@@ -232,4 +241,17 @@ async fn remove_garbage(core: &HubCore) -> Result<bool, NotificationError> {
     }
     core.store.commit(batch).await?;
     Ok(has_more)
+}
+
+/// The first notification whose text the planner of the delivery channels may still read. A
+/// program receives each notification, also one that its user has removed or replaced meanwhile:
+/// its row is due when it is sent, so the first row of all is not later.
+async fn outgoing_from(core: &HubCore) -> Result<Order, NotificationError> {
+    if !core.config.has_delivery {
+        return Ok(Order::MAX);
+    }
+    let table = tables::OUTGOING;
+    let rows = core.store.scan(table, Key::new(), None, 1).await?;
+    let due_ms = rows.first().and_then(|(key, _)| key.first_chunk().copied());
+    Ok(due_ms.map_or(Order::MAX, |due_ms| Order::at(i64::from_be_bytes(due_ms))))
 }

@@ -10,12 +10,10 @@ use tidewire_proto::v1::{ListNotificationsRequest, Notification};
 
 use super::{NotificationHub, parse_id};
 use crate::{
-    NotificationError, NotificationId,
-    broadcast::{self, Broadcast},
-    draft,
+    NotificationError, NotificationId, broadcast, draft,
     hub_core::HubCore,
     id::Order,
-    inbox::Entry,
+    inbox::{self, Entry},
     kind::{Class, Kind},
     record, tables,
     work::{self, Work},
@@ -56,22 +54,9 @@ pub struct NotificationPage {
 pub(super) struct ListedItem {
     pub(super) order: Order,
     pub(super) class: Class,
-    is_read: bool,
-    expires_at_ms: Option<i64>,
-    is_broadcast: bool,
-}
-
-impl ListedItem {
-    /// A broadcast, for nobody in particular.
-    pub(super) fn broadcast(broadcast: &Broadcast) -> Self {
-        Self {
-            order: broadcast.order,
-            class: broadcast.class,
-            is_read: false,
-            expires_at_ms: broadcast.expires_at_ms,
-            is_broadcast: true,
-        }
-    }
+    pub(super) is_read: bool,
+    pub(super) expires_at_ms: Option<i64>,
+    pub(super) is_broadcast: bool,
 }
 
 impl NotificationHub {
@@ -147,19 +132,6 @@ impl NotificationHub {
 }
 
 impl ListQuery {
-    /// The query of the newest unread notification up to a place.
-    pub(super) fn newest_unread(up_to: NotificationId) -> Self {
-        Self {
-            limit: 1,
-            before: Some(NotificationId {
-                order: Order(up_to.order.0.saturating_add(1)),
-                ..up_to
-            }),
-            is_unread_only: true,
-            ..Self::default()
-        }
-    }
-
     fn matches(&self, class: Class) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&class.kind()))
             && (self.priorities.is_empty() || self.priorities.contains(&class.priority().into()))
@@ -246,11 +218,104 @@ pub(super) async fn find(
     Ok(items)
 }
 
+/// Finds the unread notifications among some of a user. Reads the blocks that may have one, and
+/// none for what the watermark covers. `orders` are sorted, newest first.
+pub(super) async fn find_unread(
+    core: &HubCore,
+    work: &mut Work<'_>,
+    user: &tidewire_stream::UserId,
+    orders: &[Order],
+) -> Result<Vec<ListedItem>, NotificationError> {
+    let live = work.live.clone();
+    let inbox = work.inbox(user);
+    let state = &inbox.state;
+    let (visibility, floor) = (state.visibility(), core.floor(state));
+    let mut items = Vec::new();
+    let mut older = Vec::new();
+    let mut add = |entry: &Entry| {
+        if !state.is_read(entry) && visibility.shows(entry.class) {
+            items.push(ListedItem {
+                order: entry.order,
+                class: entry.class,
+                is_read: false,
+                expires_at_ms: entry.expires_at_ms,
+                is_broadcast: false,
+            });
+        }
+    };
+    let mut broadcasts = Vec::new();
+    for order in orders {
+        if let Some(broadcast) = live.get(*order) {
+            let is_read = *order <= state.broadcast_watermark || state.mark(*order).is_some();
+            if *order >= floor && !is_read && visibility.shows(broadcast.class) {
+                broadcasts.push(ListedItem {
+                    order: *order,
+                    class: broadcast.class,
+                    is_read: false,
+                    expires_at_ms: broadcast.expires_at_ms,
+                    is_broadcast: true,
+                });
+            }
+        } else if *order > state.read_watermark {
+            match inbox::find(&state.head, *order) {
+                Some(entry) => add(entry),
+                None => older.push(*order),
+            }
+        }
+    }
+    if let Some(blocks) = &inbox.blocks {
+        let block_of = |order| blocks.iter().rfind(|block| block.key <= order);
+        let found = |order: &Order| inbox::find(&block_of(*order)?.entries, *order);
+        older.iter().filter_map(found).for_each(&mut add);
+        older.clear();
+    }
+    let mut older = older.into_iter().peekable();
+    while let Some(newest) = older.peek() {
+        // Newest block first, from the one that may have it on.
+        let after = tables::block(user, Order(newest.0.saturating_add(1)));
+        let limit = older.size_hint().0.clamp(1, BLOCKS);
+        let prefix = tables::blocks_of(user);
+        let rows = core
+            .store
+            .scan(tables::BLOCKS, prefix, Some(after), limit)
+            .await?;
+        if rows.is_empty() {
+            break;
+        }
+        for (key, value) in rows {
+            let first =
+                tables::block_order(&key).ok_or(NotificationError::Damaged("block of an inbox"))?;
+            let mut entries: Option<Vec<Entry>> = None;
+            while let Some(order) = older.next_if(|order| *order >= first) {
+                let entries = match &mut entries {
+                    Some(entries) => entries,
+                    None => entries.insert(record::decode_block(&value)?),
+                };
+                if let Some(entry) = inbox::find(entries, order) {
+                    add(entry);
+                }
+            }
+        }
+    }
+    items.append(&mut broadcasts);
+    Ok(items)
+}
+
 /// Reads the texts of items.
 pub(super) async fn read_texts(
     core: &HubCore,
     items: &[ListedItem],
 ) -> Result<Vec<Notification>, NotificationError> {
+    let texts = find_texts(core, items).await?.into_iter();
+    let texts = texts.map(|text| text?.ok_or(NotificationError::Damaged("notification")));
+    texts.collect()
+}
+
+/// Reads the texts of items, as far as the store has them.
+pub(super) async fn find_texts(
+    core: &HubCore,
+    items: &[ListedItem],
+) -> Result<Vec<Result<Option<Notification>, NotificationError>>, NotificationError> {
     let key = |item: &ListedItem| item.order.0.to_be_bytes().to_vec();
     let direct = items
         .iter()
@@ -273,8 +338,7 @@ pub(super) async fn read_texts(
         true => Vec::new().into_iter(),
         false => core.store.get_many(broadcasts).await?.into_iter(),
     };
-    let mut notifications = Vec::with_capacity(items.len());
-    for item in items {
+    let read = items.iter().map(|item| {
         let text = match item.is_broadcast {
             true => {
                 let record = broadcasts.next().flatten();
@@ -288,13 +352,13 @@ pub(super) async fn read_texts(
                 record::find_body(first, &chunk, item.order).map(<[u8]>::to_vec)
             }),
         };
-        let text = text.ok_or(NotificationError::Damaged("notification"))?;
+        let Some(text) = text else { return Ok(None) };
         let notification =
             work::notification(core, item.order, item.class, item.expires_at_ms, &text)?;
-        notifications.push(Notification {
+        Ok(Some(Notification {
             read: item.is_read,
             ..notification
-        });
-    }
-    Ok(notifications)
+        }))
+    });
+    Ok(read.collect())
 }

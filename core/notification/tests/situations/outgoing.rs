@@ -1,9 +1,16 @@
 //! Outgoing notifications: the rows for the delivery channels outside of the application.
 
-use crate::support::{World, everyone, sender, to, with};
-use tidewire_notification::{NotificationConfig, Outgoing};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tidewire_notification::{NotificationConfig, NotificationHub, Outgoing};
 use tidewire_proto::v1::{DeliveryFilter, NotifyRequest, Preferences, Priority};
-use tidewire_store::{Batch, Store as _};
+use tidewire_store::{Batch, Key, MemoryStore, Store, StoreError, StoreFuture, Table, Value};
+use tidewire_stream::{ManualClock, UserId};
+
+use crate::support::{Recorder, START_MS, World, everyone, sender, to, with};
 
 async fn world() -> World {
     let config = NotificationConfig {
@@ -14,7 +21,10 @@ async fn world() -> World {
 }
 
 async fn rows(world: &World) -> Vec<Outgoing> {
-    world.hub.outgoing(100).await.unwrap()
+    let mut rows = world.hub.outgoing(100).await.unwrap();
+    // New preferences leave one.
+    rows.retain(|row| !row.is_review());
+    rows
 }
 
 fn users(rows: &[Outgoing]) -> Vec<&str> {
@@ -175,4 +185,103 @@ async fn a_filter_of_a_channel_lets_the_urgent_and_security_pass() {
         passes.push(world.hub.passes(Some(&filter), class));
     }
     assert_eq!(passes, [false, true]);
+}
+
+/// A store that counts the rows of inboxes that it reads.
+struct Counting(MemoryStore, AtomicUsize);
+
+impl Store for Counting {
+    fn get(&self, table: Table, key: Key) -> StoreFuture<'_, Option<Value>> {
+        self.0.get(table, key)
+    }
+
+    fn get_many(&self, keys: Vec<(Table, Key)>) -> StoreFuture<'_, Vec<Option<Value>>> {
+        self.0.get_many(keys)
+    }
+
+    fn get_floor(
+        &self,
+        table: Table,
+        keys: Vec<Key>,
+    ) -> StoreFuture<'_, Vec<Option<(Key, Value)>>> {
+        self.0.get_floor(table, keys)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: Key,
+        after: Option<Key>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<(Key, Value)>> {
+        Box::pin(async move {
+            let rows = self.0.scan(table, prefix, after, limit).await?;
+            if table == Table("notification.blocks") {
+                self.1.fetch_add(rows.len(), Ordering::Relaxed);
+            }
+            Ok(rows)
+        })
+    }
+
+    fn commit(&self, batch: Batch) -> StoreFuture<'_, ()> {
+        self.0.commit(batch)
+    }
+
+    fn failure(&self) -> Option<StoreError> {
+        self.0.failure()
+    }
+}
+
+#[tokio::test]
+async fn one_of_a_large_inbox_is_found_without_a_walk_through_it() {
+    let store = Arc::new(Counting(MemoryStore::new(), AtomicUsize::new(0)));
+    let hub = NotificationHub::open(
+        store.clone(),
+        Arc::new(Recorder::default()),
+        ManualClock::at(START_MS),
+        NotificationConfig {
+            has_delivery: true,
+            ..NotificationConfig::default()
+        },
+    );
+    let hub = hub.await.unwrap();
+    let mut ids = Vec::new();
+    let mut add = async |count: usize| {
+        let requests = (0..count).map(|_| to("ada", "a")).collect();
+        for result in hub.notify_batch(&sender(), requests).await {
+            ids.push(result.unwrap().id);
+        }
+        ids.clone()
+    };
+    let ada = UserId::new("ada");
+    let read = |expected: usize| assert_eq!(store.1.swap(0, Ordering::Relaxed), expected);
+    let old = add(5_000).await;
+    read(0);
+    // Each alone: one block at most.
+    for place in [0, 1, 2_500, 4_999] {
+        let found = hub.unread_among(&ada, &old[place..=place]).await.unwrap();
+        assert_eq!(found[0].id, old[place]);
+    }
+    assert!(store.1.swap(0, Ordering::Relaxed) <= 4);
+    // Many: each of their blocks once, about.
+    let found = hub.unread_among(&ada, &old[1_000..1_256]).await.unwrap();
+    let found: Vec<_> = found.iter().map(|item| item.id).collect();
+    assert_eq!(found, old[1_000..1_256]);
+    assert!(store.1.swap(0, Ordering::Relaxed) <= 2 * 256 / 16);
+    // None that the watermark covers is looked for.
+    hub.mark_all_read("ada", None).await.unwrap();
+    store.1.store(0, Ordering::Relaxed);
+    let all = add(300).await;
+    assert!(hub.unread_among(&ada, &old).await.unwrap().is_empty());
+    read(0);
+    let found = hub.unread_among(&ada, &all[4_990..]).await.unwrap();
+    assert_eq!(found.len(), 300);
+    assert!(store.1.swap(0, Ordering::Relaxed) <= 2 * 300 / 16);
+    // Those that were read or dismissed one by one are not found.
+    let text = |place: usize| all[place].to_string();
+    hub.mark_read("ada", &[text(5_001)]).await.unwrap();
+    hub.dismiss("ada", &[text(5_002)]).await.unwrap();
+    let found = hub.unread_among(&ada, &all[5_000..5_004]).await.unwrap();
+    let found: Vec<_> = found.iter().map(|item| item.id).collect();
+    assert_eq!(found, [all[5_000], all[5_003]]);
 }

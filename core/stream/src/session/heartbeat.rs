@@ -79,6 +79,15 @@ pub struct KeepAliveTimeouts {
     pub silence_probe: Duration,
 }
 
+impl StreamOptions {
+    /// Time within which a connection ends whose client is gone without a word: the silence of a
+    /// sleeping client, and two probes.
+    #[must_use]
+    pub fn longest_silence(&self) -> Duration {
+        self.keepalive * ASLEEP_KEEPALIVES + PROBE * 2
+    }
+}
+
 /// Heartbeat and measurements of one connection.
 #[derive(Debug)]
 pub(super) struct Heartbeat {

@@ -227,6 +227,21 @@ async fn devices_and_mail_addresses_are_registered_and_end() {
         .call("NotifyService/SetEmail", Some(&ada), &address)
         .await;
     assert_eq!(own.status, 403, "{}", own.body);
+    // A misspelled field removes nothing; an empty text does.
+    let get = json!({"user": "ada"});
+    let misspelled = json!({"user": "ada", "email": "ada@example.com"});
+    let (_, code, text) = refusal(&call(&server, "SetEmail", &misspelled).await);
+    assert_eq!(code, "invalid_argument");
+    assert!(text.contains("`address`: missing"), "{text}");
+    let found = done(&server, "GetEmail", &get).await;
+    assert_eq!(found, json!({"address": "ada@example.com"}));
+    let own = server
+        .call("NotifyService/GetEmail", Some(&ada), &get)
+        .await;
+    assert_eq!(own.status, 403, "{}", own.body);
+    let removal = json!({"user": "ada", "address": ""});
+    assert_eq!(done(&server, "SetEmail", &removal).await, json!({}));
+    assert_eq!(done(&server, "GetEmail", &get).await, json!({}));
     let bad = json!({"user": "ada", "address": "ada"});
     let (_, code, text) = refusal(&call(&server, "SetEmail", &bad).await);
     assert_eq!(code, "invalid_argument");
@@ -257,6 +272,7 @@ async fn without_channels_their_calls_name_the_configuration() {
         ("RetryDeadLetter", json!({"id": "p"}), "[delivery.push]"),
         ("GetPushKey", json!({}), "[delivery.push]"),
         ("SetEmail", json!({"user": "ada"}), "[delivery.email]"),
+        ("GetEmail", json!({"user": "ada"}), "[delivery.email]"),
     ] {
         let (status, code, text) = refusal(&call(&server, method, &body).await);
         assert_eq!(
