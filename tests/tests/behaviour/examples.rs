@@ -2,7 +2,7 @@
 
 use std::{env, path::Path, process::Stdio};
 
-use tidewire_tests::{Server, VenueKind, VenueStandIn, venue::Trade, within};
+use tidewire_tests::{Server, Token, VenueKind, VenueStandIn, venue::Trade, within};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
@@ -105,6 +105,30 @@ async fn the_curl_example_runs() {
         r#""data":{"text":"hello"}"#,
         "event: welcome",
         "event: price",
+    ] {
+        assert!(output_text.contains(part), "no {part} in\n{output_text}");
+    }
+}
+
+#[tokio::test]
+async fn the_example_of_alerts_runs() {
+    let (server, _venue) = server_with_a_price().await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/alerts.sh");
+    let output = Command::new(script)
+        .args([&server.url(""), "BTC-USD"])
+        .env("TOKEN", Token::of("ada").sign())
+        .stdin(Stdio::null())
+        .output();
+    let output = within("curl", output).await.unwrap();
+    let output_text = String::from_utf8(output.stdout).unwrap();
+    let complaints = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{output_text}\n{complaints}");
+    for part in [
+        r#""state":"armed","version":1"#,
+        r#""value":101,"previous":99"#,
+        r#""manual":true"#,
+        r#""decision":"not_met""#,
+        r#""name":"From curl""#,
     ] {
         assert!(output_text.contains(part), "no {part} in\n{output_text}");
     }
