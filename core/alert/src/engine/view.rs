@@ -82,7 +82,7 @@ pub(crate) fn event(id: Id, fire: &Fire, rule: AlertRule) -> AlertEvent {
 }
 
 /// Walks the conditions that test a value.
-fn visit<'a>(condition: Option<&'a v1::AlertCondition>, see: &mut dyn FnMut(&'a Kind)) {
+fn walk<'a>(condition: Option<&'a v1::AlertCondition>, see: &mut dyn FnMut(&'a Kind)) {
     match condition.and_then(|condition| condition.kind.as_ref()) {
         Some(Kind::All(list) | Kind::Any(list)) => {
             list.conditions.iter().for_each(|one| walk(Some(one), see))
