@@ -34,18 +34,19 @@ const EXACT_POWER: u32 = 22;
 
 /// A decimal's cell, and whether it is the decimal's own.
 fn cell(value: Decimal) -> (i64, bool) {
-    let value = value.normalize();
-    // `to_f64` of a decimal without a fraction or of at most 28 digits has a result.
-    let (double, is_short) =
-        if value.mantissa().unsigned_abs() < SHORT_MANTISSA && value.scale() <= EXACT_POWER {
-            // Both operands are exact, so that the quotient is rounded once.
-            (
-                value.mantissa() as f64 / POWERS[value.scale() as usize],
-                true,
-            )
-        } else {
-            (value.to_f64().unwrap_or(0.0), false)
-        };
+    // Both operands of the division are exact, so that the quotient is rounded once, and equal
+    // decimals have equal ones whatever their trailing zeros.
+    let short = |value: Decimal| {
+        let is_short =
+            value.mantissa().unsigned_abs() < SHORT_MANTISSA && value.scale() <= EXACT_POWER;
+        is_short.then(|| value.mantissa() as f64 / POWERS[value.scale() as usize])
+    };
+    let double = short(value).or_else(|| short(value.normalize()));
+    // Every decimal is within the range of a double.
+    let (double, is_short) = match double {
+        Some(double) => (double, true),
+        None => (value.to_f64().unwrap_or(0.0), false),
+    };
     // Adding zero turns -0 to 0.
     let bits = (double + 0.0).to_bits().cast_signed();
     // The order of doubles as integers: negative ones are mirrored.

@@ -26,7 +26,7 @@ mod window;
 pub use backtest::Backtest;
 pub use catalog::Catalog;
 pub use engine::{
-    AlertConfig, AlertEngine, AlertError, AlertSink, AlertStats, AlertTasks, Evaluated,
+    AlertConfig, AlertEngine, AlertError, AlertSink, AlertStats, AlertTasks, EvaluationOutcome,
     SharedCatalog, SinkError, SinkFuture,
 };
 pub use error::RuleError;

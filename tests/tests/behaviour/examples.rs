@@ -222,3 +222,19 @@ async fn a_webhook_is_verified_in_a_few_lines() {
         assert_eq!(request.send().await.unwrap().status(), 401, "{signature:?}");
     }
 }
+
+#[tokio::test]
+async fn alerts_are_registered_and_explained_with_curl() {
+    let (server, _venue) = server_with_a_price().await;
+    let expected = [
+        r#""state":"armed","version":1"#,
+        r#""value":101,"previous":99"#,
+        r#""manual":true"#,
+        r#""decision":"not_met""#,
+        r#""name":"From curl""#,
+    ];
+    let mut command = script("alerts.sh");
+    command.args([&server.url(""), "BTC-USD"]);
+    command.env("TOKEN", Token::of("ada").sign());
+    expect_output(&mut command, &expected).await;
+}

@@ -17,7 +17,7 @@ use super::{
     record::{KeyRecord, StateRecord},
     staging::Chunk,
     tables, view,
-    writer::{Attribution, Superseded, Writer, forget},
+    writer::{Attribution, EarlierRule, Writer, forget},
 };
 use crate::{AlertError, Input, Now, Rule, Sources, Subject};
 
@@ -59,13 +59,13 @@ pub(crate) enum Command {
         subject: Subject,
         input: Box<Input>,
         sources: Sources,
-        reply: Reply<Evaluated>,
+        reply: Reply<EvaluationOutcome>,
     },
 }
 
-/// What a value of a back end fired.
+/// The fires that a value of a back end caused.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Evaluated {
+pub struct EvaluationOutcome {
     /// The first fires.
     pub events: Vec<AlertEvent>,
     /// The number of all.
@@ -73,7 +73,7 @@ pub struct Evaluated {
 }
 
 /// A command that is checked and waits for its commit.
-enum Planned {
+enum CheckedCommand {
     Registered {
         id: Id,
         user: String,
@@ -258,7 +258,7 @@ impl Writer {
         rows: &mut Rows,
         chunk: &mut Chunk,
         now: Now,
-    ) -> Option<Planned> {
+    ) -> Option<CheckedCommand> {
         match command {
             Command::Register {
                 user,
@@ -266,14 +266,14 @@ impl Writer {
                 key,
                 reply,
             } => match self.plan_register(&user, *rule, key.as_deref(), (rows, chunk), now) {
-                Ok(Registration::New(id, rule, checked)) => Some(Planned::Registered {
+                Ok(Registration::New(id, rule, checked)) => Some(CheckedCommand::Registered {
                     id,
                     user,
                     rule: Box::new(rule),
                     checked: Box::new(checked),
                     reply,
                 }),
-                Ok(Registration::Known(id, rule)) => Some(Planned::Same {
+                Ok(Registration::Known(id, rule)) => Some(CheckedCommand::Same {
                     state: Box::new(rows.states.get(&id).cloned().unwrap_or_default()),
                     id,
                     rule: Box::new(rule),
@@ -287,7 +287,7 @@ impl Writer {
                         let state = Box::new(rows.states.get(&id).cloned().unwrap_or_default());
                         let (before, rule) = (Box::new(before), Box::new(rule));
                         Some(match checked {
-                            Some(checked) => Planned::Updated {
+                            Some(checked) => CheckedCommand::Updated {
                                 id,
                                 before,
                                 rule,
@@ -295,7 +295,7 @@ impl Writer {
                                 state,
                                 reply,
                             },
-                            None => Planned::Same {
+                            None => CheckedCommand::Same {
                                 id,
                                 rule,
                                 state,
@@ -312,7 +312,7 @@ impl Writer {
                     chunk.batch.delete(tables::STATES, id.key());
                     chunk.batch.delete(tables::OWNERS, tables::owner(&user, id));
                     rows.rules.insert(id, None);
-                    Some(Planned::Deleted {
+                    Some(CheckedCommand::Deleted {
                         id,
                         user: user.into(),
                         rule: Box::new(rule),
@@ -337,7 +337,7 @@ impl Writer {
                     };
                     self.stage_event(chunk, fire, &user, event.clone(), None);
                     let event = Box::new(event);
-                    Some(Planned::Triggered { event, reply })
+                    Some(CheckedCommand::Triggered { event, reply })
                 }
                 Err(error) => answer(reply, Err(error)),
             },
@@ -347,14 +347,14 @@ impl Writer {
     }
 
     /// Applies a command whose writes are stored, and answers it.
-    fn apply(&mut self, planned: Planned, undone: &mut Batch, now: Now) {
+    fn apply(&mut self, planned: CheckedCommand, undone: &mut Batch, now: Now) {
         let shared = self.shared.clone();
         let mut judge = shared.judge.lock();
         let show = |rule: &AlertRule, state: &StateRecord, phase| {
             view::rule(rule, state, phase, view::Audience::Owner)
         };
         match planned {
-            Planned::Registered {
+            CheckedCommand::Registered {
                 id,
                 user,
                 rule,
@@ -376,7 +376,7 @@ impl Writer {
                 shared.follow(&checked, &user);
                 answer::<_, ()>(reply, Ok(show(&rule, &StateRecord::default(), phase)));
             }
-            Planned::Updated {
+            CheckedCommand::Updated {
                 id,
                 before,
                 rule,
@@ -410,7 +410,7 @@ impl Writer {
                         forget(undone, &[subject]);
                     }
                 }
-                let superseded = Superseded {
+                let superseded = EarlierRule {
                     id,
                     user: user.as_str().into(),
                     rule: *before,
@@ -422,7 +422,7 @@ impl Writer {
                 shared.follow(&checked, &user);
                 answer::<_, ()>(reply, Ok(show(&rule, &state, phase)));
             }
-            Planned::Deleted {
+            CheckedCommand::Deleted {
                 id,
                 user,
                 rule,
@@ -433,7 +433,7 @@ impl Writer {
                     (judge.slot_of(id), Rule::restore(&rule, &user, version))
                 {
                     forget(undone, &judge.remove(id, &checked, &shared.inputs));
-                    let deleted = Superseded {
+                    let deleted = EarlierRule {
                         id,
                         user,
                         rule: *rule,
@@ -443,8 +443,8 @@ impl Writer {
                 judge.mark_changed();
                 answer::<_, ()>(reply, Ok(()));
             }
-            Planned::Triggered { event, reply } => drop(answer::<_, ()>(reply, Ok(*event))),
-            Planned::Same {
+            CheckedCommand::Triggered { event, reply } => drop(answer::<_, ()>(reply, Ok(*event))),
+            CheckedCommand::Same {
                 id,
                 rule,
                 state,
@@ -463,7 +463,7 @@ impl Writer {
         input: Input,
         sources: &Sources,
         cancel: &CancellationToken,
-    ) -> Result<Evaluated, AlertError> {
+    ) -> Result<EvaluationOutcome, AlertError> {
         if let Some(error) = self.shared.store.failure() {
             return Err(error.into());
         }
@@ -500,8 +500,8 @@ impl Writer {
 }
 
 impl Attribution<'_> {
-    fn finish(self) -> Evaluated {
-        Evaluated {
+    fn finish(self) -> EvaluationOutcome {
+        EvaluationOutcome {
             events: self.events,
             total: self.total,
         }
@@ -518,7 +518,7 @@ impl Rows {
     }
 }
 
-impl Planned {
+impl CheckedCommand {
     fn refuse(self, error: &AlertError) {
         match self {
             Self::Registered { reply, .. }

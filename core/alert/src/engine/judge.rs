@@ -113,7 +113,10 @@ impl std::fmt::Debug for Judge {
 impl Judge {
     pub(crate) fn new(catch_up_ms: u64) -> Self {
         Self {
-            evaluator: Evaluator::new(EvaluatorConfig { catch_up_ms }),
+            evaluator: Evaluator::new(EvaluatorConfig {
+                catch_up_ms,
+                ..EvaluatorConfig::default()
+            }),
             pending: VecDeque::new(),
             dirty: HashSet::new(),
             slots: Vec::new(),

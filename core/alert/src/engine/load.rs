@@ -139,7 +139,7 @@ impl Shared {
         }
     }
 
-    fn insert_all(&self, loaded: Vec<Loaded>) {
+    fn insert_all(&self, loaded: Vec<StoredRule>) {
         let now = self.clocks.now();
         let mut judge = self.judge.lock();
         let mut symbols = self.symbols_of_rules.lock();
@@ -176,14 +176,14 @@ impl Shared {
 }
 
 /// A rule that was read.
-pub(crate) struct Loaded {
+pub(crate) struct StoredRule {
     id: Id,
     user: String,
     rule: Rule,
     state: crate::RuleState,
 }
 
-fn decode(rules: &Rows, states: &Rows) -> Vec<Loaded> {
+fn decode(rules: &Rows, states: &Rows) -> Vec<StoredRule> {
     let mut states = states.iter().peekable();
     let mut loaded = Vec::with_capacity(rules.len());
     for (key, value) in rules {
@@ -197,7 +197,7 @@ fn decode(rules: &Rows, states: &Rows) -> Vec<Loaded> {
     loaded
 }
 
-fn decode_one(key: &Key, rule: &Value, state: Option<&Value>) -> Option<Loaded> {
+fn decode_one(key: &Key, rule: &Value, state: Option<&Value>) -> Option<StoredRule> {
     let id = Id::of_key(key)?;
     let rule = AlertRule::decode(rule.as_slice()).ok()?;
     let state = match state {
@@ -206,7 +206,7 @@ fn decode_one(key: &Key, rule: &Value, state: Option<&Value>) -> Option<Loaded> 
     };
     let user = rule.user.clone()?;
     let checked = Rule::restore(&rule, &user, rule.version.unwrap_or(1)).ok()?;
-    Some(Loaded {
+    Some(StoredRule {
         id,
         user,
         rule: checked,

@@ -58,7 +58,7 @@ use self::{
 };
 use crate::{Catalog, Input, Rule, Sources, Subject, Tick};
 
-pub use commands::Evaluated;
+pub use commands::EvaluationOutcome;
 pub use config::AlertConfig;
 pub use error::AlertError;
 
@@ -136,7 +136,7 @@ impl Counters {
     }
 }
 
-/// What the tasks and the handles share.
+/// State that the tasks and the handles share.
 pub(crate) struct Shared {
     store: SharedStore,
     sink: Arc<dyn AlertSink>,
@@ -320,7 +320,10 @@ impl AlertEngine {
     ///
     /// # Errors
     /// A field is refused, or the store cannot be written.
-    pub async fn evaluate(&self, request: EvaluateRequest) -> Result<Evaluated, AlertError> {
+    pub async fn evaluate(
+        &self,
+        request: EvaluateRequest,
+    ) -> Result<EvaluationOutcome, AlertError> {
         let (subject, input, sources) = match request.value {
             Some(evaluate_request::Value::Price(price)) => {
                 let source = Some(price.source.as_deref().unwrap_or("evaluate"));

@@ -93,7 +93,7 @@ pub(crate) struct OutgoingRecord {
     /// The user.
     #[prost(string, tag = "1")]
     pub(crate) user: String,
-    /// What happened.
+    /// The event.
     #[prost(enumeration = "OutgoingKind", tag = "2")]
     pub(crate) kind: i32,
     /// The fire, or for notices the rule alone.

@@ -81,11 +81,11 @@ pub(crate) fn event(id: Id, fire: &Fire, rule: AlertRule) -> AlertEvent {
     }
 }
 
-/// Visits the conditions that test a value.
-fn visit<'a>(condition: Option<&'a v1::AlertCondition>, see: &mut dyn FnMut(&'a Kind)) {
+/// Walks the conditions that test a value.
+fn walk<'a>(condition: Option<&'a v1::AlertCondition>, see: &mut dyn FnMut(&'a Kind)) {
     match condition.and_then(|condition| condition.kind.as_ref()) {
         Some(Kind::All(list) | Kind::Any(list)) => {
-            list.conditions.iter().for_each(|one| visit(Some(one), see))
+            list.conditions.iter().for_each(|one| walk(Some(one), see))
         }
         Some(kind) => see(kind),
         None => {}
@@ -95,7 +95,7 @@ fn visit<'a>(condition: Option<&'a v1::AlertCondition>, see: &mut dyn FnMut(&'a 
 /// The conditions of a rule that test a value.
 pub(crate) fn tests(rule: &AlertRule) -> Vec<&Kind> {
     let mut kinds = Vec::new();
-    visit(rule.condition.as_ref(), &mut |kind| kinds.push(kind));
+    walk(rule.condition.as_ref(), &mut |kind| kinds.push(kind));
     kinds
 }
 

@@ -43,7 +43,7 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
 /// A rule as it was when outputs that are not stored yet were made.
 #[derive(Debug, Clone)]
-pub(crate) struct Superseded {
+pub(crate) struct EarlierRule {
     pub(crate) id: Id,
     pub(crate) user: Arc<str>,
     pub(crate) rule: AlertRule,
@@ -77,9 +77,9 @@ pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::Receiver<Command>,
     /// Rules of outputs that are not stored yet, and that were changed meanwhile, by slot and version.
-    pub(crate) superseded: HashMap<(u32, u32), Superseded>,
+    pub(crate) superseded: HashMap<(u32, u32), EarlierRule>,
     /// Deleted rules with outputs that are not stored yet, by slot.
-    pub(crate) deleted: HashMap<u32, Superseded>,
+    pub(crate) deleted: HashMap<u32, EarlierRule>,
 }
 
 impl Writer {

@@ -44,8 +44,8 @@ const MOST_SIGNALS: usize = 64;
 pub struct EvaluatorConfig {
     /// Longest absence over which a last value is still compared with the next, in milliseconds.
     pub catch_up_ms: u64,
-    /// Rules of one test that are judged before other subjects have their turn. 1,024 are about a
-    /// tenth of a millisecond of work.
+    /// Rules of one test that are judged before other subjects have their turn. 256 are about a
+    /// tenth of a millisecond of work if all of them fire.
     pub chunk: usize,
 }
 
@@ -53,7 +53,7 @@ impl Default for EvaluatorConfig {
     fn default() -> Self {
         Self {
             catch_up_ms: 5 * 60 * 1_000,
-            chunk: 1_024,
+            chunk: 256,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rules: how they are inserted, changed and removed.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{Hash as _, Hasher};
 
 use super::{
     AUTO_STOP_FIRES, Evaluator,
@@ -8,8 +8,8 @@ use super::{
     records::{Complex, ComplexTest, NONE, RECURRING, Record, TestKind, compact, flag},
 };
 use crate::{
-    Condition, Leaf, Now, Repeat, Rule, RuleError, RuleState, SignalKind, key::KeyRange,
-    leaf::LeafState,
+    Condition, Leaf, Now, Repeat, Rule, RuleError, RuleState, SignalKind, Subject, Test,
+    key::KeyRange, leaf::LeafState,
 };
 
 /// Bits of a test in [`RuleState`].
@@ -49,7 +49,6 @@ impl Evaluator {
                 record.kind = kind;
                 record.first = first;
                 record.leaf = LeafState(state.leaves as u8 & 0b1111);
-                record.signal = fingerprint(leaf);
             }
             condition => {
                 record.kind = TestKind::Complex;
@@ -87,6 +86,10 @@ impl Evaluator {
             record.has(flag::DISABLED) || record.has(flag::STOPPED) || record.has(flag::EXPIRED);
         if !is_over && !is_off {
             self.attach(slot, &rule.condition, now);
+        } else if let Condition::Leaf(leaf) = &rule.condition
+            && let Some(record) = self.records.get_mut(slot)
+        {
+            record.signal = leaf_fingerprint(leaf);
         }
         Ok(())
     }
@@ -193,7 +196,7 @@ impl Evaluator {
         let (kind, first, signal) = match condition {
             Condition::Leaf(leaf) => {
                 let (kind, first, _) = compact(&leaf.test);
-                (kind, first, fingerprint(leaf))
+                (kind, first, leaf_fingerprint(leaf))
             }
             condition => (
                 TestKind::Complex,
@@ -274,7 +277,7 @@ impl Evaluator {
         match condition {
             Condition::Leaf(_) if record.kind == TestKind::Complex => false,
             Condition::Leaf(leaf) if record.has(flag::DETACHED) => {
-                record.signal == fingerprint(leaf)
+                record.signal == leaf_fingerprint(leaf)
             }
             Condition::Leaf(leaf) => {
                 let signal = &self.signals[record.signal as usize];
@@ -467,13 +470,10 @@ impl Evaluator {
             }
         }
         // The condition is known by its fingerprint from now on.
-        let leaf = Leaf {
-            subject: self.subjects[signal.subject as usize].key.clone(),
-            signal: signal.kind,
-            test,
-        };
+        let subject = self.subjects[signal.subject as usize].hash;
+        let number = fingerprint(subject, signal.kind, &test);
         if let Some(record) = self.records.get_mut(slot) {
-            record.signal = fingerprint(&leaf);
+            record.signal = number;
         }
         self.release_signal(record.signal, &test);
     }
@@ -506,8 +506,44 @@ fn complex(condition: &Condition, states: u64) -> Complex {
 }
 
 /// A number for a condition, to find out whether a rule that is in no index was changed.
-fn fingerprint(leaf: &Leaf) -> u32 {
-    let mut hasher = DefaultHasher::new();
-    leaf.hash(&mut hasher);
-    hasher.finish() as u32
+fn fingerprint(subject: u64, signal: SignalKind, test: &Test) -> u32 {
+    let mut hasher = QuickHasher(subject);
+    signal.hash(&mut hasher);
+    test.hash(&mut hasher);
+    (hasher.finish() >> 32) as u32
+}
+
+/// The fingerprint of a test of a rule.
+fn leaf_fingerprint(leaf: &Leaf) -> u32 {
+    fingerprint(subject_hash(&leaf.subject), leaf.signal, &leaf.test)
+}
+
+/// A number for a subject.
+pub(super) fn subject_hash(subject: &Subject) -> u64 {
+    let mut hasher = QuickHasher(0);
+    subject.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A hasher for fingerprints, which are compared and never looked up: it has to be quick, and may
+/// be predictable.
+struct QuickHasher(u64);
+
+impl Hasher for QuickHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // An odd number without a pattern: the golden ratio.
+        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        (self.0 ^ (self.0 >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
 }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{Evaluator, MOST_SIGNALS, jobs::Job};
 use crate::{
-    Leaf, Now, Rule, RuleError, SignalKind, Subject, SubjectValue,
+    Condition, Leaf, Now, Rule, RuleError, SignalKind, Subject, SubjectValue,
     signal::{Basis, Signal},
 };
 
@@ -28,6 +28,8 @@ pub(super) enum Liveness {
 #[derive(Debug)]
 pub(super) struct SubjectEntry {
     pub(super) key: Subject,
+    /// Its part of the fingerprints of rules.
+    pub(super) hash: u64,
     /// Tests of rules about it.
     pub(super) tests: u32,
     pub(super) signals: SmallVec<[u32; 4]>,
@@ -49,6 +51,7 @@ pub(super) struct SubjectEntry {
 impl SubjectEntry {
     fn new(key: Subject) -> Self {
         Self {
+            hash: super::rules::subject_hash(&key),
             key,
             tests: 0,
             signals: SmallVec::new(),
@@ -109,6 +112,13 @@ impl Evaluator {
     /// # Errors
     /// A subject would have more than 64 different windows.
     pub fn admit(&self, rule: &Rule) -> Result<(), RuleError> {
+        if let Condition::Leaf(leaf) = &rule.condition {
+            let number = self.numbers.get(&leaf.subject);
+            let entry = number.and_then(|number| self.subjects.get(*number as usize));
+            if entry.is_none_or(|entry| entry.signals.len() < MOST_SIGNALS) {
+                return Ok(());
+            }
+        }
         let mut new: Vec<(&Subject, SignalKind)> = Vec::new();
         for leaf in rule.condition.leaves() {
             let wanted = (&leaf.subject, leaf.signal);
@@ -132,8 +142,11 @@ impl Evaluator {
     }
 
     fn find_signal(&self, leaf: &Leaf) -> Option<u32> {
-        let number = self.numbers.get(&leaf.subject)?;
-        let signals = &self.subjects.get(*number as usize)?.signals;
+        self.find_signal_of(*self.numbers.get(&leaf.subject)?, leaf)
+    }
+
+    fn find_signal_of(&self, subject: u32, leaf: &Leaf) -> Option<u32> {
+        let signals = &self.subjects.get(subject as usize)?.signals;
         let has_kind = |signal: &&u32| self.signals[**signal as usize].kind == leaf.signal;
         signals.iter().find(has_kind).copied()
     }
@@ -141,7 +154,7 @@ impl Evaluator {
     /// The signal of a test, made if it is the first.
     pub(super) fn acquire_signal(&mut self, leaf: &Leaf, now: Now) -> u32 {
         let subject = self.intern_number(&leaf.subject);
-        let found = self.find_signal(leaf);
+        let found = self.find_signal_of(subject, leaf);
         let signal = found.unwrap_or_else(|| {
             let entry = &mut self.subjects[subject as usize];
             let mut signal = Signal::new(subject, leaf.signal);

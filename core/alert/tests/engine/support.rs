@@ -180,7 +180,7 @@ impl Catalog for Symbols {
     }
 }
 
-/// What outlives a process.
+/// All that outlives a process.
 pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) clock: Arc<ManualClock>,

@@ -108,7 +108,7 @@ impl Run {
                 test,
             };
         }
-        let window_ms = self.pick(&[1_000, 3_000, 3_600]);
+        let window_ms = self.pick(&[6_000, 12_000, 12_050]);
         let percent = decimal(self.pick(&["1", "5", "0.5"]));
         let signals = match number {
             0 | 1 => 6,
@@ -143,7 +143,7 @@ impl Run {
             }
             (0 | 1, 3) => (
                 SignalKind::VolumeRatio {
-                    window_ms: self.pick(&[100, 700]),
+                    window_ms: self.pick(&[600, 1_300]),
                 },
                 Test::Above(decimal(self.pick(&["1.5", "3"]))),
             ),
@@ -576,7 +576,7 @@ impl Run {
             wall_ms: self.now.wall_ms + away,
             monotonic_ms: self.pick(&[0, 7, 1_000_000]),
         };
-        let chunk = self.pick(&[1, 2, 1_024]);
+        let chunk = self.pick(&[1, 2, 256]);
         self.say(|| format!("restart {:?}", self.now));
         self.naive.restart(self.now);
         self.evaluator = Evaluator::new(config(chunk));
@@ -599,7 +599,7 @@ impl Run {
 /// Runs one history and returns the number of events.
 pub(crate) fn run(seed: u64) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
-    let chunk = *[1, 2, 1_024].choose(&mut random).unwrap();
+    let chunk = *[1, 2, 256].choose(&mut random).unwrap();
     let mut run = Run {
         random,
         evaluator: Evaluator::new(config(chunk)),

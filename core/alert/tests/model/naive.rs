@@ -68,6 +68,8 @@ pub(crate) struct NaiveSubject {
     has_vanished: bool,
     /// Each history that a rule needs, as values with their times and volumes.
     histories: BTreeMap<SignalKind, Vec<(i64, Decimal, Option<Decimal>)>>,
+    /// The numbers as they were when the subject was judged last.
+    numbers: BTreeMap<SignalKind, Option<Decimal>>,
 }
 
 /// What an input does to a subject.
@@ -95,8 +97,6 @@ pub(crate) struct Naive {
     /// Rules as they were stored.
     pub(crate) stored: BTreeMap<u32, (NaiveRule, Now)>,
     stored_values: BTreeMap<Subject, NaiveSubject>,
-    /// The time of the last input. A block ends before anything else changes.
-    last: Now,
 }
 
 fn ms(now: Now) -> i64 {
@@ -274,7 +274,18 @@ impl NaiveSubject {
             wall_ms: 0,
             has_vanished: false,
             histories: BTreeMap::new(),
+            numbers: BTreeMap::new(),
         }
+    }
+
+    fn known(&self, kind: SignalKind) -> Option<Decimal> {
+        self.numbers.get(&kind).copied().flatten()
+    }
+
+    /// Computes the numbers anew.
+    fn refresh(&mut self, now: Now) {
+        let kinds = self.histories.keys();
+        self.numbers = kinds.map(|kind| (*kind, self.number(*kind, now))).collect();
     }
 
     fn number(&self, kind: SignalKind, now: Now) -> Option<Decimal> {
@@ -379,13 +390,16 @@ impl Naive {
                 .entry(leaf.subject.clone())
                 .or_insert_with(NaiveSubject::new);
             let (source, value) = (subject.source, subject.value);
-            subject
-                .histories
-                .entry(leaf.signal)
-                .or_insert_with(|| match (source, value) {
-                    (Source::Live, Some(value)) => vec![(ms(now), value, None)],
-                    _ => Vec::new(),
-                });
+            if subject.histories.contains_key(&leaf.signal) {
+                continue;
+            }
+            let history = match (source, value) {
+                (Source::Live, Some(value)) => vec![(ms(now), value, None)],
+                _ => Vec::new(),
+            };
+            subject.histories.insert(leaf.signal, history);
+            let number = subject.number(leaf.signal, now);
+            subject.numbers.insert(leaf.signal, number);
         }
         for (key, subject) in &mut self.subjects {
             let is_needed = |kind: &SignalKind| {
@@ -486,10 +500,12 @@ impl Naive {
         for slot in &slots {
             self.end_block(*slot, now);
         }
-        self.last = now;
         self.histories(now);
         let subjects: Vec<_> = self.subjects.keys().cloned().collect();
         for subject in subjects {
+            if let Some(subject) = self.subjects.get_mut(&subject) {
+                subject.refresh(now);
+            }
             for slot in &slots {
                 self.judge(*slot, &subject, View::default(), now);
             }
@@ -505,7 +521,7 @@ impl Naive {
         if !rule.is_deferred || !rule.is_active() || rule.is_cooling(now) || rule.is_snoozed(now) {
             return;
         }
-        match self.holds(slot, self.last) {
+        match self.holds(slot) {
             Some(true) => self.fire(slot, None, View::default(), now),
             Some(false) => self.rules.get_mut(&slot).unwrap().is_deferred = false,
             None => {}
@@ -518,13 +534,12 @@ impl Naive {
             || subject.is_some_and(|subject| subject.source == Source::Live)
     }
 
-    fn is_known(&self, leaf: &Leaf, now: Now) -> bool {
+    fn is_known(&self, leaf: &Leaf) -> bool {
         let subject = self.subjects.get(&leaf.subject);
-        self.is_running(leaf)
-            && subject.is_some_and(|subject| subject.number(leaf.signal, now).is_some())
+        self.is_running(leaf) && subject.is_some_and(|subject| subject.known(leaf.signal).is_some())
     }
 
-    fn holds(&self, slot: u32, now: Now) -> Option<bool> {
+    fn holds(&self, slot: u32) -> Option<bool> {
         let rule = &self.rules[&slot];
         let truths: Vec<_> = rule
             .rule
@@ -533,8 +548,7 @@ impl Naive {
             .into_iter()
             .zip(&rule.sides)
             .map(|(leaf, sides)| {
-                (self.is_known(leaf, now) && sides[0].is_some())
-                    .then_some(sides.contains(&Some(true)))
+                (self.is_known(leaf) && sides[0].is_some()).then_some(sides.contains(&Some(true)))
             })
             .collect();
         tree(&rule.rule.condition, &mut truths.into_iter())
@@ -626,6 +640,7 @@ impl Naive {
             }
             history.push((ms(now), arrival.value, arrival.volume));
         }
+        subject.refresh(now);
         let slots: Vec<_> = self.rules.keys().copied().collect();
         for slot in slots {
             self.judge(slot, key, view, now);
@@ -652,7 +667,7 @@ impl Naive {
         let mut value = None;
         for (number, leaf) in leaves.iter().enumerate() {
             let subject = self.subjects.get(&leaf.subject);
-            let of_leaf = subject.and_then(|subject| subject.number(leaf.signal, now));
+            let of_leaf = subject.and_then(|subject| subject.known(leaf.signal));
             let is_live = subject.is_some_and(|subject| subject.source == Source::Live);
             let Some(of_leaf) = of_leaf.filter(|_| leaf.subject == *key) else {
                 continue;
@@ -686,7 +701,7 @@ impl Naive {
                 }
             }
         }
-        let known: Vec<_> = leaves.iter().map(|leaf| self.is_known(leaf, now)).collect();
+        let known: Vec<_> = leaves.iter().map(|leaf| self.is_known(leaf)).collect();
         let truths = |crossing: &dyn Fn(usize) -> bool| -> Vec<Option<bool>> {
             leaves
                 .iter()
@@ -726,7 +741,7 @@ impl Naive {
             rule.level = level;
         }
         rule.sides = sides;
-        let holds = self.holds(slot, now);
+        let holds = self.holds(slot);
         let rule = self.rules.get_mut(&slot).unwrap();
         if holds == Some(false) {
             rule.is_deferred = false;
@@ -817,7 +832,6 @@ impl Naive {
 
     /// A restart: all that was not stored is lost.
     pub(crate) fn restart(&mut self, now: Now) {
-        self.last = now;
         self.subjects.clear();
         for (key, stored) in &self.stored_values {
             if stored.value.is_none() {
@@ -827,6 +841,7 @@ impl Naive {
             subject.value = stored.value;
             subject.peak = stored.peak;
             subject.currency.clone_from(&stored.currency);
+            subject.wall_ms = stored.wall_ms;
             subject.source = Source::Restored {
                 wall_ms: stored.wall_ms,
             };
