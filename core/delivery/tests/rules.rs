@@ -15,7 +15,7 @@ use tidewire_notification::StepOutcome;
 use tidewire_proto::v1::{
     DeliveryFilter, NotificationType, NotifyRequest, Preferences, Priority, QuietHours,
 };
-use tidewire_store::Table;
+use tidewire_store::{Batch, Store as _, Table};
 use tidewire_stream::UserId;
 
 const HOUR_MS: i64 = 60 * MINUTE_MS;
@@ -276,6 +276,25 @@ async fn a_phone_that_lost_its_network_gets_the_push_when_its_connection_ends() 
     world.advance(HOUR_MS);
     assert!(world.sent().await.is_empty());
     assert!(is_empty(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_who_cannot_be_read_holds_up_no_other() {
+    for table in ["notification.preferences", "notification.states"] {
+        let world = World::new().await;
+        world.register("ada", "phone").await;
+        world.prefer("ada", quiet(false)).await;
+        world.notify("ada", "a", Priority::High).await;
+        let mut batch = Batch::new();
+        batch.put(Table(table), "ada", b"\xff");
+        world.store.commit(batch).await.unwrap();
+        let world = world.restart().await;
+        world.notify("bob", "b", Priority::High).await;
+        let mut sent = world.sent().await;
+        sent.retain(|line| line != "webhook ops: a");
+        assert_eq!(sent, ["webhook ops: b"], "{table}");
+        assert!(is_empty(&world));
+    }
 }
 
 #[tokio::test(start_paused = true)]

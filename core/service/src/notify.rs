@@ -606,8 +606,9 @@ impl NotifyService for NotifyRpc {
             caller.identity.require(Scope::Service)?;
             check_user(&request.user)?;
             let (user, address) = (&request.user, request.address.as_deref());
-            let set = self.delivery.set_email(user, address, request.subscribe);
-            let unsubscribed = set.await?;
+            let subscribes = request.subscribe.unwrap_or(false);
+            let set = self.delivery.set_email(user, address, subscribes);
+            let unsubscribed = set.await?.then_some(true);
             Ok(SetEmailResponse { unsubscribed })
         };
         answer(set.await)
@@ -637,7 +638,8 @@ impl NotifyService for NotifyRpc {
             let user = &request.get_ref().user;
             check_user(user)?;
             let contact = self.delivery.email(user).await?;
-            let unsubscribed = contact.as_ref().is_some_and(|one| one.is_unsubscribed);
+            let unsubscribed = contact.as_ref().filter(|one| one.is_unsubscribed);
+            let unsubscribed = unsubscribed.map(|_| true);
             Ok(GetEmailResponse {
                 address: contact.map(|one| one.address),
                 unsubscribed,

@@ -204,12 +204,10 @@ impl Planner {
                 }
                 Ok(PlanOutcome::Idle(due_ms)) => {
                     is_failing = false;
-                    // None is left of a time that passed during the step.
-                    let now_ms = self.clock.now_ms();
-                    let wait_ms = |due_ms: i64| due_ms.saturating_sub(now_ms).max(0);
-                    due_ms.map_or(LONGEST_PAUSE, |due_ms| {
-                        Duration::from_millis(wait_ms(due_ms).unsigned_abs())
-                    })
+                    let wait_ms = due_ms.map(|due_ms| due_ms.saturating_sub(self.clock.now_ms()));
+                    // What has become due meanwhile has no time left.
+                    let wait_ms = wait_ms.map(|wait_ms| u64::try_from(wait_ms).unwrap_or(0));
+                    wait_ms.map_or(LONGEST_PAUSE, Duration::from_millis)
                 }
                 Err(error) => {
                     if !is_failing {
@@ -250,8 +248,15 @@ impl Planner {
             match &rows[0].user {
                 Some(user) => {
                     let cut = cut.as_ref().filter(|cut| cut.user.as_ref() == Some(user));
-                    self.plan_user(&mut plan, user, rows.to_vec(), cut, now_ms)
-                        .await?;
+                    let planned = self.plan_user(&mut plan, user, rows.to_vec(), cut, now_ms);
+                    match planned.await {
+                        // A user who can never be read must not hold up all others for ever.
+                        Err(error @ NotificationError::Damaged(_)) => {
+                            tracing::error!(%error, user = user.as_str(), "not sent");
+                            rows.iter().for_each(|row| plan.end(row));
+                        }
+                        planned => planned?,
+                    }
                 }
                 None => {
                     for row in rows {
