@@ -167,19 +167,21 @@ impl Shared {
     }
 
     /// Makes one attempt, if the store still wants the job.
-    async fn attempt(&self, job: Job) -> (Job, Option<Outcome>) {
+    async fn attempt(&self, mut job: Job) -> (Job, Option<Outcome>) {
         let channel = job.target.endpoint().channel;
         // The semaphore is never closed.
         let _permit = self.permits[channel as usize].acquire().await;
-        if self.store.verdict(&job).await == Verdict::Drop {
-            return (job, None);
+        match self.store.verdict(&job).await {
+            Verdict::Send => {}
+            Verdict::SendTo(target) => job.target = *target,
+            Verdict::Drop => return (job, None),
         }
         // A panic must not end the endpoint's task: its queue would stand still for ever.
         let attempt = async { self.sender.send(&job).await };
         let attempt = AssertUnwindSafe(attempt).catch_unwind();
         let outcome = attempt.await.unwrap_or_else(|_| {
             tracing::error!(
-                message = job.message.id.as_str(),
+                id = job.message.id.as_str(),
                 "an attempt to send panicked"
             );
             Outcome::retry("internal error")
@@ -190,14 +192,17 @@ impl Shared {
     /// Counts and stores the end of a job.
     async fn finish(&self, endpoint: &Endpoint, job: &Job, end: &JobEnd) {
         self.jobs.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.add(endpoint.id.channel, Count::of(end));
-        let (endpoint, message) = (&endpoint.id, job.message.id.as_str());
+        let count = Count::of(endpoint.id.channel, end);
+        self.metrics.add(endpoint.id.channel, count);
+        let (endpoint, id) = (&endpoint.id, job.message.id.as_str());
         match end {
-            JobEnd::Dead { attempts, reason } => {
-                tracing::warn!(%endpoint, message, attempts, reason, "a message is a dead letter");
+            JobEnd::Dead { attempts, reason } | JobEnd::Gone { attempts, reason }
+                if count == Count::Dead =>
+            {
+                tracing::warn!(%endpoint, id, attempts, reason, "a message is a dead letter");
             }
-            JobEnd::Gone { reason } => {
-                tracing::info!(%endpoint, message, reason, "an endpoint is gone");
+            JobEnd::Dead { reason, .. } | JobEnd::Gone { reason, .. } => {
+                tracing::info!(%endpoint, id, reason, "an endpoint is gone");
             }
             JobEnd::Delivered | JobEnd::Expired | JobEnd::Unwanted => {}
         }
@@ -231,9 +236,11 @@ impl Shared {
             }
         };
         self.finish(endpoint, &job, &end).await;
-        if let JobEnd::Gone { .. } = end {
+        if let JobEnd::Gone { reason, .. } = end {
             let others = endpoint.queue.lock().drain();
             for job in others {
+                let (attempts, reason) = (job.attempts, reason.clone());
+                let end = JobEnd::Gone { attempts, reason };
                 self.finish(endpoint, &job, &end).await;
             }
         }

@@ -36,8 +36,8 @@ pub enum Target {
     Webhook(Arc<str>),
     /// A browser.
     Push {
-        /// Id of the registration. Each registration has its own, also of the same browser, so
-        /// that an old one's end does not remove the new one.
+        /// Id of the registration. Each has its own, also of the same browser by another user,
+        /// so that an old one's end does not remove the new one.
         registration: Arc<str>,
         /// The subscription.
         subscription: PushSubscription,
@@ -116,8 +116,11 @@ pub enum JobEnd {
         /// The cause, without secrets.
         reason: String,
     },
-    /// The endpoint does not exist any more. Remove it with all its jobs.
+    /// The endpoint does not exist any more. Remove it with all its jobs. A webhook stays in the
+    /// configuration: its message becomes a dead letter.
     Gone {
+        /// Attempts that were made.
+        attempts: u32,
         /// The cause, without secrets.
         reason: String,
     },
@@ -161,10 +164,12 @@ pub enum EndpointState {
 }
 
 /// Whether a job is still to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// Send it.
     Send,
+    /// Send it to this target of the same endpoint: the user's address or keys have changed.
+    SendTo(Box<Target>),
     /// Drop it: the user has read the notification or removed the endpoint.
     Drop,
 }

@@ -208,7 +208,21 @@ impl EndpointQueue {
                 attempts = attempts.saturating_add(1);
                 return self.end(job, JobEnd::Dead { attempts, reason }, None);
             }
-            Outcome::Gone { reason } => return self.end(job, JobEnd::Gone { reason }, None),
+            Outcome::RetryMessage { reason } => {
+                // The endpoint answered: it works, and other messages do not wait.
+                self.failures = 0;
+                attempts = attempts.saturating_add(1);
+                let state = EndpointState::Working;
+                if attempts >= self.limits.attempts {
+                    return self.end(job, JobEnd::Dead { attempts, reason }, Some(state));
+                }
+                let pause = self.pause(attempts, chance());
+                return self.defer(job, attempts, pause, reason, state, now);
+            }
+            Outcome::Gone { reason } => {
+                attempts = attempts.saturating_add(1);
+                return self.end(job, JobEnd::Gone { attempts, reason }, None);
+            }
             Outcome::Paused { reason } => {
                 let state = EndpointState::Paused {
                     reason: reason.clone(),

@@ -243,25 +243,25 @@ impl DurableJobs {
         false
     }
 
-    /// Whether the target may still be sent to. Waits for the store: what has ended must get
-    /// nothing, and what has not must not be dropped.
-    async fn has_target(&self, job: &Job) -> bool {
+    /// The present target of a job's endpoint: the user may have another address by now. None if
+    /// nothing may be sent to it any more. Waits for the store: what has ended must get nothing,
+    /// and what has not must not be dropped.
+    async fn target(&self, job: &Job) -> Option<Target> {
         loop {
             let found = match &job.target {
-                Target::Webhook(_) => return true,
+                Target::Webhook(_) => return Some(job.target.clone()),
                 Target::Push { registration, .. } => {
-                    let target = self.0.contacts.push_target(registration).await;
-                    target.map(|target| target.is_some())
+                    self.0.contacts.push_target(registration).await
                 }
-                Target::Email(address) => {
+                Target::Email(_) => {
                     let email = self.0.contacts.email(&job.message.user).await;
-                    email.map(|email| email.as_ref() == Some(address))
+                    email.map(|email| email.map(Target::Email))
                 }
             };
             match found {
                 Ok(found) => return found,
                 // The server stops; the job stays in the store.
-                Err(StoreError::Closed) => return false,
+                Err(StoreError::Closed) => return None,
                 Err(_) => sleep(RETRY).await,
             }
         }
@@ -285,15 +285,15 @@ impl JobStore for DurableJobs {
     fn verdict<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             // A webhook is an event for a program: that the user has read it changes nothing.
-            let is_wanted = match job.target {
-                Target::Webhook(_) => true,
-                Target::Push { .. } | Target::Email(_) => {
-                    self.has_target(job).await && self.is_unread(job).await
-                }
-            };
-            match is_wanted {
-                true => Verdict::Send,
-                false => Verdict::Drop,
+            if let Target::Webhook(_) = job.target {
+                return Verdict::Send;
+            }
+            match self.target(job).await {
+                Some(target) if self.is_unread(job).await => match target == job.target {
+                    true => Verdict::Send,
+                    false => Verdict::SendTo(Box::new(target)),
+                },
+                _ => Verdict::Drop,
             }
         })
     }
@@ -322,10 +322,10 @@ impl JobStore for DurableJobs {
                     let now_ms = self.0.clock.now_ms();
                     DeadLetters::add(&mut batch, job, *attempts, reason, now_ms);
                 }
-                JobEnd::Gone { reason } if endpoint.channel == Channel::Webhook => {
+                JobEnd::Gone { attempts, reason } if endpoint.channel == Channel::Webhook => {
                     // The operator must know.
-                    let (attempts, now_ms) = (job.attempts, self.0.clock.now_ms());
-                    DeadLetters::add(&mut batch, job, attempts, reason, now_ms);
+                    let now_ms = self.0.clock.now_ms();
+                    DeadLetters::add(&mut batch, job, *attempts, reason, now_ms);
                 }
                 JobEnd::Gone { .. } => {
                     batch.delete_range(
