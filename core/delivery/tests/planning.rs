@@ -7,8 +7,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tidewire_delivery::{
-    Content, DeliveryConfig, Dispatcher, DispatcherLimits, EndpointId, Job, Outcome, QueueLimits,
-    Sender, Target,
+    Content, DeliveryConfig, Dispatcher, DispatcherLimits, EndpointId, Job, JobOrder, Outcome,
+    QueueLimits, Sender, Target,
     durable::{Contacts, DurableJobs, MAX_REGISTRATIONS, PlanOutcome, Planner, Presence},
     guard::{Guard, Networks},
     web_push::PushSubscription,
@@ -96,6 +96,7 @@ impl Sender for Recorder {
     fn limits(&self, _endpoint: &EndpointId) -> QueueLimits {
         QueueLimits {
             jobs: 10,
+            order: JobOrder::Offered,
             concurrency: 1,
             interval: Duration::ZERO,
             first_pause: Duration::from_secs(1),
@@ -573,14 +574,18 @@ async fn a_message_waits_for_a_contact_that_is_set_again() {
     let first = world.register("ada", "phone").await;
     world.set_email("ada").await;
     *world.recorder.outcome.lock() = Some(Outcome::Retry {
-        after: None,
+        after: Some(Duration::from_secs(1)),
         reason: "down".to_owned(),
     });
     let mut world = world;
     world.notify("ada", "a", Priority::High).await;
     world.advance(5 * MINUTE_MS);
     let sent = world.sent().await;
-    let expected = ["email ada@example.com: a", "push phone: a", "webhook ops: a"];
+    let expected = [
+        "email ada@example.com: a",
+        "push phone: a",
+        "webhook ops: a",
+    ];
     assert_eq!(sent, expected);
     // The same device, and another address.
     assert_eq!(world.register("ada", "phone").await, first);
@@ -589,7 +594,11 @@ async fn a_message_waits_for_a_contact_that_is_set_again() {
     set.await.unwrap().unwrap();
     *world.recorder.outcome.lock() = None;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let expected = ["email ada@example.org: a", "push phone: a", "webhook ops: a"];
+    let expected = [
+        "email ada@example.org: a",
+        "push phone: a",
+        "webhook ops: a",
+    ];
     assert_eq!(world.sent().await, expected);
     assert_eq!(world.store.len(Table("delivery.jobs")), 0);
     // Another user's registration ends it, with its messages.

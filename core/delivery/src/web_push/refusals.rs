@@ -79,8 +79,7 @@ impl Refusals {
         let Some(episode) = self.origins.peek_mut(endpoint.origin) else {
             return true;
         };
-        let is_innocent =
-            !episode.users.contains(endpoint.user) && episode.users.len() < MAX_USERS;
+        let is_innocent = !episode.users.contains(endpoint.user) && episode.users.len() < MAX_USERS;
         if !episode.is_misconfigured()
             || is_innocent
             || self.accepted.contains(endpoint.registration)
@@ -203,7 +202,10 @@ mod tests {
         assert!(!may_send(&mut refusals, "e", "eve", 60_999));
         assert!(may_send(&mut refusals, "e", "eve", 61_000));
         assert!(!may_send(&mut refusals, "t", "trudy", 61_001));
-        assert!(may_send(&mut refusals, "t", "trudy", 0), "the clock was set back");
+        assert!(
+            may_send(&mut refusals, "t", "trudy", 0),
+            "the clock was set back"
+        );
         // All others, and an endpoint that accepted before.
         for now_ms in [1, 2] {
             assert!(may_send(&mut refusals, "a", "ada", now_ms));
@@ -232,7 +234,12 @@ mod tests {
         }
         assert_eq!(refusals.origins.len(), MAX_ORIGINS.get());
         for number in 0..MAX_USERS + 10 {
-            refuse(&mut refusals, "https://push.example.com", &number.to_string(), 1);
+            refuse(
+                &mut refusals,
+                "https://push.example.com",
+                &number.to_string(),
+                1,
+            );
         }
         let episode = refusals.origins.peek("https://push.example.com").unwrap();
         assert_eq!(episode.users.len(), MAX_USERS);
