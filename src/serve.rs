@@ -151,6 +151,9 @@ impl Server {
     async fn start(self) -> anyhow::Result<RunningServer> {
         // Before the log names the address: a reader of the log may stop the server.
         let stop_signal = StopSignal::new()?;
+        // Caught for the whole run: a full disk quota is an error of the store, which the server
+        // survives, and by default this signal would kill it.
+        signal(FILE_SIZE_SIGNAL)?;
         let listener = TcpListener::bind(self.config.server.listen).with_context(|| {
             format!(
                 "cannot listen on {}, which `server.listen` or TIDEWIRE_SERVER__LISTEN changes",
@@ -374,6 +377,10 @@ fn open_store(config: &Config, feed: &OpenFeed) -> anyhow::Result<Option<SharedS
     }
     Ok(Some(Arc::new(EmbeddedStore::open(&config.store.path)?)))
 }
+
+/// `SIGXFSZ`: a write beyond the limit of a file's size. The number is the same on Linux (x86,
+/// Arm, RISC-V) and macOS.
+const FILE_SIZE_SIGNAL: SignalKind = SignalKind::from_raw(25);
 
 /// SIGTERM and SIGINT, caught from the moment it exists.
 pub(crate) struct StopSignal {

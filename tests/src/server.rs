@@ -53,14 +53,6 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     prepare(Command::new(binary()), folder, arguments)
 }
 
-/// Builds the same command behind a shell, which passes its ignored signal on to the binary.
-fn command_ignoring_file_limit(folder: &Path, arguments: &[&str]) -> Command {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
-    shell.arg(binary());
-    prepare(shell, folder, arguments)
-}
-
 fn prepare(mut command: Command, folder: &Path, arguments: &[&str]) -> Command {
     command
         .args(arguments)
@@ -114,7 +106,6 @@ pub struct ServerBuilder {
     without_file: bool,
     without_readiness_check: bool,
     has_tls: bool,
-    ignores_file_limit: bool,
 }
 
 impl ServerBuilder {
@@ -127,7 +118,6 @@ impl ServerBuilder {
             without_file: false,
             without_readiness_check: false,
             has_tls: crate::tls::is_default(),
-            ignores_file_limit: false,
         };
         builder
             .set("server", "listen = \"127.0.0.1:0\"")
@@ -207,13 +197,6 @@ impl ServerBuilder {
         self
     }
 
-    /// Ignores the signal of [`Server::limit_files`], so that writes fail as on a full disk.
-    #[must_use]
-    pub fn ignoring_file_limit(mut self) -> Self {
-        self.ignores_file_limit = true;
-        self
-    }
-
     /// Returns the text of the configuration file.
     #[must_use]
     pub fn toml(&self) -> String {
@@ -252,10 +235,7 @@ impl ServerBuilder {
             arguments.extend(["--config".to_owned(), path.display().to_string()]);
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut command = match self.ignores_file_limit {
-            true => command_ignoring_file_limit(folder.path(), &arguments),
-            false => command(folder.path(), &arguments),
-        };
+        let mut command = command(folder.path(), &arguments);
         command
             .envs(self.environment)
             .stdout(Stdio::null())
@@ -518,8 +498,7 @@ impl Server {
         kill_process(self.pid(), Signal::HUP).expect("a signal can be sent");
     }
 
-    /// Makes every write of the server beyond `bytes` of a file fail, or none. The server must
-    /// be started with [`ServerBuilder::ignoring_file_limit`].
+    /// Makes every write of the server beyond `bytes` of a file fail as on a full disk, or none.
     ///
     /// # Panics
     /// The process has ended.

@@ -48,7 +48,7 @@ pub struct DeliveryConfig {
     pub max_age: Duration,
     /// Messages in memory for one endpoint. Further ones stay in the store.
     pub queue: usize,
-    /// Messages in memory for all endpoints. Further ones stay in the store.
+    /// Messages in memory. Each channel has a third. Further ones stay in the store.
     pub total_queue: usize,
     /// Attempts of one channel at the same time.
     pub in_flight: usize,

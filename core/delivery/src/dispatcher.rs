@@ -1,24 +1,21 @@
 //! Dispatcher: one queue and one task for each endpoint that has jobs.
 //!
 //! An endpoint that hangs holds up its own queue only. A task ends when its queue is empty, so
-//! memory does not grow with the number of endpoints. A channel makes a bounded number of
-//! attempts at the same time, so slow push endpoints never use up those of webhooks and mails.
+//! memory does not grow with the number of endpoints.
+//!
+//! # Shares
+//! Channels share neither memory nor attempts. Within a channel, users (and webhooks) have shares
+//! of both: see [`Ledger`] and [`Permits`]. A job for which there is no place waits in the store.
+//! When half of a channel's or a queue's places are taken, jobs that are not due leave memory too,
+//! so those that wait out a pause never take the places of others.
 
-use std::{
-    collections::HashMap,
-    future::pending,
-    panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::HashMap, future::pending, panic::AssertUnwindSafe, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tidewire_stream::SharedClock;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Notify,
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,13 +23,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Channel, Count, DeliveryMetrics, EndpointId, EndpointState, Job, JobEnd, JobStore, Offer,
     Outcome, Sender, Verdict,
+    ledger::{Ledger, Owner, Refusal, Request, Source},
+    permits::{Claim, Permits},
     queue::{Consequence, EndpointQueue, Now, Room, Step},
 };
+
+/// The part of a channel's attempts that one user's devices have at most.
+const PUSH_SHARE: usize = 16;
 
 /// Bounds of a dispatcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DispatcherLimits {
-    /// Jobs in memory, of all endpoints.
+    /// Jobs in memory. Each channel has a third.
     pub jobs: usize,
     /// Attempts of one channel at the same time.
     pub in_flight: usize,
@@ -48,9 +50,9 @@ struct Shared {
     clock: SharedClock,
     limits: DispatcherLimits,
     endpoints: Mutex<HashMap<EndpointId, Arc<Endpoint>>>,
-    /// Jobs in all queues.
-    jobs: AtomicUsize,
-    permits: [Semaphore; Channel::ALL.len()],
+    /// Locked after `endpoints` and an endpoint's queue.
+    ledgers: [Mutex<Ledger>; Channel::ALL.len()],
+    permits: [Permits; Channel::ALL.len()],
     metrics: DeliveryMetrics,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -84,58 +86,96 @@ impl Dispatcher {
             clock,
             limits,
             endpoints: Mutex::default(),
-            jobs: AtomicUsize::new(0),
-            permits: Channel::ALL.map(|_| Semaphore::new(limits.in_flight)),
+            ledgers: Channel::ALL
+                .map(|_| Mutex::new(Ledger::new(limits.jobs / Channel::ALL.len()))),
+            permits: Channel::ALL.map(|channel| {
+                let share = match channel {
+                    Channel::Push => limits.in_flight / PUSH_SHARE,
+                    // Their queues have a concurrency of their own.
+                    Channel::Webhook | Channel::Email => limits.in_flight,
+                };
+                Permits::new(limits.in_flight, share)
+            }),
             metrics: DeliveryMetrics::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }))
     }
 
-    /// Offers a stored job. A job that is in memory already is not added twice, so the store may
-    /// offer all its jobs at any time. Must be called within a tokio runtime.
+    /// Offers a job of the store. A job that is in memory already is not added twice, so the
+    /// store may offer all its jobs at any time. Must be called within a tokio runtime.
     pub fn offer(&self, job: Job) -> Offer {
-        let shared = &self.0;
+        self.offer_from(job, Source::Store).0
+    }
+
+    /// Offers a job that was stored just now. If older ones of its owner wait in the store, it
+    /// does not overtake them: it is refused, until a refill has offered all of them. An urgent
+    /// one does, unless it goes to a webhook.
+    pub fn offer_new(&self, job: Job) -> Offer {
+        self.offer_from(job, Source::New).0
+    }
+
+    /// Offers a job, and returns why there is no place.
+    pub(crate) fn offer_from(&self, job: Job, source: Source) -> (Offer, Option<Refusal>) {
         let id = job.target.endpoint();
-        let channel = id.channel;
-        let now = shared.now();
-        let mut endpoints = shared.endpoints.lock();
-        if shared.stop.is_cancelled() {
-            return Offer::Full;
-        }
-        let endpoint = endpoints.entry(id).or_insert_with_key(|id| {
-            let limits = shared.sender.limits(id);
-            let endpoint = Arc::new(Endpoint {
-                id: id.clone(),
-                queue: Mutex::new(EndpointQueue::new(limits, now)),
-                offered: Notify::new(),
-            });
-            let task = run(shared.clone(), endpoint.clone());
-            shared.tasks.spawn(task);
-            endpoint
-        });
-        let mut queue = endpoint.queue.lock();
-        // Only this function adds, under the lock of all endpoints.
-        let room = match shared.jobs.load(Ordering::Relaxed) < shared.limits.jobs {
-            true => Room::Free,
-            false => Room::Full,
+        let (channel, owner) = (id.channel, job.owner());
+        let attempts = job.attempts;
+        let (offer, refusal) = self.0.place(id.clone(), job, source);
+        let Some(refusal) = refusal else {
+            return (offer, None);
         };
-        let offer = queue.offer(job, room, now);
-        match offer {
-            Offer::Queued => {
-                shared.jobs.fetch_add(1, Ordering::Relaxed);
-                endpoint.offered.notify_one();
+        self.0.metrics.add(channel, Count::Full);
+        let has_room = {
+            let mut ledger = self.0.ledger(channel);
+            // One that waits for its next attempt has lost its place in the order.
+            if refusal != Refusal::NotDue || attempts == 0 {
+                ledger.fall_behind(&owner);
             }
-            Offer::Known => {}
-            Offer::Full => shared.metrics.add(channel, Count::Full),
+            let places = self.0.sender.limits(&id).jobs;
+            refusal == Refusal::Behind && ledger.has_room(&owner, places)
+        };
+        if has_room {
+            self.0.store.has_room(&id);
         }
-        offer
+        (offer, Some(refusal))
+    }
+
+    /// Declares that the store may have jobs of a channel from before: no new job is accepted
+    /// until a refill has offered them.
+    pub(crate) fn expect_refill(&self, channel: Channel) {
+        self.0.ledger(channel).all_fall_behind();
+    }
+
+    /// Declares that the store begins to offer all jobs of a channel.
+    pub(crate) fn begin_refill(&self, channel: Channel) {
+        self.0.ledger(channel).begin_refill();
+    }
+
+    /// Declares that a refill is about to read a page of the store.
+    pub(crate) fn begin_page(&self, channel: Channel) {
+        self.0.ledger(channel).begin_page();
+    }
+
+    /// Declares that a refill has offered its last page.
+    pub(crate) fn end_pages(&self, channel: Channel) {
+        self.0.ledger(channel).end_pages();
+    }
+
+    /// Declares that the store has offered all jobs of a channel since the refill began.
+    pub(crate) fn end_refill(&self, channel: Channel) {
+        self.0.ledger(channel).end_refill();
+    }
+
+    /// Whether a channel keeps no jobs in memory that are not due.
+    pub(crate) fn is_pressed(&self, channel: Channel) -> bool {
+        self.0.ledger(channel).is_pressed()
     }
 
     /// Jobs in memory.
     #[must_use]
     pub fn jobs(&self) -> usize {
-        self.0.jobs.load(Ordering::Relaxed)
+        let ledgers = self.0.ledgers.iter();
+        ledgers.map(|ledger| ledger.lock().used()).sum()
     }
 
     /// Endpoints with jobs in memory or a pause.
@@ -166,13 +206,115 @@ impl Shared {
         }
     }
 
+    /// Gives a job a place in its endpoint's queue.
+    fn place(
+        self: &Arc<Self>,
+        id: EndpointId,
+        job: Job,
+        source: Source,
+    ) -> (Offer, Option<Refusal>) {
+        let (now, owner, channel) = (self.now(), job.owner(), id.channel);
+        let mut endpoints = self.endpoints.lock();
+        // The server stops: the job stays in the store.
+        if self.stop.is_cancelled() {
+            return (Offer::Full, None);
+        }
+        let endpoint = endpoints.get(&id).cloned().unwrap_or_else(|| {
+            let limits = self.sender.limits(&id);
+            Arc::new(Endpoint {
+                id: id.clone(),
+                queue: Mutex::new(EndpointQueue::new(limits, now)),
+                offered: Notify::new(),
+            })
+        });
+        let mut queue = endpoint.queue.lock();
+        let is_stale = source == Source::Store && self.ledger(channel).is_stale(&job.id);
+        if queue.knows(&job) || is_stale {
+            return (Offer::Known, None);
+        }
+        let request = Request {
+            owner: &owner,
+            source,
+            is_urgent: job.is_urgent(),
+            may_overtake: job.is_urgent() && channel != Channel::Webhook,
+            is_due: queue.is_due(&job, now),
+            is_queue_pressed: queue.is_pressed(),
+            queue_places: match channel {
+                // All users share one queue.
+                Channel::Email => queue.places(),
+                Channel::Webhook | Channel::Push => usize::MAX,
+            },
+        };
+        // Places in the queue of mails are those of its channel.
+        let mut room = match queue.is_full() && channel != Channel::Email {
+            true => Err(Refusal::Queue),
+            false => self.ledger(channel).take(&request),
+        };
+        if room == Err(Refusal::Channel) {
+            drop(queue);
+            if self.displace(&endpoints, channel, &owner) {
+                room = self.ledger(channel).take(&request);
+            }
+            queue = endpoint.queue.lock();
+        }
+        if let Err(refusal) = room {
+            if matches!(refusal, Refusal::Queue | Refusal::Channel) {
+                // The queue announces when it has room.
+                queue.offer(job, Room::Full, now);
+            }
+            return (Offer::Full, Some(refusal));
+        }
+        let offer = queue.offer(job, Room::Free, now);
+        drop(queue);
+        // Only this function adds endpoints, under the lock of all.
+        if !endpoints.contains_key(&id) {
+            endpoints.insert(id, endpoint.clone());
+            self.tasks.spawn(run(self.clone(), endpoint.clone()));
+        }
+        endpoint.offered.notify_one();
+        (offer, None)
+    }
+
+    fn ledger(&self, channel: Channel) -> MutexGuard<'_, Ledger> {
+        self.ledgers[channel as usize].lock()
+    }
+
+    /// Leaves a job of another owner to the store, of the one with the most.
+    fn displace(
+        &self,
+        endpoints: &HashMap<EndpointId, Arc<Endpoint>>,
+        channel: Channel,
+        owner: &Owner,
+    ) -> bool {
+        let Some(most) = self.ledger(channel).to_displace(owner) else {
+            return false;
+        };
+        let all = endpoints.values();
+        let mut of_channel = all.filter(|endpoint| endpoint.id.channel == channel);
+        let left = of_channel.find_map(|endpoint| endpoint.queue.lock().displace(&most));
+        if let Some(job) = &left {
+            let mut ledger = self.ledger(channel);
+            ledger.give_back(&most);
+            ledger.has_left(&job.id);
+            ledger.fall_behind(&most);
+            drop(ledger);
+            self.store.left_in_store();
+        }
+        left.is_some()
+    }
+
     /// Makes one attempt, if the store still wants the job.
-    async fn attempt(&self, job: Job) -> (Job, Result<Outcome, JobEnd>) {
+    async fn attempt(&self, mut job: Job, is_failing: bool) -> (Job, Result<Outcome, JobEnd>) {
         let channel = job.target.endpoint().channel;
-        // The semaphore is never closed.
-        let _permit = self.permits[channel as usize].acquire().await;
+        let claim = Claim {
+            owner: job.owner(),
+            goes_first: job.goes_first(),
+            is_failing,
+        };
+        let _permit = self.permits[channel as usize].acquire(claim).await;
         match self.store.verdict(&job).await {
             Verdict::Send => {}
+            Verdict::SendTo(target) => job.target = *target,
             Verdict::Drop => return (job, Err(JobEnd::Unwanted)),
             Verdict::Hold { until_ms } => return (job, Err(JobEnd::Held { until_ms })),
         }
@@ -180,10 +322,7 @@ impl Shared {
         let attempt = async { self.sender.send(&job).await };
         let attempt = AssertUnwindSafe(attempt).catch_unwind();
         let outcome = attempt.await.unwrap_or_else(|_| {
-            tracing::error!(
-                message = job.message.id.as_str(),
-                "an attempt to send panicked"
-            );
+            tracing::error!(id = job.message.id.as_str(), "an attempt to send panicked");
             Outcome::retry("internal error")
         });
         (job, Ok(outcome))
@@ -191,23 +330,30 @@ impl Shared {
 
     /// Counts and stores the end of a job.
     async fn finish(&self, endpoint: &Endpoint, job: &Job, end: &JobEnd) {
-        self.jobs.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.add(endpoint.id.channel, Count::of(end));
-        let (endpoint, message) = (&endpoint.id, job.message.id.as_str());
+        let channel = endpoint.id.channel;
+        self.ledger(channel).give_back(&job.owner());
+        let count = Count::of(channel, end);
+        self.metrics.add(channel, count);
+        let (endpoint, id) = (&endpoint.id, job.message.id.as_str());
         match end {
-            JobEnd::Dead { attempts, reason } => {
-                tracing::warn!(%endpoint, message, attempts, reason, "a message is a dead letter");
+            JobEnd::Dead { attempts, reason } | JobEnd::Gone { attempts, reason }
+                if count == Count::Dead =>
+            {
+                tracing::warn!(%endpoint, id, attempts, reason, "a message is a dead letter");
             }
-            JobEnd::Gone { reason } => {
-                tracing::info!(%endpoint, message, reason, "an endpoint is gone");
+            JobEnd::Dead { reason, .. } | JobEnd::Gone { reason, .. } => {
+                tracing::info!(%endpoint, id, reason, "an endpoint is gone");
             }
             JobEnd::Delivered | JobEnd::Expired | JobEnd::Unwanted | JobEnd::Held { .. } => {}
         }
         self.store.finished(job, end).await;
+        self.ledger(channel).has_left(&job.id);
     }
 
     /// Records the outcome of an attempt.
     async fn conclude(&self, endpoint: &Endpoint, job: Job, outcome: Result<Outcome, JobEnd>) {
+        // Before the queue forgets it.
+        self.ledger(endpoint.id.channel).leaves(&job.id);
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(end) => {
@@ -231,24 +377,64 @@ impl Shared {
         let end = match result {
             Ok(end) => end,
             Err(deferral) => {
+                self.ledger(endpoint.id.channel).stays(&job.id);
                 self.metrics.add(endpoint.id.channel, Count::Retried);
-                return self.store.deferred(&job, &deferral).await;
+                self.store.deferred(&job, &deferral).await;
+                return self.shed(endpoint);
             }
         };
         self.finish(endpoint, &job, &end).await;
-        if let JobEnd::Gone { .. } = end {
-            let others = endpoint.queue.lock().drain();
+        if let JobEnd::Gone { reason, .. } = end {
+            let others = {
+                let mut queue = endpoint.queue.lock();
+                let others = queue.drain();
+                let mut ledger = self.ledger(endpoint.id.channel);
+                others.iter().for_each(|job| ledger.leaves(&job.id));
+                others
+            };
             for job in others {
+                let (attempts, reason) = (job.attempts, reason.clone());
+                let end = JobEnd::Gone { attempts, reason };
                 self.finish(endpoint, &job, &end).await;
             }
         }
     }
 
-    /// Forgets an endpoint that has nothing to do. Returns whether it had nothing to do.
+    /// Leaves jobs that are not due to the store, if there is little room.
+    fn shed(&self, endpoint: &Endpoint) {
+        let channel = endpoint.id.channel;
+        let now = self.now();
+        let mut queue = endpoint.queue.lock();
+        let mut ledger = self.ledger(channel);
+        let keep = match (ledger.is_pressed(), queue.is_pressed()) {
+            (true, _) => 0,
+            (false, true) => (queue.places() / 2).saturating_sub(1),
+            (false, false) => return,
+        };
+        let shed = queue.shed(keep, now);
+        for job in &shed {
+            let owner = job.owner();
+            ledger.give_back(&owner);
+            ledger.has_left(&job.id);
+            if job.attempts == 0 {
+                ledger.fall_behind(&owner);
+            }
+        }
+        drop((queue, ledger));
+        if !shed.is_empty() {
+            self.store.left_in_store();
+        }
+    }
+
+    /// Forgets an endpoint that has nothing to do. Returns whether it had nothing to do. The
+    /// pauses of endpoints without a job are forgotten when there are many.
     fn forget(&self, endpoint: &Endpoint) -> bool {
-        // The lock of all endpoints first, as in `offer`: no job is added in between.
+        // The lock of all endpoints first, as in `place`: no job is added in between.
         let mut endpoints = self.endpoints.lock();
-        let is_done = endpoint.queue.lock().is_done(self.now());
+        let is_done = {
+            let queue = endpoint.queue.lock();
+            queue.is_done(self.now()) || queue.is_empty() && endpoints.len() > self.limits.jobs
+        };
         if is_done {
             endpoints.remove(&endpoint.id);
         }
@@ -262,18 +448,26 @@ async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>) {
         FuturesUnordered::new();
     loop {
         let is_stopping = shared.stop.is_cancelled();
-        let step = match is_stopping {
-            true => Step::Idle,
-            false => endpoint.queue.lock().next(shared.now()),
+        let (step, is_failing) = match is_stopping {
+            true => (Step::Idle, false),
+            false => {
+                let mut queue = endpoint.queue.lock();
+                let step = queue.next(shared.now());
+                if let Step::End(job, _) = &step {
+                    shared.ledger(endpoint.id.channel).leaves(&job.id);
+                }
+                (step, queue.is_failing())
+            }
         };
         let wake = match step {
             Step::Send(job) => {
-                attempts.push(Box::pin(shared.attempt(*job)));
+                attempts.push(Box::pin(shared.attempt(*job, is_failing)));
                 continue;
             }
             Step::End(job, end) => {
+                let owner = job.owner();
                 shared.finish(&endpoint, &job, &end).await;
-                announce_room(&shared, &endpoint);
+                announce_room(&shared, &endpoint, &owner);
                 continue;
             }
             Step::Wait(at) => Some(at),
@@ -290,8 +484,9 @@ async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>) {
         };
         tokio::select! {
             Some((job, outcome)) = attempts.next() => {
+                let owner = job.owner();
                 shared.conclude(&endpoint, job, outcome).await;
-                announce_room(&shared, &endpoint);
+                announce_room(&shared, &endpoint, &owner);
             }
             () = endpoint.offered.notified() => {}
             () = sleep => {}
@@ -300,10 +495,14 @@ async fn run(shared: Arc<Shared>, endpoint: Arc<Endpoint>) {
     }
 }
 
-/// Informs the store when a queue that refused jobs has room again.
-fn announce_room(shared: &Shared, endpoint: &Endpoint) {
-    let has_room = endpoint.queue.lock().take_room();
-    if has_room {
+/// Informs the store when a queue that refused jobs has room again, or the owner of a job.
+fn announce_room(shared: &Shared, endpoint: &Endpoint, owner: &Owner) {
+    let (has_room, places) = {
+        let mut queue = endpoint.queue.lock();
+        (queue.take_room(), queue.places())
+    };
+    let channel = endpoint.id.channel;
+    if has_room || shared.ledger(channel).has_room(owner, places) {
         shared.store.has_room(&endpoint.id);
     }
 }

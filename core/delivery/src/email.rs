@@ -6,9 +6,13 @@
 //! | answer of the server | outcome |
 //! |---|---|
 //! | 2xx | delivered |
-//! | 4xx, no answer, no connection, TLS failure | retry |
-//! | 530, 534, 535, 538: it refuses the login | configuration error: mails wait |
+//! | 421, 432, 454, no answer, no connection, TLS failure | retry, and all mails wait |
+//! | other 4xx: a greylisted recipient, a full mailbox | retry of this mail alone |
+//! | 530, 534, 535, 538, and it refuses the login | configuration error: mails wait |
 //! | other 5xx | permanent |
+//!
+//! A server may use the codes of a refused login for one recipient too. So the sender then
+//! connects once more without a mail: if the login succeeds, the mail was at fault.
 
 mod compose;
 mod unsubscribe;
@@ -81,6 +85,8 @@ pub struct EmailSender {
     transport: OnceLock<AsyncSmtpTransport<Tokio1Executor>>,
     envelope: Envelope,
     timeout: Duration,
+    /// Whether the server is logged in to.
+    has_login: bool,
 }
 
 impl std::fmt::Debug for EmailSender {
@@ -139,6 +145,7 @@ impl EmailSender {
             transport: OnceLock::new(),
             envelope,
             timeout,
+            has_login: config.username.is_some(),
         })
     }
 
@@ -160,9 +167,25 @@ impl EmailSender {
         let sent = self.transport.get_or_init(build).send(mail);
         match timeout(self.timeout * WAITS_PER_MAIL, sent).await {
             Ok(Ok(_)) => Outcome::Delivered,
-            Ok(Err(error)) => outcome(&error),
+            Ok(Err(error)) => match outcome(&error) {
+                Outcome::Misconfigured { reason } if self.accepts_login().await => {
+                    Outcome::RetryMessage { reason }
+                }
+                outcome => outcome,
+            },
             Err(_) => Outcome::retry("no answer in time"),
         }
+    }
+
+    /// Whether a login is configured and succeeds. Without one, the server demands one of every
+    /// mail.
+    async fn accepts_login(&self) -> bool {
+        let Some(transport) = self.transport.get().filter(|_| self.has_login) else {
+            return false;
+        };
+        let test = transport.test_connection();
+        let tested = timeout(self.timeout * WAITS_PER_MAIL, test).await;
+        matches!(tested, Ok(Ok(true)))
     }
 
     /// Closes idle connections.
@@ -271,7 +294,11 @@ fn outcome(error: &SmtpError) -> Outcome {
     let mut reason = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
-        reason = format!("{reason}: {inner}");
+        // The library writes some causes itself.
+        let text = inner.to_string();
+        if !reason.ends_with(&text) {
+            reason = format!("{reason}: {text}");
+        }
         cause = inner.source();
     }
     let reason: String = one_line(&reason).chars().take(MAX_QUOTE).collect();
@@ -281,6 +308,9 @@ fn outcome(error: &SmtpError) -> Outcome {
         _ if error.is_permanent() => Outcome::Permanent { reason },
         // The client itself cannot send the mail, for example to an address that needs SMTPUTF8.
         None if error.is_client() => Outcome::Permanent { reason },
+        // The service closes, or the login has to wait (RFC 4954).
+        Some(421 | 432 | 454) => Outcome::retry(reason),
+        Some(400..=499) => Outcome::RetryMessage { reason },
         _ => Outcome::retry(reason),
     }
 }

@@ -9,7 +9,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
-use crate::{Channel, OutgoingMessage, email::EmailAddress, web_push::PushSubscription};
+use tidewire_proto::v1::Priority;
+
+use crate::{
+    Channel, OutgoingMessage, email::EmailAddress, ledger::Owner, web_push::PushSubscription,
+};
 
 /// Id of a job in the store, unique and never used again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,8 +40,8 @@ pub enum Target {
     Webhook(Arc<str>),
     /// A browser.
     Push {
-        /// Id of the registration. Each registration has its own, also of the same browser, so
-        /// that an old one's end does not remove the new one.
+        /// Id of the registration. Each has its own, also of the same browser by another user,
+        /// so that an old one's end does not remove the new one.
         registration: Arc<str>,
         /// The subscription.
         subscription: PushSubscription,
@@ -102,6 +106,26 @@ impl Job {
             not_before_ms: 0,
         }
     }
+
+    /// Whether its message is urgent.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.message.content.priority() == Priority::Urgent
+    }
+
+    /// Whether it goes before others: it is urgent, and has not failed yet. One that always fails
+    /// takes its turn with the others.
+    pub(crate) fn goes_first(&self) -> bool {
+        self.is_urgent() && self.attempts == 0
+    }
+
+    /// Its owner.
+    pub(crate) fn owner(&self) -> Owner {
+        match &self.target {
+            Target::Webhook(name) => Owner::Webhook(name.clone()),
+            Target::Push { .. } | Target::Email(_) => Owner::User(self.message.user.clone()),
+        }
+    }
 }
 
 /// The end of a job.
@@ -116,8 +140,11 @@ pub enum JobEnd {
         /// The cause, without secrets.
         reason: String,
     },
-    /// The endpoint does not exist any more. Remove it with all its jobs.
+    /// The endpoint does not exist any more. Remove it with all its jobs. A webhook stays in the
+    /// configuration: its message becomes a dead letter.
     Gone {
+        /// Attempts that were made.
+        attempts: u32,
         /// The cause, without secrets.
         reason: String,
     },
@@ -166,10 +193,12 @@ pub enum EndpointState {
 }
 
 /// Whether a job is still to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// Send it.
     Send,
+    /// Send it to this target of the same endpoint: the user's address or keys have changed.
+    SendTo(Box<Target>),
     /// Drop it: the user has read or hidden the notification, or removed the endpoint.
     Drop,
     /// Hold it back: the user's quiet hours have begun.
@@ -198,11 +227,24 @@ pub trait JobStore: Send + Sync + 'static {
         let _ = (endpoint, state);
     }
 
-    /// An endpoint that refused a job for lack of room has room again: offer the stored ones.
-    /// Must not block.
+    /// An endpoint that refused a job for lack of room has room again: offer the stored ones of
+    /// its channel. Must not block.
     fn has_room(&self, endpoint: &EndpointId) {
         let _ = endpoint;
     }
+
+    /// Jobs have left memory, and stay in the store: offer them again, within seconds of the
+    /// time of their next attempt. Must not block.
+    fn left_in_store(&self) {}
+}
+
+/// The order of a working endpoint's jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobOrder {
+    /// As they were offered.
+    Offered,
+    /// Urgent ones first, then one of each user in turn.
+    ByUser,
 }
 
 /// Bounds and pauses of an endpoint's queue.
@@ -210,6 +252,8 @@ pub trait JobStore: Send + Sync + 'static {
 pub struct QueueLimits {
     /// Jobs in memory.
     pub jobs: usize,
+    /// Their order.
+    pub order: JobOrder,
     /// Attempts at the same time.
     pub concurrency: usize,
     /// Time between the beginnings of two attempts.

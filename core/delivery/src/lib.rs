@@ -24,8 +24,10 @@ mod error;
 pub mod guard;
 mod http_client;
 mod job;
+mod ledger;
 mod message;
 mod metrics;
+mod permits;
 mod queue;
 mod retry_after;
 mod secret;
@@ -40,7 +42,8 @@ pub use dispatcher::{Dispatcher, DispatcherLimits};
 pub use error::DeliveryError;
 pub use http_client::{Lookup, SystemLookup};
 pub use job::{
-    Deferral, EndpointId, EndpointState, Job, JobEnd, JobId, JobStore, QueueLimits, Target, Verdict,
+    Deferral, EndpointId, EndpointState, Job, JobEnd, JobId, JobOrder, JobStore, QueueLimits,
+    Target, Verdict,
 };
 pub use message::{Channel, Content, MAX_DIGEST, MessageId, Outcome, OutgoingMessage};
 pub use metrics::{Count, DeliveryMetrics};

@@ -196,6 +196,12 @@ pub enum Outcome {
         /// The cause, without secrets.
         reason: String,
     },
+    /// The endpoint works, and refuses this message for now: a greylisted recipient, a full
+    /// mailbox. A later attempt may succeed; other messages do not wait for it.
+    RetryMessage {
+        /// The cause, without secrets.
+        reason: String,
+    },
     /// No later attempt will succeed: the message becomes a dead letter at once.
     Permanent {
         /// The cause, without secrets.

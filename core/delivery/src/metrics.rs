@@ -13,7 +13,7 @@ pub enum Count {
     Retried,
     /// A message became a dead letter.
     Dead,
-    /// A message's endpoint was gone.
+    /// A message's endpoint was gone, and was removed.
     Gone,
     /// A message expired before it was sent.
     Expired,
@@ -53,10 +53,12 @@ impl Count {
         }
     }
 
-    pub(crate) fn of(end: &JobEnd) -> Self {
+    pub(crate) fn of(channel: Channel, end: &JobEnd) -> Self {
         match end {
             JobEnd::Delivered => Self::Delivered,
             JobEnd::Dead { .. } => Self::Dead,
+            // A dead letter each: nobody but the operator can remove a webhook.
+            JobEnd::Gone { .. } if channel == Channel::Webhook => Self::Dead,
             JobEnd::Gone { .. } => Self::Gone,
             JobEnd::Expired => Self::Expired,
             JobEnd::Unwanted => Self::Unwanted,

@@ -4,7 +4,12 @@
 //! Two pauses follow a failed attempt, and both must be over:
 //! - The job's own, by its attempts. One message that always fails does not hold up the others.
 //! - The endpoint's, by its consecutive failures. An endpoint that is down is tried by one job at
-//!   a time, not by all of them.
+//!   a time, not by all of them. A job without an attempt so far waits for [`PROBE_PAUSE`] of it
+//!   at most: the failed messages may be at fault, and the endpoint may work. Each job is such a
+//!   probe once, so probes are no more requests than without a failure.
+//!
+//! A receiver may refuse one message for now ([`Outcome::RetryMessage`]): only the first pause
+//! follows.
 //!
 //! Each is drawn from zero to a longest value ("full jitter"), which doubles with each failure:
 //! with `first_pause` 2 s the first is up to 2 s, the second up to 4 s, and so on up to
@@ -16,15 +21,36 @@
 //! # Order
 //! Jobs are sent in the order of their due times, so in the order in which they were offered
 //! while the endpoint works. A job that failed may come after newer ones.
+//! - While the endpoint fails, messages without an attempt are tried first, the urgent ones of
+//!   them before the others; then those with attempts, in the same way.
+//! - The SMTP server is an endpoint of all users ([`JobOrder::ByUser`]): urgent mails without an
+//!   attempt are sent first, and then one mail of each user in turn, so a user with many mails
+//!   holds up no other. Each user's mails keep their order. The turns are those of start-time fair
+//!   queueing: a job's round is one more than that of the user's job before it, and than the
+//!   present round.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
+use tidewire_stream::UserId;
 use tokio::time::Instant;
 
-use crate::{Deferral, EndpointState, Job, JobEnd, JobId, Outcome, QueueLimits};
+use crate::{
+    Deferral, EndpointState, Job, JobEnd, JobId, JobOrder, Outcome, QueueLimits, ledger::Owner,
+};
+
+/// Longest pause of a failing endpoint before a job without an attempt, if `first_pause` is not
+/// longer.
+const PROBE_PAUSE: Duration = Duration::from_secs(10);
+
+/// Messages in a row that the endpoint refuses for now, from which it gets one a second: a server
+/// that refuses all of them so is not sent all of them at once.
+const REFUSED_IN_A_ROW: u32 = 10;
+
+/// The pause after each further one.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Pause of an endpoint that refuses this server. It is tried again then.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(60 * 60);
@@ -47,19 +73,35 @@ pub(crate) struct Now {
 /// Place of a job in the order: when it is due, and when it was offered.
 type Place = (Instant, u64);
 
+/// A job that is not in flight.
+#[derive(Debug)]
+struct Ready {
+    job: Job,
+    /// The turn of its user, with [`JobOrder::ByUser`].
+    round: u64,
+}
+
 /// The jobs of one endpoint.
 #[derive(Debug)]
 pub(crate) struct EndpointQueue {
     limits: QueueLimits,
-    ready: BTreeMap<Place, Job>,
+    ready: BTreeMap<Place, Ready>,
     /// All jobs, those in flight too.
     known: HashSet<JobId>,
     in_flight: usize,
     offered: u64,
     /// No attempt begins before.
     open_at: Instant,
+    /// No attempt of a job without one so far begins before.
+    probe_at: Instant,
     /// Consecutive failures.
     failures: u32,
+    /// Consecutive messages that the endpoint refused for now.
+    refused: u32,
+    /// The present turn.
+    round: u64,
+    /// The newest turn of each user with jobs here.
+    rounds: HashMap<UserId, u64>,
     state: EndpointState,
     /// Whether a job was refused for lack of room since there last was room.
     is_refusing: bool,
@@ -79,9 +121,9 @@ pub enum Offer {
     Queued,
     /// The job was there already.
     Known,
-    /// There is no room. The job stays in the store. Offer it again on
-    /// [`JobStore::has_room`](crate::JobStore::has_room), and also every few seconds: nothing
-    /// announces that all endpoints together have room again.
+    /// There is no room, or older ones wait in the store. The job stays in the store. Offer it
+    /// again on [`JobStore::has_room`](crate::JobStore::has_room), and also every few seconds:
+    /// nothing announces that a channel has room again.
     Full,
 }
 
@@ -118,7 +160,11 @@ impl EndpointQueue {
             in_flight: 0,
             offered: 0,
             open_at: now.instant,
+            probe_at: now.instant,
             failures: 0,
+            refused: 0,
+            round: 0,
+            rounds: HashMap::new(),
             state: EndpointState::Working,
             is_refusing: false,
         }
@@ -154,9 +200,73 @@ impl EndpointQueue {
         self.known.is_empty() && self.open_at <= now.instant
     }
 
+    /// Whether a job is in the queue or in flight.
+    pub(crate) fn knows(&self, job: &Job) -> bool {
+        self.known.contains(&job.id)
+    }
+
+    /// The number of places.
+    pub(crate) fn places(&self) -> usize {
+        self.limits.jobs
+    }
+
+    /// Whether the queue has no place left.
+    pub(crate) fn is_full(&self) -> bool {
+        self.known.len() >= self.limits.jobs
+    }
+
+    /// Whether half of the places are taken: jobs that are not due leave.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.known.len() * 2 >= self.limits.jobs
+    }
+
+    /// Whether the queue has no job.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Whether the newest attempt failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Whether an attempt of a job is due, if it were here. A job without an attempt so far
+    /// always is: it is the next probe of an endpoint that pauses.
+    pub(crate) fn is_due(&self, job: &Job, now: Now) -> bool {
+        job.not_before_ms <= now.ms && (job.attempts == 0 || self.open_at <= now.instant)
+    }
+
+    /// Takes out jobs that are not due, until `keep` are left: the store offers them again. The
+    /// urgent ones stay, and of the others those that are due first.
+    pub(crate) fn shed(&mut self, keep: usize, now: Now) -> Vec<Job> {
+        let mut surplus = self.known.len().saturating_sub(keep);
+        let mut places = Vec::new();
+        for (place, Ready { job, .. }) in self.ready.iter().rev() {
+            if surplus == 0 {
+                break;
+            }
+            if !job.is_urgent() && !self.is_due(job, now) {
+                places.push(*place);
+                surplus -= 1;
+            }
+        }
+        places
+            .into_iter()
+            .filter_map(|place| self.remove(place))
+            .collect()
+    }
+
+    /// Takes out an owner's last job that is not in flight.
+    pub(crate) fn displace(&mut self, owner: &Owner) -> Option<Job> {
+        let mut last = self.ready.iter().rev();
+        let last = last.find(|(_, ready)| ready.job.owner() == *owner);
+        let place = last.map(|(place, _)| *place)?;
+        self.remove(place)
+    }
+
     /// The next step.
     pub(crate) fn next(&mut self, now: Now) -> Step {
-        let Some((place, job)) = self.ready.first_key_value() else {
+        let Some((place, _)) = self.ready.first_key_value() else {
             return match self.known.is_empty() && self.open_at > now.instant {
                 true => Step::Wait(self.open_at),
                 false => Step::Idle,
@@ -164,27 +274,76 @@ impl EndpointQueue {
         };
         let place = *place;
         // A message that is too old ends, also while the endpoint is paused.
-        if let Some(end) = self.end_by_age(job, now) {
-            return match self.remove(place) {
-                Some(job) => Step::End(Box::new(job), end),
-                None => Step::Idle,
-            };
+        if let Some(step) = self.end_if_old(place, now) {
+            return step;
         }
-        if self.in_flight >= self.limits.concurrency {
+        let concurrency = match self.is_failing() {
+            true => 1,
+            false => self.limits.concurrency,
+        };
+        if self.in_flight >= concurrency {
             return Step::Idle;
         }
-        let due = place.0.max(self.open_at);
-        if due > now.instant {
-            return Step::Wait(due.min(self.next_end(now)));
+        let Some(place) = self.choose(now) else {
+            return Step::Wait(self.next_due().min(self.next_end(now)));
+        };
+        if let Some(step) = self.end_if_old(place, now) {
+            return step;
         }
         match self.ready.remove(&place) {
-            Some(job) => {
+            Some(Ready { job, round }) => {
                 self.in_flight += 1;
                 self.open_at = now.instant + self.limits.interval;
+                self.probe_at = self.open_at;
+                // One that was sent before its turn moves nobody else's.
+                if !job.goes_first() && !self.is_failing() {
+                    self.round = self.round.max(round);
+                }
                 Step::Send(Box::new(job))
             }
             None => Step::Idle,
         }
+    }
+
+    /// The job that is sent next, if one is due.
+    fn choose(&self, now: Now) -> Option<Place> {
+        let due = self.ready.range(..=(now.instant, u64::MAX));
+        let mut due = due.filter(|(_, ready)| self.opening(&ready.job) <= now.instant);
+        let best = match (self.is_failing(), self.limits.order) {
+            (false, JobOrder::Offered) => due.next(),
+            (false, JobOrder::ByUser) => {
+                due.min_by_key(|(place, Ready { job, round })| (!job.goes_first(), *round, **place))
+            }
+            (true, _) => due.min_by_key(|(place, Ready { job, round })| {
+                let attempts = job.attempts;
+                (attempts > 0, !job.is_urgent(), attempts, *round, **place)
+            }),
+        };
+        best.map(|(place, _)| *place)
+    }
+
+    /// When the endpoint's pause is over for a job.
+    fn opening(&self, job: &Job) -> Instant {
+        match job.attempts {
+            0 => self.probe_at,
+            _ => self.open_at,
+        }
+    }
+
+    /// When the first job is due, if none is yet.
+    fn next_due(&self) -> Instant {
+        let due = self
+            .ready
+            .iter()
+            .map(|(place, Ready { job, .. })| place.0.max(self.opening(job)));
+        due.min().unwrap_or(self.open_at)
+    }
+
+    /// Ends a job that is too old.
+    fn end_if_old(&mut self, place: Place, now: Now) -> Option<Step> {
+        let end = self.end_by_age(&self.ready.get(&place)?.job, now)?;
+        let job = self.remove(place)?;
+        Some(Step::End(Box::new(job), end))
     }
 
     /// Records the outcome of an attempt. `chance` gives a number from 0 to 1 for each call.
@@ -199,7 +358,7 @@ impl EndpointQueue {
         let mut attempts = job.attempts;
         let (pause, reason, state) = match outcome {
             Outcome::Delivered => {
-                self.failures = 0;
+                (self.failures, self.refused) = (0, 0);
                 return self.end(job, JobEnd::Delivered, Some(EndpointState::Working));
             }
             Outcome::Permanent { reason } => {
@@ -208,7 +367,25 @@ impl EndpointQueue {
                 attempts = attempts.saturating_add(1);
                 return self.end(job, JobEnd::Dead { attempts, reason }, None);
             }
-            Outcome::Gone { reason } => return self.end(job, JobEnd::Gone { reason }, None),
+            Outcome::RetryMessage { reason } => {
+                // The endpoint answered: it works, and other messages do not wait.
+                self.failures = 0;
+                self.refused = self.refused.saturating_add(1);
+                if self.refused > REFUSED_IN_A_ROW {
+                    self.close(now, REFUSED_PAUSE, REFUSED_PAUSE);
+                }
+                attempts = attempts.saturating_add(1);
+                let state = EndpointState::Working;
+                if attempts >= self.limits.attempts {
+                    return self.end(job, JobEnd::Dead { attempts, reason }, Some(state));
+                }
+                let pause = self.pause(attempts, chance());
+                return self.defer(job, attempts, pause, reason, state, now);
+            }
+            Outcome::Gone { reason } => {
+                attempts = attempts.saturating_add(1);
+                return self.end(job, JobEnd::Gone { attempts, reason }, None);
+            }
             Outcome::Paused { reason } => {
                 let state = EndpointState::Paused {
                     reason: reason.clone(),
@@ -236,7 +413,9 @@ impl EndpointQueue {
                     }
                 };
                 let (pause, own) = (pause(self.failures), pause(attempts));
-                self.close(now, pause);
+                let longest = self.limits.first_pause.max(PROBE_PAUSE);
+                let longest = after.map_or(longest, |after| after.max(longest));
+                self.close(now, pause, pause.min(longest));
                 if attempts >= self.limits.attempts {
                     return self.end(job, JobEnd::Dead { attempts, reason }, Some(state));
                 }
@@ -244,21 +423,22 @@ impl EndpointQueue {
             }
         };
         // A refusal is no attempt: the message waits until it is too old.
-        self.close(now, pause);
+        self.close(now, pause, pause);
         self.defer(job, attempts, pause, reason, state, now)
     }
 
     /// Ends a job in flight without an attempt.
     pub(crate) fn drop_job(&mut self, job: &Job) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.known.remove(&job.id);
+        self.forget(&job.id);
     }
 
     /// Takes out all jobs that are not in flight, because the endpoint is gone.
     pub(crate) fn drain(&mut self) -> Vec<Job> {
-        let jobs: Vec<_> = std::mem::take(&mut self.ready).into_values().collect();
+        let ready = std::mem::take(&mut self.ready).into_values();
+        let jobs: Vec<_> = ready.map(|ready| ready.job).collect();
         for job in &jobs {
-            self.known.remove(&job.id);
+            self.forget(&job.id);
         }
         jobs
     }
@@ -267,17 +447,40 @@ impl EndpointQueue {
         let place = (due, self.offered);
         self.offered += 1;
         self.known.insert(job.id.clone());
-        self.ready.insert(place, job);
+        let round = match self.limits.order {
+            JobOrder::Offered => 0,
+            JobOrder::ByUser => self.next_round(&job.message.user),
+        };
+        self.ready.insert(place, Ready { job, round });
+    }
+
+    /// The turn of a user's next job.
+    fn next_round(&mut self, user: &UserId) -> u64 {
+        let newest = self.rounds.get(user).copied().unwrap_or(0);
+        let round = newest.max(self.round) + 1;
+        self.rounds.insert(user.clone(), round);
+        round
     }
 
     fn remove(&mut self, place: Place) -> Option<Job> {
-        let job = self.ready.remove(&place)?;
-        self.known.remove(&job.id);
+        let Ready { job, .. } = self.ready.remove(&place)?;
+        self.forget(&job.id);
         Some(job)
     }
 
-    fn close(&mut self, now: Now, pause: Duration) {
+    fn forget(&mut self, id: &JobId) {
+        self.known.remove(id);
+        // Turns that are over order nothing any more. At twice the size, so that each job pays
+        // for few of them.
+        if self.rounds.len() > 2 * self.known.len() {
+            let present = self.round;
+            self.rounds.retain(|_, round| *round > present);
+        }
+    }
+
+    fn close(&mut self, now: Now, pause: Duration, probe: Duration) {
         self.open_at = self.open_at.max(now.instant + pause);
+        self.probe_at = self.probe_at.max(now.instant + probe);
     }
 
     /// A pause with full jitter.
@@ -289,7 +492,7 @@ impl EndpointQueue {
     }
 
     fn end(&mut self, job: Job, end: JobEnd, state: Option<EndpointState>) -> Consequence {
-        self.known.remove(&job.id);
+        self.forget(&job.id);
         Consequence {
             job,
             result: Ok(end),
@@ -358,7 +561,7 @@ impl EndpointQueue {
 
     /// When the first job ends by its age, if that is before it is due.
     fn next_end(&self, now: Now) -> Instant {
-        let ends = self.ready.first_key_value().map(|(_, job)| {
+        let ends = self.ready.first_key_value().map(|(_, Ready { job, .. })| {
             let dead_ms = self.dead_ms(job);
             job.message.expires_ms.unwrap_or(dead_ms).min(dead_ms)
         });

@@ -7,7 +7,8 @@ use rustls::ClientConfig;
 use tidewire_stream::SharedClock;
 
 use crate::{
-    Channel, DeliveryConfig, DeliveryError, EndpointId, Job, Outcome, QueueLimits, Target,
+    Channel, DeliveryConfig, DeliveryError, EndpointId, Job, JobOrder, Outcome, QueueLimits,
+    Target,
     email::EmailSender,
     guard::Networks,
     http_client::{HttpClient, Lookup, SystemLookup},
@@ -142,6 +143,11 @@ impl Sender for Senders {
         let (concurrency, rate) = self.pace(endpoint);
         QueueLimits {
             jobs: config.queue,
+            order: match endpoint.channel {
+                Channel::Webhook | Channel::Push => JobOrder::Offered,
+                // All users' mails go to one server.
+                Channel::Email => JobOrder::ByUser,
+            },
             concurrency,
             interval: match rate {
                 0 => Duration::ZERO,

@@ -7,15 +7,16 @@
 //! # Refusals
 //! A push service returns 404 or 410 for a subscription that ended: [`Outcome::Gone`]. It
 //! returns 401 or 403 when it does not accept this server's VAPID key. For one endpoint that means a
-//! subscription made with another key: [`Outcome::Paused`]. If several endpoints refuse and none
-//! accepted in between, the server's own key or subject is wrong: [`Outcome::Misconfigured`]. Then one
-//! message a minute probes whether the fault is gone, and the others wait without a request.
+//! subscription made with another key: [`Outcome::Paused`]. If endpoints of several users of one
+//! push service refuse, the server's own key or subject is wrong: [`Outcome::Misconfigured`].
+//! `refusals` decides which of both it is, and who waits for it.
 
 mod payload;
+mod refusals;
 mod subscription;
 mod vapid;
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
@@ -26,16 +27,11 @@ pub use payload::{MAX_BODY_BYTES, payload};
 pub use subscription::PushSubscription;
 pub use vapid::Vapid;
 
+use self::refusals::{Endpoint, Refusals};
 use crate::{
     Content, DeliveryError, Outcome, OutgoingMessage, config::PushConfig, guard::Guard,
     http_client::HttpClient,
 };
-
-/// Endpoints that refuse, without one that accepts, from which the configuration is at fault.
-const REFUSALS: usize = 2;
-
-/// Time between two probes while the configuration is at fault, in milliseconds.
-const PROBE_INTERVAL_MS: i64 = 60_000;
 
 /// Sends messages to push subscriptions.
 #[derive(Debug)]
@@ -45,48 +41,6 @@ pub struct WebPushSender {
     client: HttpClient,
     clock: SharedClock,
     refusals: Mutex<Refusals>,
-}
-
-/// Endpoints that refuse this server, since one last accepted.
-#[derive(Debug, Default)]
-struct Refusals {
-    /// Ids of subscriptions, `REFUSALS` at most.
-    subscriptions: HashSet<String>,
-    /// The time of the newest probe.
-    probed_ms: i64,
-}
-
-impl Refusals {
-    fn is_misconfigured(&self) -> bool {
-        self.subscriptions.len() >= REFUSALS
-    }
-
-    /// Whether a request may be sent now.
-    fn may_send(&mut self, now_ms: i64) -> bool {
-        // The clock may have been set back.
-        let since = now_ms.saturating_sub(self.probed_ms);
-        if self.is_misconfigured() && (0..PROBE_INTERVAL_MS).contains(&since) {
-            return false;
-        }
-        self.probed_ms = now_ms;
-        true
-    }
-
-    fn refuse(&mut self, subscription: &str, reason: String) -> Outcome {
-        if !self.is_misconfigured() {
-            self.subscriptions.insert(subscription.to_owned());
-            // The first probe follows at once: two stale endpoints in a row hold nothing up.
-            self.probed_ms = i64::MIN;
-        }
-        match self.is_misconfigured() {
-            true => Outcome::Misconfigured {
-                reason: format!(
-                    "all push endpoints refuse this server, expected another delivery.push.vapid_private_key or subject: {reason}"
-                ),
-            },
-            false => Outcome::Paused { reason },
-        }
-    }
 }
 
 impl WebPushSender {
@@ -118,8 +72,8 @@ impl WebPushSender {
         PushSubscription::read(json, Guard::new(self.config.networks()))
     }
 
-    /// Makes one attempt to send a message to a subscription. The id tells subscriptions apart
-    /// when they refuse this server.
+    /// Makes one attempt to send a message to a subscription of its user. The id tells
+    /// subscriptions apart when they refuse this server.
     pub async fn send(
         &self,
         id: &str,
@@ -127,10 +81,14 @@ impl WebPushSender {
         message: &OutgoingMessage,
     ) -> Outcome {
         let now_ms = self.clock.now_ms();
-        if !self.refusals.lock().may_send(now_ms) {
-            return Outcome::Misconfigured {
-                reason: "all push endpoints refuse this server".to_owned(),
-            };
+        let origin = subscription.url().origin().ascii_serialization();
+        let endpoint = Endpoint {
+            origin: &origin,
+            registration: id,
+            user: &message.user,
+        };
+        if !self.refusals.lock().may_send(endpoint, now_ms) {
+            return Refusals::held_up(&origin);
         }
         if subscription.is_expired(now_ms) {
             return Outcome::Gone {
@@ -151,12 +109,12 @@ impl WebPushSender {
         };
         let reason = answer.reason();
         match answer.status.as_u16() {
-            401 | 403 => self.refusals.lock().refuse(id, reason),
+            401 | 403 => self.refusals.lock().refuse(endpoint, reason, now_ms),
             404 => Outcome::Gone { reason },
             _ => {
                 let outcome = answer.outcome(now_ms);
                 if outcome == Outcome::Delivered {
-                    self.refusals.lock().subscriptions.clear();
+                    self.refusals.lock().accept(endpoint);
                 }
                 outcome
             }
@@ -260,25 +218,5 @@ mod tests {
         assert_eq!(with("price alert of BTC-USD"), Some(first.clone()));
         assert_ne!(with("price alert of ETH-USD"), Some(first));
         assert_eq!(topic(&Content::Notification(Box::default())), None);
-    }
-
-    #[test]
-    fn refusals_of_several_endpoints_are_the_servers_fault() {
-        let mut refusals = Refusals::default();
-        let mut refuse = |id: &str| refusals.refuse(id, "HTTP status 403".to_owned());
-        // One endpoint is at fault, however often it refuses.
-        for _ in 0..10 {
-            assert!(matches!(refuse("a"), Outcome::Paused { .. }));
-        }
-        let Outcome::Misconfigured { reason } = refuse("b") else {
-            panic!("two endpoints refuse");
-        };
-        assert!(reason.contains("vapid_private_key"), "{reason}");
-        // Then one message a minute probes, the first one at once.
-        assert!(refusals.may_send(60_000) && !refusals.may_send(60_001));
-        assert!(!refusals.may_send(119_999) && refusals.may_send(120_000));
-        assert!(refusals.may_send(0), "the clock was set back");
-        refusals.subscriptions.clear();
-        assert!(refusals.may_send(1) && refusals.may_send(1));
     }
 }

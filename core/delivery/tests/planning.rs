@@ -357,6 +357,44 @@ async fn nothing_is_pushed_after_the_registration_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_waits_for_a_contact_that_is_set_again() {
+    let world = World::new().await;
+    let first = world.register("ada", "phone").await;
+    world.set_email("ada").await;
+    *world.recorder.outcome.lock() = Some(Outcome::Retry {
+        after: Some(Duration::from_secs(1)),
+        reason: "down".to_owned(),
+    });
+    let mut world = world;
+    world.notify("ada", "a", Priority::High).await;
+    world.advance(5 * MINUTE_MS);
+    let sent = world.sent().await;
+    let expected = [
+        "email ada@example.com: a",
+        "push phone: a",
+        "webhook ops: a",
+    ];
+    assert_eq!(sent, expected);
+    // The same device, and another address.
+    assert_eq!(world.register("ada", "phone").await, first);
+    let user = UserId::new("ada");
+    let set = world.contacts.set_email(&user, Some("ada@example.org"));
+    set.await.unwrap().unwrap();
+    *world.recorder.outcome.lock() = None;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let expected = [
+        "email ada@example.org: a",
+        "push phone: a",
+        "webhook ops: a",
+    ];
+    assert_eq!(world.sent().await, expected);
+    assert_eq!(world.store.len(Table("delivery.jobs")), 0);
+    // Another user's registration ends it, with its messages.
+    let bobs = world.register("bob", "phone").await;
+    assert_ne!(bobs, first);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_is_gone_is_removed_and_a_new_one_of_it_stays() {
     let world = World::new().await;
     world.register("ada", "phone").await;

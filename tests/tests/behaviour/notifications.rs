@@ -709,7 +709,7 @@ async fn a_replay_has_no_notifications() {
 #[tokio::test]
 async fn a_full_disk_stops_notifications_alone() {
     let folder = TempDir::new().unwrap();
-    let mut first = builder(&folder).ignoring_file_limit().start().await;
+    let mut first = builder(&folder).start().await;
     let mut ada = connect(Transport::WebSocketJson, &first, "ada").await;
     notify(&first, &to_user("ada", "Before")).await;
     first.limit_files(Some(0));

@@ -191,7 +191,7 @@ async fn revoke(server: &Server, id: &str) -> (u16, String) {
 #[tokio::test]
 async fn a_full_disk_is_used_again_when_it_has_room() {
     let folder = TempDir::new().unwrap();
-    let mut first = builder(&folder).ignoring_file_limit().start().await;
+    let mut first = builder(&folder).start().await;
     assert_eq!(revoke(&first, "before").await.0, 200);
     first.limit_files(Some(0));
     assert_eq!(

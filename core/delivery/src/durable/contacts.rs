@@ -4,7 +4,8 @@
 //! back end says that the user subscribed again.
 //!
 //! A push endpoint belongs to one user: who registers it last has it. The end of a registration
-//! ends the messages that wait for it.
+//! ends the messages that wait for it. The same user may register it again at any time: its id
+//! and its messages stay.
 
 use std::sync::Arc;
 
@@ -67,9 +68,9 @@ impl Contacts {
         }
     }
 
-    /// Registers a browser for a user, and returns the registration's id. A registration of the
-    /// same endpoint ends, whoever had it. `json` is the document that `subscription` was read
-    /// from.
+    /// Registers a browser for a user, and returns the registration's id. One that the user has
+    /// of the same endpoint gets the new keys, and keeps its id and its messages; one of another
+    /// user ends. `json` is the document that `subscription` was read from.
     ///
     /// # Errors
     /// The store cannot be read or written.
@@ -86,18 +87,23 @@ impl Contacts {
             .store
             .get(tables::PUSH_ENDPOINTS, endpoint_hash.clone())
             .await?;
-        let mut ended = known.and_then(|id| String::from_utf8(id).ok());
+        let known = known.and_then(|id| String::from_utf8(id).ok());
         let mut own = self.registrations(user).await?;
-        own.retain(|(_, id)| Some(id) != ended.as_ref());
+        let is_own = own.iter().any(|(_, id)| Some(id) == known.as_ref());
+        own.retain(|(_, id)| Some(id) != known.as_ref());
         own.sort();
         let surplus = (own.len() + 1).saturating_sub(MAX_REGISTRATIONS);
         let surplus = own.drain(..surplus).map(|(_, id)| id);
-        for id in ended.take().into_iter().chain(surplus) {
+        let (kept, ended) = match is_own {
+            true => (known, None),
+            false => (None, known),
+        };
+        for id in ended.into_iter().chain(surplus) {
             if let Some(registration) = self.registration(&id).await? {
                 end(&mut batch, &id, &registration);
             }
         }
-        let id = format!("{:032x}", rand::random::<u128>());
+        let id = kept.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
         let created_ms = self.clock.now_ms();
         let registration = StoredRegistration {
             user: user.as_str().to_owned(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,19 +15,23 @@ use parking_lot::Mutex;
 use tidewire_notification::{NotificationError, NotificationHub, NotificationId, Outgoing};
 use tidewire_store::{Batch, Key, SharedStore, StoreError};
 use tidewire_stream::{SharedClock, UserId};
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     contacts::Contacts,
-    dead_letters::{self, DeadLetters},
+    dead_letters::{self, Counts, DeadLetters},
     record::{self, StoredJob},
     rules::Rules,
     tables,
 };
 use crate::{
-    Channel, Deferral, Dispatcher, EndpointId, Job, JobEnd, JobStore, MessageId, Offer, Target,
-    Verdict,
+    Channel, Count, Deferral, Dispatcher, EndpointId, Job, JobEnd, JobStore, MessageId, Offer,
+    Target, Verdict,
+    ledger::{Refusal, Source},
 };
 
 /// Pause after a failure of the store.
@@ -61,10 +66,10 @@ struct Shared {
     contacts: Contacts,
     clock: SharedClock,
     dead: DeadLetters,
-    /// Number of dead letters, once it is known.
-    dead_count: tokio::sync::Mutex<Option<usize>>,
-    /// Endpoints that have room for stored jobs again.
-    with_room: Mutex<HashSet<EndpointId>>,
+    /// Numbers of dead letters, once they are known.
+    dead_counts: tokio::sync::Mutex<Option<Counts>>,
+    /// Channels that have room for stored jobs again.
+    with_room: Mutex<HashSet<Channel>>,
     room: Notify,
     /// Whether stored jobs are not in memory.
     has_refused: AtomicBool,
@@ -91,7 +96,7 @@ impl DurableJobs {
             hub,
             contacts,
             clock,
-            dead_count: tokio::sync::Mutex::default(),
+            dead_counts: tokio::sync::Mutex::default(),
             with_room: Mutex::default(),
             room: Notify::new(),
             has_refused: AtomicBool::new(false),
@@ -171,88 +176,81 @@ impl DurableJobs {
     /// Offers all stored jobs to the dispatcher, and from then on those for which there was no
     /// room, until cancelled.
     pub async fn run(&self, dispatcher: &Dispatcher, cancel: CancellationToken) {
+        for channel in Channel::ALL {
+            dispatcher.expect_refill(channel);
+        }
         let work = async {
-            while let Err(error) = self.offer_all(dispatcher, Key::new()).await {
-                tracing::warn!(%error, "stored messages wait for the store");
-                sleep(RETRY).await;
-            }
+            let mut cursors: [Option<Key>; Channel::ALL.len()] = Default::default();
+            let mut channels = HashSet::from(Channel::ALL);
+            let mut all_at = Instant::now() + OFFER_AGAIN;
             loop {
+                let start = Instant::now();
+                let mut failed = None;
+                for channel in channels {
+                    let cursor = &mut cursors[channel as usize];
+                    if let Err(error) = self.refill(dispatcher, channel, cursor).await {
+                        tracing::warn!(%error, "stored messages wait for the store");
+                        self.0.with_room.lock().insert(channel);
+                        failed = Some(RETRY);
+                    }
+                }
+                // Reading takes half of the time at most.
+                let pause = failed.unwrap_or_else(|| start.elapsed().min(OFFER_AGAIN));
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
+                let is_ready = !self.0.with_room.lock().is_empty();
                 tokio::select! {
+                    () = ready(()), if is_ready => {}
                     () = self.0.room.notified() => {}
-                    // An endpoint announces its room, but nothing announces that of all together.
-                    () = sleep(OFFER_AGAIN), if self.0.has_refused.load(Ordering::Acquire) => {
-                        self.0.has_refused.store(false, Ordering::Release);
-                        if let Err(error) = self.offer_all(dispatcher, Key::new()).await {
-                            tracing::warn!(%error, "stored messages wait for the store");
-                            self.0.has_refused.store(true, Ordering::Release);
+                    // An endpoint announces its room, but nothing announces that of a channel,
+                    // and that a pause is over.
+                    () = sleep_until(all_at) => {
+                        all_at = Instant::now() + OFFER_AGAIN;
+                        if self.0.has_refused.swap(false, Ordering::AcqRel) {
+                            self.0.with_room.lock().extend(Channel::ALL);
                         }
                     }
                 }
-                let endpoints = std::mem::take(&mut *self.0.with_room.lock());
-                for endpoint in endpoints {
-                    if let Err(error) = self.offer_all(dispatcher, tables::jobs_of(&endpoint)).await
-                    {
-                        tracing::warn!(%error, "stored messages wait for the store");
-                        self.0.with_room.lock().insert(endpoint);
-                        sleep(RETRY).await;
-                        self.0.room.notify_one();
-                    }
-                }
+                channels = std::mem::take(&mut *self.0.with_room.lock());
             }
         };
         cancel.run_until_cancelled(work).await;
     }
 
-    /// Offers a stored job. One for which there is no room is offered again later.
+    /// Offers a job that was stored just now. One for which there is no room is offered again
+    /// later.
     pub(super) fn offer(&self, dispatcher: &Dispatcher, job: Job) -> Offer {
-        let offer = dispatcher.offer(job);
+        let offer = dispatcher.offer_new(job);
         if offer == Offer::Full {
-            self.0.has_refused.store(true, Ordering::Release);
+            self.left_in_store();
         }
         offer
     }
 
-    /// Offers the stored jobs whose keys begin with `prefix`.
-    async fn offer_all(&self, dispatcher: &Dispatcher, prefix: Key) -> Result<(), StoreError> {
-        let mut after = None;
-        // Full queues ask for the rest later.
-        let mut full: HashSet<EndpointId> = HashSet::new();
-        loop {
-            let rows = self
-                .0
-                .store
-                .scan(tables::JOBS, prefix.clone(), after, PAGE)
-                .await?;
-            for (key, value) in &rows {
-                let Some(endpoint) = endpoint_of(key) else {
-                    continue;
-                };
-                if full.contains(&endpoint) {
-                    continue;
-                }
-                let stored: StoredJob = match record::decode("message", value) {
-                    Ok(stored) => stored,
-                    // It must not hold up the others for ever.
-                    Err(error) => {
-                        tracing::error!(%error, %endpoint, "a stored message is left alone");
-                        continue;
-                    }
-                };
-                let Some(job) = self.load(&endpoint, stored).await? else {
-                    let mut batch = Batch::new();
-                    batch.delete(tables::JOBS, key.clone());
-                    self.0.store.commit(batch).await?;
-                    continue;
-                };
-                if self.offer(dispatcher, job) == Offer::Full {
-                    full.insert(endpoint);
-                }
-            }
-            match rows.last() {
-                Some((key, _)) if rows.len() == PAGE => after = Some(key.clone()),
-                _ => return Ok(()),
-            }
+    /// Offers the stored jobs of a channel. `cursor` is where to begin: the endpoint at which the
+    /// channel was full the last time, so that each endpoint has its turn.
+    async fn refill(
+        &self,
+        dispatcher: &Dispatcher,
+        channel: Channel,
+        cursor: &mut Option<Key>,
+    ) -> Result<(), StoreError> {
+        dispatcher.begin_refill(channel);
+        let begin = cursor.take();
+        let mut refill = Refill {
+            jobs: self,
+            dispatcher,
+            channel,
+            full: HashSet::new(),
+        };
+        let stopped = refill.read_all(begin).await;
+        dispatcher.end_pages(channel);
+        match stopped? {
+            None => dispatcher.end_refill(channel),
+            Some(endpoint) => *cursor = Some(tables::jobs_of(&endpoint)),
         }
+        Ok(())
     }
 
     /// A stored job, with its target. None if the target has ended.
@@ -340,41 +338,43 @@ impl DurableJobs {
         Ok((rows.len(), jobs))
     }
 
-    /// Whether the target may still be sent to. Waits for the store: what has ended must get
-    /// nothing, and what has not must not be dropped.
-    async fn has_target(&self, job: &Job) -> bool {
+    /// The present target of a job's endpoint: the user may have another address by now. None if
+    /// nothing may be sent to it any more. Waits for the store: what has ended must get nothing,
+    /// and what has not must not be dropped.
+    async fn target(&self, job: &Job) -> Option<Target> {
         loop {
             let found = match &job.target {
-                Target::Webhook(_) => return true,
+                Target::Webhook(_) => return Some(job.target.clone()),
                 Target::Push { registration, .. } => {
-                    let target = self.0.contacts.push_target(registration).await;
-                    target.map(|target| target.is_some())
+                    self.0.contacts.push_target(registration).await
                 }
-                Target::Email(address) => {
+                Target::Email(_) => {
                     let email = self.0.contacts.email(&job.message.user).await;
-                    email.map(|email| email.as_ref() == Some(address))
+                    email.map(|email| email.map(Target::Email))
                 }
             };
             match found {
                 Ok(found) => return found,
                 // The server stops; the job stays in the store.
-                Err(StoreError::Closed) => return false,
+                Err(StoreError::Closed) => return None,
                 Err(_) => sleep(RETRY).await,
             }
         }
     }
 
-    async fn count_dead(&self) {
-        let mut count = self.0.dead_count.lock().await;
-        let counted = match *count {
-            Some(known) => Ok(known + 1),
+    async fn count_dead(&self, job: &Job) {
+        let mut known = self.0.dead_counts.lock().await;
+        let counted = match known.take() {
+            Some(mut counts) => {
+                counts.add(job.owner());
+                Ok(counts)
+            }
             None => self.0.dead.count().await,
         };
-        let trimmed = match counted {
-            Ok(counted) => self.0.dead.trim(counted).await,
-            Err(error) => Err(error),
-        };
-        *count = trimmed.ok();
+        let Ok(mut counts) = counted else { return };
+        if self.0.dead.trim(&mut counts).await.is_ok() {
+            *known = Some(counts);
+        }
     }
 }
 
@@ -382,13 +382,16 @@ impl JobStore for DurableJobs {
     fn verdict<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             // A webhook is an event for a program: that the user has read it changes nothing.
-            match job.target {
-                Target::Webhook(_) => Verdict::Send,
-                Target::Push { .. } | Target::Email(_) => match self.has_target(job).await {
-                    // Unknown is no reason to send nothing.
-                    true => self.judge(job).await.unwrap_or(Verdict::Send),
-                    false => Verdict::Drop,
-                },
+            if let Target::Webhook(_) = job.target {
+                return Verdict::Send;
+            }
+            let Some(target) = self.target(job).await else {
+                return Verdict::Drop;
+            };
+            // Unknown is no reason to send nothing.
+            match self.judge(job).await.unwrap_or(Verdict::Send) {
+                Verdict::Send if target != job.target => Verdict::SendTo(Box::new(target)),
+                verdict => verdict,
             }
         })
     }
@@ -424,10 +427,10 @@ impl JobStore for DurableJobs {
                     let now_ms = self.0.clock.now_ms();
                     DeadLetters::add(&mut batch, job, *attempts, reason, now_ms);
                 }
-                JobEnd::Gone { reason } if endpoint.channel == Channel::Webhook => {
+                JobEnd::Gone { attempts, reason } if endpoint.channel == Channel::Webhook => {
                     // The operator must know.
-                    let (attempts, now_ms) = (job.attempts, self.0.clock.now_ms());
-                    DeadLetters::add(&mut batch, job, attempts, reason, now_ms);
+                    let now_ms = self.0.clock.now_ms();
+                    DeadLetters::add(&mut batch, job, *attempts, reason, now_ms);
                 }
                 JobEnd::Gone { .. } => {
                     batch.delete_range(
@@ -447,8 +450,8 @@ impl JobStore for DurableJobs {
                 }
             }
             self.commit(&batch).await;
-            if matches!(end, JobEnd::Dead { .. } | JobEnd::Gone { .. }) {
-                self.count_dead().await;
+            if Count::of(endpoint.channel, end) == Count::Dead {
+                self.count_dead(job).await;
             }
             if let JobEnd::Held { .. } = end {
                 self.0.hub.wake_outgoing();
@@ -457,8 +460,117 @@ impl JobStore for DurableJobs {
     }
 
     fn has_room(&self, endpoint: &EndpointId) {
-        self.0.with_room.lock().insert(endpoint.clone());
+        self.0.with_room.lock().insert(endpoint.channel);
         self.0.room.notify_one();
+    }
+
+    fn left_in_store(&self) {
+        self.0.has_refused.store(true, Ordering::Release);
+    }
+}
+
+/// One pass over the stored jobs of a channel.
+struct Refill<'a> {
+    jobs: &'a DurableJobs,
+    dispatcher: &'a Dispatcher,
+    channel: Channel,
+    /// Users of whom a mail found no place: later ones must not overtake it.
+    full: HashSet<String>,
+}
+
+impl Refill<'_> {
+    /// Offers the jobs of all endpoints, from one on and around. Returns the endpoint at which
+    /// there was no room for anybody.
+    async fn read_all(&mut self, begin: Option<Key>) -> Result<Option<EndpointId>, StoreError> {
+        let stopped = self.read(begin.clone(), None).await?;
+        match (stopped, begin) {
+            (None, Some(begin)) => self.read(None, Some(begin)).await,
+            (stopped, _) => Ok(stopped),
+        }
+    }
+
+    /// Offers the jobs of the endpoints from one on, up to another one. Returns the endpoint at
+    /// which there was no room for anybody.
+    async fn read(
+        &mut self,
+        from: Option<Key>,
+        until: Option<Key>,
+    ) -> Result<Option<EndpointId>, StoreError> {
+        let mut after = from;
+        'page: loop {
+            let prefix = vec![self.channel as u8];
+            let store = &self.jobs.0.store;
+            self.dispatcher.begin_page(self.channel);
+            let rows = store
+                .scan(tables::JOBS, prefix, after.clone(), PAGE)
+                .await?;
+            for (key, value) in &rows {
+                if until.as_ref().is_some_and(|until| key >= until) {
+                    return Ok(None);
+                }
+                let Some(endpoint) = endpoint_of(key) else {
+                    continue;
+                };
+                let refusal = self.offer(&endpoint, key, value).await?;
+                match (refusal, self.channel) {
+                    (None | Some(Refusal::Behind | Refusal::NotDue), _)
+                    | (Some(Refusal::Share), Channel::Email) => {}
+                    // All mails are in one queue.
+                    (Some(Refusal::Channel), _) | (Some(Refusal::Queue), Channel::Email) => {
+                        return Ok(Some(endpoint));
+                    }
+                    (Some(Refusal::Queue | Refusal::Share), _) => {
+                        after = Some(tables::after_jobs_of(&endpoint));
+                        continue 'page;
+                    }
+                }
+            }
+            match rows.last() {
+                Some((key, _)) if rows.len() == PAGE => after = Some(key.clone()),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Offers one job. Returns why there is no place.
+    async fn offer(
+        &mut self,
+        endpoint: &EndpointId,
+        key: &Key,
+        value: &[u8],
+    ) -> Result<Option<Refusal>, StoreError> {
+        let stored: StoredJob = match record::decode("message", value) {
+            Ok(stored) => stored,
+            // It must not hold up the others for ever.
+            Err(error) => {
+                tracing::error!(%error, %endpoint, "a stored message is left alone");
+                return Ok(None);
+            }
+        };
+        let user = stored.user.clone();
+        let is_due = stored.not_before_ms <= self.jobs.0.clock.now_ms();
+        let is_left = match is_due {
+            true => self.full.contains(&user),
+            false => self.dispatcher.is_pressed(self.channel),
+        };
+        if is_left {
+            self.jobs.left_in_store();
+            return Ok(None);
+        }
+        let Some(job) = self.jobs.load(endpoint, stored).await? else {
+            let mut batch = Batch::new();
+            batch.delete(tables::JOBS, key.clone());
+            self.jobs.0.store.commit(batch).await?;
+            return Ok(None);
+        };
+        let (_, refusal) = self.dispatcher.offer_from(job, Source::Store);
+        if refusal.is_some() {
+            self.jobs.left_in_store();
+        }
+        if refusal == Some(Refusal::Share) && self.channel == Channel::Email {
+            self.full.insert(user);
+        }
+        Ok(refusal)
     }
 }
 

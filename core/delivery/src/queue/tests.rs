@@ -1,11 +1,11 @@
 //! Tests of a queue: pauses, bounds, ends, and a random model.
 
 use proptest::{collection::vec, prelude::*};
-use tidewire_proto::v1::Notification;
+use tidewire_proto::v1::{Notification, Priority};
 use tidewire_stream::UserId;
 
 use super::*;
-use crate::{MessageId, OutgoingMessage, Target};
+use crate::{Content, MessageId, OutgoingMessage, Target};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -14,6 +14,7 @@ const CREATED_MS: i64 = 1_000_000;
 
 const LIMITS: QueueLimits = QueueLimits {
     jobs: 4,
+    order: JobOrder::Offered,
     concurrency: 1,
     interval: Duration::ZERO,
     first_pause: Duration::from_secs(2),
@@ -350,6 +351,129 @@ fn a_stored_time_of_the_next_attempt_counts_after_a_restart() {
     assert_eq!(far.wait(), Some(3_600 * SECOND));
 }
 
+fn job_of(id: &str, user: &str, priority: Priority) -> Job {
+    let mut job = job(id);
+    job.message.user = UserId::new(user);
+    if let Content::Notification(notification) = &mut job.message.content {
+        notification.priority = priority.into();
+    }
+    job
+}
+
+#[test]
+fn messages_that_fail_do_not_hold_up_a_good_one() {
+    let mut bench = Bench::new(QueueLimits {
+        jobs: 30,
+        attempts: 50,
+        longest_pause: 1_800 * SECOND,
+        ..LIMITS
+    });
+    for number in 0..12 {
+        bench.offer(job(&format!("bad{number:02}")));
+    }
+    for _ in 0..12 {
+        bench.at = bench.at.max(bench.queue.probe_at - bench.start);
+        bench.fail(None);
+    }
+    assert_eq!(bench.queue.failures, 12);
+    // The endpoint pauses for half an hour, but for those without an attempt.
+    bench.offer(job_of("good", "ada", Priority::High));
+    bench.offer(job_of("urgent", "ada", Priority::Urgent));
+    assert_eq!(bench.wait(), Some(PROBE_PAUSE));
+    bench.at += PROBE_PAUSE;
+    let sent = bench.send();
+    assert_eq!(sent.id.as_str(), "urgent");
+    bench.finish(sent, Outcome::Delivered);
+    // It works: the order is that of the due times, until one fails again.
+    assert_eq!(bench.fail(None).job.id.as_str(), "bad00");
+    bench.at += 2 * SECOND;
+    let sent = bench.send();
+    assert_eq!(sent.id.as_str(), "good");
+}
+
+#[test]
+fn a_message_that_is_refused_for_now_pauses_alone() {
+    let mut bench = Bench::new(QueueLimits { jobs: 30, ..LIMITS });
+    for number in 0..REFUSED_IN_A_ROW + 2 {
+        bench.offer(job(&format!("bad{number:02}")));
+    }
+    let reason = "450 greylisted".to_owned();
+    for _ in 0..=REFUSED_IN_A_ROW {
+        let sent = bench.send();
+        let refused = bench.finish(
+            sent,
+            Outcome::RetryMessage {
+                reason: reason.clone(),
+            },
+        );
+        let deferral = refused.result.unwrap_err();
+        assert_eq!((deferral.attempts, refused.changed), (1, None));
+    }
+    // A server that refuses all of them so gets one a second.
+    assert_eq!(bench.wait(), Some(REFUSED_PAUSE));
+    bench.at += REFUSED_PAUSE;
+    let sent = bench.send();
+    bench.finish(sent, Outcome::Delivered);
+    assert_eq!(bench.wait(), Some(SECOND), "the first one's pause of 2 s");
+}
+
+#[test]
+fn users_take_turns_and_urgent_goes_first() {
+    let mut bench = Bench::new(QueueLimits {
+        jobs: 30,
+        order: JobOrder::ByUser,
+        ..LIMITS
+    });
+    for (id, user, priority) in [
+        ("e1", "eve", Priority::High),
+        ("e2", "eve", Priority::High),
+        ("e3", "eve", Priority::High),
+        ("a1", "ada", Priority::Low),
+        ("a2", "ada", Priority::High),
+        ("b1", "bob", Priority::Urgent),
+    ] {
+        bench.offer(job_of(id, user, priority));
+    }
+    let send = |bench: &mut Bench| {
+        let sent = bench.send();
+        let id = sent.id.as_str().to_owned();
+        bench.finish(sent, Outcome::Delivered);
+        id
+    };
+    let mut order: Vec<_> = (0..4).map(|_| send(&mut bench)).collect();
+    // A newcomer waits for one of each.
+    bench.offer(job_of("c1", "cleo", Priority::High));
+    order.extend((0..3).map(|_| send(&mut bench)));
+    assert_eq!(order, ["b1", "e1", "a1", "e2", "a2", "e3", "c1"]);
+    assert!(bench.queue.rounds.is_empty(), "nobody has jobs");
+}
+
+#[test]
+fn jobs_that_are_not_due_leave_and_urgent_ones_stay() {
+    let mut bench = Bench::new(QueueLimits { jobs: 30, ..LIMITS });
+    for id in ["a", "b", "c"] {
+        bench.offer(job(id));
+    }
+    bench.offer(job_of("urgent", "ada", Priority::Urgent));
+    assert!(bench.queue.shed(0, bench.now()).is_empty(), "all are due");
+    // The urgent one, because the endpoint fails, and `b`.
+    for _ in 0..3 {
+        bench.at = bench.at.max(bench.queue.probe_at - bench.start);
+        bench.fail(None);
+    }
+    assert!(bench.queue.shed(4, bench.now()).is_empty());
+    let shed = bench.queue.shed(0, bench.now());
+    let ids: Vec<_> = shed.iter().map(|job| job.id.as_str()).collect();
+    assert_eq!(ids, ["b", "a"], "`c` has no attempt so far");
+    let bob = Owner::User(UserId::new("bob"));
+    assert_eq!(bench.queue.displace(&bob), None);
+    let ops = Owner::Webhook("ops".into());
+    for _ in 0..2 {
+        assert!(bench.queue.displace(&ops).is_some());
+    }
+    assert!(bench.queue.is_empty());
+}
+
 proptest! {
     /// Every job that is accepted ends once, whatever its receiver answers, and the queue is
     /// never larger than its bound.
@@ -380,12 +504,13 @@ proptest! {
                 _ => if let Some(job) = in_flight.pop() {
                     let reason = String::new();
                     let after = Some(Duration::from_millis(seconds));
-                    let outcome = match seconds % 6 {
+                    let outcome = match seconds % 7 {
                         0 => Outcome::Delivered,
                         1 => Outcome::Permanent { reason },
                         2 => Outcome::Paused { reason },
                         3 => Outcome::Misconfigured { reason },
                         4 => Outcome::Retry { after, reason },
+                        5 => Outcome::RetryMessage { reason },
                         _ => Outcome::Retry { after: None, reason },
                     };
                     let done = bench.finish(job, outcome);

@@ -80,8 +80,10 @@ impl PushSubscription {
             })
         };
         let url = guard.check_url(text("/endpoint")?);
-        let url = url
+        let mut url = url
             .map_err(|error| DeliveryError::invalid("subscription.endpoint", error.to_string()))?;
+        // No request carries it: with it, one device would be two.
+        url.set_fragment(None);
         let key: [u8; KEY_BYTES] = decode("subscription.keys.p256dh", text("/keys/p256dh")?)?;
         let key = PublicKey::from_sec1_bytes(&key).map_err(|_| {
             DeliveryError::invalid(
@@ -107,7 +109,7 @@ impl PushSubscription {
         })))
     }
 
-    /// The endpoint's URL, normalized. Two subscriptions of one URL are of one browser.
+    /// The endpoint's URL, normalized and without its fragment. Two subscriptions of one URL are of one browser.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         self.0.url.as_str()
@@ -188,6 +190,7 @@ mod tests {
         padded["keys"]["auth"] = json!(format!("{AUTH}=="));
         padded["expirationTime"] = json!(1_750_000_000_000.5);
         padded["more"] = json!({});
+        padded["endpoint"] = json!("https://push.example.com:443/1#again");
         let padded = read(&padded).unwrap();
         assert_eq!(padded, subscription);
         assert!(padded.is_expired(1_750_000_000_000) && !padded.is_expired(1_749_999_999_999));

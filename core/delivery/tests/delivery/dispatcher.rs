@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tidewire_delivery::{
     Channel, Count, Deferral, Dispatcher, DispatcherLimits, EndpointId, EndpointState, Job, JobEnd,
-    JobId, JobStore, Offer, Outcome, QueueLimits, Sender, Senders, Target, Verdict,
+    JobId, JobOrder, JobStore, Offer, Outcome, QueueLimits, Sender, Senders, Target, Verdict,
 };
 use tidewire_stream::{Clock, ManualClock, SharedClock};
 use tokio::{
@@ -20,6 +20,7 @@ use crate::{CREATED_MS, message};
 
 const LIMITS: QueueLimits = QueueLimits {
     jobs: 3,
+    order: JobOrder::Offered,
     concurrency: 1,
     interval: Duration::ZERO,
     first_pause: Duration::from_secs(2),

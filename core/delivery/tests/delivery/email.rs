@@ -137,7 +137,19 @@ async fn an_answer_decides_what_is_next() {
     for answers in [
         &[(".", "451 try again later")][..],
         &[("RCPT", "450 greylisted")],
-        &[("EHLO", "421 busy")],
+        &[("RCPT", "452 mailbox full")],
+    ] {
+        // Other mails do not wait.
+        let found = outcome(answers).await;
+        assert!(
+            matches!(found, Outcome::RetryMessage { .. }),
+            "{answers:?}: {found:?}"
+        );
+    }
+    for answers in [
+        &[("EHLO", "421 busy")][..],
+        &[("MAIL", "421 too many connections")],
+        &[("RCPT", "421 closing")],
         &[(".", "")],
         &[("MAIL", "")],
     ] {
@@ -150,11 +162,29 @@ async fn an_answer_decides_what_is_next() {
     let Outcome::Permanent { reason } = outcome(&[("RCPT", "550 no such user")]).await else {
         panic!("a permanent answer");
     };
-    assert!(reason.contains("no such user"), "{reason}");
+    assert_eq!(reason, "permanent error (550): no such user");
     let found = outcome(&[(".", "554 spam")]).await;
     assert!(matches!(found, Outcome::Permanent { .. }));
     let found = outcome(&[("MAIL", "530 login first")]).await;
     assert!(matches!(found, Outcome::Misconfigured { .. }), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_refused_recipient_is_no_refused_login() {
+    let outcome = async |answers| {
+        let server = SmtpServer::start(answers).await;
+        let mut config = email_config(server.port);
+        let email = config.email.as_mut().unwrap();
+        email.username = Some("tidewire".to_owned());
+        email.password = Some(Secret::new("right"));
+        attempt(&senders(&config), &message("m")).await
+    };
+    let found = outcome(&[("RCPT", "530 5.7.1 relaying denied")]).await;
+    assert!(matches!(found, Outcome::RetryMessage { .. }), "{found:?}");
+    let found = outcome(&[("AUTH", "535 wrong password")]).await;
+    assert!(matches!(found, Outcome::Misconfigured { .. }), "{found:?}");
+    let found = outcome(&[("AUTH", "454 try again later")]).await;
+    assert!(matches!(found, Outcome::Retry { .. }), "{found:?}");
 }
 
 #[tokio::test]

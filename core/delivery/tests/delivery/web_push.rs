@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidewire_delivery::{
-    DeliveryConfig, Job, JobEnd, JobId, Outcome, Senders, Target,
+    DeliveryConfig, Job, JobEnd, JobId, Outcome, OutgoingMessage, Senders, Target,
     web_push::{MAX_BODY_BYTES, PushSubscription, WebPushSender},
 };
-use tidewire_stream::{ManualClock, SharedClock};
+use tidewire_stream::{ManualClock, SharedClock, UserId};
 
 use crate::{
     CREATED_MS, config,
@@ -134,34 +134,53 @@ async fn an_answer_decides_what_is_next() {
     clock.advance(1);
 }
 
-#[tokio::test]
-async fn refusals_of_all_endpoints_are_a_configuration_error_until_one_accepts() {
-    let (senders, clock) = senders();
-    let push = senders.push().unwrap();
-    let mut refusing = HttpServer::always("403 Forbidden", "").await;
-    let refused = subscription(push, &refusing);
-    // One endpoint alone is paused, however often it refuses.
-    for _ in 0..3 {
-        let outcome = push.send("r1", &refused, &message("m")).await;
-        assert!(matches!(outcome, Outcome::Paused { .. }), "{outcome:?}");
-        refusing.request().await;
+/// A message to another user than `ada`.
+fn message_to(user: &str) -> OutgoingMessage {
+    OutgoingMessage {
+        user: UserId::new(user),
+        ..message("m")
     }
-    // A second one: the configuration is at fault. Each later attempt but one a minute is
-    // answered without a request.
-    for (id, has_request) in [("r2", true), ("r3", true), ("r4", false), ("r1", false)] {
-        let outcome = push.send(id, &refused, &message("m")).await;
+}
+
+#[tokio::test]
+async fn refusals_of_several_users_are_a_configuration_error_until_one_accepts() {
+    let (senders, _) = senders();
+    let push = senders.push().unwrap();
+    let mut server = HttpServer::start(|number| {
+        let heads = [["403 Forbidden"; 6].as_slice(), &["201 Created"; 2]].concat();
+        Some(response(heads.get(number).unwrap_or(&"403 Forbidden"), ""))
+    })
+    .await;
+    let subscription = subscription(push, &server);
+    // One user's endpoints are paused, however many refuse.
+    for id in ["r1", "r2", "r3"] {
+        let outcome = push.send(id, &subscription, &message_to("eve")).await;
+        assert!(matches!(outcome, Outcome::Paused { .. }), "{outcome:?}");
+        server.request().await;
+    }
+    let outcome = push.send("r4", &subscription, &message_to("bob")).await;
+    assert!(matches!(outcome, Outcome::Paused { .. }), "{outcome:?}");
+    server.request().await;
+    // The third user's: the configuration is at fault. Those who refused wait for a probe.
+    for (id, user, has_request) in [
+        ("r5", "cleo", true),
+        ("r6", "dan", true),
+        ("r1", "eve", false),
+        ("r5", "cleo", false),
+    ] {
+        let outcome = push.send(id, &subscription, &message_to(user)).await;
         assert!(
             matches!(outcome, Outcome::Misconfigured { .. }),
             "{outcome:?}"
         );
-        assert_eq!(!refusing.is_quiet(), has_request, "{id}");
+        assert_eq!(!server.is_quiet(), has_request, "{id}");
     }
-    let accepting = HttpServer::always("201 Created", "").await;
-    let accepted = subscription(push, &accepting);
-    clock.advance(60_000);
-    let outcome = push.send("r5", &accepted, &message("m")).await;
+    // An endpoint of somebody else is sent to at once, and ends it.
+    let outcome = push.send("r7", &subscription, &message_to("ada")).await;
     assert_eq!(outcome, Outcome::Delivered);
-    let outcome = push.send("r2", &refused, &message("m")).await;
+    let outcome = push.send("r1", &subscription, &message_to("eve")).await;
+    assert_eq!(outcome, Outcome::Delivered);
+    let outcome = push.send("r1", &subscription, &message_to("eve")).await;
     assert!(matches!(outcome, Outcome::Paused { .. }), "{outcome:?}");
 }
 

@@ -7,8 +7,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tidewire_delivery::{
-    Content, DeliveryConfig, Dispatcher, DispatcherLimits, EndpointId, Job, Outcome, QueueLimits,
-    Sender, Target,
+    Content, DeliveryConfig, Dispatcher, DispatcherLimits, EndpointId, Job, JobOrder, Outcome,
+    QueueLimits, Sender, Target,
     durable::{Contacts, DurableJobs, PlanOutcome, Planner, Presence},
     guard::{Guard, Networks},
     web_push::PushSubscription,
@@ -106,6 +106,7 @@ impl Sender for Recorder {
     fn limits(&self, _endpoint: &EndpointId) -> QueueLimits {
         QueueLimits {
             jobs: 10,
+            order: JobOrder::Offered,
             concurrency: 1,
             interval: Duration::ZERO,
             first_pause: Duration::from_secs(1),
