@@ -153,7 +153,7 @@ impl Server {
         let stop_signal = StopSignal::new()?;
         // Caught for the whole run: a full disk quota is an error of the store, which the server
         // survives, and by default this signal would kill it.
-        signal(FILE_SIZE_SIGNAL)?;
+        drop(signal(FILE_SIZE_SIGNAL)?);
         let listener = TcpListener::bind(self.config.server.listen).with_context(|| {
             format!(
                 "cannot listen on {}, which `server.listen` or TIDEWIRE_SERVER__LISTEN changes",

@@ -204,7 +204,8 @@ impl Counts {
         *self.owners.entry(owner).or_default() += 1;
     }
 
-    fn remove(&mut self, owner: &Owner) {
+    /// Counts one less.
+    pub(super) fn remove(&mut self, owner: &Owner) {
         self.total = self.total.saturating_sub(1);
         if let Some(count) = self.owners.get_mut(owner) {
             *count = count.saturating_sub(1);

@@ -120,7 +120,7 @@ impl DurableJobs {
         id: &MessageId,
     ) -> Result<RetryOutcome, StoreError> {
         // Until the end, so that a second call finds no letter any more.
-        let mut count = self.0.dead_count.lock().await;
+        let mut counts = self.0.dead_counts.lock().await;
         let Some((key, letter)) = self.0.dead.find(id).await? else {
             return Ok(RetryOutcome::Unknown);
         };
@@ -145,7 +145,9 @@ impl DurableJobs {
         batch.delete(tables::DEAD, key);
         Self::put(&mut batch, &job);
         self.0.store.commit(batch).await?;
-        *count = count.map(|count| count.saturating_sub(1));
+        if let Some(counts) = counts.as_mut() {
+            counts.remove(&job.owner());
+        }
         self.offer(dispatcher, job);
         Ok(RetryOutcome::Queued)
     }
