@@ -135,7 +135,7 @@ impl Model {
         self.pending.retain(|pending| pending.number != number);
     }
 
-    /// What is sent now.
+    /// The messages that are sent now.
     fn sent(&mut self, now_ms: i64) -> Vec<String> {
         let rules = &self.rules;
         self.pending.retain(|one| {

@@ -68,8 +68,8 @@ pub enum HubEvent {
         /// The broadcasts.
         ids: Vec<NotificationId>,
     },
-    /// A user set preferences. What waits for the user to receive it, and is hidden now, is not
-    /// pushed. A count that changes with them is published before.
+    /// A user set preferences. A notification that waits for the user's next batch, and is hidden
+    /// now, is not pushed. A count that changes with them is published before.
     Preferences {
         /// The user.
         user: UserId,

@@ -253,7 +253,7 @@ impl NotificationGatherer {
         }
     }
 
-    /// A user set preferences. What they hide is not pushed any more.
+    /// A user set preferences. Notifications that they hide are not pushed any more.
     pub fn preferences(&mut self, user: &UserId, preferences: &Preferences, out: &mut Vec<Push>) {
         let count = self.remove(user, |one| !preferences::shows(preferences, one));
         out.extend(count.map(|count| Push::count(user, count)));

@@ -163,7 +163,7 @@ impl Reach {
     }
 }
 
-/// What a step sends to one user, without texts.
+/// Messages of a step to one user, without texts.
 #[derive(Default)]
 struct Outbound {
     single: Vec<(OutgoingItem, Channel)>,
