@@ -72,6 +72,10 @@ impl Presence for Nobody {
     fn is_connected(&self, _user: &UserId) -> bool {
         false
     }
+
+    fn dead_after(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A wall clock that moves with tokio's.
