@@ -156,7 +156,8 @@ impl World {
         let (connected, recorder) = (Arc::<Connected>::default(), Arc::<Recorder>::default());
         let jobs = DurableJobs::new(store.clone(), hub.clone(), contacts.clone(), clock.clone());
         let limits = DispatcherLimits {
-            jobs: 100,
+            // A third for each channel: all devices of a user have a place at once.
+            jobs: 300,
             in_flight: 10,
         };
         let dispatcher = Dispatcher::new(
