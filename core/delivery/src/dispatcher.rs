@@ -9,7 +9,12 @@
 //! When half of a channel's or a queue's places are taken, jobs that are not due leave memory too,
 //! so those that wait out a pause never take the places of others.
 
-use std::{collections::HashMap, future::pending, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    future::pending,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::{Mutex, MutexGuard};
@@ -252,9 +257,12 @@ impl Shared {
         };
         if room == Err(Refusal::Channel) {
             drop(queue);
-            if self.displace(&endpoints, channel, &owner) {
-                room = self.ledger(channel).take(&request);
-            }
+            room = match self.displace(&endpoints, channel, &owner) {
+                true => self.ledger(channel).take(&request),
+                // Somebody with fewer jobs may find one.
+                false if self.ledger(channel).may_displace() => Err(Refusal::Share),
+                false => room,
+            };
             queue = endpoint.queue.lock();
         }
         if let Err(refusal) = room {
@@ -267,8 +275,8 @@ impl Shared {
         let offer = queue.offer(job, Room::Free, now);
         drop(queue);
         // Only this function adds endpoints, under the lock of all.
-        if !endpoints.contains_key(&id) {
-            endpoints.insert(id, endpoint.clone());
+        if let Entry::Vacant(vacant) = endpoints.entry(id) {
+            vacant.insert(endpoint.clone());
             self.tasks.spawn(run(self.clone(), endpoint.clone()));
         }
         endpoint.offered.notify_one();

@@ -78,7 +78,8 @@ pub(crate) enum Refusal {
     Share,
     /// Its endpoint's queue is full.
     Queue,
-    /// The channel is full, also for an owner with few jobs.
+    /// The channel is full, and nobody has more than one job: no other owner finds a place
+    /// either.
     Channel,
 }
 
@@ -249,7 +250,13 @@ impl Ledger {
     /// free, and half of the queue, so that a refill has many jobs to offer.
     pub(crate) fn has_room(&self, owner: &Owner, queue_places: usize) -> bool {
         let room = share(self.places.saturating_sub(self.used)).min(queue_places);
-        self.used < self.places && self.behind.has(owner) && self.jobs_of(owner) * 2 <= room
+        let is_behind = self.behind.owners.contains(owner) || self.behind.all && !self.is_pressed();
+        self.used < self.places && is_behind && self.jobs_of(owner) * 2 <= room
+    }
+
+    /// Whether an owner has so many jobs that another one may get a place of them.
+    pub(crate) fn may_displace(&self) -> bool {
+        self.owners.values().any(|jobs| *jobs > 1)
     }
 
     fn jobs_of(&self, owner: &Owner) -> usize {

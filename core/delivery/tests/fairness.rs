@@ -35,7 +35,7 @@ const BOUND: Duration = Duration::from_secs(16);
 const MAIL_BOUND: Duration = Duration::from_secs(16 + 12);
 
 /// Messages of one user at most.
-const MESSAGES: usize = 40;
+const MESSAGES: usize = 24;
 
 const CONFIG: &str = r#"
 [[webhook]]
@@ -300,7 +300,7 @@ fn strangers() -> impl Strategy<Value = Vec<Stranger>> {
         1 => Just(Fault::Refuses),
         1 => Just(Fault::Works),
     ];
-    let stranger = (fault, 1_usize..=20, 1_usize..=MESSAGES, any::<bool>()).prop_map(
+    let stranger = (fault, 1_usize..=10, 1_usize..=MESSAGES, any::<bool>()).prop_map(
         |(fault, devices, messages, is_urgent)| Stranger {
             fault,
             devices,
@@ -376,7 +376,8 @@ async fn innocents_are_delivered(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    // Each case is minutes of paused time.
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn strangers_hold_up_nobody_else(

@@ -40,6 +40,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Pause until jobs are offered again for which there was no room at all.
 const OFFER_AGAIN: Duration = Duration::from_secs(5);
 
+/// Shortest time between two passes over the stored jobs, so that each finds room for several.
+const REFILL_GAP: Duration = Duration::from_millis(20);
+
 /// Rows of one read.
 const PAGE: usize = 256;
 
@@ -197,10 +200,8 @@ impl DurableJobs {
                     }
                 }
                 // Reading takes half of the time at most.
-                let pause = failed.unwrap_or_else(|| start.elapsed().min(OFFER_AGAIN));
-                if !pause.is_zero() {
-                    sleep(pause).await;
-                }
+                let pause = start.elapsed().clamp(REFILL_GAP, OFFER_AGAIN);
+                sleep(failed.unwrap_or(pause)).await;
                 let is_ready = !self.0.with_room.lock().is_empty();
                 tokio::select! {
                     () = ready(()), if is_ready => {}

@@ -170,7 +170,7 @@ impl World {
         let (connected, recorder) = (Arc::<Connected>::default(), Arc::<Recorder>::default());
         let jobs = DurableJobs::new(store.clone(), hub.clone(), contacts.clone(), clock.clone());
         let limits = DispatcherLimits {
-            jobs: 100,
+            jobs: 300,
             in_flight: 10,
         };
         let dispatcher = Dispatcher::new(
