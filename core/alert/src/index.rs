@@ -1,13 +1,23 @@
 //! Index: the boundaries of one signal in order, in blocks.
 //!
-//! An entry is a key and a slot, twelve bytes. A block holds up to 512 entries in two arrays; a
-//! full block is split in halves. Insertion therefore moves at most six kilobytes, and blocks
-//! are 70 % full after random insertions.
+//! An entry is a key and a slot, twelve bytes. A block holds them in two arrays, and is split in
+//! halves when it is full: at 128 entries, so that an insertion touches little memory, and in an
+//! index of very many blocks at 512, so that the list of blocks stays short. A block grows by
+//! sixteen entries at a time, which wastes less than doubling.
 
 use crate::key::KeyRange;
 
 /// Entries of a full block.
-const BLOCK: usize = 512;
+const SMALL_BLOCK: usize = 128;
+
+/// Entries of a full block in an index of more than [`MANY`] blocks.
+const LARGE_BLOCK: usize = 512;
+
+/// Blocks beyond which blocks are large.
+const MANY: usize = 512;
+
+/// Entries by which a block grows.
+const GROWTH: usize = 16;
 
 /// A position in the index: the key and slot of an entry.
 pub(crate) type Entry = (i64, u32);
@@ -65,7 +75,12 @@ impl Index {
             self.firsts.push(entry);
         }
         let mut number = self.block_of(entry);
-        if self.blocks[number].keys.len() >= BLOCK {
+        let full = if self.blocks.len() > MANY {
+            LARGE_BLOCK
+        } else {
+            SMALL_BLOCK
+        };
+        if self.blocks[number].keys.len() >= full {
             self.split(number);
             number = self.block_of(entry);
         }
@@ -73,6 +88,12 @@ impl Index {
         let at = block.rank(entry);
         if at < block.keys.len() && block.entry(at) == entry {
             return;
+        }
+        if block.keys.len() == block.keys.capacity() {
+            block.keys.reserve_exact(GROWTH);
+        }
+        if block.slots.len() == block.slots.capacity() {
+            block.slots.reserve_exact(GROWTH);
         }
         block.keys.insert(at, entry.0);
         block.slots.insert(at, entry.1);
@@ -82,16 +103,18 @@ impl Index {
 
     fn split(&mut self, number: usize) {
         let block = &mut self.blocks[number];
+        let length = block.keys.len();
         // Ascending insertions fill the last block, and would leave all blocks half empty.
-        let at = if number + 1 == self.firsts.len() {
-            BLOCK * 15 / 16
-        } else {
-            BLOCK / 2
+        let at = match number + 1 == self.firsts.len() {
+            true => length * 15 / 16,
+            false => length / 2,
         };
         let upper = Block {
             keys: block.keys.split_off(at),
             slots: block.slots.split_off(at),
         };
+        block.keys.shrink_to(at + GROWTH);
+        block.slots.shrink_to(at + GROWTH);
         self.firsts.insert(number + 1, upper.entry(0));
         self.blocks.insert(number + 1, upper);
     }
@@ -121,12 +144,12 @@ impl Index {
             return;
         }
         self.firsts[number] = self.blocks[number].entry(0);
-        let is_small = |block: &Block| block.keys.len() <= BLOCK / 8;
+        let is_small = |block: &Block| block.keys.len() <= GROWTH;
         if is_small(&self.blocks[number])
             && self
                 .blocks
                 .get(number + 1)
-                .is_some_and(|next| next.keys.len() <= BLOCK / 2)
+                .is_some_and(|next| next.keys.len() <= SMALL_BLOCK / 2)
         {
             let next = self.blocks.remove(number + 1);
             self.firsts.remove(number + 1);

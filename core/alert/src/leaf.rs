@@ -81,8 +81,14 @@ impl Test {
             state.set(number, is_on);
         };
         match *self {
-            Self::Above(threshold) => turn(0, value >= threshold, value < threshold),
-            Self::Below(threshold) => turn(0, value <= threshold, value > threshold),
+            Self::Above(threshold) => {
+                let is_true = value >= threshold;
+                turn(0, is_true, !is_true);
+            }
+            Self::Below(threshold) => {
+                let is_true = value <= threshold;
+                turn(0, is_true, !is_true);
+            }
             Self::CrossesUp {
                 threshold,
                 hysteresis,

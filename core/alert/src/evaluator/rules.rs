@@ -463,9 +463,9 @@ impl Evaluator {
         }
         let test = record.test(self.records.second(&record));
         let signal = &mut self.signals[record.signal as usize];
-        let keys = test.boundaries().0;
-        if !is_purged || keys.len() > 1 {
-            for key in keys {
+        let has_one_boundary = matches!(test, Test::Above(_) | Test::Below(_));
+        if !is_purged || !has_one_boundary {
+            for key in test.boundaries().0 {
                 signal.simple.remove((key, slot));
             }
         }

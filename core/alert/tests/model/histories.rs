@@ -108,7 +108,7 @@ impl Run {
                 test,
             };
         }
-        let window_ms = self.pick(&[6_000, 12_000, 12_050]);
+        let window_ms = self.pick(&[6_000, 6_000, 6_050]);
         let percent = decimal(self.pick(&["1", "5", "0.5"]));
         let signals = match number {
             0 | 1 => 6,
@@ -130,7 +130,7 @@ impl Run {
                 (SignalKind::ChangePercent { window_ms }, test)
             }
             (0 | 1, 2) => {
-                let slow_ms = window_ms * self.pick(&[2, 3]);
+                let slow_ms = 2 * window_ms;
                 let test =
                     self.pick(&[Test::TurnsPositive, Test::TurnsNegative, Test::TurnsEither]);
                 (
@@ -143,7 +143,7 @@ impl Run {
             }
             (0 | 1, 3) => (
                 SignalKind::VolumeRatio {
-                    window_ms: self.pick(&[600, 1_300]),
+                    window_ms: self.pick(&[600, 650]),
                 },
                 Test::Above(decimal(self.pick(&["1.5", "3"]))),
             ),
@@ -614,7 +614,7 @@ pub(crate) fn run(seed: u64) -> u64 {
         events: BTreeMap::new(),
         stored: BTreeMap::new(),
         stored_values: BTreeMap::new(),
-        is_lazy: seed % 3 == 0,
+        is_lazy: seed.is_multiple_of(3),
         is_verbose: std::env::var("TIDEWIRE_MODEL_VERBOSE").is_ok(),
     };
     for subject in &subjects()[..2] {

@@ -13,6 +13,8 @@
 
 mod histories;
 mod naive;
+mod numbers;
+mod truths;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect(name))
@@ -21,7 +23,7 @@ fn setting(name: &str, default: u64) -> u64 {
 #[test]
 fn the_evaluator_behaves_like_a_naive_one() {
     let seed = setting("TIDEWIRE_MODEL_SEED", rand::random::<u32>().into());
-    let count = setting("TIDEWIRE_MODEL_HISTORIES", 300);
+    let count = setting("TIDEWIRE_MODEL_HISTORIES", 200);
     let mut fires = 0;
     for number in 0..count {
         println!(

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use tidewire_alert::{
-    Condition, Decimal, Leaf, Now, Phase, Repeat, Rule, SignalKind, Subject, Test,
+use tidewire_alert::{Condition, Decimal, Leaf, Now, Phase, Repeat, Rule, SignalKind, Subject};
+
+use crate::{
+    numbers::{NaiveSubject, Source},
+    truths::{is_back, is_crossing, is_true, tree},
 };
-use tidewire_proto::v1::TransactionState;
 
 pub(crate) const CATCH_UP_MS: u64 = 300_000;
 const STOP_MS: i64 = 180_000;
@@ -48,31 +50,7 @@ pub(crate) struct NaiveRule {
     recent_ms: Vec<i64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Source {
-    Never,
-    Live,
-    Stale { since_ms: i64 },
-    Restored { wall_ms: i64 },
-    Corrected,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct NaiveSubject {
-    source: Source,
-    value: Option<Decimal>,
-    peak: Option<Decimal>,
-    currency: Option<Box<str>>,
-    last_live_ms: Option<i64>,
-    wall_ms: i64,
-    has_vanished: bool,
-    /// Each history that a rule needs, as values with their times and volumes.
-    histories: BTreeMap<SignalKind, Vec<(i64, Decimal, Option<Decimal>)>>,
-    /// The numbers as they were when the subject was judged last.
-    numbers: BTreeMap<SignalKind, Option<Decimal>>,
-}
-
-/// What an input does to a subject.
+/// The effect of an input on a subject.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
     pub(crate) value: Decimal,
@@ -99,103 +77,8 @@ pub(crate) struct Naive {
     stored_values: BTreeMap<Subject, NaiveSubject>,
 }
 
-fn ms(now: Now) -> i64 {
+pub(crate) fn ms(now: Now) -> i64 {
     i64::try_from(now.monotonic_ms).unwrap()
-}
-
-fn is_true(test: &Test, number: Decimal) -> [Option<bool>; 2] {
-    let zero = Decimal::ZERO;
-    match test {
-        Test::Above(t) | Test::CrossesUp { threshold: t, .. } => [Some(number >= *t), None],
-        Test::Below(t) | Test::CrossesDown { threshold: t, .. } => [Some(number <= *t), None],
-        Test::CrossesEither { threshold: t, .. } => [Some(number >= *t), Some(number <= *t)],
-        Test::Enters { low, high } => [Some(*low <= number && number <= *high), None],
-        Test::Exits { low, high } => [Some(number < *low || number > *high), None],
-        Test::TurnsPositive => [Some(number > zero), None],
-        Test::TurnsNegative => [Some(number < zero), None],
-        Test::TurnsEither => [Some(number > zero), Some(number < zero)],
-        Test::Reaches(wanted) => {
-            let chain = [
-                TransactionState::Pending,
-                TransactionState::Confirming,
-                TransactionState::Confirmed,
-                TransactionState::Finalized,
-            ];
-            let state = TransactionState::try_from(i32::try_from(number).unwrap()).unwrap();
-            let place = |state: &TransactionState| chain.iter().position(|one| one == state);
-            let is_later = place(&state)
-                .zip(place(wanted))
-                .is_some_and(|(is, wanted)| is >= wanted);
-            [Some(state == *wanted || is_later), None]
-        }
-    }
-}
-
-/// Whether a direction that is on goes back.
-fn is_back(test: &Test, direction: usize, number: Decimal, view: View) -> bool {
-    let is_false = is_true(test, number)[direction] == Some(false);
-    match (test, direction) {
-        (
-            Test::CrossesUp {
-                threshold,
-                hysteresis,
-            },
-            _,
-        )
-        | (
-            Test::CrossesEither {
-                threshold,
-                hysteresis,
-            },
-            0,
-        ) => is_false && threshold - number >= *hysteresis,
-        (
-            Test::CrossesDown {
-                threshold,
-                hysteresis,
-            },
-            _,
-        )
-        | (
-            Test::CrossesEither {
-                threshold,
-                hysteresis,
-            },
-            _,
-        ) => is_false && number - threshold >= *hysteresis,
-        (Test::Reaches(_), _) => is_false && view.is_retraction,
-        _ => is_false,
-    }
-}
-
-fn is_crossing(test: &Test) -> bool {
-    !matches!(test, Test::Above(_) | Test::Below(_) | Test::Reaches(_))
-}
-
-fn tree(condition: &Condition, leaves: &mut impl Iterator<Item = Option<bool>>) -> Option<bool> {
-    match condition {
-        Condition::Leaf(_) => leaves.next().unwrap(),
-        Condition::All(all) => {
-            let truths: Vec<_> = all.iter().map(|one| tree(one, leaves)).collect();
-            if truths.contains(&Some(false)) {
-                Some(false)
-            } else if truths.contains(&None) {
-                None
-            } else {
-                Some(true)
-            }
-        }
-        Condition::Any(any) => {
-            let truths: Vec<_> = any.iter().map(|one| tree(one, leaves)).collect();
-            if truths.contains(&Some(true)) {
-                Some(true)
-            } else if truths.contains(&None) {
-                None
-            } else {
-                Some(false)
-            }
-        }
-    }
 }
 
 impl NaiveRule {
@@ -260,115 +143,6 @@ fn all_fires(rule: &Rule) -> Option<u32> {
     match rule.repeat {
         Repeat::Recurring => None,
         Repeat::Times(times) => Some(times),
-    }
-}
-
-impl NaiveSubject {
-    fn new() -> Self {
-        Self {
-            source: Source::Never,
-            value: None,
-            peak: None,
-            currency: None,
-            last_live_ms: None,
-            wall_ms: 0,
-            has_vanished: false,
-            histories: BTreeMap::new(),
-            numbers: BTreeMap::new(),
-        }
-    }
-
-    fn known(&self, kind: SignalKind) -> Option<Decimal> {
-        self.numbers.get(&kind).copied().flatten()
-    }
-
-    /// Computes the numbers anew.
-    fn refresh(&mut self, now: Now) {
-        let kinds = self.histories.keys();
-        self.numbers = kinds.map(|kind| (*kind, self.number(*kind, now))).collect();
-    }
-
-    fn number(&self, kind: SignalKind, now: Now) -> Option<Decimal> {
-        if kind == SignalKind::Age {
-            return Some(Decimal::from(ms(now) - self.last_live_ms?));
-        }
-        if self.source != Source::Live {
-            return None;
-        }
-        let value = self.value?;
-        let history = self.histories.get(&kind)?;
-        let step_of = |window: u64, steps: u64| i64::try_from(window.div_ceil(steps)).unwrap();
-        // The value at the end of a step.
-        let close = |step: i64, step_ms: i64| {
-            let before = history.iter().rev().find(|(at, ..)| at / step_ms <= step);
-            before.map(|(_, value, _)| *value)
-        };
-        let quotient = |a: Decimal, b: Decimal| a.checked_div(b).map(|q| q.round_dp(20));
-        match kind {
-            SignalKind::Value | SignalKind::State => Some(value),
-            SignalKind::Age => None,
-            SignalKind::ChangePercent { window_ms } => {
-                let step = step_of(window_ms, 120);
-                let base = close(ms(now) / step - 120, step)?;
-                quotient((value - base) * Decimal::ONE_HUNDRED, base)
-            }
-            SignalKind::ChangeAbsolute { window_ms } => {
-                let step = step_of(window_ms, 120);
-                Some(value - close(ms(now) / step - 120, step)?)
-            }
-            SignalKind::AverageGap { fast_ms, slow_ms } => {
-                let mean = |window| {
-                    let step = step_of(window, 120);
-                    let current = ms(now) / step;
-                    let values: Option<Vec<_>> = (current - 120..current)
-                        .map(|one| close(one, step))
-                        .collect();
-                    quotient(values?.into_iter().sum(), Decimal::from(120))
-                };
-                Some(mean(fast_ms)? - mean(slow_ms)?)
-            }
-            SignalKind::VolumeRatio { window_ms } => {
-                let step = step_of(window_ms, 12);
-                let current = ms(now) / step;
-                let first = history.iter().find(|(_, _, volume)| volume.is_some())?.0 / step;
-                if first > current - 131 {
-                    return None;
-                }
-                let sum = |from: i64, to: i64| -> Decimal {
-                    let inside = history
-                        .iter()
-                        .filter(|(at, ..)| (from..=to).contains(&(at / step)));
-                    inside.filter_map(|(_, _, volume)| *volume).sum()
-                };
-                let usual = sum(current - 131, current - 12);
-                if usual.is_zero() {
-                    return None;
-                }
-                quotient(sum(current - 11, current) * Decimal::TEN, usual)
-            }
-            SignalKind::DrawdownPercent { window_ms }
-            | SignalKind::DrawdownAbsolute { window_ms } => {
-                let peak = match window_ms {
-                    None => self.peak?,
-                    Some(window_ms) => {
-                        let step = step_of(window_ms, 120);
-                        let inside = history
-                            .iter()
-                            .filter(|(at, ..)| at / step >= ms(now) / step - 120);
-                        inside
-                            .map(|(_, value, _)| *value)
-                            .chain([history.last()?.1])
-                            .max()?
-                    }
-                };
-                match kind {
-                    SignalKind::DrawdownPercent { .. } => {
-                        quotient((peak - value) * Decimal::ONE_HUNDRED, peak)
-                    }
-                    _ => Some(peak - value),
-                }
-            }
-        }
     }
 }
 
@@ -673,11 +447,11 @@ impl Naive {
                 continue;
             };
             value = value.or(Some(of_leaf).filter(|_| leaf.signal == SignalKind::Value));
-            for direction in 0..2 {
-                let Some(is_true) = is_true(&leaf.test, of_leaf)[direction] else {
+            let truths = is_true(&leaf.test, of_leaf);
+            for (direction, side) in sides[number].iter_mut().enumerate() {
+                let Some(is_true) = truths[direction] else {
                     continue;
                 };
-                let side = &mut sides[number][direction];
                 // While no value arrives, an age only grows.
                 if leaf.signal == SignalKind::Age && !is_live && *side == Some(true) {
                     continue;
@@ -694,7 +468,7 @@ impl Naive {
                             crossed[number] |= is_crossing(&leaf.test);
                         }
                     }
-                    Some(true) if is_back(&leaf.test, direction, of_leaf, view) => {
+                    Some(true) if is_back(&leaf.test, direction, of_leaf, view.is_retraction) => {
                         *side = Some(false)
                     }
                     _ => {}
