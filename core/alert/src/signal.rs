@@ -28,7 +28,7 @@ enum Window {
     Ages(BTreeMap<u64, u32>),
 }
 
-/// What a signal is computed from, besides its history.
+/// The values from which a signal is computed, besides its history.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Basis {
     pub(crate) value: Option<Decimal>,

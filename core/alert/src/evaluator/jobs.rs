@@ -1,8 +1,8 @@
 //! Jobs: the rules that a value concerns, found in the indexes and judged in chunks.
 //!
 //! A job is one value of one subject, with the moves of its signals. Rules of several tests are
-//! judged at once. Rules of one test are judged in order of the move, 256 at a time. What is
-//! left waits in the subject's queue, and later values of the subject behind it. A rule that is
+//! judged at once. Rules of one test are judged in order of the move, 256 at a time. The others
+//! wait in the subject's queue, and later values of the subject behind them. A rule that is
 //! changed meanwhile is settled first: judged by all values that wait, which skip it then.
 
 use std::collections::HashSet;

@@ -50,7 +50,7 @@ pub(crate) struct NaiveRule {
     recent_ms: Vec<i64>,
 }
 
-/// What an input does to a subject.
+/// The effect of an input on a subject.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
     pub(crate) value: Decimal,
