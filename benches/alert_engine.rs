@@ -55,7 +55,7 @@ impl AlertSink for Fires {
         Box::pin(async move { requests.iter().map(|_| Ok(())).collect() })
     }
 
-    fn follow(&self, _chain: u64, _hash: &str, _user: &UserId) {}
+    fn follow(&self, _chain: u64, _hash: &str) {}
 }
 
 struct Symbols;

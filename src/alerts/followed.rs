@@ -3,11 +3,11 @@
 //! A watch is durable: the chain engine follows the transaction until its final state, also after a
 //! restart. A watch that fails, as while a node is away, is tried again.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use parking_lot::Mutex;
+use tidewire_alert::Subject;
 use tidewire_chain::{ChainEngine, ChainError, transaction::Interest};
-use tidewire_stream::UserId;
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -19,13 +19,22 @@ const AT_ONCE: usize = 16;
 /// Time between two attempts.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Whether no rule waits for a transaction any more.
+fn is_abandoned(engine: &EngineSlot, (chain, hash): &Transaction) -> bool {
+    let subject = Subject::Transaction {
+        chain: *chain,
+        hash: hash.as_str().into(),
+    };
+    engine.get().is_some_and(|engine| !engine.tests(&subject))
+}
+
 /// A chain and a hash.
 type Transaction = (u64, String);
 
-/// Transactions that are not watched yet. There are no more than rules.
+/// Transactions that are not watched yet. Those that no rule waits for any more leave it.
 pub(super) struct FollowedTransactions {
     chains: ChainEngine,
-    waiting: Mutex<HashMap<Transaction, UserId>>,
+    waiting: Mutex<HashSet<Transaction>>,
     added: Notify,
 }
 
@@ -38,10 +47,9 @@ impl FollowedTransactions {
         }
     }
 
-    /// Has a transaction watched, for this user.
-    pub(super) fn add(&self, chain: u64, hash: &str, user: &UserId) {
-        let transaction = (chain, hash.to_owned());
-        self.waiting.lock().insert(transaction, user.clone());
+    /// Has a transaction watched.
+    pub(super) fn add(&self, chain: u64, hash: &str) {
+        self.waiting.lock().insert((chain, hash.to_owned()));
         self.added.notify_one();
     }
 
@@ -61,20 +69,15 @@ impl FollowedTransactions {
 
     /// Begins all watches. True if some failed and are tried again.
     async fn follow_all(&self, engine: &EngineSlot) -> bool {
-        let all: Vec<_> = {
-            let waiting = self.waiting.lock();
-            let pairs = waiting.iter();
-            pairs
-                .map(|(transaction, user)| (transaction.clone(), user.clone()))
-                .collect()
-        };
+        let all: Vec<_> = self.waiting.lock().iter().cloned().collect();
         let mut has_failed = false;
         for part in all.chunks(AT_ONCE) {
             let mut watches = JoinSet::new();
-            for ((chain, hash), user) in part.iter().cloned() {
+            for (chain, hash) in part.iter().cloned() {
                 let chains = self.chains.clone();
                 watches.spawn(async move {
-                    let interest = Interest::Durable(Some(user.as_str().to_owned()));
+                    // Of nobody: the rule notifies its owner, and only if it fires.
+                    let interest = Interest::Durable(None);
                     let watched = chains.watch(chain, &hash, interest, Vec::new()).await;
                     ((chain, hash), watched)
                 });
@@ -89,6 +92,9 @@ impl FollowedTransactions {
                     }
                     Err(error @ (ChainError::UnknownChain { .. } | ChainError::Hash(_))) => {
                         tracing::warn!(%error, "the transaction of an alert cannot be watched");
+                        self.waiting.lock().remove(&transaction);
+                    }
+                    Err(_) if is_abandoned(engine, &transaction) => {
                         self.waiting.lock().remove(&transaction);
                     }
                     Err(_) => has_failed = true,

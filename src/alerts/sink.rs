@@ -74,7 +74,7 @@ impl AlertSink for ChannelSink {
         })
     }
 
-    fn follow(&self, chain: u64, hash: &str, user: &UserId) {
-        self.followed.add(chain, hash, user);
+    fn follow(&self, chain: u64, hash: &str) {
+        self.followed.add(chain, hash);
     }
 }

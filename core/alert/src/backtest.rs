@@ -10,6 +10,9 @@ const START_MS: u64 = 1;
 /// Deadlines between two values that are judged. Beyond them time moves to the next value at once.
 const MOST_DEADLINES: usize = 10_000;
 
+/// Deadlines of a whole backtest.
+const ALL_DEADLINES: usize = 500_000;
+
 /// A backtest of one rule. Time passes as the values say: both clocks follow their timestamps.
 #[derive(Debug)]
 pub struct Backtest {
@@ -17,6 +20,8 @@ pub struct Backtest {
     rule: Rule,
     start_ms: Option<i64>,
     last_ms: i64,
+    /// Deadlines that may still be judged.
+    deadlines_left: usize,
 }
 
 impl Backtest {
@@ -32,6 +37,7 @@ impl Backtest {
             rule: rule.clone(),
             start_ms: None,
             last_ms: i64::MIN,
+            deadlines_left: ALL_DEADLINES,
         })
     }
 
@@ -59,10 +65,17 @@ impl Backtest {
         }
         let mut fires = Vec::new();
         for _ in 0..MOST_DEADLINES {
+            if self.deadlines_left == 0 {
+                let problem = format!(
+                    "the windows end {ALL_DEADLINES} times before this price, expected fewer prices or longer windows"
+                );
+                return Err(RuleError::new("prices", problem));
+            }
             let due_ms = self.evaluator.next_deadline();
             let Some(due_ms) = due_ms.filter(|due_ms| *due_ms < now.monotonic_ms) else {
                 break;
             };
+            self.deadlines_left -= 1;
             let due_ms = i64::try_from(due_ms.saturating_sub(START_MS)).unwrap_or(i64::MAX);
             self.evaluator
                 .advance(self::now(start_ms, start_ms.saturating_add(due_ms)));

@@ -51,6 +51,16 @@ impl RuleState {
         Self::default()
     }
 
+    /// The state of a rule that was armed again: its first value is the baseline, and fires nothing.
+    /// `fires_left` is as in the state before, None for as many as the rule's `repeat` says.
+    pub(crate) fn rearmed(fires_left: Option<u32>) -> Self {
+        Self {
+            flags: crate::evaluator::FIRST_VALUE_IS_QUIET,
+            fires_left,
+            ..Self::default()
+        }
+    }
+
     /// Encodes the state.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

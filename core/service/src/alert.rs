@@ -26,6 +26,7 @@ use tidewire_stream::{
     Caller, ChannelName, Connection, Locality, OutgoingMessage, Scope, StreamCore, StreamError,
     Target,
 };
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -33,6 +34,9 @@ use crate::{
     connection::{BATCH_BYTES, close_status, connection_info},
     status_of,
 };
+
+/// Backtests that run at the same time.
+const BACKTESTS: usize = 2;
 
 /// `AlertService` over the alert engine. Cheap to clone.
 ///
@@ -44,6 +48,8 @@ pub struct AlertRpc {
     engine: Arc<OnceLock<AlertEngine>>,
     /// Why there is no engine.
     absence: Arc<Mutex<String>>,
+    /// Backtests that may run at the same time.
+    backtests: Arc<Semaphore>,
 }
 
 impl AlertRpc {
@@ -54,6 +60,7 @@ impl AlertRpc {
             stream,
             engine: Arc::default(),
             absence: Arc::new(Mutex::new("the server is starting".to_owned())),
+            backtests: Arc::new(Semaphore::new(BACKTESTS)),
         }
     }
 
@@ -440,11 +447,21 @@ impl AlertService for AlertRpc {
         request: Request<BacktestRequest>,
     ) -> Result<Response<BacktestResponse>, Status> {
         let caller = caller_of(&request);
-        let backtest = || {
+        let backtest = async {
             caller.identity.require_known()?;
-            let owner = caller.identity.user().map_or("", |user| user.as_str());
-            Ok(self.engine()?.backtest(owner, request.into_inner())?)
+            let owner = caller
+                .identity
+                .user()
+                .map_or_else(String::new, |user| user.as_str().to_owned());
+            let engine = self.engine()?.clone();
+            // Seconds of work at worst: not on a thread of connections, and few at a time.
+            let _permit = self.backtests.acquire().await;
+            let run = move || engine.backtest(&owner, request.into_inner());
+            let tested = tokio::task::spawn_blocking(run).await;
+            let tested =
+                tested.map_err(|_| StreamError::new(ErrorCode::Internal, "the backtest failed"))?;
+            Ok(tested?)
         };
-        answer(backtest())
+        answer(backtest.await)
     }
 }

@@ -5,6 +5,7 @@
 //! back end names the user.
 
 mod metrics;
+mod page;
 
 use std::{
     pin::Pin,
@@ -13,24 +14,19 @@ use std::{
 
 use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use parking_lot::Mutex;
-use tidewire_notification::{
-    NotificationError, NotificationHub, NotificationPage, NotifyOutcome, ScheduleRef,
-};
-use tidewire_proto::{
-    json,
-    v1::{
-        CancelScheduledRequest, CancelScheduledResponse, DismissRequest, DismissResponse,
-        Dismissed, ErrorCode, GetEmailRequest, GetEmailResponse, GetPreferencesRequest,
-        GetPushKeyRequest, GetPushKeyResponse, GetUnreadCountRequest, GetUnreadCountResponse,
-        ListNotificationsRequest, ListNotificationsResponse, MarkAllReadRequest,
-        MarkAllReadResponse, MarkReadRequest, MarkReadResponse, Notification, NotifyBatchRequest,
-        NotifyBatchResponse, NotifyRequest, NotifyResponse, NotifyResult, Preferences, ReadReceipt,
-        RecallBroadcastRequest, RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse,
-        RetryDeadLetterRequest, RetryDeadLetterResponse, SetEmailRequest, SetEmailResponse,
-        SetPreferencesRequest, StreamNotificationsRequest, UnregisterPushRequest,
-        UnregisterPushResponse, cancel_scheduled_request, notify_result,
-        notify_service_server::NotifyService, server_message::Data,
-    },
+use tidewire_notification::{NotificationError, NotificationHub, NotifyOutcome, ScheduleRef};
+use tidewire_proto::v1::{
+    CancelScheduledRequest, CancelScheduledResponse, DismissRequest, DismissResponse, Dismissed,
+    ErrorCode, GetEmailRequest, GetEmailResponse, GetPreferencesRequest, GetPushKeyRequest,
+    GetPushKeyResponse, GetUnreadCountRequest, GetUnreadCountResponse, ListNotificationsRequest,
+    ListNotificationsResponse, MarkAllReadRequest, MarkAllReadResponse, MarkReadRequest,
+    MarkReadResponse, Notification, NotifyBatchRequest, NotifyBatchResponse, NotifyRequest,
+    NotifyResponse, NotifyResult, Preferences, ReadReceipt, RecallBroadcastRequest,
+    RecallBroadcastResponse, RegisterPushRequest, RegisterPushResponse, RetryDeadLetterRequest,
+    RetryDeadLetterResponse, SetEmailRequest, SetEmailResponse, SetPreferencesRequest,
+    StreamNotificationsRequest, UnregisterPushRequest, UnregisterPushResponse,
+    cancel_scheduled_request, notify_result, notify_service_server::NotifyService,
+    server_message::Data,
 };
 use tidewire_stream::{
     CallQuota, Caller, ChannelName, Command, Connection, Identity, Locality, OutgoingMessage,
@@ -38,7 +34,10 @@ use tidewire_stream::{
 };
 use tonic::{Request, Response, Status};
 
-use self::metrics::{RequestLabels, count_refused};
+use self::{
+    metrics::{RequestLabels, count_refused},
+    page::page_within,
+};
 use crate::{
     caller_of,
     connection::{BATCH_BYTES, close_status, connection_info},
@@ -287,33 +286,6 @@ fn inbox_of(caller: &Caller, user: Option<&str>) -> Result<String, StreamError> 
 /// message names another.
 pub(crate) fn own_user(identity: &Identity, user: Option<String>) -> Option<String> {
     user.or_else(|| identity.user().map(|own| own.as_str().to_owned()))
-}
-
-/// The first items of a page, up to about `bytes` of JSON, and at least one.
-fn page_within(page: NotificationPage, bytes: usize) -> ListNotificationsResponse {
-    let NotificationPage {
-        mut items,
-        unread_count,
-        next,
-    } = page;
-    let mut next = next.map(|id| id.to_string());
-    let (mut kept, mut used) = (0, 0_usize);
-    for item in &items {
-        used = used.saturating_add(json::to_vec(item).len());
-        if used > bytes && kept > 0 {
-            break;
-        }
-        kept += 1;
-    }
-    if kept < items.len() {
-        items.truncate(kept);
-        next = items.last().map(|item| item.id.clone());
-    }
-    ListNotificationsResponse {
-        items,
-        unread_count,
-        next,
-    }
 }
 
 fn response(outcome: NotifyOutcome) -> NotifyResponse {
@@ -687,40 +659,5 @@ impl NotifyService for NotifyRpc {
             Ok(RecallBroadcastResponse { id: id.to_string() })
         };
         answer(recall.await)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn item(id: &str, body: usize) -> Notification {
-        Notification {
-            id: id.to_owned(),
-            body: "b".repeat(body),
-            ..Notification::default()
-        }
-    }
-
-    fn page(items: Vec<Notification>) -> NotificationPage {
-        NotificationPage {
-            items,
-            unread_count: 3,
-            next: None,
-        }
-    }
-
-    #[test]
-    fn a_page_ends_where_the_room_ends() {
-        let items = vec![item("c", 400), item("b", 400), item("a", 400)];
-        let whole = page_within(page(items.clone()), 10_000);
-        assert_eq!((whole.items.len(), whole.next), (3, None));
-        let cut = page_within(page(items.clone()), 1_200);
-        assert_eq!((cut.items.len(), cut.next.as_deref()), (2, Some("b")));
-        assert_eq!(cut.unread_count, 3);
-        // A page always goes on, however little room there is.
-        let least = page_within(page(items), 1);
-        assert_eq!((least.items.len(), least.next.as_deref()), (1, Some("c")));
-        assert!(page_within(page(Vec::new()), 1).items.is_empty());
     }
 }

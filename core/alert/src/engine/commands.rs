@@ -285,6 +285,14 @@ impl Writer {
                 match self.plan_update(&user, &rule, rows, &mut chunk.batch, now) {
                     Ok((id, before, rule, checked)) => {
                         let state = Box::new(rows.states.get(&id).cloned().unwrap_or_default());
+                        if checked.is_some()
+                            && let Some(record) = rearmed(&before, &rule, &state, now)
+                        {
+                            // With the rule, so that a crash before the next save cannot leave
+                            // the state of the old condition to the new one.
+                            let row = record.encode_to_vec();
+                            chunk.batch.put(tables::STATES, id.key(), row);
+                        }
                         let (before, rule) = (Box::new(before), Box::new(rule));
                         Some(match checked {
                             Some(checked) => CheckedCommand::Updated {
@@ -373,7 +381,7 @@ impl Writer {
                 judge.poll();
                 let phase = judge.phase(id, now);
                 drop(judge);
-                shared.follow(&checked, &user);
+                shared.follow(&checked);
                 answer::<_, ()>(reply, Ok(show(&rule, &StateRecord::default(), phase)));
             }
             CheckedCommand::Updated {
@@ -397,6 +405,7 @@ impl Writer {
                     shared.inputs.open(subject);
                 }
                 if let Err(error) = judge.evaluator.update(slot, &checked, now) {
+                    judge.dirty.insert(slot);
                     undone.put(tables::RULES, id.key(), before.encode_to_vec());
                     answer::<AlertRule, ()>(reply, Err(error.into()));
                     return;
@@ -419,7 +428,7 @@ impl Writer {
                 judge.poll();
                 let phase = judge.phase(id, now);
                 drop(judge);
-                shared.follow(&checked, &user);
+                shared.follow(&checked);
                 answer::<_, ()>(reply, Ok(show(&rule, &state, phase)));
             }
             CheckedCommand::Deleted {
@@ -497,6 +506,30 @@ impl Writer {
         }
         Ok(attribution.finish())
     }
+}
+
+/// The state of a rule that a change arms again, as
+/// [`Evaluator::update`](crate::Evaluator::update) does. None if the change does not.
+fn rearmed(
+    before: &AlertRule,
+    rule: &AlertRule,
+    record: &StateRecord,
+    now: Now,
+) -> Option<StateRecord> {
+    let is_on = |rule: &AlertRule| rule.enabled != Some(false) && rule.stopped_reason.is_none();
+    let is_over = |rule: &AlertRule| rule.expires_at.is_some_and(|at_ms| at_ms <= now.wall_ms);
+    let is_new = before.condition != rule.condition || before.repeat != rule.repeat;
+    let revives = is_on(rule) && (!is_on(before) || is_over(before) && !is_over(rule));
+    if !is_new && !revives {
+        return None;
+    }
+    let fires_left = record.rule_state().and_then(|state| state.fires_left);
+    let fires_left = fires_left.filter(|left| !is_new && *left > 0);
+    Some(StateRecord {
+        state: crate::RuleState::rearmed(fires_left).encode(),
+        is_told_vanished: false,
+        ..record.clone()
+    })
 }
 
 impl Attribution<'_> {

@@ -8,7 +8,6 @@ use std::{collections::VecDeque, sync::Arc};
 use prost::Message as _;
 use tidewire_proto::v1::AlertRule;
 use tidewire_store::{Key, SharedStore, StoreError, Table, Value};
-use tidewire_stream::UserId;
 use tokio::sync::mpsc;
 
 use super::{
@@ -150,7 +149,7 @@ impl Shared {
                         symbols.insert(symbol.clone());
                     }
                     Subject::Transaction { chain, hash } => {
-                        self.sink.follow(*chain, hash, &UserId::new(&one.user));
+                        self.sink.follow(*chain, hash);
                     }
                     _ => {}
                 }

@@ -92,7 +92,7 @@ pub trait AlertSink: Send + Sync + 'static {
 
     /// Follows a transaction until its final state. Its states go to
     /// [`AlertEngine::transaction`]. Never blocks.
-    fn follow(&self, chain: u64, hash: &str, user: &UserId);
+    fn follow(&self, chain: u64, hash: &str);
 }
 
 /// The catalog of the composition root, shared by the engine's tasks.
@@ -465,10 +465,10 @@ impl AlertEngine {
 
 impl Shared {
     /// Has the transactions of a rule followed.
-    fn follow(&self, rule: &Rule, user: &str) {
+    fn follow(&self, rule: &Rule) {
         for subject in rule.subjects() {
             if let Subject::Transaction { chain, hash } = subject {
-                self.sink.follow(*chain, hash, &UserId::new(user));
+                self.sink.follow(*chain, hash);
             }
         }
     }

@@ -6,10 +6,10 @@ use tidewire_proto::v1::{AlertRepeat, AlertRule, Unit, alert_repeat};
 use tidewire_store::{Batch, Key};
 
 use super::{
-    Shared, commands::Rows, config::DAY_MS, id::Id, record::KeyRecord, staging::Chunk, tables,
-    view, writer::Writer,
+    commands::Rows, config::DAY_MS, id::Id, record::KeyRecord, staging::Chunk, tables, view,
+    writer::Writer,
 };
-use crate::{AlertError, Now, Rule};
+use crate::{AlertError, Catalog, Now, Rule};
 
 /// Result of a registration.
 pub(super) enum Registration {
@@ -54,7 +54,8 @@ impl Writer {
         rule.id = id.to_string();
         rule.user = Some(user.to_owned());
         rule.version = Some(1);
-        let checked = self.check(user, &mut rule, now)?;
+        let catalog = self.shared.catalog.clone();
+        let checked = self.check(user, &mut rule, &*catalog, now)?;
         self.shared.judge.lock().evaluator.admit(&checked)?;
         chunk
             .batch
@@ -76,10 +77,14 @@ impl Writer {
     }
 
     /// Checks a rule, and brings it into the form that is stored.
-    fn check(&self, user: &str, rule: &mut AlertRule, now: Now) -> Result<Rule, AlertError> {
-        let Shared {
-            config, catalog, ..
-        } = &*self.shared;
+    fn check(
+        &self,
+        user: &str,
+        rule: &mut AlertRule,
+        catalog: &dyn Catalog,
+        now: Now,
+    ) -> Result<Rule, AlertError> {
+        let config = &self.shared.config;
         rule.enabled = Some(rule.enabled.unwrap_or(true));
         rule.repeat.get_or_insert(AlertRepeat {
             repeat: Some(alert_repeat::Repeat::Once(Unit {})),
@@ -90,7 +95,7 @@ impl Writer {
             user,
             template.as_deref(),
             &config.limits,
-            &**catalog,
+            catalog,
             now,
         )?;
         if rule
@@ -122,7 +127,13 @@ impl Writer {
         if expiry == before.expires_at {
             rule.expires_at = None;
         }
-        self.check(user, &mut rule, now)?;
+        // The names of a condition that stays are no fault of this change either: its symbol may have
+        // vanished since.
+        let stays = update.condition.is_none();
+        let catalog = self.shared.catalog.clone();
+        let lenient = AnyName(&*catalog);
+        let catalog: &dyn Catalog = if stays { &lenient } else { &*catalog };
+        self.check(user, &mut rule, catalog, now)?;
         rule.expires_at = expiry;
         if rule == before {
             return Ok((id, before, rule, None));
@@ -130,10 +141,33 @@ impl Writer {
         let version = before.version.unwrap_or(1).saturating_add(1);
         rule.version = Some(version);
         let checked = Rule::restore(&rule, user, version)?;
-        self.shared.judge.lock().evaluator.admit(&checked)?;
+        if checked.is_enabled {
+            self.shared.judge.lock().evaluator.admit(&checked)?;
+        }
         batch.put(tables::RULES, id.key(), rule.encode_to_vec());
         rows.rules.insert(id, Some(rule.clone()));
         Ok((id, before, rule, Some(checked)))
+    }
+}
+
+/// A catalog that also knows every name it does not know.
+struct AnyName<'a>(&'a dyn Catalog);
+
+impl Catalog for AnyName<'_> {
+    fn symbol(&self, name: &str) -> Option<String> {
+        self.0.symbol(name).or_else(|| Some(name.to_owned()))
+    }
+
+    fn symbols(&self) -> Vec<String> {
+        self.0.symbols()
+    }
+
+    fn has_chain(&self, _chain: u64) -> bool {
+        true
+    }
+
+    fn has_currency(&self, _currency: &str) -> bool {
+        true
     }
 }
 

@@ -181,6 +181,12 @@ impl AlertEngine {
         Ok(view::explanation(&explained, shown))
     }
 
+    /// Whether a rule tests this subject at present.
+    #[must_use]
+    pub fn tests(&self, subject: &Subject) -> bool {
+        self.0.judge.lock().evaluator.subject(subject).is_some()
+    }
+
     /// Judges past prices by a rule that need not be registered. Time passes as they say.
     ///
     /// # Errors

@@ -65,6 +65,8 @@ impl Writer {
         let retracted = self.retracted(outputs, &origins, &states, cancel).await?;
         let mut chunk = Chunk::default();
         let mut fires = Vec::new();
+        // Fires of this chunk, which may be retracted in it.
+        let mut staged: HashMap<u64, AlertEvent> = HashMap::new();
         for (place, (output, origin)) in outputs.iter().zip(&origins).enumerate() {
             let Some(origin) = origin else { continue };
             let rule = origin.rule.as_ref().or_else(|| rules.get(&origin.id));
@@ -76,14 +78,16 @@ impl Writer {
             match output {
                 Output::Fire(fire) => {
                     let event = self.stage_fire(&mut chunk, fire, origin, &rule, state);
+                    staged.insert(state.last_fire, event.clone());
                     fires.push((place, event));
                 }
                 Output::Retract {
                     at, state: after, ..
                 } => {
-                    let event = retracted.get(&state.last_fire).cloned();
+                    let event = retracted.get(&state.last_fire);
+                    let event = event.or_else(|| staged.get(&state.last_fire)).cloned();
                     if let Some(event) = event {
-                        self.stage_retraction(&mut chunk, event, origin, *at);
+                        self.stage_retraction(&mut chunk, event, origin);
                     }
                     self.stage_state(&mut chunk, output, after, *at, origin, state);
                 }
@@ -98,7 +102,10 @@ impl Writer {
                 }
                 Output::Vanish { slot } => {
                     let now = self.shared.clocks.now();
-                    self.stage_notice(&mut chunk, OutgoingKind::Vanish, 0, origin, &rule);
+                    // Once, however often the server starts without the symbol.
+                    if !std::mem::replace(&mut state.is_told_vanished, true) {
+                        self.stage_notice(&mut chunk, OutgoingKind::Vanish, 0, origin, &rule);
+                    }
                     let after = self.shared.judge.lock().evaluator.state(*slot, now);
                     if let Some(after) = after {
                         self.stage_state(&mut chunk, output, &after, now, origin, state);
@@ -252,7 +259,7 @@ impl Writer {
             .put(tables::OUTGOING, row.0, row.1.encode_to_vec());
     }
 
-    fn stage_retraction(&self, chunk: &mut Chunk, event: AlertEvent, origin: &Origin, at: Now) {
+    fn stage_retraction(&self, chunk: &mut Chunk, event: AlertEvent, origin: &Origin) {
         let event = AlertEvent {
             retracted: true,
             ..event
@@ -274,7 +281,9 @@ impl Writer {
             count: 0,
             price: None,
         };
-        let row = tables::outgoing(at.wall_ms, self.shared.ids.next(at.wall_ms));
+        // Due after its fire, which was due when it was staged.
+        let now_ms = self.shared.clocks.now_ms();
+        let row = tables::outgoing(now_ms, self.shared.ids.next(now_ms));
         chunk
             .batch
             .put(tables::OUTGOING, row, record.encode_to_vec());

@@ -30,6 +30,9 @@ pub(crate) const AUTO_STOP_FIRES: usize = 15;
 /// The time in which fires count towards the automatic stop: three minutes.
 pub(crate) const AUTO_STOP_MS: u64 = 3 * 60 * 1_000;
 
+/// Flag of a stored state: the first value fires nothing.
+pub(crate) const FIRST_VALUE_IS_QUIET: u8 = records::flag::QUIET as u8;
+
 /// Values of one subject that wait to be judged.
 const MOST_JOBS: usize = 64;
 

@@ -31,7 +31,9 @@ impl Evaluator {
         state: RuleState,
         now: Now,
     ) -> Result<(), RuleError> {
-        self.admit(rule)?;
+        if rule.is_enabled && state.fires_left != Some(0) {
+            self.admit(rule)?;
+        }
         self.advance(now);
         self.remove(slot);
         self.counters.rules += 1;
@@ -100,7 +102,9 @@ impl Evaluator {
     /// # Errors
     /// As [`Self::admit`]. The rule is unchanged then.
     pub fn update(&mut self, slot: u32, rule: &Rule, now: Now) -> Result<(), RuleError> {
-        self.admit(rule)?;
+        if rule.is_enabled {
+            self.admit(rule)?;
+        }
         self.advance(now);
         // A block that ended is judged by the version before.
         self.end_block(slot, now);

@@ -1,6 +1,7 @@
 //! Restarts: last values, states, and symbols that are gone.
 
-use tidewire_proto::v1::AlertState;
+use tidewire_proto::v1::{AlertRule, AlertState};
+use tidewire_store::Table;
 
 use crate::support::{World, above, crosses_up, recurring};
 
@@ -63,19 +64,49 @@ async fn a_rule_that_fired_does_not_fire_again_after_a_restart() {
 async fn the_owner_of_a_rule_hears_once_that_its_symbol_vanished() {
     let mut world = World::new();
     let run = world.start().await;
-    run.register("ada", above("ETH-USD", "100")).await;
+    let gone = run.register("ada", above("ETH-USD", "100")).await;
     run.register("ada", above("BTC-USD", "100")).await;
     run.evaluate("ETH-USD", "90").await;
     run.stop().await;
     world.symbols = vec!["BTC-USD"];
     for _ in 0..3 {
         let run = world.start().await;
-        run.until("the notice", |run| run.notified() == 1).await;
+        // Its answer comes after all that was judged before is stored.
+        run.evaluate("BTC-USD", "90").await;
+        let waiting = || world.store.len(Table("alert.outgoing"));
+        run.until("the notice", |_| waiting() == 0).await;
         run.stop().await;
     }
     assert_eq!(world.titles(), ["No prices any more: ETH-USD above 100"]);
     let run = world.start().await;
+    let disabled = AlertRule {
+        id: gone.id,
+        enabled: Some(false),
+        ..AlertRule::default()
+    };
+    let disabled = run.engine.update("ada", disabled).await.unwrap();
+    assert_eq!(disabled.state(), AlertState::Disabled);
     assert_eq!(run.evaluate("BTC-USD", "101").await.total, Some(1));
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_that_was_acknowledged_survives_a_kill() {
+    let world = World::new();
+    let run = world.start().await;
+    let rule = run.register("ada", above("BTC-USD", "100")).await;
+    assert_eq!(run.evaluate("BTC-USD", "101").await.total, Some(1));
+    run.stop().await;
+    let run = world.start().await;
+    let change = AlertRule {
+        id: rule.id,
+        ..above("BTC-USD", "200")
+    };
+    run.engine.update("ada", change).await.unwrap();
+    run.kill().await;
+    let run = world.start().await;
+    assert_eq!(run.evaluate("BTC-USD", "150").await.total, Some(0));
+    assert_eq!(run.evaluate("BTC-USD", "201").await.total, Some(1));
     run.stop().await;
 }
 

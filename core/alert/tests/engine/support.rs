@@ -153,7 +153,7 @@ impl AlertSink for Sink {
         })
     }
 
-    fn follow(&self, chain: u64, hash: &str, _user: &UserId) {
+    fn follow(&self, chain: u64, hash: &str) {
         self.followed.lock().push((chain, hash.to_owned()));
     }
 }

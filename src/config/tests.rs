@@ -1,0 +1,182 @@
+//! Tests of the configuration: the example, defaults, and the words of errors.
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../tidewire.example.toml");
+
+fn read(text: &str) -> anyhow::Result<Config> {
+    let mut renamed = Vec::new();
+    let names = PresentNames::read(&Toml::string(text), &mut renamed)?;
+    assert!(renamed.is_empty(), "{renamed:?}");
+    Figment::from(names).extract().map_err(explain_all)
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let config = read(EXAMPLE).unwrap();
+    let default = Config::default();
+    let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
+    assert_eq!(text(&config.server), text(&default.server));
+    assert_eq!(text(&config.auth), text(&default.auth));
+    assert_eq!(text(&config.store), text(&default.store));
+    assert_eq!(text(&config.stream), text(&default.stream));
+    assert_eq!(text(&config.limits), text(&default.limits));
+    assert_eq!(text(&config.notifications), text(&default.notifications));
+    let prices = PriceConfig {
+        symbols: default.prices.symbols.clone(),
+        ..config.prices
+    };
+    assert_eq!(text(&prices), text(&default.prices));
+    let (orders, history) = (
+        config.namespace[0].namespace(),
+        Namespace::history("orders"),
+    );
+    assert_eq!(orders, history);
+}
+
+#[test]
+fn every_key_of_the_example_is_known() {
+    let is_key = |line: &str| {
+        let name = line.split(" = ").next().unwrap_or_default();
+        line.starts_with('[') || (line.contains(" = ") && !name.contains(' '))
+    };
+    let lines = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
+        Some(key) if is_key(key) => key,
+        _ => line,
+    });
+    let all: Vec<_> = lines.collect();
+    let config = read(&all.join("\n")).unwrap();
+    assert_eq!(config.chain.len(), 1);
+    assert_eq!(
+        config.chain[0].block_time,
+        Some(config.chain[0].block_time())
+    );
+    assert!(config.prices.supply_source.is_some());
+}
+
+#[test]
+fn the_example_names_every_key() {
+    for table in [
+        "",
+        "[server]",
+        "[auth]",
+        "[broker]",
+        "[store]",
+        "[stream]",
+        "[limits]",
+        "[alerts]",
+        "[log]",
+        "[[namespace]]\nname = \"a\"",
+        "[prices]",
+        "[prices.symbol.\"BTC-USD\"]",
+        "[prices.supply_source]\nurl = \"http://a\"",
+        "[[prices.source]]\nkind = \"binance\"",
+        "[[chain]]\nid = 1",
+    ] {
+        // The error lists the known keys of the table.
+        let error = read(&format!("{table}\nzzzzzz = 1"))
+            .unwrap_err()
+            .to_string();
+        let (_, known) = error.split_once("expected one of ").unwrap();
+        for key in known.split(", ") {
+            let is_named = |line: &str| {
+                let line = line.trim_start_matches(['#', ' ', '[']);
+                let line = line.strip_prefix("prices.").unwrap_or(line);
+                let rest = line.strip_prefix(key).unwrap_or("x");
+                !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            };
+            let is_url = key == "url" && EXAMPLE.contains("(with url)");
+            assert!(is_url || EXAMPLE.lines().any(is_named), "{table}: {key}");
+        }
+    }
+}
+
+#[test]
+fn a_keep_alive_is_neither_too_short_nor_too_long() {
+    let check = |keepalive: &str| {
+        let config = read(&format!("[server]\nkeepalive = {keepalive:?}")).unwrap();
+        config.check().map_err(|error| error.to_string())
+    };
+    assert_eq!(check("1s"), Ok(()));
+    assert_eq!(check("10m"), Ok(()));
+    for wrong in ["0s", "999ms", "601s"] {
+        let error = check(wrong).unwrap_err();
+        assert!(error.contains("expected 1s to 10m"), "{error}");
+    }
+}
+
+#[test]
+fn keys_of_notifications_are_checked() {
+    let refusal = |text: &str| read(text).unwrap().check().unwrap_err().to_string();
+    let items = refusal("[store]\ninbox_items = 0");
+    assert!(items.starts_with("store.inbox_items is 0"), "{items}");
+    let age = refusal("[notifications]\nmax_age = \"0s\"");
+    assert_eq!(age, "notifications.max_age is 0s, expected 1s to 4years");
+    for wrong in ["Order", "price_alert", "a\", \"a"] {
+        let types = refusal(&format!("[notifications]\ntypes = [\"{wrong}\"]"));
+        assert!(types.starts_with("notifications.types["), "{types}");
+    }
+    let config = read("[notifications]\ntypes = [\"order_shipped\"]").unwrap();
+    config.check().unwrap();
+    assert_eq!(config.notification_config().types, ["order_shipped"]);
+}
+
+#[test]
+fn limits_are_checked_against_each_other() {
+    let contradictions = |text: &str| read(text).unwrap().contradictions();
+    assert_eq!(contradictions(EXAMPLE), [""; 0]);
+    let small = contradictions("[limits]\noutbox_bytes = 32768");
+    assert_eq!(small.len(), 1, "{small:?}");
+    let long = contradictions("[[namespace]]\nname = \"log\"\nhistory_size = 10000");
+    assert_eq!(long.len(), 1, "{long:?}");
+    assert!(
+        long[0].starts_with("namespace.history_size of \"log\" is 10000"),
+        "{long:?}"
+    );
+    assert!(small[0].starts_with("limits.outbox_bytes is 32768 and limits.frame_bytes 65536"));
+}
+
+#[test]
+fn errors_are_in_the_words_of_an_operator() {
+    for (text, expected) in [
+        (
+            "[server]\nthreads = -1",
+            "`server.threads` is the number -1, expected a whole number, 0 at least",
+        ),
+        (
+            "[server]\ncompression = 1",
+            "`server.compression` is the number 1, expected true or false",
+        ),
+        (
+            "[auth]\nanonymous = \"no\"",
+            "`auth.anonymous` is the text \"no\", expected true or false",
+        ),
+        (
+            "[store]\nkind = \"sqlite\"",
+            "`store.kind` is the text \"sqlite\", expected one of \"embedded\", \"redis\"",
+        ),
+        (
+            "[notifications]\ntypes = 5",
+            "`notifications.types` is the number 5, expected a list such as [\"a\", \"b\"]",
+        ),
+        (
+            "[[namespace]]\nclass = \"history\"",
+            "`namespace.0.name` is missing",
+        ),
+    ] {
+        let error = read(text).unwrap_err().to_string();
+        // The name of the source is beside the value.
+        let error = error.replace(" (TOML source string)", "");
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
+fn a_duration_has_a_unit() {
+    for wrong in ["10", "\"10\"", "\"10 parsecs\"", "\"-1s\""] {
+        let error = read(&format!("[server]\ndrain = {wrong}")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("`server.drain` is "), "{text}");
+        assert!(text.contains("expected a duration such as"), "{text}");
+    }
+}
