@@ -183,6 +183,12 @@ impl Case {
             ("limits", "history_bytes") => builder
                 .set("limits", "frame_bytes = 1024")
                 .set("limits", &line),
+            ("delivery", "first_pause") => {
+                builder.table(&format!("[delivery]\nlongest_pause = \"24h\"\n{line}\n"))
+            }
+            ("delivery", "longest_pause") => {
+                builder.table(&format!("[delivery]\nfirst_pause = \"100ms\"\n{line}\n"))
+            }
             ("limits", _) => builder.set("limits", &line),
             ("namespace", _) => builder.namespace("orders", &line),
             ("prices.supply_source", _) => builder.table(&format!(
