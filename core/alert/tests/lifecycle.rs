@@ -194,6 +194,21 @@ fn a_clock_that_goes_back_neither_freezes_nor_ends_a_cooldown() {
 }
 
 #[test]
+fn a_shorter_cooldown_counts_from_a_fire_before_the_restart() {
+    let cooling = Rule {
+        cooldown_ms: 400_000,
+        ..rule(above("100"))
+    };
+    let mut world = World::of(&cooling);
+    assert_eq!(world.prices(&["99", "101", "99", "101"]), 1);
+    world.restart(100 * SECOND_MS);
+    assert_eq!(world.prices(&["101"]), 0);
+    assert_eq!(world.phase(0), Phase::Cooldown);
+    world.update(0, |rule| rule.cooldown_ms = 20_000);
+    assert_eq!(world.slots(), [0]);
+}
+
+#[test]
 fn an_expired_rule_never_fires() {
     let mut world = World::of(&Rule {
         expires_at_ms: Some(START_MS + 1_000),

@@ -262,9 +262,10 @@ impl Evaluator {
             let running = extra
                 .cooldown_ends_ms
                 .filter(|ends_ms| *ends_ms > now.monotonic_ms);
+            // The fire may precede the monotonic clock, which begins anew with the process.
             extra.cooldown_ends_ms = running.map(|ends_ms| {
-                let fired_ms = ends_ms.saturating_sub(u64::from(old_ms));
-                fired_ms.saturating_add(u64::from(cooldown_ms))
+                let later_ms = ends_ms.saturating_add(u64::from(cooldown_ms));
+                later_ms.saturating_sub(u64::from(old_ms))
             });
         }
     }
