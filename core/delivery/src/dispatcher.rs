@@ -265,10 +265,14 @@ impl Shared {
             };
             queue = endpoint.queue.lock();
         }
-        if let Err(refusal) = room {
+        if let Err(mut refusal) = room {
             if matches!(refusal, Refusal::Queue | Refusal::Channel) {
                 // The queue announces when it has room.
                 queue.offer(job, Room::Full, now);
+            }
+            if refusal == Refusal::Channel && self.ledger(channel).has_jobs(&owner) {
+                // An owner without jobs may still get a place of somebody.
+                refusal = Refusal::Share;
             }
             return (Offer::Full, Some(refusal));
         }

@@ -78,8 +78,8 @@ pub(crate) enum Refusal {
     Share,
     /// Its endpoint's queue is full.
     Queue,
-    /// The channel is full, and nobody has more than one job: no other owner finds a place
-    /// either.
+    /// The channel is full, its owner has no job, and nobody has more than one: no other owner
+    /// finds a place either.
     Channel,
 }
 
@@ -257,6 +257,11 @@ impl Ledger {
     /// Whether an owner has so many jobs that another one may get a place of them.
     pub(crate) fn may_displace(&self) -> bool {
         self.owners.values().any(|jobs| *jobs > 1)
+    }
+
+    /// Whether an owner has a job in memory.
+    pub(crate) fn has_jobs(&self, owner: &Owner) -> bool {
+        self.jobs_of(owner) > 0
     }
 
     fn jobs_of(&self, owner: &Owner) -> usize {
