@@ -6,8 +6,8 @@
 
 mod catalog;
 mod chain_tap;
-mod followed;
 mod sink;
+mod transaction_watches;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -23,7 +23,7 @@ use tidewire_stream::SharedClock;
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::{catalog::EngineCatalog, followed::FollowedTransactions, sink::ChannelSink};
+use self::{catalog::EngineCatalog, sink::ChannelSink, transaction_watches::TransactionWatches};
 use crate::serve::Server;
 
 pub(crate) use self::chain_tap::ChainTap;
@@ -48,7 +48,7 @@ pub(crate) struct Alerts {
     config: AlertConfig,
     sink: Arc<ChannelSink>,
     catalog: SharedCatalog,
-    followed: Arc<FollowedTransactions>,
+    watches: Arc<TransactionWatches>,
     engine: EngineSlot,
     opening: Option<Opening>,
     tasks: Option<AlertTasks>,
@@ -72,7 +72,7 @@ impl Alerts {
         service.set_absence("the rules are being loaded".to_owned());
         let engine = server.chain_tap.engine();
         listen(&server.prices, &engine);
-        let followed = Arc::new(FollowedTransactions::new(server.chains.clone()));
+        let watches = Arc::new(TransactionWatches::new(server.chains.clone()));
         let chains = server.config.chain.iter().map(|chain| chain.id).collect();
         Some(Self {
             service: service.clone(),
@@ -82,10 +82,10 @@ impl Alerts {
             sink: Arc::new(ChannelSink::new(
                 server.stream.clone(),
                 notify.clone(),
-                followed.clone(),
+                watches.clone(),
             )),
             catalog: Arc::new(EngineCatalog::new(server.prices.symbols(), chains)),
-            followed,
+            watches,
             engine,
             opening: None,
             tasks: None,
@@ -154,8 +154,8 @@ impl Alerts {
         let (Some(true), Some(tasks)) = (opened, self.tasks.take()) else {
             return;
         };
-        let followed = self.followed.run(&self.engine, cancel.clone());
-        tokio::join!(tasks.run(cancel.clone()), followed);
+        let watches = self.watches.run(&self.engine, cancel.clone());
+        tokio::join!(tasks.run(cancel.clone()), watches);
     }
 }
 

@@ -8,7 +8,7 @@ use tidewire_proto::v1::{AlertEvent, NotifyRequest, Priority, server_message::Da
 use tidewire_service::NotifyRpc;
 use tidewire_stream::{ChannelName, StreamCore, Urgency, UserId};
 
-use super::FollowedTransactions;
+use super::TransactionWatches;
 
 /// The sender of the notifications, to which their idempotency keys belong. No token has this
 /// subject.
@@ -18,19 +18,19 @@ const SENDER: &str = "\0alerts";
 pub(super) struct ChannelSink {
     stream: Arc<StreamCore>,
     notify: NotifyRpc,
-    followed: Arc<FollowedTransactions>,
+    watches: Arc<TransactionWatches>,
 }
 
 impl ChannelSink {
     pub(super) fn new(
         stream: Arc<StreamCore>,
         notify: NotifyRpc,
-        followed: Arc<FollowedTransactions>,
+        watches: Arc<TransactionWatches>,
     ) -> Self {
         Self {
             stream,
             notify,
-            followed,
+            watches,
         }
     }
 }
@@ -75,6 +75,6 @@ impl AlertSink for ChannelSink {
     }
 
     fn follow(&self, chain: u64, hash: &str) {
-        self.followed.add(chain, hash);
+        self.watches.add(chain, hash);
     }
 }

@@ -4,12 +4,8 @@
 //! not found. Values for all users, and those of portfolios, need the `service` scope. On a server
 //! that listens on loopback, a local request without a token may send them too.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
-use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tidewire_alert::{AlertEngine, AlertError, AlertStats};
 use tidewire_proto::{
@@ -22,16 +18,14 @@ use tidewire_proto::{
         UpdateAlertRequest, alert_service_server::AlertService, server_message::Data,
     },
 };
-use tidewire_stream::{
-    Caller, ChannelName, Connection, Locality, OutgoingMessage, Scope, StreamCore, StreamError,
-    Target,
-};
+use tidewire_stream::{Caller, Locality, Scope, StreamCore, StreamError};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::{
     caller_of,
-    connection::{BATCH_BYTES, close_status, connection_info},
+    connection::connection_info,
+    personal::{PersonalData, PersonalStream},
     status_of,
 };
 
@@ -210,27 +204,6 @@ impl AlertRefusal {
     }
 }
 
-/// The user whose alerts a request concerns.
-fn owner_of(caller: &Caller, user: Option<&str>) -> Result<String, StreamError> {
-    caller.identity.require_known()?;
-    if caller.identity.has(Scope::Service) {
-        let text = "`user` is missing, expected the user whose alerts they are";
-        let user = user.ok_or_else(|| StreamError::new(ErrorCode::InvalidArgument, text))?;
-        return Ok(user.to_owned());
-    }
-    let Some(own) = caller.identity.user() else {
-        let text = "alerts belong to a user: this needs a token";
-        return Err(StreamError::new(ErrorCode::PermissionDenied, text));
-    };
-    match user {
-        Some(other) if other != own.as_str() => {
-            let text = "`user` is another user, expected your own id or none";
-            Err(StreamError::new(ErrorCode::PermissionDenied, text))
-        }
-        _ => Ok(own.as_str().to_owned()),
-    }
-}
-
 /// Checks that the caller may send values that concern all users.
 fn check_sender(caller: &Caller) -> Result<(), StreamError> {
     if caller.locality == Locality::Local && caller.identity.user().is_none() {
@@ -278,70 +251,40 @@ fn check_rule(rule: &AlertRule) -> Result<(), StreamError> {
     Ok(())
 }
 
-type AlertStream = Pin<Box<dyn FuturesStream<Item = Result<AlertEvent, Status>> + Send>>;
+/// Names of alerts, as of personal data.
+const ALERTS: PersonalData = PersonalData {
+    expected: "the user whose alerts they are",
+    ownership: "alerts belong to a user",
+    missed: "alerts were missed: list what fired, then stream again",
+};
 
-/// The fires that a connection receives on `channel`. The stream ends with the session, or when
-/// fires were missed.
-fn fires(
-    connection: Connection,
-    channel: ChannelName,
-) -> impl FuturesStream<Item = Result<AlertEvent, Status>> + Send {
-    let batches = stream::unfold(Some((connection, channel)), |state| async move {
-        let (connection, channel) = state?;
-        let mut out = Vec::new();
-        if let Err(reason) = connection.next(BATCH_BYTES, &mut out).await {
-            return Some((vec![Err(close_status(reason))], None));
-        }
-        let mut items = Vec::new();
-        for message in &out {
-            match message {
-                OutgoingMessage::Publication(publication) if *publication.channel() == channel => {
-                    if let Data::Alert(event) = publication.event() {
-                        items.push(Ok(event.clone()));
-                    }
-                }
-                OutgoingMessage::Direct(direct)
-                    if matches!(direct.to_message().data, Some(Data::Gap(_))) =>
-                {
-                    items.push(Err(Status::unavailable(
-                        "alerts were missed: list what fired, then stream again",
-                    )));
-                    return Some((items, None));
-                }
-                _ => {}
-            }
-        }
-        Some((items, Some((connection, channel))))
-    });
-    batches.flat_map(stream::iter)
+fn owner_of(caller: &Caller, user: Option<&str>) -> Result<String, StreamError> {
+    ALERTS.owner(caller, user)
+}
+
+/// Selects the fires among a user's events.
+fn select_fires(event: &Data, items: &mut Vec<Result<AlertEvent, Status>>) {
+    if let Data::Alert(event) = event {
+        items.push(Ok(event.clone()));
+    }
 }
 
 #[tonic::async_trait]
 impl AlertService for AlertRpc {
-    type AlertStream = AlertStream;
+    type AlertStream = PersonalStream<AlertEvent>;
 
-    async fn alert(&self, request: Request<AlertRequest>) -> Result<Response<AlertStream>, Status> {
+    async fn alert(
+        &self,
+        request: Request<AlertRequest>,
+    ) -> Result<Response<Self::AlertStream>, Status> {
         let caller = caller_of(&request);
         let opened = async {
             let user = owner_of(&caller, request.get_ref().user.as_deref())?;
             self.engine()?;
-            let channel = ChannelName::user(&user).map_err(|error| {
-                let text = format!("`user` cannot name a channel: {error}");
-                StreamError::new(ErrorCode::InvalidArgument, text)
-            })?;
-            let connection = self.stream.connect(connection_info(&request)).await;
-            // A user's own session is subscribed already. A back end's is subscribed here.
-            if !connection.is_subscribed(&channel) {
-                let target = Target::Connection(connection.id().as_str());
-                let subscribed = self.stream.subscribe_target(target, channel.as_str());
-                subscribed.await?;
-            }
-            Ok((connection, channel))
+            let info = connection_info(&request);
+            ALERTS.stream(&self.stream, &user, info, select_fires).await
         };
-        let opened: Result<_, StreamError> = opened.await;
-        let (connection, channel) = opened.map_err(|error| status_of(&error))?;
-        let stream: AlertStream = Box::pin(fires(connection, channel));
-        Ok(Response::new(stream))
+        answer(opened.await)
     }
 
     async fn register_alert(

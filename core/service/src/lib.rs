@@ -10,6 +10,7 @@ mod connection;
 mod counts;
 mod delivery;
 mod notify;
+mod personal;
 mod price;
 mod revocations;
 mod router;

@@ -7,12 +7,8 @@
 mod metrics;
 mod page;
 
-use std::{
-    pin::Pin,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
-use futures::{Stream as FuturesStream, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tidewire_notification::{NotificationError, NotificationHub, NotifyOutcome, ScheduleRef};
 use tidewire_proto::v1::{
@@ -29,8 +25,8 @@ use tidewire_proto::v1::{
     server_message::Data,
 };
 use tidewire_stream::{
-    CallQuota, Caller, ChannelName, Command, Connection, Identity, Locality, OutgoingMessage,
-    Scope, StreamCore, StreamError, Target, UserId,
+    CallQuota, Caller, ChannelName, Command, Identity, Locality, Scope, StreamCore, StreamError,
+    UserId,
 };
 use tonic::{Request, Response, Status};
 
@@ -40,9 +36,10 @@ use self::{
 };
 use crate::{
     caller_of,
-    connection::{BATCH_BYTES, close_status, connection_info},
+    connection::connection_info,
     counts::CountOrder,
     delivery::DeliverySlot,
+    personal::{PersonalData, PersonalStream},
     status_of,
 };
 
@@ -261,27 +258,6 @@ fn check_user(user: &str) -> Result<(), StreamError> {
     })
 }
 
-/// The user whose inbox a request concerns.
-fn inbox_of(caller: &Caller, user: Option<&str>) -> Result<String, StreamError> {
-    caller.identity.require_known()?;
-    if caller.identity.has(Scope::Service) {
-        let text = "`user` is missing, expected the user whose inbox it is";
-        let user = user.ok_or_else(|| StreamError::new(ErrorCode::InvalidArgument, text))?;
-        return Ok(user.to_owned());
-    }
-    let Some(own) = caller.identity.user() else {
-        let text = "an inbox belongs to a user: this needs a token";
-        return Err(StreamError::new(ErrorCode::PermissionDenied, text));
-    };
-    match user {
-        Some(other) if other != own.as_str() => {
-            let text = "`user` is another user, expected your own id or none";
-            Err(StreamError::new(ErrorCode::PermissionDenied, text))
-        }
-        _ => Ok(own.as_str().to_owned()),
-    }
-}
-
 /// The user whose inbox a message of a session concerns: the session's own one, unless the
 /// message names another.
 pub(crate) fn own_user(identity: &Identity, user: Option<String>) -> Option<String> {
@@ -308,52 +284,29 @@ fn answer<T>(result: Result<T, StreamError>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(|error| status_of(&error))
 }
 
-type NotificationStream = Pin<Box<dyn FuturesStream<Item = Result<Notification, Status>> + Send>>;
+/// Names of inboxes, as of personal data.
+const INBOXES: PersonalData = PersonalData {
+    expected: "the user whose inbox it is",
+    ownership: "an inbox belongs to a user",
+    missed: "notifications were missed: list them, then stream again",
+};
 
-/// The notifications that a connection receives on `channel`. The stream ends with the session,
-/// or when notifications were missed.
-fn notifications(
-    connection: Connection,
-    channel: ChannelName,
-) -> impl FuturesStream<Item = Result<Notification, Status>> + Send {
-    let start = Some((connection, channel));
-    let batches = stream::unfold(start, |state| async move {
-        let (connection, channel) = state?;
-        let mut out = Vec::new();
-        if let Err(reason) = connection.next(BATCH_BYTES, &mut out).await {
-            return Some((vec![Err(close_status(reason))], None));
-        }
-        let mut items = Vec::new();
-        for message in &out {
-            match message {
-                OutgoingMessage::Publication(publication) if *publication.channel() == channel => {
-                    match publication.event() {
-                        Data::Notification(one) => items.push(Ok(one.clone())),
-                        Data::NotificationBatch(batch) => {
-                            items.extend(batch.items.iter().cloned().map(Ok));
-                        }
-                        _ => {}
-                    }
-                }
-                OutgoingMessage::Direct(direct)
-                    if matches!(direct.to_message().data, Some(Data::Gap(_))) =>
-                {
-                    items.push(Err(Status::unavailable(
-                        "notifications were missed: list them, then stream again",
-                    )));
-                    return Some((items, None));
-                }
-                _ => {}
-            }
-        }
-        Some((items, Some((connection, channel))))
-    });
-    batches.flat_map(stream::iter)
+fn inbox_of(caller: &Caller, user: Option<&str>) -> Result<String, StreamError> {
+    INBOXES.owner(caller, user)
+}
+
+/// Selects the notifications among a user's events.
+fn select_notifications(event: &Data, items: &mut Vec<Result<Notification, Status>>) {
+    match event {
+        Data::Notification(one) => items.push(Ok(one.clone())),
+        Data::NotificationBatch(batch) => items.extend(batch.items.iter().cloned().map(Ok)),
+        _ => {}
+    }
 }
 
 #[tonic::async_trait]
 impl NotifyService for NotifyRpc {
-    type StreamNotificationsStream = NotificationStream;
+    type StreamNotificationsStream = PersonalStream<Notification>;
 
     async fn notify(
         &self,
@@ -486,27 +439,16 @@ impl NotifyService for NotifyRpc {
     async fn stream_notifications(
         &self,
         request: Request<StreamNotificationsRequest>,
-    ) -> Result<Response<NotificationStream>, Status> {
+    ) -> Result<Response<Self::StreamNotificationsStream>, Status> {
         let caller = caller_of(&request);
         let opened = async {
             let user = inbox_of(&caller, request.get_ref().user.as_deref())?;
             self.hub()?;
-            let channel = ChannelName::user(&user).map_err(|error| {
-                let text = format!("`user` cannot name a channel: {error}");
-                StreamError::new(ErrorCode::InvalidArgument, text)
-            })?;
-            let connection = self.stream.connect(connection_info(&request)).await;
-            // A user's own session is subscribed already. A back end's is subscribed here.
-            if !connection.is_subscribed(&channel) {
-                let target = Target::Connection(connection.id().as_str());
-                let subscribed = self.stream.subscribe_target(target, channel.as_str());
-                subscribed.await?;
-            }
-            Ok((connection, channel))
+            let info = connection_info(&request);
+            let stream = INBOXES.stream(&self.stream, &user, info, select_notifications);
+            stream.await
         };
-        let (connection, channel) = opened.await.map_err(|error| status_of(&error))?;
-        let stream: NotificationStream = Box::pin(notifications(connection, channel));
-        Ok(Response::new(stream))
+        answer(opened.await)
     }
 
     async fn get_preferences(

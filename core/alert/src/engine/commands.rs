@@ -527,7 +527,7 @@ fn rearmed(
     let fires_left = fires_left.filter(|left| !is_new && *left > 0);
     Some(StateRecord {
         state: crate::RuleState::rearmed(fires_left).encode(),
-        is_told_vanished: false,
+        has_vanish_notice: false,
         ..record.clone()
     })
 }

@@ -114,20 +114,20 @@ impl Inputs {
     pub(crate) fn take(&self, most: usize) -> Vec<(Arc<Subject>, Input)> {
         let mut lanes = self.lanes.lock();
         let count = most.min(lanes.ready.len());
-        let mut taken = Vec::with_capacity(count);
+        let mut batch = Vec::with_capacity(count);
         for _ in 0..count {
             let Some(place) = lanes.ready.pop_front() else {
                 break;
             };
             let lane = &mut lanes.all[place];
             if let Some(input) = lane.inputs.pop_front() {
-                taken.push((lane.subject.clone(), input));
+                batch.push((lane.subject.clone(), input));
             }
             if !lane.inputs.is_empty() {
                 lanes.ready.push_back(place);
             }
         }
-        taken
+        batch
     }
 
     /// Puts an input back that cannot be judged yet, before those that were added since.

@@ -261,10 +261,10 @@ impl Judge {
         if self.pending.len() >= MOST_PENDING {
             return false;
         }
-        let taken = inputs.take(STEP_INPUTS);
-        let is_full = taken.len() == STEP_INPUTS;
+        let batch = inputs.take(STEP_INPUTS);
+        let is_full = batch.len() == STEP_INPUTS;
         let mut is_busy = false;
-        for (subject, input) in taken {
+        for (subject, input) in batch {
             is_busy |= !self.apply(&subject, input, inputs, now);
         }
         if self
@@ -327,7 +327,7 @@ impl Judge {
     }
 
     /// Frees the slots of deleted rules. Call it when nothing waits: an output of a deleted rule must
-    /// not be taken for one of a new rule in its slot.
+    /// not be mistaken for one of a new rule in its slot.
     pub(crate) fn release_retired(&mut self) {
         self.free.append(&mut self.retired);
     }

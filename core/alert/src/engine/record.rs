@@ -21,9 +21,9 @@ pub(crate) struct StateRecord {
     /// Its time, in milliseconds since the Unix epoch.
     #[prost(int64, tag = "4")]
     pub(crate) last_fired_ms: i64,
-    /// Whether the owner was told that the symbol vanished.
+    /// Whether the owner has the notice that the symbol vanished.
     #[prost(bool, tag = "5")]
-    pub(crate) is_told_vanished: bool,
+    pub(crate) has_vanish_notice: bool,
 }
 
 impl StateRecord {

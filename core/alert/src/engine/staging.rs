@@ -103,7 +103,7 @@ impl Writer {
                 Output::Vanish { slot } => {
                     let now = self.shared.clocks.now();
                     // Once, however often the server starts without the symbol.
-                    if !std::mem::replace(&mut state.is_told_vanished, true) {
+                    if !std::mem::replace(&mut state.has_vanish_notice, true) {
                         self.stage_notice(&mut chunk, OutgoingKind::Vanish, 0, origin, &rule);
                     }
                     let after = self.shared.judge.lock().evaluator.state(*slot, now);

@@ -64,8 +64,8 @@ impl NoticeQueue {
         }
         let queued = self.0.queued.load(Ordering::Acquire);
         let room = usize::try_from(MAX_QUEUED.saturating_sub(queued)).unwrap_or(usize::MAX);
-        let kept = notices.get(..room.min(notices.len())).unwrap_or_default();
-        let dropped = notices.len() - kept.len();
+        let admitted = notices.get(..room.min(notices.len())).unwrap_or_default();
+        let dropped = notices.len() - admitted.len();
         if dropped > 0 {
             metrics::counter!("tidewire_chain_notices_dropped_total").increment(dropped as u64);
             tracing::error!(
@@ -75,7 +75,7 @@ impl NoticeQueue {
         }
         let mut next = self.0.next.load(Ordering::Acquire);
         let mut added = 0;
-        for notice in kept {
+        for notice in admitted {
             match serde_json::to_vec(notice) {
                 Ok(value) => {
                     writes.put(QUEUE, next.to_be_bytes(), value);

@@ -94,7 +94,7 @@ impl Contacts {
         own.sort();
         let surplus = (own.len() + 1).saturating_sub(MAX_REGISTRATIONS);
         let surplus = own.drain(..surplus).map(|(_, id)| id);
-        let (kept, ended) = match is_own {
+        let (same, ended) = match is_own {
             true => (known, None),
             false => (None, known),
         };
@@ -103,7 +103,7 @@ impl Contacts {
                 end(&mut batch, &id, &registration);
             }
         }
-        let id = kept.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+        let id = same.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
         let created_ms = self.clock.now_ms();
         let registration = StoredRegistration {
             user: user.as_str().to_owned(),

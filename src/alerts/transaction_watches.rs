@@ -1,6 +1,7 @@
-//! Followed transactions: those that rules wait for, until the chain engine watches them.
+//! Transaction watches of alert rules, from the registration of the rule until the chain engine
+//! watches the transaction.
 //!
-//! A watch is durable: the chain engine follows the transaction until its final state, also after a
+//! A watch is durable: the chain engine watches the transaction until its final state, also after a
 //! restart. A watch that fails, as while a node is away, is tried again.
 
 use std::{collections::HashSet, time::Duration};
@@ -32,13 +33,13 @@ fn is_abandoned(engine: &EngineSlot, (chain, hash): &Transaction) -> bool {
 type Transaction = (u64, String);
 
 /// Transactions that are not watched yet. Those that no rule waits for any more leave it.
-pub(super) struct FollowedTransactions {
+pub(super) struct TransactionWatches {
     chains: ChainEngine,
     waiting: Mutex<HashSet<Transaction>>,
     added: Notify,
 }
 
-impl FollowedTransactions {
+impl TransactionWatches {
     pub(super) fn new(chains: ChainEngine) -> Self {
         Self {
             chains,
