@@ -91,7 +91,7 @@ enum Command {
     },
 }
 
-/// What a recording does with a file that exists.
+/// The treatment of a recording's file that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Existing {
     Keep,

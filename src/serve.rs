@@ -523,7 +523,7 @@ impl StopSignal {
     }
 }
 
-/// What is wrong with the parts that the configuration names, without starting a server: all that
+/// The faults in the parts that the configuration names, without starting a server: all that
 /// [`run`] refuses, apart from the state of the machine.
 pub(crate) fn problems(config: &Config) -> Vec<String> {
     let mut problems = security::problems(config);

@@ -34,7 +34,7 @@ const MOST_PUBLICATIONS: u64 = 10_000_000;
 /// History bytes for each byte of the largest publication: it and its encodings fit.
 const HISTORY_OF_FRAME: u64 = 4;
 
-/// What is wrong, in the order of the keys.
+/// The faults, in the order of the keys.
 type Problems = Vec<String>;
 
 /// Checks every number and duration outside of `[prices]` and `[[chain]]`. Each problem names the

@@ -32,12 +32,12 @@ pub(crate) struct Overrides {
     pub(crate) port: Option<u16>,
 }
 
-/// What was read: the configuration as far as it can be read, and what is wrong.
+/// The configuration as far as it can be read, and its faults.
 #[derive(Debug)]
 pub(crate) struct Reading {
     /// None if nothing can be made of it.
     pub(crate) config: Option<Config>,
-    /// What is wrong, each with its place.
+    /// The faults, each with its place.
     pub(crate) problems: Vec<String>,
     file: Option<PathBuf>,
     lines: Lines,

@@ -26,7 +26,7 @@ async fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> (
     )
 }
 
-/// What `check-config` says about a file.
+/// The output of `check-config` about a file.
 async fn check(config: &str) -> (bool, String) {
     let folder = folder_with(config);
     let arguments = ["check-config", "--config", "tidewire.toml"];

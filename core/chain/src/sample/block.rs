@@ -37,7 +37,7 @@ const SHOP_GAS: u64 = 31_000;
 
 const GAS_LIMIT: u64 = 30_000_000;
 
-/// What an account has after a block.
+/// The content of an account after a block.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Account {
     pub(super) nonce: u64,
@@ -57,7 +57,7 @@ pub(super) struct SampleBlock {
     pub(super) accounts: Accounts,
 }
 
-/// What a transaction does.
+/// The action of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// Pays coins.
@@ -166,7 +166,7 @@ fn execute(accounts: &mut Accounts, transaction: &Transaction, price: u128) -> O
     })
 }
 
-/// What a new block follows from.
+/// The parts that a new block follows from.
 pub(super) struct BlockSeed {
     pub(super) parent: Option<B256>,
     pub(super) number: u64,

@@ -1,6 +1,6 @@
 //! Sample ledger: accounts, waiting transactions, blocks and reorgs, as a state machine.
 //!
-//! Odd steps submit transactions, even steps make a block. What happens depends on the height of
+//! Odd steps submit transactions, even steps make a block. The events depend on the height of
 //! the next block alone, amounts on a random number generator that is part of the state:
 //!
 //! | height | event |
@@ -65,7 +65,7 @@ pub(super) struct Ledger {
     /// The branch in use, oldest first. Never empty.
     blocks: VecDeque<SampleBlock>,
     replaced: VecDeque<SampleBlock>,
-    waiting: Vec<Transaction>,
+    mempool: Vec<Transaction>,
     /// A transaction that its sender will replace.
     held: Option<Transaction>,
     steps: u64,
@@ -94,7 +94,7 @@ impl Ledger {
         Self {
             blocks: VecDeque::from([make(seed, &mut Vec::new())]),
             replaced: VecDeque::new(),
-            waiting: Vec::new(),
+            mempool: Vec::new(),
             held: None,
             steps: 0,
             serial: now_ms.unsigned_abs(),
@@ -120,8 +120,8 @@ impl Ledger {
     }
 
     /// A transaction that waits.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Transaction> {
-        self.waiting.iter().chain(&self.held)
+    pub(super) fn mempool(&self) -> impl Iterator<Item = &Transaction> {
+        self.mempool.iter().chain(&self.held)
     }
 
     /// The branch in use, newest block first.
@@ -153,7 +153,7 @@ impl Ledger {
             let to = held.to().unwrap_or(WALLET);
             new.push(self.transaction((WALLET, nonce), Action::Pay(to, value), 2));
         }
-        if self.waiting.len() < MAX_WAITING {
+        if self.mempool.len() < MAX_WAITING {
             for _ in 0..2 {
                 let (from, to) = (self.stranger(), self.stranger());
                 let value = self.amount();
@@ -181,7 +181,7 @@ impl Ledger {
                 self.held = Some(self.send(WALLET, Action::Pay(stranger, amount), &new));
             }
         }
-        self.waiting.extend(new.iter().cloned());
+        self.mempool.extend(new.iter().cloned());
         let held = self.held.clone();
         let all = new.into_iter().chain(held);
         all.map(|transaction| LedgerEvent::Pending(Box::new(transaction)))
@@ -192,7 +192,7 @@ impl Ledger {
     fn send(&mut self, from: Address, action: Action, new: &[Transaction]) -> Transaction {
         let tip = self.tip().and_then(|tip| tip.accounts.get(&from));
         let first = tip.map_or(0, |account| account.nonce);
-        let waiting = self.waiting().chain(new);
+        let waiting = self.mempool().chain(new);
         let own = waiting.filter(|waiting| waiting.inner.signer() == from);
         let next = own.map(|waiting| waiting.nonce() + 1).max();
         let nonce = next.map_or(first, |next| next.max(first));
@@ -236,7 +236,7 @@ impl Ledger {
             effective_gas_price: None,
             ..taken
         });
-        self.waiting.splice(0..0, again);
+        self.mempool.splice(0..0, again);
         self.replaced.push_back(block);
         if self.replaced.len() > MAX_REPLACED {
             self.replaced.pop_front();
@@ -255,9 +255,9 @@ impl Ledger {
             serial: self.serial,
             accounts: tip.map(|tip| tip.accounts.clone()).unwrap_or_default(),
         };
-        let block = make(seed, &mut self.waiting);
+        let block = make(seed, &mut self.mempool);
         // A nonce that another transaction has used can never come again.
-        self.waiting.retain(|waiting| {
+        self.mempool.retain(|waiting| {
             let sender = block.accounts.get(&waiting.inner.signer());
             sender.is_none_or(|sender| waiting.nonce() >= sender.nonce)
         });
@@ -371,7 +371,7 @@ mod tests {
                 }
             }
             reorgs += usize::from(!ledger.blocks.iter().any(|one| one.header.hash == before));
-            assert!(ledger.waiting.len() < MAX_WAITING && ledger.blocks.len() <= MAX_BLOCKS);
+            assert!(ledger.mempool.len() < MAX_WAITING && ledger.blocks.len() <= MAX_BLOCKS);
         }
         assert!(failed >= 3 && tokens >= 10, "{failed} {tokens}");
         assert!(reorgs >= 5 && replaced >= 3, "{reorgs} {replaced}");

@@ -76,7 +76,7 @@ pub(super) fn answer(ledger: &Ledger, method: &str, params: &Value) -> Result<Va
             let is_it = |one: &&alloy::rpc::types::Transaction| *one.inner.tx_hash() == hash;
             let mut included = ledger.branch().flat_map(|block| &block.transactions);
             let found = included.find(is_it);
-            json!(found.or_else(|| ledger.waiting().find(is_it)))
+            json!(found.or_else(|| ledger.mempool().find(is_it)))
         })),
         "eth_getTransactionReceipt" => Ok(hash().map_or(Value::Null, |hash| {
             let mut receipts = ledger.branch().flat_map(|block| &block.receipts);
@@ -86,7 +86,7 @@ pub(super) fn answer(ledger: &Ledger, method: &str, params: &Value) -> Result<Va
             let (owner, block) = (owner(&params[0])?, state(ledger, &params[1])?);
             let mut nonce = block.accounts.get(&owner).map_or(0, |one| one.nonce);
             if params[1] == "pending" {
-                let own = ledger.waiting().filter(|one| one.inner.signer() == owner);
+                let own = ledger.mempool().filter(|one| one.inner.signer() == owner);
                 nonce = own.map(|one| one.nonce() + 1).fold(nonce, u64::max);
             }
             Ok(json!(format!("{nonce:#x}")))

@@ -63,7 +63,7 @@ pub(super) async fn serve(
     }
 }
 
-/// What a subscription is about.
+/// The topic of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Topic {
     Heads,
