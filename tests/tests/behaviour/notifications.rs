@@ -563,9 +563,13 @@ async fn preferences_of_a_request_have_their_user_beside_them() {
 }
 
 #[tokio::test]
-async fn a_replay_has_no_notifications() {
+async fn a_replay_without_a_store_has_no_notifications() {
+    let folder = tempfile::TempDir::new().unwrap();
+    // Where the store of a replay would be.
+    std::fs::write(folder.path().join("sample"), "in the way").unwrap();
     let server = Server::builder()
         .arguments(&["replay", "--speed", "max"])
+        .set("store", &format!("path = {:?}", folder.path()))
         .start()
         .await;
     let answer = call(&server, "Notify", &to_user("ada", "Paid")).await;

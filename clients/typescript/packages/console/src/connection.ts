@@ -7,16 +7,17 @@ import { age } from "./format.ts";
 const STATE_TEXTS: Readonly<Record<ClientState["status"], string>> = {
   idle: "Not connected",
   connecting: "Connecting",
-  live: "Live",
+  live: "Connected",
   offline: "Offline",
   closed: "Disconnected",
 };
 
-/** Shows the connection's state and round-trip time. */
+/** Shows the connection's state and round-trip time, and how much data the server has. */
 export class ConnectionView {
   readonly #client: TidewireClient;
   readonly #state = byId("state", HTMLElement);
   readonly #rtt = byId("rtt", HTMLElement);
+  readonly #data = byId("data-state", HTMLElement);
   readonly #version = byId("version", HTMLElement);
   readonly #bar = byId("connection-bar", HTMLElement);
   readonly #text = byId("connection-text", HTMLElement);
@@ -53,12 +54,18 @@ export class ConnectionView {
     this.#draw();
   }
 
+  /** Shows how much data the server has, which is another matter than whether it is connected. */
+  showData(text: string): void {
+    setText(this.#data, `· ${text}`);
+  }
+
   #draw(): void {
     const { state, rttMs } = this.#client;
     const isLive = state.status === "live";
     this.#wasLive ||= isLive;
     document.body.dataset["connection"] = state.status;
     setText(this.#state, state.status === "connecting" && this.#wasLive ? "Reconnecting" : STATE_TEXTS[state.status]);
+    this.#data.hidden = !isLive;
     setText(this.#rtt, isLive && rttMs !== undefined ? `${rttMs < 10 ? rttMs.toFixed(1) : rttMs.toFixed(0)} ms` : "");
     if (isLive) {
       setText(this.#version, `v${state.welcome.version}`);
