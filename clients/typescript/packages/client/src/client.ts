@@ -5,14 +5,15 @@
  */
 import { retryDelay, shouldReconnect } from "./backoff.ts";
 import { Connection, type ConnectionEnd } from "./connection.ts";
+import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality } from "./api.ts";
 import { type Environment, environmentWith, type Timer } from "./environment.ts";
-import type { TidewireError } from "./errors.ts";
+import { TidewireError } from "./errors.ts";
 import { callSafely } from "./listeners.ts";
-import type { ReplyOf, RequestType, Requests, ServerMessage } from "./messages.ts";
+import type { ClientMessage, ReplyOf, RequestType, Requests, ServerMessage } from "./messages.ts";
 import { PendingRequests } from "./requests.ts";
-import { type ChannelHandler, type SubscribeOptions, type Subscription, Subscriptions } from "./subscriptions.ts";
-import type { ErrorData, Json } from "./types/common.ts";
-import type { ActiveSubscription, ServerStatus, Welcome } from "./types/session.ts";
+import { type ChannelHandler, type SubscribeOptions, type Subscriber, type Subscription, Subscriptions } from "./subscriptions.ts";
+import type { Json } from "./types/common.ts";
+import type { ActiveSubscription, Welcome } from "./types/session.ts";
 
 const REQUEST_TIMEOUT_MS = 10_000;
 const RTT_INTERVAL_MS = 5_000;
@@ -21,71 +22,35 @@ const STEADY_MS = 5_000;
 /** Channels in one `subscribe`, so that its frame stays far below the server's limit. */
 const CHANNELS_PER_FRAME = 100;
 
-/** The state of the session. */
-export type ClientState =
-  | { readonly status: "idle" }
-  | { readonly status: "connecting"; readonly attempt: number }
-  | { readonly status: "live"; readonly welcome: Welcome; readonly heartbeatMs: number }
-  /** The connection is lost. The next attempt is at `retryAt`, in milliseconds since the Unix epoch. */
-  | { readonly status: "offline"; readonly retryAt: number; readonly attempt: number; readonly end: ConnectionEnd }
-  /** Ended by the application or by a close code that forbids a reconnect. Only `connect` leaves this state. */
-  | { readonly status: "closed"; readonly end: ConnectionEnd };
-
-/** A token, or a function that fetches one. It is called before each connection and when the token expires. */
-export type TokenSource = string | (() => string | Promise<string>);
-
-/** Options of a client. */
-export interface ClientOptions {
-  /** For example `ws://127.0.0.1:8080/v1/ws`. */
-  readonly url: string;
-  readonly token?: TokenSource;
-  /** The time limit of a request in milliseconds. The default is 10,000. */
-  readonly requestTimeoutMs?: number;
-  /** Replacements for the runtime: for tests, or where no global `WebSocket` exists. */
-  readonly environment?: Partial<Environment>;
-}
-
-/** Events of a client. */
-export interface ClientEvents {
-  state: ClientState;
-  /** The round-trip time in milliseconds, measured every few seconds while the page is visible. */
-  rtt: number;
-  /** The health of the server. */
-  status: ServerStatus;
-  /** An error that replies to no request, or an invalid frame. */
-  error: ErrorData;
-  /** Every message, replies included, before any handler gets it. */
-  message: ServerMessage;
-}
-
 type Listeners = { [Name in keyof ClientEvents]: Set<(event: ClientEvents[Name]) => void> };
 
 /**
  * A session with a Tidewire server.
  *
  * ```ts
- * const client = new TidewireClient({ url: "ws://127.0.0.1:8080/v1/ws" });
+ * const client = new WebSocketClient("ws://127.0.0.1:8080/v1/ws");
  * const unsubscribe = client.subscribe("prices:BTC-USD", (message) => {
  *   if (message.type === "price") console.log(message.data.price);
  * });
  * client.connect();
  * ```
  */
-export class TidewireClient {
-  readonly #options: ClientOptions;
+export class WebSocketClient {
+  readonly #url: string;
+  #options: ClientOptions;
   readonly #environment: Environment;
   readonly #subscriptions = new Subscriptions();
   readonly #requests: PendingRequests;
   readonly #listeners: Listeners = {
     state: new Set(),
-    rtt: new Set(),
+    quality: new Set(),
     status: new Set(),
     error: new Set(),
     message: new Set(),
   };
   /** Channels to subscribe to at the end of this microtask, in one frame. */
   readonly #unsentSubscribes = new Set<Subscription>();
-  #state: ClientState = { status: "idle" };
+  #state: ClientState = { status: "disconnected" };
   #connection: Connection | undefined;
   /** Counts connections, so that a token that comes late opens none. */
   #generation = 0;
@@ -101,9 +66,11 @@ export class TidewireClient {
   #rttMs: number | undefined;
   #clockOffsetMs = 0;
 
-  constructor(options: ClientOptions) {
+  /** `url` is for example `ws://127.0.0.1:8080/v1/ws`. Throws a `TypeError` for a URL that can not work. */
+  constructor(url: string | URL, options: ClientOptions = {}) {
+    this.#url = String(url);
     this.#options = options;
-    this.#environment = environmentWith(options.environment);
+    this.#environment = environmentWith({ ...options.environment, ...(options.webSocket && { webSocket: options.webSocket }) });
     this.#requests = new PendingRequests(this.#environment.clock);
   }
 
@@ -112,9 +79,10 @@ export class TidewireClient {
     return this.#state;
   }
 
-  /** The last round-trip time in milliseconds, if one was measured on this connection. */
-  get rttMs(): number | undefined {
-    return this.#rttMs;
+  /** The quality of the link now. */
+  getQuality(): Quality {
+    const grade = this.#state.status === "connected" ? "good" : "offline";
+    return { rttMs: this.#rttMs, jitterMs: 0, loss: 0, grade };
   }
 
   /** The server's time minus this machine's time, in milliseconds. */
@@ -124,7 +92,7 @@ export class TidewireClient {
 
   /** Connects now, also while waiting to reconnect or closed. Does nothing while connecting or live. */
   connect(): void {
-    if (this.#state.status === "connecting" || this.#state.status === "live") {
+    if (this.#state.status === "connecting" || this.#state.status === "connected") {
       return;
     }
     if (this.#removePageListener === undefined) {
@@ -139,13 +107,47 @@ export class TidewireClient {
     void this.#open();
   }
 
-  /** Ends the session. A later `connect` restores the subscriptions. */
-  close(): void {
+  /** Resolves when connected. Rejects if the state is, or becomes, `closed` or `disconnected`. */
+  ready(): Promise<Welcome> {
+    return new Promise((resolve, reject) => {
+      let remove: (() => void) | undefined;
+      const check = (state: ClientState): boolean => {
+        if (state.status === "connected") {
+          resolve(state.welcome);
+        } else if (state.status === "closed") {
+          reject(new TidewireError({ code: "unavailable", message: state.end.reason }));
+        } else if (state.status === "disconnected") {
+          reject(new TidewireError({ code: "unavailable", message: "disconnected: call connect() first" }));
+        } else {
+          return false;
+        }
+        remove?.();
+        return true;
+      };
+      if (!check(this.#state)) {
+        remove = this.on("state", check);
+      }
+    });
+  }
+
+  /** Replaces options without a new connection: the queue and pending requests stay. */
+  setOptions(options: Partial<ClientOptions>): void {
+    this.#options = { ...this.#options, ...options };
+  }
+
+  /** Finds out at once whether the link works, and opens another if it does not. Resolves when connected. */
+  recoverState(): Promise<Welcome> {
+    this.#connection?.probe();
+    return this.ready();
+  }
+
+  /** Ends the session until the next `connect`, which restores the subscriptions. No event of the page undoes it. */
+  disconnect(): void {
     this.#removePageListener?.();
     this.#removePageListener = undefined;
     this.#dropConnection();
-    if (this.#state.status !== "idle" && this.#state.status !== "closed") {
-      this.#setState({ status: "closed", end: { code: 1000, reason: "closed by the application" } });
+    if (this.#state.status !== "disconnected") {
+      this.#setState({ status: "disconnected" });
     }
   }
 
@@ -157,6 +159,11 @@ export class TidewireClient {
     };
   }
 
+  /** Removes a listener. */
+  off<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): void {
+    this.#listeners[name].delete(listener);
+  }
+
   /**
    * Subscribes to a channel, across connections and in any state. Returns a
    * function that removes the handler. The options of a channel's first handler
@@ -165,23 +172,47 @@ export class TidewireClient {
   subscribe(channel: string, handler: ChannelHandler, options: SubscribeOptions = {}): () => void {
     const subscriber = { handler, onError: options.onError };
     const { subscription, isNew } = this.#subscriptions.add(channel, subscriber, options);
-    if (isNew && this.#state.status === "live") {
+    if (isNew && this.#state.status === "connected") {
       this.#subscribeSoon(subscription);
     }
     return () => {
+      this.#remove(subscription, subscriber);
+    };
+  }
+
+  #remove(subscription: Subscription, subscriber: Subscriber): void {
       if (!this.#subscriptions.remove(subscription, subscriber)) {
         return;
       }
       const wasSent = !this.#unsentSubscribes.delete(subscription);
-      if (wasSent && this.#state.status === "live" && !this.#subscriptions.isShared(subscription)) {
-        this.#send("unsubscribe", { channels: [subscription.canonical] });
+      if (wasSent && this.#state.status === "connected" && !this.#subscriptions.isShared(subscription)) {
+        this.#start("unsubscribe", { channels: [subscription.canonical] });
       }
-    };
   }
 
-  /** Publishes a JSON document. Resolves to its position in the channel. */
-  publish(channel: string, data: Json, idempotencyKey?: string): Promise<ActiveSubscription> {
+  /** Removes a handler of a channel, or all of them. */
+  unsubscribe(channel: string, handler?: ChannelHandler): void {
+    for (const subscription of this.#subscriptions.all()) {
+      for (const subscriber of [...subscription.subscribers]) {
+        if (subscription.name === channel && (handler === undefined || subscriber.handler === handler)) {
+          this.#remove(subscription, subscriber);
+        }
+      }
+    }
+  }
+
+  /**
+   * Publishes a JSON document. Resolves to its position in the channel. Without
+   * a connection it waits in the queue, which survives a reload.
+   */
+  publish(channel: string, data: Json, options: PublishOptions = {}): Promise<ActiveSubscription> {
+    const { idempotencyKey } = options;
     return this.request("publish", { channel, data, ...(idempotencyKey !== undefined && { idempotencyKey }) });
+  }
+
+  /** Sends a message without waiting for a reply. Returns whether it was sent. */
+  send(message: ClientMessage): boolean {
+    return this.#connection?.send(JSON.stringify(message)) ?? false;
   }
 
   /**
@@ -191,7 +222,7 @@ export class TidewireClient {
    */
   request<Type extends RequestType>(type: Type, data: Requests[Type]["data"]): Promise<ReplyOf<Type>> {
     return new Promise((resolve, reject) => {
-      this.#send(type, data, resolve, reject);
+      this.#start(type, data, resolve, reject);
     });
   }
 
@@ -211,7 +242,7 @@ export class TidewireClient {
       if (token !== undefined) {
         protocols.push(`tidewire.bearer.${token}`);
       }
-      this.#connection = new Connection(this.#environment, this.#options.url, protocols, {
+      this.#connection = new Connection(this.#environment, this.#url, protocols, {
         onMessage: (message) => {
           this.#onMessage(message);
         },
@@ -233,8 +264,8 @@ export class TidewireClient {
   }
 
   async #token(): Promise<string | undefined> {
-    const { token } = this.#options;
-    return typeof token === "function" ? await token() : token;
+    const { token, getToken } = this.#options;
+    return getToken ? await getToken() : token;
   }
 
   /** Drops the connection, its timers and its requests. */
@@ -253,7 +284,7 @@ export class TidewireClient {
 
   #onEnd(end: ConnectionEnd): void {
     const { clock, random } = this.#environment;
-    if (this.#state.status === "live" && clock.now() - this.#liveSince >= STEADY_MS) {
+    if (this.#state.status === "connected" && clock.now() - this.#liveSince >= STEADY_MS) {
       this.#attempt = 0;
     }
     this.#dropConnection();
@@ -269,7 +300,7 @@ export class TidewireClient {
     this.#retryTimer = clock.after(delay, () => {
       void this.#open();
     });
-    this.#setState({ status: "offline", retryAt: clock.wallTime() + delay, attempt: this.#attempt, end });
+    this.#setState({ status: "reconnecting", retryAt: clock.wallTime() + delay, attempt: this.#attempt, end });
   }
 
   /** The server drains. The client keeps this connection until the requested time, then opens another. */
@@ -331,9 +362,9 @@ export class TidewireClient {
     this.#liveSince = clock.now();
     this.#clockOffsetMs = welcome.serverTime - clock.wallTime();
     this.#subscriptions.applyServerSide(welcome.subscriptions);
-    this.#state = { status: "live", welcome, heartbeatMs: welcome.heartbeatMs };
+    this.#state = { status: "connected", welcome, heartbeatMs: welcome.heartbeatMs, transport: "websocket" };
     if (!this.#visible) {
-      this.#send("visibility", { state: "background" });
+      this.#start("visibility", { state: "background" });
     }
     for (const subscription of this.#subscriptions.all()) {
       this.#unsentSubscribes.add(subscription);
@@ -348,13 +379,13 @@ export class TidewireClient {
     if (this.#connection !== undefined) {
       this.#connection.heartbeatMs = heartbeatMs;
     }
-    if (this.#state.status === "live" && this.#state.heartbeatMs !== heartbeatMs) {
+    if (this.#state.status === "connected" && this.#state.heartbeatMs !== heartbeatMs) {
       this.#setState({ ...this.#state, heartbeatMs });
     }
   }
 
   async #renewToken(): Promise<void> {
-    if (typeof this.#options.token !== "function") {
+    if (this.#options.getToken === undefined) {
       return;
     }
     try {
@@ -399,14 +430,14 @@ export class TidewireClient {
     };
     const onFailure = (error: TidewireError): void => {
       // The next connection subscribes to everything again.
-      if (generation !== this.#generation || this.#state.status !== "live") {
+      if (generation !== this.#generation || this.#state.status !== "connected") {
         return;
       }
       for (const subscription of subscriptions) {
         this.#subscriptions.refuse(subscription, error);
       }
     };
-    this.#send("subscribe", { channels }, onReply, onFailure);
+    this.#start("subscribe", { channels }, onReply, onFailure);
   }
 
   // ------------------------------------------------------------- heartbeat
@@ -415,18 +446,18 @@ export class TidewireClient {
   #ping(): void {
     const { clock } = this.#environment;
     const sent = clock.now();
-    this.#send("ping", { t: sent }, (pong) => {
+    this.#start("ping", { t: sent }, (pong) => {
       const rttMs = clock.now() - sent;
       this.#rttMs = rttMs;
       this.#clockOffsetMs = pong.serverTime + rttMs / 2 - clock.wallTime();
-      this.#emit("rtt", rttMs);
+      this.#emit("quality", this.getQuality());
     });
   }
 
   /** Measures the round trip now and every few seconds, while the page is visible. */
   #measureRtt(): void {
     this.#rttTimer?.cancel();
-    if (!this.#visible || this.#state.status !== "live") {
+    if (!this.#visible || this.#state.status !== "connected") {
       return;
     }
     this.#ping();
@@ -439,9 +470,9 @@ export class TidewireClient {
     const visible = this.#environment.page.isVisible();
     const changed = visible !== this.#visible;
     this.#visible = visible;
-    if (this.#state.status === "live") {
+    if (this.#state.status === "connected") {
       if (changed) {
-        this.#send("visibility", { state: visible ? "active" : "background" });
+        this.#start("visibility", { state: visible ? "active" : "background" });
       }
       if (visible) {
         // The machine may have slept: find out at once whether the connection is dead.
@@ -450,14 +481,14 @@ export class TidewireClient {
       this.#measureRtt();
       return;
     }
-    if (visible && this.#state.status === "offline" && this.#notBefore <= this.#environment.clock.now()) {
+    if (visible && this.#state.status === "reconnecting" && this.#notBefore <= this.#environment.clock.now()) {
       void this.#open();
     }
   }
 
   // --------------------------------------------------------------- helpers
 
-  #send<Type extends RequestType>(
+  #start<Type extends RequestType>(
     type: Type,
     data: Requests[Type]["data"],
     onReply?: (reply: ReplyOf<Type>) => void,

@@ -1,5 +1,5 @@
 /** Sources panel: the quote of each source of a symbol, below its open row. */
-import { type PriceUpdate, type Rate, type SourceDetail, type TidewireClient } from "@tidewire/client";
+import { type PriceUpdate, type Rate, type SourceDetail, type WebSocketClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { make, setText } from "./dom.ts";
 import { age, compact, confidence, count, deviation, price } from "./format.ts";
@@ -19,13 +19,13 @@ const COLUMNS: readonly (readonly [string, string])[] = [
 /** The sources of one symbol. */
 export class SourcesPanel {
   readonly element: HTMLTableRowElement;
-  readonly #client: TidewireClient;
+  readonly #client: WebSocketClient;
   readonly #symbol: string;
   readonly #body = make("tbody");
   readonly #note = make("p", { class: "note", text: "Loading…" });
   #isLoading = false;
 
-  constructor(client: TidewireClient, symbol: string, columns: number) {
+  constructor(client: WebSocketClient, symbol: string, columns: number) {
     this.#client = client;
     this.#symbol = symbol;
     const head = make("tr", {}, ...COLUMNS.map(([text, kind]) => make("th", { class: kind, text, attributes: { scope: "col" } })));
@@ -100,7 +100,7 @@ function conversion(rate: Rate): string {
 
 /** The method, the number of sources and the confidence, in one sentence. */
 function summary({ method, price: value, confidence: width, stale }: PriceUpdate, details: readonly SourceDetail[]): string {
-  const live = details.filter((detail) => detail.state === "live").length;
+  const live = details.filter((detail) => detail.state === "connected").length;
   const how = `${method ?? "Aggregate"} of ${String(live)} live of ${String(details.length)} sources`;
   const known = width === null ? "" : `, ${confidence(width, value)}`;
   return `${how.charAt(0).toUpperCase()}${how.slice(1)}${known}${stale ? "; no source is live, this is the last known price" : ""}`;

@@ -1,5 +1,6 @@
 /** Venue table: the venues of the prices, with their connection state. */
-import { isSourceList, type PriceSource } from "@tidewire/client";
+import type { PriceSource } from "@tidewire/client";
+import { isSourceList } from "@tidewire/client/checks";
 import { byId, make } from "./dom.ts";
 import { age, clockOffset, compact, count } from "./format.ts";
 
@@ -24,7 +25,7 @@ async function listSources(): Promise<readonly PriceSource[] | undefined> {
 }
 
 function venueRow(source: PriceSource): HTMLTableRowElement {
-  const error = source.state === "live" ? undefined : source.lastError;
+  const error = source.state === "connected" ? undefined : source.lastError;
   const { gaps = 0, offsetMs } = source;
   const gapNotes = gaps === 0 ? [] : [make("span", { class: "reason", text: count(gaps, "gap") })];
   const clockNotes = offsetMs === undefined || Math.round(offsetMs) === 0 ? [] : [make("span", { class: "reason", text: clockOffset(offsetMs) })];
