@@ -118,7 +118,7 @@ export class WebSocketClient {
     const subscriptions = openSubscriptions(call, (channel, { code, message }) => {
       emit("error", { code, message, channel });
     });
-    const fetchToken = tokenSource(clock);
+    const [fetchToken, forgetToken] = tokenSource(clock);
     const pending = new Map<string, [onReply: (reply: never) => void, onFailure: (error: TidewireError) => void, timer: Timer]>();
     /** Channels to subscribe to at the end of this microtask, in one frame. */
     const unsent = new Set<Subscription>();
@@ -562,6 +562,7 @@ export class WebSocketClient {
       }
     };
     this.disconnect = () => {
+      forgetToken();
       stop({ status: "disconnected" });
     };
     this.ready = () =>
