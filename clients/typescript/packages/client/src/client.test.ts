@@ -1,13 +1,14 @@
 import { beforeEach, describe, expect, it } from "vitest";
-import { TidewireClient } from "./client.ts";
-import { FakeEnvironment, settle } from "./testing/fakes.ts";
+import { parseChecked } from "./checks/index.ts";
+import { WebSocketClient } from "./client.ts";
+import { FakeEnvironment, FakeSocket, settle } from "./testing/fakes.ts";
 
 let fake: FakeEnvironment;
-let client: TidewireClient;
+let client: WebSocketClient;
 
 beforeEach(() => {
   fake = new FakeEnvironment();
-  client = new TidewireClient({ url: "ws://test/v1/ws", environment: fake.environment });
+  client = new WebSocketClient("ws://test/v1/ws", { environment: fake.environment });
 });
 
 async function goLive(): Promise<void> {
@@ -18,9 +19,8 @@ async function goLive(): Promise<void> {
 
 describe("connection", () => {
   it("offers the subprotocols and is live with the welcome", async () => {
-    const withToken = new TidewireClient({
-      url: "ws://test/v1/ws",
-      token: () => Promise.resolve("a.b.c"),
+    const withToken = new WebSocketClient("ws://test/v1/ws", {
+      getToken: () => Promise.resolve("a.b.c"),
       environment: fake.environment,
     });
     withToken.connect();
@@ -28,18 +28,32 @@ describe("connection", () => {
     await settle();
     expect(fake.socket.protocols).toEqual(["tidewire.v1.json", "tidewire.bearer.a.b.c"]);
     fake.socket.welcome();
-    expect(withToken.state).toMatchObject({ status: "live", heartbeatMs: 2_000, welcome: { version: "0.1.0" } });
+    expect(withToken.state).toMatchObject({ status: "connected", heartbeatMs: 2_000, welcome: { version: "0.1.0" } });
     expect(withToken.clockOffsetMs).toBe(500);
   });
 
-  it("throws at once when there is no WebSocket", () => {
+  it("throws at connect when there is no WebSocket, and finds one in the options or in the package ws", () => {
     const { WebSocket } = globalThis;
+    const cwd = process.cwd();
     Reflect.deleteProperty(globalThis, "WebSocket");
     try {
-      expect(() => new TidewireClient({ url: "ws://test/v1/ws" })).toThrow("no global WebSocket");
+      process.chdir("/");
+      // A page that is rendered on a server constructs a client and never connects it.
+      const bare = new WebSocketClient("ws://test/v1/ws");
+      expect(() => {
+        bare.connect();
+      }).toThrow("no global WebSocket");
       // One in the options is enough.
-      expect(new TidewireClient({ url: "ws://test/v1/ws", environment: fake.environment }).state.status).toBe("idle");
+      const given = new WebSocketClient("ws://test/v1/ws", { environment: { ...fake.environment, webSocket: undefined }, webSocket: FakeSocket });
+      given.connect();
+      expect(given.state.status).toBe("connecting");
+      given.disconnect();
+      process.chdir(cwd);
+      const found = new WebSocketClient("ws://test/v1/ws", { environment: { ...fake.environment, webSocket: undefined } });
+      found.connect();
+      found.disconnect();
     } finally {
+      process.chdir(cwd);
       Object.assign(globalThis, { WebSocket });
     }
   });
@@ -47,7 +61,7 @@ describe("connection", () => {
   it("gives up on a server that never sends welcome, and connects again", async () => {
     client.connect();
     await fake.clock.advance(10_000);
-    expect(client.state.status).toBe("offline");
+    expect(client.state.status).toBe("reconnecting");
     await fake.clock.advance(250);
     expect(fake.sockets).toHaveLength(2);
   });
@@ -55,7 +69,7 @@ describe("connection", () => {
   it("doubles the reconnect delay while the server is away and resets it after a steady connection", async () => {
     const waits: number[] = [];
     client.on("state", (state) => {
-      if (state.status === "offline") {
+      if (state.status === "reconnecting") {
         waits.push(state.retryAt - fake.clock.wallTime());
       }
     });
@@ -65,7 +79,8 @@ describe("connection", () => {
       fake.socket.end(1006);
       await fake.clock.advance(waits.at(-1) ?? 0);
     }
-    expect(waits).toEqual([250, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]);
+    // The cap while the page is visible.
+    expect(waits).toEqual([250, 500, 1_000, 2_000, 4_000, 4_000, 4_000, 4_000]);
     fake.socket.welcome();
     for (let round = 0; round < 4; round += 1) {
       await fake.clock.advance(1_500);
@@ -76,9 +91,9 @@ describe("connection", () => {
   });
 
   it.each([
-    [4001, "offline"],
-    [4005, "offline"],
-    [1011, "offline"],
+    [4001, "reconnecting"],
+    [4005, "reconnecting"],
+    [1011, "reconnecting"],
     [4500, "closed"],
     [4504, "closed"],
     [1009, "closed"],
@@ -87,13 +102,13 @@ describe("connection", () => {
     fake.socket.end(code);
     expect(client.state.status).toBe(status);
     await fake.clock.advance(60_000);
-    expect(fake.sockets.length > 1).toBe(status === "offline");
+    expect(fake.sockets.length > 1).toBe(status === "reconnecting");
   });
 
   it("reconnects at the time that a draining server names, not before", async () => {
     await goLive();
     fake.socket.receive({ type: "reconnect", data: { reason: "draining", afterMs: 3_000 } });
-    expect(client.state.status).toBe("live");
+    expect(client.state.status).toBe("connected");
     await fake.clock.advance(1_000);
     fake.socket.end(4003);
     fake.show(false);
@@ -114,8 +129,8 @@ describe("connection", () => {
 
   it("leaves no timer behind when it is closed", async () => {
     await goLive();
-    client.close();
-    expect(client.state.status).toBe("closed");
+    client.disconnect();
+    expect(client.state.status).toBe("disconnected");
     expect(fake.clock.pending).toBe(0);
     fake.show(false);
     expect(fake.sockets).toHaveLength(1);
@@ -126,13 +141,12 @@ describe("connection", () => {
 
   it("opens no connection for a token that arrives after the close", async () => {
     let give: (token: string) => void = () => undefined;
-    const late = new TidewireClient({
-      url: "ws://test/v1/ws",
-      token: () => new Promise((resolve) => (give = resolve)),
+    const late = new WebSocketClient("ws://test/v1/ws", {
+      getToken: () => new Promise((resolve) => (give = resolve)),
       environment: fake.environment,
     });
     late.connect();
-    late.close();
+    late.disconnect();
     give("a.b.c");
     await settle();
     expect(fake.sockets).toHaveLength(0);
@@ -148,9 +162,9 @@ describe("heartbeat", () => {
     await fake.clock.advance(1);
     expect(fake.socket.sentOf("ping")).toHaveLength(2);
     await fake.clock.advance(1_499);
-    expect(client.state.status).toBe("live");
+    expect(client.state.status).toBe("connected");
     await fake.clock.advance(1);
-    expect(client.state).toMatchObject({ status: "offline", end: { code: 1006 } });
+    expect(client.state).toMatchObject({ status: "reconnecting", end: { code: 1006 } });
     expect(fake.socket.closedWith).toBe("no code");
   });
 
@@ -163,7 +177,7 @@ describe("heartbeat", () => {
     await fake.clock.advance(2_100);
     fake.socket.receive({ type: "status", data: { state: "ok" } });
     await fake.clock.advance(1_900);
-    expect(client.state.status).toBe("live");
+    expect(client.state.status).toBe("connected");
   });
 
   it("uses the heartbeat that the server sends", async () => {
@@ -177,12 +191,12 @@ describe("heartbeat", () => {
 
   it("measures the round trip only while the page is visible", async () => {
     const trips: number[] = [];
-    client.on("rtt", (rttMs) => trips.push(rttMs));
+    client.on("quality", ({ rttMs }) => trips.push(rttMs ?? -1));
     await goLive();
     await fake.clock.advance(12);
     fake.socket.pong();
     expect(trips).toEqual([12]);
-    expect(client.rttMs).toBe(12);
+    expect(client.getQuality().rttMs).toBe(12);
     fake.show(false);
     const { id } = fake.socket.last("visibility");
     fake.socket.receive({ type: "visibility", id, data: { state: "background", heartbeatMs: 30_000 } });
@@ -207,7 +221,7 @@ describe("requests", () => {
   it("resolve with their own reply and reject with the server's error", async () => {
     await goLive();
     const first = client.request("get_block", { chain: 1 });
-    const second = client.publish("demo:hello", { a: 1 }, "k");
+    const second = client.publish("demo:hello", { a: 1 }, { idempotencyKey: "k" });
     const publish = fake.socket.last("publish");
     expect(publish.data).toEqual({ channel: "demo:hello", data: { a: 1 }, idempotencyKey: "k" });
     fake.socket.receive({ type: "published", id: publish.id, data: { channel: "demo:hello", epoch: "e", seq: 7 } });
@@ -233,9 +247,8 @@ describe("requests", () => {
 
   it("renew the token when the server announces its expiry", async () => {
     let count = 0;
-    const own = new TidewireClient({
-      url: "ws://test/v1/ws",
-      token: () => `token-${(count += 1)}`,
+    const own = new WebSocketClient("ws://test/v1/ws", {
+      getToken: () => `token-${(count += 1)}`,
       environment: fake.environment,
     });
     own.connect();
@@ -250,6 +263,7 @@ describe("requests", () => {
 describe("messages", () => {
   it("that are invalid are reported, and the connection stays", async () => {
     const errors: string[] = [];
+    client = new WebSocketClient("ws://test/v1/ws", { environment: fake.environment, parse: parseChecked });
     client.on("error", (error) => errors.push(error.message));
     await goLive();
     fake.socket.receiveRaw("{");
@@ -257,10 +271,10 @@ describe("messages", () => {
     fake.socket.receiveRaw('{"type":"from_the_future","data":1}');
     fake.socket.receive({ type: "error", data: { code: "invalid_argument", message: "what?" } });
     expect(errors).toEqual([
-      "the frame is not JSON",
-      "gap: data.seq: is missing, expected a whole number from 0 up",
+      expect.stringContaining("a frame is no message: Expected property name"),
+      "a frame is no message: gap: data.seq: is missing, expected a whole number from 0 up",
       "what?",
     ]);
-    expect(client.state.status).toBe("live");
+    expect(client.state.status).toBe("connected");
   });
 });

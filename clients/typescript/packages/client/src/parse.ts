@@ -27,6 +27,19 @@ export function parseServerMessage(frame: string): ParseResult {
   return checkServerMessage(value);
 }
 
+/**
+ * Parses one text frame, for the option `parse` of a client. A type that this
+ * client does not know passes. Throws an `Error` that names the fault.
+ */
+export function parseChecked(frame: string): unknown {
+  const value: unknown = JSON.parse(frame);
+  const result = checkServerMessage(value);
+  if (result.kind === "invalid") {
+    throw new TypeError(result.reason);
+  }
+  return value;
+}
+
 /** Checks a frame that is already parsed JSON. */
 export function checkServerMessage(value: unknown): ParseResult {
   if (!isRecord(value)) {

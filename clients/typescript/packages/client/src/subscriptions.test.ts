@@ -1,16 +1,16 @@
 import { beforeEach, describe, expect, it } from "vitest";
-import { TidewireClient } from "./client.ts";
+import { WebSocketClient } from "./client.ts";
 import type { ChannelMessage } from "./subscriptions.ts";
 import { FakeEnvironment, settle } from "./testing/fakes.ts";
 import type { PriceUpdate } from "./types/price.ts";
 import type { SubscriptionResult } from "./types/session.ts";
 
 let fake: FakeEnvironment;
-let client: TidewireClient;
+let client: WebSocketClient;
 
 beforeEach(() => {
   fake = new FakeEnvironment();
-  client = new TidewireClient({ url: "ws://test/v1/ws", environment: fake.environment });
+  client = new WebSocketClient("ws://test/v1/ws", { environment: fake.environment });
 });
 
 async function goLive(): Promise<void> {
@@ -71,6 +71,7 @@ describe("channels", () => {
     expect(fake.socket.sentOf("unsubscribe")).toHaveLength(0);
     stopSecond();
     stopSecond();
+    await fake.clock.advance(100);
     expect(fake.socket.sentOf("unsubscribe").map(({ data }) => data)).toEqual([{ channels: ["demo:a"] }]);
   });
 
@@ -140,7 +141,7 @@ describe("channels", () => {
   it("are subscribed before the client reports that it is live", async () => {
     subscribe("demo:a");
     client.on("state", ({ status }) => {
-      if (status === "live") {
+      if (status === "connected") {
         client.publish("demo:a", 1).catch(() => undefined);
       }
     });
@@ -172,6 +173,7 @@ describe("channels", () => {
     message("wallet:0xab", 1);
     expect(received).toHaveLength(1);
     stop();
+    await fake.clock.advance(100);
     expect(fake.socket.last("unsubscribe").data).toEqual({ channels: ["wallet:0xab"] });
   });
 

@@ -183,7 +183,7 @@ await check("a cut connection catches up with what the other browser did, withou
   await agree(both, 1, ["Eight *", "Seven", "Six", "Five", "Three", "One", "Before"]);
   const requests = requestsOf(a);
   proxy.cut();
-  await session(a, "offline");
+  await session(a, "reconnecting");
   await press(b, "Mark read: Eight");
   await press(b, "Dismiss: Seven");
   await notify("ada", "Nine");
@@ -197,11 +197,11 @@ await check("a cut connection catches up with what the other browser did, withou
 
 await check("a change on a cut connection is refused with the reason, and works afterwards", async () => {
   proxy.cut();
-  await session(a, "offline");
+  await session(a, "reconnecting");
   await press(a, "Mark read: Nine");
   await a.locator("#inbox-note", { hasText: "not connected" }).waitFor();
   proxy.restore();
-  await session(a, "live");
+  await session(a, "connected");
   await press(a, "Mark read: Nine");
   await agree(both, 0, ["Nine", "Eight", "Six", "Five", "Three", "One", "Before"]);
   await a.locator("#inbox-note", { hasText: /^$/ }).waitFor({ state: "attached" });
@@ -211,9 +211,9 @@ await check("a server that was killed loses nothing: both load the list again", 
   await notify("ada", "Ten");
   await agree(both, 1, ["Ten *", "Nine", "Eight", "Six", "Five", "Three", "One", "Before"]);
   await server.stop();
-  await Promise.all(both.map((page) => session(page, "offline")));
+  await Promise.all(both.map((page) => session(page, "reconnecting")));
   await server.start();
-  await Promise.all(both.map((page) => session(page, "live")));
+  await Promise.all(both.map((page) => session(page, "connected")));
   await agree(both, 1, ["Ten *", "Nine", "Eight", "Six", "Five", "Three", "One", "Before"]);
   await press(b, "Dismiss: Ten");
   await agree(both, 0, ["Nine", "Eight", "Six", "Five", "Three", "One", "Before"]);

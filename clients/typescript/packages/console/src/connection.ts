@@ -1,20 +1,20 @@
 /** Connection view: the state in the header, and the bar that shows while the connection is lost. */
-import type { ClientState, TidewireClient } from "@tidewire/client";
+import type { ClientState, WebSocketClient } from "@tidewire/client";
 import { byId, draw, setText } from "./dom.ts";
 import { age } from "./format.ts";
 
 /** Text of each state in the header. It changes only with the state, because screen readers read each change. */
 const STATE_TEXTS: Readonly<Record<ClientState["status"], string>> = {
-  idle: "Not connected",
+  disconnected: "Not connected",
   connecting: "Connecting",
-  live: "Connected",
-  offline: "Offline",
+  connected: "Connected",
+  reconnecting: "Offline",
   closed: "Disconnected",
 };
 
 /** Shows the connection's state and round-trip time, and how much data the server has. */
 export class ConnectionView {
-  readonly #client: TidewireClient;
+  readonly #client: WebSocketClient;
   readonly #state = byId("state", HTMLElement);
   readonly #rtt = byId("rtt", HTMLElement);
   readonly #data = byId("data-state", HTMLElement);
@@ -26,16 +26,16 @@ export class ConnectionView {
     this.#draw();
   };
 
-  constructor(client: TidewireClient) {
+  constructor(client: WebSocketClient) {
     this.#client = client;
     client.on("state", ({ status }) => {
-      if (status !== "live") {
+      if (status !== "connected") {
         // Each connection says by itself that the server is degraded.
         byId("degraded", HTMLElement).hidden = true;
       }
       draw(this.#paint);
     });
-    client.on("rtt", () => {
+    client.on("quality", () => {
       draw(this.#paint);
     });
     client.on("status", ({ state, reason }) => {
@@ -60,8 +60,9 @@ export class ConnectionView {
   }
 
   #draw(): void {
-    const { state, rttMs } = this.#client;
-    const isLive = state.status === "live";
+    const { state } = this.#client;
+    const { rttMs } = this.#client.getQuality();
+    const isLive = state.status === "connected";
     this.#wasLive ||= isLive;
     document.body.dataset["connection"] = state.status;
     setText(this.#state, state.status === "connecting" && this.#wasLive ? "Reconnecting" : STATE_TEXTS[state.status]);
@@ -70,7 +71,7 @@ export class ConnectionView {
     if (isLive) {
       setText(this.#version, `v${state.welcome.version}`);
     }
-    this.#bar.hidden = isLive || state.status === "idle" || (state.status === "connecting" && state.attempt === 0);
+    this.#bar.hidden = isLive || state.status === "disconnected" || (state.status === "connecting" && state.attempt === 0);
     setText(this.#text, barText(state));
   }
 }
@@ -78,7 +79,7 @@ export class ConnectionView {
 /** The text of the bar, empty while the connection is live. */
 function barText(state: ClientState): string {
   switch (state.status) {
-    case "offline": {
+    case "reconnecting": {
       const wait = state.retryAt - Date.now();
       return `The connection was lost: ${reasonOf(state.end)}. ${wait > 500 ? `Trying again in ${age(wait)}.` : "Trying again…"}`;
     }

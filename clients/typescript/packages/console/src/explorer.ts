@@ -1,5 +1,5 @@
 /** Channel explorer: subscribes to any channel, lists its messages, and publishes. */
-import type { Json, TidewireClient } from "@tidewire/client";
+import type { Json, WebSocketClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { byId, make, setText } from "./dom.ts";
 import { FrameList } from "./frames.ts";
@@ -14,7 +14,7 @@ interface ExplorerSubscription {
 
 /** The "Channels" card of the page. */
 export class Explorer {
-  readonly #client: TidewireClient;
+  readonly #client: WebSocketClient;
   readonly #frames = new FrameList();
   readonly #note = byId("explorer-note", HTMLElement);
   readonly #channel = byId("channel", HTMLInputElement);
@@ -22,7 +22,7 @@ export class Explorer {
   readonly #chips = byId("subscriptions", HTMLElement);
   readonly #subscriptions = new Map<string, ExplorerSubscription>();
 
-  constructor(client: TidewireClient) {
+  constructor(client: WebSocketClient) {
     this.#client = client;
     byId("subscribe", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
@@ -43,7 +43,7 @@ export class Explorer {
       }
     });
     client.on("state", ({ status }) => {
-      if (status !== "live") {
+      if (status !== "connected") {
         for (const channel of this.#subscriptions.keys()) {
           this.#setChipState(channel, "waiting");
         }

@@ -4,7 +4,7 @@
  * It has a connection of its own. On the page's other connection the token would take rights
  * away: on loopback, requests without a token may do more.
  */
-import { type NotificationPage, type ServerData, TidewireClient } from "@tidewire/client";
+import { type NotificationPage, type ServerData, WebSocketClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { byId, draw, setText } from "./dom.ts";
 import { count } from "./format.ts";
@@ -25,7 +25,7 @@ const TITLE = document.title;
 
 /** A signed-in user. It ends with the sign-out, so that late replies change nothing. */
 interface Session {
-  readonly client: TidewireClient;
+  readonly client: WebSocketClient;
   readonly state: InboxState;
   user: string | undefined;
   /** Whether the list was loaded once, and is shown. */
@@ -115,7 +115,7 @@ export class Inbox {
       return;
     }
     sessionStorage.setItem(TOKEN_KEY, token);
-    const client = new TidewireClient({ url: this.#url, token });
+    const client = new WebSocketClient(this.#url, { token });
     const session: Session = { client, state: new InboxState(), user: undefined, isLoaded: false, isStale: true, meanwhile: undefined, reloadTimer: undefined };
     this.#session = session;
     let lastError = "";
@@ -126,7 +126,7 @@ export class Inbox {
       if (this.#session !== session) {
         return;
       }
-      if (state.status === "live") {
+      if (state.status === "connected") {
         this.#onLive(session, state.welcome.subscriptions);
       } else if (state.status === "closed") {
         this.#signOut(`Signed out: ${lastError !== "" ? lastError : state.end.reason}.`);
@@ -144,7 +144,7 @@ export class Inbox {
     this.#token.value = "";
     if (session !== undefined) {
       clearTimeout(session.reloadTimer);
-      session.client.close();
+      session.client.disconnect();
     }
     setText(this.#note, note);
     draw(this.#paint);
@@ -229,7 +229,7 @@ export class Inbox {
   }
 
   /** Sends a change. Its reply is applied as the push of the same name, which other connections get. */
-  #change<Type extends "read" | "dismissed">(type: Type, send: (client: TidewireClient) => Promise<ServerData[Type]>): void {
+  #change<Type extends "read" | "dismissed">(type: Type, send: (client: WebSocketClient) => Promise<ServerData[Type]>): void {
     const session = this.#session;
     if (session === undefined) {
       return;
@@ -289,6 +289,6 @@ export class Inbox {
 }
 
 /** The server's time in milliseconds since the Unix epoch. */
-function serverTime(client: TidewireClient): number {
+function serverTime(client: WebSocketClient): number {
   return Date.now() + client.clockOffsetMs;
 }

@@ -1,5 +1,5 @@
 /** Console page: live prices, market, venues, inbox and channels of a server. */
-import { TidewireClient } from "@tidewire/client";
+import { WebSocketClient } from "@tidewire/client";
 import { base } from "./base.ts";
 import { ConnectionView } from "./connection.ts";
 import { copyButtons } from "./copy.ts";
@@ -16,7 +16,7 @@ const TICK_MS = 1_000;
 const VENUES_TICKS = 5;
 
 const url = `${base.replace(/^http/, "ws")}/v1/ws`;
-const client = new TidewireClient({ url });
+const client = new WebSocketClient(url);
 const connection = new ConnectionView(client);
 const prices = new PriceTable(client);
 new MarketView(client);
@@ -50,14 +50,14 @@ function tick(): void {
   connection.tick();
   prices.tick();
   inbox.tick();
-  if (client.state.status === "live" && ticks % VENUES_TICKS === 0) {
+  if (client.state.status === "connected" && ticks % VENUES_TICKS === 0) {
     void refreshVenues();
   }
   ticks += 1;
 }
 
 client.on("state", ({ status }) => {
-  if (status === "live") {
+  if (status === "connected") {
     void refreshVenues();
   }
 });

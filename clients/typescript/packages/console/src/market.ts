@@ -1,5 +1,5 @@
 /** Market view: figures, top movers and recent trades. */
-import type { MarketOverview, RecentTrade, TidewireClient, TopMover } from "@tidewire/client";
+import type { MarketOverview, RecentTrade, WebSocketClient, TopMover } from "@tidewire/client";
 import { byId, draw, make, setTrend } from "./dom.ts";
 import { compact, percent, percentChange, price, size, timeOfDay, UNKNOWN } from "./format.ts";
 
@@ -18,7 +18,7 @@ export class MarketView {
     }
   };
 
-  constructor(client: TidewireClient) {
+  constructor(client: WebSocketClient) {
     client.subscribe("market:overview", (message) => {
       if (message.type === "market_overview") {
         this.#overview = message.data;

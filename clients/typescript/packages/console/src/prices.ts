@@ -1,5 +1,5 @@
 /** Price table: one row for each symbol, which opens into its sources. */
-import type { PriceUpdate, TidewireClient } from "@tidewire/client";
+import type { PriceUpdate, WebSocketClient } from "@tidewire/client";
 import { byId } from "./dom.ts";
 import { PriceRow } from "./price-row.ts";
 import { SourcesPanel } from "./sources.ts";
@@ -9,14 +9,14 @@ const COLUMNS = 8;
 
 /** All prices received, in the order of their subscriptions. */
 export class PriceTable {
-  readonly #client: TidewireClient;
+  readonly #client: WebSocketClient;
   /** A row is `undefined` until the first price of its symbol. */
   readonly #rows = new Map<string, PriceRow | undefined>();
   readonly #open = new Map<string, SourcesPanel>();
   readonly #body = byId("prices", HTMLTableSectionElement);
   readonly #emptyNote = byId("prices-note", HTMLElement);
 
-  constructor(client: TidewireClient) {
+  constructor(client: WebSocketClient) {
     this.#client = client;
   }
 

@@ -1,5 +1,5 @@
 /** Sources panel: the quote of each source of a symbol, below its open row. */
-import { type PriceUpdate, type Rate, type SourceDetail, type TidewireClient } from "@tidewire/client";
+import { type PriceUpdate, type Rate, type SourceDetail, type WebSocketClient } from "@tidewire/client";
 import { copyButtons } from "./copy.ts";
 import { make, setText } from "./dom.ts";
 import { age, compact, confidence, count, deviation, price } from "./format.ts";
@@ -19,13 +19,13 @@ const COLUMNS: readonly (readonly [string, string])[] = [
 /** The sources of one symbol. */
 export class SourcesPanel {
   readonly element: HTMLTableRowElement;
-  readonly #client: TidewireClient;
+  readonly #client: WebSocketClient;
   readonly #symbol: string;
   readonly #body = make("tbody");
   readonly #note = make("p", { class: "note", text: "Loading…" });
   #isLoading = false;
 
-  constructor(client: TidewireClient, symbol: string, columns: number) {
+  constructor(client: WebSocketClient, symbol: string, columns: number) {
     this.#client = client;
     this.#symbol = symbol;
     const head = make("tr", {}, ...COLUMNS.map(([text, kind]) => make("th", { class: kind, text, attributes: { scope: "col" } })));

@@ -1,5 +1,6 @@
 /** Venue table: the venues of the prices, with their connection state. */
-import { isSourceList, type PriceSource, type SourceList } from "@tidewire/client";
+import type { PriceSource, SourceList } from "@tidewire/client";
+import { isSourceList } from "@tidewire/client/checks";
 import { base } from "./base.ts";
 import { byId, make, setText } from "./dom.ts";
 import { age, clockOffset, compact, count } from "./format.ts";

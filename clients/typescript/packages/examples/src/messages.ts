@@ -1,9 +1,9 @@
 // Publishes to a channel and subscribes to it. After a lost connection, the client receives the
 // missed messages once and in order, or a `gap` if the server no longer has them.
-import { TidewireClient } from "@tidewire/client";
+import { WebSocketClient } from "@tidewire/client";
 
 const server = process.argv[2] ?? "http://127.0.0.1:8080";
-const client = new TidewireClient({ url: `${server.replace(/^http/, "ws")}/v1/ws` });
+const client = new WebSocketClient(`${server.replace(/^http/, "ws")}/v1/ws`);
 
 client.subscribe("demo:messages", (message) => {
   if (message.type === "gap") {
@@ -13,7 +13,7 @@ client.subscribe("demo:messages", (message) => {
   }
 });
 client.on("state", ({ status }) => {
-  if (status === "live") {
+  if (status === "connected") {
     void publish({ text: "hello" });
   }
 });
@@ -21,6 +21,6 @@ client.connect();
 
 async function publish(data: { text: string }): Promise<void> {
   // If the reply is lost, a second try with the same key returns the same seq and publishes nothing.
-  const { channel, seq } = await client.publish("demo:messages", data, crypto.randomUUID());
+  const { channel, seq } = await client.publish("demo:messages", data, { idempotencyKey: crypto.randomUUID() });
   console.log(`published to ${channel} with seq ${seq}`);
 }

@@ -1,8 +1,8 @@
 // Live prices over one WebSocket that reconnects by itself.
-import { TidewireClient } from "@tidewire/client";
+import { WebSocketClient } from "@tidewire/client";
 
 const server = process.argv[2] ?? "http://127.0.0.1:8080";
-const client = new TidewireClient({ url: `${server.replace(/^http/, "ws")}/v1/ws` });
+const client = new WebSocketClient(`${server.replace(/^http/, "ws")}/v1/ws`);
 
 client.on("state", (state) => {
   console.log(state.status);

@@ -1,0 +1,45 @@
+/** Token source: fetches a token once at a time, with a deadline. */
+import type { ClientOptions } from "./api.ts";
+import type { Clock } from "./environment.ts";
+
+const TOKEN_TIMEOUT_MS = 10_000;
+
+/**
+ * Returns `[fetch, forget]`. `fetch` resolves to a token. Calls at once share one
+ * `getToken`. It rejects after the deadline, and a token that comes later is
+ * dropped. After `forget` the next call shares nothing: another user may sign in.
+ */
+export function tokenSource(clock: Clock): [fetch: (options: ClientOptions) => Promise<string | undefined>, forget: () => void] {
+  let flight: Promise<string | undefined> | undefined;
+  const forget = (): void => {
+    flight = undefined;
+  };
+  const fetch = ({ token, getToken, tokenTimeoutMs = TOKEN_TIMEOUT_MS }: ClientOptions): Promise<string | undefined> => {
+    const mine = (flight ??= new Promise<string | undefined>((resolve, reject) => {
+      const timer = clock.after(tokenTimeoutMs, () => {
+        reject(new Error(`getToken took over ${tokenTimeoutMs} ms`));
+      });
+      // Async: a `getToken` that throws rejects too.
+      (async () => (getToken ? getToken() : token))()
+        .finally(() => {
+          timer.cancel();
+        })
+        .then(resolve, reject);
+    }).finally(() => {
+      if (flight === mine) {
+        forget();
+      }
+    }));
+    return mine;
+  };
+  return [fetch, forget];
+}
+
+/** Returns the user of a token, "" without a token, or `undefined` if the token does not tell. */
+export function ownerOf(token: string | undefined): string | undefined {
+  try {
+    return token ? (JSON.parse(atob((token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/"))) as { readonly sub?: string }).sub : "";
+  } catch {
+    return undefined;
+  }
+}
