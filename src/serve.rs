@@ -320,10 +320,10 @@ impl Server {
         }
         if self.feed.is_live() {
             let hang_ups = signal(SignalKind::hangup())?;
-            let (file, prices) = (self.config.file.clone(), self.prices.clone());
+            let sources = (self.config.file.clone(), self.config.overrides.clone());
             tasks.spawn(maintenance::reload_sources(
-                file,
-                prices,
+                sources,
+                self.prices.clone(),
                 hang_ups,
                 halt.clone(),
             ));

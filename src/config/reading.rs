@@ -129,6 +129,7 @@ impl Reading {
         self.config = self.extract(sources);
         if let Some(config) = &mut self.config {
             config.file = self.file.clone();
+            config.overrides = overrides.clone();
             config.is_configured = is_configured;
         }
         Ok(())

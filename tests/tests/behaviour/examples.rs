@@ -109,6 +109,28 @@ fn script(name: &str) -> Command {
 }
 
 #[tokio::test]
+async fn the_checkout_example_waits_for_confirmations() {
+    let server = Server::builder()
+        .arguments(&["replay", "--loop"])
+        .set("prices", "symbols = []")
+        .start()
+        .await;
+    // The made-up chain has a payment within seconds.
+    let mut node = Command::new("node");
+    let example = script("checkout.mjs");
+    let path = example.as_std().get_program();
+    expect_lines(
+        node.arg(path).arg(server.url("")),
+        &[
+            "waiting for a payment to 0x5a3b1e00000000000000000000000000000000a1",
+            "confirming, 1 of 4",
+            "confirming, 3 of 4",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn the_curl_example_runs() {
     let (server, _venue) = server_with_a_price().await;
     let expected = [
