@@ -36,6 +36,7 @@ mod progress;
 mod rates;
 mod recovery;
 mod restarts;
+mod rust_client;
 mod session;
 mod slow_readers;
 mod sources;
