@@ -16,11 +16,11 @@ use tidewire_adapters::{
 };
 use tidewire_chain::ChainEngine;
 use tidewire_notification::UserPushes;
-use tidewire_price::PriceEngine;
+use tidewire_price::{Candles, PriceEngine};
 use tidewire_service::{
     AdminRpc, AlertRpc, NotifyRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc,
 };
-use tidewire_store::{EmbeddedStore, SharedStore};
+use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore};
 use tidewire_stream::{
     Namespace, Namespaces, PublishRight, SharedClock, StreamCore, SystemClock, deadline,
 };
@@ -74,6 +74,7 @@ pub(crate) struct Server {
     pub(crate) chains: ChainEngine,
     pub(crate) chain_tap: Arc<ChainTap>,
     tls: Option<Arc<TlsAcceptor>>,
+    candles: Candles,
     lifetime: Lifetime,
 }
 
@@ -120,6 +121,10 @@ impl Server {
         let chain_tap = Arc::new(ChainTap::new(stream.clone()));
         let chains = ChainEngine::new(
             &config.chain,
+        // A replay keeps its candles in memory.
+        let candle_store = store.clone();
+        let candle_store = candle_store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        let candles = Candles::new(&prices, stream.clone(), candle_store);
             chain_tap.clone(),
             clock.clone(),
             store.clone(),
@@ -128,6 +133,7 @@ impl Server {
         for (namespace, provider) in providers.chain(chains.channel_providers()) {
             stream.register_provider(namespace, provider)?;
         }
+        let providers = providers.chain([candles.channel_provider()]);
         if let Some(remote) = remote_keys {
             security::keep_keys(remote, &lifetime.tasks, &lifetime.halt).await;
         }
@@ -143,6 +149,7 @@ impl Server {
             chains,
             chain_tap,
             tls,
+            candles,
             lifetime,
         })
     }
@@ -163,7 +170,7 @@ impl Server {
         let address = listener.local_addr()?;
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
         let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
-        let price = PriceRpc::new(self.prices.clone());
+        let price = PriceRpc::new(self.prices.clone(), self.candles.clone());
         let notify = NotifyRpc::new(self.stream.clone());
         let delivery = match &self.store {
             Some(store) => {
@@ -229,6 +236,7 @@ impl Server {
         let health = HealthWatch {
             stream: self.stream.clone(),
             prices: self.prices.clone(),
+        tasks.spawn(self.candles.clone().run(halt.clone()));
             chains: self.chains.clone(),
             chain_configs: self.config.chain.clone(),
             store: self.store.clone(),
@@ -309,6 +317,10 @@ impl Server {
         }
         Ok(())
     }
+        self.candles
+            .load()
+            .await
+            .context("candles cannot be read from the store")?;
 }
 
 impl RunningServer {

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tidewire_proto::v1::{
-    AlertEvent, Block, EventLog, MarketOverview, PriceUpdate, TransactionStatus, WalletUpdate,
+    AlertEvent, Block, Candle, EventLog, MarketOverview, PriceUpdate, TransactionStatus,
+    WalletUpdate,
 };
 use tokio::{
     runtime::Handle,
@@ -212,6 +213,11 @@ impl Client {
     /// Subscribes to the price of a symbol at one venue.
     pub fn venue_prices(&self, symbol: &str, venue: &str) -> Subscription<PriceUpdate> {
         self.subscribe(&format!("prices:{}@{venue}", symbol.to_uppercase()))
+    }
+
+    /// Subscribes to the forming candle of a symbol. The interval is `1m`, `5m`, `1h` or `1d`.
+    pub fn candles(&self, symbol: &str, interval: &str) -> Subscription<Candle> {
+        self.subscribe(&format!("candles:{}:{interval}", symbol.to_uppercase()))
     }
 
     /// Subscribes to the market overview.

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tidewire_proto::v1::{
-    AlertEvent, Block, Dismissed, EventLog, MarketOverview, Notification, NotificationBatch,
-    PriceUpdate, ReadReceipt, TransactionStatus, WalletUpdate, server_message::Data,
+    AlertEvent, Block, Candle, Dismissed, EventLog, MarketOverview, Notification,
+    NotificationBatch, PriceUpdate, ReadReceipt, TransactionStatus, WalletUpdate,
+    server_message::Data,
 };
 
 use crate::error::{Error, ErrorKind};
@@ -40,6 +41,7 @@ macro_rules! payload {
 
 payload! {
     PriceUpdate: Data::Price(price) => Some(price.clone());
+    Candle: Data::Candle(candle) => Some(candle.clone());
     MarketOverview: Data::MarketOverview(overview) => Some(overview.clone());
     Block: Data::Block(block) => Some(block.clone());
     TransactionStatus: Data::Transaction(status) => Some(status.clone());

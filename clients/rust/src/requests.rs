@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 use tidewire_proto::v1::{
-    AlertRule, Block, DeleteAlertRequest, DismissRequest, DismissResponse, GetHistoryRequest,
-    GetHistoryResponse, GetLatestBlockRequest, GetMarketOverviewRequest, GetPriceRequest,
-    GetTransactionStatusRequest, GetUnreadCountRequest, LinkWalletRequest, ListAlertsRequest,
-    ListAlertsResponse, ListFiresRequest, ListFiresResponse, ListNotificationsRequest,
-    ListNotificationsResponse, MarkAllReadRequest, MarkReadRequest, MarkReadResponse,
-    MarketOverview, NotifyBatchRequest, NotifyRequest, NotifyResponse, Position, PriceUpdate,
-    PublishRequest, PublishResponse, RegisterAlertRequest, TransactionStatus, UnlinkWalletRequest,
-    UnwatchRequest, UpdateAlertRequest, WatchTransactionRequest,
+    AlertRule, Block, Candle, DeleteAlertRequest, DismissRequest, DismissResponse,
+    GetCandlesRequest, GetHistoryRequest, GetHistoryResponse, GetLatestBlockRequest,
+    GetMarketOverviewRequest, GetPriceRequest, GetTransactionStatusRequest, GetUnreadCountRequest,
+    LinkWalletRequest, ListAlertsRequest, ListAlertsResponse, ListFiresRequest, ListFiresResponse,
+    ListNotificationsRequest, ListNotificationsResponse, MarkAllReadRequest, MarkReadRequest,
+    MarkReadResponse, MarketOverview, NotifyBatchRequest, NotifyRequest, NotifyResponse, Position,
+    PriceUpdate, PublishRequest, PublishResponse, RegisterAlertRequest, TransactionStatus,
+    UnlinkWalletRequest, UnwatchRequest, UpdateAlertRequest, WatchTransactionRequest,
     alert_service_client::AlertServiceClient, notify_result,
     notify_service_client::NotifyServiceClient, price_service_client::PriceServiceClient,
     stream_service_client::StreamServiceClient, watch_service_client::WatchServiceClient,
@@ -103,6 +103,15 @@ impl Client {
             PriceServiceClient::get_price,
             GetPriceRequest { symbol }
         )
+    }
+
+    /// Reads candles, oldest first: from a time on, else the newest.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn get_candles(&self, request: GetCandlesRequest) -> Result<Vec<Candle>, Error> {
+        let response = call!(self, PriceServiceClient::get_candles, request)?;
+        Ok(response.items)
     }
 
     /// Reads the market overview.

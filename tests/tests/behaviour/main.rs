@@ -15,6 +15,7 @@ extern crate tidewire_tests;
 mod admin;
 mod alerts;
 mod bad_input;
+mod candles;
 mod cli;
 mod commands;
 mod configuration;
