@@ -16,6 +16,7 @@ mod notifications;
 mod secret;
 mod security;
 mod serve;
+mod server_series;
 mod telemetry;
 
 use std::process::ExitCode;

@@ -18,7 +18,8 @@ use tidewire_chain::ChainEngine;
 use tidewire_notification::UserPushes;
 use tidewire_price::{Candles, PriceEngine};
 use tidewire_service::{
-    AdminRpc, AlertRpc, NotifyRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc,
+    AdminRpc, AlertRpc, NotifyRpc, PriceRpc, RevocationStore, Router, ServerSeries, StreamRpc,
+    WatchRpc,
 };
 use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore};
 use tidewire_stream::{
@@ -39,7 +40,9 @@ use crate::{
     health::HealthWatch,
     histories, maintenance,
     notifications::Notifications,
-    security, telemetry,
+    security,
+    server_series::SeriesSampler,
+    telemetry,
 };
 
 /// Longest part of the drain window that is left for threads and histories, after clients.
@@ -71,10 +74,10 @@ pub(crate) struct Server {
     pub(crate) store: Option<SharedStore>,
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) prices: PriceEngine,
+    candles: Candles,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_tap: Arc<ChainTap>,
     tls: Option<Arc<TlsAcceptor>>,
-    candles: Candles,
     lifetime: Lifetime,
 }
 
@@ -118,22 +121,22 @@ impl Server {
         );
         let price_config = feed.price_config(&config.prices);
         let prices = PriceEngine::new(&price_config, stream.clone(), clock.clone())?;
-        let chain_tap = Arc::new(ChainTap::new(stream.clone()));
-        let chains = ChainEngine::new(
-            &config.chain,
         // A replay keeps its candles in memory.
         let candle_store = store.clone();
         let candle_store = candle_store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         let candles = Candles::new(&prices, stream.clone(), candle_store);
+        let chain_tap = Arc::new(ChainTap::new(stream.clone()));
+        let chains = ChainEngine::new(
+            &config.chain,
             chain_tap.clone(),
             clock.clone(),
             store.clone(),
         )?;
         let providers = prices.channel_providers().into_iter();
+        let providers = providers.chain([candles.channel_provider()]);
         for (namespace, provider) in providers.chain(chains.channel_providers()) {
             stream.register_provider(namespace, provider)?;
         }
-        let providers = providers.chain([candles.channel_provider()]);
         if let Some(remote) = remote_keys {
             security::keep_keys(remote, &lifetime.tasks, &lifetime.halt).await;
         }
@@ -146,10 +149,10 @@ impl Server {
             store,
             stream,
             prices,
+            candles,
             chains,
             chain_tap,
             tls,
-            candles,
             lifetime,
         })
     }
@@ -191,6 +194,7 @@ impl Server {
             self.chains.notify_users(Arc::new(sink));
         }
         let alert = AlertRpc::new(self.stream.clone());
+        let series = ServerSeries::default();
         let router = Router::new(&self.stream, &price, &watches, &notify, &alert);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
@@ -200,6 +204,7 @@ impl Server {
                 self.stream.clone(),
                 revocations.clone(),
                 notify.delivery().clone(),
+                series.clone(),
             ),
             notify: notify.clone(),
             alert: alert.clone(),
@@ -231,17 +236,24 @@ impl Server {
                 halt.clone(),
             ));
         }
+        tasks.spawn(self.candles.clone().run(halt.clone()));
         self.feed.start(&self.prices, tasks, halt);
         let (stream, metrics) = (self.stream.clone(), self.metrics);
         let health = HealthWatch {
             stream: self.stream.clone(),
             prices: self.prices.clone(),
-        tasks.spawn(self.candles.clone().run(halt.clone()));
             chains: self.chains.clone(),
             chain_configs: self.config.chain.clone(),
             store: self.store.clone(),
         };
         tasks.spawn(health.run(halt.clone()));
+        let sampler = SeriesSampler {
+            stream: self.stream.clone(),
+            prices: self.prices.clone(),
+            alerts: alert.clone(),
+            series,
+        };
+        tasks.spawn(sampler.run(halt.clone()));
         tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
         tasks.spawn(maintenance::sweep_watches(watches, halt.clone()));
         if let Some(notifications) = notifications {
@@ -305,6 +317,10 @@ impl Server {
         for chain in &self.config.chain {
             tracing::info!(chain = chain.id, name = chain.label(), "follows a chain");
         }
+        self.candles
+            .load()
+            .await
+            .context("candles cannot be read from the store")?;
         // Before histories: a history continues in the epoch that its chain restored.
         self.chains
             .start(&self.lifetime.tasks, &self.lifetime.halt)
@@ -317,10 +333,6 @@ impl Server {
         }
         Ok(())
     }
-        self.candles
-            .load()
-            .await
-            .context("candles cannot be read from the store")?;
 }
 
 impl RunningServer {
