@@ -3,7 +3,7 @@ import type { ServerData, ServerType } from "../messages.ts";
 import type { AlertCondition, AlertEvent, AlertRepeat, AlertRule, AlertTick } from "../types/alert.ts";
 import type { ErrorData } from "../types/common.ts";
 import type { DeliveryFilter, Notification, Preferences } from "../types/notify.ts";
-import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, SourceList, TopMover } from "../types/price.ts";
+import type { Candle, MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, SourceList, TopMover } from "../types/price.ts";
 import type { ActiveSubscription, HistoryItem, SubscriptionResult } from "../types/session.ts";
 import type {
   Approval,
@@ -56,6 +56,19 @@ const price = object<PriceUpdate>({
   dayCoveredMs: optional(count),
   missing: optional(count),
   sample: optional(flag),
+});
+
+const candle = object<Candle>({
+  symbol: text,
+  interval: text,
+  start: millis,
+  open: number,
+  high: number,
+  low: number,
+  close: number,
+  volume: nullable(number),
+  closed: flag,
+  sources: count,
 });
 
 const transaction = object<TransactionStatus>({
@@ -361,6 +374,8 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
     tick: optional(alertTick),
     decision: optional(text),
   }),
+  candle,
+  candles: object<ServerData["candles"]>({ items: list(candle) }),
   alert_log: object<ServerData["alert_log"]>({ items: list(alertEvent), next: optional(text) }),
   visibility: object({ state: text, heartbeatMs: count }),
   pong: object<ServerData["pong"]>({
