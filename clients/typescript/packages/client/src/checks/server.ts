@@ -126,7 +126,7 @@ const readReceipt = object<ServerData["read"]>({ ids: optional(list(text)), all:
 const dismissed = object<ServerData["dismissed"]>({ ids: list(text), unreadCount: count });
 
 const symbol = { kind: text as Check<never>, symbol: text };
-const threshold = object({ ...symbol, threshold: number });
+const threshold = object({ ...symbol, threshold: number, hysteresis: optional(number) });
 const portfolio = object({
   kind: text as Check<never>,
   portfolio: text,
@@ -137,9 +137,14 @@ const portfolio = object({
 const gas = object({ kind: text as Check<never>, chain: count, gwei: number });
 const several = object({ kind: text as Check<never>, conditions: list<AlertCondition>((value) => condition(value)) });
 const condition: Check<AlertCondition> = tagged<AlertCondition>("kind", {
-  price_above: threshold,
-  price_below: threshold,
-  price_crosses: object({ ...symbol, threshold: number, direction: text, hysteresis: optional(number) }),
+  price_above: threshold as Check<AlertCondition>,
+  price_below: threshold as Check<AlertCondition>,
+  price_crosses: object({
+    ...symbol,
+    threshold: number,
+    direction: text,
+    hysteresis: optional(number),
+  }) as Check<AlertCondition>,
   price_channel: object({ ...symbol, low: number, high: number, on: text }),
   percent_change: object({ ...symbol, percent: number, windowMs: count }),
   moving_average_cross: object({ ...symbol, fastMs: count, slowMs: count, direction: text }),
@@ -189,6 +194,10 @@ const alertEvent = object<AlertEvent>({
   symbol: optional(text),
   threshold: optional(number),
   manual: optional(flag),
+  portfolio: optional(text),
+  chain: optional(count),
+  txHash: optional(text),
+  state: optional(text),
 });
 const alertTick = object<AlertTick>({ value: nullable(number), timestamp: millis, sources: list(text) });
 
