@@ -75,8 +75,8 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
   /** On a latest channel: the value for handlers that are added later. */
   let latest: ChannelMessage | undefined;
   let isDelivering = false;
-  /** The server subscribes each connection to it, as to the user's own channel. */
-  let isServerSide = false;
+  /** The cursor of the last event stream has it. */
+  let isInCursor = false;
 
   /** Sets a new position to resume from. The seqs of another epoch mean nothing in this one. */
   const moveTo = ({ epoch, seq }: Position): void => {
@@ -215,7 +215,6 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
 
     /** The server subscribed to the channel by itself. */
     onServerSide(at: Position): void {
-      isServerSide = true;
       // A subscription with a position resumes from there: the reply to its `since` is still to come.
       if (!position) {
         moveTo(at);
@@ -230,8 +229,12 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
       waiting = false;
     },
 
-    /** The line of an event stream's cursor, if the stream resumes the channel by it. */
-    cursorLine: () => isServerSide && position && `${position.epoch} ${position.seq} ${canonical}`,
+    /** Returns its line of an event stream's cursor, if the server subscribes the stream to it. */
+    cursorLine(isServerSide: boolean): string {
+      isInCursor = isServerSide && !!position;
+      return isInCursor && position ? `${position.epoch} ${position.seq} ${canonical}` : "";
+    },
+    isInCursor: () => isInCursor,
 
     /** Sets an interval where it is allowed and none is set. Returns whether it was. */
     slowDown(intervalMs: number): boolean {
@@ -243,7 +246,31 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
 }
 
 /** All channels that the application subscribes to. */
-export function openSubscriptions(call: Call, report: Report) {
+export interface Subscriptions {
+  /** The channels of a canonical name. */
+  find(key: string): readonly Subscription[];
+  all(): readonly Subscription[];
+  /** Whether the channel still has a handler, or had one a moment ago. */
+  has(subscription: Subscription): boolean;
+  /** Adds a handler. Returns whether the server must be asked. The options of a channel's first handler apply. */
+  add(name: string, subscriber: Subscriber): [subscription: Subscription, isNew: boolean];
+  /** Forgets a channel without handlers. Returns whether nothing stands for it any more. */
+  drop(subscription: Subscription): boolean;
+  /** Applies the server's own subscriptions of this connection, such as the user's channel. */
+  applyServerSide(active: readonly ActiveSubscription[]): void;
+  /** Applies a `subscribed` that replies to no request: of an event stream's cursor, or pushed by the server. */
+  applyPushed(results: readonly SubscriptionResult[]): void;
+  /** Delivers a push to the handlers of its channel. */
+  dispatch(message: ServerMessage): void;
+  /**
+   * Returns the cursor with which an event stream resumes the channels that the
+   * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
+   */
+  cursor(): string;
+}
+
+/** Opens the channels of a client. */
+export function openSubscriptions(call: Call, report: Report): Subscriptions {
   const byName = new Map<string, Subscription>();
   /**
    * The channels by canonical name, and for batches by ":" and the part after
@@ -265,6 +292,8 @@ export function openSubscriptions(call: Call, report: Report) {
     }
     return index.get(key) ?? [];
   };
+  /** The channels that the server subscribes each connection to, as the user's own one. */
+  const serverSide = new Set<string>();
   const all = (): Subscription[] => [...byName.values()];
   const has = (subscription: Subscription): boolean => byName.get(subscription.name) === subscription;
 
@@ -285,7 +314,6 @@ export function openSubscriptions(call: Call, report: Report) {
     all,
     has,
 
-    /** Adds a handler. The options of a channel's first handler apply until its last handler is removed. */
     add(name: string, subscriber: Subscriber): [subscription: Subscription, isNew: boolean] {
       let subscription = byName.get(name);
       if (subscription) {
@@ -297,7 +325,6 @@ export function openSubscriptions(call: Call, report: Report) {
       return [subscription, true];
     },
 
-    /** Forgets a channel without handlers. Returns whether nothing stands for it any more. */
     drop(subscription: Subscription): boolean {
       if (subscription.subscribers.size || !has(subscription)) {
         return false;
@@ -308,16 +335,15 @@ export function openSubscriptions(call: Call, report: Report) {
       return !find(subscription.canonical()).length;
     },
 
-    /** Applies the server's own subscriptions of this connection, such as the user's channel. */
     applyServerSide(active: readonly ActiveSubscription[]): void {
       for (const at of active) {
+        serverSide.add(at.channel);
         for (const subscription of find(at.channel)) {
           subscription.onServerSide(at);
         }
       }
     },
 
-    /** Applies a `subscribed` that replies to no request: of an event stream's cursor, or pushed by the server. */
     applyPushed(results: readonly SubscriptionResult[]): void {
       for (const result of results) {
         for (const subscription of find(result.channel)) {
@@ -328,7 +354,6 @@ export function openSubscriptions(call: Call, report: Report) {
       }
     },
 
-    /** Delivers a push to the handlers of its channel. */
     dispatch(message: ServerMessage): void {
       if (message.type === "price_batch") {
         dispatchBatch(message);
@@ -339,12 +364,8 @@ export function openSubscriptions(call: Call, report: Report) {
       }
     },
 
-    /**
-     * Returns the cursor with which an event stream resumes the channels that the
-     * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
-     */
     cursor(): string {
-      const lines = all().map(({ cursorLine }) => cursorLine());
+      const lines = all().map((one) => one.cursorLine(serverSide.has(one.canonical())));
       const bytes = new TextEncoder().encode(lines.filter(Boolean).join("\n"));
       return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
     },
