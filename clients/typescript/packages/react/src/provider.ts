@@ -1,0 +1,81 @@
+/** Provider: creates the client of the components below it, and connects it while it is mounted. */
+import { type ClientError, type ClientOptions, WebSocketClient } from "@tidewire/client";
+import { createElement, type ReactElement, type ReactNode, useEffect, useState } from "react";
+import { Session, SessionContext } from "./session.ts";
+
+/** Props of a `WebSocketProvider`: the address of a server, or a client. */
+export type WebSocketProviderProps = {
+  readonly children?: ReactNode;
+  /** Called with each error that no hook shows: a refused channel, a message that is not valid. */
+  readonly onError?: ((error: ClientError) => void) | undefined;
+} & (
+  | {
+      /** For example `wss://example.com/v1/ws`. With another URL, the provider opens another connection. */
+      readonly url: string | URL;
+      /** Options of the client. A new object replaces them without another connection. */
+      readonly options?: ClientOptions | undefined;
+      readonly client?: undefined;
+    }
+  | {
+      /** A client of your own, for example one that tabs share. The provider connects it, and leaves it connected. */
+      readonly client: WebSocketClient;
+      readonly url?: undefined;
+      readonly options?: undefined;
+    }
+);
+
+interface Held {
+  readonly session: Session;
+  /** The address as text, or the client of the props. */
+  readonly of: string | WebSocketClient;
+}
+
+/** Sessions of clients that the application created: providers of one client share its live values. */
+const shared = new WeakMap<WebSocketClient, Session>();
+
+function sessionOf(client: WebSocketClient): Session {
+  const session = shared.get(client) ?? new Session(() => client);
+  shared.set(client, session);
+  return session;
+}
+
+/** Gives the components below it one connection. On a server it connects to nothing. */
+export function WebSocketProvider({ url, options, client, onError, children }: WebSocketProviderProps): ReactElement {
+  const of = client ?? String(url);
+  const create = (): Held => ({ session: client === undefined ? new Session(() => new WebSocketClient(String(url), options)) : sessionOf(client), of });
+  const [state, setState] = useState(create);
+  let held = state;
+  if (held.of !== of) {
+    held = create();
+    setState(held);
+  }
+  const { session } = held;
+
+  useEffect(() => {
+    if (options !== undefined) {
+      session.client.setOptions(options);
+    }
+  }, [session, options]);
+
+  useEffect(() => (onError === undefined ? undefined : session.client.on("error", onError)), [session, onError]);
+
+  useEffect(() => {
+    session.mounts += 1;
+    session.client.connect();
+    return () => {
+      session.mounts -= 1;
+      // StrictMode and hot reload unmount and mount again in one task: the connection stays.
+      setTimeout(() => {
+        if (session.mounts > 0) {
+          return;
+        }
+        session.values.stopAll();
+        if (typeof of === "string") {
+          session.client.disconnect();
+        }
+      });
+    };
+  }, [session, of]);
+
+  return createElement(SessionContext.Provider, { value: session }, children);
+}
