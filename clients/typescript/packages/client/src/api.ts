@@ -1,5 +1,5 @@
 /** Options, states and events of the client: the types that an application sees. */
-import type { ConnectionEnd } from "./connection.ts";
+import type { ConnectionEnd } from "./link.ts";
 import type { Environment, WebSocketConstructor } from "./environment.ts";
 import type { ServerMessage } from "./messages.ts";
 import type { ErrorData } from "./types/common.ts";
@@ -37,7 +37,7 @@ export interface ClientOptions {
   readonly saveData?: boolean;
   /** The queue of publications that wait for a connection, or `false` for none. */
   readonly queue?: QueueOptions | false;
-  /** Checks each message while you develop: `checkServerMessage` of `@tidewire/client/checks`. */
+  /** Checks each message while you develop: `checkMessage` of `@tidewire/client/checks`. */
   readonly check?: (value: unknown) => string | undefined;
   /** Replacements for the runtime, for tests. */
   readonly environment?: Partial<Environment>;

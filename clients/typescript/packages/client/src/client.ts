@@ -1,521 +1,623 @@
 /**
  * Client: one session with a server that survives the loss of its connection.
- * Its parts: the WebSocket in `connection.ts`, channels in `subscriptions.ts`,
- * replies in `requests.ts`, reconnect delays in `backoff.ts`.
+ * Its parts: a connection in `link.ts`, channels in `subscriptions.ts`, when to
+ * connect in `reconnection.ts`, publications that wait in `queue.ts`.
+ *
+ * The methods are functions over the variables of the constructor. They need no
+ * `this`, and the variables' names do not stay in the minified code.
  */
-import { retryDelay, shouldReconnect } from "./backoff.ts";
-import { Connection, type ConnectionEnd } from "./connection.ts";
-import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality } from "./api.ts";
-import { type Environment, environmentWith, type Timer } from "./environment.ts";
-import { TidewireError } from "./errors.ts";
-import { callSafely } from "./listeners.ts";
-import type { ClientMessage, ReplyOf, RequestType, Requests, ServerMessage } from "./messages.ts";
-import { PendingRequests } from "./requests.ts";
-import { type ChannelHandler, type SubscribeOptions, type Subscriber, type Subscription, Subscriptions } from "./subscriptions.ts";
-import type { Json } from "./types/common.ts";
+import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality, TransportName } from "./api.ts";
+import { diagnose, httpUrl, webSocketUrl } from "./endpoint.ts";
+import { environmentWith, type Timer } from "./environment.ts";
+import { failure, reasonOf, TidewireError } from "./errors.ts";
+import { keepFrame } from "./frames.ts";
+import { ABNORMAL_CLOSE, type ConnectionEnd, type Link, openLink } from "./link.ts";
+import { openListeners } from "./listeners.ts";
+import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
+import { openQueue } from "./queue.ts";
+import { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
+import { type ChannelHandler, openSubscriptions, type SubscribeOptions, type Subscriber, type Subscription } from "./subscriptions.ts";
+import { ownerOf, tokenSource } from "./token.ts";
+import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, Welcome } from "./types/session.ts";
+import { openEventStream, openWebSocket } from "./wires.ts";
 
 const REQUEST_TIMEOUT_MS = 10_000;
-const RTT_INTERVAL_MS = 5_000;
-/** A connection that lived this long resets the reconnect delay. */
-const STEADY_MS = 5_000;
+/** The time for a handshake. It doubles with each attempt: a slow network needs longer. */
+const WELCOME_TIMEOUT_MS = 2_500;
+const LONGEST_WELCOME_MS = 20_000;
+const PING_INTERVAL_MS = 5_000;
 /** Channels in one `subscribe`, so that its frame stays far below the server's limit. */
 const CHANNELS_PER_FRAME = 100;
-
-type Listeners = { [Name in keyof ClientEvents]: Set<(event: ClientEvents[Name]) => void> };
+/** A channel without handlers stays subscribed so long: the next component may want it. */
+const LINGER_MS = 100;
+/** The time between two values of a latest channel when data is to be saved. */
+const SAVE_DATA_MS = 5_000;
+/** Attempts without a `welcome` before the other transport is tried, and where a WebSocket has worked before. */
+const FALLBACK_ATTEMPTS = 2;
+const PATIENT_ATTEMPTS = 6;
+/** The first time on an event stream after which a WebSocket is tried again. It doubles. */
+const RETURN_MS = 15_000;
+const LONGEST_RETURN_MS = 300_000;
 
 /**
  * A session with a Tidewire server.
  *
  * ```ts
  * const client = new WebSocketClient("ws://127.0.0.1:8080/v1/ws");
- * const unsubscribe = client.subscribe("prices:BTC-USD", (message) => {
+ * client.subscribe("prices:BTC-USD", (message) => {
  *   if (message.type === "price") console.log(message.data.price);
  * });
  * client.connect();
  * ```
  */
 export class WebSocketClient {
-  readonly #url: string;
-  #options: ClientOptions;
-  readonly #environment: Environment;
-  readonly #subscriptions = new Subscriptions();
-  readonly #requests: PendingRequests;
-  readonly #listeners: Listeners = {
-    state: new Set(),
-    quality: new Set(),
-    status: new Set(),
-    error: new Set(),
-    message: new Set(),
-  };
-  /** Channels to subscribe to at the end of this microtask, in one frame. */
-  readonly #unsentSubscribes = new Set<Subscription>();
-  #state: ClientState = { status: "disconnected" };
-  #connection: Connection | undefined;
-  /** Counts connections, so that a token that comes late opens none. */
-  #generation = 0;
-  #attempt = 0;
-  #liveSince = 0;
-  #retryTimer: Timer | undefined;
-  #rttTimer: Timer | undefined;
-  #drainTimer: Timer | undefined;
-  #removePageListener: (() => void) | undefined;
-  #visible = true;
-  /** The server's `reconnect`: the earliest time of the next connection, by the clock. */
-  #notBefore = 0;
-  #rttMs: number | undefined;
-  #clockOffsetMs = 0;
-
-  /** `url` is for example `ws://127.0.0.1:8080/v1/ws`. Throws a `TypeError` for a URL that can not work. */
-  constructor(url: string | URL, options: ClientOptions = {}) {
-    this.#url = String(url);
-    this.#options = options;
-    this.#environment = environmentWith({ ...options.environment, ...(options.webSocket && { webSocket: options.webSocket }) });
-    this.#requests = new PendingRequests(this.#environment.clock);
-  }
-
   /** The state of the session now. */
-  get state(): ClientState {
-    return this.#state;
-  }
-
-  /** The quality of the link now. */
-  getQuality(): Quality {
-    const grade = this.#state.status === "connected" ? "good" : "offline";
-    return { rttMs: this.#rttMs, jitterMs: 0, loss: 0, grade };
-  }
-
+  readonly state: ClientState = { status: "disconnected" };
   /** The server's time minus this machine's time, in milliseconds. */
-  get clockOffsetMs(): number {
-    return this.#clockOffsetMs;
-  }
+  readonly clockOffsetMs: number = 0;
 
-  /** Connects now, also while waiting to reconnect or closed. Does nothing while connecting or live. */
-  connect(): void {
-    if (this.#state.status === "connecting" || this.#state.status === "connected") {
-      return;
-    }
-    if (this.#removePageListener === undefined) {
-      this.#visible = this.#environment.page.isVisible();
-      this.#removePageListener = this.#environment.page.onChange(() => {
-        this.#onPageChange();
-      });
-    }
-    if (this.#state.status === "closed") {
-      this.#attempt = 0;
-    }
-    void this.#open();
-  }
-
-  /** Resolves when connected. Rejects if the state is, or becomes, `closed` or `disconnected`. */
-  ready(): Promise<Welcome> {
-    return new Promise((resolve, reject) => {
-      let remove: (() => void) | undefined;
-      const check = (state: ClientState): boolean => {
-        if (state.status === "connected") {
-          resolve(state.welcome);
-        } else if (state.status === "closed") {
-          reject(new TidewireError({ code: "unavailable", message: state.end.reason }));
-        } else if (state.status === "disconnected") {
-          reject(new TidewireError({ code: "unavailable", message: "disconnected: call connect() first" }));
-        } else {
-          return false;
-        }
-        remove?.();
-        return true;
-      };
-      if (!check(this.#state)) {
-        remove = this.on("state", check);
-      }
-    });
-  }
-
-  /** Replaces options without a new connection: the queue and pending requests stay. */
-  setOptions(options: Partial<ClientOptions>): void {
-    this.#options = { ...this.#options, ...options };
-  }
-
-  /** Finds out at once whether the link works, and opens another if it does not. Resolves when connected. */
-  recoverState(): Promise<Welcome> {
-    this.#connection?.probe();
-    return this.ready();
-  }
+  /** Connects now, also while waiting to reconnect or closed. Does nothing while connecting or connected. */
+  readonly connect: () => void;
 
   /** Ends the session until the next `connect`, which restores the subscriptions. No event of the page undoes it. */
-  disconnect(): void {
-    this.#removePageListener?.();
-    this.#removePageListener = undefined;
-    this.#dropConnection();
-    if (this.#state.status !== "disconnected") {
-      this.#setState({ status: "disconnected" });
-    }
-  }
+  readonly disconnect: () => void;
+
+  /** Resolves when connected. Rejects if the state is, or becomes, `closed` or `disconnected`. */
+  readonly ready: () => Promise<Welcome>;
+
+  /** Finds out at once whether the link works, and opens another if it does not. Resolves when connected. */
+  readonly recoverState: () => Promise<Welcome>;
+
+  /** Replaces options without a new connection: the queue and pending requests stay. */
+  readonly setOptions: (options: Partial<ClientOptions>) => void;
+
+  /** The quality of the link now. */
+  readonly getQuality: () => Quality;
 
   /** Adds a listener. Returns a function that removes it. */
-  on<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): () => void {
-    this.#listeners[name].add(listener);
-    return () => {
-      this.#listeners[name].delete(listener);
-    };
-  }
+  readonly on: <Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void) => () => void;
 
   /** Removes a listener. */
-  off<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): void {
-    this.#listeners[name].delete(listener);
-  }
+  readonly off: <Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void) => void;
 
   /**
    * Subscribes to a channel, across connections and in any state. Returns a
    * function that removes the handler. The options of a channel's first handler
    * apply until its last handler is removed.
    */
-  subscribe(channel: string, handler: ChannelHandler, options: SubscribeOptions = {}): () => void {
-    const subscriber = { handler, onError: options.onError };
-    const { subscription, isNew } = this.#subscriptions.add(channel, subscriber, options);
-    if (isNew && this.#state.status === "connected") {
-      this.#subscribeSoon(subscription);
-    }
-    return () => {
-      this.#remove(subscription, subscriber);
-    };
-  }
-
-  #remove(subscription: Subscription, subscriber: Subscriber): void {
-      if (!this.#subscriptions.remove(subscription, subscriber)) {
-        return;
-      }
-      const wasSent = !this.#unsentSubscribes.delete(subscription);
-      if (wasSent && this.#state.status === "connected" && !this.#subscriptions.isShared(subscription)) {
-        this.#start("unsubscribe", { channels: [subscription.canonical] });
-      }
-  }
+  readonly subscribe: (channel: string, handler: ChannelHandler, options?: SubscribeOptions) => () => void;
 
   /** Removes a handler of a channel, or all of them. */
-  unsubscribe(channel: string, handler?: ChannelHandler): void {
-    for (const subscription of this.#subscriptions.all()) {
-      for (const subscriber of [...subscription.subscribers]) {
-        if (subscription.name === channel && (handler === undefined || subscriber.handler === handler)) {
-          this.#remove(subscription, subscriber);
-        }
-      }
-    }
-  }
+  readonly unsubscribe: (channel: string, handler?: ChannelHandler) => void;
 
   /**
    * Publishes a JSON document. Resolves to its position in the channel. Without
    * a connection it waits in the queue, which survives a reload.
    */
-  publish(channel: string, data: Json, options: PublishOptions = {}): Promise<ActiveSubscription> {
-    const { idempotencyKey } = options;
-    return this.request("publish", { channel, data, ...(idempotencyKey !== undefined && { idempotencyKey }) });
-  }
+  readonly publish: (channel: string, data: Json, options?: PublishOptions) => Promise<ActiveSubscription>;
 
   /** Sends a message without waiting for a reply. Returns whether it was sent. */
-  send(message: ClientMessage): boolean {
-    return this.#connection?.send(JSON.stringify(message)) ?? false;
-  }
+  readonly send: (message: ClientMessage) => boolean;
 
   /**
    * Sends a request and resolves to the data of its reply. Rejects with a
    * `TidewireError`: the server's own, `unavailable` when the connection is
    * missing or lost before the reply, or `deadline_exceeded` after the time limit.
    */
-  request<Type extends RequestType>(type: Type, data: Requests[Type]["data"]): Promise<ReplyOf<Type>> {
-    return new Promise((resolve, reject) => {
-      this.#start(type, data, resolve, reject);
+  readonly request: <Type extends RequestType>(type: Type, data: Requests[Type]["data"]) => Promise<ReplyOf<Type>>;
+
+  /**
+   * `url` is for example `ws://127.0.0.1:8080/v1/ws`. Throws a `TypeError` for a
+   * URL that can not work, and where there is no WebSocket.
+   */
+  constructor(url: string | URL, options: ClientOptions = {}) {
+    const target = webSocketUrl(url);
+    const environment = environmentWith(options);
+    const { clock, fetch, webSocket } = environment;
+    const [on, off, emit, call] = openListeners();
+    const subscriptions = openSubscriptions(call, (channel, { code, message }) => {
+      emit("error", { code, message, channel });
     });
-  }
+    const fetchToken = tokenSource(clock);
+    const pending = new Map<string, [onReply: (reply: never) => void, onFailure: (error: TidewireError) => void, timer: Timer]>();
+    /** Channels to subscribe to at the end of this microtask, in one frame. */
+    const unsent = new Set<Subscription>();
+    let link: Link | undefined;
+    /** A WebSocket that is tried while an event stream works. */
+    let candidate: Link | undefined;
+    let transport: TransportName = "websocket";
+    /** Attempts of this transport since its last `welcome`. */
+    let failures = 0;
+    let hasUsedWebSocket = false;
+    let returnMs = RETURN_MS;
+    /** Counts connections, so that a token that comes late opens none. */
+    let generation = 0;
+    let lastId = 0;
+    let pingTimer: Timer | undefined;
+    let returnTimer: Timer | undefined;
+    /** What the server or a diagnosis said before the end. */
+    let hint = "";
 
-  // ------------------------------------------------------------ connection
+    const allows = (name: TransportName): boolean => options.transports?.includes(name) ?? true;
+    const isOpen = (): boolean => link?.isOpen() ?? false;
+    const setState = (state: ClientState): void => {
+      Object.assign(this, { state });
+      emit("state", state);
+    };
+    const report = (code: ErrorCode, message: string, cause?: unknown): void => {
+      emit("error", { code, message, cause });
+    };
+    const nothing = (): void => undefined;
 
-  async #open(): Promise<void> {
-    this.#dropConnection();
-    this.#notBefore = 0;
-    const generation = this.#generation;
-    this.#setState({ status: "connecting", attempt: this.#attempt });
-    const protocols = ["tidewire.v1.json"];
-    try {
-      const token = await this.#token();
-      if (generation !== this.#generation) {
+    // ---------------------------------------------------------- requests
+
+    const start = <Type extends RequestType>(
+      type: Type,
+      data: Requests[Type]["data"],
+      onReply: (reply: ReplyOf<Type>) => void = nothing,
+      onFailure: (error: TidewireError) => void = nothing,
+    ): void => {
+      const id = String(++lastId);
+      if (!link?.send(JSON.stringify({ type, id, data }))) {
+        onFailure(failure("unavailable", "not connected"));
         return;
       }
-      if (token !== undefined) {
-        protocols.push(`tidewire.bearer.${token}`);
-      }
-      this.#connection = new Connection(this.#environment, this.#url, protocols, {
-        onMessage: (message) => {
-          this.#onMessage(message);
-        },
-        onInvalidFrame: (reason) => {
-          this.#emit("error", { code: "invalid_argument", message: reason });
-        },
-        onSilence: () => {
-          this.#ping();
-        },
-        onEnd: (end) => {
-          this.#onEnd(end);
-        },
+      const limitMs = options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
+      const timer = clock.after(limitMs, () => {
+        pending.delete(id);
+        onFailure(failure("deadline_exceeded", `no reply within ${limitMs} ms`));
       });
-    } catch (error) {
-      if (generation === this.#generation) {
-        this.#onEnd({ code: 1006, reason: error instanceof Error ? error.message : String(error) });
-      }
-    }
-  }
+      pending.set(id, [onReply, onFailure, timer]);
+    };
+    const queue =
+      options.queue === false
+        ? undefined
+        : openQueue(environment, target.href, options.queue ?? {}, (request, onReply, onFailure) => {
+            start("publish", request, onReply, (error) => {
+              // A lost link is the queue's own matter: it sends again.
+              if (isOpen()) {
+                onFailure(error);
+              }
+            });
+          });
 
-  async #token(): Promise<string | undefined> {
-    const { token, getToken } = this.#options;
-    return getToken ? await getToken() : token;
-  }
+    // -------------------------------------------------------- connection
 
-  /** Drops the connection, its timers and its requests. */
-  #dropConnection(): void {
-    this.#generation += 1;
-    this.#retryTimer?.cancel();
-    this.#rttTimer?.cancel();
-    this.#drainTimer?.cancel();
-    this.#connection?.close();
-    this.#connection = undefined;
-    this.#rttMs = undefined;
-    this.#unsentSubscribes.clear();
-    this.#subscriptions.onDisconnect();
-    this.#requests.failAll();
-  }
-
-  #onEnd(end: ConnectionEnd): void {
-    const { clock, random } = this.#environment;
-    if (this.#state.status === "connected" && clock.now() - this.#liveSince >= STEADY_MS) {
-      this.#attempt = 0;
-    }
-    this.#dropConnection();
-    if (!shouldReconnect(end.code)) {
-      this.#removePageListener?.();
-      this.#removePageListener = undefined;
-      this.#setState({ status: "closed", end });
-      return;
-    }
-    const requested = this.#notBefore - clock.now();
-    const delay = requested > 0 ? requested : retryDelay(this.#attempt, end.code, random);
-    this.#attempt += 1;
-    this.#retryTimer = clock.after(delay, () => {
-      void this.#open();
-    });
-    this.#setState({ status: "reconnecting", retryAt: clock.wallTime() + delay, attempt: this.#attempt, end });
-  }
-
-  /** The server drains. The client keeps this connection until the requested time, then opens another. */
-  #onReconnect(afterMs: number): void {
-    const { clock } = this.#environment;
-    this.#notBefore = clock.now() + afterMs;
-    this.#drainTimer?.cancel();
-    this.#drainTimer = clock.after(afterMs, () => {
-      this.#attempt = 0;
-      void this.#open();
-    });
-  }
-
-  // -------------------------------------------------------------- messages
-
-  #onMessage(message: ServerMessage): void {
-    this.#emit("message", message);
-    this.#applyToSession(message);
-    const isReply = this.#requests.settle(message);
-    if (isReply) {
-      return;
-    }
-    if (message.type === "error") {
-      this.#emit("error", message.data);
-      return;
-    }
-    this.#subscriptions.dispatch(message);
-  }
-
-  /** Updates the session from a message, reply or not. */
-  #applyToSession(message: ServerMessage): void {
-    switch (message.type) {
-      case "welcome":
-        this.#onWelcome(message.data);
-        return;
-      case "authenticated":
-        this.#subscriptions.applyServerSide(message.data.subscriptions);
-        return;
-      case "pong":
-      case "visibility":
-        this.#onHeartbeat(message.data.heartbeatMs);
-        return;
-      case "reconnect":
-        this.#onReconnect(message.data.afterMs);
-        return;
-      case "token_expiring":
-        void this.#renewToken();
-        return;
-      case "status":
-        this.#emit("status", message.data);
-        return;
-      default:
-        return;
-    }
-  }
-
-  #onWelcome(welcome: Welcome): void {
-    const { clock } = this.#environment;
-    this.#liveSince = clock.now();
-    this.#clockOffsetMs = welcome.serverTime - clock.wallTime();
-    this.#subscriptions.applyServerSide(welcome.subscriptions);
-    this.#state = { status: "connected", welcome, heartbeatMs: welcome.heartbeatMs, transport: "websocket" };
-    if (!this.#visible) {
-      this.#start("visibility", { state: "background" });
-    }
-    for (const subscription of this.#subscriptions.all()) {
-      this.#unsentSubscribes.add(subscription);
-    }
-    // Before the event: a listener that publishes at once then receives its own publication.
-    this.#sendSubscribes();
-    this.#emit("state", this.#state);
-    this.#measureRtt();
-  }
-
-  #onHeartbeat(heartbeatMs: number): void {
-    if (this.#connection !== undefined) {
-      this.#connection.heartbeatMs = heartbeatMs;
-    }
-    if (this.#state.status === "connected" && this.#state.heartbeatMs !== heartbeatMs) {
-      this.#setState({ ...this.#state, heartbeatMs });
-    }
-  }
-
-  async #renewToken(): Promise<void> {
-    if (this.#options.getToken === undefined) {
-      return;
-    }
-    try {
-      const token = await this.#token();
-      await this.request("auth", { token: token ?? "" });
-    } catch (error) {
-      const message = error instanceof Error ? error.message : String(error);
-      this.#emit("error", { code: "unauthenticated", message: `the token could not be renewed: ${message}` });
-    }
-  }
-
-  // --------------------------------------------------------- subscriptions
-
-  #subscribeSoon(subscription: Subscription): void {
-    if (this.#unsentSubscribes.size === 0) {
-      queueMicrotask(() => {
-        this.#sendSubscribes();
-      });
-    }
-    this.#unsentSubscribes.add(subscription);
-  }
-
-  #sendSubscribes(): void {
-    const all = [...this.#unsentSubscribes];
-    this.#unsentSubscribes.clear();
-    for (let start = 0; start < all.length; start += CHANNELS_PER_FRAME) {
-      this.#sendSubscribe(all.slice(start, start + CHANNELS_PER_FRAME));
-    }
-  }
-
-  #sendSubscribe(subscriptions: readonly Subscription[]): void {
-    const generation = this.#generation;
-    const channels = subscriptions.map((subscription) => this.#subscriptions.startSubscribe(subscription));
-    const onReply = (reply: ReplyOf<"subscribe">): void => {
-      // The results come in the order of the request.
-      for (const [index, result] of reply.channels.entries()) {
-        const subscription = subscriptions[index];
-        if (subscription !== undefined && this.#subscriptions.has(subscription)) {
-          this.#subscriptions.finishSubscribe(subscription, result);
+    /** Drops the connection, its timers and its requests. */
+    const drop = (keep?: Link): void => {
+      generation += 1;
+      reconnection.cancel();
+      pingTimer?.cancel();
+      returnTimer?.cancel();
+      for (const old of [link, candidate]) {
+        if (old !== keep) {
+          old?.close();
         }
       }
+      link = candidate = undefined;
+      unsent.clear();
+      queue?.close();
+      for (const subscription of subscriptions.all()) {
+        subscription.onDisconnect();
+      }
+      const lost = [...pending.values()];
+      pending.clear();
+      for (const [, onFailure, timer] of lost) {
+        timer.cancel();
+        onFailure(failure("unavailable", "the connection was lost before the reply came"));
+      }
     };
-    const onFailure = (error: TidewireError): void => {
-      // The next connection subscribes to everything again.
-      if (generation !== this.#generation || this.#state.status !== "connected") {
+    const stop = (state: ClientState): void => {
+      reconnection.stop();
+      drop();
+      if (this.state.status !== state.status) {
+        setState(state);
+      }
+    };
+    const onEnd = ({ code, reason }: ConnectionEnd, isFatal = !shouldReconnect(code)): void => {
+      const wasConnected = this.state.status === "connected";
+      const end = { code, reason: reason || (wasConnected && code < 4000 ? "" : hint) };
+      drop();
+      if (isFatal) {
+        stop({ status: "closed", end });
         return;
       }
-      for (const subscription of subscriptions) {
-        this.#subscriptions.refuse(subscription, error);
+      if (!wasConnected) {
+        onFailedAttempt();
+      }
+      const delayMs = reconnection.schedule(code);
+      setState({ status: "reconnecting", retryAt: clock.wallTime() + delayMs, attempt: reconnection.attempt, end });
+    };
+    /** No `welcome` came: perhaps only the other transport gets through, or the URL is wrong. */
+    const onFailedAttempt = (): void => {
+      if (++failures < (hasUsedWebSocket ? PATIENT_ATTEMPTS : FALLBACK_ATTEMPTS)) {
+        return;
+      }
+      failures = 0;
+      const other = transport === "sse" ? "websocket" : "sse";
+      transport = allows(other) ? other : transport;
+      if (!hasUsedWebSocket && !hint) {
+        void diagnose(fetch, target).then((found) => {
+          if (found && !isOpen()) {
+            hint = found;
+            report("failed_precondition", found);
+          }
+        });
       }
     };
-    this.#start("subscribe", { channels }, onReply, onFailure);
-  }
-
-  // ------------------------------------------------------------- heartbeat
-
-  /** Sends a ping and measures the round trip by its reply. */
-  #ping(): void {
-    const { clock } = this.#environment;
-    const sent = clock.now();
-    this.#start("ping", { t: sent }, (pong) => {
-      const rttMs = clock.now() - sent;
-      this.#rttMs = rttMs;
-      this.#clockOffsetMs = pong.serverTime + rttMs / 2 - clock.wallTime();
-      this.#emit("quality", this.getQuality());
-    });
-  }
-
-  /** Measures the round trip now and every few seconds, while the page is visible. */
-  #measureRtt(): void {
-    this.#rttTimer?.cancel();
-    if (!this.#visible || this.#state.status !== "connected") {
-      return;
-    }
-    this.#ping();
-    this.#rttTimer = this.#environment.clock.after(RTT_INTERVAL_MS, () => {
-      this.#measureRtt();
-    });
-  }
-
-  #onPageChange(): void {
-    const visible = this.#environment.page.isVisible();
-    const changed = visible !== this.#visible;
-    this.#visible = visible;
-    if (this.#state.status === "connected") {
-      if (changed) {
-        this.#start("visibility", { state: visible ? "active" : "background" });
-      }
-      if (visible) {
-        // The machine may have slept: find out at once whether the connection is dead.
-        this.#connection?.probe();
-      }
-      this.#measureRtt();
-      return;
-    }
-    if (visible && this.#state.status === "reconnecting" && this.#notBefore <= this.#environment.clock.now()) {
-      void this.#open();
-    }
-  }
-
-  // --------------------------------------------------------------- helpers
-
-  #start<Type extends RequestType>(
-    type: Type,
-    data: Requests[Type]["data"],
-    onReply?: (reply: ReplyOf<Type>) => void,
-    onFailure?: (error: TidewireError) => void,
-  ): void {
-    this.#requests.start(
-      this.#options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS,
-      (id) => this.#connection?.send(JSON.stringify({ type, id, data })) ?? false,
-      (outcome) => {
-        if (outcome.kind === "failure") {
-          onFailure?.(outcome.error);
-          return;
+    /** Fetches a token, and calls `use` unless another connection was opened meanwhile. */
+    const withToken = (use: (token: string | undefined) => void): void => {
+      const mine = generation;
+      const fail = (error: unknown, isFatal: boolean): void => {
+        if (mine === generation) {
+          onEnd({ code: ABNORMAL_CLOSE, reason: reasonOf(error) }, isFatal);
         }
-        // The protocol fixes the reply type of each request, and the parser checked the data by its type.
-        onReply?.(outcome.data as ReplyOf<Type>);
+      };
+      fetchToken(options).then(
+        (token) => {
+          if (mine === generation) {
+            queue?.claim(ownerOf(token));
+            try {
+              use(token);
+            } catch (error) {
+              // A socket that can not be constructed: a bad token, or `ws:` in a page of `https:`.
+              fail(error, true);
+            }
+          }
+        },
+        (error: unknown) => {
+          report("unauthenticated", `getToken failed: ${reasonOf(error)}`, error);
+          fail(error, false);
+        },
+      );
+    };
+    const connectBy = (name: TransportName, token: string | undefined): Link => {
+      const self = openLink(
+        clock,
+        name,
+        Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection.attempt),
+        (onOpen, onFrame, onClose) =>
+          name === "sse"
+            ? openEventStream(fetch, httpUrl(target), token, subscriptions.cursor(), onFrame, onClose)
+            : openWebSocket(webSocket as NonNullable<typeof webSocket>, target.href, token, onOpen, onFrame, onClose),
+        (message, frame) => {
+          if (self === candidate && message?.type === "welcome") {
+            drop(self);
+            link = self;
+          }
+          if (self === link) {
+            if (message) {
+              onMessage(keepFrame(message, frame));
+            } else {
+              report("invalid_argument", "a frame is no JSON object with a `type`");
+            }
+          }
+        },
+        ping,
+        (end) => {
+          if (self === candidate) {
+            candidate = undefined;
+            returnLater();
+          } else if (self === link) {
+            onEnd(end);
+          }
+        },
+      );
+      return self;
+    };
+    const open = (): void => {
+      drop();
+      setState({ status: "connecting", attempt: reconnection.attempt });
+      withToken((token) => {
+        link = connectBy(transport, token);
+      });
+    };
+    /** An event stream works. Tries a WebSocket beside it, later and later. */
+    const returnLater = (): void => {
+      if (transport === "sse" && allows("websocket")) {
+        returnTimer = clock.after(returnMs, () => {
+          if (reconnection.isVisible) {
+            returnMs = Math.min(LONGEST_RETURN_MS, returnMs * 2);
+            withToken((token) => {
+              candidate = connectBy("websocket", token);
+            });
+          } else {
+            returnLater();
+          }
+        });
+      }
+    };
+    const onWake = (): void => {
+      if (isOpen()) {
+        link?.probe();
+      } else if (this.state.status === "reconnecting" && !reconnection.isBarred()) {
+        open();
+      }
+    };
+    const reconnection = new ReconnectionManager(
+      environment,
+      open,
+      onWake,
+      () => {
+        // A page with a socket may not enter the browser's cache.
+        if (isOpen()) {
+          onEnd({ code: 1001, reason: "the page was left" });
+        }
+      },
+      () => {
+        start("visibility", { state: reconnection.isVisible ? "active" : "background" });
+        pingLoop();
       },
     );
-  }
 
-  #setState(state: ClientState): void {
-    this.#state = state;
-    this.#emit("state", state);
-  }
+    // ---------------------------------------------------------- messages
 
-  #emit<Name extends keyof ClientEvents>(name: Name, event: ClientEvents[Name]): void {
-    for (const listener of [...this.#listeners[name]]) {
-      callSafely(listener, event);
+    const onMessage = (message: ServerMessage): void => {
+      const fault = options.check?.(message);
+      if (fault) {
+        report("invalid_argument", fault);
+        return;
+      }
+      emit("message", message);
+      try {
+        apply(message);
+      } catch (cause) {
+        report("invalid_argument", `\`${message.type}\` has another form: ${reasonOf(cause)}`, cause);
+      }
+    };
+    const apply = (message: ServerMessage): void => {
+      const { id, type, data } = message;
+      if (type === "welcome") {
+        onWelcome(data);
+      } else if (type === "authenticated") {
+        subscriptions.applyServerSide(data.subscriptions);
+        // The new token may read more.
+        subscribeSoon(...subscriptions.all().filter((subscription) => subscription.isRefused()));
+      } else if (type === "pong" || type === "visibility") {
+        onHeartbeat(data.heartbeatMs);
+      } else if (type === "reconnect") {
+        reconnection.onReconnect(data.afterMs);
+      } else if (type === "token_expiring") {
+        renewToken();
+      } else if (type === "status") {
+        emit("status", data);
+      }
+      const request = pending.get(id ?? "");
+      if (request) {
+        const [onReply, onFailure, timer] = request;
+        pending.delete(id ?? "");
+        timer.cancel();
+        if (type === "error") {
+          onFailure(new TidewireError(data));
+        } else {
+          // The protocol fixes the reply type of each request.
+          onReply(data as never);
+        }
+      } else if (id) {
+        // A reply that came too late.
+      } else if (type === "subscribed") {
+        subscriptions.applyPushed(data.channels);
+      } else if (type === "unsubscribed") {
+        for (const subscription of data.channels.flatMap(subscriptions.find)) {
+          subscription.refuse(failure("cancelled", data.reason ?? "the server ended the subscription"));
+        }
+      } else if (type !== "error") {
+        subscriptions.dispatch(message);
+      } else if (!message.channel) {
+        hint = data.message;
+        reconnection.bar(data.retryAfterMs ?? 0);
+        emit("error", data);
+      }
+    };
+    const onWelcome = (welcome: Welcome): void => {
+      const { heartbeatMs } = welcome;
+      transport = link?.transport ?? transport;
+      const isWebSocket = transport === "websocket";
+      hasUsedWebSocket ||= isWebSocket;
+      failures = 0;
+      hint = "";
+      returnMs = isWebSocket ? RETURN_MS : returnMs;
+      reconnection.onConnected();
+      subscriptions.applyServerSide(welcome.subscriptions);
+      Object.assign(this, { state: { status: "connected", welcome, heartbeatMs, transport }, clockOffsetMs: welcome.serverTime - clock.wallTime() });
+      if (!reconnection.isVisible) {
+        start("visibility", { state: "background" });
+      }
+      for (const subscription of subscriptions.all()) {
+        // An event stream resumes the server's own subscriptions by its cursor: `subscribed` follows.
+        if (!isWebSocket && subscription.cursorLine()) {
+          subscription.start(false);
+        } else {
+          unsent.add(subscription);
+        }
+      }
+      // Before the event: a listener that publishes at once then receives its own publication.
+      sendSubscribes();
+      queue?.open(welcome.userId ?? "");
+      emit("state", this.state);
+      pingLoop();
+      returnLater();
+    };
+    const onHeartbeat = (heartbeatMs: number): void => {
+      link?.setHeartbeat(heartbeatMs);
+      if (this.state.status === "connected" && this.state.heartbeatMs !== heartbeatMs) {
+        setState({ ...this.state, heartbeatMs });
+      }
+    };
+    const renewToken = (): void => {
+      const mine = generation;
+      if (options.getToken) {
+        fetchToken(options)
+          // A token that comes after its connection was replaced is dropped.
+          .then((token) => (token && mine === generation ? this.request("auth", { token }) : undefined))
+          .catch((error: unknown) => {
+            report("unauthenticated", `the token could not be renewed: ${reasonOf(error)}`, error);
+          });
+      }
+    };
+
+    // ----------------------------------------------------- subscriptions
+
+    const remove = (subscription: Subscription, subscriber: Subscriber): void => {
+      const { subscribers } = subscription;
+      if (!subscribers.delete(subscriber) || subscribers.size) {
+        return;
+      }
+      if (unsent.delete(subscription) || !isOpen()) {
+        subscriptions.drop(subscription);
+        return;
+      }
+      clock.after(LINGER_MS, () => {
+        if (subscriptions.drop(subscription) && !subscription.isRefused()) {
+          start("unsubscribe", { channels: [subscription.canonical()] });
+        }
+      });
+    };
+    const subscribeSoon = (...all: Subscription[]): void => {
+      if (isOpen()) {
+        if (!unsent.size) {
+          queueMicrotask(sendSubscribes);
+        }
+        for (const subscription of all) {
+          unsent.add(subscription);
+        }
+      }
+    };
+    const sendSubscribes = (): void => {
+      const all = [...unsent];
+      unsent.clear();
+      while (all.length) {
+        sendSubscribe(all.splice(0, CHANNELS_PER_FRAME));
+      }
+    };
+    const sendSubscribe = (all: readonly Subscription[]): void => {
+      start(
+        "subscribe",
+        { channels: all.map((subscription) => subscription.start(link?.transport === "websocket")) },
+        ({ channels }) => {
+          // The results come in the order of the request.
+          for (const [index, result] of channels.entries()) {
+            const subscription = all[index];
+            if (subscription && subscriptions.has(subscription)) {
+              subscription.finish(result);
+              if (savesData() && subscription.slowDown(SAVE_DATA_MS)) {
+                // The server has said that it is a latest channel.
+                subscribeSoon(subscription);
+              }
+            }
+          }
+        },
+        (error) => {
+          // After a loss the next connection subscribes to everything again.
+          for (const subscription of isOpen() ? all : []) {
+            subscription.refuse(error);
+          }
+        },
+      );
+    };
+    const savesData = (): boolean | undefined =>
+      options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData;
+
+    // --------------------------------------------------------- heartbeat
+
+    /** Sends a ping and measures the round trip by its reply. */
+    const ping = (): void => {
+      const t = clock.now();
+      const count = (rttMs?: number): void => {
+        reconnection.onPing(rttMs);
+        emit("quality", this.getQuality());
+      };
+      start(
+        "ping",
+        { t },
+        ({ serverTime }) => {
+          const rttMs = clock.now() - t;
+          Object.assign(this, { clockOffsetMs: serverTime + rttMs / 2 - clock.wallTime() });
+          count(rttMs);
+        },
+        () => {
+          count();
+        },
+      );
+    };
+    /** Measures now and every few seconds, while the page is visible. */
+    const pingLoop = (): void => {
+      pingTimer?.cancel();
+      if (reconnection.isVisible && isOpen()) {
+        ping();
+        pingTimer = clock.after(PING_INTERVAL_MS, pingLoop);
+      }
+    };
+
+    // ------------------------------------------------------- the methods
+
+    if (!allows("websocket")) {
+      transport = "sse";
+    } else if (!webSocket) {
+      throw new TypeError("there is no global WebSocket: install the package `ws`, or pass a class as the option `webSocket`");
     }
+    queue?.claim(options.getToken ? undefined : ownerOf(options.token));
+    this.on = on;
+    this.off = off;
+    this.getQuality = () => reconnection.getQuality(isOpen());
+    this.connect = () => {
+      if (!/^connect/.test(this.state.status)) {
+        reconnection.start();
+        open();
+      }
+    };
+    this.disconnect = () => {
+      stop({ status: "disconnected" });
+    };
+    this.ready = () =>
+      new Promise((resolve, reject) => {
+        const check = (state: ClientState): void => {
+          const { status } = state;
+          if (status === "connected") {
+            resolve(state.welcome);
+          } else if (/d$/.test(status)) {
+            reject(failure("unavailable", status === "closed" ? state.end.reason : "not connected: call connect()"));
+          } else {
+            return;
+          }
+          off("state", check);
+        };
+        on("state", check);
+        check(this.state);
+      });
+    this.recoverState = () => {
+      onWake();
+      return this.ready();
+    };
+    this.setOptions = (next) => {
+      options = { ...options, ...next };
+    };
+    this.subscribe = (channel, handler, settings = {}) => {
+      const subscriber = { handler, onError: settings.onError };
+      const [subscription, isNew] = subscriptions.add(channel, subscriber, settings);
+      if (isNew) {
+        subscribeSoon(subscription);
+      }
+      return () => {
+        remove(subscription, subscriber);
+      };
+    };
+    this.unsubscribe = (channel, handler) => {
+      for (const subscription of subscriptions.all()) {
+        for (const subscriber of subscription.name === channel ? [...subscription.subscribers] : []) {
+          if (!handler || subscriber.handler === handler) {
+            remove(subscription, subscriber);
+          }
+        }
+      }
+    };
+    this.publish = (channel, data, { idempotencyKey, queue: isQueued = true } = {}) =>
+      queue && isQueued ? queue.add(channel, data, idempotencyKey) : this.request("publish", { channel, data, ...(idempotencyKey && { idempotencyKey }) });
+    this.send = (message) => link?.send(JSON.stringify(message)) ?? false;
+    this.request = (type, data) =>
+      new Promise((resolve, reject) => {
+        start(type, data, resolve, reject);
+      });
   }
 }

@@ -1,6 +1,7 @@
 /**
- * Environment of the client: clock, WebSocket, page visibility and random
- * numbers. Tests replace it. No other file of this package uses a global.
+ * Environment of the client: clock, WebSocket, fetch, the page and random
+ * numbers. Tests replace it. No other file of the core uses a global of the
+ * runtime that a test would have to fake.
  */
 
 /** A running timer. */
@@ -22,44 +23,66 @@ export interface Clock {
 export interface WebSocketLike {
   send(data: string): void;
   close(code?: number, reason?: string): void;
-  addEventListener(type: "open" | "error", listener: () => void): void;
+  addEventListener(type: "open", listener: () => void): void;
+  addEventListener(type: "error", listener: (event: { readonly message?: string }) => void): void;
   addEventListener(type: "message", listener: (event: { readonly data: unknown }) => void): void;
-  addEventListener(type: "close", listener: (event: { readonly code: number; readonly reason: string }) => void): void;
+  addEventListener(type: "close", listener: (event: { readonly code?: number; readonly reason?: string }) => void): void;
 }
 
 /** The WebSocket class: `globalThis.WebSocket`, or the `ws` package's. */
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
 
-/** Visibility of the page, and return of the network. */
+/** A function like the global `fetch`. */
+export type Fetch = (url: string, init?: RequestInit) => Promise<Response>;
+
+/** The page: whether it is visible, and the events that tell of sleep and wake. */
 export interface Page {
   isVisible(): boolean;
-  /** Calls `listener` when `isVisible` may have changed or the network came back. Returns a function that removes it. */
-  onChange(listener: () => void): () => void;
+  /**
+   * Calls `listener` with the name of each event of the page: `visibilitychange`,
+   * `online`, `offline`, `resume`, `freeze`, `pageshow`, `pagehide`. Returns a function that removes it.
+   */
+  onChange(listener: (event: string) => void): () => void;
 }
 
 /** Everything that the client uses of its runtime. */
 export interface Environment {
   readonly clock: Clock;
-  readonly webSocket: WebSocketConstructor;
+  /** `undefined` where there is none: then only Server-Sent Events are left. */
+  readonly webSocket: WebSocketConstructor | undefined;
+  readonly fetch: Fetch;
   readonly page: Page;
   /** A number from 0 up to but not including 1. */
   readonly random: () => number;
 }
 
-/**
- * Completes `parts` from the globals of a browser, Node 22 and up, Deno or Bun.
- * Throws a `TypeError` where there is no WebSocket: no retry would help.
- */
-export function environmentWith(parts: Partial<Environment> = {}): Environment {
-  return { clock: systemClock, page: documentPage(), random: Math.random, ...parts, webSocket: parts.webSocket ?? globalWebSocket() };
+/** Completes the parts that the application gave from the globals of a browser, Node, Deno or Bun. */
+export function environmentWith({ environment, webSocket }: { readonly environment?: Partial<Environment>; readonly webSocket?: WebSocketConstructor }): Environment {
+  return {
+    clock: systemClock,
+    fetch: (url, init) => fetch(url, init),
+    page: documentPage,
+    random: Math.random,
+    ...environment,
+    webSocket: webSocket ?? environment?.webSocket ?? findWebSocket(),
+  };
 }
 
-function globalWebSocket(): WebSocketConstructor {
-  const { WebSocket: found } = globalThis as { readonly WebSocket?: WebSocketConstructor };
-  if (found === undefined) {
-    throw new TypeError("there is no global WebSocket here, expected one as `environment.webSocket`, for example that of the package `ws`");
+/** The global WebSocket. Node 20 has none: there, that of the application's package `ws`. */
+function findWebSocket(): WebSocketConstructor | undefined {
+  const { WebSocket, process } = globalThis as {
+    readonly WebSocket?: WebSocketConstructor;
+    readonly process?: {
+      cwd(): string;
+      getBuiltinModule?(name: "module"): { createRequire(path: string): (name: string) => WebSocketConstructor };
+    };
+  };
+  try {
+    // Not `import("ws")`: a bundler for browsers would search for the package.
+    return WebSocket ?? process?.getBuiltinModule?.("module").createRequire(`${process.cwd()}/`)("ws");
+  } catch {
+    return undefined;
   }
-  return found;
 }
 
 const systemClock: Clock = {
@@ -76,19 +99,24 @@ const systemClock: Clock = {
 };
 
 /** The page of a browser. Elsewhere, always visible. */
-function documentPage(): Page {
-  if (typeof document === "undefined") {
-    return { isVisible: () => true, onChange: () => () => undefined };
-  }
-  return {
-    isVisible: () => document.visibilityState === "visible",
-    onChange(listener) {
-      document.addEventListener("visibilitychange", listener);
-      globalThis.addEventListener("online", listener);
-      return () => {
-        document.removeEventListener("visibilitychange", listener);
-        globalThis.removeEventListener("online", listener);
-      };
-    },
-  };
-}
+const documentPage: Page = {
+  isVisible: () => !globalThis.document?.hidden,
+  onChange(listener) {
+    const abort = new AbortController();
+    if (globalThis.document) {
+      for (const name of "visibilitychange online offline resume freeze pageshow pagehide".split(" ")) {
+        // Captured: `freeze` and `resume` are events of the document that do not bubble.
+        addEventListener(
+          name,
+          () => {
+            listener(name);
+          },
+          { capture: true, signal: abort.signal },
+        );
+      }
+    }
+    return () => {
+      abort.abort();
+    };
+  },
+};

@@ -1,4 +1,4 @@
-/** Client error: the only error that this client throws or rejects with. */
+/** Client error: the only error that this client throws or rejects with, except a `TypeError` for a bad argument. */
 import type { ErrorCode, ErrorData } from "./types/common.ts";
 
 /** Why a request failed: the server's `error`, or the client's own reason under the same codes. */
@@ -14,4 +14,14 @@ export class TidewireError extends Error {
     this.code = error.code;
     this.retryAfterMs = error.retryAfterMs;
   }
+}
+
+/** Returns the error of a code. */
+export function failure(code: ErrorCode, message: string): TidewireError {
+  return new TidewireError({ code, message });
+}
+
+/** Returns the message of anything that was thrown. */
+export function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

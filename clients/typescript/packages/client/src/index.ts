@@ -1,9 +1,8 @@
 /** Public API of `@tidewire/client`. */
-export { shouldReconnect } from "./backoff.ts";
 export type * from "./api.ts";
 export { WebSocketClient } from "./client.ts";
-export type { ConnectionEnd } from "./connection.ts";
-export type { Clock, Environment, Page, Timer, WebSocketConstructor, WebSocketLike } from "./environment.ts";
+export type { ConnectionEnd } from "./link.ts";
+export type { Clock, Environment, Fetch, Page, Timer, WebSocketConstructor, WebSocketLike } from "./environment.ts";
 export { TidewireError } from "./errors.ts";
 export type {
   ClientMessage,
@@ -15,6 +14,7 @@ export type {
   ServerMessageOf,
   ServerType,
 } from "./messages.ts";
+export { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
 export { type StateMessage, StateSync, type StateSyncOptions } from "./state-sync.ts";
 export type { ChannelHandler, ChannelMessage, SubscribeOptions } from "./subscriptions.ts";
 export type * from "./types/alert.ts";

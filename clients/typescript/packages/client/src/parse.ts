@@ -27,6 +27,12 @@ export function parseServerMessage(frame: string): ParseResult {
   return checkServerMessage(value);
 }
 
+/** Returns the fault of a message, for the option `check` of a client. A type that this client does not know has none. */
+export function checkMessage(value: unknown): string | undefined {
+  const result = checkServerMessage(value);
+  return result.kind === "invalid" ? result.reason : undefined;
+}
+
 /** Checks a frame that is already parsed JSON. */
 export function checkServerMessage(value: unknown): ParseResult {
   if (!isRecord(value)) {

@@ -7,15 +7,22 @@
  * next connection subscribes with `since {a, 41}`. If the reply has
  * `recovered: true`, 42 and later follow, and any seq up to 41 is dropped. If
  * not, the handler gets a `gap` with the new position and continues from there.
+ *
+ * The state of a channel is in variables of a closure, and callbacks are
+ * positional: names of properties would stay in the minified code.
  */
 import { TidewireError } from "./errors.ts";
-import { callSafely } from "./listeners.ts";
-import type { ServerMessage, ServerMessageOf, ServerType } from "./messages.ts";
+import { keepFrame } from "./frames.ts";
+import type { ServerMessage, ServerMessageOf } from "./messages.ts";
 import type { Position } from "./types/common.ts";
-import type { ActiveSubscription, ChannelClass, ChannelSubscription, SubscriptionResult } from "./types/session.ts";
+import type { ActiveSubscription, ChannelSubscription, SubscriptionResult } from "./types/session.ts";
 
-/** A push on a channel, as its handler gets it. `gap` is one of them. */
-export type ChannelMessage = ServerMessage & { readonly channel: string };
+/**
+ * A push on a channel, as its handler gets it. `gap` is one of them. `replayed`
+ * marks what was published before the subscription took effect: sounds and
+ * toasts skip it.
+ */
+export type ChannelMessage = ServerMessage & { readonly channel: string; readonly replayed?: true };
 
 /** Called for each push on a channel, in order. */
 export type ChannelHandler = (message: ChannelMessage) => void;
@@ -30,290 +37,313 @@ export interface SubscribeOptions {
   readonly onError?: (error: TidewireError) => void;
 }
 
-/** A channel with at least one handler. */
-export interface Subscription {
-  /** The name as the application wrote it. */
-  readonly name: string;
-  /** The name as the server writes it. */
-  canonical: string;
-  readonly minIntervalMs: number | undefined;
-  readonly subscribers: Set<Subscriber>;
-  /** The channel's class, once the server has named it. */
-  class: ChannelClass | undefined;
-  /** Whether its publications may come in a `price_batch`, once the server has named it. */
-  batched: boolean | undefined;
-  /** The position to resume from. */
-  position: Position | undefined;
-  /** The highest seq delivered in the position's epoch. */
-  lastSeq: number;
-  /** A replay is requested and not yet confirmed. Pushes before the reply come again with the replay. */
-  recovering: boolean;
-  /** On a latest channel: the value for handlers that are added later. */
-  latest: ChannelMessage | undefined;
-}
-
 /** One handler of a channel. */
 export interface Subscriber {
   readonly handler: ChannelHandler;
   readonly onError: ((error: TidewireError) => void) | undefined;
 }
 
-/**
- * Message types that the protocol sends on latest channels only. They show the
- * class of a channel when an older server does not name it.
- */
-const LATEST_TYPES: ReadonlySet<ServerType> = new Set<ServerType>(["price", "market_overview"]);
+/** Calls a function of the application: what it throws reaches nobody else. */
+type Call = <Event>(listener: (event: Event) => void, event: Event) => void;
+/** Reports a refused channel, for a follower without `onError`. */
+type Report = (channel: string, error: TidewireError) => void;
+
+/** A channel that the application subscribes to. */
+export type Subscription = ReturnType<typeof openSubscription>;
+
+function openSubscription(name: string, options: SubscribeOptions, call: Call, report: Report, onRename: () => void) {
+  const { since } = options;
+  let { minIntervalMs } = options;
+  const subscribers = new Set<Subscriber>();
+  let canonical = name;
+  /** The position to resume from. */
+  let position = since;
+  /** The highest seq delivered in the position's epoch. */
+  let lastSeq = since?.seq ?? 0;
+  /** The channel's seq when the subscription took effect: messages up to it are replayed. */
+  let top = 0;
+  /**
+   * The reply to a `subscribe` is awaited. On a WebSocket, pushes before the
+   * reply come again with the replay and are dropped: `true`. On an event
+   * stream the reply takes another way, and they are kept until it arrives.
+   */
+  let waiting: boolean | ServerMessage[] = false;
+  let isLatest: boolean | undefined;
+  let isBatched: boolean | undefined;
+  /** Why the server refused the channel. */
+  let refusal: TidewireError | undefined;
+  /** On a latest channel: the value for handlers that are added later. */
+  let latest: ChannelMessage | undefined;
+  let isDelivering = false;
+  /** The server subscribes each connection to it, as to the user's own channel. */
+  let isServerSide = false;
+
+  /** Sets a new position to resume from. The seqs of another epoch mean nothing in this one. */
+  const moveTo = ({ epoch, seq }: Position): void => {
+    lastSeq = position?.epoch === epoch ? lastSeq : 0;
+    position = { epoch, seq };
+  };
+
+  const deliver = (message: ChannelMessage): void => {
+    // A gap is no value.
+    if (isLatest && message.type !== "gap") {
+      latest = message;
+    }
+    isDelivering = true;
+    for (const { handler } of [...subscribers]) {
+      call(handler, message);
+    }
+    isDelivering = false;
+  };
+
+  const refuse = (error: TidewireError, only?: Subscriber): void => {
+    waiting = false;
+    refusal = error;
+    for (const { onError } of only ? [only] : [...subscribers]) {
+      if (onError) {
+        call(onError, error);
+      } else {
+        report(name, error);
+      }
+    }
+  };
+
+  /** Delivers a push, if it is new. */
+  const push = (message: ServerMessage): void => {
+    const { seq, type } = message;
+    if (Array.isArray(waiting)) {
+      waiting.push(message);
+      return;
+    }
+    if (type === "gap") {
+      waiting = false;
+      top = message.data.seq;
+      moveTo(message.data);
+    } else {
+      if (waiting || (seq && seq <= lastSeq)) {
+        return;
+      }
+      // An older server does not name the class.
+      isLatest ??= type === "price" || type === "market_overview";
+      if (seq) {
+        lastSeq = seq;
+        position &&= { epoch: position.epoch, seq: Math.max(seq, position.seq) };
+      }
+    }
+    const isReplay = seq && seq <= top;
+    deliver(keepFrame({ ...message, channel: canonical, ...(isReplay && { replayed: true }) }, message));
+  };
+
+  return {
+    name,
+    subscribers,
+    push,
+    refuse,
+    deliver,
+    canonical: () => canonical,
+    /** Its updates may come in a `price_batch`. */
+    mayBatch: () => isBatched ?? isLatest !== false,
+    isRefused: () => refusal !== undefined,
+
+    /** Adds a handler. Returns whether the server must be asked again. */
+    add(subscriber: Subscriber, next: SubscribeOptions): boolean {
+      // The last handler left a moment ago, and the channel is still subscribed to.
+      const isNew = !subscribers.size && (!!next.since || next.minIntervalMs !== minIntervalMs);
+      subscribers.add(subscriber);
+      if (isNew) {
+        minIntervalMs = next.minIntervalMs;
+        position = next.since ?? position;
+        lastSeq = next.since?.seq ?? lastSeq;
+      }
+      // A handler that subscribes again does not get the message that it handles.
+      const value = isDelivering ? undefined : latest;
+      const error = refusal;
+      queueMicrotask(() => {
+        if (subscribers.has(subscriber)) {
+          if (error) {
+            refuse(error, subscriber);
+          } else if (value) {
+            call(subscriber.handler, latest ?? value);
+          }
+        }
+      });
+      return isNew;
+    },
+
+    /** Returns the channel's entry in a `subscribe`, and expects the reply from now on. */
+    start(isWebSocket: boolean): string | ChannelSubscription {
+      // A latest channel has no replay: it sends its newest value.
+      const from = isLatest ? undefined : position;
+      waiting = isWebSocket ? !!from : [];
+      return from || minIntervalMs ? { channel: name, ...(from && { since: from }), ...(minIntervalMs && { minIntervalMs }) } : name;
+    },
+
+    /** Applies the channel's entry in a `subscribed`. */
+    finish(result: SubscriptionResult): void {
+      const { channel, epoch, seq, error } = result;
+      if (error) {
+        refuse(new TidewireError(error));
+        return;
+      }
+      const before = position;
+      const held = waiting;
+      waiting = false;
+      refusal = undefined;
+      isLatest = result.class ? result.class === "latest" : isLatest;
+      isBatched = result.batched ?? isBatched;
+      top = seq;
+      if (canonical !== channel) {
+        canonical = channel;
+        onRename();
+      }
+      if (!(held && before && result.recovered)) {
+        moveTo(result);
+        // The newest value of a latest channel follows, so nothing is missed on one.
+        if (held && before && !isLatest && (before.epoch !== epoch || before.seq !== seq)) {
+          deliver({ type: "gap", channel, data: { channel, epoch, seq } });
+        }
+      }
+      if (Array.isArray(held)) {
+        held.forEach(push);
+      }
+    },
+
+    /** The server subscribed to the channel by itself. */
+    onServerSide(at: Position): void {
+      isServerSide = true;
+      // A subscription with a position resumes from there: the reply to its `since` is still to come.
+      if (!position) {
+        moveTo(at);
+      }
+    },
+
+    /** A `subscribed` that replies to no request has news. */
+    isOpenToPushed: () => waiting !== true,
+
+    /** Forgets a pending replay: the connection that it was requested on is lost. */
+    onDisconnect(): void {
+      waiting = false;
+    },
+
+    /** The line of an event stream's cursor, if the stream resumes the channel by it. */
+    cursorLine: () => isServerSide && position && `${position.epoch} ${position.seq} ${canonical}`,
+
+    /** Sets an interval where it is allowed and none is set. Returns whether it was. */
+    slowDown(intervalMs: number): boolean {
+      const isSlower = !!isLatest && !minIntervalMs;
+      minIntervalMs ??= isSlower ? intervalMs : undefined;
+      return isSlower;
+    },
+  };
+}
 
 /** All channels that the application subscribes to. */
-export class Subscriptions {
-  readonly #byName = new Map<string, Subscription>();
-  /** Two subscriptions share a canonical name when the application wrote it in two ways. */
-  readonly #byCanonical = new ListMap<Subscription>();
-  /** By the part after the namespace: an update in a batch names no channel. */
-  readonly #byLocalName = new ListMap<Subscription>();
-
-  /** All channels. */
-  all(): Subscription[] {
-    return [...this.#byName.values()];
-  }
-
-  /** Returns whether the channel still has a handler. */
-  has(subscription: Subscription): boolean {
-    return this.#byName.get(subscription.name) === subscription;
-  }
-
-  /** Returns whether another name stands for the same channel. */
-  isShared(subscription: Subscription): boolean {
-    return this.#byCanonical.get(subscription.canonical).some((other) => other !== subscription);
-  }
-
-  /** Adds a handler. The options of a channel's first handler apply until its last handler is removed. */
-  add(name: string, subscriber: Subscriber, options: SubscribeOptions): { subscription: Subscription; isNew: boolean } {
-    const existing = this.#byName.get(name);
-    if (existing !== undefined) {
-      existing.subscribers.add(subscriber);
-      sendLatestSoon(existing, subscriber);
-      return { subscription: existing, isNew: false };
-    }
-    const subscription: Subscription = {
-      name,
-      canonical: name,
-      minIntervalMs: options.minIntervalMs,
-      subscribers: new Set([subscriber]),
-      class: undefined,
-      batched: undefined,
-      position: options.since,
-      lastSeq: options.since?.seq ?? 0,
-      recovering: false,
-      latest: undefined,
-    };
-    this.#byName.set(name, subscription);
-    this.#index(subscription, name);
-    return { subscription, isNew: true };
-  }
-
-  /** Removes a handler. Returns `true` if it was the channel's last. */
-  remove(subscription: Subscription, subscriber: Subscriber): boolean {
-    subscription.subscribers.delete(subscriber);
-    if (subscription.subscribers.size > 0 || !this.has(subscription)) {
-      return false;
-    }
-    this.#byName.delete(subscription.name);
-    this.#unindex(subscription);
-    return true;
-  }
-
-  /** Returns the channel's entry in a `subscribe`, and expects the reply from now on. */
-  startSubscribe(subscription: Subscription): string | ChannelSubscription {
-    const { name: channel, position, minIntervalMs } = subscription;
-    // A latest channel has no replay: it sends its newest value.
-    const since = subscription.class === "latest" ? undefined : position;
-    subscription.recovering = since !== undefined;
-    if (since === undefined && minIntervalMs === undefined) {
-      return channel;
-    }
-    return { channel, ...(since && { since }), ...(minIntervalMs !== undefined && { minIntervalMs }) };
-  }
-
-  /** Applies the channel's entry in a `subscribed`. */
-  finishSubscribe(subscription: Subscription, result: SubscriptionResult): void {
-    const wasRecovering = subscription.recovering;
-    if (result.error !== undefined) {
-      this.refuse(subscription, new TidewireError(result.error));
-      return;
-    }
-    subscription.recovering = false;
-    subscription.class = result.class ?? subscription.class;
-    subscription.batched = result.batched ?? subscription.batched;
-    this.#index(subscription, result.channel);
-    if (wasRecovering && result.recovered) {
-      return;
-    }
-    const before = subscription.position;
-    moveTo(subscription, result);
-    const hasMoved = before?.epoch !== result.epoch || before.seq !== result.seq;
-    // The newest value of a latest channel follows, so nothing is missed on one.
-    if (wasRecovering && hasMoved && subscription.class !== "latest") {
-      const { channel, epoch, seq } = result;
-      deliver(subscription, { type: "gap", channel, data: { channel, epoch, seq } });
-    }
-  }
-
-  /** Reports a refused channel to its handlers. */
-  refuse(subscription: Subscription, error: TidewireError): void {
-    subscription.recovering = false;
-    for (const subscriber of [...subscription.subscribers]) {
-      if (subscriber.onError !== undefined) {
-        callSafely(subscriber.onError, error);
-      }
-    }
-  }
-
-  /** Applies the server's own subscriptions of this connection, such as the user's channel. */
-  applyServerSide(active: readonly ActiveSubscription[]): void {
-    for (const { channel, epoch, seq } of active) {
-      for (const subscription of this.#byCanonical.get(channel)) {
-        // A subscription with a position resumes from there: the reply to its `since` is still to come.
-        if (subscription.position === undefined) {
-          moveTo(subscription, { epoch, seq });
+export function openSubscriptions(call: Call, report: Report) {
+  const byName = new Map<string, Subscription>();
+  /**
+   * The channels by canonical name, and for batches by ":" and the part after
+   * the namespace: an update names no channel. Made when it is needed.
+   */
+  let index: Map<string, Subscription[]> | undefined;
+  const reindex = (): void => {
+    index = undefined;
+  };
+  const find = (key: string): readonly Subscription[] => {
+    if (!index) {
+      index = new Map();
+      for (const subscription of byName.values()) {
+        const canonical = subscription.canonical();
+        for (const name of [canonical, canonical.slice(canonical.indexOf(":"))]) {
+          index.set(name, [...(index.get(name) ?? []), subscription]);
         }
       }
     }
-  }
-
-  /** Forgets pending replays: the connection that they were requested on is lost. */
-  onDisconnect(): void {
-    for (const subscription of this.#byName.values()) {
-      subscription.recovering = false;
-    }
-  }
-
-  /** Delivers a push to the handlers of its channel. */
-  dispatch(message: ServerMessage): void {
-    if (message.type === "price_batch") {
-      this.#dispatchBatch(message);
-      return;
-    }
-    const channel = message.channel ?? (message.type === "gap" ? message.data.channel : undefined);
-    if (channel === undefined) {
-      return;
-    }
-    for (const subscription of this.#byCanonical.get(channel)) {
-      if (message.type === "gap") {
-        subscription.recovering = false;
-        moveTo(subscription, message.data);
-      } else if (!accept(subscription, message.seq)) {
-        continue;
-      } else {
-        subscription.class ??= LATEST_TYPES.has(message.type) ? "latest" : "history";
-      }
-      deliver(subscription, { ...message, channel });
-    }
-  }
+    return index.get(key) ?? [];
+  };
+  const all = (): Subscription[] => [...byName.values()];
+  const has = (subscription: Subscription): boolean => byName.get(subscription.name) === subscription;
 
   /** Delivers each update to the channel that it would have come on alone. */
-  #dispatchBatch({ data, timestamp }: ServerMessageOf<"price_batch">): void {
+  const dispatchBatch = (batch: ServerMessageOf<"price_batch">): void => {
+    const { data, timestamp = data.timestamp } = batch;
     for (const update of data.updates) {
-      const localName = update.source === "aggregate" ? update.symbol : `${update.symbol}@${update.source}`;
-      for (const subscription of this.#byLocalName.get(localName)) {
-        if (!mayBeBatched(subscription)) {
-          continue;
+      const { symbol, source } = update;
+      for (const subscription of find(`:${symbol}${source === "aggregate" ? "" : `@${source}`}`)) {
+        if (subscription.mayBatch()) {
+          subscription.push(keepFrame({ type: "price", data: update, timestamp }, batch));
         }
-        subscription.class ??= "latest";
-        const channel = subscription.canonical;
-        deliver(subscription, { type: "price", channel, data: update, timestamp: timestamp ?? data.timestamp });
       }
     }
-  }
+  };
 
-  #index(subscription: Subscription, canonical: string): void {
-    if (this.#byCanonical.get(canonical).includes(subscription)) {
-      return;
-    }
-    this.#unindex(subscription);
-    subscription.canonical = canonical;
-    this.#byCanonical.add(canonical, subscription);
-    this.#byLocalName.add(localNameOf(canonical), subscription);
-  }
+  return {
+    find,
+    all,
+    has,
 
-  #unindex(subscription: Subscription): void {
-    this.#byCanonical.remove(subscription.canonical, subscription);
-    this.#byLocalName.remove(localNameOf(subscription.canonical), subscription);
-  }
-}
+    /** Adds a handler. The options of a channel's first handler apply until its last handler is removed. */
+    add(name: string, subscriber: Subscriber, options: SubscribeOptions): [subscription: Subscription, isNew: boolean] {
+      let subscription = byName.get(name);
+      if (subscription) {
+        return [subscription, subscription.add(subscriber, options)];
+      }
+      subscription = openSubscription(name, options, call, report, reindex);
+      subscription.subscribers.add(subscriber);
+      byName.set(name, subscription);
+      reindex();
+      return [subscription, true];
+    },
 
-/** A map from a key to the values that share it. */
-class ListMap<Value> {
-  readonly #lists = new Map<string, Value[]>();
+    /** Forgets a channel without handlers. Returns whether nothing stands for it any more. */
+    drop(subscription: Subscription): boolean {
+      if (subscription.subscribers.size || !has(subscription)) {
+        return false;
+      }
+      byName.delete(subscription.name);
+      reindex();
+      // The application may have written one channel in two ways.
+      return !find(subscription.canonical()).length;
+    },
 
-  get(key: string): readonly Value[] {
-    return this.#lists.get(key) ?? [];
-  }
+    /** Applies the server's own subscriptions of this connection, such as the user's channel. */
+    applyServerSide(active: readonly ActiveSubscription[]): void {
+      for (const at of active) {
+        for (const subscription of find(at.channel)) {
+          subscription.onServerSide(at);
+        }
+      }
+    },
 
-  add(key: string, value: Value): void {
-    this.#lists.set(key, [...this.get(key), value]);
-  }
+    /** Applies a `subscribed` that replies to no request: of an event stream's cursor, or pushed by the server. */
+    applyPushed(results: readonly SubscriptionResult[]): void {
+      for (const result of results) {
+        for (const subscription of find(result.channel)) {
+          if (subscription.isOpenToPushed()) {
+            subscription.finish(result);
+          }
+        }
+      }
+    },
 
-  remove(key: string, value: Value): void {
-    const others = this.get(key).filter((other) => other !== value);
-    if (others.length > 0) {
-      this.#lists.set(key, others);
-    } else {
-      this.#lists.delete(key);
-    }
-  }
-}
+    /** Delivers a push to the handlers of its channel. */
+    dispatch(message: ServerMessage): void {
+      if (message.type === "price_batch") {
+        dispatchBatch(message);
+      } else {
+        for (const subscription of find(message.channel ?? (message.data as { channel?: string } | null)?.channel ?? "")) {
+          subscription.push(message);
+        }
+      }
+    },
 
-/** The part of a channel's name after its namespace: `BTC-USD` of `prices:BTC-USD`. */
-function localNameOf(channel: string): string {
-  return channel.slice(channel.indexOf(":") + 1);
-}
-
-/** An older server does not name batched channels: then any may be, unless it is known to be a history. */
-function mayBeBatched(subscription: Subscription): boolean {
-  return subscription.batched ?? subscription.class !== "history";
-}
-
-/** Sets a new position to resume from. The seqs of another epoch mean nothing in this one. */
-function moveTo(subscription: Subscription, { epoch, seq }: Position): void {
-  const sameEpoch = subscription.position?.epoch === epoch;
-  subscription.position = { epoch, seq };
-  subscription.lastSeq = sameEpoch ? subscription.lastSeq : 0;
-}
-
-/** Returns whether a push with `seq` is new, and advances the position if it is. */
-function accept(subscription: Subscription, seq: number | undefined): boolean {
-  if (subscription.recovering) {
-    return false;
-  }
-  if (seq === undefined) {
-    return true;
-  }
-  if (seq <= subscription.lastSeq) {
-    return false;
-  }
-  subscription.lastSeq = seq;
-  if (subscription.position !== undefined) {
-    subscription.position = { epoch: subscription.position.epoch, seq: Math.max(seq, subscription.position.seq) };
-  }
-  return true;
-}
-
-/** Gives a later handler the latest value: the server sends it once for each connection. */
-function sendLatestSoon(subscription: Subscription, subscriber: Subscriber): void {
-  queueMicrotask(() => {
-    if (subscription.latest !== undefined && subscription.subscribers.has(subscriber)) {
-      subscriber.handler(subscription.latest);
-    }
-  });
-}
-
-function deliver(subscription: Subscription, message: ChannelMessage): void {
-  // A gap is no value.
-  if (subscription.class === "latest" && message.type !== "gap") {
-    subscription.latest = message;
-  }
-  for (const { handler } of [...subscription.subscribers]) {
-    callSafely(handler, message);
-  }
+    /**
+     * Returns the cursor with which an event stream resumes the channels that the
+     * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
+     */
+    cursor(): string {
+      const lines = all().map(({ cursorLine }) => cursorLine());
+      const bytes = new TextEncoder().encode(lines.filter(Boolean).join("\n"));
+      return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
+    },
+  };
 }

@@ -2,7 +2,6 @@
 import { type AlertDraft, type AlertEvent, type AlertRule, TidewireError, type WebSocketClient } from "@tidewire/client";
 import { useMemo } from "react";
 import { REFUSAL } from "./connection.ts";
-import { isReplayed } from "./connected.ts";
 import type { Live } from "./live.ts";
 import { type Source, useSession, useSource } from "./session.ts";
 import { followUser } from "./user.ts";
@@ -93,7 +92,7 @@ function follow(client: WebSocketClient, live: Live<View>): () => void {
         const { alerts, fires } = live.next;
         // A deleted rule may still fire once: it does not come back.
         const isListed = rule !== undefined && alerts.some(({ id }) => id === rule.id);
-        set({ fires: withFire(fires, { ...message.data, replayed: isReplayed(message) }), ...(isListed && { alerts: withRule(alerts, rule) }) });
+        set({ fires: withFire(fires, { ...message.data, replayed: message.replayed === true }), ...(isListed && { alerts: withRule(alerts, rule) }) });
       } else if (message.type === "gap") {
         read();
       }

@@ -14,8 +14,3 @@ export function onConnected(client: WebSocketClient, run: (welcome: Welcome) => 
   check(client.state);
   return client.on("state", check);
 }
-
-/** Returns whether recovery replayed a message after a lost connection: nothing to interrupt its user for. */
-export function isReplayed(message: object): boolean {
-  return (message as { readonly replayed?: boolean }).replayed === true;
-}

@@ -171,8 +171,29 @@ describe("useNotifications", () => {
     app.push({ type: "notifications", id: app.socket.last("notifications").id, data: { items: [note("z")], unreadCount: 1 } });
     await app.idle();
     expect(app.text).toBe("1: z*");
+    await app.pass(300);
     expect(app.channels("unsubscribe")).toEqual(["user:ada"]);
     expect(app.errors).toEqual([]);
+    app.unmount();
+  });
+
+  it("marks what was loaded and what recovery replays, so that toasts and sounds skip the backlog", async () => {
+    const { app, shown } = await inbox([note("a")]);
+    app.push(pushed("b", 1, { unreadCount: 2 }));
+    await app.idle();
+    app.socket.end(1006);
+    await app.environment.clock.advance(300);
+    app.answers["subscribe"] = () => ({ type: "subscribed", data: { channels: [{ channel: CHANNEL, epoch: "e", seq: 3, recovered: true }] } });
+    await app.welcome("ada");
+    app.push({ type: "notification_batch", channel: CHANNEL, seq: 3, data: { items: [note("c")], unreadCount: 3 } });
+    app.push(pushed("d", 4, { unreadCount: 4 }));
+    await app.idle();
+    expect(shown().notifications.map(({ id, replayed }) => [id, replayed])).toEqual([
+      ["d", false],
+      ["c", true],
+      ["b", false],
+      ["a", true],
+    ]);
     app.unmount();
   });
 

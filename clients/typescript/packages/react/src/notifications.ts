@@ -1,7 +1,6 @@
 /** Notifications hook: the user's inbox, live, with changes that show at once. */
 import { type ChannelMessage, TidewireError, type WebSocketClient } from "@tidewire/client";
 import { useMemo } from "react";
-import { isReplayed } from "./connected.ts";
 import { apply, change, EMPTY, type Inbox, type InboxChange, type InboxItem, load } from "./inbox.ts";
 import type { Live } from "./live.ts";
 import type { Names } from "./selection.ts";
@@ -56,7 +55,7 @@ function follow(client: WebSocketClient, live: Live<View>): () => void {
     });
   };
   const receive = (message: ChannelMessage): void => {
-    const next = apply(inbox, message, isReplayed(message));
+    const next = apply(inbox, message, message.replayed === true);
     inbox = next ?? inbox;
     isStale ||= next === undefined;
   };

@@ -40,7 +40,7 @@ describe("WebSocketProvider", () => {
     await settle();
     expect(fake.sockets).toHaveLength(1);
     fake.socket.end(4005);
-    await fake.clock.advance(10_000);
+    await fake.clock.advance(500);
     expect(fake.sockets).toHaveLength(2);
     expect(tokens).toEqual(["one", "two"]);
     fake.socket.welcome();
@@ -65,8 +65,7 @@ describe("WebSocketProvider", () => {
     app.render(<Channel />);
     await app.welcome();
     app.unmount();
-    vi.advanceTimersByTime(100);
-    await settle();
+    await app.pass(2_000);
     expect(app.client.state.status).toBe("connected");
     expect(app.channels("unsubscribe")).toEqual(["analytics:visitors"]);
   });

@@ -1,11 +1,11 @@
 /** Session: a client, and the live values that components show of it. Hooks find it in a context. */
 import type { WebSocketClient } from "@tidewire/client";
 import { createContext, useCallback, useContext, useSyncExternalStore } from "react";
-import { LiveValues, type Live } from "./live.ts";
+import { type Live, liveValues } from "./live.ts";
 
 /** A client and its live values. */
 export class Session {
-  readonly values = new LiveValues();
+  readonly values = liveValues();
   /** Mounted providers of this session. */
   mounts = 0;
   readonly #create: () => WebSocketClient;

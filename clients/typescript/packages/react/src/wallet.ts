@@ -6,7 +6,7 @@
  */
 import type { BalanceChange, ChannelMessage, HistoryItem, WalletTransaction, WalletUpdate } from "@tidewire/client";
 import { useMemo } from "react";
-import { isReplayed, onConnected } from "./connected.ts";
+import { onConnected } from "./connected.ts";
 import type { Live } from "./live.ts";
 import { useSources } from "./many.ts";
 import { type Names, useSelection } from "./selection.ts";
@@ -72,7 +72,7 @@ function walletSource(address: string): Source<Updates> {
       };
       const unsubscribe = client.subscribe(channel, (message: ChannelMessage) => {
         if (message.type === "wallet_update" && message.seq !== undefined) {
-          add(live, [[message.seq, message.data, isReplayed(message)]]);
+          add(live, [[message.seq, message.data, message.replayed === true]]);
         } else if (message.type === "gap") {
           // What is shown may have been taken back meanwhile.
           live.set(NONE);

@@ -1,2 +1,2 @@
 /** Checks of messages while you develop: `@tidewire/client/checks`. */
-export { checkServerMessage, isPriceUpdate, isSourceList, type ParseResult, parseServerMessage } from "../parse.ts";
+export { checkMessage, checkServerMessage, isPriceUpdate, isSourceList, type ParseResult, parseServerMessage } from "../parse.ts";

@@ -1,5 +1,5 @@
 /** Test doubles of the environment: a manual clock, sockets without a network, a page to show and hide. */
-import type { Clock, Environment, Page, Timer, WebSocketLike } from "../environment.ts";
+import type { Clock, Environment, Fetch, Page, Timer, WebSocketLike } from "../environment.ts";
 import type { ClientMessage, ServerMessage, Requests, RequestType } from "../messages.ts";
 
 /** A clock that only `advance` moves. */
@@ -53,16 +53,16 @@ export class FakeClock implements Clock {
 
 /** Runs everything that waits on promises. */
 export async function settle(): Promise<void> {
-  for (let round = 0; round < 10; round += 1) {
+  for (let round = 0; round < 20; round += 1) {
     await Promise.resolve();
   }
 }
 
 interface SocketListeners {
   open: (() => void)[];
-  error: (() => void)[];
+  error: ((event: { readonly message?: string }) => void)[];
   message: ((event: { readonly data: unknown }) => void)[];
-  close: ((event: { readonly code: number; readonly reason: string }) => void)[];
+  close: ((event: { readonly code?: number; readonly reason?: string }) => void)[];
 }
 
 /** A socket whose server side the test plays. */
@@ -102,10 +102,17 @@ export class FakeSocket implements WebSocketLike {
     }
   }
 
-  /** Closes the connection. */
-  end(code: number, reason = ""): void {
+  /** Closes the connection. Without a code, as React Native does for a lost one. */
+  end(code?: number, reason = ""): void {
     for (const listener of this.#listeners.close) {
-      listener({ code, reason });
+      listener(code === undefined ? {} : { code, reason });
+    }
+  }
+
+  /** The handshake is done. */
+  open(): void {
+    for (const listener of this.#listeners.open) {
+      listener();
     }
   }
 
@@ -143,8 +150,12 @@ export class FakeEnvironment {
   readonly clock = new FakeClock();
   readonly sockets: FakeSocket[] = [];
   readonly environment: Environment;
+  /** What `random` returns: just below 1, so that each delay is its longest. */
+  random = 1 - Number.EPSILON;
+  /** What `fetch` does. There is no server behind it unless a test sets one. */
+  fetch: Fetch = () => Promise.reject(new TypeError("fetch failed"));
   #visible = true;
-  readonly #pageListeners = new Set<() => void>();
+  readonly #pageListeners = new Set<(event: string) => void>();
 
   constructor() {
     const { sockets } = this;
@@ -161,7 +172,7 @@ export class FakeEnvironment {
         sockets.push(this);
       }
     }
-    this.environment = { clock: this.clock, webSocket: RecordedSocket, page, random: () => 0 };
+    this.environment = { clock: this.clock, webSocket: RecordedSocket, fetch: (url, init) => this.fetch(url, init), page, random: () => this.random };
   }
 
   /** The newest socket. */
@@ -176,8 +187,13 @@ export class FakeEnvironment {
   /** Shows or hides the page. */
   show(visible: boolean): void {
     this.#visible = visible;
-    for (const listener of this.#pageListeners) {
-      listener();
+    this.fire("visibilitychange");
+  }
+
+  /** Plays an event of the page, for example `online` or `pageshow`. */
+  fire(event: string): void {
+    for (const listener of [...this.#pageListeners]) {
+      listener(event);
     }
   }
 }

@@ -144,11 +144,11 @@ export class Application {
     }
   }
 
-  /** Lets virtual time pass for the hooks, frame by frame. */
+  /** Lets virtual time pass, frame by frame. */
   async pass(ms: number): Promise<void> {
     for (let passed = 0; passed < ms; passed += FRAME) {
       vi.advanceTimersByTime(FRAME);
-      await settle();
+      await this.environment.clock.advance(FRAME);
       this.answer();
     }
     await settle();

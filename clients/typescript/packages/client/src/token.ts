@@ -1,0 +1,36 @@
+/** Token source: fetches a token once at a time, with a deadline. */
+import type { ClientOptions } from "./api.ts";
+import type { Clock } from "./environment.ts";
+
+const TOKEN_TIMEOUT_MS = 10_000;
+
+/**
+ * Returns a function that resolves to a token. Calls at once share one
+ * `getToken`. It rejects after the deadline, and a token that comes later is dropped.
+ */
+export function tokenSource(clock: Clock): (options: ClientOptions) => Promise<string | undefined> {
+  let flight: Promise<string | undefined> | undefined;
+  return ({ token, getToken, tokenTimeoutMs = TOKEN_TIMEOUT_MS }) =>
+    (flight ??= new Promise<string | undefined>((resolve, reject) => {
+      const timer = clock.after(tokenTimeoutMs, () => {
+        reject(new Error(`getToken took over ${tokenTimeoutMs} ms`));
+      });
+      // Async: a `getToken` that throws rejects too.
+      (async () => (getToken ? getToken() : token))()
+        .finally(() => {
+          timer.cancel();
+        })
+        .then(resolve, reject);
+    }).finally(() => {
+      flight = undefined;
+    }));
+}
+
+/** Returns the user of a token, "" without a token, or `undefined` if the token does not tell. */
+export function ownerOf(token: string | undefined): string | undefined {
+  try {
+    return token ? (JSON.parse(atob((token.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/"))) as { readonly sub?: string }).sub : "";
+  } catch {
+    return undefined;
+  }
+}
