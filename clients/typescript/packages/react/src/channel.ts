@@ -8,6 +8,5 @@ import { channelSource, type Result, useValue } from "./value.ts";
  * For every message of a channel, call `useClient().subscribe` in an effect.
  */
 export function useChannel(channel: string | undefined): Result<ChannelMessage> {
-  const source = useMemo(() => (channel === undefined ? undefined : { ...channelSource(channel, (message) => message), key: `channel ${channel}` }), [channel]);
-  return useValue(source);
+  return useValue(useMemo(() => (channel ? [channelSource(channel, (message) => message, `channel ${channel}`)] : []), [channel]));
 }

@@ -5,32 +5,25 @@
  * therefore costs one commit a frame, however many components show them.
  */
 
-/** Longest wait for a frame, in milliseconds: a hidden page paints none. */
-const HIDDEN_MS = 250;
-/** Wait in milliseconds where there are no frames, such as in Node. */
-const FRAME_MS = 16;
+/** Longest wait for a frame, in milliseconds: a hidden page paints none, and Node has none. */
+const LONGEST_MS = 100;
 
 /** Returns a function that calls `commit` in the next frame, once however often it is requested until then. */
 export function frames(): (commit: () => void) => void {
-  let waiting = new Set<() => void>();
+  const waiting = new Set<() => void>();
   return (commit) => {
-    waiting.add(commit);
-    if (waiting.size > 1) {
-      return;
+    if (waiting.size === 0) {
+      const run = (): void => {
+        clearTimeout(timer);
+        const commits = [...waiting];
+        waiting.clear();
+        for (const each of commits) {
+          each();
+        }
+      };
+      const timer = setTimeout(run, LONGEST_MS);
+      (globalThis as { requestAnimationFrame?: (run: () => void) => void }).requestAnimationFrame?.(run);
     }
-    const hasFrames = typeof requestAnimationFrame === "function";
-    const run = (): void => {
-      clearTimeout(timer);
-      if (hasFrames) {
-        cancelAnimationFrame(frame);
-      }
-      const commits = waiting;
-      waiting = new Set();
-      for (const each of commits) {
-        each();
-      }
-    };
-    const timer = setTimeout(run, hasFrames ? HIDDEN_MS : FRAME_MS);
-    const frame = hasFrames ? requestAnimationFrame(run) : 0;
+    waiting.add(commit);
   };
 }

@@ -8,7 +8,7 @@
  * count, 2. A broadcast is recalled: `unread_count` brings 1, but 2 of the list are unread, so the
  * list is loaded again.
  */
-import type { ChannelMessage, Notification, NotificationBatch, NotificationPage, ReadReceipt } from "@tidewire/client";
+import type { ChannelMessage, Notification, NotificationPage, ReadReceipt } from "@tidewire/client";
 
 /** Notifications in the list at most, so that a page that stays open for weeks stays small. */
 export const MAX_ITEMS = 500;
@@ -32,98 +32,77 @@ export interface Inbox {
 /** An inbox before its first page. */
 export const EMPTY: Inbox = { items: [], next: undefined, unreadCount: 0 };
 
-/** A change of the user: which notifications, and how. */
-export interface InboxChange {
-  readonly kind: "read" | "dismiss";
-  readonly has: (id: string) => boolean;
+/** A change of the user: reads or removes the notifications for which `has` holds. */
+export type InboxChange = readonly [kind: "read" | "dismissed", has: (id: string) => boolean];
+
+const unread = (items: readonly InboxItem[]): number => items.filter(({ read }) => !read).length;
+
+/** Returns the inbox with other items. Without a count, the count follows from the items. */
+function withItems(
+  inbox: Inbox,
+  items: readonly InboxItem[],
+  unreadCount = Math.max(0, inbox.unreadCount + unread(items) - unread(inbox.items)),
+): Inbox {
+  return { ...inbox, items, unreadCount };
 }
 
-/** Returns the inbox after a change that the server has not counted yet. */
-export function change(inbox: Inbox, { kind, has }: InboxChange): Inbox {
-  let { unreadCount } = inbox;
-  const items: InboxItem[] = [];
-  for (const item of inbox.items) {
-    if (!has(item.id)) {
-      items.push(item);
-      continue;
-    }
-    unreadCount -= item.read ? 0 : 1;
-    if (kind === "read") {
-      items.push(item.read ? item : { ...item, read: true });
-    }
-  }
-  return { ...inbox, items, unreadCount: Math.max(0, unreadCount) };
+/** Returns the inbox after a change. Without a count of the server, the count follows from the items. */
+export function change(inbox: Inbox, [kind, has]: InboxChange, unreadCount?: number): Inbox {
+  const items = inbox.items.filter(({ id }) => kind === "read" || !has(id)).map((item) => (item.read || !has(item.id) ? item : { ...item, read: true }));
+  return withItems(inbox, items, unreadCount);
 }
 
 /** Returns the newest page of an inbox. */
-export function load({ items, next, unreadCount }: NotificationPage): Inbox {
+export function firstPage({ items, next, unreadCount }: NotificationPage): Inbox {
   return { items: items.map((item) => ({ ...item, replayed: true })), next, unreadCount };
 }
 
 /** Returns the inbox after a push of the user's channel, or `undefined` if it must be loaded again. */
-export function apply(inbox: Inbox, message: ChannelMessage, replayed: boolean): Inbox | undefined {
-  switch (message.type) {
-    case "notification": {
-      const { unreadCount, ...notification } = message.data;
-      const next = insert(inbox, { ...notification, replayed });
-      return unreadCount === undefined ? next : { ...next, unreadCount };
+export function apply(inbox: Inbox, { type, data, replayed: mark }: ChannelMessage): Inbox | undefined {
+  const replayed = !!mark;
+  switch (type) {
+    case "notification":
+      return insert(inbox, { ...data, replayed }, data.unreadCount);
+    case "notification_batch": {
+      const { items, unreadCount, read, dismissed, next } = data;
+      // More was missed than the batch has: what is loaded does not follow on it.
+      let result = next ? { ...EMPTY, next } : receipt(receipt(inbox, "read", read), "dismissed", dismissed);
+      for (const item of items) {
+        result = insert(result, { ...item, replayed });
+      }
+      return { ...result, unreadCount };
     }
-    case "notification_batch":
-      return applyBatch(inbox, message.data, replayed);
     case "read":
     case "dismissed":
-      return receipt(inbox, message.data, message.type === "read" ? "read" : "dismiss");
+      return receipt(inbox, type, data);
     case "unread_count": {
-      const { unreadCount } = message.data;
+      const { unreadCount } = data;
       // Something else than this list's messages changed the count: expiry, a recall, preferences.
-      const expected = inbox.next === undefined ? inbox.items.filter(({ read }) => !read).length : inbox.unreadCount;
-      return unreadCount === expected ? { ...inbox, unreadCount } : undefined;
+      return unreadCount === (inbox.next ? inbox.unreadCount : unread(inbox.items)) ? { ...inbox, unreadCount } : undefined;
     }
-    case "gap":
-      return undefined;
     default:
       return inbox;
   }
 }
 
-function receipt(inbox: Inbox, { unreadCount, ...which }: ReadReceipt, kind: InboxChange["kind"]): Inbox {
-  const ids = new Set(which.ids);
-  const { all, upTo } = which;
-  return { ...change(inbox, { kind, has: (id) => ids.has(id) || (all === true && (upTo === undefined || id <= upTo)) }), unreadCount };
-}
-
-function applyBatch(inbox: Inbox, { items, unreadCount, read, dismissed, next }: NotificationBatch, replayed: boolean): Inbox {
-  let result = inbox;
-  if (read !== undefined) {
-    result = receipt(result, read, "read");
+function receipt(inbox: Inbox, kind: InboxChange[0], what: ReadReceipt | undefined): Inbox {
+  if (!what) {
+    return inbox;
   }
-  if (dismissed !== undefined) {
-    result = receipt(result, dismissed, "dismiss");
-  }
-  if (next !== undefined) {
-    // More was missed than the batch has: what is loaded does not follow on it.
-    result = { items: [], next, unreadCount };
-  }
-  for (const item of items) {
-    result = insert(result, { ...item, replayed });
-  }
-  return { ...result, unreadCount };
+  const { ids, all, upTo, unreadCount } = what;
+  return change(inbox, [kind, (id) => (all ? !upTo || id <= upTo : !!ids?.includes(id))], unreadCount);
 }
 
 /** Inserts by id, in place of what the notification replaces. */
-function insert(inbox: Inbox, item: InboxItem): Inbox {
-  const isReplaced = ({ id, collapseKey }: InboxItem): boolean => id === item.id || (collapseKey !== undefined && collapseKey === item.collapseKey);
-  const replaced = inbox.items.filter(isReplaced);
-  if (replaced.some(({ id }) => id > item.id)) {
+function insert(inbox: Inbox, item: InboxItem, unreadCount?: number): Inbox {
+  const isReplaced = ({ id, collapseKey }: InboxItem): boolean => id === item.id || (!!collapseKey && collapseKey === item.collapseKey);
+  if (inbox.items.some((other) => isReplaced(other) && other.id > item.id)) {
     return inbox;
   }
-  const unread = [item].filter(({ read }) => !read).length - replaced.filter(({ read }) => !read).length;
-  const unreadCount = Math.max(0, inbox.unreadCount + unread);
-  const others = inbox.items.filter((other) => !isReplaced(other));
-  if (inbox.next !== undefined && item.id < inbox.next) {
-    // Below what is loaded.
-    return { ...inbox, items: others, unreadCount };
-  }
-  const items = [...others, item].sort((a, b) => (a.id < b.id ? 1 : -1)).slice(0, MAX_ITEMS);
-  return { items, unreadCount, next: items.length > others.length ? inbox.next : items.at(-1)?.id };
+  const items = [...inbox.items.filter((other) => !isReplaced(other)), item].sort((a, b) => (a.id < b.id ? 1 : -1));
+  // Its count belongs to all of them, also to what is not kept.
+  const result = withItems(inbox, items, unreadCount);
+  const isLoaded = ({ id }: InboxItem): boolean => !inbox.next || id >= inbox.next;
+  const kept = items.filter(isLoaded).slice(0, MAX_ITEMS);
+  return { ...result, items: kept, next: items.length > MAX_ITEMS ? kept.at(-1)?.id : inbox.next };
 }

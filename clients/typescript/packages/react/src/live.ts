@@ -10,20 +10,11 @@ import { frames } from "./frame.ts";
 /** Time in milliseconds from the last component's leave to the end of the work. */
 const LINGER_MS = 500;
 
-/** A value that components share. */
-export interface Live<T> {
-  /** What components show. It changes in frames only. */
-  shown: T;
-  /** The newest value. */
-  next: T;
-  /** Sets the newest value. Components show it from the next frame on. */
-  readonly set: (next: T) => void;
-  /** Sets what `compute` returns in the next frame: once, however often it changes until then. */
-  readonly setLater: (compute: () => T) => void;
-}
+/** Shows what `compute` returns, from the next frame on: it is called once, however often the value changes until then. */
+export type Show<T> = (compute: () => T) => void;
 
 interface Entry {
-  readonly live: Live<unknown>;
+  shown: unknown;
   readonly listeners: Set<() => void>;
   /** Ends the work. */
   readonly stop: () => void;
@@ -35,7 +26,7 @@ export interface LiveValues {
   /** The value that components show now. Reading starts nothing: React may drop a render. */
   readonly read: <T>(key: string, initial: T) => T;
   /** Keeps a value current for `listener`. `start` returns what ends the work. Returns a function that ends it for this listener. */
-  readonly watch: <T>(key: string, initial: T, start: (live: Live<T>) => () => void, listener: () => void) => () => void;
+  readonly watch: <T>(key: string, initial: T, start: (show: Show<T>) => () => void, listener: () => void) => () => void;
   /** Ends all work at once. */
   readonly stopAll: () => void;
 }
@@ -45,43 +36,32 @@ export function liveValues(): LiveValues {
   const nextFrame = frames();
   const entries = new Map<string, Entry>();
 
-  const open = <T>(initial: T, start: (live: Live<T>) => () => void): Entry => {
-    const listeners = new Set<() => void>();
-    let later: (() => T) | undefined;
+  const open = <T>(shown: T, start: (show: Show<T>) => () => void): Entry => {
+    let newest: () => T;
     const commit = (): void => {
-      live.next = later ? later() : live.next;
-      later = undefined;
-      if (live.shown !== live.next) {
-        live.shown = live.next;
-        for (const listener of [...listeners]) {
+      const next = newest();
+      if (entry.shown !== next) {
+        entry.shown = next;
+        for (const listener of [...entry.listeners]) {
           listener();
         }
       }
     };
-    const live: Live<T> = {
-      shown: initial,
-      next: initial,
-      set(next) {
-        live.next = next;
-        nextFrame(commit);
-      },
-      setLater(compute) {
-        later = compute;
-        nextFrame(commit);
-      },
-    };
-    return { live: live as unknown as Live<unknown>, listeners, stop: start(live), timer: undefined };
+    const stop = start((compute) => {
+      newest = compute;
+      nextFrame(commit);
+    });
+    const entry: Entry = { shown, listeners: new Set(), stop, timer: undefined };
+    return entry;
   };
-  const end = (key: string, entry: Entry): void => {
-    clearTimeout(entry.timer);
-    if (entries.get(key) === entry) {
-      entries.delete(key);
-      entry.stop();
-    }
+  const end = (key: string, { timer, stop }: Entry): void => {
+    clearTimeout(timer);
+    entries.delete(key);
+    stop();
   };
 
   return {
-    read: (key, initial) => (entries.get(key)?.live.shown ?? initial) as typeof initial,
+    read: <T>(key: string, initial: T) => (entries.get(key)?.shown ?? initial) as T,
     watch(key, initial, start, listener) {
       const entry = entries.get(key) ?? open(initial, start);
       entries.set(key, entry);
@@ -89,7 +69,7 @@ export function liveValues(): LiveValues {
       clearTimeout(entry.timer);
       return () => {
         entry.listeners.delete(listener);
-        if (entry.listeners.size === 0) {
+        if (!entry.listeners.size && entries.get(key) === entry) {
           entry.timer = setTimeout(end, LINGER_MS, key, entry);
         }
       };

@@ -1,16 +1,13 @@
 /** Notifications hook: the user's inbox, live, with changes that show at once. */
-import { type ChannelMessage, TidewireError, type WebSocketClient } from "@tidewire/client";
-import { useMemo } from "react";
-import { apply, change, EMPTY, type Inbox, type InboxChange, type InboxItem, load } from "./inbox.ts";
-import type { Live } from "./live.ts";
+import { TidewireError, type WebSocketClient } from "@tidewire/client";
+import { follow } from "./follow.ts";
+import { apply, change, EMPTY, firstPage, type InboxChange, type InboxItem } from "./inbox.ts";
+import type { Show } from "./live.ts";
 import type { Names } from "./selection.ts";
-import { type Source, useSession, useSource } from "./session.ts";
-import { followUser } from "./user.ts";
+import { type Source, useSource } from "./session.ts";
 
 /** Notifications of the page that is loaded first. */
 const PAGE_ITEMS = 50;
-/** Pushes that may arrive while the page is loaded. After more, it is loaded again. */
-const MAX_MEANWHILE = 1_000;
 
 /** The user's inbox. */
 export interface Notifications {
@@ -26,130 +23,93 @@ export interface Notifications {
   readonly dismiss: (ids: Names) => Promise<void>;
 }
 
-type Act = (change: InboxChange, send: () => Promise<unknown>) => Promise<void>;
-
-interface View {
-  /** With the user's own changes on top. */
-  readonly inbox: Inbox;
-  /** Makes a change, once the work runs. */
-  readonly act?: Act;
+/** A component may ignore the result: the list shows it. */
+function quiet<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined);
+  return promise;
 }
 
-const INBOX: Source<View> = { key: "inbox", initial: { inbox: EMPTY }, start: follow };
+/** Rejects the requests of a component before its work runs. */
+export function notStarted(): Promise<never> {
+  return quiet(Promise.reject(new TidewireError({ code: "unavailable", message: "not connected" })));
+}
 
-function follow(client: WebSocketClient, live: Live<View>): () => void {
+function start(client: WebSocketClient, showNext: Show<Notifications>): () => void {
   let inbox = EMPTY;
-  /** Changes that the server has not answered, in their order. */
-  const unconfirmed = new Set<InboxChange>();
-  /** Pushes since the request for a page, while one is in flight: they are applied to the page too. */
-  let meanwhile: ChannelMessage[] | undefined;
-  let isStale = true;
-  /** Counts users, and the end of the work: a late reply belongs to the one before. */
-  let generation = 0;
+  /** Changes that the server has not answered, in their order. A new set for another user. */
+  let unconfirmed = new Set<InboxChange>();
 
-  const show = (): void => {
-    live.setLater(() => {
-      const now = Date.now() + client.clockOffsetMs;
-      const current = { ...inbox, items: inbox.items.filter(({ expiresAt }) => expiresAt === undefined || expiresAt > now) };
-      return { inbox: [...unconfirmed].reduce(change, current), act };
-    });
-  };
-  const receive = (message: ChannelMessage): void => {
-    const next = apply(inbox, message, message.replayed === true);
-    inbox = next ?? inbox;
-    isStale ||= next === undefined;
-  };
-  const read = (): void => {
-    if (!isStale || meanwhile !== undefined) {
-      return;
-    }
-    const own = generation;
-    const pushes: ChannelMessage[] = (meanwhile = []);
-    isStale = false;
-    client.request("notifications", { limit: PAGE_ITEMS }).then(
-      (page) => {
-        if (own === generation) {
-          inbox = load(page);
-          isStale = pushes.length > MAX_MEANWHILE;
-          pushes.forEach(receive);
-          meanwhile = undefined;
-          read();
+  const act = (made: InboxChange, request: () => Promise<unknown>): Promise<void> => {
+    const own = unconfirmed.add(made);
+    show();
+    return quiet(
+      request()
+        .then(() => {
+          // A push may have brought it already, with the exact count.
+          inbox = own === unconfirmed ? change(inbox, made) : inbox;
+        })
+        .finally(() => {
+          own.delete(made);
           show();
-        }
-      },
-      () => {
-        // The next connection reads again.
-        if (own === generation) {
-          meanwhile = undefined;
-          isStale = true;
-        }
-      },
+        }),
     );
   };
-  const act: Act = async (made, send) => {
-    const own = generation;
-    unconfirmed.add(made);
-    show();
-    try {
-      await send();
-      if (own === generation) {
-        inbox = change(inbox, made);
+  const byIds =
+    (kind: InboxChange[0], type: "mark_read" | "dismiss") =>
+    (names: Names): Promise<void> => {
+      const ids = [names].flat();
+      return act([kind, (id) => ids.includes(id)], () => client.request(type, { ids }));
+    };
+  const actions = {
+    markAsRead: byIds("read", "mark_read"),
+    markAllRead: async () => {
+      const upTo = inbox.items[0]?.id;
+      if (upTo) {
+        await act(["read", (id) => id <= upTo], () => client.request("mark_all_read", { upTo }));
       }
-    } finally {
-      unconfirmed.delete(made);
-      show();
-    }
+    },
+    dismiss: byIds("dismissed", "dismiss"),
   };
-  const end = followUser(client, {
-    onUser: () => {
-      generation += 1;
+  const show = (): void => {
+    showNext(() => {
+      const now = Date.now() + client.clockOffsetMs;
+      const { items, unreadCount } = [...unconfirmed].reduce((shown, made) => change(shown, made), inbox);
+      return { notifications: items.filter(({ expiresAt }) => !expiresAt || expiresAt > now), unreadCount, ...actions };
+    });
+  };
+  show();
+  return follow(client, {
+    channelOf: (userId) => userId && `user:${userId}`,
+    reset: () => {
       inbox = EMPTY;
-      unconfirmed.clear();
-      meanwhile = undefined;
-      isStale = true;
+      unconfirmed = new Set();
       show();
     },
-    onReady: read,
-    onMessage: (message) => {
-      if (meanwhile !== undefined && meanwhile.length <= MAX_MEANWHILE) {
-        meanwhile.push(message);
-      }
-      receive(message);
-      read();
+    load: () => client.request("notifications", { limit: PAGE_ITEMS }),
+    onPage: (page, meanwhile) => {
+      inbox = meanwhile.reduce((before, message) => apply(before, message) ?? before, firstPage(page));
       show();
+    },
+    // Refused only on the first connection of another user, before the subscription ends.
+    onError: () => undefined,
+    onMessage: (message) => {
+      const next = apply(inbox, message);
+      inbox = next ?? inbox;
+      show();
+      return !!next;
     },
   });
-  show();
-  return () => {
-    generation += 1;
-    end();
-  };
 }
+
+const INBOX: readonly [Source<Notifications>] = [
+  {
+    key: "inbox",
+    initial: { notifications: [], unreadCount: 0, markAsRead: notStarted, markAllRead: notStarted, dismiss: notStarted },
+    start,
+  },
+];
 
 /** The user's inbox. It is empty without a token. */
 export function useNotifications(): Notifications {
-  const session = useSession();
-  const { inbox } = useSource(INBOX, INBOX.initial);
-  const actions = useMemo(() => {
-    const view = (): View => session.values.read(INBOX.key, INBOX.initial);
-    const act = (made: InboxChange, send: () => Promise<unknown>): Promise<void> => {
-      const done = view().act?.(made, send) ?? Promise.reject(new TidewireError({ code: "unavailable", message: "not connected" }));
-      // A component may ignore the result: the list shows it.
-      done.catch(() => undefined);
-      return done;
-    };
-    const byIds = (kind: InboxChange["kind"], type: "mark_read" | "dismiss") => (names: Names) => {
-      const ids = [names].flat();
-      return act({ kind, has: (id) => ids.includes(id) }, () => session.client.request(type, { ids }));
-    };
-    return {
-      markAsRead: byIds("read", "mark_read"),
-      markAllRead: () => {
-        const upTo = view().inbox.items[0]?.id;
-        return upTo === undefined ? Promise.resolve() : act({ kind: "read", has: (id) => id <= upTo }, () => session.client.request("mark_all_read", { upTo }));
-      },
-      dismiss: byIds("dismiss", "dismiss"),
-    };
-  }, [session]);
-  return useMemo(() => ({ notifications: inbox.items, unreadCount: inbox.unreadCount, ...actions }), [inbox, actions]);
+  return useSource(INBOX);
 }

@@ -1,10 +1,9 @@
 /** Price hooks: prices of symbols, and the market at a glance. */
 import type { MarketOverview, PriceUpdate, TidewireError } from "@tidewire/client";
 import { useMemo, useState } from "react";
-import { REFUSAL } from "./connection.ts";
-import { useSources } from "./many.ts";
+import { useRefusal } from "./connection.ts";
 import { type Names, useSelection } from "./selection.ts";
-import { type Source, useSource } from "./session.ts";
+import { type Source, useSources } from "./session.ts";
 import { channelSource, useValue, type Value } from "./value.ts";
 
 /** Prices of symbols. */
@@ -36,25 +35,25 @@ function priceSource(symbol: string): Source<Value<PriceUpdate>> {
  * when a price of its own symbols changed.
  */
 export function usePriceStream(symbols: Names, { initial = [] }: PriceStreamOptions = {}): PriceStream {
-  const { names, subscribe, unsubscribe } = useSelection(symbols);
-  const [first] = useState(() => new Map(initial.map((price) => [price.symbol, price])));
-  const values = useSources(names, priceSource);
-  const refusal = useSource(REFUSAL, undefined);
+  const [sources, subscribe, unsubscribe] = useSelection(symbols, priceSource);
+  const [first] = useState(initial);
+  const values = useSources(sources);
+  const refusal = useRefusal();
   return useMemo(() => {
     const prices = new Map<string, PriceUpdate>();
     let error = refusal;
     let loading = false;
-    for (const [index, symbol] of names.entries()) {
+    for (const [index, { name }] of sources.entries()) {
       const value = values[index];
-      const price = value?.data ?? first.get(symbol);
-      if (price !== undefined) {
-        prices.set(symbol, price);
+      const price = value?.data ?? first.find(({ symbol }) => symbol === name);
+      if (price) {
+        prices.set(name, price);
       }
       error = value?.error ?? error;
-      loading ||= price === undefined && (value?.error ?? refusal) === undefined;
+      loading ||= !price && !value?.error && !refusal;
     }
     return { prices, loading, error, subscribe, unsubscribe };
-  }, [names, first, values, refusal, subscribe, unsubscribe]);
+  }, [sources, first, values, refusal, subscribe, unsubscribe]);
 }
 
 /** The market at a glance. */
@@ -64,7 +63,7 @@ export interface Market {
   readonly error: TidewireError | undefined;
 }
 
-const MARKET = channelSource("market:overview", (message) => (message.type === "market_overview" ? message.data : undefined));
+const MARKET = [channelSource("market:overview", (message) => (message.type === "market_overview" ? message.data : undefined))];
 
 /** Market capitalisation, volume, dominance, movers and recent trades. `initial` is shown until newer data arrives. */
 export function useMarketOverview(initial?: MarketOverview): Market {

@@ -1,7 +1,7 @@
 /** Provider: creates the client of the components below it, and connects it while it is mounted. */
 import { type ClientError, type ClientOptions, WebSocketClient } from "@tidewire/client";
-import { createElement, type ReactElement, type ReactNode, useEffect, useState } from "react";
-import { Session, SessionContext } from "./session.ts";
+import { createElement, type ReactElement, type ReactNode, useEffect, useMemo } from "react";
+import { openSession, type Session, SessionContext } from "./session.ts";
 
 /** Props of a `WebSocketProvider`: the address of a server, or a client. */
 export type WebSocketProviderProps = {
@@ -24,58 +24,44 @@ export type WebSocketProviderProps = {
     }
 );
 
-interface Held {
-  readonly session: Session;
-  /** The address as text, or the client of the props. */
-  readonly of: string | WebSocketClient;
-}
-
 /** Sessions of clients that the application created: providers of one client share its live values. */
 const shared = new WeakMap<WebSocketClient, Session>();
 
-function sessionOf(client: WebSocketClient): Session {
-  const session = shared.get(client) ?? new Session(() => client);
-  shared.set(client, session);
-  return session;
-}
-
 /** Gives the components below it one connection. On a server it connects to nothing. */
 export function WebSocketProvider({ url, options, client, onError, children }: WebSocketProviderProps): ReactElement {
-  const of = client ?? String(url);
-  const create = (): Held => ({ session: client === undefined ? new Session(() => new WebSocketClient(String(url), options)) : sessionOf(client), of });
-  const [state, setState] = useState(create);
-  let held = state;
-  if (held.of !== of) {
-    held = create();
-    setState(held);
-  }
-  const { session } = held;
+  const address = client ?? String(url);
+  const session = useMemo(() => {
+    const found = client && shared.get(client);
+    const opened = found ?? openSession(() => client ?? new WebSocketClient(String(url), options));
+    if (client) {
+      shared.set(client, opened);
+    }
+    return opened;
+    // Other options do not need another client: see below.
+  }, [address]);
 
   useEffect(() => {
-    if (options !== undefined) {
-      session.client.setOptions(options);
-    }
+    session.client().setOptions(options ?? {});
   }, [session, options]);
 
-  useEffect(() => (onError === undefined ? undefined : session.client.on("error", onError)), [session, onError]);
+  useEffect(() => onError && session.client().on("error", onError), [session, onError]);
 
   useEffect(() => {
     session.mounts += 1;
-    session.client.connect();
+    session.client().connect();
     return () => {
       session.mounts -= 1;
       // StrictMode and hot reload unmount and mount again in one task: the connection stays.
       setTimeout(() => {
-        if (session.mounts > 0) {
-          return;
-        }
-        session.values.stopAll();
-        if (typeof of === "string") {
-          session.client.disconnect();
+        if (session.mounts === 0) {
+          session.values.stopAll();
+          if (typeof address === "string") {
+            session.client().disconnect();
+          }
         }
       });
     };
-  }, [session, of]);
+  }, [session, address]);
 
   return createElement(SessionContext.Provider, { value: session }, children);
 }

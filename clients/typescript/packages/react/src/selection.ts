@@ -1,35 +1,34 @@
 /** Selection: the names that a hook was called with, and those that its component adds and removes. */
-import { useCallback, useMemo, useState } from "react";
+import { useMemo, useState } from "react";
+import type { Source } from "./session.ts";
 
 /** One name or several. */
 export type Names = string | readonly string[];
 
-/** The chosen names, and how to change them. */
-export interface Selection {
-  readonly names: readonly string[];
-  readonly subscribe: (names: Names) => void;
-  readonly unsubscribe: (names: Names) => void;
-}
+/** A source, and the name that the component chose it by. */
+export type Named<T> = Source<T> & { readonly name: string };
 
-/** Keeps a selection. `given` may be another array in each render. */
-export function useSelection(given: Names): Selection {
-  const key = JSON.stringify(given);
+/** The sources of the chosen names, `subscribe` and `unsubscribe`. `given` may be another array in each render. */
+export function useSelection<T>(
+  given: Names,
+  sourceOf: (name: string) => Source<T>,
+): readonly [sources: readonly Named<T>[], subscribe: (names: Names) => void, unsubscribe: (names: Names) => void] {
   const [changes, setChanges] = useState<ReadonlyMap<string, boolean>>(new Map());
-  const change = useCallback((names: Names, isChosen: boolean) => {
-    setChanges((before) => new Map([...before, ...[names].flat().map((name) => [name, isChosen] as const)]));
-  }, []);
-  const names = useMemo(() => {
-    const added = [...changes].filter(([, isChosen]) => isChosen).map(([name]) => name);
-    return [...new Set([given, added].flat())].filter((name) => changes.get(name) !== false);
+  const [subscribe, unsubscribe] = useMemo(
+    () =>
+      [true, false].map((isChosen) => (names: Names) => {
+        setChanges((before) => new Map([...before, ...[names].flat().map((name) => [name, isChosen] as const)]));
+      }) as [(names: Names) => void, (names: Names) => void],
+    [],
+  );
+  const key = JSON.stringify(given);
+  const sources = useMemo(() => {
+    const names = new Set([given].flat());
+    for (const [name, isChosen] of changes) {
+      names[isChosen ? "add" : "delete"](name);
+    }
+    return [...names].map((name) => ({ ...sourceOf(name), name }));
     // The key stands for `given`.
   }, [key, changes]);
-  return {
-    names,
-    subscribe: useCallback((names: Names) => {
-      change(names, true);
-    }, [change]),
-    unsubscribe: useCallback((names: Names) => {
-      change(names, false);
-    }, [change]),
-  };
+  return [sources, subscribe, unsubscribe];
 }

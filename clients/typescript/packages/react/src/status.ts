@@ -1,8 +1,7 @@
 /** Connection status: a text for the eye and for screen readers. */
 import type { ClientState } from "@tidewire/client";
 import { createElement, type ReactElement, useEffect, useState } from "react";
-import { STATE } from "./connection.ts";
-import { useSource } from "./session.ts";
+import { useStatus } from "./connection.ts";
 
 /** The text of each state. */
 export type StatusLabels = Readonly<Record<ClientState["status"], string>>;
@@ -30,7 +29,7 @@ export interface ConnectionStatusProps {
  * attribute `data-status` has the state for styles.
  */
 export function ConnectionStatus({ className, labels, delayMs = 1_000 }: ConnectionStatusProps): ReactElement {
-  const { status } = useSource(STATE, STATE.initial);
+  const status = useStatus();
   const [shown, setShown] = useState<ClientState["status"]>("connecting");
   if (shown !== status && (status === "connected" || status === "closed")) {
     setShown(status);

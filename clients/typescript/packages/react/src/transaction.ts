@@ -1,7 +1,7 @@
 /** Transaction hook: the state of a transaction on its way into a final block. */
 import type { TidewireError, TransactionStatus } from "@tidewire/client";
 import { useMemo } from "react";
-import { onConnected } from "./connected.ts";
+import { follow } from "./follow.ts";
 import type { Source } from "./session.ts";
 import { NOTHING, useValue, type Value } from "./value.ts";
 
@@ -12,57 +12,45 @@ export interface Transaction {
   readonly error: TidewireError | undefined;
 }
 
-/** Follows the transaction's channel, and reads its state from the chain on every connection. */
-function transactionSource(hash: string, chain: number): Source<Value<TransactionStatus>> {
-  const channel = `tx:${chain}:${hash.toLowerCase()}`;
+/** Reads the transaction's state from the chain, and follows its channel. */
+function transactionSource(txHash: string, chain: number): Source<Value<TransactionStatus>> {
+  const channel = `tx:${chain}:${txHash.toLowerCase()}`;
   return {
     key: channel,
     initial: NOTHING,
-    start(client, live) {
-      let isRunning = true;
-      const onError = (error: TidewireError): void => {
-        // A lost connection refuses nothing: the next one reads again.
-        if (isRunning && client.state.status === "connected") {
-          live.set({ ...live.next, error });
-        }
-      };
-      const onStatus = (data: TransactionStatus): void => {
+    start(client, show) {
+      let data: TransactionStatus | undefined;
+      const set = (next: object, error?: TidewireError): void => {
         // A reply and a push may overtake each other.
-        if (isRunning && data.timestamp >= (live.next.data?.timestamp ?? 0)) {
-          live.set({ data });
+        if ("timestamp" in next && (next as TransactionStatus).timestamp >= (data?.timestamp ?? 0)) {
+          data = next as TransactionStatus;
         }
+        const value = { data, error };
+        show(() => value);
       };
-      const read = (): void => {
-        client.request("watch", { chain, txHash: hash }).then((reply) => {
-          if ("state" in reply) {
-            onStatus(reply);
-          }
-        }, onError);
-      };
-      const unsubscribe = client.subscribe(
-        channel,
-        (message) => {
-          if (message.type === "transaction") {
-            onStatus(message.data);
-          } else if (message.type === "gap") {
-            read();
-          }
+      return follow(client, {
+        channelOf: () => channel,
+        reset: () => undefined,
+        load: () => client.request("watch", { chain, txHash }),
+        onPage: (status) => {
+          set(status);
         },
-        { onError },
-      );
-      const end = onConnected(client, read);
-      return () => {
-        isRunning = false;
-        unsubscribe();
-        end();
-      };
+        onError: (error) => {
+          set({}, error);
+        },
+        onMessage: (message) => {
+          if (message.type === "transaction") {
+            set(message.data);
+          }
+          return true;
+        },
+      });
     },
   };
 }
 
 /** Follows a transaction. Without a `hash` it waits for one. */
 export function useTransaction(hash: string | undefined, chain: number): Transaction {
-  const source = useMemo(() => (hash === undefined ? undefined : transactionSource(hash, chain)), [hash, chain]);
-  const { data: transaction, loading, error } = useValue(source);
+  const { data: transaction, loading, error } = useValue(useMemo(() => (hash ? [transactionSource(hash, chain)] : []), [hash, chain]));
   return { transaction, loading, error };
 }

@@ -1,37 +1,38 @@
 /** Values of channels: the newest data of one, or why there is none. */
 import type { ChannelMessage, TidewireError } from "@tidewire/client";
-import { REFUSAL } from "./connection.ts";
-import { type Source, useSource } from "./session.ts";
+import { useRefusal } from "./connection.ts";
+import { type Source, useSources } from "./session.ts";
 
 /** Data that may still be missing, or refused. */
 export interface Value<T> {
-  readonly data?: T;
-  readonly error?: TidewireError;
+  readonly data?: T | undefined;
+  readonly error?: TidewireError | undefined;
 }
 
 /** Neither data nor an error so far. */
 export const NOTHING: Value<never> = {};
 
 /** The newest message of a channel for which `pick` returns something. */
-export function channelSource<T>(channel: string, pick: (message: ChannelMessage) => T | undefined): Source<Value<T>> {
+export function channelSource<T>(channel: string, pick: (message: ChannelMessage) => T | undefined, key = channel): Source<Value<T>> {
   return {
-    key: channel,
+    key,
     initial: NOTHING,
-    start: (client, live) =>
-      client.subscribe(
+    start(client, show) {
+      let data: T | undefined;
+      return client.subscribe(
         channel,
         (message) => {
-          const data = pick(message);
-          if (data !== undefined) {
-            live.set({ data });
-          }
+          const value = { data: (data = pick(message) ?? data) };
+          show(() => value);
         },
         {
           onError: (error) => {
-            live.set({ ...live.next, error });
+            const value = { data, error };
+            show(() => value);
           },
         },
-      ),
+      );
+    },
   };
 }
 
@@ -43,8 +44,9 @@ export interface Result<T> {
 }
 
 /** Shows a value. It is not loading where there is no source, or no connection to wait for. */
-export function useValue<T>(source: Source<Value<T>> | undefined): Result<T> {
-  const value = useSource<Value<T>>(source, NOTHING);
-  const refusal = useSource(REFUSAL, undefined);
-  return { data: value.data, error: value.error ?? refusal, loading: source !== undefined && value === NOTHING && refusal === undefined };
+export function useValue<T>(sources: readonly Source<Value<T>>[]): Result<T> {
+  const [value] = useSources(sources);
+  const refusal = useRefusal();
+  const { data, error = refusal }: Value<T> = value ?? NOTHING;
+  return { data, error, loading: value === NOTHING && !error };
 }

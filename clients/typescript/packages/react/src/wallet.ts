@@ -1,32 +1,21 @@
-/**
- * Wallet hook: pending transactions, recent activity and balance changes of addresses.
- *
- * The state of a wallet is the newest publications of its channel, ordered by `seq`. The history is
- * read after the subscription began, so a publication may arrive twice: by `seq` it counts once.
- */
+/** Wallet hook: pending transactions, recent activity and balance changes of addresses. */
 import type { BalanceChange, ChannelMessage, HistoryItem, WalletTransaction, WalletUpdate } from "@tidewire/client";
 import { useMemo } from "react";
-import { onConnected } from "./connected.ts";
-import type { Live } from "./live.ts";
-import { useSources } from "./many.ts";
+import { follow } from "./follow.ts";
 import { type Names, useSelection } from "./selection.ts";
-import type { Source } from "./session.ts";
+import { type Source, useSources } from "./session.ts";
 
-/** Publications of a wallet that are kept: enough for a list, and few enough for a wallet of an exchange. */
+/** Updates of a wallet that are kept: enough for a list, and few enough for a wallet of an exchange. */
 const MAX_UPDATES = 200;
 
-/** Where and when a change of a wallet was seen. */
-export interface WalletMeta {
-  readonly address: string;
-  readonly chain: number;
-  /** Milliseconds since the Unix epoch. */
-  readonly timestamp: number;
-  /** Whether it happened before the component saw it: from the history, or replayed after a lost connection. */
+/** An update of a wallet, and whether it is an old one. */
+export type WalletActivity = WalletUpdate & {
+  /** Whether it comes from the history or was replayed after a lost connection, so that toasts can skip it. */
   readonly replayed: boolean;
-}
+};
 
-/** An update, and whether it is an old one. */
-export type WalletActivity = WalletUpdate & Pick<WalletMeta, "replayed">;
+/** Fields of an update that are the same for each of its types. */
+export type WalletMeta = Pick<WalletActivity, "address" | "chain" | "timestamp" | "suspicious" | "replayed">;
 
 /** Wallets as components see them, each list newest first. What a reorg took back is in none of them. */
 export interface WalletUpdates {
@@ -42,106 +31,77 @@ export interface WalletUpdates {
   readonly unsubscribe: (addresses: Names) => void;
 }
 
-/** Publications by `seq`. */
-type Updates = ReadonlyMap<number, WalletActivity>;
+/** The updates that hold, oldest first, by what they are about. */
+type Updates = ReadonlyMap<string, WalletActivity>;
 
 const NONE: Updates = new Map();
+
+/** Returns the updates with a newer one: a transaction in its newest state, and nothing that was taken back. */
+function add(updates: Updates, message: ChannelMessage | HistoryItem, replayed: boolean): Updates {
+  if (message.type !== "wallet_update") {
+    return updates;
+  }
+  const update = message.data as WalletUpdate;
+  const { type, chain, data, removed } = update;
+  const next = new Map(updates);
+  // A reorg sends an update again, unchanged but for `removed`.
+  const id = JSON.stringify([chain, type, type === "transaction" ? data.hash : data]);
+  next.delete(id);
+  if (!removed) {
+    next.set(id, { ...update, replayed });
+  }
+  for (const oldest of next.keys()) {
+    if (next.size > MAX_UPDATES) {
+      next.delete(oldest);
+    }
+  }
+  return next;
+}
 
 function walletSource(address: string): Source<Updates> {
   const channel = `wallet:${address.toLowerCase()}`;
   return {
     key: channel,
     initial: NONE,
-    start(client, live) {
-      // Counts readings and the end, so that a late reply changes nothing.
-      let reading = 0;
-      let isLoaded = false;
-      const load = (): void => {
-        const own = (reading += 1);
-        client.request("history", { channel, limit: MAX_UPDATES }).then(
-          ({ messages }) => {
-            if (own === reading) {
-              isLoaded = true;
-              add(live, messages.filter(isWalletItem).map(({ seq, data }) => [seq, data, true]));
+    start(client, show) {
+      let updates = NONE;
+      return follow(client, {
+        channelOf: () => channel,
+        reset: () => undefined,
+        load: () => client.request("history", { channel, limit: MAX_UPDATES }),
+        onPage: ({ seq, messages }, meanwhile) => {
+          updates = messages.reduce((all, item) => add(all, item, true), NONE);
+          for (const message of meanwhile) {
+            if ((message.seq ?? 0) > seq) {
+              updates = add(updates, message, false);
             }
-          },
-          () => {
-            // Refused like the subscription, which reports it; or the connection is lost, and the next one reads again.
-          },
-        );
-      };
-      const unsubscribe = client.subscribe(channel, (message: ChannelMessage) => {
-        if (message.type === "wallet_update" && message.seq !== undefined) {
-          add(live, [[message.seq, message.data, message.replayed === true]]);
-        } else if (message.type === "gap") {
-          // What is shown may have been taken back meanwhile.
-          live.set(NONE);
-          load();
-        }
+          }
+          show(() => updates);
+        },
+        onMessage: (message) => {
+          updates = add(updates, message, !!message.replayed);
+          show(() => updates);
+          return true;
+        },
       });
-      const end = onConnected(client, () => {
-        // Later connections replay what was missed, or say `gap`.
-        if (!isLoaded) {
-          load();
-        }
-      });
-      return () => {
-        reading += 1;
-        unsubscribe();
-        end();
-      };
     },
   };
 }
 
-type WalletItem = HistoryItem & { readonly data: WalletUpdate };
-
-function isWalletItem(item: HistoryItem): item is WalletItem {
-  return item.type === "wallet_update";
-}
-
-/** Adds publications, of which the live ones win, and drops the oldest beyond the bound. */
-function add(live: Live<Updates>, updates: readonly (readonly [number, WalletUpdate, boolean])[]): void {
-  const merged = new Map(live.next);
-  for (const [seq, update, replayed] of updates) {
-    if (!merged.has(seq)) {
-      merged.set(seq, { ...update, replayed });
-    }
-  }
-  live.set(new Map([...merged].sort(([a], [b]) => a - b).slice(-MAX_UPDATES)));
-}
-
-/** The updates that still hold, newest first: a transaction in its newest state, and nothing that was taken back. */
-function activityOf(updates: Updates): WalletActivity[] {
-  const current = new Map<string, WalletActivity>();
-  for (const update of updates.values()) {
-    const { type, chain, data, removed } = update;
-    // A reorg sends an update again, unchanged but for `removed`.
-    const id = `${type} ${chain} ${type === "transaction" ? data.hash : JSON.stringify(data)}`;
-    current.delete(id);
-    if (removed !== true) {
-      current.set(id, update);
-    }
-  }
-  return [...current.values()].reverse();
-}
+const flat = <Data>({ data, ...meta }: WalletMeta & { readonly data: Data }): Data & WalletMeta => ({ ...meta, ...data });
 
 /** Follows wallets on all chains. The component renders at most once a frame. */
-export function useWalletUpdates(addresses: Names | undefined): WalletUpdates {
-  const { names, subscribe, unsubscribe } = useSelection(addresses ?? []);
-  const wallets = useSources(names, walletSource);
+export function useWalletUpdates(addresses: Names = []): WalletUpdates {
+  const [sources, subscribe, unsubscribe] = useSelection(addresses, walletSource);
+  const wallets = useSources(sources);
   return useMemo(() => {
-    const recentActivity = wallets.flatMap(activityOf).sort((a, b) => b.timestamp - a.timestamp);
-    const pendingTxs: (WalletTransaction & WalletMeta)[] = [];
-    const balanceChanges: (BalanceChange & WalletMeta)[] = [];
-    for (const update of recentActivity) {
-      const { address, chain, timestamp, replayed } = update;
-      if (update.type === "balance") {
-        balanceChanges.push({ ...update.data, address, chain, timestamp, replayed });
-      } else if (update.type === "transaction" && update.data.status === "pending") {
-        pendingTxs.push({ ...update.data, address, chain, timestamp, replayed });
-      }
-    }
-    return { pendingTxs, recentActivity, balanceChanges, subscribe, unsubscribe };
+    const recentActivity = wallets.flatMap((updates) => [...updates.values()].reverse()).sort((a, b) => b.timestamp - a.timestamp);
+    return {
+      pendingTxs: recentActivity.flatMap((update) => (update.type === "transaction" && update.data.status === "pending" ? [flat(update)] : [])),
+      recentActivity,
+      balanceChanges: recentActivity.flatMap((update) => (update.type === "balance" ? [flat(update)] : [])),
+      subscribe,
+      unsubscribe,
+    };
   }, [wallets, subscribe, unsubscribe]);
 }
