@@ -37,8 +37,11 @@ export interface ClientOptions {
   readonly saveData?: boolean;
   /** The queue of publications that wait for a connection, or `false` for none. */
   readonly queue?: QueueOptions | false;
-  /** Checks each message while you develop: `checkMessage` of `@tidewire/client/checks`. */
-  readonly check?: (value: unknown) => string | undefined;
+  /**
+   * Parses each frame, or throws: `parseChecked` of `@tidewire/client/checks` while you
+   * develop, or `parseExact` of `@tidewire/client/exact`. The default is `JSON.parse`.
+   */
+  readonly parse?: (frame: string) => unknown;
   /** Replacements for the runtime, for tests. */
   readonly environment?: Partial<Environment>;
 }

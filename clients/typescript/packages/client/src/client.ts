@@ -10,7 +10,6 @@ import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality,
 import { diagnose, httpUrl, webSocketUrl } from "./endpoint.ts";
 import { environmentWith, type Timer } from "./environment.ts";
 import { failure, reasonOf, TidewireError } from "./errors.ts";
-import { keepFrame } from "./frames.ts";
 import { ABNORMAL_CLOSE, type ConnectionEnd, type Link, openLink } from "./link.ts";
 import { openListeners } from "./listeners.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
@@ -58,58 +57,58 @@ export class WebSocketClient {
   readonly clockOffsetMs: number = 0;
 
   /** Connects now, also while waiting to reconnect or closed. Does nothing while connecting or connected. */
-  readonly connect: () => void;
+  declare readonly connect: () => void;
 
   /** Ends the session until the next `connect`, which restores the subscriptions. No event of the page undoes it. */
-  readonly disconnect: () => void;
+  declare readonly disconnect: () => void;
 
   /** Resolves when connected. Rejects if the state is, or becomes, `closed` or `disconnected`. */
-  readonly ready: () => Promise<Welcome>;
+  declare readonly ready: () => Promise<Welcome>;
 
   /** Finds out at once whether the link works, and opens another if it does not. Resolves when connected. */
-  readonly recoverState: () => Promise<Welcome>;
+  declare readonly recoverState: () => Promise<Welcome>;
 
   /** Replaces options without a new connection: the queue and pending requests stay. */
-  readonly setOptions: (options: Partial<ClientOptions>) => void;
+  declare readonly setOptions: (options: Partial<ClientOptions>) => void;
 
   /** The quality of the link now. */
-  readonly getQuality: () => Quality;
+  declare readonly getQuality: () => Quality;
 
   /** Adds a listener. Returns a function that removes it. */
-  readonly on: <Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void) => () => void;
+  declare readonly on: <Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void) => () => void;
 
   /** Removes a listener. */
-  readonly off: <Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void) => void;
+  declare readonly off: <Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void) => void;
 
   /**
    * Subscribes to a channel, across connections and in any state. Returns a
    * function that removes the handler. The options of a channel's first handler
    * apply until its last handler is removed.
    */
-  readonly subscribe: (channel: string, handler: ChannelHandler, options?: SubscribeOptions) => () => void;
+  declare readonly subscribe: (channel: string, handler: ChannelHandler, options?: SubscribeOptions) => () => void;
 
   /** Removes a handler of a channel, or all of them. */
-  readonly unsubscribe: (channel: string, handler?: ChannelHandler) => void;
+  declare readonly unsubscribe: (channel: string, handler?: ChannelHandler) => void;
 
   /**
    * Publishes a JSON document. Resolves to its position in the channel. Without
    * a connection it waits in the queue, which survives a reload.
    */
-  readonly publish: (channel: string, data: Json, options?: PublishOptions) => Promise<ActiveSubscription>;
+  declare readonly publish: (channel: string, data: Json, options?: PublishOptions) => Promise<ActiveSubscription>;
 
   /** Sends a message without waiting for a reply. Returns whether it was sent. */
-  readonly send: (message: ClientMessage) => boolean;
+  declare readonly send: (message: ClientMessage) => boolean;
 
   /**
    * Sends a request and resolves to the data of its reply. Rejects with a
    * `TidewireError`: the server's own, `unavailable` when the connection is
    * missing or lost before the reply, or `deadline_exceeded` after the time limit.
    */
-  readonly request: <Type extends RequestType>(type: Type, data: Requests[Type]["data"]) => Promise<ReplyOf<Type>>;
+  declare readonly request: <Type extends RequestType>(type: Type, data: Requests[Type]["data"]) => Promise<ReplyOf<Type>>;
 
   /**
    * `url` is for example `ws://127.0.0.1:8080/v1/ws`. Throws a `TypeError` for a
-   * URL that can not work, and where there is no WebSocket.
+   * URL that can not work. It has no side effect; `connect` throws where there is no WebSocket.
    */
   constructor(url: string | URL, options: ClientOptions = {}) {
     const target = webSocketUrl(url);
@@ -119,7 +118,7 @@ export class WebSocketClient {
     const subscriptions = openSubscriptions(call, (channel, { code, message }) => {
       emit("error", { code, message, channel });
     });
-    const fetchToken = tokenSource(clock);
+    const [fetchToken, forgetToken] = tokenSource(clock);
     const pending = new Map<string, [onReply: (reply: never) => void, onFailure: (error: TidewireError) => void, timer: Timer]>();
     /** Channels to subscribe to at the end of this microtask, in one frame. */
     const unsent = new Set<Subscription>();
@@ -275,24 +274,24 @@ export class WebSocketClient {
     const connectBy = (name: TransportName, token: string | undefined): Link => {
       const self = openLink(
         clock,
+        (options.parse ?? JSON.parse) as (frame: string) => ServerMessage,
         name,
         Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection.attempt),
         (onOpen, onFrame, onClose) =>
           name === "sse"
             ? openEventStream(fetch, httpUrl(target), token, subscriptions.cursor(), onFrame, onClose)
             : openWebSocket(webSocket as NonNullable<typeof webSocket>, target.href, token, onOpen, onFrame, onClose),
-        (message, frame) => {
-          if (self === candidate && message?.type === "welcome") {
+        (message) => {
+          if (self === candidate && message.type === "welcome") {
             drop(self);
             link = self;
           }
           if (self === link) {
-            if (message) {
-              onMessage(keepFrame(message, frame));
-            } else {
-              report("invalid_argument", "a frame is no JSON object with a `type`");
-            }
+            onMessage(message);
           }
+        },
+        (reason) => {
+          report("invalid_argument", `a frame is no message: ${reason}`);
         },
         ping,
         (end) => {
@@ -354,11 +353,6 @@ export class WebSocketClient {
     // ---------------------------------------------------------- messages
 
     const onMessage = (message: ServerMessage): void => {
-      const fault = options.check?.(message);
-      if (fault) {
-        report("invalid_argument", fault);
-        return;
-      }
       emit("message", message);
       try {
         apply(message);
@@ -552,22 +546,23 @@ export class WebSocketClient {
 
     // ------------------------------------------------------- the methods
 
-    if (!allows("websocket")) {
-      transport = "sse";
-    } else if (!webSocket) {
-      throw new TypeError("there is no global WebSocket: install the package `ws`, or pass a class as the option `webSocket`");
-    }
     queue?.claim(options.getToken ? undefined : ownerOf(options.token));
     this.on = on;
     this.off = off;
     this.getQuality = () => reconnection.getQuality(isOpen());
     this.connect = () => {
       if (!/^connect/.test(this.state.status)) {
+        if (!allows("websocket")) {
+          transport = "sse";
+        } else if (!webSocket) {
+          throw new TypeError("there is no global WebSocket: install the package `ws`, or pass a class as the option `webSocket`");
+        }
         reconnection.start();
         open();
       }
     };
     this.disconnect = () => {
+      forgetToken();
       stop({ status: "disconnected" });
     };
     this.ready = () =>
@@ -594,8 +589,8 @@ export class WebSocketClient {
       options = { ...options, ...next };
     };
     this.subscribe = (channel, handler, settings = {}) => {
-      const subscriber = { handler, onError: settings.onError };
-      const [subscription, isNew] = subscriptions.add(channel, subscriber, settings);
+      const subscriber = { ...settings, handler };
+      const [subscription, isNew] = subscriptions.add(channel, subscriber);
       if (isNew) {
         subscribeSoon(subscription);
       }

@@ -15,7 +15,7 @@ export type {
   ServerType,
 } from "./messages.ts";
 export { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
-export { type StateMessage, StateSync, type StateSyncOptions } from "./state-sync.ts";
+export { type LoadedState, type StateMessage, StateSync, type StateSyncOptions } from "./state-sync.ts";
 export type { ChannelHandler, ChannelMessage, SubscribeOptions } from "./subscriptions.ts";
 export type * from "./types/alert.ts";
 export type * from "./types/common.ts";

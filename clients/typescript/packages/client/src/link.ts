@@ -4,6 +4,7 @@
  */
 import type { TransportName } from "./api.ts";
 import type { Clock, Timer } from "./environment.ts";
+import { reasonOf } from "./errors.ts";
 import type { ServerMessage } from "./messages.ts";
 import type { OnEnd, OnFrame, Wire } from "./wires.ts";
 
@@ -37,15 +38,17 @@ export interface Link {
 
 /**
  * Opens a link. `welcomeMs` limits the time from the start of the handshake to
- * `welcome`. `onMessage` gets each JSON object with a `type`, or `undefined` for
- * another frame; `onSilence` must send a ping. Nothing is called after `onEnd`.
+ * `welcome`. `parse` throws for what is no message. `onSilence` must send a
+ * ping. Nothing is called after `onEnd`.
  */
 export function openLink(
   clock: Clock,
+  parse: (frame: string) => ServerMessage,
   transport: TransportName,
   welcomeMs: number,
   open: (onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd) => Wire,
-  onMessage: (message: ServerMessage | undefined, frame: string) => void,
+  onMessage: (message: ServerMessage) => void,
+  onInvalid: (reason: string) => void,
   onSilence: () => void,
   onEnd: (end: ConnectionEnd) => void,
 ): Link {
@@ -112,18 +115,19 @@ export function openLink(
         return;
       }
       lastFrameAt = clock.now();
-      let message: ServerMessage | undefined;
+      let message: ServerMessage;
       try {
-        message = JSON.parse(frame as string) as ServerMessage;
-      } catch {
-        // No JSON.
+        message = parse(frame as string);
+      } catch (error) {
+        onInvalid(reasonOf(error));
+        return;
       }
-      if (message?.type === "welcome") {
+      if (message.type === "welcome") {
         phase = "open";
         heartbeatMs = message.data.heartbeatMs;
         watch();
       }
-      onMessage(message?.type ? message : undefined, frame as string);
+      onMessage(message);
     },
     (code = ABNORMAL_CLOSE, reason) => {
       end(code, reason);

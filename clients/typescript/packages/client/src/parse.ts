@@ -27,10 +27,17 @@ export function parseServerMessage(frame: string): ParseResult {
   return checkServerMessage(value);
 }
 
-/** Returns the fault of a message, for the option `check` of a client. A type that this client does not know has none. */
-export function checkMessage(value: unknown): string | undefined {
+/**
+ * Parses one text frame, for the option `parse` of a client. A type that this
+ * client does not know passes. Throws an `Error` that names the fault.
+ */
+export function parseChecked(frame: string): unknown {
+  const value: unknown = JSON.parse(frame);
   const result = checkServerMessage(value);
-  return result.kind === "invalid" ? result.reason : undefined;
+  if (result.kind === "invalid") {
+    throw new TypeError(result.reason);
+  }
+  return value;
 }
 
 /** Checks a frame that is already parsed JSON. */

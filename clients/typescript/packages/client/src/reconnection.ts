@@ -37,25 +37,25 @@ export class ReconnectionManager {
   /** Whether the page is visible. */
   isVisible = true;
   /** Plans the next attempt after an end with this code. Returns its delay in milliseconds. */
-  readonly schedule: (code: number) => number;
+  declare readonly schedule: (code: number) => number;
   /** The server asked to come back after `afterMs`. Hidden pages leave the first places to visible ones. */
-  readonly onReconnect: (afterMs: number) => void;
+  declare readonly onReconnect: (afterMs: number) => void;
   /** The server refuses connections for this time in milliseconds. */
-  readonly bar: (forMs: number) => void;
+  declare readonly bar: (forMs: number) => void;
   /** Whether the server asked to stay away for now. */
-  readonly isBarred: () => boolean;
+  declare readonly isBarred: () => boolean;
   /** Listens to the page from now on. */
-  readonly start: () => void;
+  declare readonly start: () => void;
   /** Forgets the page, the timer and the attempts: what the application asked for outranks events. */
-  readonly stop: () => void;
+  declare readonly stop: () => void;
   /** Cancels the next attempt. */
-  readonly cancel: () => void;
+  declare readonly cancel: () => void;
   /** A connection works. */
-  readonly onConnected: () => void;
+  declare readonly onConnected: () => void;
   /** Counts a ping: its round trip in milliseconds, or `undefined` if it was lost. */
-  readonly onPing: (rttMs: number | undefined) => void;
+  declare readonly onPing: (rttMs: number | undefined) => void;
   /** The quality of the link now. */
-  readonly getQuality: (isConnected: boolean) => Quality;
+  declare readonly getQuality: (isConnected: boolean) => Quality;
 
   /**
    * `onRetry`: the time for the next connection has come. `onWake`: the page

@@ -1,8 +1,19 @@
-/** State that follows a history channel, with changes shown before the server confirms them. */
+/**
+ * State that follows a history channel, with changes shown before the server
+ * confirms them.
+ *
+ * Example: the server's list is `[a]`. The application applies optimistic
+ * changes that add `b` and `c`: shown is `[a, b, c]`. The server publishes an
+ * older change that adds `d`: shown is `[a, d, b, c]`. It refuses `b`, and
+ * `rollbackUpdate` shows `[a, d, c]`: changes are applied anew on what the
+ * server said, never undone.
+ */
 import type { WebSocketClient } from "./client.ts";
-import type { ChannelMessage } from "./subscriptions.ts";
 import type { Json, Millis } from "./types/common.ts";
 import type { HistoryItem } from "./types/session.ts";
+
+/** Publications of one page of the history. */
+const PAGE_ITEMS = 1_000;
 
 /** A publication as `reduce` gets it, live or from the history. */
 export interface StateMessage {
@@ -12,101 +23,161 @@ export interface StateMessage {
   readonly timestamp?: Millis;
 }
 
+/** A state that was read at once. */
+export interface LoadedState<State> {
+  readonly state: State;
+  /** The last publication that it includes. Without it, publications that arrive meanwhile are applied on top. */
+  readonly seq?: number;
+}
+
 /** Options of a `StateSync`. */
 export interface StateSyncOptions<State> {
   /** The state before the first publication. */
   readonly initial: State;
   /** Returns the state after a publication. It must not change its input. */
   readonly reduce: (state: State, message: StateMessage) => State;
-  /** Reads the whole state again after a `gap`. Without it the state starts again from `initial` and the history. */
-  readonly load?: () => State | Promise<State>;
+  /** Reads the whole state. Without it, the state is `initial` and all of the history. */
+  readonly load?: () => Promise<LoadedState<State>>;
+  /** Called when the state could not be read after a `gap`. The default writes to the console. */
+  readonly onError?: (error: unknown) => void;
+}
+
+/** A change that is shown and not confirmed. */
+interface Pending<State> {
+  readonly change: (state: State) => State;
+  /** The publication that brings the change, once the server has named it. */
+  seq?: number;
 }
 
 /** The state of one channel: what the server confirmed, and on top the changes that wait. */
 export class StateSync<State> {
-  readonly #client: WebSocketClient;
-  readonly #channel: string;
-  readonly #options: StateSyncOptions<State>;
-  readonly #listeners = new Set<() => void>();
-  readonly #pending = new Map<string, (state: State) => State>();
-  readonly #unsubscribe: () => void;
-  #base: State;
-  #shown: State;
-  #lastId = 0;
-
-  constructor(client: WebSocketClient, channel: string, options: StateSyncOptions<State>) {
-    this.#client = client;
-    this.#channel = channel;
-    this.#options = options;
-    this.#base = this.#shown = options.initial;
-    this.#unsubscribe = client.subscribe(channel, (message) => {
-      this.#onMessage(message);
-    });
-  }
-
   /** The state with all changes that wait. The same object until it changes. */
-  readonly getState = (): State => this.#shown;
-
+  declare readonly getState: () => State;
   /** Calls `listener` after each change. Returns a function that removes it. */
-  readonly subscribe = (listener: () => void): (() => void) => {
-    this.#listeners.add(listener);
-    return () => {
-      this.#listeners.delete(listener);
-    };
-  };
-
-  /** Reads everything that is missing now: the history after the last publication, or `load`. */
-  async syncState(): Promise<State> {
-    if (this.#options.load) {
-      this.#base = await this.#options.load();
-      this.#show();
-    }
-    return this.#shown;
-  }
-
-  /** Returns the publications after `lastSeq`, oldest first. */
-  async getMissedMessages(lastSeq: number): Promise<readonly HistoryItem[]> {
-    const { epoch } = await this.#client.request("history", { channel: this.#channel, limit: 1 });
-    return (await this.#client.request("history", { channel: this.#channel, since: { epoch, seq: lastSeq } })).messages;
-  }
-
+  declare readonly subscribe: (listener: () => void) => () => void;
+  /** Reads what is missing: `load`, or the history after the last publication. Calls at once share one reading. */
+  declare readonly syncState: () => Promise<State>;
+  /** Returns the publications after `lastSeq`, oldest first. Rejects if the history does not reach back so far. */
+  declare readonly getMissedMessages: (lastSeq: number) => Promise<readonly HistoryItem[]>;
   /** Shows a change before the server knows of it. Returns its id. */
-  applyOptimistic(change: (state: State) => State): string {
-    this.#lastId += 1;
-    const id = String(this.#lastId);
-    this.#pending.set(id, change);
-    this.#show();
-    return id;
-  }
-
-  /** The server took the change. With the `seq` of its publication, the change stays until that publication arrives. */
-  confirmUpdate(id: string, _seq?: number): void {
-    this.rollbackUpdate(id);
-  }
-
+  declare readonly applyOptimistic: (change: (state: State) => State) => string;
+  /**
+   * The server took the change. With the `seq` of its publication, the change
+   * is shown until that publication arrives. Without one, it becomes part of the state.
+   */
+  declare readonly confirmUpdate: (id: string, seq?: number) => void;
   /** The server refused the change: takes it back, and leaves the others. */
-  rollbackUpdate(id: string): void {
-    this.#pending.delete(id);
-    this.#show();
-  }
-
+  declare readonly rollbackUpdate: (id: string) => void;
   /** Ends the subscription. */
-  dispose(): void {
-    this.#unsubscribe();
-    this.#listeners.clear();
-  }
+  declare readonly dispose: () => void;
 
-  #onMessage(message: ChannelMessage): void {
-    if (message.type !== "gap") {
-      this.#base = this.#options.reduce(this.#base, message as unknown as StateMessage);
-      this.#show();
-    }
-  }
+  constructor(client: Pick<WebSocketClient, "request" | "subscribe">, channel: string, { initial, reduce, load, onError = console.error }: StateSyncOptions<State>) {
+    const pending = new Map<string, Pending<State>>();
+    const listeners = new Set<() => void>();
+    let base = initial;
+    let shown = initial;
+    let lastSeq = 0;
+    let lastId = 0;
+    /** Publications that arrive while the state is read. */
+    let held: StateMessage[] | undefined;
+    let reading: Promise<State> | undefined;
 
-  #show(): void {
-    this.#shown = [...this.#pending.values()].reduce((state, change) => change(state), this.#base);
-    for (const listener of [...this.#listeners]) {
-      listener();
-    }
+    const show = (): void => {
+      shown = base;
+      for (const { change } of pending.values()) {
+        shown = change(shown);
+      }
+      for (const listener of [...listeners]) {
+        listener();
+      }
+    };
+    const step = (message: StateMessage): void => {
+      const { seq = Infinity } = message;
+      if (seq <= lastSeq) {
+        return;
+      }
+      base = reduce(base, message);
+      lastSeq = message.seq ?? lastSeq;
+      for (const [id, { seq: until }] of pending) {
+        if (until && until <= lastSeq) {
+          pending.delete(id);
+        }
+      }
+    };
+    const read = async (): Promise<State> => {
+      held = [];
+      try {
+        if (load) {
+          const { state, seq } = await load();
+          base = state;
+          lastSeq = seq ?? lastSeq;
+        } else {
+          const missed = await this.getMissedMessages(lastSeq);
+          missed.forEach(step);
+        }
+      } finally {
+        held.forEach(step);
+        held = reading = undefined;
+      }
+      show();
+      return shown;
+    };
+    const unsubscribe = client.subscribe(channel, (message) => {
+      if (message.type === "gap") {
+        base = initial;
+        lastSeq = 0;
+        held = held && [];
+        this.syncState().catch(onError);
+      } else if (held) {
+        held.push(message as unknown as StateMessage);
+      } else {
+        step(message as unknown as StateMessage);
+        show();
+      }
+    });
+
+    this.getState = () => shown;
+    this.subscribe = (listener) => {
+      listeners.add(listener);
+      return () => {
+        listeners.delete(listener);
+      };
+    };
+    this.syncState = () => (reading ??= read());
+    this.getMissedMessages = async (from) => {
+      const { epoch, seq: top } = await client.request("history", { channel, limit: 0 });
+      const missed: HistoryItem[] = [];
+      for (let seq = from; seq < top; seq = missed.at(-1)?.seq ?? top) {
+        const { messages } = await client.request("history", { channel, since: { epoch, seq }, limit: PAGE_ITEMS });
+        if (!messages.length) {
+          break;
+        }
+        missed.push(...messages);
+      }
+      return missed;
+    };
+    this.applyOptimistic = (change) => {
+      const id = String(++lastId);
+      pending.set(id, { change });
+      show();
+      return id;
+    };
+    this.confirmUpdate = (id, seq) => {
+      const update = pending.get(id);
+      if (update && seq && seq > lastSeq) {
+        update.seq = seq;
+      } else {
+        base = update && !seq ? update.change(base) : base;
+        this.rollbackUpdate(id);
+      }
+    };
+    this.rollbackUpdate = (id) => {
+      pending.delete(id);
+      show();
+    };
+    this.dispose = () => {
+      unsubscribe();
+      listeners.clear();
+    };
   }
 }

@@ -71,6 +71,7 @@ describe("channels", () => {
     expect(fake.socket.sentOf("unsubscribe")).toHaveLength(0);
     stopSecond();
     stopSecond();
+    await fake.clock.advance(100);
     expect(fake.socket.sentOf("unsubscribe").map(({ data }) => data)).toEqual([{ channels: ["demo:a"] }]);
   });
 
@@ -172,6 +173,7 @@ describe("channels", () => {
     message("wallet:0xab", 1);
     expect(received).toHaveLength(1);
     stop();
+    await fake.clock.advance(100);
     expect(fake.socket.last("unsubscribe").data).toEqual({ channels: ["wallet:0xab"] });
   });
 

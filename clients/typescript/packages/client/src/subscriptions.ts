@@ -12,7 +12,6 @@
  * positional: names of properties would stay in the minified code.
  */
 import { TidewireError } from "./errors.ts";
-import { keepFrame } from "./frames.ts";
 import type { ServerMessage, ServerMessageOf } from "./messages.ts";
 import type { Position } from "./types/common.ts";
 import type { ActiveSubscription, ChannelSubscription, SubscriptionResult } from "./types/session.ts";
@@ -35,12 +34,13 @@ export interface SubscribeOptions {
   readonly minIntervalMs?: number;
   /** Called when the server refuses the channel. The next connection requests it again. */
   readonly onError?: (error: TidewireError) => void;
+  /** Called each time the server confirms the subscription, before any message that follows: on every connection. */
+  readonly onSubscribed?: (result: SubscriptionResult) => void;
 }
 
 /** One handler of a channel. */
-export interface Subscriber {
+export interface Subscriber extends SubscribeOptions {
   readonly handler: ChannelHandler;
-  readonly onError: ((error: TidewireError) => void) | undefined;
 }
 
 /** Calls a function of the application: what it throws reaches nobody else. */
@@ -51,10 +51,10 @@ type Report = (channel: string, error: TidewireError) => void;
 /** A channel that the application subscribes to. */
 export type Subscription = ReturnType<typeof openSubscription>;
 
-function openSubscription(name: string, options: SubscribeOptions, call: Call, report: Report, onRename: () => void) {
+function openSubscription(name: string, options: Subscriber, call: Call, report: Report, onRename: () => void) {
   const { since } = options;
   let { minIntervalMs } = options;
-  const subscribers = new Set<Subscriber>();
+  const subscribers = new Set([options]);
   let canonical = name;
   /** The position to resume from. */
   let position = since;
@@ -131,7 +131,7 @@ function openSubscription(name: string, options: SubscribeOptions, call: Call, r
       }
     }
     const isReplay = seq && seq <= top;
-    deliver(keepFrame({ ...message, channel: canonical, ...(isReplay && { replayed: true }) }, message));
+    deliver({ ...message, channel: canonical, ...(isReplay && { replayed: true }) });
   };
 
   return {
@@ -146,14 +146,14 @@ function openSubscription(name: string, options: SubscribeOptions, call: Call, r
     isRefused: () => refusal !== undefined,
 
     /** Adds a handler. Returns whether the server must be asked again. */
-    add(subscriber: Subscriber, next: SubscribeOptions): boolean {
+    add(subscriber: Subscriber): boolean {
       // The last handler left a moment ago, and the channel is still subscribed to.
-      const isNew = !subscribers.size && (!!next.since || next.minIntervalMs !== minIntervalMs);
+      const isNew = !subscribers.size && (!!subscriber.since || subscriber.minIntervalMs !== minIntervalMs);
       subscribers.add(subscriber);
       if (isNew) {
-        minIntervalMs = next.minIntervalMs;
-        position = next.since ?? position;
-        lastSeq = next.since?.seq ?? lastSeq;
+        minIntervalMs = subscriber.minIntervalMs;
+        position = subscriber.since ?? position;
+        lastSeq = subscriber.since?.seq ?? lastSeq;
       }
       // A handler that subscribes again does not get the message that it handles.
       const value = isDelivering ? undefined : latest;
@@ -195,6 +195,11 @@ function openSubscription(name: string, options: SubscribeOptions, call: Call, r
       if (canonical !== channel) {
         canonical = channel;
         onRename();
+      }
+      for (const { onSubscribed } of [...subscribers]) {
+        if (onSubscribed) {
+          call(onSubscribed, result);
+        }
       }
       if (!(held && before && result.recovered)) {
         moveTo(result);
@@ -264,13 +269,12 @@ export function openSubscriptions(call: Call, report: Report) {
   const has = (subscription: Subscription): boolean => byName.get(subscription.name) === subscription;
 
   /** Delivers each update to the channel that it would have come on alone. */
-  const dispatchBatch = (batch: ServerMessageOf<"price_batch">): void => {
-    const { data, timestamp = data.timestamp } = batch;
+  const dispatchBatch = ({ data, timestamp = data.timestamp }: ServerMessageOf<"price_batch">): void => {
     for (const update of data.updates) {
       const { symbol, source } = update;
       for (const subscription of find(`:${symbol}${source === "aggregate" ? "" : `@${source}`}`)) {
         if (subscription.mayBatch()) {
-          subscription.push(keepFrame({ type: "price", data: update, timestamp }, batch));
+          subscription.push({ type: "price", data: update, timestamp });
         }
       }
     }
@@ -282,13 +286,12 @@ export function openSubscriptions(call: Call, report: Report) {
     has,
 
     /** Adds a handler. The options of a channel's first handler apply until its last handler is removed. */
-    add(name: string, subscriber: Subscriber, options: SubscribeOptions): [subscription: Subscription, isNew: boolean] {
+    add(name: string, subscriber: Subscriber): [subscription: Subscription, isNew: boolean] {
       let subscription = byName.get(name);
       if (subscription) {
-        return [subscription, subscription.add(subscriber, options)];
+        return [subscription, subscription.add(subscriber)];
       }
-      subscription = openSubscription(name, options, call, report, reindex);
-      subscription.subscribers.add(subscriber);
+      subscription = openSubscription(name, subscriber, call, report, reindex);
       byName.set(name, subscription);
       reindex();
       return [subscription, true];

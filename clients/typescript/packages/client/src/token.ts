@@ -5,13 +5,17 @@ import type { Clock } from "./environment.ts";
 const TOKEN_TIMEOUT_MS = 10_000;
 
 /**
- * Returns a function that resolves to a token. Calls at once share one
- * `getToken`. It rejects after the deadline, and a token that comes later is dropped.
+ * Returns `[fetch, forget]`. `fetch` resolves to a token. Calls at once share one
+ * `getToken`. It rejects after the deadline, and a token that comes later is
+ * dropped. After `forget` the next call shares nothing: another user may sign in.
  */
-export function tokenSource(clock: Clock): (options: ClientOptions) => Promise<string | undefined> {
+export function tokenSource(clock: Clock): [fetch: (options: ClientOptions) => Promise<string | undefined>, forget: () => void] {
   let flight: Promise<string | undefined> | undefined;
-  return ({ token, getToken, tokenTimeoutMs = TOKEN_TIMEOUT_MS }) =>
-    (flight ??= new Promise<string | undefined>((resolve, reject) => {
+  const forget = (): void => {
+    flight = undefined;
+  };
+  const fetch = ({ token, getToken, tokenTimeoutMs = TOKEN_TIMEOUT_MS }: ClientOptions): Promise<string | undefined> => {
+    const mine = (flight ??= new Promise<string | undefined>((resolve, reject) => {
       const timer = clock.after(tokenTimeoutMs, () => {
         reject(new Error(`getToken took over ${tokenTimeoutMs} ms`));
       });
@@ -22,8 +26,13 @@ export function tokenSource(clock: Clock): (options: ClientOptions) => Promise<s
         })
         .then(resolve, reject);
     }).finally(() => {
-      flight = undefined;
+      if (flight === mine) {
+        forget();
+      }
     }));
+    return mine;
+  };
+  return [fetch, forget];
 }
 
 /** Returns the user of a token, "" without a token, or `undefined` if the token does not tell. */

@@ -1,2 +1,2 @@
 /** Checks of messages while you develop: `@tidewire/client/checks`. */
-export { checkMessage, checkServerMessage, isPriceUpdate, isSourceList, type ParseResult, parseServerMessage } from "../parse.ts";
+export { checkServerMessage, isPriceUpdate, isSourceList, type ParseResult, parseChecked, parseServerMessage } from "../parse.ts";

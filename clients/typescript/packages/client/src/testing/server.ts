@@ -1,0 +1,278 @@
+/**
+ * Fake server: a server without a network for the tests of applications. It
+ * answers as a real one does: subscriptions with recovery, publications with
+ * idempotency keys, histories, pings. Time moves by its clock alone.
+ *
+ * ```ts
+ * const server = new FakeServer();
+ * const client = new WebSocketClient("ws://test", { environment: server.environment });
+ * client.connect();
+ * await server.settle();
+ * server.publish("demo:a", { n: 1 });
+ * ```
+ */
+import type { Environment } from "../environment.ts";
+import type { ClientMessage, ServerMessage } from "../messages.ts";
+import type { ErrorData, Json } from "../types/common.ts";
+import type { ChannelClass, ChannelSubscription, HistoryItem } from "../types/session.ts";
+import { FakeEnvironment, FakeSocket, settle } from "./fakes.ts";
+
+interface FakeChannel {
+  epoch: string;
+  seq: number;
+  class: ChannelClass;
+  readonly history: HistoryItem[];
+}
+
+interface FakeConnection {
+  readonly socket: FakeSocket;
+  readonly channels: Set<string>;
+}
+
+/** Publications that a channel's history keeps. */
+const HISTORY_ITEMS = 1_000;
+
+/** A server in memory. */
+export class FakeServer {
+  readonly #fake = new FakeEnvironment();
+  readonly #channels = new Map<string, FakeChannel>();
+  readonly #connections = new Set<FakeConnection>();
+  readonly #keys = new Map<string, number>();
+  readonly #refusals = new Map<string, ErrorData>();
+  /** The user of the next connections. */
+  user: string | undefined;
+  /** Whether new connections are answered. Otherwise they hang until they are given up. */
+  isReachable = true;
+  /** Every message of the clients, over all connections, in order. */
+  readonly received: ClientMessage[] = [];
+  /** The environment for the clients' options. */
+  readonly environment: Environment;
+
+  constructor() {
+    const fake = this.#fake;
+    const accept = (socket: ServedSocket): void => {
+      this.#accept(socket);
+    };
+    const receive = (socket: ServedSocket, message: ClientMessage): void => {
+      this.#receive(socket, message);
+    };
+    /** Connects to this server in the next microtasks. */
+    class ServedSocket extends FakeSocket {
+      constructor(url: string, protocols: string[]) {
+        super(url, protocols);
+        fake.sockets.push(this);
+        queueMicrotask(() => {
+          accept(this);
+        });
+      }
+
+      override send(data: string): void {
+        super.send(data);
+        const message = JSON.parse(data) as ClientMessage;
+        queueMicrotask(() => {
+          receive(this, message);
+        });
+      }
+    }
+    this.environment = { ...fake.environment, webSocket: ServedSocket };
+  }
+
+  /** The page, the clock and the sockets of the clients. */
+  get fake(): FakeEnvironment {
+    return this.#fake;
+  }
+
+  /** The number of open connections. */
+  get connections(): number {
+    return [...this.#connections].filter(({ socket }) => socket.closedWith === undefined).length;
+  }
+
+  /** The channels that at least one connection is subscribed to. */
+  get subscribed(): string[] {
+    return [...new Set([...this.#connections].flatMap(({ channels }) => [...channels]))].sort();
+  }
+
+  /** Runs everything that waits on promises. */
+  async settle(): Promise<void> {
+    await settle();
+  }
+
+  /** Moves the time, and runs due timers. */
+  async advance(ms: number): Promise<void> {
+    await this.#fake.clock.advance(ms);
+  }
+
+  /** Publishes to a channel, as another client would. Returns its seq. */
+  publish(channel: string, data: Json, type = "message"): number {
+    const state = this.#channel(channel);
+    state.seq += 1;
+    const item: HistoryItem = { type, seq: state.seq, data, timestamp: this.#fake.clock.wallTime() };
+    state.history.push(item);
+    state.history.splice(0, state.history.length - HISTORY_ITEMS);
+    this.#push(channel, item);
+    return state.seq;
+  }
+
+  /** Makes a channel `latest`: only its newest value counts. Prices and the market are so by themselves. */
+  setLatest(channel: string): void {
+    this.#channel(channel).class = "latest";
+  }
+
+  /** Refuses subscriptions of and publications to a channel. */
+  refuse(channel: string, error: ErrorData): void {
+    this.#refusals.set(channel, error);
+  }
+
+  /** Sends a message to every connection. */
+  send(message: ServerMessage): void {
+    for (const { socket } of this.#open()) {
+      socket.receive(message);
+    }
+  }
+
+  /** Starts a new epoch of a channel, as after a lost history, and sends `gap`. */
+  loseHistory(channel: string): void {
+    const state = this.#channel(channel);
+    state.epoch += "+";
+    state.seq = 0;
+    state.history.length = 0;
+    for (const { socket, channels } of this.#open()) {
+      if (channels.has(channel)) {
+        socket.receive({ type: "gap", channel, data: { channel, epoch: state.epoch, seq: 0 } });
+      }
+    }
+  }
+
+  /** Ends every connection. */
+  cut(code = 1006, reason = ""): void {
+    for (const connection of this.#open()) {
+      this.#connections.delete(connection);
+      connection.socket.end(code, reason);
+    }
+  }
+
+  /** Loses every connection without a close: nothing arrives any more, in both directions. */
+  blackHole(): void {
+    this.#connections.clear();
+  }
+
+  #open(): FakeConnection[] {
+    return [...this.#connections].filter(({ socket }) => socket.closedWith === undefined);
+  }
+
+  #channel(name: string): FakeChannel {
+    const existing = this.#channels.get(name);
+    if (existing !== undefined) {
+      return existing;
+    }
+    const isLatest = name.startsWith("prices:") || name.startsWith("market:");
+    const created: FakeChannel = { epoch: "e", seq: 0, class: isLatest ? "latest" : "history", history: [] };
+    this.#channels.set(name, created);
+    return created;
+  }
+
+  #push(channel: string, item: HistoryItem, only?: FakeConnection): void {
+    const message = { ...item, channel } as unknown as ServerMessage;
+    for (const connection of only === undefined ? this.#open() : [only]) {
+      if (connection.channels.has(channel)) {
+        connection.socket.receive(message);
+      }
+    }
+  }
+
+  #accept(socket: FakeSocket): void {
+    if (!this.isReachable || socket.closedWith !== undefined) {
+      return;
+    }
+    const own = this.user === undefined ? [] : [`user:${this.user}`];
+    this.#connections.add({ socket, channels: new Set(own) });
+    socket.open();
+    const subscriptions = own.map((channel) => ({ channel, epoch: this.#channel(channel).epoch, seq: this.#channel(channel).seq }));
+    const serverTime = this.#fake.clock.wallTime();
+    const connectionId = `c${this.#fake.sockets.length}`;
+    const user = this.user === undefined ? {} : { userId: this.user };
+    socket.receive({ type: "welcome", data: { connectionId, ...user, heartbeatMs: 2_000, serverTime, version: "0.0.0", subscriptions } });
+  }
+
+  #receive(socket: FakeSocket, message: ClientMessage): void {
+    const connection = this.#open().find((other) => other.socket === socket);
+    if (connection === undefined) {
+      return;
+    }
+    this.received.push(message);
+    const id = message.id === undefined ? {} : { id: message.id };
+    const reply = (answer: Omit<ServerMessage, "id">): void => {
+      socket.receive({ ...answer, ...id } as ServerMessage);
+    };
+    switch (message.type) {
+      case "subscribe":
+        this.#subscribe(connection, message.data?.channels ?? [], reply);
+        return;
+      case "unsubscribe":
+        for (const channel of message.data?.channels ?? []) {
+          connection.channels.delete(channel);
+        }
+        reply({ type: "unsubscribed", data: { channels: message.data?.channels ?? [] } });
+        return;
+      case "publish": {
+        const { channel = "", data = null, idempotencyKey } = message.data ?? {};
+        const refusal = this.#refusals.get(channel);
+        if (refusal !== undefined) {
+          reply({ type: "error", data: refusal });
+          return;
+        }
+        const seq = (idempotencyKey === undefined ? undefined : this.#keys.get(idempotencyKey)) ?? this.publish(channel, data);
+        if (idempotencyKey !== undefined) {
+          this.#keys.set(idempotencyKey, seq);
+        }
+        reply({ type: "published", data: { channel, epoch: this.#channel(channel).epoch, seq } });
+        return;
+      }
+      case "history": {
+        const { channel = "", since, limit = 100 } = message.data ?? {};
+        const { epoch, seq, history } = this.#channel(channel);
+        const found = history.filter((item) => since === undefined || item.seq > since.seq);
+        const messages = since === undefined ? found.slice(found.length - Math.min(limit, found.length)) : found.slice(0, limit);
+        reply({ type: "history", data: { channel, epoch, seq, messages } });
+        return;
+      }
+      case "ping": {
+        const { t } = message.data ?? {};
+        reply({ type: "pong", data: { ...(t !== undefined && { t }), serverTime: this.#fake.clock.wallTime(), heartbeatMs: 2_000 } });
+        return;
+      }
+      case "visibility": {
+        const state = message.data?.state ?? "active";
+        reply({ type: "visibility", data: { state, heartbeatMs: state === "active" ? 2_000 : 30_000 } });
+        return;
+      }
+      case "auth":
+        reply({ type: "authenticated", data: { userId: this.user ?? "", expiresAt: 0, subscriptions: [] } });
+        return;
+      default:
+        reply({ type: "error", data: { code: "unimplemented", message: `the fake server has no ${message.type}` } });
+    }
+  }
+
+  #subscribe(connection: FakeConnection, channels: readonly (string | ChannelSubscription)[], reply: (answer: Omit<ServerMessage, "id">) => void): void {
+    const requests = channels.map((entry) => (typeof entry === "string" ? { channel: entry } : entry));
+    const replays: [string, HistoryItem[]][] = [];
+    const results = requests.map(({ channel, since }: ChannelSubscription) => {
+      const { epoch, seq, class: kind, history } = this.#channel(channel);
+      const error = this.#refusals.get(channel);
+      if (error !== undefined) {
+        return { channel, epoch: "", seq: 0, recovered: false, error };
+      }
+      connection.channels.add(channel);
+      const recovered = kind === "history" && since?.epoch === epoch && (history[0]?.seq ?? seq + 1) <= since.seq + 1;
+      replays.push([channel, kind === "latest" ? history.slice(-1) : recovered ? history.filter((item) => item.seq > since.seq) : []]);
+      return { channel, epoch, seq, recovered, class: kind, batched: false };
+    });
+    reply({ type: "subscribed", data: { channels: results } });
+    for (const [channel, items] of replays) {
+      for (const item of items) {
+        this.#push(channel, item, connection);
+      }
+    }
+  }
+}
