@@ -14,9 +14,9 @@ use tidewire_stream::{Claims, Clock as _, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Config, Overrides, Reading, check_log_filter, unknown_variables},
     feed::{Feed, Repeat, Replay},
-    security, serve, telemetry,
+    secret, security, serve, telemetry,
 };
 
 /// The longest life of a token, so that its expiry is a date: 100 years of 366 days.
@@ -38,6 +38,15 @@ struct ConfigArgs {
     /// The configuration file. Without one, every key has its default.
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The address to listen on, for example 127.0.0.1:9000 or localhost:9000.
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Treat the server as one that nobody configured: for tests of sample data.
+    #[arg(long, global = true, hide = true)]
+    unconfigured: bool,
+    /// The port to listen on, at the configured address. 0 takes a free one.
+    #[arg(long, global = true, value_name = "PORT", conflicts_with = "listen")]
+    port: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,12 +65,15 @@ enum Command {
         #[arg(long, default_value = "1h", value_parser = parse_ttl)]
         ttl: Duration,
     },
-    /// Check the configuration and print its first fault.
+    /// Check the configuration and print all of its faults.
     CheckConfig,
     /// Record the venues' messages in a compressed file, until interrupted.
     Record {
         /// The file.
         file: PathBuf,
+        /// Overwrite the file if it exists.
+        #[arg(long)]
+        force: bool,
     },
     /// Run the server on a recording instead of the venues.
     Replay {
@@ -77,6 +89,13 @@ enum Command {
         #[arg(long, conflicts_with = "again")]
         recorded_times: bool,
     },
+}
+
+/// The treatment of a recording's file that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Existing {
+    Keep,
+    Overwrite,
 }
 
 /// Runs the command that the command line names.
@@ -99,19 +118,35 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
     {
         bail!("another TLS backend is installed already, expected none");
     }
-    let config = Config::load(cli.config.config.as_ref())?;
+    let ConfigArgs {
+        config,
+        listen,
+        unconfigured,
+        port,
+    } = cli.config;
+    let mut reading = Reading::of(config.as_deref(), &Overrides { listen, port });
+    if let Some(config) = reading.config.as_mut().filter(|_| unconfigured) {
+        config.is_configured = false;
+    }
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => start(config, Feed::Live),
-        Command::Token { user, scope, ttl } => token(&config, user, scope, ttl),
+        Command::Serve => start(whole(reading)?, Feed::Live),
+        Command::Token { user, scope, ttl } => token(&reading.into_config()?, user, scope, ttl),
         Command::CheckConfig => {
-            serve::check(&config)?;
-            for contradiction in config.contradictions() {
-                print_error(&contradiction);
+            let config = whole(reading)?;
+            for hint in config.contradictions().into_iter().chain(hints()) {
+                print_error(&hint);
             }
             print("the configuration is good");
             Ok(())
         }
-        Command::Record { file } => record(&config, &file),
+        Command::Record { file, force } => {
+            let existing = if force {
+                Existing::Overwrite
+            } else {
+                Existing::Keep
+            };
+            record(&reading.into_config()?, &file, existing)
+        }
         Command::Replay {
             file,
             speed,
@@ -133,9 +168,35 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
                 start: start_time,
                 repeat,
             };
-            start(config, Feed::Replay(replay))
+            start(whole(reading)?, Feed::Replay(replay))
         }
     }
+}
+
+/// The configuration, with the parts that it names checked too.
+///
+/// # Errors
+/// All that is wrong, one a line.
+fn whole(mut reading: Reading) -> anyhow::Result<Config> {
+    let of_parts = reading.config.as_ref().map(serve::problems);
+    for problem in of_parts.into_iter().flatten() {
+        reading.add(problem);
+    }
+    if let Ok(filter) = std::env::var(telemetry::LOG_VARIABLE)
+        && let Err(problem) = check_log_filter(&filter)
+    {
+        reading.add(problem);
+    }
+    reading.into_config()
+}
+
+/// Hints at environment variables that set nothing.
+fn hints() -> Vec<String> {
+    let variables: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let pairs = variables.iter();
+    unknown_variables(pairs.map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -147,6 +208,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn start(config: Config, feed: Feed) -> anyhow::Result<()> {
     telemetry::init_logs(config.log.format);
+    for hint in hints() {
+        tracing::warn!("{hint}");
+    }
     let runtime = runtime()?;
     let served = runtime.block_on(serve::run(config, feed));
     // What is stuck by now must not keep the process.
@@ -173,6 +237,15 @@ fn token(
         aud: config.auth.audience.first().cloned().into_iter().collect(),
         ..Claims::default()
     };
+    let is_own = config.auth.hmac_secret.is_none() && !config.auth.has_public_keys();
+    if is_own && secret::own_secret(&config.store.path)?.is_new {
+        let folder = &config.store.path;
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+        print_error(&format!(
+            "tidewire: made a new secret in {}. A server that runs in another folder, or with another store.path, has another secret and refuses this token",
+            folder.display()
+        ));
+    }
     let (authenticator, _) = security::authenticator(config, clock)?;
     let token = authenticator.sign(&claims)?;
     authenticator
@@ -182,7 +255,13 @@ fn token(
     Ok(())
 }
 
-fn record(config: &Config, file: &Path) -> anyhow::Result<()> {
+fn record(config: &Config, file: &Path, existing: Existing) -> anyhow::Result<()> {
+    if existing == Existing::Keep && file.exists() {
+        bail!(
+            "{} exists already, expected a new file, or --force to overwrite it",
+            file.display()
+        );
+    }
     telemetry::init_logs(config.log.format);
     runtime()?.block_on(async {
         let engine = PriceEngine::new(
@@ -205,7 +284,7 @@ fn record(config: &Config, file: &Path) -> anyhow::Result<()> {
 }
 
 /// Discards publications: a recording needs none.
-struct NullPublisher;
+pub(crate) struct NullPublisher;
 
 impl tidewire_stream::Publisher for NullPublisher {
     fn publish(&self, _channel: &tidewire_stream::ChannelName, _event: tidewire_stream::Event) {}
@@ -214,10 +293,16 @@ impl tidewire_stream::Publisher for NullPublisher {
 /// The scopes of a token. The server ignores scopes that it does not know, and a token with one
 /// would not do what its user expects.
 fn parse_scope(text: &str) -> Result<String, String> {
-    let is_known = |scope| ["service", "admin"].contains(&scope);
+    const EXPECTED: &str = "expected `service`, `admin`, or both with a space between";
     let words: Vec<_> = text.split_whitespace().collect();
-    if words.is_empty() || !words.iter().copied().all(is_known) {
-        return Err("expected `service`, `admin`, or both with a space between".to_owned());
+    let mut unknown = words
+        .iter()
+        .filter(|word| !["service", "admin"].contains(word));
+    if let Some(unknown) = unknown.next() {
+        return Err(format!("{unknown:?} is no scope, {EXPECTED}"));
+    }
+    if words.is_empty() {
+        return Err(EXPECTED.to_owned());
     }
     Ok(words.join(" "))
 }

@@ -6,16 +6,15 @@
 //! the earlier integers.
 
 mod bounds;
+mod environment;
 mod explain;
+mod lines;
 mod millisecond_keys;
+mod reading;
 
 use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use anyhow::bail;
-use figment::{
-    Figment,
-    providers::{Env, Format as _, Toml},
-};
 use serde::{
     Deserialize, Deserializer,
     de::{Unexpected, Visitor},
@@ -33,10 +32,12 @@ use tidewire_stream::{
 
 use crate::{alerts, notifications, security};
 use explain::explain_all;
-use millisecond_keys::{PresentNames, Renamed};
+
+pub(crate) use environment::{check_log_filter, unknown_variables};
+pub(crate) use reading::{Overrides, Reading};
 
 /// The whole configuration.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) server: ServerConfig,
@@ -55,9 +56,12 @@ pub(crate) struct Config {
     /// The file that the configuration was read from.
     #[serde(skip)]
     pub(crate) file: Option<PathBuf>,
+    /// Whether anything but the address and the form of the log is configured.
+    #[serde(skip)]
+    pub(crate) is_configured: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ServerConfig {
     #[serde(deserialize_with = "socket_address")]
@@ -108,7 +112,7 @@ impl Default for ServerConfig {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AuthConfig {
     pub(crate) anonymous: bool,
@@ -146,7 +150,7 @@ impl Default for AuthConfig {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BrokerConfig {
     pub(crate) kind: BrokerKind,
@@ -161,7 +165,7 @@ pub(crate) enum BrokerKind {
     Redis,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StoreConfig {
     pub(crate) kind: StoreKind,
@@ -188,7 +192,7 @@ pub(crate) enum StoreKind {
     Redis,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StreamConfig {
     #[serde(with = "humantime_serde")]
@@ -214,7 +218,7 @@ impl Default for StreamConfig {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LimitsConfig {
     pub(crate) connections_per_ip: u32,
@@ -262,7 +266,7 @@ impl Default for LimitsConfig {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NamespaceConfig {
     name: String,
@@ -304,7 +308,7 @@ impl NamespaceConfig {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct NotificationsConfig {
     pub(crate) types: Vec<String>,
@@ -333,7 +337,7 @@ impl Default for NotificationsConfig {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AlertsConfig {
     pub(crate) enabled: bool,
@@ -359,7 +363,7 @@ impl Default for AlertsConfig {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LogConfig {
     pub(crate) format: LogFormat,
@@ -374,67 +378,66 @@ pub(crate) enum LogFormat {
 }
 
 impl Config {
-    /// Reads the file, if one is named, and the environment.
-    pub(crate) fn load(file: Option<&PathBuf>) -> anyhow::Result<Self> {
-        let mut figment = Figment::new();
-        let mut renamed = Vec::new();
-        if let Some(file) = file {
-            if !file.is_file() {
-                bail!("there is no configuration file {}", file.display());
-            }
-            figment = figment.merge(PresentNames::read(&Toml::file_exact(file), &mut renamed)?);
-        }
-        // Every key is in a table, so its variable contains `__`. Other variables with the
-        // prefix, such as `TIDEWIRE_LOG`, are not keys.
-        let variables = Env::prefixed("TIDEWIRE_").filter(|name| name.as_str().contains("__"));
-        figment = figment.merge(PresentNames::read(&variables.split("__"), &mut renamed)?);
-        let read = figment.extract().map_err(explain_all);
-        let checked = read.and_then(|config: Self| {
-            config.check()?;
-            Ok(config)
-        });
-        let mut config = checked.map_err(|error| Renamed::explain(&renamed, &error))?;
-        config.file = file.cloned();
-        Ok(config)
+    /// Whether the server may play the built-in sample while no venue answers: nobody configured
+    /// it, and only this machine sees it.
+    pub(crate) fn may_play_sample(&self) -> bool {
+        !self.is_configured && self.server.listen.ip().is_loopback()
     }
 
-    /// Checks all that can be checked without starting the server.
-    fn check(&self) -> anyhow::Result<()> {
+    /// All that is wrong, as far as that can be found out without starting the server.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         if self.broker.kind == BrokerKind::Redis || self.broker.url.is_some() {
-            bail!("broker.kind = \"redis\" is not built yet, expected \"memory\"");
+            let text = "broker.kind = \"redis\" is not built yet, expected \"memory\"";
+            problems.push(text.to_owned());
         }
         if self.store.kind == StoreKind::Redis || self.store.url.is_some() {
-            bail!("store.kind = \"redis\" is not built yet, expected \"embedded\"");
+            let text = "store.kind = \"redis\" is not built yet, expected \"embedded\"";
+            problems.push(text.to_owned());
         }
-        security::tls_files(&self.server)?;
-        security::trusted_proxies(&self.server)?;
         if self.server.admin_listen.is_some() {
-            bail!("server.admin_listen is not built yet");
+            problems.push("server.admin_listen is not built yet".to_owned());
         }
         let has_keys = self.auth.hmac_secret.is_some() || self.auth.has_public_keys();
         if !has_keys && !self.server.listen.ip().is_loopback() {
-            bail!(
-                "auth.hmac_secret is missing, expected a secret of 32 bytes at least, or auth.public_key_file or auth.jwks_url, on a server that is not on loopback"
+            problems.push(
+                "auth.hmac_secret is missing, expected a secret of 32 bytes at least, or auth.public_key_file or auth.jwks_url, on a server that is not on loopback".to_owned()
             );
         }
         if let Some(secret) = &self.auth.hmac_secret
             && secret.len() < MIN_SECRET_BYTES
         {
-            bail!(
+            problems.push(format!(
                 "auth.hmac_secret is {} bytes long, expected {MIN_SECRET_BYTES} at least",
                 secret.len()
-            );
+            ));
         }
-        bounds::check(self)?;
-        notifications::check(&self.notification_config())?;
-        alerts::check(&self.alert_config())?;
+        bounds::check(self, &mut problems);
         if let Err(DeliveryError { field, problem }) = self.delivery.check() {
-            bail!("{field} is {problem}");
+            problems.push(format!("{field} is {problem}"));
         }
-        self.check_webhook_types()?;
-        self.prices.check()?;
-        ChainConfig::check_all(&self.chain)?;
-        Ok(())
+        let checks = [
+            security::tls_files(&self.server).map(drop),
+            security::trusted_proxies(&self.server).map(drop),
+            notifications::check(&self.notification_config()),
+            alerts::check(&self.alert_config()),
+            self.check_webhook_types(),
+        ];
+        let failed = checks.into_iter().filter_map(Result::err);
+        problems.extend(failed.map(|error| format!("{error:#}")));
+        problems.extend(self.prices.problems().iter().map(ToString::to_string));
+        let of_chains = ChainConfig::problems(&self.chain);
+        problems.extend(of_chains.iter().map(ToString::to_string));
+        problems
+    }
+
+    /// The first thing that is wrong.
+    #[cfg(test)]
+    fn check(&self) -> anyhow::Result<()> {
+        match self.problems().into_iter().next() {
+            Some(problem) => bail!("{problem}"),
+            None => Ok(()),
+        }
     }
 
     /// Checks that webhooks name types that exist: another would never be sent.
@@ -533,11 +536,20 @@ fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAd
         type Value = SocketAddr;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"")
+            f.write_str(
+                "an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\", or \"localhost\" and a port",
+            )
         }
 
         fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SocketAddr, E> {
-            let address = text.parse();
+            // Other names may mean another address tomorrow.
+            let text_of_name = text.strip_prefix("localhost:");
+            let address = match text_of_name.map(str::parse) {
+                Some(port) => port
+                    .map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)))
+                    .map_err(drop),
+                None => text.parse().map_err(drop),
+            };
             address.map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
         }
     }

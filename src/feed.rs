@@ -17,7 +17,7 @@ pub(crate) enum Feed {
 /// A recording to replay.
 pub(crate) struct Replay {
     /// Opens the recording, once for each time it is played.
-    pub(crate) open: Box<dyn Fn() -> anyhow::Result<Recording> + Send>,
+    pub(crate) open: Box<dyn Fn() -> anyhow::Result<Recording> + Send + Sync>,
     pub(crate) speed: ReplaySpeed,
     pub(crate) start: ReplayStart,
     pub(crate) repeat: Repeat,
@@ -37,6 +37,16 @@ pub(crate) enum OpenFeed {
 }
 
 impl Feed {
+    /// The built-in sample, for ever.
+    pub(crate) fn sample() -> Self {
+        Self::Replay(Replay {
+            open: Box::new(|| Ok(Recording::sample()?)),
+            speed: ReplaySpeed::Times(1.0),
+            start: ReplayStart::Now,
+            repeat: Repeat::Forever,
+        })
+    }
+
     /// Opens the feed.
     pub(crate) fn open(self) -> anyhow::Result<OpenFeed> {
         match self {
@@ -53,6 +63,11 @@ impl OpenFeed {
     /// Whether prices come from the venues.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self, Self::Live)
+    }
+
+    /// Whether the data is made up.
+    pub(crate) fn is_sample(&self) -> bool {
+        matches!(self, Self::Replay(_, recording) if recording.head().sample)
     }
 
     /// The configuration of an engine for this feed: a recording brings its own sources.
@@ -81,21 +96,20 @@ impl OpenFeed {
 }
 
 /// Least time between two messages of the log about passes that have ended.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Plays a recording once, or again and again.
 async fn play(replay: Replay, first: Recording, prices: PriceEngine, cancel: CancellationToken) {
     if first.head().sample {
         tracing::warn!("replaying sample data: these are not market prices");
     }
-    let mut next = Some(first);
+    let (speed, start) = (replay.speed, replay.start);
     let (mut frames, mut passes) = (0, 0_u64);
     let mut logged: Option<Instant> = None;
-    while let Some(recording) = next.take() {
-        let (speed, start) = (replay.speed, replay.start);
-        let played = prices.replay(recording, speed, start, &cancel).await;
+    let next = |played| {
         frames += played;
         passes += 1;
+        let mut next = None;
         // An empty recording would be played again without a pause.
         if replay.repeat == Repeat::Forever && !cancel.is_cancelled() && played > 0 {
             next = (replay.open)()
@@ -103,12 +117,19 @@ async fn play(replay: Replay, first: Recording, prices: PriceEngine, cancel: Can
                 .ok()
                 .map(Recording::quiet);
         }
-        // A short recording at full speed ends many times a second.
-        if next.is_none() || logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
-            tracing::info!(frames, passes, "the replay has ended");
+        let is_due = logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL);
+        if next.is_none() || is_due {
+            let text = match next.is_some() {
+                true => "the recording was played, and is played again",
+                false => "the replay has ended",
+            };
+            tracing::info!(frames, passes, "{text}");
             (frames, passes) = (0, 0);
             logged = Some(Instant::now());
         }
-        tokio::task::yield_now().await;
-    }
+        next
+    };
+    prices
+        .replay_again(first, speed, start, &cancel, next)
+        .await;
 }

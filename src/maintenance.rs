@@ -9,7 +9,7 @@ use tidewire_stream::StreamCore;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Overrides, Reading};
 
 /// The time between two sweeps of histories, and between two writes of followed items.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -83,7 +83,8 @@ pub(crate) async fn reload_sources(
     cancel: CancellationToken,
 ) {
     while let Some(Some(())) = cancel.run_until_cancelled(hang_ups.recv()).await {
-        let reloaded = Config::load(file.as_ref())
+        let reloaded = Reading::of(file.as_deref(), &Overrides::default())
+            .into_config()
             .and_then(|config| Ok(prices.reload_sources(&config.prices)?));
         match reloaded {
             Ok(()) => tracing::info!("the configuration was read again: its sources are in use"),

@@ -13,8 +13,23 @@ use tidewire_stream::auth::MIN_SECRET_BYTES;
 /// Name of the file in the data folder.
 const FILE: &str = "hmac_secret";
 
+/// A development secret.
+pub(crate) struct OwnSecret {
+    pub(crate) text: String,
+    /// Whether it was made just now. No running server knows it then.
+    pub(crate) is_new: bool,
+}
+
+/// Checks the secret in the data folder, if there is one.
+pub(crate) fn check(folder: &Path) -> anyhow::Result<()> {
+    match folder.join(FILE).exists() {
+        true => own_secret(folder).map(drop),
+        false => Ok(()),
+    }
+}
+
 /// Reads the secret from the data folder, or creates one that only this system user can read.
-pub(crate) fn own_secret(folder: &Path) -> anyhow::Result<String> {
+pub(crate) fn own_secret(folder: &Path) -> anyhow::Result<OwnSecret> {
     let path = folder.join(FILE);
     match fs::read_to_string(&path) {
         Ok(text) => {
@@ -26,7 +41,10 @@ pub(crate) fn own_secret(folder: &Path) -> anyhow::Result<String> {
                     secret.len()
                 );
             }
-            Ok(secret.to_owned())
+            Ok(OwnSecret {
+                text: secret.to_owned(),
+                is_new: false,
+            })
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let secret = format!(
@@ -36,7 +54,10 @@ pub(crate) fn own_secret(folder: &Path) -> anyhow::Result<String> {
             );
             write(folder, &secret)
                 .with_context(|| format!("cannot write the secret {}", path.display()))?;
-            Ok(secret)
+            Ok(OwnSecret {
+                text: secret,
+                is_new: true,
+            })
         }
         Err(error) => {
             Err(error).with_context(|| format!("cannot read the secret {}", path.display()))

@@ -28,7 +28,7 @@ pub(crate) fn authenticator(
 ) -> anyhow::Result<(Authenticator, Option<Arc<RemoteKeySet>>)> {
     let (mut keys, remote) = configured_keys(&config.auth, &clock)?;
     if config.auth.hmac_secret.is_none() && !config.auth.has_public_keys() {
-        let secret = secret::own_secret(&config.store.path)?;
+        let secret = secret::own_secret(&config.store.path)?.text;
         keys = keys.secret(secret.as_bytes()).context("hmac_secret")?;
     }
     let AuthConfig {
@@ -51,13 +51,22 @@ pub(crate) fn authenticator(
     Ok((Authenticator::new(keys, rules, anonymous, clock), remote))
 }
 
-/// Checks the files of keys and certificates, and the address of the key set.
-pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
-    configured_keys(&config.auth, &(Arc::new(SystemClock) as SharedClock))?;
-    if let Some(files) = tls_files(&config.server)? {
-        acceptor(files)?;
-    }
-    Ok(())
+/// Checks the files of keys and certificates, the address of the key set, and the development
+/// secret if there is one.
+pub(crate) fn problems(config: &Config) -> Vec<String> {
+    let clock: SharedClock = Arc::new(SystemClock);
+    let is_own = config.auth.hmac_secret.is_none() && !config.auth.has_public_keys();
+    let checks = [
+        configured_keys(&config.auth, &clock).map(drop),
+        tls_files(&config.server)
+            .and_then(|files| files.map_or(Ok(()), |files| acceptor(files).map(drop))),
+        match is_own {
+            true => secret::check(&config.store.path),
+            false => Ok(()),
+        },
+    ];
+    let failed = checks.into_iter().filter_map(Result::err);
+    failed.map(|error| format!("{error:#}")).collect()
 }
 
 /// The keys that the configuration names. The key set of an identity provider is returned too.

@@ -6,7 +6,12 @@
 //! 3. [`RunningServer::shut_down`] sends clients away, waits for tasks, and saves histories.
 //!    Each step has an end, whatever a client or a shard does.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::TcpListener,
+    sync::{Arc, mpsc::RecvTimeoutError},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -14,7 +19,7 @@ use tidewire_adapters::{
     AccessPolicy, CompressionOptions, Gateway, GatewayOptions, LocalityPolicy, OriginPolicy,
     Services, ShardThreads, tls::TlsAcceptor,
 };
-use tidewire_chain::ChainEngine;
+use tidewire_chain::{ChainEngine, sample::SampleNode};
 use tidewire_notification::UserPushes;
 use tidewire_price::PriceEngine;
 use tidewire_service::{
@@ -22,7 +27,8 @@ use tidewire_service::{
 };
 use tidewire_store::{EmbeddedStore, SharedStore};
 use tidewire_stream::{
-    Namespace, Namespaces, PublishRight, SharedClock, StreamCore, SystemClock, deadline,
+    Namespace, Namespaces, PublishRight, SharedClock, StreamCore, StreamOptions, SystemClock,
+    deadline,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -33,12 +39,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     alerts::{Alerts, ChainTap},
     chain_notifications::ChainNotifications,
+    cli::NullPublisher,
     config::Config,
     delivery::DeliveryChannels,
+    fallback::VenueProbe,
     feed::{Feed, OpenFeed},
     health::HealthWatch,
     histories, maintenance,
     notifications::Notifications,
+    sample::SampleUser,
     security, telemetry,
 };
 
@@ -49,17 +58,81 @@ const MAX_RESERVE: Duration = Duration::from_secs(2);
 /// clients, and must not lose histories.
 const SHORTEST_EXIT: Duration = Duration::from_secs(5);
 
+/// Longest drain window of a server on sample data that a venue's first price ends: its clients
+/// come back to the next one.
+const SAMPLE_DRAIN: Duration = Duration::from_secs(1);
+
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, feed: Feed) -> anyhow::Result<()> {
     let metrics = telemetry::init_metrics()?;
     for contradiction in config.contradictions() {
         tracing::warn!("{contradiction}");
     }
-    let server = Server::build(config, feed, metrics).await?;
-    let mut running = server.start().await?;
-    running.stop_signal.received().await;
-    running.shut_down().await;
-    Ok(())
+    // Before the log names the address: a reader of the log may stop the server.
+    let mut stop_signal = StopSignal::new()?;
+    // Caught for the whole run: a full disk quota is an error of the store, which the server
+    // survives, and by default this signal would kill it.
+    drop(signal(FILE_SIZE_SIGNAL)?);
+    if config.may_play_sample() && matches!(feed, Feed::Live) {
+        let listener = listen(&config)?;
+        let probe = VenueProbe::start(&config)?;
+        let is_live = tokio::select! {
+            is_live = probe.delivers_soon() => is_live,
+            () = stop_signal.received() => return Ok(()),
+        };
+        if !is_live && play_sample(&config, &listener, &probe, &metrics, &mut stop_signal).await? {
+            return Ok(());
+        }
+        probe.end().await;
+        let server = Server::build(config, Feed::Live, metrics, None).await?;
+        return server.serve(Some(listener), &mut stop_signal).await;
+    }
+    let server = Server::build(config, feed, metrics, None).await?;
+    server.serve(None, &mut stop_signal).await
+}
+
+/// Serves sample data until a venue delivers. Returns true if the process is to stop instead.
+async fn play_sample(
+    config: &Config,
+    listener: &TcpListener,
+    probe: &VenueProbe,
+    metrics: &PrometheusHandle,
+    stop_signal: &mut StopSignal,
+) -> anyhow::Result<bool> {
+    let tried = probe.engine().sources();
+    let names: Vec<_> = tried.iter().map(|source| source.name.as_str()).collect();
+    tracing::warn!(
+        tried = names.join(", "),
+        "no venue answers: the server plays sample data until one does"
+    );
+    let (config, tried) = (config.clone(), Some(probe.engine().clone()));
+    let server = Server::build(config, Feed::sample(), metrics.clone(), tried).await?;
+    let running = server.start(Some(listener.try_clone()?)).await?;
+    let stops = tokio::select! {
+        () = probe.delivered() => false,
+        () = stop_signal.received() => true,
+    };
+    let mut window = running.config.server.drain;
+    if !stops {
+        tracing::warn!("a venue delivers: sample data ends, and the server starts again");
+        window = window.min(SAMPLE_DRAIN);
+    }
+    running.shut_down(window).await;
+    Ok(stops)
+}
+
+/// Binds the port.
+fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    let address = config.server.listen;
+    TcpListener::bind(address).map_err(|error| {
+        let reason = match error.kind() {
+            ErrorKind::AddrInUse => "another program uses the port".to_owned(),
+            _ => error.to_string(),
+        };
+        anyhow::anyhow!(
+            "cannot listen on {address}: {reason}. Choose another port with --port, `server.listen` or TIDEWIRE_SERVER__LISTEN; --port 0 takes a free one"
+        )
+    })
 }
 
 /// The parts of a server, wired to each other. Only TLS files and remote keys are watched.
@@ -73,6 +146,9 @@ pub(crate) struct Server {
     pub(crate) prices: PriceEngine,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_tap: Arc<ChainTap>,
+    sample_node: Option<SampleNode>,
+    /// The venues that sample data stands in for.
+    tried: Option<PriceEngine>,
     tls: Option<Arc<TlsAcceptor>>,
     lifetime: Lifetime,
 }
@@ -90,7 +166,6 @@ struct Lifetime {
 /// A server that clients can connect to.
 struct RunningServer {
     config: Config,
-    stop_signal: StopSignal,
     store: Option<SharedStore>,
     stream: Arc<StreamCore>,
     gateway: Gateway,
@@ -103,18 +178,29 @@ struct RunningServer {
 impl Server {
     /// Builds the parts. The streaming core is first: engines publish to it, and then
     /// register as the providers of their channels.
-    async fn build(config: Config, feed: Feed, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+    async fn build(
+        mut config: Config,
+        feed: Feed,
+        metrics: PrometheusHandle,
+        tried: Option<PriceEngine>,
+    ) -> anyhow::Result<Self> {
         let clock: SharedClock = Arc::new(SystemClock);
         let lifetime = Lifetime::default();
         let feed = feed.open()?;
         let store = open_store(&config, &feed)?;
         let (authenticator, remote_keys) = security::authenticator(&config, clock.clone())?;
-        let stream = StreamCore::in_memory(
-            namespaces(&config)?,
-            authenticator,
-            clock.clone(),
-            config.stream_options(),
-        );
+        let options = StreamOptions {
+            sample: feed.is_sample(),
+            ..config.stream_options()
+        };
+        let stream =
+            StreamCore::in_memory(namespaces(&config)?, authenticator, clock.clone(), options);
+        let mut sample_node = None;
+        if feed.is_sample() && config.chain.is_empty() {
+            let (node, chain) = SampleNode::open(store.clone(), clock.clone()).await?;
+            sample_node = Some(node);
+            config.chain.push(chain);
+        }
         let price_config = feed.price_config(&config.prices);
         let prices = PriceEngine::new(&price_config, stream.clone(), clock.clone())?;
         let chain_tap = Arc::new(ChainTap::new(stream.clone()));
@@ -142,28 +228,36 @@ impl Server {
             prices,
             chains,
             chain_tap,
+            sample_node,
+            tried,
             tls,
             lifetime,
         })
     }
 
-    /// Binds the port, restores, starts the engines, then serves clients.
-    async fn start(self) -> anyhow::Result<RunningServer> {
-        // Before the log names the address: a reader of the log may stop the server.
-        let stop_signal = StopSignal::new()?;
-        // Caught for the whole run: a full disk quota is an error of the store, which the server
-        // survives, and by default this signal would kill it.
-        drop(signal(FILE_SIZE_SIGNAL)?);
-        let listener = TcpListener::bind(self.config.server.listen).with_context(|| {
-            format!(
-                "cannot listen on {}, which `server.listen` or TIDEWIRE_SERVER__LISTEN changes",
-                self.config.server.listen
-            )
-        })?;
+    /// Serves until the process is to stop, then shuts down.
+    async fn serve(
+        self,
+        listener: Option<TcpListener>,
+        stop_signal: &mut StopSignal,
+    ) -> anyhow::Result<()> {
+        let running = self.start(listener).await?;
+        stop_signal.received().await;
+        let window = running.config.server.drain;
+        running.shut_down(window).await;
+        Ok(())
+    }
+
+    /// Binds the port unless `listener` has it, restores, starts the engines, then serves clients.
+    async fn start(mut self, listener: Option<TcpListener>) -> anyhow::Result<RunningServer> {
+        let listener = match listener {
+            Some(listener) => listener,
+            None => listen(&self.config)?,
+        };
         let address = listener.local_addr()?;
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
         let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
-        let price = PriceRpc::new(self.prices.clone());
+        let price = PriceRpc::new(self.prices.clone()).in_place_of(self.tried.clone());
         let notify = NotifyRpc::new(self.stream.clone());
         let delivery = match &self.store {
             Some(store) => {
@@ -214,6 +308,16 @@ impl Server {
             env!("CARGO_PKG_VERSION")
         );
         let Lifetime { tasks, stop, halt } = &self.lifetime;
+        if let Some(node) = self.sample_node.take() {
+            tasks.spawn(node.run(halt.clone()));
+            let user = SampleUser {
+                notify: notify.clone(),
+                alerts: alert.clone(),
+                chains: self.chains.clone(),
+                symbols: self.prices.symbols(),
+            };
+            tasks.spawn(user.run(halt.clone()));
+        }
         if self.feed.is_live() {
             let hang_ups = signal(SignalKind::hangup())?;
             let (file, prices) = (self.config.file.clone(), self.prices.clone());
@@ -248,7 +352,6 @@ impl Server {
             .context("the server's threads cannot start")?;
         Ok(RunningServer {
             config: self.config,
-            stop_signal,
             store: self.store,
             stream: self.stream,
             gateway,
@@ -279,6 +382,10 @@ impl Server {
                 stream: self.stream.clone(),
                 admission,
                 prices: self.prices.clone(),
+                tried: self.tried.clone(),
+                chains: self.chains.clone(),
+                chain_ids: self.config.chain.iter().map(|chain| chain.id).collect(),
+                is_sample: self.feed.is_sample(),
                 notify,
                 alerts,
                 store: self.store.clone(),
@@ -314,7 +421,7 @@ impl Server {
 impl RunningServer {
     /// Sends clients away over the drain window, stops accepting, ends all tasks, and saves
     /// histories last, when nothing is published any more.
-    async fn shut_down(self) {
+    async fn shut_down(self, window: Duration) {
         let Lifetime { tasks, stop, halt } = self.lifetime;
         tracing::info!(
             connections = self.gateway.connections(),
@@ -324,9 +431,8 @@ impl RunningServer {
             pushes.close();
         }
         stop.cancel();
-        let window = self.config.server.drain;
         let started = Instant::now();
-        exit_after(window.max(SHORTEST_EXIT));
+        let _exit = exit_after(window.max(SHORTEST_EXIT));
         let reserve = (window / 5).min(MAX_RESERVE);
         let cut = deadline(started, window.saturating_sub(reserve));
         // In a task of its own: a session that is stuck in its lock keeps only that task.
@@ -351,31 +457,42 @@ impl RunningServer {
     }
 }
 
-/// Ends the process after `time`, if it still runs: a shard's thread that is stuck in a lock
-/// could stop every orderly way out.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a thread of its own waits, because every runtime may be stuck"
-)]
-fn exit_after(time: Duration) {
+/// Ends the process after `time`, unless what is returned is dropped before: a shard's thread that
+/// is stuck in a lock could stop every orderly way out.
+fn exit_after(time: Duration) -> std::sync::mpsc::Sender<()> {
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
     let watch = std::thread::Builder::new().name("tidewire-exit".to_owned());
+    // A thread of its own waits, because every runtime may be stuck.
     let watched = watch.spawn(move || {
-        std::thread::sleep(time);
-        tracing::error!("the stop takes too long: the process ends, and histories may be lost");
-        std::process::exit(1);
+        if is_done.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the stop takes too long: the process ends, and histories may be lost");
+            std::process::exit(1);
+        }
     });
     if let Err(error) = watched {
         tracing::warn!(%error, "nothing watches over the time of the stop");
     }
+    done
 }
 
-/// Opens the store. A replay without chains stores nothing. Any other server does not start
-/// without its store: the tokens that it names as revoked would be valid again.
+/// Opens the store. A replay has a folder of its own in the data folder, so that its data never
+/// mixes with that of the venues. A server does not start without its store: the tokens that it
+/// names as revoked would be valid again. A replay does, for example beside another one.
 fn open_store(config: &Config, feed: &OpenFeed) -> anyhow::Result<Option<SharedStore>> {
-    if config.chain.is_empty() && !feed.is_live() {
-        return Ok(None);
+    if feed.is_live() {
+        return Ok(Some(Arc::new(EmbeddedStore::open(&config.store.path)?)));
     }
-    Ok(Some(Arc::new(EmbeddedStore::open(&config.store.path)?)))
+    let name = match feed.is_sample() {
+        true => "sample",
+        false => "replay",
+    };
+    match EmbeddedStore::open(&config.store.path.join(name)) {
+        Ok(store) => Ok(Some(Arc::new(store))),
+        Err(error) => {
+            tracing::warn!(%error, "the replay has no store: it has no notifications and no alerts, and its histories end with it");
+            Ok(None)
+        }
+    }
 }
 
 /// `SIGXFSZ`: a write beyond the limit of a file's size. The number is the same on Linux (x86,
@@ -406,11 +523,30 @@ impl StopSignal {
     }
 }
 
-/// Checks the parts of a server that the configuration names, without starting one: what
-/// [`run`] refuses, this refuses too.
-pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
-    namespaces(config)?;
-    security::check(config)
+/// The faults in the parts that the configuration names, without starting a server: all that
+/// [`run`] refuses, apart from the state of the machine.
+pub(crate) fn problems(config: &Config) -> Vec<String> {
+    let mut problems = security::problems(config);
+    let path = &config.store.path;
+    if path.exists() && !path.is_dir() {
+        problems.push(format!(
+            "store.path is {}, which is a file, expected a folder",
+            path.display()
+        ));
+    }
+    let mut engines = Vec::new();
+    engines.extend(namespaces(config).err().map(|error| format!("{error:#}")));
+    // Engines say nothing about what is wrong with the configuration already.
+    if config.problems().is_empty() {
+        let clock: SharedClock = Arc::new(SystemClock);
+        let silent = Arc::new(NullPublisher);
+        let prices = PriceEngine::new(&config.prices, silent, clock.clone());
+        engines.extend(prices.err().map(|error| error.to_string()));
+        let senders = tidewire_delivery::Senders::new(&config.delivery, &clock);
+        engines.extend(senders.err().map(|error| error.to_string()));
+    }
+    problems.extend(engines);
+    problems
 }
 
 /// The built-in namespaces with their configured access, those of the operator, and on

@@ -3,8 +3,10 @@
 use std::{io::IsTerminal as _, sync::Arc};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tidewire_adapters::{Admission, Probes};
+use tidewire_adapters::{Admission, DataCount, DataState, Probes};
+use tidewire_chain::ChainEngine;
 use tidewire_price::PriceEngine;
+use tidewire_proto::v1::{ConnectionState::Live, Source};
 use tidewire_service::{AlertRpc, NotifyRpc};
 use tidewire_store::SharedStore;
 use tidewire_stream::StreamCore;
@@ -20,21 +22,27 @@ use crate::config::LogFormat;
 const DEFAULT_FILTER: &str = "info,alloy_pubsub=off,alloy_transport_ws=off,alloy_transport_ipc=off,\
     alloy_transport_http=off,alloy_rpc_client=off";
 
+/// The environment variable that filters the log.
+pub(crate) const LOG_VARIABLE: &str = "TIDEWIRE_LOG";
+
+/// Whether the log may have colours: on a terminal, unless `NO_COLOR` forbids it
+/// (<https://no-color.org>).
+fn has_colours() -> bool {
+    let is_forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !is_forbidden
+}
+
 /// Sends logs to stderr, for people or for machines.
 pub(crate) fn init_logs(format: LogFormat) {
     let filter =
-        EnvFilter::try_from_env("TIDEWIRE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let layers = tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(is_without_urls));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
         LogFormat::Human => layers
-            .with(
-                lines
-                    .with_ansi(std::io::stderr().is_terminal())
-                    .with_target(false),
-            )
+            .with(lines.with_ansi(has_colours()).with_target(false))
             .init(),
         LogFormat::Json => layers.with(lines.json()).init(),
     }
@@ -256,12 +264,23 @@ fn describe_chain_metrics() {
     );
 }
 
+/// The sources that trade a configured symbol. Another one is never connected.
+fn venues(prices: &PriceEngine) -> Vec<Source> {
+    let mut sources = prices.sources();
+    sources.retain(|source| !source.symbols.is_empty());
+    sources
+}
+
 /// Readiness and metrics of this server.
 pub(crate) struct ServerProbes {
     pub(crate) handle: PrometheusHandle,
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) prices: PriceEngine,
+    pub(crate) tried: Option<PriceEngine>,
+    pub(crate) chains: ChainEngine,
+    pub(crate) chain_ids: Vec<u64>,
+    pub(crate) is_sample: bool,
     pub(crate) notify: NotifyRpc,
     pub(crate) alerts: AlertRpc,
     pub(crate) store: Option<SharedStore>,
@@ -283,6 +302,25 @@ impl Probes for ServerProbes {
         match self.store.as_ref().and_then(|store| store.failure()) {
             Some(error) => Err(format!("the store cannot be written: {error}")),
             None => Ok(()),
+        }
+    }
+
+    fn data(&self) -> DataState {
+        let sources = venues(&self.prices);
+        let is_live = |chain: &&u64| {
+            self.chains.latest_block(**chain).is_ok() && !self.chains.has_outage(**chain)
+        };
+        DataState {
+            venues: DataCount {
+                live: sources.iter().filter(|one| one.state() == Live).count(),
+                all: sources.len(),
+            },
+            chains: DataCount {
+                live: self.chain_ids.iter().filter(is_live).count(),
+                all: self.chain_ids.len(),
+            },
+            sample: self.is_sample,
+            tried: self.tried.as_ref().map(|tried| venues(tried).len()),
         }
     }
 

@@ -38,6 +38,30 @@ pub struct Services {
     pub admin: AdminRpc,
 }
 
+/// How much of its data a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct DataState {
+    /// Venues whose data arrives, and those that are configured.
+    pub venues: DataCount,
+    /// Chains whose newest block is known and that do not stand still, and those configured.
+    pub chains: DataCount,
+    /// Whether the data is made up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub sample: bool,
+    /// Venues that were tried before the sample was played, and that are tried still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tried: Option<usize>,
+}
+
+/// A part of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct DataCount {
+    /// Those that deliver.
+    pub live: usize,
+    /// All.
+    pub all: usize,
+}
+
 /// The health and metrics of the server.
 pub trait Probes: Send + Sync + 'static {
     /// Whether the server is ready for clients.
@@ -45,6 +69,9 @@ pub trait Probes: Send + Sync + 'static {
     /// # Errors
     /// The reason why it is not ready.
     fn ready(&self) -> Result<(), String>;
+
+    /// How much of its data the server has. It is ready for clients without any.
+    fn data(&self) -> DataState;
 
     /// The metrics in the text format of Prometheus.
     fn metrics(&self) -> String;

@@ -25,7 +25,7 @@ pub use access::{
     ParseNetworkError, ProxyHeader, TrustedProxies,
 };
 pub use compression::{CompressionLevel, CompressionOptions, InvalidCompressionLevel};
-pub use gateway::{Gateway, GatewayOptions, Probes, Services};
+pub use gateway::{DataCount, DataState, Gateway, GatewayOptions, Probes, Services};
 pub use jwks::{JwksUrl, JwksUrlError};
 pub use server::{ShardThreads, serve};
 

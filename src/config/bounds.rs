@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use humantime::format_duration;
 
 use tidewire_stream::hub::Hub;
@@ -35,11 +34,12 @@ const MOST_PUBLICATIONS: u64 = 10_000_000;
 /// History bytes for each byte of the largest publication: it and its encodings fit.
 const HISTORY_OF_FRAME: u64 = 4;
 
-/// Checks every number and duration outside of `[prices]` and `[[chain]]`.
-///
-/// # Errors
-/// Names the key, its value and the accepted range.
-pub(super) fn check(config: &Config) -> anyhow::Result<()> {
+/// The faults, in the order of the keys.
+type Problems = Vec<String>;
+
+/// Checks every number and duration outside of `[prices]` and `[[chain]]`. Each problem names the
+/// key, its value and the accepted range.
+pub(super) fn check(config: &Config, problems: &mut Problems) {
     let Config {
         server,
         auth,
@@ -51,12 +51,15 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         alerts,
         ..
     } = config;
-    check_durations(server, auth.leeway, stream, limits)?;
-    check_number("store.inbox_items", store.inbox_items.into(), 1, 1_000_000)?;
-    check_numbers(server, stream, limits)?;
-    check_notifications(notifications)?;
-    check_alerts(alerts)?;
-    namespace.iter().try_for_each(check_namespace)
+    check_durations(server, auth.leeway, stream, limits, problems);
+    let items = store.inbox_items.into();
+    check_number("store.inbox_items", items, (1, 1_000_000), problems);
+    check_numbers(server, stream, limits, problems);
+    check_notifications(notifications, problems);
+    check_alerts(alerts, problems);
+    namespace
+        .iter()
+        .for_each(|one| check_namespace(one, problems));
 }
 
 fn check_durations(
@@ -64,7 +67,8 @@ fn check_durations(
     leeway: Duration,
     stream: &StreamConfig,
     limits: &LimitsConfig,
-) -> anyhow::Result<()> {
+    problems: &mut Problems,
+) {
     // In milliseconds. A keep-alive that is shorter costs every client wake-ups, and a longer
     // one finds no dead link.
     let durations = [
@@ -100,16 +104,17 @@ fn check_durations(
             HOUR,
         ),
     ];
-    durations
-        .into_iter()
-        .try_for_each(|(key, found, min_ms, max_ms)| check_duration(key, found, min_ms, max_ms))
+    for (key, found, min_ms, max_ms) in durations {
+        check_duration(key, found, (min_ms, max_ms), problems);
+    }
 }
 
 fn check_numbers(
     server: &ServerConfig,
     stream: &StreamConfig,
     limits: &LimitsConfig,
-) -> anyhow::Result<()> {
+    problems: &mut Problems,
+) {
     // The rates and the counts of connections are bounded by their type, `u32`.
     let numbers = [
         ("server.threads", server.threads, 0, Hub::MAX_SHARDS as u64),
@@ -148,21 +153,20 @@ fn check_numbers(
         ("limits.history_bytes", limits.history_bytes, 4_096, TIB),
     ];
     for (key, found, min, max) in numbers {
-        check_number(key, found as u64, min, max)?;
+        check_number(key, found as u64, (min, max), problems);
     }
     let (found, least) = (
         limits.history_bytes,
         HISTORY_OF_FRAME.saturating_mul(limits.frame_bytes as u64),
     );
     if (found as u64) < least {
-        bail!(
+        problems.push(format!(
             "limits.history_bytes is {found}, expected {least} at least, four times limits.frame_bytes: a history holds a publication and its encodings"
-        );
+        ));
     }
-    Ok(())
 }
 
-fn check_notifications(notifications: &NotificationsConfig) -> anyhow::Result<()> {
+fn check_notifications(notifications: &NotificationsConfig, problems: &mut Problems) {
     for (key, found) in [
         ("notifications.max_age", notifications.max_age),
         (
@@ -171,7 +175,7 @@ fn check_notifications(notifications: &NotificationsConfig) -> anyhow::Result<()
         ),
     ] {
         // Four years.
-        check_duration(key, found, SECOND, 1_461 * DAY)?;
+        check_duration(key, found, (SECOND, 1_461 * DAY), problems);
     }
     for (key, found, min, max) in [
         (
@@ -187,12 +191,11 @@ fn check_notifications(notifications: &NotificationsConfig) -> anyhow::Result<()
             16 * GIB,
         ),
     ] {
-        check_number(key, found as u64, min, max)?;
+        check_number(key, found as u64, (min, max), problems);
     }
-    Ok(())
 }
 
-fn check_alerts(alerts: &AlertsConfig) -> anyhow::Result<()> {
+fn check_alerts(alerts: &AlertsConfig, problems: &mut Problems) {
     for (key, found, min, max) in [
         (
             "alerts.rules_per_user",
@@ -208,48 +211,48 @@ fn check_alerts(alerts: &AlertsConfig) -> anyhow::Result<()> {
         ),
         ("alerts.log_items", alerts.log_items, 1, 1_000_000),
     ] {
-        check_number(key, u64::from(found), min, max)?;
+        check_number(key, u64::from(found), (min, max), problems);
     }
-    check_duration("alerts.catch_up", alerts.catch_up, 0, 7 * DAY)?;
+    check_duration("alerts.catch_up", alerts.catch_up, (0, 7 * DAY), problems);
     // Four years.
-    check_duration(
-        "alerts.log_max_age",
-        alerts.log_max_age,
-        SECOND,
-        1_461 * DAY,
-    )
+    let most = (SECOND, 1_461 * DAY);
+    check_duration("alerts.log_max_age", alerts.log_max_age, most, problems);
 }
 
-fn check_namespace(namespace: &NamespaceConfig) -> anyhow::Result<()> {
+fn check_namespace(namespace: &NamespaceConfig, problems: &mut Problems) {
     let key = |key: &str| format!("namespace.{key} of {:?}", namespace.name);
     if let Some(size) = namespace.history_size {
-        check_number(&key("history_size"), size as u64, 0, MOST_PUBLICATIONS)?;
+        let bounds = (0, MOST_PUBLICATIONS);
+        check_number(&key("history_size"), size as u64, bounds, problems);
     }
     if let Some(ttl) = namespace.history_ttl {
-        check_duration(&key("history_ttl"), ttl, 0, 365 * DAY)?;
+        check_duration(&key("history_ttl"), ttl, (0, 365 * DAY), problems);
     }
     if let Some(channels) = namespace.max_channels {
-        check_number(&key("max_channels"), channels as u64, 1, MOST_ITEMS)?;
+        let bounds = (1, MOST_ITEMS);
+        check_number(&key("max_channels"), channels as u64, bounds, problems);
     }
-    Ok(())
 }
 
-fn check_duration(key: &str, found: Duration, min_ms: u64, max_ms: u64) -> anyhow::Result<()> {
+fn check_duration(
+    key: &str,
+    found: Duration,
+    (min_ms, max_ms): (u64, u64),
+    problems: &mut Problems,
+) {
     let (min, max) = (Duration::from_millis(min_ms), Duration::from_millis(max_ms));
     if !(min..=max).contains(&found) {
-        bail!(
+        problems.push(format!(
             "{key} is {}, expected {} to {}",
             format_duration(found),
             format_duration(min),
             format_duration(max)
-        );
+        ));
     }
-    Ok(())
 }
 
-fn check_number(key: &str, found: u64, min: u64, max: u64) -> anyhow::Result<()> {
+fn check_number(key: &str, found: u64, (min, max): (u64, u64), problems: &mut Problems) {
     if !(min..=max).contains(&found) {
-        bail!("{key} is {found}, expected {min} to {max}");
+        problems.push(format!("{key} is {found}, expected {min} to {max}"));
     }
-    Ok(())
 }

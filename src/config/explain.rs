@@ -56,18 +56,20 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// The errors of reading the configuration, one a line.
 pub(super) fn explain_all(errors: figment::Error) -> anyhow::Error {
-    let texts: Vec<_> = errors.into_iter().map(|error| explain(&error)).collect();
+    let texts: Vec<_> = errors
+        .into_iter()
+        .map(|error| explain(&error, None))
+        .collect();
     anyhow::anyhow!(texts.join("\n"))
 }
 
-/// The text of an error: the key, and for an unknown key the nearest known one.
-fn explain(error: &figment::Error) -> String {
+/// The text of an error: the key, its place, and for an unknown key the nearest known one. Without
+/// a line in a file, the place is the name of the source.
+pub(super) fn explain(error: &figment::Error, line: Option<&str>) -> String {
     let path = error.path.join(".");
-    let place = error
-        .metadata
-        .as_ref()
-        .map(|metadata| format!(" ({})", metadata.name))
-        .unwrap_or_default();
+    let source = || error.metadata.as_ref().map(|metadata| &*metadata.name);
+    let place = line.or_else(source);
+    let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
     match &error.kind {
         Kind::UnknownField(name, known) => {
             let key = if path.is_empty() || path.ends_with(name.as_str()) {

@@ -11,6 +11,8 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
+use super::reading::remove;
+
 /// The earlier keys. `*` stands for every name or entry.
 const KEYS: [&str; 13] = [
     "stream.batch_interval_ms",
@@ -78,9 +80,36 @@ impl PresentNames {
             data,
         })
     }
+
+    /// Names the source in errors.
+    pub(super) fn rename_source(&mut self, name: &'static str) {
+        self.metadata = Metadata::named(name);
+    }
+
+    /// Removes the value at `path`. False if this source has none.
+    pub(super) fn remove(&mut self, path: &[String]) -> bool {
+        remove(&mut self.data, path)
+    }
+
+    /// The text of `server.listen`.
+    pub(super) fn listen(&self) -> Option<String> {
+        let mut dicts = self.data.values();
+        let found = dicts.find_map(|dict| dict.get("server")?.find_ref("listen").cloned());
+        found.and_then(Value::into_string)
+    }
+
+    /// Whether it sets anything but the address, and the form of the log.
+    pub(super) fn sets_more(&self) -> bool {
+        let is_more = |(table, value): (&String, &Value)| match (table.as_str(), value) {
+            ("log", _) => false,
+            ("server", Value::Dict(_, keys)) => keys.keys().any(|key| key != "listen"),
+            _ => true,
+        };
+        self.data.values().flatten().any(is_more)
+    }
 }
 
-impl Provider for PresentNames {
+impl Provider for &PresentNames {
     fn metadata(&self) -> Metadata {
         self.metadata.clone()
     }
@@ -157,7 +186,7 @@ mod tests {
     fn read(text: &str) -> anyhow::Result<(Figment, Vec<Renamed>)> {
         let mut renamed = Vec::new();
         let names = PresentNames::read(&Toml::string(text), &mut renamed)?;
-        Ok((Figment::from(names), renamed))
+        Ok((Figment::from(&names), renamed))
     }
 
     fn refused(text: &str) -> String {
@@ -215,7 +244,7 @@ mod tests {
         let mut read = |text: &str| PresentNames::read(&Toml::string(text), &mut renamed).unwrap();
         let file = read("[stream]\nbatch_interval = \"50ms\"");
         let environment = read("[stream]\nbatch_interval_ms = 20");
-        let merged = Figment::from(file).merge(environment);
+        let merged = Figment::from(&file).merge(&environment);
         let text: String = merged.extract_inner("stream.batch_interval").unwrap();
         assert_eq!(text, "20ms");
     }

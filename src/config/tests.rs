@@ -1,6 +1,11 @@
 //! Tests of the configuration: the example, defaults, and the words of errors.
 
-use super::*;
+use figment::{
+    Figment,
+    providers::{Format as _, Toml},
+};
+
+use super::{millisecond_keys::PresentNames, *};
 
 const EXAMPLE: &str = include_str!("../../tidewire.example.toml");
 
@@ -8,34 +13,11 @@ fn read(text: &str) -> anyhow::Result<Config> {
     let mut renamed = Vec::new();
     let names = PresentNames::read(&Toml::string(text), &mut renamed)?;
     assert!(renamed.is_empty(), "{renamed:?}");
-    Figment::from(names).extract().map_err(explain_all)
+    Figment::from(&names).extract().map_err(explain_all)
 }
 
-#[test]
-fn the_example_shows_the_defaults() {
-    let config = read(EXAMPLE).unwrap();
-    let default = Config::default();
-    let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
-    assert_eq!(text(&config.server), text(&default.server));
-    assert_eq!(text(&config.auth), text(&default.auth));
-    assert_eq!(text(&config.store), text(&default.store));
-    assert_eq!(text(&config.stream), text(&default.stream));
-    assert_eq!(text(&config.limits), text(&default.limits));
-    assert_eq!(text(&config.notifications), text(&default.notifications));
-    let prices = PriceConfig {
-        symbols: default.prices.symbols.clone(),
-        ..config.prices
-    };
-    assert_eq!(text(&prices), text(&default.prices));
-    let (orders, history) = (
-        config.namespace[0].namespace(),
-        Namespace::history("orders"),
-    );
-    assert_eq!(orders, history);
-}
-
-#[test]
-fn every_key_of_the_example_is_known() {
+/// The example with its commented keys and tables.
+fn whole_example() -> String {
     let is_key = |line: &str| {
         let name = line.split(" = ").next().unwrap_or_default();
         line.starts_with('[') || (line.contains(" = ") && !name.contains(' '))
@@ -44,8 +26,59 @@ fn every_key_of_the_example_is_known() {
         Some(key) if is_key(key) => key,
         _ => line,
     });
-    let all: Vec<_> = lines.collect();
-    let config = read(&all.join("\n")).unwrap();
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let text = |config: &Config| format!("{config:#?}");
+    let (example, default) = (text(&read(EXAMPLE).unwrap()), text(&Config::default()));
+    for (found, expected) in example.lines().zip(default.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(example.lines().count(), default.lines().count());
+}
+
+#[test]
+fn the_examples_tables_show_the_defaults_of_their_keys() {
+    let all = read(&whole_example()).unwrap();
+    assert_eq!(all.namespace[0].namespace(), Namespace::history("orders"));
+    let bare = read("[[chain]]\nid = 1\n[prices.supply_source]\nurl = \"http://a\"").unwrap();
+    let (chain, default) = (&all.chain[0], &bare.chain[0]);
+    assert_eq!(chain.block_time(), default.block_time());
+    assert_eq!(chain.reorg_limit(), default.reorg_limit());
+    assert_eq!(chain.finality().tag(), default.finality().tag());
+    assert_eq!(chain.coin(), default.coin());
+    let plain = |chain: &ChainConfig| {
+        let ChainConfig {
+            confirmations,
+            agreement,
+            call_timeout,
+            catch_up,
+            drop_after,
+            tokens,
+            ..
+        } = chain.clone();
+        (
+            confirmations,
+            agreement,
+            call_timeout,
+            catch_up,
+            drop_after,
+            tokens,
+        )
+    };
+    assert_eq!(plain(chain), plain(default));
+    let supply = |config: &Config| {
+        let source = config.prices.supply_source.clone().unwrap();
+        (source.interval, source.timeout, source.most_bytes)
+    };
+    assert_eq!(supply(&all), supply(&bare));
+}
+
+#[test]
+fn every_key_of_the_example_is_known() {
+    let config = read(&whole_example()).unwrap();
     assert_eq!(config.chain.len(), 1);
     assert_eq!(
         config.chain[0].block_time,

@@ -11,6 +11,7 @@ use tidewire_stream::{PartHealth, StreamError};
 
 use crate::{
     Gateway, client,
+    gateway::{DataCount, DataState},
     reply::{HttpError, json_response},
 };
 
@@ -28,7 +29,7 @@ pub(crate) async fn readyz(
     let (ready, parts) = (gateway.probes.ready(), gateway.stream.health());
     let mut parameters = query.as_deref().unwrap_or_default().split('&');
     if parameters.any(|one| one == "verbose" || one.starts_with("verbose=")) {
-        return Ok(list(&ready, &parts));
+        return Ok(list(&ready, &parts, &gateway.probes.data()));
     }
     ready.map_err(|reason| {
         HttpError::new(
@@ -42,11 +43,41 @@ pub(crate) async fn readyz(
     let faults: String = faults
         .map(|(part, fault)| format!("degraded: {part}: {fault}\n"))
         .collect();
-    Ok(Response::new(Body::from(format!("ready\n{faults}"))))
+    let missing = missing_data(&gateway.probes.data());
+    Ok(Response::new(Body::from(format!(
+        "ready\n{missing}{faults}"
+    ))))
+}
+
+/// A line about data that is not there, or that is made up. Empty if nothing is missing: the first
+/// line is about the server alone.
+fn missing_data(data: &DataState) -> String {
+    let DataState {
+        venues,
+        chains,
+        sample,
+        tried,
+    } = data;
+    if *sample {
+        return match tried {
+            Some(tried) => format!("data: sample, as none of {tried} venues answers\n"),
+            None => "data: sample\n".to_owned(),
+        };
+    }
+    let has_none = |count: &DataCount| count.live == 0 && count.all > 0;
+    if !has_none(venues) && chains.live == chains.all {
+        return String::new();
+    }
+    let count = |count: &DataCount, name: &str| {
+        (count.all > 0).then(|| format!("{} of {} {name}", count.live, count.all))
+    };
+    let counts = [count(venues, "venues"), count(chains, "chains")];
+    let counts: Vec<_> = counts.into_iter().flatten().collect();
+    format!("data: {}\n", counts.join(", "))
 }
 
 /// The parts of the server and their state, as JSON.
-fn list(ready: &Result<(), String>, parts: &[PartHealth]) -> Response {
+fn list(ready: &Result<(), String>, parts: &[PartHealth], data: &DataState) -> Response {
     let is_degraded = parts.iter().any(|one| one.fault.is_some());
     let parts: Vec<_> = parts.iter().map(PartView::from).collect();
     let (status, state, reason) = match ready {
@@ -54,7 +85,7 @@ fn list(ready: &Result<(), String>, parts: &[PartHealth]) -> Response {
         Ok(()) if is_degraded => (StatusCode::OK, "degraded", None),
         Ok(()) => (StatusCode::OK, "ok", None),
     };
-    let view = serde_json::json!({"state": state, "reason": reason, "parts": parts});
+    let view = serde_json::json!({"state": state, "reason": reason, "parts": parts, "data": data});
     json_response(status, view.to_string().into_bytes())
 }
 

@@ -216,7 +216,10 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     };
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
         path: files.key.clone(),
-        reason: error.to_string(),
+        reason: match are_swapped(files) {
+            true => "it holds a certificate, and the other file a key: the two are in each other's place".to_owned(),
+            false => error.to_string(),
+        },
     })?;
     let mut config = builder
         .with_single_cert(certificates(&files.certificate)?, key)
@@ -228,6 +231,12 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     config.ticketer = ring::Ticketer::new().map_err(|error| wrong(error.to_string()))?;
     config.session_storage = ServerSessionMemoryCache::new(MAX_CACHED_SESSIONS);
     Ok(Arc::new(config))
+}
+
+/// Whether the certificate and the key are in each other's place.
+fn are_swapped(files: &TlsFiles) -> bool {
+    CertificateDer::from_pem_file(&files.key).is_ok()
+        && PrivateKeyDer::from_pem_file(&files.certificate).is_ok()
 }
 
 /// The certificates of a PEM file, at least one.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use alloy::primitives::Address as AccountAddress;
 
 use crate::{
+    Provenance,
     abi::{AbiError, ErrorAbi},
     address::parse_address,
     decode::CustomErrors,
@@ -83,6 +84,9 @@ pub struct ChainConfig {
     /// Token contracts whose payments are notified like those of the coin, with their symbol.
     #[serde(default, deserialize_with = "tokens")]
     pub tokens: Vec<AccountAddress>,
+    /// Whether the chain is made up. No key of the configuration sets it.
+    #[serde(skip)]
+    pub provenance: Provenance,
 }
 
 /// Reads addresses of contracts. An error quotes the one at fault.
@@ -248,14 +252,21 @@ impl ChainConfig {
     /// # Errors
     /// Names the chain, the key and what was expected.
     pub fn check_all(chains: &[Self]) -> Result<(), ConfigError> {
+        Self::problems(chains)
+            .into_iter()
+            .next()
+            .map_or(Ok(()), Err)
+    }
+
+    /// All that is wrong: each chain's first fault.
+    #[must_use]
+    pub fn problems(chains: &[Self]) -> Vec<ConfigError> {
         let mut seen = HashSet::new();
-        for chain in chains {
-            if !seen.insert(chain.id) {
-                return Err(ConfigError::Twice(chain.id));
-            }
-            chain.check()?;
-        }
-        Ok(())
+        let checks = chains.iter().map(|chain| match seen.insert(chain.id) {
+            true => chain.check(),
+            false => Err(ConfigError::Twice(chain.id)),
+        });
+        checks.filter_map(Result::err).collect()
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -222,7 +222,7 @@ impl ChainEngine {
         if result == Err(ChainError::Timeout(chain)) && interest == Interest::Session {
             watched.cancel_watch(hash);
         }
-        result
+        Ok(watched.provenance().marked(result?))
     }
 
     /// Removes an interest in a transaction.
@@ -255,7 +255,8 @@ impl ChainEngine {
         let (hash, asked) = (parse_hash(hash)?, self.chain(chain)?);
         let requester = asked.requester(&self.1)?;
         let command = Command::Status(hash, abi, requester, reply);
-        asked.request(command, status).await
+        let status = asked.request(command, status).await?;
+        Ok(asked.provenance().marked(status))
     }
 
     /// The channel of a filter's events.

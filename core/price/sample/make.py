@@ -12,6 +12,7 @@ import time
 
 SECONDS = 60
 START_MS = 1_750_000_000_000
+END_MS = START_MS + SECONDS * 1000
 USD = {"BTC": 61800, "ETH": 2680, "SOL": 155, "XRP": 0.61, "ADA": 0.36, "DOGE": 0.105, "AVAX": 23.4,
        "LINK": 10.9, "LTC": 61.2, "DOT": 4.7, "BCH": 345, "UNI": 6.4, "AAVE": 98, "XLM": 0.1}
 USDT = ["BTC", "ETH", "SOL", "XRP"]
@@ -39,9 +40,18 @@ def next_id(*key):
     return ids[key]
 
 
+def pause(base):
+    """The mean time between two trades, in milliseconds."""
+    return 350 if base in USDT else 1100
+
+
 def trade(ms, base):
     global sequence
     price[base] *= 1 + random.gauss(0, 0.00012)
+    left = END_MS - ms
+    if left < 20_000:
+        # Back to where it began, so that a loop has no cliff.
+        price[base] *= (USD[base] / price[base]) ** (1 / (left / pause(base) + 1))
     size, buys = random.expovariate(1) * 200 / price[base], random.random() < 0.5
     near = price[base] * (1 + random.gauss(0, 0.00005))
     if base in USDT and random.random() < 0.4:
@@ -90,10 +100,10 @@ for index, base in enumerate(USD):
     for second in range(0, SECONDS, 4):
         lines.append((START_MS + second * 1000 + index * 60, None, base))
 for base in USD:
-    at = START_MS
-    while at < START_MS + SECONDS * 1000:
-        at += int(random.expovariate(1 / (350 if base in USDT else 1100))) + 1
+    at = START_MS + int(random.expovariate(1 / pause(base)))
+    while at < END_MS:
         lines.append((at, True, base))
+        at += int(random.expovariate(1 / pause(base))) + 1
 plan, lines = sorted(lines, key=lambda line: line[0]), []
 for at, kind, base in plan:
     trade(at, base) if kind else tickers(at, base)

@@ -34,6 +34,11 @@ impl EngineTime {
         now_us(&*self.clock).saturating_add(self.shift_us.load(Ordering::Relaxed))
     }
 
+    /// The clock's own time.
+    pub(crate) fn clock_us(&self) -> i64 {
+        now_us(&*self.clock)
+    }
+
     /// Sets the current time.
     pub(crate) fn set(&self, time_us: i64) {
         let shift_us = time_us.saturating_sub(now_us(&*self.clock));

@@ -27,7 +27,7 @@ use crate::{
     aggregate::{Aggregator, PriceGap, PriceTick, SourceId},
     clock::EngineTime,
     config::{SourceConfig, SourceSpec, SupplySpec},
-    recording::{RecordedSource, Replay, ReplaySpeed, ReplayStart},
+    recording::{RecordedSource, Replay, ReplaySpeed, ReplayStart, sample_supplies},
     source::{FrameSink, SourceTask},
     supply::SupplyTask,
     tls::tls_config,
@@ -333,6 +333,10 @@ impl PriceEngine {
             })
         });
         config.source = sources.collect();
+        let has_supplies = !config.supply.is_empty() || config.supply_source.is_some();
+        if recording.head().sample && !has_supplies {
+            config.supply = sample_supplies(&config.symbols);
+        }
         config
     }
 
@@ -347,14 +351,44 @@ impl PriceEngine {
         start: ReplayStart,
         cancel: &CancellationToken,
     ) -> u64 {
+        let mut played = 0;
+        let end = |frames| {
+            played = frames;
+            None
+        };
+        self.replay_again(recording, speed, start, cancel, end)
+            .await;
+        played
+    }
+
+    /// Plays a recording like [`replay`](Self::replay). After each pass, `next` gets its number of
+    /// frames and returns the same recording, opened again, or None at the end. Passes follow each
+    /// other without a gap: times and trade numbers rise, so the rate of publications stays the
+    /// same.
+    pub async fn replay_again(
+        &self,
+        recording: Recording,
+        speed: ReplaySpeed,
+        start: ReplayStart,
+        cancel: &CancellationToken,
+        mut next: impl FnMut(u64) -> Option<Recording>,
+    ) {
         let (aggregator, time) = (self.aggregator.clone(), self.time.clone());
-        let replay = Replay::new(aggregator, time, &recording, (speed, start));
-        let mut count = 0;
+        let mut replay = Replay::new(aggregator, time, &recording, (speed, start));
         self.time.set_playing(true);
-        let playing = replay.play(recording, &mut count);
-        cancel.run_until_cancelled(playing).await;
+        let mut pass = Some(recording);
+        while let Some(recording) = pass {
+            let mut count = 0;
+            let playing = replay.play(recording, &mut count);
+            let is_whole = cancel.run_until_cancelled(playing).await.is_some();
+            pass = next(count).filter(|_| is_whole);
+            if is_whole && pass.is_none() {
+                replay.finish();
+            }
+            // A short recording at full speed leaves other tasks their turn.
+            tokio::task::yield_now().await;
+        }
         self.time.set_playing(false);
-        count
     }
 
     /// Calls `listener` with each price of `prices:{SYMBOL}` as it is published. The engine waits

@@ -256,6 +256,8 @@ impl Market {
                 supply_age_ms: self.supplies.age_ms(now_us),
                 ..totals.coverage
             }),
+            // The aggregator knows.
+            sample: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, io::Write as _, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, io::Write as _, path::Path, sync::Arc};
 
 use support::{CapturingPublisher, NOW_US, coinbase_match};
 use tidewire_price::{
@@ -54,7 +54,7 @@ fn write(path: &Path, frames: &[&str]) -> RecordingWriter {
 async fn the_same_recording_gives_the_same_publications() {
     let (frames, engine, first) = replay(Recording::sample().unwrap(), ReplaySpeed::Maximum).await;
     let (_, _, second) = replay(Recording::sample().unwrap(), ReplaySpeed::Maximum).await;
-    assert_eq!(frames, 1_758);
+    assert_eq!(frames, 1_744);
     assert_eq!(first.all(), second.all());
     // Overviews are at least a second apart, and the last one comes with the last frames.
     let overviews = first.overviews();
@@ -88,6 +88,111 @@ async fn a_paced_replay_ends_with_the_same_prices() {
         );
         assert_eq!((fast.price, fast.sources), (paced.price, paced.sources));
     }
+}
+
+/// Plays a recording this often. Returns what was published on each channel of prices, with the
+/// time of each publication in milliseconds since the start.
+async fn publications_of_passes(
+    open: impl Fn() -> Recording,
+    passes: u64,
+) -> (PriceEngine, BTreeMap<String, Vec<i64>>) {
+    let publisher = CapturingPublisher::new();
+    let config = PriceEngine::replay_config(PriceConfig::default(), &open());
+    let clock = ManualClock::at(NOW_US / 1_000);
+    let engine = PriceEngine::new(&config, publisher.clone(), clock).unwrap();
+    let mut left = passes;
+    let next = |frames| {
+        assert!(frames > 0);
+        left -= 1;
+        (left > 0).then(&open)
+    };
+    let (speed, start) = (ReplaySpeed::Times(1.0), ReplayStart::Now);
+    let cancel = CancellationToken::new();
+    engine
+        .replay_again(open(), speed, start, &cancel, next)
+        .await;
+    let mut times = BTreeMap::<_, Vec<_>>::new();
+    for (channel, event) in publisher.all() {
+        if let Event::Price(update) = event {
+            let at_ms = update.timestamp - NOW_US / 1_000;
+            times.entry(channel).or_default().push(at_ms);
+        }
+    }
+    (engine, times)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sample_plays_for_an_hour_at_an_even_rate() {
+    let began = tokio::time::Instant::now();
+    let open = || Recording::sample().unwrap();
+    let (engine, times) = publications_of_passes(open, 60).await;
+    // Time in the aggregator is the time that passed: no pass begins early or late.
+    let passed_ms = i64::try_from(began.elapsed().as_millis()).unwrap();
+    assert!((3_590_000..3_610_000).contains(&passed_ms), "{passed_ms}");
+    assert_eq!(times.keys().filter(|name| !name.contains('@')).count(), 18);
+    for (channel, times) in &times {
+        assert!(times.is_sorted(), "{channel}");
+        assert!((passed_ms - times.last().unwrap()) < 60_000, "{channel}");
+        let mut minutes = [0_u32; 59];
+        for at_ms in times {
+            if let Some(count) = minutes.get_mut(usize::try_from(at_ms / 60_000).unwrap()) {
+                *count += 1;
+            }
+        }
+        // The first minute has no earlier figures, and the seam of two passes moves a little.
+        let usual = minutes[30];
+        let is_even = |count: &u32| count.abs_diff(usual) <= 2 + usual / 20;
+        assert!(
+            usual > 5 && minutes.iter().all(is_even),
+            "{channel}: {minutes:?}"
+        );
+    }
+    for source in engine.sources() {
+        assert_eq!((source.gaps, source.bad_frames), (None, 0), "{source:?}");
+    }
+    let overview = engine.overview();
+    assert!(overview.sample && overview.total_market_cap.is_some());
+    assert_eq!(overview.coverage.unwrap().with_supply, 14);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_pass_repeats_no_trade() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.rec.gz");
+    let frames: Vec<_> = (1..=10)
+        .map(|id| coinbase_match(id, "BTC-USD", &format!("5.{id}")))
+        .collect();
+    let frames: Vec<_> = frames.iter().map(String::as_str).collect();
+    write(&path, &frames).finish().unwrap();
+    let open = || Recording::open(&path).unwrap();
+    let (engine, _) = publications_of_passes(open, 7).await;
+    let source = &engine.sources()[0];
+    assert_eq!((source.trades, source.gaps), (70, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_after_the_computer_slept_begins_at_the_clocks_time() {
+    let publisher = CapturingPublisher::new();
+    let open = || Recording::sample().unwrap();
+    let config = PriceEngine::replay_config(PriceConfig::default(), &open());
+    let clock = ManualClock::at(NOW_US / 1_000);
+    let engine = PriceEngine::new(&config, publisher.clone(), clock.clone()).unwrap();
+    let mut passes = 0;
+    let next = |_| {
+        passes += 1;
+        // An hour of sleep during the first pass: tokio's time stood still.
+        clock.set(NOW_US / 1_000 + 3_600_000);
+        (passes < 2).then(open)
+    };
+    let (speed, start) = (ReplaySpeed::Times(1.0), ReplayStart::Now);
+    let cancel = CancellationToken::new();
+    engine
+        .replay_again(open(), speed, start, &cancel, next)
+        .await;
+    let last = publisher.prices("prices:BTC-USD").pop().unwrap();
+    let after_ms = last.timestamp - NOW_US / 1_000 - 3_600_000;
+    assert!((50_000..70_000).contains(&after_ms), "{after_ms}");
+    assert!(!last.stale);
 }
 
 #[tokio::test]

@@ -63,6 +63,12 @@ impl AlertRpc {
         let _ = self.engine.set(engine);
     }
 
+    /// The engine, once it is open.
+    #[must_use]
+    pub fn opened_engine(&self) -> Option<&AlertEngine> {
+        self.engine.get()
+    }
+
     /// Sets the reason that calls return while there is no engine.
     pub fn set_absence(&self, reason: String) {
         *self.absence.lock() = reason;

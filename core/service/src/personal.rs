@@ -18,7 +18,7 @@ use crate::connection::{BATCH_BYTES, close_status};
 /// Names of one kind of personal data, in errors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PersonalData {
-    /// What a missing `user` would name: "the user whose inbox it is".
+    /// The owner that a missing `user` would name: "the user whose inbox it is".
     pub(crate) expected: &'static str,
     /// Whose the data is: "an inbox belongs to a user".
     pub(crate) ownership: &'static str,

@@ -18,13 +18,24 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct PriceRpc {
     engine: PriceEngine,
+    tried: Option<PriceEngine>,
 }
 
 impl PriceRpc {
     /// The service over `engine`. Operators and back ends may change sources.
     #[must_use]
     pub fn new(engine: PriceEngine) -> Self {
-        Self { engine }
+        Self {
+            engine,
+            tried: None,
+        }
+    }
+
+    /// The service over an engine that plays sample data while none of the venues of `tried`
+    /// answers.
+    #[must_use]
+    pub fn in_place_of(self, tried: Option<PriceEngine>) -> Self {
+        Self { tried, ..self }
     }
 }
 
@@ -88,6 +99,11 @@ impl PriceService for PriceRpc {
         admit(&request)?;
         Ok(Response::new(ListSourcesResponse {
             sources: self.engine.sources(),
+            tried: self
+                .tried
+                .as_ref()
+                .map(PriceEngine::sources)
+                .unwrap_or_default(),
         }))
     }
 

@@ -36,7 +36,7 @@ pub enum StoreError {
     #[error("the store failed: {0}")]
     Failed(String),
     /// The server has no store.
-    #[error("this server has no store: a replay without chains stores nothing")]
+    #[error("this server has no store: its log says why")]
     Absent,
     /// The store has been closed.
     #[error("the store is closed")]

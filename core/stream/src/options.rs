@@ -38,6 +38,8 @@ pub struct StreamOptions {
     pub max_write_pause: Duration,
     /// Transports whose counters are exposed before their first connection.
     pub transports: &'static [Transport],
+    /// Whether the engines' data is made up. Clients are told in `welcome`.
+    pub sample: bool,
 }
 
 /// Time between two batches of prices.
@@ -69,6 +71,7 @@ impl Default for StreamOptions {
             shards: 0,
             max_write_pause: Duration::from_millis(15),
             transports: &[],
+            sample: false,
         }
     }
 }

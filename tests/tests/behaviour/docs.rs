@@ -7,6 +7,8 @@ mod comparison;
 mod page;
 mod play;
 
+use std::{collections::BTreeSet, fs, path::Path};
+
 use serde_json::Value;
 use tidewire_proto::{json, v1::ServerMessage};
 
@@ -85,6 +87,49 @@ fn configuration_keys() -> Vec<String> {
         }
     }
     keys
+}
+
+/// The names that begin with `tidewire_` in a text.
+fn metric_names(text: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let rests = text.split("tidewire_").skip(1);
+    let names = rests.map(|rest| rest.split(|c| !is_name(c)).next().unwrap_or_default());
+    names.map(|name| format!("tidewire_{name}")).collect()
+}
+
+/// The names of the metrics in the Rust files below a folder, in quotes.
+fn metrics_of(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir()
+            && !["tests", "examples"]
+                .iter()
+                .any(|name| path.ends_with(name))
+        {
+            metrics_of(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let quoted = text.split("\"tidewire_").skip(1);
+            let metrics = quoted.filter_map(|rest| {
+                let (name, _) = rest.split_once('"')?;
+                let is_name = name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+                is_name.then(|| format!("tidewire_{name}"))
+            });
+            names.extend(metrics);
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut names = BTreeSet::new();
+    for folder in ["src", "core", "adapters"] {
+        metrics_of(&root.join(folder), &mut names);
+    }
+    let page = fs::read_to_string(root.join("docs/metrics.md")).unwrap();
+    assert!(names.len() > 50, "only {} were found", names.len());
+    assert_eq!(metric_names(&page), names);
 }
 
 #[test]

@@ -243,7 +243,10 @@ async fn a_full_disk_is_used_again_when_it_has_room() {
 
 #[tokio::test]
 async fn a_replay_without_a_store_says_that_it_forgets_a_revocation() {
-    let server = Server::builder()
+    let folder = TempDir::new().unwrap();
+    // Where the store of a replay would be.
+    std::fs::write(folder.path().join("sample"), "in the way").unwrap();
+    let server = builder(&folder)
         .arguments(&["replay", "--loop"])
         .start()
         .await;

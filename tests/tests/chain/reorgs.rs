@@ -77,11 +77,24 @@ async fn a_reorg_past_the_limit_is_a_gap() {
     server.log_line("resync: ").await;
     let gap = client.next_on("blocks:31337").await.expect("gap");
     assert_eq!(gap.data["channel"], "blocks:31337");
-    let first = client.next_on("blocks:31337").await.expect("block");
-    assert_eq!((first.seq, first.data.get("reorged")), (Some(1), None));
-    assert_eq!(first.data["hash"], node.hash(10).await);
+    // The block may be published before the gap is sent, which then covers it: a client that
+    // re-reads the state has it.
+    let first = match gap.data["seq"].as_u64() {
+        Some(1) => {
+            let history = json!({"channel": "blocks:31337"});
+            let history = client.request("history", history).await.expect("history");
+            history.data["messages"][0].clone()
+        }
+        _ => {
+            let first = client.next_on("blocks:31337").await.expect("block");
+            json!({"seq": first.seq, "data": first.data})
+        }
+    };
+    assert_eq!(first["seq"].as_u64(), Some(1));
+    assert_eq!(first["data"].get("reorged"), None);
+    assert_eq!(first["data"]["hash"], node.hash(10).await);
     let mut ledger = Ledger::default();
-    ledger.push(&first.data);
+    ledger.push(&first["data"]);
     node.mine(5).await;
     ledger.follow(&mut client, &node, "blocks:31337").await;
     ledger.check(&node).await;

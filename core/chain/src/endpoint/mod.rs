@@ -490,13 +490,15 @@ impl Endpoint {
         if matches!(failure, Failure::RateLimited { .. }) {
             self.metrics.rate_limits.increment(1);
         }
-        let mut trouble = self.trouble.lock();
-        let since = trouble
-            .as_ref()
-            .map_or_else(Instant::now, |before| before.since);
-        let reason = failure.to_string();
-        *trouble = Some(Trouble { since, reason });
-        drop(trouble);
+        // A node that refuses a call, such as one of a contract that reverts, has answered it.
+        if !matches!(failure, Failure::Refused { .. }) {
+            let mut trouble = self.trouble.lock();
+            let since = trouble
+                .as_ref()
+                .map_or_else(Instant::now, |before| before.since);
+            let reason = failure.to_string();
+            *trouble = Some(Trouble { since, reason });
+        }
         self.metrics.failures.increment(1);
         let mut health = self.health.lock();
         health.record_failure(failure, Instant::now());
@@ -510,4 +512,30 @@ fn is_of_batch(response: &Response) -> bool {
 
 fn chain_id() -> Call {
     Call::new("eth_chainId", json!([]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_a_contract_reverts_is_no_trouble_of_the_endpoint() {
+        let address = "http://127.0.0.1:1".parse().unwrap();
+        let pool = EndpointPool::new(7, vec![(address, None)], Duration::from_secs(1)).unwrap();
+        let endpoint = &pool.endpoints()[0];
+        let record = |failure: Failure| {
+            let call = Call::new("eth_call", json!([]));
+            endpoint.record_responses(&[call], &[Err(failure)], Instant::now());
+            endpoint.trouble().map(|(_, reason)| reason)
+        };
+        let reverted = Failure::Refused {
+            code: 3,
+            message: "execution reverted".to_owned(),
+            data: None,
+        };
+        assert_eq!(record(reverted.clone()), None);
+        let late = Failure::TimedOut(Duration::from_secs(1));
+        assert!(record(late).is_some());
+        assert_eq!(record(reverted), None);
+    }
 }

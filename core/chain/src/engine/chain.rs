@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{REPLY_TIMEOUT, outage::OutageMonitor};
 use crate::{
-    ChainConfig, ChainError, ConfigError, Finality,
+    ChainConfig, ChainError, ConfigError, Finality, Provenance,
     block_store::BlockStore,
     endpoint::EndpointPool,
     fork_choice::{HeadListener, HeadTracker, Heads, PollIntervals, SequencedUpdate},
@@ -171,6 +171,7 @@ impl Chain {
     pub(super) fn deps(&self, journal: Journal) -> Deps {
         Deps {
             chain: self.config.id,
+            provenance: self.config.provenance,
             reorg_limit: self.config.reorg_limit(),
             pool: self.pool.clone(),
             block_store: self.block_store.clone(),
@@ -243,7 +244,16 @@ impl Chain {
 
     /// The newest block, once one was read.
     pub(super) fn newest_block(&self) -> Option<Block> {
-        self.newest.lock().clone()
+        let newest = self.newest.lock().clone()?;
+        Some(Block {
+            sample: self.provenance().is_sample(),
+            ..newest
+        })
+    }
+
+    /// Whether the chain is made up.
+    pub(super) fn provenance(&self) -> Provenance {
+        self.config.provenance
     }
 
     /// Sends a command to the processor.

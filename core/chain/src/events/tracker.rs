@@ -234,6 +234,7 @@ impl EventTracker {
             tx_hash: log.transaction_hash.unwrap_or_default().to_string(),
             log_index: log.log_index.and_then(|n| n.try_into().ok()).unwrap_or(0),
             removed,
+            sample: false,
         }
     }
 }

@@ -26,7 +26,8 @@ use tokio::{
 
 use self::{request_queue::RequestQueue, status::StatusRequest};
 use crate::{
-    BlockData, ChainError, ChainUpdate, ChannelEvent, RpcClient as _, RpcError, WalletIndex,
+    BlockData, ChainError, ChainUpdate, ChannelEvent, Provenance, RpcClient as _, RpcError,
+    WalletIndex,
     block_store::BlockStore,
     channel::{blocks_channel, transaction_channel, wallet_channel},
     endpoint::EndpointPool,
@@ -111,6 +112,7 @@ pub(crate) struct Inputs {
 /// Dependencies of a processor: endpoints, stores, journal, clock and shared state.
 pub(crate) struct Deps {
     pub(crate) chain: u64,
+    pub(crate) provenance: Provenance,
     /// Blocks that a reorg can take back at most.
     pub(crate) reorg_limit: usize,
     pub(crate) pool: EndpointPool,
@@ -527,6 +529,9 @@ impl Processor {
         if entry.is_empty() {
             return Ok(());
         }
+        for (_, event) in &mut entry.publications {
+            self.deps.provenance.mark(event);
+        }
         self.deps.journal.append(entry).await
     }
 
@@ -623,5 +628,6 @@ pub(crate) fn block_message(chain: u64, data: &BlockData) -> Block {
         transactions: u32::try_from(data.transactions.len()).unwrap_or(u32::MAX),
         base_fee_per_gas: data.base_fee.map(|fee| fee.to_string()),
         reorged: Vec::new(),
+        sample: false,
     }
 }

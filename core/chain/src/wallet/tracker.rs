@@ -655,6 +655,7 @@ impl WalletTracker {
             timestamp: now_ms,
             removed: false,
             suspicious: None,
+            sample: false,
             data: Some(data),
         }
     }

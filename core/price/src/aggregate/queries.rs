@@ -21,11 +21,15 @@ impl Aggregator {
     /// The market overview as of `now_us`.
     #[must_use]
     pub fn overview(&self, now_us: i64) -> MarketOverview {
-        self.market.overview(
+        let overview = self.market.overview(
             now_us,
             |symbol| self.symbols[symbol].live_price(),
             |source| self.sources[source].name(),
-        )
+        );
+        MarketOverview {
+            sample: self.provenance.is_sample(),
+            ..overview
+        }
     }
 
     /// The status of each source, in the order of the configuration.

@@ -31,7 +31,8 @@ impl Aggregator {
         let live = |symbol: usize| symbols[symbol].live_price();
         let source_name = |source: usize| sources[source].name();
         let overview = self.market.due_overview(now_us, live, source_name);
-        if let Some(overview) = overview {
+        if let Some(mut overview) = overview {
+            overview.sample = self.provenance.is_sample();
             self.publisher
                 .publish(&self.overview_channel, Data::MarketOverview(overview));
         }

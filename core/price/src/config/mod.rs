@@ -172,6 +172,26 @@ impl PriceConfig {
     /// # Errors
     /// Names the key and what was expected.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// All that is wrong: each part's first fault.
+    #[must_use]
+    pub fn problems(&self) -> Vec<ConfigError> {
+        let parts = [
+            self.check_symbols(),
+            self.check_supply(),
+            self.supply_spec().map(drop),
+            milliseconds("prices.watchdog", self.watchdog, MAX_SILENCE).map(drop),
+            tls_config(self.ca_file.as_deref())
+                .map(drop)
+                .map_err(ConfigError::from),
+        ];
+        parts.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// Checks the symbols, and the sources of each.
+    fn check_symbols(&self) -> Result<(), ConfigError> {
         let (symbols, sources) = (self.symbols()?, self.sources()?);
         for source in sources {
             let served = |spec: &&SymbolSpec| source.venue_name(&spec.symbol).is_some();
@@ -191,6 +211,15 @@ impl PriceConfig {
                 return Err(ConfigError::NoRate(currency.clone()));
             }
         }
+        Ok(())
+    }
+
+    /// Checks the configured numbers of coins.
+    fn check_supply(&self) -> Result<(), ConfigError> {
+        // The fault in a symbol is reported elsewhere.
+        let Ok(symbols) = self.symbols() else {
+            return Ok(());
+        };
         let bases: HashSet<&str> = symbols.iter().map(|spec| spec.symbol.base()).collect();
         if let Some(asset) = self
             .supply
@@ -206,11 +235,7 @@ impl PriceConfig {
         let is_supply = |supply: f64| supply > 0.0 && supply <= MAX_SUPPLY;
         match self.supply.iter().find(|(_, supply)| !is_supply(**supply)) {
             Some((base, supply)) => Err(ConfigError::Supply(base.clone(), *supply)),
-            None => {
-                self.supply_spec()?;
-                milliseconds("prices.watchdog", self.watchdog, MAX_SILENCE)?;
-                Ok(tls_config(self.ca_file.as_deref()).map(drop)?)
-            }
+            None => Ok(()),
         }
     }
 

@@ -5,22 +5,25 @@
 //! FRAME`: microseconds since the Unix epoch, the source's index, and the frame as it arrived. A
 //! truncated file is readable up to its end.
 //!
-//! `reader` and `writer` handle the file, `replay` plays it into the aggregator.
+//! `reader` and `writer` handle the file, `replay` plays it into the aggregator, once or again and
+//! again (`passes`). `sample` completes what the built-in sample's frames do not hold.
 
+mod passes;
 mod reader;
 mod replay;
+mod sample;
 mod writer;
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::replay::Replay;
 pub use self::{
     reader::Recording,
     replay::{ReplaySpeed, ReplayStart},
     writer::RecordingWriter,
 };
+pub(crate) use self::{replay::Replay, sample::sample_supplies};
 
 const FORMAT: &str = "tidewire-recording";
 

@@ -2,6 +2,9 @@
 //!
 //! Time in the aggregator is the recording's. It passes in the same ticks between the same frames
 //! at any speed, so speed and machine do not change the publications.
+//!
+//! A recording can be played again and again. Each pass continues the time of the one before, and
+//! [`passes`](super::passes) moves the trade numbers, so that the rate stays the same for ever.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{RecordedFrame, Recording};
+use super::{RecordedFrame, Recording, passes::Passes};
 use crate::{
     LinkState, VenueKind,
     aggregate::{Aggregator, Provenance, SourceId},
@@ -28,6 +31,14 @@ const MAX_TICKS_IN_GAP: i64 = 1_000;
 /// How long time goes on after the last frame, in microseconds, so that the last market overview is
 /// published.
 const AFTER_US: i64 = 1_000_000;
+
+/// Time between the last frame of a pass and the first of the next, in microseconds: about that
+/// between two frames of a market with some trades.
+const PASS_GAP_US: i64 = 50_000;
+
+/// How far the clock may be ahead of a replay at the recorded speed, in microseconds, when a pass
+/// begins. Beyond, the computer has slept, and the pass begins at the clock's time.
+const MAX_LAG_US: i64 = 5_000_000;
 
 /// The times that a recording may have, in microseconds since the Unix epoch: to the end of the year
 /// 9999. Others count as the nearest of them, so that no sum of times leaves the range of numbers.
@@ -61,11 +72,15 @@ pub(crate) struct Replay {
     speed: ReplaySpeed,
     start: ReplayStart,
     sources: Vec<(SourceId, VenueKind)>,
-    /// When the first frame was played.
+    passes: Passes,
+    /// When the first frame was played, and that moment in the aggregator's time.
     started: Instant,
-    /// That moment in the aggregator's time and in the recording's.
     started_us: i64,
+    /// The first frame of this pass, in the aggregator's time and in the recording's.
+    pass_us: i64,
     begins_us: i64,
+    /// The last frame, in the aggregator's time.
+    last_us: i64,
     ticked_us: i64,
 }
 
@@ -93,47 +108,70 @@ impl Replay {
             speed,
             start,
             sources,
+            passes: Passes::default(),
             started: Instant::now(),
             started_us: 0,
+            pass_us: 0,
             begins_us: 0,
+            last_us: 0,
             ticked_us: 0,
         }
     }
 
-    /// Plays all frames, and counts them.
-    pub(crate) async fn play(mut self, recording: Recording, count: &mut u64) {
+    /// Plays all frames once, and counts them. A further call plays a further pass.
+    pub(crate) async fn play(&mut self, recording: Recording, count: &mut u64) {
         for mut line in recording {
             line.time_us = line.time_us.clamp(*TIMES_US.start(), *TIMES_US.end());
             if *count == 0 {
-                self.begin(&line);
+                self.begin_pass(&line);
             }
             let offset_us = line.time_us.saturating_sub(self.begins_us).max(0);
-            let arrival_us = self
-                .started_us
-                .saturating_add(offset_us)
-                .min(*TIMES_US.end());
+            let arrival_us = self.pass_us.saturating_add(offset_us).min(*TIMES_US.end());
             self.pass(arrival_us).await;
             self.wait_until(arrival_us).await;
             self.time.set(arrival_us);
             self.take(&line, arrival_us);
+            self.last_us = self.last_us.max(arrival_us);
             *count += 1;
             if count.is_multiple_of(FRAMES_BEFORE_YIELD) {
                 yield_now().await;
             }
         }
+        self.passes.end_pass();
+    }
+
+    /// Lets the time go on a little, so that what the last frames changed is published.
+    pub(crate) fn finish(&mut self) {
         let end_us = self.ticked_us.saturating_add(AFTER_US);
         while self.ticked_us < end_us {
             self.tick();
         }
     }
 
+    /// Begins a pass: the first at its own time, each further one right after the one before.
+    fn begin_pass(&mut self, first: &RecordedFrame) {
+        self.begins_us = first.time_us;
+        if self.passes.is_first() {
+            self.begin(first);
+            return;
+        }
+        self.pass_us = self.last_us.saturating_add(PASS_GAP_US);
+        let clock_us = self.time.clock_us();
+        let is_at_clock_speed = self.speed == ReplaySpeed::Times(1.0);
+        let lag_us = clock_us.saturating_sub(self.pass_us);
+        if is_at_clock_speed && self.start == ReplayStart::Now && lag_us > MAX_LAG_US {
+            (self.pass_us, self.started_us) = (clock_us, clock_us);
+            self.started = Instant::now();
+        }
+    }
+
     /// Starts the clock, and marks all sources as live.
     fn begin(&mut self, first: &RecordedFrame) {
-        self.begins_us = first.time_us;
         self.started_us = match self.start {
             ReplayStart::Now => self.time.now_us(),
             ReplayStart::Recorded => first.time_us,
         };
+        (self.pass_us, self.last_us) = (self.started_us, self.started_us);
         self.ticked_us = self.started_us;
         self.started = Instant::now();
         let mut aggregator = self.aggregator.lock();
@@ -162,7 +200,11 @@ impl Replay {
 
     fn take(&mut self, line: &RecordedFrame, arrival_us: i64) {
         if let Some((source, kind)) = self.sources.get(line.source) {
-            let parsed = kind.parse(&line.frame);
+            let mut parsed = kind.parse(&line.frame);
+            let later_us = arrival_us.saturating_sub(line.time_us);
+            for event in parsed.iter_mut().flatten() {
+                self.passes.shift(line.source, event, later_us);
+            }
             self.aggregator
                 .lock()
                 .apply_frame(*source, &parsed, arrival_us);

@@ -485,6 +485,7 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             subscriptions: self.subscriptions(),
             post_key: self.post_key().map(str::to_owned),
+            sample: self.0.context.options().sample,
         };
         {
             let mut state = self.0.state.lock();

@@ -73,12 +73,10 @@ async fn a_replayed_recording_fires_the_rules_that_its_prices_pass() {
     let folder = TempDir::new().unwrap();
     let prices = record(&folder).await;
     let file = folder.path().join("all.rec.gz").display().to_string();
-    // A replay has a store if it follows a chain. This one has no node.
     let server = Server::builder()
         .arguments(&["replay", &file, "--speed", "1", "--loop"])
         .set("prices", "symbols = [\"BTC-USD\"]")
         .set("alerts", "fires_per_minute = 1000\nlog_items = 100000")
-        .table("[[chain]]\nid = 1\nendpoints = [\"ws://127.0.0.1:1\"]")
         .start()
         .await;
     // Each threshold fires once, when a price is at or above it.

@@ -254,13 +254,17 @@ async fn a_muted_type_is_logged_and_pushed_as_an_alert_alone() {
 }
 
 #[tokio::test]
-async fn alerts_can_be_disabled_and_a_replay_has_none() {
+async fn alerts_can_be_disabled_and_a_replay_without_a_store_has_none() {
     let disabled = builder().set("alerts", "enabled = false").start().await;
     let refused = call(&disabled, "ListAlerts", &json!({"user": "ada"})).await;
     assert_eq!(refused.status, 503, "{}", refused.body);
     assert!(refused.body.contains("alerts.enabled"), "{}", refused.body);
+    let folder = tempfile::TempDir::new().unwrap();
+    // Where the store of a replay would be.
+    std::fs::write(folder.path().join("sample"), "in the way").unwrap();
     let replay = Server::builder()
         .arguments(&["replay", "--speed", "max"])
+        .set("store", &format!("path = {:?}", folder.path()))
         .start()
         .await;
     let refused = call(&replay, "ListAlerts", &json!({"user": "ada"})).await;

@@ -122,6 +122,8 @@ export class WebSocketClient {
     const pending = new Map<string, [onReply: (reply: never) => void, onFailure: (error: TidewireError) => void, timer: Timer]>();
     /** Channels to subscribe to at the end of this microtask, in one frame. */
     const unsent = new Set<Subscription>();
+    /** Channels whose last handler left. */
+    const leaving = new Set<Subscription>();
     let link: Link | undefined;
     /** A WebSocket that is tried while an event stream works. */
     let candidate: Link | undefined;
@@ -157,6 +159,8 @@ export class WebSocketClient {
       onReply: (reply: ReplyOf<Type>) => void = nothing,
       onFailure: (error: TidewireError) => void = nothing,
     ): void => {
+      // What a subscription was called before comes after it: its own publication, for example.
+      sendSubscribes();
       const id = String(++lastId);
       if (!link?.send(JSON.stringify({ type, id, data }))) {
         onFailure(failure("unavailable", "not connected"));
@@ -216,7 +220,8 @@ export class WebSocketClient {
     };
     const onEnd = ({ code, reason }: ConnectionEnd, isFatal = !shouldReconnect(code)): void => {
       const wasConnected = this.state.status === "connected";
-      const end = { code, reason: reason || (wasConnected && code < 4000 ? "" : hint) };
+      // The server's error before a close says more than the reason of the close.
+      const end = { code, reason: wasConnected && code < 4000 ? reason : hint || reason };
       drop();
       if (isFatal) {
         stop({ status: "closed", end });
@@ -420,7 +425,7 @@ export class WebSocketClient {
       }
       for (const subscription of subscriptions.all()) {
         // An event stream resumes the server's own subscriptions by its cursor: `subscribed` follows.
-        if (!isWebSocket && subscription.cursorLine()) {
+        if (!isWebSocket && subscription.isInCursor()) {
           subscription.start(false);
         } else {
           unsent.add(subscription);
@@ -462,11 +467,16 @@ export class WebSocketClient {
         subscriptions.drop(subscription);
         return;
       }
-      clock.after(LINGER_MS, () => {
-        if (subscriptions.drop(subscription) && !subscription.isRefused()) {
-          start("unsubscribe", { channels: [subscription.canonical()] });
-        }
-      });
+      if (!leaving.size) {
+        clock.after(LINGER_MS, () => {
+          const gone = [...leaving].filter((left) => subscriptions.drop(left) && !left.isRefused());
+          leaving.clear();
+          if (gone.length) {
+            start("unsubscribe", { channels: gone.map((left) => left.canonical()) });
+          }
+        });
+      }
+      leaving.add(subscription);
     };
     const subscribeSoon = (...all: Subscription[]): void => {
       if (isOpen()) {

@@ -2,7 +2,7 @@
 import { isRecord } from "./checks/check.ts";
 import { serverData, sourceList } from "./checks/server.ts";
 import type { ServerMessage, ServerType } from "./messages.ts";
-import type { PriceSource, PriceUpdate } from "./types/price.ts";
+import type { PriceUpdate, SourceList } from "./types/price.ts";
 
 /** The result of parsing a frame. */
 export type ParseResult =
@@ -61,7 +61,7 @@ export function checkServerMessage(value: unknown): ParseResult {
 }
 
 /** Returns whether `value` is a response of `PriceService/ListSources`. */
-export function isSourceList(value: unknown): value is { readonly sources: readonly PriceSource[] } {
+export function isSourceList(value: unknown): value is SourceList {
   return sourceList(value) === undefined;
 }
 

@@ -75,8 +75,8 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
   /** On a latest channel: the value for handlers that are added later. */
   let latest: ChannelMessage | undefined;
   let isDelivering = false;
-  /** The server subscribes each connection to it, as to the user's own channel. */
-  let isServerSide = false;
+  /** The cursor of the last event stream has it. */
+  let isInCursor = false;
 
   /** Sets a new position to resume from. The seqs of another epoch mean nothing in this one. */
   const moveTo = ({ epoch, seq }: Position): void => {
@@ -215,7 +215,6 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
 
     /** The server subscribed to the channel by itself. */
     onServerSide(at: Position): void {
-      isServerSide = true;
       // A subscription with a position resumes from there: the reply to its `since` is still to come.
       if (!position) {
         moveTo(at);
@@ -230,8 +229,12 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
       waiting = false;
     },
 
-    /** The line of an event stream's cursor, if the stream resumes the channel by it. */
-    cursorLine: () => isServerSide && position && `${position.epoch} ${position.seq} ${canonical}`,
+    /** Returns its line of an event stream's cursor, if the server subscribes the stream to it. */
+    cursorLine(isServerSide: boolean): string {
+      isInCursor = isServerSide && !!position;
+      return isInCursor && position ? `${position.epoch} ${position.seq} ${canonical}` : "";
+    },
+    isInCursor: () => isInCursor,
 
     /** Sets an interval where it is allowed and none is set. Returns whether it was. */
     slowDown(intervalMs: number): boolean {
@@ -265,6 +268,8 @@ export function openSubscriptions(call: Call, report: Report) {
     }
     return index.get(key) ?? [];
   };
+  /** The channels that the server subscribes each connection to, as the user's own one. */
+  const serverSide = new Set<string>();
   const all = (): Subscription[] => [...byName.values()];
   const has = (subscription: Subscription): boolean => byName.get(subscription.name) === subscription;
 
@@ -311,6 +316,7 @@ export function openSubscriptions(call: Call, report: Report) {
     /** Applies the server's own subscriptions of this connection, such as the user's channel. */
     applyServerSide(active: readonly ActiveSubscription[]): void {
       for (const at of active) {
+        serverSide.add(at.channel);
         for (const subscription of find(at.channel)) {
           subscription.onServerSide(at);
         }
@@ -344,7 +350,7 @@ export function openSubscriptions(call: Call, report: Report) {
      * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
      */
     cursor(): string {
-      const lines = all().map(({ cursorLine }) => cursorLine());
+      const lines = all().map(({ canonical, cursorLine }) => cursorLine(serverSide.has(canonical())));
       const bytes = new TextEncoder().encode(lines.filter(Boolean).join("\n"));
       return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
     },

@@ -10,7 +10,7 @@ export async function checkPrices(open, server) {
 
   await check("prices appear, and the page is live", async () => {
     await row.locator(".digits", { hasText: /^[\d,]+\.\d\d$/ }).waitFor();
-    await page.locator("#state", { hasText: /^Live$/ }).waitFor();
+    await page.locator("#state", { hasText: /^Connected$/ }).waitFor();
     await until("a dozen rows", async () => (await page.locator("#prices > tr").count()) >= 12);
   });
 
@@ -21,6 +21,7 @@ export async function checkPrices(open, server) {
   await check("sample data is labelled", async () => {
     await page.locator("#sample", { hasText: "Sample data" }).waitFor();
     assert(await page.locator("#sample").isVisible(), "the label is hidden");
+    await page.locator("#data-state", { hasText: /^· sample data$/ }).waitFor();
   });
 
   await check("prices change, and their sparklines with them", async () => {

@@ -11,7 +11,7 @@ export async function checkReconnect(open, server, proxy) {
     const first = await page.locator("#prices .digits").allTextContents();
     await until("another price", async () => (await page.locator("#prices .digits").allTextContents()).some((text, index) => text !== first[index]));
   };
-  await state(/^Live$/);
+  await state(/^Connected$/);
   await page.getByLabel("Channel", { exact: true }).fill(CHANNEL);
   await page.getByRole("button", { name: "Subscribe", exact: true }).click();
   await page.locator(`#subscriptions [data-channel="${CHANNEL}"][data-state="on"]`).waitFor();
@@ -44,7 +44,7 @@ export async function checkReconnect(open, server, proxy) {
   await check("the page reconnects by itself, and prices change again", async () => {
     await publish(server, CHANNEL, { text: "while it was away" });
     proxy.restore();
-    await state(/^Live$/);
+    await state(/^Connected$/);
     await page.locator("#connection-bar").waitFor({ state: "hidden" });
     await pricesChange();
   });
@@ -70,7 +70,7 @@ export async function checkReconnect(open, server, proxy) {
     proxy.silence();
     await state(/^(Offline|Reconnecting)$/);
     proxy.restore();
-    await state(/^Live$/);
+    await state(/^Connected$/);
   });
 
   await check("the button reconnects at once", async () => {
@@ -79,7 +79,7 @@ export async function checkReconnect(open, server, proxy) {
     await until("a wait of seconds", async () => /again in [2-9] s/.test((await page.locator("#connection-text").textContent()) ?? ""));
     proxy.restore();
     await page.getByRole("button", { name: "Try now" }).click();
-    await state(/^Live$/);
+    await state(/^Connected$/);
   });
 
   await page.close();

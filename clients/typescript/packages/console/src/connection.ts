@@ -7,16 +7,17 @@ import { age } from "./format.ts";
 const STATE_TEXTS: Readonly<Record<ClientState["status"], string>> = {
   disconnected: "Not connected",
   connecting: "Connecting",
-  connected: "Live",
+  connected: "Connected",
   reconnecting: "Offline",
   closed: "Disconnected",
 };
 
-/** Shows the connection's state and round-trip time. */
+/** Shows the connection's state and round-trip time, and how much data the server has. */
 export class ConnectionView {
   readonly #client: WebSocketClient;
   readonly #state = byId("state", HTMLElement);
-  readonly #rtt = byId("quality", HTMLElement);
+  readonly #rtt = byId("rtt", HTMLElement);
+  readonly #data = byId("data-state", HTMLElement);
   readonly #version = byId("version", HTMLElement);
   readonly #bar = byId("connection-bar", HTMLElement);
   readonly #text = byId("connection-text", HTMLElement);
@@ -53,6 +54,11 @@ export class ConnectionView {
     this.#draw();
   }
 
+  /** Shows how much data the server has, which is another matter than whether it is connected. */
+  showData(text: string): void {
+    setText(this.#data, `· ${text}`);
+  }
+
   #draw(): void {
     const { state } = this.#client;
     const { rttMs } = this.#client.getQuality();
@@ -60,6 +66,7 @@ export class ConnectionView {
     this.#wasLive ||= isLive;
     document.body.dataset["connection"] = state.status;
     setText(this.#state, state.status === "connecting" && this.#wasLive ? "Reconnecting" : STATE_TEXTS[state.status]);
+    this.#data.hidden = !isLive;
     setText(this.#rtt, isLive && rttMs !== undefined ? `${rttMs < 10 ? rttMs.toFixed(1) : rttMs.toFixed(0)} ms` : "");
     if (isLive) {
       setText(this.#version, `v${state.welcome.version}`);

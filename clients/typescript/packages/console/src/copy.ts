@@ -1,4 +1,5 @@
 /** Copy buttons: copy a part of the page as code in curl, JavaScript or Rust. */
+import { base } from "./base.ts";
 import { byId, make } from "./dom.ts";
 import { LANGUAGES, type Language, snippet, type SnippetSubject } from "./snippets.ts";
 
@@ -13,7 +14,7 @@ export function copyButtons(name: string, subject: () => SnippetSubject): HTMLEl
     const attributes = { type: "button", title: `Copy ${name} as ${language}`, "aria-label": `Copy ${name} as ${language}` };
     const button = make("button", { text: language, attributes });
     button.addEventListener("click", () => {
-      void copy(language, snippet(language, location.origin, subject())).then((isCopied) => {
+      void copy(language, snippet(language, base, subject())).then((isCopied) => {
         if (isCopied) {
           confirmCopy(button, language);
         }

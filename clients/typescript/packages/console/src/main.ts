@@ -1,5 +1,6 @@
 /** Console page: live prices, market, venues, inbox and channels of a server. */
 import { WebSocketClient } from "@tidewire/client";
+import { base } from "./base.ts";
 import { ConnectionView } from "./connection.ts";
 import { copyButtons } from "./copy.ts";
 import { byId } from "./dom.ts";
@@ -14,7 +15,7 @@ const TICK_MS = 1_000;
 /** Ticks between two requests for the venues. */
 const VENUES_TICKS = 5;
 
-const url = `${location.origin.replace(/^http/, "ws")}/v1/ws`;
+const url = `${base.replace(/^http/, "ws")}/v1/ws`;
 const client = new WebSocketClient(url);
 const connection = new ConnectionView(client);
 const prices = new PriceTable(client);
@@ -31,7 +32,12 @@ byId("venues-copy", HTMLElement).replaceWith(
 );
 
 async function refreshVenues(): Promise<void> {
-  for (const symbol of (await showVenues()) ?? []) {
+  const venues = await showVenues();
+  if (venues === undefined) {
+    return;
+  }
+  connection.showData(venues.data);
+  for (const symbol of venues.symbols) {
     prices.subscribe(symbol);
   }
 }

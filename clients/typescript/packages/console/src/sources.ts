@@ -100,7 +100,7 @@ function conversion(rate: Rate): string {
 
 /** The method, the number of sources and the confidence, in one sentence. */
 function summary({ method, price: value, confidence: width, stale }: PriceUpdate, details: readonly SourceDetail[]): string {
-  const live = details.filter((detail) => detail.state === "connected").length;
+  const live = details.filter((detail) => detail.state === "live").length;
   const how = `${method ?? "Aggregate"} of ${String(live)} live of ${String(details.length)} sources`;
   const known = width === null ? "" : `, ${confidence(width, value)}`;
   return `${how.charAt(0).toUpperCase()}${how.slice(1)}${known}${stale ? "; no source is live, this is the last known price" : ""}`;

@@ -3,7 +3,7 @@ import type { ServerData, ServerType } from "../messages.ts";
 import type { AlertCondition, AlertEvent, AlertRepeat, AlertRule, AlertTick } from "../types/alert.ts";
 import type { ErrorData } from "../types/common.ts";
 import type { DeliveryFilter, Notification, Preferences } from "../types/notify.ts";
-import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, TopMover } from "../types/price.ts";
+import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, SourceList, TopMover } from "../types/price.ts";
 import type { ActiveSubscription, HistoryItem, SubscriptionResult } from "../types/session.ts";
 import type {
   Approval,
@@ -75,6 +75,7 @@ const transaction = object<TransactionStatus>({
   reorged: optional(flag),
   timestamp: millis,
   since: optional(millis),
+  sample: optional(flag),
 });
 
 /** A wallet update whose data passes `data`. The caller chooses the check by `type`. */
@@ -86,6 +87,7 @@ function walletUpdate(data: Check<WalletUpdate["data"]>): Check<WalletUpdate> {
     timestamp: millis,
     removed: optional(flag),
     suspicious: optional(text),
+    sample: optional(flag),
     data,
   }) as Check<WalletUpdate>;
 }
@@ -208,6 +210,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
     version: text,
     subscriptions: list(subscription),
     postKey: optional(text),
+    sample: optional(flag),
   }),
   authenticated: object({ userId: text, expiresAt: millis, subscriptions: list(subscription) }),
   subscribed: object({
@@ -248,6 +251,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
     ),
     timestamp: millis,
     coverage: optional(object<MarketCoverage>({ symbols: count, live: count, withSupply: count, withVolume: count, supplyAgeMs: optional(count) })),
+    sample: optional(flag),
   }),
   block: object<ServerData["block"]>({
     chain: count,
@@ -258,6 +262,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
     transactions: count,
     baseFeePerGas: optional(text),
     reorged: optional(list(text)),
+    sample: optional(flag),
   }),
   event_log: object<ServerData["event_log"]>({
     chain: count,
@@ -271,6 +276,7 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
     txHash: text,
     logIndex: count,
     removed: flag,
+    sample: optional(flag),
   }),
   transaction,
   wallet_update: tagged<WalletUpdate>("type", {
@@ -374,26 +380,24 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
   ping: object({ serverTime: millis }),
 };
 
-/** The response of `PriceService/ListSources`. */
-export const sourceList: Check<{ readonly sources: readonly PriceSource[] }> = object({
-  sources: list(
-    object<PriceSource>({
-      name: text,
-      kind: text,
-      url: text,
-      state: text,
-      symbols: list(text),
-      frames: count,
-      badFrames: count,
-      trades: count,
-      connects: count,
-      ageMs: nullable(count),
-      lastError: optional(text),
-      sample: optional(flag),
-      gaps: optional(count),
-      offsetMs: optional(number),
-      connections: optional(count),
-      refused: optional(list(object<RefusedSymbol>({ symbol: text, reason: text }))),
-    }),
-  ),
+const source = object<PriceSource>({
+  name: text,
+  kind: text,
+  url: text,
+  state: text,
+  symbols: list(text),
+  frames: count,
+  badFrames: count,
+  trades: count,
+  connects: count,
+  ageMs: nullable(count),
+  lastError: optional(text),
+  sample: optional(flag),
+  gaps: optional(count),
+  offsetMs: optional(number),
+  connections: optional(count),
+  refused: optional(list(object<RefusedSymbol>({ symbol: text, reason: text }))),
 });
+
+/** The response of `PriceService/ListSources`. */
+export const sourceList: Check<SourceList> = object<SourceList>({ sources: list(source), tried: optional(list(source)) });

@@ -81,7 +81,7 @@ export class FakeStreams {
 /** Waits until `isTrue`, while the runtime's streams move. Time does not pass. */
 export async function until(isTrue: () => boolean): Promise<void> {
   for (let round = 0; round < 200 && !isTrue(); round += 1) {
-    await new Promise((resolve) => setImmediate(resolve));
+    await new Promise((resolve) => setTimeout(resolve));
   }
   if (!isTrue()) {
     throw new Error("it did not happen");

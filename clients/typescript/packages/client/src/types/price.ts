@@ -122,6 +122,8 @@ export interface MarketOverview {
   readonly recentTrades: readonly RecentTrade[];
   readonly timestamp: Millis;
   readonly coverage?: MarketCoverage;
+  /** Made from sample data: nothing of it exists. */
+  readonly sample?: boolean;
 }
 
 /** The state of the connection to a source. */
@@ -150,6 +152,13 @@ export interface PriceSource {
   readonly connections?: number;
   /** Symbols that the venue refuses. */
   readonly refused?: readonly RefusedSymbol[];
+}
+
+/** The response of `PriceService/ListSources`. */
+export interface SourceList {
+  readonly sources: readonly PriceSource[];
+  /** The venues that sample data stands in for: they were tried, and are tried still. */
+  readonly tried?: readonly PriceSource[];
 }
 
 /** A symbol that a venue refuses. */

@@ -18,6 +18,8 @@ export interface Welcome {
   readonly subscriptions: readonly ActiveSubscription[];
   /** On SSE only: the key for `POST /v1/sse/{connectionId}`. */
   readonly postKey?: string;
+  /** The server plays sample data: its prices and chains are made up. */
+  readonly sample?: boolean;
 }
 
 /** The token was accepted. */

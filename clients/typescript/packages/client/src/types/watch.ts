@@ -12,6 +12,8 @@ export interface Block {
   readonly baseFeePerGas?: string;
   /** The blocks that this block's branch replaced, newest first. */
   readonly reorged?: readonly string[];
+  /** Made from sample data: nothing of it exists. */
+  readonly sample?: boolean;
 }
 
 /** A log of a contract. */
@@ -28,6 +30,8 @@ export interface EventLog {
   readonly logIndex: number;
   /** A reorg removed it. */
   readonly removed: boolean;
+  /** Made from sample data: nothing of it exists. */
+  readonly sample?: boolean;
 }
 
 /** The state of a transaction in its life cycle. */
@@ -55,6 +59,8 @@ export interface TransactionStatus {
   readonly timestamp: Millis;
   /** While `unknown`: the time since which the server searches for it. */
   readonly since?: Millis;
+  /** Made from sample data: nothing of it exists. */
+  readonly sample?: boolean;
 }
 
 /** A request to watch a transaction or contract events. */
@@ -149,6 +155,8 @@ interface WalletUpdateOf<Type extends string, Data> {
   readonly removed?: boolean;
   /** Why the change may be an attempt to mislead the wallet's owner. */
   readonly suspicious?: string;
+  /** Made from sample data: nothing of it exists. */
+  readonly sample?: boolean;
 }
 
 /** An update of a wallet. */

@@ -1,0 +1,317 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import type { ClientOptions } from "../api.ts";
+import type { WebSocketClient } from "../client.ts";
+import type { ChannelMessage } from "../subscriptions.ts";
+import { FakeServer } from "../testing/server.ts";
+import { createTabClient, type TabChannel, type TabEnvironment } from "./index.ts";
+
+/** The locks and channels of one browser. */
+class FakeBrowser {
+  readonly #channels = new Map<string, Set<{ readonly tab: FakeTab; readonly channel: TabChannel }>>();
+  readonly #locks = new Map<string, { readonly tab: FakeTab; readonly lose: () => void }>();
+  readonly #queues = new Map<string, (() => void)[]>();
+
+  open(): FakeTab {
+    return new FakeTab(this);
+  }
+
+  join(tab: FakeTab, name: string): TabChannel {
+    const all = this.#channels.get(name) ?? new Set();
+    this.#channels.set(name, all);
+    const channel: TabChannel = {
+      onmessage: null,
+      postMessage: (data) => {
+        if (tab.isRunning) {
+          for (const other of all) {
+            if (other.channel !== channel) {
+              queueMicrotask(() => {
+                other.tab.run(() => other.channel.onmessage?.({ data }));
+              });
+            }
+          }
+        }
+      },
+      close: () => all.delete(entry),
+    };
+    const entry = { tab, channel };
+    all.add(entry);
+    return channel;
+  }
+
+  request(tab: FakeTab, name: string, { steal = false, signal }: { readonly steal?: boolean; readonly signal?: AbortSignal }, hold: () => Promise<unknown>): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const grant = (): void => {
+        const holder = {
+          tab,
+          lose: () => {
+            tab.run(() => {
+              reject(new DOMException("stolen", "AbortError"));
+            });
+          },
+        };
+        this.#locks.set(name, holder);
+        hold()
+          .then(resolve, reject)
+          .finally(() => {
+            if (this.#locks.get(name) === holder) {
+              this.#free(name);
+            }
+          });
+      };
+      const queue = this.#queues.get(name) ?? [];
+      this.#queues.set(name, queue);
+      const entry = (): void => {
+        if (tab.isClosed || signal?.aborted) {
+          reject(new DOMException("aborted", "AbortError"));
+          this.#free(name);
+        } else {
+          grant();
+        }
+      };
+      queueMicrotask(() => {
+        if (steal) {
+          this.#locks.get(name)?.lose();
+          grant();
+        } else {
+          queue.push(entry);
+          if (!this.#locks.has(name)) {
+            this.#free(name);
+          }
+        }
+      });
+    });
+  }
+
+  /** The browser frees the locks of a tab that is gone. */
+  free(tab: FakeTab): void {
+    for (const [name, holder] of [...this.#locks]) {
+      if (holder.tab === tab) {
+        this.#free(name);
+      }
+    }
+  }
+
+  #free(name: string): void {
+    this.#locks.delete(name);
+    this.#queues.get(name)?.shift()?.();
+  }
+}
+
+/** A tab that may be frozen or killed. */
+class FakeTab {
+  isClosed = false;
+  #frozen: (() => void)[] | undefined;
+  readonly #browser: FakeBrowser;
+  readonly environment: TabEnvironment;
+
+  constructor(browser: FakeBrowser) {
+    this.#browser = browser;
+    this.environment = {
+      locks: { request: (name, options, hold) => browser.request(this, name, options, hold) },
+      openChannel: (name) => browser.join(this, name),
+    };
+  }
+
+  get isRunning(): boolean {
+    return !this.isClosed && this.#frozen === undefined;
+  }
+
+  /** Runs what the browser calls in this tab, now or after the thaw. */
+  run(task: () => void): void {
+    if (this.#frozen !== undefined) {
+      this.#frozen.push(task);
+    } else if (!this.isClosed) {
+      task();
+    }
+  }
+
+  freeze(): void {
+    this.#frozen = [];
+  }
+
+  thaw(): void {
+    const tasks = this.#frozen ?? [];
+    this.#frozen = undefined;
+    tasks.forEach((task) => {
+      task();
+    });
+  }
+
+  kill(): void {
+    this.isClosed = true;
+    this.#browser.free(this);
+  }
+}
+
+let server: FakeServer;
+let browser: FakeBrowser;
+let random = 0;
+
+beforeEach(() => {
+  server = new FakeServer();
+  browser = new FakeBrowser();
+});
+
+interface Opened {
+  readonly tab: FakeTab;
+  readonly client: WebSocketClient;
+  readonly received: ChannelMessage[];
+}
+
+async function openTab(options: ClientOptions = {}, channel = "demo:a"): Promise<Opened> {
+  const tab = browser.open();
+  const environment = { ...server.environment, random: () => (random = (random + 0.37) % 1) };
+  const client = createTabClient("ws://test", { environment, queue: false, ...options }, tab.environment);
+  const received: ChannelMessage[] = [];
+  client.subscribe(channel, (message) => received.push(message));
+  client.connect();
+  await settle();
+  return { tab, client, received };
+}
+
+async function settle(): Promise<void> {
+  for (let round = 0; round < 5; round += 1) {
+    await server.settle();
+  }
+}
+
+const seqs = ({ received }: Opened): (number | undefined)[] => received.map(({ seq }) => seq);
+
+describe("tabs", () => {
+  it("share one socket, and subscriptions are counted over all of them", async () => {
+    const [first, second, third] = [await openTab(), await openTab(), await openTab({}, "demo:b")];
+    for (const { client } of [first, second, third]) {
+      expect(client.state.status).toBe("connected");
+    }
+    expect(server.connections).toBe(1);
+    server.publish("demo:a", 1);
+    await settle();
+    expect([first, second, third].map(seqs)).toEqual([[1], [1], []]);
+    expect(await second.client.publish("demo:b", "x")).toMatchObject({ seq: 1 });
+    await settle();
+    expect(seqs(third)).toEqual([1]);
+    first.client.unsubscribe("demo:a");
+    await server.advance(200);
+    expect(server.subscribed).toEqual(["demo:a", "demo:b"]);
+    second.client.unsubscribe("demo:a");
+    await server.advance(200);
+    await settle();
+    expect(server.subscribed).toEqual(["demo:b"]);
+    third.client.disconnect();
+    await settle();
+    expect(server.connections).toBe(1);
+    expect(server.subscribed).toEqual([]);
+    first.client.disconnect();
+    await settle();
+    second.client.disconnect();
+    await settle();
+    expect(server.connections).toBe(0);
+  });
+
+  it("the leader is killed: another takes over within a second, without a gap", async () => {
+    const [first, second, third] = [await openTab(), await openTab(), await openTab()];
+    server.publish("demo:a", 1);
+    await settle();
+    first.tab.kill();
+    server.cut();
+    server.publish("demo:a", 2);
+    await server.advance(600);
+    await settle();
+    expect(server.connections).toBe(1);
+    server.publish("demo:a", 3);
+    await settle();
+    expect([second, third].map(seqs)).toEqual([
+      [1, 2, 3],
+      [1, 2, 3],
+    ]);
+    expect(third.client.state.status).toBe("connected");
+  });
+
+  it("the leader tab is frozen holding its lock: followers take over, and the thawed leader steps down", async () => {
+    const [first, second, third] = [await openTab(), await openTab(), await openTab()];
+    first.tab.freeze();
+    const before = server.connections;
+    expect(before).toBe(1);
+    for (let beat = 0; beat < 20; beat += 1) {
+      await server.advance(500);
+      await settle();
+    }
+    expect([second, third].map(({ client }) => client.state.status)).toEqual(["connected", "connected"]);
+    server.publish("demo:a", 1);
+    await settle();
+    expect([second, third].map(seqs)).toEqual([[1], [1]]);
+    first.tab.thaw();
+    await server.advance(2_000);
+    await settle();
+    expect(server.connections).toBe(1);
+    server.publish("demo:a", 2);
+    await settle();
+    expect([first, second, third].map(({ received }) => received.at(-1)?.seq)).toEqual([2, 2, 2]);
+    expect(first.client.state.status).toBe("connected");
+  });
+
+  it("a beforeunload prompt is cancelled: one leader", async () => {
+    const [first, second] = [await openTab(), await openTab()];
+    // The prompt freezes the page's scripts for a while. Nothing listens to `beforeunload`, so that nothing is given up.
+    first.tab.freeze();
+    await settle();
+    first.tab.thaw();
+    await server.advance(3_000);
+    expect(server.connections).toBe(1);
+    expect([first, second].map(({ client }) => client.state.status)).toEqual(["connected", "connected"]);
+    expect(server.fake.sockets).toHaveLength(1);
+  });
+
+  it("the connection is lost, or the server drains: all tabs resume on one new socket", async () => {
+    const all = [await openTab(), await openTab(), await openTab()];
+    server.cut();
+    server.publish("demo:a", 1);
+    await server.advance(300);
+    await settle();
+    expect(server.connections).toBe(1);
+    expect(server.fake.sockets).toHaveLength(2);
+    server.send({ type: "reconnect", data: { reason: "draining", afterMs: 1_000 } });
+    await server.advance(1_000);
+    server.publish("demo:a", 2);
+    await server.advance(500);
+    await settle();
+    expect(server.fake.sockets).toHaveLength(3);
+    expect(all.map(seqs)).toEqual([
+      [1, 2],
+      [1, 2],
+      [1, 2],
+    ]);
+  });
+
+  it("of different users never share", async () => {
+    const token = (user: string): string => `h.${btoa(JSON.stringify({ sub: user }))}.s`;
+    await openTab({ token: token("alice") });
+    await openTab({ token: token("bob") });
+    await openTab({ token: token("alice") });
+    await openTab();
+    expect(server.connections).toBe(3);
+  });
+
+  it("without locks have one socket each, and each counts for itself", async () => {
+    for (let tab = 0; tab < 2; tab += 1) {
+      const client = createTabClient("ws://test", { environment: server.environment }, { locks: undefined, openChannel: undefined });
+      client.subscribe("demo:a", () => undefined);
+      client.subscribe("demo:a", () => undefined);
+      client.connect();
+      await settle();
+    }
+    expect(server.connections).toBe(2);
+    expect(server.received.filter(({ type }) => type === "subscribe")).toHaveLength(2);
+  });
+
+  it("hidden tabs go to the background only when all of them are hidden", async () => {
+    const [first, second] = [await openTab(), await openTab()];
+    const states = (): unknown[] => server.received.flatMap(({ type, data }) => (type === "visibility" ? [data] : []));
+    first.client.send({ type: "visibility", data: { state: "background" } });
+    await settle();
+    expect(states().at(-1)).toEqual({ state: "active" });
+    second.client.send({ type: "visibility", data: { state: "background" } });
+    await settle();
+    expect(states().at(-1)).toEqual({ state: "background" });
+  });
+});

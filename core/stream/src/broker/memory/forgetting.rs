@@ -1,0 +1,218 @@
+//! Forgetting: which channels a memory broker drops, to make room for others or because nobody
+//! uses them any more. The memory of the histories that stay is freed in `shares`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tidewire_proto::v1::ErrorCode;
+
+use super::{Channel, LocalDelivery, MemoryBroker};
+use crate::{ChannelEpoch, ChannelName, StreamError, limit::ClientKey, namespace::METADATA_TTL};
+
+/// Part of a full number of channels that is forgotten at once, so that the search for the idle
+/// ones is paid for by many new channels.
+const PART: usize = 64;
+
+/// Channels of a namespace that is almost full.
+struct Crowd {
+    /// Number of channels to forget.
+    excess: usize,
+    /// The channels, with the time of their last use.
+    channels: Vec<(i64, ChannelName)>,
+}
+
+impl<D: LocalDelivery> MemoryBroker<D> {
+    /// Makes room for another channel of a client: forgets those of its channels that have no
+    /// subscriber and have not been used for longest.
+    pub(super) fn make_room_of(&self, client: &ClientKey) -> Result<(), StreamError> {
+        let most = self.limits.channels_per_client;
+        let made = {
+            let channels = self.channels.read();
+            if most == 0 || channels.count_of(client) < most {
+                return Ok(());
+            }
+            with_last_use(channels.made_by(client))
+        };
+        match self.forget_oldest(made, most.div_ceil(PART)) {
+            0 => Err(StreamError::new(
+                ErrorCode::ResourceExhausted,
+                format!("this client made {most} channels, all in use, and may not make another"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes room for another channel of a namespace. Sweeps do it ahead of time, unless very
+    /// many channels are new.
+    pub(super) fn make_room_in(&self, namespace: &str) -> Result<(), StreamError> {
+        let Some(most) = self.namespaces.named(namespace).map(|one| one.max_channels) else {
+            return Ok(());
+        };
+        let all = {
+            let channels = self.channels.read();
+            if channels.count(namespace) < most {
+                return Ok(());
+            }
+            let all = channels.iter();
+            with_last_use(all.filter(|(name, _)| name.namespace() == namespace))
+        };
+        match self.forget_oldest(all, most.div_ceil(PART)) {
+            0 => Err(StreamError::new(
+                ErrorCode::ResourceExhausted,
+                format!(
+                    "namespace {namespace:?} has {most} channels, all in use, and no room for another"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets those of `channels`, with the time of their last use, that have no subscriber,
+    /// the oldest first and up to `count` of them. Returns how many.
+    fn forget_oldest(&self, mut channels: Vec<(i64, ChannelName)>, count: usize) -> usize {
+        channels.sort_unstable_by_key(|(used_ms, _)| *used_ms);
+        let idle = channels.into_iter().filter(|(_, name)| {
+            let is_active = matches!(self.namespaces.epoch(name), ChannelEpoch::Active(_));
+            !is_active && !self.subscribers.has_subscribers(name)
+        });
+        let idle: Vec<_> = idle.take(count).collect();
+        self.forget_unused(&idle)
+    }
+
+    /// Forgets channels that were not used after the given times. Returns how many.
+    fn forget_unused(&self, channels: &[(i64, ChannelName)]) -> usize {
+        // Before the channels are gone: none of them starts again in the epoch that it had.
+        let namespaces: HashSet<_> = channels.iter().map(|(_, name)| name.namespace()).collect();
+        for namespace in namespaces {
+            self.fresh_epochs.change(namespace);
+        }
+        let mut count = 0;
+        for (used_ms, name) in channels {
+            // Another client may have come meanwhile.
+            let is_forgotten = self.forget_if(name, |channel| {
+                channel.used_ms <= *used_ms && !self.subscribers.has_subscribers(name)
+            });
+            count += usize::from(is_forgotten);
+        }
+        count
+    }
+
+    /// Forgets a channel if that is right. Returns whether it did.
+    fn forget_if(&self, name: &ChannelName, is_right: impl FnOnce(&Channel) -> bool) -> bool {
+        let mut table = self.channels.write();
+        let Some(channel) = table.get(name).cloned() else {
+            return false;
+        };
+        let mut channel = channel.lock();
+        if !is_right(&channel) {
+            return false;
+        }
+        channel.drop_all();
+        channel.forgotten = true;
+        table.remove(name);
+        true
+    }
+
+    /// Namespaces that are almost full, so that they have room for new channels until the next
+    /// sweep.
+    fn crowded_namespaces(&self) -> HashMap<Box<str>, Crowd> {
+        let channels = self.channels.read();
+        let crowded = channels.counts().filter_map(|(name, count)| {
+            let most = self.namespaces.named(name)?.max_channels;
+            // A small namespace makes room when it needs it.
+            let kept = most - most / PART;
+            let crowd = Crowd {
+                excess: count.checked_sub(kept).filter(|excess| *excess > 0)?,
+                channels: Vec::new(),
+            };
+            Some((name.into(), crowd))
+        });
+        crowded.collect()
+    }
+
+    /// Forgets the channels of a namespace without history and subscribers. Returns the others.
+    pub(super) fn forget_quiet_in(&self, namespace: &str) -> Vec<ChannelName> {
+        let all: Vec<_> = {
+            let channels = self.channels.read();
+            let all = channels.iter();
+            let all = all.filter(|(name, _)| name.namespace() == namespace);
+            all.map(|(name, channel)| (name.clone(), channel.clone()))
+                .collect()
+        };
+        let now_ms = self.clock.now_ms();
+        let (mut quiet, mut others) = (Vec::new(), Vec::new());
+        for (name, channel) in all {
+            let mut channel = channel.lock();
+            self.trim(&name, &mut channel, now_ms);
+            match channel.log.is_empty() && !self.subscribers.has_subscribers(&name) {
+                true => quiet.push(name),
+                false => others.push(name),
+            }
+        }
+        if quiet.is_empty() {
+            return others;
+        }
+        // Before the channels are gone: none of them starts again in the epoch that it had.
+        self.fresh_epochs.change(namespace);
+        for name in quiet {
+            let is_forgotten = self.forget_if(&name, |channel| {
+                channel.log.is_empty() && !self.subscribers.has_subscribers(&name)
+            });
+            if !is_forgotten {
+                others.push(name);
+            }
+        }
+        others
+    }
+
+    /// Drops what is too old, and forgets channels that were idle for long or whose namespace is
+    /// almost full.
+    pub(super) fn sweep_all(&self) {
+        let now_ms = self.clock.now_ms();
+        let idle_ms = i64::try_from(METADATA_TTL.as_millis()).unwrap_or(i64::MAX);
+        let all: Vec<_> = self
+            .channels
+            .read()
+            .iter()
+            .map(|(name, channel)| (name.clone(), channel.clone()))
+            .collect();
+        let mut idle = Vec::new();
+        let mut crowded = self.crowded_namespaces();
+        for (name, channel) in all {
+            let mut channel = channel.lock();
+            self.trim(&name, &mut channel, now_ms);
+            let mut is_idle = channel.used_ms.saturating_add(idle_ms) < now_ms;
+            // Only idle channels are looked up among the subscribers: there may be a million.
+            if is_idle && self.subscribers.has_subscribers(&name) {
+                channel.used_ms = now_ms;
+                is_idle = false;
+            }
+            let used_ms = channel.used_ms;
+            // A channel that its engine still follows keeps its epoch.
+            let is_active = matches!(self.namespaces.epoch(&name), ChannelEpoch::Active(_));
+            drop(channel);
+            if is_idle && !is_active {
+                idle.push((used_ms, name));
+            } else if let Some(crowd) = crowded.get_mut(name.namespace()) {
+                crowd.channels.push((used_ms, name));
+            }
+        }
+        self.forget_unused(&idle);
+        for crowd in crowded.into_values() {
+            self.forget_oldest(crowd.channels, crowd.excess);
+        }
+        self.free_memory();
+    }
+}
+
+/// The names of channels, with the time of their last use.
+fn with_last_use<'a>(
+    channels: impl Iterator<Item = (&'a ChannelName, &'a Arc<Mutex<Channel>>)>,
+) -> Vec<(i64, ChannelName)> {
+    channels
+        .map(|(name, channel)| (channel.lock().used_ms, name.clone()))
+        .collect()
+}

@@ -1,0 +1,93 @@
+// The back end of a shop: waits for a payment to the shop's wallet, and delivers once it is confirmed.
+// docs/tutorial-checkout.md explains it step by step.
+//
+//     cargo run --release -- replay --loop      # a server with a made-up chain, in another terminal
+//     node examples/checkout.mjs
+//     node examples/checkout.mjs http://127.0.0.1:8080 1 0x52908400098527886e0f7030069857d2e4169ee7
+const [server = "http://127.0.0.1:8080", chain = "7357", wallet = "0x5a3b1e00000000000000000000000000000000a1"] =
+  process.argv.slice(2);
+/** The price of the order, in wei. */
+const PRICE = 10n ** 16n;
+
+/** Yields `welcome` and the messages of a channel. After a lost connection it goes on where it was. */
+async function* messages(channel) {
+  let lastEventId;
+  for (;;) {
+    try {
+      const headers = lastEventId === undefined ? {} : { "last-event-id": lastEventId };
+      const response = await fetch(`${server}/v1/sse?channels=${channel}`, { headers });
+      if (!response.ok) {
+        throw new Error(`${response.status}: ${await response.text()}`);
+      }
+      let text = "";
+      for await (const bytes of response.body.pipeThrough(new TextDecoderStream())) {
+        text += bytes;
+        const events = text.split("\n\n");
+        text = events.pop();
+        for (const event of events) {
+          const field = (name) => event.split("\n").find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
+          lastEventId = field("id") ?? lastEventId;
+          const message = JSON.parse(field("data") ?? "{}");
+          if (message.channel === channel || message.type === "welcome") {
+            yield message;
+          }
+        }
+      }
+    } catch (error) {
+      console.log(`${channel}: ${error.message}; trying again`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
+  }
+}
+
+/** The hash of the first transaction that pays the order. */
+async function payment() {
+  for await (const { type, data } of messages(`wallet:${wallet}`)) {
+    const { hash, value, direction, from } = type === "wallet_update" && data.type === "transaction" ? data.data : {};
+    // Nobody pays by mistake what another one pays on purpose: see `suspicious`.
+    if (direction === "in" && BigInt(value) >= PRICE && data.suspicious === undefined) {
+      console.log(`${from} pays ${Number(value) / 1e18}`);
+      return hash;
+    }
+  }
+}
+
+/** The state of a transaction now. */
+async function status(txHash) {
+  const body = JSON.stringify({ chain: Number(chain), txHash });
+  const response = await fetch(`${server}/v1/rpc/WatchService/GetTransactionStatus`, { method: "POST", body });
+  return await response.json();
+}
+
+/** Follows a transaction to its end. Returns whether the order is paid. */
+async function isPaid(hash) {
+  for await (const message of messages(`tx:${chain}:${hash}`)) {
+    // The stream sends changes. So the state of now is read once the stream is open, and none is missed.
+    const data = message.type === "transaction" ? message.data : await status(hash);
+    switch (data.state) {
+      case "confirmed":
+      case "finalized":
+        return true;
+      case "replaced":
+        // The customer raised the fee. The other transaction has to pay the same, which the wallet's channel tells.
+        console.log(`replaced by ${data.replacedBy}`);
+        return false;
+      case "failed":
+      case "cancelled":
+      case "dropped":
+        console.log(`${data.state}: ${data.reason ?? ""}`);
+        return false;
+      default:
+        console.log(`${data.state}, ${data.confirmations} of ${data.required}${data.reorged ? ", after a reorg" : ""}`);
+    }
+  }
+}
+
+console.log(`waiting for a payment to ${wallet}`);
+for (;;) {
+  const hash = await payment();
+  if (await isPaid(hash)) {
+    console.log(`paid with ${hash}: deliver the order`);
+    process.exit(0);
+  }
+}

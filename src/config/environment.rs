@@ -1,0 +1,142 @@
+//! Environment: variables that look like settings and are none, and the filter of the log.
+
+/// The prefix of the server's variables.
+pub(super) const PREFIX: &str = "TIDEWIRE_";
+
+/// Variables with the prefix that are no keys: the log's filter, and those of the tests.
+const OTHERS: [&str; 4] = [
+    "TIDEWIRE_LOG",
+    "TIDEWIRE_BIN",
+    "TIDEWIRE_FUZZ_ITERATIONS",
+    "TIDEWIRE_UPDATE_VECTORS",
+];
+
+/// The tables of the configuration, with the keys that a variable without `__` may mean.
+const LIKELY: [(&str, &str); 6] = [
+    ("LISTEN", "server.listen"),
+    ("PORT", "server.listen"),
+    ("HMAC_SECRET", "auth.hmac_secret"),
+    ("SYMBOLS", "prices.symbols"),
+    ("STORE_PATH", "store.path"),
+    ("LOG_FORMAT", "log.format"),
+];
+
+/// The levels of the log.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Hints at variables that set nothing. Variables that Kubernetes makes for a service named
+/// `tidewire` are left out.
+pub(crate) fn unknown_variables<'a>(
+    variables: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Vec<String> {
+    let mut hints: Vec<_> = variables
+        .filter(|(name, value)| name.starts_with(PREFIX) && !is_of_kubernetes(name, value))
+        .filter(|(name, _)| !name.contains("__") && !OTHERS.contains(name))
+        .map(|(name, _)| {
+            let rest = name.trim_start_matches(PREFIX);
+            let likely = LIKELY.iter().find(|(likely, _)| *likely == rest);
+            let guess = likely.map(|(_, key)| variable_of(key)).or_else(|| {
+                // `TIDEWIRE_SERVER_LISTEN`: one underscore where two are needed.
+                let (table, key) = rest.split_once('_')?;
+                Some(format!("{PREFIX}{table}__{key}"))
+            });
+            let guess = guess.map_or_else(String::new, |guess| format!(": did you mean {guess}?"));
+            format!("the environment variable {name} sets nothing{guess}")
+        })
+        .collect();
+    hints.sort();
+    hints
+}
+
+/// The variable that sets a key.
+pub(super) fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.starts_with("TIDEWIRE_PORT_")
+        || (name == "TIDEWIRE_PORT" && value.contains("://"))
+}
+
+/// Checks the filter of the log: `info`, or `info,tidewire_chain=debug`. The library takes an
+/// unknown level for the name of a module, and would log nothing.
+///
+/// # Errors
+/// Names the part that is no level, and what was expected.
+pub(crate) fn check_log_filter(filter: &str) -> Result<(), String> {
+    let is_level = |text: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text));
+    for part in filter
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        // A filter on spans or fields, which is the library's to judge.
+        if part.contains('[') {
+            continue;
+        }
+        let is_good = match part.split_once('=') {
+            Some((_, level)) => is_level(level.trim()),
+            None => is_level(part) || part.contains("::") || part.starts_with("tidewire"),
+        };
+        if !is_good {
+            return Err(format!(
+                "TIDEWIRE_LOG is {filter:?}, in which {part:?} is no level, expected one of {}, or levels of modules such as \"info,tidewire_chain=debug\"",
+                LEVELS.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_sets_nothing_is_named() {
+        let hints = |name: &str, value: &str| unknown_variables([(name, value)].into_iter());
+        for quiet in ["TIDEWIRE_LOG", "TIDEWIRE_SERVER__LISTEN", "PATH"] {
+            assert_eq!(hints(quiet, "info"), [""; 0], "{quiet}");
+        }
+        for (name, guess) in [
+            ("TIDEWIRE_LISTEN", "TIDEWIRE_SERVER__LISTEN"),
+            ("TIDEWIRE_SERVER_LISTEN", "TIDEWIRE_SERVER__LISTEN"),
+            ("TIDEWIRE_PORT", "TIDEWIRE_SERVER__LISTEN"),
+        ] {
+            let hints = hints(name, "1");
+            assert!(
+                hints[0].contains(name) && hints[0].contains(guess),
+                "{hints:?}"
+            );
+        }
+        for (name, value) in [
+            ("TIDEWIRE_PORT", "tcp://10.0.0.1:8080"),
+            ("TIDEWIRE_SERVICE_HOST", "10.0.0.1"),
+            ("TIDEWIRE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ] {
+            assert_eq!(hints(name, value), [""; 0], "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_log_level_is_refused() {
+        for good in [
+            "",
+            "info",
+            "DEBUG",
+            "info,tidewire_chain=debug",
+            "off,hyper=trace",
+            "tidewire",
+            "tower::buffer",
+            "info,[conn{id=5}]=trace",
+        ] {
+            assert_eq!(check_log_filter(good), Ok(()), "{good}");
+        }
+        for bad in ["inof", "info,tidewire_chain=dbug", "verbose", "5"] {
+            let error = check_log_filter(bad).unwrap_err();
+            assert!(error.contains("expected one of off, error"), "{error}");
+        }
+    }
+}

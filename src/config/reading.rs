@@ -1,0 +1,235 @@
+//! Reading: the file, the environment and the command line as one configuration, with all errors.
+//!
+//! Reading stops at the first value that has the wrong type. To name all of them, the value at
+//! fault is taken out and the rest is read again, until it can be read.
+
+use std::path::{Path, PathBuf};
+
+use figment::{
+    Figment, Profile,
+    error::Kind,
+    providers::{Env, Format as _, Serialized, Toml},
+    value::{Dict, Map, Value},
+};
+
+use super::{
+    Config,
+    environment::PREFIX,
+    explain::explain,
+    lines::Lines,
+    millisecond_keys::{PresentNames, Renamed},
+};
+
+/// Errors that are named at most.
+const MAX_ERRORS: usize = 50;
+
+/// Settings of the command line, which override the file and the environment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides {
+    /// The address of `server.listen`.
+    pub(crate) listen: Option<String>,
+    /// The port of `server.listen`.
+    pub(crate) port: Option<u16>,
+}
+
+/// The configuration as far as it can be read, and its faults.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// None if nothing can be made of it.
+    pub(crate) config: Option<Config>,
+    /// The faults, each with its place.
+    pub(crate) problems: Vec<String>,
+    file: Option<PathBuf>,
+    lines: Lines,
+    renamed: Vec<Renamed>,
+    /// Keys that were taken out: what is said about them otherwise follows from that.
+    removed: Vec<String>,
+}
+
+impl Reading {
+    /// Reads all sources, and checks the result.
+    pub(crate) fn of(file: Option<&Path>, overrides: &Overrides) -> Self {
+        let mut reading = Self {
+            config: None,
+            problems: Vec::new(),
+            file: file.map(Path::to_path_buf),
+            lines: Lines::default(),
+            renamed: Vec::new(),
+            removed: Vec::new(),
+        };
+        if let Err(error) = reading.read(overrides) {
+            reading.problems.push(error.to_string());
+        }
+        let problems = reading.config.as_ref().map(Config::problems);
+        problems
+            .into_iter()
+            .flatten()
+            .for_each(|problem| reading.add(problem));
+        reading
+    }
+
+    /// Adds a problem of a configuration that could be read. Adds nothing about a key that was
+    /// taken out, or that is said already.
+    pub(crate) fn add(&mut self, problem: String) {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut words = problem.split(|c| !is_word(c));
+        if words.any(|word| self.removed.iter().any(|removed| removed == word)) {
+            return;
+        }
+        let line = self.lines.line_of_text(&problem);
+        let place = line.and_then(|line| Some(format!(" ({})", self.place(line)?)));
+        let explained = Renamed::explain(&self.renamed, &anyhow::anyhow!(problem.clone()));
+        let text = format!("{explained}{}", place.unwrap_or_default());
+        if !self.problems.contains(&text) {
+            self.problems.push(text);
+        }
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// All problems, one a line.
+    pub(crate) fn into_config(self) -> anyhow::Result<Config> {
+        match (self.config, self.problems.is_empty()) {
+            (Some(config), true) => Ok(config),
+            _ => Err(anyhow::anyhow!(self.problems.join("\n"))),
+        }
+    }
+
+    fn place(&self, line: usize) -> Option<String> {
+        let file = self.file.as_ref()?;
+        Some(format!("{} line {line}", file.display()))
+    }
+
+    fn read(&mut self, overrides: &Overrides) -> anyhow::Result<()> {
+        let mut sources = Vec::new();
+        if let Some(file) = &self.file {
+            if !file.is_file() {
+                anyhow::bail!("there is no configuration file {}", file.display());
+            }
+            self.lines = Lines::of(&std::fs::read_to_string(file).unwrap_or_default());
+            let toml = Toml::file_exact(file);
+            sources.push(PresentNames::read(&toml, &mut self.renamed)?);
+        }
+        // Every key is in a table, so its variable contains `__`. Other variables with the
+        // prefix, such as `TIDEWIRE_LOG`, are not keys.
+        let variables = Env::prefixed(PREFIX).filter(|name| name.as_str().contains("__"));
+        sources.push(PresentNames::read(
+            &variables.split("__"),
+            &mut self.renamed,
+        )?);
+        let own_listen = listen_of(&sources, overrides);
+        if let Some(listen) = own_listen {
+            let option = Serialized::default("server.listen", listen);
+            let mut option = PresentNames::read(&option, &mut self.renamed)?;
+            option.rename_source("command line");
+            sources.push(option);
+        }
+        let is_configured = self.file.is_some() || sources.iter().any(PresentNames::sets_more);
+        self.config = self.extract(sources);
+        if let Some(config) = &mut self.config {
+            config.file = self.file.clone();
+            config.is_configured = is_configured;
+        }
+        Ok(())
+    }
+
+    /// Extracts the configuration, without the values at fault.
+    fn extract(&mut self, mut sources: Vec<PresentNames>) -> Option<Config> {
+        loop {
+            let figment = sources
+                .iter()
+                .fold(Figment::new(), |all, source| all.merge(source));
+            let errors = match figment.extract() {
+                Ok(config) => return Some(config),
+                Err(errors) => errors,
+            };
+            let mut is_smaller = false;
+            for error in errors {
+                let path = full_path(&error);
+                let is_of_file = error
+                    .metadata
+                    .as_ref()
+                    .is_none_or(|metadata| metadata.name.starts_with("TOML"));
+                let line = self.lines.line_of(&path).filter(|_| is_of_file);
+                let place = line.and_then(|line| self.place(line));
+                let text = explain(&error, place.as_deref());
+                let text = Renamed::explain(&self.renamed, &anyhow::anyhow!(text));
+                self.problems.push(text.to_string());
+                for source in &mut sources {
+                    is_smaller |= source.remove(&path);
+                }
+                // An index of a list is no name.
+                let name = path.last().filter(|name| name.parse::<usize>().is_err());
+                self.removed.extend(name.cloned());
+            }
+            if !is_smaller || self.problems.len() >= MAX_ERRORS {
+                return None;
+            }
+        }
+    }
+}
+
+/// The path of the value at fault.
+fn full_path(error: &figment::Error) -> Vec<String> {
+    let mut path = error.path.clone();
+    if let Kind::UnknownField(name, _) = &error.kind
+        && path.last() != Some(name)
+    {
+        path.push(name.clone());
+    }
+    path
+}
+
+/// The address that the command line asks for. A port alone leaves the configured address.
+fn listen_of(sources: &[PresentNames], overrides: &Overrides) -> Option<String> {
+    let Some(port) = overrides.port else {
+        return overrides.listen.clone();
+    };
+    let configured = sources.iter().rev().find_map(PresentNames::listen);
+    let host = configured
+        .as_deref()
+        .and_then(|listen| listen.rsplit_once(':'))
+        .map_or("127.0.0.1", |(host, _)| host);
+    Some(format!("{host}:{port}"))
+}
+
+/// Removes the value at `path`. False if there is none.
+pub(super) fn remove(data: &mut Map<Profile, Dict>, path: &[String]) -> bool {
+    let Some((last, way)) = path.split_last() else {
+        return false;
+    };
+    data.values_mut().any(|dict| {
+        let mut root = Value::from(std::mem::take(dict));
+        let is_removed = remove_in(&mut root, way, last);
+        *dict = root.into_dict().unwrap_or_default();
+        is_removed
+    })
+}
+
+fn remove_in(value: &mut Value, way: &[String], last: &str) -> bool {
+    let Some((step, rest)) = way.split_first() else {
+        return match value {
+            Value::Dict(_, dict) => dict.remove(last).is_some(),
+            Value::Array(_, entries) => match last.parse::<usize>() {
+                Ok(index) if index < entries.len() => {
+                    entries.remove(index);
+                    true
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+    };
+    match value {
+        Value::Dict(_, dict) => dict
+            .get_mut(step)
+            .is_some_and(|value| remove_in(value, rest, last)),
+        Value::Array(_, entries) => step
+            .parse::<usize>()
+            .ok()
+            .and_then(|index| entries.get_mut(index))
+            .is_some_and(|value| remove_in(value, rest, last)),
+        _ => false,
+    }
+}
