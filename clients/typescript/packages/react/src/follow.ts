@@ -1,0 +1,93 @@
+/**
+ * State that is loaded once, and then follows a channel.
+ *
+ * The channel may depend on the connection: another user has another one, and then the state begins
+ * again. After a `gap`, or a message from which the state does not follow, it is loaded again.
+ */
+import type { ChannelMessage, ClientState, TidewireError, WebSocketClient } from "@tidewire/client";
+
+/** Pushes that are kept for a page that is loaded. After more, it is loaded again. */
+const MAX_MEANWHILE = 1_000;
+
+/** What follows a channel. */
+export interface Follower<Page> {
+  /** A channel that another connection may change. Without one, the state stays empty. */
+  readonly channelOf: (userId: string | undefined) => string | undefined;
+  /** The first channel, or another one: everything of the one before must go. */
+  readonly reset: (channel: string | undefined) => void;
+  readonly load: () => Promise<Page>;
+  /** `meanwhile` was pushed since the request for the page, and was given to `onMessage` too. */
+  readonly onPage: (page: Page, meanwhile: readonly ChannelMessage[]) => void;
+  /** The channel or the page is refused. */
+  readonly onError?: ((error: TidewireError) => void) | undefined;
+  /** Returns whether the state follows from the message. If not, it is loaded again. */
+  readonly onMessage: (message: ChannelMessage) => boolean;
+}
+
+/** Follows a channel. Returns a function that ends it. */
+export function follow<Page>(client: WebSocketClient, { channelOf, reset, load, onPage, onError, onMessage }: Follower<Page>): () => void {
+  let unsubscribe: (() => void) | undefined;
+  // `null`: not known yet, other than a connection without a channel.
+  let channel: string | null | undefined = null;
+  let isStale = false;
+  /** The pushes since a request for a page. Another list than that of a reply: the reply comes too late. */
+  let meanwhile: ChannelMessage[] | undefined;
+  const read = (): void => {
+    if (!isStale || meanwhile) {
+      return;
+    }
+    const own: ChannelMessage[] = (meanwhile = []);
+    isStale = false;
+    load().then(
+      (page) => {
+        if (own === meanwhile) {
+          meanwhile = undefined;
+          isStale ||= own.length >= MAX_MEANWHILE;
+          onPage(page, own);
+          read();
+        }
+      },
+      (error: unknown) => {
+        if (own === meanwhile) {
+          meanwhile = undefined;
+          // The next connection reads again. A lost one refused nothing.
+          isStale = true;
+          if (client.state.status === "connected") {
+            onError?.(error as TidewireError);
+          }
+        }
+      },
+    );
+  };
+  const receive = (message: ChannelMessage): void => {
+    if (meanwhile && meanwhile.length < MAX_MEANWHILE) {
+      meanwhile.push(message);
+    }
+    isStale = message.type === "gap" || !onMessage(message) || isStale;
+    read();
+  };
+  const onState = (state: ClientState): void => {
+    if (state.status !== "connected") {
+      return;
+    }
+    const next = channelOf(state.welcome.userId);
+    if (next !== channel) {
+      unsubscribe?.();
+      meanwhile = undefined;
+      channel = next;
+      isStale = true;
+      reset(next);
+      unsubscribe = next ? client.subscribe(next, receive, onError && { onError }) : undefined;
+    }
+    if (next) {
+      read();
+    }
+  };
+  onState(client.state);
+  const off = client.on("state", onState);
+  return () => {
+    off();
+    meanwhile = undefined;
+    unsubscribe?.();
+  };
+}

@@ -1,0 +1,83 @@
+/**
+ * Live values: what hooks show, and the work that keeps it current.
+ *
+ * A value starts its work with the first component that shows it, and all components share it.
+ * The work ends a while after the last one left, so that a remount (StrictMode, hot reload) or a
+ * change of symbols and back sends nothing to the server.
+ */
+import { frames } from "./frame.ts";
+
+/** Time in milliseconds from the last component's leave to the end of the work. */
+const LINGER_MS = 500;
+
+/** Shows what `compute` returns, from the next frame on: it is called once, however often the value changes until then. */
+export type Show<T> = (compute: () => T) => void;
+
+interface Entry {
+  shown: unknown;
+  readonly listeners: Set<() => void>;
+  /** Ends the work. */
+  readonly stop: () => void;
+  timer: ReturnType<typeof setTimeout> | undefined;
+}
+
+/** The live values of one client, by key. */
+export interface LiveValues {
+  /** The value that components show now. Reading starts nothing: React may drop a render. */
+  readonly read: <T>(key: string, initial: T) => T;
+  /** Keeps a value current for `listener`. `start` returns what ends the work. Returns a function that ends it for this listener. */
+  readonly watch: <T>(key: string, initial: T, start: (show: Show<T>) => () => void, listener: () => void) => () => void;
+  /** Ends all work at once. */
+  readonly stopAll: () => void;
+}
+
+/** Creates the live values of one client. */
+export function liveValues(): LiveValues {
+  const nextFrame = frames();
+  const entries = new Map<string, Entry>();
+
+  const open = <T>(shown: T, start: (show: Show<T>) => () => void): Entry => {
+    let newest: () => T;
+    const commit = (): void => {
+      const next = newest();
+      if (entry.shown !== next) {
+        entry.shown = next;
+        for (const listener of [...entry.listeners]) {
+          listener();
+        }
+      }
+    };
+    const stop = start((compute) => {
+      newest = compute;
+      nextFrame(commit);
+    });
+    const entry: Entry = { shown, listeners: new Set(), stop, timer: undefined };
+    return entry;
+  };
+  const end = (key: string, { timer, stop }: Entry): void => {
+    clearTimeout(timer);
+    entries.delete(key);
+    stop();
+  };
+
+  return {
+    read: <T>(key: string, initial: T) => (entries.get(key)?.shown ?? initial) as T,
+    watch(key, initial, start, listener) {
+      const entry = entries.get(key) ?? open(initial, start);
+      entries.set(key, entry);
+      entry.listeners.add(listener);
+      clearTimeout(entry.timer);
+      return () => {
+        entry.listeners.delete(listener);
+        if (!entry.listeners.size && entries.get(key) === entry) {
+          entry.timer = setTimeout(end, LINGER_MS, key, entry);
+        }
+      };
+    },
+    stopAll() {
+      for (const [key, entry] of entries) {
+        end(key, entry);
+      }
+    },
+  };
+}

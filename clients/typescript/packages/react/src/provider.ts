@@ -1,0 +1,67 @@
+/** Provider: creates the client of the components below it, and connects it while it is mounted. */
+import { type ClientError, type ClientOptions, WebSocketClient } from "@tidewire/client";
+import { createElement, type ReactElement, type ReactNode, useEffect, useMemo } from "react";
+import { openSession, type Session, SessionContext } from "./session.ts";
+
+/** Props of a `WebSocketProvider`: the address of a server, or a client. */
+export type WebSocketProviderProps = {
+  readonly children?: ReactNode;
+  /** Called with each error that no hook shows: a refused channel, a message that is not valid. */
+  readonly onError?: ((error: ClientError) => void) | undefined;
+} & (
+  | {
+      /** For example `wss://example.com/v1/ws`. With another URL, the provider opens another connection. */
+      readonly url: string | URL;
+      /** Options of the client. A new object replaces them without another connection. */
+      readonly options?: ClientOptions | undefined;
+      readonly client?: undefined;
+    }
+  | {
+      /** A client of your own, for example one that tabs share. The provider connects it, and leaves it connected. */
+      readonly client: WebSocketClient;
+      readonly url?: undefined;
+      readonly options?: undefined;
+    }
+);
+
+/** Sessions of clients that the application created: providers of one client share its live values. */
+const shared = new WeakMap<WebSocketClient, Session>();
+
+/** Gives the components below it one connection. On a server it connects to nothing. */
+export function WebSocketProvider({ url, options, client, onError, children }: WebSocketProviderProps): ReactElement {
+  const address = client ?? String(url);
+  const session = useMemo(() => {
+    const found = client && shared.get(client);
+    const opened = found ?? openSession(() => client ?? new WebSocketClient(String(url), options));
+    if (client) {
+      shared.set(client, opened);
+    }
+    return opened;
+    // Other options do not need another client: see below.
+  }, [address]);
+
+  useEffect(() => {
+    session.client().setOptions(options ?? {});
+  }, [session, options]);
+
+  useEffect(() => onError && session.client().on("error", onError), [session, onError]);
+
+  useEffect(() => {
+    session.mounts += 1;
+    session.client().connect();
+    return () => {
+      session.mounts -= 1;
+      // StrictMode and hot reload unmount and mount again in one task: the connection stays.
+      setTimeout(() => {
+        if (session.mounts === 0) {
+          session.values.stopAll();
+          if (typeof address === "string") {
+            session.client().disconnect();
+          }
+        }
+      });
+    };
+  }, [session, address]);
+
+  return createElement(SessionContext.Provider, { value: session }, children);
+}

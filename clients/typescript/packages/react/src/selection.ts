@@ -1,0 +1,34 @@
+/** Selection: the names that a hook was called with, and those that its component adds and removes. */
+import { useMemo, useState } from "react";
+import type { Source } from "./session.ts";
+
+/** One name or several. */
+export type Names = string | readonly string[];
+
+/** A source, and the name that the component chose it by. */
+export type Named<T> = Source<T> & { readonly name: string };
+
+/** The sources of the chosen names, `subscribe` and `unsubscribe`. `given` may be another array in each render. */
+export function useSelection<T>(
+  given: Names,
+  sourceOf: (name: string) => Source<T>,
+): readonly [sources: readonly Named<T>[], subscribe: (names: Names) => void, unsubscribe: (names: Names) => void] {
+  const [changes, setChanges] = useState<ReadonlyMap<string, boolean>>(new Map());
+  const [subscribe, unsubscribe] = useMemo(
+    () =>
+      [true, false].map((isChosen) => (names: Names) => {
+        setChanges((before) => new Map([...before, ...[names].flat().map((name) => [name, isChosen] as const)]));
+      }) as [(names: Names) => void, (names: Names) => void],
+    [],
+  );
+  const key = JSON.stringify(given);
+  const sources = useMemo(() => {
+    const names = new Set([given].flat());
+    for (const [name, isChosen] of changes) {
+      names[isChosen ? "add" : "delete"](name);
+    }
+    return [...names].map((name) => ({ ...sourceOf(name), name }));
+    // The key stands for `given`.
+  }, [key, changes]);
+  return [sources, subscribe, unsubscribe];
+}

@@ -1,0 +1,86 @@
+/** Session: a client, and the live values that components show of it. Hooks find it in a context. */
+import type { WebSocketClient } from "@tidewire/client";
+import { createContext, useContext, useMemo, useSyncExternalStore } from "react";
+import { type LiveValues, liveValues, type Show } from "./live.ts";
+
+/** A client and its live values. */
+export interface Session {
+  /** Returns the client. The first call creates it: effects and handlers call it, so that a render on a server never does. */
+  readonly client: () => WebSocketClient;
+  readonly values: LiveValues;
+  /** Mounted providers of this session. */
+  mounts: number;
+}
+
+/** Creates a session. */
+export function openSession(create: () => WebSocketClient): Session {
+  let client: WebSocketClient | undefined;
+  return { client: () => (client ??= create()), values: liveValues(), mounts: 0 };
+}
+
+/** The session of the nearest `WebSocketProvider`. */
+export const SessionContext = createContext<Session | undefined>(undefined);
+
+function useSession(): Session {
+  const session = useContext(SessionContext);
+  if (!session) {
+    throw new Error("there is no <WebSocketProvider> above this component");
+  }
+  return session;
+}
+
+/**
+ * Returns the client of the nearest `WebSocketProvider`, for requests, publications and channels of
+ * your own. Throws without a provider.
+ */
+export function useClient(): WebSocketClient {
+  return useSession().client();
+}
+
+/** A kind of live value: how it begins, and the work that keeps it current. Sources of one key are the same. */
+export interface Source<T> {
+  /** Names the value among all of a session. */
+  readonly key: string;
+  /** The value before the work has a result. A server renders it, and so does hydration. */
+  readonly initial: T;
+  /** Starts the work. Returns a function that ends it. */
+  readonly start: (client: WebSocketClient, show: Show<T>) => () => void;
+}
+
+/**
+ * Shows what `select` returns of some values, which are kept current while the component is
+ * mounted. It renders when one of the results changes. `sources` must be the same list until it changes.
+ */
+export function useSources<T, Part = T>(sources: readonly Source<T>[], select: (value: T) => Part = (value) => value as unknown as Part): readonly Part[] {
+  const session = useSession();
+  const [subscribe, read, readInitial] = useMemo(() => {
+    const { client, values } = session;
+    /** Returns the same list while its items are the same. */
+    const list = (valueOf: (key: string, initial: T) => T): (() => readonly Part[]) => {
+      let last: readonly Part[] | undefined;
+      return () => {
+        const next = sources.map(({ key, initial }) => select(valueOf(key, initial)));
+        return last && next.every((item, index) => item === last?.[index]) ? last : (last = next);
+      };
+    };
+    return [
+      (listener: () => void) => {
+        const stops = sources.map(({ key, initial, start }) => values.watch(key, initial, (show: Show<T>) => start(client(), show), listener));
+        return () => {
+          for (const stop of stops) {
+            stop();
+          }
+        };
+      },
+      list(values.read),
+      list((_key, initial) => initial),
+    ] as const;
+    // `select` is the same function for one hook.
+  }, [session, sources]);
+  return useSyncExternalStore(subscribe, read, readInitial);
+}
+
+/** Shows one value. `sources` has it, and must be the same list in each render. */
+export function useSource<T, Part = T>(sources: readonly [Source<T>], select?: (value: T) => Part): Part {
+  return useSources(sources, select)[0] as Part;
+}

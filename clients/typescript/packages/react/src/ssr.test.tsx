@@ -1,0 +1,63 @@
+// @vitest-environment node
+import type { ReactElement } from "react";
+import { renderToString } from "react-dom/server";
+import { afterEach, expect, it, vi } from "vitest";
+import {
+  ConnectionStatus,
+  useAlerts,
+  useChannel,
+  useConnection,
+  useMarketOverview,
+  useNotifications,
+  usePriceStream,
+  useTransaction,
+  useWalletUpdates,
+  WebSocketProvider,
+} from "./index.ts";
+
+afterEach(() => {
+  vi.unstubAllGlobals();
+});
+
+function Page(): ReactElement {
+  const { status } = useConnection();
+  const { prices, loading } = usePriceStream(["BTC-USD"]);
+  const market = useMarketOverview();
+  const transaction = useTransaction("0xAB", 1);
+  const { pendingTxs, recentActivity, balanceChanges } = useWalletUpdates("0xAB");
+  const { notifications, unreadCount } = useNotifications();
+  const alerts = useAlerts();
+  const channel = useChannel("analytics:visitors");
+  return (
+    <main>
+      {JSON.stringify({ status, prices: prices.size, loading, market, transaction, pendingTxs, recentActivity, balanceChanges, notifications, unreadCount })}
+      {JSON.stringify({ alerts, channel })}
+      <ConnectionStatus />
+    </main>
+  );
+}
+
+it("renders on a server, also one without a WebSocket, and opens no connection and no timer", () => {
+  for (const WebSocket of [undefined, class {
+    constructor() {
+      throw new Error("a connection on a server");
+    }
+  }]) {
+    vi.stubGlobal("WebSocket", WebSocket);
+    vi.useFakeTimers();
+    const html = renderToString(
+      <WebSocketProvider url="wss://example.com/v1/ws">
+        <Page />
+      </WebSocketProvider>,
+    );
+    expect(html).toContain('role="status"');
+    expect(html).toContain("Connecting…");
+    expect(html).toContain("&quot;loading&quot;:true");
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
+  }
+});
+
+it("a hook without a provider says what is missing", () => {
+  expect(() => renderToString(<Page />)).toThrow("<WebSocketProvider>");
+});
