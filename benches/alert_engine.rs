@@ -107,6 +107,7 @@ fn rule(number: usize, threshold: usize) -> AlertRule {
                 threshold: Some(tidewire_proto::v1::Decimal {
                     value: threshold.to_string(),
                 }),
+                hysteresis: None,
             })),
         }),
         repeat: Some(AlertRepeat {

@@ -7,9 +7,14 @@
 set -euo pipefail
 server="${1:-http://127.0.0.1:8080}" symbol="${2:-BTC-USD}"
 
-# rpc METHOD JSON [OPTION…]: calls an RPC. If it fails, prints the server's error.
+# rpc METHOD JSON [OPTION…]: calls an RPC. If it fails, prints the server's error and ends the script.
 rpc() {
-  curl -sS --fail-with-body -X POST "$server/v1/rpc/AlertService/$1" -d "$2" "${@:3}" && echo
+  local answer
+  if ! answer="$(curl -sS --fail-with-body -X POST "$server/v1/rpc/AlertService/$1" -d "$2" "${@:3}")"; then
+    echo "$1: $answer" >&2
+    return 1
+  fi
+  echo "$answer"
 }
 
 # user METHOD JSON: the same in the name of the token's user.

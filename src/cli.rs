@@ -180,12 +180,12 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
 fn whole(mut reading: Reading) -> anyhow::Result<Config> {
     let of_parts = reading.config.as_ref().map(serve::problems);
     for problem in of_parts.into_iter().flatten() {
-        reading.add(problem);
+        reading.add(&problem);
     }
     if let Ok(filter) = std::env::var(telemetry::LOG_VARIABLE)
         && let Err(problem) = check_log_filter(&filter)
     {
-        reading.add(problem);
+        reading.add(&problem);
     }
     reading.into_config()
 }

@@ -56,6 +56,9 @@ pub(crate) struct Config {
     /// The file that the configuration was read from.
     #[serde(skip)]
     pub(crate) file: Option<PathBuf>,
+    /// The settings of the command line.
+    #[serde(skip)]
+    pub(crate) overrides: Overrides,
     /// Whether anything but the address and the form of the log is configured.
     #[serde(skip)]
     pub(crate) is_configured: bool,

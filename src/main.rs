@@ -18,6 +18,7 @@ mod sample;
 mod secret;
 mod security;
 mod serve;
+mod server_series;
 mod telemetry;
 
 use std::process::ExitCode;

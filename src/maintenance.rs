@@ -77,13 +77,13 @@ pub(crate) async fn save_revocations(revocations: RevocationStore, cancel: Cance
 
 /// Reads the configuration again on each SIGHUP, and applies its sources of prices.
 pub(crate) async fn reload_sources(
-    file: Option<PathBuf>,
+    (file, overrides): (Option<PathBuf>, Overrides),
     prices: PriceEngine,
     mut hang_ups: Signal,
     cancel: CancellationToken,
 ) {
     while let Some(Some(())) = cancel.run_until_cancelled(hang_ups.recv()).await {
-        let reloaded = Reading::of(file.as_deref(), &Overrides::default())
+        let reloaded = Reading::of(file.as_deref(), &overrides)
             .into_config()
             .and_then(|config| Ok(prices.reload_sources(&config.prices)?));
         match reloaded {

@@ -21,11 +21,12 @@ use tidewire_adapters::{
 };
 use tidewire_chain::{ChainEngine, sample::SampleNode};
 use tidewire_notification::UserPushes;
-use tidewire_price::PriceEngine;
+use tidewire_price::{Candles, PriceEngine};
 use tidewire_service::{
-    AdminRpc, AlertRpc, NotifyRpc, PriceRpc, RevocationStore, Router, StreamRpc, WatchRpc,
+    AdminRpc, AlertRpc, NotifyRpc, PriceRpc, RevocationStore, Router, ServerSeries, StreamRpc,
+    WatchRpc,
 };
-use tidewire_store::{EmbeddedStore, SharedStore};
+use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore};
 use tidewire_stream::{
     Namespace, Namespaces, PublishRight, SharedClock, StreamCore, StreamOptions, SystemClock,
     deadline,
@@ -48,7 +49,9 @@ use crate::{
     histories, maintenance,
     notifications::Notifications,
     sample::SampleUser,
-    security, telemetry,
+    security,
+    server_series::SeriesSampler,
+    telemetry,
 };
 
 /// Longest part of the drain window that is left for threads and histories, after clients.
@@ -144,6 +147,7 @@ pub(crate) struct Server {
     pub(crate) store: Option<SharedStore>,
     pub(crate) stream: Arc<StreamCore>,
     pub(crate) prices: PriceEngine,
+    candles: Candles,
     pub(crate) chains: ChainEngine,
     pub(crate) chain_tap: Arc<ChainTap>,
     sample_node: Option<SampleNode>,
@@ -203,6 +207,10 @@ impl Server {
         }
         let price_config = feed.price_config(&config.prices);
         let prices = PriceEngine::new(&price_config, stream.clone(), clock.clone())?;
+        // A replay keeps its candles in memory.
+        let candle_store = store.clone();
+        let candle_store = candle_store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        let candles = Candles::new(&prices, stream.clone(), candle_store);
         let chain_tap = Arc::new(ChainTap::new(stream.clone()));
         let chains = ChainEngine::new(
             &config.chain,
@@ -211,6 +219,7 @@ impl Server {
             store.clone(),
         )?;
         let providers = prices.channel_providers().into_iter();
+        let providers = providers.chain([candles.channel_provider()]);
         for (namespace, provider) in providers.chain(chains.channel_providers()) {
             stream.register_provider(namespace, provider)?;
         }
@@ -226,6 +235,7 @@ impl Server {
             store,
             stream,
             prices,
+            candles,
             chains,
             chain_tap,
             sample_node,
@@ -257,7 +267,8 @@ impl Server {
         let address = listener.local_addr()?;
         let revocations = RevocationStore::new(self.stream.clone(), self.store.clone());
         let watches = WatchRpc::new(self.stream.clone(), self.chains.clone());
-        let price = PriceRpc::new(self.prices.clone()).in_place_of(self.tried.clone());
+        let price = PriceRpc::new(self.prices.clone(), self.candles.clone())
+            .in_place_of(self.tried.clone());
         let notify = NotifyRpc::new(self.stream.clone());
         let delivery = match &self.store {
             Some(store) => {
@@ -278,6 +289,7 @@ impl Server {
             self.chains.notify_users(Arc::new(sink));
         }
         let alert = AlertRpc::new(self.stream.clone());
+        let series = ServerSeries::default();
         let router = Router::new(&self.stream, &price, &watches, &notify, &alert);
         let services = Services {
             stream: StreamRpc::new(self.stream.clone(), router),
@@ -287,6 +299,7 @@ impl Server {
                 self.stream.clone(),
                 revocations.clone(),
                 notify.delivery().clone(),
+                series.clone(),
             ),
             notify: notify.clone(),
             alert: alert.clone(),
@@ -320,14 +333,15 @@ impl Server {
         }
         if self.feed.is_live() {
             let hang_ups = signal(SignalKind::hangup())?;
-            let (file, prices) = (self.config.file.clone(), self.prices.clone());
+            let sources = (self.config.file.clone(), self.config.overrides.clone());
             tasks.spawn(maintenance::reload_sources(
-                file,
-                prices,
+                sources,
+                self.prices.clone(),
                 hang_ups,
                 halt.clone(),
             ));
         }
+        tasks.spawn(self.candles.clone().run(halt.clone()));
         self.feed.start(&self.prices, tasks, halt);
         let (stream, metrics) = (self.stream.clone(), self.metrics);
         let health = HealthWatch {
@@ -338,6 +352,13 @@ impl Server {
             store: self.store.clone(),
         };
         tasks.spawn(health.run(halt.clone()));
+        let sampler = SeriesSampler {
+            stream: self.stream.clone(),
+            prices: self.prices.clone(),
+            alerts: alert.clone(),
+            series,
+        };
+        tasks.spawn(sampler.run(halt.clone()));
         tasks.spawn(maintenance::sweep_histories(stream, metrics, halt.clone()));
         tasks.spawn(maintenance::sweep_watches(watches, halt.clone()));
         if let Some(notifications) = notifications {
@@ -404,6 +425,10 @@ impl Server {
         for chain in &self.config.chain {
             tracing::info!(chain = chain.id, name = chain.label(), "follows a chain");
         }
+        self.candles
+            .load()
+            .await
+            .context("candles cannot be read from the store")?;
         // Before histories: a history continues in the epoch that its chain restored.
         self.chains
             .start(&self.lifetime.tasks, &self.lifetime.halt)

@@ -125,6 +125,14 @@ pub(crate) fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "Gaps in the trades of a symbol at a venue."
     );
     metrics::describe_gauge!("tidewire_venue_connected", "Whether a venue is connected.");
+    metrics::describe_counter!(
+        "tidewire_candle_late_ticks_total",
+        "Prices that came after their minute was closed, and count in no candle."
+    );
+    metrics::describe_counter!(
+        "tidewire_candle_saves_total",
+        "Times that candles were saved."
+    );
     describe_chain_metrics();
     metrics::describe_counter!(
         "tidewire_notifications_total",

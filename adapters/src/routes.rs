@@ -56,14 +56,15 @@ async fn not_found(uri: Uri) -> HttpError {
 
 /// Answers a known path with the wrong method.
 async fn method_not_allowed(method: Method, uri: Uri) -> HttpError {
+    let expected = match uri.path().starts_with("/v1/rpc/") {
+        true => "POST",
+        false => "the method that `Allow` names",
+    };
     HttpError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         StreamError::new(
             ErrorCode::Unimplemented,
-            format!(
-                "{} does not take {method}, expected the method that `Allow` names",
-                uri.path()
-            ),
+            format!("{} does not take {method}, expected {expected}", uri.path()),
         ),
     )
 }

@@ -6,7 +6,7 @@ import tseslint from "typescript-eslint";
 const globals = (...names) => Object.fromEntries(names.map((name) => [name, "readonly"]));
 const nodeGlobals = globals("clearTimeout", "console", "fetch", "process", "setTimeout", "TextDecoderStream", "URL", "WebSocket");
 /** Globals of functions that the browser test runs in the page. */
-const pageGlobals = globals("CSSStyleSheet", "FontFace", "MutationObserver", "NodeFilter", "atob", "document", "navigator", "window");
+const pageGlobals = globals("CSSStyleSheet", "FontFace", "Event", "addEventListener", "history", "localStorage", "MutationObserver", "NodeFilter", "atob", "document", "navigator", "window");
 
 export default defineConfig(
   globalIgnores(["**/dist/", "**/node_modules/", "**/.next/", "**/next-env.d.ts"]),
@@ -40,6 +40,6 @@ export default defineConfig(
     },
   },
   { files: ["**/*.mjs", "**/*.js"], languageOptions: { globals: nodeGlobals } },
-  { files: ["packages/console/e2e/*.mjs"], languageOptions: { globals: pageGlobals } },
+  { files: ["packages/*/e2e/*.mjs"], languageOptions: { globals: pageGlobals } },
   { files: ["**/*.config.ts", "**/*.config.js"], rules: { "no-restricted-syntax": "off" }, },
 );

@@ -100,7 +100,15 @@ fn an_unknown_enum_value_lists_the_known() {
 fn unions_take_one_known_case() {
     assert_eq!(
         refusal::<v1::DisconnectRequest>(r#"{"user":"u1","connectionId":"c-01"}"#),
-        "`user`: given beside another field that excludes it"
+        "`user`: given beside another field that excludes it, expected one of connectionId, user"
+    );
+    assert_eq!(
+        refusal::<v1::AlertRule>(r#"{"repeat":5}"#),
+        r#"`repeat`: expected one of "once", "recurring", {"times": …}, found 5"#
+    );
+    assert_eq!(
+        refusal::<v1::AlertRule>(r#"{"expiresAt":"2026-12-01T00:00:00Z"}"#),
+        r#"`expiresAt`: expected milliseconds since the Unix epoch, a whole number, found "2026-12-01T00:00:00Z""#
     );
     let error =
         refusal::<v1::AlertRule>(r#"{"condition":{"kind":"all","conditions":[{"kind":"moon"}]}}"#);

@@ -44,7 +44,19 @@ impl Catalog for EngineCatalog {
         self.chains.contains(&chain)
     }
 
+    fn chains(&self) -> Vec<u64> {
+        let mut chains: Vec<_> = self.chains.iter().copied().collect();
+        chains.sort_unstable();
+        chains
+    }
+
     fn has_currency(&self, currency: &str) -> bool {
         self.currencies.contains(currency)
+    }
+
+    fn currencies(&self) -> Vec<String> {
+        let mut currencies: Vec<_> = self.currencies.iter().cloned().collect();
+        currencies.sort_unstable();
+        currencies
     }
 }

@@ -64,21 +64,21 @@ impl Reading {
         problems
             .into_iter()
             .flatten()
-            .for_each(|problem| reading.add(problem));
+            .for_each(|problem| reading.add(&problem));
         reading
     }
 
     /// Adds a problem of a configuration that could be read. Adds nothing about a key that was
     /// taken out, or that is said already.
-    pub(crate) fn add(&mut self, problem: String) {
+    pub(crate) fn add(&mut self, problem: &str) {
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let mut words = problem.split(|c| !is_word(c));
         if words.any(|word| self.removed.iter().any(|removed| removed == word)) {
             return;
         }
-        let line = self.lines.line_of_text(&problem);
+        let line = self.lines.line_of_text(problem);
         let place = line.and_then(|line| Some(format!(" ({})", self.place(line)?)));
-        let explained = Renamed::explain(&self.renamed, &anyhow::anyhow!(problem.clone()));
+        let explained = Renamed::explain(&self.renamed, &anyhow::anyhow!(problem.to_owned()));
         let text = format!("{explained}{}", place.unwrap_or_default());
         if !self.problems.contains(&text) {
             self.problems.push(text);
@@ -129,6 +129,7 @@ impl Reading {
         self.config = self.extract(sources);
         if let Some(config) = &mut self.config {
             config.file = self.file.clone();
+            config.overrides = overrides.clone();
             config.is_configured = is_configured;
         }
         Ok(())

@@ -22,7 +22,7 @@ use serde_json::Value;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Allowed direct dependencies of each crate. Add a new crate here.
-const MAY_DEPEND_ON: [(&str, &[&str]); 13] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 14] = [
     ("tidewire-proto", &[]),
     ("tidewire-store", &["tidewire-proto"]),
     ("tidewire-stream", &["tidewire-proto"]),
@@ -58,6 +58,8 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 13] = [
         "tidewire-adapters",
         &["tidewire-proto", "tidewire-stream", "tidewire-service"],
     ),
+    // A client knows the protocol, and nothing of the server.
+    ("tidewire-client", &["tidewire-proto"]),
     ("tidewire-load", EVERYTHING),
     ("tidewire-tests", EVERYTHING),
     ("tidewire", EVERYTHING),
@@ -79,6 +81,7 @@ const EVERYTHING: &[&str] = &[
     "tidewire-delivery",
     "tidewire-service",
     "tidewire-adapters",
+    "tidewire-client",
 ];
 
 /// Returns the crates of the workspace, each with its dependencies in the workspace except

@@ -22,6 +22,7 @@ pub struct Backtest {
     last_ms: i64,
     /// Deadlines that may still be judged.
     deadlines_left: usize,
+    stopped_at_ms: Option<i64>,
 }
 
 impl Backtest {
@@ -38,6 +39,7 @@ impl Backtest {
             start_ms: None,
             last_ms: i64::MIN,
             deadlines_left: ALL_DEADLINES,
+            stopped_at_ms: None,
         })
     }
 
@@ -96,10 +98,20 @@ impl Backtest {
     fn poll(&mut self, fires: &mut Vec<Fire>) {
         let mut outputs = Vec::new();
         while self.evaluator.poll(usize::MAX, &mut outputs) {}
-        fires.extend(outputs.into_iter().filter_map(|output| match output {
-            Output::Fire(fire) => Some(*fire),
-            _ => None,
-        }));
+        for output in outputs {
+            match output {
+                Output::Fire(fire) => fires.push(*fire),
+                Output::Stop { at, .. } => self.stopped_at_ms = Some(at.wall_ms),
+                _ => {}
+            }
+        }
+    }
+
+    /// When the rule fired too often and was stopped, in milliseconds since the Unix epoch. Nothing
+    /// fires after it.
+    #[must_use]
+    pub const fn stopped_at_ms(&self) -> Option<i64> {
+        self.stopped_at_ms
     }
 }
 

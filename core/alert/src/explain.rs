@@ -4,20 +4,17 @@ use rust_decimal::Decimal;
 
 use crate::{Phase, SubjectValue};
 
-/// The decision about a rule at its subject's last value.
+/// Effect of the newest value on a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// The value is not known yet, or the history is too short.
+    /// The condition cannot be judged: a value is not known, or its history is too short.
     Unknown,
-    /// The condition is false.
-    False,
-    /// The condition is true and fired the rule, or was true when the rule was armed.
-    True,
-    /// The condition became true while the rule was snoozed or cooled down. The rule fires at the
-    /// end if the condition is still true.
-    Deferred,
-    /// The rule is disabled, stopped, expired or exhausted, and is not judged.
-    NotJudged,
+    /// The condition is false, and a crossing is so unless this value crossed.
+    NotMet,
+    /// The value, or the time since then, fired the rule.
+    Fired,
+    /// The condition is true, and the state of the rule prevents that it fires.
+    Suppressed,
 }
 
 /// An explanation.
@@ -27,13 +24,19 @@ pub struct Explanation {
     pub version: u32,
     /// The rule's phase.
     pub phase: Phase,
-    /// The decision.
+    /// The effect of the newest value.
     pub decision: Decision,
-    /// The value that the first condition tests.
+    /// Whether the condition is true. A crossing is true at the value that crossed, and while it is
+    /// deferred.
+    pub holds: bool,
+    /// The number of the test, from left to right, that `value` and both ticks are of: the first
+    /// about the subject whose value arrived last.
+    pub test: usize,
+    /// The value that this test compares.
     pub value: Option<Decimal>,
-    /// The last value of the first condition's subject.
+    /// The newest value of its subject.
     pub current: Option<SubjectValue>,
-    /// The value before it.
+    /// The value of this subject before it.
     pub previous: Option<SubjectValue>,
     /// The reason in words.
     pub reason: String,

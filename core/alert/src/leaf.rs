@@ -3,6 +3,9 @@
 //! A test has one detector, or two if both directions count. A detector is unknown, off or on. A
 //! test *rises* when a detector goes from off to on. A test of a moment does nothing else; the
 //! first value only sets it. A test of a level also rises when its first value sets it on.
+//!
+//! A detector that is on may be *marked*: it rose with the newest passage of the rule, which fired
+//! or was deferred. A deferred passage of a moment stands as long as a marked detector is on.
 
 use rust_decimal::Decimal;
 use tidewire_proto::v1::TransactionState;
@@ -20,6 +23,9 @@ pub(crate) enum Detector {
     On,
 }
 
+/// Bits of a detector that is on and marked.
+const MARKED: u8 = 3;
+
 /// State of a test: up to two detectors, of two bits each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct LeafState(pub(crate) u8);
@@ -36,7 +42,11 @@ impl LeafState {
     }
 
     fn set(&mut self, number: u32, is_on: bool) {
-        let bits = if is_on { 2 } else { 1 };
+        let bits = match (is_on, (self.0 >> (2 * number)) & 0b11) {
+            (true, MARKED) => MARKED,
+            (true, _) => 2,
+            (false, _) => 1,
+        };
         self.0 = (self.0 & !(0b11 << (2 * number))) | (bits << (2 * number));
     }
 
@@ -49,6 +59,29 @@ impl LeafState {
     pub(crate) fn is_on(self) -> bool {
         self.get(0) == Detector::On || self.get(1) == Detector::On
     }
+
+    /// Whether a detector is on that rose with the newest passage.
+    pub(crate) const fn is_marked(self) -> bool {
+        self.0 & 0b11 == MARKED || (self.0 >> 2) & 0b11 == MARKED
+    }
+
+    /// Marks the detectors that rose, by their bits in `risen`.
+    pub(crate) fn mark(&mut self, risen: u8) {
+        for number in 0..2 {
+            if risen & (1 << number) != 0 && self.get(number) == Detector::On {
+                self.0 |= MARKED << (2 * number);
+            }
+        }
+    }
+
+    /// Removes all marks.
+    pub(crate) fn unmark(&mut self) {
+        for number in 0..2 {
+            if (self.0 >> (2 * number)) & 0b11 == MARKED {
+                self.0 &= !(1 << (2 * number));
+            }
+        }
+    }
 }
 
 /// The change that a value makes.
@@ -59,6 +92,10 @@ pub(crate) struct Step {
     pub(crate) passes: bool,
     /// Whether this is the first value, and it sets the test on.
     pub(crate) starts_on: bool,
+    /// Whether a reorg took back a transaction's state that was reached.
+    pub(crate) takes_back: bool,
+    /// The detectors that rose: bit 0 for the first, bit 1 for the second.
+    pub(crate) risen: u8,
 }
 
 /// One direction of a test: when it turns on, and when off. In between it keeps its state.
@@ -74,10 +111,18 @@ impl Test {
     pub(crate) fn step(&self, value: Decimal, before: LeafState, is_retraction: bool) -> Step {
         let mut state = before;
         let mut passes = false;
+        let mut risen = 0;
+        let is_level = !self.is_crossing();
         let mut turn = |number: u32, turns_on: bool, turns_off: bool| {
             let detector = before.get(number);
             let is_on = direction(turns_on, turns_off, detector);
             passes |= is_on && detector == Detector::Off;
+            let rises = match detector {
+                Detector::Unknown => is_level,
+                Detector::Off => true,
+                Detector::On => false,
+            };
+            risen |= u8::from(is_on && rises) << number;
             state.set(number, is_on);
         };
         match *self {
@@ -89,7 +134,11 @@ impl Test {
                 let is_true = value <= threshold;
                 turn(0, is_true, !is_true);
             }
-            Self::CrossesUp {
+            Self::StaysAbove {
+                threshold,
+                hysteresis,
+            }
+            | Self::CrossesUp {
                 threshold,
                 hysteresis,
             } => {
@@ -99,7 +148,11 @@ impl Test {
                     is_back_down(value, threshold, hysteresis),
                 );
             }
-            Self::CrossesDown {
+            Self::StaysBelow {
+                threshold,
+                hysteresis,
+            }
+            | Self::CrossesDown {
                 threshold,
                 hysteresis,
             } => {
@@ -140,21 +193,28 @@ impl Test {
             }
             Self::Reaches(wanted) => {
                 let is_reached = reaches(value, wanted);
-                turn(0, is_reached, is_retraction && !is_reached);
+                let is_undone = is_undone(value, wanted, is_retraction);
+                turn(0, is_reached, !is_reached && is_undone);
             }
         }
         Step {
             state,
             passes,
             starts_on: !before.is_known() && state.is_on() && !self.is_crossing(),
+            takes_back: matches!(self, Self::Reaches(_)) && before.is_on() && !state.is_on(),
+            risen,
         }
     }
 
     /// Whether the test is true by the value alone, without hysteresis.
     pub(crate) fn is_true(&self, value: Decimal) -> bool {
         match *self {
-            Self::Above(threshold) | Self::CrossesUp { threshold, .. } => value >= threshold,
-            Self::Below(threshold) | Self::CrossesDown { threshold, .. } => value <= threshold,
+            Self::Above(threshold)
+            | Self::StaysAbove { threshold, .. }
+            | Self::CrossesUp { threshold, .. } => value >= threshold,
+            Self::Below(threshold)
+            | Self::StaysBelow { threshold, .. }
+            | Self::CrossesDown { threshold, .. } => value <= threshold,
             Self::CrossesEither { .. } => true,
             Self::Enters { low, high } => (low..=high).contains(&value),
             Self::Exits { low, high } => !(low..=high).contains(&value),
@@ -180,7 +240,11 @@ impl Test {
         match *self {
             Self::Above(threshold) => add(threshold, Side::Before),
             Self::Below(threshold) => add(threshold, Side::After),
-            Self::CrossesUp {
+            Self::StaysAbove {
+                threshold,
+                hysteresis,
+            }
+            | Self::CrossesUp {
                 threshold,
                 hysteresis,
             } => {
@@ -189,7 +253,11 @@ impl Test {
                     add(threshold - hysteresis, Side::After);
                 }
             }
-            Self::CrossesDown {
+            Self::StaysBelow {
+                threshold,
+                hysteresis,
+            }
+            | Self::CrossesDown {
                 threshold,
                 hysteresis,
             } => {
@@ -236,6 +304,44 @@ fn is_back_up(value: Decimal, threshold: Decimal, hysteresis: Decimal) -> bool {
     value > threshold && value >= threshold + hysteresis
 }
 
+/// The state of a transaction with this number.
+fn transaction_state(number: Decimal) -> Option<TransactionState> {
+    let number = i32::try_from(number).ok()?;
+    TransactionState::try_from(number).ok()
+}
+
+/// Whether a state that was reached did not stay: a reorg removed the block that made it so. While
+/// this server is away it sees no reorg, but a state that excludes the wanted one says the same.
+/// Pending says it only of a reorg that was seen: a node that is called anew may report it for a
+/// moment. That a transaction was pending or dropped is not undone by what follows.
+fn is_undone(number: Decimal, wanted: TransactionState, is_retraction: bool) -> bool {
+    use TransactionState as State;
+    let Some(state) = transaction_state(number) else {
+        return is_retraction;
+    };
+    let excludes = match wanted {
+        State::Unspecified | State::Unknown | State::Pending | State::Dropped => return false,
+        State::Confirming | State::Confirmed | State::Finalized => matches!(
+            state,
+            State::Failed | State::Replaced | State::Cancelled | State::Dropped
+        ),
+        State::Failed => !matches!(
+            state,
+            State::Unspecified | State::Unknown | State::Pending | State::Failed
+        ),
+        // A replacement may turn out to be a cancellation.
+        State::Replaced | State::Cancelled => matches!(
+            state,
+            State::Confirming
+                | State::Confirmed
+                | State::Finalized
+                | State::Failed
+                | State::Dropped
+        ),
+    };
+    is_retraction || excludes
+}
+
 /// Whether a transaction in the state with this number has reached the wanted one. States of a
 /// successful transaction follow one another; the others are reached by themselves alone.
 fn reaches(number: Decimal, wanted: TransactionState) -> bool {
@@ -246,9 +352,7 @@ fn reaches(number: Decimal, wanted: TransactionState) -> bool {
         TransactionState::Finalized => Some(4),
         _ => None,
     };
-    let state = i32::try_from(number).ok();
-    let state = state.and_then(|number| TransactionState::try_from(number).ok());
-    state.is_some_and(|state| {
+    transaction_state(number).is_some_and(|state| {
         state == wanted
             || matches!((rank(state), rank(wanted)), (Some(is), Some(wanted)) if is >= wanted)
     })

@@ -16,6 +16,8 @@ pub struct Fire {
     pub value: Decimal,
     /// That value before. `None` if there was none.
     pub previous: Option<Decimal>,
+    /// The number of the condition that the value is of, from left to right.
+    pub test: u8,
     /// The threshold that was passed, if the condition has one.
     pub threshold: Option<Decimal>,
     /// The subject's value at the time: for a symbol its price.

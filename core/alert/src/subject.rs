@@ -59,3 +59,10 @@ impl SubjectValue {
         TransactionState::try_from(number).ok()
     }
 }
+
+/// The public name of a transaction's state, for example `confirmed`.
+pub(crate) fn state_name(state: TransactionState) -> String {
+    let name = state.as_str_name();
+    let name = name.strip_prefix("TRANSACTION_STATE_").unwrap_or(name);
+    name.to_ascii_lowercase()
+}

@@ -13,7 +13,7 @@ use crate::RuleError;
 const MOST_RENDERED_BYTES: usize = 4_096;
 
 /// Fields that a template may name.
-const FIELDS: [(&str, Field); 10] = [
+const FIELDS: [(&str, Field); 11] = [
     ("name", Field::Name),
     ("symbol", Field::Symbol),
     ("price", Field::Price),
@@ -24,6 +24,7 @@ const FIELDS: [(&str, Field); 10] = [
     ("chain", Field::Chain),
     ("portfolio", Field::Portfolio),
     ("transaction", Field::Transaction),
+    ("state", Field::State),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,7 @@ enum Field {
     Chain,
     Portfolio,
     Transaction,
+    State,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct TemplateFields<'a> {
     pub portfolio: Option<&'a str>,
     /// The transaction's hash.
     pub transaction: Option<&'a str>,
+    /// The transaction's state.
+    pub state: Option<&'a str>,
 }
 
 impl Template {
@@ -168,6 +172,7 @@ impl TemplateFields<'_> {
             Field::Chain => self.chain.map(|chain| chain.to_string()),
             Field::Portfolio => word(self.portfolio),
             Field::Transaction => word(self.transaction),
+            Field::State => word(self.state),
         };
         // Writing to a string cannot fail.
         let _ = write!(text, "{}", value.as_deref().unwrap_or("-"));

@@ -8,8 +8,11 @@
 
 mod support;
 
-use support::{HOUR_MS, SECOND_MS, START_MS, World, above, btc, crosses_up, decimal, rule};
-use tidewire_alert::{Condition, Input, Output, Phase, Repeat, Rule, Tick};
+use support::{HOUR_MS, SECOND_MS, START_MS, World, above, btc, crosses_up, decimal, leaf, rule};
+use tidewire_alert::{
+    Condition, Input, Leaf, Output, Phase, Repeat, Rule, SignalKind, Subject, Test, Tick,
+};
+use tidewire_proto::v1::TransactionState;
 
 fn once(condition: Condition) -> Rule {
     Rule {
@@ -221,4 +224,249 @@ fn an_expired_rule_never_fires() {
     world.update(0, |rule| rule.expires_at_ms = None);
     assert_eq!(world.slots(), [0; 0]);
     assert_eq!(world.prices(&["99", "101"]), 1);
+}
+
+#[test]
+fn a_deferred_crossing_of_either_direction_that_is_undone_is_dropped() {
+    for (hysteresis, prices) in [("0", ["100", "101"]), ("5", ["99", "106"])] {
+        let either = Rule {
+            cooldown_ms: 10_000,
+            ..rule(leaf(Test::CrossesEither {
+                threshold: decimal("100"),
+                hysteresis: decimal(hysteresis),
+            }))
+        };
+        let mut world = World::of(&either);
+        assert_eq!(world.prices(&["94", "106"]), 1);
+        // Down and up again within the cooldown of the way up.
+        assert_eq!(world.prices(&prices), 0);
+        world.advance(60_000);
+        assert_eq!(world.slots(), [0; 0], "hysteresis {hysteresis}");
+        assert_eq!(world.prices(&["94"]), 1);
+        // A passage that is not undone fires at the end.
+        assert_eq!(world.prices(&["106"]), 0);
+        world.advance(60_000);
+        assert_eq!(world.slots(), [0]);
+    }
+}
+
+#[test]
+fn a_deferred_crossing_among_several_conditions_that_is_undone_is_dropped() {
+    let any = Rule {
+        cooldown_ms: 10_000,
+        ..rule(Condition::Any(vec![
+            crosses_up("100", "0"),
+            crosses_up("200", "0"),
+        ]))
+    };
+    let mut world = World::of(&any);
+    assert_eq!(world.prices(&["90", "150"]), 1);
+    assert_eq!(world.prices(&["210", "150"]), 0);
+    world.advance(60_000);
+    // The price is above 100 as it was when the cooldown began.
+    assert_eq!(world.slots(), [0; 0]);
+}
+
+#[test]
+fn a_change_keeps_the_last_value_of_what_only_this_rule_is_about() {
+    let subjects = [
+        (
+            Subject::Portfolio {
+                user: "ada".into(),
+                portfolio: "main".into(),
+            },
+            Some("USD"),
+        ),
+        (Subject::Gas(1), None),
+    ];
+    for (subject, currency) in subjects {
+        let test = |test| {
+            Condition::Leaf(Leaf {
+                subject: subject.clone(),
+                signal: SignalKind::Value,
+                test,
+            })
+        };
+        let value = |world: &mut World, value: &str| {
+            let tick = Tick::new(decimal(value), 0);
+            let input = match currency {
+                Some(currency) => Input::Portfolio {
+                    tick,
+                    currency: currency.into(),
+                },
+                None => Input::Gas(tick),
+            };
+            world.apply(&subject, input);
+            world.slots().len()
+        };
+        let mut world = World::of(&once(test(Test::Above(decimal("10")))));
+        assert_eq!(value(&mut world, "3"), 0);
+        world.update(0, |rule| rule.condition = test(Test::Above(decimal("5"))));
+        assert_eq!(world.phase(0), Phase::Armed);
+        assert_eq!(value(&mut world, "6"), 1);
+        world.update(0, |rule| rule.repeat = Repeat::Recurring);
+        assert_eq!(value(&mut world, "4"), 0);
+        assert_eq!(value(&mut world, "6"), 1);
+    }
+}
+
+#[test]
+fn a_change_keeps_the_highest_value_of_a_drawdown() {
+    let subject = Subject::Portfolio {
+        user: "ada".into(),
+        portfolio: "main".into(),
+    };
+    let fall = |percent: &str| {
+        Condition::Leaf(Leaf {
+            subject: subject.clone(),
+            signal: SignalKind::DrawdownPercent { window_ms: None },
+            test: Test::Above(decimal(percent)),
+        })
+    };
+    let mut world = World::of(&once(fall("50")));
+    let value = |world: &mut World, value: &str| {
+        let input = Input::Portfolio {
+            tick: Tick::new(decimal(value), 0),
+            currency: "USD".into(),
+        };
+        world.apply(&subject, input);
+        world.slots().len()
+    };
+    assert_eq!(value(&mut world, "100") + value(&mut world, "95"), 0);
+    world.update(0, |rule| rule.condition = fall("20"));
+    assert_eq!(value(&mut world, "81"), 0);
+    assert_eq!(value(&mut world, "79"), 1);
+}
+
+/// A transaction, and its test.
+fn transaction(wanted: TransactionState) -> (Subject, Condition) {
+    let subject = Subject::Transaction {
+        chain: 1,
+        hash: "0x1".into(),
+    };
+    let test = Condition::Leaf(Leaf {
+        subject: subject.clone(),
+        signal: SignalKind::State,
+        test: Test::Reaches(wanted),
+    });
+    (subject, test)
+}
+
+/// A state of a transaction. Returns how many fires were retracted.
+fn reach(world: &mut World, subject: &Subject, state: TransactionState, reorged: bool) -> usize {
+    let input = Input::Transaction {
+        state,
+        is_retraction: reorged,
+        observed_us: 1,
+    };
+    world.apply(subject, input);
+    let outputs = world.poll().into_iter();
+    outputs
+        .filter(|output| matches!(output, Output::Retract { .. }))
+        .count()
+}
+
+#[test]
+fn a_reorg_retracts_only_what_the_transaction_made() {
+    let (subject, test) = transaction(TransactionState::Confirming);
+    let any = || once(Condition::Any(vec![above("100"), test.clone()]));
+    // The price fires, and the transaction is included and taken back later.
+    let mut world = World::of(&any());
+    world.price("90");
+    assert_eq!(world.prices(&["101"]), 1);
+    assert_eq!(
+        reach(&mut world, &subject, TransactionState::Confirming, false),
+        0
+    );
+    world.price("95");
+    assert_eq!(
+        reach(&mut world, &subject, TransactionState::Pending, true),
+        0
+    );
+    assert_eq!(world.phase(0), Phase::Exhausted);
+    assert_eq!(world.prices(&["101"]), 0);
+    // The transaction fires, and is taken back.
+    let mut world = World::of(&any());
+    world.price("90");
+    assert_eq!(
+        reach(&mut world, &subject, TransactionState::Confirming, false),
+        0
+    );
+    assert_eq!(world.phase(0), Phase::Exhausted);
+    world.restart(1_000);
+    assert_eq!(
+        reach(&mut world, &subject, TransactionState::Pending, true),
+        1
+    );
+    assert_eq!(world.prices(&["90", "101"]), 1);
+}
+
+#[test]
+fn a_fire_is_retracted_when_the_price_beside_its_transaction_fell_before() {
+    let (subject, test) = transaction(TransactionState::Confirming);
+    let mut world = World::of(&once(Condition::All(vec![above("100"), test])));
+    world.price("101");
+    reach(&mut world, &subject, TransactionState::Confirming, false);
+    assert_eq!(world.phase(0), Phase::Exhausted);
+    world.price("95");
+    assert_eq!(
+        reach(&mut world, &subject, TransactionState::Pending, true),
+        1
+    );
+}
+
+#[test]
+fn a_reorg_that_nobody_saw_is_known_by_the_state() {
+    use TransactionState as State;
+    for (wanted, fired, later, retracts) in [
+        (State::Confirming, State::Confirming, State::Dropped, 1),
+        (State::Confirmed, State::Confirmed, State::Replaced, 1),
+        (State::Confirmed, State::Confirmed, State::Failed, 1),
+        (State::Failed, State::Failed, State::Confirming, 1),
+        (State::Replaced, State::Replaced, State::Confirmed, 1),
+        // It may be the same block, seen by a node that is behind.
+        (State::Confirmed, State::Confirmed, State::Confirming, 0),
+        // A node that was called anew does not say yet what it has.
+        (State::Confirmed, State::Confirmed, State::Pending, 0),
+        (State::Confirmed, State::Confirmed, State::Unknown, 0),
+        // That it was so is not undone.
+        (State::Pending, State::Pending, State::Dropped, 0),
+        (State::Dropped, State::Dropped, State::Pending, 0),
+        (State::Replaced, State::Replaced, State::Cancelled, 0),
+    ] {
+        let (subject, test) = transaction(wanted);
+        let mut world = World::of(&once(test));
+        reach(&mut world, &subject, fired, false);
+        assert_eq!(world.phase(0), Phase::Exhausted);
+        world.restart(1_000);
+        let found = reach(&mut world, &subject, later, false);
+        assert_eq!(found, retracts, "{wanted:?}, then {later:?}");
+    }
+}
+
+#[test]
+fn a_level_with_a_hysteresis_ends_when_the_price_is_back_by_it() {
+    let stays = rule(leaf(Test::StaysAbove {
+        threshold: decimal("100"),
+        hysteresis: decimal("5"),
+    }));
+    // Already true at the first value.
+    let mut world = World::of(&stays);
+    assert_eq!(world.prices(&["101"]), 1);
+    // In between it neither ends nor fires again.
+    assert_eq!(world.prices(&["97", "101", "95.01", "100"]), 0);
+    world.price("96");
+    assert_eq!(world.phase(0), Phase::Recovering);
+    assert_eq!(world.prices(&["95", "99.99", "100"]), 1);
+    let mut world = World::of(&stays);
+    // Below the threshold it is not true at first.
+    assert_eq!(world.prices(&["97"]), 0);
+    assert_eq!(world.phase(0), Phase::Armed);
+    let stays = rule(leaf(Test::StaysBelow {
+        threshold: decimal("100"),
+        hysteresis: decimal("5"),
+    }));
+    let mut world = World::of(&stays);
+    assert_eq!(world.prices(&["99", "104.99", "100"]), 1);
+    assert_eq!(world.prices(&["105", "100"]), 1);
 }

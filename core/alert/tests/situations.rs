@@ -532,7 +532,7 @@ fn an_explanation_has_both_values_and_the_decision() {
         .explain(0, &rule(above("100")), world.now)
         .unwrap();
     assert_eq!(explanation.version, 1);
-    assert_eq!(explanation.decision, Decision::False);
+    assert_eq!(explanation.decision, Decision::NotMet);
     assert_eq!(explanation.value, Some(decimal("99")));
     let (current, previous) = (explanation.current.unwrap(), explanation.previous.unwrap());
     assert_eq!(

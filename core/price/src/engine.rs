@@ -443,7 +443,8 @@ impl PriceEngine {
         self.aggregator.lock().check_channel(rest)
     }
 
-    fn now_us(&self) -> i64 {
+    /// The engine's time: the clock's, or that of a recording.
+    pub(crate) fn now_us(&self) -> i64 {
         self.time.now_us()
     }
 }

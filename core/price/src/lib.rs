@@ -2,13 +2,14 @@
 //!
 //! [`PriceEngine`] is the entry point. [`venue`] holds pure parsers of the venues' protocols, and
 //! `source` their connections. [`aggregate`] turns the parsed events into published prices,
-//! `market` sums them up, and `supply` polls numbers of coins. [`recording`] writes frames to a
+//! `market` sums them up, `candle` makes candles of them, and `supply` polls numbers of coins. [`recording`] writes frames to a
 //! file and plays them.
 //!
 //! Dependencies point one way: `symbol` ← `venue` ← `config` ← `aggregate` ← `source`, `supply`,
 //! `recording` ← `engine`.
 
 pub mod aggregate;
+mod candle;
 mod clock;
 pub mod config;
 mod decimal;
@@ -25,6 +26,7 @@ mod tls;
 pub mod venue;
 
 pub use aggregate::{Aggregator, LinkState, PriceGap, PriceTick, SourceId};
+pub use candle::{Candle, CandleInterval, Candles, CandlesError};
 pub use config::{ConfigError, PriceConfig, SourceClock, SourceConfig};
 pub use engine::PriceEngine;
 pub use error::PriceError;

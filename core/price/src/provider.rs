@@ -1,4 +1,4 @@
-//! Channel providers of the price engine: `prices` and `market`.
+//! Channel providers of the price engine: `prices`, `market` and `candles`.
 //!
 //! Configured symbols are priced all the time, so a subscription activates nothing.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tidewire_proto::v1::ErrorCode;
 use tidewire_stream::{ChannelProvider, StreamError};
 
-use crate::PriceEngine;
+use crate::{Candles, CandlesError, PriceEngine};
 
 impl PriceEngine {
     /// The providers of the engine's channels, by namespace.
@@ -42,5 +42,31 @@ impl ChannelProvider for MarketProvider {
                 "there is no such channel, expected market:overview",
             )),
         }
+    }
+}
+
+impl Candles {
+    /// The provider of the channels `candles:{symbol}:{interval}`.
+    #[must_use]
+    pub fn channel_provider(&self) -> (&'static str, Arc<dyn ChannelProvider>) {
+        ("candles", Arc::new(CandlesProvider(self.clone())))
+    }
+}
+
+/// Channels `candles:{symbol}:{interval}`.
+struct CandlesProvider(Candles);
+
+impl ChannelProvider for CandlesProvider {
+    fn validate(&self, rest: &str) -> Result<(), StreamError> {
+        let checked = self.0.check_channel(rest);
+        checked.map_err(|error| {
+            let text = match error {
+                CandlesError::Interval(_) => {
+                    format!("there is no channel candles:{rest}, expected SYMBOL and one of 1m, 5m, 1h, 1d, for example candles:BTC-USD:1m")
+                }
+                error => error.to_string(),
+            };
+            StreamError::new(ErrorCode::NotFound, text)
+        })
     }
 }

@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use tidewire_proto::v1::{
-    Connection, DeadLetter, DisconnectRequest, DisconnectResponse, ListConnectionsRequest,
-    ListConnectionsResponse, ListDeadLettersRequest, ListDeadLettersResponse, RevokeRequest,
-    RevokeResponse, SubscribeUserRequest, SubscribeUserResponse, UnsubscribeUserRequest,
-    UnsubscribeUserResponse, admin_service_server::AdminService, disconnect_request,
-    revoke_request, subscribe_user_request, unsubscribe_user_request,
+    Connection, DeadLetter, DisconnectRequest, DisconnectResponse, GetServerSeriesRequest,
+    GetServerSeriesResponse, ListConnectionsRequest, ListConnectionsResponse,
+    ListDeadLettersRequest, ListDeadLettersResponse, RevokeRequest, RevokeResponse,
+    SubscribeUserRequest, SubscribeUserResponse, UnsubscribeUserRequest, UnsubscribeUserResponse,
+    admin_service_server::AdminService, disconnect_request, revoke_request, subscribe_user_request,
+    unsubscribe_user_request,
 };
 use tidewire_stream::{ConnectionFilter, Session, StreamCore, Target, UserId, auth::Revocation};
 use tonic::{Request, Response, Status};
 
-use crate::{DeliverySlot, RevocationStore, caller_of, status_of};
+use crate::{DeliverySlot, RevocationStore, ServerSeries, caller_of, status_of};
 
 /// Connections of a page when the request sets no limit.
 const PAGE: u32 = 100;
@@ -29,21 +30,24 @@ pub struct AdminRpc {
     stream: Arc<StreamCore>,
     revocation_store: RevocationStore,
     delivery: DeliverySlot,
+    series: ServerSeries,
 }
 
 impl AdminRpc {
     /// The service over `stream`, for operators. Revocations are saved in `revocation_store`, and
-    /// dead letters are those of `delivery`.
+    /// dead letters are those of `delivery`, and figures those of `series`.
     #[must_use]
     pub fn new(
         stream: Arc<StreamCore>,
         revocation_store: RevocationStore,
         delivery: DeliverySlot,
+        series: ServerSeries,
     ) -> Self {
         Self {
             stream,
             revocation_store,
             delivery,
+            series,
         }
     }
 }
@@ -103,6 +107,14 @@ fn connection_info(session: &Session) -> Connection {
 
 #[tonic::async_trait]
 impl AdminService for AdminRpc {
+    async fn get_server_series(
+        &self,
+        request: Request<GetServerSeriesRequest>,
+    ) -> Result<Response<GetServerSeriesResponse>, Status> {
+        admit(&request)?;
+        Ok(Response::new(self.series.read()))
+    }
+
     async fn list_connections(
         &self,
         request: Request<ListConnectionsRequest>,

@@ -1,12 +1,13 @@
 //! `PriceService`: prices, market overview and sources.
 
-use tidewire_price::{ConfigError, PriceEngine, SourceConfig, VenueKind};
+use tidewire_price::{Candles, CandlesError, ConfigError, PriceEngine, SourceConfig, VenueKind};
 use tidewire_proto::v1::{
-    AddSourceRequest, AddSourceResponse, GetMarketOverviewRequest, GetPriceRequest,
-    ListSourcesRequest, ListSourcesResponse, MarketOverview, PriceUpdate, RemoveSourceRequest,
-    RemoveSourceResponse, price_service_server::PriceService,
+    AddSourceRequest, AddSourceResponse, GetCandlesRequest, GetCandlesResponse,
+    GetMarketOverviewRequest, GetPriceRequest, ListSourcesRequest, ListSourcesResponse,
+    MarketOverview, PriceUpdate, RemoveSourceRequest, RemoveSourceResponse,
+    price_service_server::PriceService,
 };
-use tidewire_stream::{Scope, StreamError};
+use tidewire_stream::{CallQuota, Scope, StreamError};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -19,15 +20,17 @@ use crate::{
 pub struct PriceRpc {
     engine: PriceEngine,
     tried: Option<PriceEngine>,
+    candles: Candles,
 }
 
 impl PriceRpc {
-    /// The service over `engine`. Operators and back ends may change sources.
+    /// The service over `engine` and its `candles`. Operators and back ends may change sources.
     #[must_use]
-    pub fn new(engine: PriceEngine) -> Self {
+    pub fn new(engine: PriceEngine, candles: Candles) -> Self {
         Self {
             engine,
             tried: None,
+            candles,
         }
     }
 
@@ -64,6 +67,16 @@ fn config_status(error: &ConfigError) -> Status {
     }
 }
 
+/// The status of an error about candles.
+fn candles_status(error: &CandlesError) -> Status {
+    let text = error.to_string();
+    match error {
+        CandlesError::Symbol(_) => Status::not_found(text),
+        CandlesError::Interval(_) | CandlesError::Limit(_) => Status::invalid_argument(text),
+        CandlesError::Store(_) => Status::unavailable(text),
+    }
+}
+
 /// Checks that the caller is identified, if the server requires it. Prices are public.
 fn admit<T>(request: &Request<T>) -> Result<(), Status> {
     identity_of(request)
@@ -90,6 +103,28 @@ impl PriceService for PriceRpc {
     ) -> Result<Response<MarketOverview>, Status> {
         admit(&request)?;
         Ok(Response::new(self.engine.overview()))
+    }
+
+    async fn get_candles(
+        &self,
+        request: Request<GetCandlesRequest>,
+    ) -> Result<Response<GetCandlesResponse>, Status> {
+        admit(&request)?;
+        let quota = request.extensions().get::<CallQuota>().cloned();
+        let GetCandlesRequest {
+            symbol,
+            interval,
+            since,
+            limit,
+        } = request.into_inner();
+        // The call itself was charged as one message.
+        if let Some(quota) = quota {
+            let days = Candles::days_of_page(&interval, limit);
+            quota.charge_messages(days.saturating_sub(1));
+        }
+        let items = self.candles.get(&symbol, &interval, since, limit).await;
+        let items = items.map_err(|error| candles_status(&error))?;
+        Ok(Response::new(GetCandlesResponse { items }))
     }
 
     async fn list_sources(

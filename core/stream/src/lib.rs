@@ -42,7 +42,7 @@ pub use clock::{Clock, ManualClock, SharedClock, SystemClock, deadline};
 pub use content::{Content, SharedEvent};
 pub use error::StreamError;
 pub use health::{PartHealth, PartReport};
-pub use hub::{LateShard, Shard, ShardId, Sink};
+pub use hub::{DeliveryTimes, LateShard, Shard, ShardId, Sink};
 pub use identity::{Identity, Scope, UserId};
 pub use limit::{
     CallLimits, CallQuota, ClientKey, LimitError, LimitOptions, SessionLimits, SessionQuota,

@@ -161,13 +161,14 @@ impl Namespace {
     }
 
     /// The namespaces that every server has. This table alone names them.
-    fn built_in() -> [Self; 7] {
+    fn built_in() -> [Self; 8] {
         [
             Self {
                 batched: true,
                 ..Self::latest("prices")
             },
             Self::latest("market"),
+            Self::latest("candles"),
             Self {
                 opening: Opening::Newest,
                 ..Self::engine_history("blocks")
@@ -233,7 +234,7 @@ impl std::fmt::Debug for Namespaces {
 }
 
 impl Namespaces {
-    /// The namespaces that every server has: `prices`, `market`, `blocks`, `tx`,
+    /// The namespaces that every server has: `prices`, `market`, `candles`, `blocks`, `tx`,
     /// `wallet`, `events` and `user`.
     #[must_use]
     pub fn built_in() -> Self {

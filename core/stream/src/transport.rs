@@ -41,6 +41,8 @@ pub struct TransportStats {
     pub bytes_sent: u64,
     /// Bytes received from them.
     pub bytes_received: u64,
+    /// Messages handed to them.
+    pub deliveries: u64,
 }
 
 /// Counters of one transport.
@@ -48,6 +50,7 @@ pub(crate) struct TransportCounters {
     transport: Transport,
     connects: Counter,
     deliveries: Counter,
+    delivered: AtomicU64,
     /// Bytes of the connections that have ended.
     ended_sent: AtomicU64,
     ended_received: AtomicU64,
@@ -60,6 +63,7 @@ impl TransportCounters {
             transport,
             connects: counter("tidewire_connects_total"),
             deliveries: counter("tidewire_deliveries_total"),
+            delivered: AtomicU64::new(0),
             ended_sent: AtomicU64::new(0),
             ended_received: AtomicU64::new(0),
         }
@@ -71,6 +75,7 @@ impl TransportCounters {
 
     pub(crate) fn count_deliveries(&self, messages: usize) {
         self.deliveries.increment(messages as u64);
+        self.delivered.fetch_add(messages as u64, Ordering::Relaxed);
     }
 
     /// Adds the bytes of a connection that has ended.
@@ -83,13 +88,14 @@ impl TransportCounters {
         self.transport
     }
 
-    /// Counts of the connections that have ended.
+    /// Counts of the connections that have ended, and the messages to all.
     fn ended(&self) -> TransportStats {
         TransportStats {
             transport: self.transport,
             connections: 0,
             bytes_sent: self.ended_sent.load(Ordering::Relaxed),
             bytes_received: self.ended_received.load(Ordering::Relaxed),
+            deliveries: self.delivered.load(Ordering::Relaxed),
         }
     }
 }

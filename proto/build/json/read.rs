@@ -81,13 +81,18 @@ impl Shape<'_> {
 
     fn read_plain(&self, oneof: &OneofDescriptor) -> String {
         let mut code = String::from("{\n            let mut found = None;\n");
+        let names: Vec<_> = oneof
+            .fields()
+            .map(|field| field.json_name().to_owned())
+            .collect();
+        let names = names.join(", ");
         for field in oneof.fields() {
             let (json, kind) = (field.json_name().to_owned(), self.value(&field));
             let (case, inner) = (self.case(oneof, &field), inner(&field));
             let _ = writeln!(
                 code,
                 "            if let Some(value) = o.some::<{kind}>({json:?})? {{\n                \
-                 if found.is_some() {{ return Err(Object::second_case({json:?})); }}\n                \
+                 if found.is_some() {{ return Err(Object::second_case({json:?}, {names:?})); }}\n                \
                  found = Some({case}(value{inner}));\n            }}"
             );
         }

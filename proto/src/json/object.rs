@@ -84,21 +84,27 @@ impl<'a> Object<'a> {
     }
 
     /// Returns the error for a second case of a union.
-    pub(super) fn second_case(name: &str) -> JsonError {
-        JsonError::new("given beside another field that excludes it").within(name)
+    pub(super) fn second_case(name: &str, cases: &str) -> JsonError {
+        let problem =
+            format!("given beside another field that excludes it, expected one of {cases}");
+        JsonError::new(problem).within(name)
     }
 }
 
-/// A bare name, or an object.
+/// A bare name, an object, or something else, which is no case of any union.
 pub(super) enum NameOrObject<'a> {
     Name(String),
     Object(Object<'a>),
+    Other,
 }
 
 impl<'a> NameOrObject<'a> {
     pub(super) fn read(raw: &'a RawValue, depth: u32) -> Result<Self, JsonError> {
         if raw.get().starts_with('{') {
             return Object::read(raw, depth).map(Self::Object);
+        }
+        if !raw.get().starts_with('"') {
+            return Ok(Self::Other);
         }
         String::read_value(raw, depth).map(Self::Name)
     }

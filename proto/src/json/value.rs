@@ -41,7 +41,34 @@ macro_rules! scalar {
 
 scalar!(String, "a string");
 scalar!(bool, "true or false");
-scalar!(i64, "a whole number");
+
+/// A signed integer. Most of them are times, which people also write as dates.
+impl JsonValue for i64 {
+    fn write_value(&self, out: &mut Vec<u8>) {
+        write(self, out);
+    }
+
+    fn read_value(raw: &RawValue, _depth: u32) -> Result<Self, JsonError> {
+        serde_json::from_str(raw.get()).map_err(|_| {
+            let expected = match is_like_a_date(raw.get()) {
+                true => "milliseconds since the Unix epoch, a whole number",
+                false => "a whole number",
+            };
+            JsonError::expected(expected, raw)
+        })
+    }
+}
+
+/// Whether a value begins like `"2026-12-01`.
+fn is_like_a_date(text: &str) -> bool {
+    let Some(date) = text.as_bytes().get(1..11) else {
+        return false;
+    };
+    date.iter().enumerate().all(|(place, byte)| match place {
+        4 | 7 => *byte == b'-',
+        _ => byte.is_ascii_digit(),
+    })
+}
 
 /// An unsigned integer. The error names no upper bound, because most fields have a smaller one
 /// than their type.

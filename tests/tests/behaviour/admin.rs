@@ -9,6 +9,7 @@ use tidewire_proto::v1::{
 use tidewire_tests::{
     Client, Close, Refusal, Server, Token, Transport,
     client::grpc::{channel, request},
+    eventually,
 };
 use tonic::Code;
 
@@ -446,4 +447,35 @@ async fn presence_needs_read_permission() {
     assert_eq!(presence(None, "vault:ada").await.status, 403);
     assert_eq!(presence(Some(&ada), "vault:ada").await.status, 200);
     assert_eq!(presence(None, "nowhere:a").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_figures_of_the_last_hour_are_read() {
+    let server = Server::start().await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    client.subscribe("demo:a").await;
+    let method = "AdminService/GetServerSeries";
+    let samples = eventually("a sample with a delivery", async || {
+        server.publish("demo:a", json!(1)).await;
+        let answer = server.call(method, None, &json!({})).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let series = answer.json();
+        assert_eq!(series["stepMs"], 10_000);
+        let samples = series["samples"].as_array().unwrap().clone();
+        samples
+            .last()
+            .is_some_and(|last| last["deliveryP99Ms"].is_number())
+            .then_some(samples)
+    })
+    .await;
+    let last = samples.last().unwrap();
+    assert_eq!(
+        (&last["clients"], &last["venues"], &last["chains"]),
+        (&json!(1), &json!(0), &json!(0))
+    );
+    assert!(last["messagesPerSecond"].as_f64().unwrap() > 0.0, "{last}");
+    let refused = server
+        .call(method, Some(&Token::of("ada").sign()), &json!({}))
+        .await;
+    assert_eq!(refused.status, 403, "{}", refused.body);
 }

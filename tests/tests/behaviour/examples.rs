@@ -1,6 +1,11 @@
 //! Examples: each runs against a server and prints its price.
 
-use std::{env, path::Path, process::Stdio};
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use serde_json::json;
 use tidewire_tests::{Program, Server, Token, VenueKind, VenueStandIn, venue::Trade, within};
@@ -87,6 +92,47 @@ async fn prices_are_watched_over_grpc() {
     .await;
 }
 
+#[tokio::test]
+async fn a_back_end_sends_a_notification_with_the_rust_client() {
+    let server = Server::start().await;
+    let mut command = example("send_notification");
+    expect_lines(command.args([&server.url(""), "ada"]), &["sent to 1 inbox"]).await;
+}
+
+#[tokio::test]
+async fn prices_are_followed_with_the_rust_client() {
+    let (server, _venue) = server_with_a_price().await;
+    expect_lines(
+        example("follow_prices").args([&server.url(""), "btc-usd", "ETH-USD"]),
+        &["BTC-USD 61838.01 (1 sources)", "ETH-USD 2680.5 (1 sources)"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn orders_are_resumed_with_the_rust_client() {
+    let server = Server::start().await;
+    let mut command = example("follow_orders");
+    // The first run only publishes two, because nothing follows the subscription.
+    expect_lines(command.arg(server.url("")), &["connected"]).await;
+    let position = server
+        .publish("demo:orders", json!({"id": 7, "item": "rice"}))
+        .await;
+    assert_eq!(position["seq"], 3);
+    let epoch = position["epoch"].as_str().unwrap();
+    let mut command = example("follow_orders");
+    expect_lines(
+        command.args([&server.url(""), epoch, "2"]),
+        &[
+            "order 7 of rice, missed",
+            &format!("resume with {epoch} 3"),
+            "order 1 of tea, missed",
+            "order 2 of coffee, missed",
+        ],
+    )
+    .await;
+}
+
 /// Runs a script to its end, and expects each part in its output.
 async fn expect_output(command: &mut Command, expected: &[&str]) {
     let output = within("a script", command.stdin(Stdio::null()).output());
@@ -106,6 +152,28 @@ fn script(name: &str) -> Command {
             .join("../examples")
             .join(name),
     )
+}
+
+#[tokio::test]
+async fn the_checkout_example_waits_for_confirmations() {
+    let server = Server::builder()
+        .arguments(&["replay", "--loop"])
+        .set("prices", "symbols = []")
+        .start()
+        .await;
+    // The made-up chain has a payment within seconds.
+    let mut node = Command::new("node");
+    let example = script("checkout.mjs");
+    let path = example.as_std().get_program();
+    expect_lines(
+        node.arg(path).arg(server.url("")),
+        &[
+            "waiting for a payment to 0x5a3b1e00000000000000000000000000000000a1",
+            "confirming, 1 of 4",
+            "confirming, 3 of 4",
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -236,5 +304,77 @@ async fn alerts_are_registered_and_explained_with_curl() {
     let mut command = script("alerts.sh");
     command.args([&server.url(""), "BTC-USD"]);
     command.env("TOKEN", Token::of("ada").sign());
+    expect_output(&mut command, &expected).await;
+}
+
+/// Returns the folder of the packages that the Python example needs. The first test on a machine
+/// installs them from PyPI, into the cache folder; later ones find them there.
+async fn python_packages(examples: &Path) -> PathBuf {
+    let requirements = std::fs::read_to_string(examples.join("requirements.txt")).unwrap();
+    let version = Command::new("python3").arg("--version").output();
+    let version = String::from_utf8(within("Python", version).await.unwrap().stdout).unwrap();
+    // Packages with compiled parts fit one version of Python.
+    let name: String = format!("{version}{requirements}")
+        .split_whitespace()
+        .map(|word| format!("-{}", word.replace("==", "-")))
+        .collect();
+    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(
+        || PathBuf::from(env::var_os("HOME").unwrap()).join(".cache"),
+        PathBuf::from,
+    );
+    let folder = cache.join(format!("tidewire/packages{name}"));
+    if folder.is_dir() {
+        return folder;
+    }
+    std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    let new = tempfile::tempdir_in(folder.parent().unwrap()).unwrap();
+    let install = "-m pip install --quiet --disable-pip-version-check --root-user-action=ignore";
+    let mut command = Command::new("python3");
+    command
+        .args(install.split(' '))
+        .arg("--target")
+        .arg(new.path());
+    command.arg("-r").arg(examples.join("requirements.txt"));
+    // No deadline of a test: the network may be slow.
+    let output = command.stdin(Stdio::null()).output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "pip cannot install the packages: {text}"
+    );
+    // Another test may have been faster.
+    if std::fs::rename(new.path(), &folder).is_ok() {
+        let _ = new.keep();
+    }
+    folder
+}
+
+#[tokio::test]
+async fn notifications_are_sent_and_listed_with_python() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/python");
+    let packages = python_packages(&examples).await;
+    let stubs = tempfile::tempdir().unwrap();
+    let python = |script: &str, path: &OsStr| {
+        let mut command = Command::new("python3");
+        command.arg(examples.join(script)).env("PYTHONPATH", path);
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    };
+    let mut generate = python("generate.py", packages.as_os_str());
+    expect_output(generate.arg(stubs.path()), &[]).await;
+    let path = env::join_paths([packages.as_path(), stubs.path()]).unwrap();
+    let server = Server::start().await;
+    let mut command = python("notifications.py", &path);
+    command.args([&server.address().to_string(), "ada"]);
+    command.env("TOKEN", Token::of("ada").sign());
+    command.env_remove("SERVICE_TOKEN");
+    let expected = [
+        "subscribed to user:ada",
+        "sent to 1 inbox",
+        "received: Payment received, seq 1",
+        r#"listed: Payment received: 0.5 ETH from Grace {"order": 7}"#,
+        "unread: 1",
+        "refused: INVALID_ARGUMENT: `notification.type`: none is given",
+    ];
     expect_output(&mut command, &expected).await;
 }

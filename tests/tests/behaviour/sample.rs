@@ -171,18 +171,17 @@ async fn without_configuration_and_venues_the_sample_plays_until_a_venue_deliver
     client.next_of("reconnect").await;
     client.drain().await;
     server.log_line("sample data ends").await;
-    let mut client = eventually("the server of market data", async || {
-        let ready = server
-            .http()
-            .get(server.url("/healthz"))
-            .send()
-            .await
-            .ok()?;
-        let client = Client::connect(Transport::WebSocketJson, &server).await;
-        let is_sample = client.welcome().data["sample"] == true;
-        (ready.status() == 200 && !is_sample).then_some(client)
+    // The port stays. A request to the server that ends may fail.
+    eventually("the server of market data", async || {
+        let url = server.url("/v1/rpc/PriceService/ListSources");
+        let response = server.http().post(url).body("{}").send().await.ok()?;
+        let listed: Value = response.json().await.ok()?;
+        let is_market = listed["sources"][0]["name"] == "coinbase" && listed["tried"].is_null();
+        is_market.then_some(())
     })
     .await;
+    let mut client = Client::connect(Transport::WebSocketJson, &server).await;
+    assert_eq!(client.welcome().data["sample"], Value::Null);
     let epoch = sample["epoch"].as_str().unwrap();
     let resumed = client.resume("demo:a", epoch, 0).await;
     assert_eq!(resumed["recovered"], false, "{resumed}");

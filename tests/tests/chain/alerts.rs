@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use tidewire_tests::{Client, Message, Node, Server, Token, Transport};
 
-use crate::{blocks::wait_for_block, watching::server_on};
+use crate::{
+    blocks::wait_for_block,
+    watching::{server_on, server_with},
+};
 
 async fn connect(server: &Server) -> Client {
     let token = Token::of("ada").sign();
@@ -132,4 +135,34 @@ async fn a_transaction_is_followed_across_a_restart() {
     })
     .await;
     assert_eq!((log.len(), &log[0]["alertId"]), (1, &json!(id)));
+}
+
+#[tokio::test]
+async fn a_reorg_while_the_server_is_away_takes_the_fire_back() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let node = Node::start_with(&["--no-mining"]).await;
+    let path = format!("path = {:?}", folder.path().display().to_string());
+    let builder = || Server::builder().set("store", &path);
+    let rest = "confirmations = 3\nfinality = 6\ndrop_after_ms = 1000";
+    let mut first = server_with(builder(), node.ws(), rest).await;
+    let accounts = node.accounts().await;
+    let mut ada = connect(&first).await;
+    let hash = node.send(&accounts[0], &accounts[1], 5).await;
+    let condition =
+        json!({"kind": "transaction_state", "chain": 31337, "txHash": hash, "state": "confirming"});
+    register(&mut ada, condition).await;
+    node.mine(1).await;
+    push_of(&mut ada, "alert").await;
+    first.kill().await;
+    // The transaction is in no block and in no mempool any more.
+    node.reorg(1).await;
+    node.mine(2).await;
+    let second = server_with(builder(), node.ws(), rest).await;
+    tidewire_tests::eventually("the retraction", async || {
+        let body = json!({"user": "ada"});
+        let log = second.call("AlertService/ListFires", Some(&Token::service()), &body);
+        let log = log.await.json();
+        (log["items"][0]["retracted"] == true).then_some(())
+    })
+    .await;
 }

@@ -32,7 +32,7 @@ pub(crate) async fn server_on(builder: ServerBuilder, endpoint: String) -> Serve
     server_with(builder, endpoint, "confirmations = 3\nfinality = 6").await
 }
 
-async fn server_with(builder: ServerBuilder, endpoint: String, rest: &str) -> Server {
+pub(crate) async fn server_with(builder: ServerBuilder, endpoint: String, rest: &str) -> Server {
     let server = on_chain_with(builder, 31337, &[endpoint], rest)
         .start()
         .await;

@@ -285,8 +285,8 @@ impl Writer {
                 match self.plan_update(&user, &rule, rows, &mut chunk.batch, now) {
                     Ok((id, before, rule, checked)) => {
                         let state = Box::new(rows.states.get(&id).cloned().unwrap_or_default());
-                        if checked.is_some()
-                            && let Some(record) = rearmed(&before, &rule, &state, now)
+                        if let Some(checked) = &checked
+                            && let Some(record) = rearmed(&before, &rule, checked, &state, now)
                         {
                             // With the rule, so that a crash before the next save cannot leave
                             // the state of the old condition to the new one.
@@ -332,18 +332,9 @@ impl Writer {
             Command::Trigger { user, id, reply } => match rows.of_user(id, &user) {
                 Ok(rule) => {
                     let state = rows.states.get(&id).cloned().unwrap_or_default();
-                    let phase = self.shared.judge.lock().phase(id, now);
                     let fire = self.shared.ids.next(now.wall_ms);
-                    let event = AlertEvent {
-                        alert_id: rule.id.clone(),
-                        rule_version: rule.version,
-                        timestamp: now.wall_ms,
-                        id: Some(fire.to_string()),
-                        manual: true,
-                        rule: Some(view::rule(&rule, &state, phase, view::Audience::Owner)),
-                        ..AlertEvent::default()
-                    };
-                    self.stage_event(chunk, fire, &user, event.clone(), None);
+                    let (event, price) = self.manual_fire((fire, id), &user, &rule, &state, now);
+                    self.stage_event(chunk, fire, &user, event.clone(), price);
                     let event = Box::new(event);
                     Some(CheckedCommand::Triggered { event, reply })
                 }
@@ -352,6 +343,36 @@ impl Writer {
             // `run_group` runs it alone.
             Command::Evaluate { reply, .. } => answer(reply, Err(AlertError::Stopped)),
         }
+    }
+
+    /// The event of a fire by hand, with the values that are known now, and the price.
+    fn manual_fire(
+        &self,
+        (fire, id): (Id, Id),
+        user: &str,
+        rule: &AlertRule,
+        state: &StateRecord,
+        now: Now,
+    ) -> (AlertEvent, Option<String>) {
+        let checked = Rule::restore(rule, user, rule.version.unwrap_or(1)).ok();
+        let (phase, explained) = {
+            let judge = self.shared.judge.lock();
+            let explained = judge
+                .slot_of(id)
+                .zip(checked.as_ref())
+                .and_then(|(slot, checked)| judge.evaluator.explain(slot, checked, now));
+            (judge.phase(id, now), explained)
+        };
+        let test = explained.as_ref().map_or(0, |explained| explained.test);
+        let threshold = checked.as_ref().and_then(|checked| {
+            let leaves = checked.condition.leaves();
+            leaves.get(test).and_then(|leaf| leaf.test.threshold())
+        });
+        let shown = view::rule(rule, state, phase, view::Audience::Owner);
+        let event = view::manual_event(fire, explained.as_ref(), threshold, shown, now.wall_ms);
+        let current = explained.and_then(|explained| explained.current);
+        let price = current.map(|current| current.value.normalize().to_string());
+        (event, price)
     }
 
     /// Applies a command whose writes are stored, and answers it.
@@ -513,12 +534,18 @@ impl Writer {
 fn rearmed(
     before: &AlertRule,
     rule: &AlertRule,
+    checked: &Rule,
     record: &StateRecord,
     now: Now,
 ) -> Option<StateRecord> {
     let is_on = |rule: &AlertRule| rule.enabled != Some(false) && rule.stopped_reason.is_none();
     let is_over = |rule: &AlertRule| rule.expires_at.is_some_and(|at_ms| at_ms <= now.wall_ms);
-    let is_new = before.condition != rule.condition || before.repeat != rule.repeat;
+    // By meaning, as the evaluator compares them, and not by the form of the messages.
+    let user = before.user.as_deref().unwrap_or_default();
+    let earlier = Rule::restore(before, user, before.version.unwrap_or(1)).ok();
+    let is_new = earlier.is_none_or(|earlier| {
+        earlier.condition != checked.condition || earlier.repeat != checked.repeat
+    });
     let revives = is_on(rule) && (!is_on(before) || is_over(before) && !is_over(rule));
     if !is_new && !revives {
         return None;

@@ -65,6 +65,9 @@ pub use error::AlertError;
 /// Commands that wait for the writer. Callers wait beyond it.
 const QUEUE: usize = 1_024;
 
+/// The problem of a request without the id of a rule.
+const MISSING_ID: &str = "missing, expected the id of the alert";
+
 /// Bytes of an idempotency key at most.
 const MOST_KEY_BYTES: usize = 255;
 
@@ -290,8 +293,7 @@ impl AlertEngine {
     pub async fn update(&self, user: &str, rule: AlertRule) -> Result<AlertRule, AlertError> {
         let user = check_user(user)?;
         if rule.id.is_empty() {
-            let problem = "missing, expected the id of the alert";
-            return Err(AlertError::invalid("id", problem));
+            return Err(AlertError::invalid("id", MISSING_ID));
         }
         let rule = Box::new(rule);
         self.run(|reply| Command::Update { user, rule, reply })
@@ -333,7 +335,7 @@ impl AlertEngine {
             Some(evaluate_request::Value::Portfolio(portfolio)) => self.portfolio(&portfolio)?,
             None => {
                 let problem = "missing, expected `price` or `portfolio`";
-                return Err(AlertError::invalid("value", problem));
+                return Err(AlertError::invalid("price", problem));
             }
         };
         let input = Box::new(input);
@@ -360,9 +362,16 @@ impl AlertEngine {
             let problem = format!("{value}, expected 0 or more");
             return Err(AlertError::invalid("portfolio.value", problem));
         }
-        if !self.0.catalog.has_currency(&portfolio.currency) {
+        // As names of symbols, in any case.
+        let currency = portfolio.currency.to_ascii_uppercase();
+        if !self.0.catalog.has_currency(&currency) {
             let shown: String = portfolio.currency.chars().take(16).collect();
-            let problem = format!("unknown currency {shown:?}, expected one such as USD");
+            let known = self.0.catalog.currencies();
+            let expected = crate::catalog::one_of(&known, "expected one such as USD");
+            let problem = match shown.is_empty() {
+                true => format!("missing, {expected}"),
+                false => format!("unknown currency {shown:?}, {expected}"),
+            };
             return Err(AlertError::invalid("portfolio.currency", problem));
         }
         let sources: Sources = Some(["evaluate".into()].into());
@@ -372,7 +381,7 @@ impl AlertEngine {
                 formed_us: portfolio.timestamp.saturating_mul(1_000),
                 sources: sources.clone(),
             },
-            currency: portfolio.currency.as_str().into(),
+            currency: currency.into(),
         };
         let subject = Subject::Portfolio {
             user: user.into(),
@@ -475,6 +484,9 @@ impl Shared {
 }
 
 fn rule_id(text: &str) -> Result<Id, AlertError> {
+    if text.is_empty() {
+        return Err(AlertError::invalid("id", MISSING_ID));
+    }
     Id::parse(text).ok_or_else(|| AlertError::NotFound(text.chars().take(32).collect()))
 }
 
@@ -489,7 +501,9 @@ fn check_user(user: &str) -> Result<String, AlertError> {
     match ChannelName::user(user) {
         Ok(_) => Ok(user.to_owned()),
         Err(error) => {
-            let problem = format!("{user:?} is not the id of a user: {error}");
+            // Its channel has the name of the user.
+            let reason = error.to_string().replacen("channel name", "it", 1);
+            let problem = format!("{user:?} is not the id of a user: {reason}");
             Err(AlertError::invalid("user", problem))
         }
     }

@@ -4,15 +4,15 @@
 //! request, which the hub's idempotency key then makes one notification.
 
 use tidewire_proto::v1::{
-    AlertEvent, AlertRule, Notification, NotificationType, NotifyRequest, Priority,
-    TransactionState, alert_condition::Kind,
+    AlertEvent, AlertRule, CrossDirection, Notification, NotificationType, NotifyRequest,
+    PortfolioCondition, Priority, TransactionState, alert_condition::Kind,
 };
 
 use super::{
     record::{OutgoingKind, OutgoingRecord},
     view,
 };
-use crate::{Decimal, Template, TemplateFields};
+use crate::{Decimal, Template, TemplateFields, subject::state_name};
 
 /// Longest title, in bytes.
 const TITLE_BYTES: usize = 200;
@@ -32,7 +32,7 @@ pub(crate) fn request(record: &OutgoingRecord) -> Option<NotifyRequest> {
         OutgoingKind::Stop => (
             format!("Alert stopped: {}", name(rule, event)),
             format!(
-                "The alert was stopped, since {}. {}",
+                "The alert was stopped, since {}.{}",
                 rule.stopped_reason(),
                 dropped(record.count)
             ),
@@ -65,7 +65,7 @@ pub(crate) fn request(record: &OutgoingRecord) -> Option<NotifyRequest> {
     };
     notification.set_type(match kind {
         OutgoingKind::Stop | OutgoingKind::Vanish => NotificationType::SystemAnnouncement,
-        OutgoingKind::Fire | OutgoingKind::Retraction => type_of(rule),
+        OutgoingKind::Fire | OutgoingKind::Retraction => type_of(rule, event),
         OutgoingKind::Summary => NotificationType::PriceAlert,
     });
     notification.set_priority(match rule.priority() {
@@ -82,27 +82,23 @@ pub(crate) fn request(record: &OutgoingRecord) -> Option<NotifyRequest> {
 
 fn dropped(count: u64) -> String {
     match count {
-        0 => "Enable it again once it is changed.".to_owned(),
-        1 => "One fire was dropped. Enable it again once it is changed.".to_owned(),
-        count => format!("{count} fires were dropped. Enable it again once it is changed."),
+        0 => String::new(),
+        1 => " One fire was dropped.".to_owned(),
+        count => format!(" {count} fires were dropped."),
     }
 }
 
-/// The type of a rule's notifications.
-fn type_of(rule: &AlertRule) -> NotificationType {
-    let tests = view::tests(rule);
-    let [Kind::TransactionState(one)] = tests[..] else {
+/// The type of an event's notification. The exact state of a transaction is in its data.
+fn type_of(rule: &AlertRule, event: &AlertEvent) -> NotificationType {
+    let Some(Kind::TransactionState(one)) = view::test_of(rule, event) else {
         return NotificationType::PriceAlert;
     };
     match one.state() {
-        TransactionState::Confirming
-        | TransactionState::Confirmed
-        | TransactionState::Finalized => NotificationType::TransactionConfirmed,
         TransactionState::Failed
         | TransactionState::Replaced
         | TransactionState::Cancelled
         | TransactionState::Dropped => NotificationType::TransactionFailed,
-        _ => NotificationType::PriceAlert,
+        _ => NotificationType::TransactionConfirmed,
     }
 }
 
@@ -135,21 +131,32 @@ fn number(value: Option<&tidewire_proto::v1::Decimal>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.value.clone())
 }
 
-/// The condition in words.
+/// The condition in words: of several, the one that the event is of.
 fn describe(rule: &AlertRule, event: &AlertEvent) -> String {
-    let tests = view::tests(rule);
-    let [one] = tests[..] else {
-        return match &event.symbol {
-            Some(symbol) => format!("{symbol}: several conditions"),
-            None => "Several conditions".to_owned(),
-        };
+    let several = match rule.condition.as_ref().and_then(|one| one.kind.as_ref()) {
+        Some(Kind::All(_)) => " and other conditions",
+        _ => "",
     };
+    match view::test_of(rule, event) {
+        Some(one) => format!("{}{several}", describe_test(one)),
+        None => "Several conditions".to_owned(),
+    }
+}
+
+fn describe_test(one: &Kind) -> String {
     match one {
         Kind::PriceAbove(one) => format!("{} above {}", one.symbol, number(one.threshold.as_ref())),
         Kind::PriceBelow(one) => format!("{} below {}", one.symbol, number(one.threshold.as_ref())),
-        Kind::PriceCrosses(one) => {
-            format!("{} crosses {}", one.symbol, number(one.threshold.as_ref()))
-        }
+        Kind::PriceCrosses(one) => format!(
+            "{} crosses {}{}",
+            one.symbol,
+            number(one.threshold.as_ref()),
+            match one.direction() {
+                CrossDirection::Up => " upwards",
+                CrossDirection::Down => " downwards",
+                _ => "",
+            }
+        ),
         Kind::PriceChannel(one) => format!(
             "{} {} {} to {}",
             one.symbol,
@@ -160,29 +167,123 @@ fn describe(rule: &AlertRule, event: &AlertEvent) -> String {
             number(one.low.as_ref()),
             number(one.high.as_ref())
         ),
-        Kind::PercentChange(one) => format!("{} changes by {} %", one.symbol, one.percent),
-        Kind::MovingAverageCross(one) => format!("{}: averages cross", one.symbol),
+        Kind::PercentChange(one) => format!(
+            "{} changes by {} % within {}",
+            one.symbol,
+            one.percent,
+            duration(one.window_ms)
+        ),
+        Kind::MovingAverageCross(one) => format!(
+            "{}: the average over {} crosses that over {}",
+            one.symbol,
+            duration(one.fast_ms),
+            duration(one.slow_ms)
+        ),
         Kind::VolumeSpike(one) => {
             format!("{}: volume is {} times as usual", one.symbol, one.multiple)
         }
-        Kind::PriceStale(one) => format!("{} has no new price", one.symbol),
+        Kind::PriceStale(one) => {
+            format!(
+                "{} has no new price for {}",
+                one.symbol,
+                duration(one.after_ms)
+            )
+        }
         Kind::PortfolioAbove(one) => {
             format!("{} above {}", one.portfolio, number(one.threshold.as_ref()))
         }
         Kind::PortfolioBelow(one) => {
             format!("{} below {}", one.portfolio, number(one.threshold.as_ref()))
         }
-        Kind::PortfolioChange(one) => format!("{} changed", one.portfolio),
-        Kind::PortfolioDrawdown(one) => format!("{} fell from its highest value", one.portfolio),
+        Kind::PortfolioChange(one) => format!(
+            "{} changed by {} within {}",
+            one.portfolio,
+            amount(one),
+            duration(one.window_ms())
+        ),
+        Kind::PortfolioDrawdown(one) => {
+            format!(
+                "{} fell by {} from its highest value",
+                one.portfolio,
+                amount(one)
+            )
+        }
         Kind::GasAbove(one) => format!("Gas of chain {} above {} gwei", one.chain, one.gwei),
         Kind::GasBelow(one) => format!("Gas of chain {} below {} gwei", one.chain, one.gwei),
-        Kind::TransactionState(one) => {
-            let state = one.state().as_str_name();
-            let state = state.strip_prefix("TRANSACTION_STATE_").unwrap_or(state);
-            format!("Transaction {}", state.to_ascii_lowercase())
-        }
+        Kind::TransactionState(one) => format!("Transaction {}", state_name(one.state())),
         Kind::All(_) | Kind::Any(_) => "Several conditions".to_owned(),
     }
+}
+
+/// The amount of a portfolio's change or fall.
+fn amount(one: &PortfolioCondition) -> String {
+    match one.percent {
+        Some(percent) => format!("{percent} %"),
+        None => number(one.threshold.as_ref()),
+    }
+}
+
+/// A window in the largest unit that divides it.
+fn duration(milliseconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "min"),
+        (1_000, "s"),
+    ];
+    let fits = |(unit, _): &&(u64, &str)| milliseconds > 0 && milliseconds.is_multiple_of(*unit);
+    match UNITS.iter().find(fits) {
+        Some((unit, name)) => format!("{} {name}", milliseconds / unit),
+        None => format!("{milliseconds} ms"),
+    }
+}
+
+/// The value that the test compared, in words. None for a plain price.
+fn measure(test: &Kind, value: Decimal) -> Option<String> {
+    // People read two digits; the data have all.
+    let short = value.round_dp(2).normalize();
+    Some(match test {
+        Kind::PercentChange(one) => {
+            format!(
+                "It changed by {short} % within {}.",
+                duration(one.window_ms)
+            )
+        }
+        Kind::MovingAverageCross(_) => {
+            format!(
+                "Its fast average minus its slow one is {}.",
+                value.normalize()
+            )
+        }
+        Kind::VolumeSpike(_) => format!("Its volume is {short} times the usual one."),
+        Kind::PriceStale(one) => {
+            let seconds = (value / Decimal::ONE_THOUSAND).round_dp(0).normalize();
+            format!("{} had no new price for {seconds} s.", one.symbol)
+        }
+        Kind::PortfolioAbove(one) | Kind::PortfolioBelow(one) => {
+            format!("{} is worth {}.", one.portfolio, value.normalize())
+        }
+        Kind::PortfolioChange(one) => match one.percent {
+            Some(_) => format!("{} changed by {short} %.", one.portfolio),
+            None => format!("{} changed by {}.", one.portfolio, value.normalize()),
+        },
+        Kind::PortfolioDrawdown(one) => match one.percent {
+            Some(_) => format!("{} is {short} % below its highest value.", one.portfolio),
+            None => format!(
+                "{} is {} below its highest value.",
+                one.portfolio,
+                value.normalize()
+            ),
+        },
+        Kind::GasAbove(one) | Kind::GasBelow(one) => {
+            format!(
+                "Gas of chain {} is at {} gwei.",
+                one.chain,
+                value.normalize()
+            )
+        }
+        _ => return None,
+    })
 }
 
 fn exact(text: Option<&str>) -> Option<Decimal> {
@@ -194,23 +295,8 @@ fn body(rule: &AlertRule, record: &OutgoingRecord, event: &AlertEvent) -> String
     let value = |value: &Option<tidewire_proto::v1::Decimal>| {
         exact(value.as_ref().map(|value| value.value.as_str()))
     };
-    let tests = view::tests(rule);
-    let (mut chain, mut portfolio, mut transaction) = (None, None, None);
-    for one in tests {
-        match one {
-            Kind::PortfolioAbove(one)
-            | Kind::PortfolioBelow(one)
-            | Kind::PortfolioChange(one)
-            | Kind::PortfolioDrawdown(one) => portfolio = Some(one.portfolio.as_str()),
-            Kind::GasAbove(one) | Kind::GasBelow(one) => chain = Some(one.chain),
-            Kind::TransactionState(one) => {
-                chain = Some(one.chain);
-                transaction = Some(one.tx_hash.as_str());
-            }
-            _ => {}
-        }
-    }
     let time = event.timestamp.to_string();
+    let state = event.state.map(|_| state_name(event.state()));
     let price = exact(record.price.as_deref()).filter(|_| event.symbol.is_some());
     if let Some(template) = &rule.template
         && let Ok(template) = Template::parse(template)
@@ -223,21 +309,27 @@ fn body(rule: &AlertRule, record: &OutgoingRecord, event: &AlertEvent) -> String
             previous: value(&event.previous),
             threshold: value(&event.threshold),
             time: Some(&time),
-            chain,
-            portfolio,
-            transaction,
+            chain: event.chain,
+            portfolio: event.portfolio.as_deref(),
+            transaction: event.tx_hash.as_deref(),
+            state: state.as_deref(),
         });
     }
     if event.manual {
         return "The alert was fired by hand.".to_owned();
     }
-    match (&event.symbol, price, transaction) {
-        (Some(symbol), Some(price), _) => format!("{symbol} is at {price}."),
-        (_, _, Some(hash)) => format!("{}: {hash}", describe(rule, event)),
-        _ => match &event.value {
-            Some(value) => format!("{}: {}.", describe(rule, event), value.value),
-            None => format!("{}.", describe(rule, event)),
-        },
+    let test = view::test_of(rule, event);
+    let measure = test
+        .zip(value(&event.value))
+        .and_then(|(test, value)| measure(test, value));
+    match (&event.symbol, price, &event.tx_hash, measure) {
+        (Some(symbol), Some(price), _, Some(measure)) => {
+            format!("{symbol} is at {price}. {measure}")
+        }
+        (Some(symbol), Some(price), _, None) => format!("{symbol} is at {price}."),
+        (_, _, Some(hash), _) => format!("{}: {hash}", describe(rule, event)),
+        (_, _, _, Some(measure)) => measure,
+        _ => format!("{}.", describe(rule, event)),
     }
 }
 
@@ -309,6 +401,18 @@ fn data(record: &OutgoingRecord, event: &AlertEvent) -> Vec<u8> {
             object.raw("price", price);
         }
     }
+    if let Some(portfolio) = &event.portfolio {
+        object.text("portfolio", portfolio);
+    }
+    if let Some(chain) = event.chain {
+        object.raw("chain", &chain.to_string());
+    }
+    if let Some(hash) = &event.tx_hash {
+        object.text("txHash", hash);
+    }
+    if event.state.is_some() {
+        object.text("state", &state_name(event.state()));
+    }
     object.decimal("value", event.value.as_ref());
     object.decimal("previous", event.previous.as_ref());
     object.decimal("threshold", event.threshold.as_ref());
@@ -342,6 +446,7 @@ mod tests {
             kind: Some(Kind::PriceAbove(PriceThreshold {
                 symbol: "BTC-USD".into(),
                 threshold: decimal("0.00000000172"),
+                hysteresis: None,
             })),
         };
         let rule = AlertRule {

@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use tidewire_proto::v1::{AlertRepeat, AlertRule, Unit, alert_repeat};
+use tidewire_proto::v1::AlertRule;
 use tidewire_store::{Batch, Key};
 
 use super::{
@@ -86,9 +86,6 @@ impl Writer {
     ) -> Result<Rule, AlertError> {
         let config = &self.shared.config;
         rule.enabled = Some(rule.enabled.unwrap_or(true));
-        rule.repeat.get_or_insert(AlertRepeat {
-            repeat: Some(alert_repeat::Repeat::Once(Unit {})),
-        });
         let template = rule.template.clone();
         let checked = Rule::from_proto(
             rule,
@@ -106,6 +103,7 @@ impl Writer {
             return Err(AlertError::invalid("priority", problem));
         }
         view::canonicalise(rule.condition.as_mut(), &|name| catalog.symbol(name));
+        view::canonical_repeat(rule.repeat.get_or_insert_default());
         Ok(checked.with_version(rule.version.unwrap_or(1)))
     }
 
@@ -123,9 +121,12 @@ impl Writer {
         let before = rows.of_user(id, user)?;
         let mut rule = merged(&before, update);
         // An expiry that has passed since it was set is no fault of this change.
-        let expiry = rule.expires_at;
+        let (expiry, snooze) = (rule.expires_at, rule.snoozed_until);
         if expiry == before.expires_at {
             rule.expires_at = None;
+        }
+        if snooze == before.snoozed_until {
+            rule.snoozed_until = None;
         }
         // The names of a condition that stays are no fault of this change either: its symbol may have
         // vanished since.
@@ -134,7 +135,7 @@ impl Writer {
         let lenient = AnyName(&*catalog);
         let catalog: &dyn Catalog = if stays { &lenient } else { &*catalog };
         self.check(user, &mut rule, catalog, now)?;
-        rule.expires_at = expiry;
+        (rule.expires_at, rule.snoozed_until) = (expiry, snooze);
         if rule == before {
             return Ok((id, before, rule, None));
         }

@@ -12,10 +12,10 @@ use super::{
     id::Id,
     planning::draft,
     record::StateRecord,
-    tables,
+    rule_id, tables,
     view::{self, Audience},
 };
-use crate::{AlertError, Backtest, Input, Now, Rule, Sources, Subject, Tick};
+use crate::{AlertError, Backtest, Input, Now, Rule, Sources, Subject, Tick, rule::EARLIEST_MS};
 
 /// Items of a page, if the request does not say.
 const PAGE: u32 = 50;
@@ -158,7 +158,7 @@ impl AlertEngine {
     pub async fn explain(&self, user: &str, id: &str) -> Result<ExplainAlertResponse, AlertError> {
         let shared = &self.0;
         let missing = || AlertError::NotFound(id.to_owned());
-        let parsed = Id::parse(id).ok_or_else(missing)?;
+        let parsed = rule_id(id)?;
         let keys = [tables::RULES, tables::STATES].map(|table| (table, parsed.key()));
         let rows = shared.store.get_many(keys.to_vec()).await?;
         let [Some(rule), state] = &rows[..] else {
@@ -220,17 +220,22 @@ impl AlertEngine {
             started,
         );
         let checked = checked.map_err(|error| AlertError::from(error).within("rule"))?;
+        check_testable(&checked).map_err(|error| error.within("rule"))?;
         view::canonicalise(rule.condition.as_mut(), &|name| shared.catalog.symbol(name));
         rule.enabled = Some(checked.is_enabled);
         let mut backtest = Backtest::new(&checked)?;
         let mut response = BacktestResponse::default();
+        let (mut total, mut is_about_rule) = (0, false);
         for (place, price) in request.prices.iter().enumerate() {
             let field = format!("prices[{place}]");
             let price = self.price_of(price, &field, price.source.as_deref())?;
+            check_time(price.at_ms, &format!("{field}.timestamp"))?;
+            is_about_rule |= checked.subjects().contains(&&price.subject);
             let fires = backtest.apply(&price.subject, price.input, price.at_ms);
             let fires = fires.map_err(|error| {
                 AlertError::invalid(format!("{field}.timestamp"), error.problem)
             })?;
+            total += fires.len() as u64;
             for one in fires {
                 if response.fired.len() < MOST_FIRES {
                     let mut event = view::event(Id::default(), &one, rule.clone());
@@ -240,6 +245,12 @@ impl AlertEngine {
                 }
             }
         }
+        if !is_about_rule {
+            let problem = "none is of a symbol that the rule tests, expected some";
+            return Err(AlertError::invalid("prices", problem));
+        }
+        response.stopped_at = backtest.stopped_at_ms();
+        response.total = Some(total);
         Ok(response)
     }
 
@@ -253,13 +264,8 @@ impl AlertEngine {
         let of = |name: &str| format!("{field}.{name}");
         let catalog = &self.0.catalog;
         let symbol = catalog.symbol(&price.symbol).ok_or_else(|| {
-            let known = catalog.symbols();
-            let near = crate::catalog::nearest(&price.symbol, known.iter().map(String::as_str));
-            let hint = near.map_or_else(
-                || "expected a symbol of this server".to_owned(),
-                |near| format!("did you mean {near}?"),
-            );
             let shown: String = price.symbol.chars().take(32).collect();
+            let hint = crate::catalog::symbol_hint(&shown, &**catalog);
             AlertError::invalid(of("symbol"), format!("unknown symbol {shown:?}, {hint}"))
         })?;
         let value = positive(price.price.as_ref(), &of("price"))?;
@@ -283,6 +289,33 @@ impl AlertEngine {
             at_ms: price.timestamp,
         })
     }
+}
+
+/// Refuses rules that no price can fire.
+fn check_testable(rule: &Rule) -> Result<(), AlertError> {
+    if !rule.is_enabled {
+        let problem = "false, expected a rule that is enabled";
+        return Err(AlertError::invalid("enabled", problem));
+    }
+    let is_priced = |subject: &&Subject| matches!(subject, Subject::Symbol(_));
+    if !rule.subjects().iter().any(is_priced) {
+        let problem = "tests no price, expected a condition about a symbol";
+        return Err(AlertError::invalid("condition", problem));
+    }
+    Ok(())
+}
+
+/// Refuses a time that is missing, or that is in seconds. A made-up history may begin at any other.
+fn check_time(at_ms: i64, field: &str) -> Result<(), AlertError> {
+    const SECONDS: std::ops::Range<i64> = 1_000_000_000..EARLIEST_MS;
+    let problem = match at_ms {
+        0 => "missing, expected milliseconds".to_owned(),
+        at_ms if SECONDS.contains(&at_ms) => {
+            format!("{at_ms} looks like seconds, expected milliseconds since the Unix epoch")
+        }
+        _ => return Ok(()),
+    };
+    Err(AlertError::invalid(field, problem))
 }
 
 fn state_of(value: Option<&[u8]>) -> Result<StateRecord, AlertError> {

@@ -195,8 +195,9 @@ impl Writer {
         let phase = self.shared.judge.lock().phase(origin.id, fire.at);
         let shown = view::rule(rule, state, phase, view::Audience::Owner);
         let event = view::event(id, fire, shown);
-        let price = fire.price.normalize().to_string();
-        self.stage_event(chunk, id, &origin.user, event.clone(), Some(price));
+        // A price that never came is 0 in the evaluator.
+        let price = (!fire.price.is_zero()).then(|| fire.price.normalize().to_string());
+        self.stage_event(chunk, id, &origin.user, event.clone(), price);
         event
     }
 

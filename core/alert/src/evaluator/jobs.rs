@@ -20,6 +20,8 @@ use crate::{Now, Sources, index::Entry, key::KeyRange};
 #[derive(Debug, Clone)]
 pub(super) struct Moment {
     pub(super) now: Now,
+    /// The number of the subject's newest value among all that arrived.
+    pub(super) arrival: u64,
     /// The subject's value.
     pub(super) price: Decimal,
     /// The subject's value before.

@@ -4,32 +4,32 @@
 //! deferred: if the condition is still true when the block ends, the rule fires then.
 
 use rust_decimal::Decimal;
+use smallvec::SmallVec;
 
 use super::{
     AUTO_STOP_FIRES, AUTO_STOP_MS, Evaluator,
+    conditions::{Fact, stands},
     jobs::{Moment, Move},
     records::{Extra, RECURRING, Record, TestKind, Timer, flag},
 };
-use crate::{Condition, Fire, Now, Output, Phase, RuleState, SignalKind, Test, leaf::LeafState};
+use crate::{Fire, Now, Output, Phase, RuleState, SignalKind, Test, leaf::LeafState};
 
 /// Cooldown with which 16 fires cannot happen within the time of the automatic stop.
 const SAFE_COOLDOWN_MS: u32 = (AUTO_STOP_MS / AUTO_STOP_FIRES as u64) as u32;
 
-/// The value that a judgement is about.
-#[derive(Debug, Clone, Copy)]
-struct Fact {
-    value: Decimal,
-    previous: Option<Decimal>,
-    threshold: Option<Decimal>,
-}
-
 /// The result of judging a rule's condition.
 #[derive(Debug, Clone, Copy)]
-struct Verdict {
+struct Verdict<'a> {
     /// Whether the condition became true, so that the rule is to fire.
     rises: bool,
+    /// For each test, the detectors that rose.
+    risen: &'a [u8],
     /// Whether it is true now. `None` if that is not known.
     holds: Option<bool>,
+    /// Whether a deferred passage is not undone. `None` if that is not known.
+    stands: Option<bool>,
+    /// Whether a reorg took back the state of a transaction that it tests.
+    takes_back: bool,
     has_changed: bool,
 }
 
@@ -51,7 +51,7 @@ impl Evaluator {
         }
         let test = record.test(self.records.second(record));
         if record.has(flag::MISSED)
-            && record.leaf.is_on()
+            && stands(&test, record.leaf)
             && !moment.is_back
             && !self.is_blocked(record, moment.now)
             && let Some(value) = one.before
@@ -61,6 +61,7 @@ impl Evaluator {
                 value,
                 previous: None,
                 threshold: test.threshold(),
+                test: 0,
             };
             let mut end = moment.clone();
             end.price = moment.earlier;
@@ -83,13 +84,17 @@ impl Evaluator {
         record.flags &= !flag::QUIET;
         let verdict = Verdict {
             rises: step.passes && !moment.is_baseline || step.starts_on && !is_quiet,
+            risen: &[step.risen],
             holds: Some(step.state.is_on()),
+            stands: Some(stands(&test, step.state)),
+            takes_back: step.takes_back,
             has_changed,
         };
         let fact = Fact {
             value: one.after,
             previous: one.before,
             threshold: test.threshold(),
+            test: 0,
         };
         self.decide(slot, verdict, fact, moment);
     }
@@ -113,8 +118,10 @@ impl Evaluator {
             return;
         };
         let mut passing = 0_u32;
-        let mut risen = None;
+        let mut risen = SmallVec::<[u8; 16]>::from_elem(0, complex.tests.len());
+        let mut first = None;
         let mut has_changed = false;
+        let mut takes_back = false;
         for (number, one) in complex.tests.iter_mut().enumerate() {
             let signal = &self.signals[one.signal as usize];
             let Some(value) = signal.value.filter(|_| signal.subject == subject) else {
@@ -130,20 +137,34 @@ impl Evaluator {
             if passes && one.test.is_crossing() {
                 passing |= 1 << number;
             }
-            if (passes || step.starts_on) && risen.is_none() {
+            if !moment.is_baseline {
+                risen[number] = step.risen;
+            }
+            if (passes || step.starts_on) && first.is_none() {
                 let before = moves.iter().find(|other| other.signal == one.signal);
-                risen = Some(Fact {
+                first = Some(Fact {
                     value,
                     previous: before.and_then(|one| one.before),
                     threshold: one.test.threshold(),
+                    // Rules have at most 16 tests.
+                    test: number as u8,
                 });
             }
             has_changed |= step.state != one.state;
+            takes_back |= step.takes_back;
             one.state = step.state;
         }
-        let at_once = self.truth(&record, |_, number| Some(passing & (1 << number) != 0));
-        let lasting = self.truth(&record, |_, _| Some(false));
-        let holds = self.truth(&record, |state, _| Some(state.is_on()));
+        let at_once = self.truth(&record, |one, number| {
+            if one.test.is_crossing() {
+                passing & (1 << number) != 0
+            } else {
+                one.state.is_on()
+            }
+        });
+        let lasting = self.truth(&record, |one, _| {
+            !one.test.is_crossing() && one.state.is_on()
+        });
+        let holds = self.truth(&record, |one, _| one.state.is_on());
         let is_known = record.has(flag::KNOWN);
         let is_suppressed = is_known && (record.has(flag::TRUE) || moment.is_baseline)
             || record.has(flag::QUIET) && passing == 0;
@@ -164,89 +185,43 @@ impl Evaluator {
         }
         let verdict = Verdict {
             rises,
+            risen: &risen,
             holds,
+            stands: self.stands(&record),
+            takes_back,
             has_changed,
         };
-        let Some(fact) = risen.or_else(|| self.current_fact(&record)) else {
+        let Some(fact) = first.or_else(|| self.current_fact(&record)) else {
             return;
         };
         self.decide(slot, verdict, fact, moment);
     }
 
-    /// The truth of a complex rule's condition. A test whose value is not known is neither true
-    /// nor false. `crossing` is the truth of a known crossing.
-    fn truth(
-        &self,
-        record: &Record,
-        crossing: impl Fn(LeafState, usize) -> Option<bool>,
-    ) -> Option<bool> {
-        let complex = self.complexes.get(record.signal as usize)?;
-        let mut number = 0;
-        evaluate(&complex.condition, &mut || {
-            let one = complex.tests[number];
-            let signal = &self.signals[one.signal as usize];
-            let is_running =
-                signal.kind == SignalKind::Age || self.subjects[signal.subject as usize].is_live();
-            let is_known = signal.value.is_some() && is_running && one.state.is_known();
-            let truth = match (is_known, one.test.is_crossing()) {
-                (false, _) => None,
-                (true, true) => crossing(one.state, number),
-                (true, false) => Some(one.state.is_on()),
-            };
-            number += 1;
-            truth
-        })
-    }
-
-    /// Whether an attached rule's condition is true now. `None` if that is not known.
-    pub(super) fn holds(&self, record: &Record) -> Option<bool> {
-        if record.kind == TestKind::Complex {
-            return self.truth(record, |state, _| Some(state.is_on()));
-        }
-        let signal = self.signals.get(record.signal as usize)?;
-        let is_running =
-            signal.kind == SignalKind::Age || self.subjects[signal.subject as usize].is_live();
-        let is_known = signal.value.is_some() && is_running && record.leaf.is_known();
-        is_known.then_some(record.leaf.is_on())
-    }
-
-    /// The value of an attached rule's first test.
-    fn current_fact(&self, record: &Record) -> Option<Fact> {
-        let (signal, test) = match record.kind {
-            TestKind::Complex => {
-                let first = self.complexes.get(record.signal as usize)?.tests.first()?;
-                (first.signal, first.test)
-            }
-            _ => (record.signal, record.test(self.records.second(record))),
-        };
-        Some(Fact {
-            value: self.signals.get(signal as usize)?.value.unwrap_or_default(),
-            previous: None,
-            threshold: test.threshold(),
-        })
-    }
-
     /// Fires, defers, drops or retracts.
-    fn decide(&mut self, slot: u32, verdict: Verdict, fact: Fact, moment: &Moment) {
+    fn decide(&mut self, slot: u32, verdict: Verdict<'_>, fact: Fact, moment: &Moment) {
         let Some(record) = self.records.get_mut(slot) else {
             return;
         };
+        if verdict.stands == Some(false) {
+            record.flags &= !flag::MISSED;
+        }
         if verdict.holds == Some(false) {
-            let has_fired = record.has(flag::FIRED);
-            record.flags &= !(flag::MISSED | flag::FIRED);
-            if has_fired && moment.is_retraction {
-                self.retract(slot, moment.now);
-                return;
-            }
+            record.flags &= !flag::FIRED;
+        }
+        if verdict.takes_back && record.has(flag::NEEDS) && verdict.holds != Some(true) {
+            self.retract(slot, moment.now);
+            return;
         }
         let record = *record;
         if verdict.rises && record.left > 0 {
             if self.is_blocked(&record, moment.now) && !self.is_expired(&record, moment.now) {
+                self.mark(slot, verdict.risen, record.has(flag::MISSED));
                 self.defer(slot, moment.now);
             } else {
+                self.mark(slot, verdict.risen, false);
                 self.fire(slot, fact, moment);
             }
-        } else if verdict.holds == Some(true)
+        } else if verdict.stands == Some(true)
             && record.has(flag::MISSED)
             && !self.is_blocked(&record, moment.now)
         {
@@ -256,11 +231,39 @@ impl Evaluator {
         }
     }
 
+    /// Marks the detectors that rose with a passage. `adds` keeps the marks of another one, which is
+    /// deferred.
+    fn mark(&mut self, slot: u32, risen: &[u8], adds: bool) {
+        let Some(record) = self.records.get_mut(slot) else {
+            return;
+        };
+        let mark = |state: &mut LeafState, risen: u8| {
+            if !adds {
+                state.unmark();
+            }
+            state.mark(risen);
+        };
+        if record.kind != TestKind::Complex {
+            // One direction needs no marks, and 10,000,000 rules no work for them.
+            if matches!(record.kind, TestKind::CrossesEither | TestKind::TurnsEither) {
+                risen.iter().for_each(|one| mark(&mut record.leaf, *one));
+            }
+            return;
+        }
+        if let Some(complex) = self.complexes.get_mut(record.signal as usize) {
+            for (one, risen) in complex.tests.iter_mut().zip(risen) {
+                mark(&mut one.state, *risen);
+            }
+        }
+    }
+
     fn retract(&mut self, slot: u32, at: Now) {
-        if let Some(record) = self.records.get_mut(slot)
-            && record.left != RECURRING
-        {
-            record.left += 1;
+        if let Some(record) = self.records.get_mut(slot) {
+            // The next passage is a new one, also if it is not known whether the condition is true.
+            record.flags &= !(flag::NEEDS | flag::FIRED | flag::TRUE);
+            if record.left != RECURRING {
+                record.left += 1;
+            }
         }
         if let Some(record) = self.records.get(slot)
             && record.extra != super::records::NONE
@@ -320,14 +323,26 @@ impl Evaluator {
             return;
         }
         self.counters.fired += 1;
+        // Rules of one test may be judged after newer values arrived, the others are at once.
+        let arrival = match record.kind {
+            TestKind::Complex => self.newest_arrival(&record),
+            _ => moment.arrival,
+        };
+        if let Some(signal) = self.signal_of_test(&record, fact.test) {
+            self.note_fire(slot, signal.subject, arrival);
+        }
         if record.cooldown_ms > 0
             && let Some(extra) = self.records.extra_mut(slot)
         {
             extra.cooldown_ends_ms = Some(now_ms.saturating_add(u64::from(record.cooldown_ms)));
         }
         let is_last = record.left == 1;
+        let needs = match self.needs_transaction(&record) {
+            true => flag::NEEDS,
+            false => 0,
+        };
         if let Some(record) = self.records.get_mut(slot) {
-            record.flags = record.flags & !flag::MISSED | flag::FIRED;
+            record.flags = record.flags & !(flag::MISSED | flag::NEEDS) | flag::FIRED | needs;
             if record.left != RECURRING {
                 record.left = record.left.saturating_sub(1);
             }
@@ -344,6 +359,7 @@ impl Evaluator {
             version: record.version,
             value: fact.value,
             previous: fact.previous,
+            test: fact.test,
             threshold: fact.threshold,
             price: moment.price,
             sources: moment.sources.clone(),
@@ -379,19 +395,6 @@ impl Evaluator {
         {
             extra.recent_ms.clear();
         }
-    }
-
-    pub(super) fn can_retract(&self, record: &Record) -> bool {
-        if record.kind != TestKind::Complex {
-            return matches!(record.test(Decimal::ZERO), Test::Reaches(_));
-        }
-        let complex = self.complexes.get(record.signal as usize);
-        complex.is_some_and(|complex| {
-            complex
-                .tests
-                .iter()
-                .any(|one| matches!(one.test, Test::Reaches(_)))
-        })
     }
 
     pub(super) fn is_expired(&self, record: &Record, now: Now) -> bool {
@@ -474,9 +477,9 @@ impl Evaluator {
             self.set_timer(slot, now);
             return;
         }
-        match (self.holds(&record), self.current_fact(&record)) {
+        match (self.stands(&record), self.current_fact(&record)) {
             (Some(true), Some(fact)) => {
-                let moment = self.present(&record, now);
+                let moment = self.present(&record, fact, now);
                 self.fire(slot, fact, &moment);
                 self.bury(None);
             }
@@ -490,18 +493,9 @@ impl Evaluator {
         }
     }
 
-    /// The present, as a moment in which nothing arrived.
-    pub(super) fn present(&self, record: &Record, now: Now) -> Moment {
-        let signal = match record.kind {
-            TestKind::Complex => {
-                let complex = self.complexes.get(record.signal as usize);
-                complex
-                    .and_then(|complex| complex.tests.first())
-                    .map(|one| one.signal)
-            }
-            _ => Some(record.signal),
-        };
-        let signal = signal.and_then(|signal| self.signals.get(signal as usize));
+    /// The present of a fact's subject, as a moment in which nothing arrived.
+    fn present(&self, record: &Record, fact: Fact, now: Now) -> Moment {
+        let signal = self.signal_of_test(record, fact.test);
         let subject = signal.and_then(|signal| self.subjects.get(signal.subject as usize));
         self.subject_present(subject, now)
     }
@@ -514,6 +508,7 @@ impl Evaluator {
         let last = subject.and_then(|subject| subject.last.as_ref());
         Moment {
             now,
+            arrival: subject.map_or(0, |subject| subject.arrival),
             price: last.map_or(Decimal::ZERO, |last| last.value),
             earlier: last.map_or(Decimal::ZERO, |last| last.value),
             sources: last.and_then(|last| last.sources.clone()),
@@ -623,23 +618,4 @@ fn block_end(extra: &Extra, now: Now) -> Option<Timer> {
         .snoozed_until_ms
         .filter(|until_ms| *until_ms > now.wall_ms);
     cooldown.map(Timer::Monotonic).or(snooze.map(Timer::Wall))
-}
-
-/// The truth of a condition, from left to right. `leaf` is called for each test.
-fn evaluate(condition: &Condition, leaf: &mut impl FnMut() -> Option<bool>) -> Option<bool> {
-    // Each test is visited, so that `leaf` keeps count.
-    let (conditions, decisive) = match condition {
-        Condition::Leaf(_) => return leaf(),
-        Condition::All(conditions) => (conditions, false),
-        Condition::Any(conditions) => (conditions, true),
-    };
-    let mut truth = Some(!decisive);
-    for condition in conditions {
-        match (evaluate(condition, leaf), truth) {
-            (Some(one), _) if one == decisive => truth = Some(decisive),
-            (None, Some(so_far)) if so_far != decisive => truth = None,
-            _ => {}
-        }
-    }
-    truth
 }

@@ -6,8 +6,10 @@
 //!
 //! `records` has the state of the rules, `rules` inserts, changes and removes them, `values`
 //! takes inputs and the time, `jobs` finds the rules whose thresholds a value passed, and
-//! `lifecycle` decides what such a rule does.
+//! `lifecycle` decides what such a rule does
+//! when its condition is true, by `conditions`.
 
+mod conditions;
 mod explanation;
 mod jobs;
 mod lifecycle;
@@ -98,6 +100,8 @@ pub struct Evaluator {
     /// Subjects whose value changed since it was stored.
     changed: Vec<u32>,
     outputs: VecDeque<Output>,
+    /// Values that arrived so far.
+    arrivals: u64,
     /// Simple rules that fired for the last time, and are still in the index.
     ended: Vec<u32>,
     now: Now,

@@ -29,12 +29,16 @@ pub(crate) mod flag {
     pub(crate) const KNOWN: u16 = 32;
     /// It was true, without its crossings.
     pub(crate) const TRUE: u16 = 64;
+    /// Its last fire needed a transaction, and is retracted if a reorg takes that back.
+    pub(crate) const NEEDS: u16 = 128;
     /// All flags that are stored.
-    pub(crate) const STORED: u16 = 127;
+    pub(crate) const STORED: u16 = 255;
     /// Its owner disabled it.
     pub(crate) const DISABLED: u16 = 256;
     /// It is in no index.
     pub(crate) const DETACHED: u16 = 512;
+    /// It fired since it was armed, and its subject knows with which value.
+    pub(crate) const NOTED: u16 = 1024;
 }
 
 /// Kind of a record's test. Its decimals are in the record and in its extra.
@@ -44,6 +48,8 @@ pub(crate) enum TestKind {
     Complex,
     Above,
     Below,
+    StaysAbove,
+    StaysBelow,
     CrossesUp,
     CrossesDown,
     CrossesEither,
@@ -104,6 +110,14 @@ impl Record {
         match self.kind {
             TestKind::Above | TestKind::Vacant | TestKind::Complex => Test::Above(first),
             TestKind::Below => Test::Below(first),
+            TestKind::StaysAbove => Test::StaysAbove {
+                threshold: first,
+                hysteresis: second,
+            },
+            TestKind::StaysBelow => Test::StaysBelow {
+                threshold: first,
+                hysteresis: second,
+            },
             TestKind::CrossesUp => Test::CrossesUp {
                 threshold: first,
                 hysteresis: second,
@@ -145,6 +159,14 @@ pub(crate) const fn compact(test: &Test) -> (TestKind, Decimal, Decimal) {
     match *test {
         Test::Above(threshold) => (TestKind::Above, threshold, ZERO),
         Test::Below(threshold) => (TestKind::Below, threshold, ZERO),
+        Test::StaysAbove {
+            threshold,
+            hysteresis,
+        } => (TestKind::StaysAbove, threshold, hysteresis),
+        Test::StaysBelow {
+            threshold,
+            hysteresis,
+        } => (TestKind::StaysBelow, threshold, hysteresis),
         Test::CrossesUp {
             threshold,
             hysteresis,

@@ -126,6 +126,8 @@ impl Evaluator {
                 record.left = fires(rule.repeat);
             }
         }
+        // The values of what the rule is about outlive its time in no index.
+        let held = self.hold_subjects(rule);
         if has_new_condition || !rule.is_enabled || revives {
             // Before the test changes, so that its boundaries are found.
             self.detach_if_attached(slot);
@@ -145,6 +147,9 @@ impl Evaluator {
         } else if record.has(flag::MISSED) {
             // The block may end earlier or later now.
             self.end_block(slot, now);
+        }
+        for subject in held {
+            self.release_subject(subject, 1);
         }
         Ok(())
     }
@@ -213,6 +218,7 @@ impl Evaluator {
             record.first = first;
             record.signal = signal;
             record.leaf = LeafState::UNKNOWN;
+            record.flags &= !flag::NOTED;
         }
     }
 

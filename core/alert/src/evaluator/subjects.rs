@@ -25,6 +25,45 @@ pub(super) enum Liveness {
     Corrected,
 }
 
+/// How a value relates to the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Continuity {
+    /// It follows it.
+    Follows,
+    /// It follows it, over an absence of this server.
+    CatchUp,
+    /// It is a new baseline: passages fire nothing.
+    Baseline,
+}
+
+/// Rules that one value fired, so that they can be explained.
+#[derive(Debug, Default)]
+pub(super) struct FiredRules {
+    arrival: u64,
+    slots: Vec<u32>,
+}
+
+impl FiredRules {
+    /// Adds a rule that a value fired. That of an older one is of no interest.
+    fn add(&mut self, arrival: u64, slot: u32) {
+        if arrival > self.arrival {
+            // Another half million may never fire at once: the room is not kept.
+            *self = Self {
+                arrival,
+                slots: Vec::new(),
+            };
+        }
+        if arrival == self.arrival {
+            self.slots.push(slot);
+        }
+    }
+
+    /// Whether this value or a later one fired a rule.
+    pub(super) fn has(&self, arrival: u64, slot: u32) -> bool {
+        self.arrival >= arrival && self.slots.contains(&slot)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct SubjectEntry {
     pub(super) key: Subject,
@@ -35,6 +74,12 @@ pub(super) struct SubjectEntry {
     pub(super) signals: SmallVec<[u32; 4]>,
     pub(super) last: Option<SubjectValue>,
     pub(super) previous: Option<SubjectValue>,
+    /// The number of its last value among all that arrived. 0 if none did in this run.
+    pub(super) arrival: u64,
+    /// How its last value relates to the one before. `None` if none arrived in this run.
+    pub(super) continuity: Option<Continuity>,
+    /// The rules that its newest value fired.
+    pub(super) fired: FiredRules,
     pub(super) liveness: Liveness,
     /// Monotonic time of the last live value.
     pub(super) last_live_ms: Option<u64>,
@@ -57,6 +102,9 @@ impl SubjectEntry {
             signals: SmallVec::new(),
             last: None,
             previous: None,
+            arrival: 0,
+            continuity: None,
+            fired: FiredRules::default(),
             liveness: Liveness::Never,
             last_live_ms: None,
             jobs: VecDeque::new(),
@@ -157,6 +205,10 @@ impl Evaluator {
         let found = self.find_signal_of(subject, leaf);
         let signal = found.unwrap_or_else(|| {
             let entry = &mut self.subjects[subject as usize];
+            if leaf.signal == SignalKind::Age && entry.last_live_ms.is_none() {
+                // A feed that is silent from the start counts as well.
+                entry.last_live_ms = Some(now.monotonic_ms);
+            }
             let mut signal = Signal::new(subject, leaf.signal);
             if let (Some(last), true) = (&entry.last, entry.is_live()) {
                 // The history begins with the current value.
@@ -192,16 +244,43 @@ impl Evaluator {
             found.remove_age(after);
         }
         let (number, is_last) = (found.subject, found.tests == 0);
-        let subject = &mut self.subjects[number as usize];
-        subject.tests -= 1;
         if is_last {
+            let subject = &mut self.subjects[number as usize];
             self.signals.remove(signal as usize);
             subject.signals.retain(|other| *other != signal);
             for job in &mut subject.jobs {
                 job.forget(signal);
             }
         }
-        let subject = &self.subjects[number as usize];
+        self.release_subject(number, 1);
+    }
+
+    /// Notes that a value of a subject fired a rule.
+    pub(super) fn note_fire(&mut self, slot: u32, subject: u32, arrival: u64) {
+        if let Some(entry) = self.subjects.get_mut(subject as usize) {
+            entry.fired.add(arrival, slot);
+        }
+        if let Some(record) = self.records.get_mut(slot) {
+            record.flags |= super::records::flag::NOTED;
+        }
+    }
+
+    /// Holds the subjects of a rule that have values, as a test does. Release each of them.
+    pub(super) fn hold_subjects(&mut self, rule: &Rule) -> SmallVec<[u32; 2]> {
+        let subjects = rule.subjects().into_iter();
+        let numbers: SmallVec<_> = subjects
+            .filter_map(|subject| self.numbers.get(subject).copied())
+            .collect();
+        for number in &numbers {
+            self.subjects[*number as usize].tests += 1;
+        }
+        numbers
+    }
+
+    /// Releases tests of a subject. The last one ends it, if it is no symbol.
+    pub(super) fn release_subject(&mut self, number: u32, tests: u32) {
+        let subject = &mut self.subjects[number as usize];
+        subject.tests -= tests;
         if subject.tests == 0 && !matches!(subject.key, Subject::Symbol(_)) {
             let subject = self.subjects.remove(number as usize);
             self.numbers.remove(&subject.key);

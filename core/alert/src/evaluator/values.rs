@@ -7,20 +7,9 @@ use rust_decimal::Decimal;
 use super::{
     Evaluator, MOST_JOBS, MOST_OUTPUTS,
     jobs::{Moment, Move},
-    subjects::Liveness,
+    subjects::{Continuity, Liveness},
 };
 use crate::{Busy, Input, Now, Output, Subject, SubjectId, SubjectValue, Tick};
-
-/// How a value relates to the one before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Continuity {
-    /// It follows it.
-    Follows,
-    /// It follows it, over an absence of this server.
-    CatchUp,
-    /// It is a new baseline: passages fire nothing.
-    Baseline,
-}
 
 /// A value of a subject, whatever its kind.
 struct Arrival {
@@ -195,6 +184,9 @@ impl Evaluator {
             peak,
             currency: arrival.currency,
         });
+        self.arrivals += 1;
+        entry.arrival = self.arrivals;
+        entry.continuity = Some(continuity);
         entry.liveness = Liveness::Live;
         entry.last_live_ms = Some(now.monotonic_ms);
         entry.has_vanished = false;
@@ -212,6 +204,7 @@ impl Evaluator {
         }
         let moment = Moment {
             now,
+            arrival: entry.arrival,
             price: value,
             earlier: entry
                 .previous

@@ -3,12 +3,18 @@
 //! Every condition tests one value of one subject, its *signal*: a price, a change within a
 //! window, an age … `parse` makes rules of messages and refuses what could never fire.
 
+mod numbers;
 mod parse;
+
+pub(crate) use parse::EARLIEST_MS;
 
 use rust_decimal::Decimal;
 use tidewire_proto::v1::{AlertRule, TransactionState};
 
 use crate::{Catalog, Limits, Now, RuleError, Subject};
+
+/// A part of a rule, or why it is refused.
+type Outcome<T> = Result<T, RuleError>;
 
 /// A checked rule. Name, priority and template stay in the message, since judging needs none.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,6 +178,20 @@ pub enum Test {
     Above(Decimal),
     /// At most the threshold.
     Below(Decimal),
+    /// At least the threshold. It ends when the value is back by the hysteresis.
+    StaysAbove {
+        /// The threshold.
+        threshold: Decimal,
+        /// Distance that the value must move back, above 0.
+        hysteresis: Decimal,
+    },
+    /// At most the threshold. It ends when the value is back by the hysteresis.
+    StaysBelow {
+        /// The threshold.
+        threshold: Decimal,
+        /// Distance that the value must move back, above 0.
+        hysteresis: Decimal,
+    },
     /// From below the threshold to at least the threshold.
     CrossesUp {
         /// The threshold.
@@ -221,7 +241,14 @@ impl Test {
     /// Whether the test is of a moment: its first value is never a fire.
     #[must_use]
     pub const fn is_crossing(&self) -> bool {
-        !matches!(self, Self::Above(_) | Self::Below(_) | Self::Reaches(_))
+        !matches!(
+            self,
+            Self::Above(_)
+                | Self::Below(_)
+                | Self::StaysAbove { .. }
+                | Self::StaysBelow { .. }
+                | Self::Reaches(_)
+        )
     }
 
     /// The threshold that a person entered, if there is exactly one.
@@ -230,6 +257,8 @@ impl Test {
         match self {
             Self::Above(threshold)
             | Self::Below(threshold)
+            | Self::StaysAbove { threshold, .. }
+            | Self::StaysBelow { threshold, .. }
             | Self::CrossesUp { threshold, .. }
             | Self::CrossesDown { threshold, .. }
             | Self::CrossesEither { threshold, .. } => Some(*threshold),

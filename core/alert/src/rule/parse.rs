@@ -6,10 +6,14 @@ use tidewire_proto::v1::{
     PortfolioCondition, TransactionState, alert_condition::Kind, alert_repeat,
 };
 
-use super::{Condition, Leaf, Repeat, Rule, SignalKind, Test};
-use crate::{Catalog, Limits, Now, RuleError, Subject, Template, catalog::nearest};
-
-type Outcome<T> = Result<T, RuleError>;
+use super::{
+    Condition, Leaf, Outcome, Repeat, Rule, SignalKind, Test,
+    numbers::{change, decimal, direction, gwei, hash, number},
+};
+use crate::{
+    Catalog, Limits, Now, RuleError, Subject, Template,
+    catalog::{one_of, symbol_hint},
+};
 
 /// Checks that only concern rules from outside.
 struct Registration<'a> {
@@ -23,6 +27,16 @@ struct Parser<'a> {
     /// Tests so far.
     leaves: usize,
 }
+
+/// The kinds of a condition, as an error expects them.
+const KINDS: &str = "one of price_above, price_below, price_crosses, price_channel, \
+                     percent_change, moving_average_cross, volume_spike, price_stale, \
+                     portfolio_above, portfolio_below, portfolio_change, portfolio_drawdown, \
+                     gas_above, gas_below, transaction_state, all, any";
+
+/// September 2001, in milliseconds since the Unix epoch. An earlier time is one in seconds, by
+/// mistake.
+pub(crate) const EARLIEST_MS: i64 = 1_000_000_000_000;
 
 /// Levels and tests that any parser accepts, so that a malformed record cannot recurse deeply.
 const MOST_DEPTH: usize = 16;
@@ -60,6 +74,15 @@ pub(super) fn check(
             now.wall_ms
         );
         return Err(RuleError::new("expiresAt", problem));
+    }
+    if let Some(snoozed_until) = rule.snoozed_until
+        && snoozed_until != 0
+        && snoozed_until < EARLIEST_MS
+    {
+        let problem = format!(
+            "{snoozed_until} is before September 2001, expected milliseconds since the Unix epoch, or 0 for none"
+        );
+        return Err(RuleError::new("snoozedUntil", problem));
     }
     if let Some(text) = template {
         if text.len() > limits.template_bytes {
@@ -104,7 +127,7 @@ fn parse(
     })
 }
 
-fn missing(field: &str, expected: &str) -> RuleError {
+pub(super) fn missing(field: &str, expected: &str) -> RuleError {
     RuleError::new(field, format!("missing, expected {expected}"))
 }
 
@@ -142,7 +165,7 @@ impl Parser<'_> {
         depth: usize,
     ) -> Outcome<Condition> {
         let kind = condition.kind.as_ref();
-        let kind = kind.ok_or_else(|| missing(field, "a condition with a known kind"))?;
+        let kind = kind.ok_or_else(|| missing(&format!("{field}.kind"), KINDS))?;
         match kind {
             Kind::All(list) => {
                 let conditions = self.list(list, field, depth)?;
@@ -207,19 +230,30 @@ impl Parser<'_> {
         let (subject, signal, test) = match kind {
             Kind::PriceAbove(one) => {
                 let threshold = self.price(one.threshold.as_ref(), &of("threshold"))?;
-                (
-                    self.symbol(&one.symbol, field)?,
-                    SignalKind::Value,
-                    Test::Above(threshold),
-                )
+                let up = CrossDirection::Up.into();
+                let hysteresis = self.hysteresis(one.hysteresis.as_ref(), threshold, up, field)?;
+                let test = match hysteresis.is_zero() {
+                    true => Test::Above(threshold),
+                    false => Test::StaysAbove {
+                        threshold,
+                        hysteresis,
+                    },
+                };
+                (self.symbol(&one.symbol, field)?, SignalKind::Value, test)
             }
             Kind::PriceBelow(one) => {
                 let threshold = self.price(one.threshold.as_ref(), &of("threshold"))?;
-                (
-                    self.symbol(&one.symbol, field)?,
-                    SignalKind::Value,
-                    Test::Below(threshold),
-                )
+                let down = CrossDirection::Down.into();
+                let hysteresis =
+                    self.hysteresis(one.hysteresis.as_ref(), threshold, down, field)?;
+                let test = match hysteresis.is_zero() {
+                    true => Test::Below(threshold),
+                    false => Test::StaysBelow {
+                        threshold,
+                        hysteresis,
+                    },
+                };
+                (self.symbol(&one.symbol, field)?, SignalKind::Value, test)
             }
             Kind::PriceCrosses(one) => {
                 let threshold = self.price(one.threshold.as_ref(), &of("threshold"))?;
@@ -292,7 +326,10 @@ impl Parser<'_> {
                 let window_ms = self.window(one.window_ms, &of("windowMs"))?;
                 let multiple = number(one.multiple, &of("multiple"))?;
                 if multiple <= Decimal::ONE {
-                    let problem = format!("{multiple}, expected a factor above 1");
+                    let problem = match multiple.is_zero() {
+                        true => "0 or missing, expected a factor above 1".to_owned(),
+                        false => format!("{multiple}, expected a factor above 1"),
+                    };
                     return Err(RuleError::new(of("multiple"), problem));
                 }
                 (
@@ -369,12 +406,7 @@ impl Parser<'_> {
             return Ok(Subject::Symbol(name.into()));
         }
         let shown: String = name.chars().take(32).collect();
-        let known = registration.catalog.symbols();
-        let hint = nearest(&shown, known.iter().map(String::as_str));
-        let hint = hint.map_or_else(
-            || "expected a symbol of this server".to_owned(),
-            |near| format!("did you mean {near}?"),
-        );
+        let hint = symbol_hint(&shown, registration.catalog);
         Err(RuleError::new(
             field,
             format!("unknown symbol {shown:?}, {hint}"),
@@ -385,7 +417,16 @@ impl Parser<'_> {
         if let Some(registration) = &self.registration
             && !registration.catalog.has_chain(chain)
         {
-            let problem = format!("unknown chain {chain}, expected one that this server follows");
+            let chains: Vec<_> = registration.catalog.chains();
+            let names: Vec<_> = chains.iter().map(ToString::to_string).collect();
+            let expected = one_of(
+                &names,
+                "expected the id of a chain that this server follows",
+            );
+            let problem = match chain {
+                0 => format!("missing, {expected}"),
+                _ => format!("unknown chain {chain}, {expected}"),
+            };
             return Err(RuleError::new(format!("{field}.chain"), problem));
         }
         Ok(Subject::Gas(chain))
@@ -402,7 +443,10 @@ impl Parser<'_> {
         if (least..=most).contains(&window_ms) {
             return Ok(window_ms);
         }
-        let problem = format!("{window_ms}, expected milliseconds from {least} to {most}");
+        let problem = match window_ms {
+            0 => format!("0 or missing, expected milliseconds from {least} to {most}"),
+            _ => format!("{window_ms}, expected milliseconds from {least} to {most}"),
+        };
         Err(RuleError::new(field, problem))
     }
 
@@ -449,7 +493,13 @@ impl Parser<'_> {
 
     fn portfolio(&self, one: &PortfolioCondition, field: &str) -> Outcome<Subject> {
         const MOST_BYTES: usize = 128;
-        if one.portfolio.is_empty() || one.portfolio.len() > MOST_BYTES {
+        if one.portfolio.is_empty() {
+            return Err(missing(
+                &format!("{field}.portfolio"),
+                "the id of a portfolio of 1 to 128 bytes",
+            ));
+        }
+        if one.portfolio.len() > MOST_BYTES {
             let problem = format!(
                 "{} bytes, expected a portfolio's id of 1 to {MOST_BYTES} bytes",
                 one.portfolio.len()
@@ -582,83 +632,4 @@ fn amount(one: &PortfolioCondition, field: &str) -> Outcome<Amount> {
             "set together with `threshold`, expected one of the two",
         )),
     }
-}
-
-/// The test for a change in percent: a positive one is a rise, a negative one a fall.
-fn change(percent: f64, field: &str) -> Outcome<Test> {
-    let percent = number(percent, field)?;
-    if percent.is_zero() {
-        return Err(RuleError::new(
-            field,
-            "0, expected a rise above 0 or a fall below 0",
-        ));
-    }
-    if percent < -Decimal::ONE_HUNDRED {
-        let problem = format!("{percent}, expected a fall of at most 100 percent");
-        return Err(RuleError::new(field, problem));
-    }
-    Ok(match percent.is_sign_positive() {
-        true => Test::Above(percent),
-        false => Test::Below(percent),
-    })
-}
-
-fn gwei(gwei: f64, field: &str) -> Outcome<Decimal> {
-    let gwei = number(gwei, field)?;
-    if gwei > Decimal::ZERO {
-        return Ok(gwei);
-    }
-    Err(RuleError::new(
-        field,
-        format!("{gwei}, expected gwei above 0"),
-    ))
-}
-
-/// The decimal that a person wrote: the shortest one that the double stands for.
-fn number(value: f64, field: &str) -> Outcome<Decimal> {
-    if !value.is_finite() {
-        return Err(RuleError::new(
-            field,
-            format!("{value}, expected a finite number"),
-        ));
-    }
-    let text = format!("{value}");
-    exact(&text, field)
-}
-
-fn decimal(value: Option<&v1::Decimal>, field: &str) -> Outcome<Decimal> {
-    let value = value.ok_or_else(|| missing(field, "a number"))?;
-    let canonical = v1::Decimal::parse(&value.value);
-    let canonical = canonical.map_err(|error| RuleError::new(field, error.to_string()))?;
-    exact(&canonical.value, field)
-}
-
-fn exact(text: &str, field: &str) -> Outcome<Decimal> {
-    let parsed = Decimal::from_str_exact(text).map(|value| value.normalize());
-    parsed.map_err(|_| {
-        let shown: String = text.chars().take(64).collect();
-        let problem = format!("{shown} cannot be kept exactly, expected at most 28 digits");
-        RuleError::new(field, problem)
-    })
-}
-
-fn direction(number: i32, field: &str) -> Outcome<CrossDirection> {
-    CrossDirection::try_from(number).map_err(|_| {
-        RuleError::new(
-            format!("{field}.direction"),
-            format!("unknown direction {number}, expected up, down or either"),
-        )
-    })
-}
-
-/// A transaction's hash in lower case.
-fn hash(text: &str, field: &str) -> Outcome<Box<str>> {
-    let digits = text.strip_prefix("0x").unwrap_or_default();
-    if digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(text.to_ascii_lowercase().into());
-    }
-    Err(RuleError::new(
-        field,
-        "not a hash, expected 0x and 64 hexadecimal digits",
-    ))
 }

@@ -8,6 +8,8 @@
 
 mod delivery;
 mod kills;
+mod meanings;
 mod requests;
 mod restarts;
 mod support;
+mod texts;

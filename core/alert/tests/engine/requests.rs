@@ -235,7 +235,7 @@ async fn a_wrong_field_is_named() {
     let zero = zero.await.unwrap_err().to_string();
     assert_eq!(zero, "`price.price`: 0, expected a number above 0");
     let nothing = run.engine.evaluate(EvaluateRequest::default()).await;
-    assert!(nothing.unwrap_err().to_string().starts_with("`value`"));
+    assert!(nothing.unwrap_err().to_string().starts_with("`price`"));
     run.stop().await;
 }
 

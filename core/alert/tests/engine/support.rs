@@ -333,6 +333,7 @@ pub(crate) fn above(symbol: &str, threshold: &str) -> AlertRule {
             kind: Some(Kind::PriceAbove(PriceThreshold {
                 symbol: symbol.into(),
                 threshold: decimal(threshold),
+                hysteresis: None,
             })),
         }),
         ..AlertRule::default()

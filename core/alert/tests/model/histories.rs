@@ -1,11 +1,13 @@
 //! Histories: random inputs, edits, stores and restarts, made on both evaluators.
 
+mod rules;
+
 use std::collections::BTreeMap;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tidewire_alert::{
-    Condition, Decimal, Evaluator, EvaluatorConfig, Input, Leaf, Now, Output, Repeat, Rule,
-    RuleState, SignalKind, Subject, SubjectValue, Test, Tick,
+    Condition, Decimal, Evaluator, EvaluatorConfig, Input, Now, Output, Rule, RuleState,
+    SignalKind, Subject, SubjectValue, Tick,
 };
 use tidewire_proto::v1::TransactionState;
 
@@ -13,6 +15,19 @@ use crate::naive::{Arrival, CATCH_UP_MS, Event, Naive};
 
 const SLOTS: u32 = 8;
 const OPERATIONS: u32 = 60;
+
+/// Subject that a history mostly has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Focus {
+    /// All kinds of rules.
+    Wide,
+    /// One rule at a time about a portfolio or the gas price, which no other rule keeps.
+    Alone,
+    /// Crossings of either direction with cooldowns.
+    Either,
+    /// Transactions, beside prices that fire the same rules.
+    Transactions,
+}
 
 struct Run {
     random: StdRng,
@@ -27,6 +42,7 @@ struct Run {
     stored: BTreeMap<u32, RuleState>,
     stored_values: BTreeMap<Subject, SubjectValue>,
     is_verbose: bool,
+    focus: Focus,
     /// Whether values wait to be judged while time passes. A deferred passage may then fire later
     /// than its block ends, so that there are none.
     is_lazy: bool,
@@ -59,11 +75,17 @@ fn subjects() -> [Subject; 5] {
     ]
 }
 
-const STATES: [TransactionState; 5] = [
+/// States that rules wait for, the frequent ones twice.
+const STATES: [TransactionState; 10] = [
     TransactionState::Pending,
     TransactionState::Confirming,
+    TransactionState::Confirming,
     TransactionState::Confirmed,
+    TransactionState::Confirmed,
+    TransactionState::Finalized,
     TransactionState::Failed,
+    TransactionState::Replaced,
+    TransactionState::Cancelled,
     TransactionState::Dropped,
 ];
 
@@ -76,184 +98,12 @@ impl Run {
         self.random.random_ratio(1, one_in)
     }
 
-    fn threshold(&mut self) -> Decimal {
-        // Two of them differ only beyond the digits of a double.
-        decimal(self.pick(&[
-            "95",
-            "100",
-            "100.5",
-            "102",
-            "100.00000000000000001",
-            "99.99999999999999999",
-        ]))
-    }
-
     fn value(&mut self) -> Decimal {
         if self.chance(4) {
             return self.threshold();
         }
         let base = if self.chance(6) { 40..200 } else { 188..214 };
         Decimal::from(self.random.random_range(base)) / Decimal::TWO
-    }
-
-    fn leaf(&mut self) -> Leaf {
-        let all = subjects();
-        let number = self.pick(&[0, 0, 0, 0, 1, 1, 2, 3, 3, 4]);
-        let subject = all[number].clone();
-        if number == 4 {
-            let test = Test::Reaches(self.pick(&STATES));
-            return Leaf {
-                subject,
-                signal: SignalKind::State,
-                test,
-            };
-        }
-        let window_ms = self.pick(&[6_000, 6_000, 6_050]);
-        let percent = decimal(self.pick(&["1", "5", "0.5"]));
-        let signals = match number {
-            0 | 1 => 6,
-            3 => 5,
-            _ => 1,
-        };
-        let pick = if self.chance(2) {
-            0
-        } else {
-            self.random.random_range(0..signals)
-        };
-        let (signal, test) = match (number, pick) {
-            (0 | 1, 1) | (3, 1) => {
-                let test = if self.chance(2) {
-                    Test::Above(percent)
-                } else {
-                    Test::Below(-percent)
-                };
-                (SignalKind::ChangePercent { window_ms }, test)
-            }
-            (0 | 1, 2) => {
-                let slow_ms = 2 * window_ms;
-                let test =
-                    self.pick(&[Test::TurnsPositive, Test::TurnsNegative, Test::TurnsEither]);
-                (
-                    SignalKind::AverageGap {
-                        fast_ms: window_ms,
-                        slow_ms,
-                    },
-                    test,
-                )
-            }
-            (0 | 1, 3) => (
-                SignalKind::VolumeRatio {
-                    window_ms: self.pick(&[600, 650]),
-                },
-                Test::Above(decimal(self.pick(&["1.5", "3"]))),
-            ),
-            (0 | 1, 4 | 5) => {
-                let after: u32 = self.pick(&[1_000, 1_000, 5_000, 60_000]);
-                (SignalKind::Age, Test::Above(Decimal::from(after)))
-            }
-            (3, 2) => (
-                SignalKind::ChangeAbsolute { window_ms },
-                Test::Above(Decimal::TWO),
-            ),
-            (3, 3) => {
-                let window_ms = self.pick(&[None, Some(window_ms)]);
-                (
-                    SignalKind::DrawdownPercent { window_ms },
-                    Test::Above(percent),
-                )
-            }
-            (3, 4) => {
-                let window_ms = self.pick(&[None, Some(window_ms)]);
-                (
-                    SignalKind::DrawdownAbsolute { window_ms },
-                    Test::Above(Decimal::TWO),
-                )
-            }
-            _ => (SignalKind::Value, self.value_test()),
-        };
-        Leaf {
-            subject,
-            signal,
-            test,
-        }
-    }
-
-    fn value_test(&mut self) -> Test {
-        let threshold = self.threshold();
-        let hysteresis = decimal(self.pick(&["0", "0", "2", "5"]));
-        let high = threshold + decimal(self.pick(&["1", "4"]));
-        let low = threshold;
-        match self.random.random_range(0..8) {
-            0 | 1 => Test::Above(threshold),
-            2 | 3 => Test::Below(threshold),
-            4 => Test::CrossesUp {
-                threshold,
-                hysteresis,
-            },
-            5 => Test::CrossesDown {
-                threshold,
-                hysteresis,
-            },
-            6 => Test::CrossesEither {
-                threshold,
-                hysteresis,
-            },
-            _ if self.chance(2) => Test::Enters { low, high },
-            _ => Test::Exits { low, high },
-        }
-    }
-
-    fn condition(&mut self) -> Condition {
-        if !self.chance(3) {
-            return Condition::Leaf(self.leaf());
-        }
-        let count = self.random.random_range(1..4);
-        let mut list = Vec::new();
-        let is_all = self.chance(2);
-        let mut has_crossing = false;
-        for _ in 0..count {
-            let one = match self.chance(6) {
-                true => Condition::Any(vec![
-                    Condition::Leaf(self.leaf()),
-                    Condition::Leaf(self.leaf()),
-                ]),
-                false => Condition::Leaf(self.leaf()),
-            };
-            let crosses = one.leaves().iter().any(|leaf| leaf.test.is_crossing());
-            // As registration does, except for a window of their own.
-            if is_all && crosses && has_crossing {
-                continue;
-            }
-            has_crossing |= crosses;
-            list.push(one);
-        }
-        if is_all {
-            Condition::All(list)
-        } else {
-            Condition::Any(list)
-        }
-    }
-
-    fn rule(&mut self) -> Rule {
-        self.version += 1;
-        let repeat = self.pick(&[
-            Repeat::Recurring,
-            Repeat::Recurring,
-            Repeat::Times(1),
-            Repeat::Times(2),
-            Repeat::Times(20),
-        ]);
-        let cooldown_ms = self.pick(&[0, 0, 700, 5_000, 20_000, 400_000]);
-        let snoozed_until_ms = self.time();
-        Rule {
-            condition: self.condition(),
-            repeat,
-            cooldown_ms: if self.is_lazy { 0 } else { cooldown_ms },
-            expires_at_ms: self.time(),
-            snoozed_until_ms: snoozed_until_ms.filter(|_| !self.is_lazy),
-            is_enabled: !self.chance(12),
-            version: self.version,
-        }
     }
 
     fn time(&mut self) -> Option<i64> {
@@ -340,10 +190,17 @@ impl Run {
         self.collect(outputs);
     }
 
+    fn slots(&self) -> u32 {
+        match self.focus {
+            Focus::Alone => 2,
+            _ => SLOTS,
+        }
+    }
+
     fn compare(&mut self) {
         self.drain();
         let now = self.now;
-        for slot in 0..SLOTS {
+        for slot in 0..self.slots() {
             let (ours, theirs) = (self.events.get(&slot), self.naive.events.get(&slot));
             assert_eq!(ours, theirs, "slot {slot}: {:?}", self.rules.get(&slot));
             if let Some(phase) = self.naive.phase(slot, now) {
@@ -355,7 +212,15 @@ impl Run {
                 );
             }
             if let Some(rule) = self.rules.get(&slot) {
-                assert!(self.evaluator.explain(slot, rule, now).is_some());
+                let ours = self.evaluator.explain(slot, rule, now).unwrap();
+                let is_plain = rule.condition.leaves()[ours.test].signal == SignalKind::Value;
+                let value = ours.value.filter(|_| is_plain);
+                assert_eq!(
+                    (ours.decision, ours.holds, value),
+                    self.naive.explanation(slot, now),
+                    "slot {slot}: {} {rule:?}",
+                    ours.reason
+                );
             }
         }
     }
@@ -380,11 +245,20 @@ impl Run {
 
     fn value_arrives(&mut self) {
         let all = subjects();
-        let number = self.pick(&[0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 4]);
+        let number = match self.focus {
+            Focus::Wide => self.pick(&[0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 4]),
+            Focus::Alone => self.pick(&[2, 3, 3, 3]),
+            Focus::Either => 0,
+            Focus::Transactions => self.pick(&[0, 4]),
+        };
         let subject = all[number].clone();
         let formed_us = self.now.wall_ms * 1_000;
         if number == 4 {
-            let (state, is_retraction) = (self.pick(&STATES), self.chance(3));
+            let state = match self.chance(8) {
+                true => TransactionState::Unknown,
+                false => self.pick(&STATES),
+            };
+            let is_retraction = self.chance(3);
             let input = Input::Transaction {
                 state,
                 is_retraction,
@@ -449,7 +323,7 @@ impl Run {
             self.pass_time();
         }
         let now = self.now;
-        let slot = self.random.random_range(0..SLOTS);
+        let slot = self.random.random_range(0..self.slots());
         match self.random.random_range(0..100) {
             0..62 => self.value_arrives(),
             62..70 => {
@@ -615,13 +489,19 @@ pub(crate) fn run(seed: u64) -> u64 {
         stored: BTreeMap::new(),
         stored_values: BTreeMap::new(),
         is_lazy: seed.is_multiple_of(3),
+        focus: match seed % 8 {
+            0 => Focus::Alone,
+            1 => Focus::Either,
+            2 => Focus::Transactions,
+            _ => Focus::Wide,
+        },
         is_verbose: std::env::var("TIDEWIRE_MODEL_VERBOSE").is_ok(),
     };
     for subject in &subjects()[..2] {
         run.evaluator.intern(subject);
         run.naive.intern(subject);
     }
-    for slot in 0..SLOTS / 2 {
+    for slot in 0..run.slots() / 2 {
         run.insert(slot);
     }
     for _ in 0..OPERATIONS {

@@ -11,6 +11,7 @@
 )]
 #![allow(clippy::print_stdout, reason = "the seed of a failed run")]
 
+mod conditions;
 mod histories;
 mod naive;
 mod numbers;

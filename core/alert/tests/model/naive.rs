@@ -30,19 +30,24 @@ pub(crate) enum Event {
 }
 
 /// The memory of one direction of a test: `None` before the first value.
-type Side = Option<bool>;
+pub(crate) type Side = Option<bool>;
 
 #[derive(Debug, Clone)]
 pub(crate) struct NaiveRule {
     pub(crate) rule: Rule,
     /// For each test, the sides of its directions.
-    sides: Vec<[Side; 2]>,
+    pub(crate) sides: Vec<[Side; 2]>,
+    /// The directions that passed when the rule last fired or was to fire, and are not back.
+    pub(crate) passed: Vec<[bool; 2]>,
     left: Option<u32>,
     cooldown_from_ms: Option<i64>,
-    is_deferred: bool,
+    pub(crate) is_deferred: bool,
     /// The first value fires nothing.
     is_quiet: bool,
-    has_fired: bool,
+    /// Whether the last fire would not have been without its transactions.
+    needs_transaction: bool,
+    /// The newest value of its subjects when it last fired in this run.
+    pub(crate) fired_at: Option<u64>,
     is_stopped: bool,
     has_expired: bool,
     /// Whether the condition was true, without crossings.
@@ -75,6 +80,7 @@ pub(crate) struct Naive {
     /// Rules as they were stored.
     pub(crate) stored: BTreeMap<u32, (NaiveRule, Now)>,
     stored_values: BTreeMap<Subject, NaiveSubject>,
+    arrivals: u64,
 }
 
 pub(crate) fn ms(now: Now) -> i64 {
@@ -88,10 +94,12 @@ impl NaiveRule {
             left: all_fires(&rule),
             rule,
             sides: vec![[None; 2]; tests],
+            passed: vec![[false; 2]; tests],
             cooldown_from_ms: None,
             is_deferred: false,
             is_quiet: false,
-            has_fired: false,
+            needs_transaction: false,
+            fired_at: None,
             is_stopped: false,
             has_expired: false,
             level: None,
@@ -99,11 +107,11 @@ impl NaiveRule {
         }
     }
 
-    fn is_single(&self) -> bool {
+    pub(crate) fn is_single(&self) -> bool {
         matches!(self.rule.condition, Condition::Leaf(_))
     }
 
-    fn is_of_transaction(&self) -> bool {
+    pub(crate) fn is_of_transaction(&self) -> bool {
         self.rule
             .condition
             .leaves()
@@ -172,6 +180,9 @@ impl Naive {
                 _ => Vec::new(),
             };
             subject.histories.insert(leaf.signal, history);
+            if leaf.signal == SignalKind::Age {
+                subject.last_live_ms = subject.last_live_ms.or(Some(ms(now)));
+            }
             let number = subject.number(leaf.signal, now);
             subject.numbers.insert(leaf.signal, number);
         }
@@ -248,6 +259,8 @@ impl Naive {
         }
         if is_new_condition {
             old.sides = vec![[None; 2]; old.rule.condition.leaves().len()];
+            old.passed = vec![[false; 2]; old.sides.len()];
+            old.fired_at = None;
         }
         if is_armed_again {
             let left = old.left;
@@ -259,7 +272,17 @@ impl Naive {
             let mut off = rule.clone();
             off.is_enabled = false;
             old.rule = off;
+            let subjects = rule.subjects().into_iter();
+            let known: Vec<_> = subjects
+                .filter_map(|key| Some((key.clone(), self.subjects.get(key)?.clone())))
+                .collect();
             self.histories(now);
+            for (key, mut subject) in known {
+                // Its value stays, the histories do not.
+                subject.histories.clear();
+                subject.numbers.clear();
+                self.subjects.entry(key).or_insert(subject);
+            }
             self.rules.get_mut(&slot).unwrap().rule = rule;
             self.arm(slot, now);
         } else {
@@ -295,37 +318,11 @@ impl Naive {
         if !rule.is_deferred || !rule.is_active() || rule.is_cooling(now) || rule.is_snoozed(now) {
             return;
         }
-        match self.holds(slot) {
+        match self.stands(slot) {
             Some(true) => self.fire(slot, None, View::default(), now),
             Some(false) => self.rules.get_mut(&slot).unwrap().is_deferred = false,
             None => {}
         }
-    }
-
-    fn is_running(&self, leaf: &Leaf) -> bool {
-        let subject = self.subjects.get(&leaf.subject);
-        leaf.signal == SignalKind::Age
-            || subject.is_some_and(|subject| subject.source == Source::Live)
-    }
-
-    fn is_known(&self, leaf: &Leaf) -> bool {
-        let subject = self.subjects.get(&leaf.subject);
-        self.is_running(leaf) && subject.is_some_and(|subject| subject.known(leaf.signal).is_some())
-    }
-
-    fn holds(&self, slot: u32) -> Option<bool> {
-        let rule = &self.rules[&slot];
-        let truths: Vec<_> = rule
-            .rule
-            .condition
-            .leaves()
-            .into_iter()
-            .zip(&rule.sides)
-            .map(|(leaf, sides)| {
-                (self.is_known(leaf) && sides[0].is_some()).then_some(sides.contains(&Some(true)))
-            })
-            .collect();
-        tree(&rule.rule.condition, &mut truths.into_iter())
     }
 
     pub(crate) fn stale(&mut self, key: &Subject, now: Now) {
@@ -402,6 +399,8 @@ impl Naive {
             Some(peak) if !view.is_baseline => peak.max(arrival.value),
             _ => arrival.value,
         });
+        self.arrivals += 1;
+        subject.arrival = self.arrivals;
         subject.value = Some(arrival.value);
         subject.currency = arrival.currency;
         subject.source = Source::Live;
@@ -437,6 +436,8 @@ impl Naive {
         let mut sides = rule.sides.clone();
         let mut starts = false;
         let mut crossed = vec![false; leaves.len()];
+        let mut rising = vec![[false; 2]; leaves.len()];
+        let mut is_taken_back = false;
         let mut passes = false;
         let mut value = None;
         for (number, leaf) in leaves.iter().enumerate() {
@@ -465,11 +466,13 @@ impl Naive {
                         *side = Some(true);
                         if !view.is_baseline {
                             passes = true;
+                            rising[number][direction] = true;
                             crossed[number] |= is_crossing(&leaf.test);
                         }
                     }
                     Some(true) if is_back(&leaf.test, direction, of_leaf, view.is_retraction) => {
-                        *side = Some(false)
+                        *side = Some(false);
+                        is_taken_back |= leaf.signal == SignalKind::State;
                     }
                     _ => {}
                 }
@@ -514,28 +517,41 @@ impl Naive {
         if !is_single && level.is_some() {
             rule.level = level;
         }
-        rule.sides = sides;
-        let holds = self.holds(slot);
-        let rule = self.rules.get_mut(&slot).unwrap();
-        if holds == Some(false) {
-            rule.is_deferred = false;
-            if std::mem::replace(&mut rule.has_fired, false) && view.is_retraction {
-                rule.left = rule.left.map(|left| left + 1);
-                rule.cooldown_from_ms = None;
-                let copy = rule.clone();
-                self.stored.insert(slot, (copy, now));
-                self.push(slot, Event::Retract);
-                return;
+        for (passed, sides) in rule.passed.iter_mut().zip(&sides) {
+            for (passed, side) in passed.iter_mut().zip(sides) {
+                *passed &= *side == Some(true);
             }
+        }
+        rule.sides = sides;
+        let (holds, stands) = (self.holds(slot), self.stands(slot));
+        let rule = self.rules.get_mut(&slot).unwrap();
+        if stands == Some(false) {
+            rule.is_deferred = false;
+        }
+        if is_taken_back && rule.needs_transaction && holds != Some(true) {
+            rule.needs_transaction = false;
+            rule.level = rule.level.map(|_| false);
+            rule.left = rule.left.map(|left| left + 1);
+            rule.cooldown_from_ms = None;
+            let copy = rule.clone();
+            self.stored.insert(slot, (copy, now));
+            self.push(slot, Event::Retract);
+            return;
         }
         let is_blocked = rule.is_cooling(now) || rule.is_snoozed(now);
         if rises && rule.left != Some(0) {
-            if is_blocked && !rule.is_expired(now) {
+            let is_deferred = is_blocked && !rule.is_expired(now);
+            for (passed, rising) in rule.passed.iter_mut().zip(&rising) {
+                for (passed, rising) in passed.iter_mut().zip(rising) {
+                    *passed = *rising || *passed && is_deferred && rule.is_deferred;
+                }
+            }
+            if is_deferred {
                 rule.is_deferred = true;
             } else {
                 self.fire(slot, value, view, now);
             }
-        } else if holds == Some(true) && rule.is_deferred && !is_blocked {
+        } else if stands == Some(true) && rule.is_deferred && !is_blocked {
             self.fire(slot, value, view, now);
         }
     }
@@ -560,9 +576,13 @@ impl Naive {
         if can_stop {
             rule.recent_ms.push(ms(now));
         }
-        rule.has_fired = true;
         rule.left = rule.left.map(|left| left - 1);
         rule.cooldown_from_ms = (rule.rule.cooldown_ms > 0).then_some(ms(now));
+        let needs = self.needs_transaction(slot);
+        let newest = self.newest(slot).1;
+        let rule = self.rules.get_mut(&slot).unwrap();
+        rule.needs_transaction = needs;
+        rule.fired_at = Some(newest);
         let leaves = rule.rule.condition.leaves();
         let leaf = leaves[0].clone();
         let is_plain = rule.is_single() && leaf.signal == SignalKind::Value;
@@ -607,6 +627,7 @@ impl Naive {
     /// A restart: all that was not stored is lost.
     pub(crate) fn restart(&mut self, now: Now) {
         self.subjects.clear();
+        self.arrivals = 0;
         for (key, stored) in &self.stored_values {
             if stored.value.is_none() {
                 continue;
@@ -627,6 +648,7 @@ impl Naive {
         self.rules.clear();
         for (slot, (stored, at)) in &self.stored {
             let mut rule = stored.clone();
+            rule.fired_at = None;
             // Wall-clock age of a time of the old monotonic clock.
             let age = |old: i64| now.wall_ms - (at.wall_ms + old - ms(*at));
             let whole = i64::from(rule.rule.cooldown_ms);

@@ -24,6 +24,8 @@ pub(crate) struct NaiveSubject {
     pub(crate) last_live_ms: Option<i64>,
     pub(crate) wall_ms: i64,
     pub(crate) has_vanished: bool,
+    /// The number of its last value among all of the run.
+    pub(crate) arrival: u64,
     /// Each history that a rule needs, as values with their times and volumes.
     pub(crate) histories: BTreeMap<SignalKind, Vec<(i64, Decimal, Option<Decimal>)>>,
     /// The numbers as they were when the subject was judged last.
@@ -40,6 +42,7 @@ impl NaiveSubject {
             last_live_ms: None,
             wall_ms: 0,
             has_vanished: false,
+            arrival: 0,
             histories: BTreeMap::new(),
             numbers: BTreeMap::new(),
         }

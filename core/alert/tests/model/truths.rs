@@ -6,8 +6,12 @@ use tidewire_proto::v1::TransactionState;
 pub(crate) fn is_true(test: &Test, number: Decimal) -> [Option<bool>; 2] {
     let zero = Decimal::ZERO;
     match test {
-        Test::Above(t) | Test::CrossesUp { threshold: t, .. } => [Some(number >= *t), None],
-        Test::Below(t) | Test::CrossesDown { threshold: t, .. } => [Some(number <= *t), None],
+        Test::Above(t)
+        | Test::StaysAbove { threshold: t, .. }
+        | Test::CrossesUp { threshold: t, .. } => [Some(number >= *t), None],
+        Test::Below(t)
+        | Test::StaysBelow { threshold: t, .. }
+        | Test::CrossesDown { threshold: t, .. } => [Some(number <= *t), None],
         Test::CrossesEither { threshold: t, .. } => [Some(number >= *t), Some(number <= *t)],
         Test::Enters { low, high } => [Some(*low <= number && number <= *high), None],
         Test::Exits { low, high } => [Some(number < *low || number > *high), None],
@@ -36,6 +40,13 @@ pub(crate) fn is_back(test: &Test, direction: usize, number: Decimal, is_retract
     let is_false = is_true(test, number)[direction] == Some(false);
     match (test, direction) {
         (
+            Test::StaysAbove {
+                threshold,
+                hysteresis,
+            },
+            _,
+        )
+        | (
             Test::CrossesUp {
                 threshold,
                 hysteresis,
@@ -50,6 +61,13 @@ pub(crate) fn is_back(test: &Test, direction: usize, number: Decimal, is_retract
             0,
         ) => is_false && threshold - number >= *hysteresis,
         (
+            Test::StaysBelow {
+                threshold,
+                hysteresis,
+            },
+            _,
+        )
+        | (
             Test::CrossesDown {
                 threshold,
                 hysteresis,
@@ -63,13 +81,41 @@ pub(crate) fn is_back(test: &Test, direction: usize, number: Decimal, is_retract
             },
             _,
         ) => is_false && number - threshold >= *hysteresis,
-        (Test::Reaches(_), _) => is_false && is_retraction,
+        (Test::Reaches(wanted), _) => is_false && is_undone(*wanted, number, is_retraction),
         _ => is_false,
     }
 }
 
+/// The table of `docs/alerts.md`: the states after which a fire of a transaction is retracted.
+fn is_undone(wanted: TransactionState, number: Decimal, is_retraction: bool) -> bool {
+    use TransactionState as State;
+    let state = State::try_from(i32::try_from(number).unwrap()).unwrap();
+    let success = [State::Confirming, State::Confirmed, State::Finalized];
+    let others = [State::Replaced, State::Cancelled];
+    if [State::Pending, State::Dropped].contains(&wanted) {
+        return false;
+    }
+    if [State::Pending, State::Unknown].contains(&state) {
+        return is_retraction;
+    }
+    let group = |state: State| match state {
+        _ if success.contains(&state) => 0,
+        _ if others.contains(&state) => 1,
+        State::Failed => 2,
+        _ => 3,
+    };
+    is_retraction || group(wanted) != group(state)
+}
+
 pub(crate) fn is_crossing(test: &Test) -> bool {
-    !matches!(test, Test::Above(_) | Test::Below(_) | Test::Reaches(_))
+    !matches!(
+        test,
+        Test::Above(_)
+            | Test::Below(_)
+            | Test::StaysAbove { .. }
+            | Test::StaysBelow { .. }
+            | Test::Reaches(_)
+    )
 }
 
 pub(crate) fn tree(

@@ -7,7 +7,7 @@
 //! Worked example: in the first pass, the trades of BTC-USD at one source have the numbers 100 to
 //! 149. They span 50 numbers. The second pass plays them as 150 to 199, the third as 200 to 249.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::collections::HashMap;
 
 use crate::venue::{Stamp, Ticker, Trade, TradeId, VenueEvent};
 
@@ -97,15 +97,9 @@ impl Passes {
     }
 
     /// Remembers the numbers of a trade of the first pass.
-    fn note(
-        &mut self,
-        source: usize,
-        kind: NumberKind,
-        name: &Cow<'_, str>,
-        (first, last): (u64, u64),
-    ) {
+    fn note(&mut self, source: usize, kind: NumberKind, name: &str, (first, last): (u64, u64)) {
         let spans = self.spans.entry((source, kind)).or_default();
-        if let Some(span) = spans.get_mut(&**name) {
+        if let Some(span) = spans.get_mut(name) {
             span.first = span.first.min(first);
             span.last = span.last.max(last);
         } else if self.markets < MAX_MARKETS {
@@ -115,9 +109,9 @@ impl Passes {
     }
 
     /// How far the numbers of a market lie above those of the first pass.
-    fn number_shift(&self, source: usize, kind: NumberKind, name: &Cow<'_, str>) -> u64 {
+    fn number_shift(&self, source: usize, kind: NumberKind, name: &str) -> u64 {
         let spans = self.spans.get(&(source, kind));
-        let span = spans.and_then(|spans| spans.get(&**name));
+        let span = spans.and_then(|spans| spans.get(name));
         span.map_or(0, |span| {
             let numbers = span.last.saturating_sub(span.first).saturating_add(1);
             numbers.saturating_mul(self.ended)

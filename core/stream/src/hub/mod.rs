@@ -10,6 +10,7 @@
 //! [`session`](crate::session) explains: a delivery goes from one to the other without a
 //! virtual call.
 
+mod delivery_times;
 mod flush_schedule;
 mod liveness;
 pub mod shard;
@@ -22,6 +23,7 @@ use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
+pub use delivery_times::DeliveryTimes;
 pub(crate) use flush_schedule::FlushSchedule;
 pub use liveness::LateShard;
 pub use shard::{Shard, ShardId, Sink};
@@ -89,6 +91,16 @@ impl ShardSet {
 }
 
 impl Hub {
+    /// Takes the delivery times of all shards since the last call.
+    #[must_use]
+    pub fn take_delivery_times(&self) -> DeliveryTimes {
+        let mut times = DeliveryTimes::default();
+        for shard in &self.shards {
+            times.add(&shard.take_delivery_times());
+        }
+        times
+    }
+
     /// The most shards with a thread of their own.
     pub const MAX_SHARDS: usize = ShardSet::CAPACITY - 1;
 

@@ -37,8 +37,12 @@ use tidewire_proto::v1::ServerMessage;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    flush_schedule::FlushSchedule, liveness::Liveness, subscriber_list::SubscriberList,
-    timers::Timers, write_coalescing::WriteCoalescing,
+    delivery_times::{DeliveryRecorder, DeliveryTimes},
+    flush_schedule::FlushSchedule,
+    liveness::Liveness,
+    subscriber_list::SubscriberList,
+    timers::Timers,
+    write_coalescing::WriteCoalescing,
 };
 use crate::{
     ChannelName, Publication, Urgency,
@@ -95,6 +99,7 @@ pub struct Shard {
     timers: Mutex<Timers>,
     flush_schedule: FlushSchedule,
     liveness: Liveness,
+    delivery_times: DeliveryRecorder,
     wake: Notify,
     /// Whether the inbox has urgent publications: read within a tick, without its lock.
     has_urgent: AtomicBool,
@@ -116,6 +121,8 @@ struct Inbox {
     dirty: Vec<Arc<SessionCore>>,
     /// Sessions that end after the publications of before, each with its last message.
     leaving: Vec<(Arc<SessionCore>, ServerMessage)>,
+    /// When the oldest of the ordinary publications came.
+    oldest: Option<Instant>,
 }
 
 /// Publications that wait for the shard.
@@ -203,10 +210,16 @@ impl Shard {
             timers: Mutex::default(),
             flush_schedule,
             liveness: Liveness::new(started),
+            delivery_times: DeliveryRecorder::default(),
             wake: Notify::new(),
             has_urgent: AtomicBool::new(false),
             wake_urgent: Notify::new(),
         }
+    }
+
+    /// Takes the delivery times since the last call.
+    pub(super) fn take_delivery_times(&self) -> DeliveryTimes {
+        self.delivery_times.take()
     }
 
     /// When its sessions send their batches of prices.
@@ -239,6 +252,7 @@ impl Shard {
         }
         inbox.ordinary.push(publication);
         if inbox.ordinary.publications.len() == 1 {
+            inbox.oldest = Some(Instant::now());
             drop(inbox);
             self.wake.notify_one();
         }
@@ -374,11 +388,15 @@ impl Shard {
             }
             self.deliver_urgent().await;
             let started = Instant::now();
-            self.drain_inbox(&mut buffers);
+            let oldest = self.drain_inbox(&mut buffers);
             let publications = buffers.publications.len();
             coalescing.note_publications(publications, started);
             let flushed = self.deliver_and_flush(&mut buffers, started).await;
             self.liveness.answer();
+            // Without a socket there was no delivery.
+            if let Some(oldest) = oldest.filter(|_| flushed > 0) {
+                self.delivery_times.record(oldest.elapsed(), publications);
+            }
             if flushed >= MANY_SOCKETS && coalescing.is_worthwhile(publications) {
                 self.pause(coalescing.max_pause()).await;
             }
@@ -427,12 +445,14 @@ impl Shard {
         }
     }
 
-    /// Takes the publications and sessions that came since the last tick.
-    fn drain_inbox(&self, buffers: &mut TickBuffers) {
+    /// Takes the publications and sessions that came since the last tick. Returns when the oldest
+    /// publication came.
+    fn drain_inbox(&self, buffers: &mut TickBuffers) -> Option<Instant> {
         let mut inbox = self.inbox.lock();
         inbox.ordinary.swap(&mut buffers.publications);
         buffers.sessions.append(&mut inbox.dirty);
         buffers.leaving.append(&mut inbox.leaving);
+        inbox.oldest.take()
     }
 
     /// Delivers the publications, and flushes each session that has something to send once.

@@ -9,29 +9,24 @@
 import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality, TransportName } from "./api.ts";
 import { diagnose, httpUrl, webSocketUrl } from "./endpoint.ts";
 import { environmentWith, type Timer } from "./environment.ts";
-import { failure, reasonOf, TidewireError } from "./errors.ts";
+import { failure, reasonOf } from "./errors.ts";
 import { ABNORMAL_CLOSE, type ConnectionEnd, type Link, openLink } from "./link.ts";
 import { openListeners } from "./listeners.ts";
 import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } from "./messages.ts";
+import { openPings } from "./pings.ts";
 import { openQueue } from "./queue.ts";
 import { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
-import { type ChannelHandler, openSubscriptions, type SubscribeOptions, type Subscriber, type Subscription } from "./subscriptions.ts";
+import { openRequests } from "./requests.ts";
+import { openSubscribing } from "./subscribing.ts";
+import { type ChannelHandler, openSubscriptions, type SubscribeOptions, type Subscription } from "./subscriptions.ts";
 import { ownerOf, tokenSource } from "./token.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, Welcome } from "./types/session.ts";
 import { openEventStream, openWebSocket } from "./wires.ts";
 
-const REQUEST_TIMEOUT_MS = 10_000;
 /** The time for a handshake. It doubles with each attempt: a slow network needs longer. */
 const WELCOME_TIMEOUT_MS = 2_500;
 const LONGEST_WELCOME_MS = 20_000;
-const PING_INTERVAL_MS = 5_000;
-/** Channels in one `subscribe`, so that its frame stays far below the server's limit. */
-const CHANNELS_PER_FRAME = 100;
-/** A channel without handlers stays subscribed so long: the next component may want it. */
-const LINGER_MS = 100;
-/** The time between two values of a latest channel when data is to be saved. */
-const SAVE_DATA_MS = 5_000;
 /** Attempts without a `welcome` before the other transport is tried, and where a WebSocket has worked before. */
 const FALLBACK_ATTEMPTS = 2;
 const PATIENT_ATTEMPTS = 6;
@@ -119,11 +114,6 @@ export class WebSocketClient {
       emit("error", { code, message, channel });
     });
     const [fetchToken, forgetToken] = tokenSource(clock);
-    const pending = new Map<string, [onReply: (reply: never) => void, onFailure: (error: TidewireError) => void, timer: Timer]>();
-    /** Channels to subscribe to at the end of this microtask, in one frame. */
-    const unsent = new Set<Subscription>();
-    /** Channels whose last handler left. */
-    const leaving = new Set<Subscription>();
     let link: Link | undefined;
     /** A WebSocket that is tried while an event stream works. */
     let candidate: Link | undefined;
@@ -134,8 +124,6 @@ export class WebSocketClient {
     let returnMs = RETURN_MS;
     /** Counts connections, so that a token that comes late opens none. */
     let generation = 0;
-    let lastId = 0;
-    let pingTimer: Timer | undefined;
     let returnTimer: Timer | undefined;
     /** What the server or a diagnosis said before the end. */
     let hint = "";
@@ -149,30 +137,34 @@ export class WebSocketClient {
     const report = (code: ErrorCode, message: string, cause?: unknown): void => {
       emit("error", { code, message, cause });
     };
-    const nothing = (): void => undefined;
 
-    // ---------------------------------------------------------- requests
-
-    const start = <Type extends RequestType>(
-      type: Type,
-      data: Requests[Type]["data"],
-      onReply: (reply: ReplyOf<Type>) => void = nothing,
-      onFailure: (error: TidewireError) => void = nothing,
-    ): void => {
-      // What a subscription was called before comes after it: its own publication, for example.
-      sendSubscribes();
-      const id = String(++lastId);
-      if (!link?.send(JSON.stringify({ type, id, data }))) {
-        onFailure(failure("unavailable", "not connected"));
-        return;
-      }
-      const limitMs = options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
-      const timer = clock.after(limitMs, () => {
-        pending.delete(id);
-        onFailure(failure("deadline_exceeded", `no reply within ${limitMs} ms`));
-      });
-      pending.set(id, [onReply, onFailure, timer]);
-    };
+    const [start, settle, failAll] = openRequests(
+      clock,
+      () => options.requestTimeoutMs,
+      (frame) => {
+        // What a subscription was called before comes after it: its own publication, for example.
+        flush();
+        return link?.send(frame) ?? false;
+      },
+    );
+    const [subscribeSoon, flush, remove, resetSubscribing] = openSubscribing(
+      clock,
+      subscriptions,
+      start,
+      isOpen,
+      () => link?.transport === "websocket",
+      () => options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData,
+    );
+    const [ping, pingLoop, stopPings] = openPings(
+      clock,
+      start,
+      () => reconnection.isVisible && isOpen(),
+      (rttMs, clockOffsetMs = this.clockOffsetMs) => {
+        Object.assign(this, { clockOffsetMs });
+        reconnection.onPing(rttMs);
+        emit("quality", this.getQuality());
+      },
+    );
     const queue =
       options.queue === false
         ? undefined
@@ -185,13 +177,11 @@ export class WebSocketClient {
             });
           });
 
-    // -------------------------------------------------------- connection
-
     /** Drops the connection, its timers and its requests. */
     const drop = (keep?: Link): void => {
       generation += 1;
       reconnection.cancel();
-      pingTimer?.cancel();
+      stopPings();
       returnTimer?.cancel();
       for (const old of [link, candidate]) {
         if (old !== keep) {
@@ -199,17 +189,12 @@ export class WebSocketClient {
         }
       }
       link = candidate = undefined;
-      unsent.clear();
+      resetSubscribing();
       queue?.close();
       for (const subscription of subscriptions.all()) {
         subscription.onDisconnect();
       }
-      const lost = [...pending.values()];
-      pending.clear();
-      for (const [, onFailure, timer] of lost) {
-        timer.cancel();
-        onFailure(failure("unavailable", "the connection was lost before the reply came"));
-      }
+      failAll();
     };
     const stop = (state: ClientState): void => {
       reconnection.stop();
@@ -283,9 +268,9 @@ export class WebSocketClient {
         name,
         Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection.attempt),
         (onOpen, onFrame, onClose) =>
-          name === "sse"
+          name === "sse" || !webSocket
             ? openEventStream(fetch, httpUrl(target), token, subscriptions.cursor(), onFrame, onClose)
-            : openWebSocket(webSocket as NonNullable<typeof webSocket>, target.href, token, onOpen, onFrame, onClose),
+            : openWebSocket(webSocket, target.href, token, onOpen, onFrame, onClose),
         (message) => {
           if (self === candidate && message.type === "welcome") {
             drop(self);
@@ -355,8 +340,6 @@ export class WebSocketClient {
       },
     );
 
-    // ---------------------------------------------------------- messages
-
     const onMessage = (message: ServerMessage): void => {
       emit("message", message);
       try {
@@ -372,7 +355,7 @@ export class WebSocketClient {
       } else if (type === "authenticated") {
         subscriptions.applyServerSide(data.subscriptions);
         // The new token may read more.
-        subscribeSoon(...subscriptions.all().filter((subscription) => subscription.isRefused()));
+        subscribeSoon(subscriptions.all().filter((subscription) => subscription.isRefused()));
       } else if (type === "pong" || type === "visibility") {
         onHeartbeat(data.heartbeatMs);
       } else if (type === "reconnect") {
@@ -382,23 +365,12 @@ export class WebSocketClient {
       } else if (type === "status") {
         emit("status", data);
       }
-      const request = pending.get(id ?? "");
-      if (request) {
-        const [onReply, onFailure, timer] = request;
-        pending.delete(id ?? "");
-        timer.cancel();
-        if (type === "error") {
-          onFailure(new TidewireError(data));
-        } else {
-          // The protocol fixes the reply type of each request.
-          onReply(data as never);
-        }
-      } else if (id) {
-        // A reply that came too late.
+      if (settle(message) || id) {
+        // A reply, perhaps one that came too late.
       } else if (type === "subscribed") {
         subscriptions.applyPushed(data.channels);
       } else if (type === "unsubscribed") {
-        for (const subscription of data.channels.flatMap(subscriptions.find)) {
+        for (const subscription of data.channels.flatMap((channel) => subscriptions.find(channel))) {
           subscription.refuse(failure("cancelled", data.reason ?? "the server ended the subscription"));
         }
       } else if (type !== "error") {
@@ -423,16 +395,11 @@ export class WebSocketClient {
       if (!reconnection.isVisible) {
         start("visibility", { state: "background" });
       }
-      for (const subscription of subscriptions.all()) {
-        // An event stream resumes the server's own subscriptions by its cursor: `subscribed` follows.
-        if (!isWebSocket && subscription.isInCursor()) {
-          subscription.start(false);
-        } else {
-          unsent.add(subscription);
-        }
-      }
+      // An event stream resumes the server's own subscriptions by its cursor: `subscribed` follows.
+      const isResumed = (subscription: Subscription): boolean => !isWebSocket && subscription.isInCursor() && !!subscription.start(false);
+      subscribeSoon(subscriptions.all().filter((subscription) => !isResumed(subscription)));
       // Before the event: a listener that publishes at once then receives its own publication.
-      sendSubscribes();
+      flush();
       queue?.open(welcome.userId ?? "");
       emit("state", this.state);
       pingLoop();
@@ -456,112 +423,13 @@ export class WebSocketClient {
       }
     };
 
-    // ----------------------------------------------------- subscriptions
-
-    const remove = (subscription: Subscription, subscriber: Subscriber): void => {
-      const { subscribers } = subscription;
-      if (!subscribers.delete(subscriber) || subscribers.size) {
-        return;
-      }
-      if (unsent.delete(subscription) || !isOpen()) {
-        subscriptions.drop(subscription);
-        return;
-      }
-      if (!leaving.size) {
-        clock.after(LINGER_MS, () => {
-          const gone = [...leaving].filter((left) => subscriptions.drop(left) && !left.isRefused());
-          leaving.clear();
-          if (gone.length) {
-            start("unsubscribe", { channels: gone.map((left) => left.canonical()) });
-          }
-        });
-      }
-      leaving.add(subscription);
-    };
-    const subscribeSoon = (...all: Subscription[]): void => {
-      if (isOpen()) {
-        if (!unsent.size) {
-          queueMicrotask(sendSubscribes);
-        }
-        for (const subscription of all) {
-          unsent.add(subscription);
-        }
-      }
-    };
-    const sendSubscribes = (): void => {
-      const all = [...unsent];
-      unsent.clear();
-      while (all.length) {
-        sendSubscribe(all.splice(0, CHANNELS_PER_FRAME));
-      }
-    };
-    const sendSubscribe = (all: readonly Subscription[]): void => {
-      start(
-        "subscribe",
-        { channels: all.map((subscription) => subscription.start(link?.transport === "websocket")) },
-        ({ channels }) => {
-          // The results come in the order of the request.
-          for (const [index, result] of channels.entries()) {
-            const subscription = all[index];
-            if (subscription && subscriptions.has(subscription)) {
-              subscription.finish(result);
-              if (savesData() && subscription.slowDown(SAVE_DATA_MS)) {
-                // The server has said that it is a latest channel.
-                subscribeSoon(subscription);
-              }
-            }
-          }
-        },
-        (error) => {
-          // After a loss the next connection subscribes to everything again.
-          for (const subscription of isOpen() ? all : []) {
-            subscription.refuse(error);
-          }
-        },
-      );
-    };
-    const savesData = (): boolean | undefined =>
-      options.saveData ?? (globalThis as { navigator?: { connection?: { saveData?: boolean } } }).navigator?.connection?.saveData;
-
-    // --------------------------------------------------------- heartbeat
-
-    /** Sends a ping and measures the round trip by its reply. */
-    const ping = (): void => {
-      const t = clock.now();
-      const count = (rttMs?: number): void => {
-        reconnection.onPing(rttMs);
-        emit("quality", this.getQuality());
-      };
-      start(
-        "ping",
-        { t },
-        ({ serverTime }) => {
-          const rttMs = clock.now() - t;
-          Object.assign(this, { clockOffsetMs: serverTime + rttMs / 2 - clock.wallTime() });
-          count(rttMs);
-        },
-        () => {
-          count();
-        },
-      );
-    };
-    /** Measures now and every few seconds, while the page is visible. */
-    const pingLoop = (): void => {
-      pingTimer?.cancel();
-      if (reconnection.isVisible && isOpen()) {
-        ping();
-        pingTimer = clock.after(PING_INTERVAL_MS, pingLoop);
-      }
-    };
-
     // ------------------------------------------------------- the methods
-
     queue?.claim(options.getToken ? undefined : ownerOf(options.token));
     this.on = on;
     this.off = off;
     this.getQuality = () => reconnection.getQuality(isOpen());
     this.connect = () => {
-      if (!/^connect/.test(this.state.status)) {
+      if (!this.state.status.startsWith("connect")) {
         if (!allows("websocket")) {
           transport = "sse";
         } else if (!webSocket) {
@@ -581,7 +449,7 @@ export class WebSocketClient {
           const { status } = state;
           if (status === "connected") {
             resolve(state.welcome);
-          } else if (/d$/.test(status)) {
+          } else if (status.endsWith("d")) {
             reject(failure("unavailable", status === "closed" ? state.end.reason : "not connected: call connect()"));
           } else {
             return;
@@ -602,7 +470,7 @@ export class WebSocketClient {
       const subscriber = { ...settings, handler };
       const [subscription, isNew] = subscriptions.add(channel, subscriber);
       if (isNew) {
-        subscribeSoon(subscription);
+        subscribeSoon([subscription]);
       }
       return () => {
         remove(subscription, subscriber);

@@ -100,10 +100,10 @@ const systemClock: Clock = {
 
 /** The page of a browser. Elsewhere, always visible. */
 const documentPage: Page = {
-  isVisible: () => !globalThis.document?.hidden,
+  isVisible: () => typeof document === "undefined" || !document.hidden,
   onChange(listener) {
     const abort = new AbortController();
-    if (globalThis.document) {
+    if (typeof document !== "undefined") {
       for (const name of "visibilitychange online offline resume freeze pageshow pagehide".split(" ")) {
         // Captured: `freeze` and `resume` are events of the document that do not bubble.
         addEventListener(

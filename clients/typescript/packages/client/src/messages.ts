@@ -23,7 +23,7 @@ import type {
   Preferences,
   ReadReceipt,
 } from "./types/notify.ts";
-import type { MarketOverview, PriceBatch, PriceUpdate } from "./types/price.ts";
+import type { Candle, CandlePage, CandleQuery, MarketOverview, PriceBatch, PriceUpdate } from "./types/price.ts";
 import type {
   ActiveSubscription,
   Authenticated,
@@ -57,6 +57,7 @@ export interface Requests {
   watch: { data: WatchRequest; reply: "watching" };
   unwatch: { data: WatchRequest; reply: "unwatched" };
   get_price: { data: { readonly symbol: string }; reply: "price" };
+  get_candles: { data: CandleQuery; reply: "candles" };
   get_block: { data: { readonly chain: number }; reply: "block" };
   notifications: { data: NotificationQuery; reply: "notifications" };
   mark_read: { data: NotificationIds; reply: "read" };
@@ -87,6 +88,8 @@ export interface ServerData {
   price: PriceUpdate;
   price_batch: PriceBatch;
   market_overview: MarketOverview;
+  candle: Candle;
+  candles: CandlePage;
   block: Block;
   event_log: EventLog;
   transaction: TransactionStatus;

@@ -11,8 +11,6 @@ import type { Json } from "./types/common.ts";
 import type { ActiveSubscription, PublishRequest } from "./types/session.ts";
 
 const MAX_ENTRIES = 100;
-/** Publications without a reply at one time, so that a long queue breaks no rate limit at once. */
-const MAX_IN_FLIGHT = 16;
 /** The server remembers an idempotency key for five minutes. A margin is left for the way there. */
 const KEY_LIFE_MS = 270_000;
 /** A publication that was never sent is dropped after a day: nobody expects it any more. */
@@ -86,7 +84,6 @@ export function openQueue({ clock, random }: Environment, url: string, options: 
     storage?.removeItem(keyOf(entry));
   };
   const pump = (): void => {
-    let free = MAX_IN_FLIGHT - entries.filter((entry) => entry.isInFlight).length;
     for (const entry of isOpen ? entries : []) {
       const { sentAt, order, request } = entry;
       const now = clock.wallTime();
@@ -96,7 +93,7 @@ export function openQueue({ clock, random }: Environment, url: string, options: 
       if (now - (sentAt ?? order[0]) > (sentAt ? KEY_LIFE_MS : UNSENT_LIFE_MS)) {
         remove(entry);
         entry.reject?.(failure("deadline_exceeded", "it waited too long, and may have been published"));
-      } else if (free-- > 0) {
+      } else {
         entry.isInFlight = true;
         entry.sentAt = sentAt ?? now;
         save(entry);
@@ -105,12 +102,10 @@ export function openQueue({ clock, random }: Environment, url: string, options: 
           (position) => {
             remove(entry);
             entry.resolve?.(position);
-            pump();
           },
           (error) => {
             remove(entry);
             entry.reject?.(error);
-            pump();
           },
         );
       }

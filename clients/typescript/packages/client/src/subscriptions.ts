@@ -246,7 +246,31 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
 }
 
 /** All channels that the application subscribes to. */
-export function openSubscriptions(call: Call, report: Report) {
+export interface Subscriptions {
+  /** The channels of a canonical name. */
+  find(key: string): readonly Subscription[];
+  all(): readonly Subscription[];
+  /** Whether the channel still has a handler, or had one a moment ago. */
+  has(subscription: Subscription): boolean;
+  /** Adds a handler. Returns whether the server must be asked. The options of a channel's first handler apply. */
+  add(name: string, subscriber: Subscriber): [subscription: Subscription, isNew: boolean];
+  /** Forgets a channel without handlers. Returns whether nothing stands for it any more. */
+  drop(subscription: Subscription): boolean;
+  /** Applies the server's own subscriptions of this connection, such as the user's channel. */
+  applyServerSide(active: readonly ActiveSubscription[]): void;
+  /** Applies a `subscribed` that replies to no request: of an event stream's cursor, or pushed by the server. */
+  applyPushed(results: readonly SubscriptionResult[]): void;
+  /** Delivers a push to the handlers of its channel. */
+  dispatch(message: ServerMessage): void;
+  /**
+   * Returns the cursor with which an event stream resumes the channels that the
+   * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
+   */
+  cursor(): string;
+}
+
+/** Opens the channels of a client. */
+export function openSubscriptions(call: Call, report: Report): Subscriptions {
   const byName = new Map<string, Subscription>();
   /**
    * The channels by canonical name, and for batches by ":" and the part after
@@ -290,7 +314,6 @@ export function openSubscriptions(call: Call, report: Report) {
     all,
     has,
 
-    /** Adds a handler. The options of a channel's first handler apply until its last handler is removed. */
     add(name: string, subscriber: Subscriber): [subscription: Subscription, isNew: boolean] {
       let subscription = byName.get(name);
       if (subscription) {
@@ -302,7 +325,6 @@ export function openSubscriptions(call: Call, report: Report) {
       return [subscription, true];
     },
 
-    /** Forgets a channel without handlers. Returns whether nothing stands for it any more. */
     drop(subscription: Subscription): boolean {
       if (subscription.subscribers.size || !has(subscription)) {
         return false;
@@ -313,7 +335,6 @@ export function openSubscriptions(call: Call, report: Report) {
       return !find(subscription.canonical()).length;
     },
 
-    /** Applies the server's own subscriptions of this connection, such as the user's channel. */
     applyServerSide(active: readonly ActiveSubscription[]): void {
       for (const at of active) {
         serverSide.add(at.channel);
@@ -323,7 +344,6 @@ export function openSubscriptions(call: Call, report: Report) {
       }
     },
 
-    /** Applies a `subscribed` that replies to no request: of an event stream's cursor, or pushed by the server. */
     applyPushed(results: readonly SubscriptionResult[]): void {
       for (const result of results) {
         for (const subscription of find(result.channel)) {
@@ -334,7 +354,6 @@ export function openSubscriptions(call: Call, report: Report) {
       }
     },
 
-    /** Delivers a push to the handlers of its channel. */
     dispatch(message: ServerMessage): void {
       if (message.type === "price_batch") {
         dispatchBatch(message);
@@ -345,12 +364,8 @@ export function openSubscriptions(call: Call, report: Report) {
       }
     },
 
-    /**
-     * Returns the cursor with which an event stream resumes the channels that the
-     * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
-     */
     cursor(): string {
-      const lines = all().map(({ canonical, cursorLine }) => cursorLine(serverSide.has(canonical())));
+      const lines = all().map((one) => one.cursorLine(serverSide.has(one.canonical())));
       const bytes = new TextEncoder().encode(lines.filter(Boolean).join("\n"));
       return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
     },

@@ -28,8 +28,7 @@ export function openWebSocket(webSocket: WebSocketConstructor, url: string, toke
     failure = event.message ?? "";
   });
   socket.addEventListener("close", ({ code, reason }) => {
-    // An empty reason tells nothing.
-    onEnd(code, reason ? reason : failure);
+    onEnd(code, reason === undefined || reason === "" ? failure : reason);
   });
   return socket;
 }

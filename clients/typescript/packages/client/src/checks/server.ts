@@ -3,7 +3,7 @@ import type { ServerData, ServerType } from "../messages.ts";
 import type { AlertCondition, AlertEvent, AlertRepeat, AlertRule, AlertTick } from "../types/alert.ts";
 import type { ErrorData } from "../types/common.ts";
 import type { DeliveryFilter, Notification, Preferences } from "../types/notify.ts";
-import type { MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, SourceList, TopMover } from "../types/price.ts";
+import type { Candle, MarketCoverage, PriceSource, PriceUpdate, Rate, RecentTrade, RefusedSymbol, SourceDetail, SourceList, TopMover } from "../types/price.ts";
 import type { ActiveSubscription, HistoryItem, SubscriptionResult } from "../types/session.ts";
 import type {
   Approval,
@@ -56,6 +56,19 @@ const price = object<PriceUpdate>({
   dayCoveredMs: optional(count),
   missing: optional(count),
   sample: optional(flag),
+});
+
+const candle = object<Candle>({
+  symbol: text,
+  interval: text,
+  start: millis,
+  open: number,
+  high: number,
+  low: number,
+  close: number,
+  volume: nullable(number),
+  closed: flag,
+  sources: count,
 });
 
 const transaction = object<TransactionStatus>({
@@ -113,7 +126,7 @@ const readReceipt = object<ServerData["read"]>({ ids: optional(list(text)), all:
 const dismissed = object<ServerData["dismissed"]>({ ids: list(text), unreadCount: count });
 
 const symbol = { kind: text as Check<never>, symbol: text };
-const threshold = object({ ...symbol, threshold: number });
+const threshold = object({ ...symbol, threshold: number, hysteresis: optional(number) });
 const portfolio = object({
   kind: text as Check<never>,
   portfolio: text,
@@ -124,9 +137,14 @@ const portfolio = object({
 const gas = object({ kind: text as Check<never>, chain: count, gwei: number });
 const several = object({ kind: text as Check<never>, conditions: list<AlertCondition>((value) => condition(value)) });
 const condition: Check<AlertCondition> = tagged<AlertCondition>("kind", {
-  price_above: threshold,
-  price_below: threshold,
-  price_crosses: object({ ...symbol, threshold: number, direction: text, hysteresis: optional(number) }),
+  price_above: threshold as Check<AlertCondition>,
+  price_below: threshold as Check<AlertCondition>,
+  price_crosses: object({
+    ...symbol,
+    threshold: number,
+    direction: text,
+    hysteresis: optional(number),
+  }) as Check<AlertCondition>,
   price_channel: object({ ...symbol, low: number, high: number, on: text }),
   percent_change: object({ ...symbol, percent: number, windowMs: count }),
   moving_average_cross: object({ ...symbol, fastMs: count, slowMs: count, direction: text }),
@@ -176,6 +194,10 @@ const alertEvent = object<AlertEvent>({
   symbol: optional(text),
   threshold: optional(number),
   manual: optional(flag),
+  portfolio: optional(text),
+  chain: optional(count),
+  txHash: optional(text),
+  state: optional(text),
 });
 const alertTick = object<AlertTick>({ value: nullable(number), timestamp: millis, sources: list(text) });
 
@@ -361,6 +383,8 @@ export const serverData: { readonly [Type in ServerType]: Check<ServerData[Type]
     tick: optional(alertTick),
     decision: optional(text),
   }),
+  candle,
+  candles: object<ServerData["candles"]>({ items: list(candle) }),
   alert_log: object<ServerData["alert_log"]>({ items: list(alertEvent), next: optional(text) }),
   visibility: object({ state: text, heartbeatMs: count }),
   pong: object<ServerData["pong"]>({

@@ -52,7 +52,7 @@ export class FakeStreams {
 
   readonly fetch: Fetch = async (url, init = {}) => {
     if (init.method === "POST") {
-      const message = JSON.parse(String(init.body as string)) as ClientMessage;
+      const message = JSON.parse(init.body as string) as ClientMessage;
       this.posts.push({ url, message });
       return this.answer(message);
     }

@@ -5,7 +5,13 @@ import type { TransactionState } from "./watch.ts";
 
 /** The condition that fires an alert. */
 export type AlertCondition =
-  | { readonly kind: "price_above" | "price_below"; readonly symbol: string; readonly threshold: number }
+  | {
+      readonly kind: "price_above" | "price_below";
+      readonly symbol: string;
+      readonly threshold: number;
+      /** The distance that the price must move back before the condition ends. */
+      readonly hysteresis?: number;
+    }
   | {
       readonly kind: "price_crosses";
       readonly symbol: string;
@@ -126,7 +132,13 @@ export interface AlertEvent {
   readonly ruleVersion?: number;
   /** Whether the event is taken back, since a reorg removed the transaction. */
   readonly retracted?: boolean;
+  /** What made the rule fire: a symbol, a portfolio, the gas of a chain, or a transaction. */
   readonly symbol?: string;
+  readonly portfolio?: string;
+  readonly chain?: number;
+  readonly txHash?: string;
+  /** The state of the transaction when the rule fired. */
+  readonly state?: TransactionState;
   readonly threshold?: number;
   /** Whether a person or a back end fired it, and no value. */
   readonly manual?: boolean;

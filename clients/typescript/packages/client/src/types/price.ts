@@ -30,6 +30,41 @@ export interface SourceDetail {
   readonly unexpectedFields?: readonly string[];
 }
 
+/** The length of a candle. */
+export type CandleInterval = Open<"1m" | "5m" | "1h" | "1d">;
+
+/** Open, high, low, close and volume of an interval. */
+export interface Candle {
+  /** `BASE-QUOTE`, upper case. */
+  readonly symbol: string;
+  readonly interval: CandleInterval;
+  /** The start of the interval in UTC. */
+  readonly start: Millis;
+  readonly open: number;
+  readonly high: number;
+  readonly low: number;
+  readonly close: number;
+  /** In QUOTE. */
+  readonly volume: number | null;
+  /** Whether it is over. */
+  readonly closed: boolean;
+  /** The number of live sources of the last price. */
+  readonly sources: number;
+}
+
+/** A request for candles. With `since` the oldest from there on, otherwise the newest. */
+export interface CandleQuery {
+  readonly symbol: string;
+  readonly interval: CandleInterval;
+  readonly since?: Millis;
+  readonly limit?: number;
+}
+
+/** A page of candles, oldest first. */
+export interface CandlePage {
+  readonly items: readonly Candle[];
+}
+
 /** An exchange rate. */
 export interface Rate {
   /** The symbol of the rate, for example `USDT-USD`. */

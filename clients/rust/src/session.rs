@@ -1,0 +1,364 @@
+//! Session: one connection after another, as long as something is subscribed.
+//!
+//! The task opens a `Connect` stream, brings the server to what the registry wants, and applies
+//! what comes. A dead link shows by HTTP/2 pings (`builder`). After the end of a connection the
+//! task waits as [`crate::backoff`] says and opens the next one, unless the server refuses this
+//! client for good.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Fuse, FusedFuture as _, OptionFuture, poll_fn},
+    stream,
+};
+use tidewire_proto::v1::{
+    AuthRequest, ClientMessage, ServerMessage, Welcome, client_message, server_message::Data,
+    stream_service_client::StreamServiceClient,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::Streaming;
+
+use crate::{
+    backoff::{Backoff, LONGEST_ASKED},
+    calls::{MAX_MESSAGE_BYTES, with_token},
+    client::Inner,
+    error::{Error, ErrorKind},
+    state::ConnectionState,
+    token::Token,
+};
+
+/// Time for which a connection without subscriptions stays open for the next one.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Time for a reply. The link is alive, so a longer silence is a fault of the server.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Delay of a renewal after the server's notice, or half of the token's time if that is shorter. It
+/// bounds how often a source with short tokens is called.
+const RENEWAL_DELAY: Duration = Duration::from_secs(5);
+
+/// Messages on their way to the transport.
+const OUTGOING: usize = 16;
+
+/// The id of `auth` messages. Those of the registry are numbers.
+const AUTH: &str = "auth";
+
+/// How a connection ended.
+enum End {
+    /// Nothing is subscribed.
+    Unneeded,
+    /// The server drains.
+    Drained,
+    /// It broke, or could not be opened.
+    Lost(Error),
+    /// The server refuses this client.
+    Refused(Error),
+}
+
+/// Keeps the client connected until it is closed.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let mut backoff = Backoff::default();
+    // The first refusal of a fetched token may be its age. The second is not.
+    let mut is_renewed = false;
+    while !inner.registry.lock().is_closed() {
+        if inner.registry.lock().is_empty() {
+            inner.set_state(ConnectionState::Idle);
+            inner.changed.notified().await;
+            continue;
+        }
+        let mut connection = Connection::new(&inner);
+        let end = connection.run().await;
+        let (was_open, token) = (connection.was_open, connection.token.take());
+        inner.registry.lock().on_disconnect();
+        if was_open {
+            backoff.reset();
+            is_renewed = false;
+        }
+        let error = match end {
+            End::Unneeded => continue,
+            End::Drained => {
+                backoff.reset();
+                continue;
+            }
+            End::Lost(error) => error,
+            End::Refused(error) => {
+                let is_stale = error.kind() == ErrorKind::Unauthenticated
+                    && inner.tokens.is_renewable()
+                    && !std::mem::replace(&mut is_renewed, true);
+                match token.filter(|_| is_stale) {
+                    Some(token) => inner.tokens.invalidate(&token),
+                    None => {
+                        inner.close(Some(error));
+                        return;
+                    }
+                }
+                error
+            }
+        };
+        let attempt = backoff.attempt();
+        let delay = backoff.next(error.retry_after());
+        tracing::debug!(%error, attempt, ?delay, "reconnecting");
+        inner.set_state(ConnectionState::Reconnecting {
+            attempt,
+            delay,
+            error,
+        });
+        tokio::time::sleep(delay).await;
+    }
+}
+
+/// The end of a connection that ended with this error: some forbid another attempt.
+fn end_of(error: Error) -> End {
+    match error.kind() {
+        ErrorKind::Unauthenticated
+        | ErrorKind::PermissionDenied
+        | ErrorKind::InvalidArgument
+        | ErrorKind::Unimplemented
+        | ErrorKind::InvalidOptions => End::Refused(error),
+        _ => End::Lost(error),
+    }
+}
+
+type Renewal = BoxFuture<'static, Result<Option<Token>, Error>>;
+
+/// One connection.
+struct Connection<'a> {
+    inner: &'a Arc<Inner>,
+    was_open: bool,
+    token: Option<Token>,
+    /// When the server wants this client to come back.
+    drain_at: Option<Instant>,
+    /// When the oldest request is overdue.
+    reply_due: Option<Instant>,
+    /// When the connection closes, unless something is subscribed.
+    linger_until: Option<Instant>,
+    opened_at: Instant,
+    /// The server's clock then, in milliseconds since the Unix epoch.
+    server_time: i64,
+    renewal: Fuse<OptionFuture<Renewal>>,
+    /// A new token to send.
+    auth: Option<String>,
+    /// An error that the server sent before it closes the connection.
+    last_error: Option<Error>,
+}
+
+impl<'a> Connection<'a> {
+    fn new(inner: &'a Arc<Inner>) -> Self {
+        Self {
+            inner,
+            was_open: false,
+            token: None,
+            drain_at: None,
+            reply_due: None,
+            linger_until: None,
+            opened_at: Instant::now(),
+            server_time: 0,
+            renewal: Fuse::terminated(),
+            auth: None,
+            last_error: None,
+        }
+    }
+
+    /// Opens the connection, and serves it to its end.
+    async fn run(&mut self) -> End {
+        self.inner.set_state(ConnectionState::Connecting);
+        let limit = self.inner.options.connect_timeout;
+        // The token has a deadline of its own.
+        match self.inner.tokens.get().await {
+            Ok(token) => self.token = token,
+            Err(error) => return End::Lost(error),
+        }
+        let (sender, receiver) = mpsc::channel(OUTGOING);
+        let opened = match timeout(limit, open(self.inner, self.token.as_ref(), receiver)).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                let text = format!("the server did not answer within {limit:?}");
+                Err(Error::new(ErrorKind::Unavailable, text))
+            }
+        };
+        let (stream, welcome) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return end_of(error),
+        };
+        self.was_open = true;
+        self.opened_at = Instant::now();
+        self.server_time = welcome.server_time;
+        {
+            let mut registry = self.inner.registry.lock();
+            registry.on_connect(welcome.user_id.clone(), &welcome.subscriptions);
+        }
+        self.inner.set_state(ConnectionState::Connected {
+            connection_id: welcome.connection_id,
+            user: welcome.user_id,
+        });
+        self.serve(stream, sender).await
+    }
+
+    async fn serve(
+        &mut self,
+        mut stream: Streaming<ServerMessage>,
+        sender: mpsc::Sender<ClientMessage>,
+    ) -> End {
+        loop {
+            let now = Instant::now();
+            let has_message = {
+                let registry = self.inner.registry.lock();
+                if registry.is_closed() {
+                    return End::Unneeded;
+                }
+                self.reply_due = match self.reply_due {
+                    due if !registry.has_request() => due.and(None),
+                    due => due.or(Some(now + REPLY_TIMEOUT)),
+                };
+                self.linger_until = match self.linger_until {
+                    until if !registry.is_empty() => until.and(None),
+                    until => until.or(Some(now + LINGER)),
+                };
+                self.auth.is_some() || registry.has_message(now)
+            };
+            let retry_at = self.inner.registry.lock().next_retry();
+            tokio::select! {
+                message = stream.message() => match message {
+                    Ok(Some(message)) => self.apply(message),
+                    Ok(None) => {
+                        let text = "the server ended the stream";
+                        return End::Lost(self.explain(Error::new(ErrorKind::Unavailable, text)));
+                    }
+                    Err(status) => return end_of(self.explain(Error::of_status(&status))),
+                },
+                permit = sender.reserve(), if has_message => match permit {
+                    Ok(permit) => if let Some(message) = self.next_message() {
+                        permit.send(message);
+                    },
+                    // The transport is gone: the stream says why.
+                    Err(_) => tokio::task::yield_now().await,
+                },
+                token = &mut self.renewal, if !self.renewal.is_terminated() => self.renew(token),
+                () = at(self.drain_at) => return End::Drained,
+                () = at(self.reply_due) => {
+                    let text = format!("the server gave no reply within {REPLY_TIMEOUT:?}");
+                    return End::Lost(Error::new(ErrorKind::Unavailable, text));
+                }
+                () = at(self.linger_until) => return End::Unneeded,
+                () = at(retry_at) => {}
+                () = self.inner.changed.notified() => {}
+            }
+        }
+    }
+
+    fn next_message(&mut self) -> Option<ClientMessage> {
+        if let Some(token) = self.auth.take() {
+            return Some(ClientMessage {
+                id: Some(AUTH.to_owned()),
+                data: Some(client_message::Data::Auth(AuthRequest { token })),
+            });
+        }
+        self.inner.registry.lock().next_message(Instant::now())
+    }
+
+    fn apply(&mut self, message: ServerMessage) {
+        match &message.data {
+            Some(Data::TokenExpiring(expiring)) => {
+                let now = self.server_time + elapsed_ms(self.opened_at);
+                let left = u64::try_from(expiring.expires_at - now).unwrap_or(0);
+                self.renew_after(Duration::from_millis(left / 2).min(RENEWAL_DELAY));
+            }
+            Some(Data::Reconnect(reconnect)) => {
+                let delay = Duration::from_millis(reconnect.after_ms.into()).min(LONGEST_ASKED);
+                self.drain_at = Some(Instant::now() + delay);
+            }
+            Some(Data::Error(error)) if message.id.is_none() => {
+                self.last_error = Some(error.clone().into());
+            }
+            // The server closes the connection when the old token expires. The reason is kept.
+            Some(Data::Error(error)) if message.id.as_deref() == Some(AUTH) => {
+                self.last_error = Some(error.clone().into());
+            }
+            _ => self.inner.registry.lock().apply(message, Instant::now()),
+        }
+    }
+
+    /// Fetches a new token after a delay.
+    fn renew_after(&mut self, delay: Duration) {
+        let Some(old) = self.token.clone() else {
+            return;
+        };
+        if !self.inner.tokens.is_renewable() {
+            return;
+        }
+        let inner = self.inner.clone();
+        let renewal = async move {
+            tokio::time::sleep(delay).await;
+            inner.tokens.invalidate(&old);
+            inner.tokens.get().await
+        };
+        self.renewal = OptionFuture::from(Some(renewal.boxed())).fuse();
+    }
+
+    /// Takes the new token. If the source fails, the old token is still good for a while.
+    fn renew(&mut self, renewed: Option<Result<Option<Token>, Error>>) {
+        match renewed {
+            Some(Ok(token)) => {
+                self.auth = token.as_ref().map(|token| token.text.to_string());
+                self.token = token;
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the token expires, and there is no new one yet");
+                self.renew_after(RENEWAL_DELAY);
+            }
+            None => {}
+        }
+    }
+
+    /// Adds the server's own words to the status that ends a connection.
+    fn explain(&mut self, end: Error) -> Error {
+        match self.last_error.take() {
+            Some(error) if error.kind() == end.kind() => error,
+            _ => end,
+        }
+    }
+}
+
+/// Opens a `Connect` stream, up to its `welcome`.
+async fn open(
+    inner: &Inner,
+    token: Option<&Token>,
+    mut outgoing: mpsc::Receiver<ClientMessage>,
+) -> Result<(Streaming<ServerMessage>, Welcome), Error> {
+    let channel = inner.endpoint.connect().await;
+    let channel = channel.map_err(Error::unreachable)?;
+    let messages = stream::poll_fn(move |context| outgoing.poll_recv(context));
+    let request = with_token(messages, token)?;
+    let mut client = StreamServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let answer = client.connect(request).await;
+    let mut stream = answer
+        .map_err(|status| Error::of_status(&status))?
+        .into_inner();
+    let first = stream.message().await;
+    let first = first.map_err(|status| Error::of_status(&status))?;
+    match first.and_then(|message| message.data) {
+        Some(Data::Welcome(welcome)) => Ok((stream, welcome)),
+        Some(Data::Error(error)) => Err(error.into()),
+        _ => {
+            let text = "the server's first message is not `welcome`";
+            Err(Error::new(ErrorKind::Internal, text))
+        }
+    }
+}
+
+/// Milliseconds since a time.
+fn elapsed_ms(since: Instant) -> i64 {
+    i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Waits until a time, or for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => poll_fn(|_| std::task::Poll::<()>::Pending).await,
+    }
+}

@@ -1,0 +1,198 @@
+/** Situations that users of other clients reported. Each test has the name of its situation. */
+import { beforeEach, describe, expect, it, vi } from "vitest";
+import type { ClientOptions } from "./api.ts";
+import { WebSocketClient } from "./client.ts";
+import { StateSync } from "./state-sync.ts";
+import { FakeServer } from "./testing/server.ts";
+import type { Json } from "./types/common.ts";
+
+let server: FakeServer;
+let client: WebSocketClient;
+
+beforeEach(() => {
+  server = new FakeServer();
+  client = open();
+});
+
+function open(options: ClientOptions = {}): WebSocketClient {
+  return new WebSocketClient("ws://test/v1/ws", { environment: server.environment, queue: { storage: memory }, ...options });
+}
+
+/** A storage that survives a reload of the page. */
+let memory: Storage;
+beforeEach(() => {
+  const items = new Map<string, string>();
+  memory = {
+    get length() {
+      return items.size;
+    },
+    key: (index) => [...items.keys()][index] ?? null,
+    getItem: (key) => items.get(key) ?? null,
+    setItem: (key, value) => items.set(key, value),
+    removeItem: (key) => items.delete(key),
+    clear: () => {
+      items.clear();
+    },
+  };
+  client = open();
+});
+
+async function connect(of = client): Promise<void> {
+  of.connect();
+  await server.settle();
+  expect(of.state.status).toBe("connected");
+}
+
+const published = (): Json[] => server.received.flatMap((message) => (message.type === "publish" ? [message.data?.data ?? null] : []));
+
+describe("the queue", () => {
+  it("publish right after connect waits, and held and live publications share one order", async () => {
+    client.connect();
+    const held = [1, 2, 3].map((n) => client.publish("demo:a", n));
+    client.on("state", ({ status }) => {
+      if (status === "connected") {
+        held.push(client.publish("demo:a", 4));
+      }
+    });
+    await server.settle();
+    held.push(client.publish("demo:a", 5));
+    expect((await Promise.all(held)).map(({ seq }) => seq)).toEqual([1, 2, 3, 4, 5]);
+    expect(published()).toEqual([1, 2, 3, 4, 5]);
+  });
+
+  it("options change with a queued publish and a pending request: sent once, and the request settles", async () => {
+    await connect();
+    server.blackHole();
+    const publish = client.publish("demo:a", "once");
+    const request = expect(client.request("history", { channel: "demo:a" })).rejects.toMatchObject({ code: "unavailable" });
+    client.setOptions({ token: "another" });
+    server.fake.socket.end(1006);
+    await request;
+    await server.advance(250);
+    await expect(publish).resolves.toMatchObject({ seq: 1 });
+    expect(server.fake.socket.protocols[1]).toBe("tidewire.bearer.another");
+    expect(published()).toEqual(["once"]);
+  });
+
+  it("survives a reload, in order, and a publication that was sent before is published once", async () => {
+    await connect();
+    const first = client.publish("demo:a", "sent");
+    await first;
+    server.blackHole();
+    void client.publish("demo:a", "lost");
+    void client.publish("demo:a", "held");
+    // The page is reloaded: another client, the same storage.
+    server.fake.clock.jump(500);
+    const again = open();
+    void again.publish("demo:a", "new");
+    await connect(again);
+    await server.settle();
+    expect(published()).toEqual(["sent", "lost", "held", "new"]);
+    expect(memory.length).toBe(0);
+  });
+
+  it("a refused entry: the queue goes on", async () => {
+    server.refuse("secret:x", { code: "permission_denied", message: "not yours" });
+    const refused = expect(client.publish("secret:x", 1)).rejects.toMatchObject({ code: "permission_denied" });
+    const next = client.publish("demo:a", 2);
+    await connect();
+    await refused;
+    await expect(next).resolves.toMatchObject({ seq: 1 });
+    expect(memory.length).toBe(0);
+  });
+
+  it("another user signs in: another's queue is never sent, and waits for its user", async () => {
+    server.user = "alice";
+    await connect();
+    server.cut();
+    const lost = expect(client.publish("demo:a", "of alice")).rejects.toMatchObject({ code: "failed_precondition" });
+    server.user = "bob";
+    await server.advance(250);
+    await lost;
+    await expect(client.publish("demo:a", "of bob")).resolves.toMatchObject({ seq: 1 });
+    expect(published()).toEqual(["of bob"]);
+    server.user = "alice";
+    const again = open();
+    await connect(again);
+    await server.settle();
+    expect(published()).toEqual(["of bob", "of alice"]);
+  });
+
+  it("is bounded, and names its bound", async () => {
+    client = open({ queue: { storage: memory, maxEntries: 2 } });
+    void client.publish("demo:a", 1);
+    void client.publish("demo:a", 2);
+    await expect(client.publish("demo:a", 3)).rejects.toMatchObject({ code: "resource_exhausted", message: "the queue is full: 2 publications wait" });
+  });
+
+  it("rejects what may have been published and can not be sent again", async () => {
+    await connect();
+    server.blackHole();
+    const lost = expect(client.publish("demo:a", 1)).rejects.toMatchObject({ code: "deadline_exceeded" });
+    server.fake.socket.end(1006);
+    server.isReachable = false;
+    await server.advance(271_000);
+    server.isReachable = true;
+    client.disconnect();
+    await connect();
+    await lost;
+    expect(published()).toEqual([]);
+  });
+
+  it("without a queue, publish rejects at once", async () => {
+    await expect(client.publish("demo:a", 1, { queue: false })).rejects.toMatchObject({ code: "unavailable" });
+    await expect(open({ queue: false }).publish("demo:a", 1)).rejects.toMatchObject({ code: "unavailable" });
+  });
+});
+
+describe("state", () => {
+  const append = (state: readonly Json[], { data }: { readonly data: Json }): readonly Json[] => [...state, data];
+
+  it("optimistic A, B; an older server value arrives; A refused, B pending: B kept, only A rolled back", async () => {
+    const sync = new StateSync<readonly Json[]>(client, "demo:list", { initial: [], reduce: append });
+    await connect();
+    server.publish("demo:list", "0");
+    const a = sync.applyOptimistic((state) => [...state, "A"]);
+    const b = sync.applyOptimistic((state) => [...state, "B"]);
+    server.publish("demo:list", "older");
+    expect(sync.getState()).toEqual(["0", "older", "A", "B"]);
+    sync.rollbackUpdate(a);
+    expect(sync.getState()).toEqual(["0", "older", "B"]);
+    sync.confirmUpdate(b, 3);
+    expect(sync.getState()).toEqual(["0", "older", "B"]);
+    server.publish("demo:list", "B");
+    expect(sync.getState()).toEqual(["0", "older", "B"]);
+  });
+
+  it("syncState reads the missed messages, and live ones meanwhile count once", async () => {
+    for (let n = 1; n <= 3; n += 1) {
+      server.publish("demo:list", n);
+    }
+    await connect();
+    const changes = vi.fn();
+    const sync = new StateSync<readonly Json[]>(client, "demo:list", { initial: [], reduce: append });
+    sync.subscribe(changes);
+    const reading = sync.syncState();
+    server.publish("demo:list", 4);
+    expect(sync.syncState()).toBe(reading);
+    await expect(reading).resolves.toEqual([1, 2, 3, 4]);
+    expect((await sync.getMissedMessages(2)).map(({ seq }) => seq)).toEqual([3, 4]);
+    server.publish("demo:list", 5);
+    expect(sync.getState()).toEqual([1, 2, 3, 4, 5]);
+    sync.dispose();
+    server.publish("demo:list", 6);
+    expect(sync.getState()).toHaveLength(5);
+  });
+
+  it("a gap reads the state again, and pending changes stay", async () => {
+    const sync = new StateSync<readonly Json[]>(client, "demo:list", { initial: [], reduce: append, load: () => Promise.resolve({ state: ["loaded"], seq: 0 }) });
+    await connect();
+    server.publish("demo:list", 1);
+    sync.applyOptimistic((state) => [...state, "mine"]);
+    server.loseHistory("demo:list");
+    await server.settle();
+    server.publish("demo:list", 2);
+    expect(sync.getState()).toEqual(["loaded", 2, "mine"]);
+  });
+});
+

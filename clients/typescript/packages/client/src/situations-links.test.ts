@@ -1,0 +1,212 @@
+/** Situations that users of other clients reported. Each test has the name of its situation. */
+import { beforeEach, describe, expect, it } from "vitest";
+import type { ClientOptions, ClientState } from "./api.ts";
+import { WebSocketClient } from "./client.ts";
+import type { ChannelMessage } from "./subscriptions.ts";
+import { FakeEnvironment } from "./testing/fakes.ts";
+import { FakeServer } from "./testing/server.ts";
+import { FakeStreams, until } from "./testing/streams.ts";
+
+let server: FakeServer;
+let client: WebSocketClient;
+
+beforeEach(() => {
+  server = new FakeServer();
+  client = open();
+});
+
+function open(options: ClientOptions = {}): WebSocketClient {
+  return new WebSocketClient("ws://test/v1/ws", { environment: server.environment, queue: { storage: memory }, ...options });
+}
+
+/** A storage that survives a reload of the page. */
+let memory: Storage;
+beforeEach(() => {
+  const items = new Map<string, string>();
+  memory = {
+    get length() {
+      return items.size;
+    },
+    key: (index) => [...items.keys()][index] ?? null,
+    getItem: (key) => items.get(key) ?? null,
+    setItem: (key, value) => items.set(key, value),
+    removeItem: (key) => items.delete(key),
+    clear: () => {
+      items.clear();
+    },
+  };
+  client = open();
+});
+
+async function connect(of = client): Promise<void> {
+  of.connect();
+  await server.settle();
+  expect(of.state.status).toBe("connected");
+}
+
+function collect(channel: string, of = client): ChannelMessage[] {
+  const received: ChannelMessage[] = [];
+  of.subscribe(channel, (message) => received.push(message));
+  return received;
+}
+
+const seqs = (messages: readonly ChannelMessage[]): (number | undefined)[] => messages.map(({ seq }) => seq);
+
+describe("event streams", () => {
+  let fake: FakeEnvironment;
+  let streams: FakeStreams;
+
+  beforeEach(() => {
+    fake = new FakeEnvironment();
+    streams = new FakeStreams();
+    fake.fetch = streams.fetch;
+    client = new WebSocketClient("ws://test", { environment: fake.environment, queue: { storage: memory } });
+  });
+
+  /** Connects over an event stream, because no WebSocket gets a `welcome`. */
+  async function fallBack(): Promise<void> {
+    client.connect();
+    await fake.clock.advance(2_500 + 250 + 5_000 + 500);
+    await until(() => streams.streams.length === 1);
+    streams.stream.welcome();
+    await until(() => client.state.status === "connected");
+    expect(client.state).toMatchObject({ transport: "sse" });
+  }
+
+  it("a proxy upgrades and drops frames: SSE; later back on WebSocket without a reload", async () => {
+    const states: ClientState[] = [];
+    client.on("state", (state) => states.push(state));
+    const received = collect("demo:a");
+    streams.answer = ({ id, type }) =>
+      Promise.resolve(
+        Response.json(
+          type === "subscribe"
+            ? { type: "subscribed", id, data: { channels: [{ channel: "demo:a", epoch: "e", seq: 4, recovered: false, class: "history" }] } }
+            : { type: "pong", id, data: { serverTime: 1, heartbeatMs: 2_000 } },
+        ),
+      );
+    await fallBack();
+    expect(fake.sockets.map(({ closedWith }) => closedWith)).toEqual(["no code", "no code"]);
+    await until(() => streams.posts.length > 0);
+    expect(streams.posts[0]?.url).toBe("http://test/v1/sse/s1?key=k");
+    streams.stream.receive({ type: "message", channel: "demo:a", seq: 5, data: 1 });
+    await until(() => received.length === 1);
+    // The proxy is gone: a WebSocket is tried beside the stream.
+    for (let beat = 0; beat < 15; beat += 1) {
+      await fake.clock.advance(1_000);
+      streams.stream.receive({ type: "ping", data: { serverTime: 1 } });
+      await until(() => true);
+    }
+    expect(fake.sockets).toHaveLength(3);
+    expect(client.state).toMatchObject({ status: "connected", transport: "sse" });
+    fake.socket.welcome();
+    expect(client.state).toMatchObject({ status: "connected", transport: "websocket" });
+    expect(fake.socket.last("subscribe").data).toEqual({ channels: [{ channel: "demo:a", since: { epoch: "e", seq: 5 } }] });
+    expect(states.filter(({ status }) => status === "connected").map((state) => "transport" in state && state.transport)).toEqual(["sse", "websocket"]);
+  });
+
+  it("SSE reconnect gets 502: a new stream with the cursor", async () => {
+    await fallBack();
+    const received = collect("user:7");
+    streams.answer = ({ id }) =>
+      Promise.resolve(Response.json({ type: "subscribed", id, data: { channels: [{ channel: "user:7", epoch: "e", seq: 3, recovered: false, class: "history" }] } }));
+    await until(() => streams.posts.some(({ message }) => message.type === "subscribe"));
+    streams.refusal = new Response("bad gateway", { status: 502 });
+    streams.stream.end();
+    await until(() => client.state.status === "reconnecting");
+    await fake.clock.advance(1_000);
+    await until(() => streams.refused === 1 && client.state.status === "reconnecting");
+    streams.refusal = undefined;
+    await fake.clock.advance(2_000);
+    await until(() => streams.streams.length === 2);
+    streams.stream.welcome([{ channel: "user:7", epoch: "e", seq: 3 }]);
+    await until(() => client.state.status === "connected");
+    // The server subscribed to the user's own channel by itself: the next stream resumes it by the cursor.
+    streams.stream.end();
+    await until(() => client.state.status === "reconnecting");
+    await fake.clock.advance(4_000);
+    await until(() => streams.streams.length === 3);
+    expect(atob(streams.stream.headers.get("last-event-id") ?? "")).toBe("e 3 user:7");
+    streams.stream.welcome([{ channel: "user:7", epoch: "e", seq: 5 }]);
+    streams.stream.receive({ type: "subscribed", data: { channels: [{ channel: "user:7", epoch: "e", seq: 5, recovered: true, class: "history" }] } });
+    streams.stream.receive({ type: "message", channel: "user:7", seq: 4, data: 1 });
+    streams.stream.receive({ type: "message", channel: "user:7", seq: 5, data: 1 });
+    await until(() => received.length === 2);
+    expect(seqs(received)).toEqual([4, 5]);
+  });
+
+  it("an SSE POST is reset: it rejects or queues, and no rejection is unhandled", async () => {
+    await fallBack();
+    streams.answer = () => Promise.reject(new TypeError("fetch failed"));
+    await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "unavailable", message: "fetch failed" });
+    streams.answer = () => Promise.resolve(Response.json({ code: "permission_denied", message: "no" }, { status: 403 }));
+    await expect(client.request("alerts", {})).rejects.toMatchObject({ code: "permission_denied" });
+    streams.answer = () => Promise.resolve(new Response("<html>", { status: 502 }));
+    await expect(client.request("alerts", {})).rejects.toMatchObject({ message: "HTTP status 502" });
+  });
+
+  it("pushes that overtake the reply to subscribe are kept for it", async () => {
+    const received = collect("demo:a");
+    let reply: (response: Response) => void = () => undefined;
+    streams.answer = ({ type, id }) =>
+      type === "subscribe" ? new Promise((resolve) => (reply = resolve)) : Promise.resolve(Response.json({ type: "pong", id, data: { serverTime: 1, heartbeatMs: 2_000 } }));
+    await fallBack();
+    await until(() => streams.posts.length > 0);
+    streams.stream.receive({ type: "message", channel: "demo:a", seq: 8, data: 1 });
+    streams.stream.receive({ type: "status", data: { state: "ok" } });
+    await until(() => true);
+    expect(received).toEqual([]);
+    reply(Response.json({ type: "subscribed", id: streams.posts[0]?.message.id, data: { channels: [{ channel: "demo:a", epoch: "e", seq: 7, recovered: false, class: "history" }] } }));
+    await until(() => received.length === 1);
+    expect(seqs(received)).toEqual([8]);
+  });
+
+  it("a refused token over SSE closes, and sends it in a header", async () => {
+    client = new WebSocketClient("ws://test", { environment: fake.environment, token: "a.b.c", transports: ["sse"] });
+    streams.refusal = Response.json({ code: "unauthenticated", message: "the token has expired" }, { status: 401 });
+    client.connect();
+    await until(() => client.state.status === "closed");
+    expect(client.state).toMatchObject({ end: { code: 4500, reason: "the token has expired" } });
+    streams.refusal = undefined;
+    client.connect();
+    await until(() => streams.streams.length === 1);
+    expect(streams.stream.headers.get("authorization")).toBe("Bearer a.b.c");
+    expect(streams.stream.url).toBe("http://test/v1/sse");
+  });
+});
+
+describe("wrong addresses", () => {
+  it.each(["", "what", "ftp://test/v1/ws", "ws://"])("an impossible URL throws: %j", (url) => {
+    expect(() => new WebSocketClient(url)).toThrow("expected one like ws://127.0.0.1:8080/v1/ws");
+  });
+
+  it("http and a bare host work", async () => {
+    client = new WebSocketClient("http://test", { environment: server.environment });
+    await connect();
+    expect(server.fake.socket.url).toBe("ws://test/v1/ws");
+  });
+
+  it.each([
+    ["wss://test/v1/ws", (url: string) => url.startsWith("http:"), "the server speaks plain text, not TLS: use ws:, not wss:"],
+    ["ws://test/v1/ws", (url: string) => url.startsWith("https:"), "the server speaks TLS: use wss:, not ws:"],
+    ["ws://test/v1/wss", () => true, "nothing is at /v1/wss on the server, expected /v1/ws"],
+  ])("%s says what is wrong after the first failures", async (url, answers, text) => {
+    const errors: string[] = [];
+    const { fake } = server;
+    server.isReachable = false;
+    fake.fetch = (target) => (answers(target) ? Promise.resolve(new Response("", { status: 404 })) : Promise.reject(new TypeError("fetch failed")));
+    client = new WebSocketClient(url, { environment: server.environment, transports: ["websocket"] });
+    client.on("error", ({ message }) => errors.push(message));
+    client.connect();
+    for (let attempt = 0; attempt < 3; attempt += 1) {
+      await server.settle();
+      fake.socket.end(1006);
+      await server.advance(1_000);
+    }
+    expect(errors).toEqual([text]);
+    await server.settle();
+    fake.socket.end(1006);
+    expect(client.state).toMatchObject({ end: { reason: text } });
+  });
+});
+

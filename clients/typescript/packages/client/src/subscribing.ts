@@ -1,0 +1,104 @@
+/** Subscribing: gathers the channels of one microtask in one `subscribe`, and those without handlers in one `unsubscribe`. */
+import type { Clock } from "./environment.ts";
+import type { StartRequest } from "./requests.ts";
+import type { Subscriber, Subscription, Subscriptions } from "./subscriptions.ts";
+
+/** Channels in one `subscribe`, so that its frame stays far below the server's limit. */
+const CHANNELS_PER_FRAME = 100;
+/** A channel without handlers stays subscribed so long: the next component may want it. */
+const LINGER_MS = 100;
+/** The time between two values of a latest channel when data is to be saved. */
+const SAVE_DATA_MS = 5_000;
+
+/**
+ * Opens `[subscribeSoon, flush, remove, reset]`: `subscribeSoon` waits for the
+ * end of the microtask, `flush` sends what waits at once, `remove` takes a
+ * handler away, and `reset` forgets what waits.
+ */
+export function openSubscribing(
+  clock: Clock,
+  subscriptions: Subscriptions,
+  start: StartRequest,
+  isOpen: () => boolean,
+  isWebSocket: () => boolean,
+  savesData: () => boolean | undefined,
+): [
+  subscribeSoon: (all: readonly Subscription[]) => void,
+  flush: () => void,
+  remove: (subscription: Subscription, subscriber: Subscriber) => void,
+  reset: () => void,
+] {
+  const unsent = new Set<Subscription>();
+  const leaving = new Set<Subscription>();
+
+  const subscribeSoon = (all: readonly Subscription[]): void => {
+    if (isOpen()) {
+      if (!unsent.size) {
+        queueMicrotask(flush);
+      }
+      for (const subscription of all) {
+        unsent.add(subscription);
+      }
+    }
+  };
+  const flush = (): void => {
+    const all = [...unsent];
+    unsent.clear();
+    while (all.length) {
+      send(all.splice(0, CHANNELS_PER_FRAME));
+    }
+  };
+  const send = (all: readonly Subscription[]): void => {
+    start(
+      "subscribe",
+      { channels: all.map((subscription) => subscription.start(isWebSocket())) },
+      ({ channels }) => {
+        // The results come in the order of the request.
+        for (const [index, result] of channels.entries()) {
+          const subscription = all[index];
+          if (subscription && subscriptions.has(subscription)) {
+            subscription.finish(result);
+            // The server has said whether it is a latest channel.
+            if (savesData() && subscription.slowDown(SAVE_DATA_MS)) {
+              subscribeSoon([subscription]);
+            }
+          }
+        }
+      },
+      (error) => {
+        // After a loss the next connection subscribes to everything again.
+        for (const subscription of isOpen() ? all : []) {
+          subscription.refuse(error);
+        }
+      },
+    );
+  };
+  const remove = (subscription: Subscription, subscriber: Subscriber): void => {
+    const { subscribers } = subscription;
+    if (!subscribers.delete(subscriber) || subscribers.size) {
+      return;
+    }
+    if (unsent.delete(subscription) || !isOpen()) {
+      subscriptions.drop(subscription);
+      return;
+    }
+    if (!leaving.size) {
+      clock.after(LINGER_MS, () => {
+        const gone = [...leaving].filter((left) => subscriptions.drop(left) && !left.isRefused());
+        leaving.clear();
+        if (gone.length) {
+          start("unsubscribe", { channels: gone.map((left) => left.canonical()) });
+        }
+      });
+    }
+    leaving.add(subscription);
+  };
+  return [
+    subscribeSoon,
+    flush,
+    remove,
+    () => {
+      unsent.clear();
+    },
+  ];
+}
