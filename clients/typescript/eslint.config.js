@@ -9,7 +9,7 @@ const nodeGlobals = globals("clearTimeout", "console", "fetch", "process", "setT
 const pageGlobals = globals("CSSStyleSheet", "FontFace", "Event", "addEventListener", "history", "localStorage", "MutationObserver", "NodeFilter", "atob", "document", "navigator", "window");
 
 export default defineConfig(
-  globalIgnores(["**/dist/", "**/node_modules/"]),
+  globalIgnores(["**/dist/", "**/node_modules/", "**/.next/", "**/next-env.d.ts"]),
   js.configs.recommended,
   {
     files: ["**/*.ts"],

@@ -18,7 +18,7 @@ function react(name, folder) {
 export default defineConfig({
   test: {
     projects: [
-      { ...shared, test: { name: "node", include: ["packages/*/{src,test}/**/*.test.ts"], exclude: ["packages/react/**", "**/node_modules/**"] } },
+      { ...shared, test: { name: "node", include: ["packages/*/{src,test}/**/*.test.ts"], exclude: ["packages/react/src/**", "**/node_modules/**"] } },
       react("react-19", "packages/react"),
       react("react-18", "packages/react-18"),
     ],

@@ -1,0 +1,53 @@
+/** The package as it is published: its size, its types and its exports. */
+import { execFileSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { publint } from "publint";
+import { rolldown } from "rolldown";
+import { beforeAll, describe, expect, it } from "vitest";
+
+const PACKAGES = fileURLToPath(new URL("../..", import.meta.url));
+/** Bytes of the hooks, minified and gzipped with the client, beyond those of the client alone. */
+const MAX_BYTES = 3_310;
+const LIMIT = 120_000;
+
+/** Everything reachable from the root of a package, minified and gzipped. React is external. */
+async function gzippedSize(entry: string): Promise<number> {
+  const bundle = await rolldown({
+    input: `${PACKAGES}/${entry}/src/index.ts`,
+    external: ["react"],
+    platform: "browser",
+    resolve: { conditionNames: ["tidewire:source", "import"] },
+    logLevel: "silent",
+  });
+  const { output } = await bundle.generate({ format: "es", minify: true });
+  return gzipSync(output[0].code, { level: 9 }).length;
+}
+
+function npx(...args: string[]): string {
+  return execFileSync("npx", ["--no-install", ...args], { cwd: PACKAGES, encoding: "utf8" });
+}
+
+describe("the package", () => {
+  beforeAll(() => {
+    for (const name of ["client", "react"]) {
+      npx("tsc", "-p", `${name}/tsconfig.build.json`);
+    }
+  }, LIMIT);
+
+  it("is small", { timeout: LIMIT }, async () => {
+    const [client, both] = [await gzippedSize("client"), await gzippedSize("react")];
+    console.log(`gzipped: client ${String(client)} bytes, with hooks ${String(both)} bytes`);
+    expect(both - client).toBeLessThanOrEqual(MAX_BYTES);
+  });
+
+  it("has nothing for publint to say", { timeout: LIMIT }, async () => {
+    const { messages } = await publint({ pkgDir: `${PACKAGES}/react`, strict: true });
+    expect(messages).toEqual([]);
+  });
+
+  it("has types that resolve wherever the package does (attw)", { timeout: LIMIT }, () => {
+    // It exits with 1 where a resolution that the profile has fails.
+    expect(npx("attw", "--pack", "react", "--profile", "esm-only", "--no-color", "--format", "ascii")).toContain("@tidewire/react");
+  });
+});
