@@ -4,6 +4,7 @@ use alloy::{
     consensus::Transaction as _,
     hex,
     primitives::{Address, B256, U256},
+    rpc::types::Transaction,
     sol,
     sol_types::{Revert, SolCall as _, SolError as _, SolValue as _},
 };
@@ -73,7 +74,7 @@ pub(super) fn answer(ledger: &Ledger, method: &str, params: &Value) -> Result<Va
             Ok(json!(block.map(|block| &block.receipts)))
         }
         "eth_getTransactionByHash" => Ok(hash().map_or(Value::Null, |hash| {
-            let is_it = |one: &&alloy::rpc::types::Transaction| *one.inner.tx_hash() == hash;
+            let is_it = |one: &&Transaction| hash_of(one) == hash;
             let mut included = ledger.branch().flat_map(|block| &block.transactions);
             let found = included.find(is_it);
             json!(found.or_else(|| ledger.mempool().find(is_it)))
@@ -98,9 +99,18 @@ pub(super) fn answer(ledger: &Ledger, method: &str, params: &Value) -> Result<Va
         }
         "eth_call" => call(ledger, params),
         "debug_traceBlockByHash" => match block_of_hash() {
-            Some(block) => Ok(block.transactions.iter().map(trace).collect()),
+            Some(block) => {
+                let named = |one| json!({"txHash": hash_of(one), "result": trace(one)});
+                Ok(block.transactions.iter().map(named).collect())
+            }
             None => Err(RpcFailure::new(-32_000, "block not found")),
         },
+        "debug_traceTransaction" => {
+            let mut included = ledger.branch().flat_map(|block| &block.transactions);
+            let found = included.find(|one| Some(hash_of(one)) == hash());
+            let missing = || RpcFailure::new(-32_000, "transaction not found");
+            found.map(trace).ok_or_else(missing)
+        }
         _ => Err(RpcFailure::new(
             -32_601,
             format!("the method {method} does not exist"),
@@ -162,11 +172,10 @@ fn call(ledger: &Ledger, params: &Value) -> Result<Value, RpcFailure> {
     let request = &params[0];
     let to = request["to"].as_str().and_then(|to| to.parse().ok());
     if to == Some(SHOP) {
-        let revert = Revert::from(REVERT_REASON).abi_encode();
         return Err(RpcFailure {
             code: 3,
             message: format!("execution reverted: {REVERT_REASON}"),
-            data: Some(json!(hex::encode_prefixed(revert))),
+            data: Some(json!(revert_data())),
         });
     }
     let data = request["data"]
@@ -194,13 +203,47 @@ fn call(ledger: &Ledger, params: &Value) -> Result<Value, RpcFailure> {
     Ok(json!(hex::encode_prefixed(result)))
 }
 
-/// The trace of a transaction: no contract pays coins on.
-fn trace(transaction: &alloy::rpc::types::Transaction) -> Value {
-    json!({
-        "txHash": transaction.inner.tx_hash(),
-        "result": {
-            "type": "CALL", "from": transaction.inner.signer(), "to": transaction.to(),
-            "value": transaction.value(), "calls": [],
-        },
-    })
+/// The trace of a transaction by `callTracer`: no contract pays coins on.
+fn trace(transaction: &Transaction) -> Value {
+    let mut top = json!({
+        "type": "CALL", "from": transaction.inner.signer(), "to": transaction.to(),
+        "value": transaction.value(), "input": transaction.input(), "calls": [],
+    });
+    if transaction.to() == Some(SHOP) {
+        top["error"] = json!("execution reverted");
+        top["output"] = json!(revert_data());
+    }
+    top
+}
+
+fn hash_of(transaction: &Transaction) -> B256 {
+    *transaction.inner.tx_hash()
+}
+
+/// The data of the shop's reverts.
+fn revert_data() -> String {
+    hex::encode_prefixed(Revert::from(REVERT_REASON).abi_encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_transaction_has_a_receipt_and_a_trace() {
+        let mut ledger = Ledger::new(1_750_000_000_000);
+        let failed = (0..60).find_map(|step| {
+            ledger.step(1_750_000_000_000 + step * 2_000);
+            let mut receipts = ledger.tip()?.receipts.iter();
+            Some(receipts.find(|receipt| !receipt.status())?.transaction_hash)
+        });
+        let call = |method: &str| answer(&ledger, method, &json!([failed])).unwrap();
+        assert_eq!(call("eth_getTransactionReceipt")["status"], "0x0");
+        let trace = call("debug_traceTransaction");
+        assert_eq!(trace["error"], "execution reverted");
+        let data = hex::decode(trace["output"].as_str().unwrap()).unwrap();
+        assert_eq!(Revert::abi_decode(&data).unwrap().reason, REVERT_REASON);
+        let unknown = answer(&ledger, "eth_mine", &json!([])).unwrap_err();
+        assert_eq!(unknown.to_json()["code"], -32_601);
+    }
 }
