@@ -97,20 +97,18 @@ impl Evaluator {
         self.signals.get(number as usize)
     }
 
-    /// The number of the newest value of an attached rule's subjects.
-    pub(super) fn newest_arrival(&self, record: &Record) -> u64 {
+    /// The subject of an attached rule whose value arrived last, with the number of that value.
+    pub(super) fn newest_subject(&self, record: &Record) -> Option<(u32, u64)> {
         let tests = match record.kind {
-            TestKind::Complex => self
-                .complexes
-                .get(record.signal as usize)
-                .map_or(0, |complex| complex.tests.len()),
+            TestKind::Complex => self.complexes.get(record.signal as usize)?.tests.len(),
             _ => 1,
         };
-        let arrivals = (0..tests).filter_map(|test| {
-            let signal = self.signal_of_test(record, test as u8)?;
-            Some(self.subjects.get(signal.subject as usize)?.arrival)
+        let subjects = (0..tests).filter_map(|test| {
+            // Rules have at most 16 tests.
+            let number = self.signal_of_test(record, test as u8)?.subject;
+            Some((number, self.subjects.get(number as usize)?.arrival))
         });
-        arrivals.max().unwrap_or(0)
+        subjects.max_by_key(|(_, arrival)| *arrival)
     }
 
     pub(super) fn can_retract(&self, record: &Record) -> bool {

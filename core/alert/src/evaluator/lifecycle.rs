@@ -323,13 +323,13 @@ impl Evaluator {
             return;
         }
         self.counters.fired += 1;
-        // Rules of one test may be judged after newer values arrived, the others are at once.
-        let arrival = match record.kind {
-            TestKind::Complex => self.newest_arrival(&record),
-            _ => moment.arrival,
-        };
-        if let Some(signal) = self.signal_of_test(&record, fact.test) {
-            self.note_fire(slot, signal.subject, arrival);
+        if let Some((subject, arrival)) = self.newest_subject(&record) {
+            // Rules of one test may be judged after newer values arrived, the others are at once.
+            let arrival = match record.kind {
+                TestKind::Complex => arrival,
+                _ => moment.arrival,
+            };
+            self.note_fire(slot, subject, arrival);
         }
         if record.cooldown_ms > 0
             && let Some(extra) = self.records.extra_mut(slot)

@@ -58,9 +58,9 @@ impl FiredRules {
         }
     }
 
-    /// Whether this value or a later one fired a rule.
+    /// Whether this value fired a rule.
     pub(super) fn has(&self, arrival: u64, slot: u32) -> bool {
-        self.arrival >= arrival && self.slots.contains(&slot)
+        self.arrival == arrival && self.slots.contains(&slot)
     }
 }
 
