@@ -24,7 +24,9 @@ use tidewire_proto::{
     prost::Message as _,
     v1::{Notification, NotificationType, NotifyRequest, Priority},
 };
-use tidewire_store::{Batch, EmbeddedStore, MemoryStore, SharedStore, Store as _, Table};
+use tidewire_store::{
+    Batch, EmbeddedStore, MemoryStore, SharedStore, Store as _, StoreError, Table,
+};
 use tidewire_stream::{SystemClock, UserId};
 
 use support::{Bench, resident};
@@ -55,6 +57,7 @@ fn main() -> Outcome<()> {
             durable(&bench, users, batch, false).await?;
         }
         durable(&bench, 10_000, 10_000, true).await?;
+        lanes(&bench).await?;
         broadcasts(&bench).await?;
         counts(&bench).await
     })
@@ -90,8 +93,17 @@ async fn open(store: SharedStore) -> Outcome<NotificationHub> {
     Ok(NotificationHub::open(store, Arc::new(Nowhere), Arc::new(SystemClock), config).await?)
 }
 
-fn file_bytes(folder: &Path) -> Outcome<u64> {
-    Ok(fs::metadata(folder.join("store.redb"))?.len())
+/// Bytes of the store's files once it has closed: its log is in its file then.
+async fn file_bytes(folder: &Path) -> Outcome<u64> {
+    // The writer's thread has the file open for a moment more.
+    while matches!(EmbeddedStore::open(folder), Err(StoreError::InUse(_))) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        bytes += entry?.metadata()?.len();
+    }
+    Ok(bytes)
 }
 
 fn print(name: &str, text: &str) -> io::Result<()> {
@@ -151,12 +163,62 @@ async fn durable(bench: &Bench, users: usize, batch: usize, with_keys: bool) -> 
     let whole: Duration = rates.iter().sum();
     let p99 = percentile(&mut rates, 99);
     let rate = sent as f64 / whole.as_secs_f64();
-    let disk = file_bytes(folder.path())? as f64 / encoded as f64;
+    drop(hub);
+    let disk = file_bytes(folder.path()).await? as f64 / encoded as f64;
     let text = format!(
         "{rate:>9.0} /s, batch p99 {p99:?}, disk {disk:.2} × encoded ({} bytes)",
         encoded / sent
     );
     Ok(print(&name, &text)?)
+}
+
+/// Notifications and a journal on one store, each alone and both at once. The journal commits one
+/// row after the other, as that of a chain does.
+async fn lanes(bench: &Bench) -> Outcome<()> {
+    let name = "hub and journal on one store";
+    if !bench.wants(name) {
+        return Ok(());
+    }
+    let length = Duration::from_secs(if bench.is_fixed { 1 } else { 10 });
+    for (has_hub, has_journal) in [(true, false), (false, true), (true, true)] {
+        let folder = tempfile::tempdir()?;
+        let store = Arc::new(EmbeddedStore::open(folder.path())?);
+        let hub = open(store.clone()).await?;
+        let began = Instant::now();
+        let notifying = tokio::spawn(async move {
+            let (mut random, mut sent) = (StdRng::seed_from_u64(7), 0);
+            while has_hub && began.elapsed() < length {
+                let requests = (0..1_000).map(|number| NotifyRequest {
+                    user: Some(user(random.random_range(0..10_000))),
+                    notification: Some(notification(number)),
+                    ..NotifyRequest::default()
+                });
+                let results = hub.notify_batch(&sender(), requests.collect()).await;
+                sent += results.iter().filter(|result| result.is_ok()).count();
+            }
+            sent
+        });
+        let mut commits = Vec::new();
+        while has_journal && began.elapsed() < length {
+            let mut batch = Batch::new();
+            let number = commits.len() as u64;
+            batch.put(Table("journal"), number.to_be_bytes(), vec![7; 2_000]);
+            let start = Instant::now();
+            store.commit(batch).await?;
+            commits.push(start.elapsed());
+        }
+        let sent = notifying.await?;
+        let seconds = began.elapsed().as_secs_f64();
+        let text = format!(
+            "notifications {:.0} /s; journal {:.0} /s, p50 {:?}, p99 {:?}",
+            sent as f64 / seconds,
+            commits.len() as f64 / seconds,
+            percentile(&mut commits, 50),
+            percentile(&mut commits, 99),
+        );
+        print(name, &text)?;
+    }
+    Ok(())
 }
 
 /// The time to acknowledge a broadcast to a million users, beside that of a bare commit.

@@ -1,5 +1,6 @@
 //! Urgent bench: the time from `notify` of an urgent notification to its arrival on the user's
-//! socket, alone and while low ones saturate the process.
+//! socket, alone and while low ones saturate the process; and the time in which a broadcast reaches
+//! all connected users.
 //!
 //! In process are the hub on a store on the disk, gathering, and the streaming core with one shard
 //! and a socket for each user. Not in process are TLS, the HTTP request of the back end, and
@@ -7,6 +8,7 @@
 //!
 //! ```text
 //! cargo bench --workspace --bench urgent
+//! cargo bench --workspace --bench urgent -- broadcast  # needs 20,000 open files
 //! ```
 
 mod support;
@@ -24,7 +26,9 @@ use std::{
 
 use parking_lot::Mutex;
 use rand::Rng as _;
-use tidewire_notification::{EventSink, HubEvent, NotificationConfig, NotificationHub, UserPushes};
+use tidewire_notification::{
+    Class, EventSink, HubEvent, NotificationConfig, NotificationHub, UserPushes,
+};
 use tidewire_proto::v1::{Notification, NotificationType, NotifyRequest, Priority};
 use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore};
 use tidewire_stream::{
@@ -51,6 +55,9 @@ const USERS: usize = 1_000;
 
 /// Senders of low notifications, each with one request on its way.
 const SENDERS: usize = 8;
+
+/// Users in one chunk of a fan-out, as in the server.
+const CHUNK: usize = 256;
 
 /// Time between two urgent notifications.
 const PACE: Duration = Duration::from_millis(10);
@@ -93,20 +100,29 @@ impl Sink for LineSink {
 }
 
 /// Passes events on as the server does.
-struct Pushes(Arc<UserPushes>);
+struct Pushes {
+    pushes: Arc<UserPushes>,
+    /// The last broadcast.
+    broadcast: Mutex<Option<(Notification, Class)>>,
+}
 
 impl EventSink for Pushes {
     fn publish(&self, event: HubEvent) {
-        if let HubEvent::Notification {
-            user,
-            notification,
-            unread_count,
-            audience,
-            ..
-        } = event
-        {
-            self.0
-                .notification(&user, *notification, unread_count, audience);
+        match event {
+            HubEvent::Notification {
+                user,
+                notification,
+                unread_count,
+                audience,
+                ..
+            } => self
+                .pushes
+                .notification(&user, *notification, unread_count, audience),
+            HubEvent::Broadcast {
+                notification,
+                class,
+            } => *self.broadcast.lock() = Some((*notification, class)),
+            _ => {}
         }
     }
 }
@@ -145,7 +161,7 @@ impl Clock {
 
 fn request(user: usize, title: String, priority: Priority) -> NotifyRequest {
     NotifyRequest {
-        user: Some(name(user)),
+        user: Some(name_of(user)),
         notification: Some(Notification {
             r#type: NotificationType::PaymentReceived.into(),
             priority: priority.into(),
@@ -157,7 +173,7 @@ fn request(user: usize, title: String, priority: Priority) -> NotifyRequest {
     }
 }
 
-fn name(user: usize) -> String {
+fn name_of(user: usize) -> String {
     format!("user-{user:06}")
 }
 
@@ -171,6 +187,7 @@ fn main() -> Outcome<()> {
         for batch in [0, 1, 100, 1_000] {
             measure(&bench, batch, Medium::Disk).await?;
         }
+        reach(&bench).await?;
         measure(&bench, 100, Medium::Memory).await
     })
 }
@@ -198,35 +215,13 @@ async fn measure(bench: &Bench, batch: usize, medium: Medium) -> Outcome<()> {
         return Ok(());
     }
     let length = Duration::from_secs(if bench.is_fixed { 1 } else { 10 });
-    let folder = tempfile::tempdir()?;
-    let stream = stream()?;
-    let cancel = CancellationToken::new();
-    let shard = run_shard(&stream, &cancel)?;
-    let clock = Arc::new(Clock {
-        start: Instant::now(),
-        urgent: Mutex::default(),
-        low: Mutex::default(),
-    });
-    let readers = run_readers(&cancel)?;
-    let mut clients = Vec::new();
-    for user in 0..USERS {
-        clients.push(connect(&stream, shard, user, &clock, &readers).await?);
-    }
-    let pushes = Arc::new(UserPushes::new(stream.clone()));
-    let store: SharedStore = match medium {
-        Medium::Disk => Arc::new(EmbeddedStore::open(folder.path())?),
-        Medium::Memory => Arc::new(MemoryStore::new()),
-    };
-    let hub = NotificationHub::open(
-        store,
-        Arc::new(Pushes(pushes.clone())),
-        Arc::new(SystemClock),
-        NotificationConfig::default(),
-    )
-    .await?;
-    let pushing = pushes.clone();
-    let ended = cancel.clone();
-    tokio::spawn(async move { pushing.run(ended).await });
+    let World {
+        hub,
+        clock,
+        clients,
+        cancel,
+        ..
+    } = &World::new(USERS, medium).await?;
     let is_over = Arc::new(AtomicBool::new(false));
     let sent = Arc::new(AtomicU64::new(0));
     let mut senders = tokio::task::JoinSet::new();
@@ -270,9 +265,128 @@ async fn measure(bench: &Bench, batch: usize, medium: Medium) -> Outcome<()> {
         summary(&mut acknowledged),
         summary(&mut clock.low.lock()),
     );
-    writeln!(io::stdout(), "{name}\n    {text}")?;
-    drop(clients);
-    Ok(())
+    debug_assert_eq!(clients.len(), USERS);
+    Ok(writeln!(io::stdout(), "{name}\n    {text}")?)
+}
+
+/// A hub, and users with a connection each.
+struct World {
+    hub: NotificationHub,
+    sink: Arc<Pushes>,
+    clock: Arc<Clock>,
+    clients: Vec<(Connection, Arc<LineSink>)>,
+    cancel: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new(users: usize, medium: Medium) -> Outcome<Self> {
+        let folder = tempfile::tempdir()?;
+        let stream = stream()?;
+        let cancel = CancellationToken::new();
+        let shard = run_shard(&stream, &cancel)?;
+        let clock = Arc::new(Clock {
+            start: Instant::now(),
+            urgent: Mutex::default(),
+            low: Mutex::default(),
+        });
+        let readers = run_readers(&cancel)?;
+        let mut clients = Vec::new();
+        for user in 0..users {
+            clients.push(connect(&stream, shard, user, &clock, &readers).await?);
+        }
+        let pushes = Arc::new(UserPushes::new(stream.clone()));
+        let store: SharedStore = match medium {
+            Medium::Disk => Arc::new(EmbeddedStore::open(folder.path())?),
+            Medium::Memory => Arc::new(MemoryStore::new()),
+        };
+        let sink = Arc::new(Pushes {
+            pushes: pushes.clone(),
+            broadcast: Mutex::default(),
+        });
+        let hub = NotificationHub::open(
+            store,
+            sink.clone(),
+            Arc::new(SystemClock),
+            NotificationConfig::default(),
+        )
+        .await?;
+        let ended = cancel.clone();
+        tokio::spawn(async move { pushes.run(ended).await });
+        Ok(Self {
+            hub,
+            sink,
+            clock,
+            clients,
+            cancel,
+            _folder: folder,
+        })
+    }
+
+    /// Waits until this many notifications of `times` have arrived.
+    async fn arrived(times: &Mutex<Vec<Duration>>, count: usize) {
+        while times.lock().len() < count {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+    }
+}
+
+/// Measures the time in which a broadcast reaches all connected users after its commit, as the
+/// server fans it out; and that of a loop that writes the same frames to the same sockets.
+async fn reach(bench: &Bench) -> Outcome<()> {
+    let users = if bench.is_fixed { 100 } else { 9_900 };
+    let name = format!("broadcast to {users} connected users");
+    if !bench.wants(&name) {
+        return Ok(());
+    }
+    let world = World::new(users, Medium::Disk).await?;
+    let (mut reached, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..if bench.is_fixed { 1 } else { 20 } {
+        world.clock.low.lock().clear();
+        let mut broadcast = request(0, world.clock.title("broadcast"), Priority::High);
+        broadcast.user = None;
+        broadcast.everyone = true;
+        world.hub.notify(&UserId::new("backend"), broadcast).await?;
+        let (notification, class) = world.sink.broadcast.lock().take().ok_or("no broadcast")?;
+        let start = Instant::now();
+        for first in (0..users).step_by(CHUNK) {
+            let mut chunk = tokio::task::JoinSet::new();
+            for user in first..(first + CHUNK).min(users) {
+                let (hub, one) = (world.hub.clone(), notification.clone());
+                chunk
+                    .spawn(async move { hub.publish_broadcast(&name_of(user), &one, class).await });
+            }
+            while let Some(published) = chunk.join_next().await {
+                published??;
+            }
+        }
+        World::arrived(&world.clock.low, users).await;
+        reached.push(start.elapsed());
+        world.clock.low.lock().clear();
+        let title = world.clock.title("broadcast");
+        let one = Notification {
+            title,
+            ..notification
+        };
+        let mut line =
+            br#"{"type":"notification","channel":"user:user-000000","seq":1,"timestamp":1732300000000,"data":"#
+                .to_vec();
+        line.extend(tidewire_proto::json::to_vec(&one));
+        line.extend(b"}\n");
+        let start = Instant::now();
+        for (_, sink) in &world.clients {
+            (&sink.socket).write_all(&line)?;
+        }
+        World::arrived(&world.clock.low, users).await;
+        bare.push(start.elapsed());
+    }
+    world.cancel.cancel();
+    let text = format!(
+        "{}\n    bare loop {}",
+        summary(&mut reached),
+        summary(&mut bare)
+    );
+    Ok(writeln!(io::stdout(), "{name}\n    {text}")?)
 }
 
 fn summary(times: &mut [Duration]) -> String {
@@ -343,7 +457,7 @@ async fn connect(
     clock: &Arc<Clock>,
     readers: &Handle,
 ) -> Outcome<(Connection, Arc<LineSink>)> {
-    let identity = UserIdentity::new(UserId::new(&name(user)), i64::MAX);
+    let identity = UserIdentity::new(UserId::new(&name_of(user)), i64::MAX);
     let info = ConnectionInfo {
         caller: Identity::from(identity).into(),
         transport: Transport::new("bench"),

@@ -4,10 +4,7 @@
 //! States are cached as they are stored. A writer replaces the state under the user's lock after
 //! its commit, and a reader adds one only under that lock, so the cache is never behind.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -20,6 +17,9 @@ const SHARDS: usize = 16;
 /// shared texts.
 const ENTRY_BYTES: usize = 136;
 
+/// Factor of the hash function FNV-1a.
+const FNV_PRIME: u32 = 16_777_619;
+
 #[derive(Debug)]
 struct CacheShard {
     states: LruCache<UserId, Arc<[u8]>>,
@@ -31,7 +31,6 @@ struct CacheShard {
 pub(crate) struct StateCache {
     shards: Vec<Mutex<CacheShard>>,
     shard_bytes: usize,
-    hasher: RandomState,
 }
 
 impl StateCache {
@@ -43,12 +42,15 @@ impl StateCache {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             shard_bytes: bytes / SHARDS,
-            hasher: RandomState::new(),
         }
     }
 
+    /// The shard of a user. A poor hash suffices: users of one shard only share a lock and its
+    /// room.
     fn shard(&self, user: &UserId) -> &Mutex<CacheShard> {
-        &self.shards[(self.hasher.hash_one(user) % SHARDS as u64) as usize]
+        let add = |sum: u32, byte: &u8| (sum ^ u32::from(*byte)).wrapping_mul(FNV_PRIME);
+        let hash = user.as_str().as_bytes().iter().fold(0, add);
+        &self.shards[hash as usize % SHARDS]
     }
 
     pub(crate) fn get(&self, user: &UserId) -> Option<Arc<[u8]>> {

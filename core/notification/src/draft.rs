@@ -95,7 +95,7 @@ impl Expiry {
 }
 
 /// A notification as it is delivered, now or later.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Message {
     pub(crate) target: Target,
     pub(crate) class: Class,
@@ -104,6 +104,8 @@ pub(crate) struct Message {
     pub(crate) collapse: Option<u64>,
     /// Encoded [`Notification`] with the fields that all recipients share.
     pub(crate) text: Vec<u8>,
+    /// The same before it was encoded. None once it is delivered, and after it was stored.
+    pub(crate) shared: Option<Notification>,
 }
 
 /// An idempotency key of one sender.
@@ -116,7 +118,7 @@ pub(crate) struct SenderKey {
 }
 
 /// A request whose every field was checked, except for its times.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Draft {
     pub(crate) message: Message,
     pub(crate) key: Option<SenderKey>,
@@ -266,6 +268,7 @@ fn check_notification(
         expiry,
         collapse,
         text: text.encode_to_vec(),
+        shared: Some(text),
     })
 }
 

@@ -26,7 +26,7 @@ use crate::{
 const VERSION: u8 = 1;
 
 /// A notification that waits for its time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Schedule {
     pub(crate) order: Order,
     pub(crate) sender: UserId,
@@ -182,6 +182,7 @@ pub(crate) fn decode(order: Order, record: &[u8]) -> Result<Schedule, Notificati
                 expiry,
                 collapse: stored.collapse,
                 text: stored.text,
+                shared: None,
             },
             key: key.map(|key| (key, stored.request)),
             slot: hash(stored.slot)?,

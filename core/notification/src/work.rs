@@ -200,19 +200,23 @@ impl<'a> Work<'a> {
         user: &UserId,
         entry: Entry,
         retention: Retention,
-        notification: &Notification,
+        notification: Notification,
     ) {
         let (order, class, collapses) = (entry.order, entry.class, entry.collapse.is_some());
         let expires_at_ms = entry.expires_at_ms;
-        let before = self.unread(user);
+        let live = self.live.clone();
+        let core = self.core;
         let inbox = self.inbox(user);
+        let floor = core.floor(&inbox.state);
+        let before = counts::unread(&inbox.state, &live, floor);
         let removed = inbox.removed.len();
         inbox.insert(entry, retention);
         let is_shown = inbox.state.visibility().shows(class);
-        let gone = inbox.removed.split_off(removed);
-        let ids = self.core.id_texts(&gone);
-        self.inbox(user).removed.extend(gone);
-        let unread_count = self.unread(user);
+        let unread_count = counts::unread(&inbox.state, &live, floor);
+        let ids = match is_shown {
+            true => Vec::new(),
+            false => core.id_texts(&inbox.removed[removed..]),
+        };
         let user = user.clone();
         if !is_shown {
             // Hidden ones are pushed no more than they are listed. What they replace leaves the
@@ -225,16 +229,16 @@ impl<'a> Work<'a> {
         }
         self.events.push(HubEvent::Notification {
             user: user.clone(),
-            notification: Box::new(notification.clone()),
+            notification: Box::new(notification),
             class,
             unread_count,
             audience: Audience::Users,
         });
-        if self.core.config.has_delivery {
+        if core.config.has_delivery {
             self.put_outgoing(&Outgoing {
                 class: Some(class),
                 expires_at_ms,
-                ..Outgoing::new(self.now_ms, Some(user.clone()), self.core.id(order), 0)
+                ..Outgoing::new(self.now_ms, Some(user.clone()), core.id(order), 0)
             });
         }
         // Clients add one for a notification. They cannot tell whether it replaces an unread one,
@@ -285,8 +289,7 @@ impl<'a> Work<'a> {
 
     /// The number of unread notifications that a user sees.
     pub(crate) fn unread(&mut self, user: &UserId) -> u64 {
-        let live = self.live.clone();
-        let core = self.core.clone();
+        let (live, core) = (self.live.clone(), self.core);
         let state = &self.inbox(user).state;
         counts::unread(state, &live, core.floor(state))
     }
@@ -343,17 +346,6 @@ impl<'a> Work<'a> {
         self.due_ms = self.due_ms.min(due_ms);
     }
 
-    /// A notification as clients get it.
-    pub(crate) fn notification(
-        &self,
-        order: Order,
-        class: Class,
-        expires_at_ms: Option<i64>,
-        text: &[u8],
-    ) -> Result<Notification, NotificationError> {
-        notification(self.core, order, class, expires_at_ms, text)
-    }
-
     /// Stores all changes, then publishes the events.
     pub(crate) async fn commit(mut self) -> Result<(), NotificationError> {
         for (order, chunk) in record::encode_chunks(&self.bodies) {
@@ -392,8 +384,8 @@ impl<'a> Work<'a> {
             if due_ms != loaded.stored_due_ms {
                 due_changes.push((user.clone(), loaded.stored_due_ms, due_ms));
             }
-            self.batch.put(tables::STATES, user.as_str(), state.clone());
-            states.push((user.clone(), Arc::<[u8]>::from(state)));
+            states.push((user.clone(), Arc::<[u8]>::from(state.as_slice())));
+            self.batch.put(tables::STATES, user.as_str(), state);
         }
         for (user, before_ms, due_ms) in due_changes {
             let work = DueWork::Expiry(user);
@@ -494,8 +486,19 @@ pub(crate) fn notification(
 ) -> Result<Notification, NotificationError> {
     let shared =
         Notification::decode(text).map_err(|_| NotificationError::Damaged("notification"))?;
+    Ok(complete(core, order, class, expires_at_ms, shared))
+}
+
+/// A notification as clients get it, unread, of the fields that all recipients share.
+pub(crate) fn complete(
+    core: &HubCore,
+    order: Order,
+    class: Class,
+    expires_at_ms: Option<i64>,
+    shared: Notification,
+) -> Notification {
     let (kind, custom_type) = core.kinds.wire(class.kind());
-    Ok(Notification {
+    Notification {
         id: core.id(order).to_string(),
         r#type: kind,
         custom_type,
@@ -503,5 +506,5 @@ pub(crate) fn notification(
         timestamp: order.time_ms(),
         expires_at: expires_at_ms,
         ..shared
-    })
+    }
 }

@@ -24,7 +24,7 @@ use std::{
 use support::{Recorder, sender, to};
 use tidewire_notification::{NotificationConfig, NotificationHub};
 use tidewire_proto::v1::{ListNotificationsRequest, NotifyRequest};
-use tidewire_store::{EmbeddedStore, StoreError};
+use tidewire_store::{EmbeddedStore, StoreError, StoreOptions};
 use tidewire_stream::SystemClock;
 
 /// The test, which is also the child.
@@ -43,9 +43,17 @@ const TASKS: u64 = 16;
 
 const USERS: u64 = 5;
 
+/// The store moves its log to its file all the time, so that kills meet this too.
+fn options() -> StoreOptions {
+    StoreOptions {
+        checkpoint_bytes: 32 << 10,
+        ..StoreOptions::default()
+    }
+}
+
 async fn open(folder: &Path) -> NotificationHub {
     let store = loop {
-        match EmbeddedStore::open(folder) {
+        match EmbeddedStore::open_with(folder, options()) {
             // The writer of a hub that was dropped may have the file open for a moment more.
             Err(StoreError::InUse(_)) => tokio::task::yield_now().await,
             opened => break opened.unwrap(),

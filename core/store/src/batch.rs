@@ -78,6 +78,12 @@ impl Batch {
         self.writes.is_empty()
     }
 
+    /// Takes the writes, in their order.
+    #[must_use]
+    pub fn into_writes(self) -> Vec<Write> {
+        self.writes
+    }
+
     /// The writes, in their order.
     #[must_use]
     pub fn writes(&self) -> &[Write] {

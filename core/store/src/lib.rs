@@ -12,7 +12,7 @@ mod memory;
 use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use batch::{Batch, Write};
-pub use embedded::EmbeddedStore;
+pub use embedded::{EmbeddedStore, StoreOptions};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 

@@ -207,7 +207,7 @@ async fn a_file_of_a_newer_version_is_refused() {
         transaction.commit().unwrap();
     }
     let error = EmbeddedStore::open(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("format 99, expected at most 1"), "{error}");
+    assert!(error.contains("format 99, expected at most 2"), "{error}");
 }
 
 /// Writes to few keys, so that they overlap.

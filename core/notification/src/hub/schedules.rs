@@ -222,6 +222,7 @@ pub(super) async fn deliver_due(
             shared.map_err(|_| NotificationError::Damaged("scheduled notification"))?;
         shared.scheduled_id = Some(core.id(order).to_string());
         message.text = shared.encode_to_vec();
+        message.shared = Some(shared);
         if let Target::Users(users) = &message.target {
             work.load(users, Vec::new()).await?;
         }

@@ -22,7 +22,7 @@ use crate::{
     locks,
     record::Body,
     schedule, tables,
-    work::Work,
+    work::{self, Work},
 };
 
 /// Requests of one batch at most.
@@ -81,7 +81,8 @@ impl NotificationHub {
         let mut drafts = check_part();
         while !drafts.is_empty() {
             // The next part is checked while this one is written.
-            let (sent, next) = tokio::join!(send(core, sender, &drafts), async { check_part() });
+            let (sent, next) =
+                tokio::join!(send(core, sender, &mut drafts), async { check_part() });
             match sent {
                 Ok(part) => results.extend(part),
                 Err(error) => {
@@ -99,7 +100,7 @@ impl NotificationHub {
 async fn send(
     core: &Arc<HubCore>,
     sender: &UserId,
-    drafts: &[Result<Draft, NotificationError>],
+    drafts: &mut [Result<Draft, NotificationError>],
 ) -> Result<Vec<Result<NotifyOutcome, NotificationError>>, NotificationError> {
     let stripes = stripes(core, drafts);
     let haste = Haste::of(drafts);
@@ -206,7 +207,7 @@ impl<'a> Sending<'a> {
     async fn handle(
         &mut self,
         work: &mut Work<'_>,
-        draft: &Draft,
+        draft: &mut Draft,
     ) -> Result<Result<NotifyOutcome, NotificationError>, NotificationError> {
         let recipients = draft.message.target.inboxes();
         if let Some(key) = &draft.key
@@ -232,7 +233,7 @@ impl<'a> Sending<'a> {
                 idempotency::SCHEDULED
             }
             None => {
-                deliver(self.core, work, order, &draft.message, None).await?;
+                deliver(self.core, work, order, &mut draft.message, None).await?;
                 idempotency::period(order.time_ms())
             }
         };
@@ -272,12 +273,15 @@ pub(super) async fn deliver(
     core: &HubCore,
     work: &mut Work<'_>,
     order: Order,
-    message: &Message,
+    message: &mut Message,
     scheduled: Option<Order>,
 ) -> Result<(), NotificationError> {
     let expires_at_ms = message.expiry.at_ms(work.now_ms);
     let class = message.class;
-    let notification = work.notification(order, class, expires_at_ms, &message.text)?;
+    let notification = match message.shared.take() {
+        Some(shared) => work::complete(core, order, class, expires_at_ms, shared),
+        None => work::notification(core, order, class, expires_at_ms, &message.text)?,
+    };
     match &message.target {
         Target::Channel(channel) => {
             let channel = channel.clone();
@@ -317,18 +321,25 @@ pub(super) async fn deliver(
                 collapse: message.collapse,
             };
             let retention = core.retention();
-            for user in users {
+            let mut notification = Some(notification);
+            for (place, user) in users.iter().enumerate() {
+                // The last one takes it.
+                let is_last = place + 1 == users.len();
+                let one = match is_last {
+                    true => notification.take(),
+                    false => notification.clone(),
+                };
                 let is_full = work.inbox(user).state.items as usize >= retention.max_items;
                 if is_full || message.collapse.is_some() {
                     work.load_blocks(user).await?;
                 }
-                work.insert(user, entry.clone(), retention, &notification);
+                work.insert(user, entry.clone(), retention, one.unwrap_or_default());
             }
             let inboxes = u32::try_from(users.len()).unwrap_or(u32::MAX);
             work.bodies.push(Body {
                 order,
                 inboxes,
-                text: message.text.clone(),
+                text: std::mem::take(&mut message.text),
             });
         }
     }

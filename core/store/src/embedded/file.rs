@@ -1,15 +1,19 @@
 //! Store file: opens it, and names its faults.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     io::ErrorKind,
     os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, StorageError, TableDefinition, WriteTransaction,
+};
 
+use super::failed;
 use crate::StoreError;
 
 /// Name of the file in the data folder.
@@ -19,46 +23,81 @@ const FILE: &str = "store.redb";
 const CACHE_BYTES: usize = 16 << 20;
 
 /// Format of the stored data. Raise it when an older version could not read the new one.
-const FORMAT: u64 = 1;
+/// Format 2 has logs beside the file.
+const FORMAT: u64 = 2;
 
 /// Table of properties of the file itself.
 const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
 
+/// Key of a random number that tells the logs of this file from those of others.
+const STORE: &str = "store";
+
+/// Key of the last segment of the logs that the file has.
+const CHECKPOINT: &str = "checkpoint";
+
+/// An opened file.
+pub(super) struct OpenFile {
+    pub(super) path: PathBuf,
+    pub(super) database: Database,
+    /// The random number of the file.
+    pub(super) store: u64,
+    /// The last segment of the logs that the file has.
+    pub(super) checkpoint: u64,
+}
+
 /// Opens the file in this folder, and creates both where they are missing. Only this system user
 /// can read a new file: it holds users' notifications and wallets. The mode of a known file stays.
-pub(super) fn open(folder: &Path) -> Result<(PathBuf, Database), StoreError> {
+pub(super) fn open(folder: &Path) -> Result<OpenFile, StoreError> {
     let path = folder.join(FILE);
     let unusable = |error: std::io::Error| StoreError::Unusable(path.clone(), error.to_string());
     std::fs::create_dir_all(folder).map_err(unusable)?;
-    create_private(&path).map_err(unusable)?;
+    open_private(&path).map_err(unusable)?;
     // The library panics on some damaged files.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(&path)
             .map_err(|error| explain(&path, error))?;
-        check_format(&path, &database)?;
-        Ok(database)
+        let (store, checkpoint) = check_format(&path, &database)?;
+        Ok((database, store, checkpoint))
     }));
-    let database = opened.unwrap_or_else(|_| {
+    let (database, store, checkpoint) = opened.unwrap_or_else(|_| {
         let reason = "its content contradicts its header".to_owned();
         Err(StoreError::Corrupt(path.clone(), reason))
     })?;
-    Ok((path, database))
+    Ok(OpenFile {
+        path,
+        database,
+        store,
+        checkpoint,
+    })
 }
 
-/// Creates an empty file that the library then fills, if there is none. The library would give
-/// it the system's mode, which others can usually read.
-fn create_private(path: &Path) -> std::io::Result<()> {
-    let created = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    match created {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+/// Opens a file, and creates an empty one if there is none. The library would give it the
+/// system's mode, which others can usually read.
+pub(super) fn open_private(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path),
+        created => created,
     }
+}
+
+/// Runs a change of the file. The library panics on some damaged pages.
+pub(super) fn catch(change: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    let changed = catch_unwind(AssertUnwindSafe(change));
+    changed.unwrap_or_else(|_| Err(failed("its content contradicts itself")))
+}
+
+/// Notes in a transaction that the file has a segment of the logs, and all before.
+pub(super) fn note_checkpoint(
+    transaction: &WriteTransaction,
+    segment: u64,
+) -> Result<(), StoreError> {
+    let mut about = transaction.open_table(ABOUT).map_err(failed)?;
+    about.insert(CHECKPOINT, segment).map_err(failed)?;
+    Ok(())
 }
 
 fn explain(path: &Path, error: DatabaseError) -> StoreError {
@@ -77,31 +116,44 @@ fn explain(path: &Path, error: DatabaseError) -> StoreError {
     }
 }
 
-/// Checks the format, and writes it to a new file.
-fn check_format(path: &Path, database: &Database) -> Result<(), StoreError> {
+/// Checks the format, and completes the properties of a new file and of one of an earlier format.
+/// Returns the random number of the file, and the last segment of the logs that it has.
+fn check_format(path: &Path, database: &Database) -> Result<(u64, u64), StoreError> {
     let damaged = |error: String| StoreError::Corrupt(path.to_owned(), error);
-    let read = || -> Result<Option<u64>, redb::Error> {
+    type About = (Option<u64>, Option<u64>, Option<u64>);
+    let read = || -> Result<About, redb::Error> {
         let transaction = database.begin_read()?;
         match transaction.open_table(ABOUT) {
-            Ok(about) => Ok(about.get("format")?.map(|format| format.value())),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Ok(about) => {
+                let number = |key| Ok::<_, redb::Error>(about.get(key)?.map(|found| found.value()));
+                Ok((number("format")?, number(STORE)?, number(CHECKPOINT)?))
+            }
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok((None, None, None)),
             Err(error) => Err(error.into()),
         }
     };
-    match read().map_err(|error| damaged(error.to_string()))? {
-        Some(found) if found > FORMAT => Err(StoreError::Newer {
+    let (format, store, checkpoint) = read().map_err(|error| damaged(error.to_string()))?;
+    if let Some(found) = format.filter(|found| *found > FORMAT) {
+        return Err(StoreError::Newer {
             path: path.to_owned(),
             found,
             known: FORMAT,
-        }),
-        Some(_) => Ok(()),
-        None => {
-            let write = || -> Result<(), redb::Error> {
-                let transaction = database.begin_write()?;
-                transaction.open_table(ABOUT)?.insert("format", FORMAT)?;
-                Ok(transaction.commit()?)
-            };
-            write().map_err(|error| damaged(error.to_string()))
-        }
+        });
     }
+    if let (Some(FORMAT), Some(store)) = (format, store) {
+        return Ok((store, checkpoint.unwrap_or(0)));
+    }
+    // The keys of this hasher are random.
+    let store = RandomState::new().build_hasher().finish();
+    let write = || -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        {
+            let mut about = transaction.open_table(ABOUT)?;
+            about.insert("format", FORMAT)?;
+            about.insert(STORE, store)?;
+        }
+        Ok(transaction.commit()?)
+    };
+    write().map_err(|error| damaged(error.to_string()))?;
+    Ok((store, 0))
 }

@@ -1,0 +1,392 @@
+//! Writer: the thread that appends to the log and begins checkpoints.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::RwLock;
+use redb::{Database, TableDefinition};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    FileState, GROUP, GROUP_WRITES, Job, OpenStore, PROBE, PROBE_BYTES, RETRY, StoreOptions,
+    checkpoint, failed,
+    file::{self, OpenFile},
+    memtable::Memtable,
+    wal::WriteAheadLog,
+};
+use crate::StoreError;
+
+/// Removed keys in memory at which a checkpoint begins. A scan of a queue, from whose beginning
+/// rows are removed all the time, passes them again and again.
+const MAX_REMOVALS: usize = 8_192;
+
+/// A store whose file has all that the logs had.
+pub(super) struct Parts {
+    pub(super) path: PathBuf,
+    pub(super) store: OpenStore,
+    pub(super) wal: WriteAheadLog,
+}
+
+/// Opens file and logs in this folder, and applies the logs to the file.
+pub(super) fn open(folder: &Path) -> Result<Parts, StoreError> {
+    let OpenFile {
+        path,
+        database,
+        store,
+        checkpoint,
+    } = file::open(folder)?;
+    let (mut wal, replay) = WriteAheadLog::open(folder, store, checkpoint)?;
+    if let Some(segment) = replay.segment {
+        let tables = replay.changes.tables().count();
+        tracing::info!(
+            tables,
+            "the log has changes that the store file does not have"
+        );
+        checkpoint::write(&database, &replay.changes, segment)?;
+    }
+    let segment = replay.segment.unwrap_or(checkpoint) + 1;
+    wal.start(segment);
+    Ok(Parts {
+        path,
+        store: OpenStore {
+            database: Arc::new(database),
+            newest: Memtable::default(),
+            frozen: None,
+            segment,
+        },
+        wal,
+    })
+}
+
+/// A running checkpoint.
+type Checkpoint = JoinHandle<Result<(), StoreError>>;
+
+/// Which batches the next record may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    All,
+    Urgent,
+    None,
+}
+
+/// The thread that writes.
+pub(super) struct Writer {
+    folder: PathBuf,
+    options: StoreOptions,
+    file: Arc<RwLock<FileState>>,
+    wal: Option<WriteAheadLog>,
+    jobs: mpsc::Receiver<Job>,
+    urgent_jobs: mpsc::Receiver<Job>,
+    /// Batches that the last record left, in their order.
+    waiting: VecDeque<Job>,
+    /// Whether the last record was of urgent batches alone.
+    was_urgent: bool,
+    /// When a closed store may be opened again.
+    retry_at: Instant,
+    /// When the segment is old. None while it is empty.
+    old_at: Option<Instant>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        folder: &Path,
+        options: StoreOptions,
+        file: Arc<RwLock<FileState>>,
+        wal: WriteAheadLog,
+        jobs: mpsc::Receiver<Job>,
+        urgent_jobs: mpsc::Receiver<Job>,
+    ) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            options,
+            file,
+            wal: Some(wal),
+            jobs,
+            urgent_jobs,
+            waiting: VecDeque::new(),
+            was_urgent: false,
+            retry_at: Instant::now(),
+            old_at: None,
+        }
+    }
+
+    /// Writes until all handles are gone.
+    pub(super) async fn run(mut self) {
+        let mut group = Vec::new();
+        let mut running: Option<Checkpoint> = None;
+        loop {
+            if running.is_none() && self.is_checkpoint_due() {
+                running = self.begin_checkpoint();
+            }
+            let room = self.room(running.is_some());
+            let is_open = self.wal.is_some();
+            let wake_at = match (is_open, running.is_some()) {
+                (false, _) => Some(self.retry_at),
+                (true, false) => self.old_at,
+                (true, true) => None,
+            };
+            let ended = async {
+                match &mut running {
+                    Some(checkpoint) => checkpoint.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let woken = async {
+                match wake_at {
+                    Some(time) => sleep_until(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let has_jobs = tokio::select! {
+                biased;
+                ended = ended => {
+                    running = None;
+                    self.end_checkpoint(ended.unwrap_or_else(|error| Err(failed(error))));
+                    continue;
+                }
+                has_jobs = self.collect(&mut group, room) => has_jobs,
+                () = woken => {
+                    if !is_open {
+                        self.open_again(running.is_some());
+                    }
+                    continue;
+                }
+            };
+            if !has_jobs {
+                break;
+            }
+            self.write_group(&mut group, running.is_some());
+        }
+        if let Some(checkpoint) = running {
+            let ended = checkpoint.await;
+            self.end_checkpoint(ended.unwrap_or_else(|error| Err(failed(error))));
+        }
+        self.close_orderly().await;
+    }
+
+    /// Moves all changes to the file, and empties the logs.
+    async fn close_orderly(mut self) {
+        if self.old_at.is_some()
+            && let Some(checkpoint) = self.begin_checkpoint()
+        {
+            let ended = checkpoint.await;
+            self.end_checkpoint(ended.unwrap_or_else(|error| Err(failed(error))));
+        }
+        if let Some(wal) = &self.wal
+            && let Err(error) = wal.clear()
+        {
+            // The next start finds that the file has all of it.
+            tracing::warn!(%error, "cannot empty the log of the store");
+        }
+    }
+
+    /// Bytes of the segment: of its log, or of its changes in memory.
+    fn segment_bytes(&self) -> usize {
+        let logged = self.wal.as_ref().map_or(0, WriteAheadLog::len);
+        let in_memory = match &*self.file.read() {
+            Ok(open) => open.newest.bytes(),
+            Err(_) => 0,
+        };
+        in_memory.max(usize::try_from(logged).unwrap_or(usize::MAX))
+    }
+
+    /// Which batches have room in the segment. While a checkpoint runs, the segment cannot end.
+    fn room(&self, is_checkpoint_running: bool) -> Room {
+        let full = self.options.checkpoint_bytes.saturating_mul(2);
+        match self.segment_bytes() {
+            bytes if !is_checkpoint_running || bytes < full => Room::All,
+            bytes if bytes < full.saturating_mul(2) => Room::Urgent,
+            _ => Room::None,
+        }
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        let removals = match &*self.file.read() {
+            Ok(open) => open.newest.removals(),
+            Err(_) => 0,
+        };
+        self.segment_bytes() >= self.options.checkpoint_bytes
+            || removals >= MAX_REMOVALS
+            || self.old_at.is_some_and(|time| time <= Instant::now())
+    }
+
+    /// Begins the next segment, and moves the one before it to the file.
+    fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
+        let wal = self.wal.as_mut()?;
+        let mut file = self.file.write();
+        let open = file.as_mut().ok()?;
+        let changes = Arc::new(std::mem::take(&mut open.newest));
+        open.frozen = Some(changes.clone());
+        let segment = open.segment;
+        open.segment += 1;
+        wal.start(open.segment);
+        self.old_at = None;
+        let database = open.database.clone();
+        let write = move || checkpoint::write(&database, &changes, segment);
+        Some(tokio::task::spawn_blocking(write))
+    }
+
+    fn end_checkpoint(&mut self, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            tracing::error!(
+                %error,
+                "cannot write to the store file: it is closed until it can be written again"
+            );
+            self.close(error);
+            return;
+        }
+        let frozen = match &mut *self.file.write() {
+            Ok(open) => open.frozen.take(),
+            Err(_) => None,
+        };
+        // Without the lock: it may be large.
+        drop(frozen);
+    }
+
+    /// Waits for batches, and collects those of the next record. False if there will be none any
+    /// more.
+    async fn collect(&mut self, group: &mut Vec<Job>, room: Room) -> bool {
+        if room == Room::None {
+            return std::future::pending().await;
+        }
+        if self.waiting.is_empty() || room == Room::Urgent {
+            // Both queues belong to the same handles, so that both end together.
+            let job = tokio::select! {
+                biased;
+                Some(urgent) = self.urgent_jobs.recv() => {
+                    group.push(urgent);
+                    None
+                }
+                job = self.jobs.recv(), if room == Room::All => job,
+                // The queue has ended, and the checkpoint makes room for what waits.
+                else => return std::future::pending().await,
+            };
+            self.waiting.extend(job);
+            if group.is_empty() && self.waiting.is_empty() {
+                return false;
+            }
+        }
+        let writes = |group: &[Job]| {
+            let batches = group.iter().map(|job| job.batch.writes().len());
+            batches.sum::<usize>()
+        };
+        while group.len() < GROUP
+            && writes(group) < GROUP_WRITES
+            && let Ok(urgent) = self.urgent_jobs.try_recv()
+        {
+            group.push(urgent);
+        }
+        // Others are not kept waiting twice in a row.
+        self.was_urgent = !group.is_empty() && !self.was_urgent;
+        if self.was_urgent || room == Room::Urgent {
+            return true;
+        }
+        while self.waiting.len() < GROUP
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            self.waiting.push_back(job);
+        }
+        let mut count = writes(group);
+        while group.len() < GROUP
+            && count < GROUP_WRITES
+            && let Some(job) = self.waiting.pop_front()
+        {
+            count += job.batch.writes().len();
+            group.push(job);
+        }
+        true
+    }
+
+    /// Appends a group of batches to the log, and applies them. A failure closes the store.
+    fn write_group(&mut self, group: &mut Vec<Job>, is_checkpoint_running: bool) {
+        if self.wal.is_none() && self.retry_at <= Instant::now() {
+            self.open_again(is_checkpoint_running);
+        }
+        let appended = match (&mut self.wal, &*self.file.read()) {
+            (Some(wal), Ok(_)) => wal
+                .append(group.iter().map(|job| job.encoded.as_slice()))
+                .map_err(failed),
+            (_, Err(error)) => Err(error.clone()),
+            (None, Ok(_)) => Err(StoreError::Closed),
+        };
+        if let Err(error) = appended {
+            if self.wal.is_some() {
+                tracing::error!(
+                    %error,
+                    batches = group.len(),
+                    "cannot write to the log of the store: it is closed until it can be written again"
+                );
+                self.close(error.clone());
+            }
+            for job in group.drain(..) {
+                let _ = job.done.send(Err(error.clone()));
+            }
+            return;
+        }
+        let age = self.options.checkpoint_age;
+        self.old_at.get_or_insert_with(|| Instant::now() + age);
+        for job in group.drain(..) {
+            if let Ok(open) = &mut *self.file.write() {
+                open.newest.apply(job.batch);
+            }
+            // The caller may have stopped waiting. The write counts all the same.
+            let _ = job.done.send(Ok(()));
+        }
+    }
+
+    fn close(&mut self, reason: StoreError) {
+        let before = std::mem::replace(&mut *self.file.write(), Err(reason));
+        drop(before);
+        self.wal = None;
+        self.old_at = None;
+        self.retry_at = Instant::now() + RETRY;
+    }
+
+    /// Opens a closed store again if it can be written. Readers that still have the old file
+    /// open make it fail once more, and so does a checkpoint that is still running.
+    fn open_again(&mut self, is_checkpoint_running: bool) {
+        if is_checkpoint_running {
+            self.retry_at = Instant::now() + RETRY;
+            return;
+        }
+        let opened = open(&self.folder).and_then(|mut parts| {
+            probe(&parts.store.database)?;
+            parts.wal.probe().map_err(failed)?;
+            Ok(parts)
+        });
+        match opened {
+            Ok(parts) => {
+                *self.file.write() = Ok(parts.store);
+                self.wal = Some(parts.wal);
+                tracing::info!("the store can be written again");
+            }
+            Err(error) => self.close(error),
+        }
+    }
+}
+
+/// Writes some bytes and removes them again.
+fn probe(database: &Database) -> Result<(), StoreError> {
+    let table = TableDefinition::<&[u8], &[u8]>::new(PROBE.0);
+    file::catch(|| {
+        for value in [Some([0; PROBE_BYTES]), None] {
+            let transaction = database.begin_write().map_err(failed)?;
+            {
+                let mut table = transaction.open_table(table).map_err(failed)?;
+                match &value {
+                    Some(value) => drop(table.insert(&[][..], &value[..]).map_err(failed)?),
+                    None => drop(table.remove(&[][..]).map_err(failed)?),
+                }
+            }
+            transaction.commit().map_err(failed)?;
+        }
+        Ok(())
+    })
+}
