@@ -1,10 +1,10 @@
-import type { ClientOptions } from "@tidewire/client";
+import type { ClientOptions, WebSocketClient } from "@tidewire/client";
 import { FakeEnvironment, settle } from "@tidewire/client/testing";
 import { type ReactElement, StrictMode } from "react";
 import { flushSync } from "react-dom";
 import { createRoot } from "react-dom/client";
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import { type Connection, ConnectionStatus, useChannel, useConnection, usePriceStream, WebSocketProvider } from "./index.ts";
+import { type Connection, ConnectionStatus, useChannel, useClient, useConnection, usePriceStream, WebSocketProvider } from "./index.ts";
 import { Application, fakeTime, price } from "./testing/harness.tsx";
 
 beforeEach(fakeTime);
@@ -58,6 +58,47 @@ describe("WebSocketProvider", () => {
     });
     vi.advanceTimersByTime(100);
     expect(fake.socket.closedWith).toBe(1000);
+  });
+
+  it("options change with a queued publication and a pending request: each is sent once, and settles", async () => {
+    const fake = new FakeEnvironment();
+    let client: WebSocketClient | undefined;
+    function Page(): ReactElement {
+      client = useClient();
+      return <ConnectionStatus />;
+    }
+    const root = createRoot(document.createElement("div"));
+    const render = (): void => {
+      flushSync(() => {
+        root.render(
+          <StrictMode>
+            <WebSocketProvider url="ws://test/v1/ws" options={{ environment: fake.environment, getToken: () => undefined }}>
+              <Page />
+            </WebSocketProvider>
+          </StrictMode>,
+        );
+      });
+    };
+    render();
+    const published = client?.publish("orders:7", { paid: true });
+    await settle();
+    render();
+    fake.socket.welcome();
+    await settle();
+    const counted = client?.request("unread_count", {});
+    render();
+    await settle();
+    expect(fake.sockets).toHaveLength(1);
+    const [publish, ...more] = fake.socket.sentOf("publish");
+    expect(more).toEqual([]);
+    fake.socket.receive({ type: "published", id: publish?.id ?? "none", data: { channel: "orders:7", epoch: "e", seq: 1 } });
+    fake.socket.receive({ type: "unread_count", id: fake.socket.last("unread_count").id, data: { unreadCount: 3 } });
+    expect(await published).toMatchObject({ seq: 1 });
+    expect(await counted).toEqual({ unreadCount: 3 });
+    expect(fake.socket.sentOf("unread_count")).toHaveLength(1);
+    flushSync(() => {
+      root.unmount();
+    });
   });
 
   it("leaves a client of the application connected, and ends its subscriptions", async () => {
