@@ -191,7 +191,7 @@ async fn without_configuration_and_venues_the_sample_plays_until_a_venue_deliver
     assert_eq!(client.subscribe(BLOCKS).await["error"]["code"], "not_found");
     // A venue numbers its trades on.
     eventually("a price of the market", async || {
-        venue.wait_subscribed(2).await;
+        venue.wait_subscribed(1).await;
         venue.trade(&Trade {
             symbol: "BTC-USD",
             id: 8,
