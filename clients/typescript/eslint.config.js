@@ -4,7 +4,7 @@ import { defineConfig, globalIgnores } from "eslint/config";
 import tseslint from "typescript-eslint";
 
 const globals = (...names) => Object.fromEntries(names.map((name) => [name, "readonly"]));
-const nodeGlobals = globals("clearTimeout", "console", "fetch", "process", "setTimeout", "TextDecoderStream", "URL", "WebSocket");
+const nodeGlobals = globals("AbortController", "clearTimeout", "console", "fetch", "process", "setTimeout", "TextDecoderStream", "URL", "WebSocket");
 /** Globals of functions that the browser test runs in the page. */
 const pageGlobals = globals("CSSStyleSheet", "FontFace", "Event", "addEventListener", "history", "localStorage", "MutationObserver", "NodeFilter", "atob", "document", "navigator", "window");
 
