@@ -52,7 +52,10 @@ export interface QueueOptions {
   readonly storage?: QueueStorage;
   /** Publications that may wait. The default is 100. */
   readonly maxEntries?: number;
-  /** The user that the publications belong to, if `getToken` can not tell while offline. */
+  /**
+   * The user of the token. With it, what is published before the first
+   * connection survives a reload too: nobody else may send it then.
+   */
   readonly user?: string;
 }
 

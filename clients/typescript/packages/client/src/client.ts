@@ -19,7 +19,7 @@ import { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
 import { openRequests } from "./requests.ts";
 import { openSubscribing } from "./subscribing.ts";
 import { type ChannelHandler, openSubscriptions, type SubscribeOptions, type Subscription } from "./subscriptions.ts";
-import { ownerOf, tokenSource } from "./token.ts";
+import { tokenSource } from "./token.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, Welcome } from "./types/session.ts";
 import { openEventStream, openWebSocket } from "./wires.ts";
@@ -168,7 +168,7 @@ export class WebSocketClient {
     const queue =
       options.queue === false
         ? undefined
-        : openQueue(environment, target.href, options.queue ?? {}, (request, onReply, onFailure) => {
+        : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, (request, onReply, onFailure) => {
             start("publish", request, onReply, (error) => {
               // A lost link is the queue's own matter: it sends again.
               if (isOpen()) {
@@ -246,7 +246,6 @@ export class WebSocketClient {
       fetchToken(options).then(
         (token) => {
           if (mine === generation) {
-            queue?.claim(ownerOf(token));
             try {
               use(token);
             } catch (error) {
@@ -424,7 +423,6 @@ export class WebSocketClient {
     };
 
     // ------------------------------------------------------- the methods
-    queue?.claim(options.getToken ? undefined : ownerOf(options.token));
     this.on = on;
     this.off = off;
     this.getQuality = () => reconnection.getQuality(isOpen());

@@ -22,6 +22,7 @@ function subjectOf(message: ServerMessage): string {
     case "unwatched":
       return message.data.txHash ?? "events";
     case "price":
+    case "candle":
       return message.data.symbol;
     case "price_batch":
       return message.data.updates.map(({ symbol }) => symbol).join();
@@ -56,6 +57,7 @@ function subjectOf(message: ServerMessage): string {
     case "alert_updated":
     case "alert_deleted":
       return message.data.id;
+    case "candles":
     case "alerts":
     case "alert_log":
       return String(message.data.items.length);

@@ -38,8 +38,6 @@ export type SendPublication = (request: PublishRequest, onReply: (position: Acti
 
 /** The publications that wait for the server. */
 export interface PublishQueue {
-  /** Names the user of new publications, unless one is named. */
-  claim(owner: string | undefined): void;
   /** Adds a publication behind all others. Resolves to its position, or rejects when it is refused. */
   add(channel: string, data: Json, idempotencyKey: string | undefined): Promise<ActiveSubscription>;
   /** A connection of a user is open: sends what waits, and what was stored before a reload. */
@@ -49,11 +47,11 @@ export interface PublishQueue {
 }
 
 /** Opens the queue of a client. `url` tells the queues of several servers apart. */
-export function openQueue({ clock, random }: Environment, url: string, options: QueueOptions, send: SendPublication): PublishQueue {
-  const storage = options.storage ?? findStorage();
+export function openQueue({ clock, random }: Environment, url: string, options: QueueOptions | undefined, send: SendPublication): PublishQueue {
+  const storage = options?.storage ?? findStorage();
   /** Tells the keys of two tabs apart that publish in the same millisecond. */
   const tab = random().toString(36).slice(2);
-  let owner = options.user;
+  let owner = options?.user;
   let entries: Entry[] = [];
   let isOpen = false;
   let count = 0;
@@ -113,12 +111,9 @@ export function openQueue({ clock, random }: Environment, url: string, options: 
   };
 
   return {
-    claim(user) {
-      owner ??= user;
-    },
     add: (channel, data, idempotencyKey) =>
       new Promise((resolve, reject) => {
-        if (entries.length >= (options.maxEntries ?? MAX_ENTRIES)) {
+        if (entries.length >= (options?.maxEntries ?? MAX_ENTRIES)) {
           reject(failure("resource_exhausted", `the queue is full: ${entries.length} publications wait`));
           return;
         }

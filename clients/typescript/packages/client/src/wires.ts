@@ -43,7 +43,6 @@ export function openEventStream(fetch: Fetch, url: string, token: string | undef
   const { signal } = abort;
   const authorization = token && { authorization: `Bearer ${token}` };
   let target = "";
-  let lastError: string | undefined;
   /** The last POST. They go one by one: two at once could arrive in another order. */
   let posted = Promise.resolve();
 
@@ -54,8 +53,6 @@ export function openEventStream(fetch: Fetch, url: string, token: string | undef
       const { type, data } = JSON.parse(text) as ServerMessage;
       if (type === "welcome") {
         target = `${url}/${data.connectionId}?key=${data.postKey ?? ""}`;
-      } else if (type === "error") {
-        lastError = data.code;
       }
       onFrame(text);
     }
@@ -64,7 +61,7 @@ export function openEventStream(fetch: Fetch, url: string, token: string | undef
     const response = await fetch(url, { headers: { ...authorization, ...(cursor && { "last-event-id": cursor }) }, signal });
     const { ok, status, body } = response;
     if (!ok || !body) {
-      onEnd(status === 401 || status === 403 ? 4500 : status === 429 ? 4004 : 1006, errorOf(await response.text(), status).message);
+      onEnd(status === 401 || status === 403 ? 4500 : 1006, errorOf(await response.text(), status).message);
       return;
     }
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -72,8 +69,8 @@ export function openEventStream(fetch: Fetch, url: string, token: string | undef
     for (;;) {
       const { value, done } = await reader.read();
       if (done) {
-        // An expired token ends the stream with an error.
-        onEnd(lastError === "unauthenticated" ? 4005 : 1006, "the event stream ended");
+        // Also after an expired token: each connection fetches one.
+        onEnd(1006, "the event stream ended");
         return;
       }
       const events = (rest + value).split("\n\n");

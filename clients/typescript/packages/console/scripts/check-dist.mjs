@@ -4,7 +4,7 @@ import { gzipSync } from "node:zlib";
 import { build } from "vite";
 
 /** Limit of the compressed page in bytes, so that a phone on a slow network loads it at once. */
-const MAX_BYTES = 24 * 1024;
+const MAX_BYTES = 25 * 1024;
 
 const committed = new URL("../dist/index.html", import.meta.url);
 const before = readFileSync(committed, "utf8");
