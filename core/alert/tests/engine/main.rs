@@ -6,8 +6,11 @@
     reason = "a panic is how a test fails"
 )]
 
+mod bounds;
 mod delivery;
+mod edits;
 mod kills;
+mod outages;
 mod requests;
 mod restarts;
 mod support;
