@@ -55,7 +55,7 @@ impl AlertSink for Fires {
         Box::pin(async move { requests.iter().map(|_| Ok(())).collect() })
     }
 
-    fn follow(&self, _chain: u64, _hash: &str) {}
+    fn follow(&self, _user: &str, _chain: u64, _hash: &str) {}
 }
 
 struct Symbols;

@@ -147,11 +147,12 @@ fn many_rules(bench: &Bench) -> Outcome<()> {
     let start = Instant::now();
     for slot in 0..rules {
         let rule = far_rule(symbol(random.random_range(0..symbols)), &mut random);
-        evaluator.insert(slot, &rule, RuleState::new(), now(0))?;
+        evaluator.load(None, slot, &rule, RuleState::new(), now(0));
         if slot % 1_024 == 0 {
             drain(&mut evaluator, &mut outputs);
         }
     }
+    evaluator.finish_load();
     drain(&mut evaluator, &mut outputs);
     let took = start.elapsed();
     let bytes = resident().unwrap_or_default().saturating_sub(before) as f64 / f64::from(rules);

@@ -8,6 +8,7 @@ mod catalog;
 mod chain_tap;
 mod sink;
 mod transaction_watches;
+mod watch_queue;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -73,6 +74,7 @@ impl Alerts {
         let engine = server.chain_tap.engine();
         listen(&server.prices, &engine);
         let watches = Arc::new(TransactionWatches::new(server.chains.clone()));
+        server.chain_tap.set_watches(watches.clone());
         let chains = server.config.chain.iter().map(|chain| chain.id).collect();
         Some(Self {
             service: service.clone(),
@@ -139,7 +141,9 @@ impl Alerts {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the loading of alerts panicked");
+                    tracing::error!(%error, "the loading of alerts panicked: restart the server");
+                    let fault = "the loading of alerts panicked";
+                    self.service.set_fault(fault.to_owned());
                     return false;
                 }
             }
@@ -154,8 +158,18 @@ impl Alerts {
         let (Some(true), Some(tasks)) = (opened, self.tasks.take()) else {
             return;
         };
-        let watches = self.watches.run(&self.engine, cancel.clone());
-        tokio::join!(tasks.run(cancel.clone()), watches);
+        let (watches, engine, service) = (self.watches, self.engine, self.service);
+        let watching = tokio::spawn({
+            let cancel = cancel.clone();
+            async move { watches.run(&engine, cancel).await }
+        });
+        let watched = async {
+            if watching.await.is_err_and(|error| error.is_panic()) {
+                tracing::error!("the transaction watches of alerts panicked: restart the server");
+                service.set_fault("the transaction watches of alerts panicked".to_owned());
+            }
+        };
+        tokio::join!(tasks.run(cancel), watched);
     }
 }
 

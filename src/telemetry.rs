@@ -307,6 +307,9 @@ impl Probes for ServerProbes {
                 late.late_for.as_secs()
             ));
         }
+        if let Some(fault) = self.alerts.fault() {
+            return Err(fault.to_owned());
+        }
         match self.store.as_ref().and_then(|store| store.failure()) {
             Some(error) => Err(format!("the store cannot be written: {error}")),
             None => Ok(()),

@@ -1,7 +1,7 @@
 //! Chain tap: passes what the chain engine publishes to the streaming core, and base fees and
 //! transaction states to the alert engine too.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tidewire_alert::{AlertEngine, Decimal};
 use tidewire_proto::v1::{Block, TransactionState, TransactionStatus, server_message::Data};
@@ -10,7 +10,7 @@ use tidewire_stream::{
     StreamCore, broker::BrokerFuture,
 };
 
-use super::EngineSlot;
+use super::{EngineSlot, TransactionWatches};
 
 /// Decimal places from wei to gwei.
 const GWEI_SCALE: u32 = 9;
@@ -19,6 +19,7 @@ const GWEI_SCALE: u32 = 9;
 pub(crate) struct ChainTap {
     stream: Arc<StreamCore>,
     engine: EngineSlot,
+    watches: OnceLock<Arc<TransactionWatches>>,
 }
 
 impl ChainTap {
@@ -27,7 +28,13 @@ impl ChainTap {
         Self {
             stream,
             engine: EngineSlot::default(),
+            watches: OnceLock::new(),
         }
+    }
+
+    /// Has the states of transactions observed. The first observer stays.
+    pub(super) fn set_watches(&self, watches: Arc<TransactionWatches>) {
+        let _ = self.watches.set(watches);
     }
 
     /// Where the alert engine is set.
@@ -41,7 +48,12 @@ impl Publisher for ChainTap {
         if let Some(engine) = self.engine.get() {
             match &event {
                 Data::Block(block) => add_gas(engine, block),
-                Data::Transaction(status) => add_transaction(engine, status),
+                Data::Transaction(status) => {
+                    if let Some(watches) = self.watches.get() {
+                        watches.observe(status);
+                    }
+                    add_transaction(engine, status);
+                }
                 _ => {}
             }
         }

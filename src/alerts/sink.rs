@@ -74,7 +74,7 @@ impl AlertSink for ChannelSink {
         })
     }
 
-    fn follow(&self, chain: u64, hash: &str) {
-        self.watches.add(chain, hash);
+    fn follow(&self, user: &str, chain: u64, hash: &str) {
+        self.watches.add(user, chain, hash);
     }
 }

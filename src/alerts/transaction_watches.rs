@@ -1,107 +1,182 @@
-//! Transaction watches of alert rules, from the registration of the rule until the chain engine
-//! watches the transaction.
+//! Transaction watches of alert rules, as long as a rule tests the transaction.
 //!
-//! A watch is durable: the chain engine watches the transaction until its final state, also after a
-//! restart. A watch that fails, as while a node is away, is tried again.
+//! The chain engine has an interest of its own for rules, which no back end ends, and which
+//! outlives a restart. A watch that ends without a final block, because the transaction was dropped
+//! or no node sees it, is begun anew: it may still be sent again and included.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidewire_alert::Subject;
-use tidewire_chain::{ChainEngine, ChainError, transaction::Interest};
-use tokio::{sync::Notify, task::JoinSet, time::sleep};
+use tidewire_alert::{AlertEngine, Subject};
+use tidewire_chain::{
+    ChainEngine, ChainError,
+    transaction::{Interest, is_provisional_end},
+};
+use tidewire_proto::v1::{TransactionState, TransactionStatus};
+use tidewire_stream::UserId;
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, interval, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineSlot, chain_tap::add_transaction};
+use super::{
+    EngineSlot,
+    chain_tap::add_transaction,
+    watch_queue::{Transaction, WatchQueue},
+};
 
-/// Transactions whose watches are begun at the same time.
-const AT_ONCE: usize = 16;
+/// Time between two looks for watches that no rule needs any more.
+const SWEEP: Duration = Duration::from_secs(60);
 
-/// Time between two attempts.
-const RETRY: Duration = Duration::from_secs(5);
+/// Watches that a sweep looks at before other tasks have their turn.
+const SWEEP_PART: usize = 256;
 
-/// Whether no rule waits for a transaction any more.
-fn is_abandoned(engine: &EngineSlot, (chain, hash): &Transaction) -> bool {
-    let subject = Subject::Transaction {
-        chain: *chain,
-        hash: hash.as_str().into(),
-    };
-    engine.get().is_some_and(|engine| !engine.tests(&subject))
-}
-
-/// A chain and a hash.
-type Transaction = (u64, String);
-
-/// Transactions that are not watched yet. Those that no rule waits for any more leave it.
+/// The watches, and those that wait to be begun.
 pub(super) struct TransactionWatches {
     chains: ChainEngine,
-    waiting: Mutex<HashSet<Transaction>>,
+    queue: Mutex<WatchQueue>,
     added: Notify,
 }
+
+type Begun = (Transaction, Result<TransactionStatus, ChainError>);
 
 impl TransactionWatches {
     pub(super) fn new(chains: ChainEngine) -> Self {
         Self {
             chains,
-            waiting: Mutex::default(),
+            queue: Mutex::default(),
             added: Notify::new(),
         }
     }
 
-    /// Has a transaction watched.
-    pub(super) fn add(&self, chain: u64, hash: &str) {
-        self.waiting.lock().insert((chain, hash.to_owned()));
+    /// Has a transaction watched for a user's rule.
+    pub(super) fn add(&self, user: &str, chain: u64, hash: &str) {
+        let transaction = (chain, hash.to_owned());
+        self.queue.lock().add(&UserId::new(user), transaction);
         self.added.notify_one();
     }
 
-    /// Begins watches until cancelled.
-    pub(super) async fn run(&self, engine: &EngineSlot, cancel: CancellationToken) {
-        let following = async {
-            loop {
-                let has_failed = self.follow_all(engine).await;
-                tokio::select! {
-                    () = self.added.notified() => {}
-                    () = sleep(RETRY), if has_failed => {}
-                }
-            }
-        };
-        cancel.run_until_cancelled(following).await;
+    /// Takes a status that the chain engine publishes.
+    pub(super) fn observe(&self, status: &TransactionStatus) {
+        let transaction = (status.chain, status.hash.clone());
+        let mut queue = self.queue.lock();
+        if status.state() != TransactionState::Unknown {
+            queue.seen(&transaction);
+        }
+        if is_provisional_end(status) {
+            queue.ended(&transaction, Instant::now());
+            drop(queue);
+            self.added.notify_one();
+        }
     }
 
-    /// Begins all watches. True if some failed and are tried again.
-    async fn follow_all(&self, engine: &EngineSlot) -> bool {
-        let all: Vec<_> = self.waiting.lock().iter().cloned().collect();
-        let mut has_failed = false;
-        for part in all.chunks(AT_ONCE) {
-            let mut watches = JoinSet::new();
-            for (chain, hash) in part.iter().cloned() {
-                let chains = self.chains.clone();
-                watches.spawn(async move {
-                    // Of nobody: the rule notifies its owner, and only if it fires.
-                    let interest = Interest::Durable(None);
-                    let watched = chains.watch(chain, &hash, interest, Vec::new()).await;
-                    ((chain, hash), watched)
-                });
-            }
-            while let Some(Ok((transaction, watched))) = watches.join_next().await {
-                match watched {
-                    Ok(status) => {
-                        if let Some(engine) = engine.get() {
-                            add_transaction(engine, &status);
-                        }
-                        self.waiting.lock().remove(&transaction);
+    /// Begins watches, and ends those that no rule needs, until cancelled.
+    pub(super) async fn run(&self, engine: &EngineSlot, cancel: CancellationToken) {
+        let Some(engine) = engine.get() else { return };
+        let watching = async {
+            tokio::join!(self.begin(engine), self.sweep(engine));
+        };
+        cancel.run_until_cancelled(watching).await;
+    }
+
+    async fn begin(&self, engine: &AlertEngine) {
+        let mut beginning: JoinSet<Begun> = JoinSet::new();
+        loop {
+            let due = loop {
+                let (next, due) = {
+                    let mut queue = self.queue.lock();
+                    (queue.next(Instant::now()), queue.next_due())
+                };
+                match next {
+                    Some((_, transaction)) if !is_needed(engine, &transaction) => {
+                        self.queue.lock().remove(&transaction);
                     }
-                    Err(error @ (ChainError::UnknownChain { .. } | ChainError::Hash(_))) => {
-                        tracing::warn!(%error, "the transaction of an alert cannot be watched");
-                        self.waiting.lock().remove(&transaction);
+                    Some((user, transaction)) => {
+                        let chains = self.chains.for_user(&user);
+                        beginning.spawn(async move {
+                            let (chain, hash) = &transaction;
+                            let watched = chains.watch(*chain, hash, Interest::Rules, Vec::new());
+                            let watched = watched.await;
+                            (transaction, watched)
+                        });
                     }
-                    Err(_) if is_abandoned(engine, &transaction) => {
-                        self.waiting.lock().remove(&transaction);
-                    }
-                    Err(_) => has_failed = true,
+                    None => break due,
                 }
+            };
+            let waiting = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.added.notified() => {}
+                () = waiting => {}
+                Some(Ok(begun)) = beginning.join_next() => self.finish(engine, begun),
             }
         }
-        has_failed
     }
+
+    fn finish(&self, engine: &AlertEngine, (transaction, watched): Begun) {
+        let now = Instant::now();
+        match watched {
+            Ok(status) => {
+                let mut queue = self.queue.lock();
+                queue.begun(&transaction);
+                if is_provisional_end(&status) {
+                    queue.ended(&transaction, now);
+                }
+                drop(queue);
+                add_transaction(engine, &status);
+            }
+            Err(error @ (ChainError::UnknownChain { .. } | ChainError::Hash(_))) => {
+                tracing::warn!(%error, "the transaction of an alert cannot be watched");
+                self.queue.lock().remove(&transaction);
+            }
+            Err(_) => self.queue.lock().failed(&transaction, now),
+        }
+    }
+
+    async fn sweep(&self, engine: &AlertEngine) {
+        let mut ticks = interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            let watched = self.queue.lock().watched();
+            for part in watched.chunks(SWEEP_PART) {
+                for transaction in part {
+                    if !is_needed(engine, transaction) {
+                        self.end(engine, transaction).await;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn end(&self, engine: &AlertEngine, transaction: &Transaction) {
+        let (chain, hash) = transaction;
+        let ended = self.chains.unwatch(*chain, hash, Interest::Rules).await;
+        // A chain that does not answer is tried again at the next sweep.
+        if ended.is_err() {
+            return;
+        }
+        self.queue.lock().remove(transaction);
+        // A rule that was registered meanwhile needs it again.
+        if is_needed(engine, transaction) {
+            self.queue
+                .lock()
+                .add(&UserId::new("\0alerts"), transaction.clone());
+            self.added.notify_one();
+        }
+    }
+}
+
+/// Whether a rule tests a transaction.
+fn is_needed(engine: &AlertEngine, (chain, hash): &Transaction) -> bool {
+    engine.tests(&Subject::Transaction {
+        chain: *chain,
+        hash: hash.as_str().into(),
+    })
 }

@@ -10,7 +10,7 @@ const START_MS: u64 = 1;
 /// Deadlines between two values that are judged. Beyond them time moves to the next value at once.
 const MOST_DEADLINES: usize = 10_000;
 
-/// Deadlines of a whole backtest.
+/// Deadlines of a whole backtest, each counted once for each number that the rule tests.
 const ALL_DEADLINES: usize = 500_000;
 
 /// A backtest of one rule. Time passes as the values say: both clocks follow their timestamps.
@@ -77,7 +77,8 @@ impl Backtest {
             let Some(due_ms) = due_ms.filter(|due_ms| *due_ms < now.monotonic_ms) else {
                 break;
             };
-            self.deadlines_left -= 1;
+            let numbers = self.evaluator.counters().signals.max(1);
+            self.deadlines_left = self.deadlines_left.saturating_sub(numbers);
             let due_ms = i64::try_from(due_ms.saturating_sub(START_MS)).unwrap_or(i64::MAX);
             self.evaluator
                 .advance(self::now(start_ms, start_ms.saturating_add(due_ms)));
@@ -100,7 +101,7 @@ impl Backtest {
         while self.evaluator.poll(usize::MAX, &mut outputs) {}
         for output in outputs {
             match output {
-                Output::Fire(fire) => fires.push(*fire),
+                Output::Fire(fire) => fires.push(fire),
                 Output::Stop { at, .. } => self.stopped_at_ms = Some(at.wall_ms),
                 _ => {}
             }

@@ -101,6 +101,57 @@ impl Index {
         self.length += 1;
     }
 
+    /// Inserts many entries, which are sorted. All blocks are built anew and are full.
+    pub(crate) fn merge(&mut self, entries: &[Entry]) {
+        let total = self.length + entries.len();
+        let full = if total > MANY * SMALL_BLOCK {
+            LARGE_BLOCK
+        } else {
+            SMALL_BLOCK
+        };
+        let old = std::mem::take(self);
+        self.firsts.reserve_exact(total.div_ceil(full));
+        self.blocks.reserve_exact(total.div_ceil(full));
+        let mut old = old
+            .blocks
+            .into_iter()
+            .flat_map(|block| block.keys.into_iter().zip(block.slots))
+            .peekable();
+        let mut new = entries.iter().copied().peekable();
+        let mut left = total;
+        let mut last = None;
+        loop {
+            let is_new = match (old.peek(), new.peek()) {
+                (Some(one), Some(other)) => other < one,
+                (None, Some(_)) => true,
+                (_, None) => false,
+            };
+            let next = if is_new { new.next() } else { old.next() };
+            let Some(entry) = next else { break };
+            left = left.saturating_sub(1);
+            if last.replace(entry) == Some(entry) {
+                continue;
+            }
+            if self
+                .blocks
+                .last()
+                .is_none_or(|block| block.keys.len() == full)
+            {
+                let room = full.min(left + 1);
+                self.firsts.push(entry);
+                self.blocks.push(Block {
+                    keys: Vec::with_capacity(room),
+                    slots: Vec::with_capacity(room),
+                });
+            }
+            if let Some(block) = self.blocks.last_mut() {
+                block.keys.push(entry.0);
+                block.slots.push(entry.1);
+                self.length += 1;
+            }
+        }
+    }
+
     fn split(&mut self, number: usize) {
         let block = &mut self.blocks[number];
         let length = block.keys.len();
@@ -291,6 +342,29 @@ mod tests {
     use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
     use super::*;
+
+    #[test]
+    fn merged_entries_are_in_their_order_once() {
+        let mut random = StdRng::seed_from_u64(3);
+        let (mut index, mut set) = (Index::default(), BTreeSet::new());
+        for _ in 0..40 {
+            let count = random.random_range(0..700);
+            let draw =
+                |random: &mut StdRng| (random.random_range(0..5_000), random.random_range(0..9));
+            let mut entries: Vec<_> = (0..count).map(|_| draw(&mut random)).collect();
+            entries.sort_unstable();
+            index.merge(&entries);
+            set.extend(entries);
+            // A full block takes further entries.
+            let one = draw(&mut random);
+            index.insert(one);
+            set.insert(one);
+            let mut found = Vec::new();
+            index.ascending(KeyRange::ALL, None, usize::MAX, &mut found);
+            assert!(found.iter().eq(set.iter()));
+            assert_eq!(index.len(), set.len());
+        }
+    }
 
     #[test]
     fn the_index_is_an_ordered_set() {

@@ -50,6 +50,11 @@ impl LeafState {
         self.0 = (self.0 & !(0b11 << (2 * number))) | (bits << (2 * number));
     }
 
+    /// Sets the only detector of a test of one direction.
+    pub(crate) fn set_one(&mut self, is_on: bool) {
+        self.set(0, is_on);
+    }
+
     /// Whether a value has set it.
     pub(crate) fn is_known(self) -> bool {
         self.0 & 0b11 != 0

@@ -30,11 +30,11 @@ pub use engine::{
     SharedCatalog, SinkError, SinkFuture,
 };
 pub use error::RuleError;
-pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorCounters};
+pub use evaluator::{Evaluator, EvaluatorConfig, EvaluatorCounters, OwnerId};
 pub use explain::{Decision, Explanation};
 pub use input::{Busy, Input, Now, Sources, Tick};
 pub use limits::Limits;
-pub use output::{Fire, Output};
+pub use output::{Fire, Occasion, Output};
 pub use rule::{Condition, Leaf, Repeat, Rule, SignalKind, Test};
 pub use rule_state::{Phase, RuleState};
 pub use rust_decimal::Decimal;

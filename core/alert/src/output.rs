@@ -1,45 +1,114 @@
 //! Outputs of the evaluator: fires, and the rules whose state must be stored.
 
+use std::{ops::Deref, sync::Arc};
+
 use rust_decimal::Decimal;
 
-use crate::{Now, RuleState, Sources};
+use crate::{Now, RuleState, Sources, leaf::LeafState};
 
-/// A rule fired.
+/// What all fires of one signal by one value have in common.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fire {
-    /// The rule's slot.
-    pub slot: u32,
-    /// The rule's version.
-    pub version: u32,
-    /// The value that its condition tests: a price, a percentage, a ratio … In a rule of several
+pub struct Occasion {
+    /// The value that the conditions test: a price, a percentage, a ratio … In a rule of several
     /// conditions, the value of the first that passed its threshold.
     pub value: Decimal,
     /// That value before. `None` if there was none.
     pub previous: Option<Decimal>,
-    /// The number of the condition that the value is of, from left to right.
-    pub test: u8,
-    /// The threshold that was passed, if the condition has one.
-    pub threshold: Option<Decimal>,
     /// The subject's value at the time: for a symbol its price.
     pub price: Decimal,
     /// Sources of the price.
     pub sources: Sources,
     /// When the price was formed, in microseconds since the Unix epoch.
     pub formed_us: i64,
-    /// The time of the input that fired the rule.
+    /// The time of the input that fired the rules.
     pub at: Now,
     /// Whether the passage happened while the server was away, and was judged by the stored
     /// last value.
     pub is_catch_up: bool,
+    /// Whether a value arrived. Otherwise time passed, or a rule was registered or changed.
+    pub is_arrival: bool,
+}
+
+/// A rule fired. Half a million rules may fire at once, so that a fire is small.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fire {
+    /// The rule's slot.
+    pub slot: u32,
+    /// The rule's version.
+    pub version: u32,
+    /// The number of the condition that the value is of, from left to right.
+    pub test: u8,
+    /// The threshold that was passed, if the condition has one.
+    pub threshold: Option<Decimal>,
+    /// What it has in common with others.
+    pub occasion: Arc<Occasion>,
+    pub(crate) after: StateAfter,
+}
+
+/// The state of a rule after its fire.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum StateAfter {
+    /// Of a rule of one test, whose fires are not counted.
+    Plain {
+        leaf: LeafState,
+        flags: u8,
+        left: u32,
+        /// The cooldown that began, 0 for none.
+        cooldown_ms: u32,
+    },
+    Whole(Box<RuleState>),
+}
+
+impl Fire {
     /// The rule's state after the fire. Store it with the fire, in one batch.
-    pub state: RuleState,
+    #[must_use]
+    pub fn state(&self) -> RuleState {
+        match &self.after {
+            StateAfter::Whole(state) => (**state).clone(),
+            StateAfter::Plain {
+                leaf,
+                flags,
+                left,
+                cooldown_ms,
+            } => RuleState {
+                leaves: u64::from(leaf.0),
+                fires_left: Some(*left),
+                cooldown_ends_ms: (*cooldown_ms > 0)
+                    .then(|| self.at.wall_ms.saturating_add(i64::from(*cooldown_ms))),
+                flags: *flags,
+                recent_ms: Vec::new(),
+            },
+        }
+    }
+}
+
+impl Output {
+    /// The rule's slot.
+    #[must_use]
+    pub const fn slot(&self) -> u32 {
+        match self {
+            Self::Fire(fire) => fire.slot,
+            Self::Retract { slot, .. }
+            | Self::Stop { slot, .. }
+            | Self::Vanish { slot }
+            | Self::Change { slot } => *slot,
+        }
+    }
+}
+
+impl Deref for Fire {
+    type Target = Occasion;
+
+    fn deref(&self) -> &Occasion {
+        &self.occasion
+    }
 }
 
 /// An output. Each slot's outputs are in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// A rule fired.
-    Fire(Box<Fire>),
+    Fire(Fire),
     /// The rule's last fire is taken back: a reorg undid the transaction's state. The rule may
     /// fire again.
     Retract {

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 
 use crate::{
     SignalKind,
-    index::Index,
+    index::{Entry, Index},
     key::KeyRange,
     window::{Closes, Peaks, Volumes, quotient},
 };
@@ -43,11 +43,15 @@ pub(crate) struct Basis {
 pub(crate) struct Signal {
     pub(crate) subject: u32,
     pub(crate) kind: SignalKind,
+    /// The subject's and the kind's part of the fingerprints of rules.
+    pub(crate) fingerprint: u32,
     window: Window,
     /// The current value. `None` if it is not known.
     pub(crate) value: Option<Decimal>,
     /// Rules of one test.
     pub(crate) simple: Index,
+    /// Boundaries of rules of one test that are not in the index yet.
+    pub(crate) loading: Vec<Entry>,
     /// Rules of several tests.
     pub(crate) complex: Index,
     /// Whether a threshold has more than 15 digits, or had.
@@ -82,9 +86,11 @@ impl Signal {
         Self {
             subject,
             kind,
+            fingerprint: 0,
             window,
             value: None,
             simple: Index::default(),
+            loading: Vec::new(),
             complex: Index::default(),
             has_long: false,
             gap: None,

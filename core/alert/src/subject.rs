@@ -28,6 +28,17 @@ pub enum Subject {
     },
 }
 
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Symbol(symbol) => f.write_str(symbol),
+            Self::Gas(chain) => write!(f, "the gas price of chain {chain}"),
+            Self::Portfolio { portfolio, .. } => write!(f, "the portfolio {portfolio:?}"),
+            Self::Transaction { hash, .. } => write!(f, "the transaction {hash}"),
+        }
+    }
+}
+
 /// Number of a subject in one evaluator. It is valid as long as a rule is about the subject; that
 /// of a symbol is valid for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -17,7 +17,7 @@ use alloy::primitives::B256;
 use parking_lot::Mutex;
 use tidewire_proto::v1::{Block, EventFilter, TransactionStatus};
 use tidewire_store::{SharedStore, StoreError};
-use tidewire_stream::{Caller, ChannelName, DurablePublisher, SharedClock};
+use tidewire_stream::{Caller, ChannelName, ClientKey, DurablePublisher, SharedClock, UserId};
 use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -120,6 +120,16 @@ impl ChainEngine {
     #[must_use]
     pub fn on_behalf_of(&self, caller: &Caller) -> Self {
         Self(self.0.clone(), caller.into())
+    }
+
+    /// The same engine, whose requests about transactions count towards the shares of a user.
+    #[must_use]
+    pub fn for_user(&self, user: &UserId) -> Self {
+        let owner = RequestOwner {
+            client: Some(ClientKey::User(user.clone())),
+            connection: None,
+        };
+        Self(self.0.clone(), owner)
     }
 
     /// Notifies users of the transactions of their wallets through `sink`. Call it before

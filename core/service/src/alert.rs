@@ -42,6 +42,8 @@ pub struct AlertRpc {
     engine: Arc<OnceLock<AlertEngine>>,
     /// Why there is no engine.
     absence: Arc<Mutex<String>>,
+    /// Why there never is one.
+    fault: Arc<OnceLock<String>>,
     /// Backtests that may run at the same time.
     backtests: Arc<Semaphore>,
 }
@@ -54,6 +56,7 @@ impl AlertRpc {
             stream,
             engine: Arc::default(),
             absence: Arc::new(Mutex::new("the server is starting".to_owned())),
+            fault: Arc::default(),
             backtests: Arc::new(Semaphore::new(BACKTESTS)),
         }
     }
@@ -78,6 +81,19 @@ impl AlertRpc {
     #[must_use]
     pub fn stats(&self) -> Option<AlertStats> {
         self.engine.get().map(AlertEngine::stats)
+    }
+
+    /// Sets why alerts do not work until the server is restarted. Calls return the reason.
+    pub fn set_fault(&self, reason: String) {
+        self.set_absence(reason.clone());
+        let _ = self.fault.set(reason);
+    }
+
+    /// Why alerts do not work until the server is restarted. None while they do.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        let engine = self.engine.get().and_then(AlertEngine::fault);
+        engine.or_else(|| self.fault.get().map(String::as_str))
     }
 
     fn engine(&self) -> Result<&AlertEngine, StreamError> {
@@ -403,10 +419,18 @@ impl AlertService for AlertRpc {
                 .user()
                 .map_or_else(String::new, |user| user.as_str().to_owned());
             let engine = self.engine()?.clone();
-            // Seconds of work at worst: not on a thread of connections, and few at a time.
-            let _permit = self.backtests.acquire().await;
-            let run = move || engine.backtest(&owner, request.into_inner());
+            // Seconds of work at worst: not on a thread of connections, and few at a time. The work
+            // has its permit as long as it runs, and ends early if the caller leaves.
+            let permit = self.backtests.clone().acquire_owned().await;
+            let caller = Arc::new(());
+            let is_waiting = Arc::downgrade(&caller);
+            let run = move || {
+                let _permit = permit;
+                let is_wanted = || is_waiting.strong_count() > 0;
+                engine.backtest(&owner, request.into_inner(), &is_wanted)
+            };
             let tested = tokio::task::spawn_blocking(run).await;
+            drop(caller);
             let tested =
                 tested.map_err(|_| StreamError::new(ErrorCode::Internal, "the backtest failed"))?;
             Ok(tested?)

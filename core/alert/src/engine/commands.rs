@@ -12,17 +12,16 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    evaluations::Evaluation,
     id::Id,
+    judge::Arrival,
     planning::{Registration, key_hash, key_row, periods},
     record::{KeyRecord, StateRecord},
-    staging::Chunk,
+    staging::{Chunk, STOPPED_REASON},
     tables, view,
-    writer::{Attribution, EarlierRule, Writer, forget},
+    writer::{EarlierRule, Writer, forget},
 };
-use crate::{AlertError, Input, Now, Rule, Sources, Subject};
-
-/// Events that `Evaluate` returns at most.
-const MOST_EVENTS: usize = 100;
+use crate::{AlertError, Now, Rule, Subject};
 
 /// A reply that the caller waits for.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, AlertError>>;
@@ -55,12 +54,28 @@ pub(crate) enum Command {
         reply: Reply<AlertEvent>,
     },
     /// Judges the value of a back end.
-    Evaluate {
-        subject: Subject,
-        input: Box<Input>,
-        sources: Sources,
-        reply: Reply<EvaluationOutcome>,
-    },
+    Evaluate(Evaluation),
+}
+
+impl Command {
+    /// Whether nobody waits for the reply any more. Such a command is not begun.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Register { reply, .. } | Self::Update { reply, .. } => reply.is_closed(),
+            Self::Delete { reply, .. } => reply.is_closed(),
+            Self::Trigger { reply, .. } => reply.is_closed(),
+            Self::Evaluate(evaluation) => evaluation.reply.is_closed(),
+        }
+    }
+
+    /// The rule that it changes, and that may have outputs.
+    fn changed_rule(&self) -> Option<Id> {
+        match self {
+            Self::Update { rule, .. } => Id::parse(&rule.id),
+            Self::Delete { id, .. } => Some(*id),
+            Self::Register { .. } | Self::Trigger { .. } | Self::Evaluate(_) => None,
+        }
+    }
 }
 
 /// The fires that a value of a back end caused.
@@ -76,6 +91,8 @@ pub struct EvaluationOutcome {
 enum CheckedCommand {
     Registered {
         id: Id,
+        /// The row of its idempotency key.
+        key: Option<Key>,
         user: String,
         rule: Box<AlertRule>,
         checked: Box<Rule>,
@@ -87,6 +104,8 @@ enum CheckedCommand {
         rule: Box<AlertRule>,
         checked: Box<Rule>,
         state: Box<StateRecord>,
+        /// Whether the owner enables the rule, stopped or not.
+        enables: bool,
         reply: Reply<AlertRule>,
     },
     Deleted {
@@ -123,28 +142,37 @@ impl Writer {
     pub(crate) async fn run_group(&mut self, group: Vec<Command>, cancel: &CancellationToken) {
         let mut changes = Vec::with_capacity(group.len());
         for command in group {
+            if command.is_abandoned() {
+                continue;
+            }
             match command {
-                Command::Evaluate {
-                    subject,
-                    input,
-                    sources,
-                    reply,
-                } => {
+                Command::Evaluate(evaluation) => {
                     // In their order with the changes before.
-                    self.run_changes(std::mem::take(&mut changes)).await;
-                    let evaluated = self.evaluate(&subject, *input, &sources, cancel).await;
-                    // The caller may have stopped waiting.
-                    let _ = reply.send(evaluated);
+                    self.run_changes(std::mem::take(&mut changes), cancel).await;
+                    if let Some(error) = self.shared.store.failure() {
+                        // The caller may have stopped waiting.
+                        let _ = evaluation.reply.send(Err(error.into()));
+                        continue;
+                    }
+                    self.evaluations.begin(evaluation, &self.shared);
                 }
                 change => changes.push(change),
             }
         }
-        self.run_changes(changes).await;
+        self.run_changes(changes, cancel).await;
     }
 
-    async fn run_changes(&mut self, commands: Vec<Command>) {
+    async fn run_changes(&mut self, commands: Vec<Command>, cancel: &CancellationToken) {
         if commands.is_empty() {
             return;
+        }
+        let slots = {
+            let judge = self.shared.judge.lock();
+            let rules = commands.iter().filter_map(Command::changed_rule);
+            rules.filter_map(|id| judge.slot_of(id)).collect()
+        };
+        if !self.write_outputs_of(&slots, cancel).await {
+            return refuse_all(commands, &AlertError::Stopped);
         }
         let now = self.shared.clocks.now();
         let mut rows = match self.load(&commands, now).await {
@@ -203,7 +231,7 @@ impl Writer {
                     keys.push((tables::RULES, id.key()));
                     keys.push((tables::STATES, id.key()));
                 }
-                Command::Register { .. } | Command::Evaluate { .. } => {}
+                Command::Register { .. } | Command::Evaluate(_) => {}
             }
         }
         let mut rows = Rows::default();
@@ -266,8 +294,9 @@ impl Writer {
                 key,
                 reply,
             } => match self.plan_register(&user, *rule, key.as_deref(), (rows, chunk), now) {
-                Ok(Registration::New(id, rule, checked)) => Some(CheckedCommand::Registered {
+                Ok(Registration::New(id, rule, checked, key)) => Some(CheckedCommand::Registered {
                     id,
+                    key,
                     user,
                     rule: Box::new(rule),
                     checked: Box::new(checked),
@@ -282,6 +311,7 @@ impl Writer {
                 Err(error) => answer(reply, Err(error)),
             },
             Command::Update { user, rule, reply } => {
+                let enables = rule.enabled;
                 match self.plan_update(&user, &rule, rows, &mut chunk.batch, now) {
                     Ok((id, before, rule, checked)) => {
                         let state = Box::new(rows.states.get(&id).cloned().unwrap_or_default());
@@ -301,6 +331,7 @@ impl Writer {
                                 rule,
                                 checked: Box::new(checked),
                                 state,
+                                enables: enables == Some(true),
                                 reply,
                             },
                             None => CheckedCommand::Same {
@@ -341,7 +372,7 @@ impl Writer {
                 Err(error) => answer(reply, Err(error)),
             },
             // `run_group` runs it alone.
-            Command::Evaluate { reply, .. } => answer(reply, Err(AlertError::Stopped)),
+            Command::Evaluate(evaluation) => answer(evaluation.reply, Err(AlertError::Stopped)),
         }
     }
 
@@ -385,6 +416,7 @@ impl Writer {
         match planned {
             CheckedCommand::Registered {
                 id,
+                key,
                 user,
                 rule,
                 checked,
@@ -392,25 +424,33 @@ impl Writer {
             } => {
                 let state = crate::RuleState::new();
                 let owner = (id, user.as_str());
-                let inserted = judge.insert(owner, &checked, state, &shared.inputs, now);
+                let arrival = (Arrival::Registered, &shared.inputs);
+                let admitted = judge.admit(&user, None, &checked, now);
+                let inserted =
+                    admitted.and_then(|()| judge.insert(owner, &checked, state, arrival, now));
                 if let Err(error) = inserted {
                     undone.delete(tables::RULES, id.key());
                     undone.delete(tables::OWNERS, tables::owner(&user, id));
+                    // The same request may succeed later.
+                    if let Some(key) = key {
+                        undone.delete(tables::KEYS, key);
+                    }
                     answer::<AlertRule, ()>(reply, Err(error.into()));
                     return;
                 }
                 judge.poll();
                 let phase = judge.phase(id, now);
+                shared.follow((id, user.as_str()), &judge, &checked, now);
                 drop(judge);
-                shared.follow(&checked);
                 answer::<_, ()>(reply, Ok(show(&rule, &StateRecord::default(), phase)));
             }
             CheckedCommand::Updated {
                 id,
                 before,
-                rule,
-                checked,
+                mut rule,
+                mut checked,
                 state,
+                enables,
                 reply,
             } => {
                 let Some(slot) = judge.slot_of(id) else {
@@ -425,14 +465,20 @@ impl Writer {
                 for subject in checked.subjects() {
                     shared.inputs.open(subject);
                 }
-                if let Err(error) = judge.evaluator.update(slot, &checked, now) {
-                    judge.dirty.insert(slot);
+                if checked.is_enabled && !enables && judge.is_stopped(slot) {
+                    // The automatic stop came while the change was stored. Only its owner enables
+                    // a rule that was stopped.
+                    checked.is_enabled = false;
+                    rule.enabled = Some(false);
+                    rule.stopped_reason = Some(STOPPED_REASON.to_owned());
+                    undone.put(tables::RULES, id.key(), rule.encode_to_vec());
+                }
+                if let Err(error) = judge.update(slot, &checked, now) {
+                    judge.mark_dirty(slot);
                     undone.put(tables::RULES, id.key(), before.encode_to_vec());
                     answer::<AlertRule, ()>(reply, Err(error.into()));
                     return;
                 }
-                judge.mark_changed();
-                judge.dirty.insert(slot);
                 for subject in subjects {
                     let is_symbol = matches!(subject, Subject::Symbol(_));
                     if !is_symbol && judge.evaluator.subject(&subject).is_none() {
@@ -448,8 +494,8 @@ impl Writer {
                 self.superseded.insert((slot, earlier), superseded);
                 judge.poll();
                 let phase = judge.phase(id, now);
+                shared.follow((id, user.as_str()), &judge, &checked, now);
                 drop(judge);
-                shared.follow(&checked);
                 answer::<_, ()>(reply, Ok(show(&rule, &state, phase)));
             }
             CheckedCommand::Deleted {
@@ -485,48 +531,6 @@ impl Writer {
             }
         }
     }
-
-    /// Judges a value, and stores what it fires.
-    async fn evaluate(
-        &mut self,
-        subject: &Subject,
-        input: Input,
-        sources: &Sources,
-        cancel: &CancellationToken,
-    ) -> Result<EvaluationOutcome, AlertError> {
-        if let Some(error) = self.shared.store.failure() {
-            return Err(error.into());
-        }
-        let mut attribution = Attribution {
-            sources,
-            events: Vec::new(),
-            total: 0,
-            most: MOST_EVENTS,
-        };
-        loop {
-            let now = self.shared.clocks.now();
-            let applied = {
-                let mut judge = self.shared.judge.lock();
-                let applied = judge.apply_now(subject, input.clone(), now);
-                judge.poll();
-                applied
-            };
-            match applied {
-                None => return Ok(attribution.finish()),
-                Some(true) => break,
-                Some(false) => drop(self.write_outputs(cancel, Some(&mut attribution)).await),
-            }
-            if cancel.is_cancelled() {
-                return Err(AlertError::Stopped);
-            }
-        }
-        while !self.shared.judge.lock().is_drained() {
-            if !self.write_outputs(cancel, Some(&mut attribution)).await && cancel.is_cancelled() {
-                return Err(AlertError::Stopped);
-            }
-        }
-        Ok(attribution.finish())
-    }
 }
 
 /// The state of a rule that a change arms again, as
@@ -557,15 +561,6 @@ fn rearmed(
         has_vanish_notice: false,
         ..record.clone()
     })
-}
-
-impl Attribution<'_> {
-    fn finish(self) -> EvaluationOutcome {
-        EvaluationOutcome {
-            events: self.events,
-            total: self.total,
-        }
-    }
 }
 
 impl Rows {
@@ -604,7 +599,7 @@ pub(crate) fn refuse_all(commands: Vec<Command>, error: &AlertError) {
             }
             Command::Delete { reply, .. } => drop(reply.send(Err(error.clone()))),
             Command::Trigger { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Command::Evaluate { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Command::Evaluate(evaluation) => drop(evaluation.reply.send(Err(error.clone()))),
         }
     }
 }

@@ -36,6 +36,14 @@ pub enum AlertError {
     /// The store cannot be read or written at present. Nothing was changed.
     #[error("alerts are unavailable, try again: {0}")]
     Unavailable(#[from] StoreError),
+    /// The store did not answer in time.
+    #[error(
+        "the store of alerts did not answer within {0:?}: a change may still be made, list the alerts before you repeat it"
+    )]
+    Late(std::time::Duration),
+    /// A task of the engine panicked.
+    #[error("alerts are unavailable until the server is restarted: {0}")]
+    Broken(String),
     /// The engine has ended.
     #[error("alerts are unavailable: the server is about to stop")]
     Stopped,
@@ -61,7 +69,9 @@ impl AlertError {
             Self::NotFound(_) => ErrorCode::NotFound,
             Self::KeyReuse(_) => ErrorCode::FailedPrecondition,
             Self::TooManyRules(_) | Self::Overloaded => ErrorCode::ResourceExhausted,
-            Self::Unavailable(_) | Self::Stopped => ErrorCode::Unavailable,
+            Self::Unavailable(_) | Self::Late(_) | Self::Broken(_) | Self::Stopped => {
+                ErrorCode::Unavailable
+            }
             Self::Damaged(_) => ErrorCode::Internal,
         }
     }

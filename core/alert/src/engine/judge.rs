@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -13,11 +13,20 @@ use tidewire_stream::SharedClock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, id::Id, inputs::Inputs};
-use crate::{Evaluator, EvaluatorConfig, Now, Output, Phase, Rule, RuleError, RuleState, Subject};
+use super::{
+    Shared,
+    id::{Id, IdMap},
+    inputs::Inputs,
+};
+use crate::{
+    Evaluator, EvaluatorConfig, Now, Output, OwnerId, Phase, Rule, RuleError, RuleState, Subject,
+};
 
 /// Outputs that wait for the writer before no further input is judged.
 const MOST_PENDING: usize = 4_096;
+
+/// Outputs that wait in the evaluator before no further input is judged.
+const MOST_UNPOLLED: usize = 16_384;
 
 /// Inputs that are applied before the lock is released.
 const STEP_INPUTS: usize = 64;
@@ -66,14 +75,17 @@ impl Clocks {
 pub(crate) struct User {
     pub(crate) name: Arc<str>,
     pub(crate) rules: u32,
-    /// The minute in which fires are counted.
-    pub(crate) minute: i64,
-    /// Fires in it.
+    /// Fires that were logged since the log was last bounded.
+    logged: u32,
+}
+
+/// The fires of a user in a minute.
+#[derive(Debug)]
+pub(crate) struct FireCount {
+    minute: i64,
     pub(crate) fires: u32,
     /// The summary of the fires beyond the limit, and their number.
     pub(crate) summary: Option<(Id, u64)>,
-    /// Fires that were logged since the log was last bounded.
-    pub(crate) logged: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,19 +94,35 @@ pub(crate) struct Slot {
     pub(crate) user: u32,
 }
 
+/// Whether one rule comes, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// A client registered it.
+    Registered,
+    /// It was stored before the start, like very many others.
+    Loaded,
+}
+
 /// The rules that are judged, and their owners.
 pub(crate) struct Judge {
     pub(crate) evaluator: Evaluator,
-    /// Outputs that wait for the writer.
-    pub(crate) pending: VecDeque<Output>,
-    /// Rules whose state changed without a fire since it was stored.
-    pub(crate) dirty: HashSet<u32>,
+    /// Outputs that wait for the writer, by their number.
+    pub(crate) pending: VecDeque<(u64, Output)>,
+    /// Outputs that were polled.
+    polled: u64,
+    /// Rules whose state changed without a fire since it was stored, with the number of that output.
+    dirty: HashMap<u32, u64>,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
-    by_id: HashMap<Id, u32>,
+    by_id: IdMap<u32>,
     users: Vec<User>,
     free_users: Vec<u32>,
     by_name: HashMap<Arc<str>, u32>,
+    /// Users with a fire in the last minutes, with rules or without: a user whose last rule is deleted
+    /// has no further share of the minute.
+    fire_counts: HashMap<Arc<str>, FireCount>,
+    /// The minute in which old counts were removed.
+    counted_minute: i64,
     /// Slots of deleted rules, until their outputs are stored.
     retired: Vec<u32>,
     /// Whether the evaluator may have more outputs.
@@ -118,13 +146,16 @@ impl Judge {
                 ..EvaluatorConfig::default()
             }),
             pending: VecDeque::new(),
-            dirty: HashSet::new(),
+            polled: 0,
+            dirty: HashMap::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            by_id: HashMap::new(),
+            by_id: IdMap::default(),
             users: Vec::new(),
             free_users: Vec::new(),
             by_name: HashMap::new(),
+            fire_counts: HashMap::new(),
+            counted_minute: 0,
             retired: Vec::new(),
             has_more: false,
         }
@@ -143,9 +174,31 @@ impl Judge {
         self.users.get(*place as usize)
     }
 
-    pub(crate) fn user_mut(&mut self, name: &str) -> Option<&mut User> {
-        let place = self.by_name.get(name)?;
-        self.users.get_mut(*place as usize)
+    /// Counts a fire in the log of a user. True if the log has to be bounded, after `most` fires.
+    pub(crate) fn count_logged(&mut self, name: &str, most: usize) -> bool {
+        let place = self.by_name.get(name);
+        let Some(user) = place.and_then(|place| self.users.get_mut(*place as usize)) else {
+            return true;
+        };
+        user.logged = user.logged.saturating_add(1);
+        let is_due = user.logged as usize > most;
+        if is_due {
+            user.logged = 0;
+        }
+        is_due
+    }
+
+    /// The fires of a user in a minute.
+    pub(crate) fn fire_count(&mut self, name: &str, minute: i64) -> &mut FireCount {
+        if self.counted_minute != minute {
+            self.counted_minute = minute;
+            self.fire_counts.retain(|_, count| count.minute == minute);
+        }
+        self.fire_counts.entry(name.into()).or_insert(FireCount {
+            minute,
+            fires: 0,
+            summary: None,
+        })
     }
 
     pub(crate) fn rules(&self) -> usize {
@@ -156,13 +209,50 @@ impl Judge {
         self.evaluator.phase(self.slot_of(id)?, now)
     }
 
+    /// Whether there is room for a user's rule. `replaced` is the slot of the rule that it changes.
+    pub(crate) fn admit(
+        &self,
+        user: &str,
+        replaced: Option<u32>,
+        rule: &Rule,
+        now: Now,
+    ) -> Result<(), RuleError> {
+        // A user without rules has no windows yet.
+        let owner = self.by_name.get(user).map_or(u32::MAX, |place| *place);
+        let owner = Some(OwnerId(owner));
+        match replaced {
+            Some(slot) => self.evaluator.admit_change(owner, slot, rule, now),
+            None if rule.is_enabled => self.evaluator.admit_of(owner, None, rule),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes a rule.
+    pub(crate) fn update(&mut self, slot: u32, rule: &Rule, now: Now) -> Result<(), RuleError> {
+        let owner = self.slot(slot).map(|slot| OwnerId(slot.user));
+        self.evaluator.update_of(owner, slot, rule, now)?;
+        self.has_more = true;
+        self.dirty.insert(slot, self.evaluator.output_count());
+        Ok(())
+    }
+
+    /// Has the newest state of a rule stored.
+    pub(crate) fn mark_dirty(&mut self, slot: u32) {
+        self.dirty.insert(slot, self.evaluator.output_count());
+    }
+
+    /// Whether the automatic stop ended a rule.
+    pub(crate) fn is_stopped(&self, slot: u32) -> bool {
+        self.evaluator.is_stopped(slot)
+    }
+
     /// Inserts a rule. Its subjects have lanes from now on.
     pub(crate) fn insert(
         &mut self,
         (id, user): (Id, &str),
         rule: &Rule,
         state: RuleState,
-        inputs: &Inputs,
+        (arrival, inputs): (Arrival, &Inputs),
         now: Now,
     ) -> Result<(), RuleError> {
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -170,14 +260,25 @@ impl Judge {
             // The evaluator has no room for more rules than this.
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
-        if let Err(error) = self.evaluator.insert(slot, rule, state, now) {
+        let user = self.add_rule_of(user);
+        let owner = Some(OwnerId(user));
+        let inserted = match arrival {
+            Arrival::Registered => self.evaluator.insert_of(owner, slot, rule, state, now),
+            Arrival::Loaded => {
+                self.evaluator.load(owner, slot, rule, state, now);
+                Ok(())
+            }
+        };
+        if let Err(error) = inserted {
             self.free.push(slot);
+            self.remove_rule_of(user);
             return Err(error);
         }
-        for subject in rule.subjects() {
-            inputs.open(subject);
-        }
-        let user = self.add_rule_of(user);
+        rule.condition.each_leaf(&mut |leaf| {
+            if !matches!(leaf.subject, Subject::Symbol(_)) {
+                inputs.open(&leaf.subject);
+            }
+        });
         self.slots[slot as usize] = Some(Slot { id, user });
         self.by_id.insert(id, slot);
         self.has_more = true;
@@ -219,9 +320,6 @@ impl Judge {
         let user = User {
             name: name.clone(),
             rules: 1,
-            minute: 0,
-            fires: 0,
-            summary: None,
             // The length of the log is not known: the first fire bounds it.
             logged: u32::MAX,
         };
@@ -258,14 +356,20 @@ impl Judge {
 
     /// Applies inputs that wait, and polls outputs. Returns whether there is more to do at once.
     pub(crate) fn step(&mut self, inputs: &Inputs, now: Now) -> bool {
-        if self.pending.len() >= MOST_PENDING {
-            return false;
+        // While the writer is behind, values are judged, but no further chunks of large moves.
+        if self.evaluator.waiting_outputs() >= MOST_UNPOLLED {
+            self.poll();
+            if self.evaluator.waiting_outputs() >= MOST_UNPOLLED {
+                return false;
+            }
         }
-        let batch = inputs.take(STEP_INPUTS);
-        let is_full = batch.len() == STEP_INPUTS;
+        let mut has_applied = false;
         let mut is_busy = false;
-        for (subject, input) in batch {
-            is_busy |= !self.apply(&subject, input, inputs, now);
+        for (subject, input) in inputs.take(STEP_INPUTS) {
+            match self.apply(&subject, input, inputs, now) {
+                true => has_applied = true,
+                false => is_busy = true,
+            }
         }
         if self
             .evaluator
@@ -276,7 +380,9 @@ impl Judge {
             self.has_more = true;
         }
         self.poll();
-        is_full || is_busy || self.has_more || !inputs.is_empty()
+        let may_poll = self.pending.len() < MOST_PENDING;
+        // A subject with very many values waits for the writer, and the others do not.
+        has_applied && !inputs.is_empty() || may_poll && (self.has_more || is_busy)
     }
 
     /// Applies an input. False if it has to wait, and was put back.
@@ -318,12 +424,71 @@ impl Judge {
         }
         let mut outputs = Vec::new();
         self.has_more = self.evaluator.poll(STEP_OUTPUTS, &mut outputs);
+        self.take(outputs);
+    }
+
+    fn take(&mut self, outputs: Vec<Output>) {
         for output in outputs {
+            self.polled += 1;
             match output {
-                Output::Change { slot } => drop(self.dirty.insert(slot)),
-                output => self.pending.push_back(output),
+                Output::Change { slot } => drop(self.dirty.insert(slot, self.polled)),
+                output => {
+                    // It is stored with the rule's state.
+                    self.dirty.remove(&output.slot());
+                    self.pending.push_back((self.polled, output));
+                }
             }
         }
+    }
+
+    /// Outputs that are stored: all up to this number.
+    pub(crate) fn stored(&self) -> u64 {
+        let first = self.pending.front();
+        first.map_or(self.polled, |(number, _)| number - 1)
+    }
+
+    /// Takes the outputs of some rules out of those that wait, judged by all values that arrived.
+    pub(crate) fn take_outputs_of(&mut self, slots: &HashSet<u32>) -> Vec<Output> {
+        for slot in slots {
+            self.evaluator.settle_rule(*slot);
+        }
+        let mut outputs = Vec::new();
+        self.evaluator.take_outputs(&mut outputs);
+        self.take(outputs);
+        let is_of = |output: &Output| slots.contains(&output.slot());
+        if !self.pending.iter().any(|(_, output)| is_of(output)) {
+            return Vec::new();
+        }
+        let mut taken = Vec::new();
+        for (number, output) in std::mem::take(&mut self.pending) {
+            match is_of(&output) {
+                true => taken.push(output),
+                false => self.pending.push_back((number, output)),
+            }
+        }
+        taken
+    }
+
+    /// The states that may be stored: those of rules that changed without a fire, all of whose
+    /// outputs before are stored. At most `most`, and whether there are more.
+    pub(crate) fn settled_states(&mut self, most: usize, now: Now) -> (Vec<(Id, Vec<u8>)>, bool) {
+        // A state has all outputs of its rule in it, also those that nobody polled.
+        let mut outputs = Vec::new();
+        self.evaluator.take_outputs(&mut outputs);
+        self.take(outputs);
+        let stored = self.stored();
+        let settled = self.dirty.iter();
+        let mut settled = settled.filter(|(_, number)| **number <= stored);
+        let slots: Vec<u32> = settled.by_ref().map(|(slot, _)| *slot).take(most).collect();
+        let has_more = settled.next().is_some();
+        let mut states = Vec::with_capacity(slots.len());
+        for slot in slots {
+            self.dirty.remove(&slot);
+            if let (Some(of), Some(state)) = (self.slot(slot), self.evaluator.state(slot, now)) {
+                states.push((of.id, state.encode()));
+            }
+        }
+        (states, has_more)
     }
 
     /// Frees the slots of deleted rules. Call it when nothing waits: an output of a deleted rule must
@@ -344,10 +509,11 @@ pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
         let (has_more, deadline) = {
             let mut judge = shared.judge.lock();
             let has_more = judge.step(&shared.inputs, shared.clocks.now());
-            if !judge.pending.is_empty() {
+            let has_evaluations = shared.has_evaluations.load(Ordering::Acquire);
+            if !judge.pending.is_empty() || has_evaluations {
                 shared.outputs_added.notify_one();
             }
-            let is_full = judge.pending.len() >= MOST_PENDING;
+            let is_full = judge.evaluator.waiting_outputs() >= MOST_UNPOLLED;
             let deadline = judge.evaluator.next_deadline();
             (has_more, if is_full { None } else { deadline })
         };

@@ -1,7 +1,7 @@
 //! Loading: the stored values, rules and states, when the engine opens.
 //!
-//! A page is read while the one before is decoded and inserted. Rules and states are in the order
-//! of their ids, so that both tables are read once, side by side.
+//! A page is read while the two before are decoded and the one before these is inserted. Rules and
+//! states are in the order of their ids, so that both tables are read once, side by side.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::{
     Shared,
     id::{Id, IdSource},
+    judge::Arrival,
     record::{StateRecord, ValueRecord},
     tables,
 };
@@ -23,6 +24,9 @@ const PAGE: usize = 8_192;
 
 /// Pages that are read ahead.
 const AHEAD: usize = 2;
+
+/// Pages that are decoded at the same time.
+const DECODED: usize = 2;
 
 type Rows = Vec<(Key, Value)>;
 
@@ -101,11 +105,20 @@ impl Shared {
         };
         let mut rules = pages(self.store.clone(), tables::RULES);
         let mut inserting: Option<tokio::task::JoinHandle<()>> = None;
-        while let Some(page) = rules.recv().await {
-            let page = page?;
-            let Some((last, _)) = page.last() else { break };
-            let states = states.up_to(last).await?;
-            let decoded = tokio::task::spawn_blocking(move || decode(&page, &states));
+        let mut decoding = VecDeque::new();
+        loop {
+            while decoding.len() < DECODED
+                && let Some(page) = rules.recv().await
+            {
+                let page = page?;
+                let Some((last, _)) = page.last() else { break };
+                let states = states.up_to(last).await?;
+                let decoded = tokio::task::spawn_blocking(move || decode(&page, &states));
+                decoding.push_back(decoded);
+            }
+            let Some(decoded) = decoding.pop_front() else {
+                break;
+            };
             let decoded = decoded.await.map_err(|_| AlertError::Stopped)?;
             if let Some(before) = inserting.take() {
                 before.await.map_err(|_| AlertError::Stopped)?;
@@ -118,6 +131,7 @@ impl Shared {
         if let Some(last) = inserting {
             last.await.map_err(|_| AlertError::Stopped)?;
         }
+        self.judge.lock().evaluator.finish_load();
         self.mark_vanished();
         Ok(())
     }
@@ -143,22 +157,21 @@ impl Shared {
         let mut judge = self.judge.lock();
         let mut symbols = self.symbols_of_rules.lock();
         for one in loaded {
-            for subject in one.rule.subjects() {
-                match subject {
-                    Subject::Symbol(symbol) if !symbols.contains(symbol) => {
-                        symbols.insert(symbol.clone());
-                    }
-                    Subject::Transaction { chain, hash } => {
-                        self.sink.follow(*chain, hash);
-                    }
-                    _ => {}
+            one.rule.condition.each_leaf(&mut |leaf| {
+                if let Subject::Symbol(symbol) = &leaf.subject
+                    && !symbols.contains(symbol)
+                {
+                    symbols.insert(symbol.clone());
                 }
-            }
+            });
             let owner = (one.id, one.user.as_str());
-            let inserted = judge.insert(owner, &one.rule, one.state, &self.inputs, now);
+            let arrival = (Arrival::Loaded, &self.inputs);
+            let inserted = judge.insert(owner, &one.rule, one.state, arrival, now);
             if let Err(error) = inserted {
                 tracing::error!(rule = %one.id, %error, "a stored alert is left out");
+                continue;
             }
+            self.follow((one.id, one.user.as_str()), &judge, &one.rule, now);
         }
     }
 

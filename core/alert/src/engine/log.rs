@@ -11,7 +11,7 @@ use super::{Shared, id::Id, planning, tables};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Rows that are removed in one batch.
-const ROWS: usize = 512;
+const ROWS: usize = 4_096;
 
 /// Bounds the log until cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
@@ -29,21 +29,22 @@ pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
 async fn bound(shared: &Shared) -> Result<(), StoreError> {
     let users: Vec<_> = shared.to_trim.lock().drain().collect();
     for user in users {
-        trim(shared, &user).await?;
+        // Fires may come faster than once a second.
+        while trim(shared, &user).await? {}
     }
-    remove_old(shared).await?;
+    while remove_old(shared).await? {}
     remove_keys(shared).await
 }
 
-/// Removes the oldest fires of a user beyond the bound.
-async fn trim(shared: &Shared, user: &str) -> Result<(), StoreError> {
+/// Removes the oldest fires of a user beyond the bound, up to a batch. True if there may be more.
+async fn trim(shared: &Shared, user: &str) -> Result<bool, StoreError> {
     let limit = shared.config.log_items;
     let rows = shared
         .store
         .scan(tables::FIRES, tables::of_user(user), None, limit + ROWS)
         .await?;
     if rows.len() <= limit {
-        return Ok(());
+        return Ok(false);
     }
     let is_full = rows.len() == limit + ROWS;
     // A twentieth more, so that this is not done for each fire.
@@ -56,14 +57,11 @@ async fn trim(shared: &Shared, user: &str) -> Result<(), StoreError> {
         batch.delete(tables::FIRES, key);
     }
     shared.store.commit(batch).await?;
-    if is_full {
-        shared.to_trim.lock().insert(user.into());
-    }
-    Ok(())
+    Ok(is_full)
 }
 
-/// Removes fires that are too old.
-async fn remove_old(shared: &Shared) -> Result<(), StoreError> {
+/// Removes fires that are too old, up to a batch. True if there may be more.
+async fn remove_old(shared: &Shared) -> Result<bool, StoreError> {
     let oldest_ms = shared.clocks.now_ms() - shared.config.log_max_age_ms;
     let oldest = Id::at(oldest_ms);
     let rows = shared
@@ -71,8 +69,10 @@ async fn remove_old(shared: &Shared) -> Result<(), StoreError> {
         .scan(tables::FIRE_TIMES, Key::new(), None, ROWS)
         .await?;
     let mut batch = Batch::new();
+    let mut is_full = rows.len() == ROWS;
     for (key, user) in rows {
         let Some(id) = Id::of_key(&key).filter(|id| *id < oldest) else {
+            is_full = false;
             break;
         };
         if let Ok(user) = std::str::from_utf8(&user) {
@@ -80,7 +80,8 @@ async fn remove_old(shared: &Shared) -> Result<(), StoreError> {
         }
         batch.delete(tables::FIRE_TIMES, key);
     }
-    shared.store.commit(batch).await
+    shared.store.commit(batch).await?;
+    Ok(is_full)
 }
 
 /// Removes idempotency keys that are not looked up any more.

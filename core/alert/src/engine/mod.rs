@@ -14,6 +14,7 @@ mod commands;
 mod config;
 mod delivery;
 mod error;
+mod evaluations;
 mod id;
 mod inputs;
 mod judge;
@@ -23,19 +24,22 @@ mod notice;
 mod planning;
 mod reading;
 mod record;
+mod saving;
 mod staging;
 mod tables;
+mod tasks;
 mod view;
 mod writer;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -43,30 +47,33 @@ use rust_decimal::Decimal;
 use tidewire_proto::v1::{
     AlertEvent, AlertRule, EvaluateRequest, NotifyRequest, TransactionState, evaluate_request,
 };
-use tidewire_store::SharedStore;
+use tidewire_store::{SharedStore, StoreError};
 use tidewire_stream::{ChannelName, SharedClock, UserId};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use self::{
     commands::{Command, Reply},
+    evaluations::Evaluation,
     id::{Id, IdSource},
     inputs::Inputs,
     judge::{Clocks, Judge},
     planning::draft,
-    writer::Writer,
 };
-use crate::{Catalog, Input, Rule, Sources, Subject, Tick};
+use crate::{Catalog, Input, Now, Phase, Rule, Sources, Subject, Tick};
 
 pub use commands::EvaluationOutcome;
 pub use config::AlertConfig;
 pub use error::AlertError;
+pub use tasks::AlertTasks;
 
 /// Commands that wait for the writer. Callers wait beyond it.
 const QUEUE: usize = 1_024;
 
 /// The problem of a request without the id of a rule.
 const MISSING_ID: &str = "missing, expected the id of the alert";
+
+/// Time that a request waits for the store. A store that hangs answers later or never.
+const STORE_WAIT: Duration = Duration::from_secs(10);
 
 /// Bytes of an idempotency key at most.
 const MOST_KEY_BYTES: usize = 255;
@@ -93,9 +100,9 @@ pub trait AlertSink: Send + Sync + 'static {
     /// idempotency key notifies once.
     fn notify(&self, requests: Vec<NotifyRequest>) -> SinkFuture<'_, Vec<Result<(), SinkError>>>;
 
-    /// Follows a transaction until its final state. Its states go to
-    /// [`AlertEngine::transaction`]. Never blocks.
-    fn follow(&self, chain: u64, hash: &str);
+    /// Follows a transaction for a rule of a user, as long as [`AlertEngine::tests`] says so. Its
+    /// states go to [`AlertEngine::transaction`]. Never blocks.
+    fn follow(&self, user: &str, chain: u64, hash: &str);
 }
 
 /// The catalog of the composition root, shared by the engine's tasks.
@@ -161,6 +168,10 @@ pub(crate) struct Shared {
     to_trim: Mutex<HashSet<Arc<str>>>,
     /// The symbols of the rules that were loaded.
     symbols_of_rules: Mutex<HashSet<Box<str>>>,
+    /// Whether a request waits for the fires of its value.
+    has_evaluations: AtomicBool,
+    /// Why alerts do not work any more.
+    fault: OnceLock<String>,
     counters: Counters,
 }
 
@@ -173,44 +184,6 @@ impl std::fmt::Debug for Shared {
 /// The alert engine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AlertEngine(Arc<Shared>);
-
-/// The tasks of an engine, to be run.
-#[must_use = "nothing is judged until the tasks run"]
-pub struct AlertTasks {
-    shared: Arc<Shared>,
-    commands: mpsc::Receiver<Command>,
-}
-
-impl std::fmt::Debug for AlertTasks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AlertTasks").finish_non_exhaustive()
-    }
-}
-
-impl AlertTasks {
-    /// Runs the tasks until cancelled. Then stores what is judged, and last values.
-    pub async fn run(self, cancel: CancellationToken) {
-        let judging = tokio::spawn(judge::run(self.shared.clone(), cancel.clone()));
-        let delivering = tokio::spawn(delivery::run(self.shared.clone(), cancel.clone()));
-        let trimming = tokio::spawn(log::run(self.shared.clone(), cancel.clone()));
-        let writer = Writer {
-            shared: self.shared,
-            commands: self.commands,
-            superseded: HashMap::new(),
-            deleted: HashMap::new(),
-        };
-        writer.run(cancel).await;
-        for (task, name) in [
-            (judging, "judge"),
-            (delivering, "delivery"),
-            (trimming, "log"),
-        ] {
-            if task.await.is_err() {
-                tracing::error!(task = name, "a task of alerts panicked");
-            }
-        }
-    }
-}
 
 impl AlertEngine {
     /// Opens the engine on its tables in `store`, and loads all rules.
@@ -243,13 +216,12 @@ impl AlertEngine {
             outgoing_added: Notify::new(),
             to_trim: Mutex::default(),
             symbols_of_rules: Mutex::default(),
+            has_evaluations: AtomicBool::new(false),
+            fault: OnceLock::new(),
             counters: Counters::default(),
         });
         shared.load().await?;
-        let tasks = AlertTasks {
-            shared: shared.clone(),
-            commands: receiver,
-        };
+        let tasks = AlertTasks::new(shared.clone(), receiver);
         Ok((Self(shared), tasks))
     }
 
@@ -339,11 +311,13 @@ impl AlertEngine {
             }
         };
         let input = Box::new(input);
-        self.run(|reply| Command::Evaluate {
-            subject,
-            input,
-            sources,
-            reply,
+        self.run(|reply| {
+            Command::Evaluate(Evaluation {
+                subject,
+                input,
+                sources,
+                reply,
+            })
         })
         .await
     }
@@ -463,22 +437,68 @@ impl AlertEngine {
         }
     }
 
+    /// Why alerts do not work any more, as after a panic of a task. None while they do.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        self.0.fault.get().map(String::as_str)
+    }
+
     async fn run<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, AlertError> {
+        self.0.check()?;
         let (reply, result) = oneshot::channel();
-        let sent = self.0.commands.send(command(reply)).await;
-        sent.map_err(|_| AlertError::Stopped)?;
-        self.0.commands_added.notify_one();
-        result.await.map_err(|_| AlertError::Stopped)?
+        let run = async {
+            let sent = self.0.commands.send(command(reply)).await;
+            sent.map_err(|_| AlertError::Stopped)?;
+            self.0.commands_added.notify_one();
+            result.await.map_err(|_| AlertError::Stopped)?
+        };
+        let ended = tokio::time::timeout(STORE_WAIT, run).await;
+        let ended = ended.unwrap_or(Err(AlertError::Late(STORE_WAIT)));
+        // A task that panicked drops the replies.
+        match (ended, self.0.check()) {
+            (Err(AlertError::Stopped), Err(fault)) => Err(fault),
+            (ended, _) => ended,
+        }
     }
 }
 
 impl Shared {
-    /// Has the transactions of a rule followed.
-    fn follow(&self, rule: &Rule) {
-        for subject in rule.subjects() {
-            if let Subject::Transaction { chain, hash } = subject {
-                self.sink.follow(*chain, hash);
+    /// Has the transactions of a user's rule followed, if the rule can fire.
+    fn follow(&self, (id, user): (Id, &str), judge: &Judge, rule: &Rule, now: Now) {
+        let is_over = match judge.phase(id, now) {
+            Some(Phase::Exhausted | Phase::Expired | Phase::Disabled | Phase::Stopped) | None => {
+                true
             }
+            Some(_) => false,
+        };
+        if is_over {
+            return;
+        }
+        rule.condition.each_leaf(&mut |leaf| {
+            if let Subject::Transaction { chain, hash } = &leaf.subject
+                && judge.evaluator.subject(&leaf.subject).is_some()
+            {
+                self.sink.follow(user, *chain, hash);
+            }
+        });
+    }
+
+    /// Refuses requests after a task panicked: what it left may not be right.
+    fn check(&self) -> Result<(), AlertError> {
+        match self.fault.get() {
+            Some(fault) => Err(AlertError::Broken(fault.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the store, but not for ever.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, AlertError> {
+        match tokio::time::timeout(STORE_WAIT, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(AlertError::Late(STORE_WAIT)),
         }
     }
 }

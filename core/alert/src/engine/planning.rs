@@ -13,7 +13,8 @@ use crate::{AlertError, Catalog, Now, Rule};
 
 /// Result of a registration.
 pub(super) enum Registration {
-    New(Id, AlertRule, Rule),
+    /// A rule, and the row of its key.
+    New(Id, AlertRule, Rule, Option<Key>),
     /// The rule of an earlier request under the same key.
     Known(Id, AlertRule),
 }
@@ -56,24 +57,29 @@ impl Writer {
         rule.version = Some(1);
         let catalog = self.shared.catalog.clone();
         let checked = self.check(user, &mut rule, &*catalog, now)?;
-        self.shared.judge.lock().evaluator.admit(&checked)?;
+        let admitted = self.shared.judge.lock().admit(user, None, &checked, now);
+        admitted?;
         chunk
             .batch
             .put(tables::RULES, id.key(), rule.encode_to_vec());
         let owner = tables::owner(user, id);
         chunk.batch.put(tables::OWNERS, owner, Vec::new());
+        let mut key_of_rule = None;
         if let Some((_, hash)) = hash {
             let record = KeyRecord {
                 rule: id.0,
                 request,
             };
             let row = key_row(period(now.wall_ms), &hash);
-            chunk.batch.put(tables::KEYS, row, record.encode_to_vec());
+            chunk
+                .batch
+                .put(tables::KEYS, row.clone(), record.encode_to_vec());
+            key_of_rule = Some(row);
             rows.keys.insert(hash, record);
         }
         *rows.added.entry(user.to_owned()).or_default() += 1;
         rows.rules.insert(id, Some(rule.clone()));
-        Ok(Registration::New(id, rule, checked))
+        Ok(Registration::New(id, rule, checked, key_of_rule))
     }
 
     /// Checks a rule, and brings it into the form that is stored.
@@ -142,8 +148,11 @@ impl Writer {
         let version = before.version.unwrap_or(1).saturating_add(1);
         rule.version = Some(version);
         let checked = Rule::restore(&rule, user, version)?;
-        if checked.is_enabled {
-            self.shared.judge.lock().evaluator.admit(&checked)?;
+        {
+            let judge = self.shared.judge.lock();
+            if let Some(slot) = judge.slot_of(id) {
+                judge.admit(user, Some(slot), &checked, now)?;
+            }
         }
         batch.put(tables::RULES, id.key(), rule.encode_to_vec());
         rows.rules.insert(id, Some(rule.clone()));

@@ -26,6 +26,9 @@ const MOST_PAGE: u32 = 200;
 /// Rows of the log that a page of one rule reads at most, so that a request stays short.
 const MOST_READ: usize = 2_000;
 
+/// Bytes of the name of a source at most: fires and their notifications carry it.
+const MOST_SOURCE_BYTES: usize = 128;
+
 /// Prices of a backtest at most.
 const MOST_PRICES: usize = 10_000;
 
@@ -62,10 +65,8 @@ impl AlertEngine {
             None => None,
         };
         let prefix = tables::of_user(user);
-        let rows = shared
-            .store
-            .scan(tables::OWNERS, prefix, after, limit + 1)
-            .await?;
+        let rows = shared.store.scan(tables::OWNERS, prefix, after, limit + 1);
+        let rows = shared.in_time(rows).await?;
         let mut ids: Vec<Id> = rows
             .iter()
             .filter_map(|(key, _)| tables::owned(key))
@@ -83,7 +84,8 @@ impl AlertEngine {
         let keys = ids
             .iter()
             .flat_map(|id| [tables::RULES, tables::STATES].map(|table| (table, id.key())));
-        let rows = shared.store.get_many(keys.collect()).await?;
+        let rows = shared.store.get_many(keys.collect());
+        let rows = shared.in_time(rows).await?;
         let now = shared.clocks.now();
         let judge = shared.judge.lock();
         let mut rules = Vec::with_capacity(ids.len());
@@ -119,11 +121,8 @@ impl AlertEngine {
         loop {
             let page = limit.min(MOST_READ - read) + 1;
             let prefix = tables::of_user(user);
-            let rows = self
-                .0
-                .store
-                .scan(tables::FIRES, prefix, after.take(), page)
-                .await?;
+            let rows = self.0.store.scan(tables::FIRES, prefix, after.take(), page);
+            let rows = self.0.in_time(rows).await?;
             let is_last = rows.len() < page;
             for (key, value) in rows {
                 if items.len() == limit || read >= MOST_READ {
@@ -160,7 +159,8 @@ impl AlertEngine {
         let missing = || AlertError::NotFound(id.to_owned());
         let parsed = rule_id(id)?;
         let keys = [tables::RULES, tables::STATES].map(|table| (table, parsed.key()));
-        let rows = shared.store.get_many(keys.to_vec()).await?;
+        let rows = shared.store.get_many(keys.to_vec());
+        let rows = shared.in_time(rows).await?;
         let [Some(rule), state] = &rows[..] else {
             return Err(missing());
         };
@@ -187,14 +187,16 @@ impl AlertEngine {
         self.0.judge.lock().evaluator.subject(subject).is_some()
     }
 
-    /// Judges past prices by a rule that need not be registered. Time passes as they say.
+    /// Judges past prices by a rule that need not be registered. Time passes as they say. Ends early
+    /// once `is_wanted` is false.
     ///
     /// # Errors
-    /// A field is refused.
+    /// A field is refused, or nobody wants the result any more.
     pub fn backtest(
         &self,
         owner: &str,
         request: BacktestRequest,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<BacktestResponse, AlertError> {
         let shared = &self.0;
         let count = request.prices.len();
@@ -231,6 +233,9 @@ impl AlertEngine {
             let price = self.price_of(price, &field, price.source.as_deref())?;
             check_time(price.at_ms, &format!("{field}.timestamp"))?;
             is_about_rule |= checked.subjects().contains(&&price.subject);
+            if !is_wanted() {
+                return Err(AlertError::Stopped);
+            }
             let fires = backtest.apply(&price.subject, price.input, price.at_ms);
             let fires = fires.map_err(|error| {
                 AlertError::invalid(format!("{field}.timestamp"), error.problem)
@@ -273,6 +278,12 @@ impl AlertEngine {
             None => None,
             Some(volume) => Some(volume_of(volume, &of("volume"))?),
         };
+        if let Some(source) = source
+            && !(1..=MOST_SOURCE_BYTES).contains(&source.len())
+        {
+            let problem = format!("{} bytes, expected 1 to {MOST_SOURCE_BYTES}", source.len());
+            return Err(AlertError::invalid(of("source"), problem));
+        }
         let sources: Sources = source.map(|source| [source.into()].into());
         let input = Input::Price {
             tick: Tick {

@@ -17,6 +17,9 @@ use super::{
 };
 use crate::{Fire, Now, Output, RuleState};
 
+/// Why the automatic stop disabled a rule.
+pub(super) const STOPPED_REASON: &str = "it fired 15 times in 3 minutes, expected fewer: add a cooldown or a hysteresis, then enable it";
+
 /// A batch, and what is published once it is stored.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
@@ -82,23 +85,27 @@ impl Writer {
                     fires.push((place, event));
                 }
                 Output::Retract {
-                    at, state: after, ..
+                    slot,
+                    at,
+                    state: after,
+                    ..
                 } => {
                     let event = retracted.get(&state.last_fire);
                     let event = event.or_else(|| staged.get(&state.last_fire)).cloned();
                     if let Some(event) = event {
                         self.stage_retraction(&mut chunk, event, origin);
                     }
-                    self.stage_state(&mut chunk, output, after, *at, origin, state);
+                    self.stage_state(&mut chunk, *slot, after, *at, origin, state);
                 }
                 Output::Stop {
+                    slot,
                     at,
                     dropped,
                     state: after,
                     ..
                 } => {
                     self.stage_stop(&mut chunk, *at, *dropped, origin, rule);
-                    self.stage_state(&mut chunk, output, after, *at, origin, state);
+                    self.stage_state(&mut chunk, *slot, after, *at, origin, state);
                 }
                 Output::Vanish { slot } => {
                     let now = self.shared.clocks.now();
@@ -108,7 +115,7 @@ impl Writer {
                     }
                     let after = self.shared.judge.lock().evaluator.state(*slot, now);
                     if let Some(after) = after {
-                        self.stage_state(&mut chunk, output, &after, now, origin, state);
+                        self.stage_state(&mut chunk, *slot, &after, now, origin, state);
                     }
                 }
                 Output::Change { .. } => {}
@@ -190,8 +197,7 @@ impl Writer {
         state.fires += 1;
         state.last_fire = id.0;
         state.last_fired_ms = fire.at.wall_ms;
-        let output = Output::Fire(Box::new(fire.clone()));
-        self.stage_state(chunk, &output, &fire.state, fire.at, origin, state);
+        self.stage_state(chunk, fire.slot, &fire.state(), fire.at, origin, state);
         let phase = self.shared.judge.lock().phase(origin.id, fire.at);
         let shown = view::rule(rule, state, phase, view::Audience::Owner);
         let event = view::event(id, fire, shown);
@@ -233,26 +239,23 @@ impl Writer {
         let now_ms = self.shared.clocks.now_ms();
         let mut judge = self.shared.judge.lock();
         let mut row = (tables::outgoing(now_ms, id), record);
-        if let Some(user) = judge.user_mut(&row.1.user) {
-            let minute = now_ms.div_euclid(MINUTE_MS);
-            if user.minute != minute {
-                (user.minute, user.fires, user.summary) = (minute, 0, None);
-            }
-            user.fires = user.fires.saturating_add(1);
-            user.logged = user.logged.saturating_add(1);
-            if user.logged as usize > self.shared.config.log_items / 20 {
-                user.logged = 0;
-                self.shared.to_trim.lock().insert(user.name.clone());
-            }
-            if user.fires > self.shared.config.fires_per_minute {
-                let (first, count) = user.summary.unwrap_or((id, 0));
-                user.summary = Some((first, count + 1));
-                let end_ms = (minute + 1).saturating_mul(MINUTE_MS);
-                row.0 = tables::outgoing(end_ms, first);
-                row.1.kind = OutgoingKind::Summary.into();
-                row.1.count = count + 1;
-                chunk.summarised += 1;
-            }
+        if judge.count_logged(&row.1.user, self.shared.config.log_items / 20) {
+            self.shared
+                .to_trim
+                .lock()
+                .insert(row.1.user.as_str().into());
+        }
+        let minute = now_ms.div_euclid(MINUTE_MS);
+        let of_user = judge.fire_count(&row.1.user, minute);
+        of_user.fires = of_user.fires.saturating_add(1);
+        if of_user.fires > self.shared.config.fires_per_minute {
+            let (first, count) = of_user.summary.unwrap_or((id, 0));
+            of_user.summary = Some((first, count + 1));
+            let end_ms = (minute + 1).saturating_mul(MINUTE_MS);
+            row.0 = tables::outgoing(end_ms, first);
+            row.1.kind = OutgoingKind::Summary.into();
+            row.1.count = count + 1;
+            chunk.summarised += 1;
         }
         drop(judge);
         chunk
@@ -299,8 +302,7 @@ impl Writer {
         origin: &Origin,
         mut rule: AlertRule,
     ) {
-        let reason = "it fired 15 times in 3 minutes, expected fewer: add a cooldown or a hysteresis, then enable it";
-        rule.stopped_reason = Some(reason.to_owned());
+        rule.stopped_reason = Some(STOPPED_REASON.to_owned());
         let notified = rule.clone();
         rule.enabled = Some(false);
         if origin.is_current {
@@ -350,7 +352,7 @@ impl Writer {
     fn stage_state(
         &self,
         chunk: &mut Chunk,
-        output: &Output,
+        slot: u32,
         after: &RuleState,
         at: Now,
         origin: &Origin,
@@ -364,7 +366,7 @@ impl Writer {
             // The rule was changed after the output: its state is newer than the output's.
             false => {
                 let judge = self.shared.judge.lock();
-                let newest = judge.evaluator.state(slot_of(output).0, at);
+                let newest = judge.evaluator.state(slot, at);
                 newest.map_or_else(|| after.encode(), |newest| newest.encode())
             }
         };

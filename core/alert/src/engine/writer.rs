@@ -2,13 +2,18 @@
 //!
 //! A fire is stored with its rule's state and its outgoing notification in one batch. Only then is
 //! it published and notified. A batch that cannot be written is tried again until the store works:
-//! fires wait, and none is lost or made twice. Last values and states that changed without a fire
-//! are stored about once a second, when everything before them is stored.
+//! fires wait, and none is lost or made twice.
+//!
+//! In turn, it writes up to 512 outputs, runs up to 256 commands, and once a second stores a part
+//! of what [`saving`](super::saving) has. So neither waits for all of another.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use prost::Message as _;
-use tidewire_proto::v1::{AlertEvent, AlertRule};
+use tidewire_proto::v1::AlertRule;
 use tidewire_store::{Batch, Key, Table, Value};
 use tokio::{
     sync::mpsc,
@@ -19,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shared,
     commands::{self, Command},
+    evaluations::Evaluations,
     id::Id,
-    record::{StateRecord, ValueRecord},
+    saving::Saved,
     staging::Chunk,
     tables,
 };
-use crate::{Fire, Output, Sources, Subject};
+use crate::{Output, Subject};
 
 /// Outputs that share one batch.
 const CHUNK: usize = 512;
@@ -34,9 +40,6 @@ const GROUP: usize = 256;
 
 /// Time between two writes of last values.
 const SAVE: Duration = Duration::from_secs(1);
-
-/// Last values in one batch.
-const VALUES: usize = 10_000;
 
 /// Pause after a write that failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
@@ -49,29 +52,6 @@ pub(crate) struct EarlierRule {
     pub(crate) rule: AlertRule,
 }
 
-/// The fires that one `Evaluate` caused. They carry its sources.
-pub(crate) struct Attribution<'a> {
-    pub(crate) sources: &'a Sources,
-    pub(crate) events: Vec<AlertEvent>,
-    pub(crate) total: u64,
-    pub(crate) most: usize,
-}
-
-impl Attribution<'_> {
-    fn add(&mut self, fire: &Fire, event: &AlertEvent) {
-        let is_same = match (self.sources, &fire.sources) {
-            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
-            _ => false,
-        };
-        if is_same {
-            self.total += 1;
-            if self.events.len() < self.most {
-                self.events.push(event.clone());
-            }
-        }
-    }
-}
-
 /// The task's state.
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
@@ -80,6 +60,8 @@ pub(crate) struct Writer {
     pub(crate) superseded: HashMap<(u32, u32), EarlierRule>,
     /// Deleted rules with outputs that are not stored yet, by slot.
     pub(crate) deleted: HashMap<u32, EarlierRule>,
+    /// Values of back ends whose fires are not all stored.
+    pub(crate) evaluations: Evaluations,
 }
 
 impl Writer {
@@ -87,13 +69,16 @@ impl Writer {
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         let mut save_at = Instant::now() + SAVE;
         while !cancel.is_cancelled() {
-            let has_written = self.write_outputs(&cancel, None).await;
+            let has_written = self.write_outputs(&cancel).await;
             let has_run = self.run_commands(&cancel).await;
-            if Instant::now() >= save_at {
-                self.save(&cancel).await;
+            let has_evaluated = self.evaluations.advance(&self.shared);
+            let needs_save = self.evaluations.needs_save();
+            if (needs_save || Instant::now() >= save_at)
+                && self.save_part(&cancel).await != Saved::Part
+            {
                 save_at = Instant::now() + SAVE;
             }
-            if has_written || has_run {
+            if has_written || has_run || has_evaluated || needs_save {
                 continue;
             }
             tokio::select! {
@@ -117,12 +102,14 @@ impl Writer {
                 let mut judge = self.shared.judge.lock();
                 judge.step(&self.shared.inputs, self.shared.clocks.now())
             };
-            let has_written = self.write_outputs(&ended, None).await;
+            let has_written = self.write_outputs(&ended).await;
             if !has_more && !has_written {
                 break;
             }
         }
-        self.save(&ended).await;
+        while self.evaluations.advance(&self.shared) {}
+        while self.save_part(&ended).await == Saved::Part {}
+        while self.evaluations.advance(&self.shared) {}
     }
 
     /// Runs the commands that wait, as one group. False if there was none.
@@ -193,18 +180,15 @@ impl Writer {
 
     /// Stores and publishes outputs that wait, up to a chunk. False if there were none, or if the
     /// store failed and the task ends.
-    pub(crate) async fn write_outputs(
-        &mut self,
-        cancel: &CancellationToken,
-        attribution: Option<&mut Attribution<'_>>,
-    ) -> bool {
+    pub(crate) async fn write_outputs(&mut self, cancel: &CancellationToken) -> bool {
         let outputs: Vec<Output> = {
             let mut judge = self.shared.judge.lock();
             if judge.pending.is_empty() {
                 judge.poll();
             }
             let count = judge.pending.len().min(CHUNK);
-            let outputs = judge.pending.iter().take(count).cloned().collect();
+            let outputs = judge.pending.iter().take(count);
+            let outputs = outputs.map(|(_, output)| output.clone()).collect();
             if judge.is_drained() {
                 self.superseded.clear();
                 self.deleted.clear();
@@ -212,13 +196,7 @@ impl Writer {
             }
             outputs
         };
-        if outputs.is_empty() {
-            return false;
-        }
-        let Some((chunk, fires)) = self.stage(&outputs, cancel).await else {
-            return false;
-        };
-        if !self.commit(&chunk.batch, cancel).await {
+        if outputs.is_empty() || !self.write(&outputs, cancel).await {
             return false;
         }
         {
@@ -227,59 +205,40 @@ impl Writer {
             judge.pending.drain(..outputs.len());
         }
         self.shared.rules_changed.notify_one();
-        if let Some(attribution) = attribution {
-            for (place, event) in &fires {
-                if let Some(Output::Fire(fire)) = outputs.get(*place) {
-                    attribution.add(fire, event);
-                }
+        true
+    }
+
+    /// Stores and publishes the outputs of some rules before the others that wait, so that these
+    /// rules can be changed. Until then, the stored state of a rule is from before its fires: a crash
+    /// after the change would lose them. False if the store failed and the task ends.
+    pub(crate) async fn write_outputs_of(
+        &mut self,
+        slots: &HashSet<u32>,
+        cancel: &CancellationToken,
+    ) -> bool {
+        let outputs = self.shared.judge.lock().take_outputs_of(slots);
+        for part in outputs.chunks(CHUNK) {
+            if !self.write(part, cancel).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn write(&mut self, outputs: &[Output], cancel: &CancellationToken) -> bool {
+        let Some((chunk, fires)) = self.stage(outputs, cancel).await else {
+            return false;
+        };
+        if !self.commit(&chunk.batch, cancel).await {
+            return false;
+        }
+        for (place, event) in &fires {
+            if let Some(Output::Fire(fire)) = outputs.get(*place) {
+                self.evaluations.add(fire, event);
             }
         }
         self.shared.publish(chunk);
         true
-    }
-
-    /// Stores last values, and states that changed without a fire, if everything before is stored.
-    async fn save(&mut self, cancel: &CancellationToken) {
-        let now = self.shared.clocks.now();
-        let (changed, values) = {
-            let mut judge = self.shared.judge.lock();
-            judge.poll();
-            if !judge.is_drained() {
-                return;
-            }
-            let slots: Vec<u32> = judge.dirty.drain().collect();
-            let changed: Vec<_> = slots
-                .into_iter()
-                .filter_map(|slot| {
-                    let id = judge.slot(slot)?.id;
-                    Some((id, judge.evaluator.state(slot, now)?.encode()))
-                })
-                .collect();
-            (changed, judge.evaluator.changed_values(VALUES))
-        };
-        if changed.is_empty() && values.is_empty() {
-            return;
-        }
-        let keys = changed.iter().map(|(id, _)| (tables::STATES, id.key()));
-        let Some(before) = self.read(keys.collect(), cancel).await else {
-            return;
-        };
-        let mut batch = Batch::new();
-        for ((id, state), before) in changed.into_iter().zip(before) {
-            let before = before.and_then(|before| StateRecord::decode(before.as_slice()).ok());
-            let record = StateRecord {
-                state,
-                ..before.unwrap_or_default()
-            };
-            batch.put(tables::STATES, id.key(), record.encode_to_vec());
-        }
-        for (subject, value) in &values {
-            batch.put(tables::VALUES, tables::subject(subject), {
-                ValueRecord::of(value).encode_to_vec()
-            });
-        }
-        batch.mark_urgent();
-        self.commit(&batch, cancel).await;
     }
 }
 

@@ -1,11 +1,12 @@
 //! Jobs: the rules that a value concerns, found in the indexes and judged in chunks.
 //!
 //! A job is one value of one subject, with the moves of its signals. Rules of several tests are
-//! judged at once. Rules of one test are judged in order of the move, 256 at a time. The others
-//! wait in the subject's queue, and later values of the subject behind them. A rule that is
-//! changed meanwhile is settled first: judged by all values that wait, which skip it then.
+//! judged at once. Rules of one test are judged in order of the move, in blocks of 256, until a
+//! chunk of work is done. The others wait in the subject's queue, and later values of the subject
+//! behind them. A rule that is changed meanwhile is settled first: judged by all values that wait,
+//! which skip it then.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use rust_decimal::Decimal;
 use smallvec::SmallVec;
@@ -14,7 +15,7 @@ use super::{
     Evaluator,
     records::{NONE, TestKind, flag},
 };
-use crate::{Now, Sources, index::Entry, key::KeyRange};
+use crate::{Now, Occasion, Sources, index::Entry, key::KeyRange};
 
 /// A value and its time.
 #[derive(Debug, Clone)]
@@ -38,6 +39,22 @@ pub(super) struct Moment {
     pub(super) is_arrival: bool,
     /// Whether the subject was not live before.
     pub(super) is_back: bool,
+}
+
+impl Moment {
+    /// What the fires of a signal with these values have in common.
+    pub(super) fn occasion(&self, value: Decimal, previous: Option<Decimal>) -> Occasion {
+        Occasion {
+            value,
+            previous,
+            price: self.price,
+            sources: self.sources.clone(),
+            formed_us: self.formed_us,
+            at: self.now,
+            is_catch_up: self.is_catch_up,
+            is_arrival: self.is_arrival,
+        }
+    }
 }
 
 /// A signal's move from one value to the next.
@@ -75,12 +92,16 @@ pub(super) type Moves = SmallVec<[Move; 2]>;
 /// A value whose rules are not all judged.
 #[derive(Debug)]
 pub(super) struct Job {
+    /// Its place among all jobs.
+    number: u64,
     moment: Moment,
     moves: Moves,
     /// The move at work.
     at: usize,
     /// Its last entry that was judged.
     cursor: Option<Entry>,
+    /// What the fires of the move at work have in common.
+    occasion: Option<Arc<Occasion>>,
     /// Rules to judge first, each with its move.
     first: Vec<(u32, usize)>,
     /// Rules that are settled.
@@ -90,7 +111,18 @@ pub(super) struct Job {
 /// Rules that are taken out of an index one by one.
 const FEW: usize = 8;
 
+/// Rules that are found, judged and taken out of an index together. Their records fit into the
+/// nearest cache.
+const BLOCK: usize = 256;
+
+/// Further units of work of a rule that has to be looked at closely.
+const CLOSE_WORK: usize = 4;
+
 impl Job {
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Forgets a signal that ended.
     pub(super) fn forget(&mut self, signal: u32) {
         for one in &mut self.moves {
@@ -147,31 +179,30 @@ impl Evaluator {
             }
         }
         self.bury(None);
-        let Some(entry) = self.subjects.get_mut(number as usize) else {
-            return;
-        };
+        self.jobs += 1;
         let mut job = Job {
+            number: self.jobs,
             moment,
             moves,
             at: 0,
             cursor: None,
+            occasion: None,
             first,
             skip: HashSet::new(),
         };
-        // A judged rule may have ended a signal of this subject.
-        for at in 0..job.moves.len() {
-            let signal = job.moves[at].signal;
-            if !self.signals.contains(signal as usize) {
-                job.forget(signal);
-            }
-        }
+        self.forget_ended(&mut job);
+        let Some(entry) = self.subjects.get_mut(number as usize) else {
+            return;
+        };
         entry.jobs.push_back(job);
         if !entry.is_busy {
             self.run_chunk(number);
         }
+        let outputs = self.output_count();
         let Some(entry) = self.subjects.get_mut(number as usize) else {
             return;
         };
+        entry.outputs_end = outputs;
         if !entry.jobs.is_empty() && !std::mem::replace(&mut entry.is_busy, true) {
             self.busy.push_back(number);
         }
@@ -183,7 +214,9 @@ impl Evaluator {
             return;
         };
         self.run_chunk(number);
+        let outputs = self.output_count();
         if let Some(entry) = self.subjects.get_mut(number as usize) {
+            entry.outputs_end = outputs;
             entry.is_busy = !entry.jobs.is_empty();
             if entry.is_busy {
                 self.busy.push_back(number);
@@ -193,6 +226,7 @@ impl Evaluator {
 
     /// Judges one chunk of a subject's oldest values.
     pub(super) fn run_chunk(&mut self, number: u32) {
+        self.merge_subject(number);
         let mut budget = self.config.chunk.max(1);
         while budget > 0 {
             let entry = self.subjects.get_mut(number as usize);
@@ -213,47 +247,81 @@ impl Evaluator {
     fn run_job(&mut self, job: &mut Job, budget: &mut usize) -> bool {
         while *budget > 0 {
             if let Some((slot, at)) = job.first.pop() {
-                *budget -= 1;
+                *budget = budget.saturating_sub(1 + CLOSE_WORK);
                 if !job.skip.contains(&slot) {
                     self.judge_simple(slot, &job.moves[at], &job.moment);
                     self.bury(None);
+                    self.forget_ended(job);
                 }
                 continue;
             }
             let Some(one) = job.moves.get(job.at).copied() else {
                 return true;
             };
-            let mut found = Vec::new();
+            let mut found = std::mem::take(&mut self.found);
+            found.clear();
             if one.passes
                 && let Some(signal) = self.signals.get(one.signal as usize)
             {
+                let most = BLOCK.min(*budget);
                 match one.is_downward() {
                     false => signal
                         .simple
-                        .ascending(one.range, job.cursor, *budget, &mut found),
+                        .ascending(one.range, job.cursor, most, &mut found),
                     true => signal
                         .simple
-                        .descending(one.range, job.cursor, *budget, &mut found),
+                        .descending(one.range, job.cursor, most, &mut found),
                 }
             }
-            let (Some(from), Some(to)) = (found.first().copied(), found.last().copied()) else {
-                job.at += 1;
-                job.cursor = None;
-                continue;
-            };
-            *budget -= found.len();
-            job.cursor = Some(to);
-            for (_, slot) in &found {
-                if job.skip.is_empty() || !job.skip.contains(slot) {
-                    self.judge_simple(*slot, &one, &job.moment);
+            match (found.first().copied(), found.last().copied()) {
+                (Some(from), Some(to)) => {
+                    job.cursor = Some(to);
+                    let work = self.judge_block(job, &one, &found);
+                    *budget = budget.saturating_sub(work);
+                    self.bury(Some((one.signal, from.min(to), from.max(to))));
+                    self.forget_ended(job);
+                }
+                _ => {
+                    job.at += 1;
+                    job.cursor = None;
+                    job.occasion = None;
                 }
             }
-            self.bury(Some((one.signal, from.min(to), from.max(to))));
-            if self.signals.get(one.signal as usize).is_none() {
-                job.forget(one.signal);
-            }
+            self.found = found;
         }
         false
+    }
+
+    /// Judges a block of rules of one signal. Returns the work that it was.
+    fn judge_block(&mut self, job: &mut Job, one: &Move, found: &[Entry]) -> usize {
+        let mut block = std::mem::take(&mut self.block);
+        self.records
+            .copy(found.iter().map(|(_, slot)| *slot), &mut block);
+        let mut work = found.len();
+        for ((_, slot), record) in found.iter().zip(&block) {
+            if !job.skip.is_empty() && job.skip.contains(slot) {
+                continue;
+            }
+            let occasion = &mut job.occasion;
+            if !self.judge_plain(*slot, record, (one, &job.moment), occasion) {
+                self.judge_simple(*slot, one, &job.moment);
+                work += CLOSE_WORK;
+            }
+        }
+        self.block = block;
+        work
+    }
+
+    /// Forgets the signals that a judged rule ended. A job at work is in no queue, where the end of
+    /// a signal would find it.
+    fn forget_ended(&self, job: &mut Job) {
+        for one in &mut job.moves {
+            if one.signal != NONE && !self.signals.contains(one.signal as usize) {
+                // Another signal may have the number later.
+                one.signal = NONE;
+                one.passes = false;
+            }
+        }
     }
 
     /// Takes the rules that fired for the last time out of the index. Those of one boundary within
@@ -276,8 +344,45 @@ impl Evaluator {
             signal.simple.purge(low, high, is_ended);
             is_purged = true;
         }
-        for slot in std::mem::take(&mut self.ended) {
+        let mut ended = std::mem::take(&mut self.ended);
+        if is_purged && let Some((signal, ..)) = chunk {
+            let mut released = 0;
+            ended.retain(|slot| !self.is_out(*slot, signal, &mut released));
+            if released > 0 {
+                self.release_tests(signal, released);
+            }
+        }
+        for slot in ended.drain(..) {
             self.detach(slot, is_purged);
+        }
+        // Its room is used again.
+        self.ended = ended;
+    }
+
+    /// Whether a rule that ended is out of all indexes, once its signal is released: it had one
+    /// boundary, which was purged.
+    fn is_out(&mut self, slot: u32, signal: u32, released: &mut u32) -> bool {
+        let fingerprint = match self.signals.get(signal as usize) {
+            Some(signal) if signal.is_plain() => signal.fingerprint,
+            _ => return false,
+        };
+        let Some(record) = self.records.get_mut(slot) else {
+            return false;
+        };
+        let has_one_boundary = matches!(record.kind, TestKind::Above | TestKind::Below);
+        if !has_one_boundary || record.signal != signal {
+            return false;
+        }
+        // The subject and the kind are known by their fingerprint from now on.
+        record.signal = fingerprint;
+        *released += 1;
+        true
+    }
+
+    /// Judges a rule by the values that wait, so that its outputs can be polled.
+    pub fn settle_rule(&mut self, slot: u32) {
+        if self.records.get(slot).is_some() {
+            self.settle(slot);
         }
     }
 

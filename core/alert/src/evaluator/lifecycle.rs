@@ -3,6 +3,8 @@
 //! A rule fires when its condition rises, unless it is snoozed or cools down. Then the passage is
 //! deferred: if the condition is still true when the block ends, the rule fires then.
 
+use std::sync::Arc;
+
 use rust_decimal::Decimal;
 use smallvec::SmallVec;
 
@@ -12,10 +14,12 @@ use super::{
     jobs::{Moment, Move},
     records::{Extra, RECURRING, Record, TestKind, Timer, flag},
 };
-use crate::{Fire, Now, Output, Phase, RuleState, SignalKind, Test, leaf::LeafState};
+use crate::{
+    Fire, Now, Output, Phase, RuleState, SignalKind, Test, leaf::LeafState, output::StateAfter,
+};
 
 /// Cooldown with which 16 fires cannot happen within the time of the automatic stop.
-const SAFE_COOLDOWN_MS: u32 = (AUTO_STOP_MS / AUTO_STOP_FIRES as u64) as u32;
+pub(super) const SAFE_COOLDOWN_MS: u32 = (AUTO_STOP_MS / AUTO_STOP_FIRES as u64) as u32;
 
 /// The result of judging a rule's condition.
 #[derive(Debug, Clone, Copy)]
@@ -357,18 +361,12 @@ impl Evaluator {
         let fire = Fire {
             slot,
             version: record.version,
-            value: fact.value,
-            previous: fact.previous,
             test: fact.test,
             threshold: fact.threshold,
-            price: moment.price,
-            sources: moment.sources.clone(),
-            formed_us: moment.formed_us,
-            at: moment.now,
-            is_catch_up: moment.is_catch_up,
-            state: self.snapshot(record, moment.now),
+            occasion: Arc::new(moment.occasion(fact.value, fact.previous)),
+            after: StateAfter::Whole(Box::new(self.snapshot(record, moment.now))),
         };
-        self.outputs.push_back(Output::Fire(Box::new(fire)));
+        self.outputs.push_back(Output::Fire(fire));
     }
 
     /// Counts a fire, and returns the number within the time of the automatic stop.
@@ -554,6 +552,13 @@ impl Evaluator {
                 extra.recent_ms.iter().map(|ms| wall_ms(*ms)).collect()
             }),
         }
+    }
+
+    /// Whether a rule fired too often and ended.
+    #[must_use]
+    pub fn is_stopped(&self, slot: u32) -> bool {
+        let record = self.records.get(slot);
+        record.is_some_and(|record| record.has(flag::STOPPED))
     }
 
     /// The phase of a rule, to be shown.

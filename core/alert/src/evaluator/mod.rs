@@ -6,25 +6,34 @@
 //!
 //! `records` has the state of the rules, `rules` inserts, changes and removes them, `values`
 //! takes inputs and the time, `jobs` finds the rules whose thresholds a value passed, and
-//! `lifecycle` decides what such a rule does
-//! when its condition is true, by `conditions`.
+//! `lifecycle` decides what such a rule does when its condition is true, by `conditions`, and `plain`
+//! more quickly for the most common rules.
+//! `loading` inserts very many rules at once, and `windows` bounds what rules share.
 
 mod conditions;
 mod explanation;
 mod jobs;
 mod lifecycle;
+mod loading;
+mod plain;
 mod records;
 mod rules;
 mod subjects;
 mod values;
+mod windows;
 
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
 use slab::Slab;
 
-use crate::{Now, Output, Subject, SubjectId, SubjectValue, key::KeyRange, signal::Signal};
-use records::{Complex, Records};
+use crate::{
+    Now, Output, Subject, SubjectId, SubjectValue, index::Entry, key::KeyRange, signal::Signal,
+};
+use records::{Complex, Record, Records};
 use subjects::SubjectEntry;
+use windows::WindowUse;
+
+pub use windows::OwnerId;
 
 /// Fires within [`AUTO_STOP_MS`] after which a rule is stopped.
 pub(crate) const AUTO_STOP_FIRES: usize = 15;
@@ -41,16 +50,13 @@ const MOST_JOBS: usize = 64;
 /// Outputs that wait to be polled before inputs are refused.
 const MOST_OUTPUTS: usize = 65_536;
 
-/// Signals of one subject. Each may hold a history of 120 steps.
-const MOST_SIGNALS: usize = 64;
-
 /// Settings of an evaluator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvaluatorConfig {
     /// Longest absence over which a last value is still compared with the next, in milliseconds.
     pub catch_up_ms: u64,
-    /// Rules of one test that are judged before other subjects have their turn. 256 are about a
-    /// tenth of a millisecond of work if all of them fire.
+    /// Work that is done for one subject before others have their turn. A rule of one test is a
+    /// unit, and its fire up to [`FIRE_WORK`] more. 1,024 units take about 50 microseconds.
     pub chunk: usize,
 }
 
@@ -58,7 +64,7 @@ impl Default for EvaluatorConfig {
     fn default() -> Self {
         Self {
             catch_up_ms: 5 * 60 * 1_000,
-            chunk: 256,
+            chunk: 1_024,
         }
     }
 }
@@ -102,6 +108,16 @@ pub struct Evaluator {
     outputs: VecDeque<Output>,
     /// Values that arrived so far.
     arrivals: u64,
+    /// Outputs that were polled.
+    polled: u64,
+    /// Values that became jobs.
+    jobs: u64,
+    window_use: WindowUse,
+    /// Signals with boundaries that are not in their index yet.
+    loading: Vec<u32>,
+    /// Buffers of one block of rules, to be used again.
+    block: Vec<Record>,
+    found: Vec<Entry>,
     /// Simple rules that fired for the last time, and are still in the index.
     ended: Vec<u32>,
     now: Now,
@@ -138,17 +154,63 @@ impl Evaluator {
 
     /// The values that changed since the last call, to be stored. At most `most` at a time.
     pub fn changed_values(&mut self, most: usize) -> Vec<(Subject, SubjectValue)> {
-        let from = self.changed.len().saturating_sub(most);
-        let mut values = Vec::with_capacity(self.changed.len() - from);
-        for number in self.changed.split_off(from) {
-            if let Some(subject) = self.subjects.get_mut(number as usize) {
-                subject.is_changed = false;
-                if let Some(value) = &subject.last {
-                    values.push((subject.key.clone(), value.clone()));
-                }
+        self.settled_values(most, u64::MAX)
+    }
+
+    /// The values that changed since they were returned, and whose outputs are among the first
+    /// `stored` ones. At most `most` at a time. A value that were stored before its fires would
+    /// lose them in a crash.
+    pub fn settled_values(&mut self, most: usize, stored: u64) -> Vec<(Subject, SubjectValue)> {
+        let mut values = Vec::new();
+        let (subjects, is_all) = (&mut self.subjects, stored == u64::MAX);
+        self.changed.retain(|number| {
+            let Some(subject) = subjects.get_mut(*number as usize) else {
+                return false;
+            };
+            let is_settled = is_all || subject.jobs.is_empty() && subject.outputs_end <= stored;
+            if !is_settled || values.len() >= most {
+                return true;
             }
-        }
+            subject.is_changed = false;
+            if let Some(value) = &subject.last {
+                values.push((subject.key.clone(), value.clone()));
+            }
+            false
+        });
         values
+    }
+
+    /// Outputs so far, polled or not.
+    #[must_use]
+    pub fn output_count(&self) -> u64 {
+        self.polled + self.outputs.len() as u64
+    }
+
+    /// Outputs that wait to be polled.
+    #[must_use]
+    pub fn waiting_outputs(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// Moves all outputs that wait to `outputs`, and judges nothing.
+    pub fn take_outputs(&mut self, outputs: &mut Vec<Output>) {
+        self.polled += self.outputs.len() as u64;
+        outputs.extend(self.outputs.drain(..));
+    }
+
+    /// The number of the newest value that has to be judged. Values are numbered as they arrive.
+    #[must_use]
+    pub fn newest_job(&self) -> u64 {
+        self.jobs
+    }
+
+    /// Whether the values of a subject up to a number are judged.
+    #[must_use]
+    pub fn is_judged(&self, subject: &Subject, job: u64) -> bool {
+        let number = self.numbers.get(subject);
+        let entry = number.and_then(|number| self.subjects.get(*number as usize));
+        let first = entry.and_then(|entry| entry.jobs.front());
+        first.is_none_or(|first| first.number() > job)
     }
 
     /// Moves up to `most` outputs to `outputs`. Returns whether more may follow. One call judges at
@@ -160,6 +222,7 @@ impl Evaluator {
         }
         let count = most.min(self.outputs.len());
         outputs.extend(self.outputs.drain(..count));
+        self.polled += count as u64;
         !self.outputs.is_empty() || !self.busy.is_empty()
     }
 

@@ -215,6 +215,8 @@ pub(crate) enum Timer {
 /// Parts of a rule's state that few rules have.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Extra {
+    /// The user, of rules that test a window.
+    pub(crate) owner: Option<super::OwnerId>,
     /// The second decimal of the test.
     pub(crate) second: Decimal,
     pub(crate) expires_at_ms: Option<i64>,
@@ -251,7 +253,7 @@ const PAGE: usize = 4_096;
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     pages: Vec<Vec<Record>>,
-    extras: Vec<Extra>,
+    extras: Vec<Vec<Extra>>,
     free: Vec<u32>,
 }
 
@@ -292,13 +294,14 @@ impl Records {
         let extra = record.extra;
         *record = Record::VACANT;
         if extra != NONE {
-            self.extras[extra as usize] = Extra::default();
+            self.extras[extra as usize / PAGE][extra as usize % PAGE] = Extra::default();
             self.free.push(extra);
         }
     }
 
     pub(crate) fn extra(&self, record: &Record) -> Option<&Extra> {
-        self.extras.get(record.extra as usize)
+        let page = self.extras.get(record.extra as usize / PAGE)?;
+        page.get(record.extra as usize % PAGE)
     }
 
     /// The second decimal of a record's test.
@@ -311,13 +314,32 @@ impl Records {
     pub(crate) fn extra_mut(&mut self, slot: u32) -> Option<&mut Extra> {
         let mut number = self.get(slot)?.extra;
         if number == NONE {
-            number = self.free.pop().unwrap_or_else(|| {
-                self.extras.push(Extra::default());
-                // One for each slot at most, and slots have four bytes.
-                self.extras.len() as u32 - 1
-            });
+            number = self.free.pop().unwrap_or_else(|| self.add_extra());
             self.get_mut(slot)?.extra = number;
         }
-        self.extras.get_mut(number as usize)
+        let page = self.extras.get_mut(number as usize / PAGE)?;
+        page.get_mut(number as usize % PAGE)
+    }
+
+    fn add_extra(&mut self) -> u32 {
+        if self.extras.last().is_none_or(|page| page.len() == PAGE) {
+            self.extras.push(Vec::with_capacity(PAGE));
+        }
+        let before = (self.extras.len() - 1) * PAGE;
+        match self.extras.last_mut() {
+            Some(page) => {
+                page.push(Extra::default());
+                // One for each slot at most, and slots have four bytes.
+                (before + page.len() - 1) as u32
+            }
+            None => NONE,
+        }
+    }
+
+    /// Copies the records of these slots to `block`. The reads do not wait for one another, so that
+    /// slots far apart cost little more than near ones.
+    pub(crate) fn copy(&self, slots: impl Iterator<Item = u32>, block: &mut Vec<Record>) {
+        block.clear();
+        block.extend(slots.map(|slot| self.get(slot).copied().unwrap_or(Record::VACANT)));
     }
 }

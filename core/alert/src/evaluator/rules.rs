@@ -3,7 +3,7 @@
 use std::hash::{Hash as _, Hasher};
 
 use super::{
-    AUTO_STOP_FIRES, Evaluator,
+    AUTO_STOP_FIRES, Evaluator, OwnerId,
     jobs::Move,
     records::{Complex, ComplexTest, NONE, RECURRING, Record, TestKind, compact, flag},
 };
@@ -31,9 +31,38 @@ impl Evaluator {
         state: RuleState,
         now: Now,
     ) -> Result<(), RuleError> {
+        self.insert_of(None, slot, rule, state, now)
+    }
+
+    /// Inserts a rule of a user, as [`Self::insert`] does. The user's share of windows is not
+    /// checked here: a stored rule keeps its own. Ask [`Self::admit_of`] before.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn insert_of(
+        &mut self,
+        owner: Option<OwnerId>,
+        slot: u32,
+        rule: &Rule,
+        state: RuleState,
+        now: Now,
+    ) -> Result<(), RuleError> {
         if rule.is_enabled && state.fires_left != Some(0) {
             self.admit(rule)?;
         }
+        self.insert_known(owner, slot, rule, state, now);
+        Ok(())
+    }
+
+    /// Inserts a rule for whose windows there is room, or that was stored when there was.
+    pub(super) fn insert_known(
+        &mut self,
+        owner: Option<OwnerId>,
+        slot: u32,
+        rule: &Rule,
+        state: RuleState,
+        now: Now,
+    ) {
         self.advance(now);
         self.remove(slot);
         self.counters.rules += 1;
@@ -59,6 +88,7 @@ impl Evaluator {
         }
         self.records.set(slot, record);
         self.set_extra(slot, rule);
+        self.set_owner(slot, rule, owner);
         let cooldown_left_ms = state.cooldown_ends_ms.map(|ends_ms| {
             // A clock that went back does not make the cooldown longer than it is.
             let left_ms = ends_ms.saturating_sub(now.wall_ms);
@@ -93,7 +123,20 @@ impl Evaluator {
         {
             record.signal = leaf_fingerprint(leaf);
         }
-        Ok(())
+    }
+
+    /// Notes the owner of a rule that tests a window.
+    fn set_owner(&mut self, slot: u32, rule: &Rule, owner: Option<OwnerId>) {
+        let mut has_window = false;
+        rule.condition
+            .each_leaf(&mut |leaf| has_window |= leaf.signal.has_window());
+        if has_window && let Some(extra) = self.records.extra_mut(slot) {
+            extra.owner = owner;
+        }
+    }
+
+    fn owner(&self, slot: u32) -> Option<OwnerId> {
+        self.records.extra(self.records.get(slot)?)?.owner
     }
 
     /// Changes a rule. Only a changed condition or repeat, enabling, and an extended expiry arm it
@@ -102,9 +145,21 @@ impl Evaluator {
     /// # Errors
     /// As [`Self::admit`]. The rule is unchanged then.
     pub fn update(&mut self, slot: u32, rule: &Rule, now: Now) -> Result<(), RuleError> {
-        if rule.is_enabled {
-            self.admit(rule)?;
-        }
+        self.update_of(None, slot, rule, now)
+    }
+
+    /// Changes a rule of a user, as [`Self::update`] does.
+    ///
+    /// # Errors
+    /// As [`Self::admit_of`]. The rule is unchanged then.
+    pub fn update_of(
+        &mut self,
+        owner: Option<OwnerId>,
+        slot: u32,
+        rule: &Rule,
+        now: Now,
+    ) -> Result<(), RuleError> {
+        self.admit_change(owner, slot, rule, now)?;
         self.advance(now);
         // A block that ended is judged by the version before.
         self.end_block(slot, now);
@@ -112,14 +167,8 @@ impl Evaluator {
             return Ok(());
         };
         let has_new_condition = !self.has_condition(&record, &rule.condition);
-        let has_new_repeat = self.repeat(&record) != rule.repeat;
-        let was_off = record.has(flag::DISABLED) || record.has(flag::STOPPED);
-        let was_expired = self.is_expired(&record, now);
-        let is_expired = rule
-            .expires_at_ms
-            .is_some_and(|expires_ms| expires_ms <= now.wall_ms);
-        let is_new = has_new_condition || has_new_repeat;
-        let revives = rule.is_enabled && (was_off || is_new || was_expired && !is_expired);
+        let is_new = has_new_condition || self.repeat(&record) != rule.repeat;
+        let revives = self.is_revived(&record, rule, now);
         if let Some(record) = self.records.get_mut(slot) {
             record.version = rule.version;
             if is_new || revives && record.left == 0 {
@@ -134,6 +183,14 @@ impl Evaluator {
         }
         self.change_cooldown(slot, &record, rule.cooldown_ms, now);
         self.set_extra(slot, rule);
+        if self
+            .records
+            .get(slot)
+            .is_some_and(|record| record.has(flag::DETACHED))
+        {
+            // An attached rule has its owner, whose windows are counted.
+            self.set_owner(slot, rule, owner);
+        }
         if has_new_condition {
             self.replace_condition(slot, &rule.condition);
         }
@@ -152,6 +209,26 @@ impl Evaluator {
             self.release_subject(subject, 1);
         }
         Ok(())
+    }
+
+    /// Whether a change arms a rule again.
+    fn is_revived(&self, record: &Record, rule: &Rule, now: Now) -> bool {
+        let is_expired = rule
+            .expires_at_ms
+            .is_some_and(|expires_ms| expires_ms <= now.wall_ms);
+        rule.is_enabled
+            && (record.has(flag::DISABLED)
+                || record.has(flag::STOPPED)
+                || !self.has_condition(record, &rule.condition)
+                || self.repeat(record) != rule.repeat
+                || self.is_expired(record, now) && !is_expired)
+    }
+
+    /// Whether a rule is in the indexes after a change.
+    pub(super) fn is_attached_after(&self, slot: u32, rule: &Rule, now: Now) -> bool {
+        let record = self.records.get(slot);
+        record
+            .is_some_and(|record| !record.has(flag::DETACHED) || self.is_revived(record, rule, now))
     }
 
     /// Removes a rule. It is judged by the values that arrived before, and its outputs stay: poll
@@ -289,6 +366,7 @@ impl Evaluator {
             Condition::Leaf(_) if record.kind == TestKind::Complex => false,
             Condition::Leaf(leaf) if record.has(flag::DETACHED) => {
                 record.signal == leaf_fingerprint(leaf)
+                    && record.test(self.records.second(record)) == leaf.test
             }
             Condition::Leaf(leaf) => {
                 let signal = &self.signals[record.signal as usize];
@@ -316,10 +394,11 @@ impl Evaluator {
                 self.pass_time(*number, now);
             }
         }
+        let owner = self.owner(slot);
         let signals: Vec<_> = condition
             .leaves()
             .into_iter()
-            .map(|leaf| (self.acquire_signal(leaf, now), leaf.test))
+            .map(|leaf| (self.acquire_signal(leaf, owner, now), leaf.test))
             .collect();
         let is_complex = !matches!(condition, Condition::Leaf(_));
         for (number, test) in &signals {
@@ -355,7 +434,7 @@ impl Evaluator {
         self.bury(None);
     }
 
-    fn judge_new_simple(&mut self, slot: u32, now: Now) {
+    pub(super) fn judge_new_simple(&mut self, slot: u32, now: Now) {
         self.skip_jobs(slot);
         let Some(record) = self.records.get(slot).copied() else {
             return;
@@ -451,6 +530,7 @@ impl Evaluator {
         };
         record.flags |= flag::DETACHED;
         let record = *record;
+        let owner = self.owner(slot);
         if record.kind == TestKind::Complex {
             let tests = self
                 .complexes
@@ -468,11 +548,12 @@ impl Evaluator {
                 .get(record.signal as usize)
                 .map_or_else(Vec::new, |complex| complex.tests.clone());
             for one in tests {
-                self.release_signal(one.signal, &one.test);
+                self.release_signal(one.signal, &one.test, owner);
             }
             return;
         }
         let test = record.test(self.records.second(&record));
+        self.merge(record.signal);
         let signal = &mut self.signals[record.signal as usize];
         let has_one_boundary = matches!(test, Test::Above(_) | Test::Below(_));
         if !is_purged || !has_one_boundary {
@@ -480,13 +561,12 @@ impl Evaluator {
                 signal.simple.remove((key, slot));
             }
         }
-        // The condition is known by its fingerprint from now on.
-        let subject = self.subjects[signal.subject as usize].hash;
-        let number = fingerprint(subject, signal.kind, &test);
-        if let Some(record) = self.records.get_mut(slot) {
-            record.signal = number;
+        // The subject and the kind are known by their fingerprint from now on.
+        let number = signal.fingerprint;
+        if let Some(from) = self.records.get_mut(slot) {
+            from.signal = number;
         }
-        self.release_signal(record.signal, &test);
+        self.release_signal(record.signal, &test, owner);
     }
 }
 
@@ -494,7 +574,7 @@ fn is_retractable(leaf: &Leaf) -> bool {
     leaf.signal == SignalKind::State
 }
 
-const fn fires(repeat: Repeat) -> u32 {
+pub(super) const fn fires(repeat: Repeat) -> u32 {
     match repeat {
         Repeat::Recurring => RECURRING,
         Repeat::Times(times) => times,
@@ -516,17 +596,16 @@ fn complex(condition: &Condition, states: u64) -> Complex {
     }
 }
 
-/// A number for a condition, to find out whether a rule that is in no index was changed.
-fn fingerprint(subject: u64, signal: SignalKind, test: &Test) -> u32 {
+/// A number for what a test is about, to find out whether a rule that is in no index was changed.
+pub(super) fn fingerprint(subject: u64, signal: SignalKind) -> u32 {
     let mut hasher = QuickHasher(subject);
     signal.hash(&mut hasher);
-    test.hash(&mut hasher);
     (hasher.finish() >> 32) as u32
 }
 
 /// The fingerprint of a test of a rule.
-fn leaf_fingerprint(leaf: &Leaf) -> u32 {
-    fingerprint(subject_hash(&leaf.subject), leaf.signal, &leaf.test)
+pub(super) fn leaf_fingerprint(leaf: &Leaf) -> u32 {
+    fingerprint(subject_hash(&leaf.subject), leaf.signal)
 }
 
 /// A number for a subject.

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::{Evaluator, MOST_SIGNALS, jobs::Job};
+use super::{Evaluator, OwnerId, jobs::Job};
 use crate::{
-    Condition, Leaf, Now, Rule, RuleError, SignalKind, Subject, SubjectValue,
+    Leaf, Now, Rule, SignalKind, Subject, SubjectValue,
     signal::{Basis, Signal},
 };
 
@@ -83,6 +83,8 @@ pub(super) struct SubjectEntry {
     pub(super) liveness: Liveness,
     /// Monotonic time of the last live value.
     pub(super) last_live_ms: Option<u64>,
+    /// Outputs of the evaluator when its last value was judged.
+    pub(super) outputs_end: u64,
     /// Values that are not judged yet, oldest first.
     pub(super) jobs: VecDeque<Job>,
     /// Whether it is in the evaluator's queue.
@@ -107,6 +109,7 @@ impl SubjectEntry {
             fired: FiredRules::default(),
             liveness: Liveness::Never,
             last_live_ms: None,
+            outputs_end: 0,
             jobs: VecDeque::new(),
             is_busy: false,
             deadline_ms: None,
@@ -155,52 +158,14 @@ impl Evaluator {
         }
     }
 
-    /// Whether the evaluator has room for the rule's signals. Ask before the rule is stored.
-    ///
-    /// # Errors
-    /// A subject would have more than 64 different windows.
-    pub fn admit(&self, rule: &Rule) -> Result<(), RuleError> {
-        if let Condition::Leaf(leaf) = &rule.condition {
-            let number = self.numbers.get(&leaf.subject);
-            let entry = number.and_then(|number| self.subjects.get(*number as usize));
-            if entry.is_none_or(|entry| entry.signals.len() < MOST_SIGNALS) {
-                return Ok(());
-            }
-        }
-        let mut new: Vec<(&Subject, SignalKind)> = Vec::new();
-        for leaf in rule.condition.leaves() {
-            let wanted = (&leaf.subject, leaf.signal);
-            if !new.contains(&wanted) && self.find_signal(leaf).is_none() {
-                new.push(wanted);
-            }
-        }
-        for (subject, _) in &new {
-            let number = self.numbers.get(*subject);
-            let entry = number.and_then(|number| self.subjects.get(*number as usize));
-            let old = entry.map_or(0, |entry| entry.signals.len());
-            let wanted = new.iter().filter(|(other, _)| other == subject).count();
-            if old + wanted > MOST_SIGNALS {
-                let problem = format!(
-                    "rules test this subject over {old} different windows already, expected one of them"
-                );
-                return Err(RuleError::new("condition", problem));
-            }
-        }
-        Ok(())
-    }
-
-    fn find_signal(&self, leaf: &Leaf) -> Option<u32> {
-        self.find_signal_of(*self.numbers.get(&leaf.subject)?, leaf)
-    }
-
     fn find_signal_of(&self, subject: u32, leaf: &Leaf) -> Option<u32> {
         let signals = &self.subjects.get(subject as usize)?.signals;
         let has_kind = |signal: &&u32| self.signals[**signal as usize].kind == leaf.signal;
         signals.iter().find(has_kind).copied()
     }
 
-    /// The signal of a test, made if it is the first.
-    pub(super) fn acquire_signal(&mut self, leaf: &Leaf, now: Now) -> u32 {
+    /// The signal of a test of a user's rule, made if it is the first.
+    pub(super) fn acquire_signal(&mut self, leaf: &Leaf, owner: Option<OwnerId>, now: Now) -> u32 {
         let subject = self.intern_number(&leaf.subject);
         let found = self.find_signal_of(subject, leaf);
         let signal = found.unwrap_or_else(|| {
@@ -210,6 +175,7 @@ impl Evaluator {
                 entry.last_live_ms = Some(now.monotonic_ms);
             }
             let mut signal = Signal::new(subject, leaf.signal);
+            signal.fingerprint = super::rules::fingerprint(entry.hash, leaf.signal);
             if let (Some(last), true) = (&entry.last, entry.is_live()) {
                 // The history begins with the current value.
                 signal.feed(now.monotonic_ms, last.value, None);
@@ -227,22 +193,44 @@ impl Evaluator {
         self.subjects[subject as usize].tests += 1;
         let found = &mut self.signals[signal as usize];
         found.tests += 1;
+        let has_deadline = !found.is_plain();
+        if let Some(owner) = owner.filter(|_| leaf.signal.has_window()) {
+            self.window_use.add(owner, signal);
+        }
         if let SignalKind::Age = leaf.signal
             && let Some(after) = leaf.test.threshold()
         {
             found.add_age(after);
         }
-        self.schedule(subject, now);
+        // A plain value changes by no time.
+        if has_deadline {
+            self.schedule(subject, now);
+        }
         signal
     }
 
-    /// Releases a test's signal. The last one ends it, and its subject if that is no symbol.
-    pub(super) fn release_signal(&mut self, signal: u32, test: &crate::Test) {
+    /// Releases the signal of a test of a user's rule. The last one ends it, and its subject if that
+    /// is no symbol.
+    pub(super) fn release_signal(
+        &mut self,
+        signal: u32,
+        test: &crate::Test,
+        owner: Option<OwnerId>,
+    ) {
         let found = &mut self.signals[signal as usize];
-        found.tests -= 1;
+        if let Some(owner) = owner.filter(|_| found.kind.has_window()) {
+            self.window_use.remove(owner, signal);
+        }
         if let (SignalKind::Age, Some(after)) = (found.kind, test.threshold()) {
             found.remove_age(after);
         }
+        self.release_tests(signal, 1);
+    }
+
+    /// Releases tests of a signal.
+    pub(super) fn release_tests(&mut self, signal: u32, count: u32) {
+        let found = &mut self.signals[signal as usize];
+        found.tests -= count;
         let (number, is_last) = (found.subject, found.tests == 0);
         if is_last {
             let subject = &mut self.subjects[number as usize];
@@ -252,7 +240,7 @@ impl Evaluator {
                 job.forget(signal);
             }
         }
-        self.release_subject(number, 1);
+        self.release_subject(number, count);
     }
 
     /// Notes that a value of a subject fired a rule.

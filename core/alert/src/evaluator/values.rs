@@ -123,6 +123,10 @@ impl Evaluator {
         if std::mem::replace(&mut entry.has_vanished, true) {
             return;
         }
+        self.merge_subject(number);
+        let Some(entry) = self.subjects.get(number as usize) else {
+            return;
+        };
         let mut slots = Vec::new();
         for signal in &entry.signals {
             let signal = &self.signals[*signal as usize];
@@ -265,6 +269,7 @@ impl Evaluator {
 
     /// Computes a subject's signals and judges the rules that their changes concern.
     fn refresh(&mut self, number: u32, moment: Moment) {
+        self.merge_subject(number);
         let entry = &self.subjects[number as usize];
         let basis = entry.basis(moment.now);
         let is_live = entry.is_live();

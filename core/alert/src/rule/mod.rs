@@ -104,6 +104,16 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// Calls `see` with each test of the condition, from left to right.
+    pub(crate) fn each_leaf<'a>(&'a self, see: &mut dyn FnMut(&'a Leaf)) {
+        match self {
+            Self::Leaf(leaf) => see(leaf),
+            Self::All(conditions) | Self::Any(conditions) => {
+                conditions.iter().for_each(|one| one.each_leaf(see));
+            }
+        }
+    }
+
     /// The tests of the condition, from left to right.
     #[must_use]
     pub fn leaves(&self) -> Vec<&Leaf> {

@@ -6,9 +6,12 @@
     reason = "a panic is how a test fails"
 )]
 
+mod bounds;
 mod delivery;
+mod edits;
 mod kills;
 mod meanings;
+mod outages;
 mod requests;
 mod restarts;
 mod support;

@@ -11,6 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tidewire_alert::{AlertConfig, AlertEngine, AlertSink, Catalog, SinkError, SinkFuture};
+use tidewire_proto::prost::Message as _;
 use tidewire_proto::v1::{
     self, AlertCondition, AlertEvent, AlertRepeat, AlertRule, Decimal, EvaluateRequest,
     EvaluateResponse, ListFiresRequest, NotifyRequest, PriceThreshold, PriceValue, Unit,
@@ -18,7 +19,10 @@ use tidewire_proto::v1::{
 };
 use tidewire_store::{Batch, Key, MemoryStore, Store, StoreError, StoreFuture, Table, Value};
 use tidewire_stream::{ManualClock, UserId};
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The start of the tests' time, in milliseconds since the Unix epoch.
@@ -32,9 +36,53 @@ pub(crate) struct Killer {
     /// Whether the last write still happens.
     is_after: AtomicBool,
     killed: Notify,
+    /// Permits of commits, each for one, and of reads, for any number.
+    commits: Gate,
+    reads: Gate,
 }
 
+/// A gate that can be held and opened.
+#[derive(Debug)]
+struct Gate(Semaphore);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Semaphore::new(OPEN))
+    }
+}
+
+/// Permits of an open gate.
+const OPEN: usize = 1 << 24;
+
 impl Killer {
+    /// Lets no commit through until [`Self::open`].
+    pub(crate) fn hold_commits(&self) {
+        self.commits.0.forget_permits(OPEN);
+    }
+
+    /// Lets some commits through.
+    pub(crate) fn allow_commits(&self, count: usize) {
+        self.commits.0.add_permits(count);
+    }
+
+    /// Lets neither a commit nor a read through until [`Self::open`].
+    pub(crate) fn hold(&self) {
+        self.hold_commits();
+        self.reads.0.forget_permits(OPEN);
+    }
+
+    /// Lets everything through.
+    pub(crate) fn open(&self) {
+        for gate in [&self.commits, &self.reads] {
+            gate.0.add_permits(OPEN - gate.0.available_permits());
+        }
+    }
+
+    async fn read<T>(&self, read: impl Future<Output = T>) -> T {
+        let _permit = self.reads.0.acquire().await.unwrap();
+        read.await
+    }
+
     pub(crate) fn arm(&self, writes: i64, is_after: bool) {
         self.is_after.store(is_after, Ordering::Release);
         self.left.store(writes, Ordering::Release);
@@ -74,7 +122,7 @@ impl Store for KillableStore {
     }
 
     fn get_many(&self, keys: Vec<(Table, Key)>) -> StoreFuture<'_, Vec<Option<Value>>> {
-        self.inner.get_many(keys)
+        Box::pin(self.killer.read(self.inner.get_many(keys)))
     }
 
     fn get_floor(
@@ -92,14 +140,20 @@ impl Store for KillableStore {
         after: Option<Key>,
         limit: usize,
     ) -> StoreFuture<'_, Vec<(Key, Value)>> {
-        self.inner.scan(table, prefix, after, limit)
+        Box::pin(
+            self.killer
+                .read(self.inner.scan(table, prefix, after, limit)),
+        )
     }
 
     fn commit(&self, batch: Batch) -> StoreFuture<'_, ()> {
         if batch.is_empty() {
             return Box::pin(std::future::ready(Ok(())));
         }
-        Box::pin(self.killer.write(self.inner.commit(batch)))
+        Box::pin(async move {
+            self.killer.commits.0.acquire().await.unwrap().forget();
+            self.killer.write(self.inner.commit(batch)).await
+        })
     }
 
     fn failure(&self) -> Option<StoreError> {
@@ -121,10 +175,13 @@ pub(crate) struct Sink {
     killer: Arc<Killer>,
     pub(crate) pushes: Mutex<Vec<(UserId, AlertEvent)>>,
     pub(crate) followed: Mutex<Vec<(u64, String)>>,
+    /// Whether the next publication panics.
+    pub(crate) panics: AtomicBool,
 }
 
 impl AlertSink for Sink {
     fn publish(&self, user: &UserId, event: AlertEvent) {
+        assert!(!self.panics.load(Ordering::Acquire), "the test wants it");
         self.pushes.lock().push((user.clone(), event));
         self.hub.changed.notify_waiters();
     }
@@ -153,7 +210,7 @@ impl AlertSink for Sink {
         })
     }
 
-    fn follow(&self, chain: u64, hash: &str) {
+    fn follow(&self, _user: &str, chain: u64, hash: &str) {
         self.followed.lock().push((chain, hash.to_owned()));
     }
 }
@@ -218,6 +275,7 @@ impl World {
             killer: killer.clone(),
             pushes: Mutex::default(),
             followed: Mutex::default(),
+            panics: AtomicBool::new(false),
         });
         let store = Arc::new(KillableStore {
             inner: self.store.clone(),
@@ -241,6 +299,19 @@ impl World {
             task: tokio::spawn(tasks.run(cancel.clone())),
             cancel,
         }
+    }
+
+    /// All rows of a table.
+    pub(crate) async fn rows(&self, table: &'static str) -> Vec<(Key, Value)> {
+        let rows = self.store.scan(Table(table), Vec::new(), None, usize::MAX);
+        rows.await.unwrap()
+    }
+
+    /// The rules of all fires in the log.
+    pub(crate) async fn fired(&self) -> Vec<String> {
+        let rows = self.rows("alert.fires").await.into_iter();
+        rows.map(|(_, row)| AlertEvent::decode(row.as_slice()).unwrap().alert_id)
+            .collect()
     }
 
     /// The notifications of a user, in the order of their keys.
@@ -295,6 +366,13 @@ impl Run {
             fired: evaluated.events,
             total: Some(evaluated.total),
         }
+    }
+
+    /// Adds a price of a feed.
+    pub(crate) fn feed(&self, symbol: &str, price: &str) {
+        let price = price.parse().unwrap();
+        self.engine
+            .price(symbol, (price, 1), None, ["a"].into_iter());
     }
 
     /// The values that fired, newest first.

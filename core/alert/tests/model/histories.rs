@@ -166,7 +166,7 @@ impl Run {
                         at: fire.at,
                         is_catch_up: fire.is_catch_up,
                     };
-                    self.stored.insert(fire.slot, fire.state);
+                    self.stored.insert(fire.slot, fire.state());
                     (fire.slot, event)
                 }
                 Output::Retract { slot, state, .. } => {
@@ -465,7 +465,8 @@ impl Run {
         }
         for (slot, rule) in &self.rules {
             let state = RuleState::decode(&self.stored[slot].encode()).unwrap();
-            self.evaluator.insert(*slot, rule, state, self.now).unwrap();
+            // As the engine does.
+            self.evaluator.load(None, *slot, rule, state, self.now);
         }
     }
 }

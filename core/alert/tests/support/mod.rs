@@ -143,7 +143,7 @@ impl World {
 
     pub(crate) fn fires(&mut self) -> Vec<Fire> {
         let fires = self.poll().into_iter().filter_map(|output| match output {
-            Output::Fire(fire) => Some(*fire),
+            Output::Fire(fire) => Some(fire),
             _ => None,
         });
         fires.collect()

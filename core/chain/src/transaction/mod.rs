@@ -40,5 +40,5 @@ pub use options::TransactionOptions;
 pub(crate) use request_owner::RequestOwner;
 pub use requests::NodeRequest;
 pub use slots::{WatchSlot, WatchSlots};
-pub use tracker::{Concern, TrackerOutput, TransactionTracker, WatchError};
+pub use tracker::{Concern, TrackerOutput, TransactionTracker, WatchError, is_provisional_end};
 pub use watch::{BlockNumHash, Interest, StoredPhase, StoredWatch, Transfer};

@@ -29,6 +29,24 @@ const FIRST_CHECK_MS: i64 = 5_000;
 /// Users whom one watched transaction can concern.
 const MAX_USERS: usize = 100;
 
+/// The begin of the reason of a watch that reached no final state in time.
+const TIMED_OUT: &str = "timed out: ";
+
+/// Whether a watch ended with this status, although no final block shows it. The transaction may
+/// still be sent again and included: watch it anew to learn that.
+#[must_use]
+pub fn is_provisional_end(status: &TransactionStatus) -> bool {
+    match status.state() {
+        TransactionState::Dropped => true,
+        // The block of another transaction names it.
+        TransactionState::Replaced if status.replaced_by.is_none() => true,
+        _ => {
+            let reason = status.reason.as_deref().unwrap_or_default();
+            reason.starts_with(TIMED_OUT)
+        }
+    }
+}
+
 /// Why a transaction cannot be watched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {
@@ -132,6 +150,10 @@ impl TransactionTracker {
         if let Some(watch) = self.table.get_mut(&hash) {
             match interest {
                 Interest::Session => watch.sessions = watch.sessions.saturating_add(1),
+                Interest::Rules => {
+                    watch.rules = true;
+                    self.table.mark_changed(hash);
+                }
                 Interest::Durable(user) => {
                     let users = watch.durable.get_or_insert_default();
                     let user = user.map(String::into_boxed_str);
@@ -178,9 +200,10 @@ impl TransactionTracker {
         match interest {
             Interest::Session => watch.sessions = watch.sessions.saturating_sub(1),
             Interest::Durable(_) => watch.durable = None,
+            Interest::Rules => watch.rules = false,
         }
-        let is_unused = watch.sessions == 0 && watch.durable.is_none();
-        if matches!(interest, Interest::Durable(_)) {
+        let is_unused = watch.sessions == 0 && !watch.is_durable();
+        if !matches!(interest, Interest::Session) {
             self.table.mark_removed(*hash);
         }
         if is_unused {
@@ -262,7 +285,7 @@ impl TransactionTracker {
         }
     }
 
-    /// All watches that a back end is interested in.
+    /// All watches that a back end or a rule is interested in.
     #[must_use]
     pub fn export(&self) -> Vec<StoredWatch> {
         let watches = self.table.iter();
@@ -282,7 +305,9 @@ impl TransactionTracker {
         }
         if let Some(watch) = self.table.get_mut(&hash) {
             let users = stored.user.into_iter().chain(stored.further_users);
-            watch.durable = Some(users.map(String::into_boxed_str).collect());
+            let users = users.map(String::into_boxed_str).collect();
+            watch.durable = (!stored.only_rules).then_some(users);
+            watch.rules = stored.rules;
             watch.abi = stored.abi.into();
         }
     }
@@ -484,7 +509,7 @@ impl TransactionTracker {
             Phase::Included { .. } | Phase::Superseded { .. } => "its block is not final yet",
         };
         status.reason = Some(format!(
-            "timed out: {what} after {minutes} minutes{}",
+            "{TIMED_OUT}{what} after {minutes} minutes{}",
             reason.unwrap_or_default()
         ));
         self.end_provisionally(hash, status, output);

@@ -15,6 +15,8 @@ pub enum Interest {
     /// Until the final state, for a back end, with a user whom the transaction concerns. Further
     /// users may follow.
     Durable(Option<String>),
+    /// Until the final state, for rules that test it. A back end cannot end it.
+    Rules,
 }
 
 /// A block by height and hash.
@@ -97,6 +99,8 @@ pub(super) struct Watch {
     pub(super) sessions: u32,
     /// The interest of a back end: the users whom it concerns.
     pub(super) durable: Option<BTreeSet<Box<str>>>,
+    /// Whether rules are interested.
+    pub(super) rules: bool,
     /// Error signatures that the watchers brought along.
     pub(super) abi: Box<[String]>,
 }
@@ -124,6 +128,12 @@ pub struct StoredWatch {
     /// Sender and nonce, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<(Address, u64)>,
+    /// Whether rules are interested.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rules: bool,
+    /// Whether no back end is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_rules: bool,
     /// Error signatures that the watchers brought along.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub abi: Vec<String>,
@@ -166,11 +176,21 @@ impl Watch {
         }
     }
 
-    /// The watch as the store has it. `None` if no back end is interested.
+    /// Whether the watch outlives the process.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durable.is_some() || self.rules
+    }
+
+    /// The watch as the store has it. `None` if neither a back end nor a rule is interested.
     pub(super) fn stored(&self, hash: B256) -> Option<StoredWatch> {
-        let mut users = self.durable.as_ref()?.iter().map(ToString::to_string);
+        if !self.is_durable() {
+            return None;
+        }
+        let mut users = self.durable.iter().flatten().map(ToString::to_string);
         Some(StoredWatch {
             hash,
+            rules: self.rules,
+            only_rules: self.durable.is_none(),
             user: users.next(),
             further_users: users.collect(),
             account: self.account,

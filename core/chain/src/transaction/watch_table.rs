@@ -145,6 +145,7 @@ impl WatchTable {
             is_missed: false,
             sessions: 0,
             durable: None,
+            rules: false,
             abi: Vec::new().into(),
         };
         self.watches.insert(hash, watch);
@@ -255,7 +256,7 @@ impl WatchTable {
                 self.by_account.remove(&account);
             }
         }
-        if watch.durable.is_some() {
+        if watch.is_durable() {
             self.changed.insert(*hash);
         }
     }
@@ -272,12 +273,12 @@ impl WatchTable {
     /// Marks the stored row of a durable watch as out of date.
     pub(super) fn mark_changed(&mut self, hash: B256) {
         let watch = self.watches.get(&hash);
-        if watch.is_some_and(|watch| watch.durable.is_some()) {
+        if watch.is_some_and(Watch::is_durable) {
             self.changed.insert(hash);
         }
     }
 
-    /// Marks the stored row of a watch as out of date whose back end is no longer interested.
+    /// Marks the stored row of a watch as out of date in which somebody is no longer interested.
     pub(super) fn mark_removed(&mut self, hash: B256) {
         self.changed.insert(hash);
     }

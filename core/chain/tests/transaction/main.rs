@@ -10,7 +10,7 @@ use support::{RECEIPT_FAULTS, account, hash, transaction};
 use tidewire_chain::{
     RpcError,
     decode::CustomErrors,
-    transaction::{Interest, TransactionOptions, TransactionTracker},
+    transaction::{Interest, TransactionOptions, TransactionTracker, is_provisional_end},
 };
 use tidewire_proto::v1::TransactionState as State;
 use world::{SECOND, World, options};
@@ -381,4 +381,52 @@ fn calls_per_block_are_bounded_with_many_watches() {
     tracker.watch(hash(1), Interest::Session, 0).unwrap();
     let refused = tracker.watch(hash(2), Interest::Session, 0).unwrap_err();
     assert!(refused.to_string().contains("which is the maximum"));
+}
+
+#[test]
+fn no_back_end_ends_the_interest_of_rules_and_it_outlives_a_restart() {
+    let mut world = World::new();
+    let sent = world.send(1, 0, 5);
+    world.watch(sent);
+    world
+        .tracker
+        .watch(sent, Interest::Rules, world.now)
+        .unwrap();
+    let durable = Interest::Durable(None);
+    world
+        .tracker
+        .watch(sent, durable.clone(), world.now)
+        .unwrap();
+    world.tracker.unwatch(&sent, &Interest::Session);
+    world.tracker.unwatch(&sent, &durable);
+    assert!(world.tracker.is_watched(&sent));
+    let text = serde_json::to_string(&world.tracker.export()).unwrap();
+    world.tracker = TransactionTracker::new(options(), CustomErrors::default());
+    for stored in serde_json::from_str::<Vec<_>>(&text).unwrap() {
+        world.tracker.import(stored, world.now);
+    }
+    // A back end that ends its own interest anew ends nothing.
+    world.tracker.unwatch(&sent, &durable);
+    assert!(world.tracker.is_watched(&sent));
+    world.tracker.take_changes();
+    world.tracker.unwatch(&sent, &Interest::Rules);
+    assert!(!world.tracker.is_watched(&sent));
+    assert_eq!(world.tracker.take_changes(), [(sent, None)]);
+}
+
+#[test]
+fn a_status_says_whether_its_watch_ended_without_a_final_block() {
+    let mut world = World::new();
+    world.watch(hash(1));
+    assert!(!is_provisional_end(&world.status(&hash(1))));
+    world.wait(31 * 60);
+    assert!(is_provisional_end(&world.published.pop().unwrap()));
+    assert_eq!(world.ended, [hash(1)]);
+    let sent = world.send(2, 0, 5);
+    world.watch(sent);
+    world.mine(&[sent]);
+    for _ in 0..6 {
+        world.mine(&[]);
+    }
+    assert!(!is_provisional_end(&world.published.pop().unwrap()));
 }

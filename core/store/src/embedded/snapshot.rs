@@ -221,13 +221,13 @@ impl Merge<'_> {
             }
             let file = self.layers.len();
             match self.base.peek() {
-                Some(Ok((key, _))) => {
-                    if next.as_ref().is_none_or(|(_, first)| is_before(key, first)) {
-                        next = Some((file, key.clone()));
-                    }
+                Some(Ok((key, _)))
+                    if next.as_ref().is_none_or(|(_, first)| is_before(key, first)) =>
+                {
+                    next = Some((file, key.clone()));
                 }
                 Some(Err(error)) => return Err(error.clone()),
-                None => {}
+                _ => {}
             }
             let Some((place, key)) = next else {
                 return Ok(None);
