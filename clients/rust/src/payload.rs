@@ -92,7 +92,7 @@ pub enum UserEvent {
     /// The number of unread notifications changed by itself.
     UnreadCount(u64),
     /// An alert fired.
-    Alert(AlertEvent),
+    Alert(Box<AlertEvent>),
     /// A back end sent the user a JSON document.
     Message(Json),
 }
@@ -105,7 +105,7 @@ impl UserEvent {
             Data::Read(receipt) => Self::Read(receipt.clone()),
             Data::Dismissed(dismissed) => Self::Dismissed(dismissed.clone()),
             Data::UnreadCount(count) => Self::UnreadCount(count.unread_count),
-            Data::Alert(event) => Self::Alert(event.clone()),
+            Data::Alert(event) => Self::Alert(Box::new(event.clone())),
             Data::Message(bytes) => Self::Message(Json(bytes.clone())),
             _ => return None,
         })

@@ -445,7 +445,7 @@ impl Registry {
             Data::PriceBatch(batch) => self.deliver_batch(batch, timestamp),
             data => {
                 if let Some(channel) = channel {
-                    self.deliver(&channel, data, seq, timestamp);
+                    self.deliver(&channel, &data, seq, timestamp);
                 }
             }
         }
@@ -544,7 +544,7 @@ impl Registry {
         }
     }
 
-    fn deliver(&mut self, channel: &str, data: Data, seq: Option<u64>, timestamp: Option<i64>) {
+    fn deliver(&mut self, channel: &str, data: &Data, seq: Option<u64>, timestamp: Option<i64>) {
         let Some(names) = self.by_canonical.get(channel) else {
             return;
         };

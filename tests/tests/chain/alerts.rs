@@ -160,7 +160,8 @@ async fn a_reorg_while_the_server_is_away_takes_the_fire_back() {
     let second = server_with(builder(), node.ws(), rest).await;
     tidewire_tests::eventually("the retraction", async || {
         let body = json!({"user": "ada"});
-        let log = second.call("AlertService/ListFires", Some(&Token::service()), &body);
+        let token = Token::service();
+        let log = second.call("AlertService/ListFires", Some(&token), &body);
         let log = log.await.json();
         (log["items"][0]["retracted"] == true).then_some(())
     })

@@ -122,6 +122,7 @@ async fn alerts_are_registered_listed_and_deleted() {
         threshold: Some(Decimal {
             value: "70000.5".to_owned(),
         }),
+        ..PriceThreshold::default()
     };
     let rule = AlertRule {
         name: Some("From Rust".to_owned()),

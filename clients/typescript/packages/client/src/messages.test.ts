@@ -28,10 +28,6 @@ function subjectOf(message: ServerMessage): string {
       return message.data.updates.map(({ symbol }) => symbol).join();
     case "market_overview":
       return "market";
-    case "candle":
-      return message.data.interval;
-    case "candles":
-      return message.data.items.map(({ symbol }) => symbol).join();
     case "block":
     case "transaction":
       return message.data.hash;
