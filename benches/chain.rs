@@ -68,6 +68,8 @@ fn transactions() -> io::Result<()> {
             hash: keccak256(number.to_le_bytes()),
             user: Some(format!("user-{number}")),
             further_users: Vec::new(),
+            rules: false,
+            only_rules: false,
             account: Some((account(number), number)),
             phase: StoredPhase::Pending { reorged: false },
             since: 0,

@@ -27,6 +27,7 @@
 //! at blocks 10 and 11, confirmed at 12, and finalized at 15. If a reorg at block 12 replaces
 //! blocks 10 to 12 by a branch without it, it is pending again, with `reorged` set.
 
+mod canonical;
 mod options;
 mod request_owner;
 mod requests;

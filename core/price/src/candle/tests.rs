@@ -48,8 +48,10 @@ impl Fixture {
     async fn open(store: SharedStore, now_ms: i64, symbols: &[&str]) -> Self {
         let clock = ManualClock::at(now_ms);
         let published = Arc::new(Published::default());
-        let mut config = PriceConfig::default();
-        config.symbols = symbols.iter().map(|symbol| (*symbol).to_owned()).collect();
+        let config = PriceConfig {
+            symbols: symbols.iter().map(|symbol| (*symbol).to_owned()).collect(),
+            ..PriceConfig::default()
+        };
         let engine = PriceEngine::new(&config, published.clone(), clock.clone()).unwrap();
         let candles = Candles::new(&engine, published.clone(), store);
         candles.load().await.unwrap();
