@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     ConfigError, PriceConfig, PriceError, RecordedFrame, Recording, RecordingError,
     RecordingWriter, SourceClock, VenueKind,
-    aggregate::{Aggregator, PriceGap, PriceTick, SourceId},
+    aggregate::{Aggregator, PriceGap, PriceObservation, PriceTick, SourceId},
     clock::EngineTime,
     config::{SourceConfig, SourceSpec, SupplySpec},
     recording::{RecordedSource, Replay, ReplaySpeed, ReplayStart, sample_supplies},
@@ -395,6 +395,15 @@ impl PriceEngine {
     /// meanwhile: the listener must be quick, and must not call the engine.
     pub fn on_price(&self, listener: impl Fn(&PriceTick<'_>) + Send + Sync + 'static) {
         self.aggregator.lock().on_price(Box::new(listener));
+    }
+
+    /// Calls `observer` with each computed price of a symbol. The rules of
+    /// [`on_price`](Self::on_price) apply.
+    pub(crate) fn on_observation(
+        &self,
+        observer: impl Fn(&PriceObservation<'_>) + Send + Sync + 'static,
+    ) {
+        self.aggregator.lock().on_observation(Box::new(observer));
     }
 
     /// Calls `listener` with each gap in the numbers of a venue's trades. The rules of

@@ -25,6 +25,20 @@ pub struct PriceTick<'a> {
     pub traded: Option<Decimal>,
 }
 
+/// A live aggregate as it is computed, also if it is the same as before and is not published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PriceObservation<'a> {
+    pub(crate) symbol: &'a Symbol,
+    /// The exact price.
+    pub(crate) price: Decimal,
+    /// Sources that count.
+    pub(crate) sources: u32,
+    /// When the price was formed, in microseconds since the Unix epoch.
+    pub(crate) formed_us: i64,
+    /// The volume traded since the observation before, in the quote currency.
+    pub(crate) traded: Option<Decimal>,
+}
+
 /// Trades that a venue numbered and did not send.
 #[derive(Debug, Clone, Copy)]
 pub struct PriceGap<'a> {
@@ -40,6 +54,9 @@ pub struct PriceGap<'a> {
 
 /// A callback for published prices.
 pub(crate) type Listener = Box<dyn Fn(&PriceTick<'_>) + Send + Sync>;
+
+/// A callback for computed prices.
+pub(crate) type Observer = Box<dyn Fn(&PriceObservation<'_>) + Send + Sync>;
 
 /// A callback for gaps.
 pub(crate) type GapListener = Box<dyn Fn(&PriceGap<'_>) + Send + Sync>;

@@ -35,15 +35,15 @@ use rust_decimal::Decimal;
 use smallvec::SmallVec;
 use tidewire_stream::{ChannelName, Publisher};
 
-pub(crate) use self::snapshot::Provenance;
 use self::{
     clock_offset::{VENUE_AHEAD_US, VenueTime},
-    listeners::{GapListener, Listener},
+    listeners::{GapListener, Listener, Observer},
     quote::{Liveness, QuoteIndex, TickerOutcome, TradeOutcome},
     source_status::SourceStatus,
     staleness::Deadlines,
     symbol_state::{PublishOutcome, SymbolState},
 };
+pub(crate) use self::{listeners::PriceObservation, snapshot::Provenance};
 pub use self::{
     listeners::{PriceGap, PriceTick},
     source_status::LinkState,
@@ -86,6 +86,7 @@ pub struct Aggregator {
     overview_channel: ChannelName,
     publisher: Arc<dyn Publisher>,
     listeners: Vec<Listener>,
+    observers: Vec<Observer>,
     gap_listeners: Vec<GapListener>,
     provenance: Provenance,
 }
@@ -122,6 +123,7 @@ impl Aggregator {
             overview_channel: channel("market:overview")?,
             publisher,
             listeners: Vec::new(),
+            observers: Vec::new(),
             gap_listeners: Vec::new(),
             provenance: Provenance::default(),
         };
@@ -483,6 +485,7 @@ impl Aggregator {
             symbol.notify(&self.listeners, &self.sources);
             self.market.mark_outdated(index);
         }
+        symbol.observe(&self.observers);
     }
 
     /// Sets the supply source's numbers of coins, by base currency.
@@ -499,6 +502,11 @@ impl Aggregator {
     /// Adds a callback for published prices.
     pub(crate) fn on_price(&mut self, listener: Listener) {
         self.listeners.push(listener);
+    }
+
+    /// Adds a callback for computed prices.
+    pub(crate) fn on_observation(&mut self, observer: Observer) {
+        self.observers.push(observer);
     }
 
     /// Adds a callback for gaps.

@@ -6,7 +6,7 @@ use tidewire_proto::v1::{PriceUpdate, server_message::Data};
 use tidewire_stream::{ChannelName, Publisher};
 
 use super::{
-    listeners::{Listener, PriceTick},
+    listeners::{Listener, Observer, PriceObservation, PriceTick},
     methods::{self, Contributions, confidence, median, turnover, vwap, weighted_median},
     outlier_filter::{Candidate, Inclusion, LAPSE_US, exclude_outliers},
     quote::{Liveness, Quote},
@@ -41,6 +41,8 @@ pub(super) struct SymbolState {
     published: Option<PriceSnapshot>,
     /// The volume traded since the last call of listeners, in the quote currency.
     traded: Option<Decimal>,
+    /// The same since the last call of observers.
+    traded_unobserved: Option<Decimal>,
 }
 
 impl SymbolState {
@@ -55,16 +57,19 @@ impl SymbolState {
             last: None,
             published: None,
             traded: None,
+            traded_unobserved: None,
         }
     }
 
-    /// Adds a trade to the volume since the last call of listeners.
+    /// Adds a trade to the volumes since the last calls of listeners and observers.
     pub(super) fn add_traded(&mut self, price: Decimal, size: Decimal) {
-        let value = price.checked_mul(size);
-        let traded = self.traded.unwrap_or_default();
-        // A sum that is too large for a decimal stands still.
-        if let Some(sum) = value.and_then(|value| traded.checked_add(value)) {
-            self.traded = Some(sum);
+        let Some(value) = price.checked_mul(size) else {
+            return;
+        };
+        for traded in [&mut self.traded, &mut self.traded_unobserved] {
+            // A sum that is too large for a decimal stands still.
+            let sum = traded.unwrap_or_default().checked_add(value);
+            *traded = sum.or(*traded);
         }
     }
 
@@ -142,6 +147,21 @@ impl SymbolState {
         let update = snapshot.update(self.spec.symbol.as_str(), AGGREGATE, provenance);
         publisher.publish(&self.channel, Data::Price(update));
         PublishOutcome::Published
+    }
+
+    /// Calls the observers with the live aggregate, published or not.
+    pub(super) fn observe(&mut self, observers: &[Observer]) {
+        let Some(live) = self.last.as_ref().filter(|last| !last.stale) else {
+            return;
+        };
+        let observation = PriceObservation {
+            symbol: &self.spec.symbol,
+            price: live.price,
+            sources: live.sources,
+            formed_us: live.timestamp_us,
+            traded: self.traded_unobserved.take(),
+        };
+        observers.iter().for_each(|observer| observer(&observation));
     }
 
     /// Calls the listeners with the last publication.

@@ -22,7 +22,7 @@ use super::{
     chart::{Chart, TickOutcome},
     codec,
 };
-use crate::{PriceEngine, PriceError, PriceTick, Symbol, error::unknown_symbol};
+use crate::{PriceEngine, PriceError, Symbol, aggregate::PriceObservation, error::unknown_symbol};
 
 /// Time between two publications of a forming candle.
 const PUBLISH: Duration = Duration::from_millis(250);
@@ -178,7 +178,7 @@ impl Candles {
         }));
         // The engine keeps its listeners, and the candles keep the engine.
         let listener = Arc::downgrade(&candles.0);
-        prices.on_price(move |tick| {
+        prices.on_observation(move |tick| {
             if let Some(inner) = listener.upgrade() {
                 Self(inner).add(tick);
             }
@@ -186,9 +186,9 @@ impl Candles {
         candles
     }
 
-    /// Counts a tick. A stale price is no news.
-    pub(super) fn add(&self, tick: &PriceTick<'_>) {
-        let Some(index) = self.0.by_symbol.get(tick.symbol).filter(|_| !tick.stale) else {
+    /// Counts a computed price.
+    pub(super) fn add(&self, tick: &PriceObservation<'_>) {
+        let Some(index) = self.0.by_symbol.get(tick.symbol) else {
             return;
         };
         let candle_tick = CandleTick {

@@ -1,7 +1,8 @@
 //! Candles: open, high, low, close and volume of each minute, and of longer intervals.
 //!
-//! A candle is made of the ticks of `prices:{SYMBOL}` (`PriceTick`), by the time at which each
-//! price was formed, aligned to UTC. An interval without a tick has no candle. Numbers are exact:
+//! A candle is made of the aggregate's ticks (`PriceObservation`): each price that is computed,
+//! also if it is the same as before and is not published. It counts by the time at which it was
+//! formed, aligned to UTC. An interval without a tick has no candle. Numbers are exact:
 //! nothing is divided.
 //!
 //! Only minutes are stored. Longer candles are merged from them, which is exact, because opening,

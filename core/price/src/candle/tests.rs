@@ -10,7 +10,7 @@ use tidewire_store::{EmbeddedStore, MemoryStore, SharedStore};
 use tidewire_stream::{ChannelName, Event, ManualClock, Publisher};
 
 use super::*;
-use crate::{PriceConfig, PriceEngine, PriceTick, Symbol};
+use crate::{PriceConfig, PriceEngine, Symbol, aggregate::PriceObservation};
 
 /// Midnight of a day, in milliseconds since the Unix epoch.
 const MIDNIGHT_MS: i64 = 20_000 * DAY_MS;
@@ -64,14 +64,11 @@ impl Fixture {
 
     /// Counts a tick, formed now.
     fn tick(&self, symbol: &str, price: Decimal, traded: Option<Decimal>) {
-        self.candles.add(&PriceTick {
+        self.candles.add(&PriceObservation {
             symbol: &Symbol::parse(symbol).unwrap(),
             price,
-            stale: false,
             sources: 3,
             formed_us: self.candles.now_ms() * 1_000,
-            names: &[],
-            volume_24h: None,
             traded,
         });
     }
