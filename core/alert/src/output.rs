@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 
 use crate::{Now, RuleState, Sources, leaf::LeafState};
 
-/// What all fires of one signal by one value have in common.
+/// The part that all fires of one signal by one value share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Occasion {
     /// The value that the conditions test: a price, a percentage, a ratio … In a rule of several
@@ -40,7 +40,7 @@ pub struct Fire {
     pub test: u8,
     /// The threshold that was passed, if the condition has one.
     pub threshold: Option<Decimal>,
-    /// What it has in common with others.
+    /// The part that it shares with others.
     pub occasion: Arc<Occasion>,
     pub(crate) after: StateAfter,
 }

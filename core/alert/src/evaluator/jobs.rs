@@ -42,7 +42,7 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    /// What the fires of a signal with these values have in common.
+    /// The part that the fires of a signal with these values share.
     pub(super) fn occasion(&self, value: Decimal, previous: Option<Decimal>) -> Occasion {
         Occasion {
             value,
@@ -100,7 +100,7 @@ pub(super) struct Job {
     at: usize,
     /// Its last entry that was judged.
     cursor: Option<Entry>,
-    /// What the fires of the move at work have in common.
+    /// The part that the fires of the move at work share.
     occasion: Option<Arc<Occasion>>,
     /// Rules to judge first, each with its move.
     first: Vec<(u32, usize)>,

@@ -1,8 +1,8 @@
 //! Loading: very many rules at once, as at the start of the server.
 //!
 //! A rule's boundaries wait beside the index of their signal, are sorted once, and are then merged
-//! into full blocks. An insertion at a time would move half a block for each boundary. What waits
-//! is at most half of the index, so that a merge costs each entry a constant time.
+//! into full blocks. An insertion at a time would move half a block for each boundary. The
+//! waiting ones are at most half of the index, so that a merge costs each entry a constant time.
 
 use super::{
     Evaluator, OwnerId,
