@@ -59,7 +59,7 @@ async fn values_need_the_service_scope() {
         assert_eq!(local.status, 200, "{}", local.body);
     }
     for (body, text) in [
-        (json!({}), "`value`: missing"),
+        (json!({}), "`price`: missing"),
         (
             json!({"price": {"symbol": "BTC-US", "price": 1, "timestamp": 1}}),
             "did you mean BTC-USD?",
