@@ -12,7 +12,7 @@ export async function checkExamples(server) {
       await runUntil(/built/, "sh", ["-c", `npx tsc -p packages/${folder}/tsconfig.build.json && echo built`], { cwd: ROOT });
     }
   });
-  await check("the example of prices", () => run("dist/prices.js", /live\n[^]*BTC-USD \d+/));
+  await check("the example of prices", () => run("dist/prices.js", /connected\n[^]*BTC-USD \d+/));
   await check("the example of messages", () => run("dist/messages.js", /seq \d+: \{ text: 'hello' \}/));
   await check("the example of Server-Sent Events", () => run("src/sse.mjs", /^price \{/m));
   await check("the example of a call", () => run("src/rpc.mjs", /BTC-USD \d+[^]*: \d+[.\d]*, live, weight/));
