@@ -207,8 +207,9 @@ impl Server {
         }
         let price_config = feed.price_config(&config.prices);
         let prices = PriceEngine::new(&price_config, stream.clone(), clock.clone())?;
-        // A replay keeps its candles in memory.
+        // Recordings are of different times: the store of a replay would hold the candles of all.
         let candle_store = store.clone();
+        let candle_store = candle_store.filter(|_| feed.is_live() || feed.is_sample());
         let candle_store = candle_store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         let candles = Candles::new(&prices, stream.clone(), candle_store);
         let chain_tap = Arc::new(ChainTap::new(stream.clone()));
