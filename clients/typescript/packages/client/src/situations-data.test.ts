@@ -1,47 +1,27 @@
 /** Situations that users of other clients reported. Each test has the name of its situation. */
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { ClientOptions } from "./api.ts";
-import { WebSocketClient } from "./client.ts";
+import type { WebSocketClient } from "./client.ts";
 import { StateSync } from "./state-sync.ts";
 import { FakeServer } from "./testing/server.ts";
 import type { Json } from "./types/common.ts";
+import { clientOf, connectTo, memoryStorage } from "../test/situations.ts";
 
 let server: FakeServer;
 let client: WebSocketClient;
+let memory: Storage;
 
 beforeEach(() => {
   server = new FakeServer();
+  memory = memoryStorage();
   client = open();
 });
 
 function open(options: ClientOptions = {}): WebSocketClient {
-  return new WebSocketClient("ws://test/v1/ws", { environment: server.environment, queue: { storage: memory }, ...options });
+  return clientOf(server, memory, options);
 }
 
-/** A storage that survives a reload of the page. */
-let memory: Storage;
-beforeEach(() => {
-  const items = new Map<string, string>();
-  memory = {
-    get length() {
-      return items.size;
-    },
-    key: (index) => [...items.keys()][index] ?? null,
-    getItem: (key) => items.get(key) ?? null,
-    setItem: (key, value) => items.set(key, value),
-    removeItem: (key) => items.delete(key),
-    clear: () => {
-      items.clear();
-    },
-  };
-  client = open();
-});
-
-async function connect(of = client): Promise<void> {
-  of.connect();
-  await server.settle();
-  expect(of.state.status).toBe("connected");
-}
+const connect = (of = client): Promise<void> => connectTo(server, of);
 
 const published = (): Json[] => server.received.flatMap((message) => (message.type === "publish" ? [message.data?.data ?? null] : []));
 

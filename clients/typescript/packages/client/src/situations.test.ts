@@ -5,51 +5,24 @@ import { WebSocketClient } from "./client.ts";
 import type { ChannelMessage } from "./subscriptions.ts";
 import { FakeEnvironment, settle } from "./testing/fakes.ts";
 import { FakeServer } from "./testing/server.ts";
+import { clientOf, collectFrom, connectTo, memoryStorage, seqs } from "../test/situations.ts";
 
 let server: FakeServer;
 let client: WebSocketClient;
+let memory: Storage;
 
 beforeEach(() => {
   server = new FakeServer();
+  memory = memoryStorage();
   client = open();
 });
 
 function open(options: ClientOptions = {}): WebSocketClient {
-  return new WebSocketClient("ws://test/v1/ws", { environment: server.environment, queue: { storage: memory }, ...options });
+  return clientOf(server, memory, options);
 }
 
-/** A storage that survives a reload of the page. */
-let memory: Storage;
-beforeEach(() => {
-  const items = new Map<string, string>();
-  memory = {
-    get length() {
-      return items.size;
-    },
-    key: (index) => [...items.keys()][index] ?? null,
-    getItem: (key) => items.get(key) ?? null,
-    setItem: (key, value) => items.set(key, value),
-    removeItem: (key) => items.delete(key),
-    clear: () => {
-      items.clear();
-    },
-  };
-  client = open();
-});
-
-async function connect(of = client): Promise<void> {
-  of.connect();
-  await server.settle();
-  expect(of.state.status).toBe("connected");
-}
-
-function collect(channel: string, of = client): ChannelMessage[] {
-  const received: ChannelMessage[] = [];
-  of.subscribe(channel, (message) => received.push(message));
-  return received;
-}
-
-const seqs = (messages: readonly ChannelMessage[]): (number | undefined)[] => messages.map(({ seq }) => seq);
+const connect = (of = client): Promise<void> => connectTo(server, of);
+const collect = (channel: string, of = client): ChannelMessage[] => collectFrom(of, channel);
 
 describe("tokens", () => {
   it("getToken resolves after its connection was replaced: the late token is discarded", async () => {
