@@ -12,6 +12,10 @@ const FIRST: Duration = Duration::from_millis(250);
 /// Upper bound of every delay.
 const LONGEST: Duration = Duration::from_secs(4);
 
+/// Time after which a connection counts as a success. A server that ends each connection soon after
+/// it opened is given longer delays.
+const STABLE: Duration = Duration::from_secs(5);
+
 /// Longest delay that a server may ask for. A longer one would look like a client that hangs.
 pub(crate) const LONGEST_ASKED: Duration = Duration::from_mins(5);
 
@@ -30,6 +34,13 @@ impl Backoff {
     /// Begins with the first delay again, after a success.
     pub(crate) fn reset(&mut self) {
         self.attempt = 0;
+    }
+
+    /// Begins with the first delay again after a connection that lasted long enough.
+    pub(crate) fn note_connection(&mut self, lasted: Duration) {
+        if lasted >= STABLE {
+            self.reset();
+        }
     }
 
     /// Returns the delay before the next attempt: random, but not below `minimum`, which a
@@ -62,6 +73,18 @@ mod tests {
         assert_eq!(delay(u32::MAX, 1.0), LONGEST);
         assert_eq!(delay(3, 0.0), Duration::ZERO);
         assert_eq!(delay(3, 0.5), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_connection_that_ends_at_once_is_no_success() {
+        let mut backoff = Backoff::default();
+        for attempt in 1..=3 {
+            assert_eq!(backoff.attempt(), attempt);
+            backoff.next(None);
+            backoff.note_connection(STABLE.saturating_sub(Duration::from_millis(1)));
+        }
+        backoff.note_connection(STABLE);
+        assert_eq!(backoff.attempt(), 1);
     }
 
     #[test]

@@ -73,9 +73,10 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         let mut connection = Connection::new(&inner);
         let end = connection.run().await;
         let (was_open, token) = (connection.was_open, connection.token.take());
+        let lasted = connection.opened_at.elapsed();
         inner.registry.lock().on_disconnect();
         if was_open {
-            backoff.reset();
+            backoff.note_connection(lasted);
             is_renewed = false;
         }
         let error = match end {

@@ -356,6 +356,7 @@ impl Writer {
             self.retry_at = Instant::now() + RETRY;
             return;
         }
+        let began = Instant::now();
         let opened = open(&self.folder).and_then(|mut parts| {
             probe(&parts.store.database)?;
             parts.wal.probe().map_err(failed)?;
@@ -367,7 +368,11 @@ impl Writer {
                 self.wal = Some(parts.wal);
                 tracing::info!("the store can be written again");
             }
-            Err(error) => self.close(error),
+            Err(error) => {
+                self.close(error);
+                // Reading full logs again and again would take a processor of its own.
+                self.retry_at += began.elapsed() * 4;
+            }
         }
     }
 }
