@@ -172,6 +172,58 @@ async fn a_log_of_another_store_is_refused() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_missing_after_a_crash_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open_with(folder.path(), lazy()).unwrap();
+    put(&store, 1, b"one").await;
+    for log in LOGS {
+        let left = crash(folder.path());
+        fs::remove_file(left.path().join(log)).unwrap();
+        let error = EmbeddedStore::open(left.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(log) && error.contains("is missing"),
+            "{error}"
+        );
+        assert!(
+            !left.path().join(log).exists(),
+            "the next start refuses it too"
+        );
+    }
+}
+
+#[tokio::test]
+async fn logs_with_exchanged_names_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open_with(folder.path(), lazy()).unwrap();
+    put(&store, 1, b"one").await;
+    let left = crash(folder.path());
+    let [first, second] = LOGS.map(|log| left.path().join(log));
+    let other = left.path().join("other");
+    fs::rename(&first, &other).unwrap();
+    fs::rename(&second, &first).unwrap();
+    fs::rename(&other, &second).unwrap();
+    let error = EmbeddedStore::open(left.path()).unwrap_err().to_string();
+    assert!(error.contains("names are exchanged"), "{error}");
+}
+
+/// Whatever users wrote into a log before, the next start does not check a sum at each place that
+/// looks like a record: half a million sums of megabytes take minutes.
+#[tokio::test]
+async fn old_bytes_that_look_like_records_cost_a_start_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open_with(folder.path(), lazy()).unwrap();
+    put(&store, 1, b"one").await;
+    let left = crash(folder.path());
+    let (path, mut bytes) = used_log(left.path());
+    let end = content(&bytes);
+    bytes.truncate(end);
+    bytes.extend_from_slice(&b"twLg\0\0\x40\0".repeat(1 << 20));
+    fs::write(path, bytes).unwrap();
+    let after = EmbeddedStore::open(left.path()).unwrap();
+    assert_eq!(keys(&all(&after).await), [1]);
+}
+
+#[tokio::test]
 async fn an_old_copy_of_the_file_beside_newer_logs_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), eager()).await.unwrap();

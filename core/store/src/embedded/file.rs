@@ -35,6 +35,9 @@ const STORE: &str = "store";
 /// Key of the last segment of the logs that the file has.
 const CHECKPOINT: &str = "checkpoint";
 
+/// Key of whether the logs may have changes that the file does not have.
+const LOGS: &str = "logs";
+
 /// An opened file.
 pub(super) struct OpenFile {
     pub(super) path: PathBuf,
@@ -43,6 +46,8 @@ pub(super) struct OpenFile {
     pub(super) store: u64,
     /// The last segment of the logs that the file has.
     pub(super) checkpoint: u64,
+    /// Whether the logs may have changes that the file does not have.
+    pub(super) needs_logs: bool,
 }
 
 /// Opens the file in this folder, and creates both where they are missing. Only this system user
@@ -58,18 +63,19 @@ pub(super) fn open(folder: &Path) -> Result<OpenFile, StoreError> {
             .set_cache_size(CACHE_BYTES)
             .create(&path)
             .map_err(|error| explain(&path, error))?;
-        let (store, checkpoint) = check_format(&path, &database)?;
-        Ok((database, store, checkpoint))
+        let about = check_format(&path, &database)?;
+        Ok((database, about))
     }));
-    let (database, store, checkpoint) = opened.unwrap_or_else(|_| {
+    let (database, about) = opened.unwrap_or_else(|_| {
         let reason = "its content contradicts its header".to_owned();
         Err(StoreError::Corrupt(path.clone(), reason))
     })?;
     Ok(OpenFile {
         path,
         database,
-        store,
-        checkpoint,
+        store: about.store,
+        checkpoint: about.checkpoint,
+        needs_logs: about.needs_logs,
     })
 }
 
@@ -100,6 +106,18 @@ pub(super) fn note_checkpoint(
     Ok(())
 }
 
+/// Notes whether the logs may have changes that the file does not have.
+pub(super) fn note_logs(database: &Database, are_needed: bool) -> Result<(), StoreError> {
+    catch(|| {
+        let transaction = database.begin_write().map_err(failed)?;
+        {
+            let mut about = transaction.open_table(ABOUT).map_err(failed)?;
+            about.insert(LOGS, u64::from(are_needed)).map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
+    })
+}
+
 fn explain(path: &Path, error: DatabaseError) -> StoreError {
     let path = path.to_owned();
     match error {
@@ -116,23 +134,34 @@ fn explain(path: &Path, error: DatabaseError) -> StoreError {
     }
 }
 
+/// Properties that the file has of itself.
+struct About {
+    store: u64,
+    checkpoint: u64,
+    needs_logs: bool,
+}
+
 /// Checks the format, and completes the properties of a new file and of one of an earlier format.
-/// Returns the random number of the file, and the last segment of the logs that it has.
-fn check_format(path: &Path, database: &Database) -> Result<(u64, u64), StoreError> {
+fn check_format(path: &Path, database: &Database) -> Result<About, StoreError> {
     let damaged = |error: String| StoreError::Corrupt(path.to_owned(), error);
-    type About = (Option<u64>, Option<u64>, Option<u64>);
-    let read = || -> Result<About, redb::Error> {
+    let read = || -> Result<[Option<u64>; 4], redb::Error> {
         let transaction = database.begin_read()?;
         match transaction.open_table(ABOUT) {
             Ok(about) => {
-                let number = |key| Ok::<_, redb::Error>(about.get(key)?.map(|found| found.value()));
-                Ok((number("format")?, number(STORE)?, number(CHECKPOINT)?))
+                let mut found = [None; 4];
+                for (key, place) in ["format", STORE, CHECKPOINT, LOGS]
+                    .into_iter()
+                    .zip(&mut found)
+                {
+                    *place = about.get(key)?.map(|found| found.value());
+                }
+                Ok(found)
             }
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok((None, None, None)),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok([None; 4]),
             Err(error) => Err(error.into()),
         }
     };
-    let (format, store, checkpoint) = read().map_err(|error| damaged(error.to_string()))?;
+    let [format, store, checkpoint, logs] = read().map_err(|error| damaged(error.to_string()))?;
     if let Some(found) = format.filter(|found| *found > FORMAT) {
         return Err(StoreError::Newer {
             path: path.to_owned(),
@@ -141,7 +170,11 @@ fn check_format(path: &Path, database: &Database) -> Result<(u64, u64), StoreErr
         });
     }
     if let (Some(FORMAT), Some(store)) = (format, store) {
-        return Ok((store, checkpoint.unwrap_or(0)));
+        return Ok(About {
+            store,
+            checkpoint: checkpoint.unwrap_or(0),
+            needs_logs: logs == Some(1),
+        });
     }
     // The keys of this hasher are random.
     let store = RandomState::new().build_hasher().finish();
@@ -155,5 +188,9 @@ fn check_format(path: &Path, database: &Database) -> Result<(u64, u64), StoreErr
         Ok(transaction.commit()?)
     };
     write().map_err(|error| damaged(error.to_string()))?;
-    Ok((store, 0))
+    Ok(About {
+        store,
+        checkpoint: 0,
+        needs_logs: false,
+    })
 }

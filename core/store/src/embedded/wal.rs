@@ -12,7 +12,9 @@
 //! payload. A log is written again from its beginning, so old records can follow new ones: their
 //! segment tells. The first record that is not valid ends a segment. A record is written after
 //! the flush of the one before it; so a valid record behind an invalid one means that the disk
-//! has lost something, and the log is refused.
+//! has lost something, and the log is refused. Payloads come from strangers, and any of their bytes
+//! can look like the beginning of a record: only those that bear the random number of the store,
+//! which nobody is told, are worth a checksum.
 //!
 //! Space is written with zeros in steps before it is used. A flush then changes no property of
 //! the log file, and costs one write to the disk.
@@ -32,6 +34,10 @@ pub(super) const FILES: [&str; 2] = ["store.0.log", "store.1.log"];
 
 /// First bytes of a record.
 const MAGIC: [u8; 4] = *b"twLg";
+
+/// Reason for which a log is refused whose file is of another place or time.
+const FOREIGN: &str =
+    "it belongs to another `store.redb`; a copy needs all files whose names begin with `store.`";
 
 /// Bytes of a record before its payload.
 const HEADER: usize = 28;
@@ -73,17 +79,28 @@ pub(super) struct Replay {
 
 impl WriteAheadLog {
     /// Opens the log files in this folder, and creates them where they are missing. `checkpoint`
-    /// is the last segment that the file has. Call [`start`](Self::start) before the first append.
+    /// is the last segment that the file has; with `is_needed` a missing log is an error, since it
+    /// may have had changes. Call [`start`](Self::start) before the first append.
     ///
     /// # Errors
-    /// A log cannot be read, is damaged, or belongs to another store.
+    /// A log cannot be read, is damaged, is missing, or belongs to another store.
     pub(super) fn open(
         folder: &Path,
         store: u64,
         checkpoint: u64,
+        is_needed: bool,
     ) -> Result<(Self, Replay), StoreError> {
         let open = |name: &str| {
             let path = folder.join(name);
+            if is_needed
+                && path
+                    .symlink_metadata()
+                    .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            {
+                let reason =
+                    "it is missing, and may have had changes that `store.redb` does not have";
+                return Err(StoreError::Corrupt(path, reason.to_owned()));
+            }
             let opened = file::open_private(&path)
                 .and_then(|file| file.metadata().map(|about| (file, about.len())));
             match opened {
@@ -111,8 +128,11 @@ impl WriteAheadLog {
             let mut place = 0;
             while let Some(record) = Record::read(&bytes, place) {
                 if record.store != store || record.segment > checkpoint + 2 {
+                    return Err(corrupt(FOREIGN));
+                }
+                if record.segment % 2 != segment % 2 {
                     return Err(corrupt(
-                        "it belongs to another `store.redb`; a copy needs all files whose names begin with `store.`",
+                        "it has the records of the other log: their names are exchanged",
                     ));
                 }
                 if record.segment != segment {
@@ -128,11 +148,8 @@ impl WriteAheadLog {
             if place > 0 {
                 replay.segment = Some(segment);
             }
-            let is_later = |place| {
-                Record::read(&bytes, place)
-                    .is_some_and(|record| record.store == store && record.segment == segment)
-            };
-            if places_of_magic(&bytes, place).any(is_later) {
+            let is_later = |place| Record::read(&bytes, place).is_some();
+            if places_of(&bytes, place, store, segment).any(is_later) {
                 return Err(corrupt("a record of it is damaged, and others follow"));
             }
         }
@@ -260,13 +277,18 @@ fn checksum(place: u64, header: &[u8], payload: &[u8]) -> u32 {
     sum.finalize()
 }
 
-/// The places from `from` on at which a record may begin.
-fn places_of_magic(log: &[u8], from: usize) -> impl Iterator<Item = usize> {
-    let windows = log.get(from..).unwrap_or_default().windows(MAGIC.len());
-    let is_magic = |(place, window): (usize, &[u8])| (window == MAGIC).then_some(place);
-    windows
+/// The places from `from` on at which a record of this store and segment may begin.
+fn places_of(log: &[u8], from: usize, store: u64, segment: u64) -> impl Iterator<Item = usize> {
+    let mut owner = [0; 16];
+    owner[..8].copy_from_slice(&store.to_le_bytes());
+    owner[8..].copy_from_slice(&segment.to_le_bytes());
+    let headers = log.get(from..).unwrap_or_default().windows(HEADER);
+    let is_record = move |(place, header): (usize, &[u8])| {
+        (header.starts_with(&MAGIC) && header[8..24] == owner).then_some(place)
+    };
+    headers
         .enumerate()
-        .filter_map(is_magic)
+        .filter_map(is_record)
         .map(move |place| from + place)
 }
 

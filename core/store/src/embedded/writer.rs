@@ -41,15 +41,23 @@ pub(super) fn open(folder: &Path) -> Result<Parts, StoreError> {
         database,
         store,
         checkpoint,
+        needs_logs,
     } = file::open(folder)?;
-    let (mut wal, replay) = WriteAheadLog::open(folder, store, checkpoint)?;
+    let (mut wal, replay) = WriteAheadLog::open(folder, store, checkpoint, needs_logs)?;
+    let unwritable = |error: StoreError| {
+        let reason = format!("its log cannot be applied to it: {error}");
+        StoreError::Unusable(path.clone(), reason)
+    };
     if let Some(segment) = replay.segment {
         let tables = replay.changes.tables().count();
         tracing::info!(
             tables,
             "the log has changes that the store file does not have"
         );
-        checkpoint::write(&database, &replay.changes, segment)?;
+        checkpoint::write(&database, &replay.changes, segment).map_err(unwritable)?;
+    }
+    if !needs_logs {
+        file::note_logs(&database, true).map_err(unwritable)?;
     }
     let segment = replay.segment.unwrap_or(checkpoint) + 1;
     wal.start(segment);
@@ -179,9 +187,12 @@ impl Writer {
             let ended = checkpoint.await;
             self.end_checkpoint(ended.unwrap_or_else(|error| Err(failed(error))));
         }
-        if let Some(wal) = &self.wal
-            && let Err(error) = wal.clear()
-        {
+        let (Some(wal), Ok(open)) = (&self.wal, &*self.file.read()) else {
+            return;
+        };
+        let cleared =
+            file::note_logs(&open.database, false).and_then(|()| wal.clear().map_err(failed));
+        if let Err(error) = cleared {
             // The next start finds that the file has all of it.
             tracing::warn!(%error, "cannot empty the log of the store");
         }
