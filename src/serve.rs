@@ -479,6 +479,21 @@ impl RunningServer {
         {
             tracing::error!(%error, "histories are not saved: clients will read their state again");
         }
+        if let Some(store) = &self.store {
+            let end = deadline(started, window);
+            let closed = timeout_at(end, store.close()).await;
+            let reason = match closed {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("the time of the stop is over".to_owned()),
+            };
+            if let Some(reason) = reason {
+                tracing::warn!(
+                    reason,
+                    "the log of the store is not emptied: the next start applies it"
+                );
+            }
+        }
         tracing::info!("stopped");
     }
 }

@@ -104,12 +104,17 @@ struct OpenStore {
 /// The open store, or the reason for which it is closed.
 type FileState = Result<OpenStore, StoreError>;
 
-/// A store in a file of its own. Cheap to clone; dropping the last clone closes it.
+/// Whom to tell the result of closing.
+type Closing = oneshot::Sender<Result<(), StoreError>>;
+
+/// A store in a file of its own. Cheap to clone; dropping the last clone closes it, as
+/// [`close`](Store::close) does.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     file: Arc<RwLock<FileState>>,
     queue: mpsc::Sender<Job>,
     urgent: mpsc::Sender<Job>,
+    closing: mpsc::Sender<Closing>,
 }
 
 impl std::fmt::Debug for EmbeddedStore {
@@ -143,15 +148,17 @@ impl EmbeddedStore {
         let file = Arc::new(RwLock::new(Ok(store)));
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (urgent, urgent_jobs) = mpsc::channel(QUEUE);
+        let (closing, closings) = mpsc::channel(1);
         let writer = Writer::new(folder, options, file.clone(), wal, jobs, urgent_jobs);
         std::thread::Builder::new()
             .name("tidewire-store".to_owned())
-            .spawn(move || runtime.block_on(writer.run()))
+            .spawn(move || runtime.block_on(writer.run(closings)))
             .map_err(unusable)?;
         Ok(Self {
             file,
             queue,
             urgent,
+            closing,
         })
     }
 
@@ -240,6 +247,18 @@ impl Store for EmbeddedStore {
             };
             queue.send(job).await.map_err(|_| StoreError::Closed)?;
             written.await.map_err(|_| StoreError::Closed)?
+        })
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            let (done, closed) = oneshot::channel();
+            // Nobody answers when another call has ended it.
+            let asked = self.closing.send(done).await;
+            match asked {
+                Ok(()) => closed.await.unwrap_or(Ok(())),
+                Err(_) => Ok(()),
+            }
         })
     }
 

@@ -17,7 +17,7 @@ pub enum StoreError {
     InUse(PathBuf),
     /// The file is not a store, or is damaged.
     #[error(
-        "the store {0} is damaged: {1}; put a copy of it back, or move it away to start with an empty store, in which no token is revoked"
+        "the store {0} is damaged: {1}; put copies of all files back whose names begin with `store.`, or move all of them away to start with an empty store, in which no token is revoked"
     )]
     Corrupt(PathBuf, String),
     /// A newer version has written the file.

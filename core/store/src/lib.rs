@@ -60,6 +60,15 @@ pub trait Store: Send + Sync + 'static {
     /// process or the machine. Waits while the queue of batches is full.
     fn commit(&self, batch: Batch) -> StoreFuture<'_, ()>;
 
+    /// Writes all that was committed to its place, and ends the store: later reads and commits fail.
+    /// What is committed survives without it; the next start is then a little longer.
+    ///
+    /// # Errors
+    /// Something could not be written to its place.
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Why nothing can be read or written at present. None while the store works. A store that
     /// failed recovers by itself when it can be written again.
     fn failure(&self) -> Option<StoreError>;

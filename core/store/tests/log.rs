@@ -111,7 +111,7 @@ async fn a_crash_loses_nothing_that_was_acknowledged() {
 async fn a_log_that_is_cut_off_anywhere_has_the_records_before() {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open_with(folder.path(), lazy()).unwrap();
-    let mut ends = vec![0];
+    let mut ends = vec![content(&used_log(folder.path()).1)];
     for key in 0..3 {
         put(&store, key, &[7; 5]).await;
         ends.push(content(&used_log(folder.path()).1));
@@ -122,6 +122,12 @@ async fn a_log_that_is_cut_off_anywhere_has_the_records_before() {
         // A flush that did not end leaves zeros, or what was there before.
         bytes[cut..].fill(0);
         fs::write(path, bytes).unwrap();
+        if cut < ends[0] {
+            // This flush had ended before the store was open.
+            let error = EmbeddedStore::open(left.path()).unwrap_err().to_string();
+            assert!(error.contains("its beginning is missing"), "{error}");
+            continue;
+        }
         let after = EmbeddedStore::open(left.path()).unwrap();
         let whole = ends.iter().filter(|end| **end <= cut).count() as u32 - 1;
         assert_eq!(
@@ -192,6 +198,30 @@ async fn a_log_that_is_missing_after_a_crash_is_refused() {
 }
 
 #[tokio::test]
+async fn logs_that_are_empty_or_older_than_the_file_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), eager()).await.unwrap();
+    put(&store, 1, b"one").await;
+    let older = crash(folder.path());
+    drop(store);
+    let store = open(folder.path(), lazy()).await.unwrap();
+    put(&store, 2, b"two").await;
+    let newer = crash(folder.path());
+    drop(store);
+    for empty in [false, true] {
+        for log in LOGS {
+            let log = newer.path().join(log);
+            match empty {
+                true => fs::write(log, b"").unwrap(),
+                false => drop(fs::copy(older.path().join(log.file_name().unwrap()), log).unwrap()),
+            }
+        }
+        let error = EmbeddedStore::open(newer.path()).unwrap_err().to_string();
+        assert!(error.contains("its beginning is missing"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn logs_with_exchanged_names_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open_with(folder.path(), lazy()).unwrap();
@@ -202,8 +232,8 @@ async fn logs_with_exchanged_names_are_refused() {
     fs::rename(&first, &other).unwrap();
     fs::rename(&second, &first).unwrap();
     fs::rename(&other, &second).unwrap();
-    let error = EmbeddedStore::open(left.path()).unwrap_err().to_string();
-    assert!(error.contains("names are exchanged"), "{error}");
+    let error = EmbeddedStore::open(left.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt(..)), "{error}");
 }
 
 /// Whatever users wrote into a log before, the next start does not check a sum at each place that
@@ -258,6 +288,39 @@ async fn a_closed_store_needs_no_log() {
     }
     let store = open(folder.path(), StoreOptions::default()).await.unwrap();
     assert_eq!(keys(&all(&store).await), [1]);
+}
+
+#[tokio::test]
+async fn closing_writes_what_waits_and_gives_the_files_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open_with(folder.path(), lazy()).unwrap();
+    let other = store.clone();
+    let commits: Vec<_> = (0..300_u32)
+        .map(|key| {
+            let store = store.clone();
+            tokio::spawn(async move { put(&store, key, b"value").await })
+        })
+        .collect();
+    for commit in commits {
+        commit.await.unwrap();
+    }
+    store.close().await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(other.failure(), Some(StoreError::Closed));
+    let mut late = Batch::new();
+    late.put(TABLE, b"late".to_vec(), Vec::new());
+    assert_eq!(other.commit(late).await, Err(StoreError::Closed));
+    assert_eq!(
+        other.get(TABLE, b"late".to_vec()).await,
+        Err(StoreError::Closed)
+    );
+    for log in LOGS {
+        assert_eq!(fs::metadata(folder.path().join(log)).unwrap().len(), 0);
+        fs::remove_file(folder.path().join(log)).unwrap();
+    }
+    // The file alone has everything, although handles of the closed store are alive.
+    let after = EmbeddedStore::open(folder.path()).unwrap();
+    assert_eq!(keys(&all(&after).await).len(), 300);
 }
 
 #[tokio::test]

@@ -19,11 +19,13 @@ const WRITE_BYTES: usize = 1 << 10;
 
 type Definition<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
 
-/// Applies changes to the file, then notes that it has this segment.
+/// Applies changes to the file, then notes that it has this segment, and whether the logs are
+/// needed for a later one.
 pub(super) fn write(
     database: &Database,
     changes: &Memtable,
     segment: u64,
+    needs_logs: bool,
 ) -> Result<(), StoreError> {
     file::catch(|| {
         let mut transaction = database.begin_write().map_err(failed)?;
@@ -68,7 +70,7 @@ pub(super) fn write(
                 }
             }
         }
-        file::note_checkpoint(&transaction, segment)?;
+        file::note_checkpoint(&transaction, segment, needs_logs)?;
         transaction.commit().map_err(failed)
     })
 }

@@ -100,9 +100,11 @@ pub(super) fn catch(change: impl FnOnce() -> Result<(), StoreError>) -> Result<(
 pub(super) fn note_checkpoint(
     transaction: &WriteTransaction,
     segment: u64,
+    needs_logs: bool,
 ) -> Result<(), StoreError> {
     let mut about = transaction.open_table(ABOUT).map_err(failed)?;
     about.insert(CHECKPOINT, segment).map_err(failed)?;
+    about.insert(LOGS, u64::from(needs_logs)).map_err(failed)?;
     Ok(())
 }
 

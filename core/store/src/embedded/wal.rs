@@ -16,6 +16,11 @@
 //! can look like the beginning of a record: only those that bear the random number of the store,
 //! which nobody is told, are worth a checksum.
 //!
+//! The first record of a segment has no payload. It is flushed before the file notes that it has the
+//! segment before, or that the logs are needed; where it is missing, a log is missing, was emptied,
+//! or is an old copy. Records that are missing at the end of a log cannot be told from a flush that
+//! did not end.
+//!
 //! Space is written with zeros in steps before it is used. A flush then changes no property of
 //! the log file, and costs one write to the disk.
 
@@ -145,8 +150,14 @@ impl WriteAheadLog {
                     .ok_or_else(|| corrupt("a record of it cannot be read"))?;
                 place += HEADER + record.payload.len();
             }
-            if place > 0 {
-                replay.segment = Some(segment);
+            match place {
+                0 if is_needed && segment == checkpoint + 1 => {
+                    return Err(corrupt(
+                        "its beginning is missing, and with it changes that `store.redb` may not have",
+                    ));
+                }
+                0 => {}
+                _ => replay.segment = Some(segment),
             }
             let is_later = |place| Record::read(&bytes, place).is_some();
             if places_of(&bytes, place, store, segment).any(is_later) {
@@ -156,10 +167,12 @@ impl WriteAheadLog {
         Ok((log, replay))
     }
 
-    /// Begins a segment, at the beginning of the other log.
-    pub(super) fn start(&mut self, segment: u64) {
+    /// Begins a segment, at the beginning of the other log, and waits for the flush of its first
+    /// record.
+    pub(super) fn start(&mut self, segment: u64) -> io::Result<()> {
         self.segment = segment;
         self.end = 0;
+        self.append(std::iter::empty())
     }
 
     /// Bytes of the segment.

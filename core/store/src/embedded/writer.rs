@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use super::{
-    FileState, GROUP, GROUP_WRITES, Job, OpenStore, PROBE, PROBE_BYTES, RETRY, StoreOptions,
-    checkpoint, failed,
+    Closing, FileState, GROUP, GROUP_WRITES, Job, OpenStore, PROBE, PROBE_BYTES, RETRY,
+    StoreOptions, checkpoint, failed,
     file::{self, OpenFile},
     memtable::Memtable,
     wal::WriteAheadLog,
@@ -50,17 +50,19 @@ pub(super) fn open(folder: &Path) -> Result<Parts, StoreError> {
     };
     if let Some(segment) = replay.segment {
         let tables = replay.changes.tables().count();
-        tracing::info!(
-            tables,
-            "the log has changes that the store file does not have"
-        );
-        checkpoint::write(&database, &replay.changes, segment).map_err(unwritable)?;
-    }
-    if !needs_logs {
-        file::note_logs(&database, true).map_err(unwritable)?;
+        if tables > 0 {
+            tracing::info!(
+                tables,
+                "the log has changes that the store file does not have"
+            );
+        }
+        // The next segment takes the place of the one before this. The file has both now.
+        checkpoint::write(&database, &replay.changes, segment, false).map_err(unwritable)?;
     }
     let segment = replay.segment.unwrap_or(checkpoint) + 1;
-    wal.start(segment);
+    wal.start(segment)
+        .map_err(|error| unwritable(failed(error)))?;
+    file::note_logs(&database, true).map_err(unwritable)?;
     Ok(Parts {
         path,
         store: OpenStore {
@@ -125,8 +127,9 @@ impl Writer {
         }
     }
 
-    /// Writes until all handles are gone.
-    pub(super) async fn run(mut self) {
+    /// Writes until all handles are gone, or one asks to close the store.
+    pub(super) async fn run(mut self, mut closings: mpsc::Receiver<Closing>) {
+        let mut closing = None;
         let mut group = Vec::new();
         let mut running: Option<Checkpoint> = None;
         loop {
@@ -159,6 +162,13 @@ impl Writer {
                     self.end_checkpoint(ended.unwrap_or_else(|error| Err(failed(error))));
                     continue;
                 }
+                Some(asked) = closings.recv(), if closing.is_none() => {
+                    // What waits in the queues is still written.
+                    self.jobs.close();
+                    self.urgent_jobs.close();
+                    closing = Some(asked);
+                    continue;
+                }
                 has_jobs = self.collect(&mut group, room) => has_jobs,
                 () = woken => {
                     if !is_open {
@@ -176,26 +186,33 @@ impl Writer {
             let ended = checkpoint.await;
             self.end_checkpoint(ended.unwrap_or_else(|error| Err(failed(error))));
         }
-        self.close_orderly().await;
+        let closed = self.close_orderly().await;
+        match closing {
+            Some(asked) => drop(asked.send(closed)),
+            None => {
+                if let Err(error) = closed {
+                    // The next start applies the log.
+                    tracing::warn!(%error, "the log of the store is not emptied");
+                }
+            }
+        }
     }
 
-    /// Moves all changes to the file, and empties the logs.
-    async fn close_orderly(mut self) {
-        if self.old_at.is_some()
-            && let Some(checkpoint) = self.begin_checkpoint()
-        {
-            let ended = checkpoint.await;
-            self.end_checkpoint(ended.unwrap_or_else(|error| Err(failed(error))));
-        }
-        let (Some(wal), Ok(open)) = (&self.wal, &*self.file.read()) else {
-            return;
+    /// Moves all changes to the file, empties the logs, and gives both up.
+    async fn close_orderly(&mut self) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut *self.file.write(), Err(StoreError::Closed));
+        let open = before?;
+        let wal = self.wal.take().ok_or(StoreError::Closed)?;
+        let close = move || {
+            match open.newest.tables().next() {
+                Some(_) => checkpoint::write(&open.database, &open.newest, open.segment, false)?,
+                None => file::note_logs(&open.database, false)?,
+            }
+            wal.clear().map_err(failed)
+            // The file is given up last: another process may open all of them then.
         };
-        let cleared =
-            file::note_logs(&open.database, false).and_then(|()| wal.clear().map_err(failed));
-        if let Err(error) = cleared {
-            // The next start finds that the file has all of it.
-            tracing::warn!(%error, "cannot empty the log of the store");
-        }
+        let closed = tokio::task::spawn_blocking(close).await;
+        closed.unwrap_or_else(|error| Err(failed(error)))
     }
 
     /// Bytes of the segment: of its log, or of its changes in memory.
@@ -219,28 +236,39 @@ impl Writer {
     }
 
     fn is_checkpoint_due(&self) -> bool {
+        // Without changes there is nothing to move.
+        let Some(old_at) = self.old_at else {
+            return false;
+        };
         let removals = match &*self.file.read() {
             Ok(open) => open.newest.removals(),
             Err(_) => 0,
         };
         self.segment_bytes() >= self.options.checkpoint_bytes
             || removals >= MAX_REMOVALS
-            || self.old_at.is_some_and(|time| time <= Instant::now())
+            || old_at <= Instant::now()
     }
 
     /// Begins the next segment, and moves the one before it to the file.
     fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
-        let wal = self.wal.as_mut()?;
+        let segment = self.file.read().as_ref().ok()?.segment;
+        if let Err(error) = self.wal.as_mut()?.start(segment + 1) {
+            let error = failed(error);
+            tracing::error!(
+                %error,
+                "cannot write to the log of the store: it is closed until it can be written again"
+            );
+            self.close(error);
+            return None;
+        }
         let mut file = self.file.write();
         let open = file.as_mut().ok()?;
         let changes = Arc::new(std::mem::take(&mut open.newest));
         open.frozen = Some(changes.clone());
-        let segment = open.segment;
-        open.segment += 1;
-        wal.start(open.segment);
+        open.segment = segment + 1;
         self.old_at = None;
         let database = open.database.clone();
-        let write = move || checkpoint::write(&database, &changes, segment);
+        let write = move || checkpoint::write(&database, &changes, segment, true);
         Some(tokio::task::spawn_blocking(write))
     }
 
