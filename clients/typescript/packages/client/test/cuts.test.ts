@@ -14,6 +14,8 @@ const SESSION_BYTES = 64 << 10;
 const STEP = Number(process.env["TIDEWIRE_CUTS"] ?? 257);
 /** Sessions at once. */
 const BATCH = 128;
+/** Batches between two reports: a run of each byte takes an hour or more. */
+const REPORT_EVERY = 16;
 /** The pace of the publications: a session is recorded in a second. After that, short ones come more slowly. */
 const PACE_MS = 15;
 const LENGTH = 1_000;
@@ -56,10 +58,18 @@ async function openSession(channel: string, offset: number, cut: Cut): Promise<S
   return session;
 }
 
+/** How a session recovered: the time from the cut to the first message of a later connection. */
+interface Result {
+  readonly offset: number;
+  readonly cut: Cut;
+  readonly ms: number;
+}
+
 /** Cuts a session at each of these offsets, and returns how each recovered. */
-async function cutAt(offsets: readonly number[], name: string): Promise<{ offset: number; cut: Cut; ms: number }[]> {
+async function cutAt(offsets: readonly number[], name: string): Promise<Result[]> {
   const channel = `demo:cuts-${name}`;
-  const publisher = new WebSocketClient(`ws://${server.address}`, { queue: false });
+  // The limits are those of a machine that has other work too: only the sessions are measured.
+  const publisher = new WebSocketClient(`ws://${server.address}`, { queue: false, requestTimeoutMs: 60_000 });
   publisher.connect();
   await publisher.ready();
   const sessions = await Promise.all(offsets.map((offset) => openSession(channel, offset, offset % 2 === 0 ? "reset" : "black hole")));
@@ -88,6 +98,16 @@ async function cutAt(offsets: readonly number[], name: string): Promise<{ offset
   return results;
 }
 
+/** Prints how long the sessions so far took to recover, by the kind of cut. */
+function report(results: readonly Result[]): void {
+  for (const cut of ["reset", "black hole"] as const) {
+    const times = results.filter((one) => one.cut === cut).map(({ ms }) => ms);
+    times.sort((a, b) => a - b);
+    const at = (part: number): string => `${(times[Math.min(times.length - 1, Math.floor(part * times.length))] ?? 0).toFixed(0)} ms`;
+    process.stdout.write(`cuts: ${times.length} by ${cut}: p50 ${at(0.5)}, p99 ${at(0.99)}, longest ${at(1)}\n`);
+  }
+}
+
 describe.skipIf(binary === undefined)("a session that is cut", () => {
   beforeAll(() => server.start());
   afterAll(() => server.close());
@@ -95,16 +115,14 @@ describe.skipIf(binary === undefined)("a session that is cut", () => {
   it("recovers at every offset, without a gap and without a duplicate", { timeout: 7_200_000 }, async () => {
     // In each second step, an odd offset: half of the cuts are silent.
     const offsets = Array.from({ length: Math.ceil(SESSION_BYTES / STEP) }, (_, index) => 1 + index * STEP).filter((offset) => offset <= SESSION_BYTES);
-    const results: { cut: Cut; ms: number }[] = [];
+    const results: Result[] = [];
     for (let start = 0; start < offsets.length; start += BATCH) {
       results.push(...(await cutAt(offsets.slice(start, start + BATCH), String(start))));
+      if (start % (BATCH * REPORT_EVERY) === 0) {
+        report(results);
+      }
     }
     expect(results).toHaveLength(offsets.length);
-    for (const cut of ["reset", "black hole"] as const) {
-      const times = results.filter((one) => one.cut === cut).map(({ ms }) => ms);
-      times.sort((a, b) => a - b);
-      const at = (part: number): string => `${(times[Math.min(times.length - 1, Math.floor(part * times.length))] ?? 0).toFixed(0)} ms`;
-      process.stdout.write(`cuts: ${times.length} by ${cut}: p50 ${at(0.5)}, p99 ${at(0.99)}, longest ${at(1)}\n`);
-    }
+    report(results);
   });
 });
