@@ -1,5 +1,5 @@
-// The client in a real browser: two tabs, offline, a reload, the back-forward cache, a hidden
-// tab, blocked WebSockets. Prints `ok` or `not ok` for each check.
+// The client in a real browser: tabs, offline, a reload, the back-forward cache, a hidden tab and
+// its bytes, a phone that freezes a page, blocked WebSockets. Prints `ok` or `not ok` for each check.
 //
 //     node e2e/client.mjs PATH_OF_THE_TIDEWIRE_BINARY
 import { createServer } from "node:http";
@@ -43,7 +43,7 @@ async function openTab(channel, { tabs = false, path = "/" } = {}) {
   return page;
 }
 
-async function follow(page, channel, tabs = false) {
+async function follow(page, channel, tabs = false, to = url) {
   await page.evaluate(
     async ([to, name, isShared]) => {
       const { WebSocketClient, createTabClient } = window.tidewire;
@@ -54,7 +54,7 @@ async function follow(page, channel, tabs = false) {
         window.client.connect();
       });
     },
-    [url, channel, tabs],
+    [to, channel, tabs],
   );
 }
 
@@ -105,6 +105,18 @@ await check("a publication made offline is sent when the network returns", async
   await page.close();
 });
 
+await check("without a network, with the server up: the link ends, and what was missed follows when the network returns", async () => {
+  const page = await openTab("demo:network");
+  await browser.context.setOffline(true);
+  await publish("demo:network", 1);
+  await until("reconnecting", async () => (await status(page)) === "reconnecting");
+  await publish("demo:network", 2);
+  assert((await seqs(page)) === "", "expected no message without a network");
+  await browser.context.setOffline(false);
+  await until("both messages", async () => (await seqs(page)) === "1,2");
+  await page.close();
+});
+
 await check("the queue survives a reload, and publishes once", async () => {
   const page = await openTab("demo:reload");
   await server.stop();
@@ -142,6 +154,55 @@ await check("a hidden tab pauses its channels, and has them when it is shown", a
   await setHidden(page, false);
   await until("both messages", async () => (await seqs(page)) === "1,2");
   await page.close();
+});
+
+await check("a hidden tab costs at least 95 % fewer bytes", async () => {
+  const sample = await startServer(process.argv[2], ["replay", "--loop"]);
+  const page = await browser.context.newPage();
+  const network = await browser.context.newCDPSession(page);
+  let bytes = 0;
+  network.on("Network.webSocketFrameReceived", ({ response }) => (bytes += response.payloadData.length));
+  await network.send("Network.enable");
+  await page.goto(origin);
+  await follow(page, "market:overview", false, sample.url.replace("http", "ws"));
+  await page.evaluate(() => {
+    for (const symbol of ["BTC-USD", "ETH-USD"]) {
+      window.client.subscribe(`prices:${symbol}`, (message) => window.seqs.push(message.type));
+    }
+  });
+  await until("prices", () => page.evaluate(() => window.seqs.length > 10));
+  const bytesOf = async (ms) => {
+    const before = bytes;
+    await page.waitForTimeout(ms);
+    return bytes - before;
+  };
+  const shown = await bytesOf(5_000);
+  await setHidden(page, true);
+  await until("the background", () => page.evaluate(() => window.client.state.heartbeatMs > 2_000));
+  const hidden = await bytesOf(5_000);
+  console.log(`# ${shown} bytes in 5 s while shown, ${hidden} while hidden`);
+  assert(shown > 0 && hidden <= shown * 0.05, `expected at most 5 % of ${shown} bytes, got ${hidden}`);
+  await page.close();
+  await sample.close();
+});
+
+await check("a phone freezes the page in the background: it has what it missed when it is shown again", async () => {
+  const phone = await openBrowser({ viewport: { width: 360, height: 740 }, deviceScaleFactor: 3, isMobile: true, hasTouch: true });
+  const page = await phone.context.newPage();
+  await page.goto(origin);
+  await follow(page, "demo:phone");
+  const lifecycle = await phone.context.newCDPSession(page);
+  await setHidden(page, true);
+  await lifecycle.send("Page.setWebLifecycleState", { state: "frozen" });
+  // The phone changes its network meanwhile: the frozen page hears nothing of it.
+  await phone.context.setOffline(true);
+  await publish("demo:phone", 1);
+  await phone.context.setOffline(false);
+  await publish("demo:phone", 2);
+  await lifecycle.send("Page.setWebLifecycleState", { state: "active" });
+  await setHidden(page, false);
+  await until("both messages", async () => (await seqs(page)) === "1,2");
+  await phone.close();
 });
 
 await check("a proxy that swallows frames: an event stream serves, and a WebSocket later", async () => {

@@ -78,6 +78,16 @@ describe("event streams", () => {
     expect(states.filter(({ status }) => status === "connected").map((state) => "transport" in state && state.transport)).toEqual(["sse", "websocket"]);
   });
 
+  it("a slow welcome: the second attempt has twice the time, and the WebSocket stays", async () => {
+    client.connect();
+    await fake.clock.advance(2_500 + 250);
+    expect(fake.sockets).toHaveLength(2);
+    await fake.clock.advance(4_000);
+    fake.socket.welcome();
+    expect(client.state).toMatchObject({ status: "connected", transport: "websocket" });
+    expect(streams.streams).toEqual([]);
+  });
+
   it("SSE reconnect gets 502: a new stream with the cursor", async () => {
     await fallBack();
     const received = collect("user:7");

@@ -1,4 +1,4 @@
-/** TCP proxy that cuts its first connection after a number of bytes from the server. */
+/** TCP proxy that cuts its first connection that lives so long after a number of bytes from the server. */
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 
 /** How a connection is cut: with a reset, or silently, so that both ends believe in it. */
@@ -19,7 +19,7 @@ export class CutProxy {
     const [host = "", port = ""] = target.split(":");
     this.#server = createServer((near) => {
       this.accepted += 1;
-      const isCut = this.accepted === 1;
+      const isCut = this.cutAt === undefined;
       const far = createConnection({ host, port: Number(port), noDelay: true });
       let left = isCut ? offset : Infinity;
       for (const socket of [near, far]) {

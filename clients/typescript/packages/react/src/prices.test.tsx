@@ -126,20 +126,11 @@ describe("usePriceStream", () => {
 
   it("a remount under StrictMode and 300 switches of the symbol: no churn on the wire, one subscription left", async () => {
     const app = new Application();
-    let choose: (symbol: string) => void = () => undefined;
-    function Switch(): ReactElement {
-      const [symbol, setSymbol] = useState("S0-USD");
-      choose = setSymbol;
-      return <Price symbol={symbol} />;
-    }
-    app.render(<Switch />, { strict: true });
-    await app.welcome();
+    const choose = await openSwitch(app);
     expect(app.environment.sockets).toHaveLength(1);
     expect(app.channels("subscribe")).toEqual(["prices:S0-USD"]);
     for (let turn = 1; turn <= 300; turn += 1) {
-      flushSync(() => {
-        choose(`S${turn % 3}-USD`);
-      });
+      choose(`S${turn % 3}-USD`);
       await app.pass(FRAME);
     }
     await app.pass(2_000);
@@ -152,18 +143,9 @@ describe("usePriceStream", () => {
 
   it("300 different symbols in one second leave one subscription, with few messages", async () => {
     const app = new Application();
-    let choose: (symbol: string) => void = () => undefined;
-    function Switch(): ReactElement {
-      const [symbol, setSymbol] = useState("S0-USD");
-      choose = setSymbol;
-      return <Price symbol={symbol} />;
-    }
-    app.render(<Switch />, { strict: true });
-    await app.welcome();
+    const choose = await openSwitch(app);
     for (let turn = 1; turn <= 300; turn += 1) {
-      flushSync(() => {
-        choose(`S${turn}-USD`);
-      });
+      choose(`S${turn}-USD`);
       if (turn % 5 === 0) {
         await app.pass(FRAME);
       }
@@ -193,6 +175,23 @@ describe("usePriceStream", () => {
     app.unmount();
   });
 });
+
+/** Shows the price of `S0-USD` under StrictMode, connected. Returns a function that switches to another symbol. */
+async function openSwitch(app: Application): Promise<(symbol: string) => void> {
+  let choose: (symbol: string) => void = () => undefined;
+  function Switch(): ReactElement {
+    const [symbol, setSymbol] = useState("S0-USD");
+    choose = setSymbol;
+    return <Price symbol={symbol} />;
+  }
+  app.render(<Switch />, { strict: true });
+  await app.welcome();
+  return (symbol) => {
+    flushSync(() => {
+      choose(symbol);
+    });
+  };
+}
 
 function Capture({ symbols, to, ...options }: { symbols: string | string[]; to: (stream: PriceStream) => void } & Parameters<typeof usePriceStream>[1]): null {
   to(usePriceStream(symbols, options));

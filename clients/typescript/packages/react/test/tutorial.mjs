@@ -1,5 +1,6 @@
-// Walks the tutorial of the README: its files, word for word, built with Vite and opened in a browser
-// against a server with sample data: `node packages/react/test/tutorial.mjs BINARY`.
+// Walks the tutorials of the README and of docs/tutorial-prices.md, the second on a phone: their files,
+// word for word, built with Vite and opened in a browser against a server with sample data:
+// `node packages/react/test/tutorial.mjs BINARY`.
 import { execFileSync, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -35,29 +36,41 @@ function startServer(listen) {
 }
 
 const address = await startServer("127.0.0.1:0");
-const app = join(folder, "ticker");
-mkdirSync(app);
-for (const [, file, text] of readFileSync(join(ROOT, "packages/react/README.md"), "utf8").matchAll(/```\w+ file=(\S+)\n([^]*?)```/g)) {
-  writeFileSync(join(app, file), text.replaceAll("127.0.0.1:8080", address));
+/** Writes the files of a page into an application, and serves it. */
+async function serve(name, document) {
+  const app = join(folder, name);
+  mkdirSync(app);
+  for (const [, file, text] of readFileSync(join(ROOT, document), "utf8").matchAll(/```\w+ file=(\S+)\n([^]*?)```/g)) {
+    writeFileSync(join(app, file), text.replaceAll("127.0.0.1:8080", address));
+  }
+  // The registry is left out: the workspace has the same packages.
+  symlinkSync(join(ROOT, "node_modules"), join(app, "node_modules"));
+  const vite = await createServer({ root: app, configFile: false, logLevel: "error", cacheDir: join(folder, `cache-${name}`), server: { port: 0, host: "127.0.0.1", fs: { strict: false } } });
+  await vite.listen();
+  return vite;
 }
-// The registry is left out: the workspace has the same packages.
-symlinkSync(join(ROOT, "node_modules"), join(app, "node_modules"));
+
+const errors = [];
+/** Opens an application in a browser of its own. */
+async function openPage(vite, options) {
+  const browser = await openBrowser(options);
+  const page = await browser.context.newPage();
+  page.setDefaultTimeout(TIMEOUT_MS * 3);
+  page.on("pageerror", (error) => errors.push(String(error)));
+  page.on("console", (message) => {
+    if (message.type() === "error" && !/WebSocket|favicon|404/.test(message.text())) {
+      errors.push(message.text());
+    }
+  });
+  await page.goto(vite.resolvedUrls.local[0]);
+  return { browser, page };
+}
+
 for (const name of ["client", "react"]) {
   execFileSync("npx", ["tsc", "-p", `packages/${name}/tsconfig.build.json`], { cwd: ROOT });
 }
-const vite = await createServer({ root: app, configFile: false, logLevel: "error", cacheDir: join(folder, "cache"), server: { port: 0, host: "127.0.0.1", fs: { strict: false } } });
-await vite.listen();
-const browser = await openBrowser();
-const page = await browser.context.newPage();
-page.setDefaultTimeout(TIMEOUT_MS * 3);
-const errors = [];
-page.on("pageerror", (error) => errors.push(String(error)));
-page.on("console", (message) => {
-  if (message.type() === "error" && !/WebSocket|favicon|404/.test(message.text())) {
-    errors.push(message.text());
-  }
-});
-await page.goto(vite.resolvedUrls.local[0]);
+const ticker = await serve("ticker", "packages/react/README.md");
+const { browser, page } = await openPage(ticker);
 
 await check("the page connects and shows two prices that move", async () => {
   await page.getByText("Connected", { exact: true }).waitFor();
@@ -79,10 +92,41 @@ await check("a lost connection is shown, and the prices go on after it", async (
   await page.getByText("Connected", { exact: true }).waitFor();
   await until("another price", async () => (await line.textContent()) !== before);
 });
-await check("the page logs no error", () => assert(errors.length === 0, errors.join("\n")));
+const market = await serve("market", "../../docs/tutorial-prices.md");
+const PHONE = { viewport: { width: 360, height: 740 }, deviceScaleFactor: 3, isMobile: true, hasTouch: true };
+const { browser: phone, page: small } = await openPage(market, PHONE);
+const row = (symbol) => small.locator("tr", { has: small.getByRole("rowheader", { name: symbol }) });
+const hasPrice = (symbol) => row(symbol).getByText(/^\d[\d,.]*$/).waitFor();
 
+await check("on a phone: prices move, and each says that it is sample data", async () => {
+  await small.getByText("Connected", { exact: true }).waitFor();
+  await hasPrice("ETH-USD");
+  await row("BTC-USD").getByText("sample data").waitFor();
+  const price = row("BTC-USD").locator("td").first();
+  const first = await price.textContent();
+  await until("another price", async () => (await price.textContent()) !== first);
+});
+await check("on a phone: a symbol is added and removed by touch, and one that does not exist says so", async () => {
+  for (const symbol of ["sol-usd", "BTC-USB"]) {
+    await small.getByLabel("Symbol", { exact: true }).fill(symbol);
+    await small.getByRole("button", { name: "Add" }).tap();
+  }
+  await hasPrice("SOL-USD");
+  await row("BTC-USB").getByText(/BTC-USB/).nth(1).waitFor();
+  await small.getByRole("button", { name: "Remove SOL-USD" }).tap();
+  await row("SOL-USD").waitFor({ state: "detached" });
+  await hasPrice("BTC-USD");
+});
+await check("on a phone: nothing is wider than the screen", async () => {
+  const width = await small.evaluate(() => globalThis.document.documentElement.scrollWidth);
+  assert(width <= PHONE.viewport.width, `expected ${PHONE.viewport.width} px at most, got ${width} px`);
+});
+await check("the pages log no error", () => assert(errors.length === 0, errors.join("\n")));
+
+await phone.close();
 await browser.close();
-await vite.close();
+await ticker.close();
+await market.close();
 server.removeAllListeners("close");
 server.kill("SIGKILL");
 rmSync(folder, { recursive: true, force: true });
