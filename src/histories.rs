@@ -11,6 +11,7 @@
 use anyhow::bail;
 use tidewire_store::{Batch, Store, Table};
 use tidewire_stream::{StreamCore, broker::SnapshotEntry};
+use tokio::time::Instant;
 
 const TABLE: Table = Table("histories");
 
@@ -79,8 +80,13 @@ async fn load_pages(store: &dyn Store, stream: &StreamCore) -> anyhow::Result<()
     Ok(())
 }
 
-/// Saves all histories. Nothing may be published meanwhile.
-pub(crate) async fn save(store: &dyn Store, stream: &StreamCore) -> anyhow::Result<()> {
+/// Saves the histories, those of the channels that were used last first. At `end` the others are
+/// left out, and their channels begin new epochs. Nothing may be published meanwhile.
+pub(crate) async fn save(
+    store: &dyn Store,
+    stream: &StreamCore,
+    end: Instant,
+) -> anyhow::Result<()> {
     let mut batch = Batch::new();
     batch.delete_range(TABLE, Vec::new(), END);
     let (mut page, mut number, mut bytes) = (Vec::new(), 0_u64, 0);
@@ -90,6 +96,13 @@ pub(crate) async fn save(store: &dyn Store, stream: &StreamCore) -> anyhow::Resu
         if page.len() < PAGE_BYTES && entries.peek().is_some() {
             continue;
         }
+        let is_late = Instant::now() >= end && entries.peek().is_some();
+        if is_late {
+            tracing::warn!(
+                "the time of the stop is over: the histories that were used least recently are not saved"
+            );
+            append(&mut page, &SnapshotEntry::incomplete());
+        }
         bytes += page.len();
         let key = [&[PAGE], number.to_be_bytes().as_slice()].concat();
         batch.put(TABLE, key, std::mem::take(&mut page));
@@ -97,6 +110,9 @@ pub(crate) async fn save(store: &dyn Store, stream: &StreamCore) -> anyhow::Resu
         if bytes >= BATCH_BYTES {
             store.commit(std::mem::take(&mut batch)).await?;
             bytes = 0;
+        }
+        if is_late {
+            break;
         }
     }
     batch.put(TABLE, COMPLETE, Vec::new());
@@ -193,9 +209,18 @@ mod tests {
     }
 
     fn core() -> Arc<StreamCore> {
+        core_at(ManualClock::at(1_000_000))
+    }
+
+    async fn top(stream: &StreamCore, channel: &str) -> tidewire_stream::Position {
+        let identity = Identity::Anonymous;
+        let history = stream.history_as(&identity, channel, None, PageLimit::ALL);
+        history.await.unwrap().1.top
+    }
+
+    fn core_at(clock: Arc<ManualClock>) -> Arc<StreamCore> {
         let mut namespaces = Namespaces::built_in();
         namespaces.add(Namespace::history("orders")).unwrap();
-        let clock = ManualClock::at(1_000_000);
         let policy = AnonymousPolicy::Read;
         let authenticator = Authenticator::hs256(&[7; 32], policy, clock.clone()).unwrap();
         StreamCore::in_memory(namespaces, authenticator, clock, StreamOptions::default())
@@ -203,13 +228,6 @@ mod tests {
 
     #[test]
     fn a_full_disk_restores_nothing_and_the_server_starts() {
-        let top = async |stream: &StreamCore| {
-            let identity = Identity::Anonymous;
-            let history = stream
-                .history_as(&identity, "orders:1", None, PageLimit::ALL)
-                .await;
-            history.unwrap().1.top
-        };
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         runtime.unwrap().block_on(async {
             let mut page = Vec::new();
@@ -220,7 +238,46 @@ mod tests {
             let after = core();
             load(&FullStore(page), &after).await.unwrap();
             // The epoch of the last stop may be used once more by a later start.
-            assert_ne!(top(&after).await.epoch, top(&before).await.epoch);
+            let (after, before) = (
+                top(&after, "orders:1").await,
+                top(&before, "orders:1").await,
+            );
+            assert_ne!(after.epoch, before.epoch);
+        });
+    }
+
+    #[test]
+    fn at_its_end_a_save_leaves_out_the_channels_that_were_used_first() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(async {
+            let clock = ManualClock::at(1_000_000);
+            let before = core_at(clock.clone());
+            let names = ["orders:1", "orders:2", "orders:3"];
+            for name in names {
+                clock.advance(1);
+                let data = vec![b' '; PAGE_BYTES].into();
+                let name = tidewire_stream::ChannelName::parse(name).unwrap();
+                let event = tidewire_proto::v1::server_message::Data::Message(data);
+                before.publish(&name, event);
+            }
+            let store = tidewire_store::MemoryStore::new();
+            let (now, later) = (
+                Instant::now(),
+                Instant::now() + std::time::Duration::from_secs(60),
+            );
+            for (end, saved) in [(now, 1), (later, 3)] {
+                save(&store, &before, end).await.unwrap();
+                let after = core_at(clock.clone());
+                load(&store, &after).await.unwrap();
+                for (index, name) in names.into_iter().rev().enumerate() {
+                    let (first, second) = (top(&before, name).await, top(&after, name).await);
+                    if index < saved {
+                        assert_eq!(first, second, "{name}");
+                    } else {
+                        assert_ne!(first.epoch, second.epoch, "{name}");
+                    }
+                }
+            }
         });
     }
 

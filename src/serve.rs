@@ -57,6 +57,12 @@ use crate::{
 /// Longest part of the drain window that is left for threads and histories, after clients.
 const MAX_RESERVE: Duration = Duration::from_secs(2);
 
+/// Time of a stop that is left when its last step has to end.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
+
+/// Time of a stop that is for closing the store, after histories were saved.
+const CLOSING: Duration = Duration::from_millis(800);
+
 /// Time from SIGTERM to a forced exit where the drain window is shorter: a short window cuts
 /// clients, and must not lose histories.
 const SHORTEST_EXIT: Duration = Duration::from_secs(5);
@@ -474,13 +480,14 @@ impl RunningServer {
             );
         }
         self.threads.end(cut + reserve / 2).await;
+        let end = deadline(started, window.max(SHORTEST_EXIT) - LAST_MOMENT);
+        let save_until = end - CLOSING;
         if let Some(store) = &self.store
-            && let Err(error) = histories::save(&**store, &self.stream).await
+            && let Err(error) = histories::save(&**store, &self.stream, save_until).await
         {
             tracing::error!(%error, "histories are not saved: clients will read their state again");
         }
         if let Some(store) = &self.store {
-            let end = deadline(started, window);
             let closed = timeout_at(end, store.close()).await;
             let reason = match closed {
                 Ok(Ok(())) => None,

@@ -106,6 +106,33 @@ async fn sweeps_keep_a_large_namespace_from_filling() {
     }
 }
 
+#[tokio::test]
+async fn sweeps_visit_a_large_table_in_parts() {
+    let options = StreamOptions {
+        channels_per_client: 0,
+        ..StreamOptions::default()
+    };
+    let (stream, clock) = core_with([open_history("large")], options);
+    for number in 0..5_000 {
+        publish(&stream, 1, &format!("large:{number}")).await.unwrap();
+    }
+    // Longer than a channel is known without a use.
+    clock.advance(25 * 60 * 60 * 1_000);
+    let known = async || {
+        let mut known = 0;
+        for number in 0..5_000 {
+            known += top(&stream, &format!("large:{number}")).await.seq;
+        }
+        known
+    };
+    let mut left = vec![known().await];
+    for _ in 0..2 {
+        stream.sweep();
+        left.push(known().await);
+    }
+    assert_eq!(left, [5_000, 904, 0]);
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Publish { client: u8, channel: u8 },

@@ -6,7 +6,11 @@ mod shares;
 mod snapshot;
 mod table;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -65,6 +69,8 @@ pub struct MemoryBroker<D> {
     shares: Shares,
     /// Held by the one who frees memory: a second one would drop histories twice.
     freeing: Mutex<()>,
+    /// The place in the table at which the next sweep begins.
+    swept: AtomicUsize,
 }
 
 /// How a publication counts as a use of its channel.
@@ -113,6 +119,7 @@ impl<D: LocalDelivery> MemoryBroker<D> {
                 limits.idempotency_bytes,
             )),
             freeing: Mutex::default(),
+            swept: AtomicUsize::default(),
         }
     }
 
@@ -528,6 +535,6 @@ impl<D: LocalDelivery> Broker for MemoryBroker<D> {
     }
 
     fn sweep(&self) {
-        self.sweep_all();
+        self.sweep_next();
     }
 }

@@ -30,6 +30,9 @@ use crate::{
 /// A future that a broker returns.
 pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StreamError>> + Send + 'a>>;
 
+/// The key of the entry that ends an incomplete snapshot: no channel's name begins with it.
+pub(crate) const INCOMPLETE: u8 = b'!';
+
 /// One entry of the state that a graceful stop saves for the next start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotEntry {
@@ -40,6 +43,16 @@ pub struct SnapshotEntry {
 }
 
 impl SnapshotEntry {
+    /// The entry that ends a snapshot whose last channels were left out. None of them may start
+    /// again in the epoch that it had.
+    #[must_use]
+    pub fn incomplete() -> Self {
+        Self {
+            key: vec![INCOMPLETE],
+            value: Vec::new(),
+        }
+    }
+
     /// Whether the entry is a channel.
     #[must_use]
     pub fn is_channel(&self) -> bool {

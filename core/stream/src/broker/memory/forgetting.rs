@@ -1,9 +1,12 @@
 //! Forgetting: which channels a memory broker drops, to make room for others or because nobody
 //! uses them any more. The memory of the histories that stay is freed in `shares`.
+//!
+//! There may be a million channels. A sweep visits a part of them, and no pass holds the lock of
+//! the table for longer than [`VISIT`] channels take: whoever publishes waits for it.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use parking_lot::Mutex;
@@ -15,6 +18,15 @@ use crate::{ChannelEpoch, ChannelName, StreamError, limit::ClientKey, namespace:
 /// Part of a full number of channels that is forgotten at once, so that the search for the idle
 /// ones is paid for by many new channels.
 const PART: usize = 64;
+
+/// Sweeps that visit all channels of a large table, one after another. There is about one a second.
+const SWEEPS: usize = 60;
+
+/// Channels that a sweep visits at least.
+const MIN_SWEEP: usize = 4_096;
+
+/// Channels that a pass visits under one hold of the table's lock.
+const VISIT: usize = 1_024;
 
 /// Channels of a namespace that is almost full.
 struct Crowd {
@@ -51,14 +63,15 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let Some(most) = self.namespaces.named(namespace).map(|one| one.max_channels) else {
             return Ok(());
         };
-        let all = {
-            let channels = self.channels.read();
-            if channels.count(namespace) < most {
-                return Ok(());
+        if self.channels.read().count(namespace) < most {
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        self.visit_all(|name, channel| {
+            if name.namespace() == namespace {
+                all.push((channel.lock().used_ms, name));
             }
-            let all = channels.iter();
-            with_last_use(all.filter(|(name, _)| name.namespace() == namespace))
-        };
+        });
         match self.forget_oldest(all, most.div_ceil(PART)) {
             0 => Err(StreamError::new(
                 ErrorCode::ResourceExhausted,
@@ -135,23 +148,19 @@ impl<D: LocalDelivery> MemoryBroker<D> {
 
     /// Forgets the channels of a namespace without history and subscribers. Returns the others.
     pub(super) fn forget_quiet_in(&self, namespace: &str) -> Vec<ChannelName> {
-        let all: Vec<_> = {
-            let channels = self.channels.read();
-            let all = channels.iter();
-            let all = all.filter(|(name, _)| name.namespace() == namespace);
-            all.map(|(name, channel)| (name.clone(), channel.clone()))
-                .collect()
-        };
         let now_ms = self.clock.now_ms();
         let (mut quiet, mut others) = (Vec::new(), Vec::new());
-        for (name, channel) in all {
+        self.visit_all(|name, channel| {
+            if name.namespace() != namespace {
+                return;
+            }
             let mut channel = channel.lock();
             self.trim(&name, &mut channel, now_ms);
             match channel.log.is_empty() && !self.subscribers.has_subscribers(&name) {
                 true => quiet.push(name),
                 false => others.push(name),
             }
-        }
+        });
         if quiet.is_empty() {
             return others;
         }
@@ -168,43 +177,85 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         others
     }
 
-    /// Drops what is too old, and forgets channels that were idle for long or whose namespace is
-    /// almost full.
-    pub(super) fn sweep_all(&self) {
-        let now_ms = self.clock.now_ms();
-        let idle_ms = i64::try_from(METADATA_TTL.as_millis()).unwrap_or(i64::MAX);
-        let all: Vec<_> = self
-            .channels
-            .read()
-            .iter()
-            .map(|(name, channel)| (name.clone(), channel.clone()))
-            .collect();
-        let mut idle = Vec::new();
-        let mut crowded = self.crowded_namespaces();
-        for (name, channel) in all {
-            let mut channel = channel.lock();
-            self.trim(&name, &mut channel, now_ms);
-            let mut is_idle = channel.used_ms.saturating_add(idle_ms) < now_ms;
-            // Only idle channels are looked up among the subscribers: there may be a million.
-            if is_idle && self.subscribers.has_subscribers(&name) {
-                channel.used_ms = now_ms;
-                is_idle = false;
-            }
-            let used_ms = channel.used_ms;
-            // A channel that its engine still follows keeps its epoch.
-            let is_active = matches!(self.namespaces.epoch(&name), ChannelEpoch::Active(_));
-            drop(channel);
-            if is_idle && !is_active {
-                idle.push((used_ms, name));
-            } else if let Some(crowd) = crowded.get_mut(name.namespace()) {
-                crowd.channels.push((used_ms, name));
+    /// Visits a part of the channels, from a place of the table on. A channel whose place changes
+    /// meanwhile may be left out.
+    fn visit(
+        &self,
+        from: usize,
+        count: usize,
+        mut each: impl FnMut(ChannelName, Arc<Mutex<Channel>>),
+    ) {
+        let end = from.saturating_add(count);
+        for from in (from..end).step_by(VISIT) {
+            let part: Vec<_> = {
+                let channels = self.channels.read();
+                let part = channels.part(from, VISIT.min(end - from));
+                part.map(|(name, channel)| (name.clone(), channel.clone()))
+                    .collect()
+            };
+            for (name, channel) in part {
+                each(name, channel);
             }
         }
+    }
+
+    /// Visits all channels.
+    pub(super) fn visit_all(&self, each: impl FnMut(ChannelName, Arc<Mutex<Channel>>)) {
+        let count = self.channels.read().len();
+        self.visit(0, count, each);
+    }
+
+    /// Visits the next part of the channels. Drops what is too old in them, and forgets those that
+    /// were idle for long. Then makes room in namespaces that are almost full.
+    pub(super) fn sweep_next(&self) {
+        let now_ms = self.clock.now_ms();
+        let idle_ms = i64::try_from(METADATA_TTL.as_millis()).unwrap_or(i64::MAX);
+        let mut idle = Vec::new();
+        let mut look_at = |name: ChannelName, channel: Arc<Mutex<Channel>>| {
+            let mut channel = channel.lock();
+            self.trim(&name, &mut channel, now_ms);
+            if channel.used_ms.saturating_add(idle_ms) >= now_ms {
+                return;
+            }
+            // Only idle channels are looked up among the subscribers.
+            if self.subscribers.has_subscribers(&name) {
+                channel.used_ms = now_ms;
+                return;
+            }
+            // A channel that its engine still follows keeps its epoch.
+            if !matches!(self.namespaces.epoch(&name), ChannelEpoch::Active(_)) {
+                idle.push((channel.used_ms, name));
+            }
+        };
+        let total = self.channels.read().len();
+        let count = total.div_ceil(SWEEPS).max(MIN_SWEEP).min(total);
+        // One sweep runs at a time; two would visit the same part.
+        let from = self.swept.load(Ordering::Relaxed);
+        let from = if from < total { from } else { 0 };
+        let first = count.min(total - from);
+        self.visit(from, first, &mut look_at);
+        self.visit(0, count - first, &mut look_at);
+        self.swept
+            .store((from + count) % total.max(1), Ordering::Relaxed);
         self.forget_unused(&idle);
+        self.relieve_crowded();
+        self.free_memory();
+    }
+
+    /// Makes room in namespaces that are almost full.
+    fn relieve_crowded(&self) {
+        let mut crowded = self.crowded_namespaces();
+        if crowded.is_empty() {
+            return;
+        }
+        self.visit_all(|name, channel| {
+            if let Some(crowd) = crowded.get_mut(name.namespace()) {
+                crowd.channels.push((channel.lock().used_ms, name));
+            }
+        });
         for crowd in crowded.into_values() {
             self.forget_oldest(crowd.channels, crowd.excess);
         }
-        self.free_memory();
     }
 }
 

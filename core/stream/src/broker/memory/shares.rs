@@ -55,15 +55,15 @@ impl<D: LocalDelivery> MemoryBroker<D> {
         let kept = used.iter().sum::<usize>().saturating_sub(excess);
         let largest = largest_share(used, kept);
         let mut too_large: HashMap<*const HistoryShare, (usize, Vec<_>)> = HashMap::new();
-        for (_, channel) in self.channels.read().iter() {
+        self.visit_all(|_, channel| {
             let share = channel.lock().share.clone();
             let excess = share.used().saturating_sub(largest);
             if excess > 0 {
                 let entry = too_large.entry(Arc::as_ptr(&share));
                 let (_, channels) = entry.or_insert_with(|| (excess, Vec::new()));
-                channels.push(channel.clone());
+                channels.push(channel);
             }
-        }
+        });
         for (excess, channels) in too_large.into_values() {
             drop_oldest(channels, excess);
         }

@@ -9,6 +9,7 @@ use tidewire_proto::v1::{ErrorCode, ServerMessage};
 use super::{Channel, LocalDelivery, MemoryBroker, SnapshotEntry};
 use crate::{
     ChannelEpoch, ChannelName, Class, Epoch, Position, Publication, PublishRight, StreamError,
+    broker::INCOMPLETE,
 };
 
 /// Key of the epoch of channels that were never published on: no channel has this name.
@@ -48,10 +49,11 @@ impl<D: LocalDelivery> MemoryBroker<D> {
             },
             value: epoch.as_str().as_bytes().to_vec(),
         });
-        let channels = self.channels.read();
-        let names: Vec<_> = channels.iter().map(|(name, _)| name.clone()).collect();
-        drop(channels);
-        let channels = names.into_iter().filter_map(|name| {
+        let mut names = Vec::new();
+        self.visit_all(|name, channel| names.push((channel.lock().used_ms, name)));
+        // Those that were used last first: a snapshot may be cut short.
+        names.sort_unstable_by_key(|(used_ms, _)| std::cmp::Reverse(*used_ms));
+        let channels = names.into_iter().filter_map(|(_, name)| {
             Some(SnapshotEntry {
                 value: self.saved(&name)?.encode(),
                 key: name.as_str().as_bytes().to_vec(),
@@ -70,6 +72,10 @@ impl<D: LocalDelivery> MemoryBroker<D> {
     pub(super) fn load_one(&self, saved: &SnapshotEntry) -> Result<(), StreamError> {
         if saved.key.first() == Some(&IDEMPOTENCY) {
             return self.keys.lock().load(&saved.value);
+        }
+        if saved.key == [INCOMPLETE] {
+            self.fresh_epochs.change_all();
+            return Ok(());
         }
         let loaded = self.load_saved(saved);
         if !matches!(loaded, Ok(LoadOutcome::Known)) {

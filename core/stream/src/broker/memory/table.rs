@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use indexmap::IndexMap;
 use parking_lot::{Mutex, RwLock};
 
 use super::Channel;
@@ -18,7 +19,8 @@ use crate::{ChannelName, Epoch, limit::ClientKey};
 /// The channels.
 #[derive(Debug, Default)]
 pub(super) struct ChannelTable {
-    all: HashMap<ChannelName, TableEntry>,
+    /// Each channel has a place, so that a long pass over them is made in parts.
+    all: IndexMap<ChannelName, TableEntry>,
     namespaces: HashMap<Box<str>, usize>,
     clients: HashMap<ClientKey, HashSet<ChannelName>>,
 }
@@ -61,7 +63,7 @@ impl ChannelTable {
     }
 
     pub(super) fn remove(&mut self, name: &ChannelName) -> Option<Arc<Mutex<Channel>>> {
-        let TableEntry { channel, client } = self.all.remove(name)?;
+        let TableEntry { channel, client } = self.all.swap_remove(name)?;
         if let Some(count) = self.namespaces.get_mut(name.namespace()) {
             *count -= 1;
         }
@@ -102,8 +104,21 @@ impl ChannelTable {
         made.filter_map(|name| Some((name, self.get(name)?)))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&ChannelName, &Arc<Mutex<Channel>>)> {
-        self.all.iter().map(|(name, entry)| (name, &entry.channel))
+    /// The number of channels.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Up to `count` channels from a place on. A channel that is removed gives its place to the last
+    /// one.
+    pub(super) fn part(
+        &self,
+        from: usize,
+        count: usize,
+    ) -> impl Iterator<Item = (&ChannelName, &Arc<Mutex<Channel>>)> {
+        let to = from.saturating_add(count).min(self.all.len());
+        let part = self.all.get_range(from.min(to)..to).into_iter().flatten();
+        part.map(|(name, entry)| (name, &entry.channel))
     }
 }
 
