@@ -110,7 +110,7 @@ export class WebSocketClient {
     const self = this as { -readonly [Name in keyof this]: this[Name] };
     const target = webSocketUrl(url);
     const environment = environmentWith(options);
-    const { clock, fetch, webSocket } = environment;
+    const { clock, fetch, webSocket, eventStream = openEventStream } = environment;
     const [on, off, emit, call] = openListeners();
     const subscriptions = openSubscriptions(call, (channel, { code, message }) => {
       emit("error", { code, message, channel });
@@ -271,7 +271,7 @@ export class WebSocketClient {
         Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection.attempt),
         (onOpen, onFrame, onClose) =>
           name === "sse" || !webSocket
-            ? openEventStream(fetch, httpUrl(target), token, subscriptions.cursor(), onFrame, onClose)
+            ? eventStream(fetch, httpUrl(target), token, subscriptions.cursor, onFrame, onClose)
             : openWebSocket(webSocket, target.href, token, onOpen, onFrame, onClose),
         (message) => {
           if (self === candidate && message.type === "welcome") {

@@ -5,6 +5,7 @@
  */
 
 import { findWebSocket } from "#runtime";
+import type { OpenEventStream } from "./wires.ts";
 
 /** A running timer. */
 export interface Timer {
@@ -54,6 +55,8 @@ export interface Environment {
   readonly webSocket: WebSocketConstructor | undefined;
   readonly fetch: Fetch;
   readonly page: Page;
+  /** Opens event streams in place of `fetch` alone: tabs share one. */
+  readonly eventStream?: OpenEventStream;
   /** A number from 0 up to but not including 1. */
   readonly random: () => number;
 }

@@ -267,7 +267,7 @@ export interface Subscriptions {
    * Returns the cursor with which an event stream resumes the channels that the
    * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
    */
-  cursor(): string;
+  readonly cursor: () => string;
 }
 
 /** Opens the channels of a client. */
