@@ -2,7 +2,7 @@ import { createRequire } from "node:module";
 import { dirname } from "node:path";
 import { defineConfig } from "vitest/config";
 
-const resolve = { conditions: ["tidewire:source"] };
+const resolve = { conditions: ["tidewire:source", "node"] };
 const shared = { resolve, ssr: { resolve } };
 
 /**

@@ -225,6 +225,50 @@ await check("a proxy that swallows frames: an event stream serves, and a WebSock
   await page.close();
 });
 
+await check("tabs where WebSockets are blocked share one event stream, and resume without a gap when their leader closes", async () => {
+  const blocked = await openBrowser();
+  await blocked.context.routeWebSocket(/v1\/ws/, () => undefined);
+  const token = server.token("ada");
+  const tabs = [];
+  for (let count = 0; count < 3; count += 1) {
+    const page = await blocked.context.newPage();
+    await page.goto(origin);
+    await page.evaluate(
+      async ([to, secret]) => {
+        window.client = window.tidewire.createTabClient(to, { token: secret });
+        window.seqs = [];
+        window.titles = [];
+        window.client.subscribe("user:ada", ({ type, data }) => window.titles.push(...(type === "notification" ? [data] : (data.items ?? [])).map(({ title }) => title)));
+        await new Promise((resolve, reject) => {
+          window.client.subscribe("demo:stream", (message) => window.seqs.push(message.type === "gap" ? "gap" : message.seq), { onSubscribed: resolve, onError: reject });
+          window.client.connect();
+        });
+      },
+      [url, token],
+    );
+    tabs.push(page);
+  }
+  const send = async (number) => {
+    await publish("demo:stream", number);
+    await call("NotifyService/Notify", { user: "ada", notification: { type: "system_announcement", title: `n${number}`, priority: "urgent" } });
+  };
+  assert((await tabs[0].evaluate(() => window.client.state.transport)) === "sse", "expected an event stream");
+  await until("one connection", async () => (await sockets()) === 1);
+  const has = async (tab, expected) => (await seqs(tab)) === expected && (await tab.evaluate(() => window.titles.join())) === expected.replace(/\d/g, "n$&");
+  await send(1);
+  for (const tab of tabs) {
+    await until("1 in each tab", () => has(tab, "1"));
+  }
+  const [leader, ...others] = tabs;
+  await leader.close();
+  await send(2);
+  for (const tab of others) {
+    await until("2 in each tab that is left", () => has(tab, "1,2"));
+  }
+  await until("one connection after the leader left", async () => (await sockets()) === 1);
+  await blocked.close();
+});
+
 await browser.close();
 await server.close();
 pages.close();

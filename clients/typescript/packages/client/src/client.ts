@@ -6,6 +6,7 @@
  * The methods are functions over the variables of the constructor. They need no
  * `this`, and the variables' names do not stay in the minified code.
  */
+import { WEB_SOCKET_HELP } from "#runtime";
 import type { ClientEvents, ClientOptions, ClientState, PublishOptions, Quality, TransportName } from "./api.ts";
 import { diagnose, httpUrl, webSocketUrl } from "./endpoint.ts";
 import { environmentWith, type Timer } from "./environment.ts";
@@ -16,9 +17,9 @@ import type { ClientMessage, ReplyOf, Requests, RequestType, ServerMessage } fro
 import { openPings } from "./pings.ts";
 import { openQueue } from "./queue.ts";
 import { ReconnectionManager, shouldReconnect } from "./reconnection.ts";
-import { openRequests } from "./requests.ts";
+import { openRequests, promiseOf } from "./requests.ts";
 import { openSubscribing } from "./subscribing.ts";
-import { type ChannelHandler, openSubscriptions, type SubscribeOptions, type Subscription } from "./subscriptions.ts";
+import { type ChannelHandler, openSubscriptions, type SubscribeOptions } from "./subscriptions.ts";
 import { tokenSource } from "./token.ts";
 import type { ErrorCode, Json } from "./types/common.ts";
 import type { ActiveSubscription, Welcome } from "./types/session.ts";
@@ -106,9 +107,10 @@ export class WebSocketClient {
    * URL that can not work. It has no side effect; `connect` throws where there is no WebSocket.
    */
   constructor(url: string | URL, options: ClientOptions = {}) {
+    const self = this as { -readonly [Name in keyof this]: this[Name] };
     const target = webSocketUrl(url);
     const environment = environmentWith(options);
-    const { clock, fetch, webSocket } = environment;
+    const { clock, fetch, webSocket, eventStream = openEventStream } = environment;
     const [on, off, emit, call] = openListeners();
     const subscriptions = openSubscriptions(call, (channel, { code, message }) => {
       emit("error", { code, message, channel });
@@ -130,8 +132,13 @@ export class WebSocketClient {
 
     const allows = (name: TransportName): boolean => options.transports?.includes(name) ?? true;
     const isOpen = (): boolean => link?.isOpen() ?? false;
+    const getQuality = (): Quality => reconnection.getQuality(isOpen());
+    const request: this["request"] = (type, data) =>
+      promiseOf((done) => {
+        start(type, data, done);
+      });
     const setState = (state: ClientState): void => {
-      Object.assign(this, { state });
+      self.state = state;
       emit("state", state);
     };
     const report = (code: ErrorCode, message: string, cause?: unknown): void => {
@@ -159,20 +166,20 @@ export class WebSocketClient {
       clock,
       start,
       () => reconnection.isVisible && isOpen(),
-      (rttMs, clockOffsetMs = this.clockOffsetMs) => {
-        Object.assign(this, { clockOffsetMs });
+      (rttMs, clockOffsetMs = self.clockOffsetMs) => {
+        self.clockOffsetMs = clockOffsetMs;
         reconnection.onPing(rttMs);
-        emit("quality", this.getQuality());
+        emit("quality", getQuality());
       },
     );
     const queue =
       options.queue === false
         ? undefined
-        : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, (request, onReply, onFailure) => {
-            start("publish", request, onReply, (error) => {
+        : openQueue(environment, target.href, options.getToken || options.token ? options.queue : { user: "", ...options.queue }, (request, done) => {
+            start("publish", request, (error, position) => {
               // A lost link is the queue's own matter: it sends again.
-              if (isOpen()) {
-                onFailure(error);
+              if (!error || isOpen()) {
+                done(error, position);
               }
             });
           });
@@ -199,12 +206,12 @@ export class WebSocketClient {
     const stop = (state: ClientState): void => {
       reconnection.stop();
       drop();
-      if (this.state.status !== state.status) {
+      if (self.state.status !== state.status) {
         setState(state);
       }
     };
     const onEnd = ({ code, reason }: ConnectionEnd, isFatal = !shouldReconnect(code)): void => {
-      const wasConnected = this.state.status === "connected";
+      const wasConnected = self.state.status === "connected";
       // The server's error before a close says more than the reason of the close.
       const end = { code, reason: wasConnected && code < 4000 ? reason : hint || reason };
       drop();
@@ -238,27 +245,23 @@ export class WebSocketClient {
     /** Fetches a token, and calls `use` unless another connection was opened meanwhile. */
     const withToken = (use: (token: string | undefined) => void): void => {
       const mine = generation;
-      const fail = (error: unknown, isFatal: boolean): void => {
-        if (mine === generation) {
-          onEnd({ code: ABNORMAL_CLOSE, reason: reasonOf(error) }, isFatal);
-        }
-      };
-      fetchToken(options).then(
-        (token) => {
+      let hasToken = false;
+      fetchToken(options)
+        .then((token) => {
+          hasToken = true;
           if (mine === generation) {
-            try {
-              use(token);
-            } catch (error) {
-              // A socket that can not be constructed: a bad token, or `ws:` in a page of `https:`.
-              fail(error, true);
-            }
+            use(token);
           }
-        },
-        (error: unknown) => {
-          report("unauthenticated", `getToken failed: ${reasonOf(error)}`, error);
-          fail(error, false);
-        },
-      );
+        })
+        .catch((error: unknown) => {
+          if (!hasToken) {
+            report("unauthenticated", `getToken failed: ${reasonOf(error)}`, error);
+          }
+          if (mine === generation) {
+            // A socket that can not be constructed is final: a bad token, or `ws:` in a page of `https:`.
+            onEnd({ code: ABNORMAL_CLOSE, reason: reasonOf(error) }, hasToken);
+          }
+        });
     };
     const connectBy = (name: TransportName, token: string | undefined): Link => {
       const self = openLink(
@@ -268,7 +271,7 @@ export class WebSocketClient {
         Math.min(LONGEST_WELCOME_MS, WELCOME_TIMEOUT_MS * 2 ** reconnection.attempt),
         (onOpen, onFrame, onClose) =>
           name === "sse" || !webSocket
-            ? openEventStream(fetch, httpUrl(target), token, subscriptions.cursor(), onFrame, onClose)
+            ? eventStream(fetch, httpUrl(target), token, subscriptions.cursor, onFrame, onClose)
             : openWebSocket(webSocket, target.href, token, onOpen, onFrame, onClose),
         (message) => {
           if (self === candidate && message.type === "welcome") {
@@ -319,7 +322,7 @@ export class WebSocketClient {
     const onWake = (): void => {
       if (isOpen()) {
         link?.probe();
-      } else if (this.state.status === "reconnecting" && !reconnection.isBarred()) {
+      } else if (self.state.status === "reconnecting" && !reconnection.isBarred()) {
         open();
       }
     };
@@ -390,24 +393,24 @@ export class WebSocketClient {
       returnMs = isWebSocket ? RETURN_MS : returnMs;
       reconnection.onConnected();
       subscriptions.applyServerSide(welcome.subscriptions);
-      Object.assign(this, { state: { status: "connected", welcome, heartbeatMs, transport }, clockOffsetMs: welcome.serverTime - clock.wallTime() });
+      self.state = { status: "connected", welcome, heartbeatMs, transport };
+      self.clockOffsetMs = welcome.serverTime - clock.wallTime();
       if (!reconnection.isVisible) {
         start("visibility", { state: "background" });
       }
       // An event stream resumes the server's own subscriptions by its cursor: `subscribed` follows.
-      const isResumed = (subscription: Subscription): boolean => !isWebSocket && subscription.isInCursor() && !!subscription.start(false);
-      subscribeSoon(subscriptions.all().filter((subscription) => !isResumed(subscription)));
+      subscribeSoon(subscriptions.all().filter((subscription) => !subscription.isResumed()));
       // Before the event: a listener that publishes at once then receives its own publication.
       flush();
       queue?.open(welcome.userId ?? "");
-      emit("state", this.state);
+      emit("state", self.state);
       pingLoop();
       returnLater();
     };
     const onHeartbeat = (heartbeatMs: number): void => {
       link?.setHeartbeat(heartbeatMs);
-      if (this.state.status === "connected" && this.state.heartbeatMs !== heartbeatMs) {
-        setState({ ...this.state, heartbeatMs });
+      if (self.state.status === "connected" && self.state.heartbeatMs !== heartbeatMs) {
+        setState({ ...self.state, heartbeatMs });
       }
     };
     const renewToken = (): void => {
@@ -415,33 +418,14 @@ export class WebSocketClient {
       if (options.getToken) {
         fetchToken(options)
           // A token that comes after its connection was replaced is dropped.
-          .then((token) => (token && mine === generation ? this.request("auth", { token }) : undefined))
+          .then((token) => (token && mine === generation ? request("auth", { token }) : undefined))
           .catch((error: unknown) => {
             report("unauthenticated", `the token could not be renewed: ${reasonOf(error)}`, error);
           });
       }
     };
 
-    // ------------------------------------------------------- the methods
-    this.on = on;
-    this.off = off;
-    this.getQuality = () => reconnection.getQuality(isOpen());
-    this.connect = () => {
-      if (!this.state.status.startsWith("connect")) {
-        if (!allows("websocket")) {
-          transport = "sse";
-        } else if (!webSocket) {
-          throw new TypeError("there is no global WebSocket: install the package `ws`, or pass a class as the option `webSocket`");
-        }
-        reconnection.start();
-        open();
-      }
-    };
-    this.disconnect = () => {
-      forgetToken();
-      stop({ status: "disconnected" });
-    };
-    this.ready = () =>
+    const ready: this["ready"] = () =>
       new Promise((resolve, reject) => {
         const check = (state: ClientState): void => {
           const { status } = state;
@@ -455,40 +439,62 @@ export class WebSocketClient {
           off("state", check);
         };
         on("state", check);
-        check(this.state);
+        check(self.state);
       });
-    this.recoverState = () => {
-      onWake();
-      return this.ready();
-    };
-    this.setOptions = (next) => {
-      options = { ...options, ...next };
-    };
-    this.subscribe = (channel, handler, settings = {}) => {
-      const subscriber = { ...settings, handler };
-      const [subscription, isNew] = subscriptions.add(channel, subscriber);
-      if (isNew) {
-        subscribeSoon([subscription]);
-      }
-      return () => {
-        remove(subscription, subscriber);
-      };
-    };
-    this.unsubscribe = (channel, handler) => {
-      for (const subscription of subscriptions.all()) {
-        for (const subscriber of subscription.name === channel ? [...subscription.subscribers] : []) {
-          if (!handler || subscriber.handler === handler) {
-            remove(subscription, subscriber);
+    Object.assign(self, {
+      on,
+      off,
+      getQuality,
+      request,
+      ready,
+      connect() {
+        if (!self.state.status.startsWith("connect")) {
+          if (!allows("websocket")) {
+            transport = "sse";
+          } else if (!webSocket) {
+            throw new TypeError(`there is no global WebSocket: ${WEB_SOCKET_HELP}pass a class as the option \`webSocket\``);
+          }
+          reconnection.start();
+          open();
+        }
+      },
+      disconnect() {
+        forgetToken();
+        stop({ status: "disconnected" });
+      },
+      recoverState() {
+        onWake();
+        return ready();
+      },
+      setOptions(next) {
+        options = { ...options, ...next };
+      },
+      subscribe(channel, handler, settings) {
+        const subscriber = { ...settings, handler };
+        const [subscription, isNew] = subscriptions.add(channel, subscriber);
+        subscribeSoon(isNew ? [subscription] : []);
+        return () => {
+          remove(subscription, subscriber);
+        };
+      },
+      unsubscribe(channel, handler) {
+        for (const subscription of subscriptions.all()) {
+          for (const subscriber of subscription.name === channel ? [...subscription.subscribers] : []) {
+            if (!handler || subscriber.handler === handler) {
+              remove(subscription, subscriber);
+            }
           }
         }
-      }
-    };
-    this.publish = (channel, data, { idempotencyKey, queue: isQueued = true } = {}) =>
-      queue && isQueued ? queue.add(channel, data, idempotencyKey) : this.request("publish", { channel, data, ...(idempotencyKey && { idempotencyKey }) });
-    this.send = (message) => link?.send(JSON.stringify(message)) ?? false;
-    this.request = (type, data) =>
-      new Promise((resolve, reject) => {
-        start(type, data, resolve, reject);
-      });
+      },
+      publish: (channel, data, { idempotencyKey, queue: isQueued = true } = {}) =>
+        promiseOf((done) => {
+          if (queue && isQueued) {
+            queue.add(channel, data, idempotencyKey, done);
+          } else {
+            start("publish", { channel, data, ...(idempotencyKey && { idempotencyKey }) }, done);
+          }
+        }),
+      send: (message) => link?.send(JSON.stringify(message)) ?? false,
+    } satisfies Omit<WebSocketClient, "state" | "clockOffsetMs">);
   }
 }

@@ -4,6 +4,9 @@
  * runtime that a test would have to fake.
  */
 
+import { findWebSocket } from "#runtime";
+import type { OpenEventStream } from "./wires.ts";
+
 /** A running timer. */
 export interface Timer {
   cancel(): void;
@@ -52,6 +55,8 @@ export interface Environment {
   readonly webSocket: WebSocketConstructor | undefined;
   readonly fetch: Fetch;
   readonly page: Page;
+  /** Opens event streams in place of `fetch` alone: tabs share one. */
+  readonly eventStream?: OpenEventStream;
   /** A number from 0 up to but not including 1. */
   readonly random: () => number;
 }
@@ -66,23 +71,6 @@ export function environmentWith({ environment, webSocket }: { readonly environme
     ...environment,
     webSocket: webSocket ?? environment?.webSocket ?? findWebSocket(),
   };
-}
-
-/** The global WebSocket. Node 20 has none: there, that of the application's package `ws`. */
-function findWebSocket(): WebSocketConstructor | undefined {
-  const { WebSocket, process } = globalThis as {
-    readonly WebSocket?: WebSocketConstructor;
-    readonly process?: {
-      cwd(): string;
-      getBuiltinModule?(name: "module"): { createRequire(path: string): (name: string) => WebSocketConstructor };
-    };
-  };
-  try {
-    // Not `import("ws")`: a bundler for browsers would search for the package.
-    return WebSocket ?? process?.getBuiltinModule?.("module").createRequire(`${process.cwd()}/`)("ws");
-  } catch {
-    return undefined;
-  }
 }
 
 const systemClock: Clock = {
@@ -100,23 +88,25 @@ const systemClock: Clock = {
 
 /** The page of a browser. Elsewhere, always visible. */
 const documentPage: Page = {
-  isVisible: () => typeof document === "undefined" || !document.hidden,
+  isVisible: () => !page()?.hidden,
   onChange(listener) {
     const abort = new AbortController();
-    if (typeof document !== "undefined") {
-      for (const name of "visibilitychange online offline resume freeze pageshow pagehide".split(" ")) {
-        // Captured: `freeze` and `resume` are events of the document that do not bubble.
-        addEventListener(
-          name,
-          () => {
-            listener(name);
-          },
-          { capture: true, signal: abort.signal },
-        );
-      }
+    for (const name of page() ? "visibilitychange online offline resume freeze pageshow pagehide".split(" ") : []) {
+      // Captured: `freeze` and `resume` are events of the document that do not bubble.
+      addEventListener(
+        name,
+        () => {
+          listener(name);
+        },
+        { capture: true, signal: abort.signal },
+      );
     }
     return () => {
       abort.abort();
     };
   },
 };
+
+function page(): Document | undefined {
+  return (globalThis as { readonly document?: Document }).document;
+}

@@ -1,5 +1,5 @@
 /** Event listeners: one listener's exception never reaches the client or the other listeners. */
-import type { ClientEvents } from "./api.ts";
+import type { ClientError, ClientEvents } from "./api.ts";
 import { reasonOf } from "./errors.ts";
 
 /** A listener of any event. The public types of `on` fix which one. */
@@ -13,7 +13,6 @@ export function openListeners(): [
   call: <Event>(listener: (event: Event) => void, event: Event) => void,
 ] {
   const listeners = new Map<string, Set<Listener>>();
-  let isReporting = false;
 
   const off = (name: keyof ClientEvents, listener: Listener): void => {
     listeners.get(name)?.delete(listener);
@@ -24,27 +23,33 @@ export function openListeners(): [
       off(name, listener);
     };
   };
+  /** Reports to the console. No failure is silent. */
+  const log = (error: unknown): void => {
+    console.error("tidewire:", error);
+  };
   const emit = <Name extends keyof ClientEvents>(name: Name, event: ClientEvents[Name]): void => {
     const all = [...(listeners.get(name) ?? [])];
-    if (name === "error" && (!all.length || isReporting)) {
-      // No failure is silent.
-      console.error("tidewire:", event);
-    } else {
-      for (const listener of all) {
-        call(listener, event as never);
-      }
+    const isError = name === "error";
+    if (isError && !all.length) {
+      log(event);
+    }
+    for (const listener of all) {
+      // What a listener of errors throws goes to the console: an event would call it again.
+      call(listener, event as never, isError ? log : undefined);
     }
   };
-  /** Calls a function of the application. What it throws becomes an `error` event. */
-  const call = <Event>(listener: (event: Event) => void, event: Event): void => {
+  /** Calls a function of the application. What it throws becomes an `error` event, unless `report` takes it. */
+  const call = <Event>(
+    listener: (event: Event) => void,
+    event: Event,
+    report = (error: ClientError): void => {
+      emit("error", error);
+    },
+  ): void => {
     try {
       listener(event);
     } catch (cause) {
-      const wasReporting = isReporting;
-      // What a listener of errors throws goes to the console: an event would call it again.
-      isReporting = (event as { code?: unknown } | null)?.code !== undefined;
-      emit("error", { code: "internal", message: `a listener threw: ${reasonOf(cause)}`, cause });
-      isReporting = wasReporting;
+      report({ code: "internal", message: `a listener threw: ${reasonOf(cause)}`, cause });
     }
   };
   return [on, off, emit, call];

@@ -20,17 +20,14 @@ export function openPings(
   };
   const ping = (): void => {
     const t = clock.now();
-    start(
-      "ping",
-      { t },
-      ({ serverTime }) => {
+    start("ping", { t }, (_, pong) => {
+      if (pong) {
         const rttMs = clock.now() - t;
-        onPing(rttMs, serverTime + rttMs / 2 - clock.wallTime());
-      },
-      () => {
+        onPing(rttMs, pong.serverTime + rttMs / 2 - clock.wallTime());
+      } else {
         onPing();
-      },
-    );
+      }
+    });
   };
   const loop = (): void => {
     stop();

@@ -5,19 +5,26 @@ import type { ReplyOf, Requests, RequestType, ServerMessage } from "./messages.t
 
 const REQUEST_TIMEOUT_MS = 10_000;
 
+/** Called once, with an error or a value. */
+export type Done<Value> = (error: TidewireError | undefined, value?: Value) => void;
+
 /**
  * Sends a request. It calls back at once and returns no promise: a reply must
  * take effect before the frame after it.
  */
-export type StartRequest = <Type extends RequestType>(
-  type: Type,
-  data: Requests[Type]["data"],
-  onReply?: (reply: ReplyOf<Type>) => void,
-  onFailure?: (error: TidewireError) => void,
-) => void;
+export type StartRequest = <Type extends RequestType>(type: Type, data: Requests[Type]["data"], done?: Done<ReplyOf<Type>>) => void;
 
-function nothing(): void {
-  // Nobody waits for the reply.
+/** Returns a promise of what `run` calls back with. */
+export function promiseOf<Value>(run: (done: Done<Value>) => void): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    run((error, value) => {
+      if (error) {
+        reject(error);
+      } else {
+        resolve(value as Value);
+      }
+    });
+  });
 }
 
 /**
@@ -30,42 +37,36 @@ export function openRequests(
   limitMs: () => number | undefined,
   send: (frame: string) => boolean,
 ): [start: StartRequest, settle: (message: ServerMessage) => boolean, failAll: () => void] {
-  const pending = new Map<string, [onReply: (reply: never) => void, onFailure: (error: TidewireError) => void, timer: Timer]>();
+  const pending = new Map<string, [done: Done<never> | undefined, timer: Timer]>();
   let lastId = 0;
-  /** Returns a pending request, which is pending no more. */
-  const take = (id: string): [onReply: (reply: never) => void, onFailure: (error: TidewireError) => void] | undefined => {
-    const found = pending.get(id);
-    pending.delete(id);
-    found?.[2].cancel();
-    return found && [found[0], found[1]];
+  /** Settles a request. Returns whether it was pending. */
+  const finish = (id: string, error: TidewireError | undefined, data?: unknown): boolean => {
+    const [done, timer] = pending.get(id) ?? [];
+    timer?.cancel();
+    // Before the call: it may start other requests.
+    const wasPending = pending.delete(id);
+    // The protocol fixes the reply type of each request.
+    done?.(error, data as never);
+    return wasPending;
   };
 
   return [
-    (type, data, onReply = nothing, onFailure = nothing) => {
-      const id = String(++lastId);
-      if (!send(JSON.stringify({ type, id, data }))) {
-        onFailure(failure("unavailable", "not connected"));
-        return;
-      }
-      const ms = limitMs() ?? REQUEST_TIMEOUT_MS;
-      const timer = clock.after(ms, () => {
-        take(id)?.[1](failure("deadline_exceeded", `no reply within ${ms} ms`));
-      });
-      pending.set(id, [onReply, onFailure, timer]);
-    },
-    ({ id = "", type, data }) => {
-      const request = take(id);
-      if (type === "error") {
-        request?.[1](new TidewireError(data));
+    (type, data, done) => {
+      const id = `${++lastId}`;
+      if (send(JSON.stringify({ type, id, data }))) {
+        const ms = limitMs() ?? REQUEST_TIMEOUT_MS;
+        const timer = clock.after(ms, () => {
+          finish(id, failure("deadline_exceeded", `no reply within ${ms} ms`));
+        });
+        pending.set(id, [done, timer]);
       } else {
-        // The protocol fixes the reply type of each request.
-        request?.[0](data as never);
+        done?.(failure("unavailable", "not connected"));
       }
-      return !!request;
     },
+    ({ id = "", type, data }) => finish(id, type === "error" ? new TidewireError(data) : undefined, data),
     () => {
-      for (const id of [...pending.keys()]) {
-        take(id)?.[1](failure("unavailable", "the connection was lost before the reply came"));
+      for (const id of pending.keys()) {
+        finish(id, failure("unavailable", "the connection was lost before the reply came"));
       }
     },
   ];

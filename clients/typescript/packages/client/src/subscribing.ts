@@ -49,29 +49,22 @@ export function openSubscribing(
     }
   };
   const send = (all: readonly Subscription[]): void => {
-    start(
-      "subscribe",
-      { channels: all.map((subscription) => subscription.start(isWebSocket())) },
-      ({ channels }) => {
+    start("subscribe", { channels: all.map((subscription) => subscription.start(isWebSocket())) }, (error, reply) => {
+      for (const [index, subscription] of all.entries()) {
         // The results come in the order of the request.
-        for (const [index, result] of channels.entries()) {
-          const subscription = all[index];
-          if (subscription && subscriptions.has(subscription)) {
-            subscription.finish(result);
-            // The server has said whether it is a latest channel.
-            if (savesData() && subscription.slowDown(SAVE_DATA_MS)) {
-              subscribeSoon([subscription]);
-            }
+        const result = reply?.channels[index];
+        if (result && subscriptions.has(subscription)) {
+          subscription.finish(result);
+          // The server has said whether it is a latest channel.
+          if (savesData() && subscription.slowDown(SAVE_DATA_MS)) {
+            subscribeSoon([subscription]);
           }
-        }
-      },
-      (error) => {
-        // After a loss the next connection subscribes to everything again.
-        for (const subscription of isOpen() ? all : []) {
+        } else if (error && isOpen()) {
+          // After a loss the next connection subscribes to everything again.
           subscription.refuse(error);
         }
-      },
-    );
+      }
+    });
   };
   const remove = (subscription: Subscription, subscriber: Subscriber): void => {
     const { subscribers } = subscription;

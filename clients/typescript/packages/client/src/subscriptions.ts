@@ -75,8 +75,6 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
   /** On a latest channel: the value for handlers that are added later. */
   let latest: ChannelMessage | undefined;
   let isDelivering = false;
-  /** The cursor of the last event stream has it. */
-  let isInCursor = false;
 
   /** Sets a new position to resume from. The seqs of another epoch mean nothing in this one. */
   const moveTo = ({ epoch, seq }: Position): void => {
@@ -139,7 +137,6 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
     subscribers,
     push,
     refuse,
-    deliver,
     canonical: () => canonical,
     /** Its updates may come in a `price_batch`. */
     mayBatch: () => isBatched ?? isLatest !== false,
@@ -178,9 +175,12 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
       return from || minIntervalMs ? { channel: name, ...(from && { since: from }), ...(minIntervalMs && { minIntervalMs }) } : name;
     },
 
-    /** Applies the channel's entry in a `subscribed`. */
-    finish(result: SubscriptionResult): void {
+    /** Applies the channel's entry in a `subscribed`: a reply, or one that the server pushes, which another reply may follow. */
+    finish(result: SubscriptionResult, isPushed = false): void {
       const { channel, epoch, seq, error } = result;
+      if (isPushed && waiting === true) {
+        return;
+      }
       if (error) {
         refuse(new TidewireError(error));
         return;
@@ -221,20 +221,21 @@ function openSubscription(name: string, options: Subscriber, call: Call, report:
       }
     },
 
-    /** A `subscribed` that replies to no request has news. */
-    isOpenToPushed: () => waiting !== true,
-
     /** Forgets a pending replay: the connection that it was requested on is lost. */
     onDisconnect(): void {
       waiting = false;
     },
 
-    /** Returns its line of an event stream's cursor, if the server subscribes the stream to it. */
+    /** Returns its line of a new event stream's cursor, if the server subscribes the stream to it. Then a `subscribed` is to come. */
     cursorLine(isServerSide: boolean): string {
-      isInCursor = isServerSide && !!position;
-      return isInCursor && position ? `${position.epoch} ${position.seq} ${canonical}` : "";
+      if (!isServerSide || !position) {
+        return "";
+      }
+      waiting = [];
+      return `${position.epoch} ${position.seq} ${canonical}`;
     },
-    isInCursor: () => isInCursor,
+    /** On a new connection: the cursor has it. */
+    isResumed: () => !!waiting,
 
     /** Sets an interval where it is allowed and none is set. Returns whether it was. */
     slowDown(intervalMs: number): boolean {
@@ -266,7 +267,7 @@ export interface Subscriptions {
    * Returns the cursor with which an event stream resumes the channels that the
    * server subscribes it to by itself: base64url of lines `EPOCH SEQ CHANNEL`.
    */
-  cursor(): string;
+  readonly cursor: () => string;
 }
 
 /** Opens the channels of a client. */
@@ -347,9 +348,7 @@ export function openSubscriptions(call: Call, report: Report): Subscriptions {
     applyPushed(results: readonly SubscriptionResult[]): void {
       for (const result of results) {
         for (const subscription of find(result.channel)) {
-          if (subscription.isOpenToPushed()) {
-            subscription.finish(result);
-          }
+          subscription.finish(result, true);
         }
       }
     },

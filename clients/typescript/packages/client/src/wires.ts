@@ -15,6 +15,9 @@ export type OnFrame = (frame: unknown) => void;
 /** Called at the end, also after `close`. Without a code it is as 1006. */
 export type OnEnd = (code: number | undefined, reason: string) => void;
 
+/** Opens an event stream. `cursor` returns where it resumes the channels that the server subscribes it to. */
+export type OpenEventStream = (fetch: Fetch, url: string, token: string | undefined, cursor: () => string, onFrame: OnFrame, onEnd: OnEnd) => Wire;
+
 /** Opens a WebSocket. Throws what the constructor throws: no retry would help. */
 export function openWebSocket(webSocket: WebSocketConstructor, url: string, token: string | undefined, onOpen: () => void, onFrame: OnFrame, onEnd: OnEnd): Wire {
   const socket = new webSocket(url, ["tidewire.v1.json", ...(token ? [`tidewire.bearer.${token}`] : [])]);
@@ -38,7 +41,8 @@ export function openWebSocket(webSocket: WebSocketConstructor, url: string, toke
  * `EventSource`, which hides the status of a refusal, gives up for ever on a
  * 502, can send no `Authorization` and does not exist in Node.
  */
-export function openEventStream(fetch: Fetch, url: string, token: string | undefined, cursor: string, onFrame: OnFrame, onEnd: OnEnd): Wire {
+export const openEventStream: OpenEventStream = (fetch, url, token, cursorOf, onFrame, onEnd) => {
+  const cursor = cursorOf();
   const abort = new AbortController();
   const { signal } = abort;
   const authorization = token && { authorization: `Bearer ${token}` };
@@ -104,7 +108,7 @@ export function openEventStream(fetch: Fetch, url: string, token: string | undef
       abort.abort();
     },
   };
-}
+};
 
 /** The error in the body of a response, or one that names its status. */
 function errorOf(body: string, status: number): ErrorData {

@@ -18,7 +18,7 @@ const BATCH = 128;
 const PASSES = 9;
 /** Batches between two reports: a run of each byte takes an hour or more. */
 const REPORT_EVERY = 16;
-/** The pace of the publications: a session is recorded in a second. After that, short ones come more slowly. */
+/** The pace of the publications: a session is recorded in a second. After that they come more slowly, and short ones once all are cut. */
 const PACE_MS = 15;
 const LENGTH = 1_000;
 /** Random bytes: the connections compress. */
@@ -78,8 +78,9 @@ async function cutAt(offsets: readonly number[], name: string): Promise<Result[]
   let count = 0;
   const timer = setInterval(() => {
     count += 1;
+    const isLong = count <= LONG_ONES || sessions.some(({ proxy }) => proxy.cutAt === undefined);
     if (count <= LONG_ONES || count % SLOWER === 0) {
-      publisher.send({ type: "publish", data: { channel, data: randomBytes(count <= LONG_ONES ? LENGTH : 1).toString("base64") } });
+      publisher.send({ type: "publish", data: { channel, data: randomBytes(isLong ? LENGTH : 1).toString("base64") } });
     }
   }, PACE_MS);
   await until(() => sessions.every(({ recoveredAt }) => recoveredAt !== undefined));

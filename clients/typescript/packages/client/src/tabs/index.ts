@@ -3,19 +3,21 @@
  *
  * Each tab has a client of its own, whose WebSocket is a stand-in that talks to
  * a leader over a `BroadcastChannel`. The leader is the tab that holds a Web
- * Lock. It has the one real socket, forwards the frames of all tabs with ids of
- * its own, and counts who follows each channel. When the leader goes away the
- * browser passes the lock on, the new leader announces itself, and each client
- * reconnects to it and resumes by seq: what a lost connection does, so that
- * nothing is lost and nothing comes twice. A leader that is frozen keeps its
- * lock but answers nobody: then a follower steals the lock.
+ * Lock: see `leader.ts`. When it goes away the browser passes the lock on, the
+ * new leader announces itself, and each client reconnects to it and resumes by
+ * seq: what a lost connection does, so that nothing is lost and nothing comes
+ * twice. A leader that is frozen keeps its lock but answers nobody: then a
+ * follower steals the lock. Where WebSockets are blocked, the tabs share one
+ * event stream in the same way.
  *
  * Tabs with tokens of different users never share: the user is part of the name.
  */
 import type { ClientOptions } from "../api.ts";
 import { WebSocketClient } from "../client.ts";
-import { environmentWith, type Timer, type WebSocketConstructor, type WebSocketLike } from "../environment.ts";
+import { environmentWith, type Fetch, type Timer, type WebSocketConstructor, type WebSocketLike } from "../environment.ts";
 import { ownerOf } from "../token.ts";
+import { openEventStream, type OpenEventStream, openWebSocket } from "../wires.ts";
+import { type Answer, type Leader, openLeader, type TabNote } from "./leader.ts";
 
 /** The time in which a leader answers. After it, and up to as much again by chance, a follower steals the lock. */
 const LEADER_TIMEOUT_MS = 1_000;
@@ -40,11 +42,7 @@ export interface TabEnvironment {
 
 /** What tabs say to each other. A leader's notes have a `to`, and are `by` it: a thawed one's are ignored. */
 type Note =
-  /** A tab opens its socket, or sends a frame, or closes. */
-  | { readonly from: string; readonly open: readonly string[] }
-  | { readonly from: string; readonly frame: string }
-  | { readonly from: string; readonly gone: true }
-  /** The leader has heard of the tab, or passes a frame or the end on. */
+  | TabNote
   | (Answer & { readonly by: string })
   /** A tab became the leader. */
   | { readonly leader: string };
@@ -59,7 +57,59 @@ export function createTabClient(url: string | URL, options: ClientOptions = {}, 
   if (!locks || !openChannel || !environment.webSocket) {
     return new WebSocketClient(url, options);
   }
-  return new WebSocketClient(url, { ...options, webSocket: tabSocket(environment.webSocket, environment, locks, openChannel) });
+  const share = (socket: WebSocketConstructor, isStream: boolean): WebSocketConstructor => tabSocket(socket, isStream, environment, locks, openChannel);
+  const eventStream: OpenEventStream = (fetch, to, token, _cursor, onFrame, onEnd) =>
+    openWebSocket(share(streamSocket(fetch), true), to, token, () => undefined, onFrame, onEnd);
+  return new WebSocketClient(url, { ...options, environment: { ...options.environment, eventStream }, webSocket: share(environment.webSocket, false) });
+}
+
+/** Returns a class whose sockets are event streams. The server resumes none of their channels by a cursor: each tab does, by its own positions. */
+function streamSocket(fetch: Fetch): WebSocketConstructor {
+  return class StreamSocket extends Listening {
+    constructor(url: string, protocols: string[]) {
+      super();
+      const wire = openEventStream(
+        fetch,
+        url,
+        tokenOf(protocols),
+        () => "",
+        (data) => {
+          this.fire("message", { data });
+        },
+        (code, reason) => {
+          this.fire("close", { code, reason });
+        },
+      );
+      this.send = (frame) => {
+        wire.send(frame);
+      };
+      this.close = () => {
+        wire.close();
+      };
+    }
+  };
+}
+
+/** A socket's listeners. */
+class Listening implements WebSocketLike {
+  declare send: (data: string) => void;
+  declare close: (code?: number) => void;
+  readonly #listeners: Partial<Record<string, ((event: never) => void)[]>> = {};
+
+  addEventListener(type: string, listener: (event: never) => void): void {
+    (this.#listeners[type] ??= []).push(listener);
+  }
+
+  fire(type: string, event: unknown): void {
+    for (const listener of this.#listeners[type] ?? []) {
+      listener(event as never);
+    }
+  }
+}
+
+/** Returns the token among the subprotocols of a socket. */
+function tokenOf(protocols: readonly string[]): string | undefined {
+  return protocols[1]?.replace("tidewire.bearer.", "");
 }
 
 function browserTabs(): TabEnvironment {
@@ -73,18 +123,16 @@ function browserTabs(): TabEnvironment {
 /** Returns a WebSocket class whose sockets share one real socket. */
 function tabSocket(
   webSocket: WebSocketConstructor,
+  isStream: boolean,
   { clock, random }: ReturnType<typeof environmentWith>,
   locks: LockManagerLike,
   openChannel: (name: string) => TabChannel,
 ): WebSocketConstructor {
-  return class TabSocket implements WebSocketLike {
-    declare readonly send: (data: string) => void;
-    declare readonly close: (code?: number) => void;
-    readonly #listeners: Partial<Record<string, ((event: never) => void)[]>> = {};
-
+  return class TabSocket extends Listening {
     constructor(url: string, protocols: string[]) {
+      super();
       const tab = random().toString(36).slice(2) + random().toString(36).slice(2);
-      const token = protocols[1]?.replace("tidewire.bearer.", "");
+      const token = tokenOf(protocols);
       const name = `tidewire|${url}|${ownerOf(token) ?? token ?? ""}`;
       const channel = openChannel(name);
       const withdrawal = new AbortController();
@@ -95,15 +143,12 @@ function tabSocket(
       /** The tab that leads, once it has answered. */
       let leader: string | undefined;
 
-      const fire = (type: string, event: unknown): void => {
-        for (const listener of this.#listeners[type] ?? []) {
-          listener(event as never);
-        }
-      };
       const post = (note: Note): void => {
         channel.postMessage(note);
         // A BroadcastChannel does not reach its own sender, and the leader is one of its followers.
-        lead?.onNote(note);
+        if ("from" in note) {
+          lead?.onNote(note);
+        }
       };
       const end = (code: number, reason: string): void => {
         if (!hasEnded) {
@@ -116,7 +161,7 @@ function tabSocket(
           lead = undefined;
           channel.onmessage = null;
           channel.close();
-          fire("close", { code, reason });
+          this.fire("close", { code, reason });
         }
       };
       const onNote = (note: Note): void => {
@@ -135,7 +180,7 @@ function tabSocket(
           } else if (note.by !== leader) {
             // Of a leader that was replaced and does not know it yet.
           } else if ("frame" in note) {
-            fire("message", { data: note.frame });
+            this.fire("message", { data: note.frame });
           } else {
             end(note.code, note.reason);
           }
@@ -144,7 +189,7 @@ function tabSocket(
       /** Holds the lock until this socket ends, or another tab steals it. */
       const campaign = (steal: boolean): void => {
         const hold = (): Promise<unknown> => {
-          lead = new Leader(webSocket, url, clock, (answer) => {
+          lead = openLeader(webSocket, isStream, url, clock, (answer) => {
             const note: Note = { ...answer, by: tab };
             channel.postMessage(note);
             onNote(note);
@@ -168,8 +213,11 @@ function tabSocket(
         post({ from: tab, open: protocols });
       };
       channel.onmessage = ({ data }) => {
-        lead?.onNote(data as Note);
-        onNote(data as Note);
+        const note = data as Note;
+        if ("from" in note) {
+          lead?.onNote(note);
+        }
+        onNote(note);
       };
       this.send = (frame) => {
         post({ from: tab, frame });
@@ -180,163 +228,5 @@ function tabSocket(
       campaign(false);
       join();
     }
-
-    addEventListener(type: string, listener: (event: never) => void): void {
-      (this.#listeners[type] ??= []).push(listener);
-    }
   };
-}
-
-/** A note of a leader, without its name. */
-type Answer = { readonly to: string } & ({ readonly heard: true } | { readonly frame: string } | { readonly code: number; readonly reason: string });
-
-interface Request {
-  readonly tab: string;
-  readonly id: string | undefined;
-  readonly type: string;
-  readonly channels: readonly string[];
-}
-
-/** The leader's side: one real socket, and the tabs that share it. */
-class Leader {
-  readonly onNote: (note: Note) => void;
-  /** Ends the real socket. The tabs notice by the next leader, or by their heartbeats. */
-  readonly close: () => void;
-
-  constructor(webSocket: WebSocketConstructor, url: string, clock: { after(ms: number, run: () => void): Timer }, post: (note: Answer) => void) {
-    /** Each tab, and whether it is visible. */
-    const tabs = new Map<string, boolean>();
-    /** The tabs that follow each channel. */
-    const followers = new Map<string, Set<string>>();
-    const requests = new Map<string, Request>();
-    let socket: WebSocketLike | undefined;
-    let welcome: string | undefined;
-    let lastId = 0;
-
-    const endAll = (code: number, reason: string): void => {
-      const all = [...tabs.keys()];
-      tabs.clear();
-      followers.clear();
-      requests.clear();
-      socket = welcome = undefined;
-      for (const to of all) {
-        post({ to, code, reason });
-      }
-    };
-    const request = (message: { readonly type: string; readonly id?: string; readonly data?: unknown }, tab: string): void => {
-      const { type, id, data } = message;
-      const own = String(++lastId);
-      requests.set(own, { tab, id, type, channels: (data as { channels?: string[] } | undefined)?.channels ?? [] });
-      socket?.send(JSON.stringify({ type, id: own, data }));
-    };
-    /** Ends what a tab alone follows. Returns these channels. */
-    const leave = (tab: string, channels: readonly string[]): string[] =>
-      channels.filter((channel) => {
-        const all = followers.get(channel);
-        return all?.delete(tab) && !all.size && followers.delete(channel);
-      });
-    const showAny = (): void => {
-      request({ type: "visibility", data: { state: [...tabs.values()].includes(true) ? "active" : "background" } }, "");
-    };
-
-    const onFrame = (text: string): void => {
-      const message = JSON.parse(text) as { type: string; id?: string; channel?: string; data: { channel?: string; channels?: { channel: string; error?: unknown }[]; afterMs?: number } };
-      const { type, id, data } = message;
-      const asked = id === undefined ? undefined : requests.get(id);
-      if (asked) {
-        requests.delete(id ?? "");
-        if (type === "subscribed") {
-          for (const { channel, error } of data.channels ?? []) {
-            if (!error) {
-              followers.set(channel, (followers.get(channel) ?? new Set()).add(asked.tab));
-            }
-          }
-        }
-        if (tabs.has(asked.tab) && asked.id !== undefined) {
-          post({ to: asked.tab, frame: JSON.stringify({ ...message, id: asked.id }) });
-        }
-      } else if (type === "reconnect") {
-        // All tabs move at once: the leader's socket is theirs.
-        const draining = socket;
-        clock.after(data.afterMs ?? 0, () => {
-          if (socket === draining) {
-            draining?.close(1000);
-            endAll(4003, "the server drains");
-          }
-        });
-      } else {
-        welcome = type === "welcome" ? text : welcome;
-        const only = followers.get(message.channel ?? data.channel ?? "");
-        for (const to of only ?? tabs.keys()) {
-          post({ to, frame: text });
-        }
-      }
-    };
-    const connect = (protocols: readonly string[]): void => {
-      const mine = new webSocket(url, [...protocols]);
-      socket = mine;
-      mine.addEventListener("open", () => {
-        if (socket !== mine) {
-          mine.close();
-        }
-      });
-      mine.addEventListener("message", ({ data }) => {
-        if (socket === mine) {
-          onFrame(data as string);
-        }
-      });
-      mine.addEventListener("error", () => undefined);
-      mine.addEventListener("close", ({ code = 1006, reason = "" }) => {
-        if (socket === mine) {
-          endAll(code, reason);
-        }
-      });
-    };
-    this.close = () => {
-      socket?.close(1000);
-      socket = undefined;
-    };
-    this.onNote = (note) => {
-      if (!("from" in note)) {
-        return;
-      }
-      const tab = note.from;
-      if ("open" in note) {
-        tabs.set(tab, true);
-        post({ to: tab, heard: true });
-        if (!socket) {
-          connect(note.open);
-        } else if (welcome) {
-          post({ to: tab, frame: welcome });
-        }
-      } else if ("gone" in note) {
-        if (tabs.delete(tab)) {
-          const left = leave(tab, [...followers.keys()]);
-          if (left.length) {
-            request({ type: "unsubscribe", data: { channels: left } }, "");
-          }
-          if (!tabs.size) {
-            this.close();
-            welcome = undefined;
-          }
-        }
-      } else if (tabs.has(tab)) {
-        const message = JSON.parse(note.frame) as { type: string; id?: string; data?: { channels?: string[]; state?: string } };
-        const { type, id, data } = message;
-        if (type === "visibility") {
-          tabs.set(tab, data?.state === "active");
-          showAny();
-          post({ to: tab, frame: JSON.stringify({ type, id, data: { state: data?.state, heartbeatMs: data?.state === "active" ? 2_000 : 30_000 } }) });
-        } else if (type === "unsubscribe") {
-          const left = leave(tab, data?.channels ?? []);
-          if (left.length) {
-            request({ type, data: { channels: left } }, "");
-          }
-          post({ to: tab, frame: JSON.stringify({ type: "unsubscribed", id, data }) });
-        } else {
-          request(message, tab);
-        }
-      }
-    };
-  }
 }

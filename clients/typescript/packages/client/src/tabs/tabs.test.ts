@@ -3,6 +3,7 @@ import type { ClientOptions } from "../api.ts";
 import type { WebSocketClient } from "../client.ts";
 import type { ChannelMessage } from "../subscriptions.ts";
 import { FakeServer } from "../testing/server.ts";
+import { FakeStreams, until } from "../testing/streams.ts";
 import { createTabClient, type TabChannel, type TabEnvironment } from "./index.ts";
 
 /** The locks and channels of one browser. */
@@ -313,5 +314,88 @@ describe("tabs", () => {
     second.client.send({ type: "visibility", data: { state: "background" } });
     await settle();
     expect(states().at(-1)).toEqual({ state: "background" });
+  });
+});
+
+describe("tabs on an event stream", () => {
+  let streams: FakeStreams;
+  /** Held answers to requests for a history. */
+  let histories: ((reply: object) => void)[];
+
+  beforeEach(() => {
+    streams = new FakeStreams();
+    histories = [];
+    streams.answer = ({ id, type, data }) => {
+      const { channels } = data as { channels: (string | { channel: string })[] };
+      if (type === "history") {
+        return new Promise((resolve) => {
+          histories.push((reply) => {
+            resolve(Response.json({ ...reply, id }));
+          });
+        });
+      }
+      const names = type === "subscribe" ? channels.map((each) => (typeof each === "string" ? each : each.channel)) : [];
+      const results = names.map((channel) => ({ channel, epoch: "e", seq: 10, recovered: false, class: "history" }));
+      return Promise.resolve(Response.json(type === "subscribe" ? { type: "subscribed", id, data: { channels: results } } : { type: "pong", id, data: { serverTime: 1, heartbeatMs: 2_000 } }));
+    };
+  });
+
+  const onStream = (): ClientOptions => ({ transports: ["sse"], environment: { ...server.environment, fetch: streams.fetch, random: () => (random = (random + 0.37) % 1) } });
+  const posted = (type: string): number => streams.posts.filter(({ message }) => message.type === type).length;
+  const push = (seq: number): void => {
+    streams.stream.receive({ type: "message", channel: "demo:a", seq, data: seq });
+  };
+  /** Opens two tabs: the first follows the channel, and the second one another. */
+  async function openTwo(): Promise<[Opened, Opened]> {
+    const first = await openTab(onStream());
+    await until(() => streams.streams.length === 1);
+    streams.stream.welcome();
+    await until(() => posted("subscribe") === 1);
+    const second = await openTab(onStream(), "demo:other");
+    await until(() => second.client.state.status === "connected" && posted("subscribe") === 2);
+    return [first, second];
+  }
+
+  it("share one stream, and a push goes to the tabs that follow its channel", async () => {
+    const [first, second] = await openTwo();
+    expect(streams.streams).toHaveLength(1);
+    expect(first.client.state).toMatchObject({ status: "connected", transport: "sse" });
+    push(11);
+    await until(() => first.received.length === 1);
+    expect(second.received).toEqual([]);
+    second.client.disconnect();
+    await until(() => posted("unsubscribe") === 1);
+    first.client.disconnect();
+  });
+
+  it("a tab resumes a channel that another one follows: in order, without a gap or a duplicate, whatever overtakes the reply", async () => {
+    const [first, second] = await openTwo();
+    const received: ChannelMessage[] = [];
+    second.client.subscribe("demo:a", (message) => received.push(message), { since: { epoch: "e", seq: 8 } });
+    await until(() => histories.length === 1);
+    push(10);
+    push(11);
+    await until(() => first.received.length > 0);
+    expect(received).toEqual([]);
+    const messages = [9, 10].map((seq) => ({ seq, type: "message", data: seq, timestamp: 1 }));
+    histories[0]?.({ type: "history", data: { channel: "demo:a", epoch: "e", seq: 10, messages } });
+    await until(() => received.length === 3);
+    push(12);
+    await until(() => received.length === 4);
+    expect(received.map(({ seq, replayed }) => [seq, !!replayed])).toEqual([[9, true], [10, true], [11, false], [12, false]]);
+    expect(seqs(first).at(-1)).toBe(12);
+    expect(posted("subscribe")).toBe(2);
+  });
+
+  it("a tab that missed more than the history has gets a gap", async () => {
+    const [, second] = await openTwo();
+    const received: ChannelMessage[] = [];
+    second.client.subscribe("demo:a", (message) => received.push(message), { since: { epoch: "e", seq: 1 } });
+    await until(() => histories.length === 1);
+    histories[0]?.({ type: "error", data: { code: "failed_precondition", message: "the history begins at 5" } });
+    await until(() => received.length === 1);
+    push(11);
+    await until(() => received.length === 2);
+    expect(received.map(({ type, seq }) => [type, seq])).toEqual([["gap", undefined], ["message", 11]]);
   });
 });

@@ -1,0 +1,22 @@
+/** WebSocket class of Node. A file of its own, by the condition `node` of package.json: a browser does not load it. */
+import type { WebSocketConstructor } from "../environment.ts";
+
+/** How to get a WebSocket where there is none, before what helps everywhere. */
+export const WEB_SOCKET_HELP = "install the package `ws`, or ";
+
+/** Returns the global WebSocket. Node 20 has none: there, that of the application's package `ws`. */
+export function findWebSocket(): WebSocketConstructor | undefined {
+  const { WebSocket, process } = globalThis as {
+    readonly WebSocket?: WebSocketConstructor;
+    readonly process?: {
+      cwd(): string;
+      getBuiltinModule?(name: "module"): { createRequire(path: string): (name: string) => WebSocketConstructor };
+    };
+  };
+  try {
+    // Not `import("ws")`: a bundler for browsers would search for the package.
+    return WebSocket ?? process?.getBuiltinModule?.("module").createRequire(`${process.cwd()}/`)("ws");
+  } catch {
+    return undefined;
+  }
+}

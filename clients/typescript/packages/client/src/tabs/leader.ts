@@ -1,0 +1,315 @@
+/**
+ * Leader: the tab that has the one real connection of all tabs, a WebSocket or an event stream.
+ *
+ * It forwards the frames of all tabs with ids of its own, and counts who follows each channel. On
+ * a WebSocket a reply comes before the replay that it announces. On an event stream the reply is
+ * that of a POST, and a replay for one tab could not be told from what the others receive. There,
+ * a tab that resumes a channel which is live already gets what it missed from the history:
+ *
+ * Example: tab A follows `orders:7` and has seq 10. Tab B subscribes since seq 8. The leader keeps
+ * pushes of the channel for B and requests the history since 8: it has 9 and 10. Meanwhile 11 is
+ * pushed: A gets it at once, B gets the reply, 9, 10, and 11.
+ */
+import type { Clock, WebSocketConstructor, WebSocketLike } from "../environment.ts";
+import type { ErrorData, Position } from "../types/common.ts";
+import type { History, SubscriptionResult } from "../types/session.ts";
+
+/** Messages of a history that a tab may have missed. After more, it gets a `gap`. */
+const MAX_MISSED = 1_000;
+
+/** What a tab says: it opens its socket, sends a frame, or closes. */
+export type TabNote =
+  | { readonly from: string; readonly open: readonly string[] }
+  | { readonly from: string; readonly frame: string }
+  | { readonly from: string; readonly gone: true };
+
+/** A note of a leader, without its name: it has heard of the tab, or passes a frame or the end on. */
+export type Answer = { readonly to: string } & ({ readonly heard: true } | { readonly frame: string } | { readonly code: number; readonly reason: string });
+
+/** A frame of a tab or of the server, as far as the leader reads it. */
+interface Frame {
+  readonly type: string;
+  readonly id?: string;
+  readonly channel?: string;
+  readonly data?: unknown;
+}
+
+/** The channels of a request to subscribe. */
+type Wanted = string | { readonly channel: string; readonly since?: Position };
+
+/** The leader's side of the tabs. */
+export interface Leader {
+  onNote(note: TabNote): void;
+  /** Ends the real connection. The tabs notice by the next leader, or by their heartbeats. */
+  close(): void;
+}
+
+/** Opens the leader's side. `isStream`: replies and pushes take two ways. */
+export function openLeader(webSocket: WebSocketConstructor, isStream: boolean, url: string, clock: Clock, post: (note: Answer) => void): Leader {
+  /** Each tab, and whether it is visible. */
+  const tabs = new Map<string, boolean>();
+  /** The tabs that follow each channel. */
+  const followers = new Map<string, Set<string>>();
+  /** The channels that are live on an event stream, also by the names that tabs gave them, and their canonical names. */
+  const live = new Map<string, string>();
+  /** The pushes that are kept for the tabs that resume a channel, by channel and tab. */
+  const kept = new Map<string, Map<string, string[]>>();
+  const requests = new Map<string, (reply: Frame) => void>();
+  let socket: WebSocketLike | undefined;
+  let welcome: string | undefined;
+  let lastId = 0;
+
+  const send = (to: string, message: object): void => {
+    if (tabs.has(to)) {
+      post({ to, frame: JSON.stringify(message) });
+    }
+  };
+  const clear = (): void => {
+    for (const map of [tabs, followers, live, kept, requests]) {
+      map.clear();
+    }
+    socket = welcome = undefined;
+  };
+  const endAll = (code: number, reason: string): void => {
+    const all = [...tabs.keys()];
+    clear();
+    for (const to of all) {
+      post({ to, code, reason });
+    }
+  };
+  const close = (): void => {
+    socket?.close(1000);
+    clear();
+  };
+  const request = (type: string, data: unknown, onReply: (reply: Frame) => void = () => undefined): void => {
+    const id = `${++lastId}`;
+    requests.set(id, onReply);
+    socket?.send(JSON.stringify({ type, id, data }));
+  };
+  const follow = (channel: string, tab: string): void => {
+    followers.set(channel, (followers.get(channel) ?? new Set()).add(tab));
+  };
+  /** Ends what a tab alone follows, on the connection too. */
+  const leave = (tab: string, channels: readonly string[]): void => {
+    const left = channels.filter((channel) => {
+      const all = followers.get(channel);
+      return all?.delete(tab) && !all.size && followers.delete(channel);
+    });
+    if (left.length) {
+      for (const [name, channel] of live) {
+        if (left.includes(channel)) {
+          live.delete(name);
+        }
+      }
+      request("unsubscribe", { channels: left });
+    }
+  };
+  /** Passes a request on, and its reply back. */
+  const pass = ({ type, id, data }: Frame, tab: string): void => {
+    request(type, data, (reply) => {
+      if (type === "subscribe" && reply.type === "subscribed") {
+        for (const { channel, error } of (reply.data as { channels: SubscriptionResult[] }).channels) {
+          if (!error) {
+            follow(channel, tab);
+          }
+        }
+      }
+      if (id !== undefined) {
+        send(tab, { ...reply, id });
+      }
+    });
+  };
+  /** Subscribes to channels on the connection. Calls back with the result of each. */
+  const subscribe = (channels: readonly Wanted[], done: (index: number, result: SubscriptionResult) => void): void => {
+    for (const name of channels.map(nameOf)) {
+      live.set(name, name);
+    }
+    if (channels.length) {
+      request("subscribe", { channels }, ({ type, data }) => {
+        for (const [index, name] of channels.map(nameOf).entries()) {
+          const error = type === "error" ? (data as ErrorData) : undefined;
+          const result = error ? { channel: name, epoch: "", seq: 0, recovered: false, error } : (data as { channels: SubscriptionResult[] }).channels[index];
+          if (!result || result.error) {
+            live.delete(name);
+          } else {
+            live.set(name, result.channel).set(result.channel, result.channel);
+          }
+          if (result) {
+            done(index, result);
+          }
+        }
+      });
+    }
+  };
+  /** Subscribes a tab on an event stream: to live channels by their history. Its reply has the results in their order. */
+  const subscribeOnStream = ({ id, data }: Frame, tab: string): void => {
+    const wanted = (data as { channels: Wanted[] }).channels;
+    const results: SubscriptionResult[] = [];
+    const after: (() => void)[] = [];
+    let open = wanted.length;
+    const finish = (index: number, result: SubscriptionResult): void => {
+      results[index] = result;
+      open -= 1;
+      if (!open) {
+        send(tab, { type: "subscribed", id, data: { channels: results } });
+        for (const run of after) {
+          run();
+        }
+      }
+    };
+    const followed = (index: number, result: SubscriptionResult): void => {
+      if (!result.error) {
+        follow(result.channel, tab);
+      }
+      finish(index, result);
+    };
+    const fresh: number[] = [];
+    for (const [index, one] of wanted.entries()) {
+      const channel = live.get(nameOf(one));
+      const since = typeof one === "string" ? undefined : one.since;
+      if (!since || channel === undefined) {
+        fresh.push(index);
+        continue;
+      }
+      const pushes: string[] = [];
+      kept.set(channel, (kept.get(channel) ?? new Map<string, string[]>()).set(tab, pushes));
+      request("history", { channel, since, limit: MAX_MISSED }, (reply) => {
+        const { epoch, seq, messages } = reply.data as History;
+        if (reply.type !== "history" || epoch !== since.epoch || (messages.at(-1)?.seq ?? since.seq) < seq) {
+          // Too much was missed: the server's answer to a subscription without a position makes a gap of it.
+          kept.get(channel)?.delete(tab);
+          subscribe([channel], (_, result) => {
+            followed(index, { ...result, recovered: false });
+          });
+          return;
+        }
+        after.push(() => {
+          kept.get(channel)?.delete(tab);
+          for (const message of messages) {
+            send(tab, { ...message, channel });
+          }
+          for (const frame of pushes) {
+            if (((JSON.parse(frame) as { seq?: number }).seq ?? Infinity) > seq) {
+              post({ to: tab, frame });
+            }
+          }
+          if (tabs.has(tab)) {
+            follow(channel, tab);
+          }
+        });
+        finish(index, { channel, epoch, seq, recovered: true, class: "history" });
+      });
+    }
+    subscribe(
+      fresh.flatMap((index) => wanted[index] ?? []),
+      (index, result) => {
+        followed(fresh[index] ?? 0, result);
+      },
+    );
+  };
+  const showAny = (): void => {
+    request("visibility", { state: [...tabs.values()].includes(true) ? "active" : "background" });
+  };
+
+  const onFrame = (text: string): void => {
+    const message = JSON.parse(text) as Frame & { readonly data: { channel?: string; afterMs?: number; subscriptions?: { channel: string }[] } | null };
+    const { type, id = "", data } = message;
+    const onReply = requests.get(id);
+    if (onReply) {
+      requests.delete(id);
+      onReply(message);
+    } else if (type === "reconnect") {
+      // All tabs move at once: the leader's socket is theirs.
+      const draining = socket;
+      clock.after(data?.afterMs ?? 0, () => {
+        if (socket === draining) {
+          draining?.close(1000);
+          endAll(4003, "the server drains");
+        }
+      });
+    } else {
+      if (type === "welcome") {
+        welcome = text;
+        for (const { channel } of data?.subscriptions ?? []) {
+          live.set(channel, channel);
+        }
+      }
+      const channel = message.channel ?? data?.channel ?? "";
+      const keeping = kept.get(channel);
+      for (const to of followers.get(channel) ?? tabs.keys()) {
+        if (!keeping?.has(to)) {
+          post({ to, frame: text });
+        }
+      }
+      for (const pushes of keeping?.values() ?? []) {
+        pushes.push(text);
+      }
+    }
+  };
+  const connect = (protocols: readonly string[]): void => {
+    const mine = new webSocket(url, [...protocols]);
+    socket = mine;
+    mine.addEventListener("open", () => {
+      if (socket !== mine) {
+        mine.close();
+      }
+    });
+    mine.addEventListener("message", ({ data }) => {
+      if (socket === mine) {
+        onFrame(data as string);
+      }
+    });
+    mine.addEventListener("error", () => undefined);
+    mine.addEventListener("close", ({ code = 1006, reason = "" }) => {
+      if (socket === mine) {
+        endAll(code, reason);
+      }
+    });
+  };
+
+  return {
+    close,
+    onNote(note) {
+      const tab = note.from;
+      if ("open" in note) {
+        tabs.set(tab, true);
+        post({ to: tab, heard: true });
+        if (!socket) {
+          connect(note.open);
+        } else if (welcome) {
+          post({ to: tab, frame: welcome });
+        }
+      } else if ("gone" in note) {
+        if (tabs.delete(tab)) {
+          for (const pushes of kept.values()) {
+            pushes.delete(tab);
+          }
+          leave(tab, [...followers.keys()]);
+          if (!tabs.size) {
+            close();
+          }
+        }
+      } else if (tabs.has(tab)) {
+        const frame = JSON.parse(note.frame) as Frame & { readonly data?: { channels?: string[]; state?: string } };
+        const { type, id, data } = frame;
+        if (type === "visibility") {
+          const isActive = data?.state === "active";
+          tabs.set(tab, isActive);
+          showAny();
+          send(tab, { type, id, data: { state: data?.state, heartbeatMs: isActive ? 2_000 : 30_000 } });
+        } else if (type === "unsubscribe") {
+          leave(tab, data?.channels ?? []);
+          send(tab, { type: "unsubscribed", id, data });
+        } else if (type === "subscribe" && isStream) {
+          subscribeOnStream(frame, tab);
+        } else {
+          pass(frame, tab);
+        }
+      }
+    },
+  };
+}
+
+function nameOf(one: Wanted): string {
+  return typeof one === "string" ? one : one.channel;
+}
