@@ -27,7 +27,7 @@ const proxy = { "/v1": { target: "http://127.0.0.1:8080", ws: true } };
 
 export default defineConfig({
   resolve: { conditions: ["tidewire:source"] },
-  build: { modulePreload: false, target: "es2022" },
+  build: { modulePreload: false, target: "es2022", cssTarget: ["chrome123", "firefox120", "safari17.5"], rolldownOptions: { checks: { moduleLevelDirective: false } } },
   server: { proxy },
   plugins: [inlineAll],
 });

@@ -12,7 +12,7 @@ describe("snippets", () => {
     expect(subscribeSnippet(language, ORIGIN, "prices:BTC-USD", "demo:a")).toMatch(/prices:BTC-USD.*demo:a/);
     const call = snippet(language, ORIGIN, { kind: "call", method: "PriceService/GetPrice", body: { symbol: "BTC-USD" } });
     expect(call).toContain("http://h:1/v1/rpc/PriceService/GetPrice");
-    expect(call).toContain('{"symbol":"BTC-USD"}');
+    expect(call.replaceAll("\\", "")).toContain('{"symbol":"BTC-USD"}');
   });
 
   it("escape the special characters of a query and a shell", () => {
@@ -26,6 +26,18 @@ describe("snippets", () => {
     const call = snippet("Rust", ORIGIN, { kind: "call", method: "S/M", body: { data: 'a"##b' } });
     // The backslash of JSON does not keep the quotation mark from ending a raw string.
     expect(call).toContain('r###"{"data":"a\\"##b"}"###');
+  });
+
+  it.each(LANGUAGES)("take a token from the environment, in %s", (language) => {
+    for (const subject of [{ kind: "channels", channels: ["a:b"] }, { kind: "call", method: "S/M", body: {} }] as const) {
+      expect(snippet(language, ORIGIN, subject)).not.toContain("TOKEN");
+      expect(snippet(language, ORIGIN, subject, true)).toContain("TIDEWIRE_TOKEN");
+    }
+  });
+
+  it.each(LANGUAGES)("send a text as it was typed, in %s", (language) => {
+    const call = snippet(language, ORIGIN, { kind: "call", method: "S/M", text: '{"a": 1.0,  "b":1e400}' });
+    expect(call.replaceAll("\\", "")).toContain('{"a": 1.0,  "b":1e400}');
   });
 
   it("use TLS when the page does", () => {

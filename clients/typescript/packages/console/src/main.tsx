@@ -1,0 +1,17 @@
+/** Console: the page that a Tidewire server shows at `/`. */
+import { createRoot } from "react-dom/client";
+import { followAddress } from "./lib/route.ts";
+import { startSession } from "./lib/session.ts";
+import { startTheme } from "./lib/theme.ts";
+import { App } from "./shell/app.tsx";
+import "./styles/theme.css";
+import "./styles/parts.css";
+import "./styles/shell.css";
+
+startTheme();
+followAddress();
+startSession();
+const root = document.getElementById("root");
+if (root) {
+  createRoot(root).render(<App />);
+}
