@@ -26,7 +26,8 @@ const inlineAll = {
 const proxy = { "/v1": { target: "http://127.0.0.1:8080", ws: true } };
 
 export default defineConfig({
-  resolve: { conditions: ["tidewire:source"] },
+  // One React: that of this package. Newer ones are 9 kB larger, compressed.
+  resolve: { conditions: ["tidewire:source"], dedupe: ["react", "react-dom"] },
   build: { modulePreload: false, target: "es2022", cssTarget: ["chrome123", "firefox120", "safari17.5"], rolldownOptions: { checks: { moduleLevelDirective: false } } },
   server: { proxy },
   plugins: [inlineAll],
