@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { age, clockOffset, compact, confidence, count, deviation, percent, percentChange, price, size, sparkline } from "./format.ts";
+import { age, bytes, clockOffset, compact, confidence, count, deviation, percent, percentChange, price, size } from "./format.ts";
 
 describe("format", () => {
   it("shows an unknown value as a dash, never as zero", () => {
@@ -34,8 +34,7 @@ describe("format", () => {
     expect([size(3838.25429906), size(0.000123456)]).toEqual(["3,838", "0.0001235"]);
   });
 
-  it("keeps a sparkline in its box", () => {
-    expect(sparkline([1, 3, 2], 100, 24)).toBe("0.0,22.0 50.0,2.0 100.0,12.0");
-    expect(sparkline([5], 100, 24)).toBe("0.0,22.0");
+  it("shortens numbers of bytes", () => {
+    expect([bytes(0), bytes(999), bytes(1_234), bytes(123_456), bytes(5_000_000_000)]).toEqual(["0 B", "999 B", "1.2 kB", "123 kB", "5.0 GB"]);
   });
 });

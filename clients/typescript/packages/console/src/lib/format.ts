@@ -83,12 +83,10 @@ export function timeOfDay(timestamp: number): string {
   return new Date(timestamp).toLocaleTimeString("en-GB");
 }
 
-/** Returns the points of a sparkline, scaled to a box of `width` by `height`. */
-export function sparkline(values: readonly number[], width: number, height: number): string {
-  const low = Math.min(...values);
-  const span = Math.max(...values) - low || 1;
-  const step = width / Math.max(values.length - 1, 1);
-  return values
-    .map((value, index) => `${(index * step).toFixed(1)},${(height - 2 - ((value - low) / span) * (height - 4)).toFixed(1)}`)
-    .join(" ");
+/** Formats a number of bytes: `1.2 MB`. */
+export function bytes(value: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const power = Math.min(units.length - 1, value < 1_000 ? 0 : Math.floor(Math.log10(value) / 3));
+  const scaled = value / 1_000 ** power;
+  return `${power === 0 || scaled >= 100 ? scaled.toFixed(0) : scaled.toFixed(1)} ${units[power] ?? ""}`;
 }
