@@ -87,8 +87,8 @@ function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[]
       <Tile
         name="Delivery p99"
         value={p99 === undefined || p99 === null ? undefined : p99.toFixed(p99 < 10 ? 2 : 0)}
-        unit="ms"
-        hint={none ?? (last?.deliveryP99Ms === null ? "nothing was delivered just now" : "publication to socket")}
+        unit={typeof p99 === "number" ? "ms" : undefined}
+        hint={none ?? (last?.deliveryP99Ms === null ? "idle just now" : "publication to socket")}
         history={history(({ deliveryP99Ms }) => deliveryP99Ms)}
         leastSpan={2}
         historyName="Delivery time in the last hour"

@@ -95,7 +95,7 @@ export function CopyMenu({ what, subject, asUser = false }: CopyMenuProps): Reac
       <button
         type="button"
         ref={button}
-        className="small quiet"
+        className="small copy-button"
         data-copied={copied}
         aria-haspopup="menu"
         aria-expanded={isOpen}
@@ -105,7 +105,7 @@ export function CopyMenu({ what, subject, asUser = false }: CopyMenuProps): Reac
           setOpen(!isOpen);
         }}
       >
-        {copied ? "Copied" : "Copy"}
+        {copied ? "Copied" : "Copy ▾"}
       </button>
       {isOpen && (
         <span role="menu" id={id} className="menu" aria-label={`Copy ${what} as`} onKeyDown={onKeyDown}>
