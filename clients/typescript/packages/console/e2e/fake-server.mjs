@@ -72,6 +72,26 @@ const NOTIFICATIONS = ["low", "urgent"].map((priority, index) => ({
   actions: [LONG_WORD, LONG_REASON].map((label) => ({ label, url: "https://example.com" })),
 }));
 
+function candle(symbol, index) {
+  const start = Math.floor(timestamp / 60_000) * 60_000 - index * 60_000;
+  return { symbol, interval: "1m", start, open: THIRTY_DIGITS, high: THIRTY_DIGITS, low: -THIRTY_DIGITS, close: 1e-18, volume: 1e33, closed: index > 0, sources: 1_234 };
+}
+
+/** The replies of calls, by the name of the method. */
+const REPLIES = {
+  ListSources: () => ({ sources: VENUES, tried: VENUES }),
+  GetPrice: ({ symbol }) => ({ ...update(symbol), method: LONG_WORD, windowMs: 1e12, dayCoveredMs: 1e6, sourceDetails: [detail("kraken", "live"), detail(`a${LONG_WORD}`, "live"), detail(LONG_WORD, "excluded", LONG_REASON)] }),
+  GetCandles: ({ symbol }) => ({ items: [2, 1, 0].map((index) => candle(symbol, index)) }),
+  GetServerSeries: () => ({
+    stepMs: 10_000,
+    samples: [1, 0].map((index) => ({ timestamp: timestamp - index * 10_000, venues: 1e9, venuesUp: 123_456_789, chains: 1e9, chainsAtHead: 0, clients: 1e12, messagesPerSecond: 1e18, deliveryP99Ms: 1e12, alertsFired: 1e15 })),
+  }),
+  ListConnections: () => ({
+    connections: ["c", "d"].map((connectionId) => ({ connectionId, userId: LONG_WORD, transport: "websocket", address: "2001:db8:1234:5678:9abc:def0:1234:5678", connectedAt: 0, subscriptions: 1e9, rttMs: 1e9, jitterMs: 1e9, missedBeats: 123_456, bytesSent: 1e18, bytesReceived: 1e18, bytesQueued: 1e18 })),
+    next: "d",
+  }),
+};
+
 /** Returns the reply to a request and the pushes after it. */
 function messagesFor({ type, id, data }) {
   const reply = (replyType, replyData) => ({ type: replyType, id, data: replyData });
@@ -83,6 +103,8 @@ function messagesFor({ type, id, data }) {
     }
     case "get_price":
       return [reply("price", { ...update(data.symbol), method: "median", sourceDetails: [detail("kraken", "live"), detail(LONG_WORD, "excluded", LONG_REASON)] })];
+    case "get_candles":
+      return [reply("candles", REPLIES.GetCandles(data))];
     case "publish":
       return [reply("error", { code: "invalid_argument", message: LONG_REASON })];
     case "notifications":
@@ -118,5 +140,11 @@ export async function useFakeServer(page) {
     send({ type: "welcome", data: { connectionId: "c", heartbeatMs: 60_000, serverTime: timestamp, version: `0.1.0-${LONG_WORD}`, subscriptions: [{ channel: `user:${LONG_WORD}`, epoch: "e", seq: 0 }] } });
     send({ type: "status", data: { state: "degraded", reason: LONG_REASON } });
   });
-  await page.route("**/v1/rpc/PriceService/ListSources", (route) => route.fulfill({ json: { sources: VENUES } }));
+  await page.route("**/v1/rpc/**", (route) => {
+    const [method] = /[^/]+$/.exec(route.request().url()) ?? [];
+    const reply = REPLIES[method ?? ""];
+    return reply === undefined ? route.fulfill({ status: 400, json: { code: "failed_precondition", message: LONG_REASON } }) : route.fulfill({ json: reply(route.request().postDataJSON()) });
+  });
+  await page.route("**/metrics", (route) => route.fulfill({ contentType: "text/plain", body: `tidewire_part_degraded{part="${LONG_WORD}"} 1\n` }));
+  await page.route("**/readyz", (route) => route.fulfill({ contentType: "text/plain", body: LONG_REASON }));
 }

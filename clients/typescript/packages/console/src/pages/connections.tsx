@@ -112,14 +112,15 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
     {
       key: "user",
       head: "User",
+      className: "wrap",
       cell: ({ userId, connectionId }) => (
         <>
           {userId ?? <span className="soft">anonymous</span>} {connectionId === own && <Chip tone="accent">this page</Chip>}
         </>
       ),
     },
-    { key: "transport", head: "Transport", align: "left", from: "s", cell: ({ transport }) => transport },
-    { key: "address", head: "Address", align: "left", from: "m", cell: ({ address }) => <span className="mono">{address}</span> },
+    { key: "transport", head: "Transport", align: "left", from: "m", cell: ({ transport }) => transport },
+    { key: "address", head: "Address", align: "left", from: "l", cell: ({ address }) => <span className="mono">{address}</span> },
     {
       key: "quality",
       head: "Link",
@@ -132,19 +133,19 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
     {
       key: "rtt",
       head: <abbr title="Round-trip time, and how much it varies">Round trip</abbr>,
-      from: "s",
+      from: "m",
       cell: ({ rttMs, jitterMs }) => (rttMs === undefined ? <span className="soft">not measured</span> : `${rttMs.toFixed(1)} ms ± ${(jitterMs ?? 0).toFixed(1)}`),
     },
-    { key: "channels", head: "Channels", cell: ({ subscriptions }) => subscriptions },
-    { key: "sent", head: "Sent", from: "m", cell: ({ bytesSent }) => bytes(bytesSent) },
-    { key: "received", head: "Received", from: "l", cell: ({ bytesReceived }) => bytes(bytesReceived) },
-    { key: "queued", head: <abbr title="Bytes that wait for this client">Queued</abbr>, from: "l", cell: ({ bytesQueued }) => bytes(bytesQueued) },
+    { key: "channels", head: "Channels", from: "xs", cell: ({ subscriptions }) => subscriptions },
+    { key: "sent", head: "Sent", from: "l", cell: ({ bytesSent }) => bytes(bytesSent) },
+    { key: "received", head: "Received", from: "xl", cell: ({ bytesReceived }) => bytes(bytesReceived) },
+    { key: "queued", head: <abbr title="Bytes that wait for this client">Queued</abbr>, from: "xl", cell: ({ bytesQueued }) => bytes(bytesQueued) },
     { key: "since", head: "Open for", from: "s", cell: ({ connectedAt }) => age(serverNow() - connectedAt) },
     {
       key: "id",
       head: "Id",
       align: "left",
-      from: "l",
+      from: "xl",
       cell: ({ connectionId }) => (
         <span className="mono soft" title={connectionId}>
           {connectionId.slice(0, 8)}
@@ -153,7 +154,7 @@ function ConnectionTable({ connections, onChange, isFiltered }: { readonly conne
     },
     {
       key: "action",
-      head: <span className="hidden">Action</span>,
+      head: "Action",
       cell: ({ connectionId, userId }) =>
         asked === connectionId ? (
           <span className="ask">

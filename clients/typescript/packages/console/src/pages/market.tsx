@@ -66,10 +66,10 @@ export function MarketPage(): ReactElement {
                   { key: "symbol", head: "Symbol", cell: ({ symbol }) => <a href={href("prices", symbol)}>{symbol}</a> },
                   { key: "side", head: "Side", align: "left", cell: ({ side }) => <span className={tone(side)}>{side ?? "—"}</span> },
                   { key: "price", head: "Price", cell: ({ symbol, price, side }) => <span className={tone(side)}>{fixed(price, digitsOf(symbol, price))}</span> },
-                  { key: "size", head: "Size", cell: (trade) => size(trade.size) },
-                  { key: "value", head: "Value", from: "s", cell: (trade) => compact(trade.size * trade.price) },
+                  { key: "size", head: "Size", from: "xs", cell: (trade) => size(trade.size) },
+                  { key: "value", head: "Value", from: "m", cell: (trade) => compact(trade.size * trade.price) },
                   { key: "venue", head: "Venue", from: "s", align: "left", cell: ({ source }) => source },
-                  { key: "time", head: "Time", cell: ({ timestamp }) => <span className="soft">{timeOfDay(timestamp)}</span> },
+                  { key: "time", head: "Time", from: "xs", cell: ({ timestamp }) => <span className="soft">{timeOfDay(timestamp)}</span> },
                 ]}
                 rows={overview?.recentTrades ?? []}
                 rowKey={(trade, index) => `${String(trade.timestamp)} ${trade.symbol} ${String(index)}`}

@@ -228,14 +228,14 @@ function SourcesCard({ symbol, detail }: { readonly symbol: string; readonly det
     {
       key: "weight",
       head: "Weight",
-      from: "s",
+      from: "m",
       cell: ({ weight }) => (
         <span className="weight">
           <progress max={1} value={weight} aria-hidden="true" /> {Math.round(weight * 100)} %
         </span>
       ),
     },
-    { key: "range", head: "Lowest – highest", from: "m", cell: ({ min, max }) => (min === null || max === null ? UNKNOWN : `${fixed(min, digits)} – ${fixed(max, digits)}`) },
+    { key: "range", head: "Lowest – highest", from: "l", cell: ({ min, max }) => (min === null || max === null ? UNKNOWN : `${fixed(min, digits)} – ${fixed(max, digits)}`) },
     { key: "trades", head: "Trades", from: "m", cell: ({ trades }) => compact(trades) },
     { key: "age", head: "Age", cell: ({ ageMs }) => age(ageMs) },
   ];

@@ -41,7 +41,8 @@ const PAGE_COMPONENTS: Readonly<Record<Page, ComponentType<PageProps>>> = {
 export function App(): ReactElement {
   const { client } = useSession();
   return (
-    <WebSocketProvider client={client}>
+    // The parts of the page show what they are refused, and the header why a connection ended.
+    <WebSocketProvider client={client} onError={() => undefined}>
       <a
         className="skip"
         href="#main"

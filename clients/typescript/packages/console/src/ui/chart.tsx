@@ -46,7 +46,16 @@ const LEAST_SPAN = 0.0004;
 // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment
 const RIGHT: uPlot.Axis.Side = 1;
 
+/** Letters of the longest price on the axis. */
+const MAX_AXIS_LETTERS = 14;
+
 const two = (value: number): string => String(value).padStart(2, "0");
+
+/** The text of a price on the axis: short where the decimals of the symbol would be too many. */
+function axisText(value: number, digits: number): string {
+  const text = fixed(value, digits);
+  return text.length > MAX_AXIS_LETTERS ? value.toExponential(2) : text;
+}
 
 /** The text of a time on the axis: seconds, minutes or days, by what the axis covers. */
 function timeText(seconds: number, spanSeconds: number): string {
@@ -114,7 +123,7 @@ export function Chart(props: ChartProps): ReactElement {
       axes: [
         { ...axis, space: 64, size: 26, values: (u, splits) => splits.map((split) => timeText(split, (u.scales["x"]?.max ?? 0) - (u.scales["x"]?.min ?? 0))) },
         // A price is as wide as its decimals want.
-        { ...axis, side: RIGHT, space: 34, size: (_, values) => 14 + Math.max(0, ...((values as string[] | null) ?? []).map((text) => text.length)) * 6.6, values: (_, splits) => splits.map((split) => fixed(split, newest.current.digits)) },
+        { ...axis, side: RIGHT, space: 34, size: (_, values) => 14 + Math.max(0, ...((values as string[] | null) ?? []).map((text) => text.length)) * 6.6, values: (_, splits) => splits.map((split) => axisText(split, newest.current.digits)) },
       ],
       series: kind === "line" ? [{}, { stroke: color.accent, width: 1.5, points: { show: false } }] : [{}, hidden, hidden, hidden, hidden],
       plugins: kind === "candles" ? [candlePlugin(lengthMs, color)] : [],

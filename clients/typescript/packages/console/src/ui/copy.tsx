@@ -65,7 +65,9 @@ export function CopyMenu({ what, subject, asUser = false }: CopyMenuProps): Reac
     setOpen(false);
     button.current?.focus();
     const code = snippet(language, base, subject(), asUser || currentSession().wantsToken);
-    navigator.clipboard.writeText(code).then(
+    // Without a secure context there is no clipboard at all, whatever the types say.
+    const { clipboard } = navigator as { readonly clipboard?: Clipboard };
+    (clipboard?.writeText(code) ?? Promise.reject(new Error("no clipboard"))).then(
       () => {
         setCopied(language);
         announced.set(`Copied ${what} as ${language}.`);

@@ -8,8 +8,8 @@ export interface Column<Row> {
   readonly cell: (row: Row, index: number) => ReactNode;
   /** Text is left, figures are right. The default is right, except in the first column. */
   readonly align?: "left" | "right";
-  /** Hidden below this width of the table: `s` 520 px, `m` 700 px, `l` 900 px. */
-  readonly from?: "s" | "m" | "l";
+  /** Hidden below this width of the table, in digits of the font: `xs` 44, `s` 62, `m` 86, `l` 118, `xl` 140. */
+  readonly from?: "xs" | "s" | "m" | "l" | "xl";
   readonly className?: string;
 }
 
