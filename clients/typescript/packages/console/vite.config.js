@@ -23,11 +23,20 @@ const inlineAll = {
 };
 
 // `npm run dev` serves the page from its sources, with the data of a server at the default address.
-const proxy = { "/v1": { target: "http://127.0.0.1:8080", ws: true } };
+const target = "http://127.0.0.1:8080";
+const proxy = { "/v1": { target, ws: true }, "/metrics": target, "/readyz": target, "/healthz": target };
+
+// The console is written for React and runs on Preact's implementation of it: react-dom alone
+// takes half of the size that the page may have. docs/decisions.md has the figures.
+const alias = [
+  { find: /^react-dom\/client$/, replacement: "preact/compat/client" },
+  { find: /^react\/jsx-runtime$/, replacement: "preact/compat/jsx-runtime" },
+  { find: /^react(-dom)?$/, replacement: "preact/compat" },
+];
 
 export default defineConfig({
-  resolve: { conditions: ["tidewire:source"] },
-  build: { modulePreload: false, target: "es2022" },
+  resolve: { conditions: ["tidewire:source"], alias },
+  build: { modulePreload: false, target: "es2022", cssTarget: ["chrome123", "firefox120", "safari17.5"], rolldownOptions: { checks: { moduleLevelDirective: false } } },
   server: { proxy },
   plugins: [inlineAll],
 });

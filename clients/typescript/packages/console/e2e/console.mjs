@@ -5,6 +5,7 @@ import { checkExamples } from "./examples.mjs";
 import { checkExplorer } from "./explorer.mjs";
 import { assert, check, failed, openBrowser } from "./harness.mjs";
 import { checkLayout } from "./layout.mjs";
+import { checkOperator } from "./operator.mjs";
 import { checkPrices } from "./prices.mjs";
 import { startProxy } from "./proxy.mjs";
 import { checkReconnect } from "./reconnect.mjs";
@@ -24,10 +25,12 @@ await context.grantPermissions(["clipboard-read", "clipboard-write"]);
 /** Errors and warnings of all pages, except for lost connections while the proxy cuts them. */
 const errors = [];
 let isCut = false;
+/** What a browser logs of requests that the server refuses: the page shows them. The setup asks for parts that are not configured. */
+const REFUSALS = /the server responded with a status of 40[034]/;
 const requests = [];
 context.on("page", (page) => {
   page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type()) && !(isCut && /ERR_|WebSocket/.test(message.text()))) {
+    if (["error", "warning"].includes(message.type()) && !(isCut && /ERR_|WebSocket/.test(message.text())) && !REFUSALS.test(message.text())) {
       errors.push(message.text());
     }
   });
@@ -35,14 +38,15 @@ context.on("page", (page) => {
   page.on("request", (request) => requests.push(request.url()));
 });
 
-/** Opens the console in a new page. */
-async function open(url = server) {
+/** Opens a page of the console in a new tab. */
+async function open(route = "", url = server) {
   const page = await context.newPage();
-  await page.goto(url);
+  await page.goto(`${url}/#/${route}`);
   return page;
 }
 
 await checkPrices(open, server);
+await checkOperator(open, server);
 await checkExplorer(open, server);
 await checkSnippets(open, server);
 await checkLayout(open, server);

@@ -127,9 +127,9 @@ for (const [name, port] of [["nginx", nginxPort], ["Caddy", caddyPort]]) {
 
   await check(`${name}: the console page works under its path`, async () => {
     const page = await browser.context.newPage();
-    await page.goto(`${url}/`);
+    await page.goto(`${url}/#/prices`);
     await page.locator("#state", { hasText: /^Connected$/ }).waitFor();
-    await page.locator('#prices tr[data-symbol="BTC-USD"] .digits', { hasText: /\d/ }).waitFor();
+    await page.locator('tr[data-symbol="BTC-USD"] .digits', { hasText: /\d/ }).waitFor();
     await page.close();
   });
 }

@@ -1,20 +1,25 @@
 // Checks of lost connections: the page shows the loss and reconnects by itself.
 import { publish } from "./api.mjs";
 import { assert, check, until } from "./harness.mjs";
+import { readability } from "./layout.mjs";
 
 const CHANNEL = "demo:reconnect";
 
 export async function checkReconnect(open, server, proxy) {
-  const page = await open(proxy.url);
+  const page = await open("channels", proxy.url);
   const state = (text) => page.locator("#state", { hasText: text }).waitFor();
+  const frames = (channel) => page.locator(`[data-channel="${channel}"] .frames > li`);
   const pricesChange = async () => {
-    const first = await page.locator("#prices .digits").allTextContents();
-    await until("another price", async () => (await page.locator("#prices .digits").allTextContents()).some((text, index) => text !== first[index]));
+    await frames("prices:BTC-USD").first().waitFor();
+    const first = await page.locator('[data-channel="prices:BTC-USD"] .frame-count').textContent();
+    await until("another price", async () => (await page.locator('[data-channel="prices:BTC-USD"] .frame-count').textContent()) !== first);
   };
   await state(/^Connected$/);
-  await page.getByLabel("Channel", { exact: true }).fill(CHANNEL);
-  await page.getByRole("button", { name: "Subscribe", exact: true }).click();
-  await page.locator(`#subscriptions [data-channel="${CHANNEL}"][data-state="on"]`).waitFor();
+  for (const channel of [CHANNEL, "prices:BTC-USD"]) {
+    await page.getByLabel("Channel", { exact: true }).fill(channel);
+    await page.getByRole("button", { name: "Subscribe", exact: true }).click();
+    await page.locator(`[data-channel="${channel}"][data-state="on"]`).waitFor();
+  }
 
   const subscribes = [];
   const results = [];
@@ -37,7 +42,7 @@ export async function checkReconnect(open, server, proxy) {
     proxy.cut();
     await state(/^(Offline|Reconnecting)$/);
     await page.locator("#connection-text", { hasText: "Trying" }).waitFor();
-    await page.locator(`#subscriptions [data-channel="${CHANNEL}"][data-state="waiting"]`).waitFor();
+    await page.locator(`[data-channel="${CHANNEL}"][data-state="waiting"]`).waitFor();
     assert(await page.locator("#connection-bar").isVisible(), "the bar is hidden");
   });
 
@@ -59,10 +64,10 @@ export async function checkReconnect(open, server, proxy) {
   });
 
   await check("a publication of the meantime is recovered, once", async () => {
-    const missed = page.locator("#frames > li", { hasText: "while it was away" });
+    const missed = frames(CHANNEL).filter({ hasText: "while it was away" });
     await missed.first().waitFor();
     await publish(server, CHANNEL, { text: "and now" });
-    await page.locator("#frames > li", { hasText: "and now" }).waitFor();
+    await frames(CHANNEL).filter({ hasText: "and now" }).waitFor();
     assert((await missed.count()) === 1, "it came twice");
   });
 
@@ -80,6 +85,45 @@ export async function checkReconnect(open, server, proxy) {
     proxy.restore();
     await page.getByRole("button", { name: "Try now" }).click();
     await state(/^Connected$/);
+  });
+
+  await page.close();
+  await checkOld(open, proxy);
+}
+
+/** While the connection is lost, everything that is shown says that it is old, and stays readable. */
+async function checkOld(open, proxy) {
+  const page = await open("prices", proxy.url);
+  await page.locator("tr[data-symbol] .chip", { hasText: /^live$/ }).first().waitFor();
+
+  await check("offline, the title and the chips say that they are old, and the last prices stay", async () => {
+    const price = page.locator('tr[data-symbol="BTC-USD"] .digits');
+    proxy.cut();
+    await page.locator("#state", { hasText: /^(Offline|Reconnecting)$/ }).waitFor();
+    await until("the title", async () => (await page.title()).startsWith("Offline · "));
+    await page.locator('tr[data-symbol="BTC-USD"] .chip.old', { hasText: "was live" }).waitFor();
+    assert(/\d/.test((await price.textContent()) ?? ""), "the price is gone");
+    assert((await page.locator(".chip:not(.old)").count()) === 0, "a chip looks live");
+  });
+
+  await check("offline, the text of each page is readable in light and dark, and its figures say that they are old", async () => {
+    for (const route of ["overview", "prices", "prices/BTC-USD", "market", "connections", "setup"]) {
+      // The next page shows its data, then the connection is lost.
+      proxy.restore();
+      await page.locator("#state", { hasText: /^Connected$/ }).waitFor();
+      await page.goto(`${proxy.url}/#/${route}`);
+      await page.locator(".tile-value, tbody tr").first().waitFor();
+      proxy.cut();
+      await page.locator("#state", { hasText: /^(Offline|Reconnecting)$/ }).waitFor();
+      const tiles = await page.locator(".tile").count();
+      await until("old figures", async () => (await page.locator(".tile .old-mark").count()) === tiles);
+      for (const colorScheme of ["light", "dark"]) {
+        await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+        const { poor } = await page.evaluate(readability);
+        assert(poor.length === 0, `${route}: ${poor.join("\n")}`);
+      }
+    }
+    proxy.restore();
   });
 
   await page.close();

@@ -8,7 +8,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 
 const PACKAGES = fileURLToPath(new URL("../..", import.meta.url));
 /** Bytes of the hooks, minified and gzipped with the client, beyond those of the client alone. */
-const MAX_BYTES = 3_300;
+const MAX_BYTES = 3_570;
 const LIMIT = 120_000;
 
 /** Everything reachable from the root of a package, minified and gzipped. React is external. */

@@ -1,0 +1,119 @@
+/** Overview page: the figures of the server with an hour of history, the venues, and the largest moves. */
+import { useMarketOverview } from "@tidewire/react";
+import type { ReactElement } from "react";
+import type { ServerSample, ServerSeries } from "../lib/api-types.ts";
+import { digitsOf, fixed } from "../lib/digits.ts";
+import { compact, percentChange } from "../lib/format.ts";
+import { usePoll } from "../lib/poll.ts";
+import { href } from "../lib/route.ts";
+import { dataText, useSources } from "../lib/sources.ts";
+import type { Point } from "../lib/sparkline.ts";
+import { Card, PageHead } from "../ui/card.tsx";
+import { CopyMenu } from "../ui/copy.tsx";
+import { Failure } from "../ui/state.tsx";
+import { Table } from "../ui/table.tsx";
+import { Tile } from "../ui/tile.tsx";
+import { VenuesCard } from "../ui/venues.tsx";
+import "./overview.css";
+
+/** Time between two samples of the server, in milliseconds. */
+const SERIES_MS = 10_000;
+/** Symbols in the list of moves. */
+const MOVERS = 8;
+
+/** The page. */
+export function OverviewPage(): ReactElement {
+  const series = usePoll<ServerSeries>("AdminService", "GetServerSeries", {}, SERIES_MS);
+  return (
+    <>
+      <PageHead title="Overview">
+        <CopyMenu what="the figures of the server" subject={() => ({ kind: "call", method: "AdminService/GetServerSeries", body: {} })} />
+      </PageHead>
+      {series.error && !series.data ? <Failure error={series.error} what="the figures of the server" retry={series.refresh} /> : <Tiles samples={series.data?.samples} at={series.at} />}
+      <div className="grid overview">
+        <VenuesCard />
+        <Movers />
+      </div>
+    </>
+  );
+}
+
+function Tiles({ samples = [], at }: { readonly samples: readonly ServerSample[] | undefined; readonly at: number | undefined }): ReactElement {
+  const { data } = useSources();
+  const last = samples.at(-1);
+  const history = (pick: (sample: ServerSample) => number | null): readonly Point[] => samples.map((sample) => [sample.timestamp, pick(sample)]);
+  const fired = samples.reduce((sum, { alertsFired }) => sum + alertsFired, 0);
+  const none = last ? undefined : "the first figures come after 10 s";
+  // Figures that no sample has yet are shown from the list of venues.
+  const venuesUp = last?.venuesUp ?? data?.sources.filter(({ state }) => state === "live").length;
+  const p99 = samples.findLast(({ deliveryP99Ms }) => deliveryP99Ms !== null)?.deliveryP99Ms;
+  return (
+    <div className="tiles overview-tiles">
+      <Tile
+        name="Venues up"
+        link="#/setup"
+        value={venuesUp}
+        unit={last ? `of ${String(last.venues)}` : undefined}
+        hint={data && dataText(data) === "sample data" ? "sample data" : none}
+        tone={last && last.venuesUp < last.venues ? "warn" : undefined}
+        history={history(({ venuesUp: up }) => up)}
+        leastSpan={last?.venues ?? 1}
+        historyName="Venues up in the last hour"
+        at={at}
+      />
+      <Tile
+        name="Chains at head"
+        link="#/chains"
+        value={last?.chainsAtHead}
+        unit={last ? `of ${String(last.chains)}` : undefined}
+        hint={last?.chains === 0 ? "no chain is configured" : none}
+        tone={last && last.chainsAtHead < last.chains ? "warn" : undefined}
+        history={history(({ chainsAtHead }) => chainsAtHead)}
+        leastSpan={last?.chains ?? 1}
+        historyName="Chains at head in the last hour"
+        at={at}
+      />
+      <Tile name="Clients" link="#/connections" value={last && compact(last.clients)} hint={none ?? "connected now"} history={history(({ clients }) => clients)} leastSpan={4} historyName="Clients in the last hour" at={at} />
+      <Tile
+        name="Messages"
+        value={last && compact(last.messagesPerSecond >= 100 ? Math.round(last.messagesPerSecond) : Number(last.messagesPerSecond.toFixed(1)))}
+        unit="/s"
+        hint={none ?? "to all clients"}
+        history={history(({ messagesPerSecond }) => messagesPerSecond)}
+        leastSpan={10}
+        historyName="Messages a second in the last hour"
+        at={at}
+      />
+      <Tile
+        name="Delivery p99"
+        value={p99 === undefined || p99 === null ? undefined : p99.toFixed(p99 < 10 ? 2 : 0)}
+        unit={typeof p99 === "number" ? "ms" : undefined}
+        hint={none ?? (last?.deliveryP99Ms === null ? "idle just now" : "publication to socket")}
+        history={history(({ deliveryP99Ms }) => deliveryP99Ms)}
+        leastSpan={2}
+        historyName="Delivery time in the last hour"
+        at={at}
+      />
+      <Tile name="Alerts fired" link="#/alerts" value={last && compact(fired)} hint={none ?? "in the last hour"} history={history(({ alertsFired }) => alertsFired)} leastSpan={3} historyName="Alerts fired in the last hour" at={at} />
+    </div>
+  );
+}
+
+function Movers(): ReactElement {
+  const { overview } = useMarketOverview();
+  return (
+    <Card title="Largest moves" hint="24 h" copy={{ what: "the market", subject: () => ({ kind: "channels", channels: ["market:overview"] }) }}>
+      <Table
+        caption="Largest moves in 24 hours"
+        columns={[
+          { key: "symbol", head: "Symbol", cell: ({ symbol }) => <a href={href("prices", symbol)}>{symbol}</a> },
+          { key: "price", head: "Price", cell: ({ symbol, price }) => fixed(price, digitsOf(symbol, price)) },
+          { key: "change", head: "Change", cell: ({ change24h }) => <span className={change24h > 0 ? "up" : change24h < 0 ? "down" : ""}>{percentChange(change24h)}</span> },
+        ]}
+        rows={overview?.topMovers.slice(0, MOVERS) ?? []}
+        rowKey={({ symbol }) => symbol}
+        empty={overview ? "No price has changed yet." : "Waiting for the market…"}
+      />
+    </Card>
+  );
+}

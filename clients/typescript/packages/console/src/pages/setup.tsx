@@ -1,0 +1,206 @@
+/** Setup page: what the server is configured with, what is missing and how to add it, and its health. */
+import type { TidewireError } from "@tidewire/client";
+import { useConnection, useMarketOverview } from "@tidewire/react";
+import type { ReactElement, ReactNode } from "react";
+import type { ServerSeries } from "../lib/api-types.ts";
+import { base } from "../lib/base.ts";
+import { age, count } from "../lib/format.ts";
+import { useText } from "../lib/health.ts";
+import { type Metric, metricOf } from "../lib/metrics.ts";
+import { type Loaded, usePoll } from "../lib/poll.ts";
+import { useSession } from "../lib/session.ts";
+import { isSample, symbolsOf, useSources } from "../lib/sources.ts";
+import { Card, PageHead } from "../ui/card.tsx";
+import { Chip, type Tone } from "../ui/chip.tsx";
+import { CopyMenu } from "../ui/copy.tsx";
+import { sentence } from "../ui/state.tsx";
+import { Table } from "../ui/table.tsx";
+import { VenuesCard } from "../ui/venues.tsx";
+import "./setup.css";
+
+/** Time between two reads of what rarely changes, in milliseconds. */
+const SETUP_MS = 30_000;
+
+/** A line of the list: what, whether it is there, and what to do if not. */
+interface Check {
+  readonly name: string;
+  readonly state: "ok" | "missing" | "fault" | "optional" | "unknown";
+  readonly text: ReactNode;
+  /** The keys of the configuration that change it. */
+  readonly keys?: string | undefined;
+}
+
+const TONES: Readonly<Record<Check["state"], Tone>> = { ok: "up", missing: "warn", fault: "bad", optional: "plain", unknown: "plain" };
+const WORDS: Readonly<Record<Check["state"], string>> = { ok: "ok", missing: "missing", fault: "fault", optional: "not set", unknown: "unknown" };
+
+/** The page. */
+export function SetupPage(): ReactElement {
+  const metrics = useText("/metrics");
+  const text = metrics?.status === 200 ? metrics.text : undefined;
+  return (
+    <>
+      <PageHead title="Setup">
+        <CopyMenu what="the health of the venues" subject={() => ({ kind: "call", method: "PriceService/ListSources", body: {} })} />
+      </PageHead>
+      <div className="grid setup">
+        <HealthCard metrics={text} isRefused={metrics !== undefined && text === undefined} />
+        <ConfigurationCard metrics={text} />
+      </div>
+      <VenuesCard />
+    </>
+  );
+}
+
+function HealthCard({ metrics, isRefused }: { readonly metrics: string | undefined; readonly isRefused: boolean }): ReactElement {
+  const connection = useConnection();
+  const ready = useText("/readyz");
+  const alive = useText("/healthz");
+  const parts = metrics === undefined ? [] : metricOf(metrics, "tidewire_part_degraded");
+  return (
+    <Card title="Health">
+      <dl className="facts">
+        <dt>Server</dt>
+        <dd>
+          {base} {connection.status === "connected" && <span className="soft">v{connection.welcome.version}</span>}
+        </dd>
+        <dt>Alive</dt>
+        <dd>{probe(alive, "/healthz")}</dd>
+        <dt>Ready</dt>
+        <dd>{probe(ready, "/readyz")}</dd>
+        <dt>Link</dt>
+        <dd>
+          {connection.status === "connected" ? `${connection.transport === "sse" ? "Server-Sent Events" : "WebSocket"}, ping after ${age(connection.heartbeatMs)} of silence` : "none"}
+          {connection.quality && <span className="soft"> · {connection.quality.grade}</span>}
+        </dd>
+        <dt>Parts</dt>
+        <dd>
+          {parts.length > 0 ? (
+            <span className="row">
+              {parts
+                .filter(({ labels }) => labels["part"] !== "all")
+                .map(({ labels, value }) => (
+                  <Chip key={labels["part"]} tone={value === 0 ? "up" : "bad"}>
+                    {labels["part"]}: {value === 0 ? "ok" : "degraded"}
+                  </Chip>
+                ))}
+            </span>
+          ) : isRefused ? (
+            "The metrics need a token with the right `admin`."
+          ) : (
+            "—"
+          )}
+        </dd>
+      </dl>
+    </Card>
+  );
+}
+
+function probe(result: { readonly status: number; readonly text: string } | undefined, path: string): ReactElement {
+  return result ? (
+    <>
+      <Chip tone={result.status === 200 ? "up" : "bad"}>{result.status === 200 ? "yes" : `no, ${String(result.status)}`}</Chip> <span className="lines">{result.text.trim()}</span>
+    </>
+  ) : (
+    <span className="soft">{path} has not answered yet</span>
+  );
+}
+
+function ConfigurationCard({ metrics }: { readonly metrics: string | undefined }): ReactElement {
+  const { data: sources } = useSources();
+  const { overview } = useMarketOverview();
+  const { wantsToken } = useSession();
+  const series = usePoll<ServerSeries>("AdminService", "GetServerSeries", {}, 10_000);
+  const push = usePoll<object>("NotifyService", "GetPushKey", {}, SETUP_MS);
+  const letters = usePoll<{ readonly items?: readonly unknown[] }>("AdminService", "ListDeadLetters", { limit: 1 }, SETUP_MS);
+  const find = (name: string): readonly Metric[] | undefined => (metrics === undefined ? undefined : metricOf(metrics, name));
+  const chains = series.data?.samples.at(-1)?.chains ?? find("tidewire_chain_blocks_total")?.length;
+  const rules = find("tidewire_alerts_rules")?.[0]?.value;
+  const isLocal = /^https?:\/\/(localhost|127\.|\[::1\])/.test(base);
+  const withSupply = overview?.coverage?.withSupply;
+  const checks: readonly Check[] = [
+    sources === undefined
+      ? { name: "Venues", state: "unknown", text: "not known yet" }
+      : isSample(sources)
+        ? { name: "Venues", state: "missing", text: "No venue answers: sample data plays. Check the network and the proxy of this machine.", keys: "[[prices.sources]]" }
+        : {
+            name: "Venues",
+            state: sources.sources.every(({ state }) => state === "live") ? "ok" : sources.sources.some(({ state }) => state === "live") ? "missing" : "fault",
+            text: `${String(sources.sources.filter(({ state }) => state === "live").length)} of ${count(sources.sources.length, "venue")} deliver`,
+            keys: "[[prices.sources]]",
+          },
+    {
+      name: "Symbols",
+      state: sources === undefined ? "unknown" : symbolsOf(sources).length > 0 ? "ok" : "missing",
+      text: sources === undefined ? "not known yet" : `${count(symbolsOf(sources).length, "symbol")}, ${String(overview?.coverage?.live ?? 0)} with a live price`,
+      keys: "[prices] symbols",
+    },
+    {
+      name: "Supplies",
+      state: withSupply === undefined ? "unknown" : withSupply > 0 ? "ok" : "optional",
+      text: withSupply === undefined ? "not known yet" : withSupply > 0 ? `of ${count(withSupply, "symbol")}` : "Market cap and dominance need the numbers of coins.",
+      keys: "[prices.supply]",
+    },
+    {
+      name: "Chains",
+      state: chains === undefined ? "unknown" : chains > 0 ? "ok" : "optional",
+      text: chains === undefined ? unknownText(series) : chains > 0 ? `${count(chains, "chain")} followed` : "Blocks, transactions and wallets need an endpoint.",
+      keys: "[[chains]]",
+    },
+    {
+      name: "Alerts",
+      state: rules === undefined ? "unknown" : "ok",
+      text: rules === undefined ? "not known without the metrics" : `${count(rules, "rule")} of all users`,
+      keys: "[alerts]",
+    },
+    { name: "Web Push", ...optional(push, "Keys are set: browsers can register."), keys: "[delivery.push]" },
+    {
+      name: "Delivery",
+      ...optional(letters, "Webhooks, push or e-mail are set.", (data) => ((data.items?.length ?? 0) > 0 ? "There are dead letters: ListDeadLetters says why." : undefined)),
+      keys: "[[delivery.webhook]], [delivery.email]",
+    },
+    {
+      name: "Tokens",
+      state: wantsToken ? "ok" : isLocal ? "optional" : "ok",
+      text: wantsToken ? "Every request needs a token." : `Public channels are open without one.${isLocal ? " On loopback, so are operators’ actions." : ""}`,
+      keys: "[auth]",
+    },
+    {
+      name: "TLS",
+      state: base.startsWith("https:") ? "ok" : isLocal ? "optional" : "missing",
+      text: base.startsWith("https:") ? "This page came encrypted." : isLocal ? "Not needed on this machine." : "This page and its tokens travel in the clear.",
+      keys: "[server.tls]",
+    },
+  ];
+  return (
+    <Card title="Configuration" hint={<code>tidewire.example.toml has every key</code>}>
+      <Table
+        caption="Configuration"
+        columns={[
+          { key: "name", head: "Part", cell: ({ name }) => name },
+          { key: "state", head: "State", align: "left", cell: ({ state }) => <Chip tone={TONES[state]}>{WORDS[state]}</Chip> },
+          { key: "text", head: "Detail", align: "left", className: "wrap", cell: (check) => check.text },
+          { key: "keys", head: "Keys", align: "left", className: "wrap", from: "s", cell: ({ keys }) => <code>{keys}</code> },
+        ]}
+        rows={checks}
+        rowKey={({ name }) => name}
+        rowData={({ name, state }) => ({ "data-part": name, "data-state": state })}
+      />
+    </Card>
+  );
+}
+
+function unknownText({ error }: Loaded<unknown>): string {
+  return error ? sentence(error.message) : "not known yet";
+}
+
+/** A part that the server says it does not have, by `failed_precondition`. */
+function optional<T>({ data, error }: { readonly data?: T; readonly error?: TidewireError }, okText: string, faultOf: (data: T) => string | undefined = () => undefined): Pick<Check, "state" | "text"> {
+  if (data !== undefined && !error) {
+    const fault = faultOf(data);
+    return { state: fault === undefined ? "ok" : "fault", text: fault ?? okText };
+  }
+  if (error?.code === "failed_precondition") {
+    return { state: "optional", text: sentence(error.message.replaceAll("`", "")) };
+  }
+  return { state: "unknown", text: error ? sentence(error.message) : "not known yet" };
+}

@@ -1,0 +1,26 @@
+/** Chips: the state of a thing in one word. While the connection is lost they say that they are old. */
+import type { ReactElement, ReactNode } from "react";
+import { useOnline } from "../lib/session.ts";
+
+/** The meaning of a colour. Colour is never the only sign: the word says the same. */
+export type Tone = "up" | "warn" | "bad" | "plain" | "accent";
+
+/** Props of a `Chip`. */
+export interface ChipProps {
+  readonly tone?: Tone;
+  readonly children: ReactNode;
+  readonly title?: string | undefined;
+  /** Whether the chip is about the server's data, and old without a connection. The default. */
+  readonly ages?: boolean;
+}
+
+/** A chip. */
+export function Chip({ tone = "plain", title, ages = true, children }: ChipProps): ReactElement {
+  const isOld = !useOnline() && ages;
+  return (
+    <span className={`chip ${isOld ? "plain old" : tone}`} title={isOld ? "As it was before the connection was lost" : title}>
+      {isOld && <span>was </span>}
+      {children}
+    </span>
+  );
+}

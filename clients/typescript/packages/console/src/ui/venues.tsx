@@ -1,0 +1,76 @@
+/** Venue table: the venues of the prices, the state of each, and why. */
+import type { PriceSource } from "@tidewire/client";
+import type { ReactElement } from "react";
+import { age, clockOffset, compact, count } from "../lib/format.ts";
+import { useSources } from "../lib/sources.ts";
+import { Card } from "./card.tsx";
+import { Chip, type Tone } from "./chip.tsx";
+import { Failure, Loading } from "./state.tsx";
+import { type Column, Table } from "./table.tsx";
+
+const TONES: Readonly<Partial<Record<PriceSource["state"], Tone>>> = { live: "up", mute: "bad", waiting: "warn", connecting: "warn" };
+const MEANINGS: Readonly<Partial<Record<PriceSource["state"], string>>> = {
+  live: "Data arrives",
+  mute: "Connected, but no data arrives",
+  waiting: "Disconnected, waits for the next attempt",
+  connecting: "Connects",
+};
+
+const COLUMNS: readonly Column<PriceSource>[] = [
+  { key: "name", head: "Venue", cell: ({ name, url }) => <span title={url}>{name}</span> },
+  {
+    key: "state",
+    head: "State",
+    align: "left",
+    className: "wrap",
+    cell: ({ state, lastError, refused = [] }) => (
+      <>
+        <Chip tone={TONES[state] ?? "plain"} title={MEANINGS[state]}>
+          {state}
+        </Chip>
+        {state !== "live" && lastError !== undefined && <span className="reason">{lastError}</span>}
+        {refused.length > 0 && <span className="reason">refuses {refused.map(({ symbol, reason }) => `${symbol} (${reason})`).join(", ")}</span>}
+      </>
+    ),
+  },
+  { key: "symbols", head: "Symbols", from: "s", cell: ({ symbols }) => symbols.length },
+  {
+    key: "trades",
+    head: "Trades",
+    cell: ({ trades, gaps = 0 }) => (
+      <>
+        {compact(trades)}
+        {gaps > 0 && <span className="reason">{count(gaps, "gap")}</span>}
+      </>
+    ),
+  },
+  { key: "clock", head: "Clock", from: "m", cell: ({ offsetMs }) => (offsetMs === undefined ? "—" : clockOffset(offsetMs).replace("clock ", "")) },
+  { key: "connects", head: "Connects", from: "m", cell: ({ connects }) => compact(connects) },
+  { key: "age", head: "Newest", cell: ({ ageMs }) => age(ageMs) },
+];
+
+/** The card of the venues. */
+export function VenuesCard(): ReactElement {
+  const { data, error, loading, refresh } = useSources();
+  const tried = data?.tried ?? [];
+  return (
+    <Card title="Venues" copy={{ what: "the venues", subject: () => ({ kind: "call", method: "PriceService/ListSources", body: {} }) }}>
+      {loading && <Loading what="the venues" />}
+      {!data && error && <Failure error={error} what="the venues" retry={refresh} />}
+      {data && (
+        <Table
+          caption="Venues"
+          columns={COLUMNS}
+          rows={[...data.sources, ...tried.filter(({ name }) => !data.sources.some((source) => source.name === name))]}
+          rowKey={({ name }) => name}
+          rowData={({ name, state }) => ({ "data-venue": name, "data-state": state })}
+          empty={
+            <>
+              No venue is configured. <code>[[prices.sources]]</code> adds one.
+            </>
+          }
+        />
+      )}
+    </Card>
+  );
+}
