@@ -157,7 +157,7 @@ await check("a hidden tab pauses its channels, and has them when it is shown", a
 });
 
 await check("a hidden tab costs at least 95 % fewer bytes", async () => {
-  const sample = await startServer(process.argv[2], ["replay", "--loop"]);
+  const sample = await startServer(process.argv[2], { isSample: true });
   const page = await browser.context.newPage();
   const network = await browser.context.newCDPSession(page);
   let bytes = 0;

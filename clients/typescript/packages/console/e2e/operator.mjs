@@ -110,27 +110,3 @@ export async function checkOperator(open, server) {
 
   await page.close();
 }
-
-/** A server that wants a token: the page asks for it, and works with it. `wanting` is such a server. */
-export async function checkToken(context, wanting) {
-  await check("where the server wants a token, the page asks for one, refuses nonsense, and works with it", async () => {
-    const page = await context.newPage();
-    await page.goto(`${wanting.url}/#/connections`);
-    await page.getByRole("heading", { level: 1, name: "This server wants a token" }).waitFor();
-    const field = page.getByRole("main").getByLabel("Token", { exact: true });
-    await field.fill("nonsense");
-    await page.getByRole("main").getByRole("button", { name: "Sign in", exact: true }).click();
-    await page.getByText("This is no token").waitFor();
-    await field.fill(wanting.token("ada", "admin"));
-    await page.getByRole("main").getByRole("button", { name: "Sign in", exact: true }).click();
-    await page.locator("tr[data-connection-id]", { hasText: "ada" }).filter({ hasText: "this page" }).waitFor();
-    await page.locator("#state", { hasText: /^Connected$/ }).waitFor();
-    // The token lasts as long as the tab.
-    await page.reload();
-    await page.locator("tr[data-connection-id]", { hasText: "this page" }).waitFor();
-    await page.getByRole("button", { name: "ada", exact: true }).click();
-    await page.getByRole("dialog").getByRole("button", { name: "Sign out" }).click();
-    await page.getByRole("heading", { level: 1, name: "This server wants a token" }).waitFor();
-    await page.close();
-  });
-}

@@ -42,7 +42,7 @@ export async function checkReconnect(open, server, proxy) {
     proxy.cut();
     await state(/^(Offline|Reconnecting)$/);
     await page.locator("#connection-text", { hasText: "Trying" }).waitFor();
-    await page.locator(`[data-channel="${CHANNEL}"][data-state="waiting"]`).waitFor();
+    await page.locator(`[data-channel="${CHANNEL}"] .chip`, { hasText: /^Offline$/ }).waitFor();
     assert(await page.locator("#connection-bar").isVisible(), "the bar is hidden");
   });
 

@@ -135,12 +135,12 @@ export function ConnectionBar(): ReactElement | null {
     return;
   }, [isLost]);
   return isLost ? (
-    <div id="connection-bar" className="strip bad">
+    <aside id="connection-bar" className="strip bad" aria-label="Lost connection">
       <span id="connection-text">{barText(connection)}</span>{" "}
       <button type="button" id="connection-retry" className="small" onClick={connection.connect}>
         Try now
       </button>
-    </div>
+    </aside>
   ) : null;
 }
 
@@ -174,13 +174,13 @@ export function SampleBanner(): ReactElement | null {
   }
   const { tried = [] } = data;
   return (
-    <div id="sample" className="strip">
+    <aside id="sample" className="strip" aria-label="Sample data">
       <strong>Sample data</strong> <span>Made up for trying things out: these are not market prices.</span>{" "}
       {tried.length > 0 && (
         <span id="tried">
           No venue answers: {tried.map(({ name }) => name).join(", ")}. They are tried on, and market data replaces this once one delivers.
         </span>
       )}
-    </div>
+    </aside>
   );
 }

@@ -1,0 +1,96 @@
+// Browser test of the console on a server that wants a token: `node e2e/token.mjs BINARY`. It starts
+// the server in a folder of its own, and prints a line for each check: `ok …` or `not ok …`.
+import { execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { check, failed, openBrowser } from "./harness.mjs";
+
+const binary = process.argv[2];
+if (binary === undefined) {
+  console.error("usage: node e2e/token.mjs BINARY");
+  process.exit(2);
+}
+
+const cwd = mkdtempSync(join(tmpdir(), "tidewire-token-"));
+const own = Object.entries(process.env).filter(([name]) => !name.startsWith("TIDEWIRE_"));
+const env = { ...Object.fromEntries(own), TIDEWIRE_PRICES__SYMBOLS: "[]", TIDEWIRE_AUTH__ANONYMOUS: "false", TIDEWIRE_SERVER__LISTEN: "127.0.0.1:0" };
+const child = spawn(binary, ["serve"], { cwd, env, stdio: ["ignore", "ignore", "pipe"] });
+process.once("exit", () => {
+  child.kill("SIGKILL");
+  rmSync(cwd, { recursive: true, force: true });
+});
+const address = await new Promise((resolve, reject) => {
+  let log = "";
+  child.stderr.setEncoding("utf8").on("data", (text) => {
+    log += log.length < 100_000 ? text : "";
+    const found = /listens on http:\/\/([0-9.:]+)/.exec(log)?.[1];
+    if (found !== undefined) {
+      resolve(found);
+    }
+  });
+  child.on("error", reject);
+  child.on("close", () => reject(new Error(`the server ended; its log:\n${log}`)));
+});
+const url = `http://${address}`;
+const token = (...args) => execFileSync(binary, ["token", ...args], { cwd, env, encoding: "utf8" }).trim();
+
+const browser = await openBrowser({ viewport: { width: 1280, height: 900 } });
+const page = await browser.context.newPage();
+const main = page.getByRole("main");
+const signIn = async (text) => {
+  await main.getByLabel("Token", { exact: true }).fill(text);
+  await main.getByRole("button", { name: "Sign in", exact: true }).click();
+};
+const asks = () => page.getByRole("heading", { level: 1, name: "This server wants a token" }).waitFor();
+
+await check("the page asks for a token", async () => {
+  await page.goto(`${url}/#/connections`);
+  await asks();
+});
+
+await check("text that is no token is refused with the reason", async () => {
+  await signIn("nonsense");
+  await main.getByText("This is no token").waitFor();
+});
+
+await check("a token that the server refuses is refused with the server's words", async () => {
+  await signIn(`${token("--user", "ada")}x`);
+  await main.getByText(/^Signed out: ./).waitFor();
+});
+
+await check("with a user's token the page works, as that user", async () => {
+  await signIn(token("--user", "eve"));
+  await page.locator("#state", { hasText: /^Connected$/ }).waitFor();
+  // On loopback every client may operate the server.
+  await page.locator("tr[data-connection-id]", { hasText: "this page" }).filter({ hasText: "eve" }).waitFor();
+});
+
+await check("the account signs out", async () => {
+  await page.getByRole("button", { name: "eve", exact: true }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Sign out" }).click();
+  await asks();
+  await page.keyboard.press("Escape");
+});
+
+await check("with the token of an operator the page works", async () => {
+  await signIn(token("--user", "ada", "--scope", "admin"));
+  await page.locator("tr[data-connection-id]", { hasText: "this page" }).filter({ hasText: "ada" }).waitFor();
+});
+
+await check("the token lasts as long as the tab, and the code that is copied has none", async () => {
+  await page.reload();
+  await page.locator("tr[data-connection-id]", { hasText: "this page" }).waitFor();
+  await browser.context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await page.getByRole("button", { name: "Copy the connections as code" }).click();
+  await page.getByRole("menuitem", { name: "curl" }).click();
+  await page.getByRole("button", { name: "Copy the connections as code" }).filter({ hasText: "Copied" }).waitFor();
+  const code = await page.evaluate(() => navigator.clipboard.readText());
+  const output = execFileSync("sh", ["-c", code], { env: { ...process.env, TIDEWIRE_TOKEN: token("--user", "ada", "--scope", "admin") }, encoding: "utf8" });
+  if (!code.includes("$TIDEWIRE_TOKEN") || !output.includes('"userId":"ada"')) {
+    throw new Error(`${code}\n${output}`);
+  }
+});
+
+await browser.close();
+process.exit(failed() === 0 ? 0 : 1);
