@@ -170,7 +170,7 @@ async fn a_server_with_a_damaged_store_does_not_start() {
     std::fs::write(&file, &damaged).unwrap();
     let error = refusal(&folder).await;
     assert!(error.contains("is damaged"), "{error}");
-    assert!(error.contains("put a copy of it back"), "{error}");
+    assert!(error.contains("put copies of all files back"), "{error}");
     std::fs::write(&file, &whole).unwrap();
     let second = server(&folder).await;
     assert!(!accepts(&second, &Token::of("ada").id("stolen").sign()).await);
