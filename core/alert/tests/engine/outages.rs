@@ -72,7 +72,7 @@ async fn a_value_that_fires_very_many_rules_delays_no_change() {
         tokio::spawn(async move { engine.register("bob", above("BTC-USD", "1"), None).await });
     tokio::task::yield_now().await;
     for _ in 0..20 {
-        // The fires need two commits, and the change comes after the first.
+        // The fires need two commits. The change comes after them, and before the value is stored.
         run.killer.allow_commits(1);
         for _ in 0..50 {
             tokio::task::yield_now().await;
