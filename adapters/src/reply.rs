@@ -167,14 +167,14 @@ fn nearest_type(kind: &str) -> Option<String> {
 pub(crate) fn parse_failure(error: ClientError) -> (Option<String>, Error) {
     let (id, code, message) = match error {
         ClientError::Malformed { message } => (None, ErrorCode::InvalidArgument, message),
-        ClientError::UnknownType { id, kind } => (
+        ClientError::UnknownType { id, kind, expected } => (
             id,
             ErrorCode::Unimplemented,
             match nearest_type(&kind) {
                 Some(near) => {
                     format!("there is no message type {kind:?}, did you mean {near:?}?")
                 }
-                None => format!("there is no message type {kind:?}"),
+                None => format!("there is no message type {kind:?}, expected {expected}"),
             },
         ),
         ClientError::Invalid { id, message } => (id, ErrorCode::InvalidArgument, message),

@@ -53,6 +53,10 @@ impl AlertSink for ChannelSink {
             .publish_with(&channel, Data::Alert(event), urgency);
     }
 
+    fn is_watched(&self, user: &str) -> bool {
+        ChannelName::user(user).is_ok_and(|channel| self.stream.is_known(&channel))
+    }
+
     fn notify(&self, requests: Vec<NotifyRequest>) -> SinkFuture<'_, Vec<Result<(), SinkError>>> {
         Box::pin(async move {
             let Some(hub) = self.notify.opened_hub() else {

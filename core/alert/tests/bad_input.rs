@@ -10,7 +10,10 @@ mod support;
 
 use support::{START_MS, check};
 use tidewire_alert::{Condition, Repeat, Subject, Test};
-use tidewire_proto::{json, v1::AlertRule};
+use tidewire_proto::{
+    json,
+    v1::{AlertRepeat, AlertRule},
+};
 
 fn parse(condition: &str) -> AlertRule {
     let text = format!(r#"{{"condition":{condition},"repeat":"once","enabled":true}}"#);
@@ -256,6 +259,14 @@ fn times_names_and_templates_are_checked() {
     )
     .unwrap();
     assert_eq!(error(&zero).field, "repeat.times");
+    let empty = error(&with(|rule| rule.repeat = Some(AlertRepeat::default())));
+    assert_eq!(
+        (empty.field.as_str(), empty.problem.as_str()),
+        (
+            "repeat",
+            "empty, expected one of `once`, `recurring` and `times`"
+        )
+    );
     let refused = check(&parse(PRICE), Some("{prize}")).unwrap_err();
     assert_eq!(refused.field, "template");
     assert!(

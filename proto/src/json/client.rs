@@ -6,7 +6,7 @@ use super::{
     JsonError,
     object::{JsonFields as _, Object},
 };
-use crate::v1::{ClientMessage, Preferences, Priority, client_message::Data};
+use crate::v1::{AlertRule, ClientMessage, Preferences, Priority, client_message::Data};
 
 /// Why a client's text is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,12 +18,14 @@ pub enum ClientError {
         message: String,
     },
     /// The protocol has no such message type.
-    #[error("there is no message type {kind:?}")]
+    #[error("there is no message type {kind:?}, expected {expected}")]
     UnknownType {
         /// The message's id.
         id: Option<String>,
         /// Its type.
         kind: String,
+        /// The types that there are.
+        expected: String,
     },
     /// A field is invalid, or the type is missing.
     #[error("{message}")]
@@ -64,7 +66,11 @@ pub fn parse_client(text: &[u8]) -> Result<ClientMessage, ClientError> {
         .ok_or_else(|| invalid("`type` is missing, expected the message's type".to_owned()))?;
     match read(&object) {
         Ok(message) => Ok(message),
-        Err(error) if error.is_unknown_type() => Err(ClientError::UnknownType { id, kind }),
+        Err(error) if error.is_unknown_type() => Err(ClientError::UnknownType {
+            id,
+            kind,
+            expected: error.cases().to_owned(),
+        }),
         Err(error) => Err(invalid(error.to_string())),
     }
 }
@@ -83,6 +89,14 @@ const PREFERENCES: [&str; 5] = [
 /// latter get the minimum priority `low`, which hides nothing.
 fn read(object: &Object<'_>) -> Result<ClientMessage, JsonError> {
     let mut message = ClientMessage::read_fields(object)?;
+    if let Some(Data::AlertRegister(rule) | Data::AlertUpdate(rule)) = &message.data
+        && is_empty(rule)
+        && object.nested_has_any("data", &["rule"])
+    {
+        // The RPCs have such a field. Here it would be ignored, as an unknown one.
+        let problem = "given, expected the fields of the rule in `data` itself";
+        return Err(JsonError::new(problem).within("rule").within("data"));
+    }
     if let Some(Data::Preferences(preferences)) = &mut message.data {
         let empty = Preferences {
             user: preferences.user.clone(),
@@ -93,6 +107,17 @@ fn read(object: &Object<'_>) -> Result<ClientMessage, JsonError> {
         }
     }
     Ok(message)
+}
+
+/// Whether a rule has no fields but those that name it.
+fn is_empty(rule: &AlertRule) -> bool {
+    let names = AlertRule {
+        id: rule.id.clone(),
+        user: rule.user.clone(),
+        idempotency_key: rule.idempotency_key.clone(),
+        ..AlertRule::default()
+    };
+    *rule == names
 }
 
 #[cfg(test)]
@@ -114,13 +139,22 @@ mod tests {
     fn errors_keep_the_id_and_name_the_field() {
         assert!(matches!(parse("{"), Err(ClientError::Malformed { .. })));
         assert!(matches!(parse("[]"), Err(ClientError::Malformed { .. })));
+        let Err(ClientError::UnknownType { id, kind, expected }) =
+            parse(r#"{"type":"nope, expected more","id":"7"}"#)
+        else {
+            panic!("it is unknown");
+        };
         assert_eq!(
-            parse(r#"{"type":"nope","id":"7"}"#),
-            Err(ClientError::UnknownType {
-                id: Some("7".into()),
-                kind: "nope".into()
-            })
+            (id.as_deref(), kind.as_str()),
+            (Some("7"), "nope, expected more")
         );
+        assert!(
+            expected.starts_with("one of auth, subscribe, "),
+            "{expected}"
+        );
+        let wrapped = parse(r#"{"type":"alert_register","data":{"user":"ada","rule":{}}}"#);
+        let message = "`data.rule`: given, expected the fields of the rule in `data` itself";
+        assert_eq!(wrapped.unwrap_err().to_string(), message);
         let text = r#"{"id":"8","data":{"channels":["a:b",{"channel":"a:c","since":{"epoch":"e","seq":"x"}}]},"type":"subscribe"}"#;
         let message =
             "`data.channels[1].since.seq`: expected a whole number, not negative, found \"x\"";

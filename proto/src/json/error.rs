@@ -97,6 +97,13 @@ impl JsonError {
         self
     }
 
+    /// The end of the text: what was expected. Empty if the text does not say.
+    pub(super) fn cases(&self) -> &str {
+        // The value before it may contain the word.
+        let parts = self.message.rsplit_once(", expected ");
+        parts.map_or("", |(_, expected)| expected)
+    }
+
     /// Whether the text is not JSON.
     #[must_use]
     pub fn is_syntax(&self) -> bool {

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use prost::Message as _;
-use tidewire_proto::v1::{AlertEvent, AlertRule};
+use tidewire_proto::v1::{AlertEvent, AlertRule, Priority};
 use tidewire_store::{Batch, Key, Table};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     evaluations::Evaluation,
     id::Id,
-    judge::Arrival,
+    judge::{Arrival, Owned},
     planning::{Registration, key_hash, key_row, periods},
     record::{KeyRecord, StateRecord},
     staging::{Chunk, STOPPED_REASON},
@@ -184,6 +184,7 @@ impl Writer {
         for command in commands {
             planned.extend(self.plan(command, &mut rows, &mut chunk, now));
         }
+        chunk.stage_outgoing();
         if !chunk.batch.is_empty()
             && let Err(error) = self.shared.store.commit(chunk.batch.clone()).await
         {
@@ -191,10 +192,7 @@ impl Writer {
             planned.into_iter().for_each(|one| one.refuse(&error));
             return;
         }
-        self.shared.publish(Chunk {
-            batch: Batch::new(),
-            ..chunk
-        });
+        self.shared.publish(chunk);
         let mut undone = Batch::new();
         for one in planned {
             self.apply(one, &mut undone, now);
@@ -365,7 +363,7 @@ impl Writer {
                     let state = rows.states.get(&id).cloned().unwrap_or_default();
                     let fire = self.shared.ids.next(now.wall_ms);
                     let (event, price) = self.manual_fire((fire, id), &user, &rule, &state, now);
-                    self.stage_event(chunk, fire, &user, event.clone(), price);
+                    self.stage_event(chunk, fire, &user.into(), event.clone(), price);
                     let event = Box::new(event);
                     Some(CheckedCommand::Triggered { event, reply })
                 }
@@ -423,7 +421,12 @@ impl Writer {
                 reply,
             } => {
                 let state = crate::RuleState::new();
-                let owner = (id, user.as_str());
+                let owner = Owned {
+                    id,
+                    user: user.as_str(),
+                    is_urgent: rule.priority() == Priority::Urgent,
+                    has_history: false,
+                };
                 let arrival = (Arrival::Registered, &shared.inputs);
                 let admitted = judge.admit(&user, None, &checked, now);
                 let inserted =
@@ -479,6 +482,7 @@ impl Writer {
                     answer::<AlertRule, ()>(reply, Err(error.into()));
                     return;
                 }
+                judge.set_urgent(slot, rule.priority() == Priority::Urgent);
                 for subject in subjects {
                     let is_symbol = matches!(subject, Subject::Symbol(_));
                     if !is_symbol && judge.evaluator.subject(&subject).is_none() {

@@ -9,14 +9,27 @@ use std::{sync::Arc, time::Duration};
 use prost::Message as _;
 use tidewire_proto::v1::NotifyRequest;
 use tidewire_store::{Batch, Key};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, SinkError, notice, record::OutgoingRecord, tables};
 use crate::AlertError;
 
-/// Rows that are handed over together.
-const ROWS: usize = 256;
+/// Rows that are read together.
+const ROWS: usize = 64;
+
+/// Notifications from which on no further row is handed over with them.
+const REQUESTS: usize = 512;
+
+/// Notifications that are counted as waiting, at most.
+const MOST_WAITING: usize = 256;
+
+/// Time for which a hand-over makes way for fires that are not stored yet, at most: a user sees a
+/// fire before its notification.
+const WAY: Duration = Duration::from_millis(100);
+
+/// Time between two looks at these fires.
+const WAY_STEP: Duration = Duration::from_millis(5);
 
 /// Pause after a hand-over that failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
@@ -28,6 +41,7 @@ const PAUSE_MS: i64 = 60_000;
 pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
     let mut has_failed = false;
     while !cancel.is_cancelled() {
+        cancel.run_until_cancelled(make_way(&shared)).await;
         let pause = match step(&shared).await {
             Ok(Step::More) => {
                 has_failed = false;
@@ -51,6 +65,14 @@ pub(crate) async fn run(shared: Arc<Shared>, cancel: CancellationToken) {
             () = shared.outgoing_added.notified(), if !has_failed => {}
             () = sleep(pause) => {}
         }
+    }
+}
+
+/// Waits until no fire waits to be stored, but not for long.
+async fn make_way(shared: &Shared) {
+    let began = Instant::now();
+    while began.elapsed() < WAY && !shared.judge.lock().pending.is_empty() {
+        sleep(WAY_STEP).await;
     }
 }
 
@@ -78,40 +100,57 @@ async fn step(shared: &Shared) -> Result<Step, DeliveryError> {
         .scan(tables::OUTGOING, Key::new(), None, ROWS)
         .await
         .map_err(AlertError::from)?;
-    let mut due: Vec<(Key, NotifyRequest)> = Vec::new();
+    let mut due: Vec<DueRow> = Vec::new();
+    let mut requests = Vec::new();
     let mut removed = Batch::new();
     let mut next_ms = i64::MAX;
-    let count = rows.len();
+    let mut count = 0;
     for (key, value) in rows {
         let due_ms = tables::due_ms(&key).unwrap_or(0);
         if due_ms > now_ms {
-            next_ms = due_ms;
+            // A summary.
+            next_ms = next_ms.min(due_ms);
+            count += 1;
+            continue;
+        }
+        if requests.len() >= REQUESTS {
             break;
         }
-        let record = OutgoingRecord::decode(value.as_slice()).ok();
-        match record.as_ref().and_then(notice::request) {
-            Some(request) => due.push((key, request)),
-            None => {
-                tracing::error!("an outgoing alert is damaged, and is left out");
-                removed.delete(tables::OUTGOING, key);
-            }
+        let row_requests = requests_of(&value);
+        count += row_requests.len();
+        if row_requests.is_empty() {
+            tracing::error!("an outgoing alert is damaged, and is left out");
+            removed.delete(tables::OUTGOING, key);
+            continue;
         }
+        due.push(DueRow {
+            key,
+            requests: row_requests.len(),
+        });
+        requests.extend(row_requests);
     }
-    shared.counters.set_waiting(count as u64);
+    shared.counters.set_waiting(count.min(MOST_WAITING) as u64);
     if due.is_empty() && removed.is_empty() {
         return Ok(Step::Idle(next_ms));
     }
-    let requests = due.iter().map(|(_, request)| request.clone()).collect();
-    let results = shared.sink.notify(requests).await;
+    let mut results = shared.sink.notify(requests).await.into_iter();
     let mut failure = None;
-    for ((key, _), result) in due.into_iter().zip(results) {
-        match result {
-            Ok(()) => removed.delete(tables::OUTGOING, key),
-            Err(SinkError::Refused(reason)) => {
-                tracing::error!(reason, "the notification of an alert was refused");
-                removed.delete(tables::OUTGOING, key);
+    for row in due {
+        let mut is_done = true;
+        for result in results.by_ref().take(row.requests) {
+            match result {
+                Ok(()) => {}
+                Err(SinkError::Refused(reason)) => {
+                    tracing::error!(reason, "the notification of an alert was refused");
+                }
+                Err(SinkError::Unavailable(reason)) => {
+                    is_done = false;
+                    failure = Some(reason);
+                }
             }
-            Err(SinkError::Unavailable(reason)) => failure = Some(reason),
+        }
+        if is_done {
+            removed.delete(tables::OUTGOING, row.key);
         }
     }
     shared
@@ -122,5 +161,22 @@ async fn step(shared: &Shared) -> Result<Step, DeliveryError> {
     match failure {
         Some(reason) => Err(DeliveryError::Sink(reason)),
         None => Ok(Step::More),
+    }
+}
+
+/// A row that is handed over, and the number of its notifications.
+struct DueRow {
+    key: Key,
+    requests: usize,
+}
+
+/// The requests of a row. None of a row that is damaged.
+fn requests_of(row: &[u8]) -> Vec<NotifyRequest> {
+    let Ok(record) = OutgoingRecord::decode(row) else {
+        return Vec::new();
+    };
+    match record.group.is_empty() {
+        true => notice::request(&record).into_iter().collect(),
+        false => record.group.iter().filter_map(notice::request).collect(),
     }
 }

@@ -49,7 +49,9 @@ struct Running {
     subject: Subject,
     sources: Sources,
     progress: Progress,
-    outcome: EvaluationOutcome,
+    /// The first fires, by the number of their output.
+    events: Vec<(u64, AlertEvent)>,
+    total: u64,
     reply: Reply<EvaluationOutcome>,
 }
 
@@ -79,10 +81,8 @@ impl Evaluations {
             subject,
             sources,
             progress: Progress::Waits(input),
-            outcome: EvaluationOutcome {
-                events: Vec::new(),
-                total: 0,
-            },
+            events: Vec::new(),
+            total: 0,
             reply,
         });
         self.advance(shared);
@@ -99,8 +99,14 @@ impl Evaluations {
         self.saves += 1;
     }
 
-    /// Counts a stored fire for the evaluation that caused it.
-    pub(super) fn add(&mut self, fire: &Fire, event: &AlertEvent) {
+    /// Whether no fire belongs to an evaluation.
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Counts a stored fire for the evaluation that caused it. `number` is that of the output: fires
+    /// may be stored in another order.
+    pub(super) fn add(&mut self, number: u64, fire: &Fire, event: &AlertEvent) {
         // A rule that was registered since has the sources too.
         let Some(sources) = fire.sources.as_ref().filter(|_| fire.is_arrival) else {
             return;
@@ -110,9 +116,11 @@ impl Evaluations {
             own.is_some_and(|own| Arc::ptr_eq(own, sources))
         };
         if let Some(one) = self.running.iter_mut().find(is_own) {
-            one.outcome.total += 1;
-            if one.outcome.events.len() < MOST_EVENTS {
-                one.outcome.events.push(event.clone());
+            one.total += 1;
+            let place = one.events.partition_point(|(before, _)| *before < number);
+            if place < MOST_EVENTS {
+                one.events.truncate(MOST_EVENTS - 1);
+                one.events.insert(place, (number, event.clone()));
             }
         }
     }
@@ -139,7 +147,11 @@ impl Evaluations {
             if is_done {
                 has_advanced = true;
                 // The caller may have stopped waiting.
-                let _ = one.reply.send(Ok(one.outcome));
+                let events = one.events.into_iter().map(|(_, event)| event);
+                let _ = one.reply.send(Ok(EvaluationOutcome {
+                    events: events.collect(),
+                    total: one.total,
+                }));
                 continue;
             }
             if matches!(one.progress, Progress::Waits(_)) {

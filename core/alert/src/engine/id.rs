@@ -38,6 +38,10 @@ impl Hasher for IdHasher {
         }
     }
 
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+
     fn write_u64(&mut self, word: u64) {
         // An odd number without a pattern: the golden ratio. Both ends of the product are used.
         let product = (self.0 ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);

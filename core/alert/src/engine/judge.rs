@@ -4,7 +4,8 @@
 //! until the writer has stored them. While very many wait, inputs stay in their lanes.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
+    hash::BuildHasherDefault,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -15,15 +16,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
-    id::{Id, IdMap},
+    id::{Id, IdHasher, IdMap},
     inputs::Inputs,
+    pending::Pending,
 };
 use crate::{
     Evaluator, EvaluatorConfig, Now, Output, OwnerId, Phase, Rule, RuleError, RuleState, Subject,
 };
 
-/// Outputs that wait for the writer before no further input is judged.
-const MOST_PENDING: usize = 4_096;
+/// Outputs that wait for the writer before no further input is judged: some megabytes.
+const MOST_PENDING: usize = 32_768;
 
 /// Outputs that wait in the evaluator before no further input is judged.
 const MOST_UNPOLLED: usize = 16_384;
@@ -88,10 +90,24 @@ pub(crate) struct FireCount {
     pub(crate) summary: Option<(Id, u64)>,
 }
 
+/// A rule in its slot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
     pub(crate) id: Id,
     pub(crate) user: u32,
+    /// Whether its fires go before those of others.
+    pub(crate) is_urgent: bool,
+    /// Whether it fired before, or its owner has a notice: then its record has more than its state.
+    pub(crate) has_history: bool,
+}
+
+/// A rule that is inserted, and its owner.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owned<'a> {
+    pub(crate) id: Id,
+    pub(crate) user: &'a str,
+    pub(crate) is_urgent: bool,
+    pub(crate) has_history: bool,
 }
 
 /// Whether one rule comes, or all of them.
@@ -103,15 +119,28 @@ pub(crate) enum Arrival {
     Loaded,
 }
 
+/// A state that may be stored.
+#[derive(Debug)]
+pub(crate) struct SettledState {
+    pub(crate) id: Id,
+    /// The encoded state.
+    pub(crate) state: Vec<u8>,
+    /// Whether the record of the rule has more than its state.
+    pub(crate) has_history: bool,
+}
+
+/// A map by slots, whose numbers nobody chooses.
+type SlotMap<V> = HashMap<u32, V, BuildHasherDefault<IdHasher>>;
+
 /// The rules that are judged, and their owners.
 pub(crate) struct Judge {
     pub(crate) evaluator: Evaluator,
-    /// Outputs that wait for the writer, by their number.
-    pub(crate) pending: VecDeque<(u64, Output)>,
+    /// Outputs that wait for the writer.
+    pub(crate) pending: Pending,
     /// Outputs that were polled.
     polled: u64,
     /// Rules whose state changed without a fire since it was stored, with the number of that output.
-    dirty: HashMap<u32, u64>,
+    dirty: SlotMap<u64>,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_id: IdMap<u32>,
@@ -145,9 +174,9 @@ impl Judge {
                 catch_up_ms,
                 ..EvaluatorConfig::default()
             }),
-            pending: VecDeque::new(),
+            pending: Pending::default(),
             polled: 0,
-            dirty: HashMap::new(),
+            dirty: SlotMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
             by_id: IdMap::default(),
@@ -189,16 +218,17 @@ impl Judge {
     }
 
     /// The fires of a user in a minute.
-    pub(crate) fn fire_count(&mut self, name: &str, minute: i64) -> &mut FireCount {
+    pub(crate) fn fire_count(&mut self, name: &Arc<str>, minute: i64) -> &mut FireCount {
         if self.counted_minute != minute {
             self.counted_minute = minute;
             self.fire_counts.retain(|_, count| count.minute == minute);
         }
-        self.fire_counts.entry(name.into()).or_insert(FireCount {
+        let new = || FireCount {
             minute,
             fires: 0,
             summary: None,
-        })
+        };
+        self.fire_counts.entry(name.clone()).or_insert_with(new)
     }
 
     pub(crate) fn rules(&self) -> usize {
@@ -236,6 +266,20 @@ impl Judge {
         Ok(())
     }
 
+    /// Notes that the record of a rule has more than its state.
+    pub(crate) fn note_history(&mut self, slot: u32) {
+        if let Some(Some(rule)) = self.slots.get_mut(slot as usize) {
+            rule.has_history = true;
+        }
+    }
+
+    /// Notes whether the fires of a rule go before those of others.
+    pub(crate) fn set_urgent(&mut self, slot: u32, is_urgent: bool) {
+        if let Some(Some(rule)) = self.slots.get_mut(slot as usize) {
+            rule.is_urgent = is_urgent;
+        }
+    }
+
     /// Has the newest state of a rule stored.
     pub(crate) fn mark_dirty(&mut self, slot: u32) {
         self.dirty.insert(slot, self.evaluator.output_count());
@@ -249,7 +293,7 @@ impl Judge {
     /// Inserts a rule. Its subjects have lanes from now on.
     pub(crate) fn insert(
         &mut self,
-        (id, user): (Id, &str),
+        owned: Owned<'_>,
         rule: &Rule,
         state: RuleState,
         (arrival, inputs): (Arrival, &Inputs),
@@ -260,7 +304,7 @@ impl Judge {
             // The evaluator has no room for more rules than this.
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
-        let user = self.add_rule_of(user);
+        let user = self.add_rule_of(owned.user);
         let owner = Some(OwnerId(user));
         let inserted = match arrival {
             Arrival::Registered => self.evaluator.insert_of(owner, slot, rule, state, now),
@@ -279,8 +323,13 @@ impl Judge {
                 inputs.open(&leaf.subject);
             }
         });
-        self.slots[slot as usize] = Some(Slot { id, user });
-        self.by_id.insert(id, slot);
+        self.slots[slot as usize] = Some(Slot {
+            id: owned.id,
+            user,
+            is_urgent: owned.is_urgent,
+            has_history: owned.has_history,
+        });
+        self.by_id.insert(owned.id, slot);
         self.has_more = true;
         Ok(())
     }
@@ -435,7 +484,7 @@ impl Judge {
                 output => {
                     // It is stored with the rule's state.
                     self.dirty.remove(&output.slot());
-                    self.pending.push_back((self.polled, output));
+                    self.pending.push(self.polled, output);
                 }
             }
         }
@@ -443,35 +492,57 @@ impl Judge {
 
     /// Outputs that are stored: all up to this number.
     pub(crate) fn stored(&self) -> u64 {
-        let first = self.pending.front();
-        first.map_or(self.polled, |(number, _)| number - 1)
+        let first = self.pending.first_number();
+        first.map_or(self.polled, |number| number - 1)
+    }
+
+    /// The owners of outputs that wait, each once, if the writer may choose among these.
+    pub(crate) fn owners_to_order(&self) -> Vec<(u32, Arc<str>)> {
+        if !self.pending.may_order(self.polled) {
+            return Vec::new();
+        }
+        let slots = self.pending.to_order().filter_map(|slot| self.slot(slot));
+        let mut users: Vec<u32> = slots.map(|slot| slot.user).collect();
+        users.sort_unstable();
+        users.dedup();
+        let named = users.into_iter().filter_map(|place| {
+            let user = self.users.get(place as usize)?;
+            Some((place, user.name.clone()))
+        });
+        named.collect()
+    }
+
+    /// The outputs after the first ones of the next batch, unless an ordering comes first.
+    pub(crate) fn outputs_after(&self, count: usize) -> Vec<(u64, Output)> {
+        match self.pending.may_order(self.polled) {
+            true => Vec::new(),
+            false => self.pending.chunk(count),
+        }
+    }
+
+    /// Puts the outputs of some users, and those of urgent rules, before the others.
+    pub(crate) fn order(&mut self, users: &HashSet<u32>) {
+        let slots = &self.slots;
+        self.pending.order(self.polled, |slot| {
+            let slot = slots.get(slot as usize).copied().flatten();
+            slot.is_some_and(|slot| slot.is_urgent || users.contains(&slot.user))
+        });
     }
 
     /// Takes the outputs of some rules out of those that wait, judged by all values that arrived.
-    pub(crate) fn take_outputs_of(&mut self, slots: &HashSet<u32>) -> Vec<Output> {
+    pub(crate) fn take_outputs_of(&mut self, slots: &HashSet<u32>) -> Vec<(u64, Output)> {
         for slot in slots {
             self.evaluator.settle_rule(*slot);
         }
         let mut outputs = Vec::new();
         self.evaluator.take_outputs(&mut outputs);
         self.take(outputs);
-        let is_of = |output: &Output| slots.contains(&output.slot());
-        if !self.pending.iter().any(|(_, output)| is_of(output)) {
-            return Vec::new();
-        }
-        let mut taken = Vec::new();
-        for (number, output) in std::mem::take(&mut self.pending) {
-            match is_of(&output) {
-                true => taken.push(output),
-                false => self.pending.push_back((number, output)),
-            }
-        }
-        taken
+        self.pending.take_of(slots)
     }
 
     /// The states that may be stored: those of rules that changed without a fire, all of whose
     /// outputs before are stored. At most `most`, and whether there are more.
-    pub(crate) fn settled_states(&mut self, most: usize, now: Now) -> (Vec<(Id, Vec<u8>)>, bool) {
+    pub(crate) fn settled_states(&mut self, most: usize, now: Now) -> (Vec<SettledState>, bool) {
         // A state has all outputs of its rule in it, also those that nobody polled.
         let mut outputs = Vec::new();
         self.evaluator.take_outputs(&mut outputs);
@@ -485,7 +556,11 @@ impl Judge {
         for slot in slots {
             self.dirty.remove(&slot);
             if let (Some(of), Some(state)) = (self.slot(slot), self.evaluator.state(slot, now)) {
-                states.push((of.id, state.encode()));
+                states.push(SettledState {
+                    id: of.id,
+                    state: state.encode(),
+                    has_history: of.has_history,
+                });
             }
         }
         (states, has_more)

@@ -6,14 +6,14 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use prost::Message as _;
-use tidewire_proto::v1::AlertRule;
+use tidewire_proto::v1::{AlertRule, Priority};
 use tidewire_store::{Key, SharedStore, StoreError, Table, Value};
 use tokio::sync::mpsc;
 
 use super::{
     Shared,
     id::{Id, IdSource},
-    judge::Arrival,
+    judge::{Arrival, Owned},
     record::{StateRecord, ValueRecord},
     tables,
 };
@@ -164,7 +164,12 @@ impl Shared {
                     symbols.insert(symbol.clone());
                 }
             });
-            let owner = (one.id, one.user.as_str());
+            let owner = Owned {
+                id: one.id,
+                user: one.user.as_str(),
+                is_urgent: one.is_urgent,
+                has_history: one.has_history,
+            };
             let arrival = (Arrival::Loaded, &self.inputs);
             let inserted = judge.insert(owner, &one.rule, one.state, arrival, now);
             if let Err(error) = inserted {
@@ -191,6 +196,8 @@ impl Shared {
 pub(crate) struct StoredRule {
     id: Id,
     user: String,
+    is_urgent: bool,
+    has_history: bool,
     rule: Rule,
     state: crate::RuleState,
 }
@@ -213,15 +220,17 @@ fn decode_one(key: &Key, rule: &Value, state: Option<&Value>) -> Option<StoredRu
     let id = Id::of_key(key)?;
     let rule = AlertRule::decode(rule.as_slice()).ok()?;
     let state = match state {
-        Some(state) => StateRecord::decode(state.as_slice()).ok()?.rule_state()?,
-        None => crate::RuleState::new(),
+        Some(state) => StateRecord::decode(state.as_slice()).ok()?,
+        None => StateRecord::default(),
     };
     let user = rule.user.clone()?;
     let checked = Rule::restore(&rule, &user, rule.version.unwrap_or(1)).ok()?;
     Some(StoredRule {
         id,
         user,
+        is_urgent: rule.priority() == Priority::Urgent,
+        has_history: state.has_history(),
         rule: checked,
-        state,
+        state: state.rule_state()?,
     })
 }

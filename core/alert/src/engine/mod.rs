@@ -21,6 +21,8 @@ mod judge;
 mod load;
 mod log;
 mod notice;
+mod outgoing;
+mod pending;
 mod planning;
 mod reading;
 mod record;
@@ -95,6 +97,12 @@ pub trait AlertSink: Send + Sync + 'static {
     /// Publishes a fire or its retraction to the user's connections. It is stored already. Never
     /// blocks.
     fn publish(&self, user: &UserId, event: AlertEvent);
+
+    /// Whether somebody may see what is published for a user. Such fires are stored first. Never
+    /// blocks.
+    fn is_watched(&self, _user: &str) -> bool {
+        false
+    }
 
     /// Notifies users, with one result for each request, in their order. A request with the same
     /// idempotency key notifies once.

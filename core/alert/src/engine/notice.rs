@@ -471,6 +471,7 @@ mod tests {
             }),
             count: 0,
             price: Some("3.01".into()),
+            group: Vec::new(),
         }
     }
 

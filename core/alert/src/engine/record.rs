@@ -27,6 +27,11 @@ pub(crate) struct StateRecord {
 }
 
 impl StateRecord {
+    /// Whether the record has more than the state.
+    pub(crate) fn has_history(&self) -> bool {
+        self.fires > 0 || self.has_vanish_notice
+    }
+
     /// The state. That of a new rule if there is none yet.
     pub(crate) fn rule_state(&self) -> Option<RuleState> {
         match self.state.is_empty() {
@@ -108,6 +113,31 @@ pub(crate) struct OutgoingRecord {
     /// The price that the value was made of.
     #[prost(string, optional, tag = "5")]
     pub(crate) price: Option<String>,
+    /// Records that share one row. Then the other fields are empty.
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) group: Vec<OutgoingRecord>,
+}
+
+/// An [`OutgoingRecord`] to be stored, whose event is encoded already.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct EncodedOutgoing {
+    #[prost(string, tag = "1")]
+    pub(crate) user: String,
+    #[prost(enumeration = "OutgoingKind", tag = "2")]
+    pub(crate) kind: i32,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) event: Vec<u8>,
+    #[prost(uint64, tag = "4")]
+    pub(crate) count: u64,
+    #[prost(string, optional, tag = "5")]
+    pub(crate) price: Option<String>,
+}
+
+/// An [`OutgoingRecord`] with a group, to be stored.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct EncodedGroup {
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) group: Vec<EncodedOutgoing>,
 }
 
 /// Kind of an outgoing notification.

@@ -17,8 +17,8 @@ use super::{
 /// Last values in one batch.
 const VALUES: usize = 10_000;
 
-/// States in one batch.
-const STATES: usize = 4_096;
+/// States in one batch: a fire waits for it.
+const STATES: usize = 1_024;
 
 /// Result of a save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,18 +47,25 @@ impl Writer {
             self.evaluations.note_save();
             return Saved::All;
         }
-        let keys = changed.iter().map(|(id, _)| (tables::STATES, id.key()));
-        let Some(before) = self.read(keys.collect(), cancel).await else {
-            return Saved::Nothing;
-        };
+        let known = changed.iter().filter(|one| one.has_history);
+        let keys: Vec<_> = known.map(|one| (tables::STATES, one.id.key())).collect();
+        let mut before = Vec::new().into_iter();
+        if !keys.is_empty() {
+            match self.read(keys, cancel).await {
+                Some(rows) => before = rows.into_iter(),
+                None => return Saved::Nothing,
+            }
+        }
         let mut batch = Batch::new();
-        for ((id, state), before) in changed.into_iter().zip(before) {
-            let before = before.and_then(|before| StateRecord::decode(before.as_slice()).ok());
+        for one in changed {
+            let row = one.has_history.then(|| before.next()).flatten();
+            let row = row.flatten();
+            let before = row.and_then(|row| StateRecord::decode(row.as_slice()).ok());
             let record = StateRecord {
-                state,
+                state: one.state,
                 ..before.unwrap_or_default()
             };
-            batch.put(tables::STATES, id.key(), record.encode_to_vec());
+            batch.put(tables::STATES, one.id.key(), record.encode_to_vec());
         }
         for (subject, value) in &values {
             batch.put(tables::VALUES, tables::subject(subject), {

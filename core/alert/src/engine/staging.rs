@@ -4,29 +4,53 @@ use std::{collections::HashMap, sync::Arc};
 
 use prost::Message as _;
 use tidewire_proto::v1::{AlertEvent, AlertRule};
-use tidewire_store::Batch;
+use tidewire_store::{Batch, Key, Table, Value};
 use tidewire_stream::UserId;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     config::MINUTE_MS,
-    id::Id,
-    record::{OutgoingKind, OutgoingRecord, StateRecord},
+    id::{Id, IdMap},
+    outgoing::Outgoing,
+    record::{EncodedOutgoing, OutgoingKind, StateRecord},
     tables, view,
     writer::Writer,
 };
-use crate::{Fire, Now, Output, RuleState};
+use crate::{Fire, Now, Output, Phase, RuleState};
 
 /// Why the automatic stop disabled a rule.
 pub(super) const STOPPED_REASON: &str = "it fired 15 times in 3 minutes, expected fewer: add a cooldown or a hysteresis, then enable it";
+
+/// Bytes of events from which on a batch takes no further output.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// A batch, and what is published once it is stored.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
     pub(crate) batch: Batch,
     pub(crate) events: Vec<(UserId, AlertEvent)>,
+    /// The fires: the place of the output, and that of the event.
+    pub(crate) fires: Vec<(usize, usize)>,
+    /// Outputs that the batch has.
+    pub(crate) outputs: usize,
     /// Fires without a notification of their own.
     pub(crate) summarised: u64,
+    outgoing: Outgoing,
+    /// Bytes of the events.
+    bytes: usize,
+}
+
+impl Chunk {
+    /// Puts the outgoing notifications into the batch. Call it last.
+    pub(crate) fn stage_outgoing(&mut self) {
+        std::mem::take(&mut self.outgoing).stage(&mut self.batch);
+    }
+}
+
+/// Outputs with their batch.
+pub(crate) struct Staged {
+    pub(crate) outputs: Vec<(u64, Output)>,
+    pub(crate) chunk: Chunk,
 }
 
 /// An output with the rule that made it.
@@ -35,54 +59,62 @@ struct Origin {
     user: Arc<str>,
     /// The rule, if it is not the stored one.
     rule: Option<AlertRule>,
+    /// The rule's phase, for a fire.
+    phase: Option<Phase>,
+    /// Whether the record of the rule has more than its state.
+    has_history: bool,
     /// Whether the rule still has this version: then the output's state is its newest.
     is_current: bool,
     /// Whether the rule was deleted: then it has no state.
     is_deleted: bool,
 }
 
+/// The stored rows of the rules that made outputs.
+#[derive(Default)]
+struct Stored {
+    /// Encoded rules: most are decoded once.
+    rules: IdMap<Value>,
+    states: IdMap<StateRecord>,
+}
+
+impl Stored {
+    fn rule(&self, id: Id) -> Option<AlertRule> {
+        AlertRule::decode(self.rules.get(&id)?.as_slice()).ok()
+    }
+}
+
 impl Writer {
-    /// Makes the batch of a chunk. Returns it with the fires by the place of their outputs.
+    /// Makes the batch of a chunk: of all outputs, or of the first ones if they are very long.
     pub(super) async fn stage(
         &self,
-        outputs: &[Output],
+        outputs: Vec<(u64, Output)>,
         cancel: &CancellationToken,
-    ) -> Option<(Chunk, Vec<(usize, AlertEvent)>)> {
-        let origins: Vec<_> = outputs.iter().map(|output| self.origin(output)).collect();
-        let mut keys = Vec::new();
-        for origin in origins.iter().flatten() {
-            keys.push((tables::RULES, origin.id.key()));
-            keys.push((tables::STATES, origin.id.key()));
-        }
-        let mut values = self.read(keys, cancel).await?.into_iter();
-        let mut rules: HashMap<Id, AlertRule> = HashMap::new();
-        let mut states: HashMap<Id, StateRecord> = HashMap::new();
-        for origin in origins.iter().flatten() {
-            let (rule, state) = (values.next().flatten(), values.next().flatten());
-            if let Some(rule) = rule.and_then(|rule| AlertRule::decode(rule.as_slice()).ok()) {
-                rules.entry(origin.id).or_insert(rule);
-            }
-            let state = state.and_then(|state| StateRecord::decode(state.as_slice()).ok());
-            states.entry(origin.id).or_insert(state.unwrap_or_default());
-        }
-        let retracted = self.retracted(outputs, &origins, &states, cancel).await?;
+    ) -> Option<Staged> {
+        let origins = self.origins(&outputs);
+        let mut stored = self.stored(&origins, cancel).await?;
+        let states = &stored.states;
+        let retracted = self.retracted(&outputs, &origins, states, cancel).await?;
         let mut chunk = Chunk::default();
-        let mut fires = Vec::new();
         // Fires of this chunk, which may be retracted in it.
-        let mut staged: HashMap<u64, AlertEvent> = HashMap::new();
-        for (place, (output, origin)) in outputs.iter().zip(&origins).enumerate() {
+        let mut staged: HashMap<u64, usize> = HashMap::new();
+        for (place, ((_, output), origin)) in outputs.iter().zip(&origins).enumerate() {
+            if chunk.bytes >= CHUNK_BYTES {
+                break;
+            }
+            chunk.outputs = place + 1;
             let Some(origin) = origin else { continue };
-            let rule = origin.rule.as_ref().or_else(|| rules.get(&origin.id));
-            let Some(rule) = rule.cloned() else {
+            let rule = origin.rule.clone().or_else(|| stored.rule(origin.id));
+            let Some(rule) = rule else {
                 tracing::error!(rule = %origin.id, "a rule that fired is not in the store");
                 continue;
             };
-            let state = states.entry(origin.id).or_default();
+            let state = stored.states.entry(origin.id).or_default();
             match output {
                 Output::Fire(fire) => {
-                    let event = self.stage_fire(&mut chunk, fire, origin, &rule, state);
-                    staged.insert(state.last_fire, event.clone());
-                    fires.push((place, event));
+                    self.stage_fire(&mut chunk, fire, origin, rule, state);
+                    let event = chunk.events.len() - 1;
+                    staged.insert(state.last_fire, event);
+                    chunk.fires.push((place, event));
                 }
                 Output::Retract {
                     slot,
@@ -90,9 +122,11 @@ impl Writer {
                     state: after,
                     ..
                 } => {
-                    let event = retracted.get(&state.last_fire);
-                    let event = event.or_else(|| staged.get(&state.last_fire)).cloned();
-                    if let Some(event) = event {
+                    let event = retracted.get(&state.last_fire).or_else(|| {
+                        let event = staged.get(&state.last_fire)?;
+                        chunk.events.get(*event).map(|(_, event)| event)
+                    });
+                    if let Some(event) = event.cloned() {
                         self.stage_retraction(&mut chunk, event, origin);
                     }
                     self.stage_state(&mut chunk, *slot, after, *at, origin, state);
@@ -121,47 +155,95 @@ impl Writer {
                 Output::Change { .. } => {}
             }
         }
+        chunk.stage_outgoing();
         chunk.batch.mark_urgent();
-        Some((chunk, fires))
+        Some(Staged { outputs, chunk })
     }
 
-    /// The rule that made an output. None if it is not known any more.
-    fn origin(&self, output: &Output) -> Option<Origin> {
-        let (slot, version) = slot_of(output);
-        if let Some(deleted) = self.deleted.get(&slot) {
-            let rule = version
-                .and_then(|version| self.superseded.get(&(slot, version)))
-                .unwrap_or(deleted);
-            return Some(Origin {
-                id: deleted.id,
-                user: deleted.user.clone(),
-                rule: Some(rule.rule.clone()),
-                is_current: false,
-                is_deleted: true,
-            });
+    /// The rules that made outputs. None for one that is not known any more.
+    fn origins(&self, outputs: &[(u64, Output)]) -> Vec<Option<Origin>> {
+        let mut judge = self.shared.judge.lock();
+        let mut origin = |output: &Output| {
+            let (slot, version) = slot_of(output);
+            if let Some(deleted) = self.deleted.get(&slot) {
+                let rule = version
+                    .and_then(|version| self.superseded.get(&(slot, version)))
+                    .unwrap_or(deleted);
+                return Some(Origin {
+                    id: deleted.id,
+                    user: deleted.user.clone(),
+                    rule: Some(rule.rule.clone()),
+                    phase: None,
+                    has_history: false,
+                    is_current: false,
+                    is_deleted: true,
+                });
+            }
+            let superseded = version.and_then(|version| self.superseded.get(&(slot, version)));
+            let entry = judge.slot(slot)?;
+            let phase = match output {
+                Output::Fire(fire) => judge.evaluator.phase(slot, fire.at),
+                _ => None,
+            };
+            judge.note_history(slot);
+            Some(Origin {
+                id: entry.id,
+                user: judge.owner(entry)?,
+                rule: superseded.map(|one| one.rule.clone()),
+                phase,
+                has_history: entry.has_history,
+                is_current: superseded.is_none(),
+                is_deleted: false,
+            })
+        };
+        outputs.iter().map(|(_, output)| origin(output)).collect()
+    }
+
+    /// Reads the rows of rules, in the order of their keys: the store then finds neighbours together.
+    async fn stored(
+        &self,
+        origins: &[Option<Origin>],
+        cancel: &CancellationToken,
+    ) -> Option<Stored> {
+        let ids = |is_read: &dyn Fn(&Origin) -> bool| {
+            let origins = origins.iter().flatten().filter(|origin| is_read(origin));
+            let mut ids: Vec<Id> = origins.map(|origin| origin.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        };
+        let rules = ids(&|origin| origin.rule.is_none());
+        let states = ids(&|origin| origin.has_history);
+        let keys = |table: Table, ids: &[Id]| -> Vec<(Table, Key)> {
+            ids.iter().map(|id| (table, id.key())).collect()
+        };
+        let mut wanted = keys(tables::RULES, &rules);
+        wanted.extend(keys(tables::STATES, &states));
+        let mut rows = self.read(wanted, cancel).await?.into_iter();
+        let mut stored = Stored::default();
+        for id in rules {
+            stored
+                .rules
+                .extend(rows.next().flatten().map(|row| (id, row)));
         }
-        let superseded = version.and_then(|version| self.superseded.get(&(slot, version)));
-        let judge = self.shared.judge.lock();
-        let entry = judge.slot(slot)?;
-        Some(Origin {
-            id: entry.id,
-            user: judge.owner(entry)?,
-            rule: superseded.map(|one| one.rule.clone()),
-            is_current: superseded.is_none(),
-            is_deleted: false,
-        })
+        for id in states {
+            let state = rows.next().flatten();
+            let state = state.and_then(|state| StateRecord::decode(state.as_slice()).ok());
+            stored.states.extend(state.map(|state| (id, state)));
+        }
+        Some(stored)
     }
 
     /// The logged fires that are retracted, by their id.
     async fn retracted(
         &self,
-        outputs: &[Output],
+        outputs: &[(u64, Output)],
         origins: &[Option<Origin>],
-        states: &HashMap<Id, StateRecord>,
+        states: &IdMap<StateRecord>,
         cancel: &CancellationToken,
     ) -> Option<HashMap<u64, AlertEvent>> {
         let mut found = Vec::new();
-        for (output, origin) in outputs.iter().zip(origins) {
+        for ((_, output), origin) in outputs.iter().zip(origins) {
             if let (Output::Retract { .. }, Some(origin)) = (output, origin)
                 && let Some(state) = states.get(&origin.id)
                 && state.last_fire != 0
@@ -190,21 +272,19 @@ impl Writer {
         chunk: &mut Chunk,
         fire: &Fire,
         origin: &Origin,
-        rule: &AlertRule,
+        rule: AlertRule,
         state: &mut StateRecord,
-    ) -> AlertEvent {
+    ) {
         let id = self.shared.ids.next(fire.at.wall_ms);
         state.fires += 1;
         state.last_fire = id.0;
         state.last_fired_ms = fire.at.wall_ms;
         self.stage_state(chunk, fire.slot, &fire.state(), fire.at, origin, state);
-        let phase = self.shared.judge.lock().phase(origin.id, fire.at);
-        let shown = view::rule(rule, state, phase, view::Audience::Owner);
+        let shown = view::shown(rule, state, origin.phase, view::Audience::Owner);
         let event = view::event(id, fire, shown);
         // A price that never came is 0 in the evaluator.
         let price = (!fire.price.is_zero()).then(|| fire.price.normalize().to_string());
-        self.stage_event(chunk, id, &origin.user, event.clone(), price);
-        event
+        self.stage_event(chunk, id, &origin.user, event, price);
     }
 
     /// Stages a fire's log row and its outgoing notification.
@@ -212,55 +292,70 @@ impl Writer {
         &self,
         chunk: &mut Chunk,
         id: Id,
-        user: &str,
+        user: &Arc<str>,
         event: AlertEvent,
         price: Option<String>,
     ) {
-        chunk
-            .batch
-            .put(tables::FIRES, tables::fire(user, id), event.encode_to_vec());
-        chunk
-            .batch
-            .put(tables::FIRE_TIMES, id.key(), user.as_bytes());
-        let record = OutgoingRecord {
-            user: user.to_owned(),
-            kind: OutgoingKind::Fire.into(),
-            event: Some(event.clone()),
-            count: 0,
-            price,
-        };
-        self.stage_outgoing(chunk, id, record);
+        let record = self.stage_logged(chunk, OutgoingKind::Fire, id, user, event);
+        self.stage_outgoing(chunk, id, user, EncodedOutgoing { price, ..record });
+    }
+
+    /// Stages the log row of an event, which is published later. Returns the record of its
+    /// notification.
+    fn stage_logged(
+        &self,
+        chunk: &mut Chunk,
+        kind: OutgoingKind,
+        id: Id,
+        user: &Arc<str>,
+        event: AlertEvent,
+    ) -> EncodedOutgoing {
+        let encoded = event.encode_to_vec();
+        chunk.bytes += encoded.len();
+        let (batch, key) = (&mut chunk.batch, tables::fire(user, id));
+        batch.put(tables::FIRES, key, encoded.clone());
+        batch.put(tables::FIRE_TIMES, id.key(), user.as_bytes());
         chunk.events.push((UserId::new(user), event));
+        EncodedOutgoing {
+            user: user.as_ref().to_owned(),
+            kind: kind.into(),
+            event: encoded,
+            ..EncodedOutgoing::default()
+        }
     }
 
     /// Stages the outgoing notification of a fire. Beyond the limit of a minute, fires share one at
     /// its end.
-    fn stage_outgoing(&self, chunk: &mut Chunk, id: Id, record: OutgoingRecord) {
+    fn stage_outgoing(&self, chunk: &mut Chunk, id: Id, user: &Arc<str>, record: EncodedOutgoing) {
         let now_ms = self.shared.clocks.now_ms();
-        let mut judge = self.shared.judge.lock();
-        let mut row = (tables::outgoing(now_ms, id), record);
-        if judge.count_logged(&row.1.user, self.shared.config.log_items / 20) {
-            self.shared
-                .to_trim
-                .lock()
-                .insert(row.1.user.as_str().into());
-        }
         let minute = now_ms.div_euclid(MINUTE_MS);
-        let of_user = judge.fire_count(&row.1.user, minute);
+        let mut judge = self.shared.judge.lock();
+        let is_long = judge.count_logged(user, self.shared.config.log_items / 20);
+        let of_user = judge.fire_count(user, minute);
         of_user.fires = of_user.fires.saturating_add(1);
-        if of_user.fires > self.shared.config.fires_per_minute {
+        let summary = (of_user.fires > self.shared.config.fires_per_minute).then(|| {
             let (first, count) = of_user.summary.unwrap_or((id, 0));
             of_user.summary = Some((first, count + 1));
-            let end_ms = (minute + 1).saturating_mul(MINUTE_MS);
-            row.0 = tables::outgoing(end_ms, first);
-            row.1.kind = OutgoingKind::Summary.into();
-            row.1.count = count + 1;
-            chunk.summarised += 1;
-        }
+            (first, count + 1)
+        });
         drop(judge);
-        chunk
-            .batch
-            .put(tables::OUTGOING, row.0, row.1.encode_to_vec());
+        if is_long {
+            self.shared.to_trim.lock().insert(user.clone());
+        }
+        match summary {
+            None => chunk.outgoing.add(tables::outgoing(now_ms, id), record),
+            Some((first, count)) => {
+                let end_ms = (minute + 1).saturating_mul(MINUTE_MS);
+                let record = EncodedOutgoing {
+                    kind: OutgoingKind::Summary.into(),
+                    count,
+                    ..record
+                };
+                let key = tables::outgoing(end_ms, first);
+                chunk.outgoing.set_summary(key, record);
+                chunk.summarised += 1;
+            }
+        }
     }
 
     fn stage_retraction(&self, chunk: &mut Chunk, event: AlertEvent, origin: &Origin) {
@@ -271,27 +366,12 @@ impl Writer {
         let Some(id) = event.id.as_deref().and_then(Id::parse) else {
             return;
         };
-        let user = &*origin.user;
-        chunk
-            .batch
-            .put(tables::FIRES, tables::fire(user, id), event.encode_to_vec());
-        chunk
-            .batch
-            .put(tables::FIRE_TIMES, id.key(), user.as_bytes());
-        let record = OutgoingRecord {
-            user: user.to_owned(),
-            kind: OutgoingKind::Retraction.into(),
-            event: Some(event.clone()),
-            count: 0,
-            price: None,
-        };
+        let kind = OutgoingKind::Retraction;
+        let record = self.stage_logged(chunk, kind, id, &origin.user, event);
         // Due after its fire, which was due when it was staged.
         let now_ms = self.shared.clocks.now_ms();
         let row = tables::outgoing(now_ms, self.shared.ids.next(now_ms));
-        chunk
-            .batch
-            .put(tables::OUTGOING, row, record.encode_to_vec());
-        chunk.events.push((UserId::new(user), event));
+        chunk.outgoing.add(row, record);
     }
 
     fn stage_stop(
@@ -324,28 +404,26 @@ impl Writer {
     ) {
         let now_ms = self.shared.clocks.now_ms();
         let id = self.shared.ids.next(now_ms);
-        let record = OutgoingRecord {
+        let event = AlertEvent {
+            alert_id: origin.id.to_string(),
+            rule: Some(AlertRule {
+                id: origin.id.to_string(),
+                user: None,
+                ..rule.clone()
+            }),
+            timestamp: now_ms,
+            id: Some(id.to_string()),
+            rule_version: rule.version,
+            ..AlertEvent::default()
+        };
+        let record = EncodedOutgoing {
             user: origin.user.as_ref().to_owned(),
             kind: kind.into(),
-            event: Some(AlertEvent {
-                alert_id: origin.id.to_string(),
-                rule: Some(AlertRule {
-                    id: origin.id.to_string(),
-                    user: None,
-                    ..rule.clone()
-                }),
-                timestamp: now_ms,
-                id: Some(id.to_string()),
-                rule_version: rule.version,
-                ..AlertEvent::default()
-            }),
+            event: event.encode_to_vec(),
             count,
             price: None,
         };
-        let row = tables::outgoing(now_ms, id);
-        chunk
-            .batch
-            .put(tables::OUTGOING, row, record.encode_to_vec());
+        chunk.outgoing.add(tables::outgoing(now_ms, id), record);
     }
 
     /// Stages the state of a rule after an output.

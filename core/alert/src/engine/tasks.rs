@@ -39,6 +39,7 @@ impl AlertTasks {
             superseded: HashMap::new(),
             deleted: HashMap::new(),
             evaluations: Evaluations::default(),
+            chunks: 0,
         };
         let mut tasks = JoinSet::new();
         let mut names = HashMap::new();

@@ -24,13 +24,22 @@ pub(crate) fn rule(
     phase: Option<Phase>,
     audience: Audience,
 ) -> AlertRule {
-    let mut shown = rule.clone();
+    shown(rule.clone(), state, phase, audience)
+}
+
+/// The same of a rule that is needed no more.
+pub(crate) fn shown(
+    mut shown: AlertRule,
+    state: &StateRecord,
+    phase: Option<Phase>,
+    audience: Audience,
+) -> AlertRule {
     if audience == Audience::Owner {
         shown.user = None;
     }
     shown.set_state(phase.map_or(AlertState::Unspecified, |phase| match phase {
         // The server stores a stopped rule as disabled.
-        Phase::Disabled if rule.stopped_reason.is_some() => AlertState::Stopped,
+        Phase::Disabled if shown.stopped_reason.is_some() => AlertState::Stopped,
         phase => alert_state(phase),
     }));
     if state.fires > 0 {

@@ -4,8 +4,9 @@
 //! it published and notified. A batch that cannot be written is tried again until the store works:
 //! fires wait, and none is lost or made twice.
 //!
-//! In turn, it writes up to 512 outputs, runs up to 256 commands, and once a second stores a part
-//! of what [`saving`](super::saving) has. So neither waits for all of another.
+//! In turn, it writes outputs in batches of up to 512, runs up to 256 commands, and once a second stores a part
+//! of what [`saving`](super::saving) has. So neither waits for all of another. Outputs have
+//! [`CHUNKS_A_SAVE`] turns for each part that is saved.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,20 +27,21 @@ use super::{
     commands::{self, Command},
     evaluations::Evaluations,
     id::Id,
+    pending::CHUNK,
     saving::Saved,
-    staging::Chunk,
+    staging::{Chunk, Staged},
     tables,
 };
 use crate::{Output, Subject};
-
-/// Outputs that share one batch.
-const CHUNK: usize = 512;
 
 /// Commands that share one batch.
 const GROUP: usize = 256;
 
 /// Time between two writes of last values.
 const SAVE: Duration = Duration::from_secs(1);
+
+/// Batches of outputs between two parts of what is saved, while outputs wait.
+const CHUNKS_A_SAVE: u32 = 16;
 
 /// Pause after a write that failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
@@ -62,6 +64,8 @@ pub(crate) struct Writer {
     pub(crate) deleted: HashMap<u32, EarlierRule>,
     /// Values of back ends whose fires are not all stored.
     pub(crate) evaluations: Evaluations,
+    /// Batches of outputs since a part was saved, or had its turn.
+    pub(crate) chunks: u32,
 }
 
 impl Writer {
@@ -73,10 +77,17 @@ impl Writer {
             let has_run = self.run_commands(&cancel).await;
             let has_evaluated = self.evaluations.advance(&self.shared);
             let needs_save = self.evaluations.needs_save();
-            if (needs_save || Instant::now() >= save_at)
-                && self.save_part(&cancel).await != Saved::Part
-            {
-                save_at = Instant::now() + SAVE;
+            if !has_written {
+                self.chunks = CHUNKS_A_SAVE;
+            }
+            if self.chunks >= CHUNKS_A_SAVE {
+                // A fire waits for what is saved before it.
+                self.chunks = 0;
+                if (needs_save || Instant::now() >= save_at)
+                    && self.save_part(&cancel).await != Saved::Part
+                {
+                    save_at = Instant::now() + SAVE;
+                }
             }
             if has_written || has_run || has_evaluated || needs_save {
                 continue;
@@ -178,17 +189,17 @@ impl Writer {
         }
     }
 
-    /// Stores and publishes outputs that wait, up to a chunk. False if there were none, or if the
-    /// store failed and the task ends.
+    /// Stores and publishes outputs that wait: a chunk, and further ones while nothing else is to be
+    /// done. Each is staged while the one before is stored. False if there were none, or if the store
+    /// failed and the task ends.
     pub(crate) async fn write_outputs(&mut self, cancel: &CancellationToken) -> bool {
-        let outputs: Vec<Output> = {
+        self.order_outputs();
+        let outputs = {
             let mut judge = self.shared.judge.lock();
             if judge.pending.is_empty() {
                 judge.poll();
             }
-            let count = judge.pending.len().min(CHUNK);
-            let outputs = judge.pending.iter().take(count);
-            let outputs = outputs.map(|(_, output)| output.clone()).collect();
+            let outputs = judge.pending.chunk(0);
             if judge.is_drained() {
                 self.superseded.clear();
                 self.deleted.clear();
@@ -196,16 +207,64 @@ impl Writer {
             }
             outputs
         };
-        if outputs.is_empty() || !self.write(&outputs, cancel).await {
+        if outputs.is_empty() {
             return false;
         }
-        {
-            let mut judge = self.shared.judge.lock();
+        let Some(mut staged) = self.stage(outputs, cancel).await else {
+            return false;
+        };
+        loop {
+            let next = self.next_outputs(&staged);
+            let stored = self.shared.store.commit(staged.chunk.batch.clone());
+            let ahead = async {
+                match next.is_empty() {
+                    true => None,
+                    false => self.stage(next, cancel).await,
+                }
+            };
+            let (stored, ahead) = tokio::join!(stored, ahead);
+            if stored.is_err() && !self.commit(&staged.chunk.batch, cancel).await {
+                return false;
+            }
+            self.chunks += 1;
+            let count = self.publish(staged);
             // The writer alone removes outputs.
-            judge.pending.drain(..outputs.len());
+            self.shared.judge.lock().pending.remove(count);
+            self.shared.rules_changed.notify_one();
+            match ahead {
+                Some(next) => staged = next,
+                None => return true,
+            }
         }
-        self.shared.rules_changed.notify_one();
-        true
+    }
+
+    /// The outputs after those that are staged, which may be staged while these are stored. None
+    /// while a request waits, or outputs that may go before them. Those of the same rules have to
+    /// wait, since they build on the stored state.
+    fn next_outputs(&self, staged: &Staged) -> Vec<(u64, Output)> {
+        if !self.commands.is_empty() || self.chunks >= CHUNKS_A_SAVE {
+            return Vec::new();
+        }
+        let mut next = self.shared.judge.lock().outputs_after(staged.chunk.outputs);
+        let slots: HashSet<u32> = staged.outputs.iter().map(|(_, one)| one.slot()).collect();
+        let known = next
+            .iter()
+            .position(|(_, output)| slots.contains(&output.slot()));
+        next.truncate(known.unwrap_or(next.len()));
+        next
+    }
+
+    /// Puts the outputs first that somebody waits for.
+    fn order_outputs(&self) {
+        let owners = self.shared.judge.lock().owners_to_order();
+        if owners.is_empty() {
+            return;
+        }
+        // Without the lock: there may be very many.
+        let sink = &self.shared.sink;
+        let watching = owners.iter().filter(|(_, name)| sink.is_watched(name));
+        let watching = watching.map(|(user, _)| *user).collect();
+        self.shared.judge.lock().order(&watching);
     }
 
     /// Stores and publishes the outputs of some rules before the others that wait, so that these
@@ -217,28 +276,35 @@ impl Writer {
         cancel: &CancellationToken,
     ) -> bool {
         let outputs = self.shared.judge.lock().take_outputs_of(slots);
-        for part in outputs.chunks(CHUNK) {
-            if !self.write(part, cancel).await {
+        let mut left = &outputs[..];
+        while !left.is_empty() {
+            let part = left[..left.len().min(CHUNK)].to_vec();
+            let Some(staged) = self.stage(part, cancel).await else {
+                return false;
+            };
+            if !self.commit(&staged.chunk.batch, cancel).await {
                 return false;
             }
+            left = &left[self.publish(staged)..];
         }
         true
     }
 
-    async fn write(&mut self, outputs: &[Output], cancel: &CancellationToken) -> bool {
-        let Some((chunk, fires)) = self.stage(outputs, cancel).await else {
-            return false;
-        };
-        if !self.commit(&chunk.batch, cancel).await {
-            return false;
-        }
-        for (place, event) in &fires {
-            if let Some(Output::Fire(fire)) = outputs.get(*place) {
-                self.evaluations.add(fire, event);
+    /// Publishes outputs that are stored. Returns their number.
+    fn publish(&mut self, staged: Staged) -> usize {
+        let Staged { outputs, chunk } = staged;
+        if !self.evaluations.is_empty() {
+            for (place, event) in &chunk.fires {
+                if let Some((number, Output::Fire(fire))) = outputs.get(*place)
+                    && let Some((_, event)) = chunk.events.get(*event)
+                {
+                    self.evaluations.add(*number, fire, event);
+                }
             }
         }
+        let count = chunk.outputs;
         self.shared.publish(chunk);
-        true
+        count
     }
 }
 

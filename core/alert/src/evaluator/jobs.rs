@@ -386,17 +386,18 @@ impl Evaluator {
         }
     }
 
+    /// The signal of a rule of one test, and the number of its subject, whose values may wait.
+    fn waits_for(&self, slot: u32) -> Option<(u32, usize)> {
+        let signal = self.simple_signal(self.records.get(slot)?)?;
+        Some((signal, self.signals[signal as usize].subject as usize))
+    }
+
     /// Judges a rule by the values of its subject that wait, so that it can be changed.
     pub(super) fn settle(&mut self, slot: u32) {
-        let Some(signal) = self
-            .records
-            .get(slot)
-            .and_then(|record| self.simple_signal(record))
-        else {
+        let Some((signal, number)) = self.waits_for(slot) else {
             return;
         };
-        let number = self.signals[signal as usize].subject;
-        let mut jobs = std::mem::take(&mut self.subjects[number as usize].jobs);
+        let mut jobs = std::mem::take(&mut self.subjects[number].jobs);
         for job in &mut jobs {
             if job.skip.insert(slot) {
                 let found = job.moves.iter().position(|one| one.signal == signal);
@@ -405,21 +406,16 @@ impl Evaluator {
                 }
             }
         }
-        self.subjects[number as usize].jobs = jobs;
+        self.subjects[number].jobs = jobs;
         self.bury(None);
     }
 
     /// Excludes a rule from the values of its subject that wait: it was judged by the newest.
     pub(super) fn skip_jobs(&mut self, slot: u32) {
-        let Some(signal) = self
-            .records
-            .get(slot)
-            .and_then(|record| self.simple_signal(record))
-        else {
+        let Some((_, number)) = self.waits_for(slot) else {
             return;
         };
-        let number = self.signals[signal as usize].subject;
-        for job in &mut self.subjects[number as usize].jobs {
+        for job in &mut self.subjects[number].jobs {
             job.skip.insert(slot);
         }
     }

@@ -132,7 +132,14 @@ pub(super) fn missing(field: &str, expected: &str) -> RuleError {
 }
 
 fn repeat(rule: &AlertRule) -> Outcome<Repeat> {
-    let repeat = rule.repeat.as_ref().and_then(|repeat| repeat.repeat);
+    let repeat = match &rule.repeat {
+        None => None,
+        // A kind that this version does not know is read as none, and must not become `once`.
+        Some(repeat) => Some(repeat.repeat.ok_or_else(|| {
+            let problem = "empty, expected one of `once`, `recurring` and `times`";
+            RuleError::new("repeat", problem)
+        })?),
+    };
     Ok(match repeat {
         None | Some(alert_repeat::Repeat::Once(_)) => Repeat::Times(1),
         Some(alert_repeat::Repeat::Recurring(_)) => Repeat::Recurring,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tidewire_proto::v1::{AlertRule, AlertState, ErrorCode, ListAlertsRequest};
+use tidewire_proto::v1::{AlertRule, AlertState, ErrorCode, ListAlertsRequest, Priority};
 
 use crate::support::{World, above, recurring};
 
@@ -165,5 +165,54 @@ async fn a_manual_fire_changes_no_state() {
     run.until("the notification", |run| run.notified() == 1)
         .await;
     assert_eq!(run.evaluate("BTC-USD", "101").await.total, Some(1));
+    run.stop().await;
+}
+
+#[tokio::test]
+async fn fires_of_connected_users_and_urgent_rules_go_first() {
+    let world = World::new();
+    let run = world.start().await;
+    for user in ["ada", "bob"] {
+        for number in 0..900 {
+            let rule = above("BTC-USD", &format!("100.{number:03}"));
+            run.register(user, rule).await;
+        }
+    }
+    for number in 0..5 {
+        let last = above("BTC-USD", &format!("109.{number}"));
+        run.register("cleo", last.clone()).await;
+        let urgent = AlertRule {
+            priority: Some(Priority::Urgent.into()),
+            ..last
+        };
+        run.register("dan", urgent).await;
+    }
+    run.evaluate("BTC-USD", "99").await;
+    let judged = run.engine.stats().touched;
+    run.sink.connected.lock().insert("cleo".to_owned());
+    run.killer.hold_commits();
+    run.feed("BTC-USD", "110");
+    run.until("the judgement", |run| {
+        run.engine.stats().touched >= judged + 1_810
+    })
+    .await;
+    run.killer.open();
+    run.until("all fires", |run| run.sink.pushes.lock().len() == 1_810)
+        .await;
+    let pushes = run.sink.pushes.lock().clone();
+    let place = |name: &str| pushes.iter().rposition(|(user, _)| user.as_str() == name);
+    // Two batches may have begun before.
+    for name in ["cleo", "dan"] {
+        assert!(place(name).unwrap() < 1_100, "{name}: {:?}", place(name));
+    }
+    for name in ["ada", "cleo"] {
+        let thresholds: Vec<_> = pushes
+            .iter()
+            .filter(|(user, _)| user.as_str() == name)
+            .map(|(_, event)| event.threshold.clone().unwrap().value)
+            .collect();
+        let in_order = thresholds.is_sorted_by_key(|text| text.parse::<f64>().unwrap());
+        assert!(in_order, "{name}: {thresholds:?}");
+    }
     run.stop().await;
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tidewire_proto::v1::{AlertRule, ErrorCode, ListAlertsRequest, ListFiresRequest};
 
-use crate::support::{World, above, price_of};
+use crate::support::{Run, World, above, price_of};
 
 #[tokio::test(start_paused = true)]
 async fn every_request_ends_in_time_while_the_store_hangs() {
@@ -49,15 +49,20 @@ async fn every_request_ends_in_time_while_the_store_hangs() {
     run.stop().await;
 }
 
-#[tokio::test]
-async fn a_value_that_fires_very_many_rules_delays_no_change() {
-    let world = World::new();
-    let run = world.start().await;
+/// Registers 900 rules from 100 on, whose fires need two commits, and judges them by 99.
+async fn register_900(run: &Run) {
     for number in 0..900 {
         run.register("ada", above("BTC-USD", &format!("100.{number:03}")))
             .await;
     }
     run.evaluate("BTC-USD", "99").await;
+}
+
+#[tokio::test]
+async fn a_value_that_fires_very_many_rules_delays_no_change() {
+    let world = World::new();
+    let run = world.start().await;
+    register_900(&run).await;
     run.killer.hold_commits();
     let engine = run.engine.clone();
     let evaluated = tokio::spawn(async move { engine.evaluate(price_of("BTC-USD", "110")).await });
@@ -67,7 +72,7 @@ async fn a_value_that_fires_very_many_rules_delays_no_change() {
         tokio::spawn(async move { engine.register("bob", above("BTC-USD", "1"), None).await });
     tokio::task::yield_now().await;
     for _ in 0..20 {
-        // The fires need two commits, and the change comes after the first.
+        // The fires need two commits. The change comes after them, and before the value is stored.
         run.killer.allow_commits(1);
         for _ in 0..50 {
             tokio::task::yield_now().await;
@@ -99,11 +104,7 @@ async fn a_stop_saves_all_last_values() {
 async fn a_value_is_not_stored_before_its_fires() {
     let world = World::new();
     let run = world.start().await;
-    for number in 0..900 {
-        run.register("ada", above("BTC-USD", &format!("100.{number:03}")))
-            .await;
-    }
-    run.evaluate("BTC-USD", "99").await;
+    register_900(&run).await;
     run.stop().await;
     let run = world.start().await;
     run.killer.hold_commits();

@@ -1,7 +1,7 @@
 //! Support: an engine on a store that can be killed, and a sink that stands for the hub.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -177,6 +177,8 @@ pub(crate) struct Sink {
     pub(crate) followed: Mutex<Vec<(u64, String)>>,
     /// Whether the next publication panics.
     pub(crate) panics: AtomicBool,
+    /// Users with a connection.
+    pub(crate) connected: Mutex<BTreeSet<String>>,
 }
 
 impl AlertSink for Sink {
@@ -184,6 +186,10 @@ impl AlertSink for Sink {
         assert!(!self.panics.load(Ordering::Acquire), "the test wants it");
         self.pushes.lock().push((user.clone(), event));
         self.hub.changed.notify_waiters();
+    }
+
+    fn is_watched(&self, user: &str) -> bool {
+        self.connected.lock().contains(user)
     }
 
     fn notify(&self, requests: Vec<NotifyRequest>) -> SinkFuture<'_, Vec<Result<(), SinkError>>> {
@@ -276,6 +282,7 @@ impl World {
             pushes: Mutex::default(),
             followed: Mutex::default(),
             panics: AtomicBool::new(false),
+            connected: Mutex::default(),
         });
         let store = Arc::new(KillableStore {
             inner: self.store.clone(),
