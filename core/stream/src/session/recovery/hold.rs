@@ -262,12 +262,16 @@ impl Progress {
         true
     }
 
-    /// Notes the newest publication of the channel. A live subscription of another epoch is
-    /// held until there is room. Returns whether the subscription is held.
+    /// Notes the newest publication of the channel. A live subscription that does not have it, or
+    /// is of another epoch, is held until there is room. Returns whether the subscription is held.
     pub(in crate::session) fn note_newest(&mut self, newest: &Position) -> bool {
         match &mut self.state {
             DeliveryState::Held(hold) => hold.note_newest(newest),
-            DeliveryState::Live if self.position.epoch == newest.epoch => return false,
+            DeliveryState::Live
+                if self.position.epoch == newest.epoch && self.position.seq >= newest.seq =>
+            {
+                return false;
+            }
             state @ DeliveryState::Live => {
                 *state = DeliveryState::held(ReleaseCondition::Room, newest.clone());
             }
